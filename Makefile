@@ -1,0 +1,96 @@
+# `make help` lists what there is. Needs Python 3.10 or newer and nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_LOWEST ?= .venv-lowest
+ARGS ?=
+
+PIP_INSTALL = -m pip install -qq --disable-pip-version-check
+INPUTS = setup.py pyproject.toml monconn/_version.py
+
+# Two goals at once must not install into one environment at the same time.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## list the targets
+	@echo "monconn: make TARGET [ARGS=...] [PYTHON=python3.12] [VENV=.venv]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r t d; do \
+		printf '%-15s %s\n' "$$t" "$$d"; done
+
+.PHONY: run
+run: $(VENV)/.has-run ## try it: install, then `monconn demo`
+	@$(VENV)/bin/monconn demo $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.has-test ## run the tests; ARGS="-k name" goes to pytest
+	@echo "monconn: running the tests"
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: test-latest
+test-latest: test ## the same: a new environment takes the newest dependencies
+
+.PHONY: test-lowest
+test-lowest: $(VENV_LOWEST)/.has-lowest ## run the tests with the oldest dependencies we support
+	@echo "monconn: running the tests with the oldest dependencies"
+	@$(VENV_LOWEST)/bin/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.has-dev ## lint, formatting and types
+	@echo "monconn: ruff check"
+	@$(VENV)/bin/ruff check --output-format=concise .
+	@echo "monconn: ruff format --check"
+	@$(VENV)/bin/ruff format --check .
+	@echo "monconn: mypy"
+	@$(VENV)/bin/mypy
+
+.PHONY: format
+format: $(VENV)/.has-dev ## format the code and mend what the linter can
+	@$(VENV)/bin/ruff check --fix-only --quiet .
+	@$(VENV)/bin/ruff format .
+
+.PHONY: build
+build: $(VENV)/.has-dev ## make a wheel and a source archive in dist/
+	@echo "monconn: building dist/"
+	@rm -rf build dist
+	@$(VENV)/bin/python -m build >build.log 2>&1 || { cat build.log; exit 1; }
+	@rm -rf build build.log && ls dist
+
+.PHONY: clean
+clean: ## remove the environments, caches and everything built
+	@echo "monconn: removing environments, caches and everything built"
+	@rm -rf .venv .venv-* build build.log dist *.egg-info
+	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache twisted/plugins/dropin.cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says which extras an environment has; a larger set covers the smaller ones.
+
+$(VENV)/.has-run: $(VENV)/.made $(INPUTS)
+	@echo "monconn: installing monconn into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all]'
+	@touch $@
+
+$(VENV)/.has-test: $(VENV)/.made $(INPUTS)
+	@echo "monconn: installing monconn and what its tests need into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,test]'
+	@touch $(VENV)/.has-run $@
+
+$(VENV)/.has-dev: $(VENV)/.made $(INPUTS)
+	@echo "monconn: installing monconn, its tests' needs and the linters into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
+	@touch $(VENV)/.has-run $(VENV)/.has-test $@
+
+$(VENV_LOWEST)/.has-lowest: $(VENV_LOWEST)/.made $(INPUTS) .ci/lowest.txt
+	@echo "monconn: installing monconn and its oldest dependencies into $(VENV_LOWEST)"
+	@$(VENV_LOWEST)/bin/python $(PIP_INSTALL) -c .ci/lowest.txt -e '.[all,test]'
+	@touch $@
+
+$(VENV)/.made $(VENV_LOWEST)/.made:
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "monconn: $(PYTHON) not found; install Python 3.10 or newer, or name one: make PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "monconn: $$("$(PYTHON)" --version 2>&1) is too old, 3.10 or newer is needed; name one: make PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "monconn: $(PYTHON) cannot make virtual environments; install venv (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "monconn: making a virtual environment in $(@D)"
+	@"$(PYTHON)" -m venv "$(@D)"
+	@touch $@

@@ -1,0 +1,393 @@
+"""Where a service listens and whom it forwards to, as people write it.
+
+Written in one of three ways: ``HOST:PORT`` (``:80``, ``[::1]:80``), ``unix:PATH``,
+or any endpoint string of Twisted's (``ssl:8443:privateKey=…``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import Union
+
+import attrs
+
+from monconn.errors import AddressError, shown
+
+
+@attrs.frozen
+class TcpAddress:
+    """A TCP port; an empty host listens on every address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@attrs.frozen
+class UnixAddress:
+    """A UNIX socket in the file system."""
+
+    path: str
+    mode: int | None = None
+
+    def __str__(self) -> str:
+        path = re.sub(r"([\\:=])", r"\\\1", self.path)
+        return f"unix:{path}" if self.mode is None else f"unix:{path}:mode={self.mode:03o}"
+
+
+@attrs.frozen
+class EndpointAddress:
+    """Anything else that Twisted can listen on or connect to."""
+
+    description: str
+
+    def __str__(self) -> str:
+        return self.description
+
+
+Address = Union[TcpAddress, UnixAddress, EndpointAddress]
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+
+@attrs.frozen
+class _Side:
+    """What differs between an address to listen on and one to connect to."""
+
+    default_host: str
+    lowest_port: int
+    tcp_keys: tuple[str, str]
+    example: str
+
+
+_LISTEN = _Side("", 0, ("port", "interface"), ":80, 127.0.0.1:80, [::1]:80 or unix:/run/web.sock")
+_BACKEND = _Side(
+    "127.0.0.1", 1, ("host", "port"), "10.0.0.5:80, name:80, [::1]:80 or unix:/run/web.sock"
+)
+
+_MAX_CHARACTERS = 4096
+_MAX_UNIX_PATH_BYTES = 107
+_HIGHEST_PORT = 65535
+
+# Endpoint types that stay endpoints even where only digits follow, as in "ssl:443".
+_ENDPOINT_TYPES = frozenset({"haproxy", "ssl", "stdio", "systemd", "tls"})
+_UNIX_OPTIONS = frozenset({"address", "path", "mode", "lockfile", "backlog", "timeout"})
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*")
+_LIKE_A_PORT = re.compile(r"\s*|[-+\s]?\d[^:=]*")
+_LIKE_IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*(%[^\s:]+)?(:\d*)?")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+_BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_MAPPED_IPV4 = re.compile(rf"::ffff:({_BYTE}\.{_BYTE}\.{_BYTE}\.{_BYTE})", re.IGNORECASE)
+
+
+def parse_listen(text: str) -> Address:
+    """Where to listen; host "" is every address and port 0 any free port.
+
+    :raises AddressError: says what is wrong and what a right one looks like.
+    """
+    return _parse(text, _LISTEN)
+
+
+def parse_backend(text: str) -> Address:
+    """Whom to forward to; without a host it is 127.0.0.1.
+
+    :raises AddressError: says what is wrong and what a right one looks like.
+    """
+    return _parse(text, _BACKEND)
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """The two sides of ``LISTEN=BACKEND``, as they are written.
+
+    Where several ``=`` could be the one, it is the first that leaves two good addresses.
+
+    :raises AddressError: without a ``=``, or with nothing on one side of it.
+    """
+    if "=" not in text:
+        raise AddressError(
+            f"{shown(text)} has no '=': write LISTEN=BACKEND, such as :80=10.0.0.5:80"
+        )
+    for equals in re.finditer("=", text[:_MAX_CHARACTERS]):
+        listen, backend = text[: equals.start()], text[equals.end() :]
+        if _both_parse(listen, backend):
+            return listen.strip(), backend.strip()
+    return _first_split(text)
+
+
+def parse_host(text: str) -> str:
+    """An IP address or a host name; IPv6 with or without brackets, in its shortest form.
+
+    :raises AddressError: for anything else.
+    """
+    in_brackets = text.startswith("[") and text.endswith("]")
+    host = text[1:-1] if in_brackets else text
+    if ":" in host:
+        return _parse_ipv6(host)
+    if in_brackets:
+        raise AddressError(f"brackets are for IPv6 addresses, and {shown(host)} is none")
+    return _parse_ipv4_or_name(host)
+
+
+def parse_port(text: str, lowest: int) -> int:
+    """A port from its decimal digits, not below ``lowest``.
+
+    :raises AddressError: for anything else.
+    """
+    if re.fullmatch(r"[0-9]{1,5}", text) and lowest <= int(text) <= _HIGHEST_PORT:
+        return int(text)
+    raise AddressError(
+        f"the port must be a number from {lowest} to {_HIGHEST_PORT}, not {shown(text)}"
+    )
+
+
+def parse_network(text: str) -> Network:
+    """One IP address or a network such as 10.0.0.0/8; IPv4 written as IPv6 becomes IPv4.
+
+    :raises AddressError: for anything else.
+    """
+    try:
+        if "%" in text:
+            raise ValueError("scope ids name an interface, not a network")
+        network = ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise AddressError(
+            f"{shown(text)} is neither an IP address nor a network:"
+            " write 10.1.2.3, 10.0.0.0/8 or 2001:db8::/32"
+        ) from None
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+
+
+def plain_ip(ip: str) -> str:
+    """An address as people know it: ``::ffff:1.2.3.4`` is ``1.2.3.4``, all others unchanged."""
+    if ":" not in ip:
+        return ip
+    dotted = _MAPPED_IPV4.fullmatch(ip)
+    if dotted:
+        return dotted[1]
+    return _plain_rare_ip(ip) if "ffff:" in ip.lower() and "%" not in ip else ip
+
+
+def _plain_rare_ip(ip: str) -> str:
+    """The same for spellings that no socket gives, such as ``0:0:0:0:0:ffff:102:304``."""
+    try:
+        mapped = ipaddress.IPv6Address(ip).ipv4_mapped
+    except ValueError:
+        return ip
+    return ip if mapped is None else str(mapped)
+
+
+def _parse(text: str, side: _Side) -> Address:
+    text = text.strip()
+    if not text:
+        raise AddressError(f"the address is empty: write {side.example}")
+    if len(text) > _MAX_CHARACTERS:
+        raise AddressError(f"an address of {len(text)} characters is too long")
+    word, colon, rest = text.partition(":")
+    scheme = word.lower()
+    if colon and scheme == "unix":
+        return _parse_unix(text, rest, side)
+    if colon and (scheme == "tcp" or (scheme == "tcp6" and side is _LISTEN)):
+        return _parse_tcp_endpoint(text, scheme, rest, side)
+    if colon and _is_endpoint(scheme, rest):
+        return _endpoint(text)
+    return _parse_host_port(text, side)
+
+
+def _endpoint(text: str) -> EndpointAddress:
+    backslashes = len(text) - len(text.rstrip("\\"))
+    if backslashes % 2:
+        raise AddressError(f"{shown(text)} ends in a backslash, with nothing for it to protect")
+    return EndpointAddress(text)
+
+
+def _is_endpoint(scheme: str, rest: str) -> bool:
+    if scheme in _ENDPOINT_TYPES:
+        return True
+    if rest.startswith("//") or _LIKE_IPV6.fullmatch(f"{scheme}:{rest}"):
+        return False
+    return bool(_WORD.fullmatch(scheme)) and not _LIKE_A_PORT.fullmatch(rest)
+
+
+def _parse_host_port(text: str, side: _Side) -> TcpAddress:
+    if "://" in text:
+        raise AddressError(f"{shown(text)} is a URL: write only HOST:PORT, such as {side.example}")
+    if not text.startswith("[") and text.count(":") > 1:
+        raise AddressError(_bracket_advice(text, side))
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        raise AddressError(_missing_port_advice(text, side))
+    return TcpAddress(_host_or_default(host, side), parse_port(port, side.lowest_port))
+
+
+def _host_or_default(host: str, side: _Side) -> str:
+    if host == "*" and side is _LISTEN:
+        raise AddressError('to listen on every address leave the "*" out, such as :80')
+    return parse_host(host) if host else side.default_host
+
+
+def _bracket_advice(text: str, side: _Side) -> str:
+    host, _, port = text.rpartition(":")
+    if _is_ipv6(host) and port.isdecimal():
+        return f"an IPv6 address needs brackets: write [{host}]:{port}"
+    if _is_ipv6(text):
+        return f"an IPv6 address needs brackets and a port: write [{text}]:80"
+    return f"{shown(text)} has too many colons: write {side.example}"
+
+
+def _missing_port_advice(text: str, side: _Side) -> str:
+    if text.isdecimal():
+        return f"a port is written with a colon before it: :{text}"
+    return f"{shown(text)} has no port: write HOST:PORT, such as {side.example}"
+
+
+def _parse_ipv6(host: str) -> str:
+    if not _is_ipv6(host):
+        raise AddressError(f"{shown(host)} is not an IPv6 address; a right one is [::1]:80")
+    return plain_ip(ipaddress.IPv6Address(host).compressed)
+
+
+def _is_ipv6(host: str) -> bool:
+    if not host.isprintable() or re.search(r"[\s\[\]]", host):
+        return False
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_ipv4_or_name(host: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(host))
+    except ValueError:
+        if not _is_name(host):
+            raise AddressError(
+                f"{shown(host)} is neither an IP address nor a host name:"
+                " write one such as 10.0.0.5 or web.example.org"
+            ) from None
+    return host
+
+
+def _is_name(host: str) -> bool:
+    labels = host.removesuffix(".").split(".")
+    if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
+        return False
+    # A name that ends in a number would be taken for a mistyped IPv4 address by every resolver.
+    return not labels[-1].isdecimal()
+
+
+def _parse_unix(text: str, rest: str, side: _Side) -> UnixAddress | EndpointAddress:
+    """``PATH`` or ``address=PATH``, then options; a ``=`` inside of the path needs no care."""
+    first, *others = _fields(rest)
+    key, equals, value = first
+    if not (equals and key in _UNIX_OPTIONS):
+        first = ("address", "=", key + equals + value)
+    for key, equals, _ in others:
+        if not equals:
+            raise AddressError(
+                f"{shown(key)} in {shown(text)} is no option, such as mode=600;"
+                r" a colon in a path is written \:"
+            )
+    options = {key: value for key, _, value in (first, *others)}
+    path = options.pop("address", "") or options.pop("path", "")
+    if options.keys() - {"mode"}:
+        return _endpoint(text)
+    return UnixAddress(_unix_path(path), _unix_mode(options.get("mode"), side))
+
+
+def _unix_path(path: str) -> str:
+    if not path:
+        raise AddressError("the path is missing: write unix:PATH, such as unix:/run/web.sock")
+    try:
+        length = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        raise AddressError(f"{shown(path)} cannot be a path") from None
+    if "\0" in path:
+        raise AddressError(f"{shown(path)} cannot be a path: it contains a NUL")
+    if length > _MAX_UNIX_PATH_BYTES:
+        raise AddressError(
+            f"the path {shown(path)} has {length} bytes,"
+            f" and a UNIX socket's path at most {_MAX_UNIX_PATH_BYTES}"
+        )
+    return path
+
+
+def _unix_mode(text: str | None, side: _Side) -> int | None:
+    if text is None:
+        return None
+    if side is _BACKEND:
+        raise AddressError("mode= is for a socket to listen on; a backend has none")
+    if not re.fullmatch(r"[0-7]{3,4}", text):
+        raise AddressError(f"mode must be three octal digits such as 600, not {shown(text)}")
+    return int(text, 8)
+
+
+def _parse_tcp_endpoint(
+    text: str, scheme: str, rest: str, side: _Side
+) -> TcpAddress | EndpointAddress:
+    fields = _fields(rest)
+    options = {key: value for key, equals, value in fields if equals}
+    names = [name for name in side.tcp_keys if name not in options]
+    positional = [key for key, equals, _ in fields if not equals]
+    options.update(zip(names, positional, strict=False))
+    if options.keys() - set(side.tcp_keys) or len(positional) > len(names):
+        return _endpoint(text)
+    if "port" not in options:
+        raise AddressError(f"{shown(text)} has no port: write {side.example}")
+    port = parse_port(options["port"], side.lowest_port)
+    if side is _BACKEND:
+        return TcpAddress(parse_host(options.get("host", "")), port)
+    return TcpAddress(_interface(options.get("interface", ""), scheme), port)
+
+
+def _interface(text: str, scheme: str) -> str:
+    """The address of a Twisted interface, where none at all means every one of that family."""
+    if not text:
+        return "::" if scheme == "tcp6" else "0.0.0.0"
+    host = parse_host(text)
+    if scheme == "tcp6" and ":" not in host:
+        raise AddressError(f"{shown(text)} is not an IPv6 address, as tcp6: needs it")
+    return host
+
+
+def _fields(text: str) -> list[tuple[str, str, str]]:
+    """The parts between colons, each split at its first ``=``; a backslash protects both."""
+    fields: list[list[str]] = [[""]]
+    characters = iter(text)
+    for character in characters:
+        if character == "\\":
+            fields[-1][-1] += next(characters, "\\")
+        elif character == ":":
+            fields.append([""])
+        elif character == "=" and len(fields[-1]) == 1:
+            fields[-1] += ["=", ""]
+        else:
+            fields[-1][-1] += character
+    return [(field[0], "=", field[2]) if len(field) > 1 else (field[0], "", "") for field in fields]
+
+
+def _both_parse(listen: str, backend: str) -> bool:
+    try:
+        parse_listen(listen)
+        parse_backend(backend)
+    except AddressError:
+        return False
+    return True
+
+
+def _first_split(text: str) -> tuple[str, str]:
+    listen, _, backend = text.partition("=")
+    for side, address in (("address to listen on", listen), ("backend", backend)):
+        if not address.strip():
+            raise AddressError(
+                f"the {side} is missing in {shown(text)}:"
+                " write LISTEN=BACKEND, such as :80=10.0.0.5:80"
+            )
+    return listen.strip(), backend.strip()

@@ -1,0 +1,204 @@
+"""From a configuration to running services: the only place where the parts are put together."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from monconn.addresses import EndpointAddress
+from monconn.admission.bans import Bans
+from monconn.admission.rules import Rules
+from monconn.config import Config, ServiceConfig
+from monconn.core.clock import MonotonicClock
+from monconn.core.monitor import Monitor
+from monconn.core.registry import Registry
+from monconn.core.timeouts import Deadlines, Timeouts
+from monconn.errors import ListenError
+from monconn.forward.accept import Listener, open_listener
+from monconn.forward.dial import dialler
+from monconn.forward.forwarder import Forwarder
+from monconn.observers.closelog import CloseLog
+from monconn.observers.hexdump import HexDump
+
+_FLUSH_SECONDS = 1.0
+
+
+class App(MultiService):
+    """Every service of a configuration, with what they share.
+
+    :param config: what to run.
+    :param reactor: the reactor to run on.
+    :param registry: where to keep the monitors.
+    """
+
+    def __init__(self, config: Config, reactor: Any, registry: Registry | None = None) -> None:
+        super().__init__()
+        self.registry = Registry() if registry is None else registry
+        self._clock = MonotonicClock(reactor)
+        self._close_log = CloseLog(self._clock)
+        self._hex_dump = HexDump(_write_to_stdout)
+        deadlines = Deadlines(self._clock)
+        for service_config in config.services:
+            monitor = self._monitor(service_config)
+            forwarder = Forwarder(
+                monitor,
+                reactor,
+                dialler(service_config.backend, reactor),
+                deadlines,
+                keepalive=service_config.keepalive,
+            )
+            ForwardService(service_config, monitor, forwarder, reactor).setServiceParent(self)
+
+    def _monitor(self, config: ServiceConfig) -> Monitor:
+        monitor = self.registry.new(
+            config.name,
+            _rules(config),
+            _timeouts(config),
+            listen=str(config.listen),
+            backend=str(config.backend),
+            clock=self._clock,
+        )
+        monitor.add_observer(self._close_log)
+        if config.print_bytes:
+            monitor.add_observer(self._hex_dump)
+        return monitor
+
+    def privilegedStartService(self) -> None:
+        """See ``IService``: open every listener, or none.
+
+        :raises ListenError: one of them cannot be had.
+        """
+        try:
+            super().privilegedStartService()
+        except ListenError:
+            for service in self:
+                service.close_listener()
+            raise
+
+    def stopService(self) -> Deferred[Any]:
+        """See ``IService``: fires when the last connection has ended."""
+        return super().stopService().addBoth(self._flush)
+
+    def stop_now(self) -> None:
+        """End every connection at once, as a second signal asks for."""
+        for monitor in self.registry:
+            monitor.stop_now()
+
+    def _flush(self, result: Any) -> Any:
+        self._close_log.flush()
+        self._hex_dump.stop(_FLUSH_SECONDS)
+        return result
+
+
+class ForwardService(Service):
+    """One forwarding service as a child of the application.
+
+    :param config: the service's configuration.
+    :param monitor: its monitor.
+    :param forwarder: makes its relays.
+    :param reactor: the reactor to run on.
+    """
+
+    _log = Logger(namespace="monconn")
+
+    def __init__(
+        self, config: ServiceConfig, monitor: Monitor, forwarder: Forwarder, reactor: Any
+    ) -> None:
+        self.setName(config.name)
+        self._config = config
+        self._monitor = monitor
+        self._forwarder = forwarder
+        self._reactor = reactor
+        self._listener: Listener | None = None
+        self._port: Any = None
+
+    def privilegedStartService(self) -> None:
+        """See ``IService``: listen, before privileges are dropped.
+
+        :raises ListenError: the listener cannot be had.
+        """
+        if isinstance(self._config.listen, EndpointAddress):
+            self._listen_on_endpoint(self._config.listen)
+            return
+        sock = open_listener(self._config.listen)
+        self._monitor.listen = _bound_address(self._config, sock)
+        self._listener = Listener(
+            sock, self._reactor, self._forwarder.accepted, self._monitor.must_wait
+        )
+        self._monitor.when_room(self._listener.resume)
+
+    def _listen_on_endpoint(self, address: EndpointAddress) -> None:
+        self._monitor.rules.when_full = "refuse"  # a foreign endpoint cannot be held back
+        endpoint = serverFromString(self._reactor, address.description)
+        failures: list[Failure] = []
+        listening = maybeDeferred(endpoint.listen, self._forwarder.factory())
+        listening.addCallbacks(self._listening, failures.append)
+        if failures:
+            raise ListenError(f"cannot listen on {address}: {failures[0].getErrorMessage()}")
+
+    def _listening(self, port: Any) -> None:
+        self._port = port
+
+    def startService(self) -> None:
+        """See ``IService``: take clients."""
+        super().startService()
+        if self._listener is None and self._port is None:  # twist starts without privileges
+            self.privilegedStartService()
+        if self._listener is not None:
+            self._listener.resume()
+        self._log.info(
+            "{service}: listening on {listen}, forwarding to {backend}",
+            service=self.name,
+            listen=self._monitor.listen,
+            backend=self._monitor.backend,
+        )
+
+    def stopService(self) -> Deferred[Any]:
+        """See ``IService``: take no more clients, and wait for those that are there."""
+        super().stopService()
+        return DeferredList([self.close_listener(), self._monitor.stop(self._config.wait_timeout)])
+
+    def close_listener(self) -> Deferred[Any]:
+        """Listen no more; fires when that is done."""
+        if self._listener is not None:
+            self._listener.close()
+        return maybeDeferred(self._port.stopListening) if self._port else succeed(None)
+
+
+def _bound_address(config: ServiceConfig, sock: Any) -> str:
+    """The listener as configured, with the port that a port of 0 became."""
+    listen = config.listen
+    if getattr(listen, "port", None) == 0:
+        return f"{str(listen).rpartition(':')[0]}:{sock.getsockname()[1]}"
+    return str(listen)
+
+
+def _rules(config: ServiceConfig) -> Rules:
+    return Rules(
+        conn_limit=config.conn_limit,
+        ip_limit=config.ip_limit,
+        when_full=config.when_full,
+        bans=Bans(config.ip_blacklist),
+    )
+
+
+def _timeouts(config: ServiceConfig) -> Timeouts:
+    return Timeouts(
+        connect_timeout=config.connect_timeout,
+        read_timeout=config.read_timeout,
+        write_timeout=config.write_timeout,
+        max_idle=config.max_idle,
+        half_close_timeout=config.half_close_timeout,
+        max_lifetime=config.max_lifetime,
+    )
+
+
+def _write_to_stdout(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

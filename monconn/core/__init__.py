@@ -1,0 +1,1 @@
+"""Records of connections, and the monitors that keep them."""

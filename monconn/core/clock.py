@@ -1,0 +1,34 @@
+"""The time that everything but displays goes by."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+from twisted.internet.interfaces import IDelayedCall
+
+
+class MonotonicClock:
+    """Monotonic seconds, and the reactor's timers.
+
+    A reactor's own ``seconds()`` is the wall clock, which can jump.
+
+    :param reactor: whose timers to use; the installed one if left out, looked up when the
+        first timer is set, so that making a monitor installs no reactor.
+    """
+
+    seconds = staticmethod(time.monotonic)
+
+    def __init__(self, reactor: Any = None) -> None:
+        self._reactor = reactor
+
+    def callLater(  # noqa: N802 - the name that Twisted's clocks have
+        self, delay: float, call: Callable[..., object], *args: object, **kwargs: object
+    ) -> IDelayedCall:
+        """Call something later, as ``IReactorTime.callLater`` does."""
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        delayed: IDelayedCall = self._reactor.callLater(delay, call, *args, **kwargs)
+        return delayed

@@ -1,0 +1,60 @@
+"""What the parts of the house are to each other."""
+
+from __future__ import annotations
+
+from zope.interface import Attribute, Interface, implementer
+
+from monconn.core.record import ConnectionRecord, Direction, Reason
+
+
+class IConnection(Interface):
+    """One live connection, as a monitor holds it."""
+
+    record: ConnectionRecord = Attribute("what is known of it")
+
+    def end(reason: Reason, reset: bool = False) -> None:  # type: ignore[misc] # noqa: N805
+        """End it for a reason of ours.
+
+        :param reset: at once, by a reset, dropping what is under way; else what we hold is
+            delivered first, and both sides get an ordinary end.
+        """
+
+
+class IObserver(Interface):
+    """Who is told what happens to connections.
+
+    An observer must not keep its caller waiting; one that raises is switched off.
+    """
+
+    watches_payload: bool = Attribute("whether ``data`` is to be called")
+
+    def opened(record: ConnectionRecord) -> None:  # type: ignore[misc] # noqa: N805
+        """A client was admitted."""
+
+    def refused(record: ConnectionRecord) -> None:  # type: ignore[misc] # noqa: N805
+        """A client was not let in; the record says why."""
+
+    def data(record: ConnectionRecord, direction: Direction, data: bytes) -> None:  # type: ignore[misc] # noqa: N805
+        """Bytes were taken from their sender."""
+
+    def closed(record: ConnectionRecord) -> None:  # type: ignore[misc] # noqa: N805
+        """A connection is over; the record is complete."""
+
+
+@implementer(IObserver)
+class Observer:
+    """An observer that heeds nothing: override what you want to hear of."""
+
+    watches_payload = False
+
+    def opened(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.opened`."""
+
+    def refused(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.refused`."""
+
+    def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
+        """See :meth:`IObserver.data`."""
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.closed`."""

@@ -1,0 +1,211 @@
+"""What happened to one connection, and the words for it.
+
+The lists of words below are closed: code, log, JSON, metrics and history use them alike.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any, Literal, get_args
+
+import attrs
+
+from monconn.admission.rules import Refusal
+
+Side = Literal["client", "backend"]
+Direction = Literal["up", "down"]
+State = Literal["connecting", "open", "half_closed", "closing", "closed"]
+SideEnd = Literal["fin", "reset", "timeout", "none"]
+Pipe = Literal["splice", "copy", "stream"]
+Reason = Literal[
+    "client_closed",
+    "client_reset",
+    "client_lost",
+    "backend_closed",
+    "backend_reset",
+    "backend_lost",
+    "backend_refused",
+    "backend_unreachable",
+    "connect_timeout",
+    "read_timeout",
+    "write_timeout",
+    "idle_timeout",
+    "half_close_timeout",
+    "lifetime",
+    "operator",
+    "blocked",
+    "stopping",
+    "error",
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
+
+
+@attrs.define(eq=False)
+class ConnectionRecord:
+    """One connection, from its opening to its end.
+
+    Times are monotonic seconds, but for ``opened_at`` and ``closed_at`` (wall clock, only
+    to be shown). ``up`` and ``down`` count bytes when they are taken from their sender.
+    """
+
+    id: int
+    service: str
+    client: str
+    """Who connected, as ``IP:PORT``, or ``unix:PID``."""
+    client_ip: str
+    """The client's IP (IPv4-mapped ones as IPv4); ``unix`` on a UNIX socket."""
+    listener: str
+    backend: str
+    opened_at: float
+    opened: float
+    pipe: Pipe = "stream"
+    state: State = "connecting"
+    up: int = 0
+    down: int = 0
+    connected: float | None = None
+    last_up: float | None = None
+    last_down: float | None = None
+    reading_since: float | None = None
+    """When we last began to read from the client; None while it is held back."""
+    half_closed: float | None = None
+    """When the first of the two sides ended."""
+    client_stalled: float | None = None
+    """Since when bytes wait for the client without progress; None if none wait."""
+    backend_stalled: float | None = None
+    """Since when bytes wait for the backend without progress; None if none wait."""
+    client_end: SideEnd = "none"
+    backend_end: SideEnd = "none"
+    reason: Reason | None = None
+    refusal: Refusal | None = None
+    phase: State | None = None
+    """The state in which the verdict fell."""
+    ending: float | None = None
+    """When the verdict fell."""
+    closed: float | None = None
+    closed_at: float | None = None
+    detail: str = ""
+    """Words beside the reason, where there are any: an error's own text."""
+
+    def end(self, reason: Reason, now: float) -> bool:
+        """Note why the connection ends; False, and no change, if that is known already."""
+        if self.reason is not None:
+            return False
+        self.reason, self.phase, self.ending, self.state = reason, self.state, now, "closing"
+        return True
+
+    @property
+    def last_activity(self) -> float:
+        """When a byte last moved, either way; the opening if none has."""
+        return max(self.opened, self.last_up or 0.0, self.last_down or 0.0)
+
+    @property
+    def closed_by(self) -> str | None:
+        """Who ended it first: client, backend, operator or monconn; None while it lives."""
+        if self.reason is None:
+            return None
+        first_word = self.reason.partition("_")[0]
+        return first_word if first_word in ("client", "backend", "operator") else "monconn"
+
+    @property
+    def code(self) -> str | None:
+        """HAProxy's two letters for the end (its configuration manual, *Session state at
+        disconnection*); ``PR`` for a refused client; None while it lives."""
+        if self.refusal is not None:
+            return "PR"
+        if self.reason is None:
+            return None
+        who = self._who_letter(self.reason)
+        return "--" if who == "-" else who + self._phase_letter()
+
+    def _who_letter(self, reason: Reason) -> str:
+        if reason == "write_timeout":
+            return "s" if self.backend_end == "timeout" else "c"
+        if reason == "half_close_timeout":
+            return "c" if self.client_end == "none" else "s"
+        return _WHO_LETTERS[reason]
+
+    def _phase_letter(self) -> str:
+        if self.phase == "connecting":
+            return "C"
+        return "L" if self.backend_end == "fin" else "D"
+
+    def age_seconds(self, now: float) -> float:
+        """Seconds from the opening to the end, or to now while it lives."""
+        return (now if self.closed is None else self.closed) - self.opened
+
+    def idle_seconds(self, now: float) -> float:
+        """Seconds since a byte last moved; up to the end once it is closed."""
+        return (now if self.closed is None else self.closed) - self.last_activity
+
+    @property
+    def connect_seconds(self) -> float | None:
+        """Seconds until the backend stood; None if it never did."""
+        return None if self.connected is None else self.connected - self.opened
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """All of it as plain values for JSON: times ISO 8601, durations in seconds.
+
+        :param now: monotonic seconds.
+        """
+        shown: dict[str, Any] = {
+            "id": self.id,
+            "service": self.service,
+            "client": self.client,
+            "client_ip": self.client_ip,
+            "listener": self.listener,
+            "backend": self.backend,
+            "state": self.state,
+            "pipe": self.pipe,
+            "up": self.up,
+            "down": self.down,
+            "opened_at": iso_time(self.opened_at),
+            "age_seconds": round(self.age_seconds(now), 3),
+            "idle_seconds": round(self.idle_seconds(now), 3),
+            "connect_seconds": _rounded(self.connect_seconds),
+            "client_end": self.client_end,
+            "backend_end": self.backend_end,
+        }
+        if self.closed_at is not None:
+            shown["closed_at"] = iso_time(self.closed_at)
+            shown["duration_seconds"] = round(self.age_seconds(now), 3)
+        if self.refusal is not None:
+            shown["refusal"] = self.refusal
+            shown["code"] = self.code
+        if self.reason is not None:
+            shown["reason"] = self.reason
+            shown["code"] = self.code
+            shown["closed_by"] = self.closed_by
+        if self.detail:
+            shown["detail"] = self.detail
+        return shown
+
+
+def iso_time(wall_seconds: float) -> str:
+    """A wall-clock time in ISO 8601, with milliseconds and zone."""
+    moment = datetime.fromtimestamp(wall_seconds, timezone.utc)
+    return moment.isoformat(timespec="milliseconds")
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+_WHO_LETTERS: dict[Reason, str] = {
+    "client_closed": "-",
+    "backend_closed": "-",
+    "client_reset": "C",
+    "client_lost": "C",
+    "backend_reset": "S",
+    "backend_lost": "S",
+    "backend_refused": "S",
+    "backend_unreachable": "S",
+    "connect_timeout": "s",
+    "read_timeout": "c",
+    "idle_timeout": "c",
+    "lifetime": "P",
+    "blocked": "P",
+    "operator": "K",
+    "stopping": "K",
+    "error": "I",
+}

@@ -1,0 +1,76 @@
+"""The monitors of a program, by name."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from monconn.core.monitor import Monitor
+from monconn.errors import DuplicateService, UnknownService
+
+WAIT_SECONDS = 60.0
+
+
+class Registry:
+    """Monitors by the names of their services."""
+
+    def __init__(self) -> None:
+        self._monitors: dict[str, Monitor] = {}
+
+    def new(self, name: str = "default", *args: Any, **kwargs: Any) -> Monitor:
+        """Make a monitor and keep it; what follows the name is as for :class:`Monitor`.
+
+        :raises DuplicateService: there is one with this name.
+        """
+        monitor = Monitor(name, *args, **kwargs)
+        self.add(monitor)
+        return monitor
+
+    def add(self, monitor: Monitor) -> None:
+        """Keep a monitor that was made elsewhere.
+
+        :raises DuplicateService: there is one with this name.
+        """
+        if monitor.name in self._monitors:
+            raise DuplicateService(f"a service named {monitor.name!r} exists already")
+        self._monitors[monitor.name] = monitor
+
+    def get(self, name: str) -> Monitor:
+        """The monitor of a service.
+
+        :raises UnknownService: there is none with this name.
+        """
+        try:
+            return self._monitors[name]
+        except KeyError:
+            raise UnknownService(f"there is no service named {name!r}") from None
+
+    def delete(self, name: str) -> Monitor:
+        """Forget a monitor, which goes on watching what it watches.
+
+        :raises UnknownService: there is none with this name.
+        """
+        monitor = self.get(name)
+        del self._monitors[name]
+        return monitor
+
+    def names(self) -> list[str]:
+        """The services' names, oldest first."""
+        return list(self._monitors)
+
+    def __iter__(self) -> Iterator[Monitor]:
+        return iter(tuple(self._monitors.values()))
+
+    def __len__(self) -> int:
+        return len(self._monitors)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def shutdown(self, wait_seconds: float = WAIT_SECONDS) -> Deferred[list[None]]:
+        """Stop every monitor, as :meth:`Monitor.stop` does.
+
+        :returns: fires when the last connection of all has ended.
+        """
+        return gatherResults([monitor.stop(wait_seconds) for monitor in self])

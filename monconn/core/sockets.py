@@ -1,0 +1,163 @@
+"""What the system knows of a connection's socket and Twisted does not tell.
+
+The buffers looked at are those of ``twisted.internet.abstract.FileDescriptor``, the base
+of all of Twisted's TCP and UNIX transports.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+import termios
+from typing import Any
+
+from twisted.internet.abstract import FileDescriptor
+
+from monconn.core.record import SideEnd
+
+KEEPALIVE_SECONDS = 30
+KEEPALIVE_PROBES = 9
+
+_GONE_SILENTLY = frozenset(
+    {
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.ENONET if hasattr(errno, "ENONET") else errno.ENETDOWN,
+    }
+)
+
+
+class NotingSocket(socket.socket):
+    """A socket that remembers the error that ended it, and what was left in it.
+
+    Twisted reports a reset and a peer that has vanished by one and the same
+    ``ConnectionLost``; this is how they are told apart. And when a write fails, Twisted
+    closes the socket with all that the peer had sent before.
+    """
+
+    __slots__ = ("error_number", "keeps_last_words", "last_words")
+
+    error_number: int
+    """The first error met; 0 for none."""
+    keeps_last_words: bool
+    """Whether to read what is left before closing."""
+    last_words: bytes
+
+    def recv(self, *args: Any) -> bytes:
+        """Receive, and note an error."""
+        try:
+            return super().recv(*args)
+        except OSError as error:
+            self._note(error)
+            raise
+
+    def recvmsg(self, *args: Any) -> Any:
+        """Receive (Twisted's way on UNIX sockets), and note an error."""
+        try:
+            return super().recvmsg(*args)
+        except OSError as error:
+            self._note(error)
+            raise
+
+    def send(self, *args: Any) -> int:
+        """Send, and note an error."""
+        try:
+            return super().send(*args)
+        except OSError as error:
+            self._note(error)
+            raise
+
+    def close(self) -> None:
+        """Close; an error that nobody has met yet is noted first."""
+        if not self.error_number and self.fileno() >= 0:
+            self.error_number = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if self.keeps_last_words:
+            self.keeps_last_words = False
+            self.last_words = b"".join(iter(self._read_on, b""))
+        super().close()
+
+    def _read_on(self) -> bytes:
+        try:
+            return super().recv(65536)
+        except OSError:
+            return b""
+
+    def _note(self, error: OSError) -> None:
+        if error.errno != errno.EAGAIN and not self.error_number:
+            self.error_number = error.errno or 0
+
+
+def descriptor_of(transport: Any) -> FileDescriptor | None:
+    """The socket transport beneath a transport and its layers (TLS, wrappers), if any."""
+    while transport is not None and not isinstance(transport, FileDescriptor):
+        transport = getattr(transport, "transport", None)
+    return transport
+
+
+def note_errors(descriptor: Any) -> NotingSocket | None:
+    """Put a :class:`NotingSocket` in the place of a transport's socket.
+
+    :param descriptor: what :func:`descriptor_of` gives.
+    :returns: the socket; None if the transport has none.
+    """
+    plain = getattr(descriptor, "socket", None)
+    if isinstance(plain, NotingSocket):
+        return plain
+    if not isinstance(plain, socket.socket):
+        return None
+    noting = NotingSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+    noting.error_number = 0
+    noting.keeps_last_words = False
+    noting.last_words = b""
+    noting.setblocking(False)
+    descriptor.socket = noting
+    descriptor.fileno = noting.fileno
+    return noting
+
+
+def end_by_errno(error_number: int) -> SideEnd:
+    """How a side ended whose socket failed: it vanished, or (any other error) reset us."""
+    return "timeout" if error_number in _GONE_SILENTLY else "reset"
+
+
+def waiting_bytes(descriptor: Any) -> int:
+    """How many bytes a transport holds that it has not yet given to the system."""
+    if descriptor is None:
+        return 0
+    return len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen
+
+
+def unacknowledged_bytes(sock: socket.socket) -> int:
+    """How many bytes the system holds that the peer has not yet taken (``SIOCOUTQ``)."""
+    try:
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int(struct.unpack("i", answer)[0])
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the system ask a silent peer whether it is still there; TCP only."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_SECONDS),
+        ("TCP_KEEPINTVL", KEEPALIVE_SECONDS),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        if hasattr(socket, name):  # Linux has all three, other systems some
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def peer_pid(sock: socket.socket) -> int:
+    """The process at the other end of a UNIX socket; 0 where the system does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[0])

@@ -1,0 +1,171 @@
+"""When a connection must end, and a clock-work that looks at each one in time."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any, Iterator, Protocol
+
+import attrs
+from twisted.logger import Logger
+
+from monconn.core.record import ConnectionRecord, Reason
+
+GRACE_SECONDS = 5.0
+"""How long a peer may take to receive what is under way once the verdict has fallen."""
+
+
+@attrs.frozen
+class Timeouts:
+    """The time limits of one service, in seconds; 0 = off."""
+
+    connect_timeout: float = 10.0
+    """Until the backend stands."""
+    read_timeout: float = 0.0
+    """Without a byte from a client that we read from and that has not ended its side."""
+    write_timeout: float = 600.0
+    """With bytes waiting for either side and no progress."""
+    max_idle: float = 900.0
+    """Without a byte either way, counted from the opening."""
+    half_close_timeout: float = 0.0
+    """Without a byte either way once one side has ended."""
+    max_lifetime: float = 0.0
+    """From the opening."""
+
+    def next_deadline(self, record: ConnectionRecord) -> tuple[float, Reason | None]:
+        """When the connection is to end if nothing more happens, and with which reason.
+
+        :returns: monotonic seconds and the reason; infinity and None without any limit.
+        """
+        never: tuple[float, Reason | None] = (float("inf"), None)
+        return min(self._deadlines(record), key=lambda deadline: deadline[0], default=never)
+
+    def _deadlines(self, record: ConnectionRecord) -> Iterator[tuple[float, Reason]]:
+        if self.connect_timeout and record.state == "connecting":
+            yield record.opened + self.connect_timeout, "connect_timeout"
+        if self.max_lifetime:
+            yield record.opened + self.max_lifetime, "lifetime"
+        if self.max_idle:
+            yield record.last_activity + self.max_idle, "idle_timeout"
+        if self.half_close_timeout and record.half_closed is not None:
+            since = max(record.half_closed, record.last_activity)
+            yield since + self.half_close_timeout, "half_close_timeout"
+        if self.read_timeout and record.reading_since is not None and record.client_end == "none":
+            since = max(record.reading_since, record.last_up or 0.0)
+            yield since + self.read_timeout, "read_timeout"
+        if self.write_timeout:
+            for stalled in (record.client_stalled, record.backend_stalled):
+                if stalled is not None:
+                    yield stalled + self.write_timeout, "write_timeout"
+
+    def next_look(self, record: ConnectionRecord, now: float) -> float:
+        """When to look at the connection again, in monotonic seconds.
+
+        Bytes that begin to wait announce themselves to nobody, so that with a
+        ``write_timeout`` a connection is looked at four times in its length.
+        """
+        when = self.next_deadline(record)[0]
+        return min(when, now + self.write_timeout / 4) if self.write_timeout else when
+
+
+class Backlog:
+    """Whether the bytes that wait for one side make progress."""
+
+    __slots__ = ("delivered", "stalled_since")
+
+    def __init__(self) -> None:
+        self.delivered = -1
+        self.stalled_since: float | None = None
+
+    def look(self, waiting: int, delivered: int, now: float) -> float | None:
+        """Since when bytes wait without progress, as seen at this and earlier looks.
+
+        :param waiting: bytes that we hold for this side.
+        :param delivered: bytes given to the system for it, ever.
+        """
+        if not waiting:
+            self.stalled_since = None
+        elif delivered > self.delivered or self.stalled_since is None:
+            self.stalled_since = now
+        self.delivered = max(delivered, self.delivered)
+        return self.stalled_since
+
+
+class Watched(Protocol):
+    """What :class:`Deadlines` looks after."""
+
+    bucket: int | None
+
+    def look(self, now: float) -> float | None:
+        """Act on what is due; when to look again (monotonic seconds), or None for never."""
+
+
+class Deadlines:
+    """Looks at many connections in time with a single timer.
+
+    Those that are due in the same tenth of a second share a bucket, so that to add or
+    to drop one costs the same however many there are.
+
+    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    """
+
+    BUCKET_SECONDS = 0.1
+    _log = Logger(namespace="monconn.timeouts")
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._buckets: dict[int, set[Watched]] = {}
+        self._keys: list[int] = []
+        self._timer: Any = None
+        self._timer_key: int | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values()))
+
+    def schedule(self, item: Watched, when: float) -> None:
+        """Look at an item at a time, instead of at any earlier wish; infinity for never."""
+        self.cancel(item)
+        if when == float("inf"):
+            return
+        key = int(when / self.BUCKET_SECONDS) + 1
+        if key not in self._buckets:
+            self._buckets[key] = set()
+            heapq.heappush(self._keys, key)
+            self._set_timer()
+        self._buckets[key].add(item)
+        item.bucket = key
+
+    def cancel(self, item: Watched) -> None:
+        """Look at an item no more; harmless for one that is not looked after."""
+        if item.bucket is not None:
+            self._buckets.get(item.bucket, set()).discard(item)
+            item.bucket = None
+
+    def _set_timer(self) -> None:
+        if self._timer_key is not None and self._timer_key <= self._keys[0]:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_key = self._keys[0]
+        delay = max(0.0, self._timer_key * self.BUCKET_SECONDS - self._clock.seconds())
+        self._timer = self._clock.callLater(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._timer_key = None
+        now = self._clock.seconds()
+        while self._keys and self._keys[0] * self.BUCKET_SECONDS <= now:
+            key = heapq.heappop(self._keys)
+            for item in self._buckets.pop(key):
+                if item.bucket == key:  # else an earlier look of this turn dropped it
+                    item.bucket = None
+                    self._look(item, now)
+        if self._keys:
+            self._set_timer()
+
+    def _look(self, item: Watched, now: float) -> None:
+        try:
+            again = item.look(now)
+        except Exception:
+            self._log.failure("looking after {item} failed", item=str(item))
+            return
+        if again is not None:
+            self.schedule(item, max(again, now))

@@ -1,0 +1,366 @@
+"""A monitor's eyes around any Twisted factory, server or client.
+
+The wrapped protocol is the *backend* of the connection's record: ``up`` is what it
+receives, ``down`` what it writes, and when it ends the connection, the backend did. On a
+client's connections the sides are the other way round: ours is the *client*.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable
+
+from twisted.internet import error
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    IProtocol,
+    IProtocolFactory,
+    IProtocolNegotiationFactory,
+    ISSLTransport,
+    ITransport,
+)
+from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper, TimeoutMixin, WrappingFactory
+from twisted.python.failure import Failure
+from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
+
+from monconn.addresses import TcpAddress
+from monconn.core.interfaces import IConnection
+from monconn.core.monitor import Monitor
+from monconn.core.record import ConnectionRecord, Direction, Reason, Side, SideEnd
+from monconn.core.sockets import (
+    descriptor_of,
+    end_by_errno,
+    keep_alive,
+    note_errors,
+    waiting_bytes,
+)
+from monconn.core.timeouts import GRACE_SECONDS, Backlog
+
+_CLOSED: dict[Side, Reason] = {"client": "client_closed", "backend": "backend_closed"}
+_RESET: dict[Side, Reason] = {"client": "client_reset", "backend": "backend_reset"}
+_LOST: dict[Side, Reason] = {"client": "client_lost", "backend": "backend_lost"}
+_FORWARDED = (IHalfCloseableProtocol, IHandshakeListener)
+
+
+@implementer(IConnection)
+class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
+    """Counts and judges one connection of a wrapped protocol, and changes nothing about it.
+
+    ``write`` counts bytes as they are handed to the transport, which may still hold them.
+
+    :param factory: the :class:`MonitoringFactory`.
+    :param wrappedProtocol: what the wrapped factory has built.
+    :param record: what :meth:`Monitor.admit` made for the connection.
+    """
+
+    factory: MonitoringFactory
+    transport: Any
+
+    def __init__(
+        self,
+        factory: MonitoringFactory,
+        wrappedProtocol: IProtocol,  # noqa: N803 - the name it has in ProtocolWrapper
+        record: ConnectionRecord,
+    ) -> None:
+        super().__init__(factory, wrappedProtocol)
+        self.record = record
+        self._monitor = factory.monitor
+        self._remote: Side = "backend" if factory.is_client else "client"
+        self._local: Side = "client" if factory.is_client else "backend"
+        self._inward: Direction = "down" if factory.is_client else "up"
+        self._outward: Direction = "up" if factory.is_client else "down"
+        self._backlog = Backlog()
+        self._first_ended: Side | None = None
+        self._descriptor: Any = None
+        self._socket: Any = None
+        self._aborted = False
+
+    # -- the beginning
+
+    def makeConnection(self, transport: ITransport) -> None:
+        """See :class:`IProtocol`. The wrapped protocol is connected last, as its code may raise."""
+        self._provide(transport)
+        Protocol.makeConnection(self, transport)
+        self._descriptor = descriptor_of(transport)
+        self._socket = note_errors(self._descriptor)
+        if self.factory.keepalive and self._socket is not None:
+            keep_alive(self._socket)
+        self._open()
+        self.factory.registerProtocol(self)
+        assert self.wrappedProtocol is not None
+        self.wrappedProtocol.makeConnection(self)
+
+    def _provide(self, transport: ITransport) -> None:
+        directlyProvides(self, providedBy(transport))
+        for interface in _FORWARDED:
+            if interface.providedBy(self.wrappedProtocol):
+                alsoProvides(self, interface)
+
+    def _open(self) -> None:
+        record = self.record
+        if self.factory.is_client:
+            record.client, record.client_ip = name_of_peer(self.transport.getHost())
+        record.state = "open"
+        record.connected = record.reading_since = record.opened
+        self._monitor.opened(self)
+        self._look_again()
+
+    # -- bytes
+
+    def dataReceived(self, data: bytes) -> None:
+        """See :class:`IProtocol`."""
+        self._count(self._inward, data)
+        super().dataReceived(data)
+
+    def write(self, data: bytes) -> None:
+        """See :class:`ITransport`."""
+        self._count(self._outward, data)
+        super().write(data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """See :class:`ITransport`."""
+        pieces = list(data)  # it may be an iterator, which counting would use up
+        for piece in pieces:
+            self._count(self._outward, piece)
+        super().writeSequence(pieces)
+
+    def _count(self, direction: Direction, data: bytes) -> None:
+        record, now = self.record, self._monitor.clock.seconds()
+        if direction == "up":
+            record.up += len(data)
+            record.last_up = now
+        else:
+            record.down += len(data)
+            record.last_down = now
+        if self._monitor.watched:
+            self._monitor.saw(record, direction, data)
+
+    # -- what the wrapped protocol does to its transport
+
+    def pauseProducing(self) -> None:
+        """See ``IPushProducer``."""
+        self.record.reading_since = None
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """See ``IPushProducer``."""
+        self.record.reading_since = self._monitor.clock.seconds()
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """See ``IProducer``."""
+        self.disconnecting = 1
+        self.transport.stopProducing()
+
+    def stopConsuming(self) -> None:
+        """See ``ProtocolWrapper``."""
+        self.disconnecting = 1
+        super().stopConsuming()
+
+    def loseWriteConnection(self) -> None:
+        """See ``IHalfCloseableDescriptor``."""
+        self._half_close(self._local)
+        self.transport.loseWriteConnection()
+
+    def abortConnection(self) -> None:
+        """See ``ITCPTransport``."""
+        self._aborted = True
+        self.transport.abortConnection()
+
+    def startTLS(self, *args: Any, **kwargs: Any) -> Any:
+        """See ``ITLSTransport``."""
+        result = self.transport.startTLS(*args, **kwargs)
+        self._provide(self.transport)
+        return result
+
+    # -- what the transport tells the wrapped protocol
+
+    def readConnectionLost(self) -> None:
+        """See ``IHalfCloseableProtocol``."""
+        self._half_close(self._remote)
+        self.wrappedProtocol.readConnectionLost()
+
+    def _half_close(self, side: Side) -> None:
+        self._note_end(side, "fin")
+        if self._first_ended is None and self.record.state == "open":
+            self._first_ended = side
+            self.record.state = "half_closed"
+            self.record.half_closed = self._monitor.clock.seconds()
+            self._look_again()
+
+    def writeConnectionLost(self) -> None:
+        """See ``IHalfCloseableProtocol``."""
+        self.wrappedProtocol.writeConnectionLost()
+
+    def handshakeCompleted(self) -> None:
+        """See ``IHandshakeListener``."""
+        self.wrappedProtocol.handshakeCompleted()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`IProtocol`."""
+        self.setTimeout(None)
+        self._judge(reason)
+        self._monitor.closed(self)
+        wrapped, self.wrappedProtocol = self.wrappedProtocol, None
+        self.factory.unregisterProtocol(self)
+        if wrapped is not None:
+            wrapped.connectionLost(reason)
+
+    def _judge(self, reason: Failure) -> None:
+        error_number = getattr(self._socket, "error_number", 0)
+        if self._aborted:
+            self._note_end(self._local, "reset")
+            self._decide(_RESET[self._local])
+        elif reason.check(error.ConnectionLost) and (error_number or not self._is_tls()):
+            how = end_by_errno(error_number)
+            self._note_end(self._remote, how)
+            self._decide((_LOST if how == "timeout" else _RESET)[self._remote])
+        elif self.disconnecting:
+            self._note_end(self._local, "fin")
+            self._decide(_CLOSED[self._first_ended or self._local])
+        elif reason.check(error.ConnectionDone, error.ConnectionLost):
+            # Lost: its TCP was ended without TLS's close_notify, as many do.
+            self._note_end(self._remote, "fin")
+            self._decide(_CLOSED[self._first_ended or self._remote])
+        else:
+            self._decide("error", reason.getErrorMessage())
+
+    def _is_tls(self) -> bool:
+        return bool(ISSLTransport.providedBy(self.transport))
+
+    def _note_end(self, side: Side, how: SideEnd) -> None:
+        if self.record.reason is not None:
+            return
+        if side == "client":
+            self.record.client_end = how
+        else:
+            self.record.backend_end = how
+
+    def _decide(self, reason: Reason, detail: str = "") -> None:
+        if self.record.end(reason, self._monitor.clock.seconds()):
+            self.record.detail = detail
+
+    # -- ends of ours
+
+    def end(self, reason: Reason, reset: bool = False) -> None:
+        """See :class:`IConnection`."""
+        self._decide(reason)
+        if reset:
+            self._reset()
+        else:
+            self.transport.loseConnection()
+            self.setTimeout(GRACE_SECONDS)
+
+    def _reset(self) -> None:
+        if hasattr(self.transport, "abortConnection"):
+            self.transport.abortConnection()
+        else:  # not every transport is a socket's
+            self.transport.loseConnection()
+
+    # -- time limits
+
+    def callLater(self, period: float, func: Any) -> Any:
+        """See ``TimeoutMixin``: by the monitor's clock."""
+        return self._monitor.clock.callLater(period, func)
+
+    def _look_again(self) -> None:
+        now = self._monitor.clock.seconds()
+        when = self._monitor.timeouts.next_look(self.record, now)
+        self.setTimeout(None if when == float("inf") else max(0.0, when - now))
+
+    def timeoutConnection(self) -> None:
+        """See ``TimeoutMixin``: look what is due, and set the next look."""
+        if self.record.ending is not None:
+            self._reset()  # the time of grace is over
+            return
+        now = self._monitor.clock.seconds()
+        waiting = waiting_bytes(self._descriptor)
+        written = self.record.down if self._outward == "down" else self.record.up
+        stalled = self._backlog.look(waiting, written - waiting, now)
+        if self._remote == "client":
+            self.record.client_stalled = stalled
+        else:
+            self.record.backend_stalled = stalled
+        when, reason = self._monitor.timeouts.next_deadline(self.record)
+        if reason is None or when > now:
+            self._look_again()
+            return
+        if reason in ("read_timeout", "write_timeout"):
+            self._note_end(self._remote, "timeout")
+        self.end(reason, reset=reason == "write_timeout")
+
+
+class MonitoringFactory(WrappingFactory):
+    """Wraps any factory, so that a monitor sees its connections.
+
+    A client that the monitor refuses is closed before the wrapped factory hears of it.
+
+    :param monitor: the service's monitor.
+    :param wrapped: the factory to wrap.
+    :param is_client: whether the connections are outgoing ones; left out, a
+        ``ClientFactory`` is a client's and any other a server's.
+    :param keepalive: whether the system is to ask silent peers if they are still there.
+    """
+
+    protocol = MonitoringProtocol  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        wrapped: IProtocolFactory,
+        *,
+        is_client: bool | None = None,
+        keepalive: bool = True,
+    ) -> None:
+        super().__init__(wrapped)
+        self.monitor = monitor
+        self.is_client = isinstance(wrapped, ClientFactory) if is_client is None else is_client
+        self.keepalive = keepalive
+        if IProtocolNegotiationFactory.providedBy(wrapped):
+            alsoProvides(self, IProtocolNegotiationFactory)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """See ``IProtocolNegotiationFactory``; provided if the wrapped factory does."""
+        protocols: list[bytes] = self.wrappedFactory.acceptableProtocols()
+        return protocols
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """See ``IProtocolFactory``."""
+        record = self._admit(addr)
+        if record is None:
+            return None if self.is_client else TurnedAway()
+        wrapped = self.wrappedFactory.buildProtocol(addr)
+        return None if wrapped is None else self.protocol(self, wrapped, record)
+
+    def _admit(self, addr: Any) -> ConnectionRecord | None:
+        peer, peer_ip = name_of_peer(addr)
+        if self.is_client:
+            return self.monitor.admit("local", "local", backend=peer)
+        return self.monitor.admit(peer, peer_ip)
+
+    def unregisterProtocol(self, p: Any) -> None:
+        """See ``WrappingFactory``; harmless the second time."""
+        self.protocols.pop(p, None)
+
+
+@implementer(IProtocol)
+class TurnedAway(Protocol):
+    """A refused client: its connection is closed as soon as it stands.
+
+    ``buildProtocol`` may not return None for it: TLS would fail on that and leave the
+    client's socket open.
+    """
+
+    def makeConnection(self, transport: ITransport) -> None:
+        """See :class:`IProtocol`."""
+        super().makeConnection(transport)
+        transport.loseConnection()
+
+
+def name_of_peer(address: Any) -> tuple[str, str]:
+    """How to show the peer with this Twisted address, and its IP (``unix`` if it has none)."""
+    if hasattr(address, "port"):
+        return str(TcpAddress(address.host, address.port)), address.host
+    return "unix", "unix"

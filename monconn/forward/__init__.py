@@ -1,0 +1,1 @@
+"""The forwarder: clients of a listener, each relayed to a backend."""

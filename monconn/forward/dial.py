@@ -1,0 +1,64 @@
+"""How a protocol is connected to the backend."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any, Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+    clientFromString,
+)
+from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+
+from monconn.addresses import Address, TcpAddress, UnixAddress
+
+Dial = Callable[[IProtocol], "Deferred[Any]"]
+
+_ENDPOINT_TIMEOUT_SECONDS = 3600
+"""The relay's own connect timeout, which holds for every kind of endpoint, comes first."""
+
+
+class OneProtocol(Factory):
+    """Gives a protocol that exists already."""
+
+    noisy = False
+
+    def __init__(self, protocol: IProtocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+        """See ``IProtocolFactory``."""
+        return self._protocol
+
+
+def dialler(address: Address, reactor: Any) -> Dial:
+    """What connects a protocol to an address."""
+    endpoint = _endpoint(address, reactor)
+    return lambda protocol: endpoint.connect(OneProtocol(protocol))
+
+
+def _endpoint(address: Address, reactor: Any) -> IStreamClientEndpoint:
+    timeout = _ENDPOINT_TIMEOUT_SECONDS
+    if isinstance(address, UnixAddress):
+        return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
+    if not isinstance(address, TcpAddress):
+        return clientFromString(reactor, address.description)
+    version = _ip_version(address.host)
+    if version == 4:
+        return TCP4ClientEndpoint(reactor, address.host, address.port, timeout=timeout)
+    if version == 6:
+        return TCP6ClientEndpoint(reactor, address.host, address.port, timeout=timeout)
+    return HostnameEndpoint(reactor, address.host, address.port, timeout=timeout)
+
+
+def _ip_version(host: str) -> int | None:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).version
+    except ValueError:
+        return None

@@ -1,0 +1,78 @@
+"""What a relay and its two sides are to each other."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from monconn.core.record import Side, SideEnd
+
+
+class End(Protocol):
+    """One side's socket, seen as little as possible.
+
+    It reports to a :class:`Reports`; every verb is harmless once the side is gone.
+    """
+
+    side: Side
+    reports: Any  # Reports; given by the relay
+
+    def dial(self) -> None:
+        """Begin to connect; the backend's only."""
+
+    def pause(self) -> None:
+        """Take no more bytes from the peer for now."""
+
+    def resume(self) -> None:
+        """Take bytes from the peer again."""
+
+    def write(self, data: bytes) -> None:
+        """Deliver bytes to the peer, in time."""
+
+    def end_writing(self) -> None:
+        """Deliver what was written, then tell the peer that no more will come."""
+
+    def close(self) -> None:
+        """Deliver what was written, end the writing, and close once the peer has ended."""
+
+    def reset(self) -> None:
+        """Deliver what was written, for some seconds at the most, then reset."""
+
+    def abort(self) -> None:
+        """Reset at once."""
+
+    def waiting(self) -> int:
+        """How many bytes are held for the peer."""
+
+    def delivered(self) -> int:
+        """How many bytes were given to the system for the peer, ever."""
+
+
+class Reports(Protocol):
+    """What an End tells its relay."""
+
+    def connected(self, end: End) -> None:
+        """This side stands: first the client's, then the backend's."""
+
+    def connect_failed(self, end: End, reason: Any, detail: str) -> None:
+        """The backend will never stand; the End is gone."""
+
+    def data(self, end: End, data: bytes) -> None:
+        """Bytes came from the peer."""
+
+    def filled(self, end: End) -> None:
+        """Enough bytes are held for the peer."""
+
+    def drained(self, end: End) -> None:
+        """There is room for more."""
+
+    def eof(self, end: End) -> None:
+        """The peer will send no more."""
+
+    def gone(self, end: End) -> None:
+        """The socket was closed in order."""
+
+    def broken(self, end: End, how: SideEnd, detail: str) -> None:
+        """The connection broke; the socket is closed.
+
+        :param how: ``none`` if it was not the peer's doing (a certificate that we refused).
+        """

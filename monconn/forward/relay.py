@@ -1,0 +1,266 @@
+"""Two Ends and a verdict: one client's way to its backend and back."""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from monconn.core.interfaces import IConnection
+from monconn.core.monitor import Monitor
+from monconn.core.record import ConnectionRecord, Reason, Side, SideEnd, State
+from monconn.core.timeouts import GRACE_SECONDS, Backlog, Deadlines
+from monconn.forward.ends import End
+from monconn.forward.verdict import Action, Event, RelayState, verdict
+
+_SHOWN_STATE: dict[RelayState, State] = {
+    "connecting": "connecting",
+    "connecting_client_ended": "connecting",
+    "connecting_client_gone": "connecting",
+    "open": "open",
+    "client_ended": "half_closed",
+    "backend_ended": "half_closed",
+    "draining": "half_closed",
+    "closing": "closing",
+}
+_EOF_EVENT: dict[Side, Event] = {"client": "client_eof", "backend": "backend_eof"}
+_GONE_EVENT: dict[Side, Event] = {"client": "client_gone", "backend": "backend_gone"}
+_BROKEN_EVENT: dict[Side, Event] = {"client": "client_broken", "backend": "backend_broken"}
+_CLOSED_REASON: dict[Side, Reason] = {"client": "client_closed", "backend": "backend_closed"}
+_BROKEN_REASON: dict[tuple[Side, SideEnd], Reason] = {
+    ("client", "reset"): "client_reset",
+    ("client", "timeout"): "client_lost",
+    ("client", "none"): "error",
+    ("backend", "reset"): "backend_reset",
+    ("backend", "timeout"): "backend_lost",
+    ("backend", "none"): "error",
+}
+
+
+@implementer(IConnection)
+class Relay:
+    """Moves bytes between two Ends until the verdict table says how it ends.
+
+    :param monitor: the service's monitor; told when all is over.
+    :param record: what :meth:`Monitor.admit` made for the client.
+    :param deadlines: looks after the time limits.
+    """
+
+    __slots__ = (
+        "_backend_backlog",
+        "_client_backlog",
+        "_deadlines",
+        "_first_ended",
+        "_gone",
+        "_monitor",
+        "_state",
+        "backend",
+        "bucket",
+        "client",
+        "record",
+    )
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        record: ConnectionRecord,
+        client: End,
+        backend: End,
+        deadlines: Deadlines,
+    ) -> None:
+        self.record = record
+        self.client = client
+        self.backend = backend
+        self.bucket: int | None = None
+        self._monitor = monitor
+        self._deadlines = deadlines
+        self._state: RelayState = "connecting"
+        self._first_ended: Side | None = None
+        self._gone: set[Side] = set()
+        self._client_backlog = Backlog()
+        self._backend_backlog = Backlog()
+        client.reports = backend.reports = self
+
+    def _other(self, end: End) -> End:
+        return self.backend if end.side == "client" else self.client
+
+    # -- bytes
+
+    def data(self, end: End, data: bytes) -> None:
+        """See :class:`~monconn.forward.ends.Reports`."""
+        record, now = self.record, self._monitor.clock.seconds()
+        if end.side == "client":
+            record.up += len(data)
+            record.last_up = now
+        else:
+            record.down += len(data)
+            record.last_down = now
+        if self._monitor.watched:
+            self._monitor.saw(record, "up" if end.side == "client" else "down", data)
+        self._other(end).write(data)
+        if self._gone:
+            self._send_away()
+
+    def _send_away(self) -> None:
+        # A peer that is closed would answer these bytes with a reset of its own.
+        self._decide(_CLOSED_REASON[self._first_ended or "backend"])
+        self._happen("cut")
+
+    def filled(self, end: End) -> None:
+        """See :class:`~monconn.forward.ends.Reports`."""
+        if end.side == "backend":
+            self.record.reading_since = None
+        self._other(end).pause()
+
+    def drained(self, end: End) -> None:
+        """See :class:`~monconn.forward.ends.Reports`."""
+        if end.side == "backend":
+            self.record.reading_since = self._monitor.clock.seconds()
+        self._other(end).resume()
+
+    # -- events
+
+    def connected(self, end: End) -> None:
+        """See :class:`~monconn.forward.ends.Reports`."""
+        if end.side == "client":
+            self._begin()
+        else:
+            self.record.connected = self._monitor.clock.seconds()
+            self._happen("connected")
+
+    def _begin(self) -> None:
+        self.record.reading_since = self.record.opened
+        self._monitor.opened(self)
+        self._look_again(self.record.opened)
+        self.backend.dial()
+
+    def connect_failed(self, end: End, reason: Reason, detail: str) -> None:
+        """See :class:`~monconn.forward.ends.Reports`."""
+        self._decide(reason, detail)
+        self._happen("connect_failed")
+        self._leave(end.side)
+
+    def eof(self, end: End) -> None:
+        """See :class:`~monconn.forward.ends.Reports`."""
+        self._note_end(end.side, "fin")
+        if self._first_ended is None:
+            self._first_ended = end.side
+            self.record.half_closed = self._monitor.clock.seconds()
+        self._happen(_EOF_EVENT[end.side])
+
+    def gone(self, end: End) -> None:
+        """See :class:`~monconn.forward.ends.Reports`."""
+        self._happen(_GONE_EVENT[end.side])
+        self._leave(end.side)
+
+    def broken(self, end: End, how: SideEnd, detail: str) -> None:
+        """See :class:`~monconn.forward.ends.Reports`."""
+        self._note_end(end.side, how)
+        self._decide(_BROKEN_REASON[end.side, how], detail)
+        self._happen(_BROKEN_EVENT[end.side])
+        self._leave(end.side)
+
+    def end(self, reason: Reason, reset: bool = False) -> None:
+        """See :class:`IConnection`."""
+        self._decide(reason)
+        self._happen("cut_hard" if reset else "cut")
+
+    def _note_end(self, side: Side, how: SideEnd) -> None:
+        if self.record.reason is not None:
+            return  # an answer to an end of ours tells nothing
+        if side == "client":
+            self.record.client_end = how
+        else:
+            self.record.backend_end = how
+
+    def _decide(self, reason: Reason, detail: str = "") -> None:
+        if self.record.end(reason, self._monitor.clock.seconds()):
+            self.record.detail = detail
+
+    def _happen(self, event: Event) -> None:
+        before = self._state
+        self._state, actions = verdict(before, event)
+        if self._state != before:
+            self.record.state = _SHOWN_STATE[self._state]
+        for action in actions:
+            self._act(action)
+        if self._state != before:
+            self._look_again(self._monitor.clock.seconds())
+
+    def _act(self, action: Action) -> None:
+        if action == "end_backend":
+            self.backend.end_writing()
+        elif action == "end_client":
+            self.client.end_writing()
+        elif action == "close_client":
+            self.client.close()
+        elif action == "close_backend":
+            self.backend.close()
+        elif action == "reset_client":
+            self.client.reset()
+        elif action == "reset_backend":
+            self.backend.reset()
+        elif action == "abort_client":
+            self.client.abort()
+        elif action == "abort_backend":
+            self.backend.abort()
+
+    def _leave(self, side: Side) -> None:
+        self._gone.add(side)
+        if len(self._gone) < 2:
+            return
+        if self.record.reason is None:
+            self._decide(_CLOSED_REASON[self._first_ended or side])
+        self._deadlines.cancel(self)
+        self._monitor.closed(self)
+
+    # -- time limits
+
+    def look(self, now: float) -> float | None:
+        """See :class:`~monconn.core.timeouts.Watched`."""
+        if self.record.ending is not None:
+            return self._look_at_ending(self.record.ending, now)
+        self._look_at_backlogs(now)
+        when, reason = self._monitor.timeouts.next_deadline(self.record)
+        if reason is not None and when <= now:
+            self._time_out(reason)
+            return None  # the change of state has set the next look
+        return self._monitor.timeouts.next_look(self.record, now)
+
+    def _look_at_ending(self, ending: float, now: float) -> float | None:
+        if now < ending + GRACE_SECONDS:
+            return ending + GRACE_SECONDS
+        self._happen("cut_hard")
+        return None
+
+    def _look_at_backlogs(self, now: float) -> None:
+        for end, backlog in (
+            (self.client, self._client_backlog),
+            (self.backend, self._backend_backlog),
+        ):
+            since = backlog.look(end.waiting(), end.delivered(), now)
+            if end.side == "client":
+                self.record.client_stalled = since
+            else:
+                self.record.backend_stalled = since
+
+    def _time_out(self, reason: Reason) -> None:
+        if reason == "connect_timeout":
+            self._note_end("backend", "timeout")
+        elif reason == "read_timeout":
+            self._note_end("client", "timeout")
+        elif reason == "write_timeout":
+            self._note_end(self._stuck_side(), "timeout")
+        self.end(reason, reset=reason == "write_timeout")
+
+    def _stuck_side(self) -> Side:
+        client, backend = self.record.client_stalled, self.record.backend_stalled
+        if client is None or (backend is not None and backend < client):
+            return "backend"
+        return "client"
+
+    def _look_again(self, now: float) -> None:
+        if len(self._gone) == 2:
+            return
+        if self.record.ending is not None:
+            self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
+        else:
+            self._deadlines.schedule(self, self._monitor.timeouts.next_look(self.record, now))

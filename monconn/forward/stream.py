@@ -1,0 +1,298 @@
+"""Ends over Twisted's transports: the road for TLS and for all that is no plain socket."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from twisted.internet import error
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from monconn.core.record import Reason, Side, SideEnd
+from monconn.core.sockets import (
+    NotingSocket,
+    descriptor_of,
+    end_by_errno,
+    keep_alive,
+    note_errors,
+    unacknowledged_bytes,
+    waiting_bytes,
+)
+from monconn.forward.dial import Dial
+
+EARLY_BYTES = 65536
+"""How much is held for a backend that does not stand yet before its client is held back."""
+DELIVERY_LOOK_SECONDS = 0.01
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class StreamEnd(Protocol):
+    """One side of a relay over a Twisted transport (see :class:`~monconn.forward.ends.End`).
+
+    Over TLS, which has no half-close, the end of the writing is sent as ``close_notify``;
+    what the peer still sends until its own is delivered.
+
+    :param side: which of the two.
+    :param clock: gives ``callLater``.
+    :param dial: begins to connect this protocol, if it is the backend's.
+    :param keepalive: whether the system is to ask a silent peer if it is still there.
+    """
+
+    transport: Any
+
+    def __init__(
+        self, side: Side, clock: Any, *, dial: Dial | None = None, keepalive: bool = True
+    ) -> None:
+        self.side = side
+        self.reports: Any = None
+        self._dial = dial
+        self._clock = clock
+        self._keepalive = keepalive
+        self._socket: NotingSocket | None = None
+        self._descriptor: Any = None
+        self._dialling: Deferred[Any] | None = None
+        self._early: list[bytes] = []
+        self._written = 0
+        self._eof = False
+        self._write_ended = False
+        self._leaving = False  # closing or resetting: nothing is reported but the end
+        self._gone = False
+
+    # -- the beginning
+
+    def dial(self) -> None:
+        """See :class:`~monconn.forward.ends.End`; until it stands, what is written is kept."""
+        assert self._dial is not None
+        self._dialling = self._dial(self)
+        self._dialling.addErrback(self._dial_failed)
+
+    def _dial_failed(self, failure: Failure) -> None:
+        self._dialling = None
+        self._gone = True
+        if self._leaving:
+            self.reports.gone(self)
+        else:
+            self.reports.connect_failed(self, _connect_reason(failure), failure.getErrorMessage())
+
+    def connectionMade(self) -> None:
+        """See :class:`IProtocol`."""
+        self._descriptor = descriptor_of(self.transport)
+        self._socket = note_errors(self._descriptor)
+        if self._socket is not None:
+            self._socket.keeps_last_words = not self._is_tls()
+        if ITCPTransport.providedBy(self.transport):
+            self._set_tcp_options()
+        self.transport.registerProducer(self, True)
+        self._stand()
+
+    def _set_tcp_options(self) -> None:
+        self.transport.setTcpNoDelay(True)
+        if self._keepalive and self._socket is not None:
+            keep_alive(self._socket)
+
+    def _stand(self) -> None:
+        self._dialling = None
+        early, self._early = b"".join(self._early), []
+        self.reports.connected(self)
+        if len(early) > EARLY_BYTES:
+            self.reports.drained(self)
+        self.transport.write(early)  # which may report that we are filled again
+        if self._write_ended:
+            self._send_end()
+
+    def _is_tls(self) -> bool:
+        return bool(ISSLTransport.providedBy(self.transport))
+
+    # -- what the relay asks
+
+    def pause(self) -> None:
+        """See :class:`~monconn.forward.ends.End`."""
+        if not (self._eof or self._leaving or self._gone):
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """See :class:`~monconn.forward.ends.End`."""
+        # To resume after the end of input would have Twisted report that end again.
+        if not (self._eof or self._leaving or self._gone):
+            self.transport.resumeProducing()
+
+    def write(self, data: bytes) -> None:
+        """See :class:`~monconn.forward.ends.End`."""
+        self._written += len(data)
+        if self.transport is not None:
+            self.transport.write(data)
+        elif not self._gone:
+            self._early.append(data)
+            if self._written > EARLY_BYTES:
+                self.reports.filled(self)
+
+    def end_writing(self) -> None:
+        """See :class:`~monconn.forward.ends.End`."""
+        if self._write_ended or self._gone:
+            return
+        self._write_ended = True
+        if self.transport is not None:
+            self._send_end()
+
+    def _send_end(self) -> None:
+        # With a producer registered that is paused, Twisted would never send the end.
+        self.transport.unregisterProducer()
+        if self._is_tls():
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+
+    def close(self) -> None:
+        """See :class:`~monconn.forward.ends.End`."""
+        if self._leave():
+            return
+        self._stop_keeping()
+        if self._eof:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+        else:
+            # Closed with bytes unread, a socket sends a reset, which could overtake what
+            # the peer has yet to read: so read on, and forget, until the peer has ended.
+            self.end_writing()
+            self.transport.resumeProducing()
+
+    def reset(self) -> None:
+        """See :class:`~monconn.forward.ends.End`."""
+        if self._leave():
+            return
+        self._stop_keeping()
+        self.transport.unregisterProducer()
+        self.transport.pauseProducing()
+        self._reset_once_delivered()
+
+    def _reset_once_delivered(self) -> None:
+        if self._gone:
+            return
+        if self.waiting() or self._unacknowledged():
+            self._clock.callLater(DELIVERY_LOOK_SECONDS, self._reset_once_delivered)
+        else:
+            self.transport.abortConnection()
+
+    def _unacknowledged(self) -> int:
+        # A UNIX socket's reader gets what was sent even once the sender is closed.
+        if self._socket is None or not ITCPTransport.providedBy(self.transport):
+            return 0
+        return unacknowledged_bytes(self._socket)
+
+    def abort(self) -> None:
+        """See :class:`~monconn.forward.ends.End`."""
+        if self._gone:
+            return
+        self._leaving = True
+        if self.transport is None:
+            self._give_up_dialling()
+        else:
+            self._stop_keeping()
+            self.transport.abortConnection()
+
+    def _leave(self) -> bool:
+        """Note that we leave; True if there is no more to do for it."""
+        if self._leaving or self._gone:
+            return True
+        self._leaving = True
+        if self.transport is None:
+            self._give_up_dialling()
+            return True
+        return False
+
+    def _give_up_dialling(self) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+        elif not self._gone:  # it was never dialled
+            self._gone = True
+            self.reports.gone(self)
+
+    def _stop_keeping(self) -> None:
+        if self._socket is not None:
+            self._socket.keeps_last_words = False
+
+    def waiting(self) -> int:
+        """See :class:`~monconn.forward.ends.End`."""
+        return 0 if self._gone else waiting_bytes(self._descriptor)
+
+    def delivered(self) -> int:
+        """See :class:`~monconn.forward.ends.End`."""
+        return self._written - self.waiting()
+
+    # -- what the transport tells
+
+    def dataReceived(self, data: bytes) -> None:
+        """See :class:`IProtocol`."""
+        if not self._leaving:
+            self.reports.data(self, data)
+
+    def pauseProducing(self) -> None:
+        """See :class:`IPushProducer`: our transport's buffer is full."""
+        self.reports.filled(self)
+
+    def resumeProducing(self) -> None:
+        """See :class:`IPushProducer`: our transport's buffer is empty."""
+        self.reports.drained(self)
+
+    def stopProducing(self) -> None:
+        """See :class:`IPushProducer`; ``connectionLost`` follows."""
+
+    def readConnectionLost(self) -> None:
+        """See :class:`IHalfCloseableProtocol`."""
+        if self._eof:
+            return
+        self._eof = True
+        if self._leaving:
+            self.transport.loseConnection()
+        else:
+            self.reports.eof(self)
+
+    def writeConnectionLost(self) -> None:
+        """See :class:`IHalfCloseableProtocol`; we have asked for it ourselves."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`IProtocol`."""
+        how = self._how_it_ended(reason)
+        if self._socket is not None and self._socket.last_words:
+            self.dataReceived(self._socket.last_words)
+        self._gone = True
+        if how is not None:
+            self.reports.broken(self, how, self._words_for(reason))
+            return
+        if not (self._eof or self._leaving):  # over TLS an end is a whole end
+            self._eof = True
+            self.reports.eof(self)
+        self.reports.gone(self)
+
+    def _how_it_ended(self, reason: Failure) -> SideEnd | None:
+        """How the connection broke; None if it was closed in order."""
+        if reason.check(error.ConnectionDone, error.ConnectionAborted):
+            return None
+        if not reason.check(error.ConnectionLost):
+            return "none"
+        if self._socket is not None and self._socket.error_number:
+            return end_by_errno(self._socket.error_number)
+        # A peer that ends its TCP without TLS's close_notify: many do.
+        return None if self._is_tls() else "reset"
+
+    def _words_for(self, reason: Failure) -> str:
+        if self._socket is not None and self._socket.error_number:
+            return errno.errorcode.get(self._socket.error_number, "")
+        return "" if reason.check(error.ConnectionLost) else reason.getErrorMessage()
+
+
+def _connect_reason(failure: Failure) -> Reason:
+    if failure.check(error.ConnectionRefusedError):
+        return "backend_refused"
+    if failure.check(error.TimeoutError):
+        return "connect_timeout"
+    return "backend_unreachable"

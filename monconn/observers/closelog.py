@@ -1,0 +1,91 @@
+"""One readable line in the log for each connection that ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from twisted.logger import Logger
+
+from monconn.core.interfaces import Observer
+from monconn.core.record import ConnectionRecord
+from monconn.units import format_bytes, format_duration
+
+LINES_A_SECOND = 50
+
+
+class CloseLog(Observer):
+    """Says who, how long, how much and why; under load, one line a second sums it up.
+
+    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    """
+
+    _log = Logger(namespace="monconn")
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._second = 0
+        self._lines = 0
+        self._summed: Counter[str] = Counter()
+        self._summed_bytes = [0, 0]
+        self._timer: Any = None
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.closed`."""
+        if self._has_room():
+            self._log.info(
+                "{service}: {client} {reason} after {duration}, up {up}, down {down}{detail}",
+                service=record.service,
+                client=record.client,
+                reason=record.reason,
+                duration=format_duration(record.age_seconds(record.opened)),
+                up=format_bytes(record.up),
+                down=format_bytes(record.down),
+                detail=f" ({record.detail})" if record.detail else "",
+            )
+        else:
+            self._sum_up(str(record.reason), record.up, record.down)
+
+    def refused(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.refused`."""
+        if self._has_room():
+            self._log.info(
+                "{service}: {client} refused: {refusal}",
+                service=record.service,
+                client=record.client,
+                refusal=record.refusal,
+            )
+        else:
+            self._sum_up(f"refused: {record.refusal}", 0, 0)
+
+    def _has_room(self) -> bool:
+        second = int(self._clock.seconds())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        return self._lines <= LINES_A_SECOND
+
+    def _sum_up(self, what: str, up: int, down: int) -> None:
+        self._summed[what] += 1
+        self._summed_bytes[0] += up
+        self._summed_bytes[1] += down
+        if self._timer is None:
+            self._timer = self._clock.callLater(1.0, self.flush)
+
+    def flush(self) -> None:
+        """Write the line that sums up, if there is anything to sum up."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if not self._summed:
+            return
+        up, down = self._summed_bytes
+        self._log.info(
+            "{count} more connections ended, up {up}, down {down}: {reasons}",
+            count=sum(self._summed.values()),
+            up=format_bytes(up),
+            down=format_bytes(down),
+            reasons=", ".join(f"{count} {what}" for what, count in self._summed.most_common()),
+        )
+        self._summed.clear()
+        self._summed_bytes = [0, 0]

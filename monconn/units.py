@@ -1,0 +1,135 @@
+"""Durations and sizes, as people write and read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+
+from monconn.errors import UnitError, shown
+
+_SECONDS = {
+    "d": Fraction(86400),
+    "h": Fraction(3600),
+    "m": Fraction(60),
+    "s": Fraction(1),
+    "ms": Fraction(1, 1000),
+}
+_BYTES = {
+    "": 1,
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
+    **{letter: 1024**power for power, letter in enumerate("kmgt", 1)},
+}
+_BINARY_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_LONGEST_SECONDS = 36525 * 86400  # a century: more is a slip of the pen
+_MOST_BYTES = 2**63 - 1
+
+_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
+_PLAIN = re.compile(_NUMBER)
+_PART = re.compile(rf"({_NUMBER})\s*(ms|[dhms])\s*")
+_SIZE = re.compile(rf"({_NUMBER})\s*([A-Za-z]*)")
+
+
+def parse_duration(value: int | float | str) -> float:
+    """Seconds from a number of them or from a text such as 15, 1.5s, 500ms, 15m or 1h30m.
+
+    :raises UnitError: for anything else, for what is negative or longer than a century.
+    """
+    if isinstance(value, str):
+        seconds = _seconds_from_text(value)
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UnitError(_not_a_duration(type(value).__name__))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UnitError(_not_a_duration(str(value)))
+    else:
+        seconds = Fraction(value)
+    if not 0 <= seconds <= _LONGEST_SECONDS:
+        raise UnitError("must be 0 or more seconds, and at most a hundred years")
+    return float(seconds)
+
+
+def parse_size(value: int | str) -> int:
+    """Bytes from a number of them or from a text such as 64KiB, 64K (the same) or 64kB (64000).
+
+    :raises UnitError: for anything else, for what is negative or past 2**63 - 1.
+    """
+    if isinstance(value, str):
+        size = _bytes_from_text(value)
+    elif isinstance(value, bool) or not isinstance(value, int):
+        raise UnitError(_not_a_size(type(value).__name__))
+    else:
+        size = value
+    if not 0 <= size <= _MOST_BYTES:
+        raise UnitError("must be 0 or more bytes, and at most 8388607 TiB")
+    return size
+
+
+def format_duration(seconds: float) -> str:
+    """Short and readable, with two units at most: 0.35s, 12.3s, 4m05s, 2h03m, 3d04h."""
+    if not math.isfinite(seconds):
+        return str(seconds)
+    if seconds < 0:
+        return f"-{format_duration(-seconds)}"
+    if round(seconds, 2) < 10:
+        return f"{seconds:.2f}s"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f}s"
+    # Each step is rounded before it is chosen, so that 3599.7 becomes 1h00m and never 60m00s.
+    for small_seconds, large, small in ((1, "m", "s"), (60, "h", "m")):
+        count = round(seconds / small_seconds)
+        if count < (3600 if small == "s" else 24 * 60):
+            return f"{count // 60}{large}{count % 60:02}{small}"
+    hours = round(seconds / 3600)
+    return f"{hours // 24}d{hours % 24:02}h"
+
+
+def format_bytes(count: int) -> str:
+    """Short and readable, in powers of 1024: 0 B, 812 B, 1.2 KiB, 34.0 MiB."""
+    if count < 0:
+        return f"-{format_bytes(-count)}"
+    if count < 1024:
+        return f"{count} B"
+    # Integers only: a float would overflow, and would lose bytes before that.
+    power = min((count.bit_length() - 1) // 10, len(_BINARY_UNITS))
+    unit_bytes = 1024**power
+    tenths = (count * 10 + unit_bytes // 2) // unit_bytes
+    if tenths == 10240 and power < len(_BINARY_UNITS):
+        return format_bytes(1024 * unit_bytes)  # 1023.96 KiB is 1.0 MiB
+    return f"{tenths // 10}.{tenths % 10} {_BINARY_UNITS[power - 1]}"
+
+
+def _seconds_from_text(text: str) -> Fraction:
+    rest = text.strip()
+    if _PLAIN.fullmatch(rest):
+        return Fraction(rest)
+    seconds, units = Fraction(0), list(_SECONDS)
+    while rest:
+        part = _PART.match(rest)
+        if part is None or part[2] not in units:
+            break
+        seconds += Fraction(part[1]) * _SECONDS[part[2]]
+        # Only smaller units may follow, which also ends the loop.
+        units = units[units.index(part[2]) + 1 :]
+        rest = rest[part.end() :]
+    if rest or not text.strip():
+        raise UnitError(_not_a_duration(shown(text)))
+    return seconds
+
+
+def _bytes_from_text(text: str) -> int:
+    size = _SIZE.fullmatch(text.strip())
+    factor = _BYTES.get(size[2].lower()) if size else None
+    if size is None or factor is None:
+        raise UnitError(_not_a_size(shown(text)))
+    exact: Fraction = Fraction(size[1]) * factor
+    return round(exact)
+
+
+def _not_a_duration(what: str) -> str:
+    return f"must be a number of seconds or a text like 500ms, 15m or 1h30m, not {what}"
+
+
+def _not_a_size(what: str) -> str:
+    return f"must be a number of bytes or a text like 64KiB, 10MB or 1GiB, not {what}"

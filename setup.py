@@ -1,0 +1,93 @@
+"""How monconn is built and installed; `make` does it for you."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    """Read the version without importing the package, whose dependencies may be missing."""
+    text = (HERE / "monconn" / "_version.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("monconn/_version.py does not say __version__")
+    return found[1]
+
+
+def readme() -> str:
+    path = HERE / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+# .ci/lowest.txt pins each of these lower bounds, and `make test-lowest` runs the tests with them.
+# They are the oldest releases that have wheels for every Python that we support.
+MANHOLE = ["Twisted[conch]>=24.11.0"]
+TUI = ["textual>=1.0.0"]
+TEST = [
+    *MANHOLE,
+    "pytest>=8.2.0",
+    "pytest-twisted>=1.14.3",
+    "hypothesis>=6.100.0",
+    "setuptools>=70.1.0",  # tests/test_packaging.py builds a wheel
+]
+
+setup(
+    name="monconn",
+    version=version(),
+    description="Watch TCP connections: a forwarder, and a monitor around any Twisted factory",
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    author="The monconn developers",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords="tcp proxy forwarder monitor twisted",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Framework :: Twisted",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: System :: Networking :: Monitoring",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.10",
+    # twisted.plugins is a folder without __init__.py: it adds a file to Twisted's own package.
+    packages=[*find_packages(include=["monconn", "monconn.*"]), "twisted.plugins"],
+    # Makes an editable install write a .pth file; setuptools' import hook would hide the plugin.
+    package_dir={"": "."},
+    package_data={"monconn": ["py.typed"]},
+    install_requires=[
+        "Twisted[tls]>=24.11.0",
+        "zope.interface>=7.1.0",
+        "attrs>=23.2.0",
+        "cattrs>=24.1.0",
+        "PyYAML>=6.0.2",
+        "click>=8.2.1",
+        "rich>=13.7.1",
+    ],
+    extras_require={
+        "manhole": MANHOLE,
+        "tui": TUI,
+        "all": [*MANHOLE, *TUI],
+        "test": TEST,
+        # Linters are pinned to a release line: a new rule is no reason for a red build.
+        "dev": [
+            *TEST,
+            "build>=1.2",
+            "mypy~=2.4.0",
+            "mypy-zope~=1.0.17",
+            "ruff~=0.17.6",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["monconn = monconn.cli.main:main"]},
+)

@@ -1,0 +1,153 @@
+"""What a user gets from pip: the wheel's contents, and a plugin that Twisted finds."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterator
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PLUGIN = "twisted/plugins/monconn_plugin.py"
+BUILD_INPUTS = ["setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"]
+
+# Prints the file that the plugin came from, if Twisted lists our service maker.
+FIND_PLUGIN = """
+from twisted.application.service import IServiceMaker
+from twisted.plugin import getPlugins
+makers = [maker for maker in getPlugins(IServiceMaker) if maker.tapname == "monconn"]
+assert len(makers) == 1, f"Twisted lists {len(makers)} plugins with the tapname monconn"
+import twisted.plugins.monconn_plugin
+print(twisted.plugins.monconn_plugin.__file__)
+"""
+
+
+def run_python(*arguments: str, cwd: Path, **environment: str) -> str:
+    """Run this environment's Python apart from the repository; return what it printed.
+
+    :param environment: variables beside ours, of which those for Python are left out.
+    """
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=inherited | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{arguments}:\n{done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel made from a copy of the sources: a build leaves files beside setup.py."""
+    tmp = tmp_path_factory.mktemp("wheel")
+    source = tmp / "source"
+    source.mkdir()
+    for name in BUILD_INPUTS:
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    for folder in ("monconn", "twisted"):
+        ignore = shutil.ignore_patterns("__pycache__", "dropin.cache")
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
+    pip_wheel = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    run_python(*pip_wheel, "--wheel-dir", str(tmp), str(source), cwd=tmp)
+    (path,) = tmp.glob("monconn-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def read(wheel: Path, file_name: str) -> str:
+    """The text of a file in the wheel's ``.dist-info``."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(f".dist-info/{file_name}")]
+        return archive.read(name).decode()
+
+
+def modules(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*.py"):
+        yield path.relative_to(folder.parent).as_posix()
+
+
+def test_wheel_holds_every_module(names: list[str]) -> None:
+    """A folder without ``__init__.py`` would be left out silently."""
+    in_wheel = {name for name in names if name.startswith("monconn/") and name.endswith(".py")}
+    assert in_wheel == set(modules(ROOT / "monconn"))
+
+
+def test_wheel_holds_the_plugin(names: list[str]) -> None:
+    assert PLUGIN in names
+
+
+def test_wheel_does_not_replace_twisted(names: list[str]) -> None:
+    """An ``__init__.py`` of ours would overwrite the one of Twisted."""
+    assert [name for name in names if name.startswith("twisted/")] == [PLUGIN]
+
+
+def test_wheel_holds_nothing_else(names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"monconn", "twisted"}
+
+
+def test_wheel_is_typed(names: list[str]) -> None:
+    assert "monconn/py.typed" in names
+
+
+def test_wheel_has_the_command(wheel: Path) -> None:
+    entry_points = configparser.ConfigParser()
+    entry_points.read_string(read(wheel, "entry_points.txt"))
+    assert dict(entry_points["console_scripts"]) == {"monconn": "monconn.cli.main:main"}
+
+
+def test_lowest_versions_are_the_ones_tested(wheel: Path) -> None:
+    """Every lower bound that a user sees is a pin of ``.ci/lowest.txt``."""
+    pins = {}
+    for line in (ROOT / ".ci" / "lowest.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            pins[canonicalize_name(name)] = version
+
+    checked = set()
+    for text in Parser().parsestr(read(wheel, "METADATA")).get_all("Requires-Dist"):
+        requirement = Requirement(text)
+        name, marker = canonicalize_name(requirement.name), requirement.marker
+        # The linters of "dev" are not for users.
+        if marker and not any(marker.evaluate({"extra": extra}) for extra in ("all", "test")):
+            continue
+        assert str(requirement.specifier) == f">={pins.get(name)}", text
+        checked.add(name)
+    assert {"twisted", "textual", "pytest"} <= checked
+
+
+def test_installed_wheel_shows_the_plugin(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    pip_install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    run_python(*pip_install, "--target", str(target), str(wheel), cwd=tmp_path)
+
+    # -S reads no .pth file, so that the editable install cannot stand in for the wheel.
+    path = os.pathsep.join([str(target), sysconfig.get_path("purelib")])
+    found = run_python("-S", "-c", FIND_PLUGIN, cwd=tmp_path, PYTHONPATH=path)
+    assert found == str(target / PLUGIN)
+
+
+def test_editable_install_shows_the_plugin(tmp_path: Path) -> None:
+    """As `make test` installs it; setuptools' import hook would hide the plugin."""
+    assert run_python("-c", FIND_PLUGIN, cwd=tmp_path) == str(ROOT / PLUGIN)

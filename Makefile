@@ -52,13 +52,14 @@ format: $(VENV)/.has-dev ## format the code and mend what the linter can
 build: $(VENV)/.has-dev ## make a wheel and a source archive in dist/
 	@echo "monconn: building dist/"
 	@rm -rf build dist
-	@$(VENV)/bin/python -m build >build.log 2>&1 || { cat build.log; exit 1; }
-	@rm -rf build build.log && ls dist
+	@output=$$($(VENV)/bin/python -m build 2>&1) || { echo "$$output"; exit 1; }
+	@rm -rf build
+	@ls dist
 
 .PHONY: clean
 clean: ## remove the environments, caches and everything built
 	@echo "monconn: removing environments, caches and everything built"
-	@rm -rf .venv .venv-* build build.log dist *.egg-info
+	@rm -rf .venv .venv-* build dist *.egg-info
 	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache twisted/plugins/dropin.cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from typing import Union
 
 import attrs
 
@@ -49,8 +48,8 @@ class EndpointAddress:
         return self.description
 
 
-Address = Union[TcpAddress, UnixAddress, EndpointAddress]
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+Address = TcpAddress | UnixAddress | EndpointAddress
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @attrs.frozen

@@ -98,15 +98,16 @@ def load(path: str | os.PathLike[str]) -> Config:
     try:
         with Path(path).open("rb") as file:
             content = file.read(yamlmap.MAX_CHARACTERS + 1)
-        # A longer file is refused by its length; its last character may have been cut.
-        errors = "strict" if len(content) <= yamlmap.MAX_CHARACTERS else "replace"
-        text = content.decode("utf-8", errors)
     except OSError as error:
         raise _one_problem(source, f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise _one_problem(source, "is not a text in UTF-8", _line_at(error)) from None
     except ValueError:
         raise _one_problem(source, "cannot be read: a path has no NUL in it") from None
+    if len(content) > yamlmap.MAX_CHARACTERS:
+        raise _one_problem(source, yamlmap.TOO_BIG)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _one_problem(source, "is not a text in UTF-8", _line_at(error)) from None
     return parse(text, source)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Union
+from typing import Any
 
 import attrs
 import yaml
@@ -22,7 +22,7 @@ MAX_NODES = 100_000
 
 TOO_BIG = f"the file is too big: at most {MAX_CHARACTERS // 1024} KiB are read"
 
-Path = tuple[Union[str, int], ...]
+Path = tuple[str | int, ...]
 
 
 @attrs.frozen(eq=False)
@@ -51,7 +51,7 @@ class Mapping:
     lines: dict[str, int] = attrs.field(factory=dict)
 
 
-Node = Union[Scalar, Sequence, Mapping]
+Node = Scalar | Sequence | Mapping
 
 
 def read(text: str, source: str) -> tuple[Node | None, list[Problem]]:

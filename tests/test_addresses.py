@@ -1,0 +1,326 @@
+"""Addresses, pairs and networks as people write them."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from monconn.addresses import (
+    EndpointAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_backend,
+    parse_host,
+    parse_listen,
+    parse_network,
+    plain_ip,
+    split_pair,
+)
+from monconn.errors import AddressError
+
+LISTEN = [
+    (":80", TcpAddress("", 80)),
+    (":0", TcpAddress("", 0)),
+    (":65535", TcpAddress("", 65535)),
+    (" :80 ", TcpAddress("", 80)),
+    ("0.0.0.0:80", TcpAddress("0.0.0.0", 80)),
+    ("name:80", TcpAddress("name", 80)),
+    ("my_service-2.example.org.:80", TcpAddress("my_service-2.example.org.", 80)),
+    ("monconn:80", TcpAddress("monconn", 80)),
+    ("1a.2b:80", TcpAddress("1a.2b", 80)),
+    ("[::1]:80", TcpAddress("::1", 80)),
+    ("[::]:80", TcpAddress("::", 80)),
+    ("[2001:DB8:0:0::1]:80", TcpAddress("2001:db8::1", 80)),
+    ("[fe80::1%eth0]:80", TcpAddress("fe80::1%eth0", 80)),
+    ("[::ffff:10.0.0.1]:80", TcpAddress("10.0.0.1", 80)),
+    ("tcp:8080", TcpAddress("0.0.0.0", 8080)),
+    ("TCP:8080", TcpAddress("0.0.0.0", 8080)),
+    ("tcp:port=80", TcpAddress("0.0.0.0", 80)),
+    ("tcp:8080:interface=127.0.0.1", TcpAddress("127.0.0.1", 8080)),
+    ("tcp:8080:127.0.0.1", TcpAddress("127.0.0.1", 8080)),
+    ("tcp:interface=127.0.0.1:port=0", TcpAddress("127.0.0.1", 0)),
+    (r"tcp:80:interface=\:\:1", TcpAddress("::1", 80)),
+    ("tcp6:80", TcpAddress("::", 80)),
+    (r"tcp6:80:interface=\:\:1", TcpAddress("::1", 80)),
+    ("tcp:80:backlog=5", EndpointAddress("tcp:80:backlog=5")),
+    ("tcp:80:127.0.0.1:5", EndpointAddress("tcp:80:127.0.0.1:5")),
+    ("unix:/run/web.sock", UnixAddress("/run/web.sock")),
+    ("unix:web.sock", UnixAddress("web.sock")),
+    ("unix:/run/web.sock:mode=600", UnixAddress("/run/web.sock", 0o600)),
+    ("unix:address=/run/web.sock:mode=0660", UnixAddress("/run/web.sock", 0o660)),
+    ("unix:mode=600:address=/run/web.sock", UnixAddress("/run/web.sock", 0o600)),
+    ("unix:/run/a=b", UnixAddress("/run/a=b")),
+    (r"unix:/run/a\:b", UnixAddress("/run/a:b")),
+    ("unix:" + "a" * 107, UnixAddress("a" * 107)),
+    ("unix:/run/w:lockfile=0", EndpointAddress("unix:/run/w:lockfile=0")),
+    ("ssl:443", EndpointAddress("ssl:443")),
+    ("ssl:443:privateKey=k.pem", EndpointAddress("ssl:443:privateKey=k.pem")),
+    ("tls:/etc/keys:443", EndpointAddress("tls:/etc/keys:443")),
+    ("systemd:domain=INET:index=0", EndpointAddress("systemd:domain=INET:index=0")),
+    ("haproxy:tcp:80", EndpointAddress("haproxy:tcp:80")),
+    ("onion:public_port=80", EndpointAddress("onion:public_port=80")),
+]
+
+BACKEND = [
+    (":80", TcpAddress("127.0.0.1", 80)),
+    ("10.0.0.5:80", TcpAddress("10.0.0.5", 80)),
+    ("[::1]:80", TcpAddress("::1", 80)),
+    ("tcp:web:80", TcpAddress("web", 80)),
+    ("tcp:host=web:port=80", TcpAddress("web", 80)),
+    ("tcp:host=web:80", TcpAddress("web", 80)),
+    ("tcp:web:port=80", TcpAddress("web", 80)),
+    (r"tcp:\:\:1:80", TcpAddress("::1", 80)),
+    ("tcp:web:80:timeout=3", EndpointAddress("tcp:web:80:timeout=3")),
+    ("tcp:web:80:bindAddress=10.0.0.1", EndpointAddress("tcp:web:80:bindAddress=10.0.0.1")),
+    ("tcp6:web:80", EndpointAddress("tcp6:web:80")),
+    ("tls:web:443", EndpointAddress("tls:web:443")),
+    ("unix:/run/web.sock", UnixAddress("/run/web.sock")),
+    ("unix:path=/run/web.sock", UnixAddress("/run/web.sock")),
+]
+
+# What is wrong on either side, and words that its message must have.
+WRONG = [
+    ("", "empty"),
+    ("  ", "empty"),
+    ("80", "colon before it: :80"),
+    ("web", "no port"),
+    ("web:", "must be a number"),
+    ("web:80a", "must be a number"),
+    ("web:-1", "must be a number"),
+    ("web:+80", "must be a number"),
+    ("web: 80", "must be a number"),
+    ("web:\u0668\u0660", "must be a number"),
+    (":65536", "65535"),
+    (":" + "9" * 50, "65535"),
+    ("300.1.2.3:80", "neither an IP address nor a host name"),
+    ("1.2.3:80", "neither an IP address nor a host name"),
+    ("22:22", "neither an IP address nor a host name"),
+    ("010.0.0.1:80", "neither an IP address nor a host name"),
+    ("-web:80", "neither an IP address nor a host name"),
+    ("a..b:80", "neither an IP address nor a host name"),
+    ("w eb:80", "neither an IP address nor a host name"),
+    ("a" * 64 + ":80", "neither an IP address nor a host name"),
+    ("a." * 127 + "a:80", "neither an IP address nor a host name"),
+    ("::1:80", "write [::1]:80"),
+    ("fe80::1%eth0:80", "write [fe80::1%eth0]:80"),
+    ("2001:db8::a", "write [2001:db8::a]:80"),
+    ("a:b:c", "too many colons"),
+    ("a:b:80", "too many colons"),
+    ("[::1]", "no port"),
+    ("[::1", "not an IPv6 address"),
+    ("[::1]x:80", "not an IPv6 address"),
+    ("[::g]:80", "not an IPv6 address"),
+    ("[::1%e th]:80", "not an IPv6 address"),
+    ("[127.0.0.1]:80", "brackets are for IPv6"),
+    ("http://web:80", "is a URL"),
+    ("unix:", "path is missing"),
+    ("unix:mode=600", "path is missing"),
+    ("unix:" + "a" * 108, "at most 107"),
+    ("unix:" + "é" * 54, "at most 107"),
+    ("unix:/a\0b", "NUL"),
+    ("unix:/a\ud800", "cannot be a path"),
+    ("unix:/run/a:b", r"\:"),
+    ("tcp:", "port"),
+    ("tcp:port=x", "port"),
+    ("ssl:a\\", "backslash"),
+    ("x" * 5000, "too long"),
+]
+
+WRONG_TO_LISTEN_ON = [
+    ("*:80", ":80"),
+    ("unix:/run/w:mode=999", "octal"),
+    ("unix:/run/w:mode=6", "octal"),
+    ("tcp:interface=127.0.0.1", "no port"),
+    ("tcp:80:interface=1.2.3", "neither"),
+    ("tcp6:80:interface=127.0.0.1", "not an IPv6 address"),
+]
+
+WRONG_TO_CONNECT_TO = [
+    (":0", "from 1 to 65535"),
+    ("*:80", "neither"),
+    ("tcp:web", "no port"),
+    ("tcp:host=:port=80", "neither"),
+    ("unix:/run/w:mode=600", "mode= is for a socket to listen on"),
+]
+
+
+@pytest.mark.parametrize(("text", "address"), LISTEN)
+def test_listen(text, address):
+    assert parse_listen(text) == address
+
+
+@pytest.mark.parametrize(("text", "address"), BACKEND)
+def test_backend(text, address):
+    assert parse_backend(text) == address
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_LISTEN_ON)
+def test_wrong_to_listen_on(text, words):
+    with pytest.raises(AddressError) as caught:
+        parse_listen(text)
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_CONNECT_TO)
+def test_wrong_to_connect_to(text, words):
+    with pytest.raises(AddressError) as caught:
+        parse_backend(text)
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def refusal(parse, text) -> str | None:
+    """What is said of a text that is refused, and None of one that is taken."""
+    try:
+        parse(text)
+    except AddressError as error:
+        return str(error)
+    return None
+
+
+texts = st.text() | st.text(alphabet="[]:=.%\\/*01afgtcpunix6", max_size=30)
+
+
+either_side = st.sampled_from([parse_listen, parse_backend])
+
+
+@given(parse=either_side, text=texts)
+def test_a_refusal_is_always_in_words(parse, text):
+    message = refusal(parse, text)
+    assert message is None or (message and message.isprintable())
+
+
+names = st.from_regex(r"[a-z][a-z0-9_-]{0,9}[a-z0-9](\.[a-z]{2,5}\.?)?", fullmatch=True)
+ips = st.ip_addresses().map(lambda ip: plain_ip(str(ip)))
+
+
+@given(parse=either_side, host=ips | names, port=st.integers(1, 65535))
+def test_every_host_and_port_read_back_as_they_are_shown(parse, host, port):
+    assume(host not in ("ssl", "tls", "tcp", "unix", "stdio", "systemd", "haproxy", "tcp6"))
+    address = TcpAddress(host, port)
+    assert parse(str(address)) == address
+
+
+paths = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=25)
+
+
+@given(path=paths, mode=st.none() | st.integers(0, 0o777))
+def test_every_path_reads_back_as_it_is_shown(path, mode):
+    assume(path == path.strip())
+    address = UnixAddress(path, mode)
+    assert parse_listen(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        (":80=10.0.0.5:80", (":80", "10.0.0.5:80")),
+        (" :80 = :90 ", (":80", ":90")),
+        ("unix:/a=b=:80", ("unix:/a=b", ":80")),
+        (":80=unix:/a=b", (":80", "unix:/a=b")),
+        ("tcp:port=80=:90", ("tcp:port=80", ":90")),
+        # Neither split has two good sides: the first one is taken, to be complained of later.
+        ("a=b=c", ("a", "b=c")),
+        (":80=:99999", (":80", ":99999")),
+    ],
+)
+def test_split_pair(text, pair):
+    assert split_pair(text) == pair
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no '='"),
+        (":80", "no '='"),
+        (":22=", "the backend is missing"),
+        (":22= ", "the backend is missing"),
+        ("=:22", "the address to listen on is missing"),
+        ("=", "the address to listen on is missing"),
+    ],
+)
+def test_no_pair(text, words):
+    with pytest.raises(AddressError) as caught:
+        split_pair(text)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [("::1", "::1"), ("[::1]", "::1"), ("0:0::1", "::1"), ("10.0.0.1", "10.0.0.1"), ("a", "a")],
+)
+def test_host(text, host):
+    assert parse_host(text) == host
+
+
+@pytest.mark.parametrize(
+    ("ip", "plain"),
+    [
+        ("1.2.3.4", "1.2.3.4"),
+        ("::ffff:1.2.3.4", "1.2.3.4"),
+        ("::FFFF:1.2.3.4", "1.2.3.4"),
+        ("::ffff:102:304", "1.2.3.4"),
+        ("::FFFF:102:304", "1.2.3.4"),
+        ("0:0:0:0:0:ffff:1.2.3.4", "1.2.3.4"),
+        ("::1", "::1"),
+        ("2001:DB8::1", "2001:DB8::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("2001:ffff::1", "2001:ffff::1"),
+        ("::ffff:1.2.3.999", "::ffff:1.2.3.999"),
+        ("::ffff:1.2.3.04", "::ffff:1.2.3.04"),
+        ("", ""),
+        ("a:b", "a:b"),
+    ],
+)
+def test_plain_ip(ip, plain):
+    assert plain_ip(ip) == plain
+
+
+@given(ip=st.ip_addresses(v=4))
+def test_every_mapped_address_is_shown_plain(ip):
+    assert plain_ip(f"::ffff:{ip}") == plain_ip(str(ip)) == str(ip)
+
+
+@given(text=texts | st.ip_addresses(v=6).map(str))
+def test_plain_ip_leaves_all_others_alone(text):
+    assume("ffff" not in text.lower())
+    assert plain_ip(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("10.1.2.3", "10.1.2.3/32"),
+        (" 10.1.2.3 ", "10.1.2.3/32"),
+        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("10.0.0.0/255.0.0.0", "10.0.0.0/8"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("::1", "::1/128"),
+        ("2001:db8::1/32", "2001:db8::/32"),
+        ("::/0", "::/0"),
+        ("::ffff:1.2.3.4", "1.2.3.4/32"),
+        ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::ffff:0:0/95", "::fffe:0:0/95"),
+    ],
+)
+def test_network(text, network):
+    assert parse_network(text) == ipaddress.ip_network(network)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "10.0.0.0/33", "10.0.0.0/", "web", "1.2.3.4:80", "[::1]", "fe80::1%eth0"]
+)
+def test_no_network(text):
+    with pytest.raises(AddressError, match="neither an IP address nor a network"):
+        parse_network(text)
+
+
+@given(text=texts)
+def test_network_never_raises_anything_else(text):
+    message = refusal(parse_network, text)
+    assert message is None or message.isprintable()

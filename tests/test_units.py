@@ -1,0 +1,199 @@
+"""Durations and sizes: what is read, what is refused, and how they are shown."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monconn.errors import UnitError
+from monconn.units import format_bytes, format_duration, parse_duration, parse_size
+
+KIB = 1024
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (0, 0.0),
+        (15, 15.0),
+        (1.5, 1.5),
+        ("15", 15.0),
+        (" 1.5 ", 1.5),
+        ("15s", 15.0),
+        ("15m", 900.0),
+        ("2h", 7200.0),
+        ("1d", 86400.0),
+        ("500ms", 0.5),
+        ("0.1s", 0.1),
+        ("1.5h", 5400.0),
+        ("1h30m", 5400.0),
+        ("1h 30m", 5400.0),
+        ("1d2h3m4s5ms", 93784.005),
+        ("36525d", 36525 * 86400.0),
+    ],
+)
+def test_duration(value, seconds):
+    assert parse_duration(value) == seconds
+    assert isinstance(parse_duration(value), float)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", " ", "s", "m15", "15x", "15 minutes", "1h1h", "30m1h", "1h30", "-1", "-1s", "+1"),
+        *("1,5", "1e3", "nan", "inf", ".5", "1.", "\u0661s", "1" * 400, "36525d1ms", "1h\0", "1_0"),
+        *(-1, -0.001, math.nan, math.inf, -math.inf, 10**400, 1e300, True, False, None, [], b"1"),
+    ],
+)
+def test_no_duration(value):
+    with pytest.raises(UnitError) as caught:
+        parse_duration(value)
+    assert str(caught.value).startswith("must be ")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (0, 0),
+        (65536, 65536),
+        ("65536", 65536),
+        ("512B", 512),
+        ("64KiB", 64 * KIB),
+        ("64K", 64 * KIB),
+        ("64k", 64 * KIB),
+        ("64kB", 64000),
+        ("64KB", 64000),
+        ("10 MB", 10_000_000),
+        ("1.5MiB", 3 * 512 * KIB),
+        ("1GiB", KIB**3),
+        ("2G", 2 * KIB**3),
+        ("1TiB", KIB**4),
+        (2**63 - 1, 2**63 - 1),
+    ],
+)
+def test_size(value, size):
+    assert parse_size(value) == size
+    assert isinstance(parse_size(value), int)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", " ", "KiB", "1 XB", "1KiBs", "-1", "-1K", "1e3", "1,5K", "1" * 30, "9000000TiB"),
+        *(-1, 1.0, math.nan, 2**63, True, None, []),
+    ],
+)
+def test_no_size(value):
+    with pytest.raises(UnitError) as caught:
+        parse_size(value)
+    assert str(caught.value).startswith("must be ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.00s"),
+        (0.35, "0.35s"),
+        (9.994, "9.99s"),
+        (9.996, "10.0s"),
+        (12.34, "12.3s"),
+        (59.94, "59.9s"),
+        (59.96, "1m00s"),
+        (245, "4m05s"),
+        (3599.4, "59m59s"),
+        (3599.6, "1h00m"),
+        (7380, "2h03m"),
+        (86399, "1d00h"),
+        (3 * 86400 + 4 * 3600, "3d04h"),
+        (400 * 86400, "400d00h"),
+        (-12.34, "-12.3s"),
+        (math.inf, "inf"),
+    ],
+)
+def test_shown_duration(seconds, text):
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (812, "812 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1229, "1.2 KiB"),
+        (1024 * 1024 - 1, "1.0 MiB"),
+        (34 * KIB**2, "34.0 MiB"),
+        (KIB**6, "1.0 EiB"),
+        (5000 * KIB**6, "5000.0 EiB"),
+        (-812, "-812 B"),
+    ],
+)
+def test_shown_bytes(count, text):
+    assert format_bytes(count) == text
+
+
+century = st.floats(0, 36524 * 86400)
+
+
+@given(seconds=century)
+def test_a_number_of_seconds_stays_what_it_is(seconds):
+    assert parse_duration(seconds) == seconds
+
+
+# Below each limit: the last digit shown, in seconds.
+STEPS = [(9.995, 0.01), (59.95, 0.1), (3599.5, 1), (86370, 60), (math.inf, 3600)]
+
+
+@given(seconds=st.floats(0, 36524 * 86400))
+def test_a_shown_duration_reads_back_nearly_the_same(seconds):
+    step = next(step for limit, step in STEPS if seconds < limit)
+    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, abs=step / 2 + 1e-6)
+
+
+@given(one=century, other=century)
+def test_longer_is_never_shown_as_shorter(one, other):
+    short, long = sorted([one, other])
+    assert parse_duration(format_duration(short)) <= parse_duration(format_duration(long))
+
+
+@given(seconds=st.floats())
+def test_every_float_is_shown(seconds):
+    assert format_duration(seconds)
+
+
+@given(count=st.integers(0, 2**49))
+def test_shown_bytes_read_back_nearly_the_same(count):
+    shown = format_bytes(count)
+    last_digit = parse_size("1" + shown.split()[1]) / 10
+    assert abs(parse_size(shown) - count) <= (last_digit / 2 + 1 if count >= 1024 else 0)
+
+
+@given(one=st.integers(0, 2**49), other=st.integers(0, 2**49))
+def test_more_bytes_are_never_shown_as_fewer(one, other):
+    few, many = sorted([one, other])
+    assert parse_size(format_bytes(few)) <= parse_size(format_bytes(many))
+
+
+@given(count=st.integers())
+def test_every_count_is_shown(count):
+    assert format_bytes(count).isprintable()
+
+
+@given(
+    parse=st.sampled_from([parse_duration, parse_size]),
+    text=st.text() | st.text(alphabet="0123456789.dhmskKiB ", max_size=12),
+)
+def test_a_text_is_read_or_refused(parse, text):
+    try:
+        value = parse(text)
+    except UnitError as error:
+        value, message = 0, str(error)
+    else:
+        message = "read"
+    assert value >= 0
+    assert message.isprintable()

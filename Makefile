@@ -56,6 +56,10 @@ build: $(VENV)/.has-dev ## make a wheel and a source archive in dist/
 	@rm -rf build
 	@ls dist
 
+.PHONY: bench
+bench: $(VENV)/.has-run ## measure monconn beside its peers, under 10 minutes; ARGS=--quick: under 2
+	@$(VENV)/bin/python benchmarks/run.py $(ARGS)
+
 .PHONY: clean
 clean: ## remove the environments, caches and everything built
 	@echo "monconn: removing environments, caches and everything built"

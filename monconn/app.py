@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -20,13 +24,14 @@ from monconn.core.monitor import Monitor
 from monconn.core.registry import Registry
 from monconn.core.timeouts import Deadlines, Timeouts
 from monconn.errors import ListenError
-from monconn.forward.accept import Listener, open_listener
+from monconn.forward.accept import PAUSES_SECONDS, Listener, open_listener
 from monconn.forward.dial import dialler
 from monconn.forward.forwarder import Forwarder
 from monconn.observers.closelog import CloseLog
 from monconn.observers.hexdump import HexDump
 
 _FLUSH_SECONDS = 1.0
+_PORT_0 = re.compile(r"(?<!\\):(port=)?0(?=:|$)")
 
 
 class App(MultiService):
@@ -35,14 +40,25 @@ class App(MultiService):
     :param config: what to run.
     :param reactor: the reactor to run on.
     :param registry: where to keep the monitors.
+    :param show: takes the text of hex dumps; called in a thread.
+    :param failed: told of a listener that failed only once the reactor ran.
     """
 
-    def __init__(self, config: Config, reactor: Any, registry: Registry | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        registry: Registry | None = None,
+        *,
+        show: Callable[[str], object] | None = None,
+        failed: Callable[[ListenError], object] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.registry = Registry() if registry is None else registry
         self._clock = MonotonicClock(reactor)
         self._close_log = CloseLog(self._clock)
-        self._hex_dump = HexDump(_write_to_stdout)
+        self._hex_dump = HexDump(show or _write_to_stdout)
+        self._has_listeners = False
         deadlines = Deadlines(self._clock)
         for service_config in config.services:
             monitor = self._monitor(service_config)
@@ -53,7 +69,10 @@ class App(MultiService):
                 deadlines,
                 keepalive=service_config.keepalive,
             )
-            ForwardService(service_config, monitor, forwarder, reactor).setServiceParent(self)
+            service = ForwardService(
+                service_config, monitor, forwarder, reactor, failed or _log_failure
+            )
+            service.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def _monitor(self, config: ServiceConfig) -> Monitor:
         monitor = self.registry.new(
@@ -75,15 +94,26 @@ class App(MultiService):
         :raises ListenError: one of them cannot be had.
         """
         try:
-            super().privilegedStartService()
+            super().privilegedStartService()  # type: ignore[no-untyped-call]
         except ListenError:
             for service in self:
                 service.close_listener()
             raise
+        self._has_listeners = True
+
+    def startService(self) -> None:
+        """See ``IService``: take clients.
+
+        :raises ListenError: a listener cannot be had; then none is left open.
+        """
+        if not self._has_listeners:  # twist knows no start with privileges
+            self.privilegedStartService()
+        super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> Deferred[Any]:
         """See ``IService``: fires when the last connection has ended."""
-        return super().stopService().addBoth(self._flush)
+        stopped: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
+        return stopped.addBoth(self._flush)
 
     def stop_now(self) -> None:
         """End every connection at once, as a second signal asks for."""
@@ -103,18 +133,25 @@ class ForwardService(Service):
     :param monitor: its monitor.
     :param forwarder: makes its relays.
     :param reactor: the reactor to run on.
+    :param failed: told of a listener that failed only once the reactor ran.
     """
 
-    _log = Logger(namespace="monconn")
+    _log = Logger()
 
     def __init__(
-        self, config: ServiceConfig, monitor: Monitor, forwarder: Forwarder, reactor: Any
+        self,
+        config: ServiceConfig,
+        monitor: Monitor,
+        forwarder: Forwarder,
+        reactor: Any,
+        failed: Callable[[ListenError], object],
     ) -> None:
-        self.setName(config.name)
+        self.setName(config.name)  # type: ignore[no-untyped-call]
         self._config = config
         self._monitor = monitor
         self._forwarder = forwarder
         self._reactor = reactor
+        self._failed = failed
         self._listener: Listener | None = None
         self._port: Any = None
 
@@ -135,23 +172,44 @@ class ForwardService(Service):
 
     def _listen_on_endpoint(self, address: EndpointAddress) -> None:
         self._monitor.rules.when_full = "refuse"  # a foreign endpoint cannot be held back
+        for pause in (*PAUSES_SECONDS, None):
+            failure = self._try_endpoint(address)
+            if failure is None:
+                return
+            if pause is None or not failure.check(CannotListenError):
+                raise _listen_error(address, failure)
+            time.sleep(pause)
+
+    def _try_endpoint(self, address: EndpointAddress) -> Failure | None:
+        """Begin to listen; what fails at once is returned, what fails later is told."""
+        listening = maybeDeferred(self._begin_to_listen, address).addCallback(self._listening)
+        failure = getattr(listening, "result", None)
+        if isinstance(failure, Failure):
+            listening.addErrback(lambda _: None)
+            return failure
+        listening.addErrback(lambda failure: self._failed(_listen_error(address, failure)))
+        return None
+
+    def _begin_to_listen(self, address: EndpointAddress) -> Deferred[Any]:
         endpoint = serverFromString(self._reactor, address.description)
-        failures: list[Failure] = []
-        listening = maybeDeferred(endpoint.listen, self._forwarder.factory())
-        listening.addCallbacks(self._listening, failures.append)
-        if failures:
-            raise ListenError(f"cannot listen on {address}: {failures[0].getErrorMessage()}")
+        listening: Deferred[Any] = endpoint.listen(self._forwarder.factory())
+        return listening
 
     def _listening(self, port: Any) -> None:
         self._port = port
+        self._monitor.listen = _bound_description(self._monitor.listen, port.getHost())
+        if self.running:
+            self._say_listening()
 
     def startService(self) -> None:
         """See ``IService``: take clients."""
-        super().startService()
-        if self._listener is None and self._port is None:  # twist starts without privileges
-            self.privilegedStartService()
+        super().startService()  # type: ignore[no-untyped-call]
         if self._listener is not None:
             self._listener.resume()
+        if self._listener is not None or self._port is not None:
+            self._say_listening()
+
+    def _say_listening(self) -> None:
         self._log.info(
             "{service}: listening on {listen}, forwarding to {backend}",
             service=self.name,
@@ -161,7 +219,7 @@ class ForwardService(Service):
 
     def stopService(self) -> Deferred[Any]:
         """See ``IService``: take no more clients, and wait for those that are there."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         return DeferredList([self.close_listener(), self._monitor.stop(self._config.wait_timeout)])
 
     def close_listener(self) -> Deferred[Any]:
@@ -177,6 +235,22 @@ def _bound_address(config: ServiceConfig, sock: Any) -> str:
     if getattr(listen, "port", None) == 0:
         return f"{str(listen).rpartition(':')[0]}:{sock.getsockname()[1]}"
     return str(listen)
+
+
+def _bound_description(description: str, host: Any) -> str:
+    """The endpoint as configured, with the port that a port of 0 became."""
+    port = getattr(host, "port", None)
+    return description if port is None else _PORT_0.sub(rf":\g<1>{port}", description, 1)
+
+
+def _listen_error(address: EndpointAddress, failure: Failure) -> ListenError:
+    error = getattr(failure.value, "socketError", failure.value)
+    reason = getattr(error, "strerror", None) or str(error)
+    return ListenError(f"cannot listen on {address}: {reason.lower()}")
+
+
+def _log_failure(error: ListenError) -> None:
+    Logger(namespace="monconn").error("{problem}", problem=str(error))
 
 
 def _rules(config: ServiceConfig) -> Rules:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
+from typing import Any
 
 from twisted.application.service import IService
+from twisted.logger import Logger
 from twisted.python import usage
 
 from monconn.app import App
@@ -24,7 +28,7 @@ class Options(usage.Options):
     optParameters = [["config", "c", None, "configuration file (YAML)"]]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self["pairs"] = []
 
     def opt_pair(self, pair: str) -> None:
@@ -34,16 +38,16 @@ class Options(usage.Options):
     opt_p = opt_pair
 
     def postOptions(self) -> None:
-        """Read the configuration, so that its mistakes are usage errors."""
-        if bool(self["config"]) == bool(self["pairs"]):
-            raise usage.UsageError("give either --config FILE, or -p LISTEN=BACKEND")
+        """Read the configuration."""
+        if (self["config"] is None) == (not self["pairs"]):
+            raise usage.UsageError("give either --config FILE or -p LISTEN=BACKEND")
         try:
-            self["loaded"] = load(self["config"]) if self["config"] else from_pairs(self["pairs"])
-        except ConfigError as error:
-            raise usage.UsageError(str(error)) from error
+            self["loaded"] = from_pairs(self["pairs"]) if self["pairs"] else load(self["config"])
+        except ConfigError as error:  # with a usage error, the usage would bury it
+            raise SystemExit(str(error)) from error
 
 
-def makeService(options: Options) -> IService:  # noqa: N802 - the name that Twisted asks for
+def makeService(options: Options) -> IService:
     """The service for ``twistd`` and ``twist``."""
     return make_service(options["loaded"])
 
@@ -52,9 +56,7 @@ def make_service(config: Config) -> IService:
     """The service of a configuration, with the signals that stop it."""
     from twisted.internet import reactor
 
-    app = _TwistdApp(config, reactor)
-    StopSignals(reactor, app.stop_now).install()
-    return app
+    return _TwistdApp(config, reactor)
 
 
 def service_from_environment() -> IService:
@@ -65,17 +67,40 @@ def service_from_environment() -> IService:
         raise SystemExit(str(error)) from error
 
 
+class CannotStart(SystemExit, Exception):
+    """Ends the program without a traceback.
+
+    As an ``Exception`` it also has ``twistd`` remove its PID file, and tell the message to
+    whoever started it as a daemon.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 1  # else Python would print the message, and twistd put that into the log
+
+
 class _TwistdApp(App):
-    """Ends the program with one line, where ``twistd`` would show a traceback."""
+    """The application under launchers that know neither our signals nor our exit status."""
+
+    _log = Logger()
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        super().__init__(config, reactor, failed=self._fail)
+        self._signals = StopSignals(reactor, self.stop_now)
 
     def privilegedStartService(self) -> None:
+        self._signals.install()
         try:
             super().privilegedStartService()
         except ListenError as error:
-            raise SystemExit(f"monconn: {error}") from error
+            self._say(error)
+            raise CannotStart(str(error)) from error
 
-    def startService(self) -> None:
-        try:
-            super().startService()
-        except ListenError as error:
-            raise SystemExit(f"monconn: {error}") from error
+    def _say(self, error: ListenError) -> None:
+        self._log.error("{problem}", problem=str(error))
+        print(f"monconn: {error}", file=sys.__stderr__)
+
+    def _fail(self, error: ListenError) -> None:
+        self._say(error)
+        atexit.register(os._exit, 1)  # the launchers know no status but that of a signal
+        self._signals.stop()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import ReactorNotRunning
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -18,19 +21,26 @@ class StopSignals:
     def __init__(self, reactor: Any, stop_now: Callable[[], object]) -> None:
         self._reactor = reactor
         self._stop_now = stop_now
+        self._came_early = False
         self._stopping = False
 
     def install(self) -> None:
-        """Take over the signals once the reactor runs.
+        """Take over the signals, before the reactor runs and again once it does.
 
-        Before that, the reactor's own handlers would replace ours; and with those,
-        ``twistd`` and ``twist`` die of the signal after a clean stop.
+        As it starts, the reactor puts in handlers of its own; and with those, ``twistd`` and
+        ``twist`` die of the signal after a clean stop.
         """
+        _handle_all(self._note)
         self._reactor.callWhenRunning(self._take_over)
 
+    def _note(self, number: int, frame: Any) -> None:
+        self._came_early = True
+        _handle_all(signal.SIG_DFL)  # the next one need not wait until everything has started
+
     def _take_over(self) -> None:
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._received)
+        _handle_all(self._received)
+        if self._came_early:
+            self.stop()
 
     def _received(self, number: int, frame: Any) -> None:
         self._reactor.callFromThread(self.stop)
@@ -39,6 +49,14 @@ class StopSignals:
         """What a signal asks for."""
         if self._stopping:
             self._stop_now()
-        else:
-            self._stopping = True
+            return
+        self._stopping = True
+        try:
             self._reactor.stop()
+        except ReactorNotRunning:  # somebody else has stopped it, and this is the second wish
+            self._stop_now()
+
+
+def _handle_all(handler: Any) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)

@@ -19,7 +19,6 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = "twisted/plugins/monconn_plugin.py"
-BUILD_INPUTS = ["setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"]
 
 # Prints the file that the plugin came from, if Twisted lists our service maker.
 FIND_PLUGIN = """
@@ -56,13 +55,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel made from a copy of the sources: a build leaves files beside setup.py."""
     tmp = tmp_path_factory.mktemp("wheel")
     source = tmp / "source"
-    source.mkdir()
-    for name in BUILD_INPUTS:
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, source)
-    for folder in ("monconn", "twisted"):
-        ignore = shutil.ignore_patterns("__pycache__", "dropin.cache")
-        shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
+    made = (".*", "*.egg-info", "__pycache__", "build", "dist", "dropin.cache")
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*made))
     pip_wheel = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     run_python(*pip_wheel, "--wheel-dir", str(tmp), str(source), cwd=tmp)
     (path,) = tmp.glob("monconn-*.whl")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import threading
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from twisted.logger import (
@@ -18,8 +20,9 @@ from zope.interface import implementer
 from monconn.core.offload import Offload
 
 QUEUED_CHARACTERS = 1024 * 1024
+_DIM = "\x1b[2m"
 _COLOURS = {
-    LogLevel.debug: "\x1b[2m",
+    LogLevel.debug: _DIM,
     LogLevel.warn: "\x1b[33m",
     LogLevel.error: "\x1b[31m",
     LogLevel.critical: "\x1b[1;31m",
@@ -27,18 +30,52 @@ _COLOURS = {
 _PLAIN = "\x1b[0m"
 
 
+class Output:
+    """Standard output for several threads, each of which it may keep waiting.
+
+    What cannot be written is dropped: the reader has gone, or the disk is full, and there is
+    nobody to tell.
+
+    :param stream: ``sys.stdout``; None if the program was started without.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        # Not written through the stream: a thread that waits with its lock would have Python
+        # abort the program at the end.
+        self._fileno = None if stream is None else stream.fileno()
+        self._encoding = "utf-8" if stream is None else stream.encoding
+        self.is_terminal = stream is not None and stream.isatty()
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> None:
+        """Write text, or wait until it can be written."""
+        if self._fileno is None:
+            return
+        data = text.encode(self._encoding, "backslashreplace")
+        with self._lock:
+            try:
+                while data:
+                    data = data[os.write(self._fileno, data) :]
+            except OSError:
+                pass
+
+
 @implementer(ILogObserver)
 class TextLog:
     """Writes log events as lines, in a thread: a terminal that stands still stops nothing.
 
-    :param stream: where to.
+    :param write: takes text; called in a thread.
     :param debug: whether to show everything; else our own words, and others' warnings.
+    :param is_terminal: whether people look on as it is written.
     """
 
-    def __init__(self, stream: TextIO, *, debug: bool = False) -> None:
-        self._stream = stream
+    def __init__(
+        self, write: Callable[[str], object], *, debug: bool = False, is_terminal: bool = False
+    ) -> None:
+        self._write = write
         self._debug = debug
-        self.is_terminal = stream.isatty()
+        self.is_terminal = is_terminal
+        self._time_format = "%H:%M:%S" if is_terminal else "%Y-%m-%d %H:%M:%S"
         self._offload: Offload[str] = Offload(self._show, QUEUED_CHARACTERS)
 
     def __call__(self, event: LogEvent) -> None:
@@ -58,29 +95,30 @@ class TextLog:
         return bool(level >= (LogLevel.info if ours else LogLevel.warn))
 
     def _line(self, event: LogEvent) -> str:
-        at = time.strftime("%H:%M:%S", time.localtime(event.get("log_time", 0)))
+        at = time.strftime(self._time_format, time.localtime(event.get("log_time", 0)))
         level: Any = event.get("log_level", LogLevel.info)
         text = formatEvent(event)
         if event.get("log_failure") is not None:
             text += "\n" + event["log_failure"].getTraceback().rstrip()
         if level != LogLevel.info:
             text = f"{level.name}: {text}"
-        colour = _COLOURS.get(level, "") if self.is_terminal else ""
-        return f"{at} {colour}{text}{_PLAIN if colour else ''}\n"
+        return f"{self._in(_DIM, at)} {self._in(_COLOURS.get(level, ''), text)}\n"
+
+    def _in(self, colour: str, text: str) -> str:
+        return f"{colour}{text}{_PLAIN}" if self.is_terminal and colour else text
 
     def _show(self, text: str, dropped: int) -> None:
         if dropped:
-            self._stream.write(f"... {dropped} lines not shown: more than could be written\n")
-        self._stream.write(text)
-        self._stream.flush()
+            self._write(f"... {dropped} lines not shown: more than could be written\n")
+        self._write(text)
 
     def stop(self, wait_seconds: float) -> bool:
         """Write what is queued; whether all of it was written in time."""
         return self._offload.stop(wait_seconds)
 
 
-def begin_logging(*, debug: bool) -> TextLog:
-    """Send everything that is logged to standard output."""
-    log = TextLog(sys.stdout, debug=debug)
+def begin_logging(output: Output, *, debug: bool) -> TextLog:
+    """Send everything that is logged to an output."""
+    log = TextLog(output.write, debug=debug, is_terminal=output.is_terminal)
     globalLogBeginner.beginLoggingTo([log], redirectStandardIO=False, discardBuffer=not debug)
     return log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import click
 
@@ -30,15 +30,15 @@ _EXAMPLE = "monconn -p :2222=127.0.0.1:22"
 def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug: bool) -> None:
     """See what happens on the TCP connections of a service."""
     if context.invoked_subcommand is not None:
-        if pairs or file:
+        if pairs or file is not None:
             raise click.UsageError("-p and -c do not go with a command")
         context.obj = {"debug": debug}
         return
-    if pairs and file:
+    if pairs and file is not None:
         raise click.UsageError("-c and -p do not go together: put the services into the file")
-    if not pairs and not file:
+    if not pairs and file is None:
         raise click.UsageError(f"nothing to do: give -p or -c, as in\n\n  {_EXAMPLE}\n")
-    config = _configuration(lambda: load(file) if file else from_pairs(pairs))
+    config = _configuration(lambda: from_pairs(pairs) if file is None else load(file))
     context.exit(_run(config, debug))
 
 

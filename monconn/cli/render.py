@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Iterable
+from collections.abc import Iterable
 
 from rich import box
 from rich.console import Console, JustifyMethod
@@ -49,4 +49,4 @@ def connections_table(records: Iterable[ConnectionRecord], now: float, coloured:
 def _as_text(table: Table, coloured: bool) -> str:
     out = io.StringIO()
     Console(file=out, force_terminal=coloured, width=_WIDTH).print(table)
-    return out.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from monconn.app import App
-from monconn.cli.logs import TextLog, begin_logging
+from monconn.cli.logs import Output, TextLog, begin_logging
 from monconn.config import Config
 from monconn.errors import ListenError
 from monconn.signals import StopSignals
@@ -28,18 +29,30 @@ def run(
     """
     from twisted.internet import reactor
 
-    log = begin_logging(debug=debug)
-    app = App(config, reactor)
+    output = Output(sys.stdout)
+    log = begin_logging(output, debug=debug)
+    failures: list[ListenError] = []
+
+    def failed(error: ListenError) -> None:
+        failures.append(error)
+        signals.stop()
+
+    app = App(config, reactor, show=output.write, failed=failed)
+    signals = StopSignals(reactor, app.stop_now)
+    signals.install()
     try:
         app.privilegedStartService()
     except ListenError as error:
-        print(f"monconn: {error}", file=sys.stderr)
-        return 1
+        return _cannot_go_on(error)
     app.startService()
     if prepare is not None:
         prepare(app, reactor, log)
-    StopSignals(reactor, app.stop_now).install()
-    reactor.addSystemEventTrigger("before", "shutdown", app.stopService)  # type: ignore[attr-defined]
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.addSystemEventTrigger("before", "shutdown", app.stopService)
+    reactor.run()
     log.stop(_FLUSH_SECONDS)
-    return 0
+    return _cannot_go_on(failures[0]) if failures else 0
+
+
+def _cannot_go_on(error: ListenError) -> int:
+    print(f"monconn: {error}", file=sys.stderr)
+    return 1

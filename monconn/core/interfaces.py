@@ -26,7 +26,7 @@ class IObserver(Interface):
     An observer must not keep its caller waiting; one that raises is switched off.
     """
 
-    watches_payload: bool = Attribute("whether ``data`` is to be called")
+    watches_payload: bool = Attribute("whether to call ``data``; asked when it is added")
 
     def opened(record: ConnectionRecord) -> None:  # type: ignore[misc] # noqa: N805
         """A client was admitted."""

@@ -80,6 +80,7 @@ class Monitor:
         self._ended = Totals()  # of connections that are over; ``opened`` of all
         self._taken_off = Totals()
         self._observers: list[IObserver] = []
+        self._watchers: list[IObserver] = []  # those of them that want to see payload
         self._when_room: list[Callable[[], object]] = []
         self._when_empty: list[Deferred[None]] = []
 
@@ -133,8 +134,8 @@ class Monitor:
 
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Show payload to whoever watches it."""
-        for observer in tuple(self._observers):
-            if observer.watches_payload:
+        for observer in tuple(self._watchers):
+            if observer in self._watchers:  # an earlier one may have had it removed
                 self._tell_one(observer, "data", record, direction, data)
 
     def closed(self, connection: IConnection) -> None:
@@ -179,21 +180,22 @@ class Monitor:
 
     def add_observer(self, observer: IObserver) -> None:
         """Tell an observer of everything from now on."""
+        if observer.watches_payload:
+            self._watchers.append(observer)
         self._observers.append(observer)
-        self._note_watchers()
+        self.watched = bool(self._watchers)
 
     def remove_observer(self, observer: IObserver) -> None:
         """Tell an observer nothing more; harmless for one that is not told anything."""
-        if observer in self._observers:
-            self._observers.remove(observer)
-        self._note_watchers()
-
-    def _note_watchers(self) -> None:
-        self.watched = any(observer.watches_payload for observer in self._observers)
+        for observers in (self._observers, self._watchers):
+            if observer in observers:
+                observers.remove(observer)
+        self.watched = bool(self._watchers)
 
     def _tell(self, hook: str, record: ConnectionRecord) -> None:
         for observer in tuple(self._observers):
-            self._tell_one(observer, hook, record)
+            if observer in self._observers:  # an earlier one may have had it removed
+                self._tell_one(observer, hook, record)
 
     def _tell_one(self, observer: IObserver, hook: str, *args: object) -> None:
         try:
@@ -354,7 +356,7 @@ class Monitor:
 
 
 def _network(network: str | Network) -> Network:
-    return parse_network(network) if isinstance(network, str) else network
+    return parse_network(str(network))  # which makes IPv4 of what is IPv4
 
 
 def _cancel(timers: Iterable[Any]) -> None:

@@ -45,8 +45,8 @@ class Offload(Generic[Item]):
             self._queue.append((item, size, self._dropped_now))
             self._dropped_now = 0
             self._waiting += size
+            self._ensure_thread()
             self._changed.notify()
-        self._ensure_thread()
         return True
 
     def _ensure_thread(self) -> None:
@@ -55,6 +55,7 @@ class Offload(Generic[Item]):
             self._thread.start()
 
     def _work(self) -> None:
+        is_failing = False
         while True:
             with self._changed:
                 while not self._queue:
@@ -64,8 +65,12 @@ class Offload(Generic[Item]):
                 item, size, dropped = self._queue.popleft()
             try:
                 self._handle(item, dropped)
+                is_failing = False
             except Exception:
-                self._log.failure("work in the background failed")
+                # Once in a row: it may be the log itself that comes through here.
+                if not is_failing:
+                    is_failing = True
+                    self._log.failure("work in the background failed")
             with self._changed:
                 self._waiting -= size
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import select
 import socket
 import struct
 import termios
@@ -141,6 +142,13 @@ def unacknowledged_bytes(sock: socket.socket) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
+def has_failed(sock: socket.socket) -> bool:
+    """Whether a connection has broken, which who does not read would not be told."""
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)  # errors are told without asking for them
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
 def keep_alive(sock: socket.socket) -> None:
     """Have the system ask a silent peer whether it is still there; TCP only."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
@@ -153,6 +161,12 @@ def keep_alive(sock: socket.socket) -> None:
     ):
         if hasattr(socket, name):  # Linux has all three, other systems some
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Have ``close`` send a reset instead of an end; UNIX sockets have none, and just close."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def peer_pid(sock: socket.socket) -> int:

@@ -61,10 +61,15 @@ class Timeouts:
         """When to look at the connection again, in monotonic seconds.
 
         Bytes that begin to wait announce themselves to nobody, so that with a
-        ``write_timeout`` a connection is looked at four times in its length.
+        ``write_timeout`` a connection is looked at four times in its length; nor does a
+        client that is held back and will be read from again.
         """
         when = self.next_deadline(record)[0]
-        return min(when, now + self.write_timeout / 4) if self.write_timeout else when
+        if self.write_timeout:
+            when = min(when, now + self.write_timeout / 4)
+        if self.read_timeout and record.reading_since is None:
+            when = min(when, now + self.read_timeout)
+        return when
 
 
 class Backlog:
@@ -99,6 +104,9 @@ class Watched(Protocol):
         """Act on what is due; when to look again (monotonic seconds), or None for never."""
 
 
+_LEAST_DROPPED_KEYS = 64
+
+
 class Deadlines:
     """Looks at many connections in time with a single timer.
 
@@ -127,6 +135,8 @@ class Deadlines:
         if when == float("inf"):
             return
         key = int(when / self.BUCKET_SECONDS) + 1
+        if key * self.BUCKET_SECONDS <= when:  # by rounding; a look at once could go on for ever
+            key += 1
         if key not in self._buckets:
             self._buckets[key] = set()
             heapq.heappush(self._keys, key)
@@ -136,9 +146,20 @@ class Deadlines:
 
     def cancel(self, item: Watched) -> None:
         """Look at an item no more; harmless for one that is not looked after."""
-        if item.bucket is not None:
-            self._buckets.get(item.bucket, set()).discard(item)
-            item.bucket = None
+        if item.bucket is None:
+            return
+        bucket = self._buckets.get(item.bucket)  # None if this very bucket is being looked at
+        if bucket is not None:
+            bucket.discard(item)
+            if not bucket:
+                self._drop_bucket(item.bucket)
+        item.bucket = None
+
+    def _drop_bucket(self, key: int) -> None:
+        del self._buckets[key]
+        # Its key is somewhere in the heap: it goes when its time comes, or with many others.
+        if len(self._keys) > 2 * len(self._buckets) + _LEAST_DROPPED_KEYS:
+            self._keys = sorted(self._buckets)
 
     def _set_timer(self) -> None:
         if self._timer_key is not None and self._timer_key <= self._keys[0]:
@@ -154,9 +175,9 @@ class Deadlines:
         now = self._clock.seconds()
         while self._keys and self._keys[0] * self.BUCKET_SECONDS <= now:
             key = heapq.heappop(self._keys)
-            for item in self._buckets.pop(key):
+            for item in self._buckets.pop(key, ()):
                 if item.bucket == key:  # else an earlier look of this turn dropped it
-                    item.bucket = None
+                    self.cancel(item)
                     self._look(item, now)
         if self._keys:
             self._set_timer()

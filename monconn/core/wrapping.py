@@ -2,16 +2,19 @@
 
 The wrapped protocol is the *backend* of the connection's record: ``up`` is what it
 receives, ``down`` what it writes, and when it ends the connection, the backend did. On a
-client's connections the sides are the other way round: ours is the *client*.
+client's connections the sides are the other way round: ours is the *client*, and the
+time limit on a silent client does not apply.
 """
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 from twisted.internet import error
 from twisted.internet.interfaces import (
     IAddress,
+    IFileDescriptorReceiver,
     IHalfCloseableProtocol,
     IHandshakeListener,
     IProtocol,
@@ -21,6 +24,7 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, TimeoutMixin, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
@@ -34,6 +38,7 @@ from monconn.core.sockets import (
     end_by_errno,
     keep_alive,
     note_errors,
+    peer_pid,
     waiting_bytes,
 )
 from monconn.core.timeouts import GRACE_SECONDS, Backlog
@@ -41,7 +46,7 @@ from monconn.core.timeouts import GRACE_SECONDS, Backlog
 _CLOSED: dict[Side, Reason] = {"client": "client_closed", "backend": "backend_closed"}
 _RESET: dict[Side, Reason] = {"client": "client_reset", "backend": "backend_reset"}
 _LOST: dict[Side, Reason] = {"client": "client_lost", "backend": "backend_lost"}
-_FORWARDED = (IHalfCloseableProtocol, IHandshakeListener)
+_FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
 @implementer(IConnection)
@@ -57,13 +62,10 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     factory: MonitoringFactory
     transport: Any
+    wrappedProtocol: Any
+    _log = Logger(namespace="monconn.wrapping")
 
-    def __init__(
-        self,
-        factory: MonitoringFactory,
-        wrappedProtocol: IProtocol,  # noqa: N803 - the name it has in ProtocolWrapper
-        record: ConnectionRecord,
-    ) -> None:
+    def __init__(self, factory: Any, wrappedProtocol: IProtocol, record: ConnectionRecord) -> None:
         super().__init__(factory, wrappedProtocol)
         self.record = record
         self._monitor = factory.monitor
@@ -89,7 +91,6 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             keep_alive(self._socket)
         self._open()
         self.factory.registerProtocol(self)
-        assert self.wrappedProtocol is not None
         self.wrappedProtocol.makeConnection(self)
 
     def _provide(self, transport: ITransport) -> None:
@@ -100,12 +101,20 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def _open(self) -> None:
         record = self.record
-        if self.factory.is_client:
-            record.client, record.client_ip = name_of_peer(self.transport.getHost())
+        record.client = self._name_of_client()
         record.state = "open"
-        record.connected = record.reading_since = record.opened
-        self._monitor.opened(self)
+        record.connected = record.opened
+        if self._remote == "client":
+            record.reading_since = record.opened
         self._look_again()
+        self._monitor.opened(self)
+
+    def _name_of_client(self) -> str:
+        if self.factory.is_client:
+            return name_of_peer(self.transport.getHost())[0]
+        if self.record.client == "unix" and self._socket is not None:
+            return f"unix:{peer_pid(self._socket)}"
+        return self.record.client
 
     # -- bytes
 
@@ -116,18 +125,20 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def write(self, data: bytes) -> None:
         """See :class:`ITransport`."""
-        self._count(self._outward, data)
         super().write(data)
+        self._count(self._outward, data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """See :class:`ITransport`."""
         pieces = list(data)  # it may be an iterator, which counting would use up
+        super().writeSequence(pieces)
         for piece in pieces:
             self._count(self._outward, piece)
-        super().writeSequence(pieces)
 
     def _count(self, direction: Direction, data: bytes) -> None:
         record, now = self.record, self._monitor.clock.seconds()
+        if record.state == "closed":
+            return  # nobody takes it any more
         if direction == "up":
             record.up += len(data)
             record.last_up = now
@@ -146,7 +157,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def resumeProducing(self) -> None:
         """See ``IPushProducer``."""
-        self.record.reading_since = self._monitor.clock.seconds()
+        if self.record.reading_since is None and self._remote == "client":
+            self.record.reading_since = self._monitor.clock.seconds()
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -198,8 +210,13 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         """See ``IHandshakeListener``."""
         self.wrappedProtocol.handshakeCompleted()
 
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        """See ``IFileDescriptorReceiver``."""
+        self.wrappedProtocol.fileDescriptorReceived(descriptor)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`IProtocol`."""
+        self.connected = 0
         self.setTimeout(None)
         self._judge(reason)
         self._monitor.closed(self)
@@ -231,27 +248,40 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         return bool(ISSLTransport.providedBy(self.transport))
 
     def _note_end(self, side: Side, how: SideEnd) -> None:
-        if self.record.reason is not None:
-            return
-        if side == "client":
-            self.record.client_end = how
-        else:
-            self.record.backend_end = how
+        if self.record.reason is None:
+            setattr(self.record, f"{side}_end", how)
 
-    def _decide(self, reason: Reason, detail: str = "") -> None:
-        if self.record.end(reason, self._monitor.clock.seconds()):
+    def _decide(self, reason: Reason, detail: str = "") -> bool:
+        is_first = self.record.end(reason, self._monitor.clock.seconds())
+        if is_first:
             self.record.detail = detail
+        return is_first
 
     # -- ends of ours
 
     def end(self, reason: Reason, reset: bool = False) -> None:
         """See :class:`IConnection`."""
-        self._decide(reason)
+        is_first = self._decide(reason)
         if reset:
             self._reset()
-        else:
-            self.transport.loseConnection()
+        elif is_first:
             self.setTimeout(GRACE_SECONDS)
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            self._stop_producer()
+            self.loseConnection()
+        except Exception:  # of the wrapped protocol: whoever ends many goes on with the next
+            self._log.failure("{client}: failed to close", client=self.record.client)
+
+    def _stop_producer(self) -> None:
+        # What it has made is delivered. What it would make might have no end, and TLS
+        # waits for it even if it is idle.
+        producer = getattr(self.transport, "producer", None)
+        if producer is not None:
+            self.transport.unregisterProducer()
+            producer.stopProducing()
 
     def _reset(self) -> None:
         if hasattr(self.transport, "abortConnection"):
@@ -279,10 +309,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         waiting = waiting_bytes(self._descriptor)
         written = self.record.down if self._outward == "down" else self.record.up
         stalled = self._backlog.look(waiting, written - waiting, now)
-        if self._remote == "client":
-            self.record.client_stalled = stalled
-        else:
-            self.record.backend_stalled = stalled
+        setattr(self.record, f"{self._remote}_stalled", stalled)
         when, reason = self._monitor.timeouts.next_deadline(self.record)
         if reason is None or when > now:
             self._look_again()
@@ -304,7 +331,7 @@ class MonitoringFactory(WrappingFactory):
     :param keepalive: whether the system is to ask silent peers if they are still there.
     """
 
-    protocol = MonitoringProtocol  # type: ignore[assignment]
+    protocol = MonitoringProtocol
 
     def __init__(
         self,
@@ -316,7 +343,7 @@ class MonitoringFactory(WrappingFactory):
     ) -> None:
         super().__init__(wrapped)
         self.monitor = monitor
-        self.is_client = isinstance(wrapped, ClientFactory) if is_client is None else is_client
+        self.is_client = _is_client(wrapped) if is_client is None else is_client
         self.keepalive = keepalive
         if IProtocolNegotiationFactory.providedBy(wrapped):
             alsoProvides(self, IProtocolNegotiationFactory)
@@ -357,6 +384,12 @@ class TurnedAway(Protocol):
         """See :class:`IProtocol`."""
         super().makeConnection(transport)
         transport.loseConnection()
+
+
+def _is_client(factory: Any) -> bool:
+    while isinstance(factory, WrappingFactory):  # itself always a ClientFactory
+        factory = factory.wrappedFactory
+    return isinstance(factory, ClientFactory)
 
 
 def name_of_peer(address: Any) -> tuple[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.protocol import Factory
 
-from monconn.addresses import TcpAddress
+from monconn.addresses import TcpAddress, plain_ip
 from monconn.core.monitor import Monitor
 from monconn.core.sockets import peer_pid
 from monconn.core.timeouts import Deadlines
@@ -59,9 +60,12 @@ class Forwarder:
             self._reactor.adoptStreamConnection(
                 sock.fileno(), sock.family, OneProtocol(relay.client)
             )
-        except OSError as error:  # it has reset the connection before we came to look
+        except OSError as error:
+            # Either it has reset the connection before we came to look, or there is a
+            # shortage of descriptors.
             relay.connected(relay.client)
-            relay.broken(relay.client, "reset", str(error))
+            has_reset = error.errno == errno.ENOTCONN
+            relay.broken(relay.client, "reset" if has_reset else "none", str(error))
 
     def factory(self) -> Factory:
         """What a foreign endpoint is to listen with."""
@@ -100,5 +104,5 @@ def _socket_peer(sock: socket.socket, address: Any) -> tuple[str, str]:
     """How to show a client, and its IP."""
     if sock.family == socket.AF_UNIX:
         return f"unix:{peer_pid(sock)}", "unix"
-    host, port = address[:2]
+    host, port = plain_ip(address[0]), address[1]
     return str(TcpAddress(host, port)), host

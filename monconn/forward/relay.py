@@ -176,6 +176,8 @@ class Relay:
             self.record.detail = detail
 
     def _happen(self, event: Event) -> None:
+        if len(self._gone) == 2:
+            return  # all is over
         before = self._state
         self._state, actions = verdict(before, event)
         if self._state != before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import Any
 
 from twisted.internet import error
@@ -11,7 +12,6 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IPushProducer,
     ISSLTransport,
-    ITCPTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -22,6 +22,7 @@ from monconn.core.sockets import (
     NotingSocket,
     descriptor_of,
     end_by_errno,
+    has_failed,
     keep_alive,
     note_errors,
     unacknowledged_bytes,
@@ -32,6 +33,8 @@ from monconn.forward.dial import Dial
 EARLY_BYTES = 65536
 """How much is held for a backend that does not stand yet before its client is held back."""
 DELIVERY_LOOK_SECONDS = 0.01
+RESET_LOOK_SECONDS = 0.5
+"""How often a side that we do not read from is asked whether it has reset."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -62,6 +65,9 @@ class StreamEnd(Protocol):
         self._dialling: Deferred[Any] | None = None
         self._early: list[bytes] = []
         self._written = 0
+        self._paused = False
+        self._reset_look: Any = None
+        self._has_reset = False
         self._eof = False
         self._write_ended = False
         self._leaving = False  # closing or resetting: nothing is reported but the end
@@ -89,7 +95,7 @@ class StreamEnd(Protocol):
         self._socket = note_errors(self._descriptor)
         if self._socket is not None:
             self._socket.keeps_last_words = not self._is_tls()
-        if ITCPTransport.providedBy(self.transport):
+        if self._is_tcp():
             self._set_tcp_options()
         self.transport.registerProducer(self, True)
         self._stand()
@@ -109,6 +115,10 @@ class StreamEnd(Protocol):
         if self._write_ended:
             self._send_end()
 
+    def _is_tcp(self) -> bool:
+        # Not asked of the transport: Twisted's UNIX ones say that they are TCP too.
+        return self._socket is not None and self._socket.family != socket.AF_UNIX
+
     def _is_tls(self) -> bool:
         return bool(ISSLTransport.providedBy(self.transport))
 
@@ -116,23 +126,44 @@ class StreamEnd(Protocol):
 
     def pause(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
-        if not (self._eof or self._leaving or self._gone):
+        # What came before a reset is read at once, and delivered with the reset.
+        if not (self._eof or self._leaving or self._gone or self._has_reset):
+            self._paused = True
             self.transport.pauseProducing()
+            self._watch_for_reset()
 
     def resume(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
         # To resume after the end of input would have Twisted report that end again.
         if not (self._eof or self._leaving or self._gone):
+            self._paused = False
             self.transport.resumeProducing()
+
+    def _watch_for_reset(self) -> None:
+        # A reactor tells of a reset only who reads or writes.
+        if self._reset_look is None and self._socket is not None:
+            self._reset_look = self._clock.callLater(RESET_LOOK_SECONDS, self._look_for_reset)
+
+    def _look_for_reset(self) -> None:
+        self._reset_look = None
+        if self._leaving or not (self._paused or self._eof):
+            return
+        self._has_reset = has_failed(self._socket)
+        if not self._has_reset:
+            self._watch_for_reset()
+        elif self._eof:
+            self._descriptor.connectionLost(Failure(error.ConnectionLost()))
+        else:
+            self.resume()
 
     def write(self, data: bytes) -> None:
         """See :class:`~monconn.forward.ends.End`."""
-        self._written += len(data)
+        held, self._written = self._written, self._written + len(data)
         if self.transport is not None:
             self.transport.write(data)
         elif not self._gone:
             self._early.append(data)
-            if self._written > EARLY_BYTES:
+            if held <= EARLY_BYTES < self._written:
                 self.reports.filled(self)
 
     def end_writing(self) -> None:
@@ -184,9 +215,7 @@ class StreamEnd(Protocol):
 
     def _unacknowledged(self) -> int:
         # A UNIX socket's reader gets what was sent even once the sender is closed.
-        if self._socket is None or not ITCPTransport.providedBy(self.transport):
-            return 0
-        return unacknowledged_bytes(self._socket)
+        return unacknowledged_bytes(self._socket) if self._is_tcp() else 0
 
     def abort(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
@@ -255,6 +284,7 @@ class StreamEnd(Protocol):
             self.transport.loseConnection()
         else:
             self.reports.eof(self)
+            self._watch_for_reset()
 
     def writeConnectionLost(self) -> None:
         """See :class:`IHalfCloseableProtocol`; we have asked for it ourselves."""
@@ -264,6 +294,8 @@ class StreamEnd(Protocol):
         how = self._how_it_ended(reason)
         if self._socket is not None and self._socket.last_words:
             self.dataReceived(self._socket.last_words)
+        if self._reset_look is not None:
+            self._reset_look.cancel()
         self._gone = True
         if how is not None:
             self.reports.broken(self, how, self._words_for(reason))
@@ -281,8 +313,10 @@ class StreamEnd(Protocol):
             return "none"
         if self._socket is not None and self._socket.error_number:
             return end_by_errno(self._socket.error_number)
-        # A peer that ends its TCP without TLS's close_notify: many do.
-        return None if self._is_tls() else "reset"
+        if self._is_tls():  # a peer that ends its TCP without TLS's close_notify: many do
+            return None
+        # A UNIX socket whose peer has closed hangs up; who waits for nothing misses nothing.
+        return "reset" if self.waiting() else None
 
     def _words_for(self, reason: Failure) -> str:
         if self._socket is not None and self._socket.error_number:

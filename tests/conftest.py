@@ -1,0 +1,65 @@
+"""What every test gets: nothing may fail unseen, and programs are there or asked for."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from twisted.logger import LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
+
+_PLACES_OF_PROGRAMS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what is imported by now: it runs after every test."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def logged_failures() -> Iterator[list[Failure]]:
+    """The failures that were logged; a test that expects some looks at them and clears the list.
+
+    Deferreds whose error nobody handled are among them once they are freed.
+    """
+    failures: list[Failure] = []
+
+    def observer(event: LogEvent) -> None:
+        # The second is how Twisted's older parts log: twisted.python.log.err.
+        failure = event.get("log_failure") or event.get("failure")
+        if failure is not None:
+            failures.append(failure)
+
+    globalLogPublisher.addObserver(observer)
+    yield failures
+    globalLogPublisher.removeObserver(observer)
+
+
+@pytest.fixture(autouse=True)
+def nothing_fails_unseen(logged_failures: list[Failure]) -> Iterator[None]:
+    """Fail a test that leaves an unhandled error in a Deferred, or has logged a failure."""
+    yield
+    gc.collect()  # a Deferred tells of its error when it is freed, and may be part of a cycle
+    if logged_failures:
+        tracebacks = "\n".join(failure.getTraceback() for failure in logged_failures)
+        pytest.fail(f"failures that nobody handled:\n{tracebacks}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """Finds a program that a test talks to, or skips the test; where CI runs, fails it."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name, path=_PLACES_OF_PROGRAMS)
+        if path is not None:
+            return path
+        missing = f"the program {name} is not installed"
+        if os.environ.get("MONCONN_REQUIRE_PROGRAMS"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+    return find

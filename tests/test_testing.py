@@ -1,0 +1,306 @@
+"""The tools for our users' tests behave as the real things do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from twisted.internet import error
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableDescriptor,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReadWriteDescriptor,
+    ITCPTransport,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+import monconn
+from monconn.core.interfaces import IObserver
+from monconn.testing import MemoryTransport, RecordingObserver, connect, make_monitor
+
+
+class Told(Protocol):
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def connectionMade(self) -> None:
+        self.told.append("made")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.told.append(data)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.told.append(reason.type)
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfCloseable(Told):
+    def readConnectionLost(self) -> None:
+        self.told.append("read end")
+
+    def writeConnectionLost(self) -> None:
+        self.told.append("write end")
+
+
+@implementer(IPushProducer)
+class Producer:
+    """A push producer; a pull producer, too, for who asks it for one piece at a time."""
+
+    def __init__(self, consumer: Any = None, pieces: int = 0) -> None:
+        self.told: list[str] = []
+        self.consumer, self.pieces = consumer, pieces
+
+    def pauseProducing(self) -> None:
+        self.told.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.told.append("resume")
+        if self.pieces:
+            self.pieces -= 1
+            self.consumer.write(b"piece")
+        elif self.consumer:
+            self.consumer.unregisterProducer()
+
+    def stopProducing(self) -> None:
+        self.told.append("stop")
+
+
+def connected(protocol: type[Told] = Told) -> tuple[Any, MemoryTransport]:
+    return connect(Factory.forProtocol(protocol))
+
+
+# -- MemoryTransport
+
+
+@pytest.mark.parametrize(
+    "interface",
+    [
+        ITransport,
+        ITCPTransport,
+        IConsumer,
+        IPushProducer,
+        IHalfCloseableDescriptor,
+        IReadWriteDescriptor,
+    ],
+)
+def test_a_memory_transport_provides_what_a_sockets_does(interface: Any) -> None:
+    assert verifyObject(interface, MemoryTransport())
+
+
+def test_it_needs_no_reactor() -> None:
+    program = (
+        "import sys; from monconn.testing import *; from twisted.internet.protocol import *\n"
+        "import monconn\n"
+        "factory = monconn.MonitoringFactory(make_monitor(), Factory.forProtocol(Protocol))\n"
+        "connect(factory)[1].peer_ends()\n"
+        "print('twisted.internet.reactor' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+def test_written_bytes_are_kept_whether_or_not_they_are_taken() -> None:
+    _, transport = connected()
+    transport.write(b"one ")
+    transport.writeSequence([b"two ", b"three "])
+    assert (transport.written, transport.waiting) == (b"one two three ", 14)
+    transport.drain()
+    transport.write(b"four")
+    assert (transport.written, transport.waiting) == (b"one two three four", 4)
+
+
+def test_bytes_of_the_peer_wait_while_reading_is_paused() -> None:
+    protocol, transport = connected()
+    transport.pauseProducing()
+    transport.peer_sends(b"one")
+    transport.peer_sends(b"two")
+    transport.peer_ends()
+    assert protocol.told == ["made"]
+    transport.resumeProducing()
+    assert protocol.told == ["made"]  # as on a socket: never from within the call
+    transport.drain()
+    assert protocol.told == ["made", b"one", b"two", error.ConnectionDone]
+
+
+def test_a_protocol_may_pause_in_the_middle() -> None:
+    class Pausing(Told):
+        def dataReceived(self, data: bytes) -> None:
+            super().dataReceived(data)
+            self.transport.pauseProducing()
+
+    protocol, transport = connected(Pausing)
+    transport.pauseProducing()
+    transport.peer_sends(b"one")
+    transport.peer_sends(b"two")
+    for told in (b"one", b"two"):
+        transport.resumeProducing()
+        transport.drain()
+        assert protocol.told[-1] == told
+
+
+def test_the_peers_end_ends_a_protocol_that_knows_no_half_close() -> None:
+    protocol, transport = connected()
+    transport.peer_ends()
+    assert protocol.told == ["made", error.ConnectionDone]
+    assert transport.disconnected
+
+
+def test_the_peers_end_leaves_one_that_does_writing() -> None:
+    protocol, transport = connected(HalfCloseable)
+    transport.peer_ends()
+    transport.write(b"late")
+    transport.drain()
+    assert protocol.told == ["made", "read end"]
+    assert transport.written == b"late"
+    assert transport.connected
+
+
+def test_our_half_close_follows_what_was_written() -> None:
+    protocol, transport = connected(HalfCloseable)
+    transport.write(b"last")
+    transport.loseWriteConnection()
+    assert not transport.ended_writing
+    transport.drain()
+    transport.write(b"too late")
+    transport.peer_sends(b"still here")
+    assert transport.ended_writing
+    assert transport.written == b"last"
+    assert protocol.told == ["made", "write end", b"still here"]
+
+
+def test_a_close_waits_for_what_was_written() -> None:
+    protocol, transport = connected()
+    transport.write(b"last")
+    transport.loseConnection()
+    transport.peer_sends(b"not read any more")
+    assert protocol.told == ["made"]
+    transport.drain()
+    assert protocol.told == ["made", error.ConnectionDone]
+    assert not transport.aborted
+
+
+def test_an_abort_waits_for_nothing() -> None:
+    protocol, transport = connected()
+    transport.write(b"lost")
+    transport.abortConnection()
+    transport.write(b"lost, too")
+    transport.peer_sends(b"lost as well")
+    assert protocol.told == ["made"]
+    transport.drain()
+    assert protocol.told == ["made", error.ConnectionAborted]
+    assert transport.aborted
+
+
+def test_a_reset_by_the_peer_comes_at_once_and_once() -> None:
+    protocol, transport = connected()
+    transport.peer_resets()
+    transport.peer_resets()
+    transport.drain()
+    assert protocol.told == ["made", error.ConnectionLost]
+
+
+def test_a_push_producer_is_paused_by_filling_and_resumed_by_draining() -> None:
+    _, transport = connected()
+    producer = Producer()
+    transport.registerProducer(producer, True)
+    transport.fill()
+    assert producer.told == ["pause"]
+    transport.drain()
+    assert producer.told == ["pause", "resume"]
+
+
+def test_a_push_producer_is_paused_by_its_own_bytes() -> None:
+    _, transport = connected()
+    producer = Producer()
+    transport.registerProducer(producer, True)
+    transport.write(bytes(transport.bufferSize + 1))
+    transport.drain()
+    transport.peer_resets()
+    assert producer.told == ["pause", "resume", "stop"]
+
+
+def test_a_pull_producer_is_asked_until_it_leaves() -> None:
+    _, transport = connected()
+    producer = Producer(transport, pieces=3)
+    transport.registerProducer(producer, False)
+    transport.fill()  # it is never paused, as it is asked for each piece
+    assert transport.written == b"piece"
+    transport.drain()
+    assert transport.written == b"piece" * 3
+    assert producer.told == ["resume"] * 4
+
+
+def test_options_of_tcp_are_remembered() -> None:
+    transport = MemoryTransport()
+    assert (transport.getTcpNoDelay(), transport.getTcpKeepAlive()) == (False, False)
+    transport.setTcpNoDelay(True)
+    transport.setTcpKeepAlive(True)
+    assert (transport.getTcpNoDelay(), transport.getTcpKeepAlive()) == (True, True)
+
+
+@pytest.mark.parametrize("ip", ["192.0.2.7", "2001:db8::7"])
+def test_the_peer_has_the_address_that_it_was_given(ip: str) -> None:
+    _, transport = connect(Factory.forProtocol(Told), ip)
+    assert transport.getPeer().host == ip
+
+
+# -- the rest
+
+
+def test_an_observer_records_every_event_in_order() -> None:
+    monitor = make_monitor("web", rules=monconn.Rules(conn_limit=1))
+    observer = RecordingObserver()
+    assert verifyObject(IObserver, observer)
+    monitor.add_observer(observer)
+    factory = monconn.MonitoringFactory(monitor, Factory.forProtocol(Told))
+    protocol, transport = connect(factory)
+    connect(factory)
+    transport.peer_sends(b"up")
+    protocol.write(b"down")
+    transport.peer_ends()
+    record = protocol.record
+    refused = observer.events[1][1]
+    assert observer.events == [
+        ("opened", record),
+        ("refused", refused),
+        ("data", record, "up", b"up"),
+        ("data", record, "down", b"down"),
+        ("closed", record),
+    ]
+    assert (record.service, refused.refusal) == ("web", "conn_limit")
+
+
+def test_an_observer_may_leave_bytes_aside() -> None:
+    monitor = make_monitor()
+    monitor.add_observer(RecordingObserver(watches_payload=False))
+    assert not monitor.watched
+
+
+def test_a_monitors_time_is_the_tests() -> None:
+    clock = Clock()
+    assert make_monitor(clock=clock).clock is clock
+    monitor = make_monitor(timeouts=monconn.Timeouts(max_idle=60))
+    protocol, _ = connect(monconn.MonitoringFactory(monitor, Factory.forProtocol(Told)))
+    monitor.clock.pump([15] * 4)
+    assert protocol.record.reason == "idle_timeout"
+    assert monitor.uptime_seconds() == 60
+
+
+def test_a_factory_that_wants_no_connection_leaves_a_closed_one() -> None:
+    class Refusing(Factory):
+        def buildProtocol(self, addr: Any) -> None:
+            return None
+
+    protocol, transport = connect(Refusing())
+    assert protocol is None
+    assert transport.disconnected

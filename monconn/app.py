@@ -53,7 +53,7 @@ class App(MultiService):
         show: Callable[[str], object] | None = None,
         failed: Callable[[ListenError], object] | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.registry = Registry() if registry is None else registry
         self._clock = MonotonicClock(reactor)
         self._close_log = CloseLog(self._clock)
@@ -72,7 +72,7 @@ class App(MultiService):
             service = ForwardService(
                 service_config, monitor, forwarder, reactor, failed or _log_failure
             )
-            service.setServiceParent(self)  # type: ignore[no-untyped-call]
+            service.setServiceParent(self)
 
     def _monitor(self, config: ServiceConfig) -> Monitor:
         monitor = self.registry.new(
@@ -94,7 +94,7 @@ class App(MultiService):
         :raises ListenError: one of them cannot be had.
         """
         try:
-            super().privilegedStartService()  # type: ignore[no-untyped-call]
+            super().privilegedStartService()
         except ListenError:
             for service in self:
                 service.close_listener()
@@ -108,11 +108,11 @@ class App(MultiService):
         """
         if not self._has_listeners:  # twist knows no start with privileges
             self.privilegedStartService()
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
 
     def stopService(self) -> Deferred[Any]:
         """See ``IService``: fires when the last connection has ended."""
-        stopped: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
+        stopped: Deferred[Any] = super().stopService()
         return stopped.addBoth(self._flush)
 
     def stop_now(self) -> None:
@@ -146,7 +146,7 @@ class ForwardService(Service):
         reactor: Any,
         failed: Callable[[ListenError], object],
     ) -> None:
-        self.setName(config.name)  # type: ignore[no-untyped-call]
+        self.setName(config.name)
         self._config = config
         self._monitor = monitor
         self._forwarder = forwarder
@@ -203,7 +203,7 @@ class ForwardService(Service):
 
     def startService(self) -> None:
         """See ``IService``: take clients."""
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         if self._listener is not None:
             self._listener.resume()
         if self._listener is not None or self._port is not None:
@@ -219,7 +219,7 @@ class ForwardService(Service):
 
     def stopService(self) -> Deferred[Any]:
         """See ``IService``: take no more clients, and wait for those that are there."""
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()
         return DeferredList([self.close_listener(), self._monitor.stop(self._config.wait_timeout)])
 
     def close_listener(self) -> Deferred[Any]:

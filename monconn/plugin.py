@@ -28,7 +28,7 @@ class Options(usage.Options):
     optParameters = [["config", "c", None, "configuration file (YAML)"]]
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self["pairs"] = []
 
     def opt_pair(self, pair: str) -> None:

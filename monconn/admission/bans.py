@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Iterable, Iterator, Union
+from collections.abc import Iterable, Iterator
 
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Bans:
@@ -49,7 +49,8 @@ class Bans:
             return False
         number, bits = int(address), address.max_prefixlen
         return any(
-            version == address.version and (number >> (bits - length) << (bits - length)) in networks
+            version == address.version
+            and (number >> (bits - length) << (bits - length)) in networks
             for (version, length), networks in self._by_prefix.items()
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Mapping
+from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 
@@ -40,9 +41,9 @@ class Rules:
             return "blocked"
         if self.is_full(connections):
             return "conn_limit"
-        if self.ip_limit and client_ip not in connections_by_ip:
-            if len(connections_by_ip) >= self.ip_limit:
-                return "ip_limit"
+        is_new_ip = client_ip not in connections_by_ip
+        if self.ip_limit and is_new_ip and len(connections_by_ip) >= self.ip_limit:
+            return "ip_limit"
         return None
 
     def is_full(self, connections: int) -> bool:

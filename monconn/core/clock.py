@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 
@@ -22,7 +23,7 @@ class MonotonicClock:
     def __init__(self, reactor: Any = None) -> None:
         self._reactor = reactor
 
-    def callLater(  # noqa: N802 - the name that Twisted's clocks have
+    def callLater(
         self, delay: float, call: Callable[..., object], *args: object, **kwargs: object
     ) -> IDelayedCall:
         """Call something later, as ``IReactorTime.callLater`` does."""

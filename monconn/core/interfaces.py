@@ -12,7 +12,7 @@ class IConnection(Interface):
 
     record: ConnectionRecord = Attribute("what is known of it")
 
-    def end(reason: Reason, reset: bool = False) -> None:  # type: ignore[misc] # noqa: N805
+    def end(reason: Reason, reset: bool = False) -> None:
         """End it for a reason of ours.
 
         :param reset: at once, by a reset, dropping what is under way; else what we hold is
@@ -28,16 +28,16 @@ class IObserver(Interface):
 
     watches_payload: bool = Attribute("whether to call ``data``; asked when it is added")
 
-    def opened(record: ConnectionRecord) -> None:  # type: ignore[misc] # noqa: N805
+    def opened(record: ConnectionRecord) -> None:
         """A client was admitted."""
 
-    def refused(record: ConnectionRecord) -> None:  # type: ignore[misc] # noqa: N805
+    def refused(record: ConnectionRecord) -> None:
         """A client was not let in; the record says why."""
 
-    def data(record: ConnectionRecord, direction: Direction, data: bytes) -> None:  # type: ignore[misc] # noqa: N805
+    def data(record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Bytes were taken from their sender."""
 
-    def closed(record: ConnectionRecord) -> None:  # type: ignore[misc] # noqa: N805
+    def closed(record: ConnectionRecord) -> None:
         """A connection is over; the record is complete."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, deque
-from typing import Any, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -20,6 +21,7 @@ from monconn.core.interfaces import IConnection, IObserver
 from monconn.core.record import ConnectionRecord, Direction, iso_time
 from monconn.core.timeouts import Timeouts
 from monconn.errors import UnknownConnection
+from monconn.units import format_bytes, format_duration
 
 CLOSED_KEPT = 1_000
 STOP_GRACE_SECONDS = 1.0
@@ -276,6 +278,16 @@ class Monitor:
             "down": down,
         }
 
+    def describe(self) -> str:
+        """The same in one line for people."""
+        stats = self.stats()
+        return (
+            f"{self.name}: connections {len(self)}, ips {len(stats['ips'])},"
+            f" total {stats['total']}, refused {stats['refused']},"
+            f" up {format_bytes(stats['up'])}, down {format_bytes(stats['down'])},"
+            f" uptime {format_duration(self.uptime_seconds())}"
+        )
+
     # -- what can be done to it
 
     def close(self, connection_id: int, *, reset: bool = False) -> None:
@@ -363,5 +375,3 @@ def _cancel(timers: Iterable[Any]) -> None:
     for timer in timers:
         if timer.active():
             timer.cancel()
-
-

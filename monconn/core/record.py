@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import attrs
 
 from monconn.admission.rules import Refusal
+from monconn.units import format_bytes, format_duration
 
 Side = Literal["client", "backend"]
 Direction = Literal["up", "down"]
@@ -142,6 +143,21 @@ class ConnectionRecord:
     def connect_seconds(self) -> float | None:
         """Seconds until the backend stood; None if it never did."""
         return None if self.connected is None else self.connected - self.opened
+
+    def describe(self, now: float) -> str:
+        """One line for people.
+
+        :param now: monotonic seconds.
+        """
+        if self.refusal is not None:
+            return f"{self.client} refused: {self.refusal}"
+        age = format_duration(self.age_seconds(now))
+        moved = f"up {format_bytes(self.up)}, down {format_bytes(self.down)}"
+        if self.reason is None:
+            idle = format_duration(self.idle_seconds(now))
+            return f"{self.client} {self.state}, {age} old, idle {idle}, {moved}"
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{self.client} {self.reason} after {age}, {moved}{detail}"
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """All of it as plain values for JSON: times ISO 8601, durations in seconds.

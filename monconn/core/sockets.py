@@ -130,7 +130,7 @@ def waiting_bytes(descriptor: Any) -> int:
     """How many bytes a transport holds that it has not yet given to the system."""
     if descriptor is None:
         return 0
-    return len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen
+    return int(len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen)
 
 
 def unacknowledged_bytes(sock: socket.socket) -> int:

@@ -7,7 +7,8 @@ import os
 import socket
 import stat
 import time
-from typing import Any, Callable, Sequence, Union
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
@@ -24,7 +25,7 @@ PAUSES_SECONDS = (0.5, 1.0)
 SHORTAGE_PAUSE_SECONDS = 0.25
 """How long to leave clients in the queue once descriptors or memory have run out."""
 
-SocketAddress = Union[TcpAddress, UnixAddress]
+SocketAddress = TcpAddress | UnixAddress
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
@@ -25,14 +26,17 @@ _ENDPOINT_TIMEOUT_SECONDS = 3600
 
 
 class OneProtocol(Factory):
-    """Gives a protocol that exists already."""
+    """Gives a protocol that exists already.
+
+    :param protocol: an ``IProtocol``.
+    """
 
     noisy = False
 
-    def __init__(self, protocol: IProtocol) -> None:
+    def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """See ``IProtocolFactory``."""
         return self._protocol
 
@@ -48,7 +52,8 @@ def _endpoint(address: Address, reactor: Any) -> IStreamClientEndpoint:
     if isinstance(address, UnixAddress):
         return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
     if not isinstance(address, TcpAddress):
-        return clientFromString(reactor, address.description)
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, address.description)
+        return endpoint
     version = _ip_version(address.host)
     if version == 4:
         return TCP4ClientEndpoint(reactor, address.host, address.port, timeout=timeout)

@@ -6,7 +6,7 @@ import errno
 import socket
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 
 from monconn.addresses import TcpAddress, plain_ip
@@ -71,7 +71,7 @@ class Forwarder:
         """What a foreign endpoint is to listen with."""
         return _ForeignFactory(self)
 
-    def protocol_for(self, address: IAddress) -> IProtocol:
+    def protocol_for(self, address: IAddress | None) -> Any:
         """The protocol for a client off a foreign endpoint."""
         relay = self._admit(*name_of_peer(address))
         return TurnedAway() if relay is None else relay.client
@@ -96,7 +96,7 @@ class _ForeignFactory(Factory):
     def __init__(self, forwarder: Forwarder) -> None:
         self._forwarder = forwarder
 
-    def buildProtocol(self, addr: IAddress) -> IProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         return self._forwarder.protocol_for(addr)
 
 

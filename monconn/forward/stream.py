@@ -19,7 +19,6 @@ from zope.interface import implementer
 
 from monconn.core.record import Reason, Side, SideEnd
 from monconn.core.sockets import (
-    NotingSocket,
     descriptor_of,
     end_by_errno,
     has_failed,
@@ -60,7 +59,7 @@ class StreamEnd(Protocol):
         self._dial = dial
         self._clock = clock
         self._keepalive = keepalive
-        self._socket: NotingSocket | None = None
+        self._socket: Any = None  # a NotingSocket, where there is a socket
         self._descriptor: Any = None
         self._dialling: Deferred[Any] | None = None
         self._early: list[bytes] = []

@@ -1338,3 +1338,41 @@ def test_a_protocol_may_be_exchanged_on_a_living_connection() -> None:
     alsoProvides(world.wrapper, IHalfCloseableProtocol)
     world.transport.peer_ends()
     assert successor.told[-1] == "read end"
+
+
+# -- lines for people
+
+
+def test_a_connection_in_one_line() -> None:
+    world = World()
+    world.transport.peer_sends(bytes(2048))
+    world.clock.advance(65)
+    assert world.record.describe(world.clock.seconds()) == (
+        "192.0.2.1:50000 open, 1m05s old, idle 1m05s, up 2.0 KiB, down 0 B"
+    )
+    exception_in_the_protocol(world)
+    world.clock.advance(100)
+    assert world.record.describe(world.clock.seconds()) == (
+        "192.0.2.1:50000 error after 1m05s, up 2.0 KiB, down 0 B (of the protocol)"
+    )
+
+
+def test_a_refused_client_in_one_line() -> None:
+    world = World()
+    world.monitor.block("192.0.2.1")
+    connect(world.factory)
+    refused = world.observer.events[-1][1]
+    assert refused.describe(0) == "192.0.2.1:50000 refused: blocked"
+
+
+def test_a_service_in_one_line() -> None:
+    world = World(rules=Rules(conn_limit=2))
+    connect(world.factory)
+    connect(world.factory)
+    world.transport.peer_sends(b"12345")
+    world.wrapper.write(b"123")
+    world.transport.peer_ends()
+    world.clock.advance(12.34)
+    assert world.monitor.describe() == (
+        "test: connections 1, ips 1, total 2, refused 1, up 5 B, down 3 B, uptime 12.3s"
+    )

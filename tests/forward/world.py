@@ -58,7 +58,7 @@ def until(condition: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
     return result
 
 
-def until_settled(figure: Callable[[], int], seconds: float = 0.3) -> int:
+def until_settled(figure: Callable[[], int], seconds: float = 0.15) -> int:
     """Wait until a figure has not changed for a while; that figure."""
     seen, since = figure(), time.monotonic()
     give_up = since + PATIENCE_SECONDS

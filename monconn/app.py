@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
@@ -15,18 +16,18 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from monconn.addresses import EndpointAddress
+from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.admission.bans import Bans
 from monconn.admission.rules import Rules
 from monconn.config import Config, ServiceConfig
 from monconn.core.clock import MonotonicClock
 from monconn.core.monitor import Monitor
 from monconn.core.registry import Registry
-from monconn.core.timeouts import Deadlines, Timeouts
+from monconn.core.timeouts import Timeouts
 from monconn.errors import ListenError
 from monconn.forward.accept import PAUSES_SECONDS, Listener, open_listener
-from monconn.forward.dial import dialler
-from monconn.forward.forwarder import Forwarder
+from monconn.forward.forwarder import Forwarder, ForwardingFactory
+from monconn.forward.roads import Roads
 from monconn.observers.closelog import CloseLog
 from monconn.observers.hexdump import HexDump
 
@@ -59,18 +60,11 @@ class App(MultiService):
         self._close_log = CloseLog(self._clock)
         self._hex_dump = HexDump(show or _write_to_stdout)
         self._has_listeners = False
-        deadlines = Deadlines(self._clock)
+        self._roads = Roads(reactor, self._clock)
         for service_config in config.services:
             monitor = self._monitor(service_config)
-            forwarder = Forwarder(
-                monitor,
-                reactor,
-                dialler(service_config.backend, reactor),
-                deadlines,
-                keepalive=service_config.keepalive,
-            )
             service = ForwardService(
-                service_config, monitor, forwarder, reactor, failed or _log_failure
+                service_config, monitor, self._roads, reactor, failed or _log_failure
             )
             service.setServiceParent(self)
 
@@ -123,6 +117,7 @@ class App(MultiService):
     def _flush(self, result: Any) -> Any:
         self._close_log.flush()
         self._hex_dump.stop(_FLUSH_SECONDS)
+        self._roads.close()
         return result
 
 
@@ -131,7 +126,7 @@ class ForwardService(Service):
 
     :param config: the service's configuration.
     :param monitor: its monitor.
-    :param forwarder: makes its relays.
+    :param roads: makes the road from its listener to its backend.
     :param reactor: the reactor to run on.
     :param failed: told of a listener that failed only once the reactor ran.
     """
@@ -142,14 +137,14 @@ class ForwardService(Service):
         self,
         config: ServiceConfig,
         monitor: Monitor,
-        forwarder: Forwarder,
+        roads: Roads,
         reactor: Any,
         failed: Callable[[ListenError], object],
     ) -> None:
         self.setName(config.name)
         self._config = config
         self._monitor = monitor
-        self._forwarder = forwarder
+        self._roads = roads
         self._reactor = reactor
         self._failed = failed
         self._listener: Listener | None = None
@@ -160,14 +155,21 @@ class ForwardService(Service):
 
         :raises ListenError: the listener cannot be had.
         """
-        if isinstance(self._config.listen, EndpointAddress):
-            self._listen_on_endpoint(self._config.listen)
-            return
-        sock = open_listener(self._config.listen)
-        self._monitor.listen = _bound_address(self._config, sock)
-        self._listener = Listener(
-            sock, self._reactor, self._forwarder.accepted, self._monitor.must_wait
+        address = self._config.listen
+        if isinstance(address, EndpointAddress):
+            self._listen_on_endpoint(address)
+        else:
+            self._listen_on_socket(address)
+
+    def _listen_on_socket(self, address: TcpAddress | UnixAddress) -> None:
+        config, monitor = self._config, self._monitor
+        sock = open_listener(address)
+        monitor.listen = _bound_address(config, sock)
+        road = self._roads.between(
+            monitor, config.listen, config.backend, keepalive=config.keepalive
         )
+        forwarder = Forwarder(monitor, road)
+        self._listener = Listener(sock, self._reactor, forwarder.accepted, monitor.must_wait)
         self._monitor.when_room(self._listener.resume)
 
     def _listen_on_endpoint(self, address: EndpointAddress) -> None:
@@ -192,7 +194,10 @@ class ForwardService(Service):
 
     def _begin_to_listen(self, address: EndpointAddress) -> Deferred[Any]:
         endpoint = serverFromString(self._reactor, address.description)
-        listening: Deferred[Any] = endpoint.listen(self._forwarder.factory())
+        _negotiate_no_protocol(endpoint)
+        config = self._config
+        road = self._roads.stream(self._monitor, config.backend, keepalive=config.keepalive)
+        listening: Deferred[Any] = endpoint.listen(ForwardingFactory(self._monitor, road))
         return listening
 
     def _listening(self, port: Any) -> None:
@@ -241,6 +246,17 @@ def _bound_description(description: str, host: Any) -> str:
     """The endpoint as configured, with the port that a port of 0 became."""
     port = getattr(host, "port", None)
     return description if port is None else _PORT_0.sub(rf":\g<1>{port}", description, 1)
+
+
+def _negotiate_no_protocol(endpoint: Any) -> None:
+    """Let in TLS clients that offer protocols (ALPN), as all of HTTP's do: none is chosen.
+
+    Twisted would end their handshakes with an alert, and has no public way to say otherwise: a
+    factory may only name the protocols that it speaks, and ours speaks what the backend does.
+    """
+    options = getattr(endpoint, "_sslContextFactory", None)
+    if options is not None:
+        options.getContext().set_alpn_select_callback(lambda *_: NO_OVERLAPPING_PROTOCOLS)
 
 
 def _listen_error(address: EndpointAddress, failure: Failure) -> ListenError:

@@ -49,7 +49,7 @@ def check(context: click.Context, file: str) -> None:
     """Validate a configuration FILE: exit status 0 if it is right, 2 if not."""
     config = _configuration(lambda: load(file))
     count = len(config.services)
-    click.echo(f"{file}: right: {count} service{'' if count == 1 else 's'}")
+    click.echo(f"{file} is valid: {count} service{'' if count == 1 else 's'}")
 
 
 @main.command()

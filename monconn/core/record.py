@@ -55,7 +55,8 @@ class ConnectionRecord:
     client: str
     """Who connected, as ``IP:PORT``, or ``unix:PID``."""
     client_ip: str
-    """The client's IP (IPv4-mapped ones as IPv4); ``unix`` on a UNIX socket."""
+    """The client's IP (IPv4-mapped ones as IPv4); ``unix`` on a UNIX socket, ``local`` where
+    we are the client."""
     listener: str
     backend: str
     opened_at: float

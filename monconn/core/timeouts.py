@@ -13,6 +13,7 @@ from monconn.core.record import ConnectionRecord, Reason
 
 GRACE_SECONDS = 5.0
 """How long a peer may take to receive what is under way once the verdict has fallen."""
+_LOOKS_A_LENGTH = 4
 
 
 @attrs.frozen
@@ -31,6 +32,20 @@ class Timeouts:
     """Without a byte either way once one side has ended."""
     max_lifetime: float = 0.0
     """From the opening."""
+
+    first_look_seconds: float = attrs.field(init=False, repr=False, eq=False)
+    """How long after its opening a connection must be looked at; infinity for never."""
+
+    @first_look_seconds.default
+    def _first_look_seconds(self) -> float:
+        limits = (
+            self.connect_timeout,
+            self.read_timeout,
+            self.write_timeout / _LOOKS_A_LENGTH,
+            self.max_idle,
+            self.max_lifetime,
+        )
+        return min((limit for limit in limits if limit), default=float("inf"))
 
     def next_deadline(self, record: ConnectionRecord) -> tuple[float, Reason | None]:
         """When the connection is to end if nothing more happens, and with which reason.
@@ -62,15 +77,12 @@ class Timeouts:
         """When to look at the connection again, in monotonic seconds.
 
         Bytes that begin to wait announce themselves to nobody, so that with a
-        ``write_timeout`` a connection is looked at four times in its length; nor does a
-        client that is held back and will be read from again.
+        ``write_timeout`` a connection is looked at four times in its length.
         """
         when = self.next_deadline(record)[0]
-        if self.write_timeout:
-            when = min(when, now + self.write_timeout / 4)
-        if self.read_timeout and record.reading_since is None:
-            when = min(when, now + self.read_timeout)
-        return when
+        if not self.write_timeout:
+            return when
+        return min(when, now + self.write_timeout / _LOOKS_A_LENGTH)
 
 
 class Backlog:

@@ -158,8 +158,13 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def resumeProducing(self) -> None:
         """See ``IPushProducer``."""
         if self.record.reading_since is None and self._remote == "client":
-            self.record.reading_since = self._monitor.clock.seconds()
+            self._read_on()
         self.transport.resumeProducing()
+
+    def _read_on(self) -> None:
+        self.record.reading_since = self._monitor.clock.seconds()
+        if self._monitor.timeouts.read_timeout and self.record.ending is None:
+            self._look_again()  # which had nothing to wait for while we did not read
 
     def stopProducing(self) -> None:
         """See ``IProducer``."""
@@ -181,11 +186,10 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._aborted = True
         self.transport.abortConnection()
 
-    def startTLS(self, *args: Any, **kwargs: Any) -> Any:
+    def startTLS(self, *args: Any, **kwargs: Any) -> None:
         """See ``ITLSTransport``."""
-        result = self.transport.startTLS(*args, **kwargs)
+        self.transport.startTLS(*args, **kwargs)
         self._provide(self.transport)
-        return result
 
     # -- what the transport tells the wrapped protocol
 
@@ -227,10 +231,11 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def _judge(self, reason: Failure) -> None:
         error_number = getattr(self._socket, "error_number", 0)
+        is_tls = ISSLTransport.providedBy(self.transport)
         if self._aborted:
             self._note_end(self._local, "reset")
             self._decide(_RESET[self._local])
-        elif reason.check(error.ConnectionLost) and (error_number or not self._is_tls()):
+        elif reason.check(error.ConnectionLost) and (error_number or not is_tls):
             how = end_by_errno(error_number)
             self._note_end(self._remote, how)
             self._decide((_LOST if how == "timeout" else _RESET)[self._remote])
@@ -243,9 +248,6 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self._decide(_CLOSED[self._first_ended or self._remote])
         else:
             self._decide("error", reason.getErrorMessage())
-
-    def _is_tls(self) -> bool:
-        return bool(ISSLTransport.providedBy(self.transport))
 
     def _note_end(self, side: Side, how: SideEnd) -> None:
         if self.record.reason is None:
@@ -269,19 +271,16 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self._close()
 
     def _close(self) -> None:
+        # What a producer has made is delivered. What it would make might have no end, and
+        # TLS waits for it even if it is idle.
+        producer = getattr(self.transport, "producer", None)
         try:
-            self._stop_producer()
+            if producer is not None:
+                self.transport.unregisterProducer()
+                producer.stopProducing()
             self.loseConnection()
         except Exception:  # of the wrapped protocol: whoever ends many goes on with the next
             self._log.failure("{client}: failed to close", client=self.record.client)
-
-    def _stop_producer(self) -> None:
-        # What it has made is delivered. What it would make might have no end, and TLS
-        # waits for it even if it is idle.
-        producer = getattr(self.transport, "producer", None)
-        if producer is not None:
-            self.transport.unregisterProducer()
-            producer.stopProducing()
 
     def _reset(self) -> None:
         if hasattr(self.transport, "abortConnection"):

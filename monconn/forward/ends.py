@@ -40,6 +40,9 @@ class End(Protocol):
     def abort(self) -> None:
         """Reset at once."""
 
+    def settle(self) -> None:
+        """Do what is not worth it for a connection that ends soon; called more than once."""
+
     def waiting(self) -> int:
         """How many bytes are held for the peer."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from zope.interface import implementer
 
 from monconn.core.interfaces import IConnection
@@ -9,7 +11,7 @@ from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord, Reason, Side, SideEnd, State
 from monconn.core.timeouts import GRACE_SECONDS, Backlog, Deadlines
 from monconn.forward.ends import End
-from monconn.forward.verdict import Action, Event, RelayState, verdict
+from monconn.forward.verdict import TABLE, Action, Event, RelayState
 
 _SHOWN_STATE: dict[RelayState, State] = {
     "connecting": "connecting",
@@ -74,7 +76,7 @@ class Relay:
         self._deadlines = deadlines
         self._state: RelayState = "connecting"
         self._first_ended: Side | None = None
-        self._gone: set[Side] = set()
+        self._gone: tuple[Side, ...] = ()
         self._client_backlog = Backlog()
         self._backend_backlog = Backlog()
         client.reports = backend.reports = self
@@ -114,6 +116,7 @@ class Relay:
         """See :class:`~monconn.forward.ends.Reports`."""
         if end.side == "backend":
             self.record.reading_since = self._monitor.clock.seconds()
+            self._look_sooner()
         self._other(end).resume()
 
     # -- events
@@ -129,7 +132,8 @@ class Relay:
     def _begin(self) -> None:
         self.record.reading_since = self.record.opened
         self._monitor.opened(self)
-        self._look_again(self.record.opened)
+        first_look = self.record.opened + self._monitor.timeouts.first_look_seconds
+        self._deadlines.schedule(self, first_look)
         self.backend.dial()
 
     def connect_failed(self, end: End, reason: Reason, detail: str) -> None:
@@ -176,42 +180,26 @@ class Relay:
             self.record.detail = detail
 
     def _happen(self, event: Event) -> None:
-        if len(self._gone) == 2:
-            return  # all is over
+        outcome = TABLE[self._state].get(event)
+        if outcome is None or len(self._gone) == 2:
+            return
         before = self._state
-        self._state, actions = verdict(before, event)
-        if self._state != before:
-            self.record.state = _SHOWN_STATE[self._state]
+        self._state, actions = outcome
+        self.record.state = _SHOWN_STATE[self._state]
         for action in actions:
-            self._act(action)
-        if self._state != before:
-            self._look_again(self._monitor.clock.seconds())
-
-    def _act(self, action: Action) -> None:
-        if action == "end_backend":
-            self.backend.end_writing()
-        elif action == "end_client":
-            self.client.end_writing()
-        elif action == "close_client":
-            self.client.close()
-        elif action == "close_backend":
-            self.backend.close()
-        elif action == "reset_client":
-            self.client.reset()
-        elif action == "reset_backend":
-            self.backend.reset()
-        elif action == "abort_client":
-            self.client.abort()
-        elif action == "abort_backend":
-            self.backend.abort()
+            _DO[action](self)
+        if self._state != before and len(self._gone) < 2:
+            self._look_sooner()
 
     def _leave(self, side: Side) -> None:
-        self._gone.add(side)
+        if side not in self._gone:
+            self._gone += (side,)
         if len(self._gone) < 2:
             return
         if self.record.reason is None:
             self._decide(_CLOSED_REASON[self._first_ended or side])
         self._deadlines.cancel(self)
+        self.client.reports = self.backend.reports = None  # no cycle is left to be collected
         self._monitor.closed(self)
 
     # -- time limits
@@ -220,6 +208,8 @@ class Relay:
         """See :class:`~monconn.core.timeouts.Watched`."""
         if self.record.ending is not None:
             return self._look_at_ending(self.record.ending, now)
+        self.client.settle()
+        self.backend.settle()
         self._look_at_backlogs(now)
         when, reason = self._monitor.timeouts.next_deadline(self.record)
         if reason is not None and when <= now:
@@ -259,10 +249,23 @@ class Relay:
             return "backend"
         return "client"
 
-    def _look_again(self, now: float) -> None:
-        if len(self._gone) == 2:
-            return
+    def _look_sooner(self) -> None:
+        """Set the next look to an earlier time if what has happened asks for it."""
+        timeouts = self._monitor.timeouts
         if self.record.ending is not None:
             self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
-        else:
-            self._deadlines.schedule(self, self._monitor.timeouts.next_look(self.record, now))
+        elif timeouts.half_close_timeout or timeouts.read_timeout:
+            now = self._monitor.clock.seconds()
+            self._deadlines.schedule(self, timeouts.next_look(self.record, now))
+
+
+_DO: dict[Action, Callable[[Relay], None]] = {
+    "end_client": lambda relay: relay.client.end_writing(),
+    "end_backend": lambda relay: relay.backend.end_writing(),
+    "close_client": lambda relay: relay.client.close(),
+    "close_backend": lambda relay: relay.backend.close(),
+    "reset_client": lambda relay: relay.client.reset(),
+    "reset_backend": lambda relay: relay.backend.reset(),
+    "abort_client": lambda relay: relay.client.abort(),
+    "abort_backend": lambda relay: relay.backend.abort(),
+}

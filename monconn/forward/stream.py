@@ -95,13 +95,14 @@ class StreamEnd(Protocol):
         if self._socket is not None:
             self._socket.keeps_last_words = not self._is_tls()
         if self._is_tcp():
-            self._set_tcp_options()
+            self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self._stand()
 
-    def _set_tcp_options(self) -> None:
-        self.transport.setTcpNoDelay(True)
-        if self._keepalive and self._socket is not None:
+    def settle(self) -> None:
+        """See :class:`~monconn.forward.ends.End`: have the system ask a silent peer."""
+        if self._keepalive and self._is_tcp() and not self._gone:
+            self._keepalive = False
             keep_alive(self._socket)
 
     def _stand(self) -> None:

@@ -64,6 +64,7 @@ _STANDING: dict[Event, Outcome] = {
     "cut_hard": _CUT_HARD,
 }
 
+# What a state does not name changes nothing.
 TABLE: dict[RelayState, dict[Event, Outcome]] = {
     "connecting": {
         **_DIALLING,
@@ -98,8 +99,3 @@ TABLE: dict[RelayState, dict[Event, Outcome]] = {
     "draining": _STANDING,
     "closing": {"cut_hard": _CUT_HARD},
 }
-
-
-def verdict(state: RelayState, event: Event) -> Outcome:
-    """What a relay does about an event; what the table does not name changes nothing."""
-    return TABLE[state].get(event, (state, ()))

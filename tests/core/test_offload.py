@@ -66,17 +66,27 @@ def test_put_does_not_wait_for_a_handler_that_stands_still(handler: Handler) -> 
 
 
 def test_dropped_are_told_with_the_next_item(handler: Handler) -> None:
-    offload = stuck(handler, limit=2)
-    for item in ("a", "b", "dropped", "dropped"):
+    offload = stuck(handler, limit=3)
+    for item in ("a", "b", "c", "dropped", "dropped"):
         offload.put(item)
-    handler.let_through(2)
-    handler.wait_for_next()
-    handler.wait_for_next()  # "b" is in hand, and the queue is empty
-    assert offload.put("c")
+    for item in ("d", "e"):
+        handler.let_through(2)
+        handler.wait_for_next()
+        handler.wait_for_next()  # two are done, and so there is room
+        assert offload.put(item)
     handler.let_through()
     assert offload.stop(WAIT_SECONDS)
-    assert handler.handled == [("first", 0), ("a", 0), ("b", 0), ("c", 2)]
+    assert handler.handled == [("first", 0), ("a", 0), ("b", 0), ("c", 0), ("d", 2), ("e", 0)]
     assert offload.dropped == 2
+
+
+def test_idle_thread_wakes_for_each_item(handler: Handler) -> None:
+    handler.let_through()
+    offload = Offload(handler, limit=1)
+    for _ in range(100):
+        assert offload.put("item")  # which finds the queue empty, as all before are in hand
+        handler.wait_for_next()
+    assert offload.stop(WAIT_SECONDS)
 
 
 def test_limit_counts_sizes(handler: Handler) -> None:

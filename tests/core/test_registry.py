@@ -99,6 +99,19 @@ def test_shutdown_ends_with_the_last_connection_of_all(registry: Registry) -> No
     assert done.called
 
 
+@pytest.mark.parametrize(("words", "seconds"), [((), 60.0), ((5.0,), 5.0)])
+def test_shutdown_waits(registry: Registry, words: tuple[float, ...], seconds: float) -> None:
+    clock = Clock()
+    connection = enter(registry.new(clock=clock))
+    ends: list[str] = []
+    connection.end = lambda reason, reset: ends.append(reason)
+    registry.shutdown(*words)
+    clock.advance(seconds - 0.1)
+    assert ends == []
+    clock.advance(0.1)
+    assert ends == ["stopping"]
+
+
 def test_shutdown_without_services(registry: Registry) -> None:
     assert registry.shutdown().called
 

@@ -255,8 +255,8 @@ def test_payload_is_shown_only_to_those_who_watch_it() -> None:
     world.monitor.remove_observer(world.observer)
     idle = RecordingObserver(watches_payload=False)
     world.monitor.add_observer(idle)
+    world.monitor.saw = None  # type: ignore[assignment,method-assign]
     world.transport.peer_sends(b"data")
-    assert not world.monitor.watched
     assert idle.events == []
     assert world.record.up == 4
 
@@ -274,6 +274,17 @@ def test_addresses_and_unknown_attributes_are_the_transports() -> None:
     assert world.wrapper.negotiatedProtocol == b"h2"
     with pytest.raises(AttributeError):
         _ = world.wrapper.nothing_of_the_kind
+
+
+@pytest.mark.parametrize("keepalive", [True, False])
+def test_silent_peers_are_asked_by_the_system_unless_that_is_unwanted(keepalive: bool) -> None:
+    wrapped = Factory.forProtocol(Told)
+    factory = MonitoringFactory(make_monitor(), wrapped, keepalive=keepalive)
+    transport = TransportWithSocket()
+    factory.buildProtocol(transport.getPeer()).makeConnection(transport)
+    asks = transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    transport.socket.close()
+    assert bool(asks) == keepalive
 
 
 def test_reading_is_paused_and_resumed() -> None:
@@ -980,10 +991,13 @@ def test_without_limits_there_is_no_timer() -> None:
 
 def test_idle_counts_from_the_opening() -> None:
     world = World(timeouts=Timeouts(max_idle=10, write_timeout=0))
+    world.wrapper.write(b"under way")
     world.clock.advance(9.9)
     assert world.record.reason is None
     world.clock.advance(0.1)
+    world.transport.drain()
     assert world.record.reason == "idle_timeout"
+    assert not world.transport.aborted
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])

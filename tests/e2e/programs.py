@@ -285,6 +285,15 @@ def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
     return socket.create_connection((host, port), timeout=HANG_SECONDS)
 
 
+def receive(client: socket.socket, count: int) -> bytes:
+    """Exactly this many bytes, or fewer if the other side ends before."""
+    pieces = []
+    while count and (piece := client.recv(min(count, 65536))):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
+
+
 def is_refused(port: int) -> bool:
     """Whether nobody listens on a port of the loopback any more."""
     with socket.socket() as client:

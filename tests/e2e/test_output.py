@@ -19,6 +19,7 @@ from .programs import (
     Monconn,
     Program,
     connect,
+    receive,
     until,
     write_config,
 )
@@ -51,9 +52,9 @@ def talk_to(listener: Path) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(HANG_SECONDS)
         client.connect(str(listener))
-        for _ in range(100):
+        for _ in range(50):
             client.sendall(PATTERN)
-            assert client.recv(len(PATTERN), socket.MSG_WAITALL) == PATTERN
+            assert receive(client, len(PATTERN)) == PATTERN
 
 
 def test_output_that_nobody_reads_stalls_nothing(launch: Launch, unread: tuple[Path, Path]) -> None:
@@ -114,7 +115,7 @@ def test_each_end_has_a_true_line(launch: Launch, echo_port: int) -> None:
     with connect(port) as client:
         client.sendall(PATTERN)
         client.shutdown(socket.SHUT_WR)
-        assert client.recv(2 * len(PATTERN), socket.MSG_WAITALL) == PATTERN
+        assert receive(client, 2 * len(PATTERN)) == PATTERN
         orderly = client.getsockname()[1]
     with connect(port) as client:
         client.sendall(b"12345")

@@ -18,6 +18,7 @@ from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.core.timeouts import Deadlines
 from monconn.forward.forwarder import Forwarder
+from monconn.forward.roads import StreamRoad
 
 from .world import to_the_end
 
@@ -62,7 +63,8 @@ def test_a_client_that_the_reactor_cannot_take(
     client, accepted = pair
     clock, dialler = Clock(), Dialler()
     monitor, deadlines = Monitor("web", clock=clock), Deadlines(clock)
-    forwarder = Forwarder(monitor, BrokenReactor(number), dialler, deadlines)
+    road = StreamRoad(monitor, deadlines, BrokenReactor(number), dialler)
+    forwarder = Forwarder(monitor, road)
     forwarder.accepted(accepted, "")
     (record,) = monitor.closed_records
     assert record.reason == reason
@@ -106,7 +108,8 @@ def refused_record(accepted: socket.socket, address: Any) -> ConnectionRecord:
     monitor = Monitor("web", Rules(conn_limit=1), clock=clock)
     monitor.stopping = True
     monitor.add_observer(seen)
-    Forwarder(monitor, BrokenReactor(0), Dialler(), Deadlines(clock)).accepted(accepted, address)
+    road = StreamRoad(monitor, Deadlines(clock), BrokenReactor(0), Dialler())
+    Forwarder(monitor, road).accepted(accepted, address)
     assert accepted.fileno() == -1
     (record,) = seen.records
     assert record.refusal == "stopping"

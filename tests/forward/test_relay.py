@@ -40,6 +40,9 @@ class FakeEnd:
     def __getattr__(self, verb: str) -> Any:
         return lambda *data: self._calls.append(" ".join([verb, self.side, *map(repr, data)]))
 
+    def settle(self) -> None:
+        pass  # of no account here
+
     def waiting(self) -> int:
         return self.held
 

@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def scenario(
     return note
 
 
+@lru_cache(maxsize=4)
 def payload(count: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(count)
 
@@ -225,6 +227,25 @@ def reset_after_bytes(world: World, by: str, count: int) -> None:
     expect_reset(world, by, **counts(by, count, 6))
 
 
+@scenario(*BY_EITHER)
+def answer_and_reset_in_the_middle_of_an_upload(world: World, by: str) -> None:
+    answer, upload = payload(100_000), payload(16 * MB)
+    for round_number in range(1, 5):
+        first, other = sides(world, by)
+        sending = world.meanwhile(send_all_it_takes, other, upload)
+        exactly(first, 100_000)
+        first.sendall(answer)
+        until(lambda sock=first: not unsent(sock))
+        reset(first)
+        received, end = to_the_end(other)
+        assert received == answer
+        sent = sending.result()
+        assert end == "reset" or sent < len(upload)  # one of the two threads is told, not both
+        other.close()
+        record = world.closed(round_number)[-1]
+        assert record.reason == f"{by}_reset"
+
+
 def stall(first: socket.socket, other: socket.socket) -> bytes:
     """Send until no more is taken, while the other side receives nothing."""
     let_see_unread(first, other)
@@ -366,15 +387,34 @@ def client_aborts_while_connecting(world: World) -> None:
 @scenario()
 def operator_closes(world: World) -> None:
     client, backend = world.pair()
-    backend.sendall(payload(MB)[:100_000])
+    data = payload(100_000)
+    backend.sendall(data)
     record = world.live()
-    until(lambda: record.down == 100_000)
+    until(lambda: record.down == len(data))
     world.on_reactor(world.monitor.close, record.id)
+    until(lambda: record.state == "closing")
+    for _ in range(3):
+        client.sendall(b"still talking")  # which must not cost it what it has yet to receive
+    assert to_the_end(client, 1 << 12, 0.001) == (data, "fin")
     assert to_the_end(backend) == (b"", "fin")
-    assert to_the_end(client) == (payload(MB)[:100_000], "fin")
     client.close()
     backend.close()
-    world.expect("operator", "KD", "none", "none", up=0, down=100_000)
+    world.expect("operator", "KD", "none", "none", up=0, down=len(data))
+
+
+@scenario(*BY_EITHER)
+def operator_closes_while_one_side_is_stalled(world: World, by: str) -> None:
+    sender, stalled = sides(world, by)
+    data = stall(sender, stalled)
+    record = world.live()
+    world.on_reactor(world.monitor.close, record.id)
+    received, end = to_the_end(stalled)
+    assert end == "fin"
+    assert received == data[: len(received)]
+    assert to_the_end(sender) == (b"unread", "fin")
+    stalled.close()
+    sender.close()
+    world.expect("operator", "KD", "none", "none", **counts(by, len(received), 6))
 
 
 @scenario()

@@ -27,12 +27,15 @@ from monconn.admission.rules import Rules
 from monconn.core.clock import MonotonicClock
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
-from monconn.core.timeouts import Deadlines, Timeouts
+from monconn.core.timeouts import Timeouts
+from monconn.forward import plain
 from monconn.forward.accept import Listener, open_listener
-from monconn.forward.dial import dialler
 from monconn.forward.forwarder import Forwarder
+from monconn.forward.roads import Roads
 
-PIPES = ("stream",)
+PIPES = ("stream", "copy", "splice")
+MOVES = {"stream": {"stream"}, "copy": {"copy"}, "splice": {"copy", "splice"}}
+"""What a record may say, by pipe: small chunks are never spliced."""
 FAMILIES = {
     "ipv4": ("127.0.0.1", "127.0.0.1"),
     "ipv6": ("::1", "::1"),
@@ -42,7 +45,7 @@ FAMILIES = {
 """Where the service listens, and where its backend does."""
 PATIENCE_SECONDS = 20.0
 """How long anything at all may take on a busy machine."""
-HELD_BYTES = {"stream": 256 * 1024}
+HELD_BYTES = {"stream": 256 * 1024, "copy": 128 * 1024, "splice": 2 * 1024 * 1024}
 """The most that we may hold of one direction, by pipe; the system's buffers come on top."""
 
 Address = TcpAddress | UnixAddress
@@ -101,7 +104,6 @@ class World:
         self._front: Address = front or _address(front_host, folder / "front")
         self.backend_address: Address = _address(back_host, folder / "back")
         self._clock = MonotonicClock()
-        self.deadlines = Deadlines(self._clock)
         self.monitor = Monitor("test", rules, timeouts, clock=self._clock)
         self._sockets: list[socket.socket] = []
         self._patches: list[Any] = []
@@ -111,6 +113,9 @@ class World:
 
     def __enter__(self) -> World:
         self._backend_listener = self._listen_as_backend()
+        if self.pipe == "copy":
+            self._patches.append(patch.object(plain, "CAN_SPLICE", False))
+            self._patches[-1].start()
         for module in _modules_with("GRACE_SECONDS") if self._grace_seconds else ():
             self._patches.append(patch.object(module, "GRACE_SECONDS", self._grace_seconds))
             self._patches[-1].start()
@@ -137,8 +142,10 @@ class World:
         sock = open_listener(self._front)
         self.where = sock.getsockname()
         self._family = sock.family
+        self.roads = Roads(reactor, self._clock)
+        self.deadlines = self.roads.deadlines
         self.forwarder = _forwarder(
-            self.pipe, self.monitor, reactor, self.backend_address, self.deadlines
+            self.pipe, self.monitor, self.roads, self._front, self.backend_address
         )
         self._listener = Listener(sock, reactor, self.forwarder.accepted, self.monitor.must_wait)
         self.monitor.when_room(self._listener.resume)
@@ -153,6 +160,7 @@ class World:
         try:
             until(lambda: not len(self.monitor))
         finally:
+            self.on_reactor(self.roads.close)
             for each in self._patches:
                 each.stop()
 
@@ -239,7 +247,7 @@ class World:
         )
         for record in records:
             assert record.state == "closed"
-            assert record.pipe == self.pipe
+            assert record.pipe in MOVES[self.pipe]
         return records
 
     def expect(
@@ -262,10 +270,11 @@ def _address(host: str, path: Path) -> Address:
 
 
 def _forwarder(
-    pipe: str, monitor: Monitor, reactor: Any, backend: Address, deadlines: Deadlines
+    pipe: str, monitor: Monitor, roads: Roads, front: Address, back: Address
 ) -> Forwarder:
-    assert pipe == "stream"
-    return Forwarder(monitor, reactor, dialler(backend, reactor), deadlines)
+    if pipe == "stream":
+        return Forwarder(monitor, roads.stream(monitor, back))
+    return Forwarder(monitor, roads.between(monitor, front, back))
 
 
 def _modules_with(name: str) -> Iterable[Any]:

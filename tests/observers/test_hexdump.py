@@ -81,16 +81,20 @@ def test_dump_is_what_hexdump_shows(data: bytes) -> None:
 # -- the observer
 
 
-def test_chunks_with_their_headlines(record: ConnectionRecord) -> None:
+def test_chunks_with_their_headlines(
+    record: ConnectionRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_700_000_001.25)
     written: list[str] = []
     hex_dump = HexDump(written.append)
     assert verifyObject(IObserver, hex_dump)
+    assert hex_dump.watches_payload
     hex_dump.data(record, "up", b"GET /")
     hex_dump.data(record, "down", b"x" * 2048)
     assert hex_dump.stop(WAIT_SECONDS)
     up, down = written
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d\.\d{3} web 192\.0\.2\.1:4711 → 10\.0\.0\.5:80 up 5 B\n"
+        r"\d\d:\d\d:21\.250 web 192\.0\.2\.1:4711 → 10\.0\.0\.5:80 up 5 B\n"
         r"00000000  47 45 54 20 2f {36}\|GET /\|\n",
         up,
     )

@@ -1,0 +1,131 @@
+"""Connecting a plain socket to a backend, without blocking."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from monconn.core.record import Reason
+from monconn.forward.loop import ERR, HUP, Loop
+from monconn.forward.targets import SocketTarget, Targets
+
+_BROKEN = ERR | HUP
+QUEUE_FULL_PAUSE_SECONDS = 0.01
+
+_REASONS: dict[int, Reason] = {
+    errno.ECONNREFUSED: "backend_refused",
+    errno.ETIMEDOUT: "connect_timeout",
+    errno.EMFILE: "error",
+    errno.ENFILE: "error",
+}
+
+
+class Dialling(Protocol):
+    """What an attempt tells its End."""
+
+    def stands(self, sock: socket.socket, events: int) -> None:
+        """The connection stands; its socket is in the loop, which has told these events."""
+
+    def connect_failed(self, reason: Reason, words: str) -> None:
+        """No target could be connected to."""
+
+
+class Attempt:
+    """Tries a backend's targets one after the other; how long is the relay's concern.
+
+    :param targets: of the backend.
+    :param loop: tells of the socket's events.
+    :param clock: gives ``callLater``.
+    :param end: told what comes of it.
+    """
+
+    __slots__ = ("_clock", "_end", "_loop", "_over", "_sock", "_targets", "_to_try")
+
+    def __init__(self, targets: Targets, loop: Loop, clock: Any, end: Dialling) -> None:
+        self._targets = targets
+        self._loop = loop
+        self._clock = clock
+        self._end = end
+        self._to_try: list[SocketTarget] = []
+        self._sock: socket.socket | None = None
+        self._over = False
+
+    def begin(self) -> None:
+        """Look the backend up, and try to connect."""
+        self._targets.look_up(self._found, self._no_such_name)
+
+    def give_up(self) -> None:
+        """Stop trying, and tell nothing."""
+        self._over = True
+        self._drop_socket()
+
+    def _found(self, targets: Sequence[SocketTarget]) -> None:
+        self._to_try = list(targets)
+        self._try_next()
+
+    def _no_such_name(self, words: str) -> None:
+        if not self._over:
+            self._over = True
+            self._end.connect_failed("backend_unreachable", words)
+
+    def _try_next(self) -> None:
+        if self._over:
+            return
+        family, where = self._to_try[0]
+        try:
+            sock = self._sock = self._targets.make_socket(family)
+        except OSError as error:
+            self._failed(error.errno or errno.EMFILE)
+            return
+        failed = sock.connect_ex(where)
+        if failed in (0, errno.EINPROGRESS):
+            self._loop.add(sock.fileno(), self)
+            if not failed:
+                self._stands()
+        elif failed == errno.EAGAIN:  # a UNIX socket's queue is full, for a moment
+            self._sock = None
+            sock.close()
+            self._clock.callLater(QUEUE_FULL_PAUSE_SECONDS, self._try_next)
+        else:
+            self._sock = None
+            sock.close()
+            self._failed(failed)
+
+    def _failed(self, error_number: int) -> None:
+        self._to_try.pop(0)
+        if self._to_try:
+            self._try_next()
+            return
+        self._over = True
+        reason = _REASONS.get(error_number, "backend_unreachable")
+        self._end.connect_failed(reason, os.strerror(error_number).lower())
+
+    def ready(self, events: int) -> None:
+        """See :class:`~monconn.forward.loop.Ready`: it stands, or has failed."""
+        if events & _BROKEN:
+            assert self._sock is not None
+            error_number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error_number:
+                self._drop_socket()
+                self._failed(error_number)
+                return
+        self._stands(events)
+
+    def failed(self) -> None:
+        """See :class:`~monconn.forward.loop.Ready`."""
+        self.give_up()
+
+    def _stands(self, events: int = 0) -> None:
+        self._over = True
+        sock, self._sock = self._sock, None
+        assert sock is not None
+        self._end.stands(sock, events)
+
+    def _drop_socket(self) -> None:
+        if self._sock is not None:
+            self._loop.remove(self._sock.fileno())
+            self._sock.close()
+            self._sock = None

@@ -1,0 +1,89 @@
+"""Kernel pipes for splicing, lent while bytes are in them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from twisted.logger import Logger
+
+PIPE_BYTES = 1 << 20
+_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # in Python since 3.10, on Linux
+
+
+class Pipe:
+    """A pipe and how many bytes are in it."""
+
+    __slots__ = ("held", "reader", "writer")
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.held = 0
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+class PipePool:
+    """Lends pipes; those that come back empty are kept for the next.
+
+    :param kept: how many empty pipes to keep.
+    :param lent: how many may be lent at once.
+    """
+
+    _log = Logger(namespace="monconn.forward")
+
+    def __init__(self, kept: int = 32, lent: int = 1024) -> None:
+        self._kept = kept
+        self._may_lend = lent
+        self._free: list[Pipe] = []
+        self._told = False
+
+    def __len__(self) -> int:
+        return len(self._free)
+
+    def take(self) -> Pipe | None:
+        """An empty pipe; None if there is none to be had, and the bytes must be copied."""
+        if self._free:
+            pipe = self._free.pop()
+        elif self._may_lend <= 0:
+            return None
+        else:
+            made = self._make()
+            if made is None:
+                return None
+            pipe = made
+        self._may_lend -= 1
+        return pipe
+
+    def _make(self) -> Pipe | None:
+        try:
+            pipe = Pipe()
+        except OSError as error:
+            self._tell(error)
+            return None
+        try:
+            fcntl.fcntl(pipe.writer, _F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            pass  # the user's share of pipe pages is used up: a small pipe serves as well
+        return pipe
+
+    def _tell(self, error: OSError) -> None:
+        if not self._told:
+            self._told = True
+            self._log.warn("no pipe to splice with ({error}): copying instead", error=str(error))
+
+    def give_back(self, pipe: Pipe) -> None:
+        """End a loan. A pipe that still holds bytes is closed, and they are lost."""
+        self._may_lend += 1
+        if pipe.held or len(self._free) >= self._kept:
+            pipe.close()
+        else:
+            self._free.append(pipe)
+
+    def close(self) -> None:
+        """Close the pipes that are not lent."""
+        while self._free:
+            self._free.pop().close()

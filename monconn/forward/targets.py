@@ -1,0 +1,84 @@
+"""The socket addresses of a backend, and sockets to reach them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
+
+from monconn.addresses import TcpAddress, UnixAddress
+
+SocketTarget = tuple[socket.AddressFamily, Any]
+"""A family, and what ``connect`` takes for it."""
+
+ANSWER_KEPT_SECONDS = 30.0
+
+
+class Targets:
+    """Where a backend can be reached; a name is looked up off the path.
+
+    :param address: the backend.
+    :param reactor: has the threads for looking up names.
+    :param clock: gives monotonic ``seconds()``.
+    """
+
+    def __init__(self, address: TcpAddress | UnixAddress, reactor: Any, clock: Any) -> None:
+        self._address = address
+        self._reactor = reactor
+        self._clock = clock
+        self._known: Sequence[SocketTarget] = _literal(address)
+        self._good_until = float("inf") if self._known else 0.0
+
+    def look_up(
+        self,
+        found: Callable[[Sequence[SocketTarget]], object],
+        failed: Callable[[str], object],
+    ) -> None:
+        """Call ``found`` with at least one target, at once if they are known; or ``failed``."""
+        if self._clock.seconds() < self._good_until:
+            found(self._known)
+            return
+        pool = self._reactor.getThreadPool()
+        looking = deferToThreadPool(self._reactor, pool, _resolve, self._address)
+        looking.addCallback(self._remember)
+        looking.addCallbacks(found, lambda failure: failed(_words(failure)))
+
+    def _remember(self, targets: Sequence[SocketTarget]) -> Sequence[SocketTarget]:
+        self._known = targets
+        self._good_until = self._clock.seconds() + ANSWER_KEPT_SECONDS
+        return targets
+
+    def make_socket(self, family: socket.AddressFamily) -> socket.socket:
+        """A socket that does not block, to connect with.
+
+        :raises OSError: the system has none left.
+        """
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+
+def _literal(address: TcpAddress | UnixAddress) -> Sequence[SocketTarget]:
+    if isinstance(address, UnixAddress):
+        return [(socket.AF_UNIX, address.path)]
+    try:
+        ipaddress.ip_address(address.host.partition("%")[0])
+    except ValueError:
+        return []
+    return _resolve(address)
+
+
+def _resolve(address: TcpAddress | UnixAddress) -> Sequence[SocketTarget]:
+    assert isinstance(address, TcpAddress)
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return [(family, where) for family, _, _, _, where in found]
+
+
+def _words(failure: Failure) -> str:
+    error = failure.value
+    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -1,0 +1,170 @@
+"""Every example runs as it is, in its file or on a page, and shows what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import twisted.internet
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import MemoryReactorClock
+
+import monconn
+from monconn.testing import connect, make_monitor
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+DOCS = ROOT / "docs"
+PATIENCE_SECONDS = 30.0
+
+# What those print that end by themselves; a regular expression for each line.
+ENDING = {
+    "client.py": [
+        "good morning, Ada",
+        "good morning, Grace",
+        r"127\.0\.0\.1:\d+ to 127\.0\.0\.1:\d+: backend_closed, up 3, down 17",
+        r"127\.0\.0\.1:\d+ to 127\.0\.0\.1:\d+: backend_closed, up 5, down 19",
+        r"greetings: connections 0, ips 0, total 2, refused 0, up 8 B, down 36 B, uptime .+",
+    ],
+    "custom_log.py": [
+        r"my log: upper #1 opened by 127\.0\.0\.1",
+        "my log: upper #1 up 68 65 6c 6c 6f",
+        "my log: upper #1 down 48 45 4c 4c 4f",
+        "my log: upper #1 closed: client_closed",
+    ],
+    "block_and_close.py": [
+        "closed: the client sees 'Connection was closed cleanly.', the record says operator",
+        "reset: the client sees '.* non-clean fashion.', the record says operator",
+        "blocked: the client sees 'Connection was closed cleanly.', the record says blocked",
+        "while blocked: {'blocked': 1}",
+        "let in again: 1 connection",
+    ],
+}
+SERVING = {"wrap_echo.py", "wrap_web.py"}
+
+
+@contextmanager
+def running(name: str) -> Iterator[subprocess.Popen[str]]:
+    """An example, which is killed if it takes too long."""
+    with subprocess.Popen(
+        [sys.executable, str(EXAMPLES / name)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        impatience = threading.Timer(PATIENCE_SECONDS, process.kill)
+        impatience.start()
+        try:
+            yield process
+        finally:
+            impatience.cancel()
+            process.kill()
+
+
+@contextmanager
+def serving(name: str) -> Iterator[subprocess.Popen[str]]:
+    """An example that runs until Ctrl-C, which it has to end on in good order."""
+    with running(name) as process:
+        yield process
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+        assert (process.returncode, errors) == (0, "")
+
+
+def read_until(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
+    """Read the output up to a line that has this pattern."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        found = re.search(pattern, line)
+        if found:
+            return found
+    raise AssertionError(f"it never says {pattern!r}")
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {*ENDING, *SERVING}
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_an_example_shows_what_it_says_and_ends(name: str) -> None:
+    with running(name) as process:
+        output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    lines = output.splitlines()
+    assert len(lines) == len(ENDING[name]), output
+    for line, expected in zip(lines, ENDING[name], strict=True):
+        assert re.fullmatch(expected, line)
+
+
+def test_the_echo_server_shows_its_connections() -> None:
+    with serving("wrap_echo.py") as process:
+        port = int(read_until(process, r"listening on 127\.0\.0\.1:(\d+)")[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client:
+            client.sendall(b"hello")
+            assert client.recv(5, socket.MSG_WAITALL) == b"hello"
+            read_until(process, r"echo: connections 1, ips 1, total 1, .* up 5 B, down 5 B")
+            read_until(process, r" 1 127\.0\.0\.1:\d+ open, .* old, idle .*, up 5 B, down 5 B")
+        read_until(process, r"echo: connections 0, ips 0, total 1, .* up 5 B, down 5 B")
+
+
+def test_the_web_server_knows_its_own_connections() -> None:
+    with serving("wrap_web.py") as process:
+        url = read_until(process, r"listening on (http://127\.0\.0\.1:\d+/)")[1]
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=PATIENCE_SECONDS) as page:
+            assert page.read() == b"hello\n"
+        ended = read_until(process, r"127\.0\.0\.1:\d+ (\w+) after")
+        assert ended[1] in ("client_closed", "backend_closed")
+        with opener.open(f"{url}stats", timeout=PATIENCE_SECONDS) as page:
+            stats = json.load(page)
+        assert (stats["sid"], stats["connections"], stats["total"]) == ("web", 1, 2)
+        (live,) = stats["live"]
+        assert live["state"] == "open"
+        assert live["up"] > 0
+
+
+# -- the pages
+
+
+def test_the_librarys_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twisted.internet, "reactor", MemoryReactorClock())
+    monkeypatch.setattr(monconn.registry, "_monitors", {})
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / "library.md").read_text(), re.DOTALL):
+        exec(block, names)
+    tests = [value for name, value in names.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test()
+
+
+@pytest.mark.parametrize("page", ["library.md", "coming-from-go.md"])
+def test_a_page_names_only_what_exists(page: str) -> None:
+    monitor = make_monitor()
+    factory = monconn.MonitoringFactory(monitor, Factory.forProtocol(Protocol))
+    wrapper, transport = connect(factory)
+    owners = {
+        "monconn": monconn,
+        "monitor": monitor,
+        "record": wrapper.record,
+        "wrapper": wrapper,
+        "transport": transport,
+    }
+    text = (DOCS / page).read_text()
+    found = set(re.findall(r"(?<![\w./])(monconn|monitor|record|wrapper|transport)\.(\w+)", text))
+    found -= {("monconn", "testing"), ("monconn", "observers"), ("monconn", "yaml")}
+    assert len(found) > 15
+    assert [f"{owner}.{name}" for owner, name in found if not hasattr(owners[owner], name)] == []

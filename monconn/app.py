@@ -173,7 +173,6 @@ class ForwardService(Service):
         self._monitor.when_room(self._listener.resume)
 
     def _listen_on_endpoint(self, address: EndpointAddress) -> None:
-        self._monitor.rules.when_full = "refuse"  # a foreign endpoint cannot be held back
         for pause in (*PAUSES_SECONDS, None):
             failure = self._try_endpoint(address)
             if failure is None:
@@ -273,7 +272,7 @@ def _rules(config: ServiceConfig) -> Rules:
     return Rules(
         conn_limit=config.conn_limit,
         ip_limit=config.ip_limit,
-        when_full=config.when_full,
+        when_full="refuse" if isinstance(config.listen, EndpointAddress) else config.when_full,
         bans=Bans(config.ip_blacklist),
     )
 

@@ -7,7 +7,7 @@ sections may stand beside it. In the Go tool's style each top-level key is a ser
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +78,7 @@ class ServiceConfig:
 
 def _read_native_services(node: Node) -> tuple[ServiceConfig, ...]:
     mapping = fields.require_mapping(node, "a mapping of names and services")
-    return _checked(*fields.each_named(mapping, _native_service), listen_key="listen")
+    return _services_in(mapping, _native_service, listen_key="listen")
 
 
 @attrs.frozen
@@ -138,6 +138,7 @@ def from_pairs(pairs: Iterable[str]) -> Config:
     :raises ConfigError: with all problems.
     """
     services: dict[str, ServiceConfig] = {}
+    written: dict[str, str] = {}
     messages: list[str] = []
     for pair in pairs:
         try:
@@ -146,9 +147,10 @@ def from_pairs(pairs: Iterable[str]) -> Config:
             messages.append(str(error))
             continue
         if service.name in services:
-            messages.append(f"{shown(service.name)} stands here twice: keep one")
-        services.setdefault(service.name, service)
-    messages += [f"{shown(name)} {message}" for name, message in _clashes(services.values())]
+            messages.append(f"{shown(pair)}: {shown(service.name)} stands here twice: keep one")
+            continue
+        services[service.name], written[service.name] = service, shown(pair)
+    messages += [f"{written[name]}: {message}" for name, message in _clashes(services.values())]
     if not services and not messages:
         messages.append("no services: write LISTEN=BACKEND, such as :80=10.0.0.5:80")
     if messages:
@@ -168,17 +170,18 @@ def _config_of(root: Node) -> Config:
     mapping = fields.require_mapping(root, _A_MAPPING_OF_SERVICES)
     if any(field.name in mapping.nodes for field in attrs.fields(Config)):
         return fields.structure(mapping, Config)
-    return Config(_checked(*fields.each_named(mapping, _go_service), listen_key="listen_port"))
+    return Config(_services_in(mapping, _go_service, listen_key="listen_port"))
 
 
-def _checked(
-    services: Sequence[ServiceConfig], found: Found, listen_key: str
+def _services_in(
+    mapping: Mapping, read: Callable[[str, Node], ServiceConfig], listen_key: str
 ) -> tuple[ServiceConfig, ...]:
     """The services, if nothing was wrong with any and they do not clash."""
+    services, found = fields.each_named(mapping, read)
     found += [((name, listen_key), message) for name, message in _clashes(services)]
     if found:
         raise Wrong(*found)
-    if not services:
+    if not services and mapping.is_whole:
         raise Wrong.here(_NO_SERVICES)
     return tuple(services)
 
@@ -262,11 +265,14 @@ def _is_null(node: Node) -> bool:
 
 def _service_of_pair(pair: str) -> ServiceConfig:
     listen, backend = split_pair(pair)
-    return ServiceConfig(
-        listen,
-        _not_an_endpoint(parse_listen(listen)),
-        _not_an_endpoint(parse_backend(backend)),
-    )
+    try:
+        return ServiceConfig(
+            listen,
+            _not_an_endpoint(parse_listen(listen)),
+            _not_an_endpoint(parse_backend(backend)),
+        )
+    except AddressError as error:
+        raise AddressError(f"{shown(pair)}: {error}") from None
 
 
 def _not_an_endpoint(address: Address) -> Address:

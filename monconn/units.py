@@ -1,4 +1,4 @@
-"""Durations and sizes, as people write and read them."""
+"""Durations as people write and read them, and sizes as they read them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,12 @@ _SECONDS = {
     "s": Fraction(1),
     "ms": Fraction(1, 1000),
 }
-_BYTES = {
-    "": 1,
-    "b": 1,
-    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
-    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
-    **{letter: 1024**power for power, letter in enumerate("kmgt", 1)},
-}
 _BINARY_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _LONGEST_SECONDS = 36525 * 86400  # a century: more is a slip of the pen
-_MOST_BYTES = 2**63 - 1
 
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
 _PLAIN = re.compile(_NUMBER)
 _PART = re.compile(rf"({_NUMBER})\s*(ms|[dhms])\s*")
-_SIZE = re.compile(rf"({_NUMBER})\s*([A-Za-z]*)")
 
 
 def parse_duration(value: int | float | str) -> float:
@@ -48,22 +39,6 @@ def parse_duration(value: int | float | str) -> float:
     if not 0 <= seconds <= _LONGEST_SECONDS:
         raise UnitError("must be 0 or more seconds, and at most a hundred years")
     return float(seconds)
-
-
-def parse_size(value: int | str) -> int:
-    """Bytes from a number of them or from a text such as 64KiB, 64K (the same) or 64kB (64000).
-
-    :raises UnitError: for anything else, for what is negative or past 2**63 - 1.
-    """
-    if isinstance(value, str):
-        size = _bytes_from_text(value)
-    elif isinstance(value, bool) or not isinstance(value, int):
-        raise UnitError(_not_a_size(type(value).__name__))
-    else:
-        size = value
-    if not 0 <= size <= _MOST_BYTES:
-        raise UnitError("must be 0 or more bytes, and at most 8388607 TiB")
-    return size
 
 
 def format_duration(seconds: float) -> str:
@@ -118,18 +93,5 @@ def _seconds_from_text(text: str) -> Fraction:
     return seconds
 
 
-def _bytes_from_text(text: str) -> int:
-    size = _SIZE.fullmatch(text.strip())
-    factor = _BYTES.get(size[2].lower()) if size else None
-    if size is None or factor is None:
-        raise UnitError(_not_a_size(shown(text)))
-    exact: Fraction = Fraction(size[1]) * factor
-    return round(exact)
-
-
 def _not_a_duration(what: str) -> str:
     return f"must be a number of seconds or a text like 500ms, 15m or 1h30m, not {what}"
-
-
-def _not_a_size(what: str) -> str:
-    return f"must be a number of bytes or a text like 64KiB, 10MB or 1GiB, not {what}"

@@ -49,6 +49,8 @@ class Mapping:
     line: int
     nodes: dict[str, Node] = attrs.field(factory=dict)
     lines: dict[str, int] = attrs.field(factory=dict)
+    is_whole: bool = True
+    """False if some of what it says could not be read, which is a problem already."""
 
 
 Node = Scalar | Sequence | Mapping
@@ -157,8 +159,13 @@ class _Reader:
 
     def _advice(self, line: int, said: str) -> str:
         lines = self._text.splitlines()[max(line - 2, 0) : line]
-        if any(_UNQUOTED_ADDRESS.search(text) for text in lines):
-            return '; an address that starts with [ or * must be in quotes, such as "[::1]:80"'
+        # Only within braces a text may not begin with a colon.
+        unquoted = _UNQUOTED_IN_BRACES if "but found ':'" in said else _UNQUOTED_ADDRESS
+        if any(unquoted.search(text) for text in lines):
+            return (
+                "; an address that starts with :, [ or * must be in quotes,"
+                ' such as ":80" or "[::1]:80"'
+            )
         if "'\\t'" in said:
             return "; indent with spaces, not with tabs"
         if "mapping values are not allowed" in said:
@@ -235,7 +242,7 @@ class _Reader:
         return Sequence(_line(event), nodes)
 
     def _mapping(self, event: Any) -> Mapping:
-        mapping = Mapping(_line(event))
+        mapping, is_whole = Mapping(_line(event)), True
         merged: list[tuple[Any, Node]] = []
         for key_event in self._events_until(yaml.MappingEndEvent):
             is_merge = isinstance(key_event, yaml.ScalarEvent) and (
@@ -249,9 +256,11 @@ class _Reader:
                 merged.append((key_event, value))
             elif key is not None:
                 self._enter(mapping, key, value, key_event)
+            else:
+                is_whole = False
         for key_event, node in merged:
-            self._merge(mapping, node, key_event)
-        return mapping
+            is_whole &= self._merge(mapping, node, key_event)
+        return attrs.evolve(mapping, is_whole=is_whole)
 
     def _key(self, event: Any) -> str | None:
         self._path.append("")
@@ -273,15 +282,22 @@ class _Reader:
         mapping.nodes[key] = value
         mapping.lines[key] = _line(event)
 
-    def _merge(self, mapping: Mapping, node: Node, event: Any) -> None:
-        """``<<: *other``: what the mapping does not say itself it takes from the other."""
+    def _merge(self, mapping: Mapping, node: Node, event: Any) -> bool:
+        """``<<: *other``: what the mapping does not say itself it takes from the other.
+
+        Gives whether all of the other could be read.
+        """
         others = node.nodes if isinstance(node, Sequence) else [node]
+        is_whole = True
         for other in others:
             if not isinstance(other, Mapping):
                 self._problem(event, ("<<",), "must be an alias of a mapping, such as *web")
+                is_whole = False
                 continue
+            is_whole &= other.is_whole
             mapping.nodes.update({k: v for k, v in other.nodes.items() if k not in mapping.nodes})
             mapping.lines.update({k: v for k, v in other.lines.items() if k not in mapping.lines})
+        return is_whole
 
     def _events_until(self, end: type) -> Iterator[Any]:
         while not isinstance(event := self._next(), end):
@@ -293,6 +309,7 @@ class _Reader:
 
 
 _UNQUOTED_ADDRESS = re.compile(r"\[[0-9A-Fa-f:.%]*:|\*:[0-9]")
+_UNQUOTED_IN_BRACES = re.compile(rf"{_UNQUOTED_ADDRESS.pattern}|:\s+:\S")
 
 
 def _line(event: Any) -> int:

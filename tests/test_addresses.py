@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from monconn import addresses
 from monconn.addresses import (
     EndpointAddress,
     TcpAddress,
@@ -19,6 +20,7 @@ from monconn.addresses import (
     plain_ip,
     split_pair,
 )
+from monconn.admission import bans
 from monconn.errors import AddressError
 
 LISTEN = [
@@ -324,3 +326,7 @@ def test_no_network(text):
 def test_network_never_raises_anything_else(text):
     message = refusal(parse_network, text)
     assert message is None or message.isprintable()
+
+
+def test_one_kind_of_network():
+    assert bans.Network is addresses.Network

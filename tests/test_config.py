@@ -219,24 +219,36 @@ def test_pairs():
 
 
 @pytest.mark.parametrize(
-    ("pairs", "words"),
+    ("pairs", "wrong"),
     [
-        ([], ["no services"]),
-        ([":22="], ["the backend is missing"]),
-        ([":22", "=:22", ":22=:x"], ["no '='", "to listen on is missing", "must be a number"]),
-        ([":80=ssl:web:443"], ["belong in the configuration file"]),
-        (["ssl:443=:80"], ["belong in the configuration file"]),
-        ([":80=:1", "0.0.0.0:80=:1"], ["listens there already"]),
-        ([":0=:1", ":0=:2"], ["twice"]),
+        ([":22="], {":22=": "the backend is missing"}),
+        (
+            [":22", "=:22", ":22=:x", ":23=:23", ":=:"],
+            {
+                ":22": "has no '='",
+                "=:22": "the address to listen on is missing",
+                ":22=:x": 'from 1 to 65535, not "x"',
+                ":=:": 'from 0 to 65535, not ""',
+            },
+        ),
+        ([":80=ssl:web:443"], {":80=ssl:web:443": "belong in the configuration file"}),
+        (["ssl:443=:80"], {"ssl:443=:80": "belong in the configuration file"}),
+        ([":80=:1", "0.0.0.0:80=:1"], {"0.0.0.0:80=:1": '":80" listens there already'}),
+        ([":0=:1", ":0=:2"], {":0=:2": '":0" stands here twice'}),
+        ([""], {"": "has no '='"}),
     ],
 )
-def test_wrong_pairs(pairs, words):
+def test_wrong_pairs(pairs, wrong):
     with pytest.raises(ConfigError) as caught:
         config.from_pairs(pairs)
-    problems = caught.value.problems
-    assert [(problem.source, problem.line) for problem in problems] == [("-p", None)] * len(words)
-    for problem, word in zip(problems, words, strict=True):
-        assert word in problem.message
+    for problem, (pair, words) in zip(caught.value.problems, wrong.items(), strict=True):
+        assert f'"{pair}"' in problem.message
+        assert words in problem.message
+
+
+def test_no_pairs():
+    with pytest.raises(ConfigError, match=r"^-p: no services: write LISTEN=BACKEND"):
+        config.from_pairs([])
 
 
 # -- wrong values: each in a service that is right otherwise
@@ -410,6 +422,17 @@ WRONG_FILES = [
     (NATIVE + "---\n", 18, "", "second YAML document"),
     (NATIVE + "  <<: 3\n", 18, "services.<<", "must be an alias"),
     ("a: &a [*a]\n", 1, "", "the alias *a"),
+    ("services: {a: {listen: :80, backend: :81}}", 1, "", 'in quotes, such as ":80"'),
+    ('services:\n  a: {listen: ":80",\n    backend: :81}\n', 3, "", 'in quotes, such as ":80"'),
+    ("services: {a: {listen: ::1:80}}", 1, "", 'in quotes, such as ":80"'),
+    ("services: {a: {listen: [::1]:80}}", 1, "", 'in quotes, such as ":80"'),
+    ("services: {a: {listen: *:80}}", 1, "", 'in quotes, such as ":80"'),
+    ("web:\n    listen: :80\n\tbackend: :81\n", 3, "", "not with tabs"),
+    ('services: {"": {listen: ":80", backend: ":81"}}', 1, "services", "printable"),
+    ("services: {~: {}}", 1, "services", "a key must be a name"),
+    ("services: {<<: 3}", 1, "services.<<", "must be an alias"),
+    ("services: {<<: {[a]: 1}}", 1, "services.<<", "a key must be a name"),
+    ('"": {listen_port: 80, backend_port: 81}', 1, "", "printable"),
     ("a:\n\tb: 1\n", 2, "", "not with tabs"),
     ("a: b: c\n", 1, "", "in quotes"),
     ("a: 1\nb: [1, 2\nc: 3\n", 3, "", "not valid YAML: while parsing a flow sequence from line 2"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from monconn.addresses import Network as Network
 
 
 class Bans:

@@ -68,6 +68,8 @@ class ConnectionRecord:
     connected: float | None = None
     last_up: float | None = None
     last_down: float | None = None
+    last_delivered: float | None = None
+    """When bytes that had waited for a side were last seen to be on their way to it."""
     reading_since: float | None = None
     """When we last began to read from the client; None while it is held back."""
     half_closed: float | None = None
@@ -89,17 +91,28 @@ class ConnectionRecord:
     detail: str = ""
     """Words beside the reason, where there are any: an error's own text."""
 
-    def end(self, reason: Reason, now: float) -> bool:
+    def end(self, reason: Reason, now: float, detail: str = "") -> bool:
         """Note why the connection ends; False, and no change, if that is known already."""
         if self.reason is not None:
             return False
         self.reason, self.phase, self.ending, self.state = reason, self.state, now, "closing"
+        self.detail = detail
         return True
+
+    def note_end(self, side: Side, how: SideEnd) -> None:
+        """Note how a side ended; once the verdict has fallen, that is only an answer to it."""
+        if self.reason is not None:
+            return
+        if side == "client":
+            self.client_end = how
+        else:
+            self.backend_end = how
 
     @property
     def last_activity(self) -> float:
         """When a byte last moved, either way; the opening if none has."""
-        return max(self.opened, self.last_up or 0.0, self.last_down or 0.0)
+        moved = (self.last_up or 0.0, self.last_down or 0.0, self.last_delivered or 0.0)
+        return max(self.opened, *moved)
 
     @property
     def closed_by(self) -> str | None:
@@ -207,6 +220,18 @@ def iso_time(wall_seconds: float) -> str:
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)
 
+
+CLOSED_REASONS: dict[Side, Reason] = {"client": "client_closed", "backend": "backend_closed"}
+"""For a side that ended in order."""
+BROKEN_REASONS: dict[tuple[Side, SideEnd], Reason] = {
+    ("client", "reset"): "client_reset",
+    ("client", "timeout"): "client_lost",
+    ("client", "none"): "error",
+    ("backend", "reset"): "backend_reset",
+    ("backend", "timeout"): "backend_lost",
+    ("backend", "none"): "error",
+}
+"""For a side that broke off."""
 
 _WHO_LETTERS: dict[Reason, str] = {
     "client_closed": "-",

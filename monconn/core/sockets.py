@@ -135,8 +135,17 @@ def waiting_bytes(descriptor: Any) -> int:
 
 def unacknowledged_bytes(sock: socket.socket) -> int:
     """How many bytes the system holds that the peer has not yet taken (``SIOCOUTQ``)."""
+    return _queued(sock, termios.TIOCOUTQ)
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """How many bytes of the peer's the system holds that we have not yet taken."""
+    return _queued(sock, termios.FIONREAD)
+
+
+def _queued(sock: socket.socket, which: int) -> int:
     try:
-        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        answer = fcntl.ioctl(sock.fileno(), which, bytes(4))
     except OSError:
         return 0
     return int(struct.unpack("i", answer)[0])

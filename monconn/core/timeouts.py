@@ -42,7 +42,7 @@ class Timeouts:
             self.connect_timeout,
             self.read_timeout,
             self.write_timeout / _LOOKS_A_LENGTH,
-            self.max_idle,
+            self.max_idle / _LOOKS_A_LENGTH,
             self.max_lifetime,
         )
         return min((limit for limit in limits if limit), default=float("inf"))
@@ -76,36 +76,42 @@ class Timeouts:
     def next_look(self, record: ConnectionRecord, now: float) -> float:
         """When to look at the connection again, in monotonic seconds.
 
-        Bytes that begin to wait announce themselves to nobody, so that with a
-        ``write_timeout`` a connection is looked at four times in its length.
+        Bytes that wait in the system's queues, and then move, announce themselves to
+        nobody, so that a connection is looked at four times in the length of the limits
+        that they count for.
         """
         when = self.next_deadline(record)[0]
-        if not self.write_timeout:
-            return when
-        return min(when, now + self.write_timeout / _LOOKS_A_LENGTH)
+        for limit in (self.write_timeout, self.max_idle):
+            if limit:
+                when = min(when, now + limit / _LOOKS_A_LENGTH)
+        return when
 
 
 class Backlog:
-    """Whether the bytes that wait for one side make progress."""
+    """Whether the bytes that wait for one side, here or in the system's queue, make progress."""
 
-    __slots__ = ("delivered", "stalled_since")
+    __slots__ = ("_delivered", "_waiting", "stalled_since")
 
     def __init__(self) -> None:
-        self.delivered = -1
+        self._delivered = 0
+        self._waiting = 0
         self.stalled_since: float | None = None
+        """Since when bytes wait without progress, as far as looks have told; None if none do."""
 
-    def look(self, waiting: int, delivered: int, now: float) -> float | None:
-        """Since when bytes wait without progress, as seen at this and earlier looks.
+    def look(self, waiting: int, delivered: int, now: float) -> bool:
+        """Note how things stand now.
 
-        :param waiting: bytes that we hold for this side.
-        :param delivered: bytes given to the system for it, ever.
+        :param waiting: bytes that the peer has not taken yet.
+        :param delivered: bytes that it has taken, ever.
+        :returns: whether some of what waited at the last look was taken since.
         """
+        has_moved = bool(self._waiting) and delivered > self._delivered
         if not waiting:
             self.stalled_since = None
-        elif delivered > self.delivered or self.stalled_since is None:
+        elif has_moved or self.stalled_since is None:
             self.stalled_since = now
-        self.delivered = max(delivered, self.delivered)
-        return self.stalled_since
+        self._waiting, self._delivered = waiting, max(delivered, self._delivered)
+        return has_moved
 
 
 class Watched(Protocol):

@@ -32,20 +32,25 @@ from zope.interface import alsoProvides, directlyProvides, implementer, provided
 from monconn.addresses import TcpAddress
 from monconn.core.interfaces import IConnection
 from monconn.core.monitor import Monitor
-from monconn.core.record import ConnectionRecord, Direction, Reason, Side, SideEnd
+from monconn.core.record import (
+    BROKEN_REASONS,
+    CLOSED_REASONS,
+    ConnectionRecord,
+    Direction,
+    Reason,
+    Side,
+)
 from monconn.core.sockets import (
     descriptor_of,
     end_by_errno,
     keep_alive,
     note_errors,
     peer_pid,
+    unacknowledged_bytes,
     waiting_bytes,
 )
 from monconn.core.timeouts import GRACE_SECONDS, Backlog
 
-_CLOSED: dict[Side, Reason] = {"client": "client_closed", "backend": "backend_closed"}
-_RESET: dict[Side, Reason] = {"client": "client_reset", "backend": "backend_reset"}
-_LOST: dict[Side, Reason] = {"client": "client_lost", "backend": "backend_lost"}
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
@@ -199,7 +204,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self.wrappedProtocol.readConnectionLost()
 
     def _half_close(self, side: Side) -> None:
-        self._note_end(side, "fin")
+        self.record.note_end(side, "fin")
         if self._first_ended is None and self.record.state == "open":
             self._first_ended = side
             self.record.state = "half_closed"
@@ -233,31 +238,24 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         error_number = getattr(self._socket, "error_number", 0)
         is_tls = ISSLTransport.providedBy(self.transport)
         if self._aborted:
-            self._note_end(self._local, "reset")
-            self._decide(_RESET[self._local])
+            self.record.note_end(self._local, "reset")
+            self._decide(BROKEN_REASONS[self._local, "reset"])
         elif reason.check(error.ConnectionLost) and (error_number or not is_tls):
             how = end_by_errno(error_number)
-            self._note_end(self._remote, how)
-            self._decide((_LOST if how == "timeout" else _RESET)[self._remote])
+            self.record.note_end(self._remote, how)
+            self._decide(BROKEN_REASONS[self._remote, how])
         elif self.disconnecting:
-            self._note_end(self._local, "fin")
-            self._decide(_CLOSED[self._first_ended or self._local])
+            self.record.note_end(self._local, "fin")
+            self._decide(CLOSED_REASONS[self._first_ended or self._local])
         elif reason.check(error.ConnectionDone, error.ConnectionLost):
             # Lost: its TCP was ended without TLS's close_notify, as many do.
-            self._note_end(self._remote, "fin")
-            self._decide(_CLOSED[self._first_ended or self._remote])
+            self.record.note_end(self._remote, "fin")
+            self._decide(CLOSED_REASONS[self._first_ended or self._remote])
         else:
             self._decide("error", reason.getErrorMessage())
 
-    def _note_end(self, side: Side, how: SideEnd) -> None:
-        if self.record.reason is None:
-            setattr(self.record, f"{side}_end", how)
-
     def _decide(self, reason: Reason, detail: str = "") -> bool:
-        is_first = self.record.end(reason, self._monitor.clock.seconds())
-        if is_first:
-            self.record.detail = detail
-        return is_first
+        return self.record.end(reason, self._monitor.clock.seconds(), detail)
 
     # -- ends of ours
 
@@ -306,15 +304,18 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             return
         now = self._monitor.clock.seconds()
         waiting = waiting_bytes(self._descriptor)
+        if self._socket is not None:
+            waiting += unacknowledged_bytes(self._socket)
         written = self.record.down if self._outward == "down" else self.record.up
-        stalled = self._backlog.look(waiting, written - waiting, now)
-        setattr(self.record, f"{self._remote}_stalled", stalled)
+        if self._backlog.look(waiting, written - waiting, now):
+            self.record.last_delivered = now
+        setattr(self.record, f"{self._remote}_stalled", self._backlog.stalled_since)
         when, reason = self._monitor.timeouts.next_deadline(self.record)
         if reason is None or when > now:
             self._look_again()
             return
         if reason in ("read_timeout", "write_timeout"):
-            self._note_end(self._remote, "timeout")
+            self.record.note_end(self._remote, "timeout")
         self.end(reason, reset=reason == "write_timeout")
 
 

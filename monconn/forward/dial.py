@@ -21,6 +21,7 @@ from monconn.addresses import Address, TcpAddress, UnixAddress
 
 Dial = Callable[[IProtocol], "Deferred[Any]"]
 
+_KINDS_WITH_TIMEOUT = frozenset({"tcp", "ssl", "tls", "unix"})
 _ENDPOINT_TIMEOUT_SECONDS = 3600
 """The relay's own connect timeout, which holds for every kind of endpoint, comes first."""
 
@@ -52,7 +53,8 @@ def _endpoint(address: Address, reactor: Any) -> IStreamClientEndpoint:
     if isinstance(address, UnixAddress):
         return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
     if not isinstance(address, TcpAddress):
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, address.description)
+        description = _patient(address.description)
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
         return endpoint
     version = _ip_version(address.host)
     if version == 4:
@@ -60,6 +62,14 @@ def _endpoint(address: Address, reactor: Any) -> IStreamClientEndpoint:
     if version == 6:
         return TCP6ClientEndpoint(reactor, address.host, address.port, timeout=timeout)
     return HostnameEndpoint(reactor, address.host, address.port, timeout=timeout)
+
+
+def _patient(description: str) -> str:
+    """An endpoint string whose own timeout, where Twisted's kinds have one, does not come first."""
+    kind = description.partition(":")[0]
+    if kind not in _KINDS_WITH_TIMEOUT or ":timeout=" in description:
+        return description
+    return f"{description}:timeout={_ENDPOINT_TIMEOUT_SECONDS}"
 
 
 def _ip_version(host: str) -> int | None:

@@ -44,10 +44,10 @@ class End(Protocol):
         """Do what is not worth it for a connection that ends soon; called more than once."""
 
     def waiting(self) -> int:
-        """How many bytes are held for the peer."""
+        """How many bytes the peer has not taken yet: held by us, or in the system's queue."""
 
     def delivered(self) -> int:
-        """How many bytes were given to the system for the peer, ever."""
+        """How many bytes the peer has taken, ever."""
 
 
 class Reports(Protocol):

@@ -14,6 +14,7 @@ from monconn.core.sockets import (
     keep_alive,
     reset_on_close,
     unacknowledged_bytes,
+    unread_bytes,
 )
 from monconn.core.timeouts import GRACE_SECONDS
 from monconn.forward.attempt import Attempt
@@ -221,7 +222,9 @@ class PlainEnd:
 
     def _unacknowledged(self) -> int:
         # A UNIX socket's reader gets what was sent even once the sender is closed.
-        return 0 if self._sock.family == socket.AF_UNIX else unacknowledged_bytes(self._sock)
+        if self._sock is None or self._gone or self._sock.family == socket.AF_UNIX:
+            return 0
+        return unacknowledged_bytes(self._sock)
 
     def abort(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
@@ -240,11 +243,14 @@ class PlainEnd:
 
     def waiting(self) -> int:
         """See :class:`~monconn.forward.ends.End`."""
+        return self._held() + self._unacknowledged()
+
+    def _held(self) -> int:
         return len(self._pending) + (0 if self._pipe is None else self._pipe.held)
 
     def delivered(self) -> int:
         """See :class:`~monconn.forward.ends.End`."""
-        return self._sent
+        return self._sent - self._unacknowledged()
 
     # -- what the loop tells
 
@@ -276,9 +282,9 @@ class PlainEnd:
 
     def _hung_up(self) -> None:
         """The peer has reset while we read nothing from it."""
-        if self.record.connected is None:
+        if self.record.connected is None and not unread_bytes(self._sock):
             self._break(_error_of(self._sock))
-        else:
+        else:  # what it sent before is delivered if that is possible soon
             self._monitor.clock.callLater(GRACE_SECONDS, self._give_up)
 
     def _give_up(self) -> None:

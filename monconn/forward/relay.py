@@ -8,7 +8,15 @@ from zope.interface import implementer
 
 from monconn.core.interfaces import IConnection
 from monconn.core.monitor import Monitor
-from monconn.core.record import ConnectionRecord, Reason, Side, SideEnd, State
+from monconn.core.record import (
+    BROKEN_REASONS,
+    CLOSED_REASONS,
+    ConnectionRecord,
+    Reason,
+    Side,
+    SideEnd,
+    State,
+)
 from monconn.core.timeouts import GRACE_SECONDS, Backlog, Deadlines
 from monconn.forward.ends import End
 from monconn.forward.verdict import TABLE, Action, Event, RelayState
@@ -17,6 +25,7 @@ _SHOWN_STATE: dict[RelayState, State] = {
     "connecting": "connecting",
     "connecting_client_ended": "connecting",
     "connecting_client_gone": "connecting",
+    "connecting_client_broken": "closing",
     "open": "open",
     "client_ended": "half_closed",
     "backend_ended": "half_closed",
@@ -26,15 +35,6 @@ _SHOWN_STATE: dict[RelayState, State] = {
 _EOF_EVENT: dict[Side, Event] = {"client": "client_eof", "backend": "backend_eof"}
 _GONE_EVENT: dict[Side, Event] = {"client": "client_gone", "backend": "backend_gone"}
 _BROKEN_EVENT: dict[Side, Event] = {"client": "client_broken", "backend": "backend_broken"}
-_CLOSED_REASON: dict[Side, Reason] = {"client": "client_closed", "backend": "backend_closed"}
-_BROKEN_REASON: dict[tuple[Side, SideEnd], Reason] = {
-    ("client", "reset"): "client_reset",
-    ("client", "timeout"): "client_lost",
-    ("client", "none"): "error",
-    ("backend", "reset"): "backend_reset",
-    ("backend", "timeout"): "backend_lost",
-    ("backend", "none"): "error",
-}
 
 
 @implementer(IConnection)
@@ -103,7 +103,7 @@ class Relay:
 
     def _send_away(self) -> None:
         # A peer that is closed would answer these bytes with a reset of its own.
-        self._decide(_CLOSED_REASON[self._first_ended or "backend"])
+        self._decide(CLOSED_REASONS[self._first_ended or "backend"])
         self._happen("cut")
 
     def filled(self, end: End) -> None:
@@ -134,7 +134,8 @@ class Relay:
         self._monitor.opened(self)
         first_look = self.record.opened + self._monitor.timeouts.first_look_seconds
         self._deadlines.schedule(self, first_look)
-        self.backend.dial()
+        if self.record.reason is None:  # else an observer has ended it already
+            self.backend.dial()
 
     def connect_failed(self, end: End, reason: Reason, detail: str) -> None:
         """See :class:`~monconn.forward.ends.Reports`."""
@@ -144,7 +145,7 @@ class Relay:
 
     def eof(self, end: End) -> None:
         """See :class:`~monconn.forward.ends.Reports`."""
-        self._note_end(end.side, "fin")
+        self.record.note_end(end.side, "fin")
         if self._first_ended is None:
             self._first_ended = end.side
             self.record.half_closed = self._monitor.clock.seconds()
@@ -157,9 +158,10 @@ class Relay:
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
         """See :class:`~monconn.forward.ends.Reports`."""
-        self._note_end(end.side, how)
-        self._decide(_BROKEN_REASON[end.side, how], detail)
-        self._happen(_BROKEN_EVENT[end.side])
+        self.record.note_end(end.side, how)
+        self._decide(BROKEN_REASONS[end.side, how], detail)
+        has_early_bytes = end.side == "client" and self.record.connected is None and self.record.up
+        self._happen("client_broken_early" if has_early_bytes else _BROKEN_EVENT[end.side])
         self._leave(end.side)
 
     def end(self, reason: Reason, reset: bool = False) -> None:
@@ -167,17 +169,8 @@ class Relay:
         self._decide(reason)
         self._happen("cut_hard" if reset else "cut")
 
-    def _note_end(self, side: Side, how: SideEnd) -> None:
-        if self.record.reason is not None:
-            return  # an answer to an end of ours tells nothing
-        if side == "client":
-            self.record.client_end = how
-        else:
-            self.record.backend_end = how
-
     def _decide(self, reason: Reason, detail: str = "") -> None:
-        if self.record.end(reason, self._monitor.clock.seconds()):
-            self.record.detail = detail
+        self.record.end(reason, self._monitor.clock.seconds(), detail)
 
     def _happen(self, event: Event) -> None:
         outcome = TABLE[self._state].get(event)
@@ -197,7 +190,7 @@ class Relay:
         if len(self._gone) < 2:
             return
         if self.record.reason is None:
-            self._decide(_CLOSED_REASON[self._first_ended or side])
+            self._decide(CLOSED_REASONS[self._first_ended or side])
         self._deadlines.cancel(self)
         self.client.reports = self.backend.reports = None  # no cycle is left to be collected
         self._monitor.closed(self)
@@ -228,19 +221,18 @@ class Relay:
             (self.client, self._client_backlog),
             (self.backend, self._backend_backlog),
         ):
-            since = backlog.look(end.waiting(), end.delivered(), now)
-            if end.side == "client":
-                self.record.client_stalled = since
-            else:
-                self.record.backend_stalled = since
+            if backlog.look(end.waiting(), end.delivered(), now):
+                self.record.last_delivered = now
+        self.record.client_stalled = self._client_backlog.stalled_since
+        self.record.backend_stalled = self._backend_backlog.stalled_since
 
     def _time_out(self, reason: Reason) -> None:
         if reason == "connect_timeout":
-            self._note_end("backend", "timeout")
+            self.record.note_end("backend", "timeout")
         elif reason == "read_timeout":
-            self._note_end("client", "timeout")
+            self.record.note_end("client", "timeout")
         elif reason == "write_timeout":
-            self._note_end(self._stuck_side(), "timeout")
+            self.record.note_end(self._stuck_side(), "timeout")
         self.end(reason, reset=reason == "write_timeout")
 
     def _stuck_side(self) -> Side:

@@ -10,12 +10,13 @@ from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
+    IHandshakeListener,
     IPushProducer,
     ISSLTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from monconn.core.record import Reason, Side, SideEnd
 from monconn.core.sockets import (
@@ -64,6 +65,8 @@ class StreamEnd(Protocol):
         self._dialling: Deferred[Any] | None = None
         self._early: list[bytes] = []
         self._written = 0
+        self._stands = False
+        self._full = False  # our transport holds enough
         self._paused = False
         self._reset_look: Any = None
         self._has_reset = False
@@ -97,7 +100,17 @@ class StreamEnd(Protocol):
         if self._is_tcp():
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
-        self._stand()
+        handshaker = getattr(self.transport, "wrappedProtocol", None)
+        if self.side == "backend" and self._is_tls() and handshaker is not None:
+            # The wrapper that an endpoint puts around us passes on one interface only.
+            alsoProvides(handshaker, IHandshakeListener)
+        else:
+            self._stand()
+
+    def handshakeCompleted(self) -> None:
+        """See :class:`IHandshakeListener`: a TLS backend stands only now."""
+        if not (self._stands or self._leaving):
+            self._stand()
 
     def settle(self) -> None:
         """See :class:`~monconn.forward.ends.End`: have the system ask a silent peer."""
@@ -107,13 +120,14 @@ class StreamEnd(Protocol):
 
     def _stand(self) -> None:
         self._dialling = None
+        self._stands = True
         early, self._early = b"".join(self._early), []
+        self.transport.write(early)
         self.reports.connected(self)
-        if len(early) > EARLY_BYTES:
-            self.reports.drained(self)
-        self.transport.write(early)  # which may report that we are filled again
         if self._write_ended:
             self._send_end()
+        if len(early) > EARLY_BYTES and not self._full:
+            self.reports.drained(self)
 
     def _is_tcp(self) -> bool:
         # Not asked of the transport: Twisted's UNIX ones say that they are TCP too.
@@ -159,7 +173,7 @@ class StreamEnd(Protocol):
     def write(self, data: bytes) -> None:
         """See :class:`~monconn.forward.ends.End`."""
         held, self._written = self._written, self._written + len(data)
-        if self.transport is not None:
+        if self._stands:
             self.transport.write(data)
         elif not self._gone:
             self._early.append(data)
@@ -171,7 +185,7 @@ class StreamEnd(Protocol):
         if self._write_ended or self._gone:
             return
         self._write_ended = True
-        if self.transport is not None:
+        if self._stands:
             self._send_end()
 
     def _send_end(self) -> None:
@@ -208,14 +222,14 @@ class StreamEnd(Protocol):
     def _reset_once_delivered(self) -> None:
         if self._gone:
             return
-        if self.waiting() or self._unacknowledged():
+        if self.waiting():
             self._clock.callLater(DELIVERY_LOOK_SECONDS, self._reset_once_delivered)
         else:
             self.transport.abortConnection()
 
     def _unacknowledged(self) -> int:
         # A UNIX socket's reader gets what was sent even once the sender is closed.
-        return unacknowledged_bytes(self._socket) if self._is_tcp() else 0
+        return unacknowledged_bytes(self._socket) if self._is_tcp() and not self._gone else 0
 
     def abort(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
@@ -233,13 +247,15 @@ class StreamEnd(Protocol):
         if self._leaving or self._gone:
             return True
         self._leaving = True
-        if self.transport is None:
+        if not self._stands:
             self._give_up_dialling()
             return True
         return False
 
     def _give_up_dialling(self) -> None:
-        if self._dialling is not None:
+        if self.transport is not None:  # in the midst of a handshake
+            self.transport.abortConnection()
+        elif self._dialling is not None:
             self._dialling.cancel()
         elif not self._gone:  # it was never dialled
             self._gone = True
@@ -251,7 +267,7 @@ class StreamEnd(Protocol):
 
     def waiting(self) -> int:
         """See :class:`~monconn.forward.ends.End`."""
-        return 0 if self._gone else waiting_bytes(self._descriptor)
+        return 0 if self._gone else waiting_bytes(self._descriptor) + self._unacknowledged()
 
     def delivered(self) -> int:
         """See :class:`~monconn.forward.ends.End`."""
@@ -266,10 +282,12 @@ class StreamEnd(Protocol):
 
     def pauseProducing(self) -> None:
         """See :class:`IPushProducer`: our transport's buffer is full."""
+        self._full = True
         self.reports.filled(self)
 
     def resumeProducing(self) -> None:
         """See :class:`IPushProducer`: our transport's buffer is empty."""
+        self._full = False
         self.reports.drained(self)
 
     def stopProducing(self) -> None:
@@ -297,6 +315,10 @@ class StreamEnd(Protocol):
         if self._reset_look is not None:
             self._reset_look.cancel()
         self._gone = True
+        if not (self._stands or self._leaving):
+            words = self._words_for(reason) or "closed during the handshake"
+            self.reports.connect_failed(self, "backend_unreachable", words)
+            return
         if how is not None:
             self.reports.broken(self, how, self._words_for(reason))
             return
@@ -329,4 +351,6 @@ def _connect_reason(failure: Failure) -> Reason:
         return "backend_refused"
     if failure.check(error.TimeoutError):
         return "connect_timeout"
+    if getattr(failure.value, "osError", None) in (errno.EMFILE, errno.ENFILE):
+        return "error"  # ours, and not the backend's
     return "backend_unreachable"

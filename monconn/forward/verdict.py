@@ -13,6 +13,7 @@ RelayState = Literal[
     "connecting",
     "connecting_client_ended",
     "connecting_client_gone",
+    "connecting_client_broken",
     "open",
     "client_ended",
     "backend_ended",
@@ -25,6 +26,7 @@ Event = Literal[
     "client_eof",
     "backend_eof",
     "client_broken",
+    "client_broken_early",  # with bytes of its own that the backend has yet to get
     "backend_broken",
     "client_gone",
     "backend_gone",
@@ -53,6 +55,7 @@ _BACKEND_BROKEN: Outcome = ("closing", ("reset_client",))
 
 _DIALLING: dict[Event, Outcome] = {
     "client_broken": ("closing", ("abort_backend",)),
+    "client_broken_early": ("connecting_client_broken", ()),
     "connect_failed": ("closing", ("close_client",)),
     "cut": ("closing", ("close_client", "abort_backend")),
     "cut_hard": _CUT_HARD,
@@ -79,6 +82,12 @@ TABLE: dict[RelayState, dict[Event, Outcome]] = {
     "connecting_client_gone": {
         **_DIALLING,
         "connected": ("draining", ("close_backend",)),
+    },
+    "connecting_client_broken": {
+        "connected": ("closing", ("reset_backend",)),
+        "connect_failed": ("closing", ()),
+        "cut": ("closing", ("abort_backend",)),
+        "cut_hard": _CUT_HARD,
     },
     "open": {
         **_STANDING,

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from monconn.core.interfaces import Observer
 from monconn.core.record import ConnectionRecord
-from monconn.units import format_bytes, format_duration
+from monconn.units import format_bytes
 
 LINES_A_SECOND = 50
 
@@ -32,31 +32,18 @@ class CloseLog(Observer):
 
     def closed(self, record: ConnectionRecord) -> None:
         """See :meth:`IObserver.closed`."""
-        if self._has_room():
-            self._log.info(
-                "{service}: {client} {reason} after {duration}, up {up}, down {down}{detail}",
-                service=record.service,
-                client=record.client,
-                reason=record.reason,
-                duration=format_duration(record.age_seconds(record.opened)),
-                up=format_bytes(record.up),
-                down=format_bytes(record.down),
-                detail=f" ({record.detail})" if record.detail else "",
-            )
-        else:
-            self._sum_up(str(record.reason), record.up, record.down)
+        self._write(record, str(record.reason))
 
     def refused(self, record: ConnectionRecord) -> None:
         """See :meth:`IObserver.refused`."""
+        self._write(record, f"refused: {record.refusal}")
+
+    def _write(self, record: ConnectionRecord, what: str) -> None:
         if self._has_room():
-            self._log.info(
-                "{service}: {client} refused: {refusal}",
-                service=record.service,
-                client=record.client,
-                refusal=record.refusal,
-            )
+            line = record.describe(self._clock.seconds())
+            self._log.info("{service}: {line}", service=record.service, line=line)
         else:
-            self._sum_up(f"refused: {record.refusal}", 0, 0)
+            self._sum_up(what, record.up, record.down)
 
     def _has_room(self) -> bool:
         second = int(self._clock.seconds())

@@ -106,11 +106,12 @@ def test_next_deadline(
     ("limits", "now", "look"),
     [
         ({}, 100.0, NEVER),
-        ({"max_idle": 20}, 100.0, 120.0),
-        # Four looks in the length of write_timeout, as nobody says that bytes begin to wait.
+        # Four looks in the length of these, as nobody says that bytes that wait have moved.
+        ({"max_idle": 20}, 100.0, 105.0),
+        ({"max_idle": 20}, 118.0, 120.0),
         ({"write_timeout": 40}, 100.0, 110.0),
-        ({"write_timeout": 40, "max_idle": 5}, 100.0, 105.0),
-        ({"write_timeout": 40, "max_idle": 20}, 115.0, 120.0),
+        ({"write_timeout": 40, "max_idle": 8}, 100.0, 102.0),
+        ({"write_timeout": 40, "max_idle": 80}, 175.0, 180.0),
     ],
 )
 def test_next_look(limits: dict[str, float], now: float, look: float) -> None:
@@ -147,9 +148,19 @@ def test_defaults() -> None:
 )
 def test_backlog(looks: list[tuple[int, int, float, float | None]]) -> None:
     backlog = Backlog()
-    assert [backlog.look(waiting, delivered, now) for waiting, delivered, now, _ in looks] == [
-        since for _, _, _, since in looks
-    ]
+    for waiting, delivered, now, since in looks:
+        backlog.look(waiting, delivered, now)
+        assert backlog.stalled_since == since
+
+
+def test_backlog_tells_when_what_waited_has_moved() -> None:
+    backlog = Backlog()
+    assert not backlog.look(0, 10, 1.0)
+    assert not backlog.look(5, 20, 2.0)  # nothing had waited before
+    assert not backlog.look(5, 20, 3.0)
+    assert backlog.look(2, 23, 4.0)
+    assert backlog.look(0, 25, 5.0)
+    assert not backlog.look(0, 25, 6.0)
 
 
 # -- Deadlines: looking in time

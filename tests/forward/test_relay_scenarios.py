@@ -201,7 +201,7 @@ def send_and_close_before_backend_stands(world: World) -> None:
     client = world.client()
     client.sendall(data)
     client.close()
-    until(lambda: world.live().up)
+    until(lambda: world.live().up or world.pipe != "stream")  # others leave them to the system
     world.empty_backend()
     backend = world.backend()
     assert to_the_end(backend) == (data, "fin")
@@ -249,7 +249,7 @@ def answer_and_reset_in_the_middle_of_an_upload(world: World, by: str) -> None:
 def stall(first: socket.socket, other: socket.socket) -> bytes:
     """Send until no more is taken, while the other side receives nothing."""
     let_see_unread(first, other)
-    data = payload(16 * MB)
+    data = payload(64 * MB)  # more than the system's own buffers ever grow to
     first.settimeout(0.15)
     taken = send_all_it_takes(first, data)
     assert taken < len(data)
@@ -376,9 +376,10 @@ def client_aborts_while_connecting(world: World) -> None:
     world.fill_backend()
     client = world.client()
     client.sendall(b"hello?")
-    until(lambda: world.live().up == 6)
+    up = 6 if world.pipe == "stream" else 0  # the others leave it to the system for now
+    until(lambda: world.live().up == up)
     reset(client)
-    world.expect("client_reset", "CC", "reset", "none", up=6, down=0)
+    world.expect("client_reset", "CC", "reset", "none", up=up, down=0)
 
 
 # -- the operator
@@ -434,7 +435,7 @@ def operator_resets(world: World) -> None:
 @scenario(*BY_EITHER)
 def stalled_reader(world: World, by: str) -> None:
     reader, sender = sides(world, by)
-    data = payload(16 * MB)
+    data = payload(64 * MB)
     sending = world.meanwhile(sender.sendall, data)
     record = world.live()
 
@@ -453,7 +454,7 @@ def stalled_reader(world: World, by: str) -> None:
 @scenario()
 def stalled_connection_holds_up_no_other(world: World) -> None:
     client, backend = world.pair()
-    data = payload(16 * MB)
+    data = payload(64 * MB)
     sendings = [world.meanwhile(sock.sendall, data) for sock in (client, backend)]
     stalled = world.live()
     until_settled(lambda: stalled.up + stalled.down)

@@ -19,6 +19,7 @@ EVENTS_OF_COLUMNS = (
     "client_eof",
     "backend_eof",
     "client_broken",
+    "client_broken_early",
     "backend_broken",
     "client_gone",
     "backend_gone",
@@ -29,6 +30,7 @@ SHORT = {
     "C": "connecting",
     "CE": "connecting_client_ended",
     "CG": "connecting_client_gone",
+    "CB": "connecting_client_broken",
     "O": "open",
     "ce": "client_ended",
     "be": "backend_ended",
@@ -36,14 +38,15 @@ SHORT = {
     "Z": "closing",
 }
 CELLS = """
-C   O:    Z:xc  CE:eb   .      Z:ab  .     .     .     Z:xc,ab  Z:ac,ab
-CE  ce:   Z:xc  .       .      Z:ab  .     CG:   .     Z:xc,ab  Z:ac,ab
-CG  D:xb  Z:xc  .       .      Z:ab  .     .     .     Z:xc,ab  Z:ac,ab
-O   .     .     ce:eb   be:ec  Z:rb  Z:rc  .     .     Z:xc,xb  Z:ac,ab
-ce  .     .     .       D:xc,xb  Z:rb  Z:rc  D:xb  .   Z:xc,xb  Z:ac,ab
-be  .     .     D:xc,xb .      Z:rb  Z:rc  .     D:xc  Z:xc,xb  Z:ac,ab
-D   .     .     .       .      Z:rb  Z:rc  .     .     Z:xc,xb  Z:ac,ab
-Z   .     .     .       .      .     .     .     .     .        Z:ac,ab
+C   O:    Z:xc  CE:eb   .      Z:ab  CB:   .     .     .     Z:xc,ab  Z:ac,ab
+CE  ce:   Z:xc  .       .      Z:ab  CB:   .     CG:   .     Z:xc,ab  Z:ac,ab
+CG  D:xb  Z:xc  .       .      Z:ab  CB:   .     .     .     Z:xc,ab  Z:ac,ab
+CB  Z:rb  Z:    .       .      .     .     .     .     .     Z:ab     Z:ac,ab
+O   .     .     ce:eb   be:ec  Z:rb  .     Z:rc  .     .     Z:xc,xb  Z:ac,ab
+ce  .     .     .       D:xc,xb Z:rb .     Z:rc  D:xb  .     Z:xc,xb  Z:ac,ab
+be  .     .     D:xc,xb .      Z:rb  .     Z:rc  .     D:xc  Z:xc,xb  Z:ac,ab
+D   .     .     .       .      Z:rb  .     Z:rc  .     .     Z:xc,xb  Z:ac,ab
+Z   .     .     .       .      .     .     .     .     .     .        Z:ac,ab
 """
 VERBS = {"e": "end", "x": "close", "r": "reset", "a": "abort"}
 SIDES = {"c": "client", "b": "backend"}

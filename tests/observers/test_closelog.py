@@ -85,6 +85,18 @@ def test_line_of_a_connection_that_ended(
     assert lines(events) == [line]
 
 
+def test_line_is_the_one_that_the_record_gives(log: CloseLog, events: list[LogEvent]) -> None:
+    class Described(ConnectionRecord):
+        def describe(self, now: float) -> str:
+            return "as described"
+
+    fields = {"listener": ":80", "backend": ":81", "opened_at": 0.0, "opened": 100.0}
+    record = Described(id=1, service="web", client="a:1", client_ip="a", closed=101.0, **fields)
+    log.closed(record)
+    log.refused(record)
+    assert lines(events) == ["web: as described"] * 2
+
+
 def test_line_of_a_refused_client(log: CloseLog, events: list[LogEvent]) -> None:
     log.refused(refused("ip_limit"))
     assert lines(events) == ["web: 192.0.2.1:4711 refused: ip_limit"]
@@ -164,9 +176,9 @@ def test_nothing_is_lost_in_the_sums(log: CloseLog, clock: Clock, events: list[L
         log.closed(closed(up=1, down=2, reason=("lifetime", "operator")[number % 2]))
         clock.advance(0.003)
     log.flush()
-    singles = [event for event in events if "client" in event]
+    singles = [event for event in events if "line" in event]
     sums = [event for event in events if "count" in event]
-    counted: Counter[str] = Counter(event["reason"] for event in singles)
+    counted: Counter[str] = Counter(event["line"].split()[1] for event in singles)
     for event in sums:
         for part in event["reasons"].split(", "):
             count, _, reason = part.partition(" ")

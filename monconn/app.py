@@ -163,7 +163,7 @@ class ForwardService(Service):
 
     def _listen_on_socket(self, address: TcpAddress | UnixAddress) -> None:
         config, monitor = self._config, self._monitor
-        sock = open_listener(address)
+        sock = open_listener(address, keepalive=config.keepalive)
         monitor.listen = _bound_address(config, sock)
         road = self._roads.between(
             monitor, config.listen, config.backend, keepalive=config.keepalive

@@ -69,7 +69,7 @@ class ConnectionRecord:
     last_up: float | None = None
     last_down: float | None = None
     last_delivered: float | None = None
-    """When bytes that had waited for a side were last seen to be on their way to it."""
+    """After when bytes that had waited for a side were seen to have been taken."""
     reading_since: float | None = None
     """When we last began to read from the client; None while it is held back."""
     half_closed: float | None = None

@@ -307,8 +307,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if self._socket is not None:
             waiting += unacknowledged_bytes(self._socket)
         written = self.record.down if self._outward == "down" else self.record.up
-        if self._backlog.look(waiting, written - waiting, now):
-            self.record.last_delivered = now
+        moved_after = self._backlog.look(waiting, written - waiting, now)
+        self.record.last_delivered = moved_after or self.record.last_delivered
         setattr(self.record, f"{self._remote}_stalled", self._backlog.stalled_since)
         when, reason = self._monitor.timeouts.next_deadline(self.record)
         if reason is None or when > now:

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from monconn.addresses import TcpAddress, UnixAddress
+from monconn.core.sockets import keep_alive
 from monconn.errors import ListenError
 
 BACKLOG = 4096
@@ -32,22 +33,33 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 def open_listener(
     address: SocketAddress,
     *,
+    keepalive: bool = True,
     pauses_seconds: Sequence[float] = PAUSES_SECONDS,
     sleep: Callable[[float], object] = time.sleep,
 ) -> socket.socket:
     """Bind and listen, trying again after each pause.
 
+    :param keepalive: whether the system is to ask silent clients if they are still there.
     :returns: a socket that listens and does not block.
     :raises ListenError: it could not be had after the last try.
     """
     for pause in (*pauses_seconds, None):
         try:
-            return _bind(address)
+            return _with_options(_bind(address), keepalive)
         except OSError as error:
             if pause is None or error.errno in (errno.EACCES, errno.EPERM):
                 raise ListenError(f"cannot listen on {address}: {_reason(error)}") from error
             sleep(pause)
     raise AssertionError("unreachable")
+
+
+def _with_options(sock: socket.socket, keepalive: bool) -> socket.socket:
+    # Clients' sockets get these from their listener, without a call for each of them.
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if keepalive:
+            keep_alive(sock)
+    return sock
 
 
 def _reason(error: OSError) -> str:

@@ -221,8 +221,8 @@ class Relay:
             (self.client, self._client_backlog),
             (self.backend, self._backend_backlog),
         ):
-            if backlog.look(end.waiting(), end.delivered(), now):
-                self.record.last_delivered = now
+            moved_after = backlog.look(end.waiting(), end.delivered(), now)
+            self.record.last_delivered = moved_after or self.record.last_delivered
         self.record.client_stalled = self._client_backlog.stalled_since
         self.record.backend_stalled = self._backend_backlog.stalled_since
 

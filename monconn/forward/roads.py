@@ -126,7 +126,7 @@ class Roads:
         self._reactor = reactor
         self._clock = clock
         self.deadlines = Deadlines(clock)
-        self._loop = Loop(reactor, clock) if CAN_LOOP else None
+        self._loop: Loop | None = None
         self._pipes = PipePool()
         self._told = False
 
@@ -136,9 +136,11 @@ class Roads:
         """The best road from a listener to a backend."""
         if isinstance(listen, EndpointAddress) or isinstance(backend, EndpointAddress):
             return self.stream(monitor, backend, keepalive=keepalive)
-        if self._loop is None:
+        if not CAN_LOOP:
             self._tell_slower()
             return self.stream(monitor, backend, keepalive=keepalive)
+        if self._loop is None:
+            self._loop = Loop(self._reactor, self._clock)
         targets = Targets(backend, self._reactor, self._clock)
         return PlainRoad(
             monitor, self.deadlines, self._loop, self._pipes, targets, keepalive=keepalive
@@ -158,4 +160,5 @@ class Roads:
         """Give back what the roads share, once no connection is left."""
         if self._loop is not None:
             self._loop.close()
+            self._loop = None
         self._pipes.close()

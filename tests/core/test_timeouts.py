@@ -155,12 +155,12 @@ def test_backlog(looks: list[tuple[int, int, float, float | None]]) -> None:
 
 def test_backlog_tells_when_what_waited_has_moved() -> None:
     backlog = Backlog()
-    assert not backlog.look(0, 10, 1.0)
-    assert not backlog.look(5, 20, 2.0)  # nothing had waited before
-    assert not backlog.look(5, 20, 3.0)
-    assert backlog.look(2, 23, 4.0)
-    assert backlog.look(0, 25, 5.0)
-    assert not backlog.look(0, 25, 6.0)
+    assert backlog.look(0, 10, 1.0) is None
+    assert backlog.look(5, 20, 2.0) is None  # nothing had waited before
+    assert backlog.look(5, 20, 3.0) is None
+    assert backlog.look(2, 23, 4.0) == 3.0
+    assert backlog.look(0, 25, 5.0) == 4.0
+    assert backlog.look(0, 25, 6.0) is None
 
 
 # -- Deadlines: looking in time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any, Protocol
 
@@ -100,9 +101,13 @@ class StreamRoad:
         with sock:  # Twisted makes a descriptor of its own
             try:
                 self._reactor.adoptStreamConnection(sock.fileno(), sock.family, OneProtocol(client))
-            except OSError as error:  # it has reset the connection before we came to look
-                client.reports.connected(client)
-                client.reports.broken(client, "reset", str(error))
+            except OSError as error:
+                # Either it has reset the connection before we came to look, or there is a
+                # shortage of descriptors.
+                has_reset = error.errno == errno.ENOTCONN
+                relay = client.reports
+                relay.connected(client)
+                relay.broken(client, "reset" if has_reset else "none", str(error))
 
     def client_end(self, record: ConnectionRecord) -> StreamEnd:
         """The client's side of a new relay, for a transport to be connected to."""

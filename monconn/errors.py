@@ -16,7 +16,7 @@ class AddressError(MonconnError, ValueError):
 
 
 class UnitError(MonconnError, ValueError):
-    """A duration or a size that cannot be understood."""
+    """A duration that cannot be understood."""
 
 
 @attrs.frozen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-from monconn.addresses import Network as Network
+from monconn.addresses import Network
 
 
 class Bans:

@@ -12,8 +12,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from monconn.addresses import parse_network, plain_ip
-from monconn.admission.bans import Network
+from monconn.addresses import Network, parse_network, plain_ip
 from monconn.admission.rules import Refusal, Rules
 from monconn.core.clients import ClientTotals
 from monconn.core.clock import MonotonicClock

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monconn.addresses import plain_ip
-from monconn.admission.bans import Bans, Network
+from monconn.addresses import Network, plain_ip
+from monconn.admission.bans import Bans
 
 
 def net(text: str) -> Network:

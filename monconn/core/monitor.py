@@ -16,7 +16,7 @@ from monconn.addresses import Network, parse_network, plain_ip
 from monconn.admission.rules import Refusal, Rules
 from monconn.core.clients import ClientTotals
 from monconn.core.clock import MonotonicClock
-from monconn.core.interfaces import IConnection, IObserver
+from monconn.core.interfaces import IConnection, IObserver, Observer
 from monconn.core.record import ConnectionRecord, Direction, iso_time
 from monconn.core.timeouts import Timeouts
 from monconn.errors import UnknownConnection
@@ -26,6 +26,7 @@ CLOSED_KEPT = 1_000
 STOP_GRACE_SECONDS = 1.0
 """How long peers may take to answer an end that we gave them because we stop."""
 
+_HOOKS = ("opened", "refused", "data", "closed")
 _ids = itertools.count(1)  # one row of numbers for all services: ``monconn close 42``
 
 
@@ -80,8 +81,7 @@ class Monitor:
         self._live_by_ip: dict[str, int] = {}
         self._ended = Totals()  # of connections that are over; ``opened`` of all
         self._taken_off = Totals()
-        self._observers: list[IObserver] = []
-        self._watchers: list[IObserver] = []  # those of them that want to see payload
+        self._heeding: dict[str, list[IObserver]] = {hook: [] for hook in _HOOKS}
         self._when_room: list[Callable[[], object]] = []
         self._when_empty: list[Deferred[None]] = []
 
@@ -135,9 +135,7 @@ class Monitor:
 
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Show payload to whoever watches it."""
-        for observer in tuple(self._watchers):
-            if observer in self._watchers:  # an earlier one may have had it removed
-                self._tell_one(observer, "data", record, direction, data)
+        self._tell("data", record, direction, data)
 
     def closed(self, connection: IConnection) -> None:
         """Let go of a connection whose sockets are closed; harmless the second time."""
@@ -181,22 +179,23 @@ class Monitor:
 
     def add_observer(self, observer: IObserver) -> None:
         """Tell an observer of everything from now on."""
-        if observer.watches_payload:
-            self._watchers.append(observer)
-        self._observers.append(observer)
-        self.watched = bool(self._watchers)
+        for hook, observers in self._heeding.items():
+            if _heeds(observer, hook):
+                observers.append(observer)
+        self.watched = bool(self._heeding["data"])
 
     def remove_observer(self, observer: IObserver) -> None:
         """Tell an observer nothing more; harmless for one that is not told anything."""
-        for observers in (self._observers, self._watchers):
+        for observers in self._heeding.values():
             if observer in observers:
                 observers.remove(observer)
-        self.watched = bool(self._watchers)
+        self.watched = bool(self._heeding["data"])
 
-    def _tell(self, hook: str, record: ConnectionRecord) -> None:
-        for observer in tuple(self._observers):
-            if observer in self._observers:  # an earlier one may have had it removed
-                self._tell_one(observer, hook, record)
+    def _tell(self, hook: str, *args: object) -> None:
+        observers = self._heeding[hook]
+        for observer in tuple(observers):
+            if observer in observers:  # an earlier one may have had it removed
+                self._tell_one(observer, hook, *args)
 
     def _tell_one(self, observer: IObserver, hook: str, *args: object) -> None:
         try:
@@ -368,6 +367,13 @@ class Monitor:
 
 def _network(network: str | Network) -> Network:
     return parse_network(str(network))  # which makes IPv4 of what is IPv4
+
+
+def _heeds(observer: IObserver, hook: str) -> bool:
+    """Whether a hook of an observer's is worth calling."""
+    if hook == "data":
+        return observer.watches_payload
+    return getattr(getattr(observer, hook), "__func__", None) is not getattr(Observer, hook)
 
 
 def _cancel(timers: Iterable[Any]) -> None:

@@ -211,7 +211,8 @@ class ForwardService(Service):
         if self._listener is not None:
             self._listener.resume()
         if self._listener is not None or self._port is not None:
-            self._say_listening()
+            # Said once the signals that stop us have their handlers, and not before.
+            self._reactor.callWhenRunning(self._say_listening)
 
     def _say_listening(self) -> None:
         self._log.info(

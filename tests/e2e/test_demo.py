@@ -20,6 +20,7 @@ def test_demo(start: Callable[..., Program]) -> None:
     for device in devices:  # first told of, and then in the table
         demo.out.wait_for(rf"^  {re.escape(device)}  \w+: ")
         demo.out.wait_for(rf"^ +\d+ +{re.escape(device)}:\d+ +open ")
+    demo.out.wait_for(r"demo: 127\.0\.0\.14:\d+ client_closed after ")  # the visitor
     demo.send(signal.SIGINT)
     assert demo.status() == 0
     for device in devices[:3]:  # those that would have stayed

@@ -48,10 +48,9 @@ def unread(tmp_path: Path, echo_port: int) -> Iterator[tuple[Path, Path]]:
 
 def talk_to(listener: Path) -> None:
     """Send far more through it than any pipe and any queue of ours holds, and get it back."""
-    until(listener.exists, "the listener")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(HANG_SECONDS)
-        client.connect(str(listener))
+        until(lambda: client.connect_ex(str(listener)) == 0, "the listener")
         for _ in range(50):
             client.sendall(PATTERN)
             assert receive(client, len(PATTERN)) == PATTERN

@@ -238,7 +238,7 @@ def test_http_over_unix_sockets_and_ipv6(
 ) -> None:
     listener = tmp_path / "monconn.sock"
     monconn = forward(nginx.ipv6, f"unix:{listener}")
-    until(listener.exists, "the listener")
+    monconn.log.wait_for("listening on unix:")
     curl = [program("curl"), "-sS", "--fail", "--unix-socket", listener]
     assert run(*curl, "http://localhost/small") == "a small page\n"
     monconn.log.wait_for(r": unix:\d+ client_closed after \S+, up \d+ B, down \d+ B$")

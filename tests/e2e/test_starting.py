@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -140,7 +141,8 @@ def test_an_endpoint_that_fails_late_ends_it(
         web={"listen": "127.0.0.1:0", "backend": backend},
         late={"listen": "late:now", "backend": backend},
     )
-    monconn = launch(how, "-c", config, env={"PYTHONPATH": str(tmp_path)})
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    monconn = launch(how, "-c", config, env={"PYTHONPATH": path})
     assert monconn.status() == 1
     assert str(monconn.program.err) == "monconn: cannot listen on late:now: too late\n"
     assert is_refused(monconn.port("web"))

@@ -389,7 +389,7 @@ def client_aborts_while_connecting_and_is_delivered(world: World) -> None:
     world.fill_backend()
     client = world.client()
     client.sendall(b"hello?")
-    until(lambda: not unsent(client))
+    until(lambda: world.live() and not unsent(client))
     reset(client)
     world.empty_backend()
     backend = world.backend()

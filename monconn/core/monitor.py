@@ -179,9 +179,9 @@ class Monitor:
 
     def add_observer(self, observer: IObserver) -> None:
         """Tell an observer of everything from now on."""
-        for hook, observers in self._heeding.items():
-            if _heeds(observer, hook):
-                observers.append(observer)
+        heeded = [hook for hook in _HOOKS if _heeds(observer, hook)]  # or none, if that fails
+        for hook in heeded:
+            self._heeding[hook].append(observer)
         self.watched = bool(self._heeding["data"])
 
     def remove_observer(self, observer: IObserver) -> None:

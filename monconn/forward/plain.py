@@ -164,7 +164,7 @@ class PlainEnd:
 
     def resume(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
-        if self._paused and not self._leaving:
+        if self._paused and not (self._leaving or self._eof):
             self._paused = False
             if self._ready or self._no_more:
                 self._take()
@@ -278,7 +278,8 @@ class PlainEnd:
 
     def failed(self) -> None:
         """See :class:`~monconn.forward.loop.Ready`."""
-        self.reports.end("error", True)
+        if self.reports is not None:
+            self.reports.end("error", True)
 
     def _hung_up(self) -> None:
         """The peer has reset while we read nothing from it."""
@@ -322,7 +323,8 @@ class PlainEnd:
             self._monitor.saw(self.record, "up" if self._is_client else "down", bytes(chunk))
         if count == CHUNK_BYTES:
             self._splicing = CAN_SPLICE
-        self.peer._put(chunk)
+        if not self._gone:  # as it is if an observer has reset the connection
+            self.peer._put(chunk)
 
     def _splice(self, pipe: Pipe) -> int:
         try:

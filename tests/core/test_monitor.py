@@ -3,6 +3,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from monconn.core.interfaces import IConnection, IObserver, Observer
 from monconn.core.monitor import CLOSED_KEPT, STOP_GRACE_SECONDS, Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.errors import AddressError, UnknownConnection
+from monconn.testing import RecordingObserver
 
 
 @implementer(IConnection)
@@ -186,9 +188,15 @@ def test_refused_are_counted_by_reason(
 def test_refused_client_is_told_and_leaves_nothing(monitor: Monitor) -> None:
     monitor.rules.conn_limit = 1
     enter(monitor)
-    monitor.add_observer(recorder := Recorder())
+    monitor.add_observer(observer := RecordingObserver())
     assert try_to_enter(monitor, "10.0.0.2") is None
-    assert recorder.told == [("refused", "10.0.0.2", "conn_limit")]
+    ((hook, record),) = observer.events
+    assert (hook, record.client_ip, record.refusal) == ("refused", "10.0.0.2", "conn_limit")
+    assert (record.state, record.closed, record.closed_at) == (
+        "closed",
+        record.opened,
+        record.opened_at,
+    )
     assert monitor.connections_by_ip() == {"10.0.0.1": 1}
     assert len(monitor.clients) == 1
 
@@ -288,6 +296,16 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
     }
 
 
+def test_describe(monitor: Monitor, clock: Clock) -> None:
+    connection = enter(monitor)
+    connection.record.up, connection.record.down = 3, 2048
+    clock.advance(12.3456)
+    assert monitor.stats()["uptime"] == 12.346
+    assert monitor.describe() == (
+        "web: connections 1, ips 1, total 1, refused 0, up 3 B, down 2.0 KiB, uptime 12.3s"
+    )
+
+
 def test_nobody_has_come_yet(monitor: Monitor) -> None:
     stats = monitor.stats()
     assert stats["accessed"] is None
@@ -363,10 +381,10 @@ def test_reset_stats(monitor: Monitor) -> None:
 # -- ending and blocking
 
 
-@pytest.mark.parametrize("reset", [False, True])
-def test_close(monitor: Monitor, reset: bool) -> None:
+@pytest.mark.parametrize(("words", "reset"), [({}, False), ({"reset": True}, True)])
+def test_close(monitor: Monitor, words: dict[str, bool], reset: bool) -> None:
     connection, other = enter(monitor), enter(monitor)
-    monitor.close(connection.record.id, reset=reset)
+    monitor.close(connection.record.id, **words)
     assert (connection.record.reason, connection.resets) == ("operator", [reset])
     assert monitor.connections() == [other.record]
 
@@ -431,6 +449,7 @@ def test_observers_hear_of_a_life_in_order(monitor: Monitor) -> None:
 
 
 def test_only_watchers_see_payload(monitor: Monitor) -> None:
+    assert not monitor.watched
     monitor.add_observer(blind := Recorder())
     assert not monitor.watched
     monitor.add_observer(watcher := Recorder(watches_payload=True))
@@ -516,13 +535,20 @@ def test_observer_may_add_another(monitor: Monitor) -> None:
     assert added.told == [("closed", "10.0.0.1", "client_closed")]
 
 
-def test_observer_that_is_none_is_refused(monitor: Monitor) -> None:
-    """And is not asked again for every chunk, which would break the data path."""
+@pytest.mark.parametrize("missing", ["opened", "refused", "closed", "watches_payload"])
+def test_observer_that_is_none_is_refused(monitor: Monitor, missing: str) -> None:
+    """Wholly, and before any connection could come to harm."""
     monitor.add_observer(watcher := Recorder(watches_payload=True))
-    with pytest.raises(AttributeError):
-        monitor.add_observer(object())  # type: ignore[arg-type]
+    parts: dict[str, Any] = dict.fromkeys(HOOKS, unexpected) | {"watches_payload": True}
+    del parts[missing]
+    with pytest.raises(AttributeError, match=missing):
+        monitor.add_observer(SimpleNamespace(**parts))  # type: ignore[arg-type]
     live_through_all_hooks(monitor)
     assert [told[0] for told in watcher.told] == list(HOOKS)
+
+
+def unexpected(*args: object) -> None:
+    raise AssertionError("it is no observer")
 
 
 def test_observer_may_end_the_connection_it_hears_of(monitor: Monitor) -> None:

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from monconn.core.record import REASONS, REFUSALS, ConnectionRecord, iso_time
+from monconn.core.record import (
+    BROKEN_REASONS,
+    CLOSED_REASONS,
+    REASONS,
+    REFUSALS,
+    ConnectionRecord,
+    iso_time,
+)
 
 PHASES = ("connecting", "open", "half_closed")
 
@@ -157,9 +164,52 @@ def test_end_notes_reason_phase_and_moment() -> None:
 
 
 def test_first_reason_stays() -> None:
-    record = ended("client_reset", state="open")
-    assert not record.end("stopping", now=200.0)
+    record = make_record(state="open")
+    assert record.end("client_reset", now=110.0, detail="ECONNRESET")
+    assert not record.end("stopping", now=200.0, detail="later")
+    assert record.detail == "ECONNRESET"
     assert (record.reason, record.phase, record.ending) == ("client_reset", "open", 110.0)
+
+
+def test_ends_after_the_verdict_are_answers_to_it() -> None:
+    record = make_record(state="open")
+    record.note_end("backend", "fin")
+    record.end("operator", now=110.0)
+    record.note_end("client", "fin")
+    record.note_end("backend", "reset")
+    assert (record.client_end, record.backend_end) == ("none", "fin")
+
+
+@pytest.mark.parametrize("side", ["client", "backend"])
+def test_reason_of_a_side_that_ends_is_that_sides(side: Any) -> None:
+    reasons = [CLOSED_REASONS[side], *(BROKEN_REASONS[side, how] for how in ("reset", "timeout"))]
+    assert reasons == [f"{side}_closed", f"{side}_reset", f"{side}_lost"]
+    assert BROKEN_REASONS[side, "none"] == "error"  # we could not go on, and nobody else's doing
+
+
+# -- one line for people
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"state": "open", "last_up": 104.0, "up": 812, "down": 2048},
+            "192.0.2.1:4711 open, 10.0s old, idle 6.00s, up 812 B, down 2.0 KiB",
+        ),
+        (
+            {"reason": "client_closed", "closed": 345.0},
+            "192.0.2.1:4711 client_closed after 4m05s, up 0 B, down 0 B",
+        ),
+        (
+            {"reason": "backend_refused", "detail": "refused by {name}", "closed": 101.0},
+            "192.0.2.1:4711 backend_refused after 1.00s, up 0 B, down 0 B (refused by {name})",
+        ),
+        ({"refusal": "ip_limit", "closed": 100.0}, "192.0.2.1:4711 refused: ip_limit"),
+    ],
+)
+def test_describe(fields: dict[str, Any], line: str) -> None:
+    assert make_record(**fields).describe(now=110.0) == line
 
 
 # -- durations
@@ -172,6 +222,7 @@ def test_first_reason_stays() -> None:
         ({"last_up": 103.0}, 103.0),
         ({"last_down": 104.0}, 104.0),
         ({"last_up": 103.0, "last_down": 102.0}, 103.0),
+        ({"last_up": 103.0, "last_delivered": 105.0}, 105.0),  # what had waited for a peer
     ],
 )
 def test_activity_is_either_way_and_counts_from_the_opening(

@@ -53,6 +53,7 @@ def make_record(**fields: Any) -> ConnectionRecord:
         ({"max_idle": 20}, {}, (120, "idle_timeout")),
         ({"max_idle": 20}, {"last_up": 105.0}, (125, "idle_timeout")),
         ({"max_idle": 20}, {"last_up": 105.0, "last_down": 107.0}, (127, "idle_timeout")),
+        ({"max_idle": 20}, {"last_up": 105.0, "last_delivered": 109.0}, (129, "idle_timeout")),
         ({"max_idle": 20}, {"state": "connecting"}, (120, "idle_timeout")),
         # lifetime: whatever it does
         ({"max_lifetime": 50}, {"last_up": 149.0}, (150, "lifetime")),
@@ -116,6 +117,26 @@ def test_next_deadline(
 )
 def test_next_look(limits: dict[str, float], now: float, look: float) -> None:
     assert Timeouts(**OFF | limits).next_look(make_record(), now) == look
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        ({}, NEVER),
+        ({"connect_timeout": 10, "max_lifetime": 20}, 10),
+        ({"read_timeout": 7, "max_lifetime": 20}, 7),
+        ({"max_lifetime": 20}, 20),
+        ({"write_timeout": 40, "max_idle": 80}, 10),
+        ({"write_timeout": 80, "max_idle": 40}, 10),
+        ({"half_close_timeout": 1}, NEVER),  # the change of state brings a look
+    ],
+)
+def test_first_look(limits: dict[str, float], seconds: float) -> None:
+    """It is reckoned beforehand, and is what a look at the opening would say."""
+    timeouts = Timeouts(**OFF | limits)
+    assert timeouts.first_look_seconds == seconds
+    fresh = make_record(state="connecting", reading_since=100.0)
+    assert timeouts.next_look(fresh, 100.0) == 100.0 + seconds
 
 
 def test_defaults() -> None:

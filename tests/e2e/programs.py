@@ -124,7 +124,8 @@ class Program:
         self.process = subprocess.Popen(
             argv,
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            # Whoever set the variable to watch tests would hide what buffers of output do.
+            env={**os.environ, "PYTHONUNBUFFERED": "", **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,

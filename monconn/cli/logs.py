@@ -40,8 +40,8 @@ class Output:
     """
 
     def __init__(self, stream: TextIO | None) -> None:
-        # Not written through the stream: a thread that waits with its lock would have Python
-        # abort the program at the end.
+        # Not written through the stream: a thread that waits with its lock would also keep the
+        # program from ending, for then Python flushes it.
         self._fileno = None if stream is None else stream.fileno()
         self._encoding = "utf-8" if stream is None else stream.encoding
         self.is_terminal = stream is not None and stream.isatty()

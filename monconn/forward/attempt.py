@@ -32,6 +32,9 @@ class Dialling(Protocol):
     def connect_failed(self, reason: Reason, words: str) -> None:
         """No target could be connected to."""
 
+    def failed(self) -> None:
+        """End what can be ended."""
+
 
 class Attempt:
     """Tries a backend's targets one after the other; how long is the relay's concern.
@@ -115,8 +118,8 @@ class Attempt:
         self._stands(events)
 
     def failed(self) -> None:
-        """See :class:`~monconn.forward.loop.Ready`."""
-        self.give_up()
+        """See :class:`~monconn.forward.loop.Ready`: it may be what followed that failed."""
+        self._end.failed()
 
     def _stands(self, events: int = 0) -> None:
         self._over = True

@@ -131,9 +131,9 @@ class Relay:
 
     def _begin(self) -> None:
         self.record.reading_since = self.record.opened
-        self._monitor.opened(self)
         first_look = self.record.opened + self._monitor.timeouts.first_look_seconds
         self._deadlines.schedule(self, first_look)
+        self._monitor.opened(self)
         if self.record.reason is None:  # else an observer has ended it already
             self.backend.dial()
 

@@ -218,10 +218,29 @@ class Monconn:
 
     def close(self) -> None:
         """End it, whatever it does."""
-        if self._is_daemon and self.program.process.poll() is None and self._pid_file.exists():
-            self.send(signal.SIGKILL)
-            self.program.status()
+        if self._is_daemon:  # a daemon is a child of the reaper's, once who started it has ended
+            until(lambda: not _kill_children(self.program.process), "the end of the daemon")
         self.program.close()
+
+
+def _kill_children(parent: subprocess.Popen[bytes]) -> list[int]:
+    """Kill the children that a process has at this moment; which."""
+    if parent.poll() is not None:
+        return []
+    children = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_child(path, parent)]
+    for pid in children:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return children
+
+
+def _is_child(path: Path, parent: subprocess.Popen[bytes]) -> bool:
+    try:
+        return f"\nPPid:\t{parent.pid}\n" in (path / "status").read_text()
+    except OSError:  # it has ended
+        return False
 
 
 def _launcher(how: str, folder: Path) -> list[str | Path]:

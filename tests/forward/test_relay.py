@@ -275,6 +275,12 @@ def test_an_answer_to_a_client_that_is_gone_ends_it(stage: Stage) -> None:
     assert "abort backend" in stage.asked()
 
 
+def test_no_cycle_is_left_for_the_collector(stage: Stage) -> None:
+    close_in_order(stage)
+    assert stage.client.reports is None
+    assert stage.backend.reports is None
+
+
 # -- resets and losses
 
 

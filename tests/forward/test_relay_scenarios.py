@@ -248,14 +248,19 @@ def answer_and_reset_in_the_middle_of_an_upload(world: World, by: str) -> None:
         assert record.reason == f"{by}_reset"
 
 
-def stall(first: socket.socket, other: socket.socket) -> bytes:
-    """Send until no more is taken, while the other side receives nothing."""
-    let_see_unread(first, other)
+def send_until_stalled(sender: socket.socket) -> bytes:
+    """Send until no more is taken; what was taken."""
     data = payload(64 * MB)  # more than the system's own buffers ever grow to
-    first.settimeout(0.15)
-    taken = send_all_it_takes(first, data)
+    sender.settimeout(0.15)
+    taken = send_all_it_takes(sender, data)
     assert taken < len(data)
     return data[:taken]
+
+
+def stall(first: socket.socket, other: socket.socket) -> bytes:
+    """The same, with bytes from the other side left unread."""
+    let_see_unread(first, other)
+    return send_until_stalled(first)
 
 
 @scenario(*BY_EITHER, families=SLOW, grace_seconds=0.15)
@@ -284,6 +289,21 @@ def reset_while_other_side_stalls_and_goes_on(world: World, by: str) -> None:
     assert end in ends_by_reset(other)
     expect_reset(world, by, **counts(by, len(received), 6))
     assert time.monotonic() - began < GRACE_SECONDS - 1
+
+
+@scenario(*BY_EITHER, families=("ipv4", "unix"))
+def reset_while_both_sides_are_stalled(world: World, by: str) -> None:
+    first, other = sides(world, by)
+    sending = world.meanwhile(send_all_it_takes, other, payload(64 * MB))
+    until(lambda: unread(first))
+    data = send_until_stalled(first)
+    arrived = len(data) - unsent(first) if is_tcp(first) else len(data)
+    reset(first)
+    received, _ = to_the_end(other)
+    assert received == data[: len(received)]
+    assert len(received) >= arrived
+    sending.result()
+    expect_reset(world, by, **counts(by, len(received), ANY))
 
 
 @scenario(*BY_EITHER)
@@ -434,6 +454,23 @@ def operator_closes_while_one_side_is_stalled(world: World, by: str) -> None:
     world.expect("operator", "KD", "none", "none", **counts(by, len(received), 6))
 
 
+@scenario(*BY_EITHER, families=("ipv4", "unix"))
+def operator_closes_while_a_side_that_has_ended_is_stalled(world: World, by: str) -> None:
+    sender, stalled = sides(world, by)
+    stalled.shutdown(socket.SHUT_WR)
+    assert to_the_end(sender) == (b"", "fin")
+    data = send_until_stalled(sender)
+    record = world.live()
+    world.on_reactor(world.monitor.close, record.id)
+    received, end = to_the_end(stalled)
+    assert end == "fin"
+    assert received == data[: len(received)]
+    sender.close()
+    ends = ("none", "fin") if by == "client" else ("fin", "none")
+    code = "KL" if by == "client" else "KD"
+    world.expect("operator", code, *ends, **counts(by, len(received), 0))
+
+
 @scenario()
 def operator_resets(world: World) -> None:
     client, backend = world.pair()
@@ -464,7 +501,8 @@ def stalled_reader(world: World, by: str) -> None:
     assert exactly(reader, len(data)) == data
     sending.result()
     hang_up(reader, sender)
-    world.expect(f"{by}_closed", "--", "fin", "fin", **counts(by, 0, len(data)))
+    ended = world.expect(f"{by}_closed", "--", "fin", "fin", **counts(by, 0, len(data)))
+    assert ended.pipe == world.pipe
 
 
 @scenario(families=SLOW)
@@ -622,6 +660,27 @@ def nothing_leaks(world: World, count: int) -> None:
     assert len(world.deadlines) == 0
     until(lambda: open_descriptors() < descriptors)  # the backend's listener is closed now
     until(lambda: objects_of_ours() <= objects)
+
+
+@scenario(families=("ipv4",))
+def nothing_leaks_of_what_was_stalled(world: World) -> None:
+    data = payload(64 * MB)
+    descriptors = []
+    for _ in range(2):  # the first round leaves behind what is kept for the next
+        pairs = [world.pair() for _ in range(4)]
+        sendings = [world.meanwhile(send_all_it_takes, client, data) for client, _ in pairs]
+        records = world.monitor.connections()
+        until(lambda records=records: all(record.up > MB for record in records))
+        for record in records:
+            world.on_reactor(world.monitor.close, record.id, reset=True)
+        for client, backend in pairs:
+            to_the_end(backend)
+            backend.close()
+            client.close()
+        assert not any(sending.result() == len(data) for sending in sendings)
+        until(lambda: not len(world.monitor))
+        descriptors.append(open_descriptors())
+    assert descriptors[1] <= descriptors[0]
 
 
 # -- the table

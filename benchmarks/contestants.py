@@ -1,0 +1,329 @@
+"""Who takes part, each with the very settings that ``RESULTS.md`` prints."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import attrs
+
+HERE = Path(__file__).parent
+_PLACES_OF_PROGRAMS = "/usr/sbin:/sbin:/usr/local/sbin"
+BULK = ("bulk-1", "bulk-8")
+PLAIN = (*BULK, "connect", "messages-1", "messages-64")
+TRANSPORTS = ("bulk-1", "connect")
+TLS = ("tls-bulk", "tls-connect")
+
+
+@attrs.frozen
+class Place:
+    """What differs from one start to the next. As text it makes the settings that are printed."""
+
+    port: int | str = "PORT"
+    backend_port: int | str = "BACKEND"
+    folder: Path | str = "FOLDER"
+    held: int = 5000
+    """Connections that must fit, beside those of the loads."""
+    nginx_module: str = "ngx_stream_module.so"
+
+
+@attrs.frozen
+class Contestant:
+    """One forwarder with one choice of settings."""
+
+    name: str
+    title: str
+    command: Callable[[Place], list[str]]
+    loads: tuple[str, ...] = PLAIN
+    files: Callable[[Place], dict[str, str]] = lambda place: {}
+    holds: bool = False
+    """Whether its memory is measured, with thousands of connections."""
+    peer: bool = False
+    """Whether it is someone else's, so that monconn must move more per second."""
+    note: str = ""
+
+
+def _pair(place: Place) -> str:
+    return f"127.0.0.1:{place.port}=127.0.0.1:{place.backend_port}"
+
+
+def _monconn_file(listen: Callable[[Place], str]) -> Callable[[Place], dict[str, str]]:
+    def files(place: Place) -> dict[str, str]:
+        backend = f"127.0.0.1:{place.backend_port}"
+        service = f'services:\n  bench:\n    listen: "{listen(place)}"\n    backend: {backend}\n'
+        return {"monconn.yaml": service}
+
+    return files
+
+
+def _monconn_with_file(place: Place) -> list[str]:
+    return ["monconn", "-c", f"{place.folder}/monconn.yaml"]
+
+
+def _portforward(listen: Callable[[Place], str]) -> Callable[[Place], list[str]]:
+    return lambda place: [
+        "python",
+        "benchmarks/portforward.py",
+        listen(place),
+        "127.0.0.1",
+        str(place.backend_port),
+    ]
+
+
+def _tcp_endpoint(place: Place) -> str:
+    return f"tcp:{place.port}:interface=127.0.0.1:backlog=4096"
+
+
+def _tls_endpoint(place: Place) -> str:
+    return (
+        f"ssl:{place.port}:interface=127.0.0.1:backlog=4096"
+        f":privateKey={place.folder}/key.pem:certKey={place.folder}/cert.pem"
+    )
+
+
+def _haproxy_files(tuning: str = "", options: str = "") -> Callable[[Place], dict[str, str]]:
+    return lambda place: {
+        "haproxy.cfg": f"""\
+global
+    nbthread 1
+    maxconn {place.held + 200}
+{tuning}defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 1h
+    timeout server 1h
+{options}frontend bench
+    bind 127.0.0.1:{place.port} backlog 4096
+    default_backend bench
+backend bench
+    server bench 127.0.0.1:{place.backend_port}
+"""
+    }
+
+
+def _haproxy(place: Place) -> list[str]:
+    return ["haproxy", "-db", "-f", f"{place.folder}/haproxy.cfg"]
+
+
+def _nginx_files(options: str = "") -> Callable[[Place], dict[str, str]]:
+    return lambda place: {
+        "nginx.conf": f"""\
+load_module {place.nginx_module};
+daemon off;
+worker_processes 1;
+pid {place.folder}/nginx.pid;
+error_log {place.folder}/nginx.log;
+events {{
+    worker_connections {2 * place.held + 500};
+}}
+stream {{
+    server {{
+        listen 127.0.0.1:{place.port} backlog=4096;
+        proxy_pass 127.0.0.1:{place.backend_port};
+        proxy_timeout 1h;
+{options}    }}
+}}
+""".replace("load_module ;\n", "")
+    }
+
+
+def _nginx(place: Place) -> list[str]:
+    folder = str(place.folder)
+    return ["nginx", "-p", folder, "-e", f"{folder}/nginx.log", "-c", f"{folder}/nginx.conf"]
+
+
+def _socat(place: Place) -> list[str]:
+    listen = f"TCP-LISTEN:{place.port},bind=127.0.0.1,backlog=4096,reuseaddr,fork,nodelay"
+    return ["socat", "-b", "65536", listen, f"TCP:127.0.0.1:{place.backend_port},nodelay"]
+
+
+CONTESTANTS = (
+    Contestant(
+        "monconn",
+        "monconn",
+        lambda place: ["monconn", "-p", _pair(place)],
+        holds=True,
+        note="All defaults: records, rules, timeouts, its log on standard output, into a file.",
+    ),
+    Contestant(
+        "monconn-watched",
+        "monconn, payload watched",
+        lambda place: ["python", "benchmarks/watched.py", _pair(place)],
+        note="As above, with an observer that looks at each chunk and adds up the lengths.",
+    ),
+    Contestant(
+        "monconn-transports",
+        "monconn over Twisted's transports",
+        _monconn_with_file,
+        TRANSPORTS,
+        _monconn_file(_tcp_endpoint),
+        note="An endpoint with an option of Twisted's own takes the road that TLS takes.",
+    ),
+    Contestant(
+        "portforward",
+        "twisted portforward",
+        _portforward(_tcp_endpoint),
+        holds=True,
+        peer=True,
+        note="`twisted.protocols.portforward.ProxyFactory`, Twisted's default reactor, no log.",
+    ),
+    Contestant(
+        "haproxy",
+        "HAProxy",
+        _haproxy,
+        files=_haproxy_files(),
+        holds=True,
+        peer=True,
+        note="One thread, no log, everything else as it comes: buffers of 16 KiB.",
+    ),
+    Contestant(
+        "haproxy-splice",
+        "HAProxy, splicing",
+        _haproxy,
+        BULK,
+        _haproxy_files(options="    option splice-request\n    option splice-response\n"),
+        peer=True,
+        note="Bulk only. Always splices; `option splice-auto` brought nothing over its defaults.",
+    ),
+    Contestant(
+        "haproxy-256k",
+        "HAProxy, 256 KiB buffers",
+        _haproxy,
+        BULK,
+        _haproxy_files(tuning="    tune.bufsize 262144\n"),
+        peer=True,
+        note="Bulk only.",
+    ),
+    Contestant(
+        "nginx",
+        "nginx stream",
+        _nginx,
+        files=_nginx_files(),
+        holds=True,
+        peer=True,
+        note="One worker, no access log, everything else as it comes: buffers of 16 KiB."
+        " Memory includes its master's.",
+    ),
+    Contestant(
+        "nginx-256k",
+        "nginx stream, 256 KiB buffers",
+        _nginx,
+        BULK,
+        _nginx_files("        proxy_buffer_size 256k;\n"),
+        peer=True,
+        note="Bulk only.",
+    ),
+    Contestant(
+        "socat",
+        "socat",
+        _socat,
+        peer=True,
+        note="A process per connection, so it is not asked to hold thousands."
+        " Buffers of 64 KiB: with its own of 8 KiB, bulk costs it twice as much.",
+    ),
+    Contestant(
+        "monconn-tls",
+        "monconn, TLS",
+        _monconn_with_file,
+        TLS,
+        _monconn_file(_tls_endpoint),
+        note="TLS from the client, plain to the backend.",
+    ),
+    Contestant(
+        "portforward-tls",
+        "twisted portforward, TLS",
+        _portforward(_tls_endpoint),
+        TLS,
+        note="The same endpoint in front of the same `ProxyFactory`.",
+    ),
+)
+BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
+
+
+def program(name: str) -> str | None:
+    """Where a command's program is: ours beside this Python, others on the path."""
+    if name == "python":
+        return sys.executable
+    if name == "monconn":
+        beside = Path(sys.executable).with_name(name)
+        return str(beside) if beside.exists() else shutil.which(name)
+    return shutil.which(name) or shutil.which(name, path=_PLACES_OF_PROGRAMS)
+
+
+def missing(contestant: Contestant) -> str:
+    """Why a contestant cannot take part here; empty if it can."""
+    name = contestant.command(Place())[0]
+    if program(name) is None:
+        return f"{name} is not installed"
+    if name == "nginx" and nginx_module() is None:
+        return "nginx is here without its stream module (Debian: libnginx-mod-stream)"
+    return ""
+
+
+def nginx_module() -> str | None:
+    """What nginx must load for streams; empty if they are built in, None if there are none."""
+    told = _told("nginx", "-V")
+    if re.search(r"--with-stream( |$)", told):
+        return ""
+    folder = re.search(r"--modules-path=(\S+)", told)
+    path = Path(folder[1] if folder else "", "ngx_stream_module.so")
+    return str(path) if path.is_file() else None
+
+
+def versions() -> dict[str, str]:
+    """The version of everything that is compared, as far as it is installed."""
+    found = {
+        "monconn": version("monconn"),
+        "Twisted": version("Twisted"),
+        "Python": platform.python_version(),
+        "OpenSSL (cryptography's)": _openssl_version(),
+    }
+    for name, flag in (("haproxy", "-v"), ("nginx", "-v"), ("socat", "-V")):
+        number = re.search(r"version[: /a-z]*(\d+(\.\d+)+)", _told(name, flag))
+        found[name] = number[1] if number else "not installed"
+    return found
+
+
+def _openssl_version() -> str:
+    from cryptography.hazmat.backends.openssl import backend
+
+    return backend.openssl_version_text().split()[1]
+
+
+def _told(name: str, flag: str) -> str:
+    path = program(name)
+    if path is None:
+        return ""
+    done = subprocess.run([path, flag], capture_output=True, text=True, timeout=10)
+    return done.stdout + done.stderr
+
+
+def make_certificate(folder: Path) -> None:
+    """A key (P-256) and a certificate of its own for the TLS endpoints, good for a day."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (folder / "key.pem").write_bytes(private)
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

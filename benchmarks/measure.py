@@ -1,0 +1,139 @@
+"""What is measured, and how: each function gives the figures of one run by name."""
+
+from __future__ import annotations
+
+import time
+
+import attrs
+
+from benchmarks import processes
+from benchmarks.servers import BenchmarkError, Server
+
+UNLIMITED = 1 << 50
+SETTLE_SECONDS = 0.1
+"""After a run, so that what the last connection leaves to do counts for it."""
+FEW = 50
+STALLED_BYTES = 1 << 30
+
+
+@attrs.frozen
+class Load:
+    """One kind of load, and what one unit of it is."""
+
+    name: str
+    title: str
+    mode: str
+    connections: int
+    limit: int = UNLIMITED
+
+    @property
+    def is_bulk(self) -> bool:
+        return self.mode == "bulk"
+
+
+LOADS = (
+    Load("bulk-1", "Bulk, 1 stream", "bulk", 1),
+    Load("bulk-8", "Bulk, 8 streams", "bulk", 8),
+    # Fewer than the ports that connections just closed still occupy.
+    Load("connect", "New connections, 64 at once", "connect", 64, 12_000),
+    Load("messages-1", "64-byte messages, 1 connection", "messages", 1),
+    Load("messages-64", "64-byte messages, 64 connections", "messages", 64, 64),
+    Load("tls-bulk", "TLS bulk, 1 stream", "bulk", 1),
+    Load("tls-connect", "TLS connections, 8 at once", "connect", 8),
+)
+LOADS_BY_NAME = {load.name: load for load in LOADS}
+
+
+def warm_up(server: Server) -> None:
+    """Let a forwarder see each kind of load once, so that no round pays for its first time."""
+    for mode, connections, count in (("bulk", 1, 32 << 20), ("connect", 8, 200)):
+        with server.load(mode, connections, count, 0.3) as load:
+            load.run()
+
+
+def run_load(server: Server, load: Load, seconds: float) -> dict[str, float]:
+    """One load through one server."""
+    with server.load(load.mode, load.connections, load.limit, seconds) as running:
+        return timed(server, running, load)
+
+
+def timed(server: Server, running, load: Load) -> dict[str, float]:
+    """One run of a load that stands: per unit of work, what it cost and how long it took."""
+    before = processes.cpu_seconds(server.pid) if server.contestant else 0.0
+    result = running.run()
+    figures = {}
+    if server.contestant:
+        time.sleep(SETTLE_SECONDS)
+        cpu_seconds = processes.cpu_seconds(server.pid) - before
+        figures = cost(load, result["done"], cpu_seconds)
+    return figures | speed(load, result)
+
+
+def cost(load: Load, done: int, cpu_seconds: float) -> dict[str, float]:
+    if not done:
+        raise BenchmarkError("nothing was done in time")
+    if load.is_bulk:
+        return {"cpu_s_per_gb": cpu_seconds / done * 1e9}
+    return {"cpu_us": cpu_seconds / done * 1e6}
+
+
+def speed(load: Load, result: dict) -> dict[str, float]:
+    if not result["done"]:
+        raise BenchmarkError("nothing was done in time")
+    per_second = result["done"] / result["seconds"]
+    if load.is_bulk:
+        return {"gb_per_s": per_second / 1e9}
+    latencies = {key: result[key] for key in ("p50_us", "p99_us") if key in result}
+    return {"per_s": per_second} | latencies
+
+
+def run_held(server: Server, held: int, seconds: float) -> dict[str, float]:
+    """Memory with thousands of connections, and what a message costs beside them.
+
+    The start that memory is compared with is taken after a few connections: what is imported or
+    set aside once, when the first one comes, is no connection's own.
+    """
+    messages = LOADS_BY_NAME["messages-64"]
+    fresh = processes.rss_bytes(server.pid)
+    with server.load("messages", FEW, FEW, seconds) as running:
+        with_few = timed(server, running, messages)
+    start = quiet_rss_bytes(server)
+    with server.load("messages", held, FEW, seconds) as running:
+        full = quiet_rss_bytes(server)
+        with_many = timed(server, running, messages)
+        full = max(full, processes.rss_bytes(server.pid))
+    after = quiet_rss_bytes(server)
+    return {
+        "connections": held,
+        "fresh_bytes": fresh,
+        "start_bytes": start,
+        "held_bytes": full,
+        "after_bytes": after,
+        "bytes_per_connection": (full - start) / held,
+        "after_by_start": after / start,
+        "few_cpu_us": with_few["cpu_us"],
+        "many_cpu_us": with_many["cpu_us"],
+        "growth": with_many["cpu_us"] / with_few["cpu_us"],
+    }
+
+
+def run_stalled(server: Server, stalled: int) -> dict[str, float]:
+    """What a forwarder keeps for readers that ask for much and read nothing."""
+    with server.load("messages", FEW, FEW, 0) as running:
+        running.run()
+    start = quiet_rss_bytes(server)
+    with server.load("stall", stalled, STALLED_BYTES, 0) as running:
+        running.run()
+        memory = quiet_rss_bytes(server) - start
+        pipes = processes.pipe_bytes(server.pid)
+    return {
+        "connections": stalled,
+        "bytes_each": (memory + pipes) / stalled,
+        "pipe_bytes_each": pipes / stalled,
+    }
+
+
+def quiet_rss_bytes(server: Server) -> int:
+    """Memory once what was under way is done."""
+    processes.wait_until_quiet(server.pid)
+    return processes.rss_bytes(server.pid)

@@ -1,0 +1,235 @@
+"""Starts a contestant with a backend of its own behind it, and loads in front of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import processes
+from benchmarks.contestants import TLS, Contestant, Place, nginx_module, program
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 10.0
+POLL_SECONDS = 0.002
+MESSAGE = b"E".ljust(64, b"\0")
+
+
+class BenchmarkError(Exception):
+    """Something did not run as it must, so that what was measured counts for nothing."""
+
+
+class StartError(BenchmarkError):
+    """A forwarder did not come up."""
+
+
+def compile_load(folder: Path) -> Path:
+    """Build the load generator.
+
+    :raises BenchmarkError: there is no C compiler, or it does not like the source.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise BenchmarkError("no C compiler (cc) is installed, and the load generator needs one")
+    output = folder / "load"
+    source = str(ROOT / "benchmarks" / "load.c")
+    command = [compiler, "-O2", "-Wall", "-o", str(output), source]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchmarkError(f"{compiler} failed:\n{done.stderr}")
+    return output
+
+
+class LoadProcess:
+    """One load: its connections stand from entering to leaving; each ``run`` is measured.
+
+    :param command: ``load.c`` or ``tls_load.py``, and what to do.
+    :raises BenchmarkError: from entering or ``run``, if anything failed.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> LoadProcess:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            self.opened = self._answer()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def run(self) -> dict:
+        """Do it once more: what was done, in how long, and how long each took."""
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()  # each load has a deadline of its own
+        if not line:
+            raise BenchmarkError(f"the load ended with status {self._process.wait()}")
+        answer = json.loads(line)
+        if answer.get("errors"):
+            raise BenchmarkError(answer["first_error"])
+        return answer
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(processes.STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            processes.stop(self._process)
+        self._process.stdout.close()
+
+
+class Server:
+    """A backend and, unless it is None, a forwarder in front of it.
+
+    :param folder: for its files and its log.
+    :param load_program: what ``compile_load`` made.
+    :param certificate: the folder that holds ``key.pem`` and ``cert.pem``.
+    :param held: connections that must fit.
+    """
+
+    def __init__(
+        self,
+        contestant: Contestant | None,
+        folder: Path,
+        load_program: Path,
+        certificate: Path,
+        held: int,
+    ) -> None:
+        self.contestant = contestant
+        self.name = contestant.name if contestant else "direct"
+        self.startup_seconds = 0.0
+        self._folder = folder
+        self._load_program = str(load_program)
+        self._certificate = certificate
+        self._held = held
+        self._backend: subprocess.Popen[str] | None = None
+        self._forwarder: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    def pid(self) -> int:
+        """The forwarder's."""
+        return self._forwarder.pid
+
+    def is_running(self) -> bool:
+        return all(
+            process is not None and process.poll() is None
+            for process in (self._backend, self._forwarder if self.contestant else self._backend)
+        )
+
+    def start(self) -> None:
+        """Start both; returns once a byte has gone through.
+
+        :raises StartError: it did not come up.
+        """
+        self._backend = subprocess.Popen(
+            [self._load_program, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        backend_port = json.loads(self._backend.stdout.readline())["port"]
+        self._port = backend_port
+        if self.contestant is not None:
+            self._start_forwarder(self.contestant, backend_port)
+
+    def _start_forwarder(self, contestant: Contestant, backend_port: int) -> None:
+        self._folder.mkdir(mode=0o755)
+        self._port = free_port()
+        module = nginx_module() if contestant.name.startswith("nginx") else None
+        place = Place(self._port, backend_port, self._folder, self._held, module or "")
+        for name, text in contestant.files(place).items():
+            (self._folder / name).write_text(text)
+        for name in ("key.pem", "cert.pem") if contestant.loads == TLS else ():
+            shutil.copy(self._certificate / name, self._folder)
+        command = contestant.command(place)
+        command[0] = program(command[0])
+        since = time.monotonic()
+        with (self._folder / "log").open("wb") as log:
+            self._forwarder = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=_environment(self._folder),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._wait_for_first_byte(since, contestant.loads == TLS)
+        self.startup_seconds = time.monotonic() - since
+
+    def _wait_for_first_byte(self, since: float, is_tls: bool) -> None:
+        while not first_byte(self._port, is_tls):
+            if self._forwarder.poll() is not None or time.monotonic() > since + START_SECONDS:
+                log = (self._folder / "log").read_text(errors="replace").split("\n")
+                last = next((line for line in reversed(log) if line), "it said nothing")
+                raise StartError(f"did not start: {last[:200]}")
+            time.sleep(POLL_SECONDS)
+
+    def load(self, mode: str, connections: int, count: int, seconds: float) -> LoadProcess:
+        """A load through the forwarder, as ``load.c`` and ``tls_load.py`` name them."""
+        arguments = [mode, str(self._port), str(connections), str(count), str(seconds)]
+        if self.contestant is not None and self.contestant.loads == TLS:
+            tls_load = str(ROOT / "benchmarks" / "tls_load.py")
+            return LoadProcess([sys.executable, tls_load, *arguments])
+        return LoadProcess([self._load_program, *arguments])
+
+    def terminate(self) -> None:
+        """Ask the forwarder to end, and do not wait for it."""
+        if self._forwarder is not None:
+            self._forwarder.terminate()
+
+    def stop(self) -> None:
+        """End both, and take the files away."""
+        if self._forwarder is not None:
+            processes.stop(self._forwarder)
+        if self._backend is not None:
+            self._backend.stdin.close()
+            self._backend.stdout.close()
+            processes.stop(self._backend)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Server:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Ours without what changes Python, and with a home where nothing is configured."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return inherited | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
+
+
+def free_port() -> int:
+    """A port that nobody listens on right now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def first_byte(port: int, is_tls: bool) -> bool:
+    """Whether a message comes back through a port; with TLS, whether it takes a connection."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as sock:
+            if is_tls:
+                return True
+            sock.sendall(MESSAGE)
+            return sock.recv(1) == MESSAGE[:1]
+    except OSError:
+        return False

@@ -1,0 +1,137 @@
+"""TLS loads, with the words and answers of ``load.c``.
+
+``tls_load.py MODE PORT AT_ONCE COUNT SECONDS``, where MODE is ``bulk`` or ``connect``. A thread per
+connection: OpenSSL works outside the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import struct
+import sys
+import threading
+import time
+
+MESSAGE_BYTES = 64
+REQUEST_BYTES = 4 * 1024 * 1024
+CHUNK_BYTES = 256 * 1024
+GRACE_SECONDS = 15
+SERVE_SECONDS = 1200
+
+
+def client_context() -> ssl.SSLContext:
+    """Trusts anyone: the certificate is made for this run, and the port is on the loopback."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Loads:
+    """Runs one mode again and again, adding up what its threads did."""
+
+    def __init__(self, mode: str, port: int, at_once: int, limit: int, seconds: float) -> None:
+        self._port = port
+        self._context = client_context()
+        self._seconds = seconds
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._done = 0
+        self._work = {"bulk": self._bulk, "connect": self._connect}[mode]
+        self._streams = [self._open() if mode == "bulk" else None for _ in range(at_once)]
+        self.errors: list[str] = []
+
+    def _open(self) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", self._port), timeout=GRACE_SECONDS)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream = self._context.wrap_socket(plain)
+        _greet(stream)
+        return stream
+
+    def run(self) -> dict[str, object]:
+        self._done = 0
+        since = time.monotonic()
+        end = since + self._seconds
+        threads = [
+            threading.Thread(target=self._guarded, args=(stream, end), daemon=True)
+            for stream in self._streams
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return self.result(self._done, time.monotonic() - since)
+
+    def result(self, done: int, seconds: float) -> dict[str, object]:
+        return {
+            "done": done,
+            "seconds": seconds,
+            "errors": len(self.errors),
+            "first_error": self.errors[0] if self.errors else "",
+        }
+
+    def _guarded(self, stream: ssl.SSLSocket | None, end: float) -> None:
+        try:
+            while time.monotonic() < end and self._done < self._limit:
+                amount = self._work(stream)
+                with self._lock:
+                    self._done += amount
+        except OSError as error:
+            self.errors.append(str(error))
+
+    def _connect(self, _: None) -> int:
+        stream = self._open()
+        stream.unwrap().close()
+        return 1
+
+    def _bulk(self, stream: ssl.SSLSocket) -> int:
+        stream.sendall(_request(b"D", REQUEST_BYTES))
+        return _skip(stream, REQUEST_BYTES)
+
+
+def _request(letter: bytes, count: int) -> bytes:
+    return letter.ljust(8, b"\0") + struct.pack("=Q", count).ljust(MESSAGE_BYTES - 8, b"\0")
+
+
+def _greet(stream: ssl.SSLSocket) -> None:
+    message = _request(b"E", 0)
+    stream.sendall(message)
+    answer = b""
+    while len(answer) < MESSAGE_BYTES:
+        chunk = stream.recv(MESSAGE_BYTES - len(answer))
+        if not chunk:
+            raise OSError("the connection was closed")
+        answer += chunk
+    if answer != message:
+        raise OSError("answer: not what was sent")
+
+
+def _skip(stream: ssl.SSLSocket, count: int) -> int:
+    left = count
+    room = bytearray(CHUNK_BYTES)
+    while left:
+        got = stream.recv_into(room, min(left, CHUNK_BYTES))
+        if not got:
+            raise OSError("the connection was closed")
+        left -= got
+    return count
+
+
+def main() -> int:
+    mode, port, at_once, limit, seconds = sys.argv[1:]
+    signal.alarm(4 * GRACE_SECONDS)
+    loads = Loads(mode, int(port), int(at_once), int(limit), float(seconds))
+    print(json.dumps(loads.result(int(at_once), 0.0)), flush=True)
+    signal.alarm(SERVE_SECONDS)
+    for _ in sys.stdin:
+        signal.alarm(int(float(seconds)) + GRACE_SECONDS)
+        print(json.dumps(loads.run()), flush=True)
+        signal.alarm(SERVE_SECONDS)
+    return int(bool(loads.errors))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""monconn with an observer that looks at all payload and prints nothing: ``watched.py PAIR``."""
+
+import sys
+
+from monconn.cli.run import run
+from monconn.config import from_pairs
+from monconn.core.interfaces import Observer
+
+
+class Watcher(Observer):
+    """Takes all payload, as a tap or a recorder does; the sum proves that it came by."""
+
+    watches_payload = True
+
+    def __init__(self) -> None:
+        self.seen_bytes = 0
+
+    def data(self, record, direction, data) -> None:
+        self.seen_bytes += len(data)
+
+
+watcher = Watcher()
+
+
+def add_watcher(app, reactor, log) -> None:
+    for monitor in app.registry:
+        monitor.add_observer(watcher)
+
+
+status = run(from_pairs(sys.argv[1:]), prepare=add_watcher)
+print(f"watched {watcher.seen_bytes} bytes")
+sys.exit(status)

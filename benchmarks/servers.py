@@ -67,6 +67,10 @@ class LoadProcess:
             raise
         return self
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def run(self) -> dict:
         """Do it once more: what was done, in how long, and how long each took."""
         self._process.stdin.write("go\n")
@@ -123,6 +127,11 @@ class Server:
     def pid(self) -> int:
         """The forwarder's."""
         return self._forwarder.pid
+
+    @property
+    def pids(self) -> list[int]:
+        """The forwarder's, if there is one, and the backend's."""
+        return [each.pid for each in (self._forwarder, self._backend) if each is not None]
 
     def is_running(self) -> bool:
         return all(

@@ -273,6 +273,15 @@ def test_bytes_in_pipes_are_found() -> None:
         os.close(write_end)
 
 
+def test_one_processor_is_for_a_while(parent: subprocess.Popen[str]) -> None:
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    allowed = os.sched_getaffinity(child)
+    with processes.on_one_processor([parent.pid]):
+        assert os.sched_getaffinity(parent.pid) == os.sched_getaffinity(child) == {max(allowed)}
+    assert os.sched_getaffinity(parent.pid) == os.sched_getaffinity(child) == allowed
+
+
 def test_stop_ends_what_does_not_want_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "STOP_SECONDS", 0.1)
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True)"

@@ -30,12 +30,12 @@ class PipePool:
     """Lends pipes; those that come back empty are kept for the next.
 
     :param kept: how many empty pipes to keep.
-    :param lent: how many may be lent at once.
+    :param lent: how many may be lent at once, and so how much stalled sides hold in the kernel.
     """
 
     _log = Logger(namespace="monconn.forward")
 
-    def __init__(self, kept: int = 32, lent: int = 1024) -> None:
+    def __init__(self, kept: int = 32, lent: int = 64) -> None:
         self._kept = kept
         self._may_lend = lent
         self._free: list[Pipe] = []

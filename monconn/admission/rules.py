@@ -39,17 +39,13 @@ class Rules:
         """
         if self.bans.covers(client_ip):
             return "blocked"
-        if self.is_full(connections):
+        if self.conn_limit and connections >= self.conn_limit:
             return "conn_limit"
-        is_new_ip = client_ip not in connections_by_ip
-        if self.ip_limit and is_new_ip and len(connections_by_ip) >= self.ip_limit:
-            return "ip_limit"
+        if self.ip_limit and len(connections_by_ip) >= self.ip_limit:
+            return None if client_ip in connections_by_ip else "ip_limit"
         return None
-
-    def is_full(self, connections: int) -> bool:
-        """Whether no client at all may enter while so many connections are live."""
-        return bool(self.conn_limit) and connections >= self.conn_limit
 
     def must_wait(self, connections: int) -> bool:
         """Whether the next client is to be left in the accept queue."""
-        return self.when_full == "wait" and self.is_full(connections)
+        is_full = self.conn_limit and connections >= self.conn_limit
+        return bool(is_full) and self.when_full == "wait"

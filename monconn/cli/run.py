@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +11,11 @@ from monconn.app import App
 from monconn.cli.logs import Output, TextLog, begin_logging
 from monconn.config import Config
 from monconn.errors import ListenError
+from monconn.forward.loop import CAN_LOOP
 from monconn.signals import StopSignals
 
 _FLUSH_SECONDS = 1.0
+_OBJECTS_BEFORE_COLLECTING = 10_000
 
 
 def run(
@@ -27,6 +30,7 @@ def run(
         the reactor runs.
     :returns: the exit status.
     """
+    _install_reactor()
     from twisted.internet import reactor
 
     output = Output(sys.stdout)
@@ -47,10 +51,20 @@ def run(
     app.startService()
     if prepare is not None:
         prepare(app, reactor, log)
+    # What stands now is there to stay, and connections leave no cycles: look for garbage less.
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BEFORE_COLLECTING)
     reactor.addSystemEventTrigger("before", "shutdown", app.stopService)
     reactor.run()
     log.stop(_FLUSH_SECONDS)
     return _cannot_go_on(failures[0]) if failures else 0
+
+
+def _install_reactor() -> None:
+    if CAN_LOOP and "twisted.internet.reactor" not in sys.modules:
+        from monconn.forward.reactor import install
+
+        install()
 
 
 def _cannot_go_on(error: ListenError) -> int:

@@ -106,16 +106,15 @@ class Monitor:
             opened=self.clock.seconds(),
         )
         self.accessed_at = record.opened_at
-        refusal = self._refusal(client_ip)
+        refusal = (
+            "stopping"
+            if self.stopping
+            else self.rules.refusal(client_ip, len(self._live), self._live_by_ip)
+        )
         if refusal is None:
             return record
         self._refuse(record, refusal)
         return None
-
-    def _refusal(self, client_ip: str) -> Refusal | None:
-        if self.stopping:
-            return "stopping"
-        return self.rules.refusal(client_ip, len(self._live), self._live_by_ip)
 
     def _refuse(self, record: ConnectionRecord, refusal: Refusal) -> None:
         record.refusal = refusal
@@ -131,7 +130,8 @@ class Monitor:
         self._live_by_ip[record.client_ip] = self._live_by_ip.get(record.client_ip, 0) + 1
         self._ended.opened += 1
         self.clients.opened(record)
-        self._tell("opened", record)
+        if self._heeding["opened"]:
+            self._tell("opened", record)
 
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Show payload to whoever watches it."""
@@ -169,7 +169,7 @@ class Monitor:
 
     def must_wait(self) -> bool:
         """Whether the next client is to be left in the accept queue."""
-        return self.rules.must_wait(len(self._live))
+        return self.rules.conn_limit > 0 and self.rules.must_wait(len(self._live))
 
     def when_room(self, call: Callable[[], object]) -> None:
         """Have something called each time a connection has left."""
@@ -195,18 +195,18 @@ class Monitor:
         observers = self._heeding[hook]
         for observer in tuple(observers):
             if observer in observers:  # an earlier one may have had it removed
-                self._tell_one(observer, hook, *args)
+                try:
+                    getattr(observer, hook)(*args)
+                except Exception:
+                    self._switch_off(observer)
 
-    def _tell_one(self, observer: IObserver, hook: str, *args: object) -> None:
-        try:
-            getattr(observer, hook)(*args)
-        except Exception:
-            self.remove_observer(observer)
-            self._log.failure(
-                "{service}: observer {observer} failed and is switched off",
-                service=self.name,
-                observer=type(observer).__name__,
-            )
+    def _switch_off(self, observer: IObserver) -> None:
+        self.remove_observer(observer)
+        self._log.failure(
+            "{service}: observer {observer} failed and is switched off",
+            service=self.name,
+            observer=type(observer).__name__,
+        )
 
     # -- what can be asked of it
 

@@ -21,6 +21,9 @@ from monconn.core.record import SideEnd
 KEEPALIVE_SECONDS = 30
 KEEPALIVE_PROBES = 9
 
+_SO_MEMINFO = 55
+_MEMINFO = struct.Struct("8x4I")  # bytes in flight, the limit, set aside, and queued
+
 _GONE_SILENTLY = frozenset(
     {
         errno.ETIMEDOUT,
@@ -133,17 +136,30 @@ def waiting_bytes(descriptor: Any) -> int:
     return int(len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen)
 
 
-def unacknowledged_bytes(sock: socket.socket) -> int:
+def unacknowledged_bytes(sock: socket.SocketType) -> int:
     """How many bytes the system holds that the peer has not yet taken (``SIOCOUTQ``)."""
     return _queued(sock, termios.TIOCOUTQ)
 
 
-def unread_bytes(sock: socket.socket) -> int:
+def room_to_send(sock: socket.SocketType) -> int:
+    """How many bytes more the system takes to send, about; 0 where it does not tell.
+
+    From Linux' ``SO_MEMINFO`` (``linux/sock_diag.h``).
+    """
+    try:
+        answer = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        in_flight, limit, _, queued = _MEMINFO.unpack(answer)
+    except (OSError, struct.error):
+        return 0
+    return int(max(0, limit - max(in_flight, queued)))
+
+
+def unread_bytes(sock: socket.SocketType) -> int:
     """How many bytes of the peer's the system holds that we have not yet taken."""
     return _queued(sock, termios.FIONREAD)
 
 
-def _queued(sock: socket.socket, which: int) -> int:
+def _queued(sock: socket.SocketType, which: int) -> int:
     try:
         answer = fcntl.ioctl(sock.fileno(), which, bytes(4))
     except OSError:
@@ -158,7 +174,7 @@ def has_failed(sock: socket.socket) -> bool:
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
-def keep_alive(sock: socket.socket) -> None:
+def keep_alive(sock: socket.SocketType) -> None:
     """Have the system ask a silent peer whether it is still there; TCP only."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -172,13 +188,13 @@ def keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def reset_on_close(sock: socket.socket) -> None:
+def reset_on_close(sock: socket.SocketType) -> None:
     """Have ``close`` send a reset instead of an end; UNIX sockets have none, and just close."""
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def peer_pid(sock: socket.socket) -> int:
+def peer_pid(sock: socket.SocketType) -> int:
     """The process at the other end of a UNIX socket; 0 where the system does not tell."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0

@@ -14,6 +14,7 @@ from monconn.core.record import ConnectionRecord, Reason
 GRACE_SECONDS = 5.0
 """How long a peer may take to receive what is under way once the verdict has fallen."""
 _LOOKS_A_LENGTH = 4
+_NEVER = float("inf")
 
 
 @attrs.frozen
@@ -35,6 +36,8 @@ class Timeouts:
 
     first_look_seconds: float = attrs.field(init=False, repr=False, eq=False)
     """How long after its opening a connection must be looked at; infinity for never."""
+    follow_changes: bool = attrs.field(init=False, repr=False, eq=False)
+    """Whether a change of state can bring a deadline nearer."""
 
     @first_look_seconds.default
     def _first_look_seconds(self) -> float:
@@ -45,14 +48,18 @@ class Timeouts:
             self.max_idle / _LOOKS_A_LENGTH,
             self.max_lifetime,
         )
-        return min((limit for limit in limits if limit), default=float("inf"))
+        return min((limit for limit in limits if limit), default=_NEVER)
+
+    @follow_changes.default
+    def _follow_changes(self) -> bool:
+        return bool(self.half_close_timeout or self.read_timeout)
 
     def next_deadline(self, record: ConnectionRecord) -> tuple[float, Reason | None]:
         """When the connection is to end if nothing more happens, and with which reason.
 
         :returns: monotonic seconds and the reason; infinity and None without any limit.
         """
-        never: tuple[float, Reason | None] = (float("inf"), None)
+        never: tuple[float, Reason | None] = (_NEVER, None)
         return min(self._deadlines(record), key=lambda deadline: deadline[0], default=never)
 
     def _deadlines(self, record: ConnectionRecord) -> Iterator[tuple[float, Reason]]:
@@ -153,17 +160,19 @@ class Deadlines:
 
     def schedule(self, item: Watched, when: float) -> None:
         """Look at an item at a time, instead of at any earlier wish; infinity for never."""
-        self.cancel(item)
-        if when == float("inf"):
+        if item.bucket is not None:
+            self.cancel(item)
+        if when == _NEVER:
             return
         key = int(when / self.BUCKET_SECONDS) + 1
         if key * self.BUCKET_SECONDS <= when:  # by rounding; a look at once could go on for ever
             key += 1
-        if key not in self._buckets:
-            self._buckets[key] = set()
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = set()
             heapq.heappush(self._keys, key)
             self._set_timer()
-        self._buckets[key].add(item)
+        bucket.add(item)
         item.bucket = key
 
     def cancel(self, item: Watched) -> None:

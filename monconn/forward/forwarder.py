@@ -26,7 +26,7 @@ class Forwarder:
         self._monitor = monitor
         self._road = road
 
-    def accepted(self, sock: socket.socket, address: Any) -> None:
+    def accepted(self, sock: socket.SocketType, address: Any) -> None:
         """Relay a client, or turn it away.
 
         :param sock: taken over.
@@ -58,7 +58,7 @@ class ForwardingFactory(Factory):
         return TurnedAway() if record is None else self._road.client_end(record)
 
 
-def _socket_peer(sock: socket.socket, address: Any) -> tuple[str, str]:
+def _socket_peer(sock: socket.SocketType, address: Any) -> tuple[str, str]:
     """How to show a client, and its IP."""
     if not address:  # a UNIX socket's client has no name
         return f"unix:{peer_pid(sock)}", "unix"

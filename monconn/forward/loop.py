@@ -1,13 +1,13 @@
-"""One epoll for all plain Ends, which the reactor sees as a single descriptor.
+"""The epoll of all plain Ends.
 
-A chunk on it costs no dispatch of Twisted's: the reactor calls :meth:`Loop.doRead` once
-for all the sockets that are ready. Sockets are registered once, edge-triggered: to pause
-one costs no system call, and one that hangs up while it is paused tells so once.
+A chunk on it costs no dispatch of Twisted's. Sockets are registered once, edge-triggered:
+to pause one costs no system call, and one that hangs up while it is paused tells so once.
 """
 
 from __future__ import annotations
 
 import select
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -37,22 +37,20 @@ class Ready(Protocol):
         """``ready`` has raised: end what can be ended."""
 
 
-@implementer(IReadDescriptor)
 class Loop:
-    """Watches plain sockets.
+    """The plain sockets of an epoll that someone else waits on and closes.
 
-    :param reactor: an ``IReactorFDSet``; it is bothered only while there are sockets.
+    :param epoll: a ``select.epoll``.
     :param clock: gives monotonic ``seconds()``.
     """
 
     _log = Logger(namespace="monconn.forward")
 
-    def __init__(self, reactor: Any, clock: Any) -> None:
-        self._reactor = reactor
+    def __init__(self, epoll: Any, clock: Any) -> None:
+        self._epoll = epoll
         self._seconds = clock.seconds
-        self._epoll = select.epoll()
-        self._poll = self._epoll.poll
         self._ends: dict[int, Ready] = {}
+        self._removed: set[int] = set()
         self._events = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
         self.now: float = self._seconds()
         """When the events that are being served were fetched, in monotonic seconds."""
@@ -60,21 +58,8 @@ class Loop:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def fileno(self) -> int:
-        """See ``IFileDescriptor``."""
-        return self._epoll.fileno()
-
-    def logPrefix(self) -> str:
-        """See ``ILoggingContext``."""
-        return "monconn.forward"
-
-    def connectionLost(self, reason: Any) -> None:
-        """See ``IFileDescriptor``."""
-
     def add(self, fd: int, end: Ready) -> None:
         """Tell an End of its socket's events from now on, beginning with those that are there."""
-        if not self._ends:
-            self._reactor.addReader(self)
         self._ends[fd] = end
         self._epoll.register(fd, self._events)
 
@@ -88,24 +73,76 @@ class Loop:
 
     def remove(self, fd: int) -> None:
         """Tell nothing more; to be called before the socket is closed, which does the rest."""
-        if self._ends.pop(fd, None) is not None and not self._ends:
+        self._removed.add(fd)
+        self._ends.pop(fd, None)
+
+    def serve(self, events: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Tell the Ends of events that were fetched.
+
+        :returns: those of descriptors that are none of ours.
+        """
+        self.now = self._seconds()
+        ends, removed = self._ends, self._removed
+        removed.clear()
+        others = []
+        for event in events:
+            end = ends.get(event[0])
+            if end is None:
+                others.append(event)
+            elif event[0] not in removed:  # else it is a closed socket's, whose number was reused
+                try:
+                    end.ready(event[1])
+                except Exception:
+                    self._log.failure("a relay failed")
+                    end.failed()
+        return others
+
+    def close(self) -> None:
+        """Forget all sockets, which their Ends close."""
+        self._ends.clear()
+
+
+@implementer(IReadDescriptor)
+class NestedLoop(Loop):
+    """A loop with an epoll of its own, which any reactor sees as one descriptor.
+
+    :param reactor: an ``IReactorFDSet``; it is bothered only while there are sockets.
+    :param clock: gives monotonic ``seconds()``.
+    """
+
+    def __init__(self, reactor: Any, clock: Any) -> None:
+        super().__init__(select.epoll(), clock)
+        self._reactor = reactor
+
+    def fileno(self) -> int:
+        """See ``IFileDescriptor``."""
+        return self._epoll.fileno()  # type: ignore[no-any-return]
+
+    def logPrefix(self) -> str:
+        """See ``ILoggingContext``."""
+        return "monconn.forward"
+
+    def connectionLost(self, reason: Any) -> None:
+        """See ``IFileDescriptor``."""
+
+    def add(self, fd: int, end: Ready) -> None:
+        """See :meth:`Loop.add`."""
+        if not self._ends:
+            self._reactor.addReader(self)
+        super().add(fd, end)
+
+    def remove(self, fd: int) -> None:
+        """See :meth:`Loop.remove`."""
+        super().remove(fd)
+        if not self._ends:
             self._reactor.removeReader(self)
 
     def doRead(self) -> None:
         """See ``IReadDescriptor``: some sockets are ready."""
-        self.now = self._seconds()
-        ends = self._ends
-        for fd, events in self._poll(0, EVENTS_A_TURN):
-            end = ends.get(fd)
-            if end is not None:
-                try:
-                    end.ready(events)
-                except Exception:
-                    self._log.failure("a relay failed")
-                    end.failed()
+        self.serve(self._epoll.poll(0, EVENTS_A_TURN))
 
     def close(self) -> None:
-        """Close the epoll; the sockets are closed by their Ends."""
+        """Close the epoll, too."""
         self._reactor.removeReader(self)
-        self._ends.clear()
+        super().close()
         self._epoll.close()

@@ -7,19 +7,16 @@ import os
 import socket
 from typing import Any
 
+import attrs
+
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord, Reason, Side
-from monconn.core.sockets import (
-    end_by_errno,
-    keep_alive,
-    reset_on_close,
-    unacknowledged_bytes,
-    unread_bytes,
-)
+from monconn.core.sockets import end_by_errno, keep_alive, reset_on_close, unread_bytes
 from monconn.core.timeouts import GRACE_SECONDS
 from monconn.forward.attempt import Attempt
 from monconn.forward.loop import ERR, HUP, OUT, RDHUP, Loop
-from monconn.forward.pipes import Pipe, PipePool
+from monconn.forward.outlet import SPLICE_FLAGS, Outlet
+from monconn.forward.pipes import PipePool
 from monconn.forward.targets import Targets
 
 CHUNK_BYTES = 1 << 16
@@ -36,76 +33,71 @@ _buffer = memoryview(bytearray(CHUNK_BYTES))  # empty again before the next chun
 _BROKEN = ERR  # and not HUP, which two ends in good order show as well
 _NO_MORE = RDHUP | HUP | ERR
 _WRITABLE = OUT | HUP | ERR
-_SPLICE_FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
+_READABLE = ~OUT
+
+
+@attrs.frozen
+class Shared:
+    """What the plain Ends of a service have in common."""
+
+    monitor: Monitor
+    loop: Loop
+    """Tells of the sockets' events."""
+    pipes: PipePool
+    """Lends pipes for splicing."""
+    targets: Targets
+    """Whom to dial."""
+    keepalive: bool = True
+    """Whether the system is to ask a silent peer if it is still there."""
 
 
 class PlainEnd:
     """One side of a relay over a plain socket (see :class:`~monconn.forward.ends.End`).
 
-    The two Ends of a relay are :attr:`peer` to each other and pass bytes on directly; only
-    what changes the connection's state goes through the relay. What is on its way through
-    an End is held by the one that it goes *to*: as bytes, or in a pipe.
+    The two Ends of a relay are :attr:`peer` to each other, and what one takes it gives to the
+    other's :attr:`outlet` directly; only what changes the connection's state goes through
+    the relay.
 
     :param side: which of the two.
     :param record: the connection's record.
-    :param monitor: the service's monitor.
-    :param loop: tells of the socket's events.
-    :param pipes: lends pipes for splicing.
-    :param targets: whom to dial, if it is the backend's.
-    :param keepalive: whether the system is to ask a silent peer if it is still there.
+    :param shared: what it has in common with others.
     """
 
     __slots__ = (
         "_attempt",
-        "_blocked",
         "_eof",
-        "_error",
         "_fd",
         "_gone",
         "_is_client",
-        "_keepalive",
         "_leaving",
         "_loop",
         "_monitor",
         "_no_more",
         "_paused",
-        "_pending",
-        "_pipe",
-        "_pipes",
         "_ready",
         "_resetting",
-        "_sent",
+        "_settled",
+        "_shared",
         "_sock",
         "_splicing",
-        "_targets",
         "_write_ended",
+        "outlet",
         "peer",
         "record",
         "reports",
         "side",
     )
 
-    def __init__(
-        self,
-        side: Side,
-        record: ConnectionRecord,
-        monitor: Monitor,
-        loop: Loop,
-        pipes: PipePool,
-        targets: Targets | None = None,
-        *,
-        keepalive: bool = True,
-    ) -> None:
+    def __init__(self, side: Side, record: ConnectionRecord, shared: Shared) -> None:
         self.side = side
         self.record = record
         self.reports: Any = None
         self.peer: Any = None
+        self.outlet = Outlet(self, shared.pipes)
+        self._shared = shared
+        self._loop = shared.loop
+        self._monitor = shared.monitor
         self._is_client = side == "client"
-        self._monitor = monitor
-        self._loop = loop
-        self._pipes = pipes
-        self._targets = targets
-        self._keepalive = keepalive
         self._attempt: Attempt | None = None
         self._sock: Any = None
         self._fd = -1
@@ -114,39 +106,38 @@ class PlainEnd:
         self._no_more = False  # the peer has ended or reset: no event will tell of it again
         self._eof = False
         self._splicing = False
-        self._blocked = not self._is_client  # dialling, or bytes are held for the socket
-        self._pending: bytes = b""
-        self._pipe: Pipe | None = None
-        self._sent = 0
+        self._settled = not shared.keepalive
         self._write_ended = False
-        self._error: OSError | None = None  # a write has failed; what the peer sent is read yet
         self._leaving = False  # closing or resetting: nothing is reported but the end
         self._resetting = False
         self._gone = False
 
     # -- the beginning
 
-    def begin(self, sock: socket.socket) -> None:
+    def begin(self, sock: socket.SocketType) -> None:
         """Take over a connected socket, the client's."""
-        self._sock, self._fd = sock, sock.fileno()
+        self._sock = sock
+        self._fd = sock.fileno()
+        self.outlet.stands(sock, self._fd)
         self._loop.add(self._fd, self)
         self.reports.connected(self)
 
     def dial(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
-        assert self._targets is not None
-        self._attempt = Attempt(self._targets, self._loop, self._monitor.clock, self)
+        shared = self._shared
+        self._attempt = Attempt(shared.targets, shared.loop, shared.monitor.clock, self)
         self._attempt.begin()
 
-    def stands(self, sock: socket.socket, events: int) -> None:
+    def stands(self, sock: socket.SocketType, events: int) -> None:
         """See :class:`~monconn.forward.attempt.Dialling`."""
         self._attempt = None
-        self._sock, self._fd = sock, sock.fileno()
+        self._sock = sock
+        self._fd = sock.fileno()
+        self.outlet.stands(sock, self._fd)
         self._loop.hand_over(self._fd, self)
-        self._blocked = False
         self.reports.connected(self)
         if not self._gone:
-            self._flushed()
+            self.flushed()
         if events != OUT and not self._gone:
             self.ready(events)
 
@@ -171,21 +162,15 @@ class PlainEnd:
 
     def write(self, data: bytes) -> None:
         """See :class:`~monconn.forward.ends.End`."""
-        self._put(memoryview(data))
+        self.outlet.put(data)
 
     def end_writing(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
         if self._write_ended or self._gone:
             return
         self._write_ended = True
-        if not self._blocked:
-            self._send_end()
-
-    def _send_end(self) -> None:
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it was reset in the meantime: the loop tells
+        if not self.outlet.blocked:
+            self.outlet.end()
 
     def close(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
@@ -199,7 +184,7 @@ class PlainEnd:
             # the peer has yet to read: so read on, and forget, until the peer has ended.
             self.end_writing()
             self._forget()
-        elif not self._blocked:
+        elif not self.outlet.blocked:
             self._leave()
 
     def reset(self) -> None:
@@ -215,16 +200,10 @@ class PlainEnd:
     def _reset_once_delivered(self) -> None:
         if self._gone:
             return
-        if self._blocked or self._unacknowledged():
+        if self.outlet.blocked or self.outlet.unacknowledged():
             self._monitor.clock.callLater(DELIVERY_LOOK_SECONDS, self._reset_once_delivered)
         else:
             self.abort()
-
-    def _unacknowledged(self) -> int:
-        # A UNIX socket's reader gets what was sent even once the sender is closed.
-        if self._sock is None or self._gone or self._sock.family == socket.AF_UNIX:
-            return 0
-        return unacknowledged_bytes(self._sock)
 
     def abort(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
@@ -237,40 +216,39 @@ class PlainEnd:
 
     def settle(self) -> None:
         """See :class:`~monconn.forward.ends.End`: have the system ask a silent peer."""
-        if self._keepalive and self._sock is not None:
-            self._keepalive = False
+        if not self._settled and self._sock is not None:
+            self._settled = True
             keep_alive(self._sock)
 
     def waiting(self) -> int:
         """See :class:`~monconn.forward.ends.End`."""
-        return self._held() + self._unacknowledged()
-
-    def _held(self) -> int:
-        return len(self._pending) + (0 if self._pipe is None else self._pipe.held)
+        return self.outlet.held() + self.outlet.unacknowledged()
 
     def delivered(self) -> int:
         """See :class:`~monconn.forward.ends.End`."""
-        return self._sent - self._unacknowledged()
+        return self.outlet.sent - self.outlet.unacknowledged()
 
     # -- what the loop tells
 
     def ready(self, events: int) -> None:
         """See :class:`~monconn.forward.loop.Ready`."""
-        if self._blocked and events & _WRITABLE:
-            self._unblock()
-        if events & _NO_MORE:
-            self._no_more = True
-        if events & ~OUT and not self._gone:
-            self._hear(events)
+        if self.outlet.blocked and events & _WRITABLE:
+            self.outlet.flush()
+        if events & _READABLE and not self._gone:
+            if events & _NO_MORE:
+                self._no_more = True
+            if self._paused or self._eof or self._leaving:
+                self._hear(events)
+            elif self._splicing or self._copy():  # one small chunk is nearly always all
+                self._take()
 
     def _hear(self, events: int) -> None:
+        """Something came from a peer that is not read from now."""
         if self._leaving:
             self._forget()
         elif self._eof:
             if events & _BROKEN:
                 self._break(_error_of(self._sock))
-        elif not self._paused:
-            self._take()
         else:
             self._ready = True
             if events & _BROKEN:
@@ -290,57 +268,68 @@ class PlainEnd:
 
     def _give_up(self) -> None:
         if not self._gone and not self._leaving:
-            self._break(self._error or _error_of(self._sock))
+            self._break(self.outlet.error or _error_of(self._sock))
 
     # -- taking bytes
 
     def _take(self) -> None:
         """Pass on what the peer has sent, a bounded number of chunks."""
         for _ in range(CHUNKS_A_TURN):
-            pipe = self._pipes.take() if self._splicing and not self._monitor.watched else None
-            try:
-                count = self._sock.recv_into(_buffer) if pipe is None else self._splice(pipe)
-            except BlockingIOError:
+            if not (self._splice() if self._splicing else self._copy()):
                 return
-            except OSError as error:
-                self._break(self._error or error)
-                return
-            if not count:
-                self._end_of_input()
-                return
-            if pipe is None:
-                self._copied(count)
-            if self._paused or self._leaving:
-                return
-            if count < CHUNK_BYTES and pipe is None and not self._no_more:
-                return  # all that there was: an event will tell of more
         self._loop.ask_again(self._fd)
 
-    def _copied(self, count: int) -> None:
-        self._count(count)
-        chunk = _buffer[:count]
-        if self._monitor.watched:
-            self._monitor.saw(self.record, "up" if self._is_client else "down", bytes(chunk))
-        if count == CHUNK_BYTES:
-            self._splicing = CAN_SPLICE
-        if not self._gone:  # as it is if an observer has reset the connection
-            self.peer._put(chunk)
-
-    def _splice(self, pipe: Pipe) -> int:
+    def _copy(self) -> bool:
+        """Pass on a chunk through Python; whether there may be another one."""
+        watched = self._monitor.watched
+        chunk: Any  # bytes if watched, to be kept by whoever sees them
         try:
-            count = os.splice(self._fd, pipe.writer, SPLICE_BYTES, flags=_SPLICE_FLAGS)
-        except OSError:
-            self._pipes.give_back(pipe)
-            raise
+            if watched:
+                chunk = self._sock.recv(CHUNK_BYTES)
+                count = len(chunk)
+            else:
+                count = self._sock.recv_into(_buffer)
+                chunk = _buffer[:count]
+        except OSError as error:
+            return self._cannot_read(error)
         if not count:
-            self._pipes.give_back(pipe)
-            return 0
-        pipe.held = count
+            return self._end_of_input()
+        self._count(count)
+        if watched:
+            self._monitor.saw(self.record, "up" if self._is_client else "down", chunk)
+            if self._gone:  # an observer has reset the connection
+                return False
+        self.peer.outlet.put(chunk)
+        if count < CHUNK_BYTES:
+            return self._no_more and self._goes_on()
+        self._splicing = CAN_SPLICE
+        return self._goes_on()
+
+    def _splice(self) -> bool:
+        """The same past Python, if nobody watches and there is a pipe."""
+        pipe = None if self._monitor.watched else self._shared.pipes.take()
+        if pipe is None:
+            return self._copy()
+        outlet = self.peer.outlet
+        # What finds no room would lie in the pipe for as long as the other side stands still.
+        wanted = min(SPLICE_BYTES, max(CHUNK_BYTES, outlet.room()))
+        try:
+            count = os.splice(self._fd, pipe.writer, wanted, flags=SPLICE_FLAGS)
+        except OSError as error:
+            self._shared.pipes.give_back(pipe)
+            return self._cannot_read(error)
+        if not count:
+            self._shared.pipes.give_back(pipe)
+            return self._end_of_input()
         self._count(count)
         self._splicing = count >= SPLICE_FROM_BYTES
         self.record.pipe = "splice"
-        self.peer._pour(pipe)
-        return count
+        pipe.held = count
+        outlet.pour(pipe)
+        return self._goes_on()
+
+    def _goes_on(self) -> bool:
+        return not (self._paused or self._leaving)
 
     def _count(self, count: int) -> None:
         record = self.record
@@ -351,12 +340,18 @@ class PlainEnd:
             record.down += count
             record.last_down = self._loop.now
 
-    def _end_of_input(self) -> None:
-        if self._error is not None:
-            self._break(self._error)
+    def _cannot_read(self, error: OSError) -> bool:
+        if not isinstance(error, BlockingIOError):
+            self._break(self.outlet.error or error)
+        return False
+
+    def _end_of_input(self) -> bool:
+        if self.outlet.error is not None:
+            self._break(self.outlet.error)
         else:
             self._eof = True
             self.reports.eof(self)
+        return False
 
     def _forget(self) -> None:
         """Read on without passing anything on, until the peer has ended too."""
@@ -366,7 +361,7 @@ class PlainEnd:
             for _ in range(CHUNKS_A_TURN):
                 if not self._sock.recv_into(_buffer):
                     self._eof = True
-                    if not self._blocked:
+                    if not self.outlet.blocked:
                         self._leave()
                     return
         except BlockingIOError:
@@ -376,70 +371,25 @@ class PlainEnd:
             return
         self._loop.ask_again(self._fd)
 
-    # -- giving bytes
+    # -- what the outlet tells
 
-    def _put(self, chunk: memoryview) -> None:
-        """Give bytes to the system, and hold what it does not take."""
-        if self._error is not None:
-            return
-        sent = 0
-        if not self._blocked:
-            try:
-                sent = self._sock.send(chunk)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                self._cannot_write(error)
-                return
-            self._sent += sent
-            if sent == len(chunk):
-                return
-        self._pending += bytes(chunk[sent:])
-        self._blocked = True
+    def filled(self) -> None:
+        """See :class:`~monconn.forward.outlet.Giving`."""
         self.reports.filled(self)
 
-    def _pour(self, pipe: Pipe) -> None:
-        """Give a pipe's bytes to the system, and keep the pipe while it holds any."""
-        try:
-            while pipe.held:
-                sent = os.splice(pipe.reader, self._fd, pipe.held, flags=_SPLICE_FLAGS)
-                pipe.held -= sent
-                self._sent += sent
-        except BlockingIOError:
-            self._pipe = pipe
-            self._blocked = True
-            self.reports.filled(self)
-            return
-        except OSError as error:
-            self._pipes.give_back(pipe)
-            self._cannot_write(error)
-            return
-        self._pipes.give_back(pipe)
-
-    def _unblock(self) -> None:
-        self._blocked = False
-        pending, self._pending = self._pending, b""
-        pipe, self._pipe = self._pipe, None
-        if pending:
-            self._put(memoryview(pending))
-        elif pipe is not None:
-            self._pour(pipe)
-        if not self._blocked and not self._gone:
-            self._flushed()
-
-    def _flushed(self) -> None:
-        """All that was held is given to the system."""
+    def flushed(self) -> None:
+        """See :class:`~monconn.forward.outlet.Giving`."""
         if self._write_ended:
-            self._send_end()
+            self.outlet.end()
         if not self._leaving:
             self.reports.drained(self)
         elif self._eof and not self._resetting:
             self._leave()
 
-    def _cannot_write(self, error: OSError) -> None:
-        """The peer takes no more. What it sent before that is still there to be read."""
-        self._error = error
-        self._pending = b""
+    def cannot_write(self) -> None:
+        """See :class:`~monconn.forward.outlet.Giving`: what the peer sent is read yet."""
+        error = self.outlet.error
+        assert error is not None
         if self._leaving:
             self._leave()
         elif self._eof:
@@ -462,20 +412,16 @@ class PlainEnd:
 
     def _dispose(self) -> None:
         self._gone = True
-        self._blocked = False
-        self._pending = b""
         if self._attempt is not None:
             self._attempt.give_up()
             self._attempt = None
+        self.outlet.close()
         if self._sock is not None:
             self._loop.remove(self._fd)
             self._sock.close()
-        if self._pipe is not None:
-            self._pipes.give_back(self._pipe)
-            self._pipe = None
         self.peer = None
 
 
-def _error_of(sock: socket.socket) -> OSError:
+def _error_of(sock: socket.SocketType) -> OSError:
     number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
     return OSError(number, os.strerror(number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 
 from zope.interface import implementer
 
@@ -47,8 +48,7 @@ class Relay:
     """
 
     __slots__ = (
-        "_backend_backlog",
-        "_client_backlog",
+        "_backlogs",
         "_deadlines",
         "_first_ended",
         "_gone",
@@ -77,8 +77,7 @@ class Relay:
         self._state: RelayState = "connecting"
         self._first_ended: Side | None = None
         self._gone: tuple[Side, ...] = ()
-        self._client_backlog = Backlog()
-        self._backend_backlog = Backlog()
+        self._backlogs: tuple[Backlog, Backlog] | None = None  # most end before they are looked at
         client.reports = backend.reports = self
 
     def _other(self, end: End) -> End:
@@ -180,7 +179,7 @@ class Relay:
         self._state, actions = outcome
         self.record.state = _SHOWN_STATE[self._state]
         for action in actions:
-            _DO[action](self)
+            _DO[action](self)()
         if self._state != before and len(self._gone) < 2:
             self._look_sooner()
 
@@ -217,14 +216,14 @@ class Relay:
         return None
 
     def _look_at_backlogs(self, now: float) -> None:
-        for end, backlog in (
-            (self.client, self._client_backlog),
-            (self.backend, self._backend_backlog),
-        ):
+        if self._backlogs is None:
+            self._backlogs = Backlog(), Backlog()
+        for end, backlog in zip((self.client, self.backend), self._backlogs, strict=True):
             moved_after = backlog.look(end.waiting(), end.delivered(), now)
             self.record.last_delivered = moved_after or self.record.last_delivered
-        self.record.client_stalled = self._client_backlog.stalled_since
-        self.record.backend_stalled = self._backend_backlog.stalled_since
+        self.record.client_stalled, self.record.backend_stalled = (
+            backlog.stalled_since for backlog in self._backlogs
+        )
 
     def _time_out(self, reason: Reason) -> None:
         if reason == "connect_timeout":
@@ -251,13 +250,13 @@ class Relay:
             self._deadlines.schedule(self, timeouts.next_look(self.record, now))
 
 
-_DO: dict[Action, Callable[[Relay], None]] = {
-    "end_client": lambda relay: relay.client.end_writing(),
-    "end_backend": lambda relay: relay.backend.end_writing(),
-    "close_client": lambda relay: relay.client.close(),
-    "close_backend": lambda relay: relay.backend.close(),
-    "reset_client": lambda relay: relay.client.reset(),
-    "reset_backend": lambda relay: relay.backend.reset(),
-    "abort_client": lambda relay: relay.client.abort(),
-    "abort_backend": lambda relay: relay.backend.abort(),
+_DO: dict[Action, Callable[[Relay], Callable[[], None]]] = {
+    "end_client": attrgetter("client.end_writing"),
+    "end_backend": attrgetter("backend.end_writing"),
+    "close_client": attrgetter("client.close"),
+    "close_backend": attrgetter("backend.close"),
+    "reset_client": attrgetter("client.reset"),
+    "reset_backend": attrgetter("backend.reset"),
+    "abort_client": attrgetter("client.abort"),
+    "abort_backend": attrgetter("backend.abort"),
 }

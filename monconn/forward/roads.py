@@ -13,9 +13,9 @@ from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.core.timeouts import Deadlines
 from monconn.forward.dial import Dial, OneProtocol, dialler
-from monconn.forward.loop import CAN_LOOP, Loop
+from monconn.forward.loop import CAN_LOOP, Loop, NestedLoop
 from monconn.forward.pipes import PipePool
-from monconn.forward.plain import PlainEnd
+from monconn.forward.plain import PlainEnd, Shared
 from monconn.forward.relay import Relay
 from monconn.forward.stream import StreamEnd
 from monconn.forward.targets import Targets
@@ -24,7 +24,7 @@ from monconn.forward.targets import Targets
 class Road(Protocol):
     """Relays clients that were admitted."""
 
-    def begin(self, record: ConnectionRecord, sock: socket.socket) -> None:
+    def begin(self, record: ConnectionRecord, sock: socket.SocketType) -> None:
         """Relay a client.
 
         :param sock: does not block; taken over.
@@ -34,39 +34,21 @@ class Road(Protocol):
 class PlainRoad:
     """Both sides are plain sockets, in one epoll of our own.
 
-    :param monitor: the service's monitor.
+    :param shared: what its Ends have in common.
     :param deadlines: looks after the relays' time limits.
-    :param loop: tells of the sockets' events.
-    :param pipes: lends pipes for splicing.
-    :param targets: the backend.
-    :param keepalive: whether the system is to ask silent peers if they are still there.
     """
 
-    def __init__(
-        self,
-        monitor: Monitor,
-        deadlines: Deadlines,
-        loop: Loop,
-        pipes: PipePool,
-        targets: Targets,
-        *,
-        keepalive: bool = True,
-    ) -> None:
-        self._monitor = monitor
+    def __init__(self, shared: Shared, deadlines: Deadlines) -> None:
+        self._shared = shared
         self._deadlines = deadlines
-        self._loop = loop
-        self._pipes = pipes
-        self._targets = targets
-        self._keepalive = keepalive
 
-    def begin(self, record: ConnectionRecord, sock: socket.socket) -> None:
+    def begin(self, record: ConnectionRecord, sock: socket.SocketType) -> None:
         """See :class:`Road`."""
         record.pipe = "copy"
-        shared = (record, self._monitor, self._loop, self._pipes)
-        client = PlainEnd("client", *shared, keepalive=self._keepalive)
-        backend = PlainEnd("backend", *shared, self._targets, keepalive=self._keepalive)
+        client = PlainEnd("client", record, self._shared)
+        backend = PlainEnd("backend", record, self._shared)
         client.peer, backend.peer = backend, client
-        Relay(self._monitor, record, client, backend, self._deadlines)
+        Relay(self._shared.monitor, record, client, backend, self._deadlines)
         client.begin(sock)
 
 
@@ -95,19 +77,20 @@ class StreamRoad:
         self._dial = dial
         self._keepalive = keepalive
 
-    def begin(self, record: ConnectionRecord, sock: socket.socket) -> None:
+    def begin(self, record: ConnectionRecord, sock: socket.SocketType) -> None:
         """See :class:`Road`."""
         client = self.client_end(record)
-        with sock:  # Twisted makes a descriptor of its own
-            try:
-                self._reactor.adoptStreamConnection(sock.fileno(), sock.family, OneProtocol(client))
-            except OSError as error:
-                # Either it has reset the connection before we came to look, or there is a
-                # shortage of descriptors.
-                has_reset = error.errno == errno.ENOTCONN
-                relay = client.reports
-                relay.connected(client)
-                relay.broken(client, "reset" if has_reset else "none", str(error))
+        try:
+            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, OneProtocol(client))
+        except OSError as error:
+            # Either it has reset the connection before we came to look, or there is a
+            # shortage of descriptors.
+            has_reset = error.errno == errno.ENOTCONN
+            relay = client.reports
+            relay.connected(client)
+            relay.broken(client, "reset" if has_reset else "none", str(error))
+        finally:
+            sock.close()  # Twisted has made a descriptor of its own
 
     def client_end(self, record: ConnectionRecord) -> StreamEnd:
         """The client's side of a new relay, for a transport to be connected to."""
@@ -145,11 +128,12 @@ class Roads:
             self._tell_slower()
             return self.stream(monitor, backend, keepalive=keepalive)
         if self._loop is None:
-            self._loop = Loop(self._reactor, self._clock)
+            self._loop = getattr(self._reactor, "plain_loop", None)  # a PlainReactor's
+        if self._loop is None:
+            self._loop = NestedLoop(self._reactor, self._clock)
         targets = Targets(backend, self._reactor, self._clock)
-        return PlainRoad(
-            monitor, self.deadlines, self._loop, self._pipes, targets, keepalive=keepalive
-        )
+        shared = Shared(monitor, self._loop, self._pipes, targets, keepalive)
+        return PlainRoad(shared, self.deadlines)
 
     def stream(self, monitor: Monitor, backend: Address, *, keepalive: bool = True) -> StreamRoad:
         """The road that every listener and every backend can take."""

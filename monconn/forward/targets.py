@@ -33,15 +33,16 @@ class Targets:
         self._known: Sequence[SocketTarget] = _literal(address)
         self._good_until = float("inf") if self._known else 0.0
 
+    def known(self) -> Sequence[SocketTarget]:
+        """The targets, if they need no :meth:`look_up`; else none."""
+        return self._known if self._clock.seconds() < self._good_until else ()
+
     def look_up(
         self,
         found: Callable[[Sequence[SocketTarget]], object],
         failed: Callable[[str], object],
     ) -> None:
-        """Call ``found`` with at least one target, at once if they are known; or ``failed``."""
-        if self._clock.seconds() < self._good_until:
-            found(self._known)
-            return
+        """Call ``found`` with at least one target, or ``failed``, in some later turn."""
         pool = self._reactor.getThreadPool()
         looking = deferToThreadPool(self._reactor, pool, _resolve, self._address)
         looking.addCallback(self._remember)
@@ -51,16 +52,6 @@ class Targets:
         self._known = targets
         self._good_until = self._clock.seconds() + ANSWER_KEPT_SECONDS
         return targets
-
-    def make_socket(self, family: socket.AddressFamily) -> socket.socket:
-        """A socket that does not block, to connect with.
-
-        :raises OSError: the system has none left.
-        """
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
 
 
 def _literal(address: TcpAddress | UnixAddress) -> Sequence[SocketTarget]:

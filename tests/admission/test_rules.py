@@ -63,7 +63,7 @@ def test_limits_are_exact(limit: int) -> None:
     ],
 )
 def test_full(rules: Rules, connections: int, is_full: bool, must_wait: bool) -> None:
-    assert rules.is_full(connections) == is_full
+    assert (rules.refusal("10.0.0.1", connections, {}) == "conn_limit") == is_full
     assert rules.must_wait(connections) == must_wait
 
 

@@ -1,0 +1,41 @@
+"""Twisted's epoll reactor with room for plain Ends: one wait for both, where others need two.
+
+The ``monconn`` command runs on it; ``twistd --reactor=monconn`` does as well. Under any other
+reactor the same is done by a :class:`~monconn.forward.loop.NestedLoop`.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.main import installReactor
+from twisted.python import log
+
+from monconn.core.clock import MonotonicClock
+from monconn.forward.loop import EVENTS_A_TURN, Loop
+
+
+class PlainReactor(EPollReactor):
+    """An epoll reactor that serves plain Ends itself, without Twisted's dispatch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain_loop = Loop(self._poller, MonotonicClock(self))
+        """The Ends' part of the epoll."""
+
+    def doPoll(self, timeout: float | None) -> None:
+        """Wait for events, at most ``timeout`` seconds, and serve them."""
+        events = self._poller.poll(-1 if timeout is None else timeout, EVENTS_A_TURN)
+        for fd, event in self.plain_loop.serve(events):
+            descriptor = self._selectables.get(fd)
+            if descriptor is not None:  # as it is if one that was served first has dropped it
+                log.callWithLogger(descriptor, self._doReadOrWrite, descriptor, fd, event)
+
+    doIteration = doPoll
+
+
+def install() -> None:
+    """Make it the reactor of this process.
+
+    :raises ReactorAlreadyInstalledError: there is one already.
+    """
+    installReactor(PlainReactor())

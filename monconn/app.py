@@ -195,7 +195,7 @@ class ForwardService(Service):
         endpoint = serverFromString(self._reactor, address.description)
         _negotiate_no_protocol(endpoint)
         config = self._config
-        road = self._roads.stream(self._monitor, config.backend, keepalive=config.keepalive)
+        road = self._roads.from_endpoint(self._monitor, config.backend, keepalive=config.keepalive)
         listening: Deferred[Any] = endpoint.listen(ForwardingFactory(self._monitor, road))
         return listening
 

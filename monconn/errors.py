@@ -54,6 +54,10 @@ class ListenError(MonconnError):
     """A listener that could not be opened."""
 
 
+class ControlError(MonconnError):
+    """A control port that cannot be had, or that nobody answers at."""
+
+
 class UnknownService(MonconnError, KeyError):
     """No service has this name."""
 

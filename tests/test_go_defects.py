@@ -361,7 +361,7 @@ def test_config_error_ends_the_program(tmp_path: Path) -> None:
 class ListeningSocket:
     """A listening socket whose clients are given beforehand; some of them are errors."""
 
-    family = socket.AF_INET
+    family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
 
     def __init__(self, *clients: Any) -> None:
         self._clients = list(clients)
@@ -369,11 +369,11 @@ class ListeningSocket:
     def fileno(self) -> int:
         return 0
 
-    def accept(self) -> tuple[Any, Any]:
+    def _accept(self) -> tuple[Any, Any]:
         client = self._clients.pop(0) if self._clients else BlockingIOError()
         if isinstance(client, OSError):
             raise client
-        return client, ("192.0.2.1", 4711)
+        return client.detach(), ("192.0.2.1", 4711)
 
     def close(self) -> None:
         self._clients = [OSError(errno.EBADF, "use of closed connection")]
@@ -406,12 +406,12 @@ def test_accept_error_by_type(number: int, waits: bool, text: str) -> None:
     memory_reactor.advance(SHORTAGE_PAUSE_SECONDS)
     assert memory_reactor.getReaders() == [listener]
     listener.doRead()
-    assert accepted == [ours]
+    assert len(accepted) == 1
+    accepted[0].close()
 
     listener.close()
     listener.doRead()  # as in the same turn of the reactor
     assert memory_reactor.getReaders() == []
-    ours.close()
     theirs.close()
 
 

@@ -17,7 +17,7 @@ LOWEST = {"errors", "addresses", "units", "_version"}
 CONFIG = LOWEST | {"yamlmap", "fields", "config"}
 CORE = LOWEST | {"admission", "core"}
 SIDE_BY_SIDE = {"forward", "observers", "telemetry", "manhole"}  # none imports another
-BELOW_SERVER = CORE | CONFIG | SIDE_BY_SIDE | {"control.commands"}
+BELOW_SERVER = CORE | CONFIG | SIDE_BY_SIDE | {"control.place", "control.commands"}
 BELOW_APP = BELOW_SERVER | {"control.server", "signals"}
 BELOW_ENTRIES = BELOW_APP | {"app", "monconn"}
 BELOW_CLI = BELOW_ENTRIES | {"plugin", "endpoints", "control", "control.client", "tui"}
@@ -34,9 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signals": LOWEST,
     # The client's side of the wire knows nothing of the server's.
     "control": set(),
+    "control.place": LOWEST,
     "control.commands": LOWEST,
-    "control.client": LOWEST | {"control.commands"},
-    "tui": LOWEST | {"control.commands"},
+    "control.client": LOWEST | {"control.place"},
+    "tui": LOWEST | {"control.client"},
     "control.server": BELOW_SERVER,
     "app": BELOW_APP,
     "plugin": BELOW_ENTRIES,

@@ -114,7 +114,9 @@ def note_errors(descriptor: Any) -> NotingSocket | None:
         return plain
     if not isinstance(plain, socket.socket):
         return None
-    noting = NotingSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+    # Of the type beneath, which knows no enums.
+    bare: Any = super(socket.socket, plain)
+    noting = NotingSocket(bare.family, bare.type, bare.proto, fileno=plain.detach())
     noting.error_number = 0
     noting.keeps_last_words = False
     noting.last_words = b""

@@ -14,7 +14,12 @@ class End(Protocol):
     """
 
     side: Side
-    reports: Any  # Reports; given by the relay
+    reports: Any  # Reports; given by the relay, as is:
+    peer: Any  # the other End
+
+    @property
+    def outlet(self) -> Takes:
+        """What takes the bytes for this side, for a peer that gives them itself."""
 
     def dial(self) -> None:
         """Begin to connect; the backend's only."""
@@ -25,7 +30,7 @@ class End(Protocol):
     def resume(self) -> None:
         """Take bytes from the peer again."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Deliver bytes to the peer, in time."""
 
     def end_writing(self) -> None:
@@ -48,6 +53,19 @@ class End(Protocol):
 
     def delivered(self) -> int:
         """How many bytes the peer has taken, ever."""
+
+
+class Takes(Protocol):
+    """What takes bytes for one side."""
+
+    takes_pipes: bool
+    """Whether it also takes a pipe that holds bytes (``pour``)."""
+
+    def put(self, data: bytes | memoryview) -> None:
+        """Deliver bytes to the peer, in time; a memoryview is not looked at again later."""
+
+    def room(self) -> int:
+        """For how many bytes there is room at once, about; 0 if that is not known."""
 
 
 class Reports(Protocol):

@@ -50,7 +50,7 @@ class Loop:
         self._epoll = epoll
         self._seconds = clock.seconds
         self._ends: dict[int, Ready] = {}
-        self._removed: set[int] = set()
+        self._changed: set[int] = set()
         self._events = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
         self.now: float = self._seconds()
         """When the events that are being served were fetched, in monotonic seconds."""
@@ -60,6 +60,7 @@ class Loop:
 
     def add(self, fd: int, end: Ready) -> None:
         """Tell an End of its socket's events from now on, beginning with those that are there."""
+        self._changed.add(fd)
         self._ends[fd] = end
         self._epoll.register(fd, self._events)
 
@@ -73,7 +74,7 @@ class Loop:
 
     def remove(self, fd: int) -> None:
         """Tell nothing more; to be called before the socket is closed, which does the rest."""
-        self._removed.add(fd)
+        self._changed.add(fd)
         self._ends.pop(fd, None)
 
     def serve(self, events: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -82,24 +83,22 @@ class Loop:
         :returns: those of descriptors that are none of ours.
         """
         self.now = self._seconds()
-        ends, removed = self._ends, self._removed
-        removed.clear()
+        ends, changed = self._ends, self._changed
+        changed.clear()
         others = []
         for event in events:
             end = ends.get(event[0])
+            if event[0] in changed:
+                continue  # it is a closed socket's, whose number may have been taken since
             if end is None:
                 others.append(event)
-            elif event[0] not in removed:  # else it is a closed socket's, whose number was reused
-                try:
-                    end.ready(event[1])
-                except Exception:
-                    self._log.failure("a relay failed")
-                    end.failed()
+                continue
+            try:
+                end.ready(event[1])
+            except Exception:
+                self._log.failure("a relay failed")
+                end.failed()
         return others
-
-    def close(self) -> None:
-        """Forget all sockets, which their Ends close."""
-        self._ends.clear()
 
 
 @implementer(IReadDescriptor)
@@ -142,7 +141,6 @@ class NestedLoop(Loop):
         self.serve(self._epoll.poll(0, EVENTS_A_TURN))
 
     def close(self) -> None:
-        """Close the epoll, too."""
+        """Close the epoll; the sockets are closed by their Ends."""
         self._reactor.removeReader(self)
-        super().close()
         self._epoll.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 from monconn.core.sockets import room_to_send, unacknowledged_bytes
 from monconn.forward.pipes import Pipe, PipePool
 
+_CLOSED = OSError(errno.EBADF, "closed")
 SPLICE_FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
 
 
@@ -32,10 +34,11 @@ class Outlet:
     :param pipes: where pipes go back to.
     """
 
+    takes_pipes = True
     __slots__ = ("_end", "_fd", "_pending", "_pipe", "_pipes", "_sock", "blocked", "error", "sent")
 
     def __init__(self, end: Giving, pipes: PipePool) -> None:
-        self._end = end
+        self._end: Any = end
         self._pipes = pipes
         self._sock: Any = None
         self._fd = -1
@@ -49,8 +52,8 @@ class Outlet:
         """Bytes that the system took, ever."""
 
     def stands(self, sock: socket.SocketType, fd: int) -> None:
-        """Begin, with a connected socket."""
-        self._sock, self._fd, self.blocked = sock, fd, False
+        """Begin, with a connected socket; what is held already waits for :meth:`flush`."""
+        self._sock, self._fd, self.blocked = sock, fd, bool(self._pending)
 
     def put(self, chunk: bytes | memoryview) -> None:
         """Give bytes to the system, and hold what it does not take."""
@@ -74,6 +77,9 @@ class Outlet:
 
     def pour(self, pipe: Pipe) -> None:
         """Give a pipe's bytes to the system, and keep the pipe while it holds any."""
+        if self.error is not None:
+            self._pipes.give_back(pipe)
+            return
         try:
             while pipe.held:
                 sent = os.splice(pipe.reader, self._fd, pipe.held, flags=SPLICE_FLAGS)
@@ -130,7 +136,8 @@ class Outlet:
 
     def close(self) -> None:
         """Drop what is held; the End closes the socket."""
-        self._sock = None
+        self.error = _CLOSED
+        self._end = self._sock = None  # no cycle is left to be collected
         self.blocked = False
         self._pending = b""
         if self._pipe is not None:

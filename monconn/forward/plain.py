@@ -16,12 +16,14 @@ from monconn.core.timeouts import GRACE_SECONDS
 from monconn.forward.attempt import Attempt
 from monconn.forward.loop import ERR, HUP, OUT, RDHUP, Loop
 from monconn.forward.outlet import SPLICE_FLAGS, Outlet
-from monconn.forward.pipes import PipePool
+from monconn.forward.pipes import Pipe, PipePool
 from monconn.forward.targets import Targets
 
 CHUNK_BYTES = 1 << 16
-"""How much one read may bring when it is copied, and so how much is held for a stalled side."""
+"""How much one read brings at least if it is there, and so how much is held for a stalled side."""
+COPY_BYTES = 1 << 18
 SPLICE_BYTES = 1 << 20
+"""The most that one read brings, if the other side has room for it."""
 SPLICE_FROM_BYTES = 1 << 15
 """Chunks smaller than this cost less copied than spliced."""
 CHUNKS_A_TURN = 8
@@ -29,7 +31,7 @@ DELIVERY_LOOK_SECONDS = 0.01
 
 CAN_SPLICE = hasattr(os, "splice")
 
-_buffer = memoryview(bytearray(CHUNK_BYTES))  # empty again before the next chunk comes
+_buffer = memoryview(bytearray(COPY_BYTES))  # empty again before the next chunk comes
 _BROKEN = ERR  # and not HUP, which two ends in good order show as well
 _NO_MORE = RDHUP | HUP | ERR
 _WRITABLE = OUT | HUP | ERR
@@ -45,8 +47,6 @@ class Shared:
     """Tells of the sockets' events."""
     pipes: PipePool
     """Lends pipes for splicing."""
-    targets: Targets
-    """Whom to dial."""
     keepalive: bool = True
     """Whether the system is to ask a silent peer if it is still there."""
 
@@ -54,19 +54,20 @@ class Shared:
 class PlainEnd:
     """One side of a relay over a plain socket (see :class:`~monconn.forward.ends.End`).
 
-    The two Ends of a relay are :attr:`peer` to each other, and what one takes it gives to the
-    other's :attr:`outlet` directly; only what changes the connection's state goes through
-    the relay.
+    What it takes it gives to its :attr:`peer`'s outlet directly; only what changes the
+    connection's state goes through the relay.
 
     :param side: which of the two.
     :param record: the connection's record.
     :param shared: what it has in common with others.
+    :param targets: whom to dial, if it is the backend's.
     """
 
     __slots__ = (
         "_attempt",
         "_eof",
         "_fd",
+        "_flows",
         "_gone",
         "_is_client",
         "_leaving",
@@ -79,7 +80,7 @@ class PlainEnd:
         "_settled",
         "_shared",
         "_sock",
-        "_splicing",
+        "_targets",
         "_write_ended",
         "outlet",
         "peer",
@@ -88,13 +89,20 @@ class PlainEnd:
         "side",
     )
 
-    def __init__(self, side: Side, record: ConnectionRecord, shared: Shared) -> None:
+    def __init__(
+        self,
+        side: Side,
+        record: ConnectionRecord,
+        shared: Shared,
+        targets: Targets | None = None,
+    ) -> None:
         self.side = side
         self.record = record
         self.reports: Any = None
         self.peer: Any = None
         self.outlet = Outlet(self, shared.pipes)
         self._shared = shared
+        self._targets = targets
         self._loop = shared.loop
         self._monitor = shared.monitor
         self._is_client = side == "client"
@@ -105,7 +113,7 @@ class PlainEnd:
         self._ready = False  # there may be something to read, seen while paused
         self._no_more = False  # the peer has ended or reset: no event will tell of it again
         self._eof = False
-        self._splicing = False
+        self._flows = False  # the last chunk was a big one
         self._settled = not shared.keepalive
         self._write_ended = False
         self._leaving = False  # closing or resetting: nothing is reported but the end
@@ -124,8 +132,8 @@ class PlainEnd:
 
     def dial(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
-        shared = self._shared
-        self._attempt = Attempt(shared.targets, shared.loop, shared.monitor.clock, self)
+        assert self._targets is not None
+        self._attempt = Attempt(self._targets, self._loop, self._monitor.clock, self)
         self._attempt.begin()
 
     def stands(self, sock: socket.SocketType, events: int) -> None:
@@ -137,7 +145,7 @@ class PlainEnd:
         self._loop.hand_over(self._fd, self)
         self.reports.connected(self)
         if not self._gone:
-            self.flushed()
+            self.outlet.flush()
         if events != OUT and not self._gone:
             self.ready(events)
 
@@ -160,7 +168,7 @@ class PlainEnd:
             if self._ready or self._no_more:
                 self._take()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """See :class:`~monconn.forward.ends.End`."""
         self.outlet.put(data)
 
@@ -239,7 +247,7 @@ class PlainEnd:
                 self._no_more = True
             if self._paused or self._eof or self._leaving:
                 self._hear(events)
-            elif self._splicing or self._copy():  # one small chunk is nearly always all
+            elif self._flows or self._copy():  # one small chunk is nearly always all
                 self._take()
 
     def _hear(self, events: int) -> None:
@@ -275,20 +283,31 @@ class PlainEnd:
     def _take(self) -> None:
         """Pass on what the peer has sent, a bounded number of chunks."""
         for _ in range(CHUNKS_A_TURN):
-            if not (self._splice() if self._splicing else self._copy()):
+            if not (self._move_much() if self._flows else self._copy()):
                 return
         self._loop.ask_again(self._fd)
 
-    def _copy(self) -> bool:
+    def _move_much(self) -> bool:
+        """Pass on what the other side has room for; whether there may be more."""
+        # What finds no room is held, for as long as the other side stands still.
+        outlet = self.peer.outlet
+        wanted = max(CHUNK_BYTES, outlet.room())
+        may_splice = CAN_SPLICE and outlet.takes_pipes and not self._monitor.watched
+        pipe = self._shared.pipes.take() if may_splice else None
+        if pipe is None:
+            return self._copy(min(COPY_BYTES, wanted))
+        return self._splice(pipe, min(SPLICE_BYTES, wanted))
+
+    def _copy(self, wanted: int = CHUNK_BYTES) -> bool:
         """Pass on a chunk through Python; whether there may be another one."""
         watched = self._monitor.watched
         chunk: Any  # bytes if watched, to be kept by whoever sees them
         try:
             if watched:
-                chunk = self._sock.recv(CHUNK_BYTES)
+                chunk = self._sock.recv(wanted)
                 count = len(chunk)
             else:
-                count = self._sock.recv_into(_buffer)
+                count = self._sock.recv_into(_buffer, wanted)
                 chunk = _buffer[:count]
         except OSError as error:
             return self._cannot_read(error)
@@ -300,19 +319,11 @@ class PlainEnd:
             if self._gone:  # an observer has reset the connection
                 return False
         self.peer.outlet.put(chunk)
-        if count < CHUNK_BYTES:
-            return self._no_more and self._goes_on()
-        self._splicing = CAN_SPLICE
-        return self._goes_on()
+        self._flows = count >= CHUNK_BYTES
+        return (count == wanted or self._no_more) and self._goes_on()
 
-    def _splice(self) -> bool:
-        """The same past Python, if nobody watches and there is a pipe."""
-        pipe = None if self._monitor.watched else self._shared.pipes.take()
-        if pipe is None:
-            return self._copy()
-        outlet = self.peer.outlet
-        # What finds no room would lie in the pipe for as long as the other side stands still.
-        wanted = min(SPLICE_BYTES, max(CHUNK_BYTES, outlet.room()))
+    def _splice(self, pipe: Pipe, wanted: int) -> bool:
+        """The same past Python."""
         try:
             count = os.splice(self._fd, pipe.writer, wanted, flags=SPLICE_FLAGS)
         except OSError as error:
@@ -322,10 +333,10 @@ class PlainEnd:
             self._shared.pipes.give_back(pipe)
             return self._end_of_input()
         self._count(count)
-        self._splicing = count >= SPLICE_FROM_BYTES
+        self._flows = count >= SPLICE_FROM_BYTES
         self.record.pipe = "splice"
         pipe.held = count
-        outlet.pour(pipe)
+        self.peer.outlet.pour(pipe)
         return self._goes_on()
 
     def _goes_on(self) -> bool:
@@ -419,7 +430,6 @@ class PlainEnd:
         if self._sock is not None:
             self._loop.remove(self._fd)
             self._sock.close()
-        self.peer = None
 
 
 def _error_of(sock: socket.SocketType) -> OSError:

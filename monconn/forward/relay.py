@@ -79,6 +79,7 @@ class Relay:
         self._gone: tuple[Side, ...] = ()
         self._backlogs: tuple[Backlog, Backlog] | None = None  # most end before they are looked at
         client.reports = backend.reports = self
+        client.peer, backend.peer = backend, client
 
     def _other(self, end: End) -> End:
         return self.backend if end.side == "client" else self.client
@@ -191,7 +192,8 @@ class Relay:
         if self.record.reason is None:
             self._decide(CLOSED_REASONS[self._first_ended or side])
         self._deadlines.cancel(self)
-        self.client.reports = self.backend.reports = None  # no cycle is left to be collected
+        for end in (self.client, self.backend):
+            end.reports = end.peer = None  # no cycle is left to be collected
         self._monitor.closed(self)
 
     # -- time limits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.logger import Logger
@@ -12,13 +13,16 @@ from monconn.addresses import Address, EndpointAddress
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.core.timeouts import Deadlines
-from monconn.forward.dial import Dial, OneProtocol, dialler
+from monconn.forward.dial import OneProtocol, dialler
+from monconn.forward.ends import End
 from monconn.forward.loop import CAN_LOOP, Loop, NestedLoop
 from monconn.forward.pipes import PipePool
 from monconn.forward.plain import PlainEnd, Shared
 from monconn.forward.relay import Relay
 from monconn.forward.stream import StreamEnd
 from monconn.forward.targets import Targets
+
+MakeEnd = Callable[[ConnectionRecord], End]
 
 
 class Road(Protocol):
@@ -32,33 +36,35 @@ class Road(Protocol):
 
 
 class PlainRoad:
-    """Both sides are plain sockets, in one epoll of our own.
+    """The client's side is a plain socket, in one epoll of our own.
 
-    :param shared: what its Ends have in common.
+    :param shared: what the service's plain Ends have in common.
     :param deadlines: looks after the relays' time limits.
+    :param make_backend: makes the backend's side.
     """
 
-    def __init__(self, shared: Shared, deadlines: Deadlines) -> None:
+    def __init__(self, shared: Shared, deadlines: Deadlines, make_backend: MakeEnd) -> None:
         self._shared = shared
         self._deadlines = deadlines
+        self._make_backend = make_backend
 
     def begin(self, record: ConnectionRecord, sock: socket.SocketType) -> None:
         """See :class:`Road`."""
-        record.pipe = "copy"
         client = PlainEnd("client", record, self._shared)
-        backend = PlainEnd("backend", record, self._shared)
-        client.peer, backend.peer = backend, client
+        backend = self._make_backend(record)
+        if backend.outlet.takes_pipes:
+            record.pipe = "copy"
         Relay(self._shared.monitor, record, client, backend, self._deadlines)
         client.begin(sock)
 
 
 class StreamRoad:
-    """Both sides are Twisted's transports.
+    """The client's side is a transport of Twisted's.
 
     :param monitor: the service's monitor.
     :param deadlines: looks after the relays' time limits.
     :param reactor: an ``IReactorSocket``.
-    :param dial: begins to connect a protocol to the backend.
+    :param make_backend: makes the backend's side.
     :param keepalive: whether the system is to ask silent peers if they are still there.
     """
 
@@ -67,14 +73,14 @@ class StreamRoad:
         monitor: Monitor,
         deadlines: Deadlines,
         reactor: Any,
-        dial: Dial,
+        make_backend: MakeEnd,
         *,
         keepalive: bool = True,
     ) -> None:
         self._monitor = monitor
         self._deadlines = deadlines
         self._reactor = reactor
-        self._dial = dial
+        self._make_backend = make_backend
         self._keepalive = keepalive
 
     def begin(self, record: ConnectionRecord, sock: socket.SocketType) -> None:
@@ -94,9 +100,8 @@ class StreamRoad:
 
     def client_end(self, record: ConnectionRecord) -> StreamEnd:
         """The client's side of a new relay, for a transport to be connected to."""
-        clock, keepalive = self._monitor.clock, self._keepalive
-        client = StreamEnd("client", clock, keepalive=keepalive)
-        backend = StreamEnd("backend", clock, dial=self._dial, keepalive=keepalive)
+        client = StreamEnd("client", self._monitor.clock, keepalive=self._keepalive)
+        backend = self._make_backend(record)
         Relay(self._monitor, record, client, backend, self._deadlines)
         return client
 
@@ -121,24 +126,34 @@ class Roads:
     def between(
         self, monitor: Monitor, listen: Address, backend: Address, *, keepalive: bool = True
     ) -> PlainRoad | StreamRoad:
-        """The best road from a listener to a backend."""
-        if isinstance(listen, EndpointAddress) or isinstance(backend, EndpointAddress):
-            return self.stream(monitor, backend, keepalive=keepalive)
+        """The best road for clients off a listening socket of ours."""
         if not CAN_LOOP:
             self._tell_slower()
-            return self.stream(monitor, backend, keepalive=keepalive)
+            return self.from_endpoint(monitor, backend, keepalive=keepalive)
+        shared = self._shared(monitor, keepalive)
+        return PlainRoad(shared, self.deadlines, self._make_backend(monitor, backend, keepalive))
+
+    def from_endpoint(
+        self, monitor: Monitor, backend: Address, *, keepalive: bool = True
+    ) -> StreamRoad:
+        """The best road for clients that come as transports."""
+        make_backend = self._make_backend(monitor, backend, keepalive)
+        return StreamRoad(monitor, self.deadlines, self._reactor, make_backend, keepalive=keepalive)
+
+    def _make_backend(self, monitor: Monitor, backend: Address, keepalive: bool) -> MakeEnd:
+        if CAN_LOOP and not isinstance(backend, EndpointAddress):
+            shared = self._shared(monitor, keepalive)
+            targets = Targets(backend, self._reactor, self._clock)
+            return lambda record: PlainEnd("backend", record, shared, targets)
+        dial = dialler(backend, self._reactor)
+        return lambda _: StreamEnd("backend", monitor.clock, dial=dial, keepalive=keepalive)
+
+    def _shared(self, monitor: Monitor, keepalive: bool) -> Shared:
         if self._loop is None:
             self._loop = getattr(self._reactor, "plain_loop", None)  # a PlainReactor's
         if self._loop is None:
             self._loop = NestedLoop(self._reactor, self._clock)
-        targets = Targets(backend, self._reactor, self._clock)
-        shared = Shared(monitor, self._loop, self._pipes, targets, keepalive)
-        return PlainRoad(shared, self.deadlines)
-
-    def stream(self, monitor: Monitor, backend: Address, *, keepalive: bool = True) -> StreamRoad:
-        """The road that every listener and every backend can take."""
-        dial = dialler(backend, self._reactor)
-        return StreamRoad(monitor, self.deadlines, self._reactor, dial, keepalive=keepalive)
+        return Shared(monitor, self._loop, self._pipes, keepalive)
 
     def _tell_slower(self) -> None:
         if not self._told:
@@ -147,7 +162,7 @@ class Roads:
 
     def close(self) -> None:
         """Give back what the roads share, once no connection is left."""
-        if self._loop is not None:
+        if isinstance(self._loop, NestedLoop):  # the reactor's own may have others' sockets
             self._loop.close()
-            self._loop = None
+        self._loop = None
         self._pipes.close()

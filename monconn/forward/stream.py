@@ -25,6 +25,7 @@ from monconn.core.sockets import (
     has_failed,
     keep_alive,
     note_errors,
+    room_to_send,
     unacknowledged_bytes,
     waiting_bytes,
 )
@@ -51,17 +52,20 @@ class StreamEnd(Protocol):
     """
 
     transport: Any
+    takes_pipes = False
 
     def __init__(
         self, side: Side, clock: Any, *, dial: Dial | None = None, keepalive: bool = True
     ) -> None:
         self.side = side
         self.reports: Any = None
+        self.peer: Any = None
         self._dial = dial
         self._clock = clock
         self._keepalive = keepalive
         self._socket: Any = None  # a NotingSocket, where there is a socket
         self._descriptor: Any = None
+        self._has_plain_transport = False  # nothing lies between it and the socket
         self._dialling: Deferred[Any] | None = None
         self._early: list[bytes] = []
         self._written = 0
@@ -96,7 +100,8 @@ class StreamEnd(Protocol):
         self._descriptor = descriptor_of(self.transport)
         self._socket = note_errors(self._descriptor)
         if self._socket is not None:
-            self._socket.keeps_last_words = not self._is_tls()
+            self._has_plain_transport = not self._is_tls()
+            self._socket.keeps_last_words = self._has_plain_transport
         if self._is_tcp():
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
@@ -126,7 +131,7 @@ class StreamEnd(Protocol):
         self.reports.connected(self)
         if self._write_ended:
             self._send_end()
-        if len(early) > EARLY_BYTES and not self._full:
+        if self.side == "backend" and not self._full:
             self.reports.drained(self)
 
     def _is_tcp(self) -> bool:
@@ -170,15 +175,41 @@ class StreamEnd(Protocol):
         else:
             self.resume()
 
-    def write(self, data: bytes) -> None:
+    @property
+    def outlet(self) -> StreamEnd:
+        """See :class:`~monconn.forward.ends.End`: it is its own."""
+        return self
+
+    def room(self) -> int:
+        """See :class:`~monconn.forward.ends.Takes`."""
+        if not self._has_plain_transport or self._gone or waiting_bytes(self._descriptor):
+            return 0
+        return room_to_send(self._socket)
+
+    def put(self, data: bytes | memoryview) -> None:
+        """See :class:`~monconn.forward.ends.Takes`."""
+        self.write(data)
+
+    def write(self, data: bytes | memoryview) -> None:
         """See :class:`~monconn.forward.ends.End`."""
         held, self._written = self._written, self._written + len(data)
         if self._stands:
-            self.transport.write(data)
+            sent = self._send_at_once(data) if self._has_plain_transport else 0
+            if sent < len(data):
+                self.transport.write(bytes(data[sent:]))
         elif not self._gone:
-            self._early.append(data)
+            self._early.append(bytes(data))
             if held <= EARLY_BYTES < self._written:
                 self.reports.filled(self)
+
+    def _send_at_once(self, data: bytes | memoryview) -> int:
+        """Give bytes to the system, which Twisted would do in a later turn; how many it took."""
+        if waiting_bytes(self._descriptor):
+            return 0
+        try:
+            return self._socket.send(data)  # type: ignore[no-any-return]
+        except OSError:  # nothing is lost: the transport will meet it, too, and act on it
+            return 0
 
     def end_writing(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""

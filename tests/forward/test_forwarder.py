@@ -18,7 +18,8 @@ from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.core.timeouts import Deadlines
 from monconn.forward.forwarder import Forwarder
-from monconn.forward.roads import StreamRoad
+from monconn.forward.roads import MakeEnd, StreamRoad
+from monconn.forward.stream import StreamEnd
 
 from .world import to_the_end
 
@@ -43,6 +44,10 @@ class Dialler:
         return Deferred(lambda _: self.given_up.append(protocol))
 
 
+def stream_ends(clock: Clock, dial: Dialler) -> MakeEnd:
+    return lambda _: StreamEnd("backend", clock, dial=dial)
+
+
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """A client, and its socket as a listener gives it."""
@@ -63,7 +68,7 @@ def test_a_client_that_the_reactor_cannot_take(
     client, accepted = pair
     clock, dialler = Clock(), Dialler()
     monitor, deadlines = Monitor("web", clock=clock), Deadlines(clock)
-    road = StreamRoad(monitor, deadlines, BrokenReactor(number), dialler)
+    road = StreamRoad(monitor, deadlines, BrokenReactor(number), stream_ends(clock, dialler))
     forwarder = Forwarder(monitor, road)
     forwarder.accepted(accepted, "")
     (record,) = monitor.closed_records
@@ -108,7 +113,7 @@ def refused_record(accepted: socket.socket, address: Any) -> ConnectionRecord:
     monitor = Monitor("web", Rules(conn_limit=1), clock=clock)
     monitor.stopping = True
     monitor.add_observer(seen)
-    road = StreamRoad(monitor, Deadlines(clock), BrokenReactor(0), Dialler())
+    road = StreamRoad(monitor, Deadlines(clock), BrokenReactor(0), stream_ends(clock, Dialler()))
     Forwarder(monitor, road).accepted(accepted, address)
     assert accepted.fileno() == -1
     (record,) = seen.records

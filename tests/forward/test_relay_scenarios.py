@@ -21,10 +21,12 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from monconn.core.timeouts import GRACE_SECONDS, Timeouts
+from monconn.forward.loop import NestedLoop
 
 from .world import (
     FAMILIES,
     HELD_BYTES,
+    MOVES,
     PIPES,
     World,
     ends_by_reset,
@@ -203,7 +205,7 @@ def send_and_close_before_backend_stands(world: World) -> None:
     client = world.client()
     client.sendall(data)
     client.close()
-    until(lambda: world.live().up or world.pipe != "stream")  # others leave them to the system
+    until(lambda: world.live().up or not world.reads_early)  # others leave them to the system
     world.empty_backend()
     backend = world.backend()
     assert to_the_end(backend) == (data, "fin")
@@ -398,7 +400,7 @@ def client_aborts_while_connecting(world: World, count: int) -> None:
     world.fill_backend()
     client = world.client()
     client.sendall(bytes(count))
-    up = count if world.pipe == "stream" else 0  # the others leave it to the system for now
+    up = count if world.reads_early else 0  # the others leave it to the system for now
     until(lambda: world.live().up == up)
     reset(client)
     world.expect("client_reset", "CC", "reset", "none", up=up, down=0)
@@ -413,11 +415,11 @@ def client_aborts_while_connecting_and_is_delivered(world: World) -> None:
     until(lambda: not unsent(client))
     reset(client)
     # Who reads at once learns of it at once; the others when they read, once the backend stands.
-    until(lambda: record.client_end == "reset" or world.pipe != "stream")
+    until(lambda: record.client_end == "reset" or not world.reads_early)
     world.empty_backend()
     backend = world.backend()
     assert to_the_end(backend) == (b"hello?", "reset")
-    code = "CC" if world.pipe == "stream" else "CD"
+    code = "CC" if world.reads_early else "CD"
     world.expect("client_reset", code, "reset", "none", up=6, down=0)
 
 
@@ -505,7 +507,7 @@ def stalled_reader(world: World, by: str) -> None:
     sending.result()
     hang_up(reader, sender)
     ended = world.expect(f"{by}_closed", "--", "fin", "fin", **counts(by, 0, len(data)))
-    assert ended.pipe == world.pipe
+    assert ended.pipe == MOVES[world.pipe][-1]
 
 
 @scenario(families=SLOW)
@@ -689,12 +691,16 @@ def nothing_leaks_of_what_was_stalled(world: World) -> None:
 # -- the table
 
 
+OF_ALL_FAMILIES = ("stream", "copy", "splice")  # the others differ in what knows no families
+
+
 def cases() -> list[Any]:
     return [
         pytest.param(each, family, pipe, id=f"{each}-{family}-{pipe}")
         for pipe in PIPES
         for each in SCENARIOS
         for family in each.families
+        if pipe in OF_ALL_FAMILIES or family == "ipv4"
     ]
 
 
@@ -704,5 +710,29 @@ async def test_relay(played: Scenario, family: str, pipe: str, tmp_path: Path) -
     def play() -> None:
         with World(tmp_path, family, pipe, **played.world) as world:
             played.play(world, **played.arguments)
+
+    await deferToThread(play)
+
+
+@pytest.mark.parametrize("pipe", ["copy", "splice", "nested"])
+@pytest_twisted.ensureDeferred
+async def test_which_loop_carries_a_world(pipe: str, tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    own = getattr(reactor, "plain_loop", None)
+    if own is None and pipe != "nested":
+        pytest.skip("the tests were given a reactor that has no loop of its own")
+
+    def play() -> None:
+        with World(tmp_path, "ipv4", pipe) as world:
+            client, backend = world.pair()
+            until(lambda: world.live().connected)
+            loop = world.roads._loop
+            assert loop is not None
+            assert (isinstance(loop, NestedLoop), len(loop)) == (pipe == "nested", 2)
+            assert (loop is own) == (pipe != "nested")
+            hang_up(client, backend)
+            world.closed()
+            assert len(loop) == 0
 
     await deferToThread(play)

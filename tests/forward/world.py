@@ -22,20 +22,30 @@ from unittest.mock import patch
 
 from twisted.internet.threads import blockingCallFromThread
 
-from monconn.addresses import TcpAddress, UnixAddress
+from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.admission.rules import Rules
 from monconn.core.clock import MonotonicClock
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.core.timeouts import Timeouts
-from monconn.forward import plain
+from monconn.forward import plain, roads
 from monconn.forward.accept import Listener, open_listener
 from monconn.forward.forwarder import Forwarder
+from monconn.forward.loop import NestedLoop
 from monconn.forward.roads import Roads
 
-PIPES = ("stream", "copy", "splice")
-MOVES = {"stream": {"stream"}, "copy": {"copy"}, "splice": {"copy", "splice"}}
-"""What a record may say, by pipe: small chunks are never spliced."""
+PIPES = ("stream", "copy", "splice", "nested", "stream_to_plain", "plain_to_stream")
+"""How the bytes are to be moved; ``nested`` is ``splice`` as under a reactor other than ours, and
+the last two have Ends of both kinds, the client's first."""
+MOVES = {
+    "stream": ("stream",),
+    "stream_to_plain": ("stream",),
+    "plain_to_stream": ("stream",),
+    "copy": ("copy",),
+    "splice": ("copy", "splice"),
+    "nested": ("copy", "splice"),
+}
+"""What a record may say, by pipe: small chunks are never spliced, big ones are the last."""
 FAMILIES = {
     "ipv4": ("127.0.0.1", "127.0.0.1"),
     "ipv6": ("::1", "::1"),
@@ -45,10 +55,17 @@ FAMILIES = {
 """Where the service listens, and where its backend does."""
 PATIENCE_SECONDS = 20.0
 """How long anything at all may take on a busy machine."""
-HELD_BYTES = {"stream": 256 * 1024, "copy": 128 * 1024, "splice": 2 * 1024 * 1024}
+HELD_BYTES = {
+    "stream": 256 * 1024,
+    "stream_to_plain": 512 * 1024,
+    "plain_to_stream": 512 * 1024,
+    "copy": 128 * 1024,
+    "splice": 2 * 1024 * 1024,
+    "nested": 2 * 1024 * 1024,
+}
 """The most that we may hold of one direction, by pipe; the system's buffers come on top."""
 
-Address = TcpAddress | UnixAddress
+Address = TcpAddress | UnixAddress | EndpointAddress
 T = TypeVar("T")
 
 
@@ -79,7 +96,7 @@ class World:
 
     :param folder: for UNIX sockets.
     :param family: one of :data:`FAMILIES`.
-    :param pipe: one of :data:`PIPES`: how the bytes are to be moved.
+    :param pipe: one of :data:`PIPES`.
     :param front: where to listen, if not as the family says.
     :param backlog: how many clients the backend's queue takes.
     :param grace_seconds: put in the place of the relay's ``GRACE_SECONDS``.
@@ -99,6 +116,8 @@ class World:
     ) -> None:
         front_host, back_host = FAMILIES[family]
         self.pipe = pipe
+        self.reads_early = pipe.startswith("stream")
+        """Whether the client is read from before the backend stands."""
         self._backlog = backlog
         self._grace_seconds = grace_seconds
         self._front: Address = front or _address(front_host, folder / "front")
@@ -113,6 +132,9 @@ class World:
 
     def __enter__(self) -> World:
         self._backend_listener = self._listen_as_backend()
+        if self.pipe == "stream":
+            self._patches.append(patch.object(roads, "CAN_LOOP", False))
+            self._patches[-1].start()
         if self.pipe == "copy":
             self._patches.append(patch.object(plain, "CAN_SPLICE", False))
             self._patches[-1].start()
@@ -143,6 +165,8 @@ class World:
         self.where = sock.getsockname()
         self._family = sock.family
         self.roads = Roads(reactor, self._clock)
+        if self.pipe == "nested":
+            self.roads._loop = NestedLoop(reactor, self._clock)
         self.deadlines = self.roads.deadlines
         self.forwarder = _forwarder(
             self.pipe, self.monitor, self.roads, self._front, self.backend_address
@@ -272,8 +296,11 @@ def _address(host: str, path: Path) -> Address:
 def _forwarder(
     pipe: str, monitor: Monitor, roads: Roads, front: Address, back: Address
 ) -> Forwarder:
-    if pipe == "stream":
-        return Forwarder(monitor, roads.stream(monitor, back))
+    if pipe == "stream_to_plain":
+        return Forwarder(monitor, roads.from_endpoint(monitor, back))
+    if pipe == "plain_to_stream":
+        assert isinstance(back, TcpAddress)
+        back = EndpointAddress(f"tcp:{back.host}:{back.port}")
     return Forwarder(monitor, roads.between(monitor, front, back))
 
 

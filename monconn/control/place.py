@@ -1,0 +1,57 @@
+"""Where control sockets are, so that those who look for one find it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+from monconn.errors import ControlError
+
+FIRST_NAME = "control.sock"
+
+
+def control_folder() -> Path:
+    """The folder of this user's control sockets, which need not exist."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "monconn"
+    return Path(tempfile.gettempdir()) / f"monconn-{os.getuid()}"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that only this user can enter.
+
+    :raises ControlError: it is there and someone else's, or open to others, or cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(folder)
+    except OSError as error:
+        raise ControlError(f"{folder}: {(error.strerror or str(error)).lower()}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ControlError(f"{folder} is not a folder of this user's")
+    if found.st_mode & 0o077:
+        raise ControlError(f"{folder} is open to other users: chmod 700 {folder}")
+
+
+def live_sockets(folder: Path) -> list[Path]:
+    """The sockets in a folder at which someone answers."""
+    try:
+        paths = sorted(folder.glob("control*.sock"), key=lambda path: (len(path.name), path.name))
+    except OSError:
+        return []
+    return [path for path in paths if answers(path)]
+
+
+def answers(path: Path) -> bool:
+    """Whether someone listens at a UNIX socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,299 @@
+"""The way of a connection and of a chunk grows no longer unseen, however fast the machine is.
+
+What is counted: system calls, and calls of our own Python functions. If a test here fails, more is
+done for each than before: make the way shorter again, or raise the limit knowingly.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .programs import Backend, Monconn, Program, connect, receive
+
+COUNTING = Path(__file__).with_name("counting.py")
+MESSAGE = b"x" * 64
+
+CONNECTIONS = 200
+CALLS_PER_CONNECTION: dict[str, float] = {
+    "accept4": 2,  # the second finds the queue empty
+    "getsockname": 1,  # this, ioctl and setsockopt: the two sockets as they are made
+    "ioctl": 1,
+    "setsockopt": 1,
+    "socket": 1,
+    "connect": 1,
+    "epoll_ctl": 2,
+    "recvfrom": 5,  # the greeting, the message twice, two ends
+    "sendto": 3,
+    "shutdown": 1,
+    "close": 2,
+    # These depend on scheduling: events are fetched together or one by one, and timers wake us up
+    # as well; a thread of its own writes the log, a line or many at a time, and futexes pass Python
+    # from thread to thread.
+    "epoll_wait": 10,
+    "write": 2,
+    "futex": 100,
+}
+
+MESSAGES = 500
+CALLS_PER_MESSAGE: dict[str, float] = {
+    "recvfrom": 2,  # there and back
+    "sendto": 2,
+    "epoll_wait": 3,  # two, and timers
+    "futex": 10,
+}
+
+MEBIBYTES = 64
+# How much comes at once is up to the system: 800 KiB when nothing else runs.
+CALLS_PER_MEBIBYTE: dict[str, float] = {
+    "splice": 8,
+    "getsockopt": 5,
+    "recvfrom": 0.5,  # few bytes are copied
+    "sendto": 0.5,
+    "epoll_ctl": 0.5,
+    "epoll_wait": 20,
+    "futex": 20,
+}
+CALLS_PER_SPLICE: dict[str, float] = {
+    "splice": 1,
+    "getsockopt": 0.6,  # one before each splice into a pipe, and at least one leads out again
+    "recvfrom": 0.1,
+    "sendto": 0.1,
+    "epoll_ctl": 0.1,  # one after eight chunks
+    "epoll_wait": 2,
+    "futex": 4,
+}
+
+STRAYS = 20
+"""Calls of each kind that come by the way: memory, timers and what is looked at then, the log."""
+
+PYTHON_CALLS_PER_CONNECTION = 96
+PYTHON_CALLS_PER_MESSAGE = 12
+PYTHON_SLACK = 0.5
+"""So that one call more is too many, though a round may miss some of its last connection."""
+NOT_COUNTED = (
+    # What tells of events: how often, for a connection, depends on which of them coincide.
+    r"loop\.serve|reactor\.doPoll|plain\.ready|attempt\.ready"
+    # The log: it writes a line for each connection only if there are few in a second.
+    r"|(closelog|logs|offload|units)\..*|record\.(describe|age_seconds)"
+    # Timers, and what Twisted asks a listener.
+    r"|timeouts\.(_tick|_set_timer)|accept\.(fileno|logPrefix)"
+)
+"""What is left out for a connection."""
+ROUNDS = 4
+"""The cheapest counts: timers add calls to some, but a longer way does so to each."""
+UNITS_A_ROUND = 100
+
+
+# -- what is done
+
+
+def greet_and_echo(client: socket.socket) -> None:
+    """A backend's part in connections and messages."""
+    client.sendall(b"!")
+    while piece := client.recv(65536):
+        client.sendall(piece)
+
+
+def sink(client: socket.socket) -> None:
+    """A backend's part in bulk: say how much came."""
+    count = 0
+    while piece := client.recv(1 << 20):
+        count += len(piece)
+    client.sendall(b"%d" % count)
+
+
+def greeted(port: int) -> socket.socket:
+    """A client whose connection stands on both sides, so that what follows has one order only."""
+    client = connect(port)
+    assert receive(client, 1) == b"!"
+    return client
+
+
+def exchange(client: socket.socket, count: int = 1) -> None:
+    """Send a message and have it back, some times."""
+    for _ in range(count):
+        client.sendall(MESSAGE)
+        assert receive(client, len(MESSAGE)) == MESSAGE
+
+
+def make_connections(port: int, count: int) -> None:
+    """One after the other, each with a message."""
+    for _ in range(count):
+        with greeted(port) as client:
+            exchange(client)
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""
+
+
+def send_bulk(port: int, mebibytes: int) -> None:
+    """Send much, and wait until it has arrived."""
+    piece = bytes(1 << 20)
+    with connect(port) as client:
+        for _ in range(mebibytes):
+            client.sendall(piece)
+        client.shutdown(socket.SHUT_WR)
+        assert int(receive(client, 100)) == mebibytes << 20
+
+
+# -- system calls
+
+Do = Callable[[], object]
+SystemCalls = Callable[[Monconn, Do], dict[str, int]]
+
+
+@pytest.fixture
+def system_calls(
+    start: Callable[..., Program], program: Callable[[str], str], tmp_path: Path
+) -> SystemCalls:
+    """Counts the system calls that monconn makes while something is done, by name."""
+    strace = program("strace")
+    table = tmp_path / "table"
+
+    def _count(monconn: Monconn, do: Do) -> dict[str, int]:
+        pid = monconn.program.process.pid
+        tracer = start(strace, "-f", "-c", "-o", table, "-p", str(pid))
+        wait_until_attached(tracer)
+        do()
+        tracer.send(signal.SIGINT)
+        tracer.status()
+        return read_table(table.read_text())
+
+    return _count
+
+
+def wait_until_attached(tracer: Program) -> None:
+    """Wait for strace; skip the test where the system forbids it.
+
+    Even where CI asks for all programs: no package would mend it, and the calls in Python, which
+    need no permission, are counted everywhere.
+    """
+    try:
+        tracer.err.wait_for("attached")
+    except AssertionError:
+        if not re.search("not permitted|Permission denied|not implemented", str(tracer.err)):
+            raise
+        pytest.skip(f"this system forbids tracing: {tracer.err}")
+
+
+def read_table(text: str) -> dict[str, int]:
+    """What strace has counted: the fourth column is how often, the last one what."""
+    rows = [line.split() for line in text.splitlines()]
+    calls = {row[-1]: int(row[3]) for row in rows if len(row) > 4 and row[3].isdigit()}
+    calls.pop("total")
+    return calls
+
+
+def too_many(calls: dict[str, int], per_unit: dict[str, float], units: int) -> list[str]:
+    """Which calls are more than they may be; a kind that has no limit may not be at all."""
+    limits = {name: per_unit.get(name, 0) * units + STRAYS for name in calls}
+    return [
+        f"{name}: {count}, at most {limits[name]:g}"
+        for name, count in sorted(calls.items())
+        if count > limits[name]
+    ]
+
+
+def forward(launch: Callable[..., Monconn], backend: Backend) -> Monconn:
+    """``monconn -p`` in front of a backend."""
+    return launch("monconn", "-p", f"127.0.0.1:0=127.0.0.1:{backend.port}")
+
+
+def test_system_calls_of_a_connection(
+    launch: Callable[..., Monconn], serve: Callable[..., Backend], system_calls: SystemCalls
+) -> None:
+    monconn = forward(launch, serve(greet_and_echo))
+    port = monconn.port()
+    make_connections(port, 5)
+    calls = system_calls(monconn, lambda: make_connections(port, CONNECTIONS))
+    assert calls["accept4"] > CONNECTIONS, "not all were counted"
+    assert not too_many(calls, CALLS_PER_CONNECTION, CONNECTIONS)
+
+
+def test_system_calls_of_a_message(
+    launch: Callable[..., Monconn], serve: Callable[..., Backend], system_calls: SystemCalls
+) -> None:
+    monconn = forward(launch, serve(greet_and_echo))
+    with greeted(monconn.port()) as client:
+        exchange(client)
+        calls = system_calls(monconn, lambda: exchange(client, MESSAGES))
+    assert calls["recvfrom"] >= 2 * MESSAGES, "not all were counted"
+    assert not too_many(calls, CALLS_PER_MESSAGE, MESSAGES)
+
+
+def test_system_calls_of_bulk(
+    launch: Callable[..., Monconn], serve: Callable[..., Backend], system_calls: SystemCalls
+) -> None:
+    monconn = forward(launch, serve(sink))
+    port = monconn.port()
+    send_bulk(port, 4)  # which makes the pipes, too
+    calls = system_calls(monconn, lambda: send_bulk(port, MEBIBYTES))
+    assert calls["splice"] >= 2 * MEBIBYTES, "not all were counted"
+    assert not too_many(calls, CALLS_PER_MEBIBYTE, MEBIBYTES)
+    assert not too_many(calls, CALLS_PER_SPLICE, calls["splice"])
+
+
+# -- calls in Python
+
+
+class Counted:
+    """The command as ``counting.py`` runs it.
+
+    :param program: which has been started.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._reports = 0
+        self._before: Counter[str] = Counter()
+        self.port = int(program.out.wait_for(r"listening on [^,]*?:(\d+)[:,]")[1])
+
+    def calls(self) -> Counter[str]:
+        """Our functions that were called since this was asked last, and how often."""
+        self._reports += 1
+        self._program.send(signal.SIGUSR1)
+        report = self._program.err.wait_for(rf"^report {self._reports}: (.*\}})$")
+        now: Counter[str] = Counter(json.loads(report[1]))
+        before, self._before = self._before, now
+        return now - before
+
+    def cheapest_of(self, do: Do) -> Counter[str]:
+        """What is called as something is done, in the round with the fewest calls."""
+        do()  # the first time may make what stays
+        self.calls()
+        rounds = []
+        for _ in range(ROUNDS):
+            do()
+            rounds.append(self.calls())
+        return min(rounds, key=lambda calls: sum(calls.values()))
+
+
+@pytest.fixture
+def counted(start: Callable[..., Program], serve: Callable[..., Backend]) -> Counted:
+    """monconn in front of a backend, its calls counted."""
+    pair = f"127.0.0.1:0=127.0.0.1:{serve(greet_and_echo).port}"
+    return Counted(start(sys.executable, COUNTING, "-p", pair))
+
+
+def test_python_calls_of_a_connection(counted: Counted) -> None:
+    calls = counted.cheapest_of(lambda: make_connections(counted.port, UNITS_A_ROUND))
+    assert calls["plain.begin"] == UNITS_A_ROUND
+    counted_calls = [n for name, n in calls.items() if not re.fullmatch(NOT_COUNTED, name)]
+    per_connection = sum(counted_calls) / UNITS_A_ROUND
+    assert per_connection <= PYTHON_CALLS_PER_CONNECTION + PYTHON_SLACK, calls
+
+
+def test_python_calls_of_a_message(counted: Counted) -> None:
+    with greeted(counted.port) as client:
+        calls = counted.cheapest_of(lambda: exchange(client, UNITS_A_ROUND))
+    assert calls["outlet.put"] == 2 * UNITS_A_ROUND
+    per_message = sum(calls.values()) / UNITS_A_ROUND
+    assert per_message <= PYTHON_CALLS_PER_MESSAGE + PYTHON_SLACK, calls

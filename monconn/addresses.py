@@ -163,6 +163,14 @@ def parse_network(text: str) -> Network:
     return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, seen from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def plain_ip(ip: str) -> str:
     """An address as people know it: ``::ffff:1.2.3.4`` is ``1.2.3.4``, all others unchanged."""
     if ":" not in ip:

@@ -68,6 +68,12 @@ class App(MultiService):
             )
             service.setServiceParent(self)
 
+        if config.control is not None:
+            from monconn.control.service import ControlService  # and AMP, only if it is wanted
+
+            control = ControlService(config.control, self.registry, reactor, self._clock)
+            control.setServiceParent(self)
+
     def _monitor(self, config: ServiceConfig) -> Monitor:
         monitor = self.registry.new(
             config.name,

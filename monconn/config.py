@@ -19,6 +19,7 @@ from monconn.addresses import (
     EndpointAddress,
     TcpAddress,
     UnixAddress,
+    is_loopback,
     parse_backend,
     parse_listen,
     split_pair,
@@ -32,6 +33,10 @@ _NO_SERVICES = 'no services: write them under "services:", each with a name, "li
 _A_MAPPING_OF_SERVICES = 'a mapping with "services:" at its top'
 _A_SERVICE = 'a mapping such as {listen: ":80", backend: "10.0.0.5:80"}'
 _A_GO_SERVICE = "a service such as {listen_port: 80, backend_ip: 10.0.0.5, backend_port: 80}"
+_NOT_WITHOUT_TLS = (
+    "whoever may talk to the control port may do anything: beyond this machine it needs"
+    " tls: {certificate: FILE, key: FILE, client_authority: FILE}"
+)
 _TWO_STYLES = (
     'belongs to a service under "services:"; services at the top of the file are written'
     " as for the Go tool, with listen_ip, listen_port, backend_ip and backend_port"
@@ -82,11 +87,49 @@ def _read_native_services(node: Node) -> tuple[ServiceConfig, ...]:
 
 
 @attrs.frozen
+class TlsConfig:
+    """How both sides of a connection prove who they are; files in PEM."""
+
+    certificate: fields.Text
+    key: fields.Text
+    client_authority: fields.Text
+    """The certificate that has signed those of the clients."""
+
+
+def _read_tls(node: Node) -> TlsConfig:
+    return fields.structure(node, TlsConfig)
+
+
+@attrs.frozen
+class ControlConfig:
+    """The control port."""
+
+    listen: fields.PlainListen = None
+    """Where; None for a UNIX socket where the command line looks for one."""
+    tls: Annotated[TlsConfig | None, _read_tls] = None
+
+
+def _read_control(node: Node) -> ControlConfig | None:
+    if isinstance(node, Scalar) and isinstance(node.value, bool):
+        return ControlConfig() if node.value else None
+    mapping = fields.require_mapping(node, "false, or a mapping such as {listen: unix:PATH}")
+    control = fields.structure(mapping, ControlConfig)
+    if isinstance(control.listen, TcpAddress):
+        if control.tls is None and not is_loopback(control.listen.host):
+            raise Wrong((("listen",), _NOT_WITHOUT_TLS))
+    elif control.tls is not None:
+        raise Wrong((("tls",), "is for HOST:PORT: a UNIX socket knows its peers without"))
+    return control
+
+
+@attrs.frozen
 class Config:
     """All that a configuration says; each field is a key at the top of the file."""
 
     services: Annotated[tuple[ServiceConfig, ...], _read_native_services]
     """In the order of the file."""
+    control: Annotated[ControlConfig | None, _read_control] = ControlConfig()
+    """The control port; None for none."""
 
 
 def load(path: str | os.PathLike[str]) -> Config:
@@ -168,7 +211,7 @@ def _line_at(error: UnicodeDecodeError) -> int:
 
 def _config_of(root: Node) -> Config:
     mapping = fields.require_mapping(root, _A_MAPPING_OF_SERVICES)
-    if any(field.name in mapping.nodes for field in attrs.fields(Config)):
+    if "services" in mapping.nodes:
         return fields.structure(mapping, Config)
     return Config(_services_in(mapping, _go_service, listen_key="listen_port"))
 

@@ -18,6 +18,8 @@ from monconn.addresses import (
     Address,
     EndpointAddress,
     Network,
+    TcpAddress,
+    UnixAddress,
     parse_backend,
     parse_host,
     parse_listen,
@@ -166,6 +168,14 @@ def read_host(node: Node) -> str:
     return parse_host(node.text) if node.text.strip() else ""
 
 
+def read_plain_listen(node: Node) -> TcpAddress | UnixAddress:
+    """Where to listen with a socket of our own."""
+    address = _read_address(node, parse_listen, lambda *_: None)
+    if isinstance(address, EndpointAddress):
+        raise Wrong.here(f"{shown(str(address))} is neither HOST:PORT nor unix:PATH")
+    return address
+
+
 def read_listen_port(node: Node) -> int:
     """A port to listen on, where 0 is any free one."""
     return parse_port(_port_text(node), 0)
@@ -204,6 +214,7 @@ def read_network(node: Node) -> Network:
 
 Text = Annotated[str, read_text]
 Listen = Annotated[Address, read_listen]
+PlainListen = Annotated[TcpAddress | UnixAddress | None, read_plain_listen]
 Backend = Annotated[Address, read_backend]
 Seconds = Annotated[float, read_seconds]
 PositiveSeconds = Annotated[float, read_positive_seconds]

@@ -18,9 +18,9 @@ CONFIG = LOWEST | {"yamlmap", "fields", "config"}
 CORE = LOWEST | {"admission", "core"}
 SIDE_BY_SIDE = {"forward", "observers", "telemetry", "manhole"}  # none imports another
 BELOW_SERVER = CORE | CONFIG | SIDE_BY_SIDE | {"control.place", "control.commands"}
-BELOW_APP = BELOW_SERVER | {"control.server", "signals"}
+BELOW_APP = BELOW_SERVER | {"control.service", "signals"}
 BELOW_ENTRIES = BELOW_APP | {"app", "monconn"}
-BELOW_CLI = BELOW_ENTRIES | {"plugin", "endpoints", "control", "control.client", "tui"}
+BELOW_CLI = BELOW_ENTRIES | {"plugin", "endpoints", "control", "control.client", "control.place", "tui"}
 
 # What each part may import, beside its own modules.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -37,8 +37,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control.place": LOWEST,
     "control.commands": LOWEST,
     "control.client": LOWEST | {"control.place"},
+    "control.peers": LOWEST,
+    "control.feed": CORE,
+    "control.service": BELOW_SERVER | {"control.server"},
     "tui": LOWEST | {"control.client"},
-    "control.server": BELOW_SERVER,
+    "control.server": BELOW_SERVER | {"control.feed", "control.peers"},
     "app": BELOW_APP,
     "plugin": BELOW_ENTRIES,
     "endpoints": BELOW_ENTRIES,

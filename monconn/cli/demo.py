@@ -12,13 +12,14 @@ from twisted.internet.task import LoopingCall
 
 from monconn.addresses import TcpAddress
 from monconn.app import App
+from monconn.cli import render
 from monconn.cli.logs import TextLog
-from monconn.cli.render import connections_table
 from monconn.cli.run import run
 from monconn.config import Config, ServiceConfig
 from monconn.core.monitor import Monitor
 from monconn.forward.accept import open_listener
 
+_TABLE_WIDTH = 100
 _TABLE_SECONDS = 5.0
 _FIRST_TABLE_SECONDS = 1.0
 _WELCOME = """
@@ -107,7 +108,8 @@ def _welcome(monitor: Monitor, hello: str) -> str:
 def _start_table(reactor: Any, monitor: Monitor, log: TextLog) -> None:
     def show() -> None:
         now = monitor.clock.seconds()
-        log.write(connections_table(monitor.connections(), now, log.is_terminal))
+        rows = [record.snapshot(now) for record in monitor.connections()]
+        log.write(render.table(render.OF_THE_DEMO, rows, log.is_terminal, _TABLE_WIDTH))
 
     _repeat(reactor, _TABLE_SECONDS, show)
 

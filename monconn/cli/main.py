@@ -7,6 +7,7 @@ from collections.abc import Callable
 import click
 
 from monconn._version import __version__
+from monconn.cli.inspect import VERBS
 from monconn.config import Config, from_pairs, load
 from monconn.errors import ConfigError
 
@@ -59,6 +60,10 @@ def demo(context: click.Context) -> None:
     from monconn.cli.demo import run_demo
 
     context.exit(run_demo(debug=context.obj["debug"]))
+
+
+for verb in VERBS:
+    main.add_command(verb)
 
 
 def _configuration(read: Callable[[], Config]) -> Config:

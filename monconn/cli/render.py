@@ -1,52 +1,157 @@
-"""Connections as people want to read them."""
+"""What people read: tables and lines, made of the values that ``--json`` prints."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
 
 from rich import box
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from monconn.core.record import ConnectionRecord
 from monconn.units import format_bytes, format_duration
 
-_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
-    ("ID", "right"),
-    ("CLIENT", "left"),
-    ("STATE", "left"),
-    ("UP", "right"),
-    ("DOWN", "right"),
-    ("AGE", "right"),
-    ("IDLE", "right"),
+Row = Mapping[str, Any]
+Column = tuple[str, Literal["left", "right"], Callable[[Row], str]]
+
+
+def _value(key: str) -> Callable[[Row], str]:
+    return lambda row: "-" if row.get(key) is None else str(row[key])
+
+
+def _bytes(key: str) -> Callable[[Row], str]:
+    return lambda row: format_bytes(row[key])
+
+
+def _rate(key: str) -> Callable[[Row], str]:
+    return lambda row: f"{format_bytes(int(row[key]))}/s" if row[key] >= 1 else "-"
+
+
+def _duration(key: str) -> Callable[[Row], str]:
+    return lambda row: format_duration(row[key])
+
+
+def _time(key: str) -> Callable[[Row], str]:
+    return lambda row: "-" if row.get(key) is None else local_time(row[key])
+
+
+def local_time(iso: str) -> str:
+    """A time of day, with the date unless it is today."""
+    moment = datetime.fromisoformat(iso).astimezone()
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return moment.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")
+
+
+LIVE: tuple[Column, ...] = (
+    ("ID", "right", _value("id")),
+    ("CLIENT", "left", _value("client")),
+    ("SERVICE", "left", _value("service")),
+    ("STATE", "left", _value("state")),
+    ("UP", "right", _bytes("up")),
+    ("DOWN", "right", _bytes("down")),
+    ("UP/S", "right", _rate("up_rate")),
+    ("DOWN/S", "right", _rate("down_rate")),
+    ("AGE", "right", _duration("age_seconds")),
+    ("IDLE", "right", _duration("idle_seconds")),
 )
-_WIDTH = 100
+OF_THE_DEMO = tuple(column for column in LIVE if column[0] not in ("SERVICE", "UP/S", "DOWN/S"))
+CLOSED: tuple[Column, ...] = (
+    ("ID", "right", _value("id")),
+    ("CLIENT", "left", _value("client")),
+    ("SERVICE", "left", _value("service")),
+    ("REASON", "left", _value("reason")),
+    ("CODE", "left", _value("code")),
+    ("UP", "right", _bytes("up")),
+    ("DOWN", "right", _bytes("down")),
+    ("LASTED", "right", _duration("age_seconds")),
+    ("CLOSED", "left", _time("closed_at")),
+)
+SERVICES: tuple[Column, ...] = (
+    ("SERVICE", "left", _value("sid")),
+    ("LISTEN", "left", _value("listen")),
+    ("BACKEND", "left", _value("backend")),
+    ("NOW", "right", _value("connections")),
+    ("IPS", "right", lambda row: str(len(row["ips"]))),
+    ("TOTAL", "right", _value("total")),
+    ("REFUSED", "right", _value("refused")),
+    ("UP", "right", _bytes("up")),
+    ("DOWN", "right", _bytes("down")),
+    ("UPTIME", "right", _duration("uptime")),
+)
+CLIENTS: tuple[Column, ...] = (
+    ("IP", "left", _value("ip")),
+    ("NOW", "right", _value("connections")),
+    ("TOTAL", "right", _value("total")),
+    ("UP", "right", _bytes("up")),
+    ("DOWN", "right", _bytes("down")),
+    ("FIRST SEEN", "left", _time("first_seen")),
+    ("LAST SEEN", "left", _time("last_seen")),
+    ("LAST END", "left", _value("last_reason")),
+)
+BLOCKS: tuple[Column, ...] = (
+    ("NETWORK", "left", _value("network")),
+    ("SERVICE", "left", _value("service")),
+)
+
+_WIDTH_OF_A_PIPE = 1_000  # nothing is cut off for a program that reads
+_STYLES = {"closing": "yellow", "half_closed": "yellow", "connecting": "cyan"}
 
 
-def connections_table(records: Iterable[ConnectionRecord], now: float, coloured: bool) -> str:
-    """Live connections as a table.
+def table(
+    columns: Iterable[Column], rows: Iterable[Row], coloured: bool, width: int | None = None
+) -> str:
+    """Rows as a table.
 
-    :param now: monotonic seconds.
     :param coloured: whether the reader is a terminal.
+    :param width: in characters; the terminal's if left out.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title, side in _COLUMNS:
-        table.add_column(title, justify=side)
-    for record in records:
-        table.add_row(
-            str(record.id),
-            record.client,
-            record.state,
-            format_bytes(record.up),
-            format_bytes(record.down),
-            format_duration(record.age_seconds(now)),
-            format_duration(record.idle_seconds(now)),
-        )
-    return _as_text(table, coloured)
+    columns = tuple(columns)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title, side, _ in columns:
+        made.add_column(title, justify=side, no_wrap=not coloured)
+    for row in rows:
+        # As Text, for rich would take brackets in a client's words for its own marks.
+        cells = [show(row) for _, _, show in columns]
+        made.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
+    return _as_text(made, coloured, width)
 
 
-def _as_text(table: Table, coloured: bool) -> str:
+def details(row: Row) -> str:
+    """One connection, a line for each thing that is known of it."""
+    widest = max(map(len, row))
+    return "".join(f"{key:{widest}}  {_detail(key, value)}\n" for key, value in row.items())
+
+
+def _detail(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key in ("up", "down"):
+        return f"{value} ({format_bytes(value)})"
+    if key.endswith("_rate"):
+        return f"{format_bytes(int(value))}/s"
+    if key.endswith("_seconds"):
+        return f"{value} ({format_duration(value)})"
+    return str(value)
+
+
+def event_line(event: Row) -> str:
+    """An event as a line."""
+    what = f"{local_time(event['at'])} {event['service']}: {event['client']}"
+    if event["event"] == "opened":
+        return f"{what} opened, id {event['id']}"
+    if event["event"] == "refused":
+        return f"{what} refused: {event['refusal']}"
+    detail = f" ({event['detail']})" if event.get("detail") else ""
+    moved = f"up {format_bytes(event['up'])}, down {format_bytes(event['down'])}"
+    lasted = format_duration(event["duration_seconds"])
+    return f"{what} {event['reason']} after {lasted}, {moved}{detail}"
+
+
+def _as_text(made: Table, coloured: bool, width: int | None) -> str:
     out = io.StringIO()
-    Console(file=out, force_terminal=coloured, width=_WIDTH).print(table)
+    columns = width or (None if coloured else _WIDTH_OF_A_PIPE)
+    Console(file=out, force_terminal=coloured, width=columns, highlight=False).print(made)
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())

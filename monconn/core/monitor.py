@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from monconn.addresses import Network, parse_network, plain_ip
+from monconn.admission.bans import Bans
 from monconn.admission.rules import Refusal, Rules
 from monconn.core.clients import ClientTotals
 from monconn.core.clock import MonotonicClock
@@ -217,6 +218,10 @@ class Monitor:
     def __bool__(self) -> bool:
         return True
 
+    def __contains__(self, connection_id: object) -> bool:
+        """Whether a live connection has this id."""
+        return connection_id in self._live
+
     def connections(self) -> list[ConnectionRecord]:
         """The live connections, oldest first."""
         return [connection.record for connection in self._live.values()]
@@ -294,6 +299,23 @@ class Monitor:
         :raises UnknownConnection: there is none with this id.
         """
         self._connection(connection_id).end("operator", reset)
+
+    def close_all(self, network: str | Network | None = None, *, reset: bool = False) -> int:
+        """End every connection, or those of a network's clients, as the operator's wish.
+
+        :returns: how many there were.
+        :raises AddressError: it is no network.
+        """
+        clients = None if network is None else Bans([_network(network)])
+        chosen = [
+            connection
+            for connection in self._live.values()
+            if connection.record.reason is None  # else it is ending already
+            and (clients is None or clients.covers(connection.record.client_ip))
+        ]
+        for connection in chosen:
+            connection.end("operator", reset)
+        return len(chosen)
 
     def block(self, network: str | Network) -> bool:
         """Refuse clients of an IP or a network, and end those that are connected.

@@ -38,6 +38,7 @@ Reason = Literal[
     "stopping",
     "error",
 ]
+STATES: tuple[State, ...] = get_args(State)
 REASONS: tuple[Reason, ...] = get_args(Reason)
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 

@@ -8,7 +8,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from monconn.core.monitor import Monitor
-from monconn.errors import DuplicateService, UnknownService
+from monconn.core.record import ConnectionRecord
+from monconn.errors import DuplicateService, UnknownConnection, UnknownService
 
 WAIT_SECONDS = 60.0
 
@@ -55,6 +56,20 @@ class Registry:
         monitor = self.get(name)
         del self._monitors[name]
         return monitor
+
+    def record(self, connection_id: int) -> ConnectionRecord:
+        """A connection of any service's, live or closed lately.
+
+        :raises UnknownConnection: there is none with this id.
+        """
+        for monitor in self:
+            if connection_id in monitor:
+                return monitor.connection(connection_id)
+        for monitor in self:
+            for record in monitor.closed_records:
+                if record.id == connection_id:
+                    return record
+        raise UnknownConnection(f"no connection has the id {connection_id}, or had it lately")
 
     def names(self) -> list[str]:
         """The services' names, oldest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from monconn.cli.render import connections_table
+from monconn.cli.render import OF_THE_DEMO, table
 from monconn.core.record import ConnectionRecord
 
 RECORD = ConnectionRecord(
@@ -23,9 +23,14 @@ RECORD = ConnectionRecord(
 )
 
 
+def connections_table(*records: ConnectionRecord, coloured: bool = False) -> str:
+    rows = [record.snapshot(130.0) for record in records]
+    return table(OF_THE_DEMO, rows, coloured, 100)
+
+
 def test_each_connection_is_a_row() -> None:
     other = attrs.evolve(RECORD, id=12, client="[2001:db8::1]:40022", state="half_closed")
-    shown = connections_table([RECORD, other], now=130.0, coloured=False).splitlines()
+    shown = connections_table(RECORD, other).splitlines()
     rows = [line.split() for line in shown if line]
     assert rows[0] == ["ID", "CLIENT", "STATE", "UP", "DOWN", "AGE", "IDLE"]
     assert rows[2] == ["7", "192.0.2.7:51312", "open", "5.6", "KiB", "12", "B", "30.0s", "2.00s"]
@@ -34,11 +39,11 @@ def test_each_connection_is_a_row() -> None:
 
 
 def test_no_connections_are_a_header() -> None:
-    assert "CLIENT" in connections_table([], now=0.0, coloured=False)
+    assert "CLIENT" in connections_table()
 
 
 def test_colours_are_for_terminals() -> None:
-    assert "\x1b[" in connections_table([RECORD], now=130.0, coloured=True)
-    plain = connections_table([RECORD], now=130.0, coloured=False)
+    assert "\x1b[" in connections_table(RECORD, coloured=True)
+    plain = connections_table(RECORD)
     assert "\x1b" not in plain
     assert not [line for line in plain.splitlines() if line != line.rstrip()]

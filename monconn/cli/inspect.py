@@ -1,0 +1,251 @@
+"""The verbs that look into a running monconn, and act on its connections."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import get_completion_class
+
+from monconn.control.client import Client, NoServer, SeveralServers, find_server
+from monconn.errors import ControlError, UnitError
+from monconn.units import parse_duration
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ORDERS = ("id", "up", "down", "age", "idle", "rate")
+_SHELLS = ("bash", "zsh", "fish")
+
+
+def _asks(call: F) -> F:
+    """A verb that talks to a server: which one, and what to say if that fails."""
+
+    @click.option(
+        "--control",
+        envvar="MONCONN_CONTROL",
+        metavar="ADDRESS",
+        help="The server to ask: unix:PATH or HOST:PORT. [env: MONCONN_CONTROL]",
+    )
+    @functools.wraps(call)
+    def verb(control: str | None, **arguments: Any) -> None:
+        try:
+            with Client(find_server(control)) as server:
+                call(server, **arguments)
+        except ControlError as error:
+            click.echo(f"monconn: {error}", err=True)
+            raise click.exceptions.Exit(_status(error)) from None
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(130) from None
+
+    return verb  # type: ignore[return-value]
+
+
+def _status(error: ControlError) -> int:
+    if isinstance(error, NoServer):
+        return 3
+    is_usage = isinstance(error, SeveralServers) or getattr(error, "code", "") == "BAD_REQUEST"
+    return 2 if is_usage else 1
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+_of_service = click.option("--service", metavar="NAME", help="Only this service.")
+
+
+def _print(text: str) -> None:
+    click.echo(text, nl=False)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _print_table(columns: str, rows: list[Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    from monconn.cli import render  # and rich, which `monconn -p` starts without
+
+    _print(render.table(getattr(render, columns), rows, sys.stdout.isatty()))
+
+
+def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command("list")
+@_of_service
+@click.option("--client", metavar="NET", help="Only clients of this IP or network.")
+@click.option("--state", metavar="STATE", help="Only those that are open, half_closed, …")
+@click.option(
+    "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
+)
+@click.option("--sort", type=click.Choice(_ORDERS), help="The most first; id: oldest first.")
+@click.option("--limit", type=click.IntRange(min=1), help="No more than so many.")
+@click.option("--closed", is_flag=True, help="Those that were closed last, instead.")
+@_as_json
+@_asks
+def list_connections(server: Client, as_json: bool, closed: bool, **wanted: Any) -> None:
+    """Connections, one a line."""
+    rows = list(server.rows("ListConnections", closed=closed or None, **wanted))
+    _print_table("CLOSED" if closed else "LIVE", rows, as_json)
+
+
+@click.command()
+@click.argument("id_", metavar="ID", type=int)
+@_as_json
+@_asks
+def show(server: Client, id_: int, as_json: bool) -> None:
+    """All that is known of one connection, live or closed lately."""
+    connection = json.loads(server.call("ShowConnection", id=id_)["connection"])
+    if as_json:
+        _print_json(connection)
+    else:
+        from monconn.cli import render
+
+        _print(render.details(connection))
+
+
+@click.command()
+@click.argument("service", required=False)
+@_as_json
+@_asks
+def stats(server: Client, service: str | None, as_json: bool) -> None:
+    """The services in figures, or one of them."""
+    rows = list(server.rows("ListServices", service=service))
+    for row in rows:
+        row["ips"] = list(server.rows("ListIps", service=row["sid"]))
+    if as_json and service is not None:
+        _print_json(rows[0])
+    else:
+        _print_table("SERVICES", rows, as_json)
+
+
+@click.command("ip")
+@_of_service
+@_as_json
+@_asks
+def clients(server: Client, service: str | None, as_json: bool) -> None:
+    """What each client IP has done."""
+    rows = _by_ip(server.rows("ListClients", service=service))
+    _print_table("CLIENTS", rows, as_json)
+
+
+def _by_ip(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each IP, whatever the services; the one seen last first."""
+    by_ip: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        del row["service"]
+        other = by_ip.get(row["ip"])
+        by_ip[row["ip"]] = row if other is None else _sum(row, other)
+    return sorted(by_ip.values(), key=lambda row: str(row["last_seen"]), reverse=True)
+
+
+def _sum(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    later = max(row, other, key=lambda each: str(each["last_seen"]))
+    return {
+        **later,
+        **{key: row[key] + other[key] for key in ("connections", "total", "up", "down")},
+        "first_seen": min(row["first_seen"], other["first_seen"]),
+    }
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", type=int, nargs=-1)
+@click.option("--client", metavar="NET", help="All connections of this IP or network.")
+@_of_service
+@click.option("--reset", is_flag=True, help="At once, by a reset; else what is held is delivered.")
+@_asks
+def close(
+    server: Client, ids: tuple[int, ...], client: str | None, service: str | None, reset: bool
+) -> None:
+    """End connections: by their IDs, or by client or service."""
+    if bool(ids) == bool(client or service):
+        raise click.UsageError("give IDs, or --client or --service")
+    answer = server.call(
+        "CloseConnections", ids=list(ids) or None, client=client, service=service, reset=reset
+    )
+    count = int(answer["closed"])
+    click.echo(f"{count} connection{'' if count == 1 else 's'} closed")
+    unknown = json.loads(answer["unknown"])
+    for each in unknown:
+        click.echo(f"monconn: no live connection has the id {each}", err=True)
+    if unknown:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("networks", metavar="NET...", nargs=-1, required=True)
+@_of_service
+@_asks
+def block(server: Client, networks: tuple[str, ...], service: str | None) -> None:
+    """Refuse clients of an IP or a network, and end those that are connected."""
+    for network in networks:
+        answer = server.call("Block", network=network, service=service)
+        is_new = answer["changed"] == "True"
+        click.echo(f"{network} {'is blocked' if is_new else 'was blocked already'}")
+
+
+@click.command()
+@click.argument("networks", metavar="NET...", nargs=-1, required=True)
+@_of_service
+@_asks
+def unblock(server: Client, networks: tuple[str, ...], service: str | None) -> None:
+    """Let clients of exactly this IP or network in again."""
+    for network in networks:
+        answer = server.call("Unblock", network=network, service=service)
+        was_there = answer["changed"] == "True"
+        click.echo(f"{network} {'is let in again' if was_there else 'was not blocked'}")
+
+
+@click.command()
+@_of_service
+@_as_json
+@_asks
+def blocks(server: Client, service: str | None, as_json: bool) -> None:
+    """The blocked networks."""
+    _print_table("BLOCKS", list(server.rows("ListBlocks", service=service)), as_json)
+
+
+@click.command()
+@_of_service
+@_as_json
+@_asks
+def events(server: Client, service: str | None, as_json: bool) -> None:
+    """Connections opened, refused and closed, as it happens."""
+    from monconn.cli import render
+
+    dropped = 0
+    for event in server.events(service=service):
+        if server.events_dropped > dropped:
+            click.echo(f"monconn: {server.events_dropped - dropped} events missed", err=True)
+            dropped = server.events_dropped
+        if as_json:
+            _print_json(event)
+        else:
+            click.echo(render.event_line(event))
+        sys.stdout.flush()
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(_SHELLS))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print a script that completes monconn's words in a SHELL.
+
+    For bash, for example: eval "$(monconn completion bash)"
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(context.find_root().command, {}, "monconn", "_MONCONN_COMPLETE").source())
+
+
+VERBS = (list_connections, show, stats, clients, close, block, unblock, blocks, events, completion)

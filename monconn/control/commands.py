@@ -1,0 +1,183 @@
+"""What can be asked of the control port: the wire contract, as AMP commands.
+
+AMP (``twisted.protocols.amp``): a box is a sequence of keys and values, each after its length in
+two bytes, and ends with an empty key. Whatever has a form of its own travels as JSON in UTF-8, so
+that a client needs no more than boxes and JSON. ``docs/control.md`` says it for other languages.
+
+A list comes in pages, as a value holds 65,535 bytes at most: while an answer has a ``next``,
+:class:`NextPage` with it brings more.
+"""
+
+from __future__ import annotations
+
+from twisted.protocols import amp
+
+from monconn.errors import (
+    AddressError,
+    MonconnError,
+    UnknownConnection,
+    UnknownService,
+)
+
+VERSION = 1
+
+
+class Denied(MonconnError):
+    """The caller may not."""
+
+
+class BadRequest(MonconnError):
+    """An argument that cannot be understood."""
+
+
+class UnknownPage(MonconnError):
+    """There is no such page, or no more: another list was asked for since."""
+
+
+_ERRORS: dict[type[Exception], bytes] = {
+    Denied: b"DENIED",
+    BadRequest: b"BAD_REQUEST",
+    AddressError: b"BAD_REQUEST",
+    UnknownConnection: b"UNKNOWN_CONNECTION",
+    UnknownService: b"UNKNOWN_SERVICE",
+    UnknownPage: b"UNKNOWN_PAGE",
+}
+_SERVICE = (b"service", amp.Unicode(optional=True))  # all of them, if left out
+_NOTHING: list[tuple[bytes, amp.Argument]] = []
+_ROWS = [
+    (b"rows", amp.String()),  # a JSON array of objects
+    (b"next", amp.Integer(optional=True)),
+]
+
+
+class _Command(amp.Command):
+    errors = _ERRORS
+
+
+class Hello(_Command):
+    """To be said first; answered with the version that is spoken from then on."""
+
+    arguments = [(b"version", amp.Integer())]
+    response = [
+        (b"version", amp.Integer()),
+        (b"server", amp.Unicode()),
+        (b"pid", amp.Integer()),
+    ]
+
+
+class ListServices(_Command):
+    """Each service's figures, but for its ``ips``."""
+
+    arguments = [_SERVICE]
+    response = _ROWS
+
+
+class ListConnections(_Command):
+    """Live connections, or those that were closed last."""
+
+    arguments = [
+        _SERVICE,
+        (b"client", amp.Unicode(optional=True)),  # an IP or a network
+        (b"state", amp.Unicode(optional=True)),
+        (b"idle_over", amp.Float(optional=True)),  # seconds
+        (b"sort", amp.Unicode(optional=True)),  # id up down age idle rate
+        (b"limit", amp.Integer(optional=True)),
+        (b"closed", amp.Boolean(optional=True)),
+    ]
+    response = [*_ROWS, (b"total", amp.Integer())]  # how many there are without the limit
+
+
+class ListIps(_Command):
+    """The IPs that have live connections; an array of strings."""
+
+    arguments = [(b"service", amp.Unicode())]
+    response = _ROWS
+
+
+class ListClients(_Command):
+    """What each client IP has done, for the IPs seen last."""
+
+    arguments = [_SERVICE]
+    response = _ROWS
+
+
+class ListBlocks(_Command):
+    """The blocked networks of each service."""
+
+    arguments = [_SERVICE]
+    response = _ROWS
+
+
+class NextPage(_Command):
+    """More of the list that was asked for last on this connection."""
+
+    arguments = [(b"next", amp.Integer())]
+    response = _ROWS
+
+
+class ShowConnection(_Command):
+    """One connection, live or closed lately, whole."""
+
+    arguments = [(b"id", amp.Integer())]
+    response = [(b"connection", amp.String())]  # a JSON object
+
+
+class CloseConnections(_Command):
+    """End connections: those with these ids, or all of a client's, or of a service."""
+
+    arguments = [
+        (b"ids", amp.String(optional=True)),  # a JSON array of integers
+        (b"client", amp.Unicode(optional=True)),
+        _SERVICE,
+        (b"reset", amp.Boolean(optional=True)),  # else gently
+    ]
+    response = [
+        (b"closed", amp.Integer()),
+        (b"unknown", amp.String()),  # a JSON array of the ids that no live connection has
+    ]
+
+
+class Block(_Command):
+    """Refuse the clients of an IP or a network, and end those that are connected."""
+
+    arguments = [(b"network", amp.Unicode()), _SERVICE]
+    response = [(b"changed", amp.Boolean())]
+
+
+class Unblock(_Command):
+    """Let the clients of exactly this IP or network in again."""
+
+    arguments = [(b"network", amp.Unicode()), _SERVICE]
+    response = [(b"changed", amp.Boolean())]
+
+
+class ResetStats(_Command):
+    """Set the totals to zero."""
+
+    arguments = [_SERVICE]
+    response = _NOTHING
+
+
+class SubtractStats(_Command):
+    """Take bytes off a service's totals, once they are stored elsewhere."""
+
+    arguments = [(b"service", amp.Unicode()), (b"up", amp.Integer()), (b"down", amp.Integer())]
+    response = _NOTHING
+
+
+class Subscribe(_Command):
+    """From now on, push each :class:`Event`."""
+
+    arguments = [_SERVICE]
+    response = _NOTHING
+
+
+class Event(amp.Command):
+    """Server to client: a connection was opened, refused or closed."""
+
+    arguments = [
+        (b"event", amp.String()),  # a JSON object: event, time, and the connection's own keys
+        (b"dropped", amp.Integer()),  # events that this client was too slow for, so far
+    ]
+    response = _NOTHING
+    requiresAnswer = False

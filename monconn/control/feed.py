@@ -1,0 +1,86 @@
+"""Connections opened, refused and closed, told to whoever subscribes."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Protocol
+
+from monconn.core.interfaces import Observer
+from monconn.core.record import ConnectionRecord, iso_time
+from monconn.core.registry import Registry
+
+EVENTS_A_SECOND = 1_000
+"""Beyond these, events are dropped and counted, so that watching never becomes the cost."""
+
+
+class Subscriber(Protocol):
+    """Who is told."""
+
+    def push(self, event: bytes) -> None:
+        """An event, as a JSON object."""
+
+    def drop(self) -> None:
+        """One more event was not told."""
+
+
+class Feed(Observer):
+    """Observes the monitors while there is a subscriber.
+
+    :param registry: the monitors.
+    :param clock: gives monotonic ``seconds()``.
+    """
+
+    def __init__(self, registry: Registry, clock: Any) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._subscribers: dict[Subscriber, str | None] = {}
+        self._second = 0
+        self._told = 0
+
+    def subscribe(self, subscriber: Subscriber, service: str | None) -> None:
+        """Tell someone of a service's events, or of all services'."""
+        if not self._subscribers:
+            for monitor in self._registry:
+                monitor.add_observer(self)
+        self._subscribers[subscriber] = service
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Tell someone nothing more; harmless for one that is not told anything."""
+        if self._subscribers.pop(subscriber, self) is not self and not self._subscribers:
+            for monitor in self._registry:
+                monitor.remove_observer(self)
+
+    def opened(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.opened`."""
+        self._tell("opened", record)
+
+    def refused(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.refused`."""
+        self._tell("refused", record)
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.closed`."""
+        self._tell("closed", record)
+
+    def _tell(self, event: str, record: ConnectionRecord) -> None:
+        subscribers = [
+            subscriber
+            for subscriber, service in self._subscribers.items()
+            if service in (None, record.service)
+        ]
+        if not self._has_room():
+            for subscriber in subscribers:
+                subscriber.drop()
+            return
+        shown = record.snapshot(self._clock.seconds())
+        encoded = json.dumps({"event": event, "at": iso_time(time.time()), **shown}).encode()
+        for subscriber in subscribers:
+            subscriber.push(encoded)
+
+    def _has_room(self) -> bool:
+        second = int(self._clock.seconds())
+        if second != self._second:
+            self._second, self._told = second, 0
+        self._told += 1
+        return self._told <= EVENTS_A_SECOND

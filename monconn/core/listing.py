@@ -1,0 +1,74 @@
+"""Which connections to show, in which order, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, get_args
+
+import attrs
+
+from monconn.addresses import Network
+from monconn.admission.bans import Bans
+from monconn.core.rates import Rates
+from monconn.core.record import ConnectionRecord, State
+
+Order = Literal["id", "up", "down", "age", "idle", "rate"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+
+@attrs.frozen
+class Wanted:
+    """What to show; None and 0 ask for nothing in particular."""
+
+    client: Network | None = None
+    state: State | None = None
+    idle_over_seconds: float = 0.0
+    order: Order = "id"
+    """``id`` is oldest first; by the others, the most comes first."""
+
+
+def listed(
+    records: Iterable[ConnectionRecord], wanted: Wanted, rates: Rates, now: float
+) -> list[ConnectionRecord]:
+    """The records that are wanted, in order.
+
+    :param rates: whose last look is to be gone by.
+    :param now: monotonic seconds.
+    """
+    found = list(_matching(records, wanted, now))
+    if wanted.order != "id":
+        found.sort(key=_key(wanted.order, rates, now), reverse=True)
+    return found
+
+
+def _matching(
+    records: Iterable[ConnectionRecord], wanted: Wanted, now: float
+) -> Iterator[ConnectionRecord]:
+    clients = None if wanted.client is None else Bans([wanted.client])
+    for record in records:
+        if clients is not None and not clients.covers(record.client_ip):
+            continue
+        if wanted.state is not None and record.state != wanted.state:
+            continue
+        if wanted.idle_over_seconds and record.idle_seconds(now) <= wanted.idle_over_seconds:
+            continue
+        yield record
+
+
+def _key(order: Order, rates: Rates, now: float) -> Callable[[ConnectionRecord], float]:
+    keys: dict[Order, Callable[[ConnectionRecord], float]] = {
+        "id": lambda record: record.id,
+        "up": lambda record: record.up,
+        "down": lambda record: record.down,
+        "age": lambda record: record.age_seconds(now),
+        "idle": lambda record: record.idle_seconds(now),
+        "rate": lambda record: sum(rates.of(record, now)),
+    }
+    return keys[order]
+
+
+def row(record: ConnectionRecord, rates: Rates, now: float) -> dict[str, Any]:
+    """A connection as plain values for JSON, with its rates in bytes a second."""
+    shown = record.snapshot(now)
+    up_rate, down_rate = rates.of(record, now)
+    return shown | {"up_rate": round(up_rate, 1), "down_rate": round(down_rate, 1)}

@@ -29,6 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
         install()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where control sockets are: not among those of the user who runs the tests."""
+    os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("run"))
+
+
 def pytest_collection_finish() -> None:
     """Spare the collector what is imported by now: it runs after every test."""
     gc.collect()

@@ -529,7 +529,7 @@ def test_all_problems_at_once_in_the_order_of_their_lines():
             '  b: {listen: ":80", backend: ":1"}\n'
             '  c: {listen: ":80", backend: ":1"}\n'
             '  c: {listen: ":81", backend: ":1"}\n'
-            "control: {}\n"
+            "kontrol: {}\n"
         )
     problems = caught.value.problems
     assert [(problem.line, problem.path) for problem in problems] == [
@@ -540,7 +540,7 @@ def test_all_problems_at_once_in_the_order_of_their_lines():
         (9, "services.a.max_ilde"),
         (11, "services.c.listen"),
         (12, "services.c"),
-        (13, "control"),
+        (13, "kontrol"),
     ]
     assert str(caught.value).splitlines()[0] == (
         f"{SOURCE}:2: services.a.backend: is missing, and has no default"

@@ -16,11 +16,11 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 LOWEST = {"errors", "addresses", "units", "_version"}
 CONFIG = LOWEST | {"yamlmap", "fields", "config"}
 CORE = LOWEST | {"admission", "core"}
-SIDE_BY_SIDE = {"forward", "observers", "telemetry", "manhole"}  # none imports another
+SIDE_BY_SIDE = {"forward", "observers", "telemetry"}  # none imports another
 BELOW_SERVER = CORE | CONFIG | SIDE_BY_SIDE | {"control.place", "control.commands"}
-BELOW_APP = BELOW_SERVER | {"control.service", "signals"}
+BELOW_APP = BELOW_SERVER | {"control.service", "manhole", "signals"}
 BELOW_ENTRIES = BELOW_APP | {"app", "monconn"}
-BELOW_CLI = BELOW_ENTRIES | {"plugin", "endpoints", "control", "control.client", "control.place", "tui"}
+BELOW_CLI = BELOW_ENTRIES | {"plugin", "endpoints", "control", "control.client", "tui"}
 
 # What each part may import, beside its own modules.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": LOWEST | {"admission"},
     "monconn": CORE,
     **dict.fromkeys(SIDE_BY_SIDE, CORE | CONFIG),
+    "manhole": CORE | CONFIG | {"forward"},
     "testing": {"core"},
     "signals": LOWEST,
     # The client's side of the wire knows nothing of the server's.

@@ -10,6 +10,8 @@ A list comes in pages, as a value holds 65,535 bytes at most: while an answer ha
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.protocols import amp
 
 from monconn.errors import (
@@ -52,6 +54,16 @@ _ROWS = [
 
 class _Command(amp.Command):
     errors = _ERRORS
+
+    @classmethod
+    def parseArguments(cls, box: Any, protocol: Any) -> dict[str, Any]:
+        """See ``amp.Command``: what cannot be parsed is told, where AMP would hang up."""
+        try:
+            parsed: dict[str, Any] = super().parseArguments(box, protocol)
+        except Exception:
+            words = f"{cls.__name__}: an argument is missing or cannot be understood"
+            raise amp.RemoteAmpError(b"BAD_REQUEST", words) from None
+        return parsed
 
 
 class Hello(_Command):

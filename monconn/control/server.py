@@ -164,6 +164,7 @@ class ControlProtocol(amp.AMP):
 
     def _first_page(self, rows: Iterable[Any]) -> dict[str, Any]:
         self._rest = (json.dumps(each).encode() for each in rows)
+        self._page += 1  # whatever was asked for before is over
         return self._one_page()
 
     def _one_page(self) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
+from twisted.internet.ssl import Certificate, PrivateCertificate
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -21,7 +21,7 @@ from monconn.control.place import FIRST_NAME, answers, control_folder, make_fold
 from monconn.control.server import ControlFactory
 from monconn.core.registry import Registry
 from monconn.errors import ControlError, ListenError
-from monconn.forward.accept import open_listener
+from monconn.forward.accept import Listener, open_listener
 
 
 class ControlService(Service):
@@ -39,8 +39,10 @@ class ControlService(Service):
         self._config = config
         self._reactor = reactor
         self._factory = ControlFactory(registry, clock)
-        self._port: Any = None
-        self._path: str | None = None
+        self._listener: Listener | None = None
+        self._protocols: Any = None
+        self.where: str | None = None
+        """How a client names it; None while there is none."""
 
     def privilegedStartService(self) -> None:
         """See ``IService``: listen.
@@ -48,7 +50,7 @@ class ControlService(Service):
         :raises ListenError: the place that was asked for cannot be had. If none was asked for,
             that is only said: the services go before.
         """
-        if self._port is not None:
+        if self._listener is not None:
             return
         if self._config.listen is not None:
             self._listen(self._config.listen)
@@ -59,34 +61,23 @@ class ControlService(Service):
             self._log.warn("no control port: {error}", error=str(error))
 
     def startService(self) -> None:
-        """See ``IService``."""
+        """See ``IService``: take clients."""
         super().startService()
-        self.privilegedStartService()
+        self.privilegedStartService()  # which twist knows nothing of
+        if self._listener is not None:
+            self._listener.resume()
 
-    def stopService(self) -> Deferred[Any] | None:
+    def stopService(self) -> None:
         """See ``IService``."""
         super().stopService()
-        return self.close_listener()
+        self.close_listener()
 
-    def close_listener(self) -> Deferred[Any] | None:
-        """Let go of all clients, and listen no more; harmless the second time."""
-        if self._port is None:
-            return None
-        port, self._port = self._port, None
-        self._factory.close()
-        if self._path is not None:
-            _unlink_quietly(self._path)
-        return maybeDeferred(port.stopListening)
-
-    @property
-    def where(self) -> str | None:
-        """How a client names it; None while there is none."""
-        if self._port is None:
-            return None
-        if self._path is not None:
-            return f"unix:{self._path}"
-        host = self._port.getHost()
-        return str(TcpAddress(host.host, host.port))
+    def close_listener(self) -> None:
+        """Listen no more, and let go of all clients; harmless the second time."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = self.where = None
+            self._factory.close()
 
     def _listen_at_default(self) -> None:
         folder = control_folder()
@@ -98,29 +89,40 @@ class ControlService(Service):
             self._listen(UnixAddress(os.fspath(path), 0o600))
 
     def _listen(self, address: TcpAddress | UnixAddress) -> None:
-        if isinstance(address, UnixAddress):
-            address = UnixAddress(address.path, 0o600 if address.mode is None else address.mode)
-            self._path = address.path
+        if isinstance(address, UnixAddress) and address.mode is None:
+            address = UnixAddress(address.path, 0o600)
+        self._protocols = self._secured()
         sock = open_listener(address, pauses_seconds=())
+        self.where = _where(address, sock)
+        # Twisted's own port would open a UNIX socket to all users.
+        self._listener = Listener(sock, self._reactor, self._accepted, must_wait=lambda: False)
+
+    def _accepted(self, sock: socket.SocketType, address: Any) -> None:
         try:
-            factory = self._secured(self._factory)
-            self._port = self._reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, self._protocols)
+        except OSError:
+            pass  # it has left again
         finally:
             sock.close()  # Twisted has made a descriptor of its own
 
-    def _secured(self, factory: ControlFactory) -> Any:
+    def _secured(self) -> Any:
         tls = self._config.tls
         if tls is None:
-            return factory
+            return self._factory
         try:
             pem = Path(tls.key).read_bytes() + b"\n" + Path(tls.certificate).read_bytes()
             authority = Certificate.loadPEM(Path(tls.client_authority).read_bytes())
-            options = PrivateCertificate.loadPEM(pem).options(
-                trustRootFromCertificates([authority])
-            )
+            options = PrivateCertificate.loadPEM(pem).options(authority)
         except Exception as error:  # OpenSSL's have no type in common
             raise ListenError(f"control: its certificates cannot be used: {error}") from None
-        return TLSMemoryBIOFactory(options, False, factory)
+        return TLSMemoryBIOFactory(options, False, self._factory)
+
+
+def _where(address: TcpAddress | UnixAddress, sock: socket.socket) -> str:
+    """How a client names the place that a socket listens at."""
+    if isinstance(address, UnixAddress):
+        return f"unix:{address.path}"
+    return str(TcpAddress(address.host or "127.0.0.1", sock.getsockname()[1]))
 
 
 @contextmanager
@@ -132,10 +134,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _unlink_quietly(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

@@ -1,0 +1,110 @@
+"""A control port on the running reactor, over monitors whose connections are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from twisted.internet.threads import blockingCallFromThread
+from zope.interface import implementer
+
+from monconn.addresses import TcpAddress, UnixAddress
+from monconn.config import ControlConfig
+from monconn.control.client import Client
+from monconn.control.service import ControlService
+from monconn.core.clock import MonotonicClock
+from monconn.core.interfaces import IConnection
+from monconn.core.monitor import Monitor
+from monconn.core.record import ConnectionRecord, Reason
+from monconn.core.registry import Registry
+
+T = TypeVar("T")
+
+
+@implementer(IConnection)
+class MadeUp:
+    """A connection without sockets."""
+
+    def __init__(self, monitor: Monitor, record: ConnectionRecord) -> None:
+        self.record = record
+        self._monitor = monitor
+        self.was_reset = False
+
+    def end(self, reason: Reason, reset: bool = False) -> None:
+        """End at once."""
+        self.was_reset = reset
+        if self.record.end(reason, self._monitor.clock.seconds()):
+            self._monitor.closed(self)
+
+
+class Port:
+    """A control port, used from a thread; a context manager that closes it."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        listen = config.pop("listen", UnixAddress(str(folder / "control")))
+        self.config = ControlConfig(listen, **config)
+        self.clock = MonotonicClock()
+        self.registry = Registry()
+        self.service: ControlService | None = None
+        self._clients: list[Client] = []
+
+    def __enter__(self) -> Port:
+        self.on_reactor(self._start)
+        return self
+
+    def _start(self) -> None:
+        from twisted.internet import reactor
+
+        self.service = ControlService(self.config, self.registry, reactor, self.clock)
+        self.service.startService()
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.close()
+        assert self.service is not None
+        self.on_reactor(self.service.stopService)
+
+    def on_reactor(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
+        """Call something in the reactor's thread; what it returns, in time."""
+        from twisted.internet import reactor
+
+        return blockingCallFromThread(reactor, call, *args, **kwargs)
+
+    @property
+    def where(self) -> str:
+        """The port's address."""
+        assert self.service is not None
+        where = self.service.where
+        assert where is not None
+        return where
+
+    def client(self) -> Client:
+        """One more client."""
+        self._clients.append(Client(self.where))
+        return self._clients[-1]
+
+    def monitor(self, name: str, **kwargs: Any) -> Monitor:
+        """One more service."""
+        return self.registry.new(name, clock=self.clock, **kwargs)
+
+    def connections(self, monitor: Monitor, *ips: str) -> list[MadeUp]:
+        """One more connection from each IP."""
+        return self.on_reactor(self._open, monitor, ips)
+
+    def _open(self, monitor: Monitor, ips: tuple[str, ...]) -> list[MadeUp]:
+        opened = []
+        for number, ip in enumerate(ips, 1024):
+            record = monitor.admit(str(TcpAddress(ip, number)), ip)
+            assert record is not None
+            record.state = "open"
+            opened.append(MadeUp(monitor, record))
+            monitor.opened(opened[-1])
+        return opened
+
+
+@pytest.fixture
+def make_port(tmp_path: Path) -> Callable[..., Port]:
+    """Makes control ports."""
+    return lambda **config: Port(tmp_path, **config)

@@ -15,6 +15,8 @@ GRACE_SECONDS = 5.0
 """How long a peer may take to receive what is under way once the verdict has fallen."""
 _LOOKS_A_LENGTH = 4
 _NEVER = float("inf")
+_SETTLED_SECONDS = 30.0
+"""A connection that has lasted so long is worth what is not worth it for each."""
 
 
 @attrs.frozen
@@ -35,20 +37,21 @@ class Timeouts:
     """From the opening."""
 
     first_look_seconds: float = attrs.field(init=False, repr=False, eq=False)
-    """How long after its opening a connection must be looked at; infinity for never."""
+    """How long after its opening a connection must be looked at."""
     follow_changes: bool = attrs.field(init=False, repr=False, eq=False)
     """Whether a change of state can bring a deadline nearer."""
 
     @first_look_seconds.default
     def _first_look_seconds(self) -> float:
         limits = (
+            _SETTLED_SECONDS,
             self.connect_timeout,
             self.read_timeout,
             self.write_timeout / _LOOKS_A_LENGTH,
             self.max_idle / _LOOKS_A_LENGTH,
             self.max_lifetime,
         )
-        return min((limit for limit in limits if limit), default=_NEVER)
+        return min(limit for limit in limits if limit)
 
     @follow_changes.default
     def _follow_changes(self) -> bool:

@@ -14,6 +14,8 @@ from monconn.forward.targets import SocketTarget, Targets
 
 _BROKEN = ERR | HUP
 QUEUE_FULL_PAUSE_SECONDS = 0.01
+TARGET_SECONDS = 2.0
+"""How long one target is waited for while there are others."""
 _STREAM_NONBLOCK = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
 
 _REASONS: dict[int, Reason] = {
@@ -46,7 +48,16 @@ class Attempt:
     :param end: told what comes of it.
     """
 
-    __slots__ = ("_clock", "_end", "_loop", "_over", "_sock", "_targets", "_to_try")
+    __slots__ = (
+        "_clock",
+        "_end",
+        "_loop",
+        "_over",
+        "_patience",
+        "_sock",
+        "_targets",
+        "_to_try",
+    )
 
     def __init__(self, targets: Targets, loop: Loop, clock: Any, end: Dialling) -> None:
         self._targets = targets
@@ -56,6 +67,7 @@ class Attempt:
         self._to_try: list[SocketTarget] = []
         self._sock: Any = None
         self._over = False
+        self._patience: Any = None
 
     def begin(self) -> None:
         """Look the backend up, and try to connect."""
@@ -93,6 +105,8 @@ class Attempt:
             self._loop.add(sock.fileno(), self)
             if not failed:
                 self._stands()
+            elif len(self._to_try) > 1:
+                self._patience = self._clock.callLater(TARGET_SECONDS, self._too_slow)
         elif failed == errno.EAGAIN:  # a UNIX socket's queue is full, for a moment
             self._sock = None
             sock.close()
@@ -101,6 +115,11 @@ class Attempt:
             self._sock = None
             sock.close()
             self._failed(failed)
+
+    def _too_slow(self) -> None:
+        self._patience = None
+        self._drop_socket()
+        self._failed(errno.ETIMEDOUT)
 
     def _failed(self, error_number: int) -> None:
         self._to_try.pop(0)
@@ -128,9 +147,16 @@ class Attempt:
     def _stands(self, events: int = 0) -> None:
         self._over = True
         sock, self._sock = self._sock, None
+        self._wait_no_more()
         self._end.stands(sock, events)
 
+    def _wait_no_more(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
     def _drop_socket(self) -> None:
+        self._wait_no_more()
         if self._sock is not None:
             self._loop.remove(self._sock.fileno())
             self._sock.close()

@@ -60,7 +60,7 @@ class ForwardingFactory(Factory):
 
 def _socket_peer(sock: socket.SocketType, address: Any) -> tuple[str, str]:
     """How to show a client, and its IP."""
-    if not address:  # a UNIX socket's client has no name
+    if not isinstance(address, tuple):  # a UNIX socket's client, which may have a name of its own
         return f"unix:{peer_pid(sock)}", "unix"
     host = plain_ip(address[0])
     if ":" in host:

@@ -1,4 +1,4 @@
-"""The epoll of all plain Ends.
+"""The plain Ends' part of an epoll, or a whole one.
 
 A chunk on it costs no dispatch of Twisted's. Sockets are registered once, edge-triggered:
 to pause one costs no system call, and one that hangs up while it is paused tells so once.
@@ -15,11 +15,14 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 CAN_LOOP = hasattr(select, "epoll")
+
+# The bits of an event, named here so that systems without epoll can import this.
+PRI: int = getattr(select, "EPOLLPRI", 2)
 OUT: int = getattr(select, "EPOLLOUT", 4)
 ERR: int = getattr(select, "EPOLLERR", 8)
 HUP: int = getattr(select, "EPOLLHUP", 16)
 RDHUP: int = getattr(select, "EPOLLRDHUP", 8192)
-"""The bits of an event, named here so that systems without epoll can import this."""
+
 EVENTS_A_TURN = 128
 """Sockets served before the reactor's other descriptors have their turn."""
 
@@ -51,7 +54,7 @@ class Loop:
         self._seconds = clock.seconds
         self._ends: dict[int, Ready] = {}
         self._changed: set[int] = set()
-        self._events = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+        self._events = select.EPOLLIN | PRI | OUT | RDHUP | select.EPOLLET
         self.now: float = self._seconds()
         """When the events that are being served were fetched, in monotonic seconds."""
 
@@ -60,9 +63,9 @@ class Loop:
 
     def add(self, fd: int, end: Ready) -> None:
         """Tell an End of its socket's events from now on, beginning with those that are there."""
+        self._epoll.register(fd, self._events)
         self._changed.add(fd)
         self._ends[fd] = end
-        self._epoll.register(fd, self._events)
 
     def hand_over(self, fd: int, end: Ready) -> None:
         """Tell another of a socket's events."""
@@ -87,18 +90,29 @@ class Loop:
         changed.clear()
         others = []
         for event in events:
-            end = ends.get(event[0])
             if event[0] in changed:
                 continue  # it is a closed socket's, whose number may have been taken since
+            end = ends.get(event[0])
             if end is None:
                 others.append(event)
                 continue
             try:
                 end.ready(event[1])
             except Exception:
-                self._log.failure("a relay failed")
-                end.failed()
+                self._failed(end)
         return others
+
+    def _failed(self, end: Ready) -> None:
+        # Whatever comes of it, the others' events are told: there will be no more of them.
+        self._log.failure("a relay failed")
+        try:
+            end.failed()
+        except Exception:
+            self._log.failure("a relay that failed could not be ended")
+
+    def refresh(self) -> None:
+        """Set :attr:`now`, for who is about to work outside of :meth:`serve`."""
+        self.now = self._seconds()
 
 
 @implementer(IReadDescriptor)
@@ -126,9 +140,9 @@ class NestedLoop(Loop):
 
     def add(self, fd: int, end: Ready) -> None:
         """See :meth:`Loop.add`."""
-        if not self._ends:
-            self._reactor.addReader(self)
         super().add(fd, end)
+        if len(self._ends) == 1:
+            self._reactor.addReader(self)
 
     def remove(self, fd: int) -> None:
         """See :meth:`Loop.remove`."""

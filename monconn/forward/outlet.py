@@ -101,6 +101,7 @@ class Outlet:
         self.blocked = False
         pending, self._pending = self._pending, b""
         pipe, self._pipe = self._pipe, None
+        assert not (pending and pipe), "who has filled us is not read from"
         if pending:
             self.put(memoryview(pending))
         elif pipe is not None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 from twisted.logger import Logger
 
 PIPE_BYTES = 1 << 20
+SHORTAGE_SECONDS = 1.0
+"""How long to copy, once there was no pipe, before asking for one again."""
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # in Python since 3.10, on Linux
 
 
@@ -35,11 +38,12 @@ class PipePool:
 
     _log = Logger(namespace="monconn.forward")
 
-    def __init__(self, kept: int = 32, lent: int = 64) -> None:
+    def __init__(self, kept: int = 16, lent: int = 48) -> None:
         self._kept = kept
         self._may_lend = lent
         self._free: list[Pipe] = []
         self._told = False
+        self._try_again = 0.0
 
     def __len__(self) -> int:
         return len(self._free)
@@ -48,7 +52,7 @@ class PipePool:
         """An empty pipe; None if there is none to be had, and the bytes must be copied."""
         if self._free:
             pipe = self._free.pop()
-        elif self._may_lend <= 0:
+        elif self._may_lend <= 0 or time.monotonic() < self._try_again:
             return None
         else:
             made = self._make()
@@ -66,11 +70,14 @@ class PipePool:
             return None
         try:
             fcntl.fcntl(pipe.writer, _F_SETPIPE_SZ, PIPE_BYTES)
-        except OSError:
-            pass  # the user's share of pipe pages is used up: a small pipe serves as well
+        except OSError as error:  # the user's share of pipe pages is used up
+            pipe.close()
+            self._tell(error)
+            return None
         return pipe
 
     def _tell(self, error: OSError) -> None:
+        self._try_again = time.monotonic() + SHORTAGE_SECONDS
         if not self._told:
             self._told = True
             self._log.warn("no pipe to splice with ({error}): copying instead", error=str(error))

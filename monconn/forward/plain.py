@@ -14,26 +14,28 @@ from monconn.core.record import ConnectionRecord, Reason, Side
 from monconn.core.sockets import end_by_errno, keep_alive, reset_on_close, unread_bytes
 from monconn.core.timeouts import GRACE_SECONDS
 from monconn.forward.attempt import Attempt
-from monconn.forward.loop import ERR, HUP, OUT, RDHUP, Loop
+from monconn.forward.loop import ERR, HUP, OUT, PRI, RDHUP, Loop
 from monconn.forward.outlet import SPLICE_FLAGS, Outlet
 from monconn.forward.pipes import Pipe, PipePool
 from monconn.forward.targets import Targets
 
 CHUNK_BYTES = 1 << 16
-"""How much one read brings at least if it is there, and so how much is held for a stalled side."""
+"""How much one read may always bring."""
 COPY_BYTES = 1 << 18
 SPLICE_BYTES = 1 << 20
-"""The most that one read brings, if the other side has room for it."""
+"""How much one read may bring if the other side has room for it, about."""
 SPLICE_FROM_BYTES = 1 << 15
 """Chunks smaller than this cost less copied than spliced."""
-CHUNKS_A_TURN = 8
+TURN_BYTES = 1 << 20
+"""How much one side passes on before others have their turn, about."""
 DELIVERY_LOOK_SECONDS = 0.01
 
 CAN_SPLICE = hasattr(os, "splice")
 
 _buffer = memoryview(bytearray(COPY_BYTES))  # empty again before the next chunk comes
 _BROKEN = ERR  # and not HUP, which two ends in good order show as well
-_NO_MORE = RDHUP | HUP | ERR
+# After these there may be bytes that no further event tells of, or a mark that a read stops at.
+_READ_ALL = PRI | RDHUP | HUP | ERR
 _WRITABLE = OUT | HUP | ERR
 _READABLE = ~OUT
 
@@ -65,6 +67,7 @@ class PlainEnd:
 
     __slots__ = (
         "_attempt",
+        "_broken",
         "_eof",
         "_fd",
         "_flows",
@@ -73,14 +76,15 @@ class PlainEnd:
         "_leaving",
         "_loop",
         "_monitor",
-        "_no_more",
         "_paused",
+        "_reads_all",
         "_ready",
         "_resetting",
         "_settled",
         "_shared",
         "_sock",
         "_targets",
+        "_urgent",
         "_write_ended",
         "outlet",
         "peer",
@@ -111,7 +115,9 @@ class PlainEnd:
         self._fd = -1
         self._paused = self._is_client  # until the backend stands
         self._ready = False  # there may be something to read, seen while paused
-        self._no_more = False  # the peer has ended or reset: no event will tell of it again
+        self._reads_all = False  # a short read may not be all that there is
+        self._urgent = False  # where splicing would stop at the mark, or take it for the end
+        self._broken = False  # the loop has told of an error
         self._eof = False
         self._flows = False  # the last chunk was a big one
         self._settled = not shared.keepalive
@@ -124,11 +130,15 @@ class PlainEnd:
 
     def begin(self, sock: socket.SocketType) -> None:
         """Take over a connected socket, the client's."""
-        self._sock = sock
-        self._fd = sock.fileno()
-        self.outlet.stands(sock, self._fd)
+        self._stand(sock)
         self._loop.add(self._fd, self)
         self.reports.connected(self)
+
+    def _stand(self, sock: socket.SocketType) -> None:
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._reads_all = sock.family == socket.AF_UNIX  # descriptors among the bytes part reads
+        self.outlet.stands(sock, self._fd)
 
     def dial(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
@@ -139,20 +149,18 @@ class PlainEnd:
     def stands(self, sock: socket.SocketType, events: int) -> None:
         """See :class:`~monconn.forward.attempt.Dialling`."""
         self._attempt = None
-        self._sock = sock
-        self._fd = sock.fileno()
-        self.outlet.stands(sock, self._fd)
+        self._stand(sock)
         self._loop.hand_over(self._fd, self)
         self.reports.connected(self)
         if not self._gone:
-            self.outlet.flush()
+            self.outlet.flush()  # with nothing to give, too: that has the client read
         if events != OUT and not self._gone:
             self.ready(events)
 
     def connect_failed(self, reason: Reason, words: str) -> None:
         """See :class:`~monconn.forward.attempt.Dialling`."""
         self._attempt = None
-        self._gone = True
+        self._dispose()
         self.reports.connect_failed(self, reason, words)
 
     # -- what the relay asks
@@ -165,7 +173,8 @@ class PlainEnd:
         """See :class:`~monconn.forward.ends.End`."""
         if self._paused and not (self._leaving or self._eof):
             self._paused = False
-            if self._ready or self._no_more:
+            if self._ready or self._reads_all:
+                self._loop.refresh()
                 self._take()
 
     def write(self, data: bytes | memoryview) -> None:
@@ -243,16 +252,23 @@ class PlainEnd:
         if self.outlet.blocked and events & _WRITABLE:
             self.outlet.flush()
         if events & _READABLE and not self._gone:
-            if events & _NO_MORE:
-                self._no_more = True
+            if events & _READ_ALL:
+                self._heed(events)
             if self._paused or self._eof or self._leaving:
                 self._hear(events)
             elif self._flows or self._copy():  # one small chunk is nearly always all
                 self._take()
 
+    def _heed(self, events: int) -> None:
+        self._reads_all = True
+        self._urgent = self._urgent or bool(events & PRI)
+        self._broken = self._broken or bool(events & _BROKEN)
+
     def _hear(self, events: int) -> None:
         """Something came from a peer that is not read from now."""
-        if self._leaving:
+        if self._resetting and events & _BROKEN:
+            self._leave()
+        elif self._leaving:
             self._forget()
         elif self._eof:
             if events & _BROKEN:
@@ -281,25 +297,28 @@ class PlainEnd:
     # -- taking bytes
 
     def _take(self) -> None:
-        """Pass on what the peer has sent, a bounded number of chunks."""
-        for _ in range(CHUNKS_A_TURN):
-            if not (self._move_much() if self._flows else self._copy()):
+        """Pass on what the peer has sent, but no more than is fair to others."""
+        left = TURN_BYTES
+        while left > 0:
+            count = self._move_much() if self._flows else self._copy()
+            if not count:
                 return
+            left -= count
         self._loop.ask_again(self._fd)
 
-    def _move_much(self) -> bool:
-        """Pass on what the other side has room for; whether there may be more."""
+    def _move_much(self) -> int:
+        """Pass on what the other side has room for; how much, or 0 if that was all for now."""
         # What finds no room is held, for as long as the other side stands still.
         outlet = self.peer.outlet
         wanted = max(CHUNK_BYTES, outlet.room())
-        may_splice = CAN_SPLICE and outlet.takes_pipes and not self._monitor.watched
-        pipe = self._shared.pipes.take() if may_splice else None
+        may_splice = CAN_SPLICE and outlet.takes_pipes and not self._urgent
+        pipe = self._shared.pipes.take() if may_splice and not self._monitor.watched else None
         if pipe is None:
             return self._copy(min(COPY_BYTES, wanted))
         return self._splice(pipe, min(SPLICE_BYTES, wanted))
 
-    def _copy(self, wanted: int = CHUNK_BYTES) -> bool:
-        """Pass on a chunk through Python; whether there may be another one."""
+    def _copy(self, wanted: int = CHUNK_BYTES) -> int:
+        """Pass on a chunk through Python; how much, or 0 if that was all for now."""
         watched = self._monitor.watched
         chunk: Any  # bytes if watched, to be kept by whoever sees them
         try:
@@ -316,13 +335,13 @@ class PlainEnd:
         self._count(count)
         if watched:
             self._monitor.saw(self.record, "up" if self._is_client else "down", chunk)
-            if self._gone:  # an observer has reset the connection
-                return False
+            if self._leaving:  # an observer has ended the connection because of this very chunk
+                return 0
         self.peer.outlet.put(chunk)
         self._flows = count >= CHUNK_BYTES
-        return (count == wanted or self._no_more) and self._goes_on()
+        return count if (count == wanted or self._reads_all) and self._goes_on() else 0
 
-    def _splice(self, pipe: Pipe, wanted: int) -> bool:
+    def _splice(self, pipe: Pipe, wanted: int) -> int:
         """The same past Python."""
         try:
             count = os.splice(self._fd, pipe.writer, wanted, flags=SPLICE_FLAGS)
@@ -331,13 +350,13 @@ class PlainEnd:
             return self._cannot_read(error)
         if not count:
             self._shared.pipes.give_back(pipe)
-            return self._end_of_input()
+            return self._copy()  # which knows the end from an urgent mark
         self._count(count)
         self._flows = count >= SPLICE_FROM_BYTES
         self.record.pipe = "splice"
         pipe.held = count
         self.peer.outlet.pour(pipe)
-        return self._goes_on()
+        return count if self._goes_on() else 0
 
     def _goes_on(self) -> bool:
         return not (self._paused or self._leaving)
@@ -351,25 +370,27 @@ class PlainEnd:
             record.down += count
             record.last_down = self._loop.now
 
-    def _cannot_read(self, error: OSError) -> bool:
+    def _cannot_read(self, error: OSError) -> int:
         if not isinstance(error, BlockingIOError):
             self._break(self.outlet.error or error)
-        return False
+        return 0
 
-    def _end_of_input(self) -> bool:
+    def _end_of_input(self) -> int:
         if self.outlet.error is not None:
             self._break(self.outlet.error)
+        elif self._broken:  # by a reset that came after the end
+            self._break(_error_of(self._sock))
         else:
             self._eof = True
             self.reports.eof(self)
-        return False
+        return 0
 
     def _forget(self) -> None:
         """Read on without passing anything on, until the peer has ended too."""
         if self._resetting or self._eof:
             return
         try:
-            for _ in range(CHUNKS_A_TURN):
+            for _ in range(TURN_BYTES // COPY_BYTES):
                 if not self._sock.recv_into(_buffer):
                     self._eof = True
                     if not self.outlet.blocked:
@@ -407,7 +428,7 @@ class PlainEnd:
             self._break(error)
         else:
             self._monitor.clock.callLater(GRACE_SECONDS, self._give_up)
-            self._no_more = True
+            self._reads_all = True
             self._loop.ask_again(self._fd)
 
     # -- the end

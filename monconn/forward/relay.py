@@ -96,7 +96,10 @@ class Relay:
             record.down += len(data)
             record.last_down = now
         if self._monitor.watched:
+            was_ending = record.reason is not None
             self._monitor.saw(record, "up" if end.side == "client" else "down", data)
+            if record.reason is not None and not was_ending:
+                return  # an observer has ended the connection because of this very chunk
         self._other(end).write(data)
         if self._gone:
             self._send_away()
@@ -247,7 +250,7 @@ class Relay:
         timeouts = self._monitor.timeouts
         if self.record.ending is not None:
             self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
-        elif timeouts.half_close_timeout or timeouts.read_timeout:
+        elif timeouts.follow_changes:
             now = self._monitor.clock.seconds()
             self._deadlines.schedule(self, timeouts.next_look(self.record, now))
 

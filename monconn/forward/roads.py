@@ -17,7 +17,7 @@ from monconn.forward.dial import OneProtocol, dialler
 from monconn.forward.ends import End
 from monconn.forward.loop import CAN_LOOP, Loop, NestedLoop
 from monconn.forward.pipes import PipePool
-from monconn.forward.plain import PlainEnd, Shared
+from monconn.forward.plain import CAN_SPLICE, PlainEnd, Shared
 from monconn.forward.relay import Relay
 from monconn.forward.stream import StreamEnd
 from monconn.forward.targets import Targets
@@ -36,12 +36,14 @@ class Road(Protocol):
 
 
 class PlainRoad:
-    """The client's side is a plain socket, in one epoll of our own.
+    """The client's side is a plain socket.
 
     :param shared: what the service's plain Ends have in common.
     :param deadlines: looks after the relays' time limits.
     :param make_backend: makes the backend's side.
     """
+
+    _log = Logger(namespace="monconn.forward")
 
     def __init__(self, shared: Shared, deadlines: Deadlines, make_backend: MakeEnd) -> None:
         self._shared = shared
@@ -55,7 +57,11 @@ class PlainRoad:
         if backend.outlet.takes_pipes:
             record.pipe = "copy"
         Relay(self._shared.monitor, record, client, backend, self._deadlines)
-        client.begin(sock)
+        try:
+            client.begin(sock)
+        except Exception:
+            self._log.failure("a client could not be served")
+            client.failed()
 
 
 class StreamRoad:
@@ -128,7 +134,7 @@ class Roads:
     ) -> PlainRoad | StreamRoad:
         """The best road for clients off a listening socket of ours."""
         if not CAN_LOOP:
-            self._tell_slower()
+            self._tell("this system has no epoll: forwarding over Twisted's transports, slower")
             return self.from_endpoint(monitor, backend, keepalive=keepalive)
         shared = self._shared(monitor, keepalive)
         return PlainRoad(shared, self.deadlines, self._make_backend(monitor, backend, keepalive))
@@ -153,12 +159,14 @@ class Roads:
             self._loop = getattr(self._reactor, "plain_loop", None)  # a PlainReactor's
         if self._loop is None:
             self._loop = NestedLoop(self._reactor, self._clock)
+        if not CAN_SPLICE:
+            self._tell("this system cannot splice: copying all bytes")
         return Shared(monitor, self._loop, self._pipes, keepalive)
 
-    def _tell_slower(self) -> None:
+    def _tell(self, what: str) -> None:
         if not self._told:
             self._told = True
-            self._log.warn("this system has no epoll: forwarding over Twisted's transports, slower")
+            self._log.warn("{what}", what=what)
 
     def close(self) -> None:
         """Give back what the roads share, once no connection is left."""

@@ -32,6 +32,7 @@ class Targets:
         self._clock = clock
         self._known: Sequence[SocketTarget] = _literal(address)
         self._good_until = float("inf") if self._known else 0.0
+        self._waiting: list[tuple[Callable[..., object], Callable[[str], object]]] = []
 
     def known(self) -> Sequence[SocketTarget]:
         """The targets, if they need no :meth:`look_up`; else none."""
@@ -42,16 +43,25 @@ class Targets:
         found: Callable[[Sequence[SocketTarget]], object],
         failed: Callable[[str], object],
     ) -> None:
-        """Call ``found`` with at least one target, or ``failed``, in some later turn."""
-        pool = self._reactor.getThreadPool()
-        looking = deferToThreadPool(self._reactor, pool, _resolve, self._address)
-        looking.addCallback(self._remember)
-        looking.addCallbacks(found, lambda failure: failed(_words(failure)))
+        """Call ``found`` with at least one target, or ``failed``; who waits shares an answer."""
+        self._waiting.append((found, failed))
+        if len(self._waiting) == 1:
+            pool = self._reactor.getThreadPool()
+            looking = deferToThreadPool(self._reactor, pool, _resolve, self._address)
+            looking.addCallbacks(self._remember, self._fail)
 
-    def _remember(self, targets: Sequence[SocketTarget]) -> Sequence[SocketTarget]:
+    def _remember(self, targets: Sequence[SocketTarget]) -> None:
         self._known = targets
         self._good_until = self._clock.seconds() + ANSWER_KEPT_SECONDS
-        return targets
+        waiting, self._waiting = self._waiting, []
+        for found, _ in waiting:
+            found(targets)
+
+    def _fail(self, failure: Failure) -> None:
+        words = _words(failure)
+        waiting, self._waiting = self._waiting, []
+        for _, failed in waiting:
+            failed(words)
 
 
 def _literal(address: TcpAddress | UnixAddress) -> Sequence[SocketTarget]:

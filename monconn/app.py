@@ -68,10 +68,23 @@ class App(MultiService):
             )
             service.setServiceParent(self)
 
-        if config.control is not None:
-            from monconn.control.service import ControlService  # and AMP, only if it is wanted
+        self._add_ways_in(config, reactor)
 
-            control = ControlService(config.control, self.registry, reactor, self._clock)
+    def _add_ways_in(self, config: Config, reactor: Any) -> None:
+        """The manhole and the control port; what they need is imported only if they are wanted."""
+        shared = (self.registry, reactor, self._clock)
+        manhole = None
+        if config.manhole is not None:
+            from monconn.manhole.service import ManholeService
+
+            manhole = ManholeService(config.manhole, *shared)
+            manhole.setServiceParent(self)
+        if config.control is not None:
+            from monconn.control.service import ControlService
+
+            control = ControlService(
+                config.control, *shared, manhole=lambda: getattr(manhole, "where", None)
+            )
             control.setServiceParent(self)
 
     def _monitor(self, config: ServiceConfig) -> Monitor:

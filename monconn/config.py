@@ -19,13 +19,13 @@ from monconn.addresses import (
     EndpointAddress,
     TcpAddress,
     UnixAddress,
-    is_loopback,
     parse_backend,
     parse_listen,
     split_pair,
 )
 from monconn.errors import AddressError, ConfigError, Problem, shown
 from monconn.fields import Found, Wrong
+from monconn.sections import USUAL_CONTROL, Control, Manhole
 from monconn.yamlmap import Mapping, Node, Scalar
 
 _SOURCE_OF_PAIRS = "-p"
@@ -33,10 +33,6 @@ _NO_SERVICES = 'no services: write them under "services:", each with a name, "li
 _A_MAPPING_OF_SERVICES = 'a mapping with "services:" at its top'
 _A_SERVICE = 'a mapping such as {listen: ":80", backend: "10.0.0.5:80"}'
 _A_GO_SERVICE = "a service such as {listen_port: 80, backend_ip: 10.0.0.5, backend_port: 80}"
-_NOT_WITHOUT_TLS = (
-    "whoever may talk to the control port may do anything: beyond this machine it needs"
-    " tls: {certificate: FILE, key: FILE, client_authority: FILE}"
-)
 _TWO_STYLES = (
     'belongs to a service under "services:"; services at the top of the file are written'
     " as for the Go tool, with listen_ip, listen_port, backend_ip and backend_port"
@@ -87,49 +83,15 @@ def _read_native_services(node: Node) -> tuple[ServiceConfig, ...]:
 
 
 @attrs.frozen
-class TlsConfig:
-    """How both sides of a connection prove who they are; files in PEM."""
-
-    certificate: fields.Text
-    key: fields.Text
-    client_authority: fields.Text
-    """The certificate that has signed those of the clients."""
-
-
-def _read_tls(node: Node) -> TlsConfig:
-    return fields.structure(node, TlsConfig)
-
-
-@attrs.frozen
-class ControlConfig:
-    """The control port."""
-
-    listen: fields.PlainListen = None
-    """Where; None for a UNIX socket where the command line looks for one."""
-    tls: Annotated[TlsConfig | None, _read_tls] = None
-
-
-def _read_control(node: Node) -> ControlConfig | None:
-    if isinstance(node, Scalar) and isinstance(node.value, bool):
-        return ControlConfig() if node.value else None
-    mapping = fields.require_mapping(node, "false, or a mapping such as {listen: unix:PATH}")
-    control = fields.structure(mapping, ControlConfig)
-    if isinstance(control.listen, TcpAddress):
-        if control.tls is None and not is_loopback(control.listen.host):
-            raise Wrong((("listen",), _NOT_WITHOUT_TLS))
-    elif control.tls is not None:
-        raise Wrong((("tls",), "is for HOST:PORT: a UNIX socket knows its peers without"))
-    return control
-
-
-@attrs.frozen
 class Config:
     """All that a configuration says; each field is a key at the top of the file."""
 
     services: Annotated[tuple[ServiceConfig, ...], _read_native_services]
     """In the order of the file."""
-    control: Annotated[ControlConfig | None, _read_control] = ControlConfig()
+    control: Control = USUAL_CONTROL
     """The control port; None for none."""
+    manhole: Manhole = None
+    """The manhole; None for none."""
 
 
 def load(path: str | os.PathLike[str]) -> Config:

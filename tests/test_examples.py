@@ -22,6 +22,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 
 import monconn
+from monconn.control.client import Client
 from monconn.testing import connect, make_monitor
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +53,8 @@ ENDING = {
         "let in again: 1 connection",
     ],
 }
-SERVING = {"wrap_echo.py", "wrap_web.py"}
+SERVING = {"wrap_echo.py", "wrap_web.py", "echo_with_control.py"}
+ELSEWHERE = {"control_client.py"}  # tests/cli/test_inspect.py runs it
 
 
 @contextmanager
@@ -95,7 +97,8 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
 
 
 def test_every_example_is_run_here() -> None:
-    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {*ENDING, *SERVING}
+    found = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    assert found == {*ENDING, *SERVING, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", ENDING)
@@ -136,6 +139,26 @@ def test_the_web_server_knows_its_own_connections() -> None:
         assert live["up"] > 0
 
 
+def test_the_echo_server_can_be_looked_into_and_acted_upon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with serving("echo_with_control.py") as process:
+        port = int(read_until(process, r"listening on 127\.0\.0\.1:(\d+)")[1])
+        where = read_until(process, r"control port at (unix:.+)")[1]
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client,
+            Client(where) as control,
+        ):
+            client.sendall(b"hello")
+            assert client.recv(5, socket.MSG_WAITALL) == b"hello"
+            (row,) = control.rows("ListConnections", service="echo")
+            assert (row["up"], row["down"]) == (5, 5)
+            control.call("CloseConnections", ids=[row["id"]])
+            assert client.recv(1) == b""
+    assert not Path(where.removeprefix("unix:")).exists()
+
+
 # -- the pages
 
 
@@ -165,6 +188,6 @@ def test_a_page_names_only_what_exists(page: str) -> None:
     }
     text = (DOCS / page).read_text()
     found = set(re.findall(r"(?<![\w./])(monconn|monitor|record|wrapper|transport)\.(\w+)", text))
-    found -= {("monconn", "testing"), ("monconn", "observers"), ("monconn", "yaml")}
+    found -= {("monconn", each) for each in ("testing", "observers", "yaml", "config", "control")}
     assert len(found) > 15
     assert [f"{owner}.{name}" for owner, name in found if not hasattr(owners[owner], name)] == []

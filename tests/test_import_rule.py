@@ -14,7 +14,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # From the bottom to the top. A part is a module or a folder right below monconn; in control,
 # each module is one; "monconn" is the package's own __init__.
 LOWEST = {"errors", "addresses", "units", "_version"}
-CONFIG = LOWEST | {"yamlmap", "fields", "config"}
+CONFIG = LOWEST | {"yamlmap", "fields", "sections", "config"}
 CORE = LOWEST | {"admission", "core"}
 SIDE_BY_SIDE = {"forward", "observers", "telemetry"}  # none imports another
 BELOW_SERVER = CORE | CONFIG | SIDE_BY_SIDE | {"control.place", "control.commands"}

@@ -235,6 +235,27 @@ def events(server: Client, service: str | None, as_json: bool) -> None:
         sys.stdout.flush()
 
 
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("words", metavar="[COMMAND]...", nargs=-1, type=click.UNPROCESSED)
+@_asks
+def shell(server: Client, words: tuple[str, ...]) -> None:
+    """Open the manhole: Python inside of a running monconn; or run one COMMAND there."""
+    from monconn.cli.shell import open_shell
+
+    open_shell(server, words)
+
+
+@click.command()
+@_asks
+def top(server: Client) -> None:
+    """Watch connections on the whole screen."""
+    try:
+        from monconn.tui.screen import run_top
+    except ImportError:
+        raise ControlError("this needs Textual: pip install 'monconn[tui]'") from None
+    raise click.exceptions.Exit(run_top(server.where))
+
+
 @click.command()
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
@@ -248,4 +269,17 @@ def completion(context: click.Context, shell: str) -> None:
     click.echo(kind(context.find_root().command, {}, "monconn", "_MONCONN_COMPLETE").source())
 
 
-VERBS = (list_connections, show, stats, clients, close, block, unblock, blocks, events, completion)
+VERBS = (
+    list_connections,
+    show,
+    stats,
+    clients,
+    close,
+    block,
+    unblock,
+    blocks,
+    events,
+    top,
+    shell,
+    completion,
+)

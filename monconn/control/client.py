@@ -68,7 +68,7 @@ class Client:
     """
 
     def __init__(self, where: str) -> None:
-        self._where = where
+        self.where = where
         try:
             self._sock = _connected(where)
         except (OSError, ValueError) as error:
@@ -103,7 +103,7 @@ class Client:
             self._sock.sendall(_encoded(box))
             answer = self._box()
         except OSError as error:
-            raise NoServer(f"{self._where} does not answer: {_words(error)}") from None
+            raise NoServer(f"{self.where} does not answer: {_words(error)}") from None
         if "_error" in answer:
             raise CommandFailed(answer["_error_code"], answer["_error_description"])
         return answer
@@ -127,7 +127,7 @@ class Client:
             try:
                 box = self._box()
             except OSError as error:
-                raise NoServer(f"{self._where} has hung up: {_words(error)}") from None
+                raise NoServer(f"{self.where} has hung up: {_words(error)}") from None
             self.events_dropped = int(box["dropped"])
             yield json.loads(box["event"])
 

@@ -74,6 +74,7 @@ class Hello(_Command):
         (b"version", amp.Integer()),
         (b"server", amp.Unicode()),
         (b"pid", amp.Integer()),
+        (b"manhole", amp.Unicode(optional=True)),  # where it is, if there is one
     ]
 
 

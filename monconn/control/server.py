@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -40,13 +40,17 @@ class ControlFactory(Factory):
 
     :param registry: the monitors to ask.
     :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param manhole: says where the manhole is; None if there is none.
     """
 
     noisy = False
 
-    def __init__(self, registry: Registry, clock: Any) -> None:
+    def __init__(
+        self, registry: Registry, clock: Any, manhole: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.registry = registry
         self.clock = clock
+        self.manhole = manhole
         self.rates = Rates()
         self.feed = Feed(registry, clock)
         self.clients: set[ControlProtocol] = set()
@@ -149,7 +153,12 @@ class ControlProtocol(amp.AMP):
             self._timer.cancel()
             self._timer = None
         agreed = min(version, commands.VERSION)
-        return {"version": agreed, "server": f"monconn {__version__}", "pid": os.getpid()}
+        return {
+            "version": agreed,
+            "server": f"monconn {__version__}",
+            "pid": os.getpid(),
+            "manhole": self._factory.manhole(),
+        }
 
     def _monitors(self, service: str | None) -> list[Monitor]:
         """Where a command is to act; every command asks here or at :meth:`_check_greeted`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from twisted.internet.ssl import Certificate, PrivateCertificate
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from monconn.addresses import TcpAddress, UnixAddress
-from monconn.config import ControlConfig
+from monconn.addresses import TcpAddress, UnixAddress, is_loopback
 from monconn.control.place import FIRST_NAME, answers, control_folder, make_folder
 from monconn.control.server import ControlFactory
 from monconn.core.registry import Registry
 from monconn.errors import ControlError, ListenError
 from monconn.forward.accept import Listener, open_listener
+from monconn.sections import ControlConfig
 
 
 class ControlService(Service):
@@ -31,14 +31,22 @@ class ControlService(Service):
     :param registry: the monitors to serve.
     :param reactor: an ``IReactorSocket``.
     :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param manhole: says where the manhole is; None if there is none.
     """
 
     _log = Logger(namespace="monconn.control")
 
-    def __init__(self, config: ControlConfig, registry: Registry, reactor: Any, clock: Any) -> None:
+    def __init__(
+        self,
+        config: ControlConfig,
+        registry: Registry,
+        reactor: Any,
+        clock: Any,
+        manhole: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._config = config
         self._reactor = reactor
-        self._factory = ControlFactory(registry, clock)
+        self._factory = ControlFactory(registry, clock, manhole)
         self._listener: Listener | None = None
         self._protocols: Any = None
         self.where: str | None = None
@@ -91,6 +99,8 @@ class ControlService(Service):
     def _listen(self, address: TcpAddress | UnixAddress) -> None:
         if isinstance(address, UnixAddress) and address.mode is None:
             address = UnixAddress(address.path, 0o600)
+        if isinstance(address, TcpAddress) and self._config.tls is None:
+            _check_loopback(address)
         self._protocols = self._secured()
         sock = open_listener(address, pauses_seconds=())
         self.where = _where(address, sock)
@@ -116,6 +126,11 @@ class ControlService(Service):
         except Exception as error:  # OpenSSL's have no type in common
             raise ListenError(f"control: its certificates cannot be used: {error}") from None
         return TLSMemoryBIOFactory(options, False, self._factory)
+
+
+def _check_loopback(address: TcpAddress) -> None:
+    if not is_loopback(address.host):
+        raise ListenError(f"control: {address} is open to other machines, and needs tls")
 
 
 def _where(address: TcpAddress | UnixAddress, sock: socket.socket) -> str:

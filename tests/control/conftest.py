@@ -11,7 +11,6 @@ from twisted.internet.threads import blockingCallFromThread
 from zope.interface import implementer
 
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.config import ControlConfig
 from monconn.control.client import Client
 from monconn.control.service import ControlService
 from monconn.core.clock import MonotonicClock
@@ -19,6 +18,7 @@ from monconn.core.interfaces import IConnection
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord, Reason
 from monconn.core.registry import Registry
+from monconn.sections import ControlConfig
 
 T = TypeVar("T")
 

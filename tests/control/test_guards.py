@@ -19,7 +19,6 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 
 from monconn.addresses import TcpAddress
-from monconn.config import ControlConfig, TlsConfig
 from monconn.control import peers, place, server
 from monconn.control.client import (
     Client,
@@ -33,6 +32,7 @@ from monconn.control.service import ControlService
 from monconn.core.clock import MonotonicClock
 from monconn.core.registry import Registry
 from monconn.errors import ControlError, ListenError
+from monconn.sections import ControlConfig, TlsConfig
 
 from .conftest import Port
 

@@ -1,7 +1,29 @@
 """Tells Twisted of monconn; what it names is imported only when it is used."""
 
+from twisted.application.reactors import Reactor
 from twisted.application.service import ServiceMaker
+from twisted.internet.interfaces import IStreamServerEndpointStringParser
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class MonconnEndpointParser:
+    """Reads endpoint strings such as ``monconn:tcp:8080:mon.name=web``."""
+
+    prefix = "monconn"
+
+    def parseStreamServer(self, reactor, *args, **kwargs):
+        """See ``IStreamServerEndpointStringParser``."""
+        from monconn.endpoints import parse_stream_server
+
+        return parse_stream_server(reactor, *args, **kwargs)
+
 
 monconn = ServiceMaker(
     "monconn", "monconn.plugin", "Watch the TCP connections of a service.", "monconn"
+)
+monconn_endpoint = MonconnEndpointParser()
+monconn_reactor = Reactor(
+    "monconn", "monconn.forward.reactor", "epoll with a faster way for monconn's connections."
 )

@@ -124,8 +124,13 @@ class App(MultiService):
         super().startService()
 
     def stopService(self) -> Deferred[Any]:
-        """See ``IService``: fires when the last connection has ended."""
-        stopped: Deferred[Any] = super().stopService()
+        """See ``IService``: fires when the last connection has ended.
+
+        Until then one can look in: the ways in are closed last.
+        """
+        Service.stopService(self)
+        forwarding = [each for each in self if isinstance(each, ForwardService)]
+        stopped: Deferred[Any] = DeferredList([each.stopService() for each in forwarding])
         return stopped.addBoth(self._flush)
 
     def stop_now(self) -> None:
@@ -133,11 +138,12 @@ class App(MultiService):
         for monitor in self.registry:
             monitor.stop_now()
 
-    def _flush(self, result: Any) -> Any:
+    def _flush(self, result: Any) -> Deferred[Any]:
         self._close_log.flush()
         self._hex_dump.stop(_FLUSH_SECONDS)
         self._roads.close()
-        return result
+        ways_in = [each for each in self if not isinstance(each, ForwardService)]
+        return DeferredList([maybeDeferred(each.stopService) for each in ways_in])
 
 
 class ForwardService(Service):

@@ -17,7 +17,7 @@ from monconn.units import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_ORDERS = ("id", "up", "down", "age", "idle", "rate")
+_ORDERS = ("id", "up", "down", "age", "idle", "rate", "closed")
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -88,6 +88,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option(
     "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
 )
+@click.option("--text", metavar="WORD", help="Only those with a word in them, in any column.")
 @click.option("--sort", type=click.Choice(_ORDERS), help="The most first; id: oldest first.")
 @click.option("--limit", type=click.IntRange(min=1), help="No more than so many.")
 @click.option("--closed", is_flag=True, help="Those that were closed last, instead.")

@@ -93,11 +93,13 @@ class ListConnections(_Command):
         (b"client", amp.Unicode(optional=True)),  # an IP or a network
         (b"state", amp.Unicode(optional=True)),
         (b"idle_over", amp.Float(optional=True)),  # seconds
-        (b"sort", amp.Unicode(optional=True)),  # id up down age idle rate
+        (b"text", amp.Unicode(optional=True)),  # in client, service, state, backend or reason
+        (b"sort", amp.Unicode(optional=True)),  # id up down age idle rate closed
+        (b"offset", amp.Integer(optional=True)),
         (b"limit", amp.Integer(optional=True)),
         (b"closed", amp.Boolean(optional=True)),
     ]
-    response = [*_ROWS, (b"total", amp.Integer())]  # how many there are without the limit
+    response = [*_ROWS, (b"total", amp.Integer())]  # how many there are without a limit
 
 
 class ListIps(_Command):

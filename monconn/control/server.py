@@ -229,40 +229,35 @@ class ControlProtocol(amp.AMP):
     def list_connections(
         self,
         service: str | None = None,
-        client: str | None = None,
-        state: str | None = None,
-        idle_over: float | None = None,
-        sort: str | None = None,
-        limit: int | None = None,
         closed: bool | None = None,
+        offset: int | None = None,
+        limit: int | None = None,
+        **filters: Any,
     ) -> Any:
         """See :class:`~monconn.control.commands.ListConnections`."""
         monitors = self._monitors(service)
-        wanted = Wanted(
-            None if client is None else parse_network(client),
-            cast("State | None", _one_of(STATES, state)),
-            idle_over or 0.0,
-            cast(Order, _one_of(ORDERS, sort) or "id"),
+        wanted = _wanted(**filters)
+        shown = slice(
+            max(offset or 0, 0), None if limit is None else max(offset or 0, 0) + max(limit, 0)
         )
         if closed:
             return self._listed(
-                [r for each in monitors for r in each.closed_records], wanted, limit
+                (r for each in monitors for r in each.closed_records), wanted, shown
             )
 
         def answer() -> dict[str, Any]:
-            live = [record for monitor in monitors for record in monitor.connections()]
-            return self._listed(live, wanted, limit)
+            live = (record for monitor in monitors for record in monitor.connections())
+            return self._listed(live, wanted, shown)
 
         return self._once_rates_are_known(answer)
 
     def _listed(
-        self, records: Iterable[ConnectionRecord], wanted: Wanted, limit: int | None
+        self, records: Iterable[ConnectionRecord], wanted: Wanted, shown: slice
     ) -> dict[str, Any]:
         rates, seconds = self._factory.rates, self._factory.clock.seconds
         found = listed(records, wanted, rates, seconds())
-        shown = found if limit is None else found[: max(limit, 0)]
         # Each row is as things are when its page is made.
-        rows = (row(record, rates, seconds()) for record in shown)
+        rows = (row(record, rates, seconds()) for record in found[shown])
         return self._first_page(rows) | {"total": len(found)}
 
     def _once_rates_are_known(self, answer: Any) -> Any:
@@ -378,6 +373,22 @@ def _array(encoded: list[bytes]) -> bytes:
 
 def _without_ips(stats: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in stats.items() if key != "ips"}
+
+
+def _wanted(
+    client: str | None = None,
+    state: str | None = None,
+    idle_over: float | None = None,
+    text: str | None = None,
+    sort: str | None = None,
+) -> Wanted:
+    return Wanted(
+        client=None if client is None else parse_network(client),
+        state=cast("State | None", _one_of(STATES, state)),
+        idle_over_seconds=idle_over or 0.0,
+        text=(text or "").lower(),
+        order=cast(Order, _one_of(ORDERS, sort) or "id"),
+    )
 
 
 def _one_of(words: tuple[str, ...], word: str | None) -> str | None:

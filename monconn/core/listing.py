@@ -12,7 +12,7 @@ from monconn.admission.bans import Bans
 from monconn.core.rates import Rates
 from monconn.core.record import ConnectionRecord, State
 
-Order = Literal["id", "up", "down", "age", "idle", "rate"]
+Order = Literal["id", "up", "down", "age", "idle", "rate", "closed"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 
@@ -23,8 +23,10 @@ class Wanted:
     client: Network | None = None
     state: State | None = None
     idle_over_seconds: float = 0.0
+    text: str = ""
+    """Stands somewhere in client, service, state, backend or reason, in small letters."""
     order: Order = "id"
-    """``id`` is oldest first; by the others, the most comes first."""
+    """``id`` is oldest first; by the others, the most (or the latest) comes first."""
 
 
 def listed(
@@ -52,7 +54,14 @@ def _matching(
             continue
         if wanted.idle_over_seconds and record.idle_seconds(now) <= wanted.idle_over_seconds:
             continue
+        if wanted.text and wanted.text not in _words_of(record):
+            continue
         yield record
+
+
+def _words_of(record: ConnectionRecord) -> str:
+    words = (record.client, record.service, record.state, record.backend, record.reason or "")
+    return "\n".join(words).lower()
 
 
 def _key(order: Order, rates: Rates, now: float) -> Callable[[ConnectionRecord], float]:
@@ -63,6 +72,7 @@ def _key(order: Order, rates: Rates, now: float) -> Callable[[ConnectionRecord],
         "age": lambda record: record.age_seconds(now),
         "idle": lambda record: record.idle_seconds(now),
         "rate": lambda record: sum(rates.of(record, now)),
+        "closed": lambda record: record.closed or 0.0,
     }
     return keys[order]
 

@@ -133,6 +133,28 @@ def test_connections_are_sorted_and_counted(port: Port) -> None:
 
 
 @in_thread
+def test_a_part_is_asked_for_by_text_and_place(port: Port) -> None:
+    web = port.monitor("web", backend="Backend:80")
+    made = port.connections(web, "192.0.2.1", "192.0.2.2", "198.51.100.1")
+    client = port.client()
+
+    def ids(**wanted: Any) -> list[int]:
+        return [row["id"] for row in client.rows("ListConnections", **wanted)]
+
+    all_ids = [each.record.id for each in made]
+    assert ids(text="192.0.2") == all_ids[:2]
+    assert ids(text="backend") == all_ids
+    assert ids(text="nowhere") == []
+    assert ids(offset=1, limit=1) == all_ids[1:2]
+    assert ids(offset=2) == all_ids[2:]
+    assert ids(offset=-5, limit=-1) == []
+    for each in made:
+        port.on_reactor(each.end, "operator")
+    assert ids(closed=True, sort="closed", limit=2) == [all_ids[2], all_ids[1]]
+    assert ids(closed=True, text="operator") == all_ids
+
+
+@in_thread
 def test_rates_are_bytes_a_second(port: Port) -> None:
     fast, slow = port.connections(port.monitor("web"), "192.0.2.1", "192.0.2.2")
     fast.record.opened = slow.record.opened = port.clock.seconds() - 1000

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from monconn.control.client import Client
+
 from .programs import LAUNCHERS, Monconn, connect, is_refused, until, write_config
 
 Launch = Callable[..., Monconn]
@@ -91,3 +93,22 @@ def test_a_second_signal_stops_at_once(
         with pytest.raises(ConnectionResetError):
             client.recv(100)
     monconn.log.wait_for(r"web: 127\.0\.0\.1:\d+ stopping after")
+
+
+def test_one_can_look_in_while_it_waits(launch: Launch, echo_port: int, tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    config = write_config(tmp_path, web=service(echo_port))
+    Path(config).write_text(Path(config).read_text() + f"\ncontrol: {{listen: 'unix:{path}'}}\n")
+    monconn = launch("monconn", "-c", config)
+    port = monconn.port("web")
+    with connect(port) as client:
+        client.sendall(b"before")
+        assert client.recv(100) == b"before"
+        monconn.send(signal.SIGTERM)
+        until(lambda: is_refused(port))
+        with Client(str(path)) as server:
+            (row,) = server.rows("ListConnections")
+            assert server.call("CloseConnections", ids=[row["id"]])["closed"] == "1"
+        assert client.recv(100) == b""
+    assert monconn.status() == 0
+    assert not path.exists()

@@ -1,0 +1,1 @@
+"""``monconn top``: a full-screen live view of a running monconn."""

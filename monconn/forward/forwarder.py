@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 
-from monconn.addresses import TcpAddress, plain_ip
+from monconn.addresses import plain_ip
 from monconn.core.monitor import Monitor
 from monconn.core.sockets import peer_pid
 from monconn.core.wrapping import TurnedAway, name_of_peer
@@ -62,7 +62,7 @@ def _socket_peer(sock: socket.SocketType, address: Any) -> tuple[str, str]:
     """How to show a client, and its IP."""
     if not isinstance(address, tuple):  # a UNIX socket's client, which may have a name of its own
         return f"unix:{peer_pid(sock)}", "unix"
-    host = plain_ip(address[0])
+    host = address[0]
     if ":" in host:
-        return str(TcpAddress(host, address[1])), host
-    return f"{host}:{address[1]}", host
+        host = plain_ip(host)
+    return (f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"), host

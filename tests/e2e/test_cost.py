@@ -58,7 +58,7 @@ CALLS_PER_MEBIBYTE: dict[str, float] = {
     "getsockopt": 5,
     "recvfrom": 0.5,  # few bytes are copied
     "sendto": 0.5,
-    "epoll_ctl": 0.5,
+    "epoll_ctl": 2,
     "epoll_wait": 20,
     "futex": 20,
 }
@@ -67,7 +67,7 @@ CALLS_PER_SPLICE: dict[str, float] = {
     "getsockopt": 0.6,  # one before each splice into a pipe, and at least one leads out again
     "recvfrom": 0.1,
     "sendto": 0.1,
-    "epoll_ctl": 0.1,  # one after eight chunks
+    "epoll_ctl": 1.1,  # one after each turn's share
     "epoll_wait": 2,
     "futex": 4,
 }
@@ -75,7 +75,7 @@ CALLS_PER_SPLICE: dict[str, float] = {
 STRAYS = 20
 """Calls of each kind that come by the way: memory, timers and what is looked at then, the log."""
 
-PYTHON_CALLS_PER_CONNECTION = 96
+PYTHON_CALLS_PER_CONNECTION = 100
 PYTHON_CALLS_PER_MESSAGE = 12
 PYTHON_SLACK = 0.5
 """So that one call more is too many, though a round may miss some of its last connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +99,9 @@ def test_a_second_signal_stops_at_once(
 def test_one_can_look_in_while_it_waits(launch: Launch, echo_port: int, tmp_path: Path) -> None:
     path = tmp_path / "control"
     config = write_config(tmp_path, web=service(echo_port))
-    Path(config).write_text(Path(config).read_text() + f"\ncontrol: {{listen: 'unix:{path}'}}\n")
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"control": {"listen": f"unix:{path}"}})
+    )
     monconn = launch("monconn", "-c", config)
     port = monconn.port("web")
     with connect(port) as client:

@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any, Protocol
 
+from monconn.core.clock import Allowance
 from monconn.core.interfaces import Observer
 from monconn.core.record import ConnectionRecord, iso_time
 from monconn.core.registry import Registry
@@ -35,8 +36,7 @@ class Feed(Observer):
         self._registry = registry
         self._clock = clock
         self._subscribers: dict[Subscriber, str | None] = {}
-        self._second = 0
-        self._told = 0
+        self._room = Allowance(clock, EVENTS_A_SECOND)
 
     def subscribe(self, subscriber: Subscriber, service: str | None) -> None:
         """Tell someone of a service's events, or of all services'."""
@@ -69,7 +69,7 @@ class Feed(Observer):
             for subscriber, service in self._subscribers.items()
             if service in (None, record.service)
         ]
-        if not self._has_room():
+        if not self._room.take():
             for subscriber in subscribers:
                 subscriber.drop()
             return
@@ -77,10 +77,3 @@ class Feed(Observer):
         encoded = json.dumps({"event": event, "at": iso_time(time.time()), **shown}).encode()
         for subscriber in subscribers:
             subscriber.push(encoded)
-
-    def _has_room(self) -> bool:
-        second = int(self._clock.seconds())
-        if second != self._second:
-            self._second, self._told = second, 0
-        self._told += 1
-        return self._told <= EVENTS_A_SECOND

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from monconn.core.clock import Allowance
 from monconn.core.interfaces import Observer
 from monconn.core.record import ConnectionRecord
 from monconn.units import format_bytes
@@ -24,8 +25,7 @@ class CloseLog(Observer):
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
-        self._second = 0
-        self._lines = 0
+        self._room = Allowance(clock, LINES_A_SECOND)
         self._summed: Counter[str] = Counter()
         self._summed_bytes = [0, 0]
         self._timer: Any = None
@@ -39,18 +39,11 @@ class CloseLog(Observer):
         self._write(record, f"refused: {record.refusal}")
 
     def _write(self, record: ConnectionRecord, what: str) -> None:
-        if self._has_room():
+        if self._room.take():
             line = record.describe(self._clock.seconds())
             self._log.info("{service}: {line}", service=record.service, line=line)
         else:
             self._sum_up(what, record.up, record.down)
-
-    def _has_room(self) -> bool:
-        second = int(self._clock.seconds())
-        if second != self._second:
-            self._second, self._lines = second, 0
-        self._lines += 1
-        return self._lines <= LINES_A_SECOND
 
     def _sum_up(self, what: str, up: int, down: int) -> None:
         self._summed[what] += 1

@@ -6,16 +6,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
-import pytest_twisted
 from click.testing import CliRunner
-from control.conftest import Port
-from twisted.internet.threads import deferToThread
+from control.conftest import Port, with_port
 
 from monconn.cli.main import main
 from monconn.cli.shell import ssh_command
@@ -59,19 +55,6 @@ def test_the_proxy_passes_bytes_on_both_ways(tmp_path: Path) -> None:
                 server.sendall(bytes(100_000))
             assert proxy.stdout.read() == bytes(100_000)
             assert proxy.wait(20) == 0
-
-
-def with_port(play: Callable[[Port], None]) -> Any:
-    @pytest_twisted.ensureDeferred
-    async def test(tmp_path: Path) -> None:
-        def enter_and_play() -> None:
-            with Port(tmp_path) as port:
-                play(port)
-
-        await deferToThread(enter_and_play)
-
-    test.__name__ = play.__name__
-    return test
 
 
 @with_port

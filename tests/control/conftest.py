@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from twisted.internet.threads import blockingCallFromThread
+import pytest_twisted
+from twisted.internet.threads import blockingCallFromThread, deferToThread
 from zope.interface import implementer
 
 from monconn.addresses import TcpAddress, UnixAddress
@@ -102,6 +103,22 @@ class Port:
             opened.append(MadeUp(monitor, record))
             monitor.opened(opened[-1])
         return opened
+
+
+def with_port(play: Callable[[Port], None]) -> Any:
+    """A test that is played in a thread, with a control port on the running reactor."""
+
+    @pytest_twisted.ensureDeferred
+    async def test(tmp_path: Path) -> None:
+        def enter_and_play() -> None:
+            with Port(tmp_path) as port:
+                play(port)
+
+        await deferToThread(enter_and_play)
+
+    test.__name__ = play.__name__
+    test.__doc__ = play.__doc__
+    return test
 
 
 @pytest.fixture

@@ -7,12 +7,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-import pytest_twisted
-from twisted.internet.threads import deferToThread
-
 from monconn.control.client import CommandFailed
 
-from .conftest import Port
+from .conftest import Port, with_port
 
 MakePort = Callable[..., Port]
 
@@ -25,21 +22,7 @@ def failure_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> Comman
     raise AssertionError("it did not fail")
 
 
-def in_thread(play: Callable[[Port], None]) -> Any:
-    @pytest_twisted.ensureDeferred
-    async def test(make_port: MakePort) -> None:
-        def enter_and_play() -> None:
-            with make_port() as port:
-                play(port)
-
-        await deferToThread(enter_and_play)
-
-    test.__name__ = play.__name__
-    test.__doc__ = play.__doc__
-    return test
-
-
-@in_thread
+@with_port
 def test_hello_says_who_it_is(port: Port) -> None:
     hello = port.client().hello
     assert hello["version"] == "1"
@@ -47,14 +30,14 @@ def test_hello_says_who_it_is(port: Port) -> None:
     assert int(hello["pid"]) > 0
 
 
-@in_thread
+@with_port
 def test_a_newer_client_gets_the_newest_version_that_both_speak(port: Port) -> None:
     client = port.client()
     assert client.call("Hello", version=99)["version"] == "1"
     assert failure_of(client.call, "Hello", version=0).code == "BAD_REQUEST"
 
 
-@in_thread
+@with_port
 def test_connections_have_all_their_keys(port: Port) -> None:
     web = port.monitor("web", listen=":80", backend="10.0.0.5:80")
     (made,) = port.connections(web, "192.0.2.1")
@@ -76,7 +59,7 @@ def test_connections_have_all_their_keys(port: Port) -> None:
     assert "reason" not in shown
 
 
-@in_thread
+@with_port
 def test_closed_ones_say_how_they_ended(port: Port) -> None:
     web = port.monitor("web")
     (made, _) = port.connections(web, "192.0.2.1", "192.0.2.2")
@@ -91,7 +74,7 @@ def test_closed_ones_say_how_they_ended(port: Port) -> None:
     assert len(list(client.rows("ListConnections"))) == 1
 
 
-@in_thread
+@with_port
 def test_connections_are_filtered(port: Port) -> None:
     web, ssh = port.monitor("web"), port.monitor("ssh")
     first, second = port.connections(web, "192.0.2.1", "2001:db8::1")
@@ -116,7 +99,7 @@ def test_connections_are_filtered(port: Port) -> None:
     assert failure_of(ids, service="ftp").code == "UNKNOWN_SERVICE"
 
 
-@in_thread
+@with_port
 def test_connections_are_sorted_and_counted(port: Port) -> None:
     made = port.connections(port.monitor("web"), *["192.0.2.1"] * 4)
     for number, each in enumerate(made):
@@ -132,7 +115,7 @@ def test_connections_are_sorted_and_counted(port: Port) -> None:
     assert answer["total"] == "4"
 
 
-@in_thread
+@with_port
 def test_a_part_is_asked_for_by_text_and_place(port: Port) -> None:
     web = port.monitor("web", backend="Backend:80")
     made = port.connections(web, "192.0.2.1", "192.0.2.2", "198.51.100.1")
@@ -154,7 +137,7 @@ def test_a_part_is_asked_for_by_text_and_place(port: Port) -> None:
     assert ids(closed=True, text="operator") == all_ids
 
 
-@in_thread
+@with_port
 def test_rates_are_bytes_a_second(port: Port) -> None:
     fast, slow = port.connections(port.monitor("web"), "192.0.2.1", "192.0.2.2")
     fast.record.opened = slow.record.opened = port.clock.seconds() - 1000
@@ -171,7 +154,7 @@ def test_rates_are_bytes_a_second(port: Port) -> None:
     assert 0 < rows[1]["down_rate"] <= 4_000
 
 
-@in_thread
+@with_port
 def test_thousands_come_in_pages(port: Port) -> None:
     made = port.connections(port.monitor("web"), *["192.0.2.1"] * 3000)
     client = port.client()
@@ -182,7 +165,7 @@ def test_thousands_come_in_pages(port: Port) -> None:
     assert [row["id"] for row in rows] == [each.record.id for each in made]
 
 
-@in_thread
+@with_port
 def test_a_page_is_gone_once_another_list_is_asked_for(port: Port) -> None:
     port.connections(port.monitor("web"), *["192.0.2.1"] * 500)
     client = port.client()
@@ -192,7 +175,7 @@ def test_a_page_is_gone_once_another_list_is_asked_for(port: Port) -> None:
     assert failure_of(client.call, "NextPage", next=page).code == "UNKNOWN_PAGE"
 
 
-@in_thread
+@with_port
 def test_one_connection_is_shown_live_and_closed(port: Port) -> None:
     (made,) = port.connections(port.monitor("web"), "192.0.2.1")
     client = port.client()
@@ -206,7 +189,7 @@ def test_one_connection_is_shown_live_and_closed(port: Port) -> None:
     assert str(made.record.id + 10**9) in str(failed)
 
 
-@in_thread
+@with_port
 def test_services_have_the_go_tools_keys_and_ours(port: Port) -> None:
     web = port.monitor("web", listen=":80", backend="10.0.0.5:80")
     port.monitor("ssh")
@@ -222,7 +205,7 @@ def test_services_have_the_go_tools_keys_and_ours(port: Port) -> None:
     assert [row["sid"] for row in client.rows("ListServices", service="ssh")] == ["ssh"]
 
 
-@in_thread
+@with_port
 def test_clients_are_summed_up_by_ip(port: Port) -> None:
     web = port.monitor("web")
     first, _, _ = port.connections(web, "192.0.2.1", "192.0.2.1", "192.0.2.2")
@@ -235,7 +218,7 @@ def test_clients_are_summed_up_by_ip(port: Port) -> None:
     assert one["last_reason"] == "operator"
 
 
-@in_thread
+@with_port
 def test_connections_are_closed_by_their_ids(port: Port) -> None:
     web = port.monitor("web")
     first, second = port.connections(web, "192.0.2.1", "192.0.2.2")
@@ -251,7 +234,7 @@ def test_connections_are_closed_by_their_ids(port: Port) -> None:
     assert failure_of(client.call, "CloseConnections", ids="{").code == "BAD_REQUEST"
 
 
-@in_thread
+@with_port
 def test_connections_are_closed_by_client_and_by_service(port: Port) -> None:
     web, ssh = port.monitor("web"), port.monitor("ssh")
     port.connections(web, "192.0.2.1", "192.0.2.2", "198.51.100.1")
@@ -264,7 +247,7 @@ def test_connections_are_closed_by_client_and_by_service(port: Port) -> None:
     assert (len(web), len(ssh)) == (0, 0)
 
 
-@in_thread
+@with_port
 def test_networks_are_blocked_in_all_services_or_one(port: Port) -> None:
     web, ssh = port.monitor("web"), port.monitor("ssh")
     (made,) = port.connections(web, "192.0.2.1")
@@ -285,7 +268,7 @@ def test_networks_are_blocked_in_all_services_or_one(port: Port) -> None:
     assert failure_of(client.call, "Block", network="all").code == "BAD_REQUEST"
 
 
-@in_thread
+@with_port
 def test_counters_are_reset_and_subtracted(port: Port) -> None:
     web = port.monitor("web")
     (made,) = port.connections(web, "192.0.2.1")
@@ -301,7 +284,7 @@ def test_counters_are_reset_and_subtracted(port: Port) -> None:
     assert web.stats()["total"] == 0
 
 
-@in_thread
+@with_port
 def test_events_are_told_as_they_happen(port: Port) -> None:
     web, ssh = port.monitor("web"), port.monitor("ssh")
     client = port.client()
@@ -335,7 +318,7 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
     return [next(events) for _ in range(3)]
 
 
-@in_thread
+@with_port
 def test_nobody_is_observed_for_nobody(port: Port) -> None:
     web = port.monitor("web")
     client = port.client()

@@ -8,7 +8,6 @@ import ssl
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -34,7 +33,7 @@ from monconn.core.registry import Registry
 from monconn.errors import ControlError, ListenError
 from monconn.sections import ControlConfig, TlsConfig
 
-from .conftest import Port
+from .conftest import Port, with_port
 
 MakePort = Callable[..., Port]
 
@@ -64,23 +63,10 @@ def hangs_up(sock: socket.socket) -> bool:
     return True
 
 
-def in_thread(play: Callable[..., None]) -> Any:
-    @pytest_twisted.ensureDeferred
-    async def test(make_port: MakePort) -> None:
-        def enter_and_play() -> None:
-            with make_port() as port:
-                play(port)
-
-        await deferToThread(enter_and_play)
-
-    test.__name__ = play.__name__
-    return test
-
-
 # -- nonsense
 
 
-@in_thread
+@with_port
 def test_hello_comes_first(port: Port) -> None:
     port.monitor("web")
     with raw(port) as sock:
@@ -126,7 +112,7 @@ async def test_nonsense_ends_its_sender_alone(
     assert not logged_failures
 
 
-@in_thread
+@with_port
 def test_wrong_arguments_are_an_error(port: Port) -> None:
     client = port.client()
     for arguments in ({"id": "nonsense"}, {}, {"id": 1.5}):
@@ -136,7 +122,7 @@ def test_wrong_arguments_are_an_error(port: Port) -> None:
     assert client.call("Hello", version=1)["version"] == "1"
 
 
-@in_thread
+@with_port
 def test_only_so_many_clients_at_once(port: Port) -> None:
     clients = [port.client() for _ in range(CLIENTS_AT_ONCE)]
     with raw(port) as sock:

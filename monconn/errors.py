@@ -74,6 +74,14 @@ class UnknownConnection(MonconnError, KeyError):
     __str__ = Exception.__str__
 
 
+def printable(value: object) -> str:
+    """A text that cannot do anything to a terminal."""
+    text = "" if value is None else str(value)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else "�" for each in text)
+
+
 _SHOWN_CHARACTERS = 80
 
 

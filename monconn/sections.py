@@ -12,8 +12,8 @@ from monconn.fields import Wrong
 from monconn.yamlmap import Node, Scalar
 
 _NOT_WITHOUT_TLS = (
-    "whoever may talk to the control port may do anything: beyond this machine it needs"
-    " tls: {certificate: FILE, key: FILE, client_authority: FILE}"
+    "whoever may talk to the control port may do anything, and TCP does not tell who it is:"
+    " it needs tls: {certificate: FILE, key: FILE, client_authority: FILE}, or use unix:PATH"
 )
 
 
@@ -46,7 +46,7 @@ def _read_control(node: Node) -> ControlConfig | None:
     mapping = fields.require_mapping(node, "false, or a mapping such as {listen: unix:PATH}")
     control = fields.structure(mapping, ControlConfig)
     if isinstance(control.listen, TcpAddress):
-        if control.tls is None and not is_loopback(control.listen.host):
+        if control.tls is None:
             raise Wrong((("listen",), _NOT_WITHOUT_TLS))
     elif control.tls is not None:
         raise Wrong((("tls",), "is for HOST:PORT: a UNIX socket knows its peers without"))

@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import get_completion_class
 
-from monconn.control.client import Client, NoServer, SeveralServers, find_server
+from monconn.control.client import BadAddress, Client, NoServer, SeveralServers, find_server
 from monconn.errors import ControlError, UnitError
 from monconn.units import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ORDERS = ("id", "up", "down", "age", "idle", "rate", "closed")
+_IDS_AT_ONCE = 1_000
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -28,7 +29,7 @@ def _asks(call: F) -> F:
         "--control",
         envvar="MONCONN_CONTROL",
         metavar="ADDRESS",
-        help="The server to ask: unix:PATH or HOST:PORT. [env: MONCONN_CONTROL]",
+        help="The server to ask: a path, or as docs/control.md has it. [env: MONCONN_CONTROL]",
     )
     @functools.wraps(call)
     def verb(control: str | None, **arguments: Any) -> None:
@@ -47,7 +48,8 @@ def _asks(call: F) -> F:
 def _status(error: ControlError) -> int:
     if isinstance(error, NoServer):
         return 3
-    is_usage = isinstance(error, SeveralServers) or getattr(error, "code", "") == "BAD_REQUEST"
+    is_usage = isinstance(error, SeveralServers | BadAddress)
+    is_usage = is_usage or getattr(error, "code", "") == "BAD_REQUEST"
     return 2 if is_usage else 1
 
 
@@ -66,6 +68,9 @@ def _print_json(value: Any) -> None:
 def _print_table(columns: str, rows: list[Any], as_json: bool) -> None:
     if as_json:
         _print_json(rows)
+        return
+    if not rows:
+        click.echo("none")
         return
     from monconn.cli import render  # and rich, which `monconn -p` starts without
 
@@ -96,7 +101,9 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 @_asks
 def list_connections(server: Client, as_json: bool, closed: bool, **wanted: Any) -> None:
     """Connections, one a line."""
-    rows = list(server.rows("ListConnections", closed=closed or None, **wanted))
+    if closed:
+        wanted = {**wanted, "closed": True, "sort": wanted["sort"] or "closed"}
+    rows = list(server.rows("ListConnections", **wanted))
     _print_table("CLOSED" if closed else "LIVE", rows, as_json)
 
 
@@ -164,47 +171,73 @@ def _sum(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 @click.option("--client", metavar="NET", help="All connections of this IP or network.")
 @_of_service
 @click.option("--reset", is_flag=True, help="At once, by a reset; else what is held is delivered.")
+@_as_json
 @_asks
 def close(
-    server: Client, ids: tuple[int, ...], client: str | None, service: str | None, reset: bool
+    server: Client,
+    ids: tuple[int, ...],
+    client: str | None,
+    service: str | None,
+    reset: bool,
+    as_json: bool,
 ) -> None:
     """End connections: by their IDs, or by client or service."""
     if bool(ids) == bool(client or service):
         raise click.UsageError("give IDs, or --client or --service")
-    answer = server.call(
-        "CloseConnections", ids=list(ids) or None, client=client, service=service, reset=reset
-    )
-    count = int(answer["closed"])
-    click.echo(f"{count} connection{'' if count == 1 else 's'} closed")
-    unknown = json.loads(answer["unknown"])
-    for each in unknown:
-        click.echo(f"monconn: no live connection has the id {each}", err=True)
+    count, unknown = 0, []
+    for start in range(0, max(len(ids), 1), _IDS_AT_ONCE):
+        some = list(ids[start : start + _IDS_AT_ONCE]) or None
+        answer = server.call(
+            "CloseConnections", ids=some, client=client, service=service, reset=reset
+        )
+        count += int(answer["closed"])
+        unknown += json.loads(answer["unknown"])
+    if as_json:
+        _print_json({"closed": count, "unknown": unknown})
+    else:
+        click.echo(f"{count} connection{'' if count == 1 else 's'} closed")
+        for each in unknown:
+            click.echo(f"monconn: no live connection has the id {each}", err=True)
     if unknown:
         raise click.exceptions.Exit(1)
 
 
+def _change(
+    server: Client, command: str, networks: tuple[str, ...], service: str | None, as_json: bool
+) -> None:
+    """Block or unblock, and say what has changed."""
+    done, not_done = {
+        "Block": ("is blocked", "was blocked already"),
+        "Unblock": ("is let in again", "was not blocked"),
+    }[command]
+    rows = []
+    for network in networks:
+        changed = server.call(command, network=network, service=service)["changed"] == "True"
+        rows.append({"network": network, "changed": changed})
+        if not as_json:
+            click.echo(f"{network} {done if changed else not_done}")
+    if as_json:
+        _print_json(rows)
+
+
 @click.command()
 @click.argument("networks", metavar="NET...", nargs=-1, required=True)
 @_of_service
+@_as_json
 @_asks
-def block(server: Client, networks: tuple[str, ...], service: str | None) -> None:
+def block(server: Client, networks: tuple[str, ...], service: str | None, as_json: bool) -> None:
     """Refuse clients of an IP or a network, and end those that are connected."""
-    for network in networks:
-        answer = server.call("Block", network=network, service=service)
-        is_new = answer["changed"] == "True"
-        click.echo(f"{network} {'is blocked' if is_new else 'was blocked already'}")
+    _change(server, "Block", networks, service, as_json)
 
 
 @click.command()
 @click.argument("networks", metavar="NET...", nargs=-1, required=True)
 @_of_service
+@_as_json
 @_asks
-def unblock(server: Client, networks: tuple[str, ...], service: str | None) -> None:
+def unblock(server: Client, networks: tuple[str, ...], service: str | None, as_json: bool) -> None:
     """Let clients of exactly this IP or network in again."""
-    for network in networks:
-        answer = server.call("Unblock", network=network, service=service)
-        was_there = answer["changed"] == "True"
-        click.echo(f"{network} {'is let in again' if was_there else 'was not blocked'}")
+    _change(server, "Unblock", networks, service, as_json)
 
 
 @click.command()

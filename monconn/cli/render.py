@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from monconn.errors import printable
 from monconn.units import format_bytes, format_duration
 
 Row = Mapping[str, Any]
@@ -114,7 +115,7 @@ def table(
         made.add_column(title, justify=side, no_wrap=not coloured)
     for row in rows:
         # As Text, for rich would take brackets in a client's words for its own marks.
-        cells = [show(row) for _, _, show in columns]
+        cells = [printable(show(row)) for _, _, show in columns]
         made.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
     return _as_text(made, coloured, width)
 
@@ -122,7 +123,9 @@ def table(
 def details(row: Row) -> str:
     """One connection, a line for each thing that is known of it."""
     widest = max(map(len, row))
-    return "".join(f"{key:{widest}}  {_detail(key, value)}\n" for key, value in row.items())
+    return "".join(
+        f"{key:{widest}}  {printable(_detail(key, value))}\n" for key, value in row.items()
+    )
 
 
 def _detail(key: str, value: Any) -> str:
@@ -139,6 +142,10 @@ def _detail(key: str, value: Any) -> str:
 
 def event_line(event: Row) -> str:
     """An event as a line."""
+    return printable(_event_words(event))
+
+
+def _event_words(event: Row) -> str:
     what = f"{local_time(event['at'])} {event['service']}: {event['client']}"
     if event["event"] == "opened":
         return f"{what} opened, id {event['id']}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
 from typing import NoReturn
 
 from monconn.control.client import Client
-from monconn.errors import ControlError
+from monconn.errors import ControlError, shown
 
 _PROGRAM = "ssh"
 _HOST = "monconn"
+_ON_LOOPBACK = re.compile(r"(127\.[0-9.]+|\[::1\]|localhost):([0-9]{1,5})")
 _THROUGH_A_SOCKET = "from monconn.cli.shell import pass_on; pass_on()"
 
 
@@ -38,15 +40,18 @@ def ssh_command(where: str, words: tuple[str, ...]) -> list[str]:
     """How to reach a manhole.
 
     :param where: ``unix:PATH`` or ``HOST:PORT``.
+    :raises ControlError: it is neither, or not on this machine.
     """
     # Whoever has told us where it is could have told us its key: the first one is taken.
     trust = ["-o", "StrictHostKeyChecking=accept-new", "-o", f"HostKeyAlias={_HOST}-{where}"]
     command = [_PROGRAM, *trust]
     if where.startswith("unix:"):
         proxy = [sys.executable, "-c", _THROUGH_A_SOCKET, where.removeprefix("unix:")]
-        return [*command, "-o", f"ProxyCommand={shlex.join(proxy)}", _HOST, *words]
-    host, _, port = where.rpartition(":")
-    return [*command, "-p", port, host.strip("[]"), *words]
+        return [*command, "-o", f"ProxyCommand={shlex.join(proxy)}", "--", _HOST, *words]
+    found = _ON_LOOPBACK.fullmatch(where)
+    if found is None:  # ssh would take some texts for options of its own
+        raise ControlError(f"{shown(where)} is no place for a manhole")
+    return [*command, "-p", found[2], "--", found[1].strip("[]"), *words]
 
 
 def pass_on() -> None:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import ssl
 import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from monconn.control.place import control_folder, live_sockets
-from monconn.errors import ControlError
+from monconn.control.place import check_folder, control_folder, live_sockets
+from monconn.errors import ControlError, printable, shown
 
 VERSION = 1
 ANSWER_SECONDS = 20.0
 _LENGTH = struct.Struct("!H")
+_MOST_BYTES = 65_535
+_TLS_ADDRESS = re.compile(r"(\[[^]]+\]|[^:]+):(\d{1,5}):([^:]+):([^:]+):([^:]+)")
 
 
 class NoServer(ControlError):
@@ -27,6 +30,10 @@ class NoServer(ControlError):
 
 class SeveralServers(ControlError):
     """More than one monconn runs, and none was chosen."""
+
+
+class BadAddress(ControlError):
+    """What was given as a server's address is none."""
 
 
 class CommandFailed(ControlError):
@@ -46,10 +53,13 @@ def find_server(where: str | None) -> str:
     :param where: as :func:`connect` takes it; looked for where control sockets are, if None.
     :raises NoServer: there is none.
     :raises SeveralServers: there is more than one.
+    :raises ControlError: others can put sockets where they are looked for.
     """
     if where:
         return where
     folder = control_folder()
+    if folder.exists():
+        check_folder(folder)
     found = live_sockets(folder)
     if not found:
         raise NoServer(f"no monconn is running: nobody answers in {folder}")
@@ -62,8 +72,9 @@ def find_server(where: str | None) -> str:
 class Client:
     """A connection to a control port; a context manager that closes it.
 
-    :param where: ``unix:PATH``, a path, ``HOST:PORT``, or
-        ``tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY``, the last three PEM files.
+    :param where: ``unix:PATH``, a path, or ``tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY``, the
+        last three PEM files.
+    :raises BadAddress: this is no address.
     :raises NoServer: nobody answers there, or it is no control port.
     """
 
@@ -71,7 +82,7 @@ class Client:
         self.where = where
         try:
             self._sock = _connected(where)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise NoServer(f"nobody answers at {where}: {_words(error)}") from None
         self._input: BinaryIO = self._sock.makefile("rb")
         self._asked = 0
@@ -102,10 +113,13 @@ class Client:
         try:
             self._sock.sendall(_encoded(box))
             answer = self._box()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise NoServer(f"{self.where} does not answer: {_words(error)}") from None
         if "_error" in answer:
-            raise CommandFailed(answer["_error_code"], answer["_error_description"])
+            code, words = answer.get("_error_code", ""), answer.get("_error_description", "")
+            raise CommandFailed(code, printable(words))
+        if "_answer" not in answer:
+            raise NoServer(f"{self.where} is no control port")
         return answer
 
     def rows(self, command: str, **arguments: Any) -> Iterator[Any]:
@@ -156,17 +170,22 @@ def _connected(where: str) -> socket.socket:
         sock.connect(rest if kind == "unix" else where)
         return sock
     if kind == "tls":
-        host, port, certificate, key, authority = rest.split(":")
+        found = _TLS_ADDRESS.fullmatch(rest)
+        if found is None:
+            raise BadAddress(f"{shown(where)} is not tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY")
+        host, port, certificate, key, authority = found.groups()
         context = ssl.create_default_context(cafile=authority)
         context.load_cert_chain(certificate, key)
-        plain = socket.create_connection((host, int(port)), ANSWER_SECONDS)
-        return context.wrap_socket(plain, server_hostname=host)
-    host, _, port = where.rpartition(":")
-    return socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), ANSWER_SECONDS)
+        plain = socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS)
+        return context.wrap_socket(plain, server_hostname=host.strip("[]"))
+    forms = "/PATH, unix:PATH or tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY"
+    raise BadAddress(f"{shown(where)} is no address of a control port: write {forms}")
 
 
 def _encoded(box: dict[str, str]) -> bytes:
     strings = [text.encode() for pair in box.items() for text in pair]
+    if any(len(each) > _MOST_BYTES for each in strings):
+        raise ControlError("too long: a value on the wire holds 65,535 bytes at most")
     return b"".join(_LENGTH.pack(len(each)) + each for each in strings) + _LENGTH.pack(0)
 
 

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from monconn.core.clock import Allowance
 from monconn.core.interfaces import Observer
+from monconn.core.listing import row
+from monconn.core.monitor import Monitor
+from monconn.core.rates import Rates
 from monconn.core.record import ConnectionRecord, iso_time
 from monconn.core.registry import Registry
 
@@ -36,6 +39,7 @@ class Feed(Observer):
         self._registry = registry
         self._clock = clock
         self._subscribers: dict[Subscriber, str | None] = {}
+        registry.when_added(self._watch)
         self._room = Allowance(clock, EVENTS_A_SECOND)
 
     def subscribe(self, subscriber: Subscriber, service: str | None) -> None:
@@ -44,6 +48,10 @@ class Feed(Observer):
             for monitor in self._registry:
                 monitor.add_observer(self)
         self._subscribers[subscriber] = service
+
+    def _watch(self, monitor: Monitor) -> None:
+        if self._subscribers:
+            monitor.add_observer(self)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Tell someone nothing more; harmless for one that is not told anything."""
@@ -69,11 +77,13 @@ class Feed(Observer):
             for subscriber, service in self._subscribers.items()
             if service in (None, record.service)
         ]
+        if not subscribers:
+            return
         if not self._room.take():
             for subscriber in subscribers:
                 subscriber.drop()
             return
-        shown = record.snapshot(self._clock.seconds())
+        shown = row(record, Rates(), self._clock.seconds())
         encoded = json.dumps({"event": event, "at": iso_time(time.time()), **shown}).encode()
         for subscriber in subscribers:
             subscriber.push(encoded)

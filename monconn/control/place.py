@@ -28,6 +28,17 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ControlError(f"{folder}: {(error.strerror or str(error)).lower()}") from None
+    check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Trust a folder only if nobody else can have put anything there.
+
+    :raises ControlError: it is someone else's, or open to others.
+    """
+    try:
         found = os.lstat(folder)
     except OSError as error:
         raise ControlError(f"{folder}: {(error.strerror or str(error)).lower()}") from None
@@ -35,6 +46,13 @@ def make_folder(folder: Path) -> None:
         raise ControlError(f"{folder} is not a folder of this user's")
     if found.st_mode & 0o077:
         raise ControlError(f"{folder} is open to other users: chmod 700 {folder}")
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the sockets in a folder at which nobody answers any more."""
+    for path in folder.glob("control*.sock"):
+        if not answers(path):
+            path.unlink(missing_ok=True)
 
 
 def live_sockets(folder: Path) -> list[Path]:

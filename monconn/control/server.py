@@ -26,10 +26,14 @@ from monconn.core.monitor import Monitor
 from monconn.core.rates import LEAST_SECONDS, Rates
 from monconn.core.record import STATES, ConnectionRecord, State
 from monconn.core.registry import Registry
+from monconn.errors import shown
 
 PAGE_BYTES = 60_000
 """Rows in one answer; AMP takes 65,535."""
 CLIENTS_AT_ONCE = 64
+STRANGERS_AT_ONCE = 64
+"""Clients that have not said Hello."""
+IDS_AT_ONCE = 2_000
 HELLO_SECONDS = 10.0
 BOX_BYTES = 256 * 1024
 """The most that a request may be long."""
@@ -59,6 +63,10 @@ class ControlFactory(Factory):
         """See ``IProtocolFactory``."""
         return ControlProtocol(self)
 
+    def greeted(self) -> int:
+        """How many clients have said Hello."""
+        return sum(client._greeted for client in self.clients)
+
     def close(self) -> None:
         """Let go of all clients."""
         for client in tuple(self.clients):
@@ -80,7 +88,8 @@ class ControlProtocol(amp.AMP):
         self._box_bytes = 0
         self._timer: Any = None
         self._rest: Iterator[bytes] = iter(())
-        self._page = 0
+        self._pages = 0
+        self._next: int | None = None
         self._dropped = 0
         self._is_slow = False
 
@@ -89,7 +98,8 @@ class ControlProtocol(amp.AMP):
     def connectionMade(self) -> None:
         """See ``IProtocol``."""
         super().connectionMade()
-        if len(self._factory.clients) >= CLIENTS_AT_ONCE or not may_enter(self.transport):
+        strangers = len(self._factory.clients) - self._factory.greeted()
+        if strangers >= STRANGERS_AT_ONCE or not may_enter(self.transport):
             self.transport.abortConnection()
             return
         self._factory.clients.add(self)
@@ -148,6 +158,8 @@ class ControlProtocol(amp.AMP):
         """See :class:`~monconn.control.commands.Hello`."""
         if version < 1:
             raise commands.BadRequest(f"there is no version {version} of this protocol")
+        if not self._greeted and self._factory.greeted() >= CLIENTS_AT_ONCE:
+            raise commands.Denied(f"{CLIENTS_AT_ONCE} clients are served already")
         self._greeted = True
         if self._timer is not None:
             self._timer.cancel()
@@ -173,18 +185,19 @@ class ControlProtocol(amp.AMP):
 
     def _first_page(self, rows: Iterable[Any]) -> dict[str, Any]:
         self._rest = (json.dumps(each).encode() for each in rows)
-        self._page += 1  # whatever was asked for before is over
         return self._one_page()
 
     def _one_page(self) -> dict[str, Any]:
         page: list[bytes] = []
         size = 0
+        self._next = None  # whatever was to come next is over
         for encoded in self._rest:
             size += len(encoded) + 2
             if page and size > PAGE_BYTES:
                 self._rest = itertools.chain([encoded], self._rest)
-                self._page += 1
-                return {"rows": _array(page), "next": self._page}
+                self._pages += 1
+                self._next = self._pages
+                return {"rows": _array(page), "next": self._next}
             page.append(encoded)
         return {"rows": _array(page)}
 
@@ -192,7 +205,7 @@ class ControlProtocol(amp.AMP):
     def next_page(self, next: int) -> dict[str, Any]:
         """See :class:`~monconn.control.commands.NextPage`."""
         self._check_greeted()
-        if next != self._page:
+        if next != self._next:
             raise commands.UnknownPage("there is no such page: ask for the list again")
         return self._one_page()
 
@@ -313,7 +326,10 @@ class ControlProtocol(amp.AMP):
             if each in known[each]:  # the end of another may have been its end
                 known[each].close(each, reset=reset)
         unknown = [each for each in ids if each not in known]
-        return {"closed": len(found), "unknown": json.dumps(unknown).encode()}
+        return {
+            "closed": len(found),
+            "unknown": json.dumps(unknown, separators=(",", ":")).encode(),
+        }
 
     @commands.Block.responder
     def block(self, network: str, service: str | None = None) -> dict[str, bool]:
@@ -393,15 +409,17 @@ def _wanted(
 
 def _one_of(words: tuple[str, ...], word: str | None) -> str | None:
     if word is not None and word not in words:
-        raise commands.BadRequest(f"{word!r} is none of {', '.join(words)}")
+        raise commands.BadRequest(f"{shown(word)} is none of {', '.join(words)}")
     return word
 
 
 def _ids(text: bytes) -> list[int]:
     try:
         ids = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         ids = None
     if not isinstance(ids, list) or not all(type(each) is int for each in ids):
         raise commands.BadRequest("ids must be a JSON array of integers")
+    if len(ids) > IDS_AT_ONCE:
+        raise commands.BadRequest(f"no more than {IDS_AT_ONCE} ids at once")
     return ids

@@ -15,8 +15,8 @@ from twisted.internet.ssl import Certificate, PrivateCertificate
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from monconn.addresses import TcpAddress, UnixAddress, is_loopback
-from monconn.control.place import FIRST_NAME, answers, control_folder, make_folder
+from monconn.addresses import TcpAddress, UnixAddress
+from monconn.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
 from monconn.control.server import ControlFactory
 from monconn.core.registry import Registry
 from monconn.errors import ControlError, ListenError
@@ -55,23 +55,17 @@ class ControlService(Service):
     def privilegedStartService(self) -> None:
         """See ``IService``: listen.
 
-        :raises ListenError: the place that was asked for cannot be had. If none was asked for,
-            that is only said: the services go before.
+        :raises ListenError: the place that was asked for cannot be had.
         """
-        if self._listener is not None:
-            return
-        if self._config.listen is not None:
+        if self._listener is None and self._config.listen is not None:
             self._listen(self._config.listen)
-            return
-        try:
-            self._listen_at_default()
-        except (ControlError, ListenError, OSError) as error:
-            self._log.warn("no control port: {error}", error=str(error))
 
     def startService(self) -> None:
         """See ``IService``: take clients."""
         super().startService()
         self.privilegedStartService()  # which twist knows nothing of
+        if self._listener is None:
+            self._try_default()  # now that we are who we stay: the folder is that user's
         if self._listener is not None:
             self._listener.resume()
 
@@ -87,12 +81,20 @@ class ControlService(Service):
             self._listener = self.where = None
             self._factory.close()
 
+    def _try_default(self) -> None:
+        """Listen where the command looks; if that cannot be, the services go before."""
+        try:
+            self._listen_at_default()
+        except (ControlError, ListenError, OSError) as error:
+            self._log.warn("no control port: {error}", error=str(error))
+
     def _listen_at_default(self) -> None:
         folder = control_folder()
         make_folder(folder)
         with _locked(folder):
+            remove_stale(folder)
             path = folder / FIRST_NAME
-            if answers(path):
+            if path.exists():
                 path = folder / f"control-{os.getpid()}.sock"
             self._listen(UnixAddress(os.fspath(path), 0o600))
 
@@ -100,7 +102,7 @@ class ControlService(Service):
         if isinstance(address, UnixAddress) and address.mode is None:
             address = UnixAddress(address.path, 0o600)
         if isinstance(address, TcpAddress) and self._config.tls is None:
-            _check_loopback(address)
+            raise ListenError(f"control: {address} needs tls, as TCP does not tell who it is")
         self._protocols = self._secured()
         sock = open_listener(address, pauses_seconds=())
         self.where = _where(address, sock)
@@ -126,11 +128,6 @@ class ControlService(Service):
         except Exception as error:  # OpenSSL's have no type in common
             raise ListenError(f"control: its certificates cannot be used: {error}") from None
         return TLSMemoryBIOFactory(options, False, self._factory)
-
-
-def _check_loopback(address: TcpAddress) -> None:
-    if not is_loopback(address.host):
-        raise ListenError(f"control: {address} is open to other machines, and needs tls")
 
 
 def _where(address: TcpAddress | UnixAddress, sock: socket.socket) -> str:

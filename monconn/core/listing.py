@@ -38,8 +38,7 @@ def listed(
     :param now: monotonic seconds.
     """
     found = list(_matching(records, wanted, now))
-    if wanted.order != "id":
-        found.sort(key=_key(wanted.order, rates, now), reverse=True)
+    found.sort(key=_key(wanted.order, rates, now), reverse=wanted.order != "id")
     return found
 
 

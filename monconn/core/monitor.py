@@ -310,7 +310,7 @@ class Monitor:
         chosen = [
             connection
             for connection in self._live.values()
-            if connection.record.reason is None  # else it is ending already
+            if (reset or connection.record.reason is None)  # else it is ending already
             and (clients is None or clients.covers(connection.record.client_ip))
         ]
         for connection in chosen:

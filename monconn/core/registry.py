@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
-from monconn.errors import DuplicateService, UnknownConnection, UnknownService
+from monconn.errors import DuplicateService, UnknownConnection, UnknownService, shown
 
 WAIT_SECONDS = 60.0
 
@@ -19,6 +19,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._monitors: dict[str, Monitor] = {}
+        self._when_added: list[Callable[[Monitor], object]] = []
 
     def new(self, name: str = "default", *args: Any, **kwargs: Any) -> Monitor:
         """Make a monitor and keep it; what follows the name is as for :class:`Monitor`.
@@ -37,6 +38,12 @@ class Registry:
         if monitor.name in self._monitors:
             raise DuplicateService(f"a service named {monitor.name!r} exists already")
         self._monitors[monitor.name] = monitor
+        for call in self._when_added:
+            call(monitor)
+
+    def when_added(self, call: Callable[[Monitor], object]) -> None:
+        """Have something called with each monitor that is added from now on."""
+        self._when_added.append(call)
 
     def get(self, name: str) -> Monitor:
         """The monitor of a service.
@@ -46,7 +53,7 @@ class Registry:
         try:
             return self._monitors[name]
         except KeyError:
-            raise UnknownService(f"there is no service named {name!r}") from None
+            raise UnknownService(f"there is no service named {shown(name)}") from None
 
     def delete(self, name: str) -> Monitor:
         """Forget a monitor, which goes on watching what it watches.

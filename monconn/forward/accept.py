@@ -226,9 +226,9 @@ class Listener:
             self._pause = None
         self._rest()
         sock, self._sock = self._sock, None
-        sock.close()
         if self._path:
-            _unlink_quietly(self._path)
+            _unlink_quietly(self._path)  # first: once it is closed, the path may be another's
+        sock.close()
 
 
 def _unlink_quietly(path: str) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from monconn.errors import printable
 from monconn.tui.asker import Deed
 from monconn.tui.model import Row
-from monconn.tui.words import printable
 
 _NO_IPS = ("unix", "local")
 """What stands in place of an IP where there is none."""

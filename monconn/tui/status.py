@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 from rich.text import Text
 
+from monconn.errors import printable
 from monconn.tui.model import Model
-from monconn.tui.words import printable
 
 _AROUND = 3
 """The lines for status, message and keys."""

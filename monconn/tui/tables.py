@@ -8,6 +8,7 @@ import attrs
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from monconn.errors import printable
 from monconn.tui import words
 from monconn.tui.model import Row, Trends
 from monconn.units import format_bytes, format_duration
@@ -40,7 +41,7 @@ class Column:
 
 
 def _text(key: str) -> Callable[[Row], str]:
-    return lambda row: words.printable(row.get(key))
+    return lambda row: printable(row.get(key))
 
 
 def _bytes(key: str) -> Callable[[Row], str]:
@@ -118,7 +119,7 @@ def _service_columns(trends: Trends) -> tuple[Column, ...]:
         return [up + down for up, down in ways]
 
     return (
-        Column("SERVICE", 14, 0, lambda row: words.printable(row["title"]), most=30),
+        Column("SERVICE", 14, 0, lambda row: printable(row["title"]), most=30),
         Column("BACKEND", 15, 10, _text("backend"), most=40),
         Column("LIVE", 7, 1, _count("connections"), is_number=True),
         Column("TOTAL", 9, 3, _count("total"), is_number=True),

@@ -6,20 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from monconn.errors import printable
 from monconn.units import format_bytes, format_duration
 
 _BARS = "▁▂▃▄▅▆▇█"
 _ORDERLY = ("client_closed", "backend_closed")
 _BROKEN = ("_reset", "_lost", "_refused", "_unreachable", "error")
 _STATE_STYLES = {"connecting": "yellow", "half_closed": "cyan", "closing": "magenta"}
-
-
-def printable(value: Any) -> str:
-    """A text that cannot do anything to the terminal."""
-    text = "" if value is None else str(value)
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else "�" for each in text)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -168,6 +168,30 @@ def test_close(scene: Scene) -> None:
 
 
 @scene
+def test_deeds_in_json(scene: Scene) -> None:
+    id_ = scene.connections[0].record.id
+    many = [str(each) for each in range(10**8, 10**8 + 2500)]
+    result = scene.monconn("close", str(id_), *many, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"closed": 1, "unknown": [int(each) for each in many]}
+    assert scene.json("block", "10.0.0.1") == [{"network": "10.0.0.1", "changed": True}]
+    assert scene.json("unblock", "10.0.0.2") == [{"network": "10.0.0.2", "changed": False}]
+
+
+@scene
+def test_what_others_say_does_nothing_to_the_terminal(scene: Scene) -> None:
+    scene.connections[0].record.client = "\x1b]0;mine\x07"
+    assert "\x1b" not in scene.monconn("list").stdout
+    assert "\x1b" not in scene.monconn("show", str(scene.connections[0].record.id)).stdout
+
+
+@scene
+def test_nothing_is_said_in_a_word(scene: Scene) -> None:
+    assert scene.monconn("list", "--closed").stdout == "none\n"
+    assert scene.json("list", "--closed") == []
+
+
+@scene
 def test_block(scene: Scene) -> None:
     assert scene.monconn("block", "192.0.2.0/24", "192.0.2.0/24").stdout == (
         "192.0.2.0/24 is blocked\n192.0.2.0/24 was blocked already\n"
@@ -249,10 +273,10 @@ def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, "elsewhere" in result.stderr) == (3, True)
 
 
-@pytest.mark.parametrize("where", ["nonsense", "host:port", "tls:a:b", ":", "[::1]:x"])
+@pytest.mark.parametrize("where", ["nonsense", "host:80", "tls:a:b", "tls:[::1]:7:c:k", ":"])
 def test_an_address_that_is_none(where: str) -> None:
     result = CliRunner().invoke(main, ["list", "--control", where])
-    assert (result.exit_code, result.stdout) == (3, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.stderr
 

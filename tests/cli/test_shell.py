@@ -15,17 +15,24 @@ from control.conftest import Port, with_port
 
 from monconn.cli.main import main
 from monconn.cli.shell import ssh_command
+from monconn.errors import ControlError
 
 
 @pytest.mark.parametrize(
     ("where", "end"),
     [
-        ("127.0.0.1:2222", ["-p", "2222", "127.0.0.1", "list"]),
-        ("[::1]:2222", ["-p", "2222", "::1", "list"]),
+        ("127.0.0.1:2222", ["2222", "--", "127.0.0.1", "list"]),
+        ("[::1]:2222", ["2222", "--", "::1", "list"]),
     ],
 )
 def test_over_tcp(where: str, end: list[str]) -> None:
     assert ssh_command(where, ("list",))[-4:] == end
+
+
+@pytest.mark.parametrize("where", ["-oProxyCommand=x:22", "192.0.2.1:22", "nonsense"])
+def test_a_place_that_is_none(where: str) -> None:
+    with pytest.raises(ControlError, match="no place for a manhole"):
+        ssh_command(where, ())
 
 
 def test_over_a_unix_socket() -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+import pytest
+
 from monconn.control.client import CommandFailed
+from monconn.errors import ControlError
 
 from .conftest import Port, with_port
-
-MakePort = Callable[..., Port]
 
 
 def failure_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> CommandFailed:
@@ -172,6 +173,7 @@ def test_a_page_is_gone_once_another_list_is_asked_for(port: Port) -> None:
     page = int(client.call("ListConnections")["next"])
     assert failure_of(client.call, "NextPage", next=page + 1).code == "UNKNOWN_PAGE"
     client.call("ListServices")
+    assert failure_of(client.call, "NextPage", next=0).code == "UNKNOWN_PAGE"
     assert failure_of(client.call, "NextPage", next=page).code == "UNKNOWN_PAGE"
 
 
@@ -232,6 +234,10 @@ def test_connections_are_closed_by_their_ids(port: Port) -> None:
     assert failure_of(client.call, "CloseConnections", ids="[1.5]").code == "BAD_REQUEST"
     assert failure_of(client.call, "CloseConnections", ids="[true]").code == "BAD_REQUEST"
     assert failure_of(client.call, "CloseConnections", ids="{").code == "BAD_REQUEST"
+    assert failure_of(client.call, "CloseConnections", ids="[" * 65_000).code == "BAD_REQUEST"
+    assert failure_of(client.call, "CloseConnections", ids=[1] * 2_001).code == "BAD_REQUEST"
+    with pytest.raises(ControlError, match="too long"):
+        client.call("CloseConnections", ids=list(range(30_000)))
 
 
 @with_port
@@ -316,6 +322,28 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
 
     port.on_reactor(happen)
     return [next(events) for _ in range(3)]
+
+
+@with_port
+def test_a_service_that_comes_later_is_told_of_too(port: Port) -> None:
+    client = port.client()
+    client.call("Subscribe")
+    late = port.on_reactor(port.monitor, "late")
+    port.connections(late, "192.0.2.1")
+    event = client._box()
+    assert json.loads(event["event"])["service"] == "late"
+    assert {"up_rate", "down_rate"} <= json.loads(event["event"]).keys()
+
+
+@with_port
+def test_what_is_closing_can_still_be_reset(port: Port) -> None:
+    web = port.monitor("web")
+    (made,) = port.connections(web, "192.0.2.1")
+    made.record.end("operator", port.clock.seconds())
+    client = port.client()
+    assert client.call("CloseConnections", service="web")["closed"] == "0"
+    assert client.call("CloseConnections", service="web", reset=True)["closed"] == "1"
+    assert made.was_reset
 
 
 @with_port

@@ -26,7 +26,13 @@ from monconn.control.client import (
     SeveralServers,
     find_server,
 )
-from monconn.control.server import BOX_BYTES, CLIENTS_AT_ONCE, HELLO_SECONDS, ControlFactory
+from monconn.control.server import (
+    BOX_BYTES,
+    CLIENTS_AT_ONCE,
+    HELLO_SECONDS,
+    STRANGERS_AT_ONCE,
+    ControlFactory,
+)
 from monconn.control.service import ControlService
 from monconn.core.clock import MonotonicClock
 from monconn.core.registry import Registry
@@ -125,15 +131,26 @@ def test_wrong_arguments_are_an_error(port: Port) -> None:
 @with_port
 def test_only_so_many_clients_at_once(port: Port) -> None:
     clients = [port.client() for _ in range(CLIENTS_AT_ONCE)]
-    with raw(port) as sock:
-        assert hangs_up(sock)
+    with pytest.raises(CommandFailed, match="are served already"):
+        port.client()
     clients.pop().close()
     while True:
         try:
             port.client()
             break
-        except NoServer:  # it has yet to hear of the one that left
+        except CommandFailed:  # it has yet to hear of the one that left
             continue
+
+
+@with_port
+def test_strangers_take_no_places_from_others(port: Port) -> None:
+    strangers = [raw(port) for _ in range(STRANGERS_AT_ONCE)]
+    with raw(port) as one_more:
+        assert hangs_up(one_more)
+    for stranger in strangers:
+        stranger.sendall(HELLO)
+        assert stranger.recv(1000)
+        stranger.close()
 
 
 # -- with a clock of the test's own
@@ -204,7 +221,7 @@ def test_the_same_user_and_root_may_enter(uid: int, own: int, enters: bool) -> N
         def getHandle(self) -> socket.socket:
             return one
 
-    with patch.object(os, "getuid", return_value=own), patch.object(peers, "_uid_of_unix") as of:
+    with patch.object(os, "getuid", return_value=own), patch.object(peers, "_uid") as of:
         of.return_value = uid
         assert peers.may_enter(Transport()) == enters
     assert peers.may_enter(Transport())
@@ -212,17 +229,17 @@ def test_the_same_user_and_root_may_enter(uid: int, own: int, enters: bool) -> N
     other.close()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-@pytest_twisted.ensureDeferred
-async def test_on_loopback_the_system_knows_the_user(make_port: MakePort, host: str) -> None:
-    def play() -> None:
-        with make_port(listen=TcpAddress(host, 0)) as port:
-            assert port.client().hello["version"] == "1"
-            with patch.object(os, "getuid", return_value=os.getuid() + 1):
-                seen = peers._uid_of_tcp((host, 1), (host, 2))
-            assert seen is None
+def test_tcp_does_not_tell_who_it_is(tmp_path: Path) -> None:
+    """Not even on this machine: a socket whose process has gone passes for root's."""
 
-    await deferToThread(play)
+    class Transport:
+        def getHandle(self) -> socket.socket:
+            return sock
+
+    with socket.socket() as sock:
+        assert not peers.may_enter(Transport())
+    with pytest.raises(ListenError, match="needs tls"):
+        started(ControlConfig(TcpAddress("127.0.0.1", 0)))
 
 
 # -- where
@@ -278,6 +295,25 @@ def test_a_folder_that_others_can_enter_is_refused(runtime: Path) -> None:
     assert started().where is None  # which does not keep the services from starting
 
 
+def test_a_server_in_a_folder_of_others_is_not_asked(runtime: Path) -> None:
+    service = started()
+    runtime.chmod(0o755)
+    with pytest.raises(ControlError, match="chmod 700"):
+        find_server(None)
+    runtime.chmod(0o700)
+    service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_killed_ones_have_left_is_removed(runtime: Path) -> None:
+    runtime.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(runtime / "control-4711.sock"))
+    service = started()
+    assert [path.name for path in runtime.glob("*.sock")] == ["control.sock"]
+    service.stopService()
+
+
 def test_a_link_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -330,8 +366,6 @@ async def test_tls_asks_for_a_certificate_that_it_trusts(
                 assert client.hello["version"] == "1"
             with pytest.raises(NoServer):
                 Client(address(port, theirs))
-            with pytest.raises(NoServer):
-                Client(port.where)
             context = ssl.create_default_context(cafile=str(ours.certificate))
             plain = socket.create_connection(("127.0.0.1", int(port.where.rpartition(":")[2])))
             with context.wrap_socket(plain, server_hostname="127.0.0.1") as without:

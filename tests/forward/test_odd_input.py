@@ -92,8 +92,8 @@ def test_a_descriptor_among_the_bytes_holds_nothing_up(world: World) -> None:
 
 
 @in_world()
-def test_a_reset_right_after_the_end_is_passed_on(world: World) -> None:
-    client, backend = world.pair()
+def test_a_reset_right_after_the_end_is_seen(world: World) -> None:
+    client, _ = world.pair()
     record = world.live()
 
     def end_and_reset() -> None:  # in one turn of the reactor, which hears of both at once
@@ -101,7 +101,6 @@ def test_a_reset_right_after_the_end_is_passed_on(world: World) -> None:
         reset(client)
 
     world.on_reactor(end_and_reset)
-    assert to_the_end(backend)[1] == "reset"
     until(lambda: record.reason == "client_reset")
     assert record.client_end == "reset"
 

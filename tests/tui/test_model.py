@@ -8,6 +8,7 @@ import pytest
 
 from monconn.core.listing import ORDERS as ORDERS_OF_THE_SERVER
 from monconn.core.record import STATES as STATES_OF_THE_SERVER
+from monconn.errors import printable
 from monconn.tui import words
 from monconn.tui.cursor import Cursor
 from monconn.tui.deeds import Plan, plan
@@ -192,7 +193,7 @@ def test_long_addresses_keep_both_ends(model: Model) -> None:
 
 
 def test_texts_cannot_harm_the_terminal() -> None:
-    assert words.printable("a\x1b[2Jb\n") == "a�[2Jb�"
+    assert printable("a\x1b[2Jb\n") == "a�[2Jb�"
 
 
 def test_sparkline() -> None:

@@ -213,6 +213,7 @@ def test_every_size(size: tuple[int, int]) -> None:
 
     async def steps(screen: Screen) -> None:
         width, height = size
+        await screen.until(lambda: bool(screen.app.query("#live")) and len(screen.ids()) > 0)
         for name in ("status", "services", "live", "closed", "message", "keys"):
             lines = screen.app.query_one(f"#{name}", Lines)
             assert len(lines.plain) <= max(lines.size.height, 1) or height < 12

@@ -95,6 +95,10 @@ class ControlProtocol(amp.AMP):
 
     # -- who it is, and what it may burden us with
 
+    def makeConnection(self, transport: Any) -> None:
+        """See ``IProtocol``; without the line in the log that AMP has for each connection."""
+        amp.BinaryBoxProtocol.makeConnection(self, transport)
+
     def connectionMade(self) -> None:
         """See ``IProtocol``."""
         super().connectionMade()
@@ -138,7 +142,7 @@ class ControlProtocol(amp.AMP):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        super().connectionLost(reason)
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
 
     def pauseProducing(self) -> None:
         """See ``IPushProducer``: it reads slowly, so it is read from no more until it does."""

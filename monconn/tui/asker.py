@@ -78,7 +78,7 @@ class Asker:
         self._seconds = seconds
         self._client: Caller | None = None
         self._question: Question | None = None
-        self._deeds: SimpleQueue[Deed] = SimpleQueue()
+        self._deeds: SimpleQueue[tuple[Deed, int]] = SimpleQueue()
         self._wake = threading.Event()
         self._stopped = False
         # A daemon, as it may hang in a request for long when the user wants to leave.
@@ -99,9 +99,12 @@ class Asker:
             self._question = question
             self._wake.set()
 
-    def do(self, deed: Deed) -> None:
-        """Have the server do something, soon."""
-        self._deeds.put(deed)
+    def do(self, deed: Deed, pid: int) -> None:
+        """Have the server with this process id do something, soon.
+
+        Another one has other connections by the same ids.
+        """
+        self._deeds.put((deed, pid))
         self._wake.set()
 
     def _run(self) -> None:
@@ -113,8 +116,8 @@ class Asker:
 
     def work(self) -> None:
         """Do what is to be done, and ask once."""
-        while (deed := self._next_deed()) is not None:
-            self._tell(self._done(deed))
+        while (next_deed := self._next_deed()) is not None:
+            self._tell(self._done(*next_deed))
         question = self._question
         if question is None:
             return
@@ -126,15 +129,18 @@ class Asker:
             self._hang_up()
             self._tell(Lost(str(error) or type(error).__name__))
 
-    def _next_deed(self) -> Deed | None:
+    def _next_deed(self) -> tuple[Deed, int] | None:
         try:
             return self._deeds.get_nowait()
         except Empty:
             return None
 
-    def _done(self, deed: Deed) -> Done:
+    def _done(self, deed: Deed, pid: int) -> Done:
         try:
-            answer = self._connected().call(deed.command, **deed.arguments)
+            client = self._connected()
+            if int(client.hello.get("pid", 0)) != pid:
+                return Done(f"not done: {deed.words}: monconn was started anew", failed=True)
+            answer = client.call(deed.command, **deed.arguments)
         except CommandFailed as error:
             return Done(f"not done: {deed.words}: {error}", failed=True)
         except Exception as error:  # it is gone, or does not say what a control port says

@@ -272,16 +272,17 @@ class TopApp(App[int]):
             self._say(intended)
             self.draw()
             return
+        pid = self.model.answer.pid
         self.push_screen(
             Confirm(intended.question, intended.facts, intended.answers),
-            lambda answer: self._confirmed(intended, answer),
+            lambda answer: self._confirmed(intended, answer, pid),
         )
 
-    def _confirmed(self, intended: Plan, answer: str | None) -> None:
+    def _confirmed(self, intended: Plan, answer: str | None, pid: int) -> None:
         deed: Deed | None = intended.deeds.get(answer or "")
         if deed is not None:
             self._say(f"{deed.words} …")
-            self._asker.do(deed)
+            self._asker.do(deed, pid)
         self.draw()
 
     # -- the filter

@@ -207,6 +207,22 @@ def test_server_gone_and_back() -> None:
     assert server.asked("CloseConnections") == []  # not what was meant for another program
 
 
+def test_what_was_meant_for_another_program_is_not_done() -> None:
+    """It has other connections by the same ids."""
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("c")
+        server.gone = True
+        await screen.until(lambda: screen.app._asker._client is None)
+        server.gone, server.pid = False, 4712
+        await screen.press("y")
+        await screen.until(lambda: "started anew" in screen.lines("message")[0])
+
+    play(server, steps)
+    assert server.asked("CloseConnections") == []
+
+
 @pytest.mark.parametrize("size", [(80, 24), (200, 60), (50, 14), (30, 8)])
 def test_every_size(size: tuple[int, int]) -> None:
     server = FakeServer(300)

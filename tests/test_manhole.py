@@ -545,7 +545,7 @@ async def test_block_and_unblock(world: World) -> None:
     ("words", "status", "err"),
     [
         ("show 99999999", 1, "no connection has the id 99999999, or had it lately\n"),
-        ("stats nobody", 1, "there is no service named 'nobody'\n"),
+        ("stats nobody", 1, 'there is no service named "nobody"\n'),
         ("show x", 2, '"x" is no connection\'s id; usage: show ID\n'),
         ("close", 2, "something is missing; usage: close ID [--reset]\n"),
         ("blocks now", 2, '"now" is too much; usage: blocks\n'),
@@ -850,7 +850,7 @@ async def test_the_prompt(world: World, logged: list[str]) -> None:
         assert session.ask('monitor("web")').startswith("web: connections 1,")
         assert "mail: connections 0" in session.ask("monitors")
         assert session.ask('monitors["mail"].name').startswith("'mail'")
-        assert session.ask("monitor('x')").startswith("there is no service named 'x'\n")
+        assert session.ask("monitor('x')").startswith('there is no service named "x"\n')
         assert "10.1.2.3:4567" in session.ask("connections()")
         assert session.ask("close(99999999)") == (
             "no live connection has the id 99999999\nmonconn> "

@@ -100,8 +100,9 @@ class StreamEnd(Protocol):
         self._descriptor = descriptor_of(self.transport)
         self._socket = note_errors(self._descriptor)
         if self._socket is not None:
-            self._has_plain_transport = not self._is_tls()
-            self._socket.keeps_last_words = self._has_plain_transport
+            self._socket.keeps_last_words = not self._is_tls()
+            # A UNIX transport has a way of its own to send, with descriptors.
+            self._has_plain_transport = self._is_tcp() and not self._is_tls()
         if self._is_tcp():
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)

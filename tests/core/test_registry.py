@@ -47,7 +47,7 @@ def test_name_is_taken(registry: Registry, way: str) -> None:
 
 @pytest.mark.parametrize("what", ["get", "delete"])
 def test_unknown_name(registry: Registry, what: str) -> None:
-    with pytest.raises(UnknownService, match=r"^there is no service named "web"$"):
+    with pytest.raises(UnknownService, match=r'^there is no service named "web"$'):
         getattr(registry, what)("web")
 
 

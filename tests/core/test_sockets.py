@@ -93,6 +93,17 @@ def send_for_ever(sock: socket.socket) -> None:
 # -- the socket that notes
 
 
+def test_to_send_nothing_to_a_peer_that_has_closed_is_no_error(
+    pair: tuple[NotingSocket, socket.socket],
+) -> None:
+    # Twisted does so before it ends its writing; the peer may have hung up in the meantime.
+    noting, peer = pair
+    peer.close()
+    wait_for(noting, select.POLLIN)
+    assert noting.send(b"") == 0
+    assert noting.error_number == 0
+
+
 def test_a_socket_is_replaced_by_one_that_notes_on_the_same_descriptor() -> None:
     ours, peer = tcp_pair()
     number, descriptor = ours.fileno(), Descriptor(ours)

@@ -25,7 +25,17 @@ from monconn.addresses import (
 )
 from monconn.errors import AddressError, ConfigError, Problem, shown
 from monconn.fields import Found, Wrong
-from monconn.sections import USUAL_CONTROL, Control, Manhole
+from monconn.sections import (
+    USUAL_CONTROL,
+    USUAL_DEVICES,
+    Control,
+    Devices,
+    History,
+    JsonLog,
+    Manhole,
+    Metrics,
+    Observers,
+)
 from monconn.yamlmap import Mapping, Node, Scalar
 
 _SOURCE_OF_PAIRS = "-p"
@@ -92,6 +102,16 @@ class Config:
     """The control port; None for none."""
     manhole: Manhole = None
     """The manhole; None for none."""
+    json_log: JsonLog = None
+    """The log for programs; None for none."""
+    metrics: Metrics = None
+    """Where Prometheus finds figures; None for nowhere."""
+    history: History = None
+    """What happened, kept in a file; None for none."""
+    devices: Devices = USUAL_DEVICES
+    """What counts as a device, and what as an alarm."""
+    observers: Observers = ()
+    """Observers of somebody's own."""
 
 
 def load(path: str | os.PathLike[str]) -> Config:

@@ -16,7 +16,7 @@ class AddressError(MonconnError, ValueError):
 
 
 class UnitError(MonconnError, ValueError):
-    """A duration that cannot be understood."""
+    """A duration or a size that cannot be understood."""
 
 
 @attrs.frozen
@@ -52,6 +52,10 @@ class ConfigError(MonconnError):
 
 class ListenError(MonconnError):
     """A listener that could not be opened."""
+
+
+class FileError(MonconnError):
+    """A file that was asked for and cannot be had."""
 
 
 class ControlError(MonconnError):

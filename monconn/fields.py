@@ -27,7 +27,7 @@ from monconn.addresses import (
     parse_port,
 )
 from monconn.errors import AddressError, shown
-from monconn.units import parse_duration
+from monconn.units import parse_duration, parse_size
 from monconn.yamlmap import Mapping, Node, Path, Scalar, Sequence
 
 T = TypeVar("T")
@@ -130,6 +130,18 @@ def read_count(node: Node) -> int:
     return value
 
 
+def read_size(node: Node) -> int:
+    """A number of bytes, but not 0."""
+    value = _scalar_value(node)
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise Wrong.here(f"must be a number of bytes or a text like 1GiB, not {_as_written(node)}")
+    if isinstance(value, int):
+        _check_decimal(node)
+    if not 0 < (size := parse_size(value)) < 1 << 62:
+        raise Wrong.here("must be more than 0, and less than 4096 PiB")
+    return size
+
+
 def read_flag(node: Node) -> bool:
     """True or false, or one of YAML's other words for them."""
     value = _scalar_value(node)
@@ -220,6 +232,7 @@ Seconds = Annotated[float, read_seconds]
 PositiveSeconds = Annotated[float, read_positive_seconds]
 Count = Annotated[int, read_count]
 Flag = Annotated[bool, read_flag]
+Size = Annotated[int, read_size]
 WhenFull = Annotated[Literal["wait", "refuse"], read_when_full]
 Host = Annotated[str, read_host]
 ListenPort = Annotated[int, read_listen_port]

@@ -19,6 +19,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from monconn.core.alarms import Alarm
 from monconn.core.interfaces import IObserver
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord, Direction
@@ -214,6 +215,10 @@ class RecordingObserver:
     def closed(self, record: ConnectionRecord) -> None:
         """See :meth:`IObserver.closed`."""
         self.events.append(("closed", record))
+
+    def alarmed(self, alarm: Alarm) -> None:
+        """See :meth:`IObserver.alarmed`."""
+        self.events.append(("alarmed", alarm))
 
 
 def make_monitor(name: str = "test", clock: Clock | None = None, **options: Any) -> Monitor:

@@ -1,4 +1,4 @@
-"""Durations as people write and read them, and sizes as they read them."""
+"""Durations and sizes as people write and read them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _LONGEST_SECONDS = 36525 * 86400  # a century: more is a slip of the pen
 
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
 _PLAIN = re.compile(_NUMBER)
+_SIZE = re.compile(rf"({_NUMBER})\s*(?:({'|'.join(_BINARY_UNITS)})|B)?")
 _PART = re.compile(rf"({_NUMBER})\s*(ms|[dhms])\s*")
 
 
@@ -39,6 +40,20 @@ def parse_duration(value: int | float | str) -> float:
     if not 0 <= seconds <= _LONGEST_SECONDS:
         raise UnitError("must be 0 or more seconds, and at most a hundred years")
     return float(seconds)
+
+
+def parse_size(value: int | str) -> int:
+    """Bytes from a number of them or from a text such as 4096, 64KiB, 1.5 MiB or 1GiB.
+
+    :raises UnitError: for anything else.
+    """
+    found = _SIZE.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
+    if found is None:
+        raise UnitError(
+            f"must be a number of bytes or a text like 64KiB or 1GiB, not {shown(str(value))}"
+        )
+    power = _BINARY_UNITS.index(found[2]) + 1 if found[2] else 0
+    return int(Fraction(found[1]) * 1024**power)
 
 
 def format_duration(seconds: float) -> str:

@@ -70,6 +70,15 @@ def read(text: str, source: str) -> tuple[Node | None, list[Problem]]:
         return None, [*problems, Problem(source, error.line, "", str(error))]
 
 
+def plain(node: Node) -> Any:
+    """What a node stands for, in Python's own values."""
+    if isinstance(node, Mapping):
+        return {name: plain(each) for name, each in node.nodes.items()}
+    if isinstance(node, Sequence):
+        return [plain(each) for each in node.nodes]
+    return node.value
+
+
 def line_of(root: Node, path: Path) -> int:
     """The line of a path, or of the part of it that is there."""
     node, line = root, root.line

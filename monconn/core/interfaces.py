@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zope.interface import Attribute, Interface, implementer
 
+from monconn.core.alarms import Alarm
 from monconn.core.record import ConnectionRecord, Direction, Reason
 
 
@@ -18,6 +19,9 @@ class IConnection(Interface):
         :param reset: at once, by a reset, dropping what is under way; else what we hold is
             delivered first, and both sides get an ordinary end.
         """
+
+    def measure() -> None:
+        """Put what the system knows of its sockets now into the record."""
 
 
 class IObserver(Interface):
@@ -40,6 +44,9 @@ class IObserver(Interface):
     def closed(record: ConnectionRecord) -> None:
         """A connection is over; the record is complete."""
 
+    def alarmed(alarm: Alarm) -> None:
+        """A device behaves as it should not, or does so no longer."""
+
 
 @implementer(IObserver)
 class Observer:
@@ -58,3 +65,6 @@ class Observer:
 
     def closed(self, record: ConnectionRecord) -> None:
         """See :meth:`IObserver.closed`."""
+
+    def alarmed(self, alarm: Alarm) -> None:
+        """See :meth:`IObserver.alarmed`."""

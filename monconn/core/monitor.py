@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.admission.bans import Bans
 from monconn.admission.rules import Refusal, Rules
+from monconn.core.alarms import Alarm
 from monconn.core.clients import ClientTotals
 from monconn.core.clock import MonotonicClock
 from monconn.core.interfaces import IConnection, IObserver, Observer
@@ -27,7 +28,7 @@ CLOSED_KEPT = 1_000
 STOP_GRACE_SECONDS = 1.0
 """How long peers may take to answer an end that we gave them because we stop."""
 
-_HOOKS = ("opened", "refused", "data", "closed")
+_HOOKS = ("opened", "refused", "data", "closed", "alarmed")
 _ids = itertools.count(1)  # one row of numbers for all services: ``monconn close 42``
 
 
@@ -138,6 +139,10 @@ class Monitor:
         """Show payload to whoever watches it."""
         self._tell("data", record, direction, data)
 
+    def alarm(self, alarm: Alarm) -> None:
+        """Tell whoever wants to hear of it that a device behaves as it should not."""
+        self._tell("alarmed", alarm)
+
     def closed(self, connection: IConnection) -> None:
         """Let go of a connection whose sockets are closed; harmless the second time."""
         record = connection.record
@@ -233,6 +238,13 @@ class Monitor:
         """
         return self._connection(connection_id).record
 
+    def measure(self, connection_id: int) -> None:
+        """Put what the system knows of a connection's sockets now into its record.
+
+        :raises UnknownConnection: there is none with this id.
+        """
+        self._connection(connection_id).measure()
+
     def _connection(self, connection_id: int) -> IConnection:
         try:
             return self._live[connection_id]
@@ -245,10 +257,28 @@ class Monitor:
 
     def bytes(self) -> tuple[int, int]:
         """Bytes up and down: of closed and live connections, less what was taken off."""
-        counted = self._counted()
-        return counted.up - self._taken_off.up, counted.down - self._taken_off.down
+        totals = self.totals()
+        return totals.up, totals.down
 
-    def _counted(self) -> Totals:
+    def totals(self) -> Totals:
+        """What is counted, less what was taken off."""
+        counted, off = self.counted(), self._taken_off
+        return Totals(
+            counted.opened - off.opened,
+            counted.up - off.up,
+            counted.down - off.down,
+            counted.refused - off.refused,
+        )
+
+    def carry_over(self, totals: Totals) -> None:
+        """Count on from what an earlier run has counted."""
+        self._ended.opened += totals.opened
+        self._ended.up += totals.up
+        self._ended.down += totals.down
+        self._ended.refused += totals.refused
+
+    def counted(self) -> Totals:
+        """All that was ever counted, whatever was taken off."""
         records = self.connections()
         return Totals(
             opened=self._ended.opened,
@@ -263,8 +293,7 @@ class Monitor:
 
     def stats(self) -> dict[str, Any]:
         """The service in figures, as plain values for JSON."""
-        up, down = self.bytes()
-        refused_by = self._ended.refused - self._taken_off.refused
+        totals = self.totals()
         return {
             "sid": self.name,
             "listen": self.listen,
@@ -273,12 +302,12 @@ class Monitor:
             "uptime": round(self.uptime_seconds(), 3),
             "accessed": None if self.accessed_at is None else iso_time(self.accessed_at),
             "connections": len(self._live),
-            "total": self._ended.opened - self._taken_off.opened,
+            "total": totals.opened,
             "ips": sorted(self._live_by_ip),
-            "refused": sum(refused_by.values()),
-            "refused_by": dict(refused_by),
-            "up": up,
-            "down": down,
+            "refused": sum(totals.refused.values()),
+            "refused_by": dict(totals.refused),
+            "up": totals.up,
+            "down": totals.down,
         }
 
     def describe(self) -> str:
@@ -356,7 +385,7 @@ class Monitor:
 
     def reset_stats(self) -> None:
         """Set the totals (bytes, connections opened, refusals) to zero."""
-        self._taken_off = self._counted()
+        self._taken_off = self.counted()
 
     def stop(self, wait_seconds: float) -> Deferred[None]:
         """Let nobody in any more, and wait for the live connections.

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import attrs
 
 from monconn.admission.rules import Refusal
+from monconn.core import tcpinfo
 from monconn.units import format_bytes, format_duration
 
 Side = Literal["client", "backend"]
@@ -67,6 +68,8 @@ class ConnectionRecord:
     up: int = 0
     down: int = 0
     connected: float | None = None
+    first_up: float | None = None
+    first_down: float | None = None
     last_up: float | None = None
     last_down: float | None = None
     last_delivered: float | None = None
@@ -89,6 +92,11 @@ class ConnectionRecord:
     """When the verdict fell."""
     closed: float | None = None
     closed_at: float | None = None
+    client_tcp: bytes | None = None
+    """What the system knew of the client's socket when it was last asked, or as it was closed
+    (see :mod:`monconn.core.tcpinfo`); None where it is no TCP socket of ours."""
+    backend_tcp: bytes | None = None
+    """The same of the backend's."""
     detail: str = ""
     """Words beside the reason, where there are any: an error's own text."""
 
@@ -99,6 +107,15 @@ class ConnectionRecord:
         self.reason, self.phase, self.ending, self.state = reason, self.state, now, "closing"
         self.detail = detail
         return True
+
+    def note_tcp(self, side: Side, tcp: bytes | None) -> None:
+        """Keep what the system says of a side's socket, if it says anything."""
+        if tcp is None:
+            return
+        if side == "client":
+            self.client_tcp = tcp
+        else:
+            self.backend_tcp = tcp
 
     def note_end(self, side: Side, how: SideEnd) -> None:
         """Note how a side ended; once the verdict has fallen, that is only an answer to it."""
@@ -194,9 +211,16 @@ class ConnectionRecord:
             "age_seconds": round(self.age_seconds(now), 3),
             "idle_seconds": round(self.idle_seconds(now), 3),
             "connect_seconds": _rounded(self.connect_seconds),
+            "first_up_seconds": self._after_opening(self.first_up),
+            "first_down_seconds": self._after_opening(self.first_down),
+            "last_up_seconds": self._after_opening(self.last_up),
+            "last_down_seconds": self._after_opening(self.last_down),
             "client_end": self.client_end,
             "backend_end": self.backend_end,
         }
+        for key, tcp in (("client_tcp", self.client_tcp), ("backend_tcp", self.backend_tcp)):
+            if tcp is not None:
+                shown[key] = tcpinfo.shown(tcp)
         if self.closed_at is not None:
             shown["closed_at"] = iso_time(self.closed_at)
             shown["duration_seconds"] = round(self.age_seconds(now), 3)
@@ -210,6 +234,9 @@ class ConnectionRecord:
         if self.detail:
             shown["detail"] = self.detail
         return shown
+
+    def _after_opening(self, moment: float | None) -> float | None:
+        return None if moment is None else round(moment - self.opened, 6)
 
 
 def iso_time(wall_seconds: float) -> str:

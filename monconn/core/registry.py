@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
+from monconn.core.interfaces import IObserver
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.errors import DuplicateService, UnknownConnection, UnknownService, shown
@@ -44,6 +45,12 @@ class Registry:
     def when_added(self, call: Callable[[Monitor], object]) -> None:
         """Have something called with each monitor that is added from now on."""
         self._when_added.append(call)
+
+    def observe(self, observer: IObserver) -> None:
+        """Tell an observer of every monitor's connections, of those to come as well."""
+        for monitor in self:
+            monitor.add_observer(observer)
+        self.when_added(lambda monitor: monitor.add_observer(observer))
 
     def get(self, name: str) -> Monitor:
         """The monitor of a service.

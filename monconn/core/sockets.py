@@ -22,6 +22,8 @@ KEEPALIVE_SECONDS = 30
 KEEPALIVE_PROBES = 9
 
 _SO_MEMINFO = 55
+_TCP_INFO = 11
+TCP_INFO_BYTES = 232
 _MEMINFO = struct.Struct("8x4I")  # bytes in flight, the limit, set aside, and queued
 
 _GONE_SILENTLY = frozenset(
@@ -44,7 +46,7 @@ class NotingSocket(socket.socket):
     closes the socket with all that the peer had sent before.
     """
 
-    __slots__ = ("error_number", "keeps_last_words", "last_words")
+    __slots__ = ("_tcp_info", "error_number", "keeps_last_words", "last_words")
 
     error_number: int
     """The first error met; 0 for none."""
@@ -68,7 +70,7 @@ class NotingSocket(socket.socket):
             self._note(error)
             raise
 
-    def send(self, data: bytes | memoryview, *flags: int) -> int:
+    def send(self, data: Any, *flags: int) -> int:
         """Send, and note an error."""
         if not data:
             # Twisted sends nothing before it ends its writing; a UNIX socket whose peer has
@@ -82,12 +84,17 @@ class NotingSocket(socket.socket):
 
     def close(self) -> None:
         """Close; an error that nobody has met yet is noted first."""
+        self._tcp_info = self.tcp_info()
         if not self.error_number and self.fileno() >= 0:
             self.error_number = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if self.keeps_last_words:
             self.keeps_last_words = False
             self.last_words = b"".join(iter(self._read_on, b""))
         super().close()
+
+    def tcp_info(self) -> bytes | None:
+        """See :func:`tcp_info`; once it is closed, what was known then."""
+        return self._tcp_info if self.fileno() < 0 else tcp_info(self)
 
     def _read_on(self) -> bytes:
         try:
@@ -124,6 +131,7 @@ def note_errors(descriptor: Any) -> NotingSocket | None:
     noting.error_number = 0
     noting.keeps_last_words = False
     noting.last_words = b""
+    noting._tcp_info = None
     noting.setblocking(False)
     descriptor.socket = noting
     descriptor.fileno = noting.fileno
@@ -145,6 +153,19 @@ def waiting_bytes(descriptor: Any) -> int:
 def unacknowledged_bytes(sock: socket.SocketType) -> int:
     """How many bytes the system holds that the peer has not yet taken (``SIOCOUTQ``)."""
     return _queued(sock, termios.TIOCOUTQ)
+
+
+def tcp_info(sock: socket.SocketType) -> bytes | None:
+    """What the system knows of a TCP connection, to be read by :mod:`monconn.core.tcpinfo`.
+
+    :returns: Linux' ``struct tcp_info`` (``linux/tcp.h``); None where there is none.
+    """
+    if sock.family == socket.AF_UNIX:
+        return None
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, TCP_INFO_BYTES)
+    except OSError:
+        return None
 
 
 def room_to_send(sock: socket.SocketType) -> int:

@@ -145,9 +145,13 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if record.state == "closed":
             return  # nobody takes it any more
         if direction == "up":
+            if record.first_up is None:
+                record.first_up = now
             record.up += len(data)
             record.last_up = now
         else:
+            if record.first_down is None:
+                record.first_down = now
             record.down += len(data)
             record.last_down = now
         if self._monitor.watched:
@@ -228,6 +232,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self.connected = 0
         self.setTimeout(None)
         self._judge(reason)
+        self.measure()
         self._monitor.closed(self)
         wrapped, self.wrappedProtocol = self.wrappedProtocol, None
         self.factory.unregisterProtocol(self)
@@ -267,6 +272,11 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         elif is_first:
             self.setTimeout(GRACE_SECONDS)
             self._close()
+
+    def measure(self) -> None:
+        """See :class:`IConnection`."""
+        if self._socket is not None:
+            self.record.note_tcp(self._remote, self._socket.tcp_info())
 
     def _close(self) -> None:
         # What a producer has made is delivered. What it would make might have no end, and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from monconn.core.record import Side, SideEnd
+from monconn.core.record import ConnectionRecord, Side, SideEnd
 
 
 class End(Protocol):
@@ -48,6 +48,9 @@ class End(Protocol):
     def settle(self) -> None:
         """Do what is not worth it for a connection that ends soon; called more than once."""
 
+    def tcp_info(self) -> bytes | None:
+        """What the system knows of the socket; None if it is gone or not TCP."""
+
     def waiting(self) -> int:
         """How many bytes the peer has not taken yet: held by us, or in the system's queue."""
 
@@ -70,6 +73,8 @@ class Takes(Protocol):
 
 class Reports(Protocol):
     """What an End tells its relay."""
+
+    record: ConnectionRecord
 
     def connected(self, end: End) -> None:
         """This side stands: first the client's, then the backend's."""

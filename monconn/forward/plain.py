@@ -11,7 +11,13 @@ import attrs
 
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord, Reason, Side
-from monconn.core.sockets import end_by_errno, keep_alive, reset_on_close, unread_bytes
+from monconn.core.sockets import (
+    end_by_errno,
+    keep_alive,
+    reset_on_close,
+    tcp_info,
+    unread_bytes,
+)
 from monconn.core.timeouts import GRACE_SECONDS
 from monconn.forward.attempt import Attempt
 from monconn.forward.loop import ERR, HUP, OUT, PRI, RDHUP, Loop
@@ -237,6 +243,10 @@ class PlainEnd:
             self._settled = True
             keep_alive(self._sock)
 
+    def tcp_info(self) -> bytes | None:
+        """See :class:`~monconn.forward.ends.End`."""
+        return None if self._gone or self._sock is None else tcp_info(self._sock)
+
     def waiting(self) -> int:
         """See :class:`~monconn.forward.ends.End`."""
         return self.outlet.held() + self.outlet.unacknowledged()
@@ -364,9 +374,13 @@ class PlainEnd:
     def _count(self, count: int) -> None:
         record = self.record
         if self._is_client:
+            if not record.up:
+                record.first_up = self._loop.now
             record.up += count
             record.last_up = self._loop.now
         else:
+            if not record.down:
+                record.first_down = self._loop.now
             record.down += count
             record.last_down = self._loop.now
 
@@ -449,6 +463,7 @@ class PlainEnd:
             self._attempt = None
         self.outlet.close()
         if self._sock is not None:
+            self.record.note_tcp(self.side, tcp_info(self._sock))
             self._loop.remove(self._fd)
             self._sock.close()
 

@@ -90,9 +90,13 @@ class Relay:
         """See :class:`~monconn.forward.ends.Reports`."""
         record, now = self.record, self._monitor.clock.seconds()
         if end.side == "client":
+            if record.first_up is None:
+                record.first_up = now
             record.up += len(data)
             record.last_up = now
         else:
+            if record.first_down is None:
+                record.first_down = now
             record.down += len(data)
             record.last_down = now
         if self._monitor.watched:
@@ -171,6 +175,11 @@ class Relay:
         """See :class:`IConnection`."""
         self._decide(reason)
         self._happen("cut_hard" if reset else "cut")
+
+    def measure(self) -> None:
+        """See :class:`IConnection`."""
+        for end in (self.client, self.backend):
+            self.record.note_tcp(end.side, end.tcp_info())
 
     def _decide(self, reason: Reason, detail: str = "") -> None:
         self.record.end(reason, self._monitor.clock.seconds(), detail)

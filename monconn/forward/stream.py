@@ -297,6 +297,10 @@ class StreamEnd(Protocol):
         if self._socket is not None:
             self._socket.keeps_last_words = False
 
+    def tcp_info(self) -> bytes | None:
+        """See :class:`~monconn.forward.ends.End`; once it is gone, what was known last."""
+        return None if self._socket is None else self._socket.tcp_info()
+
     def waiting(self) -> int:
         """See :class:`~monconn.forward.ends.End`."""
         return 0 if self._gone else waiting_bytes(self._descriptor) + self._unacknowledged()
@@ -342,6 +346,7 @@ class StreamEnd(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`IProtocol`."""
         how = self._how_it_ended(reason)
+        self.reports.record.note_tcp(self.side, self.tcp_info())
         if self._socket is not None and self._socket.last_words:
             self.dataReceived(self._socket.last_words)
         if self._reset_look is not None:

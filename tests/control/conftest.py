@@ -39,6 +39,9 @@ class MadeUp:
         if self.record.end(reason, self._monitor.clock.seconds()):
             self._monitor.closed(self)
 
+    def measure(self) -> None:
+        """There are no sockets."""
+
 
 class Port:
     """A control port, used from a thread; a context manager that closes it."""

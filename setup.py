@@ -26,8 +26,10 @@ def readme() -> str:
 # They are the oldest releases that have wheels for every Python that we support.
 MANHOLE = ["Twisted[conch]>=24.11.0"]
 TUI = ["textual>=8.2.8"]
+METRICS = ["prometheus-client>=0.20.0"]
 TEST = [
     *MANHOLE,
+    *METRICS,
     "pytest>=8.2.0",
     "pytest-twisted>=1.14.3",
     "hypothesis>=6.100.0",
@@ -77,7 +79,8 @@ setup(
     extras_require={
         "manhole": MANHOLE,
         "tui": TUI,
-        "all": [*MANHOLE, *TUI],
+        "metrics": METRICS,
+        "all": [*MANHOLE, *TUI, *METRICS],
         "test": TEST,
         # Linters are pinned to a release line: a new rule is no reason for a red build.
         "dev": [

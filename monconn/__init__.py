@@ -11,6 +11,7 @@ from __future__ import annotations
 from monconn._version import __version__
 from monconn.admission.bans import Bans
 from monconn.admission.rules import Rules
+from monconn.core.alarms import Alarm
 from monconn.core.interfaces import IConnection, IObserver, Observer
 from monconn.core.monitor import Monitor
 from monconn.core.record import REASONS, REFUSALS, ConnectionRecord
@@ -30,6 +31,7 @@ shutdown = registry.shutdown
 __all__ = [
     "REASONS",
     "REFUSALS",
+    "Alarm",
     "Bans",
     "ConnectionRecord",
     "IConnection",

@@ -21,15 +21,18 @@ from monconn.admission.bans import Bans
 from monconn.admission.rules import Rules
 from monconn.config import Config, ServiceConfig
 from monconn.core.clock import MonotonicClock
+from monconn.core.interfaces import IObserver
 from monconn.core.monitor import Monitor
 from monconn.core.registry import Registry
 from monconn.core.timeouts import Timeouts
-from monconn.errors import ListenError
+from monconn.errors import ListenError, MonconnError, ObserverError
 from monconn.forward.accept import PAUSES_SECONDS, Listener, open_listener
 from monconn.forward.forwarder import Forwarder, ForwardingFactory
 from monconn.forward.roads import Roads
 from monconn.observers.closelog import CloseLog
 from monconn.observers.hexdump import HexDump
+from monconn.sections import HistoryConfig, JsonLogConfig, MetricsConfig, ObserverConfig
+from monconn.telemetry.devices import DevicesService
 
 _FLUSH_SECONDS = 1.0
 _PORT_0 = re.compile(r"(?<!\\):(port=)?0(?=:|$)")
@@ -61,29 +64,78 @@ class App(MultiService):
         self._hex_dump = HexDump(show or _write_to_stdout)
         self._has_listeners = False
         self._roads = Roads(reactor, self._clock)
+        self._shared = (self.registry, reactor, self._clock)
+        # What keeps things stands before the first client comes, and until after the last.
+        self._add_observers(config)
+        self._devices = DevicesService(config.devices, *self._shared)
+        self._devices.setServiceParent(self)
+        self._history = self._add_history(config.history)
+        self._json_log = self._add_json_log(config.json_log)
         for service_config in config.services:
             monitor = self._monitor(service_config)
             service = ForwardService(
                 service_config, monitor, self._roads, reactor, failed or _log_failure
             )
             service.setServiceParent(self)
+        self._add_metrics(config.metrics)
+        self._add_ways_in(config)
 
-        self._add_ways_in(config, reactor)
+    # Each imports what it needs only if it is wanted.
 
-    def _add_ways_in(self, config: Config, reactor: Any) -> None:
-        """The manhole and the control port; what they need is imported only if they are wanted."""
-        shared = (self.registry, reactor, self._clock)
+    def _add_observers(self, config: Config) -> None:
+        for each in config.observers:
+            self.registry.observe(_made(each))
+
+    def _add_history(self, config: HistoryConfig | None) -> Any:
+        if config is None:
+            return None
+        from monconn.history.service import HistoryService
+
+        history = HistoryService(config, *self._shared)
+        history.setServiceParent(self)
+        return history
+
+    def _add_json_log(self, config: JsonLogConfig | None) -> Any:
+        if config is None:
+            return None
+        from monconn.observers.jsonlog import JsonLogService
+
+        json_log = JsonLogService(config, *self._shared)
+        json_log.setServiceParent(self)
+        return json_log
+
+    def _add_metrics(self, config: MetricsConfig | None) -> None:
+        if config is not None:
+            from monconn.telemetry.metrics import MetricsService
+
+            MetricsService(config, *self._shared, self._dropped).setServiceParent(self)
+
+    def _dropped(self) -> dict[str, int]:
+        """What each observer has left out, by its name."""
+        observers = {
+            "hex_dump": self._hex_dump,
+            "json_log": self._json_log,
+            "history": self._history,
+        }
+        return {name: each.dropped for name, each in observers.items() if each is not None}
+
+    def _add_ways_in(self, config: Config) -> None:
+        """The manhole and the control port."""
         manhole = None
         if config.manhole is not None:
             from monconn.manhole.service import ManholeService
 
-            manhole = ManholeService(config.manhole, *shared)
+            manhole = ManholeService(config.manhole, *self._shared)
             manhole.setServiceParent(self)
         if config.control is not None:
             from monconn.control.service import ControlService
 
             control = ControlService(
-                config.control, *shared, manhole=lambda: getattr(manhole, "where", None)
+                config.control,
+                *self._shared,
+                manhole=lambda: getattr(manhole, "where", None),
+                devices=self._devices,
+                history=self._history,
             )
             control.setServiceParent(self)
 
@@ -108,9 +160,10 @@ class App(MultiService):
         """
         try:
             super().privilegedStartService()
-        except ListenError:
+        except MonconnError:
             for service in self:
-                service.close_listener()
+                if hasattr(service, "close_listener"):
+                    service.close_listener()
             raise
         self._has_listeners = True
 
@@ -312,6 +365,25 @@ def _timeouts(config: ServiceConfig) -> Timeouts:
         half_close_timeout=config.half_close_timeout,
         max_lifetime=config.max_lifetime,
     )
+
+
+def _made(config: ObserverConfig) -> IObserver:
+    """An observer of somebody's own.
+
+    :raises ObserverError: it cannot be made, or is none.
+    """
+    try:
+        observer = config.make(**config.options)
+    except Exception as error:  # somebody's class may fail in any way
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ObserverError(f"observers: {config.use} cannot be made: {words}") from error
+    missing = [each for each in IObserver if not hasattr(observer, each)]
+    if missing:
+        raise ObserverError(
+            f"observers: {config.use} is no observer, it has no {', '.join(sorted(missing))}:"
+            " derive it from monconn.Observer"
+        )
+    return observer  # type: ignore[no-any-return]
 
 
 def _write_to_stdout(text: str) -> None:

@@ -58,6 +58,10 @@ class FileError(MonconnError):
     """A file that was asked for and cannot be had."""
 
 
+class ObserverError(MonconnError):
+    """An observer of somebody's own that cannot be made."""
+
+
 class ControlError(MonconnError):
     """A control port that cannot be had, or that nobody answers at."""
 

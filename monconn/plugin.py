@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import IService
@@ -13,7 +14,7 @@ from twisted.python import usage
 
 from monconn.app import App
 from monconn.config import Config, from_pairs, load
-from monconn.errors import ConfigError, ListenError
+from monconn.errors import ConfigError, ListenError, MonconnError
 from monconn.signals import StopSignals
 
 CONFIG_VARIABLE = "MONCONN_CONFIG"
@@ -56,7 +57,10 @@ def make_service(config: Config) -> IService:
     """The service of a configuration, with the signals that stop it."""
     from twisted.internet import reactor
 
-    return _TwistdApp(config, reactor)
+    try:
+        return _TwistdApp(config, reactor)
+    except MonconnError as error:
+        raise SystemExit(f"monconn: {error}") from None
 
 
 def service_from_environment() -> IService:
@@ -90,13 +94,19 @@ class _TwistdApp(App):
 
     def privilegedStartService(self) -> None:
         self._signals.install()
+        self._start(super().privilegedStartService)
+
+    def startService(self) -> None:
+        self._start(super().startService)
+
+    def _start(self, start: Callable[[], object]) -> None:
         try:
-            super().privilegedStartService()
-        except ListenError as error:
+            start()
+        except MonconnError as error:
             self._say(error)
             raise CannotStart(str(error)) from error
 
-    def _say(self, error: ListenError) -> None:
+    def _say(self, error: MonconnError) -> None:
         self._log.error("{problem}", problem=str(error))
         print(f"monconn: {error}", file=sys.__stderr__)
 

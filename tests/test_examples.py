@@ -54,7 +54,11 @@ ENDING = {
     ],
 }
 SERVING = {"wrap_echo.py", "wrap_web.py", "echo_with_control.py"}
-ELSEWHERE = {"control_client.py"}  # tests/cli/test_inspect.py runs it
+ELSEWHERE = {  # which tests/cli/test_inspect.py and tests/telemetry run
+    "control_client.py",
+    "grafana-dashboard.json",
+    "prometheus-rules.yml",
+}
 
 
 @contextmanager

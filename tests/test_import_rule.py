@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 LOWEST = {"errors", "addresses", "units", "_version"}
 CONFIG = LOWEST | {"yamlmap", "fields", "sections", "config"}
 CORE = LOWEST | {"admission", "core"}
-SIDE_BY_SIDE = {"forward", "observers", "telemetry"}  # none imports another
+SIDE_BY_SIDE = {"forward", "observers", "telemetry", "history"}  # none imports another
 BELOW_SERVER = CORE | CONFIG | SIDE_BY_SIDE | {"control.place", "control.commands"}
 BELOW_APP = BELOW_SERVER | {"control.service", "manhole", "signals"}
 BELOW_ENTRIES = BELOW_APP | {"app", "monconn"}
@@ -41,8 +41,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control.peers": LOWEST,
     "control.feed": CORE,
     "control.service": BELOW_SERVER | {"control.server"},
+    "control.session": CORE | {"control.commands", "control.peers"},
+    "control.lists": BELOW_SERVER | {"control.session"},
     "tui": LOWEST | {"control.client"},
-    "control.server": BELOW_SERVER | {"control.feed", "control.peers"},
+    "control.server": BELOW_SERVER | {"control.feed", "control.lists", "control.session"},
     "app": BELOW_APP,
     "plugin": BELOW_ENTRIES,
     "endpoints": BELOW_ENTRIES,

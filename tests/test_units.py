@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monconn.errors import UnitError
-from monconn.units import format_bytes, format_duration, parse_duration
+from monconn.units import format_bytes, format_duration, parse_duration, parse_size
 
 KIB = 1024
 
@@ -161,3 +161,34 @@ def test_a_text_is_read_or_refused(text):
         message = "read"
     assert value >= 0
     assert message.isprintable()
+
+
+# -- sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (0, 0),
+        (4096, 4096),
+        ("4096", 4096),
+        ("812 B", 812),
+        ("64KiB", 65536),
+        (" 1.5 MiB ", 3 * 2**19),
+        ("1GiB", 2**30),
+        ("2TiB", 2**41),
+    ],
+)
+def test_sizes_are_read(text: int | str, count: int) -> None:
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "KiB", "1KB", "1kib", "-1", "1e3", "1 GiB 2 MiB", True, "٣"])
+def test_what_is_no_size_is_refused(text: int | str) -> None:
+    with pytest.raises(UnitError, match="must be a number of bytes or a text like 64KiB"):
+        parse_size(text)
+
+
+@given(count=st.integers(0, 2**49))
+def test_a_shown_size_reads_back_nearly_the_same(count: int) -> None:
+    assert abs(parse_size(format_bytes(count)) - count) <= count / 20

@@ -2,79 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
 
-from monconn.control.client import BadAddress, Client, NoServer, SeveralServers, find_server
+from monconn.cli.asking import (
+    as_json,
+    asks,
+    of_service,
+    print_json,
+    print_table,
+    print_text,
+)
+from monconn.cli.past import devices, history, report
+from monconn.control.client import Client
 from monconn.errors import ControlError, UnitError
 from monconn.units import parse_duration
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _ORDERS = ("id", "up", "down", "age", "idle", "rate", "closed")
 _IDS_AT_ONCE = 1_000
 _SHELLS = ("bash", "zsh", "fish")
-
-
-def _asks(call: F) -> F:
-    """A verb that talks to a server: which one, and what to say if that fails."""
-
-    @click.option(
-        "--control",
-        envvar="MONCONN_CONTROL",
-        metavar="ADDRESS",
-        help="The server to ask: a path, or as docs/control.md has it. [env: MONCONN_CONTROL]",
-    )
-    @functools.wraps(call)
-    def verb(control: str | None, **arguments: Any) -> None:
-        try:
-            with Client(find_server(control)) as server:
-                call(server, **arguments)
-        except ControlError as error:
-            click.echo(f"monconn: {error}", err=True)
-            raise click.exceptions.Exit(_status(error)) from None
-        except KeyboardInterrupt:
-            raise click.exceptions.Exit(130) from None
-
-    return verb  # type: ignore[return-value]
-
-
-def _status(error: ControlError) -> int:
-    if isinstance(error, NoServer):
-        return 3
-    is_usage = isinstance(error, SeveralServers | BadAddress)
-    is_usage = is_usage or getattr(error, "code", "") == "BAD_REQUEST"
-    return 2 if is_usage else 1
-
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-_of_service = click.option("--service", metavar="NAME", help="Only this service.")
-
-
-def _print(text: str) -> None:
-    click.echo(text, nl=False)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
-
-
-def _print_table(columns: str, rows: list[Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(rows)
-        return
-    if not rows:
-        click.echo("none")
-        return
-    from monconn.cli import render  # and rich, which `monconn -p` starts without
-
-    _print(render.table(getattr(render, columns), rows, sys.stdout.isatty()))
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -87,7 +38,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 
 
 @click.command("list")
-@_of_service
+@of_service
 @click.option("--client", metavar="NET", help="Only clients of this IP or network.")
 @click.option("--state", metavar="STATE", help="Only those that are open, half_closed, …")
 @click.option(
@@ -97,54 +48,54 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option("--sort", type=click.Choice(_ORDERS), help="The most first; id: oldest first.")
 @click.option("--limit", type=click.IntRange(min=1), help="No more than so many.")
 @click.option("--closed", is_flag=True, help="Those that were closed last, instead.")
-@_as_json
-@_asks
+@as_json
+@asks
 def list_connections(server: Client, as_json: bool, closed: bool, **wanted: Any) -> None:
     """Connections, one a line."""
     if closed:
         wanted = {**wanted, "closed": True, "sort": wanted["sort"] or "closed"}
     rows = list(server.rows("ListConnections", **wanted))
-    _print_table("CLOSED" if closed else "LIVE", rows, as_json)
+    print_table("CLOSED" if closed else "LIVE", rows, as_json)
 
 
 @click.command()
 @click.argument("id_", metavar="ID", type=int)
-@_as_json
-@_asks
+@as_json
+@asks
 def show(server: Client, id_: int, as_json: bool) -> None:
     """All that is known of one connection, live or closed lately."""
     connection = json.loads(server.call("ShowConnection", id=id_)["connection"])
     if as_json:
-        _print_json(connection)
+        print_json(connection)
     else:
         from monconn.cli import render
 
-        _print(render.details(connection))
+        print_text(render.details(connection))
 
 
 @click.command()
 @click.argument("service", required=False)
-@_as_json
-@_asks
+@as_json
+@asks
 def stats(server: Client, service: str | None, as_json: bool) -> None:
     """The services in figures, or one of them."""
     rows = list(server.rows("ListServices", service=service))
     for row in rows:
         row["ips"] = list(server.rows("ListIps", service=row["sid"]))
     if as_json and service is not None:
-        _print_json(rows[0])
+        print_json(rows[0])
     else:
-        _print_table("SERVICES", rows, as_json)
+        print_table("SERVICES", rows, as_json)
 
 
 @click.command("ip")
-@_of_service
-@_as_json
-@_asks
+@of_service
+@as_json
+@asks
 def clients(server: Client, service: str | None, as_json: bool) -> None:
     """What each client IP has done."""
     rows = _by_ip(server.rows("ListClients", service=service))
-    _print_table("CLIENTS", rows, as_json)
+    print_table("CLIENTS", rows, as_json)
 
 
 def _by_ip(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -169,10 +120,10 @@ def _sum(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @click.argument("ids", metavar="ID...", type=int, nargs=-1)
 @click.option("--client", metavar="NET", help="All connections of this IP or network.")
-@_of_service
+@of_service
 @click.option("--reset", is_flag=True, help="At once, by a reset; else what is held is delivered.")
-@_as_json
-@_asks
+@as_json
+@asks
 def close(
     server: Client,
     ids: tuple[int, ...],
@@ -193,7 +144,7 @@ def close(
         count += int(answer["closed"])
         unknown += json.loads(answer["unknown"])
     if as_json:
-        _print_json({"closed": count, "unknown": unknown})
+        print_json({"closed": count, "unknown": unknown})
     else:
         click.echo(f"{count} connection{'' if count == 1 else 's'} closed")
         for each in unknown:
@@ -217,14 +168,14 @@ def _change(
         if not as_json:
             click.echo(f"{network} {done if changed else not_done}")
     if as_json:
-        _print_json(rows)
+        print_json(rows)
 
 
 @click.command()
 @click.argument("networks", metavar="NET...", nargs=-1, required=True)
-@_of_service
-@_as_json
-@_asks
+@of_service
+@as_json
+@asks
 def block(server: Client, networks: tuple[str, ...], service: str | None, as_json: bool) -> None:
     """Refuse clients of an IP or a network, and end those that are connected."""
     _change(server, "Block", networks, service, as_json)
@@ -232,27 +183,27 @@ def block(server: Client, networks: tuple[str, ...], service: str | None, as_jso
 
 @click.command()
 @click.argument("networks", metavar="NET...", nargs=-1, required=True)
-@_of_service
-@_as_json
-@_asks
+@of_service
+@as_json
+@asks
 def unblock(server: Client, networks: tuple[str, ...], service: str | None, as_json: bool) -> None:
     """Let clients of exactly this IP or network in again."""
     _change(server, "Unblock", networks, service, as_json)
 
 
 @click.command()
-@_of_service
-@_as_json
-@_asks
+@of_service
+@as_json
+@asks
 def blocks(server: Client, service: str | None, as_json: bool) -> None:
     """The blocked networks."""
-    _print_table("BLOCKS", list(server.rows("ListBlocks", service=service)), as_json)
+    print_table("BLOCKS", list(server.rows("ListBlocks", service=service)), as_json)
 
 
 @click.command()
-@_of_service
-@_as_json
-@_asks
+@of_service
+@as_json
+@asks
 def events(server: Client, service: str | None, as_json: bool) -> None:
     """Connections opened, refused and closed, as it happens."""
     from monconn.cli import render
@@ -263,7 +214,7 @@ def events(server: Client, service: str | None, as_json: bool) -> None:
             click.echo(f"monconn: {server.events_dropped - dropped} events missed", err=True)
             dropped = server.events_dropped
         if as_json:
-            _print_json(event)
+            print_json(event)
         else:
             click.echo(render.event_line(event))
         sys.stdout.flush()
@@ -271,7 +222,7 @@ def events(server: Client, service: str | None, as_json: bool) -> None:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("words", metavar="[COMMAND]...", nargs=-1, type=click.UNPROCESSED)
-@_asks
+@asks
 def shell(server: Client, words: tuple[str, ...]) -> None:
     """Open the manhole: Python inside of a running monconn; or run one COMMAND there."""
     from monconn.cli.shell import open_shell
@@ -280,7 +231,7 @@ def shell(server: Client, words: tuple[str, ...]) -> None:
 
 
 @click.command()
-@_asks
+@asks
 def top(server: Client) -> None:
     """Watch connections on the whole screen."""
     try:
@@ -313,6 +264,9 @@ VERBS = (
     unblock,
     blocks,
     events,
+    devices,
+    history,
+    report,
     top,
     shell,
     completion,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ def _rate(key: str) -> Callable[[Row], str]:
 
 
 def _duration(key: str) -> Callable[[Row], str]:
-    return lambda row: format_duration(row[key])
+    return lambda row: "-" if row[key] is None else format_duration(row[key])
 
 
 def _time(key: str) -> Callable[[Row], str]:
@@ -92,13 +92,49 @@ CLIENTS: tuple[Column, ...] = (
     ("LAST SEEN", "left", _time("last_seen")),
     ("LAST END", "left", _value("last_reason")),
 )
+HISTORY: tuple[Column, ...] = (
+    ("CLOSED", "left", _time("closed_at")),
+    ("CLIENT", "left", _value("client")),
+    ("SERVICE", "left", _value("service")),
+    ("REASON", "left", _value("reason")),
+    ("CODE", "left", _value("code")),
+    ("UP", "right", _bytes("up")),
+    ("DOWN", "right", _bytes("down")),
+    ("LASTED", "right", _duration("duration_seconds")),
+)
+EVENTS: tuple[Column, ...] = (
+    ("AT", "left", _time("at")),
+    ("EVENT", "left", _value("event")),
+    ("SERVICE", "left", _value("service")),
+    ("CLIENT", "left", _value("client")),
+    ("DETAIL", "left", _value("detail")),
+)
+DEVICES: tuple[Column, ...] = (
+    ("DEVICE", "left", _value("device")),
+    ("SERVICE", "left", _value("service")),
+    ("NOW", "right", _value("connections")),
+    ("TOTAL", "right", _value("total")),
+    ("COMES EVERY", "right", _duration("reconnect_seconds")),
+    ("SPEAKS EVERY", "right", _duration("heartbeat_seconds")),
+    ("SILENT FOR", "right", _duration("silent_seconds")),
+    ("UP", "right", _bytes("up")),
+    ("DOWN", "right", _bytes("down")),
+    ("LAST SEEN", "left", _time("last_seen")),
+    ("LAST END", "left", _value("last_reason")),
+    ("ALARMS", "left", lambda row: ", ".join(row["alarms"])),
+)
 BLOCKS: tuple[Column, ...] = (
     ("NETWORK", "left", _value("network")),
     ("SERVICE", "left", _value("service")),
 )
 
 _WIDTH_OF_A_PIPE = 1_000  # nothing is cut off for a program that reads
-_STYLES = {"closing": "yellow", "half_closed": "yellow", "connecting": "cyan"}
+_STYLES = {
+    "closing": "yellow",
+    "half_closed": "yellow",
+    "connecting": "cyan",
+    **dict.fromkeys(("silent", "reconnect_storm", "silent, reconnect_storm"), "red"),
+}
 
 
 def table(
@@ -122,21 +158,42 @@ def table(
 
 def details(row: Row) -> str:
     """One connection, a line for each thing that is known of it."""
-    widest = max(map(len, row))
-    return "".join(
-        f"{key:{widest}}  {printable(_detail(key, value))}\n" for key, value in row.items()
+    lines = [*_lines_of(row)]
+    widest = max(len(key) for key, _ in lines)
+    return "".join(f"{key:{widest}}  {printable(text)}\n" for key, text in lines)
+
+
+def _lines_of(row: Row) -> Iterator[tuple[str, str]]:
+    for key, value in row.items():
+        if key == "diagnosis":
+            yield "looks_like", value["looks_like"]
+            yield from (("because", each) for each in value["because"])
+        elif key.endswith("_tcp"):
+            yield key, _tcp_words(value)
+        else:
+            yield key, _detail(key, value)
+
+
+def _tcp_words(tcp: Row) -> str:
+    round_trip, variation = tcp["rtt_seconds"] * 1000, tcp["rtt_variation_seconds"] * 1000
+    return (
+        f"round trip {round_trip:.3g} ms ± {variation:.3g},"
+        f" sent again {tcp['retransmits']} of {tcp['segments_sent']} segments,"
+        f" unacknowledged {tcp['unacked_segments']}, lost {tcp['lost_segments']},"
+        f" congestion window {tcp['cwnd_segments']} × {format_bytes(tcp['mss_bytes'])},"
+        f" not sent yet {format_bytes(tcp['not_sent_bytes'])}"
     )
 
 
 def _detail(key: str, value: Any) -> str:
     if value is None:
         return "-"
-    if key in ("up", "down"):
+    if key in ("up", "down") or key.endswith("_bytes"):
         return f"{value} ({format_bytes(value)})"
     if key.endswith("_rate"):
         return f"{format_bytes(int(value))}/s"
     if key.endswith("_seconds"):
-        return f"{value} ({format_duration(value)})"
+        return f"{value} ({format_duration(value)})" if value >= 1 else f"{value * 1000:.3g} ms"
     return str(value)
 
 
@@ -146,7 +203,11 @@ def event_line(event: Row) -> str:
 
 
 def _event_words(event: Row) -> str:
-    what = f"{local_time(event['at'])} {event['service']}: {event['client']}"
+    what = f"{local_time(event['at'])} {event['service']}: {event.get('client')}"
+    if event["event"] == "alarm":
+        word = "is over" if event["over"] else "begins"
+        what = f"{local_time(event['at'])} {event['service']}: {event['device']}"
+        return f"{what} {event['alarm']} {word}: {event['detail']}"
     if event["event"] == "opened":
         return f"{what} opened, id {event['id']}"
     if event["event"] == "refused":

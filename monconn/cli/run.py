@@ -10,7 +10,7 @@ from typing import Any
 from monconn.app import App
 from monconn.cli.logs import Output, TextLog, begin_logging
 from monconn.config import Config
-from monconn.errors import ListenError
+from monconn.errors import ListenError, MonconnError
 from monconn.forward.loop import CAN_LOOP
 from monconn.signals import StopSignals
 
@@ -41,14 +41,14 @@ def run(
         failures.append(error)
         signals.stop()
 
-    app = App(config, reactor, show=output.write, failed=failed)
-    signals = StopSignals(reactor, app.stop_now)
-    signals.install()
     try:
+        app = App(config, reactor, show=output.write, failed=failed)
+        signals = StopSignals(reactor, app.stop_now)
+        signals.install()
         app.privilegedStartService()
-    except ListenError as error:
+        app.startService()
+    except MonconnError as error:
         return _cannot_go_on(error)
-    app.startService()
     if prepare is not None:
         prepare(app, reactor, log)
     # What stands now is there to stay, and connections leave no cycles: look for garbage less.
@@ -67,6 +67,6 @@ def _install_reactor() -> None:
         install()
 
 
-def _cannot_go_on(error: ListenError) -> int:
+def _cannot_go_on(error: MonconnError) -> int:
     print(f"monconn: {error}", file=sys.stderr)
     return 1

@@ -32,6 +32,10 @@ class BadRequest(MonconnError):
     """An argument that cannot be understood."""
 
 
+class NotKept(MonconnError):
+    """What was asked for is not configured."""
+
+
 class UnknownPage(MonconnError):
     """There is no such page, or no more: another list was asked for since."""
 
@@ -43,6 +47,7 @@ _ERRORS: dict[type[Exception], bytes] = {
     UnknownConnection: b"UNKNOWN_CONNECTION",
     UnknownService: b"UNKNOWN_SERVICE",
     UnknownPage: b"UNKNOWN_PAGE",
+    NotKept: b"NOT_KEPT",
 }
 _SERVICE = (b"service", amp.Unicode(optional=True))  # all of them, if left out
 _NOTHING: list[tuple[bytes, amp.Argument]] = []
@@ -116,6 +121,40 @@ class ListClients(_Command):
     response = _ROWS
 
 
+class ListDevices(_Command):
+    """Each device that was seen: how often it comes, how often it speaks, and its alarms."""
+
+    arguments = [_SERVICE]
+    response = _ROWS
+
+
+class ListHistory(_Command):
+    """Connections that are over, or events, from the history; the latest first."""
+
+    arguments = [
+        _SERVICE,
+        (b"client", amp.Unicode(optional=True)),  # an IP or a network
+        (b"since", amp.Float(optional=True)),  # seconds of the wall clock, as is:
+        (b"until", amp.Float(optional=True)),
+        (b"reason", amp.Unicode(optional=True)),
+        (b"limit", amp.Integer(optional=True)),
+        (b"events", amp.Boolean(optional=True)),  # these instead of connections
+    ]
+    response = _ROWS
+
+
+class Report(_Command):
+    """A period summed up from the history."""
+
+    arguments = [
+        _SERVICE,
+        (b"client", amp.Unicode(optional=True)),
+        (b"since", amp.Float(optional=True)),
+        (b"until", amp.Float(optional=True)),
+    ]
+    response = [(b"report", amp.String())]  # a JSON object
+
+
 class ListBlocks(_Command):
     """The blocked networks of each service."""
 
@@ -131,7 +170,7 @@ class NextPage(_Command):
 
 
 class ShowConnection(_Command):
-    """One connection, live or closed lately, whole."""
+    """One connection, live or closed lately, whole: with its ``diagnosis``, and what TCP knows."""
 
     arguments = [(b"id", amp.Integer())]
     response = [(b"connection", amp.String())]  # a JSON object
@@ -188,7 +227,7 @@ class Subscribe(_Command):
 
 
 class Event(amp.Command):
-    """Server to client: a connection was opened, refused or closed."""
+    """Server to client: a connection was opened, refused or closed, or there is an alarm."""
 
     arguments = [
         (b"event", amp.String()),  # a JSON object: event, time, and the connection's own keys

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from monconn.core.alarms import Alarm
 from monconn.core.clock import Allowance
 from monconn.core.interfaces import Observer
 from monconn.core.listing import row
@@ -71,11 +73,19 @@ class Feed(Observer):
         """See :meth:`IObserver.closed`."""
         self._tell("closed", record)
 
+    def alarmed(self, alarm: Alarm) -> None:
+        """See :meth:`IObserver.alarmed`."""
+        self._push("alarm", alarm.service, alarm.snapshot)
+
     def _tell(self, event: str, record: ConnectionRecord) -> None:
+        now = self._clock.seconds
+        self._push(event, record.service, lambda: row(record, Rates(), now()))
+
+    def _push(self, event: str, service: str, show: Callable[[], dict[str, Any]]) -> None:
         subscribers = [
             subscriber
-            for subscriber, service in self._subscribers.items()
-            if service in (None, record.service)
+            for subscriber, wanted in self._subscribers.items()
+            if wanted in (None, service)
         ]
         if not subscribers:
             return
@@ -83,7 +93,6 @@ class Feed(Observer):
             for subscriber in subscribers:
                 subscriber.drop()
             return
-        shown = row(record, Rates(), self._clock.seconds())
-        encoded = json.dumps({"event": event, "at": iso_time(time.time()), **shown}).encode()
+        encoded = json.dumps({"event": event, "at": iso_time(time.time()), **show()}).encode()
         for subscriber in subscribers:
             subscriber.push(encoded)

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.ssl import Certificate, PrivateCertificate
@@ -22,6 +22,10 @@ from monconn.core.registry import Registry
 from monconn.errors import ControlError, ListenError
 from monconn.forward.accept import Listener, open_listener
 from monconn.sections import ControlConfig
+from monconn.telemetry.devices import DevicesService
+
+if TYPE_CHECKING:
+    from monconn.history.service import HistoryService
 
 
 class ControlService(Service):
@@ -32,6 +36,8 @@ class ControlService(Service):
     :param reactor: an ``IReactorSocket``.
     :param clock: gives monotonic ``seconds()`` and ``callLater``.
     :param manhole: says where the manhole is; None if there is none.
+    :param devices: knows the devices; None if nobody does.
+    :param history: keeps what happened; None if nobody does.
     """
 
     _log = Logger(namespace="monconn.control")
@@ -43,10 +49,12 @@ class ControlService(Service):
         reactor: Any,
         clock: Any,
         manhole: Callable[[], str | None] = lambda: None,
+        devices: DevicesService | None = None,
+        history: HistoryService | None = None,
     ) -> None:
         self._config = config
         self._reactor = reactor
-        self._factory = ControlFactory(registry, clock, manhole)
+        self._factory = ControlFactory(registry, clock, manhole, devices, history)
         self._listener: Listener | None = None
         self._protocols: Any = None
         self.where: str | None = None

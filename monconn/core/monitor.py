@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.admission.bans import Bans
@@ -18,9 +16,11 @@ from monconn.admission.rules import Refusal, Rules
 from monconn.core.alarms import Alarm
 from monconn.core.clients import ClientTotals
 from monconn.core.clock import MonotonicClock
-from monconn.core.interfaces import IConnection, IObserver, Observer
+from monconn.core.interfaces import IConnection, IObserver
+from monconn.core.observed import Observed
 from monconn.core.record import ConnectionRecord, Direction, iso_time
 from monconn.core.timeouts import Timeouts
+from monconn.core.totals import Totals
 from monconn.errors import UnknownConnection
 from monconn.units import format_bytes, format_duration
 
@@ -28,21 +28,10 @@ CLOSED_KEPT = 1_000
 STOP_GRACE_SECONDS = 1.0
 """How long peers may take to answer an end that we gave them because we stop."""
 
-_HOOKS = ("opened", "refused", "data", "closed", "alarmed")
 _ids = itertools.count(1)  # one row of numbers for all services: ``monconn close 42``
 
 
-@attrs.define
-class Totals:
-    """What a service has counted."""
-
-    opened: int = 0
-    up: int = 0
-    down: int = 0
-    refused: Counter[Refusal] = attrs.field(factory=Counter)
-
-
-class Monitor:
+class Monitor(Observed):
     """Watches one service, and is the only place where anything is done to it.
 
     :param name: the service's name (``sid`` in the Go tool).
@@ -51,9 +40,8 @@ class Monitor:
     :param listen: where the service listens, for display.
     :param backend: whom it forwards to, for display.
     :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param observers: who is told of everything.
     """
-
-    _log = Logger(namespace="monconn.monitor")
 
     def __init__(
         self,
@@ -64,8 +52,9 @@ class Monitor:
         listen: str = "",
         backend: str = "",
         clock: Any = None,
+        observers: Iterable[IObserver] = (),
     ) -> None:
-        self.name = name
+        super().__init__(name, observers)
         self.rules = Rules() if rules is None else rules
         self.timeouts = Timeouts() if timeouts is None else timeouts
         self.listen = listen
@@ -74,8 +63,6 @@ class Monitor:
         self.booted_at = time.time()
         self.accessed_at: float | None = None
         self.stopping = False
-        self.watched = False
-        """Whether anyone wants to see payload: asked before each call of :meth:`saw`."""
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_KEPT)
         self.clients = ClientTotals()
         self._booted = self.clock.seconds()
@@ -83,7 +70,6 @@ class Monitor:
         self._live_by_ip: dict[str, int] = {}
         self._ended = Totals()  # of connections that are over; ``opened`` of all
         self._taken_off = Totals()
-        self._heeding: dict[str, list[IObserver]] = {hook: [] for hook in _HOOKS}
         self._when_room: list[Callable[[], object]] = []
         self._when_empty: list[Deferred[None]] = []
 
@@ -181,39 +167,6 @@ class Monitor:
         """Have something called each time a connection has left."""
         self._when_room.append(call)
 
-    # -- observers
-
-    def add_observer(self, observer: IObserver) -> None:
-        """Tell an observer of everything from now on."""
-        heeded = [hook for hook in _HOOKS if _heeds(observer, hook)]  # or none, if that fails
-        for hook in heeded:
-            self._heeding[hook].append(observer)
-        self.watched = bool(self._heeding["data"])
-
-    def remove_observer(self, observer: IObserver) -> None:
-        """Tell an observer nothing more; harmless for one that is not told anything."""
-        for observers in self._heeding.values():
-            if observer in observers:
-                observers.remove(observer)
-        self.watched = bool(self._heeding["data"])
-
-    def _tell(self, hook: str, *args: object) -> None:
-        observers = self._heeding[hook]
-        for observer in tuple(observers):
-            if observer in observers:  # an earlier one may have had it removed
-                try:
-                    getattr(observer, hook)(*args)
-                except Exception:
-                    self._switch_off(observer)
-
-    def _switch_off(self, observer: IObserver) -> None:
-        self.remove_observer(observer)
-        self._log.failure(
-            "{service}: observer {observer} failed and is switched off",
-            service=self.name,
-            observer=type(observer).__name__,
-        )
-
     # -- what can be asked of it
 
     def __len__(self) -> int:
@@ -262,30 +215,17 @@ class Monitor:
 
     def totals(self) -> Totals:
         """What is counted, less what was taken off."""
-        counted, off = self.counted(), self._taken_off
-        return Totals(
-            counted.opened - off.opened,
-            counted.up - off.up,
-            counted.down - off.down,
-            counted.refused - off.refused,
-        )
+        return self.counted() - self._taken_off
 
     def carry_over(self, totals: Totals) -> None:
         """Count on from what an earlier run has counted."""
-        self._ended.opened += totals.opened
-        self._ended.up += totals.up
-        self._ended.down += totals.down
-        self._ended.refused += totals.refused
+        self._ended += totals
 
     def counted(self) -> Totals:
         """All that was ever counted, whatever was taken off."""
         records = self.connections()
-        return Totals(
-            opened=self._ended.opened,
-            up=self._ended.up + sum(record.up for record in records),
-            down=self._ended.down + sum(record.down for record in records),
-            refused=Counter(self._ended.refused),
-        )
+        live = Totals(up=sum(each.up for each in records), down=sum(each.down for each in records))
+        return self._ended + live
 
     def uptime_seconds(self) -> float:
         """Seconds since the monitor was made."""
@@ -418,13 +358,6 @@ class Monitor:
 
 def _network(network: str | Network) -> Network:
     return parse_network(str(network))  # which makes IPv4 of what is IPv4
-
-
-def _heeds(observer: IObserver, hook: str) -> bool:
-    """Whether a hook of an observer's is worth calling."""
-    if hook == "data":
-        return observer.watches_payload
-    return getattr(getattr(observer, hook), "__func__", None) is not getattr(Observer, hook)
 
 
 def _cancel(timers: Iterable[Any]) -> None:

@@ -154,9 +154,15 @@ class ConnectionRecord:
     def _who_letter(self, reason: Reason) -> str:
         if reason == "write_timeout":
             return "s" if self.backend_end == "timeout" else "c"
-        if reason == "half_close_timeout":
-            return "c" if self.client_end == "none" else "s"
+        if reason in ("half_close_timeout", "idle_timeout"):
+            return "s" if self._waits_for_backend() else "c"
         return _WHO_LETTERS[reason]
+
+    def _waits_for_backend(self) -> bool:
+        """Whether the backend is the side that has not ended; if neither has, that owes a word."""
+        if self.backend_end != "none":
+            return False
+        return self.client_end != "none" or (self.last_up or 0.0) > (self.last_down or 0.0)
 
     def _phase_letter(self) -> str:
         if self.phase == "connecting":
@@ -218,9 +224,6 @@ class ConnectionRecord:
             "client_end": self.client_end,
             "backend_end": self.backend_end,
         }
-        for key, tcp in (("client_tcp", self.client_tcp), ("backend_tcp", self.backend_tcp)):
-            if tcp is not None:
-                shown[key] = tcpinfo.shown(tcp)
         if self.closed_at is not None:
             shown["closed_at"] = iso_time(self.closed_at)
             shown["duration_seconds"] = round(self.age_seconds(now), 3)
@@ -233,6 +236,9 @@ class ConnectionRecord:
             shown["closed_by"] = self.closed_by
         if self.detail:
             shown["detail"] = self.detail
+        for key, tcp in (("client_tcp", self.client_tcp), ("backend_tcp", self.backend_tcp)):
+            if tcp is not None:
+                shown[key] = tcpinfo.shown(tcp)
         return shown
 
     def _after_opening(self, moment: float | None) -> float | None:
@@ -272,7 +278,6 @@ _WHO_LETTERS: dict[Reason, str] = {
     "backend_unreachable": "S",
     "connect_timeout": "s",
     "read_timeout": "c",
-    "idle_timeout": "c",
     "lifetime": "P",
     "blocked": "P",
     "operator": "K",

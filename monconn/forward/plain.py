@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from typing import Any
 
-import attrs
-
-from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord, Reason, Side
 from monconn.core.sockets import (
     end_by_errno,
@@ -20,25 +16,13 @@ from monconn.core.sockets import (
 )
 from monconn.core.timeouts import GRACE_SECONDS
 from monconn.forward.attempt import Attempt
-from monconn.forward.loop import ERR, HUP, OUT, PRI, RDHUP, Loop
-from monconn.forward.outlet import SPLICE_FLAGS, Outlet
-from monconn.forward.pipes import Pipe, PipePool
+from monconn.forward.loop import ERR, HUP, OUT, PRI, RDHUP
+from monconn.forward.outlet import Outlet
+from monconn.forward.taking import Shared, Taking, error_of
 from monconn.forward.targets import Targets
 
-CHUNK_BYTES = 1 << 16
-"""How much one read may always bring."""
-COPY_BYTES = 1 << 18
-SPLICE_BYTES = 1 << 20
-"""How much one read may bring if the other side has room for it, about."""
-SPLICE_FROM_BYTES = 1 << 15
-"""Chunks smaller than this cost less copied than spliced."""
-TURN_BYTES = 1 << 20
-"""How much one side passes on before others have their turn, about."""
 DELIVERY_LOOK_SECONDS = 0.01
 
-CAN_SPLICE = hasattr(os, "splice")
-
-_buffer = memoryview(bytearray(COPY_BYTES))  # empty again before the next chunk comes
 _BROKEN = ERR  # and not HUP, which two ends in good order show as well
 # After these there may be bytes that no further event tells of, or a mark that a read stops at.
 _READ_ALL = PRI | RDHUP | HUP | ERR
@@ -46,20 +30,7 @@ _WRITABLE = OUT | HUP | ERR
 _READABLE = ~OUT
 
 
-@attrs.frozen
-class Shared:
-    """What the plain Ends of a service have in common."""
-
-    monitor: Monitor
-    loop: Loop
-    """Tells of the sockets' events."""
-    pipes: PipePool
-    """Lends pipes for splicing."""
-    keepalive: bool = True
-    """Whether the system is to ask a silent peer if it is still there."""
-
-
-class PlainEnd:
+class PlainEnd(Taking):
     """One side of a relay over a plain socket (see :class:`~monconn.forward.ends.End`).
 
     What it takes it gives to its :attr:`peer`'s outlet directly; only what changes the
@@ -73,29 +44,11 @@ class PlainEnd:
 
     __slots__ = (
         "_attempt",
-        "_broken",
-        "_eof",
-        "_fd",
-        "_flows",
         "_gone",
-        "_is_client",
-        "_leaving",
-        "_loop",
-        "_monitor",
-        "_paused",
-        "_reads_all",
         "_ready",
-        "_resetting",
         "_settled",
-        "_shared",
-        "_sock",
         "_targets",
-        "_urgent",
         "_write_ended",
-        "outlet",
-        "peer",
-        "record",
-        "reports",
         "side",
     )
 
@@ -282,7 +235,7 @@ class PlainEnd:
             self._forget()
         elif self._eof:
             if events & _BROKEN:
-                self._break(_error_of(self._sock))
+                self._break(error_of(self._sock))
         else:
             self._ready = True
             if events & _BROKEN:
@@ -296,126 +249,13 @@ class PlainEnd:
     def _hung_up(self) -> None:
         """The peer has reset while we read nothing from it."""
         if self.record.connected is None and not unread_bytes(self._sock):
-            self._break(_error_of(self._sock))
+            self._break(error_of(self._sock))
         else:  # what it sent before is delivered if that is possible soon
             self._monitor.clock.callLater(GRACE_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
         if not self._gone and not self._leaving:
-            self._break(self.outlet.error or _error_of(self._sock))
-
-    # -- taking bytes
-
-    def _take(self) -> None:
-        """Pass on what the peer has sent, but no more than is fair to others."""
-        left = TURN_BYTES
-        while left > 0:
-            count = self._move_much() if self._flows else self._copy()
-            if not count:
-                return
-            left -= count
-        self._loop.ask_again(self._fd)
-
-    def _move_much(self) -> int:
-        """Pass on what the other side has room for; how much, or 0 if that was all for now."""
-        # What finds no room is held, for as long as the other side stands still.
-        outlet = self.peer.outlet
-        wanted = max(CHUNK_BYTES, outlet.room())
-        may_splice = CAN_SPLICE and outlet.takes_pipes and not self._urgent
-        pipe = self._shared.pipes.take() if may_splice and not self._monitor.watched else None
-        if pipe is None:
-            return self._copy(min(COPY_BYTES, wanted))
-        return self._splice(pipe, min(SPLICE_BYTES, wanted))
-
-    def _copy(self, wanted: int = CHUNK_BYTES) -> int:
-        """Pass on a chunk through Python; how much, or 0 if that was all for now."""
-        watched = self._monitor.watched
-        chunk: Any  # bytes if watched, to be kept by whoever sees them
-        try:
-            if watched:
-                chunk = self._sock.recv(wanted)
-                count = len(chunk)
-            else:
-                count = self._sock.recv_into(_buffer, wanted)
-                chunk = _buffer[:count]
-        except OSError as error:
-            return self._cannot_read(error)
-        if not count:
-            return self._end_of_input()
-        self._count(count)
-        if watched:
-            self._monitor.saw(self.record, "up" if self._is_client else "down", chunk)
-            if self._leaving:  # an observer has ended the connection because of this very chunk
-                return 0
-        self.peer.outlet.put(chunk)
-        self._flows = count >= CHUNK_BYTES
-        return count if (count == wanted or self._reads_all) and self._goes_on() else 0
-
-    def _splice(self, pipe: Pipe, wanted: int) -> int:
-        """The same past Python."""
-        try:
-            count = os.splice(self._fd, pipe.writer, wanted, flags=SPLICE_FLAGS)
-        except OSError as error:
-            self._shared.pipes.give_back(pipe)
-            return self._cannot_read(error)
-        if not count:
-            self._shared.pipes.give_back(pipe)
-            return self._copy()  # which knows the end from an urgent mark
-        self._count(count)
-        self._flows = count >= SPLICE_FROM_BYTES
-        self.record.pipe = "splice"
-        pipe.held = count
-        self.peer.outlet.pour(pipe)
-        return count if self._goes_on() else 0
-
-    def _goes_on(self) -> bool:
-        return not (self._paused or self._leaving)
-
-    def _count(self, count: int) -> None:
-        record = self.record
-        if self._is_client:
-            if not record.up:
-                record.first_up = self._loop.now
-            record.up += count
-            record.last_up = self._loop.now
-        else:
-            if not record.down:
-                record.first_down = self._loop.now
-            record.down += count
-            record.last_down = self._loop.now
-
-    def _cannot_read(self, error: OSError) -> int:
-        if not isinstance(error, BlockingIOError):
-            self._break(self.outlet.error or error)
-        return 0
-
-    def _end_of_input(self) -> int:
-        if self.outlet.error is not None:
-            self._break(self.outlet.error)
-        elif self._broken:  # by a reset that came after the end
-            self._break(_error_of(self._sock))
-        else:
-            self._eof = True
-            self.reports.eof(self)
-        return 0
-
-    def _forget(self) -> None:
-        """Read on without passing anything on, until the peer has ended too."""
-        if self._resetting or self._eof:
-            return
-        try:
-            for _ in range(TURN_BYTES // COPY_BYTES):
-                if not self._sock.recv_into(_buffer):
-                    self._eof = True
-                    if not self.outlet.blocked:
-                        self._leave()
-                    return
-        except BlockingIOError:
-            return
-        except OSError:
-            self._leave()
-            return
-        self._loop.ask_again(self._fd)
+            self._break(self.outlet.error or error_of(self._sock))
 
     # -- what the outlet tells
 
@@ -463,11 +303,9 @@ class PlainEnd:
             self._attempt = None
         self.outlet.close()
         if self._sock is not None:
-            self.record.note_tcp(self.side, tcp_info(self._sock))
+            if self._is_client:
+                self.record.client_tcp = tcp_info(self._sock)
+            else:
+                self.record.backend_tcp = tcp_info(self._sock)
             self._loop.remove(self._fd)
             self._sock.close()
-
-
-def _error_of(sock: socket.SocketType) -> OSError:
-    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
-    return OSError(number, os.strerror(number))

@@ -17,9 +17,10 @@ from monconn.forward.dial import OneProtocol, dialler
 from monconn.forward.ends import End
 from monconn.forward.loop import CAN_LOOP, Loop, NestedLoop
 from monconn.forward.pipes import PipePool
-from monconn.forward.plain import CAN_SPLICE, PlainEnd, Shared
+from monconn.forward.plain import PlainEnd
 from monconn.forward.relay import Relay
 from monconn.forward.stream import StreamEnd
+from monconn.forward.taking import CAN_SPLICE, Shared
 from monconn.forward.targets import Targets
 
 MakeEnd = Callable[[ConnectionRecord], End]

@@ -18,7 +18,7 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 
 from monconn.addresses import TcpAddress
-from monconn.control import peers, place, server
+from monconn.control import peers, place, session
 from monconn.control.client import (
     Client,
     CommandFailed,
@@ -26,14 +26,14 @@ from monconn.control.client import (
     SeveralServers,
     find_server,
 )
-from monconn.control.server import (
+from monconn.control.server import ControlFactory
+from monconn.control.service import ControlService
+from monconn.control.session import (
     BOX_BYTES,
     CLIENTS_AT_ONCE,
     HELLO_SECONDS,
     STRANGERS_AT_ONCE,
-    ControlFactory,
 )
-from monconn.control.service import ControlService
 from monconn.core.clock import MonotonicClock
 from monconn.core.registry import Registry
 from monconn.errors import ControlError, ListenError
@@ -160,7 +160,7 @@ class Seat:
     """One client's side in the server, without a network."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool = True) -> None:
-        monkeypatch.setattr(server, "may_enter", lambda transport: allowed)
+        monkeypatch.setattr(session, "may_enter", lambda transport: allowed)
         self.clock = Clock()
         self.factory = ControlFactory(Registry(), self.clock)
         self.protocol = self.factory.buildProtocol(None)

@@ -129,6 +129,15 @@ def test_code(reason: str, phase: str, backend_end: str, letter: str) -> None:
         # The side that has not ended is the one that was waited for.
         ("half_close_timeout", {"backend_end": "fin"}, "cL"),
         ("half_close_timeout", {"client_end": "fin"}, "sD"),
+        ("idle_timeout", {"backend_end": "fin", "last_up": 105.0}, "cL"),
+        ("idle_timeout", {"client_end": "fin", "last_down": 105.0}, "sD"),
+        ("half_close_timeout", {"client_end": "fin", "backend_end": "fin"}, "cL"),
+        # If neither has, it is the one that was spoken to last.
+        ("idle_timeout", {}, "cD"),
+        ("idle_timeout", {"last_up": 105.0}, "sD"),
+        ("idle_timeout", {"last_up": 105.0, "last_down": 104.0}, "sD"),
+        ("idle_timeout", {"last_up": 105.0, "last_down": 106.0}, "cD"),
+        ("idle_timeout", {"last_down": 105.0}, "cD"),
     ],
 )
 def test_code_names_the_side_that_timed_out(reason: str, ends: dict[str, str], code: str) -> None:
@@ -261,6 +270,10 @@ LIVE_TYPES = {
     "age_seconds": float,
     "idle_seconds": float,
     "connect_seconds": float,
+    "first_up_seconds": float,
+    "first_down_seconds": float,
+    "last_up_seconds": float,
+    "last_down_seconds": float,
     "client_end": str,
     "backend_end": str,
 }
@@ -274,16 +287,22 @@ CLOSED_TYPES = LIVE_TYPES | {
 }
 REFUSED_TYPES = LIVE_TYPES | {
     "connect_seconds": type(None),
+    "first_up_seconds": type(None),
+    "first_down_seconds": type(None),
+    "last_up_seconds": type(None),
+    "last_down_seconds": type(None),
     "closed_at": str,
     "duration_seconds": float,
     "refusal": str,
     "code": str,
 }
 
-LIVE = {"state": "open", "connected": 100.5}
+MOVED = {"first_up": 100.6, "first_down": 100.7, "last_up": 101.2, "last_down": 101.3}
+LIVE = {"state": "open", "connected": 100.5, **MOVED}
 CLOSED = {
     "state": "closed",
     "connected": 100.5,
+    **MOVED,
     "reason": "backend_reset",
     "phase": "open",
     "closed": 105.0,
@@ -316,7 +335,10 @@ def test_snapshot_of_a_closed_connection() -> None:
         "up": 12,
         "down": 34,
         "connected": 100.5000014,
+        "first_up": 100.6,
+        "first_down": 100.7000004,
         "last_up": 101.2,
+        "last_down": 101.1,
         "closed": 105.0123,
         "client_end": "fin",
     }
@@ -337,6 +359,10 @@ def test_snapshot_of_a_closed_connection() -> None:
         "idle_seconds": 3.812,
         "duration_seconds": 5.012,
         "connect_seconds": 0.500001,
+        "first_up_seconds": 0.6,
+        "first_down_seconds": 0.7,
+        "last_up_seconds": 1.2,
+        "last_down_seconds": 1.1,
         "client_end": "fin",
         "backend_end": "none",
         "reason": "backend_reset",

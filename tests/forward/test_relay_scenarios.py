@@ -20,6 +20,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
+from monconn.core.tcpinfo import parse
 from monconn.core.timeouts import GRACE_SECONDS, Timeouts
 from monconn.forward.loop import NestedLoop
 
@@ -129,6 +130,42 @@ def request_and_reply(world: World) -> None:
     assert world.live().state == "open"
     hang_up(client, backend)
     world.expect("client_closed", "--", "fin", "fin", up=12, down=4)
+
+
+@scenario()
+def times_and_what_tcp_knows(world: World) -> None:
+    client, backend = world.pair()
+    record = world.live()
+    until(lambda: record.state == "open")
+    assert (record.first_up, record.first_down) == (None, None)
+    for _ in range(2):
+        client.sendall(b"ping")
+        assert exactly(backend, 4) == b"ping"
+        backend.sendall(b"pong")
+        assert exactly(client, 4) == b"pong"
+    assert record.client_tcp is None  # nobody has asked yet
+    world.on_reactor(world.monitor.measure, record.id)
+    for sock, raw in ((client, record.client_tcp), (backend, record.backend_tcp)):
+        assert (raw is not None) == is_tcp(sock)
+        assert raw is None or parse(raw).segments_sent > 0
+    record.client_tcp = record.backend_tcp = None
+    hang_up(backend, client)
+    world.closed()
+    assert (record.client_tcp is not None, record.backend_tcp is not None) == (
+        is_tcp(client),
+        is_tcp(backend),
+    )
+    moments = [
+        record.opened,
+        record.connected,
+        record.first_up,
+        record.first_down,
+        record.last_up,
+        record.last_down,
+        record.closed,
+    ]
+    assert moments == sorted(moments, key=lambda moment: moment or 0.0)
+    assert len(set(moments)) > 4
 
 
 @scenario()

@@ -28,7 +28,7 @@ from monconn.core.clock import MonotonicClock
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.core.timeouts import Timeouts
-from monconn.forward import plain, roads
+from monconn.forward import roads, taking
 from monconn.forward.accept import Listener, open_listener
 from monconn.forward.forwarder import Forwarder
 from monconn.forward.loop import NestedLoop
@@ -136,7 +136,7 @@ class World:
             self._patches.append(patch.object(roads, "CAN_LOOP", False))
             self._patches[-1].start()
         if self.pipe == "copy":
-            self._patches.append(patch.object(plain, "CAN_SPLICE", False))
+            self._patches.append(patch.object(taking, "CAN_SPLICE", False))
             self._patches[-1].start()
         for module in _modules_with("GRACE_SECONDS") if self._grace_seconds else ():
             self._patches.append(patch.object(module, "GRACE_SECONDS", self._grace_seconds))

@@ -1,0 +1,112 @@
+"""A report for people: figures, bars and a small chart, in the width of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from monconn.errors import printable
+from monconn.units import format_bytes, format_duration
+
+_BAR_CHARACTERS = 30
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_LEVELS = "▁▂▃▄▅▆▇█"
+_CHART_CHARACTERS = 72
+_RESOLUTION = (
+    "single connections of this time have been forgotten: these are the sums of whole hours"
+)
+
+
+def report(made: Mapping[str, Any]) -> str:
+    """The text of what ``monconn report --json`` prints."""
+    return (
+        "".join(f"{printable(line) if line else ''}\n" for line in _lines(made)).rstrip("\n") + "\n"
+    )
+
+
+def _lines(made: Mapping[str, Any]) -> Iterator[str]:
+    service = f" of {made['service']}" if made["service"] else ""
+    yield f"{_moment(made['since'])} to {_moment(made['until'])}{service}"
+    if made["resolution"] != "exact":
+        yield _RESOLUTION
+    if made["kept_since"] is not None:
+        yield f"nothing is kept of the time before {_moment(made['kept_since'])}"
+    yield ""
+    yield f"connections  {made['connections']}, refused {made['refused']}"
+    yield f"bytes        up {format_bytes(made['up'])}, down {format_bytes(made['down'])}"
+    for name, words in (("duration_seconds", "lasted"), ("connect_seconds", "connected in")):
+        if made[name] is not None:
+            yield f"{words:12} {_spread(made[name])}"
+    if made["lost"]:
+        yield f"not kept     {made['lost']}: more than could be written"
+    yield from _counts("why they ended", made["reasons"])
+    yield from _counts("why clients were refused", made["refusals"])
+    yield from _counts("alarms", made["alarms"])
+    yield from _clients("clients with most connections", made["clients_by_connections"], False)
+    yield from _clients("clients with most bytes", made["clients_by_bytes"], True)
+    yield from _hours(made)
+
+
+def _moment(iso: str) -> str:
+    return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _spread(spread: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {_short(seconds)}" for name, seconds in spread.items())
+
+
+def _short(seconds: float) -> str:
+    return format_duration(seconds) if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:
+    if counts:
+        rows = [(word, count, str(count)) for word, count in counts.items()]
+        yield from _bars(title, rows)
+
+
+def _clients(title: str, clients: Iterable[Mapping[str, Any]], by_bytes: bool) -> Iterator[str]:
+    rows = []
+    for each in clients:
+        moved = each["up"] + each["down"]
+        words = f"{each['connections']} connections, {format_bytes(moved)}"
+        rows.append((each["client_ip"], moved if by_bytes else each["connections"], words))
+    if any(amount for _, amount, _ in rows):
+        yield from _bars(title, rows)
+
+
+def _bars(title: str, rows: list[tuple[str, int, str]]) -> Iterator[str]:
+    yield ""
+    yield title
+    widest = max(len(name) for name, _, _ in rows)
+    most = max(amount for _, amount, _ in rows) or 1
+    for name, amount, words in rows:
+        yield f"  {name:{widest}}  {_bar(amount / most)}  {words}"
+
+
+def _bar(share: float) -> str:
+    eighths = max(round(share * _BAR_CHARACTERS * 8), 1) if share else 0
+    whole, rest = divmod(eighths, 8)
+    return f"{'█' * whole}{_EIGHTHS[rest] if rest else ''}".ljust(_BAR_CHARACTERS)
+
+
+def _hours(made: Mapping[str, Any]) -> Iterator[str]:
+    points = made["hours"]
+    if not points:
+        return
+    every = "hour" if made["hours_each"] == 1 else f"{made['hours_each']} hours"
+    yield ""
+    yield f"connections each {every}, from {_moment(points[0]['at'])}"
+    most = max(point["connections"] for point in points) or 1
+    for start in range(0, len(points), _CHART_CHARACTERS):
+        line = points[start : start + _CHART_CHARACTERS]
+        yield "  " + "".join(_level(point["connections"] / most) for point in line)
+    yield "busiest"
+    for each in made["busiest"]:
+        moved = format_bytes(each["up"] + each["down"])
+        yield f"  {_moment(each['at'])}  {each['connections']} connections, {moved}"
+
+
+def _level(share: float) -> str:
+    return _LEVELS[min(int(share * len(_LEVELS)), len(_LEVELS) - 1)] if share else " "

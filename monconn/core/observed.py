@@ -1,0 +1,67 @@
+"""Telling observers, so that none of them can do harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from twisted.logger import Logger
+
+from monconn.core.interfaces import IObserver, Observer
+
+_HOOKS = ("opened", "refused", "data", "closed", "alarmed")
+
+
+class Observed:
+    """Tells observers what they want to hear of; one that raises is told nothing more.
+
+    :param name: of the service, for the log.
+    :param observers: who is told from the beginning.
+    """
+
+    _log = Logger(namespace="monconn.monitor")
+
+    def __init__(self, name: str, observers: Iterable[IObserver] = ()) -> None:
+        self.name = name
+        self.watched = False
+        """Whether anyone wants to see payload: asked before it is shown to anyone."""
+        self._heeding: dict[str, list[IObserver]] = {hook: [] for hook in _HOOKS}
+        for observer in observers:
+            self.add_observer(observer)
+
+    def add_observer(self, observer: IObserver) -> None:
+        """Tell an observer of everything from now on."""
+        heeded = [hook for hook in _HOOKS if _heeds(observer, hook)]  # or none, if that fails
+        for hook in heeded:
+            self._heeding[hook].append(observer)
+        self.watched = bool(self._heeding["data"])
+
+    def remove_observer(self, observer: IObserver) -> None:
+        """Tell an observer nothing more; harmless for one that is not told anything."""
+        for observers in self._heeding.values():
+            if observer in observers:
+                observers.remove(observer)
+        self.watched = bool(self._heeding["data"])
+
+    def _tell(self, hook: str, *args: object) -> None:
+        observers = self._heeding[hook]
+        for observer in tuple(observers):
+            if observer in observers:  # an earlier one may have had it removed
+                try:
+                    getattr(observer, hook)(*args)
+                except Exception:
+                    self._switch_off(observer)
+
+    def _switch_off(self, observer: IObserver) -> None:
+        self.remove_observer(observer)
+        self._log.failure(
+            "{service}: observer {observer} failed and is switched off",
+            service=self.name,
+            observer=type(observer).__name__,
+        )
+
+
+def _heeds(observer: IObserver, hook: str) -> bool:
+    """Whether a hook of an observer's is worth calling."""
+    if hook == "data":
+        return observer.watches_payload
+    return getattr(getattr(observer, hook), "__func__", None) is not getattr(Observer, hook)

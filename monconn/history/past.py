@@ -1,0 +1,63 @@
+"""Which part of a history is asked for, and the conditions that say so in SQL."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from monconn.addresses import Network
+
+MOST_ROWS = 10_000
+"""As many can be asked for at once of a monconn that runs: each takes about a kilobyte."""
+
+
+@attrs.frozen
+class Past:
+    """Which part of the past is asked for."""
+
+    service: str | None = None
+    client: Network | None = None
+    since: float | None = None
+    """Wall clock; of a connection, its end counts."""
+    until: float | None = None
+    """Wall clock; what happened just then is out."""
+    reason: str | None = None
+    """Of an event, its word: the refusal, or the alarm's kind."""
+    limit: int = 1000
+
+
+def where(
+    past: Past, time_column: str, word_column: str, tag: str = ""
+) -> tuple[str, dict[str, Any]]:
+    """Conditions on a table of ours, and the values for them.
+
+    :param tag: tells these values from others in the same statement.
+    """
+    conditions = ["TRUE"]
+    values: dict[str, Any] = {}
+    for name, condition in (
+        ("service", "service ="),
+        ("since", f"{time_column} >="),
+        ("until", f"{time_column} <"),
+        ("reason", f"{word_column} ="),
+    ):
+        if getattr(past, name) is not None:
+            conditions.append(f"{condition} :{name}{tag}")
+            values[name + tag] = getattr(past, name)
+    if past.client is not None:
+        first, last = past.client.network_address.packed, past.client.broadcast_address.packed
+        # The length tells IPv4 from IPv6: as bytes, one may lie between two of the other.
+        conditions.append(f"length(client_address) = {len(first)}")
+        conditions.append(f"client_address BETWEEN :first{tag} AND :last{tag}")
+        values.update({f"first{tag}": first, f"last{tag}": last})
+    return " AND ".join(conditions), values
+
+
+def rows(db: sqlite3.Connection, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a statement finds, by the columns' names."""
+    cursor = db.execute(statement, values)
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -1,0 +1,206 @@
+"""The history's file: an SQLite database of ours, and how it is opened."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+from monconn.errors import FileError
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x6D6F6E63
+"""Says in the file's header whose it is: ``monc``."""
+LOCKED_SECONDS = 0.5
+"""How long to wait for another program that has locked the file."""
+_LOG_BYTES = 4 << 20
+_PAGE_BYTES = 4096
+
+_SCHEMA = f"""
+CREATE TABLE connections (
+    entry INTEGER PRIMARY KEY,
+    run_started_at REAL NOT NULL,
+    id INTEGER NOT NULL,
+    service TEXT NOT NULL,
+    client TEXT NOT NULL,
+    client_ip TEXT NOT NULL,
+    client_address BLOB,
+    backend TEXT NOT NULL,
+    opened_at REAL NOT NULL,
+    closed_at REAL NOT NULL,
+    duration_seconds REAL NOT NULL,
+    connect_seconds REAL,
+    first_down_seconds REAL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    code TEXT NOT NULL,
+    closed_by TEXT NOT NULL,
+    client_end TEXT NOT NULL,
+    backend_end TEXT NOT NULL,
+    client_rtt_seconds REAL,
+    client_retransmits INTEGER,
+    backend_rtt_seconds REAL,
+    backend_retransmits INTEGER,
+    detail TEXT NOT NULL
+);
+CREATE INDEX connections_by_time ON connections (closed_at);
+CREATE INDEX connections_by_client ON connections (client_address, closed_at);
+CREATE TABLE events (
+    entry INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    event TEXT NOT NULL,
+    service TEXT,
+    client TEXT,
+    client_ip TEXT,
+    client_address BLOB,
+    word TEXT,
+    over INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    detail TEXT NOT NULL
+);
+CREATE INDEX events_by_time ON events (at);
+CREATE TABLE hours (
+    hour INTEGER NOT NULL,
+    service TEXT NOT NULL,
+    client_ip TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    client_address BLOB,
+    connections INTEGER NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    PRIMARY KEY (hour, service, client_ip, reason)
+) WITHOUT ROWID;
+CREATE TABLE refusals (
+    hour INTEGER NOT NULL,
+    service TEXT NOT NULL,
+    refusal TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (hour, service, refusal)
+) WITHOUT ROWID;
+CREATE TABLE counters (
+    service TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value INTEGER NOT NULL,
+    PRIMARY KEY (service, name)
+) WITHOUT ROWID;
+CREATE TABLE kept (
+    name TEXT PRIMARY KEY,
+    since REAL NOT NULL
+) WITHOUT ROWID;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
+    """Open a history for its one writer, and make it if there is none.
+
+    :param max_size: bytes that the file may have; its log gets a share of them.
+    :raises FileError: it cannot be had, or is something else, which is left as it is.
+    """
+    try:
+        _refuse_folder(path)
+        _make_private(path)
+        db = sqlite3.connect(path, timeout=LOCKED_SECONDS, check_same_thread=False)
+        try:
+            if _is_empty(db):
+                _make(db)
+            _check(db, path)
+            set_up(db, max_size)
+        except BaseException:
+            db.close()
+            raise
+    except (OSError, sqlite3.Error) as error:
+        raise FileError(_cannot_be_used(path, error)) from None
+    return db
+
+
+def open_read_only(path: str) -> sqlite3.Connection:
+    """Open a history to look into it, whether or not a monconn writes to it.
+
+    :raises FileError: there is none, or it is something else.
+    """
+    try:
+        _refuse_folder(path)
+        if not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        uri = Path(path).absolute().as_uri() + "?mode=ro"
+        db = sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS, check_same_thread=False)
+        try:
+            _check(db, path)
+        except BaseException:
+            db.close()
+            raise
+    except (OSError, sqlite3.Error) as error:
+        raise FileError(_cannot_be_used(path, error)) from None
+    return db
+
+
+def _refuse_folder(path: str) -> None:
+    """Say better than SQLite what is wrong with a folder."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+def _make_private(path: str) -> None:
+    """Make an empty file for its user alone; SQLite gives its log the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    return not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] and not _pragma(
+        db, "application_id"
+    )
+
+
+def _make(db: sqlite3.Connection) -> None:
+    db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # which a file can be given only while empty
+    db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+
+
+def _check(db: sqlite3.Connection, path: str) -> None:
+    """Make sure that a database is ours, before anything is done to it."""
+    if _pragma(db, "application_id") != APPLICATION_ID:
+        raise FileError(f"{path}: is a database, but no history of monconn's: use another path")
+    version = _pragma(db, "user_version")
+    if version != SCHEMA_VERSION:
+        raise FileError(
+            f"{path}: was written by another version of monconn (its schema is {version}, ours"
+            f" {SCHEMA_VERSION}): use that version, or another path"
+        )
+
+
+def set_up(db: sqlite3.Connection, max_size: int) -> None:
+    """Set what holds for one connection: how it writes."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")  # one fsync a second, so that a power cut costs no more
+    db.execute(f"PRAGMA journal_size_limit = {log_bytes(max_size)}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {max(16, log_bytes(max_size) // _PAGE_BYTES)}")
+
+
+def log_bytes(max_size: int) -> int:
+    """How big the log beside a file may stay."""
+    return min(_LOG_BYTES, max_size // 8)
+
+
+def log_size(path: str) -> int:
+    """How big the log beside a file is."""
+    try:
+        return os.stat(f"{path}-wal").st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _pragma(db: sqlite3.Connection, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _cannot_be_used(path: str, error: Exception) -> str:
+    words = error.strerror if isinstance(error, OSError) else str(error)
+    return f"{path}: cannot be used for the history: {words}"

@@ -35,7 +35,7 @@ from monconn.core.monitor import Monitor
 from monconn.core.timeouts import Timeouts
 from monconn.core.wrapping import MonitoringFactory
 from monconn.errors import AddressError, DuplicateService, MonconnError, shown
-from monconn.sections import ControlConfig
+from monconn.sections import USUAL_DEVICES, ControlConfig
 from monconn.units import parse_duration
 
 _OURS = "mon."
@@ -307,6 +307,7 @@ class _ControlPorts:
     def __init__(self) -> None:
         self._services: dict[tuple[Any, ControlConfig], Any] = {}
         self._users: Counter[tuple[Any, ControlConfig]] = Counter()
+        self._devices: dict[Any, Any] = {}  # by reactor; they stay, as what they know is worth it
 
     def take(self, config: ControlConfig, reactor: Any) -> None:
         """Open a control port, unless it is open.
@@ -315,7 +316,7 @@ class _ControlPorts:
         """
         key = (reactor, config)
         if key not in self._services:
-            self._services[key] = _open_control(config, reactor)
+            self._services[key] = self._open(config, reactor)
         self._users[key] += 1
 
     def give_back(self, config: ControlConfig, reactor: Any) -> None:
@@ -325,14 +326,21 @@ class _ControlPorts:
         if not self._users[key]:
             del self._users[key]
             self._services.pop(key).stopService()
+            if not any(each is reactor for each, _ in self._services):
+                self._devices[reactor].stopService()
 
+    def _open(self, config: ControlConfig, reactor: Any) -> Any:
+        from monconn.control.service import ControlService  # and AMP, only if it is wanted
+        from monconn.telemetry.devices import DevicesService
 
-def _open_control(config: ControlConfig, reactor: Any) -> Any:
-    from monconn.control.service import ControlService  # and AMP, only if it is wanted
-
-    service = ControlService(config, monconn.registry, reactor, MonotonicClock(reactor))
-    service.startService()
-    return service
+        shared = (monconn.registry, reactor, MonotonicClock(reactor))
+        if reactor not in self._devices:
+            self._devices[reactor] = DevicesService(USUAL_DEVICES, *shared)
+        devices = self._devices[reactor]
+        service = ControlService(config, *shared, devices=devices)
+        service.startService()
+        devices.startService()
+        return service
 
 
 # One for the process, as endpoints are made apart from each other, each from a string.

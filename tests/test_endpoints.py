@@ -435,6 +435,8 @@ def test_twistd_web(
     until(lambda: not live(asked), "the end")
     (closed,) = asked.rows("ListConnections", closed=True)
     assert (closed["id"], closed["reason"]) == (row["id"], "operator")
+    (device,) = asked.rows("ListDevices")
+    assert (device["device"], device["total"]) == ("127.0.0.1", 1)
     end_in_order(web)
     assert not (tmp_path / "monconn" / "control.sock").exists()
 

@@ -39,6 +39,13 @@ def _time(key: str) -> Callable[[Row], str]:
     return lambda row: "-" if row.get(key) is None else local_time(row[key])
 
 
+def _what(row: Row) -> str:
+    """The word for what an event of the history is about."""
+    if "alarm" in row:
+        return f"{row['alarm']}{' is over' if row['over'] else ''}"
+    return str(row.get("refusal") or row.get("count") or "-")
+
+
 def local_time(iso: str) -> str:
     """A time of day, with the date unless it is today."""
     moment = datetime.fromisoformat(iso).astimezone()
@@ -106,7 +113,8 @@ EVENTS: tuple[Column, ...] = (
     ("AT", "left", _time("at")),
     ("EVENT", "left", _value("event")),
     ("SERVICE", "left", _value("service")),
-    ("CLIENT", "left", _value("client")),
+    ("CLIENT", "left", lambda row: row.get("client") or row.get("device") or "-"),
+    ("WHAT", "left", _what),
     ("DETAIL", "left", _value("detail")),
 )
 DEVICES: tuple[Column, ...] = (

@@ -70,7 +70,7 @@ def _clients(title: str, clients: Iterable[Mapping[str, Any]], by_bytes: bool) -
     rows = []
     for each in clients:
         moved = each["up"] + each["down"]
-        words = f"{each['connections']} connections, {format_bytes(moved)}"
+        words = f"{_connections(each['connections'])}, {format_bytes(moved)}"
         rows.append((each["client_ip"], moved if by_bytes else each["connections"], words))
     if any(amount for _, amount, _ in rows):
         yield from _bars(title, rows)
@@ -105,7 +105,11 @@ def _hours(made: Mapping[str, Any]) -> Iterator[str]:
     yield "busiest"
     for each in made["busiest"]:
         moved = format_bytes(each["up"] + each["down"])
-        yield f"  {_moment(each['at'])}  {each['connections']} connections, {moved}"
+        yield f"  {_moment(each['at'])}  {_connections(each['connections'])}, {moved}"
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'' if count == 1 else 's'}"
 
 
 def _level(share: float) -> str:

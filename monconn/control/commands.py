@@ -16,6 +16,7 @@ from twisted.protocols import amp
 
 from monconn.errors import (
     AddressError,
+    FileError,
     MonconnError,
     UnknownConnection,
     UnknownService,
@@ -48,6 +49,7 @@ _ERRORS: dict[type[Exception], bytes] = {
     UnknownService: b"UNKNOWN_SERVICE",
     UnknownPage: b"UNKNOWN_PAGE",
     NotKept: b"NOT_KEPT",
+    FileError: b"CANNOT_READ",
 }
 _SERVICE = (b"service", amp.Unicode(optional=True))  # all of them, if left out
 _NOTHING: list[tuple[bytes, amp.Argument]] = []
@@ -136,7 +138,7 @@ class ListHistory(_Command):
         (b"client", amp.Unicode(optional=True)),  # an IP or a network
         (b"since", amp.Float(optional=True)),  # seconds of the wall clock, as is:
         (b"until", amp.Float(optional=True)),
-        (b"reason", amp.Unicode(optional=True)),
+        (b"reason", amp.Unicode(optional=True)),  # of an event: the refusal, or the alarm
         (b"limit", amp.Integer(optional=True)),
         (b"events", amp.Boolean(optional=True)),  # these instead of connections
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from typing import Any, cast
@@ -11,9 +12,10 @@ from twisted.internet.defer import Deferred
 from monconn.addresses import parse_network
 from monconn.control import commands
 from monconn.control.session import Session
+from monconn.core.alarms import ALARM_KINDS
 from monconn.core.listing import ORDERS, Order, Wanted, listed, row
 from monconn.core.rates import LEAST_SECONDS
-from monconn.core.record import REASONS, STATES, ConnectionRecord, State
+from monconn.core.record import REASONS, REFUSALS, STATES, ConnectionRecord, State
 from monconn.errors import shown
 from monconn.telemetry.diagnosis import diagnose
 
@@ -63,7 +65,7 @@ class Lists(Session):
         history = self._history()
         from monconn.history import query
 
-        past = _past(**filters, limit=limit)
+        past = _past(*((REFUSALS, ALARM_KINDS) if events else (REASONS,)), limit=limit, **filters)
         find = query.events if events else query.connections
         return history.run(lambda db: find(db, past)).addCallback(self._first_page)
 
@@ -177,6 +179,7 @@ def _wanted(
 
 
 def _past(
+    *words: tuple[str, ...],
     service: str | None = None,
     client: str | None = None,
     since: float | None = None,
@@ -191,7 +194,7 @@ def _past(
         client=None if client is None else parse_network(client),
         since=since,
         until=until,
-        reason=_one_of(REASONS, reason),
+        reason=_one_of(tuple(itertools.chain(*words)), reason),
         limit=min(max(limit or USUAL_ROWS, 1), MOST_ROWS),
     )
 

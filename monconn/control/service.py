@@ -40,7 +40,7 @@ class ControlService(Service):
     :param history: keeps what happened; None if nobody does.
     """
 
-    _log = Logger(namespace="monconn.control")
+    _log = Logger()
 
     def __init__(
         self,

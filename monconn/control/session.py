@@ -38,7 +38,7 @@ class Session(amp.AMP):
     """
 
     transport: Any
-    _log = Logger(namespace="monconn.control")
+    _log = Logger()
 
     def __init__(self, factory: Any) -> None:
         super().__init__()

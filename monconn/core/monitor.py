@@ -144,7 +144,7 @@ class Monitor(Observed):
         self._tell("closed", record)
         for call in self._when_room:
             call()
-        if not self._live:
+        if self._when_empty and not self._live:
             self._tell_empty()
 
     def _leave_ip(self, client_ip: str) -> None:

@@ -18,7 +18,7 @@ class Observed:
     :param observers: who is told from the beginning.
     """
 
-    _log = Logger(namespace="monconn.monitor")
+    _log = Logger()
 
     def __init__(self, name: str, observers: Iterable[IObserver] = ()) -> None:
         self.name = name

@@ -21,7 +21,7 @@ class Offload(Generic[Item]):
     :param limit: the most that may wait, in whatever unit :meth:`put` is told.
     """
 
-    _log = Logger(namespace="monconn.offload")
+    _log = Logger()
 
     def __init__(self, handle: Callable[[Item, int], object], limit: int) -> None:
         self._handle = handle

@@ -149,7 +149,7 @@ class Deadlines:
     """
 
     BUCKET_SECONDS = 0.1
-    _log = Logger(namespace="monconn.timeouts")
+    _log = Logger()
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock

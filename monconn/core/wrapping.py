@@ -68,7 +68,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     factory: MonitoringFactory
     transport: Any
     wrappedProtocol: Any
-    _log = Logger(namespace="monconn.wrapping")
+    _log = Logger()
 
     def __init__(self, factory: Any, wrappedProtocol: IProtocol, record: ConnectionRecord) -> None:
         super().__init__(factory, wrappedProtocol)

@@ -133,7 +133,7 @@ class Listener:
         queue until :meth:`resume`.
     """
 
-    _log = Logger(namespace="monconn.accept")
+    _log = Logger()
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class Loop:
     :param clock: gives monotonic ``seconds()``.
     """
 
-    _log = Logger(namespace="monconn.forward")
+    _log = Logger()
 
     def __init__(self, epoll: Any, clock: Any) -> None:
         self._epoll = epoll

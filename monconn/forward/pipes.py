@@ -36,7 +36,7 @@ class PipePool:
     :param lent: how many may be lent at once, and so how much stalled sides hold in the kernel.
     """
 
-    _log = Logger(namespace="monconn.forward")
+    _log = Logger()
 
     def __init__(self, kept: int = 16, lent: int = 48) -> None:
         self._kept = kept

@@ -193,7 +193,8 @@ class Relay:
         self.record.state = _SHOWN_STATE[self._state]
         for action in actions:
             _DO[action](self)()
-        if self._state != before and len(self._gone) < 2:
+        has_limits = self._monitor.timeouts.follow_changes or self.record.ending is not None
+        if has_limits and self._state != before and len(self._gone) < 2:
             self._look_sooner()
 
     def _leave(self, side: Side) -> None:

@@ -44,7 +44,7 @@ class PlainRoad:
     :param make_backend: makes the backend's side.
     """
 
-    _log = Logger(namespace="monconn.forward")
+    _log = Logger()
 
     def __init__(self, shared: Shared, deadlines: Deadlines, make_backend: MakeEnd) -> None:
         self._shared = shared
@@ -120,7 +120,7 @@ class Roads:
     :param clock: gives monotonic ``seconds()`` and ``callLater``.
     """
 
-    _log = Logger(namespace="monconn.forward")
+    _log = Logger()
 
     def __init__(self, reactor: Any, clock: Any) -> None:
         self._reactor = reactor

@@ -47,7 +47,7 @@ def _shown_connection(row: dict[str, Any]) -> dict[str, Any]:
 
 def _shown_event(row: dict[str, Any]) -> dict[str, Any]:
     shown = {"event": row["event"], "at": iso_time(row["at"])}
-    if row["event"] == "alarmed":
+    if row["event"] == "alarm":
         shown.update(alarm=row["word"], service=row["service"], device=row["client"])
         shown["over"] = bool(row["over"])
     elif row["event"] == "refused":

@@ -196,7 +196,7 @@ def _alarms(db: sqlite3.Connection, past: Past, period: _Period) -> dict[str, in
     conditions, values = where(attrs.evolve(past, since=period.since, reason=None), "at", "word")
     found = db.execute(
         "SELECT word, count(*) FROM events"
-        f" WHERE event = 'alarmed' AND NOT over AND {conditions} GROUP BY word ORDER BY 2 DESC, 1",
+        f" WHERE event = 'alarm' AND NOT over AND {conditions} GROUP BY word ORDER BY 2 DESC, 1",
         values,
     )
     return dict(found.fetchall())

@@ -113,7 +113,7 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
             db.close()
             raise
     except (OSError, sqlite3.Error) as error:
-        raise FileError(_cannot_be_used(path, error)) from None
+        raise no_history(path, _words(error)) from None
     return db
 
 
@@ -134,7 +134,7 @@ def open_read_only(path: str) -> sqlite3.Connection:
             db.close()
             raise
     except (OSError, sqlite3.Error) as error:
-        raise FileError(_cannot_be_used(path, error)) from None
+        raise no_history(path, _words(error)) from None
     return db
 
 
@@ -167,12 +167,13 @@ def _make(db: sqlite3.Connection) -> None:
 def _check(db: sqlite3.Connection, path: str) -> None:
     """Make sure that a database is ours, before anything is done to it."""
     if _pragma(db, "application_id") != APPLICATION_ID:
-        raise FileError(f"{path}: is a database, but no history of monconn's: use another path")
+        raise no_history(path, "is a database, but no history of monconn's: use another path")
     version = _pragma(db, "user_version")
     if version != SCHEMA_VERSION:
-        raise FileError(
-            f"{path}: was written by another version of monconn (its schema is {version}, ours"
-            f" {SCHEMA_VERSION}): use that version, or another path"
+        raise no_history(
+            path,
+            f"was written by another version of monconn (its schema is {version}, ours"
+            f" {SCHEMA_VERSION}): use that version, or another path",
         )
 
 
@@ -201,6 +202,10 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _cannot_be_used(path: str, error: Exception) -> str:
-    words = error.strerror if isinstance(error, OSError) else str(error)
-    return f"{path}: cannot be used for the history: {words}"
+def no_history(path: str, why: str) -> FileError:
+    """An error that says what is wrong with a history's file."""
+    return FileError(f"history: {path}: {why}")
+
+
+def _words(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) else error).lower()

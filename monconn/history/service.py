@@ -21,11 +21,10 @@ from monconn._version import __version__
 from monconn.core.monitor import Monitor
 from monconn.core.registry import Registry
 from monconn.core.totals import Totals
-from monconn.errors import FileError
 from monconn.history import schema, store
 from monconn.history.notes import Notes
 from monconn.history.retention import prune
-from monconn.history.schema import LOCKED_SECONDS
+from monconn.history.schema import LOCKED_SECONDS, no_history
 from monconn.history.store import Event, Item
 from monconn.sections import HistoryConfig
 
@@ -48,7 +47,7 @@ class HistoryService(Service):
     :param clock: gives monotonic ``seconds()`` and ``callLater``.
     """
 
-    _log = Logger(namespace="monconn.history")
+    _log = Logger()
 
     def __init__(self, config: HistoryConfig, registry: Registry, reactor: Any, clock: Any) -> None:
         self._config = config
@@ -88,7 +87,7 @@ class HistoryService(Service):
         try:
             self._totals = store.load_totals(db)
         except sqlite3.Error as error:
-            raise FileError(f"{path}: cannot be read: {error}") from None
+            raise no_history(path, f"cannot be read: {error}") from None
         finally:
             db.close()
         self._run_started_at = time.time()
@@ -109,7 +108,7 @@ class HistoryService(Service):
             database,
             timeout=LOCKED_SECONDS,
             check_same_thread=False,  # opened in a pool's thread, closed in the reactor's
-            cp_min=1,
+            cp_min=0,  # none is made before they are daemons
             cp_max=threads,
             cp_reactor=self._reactor,
             **options,
@@ -187,15 +186,14 @@ class HistoryService(Service):
 
     async def _save_and_prune(self, totals: dict[str, Totals]) -> None:
         is_written = await self._save(totals)
-        if (is_written or self._clock.seconds() >= self._next_prune) and await self._prune():
+        if is_written and self._clock.seconds() >= self._next_prune and await self._prune():
             self._works()
 
     async def _save(self, totals: dict[str, Totals]) -> bool:
-        """Write what waits; whether there was anything, and it is written now."""
-        self._note_what_was_lost()
-        items = self._notes.take()
+        """Write what waits, after which it is time to prune; whether nothing waits any more."""
+        items = [*self._notes.take(), *self._what_was_lost()]
         if not (items or totals):
-            return False
+            return True
         run = self._run_started_at
         try:
             await self._in_writer(lambda db: self._write(db, items, totals, run))
@@ -210,6 +208,7 @@ class HistoryService(Service):
             return False
         self._notes.done()
         self._totals.update(totals)
+        self._next_prune = self._clock.seconds()
         return True
 
     def _write(
@@ -220,11 +219,13 @@ class HistoryService(Service):
             raise sqlite3.OperationalError("another program reads from it without an end")
         store.write(db, items, totals, run)
 
-    def _note_what_was_lost(self) -> None:
+    def _what_was_lost(self) -> list[Item]:
+        """An event that says what the file lacks, once the file can be written."""
         lost = self.dropped - self._lost_told
-        if lost and not self._is_failing:
-            self._lost_told += lost
-            self._notes.add(Event(time.time(), "lost", count=lost))
+        if not lost or self._is_failing:
+            return []
+        self._lost_told += lost
+        return [Event(time.time(), "lost", count=lost)]
 
     async def _prune(self) -> bool:
         """Forget what there is to forget; whether that could be done."""
@@ -274,7 +275,7 @@ class HistoryService(Service):
         :returns: what it returned; or a ``FileError`` if it took too long, or cannot be had.
         """
         if not self.running:
-            return fail(FileError(f"{self._config.path}: the history is closed"))
+            return fail(no_history(self._config.path, "the history is closed"))
         answer: Deferred[T] = self._reader.runWithConnection(lambda _: self._ask(query))
         return answer.addErrback(self._explain)
 
@@ -289,15 +290,15 @@ class HistoryService(Service):
             return query(db)
         except sqlite3.OperationalError:
             if time.monotonic() > until:
-                raise FileError(
-                    f"{self._config.path}: this took longer than {QUERY_SECONDS:g} s:"
-                    " ask for a shorter period"
+                raise no_history(
+                    self._config.path,
+                    f"this took longer than {QUERY_SECONDS:g} s: ask for a shorter period",
                 ) from None
             raise
 
     def _explain(self, failure: Failure) -> NoReturn:
         if failure.check(sqlite3.Error):
-            raise FileError(f"{self._config.path}: cannot be read: {failure.value}") from None
+            raise no_history(self._config.path, f"cannot be read: {failure.value}") from None
         failure.raiseException()
 
 

@@ -19,7 +19,7 @@ from monconn.core.totals import Totals
 
 HOUR_SECONDS = 3600
 
-EventKind = Literal["started", "stopped", "refused", "alarmed", "lost"]
+EventKind = Literal["started", "stopped", "refused", "alarm", "lost"]
 
 
 @attrs.frozen
@@ -80,7 +80,7 @@ def _event(item: Item) -> Event:
         device = item.device
         return Event(
             item.at,
-            "alarmed",
+            "alarm",
             item.service,
             device,
             device,

@@ -44,7 +44,7 @@ class ManholeService(Service):
     :param clock: gives monotonic ``seconds()`` and ``callLater``.
     """
 
-    _log = Logger(namespace="monconn.manhole")
+    _log = Logger()
 
     def __init__(
         self, config: ManholeSettings, registry: Registry, reactor: Any, clock: Any

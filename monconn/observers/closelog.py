@@ -21,7 +21,7 @@ class CloseLog(Observer):
     :param clock: gives monotonic ``seconds()`` and ``callLater``.
     """
 
-    _log = Logger(namespace="monconn")
+    _log = Logger()
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock

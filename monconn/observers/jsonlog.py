@@ -65,7 +65,7 @@ class _Batch(NamedTuple):
 class _Writer:
     """Makes lines and writes them; its :meth:`write` is called in a thread."""
 
-    _log = Logger(namespace="monconn.json_log")
+    _log = Logger()
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -260,7 +260,7 @@ class JsonLogService(Service):
     :param sink: takes the lines; the one that the configuration names if left out.
     """
 
-    _log = Logger(namespace="monconn.json_log")
+    _log = Logger()
 
     def __init__(
         self,

@@ -106,7 +106,7 @@ class FileSink(_Descriptor):
     :param seconds: the monotonic time.
     """
 
-    _log = Logger(namespace="monconn.json_log")
+    _log = Logger()
 
     def __init__(self, path: str, seconds: Callable[[], float]) -> None:
         self.place = path

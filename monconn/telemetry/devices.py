@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from functools import lru_cache
 from heapq import merge
@@ -32,6 +32,8 @@ TURN_SECONDS = 0.002
 LOOKS_A_STEP = 100
 """Connections or devices that are looked at before we ask how late it is."""
 LINES_A_SECOND = 20
+MOST_PUT_ASIDE = 10_000
+"""Connections that wait to be counted."""
 NAMES_CACHED = 4_096
 
 
@@ -78,7 +80,7 @@ class AlarmLog:
     :param clock: gives monotonic ``seconds()`` and ``callLater``.
     """
 
-    _log = Logger(namespace="monconn.devices")
+    _log = Logger()
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
@@ -129,20 +131,52 @@ class Devices(Observer):
         self._clock = clock
         self._names = DeviceNames(config)
         self._deadlines = Deadlines(clock.seconds())
+        # Put aside until the next look, so that a connection costs its own path next to nothing.
+        self._opened: deque[ConnectionRecord] = deque()
+        self._closed: deque[ConnectionRecord] = deque()
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
         self.forgotten = 0
-        for record in monitor.connections():
-            self.opened(record)
+        self._opened.extend(monitor.connections())
 
     def __len__(self) -> int:
+        self.catch_up()
         return len(self._connected) + len(self._away)
 
     # -- what happens to connections
 
     def opened(self, record: ConnectionRecord) -> None:
         """See :meth:`IObserver.opened`."""
+        self._opened.append(record)
+        if len(self._opened) > MOST_PUT_ASIDE:
+            self.catch_up()
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.closed`."""
+        self._closed.append(record)
+        if len(self._closed) > MOST_PUT_ASIDE:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Count all that was put aside."""
+        for _ in self._catching_up():
+            pass
+
+    def _catching_up(self) -> Iterator[None]:
+        while self._opened:  # first, as who is counted out was counted in before
+            record = self._opened.popleft()
+            self._count_in(record)
+            if (
+                record.closed is not None
+            ):  # it has gone again: it comes once more, which is harmless
+                self._count_out(record)
+            yield
+        while self._closed and not self._opened:
+            self._count_out(self._closed.popleft())
+            yield
+
+    def _count_in(self, record: ConnectionRecord) -> None:
         name = self._names.of(record.client_ip)
         device = self._connected.get(name)
         if device is None:
@@ -160,8 +194,7 @@ class Devices(Observer):
         if len(self._connected) + len(self._away) > self._config.kept:
             self._forget_one()
 
-    def closed(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.closed`."""
+    def _count_out(self, record: ConnectionRecord) -> None:
         device = self._connected.get(self._names.of(record.client_ip))
         if device is None or device.live is None or record not in device.live:
             return  # it was forgotten
@@ -200,16 +233,19 @@ class Devices(Observer):
     # -- what is looked at
 
     def looks(self, now: float) -> Iterator[None]:
-        """Look at each live connection, and then at the devices that are overdue, step by step.
+        """Count what was put aside, look at each live connection, and then at the devices that are
+        overdue, step by step.
 
         :param now: the moment to judge them as of; monotonic seconds.
         """
+        yield from self._catching_up()
         for device in tuple(self._connected.values()):
             for record in tuple(device.live or ()):
                 # Asked here as well as in hear(): most have said nothing new.
                 if record.last_up is not None and record.last_up > device.heard:
                     self._hear(record, device)
                 yield
+        self.catch_up()  # nobody is judged who has come meanwhile
         for device in self._deadlines.take(now):
             self._judge(device, now)
             yield
@@ -275,6 +311,7 @@ class Devices(Observer):
 
     def seen(self) -> Iterator[tuple[Device, str]]:
         """Each device with its service, the one seen last first."""
+        self.catch_up()
         lists = [tuple(each.values()) for each in (self._connected, self._away)]
         merged = merge(*map(reversed, lists), key=_last_seen, reverse=True)
         return ((device, self._monitor.name) for device in merged)
@@ -314,6 +351,8 @@ class DevicesService(Service):
     @property
     def forgotten(self) -> int:
         """How many devices were forgotten, as there were more than are kept."""
+        for devices in self._followed.values():
+            devices.catch_up()
         return sum(devices.forgotten for devices in self._followed.values())
 
     def rows(self, service: str | None = None) -> Iterator[dict[str, Any]]:
@@ -340,6 +379,8 @@ class DevicesService(Service):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for devices in self._followed.values():
+            devices.catch_up()
         self._log.flush()
 
     def _turn(self) -> None:

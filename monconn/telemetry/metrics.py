@@ -38,7 +38,7 @@ class MetricsService(Service):
     :param drops: says how much each observer has left out, by its name.
     """
 
-    _log = Logger(namespace="monconn.metrics")
+    _log = Logger()
 
     def __init__(
         self,

@@ -115,7 +115,7 @@ class _StartPage(_Page):
 class _Metrics(_Page):
     """The figures, written as text in a thread: with many services that takes a while."""
 
-    _log = Logger(namespace="monconn.metrics")
+    _log = Logger()
 
     def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Any) -> None:
         super().__init__()

@@ -32,6 +32,7 @@ class MadeUp:
         self.record = record
         self._monitor = monitor
         self.was_reset = False
+        self.was_measured = False
 
     def end(self, reason: Reason, reset: bool = False) -> None:
         """End at once."""
@@ -40,7 +41,8 @@ class MadeUp:
             self._monitor.closed(self)
 
     def measure(self) -> None:
-        """There are no sockets."""
+        """There are no sockets; it is noted that they were asked for."""
+        self.was_measured = True
 
 
 class Port:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from monconn.control.client import CommandFailed
+from monconn.core.alarms import Alarm
 from monconn.errors import ControlError
 
 from .conftest import Port, with_port
@@ -355,3 +356,33 @@ def test_nobody_is_observed_for_nobody(port: Port) -> None:
     client.close()
     while web._heeding["opened"]:
         pass  # the server has yet to hear of it
+
+
+@with_port
+def test_what_a_connection_looks_like_is_said_when_it_is_shown(port: Port) -> None:
+    web = port.monitor("web")
+    (made,) = port.connections(web, "192.0.2.1")
+    made.record.connected = made.record.first_up = made.record.opened
+    made.record.first_down = made.record.opened + 3.0
+    shown = json.loads(port.client().call("ShowConnection", id=made.record.id)["connection"])
+    assert made.was_measured
+    assert shown["diagnosis"]["looks_like"] == "slow backend"
+    assert shown["diagnosis"]["because"] == ["the backend's first byte took 3.00s"]
+
+
+@with_port
+def test_alarms_are_events(port: Port) -> None:
+    web = port.monitor("web")
+    client = port.client()
+    client.call("Subscribe", service="web")
+    alarm = Alarm("silent", "web", "192.0.2.1", 1_700_000_000.0, False, "said nothing")
+    port.on_reactor(web.alarm, alarm)
+    told = json.loads(client._box()["event"])
+    assert (told["event"], told["alarm"], told["device"]) == ("alarm", "silent", "192.0.2.1")
+    assert (told["over"], told["detail"]) == (False, "said nothing")
+
+
+@with_port
+def test_what_is_not_kept_is_said(port: Port) -> None:
+    for command in ("ListHistory", "Report", "ListDevices"):
+        assert failure_of(port.client().call, command).code == "NOT_KEPT"

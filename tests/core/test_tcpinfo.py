@@ -9,7 +9,7 @@ import pytest
 from monconn.core.sockets import TCP_INFO_BYTES, note_errors, tcp_info
 from monconn.core.tcpinfo import parse, shown
 
-from .test_sockets import Descriptor, tcp_pair, wait_for
+from .test_sockets import Descriptor, send_for_ever, tcp_pair, wait_for
 
 PIECES = 20
 
@@ -45,8 +45,7 @@ def test_bytes_that_nobody_reads_wait_in_the_system(
     ours, _ = pair
     ours.setblocking(False)
     with pytest.raises(BlockingIOError):
-        while True:
-            ours.send(bytes(65536))
+        send_for_ever(ours)
     info = parse(tcp_info(ours) or b"")
     assert info.not_sent_bytes > 0
 

@@ -197,7 +197,7 @@ def test_without_history_it_is_said_how_to_have_one(
     ("section", "words"),
     [
         ({"json_log": {"path": "/no/such/folder/x"}}, "json_log: /no/such/folder/x: "),
-        ({"history": {"path": "/no/such/folder/x"}}, "history: /no/such/folder/x"),
+        ({"history": {"path": "/no/such/folder/x"}}, "history: /no/such/folder/x: no such file"),
         ({"metrics": {"listen": "192.0.2.1:9"}}, "metrics: cannot listen on 192.0.2.1:9: "),
     ],
 )

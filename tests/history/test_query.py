@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,6 +210,15 @@ def test_points_are_never_too_many(db: sqlite3.Connection) -> None:
     assert len(made["hours"]) == 167
     assert [each["connections"] for each in made["hours"] if each["connections"]] == [2, 1]
     assert made["hours"][1]["at"] == iso_time(NOON + 6 * HOUR)
+
+
+def test_the_queries_of_the_documentation(db: sqlite3.Connection) -> None:
+    fill(db)
+    text = (Path(__file__).parents[2] / "docs" / "history.md").read_text(encoding="utf-8")
+    queries = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    found = [db.execute(query).fetchall() for query in queries]
+    assert found[1] == [("2023-11-15", "mqtt", 1, 2), ("2023-11-15", "web", 1818, 396)]
+    assert len(found) == 3
 
 
 def test_a_report_of_nothing(db: sqlite3.Connection) -> None:

@@ -107,14 +107,14 @@ async def test_what_happens_is_written_a_second_later(path: Path) -> None:
     assert world.rows() == 0
     await world.until(lambda: world.rows() == 1)
     found = await world.history.run(lambda db: events(db, Past()))
-    assert Counter(each["event"] for each in found) == Counter(["started", "refused", "alarmed"])
+    assert Counter(each["event"] for each in found) == Counter(["started", "refused", "alarm"])
     world.tell("closed", closed(), closed())
     await world.stop()
+    assert [each.name for each in path.parent.iterdir()] == ["history.db"]  # tidied up
     assert world.rows() == 3
     db = open_read_only(str(path))
     assert events(db, Past())[0]["event"] == "stopped"
     db.close()
-    assert [each.name for each in path.parent.iterdir()] == ["history.db"]  # tidied up
     assert world.history.dropped == 0
 
 
@@ -189,12 +189,9 @@ def test_notes_never_hold_more_than_their_limit() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_locked_file_costs_nothing_that_finds_room(
-    path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notes, "QUEUED_ITEMS", 100)
+async def test_a_locked_file_costs_nothing_that_finds_room(path: Path, log: list[str]) -> None:
     world = World(path)
-    world.history._notes._limit = world.history._notes._room = 100
+    world.history._notes._limit = world.history._notes._room = 100  # instead of 50,000
     world.history.startService()
     locking = sqlite3.connect(path)
     locking.execute("BEGIN IMMEDIATE")

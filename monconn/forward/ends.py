@@ -30,9 +30,6 @@ class End(Protocol):
     def resume(self) -> None:
         """Take bytes from the peer again."""
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Deliver bytes to the peer, in time."""
-
     def end_writing(self) -> None:
         """Deliver what was written, then tell the peer that no more will come."""
 

@@ -136,10 +136,6 @@ class PlainEnd(Taking):
                 self._loop.refresh()
                 self._take()
 
-    def write(self, data: bytes | memoryview) -> None:
-        """See :class:`~monconn.forward.ends.End`."""
-        self.outlet.put(data)
-
     def end_writing(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
         if self._write_ended or self._gone:

@@ -104,14 +104,7 @@ class Relay:
             self._monitor.saw(record, "up" if end.side == "client" else "down", data)
             if record.reason is not None and not was_ending:
                 return  # an observer has ended the connection because of this very chunk
-        self._other(end).write(data)
-        if self._gone:
-            self._send_away()
-
-    def _send_away(self) -> None:
-        # A peer that is closed would answer these bytes with a reset of its own.
-        self._decide(CLOSED_REASONS[self._first_ended or "backend"])
-        self._happen("cut")
+        self._other(end).outlet.put(data)
 
     def filled(self, end: End) -> None:
         """See :class:`~monconn.forward.ends.Reports`."""

@@ -189,10 +189,6 @@ class StreamEnd(Protocol):
 
     def put(self, data: bytes | memoryview) -> None:
         """See :class:`~monconn.forward.ends.Takes`."""
-        self.write(data)
-
-    def write(self, data: bytes | memoryview) -> None:
-        """See :class:`~monconn.forward.ends.End`."""
         held, self._written = self._written, self._written + len(data)
         if self._stands:
             sent = self._send_at_once(data) if self._has_plain_transport else 0

@@ -58,6 +58,10 @@ class FileError(MonconnError):
     """A file that was asked for and cannot be had."""
 
 
+class QuestionError(MonconnError, ValueError):
+    """Something is asked for that cannot be."""
+
+
 class ObserverError(MonconnError):
     """An observer of somebody's own that cannot be made."""
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from monconn.control.client import BadAddress, Client, NoServer, SeveralServers, find_server
-from monconn.errors import AddressError, MonconnError
+from monconn.errors import AddressError, MonconnError, QuestionError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,7 +56,7 @@ def asks(call: F) -> F:
 def _status(error: MonconnError) -> int:
     if isinstance(error, NoServer):
         return 3
-    is_usage = isinstance(error, SeveralServers | BadAddress | AddressError)
+    is_usage = isinstance(error, SeveralServers | BadAddress | AddressError | QuestionError)
     is_usage = is_usage or getattr(error, "code", "") == "BAD_REQUEST"
     return 2 if is_usage else 1
 

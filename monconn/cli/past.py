@@ -28,7 +28,8 @@ from monconn.errors import UnitError
 from monconn.units import parse_duration
 
 _USUAL_ROWS = 1_000
-_REPORTED = "24h"
+_MOST_ROWS = 1_000_000
+_REPORTED_SECONDS = 86400.0
 
 
 @click.command()
@@ -72,7 +73,9 @@ _file = click.option(
 @_since
 @_until
 @click.option("--reason", metavar="REASON", help="Only those that ended so, as in docs/reasons.md.")
-@click.option("--limit", type=click.IntRange(1), default=_USUAL_ROWS, help="No more than so many.")
+@click.option(
+    "--limit", type=click.IntRange(1, _MOST_ROWS), help="No more than so many, else 1,000."
+)
 @click.option("--events", is_flag=True, help="Refusals, alarms, starts and stops instead.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
 @as_json
@@ -87,15 +90,21 @@ def history(
         raise click.UsageError("--csv or --json, not both")
     with _history(file, control) as kept:
         rows = kept.rows(events, past)
+        most = kept.most_rows if past["limit"] else _USUAL_ROWS
     if as_csv:
-        _print_csv(rows)
+        _print_csv(rows, events)
     else:
         print_table("EVENTS" if events else "HISTORY", rows, as_json)
+    if len(rows) == most:
+        click.echo(f"monconn: only the latest {most} are shown: say --limit, or --until", err=True)
 
 
-def _print_csv(rows: list[dict[str, Any]]) -> None:
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+def _print_csv(rows: list[dict[str, Any]], events: bool) -> None:
+    from monconn.history.query import CONNECTION_KEYS, EVENT_KEYS
+
+    writer = csv.DictWriter(
+        sys.stdout, EVENT_KEYS if events else CONNECTION_KEYS, lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
 
@@ -103,21 +112,19 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 @click.command()
 @of_service
 @_client
-@click.option(
-    "--since",
-    metavar="TIME",
-    default=_REPORTED,
-    callback=_moment,
-    show_default=True,
-    help="From then: 2h ago, or a date.",
-)
+@_since
 @_until
 @as_json
 @_file
 @which_server
 @reports_errors
 def report(file: str | None, control: str | None, as_json: bool, **past: Any) -> None:
-    """A period summed up: clients, reasons, and the busiest hours."""
+    """A period summed up: clients, reasons, and the busiest hours.
+
+    The last 24 hours, or those before --until.
+    """
+    if past["since"] is None:
+        past["since"] = (past["until"] or time.time()) - _REPORTED_SECONDS
     with _history(file, control) as kept:
         made = kept.report(past)
     if as_json:
@@ -134,6 +141,8 @@ def report(file: str | None, control: str | None, as_json: bool, **past: Any) ->
 class _Asked:
     """The history of a running monconn."""
 
+    most_rows = 10_000
+
     def __init__(self, server: Client) -> None:
         self._server = server
 
@@ -148,6 +157,8 @@ class _Asked:
 class _Read:
     """The history in a file."""
 
+    most_rows = _MOST_ROWS
+
     def __init__(self, db: Any) -> None:
         self._db = db
 
@@ -155,20 +166,13 @@ class _Read:
         from monconn.history import query
 
         find: Callable[..., list[dict[str, Any]]] = query.events if events else query.connections
-        return find(self._db, _past(**past))
+        return find(self._db, query.past_of(events=events, **past))
 
     def report(self, past: dict[str, Any]) -> dict[str, Any]:
         from monconn.history import query
 
-        made: dict[str, Any] = query.report(self._db, _past(**past))
+        made: dict[str, Any] = query.report(self._db, query.past_of(**past))
         return made
-
-
-def _past(client: str | None, **past: Any) -> Any:
-    from monconn.addresses import parse_network
-    from monconn.history.query import Past
-
-    return Past(client=None if client is None else parse_network(client), **past)
 
 
 @contextmanager
@@ -177,7 +181,12 @@ def _history(file: str | None, control: str | None) -> Iterator[_Asked | _Read]:
         with Client(find_server(control)) as server:
             yield _Asked(server)
     else:
-        from monconn.history.query import open_read_only
+        import sqlite3
+
+        from monconn.history.schema import no_history, open_read_only
 
         with closing(open_read_only(file)) as db:
-            yield _Read(db)
+            try:
+                yield _Read(db)
+            except sqlite3.Error as error:
+                raise no_history(file, f"cannot be read: {error}") from None

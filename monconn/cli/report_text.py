@@ -12,7 +12,7 @@ from monconn.units import format_bytes, format_duration
 _BAR_CHARACTERS = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LEVELS = "▁▂▃▄▅▆▇█"
-_CHART_CHARACTERS = 72
+_CHART_CHARACTERS = 56
 _RESOLUTION = (
     "single connections of this time have been forgotten: these are the sums of whole hours"
 )
@@ -97,11 +97,12 @@ def _hours(made: Mapping[str, Any]) -> Iterator[str]:
         return
     every = "hour" if made["hours_each"] == 1 else f"{made['hours_each']} hours"
     yield ""
-    yield f"connections each {every}, from {_moment(points[0]['at'])}"
+    yield f"connections each {every}"
     most = max(point["connections"] for point in points) or 1
     for start in range(0, len(points), _CHART_CHARACTERS):
         line = points[start : start + _CHART_CHARACTERS]
-        yield "  " + "".join(_level(point["connections"] / most) for point in line)
+        levels = "".join(_level(point["connections"] / most) for point in line)
+        yield f"  {_moment(line[0]['at'])}  {levels}"
     yield "busiest"
     for each in made["busiest"]:
         moved = format_bytes(each["up"] + each["down"])

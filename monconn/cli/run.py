@@ -16,6 +16,7 @@ from monconn.signals import StopSignals
 
 _FLUSH_SECONDS = 1.0
 _OBJECTS_BEFORE_COLLECTING = 10_000
+_SWITCH_SECONDS = 0.0005
 
 
 def run(
@@ -54,6 +55,8 @@ def run(
     # What stands now is there to stay, and connections leave no cycles: look for garbage less.
     gc.freeze()
     gc.set_threshold(_OBJECTS_BEFORE_COLLECTING)
+    # A thread that makes rows or text may keep the reactor waiting so long, and no longer.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     reactor.addSystemEventTrigger("before", "shutdown", app.stopService)
     reactor.run()
     log.stop(_FLUSH_SECONDS)

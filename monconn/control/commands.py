@@ -18,6 +18,7 @@ from monconn.errors import (
     AddressError,
     FileError,
     MonconnError,
+    QuestionError,
     UnknownConnection,
     UnknownService,
 )
@@ -45,6 +46,7 @@ _ERRORS: dict[type[Exception], bytes] = {
     Denied: b"DENIED",
     BadRequest: b"BAD_REQUEST",
     AddressError: b"BAD_REQUEST",
+    QuestionError: b"BAD_REQUEST",
     UnknownConnection: b"UNKNOWN_CONNECTION",
     UnknownService: b"UNKNOWN_SERVICE",
     UnknownPage: b"UNKNOWN_PAGE",

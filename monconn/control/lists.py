@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable
 from typing import Any, cast
@@ -12,15 +11,11 @@ from twisted.internet.defer import Deferred
 from monconn.addresses import parse_network
 from monconn.control import commands
 from monconn.control.session import Session
-from monconn.core.alarms import ALARM_KINDS
 from monconn.core.listing import ORDERS, Order, Wanted, listed, row
 from monconn.core.rates import LEAST_SECONDS
-from monconn.core.record import REASONS, REFUSALS, STATES, ConnectionRecord, State
+from monconn.core.record import STATES, ConnectionRecord, State
 from monconn.errors import shown
 from monconn.telemetry.diagnosis import diagnose
-
-USUAL_ROWS = 1_000
-"""Of the history, where nobody says how many."""
 
 
 class Lists(Session):
@@ -65,7 +60,8 @@ class Lists(Session):
         history = self._history()
         from monconn.history import query
 
-        past = _past(*((REFUSALS, ALARM_KINDS) if events else (REASONS,)), limit=limit, **filters)
+        limit = min(limit or query.USUAL_ROWS, query.MOST_ROWS)
+        past = query.past_of(events=bool(events), limit=limit, **filters)
         find = query.events if events else query.connections
         return history.run(lambda db: find(db, past)).addCallback(self._first_page)
 
@@ -75,7 +71,7 @@ class Lists(Session):
         history = self._history()
         from monconn.history import query
 
-        past = _past(**filters)
+        past = query.past_of(**filters)
         made = history.run(lambda db: query.report(db, past))
         return made.addCallback(lambda report: {"report": json.dumps(report).encode()})
 
@@ -175,27 +171,6 @@ def _wanted(
         idle_over_seconds=idle_over or 0.0,
         text=(text or "").lower(),
         order=cast(Order, _one_of(ORDERS, sort) or "id"),
-    )
-
-
-def _past(
-    *words: tuple[str, ...],
-    service: str | None = None,
-    client: str | None = None,
-    since: float | None = None,
-    until: float | None = None,
-    reason: str | None = None,
-    limit: int | None = None,
-) -> Any:
-    from monconn.history.query import MOST_ROWS, Past
-
-    return Past(
-        service=service,
-        client=None if client is None else parse_network(client),
-        since=since,
-        until=until,
-        reason=_one_of(tuple(itertools.chain(*words)), reason),
-        limit=min(max(limit or USUAL_ROWS, 1), MOST_ROWS),
     )
 
 

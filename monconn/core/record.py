@@ -232,6 +232,7 @@ class ConnectionRecord:
             shown["code"] = self.code
         if self.reason is not None:
             shown["reason"] = self.reason
+            shown["phase"] = self.phase
             shown["code"] = self.code
             shown["closed_by"] = self.closed_by
         if self.detail:

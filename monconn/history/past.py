@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
-from monconn.addresses import Network
+from monconn.addresses import Network, parse_network
+from monconn.core.alarms import ALARM_KINDS
+from monconn.core.record import REASONS, REFUSALS
+from monconn.errors import QuestionError, shown
 
+USUAL_ROWS = 1_000
+"""As many are told where nobody says how many."""
 MOST_ROWS = 10_000
 """As many can be asked for at once of a monconn that runs: each takes about a kilobyte."""
 
@@ -26,7 +32,32 @@ class Past:
     """Wall clock; what happened just then is out."""
     reason: str | None = None
     """Of an event, its word: the refusal, or the alarm's kind."""
-    limit: int = 1000
+    limit: int = USUAL_ROWS
+
+
+def past_of(
+    *,
+    events: bool = False,
+    service: str | None = None,
+    client: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    reason: str | None = None,
+    limit: int | None = None,
+) -> Past:
+    """What somebody asks for, in their own words.
+
+    :param events: whether the reason is the word of an event.
+    :raises AddressError: the client is no network.
+    :raises QuestionError: there is no such reason, or no time between since and until.
+    """
+    words = (*REFUSALS, *ALARM_KINDS) if events else REASONS
+    if reason is not None and reason not in words:
+        raise QuestionError(f"{shown(reason)} is none of {', '.join(words)}")
+    if since is not None and since >= (time.time() if until is None else until):
+        raise QuestionError("there is no time between since and until")
+    network = None if client is None else parse_network(client)
+    return Past(service, network, since, until, reason, max(limit or USUAL_ROWS, 1))
 
 
 def where(

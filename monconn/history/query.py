@@ -6,11 +6,36 @@ import sqlite3
 from typing import Any
 
 from monconn.core.record import iso_time
-from monconn.history.past import MOST_ROWS, Past, rows, where
+from monconn.history.past import MOST_ROWS, USUAL_ROWS, Past, past_of, rows, where
 from monconn.history.report import report
 from monconn.history.schema import open_read_only
 
-__all__ = ["MOST_ROWS", "Past", "connections", "events", "open_read_only", "report"]
+__all__ = [
+    "CONNECTION_KEYS",
+    "EVENT_KEYS",
+    "MOST_ROWS",
+    "USUAL_ROWS",
+    "Past",
+    "connections",
+    "events",
+    "open_read_only",
+    "past_of",
+    "report",
+]
+
+CONNECTION_KEYS = (
+    *("run_started_at", "id", "service", "client", "client_ip", "backend", "opened_at"),
+    *("closed_at", "duration_seconds", "connect_seconds", "first_up_seconds"),
+    *("first_down_seconds", "last_up_seconds", "last_down_seconds", "up", "down", "reason"),
+    *("phase", "code", "closed_by", "client_end", "backend_end", "client_rtt_seconds"),
+    *("client_retransmits", "backend_rtt_seconds", "backend_retransmits", "detail"),
+)
+"""What a connection may have; ``detail`` only if there is any."""
+EVENT_KEYS = (
+    *("event", "at", "service", "client", "client_ip", "refusal", "code", "alarm", "device"),
+    *("over", "count", "detail"),
+)
+"""What an event may have: each kind has some of it."""
 
 
 def connections(db: sqlite3.Connection, past: Past) -> list[dict[str, Any]]:

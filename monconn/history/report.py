@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -59,6 +61,7 @@ def _report(db: sqlite3.Connection, past: Past) -> dict[str, Any]:
     reasons = _sums(db, past, period, "reason", "connections DESC, reason")
     refusals = _refusals(db, past, period)
     hours = _sums(db, past, period, "hour", "hour")
+    clients = _sums(db, past, period, "client_ip", "client_ip")
     points, hours_each = _points(hours)
     forgotten = _kept_since(db, "hours")
     return {
@@ -73,8 +76,8 @@ def _report(db: sqlite3.Connection, past: Past) -> dict[str, Any]:
         "refusals": refusals,
         "alarms": _alarms(db, past, period),
         "lost": _lost(db, past, period),
-        "clients_by_connections": _top(db, past, period, "connections"),
-        "clients_by_bytes": _top(db, past, period, "up + down"),
+        "clients_by_connections": _top(clients, lambda each: each["connections"]),
+        "clients_by_bytes": _top(clients, lambda each: each["up"] + each["down"]),
         "hours": points,
         "hours_each": hours_each,
         "busiest": [_shown_hour(each) for each in _busiest(hours)],
@@ -102,15 +105,16 @@ def _period(db: sqlite3.Connection, past: Past) -> _Period:
 
 
 def _extent(db: sqlite3.Connection, now: float) -> tuple[float, float]:
-    """From the first hour that there are sums of to the end of the last, or of this one."""
-    first, last = db.execute(
-        "SELECT min(first), max(last) FROM ("
-        "SELECT min(hour) AS first, max(hour) AS last FROM hours"
-        " UNION ALL SELECT min(hour), max(hour) FROM refusals)"
+    """From the first hour that there are sums of to the end of this one.
+
+    What is of a later time was written while the clock was wrong.
+    """
+    (first,) = db.execute(
+        "SELECT min(first) FROM"
+        " (SELECT min(hour) AS first FROM hours UNION ALL SELECT min(hour) FROM refusals)"
     ).fetchone()
-    if first is None:
-        return hour_of(now), _next_hour(now)
-    return first, max(last + HOUR_SECONDS, _next_hour(now))
+    last = _next_hour(now)
+    return (hour_of(now) if first is None else min(first, last)), last
 
 
 def _edges(first: float, last: float) -> list[tuple[float, float]]:
@@ -168,8 +172,10 @@ def _sums(
     )
 
 
-def _top(db: sqlite3.Connection, past: Past, period: _Period, by: str) -> list[dict[str, Any]]:
-    return _sums(db, past, period, "client_ip", f"sum({by}) DESC, client_ip LIMIT {TOP}")
+def _top(
+    clients: list[dict[str, Any]], amount: Callable[[dict[str, Any]], int]
+) -> list[dict[str, Any]]:
+    return heapq.nlargest(TOP, clients, key=amount)
 
 
 def _refusals(db: sqlite3.Connection, past: Past, period: _Period) -> dict[str, int]:

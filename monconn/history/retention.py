@@ -12,6 +12,7 @@ from monconn.history.schema import log_bytes, log_size
 from monconn.history.store import HOUR_SECONDS
 
 STEP_ROWS = 5_000
+_SHRINK_ROWS = 500  # no more than needed, about: rows are all that a small file has
 _STEP_PAGES = 1_000
 _AT_ONCE_SECONDS = 0.25
 """After which what else there is to forget waits for the next time, so that writing goes on."""
@@ -84,7 +85,7 @@ def _forget_oldest(db: sqlite3.Connection, now: float) -> bool:
     reach = {
         table: _age(db, table, now) / (_HOURS_REACH if table.lasts else 1) for table in _TABLES
     }
-    return _forget(db, max(reach, key=lambda table: reach[table]))
+    return _forget(db, max(reach, key=lambda table: reach[table]), rows=_SHRINK_ROWS)
 
 
 def _age(db: sqlite3.Connection, table: _Table, now: float) -> float:
@@ -94,11 +95,13 @@ def _age(db: sqlite3.Connection, table: _Table, now: float) -> float:
     return float(max(0.0, now - oldest - table.lasts))
 
 
-def _forget(db: sqlite3.Connection, table: _Table, before: float = math.inf) -> bool:
+def _forget(
+    db: sqlite3.Connection, table: _Table, before: float = math.inf, rows: int = STEP_ROWS
+) -> bool:
     """Forget the oldest rows of a table; False if there were none before that time."""
     oldest = (
         f"SELECT {table.key}, {table.time} AS time FROM {table.name}"
-        f" WHERE {table.time} < :before ORDER BY {table.time} LIMIT {STEP_ROWS}"
+        f" WHERE {table.time} < :before ORDER BY {table.time} LIMIT {rows}"
     )
     last = db.execute(f"SELECT max(time) FROM ({oldest})", {"before": before}).fetchone()[0]
     if last is None:

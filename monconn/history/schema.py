@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 from monconn.errors import FileError
@@ -14,6 +16,7 @@ APPLICATION_ID = 0x6D6F6E63
 """Says in the file's header whose it is: ``monc``."""
 LOCKED_SECONDS = 0.5
 """How long to wait for another program that has locked the file."""
+_LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 0.0)
 _LOG_BYTES = 4 << 20
 _PAGE_BYTES = 4096
 
@@ -31,10 +34,14 @@ CREATE TABLE connections (
     closed_at REAL NOT NULL,
     duration_seconds REAL NOT NULL,
     connect_seconds REAL,
+    first_up_seconds REAL,
     first_down_seconds REAL,
+    last_up_seconds REAL,
+    last_down_seconds REAL,
     up INTEGER NOT NULL,
     down INTEGER NOT NULL,
     reason TEXT NOT NULL,
+    phase TEXT NOT NULL,
     code TEXT NOT NULL,
     closed_by TEXT NOT NULL,
     client_end TEXT NOT NULL,
@@ -136,6 +143,30 @@ def open_read_only(path: str) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise no_history(path, _words(error)) from None
     return db
+
+
+def lock(path: str) -> int:
+    """Be the only one that writes a history: two would take each other's counters for the truth.
+
+    A file beside it is locked, as SQLite has locks of its own on the file itself.
+
+    :returns: a descriptor; to close it lets others write.
+    :raises FileError: another monconn does, or it cannot be had.
+    """
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise no_history(path, _words(error)) from None
+    for pause in _LOCK_PAUSES_SECONDS:  # the one before may be about to end
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            time.sleep(pause)
+        except OSError:  # a file system that knows no locks
+            return descriptor
+    os.close(descriptor)
+    raise no_history(path, "another monconn writes it: each needs a file of its own")
 
 
 def _refuse_folder(path: str) -> None:

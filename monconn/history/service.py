@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -61,6 +62,7 @@ class HistoryService(Service):
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = clock
         self._ticks = 0
+        self._lock = -1
         self._next_prune = 0.0
         self._is_failing = False
         self._lost = 0
@@ -83,6 +85,7 @@ class HistoryService(Service):
         """
         config = self._config
         path = config.path
+        self._lock = schema.lock(path)
         db = schema.open_for_writing(path, config.max_size)
         try:
             self._totals = store.load_totals(db)
@@ -139,6 +142,7 @@ class HistoryService(Service):
         is_in_time = await in_time
         if not is_in_time:
             self._log.warn("history: {path} does not answer", path=self._config.path)
+        os.close(self._lock)
         for pool in (self._reader, self._writer):  # the last one's closing tidies the file up
             if is_in_time:
                 pool.close()

@@ -106,10 +106,14 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         record.closed_at,
         round(record.closed - record.opened, 6),
         record.connect_seconds,
-        None if record.first_down is None else record.first_down - record.opened,
+        *(
+            None if moment is None else round(moment - record.opened, 6)
+            for moment in (record.first_up, record.first_down, record.last_up, record.last_down)
+        ),
         record.up,
         record.down,
         record.reason,
+        record.phase,
         record.code,
         record.closed_by,
         record.client_end,

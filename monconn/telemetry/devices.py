@@ -32,7 +32,7 @@ TURN_SECONDS = 0.002
 LOOKS_A_STEP = 100
 """Connections or devices that are looked at before we ask how late it is."""
 LINES_A_SECOND = 20
-MOST_PUT_ASIDE = 10_000
+MOST_PUT_ASIDE = 1_000
 """Connections that wait to be counted."""
 NAMES_CACHED = 4_096
 

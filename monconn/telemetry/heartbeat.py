@@ -17,6 +17,9 @@ GAPS_KEPT = 9
 GAPS_NEEDED = 3
 LEAST_SILENT_SECONDS = 5.0
 """Nobody counts as silent sooner: messages are looked for once a second."""
+ONE_MESSAGE_SECONDS = 0.5
+"""What a device says sooner after its last message belongs to that: who opens several short
+connections in a row keeps no rhythm of milliseconds."""
 ONE_COMING_SECONDS = 1.0
 """A connection that follows another one sooner is no reconnect: programs often open several."""
 
@@ -160,7 +163,7 @@ class Device:
         at = record.last_up
         if at is None or at <= self.heard:
             return None
-        if self.heard != NEVER:
+        if self.heard != NEVER and at - self.heard >= ONE_MESSAGE_SECONDS:
             gaps = self.message_gaps = with_gap(self.message_gaps, at - self.heard)
             self.message_limit = limit_seconds(gaps, silent_times)
         silence = at - self.quiet_since

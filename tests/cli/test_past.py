@@ -1,7 +1,8 @@
-"""The verbs that look back: how they are asked. What they answer is in tests/e2e/test_records.py."""
+"""How the verbs that look back are asked; what they answer is in tests/e2e/test_records.py."""
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from monconn.cli.main import main
 from monconn.cli.past import _moment
 from monconn.history.schema import open_for_writing
+from monconn.history.store import Event, write
 
 
 def monconn(*words: str) -> Result:
@@ -79,8 +81,43 @@ def test_a_history_of_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "history.db")
     open_for_writing(path, 1 << 30).close()
     assert monconn("history", "--file", path).stdout == "none\n"
+    assert monconn("history", "--file", path, "--csv").stdout.startswith(
+        "run_started_at,id,service"
+    )
     assert monconn("history", "--file", path, "--json").stdout == "[]\n"
     assert "connections  0, refused 0" in monconn("report", "--file", path).stdout
     result = monconn("history", "--file", path, "--client", "nonsense")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith('monconn: "nonsense" is neither')
+    result = monconn("history", "--file", path, "--reason", "nonsense")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith('monconn: "nonsense" is none of client_closed, ')
+    assert monconn("history", "--file", path, "--events", "--reason", "silent").exit_code == 0
+    result = monconn("report", "--file", path, "--since", "1h", "--until", "2h")
+    assert result.stderr == "monconn: there is no time between since and until\n"
+    assert "connections  0" in monconn("report", "--file", path, "--until", "2d").stdout
+
+
+def test_a_history_that_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    open_for_writing(str(path), 1 << 30).close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"x" * len(content[4096:])
+    path.write_bytes(content)
+    for verb in ("history", "report"):
+        result = monconn(verb, "--file", str(path))
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"monconn: history: {path}: ")
+        assert "malformed" in result.stderr
+
+
+def test_what_is_cut_off_is_said(tmp_path: Path) -> None:
+    path = str(tmp_path / "history.db")
+    db = open_for_writing(path, 1 << 30)
+    write(db, [Event(time.time(), "started") for _ in range(1_001)], {}, 0.0)
+    db.close()
+    result = monconn("history", "--events", "--json", "--file", path)
+    assert len(json.loads(result.stdout)) == 1_000
+    assert result.stderr == "monconn: only the latest 1000 are shown: say --limit, or --until\n"
+    result = monconn("history", "--events", "--json", "--file", path, "--limit", "1000")
+    assert (len(json.loads(result.stdout)), result.stderr) == (1_000, "")

@@ -88,8 +88,8 @@ def test_hours_are_a_chart() -> None:
     counts = [0, 1, 4, 8]
     found = lines(hours=[hour(at, count) for at, count in enumerate(counts)], busiest=[hour(3, 8)])
     assert found[5:] == [
-        "connections each hour, from 2026-01-31 00:00",
-        "   ▂▅█",
+        "connections each hour",
+        "  2026-01-31 00:00   ▂▅█",
         "busiest",
         "  2026-01-31 03:00  8 connections, 8.0 KiB",
     ]
@@ -99,7 +99,7 @@ def test_a_long_chart_goes_on_in_the_next_line() -> None:
     points = [hour(1, 1)] * 100
     found = lines(hours=points, hours_each=5)
     assert found[5].startswith("connections each 5 hours")
-    assert [len(line) for line in found[6:8]] == [74, 30]
+    assert [len(line) for line in found[6:8]] == [20 + 56, 20 + 44]
 
 
 def test_what_must_be_known_of_the_figures_is_said() -> None:

@@ -100,9 +100,9 @@ def test_the_sums_outlive_what_they_sum_up(tmp_path: Path) -> None:
 
 
 def test_sums_give_way_if_it_is_they_that_are_too_many(tmp_path: Path) -> None:
-    path, max_size = tmp_path / "history.db", MEBIBYTE
+    path, max_size = tmp_path / "history.db", 2 * MEBIBYTE
     db = history(path, max_size=max_size)
-    for hour in range(40):  # each connection a client of its own
+    for hour in range(80):  # each connection a client of its own
         at = NOON + hour * HOUR
         write(db, [closed(at, f"10.{hour}.{n >> 8}.{n & 255}") for n in range(500)], {}, RUN)
         prune_all(db, path, 365 * DAY, max_size, at)

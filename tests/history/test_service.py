@@ -21,7 +21,7 @@ from monconn.core.monitor import Monitor
 from monconn.core.registry import Registry
 from monconn.core.totals import Totals
 from monconn.errors import FileError
-from monconn.history import notes, service, store
+from monconn.history import notes, schema, service, store
 from monconn.history.notes import Notes
 from monconn.history.query import Past, connections, events, open_read_only, report
 from monconn.history.service import HistoryService
@@ -110,12 +110,27 @@ async def test_what_happens_is_written_a_second_later(path: Path) -> None:
     assert Counter(each["event"] for each in found) == Counter(["started", "refused", "alarm"])
     world.tell("closed", closed(), closed())
     await world.stop()
-    assert [each.name for each in path.parent.iterdir()] == ["history.db"]  # tidied up
+    assert sorted(each.name for each in path.parent.iterdir()) == [
+        "history.db",
+        "history.db.lock",
+    ]  # tidied up
     assert world.rows() == 3
     db = open_read_only(str(path))
     assert events(db, Past())[0]["event"] == "stopped"
     db.close()
     assert world.history.dropped == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_history_has_one_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_LOCK_PAUSES_SECONDS", (0.0,))
+    world, other = World(path), World(path)
+    world.history.startService()
+    with pytest.raises(FileError, match="another monconn writes it: each needs a file of its own"):
+        other.history.startService()
+    await world.stop()
+    other.history.startService()
+    await other.stop()
 
 
 @pytest_twisted.ensureDeferred

@@ -158,23 +158,26 @@ class App(MultiService):
 
         :raises ListenError: one of them cannot be had.
         """
+        self._or_nothing(super().privilegedStartService)
+        self._has_listeners = True
+
+    def _or_nothing(self, start: Callable[[], object]) -> None:
+        """Start what there is to start, and leave nothing open if some of it fails."""
         try:
-            super().privilegedStartService()
+            start()
         except MonconnError:
             for service in self:
-                if hasattr(service, "close_listener"):
-                    service.close_listener()
+                maybeDeferred(getattr(service, "close_listener", service.stopService))
             raise
-        self._has_listeners = True
 
     def startService(self) -> None:
         """See ``IService``: take clients.
 
-        :raises ListenError: a listener cannot be had; then none is left open.
+        :raises MonconnError: a listener or a file cannot be had; then nothing is left open.
         """
         if not self._has_listeners:  # twist knows no start with privileges
             self.privilegedStartService()
-        super().startService()
+        self._or_nothing(super().startService)
 
     def stopService(self) -> Deferred[Any]:
         """See ``IService``: fires when the last connection has ended.
@@ -374,10 +377,10 @@ def _made(config: ObserverConfig) -> IObserver:
     """
     try:
         observer = config.make(**config.options)
-    except Exception as error:  # somebody's class may fail in any way
+        missing = [each for each in IObserver if not hasattr(observer, each)]
+    except (Exception, SystemExit) as error:  # somebody's class may fail in any way
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise ObserverError(f"observers: {config.use} cannot be made: {words}") from error
-    missing = [each for each in IObserver if not hasattr(observer, each)]
     if missing:
         raise ObserverError(
             f"observers: {config.use} is no observer, it has no {', '.join(sorted(missing))}:"

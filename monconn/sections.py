@@ -80,11 +80,29 @@ def _read_manhole(node: Node) -> ManholeConfig:
     return manhole
 
 
+def _read_path(node: Node) -> str:
+    path = fields.read_text(node)
+    if not path.strip():
+        raise Wrong.here("must be the path of a file, not an empty text")
+    return path
+
+
+Path = Annotated[str, _read_path]
+_LEAST_HISTORY = 1 << 20
+
+
+def _read_history_size(node: Node) -> int:
+    size = fields.read_size(node)
+    if size < _LEAST_HISTORY:
+        raise Wrong.here("must be at least 1MiB")
+    return size
+
+
 @attrs.frozen
 class JsonLogConfig:
     """One line of JSON for what happens to a connection."""
 
-    path: fields.Text
+    path: Path
     """A file; or ``stdout``, or ``syslog``."""
     at_open: fields.Flag = False
     """Whether to write a line when a connection opens."""
@@ -104,11 +122,11 @@ class MetricsConfig:
 class HistoryConfig:
     """What happened, kept in a file."""
 
-    path: fields.Text
+    path: Path
     """An SQLite database, made on first use."""
     keep: fields.PositiveSeconds = 30 * 86400.0
     """Seconds after which what happened is forgotten."""
-    max_size: fields.Size = 1 << 30
+    max_size: Annotated[int, _read_history_size] = 1 << 30
     """Bytes that the file may have, about; then the oldest is forgotten."""
     resume_counters: fields.Flag = True
     """Whether the services' totals go on from those of the run before."""
@@ -191,7 +209,7 @@ def _imported(use: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as error:  # somebody's module may fail in any way
+    except (Exception, SystemExit) as error:  # somebody's module may fail in any way
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise Wrong.here(f"{shown(use)} cannot be imported: {words}") from None
     if not callable(found):

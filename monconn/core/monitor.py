@@ -208,6 +208,10 @@ class Monitor(Observed):
         """How many live connections each client IP has; only IPs that have any."""
         return dict(self._live_by_ip)
 
+    def client_ips(self) -> int:
+        """How many client IPs have live connections."""
+        return len(self._live_by_ip)
+
     def bytes(self) -> tuple[int, int]:
         """Bytes up and down: of closed and live connections, less what was taken off."""
         totals = self.totals()

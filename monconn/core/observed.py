@@ -48,7 +48,7 @@ class Observed:
             if observer in observers:  # an earlier one may have had it removed
                 try:
                     getattr(observer, hook)(*args)
-                except Exception:
+                except BaseException:  # sys.exit() too: others' connections are in our hands
                     self._switch_off(observer)
 
     def _switch_off(self, observer: IObserver) -> None:

@@ -70,6 +70,8 @@ class ConnectionRecord:
     connected: float | None = None
     first_up: float | None = None
     first_down: float | None = None
+    asked: float | None = None
+    """When the client's last bytes before the backend's first ones came; None if none did."""
     last_up: float | None = None
     last_down: float | None = None
     last_delivered: float | None = None
@@ -181,6 +183,21 @@ class ConnectionRecord:
     def connect_seconds(self) -> float | None:
         """Seconds until the backend stood; None if it never did."""
         return None if self.connected is None else self.connected - self.opened
+
+    def answer_seconds(self, now: float) -> float | None:
+        """Seconds from what the client had to say first until the backend's first byte, or until
+        now; None if the backend never stood, or nobody has asked it anything.
+
+        :param now: monotonic seconds.
+        """
+        if self.connected is None:
+            return None
+        if self.first_down is not None:
+            return max(0.0, self.first_down - max(self.asked or 0.0, self.connected))
+        if self.last_up is None:
+            return None
+        until = now if self.closed is None else self.closed
+        return max(0.0, until - max(self.last_up, self.connected))
 
     def describe(self, now: float) -> str:
         """One line for people.

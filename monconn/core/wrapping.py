@@ -151,7 +151,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             record.last_up = now
         else:
             if record.first_down is None:
-                record.first_down = now
+                record.first_down, record.asked = now, record.last_up
             record.down += len(data)
             record.last_down = now
         if self._monitor.watched:

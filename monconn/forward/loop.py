@@ -98,7 +98,7 @@ class Loop:
                 continue
             try:
                 end.ready(event[1])
-            except Exception:
+            except BaseException:
                 self._failed(end)
         return others
 
@@ -107,7 +107,7 @@ class Loop:
         self._log.failure("a relay failed")
         try:
             end.failed()
-        except Exception:
+        except BaseException:
             self._log.failure("a relay that failed could not be ended")
 
     def refresh(self) -> None:

@@ -96,7 +96,7 @@ class Relay:
             record.last_up = now
         else:
             if record.first_down is None:
-                record.first_down = now
+                record.first_down, record.asked = now, record.last_up
             record.down += len(data)
             record.last_down = now
         if self._monitor.watched:

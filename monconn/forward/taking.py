@@ -160,7 +160,7 @@ class Taking:
             record.last_up = self._loop.now
         else:
             if not record.down:
-                record.first_down = self._loop.now
+                record.first_down, record.asked = self._loop.now, record.last_up
             record.down += count
             record.last_down = self._loop.now
 

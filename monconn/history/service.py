@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from twisted.application.service import Service
 from twisted.enterprise.adbapi import ConnectionPool
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,6 +22,7 @@ from monconn._version import __version__
 from monconn.core.monitor import Monitor
 from monconn.core.registry import Registry
 from monconn.core.totals import Totals
+from monconn.errors import FileError
 from monconn.history import schema, store
 from monconn.history.notes import Notes
 from monconn.history.retention import prune
@@ -86,13 +87,11 @@ class HistoryService(Service):
         config = self._config
         path = config.path
         self._lock = schema.lock(path)
-        db = schema.open_for_writing(path, config.max_size)
         try:
-            self._totals = store.load_totals(db)
-        except sqlite3.Error as error:
-            raise no_history(path, f"cannot be read: {error}") from None
-        finally:
-            db.close()
+            self._totals = _totals_in(path, config.max_size)
+        except FileError:
+            os.close(self._lock)
+            raise
         self._run_started_at = time.time()
         self._is_stopping = False
         self._writer = self._pool(path, 1, cp_openfun=lambda db: schema.set_up(db, config.max_size))
@@ -122,6 +121,8 @@ class HistoryService(Service):
 
     def stopService(self) -> Deferred[None]:
         """See ``IService``: write what is left, for two seconds at most, and close the file."""
+        if not self.running:
+            return succeed(None)
         super().stopService()
         self._is_stopping = True
         if self._ticking.running:
@@ -304,6 +305,17 @@ class HistoryService(Service):
         if failure.check(sqlite3.Error):
             raise no_history(self._config.path, f"cannot be read: {failure.value}") from None
         failure.raiseException()
+
+
+def _totals_in(path: str, max_size: int) -> dict[str, Totals]:
+    """What the run before has counted; makes the file if there is none."""
+    db = schema.open_for_writing(path, max_size)
+    try:
+        return store.load_totals(db)
+    except sqlite3.Error as error:
+        raise no_history(path, f"cannot be read: {error}") from None
+    finally:
+        db.close()
 
 
 def _daemon_thread(*args: Any, **kwargs: Any) -> threading.Thread:

@@ -7,7 +7,7 @@ import stat
 import sys
 import syslog
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.logger import Logger
 
@@ -162,6 +162,7 @@ class FileSink(_Descriptor):
     def _stay(self, error: OSError) -> None:
         """Go on with the old file, if it has a name by which people can find it."""
         if os.fstat(self._fd).st_nlink == 0:
+            self._must_reopen = True  # else the next lines would go where nobody finds them
             raise error
         if not self._is_left_behind:
             self._is_left_behind = True
@@ -187,11 +188,14 @@ class StdoutSink(_Descriptor):
         """See :meth:`Sink.open`."""
         # Not written through the stream: a thread that waits with its lock would also keep the
         # program from ending, for then Python flushes it.
-        stream: Any = sys.stdout
-        try:
-            self._fd = stream.fileno()
-        except (AttributeError, OSError, ValueError):
-            raise FileError("json_log: stdout: there is no standard output") from None
+        # twistd has put a log of its own in the place of the first one.
+        for stream in (sys.stdout, sys.__stdout__):
+            try:
+                self._fd = cast(Any, stream).fileno()
+                return
+            except (AttributeError, OSError, ValueError):
+                pass
+        raise FileError("json_log: stdout: there is no standard output")
 
     def reopen(self) -> None:
         """See :meth:`Sink.reopen`: there is nothing to open."""

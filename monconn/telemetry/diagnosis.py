@@ -21,6 +21,8 @@ _RETRANSMIT_SECONDS = 0.2
 """What a lost segment costs at the least: Linux' shortest retransmission timeout."""
 LONG_HELD_UP_SECONDS = 0.5
 """How long the peer's receive window is full before its reading is called slow."""
+LARGE_SHARE = 0.2
+"""As much of the time in which there was something to send it must be, too."""
 
 
 @attrs.frozen
@@ -37,7 +39,8 @@ def diagnose(record: ConnectionRecord, now: float) -> dict[str, Any]:
     :param record: measured just now, or closed.
     :param now: monotonic seconds.
     :returns: ``looks_like``: ``slow network to the client``, ``slow network to the backend``,
-        ``slow client``, ``slow backend`` or ``nothing slow``; ``because``: the figures in words.
+        ``slow client``, ``slow backend``, ``slow to connect``, ``nothing slow`` or
+        ``unknown``; ``because``: the figures in words.
     """
     suspects = sorted(_suspects(record, now), key=lambda each: each.seconds, reverse=True)
     figures = [*_figures(record, now)]
@@ -51,24 +54,6 @@ def diagnose(record: ConnectionRecord, now: float) -> dict[str, Any]:
     }
 
 
-def answer_seconds(record: ConnectionRecord, now: float) -> float | None:
-    """How long the backend took for its first byte, or has let us wait for it until now.
-
-    Counted from the client's first byte, or from when the backend stood: whichever came later.
-
-    :returns: None if nobody waits: the backend never stood, or nothing was sent to it yet.
-    """
-    if record.connected is None:
-        return None
-    first_up, first_down = record.first_up, record.first_down
-    speaks_first = first_down is not None and (first_up is None or first_down < first_up)
-    if first_up is None and first_down is None:
-        return None
-    asked = record.connected if speaks_first else max(first_up or 0.0, record.connected)
-    until = now if record.closed is None else record.closed
-    return max(0.0, (until if first_down is None else first_down) - asked)
-
-
 def _suspects(record: ConnectionRecord, now: float) -> Iterator[_Suspect]:
     backend_rtt = 0.0
     for side, raw in _measured(record):
@@ -77,9 +62,12 @@ def _suspects(record: ConnectionRecord, now: float) -> Iterator[_Suspect]:
             backend_rtt = info.rtt_seconds
         yield from _network_suspect(side, info)
         yield from _reader_suspect(side, info)
-    answer = answer_seconds(record, now)
+    answer = record.answer_seconds(now)
     if answer is not None and answer - backend_rtt >= SLOW_ANSWER_SECONDS:
         yield _Suspect("slow backend", answer - backend_rtt, _answer_words(record, answer))
+    connecting = _connect_seconds(record, now)
+    if connecting - backend_rtt >= SLOW_ANSWER_SECONDS:
+        yield _Suspect("slow to connect", connecting, _connect_words(record, connecting))
 
 
 def _measured(record: ConnectionRecord) -> Iterator[tuple[Side, bytes]]:
@@ -91,17 +79,19 @@ def _measured(record: ConnectionRecord) -> Iterator[tuple[Side, bytes]]:
 
 def _network_suspect(side: Side, info: TcpInfo) -> Iterator[_Suspect]:
     ratio = info.retransmits / max(info.segments_sent, 1)
-    loses = info.retransmits >= _FEWEST_RETRANSMITS and ratio >= MANY_RETRANSMITS
+    # More than were sent with data: those of the opening, which count by their time.
+    loses = info.retransmits >= _FEWEST_RETRANSMITS and MANY_RETRANSMITS <= ratio <= 1
     if not loses and info.rtt_seconds < SLOW_ROUND_TRIP_SECONDS:
         return
     seconds = info.rtt_seconds
     if loses:
-        seconds += min(ratio, 1.0) * max(_RETRANSMIT_SECONDS, 2 * info.rtt_seconds)
+        seconds += ratio * max(_RETRANSMIT_SECONDS, 2 * info.rtt_seconds)
     yield _Suspect(f"slow network to the {side}", seconds, _network_words(side, info))
 
 
 def _reader_suspect(side: Side, info: TcpInfo) -> Iterator[_Suspect]:
-    if info.window_limited_seconds >= LONG_HELD_UP_SECONDS:
+    least = max(LONG_HELD_UP_SECONDS, info.busy_seconds * LARGE_SHARE)
+    if info.window_limited_seconds >= least:
         seconds = info.window_limited_seconds
         words = f"the {side} was slow to read what it was sent: {format_duration(seconds)} in all"
         yield _Suspect(f"slow {side}", seconds, words)
@@ -110,15 +100,18 @@ def _reader_suspect(side: Side, info: TcpInfo) -> Iterator[_Suspect]:
 def _figures(record: ConnectionRecord, now: float) -> Iterator[str]:
     for side, raw in _measured(record):
         yield _network_words(side, tcpinfo.parse(raw))
-    answer = answer_seconds(record, now)
+    answer = record.answer_seconds(now)
     if answer is not None:
         yield _answer_words(record, answer)
+    if record.closed is None and (record.last_up or 0.0) > (record.last_down or now):
+        waiting = format_duration(now - (record.last_up or now))
+        yield f"the backend has sent nothing for {waiting} since the client's last bytes"
 
 
 def _network_words(side: Side, info: TcpInfo) -> str:
     return (
         f"a round trip to the {side} takes {info.rtt_seconds * 1000:.3g} ms, and"
-        f" {info.retransmits} of {info.segments_sent} segments were sent again"
+        f" {info.retransmits} segments were sent again, of {info.segments_sent} with data"
     )
 
 
@@ -127,3 +120,15 @@ def _answer_words(record: ConnectionRecord, answer: float) -> str:
     if record.first_down is None:
         return f"the backend has not answered for {took}"
     return f"the backend's first byte took {took}"
+
+
+def _connect_seconds(record: ConnectionRecord, now: float) -> float:
+    if record.connect_seconds is not None:
+        return record.connect_seconds
+    return (now if record.closed is None else record.closed) - record.opened
+
+
+def _connect_words(record: ConnectionRecord, seconds: float) -> str:
+    if record.connected is None:
+        return f"the backend has not accepted for {format_duration(seconds)}"
+    return f"the backend took {format_duration(seconds)} to accept"

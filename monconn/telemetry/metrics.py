@@ -154,7 +154,7 @@ class MetricsService(Service):
         return ServiceSample(
             name=monitor.name,
             connections=len(monitor),
-            client_ips=len(monitor.connections_by_ip()),
+            client_ips=monitor.client_ips(),
             totals=monitor.counted(),
             figures=self._figures[monitor].copy(),
         )

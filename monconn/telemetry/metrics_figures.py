@@ -68,7 +68,7 @@ class ServiceFigures(Observer):
         if connected is not None:
             self.connect.observe(connected - record.opened)
             if record.first_down is not None:
-                self.first_byte.observe(max(0.0, record.first_down - connected))
+                self.first_byte.observe(record.answer_seconds(record.first_down) or 0.0)
 
     def alarmed(self, alarm: Alarm) -> None:
         """See :meth:`IObserver.alarmed`."""

@@ -21,7 +21,7 @@ from monconn.telemetry.metrics_figures import Sample
 MOST_CLIENTS = 64
 ANSWERS_A_SECOND = 20
 """Beyond these, who asks is told to come later: asking must not become the cost."""
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 10.0
 """How long a client may be silent."""
 
 _START_PAGE = (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import sys
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -504,6 +505,20 @@ def test_failing_observer_is_switched_off(
     assert after.told == before.told
     assert monitor.watched
     assert [failure.type for failure in logged_failures] == [ZeroDivisionError]
+    logged_failures.clear()
+
+
+def test_observer_that_would_end_the_program_does_not(
+    monitor: Monitor, logged_failures: list[Failure]
+) -> None:
+    failing, after = Recorder(), Recorder()
+    failing.closed = sys.exit  # type: ignore[method-assign]
+    for observer in (failing, after):
+        monitor.add_observer(observer)
+    for _ in range(2):
+        enter(monitor).end("operator")
+    assert [told[0] for told in after.told] == ["opened", "closed"] * 2
+    assert [failure.type for failure in logged_failures] == [SystemExit]
     logged_failures.clear()
 
 

@@ -52,6 +52,7 @@ from twisted.web.static import Data
 from zope.interface import implementer
 
 from monconn.admission.rules import Rules
+from monconn.core import tcpinfo
 from monconn.core.interfaces import Observer
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
@@ -676,6 +677,9 @@ async def test_a_client_that_resets_is_client_reset(world: World) -> None:
         *("client_reset", "reset", "none"),
     )
     assert (record.up, record.down) == (5, 5)
+    assert record.client_tcp is not None
+    assert tcpinfo.parse(record.client_tcp).mss_bytes > 0
+    assert record.backend_tcp is None  # there is one socket only
 
 
 @real

@@ -55,6 +55,17 @@ def test_an_observer_that_cannot_be_made_is_told_in_one_line(
     assert errors == "monconn: observers: mine:Mine cannot be made: OSError: no\n"
 
 
+def test_a_script_that_ends_as_it_is_imported_is_told(
+    launch: Callable[..., Monconn], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit(0)\n")
+    path = write_config(tmp_path, web={"listen": "127.0.0.1:0", "backend": "127.0.0.1:9"})
+    path.write_text(path.read_text()[:-1] + ', "observers": [{"use": "mine:Mine"}]}')
+    monconn = launch("monconn", "-c", path, env={"PYTHONPATH": str(tmp_path)})
+    assert monconn.status() == 2
+    assert '"mine:Mine" cannot be imported: SystemExit: 0' in str(monconn.program.err)
+
+
 def test_what_is_no_observer_is_told(launch: Callable[..., Monconn], tmp_path: Path) -> None:
     path = write_config(tmp_path, web={"listen": "127.0.0.1:0", "backend": "127.0.0.1:9"})
     path.write_text(path.read_text()[:-1] + ', "observers": [{"use": "types:SimpleNamespace"}]}')

@@ -153,6 +153,23 @@ def test_the_past_is_there_once_monconn_is_gone(world: World) -> None:
     assert "no such" in world.ask("report", "--file", f"{file}.gone", status=1)
 
 
+@pytest.mark.parametrize("how", ["monconn", "twist", "twistd -n"])
+def test_the_log_goes_to_standard_output_if_wanted(
+    launch: Callable[..., Monconn], echo_port: int, tmp_path: Path, how: str
+) -> None:
+    config = {
+        "services": {"web": {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{echo_port}"}},
+        "json_log": {"path": "stdout"},
+    }
+    (tmp_path / "monconn.yaml").write_text(json.dumps(config))
+    option = "-c" if how == "monconn" else "--config"
+    monconn = launch(how, option, tmp_path / "monconn.yaml")
+    connect(monconn.port()).close()
+    line = monconn.program.out.wait_for(r'(\{"schema": ?1.*"client_closed".*\})')[1]
+    assert json.loads(line)["event"] == "closed"
+    assert monconn.stop() == 0
+
+
 def test_the_log_is_written_anew_after_a_signal(world: World) -> None:
     talk(world)
     until(lambda: len(world.log()) == 2)

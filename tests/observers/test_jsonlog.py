@@ -627,9 +627,14 @@ def test_a_file_that_was_deleted_and_cannot_be_made_again_loses_lines(
     path.unlink()
     path.mkdir()
     clock.advance(1.0)
-    with pytest.raises(Unwritten, match="is a directory") as caught:
-        file_sink.write(b"1\n")
-    assert caught.value.rest == b"1\n"
+    for _ in range(3):  # and not the next ones into the file that nobody can find
+        with pytest.raises(Unwritten, match="is a directory") as caught:
+            file_sink.write(b"1\n")
+        assert caught.value.rest == b"1\n"
+        clock.advance(0.1)
+    path.rmdir()
+    file_sink.write(b"2\n")
+    assert path.read_bytes() == b"2\n"
 
 
 def test_reopen_makes_the_new_file_at_once(start: Start, path: Path) -> None:
@@ -842,6 +847,7 @@ def test_each_line_on_stdout_is_a_write_of_its_own(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("stdout", [None, io.StringIO()])
 def test_no_stdout(monkeypatch: pytest.MonkeyPatch, stdout: Any) -> None:
     monkeypatch.setattr("sys.stdout", stdout)
+    monkeypatch.setattr("sys.__stdout__", None)
     with pytest.raises(FileError, match="json_log: stdout: there is no standard output"):
         StdoutSink().open()
 

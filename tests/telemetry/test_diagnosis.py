@@ -7,18 +7,24 @@ import pytest
 
 from monconn.core.record import ConnectionRecord
 from monconn.core.sockets import TCP_INFO_BYTES
-from monconn.telemetry.diagnosis import answer_seconds, diagnose
+from monconn.telemetry.diagnosis import diagnose
 
 NOW = 110.0
+SENT_AGAIN = " and {} segments were sent again, of 100 with data"
 
 
 def tcp(
-    rtt_seconds: float = 0.0002, retransmits: int = 0, segments: int = 100, limited: float = 0
+    rtt_seconds: float = 0.0002,
+    retransmits: int = 0,
+    segments: int = 100,
+    limited: float = 0,
+    busy: float = 0,
 ) -> bytes:
     raw = bytearray(TCP_INFO_BYTES)
     struct.pack_into("=I", raw, 68, int(rtt_seconds * 1e6))
     struct.pack_into("=I", raw, 100, retransmits)
     struct.pack_into("=I", raw, 156, segments)
+    struct.pack_into("=Q", raw, 168, int(busy * 1e6))
     struct.pack_into("=Q", raw, 176, int(limited * 1e6))
     return bytes(raw)
 
@@ -35,6 +41,9 @@ def record(**fields: Any) -> ConnectionRecord:
         "opened": 100.0,
         "connected": 100.001,
         "first_up": 100.002,
+        "last_up": 100.002,
+        "asked": 100.002,
+        "last_down": 100.003,
         "first_down": 100.003,
         "client_tcp": tcp(),
         "backend_tcp": tcp(),
@@ -51,17 +60,17 @@ def record(**fields: Any) -> ConnectionRecord:
         (
             {"client_tcp": tcp(rtt_seconds=0.3)},
             "slow network to the client",
-            "a round trip to the client takes 300 ms, and 0 of 100 segments were sent again",
+            "a round trip to the client takes 300 ms," + SENT_AGAIN.format(0),
         ),
         (
             {"client_tcp": tcp(retransmits=20)},
             "slow network to the client",
-            "a round trip to the client takes 0.2 ms, and 20 of 100 segments were sent again",
+            "a round trip to the client takes 0.2 ms," + SENT_AGAIN.format(20),
         ),
         (
             {"backend_tcp": tcp(rtt_seconds=0.3), "first_down": 100.303},
             "slow network to the backend",
-            "a round trip to the backend takes 300 ms, and 0 of 100 segments were sent again",
+            "a round trip to the backend takes 300 ms," + SENT_AGAIN.format(0),
         ),
         (
             {"client_tcp": tcp(limited=3.5)},
@@ -104,9 +113,7 @@ def test_each_figure_is_told_once() -> None:
 
 
 def test_without_figures_nothing_is_known() -> None:
-    blind = record(
-        connected=None, first_up=None, first_down=None, client_tcp=None, backend_tcp=None
-    )
+    blind = record(opened=NOW, connected=None, first_down=None, client_tcp=None, backend_tcp=None)
     assert diagnose(blind, NOW) == {"looks_like": "unknown", "because": []}
 
 
@@ -115,13 +122,43 @@ def test_without_figures_nothing_is_known() -> None:
     [
         ({}, 0.001),
         ({"connected": None}, None),
-        ({"first_up": None, "first_down": None}, None),  # nobody waits for anybody
-        ({"first_up": None, "first_down": 100.101}, 0.1),  # the backend speaks first
-        ({"first_up": 105.0, "first_down": 100.101}, 0.1),
-        ({"first_up": 99.0, "connected": 100.5, "first_down": 101.0}, 0.5),  # sent before it stood
+        ({"first_up": None, "last_up": None, "asked": None, "first_down": None}, None),
+        ({"asked": None, "first_down": 100.101}, 0.1),  # the backend speaks first
+        ({"asked": 103.0, "first_down": 103.1}, 0.1),  # a long question
+        ({"asked": 99.0, "connected": 100.5, "first_down": 101.0}, 0.5),  # sent before it stood
         ({"first_down": None}, 9.998),
         ({"first_down": None, "closed": 103.002}, 3.0),
     ],
 )
 def test_how_long_the_backend_took(fields: dict[str, Any], seconds: float | None) -> None:
-    assert answer_seconds(record(**fields), NOW) == pytest.approx(seconds)
+    assert record(**fields).answer_seconds(NOW) == pytest.approx(seconds)
+
+
+def test_a_later_answer_that_does_not_come_is_told() -> None:
+    diagnosis = diagnose(record(last_up=105.0, last_down=100.003), NOW)
+    assert diagnosis["looks_like"] == "nothing slow"  # it may owe none
+    words = "the backend has sent nothing for 5.00s since the client's last bytes"
+    assert words in diagnosis["because"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"connected": 104.0, "asked": 104.0, "first_down": 104.001}, "took 4.00s to accept"),
+        ({"connected": None, "first_down": None}, "has not accepted for 10.0s"),
+    ],
+)
+def test_a_backend_that_is_slow_to_accept(fields: dict[str, Any], words: str) -> None:
+    diagnosis = diagnose(record(**fields), NOW)
+    assert diagnosis["looks_like"] == "slow to connect"
+    assert diagnosis["because"][0] == f"the backend {words}"
+
+
+def test_segments_of_the_opening_that_were_sent_again_are_no_loss_of_data() -> None:
+    opening = tcp(retransmits=4, segments=1)
+    assert diagnose(record(backend_tcp=opening), NOW)["looks_like"] == "nothing slow"
+
+
+def test_a_full_window_now_and_then_is_nothing() -> None:
+    seldom = tcp(limited=0.6, busy=3600)
+    assert diagnose(record(client_tcp=seldom), NOW)["looks_like"] == "nothing slow"

@@ -54,11 +54,13 @@ def _pair(place: Place) -> str:
     return f"127.0.0.1:{place.port}=127.0.0.1:{place.backend_port}"
 
 
-def _monconn_file(listen: Callable[[Place], str]) -> Callable[[Place], dict[str, str]]:
+def _monconn_file(
+    listen: Callable[[Place], str], more: str = ""
+) -> Callable[[Place], dict[str, str]]:
     def files(place: Place) -> dict[str, str]:
         backend = f"127.0.0.1:{place.backend_port}"
         service = f'services:\n  bench:\n    listen: "{listen(place)}"\n    backend: {backend}\n'
-        return {"monconn.yaml": service}
+        return {"monconn.yaml": service + more.format(folder=place.folder)}
 
     return files
 
@@ -79,6 +81,10 @@ def _portforward(listen: Callable[[Place], str]) -> Callable[[Place], list[str]]
 
 def _tcp_endpoint(place: Place) -> str:
     return f"tcp:{place.port}:interface=127.0.0.1:backlog=4096"
+
+
+def _plain(place: Place) -> str:
+    return f"127.0.0.1:{place.port}"
 
 
 def _tls_endpoint(place: Place) -> str:
@@ -157,6 +163,14 @@ CONTESTANTS = (
         "monconn, payload watched",
         lambda place: ["python", "benchmarks/watched.py", _pair(place)],
         note="As above, with an observer that looks at each chunk and adds up the lengths.",
+    ),
+    Contestant(
+        "monconn-json",
+        "monconn, with JSON log",
+        _monconn_with_file,
+        ("connect", "messages-64"),
+        _monconn_file(_plain, "json_log: {{path: {folder}/log.json}}\n"),
+        note="As the first, and a line of JSON for each connection, into a file.",
     ),
     Contestant(
         "monconn-transports",

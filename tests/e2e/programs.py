@@ -111,6 +111,7 @@ class Program:
     :param argv: its path and its arguments.
     :param env: variables beside ours.
     :param stdout: a descriptor for its standard output; a pipe that is read if left out.
+    :param pass_fds: descriptors that it is to have, too.
     """
 
     def __init__(
@@ -120,10 +121,12 @@ class Program:
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
         stdout: int = subprocess.PIPE,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.process = subprocess.Popen(
             argv,
             cwd=cwd,
+            pass_fds=pass_fds,
             # Whoever set the variable to watch tests would hide what buffers of output do.
             env={**os.environ, "PYTHONUNBUFFERED": "", **(env or {})},
             stdin=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ import pytest
 
 from monconn.control.client import Client
 
-from .programs import HANG_SECONDS, SCRIPTS, Monconn, Program, connect, free_port, receive, until
+from .programs import HANG_SECONDS, SCRIPTS, Monconn, Program, connect, receive, until
 
 PAGE = Path(__file__).parents[2] / "docs" / "reasons.md"
 _LAST = (
@@ -63,7 +63,7 @@ defaults
 """
 HAPROXY_SERVICE = """
 listen {name}
-    bind 127.0.0.1:{port}
+    bind fd@{fd}
     server backend 127.0.0.1:{backend_port}
 """
 SHORT = "800ms"
@@ -492,15 +492,22 @@ class HAProxy:
         self._log = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._log.bind(("127.0.0.1", 0))
         self._log.settimeout(HANG_SECONDS)
-        self._ports = {service: free_port() for service in backends}
+        # Listeners of ours, as a port that we had only looked up might be taken before it binds.
+        listeners = {service: socket.create_server(("127.0.0.1", 0)) for service in backends}
+        self._ports = {name: each.getsockname()[1] for name, each in listeners.items()}
         config = HAPROXY_CONFIG.format(log_port=self._log.getsockname()[1], folder=folder)
         for each in SCENARIOS:
-            ports = {"port": self._ports[each.name], "backend_port": backends[each.name]}
+            ports = {"fd": listeners[each.name].fileno(), "backend_port": backends[each.name]}
             config += HAPROXY_SERVICE.format(name=each.name, **ports)
             config += "".join(f"    {line}\n" for line in each.haproxy)
         (folder / "haproxy.cfg").write_text(config)
         self._stats = folder / "stats"
-        self._program = Program([path, "-db", "-f", folder / "haproxy.cfg"])
+        self._program = Program(
+            [path, "-db", "-f", folder / "haproxy.cfg"],
+            pass_fds=[each.fileno() for each in listeners.values()],
+        )
+        for each_listener in listeners.values():
+            each_listener.close()
         until(self._stats.exists, "HAProxy")
 
     def port(self, service: str) -> int:

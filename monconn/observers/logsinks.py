@@ -192,9 +192,10 @@ class StdoutSink(_Descriptor):
         for stream in (sys.stdout, sys.__stdout__):
             try:
                 self._fd = cast(Any, stream).fileno()
-                return
             except (AttributeError, OSError, ValueError):
-                pass
+                continue
+            if self._fd >= 0:  # such a log has said -1
+                return
         raise FileError("json_log: stdout: there is no standard output")
 
     def reopen(self) -> None:

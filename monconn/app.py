@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
 from twisted.application.service import MultiService, Service
@@ -33,6 +33,8 @@ from monconn.observers.closelog import CloseLog
 from monconn.observers.hexdump import HexDump
 from monconn.sections import HistoryConfig, JsonLogConfig, MetricsConfig, ObserverConfig
 from monconn.telemetry.devices import DevicesService
+
+T = TypeVar("T", bound=Service)
 
 _FLUSH_SECONDS = 1.0
 _PORT_0 = re.compile(r"(?<!\\):(port=)?0(?=:|$)")
@@ -67,8 +69,7 @@ class App(MultiService):
         self._shared = (self.registry, reactor, self._clock)
         # What keeps things stands before the first client comes, and until after the last.
         self._add_observers(config)
-        self._devices = DevicesService(config.devices, *self._shared)
-        self._devices.setServiceParent(self)
+        self._devices = self._add(DevicesService(config.devices, *self._shared))
         self._history = self._add_history(config.history)
         self._json_log = self._add_json_log(config.json_log)
         for service_config in config.services:
@@ -79,6 +80,10 @@ class App(MultiService):
             service.setServiceParent(self)
         self._add_metrics(config.metrics)
         self._add_ways_in(config)
+
+    def _add(self, service: T) -> T:
+        service.setServiceParent(self)
+        return service
 
     # Each imports what it needs only if it is wanted.
 
@@ -91,24 +96,20 @@ class App(MultiService):
             return None
         from monconn.history.service import HistoryService
 
-        history = HistoryService(config, *self._shared)
-        history.setServiceParent(self)
-        return history
+        return self._add(HistoryService(config, *self._shared))
 
     def _add_json_log(self, config: JsonLogConfig | None) -> Any:
         if config is None:
             return None
         from monconn.observers.jsonlog import JsonLogService
 
-        json_log = JsonLogService(config, *self._shared)
-        json_log.setServiceParent(self)
-        return json_log
+        return self._add(JsonLogService(config, *self._shared))
 
     def _add_metrics(self, config: MetricsConfig | None) -> None:
         if config is not None:
             from monconn.telemetry.metrics import MetricsService
 
-            MetricsService(config, *self._shared, self._dropped).setServiceParent(self)
+            self._add(MetricsService(config, *self._shared, self._dropped))
 
     def _dropped(self) -> dict[str, int]:
         """What each observer has left out, by its name."""

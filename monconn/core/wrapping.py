@@ -29,9 +29,9 @@ from twisted.protocols.policies import ProtocolWrapper, TimeoutMixin, WrappingFa
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
-from monconn.addresses import TcpAddress
 from monconn.core.interfaces import IConnection
 from monconn.core.monitor import Monitor
+from monconn.core.peers import TurnedAway, name_of_peer
 from monconn.core.record import (
     BROKEN_REASONS,
     CLOSED_REASONS,
@@ -382,28 +382,7 @@ class MonitoringFactory(WrappingFactory):
         self.protocols.pop(p, None)
 
 
-@implementer(IProtocol)
-class TurnedAway(Protocol):
-    """A refused client: its connection is closed as soon as it stands.
-
-    ``buildProtocol`` may not return None for it: TLS would fail on that and leave the
-    client's socket open.
-    """
-
-    def makeConnection(self, transport: ITransport) -> None:
-        """See :class:`IProtocol`."""
-        super().makeConnection(transport)
-        transport.loseConnection()
-
-
 def _is_client(factory: Any) -> bool:
     while isinstance(factory, WrappingFactory):  # itself always a ClientFactory
         factory = factory.wrappedFactory
     return isinstance(factory, ClientFactory)
-
-
-def name_of_peer(address: Any) -> tuple[str, str]:
-    """How to show the peer with this Twisted address, and its IP (``unix`` if it has none)."""
-    if hasattr(address, "port"):
-        return str(TcpAddress(address.host, address.port)), address.host
-    return "unix", "unix"

@@ -10,8 +10,8 @@ from twisted.internet.protocol import Factory
 
 from monconn.addresses import plain_ip
 from monconn.core.monitor import Monitor
+from monconn.core.peers import TurnedAway, name_of_peer
 from monconn.core.sockets import peer_pid
-from monconn.core.wrapping import TurnedAway, name_of_peer
 from monconn.forward.roads import Road, StreamRoad
 
 

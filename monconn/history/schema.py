@@ -7,6 +7,8 @@ import fcntl
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from monconn.errors import FileError
@@ -110,15 +112,11 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
     try:
         _refuse_folder(path)
         _make_private(path)
-        db = sqlite3.connect(path, timeout=LOCKED_SECONDS, check_same_thread=False)
-        try:
+        with _open_if(path) as db:
             if _is_empty(db):
                 _make(db)
             _check(db, path)
             set_up(db, max_size)
-        except BaseException:
-            db.close()
-            raise
     except (OSError, sqlite3.Error) as error:
         raise no_history(path, _words(error)) from None
     return db
@@ -133,16 +131,22 @@ def open_read_only(path: str) -> sqlite3.Connection:
         _refuse_folder(path)
         if not os.path.exists(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        uri = Path(path).absolute().as_uri() + "?mode=ro"
-        db = sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS, check_same_thread=False)
-        try:
+        with _open_if(Path(path).absolute().as_uri() + "?mode=ro", uri=True) as db:
             _check(db, path)
-        except BaseException:
-            db.close()
-            raise
     except (OSError, sqlite3.Error) as error:
         raise no_history(path, _words(error)) from None
     return db
+
+
+@contextmanager
+def _open_if(where: str, uri: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection that stays open if all goes well with it."""
+    db = sqlite3.connect(where, uri=uri, timeout=LOCKED_SECONDS, check_same_thread=False)
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
 
 
 def lock(path: str) -> int:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
-from functools import lru_cache
 from heapq import merge
 from itertools import chain, islice
 from operator import attrgetter
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.logger import Logger
 
 from monconn.core.alarms import Alarm, AlarmKind
-from monconn.core.clock import Allowance
 from monconn.core.interfaces import Observer
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.core.registry import Registry
 from monconn.sections import DevicesConfig
+from monconn.telemetry.alarmlog import AlarmLog
+from monconn.telemetry.devicenames import DeviceNames
 from monconn.telemetry.heartbeat import INFINITE, Deadlines, Device, typical_seconds
 from monconn.units import format_duration
 
@@ -31,88 +29,8 @@ TURN_SECONDS = 0.002
 """For how long to look before others have their turn."""
 LOOKS_A_STEP = 100
 """Connections or devices that are looked at before we ask how late it is."""
-LINES_A_SECOND = 20
 MOST_PUT_ASIDE = 1_000
 """Connections that wait to be counted."""
-NAMES_CACHED = 4_096
-
-
-class DeviceNames:
-    """Which device a client's IP belongs to."""
-
-    def __init__(self, config: DevicesConfig) -> None:
-        self._prefix_v4, self._prefix_v6 = config.prefix_v4, config.prefix_v6
-        self._mask_v4 = _mask(config.prefix_v4, 32)
-        self._mask_v6 = _mask(config.prefix_v6, 128)
-        # Asked again when the connection ends, often soon.
-        self._cached_v6 = lru_cache(NAMES_CACHED)(self._network_v6)
-
-    def of(self, client_ip: str) -> str:
-        """The device: the IP or its network; what is no IP, or has a zone, stays as it is."""
-        if ":" not in client_ip:
-            return client_ip if self._prefix_v4 == 32 else self._network_v4(client_ip)
-        return client_ip if self._prefix_v6 == 128 else self._cached_v6(client_ip)
-
-    def _network_v6(self, client_ip: str) -> str:
-        try:
-            packed = inet_pton(AF_INET6, client_ip)
-        except OSError:
-            return client_ip
-        packed = (int.from_bytes(packed, "big") & self._mask_v6).to_bytes(16, "big")
-        return f"{inet_ntop(AF_INET6, packed)}/{self._prefix_v6}"
-
-    def _network_v4(self, client_ip: str) -> str:
-        try:
-            packed = inet_pton(AF_INET, client_ip)
-        except OSError:
-            return client_ip
-        packed = (int.from_bytes(packed, "big") & self._mask_v4).to_bytes(4, "big")
-        return f"{inet_ntop(AF_INET, packed)}/{self._prefix_v4}"
-
-
-def _mask(prefix: int, longest: int) -> int:
-    return (1 << longest) - (1 << (longest - prefix))
-
-
-class AlarmLog:
-    """A line in the log for each alarm; where there are many, one line a second sums them up.
-
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
-    """
-
-    _log = Logger()
-
-    def __init__(self, clock: Any) -> None:
-        self._clock = clock
-        self._room = Allowance(clock, LINES_A_SECOND)
-        self._summed: Counter[str] = Counter()
-        self._timer: Any = None
-
-    def write(self, alarm: Alarm) -> None:
-        """Tell of an alarm that begins, or of one that is over."""
-        if not self._room.take():
-            self._sum_up(alarm)
-            return
-        tell = self._log.info if alarm.is_over else self._log.warn
-        tell("{service}: {line}", service=alarm.service, line=alarm.describe())
-
-    def _sum_up(self, alarm: Alarm) -> None:
-        self._summed[f"{alarm.kind} over" if alarm.is_over else alarm.kind] += 1
-        if self._timer is None:
-            self._timer = self._clock.callLater(1.0, self.flush)
-
-    def flush(self) -> None:
-        """Write the line that sums up, if there is anything to sum up."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        if self._summed:
-            self._log.warn(
-                "{count} more alarms began or are over: {kinds}",
-                count=sum(self._summed.values()),
-                kinds=", ".join(f"{count} {kind}" for kind, count in self._summed.most_common()),
-            )
-            self._summed.clear()
 
 
 class Devices(Observer):

@@ -93,14 +93,10 @@ class _Page(Resource):
         """See ``IResource``."""
         return notFound()
 
-    def render_GET(self, request: Any) -> Any:
-        """See ``Resource``."""
-        raise NotImplementedError
-
     def render(self, request: Any) -> Any:
         """See ``IResource``; the server takes the body off an answer to HEAD."""
         if request.method in (b"GET", b"HEAD"):
-            return self.render_GET(request)
+            return super().render(request)
         request.setHeader("Allow", "GET, HEAD")
         return _plain(request, 405, b"only GET and HEAD\n")
 

@@ -508,6 +508,14 @@ def test_failing_observer_is_switched_off(
     logged_failures.clear()
 
 
+def test_observers_may_be_given_at_the_beginning() -> None:
+    observer = RecordingObserver()
+    monitor = Monitor("web", clock=Clock(), observers=[observer])
+    assert monitor.watched
+    enter(monitor).end("operator")
+    assert [event[0] for event in observer.events] == ["opened", "closed"]
+
+
 def test_observer_that_would_end_the_program_does_not(
     monitor: Monitor, logged_failures: list[Failure]
 ) -> None:

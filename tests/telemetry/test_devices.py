@@ -17,7 +17,9 @@ from monconn.core.record import ConnectionRecord, iso_time
 from monconn.core.registry import Registry
 from monconn.errors import UnknownService
 from monconn.sections import DevicesConfig
-from monconn.telemetry.devices import LINES_A_SECOND, DeviceNames, DevicesService
+from monconn.telemetry.alarmlog import LINES_A_SECOND
+from monconn.telemetry.devicenames import DeviceNames
+from monconn.telemetry.devices import DevicesService
 from monconn.testing import RecordingObserver, make_monitor
 
 FLEET = 5_000

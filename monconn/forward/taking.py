@@ -20,6 +20,8 @@ CHUNK_BYTES = 1 << 16
 COPY_BYTES = 1 << 18
 SPLICE_BYTES = 1 << 20
 """How much one read may bring if the other side has room for it, about."""
+LEAST_BYTES = 1 << 14
+"""How much one read may bring if the other side has hardly any room, and it may have to be held."""
 SPLICE_FROM_BYTES = 1 << 15
 """Chunks smaller than this cost less copied than spliced."""
 TURN_BYTES = 1 << 20
@@ -100,9 +102,10 @@ class Taking:
         """Pass on what the other side has room for; how much, or 0 if that was all for now."""
         # What finds no room is held, for as long as the other side stands still.
         outlet = self.peer.outlet
-        wanted = max(CHUNK_BYTES, outlet.room())
-        may_splice = CAN_SPLICE and outlet.takes_pipes and not self._urgent
-        pipe = self._shared.pipes.take() if may_splice and not self._monitor.watched else None
+        wanted = max(LEAST_BYTES, outlet.room())
+        may_splice = CAN_SPLICE and outlet.takes_pipes and wanted >= SPLICE_FROM_BYTES
+        is_hidden = not (self._urgent or self._monitor.watched)
+        pipe = self._shared.pipes.take() if may_splice and is_hidden else None
         if pipe is None:
             return self._copy(min(COPY_BYTES, wanted))
         return self._splice(pipe, min(SPLICE_BYTES, wanted))
@@ -128,7 +131,7 @@ class Taking:
             if self._leaving:  # an observer has ended the connection because of this very chunk
                 return 0
         self.peer.outlet.put(chunk)
-        self._flows = count >= CHUNK_BYTES
+        self._flows = count >= min(wanted, CHUNK_BYTES)
         return count if (count == wanted or self._reads_all) and self._goes_on() else 0
 
     def _splice(self, pipe: Pipe, wanted: int) -> int:

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
     ISSLTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
@@ -30,7 +31,10 @@ from monconn.core.sockets import (
     waiting_bytes,
 )
 from monconn.forward.dial import Dial
+from monconn.forward.tls import TlsWriter
 
+BUFFER_BYTES = 1 << 16
+"""As much as a transport of Twisted's holds before it asks for a pause."""
 EARLY_BYTES = 65536
 """How much is held for a backend that does not stand yet before its client is held back."""
 DELIVERY_LOOK_SECONDS = 0.01
@@ -65,7 +69,9 @@ class StreamEnd(Protocol):
         self._keepalive = keepalive
         self._socket: Any = None  # a NotingSocket, where there is a socket
         self._descriptor: Any = None
-        self._has_plain_transport = False  # nothing lies between it and the socket
+        self._beneath: Any = None  # the transport that the socket is, beneath TLS if there is any
+        self._tls: TlsWriter | None = None
+        self._sends_at_once = False
         self._dialling: Deferred[Any] | None = None
         self._early: list[bytes] = []
         self._written = 0
@@ -101,8 +107,7 @@ class StreamEnd(Protocol):
         self._socket = note_errors(self._descriptor)
         if self._socket is not None:
             self._socket.keeps_last_words = not self._is_tls()
-            # A UNIX transport has a way of its own to send, with descriptors.
-            self._has_plain_transport = self._is_tcp() and not self._is_tls()
+        self._prepare_to_write()
         if self._is_tcp():
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
@@ -124,11 +129,20 @@ class StreamEnd(Protocol):
             self._keepalive = False
             keep_alive(self._socket)
 
+    def _prepare_to_write(self) -> None:
+        self._beneath = self.transport
+        if isinstance(self.transport, TLSMemoryBIOProtocol):
+            self._beneath = self.transport.transport
+            self._tls = TlsWriter(self.transport, self._send)
+        # A UNIX transport has a way of its own to send, with descriptors.
+        self._sends_at_once = self._is_tcp() and self._beneath is self._descriptor
+
     def _stand(self) -> None:
         self._dialling = None
         self._stands = True
         early, self._early = b"".join(self._early), []
-        self.transport.write(early)
+        if early:
+            self._write(early)
         self.reports.connected(self)
         if self._write_ended:
             self._send_end()
@@ -183,21 +197,30 @@ class StreamEnd(Protocol):
 
     def room(self) -> int:
         """See :class:`~monconn.forward.ends.Takes`."""
-        if not self._has_plain_transport or self._gone or waiting_bytes(self._descriptor):
+        if self._gone or waiting_bytes(self._descriptor):
             return 0
-        return room_to_send(self._socket)
+        return room_to_send(self._socket) if self._sends_at_once else BUFFER_BYTES
 
     def put(self, data: bytes | memoryview) -> None:
         """See :class:`~monconn.forward.ends.Takes`."""
         held, self._written = self._written, self._written + len(data)
         if self._stands:
-            sent = self._send_at_once(data) if self._has_plain_transport else 0
-            if sent < len(data):
-                self.transport.write(bytes(data[sent:]))
+            self._write(data)
         elif not self._gone:
             self._early.append(bytes(data))
             if held <= EARLY_BYTES < self._written:
                 self.reports.filled(self)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if self._tls is not None:
+            self._tls.write(data)
+        else:
+            self._send(data)
+
+    def _send(self, data: bytes | memoryview) -> None:
+        sent = self._send_at_once(data) if self._sends_at_once else 0
+        if sent < len(data):
+            self._beneath.write(bytes(data[sent:]))
 
     def _send_at_once(self, data: bytes | memoryview) -> int:
         """Give bytes to the system, which Twisted would do in a later turn; how many it took."""

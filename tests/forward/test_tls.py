@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import random
+import ssl
+
+import pytest
+from certificates import make_certificate
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import DefaultOpenSSLContextFactory
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from monconn.forward.tls import TlsWriter
+
+CHUNK = random.Random(7).randbytes(300_000)
+
+
+class Server:
+    """TLS over memory: a client of Python's on one side, Twisted's transport on ours."""
+
+    def __init__(self, folder) -> None:
+        certificate = make_certificate(folder)
+        context = DefaultOpenSSLContextFactory(str(certificate.key), str(certificate.certificate))
+        factory = TLSMemoryBIOFactory(context, False, Factory.forProtocol(Protocol))
+        self.transport = factory.buildProtocol(None)
+        self.beneath = StringTransport()
+        self.sends: list[int] = []
+        self.transport.makeConnection(self.beneath)
+        self.writer = TlsWriter(self.transport, self._send)
+        self._to_client, self._from_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.client = certificate.client_side().wrap_bio(
+            self._to_client, self._from_client, server_hostname="localhost"
+        )
+
+    def _send(self, data: bytes) -> None:
+        self.sends.append(len(data))
+        self.beneath.write(data)
+
+    def shake_hands(self) -> None:
+        for _ in range(3):
+            try:
+                self.client.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            self.exchange()
+
+    def exchange(self) -> None:
+        said = self._from_client.read()
+        if said:
+            self.transport.dataReceived(said)
+        self._to_client.write(self.beneath.value())
+        self.beneath.clear()
+
+    def received(self) -> bytes:
+        """What the client can read now, after everything under way has come."""
+        self.exchange()
+        got = b""
+        try:
+            while True:
+                got += self.client.read(1 << 20)
+        except ssl.SSLWantReadError:
+            return got
+
+
+@pytest.fixture
+def server(tmp_path) -> Server:
+    return Server(tmp_path)
+
+
+def test_a_chunk_of_many_records_is_sent_whole(server):
+    server.shake_hands()
+    server.writer.write(memoryview(CHUNK))
+    assert len(server.sends) == 1
+    assert server.received() == CHUNK
+
+
+def test_a_small_write_waits_for_no_later_turn(server):
+    server.shake_hands()
+    server.writer.write(b"now")
+    assert server.received() == b"now"
+
+
+def test_what_is_written_before_the_handshake_comes_first_after_it(server):
+    server.writer.write(CHUNK)
+    server.writer.write(b"second")
+    assert server.received() == b""
+    server.shake_hands()
+    server.writer.write(b"third")
+    assert server.received() == CHUNK + b"second" + b"third"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_writes_of_any_size_arrive_in_order(server, seed):
+    chance = random.Random(seed)
+    server.shake_hands()
+    written = b""
+    for _ in range(50):
+        size = chance.choice([0, 1, 100, 16383, 16384, 16385, 65536, 70_001])
+        chunk = chance.randbytes(size)
+        server.writer.write(chunk)
+        written += chunk
+    assert server.received() == written
+
+
+def test_what_is_written_after_the_end_is_dropped_as_by_twisted(server):
+    server.shake_hands()
+    server.writer.write(b"before")
+    server.transport.loseConnection()
+    server.writer.write(b"after")
+    server.exchange()
+    assert server.client.read(100) == b"before"
+    assert server.client.read(100) == b""  # close_notify

@@ -199,7 +199,7 @@ class StreamEnd(Protocol):
         """See :class:`~monconn.forward.ends.Takes`."""
         if self._gone or waiting_bytes(self._descriptor):
             return 0
-        return room_to_send(self._socket) if self._sends_at_once else BUFFER_BYTES
+        return max(room_to_send(self._socket) if self._sends_at_once else 0, BUFFER_BYTES)
 
     def put(self, data: bytes | memoryview) -> None:
         """See :class:`~monconn.forward.ends.Takes`."""

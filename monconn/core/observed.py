@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
 from monconn.core.interfaces import IObserver, Observer
 
+Hook = Callable[..., object]
 _HOOKS = ("opened", "refused", "data", "closed", "alarmed")
 
 
@@ -24,7 +25,7 @@ class Observed:
         self.name = name
         self.watched = False
         """Whether anyone wants to see payload: asked before it is shown to anyone."""
-        self._heeding: dict[str, list[IObserver]] = {hook: [] for hook in _HOOKS}
+        self._heeding: dict[str, tuple[tuple[IObserver, Hook], ...]] = dict.fromkeys(_HOOKS, ())
         for observer in observers:
             self.add_observer(observer)
 
@@ -32,24 +33,24 @@ class Observed:
         """Tell an observer of everything from now on."""
         heeded = [hook for hook in _HOOKS if _heeds(observer, hook)]  # or none, if that fails
         for hook in heeded:
-            self._heeding[hook].append(observer)
+            self._heeding[hook] += ((observer, getattr(observer, hook)),)
         self.watched = bool(self._heeding["data"])
 
     def remove_observer(self, observer: IObserver) -> None:
         """Tell an observer nothing more; harmless for one that is not told anything."""
-        for observers in self._heeding.values():
-            if observer in observers:
-                observers.remove(observer)
+        for hook, heeding in self._heeding.items():
+            self._heeding[hook] = tuple(each for each in heeding if each[0] != observer)
         self.watched = bool(self._heeding["data"])
 
     def _tell(self, hook: str, *args: object) -> None:
-        observers = self._heeding[hook]
-        for observer in tuple(observers):
-            if observer in observers:  # an earlier one may have had it removed
+        told = self._heeding[hook]
+        for each in told:
+            heeding = self._heeding[hook]
+            if heeding is told or each in heeding:  # an earlier one may have had it removed
                 try:
-                    getattr(observer, hook)(*args)
+                    each[1](*args)
                 except BaseException:  # sys.exit() too: others' connections are in our hands
-                    self._switch_off(observer)
+                    self._switch_off(each[0])
 
     def _switch_off(self, observer: IObserver) -> None:
         self.remove_observer(observer)

@@ -89,15 +89,15 @@ class Loop:
         ends, changed = self._ends, self._changed
         changed.clear()
         others = []
-        for event in events:
-            if event[0] in changed:
+        for fd, bits in events:
+            end = ends.get(fd)
+            if fd in changed:
                 continue  # it is a closed socket's, whose number may have been taken since
-            end = ends.get(event[0])
             if end is None:
-                others.append(event)
+                others.append((fd, bits))
                 continue
             try:
-                end.ready(event[1])
+                end.ready(bits)
             except BaseException:
                 self._failed(end)
         return others

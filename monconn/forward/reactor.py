@@ -18,19 +18,52 @@ class PlainReactor(EPollReactor):
     """An epoll reactor that serves plain Ends itself, without Twisted's dispatch."""
 
     def __init__(self) -> None:
+        self._stays = False
         super().__init__()
         self.plain_loop = Loop(self._poller, MonotonicClock(self))
         """The Ends' part of the epoll."""
 
+    def mainLoop(self) -> None:
+        """Run until the reactor is stopped."""
+        self._stays = True
+        try:
+            super().mainLoop()
+        finally:
+            self._stays = False
+
     def doPoll(self, timeout: float | None) -> None:
-        """Wait for events, at most ``timeout`` seconds, and serve them."""
-        events = self._poller.poll(-1 if timeout is None else timeout, EVENTS_A_TURN)
-        for fd, event in self.plain_loop.serve(events):
+        """Wait for events, at most ``timeout`` seconds, and serve them.
+
+        In the main loop it stays while only Ends have anything to do: one message back and forth
+        would else cost a whole turn of the reactor each way.
+        """
+        others = self._serve(timeout)
+        while self._stays and not others:
+            timeout = self.timeout()
+            if timeout == 0:
+                return  # a timed call is due
+            others = self._serve(timeout)
+        for fd, event in others:
             descriptor = self._selectables.get(fd)
             if descriptor is not None:  # as it is if one that was served first has dropped it
                 log.callWithLogger(descriptor, self._doReadOrWrite, descriptor, fd, event)
 
     doIteration = doPoll
+
+    def _serve(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Serve the Ends; gives the events of others."""
+        events = self._poller.poll(-1 if timeout is None else timeout, EVENTS_A_TURN)
+        return self.plain_loop.serve(events)
+
+    def stop(self) -> None:
+        """See ``IReactorCore``; an End may have asked for it."""
+        super().stop()
+        self.wakeUp()
+
+    def crash(self) -> None:
+        """See ``IReactorCore``; an End may have asked for it."""
+        super().crash()
+        self.wakeUp()
 
 
 def install() -> None:

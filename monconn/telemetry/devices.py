@@ -50,13 +50,13 @@ class Devices(Observer):
         self._names = DeviceNames(config)
         self._deadlines = Deadlines(clock.seconds())
         # Put aside until the next look, so that a connection costs its own path next to nothing.
-        self._opened: deque[ConnectionRecord] = deque()
-        self._closed: deque[ConnectionRecord] = deque()
+        self._opened: OrderedDict[ConnectionRecord, None] = OrderedDict()
+        self._closed: deque[ConnectionRecord] = deque()  # of those counted as opened
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
         self.forgotten = 0
-        self._opened.extend(monitor.connections())
+        self._opened.update(dict.fromkeys(monitor.connections()))
 
     def __len__(self) -> int:
         self.catch_up()
@@ -66,15 +66,16 @@ class Devices(Observer):
 
     def opened(self, record: ConnectionRecord) -> None:
         """See :meth:`IObserver.opened`."""
-        self._opened.append(record)
+        self._opened[record] = None
         if len(self._opened) > MOST_PUT_ASIDE:
             self.catch_up()
 
     def closed(self, record: ConnectionRecord) -> None:
         """See :meth:`IObserver.closed`."""
-        self._closed.append(record)
-        if len(self._closed) > MOST_PUT_ASIDE:
-            self.catch_up()
+        if record not in self._opened:  # else it is found closed as it is counted
+            self._closed.append(record)
+            if len(self._closed) > MOST_PUT_ASIDE:
+                self.catch_up()
 
     def catch_up(self) -> None:
         """Count all that was put aside."""
@@ -82,19 +83,20 @@ class Devices(Observer):
             pass
 
     def _catching_up(self) -> Iterator[None]:
-        while self._opened:  # first, as who is counted out was counted in before
-            record = self._opened.popleft()
-            self._count_in(record)
-            if (
-                record.closed is not None
-            ):  # it has gone again: it comes once more, which is harmless
-                self._count_out(record)
+        while self._opened:
+            record, _ = self._opened.popitem(last=False)
+            device = self._count_in(record)
+            if record.closed is not None:
+                self._count_out(record, device)
             yield
         while self._closed and not self._opened:
-            self._count_out(self._closed.popleft())
+            record = self._closed.popleft()
+            known = self._connected.get(self._names.of(record.client_ip))
+            if known is not None and known.live is not None and record in known.live:
+                self._count_out(record, known)
             yield
 
-    def _count_in(self, record: ConnectionRecord) -> None:
+    def _count_in(self, record: ConnectionRecord) -> Device:
         name = self._names.of(record.client_ip)
         device = self._connected.get(name)
         if device is None:
@@ -103,7 +105,8 @@ class Devices(Observer):
         else:
             self._connected.move_to_end(name)
         storm_begins = device.open(record, self._config)
-        self._expect(device)
+        if record.closed is None:  # else it is counted out at once
+            self._expect(device)
         if device.is_away_too_long:
             away = format_duration(record.opened - device.left)
             self._end_silence(device, f"came back after {away}")
@@ -111,11 +114,9 @@ class Devices(Observer):
             self._begin_storm(device)
         if len(self._connected) + len(self._away) > self._config.kept:
             self._forget_one()
+        return device
 
-    def _count_out(self, record: ConnectionRecord) -> None:
-        device = self._connected.get(self._names.of(record.client_ip))
-        if device is None or device.live is None or record not in device.live:
-            return  # it was forgotten
+    def _count_out(self, record: ConnectionRecord, device: Device) -> None:
         silence = device.hear(record, self._config.silent_heartbeats)
         device.close(record, self._clock.seconds())
         if device.live is not None:

@@ -52,6 +52,13 @@ class Turns:
         """Serve the events that are there."""
         self.reactor.iterate(0)
 
+    def run(self) -> None:
+        """Run the reactor until something stops it, which must not take long."""
+        too_late = self.reactor.callLater(PATIENCE_SECONDS, self.reactor.stop)
+        self.reactor.run(installSignalHandlers=False)
+        assert too_late.active()
+        too_late.cancel()
+
     def until(self, condition: Callable[[], object]) -> None:
         """Turn until a condition holds."""
         until(lambda: self.turn() or condition())  # type: ignore[func-returns-value]
@@ -330,6 +337,58 @@ def test_a_plain_reactor_is_woken_from_other_threads(own: Turns) -> None:
     own.reactor.runUntilCurrent()
     calling.join()
     assert called == ["woken"]
+
+
+@pytest.fixture
+def busy(own: Turns) -> list[int]:
+    """An End that never comes to rest on a reactor that is then run; what it was told."""
+    sock, _ = own.pair()
+    end = End(lambda: own.loop.ask_again(sock.fileno()))
+    own.loop.add(sock.fileno(), end)
+    return end.heard
+
+
+def test_timed_calls_come_while_ends_are_busy(own: Turns, busy: list[int]) -> None:
+    calls: list[int] = []
+    for number in range(3):
+        own.reactor.callLater(0.01 * number, calls.append, number)
+    own.reactor.callLater(0.04, own.reactor.stop)
+    own.run()
+    assert calls == [0, 1, 2]
+    assert len(busy) > 3, "the End was served in between"
+
+
+def test_other_threads_are_heard_while_ends_are_busy(own: Turns, busy: list[int]) -> None:
+    calling = threading.Timer(0.05, own.reactor.callFromThread, (own.reactor.stop,))
+    calling.start()
+    own.run()
+    calling.join()
+    assert busy
+
+
+@pytest.mark.parametrize("verb", ["stop", "crash"])
+def test_an_end_can_have_the_reactor_stop(own: Turns, verb: str) -> None:
+    sock, _ = own.pair()
+    end = End(getattr(own.reactor, verb))
+    own.reactor.callWhenRunning(own.loop.add, sock.fileno(), end)
+    own.run()
+    assert end.heard == [OUT]
+
+
+def test_a_call_that_an_end_has_set_comes_in_time(own: Turns) -> None:
+    sock, _ = own.pair()
+    end = End(lambda: own.reactor.callLater(0.02, own.reactor.stop))
+    own.reactor.callWhenRunning(own.loop.add, sock.fileno(), end)
+    own.run()
+    assert end.heard == [OUT]
+
+
+def test_iterating_waits_no_longer_than_asked(own: Turns) -> None:
+    sock, _ = own.pair()
+    end = End()
+    own.loop.add(sock.fileno(), end)
+    own.reactor.iterate(0.01)
+    assert end.heard == [OUT]
 
 
 def test_a_descriptor_that_another_has_taken_off_is_not_told(own: Turns) -> None:

@@ -39,8 +39,11 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
         raise click.UsageError("-c and -p do not go together: put the services into the file")
     if not pairs and file is None:
         raise click.UsageError(f"nothing to do: give -p or -c, as in\n\n  {_EXAMPLE}\n")
+    from monconn.cli.run import install_reactor, run  # Twisted and all: not needed for --help
+
+    install_reactor()  # before an endpoint is looked at, which has Twisted install its own choice
     config = _configuration(lambda: from_pairs(pairs) if file is None else load(file))
-    context.exit(_run(config, debug))
+    context.exit(run(config, debug=debug))
 
 
 @main.command()
@@ -72,9 +75,3 @@ def _configuration(read: Callable[[], Config]) -> Config:
     except ConfigError as error:
         click.echo(str(error), err=True)
         raise click.exceptions.Exit(2) from None
-
-
-def _run(config: Config, debug: bool) -> int:
-    from monconn.cli.run import run  # Twisted and all: not needed for --help
-
-    return run(config, debug=debug)

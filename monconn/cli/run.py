@@ -31,7 +31,7 @@ def run(
         the reactor runs.
     :returns: the exit status.
     """
-    _install_reactor()
+    install_reactor()
     from twisted.internet import reactor
 
     output = Output(sys.stdout)
@@ -63,7 +63,8 @@ def run(
     return _cannot_go_on(failures[0]) if failures else 0
 
 
-def _install_reactor() -> None:
+def install_reactor() -> None:
+    """Choose the reactor that serves plain Ends best, unless another one is there already."""
     if CAN_LOOP and "twisted.internet.reactor" not in sys.modules:
         from monconn.forward.reactor import install
 

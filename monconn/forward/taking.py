@@ -131,7 +131,7 @@ class Taking:
             if self._leaving:  # an observer has ended the connection because of this very chunk
                 return 0
         self.peer.outlet.put(chunk)
-        self._flows = count >= min(wanted, CHUNK_BYTES)
+        self._flows = count >= CHUNK_BYTES or count == wanted
         return count if (count == wanted or self._reads_all) and self._goes_on() else 0
 
     def _splice(self, pipe: Pipe, wanted: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock, patch
@@ -11,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.cli.main import main
+from monconn.forward.loop import CAN_LOOP
 
 RIGHT = "services: {web: {listen: ':80', backend: '10.0.0.5:80'}}\n"
 WRONG = "services:\n  web: {listn: ':80', backend: '10.0.0.5:80'}\n"
@@ -112,3 +115,23 @@ def test_demo_is_run() -> None:
     with patch("monconn.cli.demo.run_demo", return_value=3) as run_demo:
         assert monconn("-D", "demo").exit_code == 3
     run_demo.assert_called_once_with(debug=True)
+
+
+_SHOWS_REACTOR = """
+import sys
+import monconn.cli.run as running
+from monconn.cli.main import main
+
+running.run = lambda config, debug: print(type(sys.modules["twisted.internet.reactor"]))
+main()
+"""
+
+
+@pytest.mark.skipif(not CAN_LOOP, reason="this system has no epoll")
+def test_a_file_with_an_endpoint_runs_on_our_reactor_too(tmp_path: Path) -> None:
+    """Twisted would install one of its choice to look at the endpoint."""
+    file = tmp_path / "monconn.yaml"
+    file.write_text('services: {web: {listen: "tcp:0:interface=127.0.0.1", backend: "[::1]:80"}}')
+    command = [sys.executable, "-c", _SHOWS_REACTOR, "-c", str(file)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "PlainReactor" in shown.stdout, shown.stderr

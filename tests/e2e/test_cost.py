@@ -66,8 +66,8 @@ CALLS_PER_MEBIBYTE: dict[str, float] = {
 CALLS_PER_SPLICE: dict[str, float] = {
     "splice": 1,
     "getsockopt": 0.6,  # one before each splice into a pipe, and at least one leads out again
-    "recvfrom": 0.1,
-    "sendto": 0.1,
+    "recvfrom": 0.3,  # a few bytes to a side that has no room, so that it tells when it has
+    "sendto": 0.3,
     "epoll_ctl": 1.1,  # one after each turn's share
     "epoll_wait": 2,
     "futex": 4,
@@ -82,7 +82,7 @@ PYTHON_SLACK = 0.5
 """So that one call more is too many, though a round may miss some of its last connection."""
 NOT_COUNTED = (
     # What tells of events: how often, for a connection, depends on which of them coincide.
-    r"loop\.serve|reactor\.doPoll|plain\.ready|attempt\.ready"
+    r"loop\.serve|reactor\.(doPoll|_serve)|plain\.ready|attempt\.ready"
     # The log: it writes a line for each connection only if there are few in a second.
     r"|(closelog|logs|offload|units)\..*|record\.(describe|age_seconds)"
     # Timers, and what Twisted asks a listener.

@@ -6,6 +6,7 @@ The lists of words below are closed: code, log, JSON, metrics and history use th
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import attrs
@@ -265,8 +266,13 @@ class ConnectionRecord:
 
 def iso_time(wall_seconds: float) -> str:
     """A wall-clock time in ISO 8601, with milliseconds and zone."""
-    moment = datetime.fromtimestamp(wall_seconds, timezone.utc)
-    return moment.isoformat(timespec="milliseconds")
+    second, microseconds = divmod(round(wall_seconds * 1_000_000), 1_000_000)
+    return f"{_iso_second(second)}.{microseconds // 1000:03}+00:00"
+
+
+@lru_cache(64)
+def _iso_second(wall_seconds: int) -> str:
+    return datetime.fromtimestamp(wall_seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 # After eight bytes of small fields: rto, mss, what is under way, times, path and window, …
 _LAYOUT = struct.Struct("=8x 4I 5I 4I 8I 2I I 4Q 2I 4I Q 3Q 2I 2Q 4I")
 _MICROSECONDS = 1e-6
 
 
-@attrs.frozen
-class TcpInfo:
+class TcpInfo(NamedTuple):
     """The figures that tell a slow network from a slow peer; of one socket, seen from our side."""
 
     rtt_seconds: float
@@ -40,7 +37,7 @@ class TcpInfo:
 
     def snapshot(self) -> dict[str, Any]:
         """The same as plain values for JSON."""
-        return attrs.asdict(self)
+        return self._asdict()
 
 
 def parse(raw: bytes) -> TcpInfo:

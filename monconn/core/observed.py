@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 from monconn.core.interfaces import IObserver, Observer
 
-Hook = Callable[..., object]
+_Call = Callable[..., object]
 _HOOKS = ("opened", "refused", "data", "closed", "alarmed")
 
 
@@ -25,12 +25,12 @@ class Observed:
         self.name = name
         self.watched = False
         """Whether anyone wants to see payload: asked before it is shown to anyone."""
-        self._heeding: dict[str, tuple[tuple[IObserver, Hook], ...]] = dict.fromkeys(_HOOKS, ())
+        self._heeding: dict[str, tuple[tuple[IObserver, _Call], ...]] = dict.fromkeys(_HOOKS, ())
         for observer in observers:
             self.add_observer(observer)
 
     def add_observer(self, observer: IObserver) -> None:
-        """Tell an observer of everything from now on."""
+        """Tell an observer of everything from now on, by the methods that it has now."""
         heeded = [hook for hook in _HOOKS if _heeds(observer, hook)]  # or none, if that fails
         for hook in heeded:
             self._heeding[hook] += ((observer, getattr(observer, hook)),)
@@ -39,14 +39,15 @@ class Observed:
     def remove_observer(self, observer: IObserver) -> None:
         """Tell an observer nothing more; harmless for one that is not told anything."""
         for hook, heeding in self._heeding.items():
-            self._heeding[hook] = tuple(each for each in heeding if each[0] != observer)
+            self._heeding[hook] = tuple(each for each in heeding if each[0] is not observer)
         self.watched = bool(self._heeding["data"])
 
     def _tell(self, hook: str, *args: object) -> None:
         told = self._heeding[hook]
         for each in told:
             heeding = self._heeding[hook]
-            if heeding is told or each in heeding:  # an earlier one may have had it removed
+            # An earlier one may have had it removed.
+            if heeding is told or any(each is other for other in heeding):
                 try:
                     each[1](*args)
                 except BaseException:  # sys.exit() too: others' connections are in our hands

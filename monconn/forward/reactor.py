@@ -31,6 +31,14 @@ class PlainReactor(EPollReactor):
         finally:
             self._stays = False
 
+    def iterate(self, delay: float = 0.0) -> None:
+        """See ``IReactorCore``: waits no longer than asked, in the main loop too."""
+        stays, self._stays = self._stays, False
+        try:
+            super().iterate(delay)
+        finally:
+            self._stays = stays
+
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events, at most ``timeout`` seconds, and serve them.
 

@@ -69,7 +69,7 @@ class StreamEnd(Protocol):
         self._keepalive = keepalive
         self._socket: Any = None  # a NotingSocket, where there is a socket
         self._descriptor: Any = None
-        self._beneath: Any = None  # the transport that the socket is, beneath TLS if there is any
+        self._beneath: Any = None  # our transport, or what is beneath its TLS
         self._tls: TlsWriter | None = None
         self._sends_at_once = False
         self._dialling: Deferred[Any] | None = None
@@ -134,8 +134,12 @@ class StreamEnd(Protocol):
         if isinstance(self.transport, TLSMemoryBIOProtocol):
             self._beneath = self.transport.transport
             self._tls = TlsWriter(self.transport, self._send)
-        # A UNIX transport has a way of its own to send, with descriptors.
-        self._sends_at_once = self._is_tcp() and self._beneath is self._descriptor
+        # Only what nothing lies between: neither TLS that was begun on a plain transport (startTLS)
+        # nor a wrapper's doing may be left out. A UNIX transport sends in a way of its own, with
+        # descriptors.
+        encrypts = self._tls is not None or not self._is_tls()
+        is_next = self._beneath is self._descriptor
+        self._sends_at_once = encrypts and is_next and self._is_tcp()
 
     def _stand(self) -> None:
         self._dialling = None

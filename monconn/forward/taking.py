@@ -16,7 +16,7 @@ from monconn.forward.outlet import SPLICE_FLAGS, Outlet
 from monconn.forward.pipes import Pipe, PipePool
 
 CHUNK_BYTES = 1 << 16
-"""How much one read may always bring."""
+"""How much one read may bring before much has come."""
 COPY_BYTES = 1 << 18
 SPLICE_BYTES = 1 << 20
 """How much one read may bring if the other side has room for it, about."""
@@ -131,7 +131,7 @@ class Taking:
             if self._leaving:  # an observer has ended the connection because of this very chunk
                 return 0
         self.peer.outlet.put(chunk)
-        self._flows = count >= CHUNK_BYTES or count == wanted
+        self._flows = count >= CHUNK_BYTES or count == wanted  # which may be less, to a full side
         return count if (count == wanted or self._reads_all) and self._goes_on() else 0
 
     def _splice(self, pipe: Pipe, wanted: int) -> int:

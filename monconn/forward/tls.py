@@ -8,7 +8,7 @@ from typing import Any
 from OpenSSL.SSL import Error, WantReadError
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-RECORD_BYTES = 1 << 14
+_RECORD_BYTES = 1 << 14
 """The most that one TLS record carries (RFC 8446, section 5.1)."""
 _RECORD_OVERHEAD_BYTES = 128
 """More than any cipher adds to a record."""
@@ -32,11 +32,11 @@ class TlsWriter:
         self._send = send
 
     def write(self, data: bytes | memoryview) -> None:
-        """Deliver bytes to the peer, in time."""
+        """Encrypt bytes and send them, or leave that to the transport if it cannot be done yet."""
         left = memoryview(data)
         while left:
             try:
-                sent = self._connection.send(left[:RECORD_BYTES])
+                sent = self._connection.send(left[:_RECORD_BYTES])
             except Error:  # before the handshake, above all
                 self._flush(len(data))
                 TLSMemoryBIOProtocol.write(self._transport, bytes(left))
@@ -45,7 +45,7 @@ class TlsWriter:
         self._flush(len(data))
 
     def _flush(self, plain_bytes: int) -> None:
-        records = plain_bytes // RECORD_BYTES + 1
+        records = plain_bytes // _RECORD_BYTES + 1
         most = plain_bytes + records * _RECORD_OVERHEAD_BYTES
         try:
             while True:

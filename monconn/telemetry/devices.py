@@ -92,7 +92,7 @@ class Devices(Observer):
         while self._closed and not self._opened:
             record = self._closed.popleft()
             known = self._connected.get(self._names.of(record.client_ip))
-            if known is not None and known.live is not None and record in known.live:
+            if known is not None:
                 self._count_out(record, known)
             yield
 
@@ -117,6 +117,8 @@ class Devices(Observer):
         return device
 
     def _count_out(self, record: ConnectionRecord, device: Device) -> None:
+        if device.is_forgotten or device.live is None or record not in device.live:
+            return  # an alarm, as it was counted in, had somebody end so many that it was its turn
         silence = device.hear(record, self._config.silent_heartbeats)
         device.close(record, self._clock.seconds())
         if device.live is not None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -550,6 +551,30 @@ def test_observer_that_another_removes_hears_nothing_more(monitor: Monitor, hook
     monitor.add_observer(removed)
     live_through_all_hooks(monitor)
     assert len(removed.told) == HOOKS.index(hook)
+
+
+@attrs.define(eq=False)
+class AlikeObserver(Observer):
+    """Equal to any other of its kind, until it is told something; then it cannot be compared."""
+
+    told: int = 0
+
+    def opened(self, record: ConnectionRecord) -> None:
+        self.told += 1
+
+    def __eq__(self, other: object) -> bool:
+        assert not self.told, "it was compared"
+        return isinstance(other, AlikeObserver)
+
+
+def test_observers_that_are_alike_are_told_apart(monitor: Monitor) -> None:
+    first, second = AlikeObserver(), AlikeObserver()
+    monitor.add_observer(first)
+    monitor.add_observer(second)
+    monitor.remove_observer(first)
+    enter(monitor)
+    assert (first.told, second.told) == (0, 1)
+    monitor.remove_observer(second)
 
 
 def test_observer_may_add_another(monitor: Monitor) -> None:

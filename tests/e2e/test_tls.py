@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import socket
+import struct
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from certificates import Certificate, make_certificate
 
-from .programs import Backend, Monconn, connect, echo, receive, write_config
+from .programs import Backend, Monconn, connect, echo, receive, until, write_config
 
 ANSWER = bytes(range(256)) * 4096
 QUESTION = b"how long is the coast?"
+SPEECH = random.Random(16).randbytes(16 << 20)
+"""More than the buffers on its way take."""
+SIZES = (1, 100, 16383, 16384, 16385, 65536, 300_000)
 
 
 def answer_late(client: socket.socket) -> None:
@@ -26,12 +33,44 @@ def answer_and_leave(client: socket.socket) -> None:
         client.sendall(ANSWER)
 
 
+def chunks_of(data: bytes) -> Iterator[bytes]:
+    """All of it, in chunks of many sizes."""
+    chance, at = random.Random(7), 0
+    while at < len(data):
+        size = chance.choice(SIZES)
+        yield data[at : at + size]
+        at += size
+
+
+class Speaker:
+    """Speaks first and at length, then listens, and tells what it has heard."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def __call__(self, client: socket.socket) -> None:
+        self.sent = 0
+        for chunk in chunks_of(SPEECH):
+            client.sendall(chunk)
+            self.sent += len(chunk)
+        heard = hashlib.sha256(receive(client, len(SPEECH)))
+        client.sendall(heard.digest())
+
+    def has_stalled(self) -> bool:
+        before = self.sent
+        time.sleep(0.1)
+        return 0 < self.sent == before < len(SPEECH)
+
+
+speaker = Speaker()
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
-BEHAVIOURS = {"echo": echo, "late": answer_late, "leaving": answer_and_leave}
+BEHAVIOURS = {"echo": echo, "late": answer_late, "leaving": answer_and_leave, "speaking": speaker}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +165,27 @@ def test_a_backend_that_leaves_first(monconn: Monconn, client: Client, front: st
     sock.close()
     counted = r"up 22 B, down 1\.0 MiB$"
     monconn.log.wait_for(rf"{front}_leaving: \S+ backend_closed after \S+, {counted}")
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_much_both_ways_with_a_reader_that_stalls(client: Client, front: str) -> None:
+    sock = client(f"{front}_speaking")
+    until(speaker.has_stalled)
+    assert receive(sock, len(SPEECH)) == SPEECH
+    for chunk in chunks_of(SPEECH):
+        sock.sendall(chunk)
+    assert receive(sock, 32) == hashlib.sha256(SPEECH).digest()
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_client_that_resets_instead_of_reading(
+    monconn: Monconn, client: Client, front: str
+) -> None:
+    sock = client(f"{front}_speaking")
+    until(speaker.has_stalled)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    monconn.log.wait_for(rf"{front}_speaking: \S+ client_reset after .*ECONNRESET")
 
 
 def test_a_client_that_ends_its_half_gets_a_late_answer(monconn: Monconn, client: Client) -> None:

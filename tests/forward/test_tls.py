@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import random
+import socket
 import ssl
+from unittest.mock import Mock
 
 import pytest
+import pytest_twisted
 from certificates import make_certificate
+from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.testing import StringTransport
+from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from monconn.forward.stream import StreamEnd
 from monconn.forward.tls import TlsWriter
 
 CHUNK = random.Random(7).randbytes(300_000)
@@ -56,10 +62,11 @@ class Server:
         self.exchange()
         got = b""
         try:
-            while True:
-                got += self.client.read(1 << 20)
+            while piece := self.client.read(1 << 20):
+                got += piece
         except ssl.SSLWantReadError:
-            return got
+            pass
+        return got
 
 
 @pytest.fixture
@@ -110,3 +117,37 @@ def test_what_is_written_after_the_end_is_dropped_as_by_twisted(server):
     server.exchange()
     assert server.client.read(100) == b"before"
     assert server.client.read(100) == b""  # close_notify
+
+
+class Negotiating(Protocol):
+    """Has begun TLS on its own, when it hands the transport over."""
+
+    def __init__(self, context: DefaultOpenSSLContextFactory) -> None:
+        self._context = context
+
+    def connectionMade(self) -> None:
+        end = StreamEnd("client", reactor)
+        end.reports = Mock()
+        self.transport.protocol = end
+        self.transport.startTLS(self._context)
+        end.makeConnection(self.transport)
+        end.put(b"secret")
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_sent_in_clear_where_tls_was_begun_on_a_plain_transport(tmp_path):
+    certificate = make_certificate(tmp_path)
+    context = DefaultOpenSSLContextFactory(str(certificate.key), str(certificate.certificate))
+    factory = Factory()
+    factory.buildProtocol = lambda _: Negotiating(context)
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+
+    def play() -> bytes:
+        with socket.create_connection(("127.0.0.1", port.getHost().port), timeout=10) as plain:
+            client = certificate.client_side().wrap_socket(plain, server_hostname="localhost")
+            return client.recv(6)
+
+    try:
+        assert await deferToThread(play) == b"secret"
+    finally:
+        await port.stopListening()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 
+from monconn.core.alarms import Alarm
+from monconn.core.interfaces import Observer
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord, iso_time
 from monconn.core.registry import Registry
@@ -19,7 +21,7 @@ from monconn.errors import UnknownService
 from monconn.sections import DevicesConfig
 from monconn.telemetry.alarmlog import LINES_A_SECOND
 from monconn.telemetry.devicenames import DeviceNames
-from monconn.telemetry.devices import DevicesService
+from monconn.telemetry.devices import MOST_PUT_ASIDE, DevicesService
 from monconn.testing import RecordingObserver, make_monitor
 
 FLEET = 5_000
@@ -664,6 +666,39 @@ def test_more_live_devices_than_are_kept() -> None:
     row = next(world.devices.rows())
     assert (row["device"], row["connections"], row["total"]) == (number_ip(1), 1, 1)
     again.end("client_closed")
+
+
+class Cutter(Observer):
+    """Ends all connections as soon as a storm begins."""
+
+    def __init__(self) -> None:
+        self.connections: list[Connection] = []
+
+    def alarmed(self, alarm: Alarm) -> None:
+        for connection in reversed(self.connections):
+            connection.speak()
+            connection.end("operator", reset=True)
+        self.connections.clear()
+
+
+@pytest.mark.parametrize("kept", [1_000, 10])
+def test_who_is_ended_because_of_an_alarm_is_counted_once(kept: int) -> None:
+    """The alarm comes as a connection is counted in, and all that follows before that is done."""
+    many = MOST_PUT_ASIDE + 500
+    world = World(storm_connections=many, storm_within=3600.0, kept=kept)
+    world.monitor.add_observer(cutter := Cutter())
+    for _ in range(many):
+        cutter.connections.append(world.enter())
+    world.wait(1.0)
+    cutter.connections.append(world.enter())
+    for number in range(100, 120):
+        world.enter(number_ip(number))
+    rows = {row["device"]: row for row in rows_of(world)}
+    assert len(rows) == min(kept, 21)
+    if "10.0.0.1" in rows:
+        row = rows["10.0.0.1"]
+        assert (row["connections"], row["total"], row["up"]) == (0, many + 1, many + 1)
+    assert world.observer.events, "nobody was switched off"
 
 
 def test_alarms_of_the_forgotten_are_over() -> None:

@@ -70,7 +70,8 @@ class StreamEnd(Protocol):
         self._socket: Any = None  # a NotingSocket, where there is a socket
         self._descriptor: Any = None
         self._beneath: Any = None  # our transport, or what is beneath its TLS
-        self._tls: TlsWriter | None = None
+        self._is_tls = False
+        self._tls_writer: TlsWriter | None = None
         self._sends_at_once = False
         self._dialling: Deferred[Any] | None = None
         self._early: list[bytes] = []
@@ -103,16 +104,17 @@ class StreamEnd(Protocol):
 
     def connectionMade(self) -> None:
         """See :class:`IProtocol`."""
+        self._is_tls = bool(ISSLTransport.providedBy(self.transport))
         self._descriptor = descriptor_of(self.transport)
         self._socket = note_errors(self._descriptor)
         if self._socket is not None:
-            self._socket.keeps_last_words = not self._is_tls()
+            self._socket.keeps_last_words = not self._is_tls
         self._prepare_to_write()
         if self._is_tcp():
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         handshaker = getattr(self.transport, "wrappedProtocol", None)
-        if self.side == "backend" and self._is_tls() and handshaker is not None:
+        if self.side == "backend" and self._is_tls and handshaker is not None:
             # The wrapper that an endpoint puts around us passes on one interface only.
             alsoProvides(handshaker, IHandshakeListener)
         else:
@@ -133,11 +135,11 @@ class StreamEnd(Protocol):
         self._beneath = self.transport
         if isinstance(self.transport, TLSMemoryBIOProtocol):
             self._beneath = self.transport.transport
-            self._tls = TlsWriter(self.transport, self._send)
+            self._tls_writer = TlsWriter(self.transport, self._send)
         # Only what nothing lies between: neither TLS that was begun on a plain transport (startTLS)
         # nor a wrapper's doing may be left out. A UNIX transport sends in a way of its own, with
         # descriptors.
-        encrypts = self._tls is not None or not self._is_tls()
+        encrypts = self._tls_writer is not None or not self._is_tls
         is_next = self._beneath is self._descriptor
         self._sends_at_once = encrypts and is_next and self._is_tcp()
 
@@ -156,9 +158,6 @@ class StreamEnd(Protocol):
     def _is_tcp(self) -> bool:
         # Not asked of the transport: Twisted's UNIX ones say that they are TCP too.
         return self._socket is not None and self._socket.family != socket.AF_UNIX
-
-    def _is_tls(self) -> bool:
-        return bool(ISSLTransport.providedBy(self.transport))
 
     # -- what the relay asks
 
@@ -208,16 +207,18 @@ class StreamEnd(Protocol):
     def put(self, data: bytes | memoryview) -> None:
         """See :class:`~monconn.forward.ends.Takes`."""
         held, self._written = self._written, self._written + len(data)
+        if self._gone:
+            return
         if self._stands:
             self._write(data)
-        elif not self._gone:
+        else:
             self._early.append(bytes(data))
             if held <= EARLY_BYTES < self._written:
                 self.reports.filled(self)
 
     def _write(self, data: bytes | memoryview) -> None:
-        if self._tls is not None:
-            self._tls.write(data)
+        if self._tls_writer is not None:
+            self._tls_writer.write(data)
         else:
             self._send(data)
 
@@ -246,7 +247,7 @@ class StreamEnd(Protocol):
     def _send_end(self) -> None:
         # With a producer registered that is paused, Twisted would never send the end.
         self.transport.unregisterProducer()
-        if self._is_tls():
+        if self._is_tls:
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
@@ -375,6 +376,11 @@ class StreamEnd(Protocol):
         if self._reset_look is not None:
             self._reset_look.cancel()
         self._gone = True
+        self._report_end(how, reason)
+        # No cycle is left to be collected: one holds all that OpenSSL has for a connection.
+        self.transport = self._beneath = self._descriptor = self._tls_writer = None
+
+    def _report_end(self, how: SideEnd | None, reason: Failure) -> None:
         if not (self._stands or self._leaving):
             words = self._words_for(reason) or "closed during the handshake"
             self.reports.connect_failed(self, "backend_unreachable", words)
@@ -395,7 +401,7 @@ class StreamEnd(Protocol):
             return "none"
         if self._socket is not None and self._socket.error_number:
             return end_by_errno(self._socket.error_number)
-        if self._is_tls():  # a peer that ends its TCP without TLS's close_notify: many do
+        if self._is_tls:  # a peer that ends its TCP without TLS's close_notify: many do
             return None
         # A UNIX socket whose peer has closed hangs up; who waits for nothing misses nothing.
         return "reset" if self.waiting() else None

@@ -65,7 +65,7 @@ CALLS_PER_MEBIBYTE: dict[str, float] = {
 }
 CALLS_PER_SPLICE: dict[str, float] = {
     "splice": 1,
-    "getsockopt": 0.6,  # one before each splice into a pipe, and at least one leads out again
+    "getsockopt": 0.8,  # one before each splice into a pipe, which another leads out of, or copy
     "recvfrom": 0.3,  # a few bytes to a side that has no room, so that it tells when it has
     "sendto": 0.3,
     "epoll_ctl": 1.1,  # one after each turn's share

@@ -1,22 +1,31 @@
 from __future__ import annotations
 
+import gc
 import random
 import socket
 import ssl
+import weakref
 from unittest.mock import Mock
 
 import pytest
 import pytest_twisted
 from certificates import make_certificate
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from monconn.addresses import TcpAddress
+from monconn.core.clock import MonotonicClock
+from monconn.core.monitor import Monitor
+from monconn.forward.roads import Roads
 from monconn.forward.stream import StreamEnd
 from monconn.forward.tls import TlsWriter
+
+from .world import until
 
 CHUNK = random.Random(7).randbytes(300_000)
 
@@ -151,3 +160,49 @@ async def test_nothing_is_sent_in_clear_where_tls_was_begun_on_a_plain_transport
         assert await deferToThread(play) == b"secret"
     finally:
         await port.stopListening()
+
+
+class Echo(Protocol):
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_waits_for_the_garbage_collector(tmp_path):
+    """OpenSSL keeps some ten thousands of bytes for each connection that is still there."""
+    certificate = make_certificate(tmp_path)
+    context = DefaultOpenSSLContextFactory(str(certificate.key), str(certificate.certificate))
+    clock = MonotonicClock(reactor)
+    monitor = Monitor("web", clock=clock)
+    backend = reactor.listenTCP(0, Factory.forProtocol(Echo), interface="127.0.0.1")
+    road = Roads(reactor, clock).from_endpoint(
+        monitor, TcpAddress("127.0.0.1", backend.getHost().port)
+    )
+    ends: list[weakref.ref[StreamEnd]] = []
+
+    def client_end(address: IPv4Address) -> StreamEnd:
+        record = monitor.admit(f"{address.host}:{address.port}", address.host)
+        assert record is not None
+        end = road.client_end(record)
+        ends.append(weakref.ref(end))
+        return end
+
+    factory = Factory()
+    factory.buildProtocol = client_end
+    port = reactor.listenSSL(0, factory, context, interface="127.0.0.1")
+
+    def play() -> None:
+        with socket.create_connection(("127.0.0.1", port.getHost().port), timeout=10) as plain:
+            client = certificate.client_side().wrap_socket(plain, server_hostname="localhost")
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+            client.unwrap().close()
+        until(lambda: not len(monitor) and ends[0]() is None)
+
+    gc.disable()
+    try:
+        await deferToThread(play)
+    finally:
+        gc.enable()
+        await port.stopListening()
+        await backend.stopListening()

@@ -15,7 +15,6 @@ from twisted.internet.interfaces import (
     ISSLTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
@@ -26,15 +25,12 @@ from monconn.core.sockets import (
     has_failed,
     keep_alive,
     note_errors,
-    room_to_send,
     unacknowledged_bytes,
     waiting_bytes,
 )
 from monconn.forward.dial import Dial
-from monconn.forward.tls import TlsWriter
+from monconn.forward.writer import writer_to
 
-BUFFER_BYTES = 1 << 16
-"""As much as a transport of Twisted's holds before it asks for a pause."""
 EARLY_BYTES = 65536
 """How much is held for a backend that does not stand yet before its client is held back."""
 DELIVERY_LOOK_SECONDS = 0.01
@@ -69,10 +65,8 @@ class StreamEnd(Protocol):
         self._keepalive = keepalive
         self._socket: Any = None  # a NotingSocket, where there is a socket
         self._descriptor: Any = None
-        self._beneath: Any = None  # our transport, or what is beneath its TLS
+        self._writer: Any = None
         self._is_tls = False
-        self._tls_writer: TlsWriter | None = None
-        self._sends_at_once = False
         self._dialling: Deferred[Any] | None = None
         self._early: list[bytes] = []
         self._written = 0
@@ -109,7 +103,7 @@ class StreamEnd(Protocol):
         self._socket = note_errors(self._descriptor)
         if self._socket is not None:
             self._socket.keeps_last_words = not self._is_tls
-        self._prepare_to_write()
+        self._writer = writer_to(self.transport, self._descriptor, self._socket)
         if self._is_tcp():
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
@@ -131,24 +125,12 @@ class StreamEnd(Protocol):
             self._keepalive = False
             keep_alive(self._socket)
 
-    def _prepare_to_write(self) -> None:
-        self._beneath = self.transport
-        if isinstance(self.transport, TLSMemoryBIOProtocol):
-            self._beneath = self.transport.transport
-            self._tls_writer = TlsWriter(self.transport, self._send)
-        # Only what nothing lies between: neither TLS that was begun on a plain transport (startTLS)
-        # nor a wrapper's doing may be left out. A UNIX transport sends in a way of its own, with
-        # descriptors.
-        encrypts = self._tls_writer is not None or not self._is_tls
-        is_next = self._beneath is self._descriptor
-        self._sends_at_once = encrypts and is_next and self._is_tcp()
-
     def _stand(self) -> None:
         self._dialling = None
         self._stands = True
         early, self._early = b"".join(self._early), []
         if early:
-            self._write(early)
+            self._writer.write(early)
         self.reports.connected(self)
         if self._write_ended:
             self._send_end()
@@ -200,9 +182,7 @@ class StreamEnd(Protocol):
 
     def room(self) -> int:
         """See :class:`~monconn.forward.ends.Takes`."""
-        if self._gone or waiting_bytes(self._descriptor):
-            return 0
-        return max(room_to_send(self._socket) if self._sends_at_once else 0, BUFFER_BYTES)
+        return 0 if self._gone or not self._stands else self._writer.room()
 
     def put(self, data: bytes | memoryview) -> None:
         """See :class:`~monconn.forward.ends.Takes`."""
@@ -210,31 +190,11 @@ class StreamEnd(Protocol):
         if self._gone:
             return
         if self._stands:
-            self._write(data)
+            self._writer.write(data)
         else:
             self._early.append(bytes(data))
             if held <= EARLY_BYTES < self._written:
                 self.reports.filled(self)
-
-    def _write(self, data: bytes | memoryview) -> None:
-        if self._tls_writer is not None:
-            self._tls_writer.write(data)
-        else:
-            self._send(data)
-
-    def _send(self, data: bytes | memoryview) -> None:
-        sent = self._send_at_once(data) if self._sends_at_once else 0
-        if sent < len(data):
-            self._beneath.write(bytes(data[sent:]))
-
-    def _send_at_once(self, data: bytes | memoryview) -> int:
-        """Give bytes to the system, which Twisted would do in a later turn; how many it took."""
-        if waiting_bytes(self._descriptor):
-            return 0
-        try:
-            return self._socket.send(data)  # type: ignore[no-any-return]
-        except OSError:  # nothing is lost: the transport will meet it, too, and act on it
-            return 0
 
     def end_writing(self) -> None:
         """See :class:`~monconn.forward.ends.End`."""
@@ -378,7 +338,7 @@ class StreamEnd(Protocol):
         self._gone = True
         self._report_end(how, reason)
         # No cycle is left to be collected: one holds all that OpenSSL has for a connection.
-        self.transport = self._beneath = self._descriptor = self._tls_writer = None
+        self.transport = self._descriptor = self._writer = None
 
     def _report_end(self, how: SideEnd | None, reason: Failure) -> None:
         if not (self._stands or self._leaving):

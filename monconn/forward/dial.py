@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any
 
+from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -17,13 +18,17 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
-from monconn.addresses import Address, TcpAddress, UnixAddress
+from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
 
 Dial = Callable[[IProtocol], "Deferred[Any]"]
 
 _KINDS_WITH_TIMEOUT = frozenset({"tcp", "ssl", "tls", "unix"})
 _ENDPOINT_TIMEOUT_SECONDS = 3600
 """The relay's own connect timeout, which holds for every kind of endpoint, comes first."""
+
+
+class NamelessCertificate(Exception):
+    """A certificate that is trusted, and names no host."""
 
 
 class OneProtocol(Factory):
@@ -46,6 +51,25 @@ def dialler(address: Address, reactor: Any) -> Dial:
     """What connects a protocol to an address."""
     endpoint = _endpoint(address, reactor)
     return lambda protocol: endpoint.connect(OneProtocol(protocol))
+
+
+def verifies_host(address: Address) -> bool:
+    """Whether a backend's certificate must be for its host."""
+    return isinstance(address, EndpointAddress) and address.description.startswith("tls:")
+
+
+def refuse_nameless(certificate: x509.Certificate) -> None:
+    """Refuse a certificate that names no host, which Twisted would take for any.
+
+    :raises NamelessCertificate: it has neither a DNS name nor an IP address (RFC 6125 knows no
+        others for a host).
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    if not any(isinstance(name, x509.DNSName | x509.IPAddress) for name in names):
+        raise NamelessCertificate("the backend's certificate names no host (subjectAltName)")
 
 
 def _endpoint(address: Address, reactor: Any) -> IStreamClientEndpoint:

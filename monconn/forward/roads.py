@@ -13,7 +13,7 @@ from monconn.addresses import Address, EndpointAddress
 from monconn.core.monitor import Monitor
 from monconn.core.record import ConnectionRecord
 from monconn.core.timeouts import Deadlines
-from monconn.forward.dial import OneProtocol, dialler
+from monconn.forward.dial import OneProtocol, dialler, verifies_host
 from monconn.forward.ends import End
 from monconn.forward.loop import CAN_LOOP, Loop, NestedLoop
 from monconn.forward.pipes import PipePool
@@ -153,7 +153,10 @@ class Roads:
             targets = Targets(backend, self._reactor, self._clock)
             return lambda record: PlainEnd("backend", record, shared, targets)
         dial = dialler(backend, self._reactor)
-        return lambda _: StreamEnd("backend", monitor.clock, dial=dial, keepalive=keepalive)
+        verifies = verifies_host(backend)
+        return lambda _: StreamEnd(
+            "backend", monitor.clock, dial=dial, keepalive=keepalive, verifies_host=verifies
+        )
 
     def _shared(self, monitor: Monitor, keepalive: bool) -> Shared:
         if self._loop is None:

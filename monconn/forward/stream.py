@@ -28,7 +28,7 @@ from monconn.core.sockets import (
     unacknowledged_bytes,
     waiting_bytes,
 )
-from monconn.forward.dial import Dial
+from monconn.forward.dial import Dial, NamelessCertificate, refuse_nameless
 from monconn.forward.writer import writer_to
 
 EARLY_BYTES = 65536
@@ -49,13 +49,20 @@ class StreamEnd(Protocol):
     :param clock: gives ``callLater``.
     :param dial: begins to connect this protocol, if it is the backend's.
     :param keepalive: whether the system is to ask a silent peer if it is still there.
+    :param verifies_host: whether a TLS backend's certificate must be for its host.
     """
 
     transport: Any
     takes_pipes = False
 
     def __init__(
-        self, side: Side, clock: Any, *, dial: Dial | None = None, keepalive: bool = True
+        self,
+        side: Side,
+        clock: Any,
+        *,
+        dial: Dial | None = None,
+        keepalive: bool = True,
+        verifies_host: bool = False,
     ) -> None:
         self.side = side
         self.reports: Any = None
@@ -63,6 +70,7 @@ class StreamEnd(Protocol):
         self._dial = dial
         self._clock = clock
         self._keepalive = keepalive
+        self._verifies_host = verifies_host
         self._socket: Any = None  # a NotingSocket, where there is a socket
         self._descriptor: Any = None
         self._writer: Any = None
@@ -116,7 +124,14 @@ class StreamEnd(Protocol):
 
     def handshakeCompleted(self) -> None:
         """See :class:`IHandshakeListener`: a TLS backend stands only now."""
-        if not (self._stands or self._leaving):
+        if self._stands or self._leaving:
+            return
+        try:
+            if self._verifies_host:
+                refuse_nameless(self.transport.getPeerCertificate().to_cryptography())
+        except NamelessCertificate:
+            self.transport.failVerification(Failure())
+        else:
             self._stand()
 
     def settle(self) -> None:

@@ -8,9 +8,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from certificates import Certificate, make_certificate
+from cryptography import x509
 
 from .programs import Backend, Monconn, connect, echo, receive, until, write_config
 
@@ -214,3 +216,26 @@ def test_a_refused_client_is_closed(monconn: Monconn, client: Client) -> None:
     with pytest.raises(OSError, match=r"closed|EOF|reset"):
         client("tls_blocked").recv(1)
     monconn.log.wait_for(r"tls_blocked: 127\.0\.0\.1:\d+ refused: blocked$")
+
+
+@pytest.mark.parametrize(
+    "names", [[], [x509.RFC822Name("someone@localhost")]], ids=["none", "mail"]
+)
+def test_a_trusted_backend_whose_certificate_names_no_host(
+    launch: Callable[..., Monconn], tmp_path: Path, names: list[x509.GeneralName]
+) -> None:
+    """Else whoever has one from the same authority could stand for any host."""
+    made = make_certificate(tmp_path, names)
+    context = made.server_side()
+
+    def serve(client: socket.socket) -> None:
+        context.wrap_socket(client, server_side=True).sendall(b"impostor")
+
+    backend = Backend(serve)
+    address = f"tls:localhost:{backend.port}:trustRoots={made.certificate.parent}"
+    file = write_config(tmp_path, web={"listen": "127.0.0.1:0", "backend": address})
+    monconn = launch("monconn", "-c", file)
+    with connect(monconn.port("web")) as client:
+        assert client.recv(100) == b""
+    monconn.log.wait_for(r"web: \S+ backend_unreachable after .*certificate names no host")
+    backend.close()

@@ -55,7 +55,10 @@ def dialler(address: Address, reactor: Any) -> Dial:
 
 def verifies_host(address: Address) -> bool:
     """Whether a backend's certificate must be for its host."""
-    return isinstance(address, EndpointAddress) and address.description.startswith("tls:")
+    if not isinstance(address, EndpointAddress):
+        return False
+    kind, _, options = address.description.partition(":")
+    return kind == "tls" or (kind == "ssl" and ":hostname=" in options)
 
 
 def refuse_nameless(certificate: x509.Certificate) -> None:

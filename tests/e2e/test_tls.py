@@ -219,10 +219,16 @@ def test_a_refused_client_is_closed(monconn: Monconn, client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [[], [x509.RFC822Name("someone@localhost")]], ids=["none", "mail"]
+    "address",
+    [
+        "tls:localhost:{port}:trustRoots={roots}",
+        "ssl:127.0.0.1:{port}:hostname=localhost:caCertsDir={roots}",
+    ],
+    ids=["tls", "ssl"],
 )
+@pytest.mark.parametrize("names", [[], [x509.RFC822Name("a@localhost")]], ids=["none", "mail"])
 def test_a_trusted_backend_whose_certificate_names_no_host(
-    launch: Callable[..., Monconn], tmp_path: Path, names: list[x509.GeneralName]
+    launch: Callable[..., Monconn], tmp_path: Path, names: list[x509.GeneralName], address: str
 ) -> None:
     """Else whoever has one from the same authority could stand for any host."""
     made = make_certificate(tmp_path, names)
@@ -232,7 +238,7 @@ def test_a_trusted_backend_whose_certificate_names_no_host(
         context.wrap_socket(client, server_side=True).sendall(b"impostor")
 
     backend = Backend(serve)
-    address = f"tls:localhost:{backend.port}:trustRoots={made.certificate.parent}"
+    address = address.format(port=backend.port, roots=made.certificate.parent)
     file = write_config(tmp_path, web={"listen": "127.0.0.1:0", "backend": address})
     monconn = launch("monconn", "-c", file)
     with connect(monconn.port("web")) as client:

@@ -14,7 +14,7 @@ from monconn.addresses import TcpAddress
 from monconn.app import App
 from monconn.cli import render
 from monconn.cli.logs import TextLog
-from monconn.cli.run import run
+from monconn.cli.run import install_reactor, run
 from monconn.config import Config, ServiceConfig
 from monconn.core.monitor import Monitor
 from monconn.forward.accept import open_listener
@@ -74,6 +74,7 @@ def run_demo(*, debug: bool = False) -> int:
 
     :returns: the exit status.
     """
+    install_reactor()
     backend = open_listener(TcpAddress("127.0.0.1", 0))
     service = ServiceConfig(
         name="demo",

@@ -25,13 +25,12 @@ def run(
     debug: bool = False,
     prepare: Callable[[App, Any, TextLog], object] | None = None,
 ) -> int:
-    """Run services until a signal stops them.
+    """Run services until a signal stops them, on the reactor that is installed.
 
     :param prepare: called with the running application, the reactor and the log, before
         the reactor runs.
     :returns: the exit status.
     """
-    install_reactor()
     from twisted.internet import reactor
 
     output = Output(sys.stdout)

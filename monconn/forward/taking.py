@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from abc import abstractmethod
 from typing import Any
 
 import attrs
@@ -200,13 +201,13 @@ class Taking:
             return
         self._loop.ask_again(self._fd)
 
+    @abstractmethod
     def _break(self, error: OSError) -> None:
         """The connection broke."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _leave(self) -> None:
         """All is over, in order."""
-        raise NotImplementedError
 
 
 def error_of(sock: socket.SocketType) -> OSError:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from twisted.logger import Logger
 
-from monconn.core.clock import Allowance
 from monconn.core.interfaces import Observer
 from monconn.core.record import ConnectionRecord
+from monconn.core.sums import Sums
 from monconn.units import format_bytes
 
 LINES_A_SECOND = 50
@@ -25,10 +24,10 @@ class CloseLog(Observer):
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
-        self._room = Allowance(clock, LINES_A_SECOND)
-        self._summed: Counter[str] = Counter()
-        self._summed_bytes = [0, 0]
-        self._timer: Any = None
+        self._sums = Sums(clock, LINES_A_SECOND, self._sum_up)
+        self._summed_up = self._summed_down = 0
+        self.flush = self._sums.flush
+        """Write the line that sums up, if there is anything to sum up."""
 
     def closed(self, record: ConnectionRecord) -> None:
         """See :meth:`IObserver.closed`."""
@@ -39,33 +38,20 @@ class CloseLog(Observer):
         self._write(record, f"refused: {record.refusal}")
 
     def _write(self, record: ConnectionRecord, what: str) -> None:
-        if self._room.take():
+        if self._sums.has_room():
             line = record.describe(self._clock.seconds())
             self._log.info("{service}: {line}", service=record.service, line=line)
         else:
-            self._sum_up(what, record.up, record.down)
+            self._summed_up += record.up
+            self._summed_down += record.down
+            self._sums.add(what)
 
-    def _sum_up(self, what: str, up: int, down: int) -> None:
-        self._summed[what] += 1
-        self._summed_bytes[0] += up
-        self._summed_bytes[1] += down
-        if self._timer is None:
-            self._timer = self._clock.callLater(1.0, self.flush)
-
-    def flush(self) -> None:
-        """Write the line that sums up, if there is anything to sum up."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        if not self._summed:
-            return
-        up, down = self._summed_bytes
+    def _sum_up(self, count: int, reasons: str) -> None:
         self._log.info(
             "{count} more connections ended, up {up}, down {down}: {reasons}",
-            count=sum(self._summed.values()),
-            up=format_bytes(up),
-            down=format_bytes(down),
-            reasons=", ".join(f"{count} {what}" for what, count in self._summed.most_common()),
+            count=count,
+            up=format_bytes(self._summed_up),
+            down=format_bytes(self._summed_down),
+            reasons=reasons,
         )
-        self._summed.clear()
-        self._summed_bytes = [0, 0]
+        self._summed_up = self._summed_down = 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from twisted.logger import Logger
 
 from monconn.core.alarms import Alarm
-from monconn.core.clock import Allowance
+from monconn.core.sums import Sums
 
 LINES_A_SECOND = 20
 
@@ -22,33 +21,17 @@ class AlarmLog:
     _log = Logger()
 
     def __init__(self, clock: Any) -> None:
-        self._clock = clock
-        self._room = Allowance(clock, LINES_A_SECOND)
-        self._summed: Counter[str] = Counter()
-        self._timer: Any = None
+        self._sums = Sums(clock, LINES_A_SECOND, self._sum_up)
+        self.flush = self._sums.flush
+        """Write the line that sums up, if there is anything to sum up."""
 
     def write(self, alarm: Alarm) -> None:
         """Tell of an alarm that begins, or of one that is over."""
-        if not self._room.take():
-            self._sum_up(alarm)
+        if not self._sums.has_room():
+            self._sums.add(f"{alarm.kind} over" if alarm.is_over else alarm.kind)
             return
         tell = self._log.info if alarm.is_over else self._log.warn
         tell("{service}: {line}", service=alarm.service, line=alarm.describe())
 
-    def _sum_up(self, alarm: Alarm) -> None:
-        self._summed[f"{alarm.kind} over" if alarm.is_over else alarm.kind] += 1
-        if self._timer is None:
-            self._timer = self._clock.callLater(1.0, self.flush)
-
-    def flush(self) -> None:
-        """Write the line that sums up, if there is anything to sum up."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        if self._summed:
-            self._log.warn(
-                "{count} more alarms began or are over: {kinds}",
-                count=sum(self._summed.values()),
-                kinds=", ".join(f"{count} {kind}" for kind, count in self._summed.most_common()),
-            )
-            self._summed.clear()
+    def _sum_up(self, count: int, kinds: str) -> None:
+        self._log.warn("{count} more alarms began or are over: {kinds}", count=count, kinds=kinds)

@@ -84,7 +84,7 @@ NOT_COUNTED = (
     # What tells of events: how often, for a connection, depends on which of them coincide.
     r"loop\.serve|reactor\.(doPoll|_serve)|plain\.ready|attempt\.ready"
     # The log: it writes a line for each connection only if there are few in a second.
-    r"|(closelog|logs|offload|units)\..*|record\.(describe|age_seconds)"
+    r"|(closelog|sums|logs|offload|units)\..*|record\.(describe|age_seconds)"
     # Timers, and what Twisted asks a listener.
     r"|timeouts\.(_tick|_set_timer)|accept\.(fileno|logPrefix)"
 )

@@ -2,7 +2,7 @@
 
 from twisted.application.service import Application
 
-from monconn.plugin import service_from_environment
+from monconn.run.plugin import service_from_environment
 
 application = Application("monconn")
 service_from_environment().setServiceParent(application)

@@ -92,5 +92,5 @@ setup(
             "types-PyYAML",
         ],
     },
-    entry_points={"console_scripts": ["monconn = monconn.cli.main:main"]},
+    entry_points={"console_scripts": ["monconn = monconn.faces.cli.main:main"]},
 )

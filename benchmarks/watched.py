@@ -2,13 +2,13 @@
 
 import sys
 
-from monconn.cli.run import run
-from monconn.config import from_pairs
-from monconn.core.interfaces import Observer
+from monconn.config.config import from_pairs
+from monconn.faces.cli.run import run
+from monconn.monitor.interfaces import Observer
 
 
 class Watcher(Observer):
-    """Takes all payload, as a tap or a recorder does; the sum proves that it came by."""
+    """ByteSink all payload, as a tap or a recorder does; the sum proves that it came by."""
 
     watches_payload = True
 

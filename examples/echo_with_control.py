@@ -14,9 +14,9 @@ from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 
 import monconn
-from monconn.control.service import ControlService
-from monconn.core.clock import MonotonicClock
-from monconn.sections import ControlConfig
+from monconn.clock import MonotonicClock
+from monconn.config.sections import ControlConfig
+from monconn.faces.control.service import ControlService
 
 
 class Echo(Protocol):

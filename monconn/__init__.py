@@ -8,16 +8,22 @@ In two lines around any Twisted factory::
 
 from __future__ import annotations
 
+from typing import Any
+
+from monconn import _moved
 from monconn._version import __version__
-from monconn.admission.bans import Bans
-from monconn.admission.rules import Rules
-from monconn.core.alarms import Alarm
-from monconn.core.interfaces import IConnection, IObserver, Observer
-from monconn.core.monitor import Monitor
-from monconn.core.record import REASONS, REFUSALS, ConnectionRecord
-from monconn.core.registry import Registry
-from monconn.core.timeouts import Timeouts
-from monconn.core.wrapping import MonitoringFactory, MonitoringProtocol
+from monconn.model.alarms import Alarm
+from monconn.model.reasons import REASONS, REFUSALS
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.interfaces import IConnection, IObserver, Observer
+from monconn.monitor.monitor import Monitor
+from monconn.monitor.registry import Registry
+from monconn.policy.networks import NetworkSet
+from monconn.policy.rules import Rules
+from monconn.policy.timeouts import Timeouts
+from monconn.wrapping import MonitoringFactory, MonitoringProtocol
+
+_moved.install()
 
 registry = Registry()
 """The monitors that :func:`new` and the others below keep."""
@@ -32,13 +38,13 @@ __all__ = [
     "REASONS",
     "REFUSALS",
     "Alarm",
-    "Bans",
     "ConnectionRecord",
     "IConnection",
     "IObserver",
     "Monitor",
     "MonitoringFactory",
     "MonitoringProtocol",
+    "NetworkSet",
     "Observer",
     "Registry",
     "Rules",
@@ -51,3 +57,12 @@ __all__ = [
     "registry",
     "shutdown",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Bans":
+        import warnings
+
+        warnings.warn("monconn.Bans is monconn.NetworkSet now", DeprecationWarning, stacklevel=2)
+        return NetworkSet
+    raise AttributeError(f"module 'monconn' has no attribute {name!r}")

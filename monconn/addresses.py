@@ -12,7 +12,7 @@ import re
 
 import attrs
 
-from monconn.errors import AddressError, shown
+from monconn.errors import AddressError, quoted
 
 
 @attrs.frozen
@@ -108,7 +108,7 @@ def split_pair(text: str) -> tuple[str, str]:
     """
     if "=" not in text:
         raise AddressError(
-            f"{shown(text)} has no '=': write LISTEN=BACKEND, such as :80=10.0.0.5:80"
+            f"{quoted(text)} has no '=': write LISTEN=BACKEND, such as :80=10.0.0.5:80"
         )
     for equals in re.finditer("=", text[:_MAX_CHARACTERS]):
         listen, backend = text[: equals.start()], text[equals.end() :]
@@ -127,7 +127,7 @@ def parse_host(text: str) -> str:
     if ":" in host:
         return _parse_ipv6(host)
     if in_brackets:
-        raise AddressError(f"brackets are for IPv6 addresses, and {shown(host)} is none")
+        raise AddressError(f"brackets are for IPv6 addresses, and {quoted(host)} is none")
     return _parse_ipv4_or_name(host)
 
 
@@ -139,7 +139,7 @@ def parse_port(text: str, lowest: int) -> int:
     if re.fullmatch(r"[0-9]{1,5}", text) and lowest <= int(text) <= _HIGHEST_PORT:
         return int(text)
     raise AddressError(
-        f"the port must be a number from {lowest} to {_HIGHEST_PORT}, not {shown(text)}"
+        f"the port must be a number from {lowest} to {_HIGHEST_PORT}, not {quoted(text)}"
     )
 
 
@@ -154,7 +154,7 @@ def parse_network(text: str) -> Network:
         network = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:
         raise AddressError(
-            f"{shown(text)} is neither an IP address nor a network:"
+            f"{quoted(text)} is neither an IP address nor a network:"
             " write 10.1.2.3, 10.0.0.0/8 or 2001:db8::/32"
         ) from None
     mapped = getattr(network.network_address, "ipv4_mapped", None)
@@ -210,7 +210,7 @@ def _parse(text: str, side: _Side) -> Address:
 def _endpoint(text: str) -> EndpointAddress:
     backslashes = len(text) - len(text.rstrip("\\"))
     if backslashes % 2:
-        raise AddressError(f"{shown(text)} ends in a backslash, with nothing for it to protect")
+        raise AddressError(f"{quoted(text)} ends in a backslash, with nothing for it to protect")
     return EndpointAddress(text)
 
 
@@ -224,7 +224,7 @@ def _is_endpoint(scheme: str, rest: str) -> bool:
 
 def _parse_host_port(text: str, side: _Side) -> TcpAddress:
     if "://" in text:
-        raise AddressError(f"{shown(text)} is a URL: write only HOST:PORT, such as {side.example}")
+        raise AddressError(f"{quoted(text)} is a URL: write only HOST:PORT, such as {side.example}")
     if not text.startswith("[") and text.count(":") > 1:
         raise AddressError(_bracket_advice(text, side))
     host, colon, port = text.rpartition(":")
@@ -245,18 +245,18 @@ def _bracket_advice(text: str, side: _Side) -> str:
         return f"an IPv6 address needs brackets: write [{host}]:{port}"
     if _is_ipv6(text):
         return f"an IPv6 address needs brackets and a port: write [{text}]:80"
-    return f"{shown(text)} has too many colons: write {side.example}"
+    return f"{quoted(text)} has too many colons: write {side.example}"
 
 
 def _missing_port_advice(text: str, side: _Side) -> str:
     if text.isdecimal():
         return f"a port is written with a colon before it: :{text}"
-    return f"{shown(text)} has no port: write HOST:PORT, such as {side.example}"
+    return f"{quoted(text)} has no port: write HOST:PORT, such as {side.example}"
 
 
 def _parse_ipv6(host: str) -> str:
     if not _is_ipv6(host):
-        raise AddressError(f"{shown(host)} is not an IPv6 address; a right one is [::1]:80")
+        raise AddressError(f"{quoted(host)} is not an IPv6 address; a right one is [::1]:80")
     return plain_ip(ipaddress.IPv6Address(host).compressed)
 
 
@@ -276,7 +276,7 @@ def _parse_ipv4_or_name(host: str) -> str:
     except ValueError:
         if not _is_name(host):
             raise AddressError(
-                f"{shown(host)} is neither an IP address nor a host name:"
+                f"{quoted(host)} is neither an IP address nor a host name:"
                 " write one such as 10.0.0.5 or web.example.org"
             ) from None
     return host
@@ -299,7 +299,7 @@ def _parse_unix(text: str, rest: str, side: _Side) -> UnixAddress | EndpointAddr
     for key, equals, _ in others:
         if not equals:
             raise AddressError(
-                f"{shown(key)} in {shown(text)} is no option, such as mode=600;"
+                f"{quoted(key)} in {quoted(text)} is no option, such as mode=600;"
                 r" a colon in a path is written \:"
             )
     options = {key: value for key, _, value in (first, *others)}
@@ -315,12 +315,12 @@ def _unix_path(path: str) -> str:
     try:
         length = len(os.fsencode(path))
     except UnicodeEncodeError:
-        raise AddressError(f"{shown(path)} cannot be a path") from None
+        raise AddressError(f"{quoted(path)} cannot be a path") from None
     if "\0" in path:
-        raise AddressError(f"{shown(path)} cannot be a path: it contains a NUL")
+        raise AddressError(f"{quoted(path)} cannot be a path: it contains a NUL")
     if length > _MAX_UNIX_PATH_BYTES:
         raise AddressError(
-            f"the path {shown(path)} has {length} bytes,"
+            f"the path {quoted(path)} has {length} bytes,"
             f" and a UNIX socket's path at most {_MAX_UNIX_PATH_BYTES}"
         )
     return path
@@ -332,7 +332,7 @@ def _unix_mode(text: str | None, side: _Side) -> int | None:
     if side is _BACKEND:
         raise AddressError("mode= is for a socket to listen on; a backend has none")
     if not re.fullmatch(r"[0-7]{3,4}", text):
-        raise AddressError(f"mode must be three octal digits such as 600, not {shown(text)}")
+        raise AddressError(f"mode must be three octal digits such as 600, not {quoted(text)}")
     return int(text, 8)
 
 
@@ -347,7 +347,7 @@ def _parse_tcp_endpoint(
     if options.keys() - set(side.tcp_keys) or len(positional) > len(names):
         return _endpoint(text)
     if "port" not in options:
-        raise AddressError(f"{shown(text)} has no port: write {side.example}")
+        raise AddressError(f"{quoted(text)} has no port: write {side.example}")
     port = parse_port(options["port"], side.lowest_port)
     if side is _BACKEND:
         return TcpAddress(parse_host(options.get("host", "")), port)
@@ -360,7 +360,7 @@ def _interface(text: str, scheme: str) -> str:
         return "::" if scheme == "tcp6" else "0.0.0.0"
     host = parse_host(text)
     if scheme == "tcp6" and ":" not in host:
-        raise AddressError(f"{shown(text)} is not an IPv6 address, as tcp6: needs it")
+        raise AddressError(f"{quoted(text)} is not an IPv6 address, as tcp6: needs it")
     return host
 
 
@@ -394,7 +394,7 @@ def _first_split(text: str) -> tuple[str, str]:
     for side, address in (("address to listen on", listen), ("backend", backend)):
         if not address.strip():
             raise AddressError(
-                f"the {side} is missing in {shown(text)}:"
+                f"the {side} is missing in {quoted(text)}:"
                 " write LISTEN=BACKEND, such as :80=10.0.0.5:80"
             )
     return listen.strip(), backend.strip()

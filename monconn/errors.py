@@ -97,7 +97,7 @@ def printable(value: object) -> str:
 _SHOWN_CHARACTERS = 80
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """Somebody's text as it may stand in a message: quoted, printable and not too long."""
     if len(text) > _SHOWN_CHARACTERS:
         text = text[: _SHOWN_CHARACTERS - 1] + "…"

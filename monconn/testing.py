@@ -19,11 +19,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from monconn.core.alarms import Alarm
-from monconn.core.interfaces import IObserver
-from monconn.core.monitor import Monitor
-from monconn.core.record import ConnectionRecord, Direction
-from monconn.core.sockets import waiting_bytes
+from monconn.model.alarms import Alarm
+from monconn.model.reasons import Direction
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.interfaces import IObserver
+from monconn.monitor.monitor import Monitor
+from monconn.net.sockets import buffered_bytes
 
 _NO_REACTOR: Any = object()
 _HOST = IPv4Address("TCP", "127.0.0.1", 8000)
@@ -68,7 +69,7 @@ class MemoryTransport(FileDescriptor):
     @property
     def waiting(self) -> int:
         """How many written bytes the network has not taken."""
-        return waiting_bytes(self)
+        return buffered_bytes(self)
 
     def peer_sends(self, data: bytes) -> None:
         """Have the peer send bytes, which wait while the protocol pauses its transport."""

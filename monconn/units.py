@@ -6,7 +6,7 @@ import math
 import re
 from fractions import Fraction
 
-from monconn.errors import UnitError, shown
+from monconn.errors import UnitError, quoted
 
 _SECONDS = {
     "d": Fraction(86400),
@@ -50,7 +50,7 @@ def parse_size(value: int | str) -> int:
     found = _SIZE.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
     if found is None:
         raise UnitError(
-            f"must be a number of bytes or a text like 64KiB or 1GiB, not {shown(str(value))}"
+            f"must be a number of bytes or a text like 64KiB or 1GiB, not {quoted(str(value))}"
         )
     power = _BINARY_UNITS.index(found[2]) + 1 if found[2] else 0
     return int(Fraction(found[1]) * 1024**power)
@@ -104,7 +104,7 @@ def _seconds_from_text(text: str) -> Fraction:
         units = units[units.index(part[2]) + 1 :]
         rest = rest[part.end() :]
     if rest or not text.strip():
-        raise UnitError(_not_a_duration(shown(text)))
+        raise UnitError(_not_a_duration(quoted(text)))
     return seconds
 
 

@@ -11,7 +11,7 @@ import pytest
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from monconn.forward.loop import CAN_LOOP
+from monconn.relay.sockets.loop import HAS_EPOLL
 
 _PLACES_OF_PROGRAMS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
@@ -23,8 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest-twisted takes a reactor that is there already if it is of the type it would have
     installed, which ours is: so be first, unless another one was asked for (``--reactor``).
     """
-    if CAN_LOOP and config.getoption("reactor") == "default":
-        from monconn.forward.reactor import install  # its module needs a system with epoll
+    if HAS_EPOLL and config.getoption("reactor") == "default":
+        from monconn.relay.sockets.reactor import install  # its module needs a system with epoll
 
         install()
 

@@ -20,8 +20,8 @@ from monconn.addresses import (
     plain_ip,
     split_pair,
 )
-from monconn.admission import bans
 from monconn.errors import AddressError
+from monconn.policy import networks as bans
 
 LISTEN = [
     (":80", TcpAddress("", 80)),

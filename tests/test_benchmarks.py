@@ -33,8 +33,8 @@ from benchmarks.servers import (
     free_port,
 )
 from benchmarks.targets import TARGETS, Target
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 CONDITIONS = report.Conditions(
     machine={"processors": "2"},
     versions={"monconn": "0.1.0"},

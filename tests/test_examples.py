@@ -22,10 +22,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 
 import monconn
-from monconn.control.client import Client
+from monconn.faces.control.client import Client
 from monconn.testing import connect, make_monitor
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 DOCS = ROOT / "docs"
 PATIENCE_SECONDS = 30.0

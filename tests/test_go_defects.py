@@ -20,17 +20,17 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 
 from monconn.addresses import TcpAddress, parse_network
-from monconn.admission.rules import Rules
-from monconn.app import App
-from monconn.cli.main import main
-from monconn.config import Config, ServiceConfig, from_pairs, parse
-from monconn.core.interfaces import Observer
-from monconn.core.monitor import Monitor
-from monconn.core.record import ConnectionRecord
-from monconn.core.timeouts import Timeouts
-from monconn.core.wrapping import MonitoringFactory
-from monconn.forward.accept import SHORTAGE_PAUSE_SECONDS, Listener
+from monconn.config.config import Config, ServiceConfig, from_pairs, parse
+from monconn.faces.cli.main import main
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.interfaces import Observer
+from monconn.monitor.monitor import Monitor
+from monconn.net.listen import SHORTAGE_PAUSE_SECONDS, Listener
+from monconn.policy.rules import Rules
+from monconn.policy.timeouts import Timeouts
+from monconn.run.application import Application
 from monconn.testing import connect, make_monitor
+from monconn.wrapping import MonitoringFactory
 
 PATIENCE_SECONDS = 10.0
 BOTH_SIDES = pytest.mark.parametrize("first", ["client", "backend"])
@@ -63,7 +63,7 @@ class Forwarding:
         self._sockets = [self._listener]
         backend = TcpAddress(host, self._listener.getsockname()[1])
         config = Config((ServiceConfig("web", TcpAddress(host, 0), backend, **rules),))
-        self.app = App(config, reactor)
+        self.app = Application(config, reactor)
         self.app.privilegedStartService()
         self.app.startService()
         self.monitor = self.app.registry.get("web")

@@ -8,54 +8,59 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.py"))
 
-# From the bottom to the top. A part is a module or a folder right below monconn; in control,
-# each module is one; "monconn" is the package's own __init__.
-LOWEST = {"errors", "addresses", "units", "_version"}
-CONFIG = LOWEST | {"yamlmap", "fields", "sections", "config"}
-CORE = LOWEST | {"admission", "core"}
-SIDE_BY_SIDE = {"forward", "observers", "telemetry", "history"}  # none imports another
-BELOW_SERVER = CORE | CONFIG | SIDE_BY_SIDE | {"control.place", "control.commands"}
-BELOW_APP = BELOW_SERVER | {"control.service", "manhole", "signals"}
-BELOW_ENTRIES = BELOW_APP | {"app", "monconn"}
-BELOW_CLI = BELOW_ENTRIES | {"plugin", "endpoints", "control", "control.client", "tui"}
+# From the bottom to the top. A part is a module or a folder right below monconn, or one of the
+# folders below faces; in faces.control, each module is one; "monconn" is the package's __init__.
+LOWEST = {"errors", "addresses", "units", "clock", "background", "ratelimit", "_version", "_moved"}
+CORE = LOWEST | {"model", "policy", "monitor"}
+SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
+BELOW_OPS = CORE | {"config", "net", *SIDE_BY_SIDE}
+BELOW_FACES = BELOW_OPS | {"ops"}
+CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
+SERVERS = {"faces.control.service", "faces.manhole"}
 
 # What each part may import, beside its own modules.
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(LOWEST, LOWEST),
-    **dict.fromkeys(CONFIG - LOWEST, CONFIG),
-    "admission": LOWEST,
-    "core": LOWEST | {"admission"},
-    "monconn": CORE,
-    **dict.fromkeys(SIDE_BY_SIDE, CORE | CONFIG),
-    "manhole": CORE | CONFIG | {"forward"},
-    "testing": {"core"},
-    "signals": LOWEST,
-    # The client's side of the wire knows nothing of the server's.
-    "control": set(),
-    "control.place": LOWEST,
-    "control.commands": LOWEST,
-    "control.client": LOWEST | {"control.place"},
-    "control.peers": LOWEST,
-    "control.feed": CORE,
-    "control.service": BELOW_SERVER | {"control.server"},
-    "control.session": CORE | {"control.commands", "control.peers"},
-    "control.lists": BELOW_SERVER | {"control.session"},
-    "tui": LOWEST | {"control.client"},
-    "control.server": BELOW_SERVER | {"control.feed", "control.lists", "control.session"},
-    "app": BELOW_APP,
-    "plugin": BELOW_ENTRIES,
-    "endpoints": BELOW_ENTRIES,
-    "cli": BELOW_CLI,
+    "model": LOWEST,
+    "policy": LOWEST | {"model"},
+    "config": LOWEST | {"model", "policy"},
+    "monitor": LOWEST | {"model", "policy"},
+    "net": LOWEST | {"model"},
+    "wrapping": CORE | {"net"},
+    "monconn": CORE | {"wrapping"},
+    "testing": CORE | {"net", "wrapping"},
+    **dict.fromkeys(SIDE_BY_SIDE, CORE | {"config", "net"}),
+    "ops": BELOW_OPS,
+    "faces": set(),
+    "faces.control": set(),
+    "faces.control.place": LOWEST,
+    "faces.control.client": LOWEST | {"faces.control.place"},
+    "faces.control.commands": LOWEST,
+    "faces.control.peers": LOWEST,
+    "faces.control.feed": BELOW_FACES,
+    "faces.control.session": BELOW_FACES | {"faces.control.commands", "faces.control.peers"},
+    "faces.control.lists": BELOW_FACES | {"faces.control.commands", "faces.control.session"},
+    "faces.control.server": BELOW_FACES
+    | {"faces.control.commands", "faces.control.feed", "faces.control.lists"},
+    "faces.control.service": BELOW_FACES | {"faces.control.server", "faces.control.place"},
+    "faces.manhole": BELOW_FACES,
+    "faces.tui": LOWEST | CLIENT,
+    "run": BELOW_FACES | SERVERS | {"wrapping", "monconn"},
+    "faces.cli": BELOW_FACES | SERVERS | CLIENT | {"run", "faces.tui", "wrapping", "monconn"},
 }
 
 
 def part_of(module: str) -> str:
-    """The part that a module such as monconn.core.record belongs to."""
+    """The part that a module such as monconn.model.record belongs to."""
     _, *names = module.split(".")
-    return ".".join(names[: 2 if names[:1] == ["control"] else 1]) or "monconn"
+    depth = 1
+    if names[:1] == ["faces"]:
+        depth = 3 if names[1:2] == ["control"] else 2
+    return ".".join(names[:depth]) or "monconn"
 
 
 def name_of(path: Path) -> str:
@@ -97,28 +102,31 @@ def test_imports_only_what_is_below(path: Path) -> None:
 
 
 def test_nobody_imports_the_command() -> None:
-    assert [part for part, others in MAY_IMPORT.items() if "cli" in others] == []
+    assert [part for part, others in MAY_IMPORT.items() if "faces.cli" in others] == []
 
 
 @pytest.mark.parametrize(
     ("source", "modules"),
     [
         ("import monconn", ["monconn"]),
-        ("import os, monconn.core.monitor as m", ["monconn.core.monitor"]),
+        ("import os, monconn.monitor.monitor as m", ["monconn.monitor.monitor"]),
         ("from monconn import Monitor, units", ["monconn", "monconn.units"]),
-        ("from monconn.core import monitor", ["monconn.core.monitor"]),
-        ("from monconn.core.monitor import Monitor", ["monconn.core.monitor"]),
-        ("def f():\n    from monconn.app import App", ["monconn.app"]),
+        ("from monconn.monitor import monitor", ["monconn.monitor.monitor"]),
+        ("from monconn.monitor.monitor import Monitor", ["monconn.monitor.monitor"]),
+        (
+            "def f():\n    from monconn.run.application import Application",
+            ["monconn.run.application"],
+        ),
         ("if TYPE_CHECKING:\n    import monconn.cli", ["monconn.cli"]),
-        ("from . import record", ["monconn.core.record"]),
-        ("from .record import REASONS", ["monconn.core.record"]),
+        ("from . import registry", ["monconn.monitor.registry"]),
+        ("from .registry import Registry", ["monconn.monitor.registry"]),
         ("from .. import units, registry", ["monconn.units", "monconn"]),
-        ("from ..cli.main import main", ["monconn.cli.main"]),
+        ("from ..faces.cli.main import main", ["monconn.faces.cli.main"]),
         ("import monconnish, twisted.internet", []),
         ("from twisted import monconn", []),
     ],
 )
 def test_every_way_to_import_is_seen(source: str, modules: list[str]) -> None:
-    """As it would stand in monconn/core/monitor.py."""
-    found = imported(source, Path("monconn/core/monitor.py"))
+    """As if in monconn/monitor/monitor.py."""
+    found = imported(source, Path("monconn/monitor/monitor.py"))
     assert [module for _, module in found] == modules

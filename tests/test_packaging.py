@@ -17,7 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 PLUGIN = "twisted/plugins/monconn_plugin.py"
 
 # Prints the file that the plugin came from, if Twisted lists our service maker.
@@ -108,7 +109,7 @@ def test_wheel_is_typed(names: list[str]) -> None:
 def test_wheel_has_the_command(wheel: Path) -> None:
     entry_points = configparser.ConfigParser()
     entry_points.read_string(read(wheel, "entry_points.txt"))
-    assert dict(entry_points["console_scripts"]) == {"monconn": "monconn.cli.main:main"}
+    assert dict(entry_points["console_scripts"]) == {"monconn": "monconn.faces.cli.main:main"}
 
 
 def test_lowest_versions_are_the_ones_tested(wheel: Path) -> None:

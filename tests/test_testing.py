@@ -23,7 +23,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 import monconn
-from monconn.core.interfaces import IObserver
+from monconn.monitor.interfaces import IObserver
 from monconn.testing import MemoryTransport, RecordingObserver, connect, make_monitor
 
 

@@ -15,7 +15,7 @@ from types import CodeType
 from typing import Any
 
 import monconn
-from monconn.cli.main import main
+from monconn.faces.cli.main import main
 
 _OURS = str(Path(monconn.__file__).parent) + os.sep
 _calls: dict[CodeType, int] = {}

@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
+from tests import ROOT
+
 HANG_SECONDS = 30.0
 """How long anything at all may take on a busy machine; then the test fails."""
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-TAC = Path(__file__).parents[2] / "monconn.tac"
+TAC = ROOT / "monconn.tac"
 LAUNCHERS = ("monconn", "twistd -n", "twistd", "twist", "twistd -y")
 
 # Waits for the daemon as well, which nobody else could do: it is no child of who started it.

@@ -295,6 +295,6 @@ def test_python_calls_of_a_connection(counted: Counted) -> None:
 def test_python_calls_of_a_message(counted: Counted) -> None:
     with greeted(counted.port) as client:
         calls = counted.cheapest_of(lambda: exchange(client, UNITS_A_ROUND))
-    assert calls["outlet.put"] == 2 * UNITS_A_ROUND
+    assert calls["send_queue.put"] == 2 * UNITS_A_ROUND
     per_message = sum(calls.values()) / UNITS_A_ROUND
     assert per_message <= PYTHON_CALLS_PER_MESSAGE + PYTHON_SLACK, calls

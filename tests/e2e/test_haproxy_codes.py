@@ -19,11 +19,12 @@ from typing import Any, Protocol
 import attrs
 import pytest
 
-from monconn.control.client import Client
+from monconn.faces.control.client import Client
+from tests import ROOT
 
 from .programs import HANG_SECONDS, SCRIPTS, Monconn, Program, connect, receive, until
 
-PAGE = Path(__file__).parents[2] / "docs" / "reasons.md"
+PAGE = ROOT / "docs" / "reasons.md"
 _LAST = (
     "the backend had finished, which is worth a letter; HAProxy has `L` only after both sides have"
 )

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
+
 from .programs import Monconn, connect, receive, until, write_config
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 PAGE = (DOCS / "observers.md").read_text()
 
 

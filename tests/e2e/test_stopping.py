@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monconn.control.client import Client
+from monconn.faces.control.client import Client
 
 from .programs import LAUNCHERS, Monconn, connect, is_refused, until, write_config
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from certificates import Certificate, make_certificate
 from cryptography import x509
+
+from tests.certificates import Certificate, make_certificate
 
 from .programs import Backend, Monconn, connect, echo, receive, until, write_config
 

@@ -15,15 +15,15 @@ class MonconnEndpointParser:
 
     def parseStreamServer(self, reactor, *args, **kwargs):
         """See ``IStreamServerEndpointStringParser``."""
-        from monconn.endpoints import parse_stream_server
+        from monconn.run.endpoints import parse_stream_server
 
         return parse_stream_server(reactor, *args, **kwargs)
 
 
 monconn = ServiceMaker(
-    "monconn", "monconn.plugin", "Watch the TCP connections of a service.", "monconn"
+    "monconn", "monconn.run.plugin", "Watch the TCP connections of a service.", "monconn"
 )
 monconn_endpoint = MonconnEndpointParser()
 monconn_reactor = Reactor(
-    "monconn", "monconn.forward.reactor", "epoll with a faster way for monconn's connections."
+    "monconn", "monconn.relay.sockets.reactor", "epoll with a faster way for monconn's connections."
 )

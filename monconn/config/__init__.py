@@ -1,0 +1,1 @@
+"""Configuration files and command-line pairs, parsed into frozen classes."""

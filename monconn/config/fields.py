@@ -1,0 +1,377 @@
+"""The kinds of value that a configuration holds, and how each is read from YAML.
+
+A kind is a type with its reader: ``Annotated[float, read_seconds]``. Whoever adds a section writes
+one attrs class whose fields are of these kinds; its keys, and what is wrong with them, follow.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, TypeVar
+
+import attrs
+from cattrs import BaseValidationError, Converter, ForbiddenExtraKeysError
+from cattrs.gen import make_dict_structure_fn
+
+from monconn.addresses import (
+    Address,
+    EndpointAddress,
+    Network,
+    TcpAddress,
+    UnixAddress,
+    parse_backend,
+    parse_host,
+    parse_listen,
+    parse_network,
+    parse_port,
+)
+from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
+from monconn.errors import AddressError, quoted
+from monconn.units import parse_duration, parse_size
+
+T = TypeVar("T")
+
+Found = list[tuple[Path, str]]
+"""Problems: where each is, counted from the node in hand, and what is wrong."""
+
+_MAX_COUNT = 1_000_000_000
+
+
+class Wrong(ValueError):
+    """One or more things that are wrong at or below a node."""
+
+    def __init__(self, *found: tuple[Path, str]) -> None:
+        super().__init__("; ".join(message for _, message in found))
+        self.found = list(found)
+
+    @classmethod
+    def here(cls, message: str) -> Wrong:
+        """The node itself is wrong."""
+        return cls(((), message))
+
+
+def structure(node: Node, cls: type[T]) -> T:
+    """An attrs class, its fields and all below them from a mapping.
+
+    :raises Wrong: with everything that is wrong, not only the first.
+    """
+    try:
+        return _converter.structure(node, cls)
+    except (BaseValidationError, ValueError) as error:
+        raise Wrong(*_found_in(error)) from None
+
+
+def each_named(node: Mapping, read: Callable[[str, Node], T]) -> tuple[list[T], Found]:
+    """What ``read`` makes of each name and value, and all that is wrong with the others."""
+    values: list[T] = []
+    found: Found = []
+    for name, value in node.nodes.items():
+        try:
+            values.append(read(name, value))
+        except Wrong as wrong:
+            found += [((name, *path), message) for path, message in wrong.found]
+    return values, found
+
+
+def kind_of(node: Node) -> str:
+    """What a node is, in the words of a message."""
+    if isinstance(node, Mapping):
+        return "a mapping"
+    if isinstance(node, Sequence):
+        return "a list"
+    if node.value is None:
+        return "nothing"
+    if isinstance(node.value, bool):
+        return "true or false"
+    return "a text" if isinstance(node.value, str) else "a number"
+
+
+def require_mapping(node: Node, example: str) -> Mapping:
+    """The node, if it is a mapping."""
+    if not isinstance(node, Mapping):
+        raise Wrong.here(f"must be {example}, not {kind_of(node)}")
+    return node
+
+
+def read_text(node: Node) -> str:
+    """A text, as it is written."""
+    if not isinstance(node, Scalar) or node.value is None:
+        raise Wrong.here(f"must be a text, not {kind_of(node)}")
+    return node.text
+
+
+def read_seconds(node: Node) -> float:
+    """A duration, 0 included."""
+    value = _scalar_value(node)
+    if value is None or isinstance(value, bool):
+        raise Wrong.here(f"must be a number of seconds or a text like 15m, not {kind_of(node)}")
+    if isinstance(value, int):
+        _check_decimal(node)
+    return parse_duration(value)
+
+
+def read_positive_seconds(node: Node) -> float:
+    """A duration, but not 0."""
+    seconds = read_seconds(node)
+    if seconds == 0:
+        raise Wrong.here("must be more than 0")
+    return seconds
+
+
+def read_count(node: Node) -> int:
+    """A whole number, not negative."""
+    value = _scalar_value(node)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Wrong.here(f"must be a whole number such as 100, not {_as_written(node)}")
+    _check_decimal(node)
+    if not 0 <= value <= _MAX_COUNT:
+        raise Wrong.here(f"must be from 0 to {_MAX_COUNT}, not {_as_written(node)}")
+    return value
+
+
+def read_size(node: Node) -> int:
+    """A number of bytes, but not 0."""
+    value = _scalar_value(node)
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise Wrong.here(f"must be a number of bytes or a text like 1GiB, not {_as_written(node)}")
+    if isinstance(value, int):
+        _check_decimal(node)
+    if not 0 < (size := parse_size(value)) < 1 << 62:
+        raise Wrong.here("must be more than 0, and less than 4096 PiB")
+    return size
+
+
+def read_flag(node: Node) -> bool:
+    """True or false, or one of YAML's other words for them."""
+    value = _scalar_value(node)
+    if not isinstance(value, bool):
+        raise Wrong.here(f"must be true or false, without quotes, not {_as_written(node)}")
+    return value
+
+
+def read_when_full(node: Node) -> Literal["wait", "refuse"]:
+    """What becomes of clients beyond the limit."""
+    value = _scalar_value(node)
+    if value == "wait" or value == "refuse":
+        return "wait" if value == "wait" else "refuse"
+    raise Wrong.here(f"must be wait or refuse, not {_as_written(node)}")
+
+
+def read_listen(node: Node) -> Address:
+    """Where to listen."""
+    from twisted.internet.endpoints import serverFromString
+
+    return _read_address(node, parse_listen, serverFromString)
+
+
+def read_backend(node: Node) -> Address:
+    """Whom to forward to."""
+    from twisted.internet.endpoints import clientFromString
+
+    return _read_address(node, parse_backend, clientFromString)
+
+
+def read_host(node: Node) -> str:
+    """An IP address or a host name; empty where none is written."""
+    value = _scalar_value(node)
+    if not isinstance(node, Scalar) or isinstance(value, bool):
+        raise Wrong.here(f"must be an IP address, not {kind_of(node)}")
+    return parse_host(node.text) if node.text.strip() else ""
+
+
+def read_plain_listen(node: Node) -> TcpAddress | UnixAddress:
+    """Where to listen with a socket of our own."""
+    address = _read_address(node, parse_listen, lambda *_: None)
+    if isinstance(address, EndpointAddress):
+        raise Wrong.here(f"{quoted(str(address))} is neither HOST:PORT nor unix:PATH")
+    return address
+
+
+def read_listen_port(node: Node) -> int:
+    """A port to listen on, where 0 is any free one."""
+    return parse_port(_port_text(node), 0)
+
+
+def read_backend_port(node: Node) -> int:
+    """A port to connect to."""
+    return parse_port(_port_text(node), 1)
+
+
+def read_networks(node: Node) -> tuple[Network, ...]:
+    """A list of addresses and networks, or a single one."""
+    if isinstance(node, Scalar) and node.value is not None:
+        return (read_network(node),)
+    if not isinstance(node, Sequence):
+        raise Wrong.here(f"must be a list such as [10.1.2.3, 10.0.0.0/8], not {kind_of(node)}")
+    networks: list[Network] = []
+    found: Found = []
+    for index, item in enumerate(node.nodes):
+        try:
+            networks.append(read_network(item))
+        except ValueError as error:
+            found.append(((index,), str(error)))
+    if found:
+        raise Wrong(*found)
+    return tuple(networks)
+
+
+def read_network(node: Node) -> Network:
+    """One address or network."""
+    value = _scalar_value(node)
+    if not isinstance(node, Scalar) or value is None or isinstance(value, bool):
+        raise Wrong.here(f"must be an IP address or a network, not {kind_of(node)}")
+    return parse_network(node.text)
+
+
+Text = Annotated[str, read_text]
+Listen = Annotated[Address, read_listen]
+PlainListen = Annotated[TcpAddress | UnixAddress | None, read_plain_listen]
+Backend = Annotated[Address, read_backend]
+Seconds = Annotated[float, read_seconds]
+PositiveSeconds = Annotated[float, read_positive_seconds]
+Count = Annotated[int, read_count]
+Flag = Annotated[bool, read_flag]
+Size = Annotated[int, read_size]
+WhenFull = Annotated[Literal["wait", "refuse"], read_when_full]
+Host = Annotated[str, read_host]
+ListenPort = Annotated[int, read_listen_port]
+BackendPort = Annotated[int, read_backend_port]
+Networks = Annotated[tuple[Network, ...], read_networks]
+
+
+def _scalar_value(node: Node) -> str | int | float | bool | None:
+    return node.value if isinstance(node, Scalar) else None
+
+
+def _as_written(node: Node) -> str:
+    if isinstance(node, Scalar) and node.text.strip():
+        return quoted(node.text)
+    return kind_of(node)
+
+
+def _check_decimal(node: Node) -> None:
+    """YAML has number forms that people do not mean: 010 is 8, and 1:30 is 90."""
+    if isinstance(node, Scalar) and node.text.replace("_", "").lstrip("+") != str(node.value):
+        raise Wrong.here(f"YAML reads {node.text} as the number {node.value}: write it in decimal")
+
+
+def _port_text(node: Node) -> str:
+    if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool):
+        raise Wrong.here(f"must be a port such as 80, not {kind_of(node)}")
+    return node.text.strip()
+
+
+def _read_address(
+    node: Node, parse: Callable[[str], Address], make_endpoint: Callable[[Any, str], Any]
+) -> Address:
+    if not isinstance(node, Scalar) or not isinstance(node.value, str):
+        raise Wrong.here(_address_advice(node, parse))
+    address = parse(node.value)
+    if isinstance(address, EndpointAddress):
+        _check_endpoint(address.description, make_endpoint)
+    return address
+
+
+def _address_advice(node: Node, parse: Callable[[str], Address]) -> str:
+    """What to say of an address that YAML has taken for something else."""
+    if isinstance(node, Sequence):
+        return 'must be an address, and YAML reads [ as a list: write it in quotes, "[::1]:80"'
+    if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool):
+        return f'must be an address such as ":80", in quotes, not {kind_of(node)}'
+    if node.text.isdecimal():
+        return f'a number alone is no address: write ":{node.text}", in quotes'
+    advice = f'YAML reads {node.text} as the number {node.value}: write it in quotes, "{node.text}"'
+    try:
+        parse(node.text)
+    except AddressError as error:
+        return f"{advice}; and then, {error}"
+    return advice
+
+
+def _check_endpoint(description: str, make_endpoint: Callable[[Any, str], Any]) -> None:
+    """Let Twisted make the endpoint once, so that its complaints come now and not at the start."""
+    from twisted.internet import reactor
+
+    try:
+        make_endpoint(reactor, description)
+    except Exception as error:  # each kind of endpoint has its own way to fail
+        raise Wrong.here(f"Twisted cannot use {quoted(description)}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What an endpoint's maker complains of; an option's own words follow where they may help."""
+    error = getattr(error, "originalException", error)  # inside of Twisted's file errors
+    said = _printable(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {quoted(str(error.filename))}"
+    if isinstance(error, ValueError) and "Unknown endpoint type" in said:
+        return "there is no such type of endpoint; an address is HOST:PORT, the port a number"
+    if isinstance(error, TypeError):
+        return f"an option is missing or unknown ({said})"
+    if isinstance(error, LookupError):
+        return f"it names something that is not there ({said})"
+    if type(error).__module__.startswith("OpenSSL"):
+        return f"a key or a certificate in it cannot be read ({said})"
+    return said or type(error).__name__
+
+
+def _printable(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if text.isprintable() else quoted(text)
+
+
+def _found_in(error: BaseException) -> Iterator[tuple[Path, str]]:
+    """The problems inside of whatever cattrs has raised."""
+    if isinstance(error, Wrong):
+        yield from error.found
+    elif isinstance(error, BaseValidationError):
+        for inner in error.exceptions:
+            below = _noted_place(inner)
+            for path, message in _found_in(inner):
+                yield (*below, *path), message
+    elif isinstance(error, ForbiddenExtraKeysError):
+        names = _names_of(error.cl)
+        yield from (((key,), unknown_key(key, names)) for key in error.extra_fields)
+    elif isinstance(error, KeyError):
+        yield (), "is missing, and has no default"
+    else:
+        yield (), str(error) or type(error).__name__
+
+
+def _noted_place(error: BaseException) -> Path:
+    """The attribute that cattrs has noted as the place of an error."""
+    notes = getattr(error, "__notes__", ())
+    return tuple(note.name for note in notes if hasattr(note, "name"))
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """What to say of a key that nobody reads, with the one that may have been meant."""
+    similar = difflib.get_close_matches(key, known, 1)
+    return "is not a known key" + (f": did you mean {similar[0]}?" if similar else "")
+
+
+def _names_of(cls: type) -> list[str]:
+    return [field.name for field in attrs.fields(cls)]
+
+
+def _class_reader(cls: type) -> Callable[[Any, Any], Any]:
+    read: Callable[[Any, Any], Any] = make_dict_structure_fn(
+        cls, _converter, _cattrs_forbid_extra_keys=True
+    )
+
+    def read_mapping(node: Node, _: Any) -> Any:
+        return read(require_mapping(node, "a mapping of settings").nodes, cls)
+
+    return read_mapping
+
+
+def _annotated_reader(kind: Any) -> Callable[[Any, Any], Any]:
+    return lambda node, _: kind.__metadata__[0](node)
+
+
+_converter = Converter(detailed_validation=True)
+_converter.register_structure_hook_factory(attrs.has, _class_reader)
+_converter.register_structure_hook_factory(
+    lambda kind: hasattr(kind, "__metadata__"), _annotated_reader
+)

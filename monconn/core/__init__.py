@@ -1,1 +1,0 @@
-"""Records of connections, and the monitors that keep them."""

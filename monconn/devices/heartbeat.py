@@ -1,0 +1,291 @@
+"""One device: what it has done, how often it usually does it, and when it is overdue."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+from monconn.config.sections import DevicesConfig
+from monconn.model.alarms import AlarmKind
+from monconn.model.reasons import Reason
+from monconn.model.record import ConnectionRecord, iso_time
+
+INFINITE = float("inf")
+NEVER = -INFINITE
+GAPS_KEPT = 9
+"""Times between messages, or between reconnects, that the typical one is the median of."""
+GAPS_NEEDED = 3
+LEAST_SILENT_SECONDS = 5.0
+"""Nobody counts as silent sooner: messages are looked for once a second."""
+ONE_MESSAGE_SECONDS = 0.5
+"""What a device says sooner after its last message belongs to that: who opens several short
+connections in a row keeps no rhythm of milliseconds."""
+ONE_COMING_SECONDS = 1.0
+"""A connection that follows another one sooner is no reconnect: programs often open several."""
+
+IN_ORDER: frozenset[Reason | None] = frozenset(
+    ("client_closed", "backend_closed", "operator", "blocked", "stopping", "lifetime")
+)
+"""Reasons after which nobody is expected back, but who has the habit of coming back."""
+OUR_WISH: frozenset[Reason | None] = frozenset(("operator", "blocked", "stopping"))
+"""Reasons after which nobody is expected back at all."""
+
+
+def with_gap(gaps: array[float] | None, seconds: float) -> array[float]:
+    """The last :data:`GAPS_KEPT` gaps, with one more."""
+    if gaps is None:
+        return array("f", (seconds,))
+    if len(gaps) == GAPS_KEPT:
+        del gaps[0]
+    gaps.append(seconds)
+    return gaps
+
+
+def typical_seconds(gaps: array[float] | None) -> float | None:
+    """The median of the gaps (the greater one of two); None while there are too few."""
+    if gaps is None or len(gaps) < GAPS_NEEDED:
+        return None
+    return sorted(gaps)[len(gaps) // 2]
+
+
+def limit_seconds(gaps: array[float], times: int) -> float:
+    """The gap that is too long; infinite for whoever keeps no rhythm.
+
+    Who has stayed away longer more than once, of the last gaps, is used to do so.
+
+    :param times: how many typical gaps are too long; 0 is never.
+    """
+    count = len(gaps)
+    if count < GAPS_NEEDED or not times:
+        return INFINITE
+    ordered = sorted(gaps)
+    limit = ordered[count // 2] * times
+    if limit < LEAST_SILENT_SECONDS:
+        limit = LEAST_SILENT_SECONDS
+    return INFINITE if ordered[-2] > limit else limit
+
+
+class Device:
+    """One device of one service.
+
+    Times are monotonic seconds, but for ``first_seen_at`` and ``last_seen_at`` (wall clock).
+    ``up`` and ``down`` are of closed connections.
+    """
+
+    __slots__ = (
+        "down",
+        "due",
+        "first_seen_at",
+        "heard",
+        "is_away_too_long",
+        "is_forgotten",
+        "is_silent",
+        "is_storm",
+        "last_reason",
+        "last_seen_at",
+        "left",
+        "live",
+        "message_gaps",
+        "message_limit",
+        "name",
+        "opened",
+        "openings",
+        "quiet_since",
+        "reconnect_gaps",
+        "reconnect_limit",
+        "total",
+        "up",
+    )
+
+    def __init__(self, name: str, first_seen_at: float) -> None:
+        self.name = name
+        self.first_seen_at = self.last_seen_at = first_seen_at
+        self.live: set[ConnectionRecord] | None = None
+        """Its live connections; None if there are none."""
+        self.total = self.up = self.down = 0
+        self.last_reason: Reason | None = None
+        self.opened = self.left = self.heard = NEVER
+        self.quiet_since = NEVER
+        """Since when silence counts: the last message, or that it came back as expected."""
+        self.message_gaps: array[float] | None = None
+        self.reconnect_gaps: array[float] | None = None
+        self.message_limit = self.reconnect_limit = INFINITE
+        self.openings: array[float] | None = None
+        """When its last connections opened, if there was more than one; as many as a storm has."""
+        self.due = 0
+        """The second to look at it, for :class:`Deadlines`; 0 is none."""
+        self.is_silent = self.is_storm = self.is_forgotten = False
+        self.is_away_too_long = False
+        """Whether it is *silent* as one that did not come back when it usually does."""
+
+    def open(self, record: ConnectionRecord, config: DevicesConfig) -> bool:
+        """Count a connection that has begun.
+
+        :returns: whether a storm begins with it.
+        """
+        storms = False
+        at = record.opened
+        if self.total:
+            gap = at - self.opened
+            if gap >= ONE_COMING_SECONDS:
+                gaps = self.reconnect_gaps = with_gap(self.reconnect_gaps, gap)
+                self.reconnect_limit = limit_seconds(gaps, config.silent_heartbeats)
+            if config.storm_connections:
+                storms = self._storms(at, config)
+        if self.live is not None:
+            self.live.add(record)
+        else:
+            self.live = {record}
+            if not self.total or self.last_reason in IN_ORDER:
+                self.quiet_since = at
+        self.total += 1
+        self.opened = at
+        self.last_seen_at = record.opened_at
+        return storms
+
+    def _storms(self, at: float, config: DevicesConfig) -> bool:
+        """Whether more than allowed were opened lately, and that is not known yet."""
+        openings = self.openings
+        if openings is None:
+            openings = self.openings = array("d", (self.opened,))
+        openings.append(at)
+        if len(openings) <= config.storm_connections:
+            return False
+        if len(openings) > config.storm_connections + 1:
+            del openings[0]
+        return not self.is_storm and at - openings[0] < config.storm_within
+
+    def hear(self, record: ConnectionRecord, silent_times: int) -> float | None:
+        """Note the message that came last, if it is a new one.
+
+        :returns: for how long the device had been silent; None if there was no new message.
+        """
+        at = record.last_up
+        if at is None or at <= self.heard:
+            return None
+        if self.heard != NEVER and at - self.heard >= ONE_MESSAGE_SECONDS:
+            gaps = self.message_gaps = with_gap(self.message_gaps, at - self.heard)
+            self.message_limit = limit_seconds(gaps, silent_times)
+        silence = at - self.quiet_since
+        self.heard = self.quiet_since = at
+        self.last_seen_at = record.opened_at + (at - record.opened)
+        return silence
+
+    def close(self, record: ConnectionRecord, now: float) -> None:
+        """Add up a connection that is over, one of its live ones."""
+        if self.live is not None:
+            self.live.discard(record)
+            if not self.live:
+                self.live = None
+        self.up += record.up
+        self.down += record.down
+        self.last_reason = record.reason
+        self.left = now if record.closed is None else record.closed
+        if record.closed_at is not None:
+            self.last_seen_at = record.closed_at
+
+    def signed_off(self) -> bool:
+        """Whether its last connection has ended in good order, or by our wish."""
+        return self.live is None and self.last_reason in IN_ORDER
+
+    # -- what is expected of it
+
+    def silent_due(self) -> float:
+        """When it will have been silent for too long."""
+        if self.is_silent:
+            return INFINITE
+        message_due = self.quiet_since + self.message_limit
+        if self.live is not None:
+            return message_due
+        if self.last_reason in OUR_WISH:
+            return INFINITE
+        if self.last_reason in IN_ORDER:
+            return self.return_due()
+        return min(message_due, self.return_due())
+
+    def return_due(self) -> float:
+        """When it will have stayed away for too long, as one that usually comes back."""
+        return self.left + self.reconnect_limit
+
+    def calm_due(self, config: DevicesConfig) -> float:
+        """When fewer than half of what makes a storm will have opened lately."""
+        if not self.is_storm or self.openings is None:
+            return INFINITE
+        return self.openings[-((config.storm_connections + 1) // 2)] + config.storm_within
+
+    def opened_since(self, moment: float) -> int:
+        """How many connections were opened after a moment, of those that a storm is made of."""
+        return sum(at > moment for at in self.openings or ())
+
+    # -- what to show
+
+    def snapshot(self, service: str, now: float) -> dict[str, Any]:
+        """All that is of interest as plain values for JSON.
+
+        :param now: monotonic seconds.
+        """
+        live = self.live or ()
+        alarms: list[AlarmKind] = []
+        if self.is_silent:
+            alarms.append("silent")
+        if self.is_storm:
+            alarms.append("reconnect_storm")
+        return {
+            "device": self.name,
+            "service": service,
+            "connections": len(live),
+            "total": self.total,
+            "first_seen": iso_time(self.first_seen_at),
+            "last_seen": iso_time(self.last_seen_at),
+            "reconnect_seconds": _rounded(typical_seconds(self.reconnect_gaps)),
+            "heartbeat_seconds": _rounded(typical_seconds(self.message_gaps)),
+            "silent_seconds": None if self.heard == NEVER else _rounded(now - self.heard),
+            "up": self.up + sum(record.up for record in live),
+            "down": self.down + sum(record.down for record in live),
+            "last_reason": self.last_reason,
+            "alarms": alarms,
+        }
+
+
+class Deadlines:
+    """Devices by the second in which to look at them; each has one such second at most."""
+
+    def __init__(self, now: float) -> None:
+        self._second = int(now)  # all that come before it are done
+        self._by_second: dict[int, set[Device]] = {}
+
+    def set(self, device: Device, due: float) -> None:
+        """Look at a device once it is due, or earlier if it is to be looked at earlier."""
+        second = max(int(due) + 1, self._second)
+        if device.due:
+            if device.due <= second:
+                return
+            self.drop(device)
+        device.due = second
+        self._by_second.setdefault(second, set()).add(device)
+
+    def drop(self, device: Device) -> None:
+        """Do not look at a device."""
+        if device.due:
+            devices = self._by_second[device.due]
+            devices.discard(device)
+            if not devices:
+                del self._by_second[device.due]
+            device.due = 0
+
+    def take(self, now: float) -> Iterator[Device]:
+        """The devices whose second has come, which have no other one then."""
+        while self._second <= now:
+            devices = self._by_second.get(self._second)
+            if devices:
+                device = devices.pop()
+                device.due = 0
+                yield device
+            else:
+                self._by_second.pop(self._second, None)
+                self._second += 1
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -1,0 +1,47 @@
+"""Which client addresses are one device."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+
+from monconn.config.sections import DevicesConfig
+
+NAMES_CACHED = 4_096
+
+
+class DeviceIdentity:
+    """Which device a client's IP belongs to."""
+
+    def __init__(self, config: DevicesConfig) -> None:
+        self._prefix_v4, self._prefix_v6 = config.prefix_v4, config.prefix_v6
+        self._mask_v4 = _mask(config.prefix_v4, 32)
+        self._mask_v6 = _mask(config.prefix_v6, 128)
+        # Asked again when the connection ends, often soon.
+        self._cached_v6 = lru_cache(NAMES_CACHED)(self._network_v6)
+
+    def of(self, client_ip: str) -> str:
+        """The device: the IP or its network; what is no IP, or has a zone, stays as it is."""
+        if ":" not in client_ip:
+            return client_ip if self._prefix_v4 == 32 else self._network_v4(client_ip)
+        return client_ip if self._prefix_v6 == 128 else self._cached_v6(client_ip)
+
+    def _network_v6(self, client_ip: str) -> str:
+        try:
+            packed = inet_pton(AF_INET6, client_ip)
+        except OSError:
+            return client_ip
+        packed = (int.from_bytes(packed, "big") & self._mask_v6).to_bytes(16, "big")
+        return f"{inet_ntop(AF_INET6, packed)}/{self._prefix_v6}"
+
+    def _network_v4(self, client_ip: str) -> str:
+        try:
+            packed = inet_pton(AF_INET, client_ip)
+        except OSError:
+            return client_ip
+        packed = (int.from_bytes(packed, "big") & self._mask_v4).to_bytes(4, "big")
+        return f"{inet_ntop(AF_INET, packed)}/{self._prefix_v4}"
+
+
+def _mask(prefix: int, longest: int) -> int:
+    return (1 << longest) - (1 << (longest - prefix))

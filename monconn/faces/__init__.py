@@ -1,0 +1,1 @@
+"""Admin interfaces: each translates the operations for one kind of client."""

@@ -1,0 +1,77 @@
+"""``monconn -p …``, ``monconn -c FILE`` and the other verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from monconn._version import __version__
+from monconn.config.config import Config, from_pairs, load
+from monconn.errors import ConfigError
+from monconn.faces.cli.inspect import VERBS
+
+_EXAMPLE = "monconn -p :2222=127.0.0.1:22"
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-p",
+    "--pair",
+    "pairs",
+    metavar="LISTEN=BACKEND",
+    multiple=True,
+    help="Forward, as in :2222=127.0.0.1:22, [::1]:80=[::1]:8080 or unix:PATH on either"
+    " side; may be given more than once.",
+)
+@click.option("-c", "--config", "file", metavar="FILE", help="Run the services of a YAML file.")
+@click.option("-D", "--debug", is_flag=True, help="Log everything.")
+@click.version_option(__version__, prog_name="monconn")
+@click.pass_context
+def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug: bool) -> None:
+    """See what happens on the TCP connections of a service."""
+    if context.invoked_subcommand is not None:
+        if pairs or file is not None:
+            raise click.UsageError("-p and -c do not go with a command")
+        context.obj = {"debug": debug}
+        return
+    if pairs and file is not None:
+        raise click.UsageError("-c and -p do not go together: put the services into the file")
+    if not pairs and file is None:
+        raise click.UsageError(f"nothing to do: give -p or -c, as in\n\n  {_EXAMPLE}\n")
+    from monconn.faces.cli.run import install_reactor, run  # Twisted and all: not needed for --help
+
+    install_reactor()  # before an endpoint is looked at, which has Twisted install its own choice
+    config = _configuration(lambda: from_pairs(pairs) if file is None else load(file))
+    context.exit(run(config, debug=debug))
+
+
+@main.command()
+@click.argument("file")
+@click.pass_context
+def check(context: click.Context, file: str) -> None:
+    """Validate a configuration FILE: exit status 0 if it is right, 2 if not."""
+    config = _configuration(lambda: load(file))
+    count = len(config.services)
+    click.echo(f"{file} is valid: {count} service{'' if count == 1 else 's'}")
+
+
+@main.command()
+@click.pass_context
+def demo(context: click.Context) -> None:
+    """Watch a few simulated devices talk to a backend."""
+    from monconn.faces.cli.demo import run_demo
+
+    context.exit(run_demo(debug=context.obj["debug"]))
+
+
+for verb in VERBS:
+    main.add_command(verb)
+
+
+def _configuration(read: Callable[[], Config]) -> Config:
+    try:
+        return read()
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        raise click.exceptions.Exit(2) from None

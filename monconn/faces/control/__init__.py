@@ -1,0 +1,1 @@
+"""The control port: AMP over a UNIX socket, for the command line and other programs."""

@@ -1,0 +1,199 @@
+"""The other side of the control port, for programs that may wait for an answer.
+
+Needs nothing of Twisted's: it is also how a client in another language may look.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from monconn.errors import ControlError, printable, quoted
+from monconn.faces.control.place import check_folder, control_folder, live_sockets
+
+VERSION = 1
+ANSWER_SECONDS = 20.0
+_LENGTH = struct.Struct("!H")
+_MOST_BYTES = 65_535
+_TLS_ADDRESS = re.compile(r"(\[[^]]+\]|[^:]+):(\d{1,5}):([^:]+):([^:]+):([^:]+)")
+
+
+class NoServer(ControlError):
+    """Nobody answers at the control port."""
+
+
+class SeveralServers(ControlError):
+    """More than one monconn runs, and none was chosen."""
+
+
+class BadAddress(ControlError):
+    """What was given as a server's address is none."""
+
+
+class CommandFailed(ControlError):
+    """The server could not do what was asked; the text says why.
+
+    :param code: one of the contract's: ``UNKNOWN_CONNECTION``, ``BAD_REQUEST``, …
+    """
+
+    def __init__(self, code: str, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+def find_server(where: str | None) -> str:
+    """The address of the server to talk to.
+
+    :param where: as :func:`connect` takes it; looked for where control sockets are, if None.
+    :raises NoServer: there is none.
+    :raises SeveralServers: there is more than one.
+    :raises ControlError: others can put sockets where they are looked for.
+    """
+    if where:
+        return where
+    folder = control_folder()
+    if folder.exists():
+        check_folder(folder)
+    found = live_sockets(folder)
+    if not found:
+        raise NoServer(f"no monconn is running: nobody answers in {folder}")
+    if len(found) > 1:
+        lines = "\n".join(f"  --control {path}" for path in found)
+        raise SeveralServers(f"{len(found)} monconns are running; say which:\n{lines}")
+    return os.fspath(found[0])
+
+
+class Client:
+    """A connection to a control port; a context manager that closes it.
+
+    :param where: ``unix:PATH``, a path, or ``tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY``, the
+        last three PEM files.
+    :raises BadAddress: this is no address.
+    :raises NoServer: nobody answers there, or it is no control port.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        try:
+            self._sock = _connected(where)
+        except OSError as error:
+            raise NoServer(f"nobody answers at {where}: {_words(error)}") from None
+        self._input: BinaryIO = self._sock.makefile("rb")
+        self._asked = 0
+        self.events_dropped = 0
+        """Events that the server did not push, as we were too slow, so far."""
+        self.hello = self.call("Hello", version=VERSION)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._input.close()
+        self._sock.close()
+
+    def call(self, command: str, **arguments: Any) -> dict[str, str]:
+        """Ask, and wait for the answer; its values are text, and often JSON.
+
+        :raises CommandFailed: the server says why not.
+        :raises NoServer: it has hung up.
+        """
+        self._asked += 1
+        box = {"_command": command, "_ask": str(self._asked)}
+        box |= {key: _text(value) for key, value in arguments.items() if value is not None}
+        try:
+            self._sock.sendall(_encoded(box))
+            answer = self._box()
+        except (OSError, UnicodeDecodeError) as error:
+            raise NoServer(f"{self.where} does not answer: {_words(error)}") from None
+        if "_error" in answer:
+            code, words = answer.get("_error_code", ""), answer.get("_error_description", "")
+            raise CommandFailed(code, printable(words))
+        if "_answer" not in answer:
+            raise NoServer(f"{self.where} is no control port")
+        return answer
+
+    def rows(self, command: str, **arguments: Any) -> Iterator[Any]:
+        """Ask for a list; each of its rows, page by page."""
+        answer = self.call(command, **arguments)
+        yield from json.loads(answer["rows"])
+        while "next" in answer:
+            answer = self.call("NextPage", next=int(answer["next"]))
+            yield from json.loads(answer["rows"])
+
+    def events(self, **arguments: Any) -> Iterator[dict[str, Any]]:
+        """Subscribe, and wait for each event as it happens.
+
+        :raises NoServer: the server has hung up.
+        """
+        self.call("Subscribe", **arguments)
+        self._sock.settimeout(None)
+        while True:
+            try:
+                box = self._box()
+            except OSError as error:
+                raise NoServer(f"{self.where} has hung up: {_words(error)}") from None
+            self.events_dropped = int(box["dropped"])
+            yield json.loads(box["event"])
+
+    def _box(self) -> dict[str, str]:
+        box = {}
+        while key := self._string():
+            box[key] = self._string()
+        return box
+
+    def _string(self) -> str:
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        return self._exactly(length).decode()
+
+    def _exactly(self, count: int) -> bytes:
+        data = self._input.read(count)
+        if len(data) < count:
+            raise ConnectionError("it has hung up")
+        return data
+
+
+def _connected(where: str) -> socket.socket:
+    kind, _, rest = where.partition(":")
+    if kind == "unix" or ("/" in where and kind != "tls"):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(ANSWER_SECONDS)
+        sock.connect(rest if kind == "unix" else where)
+        return sock
+    if kind == "tls":
+        found = _TLS_ADDRESS.fullmatch(rest)
+        if found is None:
+            raise BadAddress(f"{quoted(where)} is not tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY")
+        host, port, certificate, key, authority = found.groups()
+        context = ssl.create_default_context(cafile=authority)
+        context.load_cert_chain(certificate, key)
+        plain = socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS)
+        return context.wrap_socket(plain, server_hostname=host.strip("[]"))
+    forms = "/PATH, unix:PATH or tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY"
+    raise BadAddress(f"{quoted(where)} is no address of a control port: write {forms}")
+
+
+def _encoded(box: dict[str, str]) -> bytes:
+    strings = [text.encode() for pair in box.items() for text in pair]
+    if any(len(each) > _MOST_BYTES for each in strings):
+        raise ControlError("too long: a value on the wire holds 65,535 bytes at most")
+    return b"".join(_LENGTH.pack(len(each)) + each for each in strings) + _LENGTH.pack(0)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return json.dumps(value)
+    return str(value)
+
+
+def _words(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

@@ -1,0 +1,156 @@
+"""Opens the control port, and closes it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import Service
+from twisted.internet.ssl import Certificate, PrivateCertificate
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from monconn.addresses import TcpAddress, UnixAddress
+from monconn.config.sections import ControlConfig
+from monconn.devices.devices import DevicesService
+from monconn.errors import ControlError, ListenError
+from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
+from monconn.faces.control.server import ControlFactory
+from monconn.monitor.registry import Registry
+from monconn.net.listen import Listener, open_listener
+
+if TYPE_CHECKING:
+    from monconn.sinks.history.service import HistoryService
+
+
+class ControlService(Service):
+    """The control port of a program.
+
+    :param config: where to listen.
+    :param registry: the monitors to serve.
+    :param reactor: an ``IReactorSocket``.
+    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param manhole: says where the manhole is; None if there is none.
+    :param devices: knows the devices; None if nobody does.
+    :param history: keeps what happened; None if nobody does.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: ControlConfig,
+        registry: Registry,
+        reactor: Any,
+        clock: Any,
+        manhole: Callable[[], str | None] = lambda: None,
+        devices: DevicesService | None = None,
+        history: HistoryService | None = None,
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._factory = ControlFactory(registry, clock, manhole, devices, history)
+        self._listener: Listener | None = None
+        self._protocols: Any = None
+        self.where: str | None = None
+        """How a client names it; None while there is none."""
+
+    def privilegedStartService(self) -> None:
+        """See ``IService``: listen.
+
+        :raises ListenError: the place that was asked for cannot be had.
+        """
+        if self._listener is None and self._config.listen is not None:
+            self._listen(self._config.listen)
+
+    def startService(self) -> None:
+        """See ``IService``: take clients."""
+        super().startService()
+        self.privilegedStartService()  # which twist knows nothing of
+        if self._listener is None:
+            self._try_default()  # now that we are who we stay: the folder is that user's
+        if self._listener is not None:
+            self._listener.resume()
+
+    def stopService(self) -> None:
+        """See ``IService``."""
+        super().stopService()
+        self.close_listener()
+
+    def close_listener(self) -> None:
+        """Listen no more, and let go of all clients; harmless the second time."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = self.where = None
+            self._factory.close()
+
+    def _try_default(self) -> None:
+        """Listen where the command looks; if that cannot be, the services go before."""
+        try:
+            self._listen_at_default()
+        except (ControlError, ListenError, OSError) as error:
+            self._log.warn("no control port: {error}", error=str(error))
+
+    def _listen_at_default(self) -> None:
+        folder = control_folder()
+        make_folder(folder)
+        with _locked(folder):
+            remove_stale(folder)
+            path = folder / FIRST_NAME
+            if path.exists():
+                path = folder / f"control-{os.getpid()}.sock"
+            self._listen(UnixAddress(os.fspath(path), 0o600))
+
+    def _listen(self, address: TcpAddress | UnixAddress) -> None:
+        if isinstance(address, UnixAddress) and address.mode is None:
+            address = UnixAddress(address.path, 0o600)
+        if isinstance(address, TcpAddress) and self._config.tls is None:
+            raise ListenError(f"control: {address} needs tls, as TCP does not tell who it is")
+        self._protocols = self._secured()
+        sock = open_listener(address, pauses_seconds=())
+        self.where = _where(address, sock)
+        # Twisted's own port would open a UNIX socket to all users.
+        self._listener = Listener(sock, self._reactor, self._accepted, must_wait=lambda: False)
+
+    def _accepted(self, sock: socket.SocketType, address: Any) -> None:
+        try:
+            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, self._protocols)
+        except OSError:
+            pass  # it has left again
+        finally:
+            sock.close()  # Twisted has made a descriptor of its own
+
+    def _secured(self) -> Any:
+        tls = self._config.tls
+        if tls is None:
+            return self._factory
+        try:
+            pem = Path(tls.key).read_bytes() + b"\n" + Path(tls.certificate).read_bytes()
+            authority = Certificate.loadPEM(Path(tls.client_authority).read_bytes())
+            options = PrivateCertificate.loadPEM(pem).options(authority)
+        except Exception as error:  # OpenSSL's have no type in common
+            raise ListenError(f"control: its certificates cannot be used: {error}") from None
+        return TLSMemoryBIOFactory(options, False, self._factory)
+
+
+def _where(address: TcpAddress | UnixAddress, sock: socket.socket) -> str:
+    """How a client names the place that a socket listens at."""
+    if isinstance(address, UnixAddress):
+        return f"unix:{address.path}"
+    return str(TcpAddress(address.host or "127.0.0.1", sock.getsockname()[1]))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let nobody else choose a place in a folder meanwhile."""
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,161 @@
+"""Opens the manhole, and closes it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Protocol
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from monconn.addresses import TcpAddress, UnixAddress, is_loopback
+from monconn.errors import ListenError
+from monconn.monitor.registry import Registry
+from monconn.net.listen import Listener, open_listener
+
+
+class ManholeSettings(Protocol):
+    """What must be said of a manhole."""
+
+    @property
+    def listen(self) -> TcpAddress | UnixAddress:
+        """Where; on loopback or on a UNIX socket."""
+
+    @property
+    def authorized_keys(self) -> str:
+        """The file of the public keys that let in."""
+
+    @property
+    def host_key(self) -> str | None:
+        """The file of the host key; None for one in the user's state folder."""
+
+
+class ManholeService(Service):
+    """The SSH manhole of a program.
+
+    Conch is imported when it opens, so that a program without one does not pay for it.
+
+    :param config: where to listen, and the files of keys.
+    :param registry: the monitors to serve.
+    :param reactor: an ``IReactorFDSet`` and ``IReactorSocket``.
+    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, config: ManholeSettings, registry: Registry, reactor: Any, clock: Any
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._reactor = reactor
+        self._clock = clock
+        self._factory: Any = None
+        self._listener: Listener | None = None
+        self.where: str | None = None
+        """How people name it; None while it is closed."""
+
+    def privilegedStartService(self) -> None:
+        """See ``IService``: listen.
+
+        :raises ListenError: it cannot be opened, or not safely.
+        """
+        if self._listener is not None:
+            return
+        try:
+            self._listen()
+        except ListenError as error:
+            raise ListenError(f"manhole: {error}") from error
+        self._log.info("manhole at {where}", where=self.where)
+
+    def startService(self) -> None:
+        """See ``IService``."""
+        super().startService()
+        self.privilegedStartService()
+
+    def stopService(self) -> Deferred[Any] | None:
+        """See ``IService``."""
+        super().stopService()
+        return self.close_listener()
+
+    def close_listener(self) -> Deferred[Any] | None:
+        """End all sessions, and listen no more; harmless the second time.
+
+        :returns: fires when the last of them has ended.
+        """
+        if self._listener is None:
+            return None
+        self._listener.close()
+        self._listener = self.where = None
+        self._factory.doStop()
+        return self._factory.close()  # type: ignore[no-any-return]
+
+    def _listen(self) -> None:
+        address = self._checked_address()
+        factory = self._make_factory()
+        sock = open_listener(address, pauses_seconds=())
+        if sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0]):
+            sock.close()  # a name may mean anything
+            raise ListenError(_reachable(address))
+        self.where = _where(sock)
+        self._factory = factory
+        factory.doStart()
+        # Not adoptStreamPort, which would open a UNIX socket to everyone (mode 0666).
+        self._listener = Listener(sock, self._reactor, self._accepted, must_wait=lambda: False)
+        self._listener.resume()
+
+    def _accepted(self, client: socket.SocketType, address: Any) -> None:
+        try:
+            self._reactor.adoptStreamConnection(client.fileno(), client.family, self._factory)
+        except OSError as error:  # it has left again
+            self._log.debug("a client left at once: {error}", error=str(error))
+        finally:
+            client.close()  # Twisted has made a descriptor of its own
+
+    def _checked_address(self) -> TcpAddress | UnixAddress:
+        address = self._config.listen
+        if isinstance(address, UnixAddress):
+            return UnixAddress(address.path, 0o600)
+        if not is_loopback(address.host):
+            raise ListenError(_reachable(address))
+        return address
+
+    def _make_factory(self) -> Any:
+        try:
+            import twisted.conch.manhole_ssh  # noqa: F401  that is, with what it needs itself
+        except ImportError:
+            raise ListenError("it needs Conch: pip install 'monconn[manhole]'") from None
+        from monconn.faces.manhole import keys
+        from monconn.faces.manhole.operations import Operations
+        from monconn.faces.manhole.server import ManholeFactory
+
+        path = os.path.expanduser(self._config.authorized_keys)
+        try:
+            found = keys.authorized_keys(path)
+        except keys.KeyFileError as error:
+            raise ListenError(f"authorized_keys {error}") from None
+        if not found:
+            raise ListenError(f"authorized_keys {path}: no key in it that could let anybody in")
+        own = self._config.host_key
+        host_key = keys.host_key(
+            keys.default_host_key() if own is None else Path(os.path.expanduser(own))
+        )
+        operations = Operations(self._registry, self._clock)
+        return ManholeFactory(host_key, path, operations, self._clock)
+
+
+def _reachable(address: TcpAddress | UnixAddress) -> str:
+    return (
+        f"{address} can be reached from other machines:"
+        " write 127.0.0.1:PORT, [::1]:PORT or unix:PATH"
+    )
+
+
+def _where(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    return str(TcpAddress(name[0], name[1]))

@@ -1,1 +1,0 @@
-"""The forwarder: clients of a listener, each relayed to a backend."""

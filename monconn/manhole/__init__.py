@@ -1,1 +1,0 @@
-"""The SSH manhole: an operator's prompt and one-shot commands inside the running program."""

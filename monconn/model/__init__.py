@@ -1,0 +1,1 @@
+"""What is known of connections: records, totals, alarms and their vocabulary. No I/O."""

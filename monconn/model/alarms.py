@@ -1,0 +1,43 @@
+"""What is said of a device that behaves as it should not."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import attrs
+
+from monconn.model.record import iso_time
+
+AlarmKind = Literal["silent", "reconnect_storm"]
+ALARM_KINDS: tuple[AlarmKind, ...] = get_args(AlarmKind)
+
+
+@attrs.frozen
+class Alarm:
+    """An alarm that begins, or one that is over."""
+
+    kind: AlarmKind
+    service: str
+    device: str
+    """The client's IP, or the network that counts as one device."""
+    at: float
+    """Wall clock, in seconds."""
+    is_over: bool
+    detail: str
+    """The figures that it was raised for, or ended by, in words."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of it as plain values for JSON."""
+        return {
+            "alarm": self.kind,
+            "service": self.service,
+            "device": self.device,
+            "at": iso_time(self.at),
+            "over": self.is_over,
+            "detail": self.detail,
+        }
+
+    def describe(self) -> str:
+        """One line for people."""
+        word = "is over" if self.is_over else "alarm"
+        return f"{self.device} {self.kind} {word}: {self.detail}"

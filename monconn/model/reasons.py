@@ -1,0 +1,68 @@
+"""The closed lists: states, ends, reasons and refusals.
+
+Code, log, JSON, metrics and history use these values alike.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Side = Literal["client", "backend"]
+Direction = Literal["up", "down"]
+State = Literal["connecting", "open", "half_closed", "closing", "closed"]
+SideEnd = Literal["fin", "reset", "timeout", "none"]
+Pipe = Literal["splice", "copy", "stream"]
+Reason = Literal[
+    "client_closed",
+    "client_reset",
+    "client_lost",
+    "backend_closed",
+    "backend_reset",
+    "backend_lost",
+    "backend_refused",
+    "backend_unreachable",
+    "connect_timeout",
+    "read_timeout",
+    "write_timeout",
+    "idle_timeout",
+    "half_close_timeout",
+    "lifetime",
+    "operator",
+    "blocked",
+    "stopping",
+    "error",
+]
+Refusal = Literal["blocked", "conn_limit", "ip_limit", "per_ip_limit", "rate", "stopping"]
+STATES: tuple[State, ...] = get_args(State)
+REASONS: tuple[Reason, ...] = get_args(Reason)
+REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
+
+CLOSED_REASONS: dict[Side, Reason] = {"client": "client_closed", "backend": "backend_closed"}
+"""For a side that ended in order."""
+BROKEN_REASONS: dict[tuple[Side, SideEnd], Reason] = {
+    ("client", "reset"): "client_reset",
+    ("client", "timeout"): "client_lost",
+    ("client", "none"): "error",
+    ("backend", "reset"): "backend_reset",
+    ("backend", "timeout"): "backend_lost",
+    ("backend", "none"): "error",
+}
+"""For a side that broke off."""
+
+WHO_LETTERS: dict[Reason, str] = {
+    "client_closed": "-",
+    "backend_closed": "-",
+    "client_reset": "C",
+    "client_lost": "C",
+    "backend_reset": "S",
+    "backend_lost": "S",
+    "backend_refused": "S",
+    "backend_unreachable": "S",
+    "connect_timeout": "s",
+    "read_timeout": "c",
+    "lifetime": "P",
+    "blocked": "P",
+    "operator": "K",
+    "stopping": "K",
+    "error": "I",
+}

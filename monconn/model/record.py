@@ -1,0 +1,255 @@
+"""What happened to one connection."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import Any
+
+import attrs
+
+from monconn.model import tcpinfo
+from monconn.model.reasons import (
+    WHO_LETTERS,
+    Pipe,
+    Reason,
+    Refusal,
+    Side,
+    SideEnd,
+    State,
+)
+from monconn.units import format_bytes, format_duration
+
+
+@attrs.define(eq=False)
+class ConnectionRecord:
+    """One connection, from its opening to its end.
+
+    Times are monotonic seconds, but for ``opened_at`` and ``closed_at`` (wall clock, only
+    to be shown). ``up`` and ``down`` count bytes when they are taken from their sender.
+    """
+
+    id: int
+    service: str
+    client: str
+    """Who connected, as ``IP:PORT``, or ``unix:PID``."""
+    client_ip: str
+    """The client's IP (IPv4-mapped ones as IPv4); ``unix`` on a UNIX socket, ``local`` where
+    we are the client."""
+    listener: str
+    backend: str
+    opened_at: float
+    opened: float
+    pipe: Pipe = "stream"
+    state: State = "connecting"
+    up: int = 0
+    down: int = 0
+    connected: float | None = None
+    first_up: float | None = None
+    first_down: float | None = None
+    asked: float | None = None
+    """When the client's last bytes before the backend's first ones came; None if none did."""
+    last_up: float | None = None
+    last_down: float | None = None
+    last_delivered: float | None = None
+    """After when bytes that had waited for a side were seen to have been taken."""
+    reading_since: float | None = None
+    """When we last began to read from the client; None while it is held back."""
+    half_closed: float | None = None
+    """When the first of the two sides ended."""
+    client_stalled: float | None = None
+    """Since when bytes wait for the client without progress; None if none wait."""
+    backend_stalled: float | None = None
+    """Since when bytes wait for the backend without progress; None if none wait."""
+    client_end: SideEnd = "none"
+    backend_end: SideEnd = "none"
+    reason: Reason | None = None
+    refusal: Refusal | None = None
+    phase: State | None = None
+    """The state in which the verdict fell."""
+    ending: float | None = None
+    """When the verdict fell."""
+    closed: float | None = None
+    closed_at: float | None = None
+    client_tcp: bytes | None = None
+    """What the system knew of the client's socket when it was last asked, or as it was closed
+    (see :mod:`monconn.model.tcpinfo`); None where it is no TCP socket of ours."""
+    backend_tcp: bytes | None = None
+    """The same of the backend's."""
+    detail: str = ""
+    """Words beside the reason, where there are any: an error's own text."""
+
+    def end(self, reason: Reason, now: float, detail: str = "") -> bool:
+        """Note why the connection ends; False, and no change, if that is known already."""
+        if self.reason is not None:
+            return False
+        self.reason, self.phase, self.ending, self.state = reason, self.state, now, "closing"
+        self.detail = detail
+        return True
+
+    def note_tcp(self, side: Side, tcp: bytes | None) -> None:
+        """Keep what the system says of a side's socket, if it says anything."""
+        if tcp is None:
+            return
+        if side == "client":
+            self.client_tcp = tcp
+        else:
+            self.backend_tcp = tcp
+
+    def note_end(self, side: Side, how: SideEnd) -> None:
+        """Note how a side ended; once the verdict has fallen, that is only an answer to it."""
+        if self.reason is not None:
+            return
+        if side == "client":
+            self.client_end = how
+        else:
+            self.backend_end = how
+
+    @property
+    def last_activity(self) -> float:
+        """When a byte last moved, either way; the opening if none has."""
+        moved = (self.last_up or 0.0, self.last_down or 0.0, self.last_delivered or 0.0)
+        return max(self.opened, *moved)
+
+    @property
+    def closed_by(self) -> str | None:
+        """Who ended it first: client, backend, operator or monconn; None while it lives."""
+        if self.reason is None:
+            return None
+        first_word = self.reason.partition("_")[0]
+        return first_word if first_word in ("client", "backend", "operator") else "monconn"
+
+    @property
+    def code(self) -> str | None:
+        """HAProxy's two letters for the end (its configuration manual, *Session state at
+        disconnection*); ``PR`` for a refused client; None while it lives."""
+        if self.refusal is not None:
+            return "PR"
+        if self.reason is None:
+            return None
+        who = self._who_letter(self.reason)
+        return "--" if who == "-" else who + self._phase_letter()
+
+    def _who_letter(self, reason: Reason) -> str:
+        if reason == "write_timeout":
+            return "s" if self.backend_end == "timeout" else "c"
+        if reason in ("half_close_timeout", "idle_timeout"):
+            return "s" if self._waits_for_backend() else "c"
+        return WHO_LETTERS[reason]
+
+    def _waits_for_backend(self) -> bool:
+        """Whether the backend is the side that has not ended; if neither has, that owes a word."""
+        if self.backend_end != "none":
+            return False
+        return self.client_end != "none" or (self.last_up or 0.0) > (self.last_down or 0.0)
+
+    def _phase_letter(self) -> str:
+        if self.phase == "connecting":
+            return "C"
+        return "L" if self.backend_end == "fin" else "D"
+
+    def age_seconds(self, now: float) -> float:
+        """Seconds from the opening to the end, or to now while it lives."""
+        return (now if self.closed is None else self.closed) - self.opened
+
+    def idle_seconds(self, now: float) -> float:
+        """Seconds since a byte last moved; up to the end once it is closed."""
+        return (now if self.closed is None else self.closed) - self.last_activity
+
+    @property
+    def connect_seconds(self) -> float | None:
+        """Seconds until the backend stood; None if it never did."""
+        return None if self.connected is None else self.connected - self.opened
+
+    def answer_seconds(self, now: float) -> float | None:
+        """Seconds from what the client had to say first until the backend's first byte, or until
+        now; None if the backend never stood, or nobody has asked it anything.
+
+        :param now: monotonic seconds.
+        """
+        if self.connected is None:
+            return None
+        if self.first_down is not None:
+            return max(0.0, self.first_down - max(self.asked or 0.0, self.connected))
+        if self.last_up is None:
+            return None
+        until = now if self.closed is None else self.closed
+        return max(0.0, until - max(self.last_up, self.connected))
+
+    def describe(self, now: float) -> str:
+        """One line for people.
+
+        :param now: monotonic seconds.
+        """
+        if self.refusal is not None:
+            return f"{self.client} refused: {self.refusal}"
+        age = format_duration(self.age_seconds(now))
+        moved = f"up {format_bytes(self.up)}, down {format_bytes(self.down)}"
+        if self.reason is None:
+            idle = format_duration(self.idle_seconds(now))
+            return f"{self.client} {self.state}, {age} old, idle {idle}, {moved}"
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{self.client} {self.reason} after {age}, {moved}{detail}"
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """All of it as plain values for JSON: times ISO 8601, durations in seconds.
+
+        :param now: monotonic seconds.
+        """
+        shown: dict[str, Any] = {
+            "id": self.id,
+            "service": self.service,
+            "client": self.client,
+            "client_ip": self.client_ip,
+            "listener": self.listener,
+            "backend": self.backend,
+            "state": self.state,
+            "pipe": self.pipe,
+            "up": self.up,
+            "down": self.down,
+            "opened_at": iso_time(self.opened_at),
+            "age_seconds": round(self.age_seconds(now), 3),
+            "idle_seconds": round(self.idle_seconds(now), 3),
+            "connect_seconds": _rounded(self.connect_seconds),
+            "first_up_seconds": self._after_opening(self.first_up),
+            "first_down_seconds": self._after_opening(self.first_down),
+            "last_up_seconds": self._after_opening(self.last_up),
+            "last_down_seconds": self._after_opening(self.last_down),
+            "client_end": self.client_end,
+            "backend_end": self.backend_end,
+        }
+        if self.closed_at is not None:
+            shown["closed_at"] = iso_time(self.closed_at)
+            shown["duration_seconds"] = round(self.age_seconds(now), 3)
+        if self.refusal is not None:
+            shown["refusal"] = self.refusal
+            shown["code"] = self.code
+        if self.reason is not None:
+            shown["reason"] = self.reason
+            shown["phase"] = self.phase
+            shown["code"] = self.code
+            shown["closed_by"] = self.closed_by
+        if self.detail:
+            shown["detail"] = self.detail
+        for key, tcp in (("client_tcp", self.client_tcp), ("backend_tcp", self.backend_tcp)):
+            if tcp is not None:
+                shown[key] = tcpinfo.decode(tcp)
+        return shown
+
+    def _after_opening(self, moment: float | None) -> float | None:
+        return None if moment is None else round(moment - self.opened, 6)
+
+
+def iso_time(wall_seconds: float) -> str:
+    """A wall-clock time in ISO 8601, with milliseconds and zone."""
+    second, microseconds = divmod(round(wall_seconds * 1_000_000), 1_000_000)
+    return f"{_iso_second(second)}.{microseconds // 1000:03}+00:00"
+
+
+@lru_cache(64)
+def _iso_second(wall_seconds: int) -> str:
+    return datetime.fromtimestamp(wall_seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

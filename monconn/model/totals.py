@@ -1,0 +1,35 @@
+"""What a service has counted, as figures to add and to take off."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+
+from monconn.model.reasons import Refusal
+
+
+@attrs.define
+class Totals:
+    """Connections opened, bytes either way, and clients refused by the word for it."""
+
+    opened: int = 0
+    up: int = 0
+    down: int = 0
+    refused: Counter[Refusal] = attrs.field(factory=Counter)
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.opened + other.opened,
+            self.up + other.up,
+            self.down + other.down,
+            self.refused + other.refused,
+        )
+
+    def __sub__(self, other: Totals) -> Totals:
+        return Totals(
+            self.opened - other.opened,
+            self.up - other.up,
+            self.down - other.down,
+            self.refused - other.refused,
+        )

@@ -1,0 +1,1 @@
+"""The live state of a service, and every operation on it."""

@@ -1,0 +1,89 @@
+"""What each client IP has done, for the IPs seen last."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from monconn.model.reasons import Reason
+from monconn.model.record import ConnectionRecord, iso_time
+
+CLIENTS_KEPT = 10_000
+
+
+@attrs.define
+class ClientTotal:
+    """One client IP's closed connections summed up; ``opened`` counts the live ones too."""
+
+    first_seen_at: float
+    last_seen_at: float
+    opened: int = 0
+    up: int = 0
+    down: int = 0
+    last_reason: Reason | None = None
+
+
+class ClientTotals:
+    """Totals by client IP; the IP seen longest ago is forgotten first, and counted.
+
+    :param kept: how many IPs to remember.
+    """
+
+    def __init__(self, kept: int = CLIENTS_KEPT) -> None:
+        self._kept = kept
+        self._by_ip: OrderedDict[str, ClientTotal] = OrderedDict()
+        self.forgotten = 0
+
+    def __len__(self) -> int:
+        return len(self._by_ip)
+
+    def opened(self, record: ConnectionRecord) -> None:
+        """Count a connection that has begun."""
+        self._seen(record, record.opened_at).opened += 1
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """Add up a connection that is over."""
+        total = self._seen(record, record.closed_at or record.opened_at)
+        total.up += record.up
+        total.down += record.down
+        total.last_reason = record.reason
+
+    def _seen(self, record: ConnectionRecord, at: float) -> ClientTotal:
+        total = self._by_ip.get(record.client_ip)
+        if total is None:
+            total = self._by_ip[record.client_ip] = ClientTotal(at, at)
+            if len(self._by_ip) > self._kept:
+                self._by_ip.popitem(last=False)
+                self.forgotten += 1
+        else:
+            self._by_ip.move_to_end(record.client_ip)
+            total.last_seen_at = at
+        return total
+
+    def snapshot(self, live: Iterable[ConnectionRecord]) -> list[dict[str, Any]]:
+        """Every IP as plain values for JSON, the one seen last first.
+
+        :param live: the live connections, which are added.
+        """
+        live_by_ip: dict[str, list[ConnectionRecord]] = {}
+        for record in live:
+            live_by_ip.setdefault(record.client_ip, []).append(record)
+        return [
+            _shown(ip, total, live_by_ip.get(ip, [])) for ip, total in reversed(self._by_ip.items())
+        ]
+
+
+def _shown(ip: str, total: ClientTotal, live: list[ConnectionRecord]) -> dict[str, Any]:
+    return {
+        "ip": ip,
+        "connections": len(live),
+        "total": total.opened,
+        "up": total.up + sum(record.up for record in live),
+        "down": total.down + sum(record.down for record in live),
+        "first_seen": iso_time(total.first_seen_at),
+        "last_seen": iso_time(total.last_seen_at),
+        "last_reason": total.last_reason,
+    }

@@ -1,0 +1,106 @@
+"""The monitors of a program, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from monconn.errors import DuplicateService, UnknownConnection, UnknownService, quoted
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.interfaces import IObserver
+from monconn.monitor.monitor import Monitor
+
+WAIT_SECONDS = 60.0
+
+
+class Registry:
+    """Monitors by the names of their services."""
+
+    def __init__(self) -> None:
+        self._monitors: dict[str, Monitor] = {}
+        self._when_added: list[Callable[[Monitor], object]] = []
+
+    def new(self, name: str = "default", *args: Any, **kwargs: Any) -> Monitor:
+        """Make a monitor and keep it; what follows the name is as for :class:`Monitor`.
+
+        :raises DuplicateService: there is one with this name.
+        """
+        monitor = Monitor(name, *args, **kwargs)
+        self.add(monitor)
+        return monitor
+
+    def add(self, monitor: Monitor) -> None:
+        """Keep a monitor that was made elsewhere.
+
+        :raises DuplicateService: there is one with this name.
+        """
+        if monitor.name in self._monitors:
+            raise DuplicateService(f"a service named {monitor.name!r} exists already")
+        self._monitors[monitor.name] = monitor
+        for call in self._when_added:
+            call(monitor)
+
+    def when_added(self, call: Callable[[Monitor], object]) -> None:
+        """Have something called with each monitor that is added from now on."""
+        self._when_added.append(call)
+
+    def observe(self, observer: IObserver) -> None:
+        """Tell an observer of every monitor's connections, of those to come as well."""
+        for monitor in self:
+            monitor.add_observer(observer)
+        self.when_added(lambda monitor: monitor.add_observer(observer))
+
+    def get(self, name: str) -> Monitor:
+        """The monitor of a service.
+
+        :raises UnknownService: there is none with this name.
+        """
+        try:
+            return self._monitors[name]
+        except KeyError:
+            raise UnknownService(f"there is no service named {quoted(name)}") from None
+
+    def delete(self, name: str) -> Monitor:
+        """Forget a monitor, which goes on watching what it watches.
+
+        :raises UnknownService: there is none with this name.
+        """
+        monitor = self.get(name)
+        del self._monitors[name]
+        return monitor
+
+    def record(self, connection_id: int) -> ConnectionRecord:
+        """A connection of any service's, live or closed lately.
+
+        :raises UnknownConnection: there is none with this id.
+        """
+        for monitor in self:
+            if connection_id in monitor:
+                return monitor.connection(connection_id)
+        for monitor in self:
+            for record in monitor.closed_records:
+                if record.id == connection_id:
+                    return record
+        raise UnknownConnection(f"no connection has the id {connection_id}, or had it lately")
+
+    def names(self) -> list[str]:
+        """The services' names, oldest first."""
+        return list(self._monitors)
+
+    def __iter__(self) -> Iterator[Monitor]:
+        return iter(tuple(self._monitors.values()))
+
+    def __len__(self) -> int:
+        return len(self._monitors)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def shutdown(self, wait_seconds: float = WAIT_SECONDS) -> Deferred[list[None]]:
+        """Stop every monitor, as :meth:`Monitor.stop` does.
+
+        :returns: fires when the last connection of all has ended.
+        """
+        return gatherResults([monitor.stop(wait_seconds) for monitor in self])

@@ -1,0 +1,1 @@
+"""Sockets: listening, resolving names, and what the kernel knows of a socket."""

@@ -1,0 +1,85 @@
+"""The socket addresses of a backend, and sockets to reach them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
+
+from monconn.addresses import TcpAddress, UnixAddress
+
+SocketAddress = tuple[socket.AddressFamily, Any]
+"""A family, and what ``connect`` takes for it."""
+
+ANSWER_KEPT_SECONDS = 30.0
+
+
+class Resolver:
+    """Where a backend can be reached; a name is looked up off the path.
+
+    :param address: the backend.
+    :param reactor: has the threads for looking up names.
+    :param clock: gives monotonic ``seconds()``.
+    """
+
+    def __init__(self, address: TcpAddress | UnixAddress, reactor: Any, clock: Any) -> None:
+        self._address = address
+        self._reactor = reactor
+        self._clock = clock
+        self._known: Sequence[SocketAddress] = _literal(address)
+        self._good_until = float("inf") if self._known else 0.0
+        self._waiting: list[tuple[Callable[..., object], Callable[[str], object]]] = []
+
+    def cached(self) -> Sequence[SocketAddress]:
+        """The targets, if they need no :meth:`look_up`; else none."""
+        return self._known if self._clock.seconds() < self._good_until else ()
+
+    def resolve(
+        self,
+        found: Callable[[Sequence[SocketAddress]], object],
+        failed: Callable[[str], object],
+    ) -> None:
+        """Call ``found`` with at least one target, or ``failed``; who waits shares an answer."""
+        self._waiting.append((found, failed))
+        if len(self._waiting) == 1:
+            pool = self._reactor.getThreadPool()
+            looking = deferToThreadPool(self._reactor, pool, _resolve, self._address)
+            looking.addCallbacks(self._remember, self._fail)
+
+    def _remember(self, targets: Sequence[SocketAddress]) -> None:
+        self._known = targets
+        self._good_until = self._clock.seconds() + ANSWER_KEPT_SECONDS
+        waiting, self._waiting = self._waiting, []
+        for found, _ in waiting:
+            found(targets)
+
+    def _fail(self, failure: Failure) -> None:
+        words = _words(failure)
+        waiting, self._waiting = self._waiting, []
+        for _, failed in waiting:
+            failed(words)
+
+
+def _literal(address: TcpAddress | UnixAddress) -> Sequence[SocketAddress]:
+    if isinstance(address, UnixAddress):
+        return [(socket.AF_UNIX, address.path)]
+    try:
+        ipaddress.ip_address(address.host.partition("%")[0])
+    except ValueError:
+        return []
+    return _resolve(address)
+
+
+def _resolve(address: TcpAddress | UnixAddress) -> Sequence[SocketAddress]:
+    assert isinstance(address, TcpAddress)
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return [(family, where) for family, _, _, _, where in found]
+
+
+def _words(failure: Failure) -> str:
+    error = failure.value
+    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -1,1 +1,0 @@
-"""Who is told what happens to connections."""

@@ -1,0 +1,95 @@
+"""When a connection must end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from monconn.model.reasons import Reason
+from monconn.model.record import ConnectionRecord
+
+GRACE_SECONDS = 5.0
+"""How long a peer may take to receive what is under way once the verdict has fallen."""
+_LOOKS_A_LENGTH = 4
+_NEVER = float("inf")
+_SETTLED_SECONDS = 30.0
+"""A connection that has lasted so long is worth what is not worth it for each."""
+
+
+@attrs.frozen
+class Timeouts:
+    """The time limits of one service, in seconds; 0 = off."""
+
+    connect_timeout: float = 10.0
+    """Until the backend stands."""
+    read_timeout: float = 0.0
+    """Without a byte from a client that we read from and that has not ended its side."""
+    write_timeout: float = 600.0
+    """With bytes waiting for either side and no progress."""
+    max_idle: float = 900.0
+    """Without a byte either way, counted from the opening."""
+    half_close_timeout: float = 0.0
+    """Without a byte either way once one side has ended."""
+    max_lifetime: float = 0.0
+    """From the opening."""
+
+    first_check_seconds: float = attrs.field(init=False, repr=False, eq=False)
+    """How long after its opening a connection must be looked at."""
+    follow_changes: bool = attrs.field(init=False, repr=False, eq=False)
+    """Whether a change of state can bring a deadline nearer."""
+
+    @first_check_seconds.default
+    def _first_check_seconds(self) -> float:
+        limits = (
+            _SETTLED_SECONDS,
+            self.connect_timeout,
+            self.read_timeout,
+            self.write_timeout / _LOOKS_A_LENGTH,
+            self.max_idle / _LOOKS_A_LENGTH,
+            self.max_lifetime,
+        )
+        return min(limit for limit in limits if limit)
+
+    @follow_changes.default
+    def _follow_changes(self) -> bool:
+        return bool(self.half_close_timeout or self.read_timeout)
+
+    def next_deadline(self, record: ConnectionRecord) -> tuple[float, Reason | None]:
+        """When the connection is to end if nothing more happens, and with which reason.
+
+        :returns: monotonic seconds and the reason; infinity and None without any limit.
+        """
+        never: tuple[float, Reason | None] = (_NEVER, None)
+        return min(self._deadlines(record), key=lambda deadline: deadline[0], default=never)
+
+    def _deadlines(self, record: ConnectionRecord) -> Iterator[tuple[float, Reason]]:
+        if self.connect_timeout and record.state == "connecting":
+            yield record.opened + self.connect_timeout, "connect_timeout"
+        if self.max_lifetime:
+            yield record.opened + self.max_lifetime, "lifetime"
+        if self.max_idle:
+            yield record.last_activity + self.max_idle, "idle_timeout"
+        if self.half_close_timeout and record.half_closed is not None:
+            since = max(record.half_closed, record.last_activity)
+            yield since + self.half_close_timeout, "half_close_timeout"
+        if self.read_timeout and record.reading_since is not None and record.client_end == "none":
+            since = max(record.reading_since, record.last_up or 0.0)
+            yield since + self.read_timeout, "read_timeout"
+        if self.write_timeout:
+            for stalled in (record.client_stalled, record.backend_stalled):
+                if stalled is not None:
+                    yield stalled + self.write_timeout, "write_timeout"
+
+    def next_check(self, record: ConnectionRecord, now: float) -> float:
+        """When to look at the connection again, in monotonic seconds.
+
+        Bytes that wait in the system's queues, and then move, announce themselves to
+        nobody, so that a connection is looked at four times in the length of the limits
+        that they count for.
+        """
+        when = self.next_deadline(record)[0]
+        for limit in (self.write_timeout, self.max_idle):
+            if limit:
+                when = min(when, now + limit / _LOOKS_A_LENGTH)
+        return when

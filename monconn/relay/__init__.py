@@ -1,0 +1,1 @@
+"""The data path: clients accepted, admitted, and relayed to a backend."""

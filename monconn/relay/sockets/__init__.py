@@ -1,0 +1,1 @@
+"""The fast data path: plain TCP and UNIX sockets on an epoll of our own."""

@@ -1,0 +1,96 @@
+"""Kernel pipes for splicing, lent while bytes are in them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from twisted.logger import Logger
+
+PIPE_BYTES = 1 << 20
+SHORTAGE_SECONDS = 1.0
+"""How long to copy, once there was no pipe, before asking for one again."""
+_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # in Python since 3.10, on Linux
+
+
+class Pipe:
+    """A pipe and how many bytes are in it."""
+
+    __slots__ = ("held", "reader", "writer")
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.held = 0
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+class PipePool:
+    """Lends pipes; those that come back empty are kept for the next.
+
+    :param kept: how many empty pipes to keep.
+    :param lent: how many may be lent at once, and so how much stalled sides hold in the kernel.
+    """
+
+    _log = Logger()
+
+    def __init__(self, kept: int = 16, lent: int = 48) -> None:
+        self._kept = kept
+        self._may_lend = lent
+        self._free: list[Pipe] = []
+        self._told = False
+        self._try_again = 0.0
+
+    def __len__(self) -> int:
+        return len(self._free)
+
+    def take(self) -> Pipe | None:
+        """An empty pipe; None if there is none to be had, and the bytes must be copied."""
+        if self._free:
+            pipe = self._free.pop()
+        elif self._may_lend <= 0 or time.monotonic() < self._try_again:
+            return None
+        else:
+            made = self._make()
+            if made is None:
+                return None
+            pipe = made
+        self._may_lend -= 1
+        return pipe
+
+    def _make(self) -> Pipe | None:
+        try:
+            pipe = Pipe()
+        except OSError as error:
+            self._notify(error)
+            return None
+        try:
+            fcntl.fcntl(pipe.writer, _F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError as error:  # the user's share of pipe pages is used up
+            pipe.close()
+            self._notify(error)
+            return None
+        return pipe
+
+    def _notify(self, error: OSError) -> None:
+        self._try_again = time.monotonic() + SHORTAGE_SECONDS
+        if not self._told:
+            self._told = True
+            self._log.warn("no pipe to splice with ({error}): copying instead", error=str(error))
+
+    def give_back(self, pipe: Pipe) -> None:
+        """End a loan. A pipe that still holds bytes is closed, and they are lost."""
+        self._may_lend += 1
+        if pipe.held or len(self._free) >= self._kept:
+            pipe.close()
+        else:
+            self._free.append(pipe)
+
+    def close(self) -> None:
+        """Close the pipes that are not lent."""
+        while self._free:
+            self._free.pop().close()

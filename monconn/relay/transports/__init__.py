@@ -1,0 +1,1 @@
+"""The data path over Twisted's transports: TLS, and every other endpoint."""

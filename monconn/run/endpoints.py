@@ -1,0 +1,347 @@
+"""The endpoint ``monconn:``, which watches any Twisted application without a line of code.
+
+``twistd web --listen monconn:tcp:8080:mon.name=web:mon.control=default``: what follows the prefix
+is the endpoint to listen on, but for the keywords that begin with ``mon.``, which are ours.
+``twisted/plugins/monconn_plugin.py`` tells Twisted of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+import monconn
+from monconn.addresses import (
+    Network,
+    TcpAddress,
+    UnixAddress,
+    parse_listen,
+    parse_network,
+)
+from monconn.clock import MonotonicClock
+from monconn.config.sections import USUAL_DEVICES, ControlConfig
+from monconn.errors import AddressError, DuplicateService, MonconnError, quoted
+from monconn.monitor.monitor import Monitor
+from monconn.policy.networks import NetworkSet
+from monconn.policy.rules import Rules
+from monconn.policy.timeouts import Timeouts
+from monconn.units import parse_duration
+from monconn.wrapping import MonitoringFactory
+
+_OURS = "mon."
+_COUNT = re.compile(r"[0-9]{1,9}")
+_CONTROL_PLACES = r"default, a path or unix\:PATH, the colon with its backslash"
+
+
+class EndpointError(SystemExit, AddressError):
+    """An endpoint string that cannot be used.
+
+    ``twistd`` shows a traceback for whatever an endpoint raises, except for what ends the
+    program: then the message is all that is shown. To everybody else this is a ``ValueError``.
+    """
+
+
+# -- our keywords
+
+
+@attrs.frozen
+class _Settings:
+    """What the keywords of ours say."""
+
+    name: str | None = None
+    control: ControlConfig | None = None
+    conn_limit: int = 0
+    ip_limit: int = 0
+    ip_blacklist: tuple[Network, ...] = ()
+    read_timeout: float = Timeouts().read_timeout
+    write_timeout: float = Timeouts().write_timeout
+    max_idle: float = Timeouts().max_idle
+    half_close_timeout: float = Timeouts().half_close_timeout
+    max_lifetime: float = Timeouts().max_lifetime
+
+    def rules(self) -> Rules:
+        """Whom to let in; nobody can be left waiting in a queue that Twisted empties."""
+        return Rules(self.conn_limit, self.ip_limit, "refuse", NetworkSet(self.ip_blacklist))
+
+    def timeouts(self) -> Timeouts:
+        """When to end connections."""
+        return Timeouts(
+            read_timeout=self.read_timeout,
+            write_timeout=self.write_timeout,
+            max_idle=self.max_idle,
+            half_close_timeout=self.half_close_timeout,
+            max_lifetime=self.max_lifetime,
+        )
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text.strip()
+
+
+def _count(text: str) -> int:
+    if not _COUNT.fullmatch(text):
+        raise ValueError(f"must be a whole number such as 100, not {quoted(text)}")
+    return int(text)
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(parse_network(each) for each in text.split(","))
+
+
+def _control(text: str) -> ControlConfig:
+    if text == "default":
+        return ControlConfig()
+    if "/" in text and not text.startswith("unix:"):
+        text = str(UnixAddress(text))
+    elif ":" not in text:  # as is left of unix:PATH or HOST:PORT where no backslash stands
+        raise ValueError(f"must be {_CONTROL_PLACES}, not {quoted(text)}")
+    address = parse_listen(text)
+    if not isinstance(address, UnixAddress):  # TCP does not tell who it is
+        raise ValueError(f"must be {_CONTROL_PLACES}, not {quoted(text)}")
+    return ControlConfig(address)
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "name": _name,
+    "control": _control,
+    "conn_limit": _count,
+    "ip_limit": _count,
+    "ip_blacklist": _networks,
+    "read_timeout": parse_duration,
+    "write_timeout": parse_duration,
+    "max_idle": parse_duration,
+    "half_close_timeout": parse_duration,
+    "max_lifetime": parse_duration,
+}
+
+
+def _settings(ours: dict[str, str]) -> _Settings:
+    return _Settings(**{key: _read(key, text) for key, text in ours.items()})
+
+
+def _read(key: str, text: str) -> Any:
+    if key not in _READERS:
+        raise EndpointError(_unknown(key))
+    try:
+        return _READERS[key](text)
+    except ValueError as error:
+        raise EndpointError(f"monconn: {_OURS}{key}: {error}") from None
+
+
+def _unknown(key: str) -> str:
+    similar = difflib.get_close_matches(key, _READERS, 1)
+    advice = f"did you mean {_OURS}{similar[0]}? " if similar else ""
+    known = ", ".join(f"{_OURS}{each}" for each in _READERS)
+    return f"monconn: {quoted(_OURS + key)} is not a known key: {advice}Known are {known}"
+
+
+# -- the endpoint inside
+
+
+def _description(args: tuple[str, ...], options: dict[str, str]) -> str:
+    """The inner endpoint's string, from what Twisted has taken ours apart into."""
+    first = [*args, *options, ""][0]
+    if ":" in first:
+        return _quoted_as_a_whole(args, options)
+    if not args or not first:
+        raise EndpointError("monconn: say what to listen on, such as monconn:tcp:8080")
+    named = [f"{_quoted(key)}={quoteStringArgument(text)}" for key, text in options.items()]
+    return ":".join([*map(_quoted, args), *named])
+
+
+def _quoted_as_a_whole(args: tuple[str, ...], options: dict[str, str]) -> str:
+    # It may have been split at a "=", which quoteStringArgument leaves as it is.
+    whole, *others = [*args, *(f"{key}={text}" for key, text in options.items())]
+    if others:
+        raise EndpointError(
+            f"monconn: {quoted(others[-1])} is no key of ours: it belongs inside of the quoted"
+            f" endpoint {quoted(whole)}"
+        )
+    return whole
+
+
+def _quoted(argument: str) -> str:
+    return re.sub(r"([\\:=])", r"\\\1", argument)
+
+
+def _inner(reactor: Any, description: str) -> Any:
+    try:
+        return serverFromString(reactor, description)
+    except EndpointError:
+        raise
+    except Exception as error:  # each kind of endpoint has its own way to fail
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise EndpointError(f"monconn: cannot use {quoted(description)}: {reason}") from None
+
+
+def parse_stream_server(reactor: Any, *args: str, **options: str) -> MonitoredEndpoint:
+    """Make the endpoint; see ``IStreamServerEndpointStringParser``.
+
+    :raises EndpointError: says in one line what is wrong.
+    """
+    ours = {key: options.pop(key) for key in tuple(options) if key.startswith(_OURS)}
+    settings = _settings({key.removeprefix(_OURS): text for key, text in ours.items()})
+    description = _description(args, options)
+    monitor = Monitor(
+        settings.name or description,
+        settings.rules(),
+        settings.timeouts(),
+        listen=description,
+        clock=MonotonicClock(reactor),
+    )
+    return MonitoredEndpoint(_inner(reactor, description), monitor, reactor, settings.control)
+
+
+@implementer(IStreamServerEndpoint)
+class MonitoredEndpoint:
+    """Listens on another endpoint, with a monitor around whatever factory it is given.
+
+    While it listens, its monitor is in ``monconn.registry`` and its control port is open.
+
+    :param inner: the endpoint to listen on.
+    :param monitor: the service's monitor.
+    :param reactor: for the control port.
+    :param control: where its control port is; None for none.
+    """
+
+    def __init__(
+        self, inner: Any, monitor: Monitor, reactor: Any, control: ControlConfig | None = None
+    ) -> None:
+        self.monitor = monitor
+        self._inner = inner
+        self._reactor = reactor
+        self._control = control
+        self._ports = 0
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """See ``IStreamServerEndpoint``; fails with an :class:`EndpointError` if it is ours."""
+        try:
+            self._begin()
+        except DuplicateService as error:
+            return fail(EndpointError(f"monconn: {error}: give this one another mon.name"))
+        except (MonconnError, OSError) as error:
+            return fail(EndpointError(f"monconn: {error}"))
+        self.monitor.backend = type(protocolFactory).__name__
+        factory = _EndpointFactory(self.monitor, protocolFactory, self._end)
+        listening: Deferred[IListeningPort] = maybeDeferred(self._inner.listen, factory)
+        return listening.addCallbacks(self._listening, _failed, errbackArgs=(factory,))
+
+    def _listening(self, port: IListeningPort) -> IListeningPort:
+        host: Any = port.getHost()
+        if hasattr(host, "port"):  # which may have been 0
+            self.monitor.listen = str(TcpAddress(host.host, host.port))
+        return port
+
+    def _begin(self) -> None:
+        if not self._ports:
+            monconn.registry.add(self.monitor)
+        try:
+            if self._control is not None:
+                _controls.take(self._control, self._reactor)
+        except BaseException:
+            self._forget()
+            raise
+        self._ports += 1
+
+    def _end(self) -> None:
+        self._ports -= 1
+        self._forget()
+        if self._control is not None:
+            _controls.give_back(self._control, self._reactor)
+
+    def _forget(self) -> None:
+        is_known = any(each is self.monitor for each in monconn.registry)
+        if not self._ports and is_known:
+            monconn.registry.delete(self.monitor.name)
+
+
+def _failed(failure: Failure, factory: _EndpointFactory) -> Failure:
+    factory.end()
+    return failure
+
+
+class _EndpointFactory(MonitoringFactory):
+    """Tells when its port listens no more, as Twisted does by ``doStop`` for every kind of port.
+
+    :param ended: called then, once.
+    """
+
+    noisy = False  # the wrapped factory says the same
+
+    def __init__(
+        self, monitor: Monitor, wrapped: IProtocolFactory, ended: Callable[[], object]
+    ) -> None:
+        super().__init__(monitor, wrapped, is_client=False)
+        self._ended: Callable[[], object] | None = ended
+
+    def stopFactory(self) -> None:
+        """See ``Factory``."""
+        super().stopFactory()
+        self.end()
+
+    def end(self) -> None:
+        """Tell of the end; harmless the second time."""
+        if self._ended is not None:
+            ended, self._ended = self._ended, None
+            ended()
+
+
+# -- the control ports
+
+
+class _ControlPorts:
+    """The control ports that endpoints have asked for; those that name the same one share it."""
+
+    def __init__(self) -> None:
+        self._services: dict[tuple[Any, ControlConfig], Any] = {}
+        self._users: Counter[tuple[Any, ControlConfig]] = Counter()
+        self._devices: dict[Any, Any] = {}  # by reactor; they stay, as what they know is worth it
+
+    def take(self, config: ControlConfig, reactor: Any) -> None:
+        """Open a control port, unless it is open.
+
+        :raises ListenError: it cannot be had.
+        """
+        key = (reactor, config)
+        if key not in self._services:
+            self._services[key] = self._open(config, reactor)
+        self._users[key] += 1
+
+    def give_back(self, config: ControlConfig, reactor: Any) -> None:
+        """Close a control port, if this was the last that had taken it."""
+        key = (reactor, config)
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self._services.pop(key).stopService()
+            if not any(each is reactor for each, _ in self._services):
+                self._devices[reactor].stopService()
+
+    def _open(self, config: ControlConfig, reactor: Any) -> Any:
+        from monconn.devices.devices import DevicesService
+        from monconn.faces.control.service import ControlService  # and AMP, only if it is wanted
+
+        shared = (monconn.registry, reactor, MonotonicClock(reactor))
+        if reactor not in self._devices:
+            self._devices[reactor] = DevicesService(USUAL_DEVICES, *shared)
+        devices = self._devices[reactor]
+        service = ControlService(config, *shared, devices=devices)
+        service.startService()
+        devices.startService()
+        return service
+
+
+# One for the process, as endpoints are made apart from each other, each from a string.
+_controls = _ControlPorts()

@@ -1,0 +1,116 @@
+"""``twistd monconn`` and ``twist monconn``; nothing here installs a reactor when imported."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.logger import Logger
+from twisted.python import usage
+
+from monconn.config.config import Config, from_pairs, load
+from monconn.errors import ConfigError, ListenError, MonconnError
+from monconn.run.application import Application
+from monconn.run.signals import StopSignals
+
+CONFIG_VARIABLE = "MONCONN_CONFIG"
+DEFAULT_CONFIG = "monconn.yaml"
+
+
+class Options(usage.Options):
+    """The options of the plugin: a configuration file, or pairs of addresses."""
+
+    synopsis = "[options]"
+    longdesc = "Watch the TCP connections of a service, by forwarding them."
+    optParameters = [["config", "c", None, "configuration file (YAML)"]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["pairs"] = []
+
+    def opt_pair(self, pair: str) -> None:
+        """LISTEN=BACKEND, as :2222=127.0.0.1:22; may be given more than once"""
+        self["pairs"].append(pair)
+
+    opt_p = opt_pair
+
+    def postOptions(self) -> None:
+        """Read the configuration."""
+        if (self["config"] is None) == (not self["pairs"]):
+            raise usage.UsageError("give either --config FILE or -p LISTEN=BACKEND")
+        try:
+            self["loaded"] = from_pairs(self["pairs"]) if self["pairs"] else load(self["config"])
+        except ConfigError as error:  # with a usage error, the usage would bury it
+            raise SystemExit(str(error)) from error
+
+
+def makeService(options: Options) -> IService:
+    """The service for ``twistd`` and ``twist``."""
+    return make_service(options["loaded"])
+
+
+def make_service(config: Config) -> IService:
+    """The service of a configuration, with the signals that stop it."""
+    from twisted.internet import reactor
+
+    try:
+        return _TwistdApp(config, reactor)
+    except MonconnError as error:
+        raise SystemExit(f"monconn: {error}") from None
+
+
+def service_from_environment() -> IService:
+    """The service of the file that ``MONCONN_CONFIG`` names; for ``monconn.tac``."""
+    try:
+        return make_service(load(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG)))
+    except ConfigError as error:
+        raise SystemExit(str(error)) from error
+
+
+class CannotStart(SystemExit, Exception):
+    """Ends the program without a traceback.
+
+    As an ``Exception`` it also has ``twistd`` remove its PID file, and tell the message to
+    whoever started it as a daemon.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 1  # else Python would print the message, and twistd put that into the log
+
+
+class _TwistdApp(Application):
+    """The application under launchers that know neither our signals nor our exit status."""
+
+    _log = Logger()
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        super().__init__(config, reactor, failed=self._fail)
+        self._signals = StopSignals(reactor, self.stop_now)
+
+    def privilegedStartService(self) -> None:
+        self._signals.install()
+        self._start(super().privilegedStartService)
+
+    def startService(self) -> None:
+        self._start(super().startService)
+
+    def _start(self, start: Callable[[], object]) -> None:
+        try:
+            start()
+        except MonconnError as error:
+            self._say(error)
+            raise CannotStart(str(error)) from error
+
+    def _say(self, error: MonconnError) -> None:
+        self._log.error("{problem}", problem=str(error))
+        print(f"monconn: {error}", file=sys.__stderr__)
+
+    def _fail(self, error: ListenError) -> None:
+        self._say(error)
+        atexit.register(os._exit, 1)  # the launchers know no status but that of a signal
+        self._signals.stop()

@@ -1,0 +1,1 @@
+"""Observers that write what happens: logs, history, metrics."""

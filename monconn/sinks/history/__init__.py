@@ -1,0 +1,1 @@
+"""Closed connections and other events, stored in SQLite and queried later."""

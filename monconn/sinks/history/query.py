@@ -1,0 +1,92 @@
+"""What can be asked of a history: its connections, its events, and a period in figures."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from monconn.model.record import iso_time
+from monconn.sinks.history.filters import (
+    MOST_ROWS,
+    USUAL_ROWS,
+    HistoryFilter,
+    make_filter,
+    rows,
+    where,
+)
+from monconn.sinks.history.report import report
+from monconn.sinks.history.schema import open_read_only
+
+__all__ = [
+    "CONNECTION_KEYS",
+    "EVENT_KEYS",
+    "MOST_ROWS",
+    "USUAL_ROWS",
+    "HistoryFilter",
+    "connections",
+    "events",
+    "make_filter",
+    "open_read_only",
+    "report",
+]
+
+CONNECTION_KEYS = (
+    *("run_started_at", "id", "service", "client", "client_ip", "backend", "opened_at"),
+    *("closed_at", "duration_seconds", "connect_seconds", "first_up_seconds"),
+    *("first_down_seconds", "last_up_seconds", "last_down_seconds", "up", "down", "reason"),
+    *("phase", "code", "closed_by", "client_end", "backend_end", "client_rtt_seconds"),
+    *("client_retransmits", "backend_rtt_seconds", "backend_retransmits", "detail"),
+)
+"""What a connection may have; ``detail`` only if there is any."""
+EVENT_KEYS = (
+    *("event", "at", "service", "client", "client_ip", "refusal", "code", "alarm", "device"),
+    *("over", "count", "detail"),
+)
+"""What an event may have: each kind has some of it."""
+
+
+def connections(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
+    """The connections that have ended, newest first, in the words of a record's snapshot."""
+    conditions, values = where(past, "closed_at", "reason")
+    found = rows(
+        db,
+        f"SELECT * FROM connections WHERE {conditions}"
+        " ORDER BY closed_at DESC, entry DESC LIMIT :limit",
+        {**values, "limit": past.limit},
+    )
+    return [_shown_connection(row) for row in found]
+
+
+def events(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
+    """Refusals, alarms, starts and stops, newest first."""
+    conditions, values = where(past, "at", "word")
+    found = rows(
+        db,
+        f"SELECT * FROM events WHERE {conditions} ORDER BY at DESC, entry DESC LIMIT :limit",
+        {**values, "limit": past.limit},
+    )
+    return [_shown_event(row) for row in found]
+
+
+def _shown_connection(row: dict[str, Any]) -> dict[str, Any]:
+    del row["entry"], row["client_address"]
+    for name in ("run_started_at", "opened_at", "closed_at"):
+        row[name] = iso_time(row[name])
+    if not row["detail"]:
+        del row["detail"]
+    return row
+
+
+def _shown_event(row: dict[str, Any]) -> dict[str, Any]:
+    shown = {"event": row["event"], "at": iso_time(row["at"])}
+    if row["event"] == "alarm":
+        shown.update(alarm=row["word"], service=row["service"], device=row["client"])
+        shown["over"] = bool(row["over"])
+    elif row["event"] == "refused":
+        shown.update(service=row["service"], client=row["client"], client_ip=row["client_ip"])
+        shown.update(refusal=row["word"], code="PR", count=row["count"])
+    elif row["event"] == "lost":
+        shown["count"] = row["count"]
+    if row["detail"]:
+        shown["detail"] = row["detail"]
+    return shown

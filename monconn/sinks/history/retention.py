@@ -1,0 +1,120 @@
+"""What is forgotten, when it is too old or the file too big; in small steps."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+
+import attrs
+
+from monconn.sinks.history.schema import log_bytes, log_size
+from monconn.sinks.history.store import HOUR_SECONDS
+
+STEP_ROWS = 5_000
+_SHRINK_ROWS = 500  # no more than needed, about: rows are all that a small file has
+_STEP_PAGES = 1_000
+_AT_ONCE_SECONDS = 0.25
+"""After which what else there is to forget waits for the next time, so that writing goes on."""
+_HOURS_REACH = 10
+"""For size, the hourly sums may reach this many times as far back as what they sum up."""
+
+
+@attrs.frozen
+class _Table:
+    """Where a table's rows have their time, and what tells one from another."""
+
+    name: str
+    time: str
+    key: str
+    lasts: float = 0
+    """Seconds that a row is about."""
+
+
+_CONNECTIONS = _Table("connections", "closed_at", "entry")
+_EVENTS = _Table("events", "at", "entry")
+_HOURS = _Table("hours", "hour", "hour, service, client_ip, reason", HOUR_SECONDS)
+_REFUSALS = _Table("refusals", "hour", "hour, service, refusal", HOUR_SECONDS)
+_TABLES = (_CONNECTIONS, _EVENTS, _HOURS, _REFUSALS)
+
+
+def prune(
+    db: sqlite3.Connection, path: str, keep_seconds: float, max_size: int, now: float
+) -> bool:
+    """Forget for a moment what is too old or too much.
+
+    :param path: the file's, whose log is kept small, too.
+    :param now: wall clock.
+    :returns: whether there may be more to forget.
+    """
+    until = time.monotonic() + _AT_ONCE_SECONDS
+    while True:
+        has_more = _forget_old(db, now - keep_seconds) or _shrink(db, max_size, now)
+        if not has_more or time.monotonic() >= until:
+            break
+    if log_size(path) > 2 * log_bytes(max_size):
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return has_more
+
+
+def _forget_old(db: sqlite3.Connection, before: float) -> bool:
+    has_forgotten = False
+    for table in _TABLES:
+        has_forgotten |= _forget(db, table, before - table.lasts)
+    return has_forgotten
+
+
+def _shrink(db: sqlite3.Connection, max_size: int, now: float) -> bool:
+    """Make the file smaller by a step; False if it is small enough, or as small as can be."""
+    page_bytes, pages, unused = (
+        db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_size", "page_count", "freelist_count")
+    )
+    excess = pages - (max_size - log_bytes(max_size)) // page_bytes
+    if excess <= 0:
+        return False
+    if unused:
+        step = min(excess, unused, _STEP_PAGES)
+        db.execute(f"PRAGMA incremental_vacuum({step})").fetchall()  # each row frees a page
+        return True
+    return _forget_oldest(db, now)
+
+
+def _forget_oldest(db: sqlite3.Connection, now: float) -> bool:
+    """Forget of what reaches back furthest."""
+    reach = {
+        table: _age(db, table, now) / (_HOURS_REACH if table.lasts else 1) for table in _TABLES
+    }
+    return _forget(db, max(reach, key=lambda table: reach[table]), rows=_SHRINK_ROWS)
+
+
+def _age(db: sqlite3.Connection, table: _Table, now: float) -> float:
+    oldest = db.execute(f"SELECT min({table.time}) FROM {table.name}").fetchone()[0]
+    if oldest is None:
+        return -math.inf
+    return float(max(0.0, now - oldest - table.lasts))
+
+
+def _forget(
+    db: sqlite3.Connection, table: _Table, before: float = math.inf, rows: int = STEP_ROWS
+) -> bool:
+    """Forget the oldest rows of a table; False if there were none before that time."""
+    oldest = (
+        f"SELECT {table.key}, {table.time} AS time FROM {table.name}"
+        f" WHERE {table.time} < :before ORDER BY {table.time} LIMIT {rows}"
+    )
+    last = db.execute(f"SELECT max(time) FROM ({oldest})", {"before": before}).fetchone()[0]
+    if last is None:
+        return False
+    since = last + table.lasts if table.lasts else math.nextafter(last, math.inf)
+    with db:
+        db.execute(
+            f"DELETE FROM {table.name} WHERE ({table.key}) IN (SELECT {table.key} FROM ({oldest}))",
+            {"before": before},
+        )
+        db.execute(
+            "INSERT INTO kept VALUES (?, ?)"
+            " ON CONFLICT DO UPDATE SET since = max(since, excluded.since)",
+            (table.name, since),
+        )
+    return True

@@ -1,0 +1,329 @@
+"""Keeps what happens in the history's file, and answers what is asked of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+from weakref import WeakSet
+
+from twisted.application.service import Service
+from twisted.enterprise.adbapi import ConnectionPool
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from monconn._version import __version__
+from monconn.config.sections import HistoryConfig
+from monconn.errors import FileError
+from monconn.model.totals import Totals
+from monconn.monitor.monitor import Monitor
+from monconn.monitor.registry import Registry
+from monconn.sinks.history import schema, store
+from monconn.sinks.history.retention import prune
+from monconn.sinks.history.schema import LOCKED_SECONDS, no_history
+from monconn.sinks.history.store import Event, Item
+from monconn.sinks.history.write_queue import WriteQueue
+
+T = TypeVar("T")
+
+WRITE_SECONDS = 1.0
+QUERY_SECONDS = 10.0
+STOP_SECONDS = 2.0
+_PRUNE_SECONDS = 60.0
+_LIVE_A_LOOK = 10_000
+_STEPS_BETWEEN_LOOKS = 10_000
+
+
+class HistoryService(Service):
+    """Writes once a second what has happened, in a thread, and forgets what is too old.
+
+    :param config: which file, and how much to keep.
+    :param registry: the monitors to observe.
+    :param reactor: an ``IReactorThreads``.
+    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    """
+
+    _log = Logger()
+
+    def __init__(self, config: HistoryConfig, registry: Registry, reactor: Any, clock: Any) -> None:
+        self._config = config
+        self._registry = registry
+        self._reactor = reactor
+        self._clock = clock
+        self._notes = WriteQueue(clock)
+        self._totals: dict[str, Totals] = {}
+        """What the file has."""
+        self._resumed: WeakSet[Monitor] = WeakSet()
+        self._ticking = LoopingCall(self._tick)
+        self._ticking.clock = clock
+        self._ticks = 0
+        self._lock = -1
+        self._next_prune = 0.0
+        self._is_failing = False
+        self._lost = 0
+        self._lost_told = 0
+        self._saving: Deferred[None] | None = None
+        registry.observe(self._notes)
+        registry.when_added(self._resume)
+
+    @property
+    def dropped(self) -> int:
+        """How much is not in the file, as it could not be written."""
+        return self._notes.dropped + self._lost
+
+    # -- start and stop
+
+    def startService(self) -> None:
+        """See ``IService``: open the file.
+
+        :raises FileError: it cannot be had.
+        """
+        config = self._config
+        path = config.path
+        self._lock = schema.lock(path)
+        try:
+            self._totals = _totals_in(path, config.max_size)
+        except FileError:
+            os.close(self._lock)
+            raise
+        self._run_started_at = time.time()
+        self._is_stopping = False
+        self._writer = self._pool(path, 1, cp_openfun=lambda db: schema.set_up(db, config.max_size))
+        uri = Path(path).absolute().as_uri() + "?mode=ro"
+        self._reader = self._pool(uri, 2, uri=True)
+        super().startService()
+        for monitor in self._registry:
+            self._resume(monitor)
+        self._notes.add(Event(self._run_started_at, "started", detail=f"monconn {__version__}"))
+        self._next_prune = self._clock.seconds()
+        self._ticking.start(WRITE_SECONDS, now=False).addErrback(self._log_failure)
+
+    def _pool(self, database: str, threads: int, **options: Any) -> ConnectionPool:
+        pool = ConnectionPool(
+            "sqlite3",
+            database,
+            timeout=LOCKED_SECONDS,
+            check_same_thread=False,  # opened in a pool's thread, closed in the reactor's
+            cp_min=0,  # none is made before they are daemons
+            cp_max=threads,
+            cp_reactor=self._reactor,
+            **options,
+        )
+        # So that a disk that does not answer cannot keep the program from ending.
+        pool.threadpool.threadFactory = _daemon_thread  # type: ignore[assignment]
+        return pool
+
+    def stopService(self) -> Deferred[None]:
+        """See ``IService``: write what is left, for two seconds at most, and close the file."""
+        if not self.running:
+            return succeed(None)
+        super().stopService()
+        self._is_stopping = True
+        if self._ticking.running:
+            self._ticking.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        in_time: Deferred[bool] = Deferred()
+        timer = self._clock.callLater(STOP_SECONDS, in_time.callback, False)
+
+        def written(_: object) -> None:
+            if timer.active():
+                timer.cancel()
+                in_time.callback(True)
+
+        rest = Deferred.fromCoroutine(self._write_the_rest())
+        rest.addErrback(self._log_failure).addCallback(written)
+        is_in_time = await in_time
+        if not is_in_time:
+            self._log.warn("history: {path} does not answer", path=self._config.path)
+        os.close(self._lock)
+        for pool in (self._reader, self._writer):  # the last one's closing tidies the file up
+            if is_in_time:
+                pool.close()
+            else:
+                _abandon(pool)
+
+    def _log_failure(self, failure: Failure) -> None:
+        self._log.failure("the history failed", failure)
+
+    async def _write_the_rest(self) -> None:
+        if self._saving is not None:
+            waiting: Deferred[None] = Deferred()
+            self._saving.addBoth(lambda _: waiting.callback(None))
+            await waiting
+        self._notes.add(Event(time.time(), "stopped"))
+        await self._save(self._changed_totals())
+
+    # -- counters
+
+    def _resume(self, monitor: Monitor) -> None:
+        """Have a monitor count on from what the file has of its service."""
+        if not self.running or monitor in self._resumed:
+            return
+        self._resumed.add(monitor)
+        totals = self._totals.get(monitor.name)
+        if self._config.resume_counters and totals is not None:
+            monitor.carry_over(totals)
+
+    def _changed_totals(self) -> dict[str, Totals]:
+        now = {monitor.name: monitor.totals() for monitor in self._registry}
+        return {name: totals for name, totals in now.items() if totals != self._totals.get(name)}
+
+    def _must_look(self) -> bool:
+        """Whether to add up live bytes: with very many connections not every second."""
+        live = sum(len(monitor) for monitor in self._registry)
+        return self._ticks % (1 + live // _LIVE_A_LOOK) == 0
+
+    # -- writing
+
+    def _tick(self) -> Deferred[None]:
+        self._ticks += 1
+        totals = self._changed_totals() if self._must_look() else {}
+        self._saving = Deferred.fromCoroutine(self._save_and_prune(totals))
+        return self._saving
+
+    async def _save_and_prune(self, totals: dict[str, Totals]) -> None:
+        is_written = await self._save(totals)
+        if is_written and self._clock.seconds() >= self._next_prune and await self._prune():
+            self._works()
+
+    async def _save(self, totals: dict[str, Totals]) -> bool:
+        """Write what waits, after which it is time to prune; whether nothing waits any more."""
+        items = [*self._notes.take(), *self._what_was_lost()]
+        if not (items or totals):
+            return True
+        run = self._run_started_at
+        try:
+            await self._in_writer(lambda db: self._write(db, items, totals, run))
+        except sqlite3.OperationalError as error:  # locked, full: it may be over soon
+            self._notes.put_back(items)
+            self._failed(error)
+            return False
+        except Exception as error:
+            self._notes.done()
+            self._lost += len(items)
+            self._failed(error)
+            return False
+        self._notes.done()
+        self._totals.update(totals)
+        self._next_prune = self._clock.seconds()
+        return True
+
+    def _write(
+        self, db: sqlite3.Connection, items: list[Item], totals: dict[str, Totals], run: float
+    ) -> None:
+        """In the thread."""
+        if schema.log_size(self._config.path) > self._config.max_size:
+            raise sqlite3.OperationalError("another program reads from it without an end")
+        store.write(db, items, totals, run)
+
+    def _what_was_lost(self) -> list[Item]:
+        """An event that says what the file lacks, once the file can be written."""
+        lost = self.dropped - self._lost_told
+        if not lost or self._is_failing:
+            return []
+        self._lost_told += lost
+        return [Event(time.time(), "lost", count=lost)]
+
+    async def _prune(self) -> bool:
+        """Forget what there is to forget; whether that could be done."""
+        config = self._config
+        has_more = False
+        try:
+            has_more = await self._in_writer(
+                lambda db: prune(db, config.path, config.keep, config.max_size, time.time())
+            )
+        except Exception as error:
+            self._failed(error)
+            return False
+        finally:
+            self._next_prune = self._clock.seconds() + (0.0 if has_more else _PRUNE_SECONDS)
+        return True
+
+    async def _in_writer(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something with the writing connection: in its thread, or here if none runs yet."""
+        pool = self._writer
+        if not pool.running:
+            return work(pool.connect())
+        result: T = await pool.runWithConnection(lambda _: work(pool.connect()))
+        return result
+
+    def _failed(self, error: Exception) -> None:
+        if not self._is_failing:
+            self._is_failing = True
+            self._log.warn(
+                "history: {path} cannot be written: {error}", path=self._config.path, error=error
+            )
+
+    def _works(self) -> None:
+        if self._is_failing:
+            self._is_failing = False
+            self._log.info(
+                "history: {path} can be written again; lost so far: {dropped}",
+                path=self._config.path,
+                dropped=self.dropped,
+            )
+
+    # -- reading
+
+    def run(self, query: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
+        """Ask something of the file, in a thread, over a connection that cannot write.
+
+        :param query: called in the thread.
+        :returns: what it returned; or a ``FileError`` if it took too long, or cannot be had.
+        """
+        if not self.running:
+            return fail(no_history(self._config.path, "the history is closed"))
+        answer: Deferred[T] = self._reader.runWithConnection(lambda _: self._ask(query))
+        return answer.addErrback(self._explain)
+
+    def _ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """In a thread."""
+        until = time.monotonic() + QUERY_SECONDS
+        db = self._reader.connect()
+        db.set_progress_handler(
+            lambda: self._is_stopping or time.monotonic() > until, _STEPS_BETWEEN_LOOKS
+        )
+        try:
+            return query(db)
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise no_history(
+                    self._config.path,
+                    f"this took longer than {QUERY_SECONDS:g} s: ask for a shorter period",
+                ) from None
+            raise
+
+    def _explain(self, failure: Failure) -> NoReturn:
+        if failure.check(sqlite3.Error):
+            raise no_history(self._config.path, f"cannot be read: {failure.value}") from None
+        failure.raiseException()
+
+
+def _totals_in(path: str, max_size: int) -> dict[str, Totals]:
+    """What the run before has counted; makes the file if there is none."""
+    db = schema.open_for_writing(path, max_size)
+    try:
+        return store.load_totals(db)
+    except sqlite3.Error as error:
+        raise no_history(path, f"cannot be read: {error}") from None
+    finally:
+        db.close()
+
+
+def _daemon_thread(*args: Any, **kwargs: Any) -> threading.Thread:
+    return threading.Thread(*args, daemon=True, **kwargs)
+
+
+def _abandon(pool: ConnectionPool) -> None:
+    """Wait for a pool's threads no more, not even when the reactor stops."""
+    if pool.shutdownID is not None:
+        pool._reactor.removeSystemEventTrigger(pool.shutdownID)
+        pool.shutdownID = None

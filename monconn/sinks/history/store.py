@@ -1,0 +1,227 @@
+"""How a batch of what happened is written into the history's file."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Literal
+
+import attrs
+
+from monconn.model import tcpinfo
+from monconn.model.alarms import Alarm
+from monconn.model.reasons import REFUSALS
+from monconn.model.record import ConnectionRecord
+from monconn.model.totals import Totals
+
+HOUR_SECONDS = 3600
+
+EventKind = Literal["started", "stopped", "refused", "alarm", "lost"]
+
+
+@attrs.frozen
+class Event:
+    """Something that happened beside the connections; ``count`` times within a second."""
+
+    at: float
+    event: EventKind
+    service: str | None = None
+    client: str | None = None
+    client_ip: str | None = None
+    word: str | None = None
+    """The refusal, or the alarm's kind."""
+    is_over: bool = False
+    count: int = 1
+    detail: str = ""
+
+
+Item = ConnectionRecord | Alarm | Event
+"""What an observer is told (a connection that was refused or closed, an alarm) and our own."""
+
+
+def write(
+    db: sqlite3.Connection,
+    items: Iterable[Item],
+    totals: Mapping[str, Totals],
+    run_started_at: float,
+) -> None:
+    """Write a batch, whole or not at all.
+
+    :param totals: what the services have counted; only those that have changed.
+    :param run_started_at: wall clock, tells the ids of this run from those of others.
+    """
+    connections: list[ConnectionRecord] = []
+    events: list[Event] = []
+    for item in items:
+        if isinstance(item, ConnectionRecord) and item.refusal is None:
+            connections.append(item)
+        else:
+            events.append(_event(item))
+    with db:
+        _insert(db, "connections", [_connection_row(each, run_started_at) for each in connections])
+        _insert(db, "events", [_event_row(each) for each in events])
+        _add_up(db, connections, events)
+        _save(db, totals)
+
+
+def _insert(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
+    if rows:
+        marks = ", ".join("?" * len(rows[0]))
+        db.executemany(f"INSERT INTO {table} VALUES (NULL, {marks})", rows)
+
+
+def _event(item: Item) -> Event:
+    if isinstance(item, Event):
+        return item
+    if isinstance(item, Alarm):
+        device = item.device
+        return Event(
+            item.at,
+            "alarm",
+            item.service,
+            device,
+            device,
+            item.kind,
+            item.is_over,
+            1,
+            item.detail,
+        )
+    return Event(item.opened_at, "refused", item.service, item.client, item.client_ip, item.refusal)
+
+
+def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[Any, ...]:
+    assert record.closed is not None
+    return (
+        run_started_at,
+        record.id,
+        record.service,
+        record.client,
+        record.client_ip,
+        packed(record.client_ip),
+        record.backend,
+        record.opened_at,
+        record.closed_at,
+        round(record.closed - record.opened, 6),
+        record.connect_seconds,
+        *(
+            None if moment is None else round(moment - record.opened, 6)
+            for moment in (record.first_up, record.first_down, record.last_up, record.last_down)
+        ),
+        record.up,
+        record.down,
+        record.reason,
+        record.phase,
+        record.code,
+        record.closed_by,
+        record.client_end,
+        record.backend_end,
+        *_tcp_figures(record.client_tcp),
+        *_tcp_figures(record.backend_tcp),
+        _plain(record.detail),
+    )
+
+
+def _tcp_figures(raw: bytes | None) -> tuple[float | None, int | None]:
+    if raw is None:
+        return None, None
+    tcp = tcpinfo.parse(raw)
+    return tcp.rtt_seconds, tcp.retransmits
+
+
+def _event_row(event: Event) -> tuple[Any, ...]:
+    return (
+        event.at,
+        event.event,
+        event.service,
+        event.client,
+        event.client_ip,
+        None if event.client_ip is None else packed(event.client_ip),
+        event.word,
+        event.is_over,
+        event.count,
+        _plain(event.detail),
+    )
+
+
+def _plain(text: str) -> str:
+    """A text of the system's without what cannot be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
+@lru_cache(maxsize=4096)
+def packed(ip: str) -> bytes | None:
+    """An address, or a network's first one, in network byte order; None for ``unix`` and such."""
+    try:
+        return socket.inet_pton(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip)
+    except OSError:
+        pass
+    try:
+        return ipaddress.ip_network(ip.partition("%")[0], strict=False).network_address.packed
+    except ValueError:
+        return None
+
+
+def _add_up(
+    db: sqlite3.Connection, connections: list[ConnectionRecord], events: list[Event]
+) -> None:
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    for record in connections:
+        assert record.closed_at is not None
+        key = (hour_of(record.closed_at), record.service, record.client_ip, record.reason)
+        figures = sums.setdefault(key, [0, 0, 0])
+        figures[0] += 1
+        figures[1] += record.up
+        figures[2] += record.down
+    db.executemany(
+        "INSERT INTO hours VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        " connections = connections + excluded.connections,"
+        " up = up + excluded.up, down = down + excluded.down",
+        [(*key, packed(key[2]), *figures) for key, figures in sums.items()],
+    )
+    refused: Counter[tuple[Any, ...]] = Counter()
+    for event in events:
+        if event.event == "refused":
+            refused[hour_of(event.at), event.service, event.word] += event.count
+    db.executemany(
+        "INSERT INTO refusals VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET count = count + excluded.count",
+        [(*key, count) for key, count in refused.items()],
+    )
+
+
+def hour_of(wall_seconds: float) -> int:
+    """When the hour began that a moment is in."""
+    return int(wall_seconds // HOUR_SECONDS) * HOUR_SECONDS
+
+
+# -- counters
+
+_REFUSED = "refused."
+
+
+def _save(db: sqlite3.Connection, totals: Mapping[str, Totals]) -> None:
+    for service, total in totals.items():
+        db.execute("DELETE FROM counters WHERE service = ?", (service,))
+        values = {"opened": total.opened, "up": total.up, "down": total.down}
+        values.update({_REFUSED + word: count for word, count in total.refused.items()})
+        db.executemany(
+            "INSERT INTO counters VALUES (?, ?, ?)",
+            [(service, name, value) for name, value in values.items()],
+        )
+
+
+def load_totals(db: sqlite3.Connection) -> dict[str, Totals]:
+    """What the services had counted when the last batch was written."""
+    totals: dict[str, Totals] = {}
+    for service, name, value in db.execute("SELECT service, name, value FROM counters"):
+        total = totals.setdefault(service, Totals())
+        if name in ("opened", "up", "down"):
+            setattr(total, name, value)
+        for word in REFUSALS:
+            if name == _REFUSED + word:
+                total.refused[word] = value
+    return totals

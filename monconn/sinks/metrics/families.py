@@ -1,0 +1,208 @@
+"""Figures in Prometheus' words: names, help texts, labels; its library is imported here only.
+
+Formats: https://prometheus.io/docs/instrumenting/exposition_formats/ and
+https://github.com/prometheus/OpenMetrics.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import attrs
+import twisted
+from prometheus_client import ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from monconn._version import __version__
+from monconn.model.reasons import REFUSALS
+from monconn.sinks.metrics.figures import Histogram, Sample, ServiceFigures
+
+_PROCESS = ProcessCollector(registry=None)  # type: ignore[no-untyped-call, unused-ignore]
+_Rows = Iterable[tuple[Sequence[str], float]]
+
+
+@attrs.frozen
+class Families(Collector):
+    """A sample as families of metrics; as nothing in it changes, any thread may write it."""
+
+    sample: Sample
+
+    def collect(self) -> Iterator[Metric]:
+        """See ``prometheus_client.registry.Collector``."""
+        yield from self._counts()
+        yield from self._histograms()
+        yield from self._alarms()
+        yield from self._program()
+        yield from _PROCESS.collect()
+
+    def _counts(self) -> Iterator[Metric]:
+        services = self.sample.services
+        yield _counter(
+            "monconn_connections_opened_total",
+            "Connections whose client was let in.",
+            ["service"],
+            (([each.name], each.totals.opened) for each in services),
+        )
+        yield _counter(
+            "monconn_connections_closed_total",
+            "Connections that are over, by the reason why they ended.",
+            ["service", "reason"],
+            (
+                ([each.name, reason], count)
+                for each in services
+                for reason, count in each.figures.closed_by_reason.items()
+            ),
+        )
+        yield _counter(
+            "monconn_connections_refused_total",
+            "Clients that were not let in, by the reason why.",
+            ["service", "reason"],
+            (
+                ([each.name, refusal], each.totals.refused[refusal])
+                for each in services
+                for refusal in REFUSALS
+            ),
+        )
+        yield _gauge(
+            "monconn_connections",
+            "Live connections.",
+            ["service"],
+            (([each.name], each.connections) for each in services),
+        )
+        yield _gauge(
+            "monconn_client_ips",
+            "Distinct client IPs that have a live connection.",
+            ["service"],
+            (([each.name], each.client_ips) for each in services),
+        )
+        yield _counter(
+            "monconn_bytes_total",
+            "Bytes taken from clients (up) and from backends (down).",
+            ["service", "direction"],
+            (
+                ([each.name, direction], count)
+                for each in services
+                for direction, count in (("up", each.totals.up), ("down", each.totals.down))
+            ),
+        )
+
+    def _histograms(self) -> Iterator[Metric]:
+        yield self._histogram(
+            "monconn_connection_duration_seconds",
+            "How long connections lasted, from the opening to the end.",
+            lambda figures: figures.duration,
+        )
+        yield self._histogram(
+            "monconn_connect_seconds",
+            "Time from the opening until the backend stood, of connections that are over.",
+            lambda figures: figures.connect,
+        )
+        yield self._histogram(
+            "monconn_first_byte_seconds",
+            "Time from when the backend stood until its first byte, of connections that are over.",
+            lambda figures: figures.first_byte,
+        )
+
+    def _histogram(
+        self, name: str, text: str, choose: Callable[[ServiceFigures], Histogram]
+    ) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=["service"])
+        for each in self.sample.services:
+            histogram = choose(each.figures)
+            bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+            buckets = [*zip(bounds, accumulate(histogram.counts), strict=True)]
+            family.add_metric([each.name], buckets, histogram.sum)
+        return family
+
+    def _alarms(self) -> Iterator[Metric]:
+        labels = ["service", "alarm"]
+        yield _counter(
+            "monconn_alarms_total",
+            "Alarms that have begun.",
+            labels,
+            (
+                ([each.name, kind], count)
+                for each in self.sample.services
+                for kind, count in each.figures.alarms.items()
+            ),
+        )
+        yield _gauge(
+            "monconn_alarms_active",
+            "Alarms that have begun and are not over.",
+            labels,
+            (
+                ([each.name, kind], count)
+                for each in self.sample.services
+                for kind, count in each.figures.alarms_active.items()
+            ),
+        )
+
+    def _program(self) -> Iterator[Metric]:
+        yield _counter(
+            "monconn_observer_dropped_total",
+            "What an observer left out, as more came than it could write.",
+            ["observer"],
+            (([name], count) for name, count in self.sample.dropped.items()),
+        )
+        yield GaugeMetricFamily(
+            "monconn_reactor_lag_seconds",
+            "How late the reactor's last timer of one second was.",
+            self.sample.lag_seconds,
+        )
+        yield GaugeMetricFamily(
+            "monconn_reactor_lag_max_seconds",
+            "How late the latest of the reactor's timers in the last minute was.",
+            self.sample.lag_max_seconds,
+        )
+        yield GaugeMetricFamily(
+            "monconn_start_time_seconds",
+            "When monconn started, in seconds since 1970.",
+            self.sample.started_at,
+        )
+        yield InfoMetricFamily(
+            "monconn_build",
+            "Which monconn this is, and what it runs on.",
+            {
+                "version": __version__,
+                "python": platform.python_version(),
+                "twisted": twisted.__version__,
+            },
+        )
+
+
+def _counter(name: str, text: str, labels: Sequence[str], rows: _Rows) -> Metric:
+    return _filled(CounterMetricFamily(name, text, labels=labels), rows)
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], rows: _Rows) -> Metric:
+    return _filled(GaugeMetricFamily(name, text, labels=labels), rows)
+
+
+def _filled(family: Any, rows: _Rows) -> Metric:
+    for labels, value in rows:
+        family.add_metric(labels, value)
+    return family  # type: ignore[no-any-return]
+
+
+def encoder_for(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """What writes figures as text, and that text's content type.
+
+    :param accept: the ``Accept`` header of who asks; whatever cannot be understood gets the
+        plain text format.
+    """
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no version
+        return choose_encoder("")

@@ -1,0 +1,161 @@
+"""The web server for metrics: one page, few clients, little time for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.protocols.policies import WrappingFactory
+from twisted.web.pages import notFound
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from monconn.clock import RateLimiter
+from monconn.sinks.metrics.families import Families, encoder_for
+from monconn.sinks.metrics.figures import Sample
+
+MOST_CLIENTS = 64
+ANSWERS_A_SECOND = 20
+"""Beyond these, who asks is told to come later: asking must not become the cost."""
+TIMEOUT_SECONDS = 10.0
+"""How long a client may be silent."""
+
+_START_PAGE = (
+    b'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>monconn</title></head>\n'
+    b'<body><p>monconn: <a href="/metrics">metrics</a></p></body></html>\n'
+)
+
+
+class MetricsFactory(WrappingFactory):
+    """Serves ``/metrics`` over HTTP to a bounded number of clients.
+
+    :param sample: gives the figures of the moment; called in the reactor's thread.
+    :param reactor: an ``IReactorTime`` and ``IReactorThreads``.
+    :param clock: gives monotonic ``seconds()``.
+    """
+
+    noisy = False
+
+    def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Any) -> None:
+        root = _Page()
+        root.putChild(b"", _StartPage())
+        root.putChild(b"metrics", _Metrics(sample, reactor, clock))
+        super().__init__(
+            _Site(root, requestFactory=_Request, timeout=TIMEOUT_SECONDS, reactor=reactor)
+        )
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """See ``IProtocolFactory``; None, and so no connection, for a client too many."""
+        if len(self.protocols) >= MOST_CLIENTS:
+            return None
+        return super().buildProtocol(addr)
+
+    def close(self) -> None:
+        """Let go of all clients."""
+        for protocol in tuple(self.protocols):
+            protocol.transport.abortConnection()
+
+
+class _Site(Site):
+    """A site without a log of its requests, and so without the timer for its dates."""
+
+    noisy = False
+
+    def startFactory(self) -> None:
+        """See ``Factory``."""
+
+    def stopFactory(self) -> None:
+        """See ``Factory``."""
+
+    def log(self, request: Any) -> None:
+        """See ``HTTPFactory``."""
+
+
+class _Request(Request):
+    """A request whose body is read past: nothing here wants one, whatever its size."""
+
+    def gotLength(self, length: int | None) -> None:
+        """See ``twisted.web.http.Request``."""
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """See ``twisted.web.http.Request``."""
+
+
+class _Page(Resource):
+    """Something to be read, at exactly its path; what only leads to others is never asked."""
+
+    def getChild(self, path: bytes, request: Any) -> IResource:
+        """See ``IResource``."""
+        return notFound()
+
+    def render(self, request: Any) -> Any:
+        """See ``IResource``; the server takes the body off an answer to HEAD."""
+        if request.method in (b"GET", b"HEAD"):
+            return super().render(request)
+        request.setHeader("Allow", "GET, HEAD")
+        return _plain(request, 405, b"only GET and HEAD\n")
+
+
+class _StartPage(_Page):
+    def render_GET(self, request: Any) -> bytes:
+        """See ``Resource``."""
+        request.setHeader("Content-Type", "text/html; charset=utf-8")
+        return _START_PAGE
+
+
+class _Metrics(_Page):
+    """The figures, written as text in a thread: with many services that takes a while."""
+
+    _log = Logger()
+
+    def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Any) -> None:
+        super().__init__()
+        self._sample = sample
+        self._reactor = reactor
+        self._room = RateLimiter(clock, ANSWERS_A_SECOND)
+        self._turn = DeferredLock()  # one thread at a time takes least from the reactor's
+
+    def render_GET(self, request: Any) -> Any:
+        """See ``Resource``."""
+        if not self._room.take():
+            request.setHeader("Retry-After", "1")
+            return _plain(request, 503, b"asked too often\n")
+        Deferred.fromCoroutine(self._answer(request))
+        return NOT_DONE_YET
+
+    async def _answer(self, request: Any) -> None:
+        encode, content_type = encoder_for(_accept(request))
+        try:
+            text = await self._turn.run(self._encoded, encode)
+        except Exception:
+            self._log.failure("the metrics could not be written")
+            content_type = ""
+        if request.channel is None:  # the client has left meanwhile
+            return
+        if not content_type:
+            text = _plain(request, 500, b"the metrics could not be written\n")
+        else:
+            request.setHeader("Content-Type", content_type)
+            request.setHeader("Content-Length", str(len(text)))
+        request.write(text)
+        request.finish()
+
+    def _encoded(self, encode: Callable[[Families], bytes]) -> Deferred[bytes]:
+        threads = self._reactor.getThreadPool()
+        return deferToThreadPool(self._reactor, threads, encode, Families(self._sample()))
+
+
+def _accept(request: Any) -> str:
+    headers = request.requestHeaders.getRawHeaders(b"accept", [])
+    return b",".join(headers).decode("latin-1")
+
+
+def _plain(request: Any, status: int, text: bytes) -> bytes:
+    request.setResponseCode(status)
+    request.setHeader("Content-Type", "text/plain; charset=utf-8")
+    return text

@@ -1,0 +1,705 @@
+"""Configuration: what a file means, and what is said of one that is wrong."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
+from monconn.config import config
+from monconn.config import yaml as yamlmap
+from monconn.errors import ConfigError, Problem
+
+SOURCE = "monconn.yaml"
+
+NATIVE = """\
+services:
+  web:
+    listen: ":80"
+    backend: "10.0.0.5:8080"
+    connect_timeout: 5s
+    read_timeout: 15m
+    write_timeout: 1.5
+    max_idle: 0
+    half_close_timeout: "30"
+    max_lifetime: 1d
+    wait_timeout: 0
+    conn_limit: 1_000
+    when_full: refuse
+    ip_limit: 64
+    ip_blacklist: [10.1.2.3, 192.168.1.1/16, "2001:db8::/32", "::ffff:1.2.3.4"]
+    keepalive: off
+    print_bytes: yes
+"""
+
+GO = """\
+ssh:
+  listen_ip: 192.168.1.1
+  listen_port: 22
+  backend_ip: 10.0.0.5
+  backend_port: 2222
+  read_timeout: 60
+  write_timeout: 120
+  wait_timeout: 5
+  max_idle: 300
+  conn_limit: 100
+  ip_limit: 10
+  keepalive: false
+  print_bytes: true
+  ip_blacklist:
+    - 10.1.2.3
+    - 10.1.2.4
+"""
+
+
+def parse(text: str) -> config.Config:
+    return config.parse(text, SOURCE)
+
+
+def parse_one(text: str) -> config.ServiceConfig:
+    (service,) = parse(text).services
+    return service
+
+
+def problems_of(text: str) -> list[tuple[int | None, str, str]]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert all(problem.source == SOURCE for problem in caught.value.problems)
+    return [(problem.line, problem.path, problem.message) for problem in caught.value.problems]
+
+
+def networks(*texts: str) -> tuple[object, ...]:
+    return tuple(map(ipaddress.ip_network, texts))
+
+
+# -- the native style
+
+
+def test_native_service():
+    assert parse_one(NATIVE) == config.ServiceConfig(
+        name="web",
+        listen=TcpAddress("", 80),
+        backend=TcpAddress("10.0.0.5", 8080),
+        connect_timeout=5.0,
+        read_timeout=900.0,
+        write_timeout=1.5,
+        max_idle=0.0,
+        half_close_timeout=30.0,
+        max_lifetime=86400.0,
+        wait_timeout=0.0,
+        conn_limit=1000,
+        when_full="refuse",
+        ip_limit=64,
+        ip_blacklist=networks("10.1.2.3", "192.168.0.0/16", "2001:db8::/32", "1.2.3.4"),
+        keepalive=False,
+        print_bytes=True,
+    )
+
+
+def test_native_defaults():
+    service = parse_one('services: {web: {listen: ":80", backend: ":81"}}')
+    assert list(attrs.asdict(service).items())[3:] == [
+        ("connect_timeout", 10.0),
+        ("read_timeout", 0.0),
+        ("write_timeout", 600.0),
+        ("max_idle", 900.0),
+        ("half_close_timeout", 0.0),
+        ("max_lifetime", 0.0),
+        ("wait_timeout", 60.0),
+        ("conn_limit", 0),
+        ("when_full", "wait"),
+        ("ip_limit", 0),
+        ("ip_blacklist", ()),
+        ("keepalive", True),
+        ("print_bytes", False),
+    ]
+
+
+def test_services_keep_their_order_and_are_frozen():
+    services = parse(
+        "services:\n"
+        '  zebra: {listen: ":3", backend: ":1"}\n'
+        '  80: {listen: ":2", backend: ":1"}\n'
+        '  "on the left": {listen: ":1", backend: ":1"}\n'
+        '  1:30: {listen: "unix:/run/a:mode=600", backend: "unix:/run/b"}\n'
+        '  on: {listen: ":4", backend: "tls:example.org:443"}\n'
+    ).services
+    assert [service.name for service in services] == ["zebra", "80", "on the left", "1:30", "on"]
+    assert services[3].listen == UnixAddress("/run/a", 0o600)
+    assert services[4].backend == EndpointAddress("tls:example.org:443")
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        services[0].name = "other"  # type: ignore[misc]
+
+
+def test_anchors_aliases_and_merge_keys():
+    one, two = parse(
+        "services:\n"
+        '  one: &one {listen: ":1", backend: &there "10.0.0.5:80", max_idle: 5}\n'
+        '  two: {<<: *one, listen: ":2", backend: *there, ip_limit: 3}\n'
+    ).services
+    assert two == attrs.evolve(
+        one, name="two", listen=TcpAddress("", 2), backend=one.backend, ip_limit=3
+    )
+
+
+def test_a_byte_order_mark_is_no_matter(tmp_path):
+    path = tmp_path / "monconn.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + NATIVE.encode())
+    assert config.load(path) == config.load(str(path)) == parse(NATIVE)
+
+
+# -- the Go tool's style
+
+
+def test_go_service():
+    assert parse_one(GO) == config.ServiceConfig(
+        name="ssh",
+        listen=TcpAddress("192.168.1.1", 22),
+        backend=TcpAddress("10.0.0.5", 2222),
+        read_timeout=60.0,
+        write_timeout=120.0,
+        wait_timeout=5.0,
+        max_idle=300.0,
+        conn_limit=100,
+        ip_limit=10,
+        keepalive=False,
+        print_bytes=True,
+        ip_blacklist=networks("10.1.2.3", "10.1.2.4"),
+    )
+
+
+GO_DEFAULTS = config.ServiceConfig(
+    name="80",
+    listen=TcpAddress("", 80),
+    backend=TcpAddress("127.0.0.1", 81),
+    read_timeout=600.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("rules", "changes"),
+    [
+        ("", {}),
+        ("read_timeout: 0, write_timeout: 0, wait_timeout: 0, max_idle: 0", {}),
+        ("connect_timeout: 0, half_close_timeout: 0, max_lifetime: 0", {}),
+        ("listen_ip: '', backend_ip: '', conn_limit: 0, ip_limit: 0", {}),
+        ("keepalive: null, ip_blacklist: null, listen_ip: null, max_idle: null", {}),
+        ("keepalive: false", {"keepalive": False}),
+        ("keepalive: yes", {"keepalive": True}),
+        ("ip_blacklist: 10.1.2.3", {"ip_blacklist": networks("10.1.2.3")}),
+        ("ip_blacklist: []", {}),
+        ("listen_ip: ' '", {}),
+        ("listen_ip: '::1'", {"listen": TcpAddress("::1", 80)}),
+        ("listen_ip: '[::1]'", {"listen": TcpAddress("::1", 80)}),
+        ("backend_ip: fe80::1%eth0", {"backend": TcpAddress("fe80::1%eth0", 81)}),
+        ("backend_ip: db.example.org", {"backend": TcpAddress("db.example.org", 81)}),
+        ("connect_timeout: 3", {"connect_timeout": 3.0}),
+        ("half_close_timeout: 3", {"half_close_timeout": 3.0}),
+        ("max_lifetime: 1h", {"max_lifetime": 3600.0}),
+        ("when_full: refuse", {"when_full": "refuse"}),
+    ],
+)
+def test_go_defaults(rules, changes):
+    service = parse_one(f"80: {{listen_port: '80', backend_port: 81, {rules}}}")
+    assert service == attrs.evolve(GO_DEFAULTS, **changes)
+
+
+# -- pairs
+
+
+def test_pairs():
+    one, two = config.from_pairs([":80=10.0.0.5:8080", "[::1]:22 = unix:/run/ssh"]).services
+    assert one == config.ServiceConfig(":80", TcpAddress("", 80), TcpAddress("10.0.0.5", 8080))
+    assert two == config.ServiceConfig("[::1]:22", TcpAddress("::1", 22), UnixAddress("/run/ssh"))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "wrong"),
+    [
+        ([":22="], {":22=": "the backend is missing"}),
+        (
+            [":22", "=:22", ":22=:x", ":23=:23", ":=:"],
+            {
+                ":22": "has no '='",
+                "=:22": "the address to listen on is missing",
+                ":22=:x": 'from 1 to 65535, not "x"',
+                ":=:": 'from 0 to 65535, not ""',
+            },
+        ),
+        ([":80=ssl:web:443"], {":80=ssl:web:443": "belong in the configuration file"}),
+        (["ssl:443=:80"], {"ssl:443=:80": "belong in the configuration file"}),
+        ([":80=:1", "0.0.0.0:80=:1"], {"0.0.0.0:80=:1": '":80" listens there already'}),
+        ([":0=:1", ":0=:2"], {":0=:2": '":0" stands here twice'}),
+        ([""], {"": "has no '='"}),
+    ],
+)
+def test_wrong_pairs(pairs, wrong):
+    with pytest.raises(ConfigError) as caught:
+        config.from_pairs(pairs)
+    for problem, (pair, words) in zip(caught.value.problems, wrong.items(), strict=True):
+        assert f'"{pair}"' in problem.message
+        assert words in problem.message
+
+
+def test_no_pairs():
+    with pytest.raises(ConfigError, match=r"^-p: no services: write LISTEN=BACKEND"):
+        config.from_pairs([])
+
+
+# -- wrong values: each in a service that is right otherwise
+
+WRONG_RULES = [
+    ("connect_timeout: 0", "more than 0"),
+    ("connect_timeout: 0s", "more than 0"),
+    ("read_timeout: -1", "0 or more"),
+    ("read_timeout: .nan", "not nan"),
+    ("read_timeout: .inf", "not inf"),
+    ("read_timeout: true", "a number of seconds or a text like 15m, not true or false"),
+    ("read_timeout: [1]", "a number of seconds or a text like 15m, not a list"),
+    ("read_timeout: {a: 1}", "a number of seconds or a text like 15m, not a mapping"),
+    ("read_timeout:", "a number of seconds or a text like 15m, not nothing"),
+    ("read_timeout: soon", 'not "soon"'),
+    ("read_timeout: 010", "YAML reads 010 as the number 8"),
+    ("read_timeout: 1:30", "YAML reads 1:30 as the number 90"),
+    ("conn_limit: -1", 'not "-1"'),
+    ("conn_limit: true", "a whole number"),
+    ("conn_limit: 1.5", "a whole number"),
+    ('conn_limit: "10"', "a whole number"),
+    ("conn_limit: []", "a whole number such as 100, not a list"),
+    ("conn_limit: 0x10", "YAML reads 0x10 as the number 16"),
+    ("conn_limit: " + "9" * 60, "from 0 to 1000000000"),
+    ("conn_limit: " + "9" * 5000, "a whole number"),
+    ("conn_limit: 1" + ":1" * 5000, "a whole number"),
+    ("ip_limit: none", "a whole number"),
+    ("when_full: drop", 'wait or refuse, not "drop"'),
+    ("when_full: [wait]", "wait or refuse, not a list"),
+    ("keepalive: 1", "true or false"),
+    ('keepalive: "yes"', "without quotes"),
+    ("print_bytes:", "true or false, without quotes, not nothing"),
+    ("ip_blacklist: {}", "a list such as"),
+    ("ip_blacklist:", "a list such as"),
+    ("ip_blacklist: web", "neither an IP address nor a network"),
+    ("ip_blacklist: true", "not true or false"),
+    ("lisen: 1", "did you mean listen?"),
+    ("max_ilde: 1", "did you mean max_idle?"),
+    ("zzz: 1", "not a known key"),
+    ("name: other", "stands before its colon"),
+    ("print_bytes: !!python/object:os.system x", "leave it out"),
+]
+
+
+@pytest.mark.parametrize(("rule", "words"), WRONG_RULES)
+def test_wrong_rules(rule, words):
+    text = f'services:\n  web:\n    listen: ":1"\n    backend: ":2"\n    {rule}\n'
+    (line, path, message), *others = problems_of(text)
+    assert (line, path) == (5, f"services.web.{rule.partition(':')[0]}")
+    assert words in message
+    # A tag is left out, and what remains is judged as well.
+    assert bool(others) == ("!!" in rule)
+
+
+WRONG_LISTENERS = [
+    ("22:22", 'YAML reads 22:22 as the number 1342: write it in quotes, "22:22"'),
+    ("1:30.5", 'YAML reads 1:30.5 as the number 90.5: write it in quotes, "1:30.5"'),
+    ("8080", 'write ":8080"'),
+    ("0x50", "YAML reads 0x50 as the number 80"),
+    ("[fe80::1]", "YAML reads [ as a list: write it in quotes"),
+    ("[::1]:80", "must be in quotes"),
+    ("[::1]", "must be in quotes"),
+    ("*:80", "must be in quotes"),
+    ("*web", "must be in quotes"),
+    ("yes", "not true or false"),
+    ("null", "not nothing"),
+    ("{a: 1}", "not a mapping"),
+    ("web: 80", "in quotes"),
+    ('"::1:80"', "write [::1]:80"),
+    ('"300.1.2.3:80"', "neither an IP address nor a host name"),
+    ('":65536"', "from 0 to 65535"),
+    ('"nonsense:a:b"', "no such type of endpoint"),
+    ('"web:http"', "the port a number"),
+    ('"ssl:443:privateKey=/no/such/key.pem"', "No such file or directory"),
+    ('"ssl:443:privateKey=/etc/passwd"', "a key or a certificate in it cannot be read"),
+    ('"ssl:port"', "Twisted cannot use"),
+    ('"systemd:domain=INET:index=99"', "names something that is not there"),
+    ('"tcp:80:bogus=1"', "an option is missing or unknown"),
+    (r'"ssl:443:privateKey=a\\"', "backslash"),
+    (r'"we\ud800b:80"', r"'we\ud800b'"),
+]
+
+
+@pytest.mark.parametrize(("listen", "words"), WRONG_LISTENERS)
+def test_wrong_listeners(listen, words):
+    text = f'services:\n  web:\n    listen: {listen}\n    backend: ":2"\n'
+    ((line, path, message),) = problems_of(text)
+    assert line == 3
+    assert path in ("services.web.listen", "")
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        ("22:22", "in quotes"),
+        ('":0"', "from 1 to 65535"),
+        ('"tls:web"', "an option is missing or unknown"),
+        ('"ssl:web:443:caCertsDir=/no/such"', "No such file or directory"),
+        ('"tcp6:web:80"', "no such type of endpoint"),
+        ('"unix:/run/web:mode=600"', "a backend has none"),
+    ],
+)
+def test_wrong_backends(backend, words):
+    text = f'services:\n  web:\n    listen: ":1"\n    backend: {backend}\n'
+    ((line, path, message),) = problems_of(text)
+    assert (line, path) == (4, "services.web.backend")
+    assert words in message
+
+
+@pytest.mark.parametrize("listen", ['"haproxy:tcp:0"', '"tcp:0:backlog=5"'])
+def test_endpoints_that_twisted_can_use(listen):
+    service = parse_one(f'services: {{web: {{listen: {listen}, backend: ":2"}}}}')
+    assert service.listen == EndpointAddress(listen.strip('"'))
+
+
+WRONG_GO_RULES = [
+    ("listen_port: 65536", "listen_port", "from 0 to 65535"),
+    ("listen_port: [80]", "listen_port", "a port such as 80, not a list"),
+    ("listen_port: 22:22", "listen_port", "from 0 to 65535"),
+    ("listen_port: true", "listen_port", "not true or false"),
+    ("backend_port: 0", "backend_port", "from 1 to 65535"),
+    ("backend_port: http", "backend_port", "from 1 to 65535"),
+    ("backend_port: null", "", "is missing"),
+    ("listen_ip: 1.2.3", "listen_ip", "neither an IP address nor a host name"),
+    ("backend_ip: [1.2.3.4]", "backend_ip", "not a list"),
+    ("ip_blacklist: [1.2.3.4, x]", "ip_blacklist[1]", "neither an IP address nor a network"),
+    ("max_ilde: 5", "max_ilde", "did you mean max_idle?"),
+    ('listen: ":80"', "listen", 'under "services:"'),
+    ('backend: ":80"', "backend", 'under "services:"'),
+]
+
+
+@pytest.mark.parametrize(("rule", "key", "words"), WRONG_GO_RULES)
+def test_wrong_go_rules(rule, key, words):
+    rules = {"listen_port": "80", "backend_port": "81", rule.partition(":")[0]: None}
+    lines = [rule if value is None else f"{key}: {value}" for key, value in rules.items()]
+    ((_, path, message),) = problems_of("web:\n" + "".join(f"  {line}\n" for line in lines))
+    assert path.startswith(f"web.{key}".rstrip("."))
+    assert words in message
+
+
+# -- wrong files
+
+
+WRONG_FILES = [
+    ("", None, "", "no services"),
+    ("# nothing\n", None, "", "no services"),
+    ("~", None, "", "no services"),
+    ("services: {}", 1, "services", "no services"),
+    ("services:", 1, "services", "not nothing"),
+    ("\nservices: [a]", 2, "services", "not a list"),
+    ("- a", 1, "", "not a list"),
+    ("text", 1, "", "not a text"),
+    ("services:\n  web: 80\n", 2, "services.web", "not a number"),
+    ("services:\n  web:\n", 2, "services.web", "not nothing"),
+    ("web: 80\n", 1, "web", 'under "services:"'),
+    ("listen: ':80'\n", 1, "listen", 'under "services:"'),
+    ("servces:\n  web: {listen: ':80'}\n", 1, "servces", 'did you mean "services"?'),
+    ("other:\n  web: {listen: ':80'}\n", 1, "other", 'did you mean "services"?'),
+    (NATIVE + "servics: {}\n", 18, "servics", "did you mean services?"),
+    (NATIVE + GO, 18, "ssh", "not a known key"),
+    (NATIVE + "services: {}\n", 18, "services", "twice, first in line 1"),
+    (NATIVE + "  web: {}\n", 18, "services.web", "twice, first in line 2"),
+    (NATIVE + "    max_idle: 3\n", 18, "services.web.max_idle", "twice, first in line 8"),
+    (NATIVE + '  "":\n    a: b\n', 18, "services", "printable"),
+    (NATIVE + '  "a\\0":\n    a: b\n', 18, "services", "printable"),
+    (NATIVE + "~: 1\n", 18, "", "a key must be a name"),
+    (NATIVE + "[a]: 1\n", 18, "", "a key must be a name"),
+    (NATIVE + "? {a: 1}\n: 1\n", 18, "", "a key must be a name"),
+    (NATIVE + "---\n", 18, "", "second YAML document"),
+    (NATIVE + "  <<: 3\n", 18, "services.<<", "must be an alias"),
+    ("a: &a [*a]\n", 1, "", "the alias *a"),
+    ("services: {a: {listen: :80, backend: :81}}", 1, "", 'in quotes, such as ":80"'),
+    ('services:\n  a: {listen: ":80",\n    backend: :81}\n', 3, "", 'in quotes, such as ":80"'),
+    ("services: {a: {listen: ::1:80}}", 1, "", 'in quotes, such as ":80"'),
+    ("services: {a: {listen: [::1]:80}}", 1, "", 'in quotes, such as ":80"'),
+    ("services: {a: {listen: *:80}}", 1, "", 'in quotes, such as ":80"'),
+    ("web:\n    listen: :80\n\tbackend: :81\n", 3, "", "not with tabs"),
+    ('services: {"": {listen: ":80", backend: ":81"}}', 1, "services", "printable"),
+    ("services: {~: {}}", 1, "services", "a key must be a name"),
+    ("services: {<<: 3}", 1, "services.<<", "must be an alias"),
+    ("services: {<<: {[a]: 1}}", 1, "services.<<", "a key must be a name"),
+    ('"": {listen_port: 80, backend_port: 81}', 1, "", "printable"),
+    ("a:\n\tb: 1\n", 2, "", "not with tabs"),
+    ("a: b: c\n", 1, "", "in quotes"),
+    ("a: 1\nb: [1, 2\nc: 3\n", 3, "", "not valid YAML: while parsing a flow sequence from line 2"),
+    ("a: 'b\n\n", 3, "", "from line 1"),
+    ("a: b\nc: \0\n", 2, "", "U+0000"),
+    ("a: \ud800\n", 1, "", "U+D800"),
+    ('a: "\\UFFFFFFFF"\n', 1, "", "no such character"),
+    ("a: " + "[" * 30, 1, "", "20 levels"),
+    ("".join(f"{' ' * i}a:\n" for i in range(100)), 21, "", "20 levels"),
+    ("a: " + "x" * (1024 * 1024), None, "", "too big"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "path", "words"), WRONG_FILES)
+def test_wrong_files(text, line, path, words):
+    ((found_line, found_path, message),) = problems_of(text)
+    assert (found_line, found_path) == (line, path)
+    assert words in message
+
+
+def test_too_many_values(monkeypatch):
+    monkeypatch.setattr(yamlmap, "MAX_NODES", 100)
+    ((line, _, message),) = problems_of("a:\n" + "- 1\n" * 101)
+    assert line == 99
+    assert "more than 100 values" in message
+
+
+def test_an_alias_bomb_is_not_set_off():
+    bomb = "a: &a [" + "x," * 9 + "]\n"
+    for name, below in zip("bcdefghijkl", "abcdefghijk", strict=True):
+        bomb += f"{name}: &{name} [" + f"*{below}," * 9 + "]\n"
+    ((_, _, message),) = problems_of(bomb)
+    assert "too big" in message
+
+
+def test_a_chain_of_merges_is_not_followed_for_ever():
+    chain = "a0: &a0 {k: 1}\n" + "".join(
+        f"a{i}: &a{i} {{<<: *a{i - 1}, k{i}: 1}}\n" for i in range(1, 5000)
+    )
+    ((_, _, message),) = problems_of(chain)
+    assert "too big" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        (b"services:\n  a\xff", 2, "UTF-8"),
+        (bytes(range(256)), 2, "UTF-8"),
+        (b"x" * (1024 * 1024 + 1), None, "too big"),
+        ("é".encode() * 600_000, None, "too big"),
+        (b"", None, "no services"),
+    ],
+)
+def test_wrong_content(tmp_path, content, line, words):
+    path = tmp_path / "monconn.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    (problem,) = caught.value.problems
+    assert (problem.source, problem.line) == (str(path), line)
+    assert words in problem.message
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing", "No such file"),
+        (".", "Is a directory"),
+        ("a\0b", "NUL"),
+        ("a" * 999, "too long"),
+    ],
+)
+def test_unreadable_files(tmp_path, name, words):
+    path = os.path.join(tmp_path, name)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    (problem,) = caught.value.problems
+    assert (problem.source, problem.line) == (path, None)
+    assert words in problem.message
+
+
+def test_all_problems_at_once_in_the_order_of_their_lines():
+    with pytest.raises(ConfigError) as caught:
+        parse(
+            "services:\n"
+            "  a:\n"
+            "    max_idle: soon\n"
+            '    listen: ":80"\n'
+            "    ip_blacklist:\n"
+            "      - 1.2.3.4\n"
+            "      - x\n"
+            "      - [y]\n"
+            "    max_ilde: 5\n"
+            '  b: {listen: ":80", backend: ":1"}\n'
+            '  c: {listen: ":80", backend: ":1"}\n'
+            '  c: {listen: ":81", backend: ":1"}\n'
+            "kontrol: {}\n"
+        )
+    problems = caught.value.problems
+    assert [(problem.line, problem.path) for problem in problems] == [
+        (2, "services.a.backend"),
+        (3, "services.a.max_idle"),
+        (7, "services.a.ip_blacklist[1]"),
+        (8, "services.a.ip_blacklist[2]"),
+        (9, "services.a.max_ilde"),
+        (11, "services.c.listen"),
+        (12, "services.c"),
+        (13, "kontrol"),
+    ]
+    assert str(caught.value).splitlines()[0] == (
+        f"{SOURCE}:2: services.a.backend: is missing, and has no default"
+    )
+    assert len(str(caught.value).splitlines()) == len(problems)
+
+
+def test_a_merged_problem_is_shown_where_it_is_written():
+    text = (
+        "services:\n"
+        '  one: &one {listen: ":1", backend: ":1",\n'
+        "    max_idle: soon}\n"
+        '  two: {<<: *one, listen: ":2"}\n'
+    )
+    places = [(line, path) for line, path, _ in problems_of(text)]
+    assert places == [(3, "services.one.max_idle"), (3, "services.two.max_idle")]
+
+
+def test_a_long_name_is_cut():
+    ((_, path, _),) = problems_of(f"services:\n  {'x' * 500}: 1\n")
+    assert len(path) < 100
+
+
+# -- two services on one listener
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (":80", ":80"),
+        (":80", "127.0.0.1:80"),
+        ("127.0.0.1:80", ":80"),
+        (":80", "[::1]:80"),
+        (":80", "0.0.0.0:80"),
+        ("[::]:80", ":80"),
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("127.0.0.1:80", "tcp:80"),
+        ("[::]:80", "[::1]:80"),
+        ("[::1]:80", "[0:0::1]:80"),
+        ("Name:80", "name:80"),
+        ("unix:/run/a", "unix:/run/./a:mode=600"),
+    ],
+)
+def test_listeners_that_clash(one, other):
+    text = (
+        f'services:\n  one: {{listen: "{one}", backend: ":1"}}\n'
+        '  between: {listen: ":7", backend: ":1"}\n'
+        f'  other: {{listen: "{other}", backend: ":1"}}\n'
+    )
+    ((line, path, message),) = problems_of(text)
+    assert (line, path) == (4, "services.other.listen")
+    assert 'the service "one" listens there already' in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (":80", ":81"),
+        (":0", ":0"),
+        ("127.0.0.1:80", "127.0.0.2:80"),
+        ("0.0.0.0:80", "[::1]:80"),
+        ("0.0.0.0:80", "[::]:80"),
+        ("unix:/run/a", "unix:/run/b"),
+        ("unix:80", ":80"),
+    ],
+)
+def test_listeners_that_do_not_clash(one, other):
+    text = (
+        f'services:\n  one: {{listen: "{one}", backend: ":1"}}\n'
+        f'  other: {{listen: "{other}", backend: ":1"}}\n'
+    )
+    assert len(parse(text).services) == 2
+
+
+def test_go_listeners_that_clash():
+    ((line, path, message),) = problems_of(
+        "a: {listen_port: 80, backend_port: 1}\n"
+        "b: {listen_ip: 10.0.0.1, listen_port: '80', backend_port: 1}\n"
+    )
+    assert (line, path) == (2, "b.listen_port")
+    assert 'the service "a"' in message
+
+
+# -- whatever it is: a configuration, or problems in words
+
+
+def check_any_text(text: str) -> None:
+    try:
+        result = parse(text)
+    except ConfigError as error:
+        check_problems(error.problems, len(text.splitlines()) + 2)
+    else:
+        assert isinstance(result, config.Config)
+        assert result.services
+
+
+def check_problems(problems: tuple[Problem, ...], most_lines: int) -> None:
+    assert problems
+    for problem in problems:
+        assert problem.source
+        assert problem.message
+        assert str(problem).isprintable()
+        assert problem.line is None or 1 <= problem.line <= most_lines
+
+
+YAML_PIECES = [
+    *("services", "web", "listen", "backend", "max_idle", "listen_port", "backend_port"),
+    *('":80"', "22:22", "80", "[::1]:80", "15m", "yes", "~", ".inf", "0x_", "1_0", "2001-99-99"),
+    *(": ", ":\n", "\n", "\n  ", "\n    ", "- ", "? ", "{", "}", "[", "]", ", ", " ", "\t", "#"),
+    *("&a ", "*a", "<<: *a", "!!int ", "!!binary ", "! ", "---\n", "...\n", "%YAML 1.1\n"),
+    *("|\n", ">\n", '"', "'", "\\", "\\ud800", "\\x00", "é", "\u2028", "@", "`"),
+]
+yamlish = st.lists(st.sampled_from(YAML_PIECES), max_size=40).map("".join)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> str:
+    """A right configuration with some pieces cut out, doubled or put in."""
+    text = draw(st.sampled_from([NATIVE, GO]))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(text)))
+        end = draw(st.integers(start, min(start + 20, len(text))))
+        piece = draw(st.sampled_from(["", text[start:end] * 2]) | yamlish | st.text(max_size=5))
+        text = text[:start] + piece + text[end:]
+    return text
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=mutated() | yamlish | st.text())
+def test_any_text_is_read_or_refused(text):
+    check_any_text(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(listen=st.text(), rule=st.text())
+def test_any_value_is_read_or_refused(listen, rule):
+    # JSON's quoted texts are YAML's, too.
+    check_any_text(
+        f"services: {{a: {{listen: {json.dumps(listen)}, backend: {json.dumps(rule)},"
+        f" max_idle: {json.dumps(rule)}, {json.dumps(rule)}: 1}}}}"
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content)
+    try:
+        config.load(path)
+    except ConfigError as error:
+        check_problems(error.problems, len(content) + 2)
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs=st.lists(st.text() | st.text(alphabet=":=80unix/[]", max_size=12), max_size=3))
+def test_any_pairs_are_read_or_refused(pairs):
+    try:
+        config.from_pairs(pairs)
+    except ConfigError as error:
+        check_problems(error.problems, 0)

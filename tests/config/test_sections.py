@@ -1,0 +1,128 @@
+"""The sections beside the services: log, metrics, history, devices, observers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monconn.addresses import TcpAddress, UnixAddress
+from monconn.config.config import Config, parse
+from monconn.config.sections import (
+    DevicesConfig,
+    HistoryConfig,
+    JsonLogConfig,
+    MetricsConfig,
+)
+from monconn.errors import ConfigError
+from monconn.monitor.interfaces import Observer
+
+SERVICES = 'services: {web: {listen: ":80", backend: ":8080"}}\n'
+
+
+def read(text: str) -> Config:
+    return parse(SERVICES + text, "file.yaml")
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    return [str(problem) for problem in caught.value.problems]
+
+
+class Noting(Observer):
+    """An observer of somebody's own."""
+
+    def __init__(self, path: str, *, limit: int = 3) -> None:
+        self.path = path
+        self.limit = limit
+
+
+def test_all_is_off_but_devices() -> None:
+    config = read("")
+    assert (config.json_log, config.metrics, config.history) == (None, None, None)
+    assert config.devices == DevicesConfig()
+    assert config.observers == ()
+
+
+def test_every_section() -> None:
+    config = read(
+        """
+json_log: {path: stdout, at_open: true, every: 5m}
+metrics: {listen: "127.0.0.1:9100"}
+history: {path: /var/lib/h.sqlite, keep: 7d, max_size: 10MiB, resume_counters: false}
+devices: {prefix_v4: 24, prefix_v6: 56, kept: 10, silent_heartbeats: 5,
+          storm_connections: 3, storm_within: 2m}
+"""
+    )
+    assert config.json_log == JsonLogConfig("stdout", at_open=True, every=300.0)
+    assert config.metrics == MetricsConfig(TcpAddress("127.0.0.1", 9100))
+    assert config.history == HistoryConfig("/var/lib/h.sqlite", 7 * 86400.0, 10 * 2**20, False)
+    assert config.devices == DevicesConfig(24, 56, 10, 5, 3, 120.0)
+
+
+def test_defaults() -> None:
+    config = read("json_log: {path: x}\nmetrics: {listen: 'unix:/m'}\nhistory: {path: y}\n")
+    assert config.json_log == JsonLogConfig("x", at_open=False, every=60.0)
+    assert config.metrics == MetricsConfig(UnixAddress("/m"))
+    assert config.history == HistoryConfig("y", 30 * 86400.0, 2**30, True)
+    assert config.devices == DevicesConfig(32, 64, 100_000, 3, 10, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("json_log: {}", "json_log.path: is missing"),
+        ("json_log: true", "json_log: must be a mapping of settings, not true or false"),
+        ("json_log: {path: x, at_opem: true}", "json_log.at_opem: is not a known key: did you"),
+        ("metrics: {}", "metrics.listen: is missing"),
+        ("metrics: {listen: 'ssl:443'}", "metrics.listen: "),
+        ("history: {path: x, keep: 0}", "history.keep: must be more than 0"),
+        ("history: {path: x, max_size: 1GB}", "history.max_size: must be a number of bytes or a"),
+        ("history: {path: x, max_size: 0}", "history.max_size: must be more than 0"),
+        ("history: {path: x, max_size: 1.5}", "history.max_size: must be a number of bytes or a"),
+        ("history: {path: ''}", "history.path: must be the path of a file, not an empty text"),
+        ("json_log: {path: ' '}", "json_log.path: must be the path of a file, not an empty"),
+        ("history: {path: x, max_size: 10}", "history.max_size: must be at least 1MiB"),
+        ("devices: {prefix_v4: 33}", "devices.prefix_v4: must be from 1 to 32"),
+        ("devices: {prefix_v6: 0}", "devices.prefix_v6: must be from 1 to 128"),
+        ("devices: {kept: 0}", "devices.kept: must be more than 0"),
+        ("observers: {use: x}", "observers: must be a list of observers, each"),
+        ("observers: [x]", "observers[0]: must be a mapping such as {use: package.module:Class}"),
+        ("observers: [{path: x}]", "observers[0].use: is missing"),
+        ("observers: [{use: json}]", "observers[0].use: must be package.module:Class"),
+        ("observers: [{use: 'no.such:Thing'}]", "cannot be imported: ModuleNotFoundError"),
+        ("observers: [{use: 'json:Nothing'}]", "cannot be imported: AttributeError"),
+        ("observers: [{use: 'sys:path'}]", 'observers[0].use: "sys:path" is no class'),
+        (
+            f"observers: [{{use: '{__name__}:Noting', limit: 1}}]",
+            "cannot be made with these options: missing a required argument: 'path'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, words: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith("file.yaml:2: ")
+    assert words in problem
+
+
+def test_all_that_is_wrong_with_observers_at_once() -> None:
+    assert len(problems("observers: [{use: 1}, {use: 'json:loads', a: 1}, {}]")) == 3
+
+
+def test_observers_with_options_of_every_kind() -> None:
+    config = read(f"observers:\n  - use: {__name__}:Noting\n    path: {{a: [1, null, x]}}\n")
+    (each,) = config.observers
+    made = each.make(**each.options)
+    assert isinstance(made, Noting)
+    assert made.path == {"a": [1, None, "x"]}
+    assert made.limit == 3
+
+
+def test_a_module_that_fails_is_told_and_not_shown_as_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "observer_that_fails.py").write_text("raise RuntimeError('no\\nluck')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = problems("observers: [{use: 'observer_that_fails:X'}]")
+    assert problem.endswith("cannot be imported: RuntimeError: no luck")

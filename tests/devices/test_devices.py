@@ -1,0 +1,817 @@
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
+
+from monconn.config.sections import DevicesConfig
+from monconn.devices.alarmlog import LINES_A_SECOND
+from monconn.devices.devices import MOST_PUT_ASIDE, DevicesService
+from monconn.devices.identity import DeviceIdentity
+from monconn.errors import UnknownService
+from monconn.model.alarms import Alarm
+from monconn.model.record import ConnectionRecord, iso_time
+from monconn.monitor.interfaces import Observer
+from monconn.monitor.monitor import Monitor
+from monconn.monitor.registry import Registry
+from monconn.testing import RecordingObserver, make_monitor
+
+FLEET = 5_000
+
+
+class Connection:
+    """A connection without sockets: it is over as soon as somebody ends it."""
+
+    def __init__(self, monitor: Monitor, record: ConnectionRecord) -> None:
+        self.monitor = monitor
+        self.record = record
+
+    def speak(self, count: int = 1) -> None:
+        self.record.up += count
+        self.record.last_up = self.monitor.clock.seconds()
+
+    def end(self, reason: Any = "client_closed", reset: bool = False) -> None:
+        self.record.end(reason, self.monitor.clock.seconds())
+        self.monitor.closed(self)
+
+    def measure(self) -> None:
+        pass
+
+
+class World:
+    """One service, those who look after its devices, and the alarms that were told."""
+
+    def __init__(self, **config: Any) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.0)
+        self.registry = Registry()
+        self.monitor = make_monitor("web", self.clock)
+        self.registry.add(self.monitor)
+        self.devices = DevicesService(DevicesConfig(**config), self.registry, None, self.clock)
+        self.devices.startService()
+        self.observer = RecordingObserver(watches_payload=False)
+        self.monitor.add_observer(self.observer)
+
+    def enter(self, ip: str = "10.0.0.1") -> Connection:
+        record = self.monitor.admit(f"{ip}:4711", ip)
+        assert record is not None
+        connection = Connection(self.monitor, record)
+        self.monitor.opened(connection)
+        return connection
+
+    def speak_every(self, connection: Connection, seconds: float, times: int) -> None:
+        for _ in range(times):
+            self.wait(seconds)
+            connection.speak()
+        self.wait(1.0)
+
+    def visit_every(self, seconds: float, times: int, reason: str = "client_closed") -> None:
+        for _ in range(times):
+            connection = self.enter()
+            connection.speak()
+            connection.end(reason)
+            self.wait(seconds)
+
+    def wait(self, seconds: float) -> None:
+        """Let time go by in steps, so that each second is looked at."""
+        whole = int(seconds)
+        for _ in range(whole):
+            self.clock.advance(1.0)
+        if seconds > whole:
+            self.clock.advance(seconds - whole)
+
+    def alarms(self) -> list[tuple[str, str, bool]]:
+        """What was told since it was last asked: the kind, the device, whether it is over."""
+        self.devices.rows()  # before, all that was put aside is counted
+        alarms = [event[1] for event in self.observer.events if event[0] == "alarmed"]
+        self.observer.events.clear()
+        return [(alarm.kind, alarm.device, alarm.is_over) for alarm in alarms]
+
+    def kinds(self) -> list[str]:
+        """The same for a single device: ``silent``, and ``-silent`` when that is over."""
+        return ["-" * is_over + kind for kind, _, is_over in self.alarms()]
+
+    def row(self) -> dict[str, Any]:
+        (row,) = self.devices.rows()
+        return row
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def events() -> Iterator[list[LogEvent]]:
+    with capturedLogs() as captured:
+        yield captured
+
+
+def number_ip(number: int) -> str:
+    return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
+# -- what a device is
+
+
+@pytest.mark.parametrize(
+    ("config", "ip", "device"),
+    [
+        ({}, "10.0.0.1", "10.0.0.1"),
+        ({}, "2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ({}, "unix", "unix"),
+        ({}, "local", "local"),
+        ({}, "fe80::1%eth0", "fe80::1%eth0"),
+        ({"prefix_v4": 24, "prefix_v6": 128}, "10.1.2.3", "10.1.2.0/24"),
+        ({"prefix_v4": 24, "prefix_v6": 128}, "2001:db8::4", "2001:db8::4"),
+        ({"prefix_v4": 24}, "unix", "unix"),
+        ({"prefix_v4": 1}, "200.1.2.3", "128.0.0.0/1"),
+        ({"prefix_v6": 60}, "2001:db8:1:ffff::4", "2001:db8:1:fff0::/60"),
+        ({"prefix_v6": 1}, "2001:db8::1", "::/1"),
+    ],
+)
+def test_name_of_a_device(config: dict[str, int], ip: str, device: str) -> None:
+    assert DeviceIdentity(DevicesConfig(**config)).of(ip) == device
+
+
+# -- rows
+
+
+def test_row(world: World) -> None:
+    first = world.enter()
+    first.speak(3)
+    first.record.down = 20
+    world.wait(60.0)
+    first.end("client_reset")
+    second = world.enter()
+    second.speak(4)
+    world.wait(2.5)
+    row = world.row()
+    assert json.loads(json.dumps(row)) == row
+    assert second.record.last_up is not None
+    for key in ("first_seen", "last_seen"):  # wall clock: the test's own
+        assert row.pop(key) == iso_time(
+            {"first_seen": first, "last_seen": second}[key].record.opened_at
+        )
+    assert row == {
+        "device": "10.0.0.1",
+        "service": "web",
+        "connections": 1,
+        "total": 2,
+        "reconnect_seconds": None,
+        "heartbeat_seconds": None,
+        "silent_seconds": 2.5,
+        "up": 7,
+        "down": 20,
+        "last_reason": "client_reset",
+        "alarms": [],
+    }
+
+
+def test_device_without_a_message(world: World) -> None:
+    world.enter()
+    world.wait(5.0)
+    assert world.row()["silent_seconds"] is None
+
+
+def test_who_was_seen_last_comes_first(world: World) -> None:
+    other = make_monitor("mqtt", world.clock)
+    world.registry.add(other)  # a later one is followed as well
+    base = 1_700_000_000.0
+    for number, (monitor, ip) in enumerate(
+        [(world.monitor, "10.0.0.1"), (other, "10.0.0.2"), (world.monitor, "10.0.0.3")]
+    ):
+        record = monitor.admit(f"{ip}:1", ip)
+        assert record is not None
+        record.opened_at = base + number
+        monitor.opened(Connection(monitor, record))
+    rows = [(row["service"], row["device"]) for row in world.devices.rows()]
+    assert rows == [("web", "10.0.0.3"), ("mqtt", "10.0.0.2"), ("web", "10.0.0.1")]
+    assert [row["device"] for row in world.devices.rows("mqtt")] == ["10.0.0.2"]
+    with pytest.raises(UnknownService):
+        world.devices.rows("ssh")
+
+
+def test_typical_times(world: World) -> None:
+    """Medians: the one long gap does not count."""
+    for seconds in (10.0, 12.0, 11.0, 500.0, 10.5):
+        connection = world.enter()
+        connection.speak()
+        world.wait(1.0)
+        connection.end("operator")
+        world.wait(seconds - 1.0)
+    world.enter().speak()
+    world.wait(1.0)
+    row = world.row()
+    assert row["heartbeat_seconds"] == row["reconnect_seconds"] == 11.0
+
+
+def test_connections_opened_together_are_one_coming(world: World) -> None:
+    for _ in range(4):
+        for _ in range(6):
+            world.enter().end()
+            world.clock.advance(0.1)
+        world.wait(20.0)
+    assert world.row()["reconnect_seconds"] == pytest.approx(20.1)
+
+
+def test_live_connections_of_before_are_known() -> None:
+    monitor = make_monitor("web")
+    registry = Registry()
+    registry.add(monitor)
+    record = monitor.admit("10.0.0.1:1", "10.0.0.1")
+    assert record is not None
+    monitor.opened(connection := Connection(monitor, record))
+    devices = DevicesService(DevicesConfig(), registry, None, monitor.clock)
+    connection.speak(5)
+    connection.end()
+    (row,) = devices.rows()
+    assert (row["connections"], row["total"], row["up"]) == (0, 1, 5)
+
+
+def test_deleted_service_is_left(world: World) -> None:
+    connection = world.enter()
+    world.registry.delete("web")
+    world.wait(1.0)
+    assert list(world.devices.rows()) == []
+    world.enter("10.0.0.2")
+    connection.end()
+    world.registry.add(world.monitor)
+    assert [row["device"] for row in world.devices.rows()] == ["10.0.0.2"]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["open", "speak", "end", "wait"]),
+        st.integers(0, 4),
+        st.sampled_from(["client_closed", "client_reset", "operator", "idle_timeout"]),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(STEPS)
+def test_counts_are_those_of_the_monitor(steps: list[tuple[str, int, str]]) -> None:
+    world = World(storm_connections=2, silent_heartbeats=1)
+    live: list[Connection] = []
+    for what, number, reason in steps:
+        if what == "open":
+            live.append(world.enter(number_ip(number)))
+        elif what == "wait":
+            world.wait(float(number * number))
+        elif live and what == "speak":
+            live[number % len(live)].speak(number + 1)
+        elif live:
+            live.pop(number % len(live)).end(reason)
+        rows = list(world.devices.rows())
+        by_ip = {row["device"]: row["connections"] for row in rows if row["connections"]}
+        assert by_ip == world.monitor.connections_by_ip()
+        assert sum(row["total"] for row in rows) == world.monitor.totals().opened
+        assert (sum(row["up"] for row in rows), 0) == world.monitor.bytes()
+        assert sorted(world.monitor.connections_by_ip().items()) == sorted(by_ip.items())
+    told = Counter((kind, device) for kind, device, is_over in world.alarms() if not is_over)
+    assert all(
+        row["alarms"] == [] or told[row["alarms"][0], row["device"]] for row in rows_of(world)
+    )
+
+
+def rows_of(world: World) -> list[dict[str, Any]]:
+    return list(world.devices.rows())
+
+
+# -- silence
+
+
+def test_short_connections_in_a_row_are_no_rhythm(world: World) -> None:
+    """As of a browser, or of a program that asks several things and then waits."""
+    for _ in range(5):
+        connection = world.enter()
+        connection.speak()
+        connection.end("client_closed")
+        world.clock.advance(0.01)
+    connection = world.enter()
+    connection.speak()
+    world.wait(60.0)
+    assert world.row()["heartbeat_seconds"] is None
+    assert world.kinds() == []
+
+
+def test_silent_while_connected(world: World) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 60.0, 5)
+    assert world.row()["heartbeat_seconds"] == 60.0
+    world.wait(178.0)  # 179 s since it spoke
+    assert world.kinds() == []
+    world.wait(3.0)
+    assert world.kinds() == ["silent"]
+    assert world.row()["alarms"] == ["silent"]
+    world.wait(3600.0)
+    assert world.kinds() == []  # once
+    connection.speak()
+    world.wait(1.0)
+    assert world.kinds() == ["-silent"]
+    assert world.row()["alarms"] == []
+    world.speak_every(connection, 60.0, 3)
+    world.wait(200.0)
+    assert world.kinds() == ["silent"]  # and again
+
+
+def test_three_gaps_make_a_rhythm(world: World) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 10.0, 2)
+    world.wait(300.0)
+    assert (world.kinds(), world.row()["heartbeat_seconds"]) == ([], None)
+
+
+def test_nobody_is_silent_within_five_seconds(world: World) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 1.0, 9)
+    world.wait(3.0)  # 4 s since it spoke
+    assert world.kinds() == []
+    world.wait(3.0)
+    assert world.kinds() == ["silent"]
+
+
+def test_who_often_breaks_the_rhythm_has_none(world: World) -> None:
+    """As somebody at a keyboard does: no alarm for each pause."""
+    connection = world.enter()
+    told = []
+    for _ in range(10):
+        connection.speak()
+        world.speak_every(connection, 1.0, 3)
+        world.wait(60.0)
+        told += world.kinds()
+    assert told.count("silent") <= 2
+
+
+def test_slower_rhythm_is_learned(world: World) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 10.0, 9)
+    world.speak_every(connection, 60.0, 30)
+    assert world.kinds() == ["silent", "-silent"] * 2
+    world.wait(185.0)
+    assert world.kinds() == ["silent"]
+
+
+def test_message_just_before_the_look_counts(world: World) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 10.0, 5)
+    world.wait(29.0)
+    world.clock.advance(0.9)
+    connection.speak()
+    world.wait(10.0)
+    assert world.kinds() == []
+
+
+def test_process_that_was_stopped_alarms_nobody(world: World) -> None:
+    """What came meanwhile is read after the timers have run."""
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 10.0, 5)
+    world.clock.advance(3600.0)
+    connection.speak()
+    world.wait(5.0)
+    assert world.kinds() == []
+
+
+@pytest.mark.parametrize("reason", ["client_reset", "client_lost", "idle_timeout", "error"])
+def test_gone_out_of_order(world: World, reason: str) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 20.0, 5)
+    connection.end(reason)
+    world.wait(57.0)
+    assert world.kinds() == []
+    world.wait(4.0)
+    assert world.kinds() == ["silent"]
+    back = world.enter()
+    world.wait(2.0)
+    assert world.kinds() == []  # it has said nothing yet
+    back.speak()
+    world.wait(1.0)
+    assert world.kinds() == ["-silent"]
+
+
+def test_back_but_not_speaking(world: World) -> None:
+    """Coming back again and again, without a word, is silence still."""
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 20.0, 5)
+    for _ in range(8):
+        connection.end("backend_refused")
+        world.wait(10.0)
+        connection = world.enter()
+    assert world.kinds() == ["silent"]
+
+
+@pytest.mark.parametrize(
+    "reason", ["client_closed", "backend_closed", "operator", "blocked", "stopping", "lifetime"]
+)
+def test_signed_off(world: World, reason: str) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 20.0, 5)
+    connection.end(reason)
+    world.wait(3600.0)
+    # When it comes back, it may take its time for the first word.
+    connection = world.enter()
+    world.wait(50.0)
+    assert world.kinds() == []
+    world.wait(20.0)
+    assert world.kinds() == ["silent"]
+    connection.end(reason)
+    assert world.kinds() == ["-silent"]
+
+
+@pytest.mark.parametrize("reason", ["client_closed", "lifetime"])
+def test_who_connects_for_each_message_stays_away(world: World, reason: str) -> None:
+    world.visit_every(100.0, 6, reason)
+    assert world.row()["reconnect_seconds"] == 100.0
+    world.wait(195.0)  # 295 s since it left
+    assert world.kinds() == []
+    world.wait(10.0)
+    assert world.kinds() == ["silent"]
+    world.enter()
+    assert world.kinds() == ["-silent"]
+
+
+@pytest.mark.parametrize("reason", ["operator", "blocked", "stopping"])
+def test_who_was_sent_away_is_not_expected(world: World, reason: str) -> None:
+    world.visit_every(100.0, 5)
+    world.visit_every(100.0, 1, reason)
+    world.wait(3600.0)
+    assert world.kinds() == []
+
+
+def test_never_silent_when_turned_off() -> None:
+    world = World(silent_heartbeats=0)
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 20.0, 5)
+    world.wait(600.0)
+    connection.end("client_reset")
+    world.visit_every(10.0, 5)
+    world.wait(600.0)
+    assert world.kinds() == []
+    assert world.row()["heartbeat_seconds"] is not None
+
+
+# -- storms
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["one after another", "at once"])
+def test_storm_is_the_one_connection_too_many(world: World, keep: bool) -> None:
+    def come() -> None:
+        connection = world.enter()
+        if not keep:
+            connection.end("operator")
+
+    for _ in range(10):
+        come()
+        world.clock.advance(5.9)
+    assert world.kinds() == []
+    come()  # the eleventh within 59 s
+    assert world.kinds() == ["reconnect_storm"]
+    assert world.row()["alarms"] == ["reconnect_storm"]
+    come()
+    assert world.kinds() == []
+    # Over with fewer than five in a minute: of the twelve, the fifth last came 17.7 s ago.
+    world.wait(42.0)
+    assert world.kinds() == []
+    world.wait(2.0)
+    assert world.kinds() == ["-reconnect_storm"]
+    assert world.row()["alarms"] == []
+
+
+def test_no_storm_if_they_take_their_time(world: World) -> None:
+    for _ in range(50):
+        world.enter().end("operator")
+        world.clock.advance(6.0)
+    assert world.kinds() == []
+
+
+def test_second_storm_is_told_again(world: World) -> None:
+    for _ in range(2):
+        for _ in range(15):
+            world.enter().end("operator")
+        world.wait(62.0)
+    assert world.kinds() == ["reconnect_storm", "-reconnect_storm"] * 2
+
+
+@pytest.mark.parametrize("allowed", [1, 2, 3])
+def test_small_storms(allowed: int) -> None:
+    world = World(storm_connections=allowed)
+    for _ in range(allowed):
+        world.enter().end("operator")
+    assert world.kinds() == []
+    world.enter().end("operator")
+    assert world.kinds() == ["reconnect_storm"]
+    world.wait(59.0)
+    assert world.kinds() == []
+    world.wait(3.0)
+    assert world.kinds() == ["-reconnect_storm"]
+
+
+def test_no_storm_when_turned_off() -> None:
+    world = World(storm_connections=0)
+    for _ in range(100):
+        world.enter().end("operator")
+    assert world.kinds() == []
+
+
+# -- fleets
+
+
+def enter_fleet(world: World) -> list[Connection]:
+    return [world.enter(number_ip(number)) for number in range(FLEET)]
+
+
+class Beats:
+    """Lets a fleet speak every ten minutes, ±30 %, and looks every 20 s."""
+
+    mean = 600.0
+    step = 20.0
+
+    def __init__(self, world: World, fleet: list[Connection]) -> None:
+        self.world = world
+        self.dice = random.Random(1)
+        self.tick = 0
+        self.due: dict[int, list[Connection]] = {}
+        self.silent: set[Connection] = set()
+        for connection in fleet:
+            self.due.setdefault(int(self.dice.uniform(0, self.mean / self.step)), []).append(
+                connection
+            )
+
+    def go_on(self, seconds: float) -> None:
+        for _ in range(int(seconds / self.step)):
+            for connection in self.due.pop(self.tick, ()):
+                if connection not in self.silent:
+                    connection.speak()
+                    pause = round(self.mean * self.dice.uniform(0.7, 1.3) / self.step)
+                    self.due.setdefault(self.tick + pause, []).append(connection)
+            self.world.clock.advance(self.step)
+            self.tick += 1
+
+
+def test_steady_fleet_is_never_alarmed_and_who_falls_silent_is(world: World) -> None:
+    fleet = enter_fleet(world)
+    beats = Beats(world, fleet)
+    beats.go_on(3 * 3600.0)
+    assert world.alarms() == []
+    beats.silent = set(random.Random(2).sample(fleet, 50))
+    names = sorted(connection.record.client_ip for connection in beats.silent)
+    beats.go_on(600.0)  # since then at the latest they are silent; ten minutes ago at the earliest
+    assert world.alarms() == []
+    beats.go_on(2000.0)
+    assert sorted(world.alarms()) == [("silent", name, False) for name in names]
+    beats.go_on(1800.0)
+    assert world.alarms() == []
+    for connection in beats.silent:
+        connection.speak()
+    world.wait(1.0)
+    assert sorted(world.alarms()) == [("silent", name, True) for name in names]
+
+
+def test_twenty_of_a_fleet_storm(world: World) -> None:
+    fleet = enter_fleet(world)
+    chosen = [connection.record.client_ip for connection in fleet[::250]]
+    for _ in range(10):
+        for ip in chosen:
+            world.enter(ip).end("client_reset")
+        world.wait(3.0)
+    assert sorted(world.alarms()) == sorted(("reconnect_storm", ip, False) for ip in chosen)
+    world.wait(61.0)
+    assert sorted(world.alarms()) == sorted(("reconnect_storm", ip, True) for ip in chosen)
+
+
+def test_restart_of_the_service_alarms_nobody(world: World) -> None:
+    fleet = enter_fleet(world)
+    for _ in range(6):
+        for connection in fleet:
+            connection.speak()
+        world.wait(10.0)
+    visitors = [number_ip(FLEET + number) for number in range(100)]
+    for _ in range(6):
+        for ip in visitors:
+            world.enter(ip).end("client_closed")
+        for connection in fleet:
+            connection.speak()
+        world.wait(10.0)
+    world.monitor.stop(60.0)
+    for connection in fleet[:1000]:
+        connection.end("client_reset")
+    world.wait(120.0)
+    assert len(world.monitor) == 0
+    world.wait(600.0)
+    assert world.alarms() == []
+
+
+# -- bounds
+
+
+def test_million_addresses() -> None:
+    world = World(kept=1_000)
+    stays = world.enter("192.0.2.1")
+    record = stays.record
+    (devices,) = world.devices._followed.values()
+    for number in range(1_000_000):
+        record = ConnectionRecord(
+            id=-number,
+            service="web",
+            client="",
+            client_ip=str(number),
+            listener="",
+            backend="",
+            opened_at=0.0,
+            opened=1000.0,
+        )
+        devices.opened(record)
+        record.reason, record.closed = "client_closed", 1000.0
+        devices.closed(record)
+    rows = rows_of(world)
+    assert (len(rows), world.devices.forgotten) == (1_000, 1_000_000 - 999)
+    # Who is connected is kept, however long ago it came.
+    assert "192.0.2.1" in {row["device"] for row in rows}
+
+
+def test_more_live_devices_than_are_kept() -> None:
+    """The ones seen longest ago are forgotten then, and new when they come again."""
+    world = World(kept=10)
+    connections = [world.enter(number_ip(number)) for number in range(15)]
+    assert [row["device"] for row in world.devices.rows()] == [
+        number_ip(number) for number in range(14, 4, -1)
+    ]
+    for connection in connections:
+        connection.speak()
+    world.wait(2.0)
+    connections[0].end("client_reset")
+    assert len(rows_of(world)) == 10
+    again = world.enter(number_ip(1))
+    connections[1].end("client_closed")
+    row = next(world.devices.rows())
+    assert (row["device"], row["connections"], row["total"]) == (number_ip(1), 1, 1)
+    again.end("client_closed")
+
+
+class Cutter(Observer):
+    """Ends all connections as soon as a storm begins."""
+
+    def __init__(self) -> None:
+        self.connections: list[Connection] = []
+
+    def alarmed(self, alarm: Alarm) -> None:
+        for connection in reversed(self.connections):
+            connection.speak()
+            connection.end("operator", reset=True)
+        self.connections.clear()
+
+
+@pytest.mark.parametrize("kept", [1_000, 10])
+def test_who_is_ended_because_of_an_alarm_is_counted_once(kept: int) -> None:
+    """The alarm comes as a connection is counted in, and all that follows before that is done."""
+    many = MOST_PUT_ASIDE + 500
+    world = World(storm_connections=many, storm_within=3600.0, kept=kept)
+    world.monitor.add_observer(cutter := Cutter())
+    for _ in range(many):
+        cutter.connections.append(world.enter())
+    world.wait(1.0)
+    cutter.connections.append(world.enter())
+    for number in range(100, 120):
+        world.enter(number_ip(number))
+    rows = {row["device"]: row for row in rows_of(world)}
+    assert len(rows) == min(kept, 21)
+    if "10.0.0.1" in rows:
+        row = rows["10.0.0.1"]
+        assert (row["connections"], row["total"], row["up"]) == (0, many + 1, many + 1)
+    assert world.observer.events, "nobody was switched off"
+
+
+def test_alarms_of_the_forgotten_are_over() -> None:
+    world = World(kept=1, storm_connections=3)
+    for _ in range(4):
+        connection = world.enter()
+        connection.speak()
+        world.wait(10.0)
+        connection.end("client_reset")
+    world.wait(31.0)
+    assert world.kinds() == ["reconnect_storm", "silent"]
+    world.enter("10.0.0.2")
+    assert sorted(world.alarms()) == [
+        ("reconnect_storm", "10.0.0.1", True),
+        ("silent", "10.0.0.1", True),
+    ]
+    world.wait(600.0)
+    assert world.alarms() == []
+
+
+def test_forgotten_devices_are_let_go() -> None:
+    """Also by what is to be looked at later."""
+    world = World(kept=5)
+    for number in range(50):
+        for _ in range(5):
+            world.enter(number_ip(number)).end("client_reset")
+            world.wait(100.0)
+    (devices,) = world.devices._followed.values()
+    waiting = [each for some in devices._deadlines._by_second.values() for each in some]
+    assert len(waiting) == len(set(waiting)) <= 5
+
+
+class BusyClock(Clock):
+    """A clock that goes on by a tenth of a millisecond each time it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[float] = []
+
+    def seconds(self) -> float:  # type: ignore[override]
+        self.rightNow += 0.0001
+        return float(self.rightNow)
+
+    def callLater(self, delay: float, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        self.pauses.append(delay)
+        return super().callLater(delay, *args, **kwargs)
+
+
+def test_long_look_lets_others_have_their_turn(world: World) -> None:
+    clock = BusyClock()
+    devices = DevicesService(DevicesConfig(), world.registry, None, clock)
+    for connection in enter_fleet(world):
+        connection.speak()
+    devices.startService()
+    clock.advance(1.0)
+    # It asks how late it is after each hundred, and 5,000 take 5 ms.
+    assert clock.pauses[:-1] == [1.0, 0.0, 0.0]
+    assert 0.9 < clock.pauses[-1] < 1.0
+    assert all(row["silent_seconds"] is not None for row in devices.rows())
+
+
+# -- the log, and the life of the service
+
+
+def lines(events: list[LogEvent]) -> list[tuple[LogLevel, str]]:
+    return [(event["log_level"], formatEvent(event)) for event in events]
+
+
+def test_lines_of_an_alarm(world: World, events: list[LogEvent]) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 60.0, 5)
+    world.wait(182.0)
+    connection.speak()
+    world.wait(1.0)
+    assert lines(events) == [
+        (
+            LogLevel.warn,
+            "web: 10.0.0.1 silent alarm: said nothing for 3m01s, usually says something"
+            " every 1m00s",
+        ),
+        (LogLevel.info, "web: 10.0.0.1 silent is over: spoke after 3m03s"),
+    ]
+
+
+def test_many_alarms_are_summed_up(world: World, events: list[LogEvent]) -> None:
+    for number in range(LINES_A_SECOND + 5):
+        for _ in range(11):
+            world.enter(number_ip(number)).end("operator")
+    world.devices.rows()  # before, all that was put aside is counted
+    assert len(events) == LINES_A_SECOND
+    assert lines(events)[0] == (
+        LogLevel.warn,
+        "web: 10.0.0.0 reconnect_storm alarm: 11 connections within 0.00s",
+    )
+    world.wait(1.0)
+    assert lines(events)[LINES_A_SECOND:] == [
+        (LogLevel.warn, "5 more alarms began or are over: 5 reconnect_storm")
+    ]
+    assert len(world.alarms()) == LINES_A_SECOND + 5
+
+
+def test_stop_and_start_again(world: World, events: list[LogEvent]) -> None:
+    connection = world.enter()
+    for number in range(LINES_A_SECOND + 1):
+        for _ in range(11):
+            world.enter(number_ip(number)).end("operator")
+    world.devices.stopService()
+    assert world.clock.getDelayedCalls() == []
+    assert len(events) == LINES_A_SECOND + 1  # what was left to say was said
+    connection.speak()
+    world.wait(10.0)
+    world.devices.startService()
+    world.wait(1.0)
+    (row,) = [row for row in world.devices.rows() if row["connections"]]
+    assert row["silent_seconds"] == 11.0

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+
+from monconn.devices.diagnosis import diagnose
+from monconn.model.record import ConnectionRecord
+from monconn.net.sockets import TCP_INFO_BYTES
+
+NOW = 110.0
+SENT_AGAIN = " and {} segments were sent again, of 100 with data"
+
+
+def tcp(
+    rtt_seconds: float = 0.0002,
+    retransmits: int = 0,
+    segments: int = 100,
+    limited: float = 0,
+    busy: float = 0,
+) -> bytes:
+    raw = bytearray(TCP_INFO_BYTES)
+    struct.pack_into("=I", raw, 68, int(rtt_seconds * 1e6))
+    struct.pack_into("=I", raw, 100, retransmits)
+    struct.pack_into("=I", raw, 156, segments)
+    struct.pack_into("=Q", raw, 168, int(busy * 1e6))
+    struct.pack_into("=Q", raw, 176, int(limited * 1e6))
+    return bytes(raw)
+
+
+def record(**fields: Any) -> ConnectionRecord:
+    known: dict[str, Any] = {
+        "id": 7,
+        "service": "web",
+        "client": "192.0.2.1:4711",
+        "client_ip": "192.0.2.1",
+        "listener": ":80",
+        "backend": "10.0.0.5:80",
+        "opened_at": 1_700_000_000.0,
+        "opened": 100.0,
+        "connected": 100.001,
+        "first_up": 100.002,
+        "last_up": 100.002,
+        "asked": 100.002,
+        "last_down": 100.003,
+        "first_down": 100.003,
+        "client_tcp": tcp(),
+        "backend_tcp": tcp(),
+    }
+    return ConnectionRecord(**known | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "looks_like", "because"),
+    [
+        ({}, "nothing slow", "the backend's first byte took 1 ms"),
+        ({"first_down": 102.502}, "slow backend", "the backend's first byte took 2.50s"),
+        ({"first_down": None}, "slow backend", "the backend has not answered for 10.0s"),
+        (
+            {"client_tcp": tcp(rtt_seconds=0.3)},
+            "slow network to the client",
+            "a round trip to the client takes 300 ms," + SENT_AGAIN.format(0),
+        ),
+        (
+            {"client_tcp": tcp(retransmits=20)},
+            "slow network to the client",
+            "a round trip to the client takes 0.2 ms," + SENT_AGAIN.format(20),
+        ),
+        (
+            {"backend_tcp": tcp(rtt_seconds=0.3), "first_down": 100.303},
+            "slow network to the backend",
+            "a round trip to the backend takes 300 ms," + SENT_AGAIN.format(0),
+        ),
+        (
+            {"client_tcp": tcp(limited=3.5)},
+            "slow client",
+            "the client was slow to read what it was sent: 3.50s in all",
+        ),
+        (
+            {"backend_tcp": tcp(limited=3.5)},
+            "slow backend",
+            "the backend was slow to read what it was sent: 3.50s in all",
+        ),
+    ],
+)
+def test_what_it_looks_like(fields: dict[str, Any], looks_like: str, because: str) -> None:
+    diagnosis = diagnose(record(**fields), NOW)
+    assert diagnosis["looks_like"] == looks_like
+    assert because in diagnosis["because"]
+    if looks_like != "nothing slow":
+        assert diagnosis["because"][0] == because
+
+
+def test_what_costs_most_is_named_and_the_other_is_told_as_well() -> None:
+    both = record(first_down=105.0, client_tcp=tcp(rtt_seconds=0.3))
+    diagnosis = diagnose(both, NOW)
+    assert diagnosis["looks_like"] == "slow backend"
+    assert diagnosis["because"][1].startswith("a round trip to the client takes 300 ms")
+    other = record(first_down=100.4, client_tcp=tcp(rtt_seconds=2.0))
+    assert diagnose(other, NOW)["looks_like"] == "slow network to the client"
+
+
+def test_a_few_retransmits_are_nothing() -> None:
+    assert diagnose(record(client_tcp=tcp(retransmits=2)), NOW)["looks_like"] == "nothing slow"
+    many = tcp(retransmits=19, segments=1000)
+    assert diagnose(record(client_tcp=many), NOW)["looks_like"] == "nothing slow"
+
+
+def test_each_figure_is_told_once() -> None:
+    because = diagnose(record(first_down=105.0), NOW)["because"]
+    assert len(because) == len(set(because)) == 3
+
+
+def test_without_figures_nothing_is_known() -> None:
+    blind = record(opened=NOW, connected=None, first_down=None, client_tcp=None, backend_tcp=None)
+    assert diagnose(blind, NOW) == {"looks_like": "unknown", "because": []}
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({}, 0.001),
+        ({"connected": None}, None),
+        ({"first_up": None, "last_up": None, "asked": None, "first_down": None}, None),
+        ({"asked": None, "first_down": 100.101}, 0.1),  # the backend speaks first
+        ({"asked": 103.0, "first_down": 103.1}, 0.1),  # a long question
+        ({"asked": 99.0, "connected": 100.5, "first_down": 101.0}, 0.5),  # sent before it stood
+        ({"first_down": None}, 9.998),
+        ({"first_down": None, "closed": 103.002}, 3.0),
+    ],
+)
+def test_how_long_the_backend_took(fields: dict[str, Any], seconds: float | None) -> None:
+    assert record(**fields).answer_seconds(NOW) == pytest.approx(seconds)
+
+
+def test_a_later_answer_that_does_not_come_is_told() -> None:
+    diagnosis = diagnose(record(last_up=105.0, last_down=100.003), NOW)
+    assert diagnosis["looks_like"] == "nothing slow"  # it may owe none
+    words = "the backend has sent nothing for 5.00s since the client's last bytes"
+    assert words in diagnosis["because"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"connected": 104.0, "asked": 104.0, "first_down": 104.001}, "took 4.00s to accept"),
+        ({"connected": None, "first_down": None}, "has not accepted for 10.0s"),
+    ],
+)
+def test_a_backend_that_is_slow_to_accept(fields: dict[str, Any], words: str) -> None:
+    diagnosis = diagnose(record(**fields), NOW)
+    assert diagnosis["looks_like"] == "slow to connect"
+    assert diagnosis["because"][0] == f"the backend {words}"
+
+
+def test_segments_of_the_opening_that_were_sent_again_are_no_loss_of_data() -> None:
+    opening = tcp(retransmits=4, segments=1)
+    assert diagnose(record(backend_tcp=opening), NOW)["looks_like"] == "nothing slow"
+
+
+def test_a_full_window_now_and_then_is_nothing() -> None:
+    seldom = tcp(limited=0.6, busy=3600)
+    assert diagnose(record(client_tcp=seldom), NOW)["looks_like"] == "nothing slow"

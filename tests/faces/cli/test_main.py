@@ -1,0 +1,137 @@
+"""The command line: what is run, and what a wrong use says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import Mock, patch
+
+import pytest
+from click.testing import CliRunner, Result
+
+from monconn.addresses import TcpAddress, UnixAddress
+from monconn.faces.cli.main import main
+from monconn.relay.sockets.loop import HAS_EPOLL
+
+RIGHT = "services: {web: {listen: ':80', backend: '10.0.0.5:80'}}\n"
+WRONG = "services:\n  web: {listn: ':80', backend: '10.0.0.5:80'}\n"
+
+
+@pytest.fixture
+def run() -> Iterator[Mock]:
+    with patch("monconn.faces.cli.run.run", return_value=0) as mock:
+        yield mock
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "monconn.yaml"
+
+
+def monconn(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def test_pairs_are_run_and_named_by_their_listener(run: Mock) -> None:
+    result = monconn("-p", ":2222=127.0.0.1:22", "--pair", "unix:/tmp/s=[::1]:80")
+    assert (result.exit_code, result.output) == (0, "")
+    config = run.call_args.args[0]
+    assert [service.name for service in config.services] == [":2222", "unix:/tmp/s"]
+    assert config.services[0].listen == TcpAddress("", 2222)
+    assert config.services[1].listen == UnixAddress("/tmp/s")
+    assert run.call_args.kwargs == {"debug": False}
+
+
+def test_a_file_is_run(run: Mock, file: Path) -> None:
+    file.write_text(RIGHT)
+    assert monconn("-D", "-c", file).exit_code == 0
+    assert [service.name for service in run.call_args.args[0].services] == ["web"]
+    assert run.call_args.kwargs == {"debug": True}
+
+
+def test_the_status_is_that_of_the_run(run: Mock) -> None:
+    run.return_value = 1
+    assert monconn("-p", ":2222=127.0.0.1:22").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        ([], "nothing to do: give -p or -c, as in\n\n  monconn -p :2222=127.0.0.1:22"),
+        (["-c", "x.yaml", "-p", ":1=:2"], "-c and -p do not go together"),
+        (["-c", "", "-p", ":1=:2"], "-c and -p do not go together"),
+        (["-p", ":1=:2", "check", "x.yaml"], "-p and -c do not go with a command"),
+        (["-c", "x.yaml", "demo"], "-p and -c do not go with a command"),
+        (["check"], "Missing argument 'FILE'"),
+        (["nosuch"], "No such command 'nosuch'"),
+    ],
+)
+def test_wrong_use(run: Mock, args: list[str], problem: str) -> None:
+    result = monconn(*args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert problem in result.stderr
+    run.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["-p", "nonsense"], '-p: "nonsense" has no'),
+        (["-c", ""], "cannot be read"),
+        (["-c", "no-such-file.yaml"], "no-such-file.yaml: cannot be read: No such file"),
+        (["check", "no-such-file.yaml"], "no-such-file.yaml: cannot be read: No such file"),
+    ],
+)
+def test_a_wrong_configuration_is_told_in_one_line(
+    run: Mock, args: list[str], problem: str
+) -> None:
+    result = monconn(*args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert problem in result.stderr
+    assert result.stderr.count("\n") == 1
+    run.assert_not_called()
+
+
+def test_check_of_a_right_file(file: Path) -> None:
+    file.write_text(RIGHT)
+    result = monconn("check", file)
+    assert (result.exit_code, result.output) == (0, f"{file} is valid: 1 service\n")
+    file.write_text(RIGHT.replace("{web", "{ssh: {listen: ':2222', backend: ':22'}, web"))
+    assert monconn("check", file).output == f"{file} is valid: 2 services\n"
+
+
+def test_check_of_a_wrong_file_tells_all_problems(file: Path) -> None:
+    file.write_text(WRONG)
+    result = monconn("check", file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    missing, unknown = result.stderr.splitlines()
+    assert missing.startswith(f"{file}:2: services.web.listen: ")
+    assert unknown.startswith(f"{file}:2: services.web.listn: ")
+
+
+def test_demo_is_run() -> None:
+    with patch("monconn.faces.cli.demo.run_demo", return_value=3) as run_demo:
+        assert monconn("-D", "demo").exit_code == 3
+    run_demo.assert_called_once_with(debug=True)
+
+
+_SHOWS_REACTOR = """
+import sys
+import monconn.faces.cli.run as running
+from monconn.faces.cli.main import main
+
+running.run = lambda config, debug: print(type(sys.modules["twisted.internet.reactor"]))
+main()
+"""
+
+
+@pytest.mark.skipif(not HAS_EPOLL, reason="this system has no epoll")
+def test_a_file_with_an_endpoint_runs_on_our_reactor_too(tmp_path: Path) -> None:
+    """Twisted would install one of its choice to look at the endpoint."""
+    file = tmp_path / "monconn.yaml"
+    file.write_text('services: {web: {listen: "tcp:0:interface=127.0.0.1", backend: "[::1]:80"}}')
+    command = [sys.executable, "-c", _SHOWS_REACTOR, "-c", str(file)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "MonconnReactor" in shown.stdout, shown.stderr

@@ -1,0 +1,123 @@
+"""How the verbs that look back are asked; what they answer is in tests/e2e/test_records.py."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from monconn.faces.cli.main import main
+from monconn.faces.cli.past import _moment
+from monconn.sinks.history.schema import open_for_writing
+from monconn.sinks.history.store import Event, write
+
+
+def monconn(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words))
+
+
+def moment(text: str | None) -> float | None:
+    nothing: Any = None
+    return _moment(nothing, nothing, text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("2h", 7200), ("1d", 86400)])
+def test_a_time_ago(text: str, seconds: float) -> None:
+    assert moment(text) == pytest.approx(time.time() - seconds, abs=5)
+
+
+def test_a_date_is_local_time_unless_it_says_which() -> None:
+    local = datetime(2026, 1, 31, 8, 30).astimezone()
+    assert moment("2026-01-31T08:30") == local.timestamp()
+    assert moment("2026-01-31 08:30") == local.timestamp()
+    elsewhere = datetime(2026, 1, 31, 8, 30, tzinfo=timezone(timedelta(hours=5)))
+    assert moment("2026-01-31T08:30:00+05:00") == elsewhere.timestamp()
+
+
+def test_no_time_at_all() -> None:
+    assert moment(None) is None
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-2h", "2026-13-01", "0001-01-01"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"is neither a time ago, such as 2h, nor a date"):
+        moment(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("history", "--since", "soon"), "is neither a time ago"),
+        (("history", "--csv", "--json"), "--csv or --json, not both"),
+        (("history", "--limit", "0"), "0 is not in the range"),
+        (("report", "--since", "soon"), "is neither a time ago"),
+    ],
+)
+def test_mistakes_in_the_command(words: tuple[str, ...], said: str) -> None:
+    result = monconn(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["history", "report"])
+def test_a_file_that_cannot_be_read(verb: str, tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    result = monconn(verb, "--file", str(path))
+    assert result.stderr == f"monconn: history: {path}: no such file or directory\n"
+    assert (result.exit_code, result.stdout) == (1, "")
+    path.write_text("nonsense" * 100)
+    result = monconn(verb, "--file", str(path))
+    assert result.stderr == f"monconn: history: {path}: file is not a database\n"
+    assert result.exit_code == 1
+
+
+def test_a_history_of_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "history.db")
+    open_for_writing(path, 1 << 30).close()
+    assert monconn("history", "--file", path).stdout == "none\n"
+    assert monconn("history", "--file", path, "--csv").stdout.startswith(
+        "run_started_at,id,service"
+    )
+    assert monconn("history", "--file", path, "--json").stdout == "[]\n"
+    assert "connections  0, refused 0" in monconn("report", "--file", path).stdout
+    result = monconn("history", "--file", path, "--client", "nonsense")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith('monconn: "nonsense" is neither')
+    result = monconn("history", "--file", path, "--reason", "nonsense")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith('monconn: "nonsense" is none of client_closed, ')
+    assert monconn("history", "--file", path, "--events", "--reason", "silent").exit_code == 0
+    result = monconn("report", "--file", path, "--since", "1h", "--until", "2h")
+    assert result.stderr == "monconn: there is no time between since and until\n"
+    assert "connections  0" in monconn("report", "--file", path, "--until", "2d").stdout
+
+
+def test_a_history_that_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    open_for_writing(str(path), 1 << 30).close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"x" * len(content[4096:])
+    path.write_bytes(content)
+    for verb in ("history", "report"):
+        result = monconn(verb, "--file", str(path))
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"monconn: history: {path}: ")
+        assert "malformed" in result.stderr
+
+
+def test_what_is_cut_off_is_said(tmp_path: Path) -> None:
+    path = str(tmp_path / "history.db")
+    db = open_for_writing(path, 1 << 30)
+    write(db, [Event(time.time(), "started") for _ in range(1_001)], {}, 0.0)
+    db.close()
+    result = monconn("history", "--events", "--json", "--file", path)
+    assert len(json.loads(result.stdout)) == 1_000
+    assert result.stderr == "monconn: only the latest 1000 are shown: say --limit, or --until\n"
+    result = monconn("history", "--events", "--json", "--file", path, "--limit", "1000")
+    assert (len(json.loads(result.stdout)), result.stderr) == (1_000, "")

@@ -1,0 +1,388 @@
+"""What can be asked of the control port, by the client that comes with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from monconn.errors import ControlError
+from monconn.faces.control.client import CommandFailed
+from monconn.model.alarms import Alarm
+
+from .conftest import Port, with_port
+
+
+def failure_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> CommandFailed:
+    try:
+        call(*args, **kwargs)
+    except CommandFailed as failed:
+        return failed
+    raise AssertionError("it did not fail")
+
+
+@with_port
+def test_hello_says_who_it_is(port: Port) -> None:
+    hello = port.client().hello
+    assert hello["version"] == "1"
+    assert hello["server"].startswith("monconn ")
+    assert int(hello["pid"]) > 0
+
+
+@with_port
+def test_a_newer_client_gets_the_newest_version_that_both_speak(port: Port) -> None:
+    client = port.client()
+    assert client.call("Hello", version=99)["version"] == "1"
+    assert failure_of(client.call, "Hello", version=0).code == "BAD_REQUEST"
+
+
+@with_port
+def test_connections_have_all_their_keys(port: Port) -> None:
+    web = port.monitor("web", listen=":80", backend="10.0.0.5:80")
+    (made,) = port.connections(web, "192.0.2.1")
+    made.record.up, made.record.down = 1000, 20
+    (shown,) = port.client().rows("ListConnections")
+    assert shown["id"] == made.record.id
+    assert (shown["service"], shown["client"], shown["client_ip"]) == (
+        "web",
+        "192.0.2.1:1024",
+        "192.0.2.1",
+    )
+    assert (shown["listener"], shown["backend"]) == (":80", "10.0.0.5:80")
+    assert (shown["state"], shown["pipe"]) == ("open", "stream")
+    assert (shown["up"], shown["down"]) == (1000, 20)
+    assert shown["age_seconds"] >= shown["idle_seconds"] >= 0
+    assert shown["connect_seconds"] is None
+    assert {"up_rate", "down_rate"} <= shown.keys()
+    assert datetime.fromisoformat(shown["opened_at"]).tzinfo is not None
+    assert "reason" not in shown
+
+
+@with_port
+def test_closed_ones_say_how_they_ended(port: Port) -> None:
+    web = port.monitor("web")
+    (made, _) = port.connections(web, "192.0.2.1", "192.0.2.2")
+    port.on_reactor(made.end, "operator")
+    client = port.client()
+    (shown,) = client.rows("ListConnections", closed=True)
+    assert shown["id"] == made.record.id
+    assert (shown["reason"], shown["code"], shown["closed_by"]) == ("operator", "KD", "operator")
+    assert (shown["client_end"], shown["backend_end"]) == ("none", "none")
+    assert shown["duration_seconds"] >= 0
+    assert datetime.fromisoformat(shown["closed_at"]).tzinfo is not None
+    assert len(list(client.rows("ListConnections"))) == 1
+
+
+@with_port
+def test_connections_are_filtered(port: Port) -> None:
+    web, ssh = port.monitor("web"), port.monitor("ssh")
+    first, second = port.connections(web, "192.0.2.1", "2001:db8::1")
+    (third,) = port.connections(ssh, "192.0.2.2")
+    second.record.state = "half_closed"
+    third.record.opened -= 100
+
+    client = port.client()
+
+    def ids(**wanted: Any) -> list[int]:
+        return [row["id"] for row in client.rows("ListConnections", **wanted)]
+
+    assert ids() == [first.record.id, second.record.id, third.record.id]
+    assert ids(service="ssh") == [third.record.id]
+    assert ids(client="192.0.2.0/24") == [first.record.id, third.record.id]
+    assert ids(client="2001:db8::1") == [second.record.id]
+    assert ids(state="half_closed") == [second.record.id]
+    assert ids(idle_over=50.0) == [third.record.id]
+    assert failure_of(ids, client="nonsense").code == "BAD_REQUEST"
+    assert failure_of(ids, state="shut").code == "BAD_REQUEST"
+    assert failure_of(ids, sort="colour").code == "BAD_REQUEST"
+    assert failure_of(ids, service="ftp").code == "UNKNOWN_SERVICE"
+
+
+@with_port
+def test_connections_are_sorted_and_counted(port: Port) -> None:
+    made = port.connections(port.monitor("web"), *["192.0.2.1"] * 4)
+    for number, each in enumerate(made):
+        each.record.up = (number * 3) % 4
+        each.record.opened -= (number * 5) % 7
+    client = port.client()
+    for order, key in (("up", "up"), ("age", "age_seconds"), ("idle", "idle_seconds")):
+        rows = list(client.rows("ListConnections", sort=order))
+        assert len(rows) == 4
+        assert rows == sorted(rows, key=lambda row: -row[key])
+    answer = client.call("ListConnections", sort="up", limit=2)
+    assert [row["up"] for row in json.loads(answer["rows"])] == [3, 2]
+    assert answer["total"] == "4"
+
+
+@with_port
+def test_a_part_is_asked_for_by_text_and_place(port: Port) -> None:
+    web = port.monitor("web", backend="Backend:80")
+    made = port.connections(web, "192.0.2.1", "192.0.2.2", "198.51.100.1")
+    client = port.client()
+
+    def ids(**wanted: Any) -> list[int]:
+        return [row["id"] for row in client.rows("ListConnections", **wanted)]
+
+    all_ids = [each.record.id for each in made]
+    assert ids(text="192.0.2") == all_ids[:2]
+    assert ids(text="backend") == all_ids
+    assert ids(text="nowhere") == []
+    assert ids(offset=1, limit=1) == all_ids[1:2]
+    assert ids(offset=2) == all_ids[2:]
+    assert ids(offset=-5, limit=-1) == []
+    for each in made:
+        port.on_reactor(each.end, "operator")
+    assert ids(closed=True, sort="closed", limit=2) == [all_ids[2], all_ids[1]]
+    assert ids(closed=True, text="operator") == all_ids
+
+
+@with_port
+def test_rates_are_bytes_a_second(port: Port) -> None:
+    fast, slow = port.connections(port.monitor("web"), "192.0.2.1", "192.0.2.2")
+    fast.record.opened = slow.record.opened = port.clock.seconds() - 1000
+    client = port.client()
+    list(client.rows("ListConnections"))
+    fast.record.up += 1_000_000
+    slow.record.down += 1_000
+    rows: list[Any] = []
+    while not rows or not rows[0]["up_rate"]:  # not before a quarter of a second has passed
+        rows = list(client.rows("ListConnections", sort="rate"))
+    assert [row["id"] for row in rows] == [fast.record.id, slow.record.id]
+    assert 10_000 < rows[0]["up_rate"] <= 4_000_000
+    assert rows[0]["down_rate"] == 0
+    assert 0 < rows[1]["down_rate"] <= 4_000
+
+
+@with_port
+def test_thousands_come_in_pages(port: Port) -> None:
+    made = port.connections(port.monitor("web"), *["192.0.2.1"] * 3000)
+    client = port.client()
+    answer = client.call("ListConnections")
+    assert len(answer["rows"]) < 65_536
+    assert answer["total"] == "3000"
+    rows = list(client.rows("ListConnections"))
+    assert [row["id"] for row in rows] == [each.record.id for each in made]
+
+
+@with_port
+def test_a_page_is_gone_once_another_list_is_asked_for(port: Port) -> None:
+    port.connections(port.monitor("web"), *["192.0.2.1"] * 500)
+    client = port.client()
+    page = int(client.call("ListConnections")["next"])
+    assert failure_of(client.call, "NextPage", next=page + 1).code == "UNKNOWN_PAGE"
+    client.call("ListServices")
+    assert failure_of(client.call, "NextPage", next=0).code == "UNKNOWN_PAGE"
+    assert failure_of(client.call, "NextPage", next=page).code == "UNKNOWN_PAGE"
+
+
+@with_port
+def test_one_connection_is_shown_live_and_closed(port: Port) -> None:
+    (made,) = port.connections(port.monitor("web"), "192.0.2.1")
+    client = port.client()
+    shown = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
+    assert (shown["id"], shown["state"]) == (made.record.id, "open")
+    port.on_reactor(made.end, "operator")
+    shown = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
+    assert (shown["state"], shown["reason"]) == ("closed", "operator")
+    failed = failure_of(client.call, "ShowConnection", id=made.record.id + 10**9)
+    assert failed.code == "UNKNOWN_CONNECTION"
+    assert str(made.record.id + 10**9) in str(failed)
+
+
+@with_port
+def test_services_have_the_go_tools_keys_and_ours(port: Port) -> None:
+    web = port.monitor("web", listen=":80", backend="10.0.0.5:80")
+    port.monitor("ssh")
+    port.connections(web, "192.0.2.2", "192.0.2.1", "192.0.2.2")
+    client = port.client()
+    shown, other = client.rows("ListServices")
+    assert (shown["sid"], other["sid"]) == ("web", "ssh")
+    keys = {"uptime", "connections", "accessed", "up", "down", "total", "refused", "refused_by"}
+    assert keys <= shown.keys()
+    assert (shown["connections"], shown["total"], shown["refused"]) == (3, 3, 0)
+    assert shown["refused_by"] == {}
+    assert list(client.rows("ListIps", service="web")) == ["192.0.2.1", "192.0.2.2"]
+    assert [row["sid"] for row in client.rows("ListServices", service="ssh")] == ["ssh"]
+
+
+@with_port
+def test_clients_are_summed_up_by_ip(port: Port) -> None:
+    web = port.monitor("web")
+    first, _, _ = port.connections(web, "192.0.2.1", "192.0.2.1", "192.0.2.2")
+    first.record.up = 5
+    port.on_reactor(first.end, "operator")
+    rows = {row["ip"]: row for row in port.client().rows("ListClients")}
+    assert rows.keys() == {"192.0.2.1", "192.0.2.2"}
+    one = rows["192.0.2.1"]
+    assert (one["connections"], one["total"], one["up"]) == (1, 2, 5)
+    assert one["last_reason"] == "operator"
+
+
+@with_port
+def test_connections_are_closed_by_their_ids(port: Port) -> None:
+    web = port.monitor("web")
+    first, second = port.connections(web, "192.0.2.1", "192.0.2.2")
+    client = port.client()
+    answer = client.call("CloseConnections", ids=[first.record.id, 10**9])
+    assert (answer["closed"], json.loads(answer["unknown"])) == ("1", [10**9])
+    assert (first.record.reason, first.was_reset) == ("operator", False)
+    client.call("CloseConnections", ids=[second.record.id], reset=True)
+    assert second.was_reset
+    assert failure_of(client.call, "CloseConnections").code == "BAD_REQUEST"
+    assert failure_of(client.call, "CloseConnections", ids="[1.5]").code == "BAD_REQUEST"
+    assert failure_of(client.call, "CloseConnections", ids="[true]").code == "BAD_REQUEST"
+    assert failure_of(client.call, "CloseConnections", ids="{").code == "BAD_REQUEST"
+    assert failure_of(client.call, "CloseConnections", ids="[" * 65_000).code == "BAD_REQUEST"
+    assert failure_of(client.call, "CloseConnections", ids=[1] * 2_001).code == "BAD_REQUEST"
+    with pytest.raises(ControlError, match="too long"):
+        client.call("CloseConnections", ids=list(range(30_000)))
+
+
+@with_port
+def test_connections_are_closed_by_client_and_by_service(port: Port) -> None:
+    web, ssh = port.monitor("web"), port.monitor("ssh")
+    port.connections(web, "192.0.2.1", "192.0.2.2", "198.51.100.1")
+    port.connections(ssh, "192.0.2.1")
+    client = port.client()
+    assert client.call("CloseConnections", client="192.0.2.2")["closed"] == "1"
+    assert client.call("CloseConnections", client="192.0.2.1", service="ssh")["closed"] == "1"
+    assert client.call("CloseConnections", client="192.0.2.0/24")["closed"] == "1"
+    assert client.call("CloseConnections", service="web")["closed"] == "1"
+    assert (len(web), len(ssh)) == (0, 0)
+
+
+@with_port
+def test_networks_are_blocked_in_all_services_or_one(port: Port) -> None:
+    web, ssh = port.monitor("web"), port.monitor("ssh")
+    (made,) = port.connections(web, "192.0.2.1")
+    client = port.client()
+    assert client.call("Block", network="192.0.2.0/24")["changed"] == "True"
+    assert client.call("Block", network="192.0.2.0/24")["changed"] == "False"
+    assert made.record.reason == "blocked"
+    assert port.on_reactor(web.admit, "192.0.2.9:1", "192.0.2.9") is None
+    client.call("Block", network="2001:db8::1", service="ssh")
+    assert list(client.rows("ListBlocks")) == [
+        {"service": "web", "network": "192.0.2.0/24"},
+        {"service": "ssh", "network": "192.0.2.0/24"},
+        {"service": "ssh", "network": "2001:db8::1/128"},
+    ]
+    assert client.call("Unblock", network="192.0.2.0/24")["changed"] == "True"
+    assert client.call("Unblock", network="192.0.2.0/24")["changed"] == "False"
+    assert [str(network) for network in ssh.blocks()] == ["2001:db8::1/128"]
+    assert failure_of(client.call, "Block", network="all").code == "BAD_REQUEST"
+
+
+@with_port
+def test_counters_are_reset_and_subtracted(port: Port) -> None:
+    web = port.monitor("web")
+    (made,) = port.connections(web, "192.0.2.1")
+    made.record.up, made.record.down = 100, 50
+    client = port.client()
+    client.call("SubtractStats", service="web", up=30, down=50)
+    assert web.bytes() == (70, 0)
+    assert failure_of(client.call, "SubtractStats", service="web", up=71, down=0).code == (
+        "BAD_REQUEST"
+    )
+    client.call("ResetStats")
+    assert web.bytes() == (0, 0)
+    assert web.stats()["total"] == 0
+
+
+@with_port
+def test_events_are_told_as_they_happen(port: Port) -> None:
+    web, ssh = port.monitor("web"), port.monitor("ssh")
+    client = port.client()
+    events = client.events(service="web")
+    told = port_events(port, events, web, ssh)
+    assert [(event["event"], event["service"]) for event in told] == [
+        ("opened", "web"),
+        ("closed", "web"),
+        ("refused", "web"),
+    ]
+    assert told[1]["reason"] == "operator"
+    assert told[2]["refusal"] == "blocked"
+    assert all(datetime.fromisoformat(event["at"]).tzinfo for event in told)
+
+
+def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
+    """Open, close and refuse one connection, once the subscription stands."""
+    from twisted.internet import reactor
+
+    def happen() -> None:
+        if not web._subscribers["opened"]:
+            reactor.callLater(0.01, happen)  # type: ignore[attr-defined]
+            return
+        port._open(ssh, ("192.0.2.1",))
+        (made,) = port._open(web, ("192.0.2.1",))
+        made.end("operator")
+        web.block("192.0.2.1")
+        web.admit("192.0.2.1:5", "192.0.2.1")
+
+    port.on_reactor(happen)
+    return [next(events) for _ in range(3)]
+
+
+@with_port
+def test_a_service_that_comes_later_is_told_of_too(port: Port) -> None:
+    client = port.client()
+    client.call("Subscribe")
+    late = port.on_reactor(port.monitor, "late")
+    port.connections(late, "192.0.2.1")
+    event = client._box()
+    assert json.loads(event["event"])["service"] == "late"
+    assert {"up_rate", "down_rate"} <= json.loads(event["event"]).keys()
+
+
+@with_port
+def test_what_is_closing_can_still_be_reset(port: Port) -> None:
+    web = port.monitor("web")
+    (made,) = port.connections(web, "192.0.2.1")
+    made.record.end("operator", port.clock.seconds())
+    client = port.client()
+    assert client.call("CloseConnections", service="web")["closed"] == "0"
+    assert client.call("CloseConnections", service="web", reset=True)["closed"] == "1"
+    assert made.was_reset
+
+
+@with_port
+def test_nobody_is_observed_for_nobody(port: Port) -> None:
+    web = port.monitor("web")
+    client = port.client()
+    client.call("Subscribe")
+    assert web._subscribers["opened"]
+    client.close()
+    while web._subscribers["opened"]:
+        pass  # the server has yet to hear of it
+
+
+@with_port
+def test_what_a_connection_looks_like_is_said_when_it_is_shown(port: Port) -> None:
+    web = port.monitor("web")
+    (made,) = port.connections(web, "192.0.2.1")
+    made.record.connected = made.record.first_up = made.record.opened
+    made.record.first_down = made.record.opened + 3.0
+    shown = json.loads(port.client().call("ShowConnection", id=made.record.id)["connection"])
+    assert made.was_measured
+    assert shown["diagnosis"]["looks_like"] == "slow backend"
+    assert shown["diagnosis"]["because"] == ["the backend's first byte took 3.00s"]
+
+
+@with_port
+def test_alarms_are_events(port: Port) -> None:
+    web = port.monitor("web")
+    client = port.client()
+    client.call("Subscribe", service="web")
+    alarm = Alarm("silent", "web", "192.0.2.1", 1_700_000_000.0, False, "said nothing")
+    port.on_reactor(web.alarm, alarm)
+    told = json.loads(client._box()["event"])
+    assert (told["event"], told["alarm"], told["device"]) == ("alarm", "silent", "192.0.2.1")
+    assert (told["over"], told["detail"]) == (False, "said nothing")
+
+
+@with_port
+def test_what_is_not_kept_is_said(port: Port) -> None:
+    for command in ("ListHistory", "Report", "ListDevices"):
+        assert failure_of(port.client().call, command).code == "NOT_KEPT"

@@ -1,0 +1,375 @@
+"""Who may enter the control port, and what those can do who mean no good."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.internet.threads import deferToThread
+
+from monconn.addresses import TcpAddress
+from monconn.clock import MonotonicClock
+from monconn.config.sections import ControlConfig, TlsConfig
+from monconn.errors import ControlError, ListenError
+from monconn.faces.control import peers, place, session
+from monconn.faces.control.client import (
+    Client,
+    CommandFailed,
+    NoServer,
+    SeveralServers,
+    find_server,
+)
+from monconn.faces.control.server import ControlFactory
+from monconn.faces.control.service import ControlService
+from monconn.faces.control.session import (
+    BOX_BYTES,
+    CLIENTS_AT_ONCE,
+    HELLO_SECONDS,
+    STRANGERS_AT_ONCE,
+)
+from monconn.monitor.registry import Registry
+from tests.certificates import Certificate, make_certificate
+
+from .conftest import Port, with_port
+
+MakePort = Callable[..., Port]
+
+
+def box(**values: str) -> bytes:
+    strings = [text.encode() for pair in values.items() for text in pair]
+    return b"".join(struct.pack("!H", len(each)) + each for each in strings) + b"\0\0"
+
+
+HELLO = box(_command="Hello", _ask="1", version="1")
+
+
+def raw(port: Port) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(20)
+    sock.connect(port.where.removeprefix("unix:"))
+    return sock
+
+
+def hangs_up(sock: socket.socket) -> bool:
+    """Whether the server ends the connection, whatever it says before."""
+    try:
+        while sock.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+# -- nonsense
+
+
+@with_port
+def test_hello_comes_first(port: Port) -> None:
+    port.monitor("web")
+    with raw(port) as sock:
+        sock.sendall(box(_command="CloseConnections", _ask="1", service="web"))
+        assert b"DENIED" in sock.recv(65536)
+        sock.sendall(box(_command="ListServices", _ask="2"))
+        assert b"DENIED" in sock.recv(65536)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\xff" * 1000,
+        b"\0\0\0\0",
+        os.urandom(4096),
+        box(_answer="1", x="y"),
+        box(_error="1", _error_code="X", _error_description="y"),
+        HELLO + box(a="b"),
+        HELLO + b"".join(box(**{f"k{n}": "v" * 60_000})[:-2] for n in range(20)),
+    ],
+    ids=["http", "ff", "zeros", "random", "answer", "error", "no_command", "endless_box"],
+)
+@pytest_twisted.ensureDeferred
+async def test_nonsense_ends_its_sender_alone(
+    make_port: MakePort, nonsense: bytes, logged_failures: list[object]
+) -> None:
+    def play() -> None:
+        with make_port() as port:
+            port.monitor("web")
+            client = port.client()
+            with raw(port) as sock:
+                try:
+                    sock.sendall(nonsense)
+                except ConnectionError:
+                    pass
+                else:
+                    sock.shutdown(socket.SHUT_WR)
+                assert hangs_up(sock)
+            assert [row["sid"] for row in client.rows("ListServices")] == ["web"]
+
+    await deferToThread(play)
+    assert not logged_failures
+
+
+@with_port
+def test_wrong_arguments_are_an_error(port: Port) -> None:
+    client = port.client()
+    for arguments in ({"id": "nonsense"}, {}, {"id": 1.5}):
+        with pytest.raises(CommandFailed) as failed:
+            client.call("ShowConnection", **arguments)
+        assert failed.value.code == "BAD_REQUEST"
+    assert client.call("Hello", version=1)["version"] == "1"
+
+
+@with_port
+def test_only_so_many_clients_at_once(port: Port) -> None:
+    clients = [port.client() for _ in range(CLIENTS_AT_ONCE)]
+    with pytest.raises(CommandFailed, match="are served already"):
+        port.client()
+    clients.pop().close()
+    while True:
+        try:
+            port.client()
+            break
+        except CommandFailed:  # it has yet to hear of the one that left
+            continue
+
+
+@with_port
+def test_strangers_take_no_places_from_others(port: Port) -> None:
+    strangers = [raw(port) for _ in range(STRANGERS_AT_ONCE)]
+    with raw(port) as one_more:
+        assert hangs_up(one_more)
+    for stranger in strangers:
+        stranger.sendall(HELLO)
+        assert stranger.recv(1000)
+        stranger.close()
+
+
+# -- with a clock of the test's own
+
+
+class Seat:
+    """One client's side in the server, without a network."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool = True) -> None:
+        monkeypatch.setattr(session, "may_enter", lambda transport: allowed)
+        self.clock = Clock()
+        self.factory = ControlFactory(Registry(), self.clock)
+        self.protocol = self.factory.buildProtocol(None)
+        self.transport = StringTransport()
+        self.transport.abortConnection = self.transport.loseConnection  # type: ignore[method-assign]
+        self.protocol.makeConnection(self.transport)
+
+
+def test_who_says_no_hello_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, polite = Seat(monkeypatch), Seat(monkeypatch)
+    polite.protocol.dataReceived(HELLO)
+    for seat in (silent, polite):
+        seat.clock.advance(HELLO_SECONDS)
+    assert silent.transport.disconnecting
+    assert not polite.transport.disconnecting
+
+
+def test_who_may_not_enter_is_let_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seat = Seat(monkeypatch, allowed=False)
+    assert seat.transport.disconnecting
+    assert not seat.factory.clients
+
+
+def test_a_box_may_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    seat = Seat(monkeypatch)
+    part = struct.pack("!H", 1) + b"k" + struct.pack("!H", 60_000) + b"v" * 60_000
+    for _ in range(BOX_BYTES // len(part) + 2):
+        seat.protocol.dataReceived(part)
+    assert seat.transport.disconnecting
+
+
+def test_a_slow_subscriber_misses_events_and_is_told_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seat = Seat(monkeypatch)
+    seat.protocol.dataReceived(HELLO)
+    seat.protocol.dataReceived(box(_command="Subscribe", _ask="2"))
+    seat.transport.clear()
+    seat.protocol.pauseProducing()
+    for _ in range(5):
+        seat.protocol.push(b'{"event": "opened"}')
+    assert seat.transport.value() == b""
+    assert seat.transport.producerState == "paused"  # nor is it read from
+    seat.protocol.resumeProducing()
+    seat.protocol.push(b'{"event": "closed"}')
+    assert b"closed" in seat.transport.value()
+    assert b"\0\x07dropped\0\x015" in seat.transport.value()
+
+
+# -- who
+
+
+@pytest.mark.parametrize(("uid", "own", "enters"), [(7, 7, True), (0, 7, True), (8, 7, False)])
+def test_the_same_user_and_root_may_enter(uid: int, own: int, enters: bool) -> None:
+    one, other = socket.socketpair()
+
+    class Transport:
+        def getHandle(self) -> socket.socket:
+            return one
+
+    with patch.object(os, "getuid", return_value=own), patch.object(peers, "_uid") as of:
+        of.return_value = uid
+        assert peers.may_enter(Transport()) == enters
+    assert peers.may_enter(Transport())
+    one.close()
+    other.close()
+
+
+def test_tcp_does_not_tell_who_it_is(tmp_path: Path) -> None:
+    """Not even on this machine: a socket whose process has gone passes for root's."""
+
+    class Transport:
+        def getHandle(self) -> socket.socket:
+            return sock
+
+    with socket.socket() as sock:
+        assert not peers.may_enter(Transport())
+    with pytest.raises(ListenError, match="needs tls"):
+        started(ControlConfig(TcpAddress("127.0.0.1", 0)))
+
+
+# -- where
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path / "monconn"
+
+
+def started(config: ControlConfig | None = None) -> ControlService:
+    from twisted.internet import reactor
+
+    service = ControlService(config or ControlConfig(), Registry(), reactor, MonotonicClock())
+    service.startService()
+    return service
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_do_not_collide(runtime: Path) -> None:
+    first, second = started(), started()
+    assert first.where == f"unix:{runtime}/control.sock"
+    assert second.where == f"unix:{runtime}/control-{os.getpid()}.sock"
+    assert (runtime.stat().st_mode & 0o777) == 0o700
+    assert (Path(first.where[5:]).stat().st_mode & 0o777) == 0o600
+    with pytest.raises(SeveralServers) as several:
+        await deferToThread(find_server, None)
+    assert f"{runtime}/control.sock" in str(several.value)
+    assert find_server("there") == "there"
+    first.stopService()
+    assert await deferToThread(find_server, None) == str(second.where)[5:]
+    second.stopService()
+    with pytest.raises(NoServer):
+        find_server(None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_killed_one_has_left_is_no_obstacle(runtime: Path) -> None:
+    runtime.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(runtime / "control.sock"))
+    service = started()
+    assert service.where == f"unix:{runtime}/control.sock"
+    service.stopService()
+
+
+def test_a_folder_that_others_can_enter_is_refused(runtime: Path) -> None:
+    runtime.mkdir()
+    runtime.chmod(0o755)
+    with pytest.raises(ControlError, match="chmod 700"):
+        place.make_folder(runtime)
+    assert started().where is None  # which does not keep the services from starting
+
+
+def test_a_server_in_a_folder_of_others_is_not_asked(runtime: Path) -> None:
+    service = started()
+    runtime.chmod(0o755)
+    with pytest.raises(ControlError, match="chmod 700"):
+        find_server(None)
+    runtime.chmod(0o700)
+    service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_killed_ones_have_left_is_removed(runtime: Path) -> None:
+    runtime.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(runtime / "control-4711.sock"))
+    service = started()
+    assert [path.name for path in runtime.glob("*.sock")] == ["control.sock"]
+    service.stopService()
+
+
+def test_a_link_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(ControlError, match="not a folder"):
+        place.make_folder(tmp_path / "link")
+
+
+def test_without_a_runtime_folder_each_user_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert place.control_folder().name == f"monconn-{os.getuid()}"
+
+
+def test_a_place_that_was_asked_for_must_be_had(tmp_path: Path) -> None:
+    from monconn.addresses import UnixAddress
+
+    with pytest.raises(ListenError, match="cannot listen"):
+        started(ControlConfig(UnixAddress(str(tmp_path / "none" / "control"))))
+
+
+# -- TLS
+
+
+def is_refused(sock: ssl.SSLSocket) -> bool:
+    """Whether there is no answer; with TLS 1.3 a client hears of it after its handshake."""
+    try:
+        sock.sendall(HELLO)
+        return sock.recv(100) == b""
+    except (ssl.SSLError, ConnectionError):
+        return True
+
+
+def folder(parent: Path, name: str) -> Path:
+    (parent / name).mkdir()
+    return parent / name
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_asks_for_a_certificate_that_it_trusts(
+    make_port: MakePort, tmp_path: Path
+) -> None:
+    ours, theirs = make_certificate(folder(tmp_path, "a")), make_certificate(folder(tmp_path, "b"))
+    tls = TlsConfig(str(ours.certificate), str(ours.key), str(ours.certificate))
+
+    def address(port: Port, own: Certificate) -> str:
+        return f"tls:{port.where}:{own.certificate}:{own.key}:{ours.certificate}"
+
+    def play() -> None:
+        with make_port(listen=TcpAddress("127.0.0.1", 0), tls=tls) as port:
+            with Client(address(port, ours)) as client:
+                assert client.hello["version"] == "1"
+            with pytest.raises(NoServer):
+                Client(address(port, theirs))
+            context = ssl.create_default_context(cafile=str(ours.certificate))
+            plain = socket.create_connection(("127.0.0.1", int(port.where.rpartition(":")[2])))
+            with context.wrap_socket(plain, server_hostname="127.0.0.1") as without:
+                without.settimeout(20)
+                assert is_refused(without)
+
+    await deferToThread(play)

@@ -1,0 +1,987 @@
+"""The manhole, as the OpenSSH client and whoever else sees it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.threads import deferToThread
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+
+from monconn.addresses import TcpAddress, UnixAddress
+from monconn.clock import MonotonicClock
+from monconn.errors import ListenError
+from monconn.faces.manhole.service import ManholeService
+from monconn.model.reasons import Reason
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.registry import Registry
+
+pytest.importorskip("twisted.conch.manhole_ssh")
+
+from twisted.conch.ssh.keys import Key
+from twisted.cred.credentials import SSHPrivateKey
+from twisted.cred.error import UnauthorizedLogin
+
+from monconn.faces.manhole import keys, server
+from monconn.faces.manhole.completion import complete
+
+HANG_SECONDS = 30
+LOOPBACK = TcpAddress("127.0.0.1", 0)
+PIPE_THROUGH = (
+    "import os, select, socket, sys\n"
+    "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+    "ways = {0: s.fileno(), s.fileno(): 1}\n"
+    "while True:\n"
+    "    for fd in select.select(list(ways), [], [])[0]:\n"
+    "        data = os.read(fd, 65536)\n"
+    "        if not data: sys.exit()\n"
+    "        os.write(ways[fd], data)\n"
+)
+
+
+@attrs.frozen
+class Settings:
+    """What the configuration will say."""
+
+    listen: TcpAddress | UnixAddress
+    authorized_keys: str
+    host_key: str | None = None
+
+
+class Connection:
+    """A live connection that does as it is told."""
+
+    def __init__(self, registry: Registry, record: ConnectionRecord) -> None:
+        self.record = record
+        self.ended: list[tuple[Reason, bool]] = []
+        self._monitor = registry.get(record.service)
+
+    def end(self, reason: Reason, reset: bool = False) -> None:
+        self.ended.append((reason, reset))
+        self.record.end(reason, self._monitor.clock.seconds())
+        self._monitor.closed(self)
+
+
+@attrs.frozen
+class Ran:
+    """What became of a client."""
+
+    status: int
+    out: str
+    err: str
+
+
+class World:
+    """A manhole, the services behind it, and a client with keys."""
+
+    def __init__(self, folder: Path, ssh: str, keygen: str) -> None:
+        self.folder = folder
+        self._ssh, self._keygen = ssh, keygen
+        self.registry = Registry()
+        self.registry.new("web", listen=":80", backend="10.0.0.5:80")
+        self.registry.new("mail", listen=":25", backend="10.0.0.6:25")
+        self.authorized = folder / "authorized_keys"
+        self.host_key = folder / "host_key"
+        self.key = self.make_key("right")
+        self.authorize(self.key)
+        self.service: ManholeService | None = None
+
+    def make_key(self, name: str, *options: str) -> Path:
+        path = self.folder / name
+        kind = options or ("-t", "ed25519")
+        command = [self._keygen, "-q", "-N", "", "-C", name, *kind, "-f", path]
+        subprocess.run(command, check=True, timeout=HANG_SECONDS)
+        return path
+
+    def authorize(self, *paths: Path) -> None:
+        self.write_authorized("".join(path.with_suffix(".pub").read_text() for path in paths))
+
+    def write_authorized(self, text: str) -> None:
+        self.authorized.write_text(text)
+        self.authorized.chmod(0o600)
+
+    def make(self, listen: TcpAddress | UnixAddress = LOOPBACK) -> ManholeService:
+        from twisted.internet import reactor
+
+        settings = Settings(listen, str(self.authorized), str(self.host_key))
+        return ManholeService(settings, self.registry, reactor, MonotonicClock())
+
+    def open(self, listen: TcpAddress | UnixAddress = LOOPBACK) -> ManholeService:
+        self.service = self.make(listen)
+        self.service.privilegedStartService()
+        self.service.startService()
+        return self.service
+
+    def close(self) -> Deferred[Any]:
+        return (self.service and self.service.stopService()) or succeed(None)
+
+    def connect(self, service: str = "web", client: str = "10.1.2.3:4567") -> Connection:
+        monitor = self.registry.get(service)
+        record = monitor.admit(client, client.rpartition(":")[0])
+        assert record is not None
+        connection = Connection(self.registry, record)
+        monitor.opened(connection)  # type: ignore[arg-type]
+        return connection
+
+    def command(
+        self, *words: str, key: Path | None = None, options: tuple[str, ...] = ()
+    ) -> list[str]:
+        assert self.service is not None
+        assert self.service.where is not None
+        where = self.service.where
+        command = [self._ssh, "-F", "/dev/null", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"]
+        command += ["-o", f"UserKnownHostsFile={self.folder / 'known_hosts'}"]
+        command += ["-o", "StrictHostKeyChecking=accept-new", "-o", "IdentityAgent=none"]
+        command += ["-i", str(key or self.key), *options]
+        if where.startswith("unix:"):
+            program = self.folder / "pipe_through.py"
+            program.write_text(PIPE_THROUGH)
+            proxy = f"{sys.executable} {program} {where.removeprefix('unix:')}"
+            return [*command, "-o", f"ProxyCommand={proxy}", "ops@manhole", *words]
+        host, _, port = where.rpartition(":")
+        return [*command, "-p", port, f"ops@{host.strip('[]')}", *words]
+
+    def ssh(
+        self,
+        *words: str,
+        key: Path | None = None,
+        options: tuple[str, ...] = (),
+        stdin: str = "",
+    ) -> Deferred[Ran]:
+        command = self.command(*words, key=key, options=options)
+
+        def run() -> Ran:
+            done = subprocess.run(
+                command, input=stdin, capture_output=True, text=True, timeout=HANG_SECONDS
+            )
+            err = re.sub(r"Warning: Permanently added .*\n", "", done.stderr)
+            return Ran(done.returncode, done.stdout, err)
+
+        return deferToThread(run)
+
+
+@pytest_twisted.async_yield_fixture
+async def world(tmp_path: Path, program: Callable[[str], str]) -> AsyncIterator[World]:
+    tmp_path.chmod(0o700)
+    made = World(tmp_path, program("ssh"), program("ssh-keygen"))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What the manhole has logged."""
+    lines: list[str] = []
+
+    def observer(event: LogEvent) -> None:
+        if event.get("log_namespace") == "monconn.manhole":
+            lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observer)
+    yield lines
+    globalLogPublisher.removeObserver(observer)
+
+
+# -- who may enter
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_right_key_lets_in_and_is_logged(world: World, logged: list[str]) -> None:
+    world.open()
+    ran = await world.ssh("stats")
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[0].startswith("web: connections 0")
+    key = keys.authorized_keys(str(world.authorized))[0]
+    shown = subprocess.run(["ssh-keygen", "-lf", world.key], capture_output=True, text=True)
+    assert keys.fingerprint(key) in shown.stdout
+    [login] = [line for line in logged if line.startswith("login")]
+    assert re.search(r'of "ops" from 127\.0\.0\.1:\d+ with SHA256:', login)
+    assert keys.fingerprint(key) in login
+    assert any(re.search(r'127\.0\.0\.1:\d+ ran "stats": status 0', line) for line in logged)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_key_is_refused_and_logged(world: World, logged: list[str]) -> None:
+    world.open()
+    ran = await world.ssh("stats", key=world.make_key("wrong"))
+    assert (ran.status, ran.out) == (255, "")
+    assert "Permission denied (publickey)" in ran.err
+    [refusal] = [line for line in logged if line.startswith("refused")]
+    assert re.search(r"with SHA256:\S+: not in authorized_keys$", refusal)
+    assert not any(line.startswith("login") for line in logged)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_password_is_not_even_asked_for(world: World) -> None:
+    world.open()
+    only = ("-o", "PubkeyAuthentication=no", "-o", "BatchMode=no", "-v")
+    wanted = ("-o", "PreferredAuthentications=none,password,keyboard-interactive")
+    ran = await world.ssh("stats", options=(*only, *wanted, "-o", "NumberOfPasswordPrompts=1"))
+    assert ran.status == 255
+    offered = set(re.findall(r"Authentications that can continue: (\S*)", ran.err))
+    assert offered == {"publickey"}
+    assert "Next authentication method: password" not in ran.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_key_is_refused(world: World) -> None:
+    world.open()
+    missing = world.folder / "no_such_key"
+    ran = await world.ssh("stats", key=missing)
+    assert ran.status == 255
+    assert "Permission denied (publickey)" in ran.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("-t", "ed25519"), ("-t", "ecdsa", "-b", "384"), ("-t", "rsa", "-b", "2048")],
+    ids=["ed25519", "ecdsa", "rsa"],
+)
+@pytest_twisted.ensureDeferred
+async def test_each_type_of_key(world: World, options: tuple[str, ...]) -> None:
+    key = world.make_key("other", *options)
+    world.authorize(key)
+    world.open()
+    assert (await world.ssh("blocks", key=key)).out == "nothing is blocked\n"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "signed", "refusal"),
+    [
+        (b"rsa-sha2-256", b"data", None),
+        (b"rsa-sha2-512", b"data", None),
+        (b"ssh-rsa", b"data", "the algorithm of its signature"),
+        (b"rsa-sha2-512", b"other", "its signature is wrong"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_signatures(
+    world: World, algorithm: bytes, signed: bytes, refusal: str | None
+) -> None:
+    path = world.make_key("rsa", "-t", "rsa", "-b", "2048")
+    world.authorize(path)
+    key = Key.fromFile(str(path))
+    signature = key.sign(signed, algorithm)
+    shown = SSHPrivateKey(b"ops", algorithm, key.public().blob(), b"data", signature)
+    judged = server.KeyChecker(str(world.authorized)).requestAvatarId(shown)
+    if refusal is None:
+        assert await judged == b"ops"
+    else:
+        with pytest.raises(UnauthorizedLogin, match=refusal):
+            await judged
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_of_a_type_that_is_not_understood(world: World, logged: list[str]) -> None:
+    world.open()
+    command = [world._keygen, "-q", "-s", world.key, "-I", "x", world.key.with_suffix(".pub")]
+    subprocess.run(command, check=True, timeout=HANG_SECONDS)
+    certificate = world.folder / "right-cert.pub"
+    options = ("-o", f"CertificateFile={certificate}", "-o", "LogLevel=ERROR")
+    ran = await world.ssh("blocks", options=options)
+    assert (ran.status, ran.out) == (0, "nothing is blocked\n")  # by the plain key beside it
+    assert any("with a key that is not understood: " in line for line in logged)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_rsa_key_that_is_too_short(world: World, logged: list[str]) -> None:
+    short = world.make_key("short", "-t", "rsa", "-b", "1024")
+    world.authorize(short, world.key)
+    world.open()
+    options = ("-o", "RequiredRSASize=1024")
+    assert (await world.ssh("stats", key=short, options=options)).status == 255
+    assert any("not used: an RSA key of fewer than 2048 bits" in line for line in logged)
+    assert (await world.ssh("stats")).status == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_is_taken_out_locks_out_at_once(world: World) -> None:
+    other = world.make_key("other")
+    world.authorize(world.key, other)
+    world.open()
+    assert (await world.ssh("stats")).status == 0
+    world.authorize(other)
+    assert (await world.ssh("stats")).status == 255
+    assert (await world.ssh("stats", key=other)).status == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_others_may_write_lets_nobody_in(world: World, logged: list[str]) -> None:
+    world.open()
+    world.authorized.chmod(0o620)
+    assert (await world.ssh("stats")).status == 255
+    assert any("is writable by others (mode 0620)" in line for line in logged)
+    world.authorized.unlink()
+    assert (await world.ssh("stats")).status == 255
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ['command="stats" {}', 'from="10.0.0.0/8" {}', "restrict {}", "cert-authority {}", "# {}"],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_entry_with_options_lets_nobody_in(
+    world: World, logged: list[str], entry: str
+) -> None:
+    other = world.make_key("other")
+    world.authorize(other)
+    world.open()
+    mine = entry.format(world.key.with_suffix(".pub").read_text())
+    world.write_authorized(mine + other.with_suffix(".pub").read_text())
+    assert (await world.ssh("stats")).status == 255
+    assert (await world.ssh("stats", key=other)).status == 0
+    if not entry.startswith("#"):
+        assert any("authorized_keys:1: not used: options" in line for line in logged)
+
+
+# -- the host key
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_host_key_is_made_once_and_kept(world: World) -> None:
+    world.host_key = world.folder / "state" / "monconn" / "ssh_host_ed25519_key"
+    world.open()
+    assert stat.S_IMODE(world.host_key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(world.host_key.parent.stat().st_mode) == 0o700
+    assert [path.name for path in world.host_key.parent.iterdir()] == [world.host_key.name]
+    made = world.host_key.read_bytes()
+    await world.ssh("stats")
+    await world.close()
+    world.open()
+    assert world.host_key.read_bytes() == made
+    known = (world.folder / "known_hosts").read_text()
+    assert re.fullmatch(r"\[127\.0\.0\.1\]:\d+ ssh-ed25519 \S+\n", known)
+
+
+def test_where_the_host_key_is_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/somewhere")
+    assert keys.default_host_key() == Path("/somewhere/monconn/ssh_host_ed25519_key")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/ops")
+    expected = "/home/ops/.local/state/monconn/ssh_host_ed25519_key"
+    assert keys.default_host_key() == Path(expected)
+
+
+# -- what does not open
+
+
+def _forget(world: World) -> None:
+    world.authorized.unlink()
+
+
+def _empty(world: World) -> None:
+    world.write_authorized("# nobody\nnonsense\n")
+
+
+def _open_to_all(world: World) -> None:
+    world.authorized.chmod(0o666)
+
+
+def _folder_open_to_all(world: World) -> None:
+    world.folder.chmod(0o777)
+
+
+def _folder_instead(world: World) -> None:
+    world.authorized.unlink()
+    world.authorized.mkdir()
+
+
+def _pipe_instead(world: World) -> None:
+    world.authorized.unlink()
+    os.mkfifo(world.authorized, 0o600)
+
+
+def _host_key_open(world: World) -> None:
+    keys.host_key(world.host_key)
+    world.host_key.chmod(0o640)
+
+
+def _host_key_public(world: World) -> None:
+    world.host_key.write_text(world.key.with_suffix(".pub").read_text())
+    world.host_key.chmod(0o600)
+
+
+def _host_key_with_passphrase(world: World) -> None:
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", world.host_key]
+    subprocess.run(command, check=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_forget, "authorized_keys {file}: no such file or directory"),
+        (_empty, "authorized_keys {file}: no key in it that could let anybody in"),
+        (
+            _open_to_all,
+            "authorized_keys {file}: is writable by others (mode 0666): chmod 600 {file}",
+        ),
+        (_folder_open_to_all, "authorized_keys {file}: its folder {folder} is writable by others"),
+        (_folder_instead, "authorized_keys {file}: is no file"),
+        (_pipe_instead, "authorized_keys {file}: is no file"),
+        (_host_key_open, "host key {key}: is open to other users (mode 0640): chmod 600 {key}"),
+        (_host_key_public, "host key {key}: no private key of type ed25519"),
+        (_host_key_with_passphrase, "host key {key}: no private key without a passphrase"),
+    ],
+)
+def test_files_that_are_not_to_be_trusted(
+    world: World, spoil: Callable[[World], None], message: str
+) -> None:
+    spoil(world)
+    service = world.make()
+    with pytest.raises(ListenError) as raised:
+        service.privilegedStartService()
+    world.folder.chmod(0o700)
+    expected = message.format(file=world.authorized, folder=world.folder, key=world.host_key)
+    assert str(raised.value) == f"manhole: {expected}"
+    assert service.where is None
+    assert service.stopService() is None
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "192.0.2.1", "example.org", "::"])
+def test_beyond_loopback_it_does_not_listen(world: World, host: str) -> None:
+    with pytest.raises(ListenError, match="can be reached from other machines"):
+        world.make(TcpAddress(host, 0)).privilegedStartService()
+
+
+def test_a_name_that_means_another_address(world: World) -> None:
+    with (
+        patch("monconn.faces.manhole.service.is_loopback", side_effect=[True, False]),
+        pytest.raises(ListenError, match="can be reached from other machines"),
+    ):
+        world.make(TcpAddress("localhost", 0)).privilegedStartService()
+
+
+def test_without_conch_it_says_what_to_install(world: World) -> None:
+    with (
+        patch.dict(sys.modules, {"twisted.conch.manhole_ssh": None}),
+        pytest.raises(ListenError, match=r"pip install 'monconn\[manhole\]'"),
+    ):
+        world.make().privilegedStartService()
+
+
+def test_who_has_no_manhole_does_not_pay_for_it() -> None:
+    program = (
+        "import sys, monconn.faces.manhole.service; print([m for m in sys.modules if 'conch' in m])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG_SECONDS
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_an_address_in_use(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenError, match="manhole: cannot listen on 127"):
+            world.make(TcpAddress("127.0.0.1", port)).privilegedStartService()
+
+
+# -- one-shot commands
+
+
+@pytest_twisted.ensureDeferred
+async def test_list_and_show(world: World) -> None:
+    world.open()
+    assert await world.ssh("list") == Ran(0, "no connections\n", "")
+    first, second = world.connect(), world.connect("mail", "10.9.9.9:1")
+    first.record.up = 2048
+    ran = await world.ssh("list")
+    heading, *rows = ran.out.splitlines()
+    assert heading.split()[:3] == ["ID", "SERVICE", "CLIENT"]
+    assert [row.split()[0] for row in rows] == [str(first.record.id), str(second.record.id)]
+    assert "10.1.2.3:4567" in rows[0]
+    assert "2.0 KiB" in rows[0]
+    assert len((await world.ssh("list", "mail")).out.splitlines()) == 2
+    shown = (await world.ssh("show", str(first.record.id))).out
+    assert re.search(r"^client +10\.1\.2\.3:4567$", shown, re.MULTILINE)
+    assert re.search(r"^up +2048$", shown, re.MULTILINE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_close(world: World) -> None:
+    world.open()
+    first, second = world.connect(), world.connect()
+    ran = await world.ssh("close", str(first.record.id))
+    assert ran == Ran(0, f"connection {first.record.id} closed\n", "")
+    ran = await world.ssh("close", str(second.record.id), "--reset")
+    assert ran == Ran(0, f"connection {second.record.id} reset\n", "")
+    assert (first.ended, second.ended) == ([("operator", False)], [("operator", True)])
+    ran = await world.ssh("close", str(first.record.id))
+    assert ran == Ran(1, "", f"no live connection has the id {first.record.id}\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_block_and_unblock(world: World) -> None:
+    world.open()
+    connection = world.connect()
+    assert (await world.ssh("block", "10.1.0.0/16")).out == "10.1.0.0/16 blocked\n"
+    assert connection.ended == [("blocked", False)]
+    assert (await world.ssh("block", "10.1.0.0/16")).out == "10.1.0.0/16 was blocked already\n"
+    blocks = (await world.ssh("blocks")).out.splitlines()
+    assert [line.split() for line in blocks[1:]] == [
+        ["web", "10.1.0.0/16"],
+        ["mail", "10.1.0.0/16"],
+    ]
+    assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 unblocked\n"
+    assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 was not blocked\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "err"),
+    [
+        ("show 99999999", 1, "no connection has the id 99999999, or had it lately\n"),
+        ("stats nobody", 1, 'there is no service named "nobody"\n'),
+        ("show x", 2, '"x" is no connection\'s id; usage: show ID\n'),
+        ("close", 2, "something is missing; usage: close ID [--reset]\n"),
+        ("blocks now", 2, '"now" is too much; usage: blocks\n'),
+        ("__import__('os')", 2, 'there is no command "__import__(os)"; try: help\n'),
+        ("'", 2, '"\'": no closing quotation\n'),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_a_command_cannot_do(world: World, words: str, status: int, err: str) -> None:
+    world.open()
+    assert await world.ssh(words) == Ran(status, "", err)
+
+
+@pytest_twisted.ensureDeferred
+async def test_help_and_a_bad_network(world: World) -> None:
+    world.open()
+    ran = await world.ssh("help")
+    assert ran.out.startswith("list [SERVICE] ")
+    assert "close ID [--reset] " in ran.out
+    ran = await world.ssh("block", "nonsense")
+    assert ran.status == 2
+    assert ran.err.endswith("usage: block NET\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_command_that_breaks_is_logged_and_fails(
+    world: World, logged_failures: list[Any]
+) -> None:
+    world.open()
+    with patch("monconn.faces.manhole.verbs.run", side_effect=RuntimeError("broken")):
+        ran = await world.ssh("stats")
+    assert ran == Ran(1, "", "it failed; the log says why\n")
+    assert [str(failure.value) for failure in logged_failures] == ["broken"]
+    logged_failures.clear()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_answer_arrives_whole(world: World) -> None:
+    world.open()
+    for number in range(20_000):
+        world.connect(client=f"10.0.0.1:{number}")
+    ran = await world.ssh("list")
+    assert (ran.status, len(ran.out.splitlines())) == (0, 20_001)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_command_at_a_terminal(world: World) -> None:
+    world.open()
+
+    def talk() -> tuple[str, int]:
+        session = Session(world.command("blocks", options=("-tt",)))
+        seen = session.read_until(r"blocked\r\n")
+        return seen, session.status()
+
+    seen, status = await deferToThread(talk)
+    assert seen.endswith("nothing is blocked\r\n")
+    assert status == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_sessions_on_one_connection_are_few(world: World, logged: list[str]) -> None:
+    world.open()
+    shared = ("-o", f"ControlPath={world.folder / 'mux'}", "-o", "LogLevel=ERROR")
+    with patch.object(server, "MOST_SESSIONS", 1):
+        master = Session(world.command(options=("-M", *shared)))
+        await deferToThread(master.read_until, r"monconn> $")
+        await world.ssh("blocks", options=(*shared, "-o", "ControlMaster=no"))
+    # The client made a connection of its own then.
+    assert any('refused a channel of type "session"' in line for line in logged)
+    assert sum(line.startswith("login") for line in logged) == 2
+    ran = await world.ssh("blocks", options=(*shared, "-o", "ControlMaster=no"))
+    assert ran.out == "nothing is blocked\n"
+    assert sum(line.startswith("login") for line in logged) == 2
+    master.type("\x04")
+    assert await deferToThread(master.status) == 0
+
+
+# -- what else SSH could do
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_forwarded(world: World, logged: list[str]) -> None:
+    world.open()
+    ran = await world.ssh(options=("-W", "127.0.0.1:1"))
+    assert ran.status == 255
+    assert "administratively prohibited" in ran.err
+    assert any('refused a channel of type "direct-tcpip"' in line for line in logged)
+    ran = await world.ssh(
+        "stats", options=("-R", "0:127.0.0.1:1", "-o", "ExitOnForwardFailure=yes")
+    )
+    assert ran.status == 255
+    ran = await world.ssh("sftp", options=("-s",))
+    assert (ran.status, ran.out) == (255, "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_does_not_log_in_is_dropped(world: World, logged: list[str]) -> None:
+    with patch.object(server, "LOGIN_SECONDS", 0.05):
+        world.open()
+        with socket.create_connection(_tcp(world)) as client:
+            assert await deferToThread(_read_all, client) == b"SSH-2.0-monconn\r\n"
+    assert any("did not log in within" in line for line in logged)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_login_that_was_in_time_stays(world: World) -> None:
+    with patch.object(server, "LOGIN_SECONDS", 5):
+        world.open()
+        session = Session(world.command(options=("-tt",)))
+        await deferToThread(session.read_until, "monconn>")
+    [connection] = world.service._factory.connections  # type: ignore[union-attr]
+    assert connection.is_known
+    assert not connection._too_late.active()
+    session.end()
+
+
+@pytest_twisted.ensureDeferred
+async def test_strangers_are_few(world: World) -> None:
+    with patch.object(server, "MOST_STRANGERS", 2):
+        world.open()
+        clients = [socket.create_connection(_tcp(world)) for _ in range(2)]
+        for client in clients:
+            await deferToThread(client.recv, 100)
+        with socket.create_connection(_tcp(world)) as third:
+            assert await deferToThread(_read_all, third) == b""
+        clients.pop().close()
+        while len(world.service._factory.connections) > 1:  # type: ignore[union-attr]
+            await _turn()
+        assert (await world.ssh("stats")).status == 0
+        clients.pop().close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"SSH-2.0-x\r\n" + b"\xff" * 64, b"SSH-2.0-x\r\n" + bytes(64), b"GET / HTTP/1.1\r\n" * 300],
+)
+@pytest_twisted.ensureDeferred
+async def test_noise_is_no_traceback(world: World, data: bytes) -> None:
+    world.open()
+    with socket.create_connection(_tcp(world)) as client:
+        client.sendall(data)
+        await deferToThread(_read_all, client)
+
+
+def _tcp(world: World) -> tuple[str, int]:
+    assert world.service is not None
+    host, _, port = str(world.service.where).rpartition(":")
+    return host, int(port)
+
+
+def _read_all(client: socket.socket) -> bytes:
+    client.settimeout(HANG_SECONDS)
+    whole = b""
+    try:
+        while data := client.recv(65536):
+            whole += data
+    except ConnectionResetError:
+        pass
+    return whole.partition(b"\n")[0] + b"\n" if whole else b""
+
+
+def _turn() -> Deferred[None]:
+    from twisted.internet import reactor
+    from twisted.internet.task import deferLater
+
+    return deferLater(reactor, 0.005)  # type: ignore[arg-type]
+
+
+# -- other places
+
+
+@pytest_twisted.ensureDeferred
+async def test_at_a_unix_socket(world: World, logged: list[str]) -> None:
+    path = world.folder / "manhole.sock"
+    service = world.open(UnixAddress(str(path), 0o666))
+    assert service.where == f"unix:{path}"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert (await world.ssh("blocks")).out == "nothing is blocked\n"
+    assert any(re.search(r"login of .* from unix:\d+ with SHA256:", line) for line in logged)
+    await world.close()
+    assert not path.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_at_ipv6(world: World) -> None:
+    world.open(TcpAddress("::1", 0))
+    assert (await world.ssh("blocks")).out == "nothing is blocked\n"
+
+
+# -- lines from a pipe
+
+
+@pytest_twisted.ensureDeferred
+async def test_lines_from_a_pipe(world: World) -> None:
+    world.open()
+    connection = world.connect()
+    lines = (
+        f'monitor("web")\nfor n in monitors:\n  print("name", n)\n\nclose({connection.record.id})'
+    )
+    ran = await world.ssh(options=("-T",), stdin=lines)
+    assert ran.status == 0
+    first, *rest = ran.out.splitlines()
+    assert first.startswith("web: connections 1,")
+    assert rest == ["name web", "name mail", f"connection {connection.record.id} closed"]
+    assert "\x1b" not in ran.out
+    assert connection.ended == [("operator", False)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_last_line_from_a_pipe_that_fails(world: World) -> None:
+    world.open()
+    ran = await world.ssh(options=("-T",), stdin="close(99999999)\n")
+    assert (ran.status, ran.out) == (1, "no live connection has the id 99999999\n")
+    assert (await world.ssh(options=("-T",), stdin="")).status == 0
+    ran = await world.ssh(options=("-T",), stdin="exit()\nprint(1)\n")
+    assert (ran.status, ran.out) == (0, "")
+    ran = await world.ssh(options=("-T",), stdin="raise SystemExit\nprint(1)\n")
+    assert (ran.status, ran.out) == (0, "")
+    ran = await world.ssh(options=("-T",), stdin="x" * 100_000)
+    assert (ran.status, ran.out) == (1, "the line is too long\n")
+
+
+# -- at a terminal
+
+
+class Session:
+    """A client at a terminal."""
+
+    def __init__(self, command: list[str], columns: int = 80) -> None:
+        self._master, slave = pty.openpty()
+        self.resize(columns)
+        self._process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def resize(self, columns: int, lines: int = 24) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
+
+    def tell_of_size(self) -> None:
+        """As the system would, were this its controlling terminal."""
+        import signal
+
+        self._process.send_signal(signal.SIGWINCH)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def read_until(self, pattern: str) -> str:
+        """What came up to a pattern and with it; the colours are left out unless it has some."""
+        give_up = time.monotonic() + HANG_SECONDS
+        while True:
+            text = self.seen if "\x1b" in pattern else _plain(self.seen)
+            found = re.search(pattern, text)
+            if found:
+                self.seen = text[found.end() :]
+                return text[: found.end()]
+            assert time.monotonic() < give_up, f"{pattern!r} is not in {text!r}"
+            assert select.select([self._master], [], [], HANG_SECONDS)[0], f"only {text!r}"
+            self.seen += os.read(self._master, 65536).decode()
+
+    def ask(self, line: str) -> str:
+        """Type a line; the answer."""
+        self.type(f"{line}\r")
+        self.read_until(re.escape(line) + r"\r\n")
+        return self.read_until(r"monconn> $").replace("\r\n", "\n")
+
+    def status(self) -> int:
+        try:
+            return self._process.wait(HANG_SECONDS)
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z@]", "", text)
+
+
+def test_the_helper_reads_colours() -> None:
+    assert _plain("\x1b[1;32mmonconn>\x1b[0m x") == "monconn> x"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_prompt(world: World, logged: list[str]) -> None:
+    world.open()
+    connection = world.connect()
+    number = connection.record.id
+
+    def talk() -> int:
+        session = Session(world.command())
+        greeting = session.read_until("\x1b\\[1;32mmonconn>\x1b\\[0m ")
+        assert "monconn: 2 services, 1 connection. help()" in greeting
+        assert session.ask('monitor("web")').startswith("web: connections 1,")
+        assert "mail: connections 0" in session.ask("monitors")
+        assert session.ask('monitors["mail"].name').startswith("'mail'")
+        assert session.ask("monitor('x')").startswith('there is no service named "x"\n')
+        assert "10.1.2.3:4567" in session.ask("connections()")
+        assert session.ask("close(99999999)") == (
+            "no live connection has the id 99999999\nmonconn> "
+        )
+        assert session.ask(f"close({number})") == f"connection {number} closed\nmonconn> "
+        assert session.ask('block("x")').startswith('"x" is neither an IP address')
+        assert session.ask('block("10.0.0.0/8")') == "10.0.0.0/8 blocked\nmonconn> "
+        assert session.ask('unblock("10.0.0.0/8")') == "10.0.0.0/8 unblocked\nmonconn> "
+        assert "ZeroDivisionError" in session.ask("1 / 0")
+        assert "Ctrl-D does" in session.ask("help()")
+        session.type("\x04")
+        return session.status()
+
+    assert await deferToThread(talk) == 0
+    assert connection.ended == [("operator", False)]
+    assert any("has a prompt" in line for line in logged)
+
+
+@pytest_twisted.ensureDeferred
+async def test_half_a_line_is_coloured_and_edited(world: World) -> None:
+    world.open()
+
+    def talk() -> int:
+        session = Session(world.command())
+        session.read_until(r"monconn> $")
+        session.type("12 + 'x")
+        session.read_until("\x1b\\[36m12\x1b")
+        session.type("\x7f\x7f30\r")
+        session.read_until(r"\r\n42")
+        session.read_until(r"monconn> $")
+        session.type("\x1b[A\x1b[D\x1b[D5\r")  # the line before, and 5 before the 30
+        session.read_until(r"\r\n542")
+        session.type("if 1:\rprint('in' 'side')\x01\t\r\r")
+        session.read_until("\r\ninside")
+        session.type("\xfc\x03")  # what is not ASCII is answered by the bell
+        session.read_until("\x07?.*KeyboardInterrupt")
+        session.type("exit()\r")
+        return session.status()
+
+    assert await deferToThread(talk) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_tab_completes(world: World) -> None:
+    world.open()
+
+    def talk() -> int:
+        session = Session(world.command())
+        session.read_until(r"monconn> $")
+        session.type("connec\t()\r")
+        session.read_until(r"monconn> connections\(\)\r\nno connections")
+        session.read_until(r"monconn> $")
+        session.type('monitor("w\t)\r')
+        session.read_until(r'monitor\("web"\)\r\nweb: connections')
+        session.read_until(r"monconn> $")
+        session.type("monitors.\t")
+        session.read_until(r"monitors\.get +monitors\.items[^>]*monconn> monitors\.")
+        session.type("\x03\x04")
+        return session.status()
+
+    assert await deferToThread(talk) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_window_that_changes_its_size(world: World) -> None:
+    world.open()
+    world.connect()
+
+    def talk() -> tuple[list[int], int]:
+        session = Session(world.command(), columns=200)
+        session.read_until(r"monconn> $")
+        wide = session.ask("connections()")
+        session.resize(30)
+        session.tell_of_size()
+        give_up = time.monotonic() + HANG_SECONDS
+        while (narrow := session.ask("connections()")) == wide or _widest(narrow) > 30:
+            assert time.monotonic() < give_up
+        session.type("\x04")
+        return [_widest(wide), _widest(narrow)], session.status()
+
+    widths, status = await deferToThread(talk)
+    assert widths[0] > 60
+    assert widths[1] == 30
+    assert status == 0
+
+
+def _widest(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_terminal_whose_input_ends(world: World) -> None:
+    world.open()
+    ran = await world.ssh(options=("-tt",), stdin="")
+    assert ran.status == 0, ran.err
+    assert "leaves." in ran.out
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_ends_the_sessions(world: World) -> None:
+    world.open()
+    session = Session(world.command())
+    await deferToThread(session.read_until, r"monconn> $")
+    await world.close()
+    assert "closes the manhole" in await deferToThread(session.read_until, "manhole")
+    assert await deferToThread(session.status) == 255
+    assert world.service is not None
+    assert world.service.where is None
+    assert world.service.close_listener() is None
+
+
+# -- completion alone
+
+
+@pytest.mark.parametrize(
+    ("text", "addition", "candidates"),
+    [
+        ("conn", "ections", ["connections"]),
+        ("x = conn", "ections", ["connections"]),
+        ('monitor("we', 'b"', ['web"']),
+        ("monitors['m", "", ["mail'", "mx'"]),
+        ("text.upp", "er", ["text.upper"]),
+        ("nobody.x", "", []),
+        ("imp", "ort", ["import"]),
+        ("(", "", []),
+    ],
+)
+def test_completion(text: str, addition: str, candidates: list[str]) -> None:
+    names = {"connections": print, "text": "x"}
+    found = complete(text, names, ["web", "mail", "mx"])
+    assert (found.addition, found.candidates) == (addition, candidates)

@@ -1,0 +1,281 @@
+"""The screen, as a user sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from monconn.faces.tui.dialogs import Confirm, Details, Help
+from monconn.faces.tui.widgets import Lines
+
+from .fake import FakeServer, Screen, connection, shown
+
+Play = Callable[[Screen], Awaitable[None]]
+
+
+def play(server: FakeServer, steps: Play, size: tuple[int, int] = (100, 30)) -> None:
+    """Show a server, and do something with the screen."""
+
+    async def main() -> None:
+        async with shown(server, size) as screen:
+            await steps(screen)
+
+    asyncio.run(main())
+
+
+def test_first_picture() -> None:
+    async def steps(screen: Screen) -> None:
+        assert "8 live" in screen.lines("status")[0]
+        assert screen.ids() == [8, 7, 6, 5, 4, 3, 2, 1]
+        assert [line.split()[0] for line in screen.lines("services")] == [
+            "SERVICE",
+            "web",
+            "ssh",
+            "all",
+        ]
+        assert "9030" in screen.lines("closed")[1]
+        assert "client_closed" in screen.lines("closed")[1]
+        assert "filter" in screen.lines("keys")[0]
+
+    play(FakeServer(), steps)
+
+
+def test_sort() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        for _ in range(5):
+            await screen.press("s")
+        await screen.until(lambda: screen.ids() == [1, 2, 3, 4, 5, 6, 7, 8])
+        assert "ID▼" in screen.lines("live")[0]
+
+    play(server, steps)
+    orders = [each["sort"] for each in server.asked("ListConnections") if "closed" not in each]
+    assert orders[-1] == "id"
+
+
+@pytest.mark.parametrize(
+    ("typed", "argument", "ids", "words"),
+    [
+        ("10.0.0.3", {"client": "10.0.0.3"}, [3], "client 10.0.0.3: 1"),
+        ("ssh", {"service": "ssh"}, [6, 3], "service ssh: 2"),
+        ("half_closed", {"state": "half_closed"}, [8, 3], "state half_closed: 2"),
+        ("40002", {"text": "40002"}, [2], "text 40002: 1"),
+    ],
+)
+def test_filter(typed: str, argument: dict[str, str], ids: list[int], words: str) -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("slash", *typed)
+        await screen.until(lambda: screen.ids() == ids)
+        await screen.until(lambda: words in screen.lines("status")[0])
+        await screen.press("enter")
+        await screen.press("escape")
+        await screen.until(lambda: len(screen.ids()) == 8)
+
+    play(server, steps)
+    asked = [each for each in server.asked("ListConnections") if "closed" not in each]
+    assert any(argument.items() <= each.items() for each in asked)
+
+
+def test_pause() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("p")
+        assert "PAUSED" in screen.lines("status")[0]
+        await asyncio.sleep(0.3)
+        calls = len(server.calls)
+        server.live[99] = connection(99)
+        await asyncio.sleep(0.5)
+        assert len(server.calls) == calls
+        assert 99 not in screen.ids()
+        await screen.press("p")
+        await screen.until(lambda: 99 in screen.ids())
+
+    play(server, steps)
+
+
+def test_details_are_live() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("down", "enter")
+        await screen.until(lambda: isinstance(screen.app.screen, Details))
+        await screen.until(lambda: any("client_ip" in line for line in screen.lines("details")))
+        keys = [line.split()[0] for line in screen.lines("details")]
+        assert set(server.live[7]) <= set(keys)
+        server.live[7]["state"] = "closing"
+        await screen.until(lambda: any("closing" in line for line in screen.lines("details")))
+        del server.live[7]
+        await screen.until(lambda: "no longer known" in screen.lines("title")[0])
+        await screen.press("escape")
+        await screen.until(lambda: 7 not in screen.ids())
+
+    play(server, steps)
+
+
+@pytest.mark.parametrize(("key", "reset"), [("c", False), ("r", True)])
+def test_close_after_a_yes(key: str, reset: bool) -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("down", "down", key)
+        assert isinstance(screen.app.screen, Confirm)
+        assert "connection 6?" in screen.app.screen.text.plain
+        await screen.press("enter")  # is no yes
+        assert isinstance(screen.app.screen, Confirm)
+        await screen.press("y")
+        await screen.until(lambda: 6 not in screen.ids())
+        await screen.until(lambda: screen.lines("message")[0].startswith(" done: "))
+
+    play(server, steps)
+    assert server.asked("CloseConnections") == [{"ids": json.dumps([6]), "reset": reset}]
+
+
+@pytest.mark.parametrize("key", ["n", "escape"])
+def test_nothing_happens_after_a_no(key: str) -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("c", key)
+        assert not isinstance(screen.app.screen, Confirm)
+        await screen.refreshed(server)
+
+    play(server, steps)
+    assert server.asked("CloseConnections") == []
+
+
+@pytest.mark.parametrize(
+    ("key", "arguments"),
+    [("y", {"network": "10.0.0.8"}), ("s", {"network": "10.0.0.8", "service": "web"})],
+)
+def test_block(key: str, arguments: dict[str, str]) -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("b", key)
+        await screen.until(lambda: bool(server.asked("Block")))
+
+    play(server, steps)
+    assert server.asked("Block") == [arguments]
+
+
+def test_close_from_the_details() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("enter")
+        await screen.press("c", "y")
+        await screen.until(lambda: "no longer known" in screen.lines("title")[0])
+
+    play(server, steps)
+    assert len(server.asked("CloseConnections")) == 1
+
+
+def test_closed_ones_can_be_opened_but_not_closed() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("tab", "down", "c")
+        assert "connection 9029 has ended already" in screen.lines("message")[0]
+        await screen.press("enter")
+        await screen.until(lambda: {"id": 9029} in server.asked("ShowConnection"))
+
+    play(server, steps)
+
+
+def test_server_gone_and_back() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        server.gone = True
+        await screen.until(lambda: "nobody answers" in screen.lines("message")[0])
+        assert "NO SERVER" in screen.lines("status")[0]
+        assert len(screen.ids()) == 8  # the last picture stays
+        await screen.press("c", "y")
+        server.gone, server.pid = False, 4712
+        del server.live[8]
+        await screen.until(lambda: screen.ids() == [7, 6, 5, 4, 3, 2, 1])
+        assert "pid 4712" in screen.lines("status")[0]
+
+    play(server, steps)
+    assert server.asked("CloseConnections") == []  # not what was meant for another program
+
+
+def test_what_was_meant_for_another_program_is_not_done() -> None:
+    """It has other connections by the same ids."""
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("c")
+        server.gone = True
+        await screen.until(lambda: screen.app._asker._client is None)
+        server.gone, server.pid = False, 4712
+        await screen.press("y")
+        await screen.until(lambda: "started anew" in screen.lines("message")[0])
+
+    play(server, steps)
+    assert server.asked("CloseConnections") == []
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60), (50, 14), (30, 8)])
+def test_every_size(size: tuple[int, int]) -> None:
+    server = FakeServer(300)
+
+    async def steps(screen: Screen) -> None:
+        width, height = size
+        await screen.until(lambda: bool(screen.app.query("#live")) and len(screen.ids()) > 0)
+        for name in ("status", "services", "live", "closed", "message", "keys"):
+            lines = screen.app.query_one(f"#{name}", Lines)
+            if height >= 12:  # once it is laid out, there is room for all of it
+                await screen.until(lambda at=lines: len(at.plain) <= max(at.size.height, 1))
+            whole = ("status", "message")  # are cut when they are drawn
+            assert name in whole or all(len(line) <= width for line in lines.plain)
+        await screen.press("question_mark")
+        assert isinstance(screen.app.screen, Help)
+        await screen.press("x", "enter", "escape", "tab", "pagedown", "home")
+        await screen.pilot.resize_terminal(100, 30)
+        await screen.until(lambda: len(screen.ids()) > 10)
+
+    play(server, steps, size)
+
+
+def test_all_keys_are_named_in_80_columns() -> None:
+    async def steps(screen: Screen) -> None:
+        assert screen.lines("keys")[0].endswith("p pause  ? help  q quit")
+
+    play(FakeServer(), steps, (80, 24))
+
+
+def test_5000_connections_cost_no_more_than_what_is_shown() -> None:
+    server = FakeServer(5000)
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("p")
+        await asyncio.sleep(0.3)
+        live = screen.app.query_one("#live", Lines)
+        before = live.drawn_anew
+        screen.app.draw()
+        assert live.drawn_anew == before  # nothing new, so nothing is drawn
+        rows = screen.app.model.rows
+        rows[3]["up_rate"] = 12345678.0
+        screen.app.draw()
+        assert live.drawn_anew == before + 1
+
+    play(server, steps, (80, 24))
+    assert all("limit" in each for each in server.asked("ListConnections"))
+    assert max(server.rows_given) <= 2 * 24
+    assert len(server.asked("ListConnections")) <= 2 * len(server.asked("ListServices")) + 1
+
+
+def test_quit() -> None:
+    async def steps(screen: Screen) -> None:
+        await screen.press("q")
+        assert screen.app.return_value == 0
+
+    play(FakeServer(), steps)

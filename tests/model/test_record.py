@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, REASONS, REFUSALS
+from monconn.model.record import ConnectionRecord, iso_time
+
+PHASES = ("connecting", "open", "half_closed")
+
+
+def make_record(**fields: Any) -> ConnectionRecord:
+    known: dict[str, Any] = {
+        "id": 7,
+        "service": "web",
+        "client": "192.0.2.1:4711",
+        "client_ip": "192.0.2.1",
+        "listener": "127.0.0.1:80",
+        "backend": "10.0.0.5:80",
+        "opened_at": 1_700_000_000.25,
+        "opened": 100.0,
+    }
+    return ConnectionRecord(**known | fields)
+
+
+def ended(reason: str, **fields: Any) -> ConnectionRecord:
+    record = make_record(**fields)
+    assert record.end(reason, now=110.0)
+    return record
+
+
+# -- the closed lists
+
+
+def test_reasons_are_those_of_the_design() -> None:
+    assert REASONS == (
+        "client_closed",
+        "client_reset",
+        "client_lost",
+        "backend_closed",
+        "backend_reset",
+        "backend_lost",
+        "backend_refused",
+        "backend_unreachable",
+        "connect_timeout",
+        "read_timeout",
+        "write_timeout",
+        "idle_timeout",
+        "half_close_timeout",
+        "lifetime",
+        "operator",
+        "blocked",
+        "stopping",
+        "error",
+    )
+
+
+def test_refusals_are_those_of_the_design() -> None:
+    assert REFUSALS == (
+        "blocked",
+        "conn_limit",
+        "ip_limit",
+        "per_ip_limit",
+        "rate",
+        "stopping",
+    )
+
+
+# -- who ended it, and the two letters: by reason
+
+
+WHO = {
+    "client_closed": ("client", "-"),
+    "client_reset": ("client", "C"),
+    "client_lost": ("client", "C"),
+    "backend_closed": ("backend", "-"),
+    "backend_reset": ("backend", "S"),
+    "backend_lost": ("backend", "S"),
+    "backend_refused": ("backend", "S"),
+    "backend_unreachable": ("backend", "S"),
+    "connect_timeout": ("monconn", "s"),
+    "read_timeout": ("monconn", "c"),
+    "write_timeout": ("monconn", "c"),
+    "idle_timeout": ("monconn", "c"),
+    "half_close_timeout": ("monconn", "c"),
+    "lifetime": ("monconn", "P"),
+    "operator": ("operator", "K"),
+    "blocked": ("monconn", "P"),
+    "stopping": ("monconn", "K"),
+    "error": ("monconn", "I"),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_closed_by(reason: str) -> None:
+    assert ended(reason).closed_by == WHO[reason][0]
+
+
+@pytest.mark.parametrize(
+    ("phase", "backend_end", "letter"),
+    [
+        ("connecting", "none", "C"),
+        ("open", "none", "D"),
+        ("half_closed", "none", "D"),
+        ("half_closed", "fin", "L"),  # the last bytes, after the backend has finished
+    ],
+)
+@pytest.mark.parametrize("reason", REASONS)
+def test_code(reason: str, phase: str, backend_end: str, letter: str) -> None:
+    who = WHO[reason][1]
+    record = ended(reason, state=phase, backend_end=backend_end)
+    assert record.code == ("--" if who == "-" else who + letter)
+
+
+@pytest.mark.parametrize(
+    ("reason", "ends", "code"),
+    [
+        ("write_timeout", {"client_end": "timeout"}, "cD"),
+        ("write_timeout", {"backend_end": "timeout"}, "sD"),
+        # The side that has not ended is the one that was waited for.
+        ("half_close_timeout", {"backend_end": "fin"}, "cL"),
+        ("half_close_timeout", {"client_end": "fin"}, "sD"),
+        ("idle_timeout", {"backend_end": "fin", "last_up": 105.0}, "cL"),
+        ("idle_timeout", {"client_end": "fin", "last_down": 105.0}, "sD"),
+        ("half_close_timeout", {"client_end": "fin", "backend_end": "fin"}, "cL"),
+        # If neither has, it is the one that was spoken to last.
+        ("idle_timeout", {}, "cD"),
+        ("idle_timeout", {"last_up": 105.0}, "sD"),
+        ("idle_timeout", {"last_up": 105.0, "last_down": 104.0}, "sD"),
+        ("idle_timeout", {"last_up": 105.0, "last_down": 106.0}, "cD"),
+        ("idle_timeout", {"last_down": 105.0}, "cD"),
+    ],
+)
+def test_code_names_the_side_that_timed_out(reason: str, ends: dict[str, str], code: str) -> None:
+    assert ended(reason, state="half_closed", **ends).code == code
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_code_of_a_refused_client(refusal: str) -> None:
+    record = make_record(refusal=refusal, state="closed")
+    assert (record.code, record.closed_by) == ("PR", None)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_nobody_has_ended_what_lives(phase: str) -> None:
+    record = make_record(state=phase)
+    assert (record.reason, record.closed_by, record.code) == (None, None, None)
+
+
+def test_new_record() -> None:
+    record = make_record()
+    assert (record.state, record.up, record.down) == ("connecting", 0, 0)
+    assert (record.client_end, record.backend_end) == ("none", "none")
+
+
+# -- ending
+
+
+def test_end_notes_reason_phase_and_moment() -> None:
+    record = make_record(state="half_closed")
+    assert record.end("operator", now=123.0)
+    assert (record.reason, record.phase, record.ending) == ("operator", "half_closed", 123.0)
+    assert record.state == "closing"
+
+
+def test_first_reason_stays() -> None:
+    record = make_record(state="open")
+    assert record.end("client_reset", now=110.0, detail="ECONNRESET")
+    assert not record.end("stopping", now=200.0, detail="later")
+    assert record.detail == "ECONNRESET"
+    assert (record.reason, record.phase, record.ending) == ("client_reset", "open", 110.0)
+
+
+def test_ends_after_the_verdict_are_answers_to_it() -> None:
+    record = make_record(state="open")
+    record.note_end("backend", "fin")
+    record.end("operator", now=110.0)
+    record.note_end("client", "fin")
+    record.note_end("backend", "reset")
+    assert (record.client_end, record.backend_end) == ("none", "fin")
+
+
+@pytest.mark.parametrize("side", ["client", "backend"])
+def test_reason_of_a_side_that_ends_is_that_sides(side: Any) -> None:
+    reasons = [CLOSED_REASONS[side], *(BROKEN_REASONS[side, how] for how in ("reset", "timeout"))]
+    assert reasons == [f"{side}_closed", f"{side}_reset", f"{side}_lost"]
+    assert BROKEN_REASONS[side, "none"] == "error"  # we could not go on, and nobody else's doing
+
+
+# -- one line for people
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"state": "open", "last_up": 104.0, "up": 812, "down": 2048},
+            "192.0.2.1:4711 open, 10.0s old, idle 6.00s, up 812 B, down 2.0 KiB",
+        ),
+        (
+            {"reason": "client_closed", "closed": 345.0},
+            "192.0.2.1:4711 client_closed after 4m05s, up 0 B, down 0 B",
+        ),
+        (
+            {"reason": "backend_refused", "detail": "refused by {name}", "closed": 101.0},
+            "192.0.2.1:4711 backend_refused after 1.00s, up 0 B, down 0 B (refused by {name})",
+        ),
+        ({"refusal": "ip_limit", "closed": 100.0}, "192.0.2.1:4711 refused: ip_limit"),
+    ],
+)
+def test_describe(fields: dict[str, Any], line: str) -> None:
+    assert make_record(**fields).describe(now=110.0) == line
+
+
+# -- durations
+
+
+@pytest.mark.parametrize(
+    ("fields", "activity"),
+    [
+        ({}, 100.0),
+        ({"last_up": 103.0}, 103.0),
+        ({"last_down": 104.0}, 104.0),
+        ({"last_up": 103.0, "last_down": 102.0}, 103.0),
+        ({"last_up": 103.0, "last_delivered": 105.0}, 105.0),  # what had waited for a peer
+    ],
+)
+def test_activity_is_either_way_and_counts_from_the_opening(
+    fields: dict[str, float], activity: float
+) -> None:
+    record = make_record(**fields)
+    assert record.last_activity == activity
+    assert record.idle_seconds(now=110.0) == 110.0 - activity
+
+
+def test_durations_stand_still_once_closed() -> None:
+    record = make_record(last_up=101.0, closed=105.0)
+    assert (record.age_seconds(now=999.0), record.idle_seconds(now=999.0)) == (5.0, 4.0)
+
+
+@pytest.mark.parametrize(("connected", "seconds"), [(None, None), (100.5, 0.5)])
+def test_connect_seconds(connected: float | None, seconds: float | None) -> None:
+    assert make_record(connected=connected).connect_seconds == seconds
+
+
+# -- the snapshot
+
+
+LIVE_TYPES = {
+    "id": int,
+    "service": str,
+    "client": str,
+    "client_ip": str,
+    "listener": str,
+    "backend": str,
+    "state": str,
+    "pipe": str,
+    "up": int,
+    "down": int,
+    "opened_at": str,
+    "age_seconds": float,
+    "idle_seconds": float,
+    "connect_seconds": float,
+    "first_up_seconds": float,
+    "first_down_seconds": float,
+    "last_up_seconds": float,
+    "last_down_seconds": float,
+    "client_end": str,
+    "backend_end": str,
+}
+CLOSED_TYPES = LIVE_TYPES | {
+    "closed_at": str,
+    "duration_seconds": float,
+    "reason": str,
+    "phase": str,
+    "code": str,
+    "closed_by": str,
+    "detail": str,
+}
+REFUSED_TYPES = LIVE_TYPES | {
+    "connect_seconds": type(None),
+    "first_up_seconds": type(None),
+    "first_down_seconds": type(None),
+    "last_up_seconds": type(None),
+    "last_down_seconds": type(None),
+    "closed_at": str,
+    "duration_seconds": float,
+    "refusal": str,
+    "code": str,
+}
+
+MOVED = {"first_up": 100.6, "first_down": 100.7, "last_up": 101.2, "last_down": 101.3}
+LIVE = {"state": "open", "connected": 100.5, **MOVED}
+CLOSED = {
+    "state": "closed",
+    "connected": 100.5,
+    **MOVED,
+    "reason": "backend_reset",
+    "phase": "open",
+    "closed": 105.0,
+    "closed_at": 1_700_000_005.25,
+    "detail": "ECONNRESET",
+}
+REFUSED = {
+    "state": "closed",
+    "refusal": "blocked",
+    "closed": 100.0,
+    "closed_at": 1_700_000_000.25,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "types"),
+    [(LIVE, LIVE_TYPES), (CLOSED, CLOSED_TYPES), (REFUSED, REFUSED_TYPES)],
+    ids=["live", "closed", "refused"],
+)
+def test_snapshot_is_json(fields: dict[str, Any], types: dict[str, type]) -> None:
+    snapshot = make_record(**fields).snapshot(now=110.0)
+    assert {key: type(value) for key, value in snapshot.items()} == types
+    assert json.loads(json.dumps(snapshot, allow_nan=False)) == snapshot
+
+
+def test_snapshot_of_a_closed_connection() -> None:
+    """Durations are rounded: to milliseconds, and to microseconds for connecting."""
+    fields = {
+        **CLOSED,
+        "up": 12,
+        "down": 34,
+        "connected": 100.5000014,
+        "first_up": 100.6,
+        "first_down": 100.7000004,
+        "last_up": 101.2,
+        "last_down": 101.1,
+        "closed": 105.0123,
+        "client_end": "fin",
+    }
+    assert make_record(**fields).snapshot(now=999.0) == {
+        "id": 7,
+        "service": "web",
+        "client": "192.0.2.1:4711",
+        "client_ip": "192.0.2.1",
+        "listener": "127.0.0.1:80",
+        "backend": "10.0.0.5:80",
+        "state": "closed",
+        "pipe": "stream",
+        "up": 12,
+        "down": 34,
+        "opened_at": "2023-11-14T22:13:20.250+00:00",
+        "closed_at": "2023-11-14T22:13:25.250+00:00",
+        "age_seconds": 5.012,
+        "idle_seconds": 3.812,
+        "duration_seconds": 5.012,
+        "connect_seconds": 0.500001,
+        "first_up_seconds": 0.6,
+        "first_down_seconds": 0.7,
+        "last_up_seconds": 1.2,
+        "last_down_seconds": 1.1,
+        "client_end": "fin",
+        "backend_end": "none",
+        "reason": "backend_reset",
+        "phase": "open",
+        "code": "SD",
+        "closed_by": "backend",
+        "detail": "ECONNRESET",
+    }
+
+
+def test_snapshot_grows_while_the_connection_lives() -> None:
+    record = make_record(last_down=104.0)
+    snapshot = record.snapshot(now=110.0)
+    assert (snapshot["age_seconds"], snapshot["idle_seconds"]) == (10.0, 6.0)
+
+
+@pytest.mark.parametrize("wall_seconds", [0.0, 1_700_000_000.0, 1_700_000_000.9994])
+def test_iso_time_has_milliseconds_and_zone(wall_seconds: float) -> None:
+    moment = datetime.fromisoformat(iso_time(wall_seconds))
+    assert moment.utcoffset() == timedelta(0)
+    assert moment.timestamp() == pytest.approx(wall_seconds, abs=0.001)
+    assert len(iso_time(wall_seconds)) == len("2023-11-14T22:13:20.250+00:00")

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from monconn.model.tcpinfo import decode, parse
+from monconn.net.sockets import TCP_INFO_BYTES, tcp_info, track_errors
+from tests.net.test_sockets import Descriptor, send_for_ever, tcp_pair, wait_for
+
+PIECES = 20
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, peer = tcp_pair()
+    yield ours, peer
+    ours.close()
+    peer.close()
+
+
+def test_a_fresh_connection_has_measured_its_round_trip(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, peer = pair
+    for _ in range(PIECES):
+        ours.sendall(b"x")
+        assert peer.recv(10)
+    raw = tcp_info(ours)
+    assert raw is not None
+    info = parse(raw)
+    assert 0 < info.min_rtt_seconds <= info.rtt_seconds < 1
+    assert info.segments_sent == PIECES
+    assert info.retransmits == info.lost_segments == info.not_sent_bytes == 0
+    assert info.cwnd_segments >= 1
+    assert info.mss_bytes >= 500
+
+
+def test_bytes_that_nobody_reads_wait_in_the_system(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, _ = pair
+    ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        send_for_ever(ours)
+    info = parse(tcp_info(ours) or b"")
+    assert info.not_sent_bytes > 0
+
+
+def test_a_unix_socket_has_none() -> None:
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        assert tcp_info(ours) is None
+
+
+def test_a_closed_socket_has_none_but_for_one_that_notes() -> None:
+    ours, peer = tcp_pair()
+    with peer:
+        noting = track_errors(Descriptor(ours))
+        assert noting is not None
+        peer.sendall(b"x")
+        wait_for(noting, 1)
+        noting.close()
+        raw = noting.tcp_info()
+        assert raw is not None
+        assert parse(raw).mss_bytes > 0
+        assert tcp_info(peer) is not None
+    assert tcp_info(peer) is None
+
+
+def test_fields_are_where_the_system_puts_them() -> None:
+    """By ``linux/tcp.h``: offsets of some fields, in bytes."""
+    raw = bytearray(TCP_INFO_BYTES)
+    for offset, form, value in (
+        (16, "I", 1448),  # snd_mss
+        (24, "I", 5),  # unacked
+        (32, "I", 6),  # lost
+        (68, "I", 1_500_000),  # rtt, in microseconds
+        (72, "I", 250_000),  # rttvar
+        (80, "I", 10),  # snd_cwnd
+        (100, "I", 7),  # total_retrans
+        (144, "I", 8),  # notsent_bytes
+        (148, "I", 900),  # min_rtt
+        (156, "I", 99),  # data_segs_out
+        (160, "Q", 1 << 33),  # delivery_rate
+        (168, "Q", 3_000_000),  # busy_time
+        (176, "Q", 2_000_000),  # rwnd_limited
+    ):
+        struct.pack_into(f"={form}", raw, offset, value)
+    assert decode(bytes(raw)) == {
+        "rtt_seconds": 1.5,
+        "rtt_variation_seconds": 0.25,
+        "min_rtt_seconds": 0.0009,
+        "retransmits": 7,
+        "segments_sent": 99,
+        "unacked_segments": 5,
+        "lost_segments": 6,
+        "cwnd_segments": 10,
+        "mss_bytes": 1448,
+        "not_sent_bytes": 8,
+        "delivery_rate": 1 << 33,
+        "busy_seconds": 3.0,
+        "window_limited_seconds": 2.0,
+    }
+
+
+def test_what_an_older_system_does_not_tell_is_0() -> None:
+    raw = bytearray(104)  # as Linux 3 has it
+    struct.pack_into("=I", raw, 100, 7)
+    info = parse(bytes(raw))
+    assert info.retransmits == 7
+    assert info.segments_sent == info.delivery_rate == info.busy_seconds == 0
+
+
+def test_a_round_trip_that_was_never_measured() -> None:
+    raw = bytearray(TCP_INFO_BYTES)
+    struct.pack_into("=I", raw, 148, 2**32 - 1)
+    assert parse(bytes(raw)).min_rtt_seconds == 0

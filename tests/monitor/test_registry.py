@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+import monconn
+from monconn.errors import DuplicateService, UnknownService
+from monconn.monitor.monitor import Monitor
+from monconn.monitor.registry import Registry
+from monconn.policy.rules import Rules
+from monconn.policy.timeouts import Timeouts
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+def test_new_makes_and_keeps(registry: Registry) -> None:
+    rules, timeouts, clock = Rules(), Timeouts(), Clock()
+    monitor = registry.new("web", rules, timeouts, listen=":80", backend="b:80", clock=clock)
+    assert registry.get("web") is monitor
+    assert (monitor.name, monitor.rules, monitor.timeouts) == ("web", rules, timeouts)
+    assert (monitor.listen, monitor.backend, monitor.clock) == (":80", "b:80", clock)
+
+
+def test_name_left_out(registry: Registry) -> None:
+    assert registry.new() is registry.get("default")
+
+
+def test_add(registry: Registry) -> None:
+    monitor = Monitor("web")
+    registry.add(monitor)
+    assert registry.get("web") is monitor
+
+
+@pytest.mark.parametrize("way", ["new", "add"])
+def test_name_is_taken(registry: Registry, way: str) -> None:
+    first = registry.new("web")
+    with pytest.raises(DuplicateService, match=r"^a service named 'web' exists already$"):
+        registry.new("web") if way == "new" else registry.add(Monitor("web"))
+    assert registry.get("web") is first
+
+
+@pytest.mark.parametrize("what", ["get", "delete"])
+def test_unknown_name(registry: Registry, what: str) -> None:
+    with pytest.raises(UnknownService, match=r'^there is no service named "web"$'):
+        getattr(registry, what)("web")
+
+
+def test_delete_frees_the_name(registry: Registry) -> None:
+    monitor = registry.new("web")
+    assert registry.delete("web") is monitor
+    assert (registry.names(), len(registry)) == ([], 0)
+    assert registry.new("web") is not monitor
+
+
+def test_names_and_monitors_are_in_the_order_they_came(registry: Registry) -> None:
+    monitors = [registry.new(name) for name in ("b", "c", "a")]
+    assert registry.names() == ["b", "c", "a"]
+    assert list(registry) == monitors
+    assert len(registry) == 3
+
+
+def test_may_change_while_it_is_walked_through(registry: Registry) -> None:
+    for name in "abc":
+        registry.new(name)
+    for monitor in registry:
+        registry.delete(monitor.name)
+    assert len(registry) == 0
+
+
+def test_empty_one_is_still_true(registry: Registry) -> None:
+    """So that ``registry or another`` does not lose it."""
+    assert registry
+
+
+# -- shutting down
+
+
+def enter(monitor: Monitor) -> Any:
+    connection = SimpleNamespace(record=monitor.admit("10.0.0.1:1", "10.0.0.1"))
+    monitor.opened(connection)
+    return connection
+
+
+def test_shutdown_ends_with_the_last_connection_of_all(registry: Registry) -> None:
+    clock = Clock()
+    monitors = [registry.new(name, clock=clock) for name in "abc"]
+    connections = [enter(monitor) for monitor in monitors[:2]]
+    done = registry.shutdown(60.0)
+    assert all(monitor.stopping for monitor in monitors)
+    for monitor, connection in zip(monitors, connections, strict=False):
+        assert not done.called
+        monitor.closed(connection)
+    assert done.called
+
+
+@pytest.mark.parametrize(("words", "seconds"), [((), 60.0), ((5.0,), 5.0)])
+def test_shutdown_waits(registry: Registry, words: tuple[float, ...], seconds: float) -> None:
+    clock = Clock()
+    connection = enter(registry.new(clock=clock))
+    ends: list[str] = []
+    connection.end = lambda reason, reset: ends.append(reason)
+    registry.shutdown(*words)
+    clock.advance(seconds - 0.1)
+    assert ends == []
+    clock.advance(0.1)
+    assert ends == ["stopping"]
+
+
+def test_shutdown_without_services(registry: Registry) -> None:
+    assert registry.shutdown().called
+
+
+def test_default_registry() -> None:
+    monitor = monconn.new("a test's own")
+    try:
+        assert monconn.get("a test's own") is monitor
+        assert "a test's own" in monconn.names()
+        assert monitor in list(monconn.registry)
+    finally:
+        assert monconn.delete("a test's own") is monitor

@@ -1,0 +1,549 @@
+"""Our own listening sockets: who is taken off them, and how they come and go."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.threads import deferToThread
+from twisted.logger import LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
+
+from monconn.addresses import TcpAddress, UnixAddress, parse_network
+from monconn.errors import ListenError
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.interfaces import Observer
+from monconn.net import listen as accept
+from monconn.net.listen import BATCH, SHORTAGE_PAUSE_SECONDS, Listener, open_listener
+from monconn.policy.networks import NetworkSet
+from monconn.policy.rules import Rules
+from tests.relay.world import World, exactly, to_the_end, until, until_settled
+
+LOOPBACK = TcpAddress("127.0.0.1", 0)
+
+
+def never() -> bool:
+    return False
+
+
+def port_of(sock: socket.socket) -> int:
+    return int(sock.getsockname()[1])
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., socket.socket]]:
+    """Makes clients of a listening socket."""
+    clients = []
+
+    def connect_to(sock: socket.socket, host: str | None = None) -> socket.socket:
+        where = sock.getsockname() if host is None else (host, port_of(sock))
+        family = sock.family if host is None else family_of(host)
+        client = socket.socket(family, socket.SOCK_STREAM)
+        clients.append(client)
+        client.settimeout(5)
+        client.connect(where)
+        return client
+
+    yield connect_to
+    for client in clients:
+        client.close()
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., socket.socket]]:
+    """Opens listening sockets as the program does, without pauses."""
+    sockets = []
+
+    def open_one(address: Any) -> socket.socket:
+        sockets.append(open_listener(address, sleep=lambda seconds: None))
+        return sockets[-1]
+
+    yield open_one
+    for sock in sockets:
+        sock.close()
+
+
+class Taken:
+    """ByteSink clients off a listening socket, by a reactor that does nothing on its own."""
+
+    def __init__(self, sock: Any, must_wait: Callable[[], bool] = never) -> None:
+        self.reactor = MemoryReactorClock()
+        self.clients: list[tuple[socket.socket, Any]] = []
+        self.listener = Listener(sock, self.reactor, self.accepted, must_wait)
+        self.listener.resume()
+
+    def accepted(self, client: socket.socket, address: Any) -> None:
+        self.clients.append((client, address))
+
+    @property
+    def is_reading(self) -> bool:
+        return self.listener in self.reactor.getReaders()
+
+    def close(self) -> None:
+        self.listener.close()
+        for client, _ in self.clients:
+            client.close()
+
+
+# -- taking clients
+
+
+def test_clients_are_handed_over_with_their_address(opened: Any, connect: Any) -> None:
+    sock = opened(LOOPBACK)
+    taken = Taken(sock)
+    assert taken.is_reading
+    client = connect(sock)
+    taken.listener.doRead()
+    ((accepted, address),) = taken.clients
+    assert address == client.getsockname()
+    assert not accepted.getblocking()
+    assert taken.is_reading
+    taken.close()
+
+
+def test_a_batch_is_bounded(opened: Any, connect: Any) -> None:
+    sock = opened(LOOPBACK)
+    taken = Taken(sock)
+    for _ in range(BATCH + 5):
+        connect(sock)
+    taken.listener.doRead()
+    assert len(taken.clients) == BATCH
+    taken.listener.doRead()
+    assert len(taken.clients) == BATCH + 5
+    taken.close()
+
+
+def test_who_must_wait_is_left_in_the_queue_in_the_middle_of_a_batch(
+    opened: Any, connect: Any
+) -> None:
+    sock = opened(LOOPBACK)
+    limit = [3]
+    taken = Taken(sock, lambda: len(taken.clients) >= limit[0])
+    clients = [connect(sock) for _ in range(5)]
+    taken.listener.doRead()
+    assert len(taken.clients) == 3
+    assert not taken.is_reading
+    limit[0] = 4
+    taken.listener.resume()
+    assert taken.is_reading
+    taken.listener.doRead()
+    assert [address for _, address in taken.clients] == [
+        client.getsockname() for client in clients[:4]
+    ]
+    taken.close()
+
+
+def test_an_exception_in_accepted_costs_one_client(
+    opened: Any, connect: Any, logged_failures: list[Failure]
+) -> None:
+    sock = opened(LOOPBACK)
+    served = []
+
+    def accepted(client: socket.socket, address: Any) -> None:
+        if not served and not logged_failures:
+            raise ZeroDivisionError
+        served.append(client)
+
+    listener = Listener(sock, MemoryReactorClock(), accepted, never)
+    unlucky, lucky = connect(sock), connect(sock)
+    listener.doRead()
+    assert to_the_end(unlucky) == (b"", "fin")
+    (accepted_socket,) = served
+    accepted_socket.sendall(b"hello")
+    assert exactly(lucky, 5) == b"hello"
+    assert [failure.type for failure in logged_failures] == [ZeroDivisionError]
+    logged_failures.clear()
+    accepted_socket.close()
+    listener.close()
+
+
+class FakeSocket:
+    """A listening socket of which each ``accept`` does what it is told."""
+
+    family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
+
+    def __init__(self, *results: Any) -> None:
+        self.results = list(results)
+        self.is_closed = False
+
+    def fileno(self) -> int:
+        return 99
+
+    def _accept(self) -> Any:
+        result = self.results.pop(0) if self.results else BlockingIOError(errno.EAGAIN, "")
+        if isinstance(result, OSError):
+            raise result
+        return result.detach(), ("192.0.2.1", 4711)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def shortage(number: int = errno.EMFILE) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[LogEvent]]:
+    """What the listeners warn of."""
+    events: list[LogEvent] = []
+
+    def observer(event: LogEvent) -> None:
+        if isinstance(event.get("log_source"), Listener):
+            events.append(event)
+
+    globalLogPublisher.addObserver(observer)
+    yield events
+    globalLogPublisher.removeObserver(observer)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_a_shortage_pauses_and_passes(number: int, warnings: list[LogEvent]) -> None:
+    client = socket.socket()
+    taken = Taken(FakeSocket(shortage(number), shortage(number), client))
+    taken.listener.doRead()
+    assert not taken.is_reading
+    taken.listener.resume()
+    assert not taken.is_reading, "a connection that leaves must not cut the pause short"
+    taken.reactor.advance(SHORTAGE_PAUSE_SECONDS)
+    assert taken.is_reading
+    taken.listener.doRead()
+    assert not taken.is_reading
+    taken.reactor.advance(SHORTAGE_PAUSE_SECONDS)
+    taken.listener.doRead()
+    assert len(taken.clients) == 1
+    assert [event["reason"] for event in warnings] == [os.strerror(number).lower()]
+    taken.close()
+
+
+def test_each_shortage_is_told_once(warnings: list[LogEvent]) -> None:
+    taken = Taken(FakeSocket(shortage(), socket.socket(), shortage(), shortage()))
+    for _ in range(4):
+        taken.listener.doRead()
+        taken.reactor.advance(SHORTAGE_PAUSE_SECONDS)
+    assert len(warnings) == 2
+    taken.close()
+
+
+def test_a_client_that_left_while_it_waited_is_passed_over() -> None:
+    taken = Taken(FakeSocket(ConnectionAbortedError(errno.ECONNABORTED, ""), socket.socket()))
+    taken.listener.doRead()
+    assert len(taken.clients) == 1
+    assert taken.is_reading
+    taken.close()
+
+
+# -- closing
+
+
+def test_closing_is_final_and_harmless_the_second_time() -> None:
+    sock = FakeSocket(socket.socket())
+    taken = Taken(sock)
+    taken.listener.close()
+    taken.listener.close()
+    assert sock.is_closed
+    assert not taken.is_reading
+    taken.listener.resume()
+    taken.listener.doRead()
+    assert not taken.is_reading
+    assert taken.clients == []
+    sock.results.pop().close()
+
+
+def test_closing_ends_a_pause() -> None:
+    taken = Taken(FakeSocket(shortage()))
+    taken.listener.doRead()
+    taken.listener.close()
+    assert taken.reactor.getDelayedCalls() == []
+
+
+def test_closed_by_a_client_in_the_middle_of_a_batch() -> None:
+    clients = [socket.socket(), socket.socket()]
+    sock = FakeSocket(*clients)
+    taken = Taken(sock)
+    taken.accepted = lambda client, address: taken.listener.close()  # type: ignore[method-assign]
+    taken.listener = Listener(sock, taken.reactor, taken.accepted, never)  # type: ignore[arg-type]
+    taken.listener.doRead()
+    assert sock.results == clients[1:]
+    for client in clients:
+        client.close()
+
+
+def test_lost_by_the_reactor_is_closed() -> None:
+    sock = FakeSocket()
+    taken = Taken(sock)
+    taken.listener.connectionLost(Failure(ValueError()))
+    assert sock.is_closed
+
+
+def test_closing_never_ends_it_for_another_process(opened: Any, connect: Any) -> None:
+    sock = opened(LOOPBACK)
+    copy = sock.dup()
+    Taken(sock).close()
+    copy.setblocking(True)
+    copy.settimeout(5)
+    client = connect(copy)
+    accepted, address = copy.accept()
+    assert address == client.getsockname()
+    accepted.close()
+    copy.close()
+
+
+def test_closing_removes_a_unix_socket(opened: Any, tmp_path: Path) -> None:
+    path = tmp_path / "front"
+    Taken(opened(UnixAddress(str(path)))).close()
+    assert not path.exists()
+
+
+# -- opening
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_opens_on_one_address(host: str, opened: Any, connect: Any) -> None:
+    sock = opened(TcpAddress(host, 0))
+    assert not sock.getblocking()
+    assert sock.getsockname()[0] == host
+    connect(sock)
+
+
+def test_without_a_host_both_families_are_served(opened: Any, connect: Any) -> None:
+    sock = opened(TcpAddress("", 0))
+    taken = Taken(sock)
+    for host in ("127.0.0.1", "::1"):
+        connect(sock, host)
+        taken.listener.doRead()
+    assert [address[0] for _, address in taken.clients] == ["::ffff:127.0.0.1", "::1"]
+    taken.close()
+
+
+def test_the_ipv6_wildcard_is_ipv6_only(opened: Any, connect: Any) -> None:
+    sock = opened(TcpAddress("::", 0))
+    connect(sock, "::1")
+    with pytest.raises(ConnectionRefusedError):
+        connect(sock, "127.0.0.1")
+
+
+def test_a_port_that_has_just_been_left_can_be_had_at_once(opened: Any, connect: Any) -> None:
+    sock = opened(LOOPBACK)
+    port = port_of(sock)
+    taken = Taken(sock)
+    client = connect(sock)
+    taken.listener.doRead()
+    taken.close()  # first, so that the port is in TIME_WAIT
+    assert to_the_end(client) == (b"", "fin")
+    client.close()
+    assert port_of(opened(TcpAddress("127.0.0.1", port))) == port
+
+
+def test_three_tries_with_pauses_then_a_clear_error(opened: Any) -> None:
+    port = port_of(opened(LOOPBACK))
+    slept: list[float] = []
+    with pytest.raises(ListenError) as told:
+        open_listener(TcpAddress("127.0.0.1", port), sleep=slept.append)
+    assert slept == [0.5, 1.0]
+    assert str(told.value) == f"cannot listen on 127.0.0.1:{port}: address already in use"
+
+
+def test_the_second_try_may_succeed(opened: Any) -> None:
+    other = opened(LOOPBACK)
+    port = port_of(other)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        other.close()
+
+    with open_listener(TcpAddress("127.0.0.1", port), sleep=sleep) as sock:
+        assert port_of(sock) == port
+    assert slept == [0.5]
+
+
+def test_what_is_forbidden_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(address: Any) -> socket.socket:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(accept, "_bind", bind)
+    slept: list[float] = []
+    with pytest.raises(ListenError, match=r"cannot listen on 0\.0\.0\.0:80: permission denied"):
+        open_listener(TcpAddress("0.0.0.0", 80), sleep=slept.append)
+    assert slept == []
+
+
+def test_a_failed_bind_leaves_no_descriptor_behind(opened: Any) -> None:
+    port = port_of(opened(LOOPBACK))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ListenError):
+        opened(TcpAddress("127.0.0.1", port))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_stale_unix_socket_is_replaced(opened: Any, connect: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "front")
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(path)
+        stale.listen()
+    connect(opened(UnixAddress(path)))
+
+
+def test_a_live_unix_socket_is_left_alone(opened: Any, connect: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "front")
+    live = opened(UnixAddress(path))
+    with pytest.raises(ListenError, match="address already in use"):
+        opened(UnixAddress(path))
+    connect(live)
+
+
+def test_a_regular_file_is_left_alone(opened: Any, tmp_path: Path) -> None:
+    path = tmp_path / "front"
+    path.write_text("precious")
+    with pytest.raises(ListenError, match=r"cannot listen on unix:.*: address already in use"):
+        opened(UnixAddress(str(path)))
+    assert path.read_text() == "precious"
+
+
+def test_a_missing_folder_is_told(opened: Any, tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match="no such file or directory"):
+        opened(UnixAddress(str(tmp_path / "none" / "front")))
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666, 0o640])
+def test_the_mode_of_a_unix_socket(mode: int, opened: Any, tmp_path: Path) -> None:
+    path = tmp_path / "front"
+    opened(UnixAddress(str(path), mode))
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+# -- together with the rules of a service
+
+
+async def play(scenario: Callable[..., None], *arguments: Any) -> None:
+    await deferToThread(scenario, *arguments)
+
+
+class Most(Observer):
+    """The most connections that were open at once, and who was refused."""
+
+    def __init__(self, world: World) -> None:
+        self._monitor = world.monitor
+        self.at_once = 0
+        self.refused_records: list[ConnectionRecord] = []
+        world.on_reactor(world.monitor.add_observer, self)
+
+    def opened(self, record: ConnectionRecord) -> None:
+        self.at_once = max(self.at_once, len(self._monitor))
+
+    def refused(self, record: ConnectionRecord) -> None:
+        self.refused_records.append(record)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_service_lets_clients_wait(tmp_path: Path) -> None:
+    await play(full_service_lets_clients_wait, tmp_path)
+
+
+def full_service_lets_clients_wait(tmp_path: Path) -> None:
+    with World(tmp_path, rules=Rules(conn_limit=3)) as world, World(tmp_path) as other:
+        most = Most(world)
+        clients = [world.client() for _ in range(10)]
+        for number, client in enumerate(clients):
+            client.sendall(bytes([number]))
+        assert until_settled(lambda: world.monitor.stats()["total"]) == 3
+        assert len(world.monitor) == 3
+        exchange(*other.pair())
+        served = set()
+        for _ in clients:
+            backend = world.backend()
+            served.add(exactly(backend, 1)[0])
+            assert len(world.monitor) <= 3
+            backend.close()
+            clients[max(served)].close()
+        assert served == set(range(10))
+        assert len(world.closed(10)) == 10
+        assert most.at_once == 3
+        assert most.refused_records == []
+
+
+def exchange(client: socket.socket, backend: socket.socket) -> None:
+    client.sendall(b"ping")
+    assert exactly(backend, 4) == b"ping"
+    backend.sendall(b"pong")
+    assert exactly(client, 4) == b"pong"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_service_refuses(tmp_path: Path) -> None:
+    await play(full_service_refuses, tmp_path)
+
+
+def full_service_refuses(tmp_path: Path) -> None:
+    with World(tmp_path, rules=Rules(conn_limit=2, when_full="refuse")) as world:
+        most = Most(world)
+        pairs = [world.pair(), world.pair()]
+        for _ in range(3):
+            assert to_the_end(world.client()) == (b"", "fin")
+        assert world.monitor.stats()["refused_by"] == {"conn_limit": 3}
+        assert [(record.refusal, record.code) for record in most.refused_records] == [
+            ("conn_limit", "PR")
+        ] * 3
+        for pair in pairs:
+            exchange(*pair)
+        for sock in pairs[0]:
+            sock.close()
+        until(lambda: len(world.monitor) == 1)
+        exchange(*world.pair())
+        assert most.at_once == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_ip_limit(tmp_path: Path) -> None:
+    await play(ip_limit, tmp_path)
+
+
+def ip_limit(tmp_path: Path) -> None:
+    with World(tmp_path, rules=Rules(ip_limit=2)) as world:
+        pairs = [(world.client(ip), world.backend()) for ip in ("127.0.0.1", "127.0.0.2")]
+        more = world.client("127.0.0.2"), world.backend()
+        assert to_the_end(world.client("127.0.0.3")) == (b"", "fin")
+        assert world.monitor.connections_by_ip() == {"127.0.0.1": 1, "127.0.0.2": 2}
+        assert world.monitor.stats()["refused_by"] == {"ip_limit": 1}
+        for sock in more:
+            sock.close()
+        until(lambda: len(world.monitor) == 2)
+        assert to_the_end(world.client("127.0.0.3")) == (b"", "fin")
+        for sock in pairs[0]:
+            sock.close()
+        until(lambda: len(world.monitor) == 1)
+        exchange(world.client("127.0.0.3"), world.backend())
+        assert world.monitor.connections_by_ip() == {"127.0.0.2": 1, "127.0.0.3": 1}
+        assert world.monitor.stats()["refused_by"] == {"ip_limit": 2}
+
+
+@pytest_twisted.ensureDeferred
+async def test_blocked_clients_are_refused_at_accept(tmp_path: Path) -> None:
+    await play(blocked_clients_are_refused_at_accept, tmp_path)
+
+
+def blocked_clients_are_refused_at_accept(tmp_path: Path) -> None:
+    rules = Rules(bans=NetworkSet([parse_network("127.0.0.1"), parse_network("127.1.0.0/16")]))
+    with World(tmp_path, rules=rules, front=TcpAddress("", 0)) as world:
+        most = Most(world)
+        for ip in ("127.0.0.1", "127.1.2.3"):
+            assert to_the_end(world.client(ip)) == (b"", "fin")
+        seen = [(record.client_ip, record.refusal, record.code) for record in most.refused_records]
+        assert seen == [("127.0.0.1", "blocked", "PR"), ("127.1.2.3", "blocked", "PR")]
+        assert most.at_once == 0
+        exchange(world.client("::1"), world.backend())
+        exchange(world.client("127.0.0.2"), world.backend())
+        assert world.monitor.connections_by_ip() == {"::1": 1, "127.0.0.2": 1}

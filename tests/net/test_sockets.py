@@ -1,0 +1,369 @@
+"""What the system knows of a socket, asked of real ones on the loopback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.protocol import Protocol
+from twisted.protocols.policies import ProtocolWrapper
+
+from monconn.net.sockets import (
+    KEEPALIVE_PROBES,
+    KEEPALIVE_SECONDS,
+    ErrorTrackingSocket,
+    buffered_bytes,
+    descriptor_of,
+    enable_keepalive,
+    end_by_errno,
+    has_failed,
+    peer_pid,
+    reset_on_close,
+    track_errors,
+    unacknowledged_bytes,
+)
+from monconn.testing import MemoryTransport
+
+PATIENCE_SECONDS = 10.0
+
+
+class Descriptor(FileDescriptor):
+    """A transport, as far as its socket goes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(reactor=object())  # type: ignore[arg-type]
+        self.socket: Any = sock
+        self.fileno: Any = sock.fileno
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), timeout=PATIENCE_SECONDS)
+        server, _ = listener.accept()
+    server.settimeout(PATIENCE_SECONDS)
+    return client, server
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[ErrorTrackingSocket, socket.socket]]:
+    """One of ours, noted, and its peer."""
+    ours, peer = tcp_pair() if request.param == "tcp" else socket.socketpair()
+    noting = track_errors(Descriptor(ours))
+    assert noting is not None
+    yield noting, peer
+    noting.close()
+    peer.close()
+
+
+@pytest.fixture
+def tcp() -> Iterator[tuple[ErrorTrackingSocket, socket.socket]]:
+    """The same, TCP only."""
+    ours, peer = tcp_pair()
+    noting = track_errors(Descriptor(ours))
+    assert noting is not None
+    yield noting, peer
+    noting.close()
+    peer.close()
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def wait_for(sock: socket.socket, events: int) -> None:
+    poll = select.poll()
+    poll.register(sock, events)
+    assert poll.poll(PATIENCE_SECONDS * 1000)
+
+
+def send_for_ever(sock: socket.socket) -> None:
+    while True:
+        sock.send(bytes(65536))
+
+
+# -- the socket that notes
+
+
+def test_to_send_nothing_to_a_peer_that_has_closed_is_no_error(
+    pair: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
+    # Twisted does so before it ends its writing; the peer may have hung up in the meantime.
+    noting, peer = pair
+    peer.close()
+    wait_for(noting, select.POLLIN)
+    assert noting.send(b"") == 0
+    assert noting.error_number == 0
+
+
+def test_a_socket_is_replaced_by_one_that_notes_on_the_same_descriptor() -> None:
+    ours, peer = tcp_pair()
+    number, descriptor = ours.fileno(), Descriptor(ours)
+    noting = track_errors(descriptor)
+    assert noting is not None
+    assert descriptor.socket is noting
+    assert descriptor.fileno() == noting.fileno() == number
+    assert ours.fileno() == -1
+    assert (noting.family, noting.type) == (socket.AF_INET, socket.SOCK_STREAM)
+    assert not noting.getblocking()
+    assert track_errors(descriptor) is noting  # two wrappers share it
+    noting.close()
+    peer.close()
+
+
+@pytest.mark.parametrize("descriptor", [None, object(), MemoryTransport()])
+def test_what_has_no_socket_notes_nothing(descriptor: Any) -> None:
+    assert track_errors(descriptor) is None
+
+
+def test_nothing_to_read_is_no_error(pair: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+    ours, _ = pair
+    for read in (ours.recv, ours.recvmsg):
+        with pytest.raises(BlockingIOError):
+            read(1)
+    assert ours.error_number == 0
+
+
+def test_a_full_send_queue_is_no_error(pair: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+    ours, _ = pair
+    with pytest.raises(BlockingIOError):
+        send_for_ever(ours)
+    assert ours.error_number == 0
+
+
+def test_bytes_pass_as_they_are(pair: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+    ours, peer = pair
+    assert ours.send(b"there") == 5
+    assert peer.recv(10) == b"there"
+    peer.send(b"andback")
+    wait_for(ours, select.POLLIN)
+    assert ours.recv(3) == b"and"
+    assert ours.recvmsg(10)[0] == b"back"
+    assert ours.error_number == 0
+
+
+@pytest.mark.parametrize("read", ["recv", "recvmsg"])
+def test_a_reset_met_while_reading_is_noted(
+    tcp: tuple[ErrorTrackingSocket, socket.socket], read: str
+) -> None:
+    ours, peer = tcp
+    reset(peer)
+    wait_for(ours, select.POLLERR)
+    with pytest.raises(ConnectionResetError):
+        getattr(ours, read)(1)
+    assert ours.error_number == errno.ECONNRESET
+
+
+def test_an_error_met_while_writing_is_noted(
+    pair: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
+    ours, peer = pair
+    peer.close()
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        send_for_ever(ours)
+    assert ours.error_number in (errno.EPIPE, errno.ECONNRESET)
+
+
+def test_the_first_error_stands(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+    ours, peer = tcp
+    reset(peer)
+    wait_for(ours, select.POLLERR)
+    with pytest.raises(ConnectionResetError):
+        ours.recv(1)
+    with pytest.raises(BrokenPipeError):
+        ours.send(b"to nobody")
+    ours.close()
+    assert ours.error_number == errno.ECONNRESET
+
+
+def test_an_error_that_nobody_met_is_noted_at_the_close(
+    tcp: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
+    ours, peer = tcp
+    reset(peer)
+    wait_for(ours, select.POLLERR)
+    ours.close()
+    ours.close()
+    assert ours.error_number == errno.ECONNRESET
+
+
+def test_an_orderly_end_leaves_no_error(pair: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+    ours, peer = pair
+    peer.close()
+    wait_for(ours, select.POLLIN)
+    assert ours.recv(1) == b""
+    ours.close()
+    assert ours.error_number == 0
+
+
+def test_last_words_are_kept_only_if_they_are_wanted(
+    pair: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
+    ours, peer = pair
+    peer.send(b"last words")
+    wait_for(ours, select.POLLIN)
+    ours.keep_unread = True
+    ours.close()
+    assert ours.unread_data == b"last words"
+
+
+def test_last_words_are_else_let_go(pair: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+    ours, peer = pair
+    peer.send(b"last words")
+    wait_for(ours, select.POLLIN)
+    ours.close()
+    assert ours.unread_data == b""
+
+
+def test_last_words_before_a_reset_are_kept(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+    ours, peer = tcp
+    peer.send(b"last words")
+    reset(peer)
+    wait_for(ours, select.POLLERR)
+    ours.keep_unread = True
+    ours.close()
+    assert ours.unread_data == b"last words"
+    assert ours.error_number == errno.ECONNRESET
+
+
+@pytest.mark.parametrize(
+    ("error_number", "how"),
+    [
+        (errno.ETIMEDOUT, "timeout"),
+        (errno.EHOSTUNREACH, "timeout"),
+        (errno.ENETDOWN, "timeout"),
+        (errno.ECONNRESET, "reset"),
+        (errno.EPIPE, "reset"),
+        (0, "reset"),
+    ],
+)
+def test_silence_and_resets_are_told_apart(error_number: int, how: str) -> None:
+    assert end_by_errno(error_number) == how
+
+
+# -- transports
+
+
+def test_the_descriptor_is_found_beneath_every_layer() -> None:
+    transport = MemoryTransport()
+    layered: Any = transport
+    for _ in range(3):
+        wrapper = ProtocolWrapper(None, Protocol())  # type: ignore[arg-type]
+        wrapper.transport = layered
+        layered = wrapper
+    assert descriptor_of(layered) is transport
+    assert descriptor_of(transport) is transport
+
+
+@pytest.mark.parametrize("transport", [None, object(), Protocol()])
+def test_not_every_transport_has_a_descriptor(transport: Any) -> None:
+    assert descriptor_of(transport) is None
+    assert buffered_bytes(descriptor_of(transport)) == 0
+
+
+def test_all_that_a_transport_holds_back_is_waiting() -> None:
+    class Slow(MemoryTransport):
+        def writeSomeData(self, data: bytes) -> int:
+            return super().writeSomeData(data[:3])
+
+    transport = Slow()
+    transport.write(b"12345")
+    transport.writeSequence([b"678", b"90"])
+    assert buffered_bytes(transport) == 10
+    transport.doWrite()
+    assert buffered_bytes(transport) == 7
+    transport.write(b"again")
+    assert buffered_bytes(transport) == 12
+    transport.drain()
+    assert buffered_bytes(transport) == 0
+    assert transport.written == b"1234567890again"
+
+
+# -- what is asked of the system
+
+
+def test_bytes_that_the_peer_has_not_taken_are_unacknowledged(
+    tcp: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
+    ours, peer = tcp
+    assert unacknowledged_bytes(ours) == 0
+    with pytest.raises(BlockingIOError):
+        send_for_ever(ours)
+    assert unacknowledged_bytes(ours) > 0
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while unacknowledged_bytes(ours):
+        assert time.monotonic() < give_up
+        if select.select([peer], [], [], 0.01)[0]:  # else its system is late to say it has it
+            peer.recv(1_000_000)
+
+
+def test_a_broken_connection_is_seen_without_reading(
+    tcp: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
+    ours, peer = tcp
+    peer.send(b"unread")
+    wait_for(ours, select.POLLIN)
+    assert not has_failed(ours)
+    reset(peer)
+    wait_for(ours, select.POLLERR)
+    assert has_failed(ours)
+    assert ours.recv(10) == b"unread"
+
+
+def test_an_ended_connection_has_not_failed(
+    pair: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
+    ours, peer = pair
+    peer.close()
+    wait_for(ours, select.POLLIN)
+    assert not has_failed(ours)
+
+
+def test_keepalive_is_set_with_its_times(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+    ours, _ = tcp
+    enable_keepalive(ours)
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    options = [
+        ours.getsockopt(socket.IPPROTO_TCP, option)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    ]
+    assert options == [KEEPALIVE_SECONDS, KEEPALIVE_SECONDS, KEEPALIVE_PROBES]
+
+
+def test_unix_sockets_have_no_keepalive() -> None:
+    ours, peer = socket.socketpair()
+    enable_keepalive(ours)
+    assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    ours.close()
+    peer.close()
+
+
+def test_a_close_can_be_made_a_reset(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+    ours, peer = tcp
+    reset_on_close(ours)
+    ours.close()
+    with pytest.raises(ConnectionResetError):
+        peer.recv(1)
+
+
+def test_on_a_unix_socket_it_stays_a_close() -> None:
+    ours, peer = socket.socketpair()
+    reset_on_close(ours)
+    ours.close()
+    assert peer.recv(1) == b""
+    peer.close()
+
+
+def test_the_process_behind_a_unix_socket_is_known() -> None:
+    ours, peer = socket.socketpair()
+    assert peer_pid(ours) == os.getpid()
+    ours.close()
+    peer.close()

@@ -1,0 +1,121 @@
+"""How a client off the listener becomes a relay, where Twisted's reactor cannot take it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.deadlines import Deadlines
+from monconn.monitor.interfaces import Observer
+from monconn.monitor.monitor import Monitor
+from monconn.policy.rules import Rules
+from monconn.relay.forwarder import Forwarder
+from monconn.relay.paths import MakeEnd, TransportPath
+from monconn.relay.transports.end import TransportEnd
+
+from .world import to_the_end
+
+
+class BrokenReactor:
+    """Cannot adopt a connection."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def adoptStreamConnection(self, fileno: int, family: int, factory: Any) -> None:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+class Dialler:
+    """Never gets an answer; notes which dials were given up."""
+
+    def __init__(self) -> None:
+        self.given_up: list[object] = []
+
+    def __call__(self, protocol: object) -> Deferred[Any]:
+        return Deferred(lambda _: self.given_up.append(protocol))
+
+
+def stream_ends(clock: Clock, dial: Dialler) -> MakeEnd:
+    return lambda _: TransportEnd("backend", clock, dial=dial)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A client, and its socket as a listener gives it."""
+    client, accepted = socket.socketpair()
+    client.settimeout(5)
+    yield client, accepted
+    client.close()
+    accepted.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.ENOTCONN, "client_reset"), (errno.EMFILE, "error"), (errno.ENFILE, "error")],
+)
+def test_a_client_that_the_reactor_cannot_take(
+    number: int, reason: str, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    client, accepted = pair
+    clock, dialler = Clock(), Dialler()
+    monitor, deadlines = Monitor("web", clock=clock), Deadlines(clock)
+    path = TransportPath(monitor, deadlines, BrokenReactor(number), stream_ends(clock, dialler))
+    forwarder = Forwarder(monitor, path)
+    forwarder.accepted(accepted, "")
+    (record,) = monitor.closed_records
+    assert record.reason == reason
+    assert os.strerror(number) in record.detail
+    assert (len(monitor), len(deadlines), len(dialler.given_up)) == (0, 0, 1)
+    assert to_the_end(client) == (b"", "fin")
+    assert accepted.fileno() == -1
+
+
+class Seen(Observer):
+    def __init__(self) -> None:
+        self.records: list[ConnectionRecord] = []
+
+    def refused(self, record: ConnectionRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "client", "client_ip"),
+    [
+        (socket.AF_INET, ("192.0.2.1", 4711), "192.0.2.1:4711", "192.0.2.1"),
+        (socket.AF_INET6, ("2001:db8::1", 4711, 0, 0), "[2001:db8::1]:4711", "2001:db8::1"),
+        (socket.AF_INET6, ("::ffff:192.0.2.1", 4711, 0, 0), "192.0.2.1:4711", "192.0.2.1"),
+    ],
+)
+def test_who_a_client_is(
+    family: socket.AddressFamily, address: Any, client: str, client_ip: str
+) -> None:
+    record = refused_record(socket.socket(family), address)
+    assert (record.client, record.client_ip) == (client, client_ip)
+
+
+def test_who_a_client_on_a_unix_socket_is(pair: tuple[socket.socket, socket.socket]) -> None:
+    record = refused_record(pair[1], "")
+    assert (record.client, record.client_ip) == (f"unix:{os.getpid()}", "unix")
+
+
+def refused_record(accepted: socket.socket, address: Any) -> ConnectionRecord:
+    """The record of a client that a service which is full refuses."""
+    clock, seen = Clock(), Seen()
+    monitor = Monitor("web", Rules(conn_limit=1), clock=clock)
+    monitor.stopping = True
+    monitor.add_observer(seen)
+    path = TransportPath(monitor, Deadlines(clock), BrokenReactor(0), stream_ends(clock, Dialler()))
+    Forwarder(monitor, path).accepted(accepted, address)
+    assert accepted.fileno() == -1
+    (record,) = seen.records
+    assert record.refusal == "stopping"
+    return record

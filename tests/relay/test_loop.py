@@ -1,0 +1,455 @@
+"""The two loops that plain Ends are served by, each on a reactor that is turned by hand."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+
+from monconn.clock import MonotonicClock
+from monconn.relay.sockets.loop import HAS_EPOLL, HUP, OUT, RDHUP, NestedSocketLoop, SocketLoop
+
+from .world import PATIENCE_SECONDS, World, exactly, unread, until
+
+if not HAS_EPOLL:
+    pytest.skip("this system has no epoll", allow_module_level=True)
+
+from twisted.internet.epollreactor import EPollReactor
+
+from monconn.relay.sockets.reactor import MonconnReactor
+
+IN = 1
+
+
+class Turns:
+    """A loop and the reactor that serves it, which nobody runs.
+
+    :param kind: ``own`` for a reactor's own loop, ``nested`` for one that any reactor sees.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.reactor: Any
+        self.loop: SocketLoop
+        if kind == "own":
+            self.reactor = MonconnReactor()
+            self.loop = self.reactor.socket_loop
+        else:
+            self.reactor = EPollReactor()
+            self.loop = NestedSocketLoop(self.reactor, MonotonicClock(self.reactor))
+        self._sockets: list[socket.socket] = []
+
+    def turn(self) -> None:
+        """Serve the events that are there."""
+        self.reactor.iterate(0)
+
+    def run(self) -> None:
+        """Run the reactor until something stops it, which must not take long."""
+        too_late = self.reactor.callLater(PATIENCE_SECONDS, self.reactor.stop)
+        self.reactor.run(installSignalHandlers=False)
+        assert self.reactor.seconds() < too_late.getTime()
+        too_late.cancel()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Turn until a condition holds."""
+        until(lambda: self.turn() or condition())  # type: ignore[func-returns-value]
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        """Two connected sockets, the first of which is meant for the loop."""
+        pair = socket.socketpair()
+        for sock in pair:
+            sock.settimeout(PATIENCE_SECONDS)
+        self._sockets += pair
+        return pair
+
+    def pair_in_place_of(self, old: socket.socket) -> tuple[socket.socket, socket.socket]:
+        """The same, once an old socket is closed, whose descriptor number the first gets."""
+        first, second = self.pair()
+        twin = socket.socket(fileno=os.dup2(first.fileno(), old.detach()))
+        first.close()
+        self._sockets.append(twin)
+        return twin, second
+
+    def close(self) -> None:
+        """Close everything."""
+        for descriptor in self.reactor.removeAll():
+            descriptor.connectionLost(Failure(ConnectionAbortedError()))
+        if isinstance(self.loop, NestedSocketLoop):
+            self.loop.close()
+        for sock in self._sockets:
+            sock.close()
+        self.reactor.waker.connectionLost(None)
+        self.reactor._poller.close()
+
+
+class End:
+    """WriteQueue the events that it is told.
+
+    :param then: called with each of them.
+    """
+
+    def __init__(self, then: Callable[[], object] = lambda: None) -> None:
+        self.heard: list[int] = []
+        self.failures = 0
+        self._then = then
+
+    def ready(self, events: int) -> None:
+        self.heard.append(events)
+        self._then()
+
+    def failed(self) -> None:
+        self.failures += 1
+
+
+class Descriptor:
+    """One of Twisted's descriptors, which notes what the reactor tells it."""
+
+    def __init__(self, sock: socket.socket, then: Callable[[], object] = lambda: None) -> None:
+        self._sock = sock
+        self._then = then
+        self.told: list[str] = []
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def logPrefix(self) -> str:
+        return "test"
+
+    def doRead(self) -> None:
+        self.told.append("read")
+        self._then()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.told.append("lost")
+
+
+@pytest.fixture(params=["own", "nested"])
+def turns(request: pytest.FixtureRequest) -> Iterator[Turns]:
+    turns = Turns(request.param)
+    yield turns
+    turns.close()
+
+
+@pytest.fixture
+def own() -> Iterator[Turns]:
+    turns = Turns("own")
+    yield turns
+    turns.close()
+
+
+@pytest.fixture
+def nested() -> Iterator[Turns]:
+    turns = Turns("nested")
+    yield turns
+    turns.close()
+
+
+# -- both kinds
+
+
+def test_events_reach_the_end_whose_socket_it_is(turns: Turns) -> None:
+    first, other = End(), End()
+    (sock, peer), (other_sock, other_peer) = turns.pair(), turns.pair()
+    other_peer.sendall(b"was there before")
+    turns.loop.add(sock.fileno(), first)
+    turns.loop.add(other_sock.fileno(), other)
+    assert len(turns.loop) == 2
+    turns.turn()
+    assert (first.heard, other.heard) == ([OUT], [IN | OUT])
+    peer.sendall(b"x")
+    turns.turn()
+    assert (first.heard, other.heard) == ([OUT, IN | OUT], [IN | OUT])
+    other_peer.close()
+    turns.turn()
+    assert len(first.heard) == 2
+    assert other.heard[-1] & (HUP | RDHUP) == HUP | RDHUP
+
+
+def test_an_event_is_told_once_unless_asked_for_again(turns: Turns) -> None:
+    end, (sock, peer) = End(), turns.pair()
+    peer.sendall(b"left unread")
+    turns.loop.add(sock.fileno(), end)
+    for _ in range(3):
+        turns.turn()
+    assert end.heard == [IN | OUT]
+    turns.loop.rearm(sock.fileno())
+    for _ in range(3):
+        turns.turn()
+    assert end.heard == [IN | OUT] * 2
+
+
+def test_who_asks_again_while_served_is_served_in_a_later_turn(turns: Turns) -> None:
+    sock, _ = turns.pair()
+    end = End(lambda: turns.loop.rearm(sock.fileno()))
+    turns.loop.add(sock.fileno(), end)
+    for count in range(1, 4):
+        turns.turn()
+        assert len(end.heard) == count
+
+
+def test_another_may_take_over_a_socket(turns: Turns) -> None:
+    first, next_one, (sock, peer) = End(), End(), turns.pair()
+    turns.loop.add(sock.fileno(), first)
+    turns.turn()
+    turns.loop.set_handler(sock.fileno(), next_one)
+    peer.sendall(b"x")
+    turns.turn()
+    assert (first.heard, next_one.heard) == ([OUT], [IN | OUT])
+
+
+def test_who_is_removed_hears_nothing_more(turns: Turns) -> None:
+    end, (sock, _) = End(), turns.pair()
+    turns.loop.add(sock.fileno(), end)
+    turns.loop.remove(sock.fileno())
+    turns.turn()
+    assert (end.heard, len(turns.loop)) == ([], 0)
+
+
+def fails() -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+def test_an_end_that_raises_costs_the_others_nothing(
+    turns: Turns, logged_failures: list[Failure]
+) -> None:
+    ends = [End(), End(fails), End(), End(sys.exit), End()]
+    for end in ends:
+        turns.loop.add(turns.pair()[0].fileno(), end)
+    turns.turn()
+    assert [end.heard for end in ends] == [[OUT]] * 5
+    assert [end.failures for end in ends] == [0, 1, 0, 1, 0]
+    assert {failure.type for failure in logged_failures} == {ZeroDivisionError, SystemExit}
+    logged_failures.clear()
+    turns.turn()
+    assert [len(end.heard) for end in ends] == [1] * 5
+
+
+def replace_other(
+    turns: Turns, add: Callable[[socket.socket, socket.socket], object]
+) -> dict[str, End]:
+    """Two Ends hang up in one batch; who is served first gives the other's number away.
+
+    :param add: called with a new socket that has this number, and its peer.
+    """
+    sockets = {name: turns.pair() for name in ("one", "two")}
+    served: list[str] = []
+
+    def replace(name: str) -> None:
+        served.append(name)
+        if len(served) == 1:
+            sock, _ = sockets["two" if name == "one" else "one"]
+            turns.loop.remove(sock.fileno())
+            add(*turns.pair_in_place_of(sock))
+
+    ends = {name: End(lambda name=name: replace(name)) for name in sockets}  # type: ignore[misc]
+    for name, (sock, peer) in sockets.items():
+        peer.close()
+        turns.loop.add(sock.fileno(), ends[name])
+    turns.turn()
+    assert len(served) == 1, "the other is closed"
+    return ends
+
+
+def test_a_closed_sockets_event_is_not_for_whose_number_it_is_now(turns: Turns) -> None:
+    """Such a stale OUT and HUP would have an ConnectAttempt believe that it stands."""
+    newcomer = End()
+    replace_other(turns, lambda sock, _: turns.loop.add(sock.fileno(), newcomer))
+    assert newcomer.heard == []
+    turns.turn()
+    assert newcomer.heard == [OUT], "its own"
+
+
+def test_a_number_that_was_removed_is_served_in_the_next_turn(turns: Turns) -> None:
+    end, (sock, peer) = End(), turns.pair()
+    for _ in range(2):
+        turns.loop.add(sock.fileno(), End())
+        turns.loop.remove(sock.fileno())
+        sock, peer = turns.pair_in_place_of(sock)
+    turns.loop.add(sock.fileno(), end)
+    peer.sendall(b"x")
+    turns.turn()
+    assert end.heard == [IN | OUT]
+
+
+# -- the nested one
+
+
+def test_a_nested_loop_bothers_its_reactor_only_while_it_has_sockets(nested: Turns) -> None:
+    loop, (one, _), (two, _) = nested.loop, nested.pair(), nested.pair()
+    readers = nested.reactor.getReaders
+    assert loop not in readers()
+    for _ in range(2):
+        loop.add(one.fileno(), End())
+        loop.add(two.fileno(), End())
+        assert readers().count(loop) == 1
+        loop.remove(one.fileno())
+        assert loop in readers()
+        loop.remove(two.fileno())
+        assert loop not in readers()
+        one, two = nested.pair()[0], nested.pair()[0]
+
+
+# -- the reactor's own
+
+
+class Echo(Protocol):
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+
+
+def test_a_plain_reactor_serves_twisteds_descriptors_beside_its_ends(own: Turns) -> None:
+    port = own.reactor.listenTCP(0, Factory.forProtocol(Echo), interface="127.0.0.1")
+    end, (sock, peer) = End(), own.pair()
+    own.loop.add(sock.fileno(), end)
+    with socket.create_connection(("127.0.0.1", port.getHost().port)) as client:
+        client.settimeout(PATIENCE_SECONDS)
+        for count in range(1, 4):
+            client.sendall(b"ping")
+            peer.sendall(b"x")
+            own.until(lambda: unread(client) == 4)
+            own.until(lambda count=count: end.heard.count(IN | OUT) == count)
+            assert exactly(client, 4) == b"ping"
+    own.until(lambda: len(own.reactor.getReaders()) == 2)  # the port and the reactor's waker
+
+
+def test_a_plain_reactor_keeps_twisteds_timers(own: Turns) -> None:
+    fired: list[str] = []
+    own.reactor.callLater(0.02, fired.append, "late")
+    own.reactor.callLater(0, fired.append, "soon")
+    own.until(lambda: fired == ["soon", "late"])
+
+
+def test_a_plain_reactor_is_woken_from_other_threads(own: Turns) -> None:
+    called: list[str] = []
+    calling = threading.Timer(0.05, own.reactor.callFromThread, (called.append, "woken"))
+    calling.start()
+    own.reactor.doIteration(None)  # for as long as nothing happens
+    own.reactor.runUntilCurrent()
+    calling.join()
+    assert called == ["woken"]
+
+
+@pytest.fixture
+def busy(own: Turns) -> list[int]:
+    """An End that never comes to rest on a reactor that is then run; what it was told."""
+    sock, _ = own.pair()
+    end = End(lambda: own.loop.rearm(sock.fileno()))
+    own.loop.add(sock.fileno(), end)
+    return end.heard
+
+
+def test_timed_calls_come_while_ends_are_busy(own: Turns, busy: list[int]) -> None:
+    calls: list[int] = []
+    for number in range(3):
+        own.reactor.callLater(0.01 * number, calls.append, number)
+    own.reactor.callLater(0.04, own.reactor.stop)
+    own.run()
+    assert calls == [0, 1, 2]
+    assert len(busy) > 3, "the End was served in between"
+
+
+def test_other_threads_are_heard_while_ends_are_busy(own: Turns, busy: list[int]) -> None:
+    calling = threading.Timer(0.05, own.reactor.callFromThread, (own.reactor.stop,))
+    calling.start()
+    own.run()
+    calling.join()
+    assert busy
+
+
+@pytest.mark.parametrize("verb", ["stop", "crash"])
+def test_an_end_can_have_the_reactor_stop(own: Turns, verb: str) -> None:
+    sock, _ = own.pair()
+    end = End(getattr(own.reactor, verb))
+    own.reactor.callWhenRunning(own.loop.add, sock.fileno(), end)
+    own.run()
+    assert end.heard == [OUT]
+
+
+def test_a_call_that_an_end_has_set_comes_in_time(own: Turns) -> None:
+    sock, _ = own.pair()
+    end = End(lambda: own.reactor.callLater(0.02, own.reactor.stop))
+    own.reactor.callWhenRunning(own.loop.add, sock.fileno(), end)
+    own.run()
+    assert end.heard == [OUT]
+
+
+def test_iterating_in_the_main_loop_does_not_wait_for_others(own: Turns) -> None:
+    sock, _ = own.pair()
+    end = End()
+
+    def iterate() -> None:
+        own.loop.add(sock.fileno(), end)
+        own.reactor.iterate(0)
+        assert end.heard == [OUT]
+        own.reactor.stop()
+
+    own.reactor.callWhenRunning(own.reactor.callLater, 0, iterate)
+    own.run()
+
+
+def test_iterating_waits_no_longer_than_asked(own: Turns) -> None:
+    sock, _ = own.pair()
+    end = End()
+    own.loop.add(sock.fileno(), end)
+    own.reactor.iterate(0.01)
+    assert end.heard == [OUT]
+
+
+def test_a_descriptor_that_another_has_taken_off_is_not_told(own: Turns) -> None:
+    told: list[Descriptor] = []
+
+    def take_off(this: int) -> None:
+        told.append(descriptors[this])
+        own.reactor.removeReader(descriptors[1 - this])
+
+    descriptors: list[Descriptor] = []
+    for index in range(2):
+        sock, peer = own.pair()
+        peer.sendall(b"x")
+        descriptors.append(Descriptor(sock, lambda index=index: take_off(index)))  # type: ignore[misc]
+        own.reactor.addReader(descriptors[-1])
+    own.turn()
+    assert len(told) == 1
+
+
+def test_a_closed_sockets_event_is_not_for_a_descriptor_that_has_its_number_now(
+    own: Turns,
+) -> None:
+    newcomers: list[tuple[Descriptor, socket.socket]] = []
+
+    def add(sock: socket.socket, peer: socket.socket) -> None:
+        newcomers.append((Descriptor(sock), peer))
+        own.reactor.addReader(newcomers[0][0])
+
+    replace_other(own, add)
+    descriptor, peer = newcomers[0]
+    assert descriptor.told == []
+    peer.sendall(b"x")
+    own.turn()
+    assert descriptor.told == ["read"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_roads_that_are_closed_leave_others_on_the_same_reactor_alone(
+    tmp_path: Path,
+) -> None:
+    def play() -> None:
+        with World(tmp_path, "ipv4", "splice") as world:
+            client, backend = world.pair()
+            client.settimeout(2)
+            with World(tmp_path, "ipv4", "splice") as other:
+                other.pair()
+            backend.sendall(b"still there?")
+            assert exactly(client, 12) == b"still there?"
+
+    await deferToThread(play)

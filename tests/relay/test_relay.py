@@ -1,0 +1,740 @@
+"""The relay between Ends that only note what is asked of them, by a clock of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from monconn.model.reasons import Direction
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.deadlines import Deadlines
+from monconn.monitor.interfaces import Observer
+from monconn.monitor.monitor import Monitor
+from monconn.policy.timeouts import GRACE_SECONDS, Timeouts
+from monconn.relay.relay import Relay
+
+ALL_OFF = {
+    "connect_timeout": 0,
+    "read_timeout": 0,
+    "write_timeout": 0,
+    "max_idle": 0,
+    "half_close_timeout": 0,
+    "max_lifetime": 0,
+}
+STEP_SECONDS = 0.05
+LATE_SECONDS = Deadlines.BUCKET_SECONDS + STEP_SECONDS
+
+
+class FakeEnd:
+    """WriteQueue what it is asked, in a list that both Ends share."""
+
+    def __init__(self, side: Any, calls: list[str]) -> None:
+        self.side = side
+        self.reports: Any = None
+        self.held = 0
+        self.given = 0
+        self._calls = calls
+
+    @property
+    def send_queue(self) -> FakeEnd:
+        return self  # its own, as a TransportEnd's
+
+    def __getattr__(self, verb: str) -> Any:
+        return lambda *data: self._calls.append(" ".join([verb, self.side, *map(repr, data)]))
+
+    def enable_keepalive(self) -> None:
+        pass  # of no account here
+
+    def pending_bytes(self) -> int:
+        return self.held
+
+    def delivered_bytes(self) -> int:
+        return self.given
+
+
+class Watcher(Observer):
+    watches_payload = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def opened(self, record: ConnectionRecord) -> None:
+        self.seen.append(("opened", record.id))
+
+    def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
+        self.seen.append((direction, data))
+
+    def closed(self, record: ConnectionRecord) -> None:
+        self.seen.append(("closed", record.reason))
+
+
+class Stage:
+    """A relay that is about to begin, with all time limits off but those given."""
+
+    def __init__(self, **timeouts: float) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        limits = Timeouts(**{**ALL_OFF, **timeouts})
+        self.monitor = Monitor("web", timeouts=limits, clock=self.clock)
+        self.deadlines = Deadlines(self.clock)
+        record = self.monitor.admit("192.0.2.1:4711", "192.0.2.1")
+        assert record is not None
+        self.record = record
+        self.calls: list[str] = []
+        self.client = FakeEnd("client", self.calls)
+        self.backend = FakeEnd("backend", self.calls)
+        self.relay = Relay(self.monitor, record, self.client, self.backend, self.deadlines)
+
+    def open(self) -> Stage:
+        self.relay.connected(self.client)
+        self.relay.connected(self.backend)
+        self.calls.clear()
+        return self
+
+    def end_of(self, side: str) -> FakeEnd:
+        return self.client if side == "client" else self.backend
+
+    def asked(self) -> list[str]:
+        """What the Ends were asked since the last time."""
+        asked = list(self.calls)
+        self.calls.clear()
+        return asked
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.clock.pump([STEP_SECONDS] * round(seconds / STEP_SECONDS))
+
+    def told(self) -> tuple[Any, ...]:
+        record = self.record
+        return record.reason, record.code, record.client_end, record.backend_end, record.closed_by
+
+    def ends_in(self, seconds: float) -> bool:
+        """Whether the verdict falls after so many seconds, and not before."""
+        self.pass_seconds(seconds - STEP_SECONDS)
+        too_early = self.record.reason is not None
+        self.pass_seconds(STEP_SECONDS + LATE_SECONDS)
+        return not too_early and self.record.reason is not None
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage().open()
+
+
+# -- the beginning
+
+
+def test_opens_and_dials_once_the_client_stands() -> None:
+    stage = Stage()
+    assert len(stage.monitor) == 0
+    stage.relay.connected(stage.client)
+    assert stage.asked() == ["dial backend"]
+    assert stage.monitor.connections() == [stage.record]
+    assert stage.record.state == "connecting"
+    assert stage.record.connected is None
+
+
+def test_open_once_the_backend_stands() -> None:
+    stage = Stage()
+    stage.relay.connected(stage.client)
+    stage.clock.advance(2)
+    stage.relay.connected(stage.backend)
+    assert stage.record.state == "open"
+    assert stage.record.connect_seconds == 2
+
+
+def test_what_comes_early_is_passed_on_at_once() -> None:
+    stage = Stage()
+    stage.relay.connected(stage.client)
+    stage.relay.data(stage.client, b"GET")
+    assert stage.asked() == ["dial backend", "send backend b'GET'"]
+
+
+@pytest.mark.parametrize("reason", ["backend_refused", "backend_unreachable"])
+def test_a_backend_that_cannot_be_had(reason: Any) -> None:
+    stage = Stage()
+    stage.relay.connected(stage.client)
+    stage.asked()
+    stage.relay.connect_failed(stage.backend, reason, "no luck")
+    assert stage.asked() == ["close client"]
+    assert stage.told() == (reason, "SC", "none", "none", "backend")
+    assert (stage.record.state, stage.record.detail) == ("closing", "no luck")
+    stage.relay.gone(stage.client)
+    assert stage.record.state == "closed"
+
+
+# -- bytes
+
+
+def test_bytes_are_counted_and_passed_on(stage: Stage) -> None:
+    stage.clock.advance(1)
+    stage.relay.data(stage.client, b"ping")
+    stage.clock.advance(1)
+    stage.relay.data(stage.backend, b"pong!")
+    assert stage.asked() == ["send backend b'ping'", "send client b'pong!'"]
+    assert (stage.record.up, stage.record.down) == (4, 5)
+    assert (stage.record.last_up, stage.record.last_down) == (1001, 1002)
+    assert stage.monitor.bytes() == (4, 5)
+
+
+def test_observers_see_everything_in_order() -> None:
+    stage, watcher = Stage(), Watcher()
+    stage.monitor.add_observer(watcher)
+    stage.open()
+    stage.relay.data(stage.client, b"ping")
+    stage.relay.data(stage.backend, b"pong")
+    close_in_order(stage)
+    assert watcher.seen == [
+        ("opened", stage.record.id),
+        ("up", b"ping"),
+        ("down", b"pong"),
+        ("closed", "client_closed"),
+    ]
+
+
+def test_a_full_side_holds_the_other_back(stage: Stage) -> None:
+    stage.relay.filled(stage.backend)
+    stage.relay.drained(stage.backend)
+    assert stage.asked() == ["pause client", "resume client"]
+    stage.relay.filled(stage.client)
+    stage.relay.drained(stage.client)
+    assert stage.asked() == ["pause backend", "resume backend"]
+
+
+def test_reading_since_tells_when_the_client_is_held_back(stage: Stage) -> None:
+    assert stage.record.reading_since == 1000
+    stage.relay.filled(stage.backend)
+    assert stage.record.reading_since is None
+    stage.clock.advance(7)
+    stage.relay.filled(stage.client)
+    stage.relay.drained(stage.client)
+    assert stage.record.reading_since is None
+    stage.relay.drained(stage.backend)
+    assert stage.record.reading_since == 1007
+
+
+# -- ends in order
+
+
+def close_in_order(stage: Stage) -> None:
+    stage.relay.eof(stage.client)
+    stage.relay.eof(stage.backend)
+    stage.relay.gone(stage.client)
+    stage.relay.gone(stage.backend)
+
+
+@pytest.mark.parametrize(("first", "second"), [("client", "backend"), ("backend", "client")])
+def test_both_sides_end(stage: Stage, first: str, second: str) -> None:
+    stage.clock.advance(3)
+    stage.relay.eof(stage.end_of(first))
+    assert stage.asked() == [f"end_writing {second}"]
+    assert (stage.record.state, stage.record.half_closed) == ("half_closed", 1003)
+    stage.clock.advance(1)
+    stage.relay.data(stage.end_of(second), b"late")
+    assert stage.asked() == [f"send {first} b'late'"]
+    stage.relay.eof(stage.end_of(second))
+    assert stage.asked() == ["close client", "close backend"]
+    assert (stage.record.half_closed, stage.record.reason) == (1003, None)
+    stage.relay.gone(stage.end_of(second))
+    assert len(stage.monitor) == 1
+    stage.relay.gone(stage.end_of(first))
+    assert len(stage.monitor) == 0
+    assert stage.told() == (f"{first}_closed", "--", "fin", "fin", first)
+    assert (stage.record.state, stage.record.closed) == ("closed", 1004)
+
+
+def test_a_client_that_ends_before_the_backend_stands() -> None:
+    stage = Stage()
+    stage.relay.connected(stage.client)
+    stage.relay.data(stage.client, b"all")
+    stage.relay.eof(stage.client)
+    assert stage.asked() == ["dial backend", "send backend b'all'", "end_writing backend"]
+    assert stage.record.state == "connecting"
+    stage.relay.connected(stage.backend)
+    assert stage.record.state == "half_closed"
+    stage.relay.data(stage.backend, b"answer")
+    assert stage.asked() == ["send client b'answer'"]
+
+
+def test_a_client_that_is_gone_before_the_backend_stands_is_delivered_all_the_same() -> None:
+    stage = Stage()
+    stage.relay.connected(stage.client)
+    stage.relay.eof(stage.client)
+    stage.relay.gone(stage.client)
+    stage.asked()
+    stage.relay.connected(stage.backend)
+    assert stage.asked() == ["close backend"]
+    stage.relay.gone(stage.backend)
+    assert stage.told() == ("client_closed", "--", "fin", "none", "client")
+
+
+def test_no_cycle_is_left_for_the_collector(stage: Stage) -> None:
+    close_in_order(stage)
+    assert stage.client.reports is None
+    assert stage.backend.reports is None
+
+
+# -- resets and losses
+
+
+@pytest.mark.parametrize(
+    ("side", "how", "reason", "code"),
+    [
+        ("client", "reset", "client_reset", "CD"),
+        ("client", "timeout", "client_lost", "CD"),
+        ("client", "none", "error", "ID"),
+        ("backend", "reset", "backend_reset", "SD"),
+        ("backend", "timeout", "backend_lost", "SD"),
+        ("backend", "none", "error", "ID"),
+    ],
+)
+def test_a_broken_side(stage: Stage, side: str, how: Any, reason: str, code: str) -> None:
+    other = "backend" if side == "client" else "client"
+    stage.relay.broken(stage.end_of(side), how, "ECONNRESET")
+    assert stage.asked() == [f"reset {other}"]
+    assert stage.told()[:2] == (reason, code)
+    assert stage.record.detail == "ECONNRESET"
+    ends = {"client": stage.record.client_end, "backend": stage.record.backend_end}
+    assert ends == {side: how, other: "none"}
+    assert len(stage.monitor) == 1
+    stage.relay.gone(stage.end_of(other))
+    assert len(stage.monitor) == 0
+    assert len(stage.deadlines) == 0
+
+
+def test_a_client_that_breaks_while_connecting() -> None:
+    stage = Stage()
+    stage.relay.connected(stage.client)
+    stage.asked()
+    stage.relay.broken(stage.client, "reset", "")
+    assert stage.asked() == ["abort backend"]
+    stage.relay.gone(stage.backend)
+    assert stage.told() == ("client_reset", "CC", "reset", "none", "client")
+
+
+def test_an_answer_to_our_own_end_tells_nothing(stage: Stage) -> None:
+    stage.relay.end("operator")
+    stage.relay.eof(stage.client)
+    stage.relay.broken(stage.client, "reset", "ECONNRESET")
+    stage.relay.gone(stage.backend)
+    assert stage.told() == ("operator", "KD", "none", "none", "operator")
+    assert stage.record.detail == ""
+
+
+# -- ended by us
+
+
+def test_a_gentle_end_closes_both(stage: Stage) -> None:
+    stage.relay.end("operator")
+    assert stage.asked() == ["close client", "close backend"]
+    assert stage.told() == ("operator", "KD", "none", "none", "operator")
+    assert stage.record.state == "closing"
+
+
+def test_a_hard_end_aborts_both(stage: Stage) -> None:
+    stage.relay.end("operator", reset=True)
+    assert stage.asked() == ["abort client", "abort backend"]
+    assert stage.record.reason == "operator"
+
+
+def test_an_end_while_connecting() -> None:
+    stage = Stage()
+    stage.relay.connected(stage.client)
+    stage.asked()
+    stage.relay.end("stopping")
+    assert stage.asked() == ["close client", "abort backend"]
+    assert stage.told()[:2] == ("stopping", "KC")
+
+
+def test_the_second_reason_does_not_count(stage: Stage) -> None:
+    stage.relay.end("blocked")
+    stage.asked()
+    stage.relay.end("stopping")
+    assert stage.asked() == []
+    assert stage.record.reason == "blocked"
+    stage.relay.end("operator", reset=True)
+    assert stage.asked() == ["abort client", "abort backend"]
+    assert stage.record.reason == "blocked"
+
+
+def test_after_the_grace_time_what_is_left_is_aborted(stage: Stage) -> None:
+    stage.relay.end("operator")
+    stage.asked()
+    stage.pass_seconds(GRACE_SECONDS - STEP_SECONDS)
+    assert stage.asked() == []
+    stage.pass_seconds(STEP_SECONDS + LATE_SECONDS)
+    assert stage.asked() == ["abort client", "abort backend"]
+    stage.relay.gone(stage.client)
+    stage.relay.gone(stage.backend)
+    assert stage.record.reason == "operator"
+
+
+def test_an_end_after_all_is_over_changes_nothing(stage: Stage) -> None:
+    close_in_order(stage)
+    stage.asked()
+    stage.relay.end("operator")
+    stage.relay.end("stopping", reset=True)
+    assert stage.asked() == []
+    assert (stage.record.reason, stage.record.state) == ("client_closed", "closed")
+
+
+def test_a_reset_has_the_grace_time_to_be_passed_on(stage: Stage) -> None:
+    stage.relay.broken(stage.backend, "reset", "")
+    assert stage.asked() == ["reset client"]
+    stage.pass_seconds(GRACE_SECONDS - STEP_SECONDS)
+    assert stage.asked() == []
+    stage.pass_seconds(STEP_SECONDS + LATE_SECONDS)
+    assert "abort client" in stage.asked()
+
+
+def test_who_is_gone_in_time_is_not_aborted(stage: Stage) -> None:
+    stage.relay.end("operator")
+    stage.relay.gone(stage.client)
+    stage.relay.gone(stage.backend)
+    stage.asked()
+    stage.pass_seconds(3 * GRACE_SECONDS)
+    assert stage.asked() == []
+    assert len(stage.deadlines) == 0
+
+
+# -- time limits
+
+
+def test_without_limits_nothing_ends(stage: Stage) -> None:
+    stage.clock.advance(1e7)
+    stage.relay.eof(stage.client)
+    stage.clock.advance(1e7)
+    assert stage.record.reason is None
+
+
+def test_connect_timeout() -> None:
+    stage = Stage(connect_timeout=5)
+    stage.relay.connected(stage.client)
+    stage.asked()
+    assert stage.ends_in(5)
+    assert stage.asked() == ["close client", "abort backend"]
+    assert stage.told() == ("connect_timeout", "sC", "none", "timeout", "monconn")
+
+
+def test_connect_timeout_also_for_a_client_that_has_ended() -> None:
+    stage = Stage(connect_timeout=5)
+    stage.relay.connected(stage.client)
+    stage.relay.eof(stage.client)
+    assert stage.ends_in(5)
+    assert stage.told()[:2] == ("connect_timeout", "sC")
+
+
+def test_connect_timeout_is_over_once_the_backend_stands() -> None:
+    stage = Stage(connect_timeout=5).open()
+    stage.pass_seconds(20)
+    assert stage.record.reason is None
+
+
+def test_idle_timeout_counts_from_the_opening() -> None:
+    stage = Stage(max_idle=10)
+    stage.relay.connected(stage.client)
+    stage.pass_seconds(4)
+    stage.relay.connected(stage.backend)
+    stage.asked()
+    assert stage.ends_in(6)
+    assert stage.asked() == ["close client", "close backend"]
+    assert stage.told() == ("idle_timeout", "cD", "none", "none", "monconn")
+
+
+@pytest.mark.parametrize("side", ["client", "backend"])
+def test_bytes_either_way_put_idle_timeout_off(side: str) -> None:
+    stage = Stage(max_idle=10).open()
+    for _ in range(3):
+        stage.pass_seconds(8)
+        stage.relay.data(stage.end_of(side), b"x")
+    assert stage.ends_in(10)
+    assert stage.record.reason == "idle_timeout"
+
+
+def test_read_timeout_heeds_the_clients_bytes_only() -> None:
+    stage = Stage(read_timeout=10).open()
+    stage.pass_seconds(8)
+    stage.relay.data(stage.client, b"x")
+    stage.pass_seconds(8)
+    stage.relay.data(stage.backend, b"y")
+    stage.asked()
+    assert stage.ends_in(2)
+    assert stage.asked() == ["close client", "close backend"]
+    assert stage.told() == ("read_timeout", "cD", "timeout", "none", "monconn")
+
+
+def test_read_timeout_counts_from_the_opening() -> None:
+    stage = Stage(read_timeout=10).open()
+    assert stage.ends_in(10)
+    assert stage.record.reason == "read_timeout"
+
+
+def test_no_read_timeout_while_the_client_is_held_back() -> None:
+    stage = Stage(read_timeout=10).open()
+    stage.relay.filled(stage.backend)
+    stage.pass_seconds(60)
+    assert stage.record.reason is None
+    stage.relay.drained(stage.backend)
+    stage.relay.data(stage.backend, b"has nothing to do with it")
+    assert stage.ends_in(10)
+    assert stage.record.reason == "read_timeout"
+
+
+def test_no_read_timeout_once_the_client_has_ended() -> None:
+    stage = Stage(read_timeout=10).open()
+    stage.relay.eof(stage.client)
+    stage.pass_seconds(60)
+    assert stage.record.reason is None
+
+
+@pytest.mark.parametrize(("side", "letter"), [("client", "c"), ("backend", "s")])
+def test_write_timeout(side: str, letter: str) -> None:
+    stage = Stage(write_timeout=8).open()
+    stage.end_of(side).held = 10
+    stage.pass_seconds(8 - STEP_SECONDS)
+    assert stage.record.reason is None
+    stage.pass_seconds(8 / 4 + LATE_SECONDS * 4)
+    assert stage.asked() == ["abort client", "abort backend"]
+    assert stage.told()[:2] == ("write_timeout", f"{letter}D")
+    ends = {"client": stage.record.client_end, "backend": stage.record.backend_end}
+    assert ends.pop(side) == "timeout"
+    assert list(ends.values()) == ["none"]
+
+
+def test_write_timeout_names_the_side_that_stalled_first() -> None:
+    stage = Stage(write_timeout=8).open()
+    stage.backend.held = 10
+    stage.pass_seconds(5)
+    stage.client.held = 10
+    stage.pass_seconds(8)
+    assert stage.told() == ("write_timeout", "sD", "none", "timeout", "monconn")
+
+
+def test_no_write_timeout_while_there_is_progress() -> None:
+    stage = Stage(write_timeout=8).open()
+    stage.client.held = 10
+    for _ in range(40):
+        stage.pass_seconds(1)
+        stage.client.given += 1
+    assert stage.record.reason is None
+
+
+def test_no_write_timeout_once_the_bytes_are_delivered() -> None:
+    stage = Stage(write_timeout=8).open()
+    stage.client.held = 10
+    stage.pass_seconds(6)
+    stage.client.held, stage.client.given = 0, 10
+    stage.pass_seconds(4)
+    stage.client.held = 10
+    stage.pass_seconds(8 - 2 - LATE_SECONDS)
+    assert stage.record.reason is None
+
+
+@pytest.mark.parametrize(("side", "letter"), [("client", "s"), ("backend", "c")])
+def test_half_close_timeout(side: str, letter: str) -> None:
+    stage = Stage(half_close_timeout=10).open()
+    stage.pass_seconds(30)
+    stage.relay.eof(stage.end_of(side))
+    stage.asked()
+    assert stage.ends_in(10)
+    assert stage.asked() == ["close client", "close backend"]
+    assert stage.record.reason == "half_close_timeout"
+    assert stage.record.code is not None
+    assert stage.record.code[0] == letter
+
+
+def test_bytes_put_half_close_timeout_off() -> None:
+    stage = Stage(half_close_timeout=10).open()
+    stage.relay.eof(stage.client)
+    for _ in range(3):
+        stage.pass_seconds(8)
+        stage.relay.data(stage.backend, b"still here")
+    assert stage.ends_in(10)
+    assert stage.record.reason == "half_close_timeout"
+
+
+def test_lifetime_heeds_no_bytes() -> None:
+    stage = Stage(max_lifetime=10).open()
+    for _ in range(9):
+        stage.pass_seconds(1)
+        stage.relay.data(stage.client, b"x")
+        stage.relay.data(stage.backend, b"y")
+    stage.asked()
+    assert stage.ends_in(1)
+    assert stage.asked() == ["close client", "close backend"]
+    assert stage.told() == ("lifetime", "PD", "none", "none", "monconn")
+
+
+def test_the_nearest_limit_counts() -> None:
+    stage = Stage(max_lifetime=10, max_idle=5, read_timeout=7).open()
+    assert stage.ends_in(5)
+    assert stage.record.reason == "idle_timeout"
+
+
+# -- whatever the order
+
+
+class ClosesCounted(Observer):
+    def __init__(self) -> None:
+        self.opened_count = 0
+        self.closed_count = 0
+
+    def opened(self, record: ConnectionRecord) -> None:
+        self.opened_count += 1
+
+    def closed(self, record: ConnectionRecord) -> None:
+        self.closed_count += 1
+
+
+class ActingEnd(FakeEnd):
+    """An End that reports nothing impossible; an aborted one that does not stand goes at once."""
+
+    def __init__(self, side: Any, calls: list[str]) -> None:
+        super().__init__(side, calls)
+        self.stands = self.has_ended = self.is_leaving = self.is_gone = False
+
+    def close(self) -> None:
+        self.is_leaving = True
+        self._go_if_undialled()
+
+    def reset(self) -> None:
+        self.close()
+
+    def abort(self) -> None:
+        self._calls.append(f"abort {self.side}")
+        self.close()
+
+    def _go_if_undialled(self) -> None:
+        if not (self.stands or self.is_gone):
+            self.go()
+
+    def go(self) -> None:
+        self.is_gone = True
+        self.reports.gone(self)
+
+
+class Course:
+    """Plays the reports of two Ends in any order that can be, and checks what must hold."""
+
+    def __init__(self) -> None:
+        self.stage = stage = Stage(max_idle=60, half_close_timeout=30, write_timeout=40)
+        self.ends = [ActingEnd(side, stage.calls) for side in ("client", "backend")]
+        self.client, self.backend = self.ends
+        self.relay = Relay(stage.monitor, stage.record, self.client, self.backend, stage.deadlines)
+        self.observer = ClosesCounted()
+        stage.monitor.add_observer(self.observer)
+        self.client.stands = True
+        self.relay.connected(self.client)
+        self.sent = {"client": 0, "backend": 0}
+        self.reason: str | None = None
+
+    def play(self, step: str, end: ActingEnd) -> None:
+        if not end.is_gone:
+            getattr(self, f"_{step}")(end)
+        self.check()
+
+    def _connected(self, end: ActingEnd) -> None:
+        if not end.stands:
+            end.stands = True
+            self.relay.connected(end)
+
+    def _connect_failed(self, end: ActingEnd) -> None:
+        if not end.stands:
+            end.is_gone = True
+            self.relay.connect_failed(end, "backend_refused", "")
+
+    def _data(self, end: ActingEnd) -> None:
+        if end.stands and not (end.has_ended or end.is_leaving):
+            self.sent[end.side] += 3
+            self.relay.data(end, b"abc")
+
+    def _filled(self, end: ActingEnd) -> None:
+        self.relay.filled(end)
+
+    def _drained(self, end: ActingEnd) -> None:
+        self.relay.drained(end)
+
+    def _stalls(self, end: ActingEnd) -> None:
+        end.held = 100
+
+    def _eof(self, end: ActingEnd) -> None:
+        if end.stands and not (end.has_ended or end.is_leaving):
+            end.has_ended = True
+            self.relay.eof(end)
+
+    def _gone(self, end: ActingEnd) -> None:
+        if end.stands and (end.has_ended or end.is_leaving):
+            end.go()
+
+    def _broken(self, end: ActingEnd) -> None:
+        if end.stands:
+            end.is_gone = True
+            self.relay.broken(end, "reset", "")
+
+    def _end(self, end: ActingEnd) -> None:
+        if len(self.stage.monitor):
+            self.relay.end("operator")
+
+    def _end_hard(self, end: ActingEnd) -> None:
+        if len(self.stage.monitor):
+            self.relay.end("stopping", reset=True)
+
+    def _time(self, end: ActingEnd) -> None:
+        self.stage.clock.advance(7)
+
+    def check(self) -> None:
+        stage, record = self.stage, self.stage.record
+        is_over = all(end.is_gone for end in self.ends)
+        assert self.observer.opened_count == 1
+        assert self.observer.closed_count == len(stage.monitor.closed_records) == int(is_over)
+        assert len(stage.monitor) == int(not is_over)
+        assert (record.state == "closed") == is_over
+        assert (record.up, record.down) == (self.sent["client"], self.sent["backend"])
+        assert stage.monitor.bytes() == (record.up, record.down)
+        assert self.reason in (None, record.reason)
+        self.reason = record.reason
+        if is_over:
+            assert record.reason is not None
+            assert len(stage.deadlines) == 0
+        elif record.reason is None:
+            assert len(stage.deadlines) == 1  # for its time limits
+
+    def finish(self) -> None:
+        """Once the verdict has fallen, who is left is told to go within the grace time."""
+        self.relay.end("lifetime")
+        self.check()
+        self.stage.clock.advance(GRACE_SECONDS + LATE_SECONDS)
+        left = [end for end in self.ends if not end.is_gone]
+        assert {f"abort {end.side}" for end in left} <= set(self.stage.calls)
+        for end in left:
+            end.go()
+            self.check()
+        assert self.observer.closed_count == 1
+
+
+STEPS = [
+    "connected",
+    "connect_failed",
+    "data",
+    "filled",
+    "drained",
+    "stalls",
+    "eof",
+    "gone",
+    "broken",
+    "end",
+    "end_hard",
+    "time",
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from([0, 1])), max_size=30))
+def test_closes_exactly_once_whatever_the_order(steps: list[tuple[str, int]]) -> None:
+    course = Course()
+    for step, number in steps:
+        course.play(step, course.ends[number])
+    course.finish()

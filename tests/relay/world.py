@@ -1,0 +1,413 @@
+"""A forwarder on the running reactor, between a client's and a backend's plain sockets.
+
+A world is used from a thread (``deferToThread``), so that scenarios are blocking socket code.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import stat
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+from twisted.internet.threads import blockingCallFromThread
+
+from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
+from monconn.clock import MonotonicClock
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.monitor import Monitor
+from monconn.net.listen import Listener, open_listener
+from monconn.policy.rules import Rules
+from monconn.policy.timeouts import Timeouts
+from monconn.relay import paths
+from monconn.relay.forwarder import Forwarder
+from monconn.relay.paths import DataPaths
+from monconn.relay.sockets import reader
+from monconn.relay.sockets.loop import NestedSocketLoop
+
+PIPES = ("stream", "copy", "splice", "nested", "stream_to_plain", "plain_to_stream")
+"""How the bytes are to be moved; ``nested`` is ``splice`` as under a reactor other than ours, and
+the last two have Ends of both kinds, the client's first."""
+MOVES = {
+    "stream": ("stream",),
+    "stream_to_plain": ("stream",),
+    "plain_to_stream": ("stream",),
+    "copy": ("copy",),
+    "splice": ("copy", "splice"),
+    "nested": ("copy", "splice"),
+}
+"""What a record may say, by pipe: small chunks are never spliced, big ones are the last."""
+FAMILIES = {
+    "ipv4": ("127.0.0.1", "127.0.0.1"),
+    "ipv6": ("::1", "::1"),
+    "unix": ("unix", "unix"),
+    "ipv4_to_unix": ("127.0.0.1", "unix"),
+}
+"""Where the service listens, and where its backend does."""
+PATIENCE_SECONDS = 20.0
+"""How long anything at all may take on a busy machine."""
+HELD_BYTES = {
+    "stream": 256 * 1024,
+    "stream_to_plain": 512 * 1024,
+    "plain_to_stream": 512 * 1024,
+    "copy": 128 * 1024,
+    "splice": 2 * 1024 * 1024,
+    "nested": 2 * 1024 * 1024,
+}
+"""The most that we may hold of one direction, by pipe; the system's buffers come on top."""
+
+Address = TcpAddress | UnixAddress | EndpointAddress
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
+    """Wait for a condition; what it gave in the end."""
+    give_up = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < give_up, "it never came to be"
+        time.sleep(0.002)
+    return result
+
+
+def until_settled(figure: Callable[[], int], seconds: float = 0.15) -> int:
+    """Wait until a figure has not changed for a while; that figure."""
+    seen, since = figure(), time.monotonic()
+    give_up = since + PATIENCE_SECONDS
+    while time.monotonic() < since + seconds:
+        time.sleep(0.01)
+        now = figure()
+        if now != seen:
+            seen, since = now, time.monotonic()
+        assert since < give_up, "it never settles"
+    return seen
+
+
+class World:
+    """One service of ours and its backend; a context manager that clears everything away.
+
+    :param folder: for UNIX sockets.
+    :param family: one of :data:`FAMILIES`.
+    :param pipe: one of :data:`PIPES`.
+    :param front: where to listen, if not as the family says.
+    :param backlog: how many clients the backend's queue takes.
+    :param grace_seconds: put in the place of the relay's ``GRACE_SECONDS``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        family: str = "ipv4",
+        pipe: str = "stream",
+        *,
+        timeouts: Timeouts | None = None,
+        rules: Rules | None = None,
+        front: Address | None = None,
+        backlog: int = 512,
+        grace_seconds: float | None = None,
+    ) -> None:
+        front_host, back_host = FAMILIES[family]
+        self.pipe = pipe
+        self.reads_early = pipe.startswith("stream")
+        """Whether the client is read from before the backend stands."""
+        self._backlog = backlog
+        self._grace_seconds = grace_seconds
+        self._front: Address = front or _address(front_host, folder / "front")
+        self.backend_address: Address = _address(back_host, folder / "back")
+        self._clock = MonotonicClock()
+        self.monitor = Monitor("test", rules, timeouts, clock=self._clock)
+        self._sockets: list[socket.socket] = []
+        self._patches: list[Any] = []
+        self._helpers = ThreadPoolExecutor(8)
+
+    # -- up and down
+
+    def __enter__(self) -> World:
+        self._backend_listener = self._listen_as_backend()
+        if self.pipe == "stream":
+            self._patches.append(patch.object(paths, "HAS_EPOLL", False))
+            self._patches[-1].start()
+        if self.pipe == "copy":
+            self._patches.append(patch.object(reader, "HAS_SPLICE", False))
+            self._patches[-1].start()
+        for module in _modules_with("GRACE_SECONDS") if self._grace_seconds else ():
+            self._patches.append(patch.object(module, "GRACE_SECONDS", self._grace_seconds))
+            self._patches[-1].start()
+        self.on_reactor(self._open)
+        return self
+
+    def _listen_as_backend(self) -> socket.socket:
+        address = self.backend_address
+        if isinstance(address, UnixAddress):
+            listener = self._keep(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            listener.bind(address.path)
+        else:
+            family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            listener = self._keep(socket.socket(family, socket.SOCK_STREAM))
+            listener.bind((address.host, 0))
+            self.backend_address = TcpAddress(address.host, listener.getsockname()[1])
+        listener.listen(self._backlog)
+        listener.settimeout(PATIENCE_SECONDS)
+        return listener
+
+    def _open(self) -> None:
+        from twisted.internet import reactor
+
+        sock = open_listener(self._front)
+        self.where = sock.getsockname()
+        self._family = sock.family
+        self.paths = DataPaths(reactor, self._clock)
+        if self.pipe == "nested":
+            self.paths._loop = NestedSocketLoop(reactor, self._clock)
+        self.deadlines = self.paths.deadlines
+        self.forwarder = _forwarder(
+            self.pipe, self.monitor, self.paths, self._front, self.backend_address
+        )
+        self._listener = Listener(sock, reactor, self.forwarder.accepted, self.monitor.must_wait)
+        self.monitor.when_room(self._listener.resume)
+        self._listener.resume()
+
+    def __exit__(self, *_: object) -> None:
+        self.on_reactor(self._listener.close)
+        self.on_reactor(self.monitor.stop_now)
+        for sock in self._sockets:
+            sock.close()
+        self._helpers.shutdown()
+        try:
+            until(lambda: not len(self.monitor))
+        finally:
+            self.on_reactor(self.paths.close)
+            for each in self._patches:
+                each.stop()
+
+    def on_reactor(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
+        """Call something in the reactor's thread; what it returns."""
+        from twisted.internet import reactor
+
+        return blockingCallFromThread(reactor, call, *args, **kwargs)
+
+    def meanwhile(self, call: Callable[..., T], *args: object) -> Future[T]:
+        """Call something in another thread."""
+        return self._helpers.submit(call, *args)
+
+    # -- sockets, which all have a timeout and are closed in the end
+
+    def _keep(self, sock: socket.socket) -> socket.socket:
+        self._sockets.append(sock)
+        return sock
+
+    def client(self, source: str | None = None) -> socket.socket:
+        """A client that is connected to us.
+
+        :param source: the IP that it comes from; of any family, if we listen on all.
+        """
+        if source is None:
+            return self._connected(self._family, self.where)
+        family = socket.AF_INET6 if ":" in source else socket.AF_INET
+        host = "::1" if ":" in source else "127.0.0.1"
+        return self._connected(family, (host, self.where[1]), (source, 0))
+
+    def _connected(self, family: int, where: Any, source: Any = None) -> socket.socket:
+        sock = self._keep(socket.socket(family, socket.SOCK_STREAM))
+        sock.settimeout(PATIENCE_SECONDS)
+        if source is not None:
+            sock.bind(source)
+        sock.connect(where)
+        return sock
+
+    def backend(self) -> socket.socket:
+        """The backend's side of the next connection that we have made to it."""
+        sock, _ = self._backend_listener.accept()
+        sock.settimeout(PATIENCE_SECONDS)
+        return self._keep(sock)
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        """A client and its backend."""
+        client = self.client()
+        return client, self.backend()
+
+    def refuse_at_backend(self) -> None:
+        """Have the backend take no more connections."""
+        self._backend_listener.close()
+
+    def unlink_backend(self) -> None:
+        """Take the backend's UNIX socket away."""
+        assert isinstance(self.backend_address, UnixAddress)
+        os.unlink(self.backend_address.path)
+
+    def fill_backend(self) -> None:
+        """Fill the backend's queue (of a backlog of 0), so that the next one must wait."""
+        self._connected(self._backend_listener.family, self._backend_listener.getsockname())
+
+    def empty_backend(self) -> None:
+        """Take out what :meth:`fill_backend` has put in."""
+        self.backend().close()
+
+    # -- what our side says
+
+    def live(self) -> ConnectionRecord:
+        """The record of the only live connection, once it is there."""
+        (record,) = until(self.monitor.connections)
+        return record
+
+    def closed(self, count: int = 1) -> list[ConnectionRecord]:
+        """The records of all connections, once they are closed and nothing of them is left."""
+        until(lambda: len(self.monitor.closed_records) >= count and not len(self.monitor))
+        records = list(self.monitor.closed_records)
+        assert len(records) == count
+        assert self.monitor.connections_by_ip() == {}
+        assert len(self.deadlines) == 0
+        assert self.monitor.bytes() == (
+            sum(record.up for record in records),
+            sum(record.down for record in records),
+        )
+        for record in records:
+            assert record.state == "closed"
+            assert record.pipe in MOVES[self.pipe]
+        return records
+
+    def expect(
+        self, reason: str, code: str, client_end: str, backend_end: str, *, up: Any, down: Any
+    ) -> ConnectionRecord:
+        """Check how the only connection ended, and that nothing of it is left."""
+        (record,) = self.closed()
+        seen = (record.reason, record.code, record.client_end, record.backend_end)
+        assert seen == (reason, code, client_end, backend_end)
+        assert (record.up, record.down) == (up, down)
+        return record
+
+    def held_for(self, receiver: socket.socket, taken: int) -> int:
+        """Bytes that we hold: taken from their sender and not yet given to the system."""
+        return taken - unread(receiver) - sum(map(unsent, _twins(receiver)))
+
+
+def _address(host: str, path: Path) -> Address:
+    return UnixAddress(str(path)) if host == "unix" else TcpAddress(host, 0)
+
+
+def _forwarder(
+    pipe: str, monitor: Monitor, paths: DataPaths, front: Address, back: Address
+) -> Forwarder:
+    if pipe == "stream_to_plain":
+        return Forwarder(monitor, paths.from_endpoint(monitor, back))
+    if pipe == "plain_to_stream":
+        assert isinstance(back, TcpAddress)
+        back = EndpointAddress(f"tcp:{back.host}:{back.port}")
+    return Forwarder(monitor, paths.between(monitor, front, back))
+
+
+def _modules_with(name: str) -> Iterable[Any]:
+    modules = [module for key, module in sys.modules.items() if key.startswith("monconn.")]
+    return [module for module in modules if hasattr(module, name)]
+
+
+# -- sockets
+
+
+def is_tcp(sock: socket.socket) -> bool:
+    """Whether a socket is not a UNIX one."""
+    return sock.family != socket.AF_UNIX
+
+
+def exactly(sock: socket.socket, count: int) -> bytes:
+    """Receive so many bytes."""
+    received = bytearray()
+    while len(received) < count:
+        chunk = sock.recv(min(1 << 20, count - len(received)))
+        assert chunk, f"the end came after {len(received)} of {count} bytes"
+        received += chunk
+    return bytes(received)
+
+
+def to_the_end(sock: socket.socket, chunk: int = 1 << 20, pause: float = 0) -> tuple[bytes, str]:
+    """Receive until the end, perhaps slowly; the bytes, and ``fin`` or ``reset``."""
+    received = bytearray()
+    while True:
+        try:
+            data = sock.recv(chunk)
+        except (ConnectionResetError, BrokenPipeError):
+            return bytes(received), "reset"
+        if not data:
+            return bytes(received), "fin"
+        received += data
+        time.sleep(pause)
+
+
+def send_all_it_takes(sock: socket.socket, data: bytes) -> int:
+    """Send until no more is taken or an error comes; how much was taken."""
+    sent = 0
+    try:
+        while sent < len(data):
+            sent += sock.send(data[sent : sent + (1 << 18)])
+    except OSError:
+        pass
+    return sent
+
+
+def reset(sock: socket.socket) -> None:
+    """Reset a connection; on a UNIX socket it is the unread bytes that make it a reset."""
+    assert is_tcp(sock) or unread(sock)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def ends_by_reset(sock: socket.socket) -> tuple[str, ...]:
+    """As what a reset that is passed on to a side may arrive: UNIX sockets know none."""
+    return ("reset",) if is_tcp(sock) else ("fin", "reset")
+
+
+def is_dead(sock: socket.socket) -> bool:
+    """Whether a connection is over both ways."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))
+
+
+def unread(sock: socket.socket) -> int:
+    """Bytes that have arrived and were not received."""
+    return _ioctl(sock, termios.FIONREAD)
+
+
+def unsent(sock: socket.socket) -> int:
+    """Bytes that were sent and have not arrived."""
+    return _ioctl(sock, termios.TIOCOUTQ)
+
+
+def _ioctl(sock: socket.socket, request: int) -> int:
+    answer = fcntl.ioctl(sock.fileno(), request, bytes(4))
+    return int(struct.unpack("i", answer)[0])
+
+
+def _twins(sock: socket.socket) -> Iterator[socket.socket]:
+    """The other end of a TCP connection, in this same process."""
+    if not is_tcp(sock):
+        return  # a UNIX socket's bytes are all in the receiver's queue
+    for other in _open_sockets():
+        with other:
+            if other.family == sock.family and _ends(other) == _ends(sock)[::-1]:
+                yield other
+
+
+def _open_sockets() -> Iterator[socket.socket]:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if stat.S_ISSOCK(os.stat(int(name)).st_mode):
+                yield socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            pass  # it was closed in the meantime
+
+
+def _ends(sock: socket.socket) -> tuple[Any, Any]:
+    try:
+        return sock.getsockname(), sock.getpeername()
+    except OSError:
+        return None, None

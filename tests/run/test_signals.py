@@ -1,0 +1,93 @@
+"""What the signals to stop do, before the reactor runs and after."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from twisted.internet.error import ReactorNotRunning
+
+from monconn.run.signals import STOP_SIGNALS, StopSignals
+
+
+class FakeReactor:
+    """A reactor that starts when it is told to."""
+
+    def __init__(self) -> None:
+        self.stopped = 0
+        self._when_running: list[Callable[[], object]] = []
+
+    def callWhenRunning(self, call: Callable[[], object]) -> None:
+        self._when_running.append(call)
+
+    def callFromThread(self, call: Callable[[], object]) -> None:
+        call()
+
+    def run(self) -> None:
+        for number in STOP_SIGNALS:  # as the real one does
+            signal.signal(number, signal.SIG_IGN)
+        for call in self._when_running:
+            call()
+
+    def stop(self) -> None:
+        if self.stopped:
+            raise ReactorNotRunning
+        self.stopped += 1
+
+
+class Stopping:
+    """A reactor, and how often everything was to be stopped at once."""
+
+    def __init__(self) -> None:
+        self.reactor = FakeReactor()
+        self.stopped_now = 0
+        self.signals = StopSignals(self.reactor, self._stop_now)
+
+    def _stop_now(self) -> None:
+        self.stopped_now += 1
+
+    def counts(self) -> tuple[int, int]:
+        return self.reactor.stopped, self.stopped_now
+
+
+@pytest.fixture
+def stopping() -> Iterator[Stopping]:
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield Stopping()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_the_first_stops_in_order_and_the_second_at_once(stopping: Stopping, number: int) -> None:
+    stopping.signals.install()
+    stopping.reactor.run()
+    signal.raise_signal(number)
+    assert stopping.counts() == (1, 0)
+    signal.raise_signal(number)
+    assert stopping.counts() == (1, 1)
+
+
+def test_one_before_the_reactor_runs_stops_it_as_soon_as_it_does(stopping: Stopping) -> None:
+    stopping.signals.install()
+    signal.raise_signal(signal.SIGTERM)
+    assert stopping.counts() == (0, 0)
+    stopping.reactor.run()
+    assert stopping.counts() == (1, 0)
+    signal.raise_signal(signal.SIGINT)
+    assert stopping.counts() == (1, 1)
+
+
+def test_a_second_one_before_the_reactor_runs_would_end_the_program(stopping: Stopping) -> None:
+    stopping.signals.install()
+    signal.raise_signal(signal.SIGTERM)
+    assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_DFL}
+
+
+def test_one_after_somebody_else_has_stopped_the_reactor_is_the_second(stopping: Stopping) -> None:
+    stopping.signals.install()
+    stopping.reactor.run()
+    stopping.reactor.stop()
+    signal.raise_signal(signal.SIGTERM)
+    assert stopping.counts() == (1, 1)

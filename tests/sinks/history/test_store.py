@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from monconn.errors import FileError
+from monconn.model.alarms import Alarm
+from monconn.model.totals import Totals
+from monconn.sinks.history.query import HistoryFilter, connections, events, open_read_only
+from monconn.sinks.history.schema import open_for_writing
+from monconn.sinks.history.store import Event, load_totals, packed, write
+
+from .past import MEBIBYTE, NOON, RUN, closed, count, history, refused
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "history.db"
+
+
+def make_foreign(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE precious (word TEXT)")
+        db.execute("INSERT INTO precious VALUES ('ring')")
+    db.close()
+
+
+# -- opening
+
+
+def test_a_new_file_is_for_its_user_alone(path: Path) -> None:
+    db = history(path, [closed()])
+    assert {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {
+        "history.db": 0o600,
+        "history.db-wal": 0o600,
+        "history.db-shm": 0o600,
+    }
+    assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    db.close()
+
+
+def test_what_was_written_is_there_the_next_time(path: Path) -> None:
+    history(path, [closed()]).close()
+    db = history(path, [closed()])
+    assert count(db, "connections") == 2
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "open_file", [lambda path: open_for_writing(path, MEBIBYTE), open_read_only]
+)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("text", "file is not a database"),
+        ("foreign", "is a database, but no history of monconn's"),
+        ("newer", "was written by another version of monconn"),
+        ("folder", "is a directory"),
+    ],
+)
+def test_what_is_not_ours_is_left_alone(path: Path, kind: str, words: str, open_file) -> None:
+    if kind == "text":
+        path.write_text("dear diary, " * 100)
+    elif kind == "foreign":
+        make_foreign(path)
+    elif kind == "newer":
+        history(path).close()
+        db = sqlite3.connect(path)
+        db.execute("PRAGMA user_version = 99")
+        db.close()
+    else:
+        path.mkdir()
+    before = None if kind == "folder" else path.read_bytes()
+    with pytest.raises(FileError, match=words) as caught:
+        open_file(str(path))
+    assert str(caught.value).startswith(f"history: {path}: ")
+    assert before == (None if kind == "folder" else path.read_bytes())
+
+
+def test_a_file_that_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="no such file or directory"):
+        open_for_writing(str(tmp_path / "none" / "history.db"), MEBIBYTE)
+
+
+def test_reading_makes_no_file(path: Path) -> None:
+    with pytest.raises(FileError, match="no such file or directory"):
+        open_read_only(str(path))
+    assert not path.exists()
+
+
+def test_reading_beside_the_writer_and_never_writing(tmp_path: Path) -> None:
+    path = tmp_path / "odd name? 100%#.db"
+    writer = history(path, [closed()])
+    reader = open_read_only(str(path))
+    assert len(connections(reader, HistoryFilter())) == 1
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.execute("DELETE FROM connections")
+    reader.close()
+    writer.close()
+
+
+# -- writing
+
+
+def test_a_connection_in_the_words_of_its_record(path: Path) -> None:
+    tcp = bytearray(struct.calcsize("=8x 4I 5I 4I 8I 2I I 4Q 2I 4I Q 3Q 2I 2Q 4I"))
+    struct.pack_into("=I", tcp, 8 + 15 * 4, 25_000)  # rtt
+    struct.pack_into("=I", tcp, 8 + 23 * 4, 7)  # retransmits
+    record = closed(
+        id=42, connected=100.25, first_down=100.5, client_end="fin", client_tcp=bytes(tcp),
+        detail="caf\udce9",
+    )  # fmt: skip
+    db = history(path, [record])
+    (found,) = connections(db, HistoryFilter())
+    assert found["run_started_at"] == "2023-11-15T11:59:59.000+00:00"
+    assert found["closed_at"] == "2023-11-15T12:00:00.000+00:00"
+    assert found["detail"] == "caf?"
+    assert (found["client_rtt_seconds"], found["client_retransmits"]) == (0.025, 7)
+    assert (found["backend_rtt_seconds"], found["backend_retransmits"]) == (None, None)
+    snapshot = record.snapshot(0.0)
+    same = found.keys() & snapshot.keys() - {"detail"}
+    assert same >= {"id", "client", "service", "reason", "code", "up", "down", "closed_at"}
+    assert {name: found[name] for name in same} == {name: snapshot[name] for name in same}
+    db.close()
+
+
+def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
+    db = history(path)
+    with pytest.raises(OverflowError):
+        write(db, [closed(), closed(up=1 << 70)], {"web": Totals(1)}, RUN)
+    assert count(db, "connections") == count(db, "hours") == 0
+    assert load_totals(db) == {}
+    db.close()
+
+
+def test_hourly_sums(path: Path) -> None:
+    db = history(path, [closed(), closed(NOON + 3599.9), closed(NOON + 3600)])
+    write(db, [closed(), closed(reason="client_reset"), refused(), refused()], {}, RUN)
+    sums = db.execute("SELECT hour - ?, reason, connections, up, down FROM hours", (NOON,))
+    assert sums.fetchall() == [
+        (0, "client_closed", 3, 30, 60),
+        (0, "client_reset", 1, 10, 20),
+        (3600, "client_closed", 1, 10, 20),
+    ]  # fmt: skip
+    assert db.execute("SELECT service, refusal, count FROM refusals").fetchall() == [
+        ("web", "blocked", 2)
+    ]
+    db.close()
+
+
+def test_events(path: Path) -> None:
+    alarm = Alarm("silent", "web", "192.0.2.0/24", NOON + 2, False, "3 heartbeats missed")
+    db = history(
+        path,
+        [
+            Event(NOON, "started", detail="monconn 1"),
+            refused(NOON + 1),
+            Event(NOON + 1, "refused", "web", word="rate", count=7),
+            alarm,
+        ],
+    )
+    assert events(db, HistoryFilter()) == [
+        {"event": "alarm", **alarm.snapshot()},
+        {
+            "event": "refused", "at": "2023-11-15T12:00:01.000+00:00", "service": "web",
+            "client": None, "client_ip": None, "refusal": "rate", "code": "PR", "count": 7,
+        },
+        {
+            "event": "refused", "at": "2023-11-15T12:00:01.000+00:00", "service": "web",
+            "client": "192.0.2.1:4711", "client_ip": "192.0.2.1", "refusal": "blocked",
+            "code": "PR", "count": 1,
+        },
+        {"event": "started", "at": "2023-11-15T12:00:00.000+00:00", "detail": "monconn 1"},
+    ]  # fmt: skip
+    db.close()
+
+
+def test_counters(path: Path) -> None:
+    db = history(path)
+    totals = {"web": Totals(3, 1, 2, Counter(blocked=4, rate=1)), "mqtt": Totals(1)}
+    write(db, [], totals, RUN)
+    write(db, [], {"web": Totals(5, 6, 7, Counter(rate=2))}, RUN)
+    assert load_totals(db) == {"web": Totals(5, 6, 7, Counter(rate=2)), "mqtt": Totals(1)}
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("ip", "expected"),
+    [
+        ("192.0.2.1", b"\xc0\0\x02\x01"),
+        ("2001:db8::1", b"\x20\x01\x0d\xb8" + bytes(11) + b"\x01"),
+        ("fe80::1%eth0", b"\xfe\x80" + bytes(13) + b"\x01"),
+        ("2001:db8::/64", b"\x20\x01\x0d\xb8" + bytes(12)),
+        ("unix", None),
+        ("local", None),
+    ],
+)
+def test_packed(ip: str, expected: bytes | None) -> None:
+    assert packed(ip) == expected
+
+
+def test_an_empty_file_is_made_use_of(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT, 0o640))
+    history(path, [closed()]).close()
+    assert path.stat().st_mode & 0o777 == 0o640

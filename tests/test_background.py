@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from twisted.logger import LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
+
+from monconn.background import BackgroundQueue
+
+WAIT_SECONDS = 10.0
+
+
+class Handler:
+    """Handles items as they are let through, and notes them."""
+
+    def __init__(self) -> None:
+        self.handled: list[tuple[str, int]] = []
+        self._begun = threading.Semaphore(0)
+        self._gate = threading.Semaphore(0)
+
+    def __call__(self, item: str, dropped: int) -> None:
+        self._begun.release()
+        assert self._gate.acquire(timeout=WAIT_SECONDS)
+        self.handled.append((item, dropped))
+
+    def wait_for_next(self) -> None:
+        """Wait until one more item is in hand."""
+        assert self._begun.acquire(timeout=WAIT_SECONDS)
+
+    def let_through(self, count: int = 1000) -> None:
+        self._gate.release(count)
+
+
+@pytest.fixture
+def handler() -> Iterator[Handler]:
+    handler = Handler()
+    yield handler
+    handler.let_through()
+
+
+def stuck(handler: Handler, limit: int) -> BackgroundQueue[str]:
+    """An offload whose thread is held up by a first item."""
+    offload = BackgroundQueue(handler, limit)
+    assert offload.put("first", 0)
+    handler.wait_for_next()
+    return offload
+
+
+def test_order_is_kept(handler: Handler) -> None:
+    offload = stuck(handler, limit=1000)
+    items = [str(number) for number in range(500)]
+    assert all(map(offload.put, items))
+    handler.let_through()
+    assert offload.stop(WAIT_SECONDS)
+    assert handler.handled == [("first", 0), *((item, 0) for item in items)]
+
+
+def test_put_does_not_wait_for_a_handler_that_stands_still(handler: Handler) -> None:
+    offload = stuck(handler, limit=10)
+    taken = [offload.put("more") for _ in range(10_000)]  # would never return
+    assert taken == [True] * 10 + [False] * 9_990
+    assert offload.dropped == 9_990
+
+
+def test_dropped_are_told_with_the_next_item(handler: Handler) -> None:
+    offload = stuck(handler, limit=3)
+    for item in ("a", "b", "c", "dropped", "dropped"):
+        offload.put(item)
+    for item in ("d", "e"):
+        handler.let_through(2)
+        handler.wait_for_next()
+        handler.wait_for_next()  # two are done, and so there is room
+        assert offload.put(item)
+    handler.let_through()
+    assert offload.stop(WAIT_SECONDS)
+    assert handler.handled == [("first", 0), ("a", 0), ("b", 0), ("c", 0), ("d", 2), ("e", 0)]
+    assert offload.dropped == 2
+
+
+def test_idle_thread_wakes_for_each_item(handler: Handler) -> None:
+    handler.let_through()
+    offload = BackgroundQueue(handler, limit=1)
+    for _ in range(100):
+        assert offload.put("item")  # which finds the queue empty, as all before are in hand
+        handler.wait_for_next()
+    assert offload.stop(WAIT_SECONDS)
+
+
+def test_limit_counts_sizes(handler: Handler) -> None:
+    offload = stuck(handler, limit=100)
+    assert offload.put("a", 60)
+    assert not offload.put("b", 41)
+    assert offload.put("c", 40)
+    assert not offload.put("d", 1)
+    assert offload.dropped == 2
+
+
+def test_item_in_hand_counts_until_it_is_done(handler: Handler) -> None:
+    offload = stuck(handler, limit=100)
+    for item, size in (("a", 60), ("b", 20), ("c", 20)):
+        assert offload.put(item, size)
+    handler.let_through(1)
+    handler.wait_for_next()
+    assert not offload.put("too much", 1)  # "a" is in hand
+    handler.let_through(1)
+    handler.wait_for_next()
+    assert offload.put("d", 60)  # "a" is done
+    assert not offload.put("too much", 1)
+
+
+def test_one_item_may_wait_however_big(handler: Handler) -> None:
+    offload = stuck(handler, limit=10)
+    assert offload.put("huge", 1000)
+    assert not offload.put("another", 1000)
+    handler.let_through()
+    assert offload.stop(WAIT_SECONDS)
+    assert [item for item, _ in handler.handled] == ["first", "huge"]
+
+
+# -- stopping
+
+
+def test_stop_without_any_item(handler: Handler) -> None:
+    assert BackgroundQueue(handler, 1).stop(0)
+
+
+def test_stop_gives_up_after_its_time(handler: Handler) -> None:
+    offload = stuck(handler, limit=10)
+    assert not offload.stop(0.01)
+    handler.let_through()
+    assert offload.stop(WAIT_SECONDS)  # which may be asked again
+
+
+def test_nothing_is_taken_after_stop(handler: Handler) -> None:
+    offload = stuck(handler, limit=10)
+    handler.let_through()
+    assert offload.stop(WAIT_SECONDS)
+    assert not offload.put("late")
+    assert offload.dropped == 1
+    assert handler.handled == [("first", 0)]
+
+
+def test_thread_does_not_keep_the_program_alive(handler: Handler) -> None:
+    before = set(threading.enumerate())
+    stuck(handler, limit=10)
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
+
+
+# -- what goes wrong
+
+
+def test_handler_that_fails_goes_on_with_the_next(logged_failures: list[Failure]) -> None:
+    handled: list[int] = []
+
+    def handle(item: int, dropped: int) -> None:
+        handled.append(item)
+        if item % 2:
+            raise ZeroDivisionError
+
+    offload = BackgroundQueue(handle, 100)
+    for item in range(5):
+        offload.put(item)
+    assert offload.stop(WAIT_SECONDS)
+    assert handled == [0, 1, 2, 3, 4]
+    assert [failure.type for failure in logged_failures] == [ZeroDivisionError] * 2
+    logged_failures.clear()
+
+
+def test_handler_that_goes_on_failing_is_logged_once(logged_failures: list[Failure]) -> None:
+    """As it may be the log itself whose lines go through here: a pipe that nobody reads."""
+    offload: BackgroundQueue[str] = BackgroundQueue(lambda item, dropped: 1 / 0, 1000)
+
+    def log_lines_go_through_it(event: LogEvent) -> None:
+        offload.put("a line of the log")
+
+    globalLogPublisher.addObserver(log_lines_go_through_it)
+    try:
+        for _ in range(5):
+            offload.put("")
+        assert offload.stop(WAIT_SECONDS)
+    finally:
+        globalLogPublisher.removeObserver(log_lines_go_through_it)
+    assert len(logged_failures) == 1
+    logged_failures.clear()
+
+
+def test_first_items_from_many_threads_start_one_thread() -> None:
+    """Two would mix up the order."""
+    switch_interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        assert {workers_of_first_items(4) for _ in range(50)} == {1}
+    finally:
+        sys.setswitchinterval(switch_interval)
+
+
+def workers_of_first_items(count: int) -> int:
+    """How many threads handle items that are the first ones, all at the same time."""
+    workers: set[int] = set()
+    offload: BackgroundQueue[int] = BackgroundQueue(
+        lambda item, dropped: workers.add(threading.get_ident()), 100
+    )
+    gate = threading.Barrier(count)
+
+    def put() -> None:
+        gate.wait(WAIT_SECONDS)
+        offload.put(1)
+
+    threads = [threading.Thread(target=put) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert offload.stop(WAIT_SECONDS)
+    return len(workers)

@@ -34,7 +34,8 @@ def _report(number: int, frame: object) -> None:
     # A copy: our own calls are counted as well. Never emptied: we may have interrupted _count.
     for code, count in _calls.copy().items():
         if code.co_filename.startswith(_OURS):
-            name = f"{Path(code.co_filename).stem}.{code.co_name}"
+            module = Path(code.co_filename[len(_OURS) :]).with_suffix("").as_posix()
+            name = f"{module}:{code.co_name}"
             ours[name] = ours.get(name, 0) + count
     os.write(2, f"report {_reports}: {json.dumps(ours)}\n".encode())
 

@@ -82,11 +82,12 @@ PYTHON_SLACK = 0.5
 """So that one call more is too many, though a round may miss some of its last connection."""
 NOT_COUNTED = (
     # What tells of events: how often, for a connection, depends on which of them coincide.
-    r"loop\.serve|reactor\.(doPoll|_serve)|plain\.ready|attempt\.ready"
+    r"relay/sockets/(loop:serve|reactor:(doPoll|_serve)|end:ready|connect:ready)"
     # The log: it writes a line for each connection only if there are few in a second.
-    r"|(closelog|sums|logs|offload|units)\..*|record\.(describe|age_seconds)"
+    r"|(sinks/closelog|ratelimit|faces/cli/logs|background|units):.*"
+    r"|model/record:(describe|age_seconds)"
     # Timers, and what Twisted asks a listener.
-    r"|timeouts\.(_tick|_set_timer)|accept\.(fileno|logPrefix)"
+    r"|monitor/deadlines:(_tick|_set_timer)|net/listen:(fileno|logPrefix)"
 )
 """What is left out for a connection."""
 ROUNDS = 4
@@ -286,7 +287,7 @@ def counted(start: Callable[..., Program], serve: Callable[..., Backend]) -> Cou
 
 def test_python_calls_of_a_connection(counted: Counted) -> None:
     calls = counted.cheapest_of(lambda: make_connections(counted.port, UNITS_A_ROUND))
-    assert calls["plain.begin"] == UNITS_A_ROUND
+    assert calls["relay/sockets/end:begin"] == UNITS_A_ROUND
     counted_calls = [n for name, n in calls.items() if not re.fullmatch(NOT_COUNTED, name)]
     per_connection = sum(counted_calls) / UNITS_A_ROUND
     assert per_connection <= PYTHON_CALLS_PER_CONNECTION + PYTHON_SLACK, calls
@@ -295,6 +296,6 @@ def test_python_calls_of_a_connection(counted: Counted) -> None:
 def test_python_calls_of_a_message(counted: Counted) -> None:
     with greeted(counted.port) as client:
         calls = counted.cheapest_of(lambda: exchange(client, UNITS_A_ROUND))
-    assert calls["send_queue.put"] == 2 * UNITS_A_ROUND
+    assert calls["relay/sockets/send_queue:send"] == 2 * UNITS_A_ROUND
     per_message = sum(calls.values()) / UNITS_A_ROUND
     assert per_message <= PYTHON_CALLS_PER_MESSAGE + PYTHON_SLACK, calls

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
+
+
+class Clock(Protocol):
+    """What everything with a deadline needs: monotonic time and timers.
+
+    :class:`MonotonicClock` in production, ``twisted.internet.task.Clock`` in tests.
+    """
+
+    def seconds(self) -> float:
+        """Monotonic seconds."""
+
+    def callLater(
+        self, delay: float, call: Callable[..., object], *args: object, **kwargs: object
+    ) -> IDelayedCall:
+        """Call something after ``delay`` seconds, as ``IReactorTime.callLater`` does."""
 
 
 class MonotonicClock:

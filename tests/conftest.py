@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 from monconn.relay.sockets.loop import HAS_EPOLL
 
@@ -49,6 +50,7 @@ def logged_failures() -> Iterator[list[Failure]]:
     """
     failures: list[Failure] = []
 
+    @provider(ILogObserver)
     def observer(event: LogEvent) -> None:
         # The second is how Twisted's older parts log: twisted.python.log.err.
         failure = event.get("log_failure") or event.get("failure")

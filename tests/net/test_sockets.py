@@ -115,6 +115,7 @@ def test_a_socket_is_replaced_by_one_that_notes_on_the_same_descriptor() -> None
     assert (noting.family, noting.type) == (socket.AF_INET, socket.SOCK_STREAM)
     assert not noting.getblocking()
     assert track_errors(descriptor) is noting  # two wrappers share it
+    assert noting is not None
     noting.close()
     peer.close()
 

@@ -254,7 +254,7 @@ def test_a_client_that_ends_before_the_backend_stands() -> None:
     assert stage.asked() == ["dial backend", "send backend b'all'", "end_writing backend"]
     assert stage.record.state == "connecting"
     stage.relay.connected(stage.backend)
-    assert stage.record.state == "half_closed"
+    assert (stage.record.state, stage.record.reason) == ("half_closed", None)
     stage.relay.data(stage.backend, b"answer")
     assert stage.asked() == ["send client b'answer'"]
 

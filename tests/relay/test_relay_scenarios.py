@@ -9,7 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -276,7 +276,7 @@ def answer_and_reset_in_the_middle_of_an_upload(world: World, by: str) -> None:
         sending = world.meanwhile(send_all_it_takes, other, upload)
         exactly(first, 100_000)
         first.sendall(answer)
-        until(lambda sock=first: not unsent(sock))
+        until(partial(lambda sock: not unsent(sock), first))
         reset(first)
         received, end = to_the_end(other)
         assert received == answer
@@ -379,6 +379,7 @@ def unread_bytes_make_a_reset_that_closes_both_at_once(world: World) -> None:
     began = time.monotonic()
     client.close()
     record = world.expect("client_reset", "CD", "reset", "none", up=17, down=60_000)
+    assert record.closed is not None
     assert record.closed - began < 1, "its reader gets what was sent even once we have closed"
     assert to_the_end(backend)[0] == b"never read either"
 
@@ -712,7 +713,7 @@ def nothing_leaks_of_what_was_stalled(world: World) -> None:
         pairs = [world.pair() for _ in range(4)]
         sendings = [world.meanwhile(send_all_it_takes, client, data) for client, _ in pairs]
         records = world.monitor.connections()
-        until(lambda records=records: all(record.up > MB for record in records))
+        until(partial(lambda records: all(record.up > MB for record in records), records))
         for record in records:
             world.on_reactor(world.monitor.close, record.id, reset=True)
         for client, backend in pairs:

@@ -32,7 +32,7 @@ from twisted.conch.interfaces import ISession
 from twisted.conch.ssh.factory import SSHFactory
 from twisted.conch.ssh.keys import Key
 from twisted.conch.ssh.session import SSHSession
-from twisted.cred.portal import Portal
+from twisted.cred.portal import IRealm, Portal
 from twisted.internet import error
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, wrapClientTLS
@@ -66,10 +66,10 @@ BIG = bytes(range(256)) * 40_000  # 10 MB: more than the buffers of both sides h
 
 T = TypeVar("T")
 Wrap = Callable[[Any], Any]
-Test = Callable[..., Coroutine[Any, Any, None]]
+Scenario = Callable[..., Coroutine[Any, Any, None]]
 
 
-def real(test: Test) -> Any:
+def real(test: Scenario) -> Any:
     return pytest_twisted.ensureDeferred(test)
 
 
@@ -91,7 +91,7 @@ class Watch(Monitor):
         super().__init__("real", rules)
         self.over: DeferredQueue[ConnectionRecord] = DeferredQueue()
         watch = Observer()
-        watch.closed = self.over.put  # type: ignore[method-assign]
+        watch.closed = self.over.put  # type: ignore[assignment,method-assign]
         self.add_observer(watch)
 
     def next_closed(self) -> Deferred[ConnectionRecord]:
@@ -145,9 +145,9 @@ async def until(condition: Callable[[], bool]) -> None:
     """Let the reactor turn until a condition holds."""
     from twisted.internet import reactor, task
 
-    give_up = reactor.seconds() + PATIENCE_SECONDS  # type: ignore[attr-defined]
+    give_up = reactor.seconds() + PATIENCE_SECONDS
     while not condition():
-        assert reactor.seconds() < give_up, "it never came to be"  # type: ignore[attr-defined]
+        assert reactor.seconds() < give_up, "it never came to be"
         await task.deferLater(reactor, 0.001)
 
 
@@ -168,7 +168,8 @@ def certificate() -> PrivateCertificate:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     ) + made.public_bytes(serialization.Encoding.PEM)
-    return PrivateCertificate.loadPEM(pem)
+    loaded: PrivateCertificate = PrivateCertificate.loadPEM(pem)
+    return loaded
 
 
 @pytest_twisted.async_yield_fixture
@@ -183,7 +184,7 @@ class Inbox(Protocol):
 
     def __init__(self) -> None:
         self.received = b""
-        self.over: Deferred[type] = Deferred()
+        self.over: Deferred[type[BaseException] | None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data
@@ -287,7 +288,8 @@ class Cat:
     def getPty(self, term: Any, size: Any, modes: Any) -> None:
         raise NotImplementedError
 
-    openShell = getPty
+    def openShell(self, proto: Any) -> None:
+        raise NotImplementedError
 
     # what an SSH session writes to
     def write(self, data: bytes) -> None:
@@ -306,8 +308,9 @@ class SshUser(ConchUser):
         return Cat() if interface is ISession else None
 
 
+@implementer(IRealm)
 class SshRealm:
-    def requestAvatar(self, name: bytes, mind: Any, *interfaces: Any) -> Any:
+    def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> Any:
         return interfaces[0], SshUser(), lambda: None
 
 
@@ -320,12 +323,13 @@ def new_ssh_key(path: Path) -> Key:
     )
     path.write_bytes(text)
     path.chmod(stat.S_IRUSR)
-    return Key.fromString(text)
+    made: Key = Key.fromString(text)
+    return made
 
 
-def ssh_server(folder: Path) -> SSHFactory:
+def ssh_server(folder: Path) -> Any:
     user_key, host_key = new_ssh_key(folder / "user"), new_ssh_key(folder / "host")
-    factory = SSHFactory()
+    factory: Any = SSHFactory()
     factory.publicKeys = {host_key.sshType(): host_key.public()}
     factory.privateKeys = {host_key.sshType(): host_key}
     checker = SSHPublicKeyChecker(InMemorySSHKeyDB({b"user": [user_key.public()]}))
@@ -387,7 +391,7 @@ class MailRoom:
         self.lines: list[bytes] = []
 
     def receivedHeader(self, helo: Any, origin: Any, recipients: Any) -> bytes:
-        return b"Received: from " + helo[0]
+        return bytes(b"Received: from " + helo[0])
 
     def validateFrom(self, helo: Any, origin: Any) -> Any:
         return origin
@@ -445,6 +449,8 @@ class Double(amp.Command):
 
 class Peer(amp.AMP):
     """Answers, and can be asked to ask back."""
+
+    transport: Any
 
     @Double.responder
     def double(self, number: int) -> dict[str, int]:
@@ -517,7 +523,7 @@ class Receiver(amp.AMP):
 async def test_amp_passes_descriptors_over_a_unix_socket(world: World, tmp_path: Path) -> None:
     receiver = Receiver()
     factory = Factory()
-    factory.buildProtocol = lambda addr: receiver  # type: ignore[assignment,method-assign]
+    factory.buildProtocol = lambda addr: receiver  # type: ignore[method-assign]
     path = str(tmp_path / "amp.sock")
     world.ports.append(world.reactor.listenUNIX(path, world.wrap(factory)))
     wrapped = MonitoringFactory(Watch(), Factory.forProtocol(amp.AMP), is_client=True)
@@ -538,6 +544,8 @@ async def test_amp_passes_descriptors_over_a_unix_socket(world: World, tmp_path:
 class Pulled(Protocol):
     """Sends something big by a pull producer, then ends."""
 
+    transport: Any
+
     def connectionMade(self) -> None:
         sent = FileSender().beginFileTransfer(io.BytesIO(BIG), self.transport)
         sent.addCallbacks(lambda _: self.transport.loseConnection(), lambda _: None)
@@ -547,6 +555,7 @@ class Pulled(Protocol):
 class Pushed(Protocol):
     """Sends something big by a push producer, then ends."""
 
+    transport: Any
     pauses = 0
 
     def connectionMade(self) -> None:
@@ -664,6 +673,8 @@ def send_and_reset(port: int) -> None:
 
 
 class Echo(Protocol):
+    transport: Any
+
     def dataReceived(self, data: bytes) -> None:
         self.transport.write(data)
 
@@ -756,6 +767,8 @@ async def test_a_client_that_vanished_is_client_lost(world: World) -> None:
 class Talker(Protocol):
     """Writes down all that happens to it, times and sizes of chunks apart."""
 
+    transport: Any
+
     def __init__(self) -> None:
         self.happened: list[Any] = []
         self.over: Deferred[None] = Deferred()
@@ -773,6 +786,7 @@ class Talker(Protocol):
         self.note(data)
 
     def connectionLost(self, reason: Failure = None) -> None:  # type: ignore[assignment]
+        assert reason.type is not None
         self.note(reason.type.__name__)
         self.over.callback(None)
 
@@ -830,7 +844,7 @@ class Pauses(Talker):
 
         super().dataReceived(data)
         self.transport.pauseProducing()
-        reactor.callLater(0, self.go_on)  # type: ignore[attr-defined]
+        reactor.callLater(0, self.go_on)
 
     def go_on(self) -> None:
         if self.transport.connected:
@@ -988,6 +1002,8 @@ async def test_a_reconnecting_client_is_watched_anew_each_time(world: World) -> 
                 connector.connect()
 
     class Closes(Protocol):
+        transport: Any
+
         def connectionMade(self) -> None:
             self.transport.loseConnection()
 

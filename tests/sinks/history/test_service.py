@@ -12,7 +12,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import provider
 from zope.interface.verify import verifyObject
 
 from monconn.config.sections import HistoryConfig
@@ -81,6 +82,7 @@ def path(tmp_path: Path) -> Path:
 def log() -> Iterator[list[str]]:
     lines: list[str] = []
 
+    @provider(ILogObserver)
     def observer(event: LogEvent) -> None:
         if event["log_namespace"].startswith("monconn.sinks.history"):
             lines.append(formatEvent(event))
@@ -292,7 +294,7 @@ def carried(world: World) -> Totals:
 async def test_counters_go_on_in_the_next_run(path: Path) -> None:
     world = World(path)
     world.history.startService()
-    totals = Totals(3, 40, 500, Counter(blocked=2))
+    totals = Totals(3, 40, 500, Counter({"blocked": 2}))
     world.monitor.carry_over(totals)  # as if it had counted them
     await world.until(lambda: world.rows("counters") == 4)
     world.monitor.carry_over(Totals(1, 1, 1))  # in the last second
@@ -303,7 +305,7 @@ async def test_counters_go_on_in_the_next_run(path: Path) -> None:
     late.carry_over(Totals(up=1))
     assert world.monitor.totals() == Totals()
     world.history.startService()
-    assert world.monitor.totals() == Totals(4, 41, 501, Counter(blocked=2))
+    assert world.monitor.totals() == Totals(4, 41, 501, Counter({"blocked": 2}))
     world.registry.add(late)
     await world.stop()
 

@@ -12,9 +12,12 @@ import select
 import socket
 import struct
 import termios
+from functools import partial
 from typing import Any
+from weakref import ref
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.python.failure import Failure
 
 from monconn.core.record import SideEnd
 
@@ -46,10 +49,12 @@ class NotingSocket(socket.socket):
     closes the socket with all that the peer had sent before.
     """
 
-    __slots__ = ("_tcp_info", "error_number", "keeps_last_words", "last_words")
+    __slots__ = ("_tcp_info", "error_number", "has_ended", "keeps_last_words", "last_words")
 
     error_number: int
     """The first error met; 0 for none."""
+    has_ended: bool
+    """Whether the end of what the peer sends was read."""
     keeps_last_words: bool
     """Whether to read what is left before closing."""
     last_words: bytes
@@ -57,18 +62,24 @@ class NotingSocket(socket.socket):
     def recv(self, *args: Any) -> bytes:
         """Receive, and note an error."""
         try:
-            return super().recv(*args)
+            data = super().recv(*args)
         except OSError as error:
             self._note(error)
             raise
+        if not data:
+            self.has_ended = True
+        return data
 
     def recvmsg(self, *args: Any) -> Any:
         """Receive (Twisted's way on UNIX sockets), and note an error."""
         try:
-            return super().recvmsg(*args)
+            received = super().recvmsg(*args)
         except OSError as error:
             self._note(error)
             raise
+        if not received[0]:
+            self.has_ended = True
+        return received
 
     def send(self, data: Any, *flags: int) -> int:
         """Send, and note an error."""
@@ -117,6 +128,8 @@ def descriptor_of(transport: Any) -> FileDescriptor | None:
 def note_errors(descriptor: Any) -> NotingSocket | None:
     """Put a :class:`NotingSocket` in the place of a transport's socket.
 
+    From then on the transport takes no end for one that was not read.
+
     :param descriptor: what :func:`descriptor_of` gives.
     :returns: the socket; None if the transport has none.
     """
@@ -129,13 +142,30 @@ def note_errors(descriptor: Any) -> NotingSocket | None:
     bare: Any = super(socket.socket, plain)
     noting = NotingSocket(bare.family, bare.type, bare.proto, fileno=plain.detach())
     noting.error_number = 0
+    noting.has_ended = False
     noting.keeps_last_words = False
     noting.last_words = b""
     noting._tcp_info = None
     noting.setblocking(False)
     descriptor.socket = noting
     descriptor.fileno = noting.fileno
+    descriptor.readConnectionLost = partial(_input_ended, ref(descriptor))  # and no cycle
     return noting
+
+
+def _input_ended(transport: ref[Any], reason: Failure) -> None:
+    """In the place of a transport's ``readConnectionLost``: pass on an end that was read.
+
+    To Twisted's poll and epoll reactors (``_PollLikeMixin``) a hang-up without input, on a
+    descriptor that they read from, is an end in order with nothing left. But they fetch the events
+    of all descriptors at once: one that was paused then, and that an event served before this one
+    has resumed, was not asked about its input. It may have been reset, with bytes to be read.
+    """
+    descriptor: Any = transport()
+    if descriptor.socket.has_ended:
+        type(descriptor).readConnectionLost(descriptor, reason)
+    else:
+        descriptor.startReading()  # which the reactor has stopped; the next events tell of input
 
 
 def end_by_errno(error_number: int) -> SideEnd:

@@ -67,10 +67,9 @@ BIG = bytes(range(256)) * 40_000  # 10 MB: more than the buffers of both sides h
 
 T = TypeVar("T")
 Wrap = Callable[[Any], Any]
-Test = Callable[..., Coroutine[Any, Any, None]]
 
 
-def real(test: Test) -> Any:
+def real(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
     return pytest_twisted.ensureDeferred(test)
 
 

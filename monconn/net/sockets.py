@@ -12,9 +12,12 @@ import select
 import socket
 import struct
 import termios
+from functools import partial
 from typing import Any
+from weakref import ref
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.python.failure import Failure
 
 from monconn.model.reasons import SideEnd
 
@@ -51,10 +54,12 @@ class ErrorTrackingSocket(socket.socket):
     the socket at once, with everything unread that the peer sent before: it is read here first.
     """
 
-    __slots__ = ("_tcp_info", "error_number", "keep_unread", "unread_data")
+    __slots__ = ("_tcp_info", "error_number", "has_ended", "keep_unread", "unread_data")
 
     error_number: int
     """The first error that occurred; 0 for none."""
+    has_ended: bool
+    """Whether the end of what the peer sends was read."""
     keep_unread: bool
     """Whether ``close`` reads what is left into :attr:`unread_data`."""
     unread_data: bytes
@@ -63,18 +68,24 @@ class ErrorTrackingSocket(socket.socket):
     def recv(self, *args: Any) -> bytes:
         """Receive; an error is remembered."""
         try:
-            return super().recv(*args)
+            data = super().recv(*args)
         except OSError as error:
             self._note(error)
             raise
+        if not data:
+            self.has_ended = True
+        return data
 
     def recvmsg(self, *args: Any) -> Any:
         """Receive, as Twisted does on UNIX sockets; an error is remembered."""
         try:
-            return super().recvmsg(*args)
+            received = super().recvmsg(*args)
         except OSError as error:
             self._note(error)
             raise
+        if not received[0]:
+            self.has_ended = True
+        return received
 
     def send(self, data: Any, *flags: int) -> int:
         """Send; an error is remembered."""
@@ -123,6 +134,8 @@ def descriptor_of(transport: Any) -> FileDescriptor | None:
 def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
     """Replace a transport's socket by an :class:`ErrorTrackingSocket`.
 
+    From then on the transport takes no end for one that was not read.
+
     :param descriptor: what :func:`descriptor_of` gives.
     :returns: the socket; None if the transport has none.
     """
@@ -136,13 +149,30 @@ def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
     bare: Any = super(socket.socket, plain)
     noting = ErrorTrackingSocket(bare.family, bare.type, bare.proto, fileno=plain.detach())
     noting.error_number = 0
+    noting.has_ended = False
     noting.keep_unread = False
     noting.unread_data = b""
     noting._tcp_info = None
     noting.setblocking(False)
     descriptor.socket = noting
     descriptor.fileno = noting.fileno
+    descriptor.readConnectionLost = partial(_input_ended, ref(descriptor))  # and no cycle
     return noting
+
+
+def _input_ended(transport: ref[Any], reason: Failure) -> None:
+    """In the place of a transport's ``readConnectionLost``: pass on an end that was read.
+
+    To Twisted's poll and epoll reactors (``_PollLikeMixin``) a hang-up without input, on a
+    descriptor that they read from, is an end in order with nothing left. But they fetch the events
+    of all descriptors at once: one that was paused then, and that an event served before this one
+    has resumed, was not asked about its input. It may have been reset, with bytes to be read.
+    """
+    descriptor: Any = transport()
+    if descriptor.socket.has_ended:
+        type(descriptor).readConnectionLost(descriptor, reason)
+    else:
+        descriptor.startReading()  # which the reactor has stopped; the next events tell of input
 
 
 def end_by_errno(error_number: int) -> SideEnd:

@@ -173,9 +173,10 @@ def test_pipes_that_would_be_small_are_none(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_who_waits_for_a_name_shares_the_answer() -> None:
     from twisted.internet import reactor
 
+    threads: Any = reactor
     looked_up: list[object] = []
     answer = [(socket.AF_INET, ("127.0.0.1", 80))]
-    targets = Resolver(TcpAddress("name.test", 80), reactor, MonotonicClock())
+    targets = Resolver(TcpAddress("name.test", 80), threads, MonotonicClock())
 
     def resolve(address: object) -> Any:
         looked_up.append(address)

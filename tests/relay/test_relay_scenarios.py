@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -330,19 +331,52 @@ def reset_while_other_side_stalls_and_goes_on(world: World, by: str) -> None:
     assert time.monotonic() - began < GRACE_SECONDS - 1
 
 
-@scenario(*BY_EITHER, families=("ipv4", "unix"))
-def reset_while_both_sides_are_stalled(world: World, by: str) -> None:
-    first, other = sides(world, by)
+def stall_both(
+    world: World, first: socket.socket, other: socket.socket
+) -> tuple[bytes, int, Future[int]]:
+    """The same both ways: what was taken from the first, how much of it has reached us at least,
+    and what the other goes on sending."""
     sending = world.meanwhile(send_all_it_takes, other, payload(64 * MB))
     until(lambda: unread(first))
     data = send_until_stalled(first)
-    arrived = len(data) - unsent(first) if is_tcp(first) else len(data)
+    return data, len(data) - unsent(first) if is_tcp(first) else len(data), sending
+
+
+@scenario(*BY_EITHER, families=("ipv4", "unix"))
+def reset_while_both_sides_are_stalled(world: World, by: str) -> None:
+    first, other = sides(world, by)
+    data, arrived, sending = stall_both(world, first, other)
     reset(first)
     received, _ = to_the_end(other)
     assert received == data[: len(received)]
     assert len(received) >= arrived
     sending.result()
     expect_reset(world, by, **counts(by, len(received), ANY))
+
+
+def take_and_reset(first: socket.socket, other: socket.socket) -> bytes:
+    """Take what has arrived at a stalled side, and only then reset the first."""
+    taken = bytearray()
+    while count := unread(other):
+        taken += other.recv(count)
+    reset(first)
+    return bytes(taken)
+
+
+@scenario(*BY_EITHER, families=("ipv4", "unix"))
+def reset_told_together_with_room_for_what_came_before(world: World, by: str) -> None:
+    first, other = sides(world, by)
+    data, arrived, sending = stall_both(world, first, other)
+    # In the reactor's thread, so that it fetches both events at once: the one has it read again
+    # from the first, which was still paused when the other was fetched.
+    taken = world.on_reactor(take_and_reset, first, other)
+    received, _ = to_the_end(other)
+    received = taken + received
+    assert received == data[: len(received)]
+    assert len(received) >= arrived
+    sending.result()
+    expect_reset(world, by, **counts(by, len(received), ANY))
+    assert world.closed()[0].half_closed is None, "no end came before the reset"
 
 
 @scenario(*BY_EITHER)

@@ -55,9 +55,10 @@ from monconn.model import tcpinfo
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
-from monconn.net.sockets import ErrorTrackingSocket
+from monconn.net.sockets import ErrorTrackingSocket, descriptor_of, unread_bytes
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import GRACE_SECONDS
+from monconn.relay.transports.dial import OneProtocol
 from monconn.wrapping import MonitoringFactory
 
 PATIENCE_SECONDS = 20.0
@@ -691,6 +692,46 @@ async def test_a_client_that_resets_is_client_reset(world: World) -> None:
     assert record.client_tcp is not None
     assert tcpinfo.parse(record.client_tcp).mss_bytes > 0
     assert record.backend_tcp is None  # there is one socket only
+
+
+class Resumes(Protocol):
+    """Has another read on as soon as it hears anything."""
+
+    def __init__(self, other: Protocol) -> None:
+        self.other: Any = other
+
+    def dataReceived(self, data: bytes) -> None:
+        self.other.transport.resumeProducing()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@real
+async def test_a_reset_told_of_one_that_is_paused_is_no_end_if_it_reads_on_by_then(
+    world: World, tls: bool
+) -> None:
+    server = Inbox()
+    resumes = Resumes(server)
+    port = world.listen(world.wrap(OneProtocol(server)), tls=tls)
+    client = await world.connect(port, Factory.forProtocol(Inbox), tls=tls)
+    client.transport.write(b"first and ")
+    await until(lambda: server.received == b"first and ")
+    descriptor: Any = descriptor_of(server.transport)
+    client_descriptor: Any = descriptor_of(client.transport)
+    client.transport.pauseProducing()
+    server_transport: Any = server.transport
+    server_transport.pauseProducing()
+    server_transport.write(BIG)  # so that the reactor goes on asking about it
+    client.transport.write(b"last words")
+    await until(lambda: unread_bytes(descriptor.socket) > 0)
+    with socket.create_connection((HOST, world.listen(OneProtocol(resumes)))) as other:
+        await until(lambda: bool(resumes.connected))
+        # The reactor fetches the events of both at once, and tells of this one first.
+        other.send(b"read on")
+        client_descriptor.connectionLost(Failure(error.ConnectionAborted()))
+        record = await world.monitor.next_closed()
+    assert server.received == b"first and last words"
+    assert await within(server.over) is error.ConnectionLost
+    assert (record.reason, record.client_end) == ("client_reset", "reset")
 
 
 @real

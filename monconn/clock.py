@@ -48,25 +48,3 @@ class MonotonicClock:
             self._reactor = reactor
         delayed: IDelayedCall = self._reactor.callLater(delay, call, *args, **kwargs)
         return delayed
-
-
-class RateLimiter:
-    """Whether there is room for one more this second.
-
-    :param clock: gives monotonic ``seconds()``.
-    :param a_second: how many there may be.
-    """
-
-    def __init__(self, clock: Any, a_second: int) -> None:
-        self._clock = clock
-        self._a_second = a_second
-        self._second = 0
-        self._used = 0
-
-    def take(self) -> bool:
-        """Use a place, if one is left."""
-        second = int(self._clock.seconds())
-        if second != self._second:
-            self._second, self._used = second, 0
-        self._used += 1
-        return self._used <= self._a_second

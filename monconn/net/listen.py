@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.errors import ListenError
+from monconn.errors import ListenError, os_error_text
 from monconn.net.sockets import enable_keepalive
 
 BACKLOG = 4096
@@ -48,7 +48,7 @@ def open_listener(
             return _with_options(_bind(address), keepalive)
         except OSError as error:
             if pause is None or error.errno in (errno.EACCES, errno.EPERM):
-                raise ListenError(f"cannot listen on {address}: {_reason(error)}") from error
+                raise ListenError(f"cannot listen on {address}: {os_error_text(error)}") from error
             sleep(pause)
     raise AssertionError("unreachable")
 
@@ -60,10 +60,6 @@ def _with_options(sock: socket.socket, keepalive: bool) -> socket.socket:
         if keepalive:
             enable_keepalive(sock)
     return sock
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def _bind(address: SocketAddress) -> socket.socket:
@@ -205,7 +201,7 @@ class Listener:
     def _wait_for_better_times(self, error: OSError) -> None:
         if not self._short:
             self._short = True
-            self._log.warn("cannot accept clients for now: {reason}", reason=_reason(error))
+            self._log.warn("cannot accept clients for now: {reason}", reason=os_error_text(error))
         self._rest()
         self._pause = self._reactor.callLater(SHORTAGE_PAUSE_SECONDS, self._pause_over)
 

@@ -11,6 +11,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from monconn.addresses import TcpAddress, UnixAddress
+from monconn.errors import os_error_text
 
 SocketAddress = tuple[socket.AddressFamily, Any]
 """A family, and what ``connect`` takes for it."""
@@ -58,7 +59,7 @@ class Resolver:
             found(targets)
 
     def _fail(self, failure: Failure) -> None:
-        words = _words(failure)
+        words = os_error_text(failure.value)
         waiting, self._waiting = self._waiting, []
         for _, failed in waiting:
             failed(words)
@@ -78,8 +79,3 @@ def _resolve(address: TcpAddress | UnixAddress) -> Sequence[SocketAddress]:
     assert isinstance(address, TcpAddress)
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     return [(family, where) for family, _, _, _, where in found]
-
-
-def _words(failure: Failure) -> str:
-    error = failure.value
-    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -26,7 +26,7 @@ from monconn.config.sections import (
     ObserverConfig,
 )
 from monconn.devices.devices import DevicesService
-from monconn.errors import ListenError, MonconnError, ObserverError
+from monconn.errors import ListenError, MonconnError, ObserverError, os_error_text
 from monconn.monitor.interfaces import IObserver
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
@@ -348,8 +348,7 @@ def _negotiate_no_protocol(endpoint: Any) -> None:
 
 def _listen_error(address: EndpointAddress, failure: Failure) -> ListenError:
     error = getattr(failure.value, "socketError", failure.value)
-    reason = getattr(error, "strerror", None) or str(error)
-    return ListenError(f"cannot listen on {address}: {reason.lower()}")
+    return ListenError(f"cannot listen on {address}: {os_error_text(error)}")
 
 
 def _log_failure(error: ListenError) -> None:

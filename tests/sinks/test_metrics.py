@@ -494,7 +494,7 @@ async def test_other_methods_are_not_allowed(server: Server, path: str, method: 
 async def test_who_asks_too_often_is_told_so(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monconn.clock.RateLimiter.take", lambda _: False)
+    monkeypatch.setattr("monconn.ratelimit.RateLimiter.take", lambda _: False)
     response, _ = await server.ask()
     assert (response.status, response.headers["Retry-After"]) == (503, "1")
 

@@ -8,7 +8,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from monconn.errors import ControlError
+from monconn.errors import ControlError, os_error_text
 
 FIRST_NAME = "control.sock"
 
@@ -29,7 +29,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ControlError(f"{folder}: {(error.strerror or str(error)).lower()}") from None
+        raise ControlError(f"{folder}: {os_error_text(error)}") from None
     check_folder(folder)
 
 
@@ -41,7 +41,7 @@ def check_folder(folder: Path) -> None:
     try:
         found = os.lstat(folder)
     except OSError as error:
-        raise ControlError(f"{folder}: {(error.strerror or str(error)).lower()}") from None
+        raise ControlError(f"{folder}: {os_error_text(error)}") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ControlError(f"{folder} is not a folder of this user's")
     if found.st_mode & 0o077:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from monconn.errors import FileError
+from monconn.errors import FileError, os_error_text
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x6D6F6E63
@@ -118,7 +118,7 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
             _check(db, path)
             set_up(db, max_size)
     except (OSError, sqlite3.Error) as error:
-        raise no_history(path, _words(error)) from None
+        raise no_history(path, os_error_text(error)) from None
     return db
 
 
@@ -134,7 +134,7 @@ def open_read_only(path: str) -> sqlite3.Connection:
         with _open_if(Path(path).absolute().as_uri() + "?mode=ro", uri=True) as db:
             _check(db, path)
     except (OSError, sqlite3.Error) as error:
-        raise no_history(path, _words(error)) from None
+        raise no_history(path, os_error_text(error)) from None
     return db
 
 
@@ -160,7 +160,7 @@ def lock(path: str) -> int:
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise no_history(path, _words(error)) from None
+        raise no_history(path, os_error_text(error)) from None
     for pause in _LOCK_PAUSES_SECONDS:  # the one before may be about to end
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -240,7 +240,3 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
 def no_history(path: str, why: str) -> FileError:
     """An error that says what is wrong with a history's file."""
     return FileError(f"history: {path}: {why}")
-
-
-def _words(error: Exception) -> str:
-    return str(error.strerror if isinstance(error, OSError) else error).lower()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
+from twisted.python.threadable import isInIOThread
 
 
 class Clock(Protocol):
@@ -22,6 +23,15 @@ class Clock(Protocol):
         self, delay: float, call: Callable[..., object], *args: object, **kwargs: object
     ) -> IDelayedCall:
         """Call something after ``delay`` seconds, as ``IReactorTime.callLater`` does."""
+
+
+def retry_pauses(pauses_seconds: Sequence[float]) -> Sequence[float]:
+    """The pauses to sleep between attempts: none in the thread of a running reactor.
+
+    There a sleep would stop every connection; before the reactor runs there is nothing to stop.
+    """
+    # False until a reactor has started; importing one here to ask it would install it.
+    return () if isInIOThread() else pauses_seconds
 
 
 class MonotonicClock:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
-from monconn.clock import MonotonicClock
+from monconn.clock import MonotonicClock, retry_pauses
 from monconn.config.config import Config, ServiceConfig
 from monconn.config.sections import (
     HistoryConfig,
@@ -260,7 +260,7 @@ class ForwardService(Service):
         self._monitor.when_room(self._listener.resume)
 
     def _listen_on_endpoint(self, address: EndpointAddress) -> None:
-        for pause in (*PAUSES_SECONDS, None):
+        for pause in (*retry_pauses(PAUSES_SECONDS), None):
             failure = self._try_endpoint(address)
             if failure is None:
                 return

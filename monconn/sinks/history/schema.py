@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from monconn.clock import retry_pauses
 from monconn.errors import FileError, os_error_text
 
 SCHEMA_VERSION = 1
@@ -18,7 +19,7 @@ APPLICATION_ID = 0x6D6F6E63
 """Says in the file's header whose it is: ``monc``."""
 LOCKED_SECONDS = 0.5
 """How long to wait for another program that has locked the file."""
-_LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 0.0)
+_LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _LOG_BYTES = 4 << 20
 _PAGE_BYTES = 4096
 
@@ -161,13 +162,15 @@ def lock(path: str) -> int:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise no_history(path, os_error_text(error)) from None
-    for pause in _LOCK_PAUSES_SECONDS:  # the one before may be about to end
+    # The program before, which holds it, may be about to end.
+    for pause in (*retry_pauses(_LOCK_PAUSES_SECONDS), None):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
         except BlockingIOError:
-            time.sleep(pause)
-        except OSError:  # a file system that knows no locks
+            if pause is not None:
+                time.sleep(pause)
+        except OSError:  # ENOLCK, EOPNOTSUPP: a file system without locks
             return descriptor
     os.close(descriptor)
     raise no_history(path, "another monconn writes it: each needs a file of its own")

@@ -252,9 +252,8 @@ class _Walk:
             if isinstance(node, yaml.ScalarNode):
                 made = Scalar(_line(node), _value(node), node.value)
             elif isinstance(node, yaml.SequenceNode):
-                made = Sequence(
-                    _line(node), [*map(self._below, range(len(node.value)), node.value)]
-                )
+                items = [self._below(index, item) for index, item in enumerate(node.value)]
+                made = Sequence(_line(node), items)
             else:
                 made = self._mapping(node)
             self._made[id(node)] = made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from typing import Any
 
 from monconn.config.sections import DevicesConfig
@@ -74,8 +73,8 @@ class Device:
     """
 
     __slots__ = (
+        "bucket",
         "down",
-        "due",
         "first_seen_at",
         "heard",
         "is_away_too_long",
@@ -113,8 +112,8 @@ class Device:
         self.message_limit = self.reconnect_limit = INFINITE
         self.openings: array[float] | None = None
         """When its last connections opened, if there was more than one; as many as a storm has."""
-        self.due = 0
-        """The second to look at it, for :class:`Deadlines`; 0 is none."""
+        self.bucket: int | None = None
+        """Of the wheel that it is checked by."""
         self.is_silent = self.is_storm = self.is_forgotten = False
         self.is_away_too_long = False
         """Whether it is *silent* as one that did not come back when it usually does."""
@@ -246,45 +245,6 @@ class Device:
             "last_reason": self.last_reason,
             "alarms": alarms,
         }
-
-
-class Deadlines:
-    """Devices by the second in which to look at them; each has one such second at most."""
-
-    def __init__(self, now: float) -> None:
-        self._second = int(now)  # all that come before it are done
-        self._by_second: dict[int, set[Device]] = {}
-
-    def set(self, device: Device, due: float) -> None:
-        """Look at a device once it is due, or earlier if it is to be looked at earlier."""
-        second = max(int(due) + 1, self._second)
-        if device.due:
-            if device.due <= second:
-                return
-            self.drop(device)
-        device.due = second
-        self._by_second.setdefault(second, set()).add(device)
-
-    def drop(self, device: Device) -> None:
-        """Do not look at a device."""
-        if device.due:
-            devices = self._by_second[device.due]
-            devices.discard(device)
-            if not devices:
-                del self._by_second[device.due]
-            device.due = 0
-
-    def take(self, now: float) -> Iterator[Device]:
-        """The devices whose second has come, which have no other one then."""
-        while self._second <= now:
-            devices = self._by_second.get(self._second)
-            if devices:
-                device = devices.pop()
-                device.due = 0
-                yield device
-            else:
-                self._by_second.pop(self._second, None)
-                self._second += 1
 
 
 def _rounded(seconds: float | None) -> float | None:

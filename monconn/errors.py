@@ -86,6 +86,17 @@ class UnknownConnection(MonconnError, KeyError):
     __str__ = Exception.__str__
 
 
+def os_error_text(error: BaseException | None) -> str:
+    """What the operating system says of an error, in lower case, to stand after a colon.
+
+    :param error: an ``OSError``, or any other exception, whose text is used instead: name
+        resolution, SQLite and TLS raise classes of their own in the same places. (None only
+        because a Twisted ``Failure`` is typed so.)
+    """
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).lower()
+
+
 def printable(value: object) -> str:
     """A text that cannot do anything to a terminal."""
     text = "" if value is None else str(value)

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
-from monconn.clock import MonotonicClock
+from monconn.clock import MonotonicClock, retry_pauses
 from monconn.config.config import Config, ServiceConfig
 from monconn.config.sections import (
     HistoryConfig,
@@ -26,7 +26,7 @@ from monconn.config.sections import (
     ObserverConfig,
 )
 from monconn.devices.devices import DevicesService
-from monconn.errors import ListenError, MonconnError, ObserverError
+from monconn.errors import ListenError, MonconnError, ObserverError, os_error_text
 from monconn.monitor.interfaces import IObserver
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
@@ -260,7 +260,7 @@ class ForwardService(Service):
         self._monitor.when_room(self._listener.resume)
 
     def _listen_on_endpoint(self, address: EndpointAddress) -> None:
-        for pause in (*PAUSES_SECONDS, None):
+        for pause in (*retry_pauses(PAUSES_SECONDS), None):
             failure = self._try_endpoint(address)
             if failure is None:
                 return
@@ -348,8 +348,7 @@ def _negotiate_no_protocol(endpoint: Any) -> None:
 
 def _listen_error(address: EndpointAddress, failure: Failure) -> ListenError:
     error = getattr(failure.value, "socketError", failure.value)
-    reason = getattr(error, "strerror", None) or str(error)
-    return ListenError(f"cannot listen on {address}: {reason.lower()}")
+    return ListenError(f"cannot listen on {address}: {os_error_text(error)}")
 
 
 def _log_failure(error: ListenError) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 from twisted.logger import Logger
 
-from monconn.errors import FileError
+from monconn.errors import FileError, os_error_text
 
 FILE_MODE = 0o640
 LOOK_SECONDS = 1.0
@@ -28,7 +28,7 @@ class WriteFailed(Exception):
     """
 
     def __init__(self, rest: bytes, why: OSError) -> None:
-        super().__init__(reason(why))
+        super().__init__(os_error_text(why))
         self.rest = rest
 
 
@@ -122,7 +122,7 @@ class FileSink(_Descriptor):
             try:
                 self._open()
             except OSError as error:
-                raise FileError(f"json_log: {self.place}: {reason(error)}") from None
+                raise FileError(f"json_log: {self.place}: {os_error_text(error)}") from None
 
     def _open(self) -> None:
         # Not waiting, so that a pipe without a reader is an error, and does not hang the start.
@@ -169,7 +169,7 @@ class FileSink(_Descriptor):
             self._log.error(
                 "json_log: cannot reopen {place}: {reason}; going on with the file that is open",
                 place=self.place,
-                reason=reason(error),
+                reason=os_error_text(error),
             )
 
     def close(self) -> None:
@@ -229,11 +229,6 @@ class SyslogSink:
     def close(self) -> None:
         """See :meth:`Sink.close`."""
         syslog.closelog()
-
-
-def reason(error: OSError) -> str:
-    """What the system says, in small letters."""
-    return (error.strerror or str(error)).lower()
 
 
 def _ends_mid_line(path: str) -> bool:

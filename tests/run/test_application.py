@@ -190,7 +190,9 @@ def endpoint() -> Iterator[Mock]:
 
 @pytest.fixture
 def sleep() -> Iterator[Mock]:
-    with patch("monconn.run.application.time.sleep") as mock:
+    """As before the reactor runs: in the thread of a running one nothing may sleep."""
+    before = "monconn.run.application.retry_pauses"
+    with patch(before, lambda pauses: pauses), patch("monconn.run.application.time.sleep") as mock:
         yield mock
 
 

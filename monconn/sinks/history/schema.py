@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from monconn.errors import FileError
+from monconn.clock import retry_pauses
+from monconn.errors import FileError, os_error_text
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x6D6F6E63
 """Says in the file's header whose it is: ``monc``."""
 LOCKED_SECONDS = 0.5
 """How long to wait for another program that has locked the file."""
-_LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 0.0)
+_LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _LOG_BYTES = 4 << 20
 _PAGE_BYTES = 4096
 
@@ -118,7 +119,7 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
             _check(db, path)
             set_up(db, max_size)
     except (OSError, sqlite3.Error) as error:
-        raise no_history(path, _words(error)) from None
+        raise no_history(path, os_error_text(error)) from None
     return db
 
 
@@ -134,7 +135,7 @@ def open_read_only(path: str) -> sqlite3.Connection:
         with _open_if(Path(path).absolute().as_uri() + "?mode=ro", uri=True) as db:
             _check(db, path)
     except (OSError, sqlite3.Error) as error:
-        raise no_history(path, _words(error)) from None
+        raise no_history(path, os_error_text(error)) from None
     return db
 
 
@@ -160,14 +161,16 @@ def lock(path: str) -> int:
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise no_history(path, _words(error)) from None
-    for pause in _LOCK_PAUSES_SECONDS:  # the one before may be about to end
+        raise no_history(path, os_error_text(error)) from None
+    # The program before, which holds it, may be about to end.
+    for pause in (*retry_pauses(_LOCK_PAUSES_SECONDS), None):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
         except BlockingIOError:
-            time.sleep(pause)
-        except OSError:  # a file system that knows no locks
+            if pause is not None:
+                time.sleep(pause)
+        except OSError:  # ENOLCK, EOPNOTSUPP: a file system without locks
             return descriptor
     os.close(descriptor)
     raise no_history(path, "another monconn writes it: each needs a file of its own")
@@ -240,7 +243,3 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
 def no_history(path: str, why: str) -> FileError:
     """An error that says what is wrong with a history's file."""
     return FileError(f"history: {path}: {why}")
-
-
-def _words(error: Exception) -> str:
-    return str(error.strerror if isinstance(error, OSError) else error).lower()

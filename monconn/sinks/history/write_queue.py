@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from typing import Any
 
-from monconn.clock import RateLimiter
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
+from monconn.ratelimit import RateLimiter
 from monconn.sinks.history.store import Event, Item
 
 QUEUED_ITEMS = 50_000

@@ -14,7 +14,7 @@ from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from monconn.clock import RateLimiter
+from monconn.ratelimit import RateLimiter
 from monconn.sinks.metrics.families import Families, encoder_for
 from monconn.sinks.metrics.figures import Sample
 

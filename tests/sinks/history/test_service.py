@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -125,14 +126,33 @@ async def test_what_happens_is_written_a_second_later(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_each_history_has_one_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_LOCK_PAUSES_SECONDS", (0.0,))
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     world, other = World(path), World(path)
     world.history.startService()
     with pytest.raises(FileError, match="another monconn writes it: each needs a file of its own"):
         other.history.startService()
+    assert slept == []  # never in the thread of a running reactor
     await world.stop()
     other.history.startService()
     await other.stop()
+
+
+def test_before_the_reactor_runs_a_writer_may_wait_for_the_one_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "retry_pauses", lambda pauses: pauses)
+    before = schema.lock(str(path))
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            os.close(before)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    os.close(schema.lock(str(path)))
+    assert slept == [0.1, 0.2]
 
 
 @pytest_twisted.ensureDeferred

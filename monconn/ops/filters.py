@@ -12,14 +12,14 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import attrs
 
 from monconn.addresses import Network, parse_network
 from monconn.errors import AddressError, MonconnError, UnitError, quoted
 from monconn.model.alarms import ALARM_KINDS
-from monconn.model.reasons import REASONS, REFUSALS, STATES
+from monconn.model.reasons import REASONS, REFUSALS, STATES, Pipe
 from monconn.model.record import ConnectionRecord
 from monconn.policy.networks import NetworkSet
 from monconn.units import parse_duration, parse_size
@@ -30,7 +30,7 @@ exactly; ``seconds``, ``bytes`` and ``rate`` (bytes a second) only as a range.""
 Mode = Literal["listing", "action"]
 """A listing also takes bare words; an action takes ids and ``key:`` terms, and at least one."""
 
-PIPES = ("splice", "copy", "stream")
+PIPES: tuple[str, ...] = get_args(Pipe)
 CLOSED_BY = ("client", "backend", "operator", "monconn")
 EVENTS = ("opened", "refused", "closed", "alarm")
 HISTORY_EVENTS = ("refused", "alarm", "started", "stopped", "lost")
@@ -211,10 +211,7 @@ class Filter:
 
     def matches(self, row: Any, context: Context) -> bool:
         """Whether a row is wanted."""
-        for get, test in self._checks:
-            if not test(get(row, context)):
-                return False
-        return True
+        return all(test(get(row, context)) for get, test in self._checks)
 
     def select(self, rows: Iterable[Any], context: Context) -> Iterator[Any]:
         """The rows that are wanted, in their order."""
@@ -251,9 +248,10 @@ class Filter:
         conditions = []
         for key, group, is_negated in _grouped(self.terms):
             alternatives = " OR ".join(_sql(self.keys, key, value, bind) for value in group)
-            # A value that is not there (NULL) does not match, and so passes a not:.
-            condition = f"coalesce({alternatives}, 0)"
-            conditions.append(f"NOT {condition}" if is_negated else condition)
+            # A value that is not there (NULL) does not match, and so passes a not:. Elsewhere
+            # no coalesce(), which would keep SQLite from using an index.
+            negated = f"NOT coalesce({alternatives}, 0)"
+            conditions.append(negated if is_negated else f"({alternatives})")
         return Condition(" AND ".join(conditions) or "TRUE", values, SQL_FUNCTIONS)
 
 
@@ -373,15 +371,15 @@ def _parse_term(text: str, keys: Keys, mode: Mode, known: Mapping[str, Collectio
     name, colon, value = rest.partition(":")
     if mode == "listing" and not colon and _is_old_form(rest, keys):
         name, colon, value = rest.partition("=")
-    lower = name.lower()
+    folded = name.casefold()
     key: Key | None = None
-    if colon and lower in keys.by_name:
-        key = keys.by_name[lower]
-    elif _network(rest) is not None or not colon or not _FACT_NAME.fullmatch(name):
+    if colon and folded in keys.by_name:
+        key = keys.by_name[folded]
+    elif not colon or _is_address(folded, value, rest):
         key_name, word = _bare_word(rest, keys, mode, known)
         return Term(key_name, word, is_negated)
-    elif lower == "unix" and mode == "listing":  # a client's or a backend's text
-        return Term("", Part(rest.casefold()), is_negated)
+    elif folded == "not":
+        raise _Wrong("not: twice", "write not:KEY:VALUE")
     else:
         name = _fact_name(name, keys, known)
     if not value:
@@ -391,9 +389,16 @@ def _parse_term(text: str, keys: Keys, mode: Mode, known: Mapping[str, Collectio
     return Term(key.name, _parse_value(key, value, known.get(key.name, ())), is_negated)
 
 
+def _is_address(name: str, value: str, text: str) -> bool:
+    """Whether a colon does not end a key, but belongs to an IP, to ``[::1]:80``, ``10.0.0.5:80``,
+    ``fe80::1%eth0`` or ``unix:PID``."""
+    is_name = _FACT_NAME.fullmatch(name) is not None and name != "unix"
+    return not is_name or value.startswith(":") or _network(text) is not None
+
+
 def _is_old_form(text: str, keys: Keys) -> bool:
     """Whether it is ``client=``, ``service=`` or ``state=``, as the live view took them first."""
-    name = text.partition("=")[0]
+    name = text.partition("=")[0].casefold()
     return "=" in text and name in ("client", "service", "state") and name in keys.by_name
 
 
@@ -413,11 +418,12 @@ def _bare_word(
         raise _Wrong("a word without a key", advice)
     if network is not None and "client" in keys.by_name:
         return "client", network
-    if "state" in keys.by_name and word in keys.by_name["state"].choices:
-        return "state", Exact(word)
+    folded = word.casefold()
+    if "state" in keys.by_name and folded in keys.by_name["state"].choices:
+        return "state", Exact(folded)
     if "service" in keys.by_name and word in known.get("service", ()):
-        return "service", Exact(word.casefold())
-    return "", Part(word.casefold())
+        return "service", Exact(folded)
+    return "", Part(folded)
 
 
 def _fact_name(name: str, keys: Keys, known: Mapping[str, Collection[str]]) -> str:
@@ -715,8 +721,7 @@ def _sql(keys: Keys, name: str, value: Value, bind: Callable[[Any], str]) -> str
         )
     if not all(columns) or not columns:
         raise FilterError(f"{name or 'a bare word'} cannot be asked of the history")
-    tests = (_sql_test(key, column, value, bind) for column in columns)
-    return f"({' OR '.join(f'coalesce({test}, 0)' for test in tests)})"
+    return " OR ".join(f"({_sql_test(key, column, value, bind)})" for column in columns)
 
 
 def _sql_test(key: Key | None, column: str, value: Value, bind: Callable[[Any], str]) -> str:

@@ -503,7 +503,8 @@ def _choice_value(key: Key, text: str) -> Value:
         return Exact(wanted)
     if not text.startswith("=") and any(wanted in each for each in key.choices):
         return Part(wanted)
-    close = difflib.get_close_matches(wanted, key.choices, 1)
+    parts = [each for each in key.choices if wanted in each]
+    close = parts or difflib.get_close_matches(wanted, key.choices, 1)
     suggestion = f"did you mean {close[0]}?" if close else f"there are {', '.join(key.choices)}"
     raise _Wrong(f"unknown {key.name} {quoted(text)}", suggestion)
 

@@ -252,8 +252,23 @@ def test_one_argument_is_one_term() -> None:
 
 
 def test_too_many_terms() -> None:
-    with pytest.raises(FilterError, match="1001 terms are too many: at most 1000"):
-        parse(["x"] * 1001, CONNECTION_KEYS)
+    ids = [f"id:{number}" for number in range(10_000)]
+    assert matches(" ".join([*ids, "mqtt"]), record())
+    with pytest.raises(FilterError, match="too many ids, 10001: at most 10000"):
+        parse([*ids, "id:10000"], CONNECTION_KEYS)
+    with pytest.raises(FilterError, match="too many terms, 101: at most 100"):
+        parse([f"x{number}" for number in range(101)], CONNECTION_KEYS)
+
+
+def test_as_many_terms_as_there_may_be_suit_sqlite() -> None:
+    ids = [f"id:{number}" for number in range(10_000)]
+    ports = [f"port:{number}..{number + 1}" for number in range(100)]
+    row = {"id": 9_999, "client": "10.0.0.5:100", "backend": "", "client_ip": "10.0.0.5"}
+    full = {"service": "", "detail": "", "up": 0, "down": 0, "duration_seconds": 0}
+    full |= {"reason": "error", "closed_by": "monconn"}
+    wanted = parse([*ids, *ports], HISTORY_KEYS)
+    assert wanted.matches(row, Context())
+    assert found_in_sql("connections", {**row, **full, **unneeded}, wanted)
 
 
 def test_what_is_no_unicode_is_refused() -> None:

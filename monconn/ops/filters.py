@@ -43,6 +43,20 @@ MAX_IDS = 10_000
 _MAX_BYTES = 10**18 - 1  # what units.parse_size reads back, and SQLite stores, as digits
 _FACT_PREFIX = "fact."
 _FACT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_OTHER_NAMES = {
+    "client_ip": "client",
+    "ip": "client",
+    "sid": "service",
+    "listener": "port",
+    "age_seconds": "age",
+    "duration_seconds": "age",
+    "idle_seconds": "idle",
+    "up_rate": "rate",
+    "down_rate": "rate",
+    "refusal": "reason",
+    "last_reason": "reason",
+}
+"""Keys that somebody who knows the JSON of a row may try, and those that are meant."""
 _RANGE_EXAMPLES: dict[Kind, str] = {
     "seconds": "5m",
     "bytes": "1MiB",
@@ -387,7 +401,8 @@ def _parse_term(text: str, keys: Keys, mode: Mode, known: Mapping[str, Collectio
     elif folded == "not":
         raise _Wrong("not: twice", "write not:KEY:VALUE")
     else:
-        name = _fact_name(name, keys, known)
+        # If a slip named a fact that no row has, not: would choose every connection to be closed.
+        name = _fact_name(name, keys, known, must_be_known=is_negated and mode == "action")
     if not value:
         raise _Wrong(f"no value after {name}:", f"write {name}:VALUE")
     if key is None:
@@ -432,8 +447,13 @@ def _bare_word(
     return "", Part(folded)
 
 
-def _fact_name(name: str, keys: Keys, known: Mapping[str, Collection[str]]) -> str:
-    """The name of the fact that a key which is none of the listing's asks for."""
+def _fact_name(
+    name: str, keys: Keys, known: Mapping[str, Collection[str]], must_be_known: bool
+) -> str:
+    """The name of the fact that a key which is none of the listing's asks for.
+
+    :param must_be_known: unless it says ``fact.`` before it.
+    """
     if keys.facts is not None:
         if name.startswith(_FACT_PREFIX) and len(name) > len(_FACT_PREFIX):
             return name[len(_FACT_PREFIX) :]
@@ -444,6 +464,8 @@ def _fact_name(name: str, keys: Keys, known: Mapping[str, Collection[str]]) -> s
         raise _Wrong(f"unknown key {quoted(name)}", f"did you mean {meant}?")
     if keys.facts is None:
         raise _Wrong(f"unknown key {quoted(name)}", f"there are {', '.join(keys.by_name)}")
+    if must_be_known:
+        raise _Wrong(f"unknown key {quoted(name)}", f"write not:fact.{name}:VALUE for a fact")
     return name
 
 
@@ -453,6 +475,8 @@ def _meant_key(name: str, names: Iterable[str]) -> str | None:
     Stricter than :mod:`difflib`: ``client_id`` and ``protocol`` are facts, not slips.
     """
     slips = {each: _slips(name, each) for each in names}
+    if _OTHER_NAMES.get(name) in slips:
+        return _OTHER_NAMES[name]
     allowed = 1 if len(name) < 5 else 2
     best = min(slips, key=lambda each: slips[each], default=None)
     if best is not None and slips[best] <= allowed:

@@ -183,6 +183,10 @@ def test_facts(text: str, expected: bool) -> None:
     [
         ("sevice:mqtt", 'unknown key "sevice" in term 1 "sevice:mqtt": did you mean service?'),
         ("mqtt idel:5m..", 'unknown key "idel" in term 2 "idel:5m..": did you mean idle?'),
+        (
+            "client_ip:10.1",
+            'unknown key "client_ip" in term 1 "client_ip:10.1": did you mean client?',
+        ),
         ("serv:mqtt", 'unknown key "serv" in term 1 "serv:mqtt": did you mean service?'),
         (
             "reason:client_lots",
@@ -304,6 +308,8 @@ def test_a_known_fact_is_no_slip() -> None:
         (["7", "service:web"], False),
         (["id:7"], True),
         (["client:10.0.0.0/8"], True),
+        (["mqtt_client_id:x"], False),
+        (["not:fact.mqtt_client_id:x"], True),
     ],
 )
 def test_an_action_takes_ids_and_terms(terms: Sequence[str], expected: bool) -> None:
@@ -323,6 +329,7 @@ def test_an_action_takes_ids_and_terms(terms: Sequence[str], expected: bool) -> 
         (["not:other"], "write an id, or KEY:VALUE"),
         (["unix:5"], "write an id, or KEY:VALUE"),
         (["-1"], "write an id, or KEY:VALUE"),
+        (["not:clint_id:x"], "write not:fact.clint_id:VALUE for a fact"),
     ],
 )
 def test_an_action_takes_nothing_vague(terms: Sequence[str], advice: str) -> None:

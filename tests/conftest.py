@@ -8,13 +8,18 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import provider
 
 from monconn.relay.sockets.loop import HAS_EPOLL
+from tests.properties import LONG_FACTOR, ORDINARY_EXAMPLES
 
 _PLACES_OF_PROGRAMS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+# Here, as Hypothesis looks for it before any test is imported.
+settings.register_profile("long", max_examples=LONG_FACTOR * ORDINARY_EXAMPLES, deadline=None)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,7 +7,7 @@ from hypothesis import settings
 ORDINARY_EXAMPLES = 100
 """Hypothesis' own default."""
 
-settings.register_profile("long", max_examples=20 * ORDINARY_EXAMPLES, deadline=None)
+LONG_FACTOR = 20
 
 
 def examples(count: int) -> int:

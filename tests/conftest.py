@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -33,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from monconn.relay.sockets.reactor import install  # its module needs a system with epoll
 
         install()
+    # A shell script's background job (`make test &`) ignores SIGINT, and the programs that the
+    # tests start and interrupt would inherit that; a handler is reset to the default by exec.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

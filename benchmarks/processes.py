@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 STOP_SECONDS = 3.0
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -112,7 +113,7 @@ def _bind(pids: Iterable[int], processors: set[int]) -> None:
                 os.sched_setaffinity(int(thread), processors)
 
 
-def stop(process: subprocess.Popen) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """End a process of ours and its children, by their ids; harmless if they are gone."""
     if process.poll() is not None:
         return

@@ -18,6 +18,7 @@ from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.config import config
 from monconn.config import yaml as yamlmap
 from monconn.errors import ConfigError, Problem
+from tests.properties import examples
 
 SOURCE = "monconn.yaml"
 
@@ -672,13 +673,13 @@ def mutated(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(text=mutated() | yamlish | st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     check_any_text(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(listen=st.text(), rule=st.text())
 def test_any_value_is_read_or_refused(listen: str, rule: str) -> None:
     # JSON's quoted texts are YAML's, too.
@@ -688,7 +689,7 @@ def test_any_value_is_read_or_refused(listen: str, rule: str) -> None:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(content=st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
@@ -701,7 +702,7 @@ def test_any_bytes_are_read_or_refused(
         check_problems(error.problems, len(content) + 2)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(pairs=st.lists(st.text() | st.text(alphabet=":=80unix/[]", max_size=12), max_size=3))
 def test_any_pairs_are_read_or_refused(pairs: list[str]) -> None:
     try:

@@ -27,6 +27,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.policy.rules import Rules
+from tests.properties import examples
 
 IPS = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.1.0.1", "2001:db8::1"]
 SPELLINGS = [*IPS, "::ffff:10.0.0.1", "::ffff:a01:1"]
@@ -274,5 +275,7 @@ class OneService(RuleBasedStateMachine):
             assert self.stopped.called == (not self.connections)
 
 
-OneService.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+OneService.TestCase.settings = settings(
+    max_examples=examples(100), stateful_step_count=40, deadline=None
+)
 TestInvariant = OneService.TestCase

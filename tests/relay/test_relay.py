@@ -16,6 +16,7 @@ from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.policy.timeouts import GRACE_SECONDS, Timeouts
 from monconn.relay.relay import Relay
+from tests.properties import examples
 
 ALL_OFF = {
     "connect_timeout": 0,
@@ -731,7 +732,7 @@ STEPS = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from([0, 1])), max_size=30))
 def test_closes_exactly_once_whatever_the_order(steps: list[tuple[str, int]]) -> None:
     course = Course()

@@ -25,7 +25,7 @@ from tests import ROOT
 from .programs import HANG_SECONDS, SCRIPTS, Monconn, Program, connect, receive, until
 
 PAGE = ROOT / "docs" / "reasons.md"
-_LAST = "the backend had closed, which the letter should say; HAProxy logs `L` only after both sides have"
+_LAST = "the backend had closed, which `L` says; HAProxy logs it only after both sides have"
 _PHASE = "HAProxy logs no phase for sessions killed after the backend connected"
 DIFFERENT = {
     "client_resets_while_connecting": (

@@ -1,7 +1,8 @@
-"""The kinds of value that a configuration holds, and how each is read from YAML.
+"""The types of a configuration's values, and how each is read from YAML.
 
-A kind is a type with its reader: ``Annotated[float, read_seconds]``. Whoever adds a section writes
-one attrs class whose fields are of these kinds; its keys, and what is wrong with them, follow.
+A type is annotated with its reader: ``Annotated[float, read_seconds]``. A section of the
+configuration is an attrs class whose fields have these types; which keys it has, and the error
+messages for them, follow from that.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from monconn.units import parse_duration, parse_size
 T = TypeVar("T")
 
 Found = list[tuple[Path, str]]
-"""Problems: where each is, counted from the node in hand, and what is wrong."""
+"""Problems: the path of each, from the node that is being read, and what is wrong."""
 
 _MAX_COUNT = 1_000_000_000
 
 
 class Wrong(ValueError):
-    """One or more things that are wrong at or below a node."""
+    """One or more problems at or below a node."""
 
     def __init__(self, *found: tuple[Path, str]) -> None:
         super().__init__("; ".join(message for _, message in found))
@@ -47,14 +48,14 @@ class Wrong(ValueError):
 
     @classmethod
     def here(cls, message: str) -> Wrong:
-        """The node itself is wrong."""
+        """One problem of the node itself."""
         return cls(((), message))
 
 
 def structure(node: Node, cls: type[T]) -> T:
-    """An attrs class, its fields and all below them from a mapping.
+    """Make an instance of an attrs class, and all that it contains, from a mapping.
 
-    :raises Wrong: with everything that is wrong, not only the first.
+    :raises Wrong: with all problems, not only the first.
     """
     try:
         return _converter.structure(node, cls)
@@ -63,7 +64,7 @@ def structure(node: Node, cls: type[T]) -> T:
 
 
 def each_named(node: Mapping, read: Callable[[str, Node], T]) -> tuple[list[T], Found]:
-    """What ``read`` makes of each name and value, and all that is wrong with the others."""
+    """The results of ``read`` for each key and value, and the problems where it raised."""
     values: list[T] = []
     found: Found = []
     for name, value in node.nodes.items():
@@ -75,7 +76,7 @@ def each_named(node: Mapping, read: Callable[[str, Node], T]) -> tuple[list[T], 
 
 
 def kind_of(node: Node) -> str:
-    """What a node is, in the words of a message."""
+    """What a node is, for a message."""
     if isinstance(node, Mapping):
         return "a mapping"
     if isinstance(node, Sequence):
@@ -88,21 +89,25 @@ def kind_of(node: Node) -> str:
 
 
 def require_mapping(node: Node, example: str) -> Mapping:
-    """The node, if it is a mapping."""
+    """Return a node if it is a mapping.
+
+    :param example: what it must be, for the message.
+    :raises Wrong: it is not one.
+    """
     if not isinstance(node, Mapping):
         raise Wrong.here(f"must be {example}, not {kind_of(node)}")
     return node
 
 
 def read_text(node: Node) -> str:
-    """A text, as it is written."""
+    """A string, as it is written."""
     if not isinstance(node, Scalar) or node.value is None:
         raise Wrong.here(f"must be a text, not {kind_of(node)}")
     return node.text
 
 
 def read_seconds(node: Node) -> float:
-    """A duration, 0 included."""
+    """A duration in seconds, 0 included."""
     value = _scalar_value(node)
     if value is None or isinstance(value, bool):
         raise Wrong.here(f"must be a number of seconds or a text like 15m, not {kind_of(node)}")
@@ -112,7 +117,7 @@ def read_seconds(node: Node) -> float:
 
 
 def read_positive_seconds(node: Node) -> float:
-    """A duration, but not 0."""
+    """A duration in seconds, but not 0."""
     seconds = read_seconds(node)
     if seconds == 0:
         raise Wrong.here("must be more than 0")
@@ -151,7 +156,7 @@ def read_flag(node: Node) -> bool:
 
 
 def read_when_full(node: Node) -> Literal["wait", "refuse"]:
-    """What becomes of clients beyond the limit."""
+    """What happens to clients beyond ``conn_limit``."""
     value = _scalar_value(node)
     if value == "wait" or value == "refuse":
         return "wait" if value == "wait" else "refuse"
@@ -181,7 +186,7 @@ def read_host(node: Node) -> str:
 
 
 def read_plain_listen(node: Node) -> TcpAddress | UnixAddress:
-    """Where to listen with a socket of our own."""
+    """Where to listen, except on a Twisted endpoint."""
     address = _read_address(node, parse_listen, lambda *_: None)
     if isinstance(address, EndpointAddress):
         raise Wrong.here(f"{quoted(str(address))} is neither HOST:PORT nor unix:PATH")
@@ -250,7 +255,7 @@ def _as_written(node: Node) -> str:
 
 
 def _check_decimal(node: Node) -> None:
-    """YAML has number forms that people do not mean: 010 is 8, and 1:30 is 90."""
+    """Refuse the forms of numbers in YAML that nobody means: 010 is 8, and 1:30 is 90."""
     if isinstance(node, Scalar) and node.text.replace("_", "").lstrip("+") != str(node.value):
         raise Wrong.here(f"YAML reads {node.text} as the number {node.value}: write it in decimal")
 
@@ -273,7 +278,7 @@ def _read_address(
 
 
 def _address_advice(node: Node, parse: Callable[[str], Address]) -> str:
-    """What to say of an address that YAML has taken for something else."""
+    """The message for an address that YAML does not read as a string."""
     if isinstance(node, Sequence):
         return 'must be an address, and YAML reads [ as a list: write it in quotes, "[::1]:80"'
     if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool):
@@ -289,18 +294,18 @@ def _address_advice(node: Node, parse: Callable[[str], Address]) -> str:
 
 
 def _check_endpoint(description: str, make_endpoint: Callable[[Any, str], Any]) -> None:
-    """Let Twisted make the endpoint once, so that its complaints come now and not at the start."""
+    """Make the endpoint once, so that its errors are reported now and not when it is opened."""
     from twisted.internet import reactor
 
     try:
         make_endpoint(reactor, description)
-    except Exception as error:  # each kind of endpoint has its own way to fail
+    except Exception as error:  # each type of endpoint, plugins included, raises what it likes
         raise Wrong.here(f"Twisted cannot use {quoted(description)}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    """What an endpoint's maker complains of; an option's own words follow where they may help."""
-    error = getattr(error, "originalException", error)  # inside of Twisted's file errors
+    """Why an endpoint cannot be made, with the original text where that may help."""
+    error = getattr(error, "originalException", error)  # of Twisted's file errors
     said = _printable(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {quoted(str(error.filename))}"
@@ -321,7 +326,7 @@ def _printable(error: Exception) -> str:
 
 
 def _found_in(error: BaseException) -> Iterator[tuple[Path, str]]:
-    """The problems inside of whatever cattrs has raised."""
+    """The problems in an exception raised by cattrs."""
     if isinstance(error, Wrong):
         yield from error.found
     elif isinstance(error, BaseValidationError):
@@ -339,13 +344,13 @@ def _found_in(error: BaseException) -> Iterator[tuple[Path, str]]:
 
 
 def _noted_place(error: BaseException) -> Path:
-    """The attribute that cattrs has noted as the place of an error."""
+    """The attribute that cattrs has added to an exception as a note."""
     notes = getattr(error, "__notes__", ())
     return tuple(note.name for note in notes if hasattr(note, "name"))
 
 
 def unknown_key(key: str, known: list[str]) -> str:
-    """What to say of a key that nobody reads, with the one that may have been meant."""
+    """The message for an unknown key, with the known one that is most similar."""
     similar = difflib.get_close_matches(key, known, 1)
     return "is not a known key" + (f": did you mean {similar[0]}?" if similar else "")
 

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, which comes and asks for them."""
+"""Metrics for Prometheus, served over HTTP."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from monconn.addresses import UnixAddress
+from monconn.clock import Clock
 from monconn.config.sections import MetricsConfig
 from monconn.errors import ListenError
 from monconn.monitor.monitor import Monitor
@@ -25,13 +26,13 @@ _MISSING = "metrics need prometheus-client: pip install 'monconn[metrics]'"
 
 
 class MetricsService(Service):
-    """Answers ``/metrics`` over HTTP with the figures of every service.
+    """Serves the figures of every service at ``/metrics``.
 
     :param config: where to listen.
-    :param registry: the monitors to tell of.
-    :param reactor: an ``IReactorTCP``, ``IReactorUNIX`` and ``IReactorThreads``.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
-    :param drops: says how much each observer has left out, by its name.
+    :param registry: the monitors; later ones are included.
+    :param reactor: an ``IReactorFDSet``, ``IReactorSocket`` and ``IReactorThreads``.
+    :param clock: monotonic time and timers.
+    :param drops: returns how much each observer has dropped, by its name.
     """
 
     _log = Logger()
@@ -41,7 +42,7 @@ class MetricsService(Service):
         config: MetricsConfig,
         registry: Registry,
         reactor: Any,
-        clock: Any,
+        clock: Clock,
         drops: Callable[[], Mapping[str, int]],
     ) -> None:
         self._config = config
@@ -53,7 +54,7 @@ class MetricsService(Service):
         self._started_at = time.time()
         self._listener: Listener | None = None
         self._factory: MetricsFactory | None = None
-        # By the monitor and not by name: another one of the same name begins at 0.
+        # By monitor and not by name: a new monitor of the same name starts at 0.
         self._figures: WeakKeyDictionary[Monitor, ServiceFigures] = WeakKeyDictionary()
         self.where: str | None = None
         """``HOST:PORT`` or ``unix:PATH``; None while it does not listen."""
@@ -69,9 +70,9 @@ class MetricsService(Service):
     # -- IService
 
     def privilegedStartService(self) -> None:
-        """See ``IService``: listen.
+        """Listen.
 
-        :raises ListenError: the place cannot be had, or the library is missing.
+        :raises ListenError: the address cannot be bound, or the library is missing.
         """
         if self._listener is not None:
             return
@@ -88,9 +89,9 @@ class MetricsService(Service):
         self._log.info("metrics at {url}", url=url)
 
     def startService(self) -> None:
-        """See ``IService``."""
+        """Listen, unless that is done, and measure how late the reactor is."""
         super().startService()
-        self.privilegedStartService()  # which twist knows nothing of
+        self.privilegedStartService()  # which twist does not call
         self._lag.start()
 
     def stopService(self) -> None:
@@ -112,10 +113,10 @@ class MetricsService(Service):
             raise ListenError(_MISSING) from None
         return MetricsFactory(self.sample, self._reactor, self._clock)
 
-    # -- what is told
+    # -- figures
 
     def sample(self) -> Sample:
-        """The figures of this moment."""
+        """The present figures of all services."""
         return Sample(
             services=[self._service_sample(monitor) for monitor in self._registry],
             dropped=dict(self._drops()),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
@@ -228,7 +229,7 @@ def test_notes_never_hold_more_than_their_limit() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_locked_file_costs_nothing_that_finds_room(path: Path, log: list[str]) -> None:
     world = World(path)
-    world.history._notes._limit = world.history._notes._room = 100  # instead of 50,000
+    world.history._queue._limit = world.history._queue._room = 100  # instead of 50,000
     world.history.startService()
     locking = sqlite3.connect(path)
     locking.execute("BEGIN IMMEDIATE")
@@ -429,3 +430,13 @@ async def test_what_is_too_old_is_forgotten(path: Path) -> None:
     await world.until(lambda: world.rows() == 1)
     await world.until(lambda: world.rows("hours") == 1)
     await world.stop()
+
+
+def test_the_private_attributes_of_adbapi_that_abandoning_a_pool_uses() -> None:
+    from twisted.internet import reactor
+
+    pool = ConnectionPool("sqlite3", ":memory:", cp_reactor=reactor)
+    assert pool._reactor is reactor
+    pool.start()
+    assert pool.shutdownID is not None
+    pool.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zope.interface import Attribute, Interface, implementer
 
+from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Reason
 from monconn.model.record import ConnectionRecord
@@ -49,7 +50,17 @@ class IObserver(Interface):
         """A device behaves as it should not, or does so no longer."""
 
 
-@implementer(IObserver)
+class IActionObserver(Interface):
+    """What an observer may have besides :class:`IObserver`'s methods."""
+
+    def acted(action: Action) -> None:
+        """Connections were closed, or a service was changed, on somebody's behalf.
+
+        Called once for each action, however many of the observed services it concerned.
+        """
+
+
+@implementer(IObserver, IActionObserver)
 class Observer:
     """An observer that heeds nothing: override what you want to hear of."""
 
@@ -69,3 +80,6 @@ class Observer:
 
     def alarmed(self, alarm: Alarm) -> None:
         """See :meth:`IObserver.alarmed`."""
+
+    def acted(self, action: Action) -> None:
+        """See :meth:`IActionObserver.acted`."""

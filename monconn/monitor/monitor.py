@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, succeed
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import MonotonicClock
 from monconn.errors import UnknownConnection
+from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Refusal
 from monconn.model.record import ConnectionRecord, iso_time
@@ -266,16 +267,28 @@ class Monitor(Notifier):
         )
 
     # -- what can be done to it
+    #
+    # Each of these is reported as an action of an actor; with None for the actor it is not, as
+    # :class:`monconn.ops.operations.Operations` reports what it does to many monitors as one.
 
-    def close(self, connection_id: int, *, reset: bool = False) -> None:
-        """End a connection, as the operator's wish.
+    def close(
+        self, connection_id: int, *, reset: bool = False, actor: Actor | None = OWN_CODE
+    ) -> None:
+        """End a connection, with the reason ``operator``.
 
         :raises UnknownConnection: there is none with this id.
         """
         self._connection(connection_id).end("operator", reset)
+        self._acted(actor, "reset" if reset else "close", f"id {connection_id}", 1)
 
-    def close_all(self, network: str | Network | None = None, *, reset: bool = False) -> int:
-        """End every connection, or those of a network's clients, as the operator's wish.
+    def close_all(
+        self,
+        network: str | Network | None = None,
+        *,
+        reset: bool = False,
+        actor: Actor | None = OWN_CODE,
+    ) -> int:
+        """End every connection, or those of a network's clients, with the reason ``operator``.
 
         :returns: how many there were.
         :raises AddressError: it is no network.
@@ -289,34 +302,46 @@ class Monitor(Notifier):
         ]
         for connection in chosen:
             connection.end("operator", reset)
+        target = f"service:{self.name}" + ("" if network is None else f" client:{network}")
+        self._acted(actor, "reset" if reset else "close", target, len(chosen))
         return len(chosen)
 
-    def block(self, network: str | Network) -> bool:
+    def block(self, network: str | Network, *, actor: Actor | None = OWN_CODE) -> bool:
         """Refuse clients of an IP or a network, and end those that are connected.
 
         :returns: False if it was blocked already.
         :raises AddressError: it is no network.
         """
-        is_new = self.rules.bans.add(_network(network))
-        for connection in tuple(self._live.values()):
-            if self.rules.bans.covers(connection.record.client_ip):
-                connection.end("blocked")
+        parsed = _network(network)
+        is_new = self.rules.bans.add(parsed)
+        clients = NetworkSet([parsed])  # who is covered by another block was ended by that
+        covered = [
+            connection
+            for connection in self._live.values()
+            if clients.covers(connection.record.client_ip)
+        ]
+        for connection in covered:
+            connection.end("blocked")
+        self._acted(actor, "block", str(parsed), len(covered), is_new)
         return is_new
 
-    def unblock(self, network: str | Network) -> bool:
+    def unblock(self, network: str | Network, *, actor: Actor | None = OWN_CODE) -> bool:
         """Let the clients of exactly this IP or network in again.
 
         :returns: False if it was not blocked.
         :raises AddressError: it is no network.
         """
-        return self.rules.bans.remove(_network(network))
+        parsed = _network(network)
+        was_there = self.rules.bans.remove(parsed)
+        self._acted(actor, "unblock", str(parsed), 0, was_there)
+        return was_there
 
     def blocks(self) -> list[Network]:
         """The blocked networks, in order."""
         return sorted(self.rules.bans, key=lambda net: (net.version, net))
 
-    def subtract(self, up: int, down: int) -> None:
-        """Take bytes off the totals, once they are stored elsewhere.
+    def subtract(self, up: int, down: int, *, actor: Actor | None = OWN_CODE) -> None:
+        """Subtract bytes from the totals, once they are stored elsewhere.
 
         :raises ValueError: fewer than none, or more than are there.
         """
@@ -327,10 +352,23 @@ class Monitor(Notifier):
             )
         self._subtracted.up += up
         self._subtracted.down += down
+        self._acted(actor, "subtract_stats", f"{up} B up, {down} B down")
 
-    def reset_stats(self) -> None:
+    def reset_stats(self, *, actor: Actor | None = OWN_CODE) -> None:
         """Set the totals (bytes, connections opened, refusals) to zero."""
         self._subtracted = self.counted()
+        self._acted(actor, "reset_stats")
+
+    def _acted(
+        self,
+        actor: Actor | None,
+        kind: ActionKind,
+        target: str = "",
+        count: int = 0,
+        changed: bool = True,
+    ) -> None:
+        if actor is not None:
+            self.report(Action(kind, actor, time.time(), self.name, target, count, changed))
 
     def stop(self, wait_seconds: float) -> Deferred[None]:
         """Let nobody in any more, and wait for the live connections.

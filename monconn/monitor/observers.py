@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
+from monconn.model.actions import Action
 from monconn.monitor.interfaces import IObserver, Observer
 
 _Call = Callable[..., object]
-_HOOKS = ("opened", "refused", "data", "closed", "alarmed")
+_HOOKS = ("opened", "refused", "data", "closed", "alarmed", "acted")
 
 
 class Notifier:
@@ -55,6 +56,22 @@ class Notifier:
                 except BaseException:  # sys.exit() too: others' connections are in our hands
                     self._switch_off(each[0])
 
+    def report(self, action: Action, others: Iterable[Notifier] = ()) -> None:
+        """Write an action into the log, and notify every observer of it, each once.
+
+        :param others: the other monitors that it concerned, whose observers are notified, too.
+        """
+        self._log.info("{action}", action=action.describe())
+        notified: set[int] = set()
+        for notifier in (self, *others):
+            for observer, call in notifier._subscribers["acted"]:
+                if id(observer) not in notified:
+                    notified.add(id(observer))
+                    try:
+                        call(action)
+                    except (Exception, SystemExit):
+                        notifier._switch_off(observer)
+
     def _switch_off(self, observer: IObserver) -> None:
         self.remove_observer(observer)
         self._log.failure(
@@ -68,4 +85,6 @@ def _subscribes(observer: IObserver, hook: str) -> bool:
     """Whether a hook of an observer's is worth calling."""
     if hook == "data":
         return observer.watches_payload
+    if hook == "acted" and not hasattr(observer, hook):  # optional: not in IObserver
+        return False
     return getattr(getattr(observer, hook), "__func__", None) is not getattr(Observer, hook)

@@ -20,7 +20,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._monitors: dict[str, Monitor] = {}
-        self._when_added: list[Callable[[Monitor], object]] = []
+        self._when_added: list[tuple[Callable[[Monitor], object]]] = []
 
     def new(self, name: str = "default", *args: Any, **kwargs: Any) -> Monitor:
         """Make a monitor and keep it; what follows the name is as for :class:`Monitor`.
@@ -39,12 +39,21 @@ class Registry:
         if monitor.name in self._monitors:
             raise DuplicateService(f"a service named {monitor.name!r} exists already")
         self._monitors[monitor.name] = monitor
-        for call in self._when_added:
+        for (call,) in tuple(self._when_added):
             call(monitor)
 
-    def when_added(self, call: Callable[[Monitor], object]) -> None:
-        """Have something called with each monitor that is added from now on."""
-        self._when_added.append(call)
+    def when_added(self, call: Callable[[Monitor], object]) -> Callable[[], None]:
+        """Have something called with each monitor that is added from now on.
+
+        :returns: call it to end that; harmless the second time.
+        """
+        entry = (call,)  # an object of its own, as the same call may be registered twice
+        self._when_added.append(entry)
+
+        def cancel() -> None:
+            self._when_added = [each for each in self._when_added if each is not entry]
+
+        return cancel
 
     def observe(self, observer: IObserver) -> None:
         """Tell an observer of every monitor's connections, of those to come as well."""

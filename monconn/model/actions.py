@@ -101,6 +101,7 @@ class Action:
             "target": self.target,
             "count": self.count,
             "changed": self.changed,
+            "text": self.describe(),
         }
 
     def describe(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import lru_cache
+from functools import cache
 from operator import attrgetter
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -29,6 +29,7 @@ Unit = Literal[
     "object",
 ]
 Align = Literal["left", "right"]
+TableOf = tuple["str | tuple[str, str] | Column", ...]
 R = TypeVar("R", bound="Row")
 
 _NUMBERS = frozenset({"count", "bytes", "bytes_per_second", "seconds"})
@@ -133,7 +134,7 @@ class Row:
     Subclasses are frozen classes of attrs whose fields are made by :func:`field`.
     """
 
-    TABLE: ClassVar[tuple[str | tuple[str, str] | Column, ...]] = ()
+    TABLE: ClassVar[TableOf] = ()
     """The columns of the usual table: names of fields, names with other titles, or columns."""
 
     @classmethod
@@ -174,8 +175,7 @@ class Row:
         return attrs.evolve(_fields(cls)[name], title=title)
 
 
-@lru_cache(maxsize=None)
-def _fields(cls: type[Row]) -> dict[str, Column]:
+def _make_fields(cls: type[Row]) -> dict[str, Column]:
     made = {}
     for each in attrs.fields(cls):
         settings = dict(each.metadata["column"])
@@ -184,12 +184,17 @@ def _fields(cls: type[Row]) -> dict[str, Column]:
     return made
 
 
-@lru_cache(maxsize=None)
-def _layout(cls: type[Row]) -> tuple[tuple[str, ...], Callable[[Row], Any], tuple[str, ...]]:
+def _make_layout(cls: type[Row]) -> tuple[tuple[str, ...], Callable[[Row], Any], tuple[str, ...]]:
     """Names, what gets their values, and the names of those left out when None."""
     names = tuple(each.name for each in attrs.fields(cls))
     optional = tuple(each.name for each in attrs.fields(cls) if each.metadata["optional"])
     return names, attrgetter(*names), optional
+
+
+# mypy takes a row class for one of its rows when it asks whether it can be hashed.
+_fields: Callable[[Any], dict[str, Column]] = cache(_make_fields)
+_layout: Callable[[Any], tuple[tuple[str, ...], Callable[[Row], Any], tuple[str, ...]]]
+_layout = cache(_make_layout)
 
 
 def format_value(value: Any, unit: Unit) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from monconn.ops.columns import Column, Row, field
+from monconn.ops.columns import Column, Row, TableOf, field
 
 TcpFigures = Mapping[str, Any]
 """Figures of Linux' ``tcp_info``: :class:`monconn.model.tcpinfo.TcpInfo` as JSON."""
@@ -21,7 +21,7 @@ TcpFigures = Mapping[str, Any]
 class ServiceRow(Row):
     """One service in figures."""
 
-    TABLE = (
+    TABLE: ClassVar[TableOf] = (
         *("sid", "listen", "backend", "connections", "ip_count", "total", "refused", "up"),
         *("down", "uptime"),
     )
@@ -50,7 +50,7 @@ class ServiceRow(Row):
 class ConnectionRow(Row):
     """One connection; the table is that of live ones."""
 
-    TABLE = (
+    TABLE: ClassVar[TableOf] = (
         *("id", "client", "service", "state", "up", "down", "up_rate", "down_rate"),
         *("age_seconds", "idle_seconds"),
     )
@@ -98,7 +98,7 @@ class ConnectionRow(Row):
 class ClosedConnectionRow(ConnectionRow):
     """One connection that is over: the same fields, and another table."""
 
-    TABLE = (
+    TABLE: ClassVar[TableOf] = (
         *("id", "client", "service", "reason", "code", "up", "down"),
         *(("age_seconds", "LASTED"), "closed_at"),
     )
@@ -108,7 +108,7 @@ class ClosedConnectionRow(ConnectionRow):
 class IpRow(Row):
     """One client IP with live connections at a service."""
 
-    TABLE = ("ip", "connections")
+    TABLE: ClassVar[TableOf] = ("ip", "connections")
 
     ip: str = field("IP", importance=0, width=15, max_width=39)
     connections: int = field("NOW", "count", importance=1)
@@ -118,7 +118,7 @@ class IpRow(Row):
 class ClientRow(Row):
     """What one client IP has done at one service, or (without ``service``) at all of them."""
 
-    TABLE = (
+    TABLE: ClassVar[TableOf] = (
         *("ip", "connections", "total", "up", "down", "first_seen", "last_seen", "last_reason"),
     )
 
@@ -159,7 +159,7 @@ def _sum(row: ClientRow, other: ClientRow) -> ClientRow:
 class DeviceRow(Row):
     """One device: how often it connects, how often it sends, and its alarms."""
 
-    TABLE = (
+    TABLE: ClassVar[TableOf] = (
         *("device", "service", "connections", "total", "reconnect_seconds", "heartbeat_seconds"),
         *("silent_seconds", "up", "down", "last_seen", "last_reason", "alarms"),
     )
@@ -189,7 +189,7 @@ class DeviceRow(Row):
 class BlockRow(Row):
     """One blocked network of one service."""
 
-    TABLE = ("network", "service")
+    TABLE: ClassVar[TableOf] = ("network", "service")
 
     service: str = field(importance=1, width=10, max_width=18)
     network: str = field(importance=0, width=18, max_width=43)
@@ -199,7 +199,7 @@ class BlockRow(Row):
 class HistoryConnectionRow(Row):
     """One connection that is over, from the history."""
 
-    TABLE = (
+    TABLE: ClassVar[TableOf] = (
         *("closed_at", "client", "service", "reason", "code", "up", "down", "duration_seconds"),
     )
 
@@ -253,7 +253,7 @@ def _what(event: Mapping[str, Any]) -> Any:
 class HistoryEventRow(Row):
     """One event of the history: a refusal, an alarm, an action, a start or a stop."""
 
-    TABLE: ClassVar[tuple[str | tuple[str, str] | Column, ...]] = (
+    TABLE: ClassVar[TableOf] = (
         *("at", "event", "service"),
         Column("client", "CLIENT", importance=2, width=21, max_width=28, value=_who),
         Column("what", "WHAT", importance=3, width=15, value=_what),
@@ -287,7 +287,7 @@ class HistoryEventRow(Row):
 class AlarmRow(Row):
     """An alarm of a device that begins or is over, as an event."""
 
-    TABLE = ("at", "service", "device", "alarm", "over", "detail")
+    TABLE: ClassVar[TableOf] = ("at", "service", "device", "alarm", "over", "detail")
 
     alarm: str = field(importance=1, width=15)
     service: str = field(importance=3, width=10, max_width=18)
@@ -301,7 +301,7 @@ class AlarmRow(Row):
 class ActionRow(Row):
     """An action, as an event."""
 
-    TABLE = ("at", "action", "service", "target", "count", "actor")
+    TABLE: ClassVar[TableOf] = ("at", "action", "service", "target", "count", "actor")
 
     action: str = field(importance=0, width=14)
     service: str | None = field(nullable=True, importance=4, help="None: all services.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -33,6 +33,13 @@ class HistoryFilter:
     reason: str | None = None
     """Of an event, its word: the refusal, or the alarm's kind."""
     limit: int = USUAL_ROWS
+    condition: str = ""
+    """One more condition in SQL on the columns of the one table that is asked, where there is one;
+    not for reports, whose sums lack most columns."""
+    values: Mapping[str, Any] = attrs.field(factory=dict)
+    """For the named parameters in it."""
+    functions: Mapping[str, Callable[[Any], Any]] = attrs.field(factory=dict)
+    """Those of one argument that it calls."""
 
 
 def make_filter(
@@ -84,6 +91,9 @@ def where(
         conditions.append(f"length(client_address) = {len(first)}")
         conditions.append(f"client_address BETWEEN :first{tag} AND :last{tag}")
         values.update({f"first{tag}": first, f"last{tag}": last})
+    if past.condition:
+        conditions.append(f"({past.condition})")
+        values.update(past.values)
     return " AND ".join(conditions), values
 
 

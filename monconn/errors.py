@@ -62,6 +62,10 @@ class QuestionError(MonconnError, ValueError):
     """Something is asked for that cannot be."""
 
 
+class NotConfigured(MonconnError):
+    """Something is asked of a part that this program runs without."""
+
+
 class ObserverError(MonconnError):
     """An observer of somebody's own that cannot be made."""
 

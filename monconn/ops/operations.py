@@ -19,7 +19,7 @@ from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
 from monconn.devices.devices import DevicesService
 from monconn.devices.diagnosis import diagnose
-from monconn.errors import MonconnError, QuestionError, quoted
+from monconn.errors import NotConfigured, QuestionError, quoted
 from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord
@@ -71,8 +71,8 @@ _SHOWN_IDS = 10
 """Ids that a line of the log names."""
 _MAX_TARGET_CHARACTERS = 500
 
-Terms = str | Sequence[str]
-"""A filter: one line as typed into a shell, or its terms one by one."""
+Terms = str | Sequence[str] | None
+"""A filter: one line as typed into a shell, its terms one by one, or None for everything."""
 R = TypeVar("R", bound=Row)
 
 BLOCK_KEYS = Keys(
@@ -88,10 +88,6 @@ BLOCK_KEYS = Keys(
     text=lambda row: f"{row['network']}\n{row['service']}",
 )
 """Of a blocked network: ``client:`` finds those whose first address is in a network."""
-
-
-class NotConfigured(MonconnError):
-    """What was asked for is not there, as nothing in the configuration asks for it."""
 
 
 @attrs.frozen
@@ -171,7 +167,7 @@ class Operations:
 
         :raises FilterError: it cannot be understood.
         """
-        return parse(terms, keys, mode, {"service": self.registry.names()})
+        return parse(terms or "", keys, mode, {"service": self.registry.names()})
 
     # -- queries of what is live
 
@@ -185,7 +181,7 @@ class Operations:
 
     def connections(
         self,
-        filter: Terms = "",
+        filter: Terms = None,
         *,
         service: str | None = None,
         client: str | None = None,
@@ -274,7 +270,7 @@ class Operations:
         live = (record for monitor in self.registry for record in monitor.connections())
         return self._rates.sample(live, self.clock.seconds())
 
-    def ips(self, service: str, filter: Terms = "") -> list[IpRow]:
+    def ips(self, service: str, filter: Terms = None) -> list[IpRow]:
         """The IPs that have live connections at a service.
 
         :raises UnknownService: there is none with this name.
@@ -286,7 +282,7 @@ class Operations:
         found = self.filter(filter, IP_KEYS).select(rows, self._context())
         return [IpRow(ip=each["ip"], connections=each["connections"]) for each in found]
 
-    def clients(self, service: str | None = None, filter: Terms = "") -> Iterator[ClientRow]:
+    def clients(self, service: str | None = None, filter: Terms = None) -> Iterator[ClientRow]:
         """What each client IP has done at each service, for the IPs seen last.
 
         :func:`~monconn.ops.rows.sum_by_ip` adds up an IP's rows.
@@ -303,7 +299,7 @@ class Operations:
         )
         return (ClientRow(**each) for each in wanted.select(rows, self._context()))
 
-    def devices(self, service: str | None = None, filter: Terms = "") -> Iterator[DeviceRow]:
+    def devices(self, service: str | None = None, filter: Terms = None) -> Iterator[DeviceRow]:
         """Each device that was seen, the one seen last first.
 
         :raises UnknownService: there is no such service.
@@ -316,7 +312,7 @@ class Operations:
         rows = self.filter(filter, DEVICE_KEYS).select(self._devices.rows(service), self._context())
         return (DeviceRow(**each) for each in rows)
 
-    def blocks(self, service: str | None = None, filter: Terms = "") -> Iterator[BlockRow]:
+    def blocks(self, service: str | None = None, filter: Terms = None) -> Iterator[BlockRow]:
         """The blocked networks of each service.
 
         :raises UnknownService: there is none with this name.
@@ -336,7 +332,7 @@ class Operations:
 
     # -- queries of what is over
 
-    def history(self, filter: Terms = "", **period: Any) -> Deferred[list[HistoryConnectionRow]]:
+    def history(self, filter: Terms = None, **period: Any) -> Deferred[list[HistoryConnectionRow]]:
         """Connections that have ended, newest first.
 
         :param filter: over :data:`~monconn.ops.filters.HISTORY_KEYS`.
@@ -350,7 +346,7 @@ class Operations:
             lambda found: [HistoryConnectionRow(**each) for each in found]
         )
 
-    def history_events(self, filter: Terms = "", **period: Any) -> Deferred[list[HistoryEventRow]]:
+    def history_events(self, filter: Terms = None, **period: Any) -> Deferred[list[HistoryEventRow]]:
         """Refusals, alarms, actions, starts and stops, newest first; arguments and errors are
         those of :meth:`history`, with a refusal, an alarm or an action for the reason.
 
@@ -406,7 +402,7 @@ class Operations:
         deliver: Callable[[FeedEvent], object],
         *,
         service: str | None = None,
-        filter: Terms = "",
+        filter: Terms = None,
     ) -> Subscription:
         """Have events delivered from now on, as :meth:`Feed.subscribe` does.
 
@@ -425,7 +421,7 @@ class Operations:
         actor: Actor,
         *,
         ids: Sequence[int] | None = None,
-        filter: Terms = "",
+        filter: Terms = None,
         service: str | None = None,
         client: str | None = None,
         reset: bool = False,

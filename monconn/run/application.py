@@ -135,13 +135,18 @@ class Application(MultiService):
             manhole.setServiceParent(self)
         if config.control is not None:
             from monconn.faces.control.service import ControlService
+            from monconn.ops.operations import Operations
 
             control = ControlService(
                 config.control,
                 *self._shared,
-                manhole=lambda: getattr(manhole, "where", None),
-                devices=self._devices,
-                history=self._history,
+                Operations(
+                    self.registry,
+                    self._clock,
+                    devices=self._devices,
+                    history=self._history,
+                    manhole=lambda: getattr(manhole, "where", None),
+                ),
             )
             control.setServiceParent(self)
 

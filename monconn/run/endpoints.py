@@ -332,12 +332,15 @@ class _ControlPorts:
     def _open(self, config: ControlConfig, reactor: Any) -> Any:
         from monconn.devices.devices import DevicesService
         from monconn.faces.control.service import ControlService  # and AMP, only if it is wanted
+        from monconn.ops.operations import Operations
 
         shared = (monconn.registry, reactor, MonotonicClock(reactor))
         if reactor not in self._devices:
             self._devices[reactor] = DevicesService(USUAL_DEVICES, *shared)
         devices = self._devices[reactor]
-        service = ControlService(config, *shared, devices=devices)
+        registry, _, clock = shared
+        operations = Operations(registry, clock, devices=devices)
+        service = ControlService(config, *shared, operations)
         service.startService()
         devices.startService()
         return service

@@ -363,14 +363,13 @@ class Operations:
         history = self._stored_history()
         from monconn.sinks.history import query
 
-        condition = self.filter(filter, keys).to_sql()
-        limit = min(period.get("limit") or query.USUAL_ROWS, query.MOST_ROWS)
-        past = query.make_filter(**{**period, "limit": limit})
-        past = attrs.evolve(
-            past,
-            condition=condition.text,
-            values=condition.values,
-            functions=condition.functions,
+        wanted = self.filter(filter, keys)
+        past = query.make_filter(
+            **{
+                **period,
+                "limit": min(period.get("limit") or query.USUAL_ROWS, query.MOST_ROWS),
+                "condition": wanted.to_sql() if wanted else None,
+            }
         )
         find = query.events if what == "events" else query.connections
         return history.run(lambda db: find(db, past))
@@ -424,8 +423,8 @@ class Operations:
         filter: Terms = None,
         service: str | None = None,
         client: str | None = None,
-        reset: bool = False,
-        dry_run: bool = False,
+        reset: bool | None = None,
+        dry_run: bool | None = None,
     ) -> CloseResult:
         """End live connections, with the reason ``operator``: those for which all that is given
         is true.
@@ -467,7 +466,7 @@ class Operations:
             return result
         for monitor, record in chosen:
             if record.id in monitor:  # the end of another may have been its end
-                monitor.close(record.id, reset=reset, actor=None)
+                monitor.close(record.id, reset=bool(reset), actor=None)
         target = (
             "" if service is None else f"service:{service}",
             wanted.to_text(),
@@ -493,7 +492,7 @@ class Operations:
         network: str | Network,
         *,
         service: str | None = None,
-        dry_run: bool = False,
+        dry_run: bool | None = None,
     ) -> ChangeResult:
         """Refuse clients of an IP or a network, and end those that are connected.
 
@@ -523,7 +522,7 @@ class Operations:
         network: str | Network,
         *,
         service: str | None = None,
-        dry_run: bool = False,
+        dry_run: bool | None = None,
     ) -> ChangeResult:
         """Let the clients of exactly this IP or network in again.
 
@@ -541,7 +540,7 @@ class Operations:
         return _change(changed, monitors)
 
     def reset_stats(
-        self, actor: Actor, *, service: str | None = None, dry_run: bool = False
+        self, actor: Actor, *, service: str | None = None, dry_run: bool | None = None
     ) -> ChangeResult:
         """Set the totals (bytes, connections opened, refusals) to zero.
 
@@ -555,7 +554,7 @@ class Operations:
         return _change(True, monitors)
 
     def subtract_stats(
-        self, actor: Actor, service: str, up: int, down: int, *, dry_run: bool = False
+        self, actor: Actor, service: str, up: int, down: int, *, dry_run: bool | None = None
     ) -> ChangeResult:
         """Subtract bytes from a service's totals, once they are stored elsewhere.
 

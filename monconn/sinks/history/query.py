@@ -47,32 +47,27 @@ EVENT_KEYS = (
 
 def connections(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
     """The connections that have ended, newest first, in the words of a record's snapshot."""
-    _create_functions(db, past)
     conditions, values = where(past, "closed_at", "reason")
     found = rows(
         db,
         f"SELECT * FROM connections WHERE {conditions}"
         " ORDER BY closed_at DESC, entry DESC LIMIT :limit",
         {**values, "limit": past.limit},
+        past.condition,
     )
     return [_shown_connection(row) for row in found]
 
 
 def events(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
     """Refusals, alarms, starts and stops, newest first."""
-    _create_functions(db, past)
     conditions, values = where(past, "at", "word")
     found = rows(
         db,
         f"SELECT * FROM events WHERE {conditions} ORDER BY at DESC, entry DESC LIMIT :limit",
         {**values, "limit": past.limit},
+        past.condition,
     )
     return [_shown_event(row) for row in found]
-
-
-def _create_functions(db: sqlite3.Connection, past: HistoryFilter) -> None:
-    for name, function in past.functions.items():
-        db.create_function(name, 1, function, deterministic=True)
 
 
 def _shown_connection(row: dict[str, Any]) -> dict[str, Any]:

@@ -300,10 +300,14 @@ def test_events_are_told_as_they_happen(port: Port) -> None:
     assert [(event["event"], event["service"]) for event in told] == [
         ("opened", "web"),
         ("closed", "web"),
+        ("action", "web"),
         ("refused", "web"),
     ]
     assert told[1]["reason"] == "operator"
-    assert told[2]["refusal"] == "blocked"
+    assert (told[2]["action"], told[2]["target"]) == ("block", "192.0.2.1/32")
+    assert told[3]["refusal"] == "blocked"
+    numbers = [event["sequence"] for event in told]
+    assert numbers == sorted(set(numbers))
     assert all(datetime.fromisoformat(event["at"]).tzinfo for event in told)
 
 
@@ -322,7 +326,7 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
         web.admit("192.0.2.1:5", "192.0.2.1")
 
     port.on_reactor(happen)
-    return [next(events) for _ in range(3)]
+    return [next(events) for _ in range(4)]
 
 
 @with_port

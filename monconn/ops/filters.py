@@ -20,6 +20,7 @@ import attrs
 
 from monconn.addresses import Network, parse_network
 from monconn.errors import AddressError, MonconnError, UnitError, quoted
+from monconn.model.actions import ACTION_KINDS
 from monconn.model.alarms import ALARM_KINDS
 from monconn.model.reasons import REASONS, REFUSALS, STATES, Pipe
 from monconn.model.record import ConnectionRecord
@@ -33,8 +34,8 @@ Mode = Literal["listing", "action"]
 
 PIPES: tuple[str, ...] = get_args(Pipe)
 CLOSED_BY = ("client", "backend", "operator", "monconn")
-EVENTS = ("opened", "refused", "closed", "alarm")
-HISTORY_EVENTS = ("refused", "alarm", "started", "stopped", "lost")
+EVENTS = ("opened", "refused", "closed", "alarm", "action")
+HISTORY_EVENTS = ("refused", "alarm", "started", "stopped", "lost", "action")
 MAX_TERMS = 1_000
 """More is an error: a filter is matched with every row."""
 
@@ -911,12 +912,14 @@ IP_KEYS = Keys(
 
 
 def _event_reason(row: Mapping[str, Any], _: Context) -> str | None:
-    reason: str | None = row.get("reason") or row.get("refusal") or row.get("alarm")
-    return reason
+    for name in ("reason", "refusal", "alarm", "action"):
+        if row.get(name):
+            return str(row[name])
+    return None
 
 
 def _event_client(row: Mapping[str, Any], _: Context) -> str | None:
-    client: str | None = row.get("client") or row.get("device")
+    client: str | None = row.get("client") or row.get("device") or row.get("actor")
     return client
 
 
@@ -930,7 +933,7 @@ def _row_facts(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return row.get("facts") or {}
 
 
-_EVENT_WORDS = tuple(dict.fromkeys((*REFUSALS, *ALARM_KINDS)))
+_EVENT_WORDS = tuple(dict.fromkeys((*REFUSALS, *ALARM_KINDS, *ACTION_KINDS)))
 
 EVENT_KEYS = Keys(
     _table(

@@ -346,7 +346,9 @@ class Operations:
             lambda found: [HistoryConnectionRow(**each) for each in found]
         )
 
-    def history_events(self, filter: Terms = None, **period: Any) -> Deferred[list[HistoryEventRow]]:
+    def history_events(
+        self, filter: Terms = None, **period: Any
+    ) -> Deferred[list[HistoryEventRow]]:
         """Refusals, alarms, actions, starts and stops, newest first; arguments and errors are
         those of :meth:`history`, with a refusal, an alarm or an action for the reason.
 

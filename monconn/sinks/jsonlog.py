@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from monconn.background import BackgroundQueue
 from monconn.config.sections import JsonLogConfig
 from monconn.errors import MonconnError
+from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
@@ -33,7 +34,7 @@ TURN_SECONDS = 0.01
 LOOK_SECONDS = 1.0
 FLUSH_SECONDS = 1.0
 
-Event = Literal["opened", "update", "closed", "refused", "alarm", "dropped"]
+Event = Literal["opened", "update", "closed", "refused", "alarm", "action", "dropped"]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -42,7 +43,7 @@ class _Line(NamedTuple):
 
     event: Event
     at: float
-    what: ConnectionRecord | Alarm | dict[str, Any]
+    what: ConnectionRecord | Alarm | Action | dict[str, Any]
 
     def encode(self) -> bytes:
         what = self.what
@@ -50,6 +51,8 @@ class _Line(NamedTuple):
             shown = what.snapshot(what.closed or what.opened)
         elif isinstance(what, Alarm):
             shown = what.snapshot()
+        elif isinstance(what, Action):
+            shown = what.to_dict()
         else:
             shown = what
         line = {"schema": SCHEMA, "event": self.event, "at": iso_time(self.at), **shown}
@@ -159,7 +162,11 @@ class JsonLog(Observer):
         """See :meth:`IObserver.alarmed`."""
         self._add("alarm", alarm)
 
-    def _add(self, event: Event, what: ConnectionRecord | Alarm | dict[str, Any]) -> None:
+    def acted(self, action: Action) -> None:
+        """See :meth:`IActionObserver.acted`."""
+        self._add("action", action)
+
+    def _add(self, event: Event, what: ConnectionRecord | Alarm | Action | dict[str, Any]) -> None:
         self._lines.append(_Line(event, time.time(), what))
         if len(self._lines) >= BATCH_LINES:
             self.flush()

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from monconn.clock import RateLimiter
+from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
@@ -47,6 +48,10 @@ class WriteQueue(Observer):
     def alarmed(self, alarm: Alarm) -> None:
         """See :meth:`IObserver.alarmed`."""
         self.add(alarm)
+
+    def acted(self, action: Action) -> None:
+        """See :meth:`IActionObserver.acted`."""
+        self.add(action)
 
     def add(self, item: Item) -> None:
         """Hold something, if there is room."""

@@ -226,7 +226,10 @@ def test_the_same_user_and_root_may_enter(uid: int, own: int, enters: bool) -> N
         def getHandle(self) -> socket.socket:
             return one
 
-    with patch.object(os, "getuid", return_value=own), patch.object(peers, "peer_credentials") as of:
+    with (
+        patch.object(os, "getuid", return_value=own),
+        patch.object(peers, "peer_credentials") as of,
+    ):
         of.return_value = PeerCredentials(1, uid, 1)
         assert peers.may_enter(Transport()) == enters
     assert peers.may_enter(Transport())

@@ -186,11 +186,17 @@ def open_port(
 
 
 def may_pass(error: ListenError) -> bool:
-    """Whether a later try may succeed where one has failed: the address was in use."""
+    """Whether a later try may succeed: addresses become free, and interfaces appear."""
     cause = error.__cause__
     if isinstance(cause, OSError):
         return cause.errno not in (errno.EACCES, errno.EPERM)
     return isinstance(cause, CannotListenError)
+
+
+def is_in_use(error: ListenError) -> bool:
+    """Whether somebody listens at the address already."""
+    cause = getattr(error.__cause__, "socketError", error.__cause__)
+    return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
 
 
 def _bound_address(listen: Address, sock: Any) -> str:

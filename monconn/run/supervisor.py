@@ -11,7 +11,7 @@ import attrs
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
 from twisted.logger import Logger
 
-from monconn.addresses import EndpointAddress
+from monconn.addresses import EndpointAddress, TcpAddress
 from monconn.clock import Clock, MonotonicClock
 from monconn.config.config import ServiceConfig, clashes
 from monconn.errors import DuplicateService, ListenError, UnknownService, quoted
@@ -20,7 +20,7 @@ from monconn.monitor.registry import Registry
 from monconn.net.listen import PAUSES_SECONDS
 from monconn.policy.policy import Policy
 from monconn.relay.paths import DataPaths
-from monconn.run.ports import Port, may_pass, open_port
+from monconn.run.ports import Port, is_in_use, may_pass, open_port
 from monconn.sinks.hexdump import HexDump
 
 
@@ -58,6 +58,14 @@ class _Service:
     config: ServiceConfig
     monitor: Monitor
     port: Port
+
+    def bound(self) -> ServiceConfig:
+        """The configuration with the port that a port of 0 became."""
+        listen = self.config.listen
+        if not isinstance(listen, TcpAddress) or listen.port:
+            return self.config
+        port = int(self.port.listen.rpartition(":")[2])
+        return attrs.evolve(self.config, listen=TcpAddress(listen.host, port))
 
 
 class Supervisor:
@@ -245,8 +253,8 @@ class Supervisor:
     ) -> dict[str, Port]:
         """Open listeners, or none of them.
 
-        An address that is in use may be that of a listener which is to be closed. If so, those are
-        closed earlier, and opened again if something still cannot be had.
+        An address in use may be that of a listener which is to be closed. If so, that one is closed
+        before, and opened again if something still cannot be had.
 
         :param leaving: the services whose listeners are to be closed.
         :raises ListenError: an address cannot be had; then all is as before.
@@ -255,13 +263,19 @@ class Supervisor:
         released: list[_Service] = []
         try:
             for name, config in configs.items():
-                pauses = PAUSES_SECONDS if released or not leaving else ()
+                holders = [
+                    service
+                    for service in leaving
+                    if service not in released and _may_clash(service.bound(), config)
+                ]
                 try:
+                    # Whoever holds it does not let go by waiting.
+                    pauses = () if holders else PAUSES_SECONDS
                     ports[name] = await self._open(config, monitors[name], pauses)
                 except ListenError as error:
-                    if pauses or not leaving or not may_pass(error):
+                    if not (holders and is_in_use(error)):
                         raise
-                    for service in leaving:
+                    for service in holders:
                         released.append(service)
                         await service.port.close()
                     ports[name] = await self._open(config, monitors[name], PAUSES_SECONDS)
@@ -310,9 +324,9 @@ class Supervisor:
         return pause
 
     async def _reopen(self, service: _Service) -> None:
-        """Open a listener again that was closed for others, with its service as it was."""
+        """Open a listener again that was closed for others, where it has been."""
         try:
-            service.port = await self._open(service.config, service.monitor, PAUSES_SECONDS)
+            service.port = await self._open(service.bound(), service.monitor, PAUSES_SECONDS)
         except ListenError as error:
             self._failed(error)
         else:
@@ -416,6 +430,13 @@ def _policy_of(config: ServiceConfig) -> Policy:
     if isinstance(config.listen, EndpointAddress):
         return config.policy.changed(when_full="refuse")
     return config.policy
+
+
+def _may_clash(old: ServiceConfig, new: ServiceConfig) -> bool:
+    """Whether two services may need the same address; nobody knows that of endpoint strings."""
+    if any(isinstance(each.listen, EndpointAddress) for each in (old, new)):
+        return True
+    return bool(clashes((old, new)))
 
 
 def _changed_keys(old: ServiceConfig, new: ServiceConfig) -> tuple[str, ...]:

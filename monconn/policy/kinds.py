@@ -84,7 +84,9 @@ def _check_networks(value: object) -> tuple[Network, ...]:
 
 
 def _check_network(value: object) -> Network:
-    if not isinstance(value, (str, IPv4Network, IPv6Network)):
+    if isinstance(value, IPv4Network):
+        return value
+    if not isinstance(value, (str, IPv6Network)):
         raise TypeError(f"must be a list of networks, and {value!r} is none")
     return parse_network(str(value))  # which turns IPv4-mapped IPv6 into IPv4
 

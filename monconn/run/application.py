@@ -21,6 +21,7 @@ from monconn.devices.devices import DevicesService
 from monconn.errors import ListenError, MonconnError, ObserverError
 from monconn.monitor.interfaces import IObserver
 from monconn.monitor.registry import Registry
+from monconn.ops.operations import Operations
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.hexdump import HexDump
@@ -75,6 +76,15 @@ class Application(MultiService):
         self._json_log = self._add_json_log(config.json_log)
         self.registry.observe(self._close_log)
         self._add_metrics(config.metrics)
+        self._manhole: Any = None
+        self.operations = Operations(
+            self.registry,
+            self._clock,
+            devices=self._devices,
+            history=self._history,
+            manhole=lambda: getattr(self._manhole, "where", None),
+        )
+        """Everything that can be asked of the services, or done to them."""
         self._add_admin_interfaces(config)
 
     def _add(self, service: T) -> T:
@@ -114,28 +124,14 @@ class Application(MultiService):
 
     def _add_admin_interfaces(self, config: Config) -> None:
         """The manhole and the control port."""
-        manhole = None
         if config.manhole is not None:
             from monconn.faces.manhole.service import ManholeService
 
-            manhole = ManholeService(config.manhole, *self._shared)
-            manhole.setServiceParent(self)
+            self._manhole = self._add(ManholeService(config.manhole, *self._shared))
         if config.control is not None:
             from monconn.faces.control.service import ControlService
-            from monconn.ops.operations import Operations
 
-            control = ControlService(
-                config.control,
-                *self._shared,
-                Operations(
-                    self.registry,
-                    self._clock,
-                    devices=self._devices,
-                    history=self._history,
-                    manhole=lambda: getattr(manhole, "where", None),
-                ),
-            )
-            control.setServiceParent(self)
+            self._add(ControlService(config.control, *self._shared, self.operations))
 
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.

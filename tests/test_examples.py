@@ -53,6 +53,14 @@ ENDING = {
         "let in again: 1 connection",
     ],
 }
+ENDING["forwarder_in_a_program.py"] = [
+    "started upper",
+    "HELLO",
+    r"changed upper \(conn_limit, max_idle\)",
+    r"\['idle_timeout'\]",
+    "stopped upper",
+    r"\[\]",
+]
 SERVING = {"wrap_echo.py", "wrap_web.py", "echo_with_control.py"}
 ELSEWHERE = {  # which tests/cli/test_inspect.py and tests/telemetry run
     "control_client.py",

@@ -67,11 +67,10 @@ async def main(reactor: Any) -> None:
     changed = service.changed(max_idle=0.2, conn_limit=5)
     print((await supervisor.apply([service], [changed])).describe())
     await client.over
-    print([record.reason for record in monitor.closed_records])
 
     print((await supervisor.apply([changed], ())).describe())
     await supervisor.drained()
-    print(monconn.names())
+    print([record.reason for record in monitor.closed_records], monconn.names())
 
 
 react(main)

@@ -83,9 +83,10 @@ class SocketPort:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
             if keepalive:
                 enable_keepalive(self._sock)
-        self._forwarder.path = self._paths.between(
+        path = self._paths.between(
             self._monitor, config.listen, config.backend, keepalive=keepalive
         )
+        self._forwarder.use(path)
 
     def close(self) -> Deferred[Any]:
         """Close the socket, and remove its file if it has one."""
@@ -148,7 +149,7 @@ class EndpointPort:
 
     def forward(self, config: ServiceConfig) -> None:
         """Connect further clients to this backend, with or without keepalive."""
-        self._factory.path = self._path(config)
+        self._factory.use(self._path(config))
 
     def _path(self, config: ServiceConfig) -> Any:
         return self._paths.from_endpoint(

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
 from monconn.config.config import ServiceConfig
-from monconn.errors import ListenError
+from monconn.errors import ListenError, os_error_text
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, open_listener
@@ -141,8 +141,9 @@ class EndpointPort:
 
     def _failed(self, failure: Failure) -> Any:
         error = getattr(failure.value, "socketError", failure.value)
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ListenError(f"cannot listen on {self._address}: {reason.lower()}") from failure.value
+        raise ListenError(
+            f"cannot listen on {self._address}: {os_error_text(error)}"
+        ) from failure.value
 
     def start(self) -> None:
         """Does nothing: Twisted accepts clients as soon as it listens."""

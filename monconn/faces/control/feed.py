@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from monconn.clock import RateLimiter
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
@@ -15,6 +14,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.listing import row
 from monconn.ops.rates import Rates
+from monconn.ratelimit import RateLimiter
 
 EVENTS_A_SECOND = 1_000
 """Beyond these, events are dropped and counted, so that watching never becomes the cost."""

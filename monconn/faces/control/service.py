@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from monconn.errors import ControlError, ListenError
 from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
 from monconn.faces.control.server import ControlFactory
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, open_listener
+from monconn.net.listen import Listener, client_address, open_listener, serve_factory
 
 if TYPE_CHECKING:
     from monconn.sinks.history.service import HistoryService
@@ -56,7 +55,6 @@ class ControlService(Service):
         self._reactor = reactor
         self._factory = ControlFactory(registry, clock, manhole, devices, history)
         self._listener: Listener | None = None
-        self._protocols: Any = None
         self.where: str | None = None
         """How a client names it; None while there is none."""
 
@@ -107,23 +105,12 @@ class ControlService(Service):
             self._listen(UnixAddress(os.fspath(path), 0o600))
 
     def _listen(self, address: TcpAddress | UnixAddress) -> None:
-        if isinstance(address, UnixAddress) and address.mode is None:
-            address = UnixAddress(address.path, 0o600)
         if isinstance(address, TcpAddress) and self._config.tls is None:
             raise ListenError(f"control: {address} needs tls, as TCP does not tell who it is")
-        self._protocols = self._secured()
-        sock = open_listener(address, pauses_seconds=())
-        self.where = _where(address, sock)
-        # Twisted's own port would open a UNIX socket to all users.
-        self._listener = Listener(sock, self._reactor, self._accepted, must_wait=lambda: False)
-
-    def _accepted(self, sock: socket.SocketType, address: Any) -> None:
-        try:
-            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, self._protocols)
-        except OSError:
-            pass  # it has left again
-        finally:
-            sock.close()  # Twisted has made a descriptor of its own
+        factory = self._secured()
+        sock = open_listener(address, default_mode=0o600, pauses_seconds=())
+        self.where = client_address(address, sock)
+        self._listener = serve_factory(sock, self._reactor, factory)
 
     def _secured(self) -> Any:
         tls = self._config.tls
@@ -136,13 +123,6 @@ class ControlService(Service):
         except Exception as error:  # OpenSSL's have no type in common
             raise ListenError(f"control: its certificates cannot be used: {error}") from None
         return TLSMemoryBIOFactory(options, False, self._factory)
-
-
-def _where(address: TcpAddress | UnixAddress, sock: socket.socket) -> str:
-    """How a client names the place that a socket listens at."""
-    if isinstance(address, UnixAddress):
-        return f"unix:{address.path}"
-    return str(TcpAddress(address.host or "127.0.0.1", sock.getsockname()[1]))
 
 
 @contextmanager

@@ -312,7 +312,7 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
     from twisted.internet import reactor
 
     def happen() -> None:
-        if not web._subscribers["opened"]:
+        if not web._observers.by_hook["opened"]:
             reactor.callLater(0.01, happen)  # type: ignore[attr-defined]
             return
         port._open(ssh, ("192.0.2.1",))
@@ -352,9 +352,9 @@ def test_nobody_is_observed_for_nobody(port: Port) -> None:
     web = port.monitor("web")
     client = port.client()
     client.call("Subscribe")
-    assert web._subscribers["opened"]
+    assert web._observers.by_hook["opened"]
     client.close()
-    while web._subscribers["opened"]:
+    while web._observers.by_hook["opened"]:
         pass  # the server has yet to hear of it
 
 

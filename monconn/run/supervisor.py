@@ -222,9 +222,11 @@ class Supervisor:
         old_names = {config.name for config in old}
         after: dict[str, ServiceConfig] = {}
         for config in new:
-            is_ours = config.name in old_names or config.name in self._retired
-            is_known = config.name in self._running or config.name in self.registry.names()
-            if config.name in after or (is_known and not is_ours):
+            is_others = (config.name in self._running and config.name not in old_names) or (
+                config.name in self.registry.names()
+                and self.registry.get(config.name) is not self._monitor_of(config)
+            )
+            if config.name in after or is_others:
                 raise DuplicateService(f"a service named {config.name!r} exists already")
             after[config.name] = config
         for name, message in clashes(new):
@@ -338,7 +340,8 @@ class Supervisor:
     def _start(self, config: ServiceConfig, monitor: Monitor, port: Port) -> None:
         service = self._running[config.name] = _Service(config, monitor, port)
         monitor.listen, monitor.backend = port.listen or str(config.listen), str(config.backend)
-        if self._retired.pop(config.name, None) is None:
+        self._retired.pop(config.name, None)
+        if config.name not in self.registry.names():
             self.registry.add(monitor)
         self._show_bytes(service)
         monitor.apply(_policy_of(config))
@@ -387,7 +390,8 @@ class Supervisor:
         if self._retired.get(monitor.name) is monitor:  # else it has come back
             if forget:
                 del self._retired[monitor.name]
-                self.registry.delete(monitor.name)
+                if any(each is monitor for each in self.registry):
+                    self.registry.delete(monitor.name)
             self._check_drained()
 
     def _check_drained(self) -> None:

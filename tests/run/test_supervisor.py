@@ -198,6 +198,22 @@ async def test_a_service_that_comes_back_while_it_drains_goes_on(world: World) -
     assert (len(monitor), monitor.totals().opened) == (2, 2)
 
 
+@pytest_twisted.ensureDeferred
+async def test_whoever_deletes_the_monitor_of_one_that_drains_harms_nothing(world: World) -> None:
+    service = world.service()
+    await world.supervisor.apply((), [service])
+    client, monitor = await world.connect(), world.monitor()
+    await world.supervisor.apply([service], ())
+    world.registry.delete("web")
+    successor = world.registry.new("web")
+    with pytest.raises(DuplicateService):
+        await world.supervisor.apply((), [service])
+    world.leave(client)
+    await world.supervisor.drained()
+    assert list(world.registry) == [successor]
+    assert len(monitor) == 0
+
+
 # -- changes that live connections feel
 
 

@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThread
 
 from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.config.config import ServiceConfig
-from monconn.errors import DuplicateService, ListenError, UnknownService
+from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.run.supervisor import Changes, Supervisor
@@ -401,6 +401,18 @@ async def test_what_no_waiting_mends_disturbs_nobody(world: World, tmp_path: Pat
     with pytest.raises(ListenError, match="no such file"):
         await world.supervisor.apply([service], [nowhere])
     assert world.supervisor._running["web"].port is sock
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("other", ["web", "new"])
+async def test_a_backend_that_cannot_be_changes_nothing(world: World, other: str) -> None:
+    service = world.service()
+    await world.supervisor.apply((), [service])
+    wrong = world.service(other, backend=EndpointAddress("nonsense:1"))
+    with pytest.raises(AddressError, match=f"^{other}: cannot use nonsense:1: Unknown endpoint"):
+        await world.supervisor.apply([service], [wrong, world.service("third")])
+    assert (world.supervisor.services, world.registry.names()) == ((service,), ["web"])
+    await world.connect()
 
 
 @pytest_twisted.ensureDeferred

@@ -24,7 +24,7 @@ KINDS = ["ipv4", "ipv6", "unix", "localhost", "endpoint string"]
 
 @implementer(IHalfCloseableProtocol)
 class Caller(Protocol):
-    """WriteQueue what happens to it; all is said once it has had an end."""
+    """Records what happens to it; all is said once it has had an end."""
 
     def __init__(self) -> None:
         self.received = b""

@@ -48,7 +48,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _cpu_clock(pid: int) -> int:
-    """The clock of ``clock_getcpuclockid(3)``: in nanoseconds; ``stat`` has hundredths of a second."""
+    """The clock of ``clock_getcpuclockid(3)``: nanoseconds; ``stat`` has hundredths."""
     return (~pid << 3) | 2
 
 

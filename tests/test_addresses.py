@@ -1,4 +1,4 @@
-"""Addresses, pairs and networks as people write them."""
+"""Parsing addresses, pairs and networks."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_backend(text, address):
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_LISTEN_ON)
-def test_wrong_to_listen_on(text, words):
+def test_invalid_to_listen_on(text, words):
     with pytest.raises(AddressError) as caught:
         parse_listen(text)
     assert words in str(caught.value)
@@ -168,7 +168,7 @@ def test_wrong_to_listen_on(text, words):
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_CONNECT_TO)
-def test_wrong_to_connect_to(text, words):
+def test_invalid_to_connect_to(text, words):
     with pytest.raises(AddressError) as caught:
         parse_backend(text)
     assert words in str(caught.value)
@@ -176,7 +176,7 @@ def test_wrong_to_connect_to(text, words):
 
 
 def refusal(parse, text) -> str | None:
-    """What is said of a text that is refused, and None of one that is taken."""
+    """The message for a text that is refused; None for one that is accepted."""
     try:
         parse(text)
     except AddressError as error:
@@ -191,7 +191,7 @@ either_side = st.sampled_from([parse_listen, parse_backend])
 
 
 @given(parse=either_side, text=texts)
-def test_a_refusal_is_always_in_words(parse, text):
+def test_a_refusal_always_has_a_message(parse, text):
     message = refusal(parse, text)
     assert message is None or (message and message.isprintable())
 
@@ -201,7 +201,7 @@ ips = st.ip_addresses().map(lambda ip: plain_ip(str(ip)))
 
 
 @given(parse=either_side, host=ips | names, port=st.integers(1, 65535))
-def test_every_host_and_port_read_back_as_they_are_shown(parse, host, port):
+def test_every_host_and_port_can_be_read_back(parse, host, port):
     assume(host not in ("ssl", "tls", "tcp", "unix", "stdio", "systemd", "haproxy", "tcp6"))
     address = TcpAddress(host, port)
     assert parse(str(address)) == address
@@ -211,7 +211,7 @@ paths = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 
 
 @given(path=paths, mode=st.none() | st.integers(0, 0o777))
-def test_every_path_reads_back_as_it_is_shown(path, mode):
+def test_every_path_can_be_read_back(path, mode):
     assume(path == path.strip())
     address = UnixAddress(path, mode)
     assert parse_listen(str(address)) == address
@@ -283,7 +283,7 @@ def test_plain_ip(ip, plain):
 
 
 @given(ip=st.ip_addresses(v=4))
-def test_every_mapped_address_is_shown_plain(ip):
+def test_every_mapped_address_becomes_ipv4(ip):
     assert plain_ip(f"::ffff:{ip}") == plain_ip(str(ip)) == str(ip)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import attrs
 
 from benchmarks import processes
-from benchmarks.servers import BenchmarkError, Server
+from benchmarks.servers import BenchmarkError, LoadProcess, Server
 
 UNLIMITED = 1 << 50
 SETTLE_SECONDS = 0.1
@@ -64,7 +65,7 @@ def run_load(server: Server, load: Load, seconds: float) -> dict[str, float]:
             return timed(server, running, load)
 
 
-def timed(server: Server, running, load: Load) -> dict[str, float]:
+def timed(server: Server, running: LoadProcess, load: Load) -> dict[str, float]:
     """One run of a load that stands: per unit of work, what it cost and how long it took."""
     before = processes.cpu_seconds(server.pid) if server.contestant else 0.0
     result = running.run()
@@ -84,7 +85,7 @@ def cost(load: Load, done: int, cpu_seconds: float) -> dict[str, float]:
     return {"cpu_us": cpu_seconds / done * 1e6}
 
 
-def speed(load: Load, result: dict) -> dict[str, float]:
+def speed(load: Load, result: dict[str, Any]) -> dict[str, float]:
     if not result["done"]:
         raise BenchmarkError("nothing was done in time")
     per_second = result["done"] / result["seconds"]

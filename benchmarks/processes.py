@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 STOP_SECONDS = 3.0
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -48,7 +49,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _cpu_clock(pid: int) -> int:
-    """The clock of ``clock_getcpuclockid(3)``: nanoseconds; ``stat`` has hundredths."""
+    """The id of a process's CPU clock, as ``clock_getcpuclockid(3)`` makes it.
+
+    It counts nanoseconds, where ``/proc/PID/stat`` has hundredths of a second.
+    """
     return (~pid << 3) | 2
 
 
@@ -112,7 +116,7 @@ def _bind(pids: Iterable[int], processors: set[int]) -> None:
                 os.sched_setaffinity(int(thread), processors)
 
 
-def stop(process: subprocess.Popen) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """Stop a process and its children by their ids; harmless if they have ended."""
     if process.poll() is not None:
         return

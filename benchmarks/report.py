@@ -251,8 +251,8 @@ def _measured(results: Results) -> list[str]:
         "stalled": ("Stalled readers", stalled_table),
         "startup": ("From start to the first byte", startup_table),
     }
-    for load, (title, make_table) in others.items():
-        if results.contestants(load):
+    for name, (title, make_table) in others.items():
+        if results.contestants(name):
             parts += [f"## {title}\n", make_table(results)]
     return parts
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 
@@ -26,6 +27,8 @@ from benchmarks.measure import LOADS, LOADS_BY_NAME
 from benchmarks.results import Results, Sample
 from benchmarks.servers import BenchmarkError, Server, StartError, compile_load
 from benchmarks.targets import HELD
+
+T = TypeVar("T")
 
 HERE = Path(__file__).parent
 NOT_LOADS = ("held", "stalled", "startup")
@@ -208,7 +211,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def rotated(items: list, by: int) -> list:
+def rotated(items: list[T], by: int) -> list[T]:
     """The same order, starting elsewhere."""
     by %= len(items) or 1
     return items[by:] + items[:by]

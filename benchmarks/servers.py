@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import processes
 from benchmarks.contestants import TLS, Contestant, Place, nginx_module, program
@@ -54,7 +55,7 @@ class LoadProcess:
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Any = None
 
     def __enter__(self) -> LoadProcess:
         self._process = subprocess.Popen(
@@ -69,19 +70,19 @@ class LoadProcess:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return int(self._process.pid)
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         """Run once more; returns the amount of work, its duration, and latencies."""
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
         return self._answer()
 
-    def _answer(self) -> dict:
+    def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()  # each load has a deadline of its own
         if not line:
             raise BenchmarkError(f"the load ended with status {self._process.wait()}")
-        answer = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if answer.get("errors"):
             raise BenchmarkError(answer["first_error"])
         return answer
@@ -119,14 +120,14 @@ class Server:
         self._load_program = str(load_program)
         self._certificate = certificate
         self._held = held
-        self._backend: subprocess.Popen[str] | None = None
-        self._forwarder: subprocess.Popen[bytes] | None = None
+        self._backend: Any = None  # each a Popen while it runs
+        self._forwarder: Any = None
         self._port = 0
 
     @property
     def pid(self) -> int:
         """The forwarder's process id."""
-        return self._forwarder.pid
+        return int(self._forwarder.pid)
 
     @property
     def pids(self) -> list[int]:
@@ -162,7 +163,7 @@ class Server:
         for name in ("key.pem", "cert.pem") if contestant.loads == TLS else ():
             shutil.copy(self._certificate / name, self._folder)
         command = contestant.command(place)
-        command[0] = program(command[0])
+        command[0] = program(command[0]) or command[0]
         since = time.monotonic()
         with (self._folder / "log").open("wb") as log:
             self._forwarder = subprocess.Popen(
@@ -229,7 +230,7 @@ def free_port() -> int:
     """A port that is free at present."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+        return int(sock.getsockname()[1])
 
 
 def first_byte(port: int, is_tls: bool) -> bool:

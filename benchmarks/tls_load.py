@@ -14,6 +14,8 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 MESSAGE_BYTES = 64
 REQUEST_BYTES = 4 * 1024 * 1024
@@ -40,7 +42,8 @@ class Loads:
         self._limit = limit
         self._lock = threading.Lock()
         self._done = 0
-        self._work = {"bulk": self._bulk, "connect": self._connect}[mode]
+        works: dict[str, Callable[[Any], int]] = {"bulk": self._bulk, "connect": self._connect}
+        self._work = works[mode]
         self._streams = [self._open() if mode == "bulk" else None for _ in range(at_once)]
         self.errors: list[str] = []
 

@@ -5,8 +5,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 from monconn.background import BackgroundQueue
 
@@ -174,6 +175,7 @@ def test_handler_that_goes_on_failing_is_logged_once(logged_failures: list[Failu
     """The log itself may be written here, into a pipe that nobody reads."""
     queue: BackgroundQueue[str] = BackgroundQueue(lambda item, dropped: 1 / 0, 1000)
 
+    @provider(ILogObserver)
     def log_lines_go_through_it(event: LogEvent) -> None:
         queue.put("a line of the log")
 

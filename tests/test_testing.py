@@ -134,6 +134,8 @@ def test_bytes_of_the_peer_wait_while_reading_is_paused() -> None:
 
 def test_a_protocol_may_pause_in_the_middle() -> None:
     class Pausing(Told):
+        transport: Any
+
         def dataReceived(self, data: bytes) -> None:
             super().dataReceived(data)
             self.transport.pauseProducing()
@@ -289,9 +291,9 @@ def test_an_observer_may_ignore_bytes() -> None:
 def test_a_monitors_time_is_controlled_by_the_test() -> None:
     clock = Clock()
     assert make_monitor(clock=clock).clock is clock
-    monitor = make_monitor(timeouts=monconn.Timeouts(max_idle=60))
+    monitor = make_monitor(clock=clock, timeouts=monconn.Timeouts(max_idle=60))
     protocol, _ = connect(monconn.MonitoringFactory(monitor, Factory.forProtocol(Told)))
-    monitor.clock.pump([15] * 4)
+    clock.pump([15] * 4)
     assert protocol.record.reason == "idle_timeout"
     assert monitor.uptime_seconds() == 60
 

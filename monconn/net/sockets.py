@@ -1,7 +1,7 @@
-"""What the system knows of a connection's socket and Twisted does not tell.
+"""What the kernel knows of a connection's socket and Twisted's transports do not report.
 
-The buffers looked at are those of ``twisted.internet.abstract.FileDescriptor``, the base
-of all of Twisted's TCP and UNIX transports.
+The transport buffers measured here are those of ``twisted.internet.abstract.FileDescriptor``, the
+base of all of Twisted's TCP and UNIX transports.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import select
 import socket
 import struct
 import termios
+from functools import partial
 from typing import Any
+from weakref import ref
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.python.failure import Failure
 
 from monconn.model.reasons import SideEnd
 
@@ -24,8 +27,13 @@ KEEPALIVE_PROBES = 9
 _SO_MEMINFO = 55
 _TCP_INFO = 11
 TCP_INFO_BYTES = 232
-_MEMINFO = struct.Struct("8x4I")  # bytes in flight, the limit, set aside, and queued
+# sk_meminfo (linux/sock_diag.h): skip RMEM_ALLOC and RCVBUF; then WMEM_ALLOC (in flight), SNDBUF
+# (the limit), FWD_ALLOC (reserved), WMEM_QUEUED (queued).
+_MEMINFO = struct.Struct("8x4I")
 
+# A peer that vanished, in the kernel's words: retransmissions or keepalive probes ran out
+# (ETIMEDOUT), or the last retries were answered by routers (ICMP unreachable: EHOSTUNREACH,
+# ENETUNREACH, EHOSTDOWN, ENONET) or went out of an interface that is down (ENETDOWN).
 _PEER_LOST_ERRNOS = frozenset(
     {
         errno.ETIMEDOUT,
@@ -39,42 +47,51 @@ _PEER_LOST_ERRNOS = frozenset(
 
 
 class ErrorTrackingSocket(socket.socket):
-    """A socket that remembers the error that ended it, and what was left in it.
+    """A socket that remembers the error that ended it, and the bytes left unread in it.
 
-    Twisted reports a reset and a peer that has vanished by one and the same
-    ``ConnectionLost``; this is how they are told apart. And when a write fails, Twisted
-    closes the socket with all that the peer had sent before.
+    Twisted reports a reset (``ECONNRESET``) and a vanished peer (``ETIMEDOUT``) by the same
+    ``ConnectionLost``; the error number tells them apart. And when a write fails, Twisted closes
+    the socket at once, with everything unread that the peer sent before: it is read here first.
     """
 
-    __slots__ = ("_tcp_info", "error_number", "keep_unread", "unread_data")
+    __slots__ = ("_tcp_info", "error_number", "has_ended", "keep_unread", "unread_data")
 
     error_number: int
-    """The first error met; 0 for none."""
+    """The first error that occurred; 0 for none."""
+    has_ended: bool
+    """Whether the end of what the peer sends was read."""
     keep_unread: bool
-    """Whether to read what is left before closing."""
+    """Whether ``close`` reads what is left into :attr:`unread_data`."""
     unread_data: bytes
+    """What was unread as the socket was closed."""
 
     def recv(self, *args: Any) -> bytes:
-        """Receive, and note an error."""
+        """Receive; an error is remembered."""
         try:
-            return super().recv(*args)
+            data = super().recv(*args)
         except OSError as error:
             self._note(error)
             raise
+        if not data:
+            self.has_ended = True
+        return data
 
     def recvmsg(self, *args: Any) -> Any:
-        """Receive (Twisted's way on UNIX sockets), and note an error."""
+        """Receive, as Twisted does on UNIX sockets; an error is remembered."""
         try:
-            return super().recvmsg(*args)
+            received = super().recvmsg(*args)
         except OSError as error:
             self._note(error)
             raise
+        if not received[0]:
+            self.has_ended = True
+        return received
 
     def send(self, data: Any, *flags: int) -> int:
-        """Send, and note an error."""
+        """Send; an error is remembered."""
         if not data:
-            # Twisted sends nothing before it ends its writing; a UNIX socket whose peer has
-            # closed in order would call that a broken pipe.
+            # Twisted sends zero bytes before it shuts down its writing. On a UNIX socket whose peer
+            # has closed in order that fails with EPIPE, which would look like a broken connection.
             return 0
         try:
             return super().send(data, *flags)
@@ -83,7 +100,7 @@ class ErrorTrackingSocket(socket.socket):
             raise
 
     def close(self) -> None:
-        """Close; an error that nobody has met yet is noted first."""
+        """Close; the kernel's pending error (``SO_ERROR``), if there is one, is fetched first."""
         self._tcp_info = self.tcp_info()
         if not self.error_number and self.fileno() >= 0:
             self.error_number = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -93,7 +110,7 @@ class ErrorTrackingSocket(socket.socket):
         super().close()
 
     def tcp_info(self) -> bytes | None:
-        """See :func:`tcp_info`; once it is closed, what was known then."""
+        """See :func:`tcp_info`; once the socket is closed, what was known as it was."""
         return self._tcp_info if self.fileno() < 0 else tcp_info(self)
 
     def _read_on(self) -> bytes:
@@ -115,7 +132,9 @@ def descriptor_of(transport: Any) -> FileDescriptor | None:
 
 
 def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
-    """Put a :class:`ErrorTrackingSocket` in the place of a transport's socket.
+    """Replace a transport's socket by an :class:`ErrorTrackingSocket`.
+
+    From then on the transport takes no end for one that was not read.
 
     :param descriptor: what :func:`descriptor_of` gives.
     :returns: the socket; None if the transport has none.
@@ -125,38 +144,61 @@ def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
         return plain
     if not isinstance(plain, socket.socket):
         return None
-    # Of the type beneath, which knows no enums.
+    # family, type and proto of the C base class: socket.socket's own properties make enums of them,
+    # which takes longer than all the rest here.
     bare: Any = super(socket.socket, plain)
     noting = ErrorTrackingSocket(bare.family, bare.type, bare.proto, fileno=plain.detach())
     noting.error_number = 0
+    noting.has_ended = False
     noting.keep_unread = False
     noting.unread_data = b""
     noting._tcp_info = None
     noting.setblocking(False)
     descriptor.socket = noting
     descriptor.fileno = noting.fileno
+    descriptor.readConnectionLost = partial(_input_ended, ref(descriptor))  # and no cycle
     return noting
 
 
+def _input_ended(transport: ref[Any], reason: Failure) -> None:
+    """In the place of a transport's ``readConnectionLost``: pass on an end that was read.
+
+    To Twisted's poll and epoll reactors (``_PollLikeMixin``) a hang-up without input, on a
+    descriptor that they read from, is an end in order with nothing left. But they fetch the events
+    of all descriptors at once: one that was paused then, and that an event served before this one
+    has resumed, was not asked about its input. It may have been reset, with bytes to be read.
+    """
+    descriptor: Any = transport()
+    if descriptor.socket.has_ended:
+        type(descriptor).readConnectionLost(descriptor, reason)
+    else:
+        descriptor.startReading()  # which the reactor has stopped; the next events tell of input
+
+
 def end_by_errno(error_number: int) -> SideEnd:
-    """How a side ended whose socket failed: it vanished, or (any other error) reset us."""
+    """How a side ended, by its socket's error: it vanished, or (any other error) it reset us."""
     return "timeout" if error_number in _PEER_LOST_ERRNOS else "reset"
 
 
 def buffered_bytes(descriptor: Any) -> int:
-    """How many bytes a transport holds that it has not yet given to the system."""
+    """How many bytes a transport holds that it has not yet passed to the kernel.
+
+    ``_tempDataLen`` is private to Twisted: bytes written in this turn wait in a list of their own
+    until the transport is next writable, and no public attribute counts them. Without it such bytes
+    would be overtaken by ours, and a reset would be sent before them.
+    """
     if descriptor is None:
         return 0
     return int(len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen)
 
 
 def unacknowledged_bytes(sock: socket.SocketType) -> int:
-    """How many bytes the system holds that the peer has not yet taken (``SIOCOUTQ``)."""
+    """How many sent bytes the peer's kernel has not yet acknowledged (``SIOCOUTQ``)."""
     return _queued(sock, termios.TIOCOUTQ)
 
 
 def tcp_info(sock: socket.SocketType) -> bytes | None:
-    """What the system knows of a TCP connection, to be read by :mod:`monconn.model.tcpinfo`.
+    """The kernel's statistics of a TCP connection, undecoded (see :mod:`monconn.model.tcpinfo`).
 
     :returns: Linux' ``struct tcp_info`` (``linux/tcp.h``); None where there is none.
     """
@@ -169,9 +211,10 @@ def tcp_info(sock: socket.SocketType) -> bytes | None:
 
 
 def send_buffer_room(sock: socket.SocketType) -> int:
-    """How many bytes more the system takes to send, about; 0 where it does not tell.
+    """About how many more bytes the kernel's send buffer takes; 0 where that is not known.
 
-    From Linux' ``SO_MEMINFO`` (``linux/sock_diag.h``).
+    From Linux' ``SO_MEMINFO`` (``linux/sock_diag.h``): one system call, where ``SIOCOUTQ`` and
+    ``SO_SNDBUF`` would be two and leave out the kernel's overhead per segment.
     """
     try:
         answer = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
@@ -182,7 +225,7 @@ def send_buffer_room(sock: socket.SocketType) -> int:
 
 
 def unread_bytes(sock: socket.SocketType) -> int:
-    """How many bytes of the peer's the system holds that we have not yet taken."""
+    """How many received bytes the kernel holds that we have not yet read (``FIONREAD``)."""
     return _queued(sock, termios.FIONREAD)
 
 
@@ -195,14 +238,14 @@ def _queued(sock: socket.SocketType, which: int) -> int:
 
 
 def has_failed(sock: socket.socket) -> bool:
-    """Whether a connection has broken, which who does not read would not be told."""
+    """Whether a connection has failed: a paused transport gets no event of it from its reactor."""
     poll = select.poll()
-    poll.register(sock.fileno(), 0)  # errors are told without asking for them
+    poll.register(sock.fileno(), 0)  # POLLERR is reported without being asked for (poll(2))
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def enable_keepalive(sock: socket.SocketType) -> None:
-    """Have the system ask a silent peer whether it is still there; TCP only."""
+    """Have the kernel probe a silent peer; TCP only."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -211,18 +254,21 @@ def enable_keepalive(sock: socket.SocketType) -> None:
         ("TCP_KEEPINTVL", KEEPALIVE_SECONDS),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
     ):
-        if hasattr(socket, name):  # Linux has all three, other systems some
+        if hasattr(socket, name):  # Linux has all three, other kernels some
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def reset_on_close(sock: socket.SocketType) -> None:
-    """Have ``close`` send a reset instead of an end; UNIX sockets have none, and just close."""
+    """Have ``close`` send a reset (``SO_LINGER`` of 0 s) instead of a FIN.
+
+    UNIX sockets cannot send a reset: they just close.
+    """
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def peer_pid(sock: socket.SocketType) -> int:
-    """The process at the other end of a UNIX socket; 0 where the system does not tell."""
+    """The process at the other end of a UNIX socket; 0 where the kernel does not tell."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

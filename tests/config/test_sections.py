@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def problems(text: str) -> list[str]:
 class Noting(Observer):
     """An observer of somebody's own."""
 
-    def __init__(self, path: str, *, limit: int = 3) -> None:
+    def __init__(self, path: Any, *, limit: int = 3) -> None:
         self.path = path
         self.limit = limit
 

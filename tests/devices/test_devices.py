@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
+from zope.interface import implementer
 
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import LINES_A_SECOND
@@ -19,7 +20,7 @@ from monconn.devices.identity import DeviceIdentity
 from monconn.errors import UnknownService
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
-from monconn.monitor.interfaces import Observer
+from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.testing import RecordingObserver, make_monitor
@@ -27,6 +28,7 @@ from monconn.testing import RecordingObserver, make_monitor
 FLEET = 5_000
 
 
+@implementer(IConnection)
 class Connection:
     """A connection without sockets: it closes as soon as it is ended."""
 
@@ -110,7 +112,7 @@ def world() -> World:
 
 
 @pytest.fixture
-def events() -> Iterator[list[LogEvent]]:
+def events() -> Iterator[Sequence[LogEvent]]:
     with capturedLogs() as captured:
         yield captured
 
@@ -738,11 +740,11 @@ class BusyClock(Clock):
         super().__init__()
         self.pauses: list[float] = []
 
-    def seconds(self) -> float:  # type: ignore[override]
+    def seconds(self) -> float:
         self.rightNow += 0.0001
         return float(self.rightNow)
 
-    def callLater(self, delay: float, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def callLater(self, delay: float, *args: Any, **kwargs: Any) -> Any:
         self.pauses.append(delay)
         return super().callLater(delay, *args, **kwargs)
 
@@ -763,11 +765,11 @@ def test_a_long_poll_lets_others_run(world: World) -> None:
 # -- the log, and the life of the service
 
 
-def lines(events: list[LogEvent]) -> list[tuple[LogLevel, str]]:
+def lines(events: Sequence[LogEvent]) -> list[tuple[LogLevel, str]]:
     return [(event["log_level"], formatEvent(event)) for event in events]
 
 
-def test_lines_of_an_alarm(world: World, events: list[LogEvent]) -> None:
+def test_lines_of_an_alarm(world: World, events: Sequence[LogEvent]) -> None:
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 60.0, 5)
@@ -784,7 +786,7 @@ def test_lines_of_an_alarm(world: World, events: list[LogEvent]) -> None:
     ]
 
 
-def test_many_alarms_are_summed_up(world: World, events: list[LogEvent]) -> None:
+def test_many_alarms_are_summed_up(world: World, events: Sequence[LogEvent]) -> None:
     for number in range(LINES_A_SECOND + 5):
         for _ in range(11):
             world.enter(number_ip(number)).end("operator")
@@ -801,7 +803,7 @@ def test_many_alarms_are_summed_up(world: World, events: list[LogEvent]) -> None
     assert len(world.alarms()) == LINES_A_SECOND + 5
 
 
-def test_stop_and_start_again(world: World, events: list[LogEvent]) -> None:
+def test_stop_and_start_again(world: World, events: Sequence[LogEvent]) -> None:
     connection = world.enter()
     for number in range(LINES_A_SECOND + 1):
         for _ in range(11):

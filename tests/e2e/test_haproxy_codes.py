@@ -511,7 +511,7 @@ class HAProxy:
 
     def port(self, service: str) -> int:
         """See :class:`Proxy`."""
-        return self._ports[service]
+        return int(self._ports[service])
 
     def _ask(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -579,7 +579,7 @@ class Ours:
 
     def port(self, service: str) -> int:
         """See :class:`Proxy`."""
-        return self._ports[service]
+        return int(self._ports[service])
 
     def _rows(self, service: str) -> list[dict[str, Any]]:
         return list(self._client.rows("ListConnections", service=service))

@@ -521,7 +521,7 @@ def test_observer_that_would_end_the_program_does_not(
     monitor: Monitor, logged_failures: list[Failure]
 ) -> None:
     failing, after = Recorder(), Recorder()
-    failing.closed = sys.exit  # type: ignore[method-assign]
+    failing.closed = sys.exit  # type: ignore[assignment,method-assign]
     for observer in (failing, after):
         monitor.add_observer(observer)
     for _ in range(2):

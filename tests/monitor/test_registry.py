@@ -82,7 +82,7 @@ def test_empty_one_is_still_true(registry: Registry) -> None:
 
 
 def enter(monitor: Monitor) -> Any:
-    connection = SimpleNamespace(record=monitor.admit("10.0.0.1:1", "10.0.0.1"))
+    connection: Any = SimpleNamespace(record=monitor.admit("10.0.0.1:1", "10.0.0.1"))
     monitor.opened(connection)
     return connection
 

@@ -15,9 +15,10 @@ import pytest_twisted
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.protocols.wire import Echo
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 from monconn.addresses import TcpAddress, UnixAddress, parse_network
 from monconn.errors import ListenError
@@ -94,7 +95,7 @@ class Taken:
         self.listener = Listener(sock, self.reactor, self.accepted, must_wait)
         self.listener.resume()
 
-    def accepted(self, client: socket.socket, address: Any) -> None:
+    def accepted(self, client: Any, address: Any) -> None:
         self.clients.append((client, address))
 
     @property
@@ -159,9 +160,9 @@ def test_an_exception_in_accepted_costs_one_client(
     opened: Any, connect: Any, logged_failures: list[Failure]
 ) -> None:
     sock = opened(LOOPBACK)
-    served = []
+    served: list[socket.socket] = []
 
-    def accepted(client: socket.socket, address: Any) -> None:
+    def accepted(client: Any, address: Any) -> None:
         if not served and not logged_failures:
             raise ZeroDivisionError
         served.append(client)
@@ -210,6 +211,7 @@ def warnings() -> Iterator[list[LogEvent]]:
     """The warnings that listeners log."""
     events: list[LogEvent] = []
 
+    @provider(ILogObserver)
     def observer(event: LogEvent) -> None:
         if isinstance(event.get("log_source"), Listener):
             events.append(event)

@@ -56,7 +56,7 @@ def outcome(state: str, cell: str) -> tuple[str, tuple[str, ...]]:
     if cell == ".":
         return state, ()
     next_state, _, actions = cell.partition(":")
-    words = [f"{VERBS[verb]}_{SIDES[side]}" for verb, side in filter(None, actions.split(","))]
+    words = [f"{VERBS[each[0]]}_{SIDES[each[1]]}" for each in filter(None, actions.split(","))]
     return SHORT[next_state], tuple(words)
 
 

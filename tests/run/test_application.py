@@ -94,6 +94,7 @@ def test_only_those_that_print_bytes_are_watched() -> None:
 
 
 def connects_to(address: TcpAddress | UnixAddress) -> bool:
+    where: str | tuple[str, int]
     if isinstance(address, UnixAddress):
         family, where = socket.AF_UNIX, address.path
     else:

@@ -223,7 +223,8 @@ def test_it_listens_with_a_monitor_around_the_factory(registry: monconn.Registry
     assert number == 8080
     factory.doStart()
     assert registry.get("web") is made.monitor
-    factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1234)).makeConnection(Mockingbird(memory))
+    protocol: Any = factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1234))
+    protocol.makeConnection(Mockingbird(memory))
     assert [record.client for record in made.monitor.connections()] == ["192.0.2.7:1234"]
     factory.doStop()
     assert registry.names() == []
@@ -310,7 +311,8 @@ def test_a_control_port_that_cannot_be_had_is_said(
 async def test_endpoints_that_name_the_same_control_port_share_it(tmp_path: Path) -> None:
     path = tmp_path / "c.sock"
     texts = [f"monconn:{INNER}:mon.name={each}:mon.control={path}" for each in ("one", "two")]
-    one, two = [await endpoint(text, reactor).listen(Negotiating()) for text in texts]
+    ports: Any = [await endpoint(text, reactor).listen(Negotiating()) for text in texts]
+    one, two = ports
     assert is_listening(path)
     await one.stopListening()
     await deferLater(reactor, 0)
@@ -318,7 +320,7 @@ async def test_endpoints_that_name_the_same_control_port_share_it(tmp_path: Path
     await two.stopListening()
     await it_is_so(lambda: not path.exists())
 
-    again = await endpoint(texts[0], reactor).listen(Negotiating())
+    again: Any = await endpoint(texts[0], reactor).listen(Negotiating())
     assert is_listening(path)
     await again.stopListening()
     await it_is_so(lambda: not path.exists())

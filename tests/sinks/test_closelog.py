@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from monconn.sinks.closelog import LINES_A_SECOND, CloseLog
 
 
 @pytest.fixture
-def events() -> Iterator[list[LogEvent]]:
+def events() -> Iterator[Sequence[LogEvent]]:
     with capturedLogs() as events:
         yield events
 
@@ -53,7 +53,7 @@ def refused(refusal: str = "blocked") -> ConnectionRecord:
     return closed(refusal=refusal, reason=None, closed=100.0)
 
 
-def lines(events: list[LogEvent]) -> list[str]:
+def lines(events: Sequence[LogEvent]) -> list[str]:
     return [formatEvent(event) for event in events]
 
 
@@ -79,31 +79,31 @@ def lines(events: list[LogEvent]) -> list[str]:
     ],
 )
 def test_line_of_a_closed_connection(
-    log: CloseLog, events: list[LogEvent], fields: dict[str, Any], line: str
+    log: CloseLog, events: Sequence[LogEvent], fields: dict[str, Any], line: str
 ) -> None:
     log.closed(closed(**fields))
     assert lines(events) == [line]
 
 
-def test_line_is_the_one_that_the_record_gives(log: CloseLog, events: list[LogEvent]) -> None:
+def test_line_is_the_one_that_the_record_gives(log: CloseLog, events: Sequence[LogEvent]) -> None:
     class Described(ConnectionRecord):
         def describe(self, now: float) -> str:
             return "as described"
 
-    fields = {"listener": ":80", "backend": ":81", "opened_at": 0.0, "opened": 100.0}
+    fields: Any = {"listener": ":80", "backend": ":81", "opened_at": 0.0, "opened": 100.0}
     record = Described(id=1, service="web", client="a:1", client_ip="a", closed=101.0, **fields)
     log.closed(record)
     log.refused(record)
     assert lines(events) == ["web: as described"] * 2
 
 
-def test_line_of_a_refused_client(log: CloseLog, events: list[LogEvent]) -> None:
+def test_line_of_a_refused_client(log: CloseLog, events: Sequence[LogEvent]) -> None:
     log.refused(refused("ip_limit"))
     assert lines(events) == ["web: 192.0.2.1:4711 refused: ip_limit"]
 
 
 def test_lines_are_logged_under_the_programs_own_name(
-    log: CloseLog, events: list[LogEvent]
+    log: CloseLog, events: Sequence[LogEvent]
 ) -> None:
     """Logging may be set to show this namespace from info on, and others only from warn on."""
     log.closed(closed())
@@ -112,7 +112,7 @@ def test_lines_are_logged_under_the_programs_own_name(
     assert event["log_level"] == LogLevel.info
 
 
-def test_other_events_are_ignored(log: CloseLog, events: list[LogEvent]) -> None:
+def test_other_events_are_ignored(log: CloseLog, events: Sequence[LogEvent]) -> None:
     assert verifyObject(IObserver, log)
     log.opened(closed())
     assert (log.watches_payload, events) == (False, [])
@@ -121,7 +121,9 @@ def test_other_events_are_ignored(log: CloseLog, events: list[LogEvent]) -> None
 # -- many
 
 
-def test_fifty_lines_then_a_summary(log: CloseLog, clock: Clock, events: list[LogEvent]) -> None:
+def test_fifty_lines_then_a_summary(
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
+) -> None:
     for number in range(LINES_A_SECOND + 9):
         reason = "client_reset" if number < 52 else "blocked"
         log.closed(closed(up=1024, down=number, reason=reason))
@@ -136,7 +138,7 @@ def test_fifty_lines_then_a_summary(log: CloseLog, clock: Clock, events: list[Lo
 
 
 def test_refused_clients_are_summarized_too(
-    log: CloseLog, clock: Clock, events: list[LogEvent]
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
 ) -> None:
     for _ in range(LINES_A_SECOND + 3):
         log.refused(refused("blocked"))
@@ -150,7 +152,7 @@ def test_refused_clients_are_summarized_too(
 
 
 def test_next_second_has_lines_of_its_own(
-    log: CloseLog, clock: Clock, events: list[LogEvent]
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
 ) -> None:
     for _ in range(LINES_A_SECOND):
         log.closed(closed())
@@ -161,7 +163,7 @@ def test_next_second_has_lines_of_its_own(
     assert clock.getDelayedCalls() == []
 
 
-def test_one_summary_a_second(log: CloseLog, clock: Clock, events: list[LogEvent]) -> None:
+def test_one_summary_a_second(log: CloseLog, clock: Clock, events: Sequence[LogEvent]) -> None:
     seconds = 10
     for _ in range(seconds * 10):
         for _ in range(100):
@@ -173,7 +175,7 @@ def test_one_summary_a_second(log: CloseLog, clock: Clock, events: list[LogEvent
 
 
 def test_summaries_count_every_connection(
-    log: CloseLog, clock: Clock, events: list[LogEvent]
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
 ) -> None:
     total = 2_345
     for number in range(total):
@@ -192,7 +194,7 @@ def test_summaries_count_every_connection(
     assert len(singles) < total / 2
 
 
-def test_flush_at_the_end(log: CloseLog, clock: Clock, events: list[LogEvent]) -> None:
+def test_flush_at_the_end(log: CloseLog, clock: Clock, events: Sequence[LogEvent]) -> None:
     for _ in range(LINES_A_SECOND + 1):
         log.closed(closed())
     log.flush()
@@ -205,7 +207,7 @@ def test_flush_at_the_end(log: CloseLog, clock: Clock, events: list[LogEvent]) -
 
 
 def test_summaries_start_again_after_a_flush(
-    log: CloseLog, clock: Clock, events: list[LogEvent]
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
 ) -> None:
     for _ in range(2):
         for _ in range(LINES_A_SECOND + 2):

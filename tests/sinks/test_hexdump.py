@@ -15,6 +15,7 @@ from zope.interface.verify import verifyObject
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IObserver
 from monconn.sinks.hexdump import HexDump, dump
+from tests.properties import examples
 
 WAIT_SECONDS = 10.0
 HEXDUMP = shutil.which("hexdump")
@@ -62,7 +63,7 @@ def test_dump(data: bytes, lines: list[str]) -> None:
 
 
 @pytest.mark.skipif(HEXDUMP is None, reason="the program hexdump is not installed")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.binary(max_size=200))
 def test_dump_is_what_hexdump_shows(data: bytes) -> None:
     assert HEXDUMP is not None

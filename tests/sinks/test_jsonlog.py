@@ -12,7 +12,8 @@ import stat
 import syslog
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from monconn.config.sections import JsonLogConfig
 from monconn.errors import FileError
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
-from monconn.monitor.interfaces import IObserver
+from monconn.monitor.interfaces import IConnection, IObserver
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.sinks import jsonlog
@@ -70,6 +72,7 @@ class MemorySink:
         self.is_closed = True
 
 
+@implementer(IConnection)
 class Connection:
     """A connection without sockets."""
 
@@ -149,7 +152,7 @@ def sink() -> MemorySink:
 
 
 @pytest.fixture
-def logged() -> Iterator[list[LogEvent]]:
+def logged() -> Iterator[Sequence[LogEvent]]:
     with capturedLogs() as events:
         yield events
 
@@ -170,7 +173,7 @@ def events_of(data: bytes) -> list[str]:
     return [line["event"] for line in lines_of(data)]
 
 
-def words(logged: list[LogEvent]) -> list[str]:
+def words(logged: Sequence[LogEvent]) -> list[str]:
     return [formatEvent(event) for event in logged]
 
 
@@ -430,7 +433,7 @@ def test_lines_dropped_last_are_reported_at_the_stop(
 
 
 def test_a_sink_that_blocks_delays_neither_events_nor_the_stop(
-    start: Start, sink: MemorySink, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+    start: Start, sink: MemorySink, logged: Sequence[LogEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsonlog, "FLUSH_SECONDS", 0.05)
     running = start(sink)
@@ -443,14 +446,14 @@ def test_a_sink_that_blocks_delays_neither_events_nor_the_stop(
 
 
 def test_a_failing_sink_loses_lines_and_is_logged_once(
-    start: Start, sink: MemorySink, logged: list[LogEvent]
+    start: Start, sink: MemorySink, logged: Sequence[LogEvent]
 ) -> None:
     running = start(sink)
     sink.is_full = True
     for number in (1, 2, 3):
         running.open_and_close()
         running.clock.advance(BATCH_SECONDS)
-        wait_until(lambda number=number: running.service.dropped == number)
+        wait_until(partial(lambda number: running.service.dropped == number, number))
     sink.is_full = False
     for _ in (1, 2):
         running.open_and_close()
@@ -584,9 +587,12 @@ def test_the_path_is_checked_at_most_once_a_second(
 ) -> None:
     looks: list[float] = []
     has_same = os.path.samestat
-    monkeypatch.setattr(
-        os.path, "samestat", lambda *both: looks.append(clock.seconds()) or has_same(*both)
-    )
+
+    def look(*both: Any) -> bool:
+        looks.append(clock.seconds())
+        return has_same(*both)
+
+    monkeypatch.setattr(os.path, "samestat", look)
     for _ in range(30):
         clock.advance(0.125)
         file_sink.write(b"\n")
@@ -604,7 +610,7 @@ def test_no_descriptor_is_left_open(file_sink: FileSink, path: Path, clock: Cloc
 
 
 def test_a_file_that_cannot_be_reopened_is_written_on(
-    file_sink: FileSink, path: Path, clock: Clock, logged: list[LogEvent]
+    file_sink: FileSink, path: Path, clock: Clock, logged: Sequence[LogEvent]
 ) -> None:
     old = path.rename(path.with_suffix(".1"))
     path.mkdir()
@@ -654,7 +660,7 @@ def test_reopen_creates_the_new_file_at_once(start: Start, path: Path) -> None:
 
 
 @pytest.mark.skipif(not HAS_DEV_FULL, reason="no /dev/full")
-def test_a_full_disk(start: Start, logged: list[LogEvent]) -> None:
+def test_a_full_disk(start: Start, logged: Sequence[LogEvent]) -> None:
     running = start(path="/dev/full")
     for _ in range(5):
         running.open_and_close()
@@ -697,7 +703,7 @@ def test_a_line_in_two_writes_is_one_line(
 
 
 def test_after_a_file_size_limit_lines_are_whole_again(
-    start: Start, path: Path, logged: list[LogEvent]
+    start: Start, path: Path, logged: Sequence[LogEvent]
 ) -> None:
     running = start(path=str(path))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -817,7 +823,7 @@ class Stream:
 
 
 def test_stdout_without_a_reader_is_like_a_full_disk(
-    start: Start, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+    start: Start, logged: Sequence[LogEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = os.pipe()
     monkeypatch.setattr("sys.stdout", Stream(writer))
@@ -838,7 +844,12 @@ def test_each_line_on_stdout_is_a_write_of_its_own(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sys.stdout", Stream(1))
     sink.open()
     writes: list[bytes] = []
-    monkeypatch.setattr(os, "write", lambda fd, data: writes.append(data) or len(data))
+
+    def write(fd: int, data: bytes) -> int:
+        writes.append(data)
+        return len(data)
+
+    monkeypatch.setattr(os, "write", write)
     sink.write(b"first\nsecond\n")
     monkeypatch.undo()
     assert writes == [b"first\n", b"second\n"]

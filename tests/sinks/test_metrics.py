@@ -24,9 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import implementer, provider
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
@@ -168,7 +168,7 @@ def test_live_connections_count_at_once() -> None:
 def test_an_end_counts_under_its_reason_only() -> None:
     program = Program("web", "ssh")
     for reason in ("client_reset", "client_reset", "idle_timeout"):
-        Connection(program.registry.get("web"), "10.0.0.1").end(reason)  # type: ignore[arg-type]
+        Connection(program.registry.get("web"), "10.0.0.1").end(reason)
     values = program.values()
     closed = {key: n for key, n in values.items() if key.startswith("monconn_connections_closed")}
     assert {key: count for key, count in closed.items() if count} == {
@@ -581,6 +581,7 @@ async def test_a_plain_start_listens_and_logs_the_url() -> None:
 
     lines: list[str] = []
 
+    @provider(ILogObserver)
     def log(event: LogEvent) -> None:
         if event["log_namespace"].startswith("monconn.sinks.metrics"):
             lines.append(event["log_format"].format(**event))

@@ -53,6 +53,7 @@ def connections(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, A
         f"SELECT * FROM connections WHERE {conditions}"
         " ORDER BY closed_at DESC, entry DESC LIMIT :limit",
         {**values, "limit": past.limit},
+        past.condition,
     )
     return [_connection_dict(row) for row in found]
 
@@ -64,6 +65,7 @@ def events(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
         db,
         f"SELECT * FROM events WHERE {conditions} ORDER BY at DESC, entry DESC LIMIT :limit",
         {**values, "limit": past.limit},
+        past.condition,
     )
     return [_event_dict(row) for row in found]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from monconn.errors import QuestionError
 from monconn.model.record import iso_time
 from monconn.sinks.history.filters import HistoryFilter, rows, where
 from monconn.sinks.history.store import HOUR_SECONDS, hour_of
@@ -48,7 +49,10 @@ def report(db: sqlite3.Connection, past: HistoryFilter) -> dict[str, Any]:
 
     :returns: figures for JSON. ``resolution`` is ``exact``, or ``hours`` if single connections of
         that time were removed already: then they are those of all hours that the period touches.
+    :raises QuestionError: the filter has a condition on single rows.
     """
+    if past.condition is not None:
+        raise QuestionError("a report is by service, client and time: it takes no other filter")
     db.execute("BEGIN")  # one snapshot for all statements, whatever is written meanwhile
     try:
         return _report(db, past)

@@ -77,7 +77,8 @@ class Port:
         """Call something in the reactor's thread; what it returns, in time."""
         from twisted.internet import reactor
 
-        return blockingCallFromThread(reactor, call, *args, **kwargs)
+        running: Any = reactor  # of whose interfaces its type names none
+        return blockingCallFromThread(running, call, *args, **kwargs)
 
     @property
     def where(self) -> str:

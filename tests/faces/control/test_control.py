@@ -313,7 +313,7 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
 
     def happen() -> None:
         if not web._subscribers["opened"]:
-            reactor.callLater(0.01, happen)  # type: ignore[attr-defined]
+            reactor.callLater(0.01, happen)
             return
         port._open(ssh, ("192.0.2.1",))
         (made,) = port._open(web, ("192.0.2.1",))

@@ -86,6 +86,7 @@ def test_never_asks_for_more_than_the_most(model: Model) -> None:
         assert question is not None
         answered(model, *range(1, question.limit + 1))
         model.move(3)
+    assert question is not None
     assert question.limit == MOST_ROWS
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -223,6 +224,10 @@ def test_what_was_meant_for_another_program_is_not_done() -> None:
     assert server.asked("CloseConnections") == []
 
 
+def is_all_seen(lines: Lines) -> bool:
+    return len(lines.plain) <= max(lines.size.height, 1)
+
+
 @pytest.mark.parametrize("size", [(80, 24), (200, 60), (50, 14), (30, 8)])
 def test_every_size(size: tuple[int, int]) -> None:
     server = FakeServer(300)
@@ -233,7 +238,7 @@ def test_every_size(size: tuple[int, int]) -> None:
         for name in ("status", "services", "live", "closed", "message", "keys"):
             lines = screen.app.query_one(f"#{name}", Lines)
             if height >= 12:  # once it is laid out, there is room for all of it
-                await screen.until(lambda at=lines: len(at.plain) <= max(at.size.height, 1))
+                await screen.until(partial(is_all_seen, lines))
             whole = ("status", "message")  # are cut when they are drawn
             assert name in whole or all(len(line) <= width for line in lines.plain)
         await screen.press("question_mark")

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from monconn.addresses import parse_network
+from monconn.errors import QuestionError
 from monconn.model.alarms import Alarm
 from monconn.model.record import iso_time
+from monconn.ops.filters import HISTORY_EVENT_KEYS, HISTORY_KEYS, parse
 from monconn.sinks.history import report as report_module
 from monconn.sinks.history.query import HistoryFilter, connections, events, report
 from monconn.sinks.history.retention import prune
@@ -55,6 +57,59 @@ def ips(found: list[dict[str, Any]]) -> list[str]:
 def test_by_network(db: sqlite3.Connection, find: Any, network: str, expected: list[str]) -> None:
     write(db, [make(NOON, ip) for ip in IPS for make in (closed, refused)], {}, RUN)
     assert sorted(ips(find(db, HistoryFilter(client=parse_network(network))))) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ("", [1, 2, 3]),
+        ("service:STRASSE", [2]),
+        ("client:192.0.2.0/24 port:4711", [1]),
+        ("not:client:192.0.2.0/24", [2, 3]),
+        ("client:unix client:192.0.2.1", [1, 3]),
+        ("age:1m..", [2]),
+        ("idle:..10s age:1m..", [2]),
+        ("up:1MiB.. reason:backend", [2]),
+        ("not:reason:client_closed", [2]),
+        ("id:2..3 port:80", [2, 3]),
+        ("broken", [2]),
+    ],
+)
+def test_connections_by_terms(db: sqlite3.Connection, terms: str, expected: list[int]) -> None:
+    lost: dict[str, Any] = {"reason": "backend_lost", "up": 2 * (1 << 20), "detail": "Broken"}
+    items = [
+        closed(id=1),
+        closed(id=2, ip="2001:db8::1", service="straße", seconds=90, last_down=185.0, **lost),
+        closed(id=3, ip="unix", client="unix:4711"),
+    ]
+    write(db, items, {}, RUN)
+    condition = parse(terms, HISTORY_KEYS).to_sql()
+    found = connections(db, HistoryFilter(condition=condition))
+    assert sorted(each["id"] for each in found) == expected
+    assert connections(db, HistoryFilter(condition=condition, since=NOON + 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ("event:refused", 1),
+        ("reason:rate client:192.0.2.0/24", 1),
+        ("reason:silent", 1),
+        ("client:10.0.0.0/8", 1),
+        ("not:reason:rate", 2),
+        ("started", 1),
+    ],
+)
+def test_events_by_terms(db: sqlite3.Connection, terms: str, expected: int) -> None:
+    alarm = Alarm("silent", "web", "10.0.0.7", NOON, False, "")
+    write(db, [refused(word="rate"), alarm, Event(NOON, "started")], {}, RUN)
+    past = HistoryFilter(condition=parse(terms, HISTORY_EVENT_KEYS).to_sql())
+    assert len(events(db, past)) == expected
+
+
+def test_a_report_takes_no_terms(db: sqlite3.Connection) -> None:
+    with pytest.raises(QuestionError, match="it takes no other filter"):
+        report(db, HistoryFilter(condition=parse("up:1..", HISTORY_KEYS).to_sql()))
 
 
 @pytest.mark.parametrize(

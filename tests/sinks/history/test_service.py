@@ -14,7 +14,8 @@ import pytest_twisted
 from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import provider
 from zope.interface.verify import verifyObject
 
 from monconn.config.sections import HistoryConfig
@@ -83,6 +84,7 @@ def path(tmp_path: Path) -> Path:
 def log() -> Iterator[list[str]]:
     lines: list[str] = []
 
+    @provider(ILogObserver)
     def observer(event: LogEvent) -> None:
         if event["log_namespace"].startswith("monconn.sinks.history"):
             lines.append(formatEvent(event))
@@ -126,7 +128,7 @@ async def test_events_are_written_a_second_later(path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_each_history_has_one_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(schema.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     world, other = World(path), World(path)
     world.history.startService()
     with pytest.raises(FileError, match="another monconn writes it: each needs a file of its own"):
@@ -149,7 +151,7 @@ def test_before_the_reactor_runs_a_writer_may_wait_for_the_one_before(
         if len(slept) == 2:
             os.close(before)
 
-    monkeypatch.setattr(schema.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     os.close(schema.lock(str(path)))
     assert slept == [0.1, 0.2]
 
@@ -313,7 +315,7 @@ def carried(world: World) -> Totals:
 async def test_counters_continue_in_the_next_run(path: Path) -> None:
     world = World(path)
     world.history.startService()
-    totals = Totals(3, 40, 500, Counter(blocked=2))
+    totals = Totals(3, 40, 500, Counter({"blocked": 2}))
     world.monitor.carry_over(totals)  # as if it had counted them
     await world.until(lambda: world.rows("counters") == 4)
     world.monitor.carry_over(Totals(1, 1, 1))  # in the last second
@@ -324,7 +326,7 @@ async def test_counters_continue_in_the_next_run(path: Path) -> None:
     late.carry_over(Totals(up=1))
     assert world.monitor.totals() == Totals()
     world.history.startService()
-    assert world.monitor.totals() == Totals(4, 41, 501, Counter(blocked=2))
+    assert world.monitor.totals() == Totals(4, 41, 501, Counter({"blocked": 2}))
     world.registry.add(late)
     await world.stop()
 

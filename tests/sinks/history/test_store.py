@@ -4,6 +4,7 @@ import os
 import sqlite3
 import struct
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,9 @@ def test_what_was_written_is_there_the_next_time(path: Path) -> None:
         ("folder", "is a directory"),
     ],
 )
-def test_other_files_are_left_alone(path: Path, kind: str, words: str, open_file) -> None:
+def test_other_files_are_left_alone(
+    path: Path, kind: str, words: str, open_file: Callable[[str], object]
+) -> None:
     if kind == "text":
         path.write_text("dear diary, " * 100)
     elif kind == "foreign":
@@ -183,10 +186,10 @@ def test_events(path: Path) -> None:
 
 def test_counters(path: Path) -> None:
     db = history(path)
-    totals = {"web": Totals(3, 1, 2, Counter(blocked=4, rate=1)), "mqtt": Totals(1)}
+    totals = {"web": Totals(3, 1, 2, Counter({"blocked": 4, "rate": 1})), "mqtt": Totals(1)}
     write(db, [], totals, RUN)
-    write(db, [], {"web": Totals(5, 6, 7, Counter(rate=2))}, RUN)
-    assert load_totals(db) == {"web": Totals(5, 6, 7, Counter(rate=2)), "mqtt": Totals(1)}
+    write(db, [], {"web": Totals(5, 6, 7, Counter({"rate": 2}))}, RUN)
+    assert load_totals(db) == {"web": Totals(5, 6, 7, Counter({"rate": 2})), "mqtt": Totals(1)}
     db.close()
 
 

@@ -40,7 +40,7 @@ class Event:
 
 
 Item = ConnectionRecord | Alarm | Event
-"""What an observer is told (a connection that was refused or closed, an alarm) and our own."""
+"""What an observer is notified of (a connection refused or closed, an alarm), or our own."""
 
 
 def write(

@@ -66,7 +66,7 @@ def run_load(server: Server, load: Load, seconds: float) -> dict[str, float]:
 
 
 def timed(server: Server, running: LoadProcess, load: Load) -> dict[str, float]:
-    """One run of a load that stands: per unit of work, what it cost and how long it took."""
+    """One run of a load whose connections are open: cost and time per unit of work."""
     before = processes.cpu_seconds(server.pid) if server.contestant else 0.0
     result = running.run()
     figures = {}

@@ -1,4 +1,4 @@
-"""monconn with an observer that looks at all payload and prints nothing: ``watched.py PAIR``."""
+"""monconn with an observer that reads all payload and prints nothing: ``watched.py PAIR``."""
 
 import sys
 

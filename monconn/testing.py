@@ -63,6 +63,8 @@ class MemoryTransport(FileDescriptor):
     @property
     def written(self) -> bytes:
         """All bytes written, whether or not they have left the buffer."""
+        # FileDescriptor has no public view of its buffer: what is left of the chunk that is being
+        # sent, and the private list of those after it. A test writes both and compares.
         waiting = bytes(self.dataBuffer[self.offset :]) + b"".join(self._tempDataBuffer)
         return bytes(self._taken) + waiting
 
@@ -136,6 +138,8 @@ class MemoryTransport(FileDescriptor):
         """Note that there is nothing to send."""
         self.writing = False
 
+    # Twisted's private hook for a half-close, which its own TCP transports override, too: called by
+    # FileDescriptor once the buffer is empty.
     def _closeWriteConnection(self) -> None:
         self.ended_writing = True
         if IHalfCloseableProtocol.providedBy(self.protocol):

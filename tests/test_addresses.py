@@ -1,4 +1,4 @@
-"""Addresses, pairs and networks as people write them."""
+"""Parsing addresses, pairs and networks."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_backend(text: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_LISTEN_ON)
-def test_wrong_to_listen_on(text: str, words: str) -> None:
+def test_invalid_to_listen_on(text: str, words: str) -> None:
     with pytest.raises(AddressError) as caught:
         parse_listen(text)
     assert words in str(caught.value)
@@ -170,7 +170,7 @@ def test_wrong_to_listen_on(text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_CONNECT_TO)
-def test_wrong_to_connect_to(text: str, words: str) -> None:
+def test_invalid_to_connect_to(text: str, words: str) -> None:
     with pytest.raises(AddressError) as caught:
         parse_backend(text)
     assert words in str(caught.value)
@@ -178,7 +178,7 @@ def test_wrong_to_connect_to(text: str, words: str) -> None:
 
 
 def refusal(parse: Callable[[str], object], text: str) -> str | None:
-    """What is said of a text that is refused, and None of one that is taken."""
+    """The message for a text that is refused; None for one that is accepted."""
     try:
         parse(text)
     except AddressError as error:
@@ -193,7 +193,7 @@ either_side = st.sampled_from([parse_listen, parse_backend])
 
 
 @given(parse=either_side, text=texts)
-def test_a_refusal_is_always_in_words(parse: Callable[[str], object], text: str) -> None:
+def test_a_refusal_always_has_a_message(parse: Callable[[str], object], text: str) -> None:
     message = refusal(parse, text)
     assert message is None or (message and message.isprintable())
 
@@ -203,7 +203,7 @@ ips = st.ip_addresses().map(lambda ip: plain_ip(str(ip)))
 
 
 @given(parse=either_side, host=ips | names, port=st.integers(1, 65535))
-def test_every_host_and_port_read_back_as_they_are_shown(
+def test_every_host_and_port_can_be_read_back(
     parse: Callable[[str], object], host: str, port: int
 ) -> None:
     assume(host not in ("ssl", "tls", "tcp", "unix", "stdio", "systemd", "haproxy", "tcp6"))
@@ -215,7 +215,7 @@ paths = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 
 
 @given(path=paths, mode=st.none() | st.integers(0, 0o777))
-def test_every_path_reads_back_as_it_is_shown(path: str, mode: int | None) -> None:
+def test_every_path_can_be_read_back(path: str, mode: int | None) -> None:
     assume(path == path.strip())
     address = UnixAddress(path, mode)
     assert parse_listen(str(address)) == address
@@ -287,7 +287,7 @@ def test_plain_ip(ip: str, plain: str) -> None:
 
 
 @given(ip=st.ip_addresses(v=4))
-def test_every_mapped_address_is_shown_plain(ip: ipaddress.IPv4Address) -> None:
+def test_every_mapped_address_becomes_ipv4(ip: ipaddress.IPv4Address) -> None:
     assert plain_ip(f"::ffff:{ip}") == plain_ip(str(ip)) == str(ip)
 
 

@@ -15,7 +15,7 @@ WAIT_SECONDS = 10.0
 
 
 class Handler:
-    """Handles items as they are let through, and notes them."""
+    """Handles items as the test releases them, and records them."""
 
     def __init__(self) -> None:
         self.handled: list[tuple[str, int]] = []
@@ -28,10 +28,10 @@ class Handler:
         self.handled.append((item, dropped))
 
     def wait_for_next(self) -> None:
-        """Wait until one more item is in hand."""
+        """Wait until one more item is being handled."""
         assert self._begun.acquire(timeout=WAIT_SECONDS)
 
-    def let_through(self, count: int = 1000) -> None:
+    def release(self, count: int = 1000) -> None:
         self._gate.release(count)
 
 
@@ -39,11 +39,11 @@ class Handler:
 def handler() -> Iterator[Handler]:
     handler = Handler()
     yield handler
-    handler.let_through()
+    handler.release()
 
 
 def stuck(handler: Handler, limit: int) -> BackgroundQueue[str]:
-    """A queue whose thread is held up by a first item."""
+    """A queue whose thread is blocked by a first item."""
     queue = BackgroundQueue(handler, limit)
     assert queue.put("first", 0)
     handler.wait_for_next()
@@ -54,35 +54,35 @@ def test_order_is_kept(handler: Handler) -> None:
     queue = stuck(handler, limit=1000)
     items = [str(number) for number in range(500)]
     assert all(map(queue.put, items))
-    handler.let_through()
+    handler.release()
     assert queue.stop(WAIT_SECONDS)
     assert handler.handled == [("first", 0), *((item, 0) for item in items)]
 
 
-def test_put_does_not_wait_for_a_handler_that_stands_still(handler: Handler) -> None:
+def test_put_does_not_wait_for_a_handler_that_blocks(handler: Handler) -> None:
     queue = stuck(handler, limit=10)
     taken = [queue.put("more") for _ in range(10_000)]  # would never return
     assert taken == [True] * 10 + [False] * 9_990
     assert queue.dropped == 9_990
 
 
-def test_dropped_are_told_with_the_next_item(handler: Handler) -> None:
+def test_the_number_dropped_comes_with_the_next_item(handler: Handler) -> None:
     queue = stuck(handler, limit=3)
     for item in ("a", "b", "c", "dropped", "dropped"):
         queue.put(item)
     for item in ("d", "e"):
-        handler.let_through(2)
+        handler.release(2)
         handler.wait_for_next()
         handler.wait_for_next()  # two are done, and so there is room
         assert queue.put(item)
-    handler.let_through()
+    handler.release()
     assert queue.stop(WAIT_SECONDS)
     assert handler.handled == [("first", 0), ("a", 0), ("b", 0), ("c", 0), ("d", 2), ("e", 0)]
     assert queue.dropped == 2
 
 
 def test_idle_thread_wakes_for_each_item(handler: Handler) -> None:
-    handler.let_through()
+    handler.release()
     queue = BackgroundQueue(handler, limit=1)
     for _ in range(100):
         assert queue.put("item")  # which finds the queue empty, as all before are in hand
@@ -99,24 +99,24 @@ def test_limit_counts_sizes(handler: Handler) -> None:
     assert queue.dropped == 2
 
 
-def test_item_in_hand_counts_until_it_is_done(handler: Handler) -> None:
+def test_an_item_counts_until_it_is_handled(handler: Handler) -> None:
     queue = stuck(handler, limit=100)
     for item, size in (("a", 60), ("b", 20), ("c", 20)):
         assert queue.put(item, size)
-    handler.let_through(1)
+    handler.release(1)
     handler.wait_for_next()
     assert not queue.put("too much", 1)  # "a" is in hand
-    handler.let_through(1)
+    handler.release(1)
     handler.wait_for_next()
     assert queue.put("d", 60)  # "a" is done
     assert not queue.put("too much", 1)
 
 
-def test_one_item_may_wait_however_big(handler: Handler) -> None:
+def test_an_empty_queue_takes_any_item(handler: Handler) -> None:
     queue = stuck(handler, limit=10)
     assert queue.put("huge", 1000)
     assert not queue.put("another", 1000)
-    handler.let_through()
+    handler.release()
     assert queue.stop(WAIT_SECONDS)
     assert [item for item, _ in handler.handled] == ["first", "huge"]
 
@@ -131,13 +131,13 @@ def test_stop_without_any_item(handler: Handler) -> None:
 def test_stop_gives_up_after_its_time(handler: Handler) -> None:
     queue = stuck(handler, limit=10)
     assert not queue.stop(0.01)
-    handler.let_through()
+    handler.release()
     assert queue.stop(WAIT_SECONDS)  # which may be asked again
 
 
-def test_nothing_is_taken_after_stop(handler: Handler) -> None:
+def test_nothing_is_accepted_after_stop(handler: Handler) -> None:
     queue = stuck(handler, limit=10)
-    handler.let_through()
+    handler.release()
     assert queue.stop(WAIT_SECONDS)
     assert not queue.put("late")
     assert queue.dropped == 1
@@ -172,7 +172,7 @@ def test_handler_that_fails_goes_on_with_the_next(logged_failures: list[Failure]
 
 
 def test_handler_that_goes_on_failing_is_logged_once(logged_failures: list[Failure]) -> None:
-    """As it may be the log itself whose lines go through here: a pipe that nobody reads."""
+    """The log itself may be written here, into a pipe that nobody reads."""
     queue: BackgroundQueue[str] = BackgroundQueue(lambda item, dropped: 1 / 0, 1000)
 
     @provider(ILogObserver)
@@ -191,7 +191,7 @@ def test_handler_that_goes_on_failing_is_logged_once(logged_failures: list[Failu
 
 
 def test_first_items_from_many_threads_start_one_thread() -> None:
-    """Two would mix up the order."""
+    """Two would change the order."""
     switch_interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -128,7 +128,7 @@ class _Loader(yaml.SafeLoader):
     """Composes nodes, and counts what they cost while it does.
 
     Composing is recursive, so that depth must be limited before it and not after. An alias is one
-    more reference to the same node, but whoever reads the tree visits that node again: it counts
+    more reference to the same node, but code that reads the tree visits that node again: it counts
     as often as it is referred to.
     """
 

@@ -42,7 +42,7 @@ class Devices(Observer):
     """The devices of one service.
 
     Opened and closed connections are only queued as they come, so that the data path pays next to
-    nothing; :meth:`poll` and whoever asks for the devices have them counted first.
+    nothing; :meth:`poll` and queries count them first.
 
     :param config: what a device is, and the limits for alarms.
     :param monitor: the service; its observers are notified of alarms.
@@ -276,7 +276,7 @@ class DevicesService(Service):
         self._followed: dict[Monitor, Devices] = {}
         self._turns = self._poll_for_ever()
         self._timer: IDelayedCall | None = None
-        # The log hears of alarms as any other observer does, whoever raises them.
+        # An observer like any other, so that it logs the alarms that other code raises, too.
         registry.observe(self._log)
         for monitor in registry:
             self._follow(monitor)

@@ -363,7 +363,7 @@ class Operations:
         from monconn.sinks.history import query
 
         wanted = self.filter(filter, keys)
-        past = query.make_filter(
+        selection = query.make_filter(
             **{
                 **period,
                 "limit": min(period.get("limit") or query.USUAL_ROWS, query.MOST_ROWS),
@@ -371,7 +371,7 @@ class Operations:
             }
         )
         find = query.events if what == "events" else query.connections
-        return history.run(lambda db: find(db, past))
+        return history.run(lambda db: find(db, selection))
 
     def report(self, **period: Any) -> Deferred[ReportRow]:
         """A period in figures.
@@ -383,8 +383,8 @@ class Operations:
         history = self._stored_history()
         from monconn.sinks.history import query
 
-        past = query.make_filter(**period)
-        return history.run(lambda db: query.report(db, past)).addCallback(
+        selection = query.make_filter(**period)
+        return history.run(lambda db: query.report(db, selection)).addCallback(
             lambda made: ReportRow(**made)
         )
 

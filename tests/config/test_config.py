@@ -1,4 +1,4 @@
-"""Configuration: what a file means, and what is said of one that is wrong."""
+"""Configuration: the meaning of a file, and the messages for one that is wrong."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_anchors_aliases_and_merge_keys() -> None:
     )
 
 
-def test_a_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "monconn.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + NATIVE.encode())
     assert config.load(path) == config.load(str(path)) == parse(NATIVE)
@@ -527,7 +527,7 @@ def test_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "more than 100 values" in message
 
 
-def test_an_alias_bomb_is_not_set_off() -> None:
+def test_an_alias_bomb_is_refused() -> None:
     bomb = "a: &a [" + "x," * 9 + "]\n"
     for name, below in zip("bcdefghijkl", "abcdefghijk", strict=True):
         bomb += f"{name}: &{name} [" + f"*{below}," * 9 + "]\n"
@@ -535,7 +535,7 @@ def test_an_alias_bomb_is_not_set_off() -> None:
     assert "too big" in message
 
 
-def test_a_chain_of_merges_is_not_followed_for_ever() -> None:
+def test_a_chain_of_merges_is_limited() -> None:
     chain = "a0: &a0 {k: 1}\n" + "".join(
         f"a{i}: &a{i} {{<<: *a{i - 1}, k{i}: 1}}\n" for i in range(1, 5000)
     )
@@ -615,7 +615,7 @@ def test_all_problems_at_once_in_the_order_of_their_lines() -> None:
     assert len(str(caught.value).splitlines()) == len(problems)
 
 
-def test_a_merged_problem_is_shown_where_it_is_written() -> None:
+def test_a_merged_problem_has_the_line_where_it_is_written() -> None:
     text = (
         "services:\n"
         '  one: &one {listen: ":1", backend: ":1",\n'
@@ -725,7 +725,7 @@ yamlish = st.lists(st.sampled_from(YAML_PIECES), max_size=40).map("".join)
 
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
-    """A right configuration with some pieces cut out, doubled or put in."""
+    """A valid configuration with some pieces removed, repeated or inserted."""
     text = draw(st.sampled_from([NATIVE, GO]))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(text)))

@@ -1,4 +1,4 @@
-"""Our own listening sockets: who is taken off them, and how they come and go."""
+"""Listening sockets: accepting clients, opening and closing."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_batch_is_bounded(opened: Any, connect: Any) -> None:
     taken.close()
 
 
-def test_who_must_wait_is_left_in_the_queue_in_the_middle_of_a_batch(
+def test_clients_that_must_wait_stay_in_the_queue_in_the_middle_of_a_batch(
     opened: Any, connect: Any
 ) -> None:
     sock = opened(LOOPBACK)
@@ -180,7 +180,7 @@ def test_an_exception_in_accepted_costs_one_client(
 
 
 class FakeSocket:
-    """A listening socket of which each ``accept`` does what it is told."""
+    """A listening socket whose ``accept`` returns or raises what the test says."""
 
     family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
 
@@ -207,7 +207,7 @@ def shortage(number: int = errno.EMFILE) -> OSError:
 
 @pytest.fixture
 def warnings() -> Iterator[list[LogEvent]]:
-    """What the listeners warn of."""
+    """The warnings that listeners log."""
     events: list[LogEvent] = []
 
     @provider(ILogObserver)
@@ -239,7 +239,7 @@ def test_a_shortage_pauses_and_passes(number: int, warnings: list[LogEvent]) -> 
     taken.close()
 
 
-def test_each_shortage_is_told_once(warnings: list[LogEvent]) -> None:
+def test_each_shortage_is_logged_once(warnings: list[LogEvent]) -> None:
     taken = Taken(FakeSocket(shortage(), socket.socket(), shortage(), shortage()))
     for _ in range(4):
         taken.listener.doRead()
@@ -248,7 +248,7 @@ def test_each_shortage_is_told_once(warnings: list[LogEvent]) -> None:
     taken.close()
 
 
-def test_a_client_that_left_while_it_waited_is_passed_over() -> None:
+def test_a_client_that_left_the_queue_is_skipped() -> None:
     taken = Taken(FakeSocket(ConnectionAbortedError(errno.ECONNABORTED, ""), socket.socket()))
     taken.listener.doRead()
     assert len(taken.clients) == 1
@@ -299,7 +299,7 @@ def test_lost_by_the_reactor_is_closed() -> None:
     assert sock.is_closed
 
 
-def test_closing_never_ends_it_for_another_process(opened: Any, connect: Any) -> None:
+def test_closing_does_not_stop_other_processes(opened: Any, connect: Any) -> None:
     sock = opened(LOOPBACK)
     copy = sock.dup()
     Taken(sock).close()
@@ -358,7 +358,7 @@ def test_the_ipv6_wildcard_is_ipv6_only(opened: Any, connect: Any) -> None:
         connect(sock, "127.0.0.1")
 
 
-def test_a_port_that_has_just_been_left_can_be_had_at_once(opened: Any, connect: Any) -> None:
+def test_a_port_that_was_just_closed_can_be_opened_at_once(opened: Any, connect: Any) -> None:
     sock = opened(LOOPBACK)
     port = port_of(sock)
     taken = Taken(sock)
@@ -370,7 +370,7 @@ def test_a_port_that_has_just_been_left_can_be_had_at_once(opened: Any, connect:
     assert port_of(opened(TcpAddress("127.0.0.1", port))) == port
 
 
-def test_three_tries_with_pauses_then_a_clear_error(opened: Any) -> None:
+def test_three_attempts_with_pauses_then_a_clear_error(opened: Any) -> None:
     port = port_of(opened(LOOPBACK))
     slept: list[float] = []
     with pytest.raises(ListenError) as told:
@@ -381,7 +381,7 @@ def test_three_tries_with_pauses_then_a_clear_error(opened: Any) -> None:
     assert str(told.value) == f"cannot listen on 127.0.0.1:{port}: address already in use"
 
 
-def test_the_second_try_may_succeed(opened: Any) -> None:
+def test_the_second_attempt_may_succeed(opened: Any) -> None:
     other = opened(LOOPBACK)
     port = port_of(other)
     slept: list[float] = []
@@ -396,7 +396,7 @@ def test_the_second_try_may_succeed(opened: Any) -> None:
     assert slept == [0.5]
 
 
-def test_what_is_forbidden_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def bind(*_: object) -> socket.socket:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -461,7 +461,7 @@ def test_a_regular_file_is_left_alone(opened: Any, tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_missing_folder_is_told(opened: Any, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(opened: Any, tmp_path: Path) -> None:
     with pytest.raises(ListenError, match="no such file or directory"):
         opened(UnixAddress(str(tmp_path / "none" / "front")))
 

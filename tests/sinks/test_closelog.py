@@ -78,7 +78,7 @@ def lines(events: Sequence[LogEvent]) -> list[str]:
         ),
     ],
 )
-def test_line_of_a_connection_that_ended(
+def test_line_of_a_closed_connection(
     log: CloseLog, events: Sequence[LogEvent], fields: dict[str, Any], line: str
 ) -> None:
     log.closed(closed(**fields))
@@ -102,15 +102,17 @@ def test_line_of_a_refused_client(log: CloseLog, events: Sequence[LogEvent]) -> 
     assert lines(events) == ["web: 192.0.2.1:4711 refused: ip_limit"]
 
 
-def test_lines_are_for_everybody(log: CloseLog, events: Sequence[LogEvent]) -> None:
-    """Where our log is shown from level info on, and others' only from warn on."""
+def test_lines_are_logged_under_the_programs_own_name(
+    log: CloseLog, events: Sequence[LogEvent]
+) -> None:
+    """Logging may be set to show this namespace from info on, and others only from warn on."""
     log.closed(closed())
     (event,) = events
     assert event["log_namespace"].startswith("monconn")
     assert event["log_level"] == LogLevel.info
 
 
-def test_it_does_not_heed_the_rest(log: CloseLog, events: Sequence[LogEvent]) -> None:
+def test_other_events_are_ignored(log: CloseLog, events: Sequence[LogEvent]) -> None:
     assert verifyObject(IObserver, log)
     log.opened(closed())
     assert (log.watches_payload, events) == (False, [])
@@ -119,7 +121,9 @@ def test_it_does_not_heed_the_rest(log: CloseLog, events: Sequence[LogEvent]) ->
 # -- many
 
 
-def test_fifty_lines_then_a_sum(log: CloseLog, clock: Clock, events: Sequence[LogEvent]) -> None:
+def test_fifty_lines_then_a_summary(
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
+) -> None:
     for number in range(LINES_A_SECOND + 9):
         reason = "client_reset" if number < 52 else "blocked"
         log.closed(closed(up=1024, down=number, reason=reason))
@@ -133,7 +137,7 @@ def test_fifty_lines_then_a_sum(log: CloseLog, clock: Clock, events: Sequence[Lo
     assert len(events) == 51
 
 
-def test_refused_clients_count_among_them(
+def test_refused_clients_are_summarized_too(
     log: CloseLog, clock: Clock, events: Sequence[LogEvent]
 ) -> None:
     for _ in range(LINES_A_SECOND + 3):
@@ -159,7 +163,7 @@ def test_next_second_has_lines_of_its_own(
     assert clock.getDelayedCalls() == []
 
 
-def test_one_sum_a_second(log: CloseLog, clock: Clock, events: Sequence[LogEvent]) -> None:
+def test_one_summary_a_second(log: CloseLog, clock: Clock, events: Sequence[LogEvent]) -> None:
     seconds = 10
     for _ in range(seconds * 10):
         for _ in range(100):
@@ -170,7 +174,7 @@ def test_one_sum_a_second(log: CloseLog, clock: Clock, events: Sequence[LogEvent
     assert len(events) - len(sums) == LINES_A_SECOND * seconds
 
 
-def test_nothing_is_lost_in_the_sums(
+def test_summaries_count_every_connection(
     log: CloseLog, clock: Clock, events: Sequence[LogEvent]
 ) -> None:
     total = 2_345
@@ -202,7 +206,7 @@ def test_flush_at_the_end(log: CloseLog, clock: Clock, events: Sequence[LogEvent
     assert len(events) == 51
 
 
-def test_sums_begin_anew_after_a_flush(
+def test_summaries_start_again_after_a_flush(
     log: CloseLog, clock: Clock, events: Sequence[LogEvent]
 ) -> None:
     for _ in range(2):

@@ -83,7 +83,7 @@ def make_filter(
 
 
 def where(
-    past: HistoryFilter, time_column: str, word_column: str, tag: str = ""
+    selection: HistoryFilter, time_column: str, word_column: str, tag: str = ""
 ) -> tuple[str, dict[str, Any]]:
     """An SQL condition, and the values of its named parameters.
 
@@ -99,18 +99,21 @@ def where(
         ("until", f"{time_column} <"),
         ("reason", f"{word_column} ="),
     ):
-        if getattr(past, name) is not None:
+        if getattr(selection, name) is not None:
             conditions.append(f"{condition} :{name}{tag}")
-            values[name + tag] = getattr(past, name)
-    if past.client is not None:
-        first, last = past.client.network_address.packed, past.client.broadcast_address.packed
+            values[name + tag] = getattr(selection, name)
+    if selection.client is not None:
+        first, last = (
+            selection.client.network_address.packed,
+            selection.client.broadcast_address.packed,
+        )
         # The length tells IPv4 from IPv6: as bytes, one may lie between two of the other.
         conditions.append(f"length(client_address) = {len(first)}")
         conditions.append(f"client_address BETWEEN :first{tag} AND :last{tag}")
         values.update({f"first{tag}": first, f"last{tag}": last})
-    if past.condition is not None:
-        conditions.append(f"({past.condition.text})")
-        values.update(past.condition.values)
+    if selection.condition is not None:
+        conditions.append(f"({selection.condition.text})")
+        values.update(selection.condition.values)
     return " AND ".join(conditions), values
 
 

@@ -45,27 +45,27 @@ EVENT_KEYS = (
 """The keys that an event may have: each kind has some of them."""
 
 
-def connections(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
+def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
     """The connections that have closed, newest first, with the keys of a record's snapshot."""
-    conditions, values = where(past, "closed_at", "reason")
+    conditions, values = where(selection, "closed_at", "reason")
     found = rows(
         db,
         f"SELECT * FROM connections WHERE {conditions}"
         " ORDER BY closed_at DESC, entry DESC LIMIT :limit",
-        {**values, "limit": past.limit},
-        past.condition,
+        {**values, "limit": selection.limit},
+        selection.condition,
     )
     return [_connection_dict(row) for row in found]
 
 
-def events(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
+def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
     """Refusals, alarms, actions, starts and stops, newest first."""
-    conditions, values = where(past, "at", "word")
+    conditions, values = where(selection, "at", "word")
     found = rows(
         db,
         f"SELECT * FROM events WHERE {conditions} ORDER BY at DESC, entry DESC LIMIT :limit",
-        {**values, "limit": past.limit},
-        past.condition,
+        {**values, "limit": selection.limit},
+        selection.condition,
     )
     return [_event_dict(row) for row in found]
 

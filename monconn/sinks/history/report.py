@@ -44,28 +44,28 @@ class _Source:
     word: str
 
 
-def report(db: sqlite3.Connection, past: HistoryFilter) -> dict[str, Any]:
+def report(db: sqlite3.Connection, selection: HistoryFilter) -> dict[str, Any]:
     """Sum up a period.
 
     :returns: figures for JSON. ``resolution`` is ``exact``, or ``hours`` if single connections of
         that time were removed already: then they are those of all hours that the period touches.
     :raises QuestionError: the filter has a condition on single rows.
     """
-    if past.condition is not None:
+    if selection.condition is not None:
         raise QuestionError("a report is by service, client and time: it takes no other filter")
     db.execute("BEGIN")  # one snapshot for all statements, whatever is written meanwhile
     try:
-        return _report(db, past)
+        return _report(db, selection)
     finally:
         db.rollback()
 
 
-def _report(db: sqlite3.Connection, past: HistoryFilter) -> dict[str, Any]:
-    period = _period(db, past)
-    reasons = _sums(db, past, period, "reason", "connections DESC, reason")
-    refusals = _refusals(db, past, period)
-    hours = _sums(db, past, period, "hour", "hour")
-    clients = _sums(db, past, period, "client_ip", "client_ip")
+def _report(db: sqlite3.Connection, selection: HistoryFilter) -> dict[str, Any]:
+    period = _period(db, selection)
+    reasons = _sums(db, selection, period, "reason", "connections DESC, reason")
+    refusals = _refusals(db, selection, period)
+    hours = _sums(db, selection, period, "hour", "hour")
+    clients = _sums(db, selection, period, "client_ip", "client_ip")
     points, hours_each = _points(hours)
     forgotten = _complete_since(db, "hours")
     return {
@@ -73,31 +73,31 @@ def _report(db: sqlite3.Connection, past: HistoryFilter) -> dict[str, Any]:
         "since": iso_time(period.since),
         "until": iso_time(period.until),
         "kept_since": iso_time(forgotten) if forgotten > period.since else None,
-        "service": past.service,
+        "service": selection.service,
         **{name: sum(each[name] for each in reasons) for name in _FIGURES},
         "refused": sum(refusals.values()),
         "reasons": {each["reason"]: each["connections"] for each in reasons},
         "refusals": refusals,
-        "alarms": _alarms(db, past, period),
-        "lost": _lost(db, past, period),
+        "alarms": _alarms(db, selection, period),
+        "lost": _lost(db, selection, period),
         "clients_by_connections": _top(clients, lambda each: each["connections"]),
         "clients_by_bytes": _top(clients, lambda each: each["up"] + each["down"]),
         "hours": points,
         "hours_each": hours_each,
         "busiest": [_hour_dict(each) for each in _busiest(hours)],
-        "duration_seconds": _spread(db, past, period, "duration_seconds"),
-        "connect_seconds": _spread(db, past, period, "connect_seconds"),
+        "duration_seconds": _spread(db, selection, period, "duration_seconds"),
+        "connect_seconds": _spread(db, selection, period, "connect_seconds"),
     }
 
 
 # -- the period
 
 
-def _period(db: sqlite3.Connection, past: HistoryFilter) -> _Period:
+def _period(db: sqlite3.Connection, selection: HistoryFilter) -> _Period:
     now = time.time()
     begin, end = _extent(db, now)
-    since = begin if past.since is None else past.since
-    until = end if past.until is None else past.until
+    since = begin if selection.since is None else selection.since
+    until = end if selection.until is None else selection.until
     first = min(max(since, begin), end)
     last = min(max(until, first), end)
     edges = _edges(first, last)
@@ -144,13 +144,13 @@ def _complete_since(db: sqlite3.Connection, table: str) -> float:
 
 
 def _union(
-    past: HistoryFilter, period: _Period, summed: _Source, single: _Source
+    selection: HistoryFilter, period: _Period, summed: _Source, single: _Source
 ) -> tuple[str, dict[str, Any]]:
     """A statement for the sums of whole hours together with the single rows at the edges."""
     parts = [(summed, period.whole), *((single, edge) for edge in period.edges)]
     texts, values = [], {}
     for number, (source, (since, until)) in enumerate(parts):
-        part = attrs.evolve(past, since=since, until=until)
+        part = attrs.evolve(selection, since=since, until=until)
         conditions, found = where(part, source.time, source.word, str(number))
         texts.append(f"{source.select} {conditions}")
         values.update(found)
@@ -158,12 +158,12 @@ def _union(
 
 
 def _sums(
-    db: sqlite3.Connection, past: HistoryFilter, period: _Period, by: str, order: str
+    db: sqlite3.Connection, selection: HistoryFilter, period: _Period, by: str, order: str
 ) -> list[dict[str, Any]]:
     """Connections and bytes of a period, by a column of ``hours``."""
     column = f"CAST(closed_at / {HOUR_SECONDS} AS INTEGER) * {HOUR_SECONDS}" if by == "hour" else by
     union, values = _union(
-        past,
+        selection,
         period,
         _Source(f"SELECT {by}, connections, up, down FROM hours WHERE", "hour", "reason"),
         _Source(f"SELECT {column}, 1, up, down FROM connections WHERE", "closed_at", "reason"),
@@ -182,18 +182,18 @@ def _top(
     return heapq.nlargest(TOP, clients, key=amount)
 
 
-def _refusals(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> dict[str, int]:
+def _refusals(db: sqlite3.Connection, selection: HistoryFilter, period: _Period) -> dict[str, int]:
     """Refusals by kind; for a single client, only those that have a row of their own."""
-    if past.reason is not None:
+    if selection.reason is not None:
         return {}  # the reason of a connection: refused clients have none
     single = _Source(
         "SELECT word AS refusal, count FROM events WHERE event = 'refused' AND", "at", "word"
     )
-    if past.client is None:
+    if selection.client is None:
         summed = _Source("SELECT refusal, count FROM refusals WHERE", "hour", "refusal")
-        union, values = _union(past, period, summed, single)
+        union, values = _union(selection, period, summed, single)
     else:
-        conditions, values = where(past, single.time, single.word)
+        conditions, values = where(selection, single.time, single.word)
         union = f"{single.select} {conditions}"
     found = db.execute(
         f"SELECT refusal, sum(count) FROM ({union}) GROUP BY refusal ORDER BY 2 DESC, 1", values
@@ -201,9 +201,11 @@ def _refusals(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> d
     return dict(found.fetchall())
 
 
-def _alarms(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> dict[str, int]:
+def _alarms(db: sqlite3.Connection, selection: HistoryFilter, period: _Period) -> dict[str, int]:
     """How often each kind of alarm was raised."""
-    conditions, values = where(attrs.evolve(past, since=period.since, reason=None), "at", "word")
+    conditions, values = where(
+        attrs.evolve(selection, since=period.since, reason=None), "at", "word"
+    )
     found = db.execute(
         "SELECT word, count(*) FROM events"
         f" WHERE event = 'alarm' AND NOT over AND {conditions} GROUP BY word ORDER BY 2 DESC, 1",
@@ -212,9 +214,11 @@ def _alarms(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> dic
     return dict(found.fetchall())
 
 
-def _lost(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> int:
+def _lost(db: sqlite3.Connection, selection: HistoryFilter, period: _Period) -> int:
     """How many items could not be written, of all services."""
-    conditions, values = where(HistoryFilter(since=period.since, until=past.until), "at", "word")
+    conditions, values = where(
+        HistoryFilter(since=period.since, until=selection.until), "at", "word"
+    )
     found = db.execute(
         f"SELECT coalesce(sum(count), 0) FROM events WHERE event = 'lost' AND {conditions}", values
     )
@@ -247,12 +251,12 @@ def _hour_dict(each: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spread(
-    db: sqlite3.Connection, past: HistoryFilter, period: _Period, column: str
+    db: sqlite3.Connection, selection: HistoryFilter, period: _Period, column: str
 ) -> dict[str, float] | None:
     """Mean, median and 95th percentile; None if connections were removed, or are too many."""
     if _complete_since(db, "connections") > period.since:
         return None
-    conditions, values = where(past, "closed_at", "reason")
+    conditions, values = where(selection, "closed_at", "reason")
     known = f"SELECT {column} FROM connections WHERE {column} IS NOT NULL AND {conditions}"
     count, mean = db.execute(
         f"SELECT count(*), avg({column}) FROM ({known} LIMIT {MOST_SORTED + 1})", values

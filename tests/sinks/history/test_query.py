@@ -125,7 +125,7 @@ def test_a_report_takes_no_terms(db: sqlite3.Connection) -> None:
         (HistoryFilter(service="mqtt", reason="client_reset"), []),
     ],
 )
-def test_connections_by_what_else(
+def test_connections_by_other_conditions(
     db: sqlite3.Connection, past: HistoryFilter, expected: list[int]
 ) -> None:
     records = [
@@ -138,7 +138,7 @@ def test_connections_by_what_else(
     assert [each["id"] for each in connections(db, past)] == expected
 
 
-def test_events_by_word(db: sqlite3.Connection) -> None:
+def test_events_by_kind(db: sqlite3.Connection) -> None:
     write(db, [refused(word="rate"), refused(word="blocked"), Event(NOON, "started")], {}, RUN)
     assert [each["refusal"] for each in events(db, HistoryFilter(reason="rate"))] == ["rate"]
 
@@ -214,9 +214,7 @@ def test_exact_figures_are_those_of_the_connections(
         assert made["refused"] == len(refusals)
 
 
-def test_a_report_of_what_is_forgotten_goes_by_the_hour(
-    db: sqlite3.Connection, tmp_path: Path
-) -> None:
+def test_a_report_of_removed_rows_is_by_the_hour(db: sqlite3.Connection, tmp_path: Path) -> None:
     fill(db)
     before = report(db, HistoryFilter(since=NOON, until=NOON + 2 * HOUR))
     db.execute("DELETE FROM connections WHERE closed_at < ?", (NOON + 7000,))
@@ -235,7 +233,7 @@ def test_a_report_of_what_is_forgotten_goes_by_the_hour(
     assert (late["resolution"], late["connections"]) == ("exact", 12)
 
 
-def test_a_report_says_since_when_anything_is_kept(db: sqlite3.Connection, tmp_path: Path) -> None:
+def test_a_report_says_from_when_on_rows_are_stored(db: sqlite3.Connection, tmp_path: Path) -> None:
     fill(db)
     prune(db, str(tmp_path / "history.db"), HOUR, 1 << 30, NOON + 2 * HOUR + 1)
     made = report(db, HistoryFilter(since=NOON))
@@ -244,7 +242,7 @@ def test_a_report_says_since_when_anything_is_kept(db: sqlite3.Connection, tmp_p
     assert report(db, HistoryFilter(since=NOON + HOUR))["kept_since"] is None
 
 
-def test_how_durations_are_spread(db: sqlite3.Connection) -> None:
+def test_the_distribution_of_durations(db: sqlite3.Connection) -> None:
     records = [
         closed(NOON + each, seconds=float(each), connected=100.5 if each % 2 else None)
         for each in range(1, 101)

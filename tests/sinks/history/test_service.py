@@ -37,7 +37,7 @@ WAIT_SECONDS = 20.0
 
 
 class World:
-    """A history on the running reactor's threads, whose seconds a test turns."""
+    """A history that uses the running reactor's threads, and a fake clock."""
 
     def __init__(self, path: Path, **config: Any) -> None:
         from twisted.internet import reactor
@@ -52,13 +52,13 @@ class World:
             HistoryConfig(str(path), **config), self.registry, reactor, self.clock
         )
 
-    def tell(self, hook: str, *told: Any) -> None:
-        """Have the monitor tell its observers."""
-        for each in told:
+    def notify(self, hook: str, *arguments: Any) -> None:
+        """Have the monitor notify its observers."""
+        for each in arguments:
             self.monitor._observers.notify(hook, each)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Turn the clock by seconds until something is so."""
+        """Advance the clock by seconds until a condition holds."""
         deadline = time.monotonic() + WAIT_SECONDS
         while not is_so():
             assert time.monotonic() < deadline
@@ -95,7 +95,7 @@ def log() -> Iterator[list[str]]:
     globalLogPublisher.removeObserver(observer)
 
 
-def test_notes_are_an_observer() -> None:
+def test_the_write_queue_is_an_observer() -> None:
     verifyObject(IObserver, WriteQueue(Clock()))
 
 
@@ -103,20 +103,20 @@ def test_notes_are_an_observer() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_happens_is_written_a_second_later(path: Path) -> None:
+async def test_events_are_written_a_second_later(path: Path) -> None:
     world = World(path)
-    world.tell("closed", closed())  # before it has started
+    world.notify("closed", closed())  # before it has started
     world.history.startService()
-    world.tell("refused", refused())
-    world.tell("alarmed", Alarm("silent", "web", "192.0.2.1", 1.0, False, "so long"))
-    world.tell("acted", Action("block", OWN_CODE, 1.0, "web", "192.0.2.1/32"))
+    world.notify("refused", refused())
+    world.notify("alarmed", Alarm("silent", "web", "192.0.2.1", 1.0, False, "so long"))
+    world.notify("acted", Action("block", OWN_CODE, 1.0, "web", "192.0.2.1/32"))
     assert world.rows() == 0
     await world.until(lambda: world.rows() == 1)
     found = await world.history.run(lambda db: events(db, HistoryFilter()))
     assert Counter(each["event"] for each in found) == Counter(
         ["started", "refused", "alarm", "action"]
     )
-    world.tell("closed", closed(), closed())
+    world.notify("closed", closed(), closed())
     await world.stop()
     assert sorted(each.name for each in path.parent.iterdir()) == [
         "history.db",
@@ -175,7 +175,7 @@ async def test_one_transaction_for_all_of_a_second(
     world = World(path)
     world.history.startService()
     for _ in range(5):
-        world.tell("closed", *[closed()] * 100)
+        world.notify("closed", *[closed()] * 100)
         world.clock.advance(0.1)
     await world.until(lambda: world.rows() == 500)
     await world.until(lambda: len(batches) == 1)
@@ -190,7 +190,7 @@ async def test_one_transaction_for_all_of_a_second(
 async def test_refusals_beyond_a_few_a_second_are_only_counted(path: Path) -> None:
     world = World(path)
     world.history.startService()
-    world.tell("refused", *[refused(time.time(), word="rate") for _ in range(1000)])
+    world.notify("refused", *[refused(time.time(), word="rate") for _ in range(1000)])
     await world.stop()
     assert world.rows("events") == 2 + write_queue.REFUSALS_A_SECOND + 1
     db = open_read_only(str(path))
@@ -200,7 +200,7 @@ async def test_refusals_beyond_a_few_a_second_are_only_counted(path: Path) -> No
     db.close()
 
 
-def test_a_hook_costs_little() -> None:
+def test_an_event_costs_little() -> None:
     holder, record = WriteQueue(Clock()), closed()
     began = time.perf_counter()
     for _ in range(20_000):
@@ -208,7 +208,7 @@ def test_a_hook_costs_little() -> None:
     assert (time.perf_counter() - began) / 20_000 < 20e-6
 
 
-def test_notes_never_hold_more_than_their_limit() -> None:
+def test_the_write_queue_never_exceeds_its_limit() -> None:
     holder = WriteQueue(Clock(), 20)
     for _ in range(30):
         holder.closed(closed())
@@ -231,13 +231,13 @@ def test_notes_never_hold_more_than_their_limit() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_locked_file_costs_nothing_that_finds_room(path: Path, log: list[str]) -> None:
+async def test_a_locked_file_loses_nothing_that_can_be_queued(path: Path, log: list[str]) -> None:
     world = World(path)
     world.history._queue._limit = world.history._queue._room = 100  # instead of 50,000
     world.history.startService()
     locking = sqlite3.connect(path)
     locking.execute("BEGIN IMMEDIATE")
-    world.tell("closed", *[closed()] * 150)
+    world.notify("closed", *[closed()] * 150)
     await world.until(lambda: bool(log))
     for _ in range(3):
         world.clock.advance(1.0)
@@ -267,10 +267,10 @@ async def test_a_full_disk(path: Path, log: list[str]) -> None:
         )
 
     await limit("1")  # which means: no more than now
-    world.tell("closed", *[closed()] * 1000)
+    world.notify("closed", *[closed()] * 1000)
     await world.until(lambda: bool(log))
     assert log == [f"history: {path} cannot be written: database or disk is full"]
-    world.tell("closed", *[closed()] * 100)
+    world.notify("closed", *[closed()] * 100)
     await limit("1000000")
     await world.until(lambda: len(log) == 2)
     assert world.rows() == 1100
@@ -279,20 +279,20 @@ async def test_a_full_disk(path: Path, log: list[str]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_can_never_be_written_is_given_up(path: Path, log: list[str]) -> None:
+async def test_what_can_never_be_written_is_dropped(path: Path, log: list[str]) -> None:
     world = World(path)
     world.history.startService()
     await world.until(lambda: world.rows("events") == 1)
-    world.tell("closed", closed(up=1 << 70))
+    world.notify("closed", closed(up=1 << 70))
     await world.until(lambda: bool(log))
-    world.tell("closed", closed())
+    world.notify("closed", closed())
     await world.until(lambda: world.rows() == 1)
     assert world.history.dropped == 1
     await world.stop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_disk_that_does_not_answer_keeps_nobody_from_stopping(
+async def test_a_disk_that_does_not_answer_does_not_delay_the_stop(
     path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
@@ -316,7 +316,7 @@ def carried(world: World) -> Totals:
 
 
 @pytest_twisted.ensureDeferred
-async def test_counters_go_on_in_the_next_run(path: Path) -> None:
+async def test_counters_continue_in_the_next_run(path: Path) -> None:
     world = World(path)
     world.history.startService()
     totals = Totals(3, 40, 500, Counter({"blocked": 2}))
@@ -367,7 +367,7 @@ async def test_counters_of_a_service_that_is_gone_go_on_when_it_comes_back(
 
 
 @pytest_twisted.ensureDeferred
-async def test_counters_begin_anew_if_wished(path: Path) -> None:
+async def test_counters_start_at_0_if_configured(path: Path) -> None:
     world = World(path)
     world.history.startService()
     world.monitor.carry_over(Totals(3))
@@ -384,7 +384,7 @@ async def test_stopped_and_started_again(path: Path) -> None:
     world.history.startService()
     world.monitor.carry_over(Totals(3))
     await world.stop()
-    world.tell("closed", closed())
+    world.notify("closed", closed())
     world.history.startService()
     assert world.monitor.totals().opened == 3  # and not twice as many
     await world.stop()
@@ -439,7 +439,7 @@ async def test_stopping_ends_a_query(path: Path) -> None:
 # -- start
 
 
-def test_a_file_that_cannot_be_had(path: Path) -> None:
+def test_a_file_that_cannot_be_opened(path: Path) -> None:
     path.write_text("dear diary, " * 100)
     world = World(path)
     with pytest.raises(FileError, match="is not a database"):
@@ -448,11 +448,11 @@ def test_a_file_that_cannot_be_had(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_too_old_is_forgotten(path: Path) -> None:
+async def test_old_rows_are_removed(path: Path) -> None:
     world = World(path, keep=3600.0)
     world.history.startService()
     now = time.time()
-    world.tell("closed", closed(now - 7200), closed(now))
+    world.notify("closed", closed(now - 7200), closed(now))
     await world.until(lambda: world.rows() == 1)
     await world.until(lambda: world.rows("hours") == 1)
     await world.stop()

@@ -42,7 +42,7 @@ def make_foreign(path: Path) -> None:
 # -- opening
 
 
-def test_a_new_file_is_for_its_user_alone(path: Path) -> None:
+def test_a_new_file_is_private(path: Path) -> None:
     db = history(path, [closed()])
     assert {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {
         "history.db": 0o600,
@@ -73,7 +73,7 @@ def test_what_was_written_is_there_the_next_time(path: Path) -> None:
         ("folder", "is a directory"),
     ],
 )
-def test_what_is_not_ours_is_left_alone(
+def test_other_files_are_left_alone(
     path: Path, kind: str, words: str, open_file: Callable[[str], object]
 ) -> None:
     if kind == "text":
@@ -94,12 +94,12 @@ def test_what_is_not_ours_is_left_alone(
     assert before == (None if kind == "folder" else path.read_bytes())
 
 
-def test_a_file_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_created(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="no such file or directory"):
         open_for_writing(str(tmp_path / "none" / "history.db"), MEBIBYTE)
 
 
-def test_reading_makes_no_file(path: Path) -> None:
+def test_reading_creates_no_file(path: Path) -> None:
     with pytest.raises(FileError, match="no such file or directory"):
         open_read_only(str(path))
     assert not path.exists()
@@ -119,7 +119,7 @@ def test_reading_beside_the_writer_and_never_writing(tmp_path: Path) -> None:
 # -- writing
 
 
-def test_a_connection_in_the_words_of_its_record(path: Path) -> None:
+def test_a_connection_has_the_values_of_its_record(path: Path) -> None:
     tcp = bytearray(struct.calcsize("=8x 4I 5I 4I 8I 2I I 4Q 2I 4I Q 3Q 2I 2Q 4I"))
     struct.pack_into("=I", tcp, 8 + 15 * 4, 25_000)  # rtt
     struct.pack_into("=I", tcp, 8 + 23 * 4, 7)  # retransmits
@@ -237,7 +237,7 @@ def test_packed(ip: str, expected: bytes | None) -> None:
     assert packed(ip) == expected
 
 
-def test_an_empty_file_is_made_use_of(path: Path) -> None:
+def test_an_empty_file_is_used(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT, 0o640))
     history(path, [closed()]).close()
     assert path.stat().st_mode & 0o777 == 0o640

@@ -127,28 +127,26 @@ class Application(MultiService):
 
     def _add_admin_interfaces(self, config: Config) -> None:
         """The manhole and the control port."""
+        if config.manhole is None and config.control is None:
+            return
+        from monconn.ops.operations import Operations
+
         manhole = None
+        operations = Operations(
+            self.registry,
+            self._clock,
+            devices=self._devices,
+            history=self._history,
+            manhole=lambda: getattr(manhole, "where", None),
+        )
         if config.manhole is not None:
             from monconn.faces.manhole.service import ManholeService
 
-            manhole = ManholeService(config.manhole, *self._shared)
-            manhole.setServiceParent(self)
+            manhole = self._add(ManholeService(config.manhole, *self._shared, operations))
         if config.control is not None:
             from monconn.faces.control.service import ControlService
-            from monconn.ops.operations import Operations
 
-            control = ControlService(
-                config.control,
-                *self._shared,
-                Operations(
-                    self.registry,
-                    self._clock,
-                    devices=self._devices,
-                    history=self._history,
-                    manhole=lambda: getattr(manhole, "where", None),
-                ),
-            )
-            control.setServiceParent(self)
+            self._add(ControlService(config.control, *self._shared, operations))
 
     def _monitor(self, config: ServiceConfig) -> Monitor:
         monitor = self.registry.new(

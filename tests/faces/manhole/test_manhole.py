@@ -578,7 +578,7 @@ async def test_a_command_that_breaks_is_logged_and_fails(
     world: World, logged_failures: list[Any]
 ) -> None:
     world.open()
-    with patch("monconn.faces.manhole.verbs.run", side_effect=RuntimeError("broken")):
+    with patch("monconn.faces.manhole.commands.run", side_effect=RuntimeError("broken")):
         ran = await world.ssh("stats")
     assert ran == Ran(1, "", "it failed; the log says why\n")
     assert [str(failure.value) for failure in logged_failures] == ["broken"]
@@ -612,7 +612,7 @@ async def test_a_command_at_a_terminal(world: World) -> None:
 async def test_sessions_on_one_connection_are_few(world: World, logged: list[str]) -> None:
     world.open()
     shared = ("-o", f"ControlPath={world.folder / 'mux'}", "-o", "LogLevel=ERROR")
-    with patch.object(server, "MOST_SESSIONS", 1):
+    with patch.object(server, "MAX_SESSIONS", 1):
         master = Session(world.command(options=("-M", *shared)))
         await deferToThread(master.read_until, r"monconn> $")
         await world.ssh("blocks", options=(*shared, "-o", "ControlMaster=no"))
@@ -660,14 +660,14 @@ async def test_a_login_that_was_in_time_stays(world: World) -> None:
         session = Session(world.command(options=("-tt",)))
         await deferToThread(session.read_until, "monconn>")
     [connection] = world.service._factory.connections  # type: ignore[union-attr]
-    assert connection.is_known
-    assert not connection._too_late.active()
+    assert connection.is_authenticated
+    assert not connection._login_timeout.active()
     session.end()
 
 
 @pytest_twisted.ensureDeferred
 async def test_strangers_are_few(world: World) -> None:
-    with patch.object(server, "MOST_STRANGERS", 2):
+    with patch.object(server, "MAX_UNAUTHENTICATED", 2):
         world.open()
         clients = [socket.create_connection(_tcp(world)) for _ in range(2)]
         for client in clients:

@@ -36,12 +36,28 @@ PIPES: tuple[str, ...] = get_args(Pipe)
 CLOSED_BY = ("client", "backend", "operator", "monconn")
 EVENTS = ("opened", "refused", "closed", "alarm", "action")
 HISTORY_EVENTS = ("refused", "alarm", "started", "stopped", "lost", "action")
-MAX_TERMS = 1_000
-"""More is an error: a filter is matched with every row."""
+MAX_TERMS = 100
+"""Beside ids. More are an error: each may cost a search in every row."""
+MAX_IDS = 10_000
+"""More are an error."""
 
 _MAX_BYTES = 10**18 - 1  # what units.parse_size reads back, and SQLite stores, as digits
 _FACT_PREFIX = "fact."
 _FACT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_OTHER_NAMES = {
+    "client_ip": "client",
+    "ip": "client",
+    "sid": "service",
+    "listener": "port",
+    "age_seconds": "age",
+    "duration_seconds": "age",
+    "idle_seconds": "idle",
+    "up_rate": "rate",
+    "down_rate": "rate",
+    "refusal": "reason",
+    "last_reason": "reason",
+}
+"""Keys that somebody who knows the JSON of a row may try, and those that are meant."""
 _RANGE_EXAMPLES: dict[Kind, str] = {
     "seconds": "5m",
     "bytes": "1MiB",
@@ -249,7 +265,7 @@ class Filter:
 
         conditions = []
         for key, group, is_negated in _grouped(self.terms):
-            alternatives = " OR ".join(_sql(self.keys, key, value, bind) for value in group)
+            alternatives = " OR ".join(_sql(self.keys, key, group, bind))
             # A value that is not there (NULL) does not match, and so passes a not:. Elsewhere
             # no coalesce(), which would keep SQLite from using an index.
             negated = f"NOT coalesce({alternatives}, 0)"
@@ -275,17 +291,20 @@ def parse(
         pieces: list[tuple[str, int | None]] = list(_split(terms))
     else:
         pieces = [(term, None) for term in terms]
-    if len(pieces) > MAX_TERMS:
-        raise FilterError(f"{len(pieces)} terms are too many: at most {MAX_TERMS}")
     if mode == "action" and not pieces:
         raise FilterError("nothing is chosen", suggestion="give ids, or terms such as client:NET")
-    parsed = []
+    parsed: dict[Term, None] = {}
     for number, (text, position) in enumerate(pieces, 1):
         try:
-            parsed.append(_parse_term(text, keys, mode, known or {}))
+            parsed[_parse_term(text, keys, mode, known or {})] = None
         except _Wrong as wrong:
             raise FilterError(wrong.problem, number, text, position, wrong.suggestion) from None
-    return Filter(tuple(dict.fromkeys(parsed)), keys)
+    ids = sum(term.key == "id" and _is_point(term.value) for term in parsed)
+    if len(parsed) - ids > MAX_TERMS:
+        raise FilterError(f"too many terms, {len(parsed) - ids}: at most {MAX_TERMS}")
+    if ids > MAX_IDS:
+        raise FilterError(f"too many ids, {ids}: at most {MAX_IDS}")
+    return Filter(tuple(parsed), keys)
 
 
 def complete(
@@ -383,7 +402,8 @@ def _parse_term(text: str, keys: Keys, mode: Mode, known: Mapping[str, Collectio
     elif folded == "not":
         raise _Wrong("not: twice", "write not:KEY:VALUE")
     else:
-        name = _fact_name(name, keys, known)
+        # If a slip named a fact that no row has, not: would choose every connection to be closed.
+        name = _fact_name(name, keys, known, must_be_known=is_negated and mode == "action")
     if not value:
         raise _Wrong(f"no value after {name}:", f"write {name}:VALUE")
     if key is None:
@@ -428,8 +448,13 @@ def _bare_word(
     return "", Part(folded)
 
 
-def _fact_name(name: str, keys: Keys, known: Mapping[str, Collection[str]]) -> str:
-    """The name of the fact that a key which is none of the listing's asks for."""
+def _fact_name(
+    name: str, keys: Keys, known: Mapping[str, Collection[str]], must_be_known: bool
+) -> str:
+    """The name of the fact that a key which is none of the listing's asks for.
+
+    :param must_be_known: unless it says ``fact.`` before it.
+    """
     if keys.facts is not None:
         if name.startswith(_FACT_PREFIX) and len(name) > len(_FACT_PREFIX):
             return name[len(_FACT_PREFIX) :]
@@ -440,6 +465,8 @@ def _fact_name(name: str, keys: Keys, known: Mapping[str, Collection[str]]) -> s
         raise _Wrong(f"unknown key {quoted(name)}", f"did you mean {meant}?")
     if keys.facts is None:
         raise _Wrong(f"unknown key {quoted(name)}", f"there are {', '.join(keys.by_name)}")
+    if must_be_known:
+        raise _Wrong(f"unknown key {quoted(name)}", f"write not:fact.{name}:VALUE for a fact")
     return name
 
 
@@ -449,6 +476,8 @@ def _meant_key(name: str, names: Iterable[str]) -> str | None:
     Stricter than :mod:`difflib`: ``client_id`` and ``protocol`` are facts, not slips.
     """
     slips = {each: _slips(name, each) for each in names}
+    if _OTHER_NAMES.get(name) in slips:
+        return _OTHER_NAMES[name]
     allowed = 1 if len(name) < 5 else 2
     best = min(slips, key=lambda each: slips[each], default=None)
     if best is not None and slips[best] <= allowed:
@@ -607,15 +636,19 @@ def _number_text(kind: Kind, number: float | None) -> str:
 
 
 def _grouped(terms: Iterable[Term]) -> Iterator[tuple[str, list[Value], bool]]:
-    """The values of which one must match, by key; a bare word and a not: stand for themselves."""
-    groups: dict[str, list[Value]] = {}
+    """By key the values of which one must match, or, where they are negated, none."""
+    groups: dict[tuple[str, bool], list[Value]] = {}
     for term in terms:
-        if term.is_negated or not term.key:
-            yield term.key, [term.value], term.is_negated
-        else:
-            groups.setdefault(term.key, []).append(term.value)
-    for key, values in groups.items():
-        yield key, values, False
+        if term.key or term.is_negated:
+            groups.setdefault((term.key, term.is_negated), []).append(term.value)
+        else:  # each bare word must be found
+            yield "", [term.value], False
+    for (key, is_negated), values in groups.items():
+        yield key, values, is_negated
+
+
+def _is_point(value: Value) -> bool:
+    return isinstance(value, Range) and value.low == value.high
 
 
 def _check(keys: Keys, name: str, values: Sequence[Value], is_negated: bool) -> _Check:
@@ -725,17 +758,23 @@ def _text_test(values: Sequence[Value]) -> _Test:
 
 
 def _range_test(ranges: Sequence[Range]) -> _Test:
+    points = frozenset(each.low for each in ranges if _is_point(each))
     limits = [
         (
             float("-inf") if each.low is None else each.low,
             float("inf") if each.high is None else each.high,
         )
         for each in ranges
+        if not _is_point(each)
     ]
-    if len(limits) == 1:
+    if not limits:
+        return points.__contains__
+    if len(limits) == 1 and not points:
         low, high = limits[0]
         return lambda number: number is not None and low <= number <= high
-    return lambda number: number is not None and any(a <= number <= b for a, b in limits)
+    return lambda number: (
+        number is not None and (number in points or any(a <= number <= b for a, b in limits))
+    )
 
 
 def _fold(text: Any) -> str:
@@ -745,19 +784,31 @@ def _fold(text: Any) -> str:
 # -- SQL
 
 
-def _sql(keys: Keys, name: str, value: Value, bind: Callable[[Any], str]) -> str:
+def _sql(
+    keys: Keys, name: str, values: Sequence[Value], bind: Callable[[Any], str]
+) -> Iterator[str]:
+    """Conditions of which one must hold, for the values of one key."""
     key = keys.by_name.get(name)
     columns = (keys.sql_text,) if not name else () if key is None else key.sql
-    if key is not None and not isinstance(value, (Part, Exact, Range)):
-        first, last = value.network_address.packed, value.broadcast_address.packed
-        column = key.sql_address
-        # The length tells IPv4 from IPv6: as bytes, one may lie between two of the other.
-        return (
-            f"(length({column}) = {len(first)} AND {column} BETWEEN {bind(first)} AND {bind(last)})"
-        )
     if not all(columns) or not columns:
         raise FilterError(f"{name or 'a bare word'} cannot be asked of the history")
-    return " OR ".join(f"({_sql_test(key, column, value, bind)})" for column in columns)
+    # One list for all points: SQLite nests expressions 1,000 deep at most, and there may be as
+    # many ids.
+    points = [value.low for value in values if isinstance(value, Range) and _is_point(value)]
+    for column in columns if points else ():
+        yield f"{column} IN ({', '.join(map(bind, points))})"
+    for value in values:
+        if isinstance(value, (Part, Exact, Range)):
+            if not _is_point(value):
+                yield from (f"({_sql_test(key, column, value, bind)})" for column in columns)
+        elif key is not None:
+            first, last = value.network_address.packed, value.broadcast_address.packed
+            column = key.sql_address
+            # The length tells IPv4 from IPv6: as bytes, one may lie between two of the other.
+            yield (
+                f"(length({column}) = {len(first)}"
+                f" AND {column} BETWEEN {bind(first)} AND {bind(last)})"
+            )
 
 
 def _sql_test(key: Key | None, column: str, value: Value, bind: Callable[[Any], str]) -> str:

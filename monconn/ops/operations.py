@@ -58,7 +58,6 @@ from monconn.ops.rows import (
     ReportRow,
     ServiceRow,
 )
-from monconn.policy.networks import NetworkSet
 
 if TYPE_CHECKING:
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
@@ -107,7 +106,7 @@ class CloseResult:
     """What :meth:`Operations.close` did, or would do.
 
     :param ids: the connections that were ended.
-    :param unknown: the ids asked for that no live connection has.
+    :param unknown: the ids asked for that no live connection (of the service) has.
     """
 
     ids: tuple[int, ...]
@@ -197,8 +196,9 @@ class Operations:
 
         Fires at once, or as soon as rates are known, within :data:`LEAST_SECONDS`.
 
-        :param filter: over :data:`~monconn.ops.filters.CONNECTION_KEYS`; the following four are
-            short forms of terms.
+        :param filter: over :data:`~monconn.ops.filters.CONNECTION_KEYS`.
+        :param service: short form of a term, as client, state, idle_over and text: what a short
+            form says must hold, whatever the filter says.
         :param idle_over: seconds.
         :param text: is searched in client, service, state, backend and reason.
         :param sort: one of :data:`ORDERS`: ``id``, the default, is oldest first; by the others, the
@@ -209,17 +209,14 @@ class Operations:
         :raises AddressError: the client is no network.
         """
         monitors = self.monitors(service)
-        wanted = self.filter(filter)
-        wanted = attrs.evolve(
-            wanted, terms=(*wanted.terms, *_short_forms(client, state, idle_over, text))
-        )
+        wanted = (self.filter(filter), _short_forms(client, state, idle_over, text))
         order = cast(Order, _one_of(ORDERS, sort) or "id")
         start = max(offset or 0, 0)
         part = slice(start, None if limit is None else start + max(limit, 0))
 
         def find(records: Iterable[ConnectionRecord], row: type[ConnectionRow]) -> Any:
             now = self.clock.seconds()
-            found = list(wanted.select(records, Context(now, self._rates)))
+            found = list(_select(records, wanted, Context(now, self._rates)))
             found.sort(key=_sort_key(order, self._rates, now), reverse=order != "id")
             rows = (
                 connection_row(record, self._rates, self.clock.seconds(), row)
@@ -427,11 +424,11 @@ class Operations:
         client: str | None = None,
         reset: bool | None = None,
         dry_run: bool | None = None,
-    ) -> CloseResult:
+    ) -> Deferred[CloseResult]:
         """End live connections, with the reason ``operator``: those for which all that is given
-        is true.
+        is true. One that is ending already is only ended again by its id, or by a reset.
 
-        One that is ending already is only ended again by its id, or by a reset.
+        Fires at once, unless the filter asks for rates, which may have to be measured first.
 
         :param ids: at most :data:`MAX_IDS`; the other arguments may narrow them.
         :param filter: terms with keys, or ids.
@@ -445,48 +442,50 @@ class Operations:
         monitors = self.monitors(service)
         if ids is None and not filter and client is None and service is None:
             raise QuestionError("say which: by ids, by client, by service or by a filter")
-        terms = self.filter(filter, mode="action").terms if filter else ()
-        terms = (*terms, *_short_forms(client))
-        if ids is None:
-            ids, terms = _split_ids(terms)
         if ids is not None and len(ids) > MAX_IDS:
             raise QuestionError(f"no more than {MAX_IDS} ids at once")
-        wanted = Filter(terms, CONNECTION_KEYS)
-        chosen: list[tuple[Monitor, ConnectionRecord]] = []
-        for monitor in monitors:
-            live = monitor.connections() if ids is None else _with_ids(monitor, ids)
-            chosen += [
-                (monitor, record)
-                for record in wanted.select(live, self._context())
-                if ids is not None or reset or record.reason is None
-            ]
-        result = CloseResult(
-            tuple(record.id for _, record in chosen),
-            () if ids is None else self._not_live(ids),
-        )
-        if dry_run:
-            return result
-        for monitor, record in chosen:
-            if record.id in monitor:  # the end of another may have been its end
-                monitor.close(record.id, reset=bool(reset), actor=None)
+        terms = self.filter(filter, mode="action").terms if filter else ()
+        if ids is None:
+            ids, terms = _split_ids(terms)
+        wanted = (Filter(terms, CONNECTION_KEYS), _short_forms(client))
         target = (
             "" if service is None else f"service:{service}",
-            wanted.to_text(),
+            *(each.to_text() for each in wanted),
             "" if ids is None else _ids_text(ids),
         )
-        self._report(
-            "reset" if reset else "close",
-            actor,
-            monitors,
-            service,
-            " ".join(each for each in target if each),
-            len(chosen),
-        )
-        return result
 
-    def _not_live(self, ids: Iterable[int]) -> tuple[int, ...]:
-        monitors = list(self.registry)
-        return tuple(each for each in ids if not any(each in monitor for monitor in monitors))
+        def act(_: object) -> CloseResult:
+            known: set[int] = set()
+            chosen: list[tuple[Monitor, ConnectionRecord]] = []
+            for monitor in monitors:
+                live = monitor.connections() if ids is None else _with_ids(monitor, ids)
+                if ids is not None:
+                    known.update(record.id for record in live)
+                chosen += [
+                    (monitor, record)
+                    for record in _select(live, wanted, self._context())
+                    if ids is not None or reset or record.reason is None
+                ]
+            if not dry_run:
+                for monitor, record in chosen:
+                    if record.id in monitor:  # to end another may have ended this one
+                        monitor.close(record.id, reset=bool(reset), actor=None)
+                self._report(
+                    "reset" if reset else "close",
+                    actor,
+                    monitors,
+                    service,
+                    " ".join(each for each in target if each),
+                    len(chosen),
+                )
+            return CloseResult(
+                tuple(record.id for _, record in chosen),
+                tuple(each for each in ids or () if each not in known),
+            )
+
+        if wanted[0].uses("rate"):
+            return self._rates_known().addCallback(act)
+        return succeed(act(None))
 
     def block(
         self,
@@ -503,12 +502,11 @@ class Operations:
         """
         parsed = parse_network(str(network))
         monitors = self.monitors(service)
-        clients = NetworkSet([parsed])
+        wanted = Filter((Term("client", parsed),), CONNECTION_KEYS)
         count = sum(
-            connections
+            record.reason is None  # else it is ending already
             for monitor in monitors
-            for ip, connections in monitor.connections_by_ip().items()
-            if clients.covers(ip)
+            for record in wanted.select(monitor.connections(), self._context())
         )
         if dry_run:
             changed = any(parsed not in monitor.blocks() for monitor in monitors)
@@ -603,17 +601,30 @@ def _short_forms(
     state: str | None = None,
     idle_over: float | None = None,
     text: str | None = None,
-) -> Iterator[Term]:
-    """The terms that the older arguments stand for."""
+) -> Filter:
+    """The arguments that are older than the filter language, as a filter.
+
+    A filter of its own, since two terms with the same key in one filter are alternatives.
+    """
+    terms: list[Term] = []
     if client is not None:
-        yield Term("client", parse_network(client))
-    if state is not None:
-        _one_of(STATES, state)
-        yield Term("state", Exact(state))
+        terms.append(Term("client", parse_network(client)))
+    if _one_of(STATES, state) is not None:
+        terms.append(Term("state", Exact(str(state))))
     if idle_over:
-        yield Term("idle", Range(idle_over, None))
+        terms.append(Term("idle", Range(idle_over, None)))
     if text:
-        yield Term("", Part(text.casefold()))
+        terms.append(Term("", Part(text.casefold())))
+    return Filter(tuple(terms), CONNECTION_KEYS)
+
+
+def _select(
+    records: Iterable[ConnectionRecord], filters: Iterable[Filter], context: Context
+) -> Iterable[ConnectionRecord]:
+    for each in filters:
+        if each:
+            records = each.select(records, context)
+    return records
 
 
 def _one_of(values: Collection[str], value: str | None) -> str | None:

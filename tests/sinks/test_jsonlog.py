@@ -234,7 +234,9 @@ def test_a_refusal_is_a_line(start: Start, sink: MemorySink) -> None:
     running.monitor.block("192.0.2.0/24")
     assert running.monitor.admit("192.0.2.9:1", "192.0.2.9") is None
     running.service.stopService()
-    (line,) = lines_of(sink.data)
+    action, line = lines_of(sink.data)
+    assert (action["event"], action["action"], action["count"]) == ("action", "block", 0)
+    assert action["text"] == "blocked 192.0.2.0/24 at web, ended 0 connections for own code"
     assert line["event"] == "refused"
     assert line["refusal"] == "blocked"
     assert line["code"] == "PR"

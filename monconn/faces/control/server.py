@@ -244,13 +244,17 @@ class ControlProtocol(amp.AMP):
     # -- actions
 
     @commands.CloseConnections.responder
-    def close_connections(self, ids: bytes | None = None, **arguments: Any) -> dict[str, Any]:
+    def close_connections(
+        self, ids: bytes | None = None, **arguments: Any
+    ) -> Deferred[dict[str, Any]]:
         """End connections."""
-        done = self._operations.close(
-            self._actor(), ids=None if ids is None else _ids(ids), **arguments
+        wanted = None if ids is None else _ids(ids)
+        return self._operations.close(self._actor(), ids=wanted, **arguments).addCallback(
+            lambda done: {
+                "closed": len(done.ids),
+                "unknown": json.dumps(done.unknown, separators=(",", ":")).encode(),
+            }
         )
-        unknown = json.dumps(done.unknown, separators=(",", ":")).encode()
-        return {"closed": len(done.ids), "unknown": unknown}
 
     @commands.Block.responder
     def block(self, **arguments: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from monconn.errors import (
 from monconn.model.actions import Actor
 from monconn.ops.columns import Row
 from monconn.ops.filters import FilterError
-from monconn.ops.operations import Operations, Terms
+from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ConnectionRow
 from monconn.ops.text_table import text_table
 
@@ -77,17 +77,22 @@ class Commands:
 
     def close(
         self, connections: int | Terms, *, reset: bool = False, dry_run: bool = False
-    ) -> None:
+    ) -> Deferred[None]:
         """End connections: one by its id, or those that a filter of ids and terms finds."""
         wanted = str(connections) if isinstance(connections, int) else connections
-        result = self._operations.close(self._actor, filter=wanted, reset=reset, dry_run=dry_run)
         done = f"{'would be ' if dry_run else ''}{'reset' if reset else 'closed'}"
-        self._write_lines(f"connection {each} {done}" for each in result.ids)
-        if result.unknown:
-            ids = ", ".join(map(str, result.unknown))
-            raise UnknownConnection(f"no live connection has the id {ids}")
-        if not result.ids:
-            self._write_lines(["no connections"])
+
+        def write(result: CloseResult) -> None:
+            self._write_lines(f"connection {each} {done}" for each in result.ids)
+            if result.unknown:
+                ids = ", ".join(map(str, result.unknown))
+                raise UnknownConnection(f"no live connection has the id {ids}")
+            if not result.ids:
+                self._write_lines(["no connections"])
+
+        return self._operations.close(
+            self._actor, filter=wanted, reset=reset, dry_run=dry_run
+        ).addCallback(write)
 
     def block(self, network: str, *, dry_run: bool = False) -> None:
         """Refuse a network's clients at every service, and end those that are connected."""

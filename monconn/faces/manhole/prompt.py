@@ -98,7 +98,7 @@ class Interpreter(ManholeInterpreter):
                 "monitor": operations.registry.get,
                 "connections": self._awaited(commands.connections),
                 "show": self._awaited(commands.show),
-                "close": commands.close,
+                "close": self._awaited(commands.close),
                 "block": commands.block,
                 "unblock": commands.unblock,
                 "blocks": commands.blocks,

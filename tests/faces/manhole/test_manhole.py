@@ -30,8 +30,10 @@ from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
 from monconn.errors import ListenError
 from monconn.faces.manhole.service import ManholeService
+from monconn.model.actions import Action, Actor
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.interfaces import Observer
 from monconn.monitor.registry import Registry
 
 pytest.importorskip("twisted.conch.manhole_ssh")
@@ -78,6 +80,9 @@ class Connection:
         self.ended.append((reason, reset))
         self.record.end(reason, self._monitor.clock.seconds())
         self._monitor.closed(self)
+
+    def measure(self) -> None:
+        """There are no sockets whose figures could be read."""
 
 
 @attrs.frozen
@@ -505,7 +510,7 @@ async def test_list_and_show(world: World) -> None:
     first.record.up = 2048
     ran = await world.ssh("list")
     heading, *rows = ran.out.splitlines()
-    assert heading.split()[:3] == ["ID", "SERVICE", "CLIENT"]
+    assert heading.split()[:3] == ["ID", "CLIENT", "SERVICE"]
     assert [row.split()[0] for row in rows] == [str(first.record.id), str(second.record.id)]
     assert "10.1.2.3:4567" in rows[0]
     assert "2.0 KiB" in rows[0]
@@ -537,8 +542,8 @@ async def test_block_and_unblock(world: World) -> None:
     assert (await world.ssh("block", "10.1.0.0/16")).out == "10.1.0.0/16 was blocked already\n"
     blocks = (await world.ssh("blocks")).out.splitlines()
     assert [line.split() for line in blocks[1:]] == [
-        ["web", "10.1.0.0/16"],
-        ["mail", "10.1.0.0/16"],
+        ["10.1.0.0/16", "web"],
+        ["10.1.0.0/16", "mail"],
     ]
     assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 unblocked\n"
     assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 was not blocked\n"
@@ -550,7 +555,7 @@ async def test_block_and_unblock(world: World) -> None:
         ("show 99999999", 1, "no connection has the id 99999999, or had it lately\n"),
         ("stats nobody", 1, 'there is no service named "nobody"\n'),
         ("show x", 2, '"x" is no connection\'s id; usage: show ID\n'),
-        ("close", 2, "something is missing; usage: close ID [--reset]\n"),
+        ("close", 2, "something is missing; usage: close ID|TERM... [--reset] [--dry-run]\n"),
         ("blocks now", 2, '"now" is too much; usage: blocks\n'),
         ("__import__('os')", 2, 'there is no command "__import__(os)"; try: help\n'),
         ("'", 2, '"\'": no closing quotation\n'),
@@ -566,11 +571,11 @@ async def test_what_a_command_cannot_do(world: World, words: str, status: int, e
 async def test_help_and_a_bad_network(world: World) -> None:
     world.open()
     ran = await world.ssh("help")
-    assert ran.out.startswith("list [SERVICE] ")
-    assert "close ID [--reset] " in ran.out
+    assert ran.out.startswith("list [FILTER...] ")
+    assert "close ID|TERM... [--reset] [--dry-run] " in ran.out
     ran = await world.ssh("block", "nonsense")
     assert ran.status == 2
-    assert ran.err.endswith("usage: block NET\n")
+    assert ran.err.endswith("usage: block NET [--dry-run]\n")
 
 
 @pytest_twisted.ensureDeferred
@@ -624,6 +629,99 @@ async def test_sessions_on_one_connection_are_few(world: World, logged: list[str
     assert sum(line.startswith("login") for line in logged) == 2
     master.type("\x04")
     assert await deferToThread(master.status) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_filters(world: World) -> None:
+    world.open()
+    first, second = world.connect(), world.connect("mail", "10.9.9.9:1")
+    for words in (["service:mail"], ["client:10.9.0.0/16", "not:service:web"], ["9.9:1"]):
+        _, row = (await world.ssh("list", *words)).out.splitlines()
+        assert row.split()[0] == str(second.record.id)
+    assert (await world.ssh("list", "idle:1h..")).out == "no connections\n"
+    ran = await world.ssh("list", "stat:open")
+    assert ran.status == 2
+    assert "in term 1" in ran.err
+    assert ran.err.endswith("usage: list [FILTER...]\n")
+    ran = await world.ssh("close", "client:10.0.0.0/8", "not:service:web")
+    assert ran == Ran(0, f"connection {second.record.id} closed\n", "")
+    assert first.ended == []
+    assert await world.ssh("close", "service:mail") == Ran(0, "no connections\n", "")
+    ran = await world.ssh("close", "mail")
+    assert (ran.status, ran.out) == (2, "")
+    assert "write service:mail" in ran.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_some_of_the_ids_are_unknown(world: World) -> None:
+    world.open()
+    first, second = world.connect(), world.connect()
+    ids = (str(first.record.id), "99999998", str(second.record.id), "99999999")
+    ran = await world.ssh("close", *ids)
+    assert ran.status == 1
+    assert ran.out == f"connection {ids[0]} closed\nconnection {ids[2]} closed\n"
+    assert ran.err == "no live connection has the id 99999998, 99999999\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_dry_runs_change_nothing(world: World, actions: list[Action]) -> None:
+    world.open()
+    connection = world.connect()
+    number = connection.record.id
+    for words, answer in (
+        (["close", str(number)], f"connection {number} would be closed"),
+        (["close", "service:web", "--reset"], f"connection {number} would be reset"),
+        (["block", "10.0.0.0/8"], "10.0.0.0/8 would be blocked, connections ended: 1"),
+        (["unblock", "10.0.0.0/8"], "10.0.0.0/8 was not blocked"),
+    ):
+        assert await world.ssh(*words, "--dry-run") == Ran(0, f"{answer}\n", "")
+    assert (connection.ended, actions) == ([], [])
+    await world.ssh("block", "192.0.2.1")
+    ran = await world.ssh("unblock", "192.0.2.1", "--dry-run")
+    assert ran.out == "192.0.2.1/32 would be unblocked\n"
+    assert (await world.ssh("blocks", "--dry-run")).err == (
+        'there is no option "--dry-run"; usage: blocks\n'
+    )
+
+
+@pytest.fixture
+def actions(world: World) -> list[Action]:
+    """The actions that observers are notified of."""
+    seen: list[Action] = []
+
+    class ActionObserver(Observer):
+        def acted(self, action: Action) -> None:
+            seen.append(action)
+
+    world.registry.observe(ActionObserver())
+    return seen
+
+
+@pytest_twisted.ensureDeferred
+async def test_actions_are_those_of_the_login(world: World, actions: list[Action]) -> None:
+    world.open()
+    first, second, third = (world.connect() for _ in range(3))
+    shown = subprocess.run(["ssh-keygen", "-lf", world.key], capture_output=True, text=True)
+    name = shown.stdout.split()[1]
+    await world.ssh("close", str(first.record.id), "--reset")
+    await world.ssh("block", "192.0.2.1")
+    lines = f'close({second.record.id})\nblock("192.0.2.2")\nunblock("192.0.2.2")\n'
+    await world.ssh(options=("-T", "-l", "alice"), stdin=lines)
+
+    def talk() -> None:
+        session = Session(world.command(options=("-l", "bob")))
+        session.read_until(r"monconn> $")
+        session.ask(f"close({third.record.id})")
+        session.type("\x04")
+        session.status()
+
+    await deferToThread(talk)
+    users = ["ops", "ops", "alice", "alice", "alice", "bob"]
+    assert [each.kind for each in actions] == [
+        *("reset", "block", "close", "block", "unblock", "close")
+    ]
+    assert [each.actor for each in actions] == [Actor.ssh(name, user) for user in users]
+    assert [each.count for each in actions] == [1, 0, 1, 0, 0, 1]
 
 
 # -- what else SSH could do
@@ -771,6 +869,30 @@ async def test_a_last_line_from_a_pipe_that_fails(world: World) -> None:
     assert (ran.status, ran.out) == (1, "the line is too long\n")
 
 
+@pytest_twisted.ensureDeferred
+async def test_lines_wait_for_answers(world: World) -> None:
+    world.open()
+    number = world.connect().record.id
+    lines = f'connections("web")\nshow({number})\nprint("last")\nconnections("state:x")\nshow(0)'
+    ran = await world.ssh(options=("-T",), stdin=lines)
+    heading, row, first_field, *_, last, mistake, unknown = ran.out.splitlines()
+    assert heading.split()[:2] == ["ID", "CLIENT"]
+    assert row.split()[:2] == [str(number), "10.1.2.3:4567"]
+    assert re.fullmatch(rf"id +{number}", first_field)
+    assert last == "last"
+    assert mistake.startswith("filter: ")
+    assert unknown == "no connection has the id 0, or had it lately"
+    assert ran.status == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_empty_lines_do_not_hide_a_failure(world: World) -> None:
+    world.open()
+    ran = await world.ssh(options=("-T",), stdin="1 / 0\n\n\n")
+    assert ran.status == 1
+    assert "ZeroDivisionError" in ran.out
+
+
 # -- at a terminal
 
 
@@ -873,6 +995,42 @@ async def test_the_prompt(world: World, logged: list[str]) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_typed_ahead_comes_after_the_answer(world: World) -> None:
+    world.open()
+    world.connect()
+
+    def talk() -> int:
+        session = Session(world.command())
+        session.read_until(r"monconn> $")
+        session.type("connections()\rprint('one')\rprint('two')\r\x04")
+        session.read_until(r"(?s)IDLE\r\n.* 10\.1\.2\.3:4567 .*\r\none\r\n.*\r\ntwo\r\n")
+        return session.status()
+
+    assert await deferToThread(talk) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_result_of_a_deferred_comes_while_a_line_is_typed(world: World) -> None:
+    world.open()
+
+    def talk() -> int:
+        session = Session(world.command())
+        session.read_until(r"monconn> $")
+        session.ask("from twisted.internet.defer import Deferred; later = Deferred()")
+        assert session.ask("later").startswith("<Deferred #0>")
+        session.ask("from twisted.internet import reactor")
+        session.type("_ = reactor.callLater(0.1, later.callback, 5)\rprint('ty")
+        session.read_until(r"Deferred #0 called back: 5\r\n(?s:.*)monconn> print\('ty")
+        session.type("ped')\r")
+        session.read_until(r"\r\ntyped")
+        session.read_until(r"monconn> $")
+        session.type("\x04")
+        return session.status()
+
+    assert await deferToThread(talk) == 0
+
+
+@pytest_twisted.ensureDeferred
 async def test_half_a_line_is_coloured_and_edited(world: World) -> None:
     world.open()
 
@@ -922,7 +1080,7 @@ async def test_a_window_that_changes_its_size(world: World) -> None:
     world.open()
     world.connect()
 
-    def talk() -> tuple[list[int], int]:
+    def talk() -> tuple[list[str], int]:
         session = Session(world.command(), columns=200)
         session.read_until(r"monconn> $")
         wide = session.ask("connections()")
@@ -932,11 +1090,14 @@ async def test_a_window_that_changes_its_size(world: World) -> None:
         while (narrow := session.ask("connections()")) == wide or _widest(narrow) > 30:
             assert time.monotonic() < give_up
         session.type("\x04")
-        return [_widest(wide), _widest(narrow)], session.status()
+        return [wide, narrow], session.status()
 
-    widths, status = await deferToThread(talk)
-    assert widths[0] > 60
-    assert widths[1] == 30
+    tables, status = await deferToThread(talk)
+    assert "IDLE" in tables[0]
+    assert _widest(tables[0]) > 60
+    assert "IDLE" not in tables[1]
+    assert _widest(tables[1]) in range(20, 31)
+    assert all("10.1.2.3:4567" in each for each in tables)
     assert status == 0
 
 
@@ -979,6 +1140,8 @@ async def test_stopping_ends_the_sessions(world: World) -> None:
         ("nobody.x", "", []),
         ("imp", "ort", ["import"]),
         ("(", "", []),
+        ("f().conn", "", []),
+        ("connections('m", "", ["mail'", "mx'"]),
     ],
 )
 def test_completion(text: str, addition: str, candidates: list[str]) -> None:

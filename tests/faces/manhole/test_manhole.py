@@ -24,7 +24,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer, provider
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
@@ -33,7 +34,7 @@ from monconn.faces.manhole.service import ManholeService
 from monconn.model.actions import Action, Actor
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import Observer
+from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.registry import Registry
 
 pytest.importorskip("twisted.conch.manhole_ssh")
@@ -68,6 +69,7 @@ class Settings:
     host_key: str | None = None
 
 
+@implementer(IConnection)
 class Connection:
     """A live connection that does as it is told."""
 
@@ -82,7 +84,7 @@ class Connection:
         self._monitor.closed(self)
 
     def measure(self) -> None:
-        """There are no sockets whose figures could be read."""
+        pass
 
 
 @attrs.frozen
@@ -112,7 +114,7 @@ class World:
     def make_key(self, name: str, *options: str) -> Path:
         path = self.folder / name
         kind = options or ("-t", "ed25519")
-        command = [self._keygen, "-q", "-N", "", "-C", name, *kind, "-f", path]
+        command = [self._keygen, "-q", "-N", "", "-C", name, *kind, "-f", str(path)]
         subprocess.run(command, check=True, timeout=HANG_SECONDS)
         return path
 
@@ -143,7 +145,7 @@ class World:
         record = monitor.admit(client, client.rpartition(":")[0])
         assert record is not None
         connection = Connection(self.registry, record)
-        monitor.opened(connection)  # type: ignore[arg-type]
+        monitor.opened(connection)
         return connection
 
     def command(
@@ -196,6 +198,7 @@ def logged() -> Iterator[list[str]]:
     """What the manhole has logged."""
     lines: list[str] = []
 
+    @provider(ILogObserver)
     def observer(event: LogEvent) -> None:
         if event.get("log_namespace") == "monconn.manhole":
             lines.append(formatEvent(event))
@@ -297,7 +300,8 @@ async def test_signatures(
 @pytest_twisted.ensureDeferred
 async def test_a_key_of_a_type_that_is_not_understood(world: World, logged: list[str]) -> None:
     world.open()
-    command = [world._keygen, "-q", "-s", world.key, "-I", "x", world.key.with_suffix(".pub")]
+    public = world.key.with_suffix(".pub")
+    command: list[str | Path] = [world._keygen, "-q", "-s", world.key, "-I", "x", public]
     subprocess.run(command, check=True, timeout=HANG_SECONDS)
     certificate = world.folder / "right-cert.pub"
     options = ("-o", f"CertificateFile={certificate}", "-o", "LogLevel=ERROR")
@@ -425,7 +429,7 @@ def _host_key_public(world: World) -> None:
 
 
 def _host_key_with_passphrase(world: World) -> None:
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", world.host_key]
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(world.host_key)]
     subprocess.run(command, check=True)
 
 
@@ -812,7 +816,7 @@ def _turn() -> Deferred[None]:
     from twisted.internet import reactor
     from twisted.internet.task import deferLater
 
-    return deferLater(reactor, 0.005)  # type: ignore[arg-type]
+    return deferLater(reactor, 0.005)
 
 
 # -- other places

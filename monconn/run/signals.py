@@ -1,4 +1,4 @@
-"""What the signals to stop do, alike under ``monconn``, ``twistd`` and ``twist``."""
+"""What stop signals do, the same under ``monconn``, ``twistd`` and ``twist``."""
 
 from __future__ import annotations
 
@@ -12,48 +12,52 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class StopSignals:
-    """The first signal stops the reactor in good order, and so the services; the second at once.
+    """The first signal stops the reactor, and so the services, in order; the second at once.
 
     :param reactor: the reactor that will run.
-    :param stop_now: ends what the first signal has left to end by itself.
+    :param stop_now: ends whatever the first signal has left to end by itself.
     """
 
     def __init__(self, reactor: Any, stop_now: Callable[[], object]) -> None:
         self._reactor = reactor
         self._stop_now = stop_now
         self._came_early = False
-        self._stopping = False
+        self._is_stopping = False
 
     def install(self) -> None:
-        """Take over the signals, before the reactor runs and again once it does.
+        """Install handlers: now, and once more when the reactor runs.
 
-        As it starts, the reactor puts in handlers of its own; and with those, ``twistd`` and
-        ``twist`` die of the signal after a clean stop.
+        A reactor that starts installs its own handlers, which do not know SIGQUIT; and under
+        ``twistd`` and ``twist`` they make the process kill itself with the same signal after it
+        has stopped, so that its exit status would not be 0.
         """
-        _handle_all(self._note)
-        self._reactor.callWhenRunning(self._take_over)
+        _handle_all(self._note_early_signal)
+        self._reactor.callWhenRunning(self._install_while_running)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note_early_signal(self, number: int, frame: Any) -> None:
         self._came_early = True
-        _handle_all(signal.SIG_DFL)  # the next one need not wait until everything has started
+        # Starting may block, for instance on a name server: a second signal then ends the process.
+        _handle_all(signal.SIG_DFL)
 
-    def _take_over(self) -> None:
+    def _install_while_running(self) -> None:
         _handle_all(self._received)
         if self._came_early:
             self.stop()
 
     def _received(self, number: int, frame: Any) -> None:
+        # A handler runs between any two bytecodes: only this method is safe there, and wakes the
+        # reactor.
         self._reactor.callFromThread(self.stop)
 
     def stop(self) -> None:
-        """What a signal asks for."""
-        if self._stopping:
+        """Do what one signal asks for."""
+        if self._is_stopping:
             self._stop_now()
             return
-        self._stopping = True
+        self._is_stopping = True
         try:
             self._reactor.stop()
-        except ReactorNotRunning:  # somebody else has stopped it, and this is the second wish
+        except ReactorNotRunning:  # it was stopped otherwise, so this is the second request
             self._stop_now()
 
 

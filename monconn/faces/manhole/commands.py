@@ -70,7 +70,7 @@ class Commands:
         """All that is known of a connection, live or closed lately: a line for each field."""
         text = str(connection_id)
         if not re.fullmatch(r"[0-9]{1,18}", text):
-            raise QuestionError(f"{quoted(text)} is no connection's id")
+            raise QuestionError(f"{quoted(text)} is not the id of a connection")
         return self._operations.connection(int(text)).addCallback(
             lambda row: self._write_lines(_field_lines(row))
         )
@@ -169,9 +169,9 @@ class Command:
         for word in given.keys() - options:
             raise QuestionError(f"there is no option {quoted(word)}")
         if len(words) < sum(not each.startswith("[") for each in operands):
-            raise QuestionError("something is missing")
+            raise QuestionError("missing operand")
         if len(words) > len(operands) and not takes_several:
-            raise QuestionError(f"{quoted(words[len(operands)])} is too much")
+            raise QuestionError(f"unexpected operand {quoted(words[len(operands)])}")
         by_keyword = {name[2:].replace("-", "_"): True for name in given}
         return self.method(commands, *([words] if takes_several else words), **by_keyword)
 

@@ -121,16 +121,16 @@ class KeyChecker:
     def _check(self, credentials: Any) -> bytes:
         key = Key.fromString(credentials.blob, type="blob")
         if not keys.is_strong(key):
-            raise UnauthorizedLogin("its type or its size")
+            raise UnauthorizedLogin("unacceptable type or size")
         authorized = keys.authorized_keys(self._path)
         if not any(each.blob() == key.blob() for each in authorized):
             raise UnauthorizedLogin("not in authorized_keys")
-        if credentials.signature is None:  # the client asks first whether the key would do
+        if credentials.signature is None:  # the client asks whether the key would be accepted
             raise error.ValidPublicKey()
         if getNS(credentials.signature)[0] not in SIGNATURES:
-            raise UnauthorizedLogin("the algorithm of its signature")
+            raise UnauthorizedLogin("unacceptable signature algorithm")
         if not key.verify(credentials.signature, credentials.sigData):
-            raise UnauthorizedLogin("its signature is wrong")
+            raise UnauthorizedLogin("wrong signature")
         user: bytes = credentials.username
         return user
 
@@ -169,7 +169,9 @@ class Login(userauth.SSHUserAuthServer):
         return result
 
     def _refused(self, reason: Failure, key: str) -> Failure:
-        if reason.check(error.IgnoreAuthentication):  # the key would do: a signature is to follow
+        if reason.check(
+            error.IgnoreAuthentication
+        ):  # the key is accepted, and a signature must follow
             return reason
         why = reason.getErrorMessage()
         _log.warn(
@@ -274,7 +276,7 @@ class Transport(ssh_transport.SSHServerTransport):
             if self.is_authenticated:
                 raise
             # Whoever can connect may send anything, and must not fill the log with tracebacks.
-            _log.warn("{peer} speaks no SSH: {why}", peer=self.peer, why=quoted(repr(problem)))
+            _log.warn("{peer} does not speak SSH: {why}", peer=self.peer, why=quoted(repr(problem)))
             self.abort()
 
     def abort(self) -> None:
@@ -320,7 +322,7 @@ class ManholeFactory(factory.SSHFactory):
         """See ``IFactory``: None, which closes the connection, if there are too many already."""
         unauthenticated = sum(not each.is_authenticated for each in self.connections)
         if unauthenticated >= MAX_UNAUTHENTICATED or len(self.connections) >= MAX_CONNECTIONS:
-            _log.warn("refused a connection: there are too many")
+            _log.warn("refused a connection: too many")
             return None
         return super().buildProtocol(addr)
 

@@ -136,7 +136,7 @@ class ManholeService(Service):
         try:
             import twisted.conch.manhole_ssh  # noqa: F401  which imports cryptography, too
         except ImportError:
-            raise ListenError("it needs Conch: pip install 'monconn[manhole]'") from None
+            raise ListenError("needs Conch: pip install 'monconn[manhole]'") from None
         from monconn.faces.manhole import keys
         from monconn.faces.manhole.server import ManholeFactory
 
@@ -146,7 +146,7 @@ class ManholeService(Service):
         except keys.KeyFileError as error:
             raise ListenError(f"authorized_keys {error}") from None
         if not found:
-            raise ListenError(f"authorized_keys {path}: no key in it that could let anybody in")
+            raise ListenError(f"authorized_keys {path}: has no usable key")
         own = self._config.host_key
         host_key = keys.host_key(
             keys.default_host_key() if own is None else Path(os.path.expanduser(own))

@@ -1,4 +1,4 @@
-"""The manhole, as the OpenSSH client and whoever else sees it."""
+"""The manhole, tested from outside with the OpenSSH client and with plain sockets."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ PIPE_THROUGH = (
 
 @attrs.frozen
 class Settings:
-    """What the configuration will say."""
+    """A configuration of the manhole."""
 
     listen: TcpAddress | UnixAddress
     authorized_keys: str
@@ -71,7 +71,7 @@ class Settings:
 
 @implementer(IConnection)
 class Connection:
-    """A live connection that does as it is told."""
+    """A live connection without sockets, which ends at once when asked to."""
 
     def __init__(self, registry: Registry, record: ConnectionRecord) -> None:
         self.record = record
@@ -84,12 +84,12 @@ class Connection:
         self._monitor.closed(self)
 
     def measure(self) -> None:
-        pass
+        """There are no sockets to measure."""
 
 
 @attrs.frozen
 class Ran:
-    """What became of a client."""
+    """A client that has ended."""
 
     status: int
     out: str
@@ -97,7 +97,7 @@ class Ran:
 
 
 class World:
-    """A manhole, the services behind it, and a client with keys."""
+    """A manhole, services to operate on, and a client with keys."""
 
     def __init__(self, folder: Path, ssh: str, keygen: str) -> None:
         self.folder = folder
@@ -195,7 +195,7 @@ async def world(tmp_path: Path, program: Callable[[str], str]) -> AsyncIterator[
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """What the manhole has logged."""
+    """The lines that the manhole has logged."""
     lines: list[str] = []
 
     @provider(ILogObserver)
@@ -208,11 +208,11 @@ def logged() -> Iterator[list[str]]:
     globalLogPublisher.removeObserver(observer)
 
 
-# -- who may enter
+# -- who can log in
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_right_key_lets_in_and_is_logged(world: World, logged: list[str]) -> None:
+async def test_an_authorized_key_is_accepted_and_logged(world: World, logged: list[str]) -> None:
     world.open()
     ran = await world.ssh("stats")
     assert ran.status == 0, ran.err
@@ -238,7 +238,7 @@ async def test_a_wrong_key_is_refused_and_logged(world: World, logged: list[str]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_password_is_not_even_asked_for(world: World) -> None:
+async def test_passwords_are_not_offered(world: World) -> None:
     world.open()
     only = ("-o", "PubkeyAuthentication=no", "-o", "BatchMode=no", "-v")
     wanted = ("-o", "PreferredAuthentications=none,password,keyboard-interactive")
@@ -276,8 +276,8 @@ async def test_each_type_of_key(world: World, options: tuple[str, ...]) -> None:
     [
         (b"rsa-sha2-256", b"data", None),
         (b"rsa-sha2-512", b"data", None),
-        (b"ssh-rsa", b"data", "the algorithm of its signature"),
-        (b"rsa-sha2-512", b"other", "its signature is wrong"),
+        (b"ssh-rsa", b"data", "unacceptable signature algorithm"),
+        (b"rsa-sha2-512", b"other", "wrong signature"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -322,7 +322,7 @@ async def test_an_rsa_key_that_is_too_short(world: World, logged: list[str]) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_is_taken_out_locks_out_at_once(world: World) -> None:
+async def test_a_removed_key_is_refused_at_once(world: World) -> None:
     other = world.make_key("other")
     world.authorize(world.key, other)
     world.open()
@@ -333,7 +333,7 @@ async def test_a_key_that_is_taken_out_locks_out_at_once(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_that_others_may_write_lets_nobody_in(world: World, logged: list[str]) -> None:
+async def test_a_file_that_others_may_write_is_not_used(world: World, logged: list[str]) -> None:
     world.open()
     world.authorized.chmod(0o620)
     assert (await world.ssh("stats")).status == 255
@@ -347,7 +347,7 @@ async def test_a_file_that_others_may_write_lets_nobody_in(world: World, logged:
     ['command="stats" {}', 'from="10.0.0.0/8" {}', "restrict {}", "cert-authority {}", "# {}"],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_entry_with_options_lets_nobody_in(
+async def test_an_entry_with_options_is_not_used(
     world: World, logged: list[str], entry: str
 ) -> None:
     other = world.make_key("other")
@@ -365,7 +365,7 @@ async def test_an_entry_with_options_lets_nobody_in(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_host_key_is_made_once_and_kept(world: World) -> None:
+async def test_the_host_key_is_created_once(world: World) -> None:
     world.host_key = world.folder / "state" / "monconn" / "ssh_host_ed25519_key"
     world.open()
     assert stat.S_IMODE(world.host_key.stat().st_mode) == 0o600
@@ -389,10 +389,10 @@ def test_where_the_host_key_is_by_default(monkeypatch: pytest.MonkeyPatch) -> No
     assert keys.default_host_key() == Path(expected)
 
 
-# -- what does not open
+# -- a manhole that does not open
 
 
-def _forget(world: World) -> None:
+def _remove(world: World) -> None:
     world.authorized.unlink()
 
 
@@ -436,18 +436,18 @@ def _host_key_with_passphrase(world: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_forget, "authorized_keys {file}: no such file or directory"),
-        (_empty, "authorized_keys {file}: no key in it that could let anybody in"),
+        (_remove, "authorized_keys {file}: no such file or directory"),
+        (_empty, "authorized_keys {file}: has no usable key"),
         (
             _open_to_all,
             "authorized_keys {file}: is writable by others (mode 0666): chmod 600 {file}",
         ),
         (_folder_open_to_all, "authorized_keys {file}: its folder {folder} is writable by others"),
-        (_folder_instead, "authorized_keys {file}: is no file"),
-        (_pipe_instead, "authorized_keys {file}: is no file"),
+        (_folder_instead, "authorized_keys {file}: is not a regular file"),
+        (_pipe_instead, "authorized_keys {file}: is not a regular file"),
         (_host_key_open, "host key {key}: is open to other users (mode 0640): chmod 600 {key}"),
-        (_host_key_public, "host key {key}: no private key of type ed25519"),
-        (_host_key_with_passphrase, "host key {key}: no private key without a passphrase"),
+        (_host_key_public, "host key {key}: not a private key of type ed25519"),
+        (_host_key_with_passphrase, "host key {key}: not a private key, or one with a passphrase"),
     ],
 )
 def test_files_that_are_not_to_be_trusted(
@@ -470,7 +470,7 @@ def test_beyond_loopback_it_does_not_listen(world: World, host: str) -> None:
         world.make(TcpAddress(host, 0)).privilegedStartService()
 
 
-def test_a_name_that_means_another_address(world: World) -> None:
+def test_a_name_that_resolves_to_another_address(world: World) -> None:
     with (
         patch("monconn.faces.manhole.service.is_loopback", side_effect=[True, False]),
         pytest.raises(ListenError, match="can be reached from other machines"),
@@ -486,7 +486,7 @@ def test_without_conch_it_says_what_to_install(world: World) -> None:
         world.make().privilegedStartService()
 
 
-def test_who_has_no_manhole_does_not_pay_for_it() -> None:
+def test_conch_is_not_imported_until_it_opens() -> None:
     program = (
         "import sys, monconn.faces.manhole.service; print([m for m in sys.modules if 'conch' in m])"
     )
@@ -558,15 +558,17 @@ async def test_block_and_unblock(world: World) -> None:
     [
         ("show 99999999", 1, "no connection has the id 99999999, or had it lately\n"),
         ("stats nobody", 1, 'there is no service named "nobody"\n'),
-        ("show x", 2, '"x" is no connection\'s id; usage: show ID\n'),
-        ("close", 2, "something is missing; usage: close ID|TERM... [--reset] [--dry-run]\n"),
-        ("blocks now", 2, '"now" is too much; usage: blocks\n'),
+        ("show x", 2, '"x" is not the id of a connection; usage: show ID\n'),
+        ("close", 2, "missing operand; usage: close ID|TERM... [--reset] [--dry-run]\n"),
+        ("blocks now", 2, 'unexpected operand "now"; usage: blocks\n'),
         ("__import__('os')", 2, 'there is no command "__import__(os)"; try: help\n'),
         ("'", 2, '"\'": no closing quotation\n'),
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_a_command_cannot_do(world: World, words: str, status: int, err: str) -> None:
+async def test_commands_that_cannot_be_carried_out(
+    world: World, words: str, status: int, err: str
+) -> None:
     world.open()
     assert await world.ssh(words) == Ran(status, "", err)
 
@@ -583,7 +585,7 @@ async def test_help_and_a_bad_network(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_command_that_breaks_is_logged_and_fails(
+async def test_a_command_with_a_bug_is_logged_and_fails(
     world: World, logged_failures: list[Any]
 ) -> None:
     world.open()
@@ -618,14 +620,14 @@ async def test_a_command_at_a_terminal(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_sessions_on_one_connection_are_few(world: World, logged: list[str]) -> None:
+async def test_sessions_on_one_connection_are_limited(world: World, logged: list[str]) -> None:
     world.open()
     shared = ("-o", f"ControlPath={world.folder / 'mux'}", "-o", "LogLevel=ERROR")
     with patch.object(server, "MAX_SESSIONS", 1):
         master = Session(world.command(options=("-M", *shared)))
         await deferToThread(master.read_until, r"monconn> $")
         await world.ssh("blocks", options=(*shared, "-o", "ControlMaster=no"))
-    # The client made a connection of its own then.
+    # The client has fallen back to a second connection.
     assert any('refused a channel of type "session"' in line for line in logged)
     assert sum(line.startswith("login") for line in logged) == 2
     ran = await world.ssh("blocks", options=(*shared, "-o", "ControlMaster=no"))
@@ -728,7 +730,7 @@ async def test_actions_are_those_of_the_login(world: World, actions: list[Action
     assert [each.count for each in actions] == [1, 0, 1, 0, 0, 1]
 
 
-# -- what else SSH could do
+# -- the rest of SSH
 
 
 @pytest_twisted.ensureDeferred
@@ -747,7 +749,7 @@ async def test_nothing_is_forwarded(world: World, logged: list[str]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_does_not_log_in_is_dropped(world: World, logged: list[str]) -> None:
+async def test_a_login_may_not_take_long(world: World, logged: list[str]) -> None:
     with patch.object(server, "LOGIN_SECONDS", 0.05):
         world.open()
         with socket.create_connection(_tcp(world)) as client:
@@ -756,7 +758,7 @@ async def test_who_does_not_log_in_is_dropped(world: World, logged: list[str]) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_login_that_was_in_time_stays(world: World) -> None:
+async def test_a_login_ends_the_timeout(world: World) -> None:
     with patch.object(server, "LOGIN_SECONDS", 5):
         world.open()
         session = Session(world.command(options=("-tt",)))
@@ -768,7 +770,7 @@ async def test_a_login_that_was_in_time_stays(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_strangers_are_few(world: World) -> None:
+async def test_connections_without_a_login_are_limited(world: World) -> None:
     with patch.object(server, "MAX_UNAUTHENTICATED", 2):
         world.open()
         clients = [socket.create_connection(_tcp(world)) for _ in range(2)]
@@ -788,7 +790,7 @@ async def test_strangers_are_few(world: World) -> None:
     [b"SSH-2.0-x\r\n" + b"\xff" * 64, b"SSH-2.0-x\r\n" + bytes(64), b"GET / HTTP/1.1\r\n" * 300],
 )
 @pytest_twisted.ensureDeferred
-async def test_noise_is_no_traceback(world: World, data: bytes) -> None:
+async def test_garbage_is_logged_without_traceback(world: World, data: bytes) -> None:
     world.open()
     with socket.create_connection(_tcp(world)) as client:
         client.sendall(data)
@@ -819,7 +821,7 @@ def _turn() -> Deferred[None]:
     return deferLater(reactor, 0.005)
 
 
-# -- other places
+# -- other addresses
 
 
 @pytest_twisted.ensureDeferred
@@ -915,8 +917,8 @@ class Session:
     def resize(self, columns: int, lines: int = 24) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
 
-    def tell_of_size(self) -> None:
-        """As the system would, were this its controlling terminal."""
+    def notify_of_size(self) -> None:
+        """As the kernel would, if this were its controlling terminal."""
         import signal
 
         self._process.send_signal(signal.SIGWINCH)
@@ -925,7 +927,7 @@ class Session:
         os.write(self._master, text.encode())
 
     def read_until(self, pattern: str) -> str:
-        """What came up to a pattern and with it; the colours are left out unless it has some."""
+        """The output up to the end of a pattern; without colours unless the pattern has some."""
         give_up = time.monotonic() + HANG_SECONDS
         while True:
             text = self.seen if "\x1b" in pattern else _plain(self.seen)
@@ -938,7 +940,7 @@ class Session:
             self.seen += os.read(self._master, 65536).decode()
 
     def ask(self, line: str) -> str:
-        """Type a line; the answer."""
+        """Type a line, and return what follows up to the next prompt."""
         self.type(f"{line}\r")
         self.read_until(re.escape(line) + r"\r\n")
         return self.read_until(r"monconn> $").replace("\r\n", "\n")
@@ -1046,11 +1048,11 @@ async def test_half_a_line_is_coloured_and_edited(world: World) -> None:
         session.type("\x7f\x7f30\r")
         session.read_until(r"\r\n42")
         session.read_until(r"monconn> $")
-        session.type("\x1b[A\x1b[D\x1b[D5\r")  # the line before, and 5 before the 30
+        session.type("\x1b[A\x1b[D\x1b[D5\r")  # recalls the line, and puts 5 before the 30
         session.read_until(r"\r\n542")
         session.type("if 1:\rprint('in' 'side')\x01\t\r\r")
         session.read_until("\r\ninside")
-        session.type("\xfc\x03")  # what is not ASCII is answered by the bell
+        session.type("\xfc\x03")  # not ASCII: rings the bell
         session.read_until("\x07?.*KeyboardInterrupt")
         session.type("exit()\r")
         return session.status()
@@ -1089,7 +1091,7 @@ async def test_a_window_that_changes_its_size(world: World) -> None:
         session.read_until(r"monconn> $")
         wide = session.ask("connections()")
         session.resize(30)
-        session.tell_of_size()
+        session.notify_of_size()
         give_up = time.monotonic() + HANG_SECONDS
         while (narrow := session.ask("connections()")) == wide or _widest(narrow) > 30:
             assert time.monotonic() < give_up

@@ -183,14 +183,18 @@ COMMANDS = {
         Command("stats [SERVICE]", "each service in figures", Commands.stats),
         Command("show ID", "all that is known of a connection", Commands.show),
         Command(
-            "close ID|TERM... [--reset] [--dry-run]", "end connections, or reset", Commands.close
+            "close ID|TERM... [--reset] [--dry-run]",
+            "end connections, or reset them",
+            Commands.close,
         ),
         Command(
             "block NET [--dry-run]",
             "refuse an IP or a network, and end its connections",
             Commands.block,
         ),
-        Command("unblock NET [--dry-run]", "let exactly this IP or network in", Commands.unblock),
+        Command(
+            "unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock
+        ),
         Command("blocks", "what is blocked", Commands.blocks),
         Command("help", "this list", Commands.help),
     )

@@ -169,9 +169,7 @@ class Login(userauth.SSHUserAuthServer):
         return result
 
     def _refused(self, reason: Failure, key: str) -> Failure:
-        if reason.check(
-            error.IgnoreAuthentication
-        ):  # the key is accepted, and a signature must follow
+        if reason.check(error.IgnoreAuthentication):  # accepted: a signature must follow
             return reason
         why = reason.getErrorMessage()
         _log.warn(

@@ -1,4 +1,10 @@
-"""What stop signals do, the same under ``monconn``, ``twistd`` and ``twist``."""
+"""The signals that stop the program, handled alike under ``monconn``, ``twistd`` and ``twist``.
+
+One more signal has a meaning: SIGUSR1 reopens the JSON log. Its handler is in
+:class:`monconn.sinks.jsonlog.JsonLogService`, as that also runs in programs of others that handle
+their signals themselves; it calls the handler that was there before, which is ``twistd``'s own for
+its log file.
+"""
 
 from __future__ import annotations
 
@@ -12,52 +18,48 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class StopSignals:
-    """The first signal stops the reactor, and so the services, in order; the second at once.
+    """The first signal stops the reactor, and so the services, gracefully; the second at once.
 
     :param reactor: the reactor that will run.
-    :param stop_now: ends whatever the first signal has left to end by itself.
+    :param stop_now: ends the connections that the first signal has left to end by themselves.
     """
 
     def __init__(self, reactor: Any, stop_now: Callable[[], object]) -> None:
         self._reactor = reactor
         self._stop_now = stop_now
         self._came_early = False
-        self._is_stopping = False
+        self._stopping = False
 
     def install(self) -> None:
-        """Install handlers: now, and once more when the reactor runs.
+        """Install our handlers, before the reactor runs and again once it does.
 
-        A reactor that starts installs its own handlers, which do not know SIGQUIT; and under
-        ``twistd`` and ``twist`` they make the process kill itself with the same signal after it
-        has stopped, so that its exit status would not be 0.
+        When it starts, the reactor installs handlers of its own, with which ``twistd`` and
+        ``twist`` re-raise the signal after a clean stop, and so do not exit with status 0.
         """
-        _handle_all(self._note_early_signal)
-        self._reactor.callWhenRunning(self._install_while_running)
+        _handle_all(self._note)
+        self._reactor.callWhenRunning(self._take_over)
 
-    def _note_early_signal(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, frame: Any) -> None:
         self._came_early = True
-        # Starting may block, for instance on a name server: a second signal then ends the process.
-        _handle_all(signal.SIG_DFL)
+        _handle_all(signal.SIG_DFL)  # a second one ends the program even while it starts
 
-    def _install_while_running(self) -> None:
+    def _take_over(self) -> None:
         _handle_all(self._received)
         if self._came_early:
             self.stop()
 
     def _received(self, number: int, frame: Any) -> None:
-        # A handler runs between any two bytecodes: only this method is safe there, and wakes the
-        # reactor.
         self._reactor.callFromThread(self.stop)
 
     def stop(self) -> None:
-        """Do what one signal asks for."""
-        if self._is_stopping:
+        """Do what a signal does."""
+        if self._stopping:
             self._stop_now()
             return
-        self._is_stopping = True
+        self._stopping = True
         try:
             self._reactor.stop()
-        except ReactorNotRunning:  # it was stopped otherwise, so this is the second request
+        except ReactorNotRunning:  # something else has stopped it already: this is the second time
             self._stop_now()
 
 

@@ -176,29 +176,17 @@ class Command:
         return self.method(commands, *([words] if takes_several else words), **by_keyword)
 
 
-COMMANDS = {
-    each.usage.split()[0]: each
-    for each in (
-        Command("list [FILTER...]", "the live connections", Commands.connections),
-        Command("stats [SERVICE]", "each service in figures", Commands.stats),
-        Command("show ID", "all that is known of a connection", Commands.show),
-        Command(
-            "close ID|TERM... [--reset] [--dry-run]",
-            "end connections, or reset them",
-            Commands.close,
-        ),
-        Command(
-            "block NET [--dry-run]",
-            "refuse an IP or a network, and end its connections",
-            Commands.block,
-        ),
-        Command(
-            "unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock
-        ),
-        Command("blocks", "what is blocked", Commands.blocks),
-        Command("help", "this list", Commands.help),
-    )
-}
+_USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
+    ("list [FILTER...]", "the live connections", Commands.connections),
+    ("stats [SERVICE]", "each service in figures", Commands.stats),
+    ("show ID", "all that is known of a connection", Commands.show),
+    ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),
+    ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
+    ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),
+    ("blocks", "what is blocked", Commands.blocks),
+    ("help", "this list", Commands.help),
+)
+COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}
 
 
 @attrs.frozen

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from cmd import Cmd
 from collections.abc import Callable, Iterator, Mapping
+from io import StringIO
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from twisted.conch.insults import insults
@@ -222,19 +225,13 @@ class Prompt(ColoredManhole):
         elif found.addition:
             self._deliverBuffer(found.addition.encode("ascii", "ignore"))
         elif len(found.candidates) > 1:
-            self._write_candidates(found.candidates)
+            in_columns = StringIO()
+            Cmd(stdout=in_columns).columnize(found.candidates, self.width)
+            self.terminal.nextLine()
+            self.terminal.write(in_columns.getvalue())
+            self.drawInputLine()
         else:
             self.terminal.write(b"\a")
-
-    def _write_candidates(self, candidates: list[str]) -> None:
-        cell = max(map(len, candidates)) + 2
-        per_row = max(1, self.width // cell)
-        self.terminal.nextLine()
-        for start in range(0, len(candidates), per_row):
-            row = candidates[start : start + per_row]
-            self.terminal.write("".join(f"{each:<{cell}}" for each in row).rstrip())
-            self.terminal.nextLine()
-        self.drawInputLine()
 
     def lineReceived(self, line: bytes) -> None:
         """See ``Manhole``: run it; the prompt and what is typed meanwhile come after its answer."""
@@ -323,7 +320,7 @@ class Terminal(insults.ServerProtocol):
         super().__init__(Prompt, operations, actor)
         self._end = end
         self.has_left = False
-        self.makeConnection(_Output(write))
+        self.makeConnection(SimpleNamespace(write=write))
 
     def resized(self, columns: int, lines: int) -> None:
         """Take note of the size of the client's window."""
@@ -410,13 +407,6 @@ class LineShell:
         if not self._has_left:
             self._has_left = True
             self._end(status)
-
-
-class _Output:
-    """What a terminal takes for its transport."""
-
-    def __init__(self, write: Callable[[bytes], None]) -> None:
-        self.write = write
 
 
 def _counted(count: int, word: str) -> str:

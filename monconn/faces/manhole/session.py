@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.conch.interfaces import ISession
@@ -37,16 +38,6 @@ class Shell(Protocol):
 
     def resized(self, columns: int, lines: int) -> None:
         """The client's window has another size."""
-
-
-class _Input:
-    """What Conch takes for the transport of a session's process: it only writes to it."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self.write = write
-
-    def loseConnection(self) -> None:
-        """See ``ITransport``: the session gets ``closed`` at the same time."""
 
 
 @implementer(ISession)
@@ -84,12 +75,12 @@ class Session:
             self._shell = Terminal(*arguments)
             self._shell.resized(columns, lines)
         _log.info("{peer} has a prompt", peer=self._transport.peer)
-        process.makeConnection(_Input(self._shell.dataReceived))
+        process.makeConnection(_input(self._shell.dataReceived))
 
     def execCommand(self, process: Any, command: bytes) -> None:
         """See ``ISession``."""
         self._process = process
-        process.makeConnection(_Input(lambda data: None))
+        process.makeConnection(_input(lambda data: None))
         line = command.decode("utf-8", "replace")
         # Later: Conch confirms the request when this method has returned, and OpenSSH does not
         # expect output, or the end, before that.
@@ -146,6 +137,11 @@ class Session:
             process, self._process = self._process, None
             reason = ProcessTerminated(exitCode=status) if status else ProcessDone(0)
             process.processEnded(Failure(reason))
+
+
+def _input(write: Callable[[bytes], object]) -> SimpleNamespace:
+    """What Conch takes for the transport of a process: it writes what the client sends."""
+    return SimpleNamespace(write=write, loseConnection=lambda: None)  # closed() is called, too
 
 
 def _usable_size(window: Any) -> tuple[int, int]:

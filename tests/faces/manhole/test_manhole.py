@@ -86,6 +86,9 @@ class Connection:
     def measure(self) -> None:
         """There are no sockets to measure."""
 
+    def policy_changed(self) -> None:
+        """There are no timeouts to arm."""
+
 
 @attrs.frozen
 class Ran:

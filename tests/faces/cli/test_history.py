@@ -12,8 +12,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from monconn.faces.cli.history import parse_moment
 from monconn.faces.cli.main import main
-from monconn.faces.cli.past import _moment
 from monconn.sinks.history.schema import open_for_writing
 from monconn.sinks.history.store import Event, write
 
@@ -24,7 +24,7 @@ def monconn(*words: str) -> Result:
 
 def moment(text: str | None) -> float | None:
     nothing: Any = None
-    return _moment(nothing, nothing, text)
+    return parse_moment(nothing, nothing, text)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("2h", 7200), ("1d", 86400)])

@@ -58,7 +58,6 @@ from monconn.ops.rows import (
     ReportRow,
     ServiceRow,
 )
-from monconn.policy.networks import NetworkSet
 
 if TYPE_CHECKING:
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
@@ -489,12 +488,11 @@ class Operations:
         """
         parsed = parse_network(str(network))
         monitors = self.monitors(service)
-        clients = NetworkSet([parsed])
+        wanted = Filter((Term("client", parsed),), CONNECTION_KEYS)
         count = sum(
-            connections
+            record.reason is None  # else it is ending already
             for monitor in monitors
-            for ip, connections in monitor.connections_by_ip().items()
-            if clients.covers(ip)
+            for record in wanted.select(monitor.connections(), self._context())
         )
         if dry_run:
             changed = any(parsed not in monitor.blocks() for monitor in monitors)

@@ -17,7 +17,7 @@ TcpFigures = Mapping[str, Any]
 """Figures of Linux' ``tcp_info``: :class:`monconn.model.tcpinfo.TcpInfo` as JSON."""
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
 
@@ -46,7 +46,7 @@ class ServiceRow(Row):
     )
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ConnectionRow(Row):
     """One connection; the table is that of live ones."""
 
@@ -94,7 +94,7 @@ class ConnectionRow(Row):
     )
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ClosedConnectionRow(ConnectionRow):
     """One connection that is over: the same fields, and another table."""
 
@@ -104,7 +104,7 @@ class ClosedConnectionRow(ConnectionRow):
     )
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class IpRow(Row):
     """One client IP with live connections at a service."""
 
@@ -114,7 +114,7 @@ class IpRow(Row):
     connections: int = field("NOW", "count", importance=1)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ClientRow(Row):
     """What one client IP has done at one service, or (without ``service``) at all of them."""
 
@@ -155,7 +155,7 @@ def _sum(row: ClientRow, other: ClientRow) -> ClientRow:
     )
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class DeviceRow(Row):
     """One device: how often it connects, how often it sends, and its alarms."""
 
@@ -185,7 +185,7 @@ class DeviceRow(Row):
     alarms: list[str] = field("ALARMS", "list", importance=1, width=15)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class BlockRow(Row):
     """One blocked network of one service."""
 
@@ -195,7 +195,7 @@ class BlockRow(Row):
     network: str = field(importance=0, width=18, max_width=43)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class HistoryConnectionRow(Row):
     """One connection that is over, from the history."""
 
@@ -249,7 +249,7 @@ def _what(event: Mapping[str, Any]) -> Any:
     return event.get("refusal") or event.get("action") or event.get("count")
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class HistoryEventRow(Row):
     """One event of the history: a refusal, an alarm, an action, a start or a stop."""
 
@@ -283,7 +283,7 @@ class HistoryEventRow(Row):
         return made
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class AlarmRow(Row):
     """An alarm of a device that begins or is over, as an event."""
 
@@ -297,7 +297,7 @@ class AlarmRow(Row):
     detail: str = field(importance=5, width=20, max_width=60)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ActionRow(Row):
     """An action, as an event."""
 
@@ -313,7 +313,7 @@ class ActionRow(Row):
     text: str = field(importance=13, help="The line of the log.")
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ReportRow(Row):
     """A period of the history in figures; lists and objects are as ``docs/history.md`` says."""
 

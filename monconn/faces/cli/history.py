@@ -87,7 +87,11 @@ def history(
     as_json: bool,
     **period: Any,
 ) -> None:
-    """Connections that are over, the latest first; those that match each FILTER."""
+    """Connections that are over, the latest first.
+
+    A FILTER is a term such as reason:client_lost or age:1h.. (docs/filters.md), or a word that is
+    searched everywhere.
+    """
     if as_csv and as_json:
         raise click.UsageError("--csv or --json, not both")
     row_class: type[Row] = HistoryEventRow if events else HistoryConnectionRow

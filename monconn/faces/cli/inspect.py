@@ -72,7 +72,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     click.option("--closed", is_flag=True, help="Those that were closed last, instead."),
 )
 def list_connections(server: Client, closed: bool, sort: str | None, **arguments: Any) -> Listed:
-    """Connections, one a line; those that match each FILTER.
+    """Connections, one a line.
 
     A FILTER is a term such as service:mqtt, client:10.0.0.0/8, idle:5m.. or not:state:open
     (docs/filters.md), or a word that is searched in every column.
@@ -91,7 +91,10 @@ def devices(server: Client, **arguments: Any) -> Listed:
 
 @listing("ip", IP_KEYS)
 def clients(server: Client, **arguments: Any) -> Listed:
-    """What each client IP has done, summed up over the services that match."""
+    """What each client IP has done.
+
+    A FILTER is tried on what the IP has done at each service, before that is added up.
+    """
     rows = server.rows("ListClients", **arguments)
     return ClientRow, sum_by_ip(map(ClientRow.of, rows))
 
@@ -138,7 +141,11 @@ def show(server: Client, id_: int, as_json: bool) -> None:
 @json_option
 @asks_server
 def events(server: Client, terms: Sequence[str], service: str | None, as_json: bool) -> None:
-    """Connections opened, refused and closed, alarms and actions, as they happen."""
+    """What happens, as it happens: a line for each event.
+
+    Connections opened, refused and closed; alarms; actions. A FILTER such as event:closed
+    (docs/filters.md) chooses among them.
+    """
     from monconn.faces.cli import render
 
     dropped = 0
@@ -173,9 +180,10 @@ def close(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """End connections: those with these IDs, or those that match each TERM.
+    """End connections: by their IDs, or by TERMs.
 
-    A TERM has a key, as in client:10.0.0.0/8 idle:1h.. (docs/filters.md).
+    A TERM has a key, as in client:10.0.0.0/8 idle:1h.. (docs/filters.md). Connections must match
+    each of them.
     """
     ids = [int(each) for each in terms if re.fullmatch(r"[0-9]{1,18}", each)]
     filter_terms = [each for each in terms if not re.fullmatch(r"[0-9]{1,18}", each)]

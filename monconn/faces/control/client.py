@@ -106,7 +106,13 @@ class Client:
 
         :raises CommandFailed: the server says why not.
         :raises NoServer: it has hung up.
+        :raises ControlError: the server is too old to understand ``filter`` and ``dry_run``.
         """
+        # It would ignore them, and so list everything, or act where it should only answer.
+        needed = [each for each in ("filter", "dry_run") if arguments.get(each)]
+        if needed and "filters" not in self.hello:
+            server = printable(self.hello.get("server"))
+            raise ControlError(f"{server} runs, which is too old for {needed[0]}: restart it")
         self._asked += 1
         box = {"_command": command, "_ask": str(self._asked)}
         box |= {key: _text(value) for key, value in arguments.items() if value is not None}

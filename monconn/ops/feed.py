@@ -14,7 +14,6 @@ from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
-from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.columns import Row
 from monconn.ops.filters import Context, Filter
@@ -124,7 +123,7 @@ class Feed(Observer):
         self._registry = registry
         self._clock = clock
         self._subscriptions: dict[Subscription, None] = {}
-        self._stop_following: Callable[[], None] | None = None
+        self._stop_observing: Callable[[], None] = lambda: None
         self._room = RateLimiter(clock, EVENTS_PER_SECOND)
         self._checks = RateLimiter(clock, CHECKS_PER_SECOND)
         self._sequence = 0
@@ -145,24 +144,16 @@ class Feed(Observer):
         """
         subscription = Subscription(self, deliver, service, filter)
         if not self._subscriptions:
-            for monitor in self._registry:
-                monitor.add_observer(self)
-            self._stop_following = self._registry.when_added(self._follow)
+            self._stop_observing = self._registry.observe(self)
         self._subscriptions[subscription] = None
         return subscription
-
-    def _follow(self, monitor: Monitor) -> None:
-        monitor.add_observer(self)
 
     def _remove(self, subscription: Subscription) -> None:
         if subscription not in self._subscriptions:
             return
         del self._subscriptions[subscription]
         if not self._subscriptions:
-            for monitor in self._registry:
-                monitor.remove_observer(self)
-            if self._stop_following is not None:
-                self._stop_following()
+            self._stop_observing()
 
     # -- what happens
 

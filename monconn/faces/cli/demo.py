@@ -18,6 +18,7 @@ from monconn.faces.cli.run import install_reactor, run
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import open_listener
 from monconn.ops.rows import ConnectionRow
+from monconn.policy.policy import Policy
 from monconn.run.application import Application
 
 _COLUMNS = ("id", "client", "state", "up", "down", "age_seconds", "idle_seconds")
@@ -83,7 +84,7 @@ def run_demo(*, debug: bool = False) -> int:
         name="demo",
         listen=TcpAddress("127.0.0.1", 0),
         backend=TcpAddress("127.0.0.1", backend.getsockname()[1]),
-        wait_timeout=0.5,  # at a stop: most devices never end their connection
+        policy=Policy(wait_timeout=0.5),  # at a stop: most devices never end their connection
     )
 
     def prepare(app: Application, reactor: Any, log: TextLog) -> None:

@@ -128,13 +128,13 @@ def _complete_term(
     keys: Keys, context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[str]:
     words = [*(context.params.get("terms") or ()), incomplete]
-    # For bash, each colon is a word by itself, and only the word after it is completed.
     start = len(words) - 1
+    # bash makes each colon a word of its own, and replaces only what follows the last one.
     while start > 0 and ":" in (words[start], words[start - 1]):
         start -= 1
     typed = "".join(words[start:])
-    prefix = typed if words[-1] == ":" else typed.removesuffix(words[-1])
-    prefix = prefix if start < len(words) - 1 else ""
+    is_split = start < len(words) - 1
+    prefix = typed[: typed.rindex(":") + 1] if is_split else ""
     services = _service_names(context) if "service:" in typed else []
     return [each.removeprefix(prefix) for each in complete(typed, keys, {"service": services})]
 

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from monconn.errors import ControlError, printable, quoted
+from monconn.errors import ControlError, QuestionError, printable, quoted
 from monconn.faces.control.place import check_folder, control_folder, live_sockets
 
 VERSION = 1
@@ -189,7 +189,10 @@ def _connected(where: str) -> socket.socket:
 
 
 def _encoded(box: dict[str, str]) -> bytes:
-    strings = [text.encode() for pair in box.items() for text in pair]
+    try:
+        strings = [text.encode() for pair in box.items() for text in pair]
+    except UnicodeEncodeError as error:  # of argv: bytes that are no UTF-8
+        raise QuestionError(f"{quoted(error.object)} is not UTF-8") from None
     if any(len(each) > _MOST_BYTES for each in strings):
         raise ControlError("too long: a value on the wire holds 65,535 bytes at most")
     return b"".join(_LENGTH.pack(len(each)) + each for each in strings) + _LENGTH.pack(0)

@@ -353,6 +353,14 @@ def test_close_takes_terms_and_no_bare_words(services: Services) -> None:
     assert web6.was_reset
 
 
+@with_services
+def test_an_argument_that_is_no_utf8(services: Services) -> None:
+    for words in (("list", "\udcff"), ("list", "--text", "\udcff"), ("close", "backend:\udcff")):
+        result = services.monconn(*words)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.endswith(" is not UTF-8\n")
+
+
 # -- dry runs
 
 

@@ -109,7 +109,7 @@ class TextLog:
 
     def _write_queued(self, text: str, dropped: int) -> None:
         if dropped:
-            self._write(f"... {dropped} lines not shown: more than could be written\n")
+            self._write(f"... {dropped} lines dropped: more than could be written\n")
         self._write(text)
 
     def stop(self, wait_seconds: float) -> bool:

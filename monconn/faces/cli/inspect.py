@@ -186,28 +186,27 @@ def close(
     each of them.
     """
     ids = [int(each) for each in terms if re.fullmatch(r"[0-9]{1,18}", each)]
-    filter_terms = [each for each in terms if not re.fullmatch(r"[0-9]{1,18}", each)]
     if (ids and (client or service)) or not (terms or client or service):
         raise click.UsageError("give IDs or terms, or --client or --service")
     wanted = {"client": client, "service": service}
+    choices: list[dict[str, Any]] = [{"filter": filter_text(terms)}]
+    if len(ids) == len(terms) > 0:
+        parts = (ids[at : at + _IDS_AT_ONCE] for at in range(0, len(ids), _IDS_AT_ONCE))
+        choices = [{"ids": part} for part in parts]
     count, unknown, rows = 0, [], []
-    for start in range(0, max(len(ids), 1), _IDS_AT_ONCE):
-        some = ids[start : start + _IDS_AT_ONCE]
+    for choice in choices:
         answer = server.call(
-            "CloseConnections",
-            **wanted,
-            ids=some or None,
-            filter=filter_text(filter_terms),
-            reset=reset,
-            dry_run=dry_run or None,
+            "CloseConnections", **wanted, **choice, reset=reset, dry_run=dry_run or None
         )
         count += int(answer["closed"])
         unknown += json.loads(answer["unknown"])
         if dry_run:
-            same = filter_text([*filter_terms, *(f"id:{each}" for each in some)])
-            found = server.rows("ListConnections", **wanted, filter=same)
+            chosen = choice.get("ids") or terms
+            listed_terms = [f"id:{each}" if str(each).isdigit() else str(each) for each in chosen]
+            found = server.rows("ListConnections", **wanted, filter=filter_text(listed_terms))
             # One that is ending already is only ended again by its id, or by a reset.
-            rows += [each for each in found if some or reset or each.get("reason") is None]
+            has_ids = any(each.lower().startswith("id:") for each in listed_terms)
+            rows += [each for each in found if has_ids or reset or each.get("reason") is None]
     if as_json:
         made = {"closed": count, "unknown": unknown}
         print_json(made | {"dry_run": True, "connections": rows} if dry_run else made)

@@ -346,6 +346,10 @@ def test_close_takes_terms_and_no_bare_words(services: Services) -> None:
     narrowed = services.monconn("close", str(web6.record.id), str(ssh.record.id), "service:ssh")
     assert narrowed.stdout == "1 connection closed\n"
     assert (web6.record.reason, ssh.record.reason) == (None, "operator")
+    nobody = services.monconn("close", "987654321", "id:987654322", "service:ssh")
+    assert (nobody.exit_code, nobody.stdout) == (1, "0 connections closed\n")
+    assert "id 987654321\n" in nobody.stderr
+    assert "id 987654322\n" in nobody.stderr
     assert (
         services.monconn("close", "up:0..", "--service", "ssh").stdout == "0 connections closed\n"
     )
@@ -390,6 +394,12 @@ def test_a_dry_run_of_close_does_not_count_what_is_ending(services: Services) ->
     web.record.reason = "operator"  # and it still delivers what it holds
     only = services.json("close", "client:192.0.2.1", "--dry-run")
     assert (only["closed"], [row["id"] for row in only["connections"]]) == (1, [ssh.record.id])
+    for id_ in (str(web.record.id), f"id:{web.record.id}"):
+        by_id = services.json("close", id_, "client:192.0.2.1", "--dry-run")
+        assert (by_id["closed"], [row["id"] for row in by_id["connections"]]) == (
+            1,
+            [web.record.id],
+        )
     with_reset = services.json("close", "client:192.0.2.1", "--dry-run", "--reset")
     assert (with_reset["closed"], len(with_reset["connections"])) == (2, 2)
 

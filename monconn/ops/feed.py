@@ -94,11 +94,16 @@ class Subscription:
         """Deliver nothing more; harmless the second time."""
         self._feed._remove(self)
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether an event must be made before it is known to be wanted."""
+        return self._filter is not None
+
     def concerns(self, service: str | None) -> bool:
         """Whether events of a service (None: of all of them) are asked for at all."""
         return self._service is None or service is None or self._service == service
 
-    def offer(self, event: FeedEvent) -> bool:
+    def wants(self, event: FeedEvent) -> bool:
         """Whether the event passes the filter."""
         return self._filter is None or self._filter.matches(event.to_json(), Context())
 
@@ -185,15 +190,18 @@ class Feed(Observer):
         if not concerned:
             return
         self._sequence += 1
-        if not self._checks.take():  # whether it would have passed their filters is not known
+        # Without a filter, no row need be made of an event that is dropped. With one, whether a
+        # dropped event would have passed is not known: it counts.
+        is_filtered = any(each.is_filtered for each in concerned)
+        if not (self._checks if is_filtered else self._room).take():
             for each in concerned:
                 each.dropped += 1
             return
         event = FeedEvent(self._sequence, kind, service, make_row())
-        wanting = [each for each in concerned if each.offer(event)]
+        wanting = [each for each in concerned if each.wants(event)]
         if not wanting:
             return
-        has_room = self._room.take()
+        has_room = self._room.take() if is_filtered else True
         for each in wanting:
             if not has_room:
                 each.dropped += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -369,8 +370,10 @@ def test_nobody_is_observed_for_nobody(port: Port) -> None:
     client.call("Subscribe")
     assert web._observers.by_hook["opened"]
     client.close()
-    while web._observers.by_hook["opened"]:
-        pass  # the server has yet to hear of it
+    deadline = time.monotonic() + 20
+    while web._observers.by_hook["opened"]:  # until the server has noticed the end
+        assert time.monotonic() < deadline
+        port.on_reactor(lambda: None)  # one turn of the reactor
 
 
 @with_port

@@ -52,7 +52,7 @@ class World:
     def tell(self, hook: str, *told: Any) -> None:
         """Have the monitor tell its observers."""
         for each in told:
-            self.monitor._notify(hook, each)
+            self.monitor._observers.notify(hook, each)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Turn the clock by seconds until something is so."""

@@ -19,7 +19,8 @@ LOWEST = {"errors", "addresses", "units", "clock", "background", "ratelimit", "_
 CORE = LOWEST | {"model", "policy", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
 BELOW_OPS = CORE | {"config", "net", *SIDE_BY_SIDE}
-ROWS = {"ops.columns", "ops.rows", "ops.filters", "ops.text_table"}  # for both ends of a connection
+# What both ends of a connection need:
+ROWS = {"ops.columns", "ops.rows", "ops.filters", "ops.text_table"}
 OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations"}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side

@@ -28,6 +28,7 @@ from monconn.monitor.registry import Registry
 from monconn.ops.columns import Row
 from monconn.ops.feed import Feed, FeedEvent, Subscription, connection_row
 from monconn.ops.filters import (
+    BLOCK_KEYS,
     CONNECTION_KEYS,
     DEVICE_KEYS,
     EVENT_KEYS,
@@ -37,7 +38,6 @@ from monconn.ops.filters import (
     Context,
     Exact,
     Filter,
-    Key,
     Keys,
     Mode,
     Part,
@@ -73,20 +73,6 @@ _MAX_TARGET_CHARACTERS = 500
 Terms = str | Sequence[str] | None
 """A filter: one line as typed into a shell, its terms one by one, or None for everything."""
 R = TypeVar("R", bound=Row)
-
-BLOCK_KEYS = Keys(
-    {
-        "service": Key("service", "text", lambda row, _: row["service"]),
-        "client": Key(
-            "client",
-            "network",
-            lambda row, _: row["network"],
-            address=lambda row: str(row["network"]).partition("/")[0],
-        ),
-    },
-    text=lambda row: f"{row['network']}\n{row['service']}",
-)
-"""Of a blocked network: ``client:`` finds those whose first address is in a network."""
 
 
 @attrs.frozen

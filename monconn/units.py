@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from monconn.errors import UnitError, quoted
@@ -16,6 +17,7 @@ _SECONDS = {
     "ms": Fraction(1, 1000),
 }
 _BINARY_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_BARS = "▁▂▃▄▅▆▇█"
 _LONGEST_SECONDS = 36525 * 86400  # a century: more is a slip of the pen
 
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
@@ -88,6 +90,14 @@ def format_bytes(count: int) -> str:
     if tenths == 10240 and power < len(_BINARY_UNITS):
         return format_bytes(1024 * unit_bytes)  # 1023.96 KiB is 1.0 MiB
     return f"{tenths // 10}.{tenths % 10} {_BINARY_UNITS[power - 1]}"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """One bar per value; the highest fills its cell, 0 is the lowest bar and nothing else is."""
+    highest = max(values, default=0)
+    return "".join(
+        _BARS[round(value / highest * (len(_BARS) - 2)) + 1 if value > 0 else 0] for value in values
+    )
 
 
 def _seconds_from_text(text: str) -> Fraction:

@@ -19,7 +19,7 @@ class Clock(Protocol):
         """Monotonic seconds."""
 
     def callLater(
-        self, delay: float, call: Callable[..., object], *args: object, **kwargs: object
+        self, delay: float, call: Callable[..., object], /, *args: object
     ) -> IDelayedCall:
         """Call something after ``delay`` seconds, as ``IReactorTime.callLater`` does."""
 

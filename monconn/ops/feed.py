@@ -14,7 +14,6 @@ from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
-from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.columns import Row
 from monconn.ops.filters import Context, Filter
@@ -95,11 +94,16 @@ class Subscription:
         """Deliver nothing more; harmless the second time."""
         self._feed._remove(self)
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether an event must be made before it is known to be wanted."""
+        return self._filter is not None
+
     def concerns(self, service: str | None) -> bool:
         """Whether events of a service (None: of all of them) are asked for at all."""
         return self._service is None or service is None or self._service == service
 
-    def offer(self, event: FeedEvent) -> bool:
+    def wants(self, event: FeedEvent) -> bool:
         """Whether the event passes the filter."""
         return self._filter is None or self._filter.matches(event.to_json(), Context())
 
@@ -124,7 +128,7 @@ class Feed(Observer):
         self._registry = registry
         self._clock = clock
         self._subscriptions: dict[Subscription, None] = {}
-        self._stop_following: Callable[[], None] | None = None
+        self._stop_observing: Callable[[], None] = lambda: None
         self._room = RateLimiter(clock, EVENTS_PER_SECOND)
         self._checks = RateLimiter(clock, CHECKS_PER_SECOND)
         self._sequence = 0
@@ -145,24 +149,16 @@ class Feed(Observer):
         """
         subscription = Subscription(self, deliver, service, filter)
         if not self._subscriptions:
-            for monitor in self._registry:
-                monitor.add_observer(self)
-            self._stop_following = self._registry.when_added(self._follow)
+            self._stop_observing = self._registry.observe(self)
         self._subscriptions[subscription] = None
         return subscription
-
-    def _follow(self, monitor: Monitor) -> None:
-        monitor.add_observer(self)
 
     def _remove(self, subscription: Subscription) -> None:
         if subscription not in self._subscriptions:
             return
         del self._subscriptions[subscription]
         if not self._subscriptions:
-            for monitor in self._registry:
-                monitor.remove_observer(self)
-            if self._stop_following is not None:
-                self._stop_following()
+            self._stop_observing()
 
     # -- what happens
 
@@ -194,15 +190,18 @@ class Feed(Observer):
         if not concerned:
             return
         self._sequence += 1
-        if not self._checks.take():  # whether it would have passed their filters is not known
+        # Without a filter, no row need be made of an event that is dropped. With one, whether a
+        # dropped event would have passed is not known: it counts.
+        is_filtered = any(each.is_filtered for each in concerned)
+        if not (self._checks if is_filtered else self._room).take():
             for each in concerned:
                 each.dropped += 1
             return
         event = FeedEvent(self._sequence, kind, service, make_row())
-        wanting = [each for each in concerned if each.offer(event)]
+        wanting = [each for each in concerned if each.wants(event)]
         if not wanting:
             return
-        has_room = self._room.take()
+        has_room = self._room.take() if is_filtered else True
         for each in wanting:
             if not has_room:
                 each.dropped += 1

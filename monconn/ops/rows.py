@@ -85,6 +85,9 @@ class ConnectionRow(Row):
     code: str | None = field(optional=True, importance=7, width=4)
     closed_by: str | None = field("CLOSED BY", optional=True, importance=13)
     detail: str | None = field(optional=True, importance=12, width=20, max_width=60)
+    facts: Mapping[str, Any] | None = field(
+        "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
+    )
     client_tcp: TcpFigures | None = field("CLIENT TCP", "object", optional=True, importance=13)
     backend_tcp: TcpFigures | None = field("BACKEND TCP", "object", optional=True, importance=13)
     up_rate: float = field("UP/S", "bytes_per_second", importance=4)

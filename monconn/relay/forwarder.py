@@ -24,7 +24,7 @@ class Forwarder:
 
     def __init__(self, monitor: Monitor, path: DataPath) -> None:
         self._monitor = monitor
-        self._path = path
+        self.path = path
 
     def accepted(self, sock: socket.SocketType, address: Any) -> None:
         """Relay a client, or turn it away.
@@ -36,7 +36,7 @@ class Forwarder:
         if record is None:
             sock.close()
         else:
-            self._path.begin(record, sock)
+            self.path.begin(record, sock)
 
 
 class ForwardingFactory(Factory):
@@ -50,12 +50,12 @@ class ForwardingFactory(Factory):
 
     def __init__(self, monitor: Monitor, path: TransportPath) -> None:
         self._monitor = monitor
-        self._path = path
+        self.path = path
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """See ``IProtocolFactory``."""
         record = self._monitor.admit(*describe_peer(addr))
-        return RefusedProtocol() if record is None else self._path.client_end(record)
+        return RefusedProtocol() if record is None else self.path.client_end(record)
 
 
 def _socket_peer(sock: socket.SocketType, address: Any) -> tuple[str, str]:

@@ -171,6 +171,13 @@ class Relay:
         for end in (self.client, self.backend):
             self.record.note_tcp(end.side, end.tcp_info())
 
+    def policy_changed(self) -> None:
+        """Reschedule the next check for the monitor's new time limits."""
+        if self.record.ending is None and len(self._gone) < 2:  # else the grace period runs
+            now = self._monitor.clock.seconds()
+            next_check = self._monitor.timeouts.next_check(self.record, now)
+            self._deadlines.schedule(self, next_check)
+
     def _set_reason(self, reason: Reason, detail: str = "") -> None:
         self.record.end(reason, self._monitor.clock.seconds(), detail)
 

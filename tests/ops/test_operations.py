@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, succeed
 
-from monconn.addresses import parse_network
 from monconn.errors import (
     AddressError,
     NotConfigured,
@@ -482,15 +481,3 @@ def test_many_ids_are_not_tried_on_each_connection() -> None:
     closed = closed_ids(world, ids=[each.record.id for each in made], dry_run=True)
     assert len(closed) == 1010
     assert sum(monitor._live.count for monitor in monitors) <= 1010  # type: ignore[attr-defined]
-
-
-def test_many_blocks_do_not_make_a_block_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each connection is compared with the new network alone, whatever else is blocked."""
-    world = World("web")
-    (made,) = world.connect("web", "192.0.2.1")
-    monitor = world.registry.get("web")
-    monitor.rules.bans.add(parse_network("192.0.2.0/24"))  # it was let in before
-    monitor.block("198.51.100.0/24")
-    assert made.record.reason is None
-    monitor.block("192.0.2.0/25")
-    assert made.record.reason == "blocked"

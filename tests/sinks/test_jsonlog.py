@@ -24,6 +24,7 @@ from zope.interface.verify import verifyObject
 
 from monconn.config.sections import JsonLogConfig
 from monconn.errors import FileError
+from monconn.model.actions import OWN_CODE, Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import IObserver
@@ -240,6 +241,14 @@ def test_a_refusal_is_a_line(start: Start, sink: MemorySink) -> None:
     assert line["event"] == "refused"
     assert line["refusal"] == "blocked"
     assert line["code"] == "PR"
+
+
+def test_an_action_is_a_line(start: Start, sink: MemorySink) -> None:
+    running = start(sink)
+    action = Action("close", OWN_CODE, 1_700_000_000.0, None, "client:192.0.2.0/24", 3)
+    running.monitor.report(action)
+    running.service.stopService()
+    assert lines_of(sink.data) == [{"schema": 1, "event": "action", **action.to_dict()}]
 
 
 def test_an_alarm_is_a_line(start: Start, sink: MemorySink) -> None:

@@ -30,12 +30,8 @@ def actor(transport: Any) -> Actor | None:
     """On whose behalf a peer acts, for the log and the history; None if that is not known."""
     if ISSLTransport.providedBy(transport):
         certificate: Any = transport.getPeerCertificate()
-        return Actor.certificate(
-            ",".join(
-                f"{key.decode('ascii', 'replace')}={value.decode('utf-8', 'replace')}"
-                for key, value in certificate.get_subject().get_components()
-            )
-        )
+        # By way of cryptography, as pyOpenSSL's own names are deprecated.
+        return Actor.certificate(certificate.to_cryptography().subject.rfc4514_string())
     peer = peer_credentials(transport.getHandle())
     if peer is None:
         return None

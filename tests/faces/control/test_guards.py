@@ -40,6 +40,7 @@ from monconn.monitor.registry import Registry
 from monconn.net.sockets import PeerCredentials
 from monconn.ops.operations import Operations
 from tests.certificates import Certificate, make_certificate
+from tests.ops.world import logged_lines
 
 from .conftest import Port, with_port
 
@@ -370,8 +371,11 @@ async def test_tls_asks_for_a_certificate_that_it_trusts(
 
     def play() -> None:
         with make_port(listen=TcpAddress("127.0.0.1", 0), tls=tls) as port:
-            with Client(address(port, ours)) as client:
+            port.monitor("web")
+            with Client(address(port, ours)) as client, logged_lines() as lines:
                 assert client.hello["version"] == "1"
+                client.call("ResetStats")
+            assert lines == ["set the totals of all services to zero for certificate CN=localhost"]
             with pytest.raises(NoServer):
                 Client(address(port, theirs))
             context = ssl.create_default_context(cafile=str(ours.certificate))

@@ -17,6 +17,7 @@ from zope.interface.verify import verifyObject
 
 from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError
+from monconn.model.actions import OWN_CODE, Action
 from monconn.model.alarms import Alarm
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import IObserver
@@ -51,7 +52,7 @@ class World:
     def tell(self, hook: str, *told: Any) -> None:
         """Have the monitor tell its observers."""
         for each in told:
-            self.monitor._notify(hook, each)
+            self.monitor._observers.notify(hook, each)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Turn the clock by seconds until something is so."""
@@ -104,10 +105,13 @@ async def test_what_happens_is_written_a_second_later(path: Path) -> None:
     world.history.startService()
     world.tell("refused", refused())
     world.tell("alarmed", Alarm("silent", "web", "192.0.2.1", 1.0, False, "so long"))
+    world.tell("acted", Action("block", OWN_CODE, 1.0, "web", "192.0.2.1/32"))
     assert world.rows() == 0
     await world.until(lambda: world.rows() == 1)
     found = await world.history.run(lambda db: events(db, HistoryFilter()))
-    assert Counter(each["event"] for each in found) == Counter(["started", "refused", "alarm"])
+    assert Counter(each["event"] for each in found) == Counter(
+        ["started", "refused", "alarm", "action"]
+    )
     world.tell("closed", closed(), closed())
     await world.stop()
     assert sorted(each.name for each in path.parent.iterdir()) == [

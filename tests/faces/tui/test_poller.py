@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from queue import Queue
 
 import pytest
@@ -82,3 +84,10 @@ def test_errors_become_updates() -> None:
     poller.set_query(None)
     poller.poll()
     assert updates.pop() == ActionResult("not done: block: unknown: Blok", failed=True)
+
+
+def test_live_view_needs_no_reactor() -> None:
+    """It waits for answers in a thread; a reactor would only cost time at the start."""
+    code = "import sys, monconn.faces.tui.screen; print('twisted.internet.reactor' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"

@@ -11,7 +11,7 @@ from textual.events import Key
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from monconn.faces.tui.format import details, sparkline
+from monconn.faces.tui.format import details, trend
 from monconn.faces.tui.model import TREND_LENGTH, Model
 from monconn.faces.tui.tables import HEADER_STYLE, OLD_STYLE
 from monconn.faces.tui.widgets import Lines
@@ -169,10 +169,9 @@ class Details(ModalScreen[None]):
             line.append(value, style or None)
             lines.append(line)
         for name in ("up_rate", "down_rate"):
-            trend = sparkline(
-                model.detail_trends.of(name), max(min(width - _NAME_WIDTH - 3, TREND_LENGTH), 0)
-            )
-            lines.append(Text(f" {name.replace('rate', 'trend'):<{_NAME_WIDTH}} {trend.lstrip()}"))
+            width_left = max(min(width - _NAME_WIDTH - 3, TREND_LENGTH), 0)
+            bars = trend(model.detail_trends.of(name), width_left).lstrip()
+            lines.append(Text(f" {name.replace('rate', 'trend'):<{_NAME_WIDTH}} {bars}"))
         if model.lost or not model.details_known:
             for line in lines:
                 line.stylize(OLD_STYLE)

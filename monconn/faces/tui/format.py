@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from monconn import units
 from monconn.errors import printable
 from monconn.ops.columns import Unit, format_value
 from monconn.ops.rows import ConnectionRow
+from monconn.units import sparkline
 
 _ORDERLY = ("client_closed", "backend_closed")
 _BROKEN = ("_reset", "_lost", "_refused", "_unreachable", "error")
 _STATE_STYLES = {"connecting": "yellow", "half_closed": "cyan", "closing": "magenta"}
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """The last values as bars, the newest on the right."""
-    return units.sparkline(values[-width:] if width > 0 else ()).rjust(width)
+def trend(values: Sequence[float], width: int) -> str:
+    """The last values as a sparkline of so many characters, the newest on the right."""
+    return sparkline(values[-width:] if width > 0 else ()).rjust(width)
 
 
 def style_of(name: str, value: Any) -> str:

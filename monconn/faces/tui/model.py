@@ -241,7 +241,7 @@ class Model:
         if self.paused:
             return
         before, self.snapshot = self.snapshot, snapshot
-        if snapshot.pid != before.pid:  # another process counts its ids anew
+        if snapshot.pid != before.pid:  # another process numbers its own connections
             self.trends.clear()
             self.service_trends.clear()
         is_other_process = snapshot.pid != self._sample.pid

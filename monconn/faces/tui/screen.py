@@ -130,7 +130,7 @@ class TopApp(App[int]):
         self.poller.stop()
 
     def on_resize(self) -> None:
-        """Lay out anew; more or fewer rows fit."""
+        """Lay out again: more or fewer rows fit."""
         self._lay_out()
         self._changed()
 

@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from monconn.errors import printable
-from monconn.faces.tui.format import sparkline, style_of
+from monconn.faces.tui.format import style_of, trend
 from monconn.faces.tui.model import Row, Trends
 from monconn.ops.columns import Column
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
@@ -79,11 +79,11 @@ class Table:
 
 def live_table(trends: Trends) -> Table:
     """Of the live connections."""
-    trend = attrs.evolve(
-        _TREND, order="rate", value=lambda row: sparkline(trends.of(row["id"]), _MAX_TREND)
+    last_rates = attrs.evolve(
+        _TREND, order="rate", value=lambda row: trend(trends.of(row["id"]), _MAX_TREND)
     )
     columns = _insert(ConnectionRow.columns(), "service", *ConnectionRow.columns("backend"))
-    columns = _insert(columns, "down_rate", trend)
+    columns = _insert(columns, "down_rate", last_rates)
     return Table([*columns, *ConnectionRow.columns("pipe")])
 
 
@@ -95,13 +95,10 @@ def closed_table() -> Table:
 def service_table() -> Table:
     """Of the services, whose rows have rates and trends from the model."""
     up_rate, down_rate = ConnectionRow.columns("up_rate", "down_rate")
-    trend = attrs.evolve(
-        _TREND, importance=6, value=lambda row: sparkline(row["trend"], _MAX_TREND)
-    )
     rates = (
         attrs.evolve(up_rate, importance=5),
         attrs.evolve(down_rate, importance=2),
-        trend,
+        attrs.evolve(_TREND, importance=6, value=lambda row: trend(row["trend"], _MAX_TREND)),
     )
     return Table(_insert(ServiceRow.columns(), "refused", *rates))
 

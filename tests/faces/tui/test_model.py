@@ -10,7 +10,7 @@ import pytest
 from monconn.errors import printable
 from monconn.faces.tui.actions import Plan, plan
 from monconn.faces.tui.cursor import Cursor
-from monconn.faces.tui.format import details, sparkline
+from monconn.faces.tui.format import details, trend
 from monconn.faces.tui.model import (
     MAX_ROWS,
     ORDERS,
@@ -297,11 +297,11 @@ def test_texts_cannot_harm_the_terminal() -> None:
     assert printable("a\x1b[2Jb\n") == "a�[2Jb�"
 
 
-def test_sparkline() -> None:
-    assert sparkline([0, 1, 10], 5) == "  ▁▃█"
-    assert sparkline([0, 0], 2) == "▁▁"
-    assert sparkline([], 3) == "   "
-    assert sparkline([1, 2, 3], 0) == ""
+def test_trend() -> None:
+    assert trend([0, 1, 10], 5) == "  ▁▃█"
+    assert trend([0, 0], 2) == "▁▁"
+    assert trend([], 3) == "   "
+    assert trend([1, 2, 3], 0) == ""
 
 
 @pytest.mark.parametrize("lines", range(1, 100))

@@ -35,7 +35,7 @@ def play(
 
 
 @pytest.mark.parametrize("is_stepped", [True, False])
-def test_first_picture(is_stepped: bool) -> None:
+def test_first_screen(is_stepped: bool) -> None:
     async def steps(screen: Screen) -> None:
         assert "8 live" in screen.lines("status")[0]
         assert screen.ids() == [8, 7, 6, 5, 4, 3, 2, 1]

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from monconn.addresses import TcpAddress, UnixAddress, is_loopback
 from monconn.errors import ListenError
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, open_listener
+from monconn.net.listen import Listener, open_listener, serve_factory
 
 
 class ManholeSettings(Protocol):
@@ -103,17 +103,8 @@ class ManholeService(Service):
         self.where = _where(sock)
         self._factory = factory
         factory.doStart()
-        # Not adoptStreamPort, which would open a UNIX socket to everyone (mode 0666).
-        self._listener = Listener(sock, self._reactor, self._accepted, must_wait=lambda: False)
+        self._listener = serve_factory(sock, self._reactor, factory)
         self._listener.resume()
-
-    def _accepted(self, client: socket.SocketType, address: Any) -> None:
-        try:
-            self._reactor.adoptStreamConnection(client.fileno(), client.family, self._factory)
-        except OSError as error:  # it has left again
-            self._log.debug("a client left at once: {error}", error=str(error))
-        finally:
-            client.close()  # Twisted has made a descriptor of its own
 
     def _checked_address(self) -> TcpAddress | UnixAddress:
         address = self._config.listen

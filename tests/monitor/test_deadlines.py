@@ -18,15 +18,15 @@ BUCKET = Deadlines.BUCKET_SECONDS
 
 
 class Item:
-    """Notes when it was looked at, and does and answers what it was told."""
+    """Records when it was checked; what the check does and returns is given."""
 
-    def __init__(self, look: Callable[[float], float | None] = lambda now: None) -> None:
+    def __init__(self, check: Callable[[float], float | None] = lambda now: None) -> None:
         self.bucket: int | None = None
-        self.looks: list[float] = []
-        self._check_result = look
+        self.checks: list[float] = []
+        self._check_result = check
 
     def check(self, now: float) -> float | None:
-        self.looks.append(now)
+        self.checks.append(now)
         return self._check_result(now)
 
 
@@ -47,15 +47,15 @@ def test_never_early_and_at_most_a_bucket_late(delays: list[float], began: float
     clock = Clock()
     clock.advance(began)
     deadlines = Deadlines(clock)
-    wishes = [began + delay for delay in delays]
-    items = [Item() for _ in wishes]
-    for item, when in zip(items, wishes, strict=True):
+    times = [began + delay for delay in delays]
+    items = [Item() for _ in times]
+    for item, when in zip(items, times, strict=True):
         deadlines.schedule(item, when)
     while clock.getDelayedCalls():  # jump from timer to timer, as a precise reactor would
         clock.advance(clock.getDelayedCalls()[0].getTime() - clock.seconds())
-    for item, when in zip(items, wishes, strict=True):
-        (looked,) = item.looks
-        assert when <= looked <= when + BUCKET + 1e-6
+    for item, when in zip(items, times, strict=True):
+        (checked,) = item.checks
+        assert when <= checked <= when + BUCKET + 1e-6
     assert keys_held(deadlines) == 0
 
 
@@ -67,7 +67,7 @@ def test_moments_between_two_buckets(tenths: int) -> None:
     item = Item()
     Deadlines(clock).schedule(item, clock.seconds())
     clock.advance(BUCKET + 1e-6)
-    assert len(item.looks) == 1
+    assert len(item.checks) == 1
 
 
 def test_one_timer_however_many_items() -> None:
@@ -82,35 +82,35 @@ def test_one_timer_however_many_items() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_look_is_repeated_at_the_time_it_asks_for() -> None:
+def test_check_is_repeated_at_the_time_it_asks_for() -> None:
     clock = Clock()
     item = Item(lambda now: now + 1.0 if now < 3 else None)
     Deadlines(clock).schedule(item, 1.0)
     advance(clock, 10.0)
-    assert item.looks == pytest.approx([1.1, 2.2, 3.3], abs=0.11)
+    assert item.checks == pytest.approx([1.1, 2.2, 3.3], abs=0.11)
 
 
 @pytest.mark.parametrize("tenths", [3, 43, 81, 1000])
-def test_look_that_asks_for_no_time_at_all_does_not_spin(tenths: int) -> None:
+def test_check_that_asks_for_no_time_at_all_does_not_spin(tenths: int) -> None:
     clock = Clock()
-    item = Item(lambda now: now if len(item.looks) < 1000 else None)
+    item = Item(lambda now: now if len(item.checks) < 1000 else None)
     Deadlines(clock).schedule(item, (tenths - 0.5) * BUCKET)
     clock.advance(tenths * BUCKET)
-    assert len(item.looks) == 1
+    assert len(item.checks) == 1
 
 
-def test_earlier_wish_moves_the_timer() -> None:
+def test_earlier_time_moves_the_timer() -> None:
     clock = Clock()
     deadlines = Deadlines(clock)
     late, early = Item(), Item()
     deadlines.schedule(late, 100.0)
     deadlines.schedule(early, 1.0)
     advance(clock, 1.2)
-    assert (len(early.looks), len(late.looks)) == (1, 0)
+    assert (len(early.checks), len(late.checks)) == (1, 0)
 
 
 @pytest.mark.parametrize(("first", "second"), [(1.0, 5.0), (5.0, 1.0), (2.0, 2.0)])
-def test_last_wish_counts(first: float, second: float) -> None:
+def test_last_time_counts(first: float, second: float) -> None:
     clock = Clock()
     deadlines = Deadlines(clock)
     item = Item()
@@ -118,10 +118,10 @@ def test_last_wish_counts(first: float, second: float) -> None:
     deadlines.schedule(item, second)
     assert len(deadlines) == 1
     advance(clock, 10.0)
-    assert item.looks == [pytest.approx(second + 0.05, abs=0.07)]
+    assert item.checks == [pytest.approx(second + 0.05, abs=0.07)]
 
 
-def test_cancelled_is_not_looked_at() -> None:
+def test_cancelled_is_not_checked() -> None:
     clock = Clock()
     deadlines = Deadlines(clock)
     item, other = Item(), Item()
@@ -130,27 +130,27 @@ def test_cancelled_is_not_looked_at() -> None:
     deadlines.cancel(item)
     deadlines.cancel(item)  # harmless
     advance(clock, 2.0)
-    assert (item.looks, len(other.looks), len(deadlines)) == ([], 1, 0)
+    assert (item.checks, len(other.checks), len(deadlines)) == ([], 1, 0)
 
 
-def test_never_is_no_wish_and_drops_an_earlier_one() -> None:
+def test_never_is_no_time_and_drops_an_earlier_one() -> None:
     clock = Clock()
     deadlines = Deadlines(clock)
     item = Item()
     deadlines.schedule(item, 1.0)
     deadlines.schedule(item, NEVER)
     advance(clock, 5.0)
-    assert (item.looks, len(deadlines)) == ([], 0)
+    assert (item.checks, len(deadlines)) == ([], 0)
 
 
-def test_look_may_drop_and_move_others() -> None:
+def test_check_may_drop_and_move_others() -> None:
     """As one connection's end may end others, all of them due in the same turn."""
     clock = Clock()
     deadlines = Deadlines(clock)
     items: list[Item] = []
 
     def rule_the_others(now: float) -> None:
-        dropped, moved = [item for item in items if not item.looks]
+        dropped, moved = [item for item in items if not item.checks]
         deadlines.cancel(dropped)
         deadlines.schedule(moved, now + 5.0)
         moved._check_result = lambda now: None
@@ -159,19 +159,19 @@ def test_look_may_drop_and_move_others() -> None:
     for item in items:
         deadlines.schedule(item, 1.0)
     advance(clock, 2.0)
-    assert sorted(len(item.looks) for item in items) == [0, 0, 1]
+    assert sorted(len(item.checks) for item in items) == [0, 0, 1]
     advance(clock, 10.0)
-    assert sorted(len(item.looks) for item in items) == [0, 1, 1]
+    assert sorted(len(item.checks) for item in items) == [0, 1, 1]
 
 
-def test_look_may_schedule_the_past() -> None:
+def test_check_may_schedule_the_past() -> None:
     clock = Clock()
     deadlines = Deadlines(clock)
     other = Item()
     deadlines.schedule(other, 1.0)
     deadlines.schedule(Item(lambda now: deadlines.schedule(other, 0.5)), 1.0)
     advance(clock, 3.0)
-    assert 1 <= len(other.looks) <= 2
+    assert 1 <= len(other.checks) <= 2
     assert (len(deadlines), keys_held(deadlines)) == (0, 0)
 
 
@@ -183,7 +183,7 @@ def test_item_that_raises_stops_no_other(logged_failures: list[Failure]) -> None
         deadlines.schedule(item, 1.0)
     deadlines.schedule(later := Item(), 2.0)
     advance(clock, 3.0)
-    assert [len(item.looks) for item in (*items, later)] == [1, 1, 1, 1, 1]
+    assert [len(item.checks) for item in (*items, later)] == [1, 1, 1, 1, 1]
     assert [failure.type for failure in logged_failures] == [ZeroDivisionError] * 2
     logged_failures.clear()
 
@@ -201,25 +201,25 @@ def test_timer_that_fires_early_is_set_again() -> None:
     Deadlines(TwoClocks).schedule(item, 1.0)
     monotonic.advance(0.9)
     clock.advance(2.0)
-    assert item.looks == []
+    assert item.checks == []
     monotonic.advance(0.3)
     clock.advance(0.3)
-    assert len(item.looks) == 1
+    assert len(item.checks) == 1
 
 
 def test_thousands_of_items() -> None:
     clock = Clock()
     deadlines = Deadlines(clock)
     random_number = random.Random(1)
-    wishes = [random_number.uniform(0, 60) for _ in range(20_000)]
-    items = [Item() for _ in wishes]
-    for item, when in zip(items, wishes, strict=True):
+    times = [random_number.uniform(0, 60) for _ in range(20_000)]
+    items = [Item() for _ in times]
+    for item, when in zip(items, times, strict=True):
         deadlines.schedule(item, when)
     for item in items[::2]:
         deadlines.cancel(item)
     assert len(deadlines) == 10_000
     advance(clock, 61, step=0.1)
-    assert [len(item.looks) for item in items] == [0, 1] * 10_000
+    assert [len(item.checks) for item in items] == [0, 1] * 10_000
     assert keys_held(deadlines) == 0
 
 
@@ -245,5 +245,5 @@ def test_wishes_that_change_all_the_time_leave_nothing_behind() -> None:
     assert len(deadlines) == 10
     assert keys_held(deadlines) < 200
     advance(clock, 9)
-    assert [len(item.looks) for item in items] == [1] * 10
+    assert [len(item.checks) for item in items] == [1] * 10
     assert keys_held(deadlines) == 0

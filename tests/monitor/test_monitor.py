@@ -69,7 +69,7 @@ def enter(monitor: Monitor, ip: str = "10.0.0.1", *, is_deaf: bool = False) -> C
 
 
 class Recorder(Observer):
-    """WriteQueue what it is told, as one word and the client."""
+    """Records each call, as its name and the client."""
 
     def __init__(self, watches_payload: bool = False) -> None:
         self.watches_payload = watches_payload

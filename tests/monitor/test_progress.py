@@ -8,7 +8,7 @@ from monconn.monitor.progress import SendProgress
 
 
 @pytest.mark.parametrize(
-    "looks",  # each: bytes waiting, bytes delivered, now, stalled since
+    "checks",  # each: bytes waiting, bytes delivered, now, stalled since
     [
         [(0, 0, 1.0, None)],
         [(5, 0, 1.0, 1.0), (5, 0, 2.0, 1.0), (9, 0, 3.0, 1.0)],
@@ -16,14 +16,14 @@ from monconn.monitor.progress import SendProgress
         [(5, 0, 1.0, 1.0), (9, 3, 2.0, 2.0), (9, 3, 3.0, 2.0)],
         # all delivered; what waits later waits from then on
         [(5, 0, 1.0, 1.0), (0, 5, 2.0, None), (5, 5, 3.0, 3.0), (5, 5, 4.0, 3.0)],
-        # delivered and waiting again between two looks
+        # delivered and waiting again between two checks
         [(5, 0, 1.0, 1.0), (5, 5, 2.0, 2.0)],
         [(0, 7, 1.0, None), (5, 7, 2.0, 2.0), (5, 7, 3.0, 2.0)],
     ],
 )
-def test_backlog(looks: list[tuple[int, int, float, float | None]]) -> None:
+def test_backlog(checks: list[tuple[int, int, float, float | None]]) -> None:
     backlog = SendProgress()
-    for waiting, delivered, now, since in looks:
+    for waiting, delivered, now, since in checks:
         backlog.check(waiting, delivered, now)
         assert backlog.stalled_since == since
 

@@ -94,10 +94,10 @@ def test_next_deadline(
 
 
 @pytest.mark.parametrize(
-    ("limits", "now", "look"),
+    ("limits", "now", "check"),
     [
         ({}, 100.0, NEVER),
-        # Four looks in the length of these, as nobody says that bytes that wait have moved.
+        # Four checks within each of these, as no event says that waiting bytes have moved.
         ({"max_idle": 20}, 100.0, 105.0),
         ({"max_idle": 20}, 118.0, 120.0),
         ({"write_timeout": 40}, 100.0, 110.0),
@@ -105,8 +105,8 @@ def test_next_deadline(
         ({"write_timeout": 40, "max_idle": 80}, 175.0, 180.0),
     ],
 )
-def test_next_look(limits: dict[str, float], now: float, look: float) -> None:
-    assert Timeouts(**OFF | limits).next_check(make_record(), now) == look
+def test_next_check(limits: dict[str, float], now: float, check: float) -> None:
+    assert Timeouts(**OFF | limits).next_check(make_record(), now) == check
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ def test_next_look(limits: dict[str, float], now: float, look: float) -> None:
         ({"max_lifetime": 20}, 20),
         ({"write_timeout": 40, "max_idle": 80}, 10),
         ({"write_timeout": 80, "max_idle": 40}, 10),
-        ({"half_close_timeout": 1}, 30.0),  # the change of state brings a look
+        ({"half_close_timeout": 1}, 30.0),  # the change of state brings a check
     ],
 )
-def test_first_look(limits: dict[str, float], seconds: float) -> None:
-    """It is reckoned beforehand: what a look at the opening would say, or half a minute."""
+def test_first_check(limits: dict[str, float], seconds: float) -> None:
+    """Computed beforehand: what a check at the opening would say, or half a minute."""
     timeouts = Timeouts(**OFF | limits)
     assert timeouts.first_check_seconds == seconds
     fresh = make_record(state="connecting", reading_since=100.0)

@@ -1,4 +1,4 @@
-"""TLS loads, with the words and answers of ``load.c``.
+"""TLS loads, with the same protocol on stdin and stdout as ``load.c``.
 
 ``tls_load.py MODE PORT AT_ONCE COUNT SECONDS``, where MODE is ``bulk`` or ``connect``. A thread per
 connection: OpenSSL works outside the interpreter's lock.
@@ -23,7 +23,7 @@ SERVE_SECONDS = 1200
 
 
 def client_context() -> ssl.SSLContext:
-    """Trusts anyone: the certificate is made for this run, and the port is on the loopback."""
+    """Verifies nothing: the certificate is made for this run, and the port is on loopback."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -31,7 +31,7 @@ def client_context() -> ssl.SSLContext:
 
 
 class Loads:
-    """Runs one mode again and again, adding up what its threads did."""
+    """Runs one mode repeatedly, and sums up the work of its threads."""
 
     def __init__(self, mode: str, port: int, at_once: int, limit: int, seconds: float) -> None:
         self._port = port

@@ -8,7 +8,7 @@ outgoing connections it is the other way round: our side is the *client*, and ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet import error
@@ -32,9 +32,10 @@ from zope.interface import alsoProvides, directlyProvides, implementer, provided
 from monconn.errors import SettingTypeError
 from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, Direction, Reason, Side
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IConnection
+from monconn.monitor.interfaces import IConnection, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
+from monconn.monitor.watchers import Watch, Watchers
 from monconn.net.peers import RefusedProtocol, describe_peer
 from monconn.net.sockets import (
     buffered_bytes,
@@ -50,7 +51,7 @@ from monconn.policy.timeouts import GRACE_SECONDS
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
-@implementer(IConnection)
+@implementer(IConnection, IWatchable)
 class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     """Counts the bytes of a wrapped protocol's connection, and records how it ends.
 
@@ -77,6 +78,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._outward: Direction = "up" if factory.is_client else "down"
         self._progress = SendProgress()
         self._first_ended: Side | None = None
+        self._watchers: Watchers | None = None
         self._descriptor: Any = None
         self._socket: Any = None
         self._aborted = False
@@ -152,6 +154,18 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             record.last_down = now
         if self._monitor.watched:
             self._monitor.saw(record, direction, data)
+        if self._watchers is not None:
+            self._watchers.show(direction, data)
+
+    def add_watcher(self, call: Watch) -> Callable[[], None]:
+        """Show every chunk of the payload from now on: as it is read, or as it is written.
+
+        :param call: called with the direction and the bytes.
+        :returns: cancels that; harmless the second time.
+        """
+        if self._watchers is None:  # made when it is needed: most connections are never watched
+            self._watchers = Watchers()
+        return self._watchers.add(call)
 
     # -- what the wrapped protocol does to its transport
 

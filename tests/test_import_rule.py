@@ -15,7 +15,17 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # From the bottom to the top. A part is a module or a folder right below monconn, or one of the
 # folders below faces; in ops and faces.control, each module is one; "monconn" is the package's
 # __init__.
-LOWEST = {"errors", "addresses", "units", "clock", "background", "ratelimit", "_version", "_moved"}
+LOWEST = {
+    "errors",
+    "addresses",
+    "units",
+    "clock",
+    "background",
+    "ratelimit",
+    "unixsocket",
+    "_version",
+    "_moved",
+}
 CORE = LOWEST | {"model", "policy", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
 BELOW_OPS = CORE | {"config", "net", *SIDE_BY_SIDE}

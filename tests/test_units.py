@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monconn.errors import UnitError
-from monconn.units import format_bytes, format_duration, parse_duration, parse_size
+from monconn.units import format_bytes, format_duration, parse_duration, parse_size, sparkline
 
 KIB = 1024
 
@@ -192,3 +192,16 @@ def test_what_is_no_size_is_refused(text: int | str) -> None:
 @given(count=st.integers(0, 2**49))
 def test_a_shown_size_reads_back_nearly_the_same(count: int) -> None:
     assert abs(parse_size(format_bytes(count)) - count) <= count / 20
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [
+        ([], ""),
+        ([0, 0], "▁▁"),
+        ([0, 1, 4, 8], "▁▃▅█"),
+        ([0, 0.001, 1000], "▁▂█"),  # little is not nothing
+    ],
+)
+def test_sparkline(values: list[float], bars: str) -> None:
+    assert sparkline(values) == bars

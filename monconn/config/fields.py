@@ -114,7 +114,11 @@ def kind_of(node: Node) -> str:
 
 
 def require_mapping(node: Node, example: str) -> Mapping:
-    """The node, if it is a mapping."""
+    """Return a node if it is a mapping.
+
+    :param example: what it must be, for the message.
+    :raises Wrong: it is not one.
+    """
     if not isinstance(node, Mapping):
         raise Wrong.here(f"must be {example}, not {kind_of(node)}")
     return node
@@ -128,7 +132,7 @@ def read_text(node: Node) -> str:
 
 
 def read_seconds(node: Node) -> float:
-    """A duration, 0 included."""
+    """A duration in seconds, 0 included."""
     value = _scalar_value(node)
     if value is None or isinstance(value, bool):
         raise Wrong.here(f"must be a number of seconds or a text like 15m, not {kind_of(node)}")
@@ -138,7 +142,7 @@ def read_seconds(node: Node) -> float:
 
 
 def read_positive_seconds(node: Node) -> float:
-    """A duration, but not 0."""
+    """A duration in seconds, but not 0."""
     seconds = read_seconds(node)
     if seconds == 0:
         raise Wrong.here("must be more than 0")
@@ -207,7 +211,7 @@ def read_host(node: Node) -> str:
 
 
 def read_plain_listen(node: Node) -> TcpAddress | UnixAddress:
-    """Where to listen with a socket of our own."""
+    """Where to listen, except on a Twisted endpoint."""
     address = _read_address(node, parse_listen, lambda *_: None)
     if isinstance(address, EndpointAddress):
         raise Wrong.here(f"{quoted(str(address))} is neither HOST:PORT nor unix:PATH")

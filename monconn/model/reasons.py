@@ -1,6 +1,6 @@
-"""The closed lists: states, ends, reasons and refusals.
+"""The closed lists of states, ends, reasons and refusals.
 
-Code, log, JSON, metrics and history use these values alike.
+Code, log, JSON, metrics and history all use these values.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 
 CLOSED_REASONS: dict[Side, Reason] = {"client": "client_closed", "backend": "backend_closed"}
-"""For a side that ended in order."""
+"""The reason when a side was the first to end in order (FIN)."""
 BROKEN_REASONS: dict[tuple[Side, SideEnd], Reason] = {
     ("client", "reset"): "client_reset",
     ("client", "timeout"): "client_lost",
@@ -47,8 +47,10 @@ BROKEN_REASONS: dict[tuple[Side, SideEnd], Reason] = {
     ("backend", "timeout"): "backend_lost",
     ("backend", "none"): "error",
 }
-"""For a side that broke off."""
+"""The reason when a side failed; ``none`` if the failure was on our side of its connection."""
 
+# HAProxy's configuration manual, "Session state at disconnection", first letter. Those that depend
+# on which side was waited for are missing here: see ConnectionRecord.code.
 WHO_LETTERS: dict[Reason, str] = {
     "client_closed": "-",
     "backend_closed": "-",

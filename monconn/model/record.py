@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -11,6 +14,7 @@ import attrs
 from monconn.model import tcpinfo
 from monconn.model.reasons import (
     WHO_LETTERS,
+    Direction,
     Pipe,
     Reason,
     Refusal,
@@ -20,13 +24,21 @@ from monconn.model.reasons import (
 )
 from monconn.units import format_bytes, format_duration
 
+Fact = str | int | float | bool
+NO_FACTS: Mapping[str, Fact] = MappingProxyType({})
+FACTS = 32
+"""How many facts a connection may have."""
+FACT_CHARACTERS = 256
+FACT_NAME_CHARACTERS = 32
+_FACT_NAME = re.compile(f"[a-z][a-z0-9_]{{0,{FACT_NAME_CHARACTERS - 1}}}")
+
 
 @attrs.define(eq=False)
 class ConnectionRecord:
     """One connection, from its opening to its end.
 
-    Times are monotonic seconds, but for ``opened_at`` and ``closed_at`` (wall clock, only
-    to be shown). ``up`` and ``down`` count bytes when they are taken from their sender.
+    Times are monotonic seconds, except for ``opened_at`` and ``closed_at`` (wall clock, for
+    display only). ``up`` and ``down`` count bytes as they are read from their sender.
     """
 
     id: int
@@ -48,39 +60,92 @@ class ConnectionRecord:
     first_up: float | None = None
     first_down: float | None = None
     asked: float | None = None
-    """When the client's last bytes before the backend's first ones came; None if none did."""
+    """When the client's last bytes before the backend's first ones arrived; None if there were
+    none."""
     last_up: float | None = None
     last_down: float | None = None
     last_delivered: float | None = None
-    """After when bytes that had waited for a side were seen to have been taken."""
+    """Lower bound of when bytes that were pending for a side were last acknowledged."""
     reading_since: float | None = None
-    """When we last began to read from the client; None while it is held back."""
+    """When we last began to read from the client; None while we do not read from it."""
     half_closed: float | None = None
-    """When the first of the two sides ended."""
+    """When the first of the two sides sent its end (FIN)."""
     client_stalled: float | None = None
-    """Since when bytes wait for the client without progress; None if none wait."""
+    """Since when bytes for the client make no progress; None if none are pending."""
     backend_stalled: float | None = None
-    """Since when bytes wait for the backend without progress; None if none wait."""
+    """Since when bytes for the backend make no progress; None if none are pending."""
     client_end: SideEnd = "none"
     backend_end: SideEnd = "none"
     reason: Reason | None = None
     refusal: Refusal | None = None
     phase: State | None = None
-    """The state in which the verdict fell."""
+    """The state in which the reason was decided."""
     ending: float | None = None
-    """When the verdict fell."""
+    """When the reason was decided: from then on the connection is being closed."""
     closed: float | None = None
     closed_at: float | None = None
     client_tcp: bytes | None = None
-    """What the system knew of the client's socket when it was last asked, or as it was closed
-    (see :mod:`monconn.model.tcpinfo`); None where it is no TCP socket of ours."""
+    """The kernel's ``tcp_info`` of the client's socket, taken when it was last asked for or as the
+    socket was closed (see :mod:`monconn.model.tcpinfo`); None if it is not a TCP socket of ours."""
     backend_tcp: bytes | None = None
-    """The same of the backend's."""
+    """The same for the backend's socket."""
     detail: str = ""
-    """Words beside the reason, where there are any: an error's own text."""
+    """More about the reason, if there is more: the text of an error."""
+    facts: Mapping[str, Fact] = NO_FACTS
+    """What is known of the connection beyond its bytes and times: its protocol, a name that the
+    client gave, tags. Read-only; see :meth:`set_fact`."""
+
+    def count(self, direction: Direction, count: int, now: float) -> None:
+        """Count bytes that were read from their sender.
+
+        Every data path counts here, and nowhere else. It is one call for each chunk: 0.1 µs of the
+        12 µs that a chunk costs, which is mostly system calls.
+
+        :param direction: ``up`` from the client, ``down`` from the backend.
+        :param count: how many bytes; more than 0.
+        :param now: monotonic seconds.
+        """
+        if direction == "up":
+            if self.first_up is None:
+                self.first_up = now
+            self.up += count
+            self.last_up = now
+        else:
+            if self.first_down is None:
+                self.first_down, self.asked = now, self.last_up
+            self.down += count
+            self.last_down = now
+
+    def set_fact(self, name: str, value: Fact) -> None:
+        """Add a fact, or replace it.
+
+        Facts are in :meth:`snapshot`, and so in the JSON log, from then on. Anyone may set them,
+        from an observer for example; as clients often decide what they say, they are bounded: texts
+        are cut to :data:`FACT_CHARACTERS`.
+
+        :param name: lower-case letters, digits and underscores, beginning with a letter, at most
+            :data:`FACT_NAME_CHARACTERS`.
+        :raises ValueError: the name is malformed, or there are :data:`FACTS` others already.
+        :raises TypeError: the value is not a str, int, float or bool.
+        """
+        if not isinstance(value, (str, int, float)):
+            raise TypeError(f"a fact is a str, int, float or bool, not {type(value).__name__}")
+        if not _FACT_NAME.fullmatch(name):
+            raise ValueError(f"malformed name of a fact: {name[: 2 * FACT_NAME_CHARACTERS]!r}")
+        if name not in self.facts and len(self.facts) >= FACTS:
+            raise ValueError(f"a connection has at most {FACTS} facts")
+        if isinstance(value, str):
+            value = value[:FACT_CHARACTERS]
+        # A new mapping: most connections share the empty one, and who has read it may go on.
+        self.facts = MappingProxyType({**self.facts, name: value})
 
     def end(self, reason: Reason, now: float, detail: str = "") -> bool:
-        """Note why the connection ends; False, and no change, if that is known already."""
+        """Record why the connection ends; the first reason counts.
+
+        :param now: monotonic seconds.
+        :param detail: the text of an error, if there is one.
+        :returns: False if there was a reason already, and nothing has changed.
+        """
         if self.reason is not None:
             return False
         self.reason, self.phase, self.ending, self.state = reason, self.state, now, "closing"
@@ -88,7 +153,7 @@ class ConnectionRecord:
         return True
 
     def note_tcp(self, side: Side, tcp: bytes | None) -> None:
-        """Keep what the system says of a side's socket, if it says anything."""
+        """Store the kernel's ``tcp_info`` of a side's socket; None changes nothing."""
         if tcp is None:
             return
         if side == "client":
@@ -97,7 +162,10 @@ class ConnectionRecord:
             self.backend_tcp = tcp
 
     def note_end(self, side: Side, how: SideEnd) -> None:
-        """Note how a side ended; once the verdict has fallen, that is only an answer to it."""
+        """Record how a side ended.
+
+        Once there is a reason it changes nothing: a peer that ends then only answers our own end.
+        """
         if self.reason is not None:
             return
         if side == "client":
@@ -107,7 +175,7 @@ class ConnectionRecord:
 
     @property
     def last_activity(self) -> float:
-        """When a byte last moved, either way; the opening if none has."""
+        """When a byte last moved, in either direction; the opening if none has."""
         moved = (self.last_up or 0.0, self.last_down or 0.0, self.last_delivered or 0.0)
         return max(self.opened, *moved)
 
@@ -138,7 +206,11 @@ class ConnectionRecord:
         return WHO_LETTERS[reason]
 
     def _waits_for_backend(self) -> bool:
-        """Whether the backend is the side that has not ended; if neither has, that owes a word."""
+        """Whether the backend is the side that we wait for.
+
+        That is the one that has not sent its end yet; if neither has, the one that has not
+        answered the other's last bytes.
+        """
         if self.backend_end != "none":
             return False
         return self.client_end != "none" or (self.last_up or 0.0) > (self.last_down or 0.0)
@@ -158,12 +230,13 @@ class ConnectionRecord:
 
     @property
     def connect_seconds(self) -> float | None:
-        """Seconds until the backend stood; None if it never did."""
+        """Seconds until the backend was connected; None if it never was."""
         return None if self.connected is None else self.connected - self.opened
 
     def answer_seconds(self, now: float) -> float | None:
-        """Seconds from what the client had to say first until the backend's first byte, or until
-        now; None if the backend never stood, or nobody has asked it anything.
+        """Seconds from the client's first request until the backend's first byte, or until now.
+
+        None if the backend was never connected, or the client has not sent anything.
 
         :param now: monotonic seconds.
         """
@@ -177,7 +250,7 @@ class ConnectionRecord:
         return max(0.0, until - max(self.last_up, self.connected))
 
     def describe(self, now: float) -> str:
-        """One line for people.
+        """One line for display.
 
         :param now: monotonic seconds.
         """
@@ -192,11 +265,11 @@ class ConnectionRecord:
         return f"{self.client} {self.reason} after {age}, {moved}{detail}"
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """All of it as plain values for JSON: times ISO 8601, durations in seconds.
+        """The record as plain values for JSON: times as ISO 8601, durations in seconds.
 
         :param now: monotonic seconds.
         """
-        shown: dict[str, Any] = {
+        values: dict[str, Any] = {
             "id": self.id,
             "service": self.service,
             "client": self.client,
@@ -219,22 +292,24 @@ class ConnectionRecord:
             "backend_end": self.backend_end,
         }
         if self.closed_at is not None:
-            shown["closed_at"] = iso_time(self.closed_at)
-            shown["duration_seconds"] = round(self.age_seconds(now), 3)
+            values["closed_at"] = iso_time(self.closed_at)
+            values["duration_seconds"] = round(self.age_seconds(now), 3)
         if self.refusal is not None:
-            shown["refusal"] = self.refusal
-            shown["code"] = self.code
+            values["refusal"] = self.refusal
+            values["code"] = self.code
         if self.reason is not None:
-            shown["reason"] = self.reason
-            shown["phase"] = self.phase
-            shown["code"] = self.code
-            shown["closed_by"] = self.closed_by
+            values["reason"] = self.reason
+            values["phase"] = self.phase
+            values["code"] = self.code
+            values["closed_by"] = self.closed_by
         if self.detail:
-            shown["detail"] = self.detail
+            values["detail"] = self.detail
+        if self.facts:
+            values["facts"] = dict(self.facts)
         for key, tcp in (("client_tcp", self.client_tcp), ("backend_tcp", self.backend_tcp)):
             if tcp is not None:
-                shown[key] = tcpinfo.decode(tcp)
-        return shown
+                values[key] = tcpinfo.decode(tcp)
+        return values
 
     def _after_opening(self, moment: float | None) -> float | None:
         return None if moment is None else round(moment - self.opened, 6)

@@ -1,57 +1,68 @@
-"""One timer for the deadlines of thousands of connections."""
+"""Deadlines of thousands of items: a wheel of buckets, and one timer for all of them."""
 
 from __future__ import annotations
 
 import heapq
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
 
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from monconn.clock import Clock
+
 _NEVER = float("inf")
-
-
-class Checked(Protocol):
-    """What :class:`Deadlines` looks after."""
-
-    bucket: int | None
-
-    def check(self, now: float) -> float | None:
-        """Act on what is due; when to look again (monotonic seconds), or None for never."""
-
-
 _LEAST_DROPPED_KEYS = 64
 
 
-class Deadlines:
-    """Looks at many connections in time with a single timer.
+class Scheduled(Protocol):
+    """An item of a :class:`DeadlineWheel`."""
 
-    Those that are due in the same tenth of a second share a bucket, so that to add or
-    to drop one costs the same however many there are.
+    bucket: int | None
+    """The wheel's: which bucket the item is in; None for none, and at first."""
 
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+
+class Checked(Scheduled, Protocol):
+    """An item of :class:`Deadlines`."""
+
+    def check(self, now: float) -> float | None:
+        """Act on what is due.
+
+        :param now: monotonic seconds.
+        :returns: when to check again (monotonic seconds), or None for never.
+        """
+
+
+Item = TypeVar("Item", bound=Scheduled)
+
+
+class DeadlineWheel(Generic[Item]):
+    """Items by the time at which they are due, each at most once.
+
+    Those that are due within the same interval share a bucket, so that to schedule or cancel one
+    costs the same however many there are; a heap holds one entry per bucket and not per item.
+
+    :param bucket_seconds: the interval: how late an item may be.
     """
 
-    BUCKET_SECONDS = 0.1
-    _log = Logger()
-
-    def __init__(self, clock: Any) -> None:
-        self._clock = clock
-        self._buckets: dict[int, set[Checked]] = {}
+    def __init__(self, bucket_seconds: float) -> None:
+        self._bucket_seconds = bucket_seconds
+        self._buckets: dict[int, set[Item]] = {}
         self._keys: list[int] = []
-        self._timer: Any = None
-        self._timer_key: int | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
-    def schedule(self, item: Checked, when: float) -> None:
-        """Look at an item at a time, instead of at any earlier wish; infinity for never."""
+    def schedule(self, item: Item, when: float) -> None:
+        """Make an item due at a time instead of at any earlier one; infinity for never."""
         if item.bucket is not None:
             self.cancel(item)
         if when == _NEVER:
             return
-        key = int(when / self.BUCKET_SECONDS) + 1
-        if key * self.BUCKET_SECONDS <= when:  # by rounding; a look at once could go on for ever
+        key = int(when / self._bucket_seconds) + 1
+        # Rounding of floats may place the bucket before the deadline: the item would find nothing
+        # due, ask for the same time again, and keep take_due() busy for ever.
+        if key * self._bucket_seconds <= when:
             key += 1
         bucket = self._buckets.get(key)
         if bucket is None:
@@ -61,22 +72,51 @@ class Deadlines:
         bucket.add(item)
         item.bucket = key
 
-    def cancel(self, item: Checked) -> None:
-        """Look at an item no more; harmless for one that is not looked after."""
+    def _set_timer(self) -> None:
+        """Called when there is a new bucket; for a subclass that has a timer."""
+
+    def cancel(self, item: Item) -> None:
+        """Forget an item; harmless for one that is not scheduled."""
         if item.bucket is None:
             return
-        bucket = self._buckets.get(item.bucket)  # None if this very bucket is being looked at
-        if bucket is not None:
-            bucket.discard(item)
-            if not bucket:
-                self._drop_bucket(item.bucket)
+        bucket = self._buckets[item.bucket]
+        bucket.discard(item)
+        if not bucket:
+            del self._buckets[item.bucket]
+            # A heap cannot remove from its middle: the key goes when its time comes, or when stale
+            # keys outnumber the others, so that the cost stays O(1) amortised and the heap bounded.
+            if len(self._keys) > 2 * len(self._buckets) + _LEAST_DROPPED_KEYS:
+                self._keys = sorted(self._buckets)
         item.bucket = None
 
-    def _drop_bucket(self, key: int) -> None:
-        del self._buckets[key]
-        # Its key is somewhere in the heap: it goes when its time comes, or with many others.
-        if len(self._keys) > 2 * len(self._buckets) + _LEAST_DROPPED_KEYS:
-            self._keys = sorted(self._buckets)
+    def take_due(self, now: float) -> Iterator[Item]:
+        """The items that are due, no longer scheduled; others may be scheduled meanwhile."""
+        while self._keys and self._keys[0] * self._bucket_seconds <= now:
+            bucket = self._buckets.get(self._keys[0])
+            if bucket is None:  # all of it was cancelled
+                heapq.heappop(self._keys)
+                continue
+            item = bucket.pop()
+            item.bucket = None
+            if not bucket:
+                del self._buckets[heapq.heappop(self._keys)]
+            yield item
+
+
+class Deadlines(DeadlineWheel[Checked]):
+    """Checks each item when it is due, with a single timer for all.
+
+    :param clock: monotonic time and timers.
+    """
+
+    BUCKET_SECONDS = 0.1
+    _log = Logger()
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(self.BUCKET_SECONDS)
+        self._clock = clock
+        self._timer: IDelayedCall | None = None
+        self._timer_key: int | None = None
 
     def _set_timer(self) -> None:
         if self._timer_key is not None and self._timer_key <= self._keys[0]:
@@ -90,20 +130,13 @@ class Deadlines:
     def _tick(self) -> None:
         self._timer = self._timer_key = None
         now = self._clock.seconds()
-        while self._keys and self._keys[0] * self.BUCKET_SECONDS <= now:
-            key = heapq.heappop(self._keys)
-            for item in self._buckets.pop(key, ()):
-                if item.bucket == key:  # else an earlier look of this turn dropped it
-                    self.cancel(item)
-                    self._check(item, now)
+        for item in self.take_due(now):
+            try:
+                again = item.check(now)
+            except Exception:
+                self._log.failure("the deadlines of {item} could not be checked", item=str(item))
+                continue
+            if again is not None:
+                self.schedule(item, max(again, now))
         if self._keys:
             self._set_timer()
-
-    def _check(self, item: Checked, now: float) -> None:
-        try:
-            again = item.check(now)
-        except Exception:
-            self._log.failure("looking after {item} failed", item=str(item))
-            return
-        if again is not None:
-            self.schedule(item, max(again, now))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from zope.interface import Attribute, Interface, implementer
 
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Reason
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.watchers import Watch
 
 
 class IConnection(Interface):
@@ -29,6 +32,17 @@ class IConnection(Interface):
         """The monitor's policy was replaced: reschedule the next check of the time limits.
 
         Called for each live connection; must not end the connection before it returns.
+        """
+
+
+class IWatchable(Interface):
+    """A connection whose payload can be watched alone, at no cost to any other connection."""
+
+    def add_watcher(call: Watch) -> Callable[[], None]:
+        """Show every chunk of its payload, from now on.
+
+        :param call: called with the direction and the bytes, as they are read from their sender.
+        :returns: cancels that; harmless the second time.
         """
 
 

@@ -23,10 +23,11 @@ from monconn.model.reasons import Direction, Refusal
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.clients import ClientTotals
-from monconn.monitor.interfaces import IConnection, IObserver
+from monconn.monitor.interfaces import IConnection, IObserver, IWatchable
 from monconn.monitor.liverules import LiveRules
 from monconn.monitor.observers import Observers
 from monconn.monitor.subscriptions import Cancel, Subscriptions
+from monconn.monitor.watchers import Watch
 from monconn.policy.blocks import Blocks, BlockSource
 from monconn.policy.networks import ips_within
 from monconn.policy.policy import Policy
@@ -309,6 +310,18 @@ class Monitor:
         :raises UnknownConnection: there is none with this id.
         """
         self._connection(connection_id).measure()
+
+    def watch(self, connection_id: int, call: Watch) -> Cancel:
+        """Show one connection's payload, at no cost to the others.
+
+        :param call: called with the direction and each chunk, as it is read from its sender.
+        :returns: cancels that.
+        :raises UnknownConnection: there is none with this id, or its payload cannot be watched.
+        """
+        connection = self._connection(connection_id)
+        if not IWatchable.providedBy(connection):
+            raise UnknownConnection(f"the connection {connection_id} cannot be watched")
+        return IWatchable(connection).add_watcher(call)
 
     def _connection(self, connection_id: int) -> IConnection:
         try:

@@ -1,4 +1,4 @@
-"""The socket addresses of a backend, and sockets to reach them."""
+"""The socket addresses of a backend."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from monconn.addresses import TcpAddress, UnixAddress
+from monconn.clock import Clock
+from monconn.errors import os_error_text
 
 SocketAddress = tuple[socket.AddressFamily, Any]
-"""A family, and what ``connect`` takes for it."""
+"""A family, and the address that ``connect`` takes for it."""
 
-ANSWER_KEPT_SECONDS = 30.0
+CACHE_SECONDS = 30.0
+"""``getaddrinfo`` does not tell an answer's TTL: short enough to follow a name that moves."""
 
 
 class Resolver:
-    """Where a backend can be reached; a name is looked up off the path.
+    """The socket addresses of a backend; a name is resolved in a thread, and the answer cached.
 
     :param address: the backend.
-    :param reactor: has the threads for looking up names.
-    :param clock: gives monotonic ``seconds()``.
+    :param reactor: its thread pool resolves names, as ``getaddrinfo`` blocks.
+    :param clock: gives monotonic time.
     """
 
-    def __init__(self, address: TcpAddress | UnixAddress, reactor: Any, clock: Any) -> None:
+    def __init__(
+        self, address: TcpAddress | UnixAddress, reactor: IReactorThreads, clock: Clock
+    ) -> None:
         self._address = address
         self._reactor = reactor
         self._clock = clock
@@ -35,7 +41,7 @@ class Resolver:
         self._waiting: list[tuple[Callable[..., object], Callable[[str], object]]] = []
 
     def cached(self) -> Sequence[SocketAddress]:
-        """The targets, if they need no :meth:`look_up`; else none."""
+        """The addresses, if they are known; empty if :meth:`resolve` must be asked."""
         return self._known if self._clock.seconds() < self._good_until else ()
 
     def resolve(
@@ -43,22 +49,26 @@ class Resolver:
         found: Callable[[Sequence[SocketAddress]], object],
         failed: Callable[[str], object],
     ) -> None:
-        """Call ``found`` with at least one target, or ``failed``; who waits shares an answer."""
+        """Resolve the name; all who ask while a query is under way share its answer.
+
+        :param found: called with at least one address.
+        :param failed: called with the error's text.
+        """
         self._waiting.append((found, failed))
         if len(self._waiting) == 1:
             pool = self._reactor.getThreadPool()
-            looking = deferToThreadPool(self._reactor, pool, _resolve, self._address)
-            looking.addCallbacks(self._remember, self._fail)
+            query = deferToThreadPool(self._reactor, pool, _resolve, self._address)
+            query.addCallbacks(self._remember, self._fail)
 
     def _remember(self, targets: Sequence[SocketAddress]) -> None:
         self._known = targets
-        self._good_until = self._clock.seconds() + ANSWER_KEPT_SECONDS
+        self._good_until = self._clock.seconds() + CACHE_SECONDS
         waiting, self._waiting = self._waiting, []
         for found, _ in waiting:
             found(targets)
 
     def _fail(self, failure: Failure) -> None:
-        words = _words(failure)
+        words = os_error_text(failure.value)
         waiting, self._waiting = self._waiting, []
         for _, failed in waiting:
             failed(words)
@@ -78,8 +88,3 @@ def _resolve(address: TcpAddress | UnixAddress) -> Sequence[SocketAddress]:
     assert isinstance(address, TcpAddress)
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     return [(family, where) for family, _, _, _, where in found]
-
-
-def _words(failure: Failure) -> str:
-    error = failure.value
-    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -1,7 +1,7 @@
-"""What the system knows of a connection's socket and Twisted does not tell.
+"""What the kernel knows of a connection's socket and Twisted's transports do not report.
 
-The buffers looked at are those of ``twisted.internet.abstract.FileDescriptor``, the base
-of all of Twisted's TCP and UNIX transports.
+The transport buffers measured here are those of ``twisted.internet.abstract.FileDescriptor``, the
+base of all of Twisted's TCP and UNIX transports.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ _SO_MEMINFO = 55
 _TCP_INFO = 11
 TCP_INFO_BYTES = 232
 _UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid
-_MEMINFO = struct.Struct("8x4I")  # bytes in flight, the limit, set aside, and queued
+# sk_meminfo (linux/sock_diag.h): skip RMEM_ALLOC and RCVBUF; then WMEM_ALLOC (in flight), SNDBUF
+# (the limit), FWD_ALLOC (reserved), WMEM_QUEUED (queued).
+_MEMINFO = struct.Struct("8x4I")
 
+# A peer that vanished, in the kernel's words: retransmissions or keepalive probes ran out
+# (ETIMEDOUT), or the last retries were answered by routers (ICMP unreachable: EHOSTUNREACH,
+# ENETUNREACH, EHOSTDOWN, ENONET) or went out of an interface that is down (ENETDOWN).
 _PEER_LOST_ERRNOS = frozenset(
     {
         errno.ETIMEDOUT,
@@ -40,23 +45,24 @@ _PEER_LOST_ERRNOS = frozenset(
 
 
 class ErrorTrackingSocket(socket.socket):
-    """A socket that remembers the error that ended it, and what was left in it.
+    """A socket that remembers the error that ended it, and the bytes left unread in it.
 
-    Twisted reports a reset and a peer that has vanished by one and the same
-    ``ConnectionLost``; this is how they are told apart. And when a write fails, Twisted
-    closes the socket with all that the peer had sent before.
+    Twisted reports a reset (``ECONNRESET``) and a vanished peer (``ETIMEDOUT``) by the same
+    ``ConnectionLost``; the error number tells them apart. And when a write fails, Twisted closes
+    the socket at once, with everything unread that the peer sent before: it is read here first.
     """
 
     __slots__ = ("_tcp_info", "error_number", "keep_unread", "unread_data")
 
     error_number: int
-    """The first error met; 0 for none."""
+    """The first error that occurred; 0 for none."""
     keep_unread: bool
-    """Whether to read what is left before closing."""
+    """Whether ``close`` reads what is left into :attr:`unread_data`."""
     unread_data: bytes
+    """What was unread as the socket was closed."""
 
     def recv(self, *args: Any) -> bytes:
-        """Receive, and note an error."""
+        """Receive; an error is remembered."""
         try:
             return super().recv(*args)
         except OSError as error:
@@ -64,7 +70,7 @@ class ErrorTrackingSocket(socket.socket):
             raise
 
     def recvmsg(self, *args: Any) -> Any:
-        """Receive (Twisted's way on UNIX sockets), and note an error."""
+        """Receive, as Twisted does on UNIX sockets; an error is remembered."""
         try:
             return super().recvmsg(*args)
         except OSError as error:
@@ -72,10 +78,10 @@ class ErrorTrackingSocket(socket.socket):
             raise
 
     def send(self, data: Any, *flags: int) -> int:
-        """Send, and note an error."""
+        """Send; an error is remembered."""
         if not data:
-            # Twisted sends nothing before it ends its writing; a UNIX socket whose peer has
-            # closed in order would call that a broken pipe.
+            # Twisted sends zero bytes before it shuts down its writing. On a UNIX socket whose peer
+            # has closed in order that fails with EPIPE, which would look like a broken connection.
             return 0
         try:
             return super().send(data, *flags)
@@ -84,7 +90,7 @@ class ErrorTrackingSocket(socket.socket):
             raise
 
     def close(self) -> None:
-        """Close; an error that nobody has met yet is noted first."""
+        """Close; the kernel's pending error (``SO_ERROR``), if there is one, is fetched first."""
         self._tcp_info = self.tcp_info()
         if not self.error_number and self.fileno() >= 0:
             self.error_number = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -94,7 +100,7 @@ class ErrorTrackingSocket(socket.socket):
         super().close()
 
     def tcp_info(self) -> bytes | None:
-        """See :func:`tcp_info`; once it is closed, what was known then."""
+        """See :func:`tcp_info`; once the socket is closed, what was known as it was."""
         return self._tcp_info if self.fileno() < 0 else tcp_info(self)
 
     def _read_on(self) -> bytes:
@@ -116,7 +122,7 @@ def descriptor_of(transport: Any) -> FileDescriptor | None:
 
 
 def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
-    """Put a :class:`ErrorTrackingSocket` in the place of a transport's socket.
+    """Replace a transport's socket by an :class:`ErrorTrackingSocket`.
 
     :param descriptor: what :func:`descriptor_of` gives.
     :returns: the socket; None if the transport has none.
@@ -126,7 +132,8 @@ def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
         return plain
     if not isinstance(plain, socket.socket):
         return None
-    # Of the type beneath, which knows no enums.
+    # family, type and proto of the C base class: socket.socket's own properties make enums of them,
+    # which takes longer than all the rest here.
     bare: Any = super(socket.socket, plain)
     noting = ErrorTrackingSocket(bare.family, bare.type, bare.proto, fileno=plain.detach())
     noting.error_number = 0
@@ -140,24 +147,29 @@ def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
 
 
 def end_by_errno(error_number: int) -> SideEnd:
-    """How a side ended whose socket failed: it vanished, or (any other error) reset us."""
+    """How a side ended, by its socket's error: it vanished, or (any other error) it reset us."""
     return "timeout" if error_number in _PEER_LOST_ERRNOS else "reset"
 
 
 def buffered_bytes(descriptor: Any) -> int:
-    """How many bytes a transport holds that it has not yet given to the system."""
+    """How many bytes a transport holds that it has not yet passed to the kernel.
+
+    ``_tempDataLen`` is private to Twisted: bytes written in this turn wait in a list of their own
+    until the transport is next writable, and no public attribute counts them. Without it such bytes
+    would be overtaken by ours, and a reset would be sent before them.
+    """
     if descriptor is None:
         return 0
     return int(len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen)
 
 
 def unacknowledged_bytes(sock: socket.SocketType) -> int:
-    """How many bytes the system holds that the peer has not yet taken (``SIOCOUTQ``)."""
+    """How many sent bytes the peer's kernel has not yet acknowledged (``SIOCOUTQ``)."""
     return _queued(sock, termios.TIOCOUTQ)
 
 
 def tcp_info(sock: socket.SocketType) -> bytes | None:
-    """What the system knows of a TCP connection, to be read by :mod:`monconn.model.tcpinfo`.
+    """The kernel's statistics of a TCP connection, undecoded (see :mod:`monconn.model.tcpinfo`).
 
     :returns: Linux' ``struct tcp_info`` (``linux/tcp.h``); None where there is none.
     """
@@ -170,9 +182,10 @@ def tcp_info(sock: socket.SocketType) -> bytes | None:
 
 
 def send_buffer_room(sock: socket.SocketType) -> int:
-    """How many bytes more the system takes to send, about; 0 where it does not tell.
+    """About how many more bytes the kernel's send buffer takes; 0 where that is not known.
 
-    From Linux' ``SO_MEMINFO`` (``linux/sock_diag.h``).
+    From Linux' ``SO_MEMINFO`` (``linux/sock_diag.h``): one system call, where ``SIOCOUTQ`` and
+    ``SO_SNDBUF`` would be two and leave out the kernel's overhead per segment.
     """
     try:
         answer = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
@@ -183,7 +196,7 @@ def send_buffer_room(sock: socket.SocketType) -> int:
 
 
 def unread_bytes(sock: socket.SocketType) -> int:
-    """How many bytes of the peer's the system holds that we have not yet taken."""
+    """How many received bytes the kernel holds that we have not yet read (``FIONREAD``)."""
     return _queued(sock, termios.FIONREAD)
 
 
@@ -196,14 +209,14 @@ def _queued(sock: socket.SocketType, which: int) -> int:
 
 
 def has_failed(sock: socket.socket) -> bool:
-    """Whether a connection has broken, which who does not read would not be told."""
+    """Whether a connection has failed: a paused transport gets no event of it from its reactor."""
     poll = select.poll()
-    poll.register(sock.fileno(), 0)  # errors are told without asking for them
+    poll.register(sock.fileno(), 0)  # POLLERR is reported without being asked for (poll(2))
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def enable_keepalive(sock: socket.SocketType) -> None:
-    """Have the system ask a silent peer whether it is still there; TCP only."""
+    """Have the kernel probe a silent peer; TCP only."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -212,12 +225,15 @@ def enable_keepalive(sock: socket.SocketType) -> None:
         ("TCP_KEEPINTVL", KEEPALIVE_SECONDS),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
     ):
-        if hasattr(socket, name):  # Linux has all three, other systems some
+        if hasattr(socket, name):  # Linux has all three, other kernels some
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def reset_on_close(sock: socket.SocketType) -> None:
-    """Have ``close`` send a reset instead of an end; UNIX sockets have none, and just close."""
+    """Have ``close`` send a reset (``SO_LINGER`` of 0 s) instead of a FIN.
+
+    UNIX sockets cannot send a reset: they just close.
+    """
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

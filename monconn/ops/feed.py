@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from twisted.logger import Logger
 
-from monconn.clock import Clock, RateLimiter
+from monconn.clock import Clock
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
@@ -19,6 +19,7 @@ from monconn.ops.columns import Row
 from monconn.ops.filters import Context, Filter
 from monconn.ops.rates import Rates
 from monconn.ops.rows import ActionRow, AlarmRow, ConnectionRow
+from monconn.ratelimit import RateLimiter
 
 EventKind = Literal["opened", "refused", "closed", "alarm", "action"]
 EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)

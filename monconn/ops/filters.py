@@ -857,8 +857,7 @@ def _rate(record: ConnectionRecord, context: Context) -> float:
 
 
 def _record_facts(record: ConnectionRecord) -> Mapping[str, Any]:
-    facts: Mapping[str, Any] = getattr(record, "facts", {})
-    return facts
+    return record.facts
 
 
 def _record_text(record: ConnectionRecord) -> str:

@@ -69,7 +69,27 @@ class NetworkSet:
 def ips_within(networks: Collection[Network], ips: Collection[str]) -> set[str]:
     """Those of many IPs that are in one of some networks.
 
-    :param ips: as :func:`~monconn.addresses.plain_ip` gives them.
+    For a single network, as an operator blocks it, each IP takes less than a microsecond; a single
+    address is looked up.
+
+    :param ips: as :func:`~monconn.addresses.plain_ip` gives them; a set or a mapping.
     """
-    covers = NetworkSet(networks).covers
-    return {ip for ip in ips if covers(ip)}
+    if len(networks) != 1:
+        covers = NetworkSet(networks).covers
+        return {ip for ip in ips if covers(ip)}
+    (network,) = networks
+    if network.num_addresses == 1 and not network.is_link_local:  # those may end with %zone
+        ip = str(network.network_address)
+        return {ip} if ip in ips else set()
+    is_v6 = network.version == 6
+    family = AF_INET6 if is_v6 else AF_INET
+    first, last = network.network_address.packed, network.broadcast_address.packed
+    found = set()
+    for ip in ips:
+        if (":" in ip) == is_v6:
+            try:
+                if first <= inet_pton(family, ip.partition("%")[0] if is_v6 else ip) <= last:
+                    found.add(ip)
+            except OSError:  # a client on a UNIX socket has no IP
+                continue
+    return found

@@ -1,8 +1,8 @@
-"""What follows when a side of a relay ends: a table, and nothing else.
+"""What follows when a side of a relay ends, as a pure table: (state, event) → (state, actions).
 
-``client_ended`` and ``backend_ended``: that side has sent its last byte, the other still
-may. ``draining``: both have ended, and what we hold is on its way. ``closing``: the
-verdict has fallen, and the sockets are being closed.
+``client_ended`` and ``backend_ended``: that side has sent its FIN, the other may still send.
+``draining``: both have ended, and the bytes that we hold are being delivered. ``closing``: the
+connection's reason is decided, and the sockets are being closed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Event = Literal[
     "client_eof",
     "backend_eof",
     "client_broken",
-    "client_broken_early",  # with bytes of its own that the backend has yet to get
+    "client_broken_early",  # before the backend was connected, with bytes for it already read
     "backend_broken",
     "client_gone",
     "backend_gone",
@@ -34,7 +34,7 @@ Event = Literal[
     "cut_hard",
 ]
 Action = Literal[
-    "end_client",  # its writing: deliver what we hold, then FIN
+    "end_client",  # end the writing to it: deliver what we hold, then FIN
     "end_backend",
     "close_client",  # deliver what we hold, then close
     "close_backend",
@@ -67,7 +67,7 @@ _ESTABLISHED: dict[Event, Outcome] = {
     "cut_hard": _CUT_HARD,
 }
 
-# What a state does not name changes nothing.
+# An event that a state does not list changes nothing.
 TABLE: dict[RelayState, dict[Event, Outcome]] = {
     "connecting": {
         **_CONNECTING,
@@ -77,7 +77,7 @@ TABLE: dict[RelayState, dict[Event, Outcome]] = {
     "connecting_client_ended": {
         **_CONNECTING,
         "connected": ("client_ended", ()),
-        "client_gone": ("connecting_client_gone", ()),  # what it sent is delivered all the same
+        "client_gone": ("connecting_client_gone", ()),  # its bytes are still to be delivered
     },
     "connecting_client_gone": {
         **_CONNECTING,
@@ -97,7 +97,7 @@ TABLE: dict[RelayState, dict[Event, Outcome]] = {
     "client_ended": {
         **_ESTABLISHED,
         "backend_eof": ("draining", ("close_client", "close_backend")),
-        # A side that is gone takes nothing more: there is nothing left to wait for.
+        # A side that is gone takes no more bytes: the other has nothing left to say to it.
         "client_gone": ("draining", ("close_backend",)),
     },
     "backend_ended": {

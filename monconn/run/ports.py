@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
 from monconn.config.config import ServiceConfig
-from monconn.errors import ListenError
+from monconn.errors import ListenError, os_error_text
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, open_listener
@@ -83,9 +83,10 @@ class SocketPort:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
             if keepalive:
                 enable_keepalive(self._sock)
-        self._forwarder.path = self._paths.between(
+        path = self._paths.between(
             self._monitor, config.listen, config.backend, keepalive=keepalive
         )
+        self._forwarder.use(path)
 
     def close(self) -> Deferred[Any]:
         """Close the socket, and remove its file if it has one."""
@@ -140,15 +141,16 @@ class EndpointPort:
 
     def _failed(self, failure: Failure) -> Any:
         error = getattr(failure.value, "socketError", failure.value)
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ListenError(f"cannot listen on {self._address}: {reason.lower()}") from failure.value
+        raise ListenError(
+            f"cannot listen on {self._address}: {os_error_text(error)}"
+        ) from failure.value
 
     def start(self) -> None:
         """Does nothing: Twisted accepts clients as soon as it listens."""
 
     def forward(self, config: ServiceConfig) -> None:
         """Connect further clients to this backend, with or without keepalive."""
-        self._factory.path = self._path(config)
+        self._factory.use(self._path(config))
 
     def _path(self, config: ServiceConfig) -> Any:
         return self._paths.from_endpoint(

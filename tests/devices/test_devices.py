@@ -14,7 +14,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import LINES_A_SECOND
-from monconn.devices.devices import MOST_PUT_ASIDE, DevicesService
+from monconn.devices.devices import MOST_PENDING, DevicesService
 from monconn.devices.identity import DeviceIdentity
 from monconn.errors import UnknownService
 from monconn.model.alarms import Alarm
@@ -684,7 +684,7 @@ class Cutter(Observer):
 @pytest.mark.parametrize("kept", [1_000, 10])
 def test_who_is_ended_because_of_an_alarm_is_counted_once(kept: int) -> None:
     """The alarm comes as a connection is counted in, and all that follows before that is done."""
-    many = MOST_PUT_ASIDE + 500
+    many = MOST_PENDING + 500
     world = World(storm_connections=many, storm_within=3600.0, kept=kept)
     world.monitor.add_observer(cutter := Cutter())
     for _ in range(many):
@@ -727,7 +727,7 @@ def test_forgotten_devices_are_let_go() -> None:
             world.enter(number_ip(number)).end("client_reset")
             world.wait(100.0)
     (devices,) = world.devices._followed.values()
-    waiting = [each for some in devices._deadlines._by_second.values() for each in some]
+    waiting = [each for some in devices._deadlines._buckets.values() for each in some]
     assert len(waiting) == len(set(waiting)) <= 5
 
 
@@ -815,3 +815,19 @@ def test_stop_and_start_again(world: World, events: list[LogEvent]) -> None:
     world.wait(1.0)
     (row,) = [row for row in world.devices.rows() if row["connections"]]
     assert row["silent_seconds"] == 11.0
+
+
+def test_an_alarm_is_announced_once(world: World, events: list[LogEvent]) -> None:
+    """The log is one of the observers, and no second way out."""
+    connection = world.enter()
+    world.speak_every(connection, 10.0, 4)
+    world.wait(60.0)
+    assert world.kinds() == ["silent"]
+    assert [text for _, text in lines(events)] == [
+        "web: 10.0.0.1 silent alarm: said nothing for 31.0s, usually says something every 10.0s"
+    ]
+
+
+def test_alarms_that_others_raise_are_logged(world: World, events: list[LogEvent]) -> None:
+    world.monitor.alarm(Alarm("silent", "web", "10.0.0.9", 0.0, False, "by own code"))
+    assert lines(events) == [(LogLevel.warn, "web: 10.0.0.9 silent alarm: by own code")]

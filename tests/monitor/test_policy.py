@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from monconn.errors import SettingError, SettingTypeError
+from monconn.errors import SettingError, SettingTypeError, UnknownConnection
 from monconn.monitor.monitor import Monitor
 from monconn.policy import networks
 from monconn.policy.policy import Policy
@@ -244,3 +244,11 @@ def test_a_stopping_monitor_can_be_resumed() -> None:
 def test_frozen(monitor: Monitor) -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         monitor.policy.keepalive = False  # type: ignore[misc]
+
+
+def test_a_connection_that_cannot_be_watched(monitor: Monitor) -> None:
+    connection = enter(monitor)
+    with pytest.raises(UnknownConnection, match="cannot be watched"):
+        monitor.watch(connection.record.id, print)
+    with pytest.raises(UnknownConnection, match="no live connection"):
+        monitor.watch(connection.record.id + 1, print)

@@ -405,7 +405,7 @@ def test_an_observer_without_the_hook_goes_on_working() -> None:
             self.closed_ids += (record.id,)
 
     world = World("web")
-    older = Older()
+    older: Any = Older()
     world.registry.get("web").add_observer(older)
     (made,) = world.connect("web", "192.0.2.1")
     closed_ids(world, service="web")
@@ -425,7 +425,8 @@ def test_a_failing_observer_spoils_no_action(logged_failures: list[Any]) -> None
         refused = data = closed = alarmed = opened
 
     world = World("web")
-    world.registry.get("web").add_observer(Failing())
+    failing: Any = Failing()
+    world.registry.get("web").add_observer(failing)
     world.connect("web", "192.0.2.1")
     assert len(closed_ids(world, service="web")) == 1
     assert len(logged_failures) == 1

@@ -38,6 +38,7 @@ def full_record() -> ConnectionRecord:
     record.connected, record.first_up, record.first_down = 100.5, 101.0, 101.25
     record.up, record.down, record.last_up, record.last_down = 10, 20, 102.0, 103.0
     record.client_tcp = record.backend_tcp = TCP
+    record.set_fact("mqtt_client_id", "sensor-7")
     record.state = "open"
     record.end("client_reset", 104.0, "ECONNRESET")
     record.state, record.closed, record.closed_at = "closed", 104.5, 1_700_000_004.5

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import formatEvent, globalLogPublisher
-from zope.interface import implementer
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer, provider
 
 from monconn.addresses import TcpAddress
 from monconn.model.actions import Action
@@ -40,6 +40,9 @@ class MadeUp:
 
     def measure(self) -> None:
         self.measured += 1
+
+    def policy_changed(self) -> None:
+        pass
 
 
 class Actions(Observer):
@@ -97,7 +100,8 @@ def logged_lines() -> Iterator[list[str]]:
     """The lines that are logged meanwhile."""
     lines: list[str] = []
 
-    def observer(event: dict[str, Any]) -> None:
+    @provider(ILogObserver)
+    def observer(event: LogEvent) -> None:
         lines.append(formatEvent(event))
 
     globalLogPublisher.addObserver(observer)

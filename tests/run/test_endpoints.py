@@ -32,10 +32,10 @@ import monconn
 from monconn.addresses import UnixAddress
 from monconn.config.sections import ControlConfig
 from monconn.faces.control.client import Client
-from monconn.faces.control.place import answers
 from monconn.policy.timeouts import Timeouts
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.endpoints import EndpointError, MonitoredEndpoint
+from monconn.unixsocket import is_listening
 from tests import ROOT
 from tests.certificates import make_certificate
 from tests.e2e.programs import (
@@ -324,15 +324,15 @@ async def test_endpoints_that_name_the_same_control_port_share_it(tmp_path: Path
     path = tmp_path / "c.sock"
     texts = [f"monconn:{INNER}:mon.name={each}:mon.control={path}" for each in ("one", "two")]
     one, two = [await endpoint(text, reactor).listen(Negotiating()) for text in texts]
-    assert answers(path)
+    assert is_listening(path)
     await one.stopListening()
     await deferLater(reactor, 0)
-    assert answers(path)
+    assert is_listening(path)
     await two.stopListening()
     await it_is_so(lambda: not path.exists())
 
     again = await endpoint(texts[0], reactor).listen(Negotiating())
-    assert answers(path)
+    assert is_listening(path)
     await again.stopListening()
     await it_is_so(lambda: not path.exists())
 
@@ -385,7 +385,7 @@ def control(tmp_path: Path) -> Iterator[Callable[[Program], Client]]:
     path = tmp_path / "monconn" / "control.sock"
 
     def ask(program: Program) -> Client:
-        until(lambda: answers(path) or program.process.poll() is not None, f"{path}")
+        until(lambda: is_listening(path) or program.process.poll() is not None, f"{path}")
         assert program.process.poll() is None, f"{program.out}{program.err}"
         clients.append(Client(str(path)))
         return clients[-1]

@@ -443,7 +443,7 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     if server.service.running:
-        pytest_twisted.blockon(server.service.stopService())
+        server.service.stopService()
 
 
 @pytest_twisted.ensureDeferred
@@ -494,7 +494,7 @@ async def test_other_methods_are_not_allowed(server: Server, path: str, method: 
 async def test_who_asks_too_often_is_told_so(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monconn.clock.RateLimiter.take", lambda _: False)
+    monkeypatch.setattr("monconn.ratelimit.RateLimiter.take", lambda _: False)
     response, _ = await server.ask()
     assert (response.status, response.headers["Retry-After"]) == (503, "1")
 
@@ -562,7 +562,7 @@ async def test_stopping_lets_go_of_clients_and_of_the_port(server: Server) -> No
         return b""
 
     await deferToThread(talk)
-    await server.service.stopService()
+    server.service.stopService()
     assert server.service.where is None
     assert await deferToThread(rest) == b""
     client.close()
@@ -596,7 +596,7 @@ async def test_start_without_privileges_says_where() -> None:
     assert service.where is not None
     assert re.fullmatch(r"(\[::1\]|127\.0\.0\.1):[1-9]\d*", service.where)
     assert lines == [f"metrics at http://{service.where}/metrics"]
-    await service.stopService()
+    service.stopService()
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(None, 0o600), (0o660, 0o660)])
@@ -618,7 +618,7 @@ async def test_unix_socket(tmp_path: Path, mode: int | None, expected: int) -> N
             return b"".join(iter(lambda: client.recv(65536), b""))
 
     assert b'\nmonconn_connections{service="web"} 0.0\n' in await deferToThread(ask)
-    await service.stopService()
+    service.stopService()
     assert not path.exists()
 
 

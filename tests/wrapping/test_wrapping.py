@@ -38,7 +38,7 @@ from zope.interface.verify import verifyObject
 
 from monconn.errors import SettingTypeError
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IConnection, Observer
+from monconn.monitor.interfaces import IConnection, IWatchable, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
@@ -1453,3 +1453,23 @@ def test_keepalive_is_the_policys_unless_it_is_given() -> None:
 def test_what_is_no_monitor_or_no_factory(monitor: Any, factory: Any, message: str) -> None:
     with pytest.raises(SettingTypeError, match=message):
         MonitoringFactory(monitor, factory)
+
+
+# -- a watcher of one connection
+
+
+def test_one_connection_can_be_watched_alone() -> None:
+    world = World(timeouts=NO_LIMITS)
+    other, transport = connect(world.factory)
+    seen: list[tuple[str, bytes]] = []
+    cancel = world.monitor.watch(world.record.id, lambda *chunk: seen.append(chunk))
+    transport.peer_sends(b"not mine")
+    world.transport.peer_sends(b"up")
+    world.wrapper.write(b"down")
+    world.wrapper.writeSequence(iter([b"more", b"and more"]))
+    assert seen == [("up", b"up"), ("down", b"down"), ("down", b"more"), ("down", b"and more")]
+    cancel()
+    cancel()  # harmless
+    world.wrapper.write(b"unseen")
+    assert len(seen) == 4
+    assert verifyObject(IWatchable, other)

@@ -7,11 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from monconn.errors import printable
-from monconn.units import format_bytes, format_duration
+from monconn.units import format_bytes, format_duration, sparkline
 
 _BAR_CHARACTERS = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_LEVELS = "▁▂▃▄▅▆▇█"
 _CHART_CHARACTERS = 56
 _RESOLUTION = (
     "single connections of this time have been forgotten: these are the sums of whole hours"
@@ -98,11 +97,10 @@ def _hours(made: Mapping[str, Any]) -> Iterator[str]:
     every = "hour" if made["hours_each"] == 1 else f"{made['hours_each']} hours"
     yield ""
     yield f"connections each {every}"
-    most = max(point["connections"] for point in points) or 1
+    chart = sparkline([point["connections"] for point in points])
     for start in range(0, len(points), _CHART_CHARACTERS):
-        line = points[start : start + _CHART_CHARACTERS]
-        levels = "".join(_level(point["connections"] / most) for point in line)
-        yield f"  {_moment(line[0]['at'])}  {levels}"
+        line = chart[start : start + _CHART_CHARACTERS]
+        yield f"  {_moment(points[start]['at'])}  {line}"
     yield "busiest"
     for each in made["busiest"]:
         moved = format_bytes(each["up"] + each["down"])
@@ -111,7 +109,3 @@ def _hours(made: Mapping[str, Any]) -> Iterator[str]:
 
 def _connections(count: int) -> str:
     return f"{count} connection{'' if count == 1 else 's'}"
-
-
-def _level(share: float) -> str:
-    return _LEVELS[min(int(share * len(_LEVELS)), len(_LEVELS) - 1)] if share else " "

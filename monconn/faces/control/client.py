@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from monconn.errors import ControlError, printable, quoted
+from monconn.errors import ControlError, os_error_text, printable, quoted
 from monconn.faces.control.place import check_folder, control_folder, live_sockets
 
 VERSION = 1
@@ -83,7 +83,7 @@ class Client:
         try:
             self._sock = _connected(where)
         except OSError as error:
-            raise NoServer(f"nobody answers at {where}: {_message(error)}") from None
+            raise NoServer(f"nobody answers at {where}: {os_error_text(error)}") from None
         self._input: BinaryIO = self._sock.makefile("rb")
         self._asked = 0
         self.events_dropped = 0
@@ -115,7 +115,7 @@ class Client:
             self._sock.sendall(_encoded(box))
             answer = self._box()
         except (OSError, UnicodeDecodeError) as error:
-            raise NoServer(f"{self.where} does not answer: {_message(error)}") from None
+            raise NoServer(f"{self.where} does not answer: {os_error_text(error)}") from None
         if "_error" in answer:
             code, message = answer.get("_error_code", ""), answer.get("_error_description", "")
             raise CommandFailed(code, printable(message))
@@ -143,7 +143,7 @@ class Client:
             try:
                 box = self._box()
             except OSError as error:
-                raise NoServer(f"{self.where} has hung up: {_message(error)}") from None
+                raise NoServer(f"{self.where} has hung up: {os_error_text(error)}") from None
             self.events_dropped = int(box["dropped"])
             yield json.loads(box["event"])
 
@@ -195,7 +195,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return json.dumps(value)
     return str(value)
-
-
-def _message(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

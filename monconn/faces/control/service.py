@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from monconn.faces.control.peers import user_name
 from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
 from monconn.faces.control.server import ControlFactory
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, open_listener
+from monconn.net.listen import Listener, client_address, open_listener, serve_factory
 from monconn.ops.operations import Operations
 
 
@@ -52,7 +51,6 @@ class ControlService(Service):
         self._reactor = reactor
         self._factory = ControlFactory(operations or Operations(registry, clock))
         self._listener: Listener | None = None
-        self._protocols: Any = None
         self.where: str | None = None
         """How a client names it; None while there is none."""
 
@@ -105,23 +103,12 @@ class ControlService(Service):
             self._listen(UnixAddress(os.fspath(path), 0o600))
 
     def _listen(self, address: TcpAddress | UnixAddress) -> None:
-        if isinstance(address, UnixAddress) and address.mode is None:
-            address = UnixAddress(address.path, 0o600)
         if isinstance(address, TcpAddress) and self._config.tls is None:
             raise ListenError(f"control: {address} needs tls, as TCP does not authenticate clients")
-        self._protocols = self._secured()
-        sock = open_listener(address, pauses_seconds=())
-        self.where = _where(address, sock)
-        # Not listenUNIX or adoptStreamPort: they create or chmod a UNIX socket with mode 0666.
-        self._listener = Listener(sock, self._reactor, self._accepted, must_wait=lambda: False)
-
-    def _accepted(self, sock: socket.SocketType, address: Any) -> None:
-        try:
-            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, self._protocols)
-        except OSError:
-            pass  # the client has disconnected already
-        finally:
-            sock.close()  # adoptStreamConnection works with a duplicate of the descriptor
+        factory = self._secured()
+        sock = open_listener(address, default_mode=0o600, pauses_seconds=())
+        self.where = client_address(address, sock)
+        self._listener = serve_factory(sock, self._reactor, factory)
 
     def _secured(self) -> Any:
         tls = self._config.tls
@@ -134,13 +121,6 @@ class ControlService(Service):
         except Exception as error:  # OpenSSL's have no type in common
             raise ListenError(f"control: its certificates cannot be used: {error}") from None
         return TLSMemoryBIOFactory(options, False, self._factory)
-
-
-def _where(address: TcpAddress | UnixAddress, sock: socket.socket) -> str:
-    """How a client names the place that a socket listens at."""
-    if isinstance(address, UnixAddress):
-        return f"unix:{address.path}"
-    return str(TcpAddress(address.host or "127.0.0.1", sock.getsockname()[1]))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.conch.ssh.keys import FingerprintFormats, Key
 from twisted.logger import Logger
 
-from monconn.errors import ListenError, MonconnError
+from monconn.errors import ListenError, MonconnError, os_error_text
 
 MAX_FILE_BYTES = 1 << 20
 MIN_RSA_BITS = 2048
@@ -100,7 +100,7 @@ def host_key(path: Path) -> Key:
             _create_host_key(path)
         data = _read_trusted(os.fspath(path), [path.parent], forbidden=0o077)
     except OSError as error:
-        raise ListenError(f"host key {path}: {_reason(error)}") from None
+        raise ListenError(f"host key {path}: {os_error_text(error)}") from None
     except KeyFileError as error:
         raise ListenError(f"host key {error}") from None
     try:
@@ -151,7 +151,7 @@ def _read_trusted(path: str, folders: Iterable[Path], *, forbidden: int) -> byte
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise KeyFileError(f"{path}: {_reason(error)}") from None
+        raise KeyFileError(f"{path}: {os_error_text(error)}") from None
 
 
 def _check_file(path: str, found: os.stat_result, forbidden: int) -> None:
@@ -180,7 +180,3 @@ def _check_folders(path: str, folders: Iterable[Path]) -> None:
 
 def _is_own_or_roots(found: os.stat_result) -> bool:
     return found.st_uid in (0, os.geteuid())
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

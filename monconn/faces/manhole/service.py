@@ -15,7 +15,7 @@ from monconn.addresses import TcpAddress, UnixAddress, is_loopback
 from monconn.clock import Clock
 from monconn.errors import ListenError
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, open_listener
+from monconn.net.listen import Listener, open_listener, serve_factory
 from monconn.ops.operations import Operations
 
 
@@ -112,17 +112,8 @@ class ManholeService(Service):
         self.where = _address_text(sock)
         self._factory = factory
         factory.doStart()
-        # Not adoptStreamPort, which sets the mode of a UNIX socket to 0666.
-        self._listener = Listener(sock, self._reactor, self._accepted, must_wait=lambda: False)
+        self._listener = serve_factory(sock, self._reactor, factory)
         self._listener.resume()
-
-    def _accepted(self, client: socket.SocketType, address: Any) -> None:
-        try:
-            self._reactor.adoptStreamConnection(client.fileno(), client.family, self._factory)
-        except OSError as error:  # ENOTCONN: it is disconnected already
-            self._log.debug("a client disconnected at once: {error}", error=str(error))
-        finally:
-            client.close()  # Twisted has duplicated the descriptor
 
     def _checked_address(self) -> TcpAddress | UnixAddress:
         address = self._config.listen

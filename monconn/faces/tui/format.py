@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from monconn import units
 from monconn.errors import printable
 from monconn.units import format_bytes, format_duration
 
-_BARS = "▁▂▃▄▅▆▇█"
 _ORDERLY = ("client_closed", "backend_closed")
 _BROKEN = ("_reset", "_lost", "_refused", "_unreachable", "error")
 _STATE_STYLES = {"connecting": "yellow", "half_closed": "cyan", "closing": "magenta"}
@@ -17,14 +17,7 @@ _STATE_STYLES = {"connecting": "yellow", "half_closed": "cyan", "closing": "mage
 
 def sparkline(values: Sequence[float], width: int) -> str:
     """The last values as bars, the newest on the right; the highest of them fills a bar."""
-    last = values[-width:] if width > 0 else ()
-    most = max(last, default=0.0)
-    if most <= 0:
-        return ("▁" * len(last)).rjust(width)
-    # Whatever moved is higher than what did not.
-    return "".join(_BARS[round(each / most * 6) + 1 if each > 0 else 0] for each in last).rjust(
-        width
-    )
+    return units.sparkline(values[-width:] if width > 0 else ()).rjust(width)
 
 
 def rate(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Kernel pipes for splicing, lent while bytes are in them."""
+"""Kernel pipes for splicing, lent only while bytes are in them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import time
 from twisted.logger import Logger
 
 PIPE_BYTES = 1 << 20
+"""The most that an unprivileged user may ask for (``/proc/sys/fs/pipe-max-size``)."""
 SHORTAGE_SECONDS = 1.0
-"""How long to copy, once there was no pipe, before asking for one again."""
+"""How long bytes are copied once no pipe was to be had, before another is asked for."""
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # in Python since 3.10, on Linux
 
 
@@ -30,10 +31,12 @@ class Pipe:
 
 
 class PipePool:
-    """Lends pipes; those that come back empty are kept for the next.
+    """Lends pipes, and reuses those that come back empty: making one costs three system calls.
 
-    :param kept: how many empty pipes to keep.
-    :param lent: how many may be lent at once, and so how much stalled sides hold in the kernel.
+    :param kept: how many empty pipes to retain.
+    :param lent: how many may be lent at once. It bounds what stalled connections hold in the
+        kernel, whose pages for pipes are limited for each user
+        (``/proc/sys/fs/pipe-user-pages-soft``).
     """
 
     _log = Logger()
@@ -42,14 +45,14 @@ class PipePool:
         self._kept = kept
         self._may_lend = lent
         self._free: list[Pipe] = []
-        self._told = False
+        self._has_warned = False
         self._try_again = 0.0
 
     def __len__(self) -> int:
         return len(self._free)
 
     def take(self) -> Pipe | None:
-        """An empty pipe; None if there is none to be had, and the bytes must be copied."""
+        """An empty pipe; None if there is none to be had and the bytes must be copied."""
         if self._free:
             pipe = self._free.pop()
         elif self._may_lend <= 0 or time.monotonic() < self._try_again:
@@ -65,25 +68,25 @@ class PipePool:
     def _make(self) -> Pipe | None:
         try:
             pipe = Pipe()
-        except OSError as error:
-            self._notify(error)
+        except OSError as error:  # EMFILE, ENFILE
+            self._warn(error)
             return None
         try:
             fcntl.fcntl(pipe.writer, _F_SETPIPE_SZ, PIPE_BYTES)
-        except OSError as error:  # the user's share of pipe pages is used up
+        except OSError as error:  # EPERM: the user's share of pipe pages is used up
             pipe.close()
-            self._notify(error)
+            self._warn(error)
             return None
         return pipe
 
-    def _notify(self, error: OSError) -> None:
+    def _warn(self, error: OSError) -> None:
         self._try_again = time.monotonic() + SHORTAGE_SECONDS
-        if not self._told:
-            self._told = True
+        if not self._has_warned:
+            self._has_warned = True
             self._log.warn("no pipe to splice with ({error}): copying instead", error=str(error))
 
     def give_back(self, pipe: Pipe) -> None:
-        """End a loan. A pipe that still holds bytes is closed, and they are lost."""
+        """Return a pipe. One that still holds bytes is closed, and they are dropped."""
         self._may_lend += 1
         if pipe.held or len(self._free) >= self._kept:
             pipe.close()

@@ -1,7 +1,7 @@
-"""Twisted's epoll reactor with room for plain Ends: one wait for both, where others need two.
+"""Twisted's epoll reactor, which serves the relay's sockets from the same ``epoll_wait``.
 
-The ``monconn`` command runs on it; ``twistd --reactor=monconn`` does as well. Under any other
-reactor the same is done by a :class:`~monconn.relay.sockets.loop.NestedSocketLoop`.
+The ``monconn`` command runs on it; ``twistd --reactor=monconn`` does as well. Any other reactor
+works through a :class:`~monconn.relay.sockets.loop.NestedSocketLoop`, at a second wait per event.
 """
 
 from __future__ import annotations
@@ -15,67 +15,80 @@ from monconn.relay.sockets.loop import EVENTS_A_TURN, SocketLoop
 
 
 class MonconnReactor(EPollReactor):
-    """An epoll reactor that serves plain Ends itself, without Twisted's dispatch."""
+    """An epoll reactor that serves the relay's sockets itself, without Twisted's dispatch.
+
+    It uses private attributes of ``EPollReactor``: ``_poller`` (the epoll object, so that there is
+    one wait for both kinds of descriptors), ``_selectables`` and ``_doReadOrWrite`` (what Twisted's
+    own ``doPoll`` does with an event). ``tests/relay/test_loop.py`` names them.
+    """
 
     def __init__(self) -> None:
-        self._stays = False
+        self._in_main_loop = False
         super().__init__()
         self.socket_loop = SocketLoop(self._poller, MonotonicClock(self))
-        """The Ends' part of the epoll."""
+        """Serves the relay's part of the epoll."""
 
     def mainLoop(self) -> None:
         """Run until the reactor is stopped."""
-        self._stays = True
+        self._in_main_loop = True
         try:
             super().mainLoop()
         finally:
-            self._stays = False
+            self._in_main_loop = False
 
     def iterate(self, delay: float = 0.0) -> None:
-        """See ``IReactorCore``: waits no longer than asked, in the main loop too."""
-        stays, self._stays = self._stays, False
+        """Do one turn, as ``IReactorCore.iterate`` does.
+
+        It waits no longer than ``delay``, even if it is called from within the main loop, where
+        :meth:`doPoll` would stay.
+        """
+        in_main_loop, self._in_main_loop = self._in_main_loop, False
         try:
             super().iterate(delay)
         finally:
-            self._stays = stays
+            self._in_main_loop = in_main_loop
 
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events, at most ``timeout`` seconds, and serve them.
 
-        In the main loop it stays while only Ends have anything to do: one message back and forth
-        would else cost a whole turn of the reactor each way.
+        In the main loop it does not return while only sockets of the relay have events: one
+        message back and forth would otherwise cost a whole turn of the reactor each way.
         """
         others = self._serve(timeout)
-        while self._stays and not others:
+        while self._in_main_loop and not others:
             timeout = self.timeout()
             if timeout == 0:
                 return  # a timed call is due
             others = self._serve(timeout)
         for fd, event in others:
             descriptor = self._selectables.get(fd)
-            if descriptor is not None:  # as it is if one that was served first has dropped it
+            if descriptor is not None:  # else one that was served before it has removed it
                 log.callWithLogger(descriptor, self._doReadOrWrite, descriptor, fd, event)
 
     doIteration = doPoll
 
     def _serve(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Serve the Ends; gives the events of others."""
+        """Serve the relay's sockets.
+
+        :returns: the events of all other descriptors.
+        """
         events = self._poller.poll(-1 if timeout is None else timeout, EVENTS_A_TURN)
         return self.socket_loop.serve(events)
 
     def stop(self) -> None:
-        """See ``IReactorCore``; an End may have asked for it."""
+        """Stop, as ``IReactorCore.stop`` does; a call from an End must make :meth:`doPoll` return,
+        hence the wake-up."""
         super().stop()
         self.wakeUp()
 
     def crash(self) -> None:
-        """See ``IReactorCore``; an End may have asked for it."""
+        """Leave the main loop, as ``IReactorCore.crash`` does; see :meth:`stop`."""
         super().crash()
         self.wakeUp()
 
 
 def install() -> None:
-    """Make it the reactor of this process.
+    """Make a :class:`MonconnReactor` the reactor of this process.
 
     :raises ReactorAlreadyInstalledError: there is one already.
     """

@@ -1,4 +1,4 @@
-"""How a protocol is connected to the backend."""
+"""Connecting a Twisted protocol to a backend."""
 
 from __future__ import annotations
 
@@ -24,15 +24,19 @@ Dial = Callable[[IProtocol], "Deferred[Any]"]
 
 _KINDS_WITH_TIMEOUT = frozenset({"tcp", "ssl", "tls", "unix"})
 _ENDPOINT_TIMEOUT_SECONDS = 3600
-"""The relay's own connect timeout, which holds for every kind of endpoint, comes first."""
+"""Longer than any connect timeout of the relay's, which holds for every kind of endpoint."""
 
 
 class NamelessCertificate(Exception):
-    """A certificate that is trusted, and names no host."""
+    """A backend's certificate is trusted, but names no host."""
+
+
+class NoBackend(Exception):
+    """It could not be chosen where to forward a client: a fault on our side."""
 
 
 class OneProtocol(Factory):
-    """Gives a protocol that exists already.
+    """A factory for one connection, whose protocol exists already.
 
     :param protocol: an ``IProtocol``.
     """
@@ -43,12 +47,12 @@ class OneProtocol(Factory):
         self._protocol = protocol
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """See ``IProtocolFactory``."""
+        """Return the protocol, as ``IProtocolFactory`` asks."""
         return self._protocol
 
 
 def dialler(address: Address, reactor: Any) -> Dial:
-    """What connects a protocol to an address."""
+    """A function that connects a protocol to an address."""
     endpoint = _endpoint(address, reactor)
     return lambda protocol: endpoint.connect(OneProtocol(protocol))
 
@@ -62,7 +66,7 @@ def verifies_host(address: Address) -> bool:
 
 
 def refuse_nameless(certificate: x509.Certificate) -> None:
-    """Refuse a certificate that names no host, which Twisted would take for any.
+    """Refuse a certificate that names no host; ``service_identity`` accepts it for any host.
 
     :raises NamelessCertificate: it has neither a DNS name nor an IP address (RFC 6125 knows no
         others for a host).
@@ -80,7 +84,7 @@ def _endpoint(address: Address, reactor: Any) -> IStreamClientEndpoint:
     if isinstance(address, UnixAddress):
         return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
     if not isinstance(address, TcpAddress):
-        description = _patient(address.description)
+        description = _with_long_timeout(address.description)
         endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
         return endpoint
     version = _ip_version(address.host)
@@ -91,8 +95,8 @@ def _endpoint(address: Address, reactor: Any) -> IStreamClientEndpoint:
     return HostnameEndpoint(reactor, address.host, address.port, timeout=timeout)
 
 
-def _patient(description: str) -> str:
-    """An endpoint string whose own timeout, where Twisted's kinds have one, does not come first."""
+def _with_long_timeout(description: str) -> str:
+    """An endpoint string whose own timeout, if its kind has one, comes after the relay's."""
     kind = description.partition(":")[0]
     if kind not in _KINDS_WITH_TIMEOUT or ":timeout=" in description:
         return description

@@ -1,4 +1,4 @@
-"""Writing to a transport of Twisted's: what it does, in fewer and larger steps, and at once."""
+"""Writing to Twisted's transports in fewer and larger steps, and without waiting for a turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from monconn.net.sockets import buffered_bytes, send_buffer_room
 
 BUFFER_BYTES = 1 << 16
-"""As much as a transport of Twisted's holds before it asks for a pause."""
+"""How much a transport of Twisted's buffers before it pauses its producer."""
 _RECORD_BYTES = 1 << 14
 """The most that one TLS record carries (RFC 8446, section 5.1)."""
 _RECORD_OVERHEAD_BYTES = 128
@@ -20,9 +20,9 @@ _RECORD_OVERHEAD_BYTES = 128
 
 
 class Writer:
-    """Gives bytes to the system, which Twisted would do in a later turn.
+    """Passes bytes to the kernel at once, which Twisted would do in a later turn of the reactor.
 
-    :param transport: takes what the system does not.
+    :param transport: takes what the kernel does not.
     :param descriptor: the socket transport beneath, if there is one.
     :param sock: its socket.
     """
@@ -33,41 +33,45 @@ class Writer:
         self._transport = transport
         self._descriptor = descriptor
         self._sock = sock
-        # Only what nothing lies between: neither TLS that was begun on a plain transport (startTLS)
-        # nor a wrapper's doing may be left out. A UNIX transport sends in a way of its own, with
-        # descriptors.
-        is_next = transport is descriptor and not ISSLTransport.providedBy(transport)
-        self._sends_at_once = is_next and sock is not None and sock.family != socket.AF_UNIX
+        # Writing past the transport is correct only if it is the socket's own: TLS that was begun
+        # on a plain transport (startTLS), or a wrapper, would be bypassed. UNIX transports send
+        # with sendmsg, which may carry descriptors that must stay with their bytes.
+        is_direct = transport is descriptor and not ISSLTransport.providedBy(transport)
+        self._sends_at_once = is_direct and sock is not None and sock.family != socket.AF_UNIX
 
     def write(self, data: bytes | memoryview) -> None:
-        """Deliver bytes; a memoryview is not looked at again later."""
+        """Deliver bytes; a memoryview may be reused as soon as this returns."""
         sent = self._send(data) if self._sends_at_once else 0
         if sent < len(data):
             self._transport.write(bytes(data[sent:]))
 
     def _send(self, data: bytes | memoryview) -> int:
-        """Give bytes to the system; how many it took."""
+        """Pass bytes to the kernel.
+
+        :returns: how many it took.
+        """
         if buffered_bytes(self._descriptor):
             return 0
         try:
             return self._sock.send(data)  # type: ignore[no-any-return]
-        except OSError:  # nothing is lost: the transport will meet it, too, and act on it
+        except OSError:  # EAGAIN, or a failure: the transport's own write meets it and acts on it
             return 0
 
     def room(self) -> int:
-        """For how many bytes there is room at once, about."""
+        """About how many bytes can be written at once."""
         if buffered_bytes(self._descriptor):
             return 0
         return max(send_buffer_room(self._sock) if self._sends_at_once else 0, BUFFER_BYTES)
 
 
 class TlsWriter(Writer):
-    """Encrypts a chunk whole, where Twisted would read and write each of its records apart.
+    """Encrypts a chunk whole, where Twisted encrypts and writes each 16-KiB record by itself.
 
-    Twisted also holds small writes until a later turn, and would have them overtaken by ours: so
-    all that is written to the TLS transport must go through here.
+    Twisted also holds small writes until a later turn, and they would be overtaken by ours: so
+    everything that is written to the TLS transport must go through here.
 
-    :param transport: does the handshake, reads and ends; what cannot be encrypted now is its.
+    :param transport: does the handshake, the reading and the end; it also takes what cannot be
+        encrypted yet.
     :param descriptor: see :class:`Writer`.
     :param sock: see :class:`Writer`.
     """
@@ -85,7 +89,7 @@ class TlsWriter(Writer):
         while left:
             try:
                 sent = self._connection.send(left[:_RECORD_BYTES])
-            except Error:  # before the handshake, above all
+            except Error:  # usually WantRead: the handshake is not done; the transport buffers
                 self._write_encrypted(len(data))
                 TLSMemoryBIOProtocol.write(self._tls, bytes(left))
                 return
@@ -102,11 +106,11 @@ class TlsWriter(Writer):
                 if len(encrypted) < most:
                     return
         except WantReadError:
-            pass  # there is nothing more
+            pass  # the BIO is empty
 
 
 def writer_to(transport: Any, descriptor: Any, sock: Any) -> Writer:
-    """The writer for a transport that stands; see :class:`Writer` for what it takes."""
+    """The right writer for a connected transport; see :class:`Writer` for the parameters."""
     if isinstance(transport, TLSMemoryBIOProtocol):
         return TlsWriter(transport, descriptor, sock)
     return Writer(transport, descriptor, sock)

@@ -1,4 +1,4 @@
-"""What can be asked of a history: its connections, its events, and a period in figures."""
+"""Queries on a history: its connections, its events, and a report of a period."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ CONNECTION_KEYS = (
     *("phase", "code", "closed_by", "client_end", "backend_end", "client_rtt_seconds"),
     *("client_retransmits", "backend_rtt_seconds", "backend_retransmits", "detail"),
 )
-"""What a connection may have; ``detail`` only if there is any."""
+"""The keys of a connection; ``detail`` only if there is any."""
 EVENT_KEYS = (
     *("event", "at", "service", "client", "client_ip", "refusal", "code", "alarm", "device"),
     *("over", "count", "detail", "action", "actor"),
 )
-"""What an event may have: each kind has some of it."""
+"""The keys that an event may have: each kind has some of them."""
 
 
 def connections(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
-    """The connections that have ended, newest first, in the words of a record's snapshot."""
+    """The connections that have closed, newest first, with the keys of a record's snapshot."""
     conditions, values = where(past, "closed_at", "reason")
     found = rows(
         db,
@@ -55,7 +55,7 @@ def connections(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, A
         {**values, "limit": past.limit},
         past.condition,
     )
-    return [_shown_connection(row) for row in found]
+    return [_connection_dict(row) for row in found]
 
 
 def events(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
@@ -67,10 +67,10 @@ def events(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
         {**values, "limit": past.limit},
         past.condition,
     )
-    return [_shown_event(row) for row in found]
+    return [_event_dict(row) for row in found]
 
 
-def _shown_connection(row: dict[str, Any]) -> dict[str, Any]:
+def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
     del row["entry"], row["client_address"]
     for name in ("run_started_at", "opened_at", "closed_at"):
         row[name] = iso_time(row[name])
@@ -79,7 +79,7 @@ def _shown_connection(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _shown_event(row: dict[str, Any]) -> dict[str, Any]:
+def _event_dict(row: dict[str, Any]) -> dict[str, Any]:
     shown = {"event": row["event"], "at": iso_time(row["at"])}
     if row["event"] == "alarm":
         shown.update(alarm=row["word"], service=row["service"], device=row["client"])

@@ -89,7 +89,7 @@ def test_hours_are_a_chart() -> None:
     found = lines(hours=[hour(at, count) for at, count in enumerate(counts)], busiest=[hour(3, 8)])
     assert found[5:] == [
         "connections each hour",
-        "  2026-01-31 00:00   ▂▅█",
+        "  2026-01-31 00:00  ▁▃▅█",
         "busiest",
         "  2026-01-31 03:00  8 connections, 8.0 KiB",
     ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,19 @@ def test_the_queries_of_the_documentation(db: sqlite3.Connection) -> None:
     found = [db.execute(query).fetchall() for query in queries]
     assert found[1] == [("2023-11-15", "mqtt", 1, 2), ("2023-11-15", "web", 1818, 396)]
     assert len(found) == 3
+
+
+def test_the_python_of_the_documentation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.db"
+    history(path, [closed(time.time(), service="mqtt", reason="client_lost")]).close()
+    text = (ROOT / "docs" / "history.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(example.replace("/var/lib/monconn/history.db", str(path)), {})
+    connection, reasons = capsys.readouterr().out.splitlines()
+    assert " 192.0.2.1:4711 2.0" in connection
+    assert reasons == "{'client_lost': 1}"
 
 
 def test_a_report_of_nothing(db: sqlite3.Connection) -> None:

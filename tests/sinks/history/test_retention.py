@@ -44,7 +44,7 @@ def test_by_age(tmp_path: Path) -> None:
 
 
 def test_in_small_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "_AT_ONCE_SECONDS", 0.0)
+    monkeypatch.setattr(retention, "_TURN_SECONDS", 0.0)
     path = tmp_path / "history.db"
     db = history(path, [closed()] * (STEP_ROWS + 1))
     left = []

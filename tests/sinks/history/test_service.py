@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
@@ -127,14 +129,33 @@ async def test_what_happens_is_written_a_second_later(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_each_history_has_one_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_LOCK_PAUSES_SECONDS", (0.0,))
+    slept: list[float] = []
+    monkeypatch.setattr(schema.time, "sleep", slept.append)
     world, other = World(path), World(path)
     world.history.startService()
     with pytest.raises(FileError, match="another monconn writes it: each needs a file of its own"):
         other.history.startService()
+    assert slept == []  # never in the thread of a running reactor
     await world.stop()
     other.history.startService()
     await other.stop()
+
+
+def test_before_the_reactor_runs_a_writer_may_wait_for_the_one_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "retry_pauses", lambda pauses: pauses)
+    before = schema.lock(str(path))
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            os.close(before)
+
+    monkeypatch.setattr(schema.time, "sleep", sleep)
+    os.close(schema.lock(str(path)))
+    assert slept == [0.1, 0.2]
 
 
 @pytest_twisted.ensureDeferred
@@ -210,7 +231,7 @@ def test_notes_never_hold_more_than_their_limit() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_locked_file_costs_nothing_that_finds_room(path: Path, log: list[str]) -> None:
     world = World(path)
-    world.history._notes._limit = world.history._notes._room = 100  # instead of 50,000
+    world.history._queue._limit = world.history._queue._room = 100  # instead of 50,000
     world.history.startService()
     locking = sqlite3.connect(path)
     locking.execute("BEGIN IMMEDIATE")
@@ -411,3 +432,13 @@ async def test_what_is_too_old_is_forgotten(path: Path) -> None:
     await world.until(lambda: world.rows() == 1)
     await world.until(lambda: world.rows("hours") == 1)
     await world.stop()
+
+
+def test_the_private_attributes_of_adbapi_that_abandoning_a_pool_uses() -> None:
+    from twisted.internet import reactor
+
+    pool = ConnectionPool("sqlite3", ":memory:", cp_reactor=reactor)
+    assert pool._reactor is reactor
+    pool.start()
+    assert pool.shutdownID is not None
+    pool.close()

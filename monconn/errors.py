@@ -50,6 +50,14 @@ class ConfigError(MonconnError):
         self.problems = tuple(problems)
 
 
+class SettingError(MonconnError, ValueError):
+    """A setting that Python code gives has a value that is not valid."""
+
+
+class SettingTypeError(SettingError, TypeError):
+    """A setting, or an argument, of the wrong type."""
+
+
 class ListenError(MonconnError):
     """A listener that could not be opened."""
 
@@ -60,6 +68,10 @@ class FileError(MonconnError):
 
 class QuestionError(MonconnError, ValueError):
     """A query with arguments that are not valid."""
+
+
+class NotConfigured(MonconnError):
+    """Something is asked of a part that this program runs without."""
 
 
 class ObserverError(MonconnError):

@@ -18,7 +18,7 @@ class RateLimiter:
     The window slides: it ends at each call, so that twice the limit cannot pass around the
     boundary between two fixed seconds. It stores the time of each of the last ``per_second``
     calls that passed, which costs some 32 bytes each and makes a call O(1); the limits here are
-    1,000 at most.
+    5,000 at most.
 
     :param clock: monotonic time.
     :param per_second: the limit, at least 1.

@@ -63,7 +63,8 @@ class Forwarding:
         self._listener.settimeout(PATIENCE_SECONDS)
         self._sockets = [self._listener]
         backend = TcpAddress(host, self._listener.getsockname()[1])
-        config = Config((ServiceConfig("web", TcpAddress(host, 0), backend, **rules),))
+        service = ServiceConfig("web", TcpAddress(host, 0), backend).changed(**rules)
+        config = Config((service,))
         self.app = Application(config, reactor)
         self.app.privilegedStartService()
         self.app.startService()
@@ -253,7 +254,7 @@ async def test_keepalive_left_out_means_on(forward: Forward, words: dict[str, bo
     ],
 )
 def test_keepalive_left_out_of_a_file_means_on(config: str) -> None:
-    assert parse(config, "file").services[0].keepalive
+    assert parse(config, "file").services[0].policy.keepalive
 
 
 @pytest_twisted.ensureDeferred

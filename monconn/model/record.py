@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -11,6 +14,7 @@ import attrs
 from monconn.model import tcpinfo
 from monconn.model.reasons import (
     WHO_LETTERS,
+    Direction,
     Pipe,
     Reason,
     Refusal,
@@ -19,6 +23,14 @@ from monconn.model.reasons import (
     State,
 )
 from monconn.units import format_bytes, format_duration
+
+Fact = str | int | float | bool
+NO_FACTS: Mapping[str, Fact] = MappingProxyType({})
+FACTS = 32
+"""How many facts a connection may have."""
+FACT_CHARACTERS = 256
+FACT_NAME_CHARACTERS = 32
+_FACT_NAME = re.compile(f"[a-z][a-z0-9_]{{0,{FACT_NAME_CHARACTERS - 1}}}")
 
 
 @attrs.define(eq=False)
@@ -79,6 +91,53 @@ class ConnectionRecord:
     """The same for the backend's socket."""
     detail: str = ""
     """More about the reason, if there is more: the text of an error."""
+    facts: Mapping[str, Fact] = NO_FACTS
+    """What is known of the connection beyond its bytes and times: its protocol, a name that the
+    client gave, tags. Read-only; see :meth:`set_fact`."""
+
+    def count(self, direction: Direction, count: int, now: float) -> None:
+        """Count bytes that were read from their sender.
+
+        Every data path counts here, and nowhere else. It is one call for each chunk: 0.1 µs of the
+        12 µs that a chunk costs, which is mostly system calls.
+
+        :param direction: ``up`` from the client, ``down`` from the backend.
+        :param count: how many bytes; more than 0.
+        :param now: monotonic seconds.
+        """
+        if direction == "up":
+            if self.first_up is None:
+                self.first_up = now
+            self.up += count
+            self.last_up = now
+        else:
+            if self.first_down is None:
+                self.first_down, self.asked = now, self.last_up
+            self.down += count
+            self.last_down = now
+
+    def set_fact(self, name: str, value: Fact) -> None:
+        """Add a fact, or replace it.
+
+        Facts are in :meth:`snapshot`, and so in the JSON log, from then on. Anyone may set them,
+        from an observer for example; as clients often decide what they say, they are bounded: texts
+        are cut to :data:`FACT_CHARACTERS`.
+
+        :param name: lower-case letters, digits and underscores, beginning with a letter, at most
+            :data:`FACT_NAME_CHARACTERS`.
+        :raises ValueError: the name is malformed, or there are :data:`FACTS` others already.
+        :raises TypeError: the value is not a str, int, float or bool.
+        """
+        if not isinstance(value, (str, int, float)):
+            raise TypeError(f"a fact is a str, int, float or bool, not {type(value).__name__}")
+        if not _FACT_NAME.fullmatch(name):
+            raise ValueError(f"malformed name of a fact: {name[: 2 * FACT_NAME_CHARACTERS]!r}")
+        if name not in self.facts and len(self.facts) >= FACTS:
+            raise ValueError(f"a connection has at most {FACTS} facts")
+        if isinstance(value, str):
+            value = value[:FACT_CHARACTERS]
+        # A new mapping: most connections share the empty one, and who has read it may go on.
+        self.facts = MappingProxyType({**self.facts, name: value})
 
     def end(self, reason: Reason, now: float, detail: str = "") -> bool:
         """Record why the connection ends; the first reason counts.
@@ -245,6 +304,8 @@ class ConnectionRecord:
             values["closed_by"] = self.closed_by
         if self.detail:
             values["detail"] = self.detail
+        if self.facts:
+            values["facts"] = dict(self.facts)
         for key, tcp in (("client_tcp", self.client_tcp), ("backend_tcp", self.backend_tcp)):
             if tcp is not None:
                 values[key] = tcpinfo.decode(tcp)

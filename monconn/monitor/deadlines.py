@@ -60,19 +60,20 @@ class DeadlineWheel(Generic[Item]):
         if when == _NEVER:
             return
         key = int(when / self._bucket_seconds) + 1
-        # By rounding: an item due again at once could keep take_due() busy for ever.
+        # Rounding of floats may place the bucket before the deadline: the item would find nothing
+        # due, ask for the same time again, and keep take_due() busy for ever.
         if key * self._bucket_seconds <= when:
             key += 1
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = set()
             heapq.heappush(self._keys, key)
-            self._first_may_have_changed()
+            self._set_timer()
         bucket.add(item)
         item.bucket = key
 
-    def _first_may_have_changed(self) -> None:
-        """Called when there is a new bucket; for a subclass that sets a timer."""
+    def _set_timer(self) -> None:
+        """Called when there is a new bucket; for a subclass that has a timer."""
 
     def cancel(self, item: Item) -> None:
         """Forget an item; harmless for one that is not scheduled."""
@@ -82,7 +83,8 @@ class DeadlineWheel(Generic[Item]):
         bucket.discard(item)
         if not bucket:
             del self._buckets[item.bucket]
-            # Its key stays in the heap until its time comes, or goes together with many others.
+            # A heap cannot remove from its middle: the key goes when its time comes, or when stale
+            # keys outnumber the others, so that the cost stays O(1) amortised and the heap bounded.
             if len(self._keys) > 2 * len(self._buckets) + _LEAST_DROPPED_KEYS:
                 self._keys = sorted(self._buckets)
         item.bucket = None
@@ -115,9 +117,6 @@ class Deadlines(DeadlineWheel[Checked]):
         self._clock = clock
         self._timer: IDelayedCall | None = None
         self._timer_key: int | None = None
-
-    def _first_may_have_changed(self) -> None:
-        self._set_timer()
 
     def _set_timer(self) -> None:
         if self._timer_key is not None and self._timer_key <= self._keys[0]:

@@ -13,7 +13,7 @@ import socket
 import struct
 import termios
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 from twisted.internet.abstract import FileDescriptor
@@ -27,6 +27,7 @@ KEEPALIVE_PROBES = 9
 _SO_MEMINFO = 55
 _TCP_INFO = 11
 TCP_INFO_BYTES = 232
+_UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid
 # sk_meminfo (linux/sock_diag.h): skip RMEM_ALLOC and RCVBUF; then WMEM_ALLOC (in flight), SNDBUF
 # (the limit), FWD_ALLOC (reserved), WMEM_QUEUED (queued).
 _MEMINFO = struct.Struct("8x4I")
@@ -267,9 +268,26 @@ def reset_on_close(sock: socket.SocketType) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+class PeerCredentials(NamedTuple):
+    """The process at the other end of a UNIX socket, as it was when it connected."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(sock: socket.SocketType) -> PeerCredentials | None:
+    """Who is at the other end of a UNIX socket, by ``SO_PEERCRED`` (unix(7)).
+
+    :returns: None of other sockets, and where the kernel does not say.
+    """
+    if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return PeerCredentials(*_UCRED.unpack(credentials))
+
+
 def peer_pid(sock: socket.SocketType) -> int:
-    """The process at the other end of a UNIX socket; 0 where the kernel does not tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return 0
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[0])
+    """The process at the other end of a UNIX socket; 0 where the kernel does not say."""
+    peer = peer_credentials(sock)
+    return 0 if peer is None else peer.pid

@@ -20,6 +20,7 @@ import attrs
 
 from monconn.addresses import Network, parse_network
 from monconn.errors import AddressError, MonconnError, UnitError, quoted
+from monconn.model.actions import ACTION_KINDS
 from monconn.model.alarms import ALARM_KINDS
 from monconn.model.reasons import REASONS, REFUSALS, STATES, Pipe
 from monconn.model.record import ConnectionRecord
@@ -33,8 +34,8 @@ Mode = Literal["listing", "action"]
 
 PIPES: tuple[str, ...] = get_args(Pipe)
 CLOSED_BY = ("client", "backend", "operator", "monconn")
-EVENTS = ("opened", "refused", "closed", "alarm")
-HISTORY_EVENTS = ("refused", "alarm", "started", "stopped", "lost")
+EVENTS = ("opened", "refused", "closed", "alarm", "action")
+HISTORY_EVENTS = ("refused", "alarm", "started", "stopped", "lost", "action")
 MAX_TERMS = 100
 """Beside ids. More are an error: each may cost a search in every row."""
 MAX_IDS = 10_000
@@ -856,8 +857,7 @@ def _rate(record: ConnectionRecord, context: Context) -> float:
 
 
 def _record_facts(record: ConnectionRecord) -> Mapping[str, Any]:
-    facts: Mapping[str, Any] = getattr(record, "facts", {})
-    return facts
+    return record.facts
 
 
 def _record_text(record: ConnectionRecord) -> str:
@@ -962,12 +962,14 @@ IP_KEYS = Keys(
 
 
 def _event_reason(row: Mapping[str, Any], _: Context) -> str | None:
-    reason: str | None = row.get("reason") or row.get("refusal") or row.get("alarm")
-    return reason
+    for name in ("reason", "refusal", "alarm", "action"):
+        if row.get(name):
+            return str(row[name])
+    return None
 
 
 def _event_client(row: Mapping[str, Any], _: Context) -> str | None:
-    client: str | None = row.get("client") or row.get("device")
+    client: str | None = row.get("client") or row.get("device") or row.get("actor")
     return client
 
 
@@ -981,7 +983,7 @@ def _row_facts(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return row.get("facts") or {}
 
 
-_EVENT_WORDS = tuple(dict.fromkeys((*REFUSALS, *ALARM_KINDS)))
+_EVENT_WORDS = tuple(dict.fromkeys((*REFUSALS, *ALARM_KINDS, *ACTION_KINDS)))
 
 EVENT_KEYS = Keys(
     _table(

@@ -1,102 +1,171 @@
-"""What a relay and its two sides are to each other."""
+"""The interface between a relay and its two sides, the Ends.
+
+An End's life is a :data:`Phase`. Phases follow each other in one order and never go back, though
+some may be skipped, so each method is harmless in a phase that it was not meant for:
+
+============  ====================================  ===============================================
+phase         entered by                            meaning
+============  ====================================  ===============================================
+connecting    (the beginning)                       there is no connection yet
+open          the connection is established         bytes move, and events are reported
+draining      ``close``                             what we hold is delivered, then the socket is
+                                                    closed; input is discarded, and nothing but the
+                                                    end is reported
+resetting     ``reset``; ``abort``, where closing   what we hold is delivered, then the socket is
+              takes a turn                          reset
+closed        the peer failed or has closed; all    the socket is closed, and the relay was told
+              is delivered; ``abort``; the dial     (once)
+              failed or was given up
+============  ====================================  ===============================================
+
+Half-close is apart from that: each direction of an open or draining End may have ended.
+
+What keeps an End from reading is a set of **holds**. Each holder has a flag of its own, and only
+releases that; the End reads while the set is empty.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Literal, Protocol, get_args
 
-from monconn.model.reasons import Side, SideEnd
+from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.model.record import ConnectionRecord
+from monconn.relay.stages import StageChain
+
+Phase = Literal["connecting", "open", "draining", "resetting", "closed"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+# Plain integers: to combine members of an IntFlag takes ten times as long.
+HOLD_CONNECTING = 1
+"""The other side is not connected yet."""
+HOLD_FULL = 2
+"""Back-pressure: enough bytes are queued for the other side."""
+HOLD_STAGE = 4
+"""The stages on the way to the other side (a throttle, a delay) hold enough bytes."""
+HOLD_PAUSE = 8
+"""Somebody has paused this direction."""
 
 
 class End(Protocol):
-    """One side's socket, seen as little as possible.
+    """One side of a relay: its connection, and nothing else that a relay need not know.
 
-    It reports to a :class:`EndListener`; every verb is harmless once the side is gone.
+    It reports to an :class:`EndListener`. Every method is harmless once the End is closed.
     """
 
     side: Side
-    reports: Any  # EndListener; given by the relay, as is:
-    peer: Any  # the other End
+    phase: Phase
+    holds: int
+    """The set of holds, as flags."""
+    is_watched: bool
+    """Whether the relay wants to see this End's bytes; set by the relay."""
+    reports: EndListener
+    """Set by the relay, and deleted with :attr:`peer` when both sides are closed."""
+    peer: End
+    """The relay's other End."""
+    stages: StageChain | None
+    """What lies in front of the send queue, if anything does."""
 
     @property
-    def send_queue(self) -> ByteSink:
-        """What takes the bytes for this side, for a peer that gives them itself."""
+    def sink(self) -> ByteSink:
+        """Takes the bytes for this side: its send queue, or the stages in front of that."""
+
+    def set_stages(self, stages: StageChain | None) -> None:
+        """Put stages in front of the send queue, or take them away."""
 
     def dial(self) -> None:
-        """Begin to connect; the backend's only."""
+        """Begin to connect; only for the backend's End."""
 
-    def pause(self) -> None:
-        """Take no more bytes from the peer for now."""
+    def hold(self, hold: int) -> None:
+        """Stop reading, for one more reason.
 
-    def resume(self) -> None:
-        """Take bytes from the peer again."""
+        :param hold: one of the ``HOLD_`` flags.
+        """
+
+    def release(self, hold: int) -> None:
+        """Take a reason away; the last one gone, reading goes on at once."""
 
     def end_writing(self) -> None:
-        """Deliver what was written, then tell the peer that no more will come."""
+        """Deliver the bytes that were sent, then send the end (FIN)."""
 
     def close(self) -> None:
-        """Deliver what was written, end the writing, and close once the peer has ended."""
+        """Deliver the bytes that were sent, end the writing, and close once the peer has ended."""
 
     def reset(self) -> None:
-        """Deliver what was written, for some seconds at the most, then reset."""
+        """Deliver the bytes that were sent, then reset; the relay aborts it after some seconds."""
 
     def abort(self) -> None:
-        """Reset at once."""
+        """Reset at once; bytes that were not delivered are lost."""
 
     def enable_keepalive(self) -> None:
-        """Do what is not worth it for a connection that ends soon; called more than once."""
+        """Have the kernel probe a silent peer.
+
+        Not done at the start, as it costs four system calls, and most connections end before the
+        first probe would be sent. It may be called more than once.
+        """
 
     def tcp_info(self) -> bytes | None:
-        """What the system knows of the socket; None if it is gone or not TCP."""
+        """The kernel's statistics of the socket; None if there are none (any more)."""
 
     def pending_bytes(self) -> int:
-        """How many bytes the peer has not taken yet: held by us, or in the system's queue."""
+        """How many bytes the peer has not acknowledged yet: in the send queue, or in the kernel's.
+
+        Bytes that a stage holds back are not the peer's fault, and not among them.
+        """
 
     def delivered_bytes(self) -> int:
-        """How many bytes the peer has taken, ever."""
+        """How many bytes the peer has acknowledged, ever."""
+
+    def is_delivered(self) -> bool:
+        """Whether all bytes for the peer were acknowledged, and no stage holds any."""
+
+    def stages_drained(self) -> None:
+        """The stages hold nothing (any more): what waited for that may follow."""
 
 
 class ByteSink(Protocol):
-    """What takes bytes for one side."""
+    """Takes the bytes for one side."""
 
     accepts_pipes: bool
     """Whether it also takes a pipe that holds bytes (``splice``)."""
 
     def send(self, data: bytes | memoryview) -> None:
-        """Deliver bytes to the peer, in time; a memoryview is not looked at again later."""
+        """Deliver bytes to the peer, now or later; a memoryview may be reused after the call."""
 
     def room(self) -> int:
-        """For how many bytes there is room at once, about; 0 if that is not known."""
+        """About how many bytes can be passed on at once; 0 if that is not known."""
 
 
 class EndListener(Protocol):
-    """What an End tells its relay."""
+    """What an End reports to: its relay."""
 
     record: ConnectionRecord
 
     def connected(self, end: End) -> None:
-        """This side stands: first the client's, then the backend's."""
+        """The connection is established: the client's is reported first, then the backend's."""
 
-    def connect_failed(self, end: End, reason: Any, detail: str) -> None:
-        """The backend will never stand; the End is gone."""
+    def connect_failed(self, end: End, reason: Reason, detail: str) -> None:
+        """The backend cannot be connected to; its End is closed."""
 
     def data(self, end: End, data: bytes) -> None:
-        """Bytes came from the peer."""
+        """Bytes were read from the peer: count them, show them to watchers, pass them on."""
 
     def filled(self, end: End) -> None:
-        """Enough bytes are held for the peer."""
+        """Enough bytes are queued for the peer."""
 
     def drained(self, end: End) -> None:
-        """There is room for more."""
+        """The queue for the peer is empty again."""
 
     def eof(self, end: End) -> None:
-        """The peer will send no more."""
+        """The peer has ended its side (FIN)."""
 
     def gone(self, end: End) -> None:
-        """The socket was closed in order."""
+        """The connection was closed in order; the End is closed."""
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
-        """The connection broke; the socket is closed.
+        """The connection failed; the End is closed.
 
         :param how: ``none`` if it was not the peer's doing (a certificate that we refused).
         """
+
+    def end(self, reason: Reason, reset: bool = False) -> None:
+        """An End failed by a fault of ours: end the connection."""

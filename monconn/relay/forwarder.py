@@ -1,4 +1,4 @@
-"""One service: its clients are judged, and those that may enter are relayed."""
+"""One service: its clients are admitted or refused, and those admitted are relayed."""
 
 from __future__ import annotations
 
@@ -13,26 +13,38 @@ from monconn.monitor.monitor import Monitor
 from monconn.net.peers import RefusedProtocol, describe_peer
 from monconn.net.sockets import peer_pid
 from monconn.relay.paths import DataPath, TransportPath
+from monconn.relay.preface import Preface
 
 
 class Forwarder:
-    """Relays the clients off a listener of our own that may enter.
+    """Admits and relays the clients of a listening socket of ours.
 
     :param monitor: the service's monitor.
     :param path: moves their bytes.
+    :param preface: reads their first bytes before they are admitted, if given.
     """
 
-    def __init__(self, monitor: Monitor, path: DataPath) -> None:
+    def __init__(self, monitor: Monitor, path: DataPath, preface: Preface | None = None) -> None:
         self._monitor = monitor
+        self._preface = preface
+        self.use(path)
+
+    def use(self, path: DataPath) -> None:
+        """Relay the clients that come from now on over another path."""
         self._path = path
+        self._room = None if self._preface is None else path.preface_room(self._preface)
 
     def accepted(self, sock: socket.SocketType, address: Any) -> None:
         """Relay a client, or turn it away.
 
         :param sock: taken over.
-        :param address: as ``accept`` gave it.
+        :param address: as ``accept`` returned it.
         """
-        record = self._monitor.admit(*_socket_peer(sock, address))
+        peer = _socket_peer(sock, address)
+        if self._room is not None:
+            self._path.wait(self._room, peer, sock)
+            return
+        record = self._monitor.admit(*peer)
         if record is None:
             sock.close()
         else:
@@ -40,27 +52,39 @@ class Forwarder:
 
 
 class ForwardingFactory(Factory):
-    """The same for clients off a foreign endpoint, which hands over transports.
+    """The same for the clients of a Twisted endpoint, which come on transports.
 
     :param monitor: the service's monitor.
     :param path: moves their bytes.
+    :param preface: reads their first bytes before they are admitted, if given.
     """
 
     noisy = False
 
-    def __init__(self, monitor: Monitor, path: TransportPath) -> None:
+    def __init__(
+        self, monitor: Monitor, path: TransportPath, preface: Preface | None = None
+    ) -> None:
         self._monitor = monitor
+        self._preface = preface
+        self.use(path)
+
+    def use(self, path: TransportPath) -> None:
+        """Relay the clients that come from now on over another path."""
         self._path = path
+        self._room = None if self._preface is None else path.preface_room(self._preface)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """See ``IProtocolFactory``."""
-        record = self._monitor.admit(*describe_peer(addr))
+        """Return a client's End, as ``IProtocolFactory`` asks for a protocol."""
+        peer = describe_peer(addr)
+        if self._room is not None:
+            return self._path.waiting(self._room, peer)
+        record = self._monitor.admit(*peer)
         return RefusedProtocol() if record is None else self._path.client_end(record)
 
 
 def _socket_peer(sock: socket.SocketType, address: Any) -> tuple[str, str]:
-    """How to show a client, and its IP."""
-    if not isinstance(address, tuple):  # a UNIX socket's client, which may have a name of its own
+    """A client's address for display, and its IP."""
+    if not isinstance(address, tuple):  # of a UNIX socket's client: its path, if it has bound one
         return f"unix:{peer_pid(sock)}", "unix"
     host = address[0]
     if ":" in host:

@@ -1,4 +1,7 @@
-"""Two ways to move a connection's bytes; admission, relay and verdict are the same on both."""
+"""The two data paths: sockets, and Twisted's transports. They meet in the relay.
+
+Admission, relay and verdict are the same on both, and each side of a connection may be on either.
+"""
 
 from __future__ import annotations
 
@@ -7,158 +10,262 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 
 from monconn.addresses import Address, EndpointAddress
+from monconn.clock import Clock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.net.resolver import Resolver
+from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import End
+from monconn.relay.preface import Preface, PrefaceRoom, WaitingProtocol, WaitingSocket
 from monconn.relay.relay import Relay
-from monconn.relay.sockets.end import SocketEnd
+from monconn.relay.sockets.connect import Connector
+from monconn.relay.sockets.end import HAS_SPLICE, Shared, SocketEnd
 from monconn.relay.sockets.loop import HAS_EPOLL, NestedSocketLoop, SocketLoop
 from monconn.relay.sockets.pipes import PipePool
-from monconn.relay.sockets.reader import HAS_SPLICE, Shared
-from monconn.relay.transports.dial import OneProtocol, dialler, verifies_host
-from monconn.relay.transports.end import TransportEnd
+from monconn.relay.sockets.send_queue import SendQueue
+from monconn.relay.transports.dial import NoBackend, OneProtocol, dialler, verifies_host
+from monconn.relay.transports.end import TransportEnd, TransportShared
 
-MakeEnd = Callable[[ConnectionRecord], End]
+ChooseBackend = Callable[[ConnectionRecord], Address]
+"""Chooses where a client is forwarded to; called for each dial."""
+MakeBackend = Callable[[ConnectionRecord, "Address | None"], End]
+"""Makes the backend's End of a connection. An address takes the place of the configured one."""
+
+_MOST_BACKENDS = 1000
 
 
 class DataPath(Protocol):
     """Relays clients that were admitted."""
 
-    def begin(self, record: ConnectionRecord, sock: socket.SocketType) -> None:
+    def begin(
+        self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
+    ) -> None:
         """Relay a client.
 
         :param sock: does not block; taken over.
+        :param backend: where to, if not where the service forwards to.
         """
+
+    def wait(self, room: PrefaceRoom, peer: tuple[str, str], sock: socket.SocketType) -> None:
+        """Read a client's preface, and relay it if it is admitted then.
+
+        :param peer: the client's address, for display, and its IP.
+        :param sock: does not block; taken over.
+        """
+
+    def preface_room(self, preface: Preface) -> PrefaceRoom:
+        """Where the service's clients wait that are to be asked for a preface."""
 
 
 class SocketPath:
-    """The client's side is a plain socket.
+    """Takes clients on sockets, and serves them by its own epoll.
 
-    :param shared: what the service's plain Ends have in common.
-    :param deadlines: looks after the relays' time limits.
-    :param make_backend: makes the backend's side.
+    :param shared: what the service's socket Ends have in common.
+    :param make_backend: makes the backend's End.
     """
 
     _log = Logger()
 
-    def __init__(self, shared: Shared, deadlines: Deadlines, make_backend: MakeEnd) -> None:
+    def __init__(self, shared: Shared, make_backend: MakeBackend) -> None:
         self._shared = shared
-        self._deadlines = deadlines
         self._make_backend = make_backend
 
-    def begin(self, record: ConnectionRecord, sock: socket.SocketType) -> None:
+    def begin(
+        self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
+    ) -> None:
         """See :class:`DataPath`."""
         client = SocketEnd("client", record, self._shared)
-        backend = self._make_backend(record)
-        if backend.send_queue.accepts_pipes:
+        backend_end = self._make_backend(record, backend)
+        if isinstance(backend_end.sink, SendQueue):
             record.pipe = "copy"
-        Relay(self._shared.monitor, record, client, backend, self._deadlines)
+        Relay(self._shared.monitor, record, client, backend_end, self._shared.deadlines)
         try:
             client.begin(sock)
         except Exception:
             self._log.failure("a client could not be served")
             client.failed()
 
+    def wait(self, room: PrefaceRoom, peer: tuple[str, str], sock: socket.SocketType) -> None:
+        """See :class:`DataPath`."""
+        WaitingSocket(room, peer, sock, self._shared.loop, self.begin)
+
+    def preface_room(self, preface: Preface) -> PrefaceRoom:
+        """See :class:`DataPath`."""
+        return PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
+
 
 class TransportPath:
-    """The client's side is a transport of Twisted's.
+    """Takes clients on Twisted's transports, or makes transports of sockets.
 
     :param monitor: the service's monitor.
-    :param deadlines: looks after the relays' time limits.
+    :param shared: what the service's transport Ends have in common.
     :param reactor: an ``IReactorSocket``.
-    :param make_backend: makes the backend's side.
-    :param keepalive: whether the system is to ask silent peers if they are still there.
+    :param make_backend: makes the backend's End.
     """
 
     def __init__(
         self,
         monitor: Monitor,
-        deadlines: Deadlines,
+        shared: TransportShared,
         reactor: Any,
-        make_backend: MakeEnd,
-        *,
-        keepalive: bool = True,
+        make_backend: MakeBackend,
     ) -> None:
         self._monitor = monitor
-        self._deadlines = deadlines
+        self._shared = shared
         self._reactor = reactor
         self._make_backend = make_backend
-        self._keepalive = keepalive
 
-    def begin(self, record: ConnectionRecord, sock: socket.SocketType) -> None:
+    def begin(
+        self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
+    ) -> None:
         """See :class:`DataPath`."""
-        client = self.client_end(record)
+        client = self.client_end(record, backend)
         try:
-            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, OneProtocol(client))
+            self._adopt(sock, client)
         except OSError as error:
-            # Either it has reset the connection before we came to look, or there is a
-            # shortage of descriptors.
+            # ENOTCONN: it has reset the connection meanwhile. EMFILE, ENFILE: we, or the machine,
+            # have no descriptor left.
             has_reset = error.errno == errno.ENOTCONN
             relay = client.reports
             relay.connected(client)
+            client.phase = "closed"
             relay.broken(client, "reset" if has_reset else "none", str(error))
-        finally:
-            sock.close()  # Twisted has made a descriptor of its own
 
-    def client_end(self, record: ConnectionRecord) -> TransportEnd:
+    def wait(self, room: PrefaceRoom, peer: tuple[str, str], sock: socket.SocketType) -> None:
+        """See :class:`DataPath`."""
+        client = self.waiting(room, peer)
+        try:
+            self._adopt(sock, client)
+        except OSError as error:
+            has_reset = error.errno == errno.ENOTCONN
+            if has_reset:
+                room.give_up(client, "client_reset", "reset", str(error))
+            else:
+                room.give_up(client, "error", "none", str(error))
+
+    def _adopt(self, sock: socket.SocketType, protocol: IProtocol) -> None:
+        try:
+            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, OneProtocol(protocol))
+        finally:
+            sock.close()  # Twisted has duplicated the descriptor
+
+    def preface_room(self, preface: Preface) -> PrefaceRoom:
+        """See :class:`DataPath`."""
+        return PrefaceRoom(self._monitor, preface, self._shared.deadlines)
+
+    def waiting(self, room: PrefaceRoom, peer: tuple[str, str]) -> WaitingProtocol:
+        """A protocol that reads a client's preface first."""
+        return WaitingProtocol(room, peer, self.client_end)
+
+    def client_end(self, record: ConnectionRecord, backend: Address | None = None) -> TransportEnd:
         """The client's side of a new relay, for a transport to be connected to."""
-        client = TransportEnd("client", self._monitor.clock, keepalive=self._keepalive)
-        backend = self._make_backend(record)
-        Relay(self._monitor, record, client, backend, self._deadlines)
+        client = TransportEnd("client", self._shared)
+        backend_end = self._make_backend(record, backend)
+        Relay(self._monitor, record, client, backend_end, self._shared.deadlines)
         return client
 
 
 class DataPaths:
-    """Makes the path of a program's services, which share their clock-work, epoll and pipes.
+    """Makes the data paths of a program's services, which share timers, epoll and pipes.
 
     :param reactor: the reactor to run on.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param clock: gives monotonic time and timers.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, clock: Any) -> None:
+    def __init__(self, reactor: Any, clock: Clock) -> None:
         self._reactor = reactor
         self._clock = clock
         self.deadlines = Deadlines(clock)
+        self._deliveries = DeliveryWatch(clock)
         self._loop: SocketLoop | None = None
         self._pipes = PipePool()
-        self._told = False
+        self._has_warned = False
 
     def between(
-        self, monitor: Monitor, listen: Address, backend: Address, *, keepalive: bool = True
+        self,
+        monitor: Monitor,
+        listen: Address,
+        backend: Address | ChooseBackend,
+        *,
+        keepalive: bool = True,
     ) -> SocketPath | TransportPath:
-        """The best path for clients off a listening socket of ours."""
+        """The best path for clients off a listening socket of ours.
+
+        :param backend: where to forward to, or what chooses that for each connection.
+        """
         if not HAS_EPOLL:
-            self._notify("this system has no epoll: forwarding over Twisted's transports, slower")
+            self._warn("this system has no epoll: forwarding over Twisted's transports, slower")
             return self.from_endpoint(monitor, backend, keepalive=keepalive)
-        shared = self._shared(monitor, keepalive)
-        return SocketPath(shared, self.deadlines, self._make_backend(monitor, backend, keepalive))
+        make_backend = self._make_backend(monitor, backend, keepalive)
+        return SocketPath(self._shared(monitor, keepalive), make_backend)
 
     def from_endpoint(
-        self, monitor: Monitor, backend: Address, *, keepalive: bool = True
+        self, monitor: Monitor, backend: Address | ChooseBackend, *, keepalive: bool = True
     ) -> TransportPath:
-        """The best path for clients that come as transports."""
+        """The best path for clients that come on Twisted's transports; see :meth:`between`."""
         make_backend = self._make_backend(monitor, backend, keepalive)
-        return TransportPath(
-            monitor, self.deadlines, self._reactor, make_backend, keepalive=keepalive
+        shared = self._transport_shared(monitor, keepalive)
+        return TransportPath(monitor, shared, self._reactor, make_backend)
+
+    def _make_backend(
+        self, monitor: Monitor, backend: Address | ChooseBackend, keepalive: bool
+    ) -> MakeBackend:
+        # What connects to an address is made once: it caches names, and knows who waits.
+        makers: dict[Address, Callable[[ConnectionRecord], End]] = {}
+
+        def maker(address: Address) -> Callable[[ConnectionRecord], End]:
+            made = makers.get(address)
+            if made is None:
+                if len(makers) >= _MOST_BACKENDS:  # made up by clients, it seems
+                    makers.clear()
+                made = makers[address] = self._backend_maker(monitor, address, keepalive)
+            return made
+
+        configured = None if callable(backend) else maker(backend)
+
+        def make(record: ConnectionRecord, address: Address | None) -> End:
+            if address is None and configured is not None:
+                record.backend = record.backend or str(backend)
+                return configured(record)
+            try:
+                if address is None:
+                    assert callable(backend)
+                    address = backend(record)
+                record.backend = str(address)
+                return maker(address)(record)
+            except Exception as error:
+                self._log.failure("no backend could be chosen")
+                failed: Deferred[Any] = fail(NoBackend(f"no backend could be chosen: {error}"))
+                shared = self._transport_shared(monitor, keepalive)
+                return TransportEnd("backend", shared, dial=lambda _: failed)
+
+        return make
+
+    def _backend_maker(
+        self, monitor: Monitor, address: Address, keepalive: bool
+    ) -> Callable[[ConnectionRecord], End]:
+        if HAS_EPOLL and not isinstance(address, EndpointAddress):
+            shared = self._shared(monitor, keepalive)
+            resolver = Resolver(address, self._reactor, self._clock)
+            connector = Connector(resolver, shared.loop, self._clock)
+            return lambda record: SocketEnd("backend", record, shared, connector)
+        dial = dialler(address, self._reactor)
+        verifies = verifies_host(address)
+        transport_shared = self._transport_shared(monitor, keepalive)
+        return lambda _: TransportEnd(
+            "backend", transport_shared, dial=dial, verifies_host=verifies
         )
 
-    def _make_backend(self, monitor: Monitor, backend: Address, keepalive: bool) -> MakeEnd:
-        if HAS_EPOLL and not isinstance(backend, EndpointAddress):
-            shared = self._shared(monitor, keepalive)
-            targets = Resolver(backend, self._reactor, self._clock)
-            return lambda record: SocketEnd("backend", record, shared, targets)
-        dial = dialler(backend, self._reactor)
-        verifies = verifies_host(backend)
-        return lambda _: TransportEnd(
-            "backend", monitor.clock, dial=dial, keepalive=keepalive, verifies_host=verifies
-        )
+    def _transport_shared(self, monitor: Monitor, keepalive: bool) -> TransportShared:
+        return TransportShared(monitor.clock, self.deadlines, self._deliveries, keepalive)
 
     def _shared(self, monitor: Monitor, keepalive: bool) -> Shared:
         if self._loop is None:
@@ -166,16 +273,16 @@ class DataPaths:
         if self._loop is None:
             self._loop = NestedSocketLoop(self._reactor, self._clock)
         if not HAS_SPLICE:
-            self._notify("this system cannot splice: copying all bytes")
-        return Shared(monitor, self._loop, self._pipes, keepalive)
+            self._warn("this system cannot splice: copying all bytes")
+        return Shared(monitor, self._loop, self._pipes, self.deadlines, self._deliveries, keepalive)
 
-    def _notify(self, what: str) -> None:
-        if not self._told:
-            self._told = True
+    def _warn(self, what: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             self._log.warn("{what}", what=what)
 
     def close(self) -> None:
-        """Give back what the path share, once no connection is left."""
+        """Give back what the paths share, once no connection is left."""
         if isinstance(self._loop, NestedSocketLoop):  # the reactor's own may have others' sockets
             self._loop.close()
         self._loop = None

@@ -1,4 +1,4 @@
-"""Two Ends and a verdict: one client's way to its backend and back."""
+"""Two Ends and a verdict table: one client's connection to its backend."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ from operator import attrgetter
 
 from zope.interface import implementer
 
-from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, Reason, Side, SideEnd, State
+from monconn.model.reasons import (
+    BROKEN_REASONS,
+    CLOSED_REASONS,
+    Direction,
+    Reason,
+    Side,
+    SideEnd,
+    State,
+)
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
-from monconn.monitor.interfaces import IConnection
+from monconn.monitor.interfaces import IConnection, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
+from monconn.monitor.watchers import Watch, Watchers
 from monconn.policy.timeouts import GRACE_SECONDS
-from monconn.relay.ends import End
+from monconn.relay.ends import HOLD_CONNECTING, HOLD_FULL, HOLD_STAGE, End
+from monconn.relay.stages import Stage, StageChain
 from monconn.relay.verdict import TABLE, Action, Event, RelayState
 
-_SHOWN_STATE: dict[RelayState, State] = {
+_RECORD_STATE: dict[RelayState, State] = {
     "connecting": "connecting",
     "connecting_client_ended": "connecting",
     "connecting_client_gone": "connecting",
@@ -28,18 +38,21 @@ _SHOWN_STATE: dict[RelayState, State] = {
     "draining": "half_closed",
     "closing": "closing",
 }
+_DIRECTION: dict[Side, Direction] = {"client": "up", "backend": "down"}
 _EOF_EVENT: dict[Side, Event] = {"client": "client_eof", "backend": "backend_eof"}
 _GONE_EVENT: dict[Side, Event] = {"client": "client_gone", "backend": "backend_gone"}
 _BROKEN_EVENT: dict[Side, Event] = {"client": "client_broken", "backend": "backend_broken"}
 
 
-@implementer(IConnection)
+@implementer(IConnection, IWatchable)
 class Relay:
     """Moves bytes between two Ends until the verdict table says how it ends.
 
-    :param monitor: the service's monitor; told when all is over.
+    :param monitor: the service's monitor, which gets the connection's beginning and end.
     :param record: what :meth:`Monitor.admit` made for the client.
-    :param deadlines: looks after the time limits.
+    :param client: the client's End.
+    :param backend: the backend's End, which has not been dialled.
+    :param deadlines: checks the time limits.
     """
 
     __slots__ = (
@@ -49,6 +62,7 @@ class Relay:
         "_monitor",
         "_progress",
         "_state",
+        "_watchers",
         "backend",
         "bucket",
         "client",
@@ -72,49 +86,109 @@ class Relay:
         self._state: RelayState = "connecting"
         self._first_ended: Side | None = None
         self._gone: tuple[Side, ...] = ()
-        self._progress: tuple[SendProgress, SendProgress] | None = (
-            None  # most end before they are looked at
-        )
+        # Made when they are needed: most connections end before the first check, and unwatched.
+        self._progress: tuple[SendProgress, SendProgress] | None = None
+        self._watchers: Watchers | None = None
         client.reports = backend.reports = self
         client.peer, backend.peer = backend, client
-
-    def _other(self, end: End) -> End:
-        return self.backend if end.side == "client" else self.client
 
     # -- bytes
 
     def data(self, end: End, data: bytes) -> None:
         """See :class:`~monconn.relay.ends.EndListener`."""
-        record, now = self.record, self._monitor.clock.seconds()
-        if end.side == "client":
-            if record.first_up is None:
-                record.first_up = now
-            record.up += len(data)
-            record.last_up = now
-        else:
-            if record.first_down is None:
-                record.first_down, record.asked = now, record.last_up
-            record.down += len(data)
-            record.last_down = now
+        record, direction = self.record, _DIRECTION[end.side]
+        record.count(direction, len(data), self._monitor.clock.seconds())
+        was_ending = record.reason is not None
         if self._monitor.watched:
-            was_ending = record.reason is not None
-            self._monitor.saw(record, "up" if end.side == "client" else "down", data)
-            if record.reason is not None and not was_ending:
-                return  # an observer has ended the connection because of this very chunk
-        self._other(end).send_queue.send(data)
+            self._monitor.saw(record, direction, data)
+        if self._watchers is not None:
+            self._watchers.show(direction, data)
+        if record.reason is not None and not was_ending:
+            return  # who watches has ended the connection because of this very chunk
+        end.peer.sink.send(data)
+
+    def add_watcher(self, call: Watch) -> Callable[[], None]:
+        """See :class:`IWatchable`.
+
+        While it is there, this connection's bytes are copied through Python; other connections
+        are not affected.
+        """
+        if self._watchers is None:
+            self._watchers = Watchers(self._set_watched)
+        return self._watchers.add(call)
+
+    def _set_watched(self, is_watched: bool) -> None:
+        self.client.is_watched = self.backend.is_watched = is_watched
+
+    def add_stage(self, direction: Direction, stage: Stage) -> Callable[[], None]:
+        """Put a stage between a sender and the other side, behind those that are there.
+
+        Bytes that were sent before do not pass it.
+
+        :param direction: ``up`` for the client's bytes, ``down`` for the backend's.
+        :returns: removes it: it forwards what it holds. Harmless the second time.
+        """
+        sender, receiver = self._ends(direction)
+        if receiver.phase == "closed":
+            stage.close()
+            return lambda: None
+        chain = receiver.stages
+        if chain is None:
+            chain = StageChain(receiver, lambda must_hold: self._hold_stage(sender, must_hold))
+            receiver.set_stages(chain)
+        chain.add(stage)
+        return lambda: self._remove_stage(receiver, chain, stage)
+
+    def _hold_stage(self, sender: End, must_hold: bool) -> None:
+        if must_hold:
+            self._hold(sender, HOLD_STAGE)
+        else:
+            self._release(sender, HOLD_STAGE)
+
+    def _remove_stage(self, receiver: End, chain: StageChain, stage: Stage) -> None:
+        chain.remove(stage)
+        if not len(chain) and receiver.stages is chain:
+            receiver.set_stages(None)
+
+    def hold(self, direction: Direction, hold: int) -> None:
+        """Stop reading one direction's bytes, for one more reason.
+
+        :param direction: ``up`` for the client's bytes, ``down`` for the backend's.
+        :param hold: a flag that belongs to the caller (see :mod:`monconn.relay.ends`).
+        """
+        self._hold(self._ends(direction)[0], hold)
+
+    def release(self, direction: Direction, hold: int) -> None:
+        """Take back what :meth:`hold` did; reading goes on if nobody else holds the direction."""
+        self._release(self._ends(direction)[0], hold)
+
+    def _ends(self, direction: Direction) -> tuple[End, End]:
+        """The sender and the receiver."""
+        if direction == "up":
+            return self.client, self.backend
+        return self.backend, self.client
+
+    def _hold(self, end: End, hold: int) -> None:
+        if end.side == "client":
+            self.record.reading_since = None
+        end.hold(hold)
+
+    def _release(self, end: End, hold: int) -> None:
+        if len(self._gone) == 2:
+            return
+        if end.side == "client" and not end.holds & ~hold:
+            self.record.reading_since = self._monitor.clock.seconds()
+            self._reschedule_check()
+        end.release(hold)
 
     def filled(self, end: End) -> None:
         """See :class:`~monconn.relay.ends.EndListener`."""
-        if end.side == "backend":
-            self.record.reading_since = None
-        self._other(end).pause()
+        self._hold(end.peer, HOLD_FULL)
 
     def drained(self, end: End) -> None:
         """See :class:`~monconn.relay.ends.EndListener`."""
-        if end.side == "backend":
-            self.record.reading_since = self._monitor.clock.seconds()
-            self._reschedule_check()
-        self._other(end).resume()
+        if end.peer.holds & HOLD_FULL:
+            self._release(end.peer, HOLD_FULL)
 
     # -- events
 
@@ -125,11 +199,12 @@ class Relay:
         else:
             self.record.connected = self._monitor.clock.seconds()
             self._handle("connected")
+            self._release(self.client, HOLD_CONNECTING)
 
     def _begin(self) -> None:
         self.record.reading_since = self.record.opened
-        first_look = self.record.opened + self._monitor.timeouts.first_check_seconds
-        self._deadlines.schedule(self, first_look)
+        first_check = self.record.opened + self._monitor.timeouts.first_check_seconds
+        self._deadlines.schedule(self, first_check)
         self._monitor.opened(self)
         if self.record.reason is None:  # else an observer has ended it already
             self.backend.dial()
@@ -180,9 +255,9 @@ class Relay:
             return
         before = self._state
         self._state, actions = outcome
-        self.record.state = _SHOWN_STATE[self._state]
+        self.record.state = _RECORD_STATE[self._state]
         for action in actions:
-            _DO[action](self)()
+            _METHOD[action](self)()
         has_limits = self._monitor.timeouts.follow_changes or self.record.ending is not None
         if has_limits and self._state != before and len(self._gone) < 2:
             self._reschedule_check()
@@ -196,13 +271,24 @@ class Relay:
             self._set_reason(CLOSED_REASONS[self._first_ended or side])
         self._deadlines.cancel(self)
         for end in (self.client, self.backend):
-            end.reports = end.peer = None  # no cycle is left to be collected
+            del end.reports, end.peer  # no cycle is left to be collected
+        self._watchers = None
         self._monitor.closed(self)
 
     # -- time limits
 
+    def policy_changed(self) -> None:
+        """Apply the monitor's time limits as they are now.
+
+        Whatever was scheduled before: a limit may have been switched on, or shortened.
+        """
+        if self.record.ending is None and len(self._gone) < 2:
+            now = self._monitor.clock.seconds()
+            when = self._monitor.timeouts.next_check(self.record, now)
+            self._deadlines.schedule(self, max(now, when))
+
     def check(self, now: float) -> float | None:
-        """See :class:`~monconn.policy.timeouts.Checked`."""
+        """Act on the time limits; see :class:`~monconn.monitor.deadlines.Checked`."""
         if self.record.ending is not None:
             return self._check_ending(self.record.ending, now)
         self.client.enable_keepalive()
@@ -211,7 +297,7 @@ class Relay:
         when, reason = self._monitor.timeouts.next_deadline(self.record)
         if reason is not None and when <= now:
             self._time_out(reason)
-            return None  # the change of state has set the next look
+            return None  # the change of state has scheduled the next check
         return self._monitor.timeouts.next_check(self.record, now)
 
     def _check_ending(self, ending: float, now: float) -> float | None:
@@ -223,11 +309,11 @@ class Relay:
     def _check_progress(self, now: float) -> None:
         if self._progress is None:
             self._progress = SendProgress(), SendProgress()
-        for end, backlog in zip((self.client, self.backend), self._progress, strict=True):
-            moved_after = backlog.check(end.pending_bytes(), end.delivered_bytes(), now)
+        for end, progress in zip((self.client, self.backend), self._progress, strict=True):
+            moved_after = progress.check(end.pending_bytes(), end.delivered_bytes(), now)
             self.record.last_delivered = moved_after or self.record.last_delivered
         self.record.client_stalled, self.record.backend_stalled = (
-            backlog.stalled_since for backlog in self._progress
+            progress.stalled_since for progress in self._progress
         )
 
     def _time_out(self, reason: Reason) -> None:
@@ -236,17 +322,17 @@ class Relay:
         elif reason == "read_timeout":
             self.record.note_end("client", "timeout")
         elif reason == "write_timeout":
-            self.record.note_end(self._stuck_side(), "timeout")
+            self.record.note_end(self._stalled_side(), "timeout")
         self.end(reason, reset=reason == "write_timeout")
 
-    def _stuck_side(self) -> Side:
+    def _stalled_side(self) -> Side:
         client, backend = self.record.client_stalled, self.record.backend_stalled
         if client is None or (backend is not None and backend < client):
             return "backend"
         return "client"
 
     def _reschedule_check(self) -> None:
-        """Set the next look to an earlier time if what has happened asks for it."""
+        """Schedule the next check anew if what has happened may have brought a limit nearer."""
         timeouts = self._monitor.timeouts
         if self.record.ending is not None:
             self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
@@ -255,7 +341,7 @@ class Relay:
             self._deadlines.schedule(self, timeouts.next_check(self.record, now))
 
 
-_DO: dict[Action, Callable[[Relay], Callable[[], None]]] = {
+_METHOD: dict[Action, Callable[[Relay], Callable[[], None]]] = {
     "end_client": attrgetter("client.end_writing"),
     "end_backend": attrgetter("backend.end_writing"),
     "close_client": attrgetter("client.close"),

@@ -17,6 +17,7 @@ from monconn.background import BackgroundQueue
 from monconn.clock import Clock
 from monconn.config.sections import JsonLogConfig
 from monconn.errors import MonconnError
+from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
@@ -38,7 +39,7 @@ POLL_SECONDS = 1.0
 FLUSH_SECONDS = 1.0
 """How long a stopping program waits for its last lines to be written."""
 
-Event = Literal["opened", "update", "closed", "refused", "alarm", "dropped"]
+Event = Literal["opened", "update", "closed", "refused", "alarm", "action", "dropped"]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -50,7 +51,7 @@ class _Line(NamedTuple):
 
     event: Event
     at: float
-    subject: ConnectionRecord | Alarm | dict[str, Any]
+    subject: ConnectionRecord | Alarm | Action | dict[str, Any]
 
     def encode(self) -> bytes:
         subject = self.subject
@@ -58,6 +59,8 @@ class _Line(NamedTuple):
             values = subject.snapshot(subject.closed or subject.opened)
         elif isinstance(subject, Alarm):
             values = subject.snapshot()
+        elif isinstance(subject, Action):
+            values = subject.to_dict()
         else:
             values = subject
         line = {"schema": SCHEMA, "event": self.event, "at": iso_time(self.at), **values}
@@ -167,7 +170,13 @@ class JsonLog(Observer):
         """Write an alarm that begins or is over."""
         self._add("alarm", alarm)
 
-    def _add(self, event: Event, subject: ConnectionRecord | Alarm | dict[str, Any]) -> None:
+    def acted(self, action: Action) -> None:
+        """Write an action."""
+        self._add("action", action)
+
+    def _add(
+        self, event: Event, subject: ConnectionRecord | Alarm | Action | dict[str, Any]
+    ) -> None:
         self._lines.append(_Line(event, time.time(), subject))
         if len(self._lines) >= BATCH_LINES:
             self.flush()

@@ -18,6 +18,7 @@ from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.config import config
 from monconn.config import yaml as yamlmap
 from monconn.errors import ConfigError, Problem
+from monconn.policy.policy import Policy
 from tests.properties import examples
 
 SOURCE = "monconn.yaml"
@@ -66,6 +67,10 @@ def parse(text: str) -> config.Config:
     return config.parse(text, SOURCE)
 
 
+def service(name: str, listen: Any, backend: Any, **settings: Any) -> config.ServiceConfig:
+    return config.ServiceConfig(name, listen, backend).changed(**settings)
+
+
 def parse_one(text: str) -> config.ServiceConfig:
     (service,) = parse(text).services
     return service
@@ -86,7 +91,7 @@ def networks(*texts: str) -> tuple[addresses.Network, ...]:
 
 
 def test_native_service() -> None:
-    assert parse_one(NATIVE) == config.ServiceConfig(
+    assert parse_one(NATIVE) == service(
         name="web",
         listen=TcpAddress("", 80),
         backend=TcpAddress("10.0.0.5", 8080),
@@ -107,22 +112,24 @@ def test_native_service() -> None:
 
 
 def test_native_defaults() -> None:
-    service = parse_one('services: {web: {listen: ":80", backend: ":81"}}')
-    assert list(attrs.asdict(service).items())[3:] == [
-        ("connect_timeout", 10.0),
-        ("read_timeout", 0.0),
-        ("write_timeout", 600.0),
-        ("max_idle", 900.0),
-        ("half_close_timeout", 0.0),
-        ("max_lifetime", 0.0),
-        ("wait_timeout", 60.0),
-        ("conn_limit", 0),
-        ("when_full", "wait"),
-        ("ip_limit", 0),
-        ("ip_blacklist", ()),
-        ("keepalive", True),
-        ("print_bytes", False),
-    ]
+    settings = parse_one('services: {web: {listen: ":80", backend: ":81"}}').policy.settings()
+    assert sorted(settings.items()) == sorted(
+        [
+            ("connect_timeout", 10.0),
+            ("read_timeout", 0.0),
+            ("write_timeout", 600.0),
+            ("max_idle", 900.0),
+            ("half_close_timeout", 0.0),
+            ("max_lifetime", 0.0),
+            ("wait_timeout", 60.0),
+            ("conn_limit", 0),
+            ("when_full", "wait"),
+            ("ip_limit", 0),
+            ("ip_blacklist", ()),
+            ("keepalive", True),
+            ("print_bytes", False),
+        ]
+    )
 
 
 def test_services_keep_their_order_and_are_frozen() -> None:
@@ -148,7 +155,7 @@ def test_anchors_aliases_and_merge_keys() -> None:
         '  two: {<<: *one, listen: ":2", backend: *there, ip_limit: 3}\n'
     ).services
     assert two == attrs.evolve(
-        one, name="two", listen=TcpAddress("", 2), backend=one.backend, ip_limit=3
+        one, name="two", listen=TcpAddress("", 2), policy=one.policy.changed(ip_limit=3)
     )
 
 
@@ -158,11 +165,64 @@ def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     assert config.load(path) == config.load(str(path)) == parse(NATIVE)
 
 
+# -- what holds for all services
+
+
+def test_defaults_hold_for_all_services_that_say_nothing_else() -> None:
+    loaded = parse(
+        "services:\n"
+        '  one: {listen: ":1", backend: ":9"}\n'
+        '  two: {listen: ":2", backend: ":9", max_idle: 10, ip_blacklist: []}\n'
+        "defaults: {max_idle: 5m, keepalive: false, ip_blacklist: [10.0.0.0/8]}\n"
+    )
+    one, two = loaded.services
+    assert loaded.defaults == Policy.of(
+        max_idle=300, keepalive=False, ip_blacklist=networks("10.0.0.0/8")
+    )
+    assert one.policy == loaded.defaults
+    assert two.policy == Policy.of(max_idle=10, keepalive=False)
+
+
+def test_each_wrong_default_is_told_once_with_its_line() -> None:
+    assert problems_of(
+        "defaults:\n"
+        "  max_idle: soon\n"
+        "  max_ilde: 1\n"
+        '  listen: ":1"\n'
+        "  name: web\n"
+        "services:\n"
+        '  one: {listen: ":1", backend: ":9"}\n'
+        '  two: {listen: ":2", backend: ":9", conn_limit: -1}\n'
+    ) == [
+        (2, "defaults.max_idle", TOO_SOON),
+        (3, "defaults.max_ilde", "is not a known key: did you mean max_idle?"),
+        (4, "defaults.listen", "belongs to one service: write it under its name in services"),
+        (5, "defaults.name", "is not a known key: a service's name stands before its colon"),
+        (8, "services.two.conn_limit", 'must be from 0 to 1000000000, not "-1"'),
+    ]
+
+
+TOO_SOON = 'must be a number of seconds or a text like 500ms, 15m or 1h30m, not "soon"'
+
+
+@pytest.mark.parametrize("defaults", ["[]", "5", "web"])
+def test_defaults_that_are_no_mapping(defaults: str) -> None:
+    ((line, path, message),) = problems_of(
+        f'defaults: {defaults}\nservices:\n  one: {{listen: ":1", backend: ":9"}}\n'
+    )
+    assert (line, path) == (1, "defaults")
+    assert message.startswith("must be a mapping of settings for all services")
+
+
+def test_in_the_go_tools_style_defaults_is_a_service() -> None:
+    assert parse_one("defaults: {listen_port: 80, backend_port: 81}").name == "defaults"
+
+
 # -- the Go tool's style
 
 
 def test_go_service() -> None:
-    assert parse_one(GO) == config.ServiceConfig(
+    assert parse_one(GO) == service(
         name="ssh",
         listen=TcpAddress("192.168.1.1", 22),
         backend=TcpAddress("10.0.0.5", 2222),
@@ -178,7 +238,7 @@ def test_go_service() -> None:
     )
 
 
-GO_DEFAULTS = config.ServiceConfig(
+GO_DEFAULTS = service(
     name="80",
     listen=TcpAddress("", 80),
     backend=TcpAddress("127.0.0.1", 81),
@@ -210,8 +270,10 @@ GO_DEFAULTS = config.ServiceConfig(
     ],
 )
 def test_go_defaults(rules: str, changes: dict[str, Any]) -> None:
-    service = parse_one(f"80: {{listen_port: '80', backend_port: 81, {rules}}}")
-    assert service == attrs.evolve(GO_DEFAULTS, **changes)
+    changes = dict(changes)
+    addresses = {key: changes.pop(key) for key in ("listen", "backend") if key in changes}
+    expected = attrs.evolve(GO_DEFAULTS, **addresses).changed(**changes)
+    assert parse_one(f"80: {{listen_port: '80', backend_port: 81, {rules}}}") == expected
 
 
 # -- pairs
@@ -239,7 +301,7 @@ def test_pairs() -> None:
         ([":80=ssl:web:443"], {":80=ssl:web:443": "belong in the configuration file"}),
         (["ssl:443=:80"], {"ssl:443=:80": "belong in the configuration file"}),
         ([":80=:1", "0.0.0.0:80=:1"], {"0.0.0.0:80=:1": '":80" listens there already'}),
-        ([":0=:1", ":0=:2"], {":0=:2": '":0" stands here twice'}),
+        ([":0=:1", ":0=:2"], {":0=:2": '":0" is given twice'}),
         ([""], {"": "has no '='"}),
     ],
 )

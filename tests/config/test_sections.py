@@ -94,7 +94,7 @@ def test_defaults() -> None:
         ("observers: [{use: json}]", "observers[0].use: must be package.module:Class"),
         ("observers: [{use: 'no.such:Thing'}]", "cannot be imported: ModuleNotFoundError"),
         ("observers: [{use: 'json:Nothing'}]", "cannot be imported: AttributeError"),
-        ("observers: [{use: 'sys:path'}]", 'observers[0].use: "sys:path" is no class'),
+        ("observers: [{use: 'sys:path'}]", 'observers[0].use: "sys:path" is not a class'),
         (
             f"observers: [{{use: '{__name__}:Noting', limit: 1}}]",
             "cannot be made with these options: missing a required argument: 'path'",

@@ -44,6 +44,9 @@ class Connection:
         self.record.end(reason, self.monitor.clock.seconds())
         self.monitor.closed(self)
 
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
+
     def measure(self) -> None:
         pass
 

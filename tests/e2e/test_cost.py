@@ -76,7 +76,7 @@ CALLS_PER_SPLICE: dict[str, float] = {
 STRAYS = 20
 """Calls of each kind that come by the way: memory, timers and what is looked at then, the log."""
 
-PYTHON_CALLS_PER_CONNECTION = 103
+PYTHON_CALLS_PER_CONNECTION = 101
 PYTHON_CALLS_PER_MESSAGE = 12
 PYTHON_SLACK = 0.5
 """So that one call more is too many, though a round may miss some of its last connection."""

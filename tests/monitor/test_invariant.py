@@ -51,6 +51,9 @@ class Connection:
     def end(self, reason: Any, reset: bool = False) -> None:
         self.record.end(reason, self.monitor.clock.seconds())
 
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
+
     def measure(self) -> None:
         pass
 

@@ -34,7 +34,6 @@ from monconn.net.listen import (
     open_listener,
     serve_factory,
 )
-from monconn.policy.networks import NetworkSet
 from monconn.policy.rules import Rules
 from tests.relay.world import World, exactly, to_the_end, until, until_settled
 
@@ -642,7 +641,7 @@ async def test_blocked_clients_are_refused_at_accept(tmp_path: Path) -> None:
 
 
 def blocked_clients_are_refused_at_accept(tmp_path: Path) -> None:
-    rules = Rules(bans=NetworkSet([parse_network("127.0.0.1"), parse_network("127.1.0.0/16")]))
+    rules = Rules(bans=(parse_network("127.0.0.1"), parse_network("127.1.0.0/16")))
     with World(tmp_path, rules=rules, front=TcpAddress("", 0)) as world:
         most = Most(world)
         for ip in ("127.0.0.1", "127.1.2.3"):

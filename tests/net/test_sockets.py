@@ -28,6 +28,7 @@ from monconn.net.sockets import (
     enable_keepalive,
     end_by_errno,
     has_failed,
+    peer_credentials,
     peer_pid,
     reset_on_close,
     track_errors,
@@ -412,6 +413,14 @@ def test_on_a_unix_socket_it_stays_a_close() -> None:
 
 def test_the_process_behind_a_unix_socket_is_known() -> None:
     ours, peer = socket.socketpair()
+    assert peer_credentials(ours) == (os.getpid(), os.getuid(), os.getgid())
     assert peer_pid(ours) == os.getpid()
     ours.close()
     peer.close()
+
+
+def test_nobody_is_known_behind_a_tcp_socket() -> None:
+    """Linux answers there as well, with values that mean nothing: pid 0, uid -1."""
+    with socket.socket() as sock:
+        assert peer_credentials(sock) is None
+        assert peer_pid(sock) == 0

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -53,12 +53,6 @@ def record(**fields: Any) -> ConnectionRecord:
         "down": 100,
     }
     return ConnectionRecord(**{**usual, **fields})
-
-
-class RecordWithFacts(ConnectionRecord):
-    """As the data path will fill it."""
-
-    facts: Mapping[str, Any] = {"mqtt_client_id": "Sensor-7", "packets": 12}
 
 
 def matches(text: str, row: Any, keys: Keys = CONNECTION_KEYS) -> bool:
@@ -174,7 +168,9 @@ def test_matches(text: str, fields: dict[str, Any], expected: bool) -> None:
     ],
 )
 def test_facts(text: str, expected: bool) -> None:
-    with_facts = RecordWithFacts(7, "mqtt", "10.1.2.3:4", "10.1.2.3", ":1", ":2", 0.0, 0.0)
+    with_facts = ConnectionRecord(7, "mqtt", "10.1.2.3:4", "10.1.2.3", ":1", ":2", 0.0, 0.0)
+    with_facts.set_fact("mqtt_client_id", "Sensor-7")
+    with_facts.set_fact("packets", 12)
     assert matches(text, with_facts) is expected
 
 

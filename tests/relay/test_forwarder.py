@@ -13,13 +13,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.policy.rules import Rules
 from monconn.relay.forwarder import Forwarder
-from monconn.relay.paths import MakeEnd, TransportPath
-from monconn.relay.transports.end import TransportEnd
+from monconn.relay.paths import MakeBackend, TransportPath
+from monconn.relay.transports.end import TransportEnd, TransportShared
 
 from .world import to_the_end
 
@@ -44,8 +43,8 @@ class Dialler:
         return Deferred(lambda _: self.given_up.append(protocol))
 
 
-def stream_ends(clock: Clock, dial: Dialler) -> MakeEnd:
-    return lambda _: TransportEnd("backend", clock, dial=dial)
+def stream_ends(clock: Clock, dial: Dialler) -> MakeBackend:
+    return lambda *_: TransportEnd("backend", TransportShared.of(clock), dial=dial)
 
 
 @pytest.fixture
@@ -67,14 +66,14 @@ def test_a_client_that_the_reactor_cannot_take(
 ) -> None:
     client, accepted = pair
     clock, dialler = Clock(), Dialler()
-    monitor, deadlines = Monitor("web", clock=clock), Deadlines(clock)
-    path = TransportPath(monitor, deadlines, BrokenReactor(number), stream_ends(clock, dialler))
+    monitor, shared = Monitor("web", clock=clock), TransportShared.of(clock)
+    path = TransportPath(monitor, shared, BrokenReactor(number), stream_ends(clock, dialler))
     forwarder = Forwarder(monitor, path)
     forwarder.accepted(accepted, "")
     (record,) = monitor.closed_records
     assert record.reason == reason
     assert os.strerror(number) in record.detail
-    assert (len(monitor), len(deadlines), len(dialler.given_up)) == (0, 0, 1)
+    assert (len(monitor), len(shared.deadlines), len(dialler.given_up)) == (0, 0, 1)
     assert to_the_end(client) == (b"", "fin")
     assert accepted.fileno() == -1
 
@@ -113,7 +112,8 @@ def refused_record(accepted: socket.socket, address: Any) -> ConnectionRecord:
     monitor = Monitor("web", Rules(conn_limit=1), clock=clock)
     monitor.stopping = True
     monitor.add_observer(seen)
-    path = TransportPath(monitor, Deadlines(clock), BrokenReactor(0), stream_ends(clock, Dialler()))
+    shared = TransportShared.of(clock)
+    path = TransportPath(monitor, shared, BrokenReactor(0), stream_ends(clock, Dialler()))
     Forwarder(monitor, path).accepted(accepted, address)
     assert accepted.fileno() == -1
     (record,) = seen.records

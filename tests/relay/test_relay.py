@@ -1,4 +1,4 @@
-"""The relay between Ends that only note what is asked of them, by a clock of ours."""
+"""The relay between fake Ends that record their calls, on a fake clock."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from monconn.model.reasons import Direction
+from monconn.model.reasons import Direction, Side
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.policy.timeouts import GRACE_SECONDS, Timeouts
+from monconn.relay.ends import (
+    HOLD_CONNECTING,
+    HOLD_FULL,
+    ByteSink,
+    End,
+    EndListener,
+    Phase,
+)
 from monconn.relay.relay import Relay
+from monconn.relay.stages import StageChain
 from tests.properties import examples
 
 ALL_OFF = {
@@ -26,35 +35,85 @@ ALL_OFF = {
     "half_close_timeout": 0,
     "max_lifetime": 0,
 }
+SIDES: tuple[Side, ...] = ("client", "backend")
 STEP_SECONDS = 0.05
 LATE_SECONDS = Deadlines.BUCKET_SECONDS + STEP_SECONDS
 
 
 class FakeEnd:
-    """WriteQueue what it is asked, in a list that both Ends share."""
+    """Notes what it is asked, in a list that both Ends share; knows the verbs of an End only."""
 
-    def __init__(self, side: Any, calls: list[str]) -> None:
-        self.side = side
-        self.reports: Any = None
+    accepts_pipes = False
+    reports: EndListener
+    peer: End
+
+    def __init__(self, side: Side, calls: list[str]) -> None:
+        self.side: Side = side
+        self.phase: Phase = "open"
+        self.holds = 0
+        self.is_watched = False
+        self.stages: StageChain | None = None
         self.held = 0
         self.given = 0
         self._calls = calls
 
-    @property
-    def send_queue(self) -> FakeEnd:
-        return self  # its own, as a TransportEnd's
+    def _note(self, verb: str, *details: object) -> None:
+        self._calls.append(" ".join([verb, self.side, *map(repr, details)]))
 
-    def __getattr__(self, verb: str) -> Any:
-        return lambda *data: self._calls.append(" ".join([verb, self.side, *map(repr, data)]))
+    @property
+    def sink(self) -> ByteSink:
+        return self if self.stages is None else self.stages
+
+    def set_stages(self, stages: StageChain | None) -> None:
+        self.stages = stages
+
+    def dial(self) -> None:
+        self._note("dial")
+
+    def hold(self, hold: int) -> None:
+        self.holds |= hold
+        self._note("hold", hold)
+
+    def release(self, hold: int) -> None:
+        if self.holds & hold:
+            self.holds &= ~hold
+            self._note("release", hold)
+
+    def end_writing(self) -> None:
+        self._note("end_writing")
+
+    def close(self) -> None:
+        self._note("close")
+
+    def reset(self) -> None:
+        self._note("reset")
+
+    def abort(self) -> None:
+        self._note("abort")
+
+    def send(self, data: bytes | memoryview) -> None:
+        self._note("send", data)
+
+    def room(self) -> int:
+        return 0
 
     def enable_keepalive(self) -> None:
         pass  # of no account here
+
+    def tcp_info(self) -> bytes | None:
+        return None
 
     def pending_bytes(self) -> int:
         return self.held
 
     def delivered_bytes(self) -> int:
         return self.given
+
+    def is_delivered(self) -> bool:
+        return not self.held
+
+    def stages_drained(self) -> None:
+        self._note("stages_drained")
 
 
 class Watcher(Observer):
@@ -91,6 +150,7 @@ class Stage:
         self.relay = Relay(self.monitor, record, self.client, self.backend, self.deadlines)
 
     def open(self) -> Stage:
+        self.client.holds = HOLD_CONNECTING  # as a socket's
         self.relay.connected(self.client)
         self.relay.connected(self.backend)
         self.calls.clear()
@@ -113,7 +173,7 @@ class Stage:
         return record.reason, record.code, record.client_end, record.backend_end, record.closed_by
 
     def ends_in(self, seconds: float) -> bool:
-        """Whether the verdict falls after so many seconds, and not before."""
+        """Whether the reason is decided after so many seconds, and not before."""
         self.pass_seconds(seconds - STEP_SECONDS)
         too_early = self.record.reason is not None
         self.pass_seconds(STEP_SECONDS + LATE_SECONDS)
@@ -128,7 +188,7 @@ def stage() -> Stage:
 # -- the beginning
 
 
-def test_opens_and_dials_once_the_client_stands() -> None:
+def test_opens_and_dials_once_the_client_is_connected() -> None:
     stage = Stage()
     assert len(stage.monitor) == 0
     stage.relay.connected(stage.client)
@@ -138,7 +198,7 @@ def test_opens_and_dials_once_the_client_stands() -> None:
     assert stage.record.connected is None
 
 
-def test_open_once_the_backend_stands() -> None:
+def test_open_once_the_backend_is_connected() -> None:
     stage = Stage()
     stage.relay.connected(stage.client)
     stage.clock.advance(2)
@@ -199,10 +259,10 @@ def test_observers_see_everything_in_order() -> None:
 def test_a_full_side_holds_the_other_back(stage: Stage) -> None:
     stage.relay.filled(stage.backend)
     stage.relay.drained(stage.backend)
-    assert stage.asked() == ["pause client", "resume client"]
+    assert stage.asked() == [f"hold client {HOLD_FULL}", f"release client {HOLD_FULL}"]
     stage.relay.filled(stage.client)
     stage.relay.drained(stage.client)
-    assert stage.asked() == ["pause backend", "resume backend"]
+    assert stage.asked() == [f"hold backend {HOLD_FULL}", f"release backend {HOLD_FULL}"]
 
 
 def test_reading_since_tells_when_the_client_is_held_back(stage: Stage) -> None:
@@ -247,7 +307,7 @@ def test_both_sides_end(stage: Stage, first: str, second: str) -> None:
     assert (stage.record.state, stage.record.closed) == ("closed", 1004)
 
 
-def test_a_client_that_ends_before_the_backend_stands() -> None:
+def test_a_client_that_ends_before_the_backend_is_connected() -> None:
     stage = Stage()
     stage.relay.connected(stage.client)
     stage.relay.data(stage.client, b"all")
@@ -260,7 +320,7 @@ def test_a_client_that_ends_before_the_backend_stands() -> None:
     assert stage.asked() == ["send client b'answer'"]
 
 
-def test_a_client_that_is_gone_before_the_backend_stands_is_delivered_all_the_same() -> None:
+def test_a_client_that_is_gone_before_the_backend_is_connected_is_delivered_all_the_same() -> None:
     stage = Stage()
     stage.relay.connected(stage.client)
     stage.relay.eof(stage.client)
@@ -274,8 +334,9 @@ def test_a_client_that_is_gone_before_the_backend_stands_is_delivered_all_the_sa
 
 def test_no_cycle_is_left_for_the_collector(stage: Stage) -> None:
     close_in_order(stage)
-    assert stage.client.reports is None
-    assert stage.backend.reports is None
+    for end in (stage.client, stage.backend):
+        assert not hasattr(end, "reports")
+        assert not hasattr(end, "peer")
 
 
 # -- resets and losses
@@ -428,7 +489,7 @@ def test_connect_timeout_also_for_a_client_that_has_ended() -> None:
     assert stage.told()[:2] == ("connect_timeout", "sC")
 
 
-def test_connect_timeout_is_over_once_the_backend_stands() -> None:
+def test_connect_timeout_is_over_once_the_backend_is_connected() -> None:
     stage = Stage(connect_timeout=5).open()
     stage.pass_seconds(20)
     assert stage.record.reason is None
@@ -455,7 +516,7 @@ def test_bytes_either_way_put_idle_timeout_off(side: str) -> None:
     assert stage.record.reason == "idle_timeout"
 
 
-def test_read_timeout_heeds_the_clients_bytes_only() -> None:
+def test_read_timeout_depends_on_the_clients_bytes_only() -> None:
     stage = Stage(read_timeout=10).open()
     stage.pass_seconds(8)
     stage.relay.data(stage.client, b"x")
@@ -557,7 +618,7 @@ def test_bytes_put_half_close_timeout_off() -> None:
     assert stage.record.reason == "half_close_timeout"
 
 
-def test_lifetime_heeds_no_bytes() -> None:
+def test_lifetime_does_not_depend_on_bytes() -> None:
     stage = Stage(max_lifetime=10).open()
     for _ in range(9):
         stage.pass_seconds(1)
@@ -591,11 +652,11 @@ class ClosesCounted(Observer):
 
 
 class ActingEnd(FakeEnd):
-    """An End that reports nothing impossible; an aborted one that does not stand goes at once."""
+    """An End that reports nothing impossible; if aborted unconnected, it is gone at once."""
 
-    def __init__(self, side: Any, calls: list[str]) -> None:
+    def __init__(self, side: Side, calls: list[str]) -> None:
         super().__init__(side, calls)
-        self.stands = self.has_ended = self.is_leaving = self.is_gone = False
+        self.is_connected = self.has_ended = self.is_leaving = self.is_gone = False
 
     def close(self) -> None:
         self.is_leaving = True
@@ -609,11 +670,12 @@ class ActingEnd(FakeEnd):
         self.close()
 
     def _go_if_undialled(self) -> None:
-        if not (self.stands or self.is_gone):
+        if not (self.is_connected or self.is_gone):
             self.go()
 
     def go(self) -> None:
         self.is_gone = True
+        self.phase = "closed"
         self.reports.gone(self)
 
 
@@ -622,12 +684,12 @@ class Course:
 
     def __init__(self) -> None:
         self.stage = stage = Stage(max_idle=60, half_close_timeout=30, write_timeout=40)
-        self.ends = [ActingEnd(side, stage.calls) for side in ("client", "backend")]
+        self.ends = [ActingEnd(side, stage.calls) for side in SIDES]
         self.client, self.backend = self.ends
         self.relay = Relay(stage.monitor, stage.record, self.client, self.backend, stage.deadlines)
         self.observer = ClosesCounted()
         stage.monitor.add_observer(self.observer)
-        self.client.stands = True
+        self.client.is_connected = True
         self.relay.connected(self.client)
         self.sent = {"client": 0, "backend": 0}
         self.reason: str | None = None
@@ -638,17 +700,17 @@ class Course:
         self.check()
 
     def _connected(self, end: ActingEnd) -> None:
-        if not end.stands:
-            end.stands = True
+        if not end.is_connected:
+            end.is_connected = True
             self.relay.connected(end)
 
     def _connect_failed(self, end: ActingEnd) -> None:
-        if not end.stands:
+        if not end.is_connected:
             end.is_gone = True
             self.relay.connect_failed(end, "backend_refused", "")
 
     def _data(self, end: ActingEnd) -> None:
-        if end.stands and not (end.has_ended or end.is_leaving):
+        if end.is_connected and not (end.has_ended or end.is_leaving):
             self.sent[end.side] += 3
             self.relay.data(end, b"abc")
 
@@ -662,16 +724,16 @@ class Course:
         end.held = 100
 
     def _eof(self, end: ActingEnd) -> None:
-        if end.stands and not (end.has_ended or end.is_leaving):
+        if end.is_connected and not (end.has_ended or end.is_leaving):
             end.has_ended = True
             self.relay.eof(end)
 
     def _gone(self, end: ActingEnd) -> None:
-        if end.stands and (end.has_ended or end.is_leaving):
+        if end.is_connected and (end.has_ended or end.is_leaving):
             end.go()
 
     def _broken(self, end: ActingEnd) -> None:
-        if end.stands:
+        if end.is_connected:
             end.is_gone = True
             self.relay.broken(end, "reset", "")
 
@@ -704,7 +766,7 @@ class Course:
             assert len(stage.deadlines) == 1  # for its time limits
 
     def finish(self) -> None:
-        """Once the verdict has fallen, who is left is told to go within the grace time."""
+        """Once there is a reason, whoever is left is told to go within the grace time."""
         self.relay.end("lifetime")
         self.check()
         self.stage.clock.advance(GRACE_SECONDS + LATE_SECONDS)

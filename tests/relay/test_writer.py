@@ -22,7 +22,7 @@ from monconn.addresses import TcpAddress
 from monconn.clock import MonotonicClock
 from monconn.monitor.monitor import Monitor
 from monconn.relay.paths import DataPaths
-from monconn.relay.transports.end import TransportEnd
+from monconn.relay.transports.end import TransportEnd, TransportShared
 from monconn.relay.transports.writer import TlsWriter
 from tests.certificates import make_certificate
 
@@ -144,7 +144,7 @@ class Negotiating(Protocol):
         self._context = context
 
     def connectionMade(self) -> None:
-        end = TransportEnd("client", reactor)
+        end = TransportEnd("client", TransportShared.of(MonotonicClock(reactor)))
         end.reports = Mock()
         self.transport.protocol = end
         self.transport.startTLS(self._context)

@@ -32,7 +32,7 @@ from monconn.policy.timeouts import Timeouts
 from monconn.relay import paths
 from monconn.relay.forwarder import Forwarder
 from monconn.relay.paths import DataPaths
-from monconn.relay.sockets import reader
+from monconn.relay.sockets import end
 from monconn.relay.sockets.loop import NestedSocketLoop
 
 PIPES = ("stream", "copy", "splice", "nested", "stream_to_plain", "plain_to_stream")
@@ -137,7 +137,7 @@ class World:
             self._patches.append(patch.object(paths, "HAS_EPOLL", False))
             self._patches[-1].start()
         if self.pipe == "copy":
-            self._patches.append(patch.object(reader, "HAS_SPLICE", False))
+            self._patches.append(patch.object(end, "HAS_SPLICE", False))
             self._patches[-1].start()
         for module in _modules_with("GRACE_SECONDS") if self._grace_seconds else ():
             self._patches.append(patch.object(module, "GRACE_SECONDS", self._grace_seconds))

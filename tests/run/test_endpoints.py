@@ -136,6 +136,19 @@ def test_defaults_are_the_librarys() -> None:
     assert (monitor.rules.conn_limit, monitor.rules.ip_limit, monitor.blocks()) == (0, 0, [])
 
 
+def test_keepalive_is_the_factorys() -> None:
+    memory = MemoryReactorClock()
+    now(endpoint("monconn:tcp:80:mon.keepalive=false", memory).listen(Negotiating()))
+    factory: Any = memory.tcpServers[0][1]
+    assert not factory.has_keepalive()
+
+
+@pytest.mark.parametrize("key", ["when_full", "connect_timeout", "wait_timeout", "print_bytes"])
+def test_what_only_a_forwarder_can_do_is_no_key(key: str) -> None:
+    with pytest.raises(ValueError, match="is not a known key"):
+        endpoint(f"monconn:tcp:80:mon.{key}=wait")
+
+
 @pytest.mark.parametrize(
     ("place", "config"),
     [
@@ -160,6 +173,7 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
         ),
         ("tcp:80:mon.x=x", '"mon.x" is not a known key: Known are mon.name, mon.control, mon.con'),
         ("tcp:80:mon.name=", "mon.name: must not be empty"),
+        ("tcp:80:mon.keepalive=no", 'mon.keepalive: must be true or false, not "no"'),
         (
             "tcp:80:mon.conn_limit=-1",
             'mon.conn_limit: must be a whole number such as 100, not "-1"',
@@ -178,11 +192,11 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
         ("tcp:80:backlg=5", 'cannot use "tcp:80:backlg=5": '),
         (
             r"tcp\:80:backlog=5",
-            '"backlog=5" is no key of ours: it belongs inside of the quoted end',
+            '"backlog=5" is not a key of ours: it belongs inside of the quoted end',
         ),
         (
             r"tcp\:80:50",
-            '"50" is no key of ours: it belongs inside of the quoted endpoint "tcp:80"',
+            '"50" is not a key of ours: it belongs inside of the quoted endpoint "tcp:80"',
         ),
         (r"monconn\:tcp\:80\:mon.x\=1:mon.name=a", '"mon.x" is not a known key'),
     ],

@@ -77,7 +77,7 @@ def test_a_wrong_configuration_ends_the_program_with_its_problems(file: Path) ->
 
 def test_the_service_has_all_services() -> None:
     made: Any = plugin.makeService(options("-p", ":2222=127.0.0.1:22", "-p", ":80=10.0.0.5:80"))
-    assert [service.name for service in made if service.name] == [":2222", ":80"]
+    assert names(made.config) == [":2222", ":80"]
 
 
 def test_the_tac_file_reads_what_the_environment_names(
@@ -86,7 +86,7 @@ def test_the_tac_file_reads_what_the_environment_names(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(plugin.CONFIG_VARIABLE, raising=False)
     made: Any = plugin.service_from_environment()
-    assert [service.name for service in made if service.name] == ["web"]
+    assert names(made.config) == ["web"]
     monkeypatch.setenv(plugin.CONFIG_VARIABLE, "other.yaml")
     with pytest.raises(SystemExit, match=r"other\.yaml: cannot be read"):
         plugin.service_from_environment()

@@ -26,6 +26,7 @@ from zope.interface.verify import verifyObject
 
 from monconn.config.sections import JsonLogConfig
 from monconn.errors import FileError
+from monconn.model.actions import OWN_CODE, Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import IConnection, IObserver
@@ -81,6 +82,9 @@ class Connection:
 
     def end(self, reason: Any, reset: bool = False) -> None:
         self.record.end(reason, 0.0)
+
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
 
     def measure(self) -> None:
         self.record.note_tcp("client", bytes(232))
@@ -237,10 +241,20 @@ def test_a_refusal_is_a_line(start: Start, sink: MemorySink) -> None:
     running.monitor.block("192.0.2.0/24")
     assert running.monitor.admit("192.0.2.9:1", "192.0.2.9") is None
     running.service.stopService()
-    (line,) = lines_of(sink.data)
+    action, line = lines_of(sink.data)
+    assert (action["event"], action["action"], action["count"]) == ("action", "block", 0)
+    assert action["text"] == "blocked 192.0.2.0/24 at web, ended 0 connections for own code"
     assert line["event"] == "refused"
     assert line["refusal"] == "blocked"
     assert line["code"] == "PR"
+
+
+def test_an_action_is_a_line(start: Start, sink: MemorySink) -> None:
+    running = start(sink)
+    action = Action("close", OWN_CODE, 1_700_000_000.0, None, "client:192.0.2.0/24", 3)
+    running.monitor.report(action)
+    running.service.stopService()
+    assert lines_of(sink.data) == [{"schema": 1, "event": "action", **action.to_dict()}]
 
 
 def test_an_alarm_is_a_line(start: Start, sink: MemorySink) -> None:

@@ -36,9 +36,11 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
+from monconn.errors import SettingTypeError
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IConnection, Observer
+from monconn.monitor.interfaces import IConnection, IWatchable, Observer
 from monconn.monitor.monitor import Monitor
+from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import GRACE_SECONDS, Timeouts
 from monconn.testing import MemoryTransport, RecordingObserver, connect, make_monitor
@@ -1395,3 +1397,82 @@ def test_a_service_in_one_line() -> None:
     assert world.monitor.describe() == (
         "test: connections 1, ips 1, total 2, refused 1, up 5 B, down 3 B, uptime 12.3s"
     )
+
+
+# -- another policy while connections live
+
+
+@pytest.mark.parametrize("before", [0, 3600])  # switched on, and shortened
+def test_max_idle_strikes_live_connections(before: float) -> None:
+    world = World(timeouts=Timeouts(max_idle=before, write_timeout=0))
+    world.clock.advance(5)
+    world.monitor.timeouts = Timeouts(max_idle=10, write_timeout=0)
+    world.clock.advance(4.9)
+    assert world.record.reason is None
+    world.clock.advance(0.1)
+    assert world.record.reason == "idle_timeout"
+
+
+def test_a_limit_that_was_switched_off_strikes_no_more() -> None:
+    world = World(timeouts=Timeouts(max_idle=10, write_timeout=0))
+    world.monitor.timeouts = NO_LIMITS
+    world.clock.advance(3600)
+    assert world.record.reason is None
+
+
+def test_another_policy_leaves_the_grace_period_as_it_is() -> None:
+    world = World(timeouts=NO_LIMITS)
+    world.transport.fill()
+    world.wrapper.write(b"x")
+    world.monitor.close(world.record.id)
+    world.monitor.timeouts = Timeouts(max_idle=3600)
+    world.clock.advance(GRACE_SECONDS)
+    assert world.transport.aborted
+
+
+def test_keepalive_is_the_policys_unless_it_is_given() -> None:
+    def has_keepalive(policy: Policy, **kwargs: Any) -> bool:
+        monitor = make_monitor(policy=policy)
+        return MonitoringFactory(monitor, Factory.forProtocol(Protocol), **kwargs).has_keepalive()
+
+    assert has_keepalive(Policy())
+    assert not has_keepalive(Policy(keepalive=False))
+    assert has_keepalive(Policy(keepalive=False), keepalive=True)
+    assert not has_keepalive(Policy(), keepalive=False)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "factory", "message"),
+    [
+        (None, None, r"^MonitoringFactory\(monitor=None\): must be a Monitor, as monconn\.new"),
+        (
+            make_monitor(),
+            None,
+            r"^MonitoringFactory\(wrapped=None\): must be a factory, with build",
+        ),
+        (make_monitor(), Protocol(), r"must be a factory, with buildProtocol\(\)$"),
+    ],
+)
+def test_what_is_no_monitor_or_no_factory(monitor: Any, factory: Any, message: str) -> None:
+    with pytest.raises(SettingTypeError, match=message):
+        MonitoringFactory(monitor, factory)
+
+
+# -- a watcher of one connection
+
+
+def test_one_connection_can_be_watched_alone() -> None:
+    world = World(timeouts=NO_LIMITS)
+    other, transport = connect(world.factory)
+    seen: list[tuple[str, bytes]] = []
+    cancel = world.monitor.watch(world.record.id, lambda *chunk: seen.append(chunk))
+    transport.peer_sends(b"not mine")
+    world.transport.peer_sends(b"up")
+    world.wrapper.write(b"down")
+    world.wrapper.writeSequence(iter([b"more", b"and more"]))
+    assert seen == [("up", b"up"), ("down", b"down"), ("down", b"more"), ("down", b"and more")]
+    cancel()
+    cancel()  # harmless
+    world.wrapper.write(b"unseen")
+    assert len(seen) == 4
+    assert verifyObject(IWatchable, other)

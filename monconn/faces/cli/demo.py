@@ -17,6 +17,7 @@ from monconn.faces.cli.logs import TextLog
 from monconn.faces.cli.run import install_reactor, run
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import open_listener
+from monconn.policy.policy import Policy
 from monconn.run.application import Application
 
 _TABLE_WIDTH = 100
@@ -80,7 +81,7 @@ def run_demo(*, debug: bool = False) -> int:
         name="demo",
         listen=TcpAddress("127.0.0.1", 0),
         backend=TcpAddress("127.0.0.1", backend.getsockname()[1]),
-        wait_timeout=0.5,  # most devices would never leave by themselves
+        policy=Policy(wait_timeout=0.5),  # most devices would never leave by themselves
     )
 
     def prepare(app: Application, reactor: Any, log: TextLog) -> None:

@@ -235,6 +235,8 @@ def event_line(event: Row) -> str:
 
 
 def _event_words(event: Row) -> str:
+    if event["event"] == "action":
+        return f"{local_time(event['at'])} {event['text']}"
     what = f"{local_time(event['at'])} {event['service']}: {event.get('client')}"
     if event["event"] == "alarm":
         word = "is over" if event["over"] else "begins"

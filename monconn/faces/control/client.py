@@ -1,6 +1,6 @@
-"""The other side of the control port, for programs that may wait for an answer.
+"""A blocking client of the control port.
 
-Needs nothing of Twisted's: it is also how a client in another language may look.
+It needs nothing of Twisted's, and is a model for clients in other languages.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ _TLS_ADDRESS = re.compile(r"(\[[^]]+\]|[^:]+):(\d{1,5}):([^:]+):([^:]+):([^:]+)"
 
 
 class NoServer(ControlError):
-    """Nobody answers at the control port."""
+    """No server answers at the control port."""
 
 
 class SeveralServers(ControlError):
-    """More than one monconn runs, and none was chosen."""
+    """More than one monconn runs, and it was not said which is meant."""
 
 
 class BadAddress(ControlError):
-    """What was given as a server's address is none."""
+    """The address of a server cannot be understood."""
 
 
 class CommandFailed(ControlError):
-    """The server could not do what was asked; the text says why.
+    """The server did not do what was asked; the text says why.
 
-    :param code: one of the contract's: ``UNKNOWN_CONNECTION``, ``BAD_REQUEST``, …
+    :param code: one of those in ``docs/control.md``: ``UNKNOWN_CONNECTION``, ``BAD_FILTER``, …
     """
 
-    def __init__(self, code: str, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
         self.code = code
 
 
 def find_server(where: str | None) -> str:
     """The address of the server to talk to.
 
-    :param where: as :func:`connect` takes it; looked for where control sockets are, if None.
+    :param where: as :class:`Client` takes it; if None, the one control socket of this user.
     :raises NoServer: there is none.
     :raises SeveralServers: there is more than one.
-    :raises ControlError: others can put sockets where they are looked for.
+    :raises ControlError: other users can put sockets into the folder of control sockets.
     """
     if where:
         return where
@@ -87,7 +87,7 @@ class Client:
         self._input: BinaryIO = self._sock.makefile("rb")
         self._asked = 0
         self.events_dropped = 0
-        """Events that the server did not push, as we were too slow, so far."""
+        """Events that the server has dropped so far, as this client reads too slowly."""
         self.hello = self.call("Hello", version=VERSION)
 
     def __enter__(self) -> Client:
@@ -97,15 +97,16 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._input.close()
         self._sock.close()
 
     def call(self, command: str, **arguments: Any) -> dict[str, str]:
-        """Ask, and wait for the answer; its values are text, and often JSON.
+        """Send a command, and wait for the answer, whose values are text, often JSON.
 
-        :raises CommandFailed: the server says why not.
-        :raises NoServer: it has hung up.
+        :param arguments: those that are None are left out; lists are sent as JSON.
+        :raises CommandFailed: the server answers with an error.
+        :raises NoServer: the connection is lost, or there is no answer in time.
         """
         self._asked += 1
         box = {"_command": command, "_ask": str(self._asked)}
@@ -116,14 +117,14 @@ class Client:
         except (OSError, UnicodeDecodeError) as error:
             raise NoServer(f"{self.where} does not answer: {os_error_text(error)}") from None
         if "_error" in answer:
-            code, words = answer.get("_error_code", ""), answer.get("_error_description", "")
-            raise CommandFailed(code, printable(words))
+            code, message = answer.get("_error_code", ""), answer.get("_error_description", "")
+            raise CommandFailed(code, printable(message))
         if "_answer" not in answer:
             raise NoServer(f"{self.where} is no control port")
         return answer
 
     def rows(self, command: str, **arguments: Any) -> Iterator[Any]:
-        """Ask for a list; each of its rows, page by page."""
+        """The rows of a list, whose pages are asked for one after the other."""
         answer = self.call(command, **arguments)
         yield from json.loads(answer["rows"])
         while "next" in answer:
@@ -133,7 +134,8 @@ class Client:
     def events(self, **arguments: Any) -> Iterator[dict[str, Any]]:
         """Subscribe, and wait for each event as it happens.
 
-        :raises NoServer: the server has hung up.
+        :param arguments: ``service`` and ``filter``.
+        :raises NoServer: the server has closed the connection.
         """
         self.call("Subscribe", **arguments)
         self._sock.settimeout(None)

@@ -1,4 +1,4 @@
-"""Where control sockets are, so that those who look for one find it."""
+"""Where control sockets are: server and clients look in the same folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST_NAME = "control.sock"
 
 
 def control_folder() -> Path:
-    """The folder of this user's control sockets, which need not exist."""
+    """The folder of this user's control sockets, whether or not it exists."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "monconn"
@@ -24,7 +24,7 @@ def control_folder() -> Path:
 def make_folder(folder: Path) -> None:
     """Make a folder that only this user can enter.
 
-    :raises ControlError: it is there and someone else's, or open to others, or cannot be made.
+    :raises ControlError: it belongs to another user, is open to others, or cannot be made.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -34,9 +34,9 @@ def make_folder(folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Trust a folder only if nobody else can have put anything there.
+    """Make sure that no other user can have put anything into a folder.
 
-    :raises ControlError: it is someone else's, or open to others.
+    :raises ControlError: it belongs to another user, or is open to others.
     """
     try:
         found = os.lstat(folder)

@@ -1,14 +1,18 @@
-"""Ends over plain sockets, TCP or UNIX: the path that nearly every byte takes."""
+"""Ends over sockets, TCP or UNIX: the data path that nearly every byte takes."""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from typing import Any
 
-from monconn.model.reasons import Reason, Side
+import attrs
+
+from monconn.model.reasons import Direction, Reason, Side
 from monconn.model.record import ConnectionRecord
-from monconn.net.resolver import Resolver
+from monconn.monitor.deadlines import Deadlines
+from monconn.monitor.monitor import Monitor
 from monconn.net.sockets import (
     enable_keepalive,
     end_by_errno,
@@ -17,40 +21,106 @@ from monconn.net.sockets import (
     unread_bytes,
 )
 from monconn.policy.timeouts import GRACE_SECONDS
-from monconn.relay.sockets.connect import ConnectAttempt
-from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP
-from monconn.relay.sockets.reader import Reader, Shared, error_of
-from monconn.relay.sockets.send_queue import SendQueue
+from monconn.relay.delivery import DeliveryWatch
+from monconn.relay.ends import HOLD_CONNECTING, ByteSink, End, EndListener, Phase
+from monconn.relay.sockets.connect import ConnectAttempt, Connector
+from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, SocketLoop
+from monconn.relay.sockets.pipes import Pipe, PipePool
+from monconn.relay.sockets.send_queue import SPLICE_FLAGS, SendQueue
+from monconn.relay.stages import StageChain
 
-DELIVERY_POLL_SECONDS = 0.01
+CHUNK_BYTES = 1 << 16
+"""How much one read may return while the connection carries small chunks."""
+COPY_BYTES = 1 << 18
+SPLICE_BYTES = 1 << 20
+"""How much one read may return in bulk, if the other side has room for about as much."""
+LEAST_BYTES = 1 << 14
+"""How much one read may return if the other side has hardly any room: what the kernel does not take
+then is queued for as long as its peer does not read."""
+SPLICE_FROM_BYTES = 1 << 15
+"""Smaller chunks cost less copied than spliced: a splice is two system calls, and one more asks how
+much room there is."""
+TURN_BYTES = 1 << 20
+"""About how much one side passes on before others have their turn."""
 
-_BROKEN = ERR  # and not HUP, which two ends in good order show as well
-# After these there may be bytes that no further event tells of, or a mark that a read stops at.
-_READ_ALL = PRI | RDHUP | HUP | ERR
+HAS_SPLICE = hasattr(os, "splice")
+
+# All Ends read into one buffer: recv_into makes no object for each chunk, and memory that was used
+# a moment ago is in the processor's cache. Every sink copies what it does not pass to the kernel at
+# once, so that it is free again before the next read.
+_buffer = memoryview(bytearray(COPY_BYTES))
+
+# EPOLLERR alone is a failure: EPOLLHUP also comes when both sides have ended in order.
+_BROKEN = ERR
+# Once one of these was reported, a read that brings less than was asked for may not have emptied
+# the socket: no further event tells of an end that has come already, and recv stops short of TCP's
+# urgent mark. Then each read must be followed by another, until EAGAIN or the end.
+_READ_ON = PRI | RDHUP | HUP | ERR
+# The same, for a reason that is no event: among a UNIX socket's bytes there may be descriptors,
+# each of which parts a read; or writing has failed, and what the peer sent before is to be read.
+_PARTED = 1 << 30
 _WRITABLE = OUT | HUP | ERR
 _READABLE = ~OUT
 
 
-class SocketEnd(Reader):
-    """One side of a relay over a plain socket (see :class:`~monconn.relay.ends.End`).
+@attrs.frozen
+class Shared:
+    """What the socket Ends of a service have in common."""
 
-    What it takes it gives to its :attr:`peer`'s send_queue directly; only what changes the
-    connection's state goes through the relay.
+    monitor: Monitor
+    loop: SocketLoop
+    """Reports the sockets' events."""
+    pipes: PipePool
+    """Lends pipes for splicing."""
+    deadlines: Deadlines
+    """Ends what has failed while it was not read from."""
+    deliveries: DeliveryWatch
+    """Resets once everything is delivered."""
+    keepalive: bool = True
+    """Whether the kernel is to probe silent peers."""
+
+
+class SocketEnd:
+    """One side of a relay over a socket (see :class:`~monconn.relay.ends.End`).
+
+    What it reads it gives to its peer's sink directly; only what changes the connection's state
+    goes through the relay.
 
     :param side: which of the two.
     :param record: the connection's record.
     :param shared: what it has in common with others.
-    :param targets: whom to dial, if it is the backend's.
+    :param connector: connects to the backend, if this is the backend's side.
     """
+
+    # Flat, with as few calls as possible: ready, _copy and the sink's send are all that a small
+    # message costs, apart from counting it. tests/e2e/test_cost.py holds the number of calls.
 
     __slots__ = (
         "_attempt",
-        "_gone",
+        "_connector",
+        "_direction",
+        "_fd",
         "_has_keepalive",
-        "_ready",
-        "_targets",
-        "_write_ended",
+        "_has_unread",
+        "_input_ended",
+        "_is_bulk",
+        "_loop",
+        "_monitor",
+        "_output_ended",
+        "_seen",
+        "_shared",
+        "_sock",
+        "bucket",
+        "holds",
+        "is_watched",
+        "peer",
+        "phase",
+        "record",
+        "reports",
+        "send_queue",
         "side",
+        "sink",
+        "stages",
     )
 
     def __init__(
@@ -58,33 +128,40 @@ class SocketEnd(Reader):
         side: Side,
         record: ConnectionRecord,
         shared: Shared,
-        targets: Resolver | None = None,
+        connector: Connector | None = None,
     ) -> None:
-        self.side = side
+        self.side: Side = side
         self.record = record
-        self.reports: Any = None
-        self.peer: Any = None
+        self.phase: Phase = "connecting"
+        self.holds = 0
+        self.is_watched = False
+        self.reports: EndListener
+        self.peer: End
         self.send_queue = SendQueue(self, shared.pipes)
+        self.sink: ByteSink = self.send_queue
+        self.stages: StageChain | None = None
+        self.bucket: int | None = None
         self._shared = shared
-        self._targets = targets
+        self._connector = connector
         self._loop = shared.loop
         self._monitor = shared.monitor
-        self._is_client = side == "client"
+        self._direction: Direction
+        if side == "client":
+            self._direction = "up"
+            self.holds = (
+                HOLD_CONNECTING  # what it sends stays in the kernel until the backend is there
+            )
+        else:
+            self._direction = "down"
         self._attempt: ConnectAttempt | None = None
-        self._sock: Any = None
+        self._sock: Any = None  # a socket, in the phases between connecting and closed
         self._fd = -1
-        self._paused = self._is_client  # until the backend stands
-        self._ready = False  # there may be something to read, seen while paused
-        self._reads_all = False  # a short read may not be all that there is
-        self._urgent = False  # where splicing would stop at the mark, or take it for the end
-        self._broken = False  # the loop has told of an error
-        self._eof = False
-        self._flows = False  # the last chunk was a big one
+        self._has_unread = False  # there may be input whose event has come already
+        self._seen = 0  # bits of _READ_ON that were reported, and _PARTED
+        self._is_bulk = False  # the last chunk was a big one
         self._has_keepalive = not shared.keepalive
-        self._write_ended = False
-        self._closing = False  # closing or resetting: nothing is reported but the end
-        self._resetting = False
-        self._gone = False
+        self._input_ended = False
+        self._output_ended = False
 
     # -- the beginning
 
@@ -95,107 +172,315 @@ class SocketEnd(Reader):
         self.reports.connected(self)
 
     def _attach(self, sock: socket.SocketType) -> None:
+        self.phase = "open"
         self._sock = sock
         self._fd = sock.fileno()
-        self._reads_all = sock.family == socket.AF_UNIX  # descriptors among the bytes part reads
+        if sock.family == socket.AF_UNIX:
+            self._seen = _PARTED
         self.send_queue.connect_succeeded(sock, self._fd)
 
     def dial(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
-        assert self._targets is not None
-        self._attempt = ConnectAttempt(self._targets, self._loop, self._monitor.clock, self)
-        self._attempt.begin()
+        """Begin to connect to the backend."""
+        assert self._connector is not None
+        # Kept before it begins: a UNIX socket is connected, or refused, at once.
+        attempt = self._attempt = ConnectAttempt(self._connector, self)
+        attempt.begin()
 
     def connect_succeeded(self, sock: socket.SocketType, events: int) -> None:
         """See :class:`~monconn.relay.sockets.connect.ConnectListener`."""
         self._attempt = None
+        has_ended = self._output_ended
         self._attach(sock)
         self._loop.set_handler(self._fd, self)
         self.reports.connected(self)
-        if not self._gone:
-            self.send_queue.flush()  # with nothing to give, too: that has the client read
-        if events != OUT and not self._gone:
+        # A client over one of Twisted's transports may have sent bytes, and its end, before.
+        if self.phase != "closed" and (self.send_queue.blocked or has_ended):
+            self.send_queue.flush()
+        # The event that brought us here may have told of more than that we are connected; being
+        # edge-triggered, it is not repeated.
+        if events != OUT and self.phase != "closed":
             self.ready(events)
 
-    def connect_failed(self, reason: Reason, words: str) -> None:
+    def connect_failed(self, reason: Reason, detail: str) -> None:
         """See :class:`~monconn.relay.sockets.connect.ConnectListener`."""
         self._attempt = None
         self._dispose()
-        self.reports.connect_failed(self, reason, words)
+        self.reports.connect_failed(self, reason, detail)
 
-    # -- what the relay asks
+    # -- called by the loop
 
-    def pause(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
-        self._paused = self._ready = True
-
-    def resume(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
-        if self._paused and not (self._closing or self._eof):
-            self._paused = False
-            if self._ready or self._reads_all:
-                self._loop.refresh()
+    def ready(self, events: int) -> None:
+        """See :class:`~monconn.relay.sockets.loop.SocketHandler`."""
+        if self.send_queue.blocked and events & _WRITABLE:
+            self.send_queue.flush()
+        if events & _READABLE and self.phase != "closed":
+            self._seen |= events & _READ_ON
+            if self.holds or self._input_ended or self.phase != "open":
+                self._handle_unread_events(events)
+            # A read that returned less than it may has emptied the socket, so that no second one is
+            # needed to see EAGAIN: for a small message it would double the cost of reading.
+            elif self._is_bulk or self._copy():
                 self._read()
+
+    def _handle_unread_events(self, events: int) -> None:
+        """Act on an event of a peer that is not read from now."""
+        if self.phase == "resetting":
+            if events & _BROKEN:
+                self._leave()
+        elif self.phase == "draining":
+            self._discard_input()
+        elif self._input_ended:
+            if events & _BROKEN:
+                self._break(self._socket_error())
+        else:
+            self._has_unread = True
+            if events & _BROKEN:
+                self._hung_up()
+
+    def _hung_up(self) -> None:
+        """Act on a peer that has reset while it was not read from."""
+        if self.record.connected is None and not unread_bytes(self._sock):
+            self._break(self._socket_error())
+        else:
+            self._break_later()  # unless the other side takes what was sent before the reset
+
+    def _break_later(self) -> None:
+        if self.bucket is None:  # else it is scheduled already
+            self._shared.deadlines.schedule(self, self._monitor.clock.seconds() + GRACE_SECONDS)
+
+    def check(self, now: float) -> float | None:
+        """The connection failed some time ago, and what the peer sent before was not delivered."""
+        if self.phase == "open":
+            self._break(self.send_queue.error or self._socket_error())
+        return None
+
+    def failed(self) -> None:
+        """See :class:`~monconn.relay.sockets.loop.SocketHandler`: have the relay end."""
+        if hasattr(self, "reports"):  # else both sides are closed
+            self.reports.end("error", True)
+
+    # -- reading
+
+    def _read(self) -> None:
+        """Pass on what the peer has sent, but no more than is fair to others."""
+        left = TURN_BYTES
+        while left > 0:
+            count = self._read_bulk() if self._is_bulk else self._copy()
+            if not count:
+                return
+            left -= count
+        self._loop.rearm(self._fd)  # edge-triggered: without it there would be no further event
+
+    def _read_bulk(self) -> int:
+        """Pass on about as much as the other side has room for; see :meth:`_copy`."""
+        sink = self.peer.sink
+        wanted = max(LEAST_BYTES, sink.room())
+        if (
+            HAS_SPLICE
+            and sink.accepts_pipes
+            and wanted >= SPLICE_FROM_BYTES
+            # splice stops at TCP's urgent mark as at the end of input, and skips no mark.
+            and not (self._seen & PRI or self.is_watched or self._monitor.watched)
+        ):
+            pipe = self._shared.pipes.take()
+            if pipe is not None:
+                return self._splice(sink, pipe, min(SPLICE_BYTES, wanted))
+        return self._copy(min(COPY_BYTES, wanted))
+
+    def _copy(self, wanted: int = CHUNK_BYTES) -> int:
+        """Pass on a chunk through Python.
+
+        :returns: how much, or 0 if that was all for now.
+        """
+        try:
+            count: int = self._sock.recv_into(_buffer, wanted)
+        except OSError as error:
+            return self._cannot_read(error)
+        if not count:
+            return self._handle_end_of_input()
+        if self.is_watched or self._monitor.watched:
+            self.reports.data(self, bytes(_buffer[:count]))
+        else:  # what the relay would do, without its call
+            self.record.count(self._direction, count, self._loop.now)
+            self.peer.sink.send(_buffer[:count])
+        # A full read of a side with little room is bulk as well, whose reads are measured.
+        self._is_bulk = count >= CHUNK_BYTES or count == wanted
+        may_be_more = count == wanted or self._seen
+        return count if may_be_more and not self.holds and self.phase == "open" else 0
+
+    def _splice(self, sink: ByteSink, pipe: Pipe, wanted: int) -> int:
+        """Pass on a chunk within the kernel; see :meth:`_copy`."""
+        assert isinstance(sink, SendQueue)
+        try:
+            count = os.splice(self._fd, pipe.writer, wanted, flags=SPLICE_FLAGS)
+        except OSError as error:
+            self._shared.pipes.give_back(pipe)
+            return self._cannot_read(error)
+        if not count:
+            self._shared.pipes.give_back(pipe)
+            return self._copy()  # which knows the end of input from an urgent mark
+        self.record.count(self._direction, count, self._loop.now)
+        self._is_bulk = count >= SPLICE_FROM_BYTES
+        self.record.pipe = "splice"
+        pipe.held = count
+        sink.splice(pipe)
+        return 0 if self.holds or self.phase != "open" else count
+
+    def _cannot_read(self, error: OSError) -> int:
+        if not isinstance(error, BlockingIOError):
+            # A failed write took the socket's error, and left ECONNRESET or EPIPE for us.
+            self._break(self.send_queue.error or error)
+        return 0
+
+    def _handle_end_of_input(self) -> int:
+        if self.send_queue.error is not None:
+            self._break(self.send_queue.error)
+        elif self._seen & _BROKEN:  # a reset that came after the end
+            self._break(self._socket_error())
+        else:
+            self._input_ended = True
+            self.reports.eof(self)
+        return 0
+
+    def _discard_input(self) -> None:
+        """Read on without passing anything on, until the peer has ended too."""
+        if self.phase != "draining" or self._input_ended:
+            return
+        try:
+            for _ in range(TURN_BYTES // COPY_BYTES):
+                if not self._sock.recv_into(_buffer):
+                    self._input_ended = True
+                    if not self._has_output():
+                        self._leave()
+                    return
+        except BlockingIOError:
+            return
+        except OSError:
+            self._leave()
+            return
+        self._loop.rearm(self._fd)
+
+    def hold(self, hold: int) -> None:
+        """See :class:`~monconn.relay.ends.End`."""
+        self.holds |= hold
+        self._has_unread = True  # we may be amid reading
+
+    def release(self, hold: int) -> None:
+        """See :class:`~monconn.relay.ends.End`."""
+        if not self.holds & hold:
+            return
+        self.holds &= ~hold
+        if self.holds or self._input_ended or self.phase != "open":
+            return
+        if self._has_unread or self._seen:
+            self._loop.refresh()
+            self._read()
+
+    # -- writing, and reports of the send queue and the stages
+
+    def filled(self) -> None:
+        """See :class:`~monconn.relay.sockets.send_queue.QueueOwner`."""
+        if self.phase != "closed":
+            self.reports.filled(self)
+
+    def flushed(self) -> None:
+        """See :class:`~monconn.relay.sockets.send_queue.QueueOwner`."""
+        if self._output_ended and not self._has_output():
+            self.send_queue.end()
+        if self.phase == "open":
+            self.reports.drained(self)
+        elif self.phase == "draining" and self._input_ended and not self._has_output():
+            self._leave()
+
+    def stages_drained(self) -> None:
+        """See :class:`~monconn.relay.ends.End`."""
+        if self._output_ended and not self.send_queue.blocked:
+            self.flushed()
+
+    def set_stages(self, stages: StageChain | None) -> None:
+        """See :class:`~monconn.relay.ends.End`."""
+        self.stages = stages
+        self.sink = self.send_queue if stages is None else stages
+
+    def _has_output(self) -> bool:
+        """Whether there are bytes for the peer that the kernel does not have yet."""
+        return self.send_queue.blocked or (self.stages is not None and self.stages.held() > 0)
+
+    def cannot_write(self) -> None:
+        """See :class:`~monconn.relay.sockets.send_queue.QueueOwner`.
+
+        The peer has reset (ECONNRESET), closed before all was delivered (EPIPE) or vanished
+        (ETIMEDOUT). What it sent before that is in the socket, and is read as far as possible.
+        """
+        error = self.send_queue.error
+        assert error is not None
+        if self.phase != "open":
+            self._leave()
+        elif self._input_ended:
+            self._break(error)
+        else:
+            self._break_later()
+            self._seen |= _PARTED
+            self._loop.rearm(self._fd)
+
+    # -- called by the relay
 
     def end_writing(self) -> None:
         """See :class:`~monconn.relay.ends.End`."""
-        if self._write_ended or self._gone:
+        if self._output_ended or self.phase == "closed":
             return
-        self._write_ended = True
-        if not self.send_queue.blocked:
+        self._output_ended = True
+        if self.stages is not None:
+            self.stages.end_of_input()  # stages_drained follows
+        elif not self.send_queue.blocked:
             self.send_queue.end()
 
     def close(self) -> None:
         """See :class:`~monconn.relay.ends.End`."""
-        if self._closing or self._gone:
-            return
-        self._closing = True
-        if self._sock is None:
+        if self.phase == "connecting":
             self._leave()
-        elif not self._eof:
-            # Closed with bytes unread, a socket sends a reset, which could overtake what
-            # the peer has yet to read: so read on, and forget, until the peer has ended.
-            self.end_writing()
-            self._discard_input()
-        elif not self.send_queue.blocked:
-            self._leave()
+        elif self.phase == "open":
+            self.phase = "draining"
+            if not self._input_ended:
+                # Closed with bytes unread, a socket sends a reset (RFC 1122, 4.2.2.13), which could
+                # make the peer's kernel drop what the peer has yet to read: so read on, and
+                # discard.
+                self.end_writing()
+                self._discard_input()
+            elif self.stages is not None:
+                self._output_ended = True
+                self.stages.end_of_input()  # stages_drained follows
+            elif not self.send_queue.blocked:
+                self._leave()
 
     def reset(self) -> None:
         """See :class:`~monconn.relay.ends.End`."""
-        if self._closing or self._gone:
-            return
-        self._closing = self._resetting = True
-        if self._sock is None:
+        if self.phase == "connecting":
             self._leave()
-        else:
-            self._reset_once_delivered()
-
-    def _reset_once_delivered(self) -> None:
-        if self._gone:
-            return
-        if self.send_queue.blocked or self.send_queue.unacknowledged():
-            self._monitor.clock.callLater(DELIVERY_POLL_SECONDS, self._reset_once_delivered)
-        else:
-            self.abort()
+        elif self.phase == "open":
+            self.phase = "resetting"
+            if self.stages is not None:
+                self.stages.end_of_input()
+            if self.phase == "resetting":
+                self._shared.deliveries.add(self)
 
     def abort(self) -> None:
         """See :class:`~monconn.relay.ends.End`."""
-        if self._gone:
+        if self.phase == "closed":
             return
-        self._closing = True
         if self._sock is not None:
             reset_on_close(self._sock)
         self._leave()
 
     def enable_keepalive(self) -> None:
-        """See :class:`~monconn.relay.ends.End`: have the system ask a silent peer."""
+        """See :class:`~monconn.relay.ends.End`."""
         if not self._has_keepalive and self._sock is not None:
             self._has_keepalive = True
             enable_keepalive(self._sock)
 
     def tcp_info(self) -> bytes | None:
         """See :class:`~monconn.relay.ends.End`."""
-        return None if self._gone or self._sock is None else tcp_info(self._sock)
+        return None if self._sock is None else tcp_info(self._sock)
 
     def pending_bytes(self) -> int:
         """See :class:`~monconn.relay.ends.End`."""
@@ -205,84 +490,16 @@ class SocketEnd(Reader):
         """See :class:`~monconn.relay.ends.End`."""
         return self.send_queue.sent - self.send_queue.unacknowledged()
 
-    # -- what the loop tells
-
-    def ready(self, events: int) -> None:
-        """See :class:`~monconn.relay.sockets.loop.SocketHandler`."""
-        if self.send_queue.blocked and events & _WRITABLE:
-            self.send_queue.flush()
-        if events & _READABLE and not self._gone:
-            if events & _READ_ALL:
-                self._note_events(events)
-            if self._paused or self._eof or self._closing:
-                self._handle_unread_events(events)
-            elif self._flows or self._copy():  # one small chunk is nearly always all
-                self._read()
-
-    def _note_events(self, events: int) -> None:
-        self._reads_all = True
-        self._urgent = self._urgent or bool(events & PRI)
-        self._broken = self._broken or bool(events & _BROKEN)
-
-    def _handle_unread_events(self, events: int) -> None:
-        """Something came from a peer that is not read from now."""
-        if self._resetting and events & _BROKEN:
-            self._leave()
-        elif self._closing:
-            self._discard_input()
-        elif self._eof:
-            if events & _BROKEN:
-                self._break(error_of(self._sock))
-        else:
-            self._ready = True
-            if events & _BROKEN:
-                self._hung_up()
-
-    def failed(self) -> None:
-        """See :class:`~monconn.relay.sockets.loop.SocketHandler`."""
-        if self.reports is not None:
-            self.reports.end("error", True)
-
-    def _hung_up(self) -> None:
-        """The peer has reset while we read nothing from it."""
-        if self.record.connected is None and not unread_bytes(self._sock):
-            self._break(error_of(self._sock))
-        else:  # what it sent before is delivered if that is possible soon
-            self._monitor.clock.callLater(GRACE_SECONDS, self._give_up)
-
-    def _give_up(self) -> None:
-        if not self._gone and not self._closing:
-            self._break(self.send_queue.error or error_of(self._sock))
-
-    # -- what the send_queue tells
-
-    def filled(self) -> None:
-        """See :class:`~monconn.relay.sockets.send_queue.Giving`."""
-        self.reports.filled(self)
-
-    def flushed(self) -> None:
-        """See :class:`~monconn.relay.sockets.send_queue.Giving`."""
-        if self._write_ended:
-            self.send_queue.end()
-        if not self._closing:
-            self.reports.drained(self)
-        elif self._eof and not self._resetting:
-            self._leave()
-
-    def cannot_write(self) -> None:
-        """See :class:`~monconn.relay.sockets.send_queue.Giving`: what the peer sent is read yet."""
-        error = self.send_queue.error
-        assert error is not None
-        if self._closing:
-            self._leave()
-        elif self._eof:
-            self._break(error)
-        else:
-            self._monitor.clock.callLater(GRACE_SECONDS, self._give_up)
-            self._reads_all = True
-            self._loop.rearm(self._fd)
+    def is_delivered(self) -> bool:
+        """See :class:`~monconn.relay.ends.End`."""
+        return not (self._has_output() or self.send_queue.unacknowledged())
 
     # -- the end
+
+    def _socket_error(self) -> OSError:
+        # SO_ERROR may be read already (by a failed write): that it was a reset is then most likely.
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+        return OSError(number, os.strerror(number))
 
     def _break(self, error: OSError) -> None:
         number = error.errno or errno.ECONNRESET
@@ -294,15 +511,17 @@ class SocketEnd(Reader):
         self.reports.gone(self)
 
     def _dispose(self) -> None:
-        self._gone = True
+        self.phase = "closed"
+        if self.bucket is not None:
+            self._shared.deadlines.cancel(self)
         if self._attempt is not None:
             self._attempt.give_up()
             self._attempt = None
+        if self.stages is not None:
+            self.stages.close()
         self.send_queue.close()
         if self._sock is not None:
-            if self._is_client:
-                self.record.client_tcp = tcp_info(self._sock)
-            else:
-                self.record.backend_tcp = tcp_info(self._sock)
+            self.record.note_tcp(self.side, tcp_info(self._sock))
             self._loop.remove(self._fd)
             self._sock.close()
+            self._sock = None

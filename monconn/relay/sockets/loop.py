@@ -1,7 +1,11 @@
-"""The plain Ends' part of an epoll, or a whole one.
+"""The relay's sockets in an epoll: the reactor's own, or one of ours.
 
-A chunk on it costs no dispatch of Twisted's. Sockets are registered once, edge-triggered:
-to pause one costs no system call, and one that hangs up while it is paused tells so once.
+An event on them costs no dispatch of Twisted's. Sockets are registered once, edge-triggered, for
+input and output at the same time. So pausing and resuming one costs no system call
+(level-triggered, each needs an ``epoll_ctl``), and one that hangs up while it is paused is reported
+once: ``EPOLLHUP`` and ``EPOLLERR`` cannot be masked, and level-triggered they would wake the loop
+without end. The price is that whoever stops reading before the socket is empty must
+:meth:`SocketLoop.rearm` it.
 """
 
 from __future__ import annotations
@@ -10,13 +14,16 @@ import select
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from monconn.clock import Clock
 
 HAS_EPOLL = hasattr(select, "epoll")
 
-# The bits of an event, named here so that systems without epoll can import this.
+# The bits of an event, named here so that this can be imported where there is no epoll.
 PRI: int = getattr(select, "EPOLLPRI", 2)
 OUT: int = getattr(select, "EPOLLOUT", 4)
 ERR: int = getattr(select, "EPOLLERR", 8)
@@ -24,11 +31,11 @@ HUP: int = getattr(select, "EPOLLHUP", 16)
 RDHUP: int = getattr(select, "EPOLLRDHUP", 8192)
 
 EVENTS_A_TURN = 128
-"""Sockets served before the reactor's other descriptors have their turn."""
+"""How many sockets are served before the reactor's other descriptors have their turn."""
 
 
 class SocketHandler(Protocol):
-    """What the loop tells of events."""
+    """Receives the events of one socket."""
 
     def ready(self, events: int) -> None:
         """The socket is ready, or has failed.
@@ -41,77 +48,102 @@ class SocketHandler(Protocol):
 
 
 class SocketLoop:
-    """The plain sockets of an epoll that someone else waits on and closes.
+    """The relay's sockets in an epoll that someone else waits on and closes.
 
     :param epoll: a ``select.epoll``.
-    :param clock: gives monotonic ``seconds()``.
+    :param clock: gives monotonic time.
     """
 
     _log = Logger()
 
-    def __init__(self, epoll: Any, clock: Any) -> None:
+    def __init__(self, epoll: Any, clock: Clock) -> None:
         self._epoll = epoll
         self._seconds = clock.seconds
-        self._ends: dict[int, SocketHandler] = {}
+        self._handlers: dict[int, SocketHandler] = {}
         self._changed: set[int] = set()
         self._events = select.EPOLLIN | PRI | OUT | RDHUP | select.EPOLLET
         self.now: float = self._seconds()
-        """When the events that are being served were fetched, in monotonic seconds."""
+        """When the events being served were fetched (monotonic seconds): one clock call for all."""
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._handlers)
 
-    def add(self, fd: int, end: SocketHandler) -> None:
-        """Tell an End of its socket's events from now on, beginning with those that are there."""
+    def add(self, fd: int, handler: SocketHandler) -> None:
+        """Report a socket's events from now on, beginning with what it is ready for already."""
         self._epoll.register(fd, self._events)
         self._changed.add(fd)
-        self._ends[fd] = end
+        self._handlers[fd] = handler
 
-    def set_handler(self, fd: int, end: SocketHandler) -> None:
-        """Tell another of a socket's events."""
-        self._ends[fd] = end
+    def set_handler(self, fd: int, handler: SocketHandler) -> None:
+        """Report a socket's events to another handler."""
+        self._handlers[fd] = handler
 
     def rearm(self, fd: int) -> None:
-        """Have a socket that is still ready tell so once more, in a later turn."""
+        """Have a socket that is still ready reported once more, in a later turn.
+
+        ``EPOLL_CTL_MOD`` checks the socket's state anew even if nothing was changed.
+        """
         self._epoll.modify(fd, self._events)
 
     def remove(self, fd: int) -> None:
-        """Tell nothing more; to be called before the socket is closed, which does the rest."""
+        """Report nothing more; to be called before the socket is closed.
+
+        Closing takes it out of the epoll: one system call less than ``EPOLL_CTL_DEL``.
+        """
         self._changed.add(fd)
-        self._ends.pop(fd, None)
+        self._handlers.pop(fd, None)
+
+    def unregister(self, fd: int) -> None:
+        """Report nothing more of a socket that stays open, and may be added again."""
+        self._epoll.unregister(fd)
+        self.remove(fd)
 
     def serve(self, events: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Tell the Ends of events that were fetched.
+        """Call the handlers of events that were fetched.
 
-        :returns: those of descriptors that are none of ours.
+        :returns: the events of descriptors that are not ours.
         """
         self.now = self._seconds()
-        ends, changed = self._ends, self._changed
+        handlers, changed = self._handlers, self._changed
         changed.clear()
         others = []
-        for fd, bits in events:
-            end = ends.get(fd)
+        remaining = iter(events)
+        for fd, bits in remaining:
+            handler = handlers.get(fd)
             if fd in changed:
-                continue  # it is a closed socket's, whose number may have been taken since
-            if end is None:
+                # An event of a socket that was closed in this batch. Its number may belong to a new
+                # one already, which must not take a stale HUP for its own.
+                continue
+            if handler is None:
                 others.append((fd, bits))
                 continue
             try:
-                end.ready(bits)
-            except BaseException:
-                self._failed(end)
+                handler.ready(bits)
+            except KeyboardInterrupt:
+                self._failed(handler)  # interrupted anywhere, it may have lost bytes
+                self._rearm_all(remaining)
+                raise
+            except BaseException:  # SystemExit too: edge-triggered, the others' events come once
+                self._failed(handler)
         return others
 
-    def _failed(self, end: SocketHandler) -> None:
-        # Whatever comes of it, the others' events are told: there will be no more of them.
+    def _rearm_all(self, events: Iterable[tuple[int, int]]) -> None:
+        """Have events that will not be served now reported again, if the loop goes on at all."""
+        for fd, _ in events:
+            if fd in self._handlers and fd not in self._changed:
+                self.rearm(fd)
+
+    def _failed(self, handler: SocketHandler) -> None:
         self._log.failure("a relay failed")
         try:
-            end.failed()
+            handler.failed()
+        except KeyboardInterrupt:
+            raise
         except BaseException:
             self._log.failure("a relay that failed could not be ended")
 
     def refresh(self) -> None:
-        """Set :attr:`now`, for who is about to work outside of :meth:`serve`."""
+        """Set :attr:`now`, for work that is about to be done outside of :meth:`serve`."""
         self.now = self._seconds()
 
 
@@ -119,42 +151,44 @@ class SocketLoop:
 class NestedSocketLoop(SocketLoop):
     """A loop with an epoll of its own, which any reactor sees as one descriptor.
 
-    :param reactor: an ``IReactorFDSet``; it is bothered only while there are sockets.
-    :param clock: gives monotonic ``seconds()``.
+    An epoll can be polled itself: it is readable while it has events.
+
+    :param reactor: watches the epoll, but only while there are sockets in it.
+    :param clock: gives monotonic time.
     """
 
-    def __init__(self, reactor: Any, clock: Any) -> None:
+    def __init__(self, reactor: IReactorFDSet, clock: Clock) -> None:
         super().__init__(select.epoll(), clock)
         self._reactor = reactor
 
     def fileno(self) -> int:
-        """See ``IFileDescriptor``."""
+        """Return the epoll's descriptor."""
         return self._epoll.fileno()  # type: ignore[no-any-return]
 
     def logPrefix(self) -> str:
-        """See ``ILoggingContext``."""
+        """Return the name that Twisted's log gives to this descriptor."""
         return "monconn.relay"
 
-    def connectionLost(self, reason: Any) -> None:
-        """See ``IFileDescriptor``."""
+    def connectionLost(self, reason: Failure) -> None:
+        """Ignore that the reactor has stopped: :meth:`close` closes the epoll."""
 
-    def add(self, fd: int, end: SocketHandler) -> None:
-        """See :meth:`SocketLoop.add`."""
-        super().add(fd, end)
-        if len(self._ends) == 1:
+    def add(self, fd: int, handler: SocketHandler) -> None:
+        """See :meth:`SocketLoop.add`; the first socket has the reactor watch the epoll."""
+        super().add(fd, handler)
+        if len(self._handlers) == 1:
             self._reactor.addReader(self)
 
     def remove(self, fd: int) -> None:
-        """See :meth:`SocketLoop.remove`."""
+        """See :meth:`SocketLoop.remove`; after the last socket the reactor watches no longer."""
         super().remove(fd)
-        if not self._ends:
+        if not self._handlers:
             self._reactor.removeReader(self)
 
     def doRead(self) -> None:
-        """See ``IReadDescriptor``: some sockets are ready."""
+        """Serve the sockets that are ready."""
         self.serve(self._epoll.poll(0, EVENTS_A_TURN))
 
     def close(self) -> None:
-        """Close the epoll; the sockets are closed by their Ends."""
+        """Close the epoll; the sockets are closed by their handlers."""
         self._reactor.removeReader(self)
         self._epoll.close()

@@ -1,4 +1,4 @@
-"""What is on its way to a plain socket."""
+"""The bytes on their way to a socket."""
 
 from __future__ import annotations
 
@@ -11,52 +11,64 @@ from monconn.net.sockets import send_buffer_room, unacknowledged_bytes
 from monconn.relay.sockets.pipes import Pipe, PipePool
 
 _CLOSED = OSError(errno.EBADF, "closed")
+# MOVE: take over pages instead of copying them, where the kernel can. NONBLOCK concerns the pipe;
+# the socket does not block anyway.
 SPLICE_FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
 
 
-class Giving(Protocol):
-    """What an send_queue tells its End."""
+class QueueOwner(Protocol):
+    """What a send queue reports to: its End."""
 
     def filled(self) -> None:
-        """The system takes no more: what is left is held, and :meth:`flushed` will follow."""
+        """The kernel takes no more: the rest is queued, and :meth:`flushed` will follow."""
 
     def flushed(self) -> None:
-        """All that was held is given to the system."""
+        """Everything that was queued has been given to the kernel."""
 
     def cannot_write(self) -> None:
-        """The peer takes no more, ever; :attr:`SendQueue.error` says why."""
+        """Writing has failed for good; :attr:`SendQueue.error` says why."""
 
 
 class SendQueue:
-    """Gives bytes to a socket, and holds what the system does not take: as bytes, or in a pipe.
+    """Gives bytes to a socket, and queues what the kernel does not take: as bytes, or in a pipe.
 
-    :param end: the End whose socket it is.
-    :param pipes: where pipes go back to.
+    :param owner: the End whose socket it is.
+    :param pipes: where pipes are given back.
     """
 
     accepts_pipes = True
-    __slots__ = ("_end", "_fd", "_pending", "_pipe", "_pipes", "_sock", "blocked", "error", "sent")
+    __slots__ = (
+        "_fd",
+        "_owner",
+        "_pending",
+        "_pipe",
+        "_pipes",
+        "_sock",
+        "blocked",
+        "error",
+        "sent",
+    )
 
-    def __init__(self, end: Giving, pipes: PipePool) -> None:
-        self._end: Any = end
+    def __init__(self, owner: QueueOwner, pipes: PipePool) -> None:
+        self._owner: QueueOwner | None = owner
         self._pipes = pipes
-        self._sock: Any = None
+        self._sock: Any = None  # a socket, except before and after the connection
         self._fd = -1
-        self._pending = b""
-        self._pipe: Pipe | None = None
+        self._pending: bytearray | None = None
+        self._pipe: Pipe | None = None  # its bytes come before those of _pending
         self.blocked = True
-        """Whether the system takes nothing now: there is no socket yet, or bytes are held."""
+        """Whether bytes have to wait: there is no socket yet, or some are queued."""
         self.error: OSError | None = None
-        """Why a write has failed; what the peer sent before that can be read yet."""
+        """Why a write has failed. What the peer sent before that can still be read."""
         self.sent = 0
-        """Bytes that the system took, ever."""
+        """Bytes that the kernel took, ever."""
 
     def connect_succeeded(self, sock: socket.SocketType, fd: int) -> None:
-        """Begin, with a connected socket; what is held already waits for :meth:`flush`."""
+        """Begin, with a connected socket; what is queued already waits for :meth:`flush`."""
         self._sock, self._fd, self.blocked = sock, fd, bool(self._pending)
 
     def send(self, chunk: bytes | memoryview) -> None:
-        """Give bytes to the system, and hold what it does not take."""
+        """Give bytes to the kernel, and queue what it does not take."""
         if self.error is not None:
             return
         if not self.blocked:
@@ -71,12 +83,17 @@ class SendQueue:
             if sent == len(chunk):
                 return
             chunk = chunk[sent:]
-        self._pending += bytes(chunk)
+        # A copy in any case: the chunk may be a view of the buffer that all Ends read into.
+        if self._pending is None:
+            self._pending = bytearray(chunk)
+        else:
+            self._pending += chunk
         self.blocked = True
-        self._end.filled()
+        if self._owner is not None:
+            self._owner.filled()
 
     def splice(self, pipe: Pipe) -> None:
-        """Give a pipe's bytes to the system, and keep the pipe while it holds any."""
+        """Give a pipe's bytes to the kernel, and retain the pipe while it holds any."""
         if self.error is not None:
             self._pipes.give_back(pipe)
             return
@@ -88,7 +105,8 @@ class SendQueue:
         except BlockingIOError:
             self._pipe = pipe
             self.blocked = True
-            self._end.filled()
+            if self._owner is not None:
+                self._owner.filled()
             return
         except OSError as error:
             self._pipes.give_back(pipe)
@@ -97,50 +115,51 @@ class SendQueue:
         self._pipes.give_back(pipe)
 
     def flush(self) -> None:
-        """Give what is held to the system, which may take some again."""
+        """Give what is queued to the kernel, which may take some again."""
         self.blocked = False
-        pending, self._pending = self._pending, b""
         pipe, self._pipe = self._pipe, None
-        assert not (pending and pipe), "who has filled us is not read from"
-        if pending:
-            self.send(memoryview(pending))
-        elif pipe is not None:
+        if pipe is not None:
             self.splice(pipe)
-        if not self.blocked and self._sock is not None:
-            self._end.flushed()
+        if self._pending is not None and not self.blocked:
+            pending, self._pending = self._pending, None
+            self.send(memoryview(pending))
+        if not self.blocked and self._owner is not None:
+            self._owner.flushed()
 
     def room(self) -> int:
-        """How many bytes the system has room for, about."""
+        """About how many bytes the kernel has room for."""
         return 0 if self.blocked else send_buffer_room(self._sock)
 
     def end(self) -> None:
-        """Tell the peer that no more will come."""
+        """Send the end (FIN)."""
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # it was reset in the meantime: the loop tells
+            pass  # ENOTCONN: the peer has reset in the meantime, and the loop reports that
 
     def held(self) -> int:
-        """How many bytes are held here."""
-        return len(self._pending) + (0 if self._pipe is None else self._pipe.held)
+        """How many bytes are queued here."""
+        queued = 0 if self._pending is None else len(self._pending)
+        return queued + (0 if self._pipe is None else self._pipe.held)
 
     def unacknowledged(self) -> int:
-        """How many bytes the system holds that the peer has not taken."""
-        # A UNIX socket's reader gets what was sent even once the sender is closed.
+        """How many bytes the kernel holds that the peer has not acknowledged."""
+        # A UNIX socket's bytes are in the receiver's queue, and stay readable if the sender closes.
         if self._sock is None or self._sock.family == socket.AF_UNIX:
             return 0
         return unacknowledged_bytes(self._sock)
 
     def _fail(self, error: OSError) -> None:
         self.error = error
-        self._end.cannot_write()
+        if self._owner is not None:
+            self._owner.cannot_write()
 
     def close(self) -> None:
-        """Drop what is held; the End closes the socket."""
+        """Drop what is queued; the End closes the socket."""
         self.error = _CLOSED
-        self._end = self._sock = None  # no cycle is left to be collected
+        self._owner = self._sock = None  # no cycle is left to be collected
         self.blocked = False
-        self._pending = b""
+        self._pending = None
         if self._pipe is not None:
             self._pipes.give_back(self._pipe)
             self._pipe = None

@@ -31,6 +31,10 @@ class NamelessCertificate(Exception):
     """A backend's certificate is trusted, but names no host."""
 
 
+class NoBackend(Exception):
+    """It could not be chosen where to forward a client: a fault on our side."""
+
+
 class OneProtocol(Factory):
     """A factory for one connection, whose protocol exists already.
 

@@ -1,4 +1,4 @@
-"""Ends over Twisted's transports: the path for TLS and for all that is no plain socket."""
+"""Ends over Twisted's transports: the data path for TLS and for every other kind of endpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import socket
 from typing import Any
 
+import attrs
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -18,8 +19,11 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
+from monconn.clock import Clock
 from monconn.model.reasons import Reason, Side, SideEnd
+from monconn.monitor.deadlines import Deadlines
 from monconn.net.sockets import (
+    ErrorTrackingSocket,
     buffered_bytes,
     descriptor_of,
     enable_keepalive,
@@ -28,84 +32,105 @@ from monconn.net.sockets import (
     track_errors,
     unacknowledged_bytes,
 )
-from monconn.relay.transports.dial import Dial, NamelessCertificate, refuse_nameless
-from monconn.relay.transports.writer import writer_to
+from monconn.relay.delivery import DeliveryWatch
+from monconn.relay.ends import ByteSink, End, EndListener, Phase
+from monconn.relay.stages import StageChain
+from monconn.relay.transports.dial import Dial, NamelessCertificate, NoBackend, refuse_nameless
+from monconn.relay.transports.writer import Writer, writer_to
 
 EARLY_BYTES = 65536
-"""How much is held for a backend that does not stand yet before its client is held back."""
-DELIVERY_POLL_SECONDS = 0.01
+"""How much is held for a backend that is not connected yet before its client is held back."""
 RESET_POLL_SECONDS = 0.5
-"""How often a side that we do not read from is asked whether it has reset."""
+"""How often a side that we do not read from is checked for a reset."""
+
+
+@attrs.frozen
+class TransportShared:
+    """What the transport Ends of a service have in common."""
+
+    clock: Clock
+    deadlines: Deadlines
+    """Checks for resets those that are not read from."""
+    deliveries: DeliveryWatch
+    """Resets once everything is delivered."""
+    keepalive: bool = True
+    """Whether the kernel is to probe silent peers."""
+
+    @classmethod
+    def of(cls, clock: Clock, *, keepalive: bool = True) -> TransportShared:
+        """One with timers of its own."""
+        return cls(clock, Deadlines(clock), DeliveryWatch(clock), keepalive)
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class TransportEnd(Protocol):
     """One side of a relay over a Twisted transport (see :class:`~monconn.relay.ends.End`).
 
-    Over TLS, which has no half-close, the end of the writing is sent as ``close_notify``;
-    what the peer still sends until its own is delivered.
+    It is its own send queue. TLS has no half-close: the end of the writing is sent as
+    ``close_notify``, and what the peer still sends until its own is delivered.
 
     :param side: which of the two.
-    :param clock: gives ``callLater``.
+    :param shared: what it has in common with others.
     :param dial: begins to connect this protocol, if it is the backend's.
-    :param keepalive: whether the system is to ask a silent peer if it is still there.
     :param verifies_host: whether a TLS backend's certificate must be for its host.
     """
 
-    transport: Any
+    transport: Any  # of any kind, and None after the end
     accepts_pipes = False
 
     def __init__(
         self,
         side: Side,
-        clock: Any,
+        shared: TransportShared,
         *,
         dial: Dial | None = None,
-        keepalive: bool = True,
         verifies_host: bool = False,
     ) -> None:
-        self.side = side
-        self.reports: Any = None
-        self.peer: Any = None
+        self.side: Side = side
+        self.phase: Phase = "connecting"
+        self.holds = 0
+        self.is_watched = False
+        self.reports: EndListener
+        self.peer: End
+        self.stages: StageChain | None = None
+        self.bucket: int | None = None
         self._dial = dial
-        self._clock = clock
-        self._keepalive = keepalive
+        self._shared = shared
+        self._keepalive = shared.keepalive
         self._verifies_host = verifies_host
-        self._socket: Any = None  # a ErrorTrackingSocket, where there is a socket
-        self._descriptor: Any = None
-        self._writer: Any = None
+        self._socket: ErrorTrackingSocket | None = None  # None if the transport has no socket
+        self._descriptor: Any = None  # what descriptor_of gives
+        self._writer: Writer | None = None
         self._is_tls = False
         self._dialling: Deferred[Any] | None = None
         self._early: list[bytes] = []
         self._written = 0
-        self._connected = False
-        self._full = False  # our transport holds enough
-        self._paused = False
-        self._reset_look: Any = None
+        self._is_full = False  # the transport holds enough
         self._has_reset = False
-        self._eof = False
-        self._write_ended = False
-        self._closing = False  # closing or resetting: nothing is reported but the end
-        self._gone = False
+        self._input_ended = False
+        self._output_ended = False
+        self._end_sent = False
 
     # -- the beginning
 
     def dial(self) -> None:
-        """See :class:`~monconn.relay.ends.End`; until it stands, what is written is kept."""
+        """Begin to connect; what is sent before the connection is established is held."""
         assert self._dial is not None
         self._dialling = self._dial(self)
         self._dialling.addErrback(self._dial_failed)
 
     def _dial_failed(self, failure: Failure) -> None:
         self._dialling = None
-        self._gone = True
-        if self._closing:
+        phase, self.phase = self.phase, "closed"
+        self._close_stages()
+        if phase == "connecting":
+            reason = _connect_reason(failure)
+            self.reports.connect_failed(self, reason, failure.getErrorMessage())
+        else:  # it was given up
             self.reports.gone(self)
-        else:
-            self.reports.connect_failed(self, _connect_reason(failure), failure.getErrorMessage())
 
     def connectionMade(self) -> None:
-        """See :class:`IProtocol`."""
+        """The transport is connected; over TLS, the handshake may be still to come."""
         self._is_tls = bool(ISSLTransport.providedBy(self.transport))
         self._descriptor = descriptor_of(self.transport)
         self._socket = track_errors(self._descriptor)
@@ -123,8 +148,8 @@ class TransportEnd(Protocol):
             self._attach()
 
     def handshakeCompleted(self) -> None:
-        """See :class:`IHandshakeListener`: a TLS backend stands only now."""
-        if self._connected or self._closing:
+        """The TLS handshake is done: only now is a TLS backend connected."""
+        if self.phase != "connecting":
             return
         try:
             if self._verifies_host:
@@ -135,253 +160,301 @@ class TransportEnd(Protocol):
             self._attach()
 
     def enable_keepalive(self) -> None:
-        """See :class:`~monconn.relay.ends.End`: have the system ask a silent peer."""
-        if self._keepalive and self._is_tcp() and not self._gone:
+        """See :class:`~monconn.relay.ends.End`."""
+        if self._keepalive and self._socket is not None and self._is_tcp() and not self._is_over():
             self._keepalive = False
             enable_keepalive(self._socket)
 
     def _attach(self) -> None:
+        if self.phase != "connecting":
+            self.transport.abortConnection()  # it was given up meanwhile
+            return
+        assert self._writer is not None
         self._dialling = None
-        self._connected = True
+        self.phase = "open"
         early, self._early = b"".join(self._early), []
         if early:
             self._writer.write(early)
         self.reports.connected(self)
-        if self._write_ended:
-            self._send_end()
-        if self.side == "backend" and not self._full:
+        self._finish_output()
+        if self.holds:
+            self._stop_reading()
+        if self.side == "backend" and not self._is_full and not self._is_over():
             self.reports.drained(self)
 
     def _is_tcp(self) -> bool:
-        # Not asked of the transport: Twisted's UNIX ones say that they are TCP too.
+        # The transport's interfaces do not tell: Twisted's UNIX ones provide ITCPTransport too.
         return self._socket is not None and self._socket.family != socket.AF_UNIX
 
-    # -- what the relay asks
+    def _is_over(self) -> bool:
+        return self.phase == "closed"
 
-    def pause(self) -> None:
+    # -- holds
+
+    def hold(self, hold: int) -> None:
         """See :class:`~monconn.relay.ends.End`."""
+        held, self.holds = self.holds, self.holds | hold
+        if not held:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
         # What came before a reset is read at once, and delivered with the reset.
-        if not (self._eof or self._closing or self._gone or self._has_reset):
-            self._paused = True
+        if self.phase == "open" and not (self._input_ended or self._has_reset):
             self.transport.pauseProducing()
-            self._watch_for_reset()
+            self._check_for_reset_later()
 
-    def resume(self) -> None:
+    def release(self, hold: int) -> None:
         """See :class:`~monconn.relay.ends.End`."""
+        if not self.holds & hold:
+            return
+        self.holds &= ~hold
         # To resume after the end of input would have Twisted report that end again.
-        if not (self._eof or self._closing or self._gone):
-            self._paused = False
+        if not self.holds and self.phase == "open" and not self._input_ended:
             self.transport.resumeProducing()
 
-    def _watch_for_reset(self) -> None:
-        # A reactor tells of a reset only who reads or writes.
-        if self._reset_look is None and self._socket is not None:
-            self._reset_look = self._clock.callLater(RESET_POLL_SECONDS, self._look_for_reset)
+    def _check_for_reset_later(self) -> None:
+        # A reactor reports a reset only of a descriptor that it reads from or writes to.
+        if self.phase == "open" and self.bucket is None and self._socket is not None:
+            now = self._shared.clock.seconds()
+            self._shared.deadlines.schedule(self, now + RESET_POLL_SECONDS)
 
-    def _look_for_reset(self) -> None:
-        self._reset_look = None
-        if self._closing or not (self._paused or self._eof):
-            return
+    def check(self, now: float) -> float | None:
+        """Check for a reset, as long as we do not read."""
+        if self.phase != "open" or not (self.holds or self._input_ended) or self._socket is None:
+            return None
         self._has_reset = has_failed(self._socket)
         if not self._has_reset:
-            self._watch_for_reset()
-        elif self._eof:
+            return now + RESET_POLL_SECONDS
+        if self._input_ended:
             self._descriptor.connectionLost(Failure(error.ConnectionLost()))
         else:
-            self.resume()
+            self.transport.resumeProducing()
+        return None
+
+    # -- as a ByteSink
 
     @property
-    def send_queue(self) -> TransportEnd:
-        """See :class:`~monconn.relay.ends.End`: it is its own."""
-        return self
+    def sink(self) -> ByteSink:
+        """See :class:`~monconn.relay.ends.End`."""
+        return self if self.stages is None else self.stages
+
+    def set_stages(self, stages: StageChain | None) -> None:
+        """See :class:`~monconn.relay.ends.End`."""
+        self.stages = stages
 
     def room(self) -> int:
         """See :class:`~monconn.relay.ends.ByteSink`."""
-        return 0 if self._gone or not self._connected else self._writer.room()
+        return 0 if self.phase != "open" or self._writer is None else self._writer.room()
 
     def send(self, data: bytes | memoryview) -> None:
         """See :class:`~monconn.relay.ends.ByteSink`."""
         held, self._written = self._written, self._written + len(data)
-        if self._gone:
-            return
-        if self._connected:
-            self._writer.write(data)
-        else:
+        if self.phase == "connecting":
             self._early.append(bytes(data))
             if held <= EARLY_BYTES < self._written:
                 self.reports.filled(self)
+        elif self._writer is not None:
+            self._writer.write(data)
+
+    # -- called by the relay
 
     def end_writing(self) -> None:
         """See :class:`~monconn.relay.ends.End`."""
-        if self._write_ended or self._gone:
+        if self._output_ended or self.phase == "closed":
             return
-        self._write_ended = True
-        if self._connected:
-            self._send_end()
-
-    def _send_end(self) -> None:
-        # With a producer registered that is paused, Twisted would never send the end.
-        self.transport.unregisterProducer()
-        if self._is_tls:
-            self.transport.loseConnection()
+        self._output_ended = True
+        if self.stages is not None:
+            self.stages.end_of_input()  # stages_drained follows
         else:
-            self.transport.loseWriteConnection()
+            self._finish_output()
+
+    def stages_drained(self) -> None:
+        """See :class:`~monconn.relay.ends.End`."""
+        self._finish_output()
+
+    def _finish_output(self) -> None:
+        """Send the end, and close, if that is asked for; Twisted delivers what it holds before."""
+        if self.phase not in ("open", "draining") or self.transport is None:
+            return
+        if self.stages is not None and self.stages.held():
+            return
+        if self._output_ended and not self._end_sent:
+            self._end_sent = True
+            # With a producer registered that is paused, Twisted would never send the end.
+            self.transport.unregisterProducer()
+            if self._is_tls:
+                self.transport.loseConnection()
+            else:
+                self.transport.loseWriteConnection()
+        if self.phase == "draining" and self._input_ended:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
 
     def close(self) -> None:
         """See :class:`~monconn.relay.ends.End`."""
-        if self._leave():
-            return
-        self._stop_keeping()
-        if self._eof:
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
-        else:
-            # Closed with bytes unread, a socket sends a reset, which could overtake what
-            # the peer has yet to read: so read on, and forget, until the peer has ended.
-            self.end_writing()
-            self.transport.resumeProducing()
+        if self.phase == "connecting":
+            self.phase = "draining"
+            self._give_up_dialling()
+        elif self.phase == "open":
+            self.phase = "draining"
+            self._drop_unread()
+            if not self._input_ended:
+                # Closed with bytes unread, a socket sends a reset (RFC 1122, 4.2.2.13), which could
+                # make the peer's kernel drop what the peer has yet to read: so read on, and
+                # discard.
+                self.end_writing()
+                if self.transport is not None:
+                    self.transport.resumeProducing()
+            elif self.stages is not None:
+                self.stages.end_of_input()  # stages_drained follows
+            else:
+                self._finish_output()
 
     def reset(self) -> None:
         """See :class:`~monconn.relay.ends.End`."""
-        if self._leave():
-            return
-        self._stop_keeping()
-        self.transport.unregisterProducer()
-        self.transport.pauseProducing()
-        self._reset_once_delivered()
-
-    def _reset_once_delivered(self) -> None:
-        if self._gone:
-            return
-        if self.pending_bytes():
-            self._clock.callLater(DELIVERY_POLL_SECONDS, self._reset_once_delivered)
-        else:
-            self.transport.abortConnection()
-
-    def _unacknowledged(self) -> int:
-        # A UNIX socket's reader gets what was sent even once the sender is closed.
-        return unacknowledged_bytes(self._socket) if self._is_tcp() and not self._gone else 0
+        if self.phase == "connecting":
+            self.phase = "resetting"
+            self._give_up_dialling()
+        elif self.phase == "open":
+            self.phase = "resetting"
+            self._drop_unread()
+            self.transport.unregisterProducer()
+            self.transport.pauseProducing()
+            if self.stages is not None:
+                self.stages.end_of_input()
+            self._shared.deliveries.add(self)
 
     def abort(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
-        if self._gone:
+        """See :class:`~monconn.relay.ends.End`; Twisted reports it as closed in a later turn."""
+        if self.phase == "closed":
             return
-        self._closing = True
+        self.phase = "resetting"
+        if self.stages is not None:
+            self.stages.close()
         if self.transport is None:
             self._give_up_dialling()
         else:
-            self._stop_keeping()
+            self._drop_unread()
             self.transport.abortConnection()
 
-    def _leave(self) -> bool:
-        """Note that we leave; True if there is no more to do for it."""
-        if self._closing or self._gone:
-            return True
-        self._closing = True
-        if not self._connected:
-            self._give_up_dialling()
-            return True
-        return False
-
     def _give_up_dialling(self) -> None:
-        if self.transport is not None:  # in the midst of a handshake
+        if self.transport is not None:  # amid a handshake
             self.transport.abortConnection()
         elif self._dialling is not None:
             self._dialling.cancel()
-        elif not self._gone:  # it was never dialled
-            self._gone = True
+        else:  # it was never dialled
+            self.phase = "closed"
+            self._close_stages()
             self.reports.gone(self)
 
-    def _stop_keeping(self) -> None:
+    def _drop_unread(self) -> None:
+        """What the peer has sent need not be read before the socket is closed."""
         if self._socket is not None:
             self._socket.keep_unread = False
 
+    def _close_stages(self) -> None:
+        if self.stages is not None:
+            self.stages.close()
+
     def tcp_info(self) -> bytes | None:
-        """See :class:`~monconn.relay.ends.End`; once it is gone, what was known last."""
+        """See :class:`~monconn.relay.ends.End`; once it is closed, what was known last."""
         return None if self._socket is None else self._socket.tcp_info()
 
     def pending_bytes(self) -> int:
         """See :class:`~monconn.relay.ends.End`."""
-        return 0 if self._gone else buffered_bytes(self._descriptor) + self._unacknowledged()
+        if self.phase == "closed":
+            return 0
+        # A UNIX socket's bytes are in the receiver's queue, and stay readable if the sender closes.
+        in_kernel = 0
+        if self._socket is not None and self._is_tcp():
+            in_kernel = unacknowledged_bytes(self._socket)
+        return buffered_bytes(self._descriptor) + in_kernel
 
     def delivered_bytes(self) -> int:
         """See :class:`~monconn.relay.ends.End`."""
         return self._written - self.pending_bytes()
 
-    # -- what the transport tells
+    def is_delivered(self) -> bool:
+        """See :class:`~monconn.relay.ends.End`."""
+        return not (self.pending_bytes() or (self.stages is not None and self.stages.held()))
+
+    # -- called by the transport
 
     def dataReceived(self, data: bytes) -> None:
-        """See :class:`IProtocol`."""
-        if not self._closing:
+        """Bytes have come."""
+        if self.phase == "open":
             self.reports.data(self, data)
 
     def pauseProducing(self) -> None:
-        """See :class:`IPushProducer`: our transport's buffer is full."""
-        self._full = True
+        """The transport holds enough bytes (``IPushProducer``)."""
+        self._is_full = True
         self.reports.filled(self)
 
     def resumeProducing(self) -> None:
-        """See :class:`IPushProducer`: our transport's buffer is empty."""
-        self._full = False
+        """The transport's buffer is empty (``IPushProducer``)."""
+        self._is_full = False
         self.reports.drained(self)
 
     def stopProducing(self) -> None:
-        """See :class:`IPushProducer`; ``connectionLost`` follows."""
+        """Ignored (``IPushProducer``): ``connectionLost`` follows."""
 
     def readConnectionLost(self) -> None:
-        """See :class:`IHalfCloseableProtocol`."""
-        if self._eof:
+        """The peer has ended its side."""
+        if self._input_ended:
             return
-        self._eof = True
-        if self._closing:
-            self.transport.loseConnection()
-        else:
+        self._input_ended = True
+        if self.phase == "open":
             self.reports.eof(self)
-            self._watch_for_reset()
+            self._check_for_reset_later()
+        elif self.phase == "draining":
+            self._finish_output()
+        else:
+            self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """See :class:`IHalfCloseableProtocol`; we have asked for it ourselves."""
+        """Ignored: we have ended the writing ourselves."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See :class:`IProtocol`."""
+        """The connection is closed, or has failed."""
         how = self._how_it_ended(reason)
         self.reports.record.note_tcp(self.side, self.tcp_info())
         if self._socket is not None and self._socket.unread_data:
             self.dataReceived(self._socket.unread_data)
-        if self._reset_look is not None:
-            self._reset_look.cancel()
-        self._gone = True
-        self._report_end(how, reason)
+        if self.bucket is not None:
+            self._shared.deadlines.cancel(self)
+        phase, self.phase = self.phase, "closed"
+        self._close_stages()
+        self._report_end(phase, how, reason)
         # No cycle is left to be collected: one holds all that OpenSSL has for a connection.
         self.transport = self._descriptor = self._writer = None
 
-    def _report_end(self, how: SideEnd | None, reason: Failure) -> None:
-        if not (self._connected or self._closing):
-            words = self._words_for(reason) or "closed during the handshake"
-            self.reports.connect_failed(self, "backend_unreachable", words)
+    def _report_end(self, phase: Phase, how: SideEnd | None, reason: Failure) -> None:
+        if phase == "connecting":
+            detail = self._error_text(reason) or "closed during the handshake"
+            self.reports.connect_failed(self, "backend_unreachable", detail)
             return
         if how is not None:
-            self.reports.broken(self, how, self._words_for(reason))
+            self.reports.broken(self, how, self._error_text(reason))
             return
-        if not (self._eof or self._closing):  # over TLS an end is a whole end
-            self._eof = True
+        if phase == "open" and not self._input_ended:  # over TLS an end is that of both directions
+            self._input_ended = True
             self.reports.eof(self)
         self.reports.gone(self)
 
     def _how_it_ended(self, reason: Failure) -> SideEnd | None:
-        """How the connection broke; None if it was closed in order."""
+        """How the connection failed; None if it was closed in order."""
         if reason.check(error.ConnectionDone, error.ConnectionAborted):
             return None
         if not reason.check(error.ConnectionLost):
             return "none"
         if self._socket is not None and self._socket.error_number:
             return end_by_errno(self._socket.error_number)
-        if self._is_tls:  # a peer that ends its TCP without TLS's close_notify: many do
+        if self._is_tls:  # the peer has closed TCP without TLS's close_notify, as many do
             return None
-        # A UNIX socket whose peer has closed hangs up; who waits for nothing misses nothing.
+        # A UNIX socket whose peer has closed hangs up: nothing is lost if nothing was pending.
         return "reset" if self.pending_bytes() else None
 
-    def _words_for(self, reason: Failure) -> str:
+    def _error_text(self, reason: Failure) -> str:
         if self._socket is not None and self._socket.error_number:
             return errno.errorcode.get(self._socket.error_number, "")
         return "" if reason.check(error.ConnectionLost) else reason.getErrorMessage()
@@ -392,6 +465,9 @@ def _connect_reason(failure: Failure) -> Reason:
         return "backend_refused"
     if failure.check(error.TimeoutError):
         return "connect_timeout"
-    if getattr(failure.value, "osError", None) in (errno.EMFILE, errno.ENFILE):
-        return "error"  # ours, and not the backend's
+    if failure.check(NoBackend) or getattr(failure.value, "osError", None) in (
+        errno.EMFILE,  # we have run out of descriptors, or the machine has: not the backend's fault
+        errno.ENFILE,
+    ):
+        return "error"
     return "backend_unreachable"

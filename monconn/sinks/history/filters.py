@@ -11,6 +11,7 @@ import attrs
 
 from monconn.addresses import Network, parse_network
 from monconn.errors import QuestionError, quoted
+from monconn.model.actions import ACTION_KINDS
 from monconn.model.alarms import ALARM_KINDS
 from monconn.model.reasons import REASONS, REFUSALS
 
@@ -47,7 +48,7 @@ class HistoryFilter:
     until: float | None = None
     """Wall clock, in seconds; excluded."""
     reason: str | None = None
-    """Of an event, the refusal, or the alarm's kind."""
+    """Of an event, the refusal, or the kind of the alarm or the action."""
     limit: int = USUAL_ROWS
     condition: Condition | None = None
     """Beside the others; for connections or for events, whichever columns it names. A report takes
@@ -67,11 +68,11 @@ def make_filter(
 ) -> HistoryFilter:
     """A filter from values as users give them.
 
-    :param events: whether the reason is a refusal or an alarm's kind.
+    :param events: whether the reason is a refusal, or the kind of an alarm or an action.
     :raises AddressError: the client is no network.
     :raises QuestionError: the reason is unknown, or since is not before until.
     """
-    words = (*REFUSALS, *ALARM_KINDS) if events else REASONS
+    words = (*REFUSALS, *ALARM_KINDS, *ACTION_KINDS) if events else REASONS
     if reason is not None and reason not in words:
         raise QuestionError(f"{quoted(reason)} is none of {', '.join(words)}")
     if since is not None and since >= (time.time() if until is None else until):

@@ -40,7 +40,7 @@ CONNECTION_KEYS = (
 """The keys of a connection; ``detail`` only if there is any."""
 EVENT_KEYS = (
     *("event", "at", "service", "client", "client_ip", "refusal", "code", "alarm", "device"),
-    *("over", "count", "detail"),
+    *("over", "count", "detail", "action", "actor"),
 )
 """The keys that an event may have: each kind has some of them."""
 
@@ -59,7 +59,7 @@ def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[s
 
 
 def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
-    """Refusals, alarms, starts and stops, newest first."""
+    """Refusals, alarms, actions, starts and stops, newest first."""
     conditions, values = where(selection, "at", "word")
     found = rows(
         db,
@@ -87,6 +87,9 @@ def _event_dict(row: dict[str, Any]) -> dict[str, Any]:
     elif row["event"] == "refused":
         shown.update(service=row["service"], client=row["client"], client_ip=row["client_ip"])
         shown.update(refusal=row["word"], code="PR", count=row["count"])
+    elif row["event"] == "action":
+        shown.update(service=row["service"], action=row["word"], actor=row["client"])
+        shown["count"] = row["count"]
     elif row["event"] == "lost":
         shown["count"] = row["count"]
     if row["detail"]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import attrs
 
 from monconn.model import tcpinfo
+from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import REFUSALS
 from monconn.model.record import ConnectionRecord
@@ -20,7 +21,7 @@ from monconn.model.totals import Totals
 
 HOUR_SECONDS = 3600
 
-EventKind = Literal["started", "stopped", "refused", "alarm", "lost"]
+EventKind = Literal["started", "stopped", "refused", "alarm", "lost", "action"]
 
 
 @attrs.frozen
@@ -33,14 +34,14 @@ class Event:
     client: str | None = None
     client_ip: str | None = None
     word: str | None = None
-    """The refusal, or the alarm's kind."""
+    """The refusal, the alarm's kind, or the action's kind."""
     is_over: bool = False
     count: int = 1
     detail: str = ""
 
 
-Item = ConnectionRecord | Alarm | Event
-"""What an observer is notified of (a connection refused or closed, an alarm), or our own."""
+Item = ConnectionRecord | Alarm | Action | Event
+"""What observers are notified of (refused and closed connections, alarms, actions), or our own."""
 
 
 def write(
@@ -89,6 +90,16 @@ def _event(item: Item) -> Event:
             item.is_over,
             1,
             item.detail,
+        )
+    if isinstance(item, Action):
+        return Event(
+            item.at,
+            "action",
+            item.service,
+            client=item.actor.describe(),  # no address, so that no client's network finds it
+            word=item.kind,
+            count=item.count,
+            detail=item.describe(),
         )
     return Event(item.opened_at, "refused", item.service, item.client, item.client_ip, item.refusal)
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 
 from monconn.clock import Clock
+from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
@@ -47,6 +48,10 @@ class WriteQueue(Observer):
     def alarmed(self, alarm: Alarm) -> None:
         """Queue an alarm that begins or is over."""
         self.add(alarm)
+
+    def acted(self, action: Action) -> None:
+        """See :meth:`IActionObserver.acted`."""
+        self.add(action)
 
     def add(self, item: Item) -> None:
         """Queue an item, if there is room."""

@@ -240,7 +240,7 @@ def watching(port: Port, *options: str) -> subprocess.Popen[str]:
 
 
 def until_observed(monitor: Monitor) -> None:
-    while not monitor._subscribers["opened"]:
+    while not monitor._observers.by_hook["opened"]:
         pass
 
 

@@ -74,7 +74,7 @@ def test_without_a_manhole_it_says_how_to_have_one(port: Port) -> None:
 @with_port
 def test_with_one_it_becomes_ssh(port: Port) -> None:
     assert port.service is not None
-    port.service._factory.manhole = lambda: "127.0.0.1:2222"
+    port.service._factory.operations.manhole = lambda: "127.0.0.1:2222"
     with patch.object(os, "execvp") as execvp, patch("shutil.which", return_value="/bin/ssh"):
         CliRunner().invoke(main, ["shell", "--control", port.where, "close", "42", "--reset"])
     program, command = execvp.call_args.args

@@ -45,6 +45,9 @@ class MadeUp:
         """There are no sockets; it is noted that they were asked for."""
         self.was_measured = True
 
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
+
 
 class Port:
     """A control port, used from a thread; a context manager that closes it."""

@@ -82,6 +82,9 @@ class Connection:
         self.record.end(reason, self._monitor.clock.seconds())
         self._monitor.closed(self)
 
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
+
     def measure(self) -> None:
         pass
 

@@ -21,7 +21,7 @@ from monconn.faces.tui.model import (
 from monconn.faces.tui.status import heights
 from monconn.faces.tui.tables import closed_table, live_table
 from monconn.model.reasons import STATES as STATES_OF_THE_SERVER
-from monconn.ops.listing import ORDERS as ORDERS_OF_THE_SERVER
+from monconn.ops.operations import ORDERS as ORDERS_OF_THE_SERVER
 
 from .fake import closed, connection
 

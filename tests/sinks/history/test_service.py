@@ -20,6 +20,7 @@ from zope.interface.verify import verifyObject
 
 from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError
+from monconn.model.actions import OWN_CODE, Action
 from monconn.model.alarms import Alarm
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import IObserver
@@ -54,7 +55,7 @@ class World:
     def notify(self, hook: str, *arguments: Any) -> None:
         """Have the monitor notify its observers."""
         for each in arguments:
-            self.monitor._notify(hook, each)
+            self.monitor._observers.notify(hook, each)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Advance the clock by seconds until a condition holds."""
@@ -108,10 +109,13 @@ async def test_events_are_written_a_second_later(path: Path) -> None:
     world.history.startService()
     world.notify("refused", refused())
     world.notify("alarmed", Alarm("silent", "web", "192.0.2.1", 1.0, False, "so long"))
+    world.notify("acted", Action("block", OWN_CODE, 1.0, "web", "192.0.2.1/32"))
     assert world.rows() == 0
     await world.until(lambda: world.rows() == 1)
     found = await world.history.run(lambda db: events(db, HistoryFilter()))
-    assert Counter(each["event"] for each in found) == Counter(["started", "refused", "alarm"])
+    assert Counter(each["event"] for each in found) == Counter(
+        ["started", "refused", "alarm", "action"]
+    )
     world.notify("closed", closed(), closed())
     await world.stop()
     assert sorted(each.name for each in path.parent.iterdir()) == [

@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 from monconn.errors import FileError
+from monconn.model.actions import Action, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.totals import Totals
-from monconn.sinks.history.query import HistoryFilter, connections, events, open_read_only
+from monconn.ops.rows import HistoryEventRow
+from monconn.sinks.history.query import (
+    HistoryFilter,
+    connections,
+    events,
+    make_filter,
+    open_read_only,
+)
 from monconn.sinks.history.schema import open_for_writing
 from monconn.sinks.history.store import Event, load_totals, packed, write
 
@@ -181,6 +189,27 @@ def test_events(path: Path) -> None:
         },
         {"event": "started", "at": "2023-11-15T12:00:00.000+00:00", "detail": "monconn 1"},
     ]  # fmt: skip
+    db.close()
+
+
+def test_an_action_is_an_event_that_older_versions_can_read(path: Path) -> None:
+    actor = Actor.process(1000, 4242, "alice")
+    action = Action("block", actor, NOON, None, "192.0.2.0/24", 3)
+    db = history(path, [action, Action("unblock", actor, NOON + 1, "web", "192.0.2.0/24")])
+    unblocked, blocked = events(db, HistoryFilter())
+    assert blocked == {
+        "event": "action", "at": "2023-11-15T12:00:00.000+00:00", "service": None,
+        "action": "block", "actor": "uid 1000 (alice), pid 4242", "count": 3,
+        "detail": action.describe(),
+    }  # fmt: skip
+    assert (unblocked["service"], unblocked["action"]) == ("web", "unblock")
+    assert [row["action"] for row in events(db, HistoryFilter(reason="block"))] == ["block"]
+    assert events(db, make_filter(events=True, client="0.0.0.0/0")) == []  # of no client
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    for row in (unblocked, blocked):
+        assert HistoryEventRow(**row).to_json() == {
+            key: value for key, value in row.items() if value is not None
+        }
     db.close()
 
 

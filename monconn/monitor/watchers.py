@@ -1,0 +1,60 @@
+"""Watchers of single connections' payload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from monconn.model.reasons import Direction
+
+Watch = Callable[[Direction, bytes], object]
+"""Called with each chunk, as it is read from its sender. It must not keep its caller waiting."""
+
+
+class Watchers:
+    """Who sees one connection's payload; one that raises is removed.
+
+    :param changed: called when the first one has come or the last one has gone, with whether there
+        is any.
+    """
+
+    _log = Logger()
+
+    def __init__(self, changed: Callable[[bool], object] = lambda _: None) -> None:
+        self._changed = changed
+        self._calls: tuple[Watch, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, call: Watch) -> Callable[[], None]:
+        """Show a watcher every chunk from now on.
+
+        :returns: cancels that; harmless the second time.
+        """
+
+        def watch(direction: Direction, data: bytes) -> None:
+            call(direction, data)
+
+        self._calls += (watch,)  # a function of its own: the same call may be added twice
+        if len(self._calls) == 1:
+            self._changed(True)
+        return lambda: self._remove(watch)
+
+    def _remove(self, watch: Watch) -> None:
+        if watch in self._calls:
+            self._calls = tuple(each for each in self._calls if each is not watch)
+            if not self._calls:
+                self._changed(False)
+
+    def show(self, direction: Direction, data: bytes) -> None:
+        """Show a chunk to all."""
+        for watch in self._calls:
+            if watch not in self._calls:
+                continue  # an earlier one has cancelled it
+            try:
+                watch(direction, data)
+            except Exception:
+                self._remove(watch)
+                self._log.failure("a watcher of a connection failed and is removed")

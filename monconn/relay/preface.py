@@ -1,0 +1,355 @@
+"""Reading a client's first bytes before it is admitted and the backend is dialled.
+
+A :class:`Preface` decides by them who the client is (a PROXY header), where it goes (a TLS server
+name) or what it speaks. Then admission and dialling go on as ever, and the backend gets every byte
+that the preface did not consume, once. A service without a preface never comes here.
+
+While they wait, clients take no slot of the service: whose slot it would be is not known yet. What
+they take is bounded apart, in number, bytes and time. One that never says who it is becomes a
+connection of its socket's address after all, so that it is counted, logged and held against the
+rules of that address; it ends at once:
+
+- ``read_timeout``: it sent too little within the preface's time, or had to make room for others,
+- ``client_closed``, ``client_reset``, ``client_lost``: it ended before it had sent enough,
+- ``error``, with the details: what it sent is no preface, or too long for one.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Protocol as TypingProtocol
+
+import attrs
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from monconn.addresses import Address
+from monconn.errors import MonconnError
+from monconn.model.reasons import BROKEN_REASONS, Reason, SideEnd
+from monconn.model.record import ConnectionRecord, Fact
+from monconn.monitor.deadlines import Deadlines
+from monconn.monitor.interfaces import IConnection
+from monconn.monitor.monitor import Monitor
+from monconn.net.sockets import end_by_errno
+from monconn.relay.sockets.loop import HUP, RDHUP, SocketLoop
+
+MOST_WAITING = 1000
+"""How many clients of a service may wait at the same time. One more, and the one that has waited
+longest goes: a crowd of silent clients keeps nobody else out."""
+
+
+class PrefaceError(MonconnError):
+    """What a client has sent is no preface; the text says why."""
+
+
+@attrs.frozen
+class Decision:
+    """What a preface says of a client; what is left out stays as it is without one."""
+
+    consumed: int = 0
+    """How many bytes were the preface's own, and are not for the backend."""
+    client: str = ""
+    """Who the client is, for display: ``IP:PORT``."""
+    client_ip: str = ""
+    """Its IP, by which it is admitted; given together with :attr:`client`."""
+    backend: Address | None = None
+    """Where to forward it."""
+    facts: Mapping[str, Fact] = attrs.field(factory=dict)
+
+
+class Preface(TypingProtocol):
+    """Decides by a client's first bytes; one object serves all clients."""
+
+    max_bytes: int
+    """How many bytes it may take to decide."""
+    timeout_seconds: float
+    """How long a client may take to send them."""
+
+    def read(self, data: bytes, ended: bool) -> Decision | None:
+        """Decide, if that is possible already.
+
+        :param data: everything that the client has sent so far, at least one byte.
+        :param ended: whether it will send no more.
+        :returns: None if more bytes are needed.
+        :raises PrefaceError: more bytes will not help.
+        """
+
+
+class WaitingClient(TypingProtocol):
+    """A client that has not said enough yet."""
+
+    peer: tuple[str, str]
+    """Its socket's address, for display, and the IP."""
+    bucket: int | None
+
+    def check(self, now: float) -> float | None:
+        """Its time is over."""
+
+    def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
+        """It is admitted."""
+
+    def drop(self) -> None:
+        """Close the connection."""
+
+
+class PrefaceRoom:
+    """The clients of one service that wait to be admitted.
+
+    :param monitor: the service's monitor.
+    :param preface: decides.
+    :param deadlines: checks how long they wait.
+    """
+
+    _log = Logger()
+
+    def __init__(self, monitor: Monitor, preface: Preface, deadlines: Deadlines) -> None:
+        self.preface = preface
+        self._monitor = monitor
+        self._deadlines = deadlines
+        self._waiting: dict[WaitingClient, None] = {}
+
+    def __len__(self) -> int:
+        """How many clients wait."""
+        return len(self._waiting)
+
+    def enter(self, client: WaitingClient) -> None:
+        """Have a client wait."""
+        if len(self._waiting) >= MOST_WAITING:
+            self.time_out(next(iter(self._waiting)), "too many clients wait")
+        self._waiting[client] = None
+        now = self._monitor.clock.seconds()
+        self._deadlines.schedule(client, now + self.preface.timeout_seconds)
+
+    def consider(self, client: WaitingClient, data: bytes, ended: bool) -> None:
+        """A client has sent something, or has ended.
+
+        :param data: everything that it has sent.
+        """
+        try:
+            decision = self.preface.read(data, ended) if data else None
+        except PrefaceError as error:
+            self.give_up(client, "error", "none", str(error))
+        except Exception:
+            self._log.failure("a preface failed")
+            self.give_up(client, "error", "none", "the preface failed")
+        else:
+            if decision is not None:
+                self._admit(client, decision)
+            elif ended:
+                self.give_up(client, "client_closed", "fin", "it ended before its preface did")
+            elif len(data) >= self.preface.max_bytes:
+                self.give_up(client, "error", "none", f"no preface in {len(data)} bytes")
+
+    def _admit(self, client: WaitingClient, decision: Decision) -> None:
+        self._leave(client)
+        peer = (decision.client, decision.client_ip) if decision.client_ip else client.peer
+        record = self._monitor.admit(*peer)
+        if record is None:
+            client.drop()
+            return
+        for name, value in decision.facts.items():
+            record.set_fact(name, value)
+        client.go_on(record, decision)
+
+    def time_out(self, client: WaitingClient, detail: str) -> None:
+        """A client has taken too long."""
+        self.give_up(client, "read_timeout", "timeout", detail)
+
+    def give_up(self, client: WaitingClient, reason: Reason, how: SideEnd, detail: str) -> None:
+        """Count a client that said too little as a connection, which ends at once.
+
+        :param how: how its side has ended.
+        """
+        self._leave(client)
+        client.drop()
+        record = self._monitor.admit(*client.peer)
+        if record is None:
+            return
+        connection = _EndedConnection(record)
+        self._monitor.opened(connection)
+        record.note_end("client", how)
+        record.end(reason, self._monitor.clock.seconds(), detail)
+        self._monitor.closed(connection)
+
+    def _leave(self, client: WaitingClient) -> None:
+        self._waiting.pop(client, None)
+        self._deadlines.cancel(client)
+
+    def close(self) -> None:
+        """Drop everyone: the service stops."""
+        for client in tuple(self._waiting):
+            self._leave(client)
+            client.drop()
+
+
+@implementer(IConnection)
+class _EndedConnection:
+    """A connection that is over as soon as it is counted.
+
+    :param record: its record.
+    """
+
+    def __init__(self, record: ConnectionRecord) -> None:
+        self.record = record
+
+    def end(self, reason: Reason, reset: bool = False) -> None:
+        """Do nothing: there is no socket any more."""
+
+    def measure(self) -> None:
+        """Do nothing, for the same reason."""
+
+    def policy_changed(self) -> None:
+        """Do nothing, for the same reason."""
+
+
+class WaitingSocket:
+    """A client on a socket in the loop.
+
+    Its bytes are only peeked at (``MSG_PEEK``), so that they reach the backend the way that all
+    bytes do. That works as the loop is edge-triggered: unread bytes are reported once.
+
+    :param room: where it waits.
+    :param peer: its address.
+    :param sock: taken over.
+    :param loop: reports the socket's events.
+    :param begin: relays it, once it is admitted.
+    """
+
+    def __init__(
+        self,
+        room: PrefaceRoom,
+        peer: tuple[str, str],
+        sock: socket.SocketType,
+        loop: SocketLoop,
+        begin: Callable[[ConnectionRecord, socket.SocketType, Address | None], object],
+    ) -> None:
+        self.peer = peer
+        self.bucket: int | None = None
+        self._room = room
+        self._sock = sock
+        self._loop = loop
+        self._begin = begin
+        self._has_ended = False
+        room.enter(self)
+        loop.add(sock.fileno(), self)
+
+    def ready(self, events: int) -> None:
+        """See :class:`~monconn.relay.sockets.loop.SocketHandler`."""
+        self._has_ended = self._has_ended or bool(events & (RDHUP | HUP))
+        try:
+            data = self._sock.recv(self._room.preface.max_bytes, socket.MSG_PEEK)
+        except BlockingIOError:
+            return  # the event of a socket that can be written to
+        except OSError as error:
+            how = end_by_errno(error.errno or 0)
+            self._room.give_up(self, BROKEN_REASONS["client", how], how, "")
+            return
+        self._room.consider(self, data, self._has_ended or not data)
+
+    def failed(self) -> None:
+        """See :class:`~monconn.relay.sockets.loop.SocketHandler`."""
+        self._room.give_up(self, "error", "none", "")
+
+    def check(self, now: float) -> float | None:
+        """See :class:`~monconn.monitor.deadlines.Checked`."""
+        self._room.time_out(self, "it sent no preface in time")
+        return None
+
+    def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
+        """See :class:`WaitingClient`."""
+        self._loop.unregister(self._sock.fileno())
+        left = decision.consumed
+        while left:  # they are all there: they were peeked at
+            left -= len(self._sock.recv(left)) or left
+        self._begin(record, self._sock, decision.backend)
+
+    def drop(self) -> None:
+        """See :class:`WaitingClient`."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove(self._sock.fileno())
+            self._sock.close()
+
+
+@implementer(IHalfCloseableProtocol)
+class WaitingProtocol(Protocol):
+    """A client on a Twisted transport, over TLS for example.
+
+    Once it is admitted, its transport's calls go to the client's End directly.
+
+    :param room: where it waits.
+    :param peer: its address.
+    :param make_end: makes the client's End, once it is admitted.
+    """
+
+    def __init__(
+        self,
+        room: PrefaceRoom,
+        peer: tuple[str, str],
+        make_end: Callable[[ConnectionRecord, Address | None], Protocol],
+    ) -> None:
+        self.peer = peer
+        self.bucket: int | None = None
+        self._room = room
+        self._make_end = make_end
+        self._data = b""
+        self._is_over = False
+        self._has_ended = False
+
+    def connectionMade(self) -> None:
+        """The client is connected."""
+        self._room.enter(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """It has sent something."""
+        if not self._is_over:
+            self._data += data
+            self._room.consider(self, self._data, False)
+
+    def readConnectionLost(self) -> None:
+        """It will send no more."""
+        if not self._is_over:
+            self._has_ended = True
+            self._room.consider(self, self._data, True)
+
+    def writeConnectionLost(self) -> None:
+        """Ignored: nothing was written."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """It is gone."""
+        if not self._is_over:
+            self._room.give_up(self, "client_closed", "fin", "it ended before its preface did")
+
+    def check(self, now: float) -> float | None:
+        """See :class:`~monconn.monitor.deadlines.Checked`."""
+        self._room.time_out(self, "it sent no preface in time")
+        return None
+
+    def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
+        """See :class:`WaitingClient`."""
+        self._is_over = True
+        end: Protocol = self._make_end(record, decision.backend)
+        # Transports look these up for each call.
+        for name in (
+            "dataReceived",
+            "readConnectionLost",
+            "writeConnectionLost",
+            "connectionLost",
+        ):
+            setattr(self, name, getattr(end, name))
+        data, self._data = self._data, b""
+        assert self.transport is not None
+        end.makeConnection(self.transport)
+        if len(data) > decision.consumed:
+            end.dataReceived(data[decision.consumed :])
+        if self._has_ended:
+            end.readConnectionLost()  # type: ignore[attr-defined]
+
+    def drop(self) -> None:
+        """See :class:`WaitingClient`."""
+        self._is_over = True
+        if self.transport is not None:
+            self.transport.loseConnection()

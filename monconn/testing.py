@@ -226,12 +226,18 @@ class RecordingObserver:
         self.events.append(("alarmed", alarm))
 
 
-def make_monitor(name: str = "test", clock: Clock | None = None, **options: Any) -> Monitor:
+class ManualMonitor(Monitor):
+    """A monitor whose clock a test turns."""
+
+    clock: Clock
+
+
+def make_monitor(name: str = "test", clock: Clock | None = None, **options: Any) -> ManualMonitor:
     """A monitor whose time moves only by ``monitor.clock.advance()``.
 
     :param options: as for :class:`Monitor`.
     """
-    return Monitor(name, clock=Clock() if clock is None else clock, **options)
+    return ManualMonitor(name, clock=Clock() if clock is None else clock, **options)
 
 
 def connect(factory: IProtocolFactory, peer_ip: str = "192.0.2.1") -> tuple[Any, MemoryTransport]:

@@ -29,7 +29,8 @@ LOWEST = {
 CORE = LOWEST | {"model", "policy", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
 BELOW_OPS = CORE | {"config", "net", *SIDE_BY_SIDE}
-ROWS = {"ops.columns", "ops.rows", "ops.filters"}  # what both ends of a connection need
+# What both ends of a connection need:
+ROWS = {"ops.columns", "ops.rows", "ops.filters", "ops.text_table"}
 OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations"}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": set(),
     "ops.columns": LOWEST,
     "ops.rows": LOWEST | {"ops.columns"},
+    "ops.text_table": LOWEST | {"ops.columns"},
     "ops.filters": LOWEST | {"model", "policy"},
     "ops.rates": LOWEST | {"model"},
     "ops.feed": CORE | ROWS | {"ops.rates"},

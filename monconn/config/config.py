@@ -250,7 +250,7 @@ def _values(
 
 
 def _no_key_of_a_service(node: Node) -> None:
-    raise Wrong.here("is not a known key: a service's name stands before its colon")
+    raise Wrong.here("is not a known key: a service's name is written before its colon")
 
 
 def _native_service(name: str, node: Node, defaults: Policy) -> ServiceConfig:

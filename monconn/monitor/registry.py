@@ -23,6 +23,7 @@ class Registry:
     def __init__(self) -> None:
         self._monitors: dict[str, Monitor] = {}
         self._when_added = Subscriptions[[Monitor]]()
+        self._when_deleted = Subscriptions[[Monitor]]()
 
     def new(self, name: str = "default", *args: Any, **kwargs: Any) -> Monitor:
         """Make a monitor and add it; what follows the name is as for :class:`Monitor`.
@@ -51,6 +52,13 @@ class Registry:
         :returns: cancels the subscription.
         """
         return self._when_added.add(call)
+
+    def when_deleted(self, call: Callable[[Monitor], object]) -> Cancel:
+        """Call something with each monitor that is deleted from now on.
+
+        :returns: cancels the subscription.
+        """
+        return self._when_deleted.add(call)
 
     def observe(self, observer: IObserver) -> Cancel:
         """Add an observer to every monitor, and to each that is added from now on.
@@ -92,6 +100,8 @@ class Registry:
         """
         monitor = self.get(name)
         del self._monitors[name]
+        for call in self._when_deleted.calls:
+            call(monitor)
         return monitor
 
     def record(self, connection_id: int) -> ConnectionRecord:

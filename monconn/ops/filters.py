@@ -960,6 +960,11 @@ IP_KEYS = Keys(
 )
 """Of a client IP as :meth:`monconn.monitor.clients.ClientTotals.snapshot` gives it."""
 
+BLOCK_KEYS = Keys(
+    _table(_SERVICE, _device_client("client", "network")), text=_row_text("network", "service")
+)
+"""Of a blocked network: ``client:`` finds those whose first address is in a network."""
+
 
 def _event_reason(row: Mapping[str, Any], _: Context) -> str | None:
     for name in ("reason", "refusal", "alarm", "action"):

@@ -28,6 +28,7 @@ from monconn.monitor.registry import Registry
 from monconn.ops.columns import Row
 from monconn.ops.feed import Feed, FeedEvent, Subscription, connection_row
 from monconn.ops.filters import (
+    BLOCK_KEYS,
     CONNECTION_KEYS,
     DEVICE_KEYS,
     EVENT_KEYS,
@@ -37,7 +38,6 @@ from monconn.ops.filters import (
     Context,
     Exact,
     Filter,
-    Key,
     Keys,
     Mode,
     Part,
@@ -73,20 +73,6 @@ _MAX_TARGET_CHARACTERS = 500
 Terms = str | Sequence[str] | None
 """A filter: one line as typed into a shell, its terms one by one, or None for everything."""
 R = TypeVar("R", bound=Row)
-
-BLOCK_KEYS = Keys(
-    {
-        "service": Key("service", "text", lambda row, _: row["service"]),
-        "client": Key(
-            "client",
-            "network",
-            lambda row, _: row["network"],
-            address=lambda row: str(row["network"]).partition("/")[0],
-        ),
-    },
-    text=lambda row: f"{row['network']}\n{row['service']}",
-)
-"""Of a blocked network: ``client:`` finds those whose first address is in a network."""
 
 
 @attrs.frozen
@@ -363,7 +349,7 @@ class Operations:
         from monconn.sinks.history import query
 
         wanted = self.filter(filter, keys)
-        past = query.make_filter(
+        selection = query.make_filter(
             **{
                 **period,
                 "limit": min(period.get("limit") or query.USUAL_ROWS, query.MOST_ROWS),
@@ -371,7 +357,7 @@ class Operations:
             }
         )
         find = query.events if what == "events" else query.connections
-        return history.run(lambda db: find(db, past))
+        return history.run(lambda db: find(db, selection))
 
     def report(self, **period: Any) -> Deferred[ReportRow]:
         """A period in figures.
@@ -383,8 +369,8 @@ class Operations:
         history = self._stored_history()
         from monconn.sinks.history import query
 
-        past = query.make_filter(**period)
-        return history.run(lambda db: query.report(db, past)).addCallback(
+        selection = query.make_filter(**period)
+        return history.run(lambda db: query.report(db, selection)).addCallback(
             lambda made: ReportRow(**made)
         )
 

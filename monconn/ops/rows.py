@@ -169,23 +169,23 @@ class DeviceRow(Row):
 
     device: str = field(importance=0, width=15, max_width=43)
     service: str = field(importance=8, width=10, max_width=18)
-    connections: int = field("NOW", "count", importance=1)
+    connections: int = field("NOW", "count", importance=2)
     total: int = field("TOTAL", "count", importance=6)
     first_seen: str = field("FIRST SEEN", "time", importance=13)
     last_seen: str = field("LAST SEEN", "time", importance=7)
     reconnect_seconds: float | None = field(
-        "COMES EVERY", "seconds", nullable=True, importance=4, help="Median time to come back."
+        "COMES EVERY", "seconds", nullable=True, importance=5, help="Median time to come back."
     )
     heartbeat_seconds: float | None = field(
-        "SPEAKS EVERY", "seconds", nullable=True, importance=3, help="Median time between messages."
+        "SPEAKS EVERY", "seconds", nullable=True, importance=4, help="Median time between messages."
     )
     silent_seconds: float | None = field(
-        "SILENT FOR", "seconds", nullable=True, importance=2, help="Since its last message."
+        "SILENT FOR", "seconds", nullable=True, importance=3, help="Since its last message."
     )
     up: int = field("UP", "bytes", importance=10)
     down: int = field("DOWN", "bytes", importance=9)
     last_reason: str | None = field("LAST END", nullable=True, importance=11, width=19)
-    alarms: list[str] = field("ALARMS", "list", importance=5, width=15)
+    alarms: list[str] = field("ALARMS", "list", importance=1, width=15)
 
 
 @attrs.frozen(slots=False)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol as TypingProtocol
 
 import attrs
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -34,7 +35,12 @@ from monconn.model.record import ConnectionRecord, Fact
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import IConnection
 from monconn.monitor.monitor import Monitor
-from monconn.net.sockets import end_by_errno
+from monconn.net.sockets import (
+    ErrorTrackingSocket,
+    descriptor_of,
+    end_by_errno,
+    track_errors,
+)
 from monconn.relay.sockets.loop import HUP, RDHUP, SocketLoop
 
 MOST_WAITING = 1000
@@ -295,12 +301,14 @@ class WaitingProtocol(Protocol):
         self.bucket: int | None = None
         self._room = room
         self._make_end = make_end
+        self._socket: ErrorTrackingSocket | None = None
         self._data = b""
         self._is_over = False
         self._has_ended = False
 
     def connectionMade(self) -> None:
         """The client is connected."""
+        self._socket = track_errors(descriptor_of(self.transport))
         self._room.enter(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -320,7 +328,13 @@ class WaitingProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It is gone."""
-        if not self._is_over:
+        if self._is_over:
+            return
+        error_number = 0 if self._socket is None else self._socket.error_number
+        if reason.check(ConnectionLost) and error_number:
+            how = end_by_errno(error_number)
+            self._room.give_up(self, BROKEN_REASONS["client", how], how, "")
+        else:
             self._room.give_up(self, "client_closed", "fin", "it ended before its preface did")
 
     def check(self, now: float) -> float | None:

@@ -123,7 +123,10 @@ class StageChain:
 
     def send(self, data: bytes | memoryview) -> None:
         """Give bytes to the first stage."""
-        if self._end is None:
+        if self._queue is None:
+            return
+        if not self._stages:  # the last one has just gone, and had held the sender back
+            self._queue.send(data)
             return
         self._stages[0].receive(bytes(data))
         if self._end is not None:

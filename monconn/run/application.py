@@ -127,7 +127,9 @@ class Application(MultiService):
         if config.manhole is not None:
             from monconn.faces.manhole.service import ManholeService
 
-            self._manhole = self._add(ManholeService(config.manhole, *self._shared))
+            self._manhole = self._add(
+                ManholeService(config.manhole, *self._shared, self.operations)
+            )
         if config.control is not None:
             from monconn.faces.control.service import ControlService
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
@@ -16,7 +17,7 @@ from twisted.python.failure import Failure
 
 from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
 from monconn.config.config import ServiceConfig
-from monconn.errors import ListenError, os_error_text
+from monconn.errors import AddressError, ListenError, os_error_text
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, open_listener
@@ -36,8 +37,14 @@ class Port(Protocol):
     def start(self) -> None:
         """Accept clients; until then they wait in the kernel's queue, if they can."""
 
-    def forward(self, config: ServiceConfig) -> None:
-        """Connect clients that come from now on as this configuration says."""
+    def path(self, config: ServiceConfig) -> Any:
+        """Make a data path to the backend of a configuration.
+
+        :raises AddressError: Twisted cannot use the backend's endpoint string.
+        """
+
+    def use(self, config: ServiceConfig, path: Any) -> None:
+        """Relay clients that come from now on over such a path."""
 
     def close(self) -> Deferred[Any]:
         """Listen no more; harmless the second time.
@@ -62,11 +69,10 @@ class SocketPort:
         assert isinstance(config.listen, (TcpAddress, UnixAddress))
         self._monitor = monitor
         self._paths = paths
+        self._forwarder = Forwarder(monitor, self.path(config))
         keepalive = config.policy.keepalive
         self._sock = open_listener(config.listen, keepalive=keepalive, pauses_seconds=())
         self.listen = _bound_address(config.listen, self._sock)
-        path = paths.between(monitor, config.listen, config.backend, keepalive=keepalive)
-        self._forwarder = Forwarder(monitor, path)
         self._listener = Listener(self._sock, reactor, self._forwarder.accepted, monitor.must_wait)
         self._cancel: Cancel | None = None
 
@@ -76,16 +82,19 @@ class SocketPort:
             self._cancel = self._monitor.when_room(self._listener.resume)
         self._listener.resume()
 
-    def forward(self, config: ServiceConfig) -> None:
-        """Connect further clients to this backend, with or without keepalive."""
-        keepalive = config.policy.keepalive
+    def path(self, config: ServiceConfig) -> Any:
+        """Make a data path to the backend of a configuration."""
+        with _backend_errors(config):
+            return self._paths.between(
+                self._monitor, config.listen, config.backend, keepalive=config.policy.keepalive
+            )
+
+    def use(self, config: ServiceConfig, path: Any) -> None:
+        """Relay further clients over another path, with or without keepalive."""
         if self._sock.family != socket.AF_UNIX:  # accepted sockets inherit it from the listener
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
-            if keepalive:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, config.policy.keepalive)
+            if config.policy.keepalive:
                 enable_keepalive(self._sock)
-        path = self._paths.between(
-            self._monitor, config.listen, config.backend, keepalive=keepalive
-        )
         self._forwarder.use(path)
 
     def close(self) -> Deferred[Any]:
@@ -115,7 +124,7 @@ class EndpointPort:
         self._monitor = monitor
         self._paths = paths
         self._reactor = reactor
-        self._factory = ForwardingFactory(monitor, self._path(config))
+        self._factory = ForwardingFactory(monitor, self.path(config))
         self._port: Any = None
         self._closed = False
 
@@ -148,14 +157,16 @@ class EndpointPort:
     def start(self) -> None:
         """Does nothing: Twisted accepts clients as soon as it listens."""
 
-    def forward(self, config: ServiceConfig) -> None:
-        """Connect further clients to this backend, with or without keepalive."""
-        self._factory.use(self._path(config))
+    def path(self, config: ServiceConfig) -> Any:
+        """Make a data path to the backend of a configuration."""
+        with _backend_errors(config):
+            return self._paths.from_endpoint(
+                self._monitor, config.backend, keepalive=config.policy.keepalive
+            )
 
-    def _path(self, config: ServiceConfig) -> Any:
-        return self._paths.from_endpoint(
-            self._monitor, config.backend, keepalive=config.policy.keepalive
-        )
+    def use(self, config: ServiceConfig, path: Any) -> None:
+        """Relay further clients over another path."""
+        self._factory.use(path)
 
     def close(self) -> Deferred[Any]:
         """Have Twisted close the port."""
@@ -199,6 +210,14 @@ def is_in_use(error: ListenError) -> bool:
     """Whether somebody listens at the address already."""
     cause = getattr(error.__cause__, "socketError", error.__cause__)
     return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
+
+
+@contextmanager
+def _backend_errors(config: ServiceConfig) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each type of endpoint raises its own
+        raise AddressError(f"{config.name}: cannot use {config.backend}: {error}") from error
 
 
 def _bound_address(listen: Address, sock: Any) -> str:

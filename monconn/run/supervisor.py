@@ -51,7 +51,7 @@ class Changes:
         return "; ".join(parts) or "nothing changed"
 
 
-@attrs.define
+@attrs.define(eq=False)
 class _Service:
     """A service that listens."""
 
@@ -191,14 +191,19 @@ class Supervisor:
             if name in self._running and (keys := _changed_keys(self._running[name].config, each))
         }
         moved = {name: after[name] for name, keys in changed.items() if "listen" in keys}
+        paths = {
+            name: self._running[name].port.path(after[name])
+            for name, keys in changed.items()
+            if name not in moved and not {"backend", "keepalive"}.isdisjoint(keys)
+        }
         monitors = {name: self._monitor_of(each) for name, each in (fresh | moved).items()}
         ports = await self._open_all(
             {**moved, **fresh}, monitors, [self._running[name] for name in [*gone, *moved]]
         )
         # From here on nothing can fail.
         closing = [self._retire(name) for name in gone]
-        for name, keys in changed.items():
-            closing.append(self._change(name, after[name], keys, ports.get(name)))
+        for name in changed:
+            closing.append(self._change(after[name], ports.get(name), paths.get(name)))
         for name, config in fresh.items():
             self._start(config, monitors[name], ports[name])
         await gatherResults(closing)
@@ -222,9 +227,11 @@ class Supervisor:
         old_names = {config.name for config in old}
         after: dict[str, ServiceConfig] = {}
         for config in new:
-            is_ours = config.name in old_names or config.name in self._retired
-            is_known = config.name in self._running or config.name in self.registry.names()
-            if config.name in after or (is_known and not is_ours):
+            is_others = (config.name in self._running and config.name not in old_names) or (
+                config.name in self.registry.names()
+                and self.registry.get(config.name) is not self._monitor_of(config)
+            )
+            if config.name in after or is_others:
                 raise DuplicateService(f"a service named {config.name!r} exists already")
             after[config.name] = config
         for name, message in clashes(new):
@@ -328,7 +335,8 @@ class Supervisor:
         try:
             service.port = await self._open(service.bound(), service.monitor, PAUSES_SECONDS)
         except ListenError as error:
-            self._failed(error)
+            # Its connections and the other services go on.
+            log_failure(error)
         else:
             service.monitor.listen = service.port.listen
             service.port.start()
@@ -338,7 +346,8 @@ class Supervisor:
     def _start(self, config: ServiceConfig, monitor: Monitor, port: Port) -> None:
         service = self._running[config.name] = _Service(config, monitor, port)
         monitor.listen, monitor.backend = port.listen or str(config.listen), str(config.backend)
-        if self._retired.pop(config.name, None) is None:
+        self._retired.pop(config.name, None)
+        if config.name not in self.registry.names():
             self.registry.add(monitor)
         self._show_bytes(service)
         monitor.apply(_policy_of(config))
@@ -346,23 +355,22 @@ class Supervisor:
         port.start()
         self._log_listening(service)
 
-    def _change(
-        self, name: str, config: ServiceConfig, keys: tuple[str, ...], port: Port | None
-    ) -> Deferred[Any]:
+    def _change(self, config: ServiceConfig, port: Port | None, path: Any) -> Deferred[Any]:
         """Change a service that runs.
 
         :param port: the new listener, if there is one.
-        :returns: fires when the old one is closed.
+        :param path: the new way to the backend, if there is one for the present listener.
+        :returns: fires when the old listener is closed, if there is a new one.
         """
-        service = self._running[name]
+        service = self._running[config.name]
         service.config = config
         service.monitor.backend = str(config.backend)
         closed: Deferred[Any] = succeed(None)
         if port is not None:
             closed, service.port = service.port.close(), port
             service.monitor.listen = port.listen or str(config.listen)
-        elif "backend" in keys or "keepalive" in keys:
-            service.port.forward(config)
+        elif path is not None:
+            service.port.use(config, path)
         self._show_bytes(service)
         service.monitor.apply(_policy_of(config))
         if port is not None:
@@ -387,7 +395,8 @@ class Supervisor:
         if self._retired.get(monitor.name) is monitor:  # else it has come back
             if forget:
                 del self._retired[monitor.name]
-                self.registry.delete(monitor.name)
+                if any(each is monitor for each in self.registry):
+                    self.registry.delete(monitor.name)
             self._check_drained()
 
     def _check_drained(self) -> None:

@@ -197,7 +197,7 @@ def test_each_wrong_default_is_told_once_with_its_line() -> None:
         (2, "defaults.max_idle", TOO_SOON),
         (3, "defaults.max_ilde", "is not a known key: did you mean max_idle?"),
         (4, "defaults.listen", "belongs to one service: write it under its name in services"),
-        (5, "defaults.name", "is not a known key: a service's name stands before its colon"),
+        (5, "defaults.name", "is not a known key: a service's name is written before its colon"),
         (8, "services.two.conn_limit", 'must be from 0 to 1000000000, not "-1"'),
     ]
 
@@ -355,7 +355,7 @@ WRONG_RULES = [
     ("lisen: 1", "did you mean listen?"),
     ("max_ilde: 1", "did you mean max_idle?"),
     ("zzz: 1", "not a known key"),
-    ("name: other", "stands before its colon"),
+    ("name: other", "is written before its colon"),
     ("print_bytes: !!python/object:os.system x", "leave it out"),
 ]
 

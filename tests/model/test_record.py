@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, REASONS, REFUSALS, Reason
-from monconn.model.record import ConnectionRecord, iso_time
+from monconn.model.record import FACT_CHARACTERS, FACTS, ConnectionRecord, iso_time
 
 PHASES = ("connecting", "open", "half_closed")
 
@@ -382,3 +382,59 @@ def test_iso_time_has_milliseconds_and_zone(wall_seconds: float) -> None:
     assert moment.utcoffset() == timedelta(0)
     assert moment.timestamp() == pytest.approx(wall_seconds, abs=0.001)
     assert len(iso_time(wall_seconds)) == len("2023-11-14T22:13:20.250+00:00")
+
+
+# -- facts, and counting
+
+
+def test_facts_are_in_json_once_there_are_any() -> None:
+    record = make_record()
+    assert record.facts == {}
+    assert "facts" not in record.snapshot(record.opened)
+    record.set_fact("protocol", "mqtt")
+    before = record.facts
+    record.set_fact("version", 5)
+    assert record.snapshot(record.opened)["facts"] == {"protocol": "mqtt", "version": 5}
+    assert before == {"protocol": "mqtt"}, "whoever has read it may go on"
+    json.dumps(record.snapshot(record.opened))
+
+
+def test_connections_without_facts_share_an_empty_mapping_that_cannot_be_changed() -> None:
+    assert make_record().facts is make_record().facts
+    with pytest.raises(TypeError):
+        make_record().facts["x"] = 1  # type: ignore[index]
+
+
+def test_facts_are_bounded() -> None:
+    record = make_record()
+    record.set_fact("name", "x" * 10_000)
+    assert record.facts["name"] == "x" * FACT_CHARACTERS
+    for number in range(FACTS - 1):
+        record.set_fact(f"fact_{number}", True)
+    with pytest.raises(ValueError, match=f"at most {FACTS}"):
+        record.set_fact("one_more", 1.5)
+    record.set_fact("name", "it may be replaced")
+
+
+@pytest.mark.parametrize("name", ["", "A", "1st", "with space", "a-b", "x" * 33, "ä"])
+def test_a_facts_name_is_checked(name: str) -> None:
+    with pytest.raises(ValueError, match="malformed"):
+        make_record().set_fact(name, 1)
+
+
+@pytest.mark.parametrize("value", [None, b"bytes", [1], {}])
+def test_a_facts_value_is_checked(value: Any) -> None:
+    with pytest.raises(TypeError, match="a fact is a str"):
+        make_record().set_fact("name", value)
+
+
+def test_bytes_and_times_are_counted_in_one_place() -> None:
+    record = make_record()
+    record.count("up", 3, 1.0)
+    record.count("up", 4, 2.0)
+    record.count("down", 5, 3.0)
+    record.count("up", 1, 4.0)
+    record.count("down", 6, 5.0)
+    assert (record.up, record.first_up, record.last_up) == (8, 1.0, 4.0)
+    assert (record.down, record.first_down, record.last_down) == (11, 3.0, 5.0)
+    assert record.asked == 2.0

@@ -154,6 +154,16 @@ def test_an_observer_is_removed_from_all_when_it_is_cancelled(registry: Registry
     assert [event[1].service for event in observer.events] == ["first", "second"]
 
 
+def test_those_that_are_deleted_are_told(registry: Registry) -> None:
+    deleted: list[Monitor] = []
+    cancel = registry.when_deleted(deleted.append)
+    first, _ = registry.new("first"), registry.new("second")
+    registry.delete("first")
+    cancel()
+    registry.delete("second")
+    assert deleted == [first]
+
+
 def test_cancelled_subscriptions_leave_nothing_behind(registry: Registry) -> None:
     monitor = registry.new("web", clock=Clock())
     for _ in range(50):

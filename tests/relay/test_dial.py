@@ -25,7 +25,7 @@ KINDS = ["ipv4", "ipv6", "unix", "localhost", "endpoint string"]
 
 @implementer(IHalfCloseableProtocol)
 class Caller(Protocol):
-    """WriteQueue what happens to it; all is said once it has had an end."""
+    """Records what happens to it; all is said once it has had an end."""
 
     transport: Any
 

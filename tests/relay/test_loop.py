@@ -93,7 +93,7 @@ class Turns:
 
 
 class End:
-    """WriteQueue the events that it is told.
+    """Records the events that it is told.
 
     :param then: called with each of them.
     """
@@ -188,7 +188,7 @@ def test_an_event_is_told_once_unless_asked_for_again(turns: Turns) -> None:
     assert end.heard == [IN | OUT] * 2
 
 
-def test_who_asks_again_while_served_is_served_in_a_later_turn(turns: Turns) -> None:
+def test_rearming_while_served_is_served_in_a_later_turn(turns: Turns) -> None:
     sock, _ = turns.pair()
     end = End(lambda: turns.loop.rearm(sock.fileno()))
     turns.loop.add(sock.fileno(), end)
@@ -261,7 +261,7 @@ def replace_other(
 
 
 def test_a_closed_sockets_event_is_not_for_whose_number_it_is_now(turns: Turns) -> None:
-    """Such a stale OUT and HUP would have an ConnectAttempt believe that it stands."""
+    """Such a stale OUT and HUP would have a ConnectAttempt believe that it is connected."""
     newcomer = End()
     replace_other(turns, lambda sock, _: turns.loop.add(sock.fileno(), newcomer))
     assert newcomer.heard == []
@@ -454,3 +454,31 @@ async def test_roads_that_are_closed_leave_others_on_the_same_reactor_alone(
             assert exactly(client, 12) == b"still there?"
 
     await deferToThread(play)
+
+
+def test_a_keyboard_interrupt_goes_through_and_loses_no_event(
+    turns: Turns, logged_failures: list[Failure]
+) -> None:
+    interrupted: list[End] = []
+
+    def interrupt() -> None:
+        if not interrupted:
+            interrupted.extend(end for end in ends if end.heard)
+            raise KeyboardInterrupt
+
+    ends = [End(interrupt) for _ in range(5)]
+    for end in ends:
+        turns.loop.add(turns.pair()[0].fileno(), end)
+    with pytest.raises(KeyboardInterrupt):
+        turns.loop.serve(turns.loop._epoll.poll(0))
+    assert [end.failures for end in interrupted] == [1]
+    turns.loop.serve(turns.loop._epoll.poll(0))
+    assert [end.heard for end in ends] == [[OUT]] * 5
+    logged_failures.clear()
+
+
+def test_what_is_private_to_twisted_and_used_is_there(own: Turns) -> None:
+    """A new Twisted may take these away; see MonconnReactor and SocketLoop."""
+    assert isinstance(own.reactor._selectables, dict)
+    assert own.reactor._poller is own.loop._epoll
+    assert callable(own.reactor._doReadOrWrite)

@@ -801,3 +801,47 @@ def test_closes_exactly_once_whatever_the_order(steps: list[tuple[str, int]]) ->
     for step, number in steps:
         course.play(step, course.ends[number])
     course.finish()
+
+
+# -- limits that change
+
+
+@pytest.mark.parametrize("before", [{}, {"max_idle": 10_000}], ids=["off", "longer"])
+def test_a_limit_that_is_switched_on_or_shortened_strikes(before: dict[str, float]) -> None:
+    stage = Stage(**before).open()
+    stage.pass_seconds(100)
+    stage.monitor.timeouts = Timeouts(**{**ALL_OFF, "max_idle": 105})
+    stage.relay.policy_changed()
+    assert stage.ends_in(5)
+    assert stage.record.reason == "idle_timeout"
+
+
+def test_a_limit_that_has_passed_already_strikes_at_once() -> None:
+    stage = Stage().open()
+    stage.pass_seconds(100)
+    stage.monitor.timeouts = Timeouts(**{**ALL_OFF, "max_idle": 10})
+    stage.relay.policy_changed()
+    stage.pass_seconds(LATE_SECONDS)
+    assert stage.record.reason == "idle_timeout"
+
+
+def test_a_limit_that_is_switched_off_strikes_no_more() -> None:
+    stage = Stage(max_idle=10).open()
+    stage.monitor.timeouts = Timeouts(**ALL_OFF)
+    stage.relay.policy_changed()
+    stage.pass_seconds(50)
+    assert stage.record.reason is None
+    assert len(stage.deadlines) == 0
+
+
+def test_a_change_while_it_ends_or_afterwards_changes_nothing() -> None:
+    stage = Stage().open()
+    stage.relay.end("operator")
+    stage.relay.policy_changed()
+    stage.asked()
+    stage.pass_seconds(GRACE_SECONDS + LATE_SECONDS)
+    assert stage.asked() == ["abort client", "abort backend"]
+    stage.relay.gone(stage.client)
+    stage.relay.gone(stage.backend)
+    stage.relay.policy_changed()
+    assert len(stage.deadlines) == 0

@@ -6,6 +6,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -18,6 +19,7 @@ from twisted.internet.threads import deferToThread
 from monconn.model.reasons import Direction
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
+from monconn.relay.relay import Relay
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.relay.sockets.pipes import PipePool
 from monconn.relay.sockets.send_queue import SendQueue
@@ -103,25 +105,38 @@ class Watcher(Observer):
     """Sees the payload of one connection at times; to be used in the reactor's thread.
 
     :param world: whose only connection it is.
+    :param scope: ``service``, as an observer of the service; ``connection``, of this one alone.
     """
 
     watches_payload = True
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, scope: str) -> None:
         self._monitor = world.monitor
         self._record = world.live()
+        self._scope = scope
+        self._cancel: Callable[[], None] = lambda: None
         self.periods: list[Period] = []
         self.is_there = False
 
     def flip(self) -> None:
         """Come or go."""
         if self.is_there:
-            self._monitor.remove_observer(self)
+            self._cancel()
             self.periods[-1].end(self._record)
         else:
-            self._monitor.add_observer(self)
+            self._cancel = self._begin()
             self.periods.append(Period(self._record))
         self.is_there = not self.is_there
+
+    def _begin(self) -> Callable[[], None]:
+        if self._scope == "service":
+            self._monitor.add_observer(self)
+            return lambda: self._monitor.remove_observer(self)
+        connection = self._monitor._live.get(self._record.id)
+        if connection is None:  # it is over
+            return lambda: None
+        assert isinstance(connection, Relay)
+        return connection.add_watcher(partial(self.data, self._record))
 
     def go(self) -> None:
         """Go, if it is there."""
@@ -152,12 +167,12 @@ def receive(sock: socket.socket, plan: Plan) -> bytes:
     return bytes(received) + exactly(sock, plan.count() - len(received))
 
 
-def play_both(world: World, up: Plan, down: Plan) -> None:
+def play_both(world: World, up: Plan, down: Plan, scope: str) -> None:
     client, backend = world.pair()
     for sock in (client, backend):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
     record = world.live()
-    watcher = Watcher(world)
+    watcher = Watcher(world, scope)
 
     def flip() -> None:
         world.on_reactor(watcher.flip)
@@ -179,14 +194,17 @@ def play_both(world: World, up: Plan, down: Plan) -> None:
 
 
 @pytest.mark.skipif(not HAS_EPOLL, reason="this system has no epoll")
+@pytest.mark.parametrize("scope", ["service", "connection"])
 @pytest.mark.parametrize("pipe", ["splice", "copy"])
 @pytest_twisted.ensureDeferred
-async def test_a_watcher_comes_and_goes_in_mid_stream(tmp_path: Path, pipe: str) -> None:
+async def test_a_watcher_comes_and_goes_in_mid_stream(
+    tmp_path: Path, pipe: str, scope: str
+) -> None:
     @settings(max_examples=examples(20), deadline=None, phases=PHASES)
     @given(up=plans, down=plans)
     def play(up: Plan, down: Plan) -> None:
         with World(tmp_path, "ipv4", pipe) as world:
-            play_both(world, up, down)
+            play_both(world, up, down, scope)
 
     await deferToThread(play)
 
@@ -195,7 +213,7 @@ async def test_a_watcher_comes_and_goes_in_mid_stream(tmp_path: Path, pipe: str)
 
 
 class Holder:
-    """An send_queue's End, which nobody pauses."""
+    """The owner of a send queue, which nobody pauses."""
 
     def filled(self) -> None: ...
 
@@ -207,7 +225,7 @@ class Holder:
 
 @settings(max_examples=examples(30), deadline=None, phases=PHASES)
 @given(counts=st.lists(st.integers(1, 300 * KIB), min_size=2, max_size=6), early=st.integers(0, 2))
-def test_what_an_outlet_holds_leaves_in_order(counts: list[int], early: int) -> None:
+def test_what_a_send_queue_holds_leaves_in_order(counts: list[int], early: int) -> None:
     """Whether it came before there was a socket, or while the system took no more."""
     sender, receiver = socket.socketpair()
     with sender, receiver:

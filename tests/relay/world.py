@@ -31,7 +31,8 @@ from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
 from monconn.relay import paths
 from monconn.relay.forwarder import Forwarder
-from monconn.relay.paths import DataPaths
+from monconn.relay.paths import ChooseBackend, DataPaths
+from monconn.relay.preface import Preface, PrefaceRoom
 from monconn.relay.sockets import end
 from monconn.relay.sockets.loop import NestedSocketLoop
 
@@ -101,6 +102,8 @@ class World:
     :param front: where to listen, if not as the family says.
     :param backlog: how many clients the backend's queue takes.
     :param grace_seconds: put in the place of the relay's ``GRACE_SECONDS``.
+    :param preface: reads the clients' first bytes.
+    :param choose: chooses the backend of each connection.
     """
 
     def __init__(
@@ -114,6 +117,8 @@ class World:
         front: TcpAddress | UnixAddress | None = None,
         backlog: int = 512,
         grace_seconds: float | None = None,
+        preface: Preface | None = None,
+        choose: ChooseBackend | None = None,
     ) -> None:
         front_host, back_host = FAMILIES[family]
         self.pipe = pipe
@@ -121,6 +126,8 @@ class World:
         """Whether the client is read from before the backend stands."""
         self._backlog = backlog
         self._grace_seconds = grace_seconds
+        self._preface = preface
+        self._choose = choose
         self._front: TcpAddress | UnixAddress = front or _address(front_host, folder / "front")
         self.backend_address: Address = _address(back_host, folder / "back")
         self._clock = MonotonicClock()
@@ -171,7 +178,12 @@ class World:
             self.paths._loop = NestedSocketLoop(reactor, self._clock)
         self.deadlines = self.paths.deadlines
         self.forwarder = _forwarder(
-            self.pipe, self.monitor, self.paths, self._front, self.backend_address
+            self.pipe,
+            self.monitor,
+            self.paths,
+            self._front,
+            self._choose or self.backend_address,
+            self._preface,
         )
         self._listener = Listener(sock, reactor, self.forwarder.accepted, self.monitor.must_wait)
         self.monitor.when_room(self._listener.resume)
@@ -256,6 +268,11 @@ class World:
 
     # -- what our side says
 
+    def room(self) -> PrefaceRoom:
+        """Where clients wait that are asked for a preface."""
+        assert self.forwarder._room is not None
+        return self.forwarder._room
+
     def live(self) -> ConnectionRecord:
         """The record of the only live connection, once it is there."""
         (record,) = until(self.monitor.connections)
@@ -297,14 +314,19 @@ def _address(host: str, path: Path) -> TcpAddress | UnixAddress:
 
 
 def _forwarder(
-    pipe: str, monitor: Monitor, paths: DataPaths, front: Address, back: Address
+    pipe: str,
+    monitor: Monitor,
+    paths: DataPaths,
+    front: Address,
+    back: Address | ChooseBackend,
+    preface: Preface | None,
 ) -> Forwarder:
     if pipe == "stream_to_plain":
-        return Forwarder(monitor, paths.from_endpoint(monitor, back))
+        return Forwarder(monitor, paths.from_endpoint(monitor, back), preface)
     if pipe == "plain_to_stream":
         assert isinstance(back, TcpAddress)
         back = EndpointAddress(f"tcp:{back.host}:{back.port}")
-    return Forwarder(monitor, paths.between(monitor, front, back))
+    return Forwarder(monitor, paths.between(monitor, front, back), preface)
 
 
 def _modules_with(name: str) -> Iterable[Any]:

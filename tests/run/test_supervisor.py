@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThread
 
 from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.config.config import ServiceConfig
-from monconn.errors import DuplicateService, ListenError, UnknownService
+from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.run.supervisor import Changes, Supervisor
@@ -197,6 +197,22 @@ async def test_a_service_that_comes_back_while_it_drains_goes_on(world: World) -
     await deferLater(world.reactor, 0.3)
     assert world.monitor() is monitor
     assert (len(monitor), monitor.totals().opened) == (2, 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_whoever_deletes_the_monitor_of_one_that_drains_harms_nothing(world: World) -> None:
+    service = world.service()
+    await world.supervisor.apply((), [service])
+    client, monitor = await world.connect(), world.monitor()
+    await world.supervisor.apply([service], ())
+    world.registry.delete("web")
+    successor = world.registry.new("web")
+    with pytest.raises(DuplicateService):
+        await world.supervisor.apply((), [service])
+    world.leave(client)
+    await world.supervisor.drained()
+    assert list(world.registry) == [successor]
+    assert len(monitor) == 0
 
 
 # -- changes that live connections feel
@@ -386,6 +402,18 @@ async def test_what_no_waiting_mends_disturbs_nobody(world: World, tmp_path: Pat
     with pytest.raises(ListenError, match="no such file"):
         await world.supervisor.apply([service], [nowhere])
     assert world.supervisor._running["web"].port is sock
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("other", ["web", "new"])
+async def test_a_backend_that_cannot_be_changes_nothing(world: World, other: str) -> None:
+    service = world.service()
+    await world.supervisor.apply((), [service])
+    wrong = world.service(other, backend=EndpointAddress("nonsense:1"))
+    with pytest.raises(AddressError, match=f"^{other}: cannot use nonsense:1: Unknown endpoint"):
+        await world.supervisor.apply([service], [wrong, world.service("third")])
+    assert (world.supervisor.services, world.registry.names()) == ((service,), ["web"])
+    await world.connect()
 
 
 @pytest_twisted.ensureDeferred

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from monconn.errors import ControlError, os_error_text, printable, quoted
+from monconn.errors import ControlError, QuestionError, os_error_text, printable, quoted
 from monconn.faces.control.place import check_folder, control_folder, live_sockets
 
 VERSION = 1
@@ -107,7 +107,14 @@ class Client:
         :param arguments: those that are None are left out; lists are sent as JSON.
         :raises CommandFailed: the server answers with an error.
         :raises NoServer: the connection is lost, or there is no answer in time.
+        :raises ControlError: the server is too old to understand ``filter`` and ``dry_run``.
+        :raises QuestionError: an argument is not UTF-8.
         """
+        # It would ignore them, and so list everything, or act where it should only answer.
+        needed = [each for each in ("filter", "dry_run") if arguments.get(each)]
+        if needed and "filters" not in self.hello:
+            server = printable(self.hello.get("server"))
+            raise ControlError(f"{server} runs, which is too old for {needed[0]}: restart it")
         self._asked += 1
         box = {"_command": command, "_ask": str(self._asked)}
         box |= {key: _text(value) for key, value in arguments.items() if value is not None}
@@ -185,7 +192,10 @@ def _connected(where: str) -> socket.socket:
 
 
 def _encoded(box: dict[str, str]) -> bytes:
-    strings = [text.encode() for pair in box.items() for text in pair]
+    try:
+        strings = [text.encode() for pair in box.items() for text in pair]
+    except UnicodeEncodeError as error:  # of argv: bytes that are no UTF-8
+        raise QuestionError(f"{quoted(error.object)} is not UTF-8") from None
     if any(len(each) > _MOST_BYTES for each in strings):
         raise ControlError("too long: a value on the wire holds 65,535 bytes at most")
     return b"".join(_LENGTH.pack(len(each)) + each for each in strings) + _LENGTH.pack(0)

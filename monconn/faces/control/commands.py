@@ -86,6 +86,8 @@ class Hello(_Command):
         (b"server", amp.Unicode()),
         (b"pid", amp.Integer()),
         (b"manhole", amp.Unicode(optional=True)),  # where it is, if there is one
+        # A server without it ignores both arguments: it would list everything, and act for real.
+        (b"filters", amp.Boolean(optional=True)),  # whether filter and dry_run are understood
     ]
 
 

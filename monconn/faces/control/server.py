@@ -167,6 +167,7 @@ class ControlProtocol(amp.AMP):
             "server": f"monconn {__version__}",
             "pid": os.getpid(),
             "manhole": self._operations.manhole(),
+            "filters": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.

@@ -62,6 +62,8 @@ class HistoryService(Service):
         self._queue = WriteQueue(clock)
         self._totals: dict[str, Totals] = {}
         """The counters as they are in the file."""
+        self._last: dict[str, Totals] = {}
+        """The counters of deleted monitors, until they are in the file."""
         self._resumed: WeakSet[Monitor] = WeakSet()
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = clock  # type: ignore[assignment]  # uses these two methods only
@@ -74,6 +76,7 @@ class HistoryService(Service):
         self._saving: Deferred[None] | None = None
         registry.observe(self._queue)
         registry.when_added(self._resume)
+        registry.when_deleted(self._note_last)
 
     @property
     def dropped(self) -> int:
@@ -171,12 +174,16 @@ class HistoryService(Service):
         if not self.running or monitor in self._resumed:
             return
         self._resumed.add(monitor)
-        totals = self._totals.get(monitor.name)
+        totals = self._last.get(monitor.name, self._totals.get(monitor.name))
         if self._config.resume_counters and totals is not None:
             monitor.carry_over(totals)
 
+    def _note_last(self, monitor: Monitor) -> None:
+        if self.running:
+            self._last[monitor.name] = monitor.totals()
+
     def _changed_totals(self) -> dict[str, Totals]:
-        now = {monitor.name: monitor.totals() for monitor in self._registry}
+        now = self._last | {monitor.name: monitor.totals() for monitor in self._registry}
         return {name: totals for name, totals in now.items() if totals != self._totals.get(name)}
 
     def _counts_live_bytes(self) -> bool:
@@ -216,6 +223,7 @@ class HistoryService(Service):
             return False
         self._queue.done()
         self._totals.update(totals)
+        self._last = {name: last for name, last in self._last.items() if last != totals.get(name)}
         self._next_prune = self._clock.seconds()
         return True
 

@@ -345,6 +345,28 @@ async def test_counters_continue_in_the_next_run(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("seconds", [0.0, 5.0])  # before its counters are written, and after
+async def test_counters_of_a_service_that_is_gone_go_on_when_it_comes_back(
+    path: Path, seconds: float
+) -> None:
+    world = World(path)
+    world.history.startService()
+    world.monitor.carry_over(Totals(3, 4, 5))
+    world.registry.delete("web")
+    if seconds:
+        await world.until(lambda: world.rows("counters") > 0 and not world.history._last)
+    again = world.registry.new("web", clock=world.clock)
+    assert again.totals() == Totals(3, 4, 5)
+    world.registry.delete("web")
+    await world.stop()
+
+    world = World(path)
+    world.history.startService()
+    assert world.monitor.totals() == Totals(3, 4, 5)
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_counters_start_at_0_if_configured(path: Path) -> None:
     world = World(path)
     world.history.startService()

@@ -41,7 +41,7 @@ class Event:
 
 
 Item = ConnectionRecord | Alarm | Action | Event
-"""What an observer is given (a connection refused or closed, an alarm, an action), or our own."""
+"""What observers are notified of (refused and closed connections, alarms, actions), or our own."""
 
 
 def write(

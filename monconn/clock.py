@@ -19,9 +19,12 @@ class Clock(Protocol):
         """Monotonic seconds."""
 
     def callLater(
-        self, delay: float, call: Callable[..., object], *args: object, **kwargs: object
+        self, delay: float, callable: Callable[..., object], *args: object, **kwargs: object
     ) -> IDelayedCall:
-        """Call something after ``delay`` seconds, as ``IReactorTime.callLater`` does."""
+        """Call something after ``delay`` seconds, as ``IReactorTime.callLater`` does.
+
+        The parameters are named as Twisted's own clocks name them, so that those conform.
+        """
 
 
 class MonotonicClock:
@@ -39,14 +42,14 @@ class MonotonicClock:
         self._reactor = reactor
 
     def callLater(
-        self, delay: float, call: Callable[..., object], *args: object, **kwargs: object
+        self, delay: float, callable: Callable[..., object], *args: object, **kwargs: object
     ) -> IDelayedCall:
         """Call something later, as ``IReactorTime.callLater`` does."""
         if self._reactor is None:
             from twisted.internet import reactor
 
             self._reactor = reactor
-        delayed: IDelayedCall = self._reactor.callLater(delay, call, *args, **kwargs)
+        delayed: IDelayedCall = self._reactor.callLater(delay, callable, *args, **kwargs)
         return delayed
 
 

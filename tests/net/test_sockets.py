@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from twisted.protocols.policies import ProtocolWrapper
 
 from monconn.net.sockets import (
@@ -367,3 +368,9 @@ def test_the_process_behind_a_unix_socket_is_known() -> None:
     assert peer_pid(ours) == os.getpid()
     ours.close()
     peer.close()
+
+
+def test_what_is_private_to_twisted_and_used_is_there() -> None:
+    """``buffered_bytes`` needs it; a new Twisted may take it away."""
+    transport = FileDescriptor(reactor=Clock())
+    assert transport._tempDataLen == 0

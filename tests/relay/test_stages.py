@@ -95,7 +95,7 @@ class DelayingStage(HoldingStage):
     def _later(self) -> None:
         from twisted.internet import reactor
 
-        reactor.callLater(self._seconds, self._let_one_go)  # type: ignore[attr-defined]
+        reactor.callLater(self._seconds, self._let_one_go)
 
     def _let_one_go(self) -> None:
         if self._due and not self.is_closed:

@@ -117,7 +117,7 @@ def test_a_side_that_is_broken_or_gone_is_asked_for_nothing(state: RelayState, s
     for how in ("broken", "gone", "broken_early"):
         event = f"{side}_{how}"
         if event in EVENTS:
-            _, actions = verdict(state, event)  # type: ignore[arg-type]
+            _, actions = verdict(state, event)
             assert not [action for action in actions if action.endswith(side)]
 
 
@@ -125,7 +125,7 @@ def test_a_side_that_is_broken_or_gone_is_asked_for_nothing(state: RelayState, s
 @each_side
 def test_an_end_is_passed_on_once(state: RelayState, side: str) -> None:
     """And a second one of the same side changes nothing."""
-    end: Event = f"{side}_eof"  # type: ignore[assignment]
+    end: Event = "client_eof" if side == "client" else "backend_eof"
     after, actions = verdict(state, end)
     if actions:
         ways = (f"end_{OTHER[side]}", f"close_{OTHER[side]}")
@@ -137,7 +137,7 @@ def test_an_end_is_passed_on_once(state: RelayState, side: str) -> None:
 @each_side
 def test_a_broken_side_is_passed_on_as_a_reset(state: RelayState, side: str) -> None:
     """But one that is not established takes none, and once it is closing all was said."""
-    event: Event = f"{side}_broken"  # type: ignore[assignment]
+    event: Event = "client_broken" if side == "client" else "backend_broken"
     after, actions = verdict(state, event)
     if state in CONNECTING:
         assert actions in ((), ("abort_backend",))

@@ -1,4 +1,4 @@
-"""What the system knows of a socket, asked of real ones on the loopback."""
+"""What the kernel knows of a socket, asked of real ones on the loopback."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_all_that_a_transport_holds_back_is_waiting() -> None:
     assert transport.written == b"1234567890again"
 
 
-# -- what is asked of the system
+# -- what is asked of the kernel
 
 
 def test_bytes_that_the_peer_has_not_taken_are_unacknowledged(

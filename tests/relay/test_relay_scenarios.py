@@ -451,7 +451,8 @@ def client_aborts_while_connecting_and_is_delivered(world: World) -> None:
     record = world.live()
     until(lambda: not unsent(client))
     reset(client)
-    # Who reads at once learns of it at once; the others when they read, once the backend is connected.
+    # Who reads at once learns of it at once; the others when they read, once the backend is
+    # connected.
     until(lambda: record.client_end == "reset" or not world.reads_early)
     world.empty_backend()
     backend = world.backend()

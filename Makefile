@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-VENV_LOWEST ?= .venv-lowest
+VENV_LOWEST ?= .venv-3.10-lowest
+# Looked for once, and only where it is needed.
+PYTHON_LOWEST = $(eval PYTHON_LOWEST := $(shell .ci/python 3.10))$(PYTHON_LOWEST)
 ARGS ?=
 
 PIP_INSTALL = -m pip install -qq --disable-pip-version-check
@@ -30,7 +32,7 @@ test: $(VENV)/.has-test ## run the tests; ARGS="-k name" goes to pytest
 test-latest: test ## the same: a new environment takes the newest dependencies
 
 .PHONY: test-lowest
-test-lowest: $(VENV_LOWEST)/.has-lowest ## run the tests with the oldest dependencies we support
+test-lowest: $(VENV_LOWEST)/.has-lowest ## run the tests on Python 3.10 with the oldest dependencies
 	@echo "monconn: running the tests with the oldest dependencies"
 	@$(VENV_LOWEST)/bin/python -m pytest $(ARGS)
 
@@ -59,6 +61,10 @@ build: $(VENV)/.has-dev ## make a wheel and a source archive in dist/
 .PHONY: bench
 bench: $(VENV)/.has-run ## measure monconn beside its peers, under 10 minutes; ARGS=--quick: under 2
 	@$(VENV)/bin/python benchmarks/run.py $(ARGS)
+
+.PHONY: full
+full: ## what CI has no time for: each Python found, long property tests, all benchmarks
+	@.ci/full
 
 .PHONY: clean
 clean: ## remove the environments, caches and everything built
@@ -89,7 +95,12 @@ $(VENV_LOWEST)/.has-lowest: $(VENV_LOWEST)/.made $(INPUTS) .ci/lowest.txt
 	@$(VENV_LOWEST)/bin/python $(PIP_INSTALL) -c .ci/lowest.txt -e '.[all,test]'
 	@touch $@
 
+# What is said on the command line still wins: make test-lowest PYTHON=python3
+$(VENV_LOWEST)/.made: PYTHON = $(PYTHON_LOWEST)
+
 $(VENV)/.made $(VENV_LOWEST)/.made:
+	@test -n "$(PYTHON)" || { \
+		echo "monconn: install Python 3.10, or name another: make PYTHON=..." >&2; exit 1; }
 	@command -v "$(PYTHON)" >/dev/null || { \
 		echo "monconn: $(PYTHON) not found; install Python 3.10 or newer, or name one: make PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

@@ -25,7 +25,7 @@ def readme() -> str:
 # .ci/lowest.txt pins each of these lower bounds, and `make test-lowest` runs the tests with them.
 # They are the oldest releases that have wheels for every Python that we support.
 MANHOLE = ["Twisted[conch]>=24.11.0"]
-TUI = ["textual>=8.2.8"]
+TUI = ["textual>=8.2.8", "rich>=14.2.0"]
 METRICS = ["prometheus-client>=0.20.0"]
 TEST = [
     *MANHOLE,
@@ -74,7 +74,6 @@ setup(
         "cattrs>=24.1.0",
         "PyYAML>=6.0.2",
         "click>=8.2.1",
-        "rich>=14.2.0",
     ],
     extras_require={
         "manhole": MANHOLE,

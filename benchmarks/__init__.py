@@ -1,1 +1,1 @@
-"""monconn beside its peers: what a byte, a message and a connection cost."""
+"""monconn compared with similar programs: the cost of a byte, a message and a connection."""

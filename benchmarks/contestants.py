@@ -1,4 +1,4 @@
-"""Who takes part, each with the very settings that ``RESULTS.md`` prints."""
+"""The programs that are compared, each with its settings, as ``RESULTS.md`` prints them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ TLS = ("tls-bulk", "tls-connect")
 
 @attrs.frozen
 class Place:
-    """What differs from one start to the next. As text it makes the settings that are printed."""
+    """The values that differ between starts; with placeholders they make the printed settings."""
 
     port: int | str = "PORT"
     backend_port: int | str = "BACKEND"
     folder: Path | str = "FOLDER"
     held: int = 5000
-    """Connections that must fit, beside those of the loads."""
+    """The number of idle connections to allow for, besides those of the loads."""
     nginx_module: str = "ngx_stream_module.so"
 
 
 @attrs.frozen
 class Contestant:
-    """One forwarder with one choice of settings."""
+    """One forwarder with one set of settings."""
 
     name: str
     title: str
@@ -44,9 +44,9 @@ class Contestant:
     loads: tuple[str, ...] = PLAIN
     files: Callable[[Place], dict[str, str]] = lambda place: {}
     holds: bool = False
-    """Whether its memory is measured, with thousands of connections."""
+    """Whether its memory with thousands of connections is measured."""
     peer: bool = False
-    """Whether it is someone else's, so that monconn must move more per second."""
+    """Whether it is another project's, whose throughput monconn must exceed."""
     note: str = ""
 
 
@@ -262,7 +262,7 @@ BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
 
 
 def program(name: str) -> str | None:
-    """Where a command's program is: ours beside this Python, others on the path."""
+    """The path of a command's program: ours next to this Python, others from PATH."""
     if name == "python":
         return sys.executable
     if name == "monconn":
@@ -272,7 +272,7 @@ def program(name: str) -> str | None:
 
 
 def missing(contestant: Contestant) -> str:
-    """Why a contestant cannot take part here; empty if it can."""
+    """Why a contestant cannot run here; empty if it can."""
     name = contestant.command(Place())[0]
     if program(name) is None:
         return f"{name} is not installed"
@@ -282,7 +282,7 @@ def missing(contestant: Contestant) -> str:
 
 
 def nginx_module() -> str | None:
-    """What nginx must load for streams; empty if they are built in, None if there are none."""
+    """The module that nginx must load for streams; empty if built in, None if there is none."""
     told = _told("nginx", "-V")
     if re.search(r"--with-stream( |$)", told):
         return ""
@@ -292,7 +292,7 @@ def nginx_module() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """The version of everything that is compared, as far as it is installed."""
+    """The versions of the programs that are compared and installed."""
     found = {
         "monconn": version("monconn"),
         "Twisted": version("Twisted"),
@@ -320,7 +320,7 @@ def _told(name: str, flag: str) -> str:
 
 
 def make_certificate(folder: Path) -> None:
-    """A key (P-256) and a certificate of its own for the TLS endpoints, good for a day."""
+    """Make a key (P-256) and a self-signed certificate for the TLS endpoints, valid for a day."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

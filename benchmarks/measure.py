@@ -1,24 +1,25 @@
-"""What is measured, and how: each function gives the figures of one run by name."""
+"""The measurements: each function performs one run and returns its figures by name."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import attrs
 
 from benchmarks import processes
-from benchmarks.servers import BenchmarkError, Server
+from benchmarks.servers import BenchmarkError, LoadProcess, Server
 
 UNLIMITED = 1 << 50
 SETTLE_SECONDS = 0.1
-"""After a run, so that what the last connection leaves to do counts for it."""
+"""Waited after a run, so that work left over by its last connection still counts for it."""
 FEW = 50
 STALLED_BYTES = 1 << 30
 
 
 @attrs.frozen
 class Load:
-    """One kind of load, and what one unit of it is."""
+    """One kind of load."""
 
     name: str
     title: str
@@ -26,8 +27,9 @@ class Load:
     connections: int
     limit: int = UNLIMITED
     on_one_processor: bool = False
-    """Client, forwarder and backend take turns anyway, and the way to another processor may take
-    longer than what is measured: where the kernel happens to put them would decide."""
+    """Whether client, forwarder and backend share a processor. With one connection they take turns
+    anyway, and waking another processor may take longer than what is measured: the result would
+    depend on where the kernel happens to place them."""
 
     @property
     def is_bulk(self) -> bool:
@@ -37,7 +39,7 @@ class Load:
 LOADS = (
     Load("bulk-1", "Bulk, 1 stream", "bulk", 1),
     Load("bulk-8", "Bulk, 8 streams", "bulk", 8),
-    # Fewer than the ports that connections just closed still occupy.
+    # Limited by the ephemeral ports, which closed connections occupy for a while (TIME_WAIT).
     Load("connect", "New connections, 64 at once", "connect", 64, 12_000),
     Load("messages-1", "64-byte messages, 1 connection", "messages", 1, on_one_processor=True),
     Load("messages-64", "64-byte messages, 64 connections", "messages", 64, 64),
@@ -48,14 +50,14 @@ LOADS_BY_NAME = {load.name: load for load in LOADS}
 
 
 def warm_up(server: Server) -> None:
-    """Let a forwarder see each kind of load once, so that no round pays for its first time."""
+    """Run each kind of load once, so that no round pays for imports and first allocations."""
     for mode, connections, count in (("bulk", 1, 32 << 20), ("connect", 8, 200)):
         with server.load(mode, connections, count, 0.3) as load:
             load.run()
 
 
 def run_load(server: Server, load: Load, seconds: float) -> dict[str, float]:
-    """One load through one server."""
+    """Run one load through one server."""
     with server.load(load.mode, load.connections, load.limit, seconds) as running:
         if not load.on_one_processor:
             return timed(server, running, load)
@@ -63,8 +65,8 @@ def run_load(server: Server, load: Load, seconds: float) -> dict[str, float]:
             return timed(server, running, load)
 
 
-def timed(server: Server, running, load: Load) -> dict[str, float]:
-    """One run of a load that stands: per unit of work, what it cost and how long it took."""
+def timed(server: Server, running: LoadProcess, load: Load) -> dict[str, float]:
+    """One run of a load whose connections are open: cost and time per unit of work."""
     before = processes.cpu_seconds(server.pid) if server.contestant else 0.0
     result = running.run()
     figures = {}
@@ -83,7 +85,7 @@ def cost(load: Load, done: int, cpu_seconds: float) -> dict[str, float]:
     return {"cpu_us": cpu_seconds / done * 1e6}
 
 
-def speed(load: Load, result: dict) -> dict[str, float]:
+def speed(load: Load, result: dict[str, Any]) -> dict[str, float]:
     if not result["done"]:
         raise BenchmarkError("nothing was done in time")
     per_second = result["done"] / result["seconds"]
@@ -94,10 +96,10 @@ def speed(load: Load, result: dict) -> dict[str, float]:
 
 
 def run_held(server: Server, held: int, seconds: float) -> dict[str, float]:
-    """Memory with thousands of connections, and what a message costs beside them.
+    """Measure memory with thousands of idle connections, and the cost of a message among them.
 
-    The start that memory is compared with is taken after a few connections: what is imported or
-    set aside once, when the first one comes, is no connection's own.
+    The memory to compare with is read after a few connections: what is imported or allocated once,
+    with the first of them, does not belong to any connection.
     """
     messages = LOADS_BY_NAME["messages-64"]
     fresh = processes.rss_bytes(server.pid)
@@ -124,7 +126,7 @@ def run_held(server: Server, held: int, seconds: float) -> dict[str, float]:
 
 
 def run_stalled(server: Server, stalled: int) -> dict[str, float]:
-    """What a forwarder keeps for readers that ask for much and read nothing."""
+    """Measure the memory that a forwarder uses for clients that request much and read nothing."""
     with server.load("messages", FEW, FEW, 0) as running:
         running.run()
     start = quiet_rss_bytes(server)
@@ -140,6 +142,6 @@ def run_stalled(server: Server, stalled: int) -> dict[str, float]:
 
 
 def quiet_rss_bytes(server: Server) -> int:
-    """Memory once what was under way is done."""
+    """Resident memory after all pending work is done."""
     processes.wait_until_quiet(server.pid)
     return processes.rss_bytes(server.pid)

@@ -1,4 +1,4 @@
-"""What programs that we started have used, as the kernel counts it; and how they are ended."""
+"""The resources used by the processes that a run has started, and how these are stopped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 STOP_SECONDS = 3.0
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -19,7 +20,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def stat_fields(pid: int) -> list[str]:
-    """``/proc/PID/stat`` from its third field on; the second may hold blanks and parentheses."""
+    """``/proc/PID/stat`` from its third field on; the second may contain blanks and parentheses."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
@@ -48,12 +49,15 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _cpu_clock(pid: int) -> int:
-    """The clock that ``clock_getcpuclockid`` gives: nanoseconds, where ``stat`` has hundredths."""
+    """The id of a process's CPU clock, as ``clock_getcpuclockid(3)`` makes it.
+
+    It counts nanoseconds, where ``/proc/PID/stat`` has hundredths of a second.
+    """
     return (~pid << 3) | 2
 
 
 def rss_bytes(pid: int) -> int:
-    """Resident memory of a process and its children; pages that they share count in each."""
+    """Resident memory of a process and its children; shared pages count for each."""
     total = 0
     for member in family(pid):
         with contextlib.suppress(OSError):
@@ -62,7 +66,7 @@ def rss_bytes(pid: int) -> int:
 
 
 def pipe_bytes(pid: int) -> int:
-    """What a process holds in pipes: a forwarder that splices has its buffers there."""
+    """Bytes in the pipes of a process, which are the buffers of a forwarder that splices."""
     total = 0
     for fd in os.listdir(f"/proc/{pid}/fd"):
         path = f"/proc/{pid}/fd/{fd}"
@@ -83,7 +87,7 @@ def _bytes_in_pipe(path: str) -> int:
 
 
 def wait_until_quiet(pid: int, limit_seconds: float = 6.0) -> None:
-    """Wait until a process does next to nothing: what it was given is worked off."""
+    """Wait until a process is idle."""
     end = time.monotonic() + limit_seconds
     used = cpu_seconds(pid)
     while time.monotonic() < end:
@@ -95,7 +99,7 @@ def wait_until_quiet(pid: int, limit_seconds: float = 6.0) -> None:
 
 @contextlib.contextmanager
 def on_one_processor(pids: Iterable[int]) -> Iterator[None]:
-    """Keep processes and their children on the same processor for a while."""
+    """Bind processes and their children to one processor for a while."""
     allowed = os.sched_getaffinity(0)
     members = [member for pid in pids for member in family(pid)]
     _bind(members, {max(allowed)})
@@ -112,8 +116,8 @@ def _bind(pids: Iterable[int], processors: set[int]) -> None:
                 os.sched_setaffinity(int(thread), processors)
 
 
-def stop(process: subprocess.Popen) -> None:
-    """End a process of ours and its children, by their ids; harmless if they are gone."""
+def stop(process: subprocess.Popen[Any]) -> None:
+    """Stop a process and its children by their ids; harmless if they have ended."""
     if process.poll() is not None:
         return
     members = family(process.pid)

@@ -1,4 +1,4 @@
-"""``RESULTS.md``, its plot, and the few lines on the terminal."""
+"""Writes ``RESULTS.md``, its plot, and the summary on the terminal."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PLOT = "results.svg"
 
 @attrs.frozen
 class Conditions:
-    """How a run was made, so that it can be made again and judged."""
+    """The conditions of a run, to repeat and judge it."""
 
     machine: dict[str, str]
     versions: dict[str, str]
     rounds: int
     seconds: float
-    """Of each single measurement."""
+    """The duration of each measurement."""
     others_cpus: float
-    """Processors that other programs kept busy meanwhile, on average."""
+    """How many processors other programs used meanwhile, on average."""
     absent: dict[str, str]
-    """Contestants that could not take part, and why."""
+    """Contestants that could not run, and why."""
 
 
 def title_of(name: str) -> str:
@@ -36,7 +36,7 @@ def title_of(name: str) -> str:
 
 
 def in_order(results: Results, load: str) -> list[str]:
-    """Who has figures for a load: first without a forwarder, then as they are listed."""
+    """The contestants with figures for a load: first without a forwarder, then in their order."""
     order = ["direct", *BY_NAME]
     return sorted(results.contestants(load), key=order.index)
 
@@ -52,7 +52,7 @@ def spread_text(found: Summary | None) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown that a terminal shows well, too."""
+    """A table in Markdown that is readable on a terminal, too."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     rule = ["-" * width for width in widths]
     lines = [
@@ -87,7 +87,7 @@ def targets_sentence(results: Results) -> str:
 
 
 def terminal_text(results: Results) -> str:
-    """Every table, and the targets last, where they are seen."""
+    """All tables, with the targets last, where they are most visible."""
     rows = [row for row in target_rows(results) if row[3] != "not measured"]
     rows.sort(key=lambda row: row[3] == "missed")
     return "\n".join(
@@ -111,7 +111,7 @@ def _failure_lines(results: Results) -> list[str]:
 
 
 def load_table(results: Results, load: Load) -> str:
-    """Everyone under one load; the ratio is to HAProxy, or to portforward with TLS."""
+    """All contestants under one load; ratios are to HAProxy, or with TLS to portforward."""
     is_tls = load.name.startswith("tls-")
     base = "portforward-tls" if is_tls else "haproxy"
     cost = "cpu_s_per_gb" if load.is_bulk else "cpu_us"
@@ -193,7 +193,7 @@ _PANELS = (
 
 
 def plot_text(results: Results) -> str:
-    """The plot; whatever costs least is the shortest bar."""
+    """The plot; the shortest bar is the cheapest."""
     return draw([_plot_panel(results, *panel) for panel in _PANELS])
 
 
@@ -209,7 +209,7 @@ def _plot_panel(results: Results, title: str, load: str, metric: str, unit: floa
 
 
 def settings_text(contestant: Contestant) -> str:
-    """A contestant's command and files, made by what makes the real ones."""
+    """A contestant's command and files, made by the code that makes the real ones."""
     place = Place()
     lines = [" ".join(contestant.command(place))]
     for name, text in contestant.files(place).items():
@@ -218,7 +218,7 @@ def settings_text(contestant: Contestant) -> str:
     return f"**{contestant.title}.** {contestant.note}\n\n```\n{block}\n```\n"
 
 
-# -- the whole
+# -- the whole page
 
 
 def results_text(results: Results, conditions: Conditions) -> str:
@@ -251,8 +251,8 @@ def _measured(results: Results) -> list[str]:
         "stalled": ("Stalled readers", stalled_table),
         "startup": ("From start to the first byte", startup_table),
     }
-    for load, (title, make_table) in others.items():
-        if results.contestants(load):
+    for name, (title, make_table) in others.items():
+        if results.contestants(name):
             parts += [f"## {title}\n", make_table(results)]
     return parts
 

@@ -1,4 +1,4 @@
-"""``python benchmarks/run.py``: measures everyone round by round, and writes what came of it."""
+"""``python benchmarks/run.py``: measures all contestants in rounds, and writes the results."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 
@@ -27,6 +28,8 @@ from benchmarks.results import Results, Sample
 from benchmarks.servers import BenchmarkError, Server, StartError, compile_load
 from benchmarks.targets import HELD
 
+T = TypeVar("T")
+
 HERE = Path(__file__).parent
 NOT_LOADS = ("held", "stalled", "startup")
 SPARE_DESCRIPTORS = 1000
@@ -34,13 +37,13 @@ SPARE_DESCRIPTORS = 1000
 
 @attrs.frozen
 class Plan:
-    """How much is measured."""
+    """How much to measure."""
 
     rounds: int
     seconds: float
-    """Of each measurement."""
+    """The duration of each measurement."""
     budget_seconds: float
-    """After which whatever runs is ended, and what there is is reported."""
+    """When this has passed, the run is stopped, and the results so far are reported."""
     stalled: int
     held_rounds: int
     held_by_peers: bool
@@ -52,16 +55,16 @@ QUICK = Plan(2, 0.3, 100.0, 200, 1, False, 2)
 
 
 class TimeUp(Exception):
-    """The budget is spent."""
+    """The time of the plan has passed."""
 
 
 class Bench:
     """One benchmark run.
 
     :param plan: how much to measure.
-    :param taking_part: whom.
-    :param loads: the names of what.
-    :param folder: for everything temporary.
+    :param taking_part: whom to measure.
+    :param loads: the names of the loads.
+    :param folder: for temporary files.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Bench:
             for server in self._servers.values():
                 server.stop()
 
-    # -- loads, everyone in turn
+    # -- loads, all contestants in turn
 
     def _rounds(self) -> None:
         loads = [load for load in LOADS if load.name in self._loads]
@@ -115,7 +118,7 @@ class Bench:
             longest = max(longest, time.monotonic() - since)
 
     def _start_all(self) -> None:
-        """Start whoever is not running: everyone at first, later those that have fallen over."""
+        """Start the contestants that do not run: all at first, later those that have crashed."""
         absent = [None, *self._contestants] if self._wants_direct() else self._contestants
         for contestant in absent:
             server = self._server(contestant)
@@ -141,10 +144,10 @@ class Bench:
             and server.is_running()
         ]
 
-    # -- what needs a process of its own
+    # -- measurements that need a new process
 
     def _startups(self) -> None:
-        """The first start is not counted: it fills caches, and compiles what is Python."""
+        """Measure start-up. The first start does not count: it fills caches and compiles Python."""
         if "startup" not in self._loads:
             return
         for number in range(-1, self._plan.starts):
@@ -187,7 +190,7 @@ class Bench:
 
     @contextmanager
     def _noting(self, contestant: Contestant | None, what: str) -> Iterator[None]:
-        """A run that fails counts for nothing, and is told of; the others go on.
+        """Do one run; if it fails, say so, and continue with the others.
 
         Whoever did not start takes no more part: there is no time to wait for it again.
         """
@@ -208,14 +211,14 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def rotated(items: list, by: int) -> list:
-    """The same order, beginning elsewhere."""
+def rotated(items: list[T], by: int) -> list[T]:
+    """The same order, starting elsewhere."""
     by %= len(items) or 1
     return items[by:] + items[:by]
 
 
 def held_connections() -> int:
-    """As many as are wanted, or as the system's limit on descriptors lets a forwarder have."""
+    """The number of idle connections: as many as wanted, or as the descriptor limit allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     possible = (hard - SPARE_DESCRIPTORS) // 2
@@ -225,7 +228,7 @@ def held_connections() -> int:
 
 
 def machine() -> dict[str, str]:
-    """The machine, without its name."""
+    """The machine's processor, kernel and so on, without its name."""
     kernel = re.match(r"[\d.]+", platform.release())
     model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     return {

@@ -1,4 +1,4 @@
-"""Starts a contestant with a backend of its own behind it, and loads in front of it."""
+"""Starts a contestant with a backend behind it, and runs loads through it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import processes
 from benchmarks.contestants import TLS, Contestant, Place, nginx_module, program
@@ -21,11 +22,11 @@ MESSAGE = b"E".ljust(64, b"\0")
 
 
 class BenchmarkError(Exception):
-    """Something did not run as it must, so that what was measured counts for nothing."""
+    """Something failed, so that the measurement is not valid."""
 
 
 class StartError(BenchmarkError):
-    """A forwarder did not come up."""
+    """A forwarder did not start."""
 
 
 def compile_load(folder: Path) -> Path:
@@ -46,7 +47,7 @@ def compile_load(folder: Path) -> Path:
 
 
 class LoadProcess:
-    """One load: its connections stand from entering to leaving; each ``run`` is measured.
+    """One load; its connections are open within the ``with`` block, and each ``run`` is measured.
 
     :param command: ``load.c`` or ``tls_load.py``, and what to do.
     :raises BenchmarkError: from entering or ``run``, if anything failed.
@@ -54,7 +55,7 @@ class LoadProcess:
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Any = None
 
     def __enter__(self) -> LoadProcess:
         self._process = subprocess.Popen(
@@ -69,19 +70,19 @@ class LoadProcess:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return int(self._process.pid)
 
-    def run(self) -> dict:
-        """Do it once more: what was done, in how long, and how long each took."""
+    def run(self) -> dict[str, Any]:
+        """Run once more; returns the amount of work, its duration, and latencies."""
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
         return self._answer()
 
-    def _answer(self) -> dict:
+    def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()  # each load has a deadline of its own
         if not line:
             raise BenchmarkError(f"the load ended with status {self._process.wait()}")
-        answer = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if answer.get("errors"):
             raise BenchmarkError(answer["first_error"])
         return answer
@@ -119,18 +120,18 @@ class Server:
         self._load_program = str(load_program)
         self._certificate = certificate
         self._held = held
-        self._backend: subprocess.Popen[str] | None = None
-        self._forwarder: subprocess.Popen[bytes] | None = None
+        self._backend: Any = None  # each a Popen while it runs
+        self._forwarder: Any = None
         self._port = 0
 
     @property
     def pid(self) -> int:
-        """The forwarder's."""
-        return self._forwarder.pid
+        """The forwarder's process id."""
+        return int(self._forwarder.pid)
 
     @property
     def pids(self) -> list[int]:
-        """The forwarder's, if there is one, and the backend's."""
+        """The process ids of the forwarder, if there is one, and of the backend."""
         return [each.pid for each in (self._forwarder, self._backend) if each is not None]
 
     def is_running(self) -> bool:
@@ -140,7 +141,7 @@ class Server:
         )
 
     def start(self) -> None:
-        """Start both; returns once a byte has gone through.
+        """Start both; returns when a byte has been forwarded.
 
         :raises StartError: it did not come up.
         """
@@ -162,7 +163,7 @@ class Server:
         for name in ("key.pem", "cert.pem") if contestant.loads == TLS else ():
             shutil.copy(self._certificate / name, self._folder)
         command = contestant.command(place)
-        command[0] = program(command[0])
+        command[0] = program(command[0]) or command[0]
         since = time.monotonic()
         with (self._folder / "log").open("wb") as log:
             self._forwarder = subprocess.Popen(
@@ -193,12 +194,12 @@ class Server:
         return LoadProcess([self._load_program, *arguments])
 
     def terminate(self) -> None:
-        """Ask the forwarder to end, and do not wait for it."""
+        """Ask the forwarder to stop, without waiting for it."""
         if self._forwarder is not None:
             self._forwarder.terminate()
 
     def stop(self) -> None:
-        """End both, and take the files away."""
+        """Stop both, and remove the files."""
         if self._forwarder is not None:
             processes.stop(self._forwarder)
         if self._backend is not None:
@@ -220,20 +221,20 @@ class Server:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Ours without what changes Python, and with a home where nothing is configured."""
+    """This process's environment without variables that change Python, and with an empty home."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     return inherited | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now."""
+    """A port that is free at present."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+        return int(sock.getsockname()[1])
 
 
 def first_byte(port: int, is_tls: bool) -> bool:
-    """Whether a message comes back through a port; with TLS, whether it takes a connection."""
+    """Whether a message comes back through a port; with TLS, whether it accepts a connection."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as sock:
             if is_tls:

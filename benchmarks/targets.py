@@ -1,4 +1,4 @@
-"""What monconn must reach, as data, and whether it did."""
+"""The targets of monconn, and whether they were met."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Verdict = Literal["met", "missed", "not measured"]
 
 @attrs.frozen
 class Target:
-    """A figure of each round, and the limit for their median."""
+    """A figure per round, and the limit of its median."""
 
     what: str
     limit: float
@@ -50,7 +50,7 @@ def _beside(
 
 
 def _beside_best(contestant: str, load: str) -> Callable[[Results], dict[int, float]]:
-    """The ratio to HAProxy with whichever of its settings costs it least."""
+    """The ratio to HAProxy with the cheapest of its settings."""
 
     def values(results: Results) -> dict[int, float]:
         best = results.best("haproxy", load, _CPU_GB)
@@ -69,7 +69,7 @@ def _beside_fastest(load: str) -> Callable[[Results], dict[int, float]]:
 
 
 def _added_latency(results: Results) -> dict[int, float]:
-    """What a forwarder adds to the way without one, beside what HAProxy adds."""
+    """The latency that a forwarder adds, relative to what HAProxy adds."""
     load, metric = "messages-1", "p50_us"
     direct = results.values("direct", load, metric)
     added = difference(results.values("monconn", load, metric), direct)
@@ -86,7 +86,7 @@ def _own(load: str, metric: str, unit: float = 1.0) -> Callable[[Results], dict[
 
 
 def _held(metric: str, unit: float = 1.0) -> Callable[[Results], dict[int, float]]:
-    """Nothing where the system let us open fewer connections."""
+    """None if the descriptor limit allowed fewer connections."""
 
     def values(results: Results) -> dict[int, float]:
         held = results.values("monconn", "held", "connections")
@@ -101,7 +101,7 @@ _HAPROXY, _PORTFORWARD = "× HAProxy's", "× portforward's"
 
 
 def _bulk(contestant: str, what: str, limit: float) -> list[Target]:
-    """Beside HAProxy as it is installed, and beside the best that can be made of it."""
+    """Compared with HAProxy as installed, and with its best settings."""
     targets = []
     for load, streams in (("bulk-1", "1 stream"), ("bulk-8", "8 streams")):
         title = f"bulk, {what}, {streams}: processor time per GB"

@@ -1,4 +1,4 @@
-"""TLS loads, with the words and answers of ``load.c``.
+"""TLS loads, with the same protocol on stdin and stdout as ``load.c``.
 
 ``tls_load.py MODE PORT AT_ONCE COUNT SECONDS``, where MODE is ``bulk`` or ``connect``. A thread per
 connection: OpenSSL works outside the interpreter's lock.
@@ -14,6 +14,8 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 MESSAGE_BYTES = 64
 REQUEST_BYTES = 4 * 1024 * 1024
@@ -23,7 +25,7 @@ SERVE_SECONDS = 1200
 
 
 def client_context() -> ssl.SSLContext:
-    """Trusts anyone: the certificate is made for this run, and the port is on the loopback."""
+    """Verifies nothing: the certificate is made for this run, and the port is on loopback."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -31,7 +33,7 @@ def client_context() -> ssl.SSLContext:
 
 
 class Loads:
-    """Runs one mode again and again, adding up what its threads did."""
+    """Runs one mode repeatedly, and sums up the work of its threads."""
 
     def __init__(self, mode: str, port: int, at_once: int, limit: int, seconds: float) -> None:
         self._port = port
@@ -40,7 +42,8 @@ class Loads:
         self._limit = limit
         self._lock = threading.Lock()
         self._done = 0
-        self._work = {"bulk": self._bulk, "connect": self._connect}[mode]
+        works: dict[str, Callable[[Any], int]] = {"bulk": self._bulk, "connect": self._connect}
+        self._work = works[mode]
         self._streams = [self._open() if mode == "bulk" else None for _ in range(at_once)]
         self.errors: list[str] = []
 

@@ -19,6 +19,7 @@ from monconn.monitor.interfaces import IConnection, IObserver, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.policy.networks import NetworkSet
+from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
 from monconn.wrapping import MonitoringFactory, MonitoringProtocol
@@ -26,7 +27,7 @@ from monconn.wrapping import MonitoringFactory, MonitoringProtocol
 _moved.install()
 
 registry = Registry()
-"""The monitors that :func:`new` and the others below keep."""
+"""The monitors that :func:`new` makes, and the functions below know."""
 
 new = registry.new
 get = registry.get
@@ -46,6 +47,7 @@ __all__ = [
     "MonitoringProtocol",
     "NetworkSet",
     "Observer",
+    "Policy",
     "Registry",
     "Rules",
     "Timeouts",

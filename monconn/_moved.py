@@ -33,6 +33,7 @@ MOVED: dict[str, str] = {
 """The module that each old name stands for now."""
 
 RENAMED: dict[str, dict[str, str]] = {
+    "monconn.control.commands": {"NotKept": "NotConfigured"},
     "monconn.core.offload": {"Offload": "BackgroundQueue"},
     "monconn.history.query": {"Past": "HistoryFilter"},
 }

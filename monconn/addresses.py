@@ -1,7 +1,7 @@
-"""Where a service listens and whom it forwards to, as people write it.
+"""Addresses to listen on and to connect to, as they are written in a configuration.
 
-Written in one of three ways: ``HOST:PORT`` (``:80``, ``[::1]:80``), ``unix:PATH``,
-or any endpoint string of Twisted's (``ssl:8443:privateKey=…``).
+There are three forms: ``HOST:PORT`` (``:80``, ``[::1]:80``), ``unix:PATH``,
+and any endpoint string of Twisted (``ssl:8443:privateKey=…``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class UnixAddress:
 
 @attrs.frozen
 class EndpointAddress:
-    """Anything else that Twisted can listen on or connect to."""
+    """An endpoint string: anything else that Twisted can listen on or connect to."""
 
     description: str
 
@@ -54,7 +54,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @attrs.frozen
 class _Side:
-    """What differs between an address to listen on and one to connect to."""
+    """The differences between an address to listen on and one to connect to."""
 
     default_host: str
     lowest_port: int
@@ -71,7 +71,8 @@ _MAX_CHARACTERS = 4096
 _MAX_UNIX_PATH_BYTES = 107
 _HIGHEST_PORT = 65535
 
-# Endpoint types that stay endpoints even where only digits follow, as in "ssl:443".
+# Types of endpoints that are recognized even if only digits follow, as in "ssl:443"; with any
+# other word that is HOST:PORT.
 _ENDPOINT_TYPES = frozenset({"haproxy", "ssl", "stdio", "systemd", "tls"})
 _UNIX_OPTIONS = frozenset({"address", "path", "mode", "lockfile", "backlog", "timeout"})
 
@@ -84,27 +85,27 @@ _MAPPED_IPV4 = re.compile(rf"::ffff:({_BYTE}\.{_BYTE}\.{_BYTE}\.{_BYTE})", re.IG
 
 
 def parse_listen(text: str) -> Address:
-    """Where to listen; host "" is every address and port 0 any free port.
+    """Parse an address to listen on; host "" is every address, and port 0 any free port.
 
-    :raises AddressError: says what is wrong and what a right one looks like.
+    :raises AddressError: with what is wrong and an example of a correct one.
     """
     return _parse(text, _LISTEN)
 
 
 def parse_backend(text: str) -> Address:
-    """Whom to forward to; without a host it is 127.0.0.1.
+    """Parse an address to connect to; without a host it is 127.0.0.1.
 
-    :raises AddressError: says what is wrong and what a right one looks like.
+    :raises AddressError: with what is wrong and an example of a correct one.
     """
     return _parse(text, _BACKEND)
 
 
 def split_pair(text: str) -> tuple[str, str]:
-    """The two sides of ``LISTEN=BACKEND``, as they are written.
+    """Split ``LISTEN=BACKEND`` into its two sides.
 
-    Where several ``=`` could be the one, it is the first that leaves two good addresses.
+    Endpoint strings contain ``=``, too: the split is at the first one with two valid addresses.
 
-    :raises AddressError: without a ``=``, or with nothing on one side of it.
+    :raises AddressError: there is no ``=``, or nothing on one side of it.
     """
     if "=" not in text:
         raise AddressError(
@@ -118,7 +119,7 @@ def split_pair(text: str) -> tuple[str, str]:
 
 
 def parse_host(text: str) -> str:
-    """An IP address or a host name; IPv6 with or without brackets, in its shortest form.
+    """Parse an IP address or a host name; IPv6 may have brackets, and becomes its shortest form.
 
     :raises AddressError: for anything else.
     """
@@ -132,7 +133,7 @@ def parse_host(text: str) -> str:
 
 
 def parse_port(text: str, lowest: int) -> int:
-    """A port from its decimal digits, not below ``lowest``.
+    """Parse a port in decimal digits, not below ``lowest``.
 
     :raises AddressError: for anything else.
     """
@@ -144,7 +145,7 @@ def parse_port(text: str, lowest: int) -> int:
 
 
 def parse_network(text: str) -> Network:
-    """One IP address or a network such as 10.0.0.0/8; IPv4 written as IPv6 becomes IPv4.
+    """Parse an IP address or a network such as 10.0.0.0/8; IPv4-mapped IPv6 becomes IPv4.
 
     :raises AddressError: for anything else.
     """
@@ -164,7 +165,7 @@ def parse_network(text: str) -> Network:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, seen from this machine alone."""
+    """Whether a host is a loopback address, or ``localhost``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -172,7 +173,7 @@ def is_loopback(host: str) -> bool:
 
 
 def plain_ip(ip: str) -> str:
-    """An address as people know it: ``::ffff:1.2.3.4`` is ``1.2.3.4``, all others unchanged."""
+    """An IP address, with IPv4-mapped IPv6 (``::ffff:1.2.3.4``) as IPv4; others unchanged."""
     if ":" not in ip:
         return ip
     dotted = _MAPPED_IPV4.fullmatch(ip)
@@ -182,7 +183,7 @@ def plain_ip(ip: str) -> str:
 
 
 def _plain_rare_ip(ip: str) -> str:
-    """The same for spellings that no socket gives, such as ``0:0:0:0:0:ffff:102:304``."""
+    """The same for forms that the kernel does not use, such as ``0:0:0:0:0:ffff:102:304``."""
     try:
         mapped = ipaddress.IPv6Address(ip).ipv4_mapped
     except ValueError:
@@ -210,7 +211,7 @@ def _parse(text: str, side: _Side) -> Address:
 def _endpoint(text: str) -> EndpointAddress:
     backslashes = len(text) - len(text.rstrip("\\"))
     if backslashes % 2:
-        raise AddressError(f"{quoted(text)} ends in a backslash, with nothing for it to protect")
+        raise AddressError(f"{quoted(text)} ends in a backslash, with nothing for it to escape")
     return EndpointAddress(text)
 
 
@@ -286,12 +287,12 @@ def _is_name(host: str) -> bool:
     labels = host.removesuffix(".").split(".")
     if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
         return False
-    # A name that ends in a number would be taken for a mistyped IPv4 address by every resolver.
+    # getaddrinfo(3) takes those for IPv4 addresses in short form: 10.1 is 10.0.0.1.
     return not labels[-1].isdecimal()
 
 
 def _parse_unix(text: str, rest: str, side: _Side) -> UnixAddress | EndpointAddress:
-    """``PATH`` or ``address=PATH``, then options; a ``=`` inside of the path needs no care."""
+    """Parse ``PATH`` or ``address=PATH``, then options; a ``=`` in the path needs no escape."""
     first, *others = _fields(rest)
     key, equals, value = first
     if not (equals and key in _UNIX_OPTIONS):
@@ -355,7 +356,7 @@ def _parse_tcp_endpoint(
 
 
 def _interface(text: str, scheme: str) -> str:
-    """The address of a Twisted interface, where none at all means every one of that family."""
+    """The value of ``interface=``; none means every address of that family."""
     if not text:
         return "::" if scheme == "tcp6" else "0.0.0.0"
     host = parse_host(text)
@@ -365,7 +366,7 @@ def _interface(text: str, scheme: str) -> str:
 
 
 def _fields(text: str) -> list[tuple[str, str, str]]:
-    """The parts between colons, each split at its first ``=``; a backslash protects both."""
+    """The parts between colons, each split at its first ``=``; a backslash escapes either."""
     fields: list[list[str]] = [[""]]
     characters = iter(text)
     for character in characters:

@@ -1,4 +1,4 @@
-"""A thread that does slow work, behind a queue that never grows past its bound."""
+"""A thread for slow work, behind a queue with a limit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ Item = TypeVar("Item")
 
 
 class BackgroundQueue(Generic[Item]):
-    """Hands items to a thread of its own; those that find the queue full are dropped.
+    """Handles items in a thread of its own; those that find the queue full are dropped.
 
-    The thread is started by the first item, and does not keep the program alive.
+    The thread starts with the first item. It is a daemon thread, as a disk or a terminal that hangs
+    must not keep the program from ending.
 
-    :param handle: called in the thread with an item and how many were dropped before it.
-    :param limit: the most that may wait, in whatever unit :meth:`put` is told.
+    :param handle: called in the thread with an item and the number of items dropped since the one
+        before it. An exception is logged, and the thread goes on.
+    :param limit: how much may be queued, in the unit of :meth:`put`'s ``size``.
     """
 
     _log = Logger()
@@ -27,33 +29,33 @@ class BackgroundQueue(Generic[Item]):
         self._handle = handle
         self._limit = limit
         self._queue: deque[tuple[Item, int, int]] = deque()
-        self._waiting = 0
-        self._dropped_now = 0
+        self._queued_size = 0  # with the item that is being handled
+        self._dropped_since = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
         self.dropped = 0
-        """How many items were dropped, ever."""
+        """How many items were dropped in all."""
 
     def put(self, item: Item, size: int = 1) -> bool:
-        """Queue an item; False if it was dropped. Never waits for the thread's work."""
+        """Queue an item, without ever waiting for the thread's work.
+
+        :returns: False if it was dropped.
+        """
         with self._changed:
-            # One item may always wait, however big it is: else it could never pass.
-            if self._stopped or (self._queue and self._waiting + size > self._limit):
+            # An empty queue takes any item, however large: else that one could never pass.
+            if self._stopped or (self._queue and self._queued_size + size > self._limit):
                 self.dropped += 1
-                self._dropped_now += 1
+                self._dropped_since += 1
                 return False
-            self._queue.append((item, size, self._dropped_now))
-            self._dropped_now = 0
-            self._waiting += size
-            self._ensure_thread()
+            self._queue.append((item, size, self._dropped_since))
+            self._dropped_since = 0
+            self._queued_size += size
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True)
+                self._thread.start()
             self._changed.notify()
         return True
-
-    def _ensure_thread(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, daemon=True)
-            self._thread.start()
 
     def _work(self) -> None:
         is_failing = False
@@ -68,17 +70,17 @@ class BackgroundQueue(Generic[Item]):
                 self._handle(item, dropped)
                 is_failing = False
             except Exception:
-                # Once in a row: it may be the log itself that comes through here.
+                # Only the first of a row: the log itself may be what is handled here.
                 if not is_failing:
                     is_failing = True
                     self._log.failure("work in the background failed")
             with self._changed:
-                self._waiting -= size
+                self._queued_size -= size
 
     def stop(self, wait_seconds: float) -> bool:
-        """Take nothing more, and wait for what is queued.
+        """Accept nothing more, and wait until what is queued is handled.
 
-        :returns: whether all of it was done in time.
+        :returns: whether that was done in time.
         """
         with self._changed:
             self._stopped = True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
+from twisted.python.threadable import isInIOThread
 
 
 class Clock(Protocol):
@@ -19,12 +20,18 @@ class Clock(Protocol):
         """Monotonic seconds."""
 
     def callLater(
-        self, delay: float, callable: Callable[..., object], *args: object, **kwargs: object
+        self, delay: float, call: Callable[..., object], /, *args: Any, **kwargs: Any
     ) -> IDelayedCall:
-        """Call something after ``delay`` seconds, as ``IReactorTime.callLater`` does.
+        """Call something after ``delay`` seconds, as ``IReactorTime.callLater`` does."""
 
-        The parameters are named as Twisted's own clocks name them, so that those conform.
-        """
+
+def retry_pauses(pauses_seconds: Sequence[float]) -> Sequence[float]:
+    """The pauses to sleep between attempts: none in the thread of a running reactor.
+
+    There a sleep would stop every connection; before the reactor runs there is nothing to stop.
+    """
+    # False until a reactor has started; importing one here to ask it would install it.
+    return () if isInIOThread() else pauses_seconds
 
 
 class MonotonicClock:
@@ -42,34 +49,12 @@ class MonotonicClock:
         self._reactor = reactor
 
     def callLater(
-        self, delay: float, callable: Callable[..., object], *args: object, **kwargs: object
+        self, delay: float, call: Callable[..., object], *args: object, **kwargs: object
     ) -> IDelayedCall:
         """Call something later, as ``IReactorTime.callLater`` does."""
         if self._reactor is None:
             from twisted.internet import reactor
 
             self._reactor = reactor
-        delayed: IDelayedCall = self._reactor.callLater(delay, callable, *args, **kwargs)
+        delayed: IDelayedCall = self._reactor.callLater(delay, call, *args, **kwargs)
         return delayed
-
-
-class RateLimiter:
-    """Whether there is room for one more this second.
-
-    :param clock: gives monotonic ``seconds()``.
-    :param a_second: how many there may be.
-    """
-
-    def __init__(self, clock: Any, a_second: int) -> None:
-        self._clock = clock
-        self._a_second = a_second
-        self._second = 0
-        self._used = 0
-
-    def take(self) -> bool:
-        """Use a place, if one is left."""
-        second = int(self._clock.seconds())
-        if second != self._second:
-            self._second, self._used = second, 0
-        self._used += 1
-        return self._used <= self._a_second

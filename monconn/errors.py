@@ -1,4 +1,4 @@
-"""What can go wrong by somebody's hand, told in words meant for people."""
+"""Errors that a user can correct, and helpers for texts in messages."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import attrs
 
 
 class MonconnError(Exception):
-    """Something that a person can put right; its text is the whole message."""
+    """An error that a user can correct; its text is the whole message, for people."""
 
 
 class AddressError(MonconnError, ValueError):
-    """An address, a network or an endpoint string that cannot be understood."""
+    """An address, a network or an endpoint string that cannot be parsed."""
 
 
 class UnitError(MonconnError, ValueError):
-    """A duration or a size that cannot be understood."""
+    """A duration or a size that cannot be parsed."""
 
 
 @attrs.frozen
@@ -24,8 +24,8 @@ class Problem:
     """One thing that is wrong in a configuration.
 
     :param source: the file's path, or ``-p`` for the command line.
-    :param line: counted from 1; None where no line is to blame.
-    :param path: the key's path, such as ``services.web.listen``; may be empty.
+    :param line: counted from 1; None for a problem of the whole file.
+    :param path: the path of the key, such as ``services.web.listen``; may be empty.
     :param message: what is wrong and what to do.
     """
 
@@ -50,24 +50,36 @@ class ConfigError(MonconnError):
         self.problems = tuple(problems)
 
 
+class SettingError(MonconnError, ValueError):
+    """A setting that Python code gives has a value that is not valid."""
+
+
+class SettingTypeError(SettingError, TypeError):
+    """A setting, or an argument, of the wrong type."""
+
+
 class ListenError(MonconnError):
     """A listener that could not be opened."""
 
 
 class FileError(MonconnError):
-    """A file that was asked for and cannot be had."""
+    """A file that cannot be opened, read or created."""
 
 
 class QuestionError(MonconnError, ValueError):
-    """Something is asked for that cannot be."""
+    """A query with arguments that are not valid."""
+
+
+class NotConfigured(MonconnError):
+    """Something is asked of a part that this program runs without."""
 
 
 class ObserverError(MonconnError):
-    """An observer of somebody's own that cannot be made."""
+    """A custom observer that cannot be made."""
 
 
 class ControlError(MonconnError):
-    """A control port that cannot be had, or that nobody answers at."""
+    """A control port that cannot be opened or reached."""
 
 
 class UnknownService(MonconnError, KeyError):
@@ -86,19 +98,30 @@ class UnknownConnection(MonconnError, KeyError):
     __str__ = Exception.__str__
 
 
+def os_error_text(error: BaseException | None) -> str:
+    """What the operating system says of an error, in lower case, to stand after a colon.
+
+    :param error: an ``OSError``, or any other exception, whose text is used instead: name
+        resolution, SQLite and TLS raise classes of their own in the same places. (None only
+        because a Twisted ``Failure`` is typed so.)
+    """
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).lower()
+
+
 def printable(value: object) -> str:
-    """A text that cannot do anything to a terminal."""
+    """A value as text without control characters, which a terminal would obey."""
     text = "" if value is None else str(value)
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else "�" for each in text)
 
 
-_SHOWN_CHARACTERS = 80
+_QUOTED_CHARACTERS = 80
 
 
 def quoted(text: str) -> str:
-    """Somebody's text as it may stand in a message: quoted, printable and not too long."""
-    if len(text) > _SHOWN_CHARACTERS:
-        text = text[: _SHOWN_CHARACTERS - 1] + "…"
+    """A text from outside, for use in a message: in quotes, printable and shortened."""
+    if len(text) > _QUOTED_CHARACTERS:
+        text = text[: _QUOTED_CHARACTERS - 1] + "…"
     return f'"{text}"' if text.isprintable() else repr(text)

@@ -1,42 +1,74 @@
-"""Some lines a second, and one that sums up the others."""
+"""Limits on how often something is done, and a log that sums up what exceeds its limit."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
 
-from monconn.clock import RateLimiter
+from twisted.internet.interfaces import IDelayedCall
+
+from monconn.clock import Clock
+
+WINDOW_SECONDS = 1.0
+
+
+class RateLimiter:
+    """Allows something at most ``per_second`` times within any second.
+
+    The window slides: it ends at each call, so that twice the limit cannot pass around the
+    boundary between two fixed seconds. It stores the time of each of the last ``per_second``
+    calls that passed, which costs some 32 bytes each and makes a call O(1); the limits here are
+    5,000 at most.
+
+    :param clock: monotonic time.
+    :param per_second: the limit, at least 1.
+    """
+
+    def __init__(self, clock: Clock, per_second: int) -> None:
+        self._clock = clock
+        self._passed: deque[float] = deque(maxlen=per_second)
+
+    def take(self) -> bool:
+        """Count one more call and return True, unless the limit is reached."""
+        now = self._clock.seconds()
+        passed = self._passed
+        if len(passed) == passed.maxlen and now - passed[0] < WINDOW_SECONDS:
+            return False
+        passed.append(now)  # which drops the oldest one
+        return True
 
 
 class RateLimitedLog:
-    """Counts what finds no room among a second's lines, and has it told of a second later.
+    """Says which log lines may be written, and sums up the others a second later.
 
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
-    :param a_second: how many lines there may be.
-    :param tell: called with how many were counted, and of which kinds, the most frequent first.
+    :param clock: monotonic time and timers.
+    :param lines_per_second: how many lines may be written in full.
+    :param write_summary: called with the number of lines left out and a text that counts them
+        by kind, such as ``"7 client_closed, 2 error"``, the most frequent kind first.
     """
 
-    def __init__(self, clock: Any, a_second: int, tell: Callable[[int, str], object]) -> None:
-        self.has_room = RateLimiter(clock, a_second).take
-        """Use the place of a line, if there is one left."""
+    def __init__(
+        self, clock: Clock, lines_per_second: int, write_summary: Callable[[int, str], object]
+    ) -> None:
+        self.has_room = RateLimiter(clock, lines_per_second).take
+        """Whether the next line may be written in full; True counts it."""
         self._clock = clock
-        self._notify = tell
-        self._counted: Counter[str] = Counter()
-        self._timer: Any = None
+        self._write_summary = write_summary
+        self._left_out: Counter[str] = Counter()
+        self._timer: IDelayedCall | None = None
 
     def add(self, kind: str) -> None:
-        """Count one."""
-        self._counted[kind] += 1
+        """Count a line that is not written in full."""
+        self._left_out[kind] += 1
         if self._timer is None:
-            self._timer = self._clock.callLater(1.0, self.flush)
+            self._timer = self._clock.callLater(WINDOW_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Have it told now, if there is anything to tell."""
+        """Write the summary now, if anything was left out."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        if self._counted:
-            counted, self._counted = self._counted, Counter()
-            kinds = ", ".join(f"{count} {kind}" for kind, count in counted.most_common())
-            self._notify(sum(counted.values()), kinds)
+        if self._left_out:
+            left_out, self._left_out = self._left_out, Counter()
+            kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common())
+            self._write_summary(sum(left_out.values()), kinds)

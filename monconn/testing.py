@@ -1,5 +1,5 @@
-"""For tests of monitored code: a connection in memory, a monitor whose clock stands still,
-and an observer that remembers. Needs no reactor."""
+"""Helpers to test monitored code without a reactor: a connection in memory, a monitor with a fake
+clock, and an observer that records its events."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _PEER_PORT = 50_000
 
 @implementer(ITCPTransport)
 class MemoryTransport(FileDescriptor):
-    """Twisted's own transport, over a network that is the test.
+    """Twisted's own transport over a network that the test plays.
 
-    Buffers, producers and ends behave as on a socket. Nothing happens by itself: what is
-    written waits, and what is to end goes on, until :meth:`drain`.
+    Buffers, producers and half-closes behave as on a socket. Nothing happens by itself: written
+    bytes stay in the buffer, and a connection that was closed stays open, until :meth:`drain`.
 
     :param peer_ip: the peer's address.
     """
@@ -47,10 +47,10 @@ class MemoryTransport(FileDescriptor):
         super().__init__(reactor=_NO_REACTOR)
         self.connected = 1
         self.reading = True
-        """Whether the protocol takes what the peer sends, or has paused it."""
+        """False while the protocol has paused its transport."""
         self.writing = False
         self.ended_writing = False
-        """Whether the peer was told that nothing more comes."""
+        """Whether the writing side was closed (a FIN was sent)."""
         self.aborted = False
         self._incoming: deque[bytes] = deque()
         self._taken = bytearray()
@@ -58,43 +58,45 @@ class MemoryTransport(FileDescriptor):
         self._no_delay = False
         self._keep_alive = False
 
-    # -- what a test sees and does
+    # -- the test's side
 
     @property
     def written(self) -> bytes:
-        """All that was written, whether or not the network has taken it."""
+        """All bytes written, whether or not they have left the buffer."""
+        # FileDescriptor has no public view of its buffer: what is left of the chunk that is being
+        # sent, and the private list of those after it. A test writes both and compares.
         waiting = bytes(self.dataBuffer[self.offset :]) + b"".join(self._tempDataBuffer)
         return bytes(self._taken) + waiting
 
     @property
     def waiting(self) -> int:
-        """How many written bytes the network has not taken."""
+        """How many of the written bytes are still in the buffer."""
         return buffered_bytes(self)
 
     def peer_sends(self, data: bytes) -> None:
-        """Have the peer send bytes, which wait while the protocol pauses its transport."""
+        """Have the peer send bytes, which are delivered at once unless the transport is paused."""
         self._incoming.append(data)
         self._deliver()
 
     def peer_ends(self) -> None:
-        """Have the peer end its side, after what it has sent."""
+        """Have the peer close its writing side, after what it has sent."""
         self._incoming.append(b"")
         self._deliver()
 
     def peer_resets(self) -> None:
-        """Have the peer reset the connection; what waits either way is lost."""
+        """Have the peer reset the connection; bytes not yet delivered either way are lost."""
         self.connectionLost(Failure(error.ConnectionLost()))
 
     def fill(self) -> None:
-        """Have the network take nothing more: a push producer is paused until :meth:`drain`."""
+        """Fill the send buffer: a push producer is paused until :meth:`drain`."""
         if self.producer is not None and self.streamingProducer:
             self.producerPaused = True
             self.producer.pauseProducing()  # type: ignore[attr-defined]
             self.startWriting()
 
     def drain(self) -> None:
-        """Let the network take all that waits, and do what follows: producers are resumed,
-        what the peer sent meanwhile is delivered, and what was to end ends."""
+        """Send the whole buffer, with all that follows: producers are resumed, bytes that the
+        peer has sent are delivered, and a connection that was closed ends."""
         self._deliver()
         while self.writing:
             why = self.doWrite()
@@ -113,43 +115,45 @@ class MemoryTransport(FileDescriptor):
                 self.stopReading()
                 self.readConnectionLost(Failure(error.ConnectionDone()))
 
-    # -- what FileDescriptor leaves to its heirs
+    # -- FileDescriptor
 
     def writeSomeData(self, data: bytes) -> int:
-        """See ``FileDescriptor``."""
+        """Send bytes; returns how many, which is all of them."""
         self._taken += data
         return len(data)
 
     def startReading(self) -> None:
-        """See ``FileDescriptor``."""
+        """Resume the delivery of the peer's bytes, with the next :meth:`drain`."""
         self.reading = True
 
     def stopReading(self) -> None:
-        """See ``FileDescriptor``."""
+        """Stop the delivery of the peer's bytes."""
         self.reading = False
 
     def startWriting(self) -> None:
-        """See ``FileDescriptor``."""
+        """Have the buffer sent by the next :meth:`drain`."""
         self.writing = not self.aborted
 
     def stopWriting(self) -> None:
-        """See ``FileDescriptor``."""
+        """Note that there is nothing to send."""
         self.writing = False
 
+    # Twisted's private hook for a half-close, which its own TCP transports override, too: called by
+    # FileDescriptor once the buffer is empty.
     def _closeWriteConnection(self) -> None:
         self.ended_writing = True
         if IHalfCloseableProtocol.providedBy(self.protocol):
             self.protocol.writeConnectionLost()
 
     def readConnectionLost(self, reason: Failure) -> None:
-        """See ``FileDescriptor``."""
+        """Handle the peer's FIN, as the protocol provides for it."""
         if IHalfCloseableProtocol.providedBy(self.protocol):
             self.protocol.readConnectionLost()
         else:
             self.connectionLost(reason)
 
     def connectionLost(self, reason: Failure) -> None:
-        """End the connection as the system would; harmless the second time."""
+        """End the connection; harmless the second time."""
         if self.disconnected:
             return
         super().connectionLost(reason)
@@ -159,41 +163,41 @@ class MemoryTransport(FileDescriptor):
     # -- ITCPTransport
 
     def abortConnection(self) -> None:
-        """See ``ITCPTransport``; done by the next :meth:`drain`."""
+        """Abort the connection, with the next :meth:`drain`."""
         self.aborted = True
         self.stopReading()
         self.stopWriting()
 
     def getHost(self) -> IPv4Address:
-        """See ``ITCPTransport``."""
+        """The local address, always the same."""
         return _HOST
 
     def getPeer(self) -> IPv4Address | IPv6Address:
-        """See ``ITCPTransport``."""
+        """The peer's address."""
         return self._peer
 
     def getTcpNoDelay(self) -> bool:
-        """See ``ITCPTransport``."""
+        """The value last set."""
         return self._no_delay
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """See ``ITCPTransport``."""
+        """Store the value."""
         self._no_delay = bool(enabled)
 
     def getTcpKeepAlive(self) -> bool:
-        """See ``ITCPTransport``."""
+        """The value last set."""
         return self._keep_alive
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """See ``ITCPTransport``."""
+        """Store the value."""
         self._keep_alive = bool(enabled)
 
 
 @implementer(IObserver)
 class RecordingObserver:
-    """An observer that keeps what it is told.
+    """An observer that records its events.
 
-    :param watches_payload: whether it wants to be told of bytes, too.
+    :param watches_payload: whether to record bytes, too.
     """
 
     def __init__(self, watches_payload: bool = True) -> None:
@@ -202,41 +206,47 @@ class RecordingObserver:
         """``("opened", record)``, ``("data", record, direction, data)`` and so on, in order."""
 
     def opened(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.opened`."""
+        """Record the event ``opened``."""
         self.events.append(("opened", record))
 
     def refused(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.refused`."""
+        """Record the event ``refused``."""
         self.events.append(("refused", record))
 
     def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
-        """See :meth:`IObserver.data`."""
+        """Record the event ``data``."""
         self.events.append(("data", record, direction, data))
 
     def closed(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.closed`."""
+        """Record the event ``closed``."""
         self.events.append(("closed", record))
 
     def alarmed(self, alarm: Alarm) -> None:
-        """See :meth:`IObserver.alarmed`."""
+        """Record the event ``alarmed``."""
         self.events.append(("alarmed", alarm))
 
 
-def make_monitor(name: str = "test", clock: Clock | None = None, **options: Any) -> Monitor:
-    """A monitor whose time moves only when a test turns ``monitor.clock``.
+class ManualMonitor(Monitor):
+    """A monitor whose clock a test turns."""
+
+    clock: Clock
+
+
+def make_monitor(name: str = "test", clock: Clock | None = None, **options: Any) -> ManualMonitor:
+    """A monitor whose time moves only by ``monitor.clock.advance()``.
 
     :param options: as for :class:`Monitor`.
     """
-    return Monitor(name, clock=Clock() if clock is None else clock, **options)
+    return ManualMonitor(name, clock=Clock() if clock is None else clock, **options)
 
 
 def connect(factory: IProtocolFactory, peer_ip: str = "192.0.2.1") -> tuple[Any, MemoryTransport]:
-    """Connect a factory's protocol in memory, as a server's or as a client's.
+    """Connect a protocol of a factory in memory, a server's or a client's.
 
     :param peer_ip: the address of the other side.
-    :returns: what the factory built (for a ``MonitoringFactory``, the protocol that it
-        wraps is ``.wrappedProtocol``) and its transport; None and a closed transport if
-        the factory wanted none.
+    :returns: the protocol that the factory built (that of a ``MonitoringFactory`` has the wrapped
+        one as ``.wrappedProtocol``) and its transport; None and a closed transport if the factory
+        returned None.
     """
     transport = MemoryTransport(peer_ip)
     protocol = factory.buildProtocol(transport.getPeer())

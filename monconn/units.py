@@ -1,9 +1,10 @@
-"""Durations and sizes as people write and read them."""
+"""Durations and sizes as people write and read them, and sparklines."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from monconn.errors import UnitError, quoted
@@ -16,7 +17,8 @@ _SECONDS = {
     "ms": Fraction(1, 1000),
 }
 _BINARY_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-_LONGEST_SECONDS = 36525 * 86400  # a century: more is a slip of the pen
+_BARS = "▁▂▃▄▅▆▇█"
+_LONGEST_SECONDS = 36525 * 86400  # a century: more is a mistake
 
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
 _PLAIN = re.compile(_NUMBER)
@@ -25,9 +27,9 @@ _PART = re.compile(rf"({_NUMBER})\s*(ms|[dhms])\s*")
 
 
 def parse_duration(value: int | float | str) -> float:
-    """Seconds from a number of them or from a text such as 15, 1.5s, 500ms, 15m or 1h30m.
+    """Parse a duration into seconds: a number, or a text such as 15, 1.5s, 500ms, 15m or 1h30m.
 
-    :raises UnitError: for anything else, for what is negative or longer than a century.
+    :raises UnitError: for anything else, and if it is negative or longer than a century.
     """
     if isinstance(value, str):
         seconds = _seconds_from_text(value)
@@ -43,7 +45,7 @@ def parse_duration(value: int | float | str) -> float:
 
 
 def parse_size(value: int | str) -> int:
-    """Bytes from a number of them or from a text such as 4096, 64KiB, 1.5 MiB or 1GiB.
+    """Parse a size into bytes: a number, or a text such as 4096, 64KiB, 1.5 MiB or 1GiB.
 
     :raises UnitError: for anything else.
     """
@@ -57,7 +59,7 @@ def parse_size(value: int | str) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """Short and readable, with two units at most: 0.35s, 12.3s, 4m05s, 2h03m, 3d04h."""
+    """A duration as a short text of two units at most: 0.35s, 12.3s, 4m05s, 2h03m, 3d04h."""
     if not math.isfinite(seconds):
         return str(seconds)
     if seconds < 0:
@@ -66,7 +68,7 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.2f}s"
     if round(seconds, 1) < 60:
         return f"{seconds:.1f}s"
-    # Each step is rounded before it is chosen, so that 3599.7 becomes 1h00m and never 60m00s.
+    # Rounded before the units are chosen, so that 3599.7 becomes 1h00m and never 60m00s.
     for small_seconds, large, small in ((1, "m", "s"), (60, "h", "m")):
         count = round(seconds / small_seconds)
         if count < (3600 if small == "s" else 24 * 60):
@@ -76,18 +78,26 @@ def format_duration(seconds: float) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Short and readable, in powers of 1024: 0 B, 812 B, 1.2 KiB, 34.0 MiB."""
+    """A size as a short text in powers of 1024: 0 B, 812 B, 1.2 KiB, 34.0 MiB."""
     if count < 0:
         return f"-{format_bytes(-count)}"
     if count < 1024:
         return f"{count} B"
-    # Integers only: a float would overflow, and would lose bytes before that.
+    # Integers only: large counts would overflow a float, and lose precision before that.
     power = min((count.bit_length() - 1) // 10, len(_BINARY_UNITS))
     unit_bytes = 1024**power
     tenths = (count * 10 + unit_bytes // 2) // unit_bytes
     if tenths == 10240 and power < len(_BINARY_UNITS):
         return format_bytes(1024 * unit_bytes)  # 1023.96 KiB is 1.0 MiB
     return f"{tenths // 10}.{tenths % 10} {_BINARY_UNITS[power - 1]}"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """One bar per value; the highest fills its cell, 0 is the lowest bar and nothing else is."""
+    highest = max(values, default=0)
+    return "".join(
+        _BARS[round(value / highest * (len(_BARS) - 2)) + 1 if value > 0 else 0] for value in values
+    )
 
 
 def _seconds_from_text(text: str) -> Fraction:
@@ -100,7 +110,7 @@ def _seconds_from_text(text: str) -> Fraction:
         if part is None or part[2] not in units:
             break
         seconds += Fraction(part[1]) * _SECONDS[part[2]]
-        # Only smaller units may follow, which also ends the loop.
+        # Only smaller units may follow; so the loop ends.
         units = units[units.index(part[2]) + 1 :]
         rest = rest[part.end() :]
     if rest or not text.strip():

@@ -1,14 +1,14 @@
-"""A monitor's eyes around any Twisted factory, server or client.
+"""Monitoring of the connections of any Twisted factory, server or client.
 
 The wrapped protocol is the *backend* of the connection's record: ``up`` is what it
-receives, ``down`` what it writes, and when it ends the connection, the backend did. On a
-client's connections the sides are the other way round: ours is the *client*, and the
-time limit on a silent client does not apply.
+receives, ``down`` what it writes, and when it ends the connection, the backend did. For
+outgoing connections it is the other way round: our side is the *client*, and ``read_timeout``
+(for a silent client) does not apply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet import error
@@ -29,11 +29,13 @@ from twisted.protocols.policies import ProtocolWrapper, TimeoutMixin, WrappingFa
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
+from monconn.errors import SettingTypeError
 from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, Direction, Reason, Side
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IConnection
+from monconn.monitor.interfaces import IConnection, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
+from monconn.monitor.watchers import Watch, Watchers
 from monconn.net.peers import RefusedProtocol, describe_peer
 from monconn.net.sockets import (
     buffered_bytes,
@@ -49,11 +51,12 @@ from monconn.policy.timeouts import GRACE_SECONDS
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
-@implementer(IConnection)
+@implementer(IConnection, IWatchable)
 class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
-    """Counts and judges one connection of a wrapped protocol, and changes nothing about it.
+    """Counts the bytes of a wrapped protocol's connection, and records how it ends.
 
-    ``write`` counts bytes as they are handed to the transport, which may still hold them.
+    What the wrapped protocol sees and does stays as it is without us. ``write`` counts bytes as
+    they are handed to the transport, which may still hold them.
 
     :param factory: the :class:`MonitoringFactory`.
     :param wrappedProtocol: what the wrapped factory has built.
@@ -73,8 +76,9 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._local: Side = "client" if factory.is_client else "backend"
         self._inward: Direction = "down" if factory.is_client else "up"
         self._outward: Direction = "up" if factory.is_client else "down"
-        self._backlog = SendProgress()
+        self._progress = SendProgress()
         self._first_ended: Side | None = None
+        self._watchers: Watchers | None = None
         self._descriptor: Any = None
         self._socket: Any = None
         self._aborted = False
@@ -82,34 +86,33 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     # -- the beginning
 
     def makeConnection(self, transport: ITransport) -> None:
-        """See :class:`IProtocol`. The wrapped protocol is connected last, as its code may raise."""
-        self._provide(transport)
+        """Begin to monitor, and connect the wrapped protocol last, as its code may raise."""
+        self._provide_interfaces(transport)
         Protocol.makeConnection(self, transport)
         self._descriptor = descriptor_of(transport)
         self._socket = track_errors(self._descriptor)
-        if self.factory.keepalive and self._socket is not None:
+        if self._socket is not None and self.factory.has_keepalive():
             enable_keepalive(self._socket)
-        self._open()
+        record = self.record
+        record.client = self._client_name()
+        record.state = "open"
+        record.connected = record.opened
+        if self._remote == "client":
+            record.reading_since = record.opened
+        self._schedule_check()
+        self._monitor.opened(self)
         self.factory.registerProtocol(self)
         self.wrappedProtocol.makeConnection(self)
 
-    def _provide(self, transport: ITransport) -> None:
+    def _provide_interfaces(self, transport: ITransport) -> None:
+        # ProtocolWrapper hides these of the wrapped protocol: without IHalfCloseableProtocol a
+        # peer's EOF becomes connectionLost, and late replies are lost.
         directlyProvides(self, providedBy(transport))
         for interface in _FORWARDED:
             if interface.providedBy(self.wrappedProtocol):
                 alsoProvides(self, interface)
 
-    def _open(self) -> None:
-        record = self.record
-        record.client = self._name_of_client()
-        record.state = "open"
-        record.connected = record.opened
-        if self._remote == "client":
-            record.reading_since = record.opened
-        self._look_again()
-        self._monitor.opened(self)
-
-    def _name_of_client(self) -> str:
+    def _client_name(self) -> str:
         if self.factory.is_client:
             return describe_peer(self.transport.getHost())[0]
         if self.record.client == "unix" and self._socket is not None:
@@ -119,18 +122,18 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     # -- bytes
 
     def dataReceived(self, data: bytes) -> None:
-        """See :class:`IProtocol`."""
+        """Count bytes from the peer, and pass them on."""
         self._count(self._inward, data)
         super().dataReceived(data)
 
     def write(self, data: bytes) -> None:
-        """See :class:`ITransport`."""
+        """Write, and count the bytes."""
         super().write(data)
         self._count(self._outward, data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        """See :class:`ITransport`."""
-        pieces = list(data)  # it may be an iterator, which counting would use up
+        """Write each piece, and count the bytes."""
+        pieces = list(data)  # it may be an iterator, which counting would exhaust
         super().writeSequence(pieces)
         for piece in pieces:
             self._count(self._outward, piece)
@@ -138,7 +141,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def _count(self, direction: Direction, data: bytes) -> None:
         record, now = self.record, self._monitor.clock.seconds()
         if record.state == "closed":
-            return  # nobody takes it any more
+            return  # the transport discards it
         if direction == "up":
             if record.first_up is None:
                 record.first_up = now
@@ -151,54 +154,63 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             record.last_down = now
         if self._monitor.watched:
             self._monitor.saw(record, direction, data)
+        if self._watchers is not None:
+            self._watchers.show(direction, data)
+
+    def add_watcher(self, call: Watch) -> Callable[[], None]:
+        """Show every chunk of the payload from now on: as it is read, or as it is written.
+
+        :param call: called with the direction and the bytes.
+        :returns: cancels that; harmless the second time.
+        """
+        if self._watchers is None:  # made when it is needed: most connections are never watched
+            self._watchers = Watchers()
+        return self._watchers.add(call)
 
     # -- what the wrapped protocol does to its transport
 
     def pauseProducing(self) -> None:
-        """See ``IPushProducer``."""
+        """Read no more from the peer; time without reading is not the client's silence."""
         self.record.reading_since = None
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """See ``IPushProducer``."""
+        """Read from the peer again; ``read_timeout`` counts from now."""
         if self.record.reading_since is None and self._remote == "client":
-            self._read_on()
+            self.record.reading_since = self._monitor.clock.seconds()
+            if self._monitor.timeouts.read_timeout and self.record.ending is None:
+                self._schedule_check()  # there was no such deadline while we did not read
         self.transport.resumeProducing()
 
-    def _read_on(self) -> None:
-        self.record.reading_since = self._monitor.clock.seconds()
-        if self._monitor.timeouts.read_timeout and self.record.ending is None:
-            self._look_again()  # which had nothing to wait for while we did not read
-
     def stopProducing(self) -> None:
-        """See ``IProducer``."""
+        """Close the transport, as a consumer that wants no more does."""
         self.disconnecting = 1
         self.transport.stopProducing()
 
     def stopConsuming(self) -> None:
-        """See ``ProtocolWrapper``."""
+        """Close the transport, as a producer that has no more does."""
         self.disconnecting = 1
         super().stopConsuming()
 
     def loseWriteConnection(self) -> None:
-        """See ``IHalfCloseableDescriptor``."""
+        """End our side; bytes from the peer still arrive."""
         self._half_close(self._local)
         self.transport.loseWriteConnection()
 
     def abortConnection(self) -> None:
-        """See ``ITCPTransport``."""
+        """Reset the connection."""
         self._aborted = True
         self.transport.abortConnection()
 
     def startTLS(self, *args: Any, **kwargs: Any) -> None:
-        """See ``ITLSTransport``."""
+        """Switch to TLS; the transport provides other interfaces from then on."""
         self.transport.startTLS(*args, **kwargs)
-        self._provide(self.transport)
+        self._provide_interfaces(self.transport)
 
-    # -- what the transport tells the wrapped protocol
+    # -- events of the transport
 
     def readConnectionLost(self) -> None:
-        """See ``IHalfCloseableProtocol``."""
+        """The peer has ended its side."""
         self._half_close(self._remote)
         self.wrappedProtocol.readConnectionLost()
 
@@ -208,25 +220,25 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self._first_ended = side
             self.record.state = "half_closed"
             self.record.half_closed = self._monitor.clock.seconds()
-            self._look_again()
+            self._schedule_check()
 
     def writeConnectionLost(self) -> None:
-        """See ``IHalfCloseableProtocol``."""
+        """Our side has ended, and the transport has sent that."""
         self.wrappedProtocol.writeConnectionLost()
 
     def handshakeCompleted(self) -> None:
-        """See ``IHandshakeListener``."""
+        """The TLS handshake is done."""
         self.wrappedProtocol.handshakeCompleted()
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
-        """See ``IFileDescriptorReceiver``."""
+        """The peer, on a UNIX socket, has sent a descriptor."""
         self.wrappedProtocol.fileDescriptorReceived(descriptor)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See :class:`IProtocol`."""
+        """The connection is over: find out why, record it, and tell the wrapped protocol."""
         self.connected = 0
         self.setTimeout(None)
-        self._judge(reason)
+        self._decide_from_failure(reason)
         self.measure()
         self._monitor.closed(self)
         wrapped, self.wrappedProtocol = self.wrappedProtocol, None
@@ -234,7 +246,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if wrapped is not None:
             wrapped.connectionLost(reason)
 
-    def _judge(self, reason: Failure) -> None:
+    def _decide_from_failure(self, reason: Failure) -> None:
         error_number = getattr(self._socket, "error_number", 0)
         is_tls = ISSLTransport.providedBy(self.transport)
         if self._aborted:
@@ -248,7 +260,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self.record.note_end(self._local, "fin")
             self._decide(CLOSED_REASONS[self._first_ended or self._local])
         elif reason.check(error.ConnectionDone, error.ConnectionLost):
-            # Lost: its TCP was ended without TLS's close_notify, as many do.
+            # ConnectionLost without an errno over TLS: a FIN without close_notify, which is common.
             self.record.note_end(self._remote, "fin")
             self._decide(CLOSED_REASONS[self._first_ended or self._remote])
         else:
@@ -257,10 +269,10 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def _decide(self, reason: Reason, detail: str = "") -> bool:
         return self.record.end(reason, self._monitor.clock.seconds(), detail)
 
-    # -- ends of ours
+    # -- IConnection
 
     def end(self, reason: Reason, reset: bool = False) -> None:
-        """See :class:`IConnection`."""
+        """End the connection for a reason of ours; 5 s later what is left of it is reset."""
         is_first = self._decide(reason)
         if reset:
             self._reset()
@@ -269,55 +281,63 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self._close()
 
     def measure(self) -> None:
-        """See :class:`IConnection`."""
+        """Update the record from what the kernel knows of the socket."""
         if self._socket is not None:
             self.record.note_tcp(self._remote, self._socket.tcp_info())
 
+    def policy_changed(self) -> None:
+        """Set the timer for the monitor's new time limits."""
+        if self.record.ending is None and self.connected:  # else the timer is the grace period's
+            self._schedule_check()
+
     def _close(self) -> None:
-        # What a producer has made is delivered. What it would make might have no end, and
-        # TLS waits for it even if it is idle.
+        # What a producer has written is delivered. It is stopped, as what it would still write
+        # might have no end; and unregistered, as TLS waits for a registered one even if it is idle.
         producer = getattr(self.transport, "producer", None)
         try:
             if producer is not None:
                 self.transport.unregisterProducer()
                 producer.stopProducing()
             self.loseConnection()
-        except Exception:  # of the wrapped protocol: whoever ends many goes on with the next
+        except Exception:  # the wrapped protocol's: whoever ends many connections must go on
             self._log.failure("{client}: failed to close", client=self.record.client)
 
     def _reset(self) -> None:
         if hasattr(self.transport, "abortConnection"):
             self.transport.abortConnection()
-        else:  # not every transport is a socket's
+        else:  # such as a transport that is no socket's
             self.transport.loseConnection()
 
     # -- time limits
 
     def callLater(self, period: float, func: Any) -> Any:
-        """See ``TimeoutMixin``: by the monitor's clock."""
+        """Use the monitor's clock for ``TimeoutMixin``, which would import the global reactor."""
         return self._monitor.clock.callLater(period, func)
 
-    def _look_again(self) -> None:
+    def _schedule_check(self) -> None:
         now = self._monitor.clock.seconds()
         when = self._monitor.timeouts.next_check(self.record, now)
         self.setTimeout(None if when == float("inf") else max(0.0, when - now))
 
     def timeoutConnection(self) -> None:
-        """See ``TimeoutMixin``: look what is due, and set the next look."""
+        """Act on the deadline that has come, or set the timer for the next one.
+
+        One timer per connection: bytes only note the time, and it is set again when it fires.
+        """
         if self.record.ending is not None:
-            self._reset()  # the time of grace is over
+            self._reset()  # the grace period is over
             return
         now = self._monitor.clock.seconds()
         waiting = buffered_bytes(self._descriptor)
         if self._socket is not None:
             waiting += unacknowledged_bytes(self._socket)
         written = self.record.down if self._outward == "down" else self.record.up
-        moved_after = self._backlog.check(waiting, written - waiting, now)
+        moved_after = self._progress.check(waiting, written - waiting, now)
         self.record.last_delivered = moved_after or self.record.last_delivered
-        setattr(self.record, f"{self._remote}_stalled", self._backlog.stalled_since)
+        setattr(self.record, f"{self._remote}_stalled", self._progress.stalled_since)
         when, reason = self._monitor.timeouts.next_deadline(self.record)
         if reason is None or when > now:
-            self._look_again()
+            self._schedule_check()
             return
         if reason in ("read_timeout", "write_timeout"):
             self.record.note_end(self._remote, "timeout")
@@ -325,15 +345,17 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
 
 class MonitoringFactory(WrappingFactory):
-    """Wraps any factory, so that a monitor sees its connections.
+    """Wraps any factory, so that a monitor watches its connections.
 
-    A client that the monitor refuses is closed before the wrapped factory hears of it.
+    A client that the monitor refuses is closed, and the wrapped factory is not asked.
 
     :param monitor: the service's monitor.
     :param wrapped: the factory to wrap.
     :param is_client: whether the connections are outgoing ones; left out, a
         ``ClientFactory`` is a client's and any other a server's.
-    :param keepalive: whether the system is to ask silent peers if they are still there.
+    :param keepalive: whether the kernel is to probe silent peers; the policy's setting if left
+        out.
+    :raises SettingError: an argument is not valid.
     """
 
     protocol = MonitoringProtocol
@@ -344,8 +366,16 @@ class MonitoringFactory(WrappingFactory):
         wrapped: IProtocolFactory,
         *,
         is_client: bool | None = None,
-        keepalive: bool = True,
+        keepalive: bool | None = None,
     ) -> None:
+        if not isinstance(monitor, Monitor):
+            raise SettingTypeError(
+                f"MonitoringFactory(monitor={monitor!r}): must be a Monitor, as monconn.new() makes"
+            )
+        if not callable(getattr(wrapped, "buildProtocol", None)):
+            raise SettingTypeError(
+                f"MonitoringFactory(wrapped={wrapped!r}): must be a factory, with buildProtocol()"
+            )
         super().__init__(wrapped)
         self.monitor = monitor
         self.is_client = _is_client(wrapped) if is_client is None else is_client
@@ -354,12 +384,15 @@ class MonitoringFactory(WrappingFactory):
             alsoProvides(self, IProtocolNegotiationFactory)
 
     def acceptableProtocols(self) -> list[bytes]:
-        """See ``IProtocolNegotiationFactory``; provided if the wrapped factory does."""
+        """The wrapped factory's; ``IProtocolNegotiationFactory`` is provided if that provides it.
+
+        Without it, Twisted fails the TLS handshake of clients that offer protocols (ALPN).
+        """
         protocols: list[bytes] = self.wrappedFactory.acceptableProtocols()
         return protocols
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """See ``IProtocolFactory``."""
+        """A monitored protocol; None, or one that closes at once, if the client is refused."""
         record = self._admit(addr)
         if record is None:
             return None if self.is_client else RefusedProtocol()
@@ -372,12 +405,16 @@ class MonitoringFactory(WrappingFactory):
             return self.monitor.admit("local", "local", backend=peer)
         return self.monitor.admit(peer, peer_ip)
 
+    def has_keepalive(self) -> bool:
+        """Whether new connections are to have TCP keepalive."""
+        return self.monitor.policy.keepalive if self.keepalive is None else self.keepalive
+
     def unregisterProtocol(self, p: Any) -> None:
-        """See ``WrappingFactory``; harmless the second time."""
+        """Forget a protocol; harmless the second time, unlike ``WrappingFactory``'s."""
         self.protocols.pop(p, None)
 
 
 def _is_client(factory: Any) -> bool:
-    while isinstance(factory, WrappingFactory):  # itself always a ClientFactory
+    while isinstance(factory, WrappingFactory):  # a subclass of ClientFactory, whatever it wraps
         factory = factory.wrappedFactory
     return isinstance(factory, ClientFactory)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from twisted.logger import LogEvent, globalLogPublisher
+from hypothesis import settings
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 from monconn.relay.sockets.loop import HAS_EPOLL
+from tests.properties import LONG_FACTOR, ORDINARY_EXAMPLES
 
 _PLACES_OF_PROGRAMS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+# Here, as Hypothesis looks for it before any test is imported.
+settings.register_profile("long", max_examples=LONG_FACTOR * ORDINARY_EXAMPLES, deadline=None)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from monconn.relay.sockets.reactor import install  # its module needs a system with epoll
 
         install()
+    # A shell script's background job (`make test &`) ignores SIGINT, and the programs that the
+    # tests start and interrupt would inherit that; a handler is reset to the default by exec.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -49,6 +60,7 @@ def logged_failures() -> Iterator[list[Failure]]:
     """
     failures: list[Failure] = []
 
+    @provider(ILogObserver)
     def observer(event: LogEvent) -> None:
         # The second is how Twisted's older parts log: twisted.python.log.err.
         failure = event.get("log_failure") or event.get("failure")

@@ -1,8 +1,9 @@
-"""Addresses, pairs and networks as people write them."""
+"""Parsing addresses, pairs and networks."""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 
 import pytest
 from hypothesis import assume, given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from monconn import addresses
 from monconn.addresses import (
+    Address,
     EndpointAddress,
     TcpAddress,
     UnixAddress,
@@ -150,17 +152,17 @@ WRONG_TO_CONNECT_TO = [
 
 
 @pytest.mark.parametrize(("text", "address"), LISTEN)
-def test_listen(text, address):
+def test_listen(text: str, address: Address) -> None:
     assert parse_listen(text) == address
 
 
 @pytest.mark.parametrize(("text", "address"), BACKEND)
-def test_backend(text, address):
+def test_backend(text: str, address: Address) -> None:
     assert parse_backend(text) == address
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_LISTEN_ON)
-def test_wrong_to_listen_on(text, words):
+def test_invalid_to_listen_on(text: str, words: str) -> None:
     with pytest.raises(AddressError) as caught:
         parse_listen(text)
     assert words in str(caught.value)
@@ -168,15 +170,15 @@ def test_wrong_to_listen_on(text, words):
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_CONNECT_TO)
-def test_wrong_to_connect_to(text, words):
+def test_invalid_to_connect_to(text: str, words: str) -> None:
     with pytest.raises(AddressError) as caught:
         parse_backend(text)
     assert words in str(caught.value)
     assert str(caught.value).isprintable()
 
 
-def refusal(parse, text) -> str | None:
-    """What is said of a text that is refused, and None of one that is taken."""
+def refusal(parse: Callable[[str], object], text: str) -> str | None:
+    """The message for a text that is refused; None for one that is accepted."""
     try:
         parse(text)
     except AddressError as error:
@@ -191,7 +193,7 @@ either_side = st.sampled_from([parse_listen, parse_backend])
 
 
 @given(parse=either_side, text=texts)
-def test_a_refusal_is_always_in_words(parse, text):
+def test_a_refusal_always_has_a_message(parse: Callable[[str], object], text: str) -> None:
     message = refusal(parse, text)
     assert message is None or (message and message.isprintable())
 
@@ -201,7 +203,9 @@ ips = st.ip_addresses().map(lambda ip: plain_ip(str(ip)))
 
 
 @given(parse=either_side, host=ips | names, port=st.integers(1, 65535))
-def test_every_host_and_port_read_back_as_they_are_shown(parse, host, port):
+def test_every_host_and_port_can_be_read_back(
+    parse: Callable[[str], object], host: str, port: int
+) -> None:
     assume(host not in ("ssl", "tls", "tcp", "unix", "stdio", "systemd", "haproxy", "tcp6"))
     address = TcpAddress(host, port)
     assert parse(str(address)) == address
@@ -211,7 +215,7 @@ paths = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 
 
 @given(path=paths, mode=st.none() | st.integers(0, 0o777))
-def test_every_path_reads_back_as_it_is_shown(path, mode):
+def test_every_path_can_be_read_back(path: str, mode: int | None) -> None:
     assume(path == path.strip())
     address = UnixAddress(path, mode)
     assert parse_listen(str(address)) == address
@@ -230,7 +234,7 @@ def test_every_path_reads_back_as_it_is_shown(path, mode):
         (":80=:99999", (":80", ":99999")),
     ],
 )
-def test_split_pair(text, pair):
+def test_split_pair(text: str, pair: tuple[str, str]) -> None:
     assert split_pair(text) == pair
 
 
@@ -245,7 +249,7 @@ def test_split_pair(text, pair):
         ("=", "the address to listen on is missing"),
     ],
 )
-def test_no_pair(text, words):
+def test_no_pair(text: str, words: str) -> None:
     with pytest.raises(AddressError) as caught:
         split_pair(text)
     assert words in str(caught.value)
@@ -255,7 +259,7 @@ def test_no_pair(text, words):
     ("text", "host"),
     [("::1", "::1"), ("[::1]", "::1"), ("0:0::1", "::1"), ("10.0.0.1", "10.0.0.1"), ("a", "a")],
 )
-def test_host(text, host):
+def test_host(text: str, host: str) -> None:
     assert parse_host(text) == host
 
 
@@ -278,17 +282,17 @@ def test_host(text, host):
         ("a:b", "a:b"),
     ],
 )
-def test_plain_ip(ip, plain):
+def test_plain_ip(ip: str, plain: str) -> None:
     assert plain_ip(ip) == plain
 
 
 @given(ip=st.ip_addresses(v=4))
-def test_every_mapped_address_is_shown_plain(ip):
+def test_every_mapped_address_becomes_ipv4(ip: ipaddress.IPv4Address) -> None:
     assert plain_ip(f"::ffff:{ip}") == plain_ip(str(ip)) == str(ip)
 
 
 @given(text=texts | st.ip_addresses(v=6).map(str))
-def test_plain_ip_leaves_all_others_alone(text):
+def test_plain_ip_leaves_all_others_alone(text: str) -> None:
     assume("ffff" not in text.lower())
     assert plain_ip(text) == text
 
@@ -310,23 +314,23 @@ def test_plain_ip_leaves_all_others_alone(text):
         ("::ffff:0:0/95", "::fffe:0:0/95"),
     ],
 )
-def test_network(text, network):
+def test_network(text: str, network: str) -> None:
     assert parse_network(text) == ipaddress.ip_network(network)
 
 
 @pytest.mark.parametrize(
     "text", ["", "10", "10.0.0.0/33", "10.0.0.0/", "web", "1.2.3.4:80", "[::1]", "fe80::1%eth0"]
 )
-def test_no_network(text):
+def test_no_network(text: str) -> None:
     with pytest.raises(AddressError, match="neither an IP address nor a network"):
         parse_network(text)
 
 
 @given(text=texts)
-def test_network_never_raises_anything_else(text):
+def test_network_never_raises_anything_else(text: str) -> None:
     message = refusal(parse_network, text)
     assert message is None or message.isprintable()
 
 
-def test_one_kind_of_network():
-    assert bans.Network is addresses.Network
+def test_one_kind_of_network() -> None:
+    assert bans.Network is addresses.Network  # type: ignore[attr-defined]

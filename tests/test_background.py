@@ -5,8 +5,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 from monconn.background import BackgroundQueue
 
@@ -14,7 +15,7 @@ WAIT_SECONDS = 10.0
 
 
 class Handler:
-    """Handles items as they are let through, and notes them."""
+    """Handles items as the test releases them, and records them."""
 
     def __init__(self) -> None:
         self.handled: list[tuple[str, int]] = []
@@ -27,10 +28,10 @@ class Handler:
         self.handled.append((item, dropped))
 
     def wait_for_next(self) -> None:
-        """Wait until one more item is in hand."""
+        """Wait until one more item is being handled."""
         assert self._begun.acquire(timeout=WAIT_SECONDS)
 
-    def let_through(self, count: int = 1000) -> None:
+    def release(self, count: int = 1000) -> None:
         self._gate.release(count)
 
 
@@ -38,85 +39,85 @@ class Handler:
 def handler() -> Iterator[Handler]:
     handler = Handler()
     yield handler
-    handler.let_through()
+    handler.release()
 
 
 def stuck(handler: Handler, limit: int) -> BackgroundQueue[str]:
-    """An offload whose thread is held up by a first item."""
-    offload = BackgroundQueue(handler, limit)
-    assert offload.put("first", 0)
+    """A queue whose thread is blocked by a first item."""
+    queue = BackgroundQueue(handler, limit)
+    assert queue.put("first", 0)
     handler.wait_for_next()
-    return offload
+    return queue
 
 
 def test_order_is_kept(handler: Handler) -> None:
-    offload = stuck(handler, limit=1000)
+    queue = stuck(handler, limit=1000)
     items = [str(number) for number in range(500)]
-    assert all(map(offload.put, items))
-    handler.let_through()
-    assert offload.stop(WAIT_SECONDS)
+    assert all(map(queue.put, items))
+    handler.release()
+    assert queue.stop(WAIT_SECONDS)
     assert handler.handled == [("first", 0), *((item, 0) for item in items)]
 
 
-def test_put_does_not_wait_for_a_handler_that_stands_still(handler: Handler) -> None:
-    offload = stuck(handler, limit=10)
-    taken = [offload.put("more") for _ in range(10_000)]  # would never return
+def test_put_does_not_wait_for_a_handler_that_blocks(handler: Handler) -> None:
+    queue = stuck(handler, limit=10)
+    taken = [queue.put("more") for _ in range(10_000)]  # would never return
     assert taken == [True] * 10 + [False] * 9_990
-    assert offload.dropped == 9_990
+    assert queue.dropped == 9_990
 
 
-def test_dropped_are_told_with_the_next_item(handler: Handler) -> None:
-    offload = stuck(handler, limit=3)
+def test_the_number_dropped_comes_with_the_next_item(handler: Handler) -> None:
+    queue = stuck(handler, limit=3)
     for item in ("a", "b", "c", "dropped", "dropped"):
-        offload.put(item)
+        queue.put(item)
     for item in ("d", "e"):
-        handler.let_through(2)
+        handler.release(2)
         handler.wait_for_next()
         handler.wait_for_next()  # two are done, and so there is room
-        assert offload.put(item)
-    handler.let_through()
-    assert offload.stop(WAIT_SECONDS)
+        assert queue.put(item)
+    handler.release()
+    assert queue.stop(WAIT_SECONDS)
     assert handler.handled == [("first", 0), ("a", 0), ("b", 0), ("c", 0), ("d", 2), ("e", 0)]
-    assert offload.dropped == 2
+    assert queue.dropped == 2
 
 
 def test_idle_thread_wakes_for_each_item(handler: Handler) -> None:
-    handler.let_through()
-    offload = BackgroundQueue(handler, limit=1)
+    handler.release()
+    queue = BackgroundQueue(handler, limit=1)
     for _ in range(100):
-        assert offload.put("item")  # which finds the queue empty, as all before are in hand
+        assert queue.put("item")  # which finds the queue empty, as all before are in hand
         handler.wait_for_next()
-    assert offload.stop(WAIT_SECONDS)
+    assert queue.stop(WAIT_SECONDS)
 
 
 def test_limit_counts_sizes(handler: Handler) -> None:
-    offload = stuck(handler, limit=100)
-    assert offload.put("a", 60)
-    assert not offload.put("b", 41)
-    assert offload.put("c", 40)
-    assert not offload.put("d", 1)
-    assert offload.dropped == 2
+    queue = stuck(handler, limit=100)
+    assert queue.put("a", 60)
+    assert not queue.put("b", 41)
+    assert queue.put("c", 40)
+    assert not queue.put("d", 1)
+    assert queue.dropped == 2
 
 
-def test_item_in_hand_counts_until_it_is_done(handler: Handler) -> None:
-    offload = stuck(handler, limit=100)
+def test_an_item_counts_until_it_is_handled(handler: Handler) -> None:
+    queue = stuck(handler, limit=100)
     for item, size in (("a", 60), ("b", 20), ("c", 20)):
-        assert offload.put(item, size)
-    handler.let_through(1)
+        assert queue.put(item, size)
+    handler.release(1)
     handler.wait_for_next()
-    assert not offload.put("too much", 1)  # "a" is in hand
-    handler.let_through(1)
+    assert not queue.put("too much", 1)  # "a" is in hand
+    handler.release(1)
     handler.wait_for_next()
-    assert offload.put("d", 60)  # "a" is done
-    assert not offload.put("too much", 1)
+    assert queue.put("d", 60)  # "a" is done
+    assert not queue.put("too much", 1)
 
 
-def test_one_item_may_wait_however_big(handler: Handler) -> None:
-    offload = stuck(handler, limit=10)
-    assert offload.put("huge", 1000)
-    assert not offload.put("another", 1000)
-    handler.let_through()
-    assert offload.stop(WAIT_SECONDS)
+def test_an_empty_queue_takes_any_item(handler: Handler) -> None:
+    queue = stuck(handler, limit=10)
+    assert queue.put("huge", 1000)
+    assert not queue.put("another", 1000)
+    handler.release()
+    assert queue.stop(WAIT_SECONDS)
     assert [item for item, _ in handler.handled] == ["first", "huge"]
 
 
@@ -128,18 +129,18 @@ def test_stop_without_any_item(handler: Handler) -> None:
 
 
 def test_stop_gives_up_after_its_time(handler: Handler) -> None:
-    offload = stuck(handler, limit=10)
-    assert not offload.stop(0.01)
-    handler.let_through()
-    assert offload.stop(WAIT_SECONDS)  # which may be asked again
+    queue = stuck(handler, limit=10)
+    assert not queue.stop(0.01)
+    handler.release()
+    assert queue.stop(WAIT_SECONDS)  # which may be asked again
 
 
-def test_nothing_is_taken_after_stop(handler: Handler) -> None:
-    offload = stuck(handler, limit=10)
-    handler.let_through()
-    assert offload.stop(WAIT_SECONDS)
-    assert not offload.put("late")
-    assert offload.dropped == 1
+def test_nothing_is_accepted_after_stop(handler: Handler) -> None:
+    queue = stuck(handler, limit=10)
+    handler.release()
+    assert queue.stop(WAIT_SECONDS)
+    assert not queue.put("late")
+    assert queue.dropped == 1
     assert handler.handled == [("first", 0)]
 
 
@@ -161,27 +162,28 @@ def test_handler_that_fails_goes_on_with_the_next(logged_failures: list[Failure]
         if item % 2:
             raise ZeroDivisionError
 
-    offload = BackgroundQueue(handle, 100)
+    queue = BackgroundQueue(handle, 100)
     for item in range(5):
-        offload.put(item)
-    assert offload.stop(WAIT_SECONDS)
+        queue.put(item)
+    assert queue.stop(WAIT_SECONDS)
     assert handled == [0, 1, 2, 3, 4]
     assert [failure.type for failure in logged_failures] == [ZeroDivisionError] * 2
     logged_failures.clear()
 
 
 def test_handler_that_goes_on_failing_is_logged_once(logged_failures: list[Failure]) -> None:
-    """As it may be the log itself whose lines go through here: a pipe that nobody reads."""
-    offload: BackgroundQueue[str] = BackgroundQueue(lambda item, dropped: 1 / 0, 1000)
+    """The log itself may be written here, into a pipe that nobody reads."""
+    queue: BackgroundQueue[str] = BackgroundQueue(lambda item, dropped: 1 / 0, 1000)
 
+    @provider(ILogObserver)
     def log_lines_go_through_it(event: LogEvent) -> None:
-        offload.put("a line of the log")
+        queue.put("a line of the log")
 
     globalLogPublisher.addObserver(log_lines_go_through_it)
     try:
         for _ in range(5):
-            offload.put("")
-        assert offload.stop(WAIT_SECONDS)
+            queue.put("")
+        assert queue.stop(WAIT_SECONDS)
     finally:
         globalLogPublisher.removeObserver(log_lines_go_through_it)
     assert len(logged_failures) == 1
@@ -189,7 +191,7 @@ def test_handler_that_goes_on_failing_is_logged_once(logged_failures: list[Failu
 
 
 def test_first_items_from_many_threads_start_one_thread() -> None:
-    """Two would mix up the order."""
+    """Two would change the order."""
     switch_interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -201,19 +203,19 @@ def test_first_items_from_many_threads_start_one_thread() -> None:
 def workers_of_first_items(count: int) -> int:
     """How many threads handle items that are the first ones, all at the same time."""
     workers: set[int] = set()
-    offload: BackgroundQueue[int] = BackgroundQueue(
+    queue: BackgroundQueue[int] = BackgroundQueue(
         lambda item, dropped: workers.add(threading.get_ident()), 100
     )
     gate = threading.Barrier(count)
 
     def put() -> None:
         gate.wait(WAIT_SECONDS)
-        offload.put(1)
+        queue.put(1)
 
     threads = [threading.Thread(target=put) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert offload.stop(WAIT_SECONDS)
+    assert queue.stop(WAIT_SECONDS)
     return len(workers)

@@ -160,7 +160,7 @@ def test_memory_of_fewer_than_5000_is_no_measure() -> None:
     assert target("5,000 held connections: memory in all", "MiB").verdict(results) == "not measured"
 
 
-def test_report_says_plainly_what_is_missed() -> None:
+def test_report_says_what_is_missed() -> None:
     missed = results_of("bulk-1", "cpu_s_per_gb", monconn=[0.5], haproxy=[1.0])
     text = report.results_text(missed, CONDITIONS)
     (row,) = [line for line in text.splitlines() if "0.25 × HAProxy's" in line and "1 st" in line]
@@ -177,7 +177,7 @@ def test_report_says_what_is_met() -> None:
     assert re.search(r"\| met +\|$", row)
 
 
-def test_report_tells_of_failures_and_absentees() -> None:
+def test_report_lists_failures_and_absentees() -> None:
     results = results_of("bulk-1", "cpu_s_per_gb", monconn=[0.2])
     results.failures.append("nginx, bulk-1, round 2: bytes are not the server's")
     text = report.results_text(results, CONDITIONS)
@@ -236,7 +236,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def parent() -> Iterator[subprocess.Popen[str]]:
-    """A process whose child has used 0.3 s of processor time, and lives until it is told."""
+    """A process whose child has used 0.3 s of processor time, and lives until it is stopped."""
     process = subprocess.Popen(
         [sys.executable, "-c", BUSY_CHILD],
         stdin=subprocess.PIPE,
@@ -282,7 +282,7 @@ def test_one_processor_is_for_a_while(parent: subprocess.Popen[str]) -> None:
     assert os.sched_getaffinity(parent.pid) == os.sched_getaffinity(child) == allowed
 
 
-def test_stop_ends_what_does_not_want_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_kills_what_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "STOP_SECONDS", 0.1)
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True)"
     with subprocess.Popen(
@@ -310,7 +310,7 @@ def load_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def direct(load_program: Path, tmp_path: Path) -> Iterator[Server]:
-    """A backend with nobody before it."""
+    """A backend without a forwarder."""
     with Server(None, tmp_path / "direct", load_program, tmp_path, 10) as server:
         yield server
 
@@ -360,7 +360,7 @@ def test_a_refused_connection_is_a_failure(load_program: Path, mode: str) -> Non
 
 @contextmanager
 def bad_backend(answer: Callable[[bytes], bytes]) -> Iterator[int]:
-    """Answers each message with what it likes; an empty answer closes."""
+    """Answers each message with a given answer; an empty one closes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve(client: socket.socket) -> None:
@@ -460,7 +460,7 @@ def test_a_forwarder_that_does_not_start_says_why(load_program: Path, tmp_path: 
     assert not server.is_running()
 
 
-def test_the_watched_road_is_watched(load_program: Path, direct: Server) -> None:
+def test_the_watched_data_path_is_watched(load_program: Path, direct: Server) -> None:
     port = free_port()
     pair = f"127.0.0.1:{port}=127.0.0.1:{direct._port}"
     with subprocess.Popen(

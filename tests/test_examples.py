@@ -52,6 +52,13 @@ ENDING = {
         "while blocked: {'blocked': 1}",
         "let in again: 1 connection",
     ],
+    "forwarder_in_a_program.py": [
+        "started upper",
+        "HELLO",
+        r"changed upper \(conn_limit, max_idle\)",
+        "stopped upper",
+        r"\['idle_timeout'\] \[\]",
+    ],
 }
 SERVING = {"wrap_echo.py", "wrap_web.py", "echo_with_control.py"}
 ELSEWHERE = {  # which tests/cli/test_inspect.py and tests/telemetry run
@@ -192,6 +199,7 @@ def test_a_page_names_only_what_exists(page: str) -> None:
     }
     text = (DOCS / page).read_text()
     found = set(re.findall(r"(?<![\w./])(monconn|monitor|record|wrapper|transport)\.(\w+)", text))
-    found -= {("monconn", each) for each in ("testing", "observers", "yaml", "config", "control")}
+    folders = ("testing", "observers", "yaml", "config", "control", "sinks", "run")  # and files
+    found -= {("monconn", each) for each in folders}
     assert len(found) > 15
     assert [f"{owner}.{name}" for owner, name in found if not hasattr(owners[owner], name)] == []

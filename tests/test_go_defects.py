@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 
@@ -62,7 +63,8 @@ class Forwarding:
         self._listener.settimeout(PATIENCE_SECONDS)
         self._sockets = [self._listener]
         backend = TcpAddress(host, self._listener.getsockname()[1])
-        config = Config((ServiceConfig("web", TcpAddress(host, 0), backend, **rules),))
+        service = ServiceConfig("web", TcpAddress(host, 0), backend).changed(**rules)
+        config = Config((service,))
         self.app = Application(config, reactor)
         self.app.privilegedStartService()
         self.app.startService()
@@ -252,7 +254,7 @@ async def test_keepalive_left_out_means_on(forward: Forward, words: dict[str, bo
     ],
 )
 def test_keepalive_left_out_of_a_file_means_on(config: str) -> None:
-    assert parse(config, "file").services[0].keepalive
+    assert parse(config, "file").services[0].policy.keepalive
 
 
 @pytest_twisted.ensureDeferred
@@ -279,20 +281,21 @@ def enter(monitor: Monitor, ip: str) -> Any:
 
 @pytest.mark.parametrize("active", ["nobody", "client", "service"])
 def test_silent_client_is_not_idle_at_the_first_tick(active: str) -> None:
-    monitor = make_monitor(timeouts=Timeouts(max_idle=900.0))
+    clock = Clock()
+    monitor = make_monitor(clock=clock, timeouts=Timeouts(max_idle=900.0))
     protocol, transport = connect(
         MonitoringFactory(monitor, Factory.forProtocol(Protocol)), "192.0.2.1"
     )
-    monitor.clock.pump([15.0] * 59)
+    clock.pump([15.0] * 59)
     assert monitor.connections()[0].reason is None
     if active == "client":
         transport.peer_sends(b"x")
     elif active == "service":
         protocol.wrappedProtocol.transport.write(b"x")
-    monitor.clock.pump([15.0])
+    clock.pump([15.0])
     transport.drain()
     assert len(monitor) == (0 if active == "nobody" else 1)
-    monitor.clock.pump([15.0] * 60)
+    clock.pump([15.0] * 60)
     transport.drain()
     assert [record.reason for record in monitor.closed_records] == ["idle_timeout"]
 
@@ -396,7 +399,7 @@ def test_accept_error_by_type(number: int, waits: bool, text: str) -> None:
     listener = Listener(
         ListeningSocket(OSError(number, text), ours),  # type: ignore[arg-type]
         memory_reactor,
-        lambda sock, address: accepted.append(sock),
+        lambda sock, address: accepted.append(sock),  # type: ignore[arg-type]
         must_wait=lambda: False,
     )
     listener.resume()

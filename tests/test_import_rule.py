@@ -13,12 +13,26 @@ from tests import ROOT
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.py"))
 
 # From the bottom to the top. A part is a module or a folder right below monconn, or one of the
-# folders below faces; in faces.control, each module is one; "monconn" is the package's __init__.
-LOWEST = {"errors", "addresses", "units", "clock", "background", "ratelimit", "_version", "_moved"}
+# folders below faces; in ops and faces.control, each module is one; "monconn" is the package's
+# __init__.
+LOWEST = {
+    "errors",
+    "addresses",
+    "units",
+    "clock",
+    "background",
+    "ratelimit",
+    "unixsocket",
+    "_version",
+    "_moved",
+}
 CORE = LOWEST | {"model", "policy", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
 BELOW_OPS = CORE | {"config", "net", *SIDE_BY_SIDE}
-BELOW_FACES = BELOW_OPS | {"ops"}
+# What both ends of a connection need:
+ROWS = {"ops.columns", "ops.rows", "ops.filters", "ops.text_table"}
+OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations"}
+BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
 SERVERS = {"faces.control.service", "faces.manhole"}
 
@@ -34,21 +48,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "monconn": CORE | {"wrapping"},
     "testing": CORE | {"net", "wrapping"},
     **dict.fromkeys(SIDE_BY_SIDE, CORE | {"config", "net"}),
-    "ops": BELOW_OPS,
+    "ops": set(),
+    "ops.columns": LOWEST,
+    "ops.rows": LOWEST | {"ops.columns"},
+    "ops.text_table": LOWEST | {"ops.columns"},
+    "ops.filters": LOWEST | {"model", "policy"},
+    "ops.rates": LOWEST | {"model"},
+    "ops.feed": CORE | ROWS | {"ops.rates"},
+    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed"},
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,
     "faces.control.client": LOWEST | {"faces.control.place"},
-    "faces.control.commands": LOWEST,
-    "faces.control.peers": LOWEST,
-    "faces.control.feed": BELOW_FACES,
-    "faces.control.session": BELOW_FACES | {"faces.control.commands", "faces.control.peers"},
-    "faces.control.lists": BELOW_FACES | {"faces.control.commands", "faces.control.session"},
+    "faces.control.commands": LOWEST | {"ops.filters"},
+    "faces.control.peers": LOWEST | {"model", "net"},
+    "faces.control.pages": LOWEST,
     "faces.control.server": BELOW_FACES
-    | {"faces.control.commands", "faces.control.feed", "faces.control.lists"},
-    "faces.control.service": BELOW_FACES | {"faces.control.server", "faces.control.place"},
+    | {"faces.control.commands", "faces.control.pages", "faces.control.peers"},
+    "faces.control.service": BELOW_FACES
+    | {"faces.control.server", "faces.control.peers", "faces.control.place"},
     "faces.manhole": BELOW_FACES,
-    "faces.tui": LOWEST | CLIENT,
+    "faces.tui": LOWEST | CLIENT | ROWS,
     "run": BELOW_FACES | SERVERS | {"wrapping", "monconn"},
     "faces.cli": BELOW_FACES | SERVERS | CLIENT | {"run", "faces.tui", "wrapping", "monconn"},
 }
@@ -57,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 def part_of(module: str) -> str:
     """The part that a module such as monconn.model.record belongs to."""
     _, *names = module.split(".")
-    depth = 1
+    depth = 2 if names[:1] == ["ops"] else 1
     if names[:1] == ["faces"]:
         depth = 3 if names[1:2] == ["control"] else 2
     return ".".join(names[:depth]) or "monconn"

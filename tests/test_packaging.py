@@ -121,7 +121,7 @@ def test_lowest_versions_are_the_ones_tested(wheel: Path) -> None:
             pins[canonicalize_name(name)] = version
 
     checked = set()
-    for text in Parser().parsestr(read(wheel, "METADATA")).get_all("Requires-Dist"):
+    for text in Parser().parsestr(read(wheel, "METADATA")).get_all("Requires-Dist", []):
         requirement = Requirement(text)
         name, marker = canonicalize_name(requirement.name), requirement.marker
         # The linters of "dev" are not for users.

@@ -1,4 +1,4 @@
-"""The tools for our users' tests behave as the real things do."""
+"""The helpers for users' tests behave as real transports and monitors do."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_it_needs_no_reactor() -> None:
     assert done.stdout == "False\n"
 
 
-def test_written_bytes_are_kept_whether_or_not_they_are_taken() -> None:
+def test_written_bytes_are_recorded_whether_or_not_they_were_sent() -> None:
     _, transport = connected()
     transport.write(b"one ")
     transport.writeSequence([b"two ", b"three "])
@@ -134,6 +134,8 @@ def test_bytes_of_the_peer_wait_while_reading_is_paused() -> None:
 
 def test_a_protocol_may_pause_in_the_middle() -> None:
     class Pausing(Told):
+        transport: Any
+
         def dataReceived(self, data: bytes) -> None:
             super().dataReceived(data)
             self.transport.pauseProducing()
@@ -148,14 +150,14 @@ def test_a_protocol_may_pause_in_the_middle() -> None:
         assert protocol.told[-1] == told
 
 
-def test_the_peers_end_ends_a_protocol_that_knows_no_half_close() -> None:
+def test_the_peers_fin_ends_a_protocol_without_half_close() -> None:
     protocol, transport = connected()
     transport.peer_ends()
     assert protocol.told == ["made", error.ConnectionDone]
     assert transport.disconnected
 
 
-def test_the_peers_end_leaves_one_that_does_writing() -> None:
+def test_the_peers_fin_leaves_a_protocol_with_half_close_writing() -> None:
     protocol, transport = connected(HalfCloseable)
     transport.peer_ends()
     transport.write(b"late")
@@ -189,7 +191,7 @@ def test_a_close_waits_for_what_was_written() -> None:
     assert not transport.aborted
 
 
-def test_an_abort_waits_for_nothing() -> None:
+def test_an_abort_does_not_wait() -> None:
     protocol, transport = connected()
     transport.write(b"lost")
     transport.abortConnection()
@@ -280,23 +282,23 @@ def test_an_observer_records_every_event_in_order() -> None:
     assert (record.service, refused.refusal) == ("web", "conn_limit")
 
 
-def test_an_observer_may_leave_bytes_aside() -> None:
+def test_an_observer_may_ignore_bytes() -> None:
     monitor = make_monitor()
     monitor.add_observer(RecordingObserver(watches_payload=False))
     assert not monitor.watched
 
 
-def test_a_monitors_time_is_the_tests() -> None:
+def test_a_monitors_time_is_controlled_by_the_test() -> None:
     clock = Clock()
     assert make_monitor(clock=clock).clock is clock
-    monitor = make_monitor(timeouts=monconn.Timeouts(max_idle=60))
+    monitor = make_monitor(clock=clock, timeouts=monconn.Timeouts(max_idle=60))
     protocol, _ = connect(monconn.MonitoringFactory(monitor, Factory.forProtocol(Told)))
-    monitor.clock.pump([15] * 4)
+    clock.pump([15] * 4)
     assert protocol.record.reason == "idle_timeout"
     assert monitor.uptime_seconds() == 60
 
 
-def test_a_factory_that_wants_no_connection_leaves_a_closed_one() -> None:
+def test_a_factory_that_returns_none_leaves_a_closed_connection() -> None:
     class Refusing(Factory):
         def buildProtocol(self, addr: Any) -> None:
             return None

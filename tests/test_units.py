@@ -1,15 +1,16 @@
-"""Durations: what is read, what is refused; and how durations and sizes are shown."""
+"""Parsing and formatting durations and sizes; sparklines."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from monconn.errors import UnitError
-from monconn.units import format_bytes, format_duration, parse_duration, parse_size
+from monconn.units import format_bytes, format_duration, parse_duration, parse_size, sparkline
 
 KIB = 1024
 
@@ -35,7 +36,7 @@ KIB = 1024
         ("36525d", 36525 * 86400.0),
     ],
 )
-def test_duration(value, seconds):
+def test_duration(value: int | float | str, seconds: float) -> None:
     assert parse_duration(value) == seconds
     assert isinstance(parse_duration(value), float)
 
@@ -48,7 +49,7 @@ def test_duration(value, seconds):
         *(-1, -0.001, math.nan, math.inf, -math.inf, 10**400, 1e300, True, False, None, [], b"1"),
     ],
 )
-def test_no_duration(value):
+def test_invalid_duration(value: Any) -> None:
     with pytest.raises(UnitError) as caught:
         parse_duration(value)
     assert str(caught.value).startswith("must be ")
@@ -76,7 +77,7 @@ def test_no_duration(value):
         (math.inf, "inf"),
     ],
 )
-def test_shown_duration(seconds, text):
+def test_formatted_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
@@ -95,7 +96,7 @@ def test_shown_duration(seconds, text):
         (-812, "-812 B"),
     ],
 )
-def test_shown_bytes(count, text):
+def test_formatted_bytes(count: int, text: str) -> None:
     assert format_bytes(count) == text
 
 
@@ -103,7 +104,7 @@ century = st.floats(0, 36524 * 86400)
 
 
 @given(seconds=century)
-def test_a_number_of_seconds_stays_what_it_is(seconds):
+def test_a_number_of_seconds_stays_what_it_is(seconds: float) -> None:
     assert parse_duration(seconds) == seconds
 
 
@@ -112,47 +113,47 @@ STEPS = [(9.995, 0.01), (59.95, 0.1), (3599.5, 1), (86370, 60), (math.inf, 3600)
 
 
 @given(seconds=st.floats(0, 36524 * 86400))
-def test_a_shown_duration_reads_back_nearly_the_same(seconds):
+def test_a_formatted_duration_reads_back_nearly_the_same(seconds: float) -> None:
     step = next(step for limit, step in STEPS if seconds < limit)
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, abs=step / 2 + 1e-6)
 
 
 @given(one=century, other=century)
-def test_longer_is_never_shown_as_shorter(one, other):
+def test_longer_is_never_formatted_as_shorter(one: float, other: float) -> None:
     short, long = sorted([one, other])
     assert parse_duration(format_duration(short)) <= parse_duration(format_duration(long))
 
 
 @given(seconds=st.floats())
-def test_every_float_is_shown(seconds):
+def test_every_float_is_formatted(seconds: float) -> None:
     assert format_duration(seconds)
 
 
 def bytes_shown(text: str) -> float:
     number, unit = text.split()
-    return float(number) * KIB ** ("B", "KiB", "MiB", "GiB", "TiB").index(unit)
+    return float(number) * float(KIB ** ("B", "KiB", "MiB", "GiB", "TiB").index(unit))
 
 
 @given(count=st.integers(0, 2**49))
-def test_shown_bytes_read_back_nearly_the_same(count):
+def test_formatted_bytes_read_back_nearly_the_same(count: int) -> None:
     shown = format_bytes(count)
     last_digit = bytes_shown("1 " + shown.split()[1]) / 10
     assert abs(bytes_shown(shown) - count) <= (last_digit / 2 + 1 if count >= 1024 else 0)
 
 
 @given(one=st.integers(0, 2**49), other=st.integers(0, 2**49))
-def test_more_bytes_are_never_shown_as_fewer(one, other):
+def test_more_bytes_are_never_formatted_as_fewer(one: int, other: int) -> None:
     few, many = sorted([one, other])
     assert bytes_shown(format_bytes(few)) <= bytes_shown(format_bytes(many))
 
 
 @given(count=st.integers())
-def test_every_count_is_shown(count):
+def test_every_count_is_formatted(count: int) -> None:
     assert format_bytes(count).isprintable()
 
 
 @given(text=st.text() | st.text(alphabet="0123456789.dhmskKiB ", max_size=12))
-def test_a_text_is_read_or_refused(text):
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         value = parse_duration(text)
     except UnitError as error:
@@ -179,16 +180,29 @@ def test_a_text_is_read_or_refused(text):
         ("2TiB", 2**41),
     ],
 )
-def test_sizes_are_read(text: int | str, count: int) -> None:
+def test_sizes(text: int | str, count: int) -> None:
     assert parse_size(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "KiB", "1KB", "1kib", "-1", "1e3", "1 GiB 2 MiB", True, "٣"])
-def test_what_is_no_size_is_refused(text: int | str) -> None:
+def test_invalid_sizes(text: int | str) -> None:
     with pytest.raises(UnitError, match="must be a number of bytes or a text like 64KiB"):
         parse_size(text)
 
 
 @given(count=st.integers(0, 2**49))
-def test_a_shown_size_reads_back_nearly_the_same(count: int) -> None:
+def test_a_formatted_size_reads_back_nearly_the_same(count: int) -> None:
     assert abs(parse_size(format_bytes(count)) - count) <= count / 20
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [
+        ([], ""),
+        ([0, 0], "▁▁"),
+        ([0, 1, 4, 8], "▁▃▅█"),
+        ([0, 0.001, 1000], "▁▂█"),  # little is not nothing
+    ],
+)
+def test_sparkline(values: list[float], bars: str) -> None:
+    assert sparkline(values) == bars

@@ -1,7 +1,7 @@
 """Configuration: a YAML file or ``-p`` pairs into frozen classes, or every problem at once.
 
-A file has one of two styles. The native one keeps services under ``services:``, so that other
-sections may stand beside it. In the Go tool's style each top-level key is a service.
+A file has one of two styles. The native one has services under ``services:``, beside other
+sections. In the Go tool's style each top-level key is a service.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import attrs
 
@@ -24,7 +24,7 @@ from monconn.addresses import (
 )
 from monconn.config import fields
 from monconn.config import yaml as yamlmap
-from monconn.config.fields import Found, Wrong
+from monconn.config.fields import Wrong
 from monconn.config.sections import (
     USUAL_CONTROL,
     USUAL_DEVICES,
@@ -38,10 +38,13 @@ from monconn.config.sections import (
 )
 from monconn.config.yaml import Mapping, Node, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, quoted
+from monconn.policy.kinds import POSITIVE_SECONDS, SECONDS
+from monconn.policy.policy import SETTINGS, Policy
 
 _SOURCE_OF_PAIRS = "-p"
 _NO_SERVICES = 'no services: write them under "services:", each with a name, "listen" and "backend"'
 _A_MAPPING_OF_SERVICES = 'a mapping with "services:" at its top'
+_DEFAULTS = "a mapping of settings for all services, such as {max_idle: 5m}"
 _A_SERVICE = 'a mapping such as {listen: ":80", backend: "10.0.0.5:80"}'
 _A_GO_SERVICE = "a service such as {listen_port: 80, backend_ip: 10.0.0.5, backend_port: 80}"
 _TWO_STYLES = (
@@ -52,53 +55,61 @@ _TWO_STYLES = (
 
 @attrs.frozen
 class ServiceConfig:
-    """One listener, whom it forwards to, and its rules."""
+    """One listener, whom it forwards to, and its policy."""
 
-    name: fields.Text
-    """What people call the service."""
-    listen: fields.Listen
+    name: str
+    """The service's name, as people call it."""
+    listen: Address
     """Where it listens."""
-    backend: fields.Backend
+    backend: Address
     """Whom it forwards to."""
-    connect_timeout: fields.PositiveSeconds = 10.0
-    """Seconds that dialling the backend may take."""
-    read_timeout: fields.Seconds = 0.0
-    """Seconds without a byte from the client; 0 is no limit."""
-    write_timeout: fields.Seconds = 600.0
-    """Seconds that a write may be stuck; 0 is no limit."""
-    max_idle: fields.Seconds = 900.0
-    """Seconds without a byte in either direction; 0 is no limit."""
-    half_close_timeout: fields.Seconds = 0.0
-    """Seconds that one direction may outlive the other; 0 is no limit."""
-    max_lifetime: fields.Seconds = 0.0
-    """Seconds that a connection may last in all; 0 is no limit."""
-    wait_timeout: fields.Seconds = 60.0
-    """Seconds that a stopping service waits for its connections; 0 is not to wait."""
-    conn_limit: fields.Count = 0
-    """Connections at once; 0 is no limit."""
-    when_full: fields.WhenFull = "wait"
-    """Whether clients beyond the limit wait or are refused."""
-    ip_limit: fields.Count = 0
-    """Different client addresses at once; 0 is no limit."""
-    ip_blacklist: fields.Networks = ()
-    """Networks whose clients are refused."""
-    keepalive: fields.Flag = True
-    """Whether TCP keepalive probes find out who has vanished."""
-    print_bytes: fields.Flag = False
-    """Whether each read and write is logged in hexadecimal."""
+    policy: Policy = attrs.field(default=Policy())
+    """Every other setting."""
+
+    def changed(self, **settings: Any) -> ServiceConfig:
+        """The same service but for some settings of its policy, by their keys.
+
+        :raises SettingError: a key is not known, or a value not valid.
+        """
+        return attrs.evolve(self, policy=self.policy.changed(**settings))
 
 
-def _read_native_services(node: Node) -> tuple[ServiceConfig, ...]:
+_NO_DEFAULTS = Policy()
+
+
+def _read_services(node: Node, defaults: Policy = _NO_DEFAULTS) -> tuple[ServiceConfig, ...]:
     mapping = fields.require_mapping(node, "a mapping of names and services")
-    return _services_in(mapping, _native_service, listen_key="listen")
+    return _services_in(
+        mapping, lambda name, each: _native_service(name, each, defaults), listen_key="listen"
+    )
+
+
+def _read_defaults(node: Node) -> Policy:
+    mapping = fields.require_mapping(node, _DEFAULTS)
+    return Policy().changed(**_values(mapping, {**_OF_ONE_SERVICE, **_SETTING_READERS}))
+
+
+def _only_of_a_service(node: Node) -> None:
+    raise Wrong.here("belongs to one service: write it under its name in services")
+
+
+_SETTING_READERS = {key: fields.NODE_READERS[each.kind] for key, each in SETTINGS.items()}
+_OF_ONE_SERVICE = dict.fromkeys(("listen", "backend"), _only_of_a_service)
+_NATIVE_READERS: dict[str, fields.Reader] = {
+    "listen": fields.read_listen,
+    "backend": fields.read_backend,
+    **_SETTING_READERS,
+}
 
 
 @attrs.frozen
 class Config:
     """All that a configuration says; each field is a key at the top of the file."""
 
-    services: Annotated[tuple[ServiceConfig, ...], _read_native_services]
+    services: Annotated[tuple[ServiceConfig, ...], _read_services] = ()
     """In the order of the file."""
+    defaults: Annotated[Policy, _read_defaults] = attrs.field(default=Policy())
+    """Settings that hold for each service that does not say otherwise; applied to them already."""
     control: Control = USUAL_CONTROL
     """The control port; None for none."""
     manhole: Manhole = None
@@ -106,13 +117,13 @@ class Config:
     json_log: JsonLog = None
     """The log for programs; None for none."""
     metrics: Metrics = None
-    """Where Prometheus finds figures; None for nowhere."""
+    """Where Prometheus finds metrics; None for nowhere."""
     history: History = None
-    """What happened, kept in a file; None for none."""
+    """Past connections and events, in a file; None for none."""
     devices: Devices = USUAL_DEVICES
     """What counts as a device, and what as an alarm."""
     observers: Observers = ()
-    """Observers of somebody's own."""
+    """Custom observers."""
 
 
 def load(path: str | os.PathLike[str]) -> Config:
@@ -173,10 +184,10 @@ def from_pairs(pairs: Iterable[str]) -> Config:
             messages.append(str(error))
             continue
         if service.name in services:
-            messages.append(f"{quoted(pair)}: {quoted(service.name)} stands here twice: keep one")
+            messages.append(f"{quoted(pair)}: {quoted(service.name)} is given twice: keep one")
             continue
         services[service.name], written[service.name] = service, quoted(pair)
-    messages += [f"{written[name]}: {message}" for name, message in _clashes(services.values())]
+    messages += [f"{written[name]}: {message}" for name, message in clashes(services.values())]
     if not services and not messages:
         messages.append("no services: write LISTEN=BACKEND, such as :80=10.0.0.5:80")
     if messages:
@@ -194,84 +205,80 @@ def _line_at(error: UnicodeDecodeError) -> int:
 
 def _config_of(root: Node) -> Config:
     mapping = fields.require_mapping(root, _A_MAPPING_OF_SERVICES)
-    if "services" in mapping.nodes:
-        return fields.structure(mapping, Config)
-    return Config(_services_in(mapping, _go_service, listen_key="listen_port"))
+    if "services" not in mapping.nodes:
+        return Config(_services_in(mapping, _go_service, listen_key="listen_port"))
+    # The services are read last, as what holds for all of them is read with the rest.
+    rest = {key: node for key, node in mapping.nodes.items() if key != "services"}
+    config, found = Config(), []
+    try:
+        config = fields.structure(attrs.evolve(mapping, nodes=rest), Config)
+    except Wrong as wrong:
+        found += wrong.found
+    try:
+        services = _read_services(mapping.nodes["services"], config.defaults)
+    except Wrong as wrong:
+        found += [(("services", *path), message) for path, message in wrong.found]
+    if found:
+        raise Wrong(*found)
+    return attrs.evolve(config, services=services)
 
 
 def _services_in(
     mapping: Mapping, read: Callable[[str, Node], ServiceConfig], listen_key: str
 ) -> tuple[ServiceConfig, ...]:
-    """The services, if nothing was wrong with any and they do not clash."""
+    """The services, if there is no problem with any and no two listen at the same place."""
     services, found = fields.each_named(mapping, read)
-    found += [((name, listen_key), message) for name, message in _clashes(services)]
+    found += [((name, listen_key), message) for name, message in clashes(services.values())]
     if found:
         raise Wrong(*found)
     if not services and mapping.is_whole:
         raise Wrong.here(_NO_SERVICES)
-    return tuple(services)
+    return tuple(services.values())
 
 
-def _native_service(name: str, node: Node) -> ServiceConfig:
-    mapping = fields.require_mapping(node, _A_SERVICE)
-    found: Found = []
-    if "name" in mapping.nodes:
-        found.append((("name",), "is not a known key: a service's name stands before its colon"))
-    name_node = Scalar(mapping.line, name, name)
-    named = Mapping(mapping.line, {**mapping.nodes, "name": name_node}, mapping.lines)
-    try:
-        service = fields.structure(named, ServiceConfig)
-    except Wrong as wrong:
-        found += wrong.found
+def _values(
+    node: Mapping, readers: dict[str, fields.Reader], required: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The values of a service's keys.
+
+    :raises Wrong: with every problem.
+    """
+    values, found = fields.read_keys(node, {"name": _no_key_of_a_service, **readers}, required)
     if found:
         raise Wrong(*found)
-    return service
+    return values
+
+
+def _no_key_of_a_service(node: Node) -> None:
+    raise Wrong.here("is not a known key: a service's name is written before its colon")
+
+
+def _native_service(name: str, node: Node, defaults: Policy) -> ServiceConfig:
+    mapping = fields.require_mapping(node, _A_SERVICE)
+    values = _values(mapping, _NATIVE_READERS, required=("listen", "backend"))
+    listen, backend = values.pop("listen"), values.pop("backend")
+    return ServiceConfig(name, listen, backend, defaults.changed(**values))
 
 
 # -- the Go tool's style
 
-
-@attrs.frozen
-class _GoService:
-    """A service's keys there, and their defaults."""
-
-    listen_port: fields.ListenPort
-    backend_port: fields.BackendPort
-    listen_ip: fields.Host = ""
-    backend_ip: fields.Host = ""
-    connect_timeout: fields.Seconds = 10.0
-    read_timeout: fields.Seconds = 600.0
-    write_timeout: fields.Seconds = 600.0
-    max_idle: fields.Seconds = 900.0
-    half_close_timeout: fields.Seconds = 0.0
-    max_lifetime: fields.Seconds = 0.0
-    wait_timeout: fields.Seconds = 60.0
-    conn_limit: fields.Count = 0
-    when_full: fields.WhenFull = "wait"
-    ip_limit: fields.Count = 0
-    ip_blacklist: fields.Networks = ()
-    keepalive: fields.Flag = True
-    print_bytes: fields.Flag = False
-
-    def named(self, name: str) -> ServiceConfig:
-        """The same in native words."""
-        rules = attrs.asdict(self, recurse=False, value_serializer=_zero_timeout_is_default)
-        listen = TcpAddress(rules.pop("listen_ip"), rules.pop("listen_port"))
-        backend = TcpAddress(rules.pop("backend_ip") or "127.0.0.1", rules.pop("backend_port"))
-        return ServiceConfig(name, listen, backend, **rules)
-
-
-def _zero_timeout_is_default(
-    _service: type, field: attrs.Attribute[object], value: object
-) -> object:
-    return field.default if isinstance(value, float) and value == 0 else value
+_GO_DEFAULTS = Policy.of(read_timeout=600)
+_DURATIONS = {key for key, each in SETTINGS.items() if each.kind in (SECONDS, POSITIVE_SECONDS)}
+_GO_READERS: dict[str, fields.Reader] = {
+    "listen_ip": fields.read_host,
+    "listen_port": fields.read_listen_port,
+    "backend_ip": fields.read_host,
+    "backend_port": fields.read_backend_port,
+    **_SETTING_READERS,
+    **dict.fromkeys(_DURATIONS, fields.read_seconds),
+}
 
 
 def _go_service(name: str, node: Node) -> ServiceConfig:
     if not isinstance(node, Mapping):
         raise Wrong.here(
             f"must be {_A_GO_SERVICE}, not {fields.kind_of(node)};"
-            ' services with "listen" and "backend" stand under "services:"'
+            ' services with "listen" and "backend" belong under "services:"'
         )
     if node.nodes and all(isinstance(value, Mapping) for value in node.nodes.values()):
         raise Wrong.here('is not a known key: did you mean "services"?')
@@ -279,7 +286,14 @@ def _go_service(name: str, node: Node) -> ServiceConfig:
         if key in node.nodes:
             raise Wrong(((key,), _TWO_STYLES))
     written = {key: value for key, value in node.nodes.items() if not _is_null(value)}
-    return fields.structure(Mapping(node.line, written, node.lines), _GoService).named(name)
+    values = _values(
+        attrs.evolve(node, nodes=written), _GO_READERS, required=("listen_port", "backend_port")
+    )
+    listen = TcpAddress(values.pop("listen_ip", ""), values.pop("listen_port"))
+    backend = TcpAddress(values.pop("backend_ip", "") or "127.0.0.1", values.pop("backend_port"))
+    # There, a duration of 0 stands for the default.
+    settings = {key: value for key, value in values.items() if value or key not in _DURATIONS}
+    return ServiceConfig(name, listen, backend, _GO_DEFAULTS.changed(**settings))
 
 
 def _is_null(node: Node) -> bool:
@@ -316,8 +330,8 @@ def _not_an_endpoint(address: Address) -> Address:
 _EVERY_HOST = {"": ("IPv4", "IPv6"), "0.0.0.0": ("IPv4",), "::": ("IPv6",)}
 
 
-def _clashes(services: Iterable[ServiceConfig]) -> list[tuple[str, str]]:
-    """The name of each service whose listener an earlier one has taken, and what to say of it."""
+def clashes(services: Iterable[ServiceConfig]) -> list[tuple[str, str]]:
+    """The name of each service that listens where an earlier one does, and a message."""
     taken: dict[tuple[str, object], dict[str, str]] = {}
     clashes = []
     for service in services:
@@ -336,7 +350,7 @@ def _taken_message(service: ServiceConfig, other: str) -> str:
 
 
 def _places(listen: Address) -> list[tuple[tuple[str, object], str]]:
-    """Where a listener sits: a port per address family or a path; and on which host of it."""
+    """The places that a listener takes: a port per address family, or a path; and the host."""
     if isinstance(listen, UnixAddress):
         return [(("unix", os.path.normpath(listen.path)), "")]
     if isinstance(listen, EndpointAddress) or listen.port == 0:
@@ -351,7 +365,10 @@ def _family(host: str) -> str:
 
 
 def _claim(names: dict[str, str], host: str, name: str) -> str | None:
-    """Enters a host of one place, where "" is every host; gives who is in the way, if anyone."""
+    """Take a host of one place, where "" is every host.
+
+    :returns: the service that has it already, if one has.
+    """
     other = names.get(host) or names.get("")
     if host == "" and names:
         other = other or next(iter(names.values()))

@@ -1,7 +1,8 @@
-"""The kinds of value that a configuration holds, and how each is read from YAML.
+"""How each kind of value is read from YAML.
 
-A kind is a type with its reader: ``Annotated[float, read_seconds]``. Whoever adds a section writes
-one attrs class whose fields are of these kinds; its keys, and what is wrong with them, follow.
+The type of a field names its reader: ``Annotated[int, read_size]``; or its kind, whose reader is in
+``NODE_READERS``: ``Annotated[float, SECONDS]``. A new section of the configuration is one attrs
+class with such fields; its keys, and what is wrong with their values, follow from it.
 """
 
 from __future__ import annotations
@@ -28,18 +29,24 @@ from monconn.addresses import (
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import AddressError, quoted
+from monconn.policy import kinds
+from monconn.policy.kinds import MAX_COUNT, Kind
 from monconn.units import parse_duration, parse_size
 
 T = TypeVar("T")
 
 Found = list[tuple[Path, str]]
-"""Problems: where each is, counted from the node in hand, and what is wrong."""
+"""Problems: the path of each, relative to the node that is read, and its message."""
 
-_MAX_COUNT = 1_000_000_000
+Reader = Callable[[Node], Any]
+"""Makes a value of a node; raises :class:`Wrong` or another ``ValueError``."""
+
+
+_IS_MISSING = "is missing, and has no default"
 
 
 class Wrong(ValueError):
-    """One or more things that are wrong at or below a node."""
+    """One or more problems at or below a node."""
 
     def __init__(self, *found: tuple[Path, str]) -> None:
         super().__init__("; ".join(message for _, message in found))
@@ -47,14 +54,14 @@ class Wrong(ValueError):
 
     @classmethod
     def here(cls, message: str) -> Wrong:
-        """The node itself is wrong."""
+        """A problem of the node itself."""
         return cls(((), message))
 
 
 def structure(node: Node, cls: type[T]) -> T:
-    """An attrs class, its fields and all below them from a mapping.
+    """An object of an attrs class, whose fields are the keys of a mapping.
 
-    :raises Wrong: with everything that is wrong, not only the first.
+    :raises Wrong: with every problem, not only the first.
     """
     try:
         return _converter.structure(node, cls)
@@ -62,20 +69,39 @@ def structure(node: Node, cls: type[T]) -> T:
         raise Wrong(*_found_in(error)) from None
 
 
-def each_named(node: Mapping, read: Callable[[str, Node], T]) -> tuple[list[T], Found]:
-    """What ``read`` makes of each name and value, and all that is wrong with the others."""
-    values: list[T] = []
+def each_named(node: Mapping, read: Callable[[str, Node], T]) -> tuple[dict[str, T], Found]:
+    """What ``read`` makes of each name and its value, by name; and every problem."""
+    values: dict[str, T] = {}
     found: Found = []
     for name, value in node.nodes.items():
         try:
-            values.append(read(name, value))
-        except Wrong as wrong:
-            found += [((name, *path), message) for path, message in wrong.found]
+            values[name] = read(name, value)
+        except ValueError as error:
+            found += [((name, *path), message) for path, message in _found_in(error)]
+    return values, found
+
+
+def read_keys(
+    node: Mapping, readers: dict[str, Reader], required: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], Found]:
+    """The values of a mapping's keys, by key; and every problem.
+
+    :param readers: reads the value of each known key.
+    :param required: keys that must be there.
+    """
+
+    def read(key: str, value: Node) -> Any:
+        if key not in readers:
+            raise Wrong.here(unknown_key(key, list(readers)))
+        return readers[key](value)
+
+    values, found = each_named(node, read)
+    found += [((key,), _IS_MISSING) for key in required if key not in node.nodes]
     return values, found
 
 
 def kind_of(node: Node) -> str:
-    """What a node is, in the words of a message."""
+    """What a node is, for a message."""
     if isinstance(node, Mapping):
         return "a mapping"
     if isinstance(node, Sequence):
@@ -88,21 +114,25 @@ def kind_of(node: Node) -> str:
 
 
 def require_mapping(node: Node, example: str) -> Mapping:
-    """The node, if it is a mapping."""
+    """Return a node if it is a mapping.
+
+    :param example: what it must be, for the message.
+    :raises Wrong: it is not one.
+    """
     if not isinstance(node, Mapping):
         raise Wrong.here(f"must be {example}, not {kind_of(node)}")
     return node
 
 
 def read_text(node: Node) -> str:
-    """A text, as it is written."""
+    """A text, as it is written in the file."""
     if not isinstance(node, Scalar) or node.value is None:
         raise Wrong.here(f"must be a text, not {kind_of(node)}")
     return node.text
 
 
 def read_seconds(node: Node) -> float:
-    """A duration, 0 included."""
+    """A duration in seconds, 0 included."""
     value = _scalar_value(node)
     if value is None or isinstance(value, bool):
         raise Wrong.here(f"must be a number of seconds or a text like 15m, not {kind_of(node)}")
@@ -112,7 +142,7 @@ def read_seconds(node: Node) -> float:
 
 
 def read_positive_seconds(node: Node) -> float:
-    """A duration, but not 0."""
+    """A duration in seconds, but not 0."""
     seconds = read_seconds(node)
     if seconds == 0:
         raise Wrong.here("must be more than 0")
@@ -125,8 +155,8 @@ def read_count(node: Node) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise Wrong.here(f"must be a whole number such as 100, not {_as_written(node)}")
     _check_decimal(node)
-    if not 0 <= value <= _MAX_COUNT:
-        raise Wrong.here(f"must be from 0 to {_MAX_COUNT}, not {_as_written(node)}")
+    if not 0 <= value <= MAX_COUNT:
+        raise Wrong.here(f"must be from 0 to {MAX_COUNT}, not {_as_written(node)}")
     return value
 
 
@@ -143,7 +173,7 @@ def read_size(node: Node) -> int:
 
 
 def read_flag(node: Node) -> bool:
-    """True or false, or one of YAML's other words for them."""
+    """True or false, or one of YAML's other spellings of them."""
     value = _scalar_value(node)
     if not isinstance(value, bool):
         raise Wrong.here(f"must be true or false, without quotes, not {_as_written(node)}")
@@ -151,7 +181,7 @@ def read_flag(node: Node) -> bool:
 
 
 def read_when_full(node: Node) -> Literal["wait", "refuse"]:
-    """What becomes of clients beyond the limit."""
+    """What happens to clients beyond the limit."""
     value = _scalar_value(node)
     if value == "wait" or value == "refuse":
         return "wait" if value == "wait" else "refuse"
@@ -181,7 +211,7 @@ def read_host(node: Node) -> str:
 
 
 def read_plain_listen(node: Node) -> TcpAddress | UnixAddress:
-    """Where to listen with a socket of our own."""
+    """Where to listen, except on a Twisted endpoint."""
     address = _read_address(node, parse_listen, lambda *_: None)
     if isinstance(address, EndpointAddress):
         raise Wrong.here(f"{quoted(str(address))} is neither HOST:PORT nor unix:PATH")
@@ -225,19 +255,18 @@ def read_network(node: Node) -> Network:
 
 
 Text = Annotated[str, read_text]
-Listen = Annotated[Address, read_listen]
 PlainListen = Annotated[TcpAddress | UnixAddress | None, read_plain_listen]
-Backend = Annotated[Address, read_backend]
-Seconds = Annotated[float, read_seconds]
-PositiveSeconds = Annotated[float, read_positive_seconds]
-Count = Annotated[int, read_count]
-Flag = Annotated[bool, read_flag]
 Size = Annotated[int, read_size]
-WhenFull = Annotated[Literal["wait", "refuse"], read_when_full]
-Host = Annotated[str, read_host]
-ListenPort = Annotated[int, read_listen_port]
-BackendPort = Annotated[int, read_backend_port]
-Networks = Annotated[tuple[Network, ...], read_networks]
+
+NODE_READERS: dict[Kind, Reader] = {
+    kinds.SECONDS: read_seconds,
+    kinds.POSITIVE_SECONDS: read_positive_seconds,
+    kinds.COUNT: read_count,
+    kinds.FLAG: read_flag,
+    kinds.WHEN_FULL: read_when_full,
+    kinds.NETWORKS: read_networks,
+}
+"""Reads each kind of setting."""
 
 
 def _scalar_value(node: Node) -> str | int | float | bool | None:
@@ -251,7 +280,7 @@ def _as_written(node: Node) -> str:
 
 
 def _check_decimal(node: Node) -> None:
-    """YAML has number forms that people do not mean: 010 is 8, and 1:30 is 90."""
+    """Reject number forms of YAML that people do not intend: 010 is 8, and 1:30 is 90."""
     if isinstance(node, Scalar) and node.text.replace("_", "").lstrip("+") != str(node.value):
         raise Wrong.here(f"YAML reads {node.text} as the number {node.value}: write it in decimal")
 
@@ -274,7 +303,7 @@ def _read_address(
 
 
 def _address_advice(node: Node, parse: Callable[[str], Address]) -> str:
-    """What to say of an address that YAML has taken for something else."""
+    """The message for an address that YAML reads as something else."""
     if isinstance(node, Sequence):
         return 'must be an address, and YAML reads [ as a list: write it in quotes, "[::1]:80"'
     if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool):
@@ -290,30 +319,30 @@ def _address_advice(node: Node, parse: Callable[[str], Address]) -> str:
 
 
 def _check_endpoint(description: str, make_endpoint: Callable[[Any, str], Any]) -> None:
-    """Let Twisted make the endpoint once, so that its complaints come now and not at the start."""
+    """Have Twisted make the endpoint once, so that its errors come now and not at the start."""
     from twisted.internet import reactor
 
     try:
         make_endpoint(reactor, description)
-    except Exception as error:  # each kind of endpoint has its own way to fail
+    except Exception as error:  # each kind of endpoint raises its own
         raise Wrong.here(f"Twisted cannot use {quoted(description)}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    """What an endpoint's maker complains of; an option's own words follow where they may help."""
+    """The message for an exception of an endpoint's parser; its own text follows where it helps."""
     error = getattr(error, "originalException", error)  # inside of Twisted's file errors
-    said = _printable(error)
+    text = _printable(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {quoted(str(error.filename))}"
-    if isinstance(error, ValueError) and "Unknown endpoint type" in said:
+    if isinstance(error, ValueError) and "Unknown endpoint type" in text:
         return "there is no such type of endpoint; an address is HOST:PORT, the port a number"
     if isinstance(error, TypeError):
-        return f"an option is missing or unknown ({said})"
+        return f"an option is missing or unknown ({text})"
     if isinstance(error, LookupError):
-        return f"it names something that is not there ({said})"
+        return f"it names something that is not there ({text})"
     if type(error).__module__.startswith("OpenSSL"):
-        return f"a key or a certificate in it cannot be read ({said})"
-    return said or type(error).__name__
+        return f"a key or a certificate in it cannot be read ({text})"
+    return text or type(error).__name__
 
 
 def _printable(error: Exception) -> str:
@@ -322,31 +351,31 @@ def _printable(error: Exception) -> str:
 
 
 def _found_in(error: BaseException) -> Iterator[tuple[Path, str]]:
-    """The problems inside of whatever cattrs has raised."""
+    """The problems in whatever cattrs or a reader has raised."""
     if isinstance(error, Wrong):
         yield from error.found
     elif isinstance(error, BaseValidationError):
         for inner in error.exceptions:
-            below = _noted_place(inner)
+            below = _noted_path(inner)
             for path, message in _found_in(inner):
                 yield (*below, *path), message
     elif isinstance(error, ForbiddenExtraKeysError):
         names = _names_of(error.cl)
         yield from (((key,), unknown_key(key, names)) for key in error.extra_fields)
     elif isinstance(error, KeyError):
-        yield (), "is missing, and has no default"
+        yield (), _IS_MISSING
     else:
         yield (), str(error) or type(error).__name__
 
 
-def _noted_place(error: BaseException) -> Path:
-    """The attribute that cattrs has noted as the place of an error."""
+def _noted_path(error: BaseException) -> Path:
+    """The attribute that cattrs has noted for an error (PEP 678)."""
     notes = getattr(error, "__notes__", ())
     return tuple(note.name for note in notes if hasattr(note, "name"))
 
 
 def unknown_key(key: str, known: list[str]) -> str:
-    """What to say of a key that nobody reads, with the one that may have been meant."""
+    """The message for an unknown key, with the one that was probably meant."""
     similar = difflib.get_close_matches(key, known, 1)
     return "is not a known key" + (f": did you mean {similar[0]}?" if similar else "")
 
@@ -367,7 +396,10 @@ def _class_reader(cls: type) -> Callable[[Any, Any], Any]:
 
 
 def _annotated_reader(kind: Any) -> Callable[[Any, Any], Any]:
-    return lambda node, _: kind.__metadata__[0](node)
+    reader = kind.__metadata__[0]
+    if isinstance(reader, Kind):
+        reader = NODE_READERS[reader]
+    return lambda node, _: reader(node)
 
 
 _converter = Converter(detailed_validation=True)

@@ -1,4 +1,4 @@
-"""The sections of a configuration beside its services."""
+"""The sections of a configuration other than its services."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from monconn.config import fields
 from monconn.config.fields import Wrong
 from monconn.config.yaml import Node, Scalar, Sequence, plain
 from monconn.errors import quoted
+from monconn.policy.kinds import Count, Flag, PositiveSeconds, Seconds
 
 _AN_OBSERVER = "a mapping such as {use: package.module:Class}"
 
 _NOT_WITHOUT_TLS = (
-    "whoever may talk to the control port may do anything, and TCP does not tell who it is:"
+    "whoever can connect to the control port can do anything, and TCP does not say who it is:"
     " it needs tls: {certificate: FILE, key: FILE, client_authority: FILE}, or use unix:PATH"
 )
 
 
 @attrs.frozen
 class TlsConfig:
-    """How both sides of a connection prove who they are; files in PEM."""
+    """Mutual TLS authentication; the files are in PEM."""
 
     certificate: fields.Text
     key: fields.Text
     client_authority: fields.Text
-    """The certificate that has signed those of the clients."""
+    """The certificate of the authority that has signed those of the clients."""
 
 
 def _read_tls(node: Node) -> TlsConfig:
@@ -42,7 +43,7 @@ class ControlConfig:
     """The control port."""
 
     listen: fields.PlainListen = None
-    """Where; None for a UNIX socket where the command line looks for one."""
+    """The address; None for the UNIX socket that the command line connects to by default."""
     tls: Annotated[TlsConfig | None, _read_tls] = None
 
 
@@ -55,20 +56,20 @@ def _read_control(node: Node) -> ControlConfig | None:
         if control.tls is None:
             raise Wrong((("listen",), _NOT_WITHOUT_TLS))
     elif control.tls is not None:
-        raise Wrong((("tls",), "is for HOST:PORT: a UNIX socket knows its peers without"))
+        raise Wrong((("tls",), "is for HOST:PORT: a UNIX socket identifies its peers without TLS"))
     return control
 
 
 @attrs.frozen
 class ManholeConfig:
-    """Python over SSH."""
+    """The manhole: a Python prompt over SSH."""
 
     listen: Annotated[TcpAddress | UnixAddress, fields.read_plain_listen]
-    """Where; on this machine only."""
+    """The address; on this machine only."""
     authorized_keys: fields.Text
-    """The file with the public keys of those who may enter."""
+    """The file with the public keys of those who may log in."""
     host_key: Annotated[str | None, fields.read_text] = None
-    """The file with our own key, made on first use; None for one in the user's state folder."""
+    """The file of the server's key, created on first use; None for one in the state folder."""
 
 
 def _read_manhole(node: Node) -> ManholeConfig:
@@ -100,36 +101,36 @@ def _read_history_size(node: Node) -> int:
 
 @attrs.frozen
 class JsonLogConfig:
-    """One line of JSON for what happens to a connection."""
+    """A log of one line of JSON per event of a connection."""
 
     path: Path
     """A file; or ``stdout``, or ``syslog``."""
-    at_open: fields.Flag = False
+    at_open: Flag = False
     """Whether to write a line when a connection opens."""
-    every: fields.Seconds = 60.0
-    """Seconds between the lines of a connection that lasts; 0 is none but the last."""
+    every: Seconds = 60.0
+    """Seconds between the lines of a live connection; 0 is only the one when it closes."""
 
 
 @attrs.frozen
 class MetricsConfig:
-    """Figures for Prometheus."""
+    """Metrics for Prometheus."""
 
     listen: Annotated[TcpAddress | UnixAddress, fields.read_plain_listen]
-    """Where to answer ``/metrics``."""
+    """The address at which ``/metrics`` is served."""
 
 
 @attrs.frozen
 class HistoryConfig:
-    """What happened, kept in a file."""
+    """Past connections and events, in a file."""
 
     path: Path
-    """An SQLite database, made on first use."""
-    keep: fields.PositiveSeconds = 30 * 86400.0
-    """Seconds after which what happened is forgotten."""
+    """An SQLite database, created on first use."""
+    keep: PositiveSeconds = 30 * 86400.0
+    """Seconds after which rows are deleted."""
     max_size: Annotated[int, _read_history_size] = 1 << 30
-    """Bytes that the file may have, about; then the oldest is forgotten."""
-    resume_counters: fields.Flag = True
-    """Whether the services' totals go on from those of the run before."""
+    """The size in bytes, about, at which the oldest rows are deleted."""
+    resume_counters: Flag = True
+    """Whether the services' totals go on from those of the previous run."""
 
 
 def _read_prefix(longest: int) -> Callable[[Node], int]:
@@ -154,17 +155,17 @@ PositiveCount = Annotated[int, _read_positive_count]
 
 @attrs.frozen
 class DevicesConfig:
-    """Which client addresses count as one device, and when it is worth an alarm."""
+    """Which client addresses count as one device, and when an alarm is raised."""
 
     prefix_v4: Annotated[int, _read_prefix(32)] = 32
     prefix_v6: Annotated[int, _read_prefix(128)] = 64
     kept: PositiveCount = 100_000
-    """Devices remembered for each service; beyond, the one seen longest ago is forgotten."""
-    silent_heartbeats: fields.Count = 3
+    """Devices stored for each service; beyond, the one seen longest ago is dropped."""
+    silent_heartbeats: Count = 3
     """Typical times between messages without one that make a device *silent*; 0 is never."""
-    storm_connections: fields.Count = 10
+    storm_connections: Count = 10
     """Connections of one device in ``storm_within`` that make a *reconnect storm*; 0 is never."""
-    storm_within: fields.PositiveSeconds = 60.0
+    storm_within: PositiveSeconds = 60.0
 
 
 USUAL_DEVICES = DevicesConfig()
@@ -172,14 +173,14 @@ USUAL_DEVICES = DevicesConfig()
 
 @attrs.frozen
 class ObserverConfig:
-    """An observer of somebody's own."""
+    """A custom observer."""
 
     use: str
     """The class, as ``package.module:Class``."""
     make: Callable[..., Any] = attrs.field(repr=False)
     """The class itself."""
     options: dict[str, Any] = attrs.field(factory=dict)
-    """What it is made with."""
+    """The keyword arguments that it is made with."""
 
 
 def _read_observer(node: Node) -> ObserverConfig:
@@ -197,7 +198,7 @@ def _read_observer(node: Node) -> ObserverConfig:
     except TypeError as error:
         raise Wrong.here(f"{use} cannot be made with these options: {error}") from None
     except ValueError:
-        pass  # a class in C does not tell its signature
+        pass  # a class in C may have no signature to inspect
     return ObserverConfig(use, make, options)
 
 
@@ -209,11 +210,11 @@ def _imported(use: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # somebody's module may fail in any way
-        words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise Wrong.here(f"{quoted(use)} cannot be imported: {words}") from None
+    except (Exception, SystemExit) as error:  # importing runs code that may fail in any way
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Wrong.here(f"{quoted(use)} cannot be imported: {message}") from None
     if not callable(found):
-        raise Wrong.here(f"{quoted(use)} is no class")
+        raise Wrong.here(f"{quoted(use)} is not a class")
     make: Callable[..., Any] = found
     return make
 

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.logger import Logger
 
+from monconn.clock import Clock
 from monconn.model.alarms import Alarm
+from monconn.monitor.interfaces import Observer
 from monconn.ratelimit import RateLimitedLog
 
 LINES_A_SECOND = 20
 
 
-class AlarmLog:
-    """A line in the log for each alarm; where there are many, one line a second sums them up.
+class AlarmLog(Observer):
+    """Logs each alarm that begins or ends; under load, one line a second summarizes the others.
 
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param clock: monotonic time and timers.
     """
 
     _log = Logger()
 
-    def __init__(self, clock: Any) -> None:
-        self._sums = RateLimitedLog(clock, LINES_A_SECOND, self._sum_up)
-        self.flush = self._sums.flush
-        """Write the line that sums up, if there is anything to sum up."""
+    def __init__(self, clock: Clock) -> None:
+        self._limited = RateLimitedLog(clock, LINES_A_SECOND, self._write_summary)
+        self.flush = self._limited.flush
+        """Write the summary now, if there is anything to summarize."""
 
-    def write(self, alarm: Alarm) -> None:
-        """Tell of an alarm that begins, or of one that is over."""
-        if not self._sums.has_room():
-            self._sums.add(f"{alarm.kind} over" if alarm.is_over else alarm.kind)
+    def alarmed(self, alarm: Alarm) -> None:
+        """Log an alarm: a warning when it begins, information when it is over."""
+        if not self._limited.has_room():
+            self._limited.add(f"{alarm.kind} over" if alarm.is_over else alarm.kind)
             return
-        tell = self._log.info if alarm.is_over else self._log.warn
-        tell("{service}: {line}", service=alarm.service, line=alarm.describe())
+        write = self._log.info if alarm.is_over else self._log.warn
+        write("{service}: {line}", service=alarm.service, line=alarm.describe())
 
-    def _sum_up(self, count: int, kinds: str) -> None:
+    def _write_summary(self, count: int, kinds: str) -> None:
         self._log.warn("{count} more alarms began or are over: {kinds}", count=count, kinds=kinds)

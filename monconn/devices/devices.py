@@ -1,4 +1,4 @@
-"""What each device is used to do, and an alarm when it does something else."""
+"""The usual behavior of each device, and alarms when a device departs from it."""
 
 from __future__ import annotations
 
@@ -11,93 +11,100 @@ from operator import attrgetter
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import IDelayedCall
 
+from monconn.clock import Clock
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import AlarmLog
-from monconn.devices.heartbeat import INFINITE, Deadlines, Device, typical_seconds
+from monconn.devices.heartbeat import INFINITE, Device, typical_seconds
 from monconn.devices.identity import DeviceIdentity
 from monconn.model.alarms import Alarm, AlarmKind
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.deadlines import DeadlineWheel
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.units import format_duration
 
-LOOK_SECONDS = 1.0
-"""From one look at all live connections to the next."""
+POLL_SECONDS = 1.0
+"""Between two polls of all live connections."""
 TURN_SECONDS = 0.002
-"""For how long to look before others have their turn."""
-LOOKS_A_STEP = 100
-"""Connections or devices that are looked at before we ask how late it is."""
-MOST_PUT_ASIDE = 1_000
-"""Connections that wait to be counted."""
+"""The longest that a poll holds the reactor before it lets others run."""
+STEPS_PER_TIME_CHECK = 100
+"""Connections or devices polled before the clock is read again, which costs as much as one."""
+BUCKET_SECONDS = 1.0
+"""How late an alarm may be raised; see :class:`DeadlineWheel`."""
+MOST_PENDING = 1_000
+"""Connections that may wait to be counted."""
 
 
 class Devices(Observer):
     """The devices of one service.
 
-    :param config: what a device is, and when it is worth an alarm.
-    :param monitor: the service.
-    :param log: is told of alarms.
-    :param clock: gives monotonic ``seconds()``.
+    Opened and closed connections are only queued as they come, so that the data path pays next to
+    nothing; :meth:`poll` and queries count them first.
+
+    :param config: what a device is, and the limits for alarms.
+    :param monitor: the service; its observers are notified of alarms.
+    :param clock: monotonic time.
     """
 
-    def __init__(self, config: DevicesConfig, monitor: Monitor, log: AlarmLog, clock: Any) -> None:
+    def __init__(self, config: DevicesConfig, monitor: Monitor, clock: Clock) -> None:
         self._config = config
         self._monitor = monitor
-        self._log = log
         self._clock = clock
-        self._names = DeviceIdentity(config)
-        self._deadlines = Deadlines(clock.seconds())
-        # Put aside until the next look, so that a connection costs its own path next to nothing.
+        self._identity = DeviceIdentity(config)
+        self._deadlines: DeadlineWheel[Device] = DeadlineWheel(BUCKET_SECONDS)
         self._opened: OrderedDict[ConnectionRecord, None] = OrderedDict()
         self._closed: deque[ConnectionRecord] = deque()  # of those counted as opened
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
         self.forgotten = 0
+        """How many devices were dropped to make room for others."""
         self._opened.update(dict.fromkeys(monitor.connections()))
 
     def __len__(self) -> int:
         self.catch_up()
         return len(self._connected) + len(self._away)
 
-    # -- what happens to connections
+    # -- counting connections
 
     def opened(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.opened`."""
+        """Queue a connection to be counted."""
         self._opened[record] = None
-        if len(self._opened) > MOST_PUT_ASIDE:
+        if len(self._opened) > MOST_PENDING:
             self.catch_up()
 
     def closed(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.closed`."""
-        if record not in self._opened:  # else it is found closed as it is counted
+        """Queue the end of a connection to be counted."""
+        if record not in self._opened:  # else it is found closed when it is counted
             self._closed.append(record)
-            if len(self._closed) > MOST_PUT_ASIDE:
+            if len(self._closed) > MOST_PENDING:
                 self.catch_up()
 
     def catch_up(self) -> None:
-        """Count all that was put aside."""
-        for _ in self._catching_up():
+        """Count all connections that are queued."""
+        for _ in self._count_queued():
             pass
 
-    def _catching_up(self) -> Iterator[None]:
+    def _count_queued(self) -> Iterator[None]:
+        """Count, yielding after each connection."""
         while self._opened:
             record, _ = self._opened.popitem(last=False)
-            device = self._count_in(record)
+            device = self._count_opened(record)
             if record.closed is not None:
-                self._count_out(record, device)
+                self._count_closed(record, device)
             yield
         while self._closed and not self._opened:
             record = self._closed.popleft()
-            known = self._connected.get(self._names.of(record.client_ip))
+            known = self._connected.get(self._identity.of(record.client_ip))
             if known is not None:
-                self._count_out(record, known)
+                self._count_closed(record, known)
             yield
 
-    def _count_in(self, record: ConnectionRecord) -> Device:
-        name = self._names.of(record.client_ip)
+    def _count_opened(self, record: ConnectionRecord) -> Device:
+        name = self._identity.of(record.client_ip)
         device = self._connected.get(name)
         if device is None:
             device = self._away.pop(name, None) or Device(name, record.opened_at)
@@ -105,8 +112,8 @@ class Devices(Observer):
         else:
             self._connected.move_to_end(name)
         storm_begins = device.open(record, self._config)
-        if record.closed is None:  # else it is counted out at once
-            self._expect(device)
+        if record.closed is None:  # else it is counted as closed right after
+            self._schedule(device)
         if device.is_away_too_long:
             away = format_duration(record.opened - device.left)
             self._end_silence(device, f"came back after {away}")
@@ -116,9 +123,11 @@ class Devices(Observer):
             self._forget_one()
         return device
 
-    def _count_out(self, record: ConnectionRecord, device: Device) -> None:
+    def _count_closed(self, record: ConnectionRecord, device: Device) -> None:
         if device.is_forgotten or device.live is None or record not in device.live:
-            return  # an alarm, as it was counted in, had somebody end so many that it was its turn
+            # An observer of the alarm raised for its opening has closed so many connections that
+            # catch_up() ran, and this one was counted there.
+            return
         silence = device.hear(record, self._config.silent_heartbeats)
         device.close(record, self._clock.seconds())
         if device.live is not None:
@@ -126,49 +135,54 @@ class Devices(Observer):
         else:
             del self._connected[device.name]
             self._away[device.name] = device
-        self._expect(device)
+        self._schedule(device)
         if device.is_silent:
             if silence is not None:
-                self._end_silence(device, _spoke(silence))
+                self._end_silence(device, _spoke_after(silence))
             elif device.signed_off():
                 self._end_silence(device, f"its connection has ended: {record.reason}")
 
     def _forget_one(self) -> None:
-        """Forget who was seen longest ago, of those without a connection if there are any."""
+        """Drop the device seen longest ago, one without a connection if there is any."""
         _, device = (self._away or self._connected).popitem(last=False)
         self.forgotten += 1
         device.is_forgotten = True
-        self._deadlines.drop(device)
+        self._deadlines.cancel(device)
         if device.is_silent:
             self._end_silence(device, _FORGOTTEN)
         if device.is_storm:
             self._end_storm(device, _FORGOTTEN)
 
-    def _expect(self, device: Device) -> None:
+    def _schedule(self, device: Device) -> None:
+        """Have a device checked when its next alarm begins or ends."""
         due = device.silent_due()
         if device.is_storm:
             due = min(due, device.calm_due(self._config))
-        if due < INFINITE and (not device.due or due < device.due - 1):
-            self._deadlines.set(device, due)
+        # A check that comes too early does no harm, so a device whose deadline has moved to later,
+        # as with each message, is left where it is.
+        if due < INFINITE and (device.bucket is None or due < (device.bucket - 1) * BUCKET_SECONDS):
+            self._deadlines.schedule(device, due)
 
-    # -- what is looked at
+    # -- polling
 
-    def looks(self, now: float) -> Iterator[None]:
-        """Count what was put aside, look at each live connection, and then at the devices that are
-        overdue, step by step.
+    def poll(self, now: float) -> Iterator[None]:
+        """Count what is queued, look for new messages on each live connection, and check the
+        devices that are due; yields after each step, for others to run.
 
-        :param now: the moment to judge them as of; monotonic seconds.
+        No payload is watched for this: a record has the time of its last bytes.
+
+        :param now: the time as of which devices are checked; monotonic seconds.
         """
-        yield from self._catching_up()
+        yield from self._count_queued()
         for device in tuple(self._connected.values()):
             for record in tuple(device.live or ()):
-                # Asked here as well as in hear(): most have said nothing new.
+                # Tested here as well as in hear(): most have sent nothing new.
                 if record.last_up is not None and record.last_up > device.heard:
                     self._hear(record, device)
                 yield
-        self.catch_up()  # nobody is judged who has come meanwhile
-        for device in self._deadlines.take(now):
-            self._judge(device, now)
+        self.catch_up()  # no device is checked that has connected meanwhile
+        for device in self._deadlines.take_due(now):
+            self._check(device, now)
             yield
 
     def _hear(self, record: ConnectionRecord, device: Device) -> None:
@@ -176,24 +190,27 @@ class Devices(Observer):
         if device.is_forgotten or device.live is None or silence is None:
             return
         self._connected.move_to_end(device.name)
-        self._expect(device)
+        self._schedule(device)
         if device.is_silent:
-            self._end_silence(device, _spoke(silence))
+            self._end_silence(device, _spoke_after(silence))
 
-    def _judge(self, device: Device, now: float) -> None:
+    def _check(self, device: Device, now: float) -> None:
         """Raise and end the alarms that are due."""
         within = self._config.storm_within
         if device.calm_due(self._config) <= now:
-            self._end_storm(device, _counted(device.opened_since(now - within), within))
+            self._end_storm(device, _count_text(device.opened_since(now - within), within))
         if device.silent_due() <= now:
             if self._monitor.stopping:
-                return  # nobody can come back, and all are asked to go
+                return  # no client can come back, and all are being disconnected
             self._begin_silence(device, now)
-        self._expect(device)
+        if not device.is_forgotten:
+            self._schedule(device)
 
     # -- alarms
 
     def _begin_silence(self, device: Device, now: float) -> None:
+        if device.is_forgotten:  # by the observers of an alarm before this one
+            return
         device.is_away_too_long = device.live is None and device.return_due() <= now
         device.is_silent = True
         if device.is_away_too_long:
@@ -203,35 +220,37 @@ class Devices(Observer):
             gaps, what, usual = device.message_gaps, "said nothing", "says something"
             since = device.quiet_since
         typical = format_duration(typical_seconds(gaps) or 0.0)
-        words = f"{what} for {format_duration(now - since)}, usually {usual} every {typical}"
-        self._notify("silent", device, False, words)
+        detail = f"{what} for {format_duration(now - since)}, usually {usual} every {typical}"
+        self._notify("silent", device, False, detail)
 
-    def _end_silence(self, device: Device, words: str) -> None:
+    def _end_silence(self, device: Device, detail: str) -> None:
         device.is_silent = device.is_away_too_long = False
         if not device.is_forgotten:
-            self._expect(device)
-        self._notify("silent", device, True, words)
+            self._schedule(device)
+        self._notify("silent", device, True, detail)
 
     def _begin_storm(self, device: Device) -> None:
+        if device.is_forgotten:
+            return
         device.is_storm = True
-        self._expect(device)
+        self._schedule(device)
         openings = device.openings or (0.0,)
-        words = _counted(len(openings), openings[-1] - openings[0])
-        self._notify("reconnect_storm", device, False, words)
+        detail = _count_text(len(openings), openings[-1] - openings[0])
+        self._notify("reconnect_storm", device, False, detail)
 
-    def _end_storm(self, device: Device, words: str) -> None:
+    def _end_storm(self, device: Device, detail: str) -> None:
         device.is_storm = False
-        self._notify("reconnect_storm", device, True, words)
+        self._notify("reconnect_storm", device, True, detail)
 
     def _notify(self, kind: AlarmKind, device: Device, is_over: bool, detail: str) -> None:
-        alarm = Alarm(kind, self._monitor.name, device.name, time.time(), is_over, detail)
-        self._log.write(alarm)
-        self._monitor.alarm(alarm)
+        self._monitor.alarm(
+            Alarm(kind, self._monitor.name, device.name, time.time(), is_over, detail)
+        )
 
-    # -- what can be asked
+    # -- queries
 
-    def seen(self) -> Iterator[tuple[Device, str]]:
-        """Each device with its service, the one seen last first."""
+    def most_recent_first(self) -> Iterator[tuple[Device, str]]:
+        """Each device with its service's name, the one seen last first."""
         self.catch_up()
         lists = [tuple(each.values()) for each in (self._connected, self._away)]
         merged = merge(*map(reversed, lists), key=_last_seen, reverse=True)
@@ -239,63 +258,68 @@ class Devices(Observer):
 
 
 class DevicesService(Service):
-    """Knows the devices of every service, and raises the alarms.
+    """The devices of every service, and their alarms.
 
-    :param config: what a device is, and when it is worth an alarm.
-    :param registry: the monitors to follow, with those to come.
-    :param reactor: not asked for anything; all time is the clock's.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param config: what a device is, and the limits for alarms.
+    :param registry: the monitors; later ones are followed, too.
+    :param reactor: unused; here as every part of the application gets one.
+    :param clock: monotonic time and timers.
     """
 
-    def __init__(self, config: DevicesConfig, registry: Registry, reactor: Any, clock: Any) -> None:
+    def __init__(
+        self, config: DevicesConfig, registry: Registry, reactor: Any, clock: Clock
+    ) -> None:
         self._config = config
         self._registry = registry
         self._clock = clock
         self._log = AlarmLog(clock)
         self._followed: dict[Monitor, Devices] = {}
-        self._turns = self._pauses()
-        self._timer: Any = None
+        self._turns = self._poll_for_ever()
+        self._timer: IDelayedCall | None = None
+        # An observer like any other, so that it logs the alarms that other code raises, too.
+        registry.observe(self._log)
         for monitor in registry:
             self._follow(monitor)
         registry.when_added(self._follow)
 
     def _follow(self, monitor: Monitor) -> None:
-        devices = Devices(self._config, monitor, self._log, self._clock)
+        devices = Devices(self._config, monitor, self._clock)
         self._followed[monitor] = devices
         monitor.add_observer(devices)
 
     def _leave_deleted(self) -> None:
-        kept = set(self._registry)
-        for monitor in self._followed.keys() - kept:
+        remaining = set(self._registry)
+        for monitor in self._followed.keys() - remaining:
             monitor.remove_observer(self._followed.pop(monitor))
 
     @property
     def forgotten(self) -> int:
-        """How many devices were forgotten, as there were more than are kept."""
+        """How many devices were dropped to make room for others."""
         for devices in self._followed.values():
             devices.catch_up()
         return sum(devices.forgotten for devices in self._followed.values())
 
     def rows(self, service: str | None = None) -> Iterator[dict[str, Any]]:
-        """The devices as plain values for JSON, the one seen last first; each is made as it is
-        asked for.
+        """The devices as plain values for JSON, the one seen last first.
+
+        Each row is made when it is iterated to: a caller that pages pays for one page.
 
         :param service: only those of this service.
         :raises UnknownService: there is none with this name.
         """
         chosen = list(self._registry) if service is None else [self._registry.get(service)]
-        seen = [self._followed[each].seen() for each in chosen]
+        seen = [self._followed[each].most_recent_first() for each in chosen]
         merged = merge(*seen, key=lambda each: each[0].last_seen_at, reverse=True)
         return (device.snapshot(name, self._clock.seconds()) for device, name in merged)
 
     def startService(self) -> None:
-        """See ``IService``."""
+        """Start to poll."""
         super().startService()
         if self._timer is None:
-            self._timer = self._clock.callLater(LOOK_SECONDS, self._turn)
+            self._timer = self._clock.callLater(POLL_SECONDS, self._turn)
 
     def stopService(self) -> None:
-        """See ``IService``."""
+        """Stop polling; what is queued is counted and logged."""
         super().stopService()
         if self._timer is not None:
             self._timer.cancel()
@@ -307,32 +331,33 @@ class DevicesService(Service):
     def _turn(self) -> None:
         self._timer = self._clock.callLater(next(self._turns), self._turn)
 
-    def _pauses(self) -> Iterator[float]:
-        """Look at everything again and again; gives the seconds to wait before each next turn."""
+    def _poll_for_ever(self) -> Iterator[float]:
+        """Poll, yielding the seconds until the next turn of the reactor that is needed."""
         started = self._clock.seconds()
         while True:
             self._leave_deleted()
-            # Judged as of the look before: if the process was stopped for a while, what came
-            # meanwhile is read between the two.
-            before, started = started, self._clock.seconds()
-            looks = chain.from_iterable(
-                devices.looks(before) for devices in tuple(self._followed.values())
+            # Devices are checked as of the previous poll. If this process was stopped for a while
+            # (SIGSTOP, a suspended laptop), their messages wait in the sockets, and are read
+            # between the two polls; as of now all of them would seem silent.
+            previous, started = started, self._clock.seconds()
+            steps = chain.from_iterable(
+                devices.poll(previous) for devices in tuple(self._followed.values())
             )
             turn_ends = started + TURN_SECONDS
-            while sum(1 for _ in islice(looks, LOOKS_A_STEP)) == LOOKS_A_STEP:
+            while sum(1 for _ in islice(steps, STEPS_PER_TIME_CHECK)) == STEPS_PER_TIME_CHECK:
                 if self._clock.seconds() >= turn_ends:
                     yield 0.0
                     turn_ends = self._clock.seconds() + TURN_SECONDS
-            yield max(started + LOOK_SECONDS - self._clock.seconds(), 0.0)
+            yield max(started + POLL_SECONDS - self._clock.seconds(), 0.0)
 
 
 _last_seen = attrgetter("last_seen_at")
 _FORGOTTEN = "forgotten, as others were seen later"
 
 
-def _spoke(silence_seconds: float) -> str:
+def _spoke_after(silence_seconds: float) -> str:
     return f"spoke after {format_duration(silence_seconds)}"
 
 
-def _counted(connections: int, seconds: float) -> str:
+def _count_text(connections: int, seconds: float) -> str:
     return f"{connections} connections within {format_duration(seconds)}"

@@ -1,4 +1,4 @@
-"""What makes a connection slow: the network on one of its sides, or who is at the end of it."""
+"""What makes a connection slow: the network of one side, or the program at its end."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from monconn.units import format_duration
 SLOW_ROUND_TRIP_SECONDS = 0.1
 SLOW_ANSWER_SECONDS = 0.2
 MANY_RETRANSMITS = 0.02
-"""Of all segments with data."""
+"""The share of segments with data that is called a loss."""
 _FEWEST_RETRANSMITS = 3
 _RETRANSMIT_SECONDS = 0.2
-"""What a lost segment costs at the least: Linux' shortest retransmission timeout."""
-LONG_HELD_UP_SECONDS = 0.5
-"""How long the peer's receive window is full before its reading is called slow."""
+"""What a lost segment costs at least: Linux' shortest retransmission timeout (TCP_RTO_MIN)."""
+LONG_WINDOW_LIMITED_SECONDS = 0.5
+"""How long the peer's receive window must have been full before its reading is called slow."""
 LARGE_SHARE = 0.2
-"""As much of the time in which there was something to send it must be, too."""
+"""The share of the time with something to send that this must be, too."""
 
 
 @attrs.frozen
 class _Suspect:
-    what: str
+    name: str
     seconds: float
-    """About how long it makes people wait."""
+    """An estimate of the delay that it causes."""
     because: str
 
 
 def diagnose(record: ConnectionRecord, now: float) -> dict[str, Any]:
-    """Say what a connection's slowness looks like, and from what figures.
+    """Name the most likely cause of a connection's slowness, with the figures.
 
-    :param record: measured just now, or closed.
+    :param record: of a connection that is closed, or whose ``tcp_info`` was just read.
     :param now: monotonic seconds.
     :returns: ``looks_like``: ``slow network to the client``, ``slow network to the backend``,
         ``slow client``, ``slow backend``, ``slow to connect``, ``nothing slow`` or
-        ``unknown``; ``because``: the figures in words.
+        ``unknown``; ``because``: the figures as text, those of the cause first.
     """
     suspects = sorted(_suspects(record, now), key=lambda each: each.seconds, reverse=True)
     figures = [*_figures(record, now)]
@@ -50,7 +50,7 @@ def diagnose(record: ConnectionRecord, now: float) -> dict[str, Any]:
         return {"looks_like": looks_like, "because": figures}
     because = [each.because for each in suspects]
     return {
-        "looks_like": suspects[0].what,
+        "looks_like": suspects[0].name,
         "because": because + [each for each in figures if each not in because],
     }
 
@@ -65,10 +65,10 @@ def _suspects(record: ConnectionRecord, now: float) -> Iterator[_Suspect]:
         yield from _reader_suspect(side, info)
     answer = record.answer_seconds(now)
     if answer is not None and answer - backend_rtt >= SLOW_ANSWER_SECONDS:
-        yield _Suspect("slow backend", answer - backend_rtt, _answer_words(record, answer))
+        yield _Suspect("slow backend", answer - backend_rtt, _answer_text(record, answer))
     connecting = _connect_seconds(record, now)
     if connecting - backend_rtt >= SLOW_ANSWER_SECONDS:
-        yield _Suspect("slow to connect", connecting, _connect_words(record, connecting))
+        yield _Suspect("slow to connect", connecting, _connect_text(record, connecting))
 
 
 def _measured(record: ConnectionRecord) -> Iterator[tuple[Side, bytes]]:
@@ -80,43 +80,43 @@ def _measured(record: ConnectionRecord) -> Iterator[tuple[Side, bytes]]:
 
 def _network_suspect(side: Side, info: TcpInfo) -> Iterator[_Suspect]:
     ratio = info.retransmits / max(info.segments_sent, 1)
-    # More than were sent with data: those of the opening, which count by their time.
+    # A ratio over 1: SYNs were retransmitted, which counts as time to connect instead.
     loses = info.retransmits >= _FEWEST_RETRANSMITS and MANY_RETRANSMITS <= ratio <= 1
     if not loses and info.rtt_seconds < SLOW_ROUND_TRIP_SECONDS:
         return
     seconds = info.rtt_seconds
     if loses:
         seconds += ratio * max(_RETRANSMIT_SECONDS, 2 * info.rtt_seconds)
-    yield _Suspect(f"slow network to the {side}", seconds, _network_words(side, info))
+    yield _Suspect(f"slow network to the {side}", seconds, _network_text(side, info))
 
 
 def _reader_suspect(side: Side, info: TcpInfo) -> Iterator[_Suspect]:
-    least = max(LONG_HELD_UP_SECONDS, info.busy_seconds * LARGE_SHARE)
+    least = max(LONG_WINDOW_LIMITED_SECONDS, info.busy_seconds * LARGE_SHARE)
     if info.window_limited_seconds >= least:
         seconds = info.window_limited_seconds
-        words = f"the {side} was slow to read what it was sent: {format_duration(seconds)} in all"
-        yield _Suspect(f"slow {side}", seconds, words)
+        text = f"the {side} was slow to read what it was sent: {format_duration(seconds)} in all"
+        yield _Suspect(f"slow {side}", seconds, text)
 
 
 def _figures(record: ConnectionRecord, now: float) -> Iterator[str]:
     for side, raw in _measured(record):
-        yield _network_words(side, tcpinfo.parse(raw))
+        yield _network_text(side, tcpinfo.parse(raw))
     answer = record.answer_seconds(now)
     if answer is not None:
-        yield _answer_words(record, answer)
+        yield _answer_text(record, answer)
     if record.closed is None and (record.last_up or 0.0) > (record.last_down or now):
         waiting = format_duration(now - (record.last_up or now))
         yield f"the backend has sent nothing for {waiting} since the client's last bytes"
 
 
-def _network_words(side: Side, info: TcpInfo) -> str:
+def _network_text(side: Side, info: TcpInfo) -> str:
     return (
         f"a round trip to the {side} takes {info.rtt_seconds * 1000:.3g} ms, and"
         f" {info.retransmits} segments were sent again, of {info.segments_sent} with data"
     )
 
 
-def _answer_words(record: ConnectionRecord, answer: float) -> str:
+def _answer_text(record: ConnectionRecord, answer: float) -> str:
     took = f"{answer * 1000:.3g} ms" if answer < 1 else format_duration(answer)
     if record.first_down is None:
         return f"the backend has not answered for {took}"
@@ -129,7 +129,7 @@ def _connect_seconds(record: ConnectionRecord, now: float) -> float:
     return (now if record.closed is None else record.closed) - record.opened
 
 
-def _connect_words(record: ConnectionRecord, seconds: float) -> str:
+def _connect_text(record: ConnectionRecord, seconds: float) -> str:
     if record.connected is None:
         return f"the backend has not accepted for {format_duration(seconds)}"
     return f"the backend took {format_duration(seconds)} to accept"

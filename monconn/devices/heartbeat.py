@@ -1,9 +1,8 @@
-"""One device: what it has done, how often it usually does it, and when it is overdue."""
+"""One device: its totals, its usual intervals, and when its next message is overdue."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from typing import Any
 
 from monconn.config.sections import DevicesConfig
@@ -13,48 +12,50 @@ from monconn.model.record import ConnectionRecord, iso_time
 
 INFINITE = float("inf")
 NEVER = -INFINITE
-GAPS_KEPT = 9
-"""Times between messages, or between reconnects, that the typical one is the median of."""
+GAPS_RETAINED = 9
+"""The last intervals between messages, or between reconnects; the typical one is their median."""
 GAPS_NEEDED = 3
+"""With fewer intervals a device has no typical one, and so no deadline."""
 LEAST_SILENT_SECONDS = 5.0
-"""Nobody counts as silent sooner: messages are looked for once a second."""
+"""The shortest silence that raises an alarm: new messages are looked for once a second."""
 ONE_MESSAGE_SECONDS = 0.5
-"""What a device says sooner after its last message belongs to that: who opens several short
-connections in a row keeps no rhythm of milliseconds."""
-ONE_COMING_SECONDS = 1.0
+"""Bytes that come sooner after the last ones belong to the same message. Otherwise a device that
+opens several short connections in a row would be expected every few milliseconds."""
+ONE_ARRIVAL_SECONDS = 1.0
 """A connection that follows another one sooner is no reconnect: programs often open several."""
 
-IN_ORDER: frozenset[Reason | None] = frozenset(
+ORDERLY: frozenset[Reason | None] = frozenset(
     ("client_closed", "backend_closed", "operator", "blocked", "stopping", "lifetime")
 )
-"""Reasons after which nobody is expected back, but who has the habit of coming back."""
-OUR_WISH: frozenset[Reason | None] = frozenset(("operator", "blocked", "stopping"))
-"""Reasons after which nobody is expected back at all."""
+"""Reasons after which only a device that usually reconnects is expected back."""
+FORCED: frozenset[Reason | None] = frozenset(("operator", "blocked", "stopping"))
+"""Reasons after which no device is expected back: we disconnected it."""
 
 
 def with_gap(gaps: array[float] | None, seconds: float) -> array[float]:
-    """The last :data:`GAPS_KEPT` gaps, with one more."""
+    """Append an interval; only the last :data:`GAPS_RETAINED` remain."""
     if gaps is None:
         return array("f", (seconds,))
-    if len(gaps) == GAPS_KEPT:
+    if len(gaps) == GAPS_RETAINED:
         del gaps[0]
     gaps.append(seconds)
     return gaps
 
 
 def typical_seconds(gaps: array[float] | None) -> float | None:
-    """The median of the gaps (the greater one of two); None while there are too few."""
+    """The median of the intervals (of two, the greater one); None while there are too few."""
     if gaps is None or len(gaps) < GAPS_NEEDED:
         return None
     return sorted(gaps)[len(gaps) // 2]
 
 
 def limit_seconds(gaps: array[float], times: int) -> float:
-    """The gap that is too long; infinite for whoever keeps no rhythm.
+    """The interval that is too long; infinite for a device without a regular one.
 
-    Who has stayed away longer more than once, of the last gaps, is used to do so.
+    A device that exceeded the limit more than once in its last intervals is not regular: an alarm
+    for it would only repeat that.
 
-    :param times: how many typical gaps are too long; 0 is never.
+    :param times: how many typical intervals are too long; 0 for never.
     """
     count = len(gaps)
     if count < GAPS_NEEDED or not times:
@@ -69,13 +70,17 @@ def limit_seconds(gaps: array[float], times: int) -> float:
 class Device:
     """One device of one service.
 
-    Times are monotonic seconds, but for ``first_seen_at`` and ``last_seen_at`` (wall clock).
-    ``up`` and ``down`` are of closed connections.
+    Times are monotonic seconds, except ``first_seen_at`` and ``last_seen_at`` (wall clock).
+    ``up`` and ``down`` are bytes of closed connections. There may be ten thousands of devices, so
+    each attribute that few of them need is None until then.
+
+    A monitor's totals per client cannot serve here: those are of one address each, and a device may
+    be a network; which of them are dropped first differs, too.
     """
 
     __slots__ = (
+        "bucket",
         "down",
-        "due",
         "first_seen_at",
         "heard",
         "is_away_too_long",
@@ -107,28 +112,28 @@ class Device:
         self.last_reason: Reason | None = None
         self.opened = self.left = self.heard = NEVER
         self.quiet_since = NEVER
-        """Since when silence counts: the last message, or that it came back as expected."""
+        """From when on silence counts: its last message, or its return if that was expected."""
         self.message_gaps: array[float] | None = None
         self.reconnect_gaps: array[float] | None = None
         self.message_limit = self.reconnect_limit = INFINITE
         self.openings: array[float] | None = None
-        """When its last connections opened, if there was more than one; as many as a storm has."""
-        self.due = 0
-        """The second to look at it, for :class:`Deadlines`; 0 is none."""
+        """When its last connections opened, as many as make a storm; None before the second."""
+        self.bucket: int | None = None
+        """See :class:`monconn.monitor.deadlines.Scheduled`."""
         self.is_silent = self.is_storm = self.is_forgotten = False
         self.is_away_too_long = False
-        """Whether it is *silent* as one that did not come back when it usually does."""
+        """Whether it is silent because it did not reconnect; else, its connection is silent."""
 
     def open(self, record: ConnectionRecord, config: DevicesConfig) -> bool:
-        """Count a connection that has begun.
+        """Count a connection that has opened.
 
-        :returns: whether a storm begins with it.
+        :returns: whether a reconnect storm begins with it.
         """
         storms = False
         at = record.opened
         if self.total:
             gap = at - self.opened
-            if gap >= ONE_COMING_SECONDS:
+            if gap >= ONE_ARRIVAL_SECONDS:
                 gaps = self.reconnect_gaps = with_gap(self.reconnect_gaps, gap)
                 self.reconnect_limit = limit_seconds(gaps, config.silent_heartbeats)
             if config.storm_connections:
@@ -137,7 +142,7 @@ class Device:
             self.live.add(record)
         else:
             self.live = {record}
-            if not self.total or self.last_reason in IN_ORDER:
+            if not self.total or self.last_reason in ORDERLY:
                 self.quiet_since = at
         self.total += 1
         self.opened = at
@@ -145,7 +150,7 @@ class Device:
         return storms
 
     def _storms(self, at: float, config: DevicesConfig) -> bool:
-        """Whether more than allowed were opened lately, and that is not known yet."""
+        """Whether too many were opened within ``storm_within``, and no storm has begun yet."""
         openings = self.openings
         if openings is None:
             openings = self.openings = array("d", (self.opened,))
@@ -157,9 +162,9 @@ class Device:
         return not self.is_storm and at - openings[0] < config.storm_within
 
     def hear(self, record: ConnectionRecord, silent_times: int) -> float | None:
-        """Note the message that came last, if it is a new one.
+        """Take note of a connection's last message, if it is a new one.
 
-        :returns: for how long the device had been silent; None if there was no new message.
+        :returns: for how many seconds the device had been silent; None without a new message.
         """
         at = record.last_up
         if at is None or at <= self.heard:
@@ -173,7 +178,7 @@ class Device:
         return silence
 
     def close(self, record: ConnectionRecord, now: float) -> None:
-        """Add up a connection that is over, one of its live ones."""
+        """Add the totals of one of its live connections, which has closed."""
         if self.live is not None:
             self.live.discard(record)
             if not self.live:
@@ -186,42 +191,40 @@ class Device:
             self.last_seen_at = record.closed_at
 
     def signed_off(self) -> bool:
-        """Whether its last connection has ended in good order, or by our wish."""
-        return self.live is None and self.last_reason in IN_ORDER
+        """Whether it has no connection, and the last one ended in an orderly way or by us."""
+        return self.live is None and self.last_reason in ORDERLY
 
-    # -- what is expected of it
+    # -- deadlines
 
     def silent_due(self) -> float:
-        """When it will have been silent for too long."""
+        """When the silent alarm is to be raised; infinite for never."""
         if self.is_silent:
             return INFINITE
         message_due = self.quiet_since + self.message_limit
         if self.live is not None:
             return message_due
-        if self.last_reason in OUR_WISH:
+        if self.last_reason in FORCED:
             return INFINITE
-        if self.last_reason in IN_ORDER:
+        if self.last_reason in ORDERLY:
             return self.return_due()
         return min(message_due, self.return_due())
 
     def return_due(self) -> float:
-        """When it will have stayed away for too long, as one that usually comes back."""
+        """When it will have been disconnected for too long, if it usually reconnects."""
         return self.left + self.reconnect_limit
 
     def calm_due(self, config: DevicesConfig) -> float:
-        """When fewer than half of what makes a storm will have opened lately."""
+        """When the storm is over: fewer than half of what makes one opened within that time."""
         if not self.is_storm or self.openings is None:
             return INFINITE
         return self.openings[-((config.storm_connections + 1) // 2)] + config.storm_within
 
     def opened_since(self, moment: float) -> int:
-        """How many connections were opened after a moment, of those that a storm is made of."""
+        """How many connections opened after a time, as far as ``openings`` has them."""
         return sum(at > moment for at in self.openings or ())
 
-    # -- what to show
-
     def snapshot(self, service: str, now: float) -> dict[str, Any]:
-        """All that is of interest as plain values for JSON.
+        """Its row as plain values for JSON.
 
         :param now: monotonic seconds.
         """
@@ -246,45 +249,6 @@ class Device:
             "last_reason": self.last_reason,
             "alarms": alarms,
         }
-
-
-class Deadlines:
-    """Devices by the second in which to look at them; each has one such second at most."""
-
-    def __init__(self, now: float) -> None:
-        self._second = int(now)  # all that come before it are done
-        self._by_second: dict[int, set[Device]] = {}
-
-    def set(self, device: Device, due: float) -> None:
-        """Look at a device once it is due, or earlier if it is to be looked at earlier."""
-        second = max(int(due) + 1, self._second)
-        if device.due:
-            if device.due <= second:
-                return
-            self.drop(device)
-        device.due = second
-        self._by_second.setdefault(second, set()).add(device)
-
-    def drop(self, device: Device) -> None:
-        """Do not look at a device."""
-        if device.due:
-            devices = self._by_second[device.due]
-            devices.discard(device)
-            if not devices:
-                del self._by_second[device.due]
-            device.due = 0
-
-    def take(self, now: float) -> Iterator[Device]:
-        """The devices whose second has come, which have no other one then."""
-        while self._second <= now:
-            devices = self._by_second.get(self._second)
-            if devices:
-                device = devices.pop()
-                device.due = 0
-                yield device
-            else:
-                self._by_second.pop(self._second, None)
-                self._second += 1
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Which client addresses are one device."""
+"""Which client addresses belong to the same device."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from monconn.config.sections import DevicesConfig
 
-NAMES_CACHED = 4_096
+CACHED_NAMES = 4_096
 
 
 class DeviceIdentity:
-    """Which device a client's IP belongs to."""
+    """Names the device that a client's IP belongs to.
+
+    :param config: has the prefix lengths of the networks that count as one device.
+    """
 
     def __init__(self, config: DevicesConfig) -> None:
         self._prefix_v4, self._prefix_v6 = config.prefix_v4, config.prefix_v6
         self._mask_v4 = _mask(config.prefix_v4, 32)
         self._mask_v6 = _mask(config.prefix_v6, 128)
-        # Asked again when the connection ends, often soon.
-        self._cached_v6 = lru_cache(NAMES_CACHED)(self._network_v6)
+        # The same address is asked for again when its connection closes, often soon.
+        self._cached_v6 = lru_cache(CACHED_NAMES)(self._network_v6)
 
     def of(self, client_ip: str) -> str:
-        """The device: the IP or its network; what is no IP, or has a zone, stays as it is."""
+        """The IP or its network; anything else (``unix``, an IP with a zone) as it is."""
         if ":" not in client_ip:
             return client_ip if self._prefix_v4 == 32 else self._network_v4(client_ip)
         return client_ip if self._prefix_v6 == 128 else self._cached_v6(client_ip)

@@ -1,4 +1,4 @@
-"""What each client IP has done, for the IPs seen last."""
+"""Totals for each client IP, for the IPs seen most recently."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import attrs
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord, iso_time
 
-CLIENTS_KEPT = 10_000
+CLIENTS_RETAINED = 10_000
 
 
 @attrs.define
 class ClientTotal:
-    """One client IP's closed connections summed up; ``opened`` counts the live ones too."""
+    """Totals of one client IP: bytes of closed connections; ``opened`` counts live ones, too.
+
+    Times are wall-clock seconds since the epoch.
+    """
 
     first_seen_at: float
     last_seen_at: float
@@ -27,25 +30,26 @@ class ClientTotal:
 
 
 class ClientTotals:
-    """Totals by client IP; the IP seen longest ago is forgotten first, and counted.
+    """The totals of each client IP; the IP seen longest ago is dropped first, and counted.
 
-    :param kept: how many IPs to remember.
+    :param retained: the most IPs to hold totals of.
     """
 
-    def __init__(self, kept: int = CLIENTS_KEPT) -> None:
-        self._kept = kept
+    def __init__(self, retained: int = CLIENTS_RETAINED) -> None:
+        self._retained = retained
         self._by_ip: OrderedDict[str, ClientTotal] = OrderedDict()
         self.forgotten = 0
+        """How many IPs were dropped to make room for others."""
 
     def __len__(self) -> int:
         return len(self._by_ip)
 
     def opened(self, record: ConnectionRecord) -> None:
-        """Count a connection that has begun."""
+        """Count a connection that has opened."""
         self._seen(record, record.opened_at).opened += 1
 
     def closed(self, record: ConnectionRecord) -> None:
-        """Add up a connection that is over."""
+        """Add the bytes of a connection that has closed."""
         total = self._seen(record, record.closed_at or record.opened_at)
         total.up += record.up
         total.down += record.down
@@ -55,7 +59,7 @@ class ClientTotals:
         total = self._by_ip.get(record.client_ip)
         if total is None:
             total = self._by_ip[record.client_ip] = ClientTotal(at, at)
-            if len(self._by_ip) > self._kept:
+            if len(self._by_ip) > self._retained:
                 self._by_ip.popitem(last=False)
                 self.forgotten += 1
         else:
@@ -63,20 +67,27 @@ class ClientTotals:
             total.last_seen_at = at
         return total
 
-    def snapshot(self, live: Iterable[ConnectionRecord]) -> list[dict[str, Any]]:
-        """Every IP as plain values for JSON, the one seen last first.
+    def get(self, ip: str) -> ClientTotal | None:
+        """The totals of one IP, without its live connections' bytes; None if it is not known."""
+        return self._by_ip.get(ip)
 
-        :param live: the live connections, which are added.
+    def snapshot(self, live: Iterable[ConnectionRecord]) -> list[dict[str, Any]]:
+        """Every IP's totals as plain values for JSON, the one seen last first.
+
+        :param live: the live connections, whose bytes are added.
+        :returns: dicts with ``ip``, ``connections`` (live), ``total`` (opened), ``up`` and
+            ``down`` in bytes, ``first_seen``, ``last_seen`` and ``last_reason``.
         """
         live_by_ip: dict[str, list[ConnectionRecord]] = {}
         for record in live:
             live_by_ip.setdefault(record.client_ip, []).append(record)
         return [
-            _shown(ip, total, live_by_ip.get(ip, [])) for ip, total in reversed(self._by_ip.items())
+            _to_dict(ip, total, live_by_ip.get(ip, []))
+            for ip, total in reversed(self._by_ip.items())
         ]
 
 
-def _shown(ip: str, total: ClientTotal, live: list[ConnectionRecord]) -> dict[str, Any]:
+def _to_dict(ip: str, total: ClientTotal, live: list[ConnectionRecord]) -> dict[str, Any]:
     return {
         "ip": ip,
         "connections": len(live),

@@ -1,9 +1,10 @@
-"""One timer for the deadlines of thousands of connections."""
+"""Deadlines of thousands of items: a wheel of buckets, and one timer for all of them."""
 
 from __future__ import annotations
 
 import heapq
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -11,64 +12,57 @@ from twisted.logger import Logger
 from monconn.clock import Clock
 
 _NEVER = float("inf")
+_LEAST_DROPPED_KEYS = 64
 
 
-class Checked(Protocol):
-    """An item that :class:`Deadlines` checks."""
+class Scheduled(Protocol):
+    """An item of a :class:`DeadlineWheel`."""
 
     bucket: int | None
-    """Belongs to :class:`Deadlines`: the bucket that the item is in. Starts as None."""
+    """The wheel's: which bucket the item is in; None for none, and at first."""
+
+
+class Checked(Scheduled, Protocol):
+    """An item of :class:`Deadlines`."""
 
     def check(self, now: float) -> float | None:
         """Act on what is due.
 
         :param now: monotonic seconds.
-        :returns: when to check again, in monotonic seconds; None for never.
+        :returns: when to check again (monotonic seconds), or None for never.
         """
 
 
-_STALE_KEYS_KEPT = 64
+Item = TypeVar("Item", bound=Scheduled)
 
 
-class Deadlines:
-    """Checks many items, each at a time of its own, with a single timer.
+class DeadlineWheel(Generic[Item]):
+    """Items by the time at which they are due, each at most once.
 
-    Items that are due within the same tenth of a second share a bucket, so that scheduling and
-    cancelling cost O(1) however many items there are: a timer of the reactor's for each would
-    cost O(log n), and leave cancelled entries in its heap.
+    Those that are due within the same interval share a bucket, so that to schedule or cancel one
+    costs the same however many there are; a heap holds one entry per bucket and not per item.
 
-    :param clock: gives monotonic time and timers.
+    :param bucket_seconds: the interval: how late an item may be.
     """
 
-    BUCKET_SECONDS = 0.1
-    _log = Logger()
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._buckets: dict[int, set[Checked]] = {}
+    def __init__(self, bucket_seconds: float) -> None:
+        self._bucket_seconds = bucket_seconds
+        self._buckets: dict[int, set[Item]] = {}
         self._keys: list[int] = []
-        self._timer: IDelayedCall | None = None
-        self._timer_key: int | None = None
 
     def __len__(self) -> int:
-        """How many items are scheduled."""
         return sum(map(len, self._buckets.values()))
 
-    def schedule(self, item: Checked, when: float) -> None:
-        """Check an item once, up to a tenth of a second after a given time.
-
-        It replaces the item's earlier schedule, if there is one.
-
-        :param when: monotonic seconds; infinity for never.
-        """
+    def schedule(self, item: Item, when: float) -> None:
+        """Make an item due at a time instead of at any earlier one; infinity for never."""
         if item.bucket is not None:
             self.cancel(item)
         if when == _NEVER:
             return
-        key = int(when / self.BUCKET_SECONDS) + 1
+        key = int(when / self._bucket_seconds) + 1
         # Rounding of floats may place the bucket before the deadline: the item would find nothing
-        # due, ask for the same time again, and so for ever within one tick.
-        if key * self.BUCKET_SECONDS <= when:
+        # due, ask for the same time again, and keep take_due() busy for ever.
+        if key * self._bucket_seconds <= when:
             key += 1
         bucket = self._buckets.get(key)
         if bucket is None:
@@ -78,23 +72,51 @@ class Deadlines:
         bucket.add(item)
         item.bucket = key
 
-    def cancel(self, item: Checked) -> None:
-        """Do not check an item any more; harmless if it is not scheduled."""
+    def _set_timer(self) -> None:
+        """Called when there is a new bucket; for a subclass that has a timer."""
+
+    def cancel(self, item: Item) -> None:
+        """Forget an item; harmless for one that is not scheduled."""
         if item.bucket is None:
             return
-        bucket = self._buckets.get(item.bucket)  # None while this very bucket is being checked
-        if bucket is not None:
-            bucket.discard(item)
-            if not bucket:
-                self._drop_bucket(item.bucket)
+        bucket = self._buckets[item.bucket]
+        bucket.discard(item)
+        if not bucket:
+            del self._buckets[item.bucket]
+            # A heap cannot remove from its middle: the key goes when its time comes, or when stale
+            # keys outnumber the others, so that the cost stays O(1) amortised and the heap bounded.
+            if len(self._keys) > 2 * len(self._buckets) + _LEAST_DROPPED_KEYS:
+                self._keys = sorted(self._buckets)
         item.bucket = None
 
-    def _drop_bucket(self, key: int) -> None:
-        del self._buckets[key]
-        # A heap cannot remove from its middle: the key goes when its time comes, or when stale keys
-        # outnumber the others, so that the cost stays O(1) amortised and the heap bounded.
-        if len(self._keys) > 2 * len(self._buckets) + _STALE_KEYS_KEPT:
-            self._keys = sorted(self._buckets)
+    def take_due(self, now: float) -> Iterator[Item]:
+        """The items that are due, no longer scheduled; others may be scheduled meanwhile."""
+        while self._keys and self._keys[0] * self._bucket_seconds <= now:
+            bucket = self._buckets.get(self._keys[0])
+            if bucket is None:  # all of it was cancelled
+                heapq.heappop(self._keys)
+                continue
+            item = bucket.pop()
+            item.bucket = None
+            if not bucket:
+                del self._buckets[heapq.heappop(self._keys)]
+            yield item
+
+
+class Deadlines(DeadlineWheel[Checked]):
+    """Checks each item when it is due, with a single timer for all.
+
+    :param clock: monotonic time and timers.
+    """
+
+    BUCKET_SECONDS = 0.1
+    _log = Logger()
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(self.BUCKET_SECONDS)
+        self._clock = clock
+        self._timer: IDelayedCall | None = None
+        self._timer_key: int | None = None
 
     def _set_timer(self) -> None:
         if self._timer_key is not None and self._timer_key <= self._keys[0]:
@@ -108,20 +130,13 @@ class Deadlines:
     def _tick(self) -> None:
         self._timer = self._timer_key = None
         now = self._clock.seconds()
-        while self._keys and self._keys[0] * self.BUCKET_SECONDS <= now:
-            key = heapq.heappop(self._keys)
-            for item in self._buckets.pop(key, ()):
-                if item.bucket == key:  # else a check earlier in this tick has cancelled it
-                    self.cancel(item)
-                    self._check(item, now)
+        for item in self.take_due(now):
+            try:
+                again = item.check(now)
+            except Exception:
+                self._log.failure("the deadlines of {item} could not be checked", item=str(item))
+                continue
+            if again is not None:
+                self.schedule(item, max(again, now))
         if self._keys:
             self._set_timer()
-
-    def _check(self, item: Checked, now: float) -> None:
-        try:
-            again = item.check(now)
-        except Exception:
-            self._log.failure("checking {item} failed", item=str(item))
-            return
-        if again is not None:
-            self.schedule(item, max(again, now))

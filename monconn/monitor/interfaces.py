@@ -1,4 +1,4 @@
-"""What the parts of the house are to each other."""
+"""What a monitor expects of connections and of observers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from zope.interface import Attribute, Interface, implementer
 
+from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Reason
 from monconn.model.record import ConnectionRecord
@@ -15,17 +16,23 @@ from monconn.monitor.watchers import Watch
 class IConnection(Interface):
     """One live connection, as a monitor holds it."""
 
-    record: ConnectionRecord = Attribute("what is known of it")
+    record: ConnectionRecord = Attribute("what is known of the connection")
 
     def end(reason: Reason, reset: bool = False) -> None:
-        """End it for a reason of ours.
+        """End the connection for a reason of ours.
 
-        :param reset: at once, by a reset, dropping what is under way; else what we hold is
-            delivered first, and both sides get an ordinary end.
+        :param reset: end it at once by a TCP reset, and discard what is under way; else what we
+            hold is delivered first, and both sides get an ordinary end.
         """
 
     def measure() -> None:
-        """Put what the system knows of its sockets now into the record."""
+        """Update the record from what the kernel knows of the sockets (``TCP_INFO``)."""
+
+    def policy_changed() -> None:
+        """The monitor's policy was replaced: reschedule the next check of the time limits.
+
+        Called for each live connection; must not end the connection before it returns.
+        """
 
 
 class IWatchable(Interface):
@@ -40,46 +47,66 @@ class IWatchable(Interface):
 
 
 class IObserver(Interface):
-    """Who is told what happens to connections.
+    """Is notified of what happens to connections.
 
-    An observer must not keep its caller waiting; one that raises is switched off.
+    Observers run in the reactor's thread, in the path of the data: one must return quickly. One
+    that raises is logged and switched off.
     """
 
-    watches_payload: bool = Attribute("whether to call ``data``; asked when it is added")
+    watches_payload: bool = Attribute("whether to call ``data``; read when the observer is added")
 
     def opened(record: ConnectionRecord) -> None:
         """A client was admitted."""
 
     def refused(record: ConnectionRecord) -> None:
-        """A client was not let in; the record says why."""
+        """A client was refused; ``record.refusal`` says why."""
 
     def data(record: ConnectionRecord, direction: Direction, data: bytes) -> None:
-        """Bytes were taken from their sender."""
+        """Bytes were read from their sender, and are not delivered yet.
+
+        :param direction: ``up`` from the client, ``down`` from the backend.
+        """
 
     def closed(record: ConnectionRecord) -> None:
-        """A connection is over; the record is complete."""
+        """A connection has ended; the record is complete."""
 
     def alarmed(alarm: Alarm) -> None:
-        """A device behaves as it should not, or does so no longer."""
+        """A device behaves abnormally, or does so no longer."""
 
 
-@implementer(IObserver)
+class IActionObserver(Interface):
+    """What an observer may have besides :class:`IObserver`'s methods."""
+
+    def acted(action: Action) -> None:
+        """Connections were closed, or a service was changed, on somebody's behalf.
+
+        Called once for each action, however many of the observed services it concerned.
+        """
+
+
+@implementer(IObserver, IActionObserver)
 class Observer:
-    """An observer that heeds nothing: override what you want to hear of."""
+    """An observer that ignores everything: override the hooks that you need.
+
+    Hooks that are not overridden are never called, and cost nothing.
+    """
 
     watches_payload = False
 
     def opened(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.opened`."""
+        """Does nothing."""
 
     def refused(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.refused`."""
+        """Does nothing."""
 
     def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
-        """See :meth:`IObserver.data`."""
+        """Does nothing."""
 
     def closed(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.closed`."""
+        """Does nothing."""
 
     def alarmed(self, alarm: Alarm) -> None:
-        """See :meth:`IObserver.alarmed`."""
+        """Does nothing."""
+
+    def acted(self, action: Action) -> None:
+        """Does nothing."""

@@ -5,44 +5,59 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 
 from monconn.addresses import Network, parse_network, plain_ip
-from monconn.clock import MonotonicClock
-from monconn.errors import UnknownConnection
+from monconn.clock import Clock, MonotonicClock
+from monconn.errors import SettingTypeError, UnknownConnection
+from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Refusal
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.clients import ClientTotals
-from monconn.monitor.interfaces import IConnection, IObserver
-from monconn.monitor.observers import Notifier
-from monconn.policy.networks import NetworkSet
+from monconn.monitor.interfaces import IConnection, IObserver, IWatchable
+from monconn.monitor.liverules import LiveRules
+from monconn.monitor.observers import Observers
+from monconn.monitor.subscriptions import Cancel, Subscriptions
+from monconn.monitor.watchers import Watch
+from monconn.policy.blocks import Blocks, BlockSource
+from monconn.policy.networks import ips_within
+from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
 from monconn.units import format_bytes, format_duration
 
-CLOSED_KEPT = 1_000
+CLOSED_RETAINED = 1_000
 STOP_GRACE_SECONDS = 1.0
-"""How long peers may take to answer an end that we gave them because we stop."""
+"""How long peers may take to end their side once we have ended ours because we stop."""
 
-_ids = itertools.count(1)  # one row of numbers for all services: ``monconn close 42``
+# Global, so that an id names one connection of all services: ``monconn close 42``.
+_ids = itertools.count(1)
 
 
-class Monitor(Notifier):
+class Monitor:
     """Watches one service, and is the only place where anything is done to it.
 
     :param name: the service's name (``sid`` in the Go tool).
     :param rules: whom to let in; everyone if left out.
     :param timeouts: when to end connections.
+    :param policy: every setting at once; rules and timeouts go before those in it.
     :param listen: where the service listens, for display.
     :param backend: whom it forwards to, for display.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
-    :param observers: who is told of everything.
+    :param clock: the installed reactor's timers, and monotonic time, if left out.
+    :param observers: who is notified of everything.
+    :raises SettingError: an argument is not valid.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -50,38 +65,118 @@ class Monitor(Notifier):
         rules: Rules | None = None,
         timeouts: Timeouts | None = None,
         *,
+        policy: Policy | None = None,
         listen: str = "",
         backend: str = "",
-        clock: Any = None,
+        clock: Clock | None = None,
         observers: Iterable[IObserver] = (),
     ) -> None:
-        super().__init__(name, observers)
-        self.rules = Rules() if rules is None else rules
-        self.timeouts = Timeouts() if timeouts is None else timeouts
+        if not isinstance(name, str):
+            raise SettingTypeError(f"Monitor(name={name!r}): must be a text")
+        policy = Policy() if policy is None else _as_policy(policy)
+        if rules is not None:
+            policy = attrs.evolve(policy, rules=rules)
+        if timeouts is not None:
+            policy = attrs.evolve(policy, timeouts=timeouts)
+        self.name = name
+        self.policy = policy
+        """Every setting in force; :meth:`apply` replaces it."""
         self.listen = listen
         self.backend = backend
-        self.clock = MonotonicClock() if clock is None else clock
+        self.clock: Clock = MonotonicClock() if clock is None else clock
         self.booted_at = time.time()
         self.accessed_at: float | None = None
         self.stopping = False
-        self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_KEPT)
+        self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
         self.clients = ClientTotals()
+        self._observers = Observers(name)
+        self._blocks = Blocks(policy.rules.bans)
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
         self._live_by_ip: dict[str, int] = {}
         self._ended = Totals()  # of connections that are over; ``opened`` of all
         self._subtracted = Totals()
-        self._room_callbacks: list[Callable[[], object]] = []
+        self._room = Subscriptions[[]]()
         self._when_empty: list[Deferred[None]] = []
+        self._stop_timers: list[IDelayedCall] = []
+        for observer in observers:
+            self.add_observer(observer)
 
-    # -- what the roads tell it
+    # -- its policy
+
+    def apply(self, policy: Policy) -> None:
+        """Replace every setting; live connections and waiting clients feel it at once.
+
+        Connections of newly blocked networks end with the reason ``blocked``; time limits that
+        were switched on, shortened or prolonged hold for those that live; clients that waited for
+        a higher ``conn_limit`` are let in. Limits on how many may enter end nobody.
+
+        :raises SettingError: it is no policy; then nothing is changed.
+        """
+        before, self.policy = self.policy, _as_policy(policy)
+        if policy.rules.bans != before.rules.bans:
+            self._end_blocked(self._blocks.configure(policy.rules.bans))
+        if policy.timeouts != before.timeouts:
+            for connection in tuple(self._live.values()):
+                try:
+                    connection.policy_changed()
+                except Exception:  # the other connections are to feel it nevertheless
+                    self._log.failure(
+                        "{service}: failed to change the time limits of connection {id}",
+                        service=self.name,
+                        id=connection.record.id,
+                    )
+        if policy.rules != before.rules:
+            self._notify_room()
+
+    @property
+    def rules(self) -> LiveRules:
+        """The rules in force; setting one of its attributes applies a changed policy."""
+        return LiveRules(self)
+
+    @rules.setter
+    def rules(self, rules: Rules) -> None:
+        self.apply(attrs.evolve(self.policy, rules=rules))
+
+    def _set_timeouts(self, timeouts: Timeouts) -> None:
+        self.apply(attrs.evolve(self.policy, timeouts=timeouts))
+
+    if TYPE_CHECKING:
+        timeouts: Timeouts
+        """The time limits in force; others are put in place by assigning them."""
+
+        @property
+        def watched(self) -> bool:
+            """Whether any observer wants payload: asked before bytes are shown to them."""
+    else:
+        # Read for every connection and chunk: attrgetter spares a Python call each time.
+        timeouts = property(attrgetter("policy.timeouts"), _set_timeouts)
+        watched = property(attrgetter("_observers.watched"))
+
+    # -- observers
+
+    def add_observer(self, observer: IObserver) -> Cancel:
+        """Notify an observer of everything from now on, through the methods that it has now.
+
+        :returns: removes it, as :meth:`remove_observer` does.
+        """
+        self._observers.add(observer)
+        return lambda: self.remove_observer(observer)
+
+    def remove_observer(self, observer: IObserver) -> None:
+        """Notify an observer no more; harmless for one that is not notified of anything."""
+        self._observers.remove(observer)
+
+    # -- called by the data paths
 
     def admit(self, client: str, client_ip: str, *, backend: str = "") -> ConnectionRecord | None:
         """Judge a client that wants to enter.
 
-        :param client: who it is, as :attr:`ConnectionRecord.client` shows it.
+        :param client: its address, in the form of :attr:`ConnectionRecord.client`.
         :param client_ip: its IP, in any notation.
-        :returns: a record for :meth:`opened`, or None: refused, counted and told.
+        :param backend: whom it is connected to, if that is not the service's own backend.
+        :returns: a record for :meth:`opened`; or None if it was refused, which is then counted
+            and observers are notified.
         """
         client_ip = plain_ip(client_ip)
         record = ConnectionRecord(
@@ -98,7 +193,12 @@ class Monitor(Notifier):
         refusal = (
             "stopping"
             if self.stopping
-            else self.rules.refusal(client_ip, len(self._live), self._live_by_ip)
+            else self.policy.rules.refusal(
+                client_ip,
+                len(self._live),
+                self._live_by_ip,
+                is_blocked=self._blocks.covers(client_ip),
+            )
         )
         if refusal is None:
             return record
@@ -110,28 +210,28 @@ class Monitor(Notifier):
         record.state = "closed"
         record.closed, record.closed_at = record.opened, record.opened_at
         self._ended.refused[refusal] += 1
-        self._notify("refused", record)
+        self._observers.notify("refused", record)
 
     def opened(self, connection: IConnection) -> None:
-        """Take in a connection whose record :meth:`admit` has made."""
+        """A connection whose record :meth:`admit` has made is live from now on."""
         record = connection.record
         self._live[record.id] = connection
         self._live_by_ip[record.client_ip] = self._live_by_ip.get(record.client_ip, 0) + 1
         self._ended.opened += 1
         self.clients.opened(record)
-        if self._subscribers["opened"]:
-            self._notify("opened", record)
+        if self._observers.by_hook["opened"]:
+            self._observers.notify("opened", record)
 
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
-        """Show payload to whoever watches it."""
-        self._notify("data", record, direction, data)
+        """Notify the observers that watch payload of a chunk."""
+        self._observers.notify("data", record, direction, data)
 
     def alarm(self, alarm: Alarm) -> None:
-        """Tell whoever wants to hear of it that a device behaves as it should not."""
-        self._notify("alarmed", alarm)
+        """Notify observers that a device behaves abnormally, or does so no longer."""
+        self._observers.notify("alarmed", alarm)
 
     def closed(self, connection: IConnection) -> None:
-        """Let go of a connection whose sockets are closed; harmless the second time."""
+        """A connection's sockets are closed: complete and count it; harmless the second time."""
         record = connection.record
         if self._live.pop(record.id, None) is None:
             return
@@ -142,8 +242,8 @@ class Monitor(Notifier):
         self._ended.down += record.down
         self.clients.closed(record)
         self.closed_records.append(record)
-        self._notify("closed", record)
-        for call in self._room_callbacks:
+        self._observers.notify("closed", record)
+        for call in self._room.calls:
             call()
         if self._when_empty and not self._live:
             self._notify_empty()
@@ -157,18 +257,30 @@ class Monitor(Notifier):
 
     def _notify_empty(self) -> None:
         waiting, self._when_empty = self._when_empty, []
+        timers, self._stop_timers = self._stop_timers, []
+        for timer in timers:
+            if timer.active():
+                timer.cancel()
         for deferred in waiting:
             deferred.callback(None)
 
     def must_wait(self) -> bool:
         """Whether the next client is to be left in the accept queue."""
-        return self.rules.conn_limit > 0 and self.rules.must_wait(len(self._live))
+        rules = self.policy.rules
+        return rules.conn_limit > 0 and rules.must_wait(len(self._live))
 
-    def when_room(self, call: Callable[[], object]) -> None:
-        """Have something called each time a connection has left."""
-        self._room_callbacks.append(call)
+    def when_room(self, call: Callable[[], object]) -> Cancel:
+        """Call something each time there may be room: a connection has left, or rules changed.
 
-    # -- what can be asked of it
+        :returns: cancels the subscription.
+        """
+        return self._room.add(call)
+
+    def _notify_room(self) -> None:
+        for call in self._room.calls:
+            call()
+
+    # -- queries
 
     def __len__(self) -> int:
         """How many connections are live."""
@@ -193,11 +305,23 @@ class Monitor(Notifier):
         return self._connection(connection_id).record
 
     def measure(self, connection_id: int) -> None:
-        """Put what the system knows of a connection's sockets now into its record.
+        """Update a connection's record from what the kernel knows of its sockets.
 
         :raises UnknownConnection: there is none with this id.
         """
         self._connection(connection_id).measure()
+
+    def watch(self, connection_id: int, call: Watch) -> Cancel:
+        """Show one connection's payload, at no cost to the others.
+
+        :param call: called with the direction and each chunk, as it is read from its sender.
+        :returns: cancels that.
+        :raises UnknownConnection: there is none with this id, or its payload cannot be watched.
+        """
+        connection = self._connection(connection_id)
+        if not IWatchable.providedBy(connection):
+            raise UnknownConnection(f"the connection {connection_id} cannot be watched")
+        return IWatchable(connection).add_watcher(call)
 
     def _connection(self, connection_id: int) -> IConnection:
         try:
@@ -214,20 +338,20 @@ class Monitor(Notifier):
         return len(self._live_by_ip)
 
     def bytes(self) -> tuple[int, int]:
-        """Bytes up and down: of closed and live connections, less what was taken off."""
+        """Bytes up and down of closed and live connections, less what was subtracted."""
         totals = self.totals()
         return totals.up, totals.down
 
     def totals(self) -> Totals:
-        """What is counted, less what was taken off."""
+        """What was counted, less what was subtracted."""
         return self.counted() - self._subtracted
 
     def carry_over(self, totals: Totals) -> None:
-        """Count on from what an earlier run has counted."""
+        """Add what an earlier run of the program has counted."""
         self._ended += totals
 
     def counted(self) -> Totals:
-        """All that was ever counted, whatever was taken off."""
+        """All that was ever counted, whatever was subtracted."""
         records = self.connections()
         live = Totals(up=sum(each.up for each in records), down=sum(each.down for each in records))
         return self._ended + live
@@ -237,7 +361,7 @@ class Monitor(Notifier):
         return float(self.clock.seconds() - self._booted)
 
     def stats(self) -> dict[str, Any]:
-        """The service in figures, as plain values for JSON."""
+        """The service's figures as plain values for JSON."""
         totals = self.totals()
         return {
             "sid": self.name,
@@ -265,60 +389,110 @@ class Monitor(Notifier):
             f" uptime {format_duration(self.uptime_seconds())}"
         )
 
-    # -- what can be done to it
+    # -- actions
+    #
+    # Each is reported as an action of an actor; with None for the actor it is not, as
+    # monconn.ops.operations reports what it does to many monitors as one action.
 
-    def close(self, connection_id: int, *, reset: bool = False) -> None:
-        """End a connection, as the operator's wish.
+    def close(
+        self, connection_id: int, *, reset: bool = False, actor: Actor | None = OWN_CODE
+    ) -> None:
+        """End a connection, with the reason ``operator``.
 
         :raises UnknownConnection: there is none with this id.
         """
         self._connection(connection_id).end("operator", reset)
+        self._acted(actor, "reset" if reset else "close", f"id {connection_id}", 1)
 
-    def close_all(self, network: str | Network | None = None, *, reset: bool = False) -> int:
-        """End every connection, or those of a network's clients, as the operator's wish.
+    def close_all(
+        self,
+        network: str | Network | None = None,
+        *,
+        reset: bool = False,
+        actor: Actor | None = OWN_CODE,
+    ) -> int:
+        """End every connection, or those of a network's clients, with the reason ``operator``.
 
-        :returns: how many there were.
+        :returns: how many were ended; those that were ending already are not counted.
         :raises AddressError: it is no network.
         """
-        clients = None if network is None else NetworkSet([_network(network)])
+        ips = None if network is None else ips_within([_network(network)], self._live_by_ip)
         chosen = [
             connection
             for connection in self._live.values()
             if (reset or connection.record.reason is None)  # else it is ending already
-            and (clients is None or clients.covers(connection.record.client_ip))
+            and (ips is None or connection.record.client_ip in ips)
         ]
         for connection in chosen:
             connection.end("operator", reset)
+        target = f"service:{self.name}" + ("" if network is None else f" client:{network}")
+        self._acted(actor, "reset" if reset else "close", target, len(chosen))
         return len(chosen)
 
-    def block(self, network: str | Network) -> bool:
+    def block(self, network: str | Network, *, actor: Actor | None = OWN_CODE) -> bool:
         """Refuse clients of an IP or a network, and end those that are connected.
+
+        This is the operator's block: it holds until it is lifted or the program ends, whatever
+        the configuration blocks.
 
         :returns: False if it was blocked already.
         :raises AddressError: it is no network.
         """
-        is_new = self.rules.bans.add(_network(network))
-        for connection in tuple(self._live.values()):
-            if self.rules.bans.covers(connection.record.client_ip):
-                connection.end("blocked")
+        network = _network(network)
+        is_new = self._blocks.block(network)
+        count = self._end_blocked([network])
+        self._acted(actor, "block", str(network), count, is_new)
         return is_new
 
-    def unblock(self, network: str | Network) -> bool:
-        """Let the clients of exactly this IP or network in again.
+    def _end_blocked(self, networks: Collection[Network]) -> int:
+        """End the live connections from some networks.
+
+        Each client's IP is checked, and only against these networks: a block costs the same
+        however many there are already.
+
+        :returns: how many were ended; those that were ending already are not counted.
+        """
+        if not networks or not self._live:
+            return 0
+        ips = ips_within(networks, self._live_by_ip)
+        if not ips:
+            return 0
+        count = 0
+        for connection in tuple(self._live.values()):
+            if connection.record.client_ip in ips:
+                count += connection.record.reason is None
+                connection.end("blocked")
+        return count
+
+    def unblock(self, network: str | Network, *, actor: Actor | None = OWN_CODE) -> bool:
+        """Let the clients of exactly this IP or network in again, whoever has blocked it.
+
+        A network of the configuration's stays unblocked until the program ends, or until the
+        operator blocks it again; a changed configuration that goes on naming it changes nothing.
 
         :returns: False if it was not blocked.
         :raises AddressError: it is no network.
         """
-        return self.rules.bans.remove(_network(network))
+        network = _network(network)
+        was_there = self._blocks.unblock(network)
+        self._acted(actor, "unblock", str(network), 0, was_there)
+        return was_there
 
-    def blocks(self) -> list[Network]:
-        """The blocked networks, in order."""
-        return sorted(self.rules.bans, key=lambda net: (net.version, net))
+    def blocks(self, source: BlockSource | None = None) -> list[Network]:
+        """The blocked networks, in order.
 
-    def subtract(self, up: int, down: int) -> None:
-        """Take bytes off the totals, once they are stored elsewhere.
+        :param source: only those that the ``operator`` or the ``configuration`` has blocked.
+        """
+        return self._blocks.networks(source)
 
-        :raises ValueError: fewer than none, or more than are there.
+    def is_blocked(self, ip: str) -> bool:
+        """Whether a client's IP is in a blocked network."""
+        return self._blocks.covers(plain_ip(ip))
+
+    def subtract(self, up: int, down: int, *, actor: Actor | None = OWN_CODE) -> None:
+        """Subtract bytes from the totals, once they are stored elsewhere.
+
+        :raises ValueError: a count is negative or higher than the total.
         """
         now_up, now_down = self.bytes()
         if not (0 <= up <= now_up and 0 <= down <= now_down):
@@ -327,10 +501,30 @@ class Monitor(Notifier):
             )
         self._subtracted.up += up
         self._subtracted.down += down
+        self._acted(actor, "subtract_stats", f"{up} B up, {down} B down")
 
-    def reset_stats(self) -> None:
+    def reset_stats(self, *, actor: Actor | None = OWN_CODE) -> None:
         """Set the totals (bytes, connections opened, refusals) to zero."""
         self._subtracted = self.counted()
+        self._acted(actor, "reset_stats")
+
+    def report(self, action: Action, others: Iterable[Monitor] = ()) -> None:
+        """Write an action into the log, and notify every observer of it, each once.
+
+        :param others: the other monitors that it concerned.
+        """
+        self._observers.report(action, [monitor._observers for monitor in others])
+
+    def _acted(
+        self,
+        actor: Actor | None,
+        kind: ActionKind,
+        target: str = "",
+        count: int = 0,
+        changed: bool = True,
+    ) -> None:
+        if actor is not None:
+            self.report(Action(kind, actor, time.time(), self.name, target, count, changed))
 
     def stop(self, wait_seconds: float) -> Deferred[None]:
         """Let nobody in any more, and wait for the live connections.
@@ -338,21 +532,27 @@ class Monitor(Notifier):
         Those that still live after ``wait_seconds`` are ended with the reason
         ``stopping``; a moment later what is left of them is reset.
 
-        :returns: fires when the last connection has ended.
+        :returns: fires when the last connection has ended, or with :meth:`resume`.
         """
         self.stopping = True
         if not self._live:
             return succeed(None)
         done: Deferred[None] = Deferred()
         self._when_empty.append(done)
-        timers = [
+        self._stop_timers += [
             self.clock.callLater(wait_seconds, self._end_all),
             self.clock.callLater(wait_seconds + STOP_GRACE_SECONDS, self.stop_now),
         ]
-        return done.addCallback(lambda _: _cancel(timers))
+        return done
+
+    def resume(self) -> None:
+        """Let clients in again after :meth:`stop`; connections that wait to be ended live on."""
+        self.stopping = False
+        self._notify_empty()
+        self._notify_room()
 
     def stop_now(self) -> None:
-        """End every connection with a reset, this moment."""
+        """End every connection with a reset, at once."""
         self.stopping = True
         self._end_all(reset=True)
 
@@ -361,11 +561,11 @@ class Monitor(Notifier):
             connection.end("stopping", reset)
 
 
+def _as_policy(policy: Policy) -> Policy:
+    if not isinstance(policy, Policy):
+        raise SettingTypeError(f"Monitor(policy={policy!r}): must be Policy(...)")
+    return policy
+
+
 def _network(network: str | Network) -> Network:
-    return parse_network(str(network))  # which makes IPv4 of what is IPv4
-
-
-def _cancel(timers: Iterable[Any]) -> None:
-    for timer in timers:
-        if timer.active():
-            timer.cancel()
+    return parse_network(str(network))  # turns IPv4-mapped IPv6 into IPv4

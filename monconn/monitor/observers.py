@@ -1,4 +1,4 @@
-"""Telling observers, so that none of them can do harm."""
+"""Notifies observers, so that none of them can do harm."""
 
 from __future__ import annotations
 
@@ -6,66 +6,90 @@ from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
+from monconn.model.actions import Action
 from monconn.monitor.interfaces import IObserver, Observer
 
 _Call = Callable[..., object]
-_HOOKS = ("opened", "refused", "data", "closed", "alarmed")
+_HOOKS = ("opened", "refused", "data", "closed", "alarmed", "acted")
 
 
-class Notifier:
-    """Tells observers what they want to hear of; one that raises is told nothing more.
+class Observers:
+    """The observers of one monitor; one that raises is logged and not notified again.
 
-    :param name: of the service, for the log.
-    :param observers: who is told from the beginning.
+    :param service: the service's name, for the log.
     """
 
     _log = Logger()
 
-    def __init__(self, name: str, observers: Iterable[IObserver] = ()) -> None:
-        self.name = name
+    def __init__(self, service: str) -> None:
+        self._service = service
         self.watched = False
-        """Whether anyone wants to see payload: asked before it is shown to anyone."""
-        self._subscribers: dict[str, tuple[tuple[IObserver, _Call], ...]] = dict.fromkeys(
-            _HOOKS, ()
-        )
-        for observer in observers:
-            self.add_observer(observer)
+        """Whether any wants payload: asked before bytes are copied out of the kernel."""
+        self.by_hook: dict[str, tuple[tuple[IObserver, _Call], ...]] = dict.fromkeys(_HOOKS, ())
+        """Who is notified of what; only of the hooks that an observer overrides."""
 
-    def add_observer(self, observer: IObserver) -> None:
-        """Tell an observer of everything from now on, by the methods that it has now."""
-        heeded = [hook for hook in _HOOKS if _subscribes(observer, hook)]  # or none, if that fails
-        for hook in heeded:
-            self._subscribers[hook] += ((observer, getattr(observer, hook)),)
-        self.watched = bool(self._subscribers["data"])
+    def add(self, observer: IObserver) -> None:
+        """Notify an observer from now on, through the methods that it has now."""
+        # All are looked up before any is added: an observer that fails here is not added at all.
+        calls = {hook: getattr(observer, hook) for hook in _HOOKS if _is_overridden(observer, hook)}
+        for hook, call in calls.items():
+            self.by_hook[hook] += ((observer, call),)
+        self.watched = bool(self.by_hook["data"])
 
-    def remove_observer(self, observer: IObserver) -> None:
-        """Tell an observer nothing more; harmless for one that is not told anything."""
-        for hook, heeding in self._subscribers.items():
-            self._subscribers[hook] = tuple(each for each in heeding if each[0] is not observer)
-        self.watched = bool(self._subscribers["data"])
+    def remove(self, observer: IObserver) -> None:
+        """Notify an observer no more; harmless for one that is not subscribed."""
+        for hook, subscribed in self.by_hook.items():
+            self.by_hook[hook] = tuple(each for each in subscribed if each[0] is not observer)
+        self.watched = bool(self.by_hook["data"])
 
-    def _notify(self, hook: str, *args: object) -> None:
-        told = self._subscribers[hook]
-        for each in told:
-            heeding = self._subscribers[hook]
-            # An earlier one may have had it removed.
-            if heeding is told or any(each is other for other in heeding):
+    def notify(self, hook: str, *args: object) -> None:
+        """Call a hook of each observer that overrides it.
+
+        :raises KeyboardInterrupt: the user interrupts the program while an observer runs.
+        """
+        before = self.by_hook[hook]
+        for each in before:
+            now = self.by_hook[hook]
+            # An earlier one in this very loop may have had it removed.
+            if now is before or any(each is other for other in now):
                 try:
                     each[1](*args)
-                except BaseException:  # sys.exit() too: others' connections are in our hands
+                except KeyboardInterrupt:
+                    raise
+                except BaseException:
+                    # sys.exit() in an observer must not end the program either: the connections
+                    # of others depend on it.
                     self._switch_off(each[0])
 
+    def report(self, action: Action, others: Iterable[Observers] = ()) -> None:
+        """Write an action into the log, and notify every observer of it, each once.
+
+        :param others: those of the other services that it concerned.
+        """
+        self._log.info("{action}", action=action.describe())
+        notified: set[int] = set()
+        for observers in (self, *others):
+            for observer, call in observers.by_hook["acted"]:
+                if id(observer) not in notified:
+                    notified.add(id(observer))
+                    try:
+                        call(action)
+                    except (Exception, SystemExit):
+                        observers._switch_off(observer)
+
     def _switch_off(self, observer: IObserver) -> None:
-        self.remove_observer(observer)
+        self.remove(observer)
         self._log.failure(
             "{service}: observer {observer} failed and is switched off",
-            service=self.name,
+            service=self._service,
             observer=type(observer).__name__,
         )
 
 
-def _subscribes(observer: IObserver, hook: str) -> bool:
-    """Whether a hook of an observer's is worth calling."""
+def _is_overridden(observer: IObserver, hook: str) -> bool:
+    """Whether a hook does anything: calls to the base class's empty ones are saved."""
     if hook == "data":
         return observer.watches_payload
+    if hook == "acted" and not hasattr(observer, hook):  # optional: not in IObserver
+        return False
     return getattr(getattr(observer, hook), "__func__", None) is not getattr(Observer, hook)

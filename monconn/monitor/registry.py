@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -11,6 +12,7 @@ from monconn.errors import DuplicateService, UnknownConnection, UnknownService, 
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IObserver
 from monconn.monitor.monitor import Monitor
+from monconn.monitor.subscriptions import Cancel, Subscriptions
 
 WAIT_SECONDS = 60.0
 
@@ -20,37 +22,66 @@ class Registry:
 
     def __init__(self) -> None:
         self._monitors: dict[str, Monitor] = {}
-        self._when_added: list[Callable[[Monitor], object]] = []
+        self._when_added = Subscriptions[[Monitor]]()
+        self._when_deleted = Subscriptions[[Monitor]]()
 
     def new(self, name: str = "default", *args: Any, **kwargs: Any) -> Monitor:
-        """Make a monitor and keep it; what follows the name is as for :class:`Monitor`.
+        """Make a monitor and add it; what follows the name is as for :class:`Monitor`.
 
         :raises DuplicateService: there is one with this name.
+        :raises SettingError: an argument is not valid.
         """
         monitor = Monitor(name, *args, **kwargs)
         self.add(monitor)
         return monitor
 
     def add(self, monitor: Monitor) -> None:
-        """Keep a monitor that was made elsewhere.
+        """Add a monitor that was made elsewhere.
 
         :raises DuplicateService: there is one with this name.
         """
         if monitor.name in self._monitors:
             raise DuplicateService(f"a service named {monitor.name!r} exists already")
         self._monitors[monitor.name] = monitor
-        for call in self._when_added:
+        for call in self._when_added.calls:
             call(monitor)
 
-    def when_added(self, call: Callable[[Monitor], object]) -> None:
-        """Have something called with each monitor that is added from now on."""
-        self._when_added.append(call)
+    def when_added(self, call: Callable[[Monitor], object]) -> Cancel:
+        """Call something with each monitor that is added from now on.
 
-    def observe(self, observer: IObserver) -> None:
-        """Tell an observer of every monitor's connections, of those to come as well."""
-        for monitor in self:
+        :returns: cancels the subscription.
+        """
+        return self._when_added.add(call)
+
+    def when_deleted(self, call: Callable[[Monitor], object]) -> Cancel:
+        """Call something with each monitor that is deleted from now on.
+
+        :returns: cancels the subscription.
+        """
+        return self._when_deleted.add(call)
+
+    def observe(self, observer: IObserver) -> Cancel:
+        """Add an observer to every monitor, and to each that is added from now on.
+
+        :returns: removes the observer from all of them and cancels the subscription.
+        """
+        # Those that were deleted meanwhile may still have connections: they are released, too.
+        observed: WeakSet[Monitor] = WeakSet()
+
+        def follow(monitor: Monitor) -> None:
+            observed.add(monitor)
             monitor.add_observer(observer)
-        self.when_added(lambda monitor: monitor.add_observer(observer))
+
+        stop_following = self.when_added(follow)
+        for monitor in self:
+            follow(monitor)
+
+        def cancel() -> None:
+            stop_following()
+            for monitor in tuple(observed):
+                monitor.remove_observer(observer)
+
+        return cancel
 
     def get(self, name: str) -> Monitor:
         """The monitor of a service.
@@ -63,16 +94,18 @@ class Registry:
             raise UnknownService(f"there is no service named {quoted(name)}") from None
 
     def delete(self, name: str) -> Monitor:
-        """Forget a monitor, which goes on watching what it watches.
+        """Remove a monitor, which goes on watching its connections.
 
         :raises UnknownService: there is none with this name.
         """
         monitor = self.get(name)
         del self._monitors[name]
+        for call in self._when_deleted.calls:
+            call(monitor)
         return monitor
 
     def record(self, connection_id: int) -> ConnectionRecord:
-        """A connection of any service's, live or closed lately.
+        """A connection of any service, live or closed recently.
 
         :raises UnknownConnection: there is none with this id.
         """

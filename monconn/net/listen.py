@@ -1,136 +1,157 @@
-"""Our own listening sockets: one that waits costs nobody anything, and can be handed over."""
+"""Listening sockets of our own: every listener of the program, but for Twisted's endpoints.
+
+Twisted's ports open UNIX sockets to all users (mode 0666), stop listening with ``shutdown(2)``,
+which also stops every process that the socket was handed to, and cannot leave clients in the
+kernel's queue.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-import stat
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from monconn import unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.errors import ListenError
+from monconn.clock import retry_pauses
+from monconn.errors import ListenError, os_error_text
 from monconn.net.sockets import enable_keepalive
 
 BACKLOG = 4096
+"""The kernel's queue of clients not yet accepted; ``net.core.somaxconn`` may shorten it."""
 BATCH = 64
-"""Clients taken at one go; then others have their turn."""
+"""Clients accepted in one turn of the reactor, so that a flood of them does not starve others."""
 PAUSES_SECONDS = (0.5, 1.0)
-"""Between the tries to bind."""
+"""Between the attempts to bind: the program that used the address may be about to end."""
 SHORTAGE_PAUSE_SECONDS = 0.25
-"""How long to leave clients in the queue once descriptors or memory have run out."""
+"""How long to leave clients in the queue once descriptors or memory have run out. Without the
+pause the listener would stay readable and the loop would spin."""
 
 SocketAddress = TcpAddress | UnixAddress
+# accept(2) fails with these because of this process or this machine, not because of the client.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class ListenReactor(Protocol):
+    """What :class:`Listener` needs of a reactor (``IReactorFDSet`` and ``IReactorTime``)."""
+
+    def addReader(self, reader: IReadDescriptor) -> None:
+        """See ``IReactorFDSet``."""
+
+    def removeReader(self, reader: IReadDescriptor) -> None:
+        """See ``IReactorFDSet``."""
+
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object
+    ) -> IDelayedCall:
+        """See ``IReactorTime``."""
 
 
 def open_listener(
     address: SocketAddress,
     *,
     keepalive: bool = True,
-    pauses_seconds: Sequence[float] = PAUSES_SECONDS,
+    default_mode: int | None = None,
+    pauses_seconds: Sequence[float] | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> socket.socket:
     """Bind and listen, trying again after each pause.
 
-    :param keepalive: whether the system is to ask silent clients if they are still there.
-    :returns: a socket that listens and does not block.
-    :raises ListenError: it could not be had after the last try.
+    :param address: an empty host is every address, IPv6 and IPv4.
+    :param keepalive: whether the kernel sends keepalive probes to silent clients.
+    :param default_mode: the permissions of a UNIX socket whose address names none; None leaves
+        them to the umask.
+    :param pauses_seconds: None for :data:`PAUSES_SECONDS`, or no second attempt if the reactor
+        runs in this thread already.
+    :returns: a listening, non-blocking socket.
+    :raises ListenError: the last attempt failed, or permission is denied.
     """
+    if pauses_seconds is None:
+        pauses_seconds = retry_pauses(PAUSES_SECONDS)
     for pause in (*pauses_seconds, None):
         try:
-            return _with_options(_bind(address), keepalive)
+            return _bind(address, keepalive, default_mode)
         except OSError as error:
             if pause is None or error.errno in (errno.EACCES, errno.EPERM):
-                raise ListenError(f"cannot listen on {address}: {_reason(error)}") from error
+                raise ListenError(f"cannot listen on {address}: {os_error_text(error)}") from error
             sleep(pause)
     raise AssertionError("unreachable")
 
 
-def _with_options(sock: socket.socket, keepalive: bool) -> socket.socket:
-    # Clients' sockets get these from their listener, without a call for each of them.
-    if sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if keepalive:
-            enable_keepalive(sock)
-    return sock
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
-def _bind(address: SocketAddress) -> socket.socket:
+def _bind(address: SocketAddress, keepalive: bool, default_mode: int | None) -> socket.socket:
     if isinstance(address, UnixAddress):
-        return _listening(socket.AF_UNIX, address.path, mode=address.mode)
+        unixsocket.remove_stale(address.path)
+        mode = default_mode if address.mode is None else address.mode
+        return _listening(socket.AF_UNIX, address.path, mode=mode)
     if address.host == "":
-        return _bind_everywhere(address.port)
+        if socket.has_dualstack_ipv6():
+            return _listening(
+                socket.AF_INET6, ("::", address.port), dual_stack=True, keepalive=keepalive
+            )
+        return _listening(socket.AF_INET, ("0.0.0.0", address.port), keepalive=keepalive)
     family, _, _, _, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    return _listening(family, where)
-
-
-def _bind_everywhere(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        return _listening(socket.AF_INET6, ("::", port), dual_stack=True)
-    return _listening(socket.AF_INET, ("0.0.0.0", port))
+    return _listening(family, where, keepalive=keepalive)
 
 
 def _listening(
-    family: int, where: Any, *, dual_stack: bool = False, mode: int | None = None
+    family: int,
+    where: Any,
+    *,
+    dual_stack: bool = False,
+    keepalive: bool = False,
+    mode: int | None = None,
 ) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if family == socket.AF_UNIX:
-            _remove_stale(where)
-        else:
+        if family != socket.AF_UNIX:
+            # Else the address could not be bound while connections of the program before are
+            # in TIME_WAIT, a minute on Linux.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Linux copies these to each accepted socket: no system call for each of them.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if keepalive:
+                enable_keepalive(sock)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         sock.bind(where)
         if mode is not None:
-            os.chmod(where, mode)
+            os.chmod(where, mode)  # before listen(2): until then everybody is refused
         sock.listen(BACKLOG)
         sock.setblocking(False)
-    except BaseException:
+    except BaseException:  # only to close it
         sock.close()
         raise
     return sock
 
 
-def _remove_stale(path: str) -> None:
-    """Remove a UNIX socket that nobody listens on any more; nothing else."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except OSError:
-            return
+def client_address(address: SocketAddress, sock: socket.socket) -> str:
+    """How a client on this machine names a listener: ``HOST:PORT`` or ``unix:PATH``.
+
+    :param address: as configured, where the host may be empty and the port 0.
+    """
+    if isinstance(address, UnixAddress):
+        return f"unix:{address.path}"
+    return str(TcpAddress(address.host or "127.0.0.1", sock.getsockname()[1]))
 
 
 @implementer(IReadDescriptor)
 class Listener:
-    """ByteSink clients off a listening socket, in batches.
+    """Accepts clients from a listening socket, in batches.
 
-    :param sock: as :func:`open_listener` gives it; closed by :meth:`close`.
-    :param reactor: an ``IReactorFDSet`` that also has ``callLater``.
+    :param sock: as :func:`open_listener` returns it; closed by :meth:`close`.
+    :param reactor: clients are accepted in its thread.
     :param accepted: called with each client's socket (non-blocking) and its address.
-    :param must_wait: asked before each client; while it says yes, clients are left in the
-        queue until :meth:`resume`.
+    :param must_wait: asked before each client; while it returns True, clients are left in the
+        kernel's queue until :meth:`resume`.
     """
 
     _log = Logger()
@@ -138,101 +159,121 @@ class Listener:
     def __init__(
         self,
         sock: socket.socket,
-        reactor: Any,
+        reactor: ListenReactor,
         accepted: Callable[[socket.SocketType, Any], object],
-        must_wait: Callable[[], bool],
+        must_wait: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sock: socket.socket | None = sock
         self._fileno = sock.fileno()
         self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
+        self._file = unixsocket.identify(self._path) if self._path else None
         self._reactor = reactor
         self._accepted = accepted
         self._must_wait = must_wait
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
-        self._reads = False
-        self._pause: Any = None
-        self._short = False
+        self._is_reading = False
+        self._pause: IDelayedCall | None = None
+        self._is_short = False
 
     def fileno(self) -> int:
-        """See ``IFileDescriptor``."""
+        """The listening socket's descriptor."""
         return self._fileno
 
     def logPrefix(self) -> str:
-        """See ``ILoggingContext``."""
+        """What the reactor calls it in its log."""
         return "monconn.accept"
 
     def connectionLost(self, reason: Any) -> None:
-        """See ``IFileDescriptor``: the reactor lets go of it."""
+        """Close: the reactor found the descriptor unusable, or is stopping."""
         self.close()
 
     def resume(self) -> None:
-        """Take clients, or go on taking them; harmless at any time."""
-        if not self._reads and self._sock is not None and self._pause is None:
-            self._reads = True
+        """Start or continue to accept clients; harmless at any time."""
+        if not self._is_reading and self._sock is not None and self._pause is None:
+            self._is_reading = True
             self._reactor.addReader(self)
 
-    def _rest(self) -> None:
-        self._reads = False
+    def _stop_reading(self) -> None:
+        self._is_reading = False
         self._reactor.removeReader(self)
 
     def doRead(self) -> None:
-        """See ``IReadDescriptor``: at least one client waits."""
+        """Accept a batch: at least one client is in the queue."""
         for _ in range(BATCH):
             if self._sock is None:
                 return
             if self._must_wait():
-                self._rest()
+                self._stop_reading()
                 return
             try:
+                # Private, but the method that socket.accept() itself is made of (CPython 3.10
+                # to 3.14; a test checks that it is there). It returns the bare descriptor;
+                # accept() makes a socket.socket of it, whose enums cost twice as much as all else.
                 fd, address = self._sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in _SHORTAGES:
-                    self._wait_for_better_times(error)
+                    self._pause_for_shortage(error)
                     return
-                continue  # this client has left again (ECONNABORTED and its like)
-            self._short = False
-            # The type beneath socket.socket: it knows no enums, and costs half as much to make.
+                # accept(2) passes on errors of the new connection, such as ECONNABORTED: that
+                # client is gone, and the next one is to be tried.
+                continue
+            self._is_short = False
+            # The C type below socket.socket, without enums: see above.
             client = socket.SocketType(self._family, self._type, self._proto, fileno=fd)
             client.setblocking(False)
             try:
                 self._accepted(client, address)
-            except Exception:  # which the reactor would answer by closing the listener
+            except Exception:  # the reactor would close the listener because of it
                 client.close()
                 self._log.failure("a client could not be served")
 
-    def _wait_for_better_times(self, error: OSError) -> None:
-        if not self._short:
-            self._short = True
-            self._log.warn("cannot accept clients for now: {reason}", reason=_reason(error))
-        self._rest()
-        self._pause = self._reactor.callLater(SHORTAGE_PAUSE_SECONDS, self._pause_over)
+    def _pause_for_shortage(self, error: OSError) -> None:
+        if not self._is_short:
+            self._is_short = True
+            self._log.warn("cannot accept clients for now: {reason}", reason=os_error_text(error))
+        self._stop_reading()
+        self._pause = self._reactor.callLater(SHORTAGE_PAUSE_SECONDS, self._end_pause)
 
-    def _pause_over(self) -> None:
+    def _end_pause(self) -> None:
         self._pause = None
         self.resume()
 
     def close(self) -> None:
-        """Listen no more; harmless the second time.
+        """Stop listening; harmless the second time.
 
-        The socket is closed and never shut down, which would end it for every process
-        that it was handed to.
+        The socket is closed and never shut down, which would stop every process that it was
+        handed to. The file of a UNIX socket is removed if it is still the one made for it.
         """
         if self._sock is None:
             return
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-        self._rest()
+        self._stop_reading()
         sock, self._sock = self._sock, None
-        if self._path:
-            _unlink_quietly(self._path)  # first: once it is closed, the path may be another's
+        if self._path and unixsocket.identify(self._path) == self._file:
+            try:
+                os.unlink(self._path)  # before it is closed: then nobody can have replaced it
+            except OSError:
+                pass
         sock.close()
 
 
-def _unlink_quietly(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
+def serve_factory(sock: socket.socket, reactor: Any, factory: IProtocolFactory) -> Listener:
+    """A listener whose clients are served by a Twisted factory; call its ``resume``.
+
+    :param sock: as :func:`open_listener` returns it.
+    :param reactor: a :class:`ListenReactor` that is an ``IReactorSocket``, too.
+    """
+
+    def accepted(client: socket.SocketType, address: Any) -> None:
+        try:
+            reactor.adoptStreamConnection(client.fileno(), client.family, factory)
+        except OSError:
+            pass  # the client has left already (ENOTCONN from getpeername)
+        finally:
+            client.close()  # Twisted has duplicated the descriptor
+
+    return Listener(sock, reactor, accepted)

@@ -1,4 +1,4 @@
-"""Who connects to Twisted's listeners: how to show them, and how to turn them away."""
+"""Clients of Twisted's listeners: their address as text, and how to refuse them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from monconn.addresses import TcpAddress
 
 
 def describe_peer(address: Any) -> tuple[str, str]:
-    """How to show the peer with this Twisted address, and its IP (``unix`` if it has none)."""
+    """The address of a peer as text, and its IP; ``unix`` for both if it has none.
+
+    :param address: an ``IAddress`` of Twisted's.
+    """
     if hasattr(address, "port"):
         return str(TcpAddress(address.host, address.port)), address.host
     return "unix", "unix"
@@ -20,13 +23,13 @@ def describe_peer(address: Any) -> tuple[str, str]:
 
 @implementer(IProtocol)
 class RefusedProtocol(Protocol):
-    """A refused client: its connection is closed as soon as it stands.
+    """The protocol of a refused client: it closes the connection at once.
 
-    ``buildProtocol`` may not return None for it: TLS would fail on that and leave the
-    client's socket open.
+    ``buildProtocol`` must not return None instead: Twisted's TLS raises ``AttributeError`` on that,
+    and leaves the client's socket open.
     """
 
     def makeConnection(self, transport: ITransport) -> None:
-        """See :class:`IProtocol`."""
+        """Close the connection."""
         super().makeConnection(transport)
         transport.loseConnection()

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import Clock
+from monconn.errors import os_error_text
 
 SocketAddress = tuple[socket.AddressFamily, Any]
 """A family, and the address that ``connect`` takes for it."""
@@ -67,7 +68,7 @@ class Resolver:
             found(targets)
 
     def _fail(self, failure: Failure) -> None:
-        words = _words(failure)
+        words = os_error_text(failure.value)
         waiting, self._waiting = self._waiting, []
         for _, failed in waiting:
             failed(words)
@@ -87,8 +88,3 @@ def _resolve(address: TcpAddress | UnixAddress) -> Sequence[SocketAddress]:
     assert isinstance(address, TcpAddress)
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     return [(family, where) for family, _, _, _, where in found]
-
-
-def _words(failure: Failure) -> str:
-    error = failure.value
-    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -12,9 +12,12 @@ import select
 import socket
 import struct
 import termios
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import ref
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.python.failure import Failure
 
 from monconn.model.reasons import SideEnd
 
@@ -24,6 +27,7 @@ KEEPALIVE_PROBES = 9
 _SO_MEMINFO = 55
 _TCP_INFO = 11
 TCP_INFO_BYTES = 232
+_UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid
 # sk_meminfo (linux/sock_diag.h): skip RMEM_ALLOC and RCVBUF; then WMEM_ALLOC (in flight), SNDBUF
 # (the limit), FWD_ALLOC (reserved), WMEM_QUEUED (queued).
 _MEMINFO = struct.Struct("8x4I")
@@ -51,10 +55,12 @@ class ErrorTrackingSocket(socket.socket):
     the socket at once, with everything unread that the peer sent before: it is read here first.
     """
 
-    __slots__ = ("_tcp_info", "error_number", "keep_unread", "unread_data")
+    __slots__ = ("_tcp_info", "error_number", "has_ended", "keep_unread", "unread_data")
 
     error_number: int
     """The first error that occurred; 0 for none."""
+    has_ended: bool
+    """Whether the end of what the peer sends was read."""
     keep_unread: bool
     """Whether ``close`` reads what is left into :attr:`unread_data`."""
     unread_data: bytes
@@ -63,18 +69,24 @@ class ErrorTrackingSocket(socket.socket):
     def recv(self, *args: Any) -> bytes:
         """Receive; an error is remembered."""
         try:
-            return super().recv(*args)
+            data = super().recv(*args)
         except OSError as error:
             self._note(error)
             raise
+        if not data:
+            self.has_ended = True
+        return data
 
     def recvmsg(self, *args: Any) -> Any:
         """Receive, as Twisted does on UNIX sockets; an error is remembered."""
         try:
-            return super().recvmsg(*args)
+            received = super().recvmsg(*args)
         except OSError as error:
             self._note(error)
             raise
+        if not received[0]:
+            self.has_ended = True
+        return received
 
     def send(self, data: Any, *flags: int) -> int:
         """Send; an error is remembered."""
@@ -123,6 +135,8 @@ def descriptor_of(transport: Any) -> FileDescriptor | None:
 def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
     """Replace a transport's socket by an :class:`ErrorTrackingSocket`.
 
+    From then on the transport takes no end for one that was not read.
+
     :param descriptor: what :func:`descriptor_of` gives.
     :returns: the socket; None if the transport has none.
     """
@@ -136,13 +150,30 @@ def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
     bare: Any = super(socket.socket, plain)
     noting = ErrorTrackingSocket(bare.family, bare.type, bare.proto, fileno=plain.detach())
     noting.error_number = 0
+    noting.has_ended = False
     noting.keep_unread = False
     noting.unread_data = b""
     noting._tcp_info = None
     noting.setblocking(False)
     descriptor.socket = noting
     descriptor.fileno = noting.fileno
+    descriptor.readConnectionLost = partial(_input_ended, ref(descriptor))  # and no cycle
     return noting
+
+
+def _input_ended(transport: ref[Any], reason: Failure) -> None:
+    """In the place of a transport's ``readConnectionLost``: pass on an end that was read.
+
+    To Twisted's poll and epoll reactors (``_PollLikeMixin``) a hang-up without input, on a
+    descriptor that they read from, is an end in order with nothing left. But they fetch the events
+    of all descriptors at once: one that was paused then, and that an event served before this one
+    has resumed, was not asked about its input. It may have been reset, with bytes to be read.
+    """
+    descriptor: Any = transport()
+    if descriptor.socket.has_ended:
+        type(descriptor).readConnectionLost(descriptor, reason)
+    else:
+        descriptor.startReading()  # which the reactor has stopped; the next events tell of input
 
 
 def end_by_errno(error_number: int) -> SideEnd:
@@ -237,9 +268,26 @@ def reset_on_close(sock: socket.SocketType) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+class PeerCredentials(NamedTuple):
+    """The process at the other end of a UNIX socket, as it was when it connected."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(sock: socket.SocketType) -> PeerCredentials | None:
+    """Who is at the other end of a UNIX socket, by ``SO_PEERCRED`` (unix(7)).
+
+    :returns: None of other sockets, and where the kernel does not say.
+    """
+    if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return PeerCredentials(*_UCRED.unpack(credentials))
+
+
 def peer_pid(sock: socket.SocketType) -> int:
-    """The process at the other end of a UNIX socket; 0 where the kernel does not tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return 0
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[0])
+    """The process at the other end of a UNIX socket; 0 where the kernel does not say."""
+    peer = peer_credentials(sock)
+    return 0 if peer is None else peer.pid

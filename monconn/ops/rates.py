@@ -7,39 +7,39 @@ from collections.abc import Iterable
 from monconn.model.record import ConnectionRecord
 
 LEAST_SECONDS = 0.25
-"""Between two looks at the counters, for a rate to mean anything."""
+"""Between two samples of the counters, for a rate to mean anything."""
 ENOUGH_SECONDS = 1.0
-"""After which later looks are compared with a newer one."""
+"""After which the sample to compare with is replaced by a newer one."""
 MOST_SECONDS = 10.0
-"""After which an earlier look is too old to compare with."""
+"""After which a sample is too old to compare with."""
 
 
 class Rates:
-    """Bytes a second, from two looks at the counters.
+    """Bytes per second, from two samples of the counters.
 
-    Nobody looks unless someone asks, so that it costs nothing to be able to.
+    Samples are taken only when somebody asks for rates, so that the data path pays nothing.
     """
 
     def __init__(self) -> None:
-        self._looked: float | None = None
+        self._sampled_at: float | None = None
         self._counted: dict[int, tuple[int, int]] = {}
         self._rates: dict[int, tuple[float, float]] = {}
         self._are_known = False
 
-    def look(self, records: Iterable[ConnectionRecord], now: float) -> bool:
-        """Look at the counters of all live connections.
+    def sample(self, records: Iterable[ConnectionRecord], now: float) -> bool:
+        """Read the counters of all live connections.
 
         :param now: monotonic seconds.
-        :returns: whether rates are known; if not, look again :data:`LEAST_SECONDS` later.
+        :returns: whether rates are known; if not, call again :data:`LEAST_SECONDS` later.
         """
-        since = float("inf") if self._looked is None else now - self._looked
+        since = float("inf") if self._sampled_at is None else now - self._sampled_at
         if since < LEAST_SECONDS:
             return self._are_known
         counted = {record.id: (record.up, record.down) for record in records}
         self._are_known = since <= MOST_SECONDS or not counted
         self._rates = self._since(counted, since) if self._are_known else {}
         if since >= ENOUGH_SECONDS:
-            self._looked, self._counted = now, counted
+            self._sampled_at, self._counted = now, counted
         return self._are_known
 
     def _since(
@@ -53,7 +53,7 @@ class Rates:
         }
 
     def of(self, record: ConnectionRecord, now: float) -> tuple[float, float]:
-        """Bytes a second up and down; for one opened since the last look, since its opening."""
+        """Bytes per second up and down; of one opened since the last sample, since its opening."""
         if record.closed is not None:
             return 0.0, 0.0
         known = self._rates.get(record.id)

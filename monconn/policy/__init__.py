@@ -1,1 +1,1 @@
-"""What is allowed: rules, networks and timeouts. Pure functions over counts that others keep."""
+"""What is allowed: limits, blocked networks and timeouts. No I/O, and no counts of its own."""

@@ -1,9 +1,9 @@
-"""Which addresses are blocked, found at once however many there are."""
+"""Sets of networks that find an address at the same cost however many they hold."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from socket import AF_INET, AF_INET6, inet_pton
 
 from monconn.addresses import Network
 
@@ -11,10 +11,10 @@ from monconn.addresses import Network
 class NetworkSet:
     """A set of networks that answers *is this IP in one of them?*
 
-    Networks are kept by prefix length, so that a look-up costs one step for each
-    length in use and not one for each network.
+    Networks are stored by prefix length, so that a look-up costs one step for each
+    length in use (32 and 128 at most) and not one for each network.
 
-    :param networks: those to begin with.
+    :param networks: the first ones.
     """
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
@@ -23,7 +23,7 @@ class NetworkSet:
             self.add(network)
 
     def add(self, network: Network) -> bool:
-        """Block a network; False if it was blocked already."""
+        """Add a network; False if it was in the set already."""
         same_length = self._by_prefix.setdefault((network.version, network.prefixlen), {})
         key = int(network.network_address)
         is_new = key not in same_length
@@ -31,27 +31,31 @@ class NetworkSet:
         return is_new
 
     def remove(self, network: Network) -> bool:
-        """Let exactly this network in again; False if it was not blocked."""
+        """Remove exactly this network; False if it was not in the set."""
         length = (network.version, network.prefixlen)
         same_length = self._by_prefix.get(length, {})
-        was_there = same_length.pop(int(network.network_address), None) is not None
+        was_in_set = same_length.pop(int(network.network_address), None) is not None
         if not same_length:
             self._by_prefix.pop(length, None)
-        return was_there
+        return was_in_set
 
     def covers(self, ip: str) -> bool:
-        """Whether an IP, as :func:`~monconn.addresses.plain_ip` gives it, is blocked."""
+        """Whether a network of the set has this IP.
+
+        :param ip: as :func:`~monconn.addresses.plain_ip` gives it; a client on a UNIX socket has
+            none, and is in no network.
+        """
         if not self._by_prefix:
             return False
+        # inet_pton takes a quarter of the time of ipaddress, which matters for each client.
+        family, version, bits = (AF_INET6, 6, 128) if ":" in ip else (AF_INET, 4, 32)
         try:
-            address = ipaddress.ip_address(ip.partition("%")[0])
-        except ValueError:  # a client on a UNIX socket has no IP
+            number = int.from_bytes(inet_pton(family, ip.partition("%")[0]), "big")
+        except OSError:
             return False
-        number, bits = int(address), address.max_prefixlen
         return any(
-            version == address.version
-            and (number >> (bits - length) << (bits - length)) in networks
-            for (version, length), networks in self._by_prefix.items()
+            each == version and (number >> (bits - length) << (bits - length)) in networks
+            for (each, length), networks in self._by_prefix.items()
         )
 
     def __iter__(self) -> Iterator[Network]:
@@ -60,3 +64,32 @@ class NetworkSet:
 
     def __len__(self) -> int:
         return sum(map(len, self._by_prefix.values()))
+
+
+def ips_within(networks: Collection[Network], ips: Collection[str]) -> set[str]:
+    """Those of many IPs that are in one of some networks.
+
+    For a single network, as an operator blocks it, each IP takes less than a microsecond; a single
+    address is looked up.
+
+    :param ips: as :func:`~monconn.addresses.plain_ip` gives them; a set or a mapping.
+    """
+    if len(networks) != 1:
+        covers = NetworkSet(networks).covers
+        return {ip for ip in ips if covers(ip)}
+    (network,) = networks
+    if network.num_addresses == 1 and not network.is_link_local:  # those may end with %zone
+        ip = str(network.network_address)
+        return {ip} if ip in ips else set()
+    is_v6 = network.version == 6
+    family = AF_INET6 if is_v6 else AF_INET
+    first, last = network.network_address.packed, network.broadcast_address.packed
+    found = set()
+    for ip in ips:
+        if (":" in ip) == is_v6:
+            try:
+                if first <= inet_pton(family, ip.partition("%")[0] if is_v6 else ip) <= last:
+                    found.add(ip)
+            except OSError:  # a client on a UNIX socket has no IP
+                continue
+    return found

@@ -8,36 +8,42 @@ import attrs
 
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
+from monconn.policy.kinds import PositiveSeconds, Seconds
+from monconn.policy.settings import FORWARDING_ONLY, validated
 
 GRACE_SECONDS = 5.0
-"""How long a peer may take to receive what is under way once the verdict has fallen."""
-_LOOKS_A_LENGTH = 4
+"""How long a peer may take to receive what is under way once the connection's end is decided."""
+_CHECKS_A_LIMIT = 4
 _NEVER = float("inf")
 _SETTLED_SECONDS = 30.0
-"""A connection that has lasted so long is worth what is not worth it for each."""
+"""When a connection is checked even without a limit: costly set-up, such as keepalive on sockets
+that did not inherit it, waits until a connection is this old, as most end before."""
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=validated)
 class Timeouts:
-    """The time limits of one service, in seconds; 0 = off."""
+    """The time limits of one service, in seconds; 0 = off.
 
-    connect_timeout: float = 10.0
-    """Until the backend stands."""
-    read_timeout: float = 0.0
+    :raises SettingError: a value is not valid.
+    """
+
+    connect_timeout: PositiveSeconds = attrs.field(default=10.0, metadata=FORWARDING_ONLY)
+    """Until the backend is connected; a configuration cannot switch it off."""
+    read_timeout: Seconds = 0.0
     """Without a byte from a client that we read from and that has not ended its side."""
-    write_timeout: float = 600.0
+    write_timeout: Seconds = 600.0
     """With bytes waiting for either side and no progress."""
-    max_idle: float = 900.0
+    max_idle: Seconds = 900.0
     """Without a byte either way, counted from the opening."""
-    half_close_timeout: float = 0.0
+    half_close_timeout: Seconds = 0.0
     """Without a byte either way once one side has ended."""
-    max_lifetime: float = 0.0
+    max_lifetime: Seconds = 0.0
     """From the opening."""
 
     first_check_seconds: float = attrs.field(init=False, repr=False, eq=False)
-    """How long after its opening a connection must be looked at."""
+    """How long after its opening a connection must be checked for the first time."""
     follow_changes: bool = attrs.field(init=False, repr=False, eq=False)
-    """Whether a change of state can bring a deadline nearer."""
+    """Whether a change of the connection's state can bring a deadline nearer."""
 
     @first_check_seconds.default
     def _first_check_seconds(self) -> float:
@@ -45,8 +51,8 @@ class Timeouts:
             _SETTLED_SECONDS,
             self.connect_timeout,
             self.read_timeout,
-            self.write_timeout / _LOOKS_A_LENGTH,
-            self.max_idle / _LOOKS_A_LENGTH,
+            self.write_timeout / _CHECKS_A_LIMIT,
+            self.max_idle / _CHECKS_A_LIMIT,
             self.max_lifetime,
         )
         return min(limit for limit in limits if limit)
@@ -82,14 +88,13 @@ class Timeouts:
                     yield stalled + self.write_timeout, "write_timeout"
 
     def next_check(self, record: ConnectionRecord, now: float) -> float:
-        """When to look at the connection again, in monotonic seconds.
+        """When to check the connection again, in monotonic seconds.
 
-        Bytes that wait in the system's queues, and then move, announce themselves to
-        nobody, so that a connection is looked at four times in the length of the limits
-        that they count for.
+        Bytes that wait in the kernel's send queue and then move cause no event, so a
+        connection is checked four times within each limit that such progress counts for.
         """
         when = self.next_deadline(record)[0]
         for limit in (self.write_timeout, self.max_idle):
             if limit:
-                when = min(when, now + limit / _LOOKS_A_LENGTH)
+                when = min(when, now + limit / _CHECKS_A_LIMIT)
         return when

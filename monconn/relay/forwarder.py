@@ -13,7 +13,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.net.peers import RefusedProtocol, describe_peer
 from monconn.net.sockets import peer_pid
 from monconn.relay.paths import DataPath, TransportPath
-from monconn.relay.preface import Preface, PrefaceRoom
+from monconn.relay.preface import Preface
 
 
 class Forwarder:
@@ -26,8 +26,13 @@ class Forwarder:
 
     def __init__(self, monitor: Monitor, path: DataPath, preface: Preface | None = None) -> None:
         self._monitor = monitor
+        self._preface = preface
+        self.use(path)
+
+    def use(self, path: DataPath) -> None:
+        """Relay the clients that come from now on over another path."""
         self._path = path
-        self._room = None if preface is None else path.preface_room(preface)
+        self._room = None if self._preface is None else path.preface_room(self._preface)
 
     def accepted(self, sock: socket.SocketType, address: Any) -> None:
         """Relay a client, or turn it away.
@@ -60,8 +65,13 @@ class ForwardingFactory(Factory):
         self, monitor: Monitor, path: TransportPath, preface: Preface | None = None
     ) -> None:
         self._monitor = monitor
+        self._preface = preface
+        self.use(path)
+
+    def use(self, path: TransportPath) -> None:
+        """Relay the clients that come from now on over another path."""
         self._path = path
-        self._room: PrefaceRoom | None = None if preface is None else path.preface_room(preface)
+        self._room = None if self._preface is None else path.preface_room(self._preface)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return a client's End, as ``IProtocolFactory`` asks for a protocol."""

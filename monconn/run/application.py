@@ -1,24 +1,16 @@
-"""From a configuration to running services: the only place where the parts are put together."""
+"""A whole configuration as one Twisted service: forwarding services, sinks, admin interfaces."""
 
 from __future__ import annotations
 
-import re
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.python.failure import Failure
 
-from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
-from monconn.config.config import Config, ServiceConfig
+from monconn.config.config import Config
 from monconn.config.sections import (
     HistoryConfig,
     JsonLogConfig,
@@ -28,31 +20,27 @@ from monconn.config.sections import (
 from monconn.devices.devices import DevicesService
 from monconn.errors import ListenError, MonconnError, ObserverError
 from monconn.monitor.interfaces import IObserver
-from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
-from monconn.net.listen import PAUSES_SECONDS, Listener, open_listener
-from monconn.policy.networks import NetworkSet
-from monconn.policy.rules import Rules
-from monconn.policy.timeouts import Timeouts
-from monconn.relay.forwarder import Forwarder, ForwardingFactory
-from monconn.relay.paths import DataPaths
+from monconn.ops.operations import Operations
+from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.hexdump import HexDump
 
 T = TypeVar("T", bound=Service)
 
 _FLUSH_SECONDS = 1.0
-_PORT_0 = re.compile(r"(?<!\\):(port=)?0(?=:|$)")
 
 
 class Application(MultiService):
     """Every service of a configuration, with what they share.
 
+    The forwarding services are the supervisor's; the others are children.
+
     :param config: what to run.
     :param reactor: the reactor to run on.
-    :param registry: where to keep the monitors.
+    :param registry: where the services' monitors are added.
     :param show: takes the text of hex dumps; called in a thread.
-    :param failed: told of a listener that failed only once the reactor ran.
+    :param failed: called with the error of a listener that failed only once the reactor ran.
     """
 
     def __init__(
@@ -68,33 +56,42 @@ class Application(MultiService):
         self.registry = Registry() if registry is None else registry
         self._clock = MonotonicClock(reactor)
         self._close_log = CloseLog(self._clock)
-        self._hex_dump = HexDump(show or _write_to_stdout)
+        self._hex_dump = HexDump(show or write_to_stdout)
+        self._failed: Callable[[Any], object] = failed or log_failure
+        self.config = config
+        self.supervisor = Supervisor(
+            reactor,
+            self.registry,
+            clock=self._clock,
+            hex_dump=self._hex_dump,
+            failed=self._failed,
+        )
         self._has_listeners = False
-        self._roads = DataPaths(reactor, self._clock)
         self._shared = (self.registry, reactor, self._clock)
-        # What keeps things stands before the first client comes, and until after the last.
-        self._add_observers(config)
+        # Whatever stores or logs is there before the first client comes, until after the last.
+        for each in config.observers:
+            self.registry.observe(_make_observer(each))
         self._devices = self._add(DevicesService(config.devices, *self._shared))
         self._history = self._add_history(config.history)
         self._json_log = self._add_json_log(config.json_log)
-        for service_config in config.services:
-            monitor = self._monitor(service_config)
-            service = ForwardService(
-                service_config, monitor, self._roads, reactor, failed or _log_failure
-            )
-            service.setServiceParent(self)
+        self.registry.observe(self._close_log)
         self._add_metrics(config.metrics)
+        self._manhole: Any = None
+        self.operations = Operations(
+            self.registry,
+            self._clock,
+            devices=self._devices,
+            history=self._history,
+            manhole=lambda: getattr(self._manhole, "where", None),
+        )
+        """Everything that can be asked of the services, or done to them."""
         self._add_admin_interfaces(config)
 
     def _add(self, service: T) -> T:
         service.setServiceParent(self)
         return service
 
-    # Each imports what it needs only if it is wanted.
-
-    def _add_observers(self, config: Config) -> None:
-        for each in config.observers:
-            self.registry.observe(_made(each))
+    # Each imports what it needs only if it is configured.
 
     def _add_history(self, config: HistoryConfig | None) -> Any:
         if config is None:
@@ -117,7 +114,7 @@ class Application(MultiService):
             self._add(MetricsService(config, *self._shared, self._dropped))
 
     def _dropped(self) -> dict[str, int]:
-        """What each observer has left out, by its name."""
+        """How much each observer has dropped, by its name."""
         observers = {
             "hex_dump": self._hex_dump,
             "json_log": self._json_log,
@@ -127,274 +124,90 @@ class Application(MultiService):
 
     def _add_admin_interfaces(self, config: Config) -> None:
         """The manhole and the control port."""
-        manhole = None
         if config.manhole is not None:
             from monconn.faces.manhole.service import ManholeService
 
-            manhole = ManholeService(config.manhole, *self._shared)
-            manhole.setServiceParent(self)
+            self._manhole = self._add(
+                ManholeService(config.manhole, *self._shared, self.operations)
+            )
         if config.control is not None:
             from monconn.faces.control.service import ControlService
 
-            control = ControlService(
-                config.control,
-                *self._shared,
-                manhole=lambda: getattr(manhole, "where", None),
-                devices=self._devices,
-                history=self._history,
-            )
-            control.setServiceParent(self)
-
-    def _monitor(self, config: ServiceConfig) -> Monitor:
-        monitor = self.registry.new(
-            config.name,
-            _rules(config),
-            _timeouts(config),
-            listen=str(config.listen),
-            backend=str(config.backend),
-            clock=self._clock,
-        )
-        monitor.add_observer(self._close_log)
-        if config.print_bytes:
-            monitor.add_observer(self._hex_dump)
-        return monitor
+            self._add(ControlService(config.control, *self._shared, self.operations))
 
     def privilegedStartService(self) -> None:
-        """See ``IService``: open every listener, or none.
+        """Open every listener, or none, before ``twistd`` drops privileges.
 
-        :raises ListenError: one of them cannot be had.
+        :raises MonconnError: one of them, or a file, cannot be had.
         """
-        self._or_nothing(super().privilegedStartService)
+        self._or_nothing(self._open)
+
+    def _open(self) -> None:
+        super().privilegedStartService()
+        failures: list[Failure] = []
+        applying = self.supervisor.apply((), self.config.services).addErrback(failures.append)
+        if failures:
+            failures[0].raiseException()
+        # Under a reactor that runs, tries to listen go on after this has returned.
+        applying.addCallback(lambda _: failures and self._failed(failures[0].value))
         self._has_listeners = True
 
     def _or_nothing(self, start: Callable[[], object]) -> None:
-        """Start what there is to start, and leave nothing open if some of it fails."""
+        """Start something, and leave nothing open if it fails."""
         try:
             start()
         except MonconnError:
+            self.supervisor.stop()
             for service in self:
                 maybeDeferred(getattr(service, "close_listener", service.stopService))
             raise
 
     def startService(self) -> None:
-        """See ``IService``: take clients.
+        """Start every child.
 
         :raises MonconnError: a listener or a file cannot be had; then nothing is left open.
         """
-        if not self._has_listeners:  # twist knows no start with privileges
+        if not self._has_listeners:  # twist does not call privilegedStartService
             self.privilegedStartService()
         self._or_nothing(super().startService)
 
     def stopService(self) -> Deferred[Any]:
-        """See ``IService``: fires when the last connection has ended.
+        """Stop the forwarding services, then what stores and logs, and the admin interfaces.
 
-        Until then one can look in: the ways in are closed last.
+        So until the last connection has ended one can still connect to the control port.
+
+        :returns: fires when all is stopped.
         """
         Service.stopService(self)
-        forwarding = [each for each in self if isinstance(each, ForwardService)]
-        stopped: Deferred[Any] = DeferredList([each.stopService() for each in forwarding])
-        return stopped.addBoth(self._flush)
+        self._has_listeners = False
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self.supervisor.stop()
+        self._close_log.flush()
+        self._hex_dump.stop(_FLUSH_SECONDS)
+        await DeferredList([maybeDeferred(each.stopService) for each in self])
 
     def stop_now(self) -> None:
         """End every connection at once, as a second signal asks for."""
         for monitor in self.registry:
             monitor.stop_now()
 
-    def _flush(self, result: Any) -> Deferred[Any]:
-        self._close_log.flush()
-        self._hex_dump.stop(_FLUSH_SECONDS)
-        self._roads.close()
-        ways_in = [each for each in self if not isinstance(each, ForwardService)]
-        return DeferredList([maybeDeferred(each.stopService) for each in ways_in])
 
+def _make_observer(config: ObserverConfig) -> IObserver:
+    """A custom observer.
 
-class ForwardService(Service):
-    """One forwarding service as a child of the application.
-
-    :param config: the service's configuration.
-    :param monitor: its monitor.
-    :param roads: makes the road from its listener to its backend.
-    :param reactor: the reactor to run on.
-    :param failed: told of a listener that failed only once the reactor ran.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        config: ServiceConfig,
-        monitor: Monitor,
-        roads: DataPaths,
-        reactor: Any,
-        failed: Callable[[ListenError], object],
-    ) -> None:
-        self.setName(config.name)
-        self._config = config
-        self._monitor = monitor
-        self._roads = roads
-        self._reactor = reactor
-        self._failed = failed
-        self._listener: Listener | None = None
-        self._port: Any = None
-
-    def privilegedStartService(self) -> None:
-        """See ``IService``: listen, before privileges are dropped.
-
-        :raises ListenError: the listener cannot be had.
-        """
-        address = self._config.listen
-        if isinstance(address, EndpointAddress):
-            self._listen_on_endpoint(address)
-        else:
-            self._listen_on_socket(address)
-
-    def _listen_on_socket(self, address: TcpAddress | UnixAddress) -> None:
-        config, monitor = self._config, self._monitor
-        sock = open_listener(address, keepalive=config.keepalive)
-        monitor.listen = _bound_address(config, sock)
-        road = self._roads.between(
-            monitor, config.listen, config.backend, keepalive=config.keepalive
-        )
-        forwarder = Forwarder(monitor, road)
-        self._listener = Listener(sock, self._reactor, forwarder.accepted, monitor.must_wait)
-        self._monitor.when_room(self._listener.resume)
-
-    def _listen_on_endpoint(self, address: EndpointAddress) -> None:
-        for pause in (*PAUSES_SECONDS, None):
-            failure = self._try_endpoint(address)
-            if failure is None:
-                return
-            if pause is None or not failure.check(CannotListenError):
-                raise _listen_error(address, failure)
-            time.sleep(pause)
-
-    def _try_endpoint(self, address: EndpointAddress) -> Failure | None:
-        """Begin to listen; what fails at once is returned, what fails later is told."""
-        listening = maybeDeferred(self._begin_to_listen, address).addCallback(self._listening)
-        failure = getattr(listening, "result", None)
-        if isinstance(failure, Failure):
-            listening.addErrback(lambda _: None)
-            return failure
-        listening.addErrback(lambda failure: self._failed(_listen_error(address, failure)))
-        return None
-
-    def _begin_to_listen(self, address: EndpointAddress) -> Deferred[Any]:
-        endpoint = serverFromString(self._reactor, address.description)
-        _negotiate_no_protocol(endpoint)
-        config = self._config
-        road = self._roads.from_endpoint(self._monitor, config.backend, keepalive=config.keepalive)
-        listening: Deferred[Any] = endpoint.listen(ForwardingFactory(self._monitor, road))
-        return listening
-
-    def _listening(self, port: Any) -> None:
-        self._port = port
-        self._monitor.listen = _bound_description(self._monitor.listen, port.getHost())
-        if self.running:
-            self._say_listening()
-
-    def startService(self) -> None:
-        """See ``IService``: take clients."""
-        super().startService()
-        if self._listener is not None:
-            self._listener.resume()
-        if self._listener is not None or self._port is not None:
-            # Said once the signals that stop us have their handlers, and not before.
-            self._reactor.callWhenRunning(self._say_listening)
-
-    def _say_listening(self) -> None:
-        self._log.info(
-            "{service}: listening on {listen}, forwarding to {backend}",
-            service=self.name,
-            listen=self._monitor.listen,
-            backend=self._monitor.backend,
-        )
-
-    def stopService(self) -> Deferred[Any]:
-        """See ``IService``: take no more clients, and wait for those that are there."""
-        super().stopService()
-        return DeferredList([self.close_listener(), self._monitor.stop(self._config.wait_timeout)])
-
-    def close_listener(self) -> Deferred[Any]:
-        """Listen no more; fires when that is done."""
-        if self._listener is not None:
-            self._listener.close()
-        return maybeDeferred(self._port.stopListening) if self._port else succeed(None)
-
-
-def _bound_address(config: ServiceConfig, sock: Any) -> str:
-    """The listener as configured, with the port that a port of 0 became."""
-    listen = config.listen
-    if getattr(listen, "port", None) == 0:
-        return f"{str(listen).rpartition(':')[0]}:{sock.getsockname()[1]}"
-    return str(listen)
-
-
-def _bound_description(description: str, host: Any) -> str:
-    """The endpoint as configured, with the port that a port of 0 became."""
-    port = getattr(host, "port", None)
-    return description if port is None else _PORT_0.sub(rf":\g<1>{port}", description, 1)
-
-
-def _negotiate_no_protocol(endpoint: Any) -> None:
-    """Let in TLS clients that offer protocols (ALPN), as all of HTTP's do: none is chosen.
-
-    Twisted would end their handshakes with an alert, and has no public way to say otherwise: a
-    factory may only name the protocols that it speaks, and ours speaks what the backend does.
-    """
-    options = getattr(endpoint, "_sslContextFactory", None)
-    if options is not None:
-        options.getContext().set_alpn_select_callback(lambda *_: NO_OVERLAPPING_PROTOCOLS)
-
-
-def _listen_error(address: EndpointAddress, failure: Failure) -> ListenError:
-    error = getattr(failure.value, "socketError", failure.value)
-    reason = getattr(error, "strerror", None) or str(error)
-    return ListenError(f"cannot listen on {address}: {reason.lower()}")
-
-
-def _log_failure(error: ListenError) -> None:
-    Logger(namespace="monconn").error("{problem}", problem=str(error))
-
-
-def _rules(config: ServiceConfig) -> Rules:
-    return Rules(
-        conn_limit=config.conn_limit,
-        ip_limit=config.ip_limit,
-        when_full="refuse" if isinstance(config.listen, EndpointAddress) else config.when_full,
-        bans=NetworkSet(config.ip_blacklist),
-    )
-
-
-def _timeouts(config: ServiceConfig) -> Timeouts:
-    return Timeouts(
-        connect_timeout=config.connect_timeout,
-        read_timeout=config.read_timeout,
-        write_timeout=config.write_timeout,
-        max_idle=config.max_idle,
-        half_close_timeout=config.half_close_timeout,
-        max_lifetime=config.max_lifetime,
-    )
-
-
-def _made(config: ObserverConfig) -> IObserver:
-    """An observer of somebody's own.
-
-    :raises ObserverError: it cannot be made, or is none.
+    :raises ObserverError: it cannot be made, or is not an observer.
     """
     try:
         observer = config.make(**config.options)
         missing = [each for each in IObserver if not hasattr(observer, each)]
-    except (Exception, SystemExit) as error:  # somebody's class may fail in any way
-        words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ObserverError(f"observers: {config.use} cannot be made: {words}") from error
+    except (Exception, SystemExit) as error:  # it is the user's code, and may fail in any way
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ObserverError(f"observers: {config.use} cannot be made: {message}") from error
     if missing:
         raise ObserverError(
             f"observers: {config.use} is no observer, it has no {', '.join(sorted(missing))}:"
             " derive it from monconn.Observer"
         )
     return observer  # type: ignore[no-any-return]
-
-
-def _write_to_stdout(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -1,8 +1,8 @@
-"""The endpoint ``monconn:``, which watches any Twisted application without a line of code.
+"""The endpoint ``monconn:``, which monitors any Twisted application without a change to it.
 
 ``twistd web --listen monconn:tcp:8080:mon.name=web:mon.control=default``: what follows the prefix
-is the endpoint to listen on, but for the keywords that begin with ``mon.``, which are ours.
-``twisted/plugins/monconn_plugin.py`` tells Twisted of it.
+is the endpoint to listen on, except for the keywords that begin with ``mon.``, which are ours.
+``twisted/plugins/monconn_plugin.py`` registers it with Twisted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
@@ -22,20 +21,15 @@ from zope.interface import implementer
 
 import monconn
 from monconn.addresses import (
-    Network,
     TcpAddress,
     UnixAddress,
     parse_listen,
-    parse_network,
 )
 from monconn.clock import MonotonicClock
 from monconn.config.sections import USUAL_DEVICES, ControlConfig
 from monconn.errors import AddressError, DuplicateService, MonconnError, quoted
 from monconn.monitor.monitor import Monitor
-from monconn.policy.networks import NetworkSet
-from monconn.policy.rules import Rules
-from monconn.policy.timeouts import Timeouts
-from monconn.units import parse_duration
+from monconn.policy.policy import SETTINGS, Policy
 from monconn.wrapping import MonitoringFactory
 
 _OURS = "mon."
@@ -54,50 +48,10 @@ class EndpointError(SystemExit, AddressError):
 # -- our keywords
 
 
-@attrs.frozen
-class _Settings:
-    """What the keywords of ours say."""
-
-    name: str | None = None
-    control: ControlConfig | None = None
-    conn_limit: int = 0
-    ip_limit: int = 0
-    ip_blacklist: tuple[Network, ...] = ()
-    read_timeout: float = Timeouts().read_timeout
-    write_timeout: float = Timeouts().write_timeout
-    max_idle: float = Timeouts().max_idle
-    half_close_timeout: float = Timeouts().half_close_timeout
-    max_lifetime: float = Timeouts().max_lifetime
-
-    def rules(self) -> Rules:
-        """Whom to let in; nobody can be left waiting in a queue that Twisted empties."""
-        return Rules(self.conn_limit, self.ip_limit, "refuse", NetworkSet(self.ip_blacklist))
-
-    def timeouts(self) -> Timeouts:
-        """When to end connections."""
-        return Timeouts(
-            read_timeout=self.read_timeout,
-            write_timeout=self.write_timeout,
-            max_idle=self.max_idle,
-            half_close_timeout=self.half_close_timeout,
-            max_lifetime=self.max_lifetime,
-        )
-
-
 def _name(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
     return text.strip()
-
-
-def _count(text: str) -> int:
-    if not _COUNT.fullmatch(text):
-        raise ValueError(f"must be a whole number such as 100, not {quoted(text)}")
-    return int(text)
-
-
-def _networks(text: str) -> tuple[Network, ...]:
-    return tuple(parse_network(each) for each in text.split(","))
 
 
 def _control(text: str) -> ControlConfig:
@@ -105,10 +59,10 @@ def _control(text: str) -> ControlConfig:
         return ControlConfig()
     if "/" in text and not text.startswith("unix:"):
         text = str(UnixAddress(text))
-    elif ":" not in text:  # as is left of unix:PATH or HOST:PORT where no backslash stands
+    elif ":" not in text:  # what Twisted leaves of unix:PATH without a backslash
         raise ValueError(f"must be {_CONTROL_PLACES}, not {quoted(text)}")
     address = parse_listen(text)
-    if not isinstance(address, UnixAddress):  # TCP does not tell who it is
+    if not isinstance(address, UnixAddress):  # over TCP its peers could not be identified
         raise ValueError(f"must be {_CONTROL_PLACES}, not {quoted(text)}")
     return ControlConfig(address)
 
@@ -116,28 +70,20 @@ def _control(text: str) -> ControlConfig:
 _READERS: dict[str, Callable[[str], Any]] = {
     "name": _name,
     "control": _control,
-    "conn_limit": _count,
-    "ip_limit": _count,
-    "ip_blacklist": _networks,
-    "read_timeout": parse_duration,
-    "write_timeout": parse_duration,
-    "max_idle": parse_duration,
-    "half_close_timeout": parse_duration,
-    "max_lifetime": parse_duration,
+    **{key: each.kind.parse for key, each in SETTINGS.items() if not each.forwarding_only},
 }
 
 
-def _settings(ours: dict[str, str]) -> _Settings:
-    return _Settings(**{key: _read(key, text) for key, text in ours.items()})
-
-
-def _read(key: str, text: str) -> Any:
-    if key not in _READERS:
-        raise EndpointError(_unknown(key))
-    try:
-        return _READERS[key](text)
-    except ValueError as error:
-        raise EndpointError(f"monconn: {_OURS}{key}: {error}") from None
+def _settings(ours: dict[str, str]) -> dict[str, Any]:
+    settings = {}
+    for key, text in ours.items():
+        if key not in _READERS:
+            raise EndpointError(_unknown(key))
+        try:
+            settings[key] = _READERS[key](text)
+        except ValueError as error:
+            raise EndpointError(f"monconn: {_OURS}{key}: {error}") from None
+    return settings
 
 
 def _unknown(key: str) -> str:
@@ -151,7 +97,7 @@ def _unknown(key: str) -> str:
 
 
 def _description(args: tuple[str, ...], options: dict[str, str]) -> str:
-    """The inner endpoint's string, from what Twisted has taken ours apart into."""
+    """The inner endpoint's string, from the parts into which Twisted has split ours."""
     first = [*args, *options, ""][0]
     if ":" in first:
         return _quoted_as_a_whole(args, options)
@@ -166,7 +112,7 @@ def _quoted_as_a_whole(args: tuple[str, ...], options: dict[str, str]) -> str:
     whole, *others = [*args, *(f"{key}={text}" for key, text in options.items())]
     if others:
         raise EndpointError(
-            f"monconn: {quoted(others[-1])} is no key of ours: it belongs inside of the quoted"
+            f"monconn: {quoted(others[-1])} is not a key of ours: it belongs inside of the quoted"
             f" endpoint {quoted(whole)}"
         )
     return whole
@@ -181,27 +127,28 @@ def _inner(reactor: Any, description: str) -> Any:
         return serverFromString(reactor, description)
     except EndpointError:
         raise
-    except Exception as error:  # each kind of endpoint has its own way to fail
+    except Exception as error:  # each kind of endpoint raises its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EndpointError(f"monconn: cannot use {quoted(description)}: {reason}") from None
 
 
 def parse_stream_server(reactor: Any, *args: str, **options: str) -> MonitoredEndpoint:
-    """Make the endpoint; see ``IStreamServerEndpointStringParser``.
+    """The endpoint of a string, for ``IStreamServerEndpointStringParser``.
 
-    :raises EndpointError: says in one line what is wrong.
+    :raises EndpointError: the string is not valid; its message is one line.
     """
     ours = {key: options.pop(key) for key in tuple(options) if key.startswith(_OURS)}
     settings = _settings({key.removeprefix(_OURS): text for key, text in ours.items()})
     description = _description(args, options)
+    name, control = settings.pop("name", description), settings.pop("control", None)
     monitor = Monitor(
-        settings.name or description,
-        settings.rules(),
-        settings.timeouts(),
+        name,
+        # Nobody can be left waiting in a queue that Twisted empties.
+        policy=Policy.of(when_full="refuse", **settings),
         listen=description,
         clock=MonotonicClock(reactor),
     )
-    return MonitoredEndpoint(_inner(reactor, description), monitor, reactor, settings.control)
+    return MonitoredEndpoint(_inner(reactor, description), monitor, reactor, control)
 
 
 @implementer(IStreamServerEndpoint)
@@ -226,7 +173,11 @@ class MonitoredEndpoint:
         self._ports = 0
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """See ``IStreamServerEndpoint``; fails with an :class:`EndpointError` if it is ours."""
+        """Listen with a monitor around the factory.
+
+        :returns: fires with the inner endpoint's port, or fails as that does; or with an
+            :class:`EndpointError` if the name or the control port cannot be had.
+        """
         try:
             self._begin()
         except DuplicateService as error:
@@ -240,7 +191,7 @@ class MonitoredEndpoint:
 
     def _listening(self, port: IListeningPort) -> IListeningPort:
         host: Any = port.getHost()
-        if hasattr(host, "port"):  # which may have been 0
+        if hasattr(host, "port"):  # the real one, also if 0 was asked for
             self.monitor.listen = str(TcpAddress(host.host, host.port))
         return port
 
@@ -249,7 +200,7 @@ class MonitoredEndpoint:
             monconn.registry.add(self.monitor)
         try:
             if self._control is not None:
-                _controls.take(self._control, self._reactor)
+                _controls.acquire(self._control, self._reactor)
         except BaseException:
             self._forget()
             raise
@@ -259,7 +210,7 @@ class MonitoredEndpoint:
         self._ports -= 1
         self._forget()
         if self._control is not None:
-            _controls.give_back(self._control, self._reactor)
+            _controls.release(self._control, self._reactor)
 
     def _forget(self) -> None:
         is_known = any(each is self.monitor for each in monconn.registry)
@@ -273,9 +224,9 @@ def _failed(failure: Failure, factory: _EndpointFactory) -> Failure:
 
 
 class _EndpointFactory(MonitoringFactory):
-    """Tells when its port listens no more, as Twisted does by ``doStop`` for every kind of port.
+    """Notices when its port is closed: Twisted then calls ``doStop``, for every kind of port.
 
-    :param ended: called then, once.
+    :param ended: called once, when the port is closed.
     """
 
     noisy = False  # the wrapped factory says the same
@@ -287,12 +238,12 @@ class _EndpointFactory(MonitoringFactory):
         self._ended: Callable[[], object] | None = ended
 
     def stopFactory(self) -> None:
-        """See ``Factory``."""
+        """The port is closed."""
         super().stopFactory()
         self.end()
 
     def end(self) -> None:
-        """Tell of the end; harmless the second time."""
+        """Call ``ended``; harmless the second time."""
         if self._ended is not None:
             ended, self._ended = self._ended, None
             ended()
@@ -302,14 +253,15 @@ class _EndpointFactory(MonitoringFactory):
 
 
 class _ControlPorts:
-    """The control ports that endpoints have asked for; those that name the same one share it."""
+    """The control ports of endpoints; those that name the same one share it."""
 
     def __init__(self) -> None:
         self._services: dict[tuple[Any, ControlConfig], Any] = {}
         self._users: Counter[tuple[Any, ControlConfig]] = Counter()
-        self._devices: dict[Any, Any] = {}  # by reactor; they stay, as what they know is worth it
+        # By reactor. Never removed: a port that is opened again shows the same devices.
+        self._devices: dict[Any, Any] = {}
 
-    def take(self, config: ControlConfig, reactor: Any) -> None:
+    def acquire(self, config: ControlConfig, reactor: Any) -> None:
         """Open a control port, unless it is open.
 
         :raises ListenError: it cannot be had.
@@ -319,8 +271,8 @@ class _ControlPorts:
             self._services[key] = self._open(config, reactor)
         self._users[key] += 1
 
-    def give_back(self, config: ControlConfig, reactor: Any) -> None:
-        """Close a control port, if this was the last that had taken it."""
+    def release(self, config: ControlConfig, reactor: Any) -> None:
+        """Close a control port, if this was its last user."""
         key = (reactor, config)
         self._users[key] -= 1
         if not self._users[key]:
@@ -332,16 +284,19 @@ class _ControlPorts:
     def _open(self, config: ControlConfig, reactor: Any) -> Any:
         from monconn.devices.devices import DevicesService
         from monconn.faces.control.service import ControlService  # and AMP, only if it is wanted
+        from monconn.ops.operations import Operations
 
         shared = (monconn.registry, reactor, MonotonicClock(reactor))
         if reactor not in self._devices:
             self._devices[reactor] = DevicesService(USUAL_DEVICES, *shared)
         devices = self._devices[reactor]
-        service = ControlService(config, *shared, devices=devices)
+        registry, _, clock = shared
+        operations = Operations(registry, clock, devices=devices)
+        service = ControlService(config, *shared, operations)
         service.startService()
         devices.startService()
         return service
 
 
-# One for the process, as endpoints are made apart from each other, each from a string.
+# Global, as Twisted makes each endpoint from a string alone, and they have nothing else in common.
 _controls = _ControlPorts()

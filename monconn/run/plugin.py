@@ -1,4 +1,7 @@
-"""``twistd monconn`` and ``twist monconn``; nothing here installs a reactor when imported."""
+"""``twistd monconn`` and ``twist monconn``.
+
+Nothing here may install a reactor when it is imported: the launcher chooses one after that.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class Options(usage.Options):
             raise usage.UsageError("give either --config FILE or -p LISTEN=BACKEND")
         try:
             self["loaded"] = from_pairs(self["pairs"]) if self["pairs"] else load(self["config"])
-        except ConfigError as error:  # with a usage error, the usage would bury it
+        except ConfigError as error:  # UsageError would print the whole usage before it
             raise SystemExit(str(error)) from error
 
 
@@ -74,17 +77,17 @@ def service_from_environment() -> IService:
 class CannotStart(SystemExit, Exception):
     """Ends the program without a traceback.
 
-    As an ``Exception`` it also has ``twistd`` remove its PID file, and tell the message to
-    whoever started it as a daemon.
+    As it is an ``Exception``, too, ``twistd`` also removes its PID file, and passes the message to
+    the process that has started it as a daemon.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.code = 1  # else Python would print the message, and twistd put that into the log
+        self.code = 1  # else Python prints the message, which twistd redirects into the log
 
 
 class _TwistdApp(Application):
-    """The application under launchers that know neither our signals nor our exit status."""
+    """The application under launchers that have their own signal handlers and exit statuses."""
 
     _log = Logger()
 
@@ -103,14 +106,14 @@ class _TwistdApp(Application):
         try:
             start()
         except MonconnError as error:
-            self._say(error)
+            self._report(error)
             raise CannotStart(str(error)) from error
 
-    def _say(self, error: MonconnError) -> None:
+    def _report(self, error: MonconnError) -> None:
         self._log.error("{problem}", problem=str(error))
         print(f"monconn: {error}", file=sys.__stderr__)
 
     def _fail(self, error: ListenError) -> None:
-        self._say(error)
-        atexit.register(os._exit, 1)  # the launchers know no status but that of a signal
+        self._report(error)
+        atexit.register(os._exit, 1)  # the launchers exit with 0 after reactor.stop()
         self._signals.stop()

@@ -1,4 +1,10 @@
-"""What the signals to stop do, alike under ``monconn``, ``twistd`` and ``twist``."""
+"""The signals that stop the program, handled alike under ``monconn``, ``twistd`` and ``twist``.
+
+One more signal has a meaning: SIGUSR1 reopens the JSON log. Its handler is in
+:class:`monconn.sinks.jsonlog.JsonLogService`, as that also runs in programs of others that handle
+their signals themselves; it calls the handler that was there before, which is ``twistd``'s own for
+its log file.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +18,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class StopSignals:
-    """The first signal stops the reactor in good order, and so the services; the second at once.
+    """The first signal stops the reactor, and so the services, gracefully; the second at once.
 
     :param reactor: the reactor that will run.
-    :param stop_now: ends what the first signal has left to end by itself.
+    :param stop_now: ends the connections that the first signal has left to end by themselves.
     """
 
     def __init__(self, reactor: Any, stop_now: Callable[[], object]) -> None:
@@ -25,17 +31,17 @@ class StopSignals:
         self._stopping = False
 
     def install(self) -> None:
-        """Take over the signals, before the reactor runs and again once it does.
+        """Install our handlers, before the reactor runs and again once it does.
 
-        As it starts, the reactor puts in handlers of its own; and with those, ``twistd`` and
-        ``twist`` die of the signal after a clean stop.
+        When it starts, the reactor installs handlers of its own, with which ``twistd`` and
+        ``twist`` re-raise the signal after a clean stop, and so do not exit with status 0.
         """
         _handle_all(self._note)
         self._reactor.callWhenRunning(self._take_over)
 
     def _note(self, number: int, frame: Any) -> None:
         self._came_early = True
-        _handle_all(signal.SIG_DFL)  # the next one need not wait until everything has started
+        _handle_all(signal.SIG_DFL)  # a second one ends the program even while it starts
 
     def _take_over(self) -> None:
         _handle_all(self._received)
@@ -46,14 +52,14 @@ class StopSignals:
         self._reactor.callFromThread(self.stop)
 
     def stop(self) -> None:
-        """What a signal asks for."""
+        """Do what a signal does."""
         if self._stopping:
             self._stop_now()
             return
         self._stopping = True
         try:
             self._reactor.stop()
-        except ReactorNotRunning:  # somebody else has stopped it, and this is the second wish
+        except ReactorNotRunning:  # something else has stopped it already: this is the second time
             self._stop_now()
 
 

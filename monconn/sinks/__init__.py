@@ -1,1 +1,1 @@
-"""Observers that write what happens: logs, history, metrics."""
+"""Observers that write events out: logs, history, metrics."""

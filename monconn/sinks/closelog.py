@@ -1,11 +1,10 @@
-"""One readable line in the log for each connection that ends."""
+"""One readable log line for each connection that closes or is refused."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.logger import Logger
 
+from monconn.clock import Clock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.ratelimit import RateLimitedLog
@@ -15,43 +14,43 @@ LINES_A_SECOND = 50
 
 
 class CloseLog(Observer):
-    """Says who, how long, how much and why; under load, one line a second sums it up.
+    """Logs client, duration, bytes and reason; under load, one line a second summarizes the others.
 
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param clock: monotonic time and timers.
     """
 
     _log = Logger()
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._sums = RateLimitedLog(clock, LINES_A_SECOND, self._sum_up)
-        self._summed_up = self._summed_down = 0
-        self.flush = self._sums.flush
-        """Write the line that sums up, if there is anything to sum up."""
+        self._limited = RateLimitedLog(clock, LINES_A_SECOND, self._write_summary)
+        self._summary_up = self._summary_down = 0
+        self.flush = self._limited.flush
+        """Write the summary now, if there is anything to summarize."""
 
     def closed(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.closed`."""
+        """Log a connection that has closed."""
         self._write(record, str(record.reason))
 
     def refused(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.refused`."""
+        """Log a client that was refused."""
         self._write(record, f"refused: {record.refusal}")
 
-    def _write(self, record: ConnectionRecord, what: str) -> None:
-        if self._sums.has_room():
+    def _write(self, record: ConnectionRecord, kind: str) -> None:
+        if self._limited.has_room():
             line = record.describe(self._clock.seconds())
             self._log.info("{service}: {line}", service=record.service, line=line)
         else:
-            self._summed_up += record.up
-            self._summed_down += record.down
-            self._sums.add(what)
+            self._summary_up += record.up
+            self._summary_down += record.down
+            self._limited.add(kind)
 
-    def _sum_up(self, count: int, reasons: str) -> None:
+    def _write_summary(self, count: int, reasons: str) -> None:
         self._log.info(
             "{count} more connections ended, up {up}, down {down}: {reasons}",
             count=count,
-            up=format_bytes(self._summed_up),
-            down=format_bytes(self._summed_down),
+            up=format_bytes(self._summary_up),
+            down=format_bytes(self._summary_down),
             reasons=reasons,
         )
-        self._summed_up = self._summed_down = 0
+        self._summary_up = self._summary_down = 0

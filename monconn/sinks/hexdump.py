@@ -1,4 +1,4 @@
-"""Every chunk of payload as a hex dump for people."""
+"""Payload as a readable hex dump."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ class _Chunk:
 
 
 class HexDump(Observer):
-    """Shows each chunk in the layout of ``hexdump -C``, off the data path.
+    """Writes each chunk of payload in the layout of ``hexdump -C``, in a thread of its own.
 
-    Chunks that come faster than they can be written are left out, and counted.
+    Chunks that arrive faster than they can be written are dropped, and counted.
 
-    :param write: takes text; called in a thread.
-    :param queued_bytes: how much payload may wait to be written.
+    :param write: takes text; called in the thread.
+    :param queued_bytes: how much payload may be queued.
     """
 
     watches_payload = True
 
     def __init__(self, write: Callable[[str], object], queued_bytes: int = QUEUED_BYTES) -> None:
         self._write = write
-        self._offload: BackgroundQueue[_Chunk] = BackgroundQueue(self._show, queued_bytes)
+        self._queue: BackgroundQueue[_Chunk] = BackgroundQueue(self._write_chunk, queued_bytes)
 
     @property
     def dropped(self) -> int:
-        """How many chunks were left out."""
-        return self._offload.dropped
+        """How many chunks were dropped."""
+        return self._queue.dropped
 
     def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
-        """See :meth:`IObserver.data`."""
+        """Queue a chunk to be written."""
         chunk = _Chunk(time.time(), record.service, record.client, record.backend, direction, data)
-        self._offload.put(chunk, len(data))
+        self._queue.put(chunk, len(data))
 
-    def _show(self, chunk: _Chunk, dropped: int) -> None:
+    def _write_chunk(self, chunk: _Chunk, dropped: int) -> None:
         if dropped:
             self._write(f"... {dropped} chunks not shown: more than could be written\n")
         self._write(_headline(chunk) + dump(chunk.data))
 
     def stop(self, wait_seconds: float) -> bool:
-        """Write what is queued; whether all of it was written in time."""
-        return self._offload.stop(wait_seconds)
+        """Stop, after what is queued is written; whether that was done in time."""
+        return self._queue.stop(wait_seconds)
 
 
 def _headline(chunk: _Chunk) -> str:

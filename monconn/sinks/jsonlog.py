@@ -1,4 +1,4 @@
-"""What happens to connections as lines of JSON, for programs."""
+"""The events of connections as lines of JSON, for programs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from collections import OrderedDict
 from typing import Any, Literal, NamedTuple
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from monconn.background import BackgroundQueue
+from monconn.clock import Clock
 from monconn.config.sections import JsonLogConfig
 from monconn.errors import MonconnError
+from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
@@ -22,77 +25,85 @@ from monconn.monitor.registry import Registry
 from monconn.sinks.outputs import Sink, WriteFailed, sink_for
 
 SCHEMA = 1
-"""Goes up when a key goes, or means something else; not when one is added."""
+"""Raised when a key is removed or changes its meaning; not when one is added."""
 QUEUED_LINES = 10_000
 BATCH_LINES = 100
 BATCH_SECONDS = 0.1
-"""How long a line may wait for others to be written with it."""
+"""The longest that a line waits for others, to be written together with them."""
 UPDATES_A_TURN = 50
+"""Updates in one turn of the reactor, so that thousands due at once do not delay the data path."""
 TURN_SECONDS = 0.01
-"""Between two turns of updates, for the data path to have its own."""
-LOOK_SECONDS = 1.0
+"""Between two such turns while more updates are due."""
+POLL_SECONDS = 1.0
+"""How often due updates are looked for."""
 FLUSH_SECONDS = 1.0
+"""How long a stopping program waits for its last lines to be written."""
 
-Event = Literal["opened", "update", "closed", "refused", "alarm", "dropped"]
+Event = Literal["opened", "update", "closed", "refused", "alarm", "action", "dropped"]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class _Line(NamedTuple):
-    """What is to become a line; of what can change, the values as they were."""
+    """A line that is still to be encoded, which is left to the thread.
+
+    The subject must not change any more: a closed record, an alarm, or values as they were.
+    """
 
     event: Event
     at: float
-    what: ConnectionRecord | Alarm | dict[str, Any]
+    subject: ConnectionRecord | Alarm | Action | dict[str, Any]
 
     def encode(self) -> bytes:
-        what = self.what
-        if isinstance(what, ConnectionRecord):
-            shown = what.snapshot(what.closed or what.opened)
-        elif isinstance(what, Alarm):
-            shown = what.snapshot()
+        subject = self.subject
+        if isinstance(subject, ConnectionRecord):
+            values = subject.snapshot(subject.closed or subject.opened)
+        elif isinstance(subject, Alarm):
+            values = subject.snapshot()
+        elif isinstance(subject, Action):
+            values = subject.to_dict()
         else:
-            shown = what
-        line = {"schema": SCHEMA, "event": self.event, "at": iso_time(self.at), **shown}
+            values = subject
+        line = {"schema": SCHEMA, "event": self.event, "at": iso_time(self.at), **values}
         return _encode(line).encode() + b"\n"
 
 
 class _Batch(NamedTuple):
     lines: list[_Line]
     dropped: int
-    """How many lines found no room in the queue since the batch before."""
+    """How many lines found the queue full since the previous batch."""
 
 
 class _Writer:
-    """Makes lines and writes them; its :meth:`write` is called in a thread."""
+    """Encodes lines and writes them; its :meth:`write` is called in a thread."""
 
     _log = Logger()
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._untold = 0
+        self._unreported = 0
         self._is_failing = False
         self.lost = 0
-        """How many lines the sink did not take."""
+        """How many lines could not be written."""
 
     def write(self, batch: _Batch) -> None:
-        """Write a batch, after a line that tells of those that were dropped."""
-        self._untold += batch.dropped
+        """Write a batch, after a line that says how many lines are missing before it."""
+        self._unreported += batch.dropped
         notice = self._notice()
         lines = b"".join(line.encode() for line in batch.lines)
         rest = self._unwritten(notice + lines)
         if len(rest) <= len(lines):
-            self._untold = 0
+            self._unreported = 0
         lost = min(rest.count(b"\n"), len(batch.lines))
-        self._untold += lost
+        self._unreported += lost
         self.lost += lost
 
     def _notice(self) -> bytes:
-        if not self._untold:
+        if not self._unreported:
             return b""
-        return _Line("dropped", time.time(), {"count": self._untold}).encode()
+        return _Line("dropped", time.time(), {"count": self._unreported}).encode()
 
     def _unwritten(self, data: bytes) -> bytes:
-        """Write, and give back what could not be written."""
+        """Write, and return what could not be written."""
         try:
             self._sink.write(data)
         except WriteFailed as error:
@@ -111,126 +122,133 @@ class _Writer:
 
 
 class JsonLog(Observer):
-    """Queues a line for whatever happens, for a thread to write.
+    """Queues a line for each event, for a thread to write.
 
     Lines that come faster than they can be written are dropped, and counted.
 
-    :param sink: takes the lines.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param sink: where the lines go.
+    :param clock: monotonic time and timers.
     :param at_open: whether to write a line when a connection opens.
     """
 
-    def __init__(self, sink: Sink, clock: Any, *, at_open: bool) -> None:
+    def __init__(self, sink: Sink, clock: Clock, *, at_open: bool) -> None:
         self._clock = clock
         self._at_open = at_open
         self._writer = _Writer(sink)
-        self._offload: BackgroundQueue[_Batch] = BackgroundQueue(
+        self._queue: BackgroundQueue[_Batch] = BackgroundQueue(
             lambda batch, _: self._writer.write(batch), QUEUED_LINES
         )
-        # Lines go to the thread together: to wake it costs both sides more than a line does.
+        # Lines go to the thread in batches: waking it costs both threads more than a line does.
         self._lines: list[_Line] = []
-        self._timer: Any = None
+        self._timer: IDelayedCall | None = None
         self._dropped = 0
-        self._dropped_now = 0
+        self._dropped_since = 0
 
     @property
     def dropped(self) -> int:
-        """How many lines were dropped: no room in the queue, or none on the disk."""
+        """How many lines are missing: the queue was full, or they could not be written."""
         return self._dropped + self._writer.lost
 
     def opened(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.opened`."""
+        """Write a line, if configured."""
         if self._at_open:
             self._add("opened", record.snapshot(self._clock.seconds()))
 
     def update(self, record: ConnectionRecord) -> None:
-        """Write how a live connection stands."""
+        """Write the present state of a live connection."""
         self._add("update", record.snapshot(self._clock.seconds()))
 
     def closed(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.closed`."""
+        """Write the final state of a connection."""
         self._add("closed", record)
 
     def refused(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.refused`."""
+        """Write that a client was refused."""
         self._add("refused", record)
 
     def alarmed(self, alarm: Alarm) -> None:
-        """See :meth:`IObserver.alarmed`."""
+        """Write an alarm that begins or is over."""
         self._add("alarm", alarm)
 
-    def _add(self, event: Event, what: ConnectionRecord | Alarm | dict[str, Any]) -> None:
-        self._lines.append(_Line(event, time.time(), what))
+    def acted(self, action: Action) -> None:
+        """Write an action."""
+        self._add("action", action)
+
+    def _add(
+        self, event: Event, subject: ConnectionRecord | Alarm | Action | dict[str, Any]
+    ) -> None:
+        self._lines.append(_Line(event, time.time(), subject))
         if len(self._lines) >= BATCH_LINES:
             self.flush()
         elif self._timer is None:
             self._timer = self._clock.callLater(BATCH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Hand what waits to the thread."""
+        """Hand the present batch to the thread."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
         lines, self._lines = self._lines, []
-        if self._offload.put(_Batch(lines, self._dropped_now), len(lines) or 1):
-            self._dropped_now = 0
+        if self._queue.put(_Batch(lines, self._dropped_since), len(lines) or 1):
+            self._dropped_since = 0
         else:
             self._dropped += len(lines)
-            self._dropped_now += len(lines)
+            self._dropped_since += len(lines)
 
     def stop(self, wait_seconds: float) -> bool:
-        """Write what is queued; whether all of it was written in time."""
+        """Stop, after what is queued is written; returns whether that was done in time."""
         self.flush()
-        self._offload.put(_Batch([], self._dropped_now), 0)  # has room always, to tell of the rest
-        return self._offload.stop(wait_seconds)
+        # Of size 0, so that it always fits: it reports the lines that were dropped last.
+        self._queue.put(_Batch([], self._dropped_since), 0)
+        return self._queue.stop(wait_seconds)
 
 
 class Updates(Observer):
-    """Has each live connection told of again and again, a few in each turn of the reactor.
+    """Has an update of each live connection written at a fixed interval.
 
-    :param log: what to tell.
+    :param log: what writes them.
     :param registry: the monitors.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
-    :param every: seconds, from a connection's opening to its first update and so on.
+    :param clock: monotonic time and timers.
+    :param every: the interval in seconds, counted from a connection's opening.
     """
 
-    def __init__(self, log: JsonLog, registry: Registry, clock: Any, every: float) -> None:
+    def __init__(self, log: JsonLog, registry: Registry, clock: Clock, every: float) -> None:
         self._log = log
         self._registry = registry
         self._clock = clock
         self._every = every
-        # Those due next come first: all wait for the same time, and go to the end once told.
+        # In the order of their times, as all wait equally long: a written one goes to the end.
         self._due: OrderedDict[int, tuple[float, ConnectionRecord]] = OrderedDict()
-        self._timer: Any = None
+        self._timer: IDelayedCall | None = None
 
     def opened(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.opened`."""
+        """Schedule a connection's first update."""
         self._due[record.id] = (record.opened + self._every, record)
 
     def closed(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.closed`."""
+        """Cancel a connection's updates."""
         self._due.pop(record.id, None)
 
     def start(self) -> None:
-        """Begin to look."""
-        self._timer = self._clock.callLater(LOOK_SECONDS, self._look)
+        """Start to write updates."""
+        self._timer = self._clock.callLater(POLL_SECONDS, self._poll)
 
     def stop(self) -> None:
-        """Look no more; harmless if it never did."""
+        """Stop; harmless if it was not started."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         now = self._clock.seconds()
         pause = TURN_SECONDS
         for _ in range(UPDATES_A_TURN):
-            if not self._tell_next(now):
-                pause = LOOK_SECONDS
+            if not self._write_next(now):
+                pause = POLL_SECONDS
                 break
-        self._timer = self._clock.callLater(pause, self._look)
+        self._timer = self._clock.callLater(pause, self._poll)
 
-    def _tell_next(self, now: float) -> bool:
-        """Tell of the connection that is due first, if one is due."""
+    def _write_next(self, now: float) -> bool:
+        """Write the next update that is due; returns whether there was one."""
         if not self._due:
             return False
         id_, (due, record) = next(iter(self._due.items()))
@@ -247,7 +265,7 @@ class Updates(Observer):
         try:
             self._registry.get(record.service).measure(record.id)
         except MonconnError:
-            pass  # its service was deleted from the registry
+            pass  # its service was deleted from the registry: the figures are those of before
 
 
 class JsonLogService(Service):
@@ -255,9 +273,9 @@ class JsonLogService(Service):
 
     :param config: where to write, and what.
     :param registry: the monitors.
-    :param reactor: whose thread a signal is passed to.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
-    :param sink: takes the lines; the one that the configuration names if left out.
+    :param reactor: its thread handles the signal to reopen the file.
+    :param clock: monotonic time and timers.
+    :param sink: where the lines go; by default what the configuration names.
     """
 
     _log = Logger()
@@ -267,7 +285,7 @@ class JsonLogService(Service):
         config: JsonLogConfig,
         registry: Registry,
         reactor: Any,
-        clock: Any,
+        clock: Clock,
         *,
         sink: Sink | None = None,
     ) -> None:
@@ -275,7 +293,7 @@ class JsonLogService(Service):
         self._sink = sink_for(config.path, clock.seconds) if sink is None else sink
         self._lines = JsonLog(self._sink, clock, at_open=config.at_open)
         self._updates: Updates | None = None
-        self._earlier_handler: Any = None
+        self._previous_handler: Any = None
         self._has_handler = False
         registry.observe(self._lines)
         if config.every:
@@ -284,31 +302,31 @@ class JsonLogService(Service):
 
     @property
     def dropped(self) -> int:
-        """How many lines were dropped."""
+        """How many lines are missing."""
         return self._lines.dropped
 
     def privilegedStartService(self) -> None:
-        """See ``IService``: open the file.
+        """Open the file.
 
-        :raises FileError: it cannot be had.
+        :raises FileError: it cannot be opened.
         """
         self._sink.open()
 
     def startService(self) -> None:
-        """See ``IService``.
+        """Open the file, and start.
 
-        :raises FileError: the file cannot be had.
+        :raises FileError: it cannot be opened.
         """
         self._sink.open()
         super().startService()
-        self._handle_signal()
+        self._install_handler()
         if self._updates is not None:
             self._updates.start()
 
     def stopService(self) -> None:
-        """See ``IService``: write what is queued, for a second at most."""
+        """Write what is queued, waiting for at most :data:`FLUSH_SECONDS`."""
         super().stopService()
-        self._leave_signal()
+        self._restore_handler()
         if self._updates is not None:
             self._updates.stop()
         if self._lines.stop(FLUSH_SECONDS):
@@ -317,23 +335,29 @@ class JsonLogService(Service):
             self._log.error("json_log: the last lines could not be written in time")
 
     def reopen(self) -> None:
-        """Open the file anew, as after it was moved away; ``SIGUSR1`` does this."""
+        """Open the file again, as after it was renamed; ``SIGUSR1`` does this."""
         self._sink.reopen()
         self._lines.flush()
 
-    # -- the signal
+    # -- SIGUSR1
 
-    def _handle_signal(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # others may not
-            self._earlier_handler = signal.signal(signal.SIGUSR1, self._received)
+    # Handled here and not by monconn.run.signals, which owns the signals that stop the program:
+    # those are always handled, while this one may be taken only as long as there is a log to
+    # reopen. Without one it must keep its default, or do what twistd or the embedding program uses
+    # it for.
+
+    def _install_handler(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # signal() raises in others
+            self._previous_handler = signal.signal(signal.SIGUSR1, self._signaled)
             self._has_handler = True
 
-    def _received(self, number: int, frame: Any) -> None:
+    def _signaled(self, number: int, frame: Any) -> None:
         self._reactor.callFromThread(self.reopen)
-        if callable(self._earlier_handler):  # twistd's, which sees to a log of its own
-            self._earlier_handler(number, frame)
+        if callable(self._previous_handler):  # twistd's, which reopens its own log
+            self._previous_handler(number, frame)
 
-    def _leave_signal(self) -> None:
-        if self._has_handler and signal.getsignal(signal.SIGUSR1) == self._received:
-            signal.signal(signal.SIGUSR1, self._earlier_handler or signal.SIG_DFL)
+    def _restore_handler(self) -> None:
+        # Unless another handler was set since, which would be lost.
+        if self._has_handler and signal.getsignal(signal.SIGUSR1) == self._signaled:
+            signal.signal(signal.SIGUSR1, self._previous_handler or signal.SIG_DFL)
         self._has_handler = False

@@ -1,4 +1,4 @@
-"""Where lines of a log go: a file, standard output, or the system's log."""
+"""Where the lines of a log go: a file, standard output, or syslog."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Protocol, cast
 
 from twisted.logger import Logger
 
-from monconn.errors import FileError
+from monconn.errors import FileError, os_error_text
 
 FILE_MODE = 0o640
-LOOK_SECONDS = 1.0
-"""Between two looks at whether the file is still the one at its name."""
+CHECK_SECONDS = 1.0
+"""Between two checks whether the open file is still the one at its path."""
 
 _NEWLINE = ord("\n")
 
@@ -23,45 +23,45 @@ _NEWLINE = ord("\n")
 class WriteFailed(Exception):
     """Bytes that could not be written.
 
-    :param rest: these.
-    :param why: what the system says.
+    :param rest: the bytes.
+    :param why: the error, whose text becomes this one's.
     """
 
     def __init__(self, rest: bytes, why: OSError) -> None:
-        super().__init__(reason(why))
+        super().__init__(os_error_text(why))
         self.rest = rest
 
 
 class Sink(Protocol):
-    """What takes lines; all but :meth:`open` is called in a thread, which it may keep waiting."""
+    """An output for lines; :meth:`write` is called in a thread, which it may block."""
 
     place: str
-    """What to call it."""
+    """Its name in messages."""
 
     def open(self) -> None:
-        """Get it ready.
+        """Open it; called in the reactor's thread, so it must not block.
 
-        :raises FileError: it cannot be had.
+        :raises FileError: it cannot be opened.
         """
 
     def reopen(self) -> None:
-        """Have the next :meth:`write` open it anew."""
+        """Have the next :meth:`write` open it again first; called in the reactor's thread."""
 
     def write(self, lines: bytes) -> None:
         """Write whole lines.
 
-        :raises WriteFailed: with what was not.
+        :raises WriteFailed: some of them were not written.
         """
 
     def close(self) -> None:
-        """Write nothing more."""
+        """Close it; nothing is written after that."""
 
 
 def sink_for(path: str, seconds: Callable[[], float]) -> Sink:
-    """The sink that a configuration names.
+    """Make the sink that a configuration names.
 
-    :param path: a file; or ``stdout``, or ``syslog``.
-    :param seconds: the monotonic time.
+    :param path: a file's path, ``stdout`` or ``syslog``.
+    :param seconds: gives monotonic seconds.
     """
     if path == "stdout":
         return StdoutSink()
@@ -71,16 +71,19 @@ def sink_for(path: str, seconds: Callable[[], float]) -> Sink:
 
 
 class _Descriptor:
-    """Writes to a file descriptor; after a line that was cut short, on a fresh line."""
+    """Writes to a file descriptor; after a partial write it continues on a new line."""
 
     _fd = -1
     _is_mid_line = False
 
     def write(self, lines: bytes) -> None:
-        """See :meth:`Sink.write`."""
+        """Write whole lines.
+
+        :raises WriteFailed: some of them were not written.
+        """
         rest = lines
         try:
-            self._follow()
+            self._before_write()
             if self._is_mid_line and rest:
                 os.write(self._fd, b"\n")
                 self._is_mid_line = False
@@ -91,89 +94,93 @@ class _Descriptor:
         except OSError as error:
             raise WriteFailed(rest, error) from None
 
-    def _follow(self) -> None:
-        """Open another file first, if need be."""
+    def _before_write(self) -> None:
+        """For a subclass that may have to open another file first."""
 
     def _piece(self, lines: bytes) -> bytes:
-        """What to write in one go."""
+        """The start of the lines, as much as goes into one write(2)."""
         return lines
 
 
 class FileSink(_Descriptor):
-    """Appends to a file, and follows its name: it may be moved away, for another to take its place.
+    """Appends to the file at a path, also after that was renamed and replaced (log rotation).
 
-    :param path: the file, made if there is none.
-    :param seconds: the monotonic time.
+    :param path: the file, created if there is none.
+    :param seconds: gives monotonic seconds.
     """
 
     _log = Logger()
 
     def __init__(self, path: str, seconds: Callable[[], float]) -> None:
         self.place = path
-        self._path = os.path.abspath(os.path.expanduser(path))  # whatever folder we go to later
+        self._path = os.path.abspath(os.path.expanduser(path))  # a daemon changes its directory
         self._seconds = seconds
         self._must_reopen = False
-        self._is_left_behind = False
-        self._looked = 0.0
+        self._cannot_reopen = False
+        self._checked = 0.0
 
     def open(self) -> None:
-        """See :meth:`Sink.open`; harmless the second time."""
+        """Open the file; harmless the second time."""
         if self._fd < 0:
             try:
                 self._open()
             except OSError as error:
-                raise FileError(f"json_log: {self.place}: {reason(error)}") from None
+                raise FileError(f"json_log: {self.place}: {os_error_text(error)}") from None
 
     def _open(self) -> None:
-        # Not waiting, so that a pipe without a reader is an error, and does not hang the start.
+        # O_NONBLOCK: opening a FIFO without a reader fails (ENXIO) instead of blocking the start.
+        # O_APPEND: the file may be truncated by others, as logrotate does with copytruncate.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         opened = os.open(self._path, flags, FILE_MODE)
         os.set_blocking(opened, True)
         self.close()
         self._fd = opened
         self._is_mid_line = _ends_mid_line(self._path)
-        self._looked = self._seconds()
+        self._checked = self._seconds()
 
     def reopen(self) -> None:
-        """See :meth:`Sink.reopen`."""
+        """Have the next write open the path again."""
         self._must_reopen = True
 
-    def _follow(self) -> None:
-        """Open what stands at our name, if that is another file by now."""
-        if self._fd < 0 or not (self._must_reopen or self._has_lost_its_name()):
+    def _before_write(self) -> None:
+        """Open the file at the path, if that is another one by now."""
+        if self._fd < 0 or not (self._must_reopen or self._was_replaced()):
             return
         self._must_reopen = False
         try:
             self._open()
-            self._is_left_behind = False
+            self._cannot_reopen = False
         except OSError as error:
-            self._stay(error)
+            self._continue_with_open_file(error)
 
-    def _has_lost_its_name(self) -> bool:
+    def _was_replaced(self) -> bool:
         now = self._seconds()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._checked < CHECK_SECONDS:
             return False
-        self._looked = now
+        self._checked = now
         try:
             return not os.path.samestat(os.stat(self._path), os.fstat(self._fd))
         except OSError:
             return True
 
-    def _stay(self, error: OSError) -> None:
-        """Go on with the old file, if it has a name by which people can find it."""
+    def _continue_with_open_file(self, error: OSError) -> None:
+        """Keep writing to the file that is open, if it still has a name somewhere.
+
+        :raises OSError: it was deleted, so that nobody could ever read the lines.
+        """
         if os.fstat(self._fd).st_nlink == 0:
-            self._must_reopen = True  # else the next lines would go where nobody finds them
+            self._must_reopen = True
             raise error
-        if not self._is_left_behind:
-            self._is_left_behind = True
+        if not self._cannot_reopen:
+            self._cannot_reopen = True
             self._log.error(
                 "json_log: cannot reopen {place}: {reason}; going on with the file that is open",
                 place=self.place,
-                reason=reason(error),
+                reason=os_error_text(error),
             )
 
     def close(self) -> None:
-        """See :meth:`Sink.close`."""
+        """Close the file; harmless if it is not open."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -185,64 +192,63 @@ class StdoutSink(_Descriptor):
     place = "stdout"
 
     def open(self) -> None:
-        """See :meth:`Sink.open`."""
-        # Not written through the stream: a thread that waits with its lock would also keep the
-        # program from ending, for then Python flushes it.
-        # twistd has put a log of its own in the place of the first one.
+        """Find the descriptor of standard output.
+
+        :raises FileError: there is none.
+        """
+        # The descriptor and not the stream: a thread blocked in sys.stdout.write() holds the
+        # stream's lock, for which the interpreter waits when it flushes stdout at its end.
+        # Under twistd, sys.stdout is a log; sys.__stdout__ is the original.
         for stream in (sys.stdout, sys.__stdout__):
             try:
                 self._fd = cast(Any, stream).fileno()
             except (AttributeError, OSError, ValueError):
                 continue
-            if self._fd >= 0:  # such a log has said -1
+            if self._fd >= 0:  # twistd's replacement of stdout returns -1
                 return
         raise FileError("json_log: stdout: there is no standard output")
 
     def reopen(self) -> None:
-        """See :meth:`Sink.reopen`: there is nothing to open."""
+        """Do nothing: standard output has no path."""
 
     def _piece(self, lines: bytes) -> bytes:
-        # One at a time: others write here, and a pipe takes only a little in one piece.
+        # One line per write(2): others write here too, and only up to PIPE_BUF (4,096) bytes
+        # go into a pipe without being mixed with theirs.
         return lines[: lines.index(b"\n") + 1]
 
     def close(self) -> None:
-        """See :meth:`Sink.close`: it is not ours to close."""
+        """Do nothing: standard output belongs to the whole program."""
 
 
 class SyslogSink:
-    """Sends each line to the system's log, as a daemon's information."""
+    """Sends each line to syslog, with facility ``daemon`` and priority ``info``."""
 
     place = "syslog"
 
     def open(self) -> None:
-        """See :meth:`Sink.open`."""
+        """Connect to syslog."""
         syslog.openlog("monconn", syslog.LOG_PID, syslog.LOG_DAEMON)
 
     def reopen(self) -> None:
-        """See :meth:`Sink.reopen`: the system sees to that."""
+        """Do nothing: syslog(3) reconnects by itself."""
 
     def write(self, lines: bytes) -> None:
-        """See :meth:`Sink.write`; the system does not tell what it has lost."""
+        """Send each line; syslog(3) does not report what it loses."""
         for line in lines.decode().splitlines():
             syslog.syslog(syslog.LOG_INFO, line)
 
     def close(self) -> None:
-        """See :meth:`Sink.close`."""
+        """Disconnect from syslog."""
         syslog.closelog()
 
 
-def reason(error: OSError) -> str:
-    """What the system says, in small letters."""
-    return (error.strerror or str(error)).lower()
-
-
 def _ends_mid_line(path: str) -> bool:
-    """Whether a file's last line has no end: an earlier run may have met a full disk."""
+    """Whether a file's last line lacks its newline, as when an earlier run filled the disk."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
         with open(path, "rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) != b"\n"
-    except OSError:  # it is empty, or may not be read
+    except OSError:  # it is empty (the seek fails), or may not be read
         return False

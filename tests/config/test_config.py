@@ -1,20 +1,25 @@
-"""Configuration: what a file means, and what is said of one that is wrong."""
+"""Configuration: the meaning of a file, and the messages for one that is wrong."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monconn import addresses
 from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.config import config
 from monconn.config import yaml as yamlmap
 from monconn.errors import ConfigError, Problem
+from monconn.policy.policy import Policy
+from tests.properties import examples
 
 SOURCE = "monconn.yaml"
 
@@ -62,6 +67,10 @@ def parse(text: str) -> config.Config:
     return config.parse(text, SOURCE)
 
 
+def service(name: str, listen: Any, backend: Any, **settings: Any) -> config.ServiceConfig:
+    return config.ServiceConfig(name, listen, backend).changed(**settings)
+
+
 def parse_one(text: str) -> config.ServiceConfig:
     (service,) = parse(text).services
     return service
@@ -74,15 +83,15 @@ def problems_of(text: str) -> list[tuple[int | None, str, str]]:
     return [(problem.line, problem.path, problem.message) for problem in caught.value.problems]
 
 
-def networks(*texts: str) -> tuple[object, ...]:
+def networks(*texts: str) -> tuple[addresses.Network, ...]:
     return tuple(map(ipaddress.ip_network, texts))
 
 
 # -- the native style
 
 
-def test_native_service():
-    assert parse_one(NATIVE) == config.ServiceConfig(
+def test_native_service() -> None:
+    assert parse_one(NATIVE) == service(
         name="web",
         listen=TcpAddress("", 80),
         backend=TcpAddress("10.0.0.5", 8080),
@@ -102,26 +111,28 @@ def test_native_service():
     )
 
 
-def test_native_defaults():
-    service = parse_one('services: {web: {listen: ":80", backend: ":81"}}')
-    assert list(attrs.asdict(service).items())[3:] == [
-        ("connect_timeout", 10.0),
-        ("read_timeout", 0.0),
-        ("write_timeout", 600.0),
-        ("max_idle", 900.0),
-        ("half_close_timeout", 0.0),
-        ("max_lifetime", 0.0),
-        ("wait_timeout", 60.0),
-        ("conn_limit", 0),
-        ("when_full", "wait"),
-        ("ip_limit", 0),
-        ("ip_blacklist", ()),
-        ("keepalive", True),
-        ("print_bytes", False),
-    ]
+def test_native_defaults() -> None:
+    settings = parse_one('services: {web: {listen: ":80", backend: ":81"}}').policy.settings()
+    assert sorted(settings.items()) == sorted(
+        [
+            ("connect_timeout", 10.0),
+            ("read_timeout", 0.0),
+            ("write_timeout", 600.0),
+            ("max_idle", 900.0),
+            ("half_close_timeout", 0.0),
+            ("max_lifetime", 0.0),
+            ("wait_timeout", 60.0),
+            ("conn_limit", 0),
+            ("when_full", "wait"),
+            ("ip_limit", 0),
+            ("ip_blacklist", ()),
+            ("keepalive", True),
+            ("print_bytes", False),
+        ]
+    )
 
 
-def test_services_keep_their_order_and_are_frozen():
+def test_services_keep_their_order_and_are_frozen() -> None:
     services = parse(
         "services:\n"
         '  zebra: {listen: ":3", backend: ":1"}\n'
@@ -137,28 +148,81 @@ def test_services_keep_their_order_and_are_frozen():
         services[0].name = "other"  # type: ignore[misc]
 
 
-def test_anchors_aliases_and_merge_keys():
+def test_anchors_aliases_and_merge_keys() -> None:
     one, two = parse(
         "services:\n"
         '  one: &one {listen: ":1", backend: &there "10.0.0.5:80", max_idle: 5}\n'
         '  two: {<<: *one, listen: ":2", backend: *there, ip_limit: 3}\n'
     ).services
     assert two == attrs.evolve(
-        one, name="two", listen=TcpAddress("", 2), backend=one.backend, ip_limit=3
+        one, name="two", listen=TcpAddress("", 2), policy=one.policy.changed(ip_limit=3)
     )
 
 
-def test_a_byte_order_mark_is_no_matter(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "monconn.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + NATIVE.encode())
     assert config.load(path) == config.load(str(path)) == parse(NATIVE)
 
 
+# -- what holds for all services
+
+
+def test_defaults_hold_for_all_services_that_say_nothing_else() -> None:
+    loaded = parse(
+        "services:\n"
+        '  one: {listen: ":1", backend: ":9"}\n'
+        '  two: {listen: ":2", backend: ":9", max_idle: 10, ip_blacklist: []}\n'
+        "defaults: {max_idle: 5m, keepalive: false, ip_blacklist: [10.0.0.0/8]}\n"
+    )
+    one, two = loaded.services
+    assert loaded.defaults == Policy.of(
+        max_idle=300, keepalive=False, ip_blacklist=networks("10.0.0.0/8")
+    )
+    assert one.policy == loaded.defaults
+    assert two.policy == Policy.of(max_idle=10, keepalive=False)
+
+
+def test_each_wrong_default_is_told_once_with_its_line() -> None:
+    assert problems_of(
+        "defaults:\n"
+        "  max_idle: soon\n"
+        "  max_ilde: 1\n"
+        '  listen: ":1"\n'
+        "  name: web\n"
+        "services:\n"
+        '  one: {listen: ":1", backend: ":9"}\n'
+        '  two: {listen: ":2", backend: ":9", conn_limit: -1}\n'
+    ) == [
+        (2, "defaults.max_idle", TOO_SOON),
+        (3, "defaults.max_ilde", "is not a known key: did you mean max_idle?"),
+        (4, "defaults.listen", "belongs to one service: write it under its name in services"),
+        (5, "defaults.name", "is not a known key: a service's name is written before its colon"),
+        (8, "services.two.conn_limit", 'must be from 0 to 1000000000, not "-1"'),
+    ]
+
+
+TOO_SOON = 'must be a number of seconds or a text like 500ms, 15m or 1h30m, not "soon"'
+
+
+@pytest.mark.parametrize("defaults", ["[]", "5", "web"])
+def test_defaults_that_are_no_mapping(defaults: str) -> None:
+    ((line, path, message),) = problems_of(
+        f'defaults: {defaults}\nservices:\n  one: {{listen: ":1", backend: ":9"}}\n'
+    )
+    assert (line, path) == (1, "defaults")
+    assert message.startswith("must be a mapping of settings for all services")
+
+
+def test_in_the_go_tools_style_defaults_is_a_service() -> None:
+    assert parse_one("defaults: {listen_port: 80, backend_port: 81}").name == "defaults"
+
+
 # -- the Go tool's style
 
 
-def test_go_service():
-    assert parse_one(GO) == config.ServiceConfig(
+def test_go_service() -> None:
+    assert parse_one(GO) == service(
         name="ssh",
         listen=TcpAddress("192.168.1.1", 22),
         backend=TcpAddress("10.0.0.5", 2222),
@@ -174,7 +238,7 @@ def test_go_service():
     )
 
 
-GO_DEFAULTS = config.ServiceConfig(
+GO_DEFAULTS = service(
     name="80",
     listen=TcpAddress("", 80),
     backend=TcpAddress("127.0.0.1", 81),
@@ -205,15 +269,17 @@ GO_DEFAULTS = config.ServiceConfig(
         ("when_full: refuse", {"when_full": "refuse"}),
     ],
 )
-def test_go_defaults(rules, changes):
-    service = parse_one(f"80: {{listen_port: '80', backend_port: 81, {rules}}}")
-    assert service == attrs.evolve(GO_DEFAULTS, **changes)
+def test_go_defaults(rules: str, changes: dict[str, Any]) -> None:
+    changes = dict(changes)
+    addresses = {key: changes.pop(key) for key in ("listen", "backend") if key in changes}
+    expected = attrs.evolve(GO_DEFAULTS, **addresses).changed(**changes)
+    assert parse_one(f"80: {{listen_port: '80', backend_port: 81, {rules}}}") == expected
 
 
 # -- pairs
 
 
-def test_pairs():
+def test_pairs() -> None:
     one, two = config.from_pairs([":80=10.0.0.5:8080", "[::1]:22 = unix:/run/ssh"]).services
     assert one == config.ServiceConfig(":80", TcpAddress("", 80), TcpAddress("10.0.0.5", 8080))
     assert two == config.ServiceConfig("[::1]:22", TcpAddress("::1", 22), UnixAddress("/run/ssh"))
@@ -235,11 +301,11 @@ def test_pairs():
         ([":80=ssl:web:443"], {":80=ssl:web:443": "belong in the configuration file"}),
         (["ssl:443=:80"], {"ssl:443=:80": "belong in the configuration file"}),
         ([":80=:1", "0.0.0.0:80=:1"], {"0.0.0.0:80=:1": '":80" listens there already'}),
-        ([":0=:1", ":0=:2"], {":0=:2": '":0" stands here twice'}),
+        ([":0=:1", ":0=:2"], {":0=:2": '":0" is given twice'}),
         ([""], {"": "has no '='"}),
     ],
 )
-def test_wrong_pairs(pairs, wrong):
+def test_wrong_pairs(pairs: list[str], wrong: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as caught:
         config.from_pairs(pairs)
     for problem, (pair, words) in zip(caught.value.problems, wrong.items(), strict=True):
@@ -247,7 +313,7 @@ def test_wrong_pairs(pairs, wrong):
         assert words in problem.message
 
 
-def test_no_pairs():
+def test_no_pairs() -> None:
     with pytest.raises(ConfigError, match=r"^-p: no services: write LISTEN=BACKEND"):
         config.from_pairs([])
 
@@ -289,13 +355,13 @@ WRONG_RULES = [
     ("lisen: 1", "did you mean listen?"),
     ("max_ilde: 1", "did you mean max_idle?"),
     ("zzz: 1", "not a known key"),
-    ("name: other", "stands before its colon"),
+    ("name: other", "is written before its colon"),
     ("print_bytes: !!python/object:os.system x", "leave it out"),
 ]
 
 
 @pytest.mark.parametrize(("rule", "words"), WRONG_RULES)
-def test_wrong_rules(rule, words):
+def test_wrong_rules(rule: str, words: str) -> None:
     text = f'services:\n  web:\n    listen: ":1"\n    backend: ":2"\n    {rule}\n'
     (line, path, message), *others = problems_of(text)
     assert (line, path) == (5, f"services.web.{rule.partition(':')[0]}")
@@ -334,7 +400,7 @@ WRONG_LISTENERS = [
 
 
 @pytest.mark.parametrize(("listen", "words"), WRONG_LISTENERS)
-def test_wrong_listeners(listen, words):
+def test_wrong_listeners(listen: str, words: str) -> None:
     text = f'services:\n  web:\n    listen: {listen}\n    backend: ":2"\n'
     ((line, path, message),) = problems_of(text)
     assert line == 3
@@ -353,7 +419,7 @@ def test_wrong_listeners(listen, words):
         ('"unix:/run/web:mode=600"', "a backend has none"),
     ],
 )
-def test_wrong_backends(backend, words):
+def test_wrong_backends(backend: str, words: str) -> None:
     text = f'services:\n  web:\n    listen: ":1"\n    backend: {backend}\n'
     ((line, path, message),) = problems_of(text)
     assert (line, path) == (4, "services.web.backend")
@@ -361,7 +427,7 @@ def test_wrong_backends(backend, words):
 
 
 @pytest.mark.parametrize("listen", ['"haproxy:tcp:0"', '"tcp:0:backlog=5"'])
-def test_endpoints_that_twisted_can_use(listen):
+def test_endpoints_that_twisted_can_use(listen: str) -> None:
     service = parse_one(f'services: {{web: {{listen: {listen}, backend: ":2"}}}}')
     assert service.listen == EndpointAddress(listen.strip('"'))
 
@@ -384,7 +450,7 @@ WRONG_GO_RULES = [
 
 
 @pytest.mark.parametrize(("rule", "key", "words"), WRONG_GO_RULES)
-def test_wrong_go_rules(rule, key, words):
+def test_wrong_go_rules(rule: str, key: str, words: str) -> None:
     rules = {"listen_port": "80", "backend_port": "81", rule.partition(":")[0]: None}
     lines = [rule if value is None else f"{key}: {value}" for key, value in rules.items()]
     ((_, path, message),) = problems_of("web:\n" + "".join(f"  {line}\n" for line in lines))
@@ -412,9 +478,9 @@ WRONG_FILES = [
     ("other:\n  web: {listen: ':80'}\n", 1, "other", 'did you mean "services"?'),
     (NATIVE + "servics: {}\n", 18, "servics", "did you mean services?"),
     (NATIVE + GO, 18, "ssh", "not a known key"),
-    (NATIVE + "services: {}\n", 18, "services", "twice, first in line 1"),
-    (NATIVE + "  web: {}\n", 18, "services.web", "twice, first in line 2"),
-    (NATIVE + "    max_idle: 3\n", 18, "services.web.max_idle", "twice, first in line 8"),
+    (NATIVE + "services: {}\n", 18, "services", "duplicate key, first on line 1"),
+    (NATIVE + "  web: {}\n", 18, "services.web", "duplicate key, first on line 2"),
+    (NATIVE + "    max_idle: 3\n", 18, "services.web.max_idle", "duplicate key, first on line 8"),
     (NATIVE + '  "":\n    a: b\n', 18, "services", "printable"),
     (NATIVE + '  "a\\0":\n    a: b\n', 18, "services", "printable"),
     (NATIVE + "~: 1\n", 18, "", "a key must be a name"),
@@ -448,20 +514,20 @@ WRONG_FILES = [
 
 
 @pytest.mark.parametrize(("text", "line", "path", "words"), WRONG_FILES)
-def test_wrong_files(text, line, path, words):
+def test_wrong_files(text: str, line: int | None, path: str, words: str) -> None:
     ((found_line, found_path, message),) = problems_of(text)
     assert (found_line, found_path) == (line, path)
     assert words in message
 
 
-def test_too_many_values(monkeypatch):
+def test_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yamlmap, "MAX_NODES", 100)
     ((line, _, message),) = problems_of("a:\n" + "- 1\n" * 101)
     assert line == 99
     assert "more than 100 values" in message
 
 
-def test_an_alias_bomb_is_not_set_off():
+def test_an_alias_bomb_is_refused() -> None:
     bomb = "a: &a [" + "x," * 9 + "]\n"
     for name, below in zip("bcdefghijkl", "abcdefghijk", strict=True):
         bomb += f"{name}: &{name} [" + f"*{below}," * 9 + "]\n"
@@ -469,7 +535,7 @@ def test_an_alias_bomb_is_not_set_off():
     assert "too big" in message
 
 
-def test_a_chain_of_merges_is_not_followed_for_ever():
+def test_a_chain_of_merges_is_limited() -> None:
     chain = "a0: &a0 {k: 1}\n" + "".join(
         f"a{i}: &a{i} {{<<: *a{i - 1}, k{i}: 1}}\n" for i in range(1, 5000)
     )
@@ -487,7 +553,7 @@ def test_a_chain_of_merges_is_not_followed_for_ever():
         (b"", None, "no services"),
     ],
 )
-def test_wrong_content(tmp_path, content, line, words):
+def test_wrong_content(tmp_path: Path, content: bytes, line: int | None, words: str) -> None:
     path = tmp_path / "monconn.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
@@ -506,7 +572,7 @@ def test_wrong_content(tmp_path, content, line, words):
         ("a" * 999, "too long"),
     ],
 )
-def test_unreadable_files(tmp_path, name, words):
+def test_unreadable_files(tmp_path: Path, name: str, words: str) -> None:
     path = os.path.join(tmp_path, name)
     with pytest.raises(ConfigError) as caught:
         config.load(path)
@@ -515,7 +581,7 @@ def test_unreadable_files(tmp_path, name, words):
     assert words in problem.message
 
 
-def test_all_problems_at_once_in_the_order_of_their_lines():
+def test_all_problems_at_once_in_the_order_of_their_lines() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(
             "services:\n"
@@ -549,7 +615,7 @@ def test_all_problems_at_once_in_the_order_of_their_lines():
     assert len(str(caught.value).splitlines()) == len(problems)
 
 
-def test_a_merged_problem_is_shown_where_it_is_written():
+def test_a_merged_problem_has_the_line_where_it_is_written() -> None:
     text = (
         "services:\n"
         '  one: &one {listen: ":1", backend: ":1",\n'
@@ -560,7 +626,7 @@ def test_a_merged_problem_is_shown_where_it_is_written():
     assert places == [(3, "services.one.max_idle"), (3, "services.two.max_idle")]
 
 
-def test_a_long_name_is_cut():
+def test_a_long_name_is_cut() -> None:
     ((_, path, _),) = problems_of(f"services:\n  {'x' * 500}: 1\n")
     assert len(path) < 100
 
@@ -585,7 +651,7 @@ def test_a_long_name_is_cut():
         ("unix:/run/a", "unix:/run/./a:mode=600"),
     ],
 )
-def test_listeners_that_clash(one, other):
+def test_listeners_that_clash(one: str, other: str) -> None:
     text = (
         f'services:\n  one: {{listen: "{one}", backend: ":1"}}\n'
         '  between: {listen: ":7", backend: ":1"}\n'
@@ -608,7 +674,7 @@ def test_listeners_that_clash(one, other):
         ("unix:80", ":80"),
     ],
 )
-def test_listeners_that_do_not_clash(one, other):
+def test_listeners_that_do_not_clash(one: str, other: str) -> None:
     text = (
         f'services:\n  one: {{listen: "{one}", backend: ":1"}}\n'
         f'  other: {{listen: "{other}", backend: ":1"}}\n'
@@ -616,7 +682,7 @@ def test_listeners_that_do_not_clash(one, other):
     assert len(parse(text).services) == 2
 
 
-def test_go_listeners_that_clash():
+def test_go_listeners_that_clash() -> None:
     ((line, path, message),) = problems_of(
         "a: {listen_port: 80, backend_port: 1}\n"
         "b: {listen_ip: 10.0.0.1, listen_port: '80', backend_port: 1}\n"
@@ -659,7 +725,7 @@ yamlish = st.lists(st.sampled_from(YAML_PIECES), max_size=40).map("".join)
 
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
-    """A right configuration with some pieces cut out, doubled or put in."""
+    """A valid configuration with some pieces removed, repeated or inserted."""
     text = draw(st.sampled_from([NATIVE, GO]))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(text)))
@@ -669,15 +735,15 @@ def mutated(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(text=mutated() | yamlish | st.text())
-def test_any_text_is_read_or_refused(text):
+def test_any_text_is_read_or_refused(text: str) -> None:
     check_any_text(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(listen=st.text(), rule=st.text())
-def test_any_value_is_read_or_refused(listen, rule):
+def test_any_value_is_read_or_refused(listen: str, rule: str) -> None:
     # JSON's quoted texts are YAML's, too.
     check_any_text(
         f"services: {{a: {{listen: {json.dumps(listen)}, backend: {json.dumps(rule)},"
@@ -685,9 +751,11 @@ def test_any_value_is_read_or_refused(listen, rule):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(content=st.binary(max_size=300))
-def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
+def test_any_bytes_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(content)
     try:
@@ -696,9 +764,9 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
         check_problems(error.problems, len(content) + 2)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(pairs=st.lists(st.text() | st.text(alphabet=":=80unix/[]", max_size=12), max_size=3))
-def test_any_pairs_are_read_or_refused(pairs):
+def test_any_pairs_are_read_or_refused(pairs: list[str]) -> None:
     try:
         config.from_pairs(pairs)
     except ConfigError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def problems(text: str) -> list[str]:
 class Noting(Observer):
     """An observer of somebody's own."""
 
-    def __init__(self, path: str, *, limit: int = 3) -> None:
+    def __init__(self, path: Any, *, limit: int = 3) -> None:
         self.path = path
         self.limit = limit
 
@@ -93,7 +94,7 @@ def test_defaults() -> None:
         ("observers: [{use: json}]", "observers[0].use: must be package.module:Class"),
         ("observers: [{use: 'no.such:Thing'}]", "cannot be imported: ModuleNotFoundError"),
         ("observers: [{use: 'json:Nothing'}]", "cannot be imported: AttributeError"),
-        ("observers: [{use: 'sys:path'}]", 'observers[0].use: "sys:path" is no class'),
+        ("observers: [{use: 'sys:path'}]", 'observers[0].use: "sys:path" is not a class'),
         (
             f"observers: [{{use: '{__name__}:Noting', limit: 1}}]",
             "cannot be made with these options: missing a required argument: 'path'",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
+from zope.interface import implementer
 
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import LINES_A_SECOND
-from monconn.devices.devices import MOST_PUT_ASIDE, DevicesService
+from monconn.devices.devices import MOST_PENDING, DevicesService
 from monconn.devices.identity import DeviceIdentity
 from monconn.errors import UnknownService
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
-from monconn.monitor.interfaces import Observer
+from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.testing import RecordingObserver, make_monitor
@@ -27,8 +28,9 @@ from monconn.testing import RecordingObserver, make_monitor
 FLEET = 5_000
 
 
+@implementer(IConnection)
 class Connection:
-    """A connection without sockets: it is over as soon as somebody ends it."""
+    """A connection without sockets: it closes as soon as it is ended."""
 
     def __init__(self, monitor: Monitor, record: ConnectionRecord) -> None:
         self.monitor = monitor
@@ -42,12 +44,15 @@ class Connection:
         self.record.end(reason, self.monitor.clock.seconds())
         self.monitor.closed(self)
 
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
+
     def measure(self) -> None:
         pass
 
 
 class World:
-    """One service, those who look after its devices, and the alarms that were told."""
+    """One service with its devices, and an observer that records the alarms."""
 
     def __init__(self, **config: Any) -> None:
         self.clock = Clock()
@@ -81,7 +86,7 @@ class World:
             self.wait(seconds)
 
     def wait(self, seconds: float) -> None:
-        """Let time go by in steps, so that each second is looked at."""
+        """Advance the clock in steps, so that there is a poll in each second."""
         whole = int(seconds)
         for _ in range(whole):
             self.clock.advance(1.0)
@@ -89,8 +94,8 @@ class World:
             self.clock.advance(seconds - whole)
 
     def alarms(self) -> list[tuple[str, str, bool]]:
-        """What was told since it was last asked: the kind, the device, whether it is over."""
-        self.devices.rows()  # before, all that was put aside is counted
+        """The alarms since the last call: the kind, the device, whether it is over."""
+        self.devices.rows()  # counts all that is queued
         alarms = [event[1] for event in self.observer.events if event[0] == "alarmed"]
         self.observer.events.clear()
         return [(alarm.kind, alarm.device, alarm.is_over) for alarm in alarms]
@@ -110,7 +115,7 @@ def world() -> World:
 
 
 @pytest.fixture
-def events() -> Iterator[list[LogEvent]]:
+def events() -> Iterator[Sequence[LogEvent]]:
     with capturedLogs() as captured:
         yield captured
 
@@ -182,7 +187,7 @@ def test_device_without_a_message(world: World) -> None:
     assert world.row()["silent_seconds"] is None
 
 
-def test_who_was_seen_last_comes_first(world: World) -> None:
+def test_the_device_seen_last_comes_first(world: World) -> None:
     other = make_monitor("mqtt", world.clock)
     world.registry.add(other)  # a later one is followed as well
     base = 1_700_000_000.0
@@ -214,7 +219,7 @@ def test_typical_times(world: World) -> None:
     assert row["heartbeat_seconds"] == row["reconnect_seconds"] == 11.0
 
 
-def test_connections_opened_together_are_one_coming(world: World) -> None:
+def test_connections_opened_together_are_one_arrival(world: World) -> None:
     for _ in range(4):
         for _ in range(6):
             world.enter().end()
@@ -223,7 +228,7 @@ def test_connections_opened_together_are_one_coming(world: World) -> None:
     assert world.row()["reconnect_seconds"] == pytest.approx(20.1)
 
 
-def test_live_connections_of_before_are_known() -> None:
+def test_connections_that_were_live_before_are_known() -> None:
     monitor = make_monitor("web")
     registry = Registry()
     registry.add(monitor)
@@ -237,7 +242,7 @@ def test_live_connections_of_before_are_known() -> None:
     assert (row["connections"], row["total"], row["up"]) == (0, 1, 5)
 
 
-def test_deleted_service_is_left(world: World) -> None:
+def test_deleted_service_is_no_longer_followed(world: World) -> None:
     connection = world.enter()
     world.registry.delete("web")
     world.wait(1.0)
@@ -291,8 +296,8 @@ def rows_of(world: World) -> list[dict[str, Any]]:
 # -- silence
 
 
-def test_short_connections_in_a_row_are_no_rhythm(world: World) -> None:
-    """As of a browser, or of a program that asks several things and then waits."""
+def test_short_connections_in_a_row_are_no_interval(world: World) -> None:
+    """Such as those of a browser, or of a program that sends several requests and then waits."""
     for _ in range(5):
         connection = world.enter()
         connection.speak()
@@ -326,7 +331,7 @@ def test_silent_while_connected(world: World) -> None:
     assert world.kinds() == ["silent"]  # and again
 
 
-def test_three_gaps_make_a_rhythm(world: World) -> None:
+def test_three_intervals_make_a_typical_one(world: World) -> None:
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 10.0, 2)
@@ -334,7 +339,7 @@ def test_three_gaps_make_a_rhythm(world: World) -> None:
     assert (world.kinds(), world.row()["heartbeat_seconds"]) == ([], None)
 
 
-def test_nobody_is_silent_within_five_seconds(world: World) -> None:
+def test_no_device_is_silent_within_five_seconds(world: World) -> None:
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 1.0, 9)
@@ -344,8 +349,8 @@ def test_nobody_is_silent_within_five_seconds(world: World) -> None:
     assert world.kinds() == ["silent"]
 
 
-def test_who_often_breaks_the_rhythm_has_none(world: World) -> None:
-    """As somebody at a keyboard does: no alarm for each pause."""
+def test_an_irregular_device_has_no_typical_interval(world: World) -> None:
+    """Such as a person at a keyboard: no alarm for each pause."""
     connection = world.enter()
     told = []
     for _ in range(10):
@@ -356,7 +361,7 @@ def test_who_often_breaks_the_rhythm_has_none(world: World) -> None:
     assert told.count("silent") <= 2
 
 
-def test_slower_rhythm_is_learned(world: World) -> None:
+def test_a_slower_interval_is_learned(world: World) -> None:
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 10.0, 9)
@@ -366,7 +371,7 @@ def test_slower_rhythm_is_learned(world: World) -> None:
     assert world.kinds() == ["silent"]
 
 
-def test_message_just_before_the_look_counts(world: World) -> None:
+def test_message_just_before_the_poll_counts(world: World) -> None:
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 10.0, 5)
@@ -377,8 +382,8 @@ def test_message_just_before_the_look_counts(world: World) -> None:
     assert world.kinds() == []
 
 
-def test_process_that_was_stopped_alarms_nobody(world: World) -> None:
-    """What came meanwhile is read after the timers have run."""
+def test_a_process_that_was_stopped_raises_no_alarm(world: World) -> None:
+    """Bytes that arrived meanwhile are read after the timers have run."""
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 10.0, 5)
@@ -389,7 +394,7 @@ def test_process_that_was_stopped_alarms_nobody(world: World) -> None:
 
 
 @pytest.mark.parametrize("reason", ["client_reset", "client_lost", "idle_timeout", "error"])
-def test_gone_out_of_order(world: World, reason: str) -> None:
+def test_disconnected_abnormally(world: World, reason: str) -> None:
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 20.0, 5)
@@ -406,8 +411,8 @@ def test_gone_out_of_order(world: World, reason: str) -> None:
     assert world.kinds() == ["-silent"]
 
 
-def test_back_but_not_speaking(world: World) -> None:
-    """Coming back again and again, without a word, is silence still."""
+def test_reconnected_without_a_message(world: World) -> None:
+    """A device that only reconnects, again and again, is still silent."""
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 20.0, 5)
@@ -421,7 +426,7 @@ def test_back_but_not_speaking(world: World) -> None:
 @pytest.mark.parametrize(
     "reason", ["client_closed", "backend_closed", "operator", "blocked", "stopping", "lifetime"]
 )
-def test_signed_off(world: World, reason: str) -> None:
+def test_disconnected_normally(world: World, reason: str) -> None:
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 20.0, 5)
@@ -438,7 +443,7 @@ def test_signed_off(world: World, reason: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["client_closed", "lifetime"])
-def test_who_connects_for_each_message_stays_away(world: World, reason: str) -> None:
+def test_a_device_that_connects_for_each_message_stays_away(world: World, reason: str) -> None:
     world.visit_every(100.0, 6, reason)
     assert world.row()["reconnect_seconds"] == 100.0
     world.wait(195.0)  # 295 s since it left
@@ -450,14 +455,14 @@ def test_who_connects_for_each_message_stays_away(world: World, reason: str) -> 
 
 
 @pytest.mark.parametrize("reason", ["operator", "blocked", "stopping"])
-def test_who_was_sent_away_is_not_expected(world: World, reason: str) -> None:
+def test_a_device_that_we_disconnected_is_not_expected(world: World, reason: str) -> None:
     world.visit_every(100.0, 5)
     world.visit_every(100.0, 1, reason)
     world.wait(3600.0)
     assert world.kinds() == []
 
 
-def test_never_silent_when_turned_off() -> None:
+def test_never_silent_when_disabled() -> None:
     world = World(silent_heartbeats=0)
     connection = world.enter()
     connection.speak()
@@ -497,14 +502,14 @@ def test_storm_is_the_one_connection_too_many(world: World, keep: bool) -> None:
     assert world.row()["alarms"] == []
 
 
-def test_no_storm_if_they_take_their_time(world: World) -> None:
+def test_no_storm_if_connections_are_spread(world: World) -> None:
     for _ in range(50):
         world.enter().end("operator")
         world.clock.advance(6.0)
     assert world.kinds() == []
 
 
-def test_second_storm_is_told_again(world: World) -> None:
+def test_a_second_storm_is_another_alarm(world: World) -> None:
     for _ in range(2):
         for _ in range(15):
             world.enter().end("operator")
@@ -526,7 +531,7 @@ def test_small_storms(allowed: int) -> None:
     assert world.kinds() == ["-reconnect_storm"]
 
 
-def test_no_storm_when_turned_off() -> None:
+def test_no_storm_when_disabled() -> None:
     world = World(storm_connections=0)
     for _ in range(100):
         world.enter().end("operator")
@@ -541,7 +546,7 @@ def enter_fleet(world: World) -> list[Connection]:
 
 
 class Beats:
-    """Lets a fleet speak every ten minutes, ±30 %, and looks every 20 s."""
+    """Has each device of a fleet send every ten minutes, ±30 %, in steps of 20 s."""
 
     mean = 600.0
     step = 20.0
@@ -568,7 +573,7 @@ class Beats:
             self.tick += 1
 
 
-def test_steady_fleet_is_never_alarmed_and_who_falls_silent_is(world: World) -> None:
+def test_steady_fleet_raises_no_alarm_and_a_silent_device_does(world: World) -> None:
     fleet = enter_fleet(world)
     beats = Beats(world, fleet)
     beats.go_on(3 * 3600.0)
@@ -599,7 +604,7 @@ def test_twenty_of_a_fleet_storm(world: World) -> None:
     assert sorted(world.alarms()) == sorted(("reconnect_storm", ip, True) for ip in chosen)
 
 
-def test_restart_of_the_service_alarms_nobody(world: World) -> None:
+def test_restart_of_the_service_raises_no_alarm(world: World) -> None:
     fleet = enter_fleet(world)
     for _ in range(6):
         for connection in fleet:
@@ -649,7 +654,7 @@ def test_million_addresses() -> None:
     assert "192.0.2.1" in {row["device"] for row in rows}
 
 
-def test_more_live_devices_than_are_kept() -> None:
+def test_more_live_devices_than_are_retained() -> None:
     """The ones seen longest ago are forgotten then, and new when they come again."""
     world = World(kept=10)
     connections = [world.enter(number_ip(number)) for number in range(15)]
@@ -682,9 +687,9 @@ class Cutter(Observer):
 
 
 @pytest.mark.parametrize("kept", [1_000, 10])
-def test_who_is_ended_because_of_an_alarm_is_counted_once(kept: int) -> None:
+def test_a_connection_closed_because_of_an_alarm_is_counted_once(kept: int) -> None:
     """The alarm comes as a connection is counted in, and all that follows before that is done."""
-    many = MOST_PUT_ASIDE + 500
+    many = MOST_PENDING + 500
     world = World(storm_connections=many, storm_within=3600.0, kept=kept)
     world.monitor.add_observer(cutter := Cutter())
     for _ in range(many):
@@ -719,35 +724,35 @@ def test_alarms_of_the_forgotten_are_over() -> None:
     assert world.alarms() == []
 
 
-def test_forgotten_devices_are_let_go() -> None:
-    """Also by what is to be looked at later."""
+def test_forgotten_devices_are_freed() -> None:
+    """By the deadlines, too."""
     world = World(kept=5)
     for number in range(50):
         for _ in range(5):
             world.enter(number_ip(number)).end("client_reset")
             world.wait(100.0)
     (devices,) = world.devices._followed.values()
-    waiting = [each for some in devices._deadlines._by_second.values() for each in some]
+    waiting = [each for some in devices._deadlines._buckets.values() for each in some]
     assert len(waiting) == len(set(waiting)) <= 5
 
 
 class BusyClock(Clock):
-    """A clock that goes on by a tenth of a millisecond each time it is asked."""
+    """A clock that advances by a tenth of a millisecond each time it is read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pauses: list[float] = []
 
-    def seconds(self) -> float:  # type: ignore[override]
+    def seconds(self) -> float:
         self.rightNow += 0.0001
         return float(self.rightNow)
 
-    def callLater(self, delay: float, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def callLater(self, delay: float, *args: Any, **kwargs: Any) -> Any:
         self.pauses.append(delay)
         return super().callLater(delay, *args, **kwargs)
 
 
-def test_long_look_lets_others_have_their_turn(world: World) -> None:
+def test_a_long_poll_lets_others_run(world: World) -> None:
     clock = BusyClock()
     devices = DevicesService(DevicesConfig(), world.registry, None, clock)
     for connection in enter_fleet(world):
@@ -763,11 +768,11 @@ def test_long_look_lets_others_have_their_turn(world: World) -> None:
 # -- the log, and the life of the service
 
 
-def lines(events: list[LogEvent]) -> list[tuple[LogLevel, str]]:
+def lines(events: Sequence[LogEvent]) -> list[tuple[LogLevel, str]]:
     return [(event["log_level"], formatEvent(event)) for event in events]
 
 
-def test_lines_of_an_alarm(world: World, events: list[LogEvent]) -> None:
+def test_lines_of_an_alarm(world: World, events: Sequence[LogEvent]) -> None:
     connection = world.enter()
     connection.speak()
     world.speak_every(connection, 60.0, 5)
@@ -784,11 +789,11 @@ def test_lines_of_an_alarm(world: World, events: list[LogEvent]) -> None:
     ]
 
 
-def test_many_alarms_are_summed_up(world: World, events: list[LogEvent]) -> None:
+def test_many_alarms_are_summed_up(world: World, events: Sequence[LogEvent]) -> None:
     for number in range(LINES_A_SECOND + 5):
         for _ in range(11):
             world.enter(number_ip(number)).end("operator")
-    world.devices.rows()  # before, all that was put aside is counted
+    world.devices.rows()  # counts all that is queued
     assert len(events) == LINES_A_SECOND
     assert lines(events)[0] == (
         LogLevel.warn,
@@ -801,7 +806,7 @@ def test_many_alarms_are_summed_up(world: World, events: list[LogEvent]) -> None
     assert len(world.alarms()) == LINES_A_SECOND + 5
 
 
-def test_stop_and_start_again(world: World, events: list[LogEvent]) -> None:
+def test_stop_and_start_again(world: World, events: Sequence[LogEvent]) -> None:
     connection = world.enter()
     for number in range(LINES_A_SECOND + 1):
         for _ in range(11):
@@ -815,3 +820,19 @@ def test_stop_and_start_again(world: World, events: list[LogEvent]) -> None:
     world.wait(1.0)
     (row,) = [row for row in world.devices.rows() if row["connections"]]
     assert row["silent_seconds"] == 11.0
+
+
+def test_an_alarm_is_announced_once(world: World, events: list[LogEvent]) -> None:
+    """The log is one of the observers."""
+    connection = world.enter()
+    world.speak_every(connection, 10.0, 4)
+    world.wait(60.0)
+    assert world.kinds() == ["silent"]
+    assert [text for _, text in lines(events)] == [
+        "web: 10.0.0.1 silent alarm: said nothing for 31.0s, usually says something every 10.0s"
+    ]
+
+
+def test_alarms_that_others_raise_are_logged(world: World, events: list[LogEvent]) -> None:
+    world.monitor.alarm(Alarm("silent", "web", "10.0.0.9", 0.0, False, "by own code"))
+    assert lines(events) == [(LogLevel.warn, "web: 10.0.0.9 silent alarm: by own code")]

@@ -84,7 +84,7 @@ def record(**fields: Any) -> ConnectionRecord:
         ),
     ],
 )
-def test_what_it_looks_like(fields: dict[str, Any], looks_like: str, because: str) -> None:
+def test_diagnosis(fields: dict[str, Any], looks_like: str, because: str) -> None:
     diagnosis = diagnose(record(**fields), NOW)
     assert diagnosis["looks_like"] == looks_like
     assert because in diagnosis["because"]
@@ -92,7 +92,7 @@ def test_what_it_looks_like(fields: dict[str, Any], looks_like: str, because: st
         assert diagnosis["because"][0] == because
 
 
-def test_what_costs_most_is_named_and_the_other_is_told_as_well() -> None:
+def test_the_greatest_delay_is_named_and_the_other_is_listed() -> None:
     both = record(first_down=105.0, client_tcp=tcp(rtt_seconds=0.3))
     diagnosis = diagnose(both, NOW)
     assert diagnosis["looks_like"] == "slow backend"
@@ -107,7 +107,7 @@ def test_a_few_retransmits_are_nothing() -> None:
     assert diagnose(record(client_tcp=many), NOW)["looks_like"] == "nothing slow"
 
 
-def test_each_figure_is_told_once() -> None:
+def test_each_figure_is_listed_once() -> None:
     because = diagnose(record(first_down=105.0), NOW)["because"]
     assert len(because) == len(set(because)) == 3
 
@@ -134,7 +134,7 @@ def test_how_long_the_backend_took(fields: dict[str, Any], seconds: float | None
     assert record(**fields).answer_seconds(NOW) == pytest.approx(seconds)
 
 
-def test_a_later_answer_that_does_not_come_is_told() -> None:
+def test_a_later_answer_that_does_not_come_is_listed() -> None:
     diagnosis = diagnose(record(last_up=105.0, last_down=100.003), NOW)
     assert diagnosis["looks_like"] == "nothing slow"  # it may owe none
     words = "the backend has sent nothing for 5.00s since the client's last bytes"
@@ -154,7 +154,7 @@ def test_a_backend_that_is_slow_to_accept(fields: dict[str, Any], words: str) ->
     assert diagnosis["because"][0] == f"the backend {words}"
 
 
-def test_segments_of_the_opening_that_were_sent_again_are_no_loss_of_data() -> None:
+def test_retransmitted_syns_are_no_loss_of_data() -> None:
     opening = tcp(retransmits=4, segments=1)
     assert diagnose(record(backend_tcp=opening), NOW)["looks_like"] == "nothing slow"
 

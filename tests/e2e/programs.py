@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -104,7 +104,9 @@ class FileText:
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Wait until a regular expression is found."""
-        return until(lambda: re.search(pattern, str(self), re.MULTILINE), f"{pattern!r}")
+        found = until(lambda: re.search(pattern, str(self), re.MULTILINE), f"{pattern!r}")
+        assert found is not None
+        return found
 
 
 class Program:
@@ -148,7 +150,7 @@ class Program:
         try:
             return self.process.wait(HANG_SECONDS)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.process.args} hangs: {self.out} {self.err}") from None
+            raise AssertionError(f"{self.process.args!r} hangs: {self.out} {self.err}") from None
 
     def close(self) -> None:
         """End it, and wait until it has ended."""
@@ -253,7 +255,7 @@ def _launcher(how: str, folder: Path) -> list[str | Path]:
         return [SCRIPTS / "monconn"]
     if how == "twist":
         return [SCRIPTS / "twist", "--log-format=text", "monconn"]
-    twistd = [SCRIPTS / "twistd", f"--pidfile={folder / 'twistd.pid'}"]
+    twistd: list[str | Path] = [SCRIPTS / "twistd", f"--pidfile={folder / 'twistd.pid'}"]
     if how == "twistd":
         return [sys.executable, "-c", _REAPER, *twistd, "monconn"]
     return [*twistd, "-n", "monconn"] if how == "twistd -n" else [*twistd, "-n"]
@@ -298,7 +300,7 @@ def echo(client: socket.socket) -> None:
         client.sendall(piece)
 
 
-def write_config(folder: Path, **services: dict[str, object]) -> Path:
+def write_config(folder: Path, **services: Mapping[str, object]) -> Path:
     """A configuration file with these services."""
     path = folder / "monconn.yaml"
     path.write_text(json.dumps({"services": services}))  # JSON is YAML

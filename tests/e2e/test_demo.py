@@ -1,4 +1,4 @@
-"""``monconn demo``, as somebody sees it who tries it."""
+"""``monconn demo``, as its user sees it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def test_demo(start: Callable[..., Program]) -> None:
         assert client.recv(100) == b"ok 6\n"
     demo.out.wait_for(r"demo: 127\.0\.0\.1:\d+ client_closed after \S+, up 6 B, down 5 B$")
     devices = [f"127.0.0.{number}" for number in range(11, 16)]
-    for device in devices:  # first told of, and then in the table
+    for device in devices:  # in the introduction, and then in the table
         demo.out.wait_for(rf"^  {re.escape(device)}  \w+: ")
-        demo.out.wait_for(rf"^ +\d+ +{re.escape(device)}:\d+ +open ")
+        demo.out.wait_for(rf"^ *\d+ +{re.escape(device)}:\d+ +open ")
     demo.out.wait_for(r"demo: 127\.0\.0\.14:\d+ client_closed after ")  # the visitor
     demo.send(signal.SIGINT)
     assert demo.status() == 0
-    for device in devices[:3]:  # those that would have stayed
+    for device in devices[:3]:  # those that would stay for ever
         demo.out.wait_for(rf"demo: {re.escape(device)}:\d+ stopping after ")
     assert str(demo.err) == ""
     assert not re.search("Traceback|error|warn", str(demo.out))

@@ -25,20 +25,18 @@ from tests import ROOT
 from .programs import HANG_SECONDS, SCRIPTS, Monconn, Program, connect, receive, until
 
 PAGE = ROOT / "docs" / "reasons.md"
-_LAST = (
-    "the backend had finished, which is worth a letter; HAProxy has `L` only after both sides have"
-)
-_PHASE = "HAProxy gives no phase to what is killed once the backend stands"
+_LAST = "the backend had closed, which `L` says; HAProxy logs it only after both sides have"
+_PHASE = "HAProxy logs no phase for sessions killed after the backend connected"
 DIFFERENT = {
     "client_resets_while_connecting": (
         "CD",
         "CC",
-        "the backend did not stand yet: `CC` by HAProxy's own manual",
+        "the backend had not connected yet: `CC` according to HAProxy's own manual",
     ),
     "client_ends_while_connecting": (
         "CC",
         "--",
-        "an end is no abort: who has ended may still wait for what the backend says",
+        "a closed side is not an abort: the client may still wait for the answer",
     ),
     "client_resets_after_backend_has_ended": ("CD", "CL", _LAST),
     "backend_ends_and_client_is_silent": ("cD", "cL", _LAST),
@@ -513,7 +511,7 @@ class HAProxy:
 
     def port(self, service: str) -> int:
         """See :class:`Proxy`."""
-        return self._ports[service]
+        return int(self._ports[service])
 
     def _ask(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -581,7 +579,7 @@ class Ours:
 
     def port(self, service: str) -> int:
         """See :class:`Proxy`."""
-        return self._ports[service]
+        return int(self._ports[service])
 
     def _rows(self, service: str) -> list[dict[str, Any]]:
         return list(self._client.rows("ListConnections", service=service))
@@ -646,7 +644,7 @@ def test_code(both: Both, each: Scenario) -> None:
 
 
 def test_page_has_the_differences() -> None:
-    _, _, section = PAGE.read_text().partition("## Beside HAProxy")
+    _, _, section = PAGE.read_text().partition("## Compared with HAProxy")
     rows = re.findall(r"^\| (\w[^|`]*) \| `(..)` \| `(..)` \| (.*) \|$", section, re.MULTILINE)
     written = {scenario.replace(" ", "_"): tuple(rest) for scenario, *rest in rows}
     assert written == DIFFERENT

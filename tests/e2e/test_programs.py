@@ -96,8 +96,8 @@ def forward(
     def _forward(backend: str, listen: str = "127.0.0.1:0") -> Monconn:
         if request.param == "monconn -p":
             return launch("monconn", "-p", f"{listen}={backend}")
-        services = {"forwarded": {"listen": listen, "backend": backend}}
-        return launch(request.param, "-c", write_config(tmp_path, **services))
+        service = {"listen": listen, "backend": backend}
+        return launch(request.param, "-c", write_config(tmp_path, forwarded=service))
 
     return _forward
 
@@ -239,7 +239,7 @@ def test_http_over_unix_sockets_and_ipv6(
     listener = tmp_path / "monconn.sock"
     monconn = forward(nginx.ipv6, f"unix:{listener}")
     monconn.log.wait_for("listening on unix:")
-    curl = [program("curl"), "-sS", "--fail", "--unix-socket", listener]
+    curl = [program("curl"), "-sS", "--fail", "--unix-socket", str(listener)]
     assert run(*curl, "http://localhost/small") == "a small page\n"
     monconn.log.wait_for(r": unix:\d+ client_closed after \S+, up \d+ B, down \d+ B$")
 

@@ -206,7 +206,7 @@ def test_without_history_it_is_said_how_to_have_one(
     world = World(tmp_path, launch("monconn", "-c", tmp_path / "monconn.yaml"))
     world.monconn.port()
     said = world.ask("history", "--control", world.control, status=1)
-    assert said == "monconn: no history is kept: docs/history.md says how to have one\n"
+    assert said == "monconn: no history is stored: docs/history.md says how to have one\n"
     assert world.ask("devices", "--control", world.control) == "none\n"
 
 

@@ -73,7 +73,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
-BEHAVIOURS = {"echo": echo, "late": answer_late, "leaving": answer_and_leave, "speaking": speaker}
+BEHAVIOURS: dict[str, Callable[[socket.socket], object]] = {
+    "echo": echo,
+    "late": answer_late,
+    "leaving": answer_and_leave,
+    "speaking": speaker,
+}
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, REASONS, REFUSALS
+from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, REASONS, REFUSALS, Reason
 from monconn.model.record import FACT_CHARACTERS, FACTS, ConnectionRecord, iso_time
 
 PHASES = ("connecting", "open", "half_closed")
@@ -26,7 +26,7 @@ def make_record(**fields: Any) -> ConnectionRecord:
     return ConnectionRecord(**known | fields)
 
 
-def ended(reason: str, **fields: Any) -> ConnectionRecord:
+def ended(reason: Reason, **fields: Any) -> ConnectionRecord:
     record = make_record(**fields)
     assert record.end(reason, now=110.0)
     return record
@@ -95,7 +95,7 @@ WHO = {
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_closed_by(reason: str) -> None:
+def test_closed_by(reason: Reason) -> None:
     assert ended(reason).closed_by == WHO[reason][0]
 
 
@@ -109,7 +109,7 @@ def test_closed_by(reason: str) -> None:
     ],
 )
 @pytest.mark.parametrize("reason", REASONS)
-def test_code(reason: str, phase: str, backend_end: str, letter: str) -> None:
+def test_code(reason: Reason, phase: str, backend_end: str, letter: str) -> None:
     who = WHO[reason][1]
     record = ended(reason, state=phase, backend_end=backend_end)
     assert record.code == ("--" if who == "-" else who + letter)
@@ -134,7 +134,9 @@ def test_code(reason: str, phase: str, backend_end: str, letter: str) -> None:
         ("idle_timeout", {"last_down": 105.0}, "cD"),
     ],
 )
-def test_code_names_the_side_that_timed_out(reason: str, ends: dict[str, str], code: str) -> None:
+def test_code_names_the_side_that_timed_out(
+    reason: Reason, ends: dict[str, str], code: str
+) -> None:
     assert ended(reason, state="half_closed", **ends).code == code
 
 

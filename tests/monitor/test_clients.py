@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from monconn.model.record import ConnectionRecord, iso_time
-from monconn.monitor.clients import CLIENTS_KEPT, ClientTotals
+from monconn.monitor.clients import CLIENTS_RETAINED, ClientTotals
 
 
 def make_record(ip: str, opened_at: float, **fields: Any) -> ConnectionRecord:
@@ -25,7 +25,7 @@ def make_record(ip: str, opened_at: float, **fields: Any) -> ConnectionRecord:
 
 @pytest.fixture
 def clients() -> ClientTotals:
-    return ClientTotals(kept=3)
+    return ClientTotals(retained=3)
 
 
 def ips(clients: ClientTotals) -> list[str]:
@@ -106,7 +106,7 @@ def test_end_of_a_forgotten_ips_connection_counts(clients: ClientTotals) -> None
 
 def test_bound_left_out() -> None:
     clients = ClientTotals()
-    for number in range(CLIENTS_KEPT + 5):
+    for number in range(CLIENTS_RETAINED + 5):
         clients.opened(make_record(str(number), 100.0))
-    assert CLIENTS_KEPT == 10_000
+    assert CLIENTS_RETAINED == 10_000
     assert (len(clients), clients.forgotten) == (10_000, 5)

@@ -19,13 +19,15 @@ from hypothesis.stateful import (
     rule,
 )
 from twisted.internet.task import Clock
+from zope.interface import implementer
 
 from monconn.errors import UnknownConnection
-from monconn.model.reasons import REASONS
+from monconn.model.reasons import REASONS, Reason
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import Observer
+from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.policy.rules import Rules
+from tests.properties import examples
 
 IPS = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.1.0.1", "2001:db8::1"]
 SPELLINGS = [*IPS, "::ffff:10.0.0.1", "::ffff:a01:1"]
@@ -38,6 +40,7 @@ NETWORKS = {
 BYTES = st.integers(0, 1000)
 
 
+@implementer(IConnection)
 @attrs.define(eq=False)
 class Connection:
     """A connection whose sockets are closed by a rule of the machine, later than it is ended."""
@@ -47,6 +50,12 @@ class Connection:
 
     def end(self, reason: Any, reset: bool = False) -> None:
         self.record.end(reason, self.monitor.clock.seconds())
+
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
+
+    def measure(self) -> None:
+        pass
 
 
 class Witness(Observer):
@@ -85,8 +94,8 @@ class OneService(RuleBasedStateMachine):
     @initialize(conn_limit=st.integers(0, 5), ip_limit=st.integers(0, 3))
     def boot(self, conn_limit: int, ip_limit: int) -> None:
         self.clock = Clock()
-        self.rules = Rules(conn_limit=conn_limit, ip_limit=ip_limit)
-        self.monitor = Monitor(rules=self.rules, clock=self.clock)
+        self.service_rules = Rules(conn_limit=conn_limit, ip_limit=ip_limit)
+        self.monitor = Monitor(rules=self.service_rules, clock=self.clock)
         self.witness = Witness(self.monitor)
         self.monitor.add_observer(self.witness)
         self.stopped: Any = None
@@ -126,9 +135,9 @@ class OneService(RuleBasedStateMachine):
             return "stopping"
         if any(ip in NETWORKS[network] for network in self.blocked):
             return "blocked"
-        if 0 < self.rules.conn_limit <= len(self.connections):
+        if 0 < self.service_rules.conn_limit <= len(self.connections):
             return "conn_limit"
-        if 0 < self.rules.ip_limit <= len(ips - {ip}):
+        if 0 < self.service_rules.ip_limit <= len(ips - {ip}):
             return "ip_limit"
         return None
 
@@ -142,12 +151,12 @@ class OneService(RuleBasedStateMachine):
         self.witness.bytes_seen = (self.up, self.down)
 
     @rule(connection=live, reason=st.sampled_from(REASONS))
-    def end(self, connection: Connection, reason: str) -> None:
+    def end(self, connection: Connection, reason: Reason) -> None:
         connection.record.end(reason, self.clock.seconds())
         self.note_reason(connection, reason)
 
     @rule(target=over, connection=consumes(live), reason=st.sampled_from(REASONS))
-    def close(self, connection: Connection, reason: str) -> Connection:
+    def close(self, connection: Connection, reason: Reason) -> Connection:
         self.end(connection, reason)
         self.connections.remove(connection)
         self.monitor.closed(connection)
@@ -239,7 +248,7 @@ class OneService(RuleBasedStateMachine):
         assert len(self.monitor) == len(records)
         assert self.monitor.connections_by_ip() == by_ip
         assert self.monitor.stats()["ips"] == sorted(by_ip)
-        limit = self.rules.conn_limit
+        limit = self.service_rules.conn_limit
         assert self.monitor.must_wait() == (0 < limit <= len(records))
 
     @invariant()
@@ -269,5 +278,7 @@ class OneService(RuleBasedStateMachine):
             assert self.stopped.called == (not self.connections)
 
 
-OneService.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+OneService.TestCase.settings = settings(
+    max_examples=examples(100), stateful_step_count=40, deadline=None
+)
 TestInvariant = OneService.TestCase

@@ -18,8 +18,7 @@ from zope.interface.verify import verifyObject
 from monconn.errors import AddressError, UnknownConnection
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection, IObserver, Observer
-from monconn.monitor.monitor import CLOSED_KEPT, STOP_GRACE_SECONDS, Monitor
-from monconn.policy.networks import NetworkSet
+from monconn.monitor.monitor import CLOSED_RETAINED, STOP_GRACE_SECONDS, Monitor
 from monconn.policy.rules import Rules
 from monconn.testing import RecordingObserver
 
@@ -36,6 +35,7 @@ class Connection:
         self.record = record
         self.is_deaf = is_deaf
         self.resets: list[bool] = []
+        self.policy_changes = 0
 
     def end(self, reason: Any, reset: bool = False) -> None:
         self.record.end(reason, self.monitor.clock.seconds())
@@ -45,6 +45,9 @@ class Connection:
 
     def measure(self) -> None:
         self.record.note_tcp("client", bytes(232))
+
+    def policy_changed(self) -> None:
+        self.policy_changes += 1
 
 
 def try_to_enter(
@@ -173,7 +176,7 @@ def test_monitor_without_connections_is_still_true(monitor: Monitor) -> None:
         (Rules(conn_limit=2), ["10.0.0.1", "10.0.0.2", "10.0.0.1"], {"conn_limit": 1}),
         (Rules(ip_limit=1), ["10.0.0.1", "10.0.0.2", "10.0.0.1"], {"ip_limit": 1}),
         (
-            Rules(bans=NetworkSet([ipaddress.ip_network("10.0.0.0/31")])),
+            Rules(bans=(ipaddress.ip_network("10.0.0.0/31"),)),
             ["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.0"],
             {"blocked": 2},
         ),
@@ -319,12 +322,12 @@ def test_nobody_has_come_yet(monitor: Monitor) -> None:
 
 def test_closed_records_are_bounded(monitor: Monitor) -> None:
     records = []
-    for _ in range(CLOSED_KEPT + 10):
+    for _ in range(CLOSED_RETAINED + 10):
         records.append((connection := enter(monitor)).record)
         connection.end("client_closed")
-    assert CLOSED_KEPT == 1000
+    assert CLOSED_RETAINED == 1000
     assert list(monitor.closed_records) == records[10:]
-    assert monitor.stats()["total"] == CLOSED_KEPT + 10
+    assert monitor.stats()["total"] == CLOSED_RETAINED + 10
 
 
 def test_client_ips_are_bounded(monitor: Monitor) -> None:
@@ -389,7 +392,7 @@ def test_reset_stats(monitor: Monitor) -> None:
 @pytest.mark.parametrize(("words", "reset"), [({}, False), ({"reset": True}, True)])
 def test_close(monitor: Monitor, words: dict[str, bool], reset: bool) -> None:
     connection, other = enter(monitor), enter(monitor)
-    monitor.close(connection.record.id, **words)
+    monitor.close(connection.record.id, **words)  # type: ignore[arg-type]
     assert (connection.record.reason, connection.resets) == ("operator", [reset])
     assert monitor.connections() == [other.record]
 
@@ -521,7 +524,7 @@ def test_observer_that_would_end_the_program_does_not(
     monitor: Monitor, logged_failures: list[Failure]
 ) -> None:
     failing, after = Recorder(), Recorder()
-    failing.closed = sys.exit  # type: ignore[method-assign]
+    failing.closed = sys.exit  # type: ignore[assignment,method-assign]
     for observer in (failing, after):
         monitor.add_observer(observer)
     for _ in range(2):
@@ -529,6 +532,17 @@ def test_observer_that_would_end_the_program_does_not(
     assert [told[0] for told in after.told] == ["opened", "closed"] * 2
     assert [failure.type for failure in logged_failures] == [SystemExit]
     logged_failures.clear()
+
+
+def test_an_interrupt_of_the_user_ends_the_program_even_in_an_observer(monitor: Monitor) -> None:
+    def interrupted(record: ConnectionRecord) -> None:
+        raise KeyboardInterrupt
+
+    observer = Recorder()
+    observer.opened = interrupted  # type: ignore[method-assign]
+    monitor.add_observer(observer)
+    with pytest.raises(KeyboardInterrupt):
+        enter(monitor)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -580,7 +594,7 @@ def test_observers_that_are_alike_are_told_apart(monitor: Monitor) -> None:
 def test_observer_may_add_another(monitor: Monitor) -> None:
     added = Recorder()
     adding = Recorder()
-    adding.opened = lambda record: monitor.add_observer(added)  # type: ignore[method-assign]
+    adding.opened = lambda record: monitor.add_observer(added)  # type: ignore[method-assign, assignment]
     monitor.add_observer(adding)
     enter(monitor).end("client_closed")
     assert added.told == [("closed", "10.0.0.1", "client_closed")]

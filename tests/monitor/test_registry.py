@@ -12,6 +12,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
+from monconn.testing import RecordingObserver
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def test_new_makes_and_keeps(registry: Registry) -> None:
     rules, timeouts, clock = Rules(), Timeouts(), Clock()
     monitor = registry.new("web", rules, timeouts, listen=":80", backend="b:80", clock=clock)
     assert registry.get("web") is monitor
-    assert (monitor.name, monitor.rules, monitor.timeouts) == ("web", rules, timeouts)
+    assert (monitor.name, monitor.policy.rules, monitor.timeouts) == ("web", rules, timeouts)
     assert (monitor.listen, monitor.backend, monitor.clock) == (":80", "b:80", clock)
 
 
@@ -82,7 +83,7 @@ def test_empty_one_is_still_true(registry: Registry) -> None:
 
 
 def enter(monitor: Monitor) -> Any:
-    connection = SimpleNamespace(record=monitor.admit("10.0.0.1:1", "10.0.0.1"))
+    connection: Any = SimpleNamespace(record=monitor.admit("10.0.0.1:1", "10.0.0.1"))
     monitor.opened(connection)
     return connection
 
@@ -124,3 +125,51 @@ def test_default_registry() -> None:
         assert monitor in list(monconn.registry)
     finally:
         assert monconn.delete("a test's own") is monitor
+
+
+# -- subscriptions
+
+
+def test_a_subscription_ends_when_it_is_cancelled(registry: Registry) -> None:
+    added: list[str] = []
+    cancels = [registry.when_added(lambda monitor: added.append(monitor.name)) for _ in range(2)]
+    registry.new("a")
+    cancels[0]()
+    cancels[0]()  # harmless
+    registry.new("b")
+    assert added == ["a", "a", "b"]
+
+
+def test_an_observer_is_removed_from_all_when_it_is_cancelled(registry: Registry) -> None:
+    observer, clock = RecordingObserver(), Clock()
+    first = registry.new("first", clock=clock)
+    cancel = registry.observe(observer)
+    second = registry.new("second", clock=clock)
+    enter(first)
+    enter(second)
+    registry.delete("second")  # its connections go on
+    cancel()
+    for monitor in (first, second, registry.new("third", clock=clock)):
+        enter(monitor)
+    assert [event[1].service for event in observer.events] == ["first", "second"]
+
+
+def test_those_that_are_deleted_are_told(registry: Registry) -> None:
+    deleted: list[Monitor] = []
+    cancel = registry.when_deleted(deleted.append)
+    first, _ = registry.new("first"), registry.new("second")
+    registry.delete("first")
+    cancel()
+    registry.delete("second")
+    assert deleted == [first]
+
+
+def test_cancelled_subscriptions_leave_nothing_behind(registry: Registry) -> None:
+    monitor = registry.new("web", clock=Clock())
+    for _ in range(50):
+        registry.observe(RecordingObserver())()
+        registry.when_added(print)()
+        monitor.when_room(print)()
+        monitor.add_observer(RecordingObserver())()
+    assert len(registry._when_added) == len(monitor._room) == 0
+    assert not any(monitor._observers.by_hook.values())

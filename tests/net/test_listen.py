@@ -1,4 +1,4 @@
-"""Our own listening sockets: who is taken off them, and how they come and go."""
+"""Listening sockets: accepting clients, opening and closing."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.protocols.wire import Echo
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 from monconn.addresses import TcpAddress, UnixAddress, parse_network
 from monconn.errors import ListenError
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.net import listen as accept
-from monconn.net.listen import BATCH, SHORTAGE_PAUSE_SECONDS, Listener, open_listener
-from monconn.policy.networks import NetworkSet
+from monconn.net.listen import (
+    BATCH,
+    PAUSES_SECONDS,
+    SHORTAGE_PAUSE_SECONDS,
+    Listener,
+    client_address,
+    open_listener,
+    serve_factory,
+)
 from monconn.policy.rules import Rules
 from tests.relay.world import World, exactly, to_the_end, until, until_settled
 
@@ -67,7 +77,7 @@ def opened() -> Iterator[Callable[..., socket.socket]]:
     sockets = []
 
     def open_one(address: Any) -> socket.socket:
-        sockets.append(open_listener(address, sleep=lambda seconds: None))
+        sockets.append(open_listener(address, pauses_seconds=()))
         return sockets[-1]
 
     yield open_one
@@ -76,7 +86,7 @@ def opened() -> Iterator[Callable[..., socket.socket]]:
 
 
 class Taken:
-    """ByteSink clients off a listening socket, by a reactor that does nothing on its own."""
+    """Accepts clients from a listening socket, by a reactor that does nothing on its own."""
 
     def __init__(self, sock: Any, must_wait: Callable[[], bool] = never) -> None:
         self.reactor = MemoryReactorClock()
@@ -84,7 +94,7 @@ class Taken:
         self.listener = Listener(sock, self.reactor, self.accepted, must_wait)
         self.listener.resume()
 
-    def accepted(self, client: socket.socket, address: Any) -> None:
+    def accepted(self, client: Any, address: Any) -> None:
         self.clients.append((client, address))
 
     @property
@@ -125,7 +135,7 @@ def test_a_batch_is_bounded(opened: Any, connect: Any) -> None:
     taken.close()
 
 
-def test_who_must_wait_is_left_in_the_queue_in_the_middle_of_a_batch(
+def test_clients_that_must_wait_stay_in_the_queue_in_the_middle_of_a_batch(
     opened: Any, connect: Any
 ) -> None:
     sock = opened(LOOPBACK)
@@ -149,9 +159,9 @@ def test_an_exception_in_accepted_costs_one_client(
     opened: Any, connect: Any, logged_failures: list[Failure]
 ) -> None:
     sock = opened(LOOPBACK)
-    served = []
+    served: list[socket.socket] = []
 
-    def accepted(client: socket.socket, address: Any) -> None:
+    def accepted(client: Any, address: Any) -> None:
         if not served and not logged_failures:
             raise ZeroDivisionError
         served.append(client)
@@ -170,7 +180,7 @@ def test_an_exception_in_accepted_costs_one_client(
 
 
 class FakeSocket:
-    """A listening socket of which each ``accept`` does what it is told."""
+    """A listening socket whose ``accept`` returns or raises what the test says."""
 
     family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
 
@@ -197,9 +207,10 @@ def shortage(number: int = errno.EMFILE) -> OSError:
 
 @pytest.fixture
 def warnings() -> Iterator[list[LogEvent]]:
-    """What the listeners warn of."""
+    """The warnings that listeners log."""
     events: list[LogEvent] = []
 
+    @provider(ILogObserver)
     def observer(event: LogEvent) -> None:
         if isinstance(event.get("log_source"), Listener):
             events.append(event)
@@ -228,7 +239,7 @@ def test_a_shortage_pauses_and_passes(number: int, warnings: list[LogEvent]) -> 
     taken.close()
 
 
-def test_each_shortage_is_told_once(warnings: list[LogEvent]) -> None:
+def test_each_shortage_is_logged_once(warnings: list[LogEvent]) -> None:
     taken = Taken(FakeSocket(shortage(), socket.socket(), shortage(), shortage()))
     for _ in range(4):
         taken.listener.doRead()
@@ -237,7 +248,7 @@ def test_each_shortage_is_told_once(warnings: list[LogEvent]) -> None:
     taken.close()
 
 
-def test_a_client_that_left_while_it_waited_is_passed_over() -> None:
+def test_a_client_that_left_the_queue_is_skipped() -> None:
     taken = Taken(FakeSocket(ConnectionAbortedError(errno.ECONNABORTED, ""), socket.socket()))
     taken.listener.doRead()
     assert len(taken.clients) == 1
@@ -288,7 +299,7 @@ def test_lost_by_the_reactor_is_closed() -> None:
     assert sock.is_closed
 
 
-def test_closing_never_ends_it_for_another_process(opened: Any, connect: Any) -> None:
+def test_closing_does_not_stop_other_processes(opened: Any, connect: Any) -> None:
     sock = opened(LOOPBACK)
     copy = sock.dup()
     Taken(sock).close()
@@ -305,6 +316,18 @@ def test_closing_removes_a_unix_socket(opened: Any, tmp_path: Path) -> None:
     path = tmp_path / "front"
     Taken(opened(UnixAddress(str(path)))).close()
     assert not path.exists()
+
+
+def test_closing_leaves_a_unix_socket_that_another_program_has_made_since(
+    opened: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "front"
+    taken = Taken(opened(UnixAddress(str(path))))
+    path.rename(tmp_path / "away")  # keeps the inode in use, so that the new one differs
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        taken.close()
+        assert path.exists()
 
 
 # -- opening
@@ -335,7 +358,7 @@ def test_the_ipv6_wildcard_is_ipv6_only(opened: Any, connect: Any) -> None:
         connect(sock, "127.0.0.1")
 
 
-def test_a_port_that_has_just_been_left_can_be_had_at_once(opened: Any, connect: Any) -> None:
+def test_a_port_that_was_just_closed_can_be_opened_at_once(opened: Any, connect: Any) -> None:
     sock = opened(LOOPBACK)
     port = port_of(sock)
     taken = Taken(sock)
@@ -347,16 +370,18 @@ def test_a_port_that_has_just_been_left_can_be_had_at_once(opened: Any, connect:
     assert port_of(opened(TcpAddress("127.0.0.1", port))) == port
 
 
-def test_three_tries_with_pauses_then_a_clear_error(opened: Any) -> None:
+def test_three_attempts_with_pauses_then_a_clear_error(opened: Any) -> None:
     port = port_of(opened(LOOPBACK))
     slept: list[float] = []
     with pytest.raises(ListenError) as told:
-        open_listener(TcpAddress("127.0.0.1", port), sleep=slept.append)
+        open_listener(
+            TcpAddress("127.0.0.1", port), pauses_seconds=PAUSES_SECONDS, sleep=slept.append
+        )
     assert slept == [0.5, 1.0]
     assert str(told.value) == f"cannot listen on 127.0.0.1:{port}: address already in use"
 
 
-def test_the_second_try_may_succeed(opened: Any) -> None:
+def test_the_second_attempt_may_succeed(opened: Any) -> None:
     other = opened(LOOPBACK)
     port = port_of(other)
     slept: list[float] = []
@@ -365,20 +390,43 @@ def test_the_second_try_may_succeed(opened: Any) -> None:
         slept.append(seconds)
         other.close()
 
-    with open_listener(TcpAddress("127.0.0.1", port), sleep=sleep) as sock:
+    address = TcpAddress("127.0.0.1", port)
+    with open_listener(address, pauses_seconds=PAUSES_SECONDS, sleep=sleep) as sock:
         assert port_of(sock) == port
     assert slept == [0.5]
 
 
-def test_what_is_forbidden_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def bind(address: Any) -> socket.socket:
+def test_a_missing_permission_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(*_: object) -> socket.socket:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(accept, "_bind", bind)
     slept: list[float] = []
     with pytest.raises(ListenError, match=r"cannot listen on 0\.0\.0\.0:80: permission denied"):
-        open_listener(TcpAddress("0.0.0.0", 80), sleep=slept.append)
+        open_listener(TcpAddress("0.0.0.0", 80), pauses_seconds=PAUSES_SECONDS, sleep=slept.append)
     assert slept == []
+
+
+def test_a_running_reactor_is_never_kept_waiting(opened: Any) -> None:
+    """As here: pytest-twisted's reactor runs in this thread."""
+    port = port_of(opened(LOOPBACK))
+    slept: list[float] = []
+    with pytest.raises(ListenError, match="address already in use"):
+        open_listener(TcpAddress("127.0.0.1", port), sleep=slept.append)
+    assert slept == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_threads_may_wait(opened: Any) -> None:
+    port = port_of(opened(LOOPBACK))
+    slept: list[float] = []
+
+    def in_thread() -> None:
+        with pytest.raises(ListenError):
+            open_listener(TcpAddress("127.0.0.1", port), sleep=slept.append)
+
+    await deferToThread(in_thread)
+    assert slept == [*PAUSES_SECONDS]
 
 
 def test_a_failed_bind_leaves_no_descriptor_behind(opened: Any) -> None:
@@ -413,9 +461,66 @@ def test_a_regular_file_is_left_alone(opened: Any, tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_missing_folder_is_told(opened: Any, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(opened: Any, tmp_path: Path) -> None:
     with pytest.raises(ListenError, match="no such file or directory"):
         opened(UnixAddress(str(tmp_path / "none" / "front")))
+
+
+def test_the_mode_of_a_unix_socket_that_names_none(opened: Any, tmp_path: Path) -> None:
+    path = tmp_path / "front"
+    with open_listener(UnixAddress(str(path)), default_mode=0o600):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_name_that_a_client_uses(opened: Any) -> None:
+    sock = opened(LOOPBACK)
+    port = port_of(sock)
+    assert client_address(TcpAddress("", 0), sock) == f"127.0.0.1:{port}"
+    assert client_address(TcpAddress("::1", 0), sock) == f"[::1]:{port}"
+    assert client_address(UnixAddress("/run/x", 0o600), sock) == "unix:/run/x"
+
+
+def test_the_private_accept_that_listeners_use() -> None:
+    """``socket.socket._accept`` is private, but ``accept`` is made of it."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(sock.getsockname())
+    fd, address = sock._accept()  # type: ignore[attr-defined]
+    assert address == client.getsockname()
+    os.close(fd)
+    client.close()
+    sock.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_clients_of_a_factory(opened: Any, connect: Any) -> None:
+    from twisted.internet import reactor
+
+    sock = opened(LOOPBACK)
+    listener = serve_factory(sock, reactor, Factory.forProtocol(Echo))
+    listener.resume()
+
+    def talk() -> bytes:
+        client = connect(sock)
+        client.sendall(b"hello")
+        data: bytes = client.recv(5)
+        client.close()
+        return data
+
+    assert await deferToThread(talk) == b"hello"
+    listener.close()
+
+
+def test_a_client_of_a_factory_that_has_left(opened: Any) -> None:
+    class Reactor(MemoryReactorClock):
+        def adoptStreamConnection(self, fd: int, family: int, factory: Any) -> None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    reactor = Reactor()
+    listener = serve_factory(opened(LOOPBACK), reactor, Factory())
+    client = socket.socket()
+    listener._accepted(client, None)
+    assert client.fileno() == -1
+    listener.close()
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o666, 0o640])
@@ -536,7 +641,7 @@ async def test_blocked_clients_are_refused_at_accept(tmp_path: Path) -> None:
 
 
 def blocked_clients_are_refused_at_accept(tmp_path: Path) -> None:
-    rules = Rules(bans=NetworkSet([parse_network("127.0.0.1"), parse_network("127.1.0.0/16")]))
+    rules = Rules(bans=(parse_network("127.0.0.1"), parse_network("127.1.0.0/16")))
     with World(tmp_path, rules=rules, front=TcpAddress("", 0)) as world:
         most = Most(world)
         for ip in ("127.0.0.1", "127.1.2.3"):

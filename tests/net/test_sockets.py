@@ -8,14 +8,17 @@ import select
 import socket
 import struct
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactor
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
 
 from monconn.net.sockets import (
     KEEPALIVE_PROBES,
@@ -26,6 +29,7 @@ from monconn.net.sockets import (
     enable_keepalive,
     end_by_errno,
     has_failed,
+    peer_credentials,
     peer_pid,
     reset_on_close,
     track_errors,
@@ -116,6 +120,7 @@ def test_a_socket_is_replaced_by_one_that_notes_on_the_same_descriptor() -> None
     assert (noting.family, noting.type) == (socket.AF_INET, socket.SOCK_STREAM)
     assert not noting.getblocking()
     assert track_errors(descriptor) is noting  # two wrappers share it
+    assert noting is not None
     noting.close()
     peer.close()
 
@@ -233,6 +238,50 @@ def test_last_words_before_a_reset_are_kept(tcp: tuple[ErrorTrackingSocket, sock
     ours.close()
     assert ours.unread_data == b"last words"
     assert ours.error_number == errno.ECONNRESET
+
+
+class Ending(Descriptor):
+    """Notes what becomes of the end that a reactor tells of."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.told: list[str] = []
+
+    def startReading(self) -> None:
+        self.told.append("read on")
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.told.append(type(reason.value).__name__)
+
+
+@pytest.mark.parametrize("read", ["recv", "recvmsg"])
+def test_an_end_that_was_not_read_is_none_yet(read: str) -> None:
+    ours, peer = socket.socketpair()
+    transport = Ending(ours)
+    noting = track_errors(transport)
+    assert noting is not None
+    peer.send(b"last words")
+    peer.close()
+    for _ in range(2):
+        transport.readConnectionLost(Failure(ConnectionDone()))
+        assert transport.told == ["read on"]
+        getattr(noting, read)(10)
+        transport.told.clear()
+    transport.readConnectionLost(Failure(ConnectionDone()))
+    assert transport.told == ["ConnectionDone"]
+    noting.close()
+
+
+def test_a_transport_whose_ends_are_looked_at_is_in_no_cycle() -> None:
+    ours, peer = socket.socketpair()
+    transport = Ending(ours)
+    noting = track_errors(transport)
+    assert noting is not None
+    gone = weakref.ref(transport)
+    del transport
+    assert gone() is None
+    noting.close()
+    peer.close()
 
 
 @pytest.mark.parametrize(
@@ -365,6 +414,7 @@ def test_on_a_unix_socket_it_stays_a_close() -> None:
 
 def test_the_process_behind_a_unix_socket_is_known() -> None:
     ours, peer = socket.socketpair()
+    assert peer_credentials(ours) == (os.getpid(), os.getuid(), os.getgid())
     assert peer_pid(ours) == os.getpid()
     ours.close()
     peer.close()
@@ -372,5 +422,12 @@ def test_the_process_behind_a_unix_socket_is_known() -> None:
 
 def test_what_is_private_to_twisted_and_used_is_there() -> None:
     """``buffered_bytes`` needs it; a new Twisted may take it away."""
-    transport = FileDescriptor(reactor=Clock())
+    transport = FileDescriptor(reactor=MemoryReactor())
     assert transport._tempDataLen == 0
+
+
+def test_nobody_is_known_behind_a_tcp_socket() -> None:
+    """Linux answers there as well, with values that mean nothing: pid 0, uid -1."""
+    with socket.socket() as sock:
+        assert peer_credentials(sock) is None
+        assert peer_pid(sock) == 0

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import ipaddress
 
+import attrs
 import pytest
 
-from monconn.policy.networks import NetworkSet
+from monconn.policy.blocks import Blocks
 from monconn.policy.rules import Rules
 
 TWO_IPS = {"10.0.0.1": 2, "10.0.0.2": 1}
-BANS = NetworkSet([ipaddress.ip_network("10.0.0.0/30")])
+BANS = (ipaddress.ip_network("10.0.0.0/30"),)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,8 @@ BANS = NetworkSet([ipaddress.ip_network("10.0.0.0/30")])
     ],
 )
 def test_refusal(rules: Rules, client_ip: str, refusal: str | None) -> None:
-    assert rules.refusal(client_ip, 3, TWO_IPS) == refusal
+    is_blocked = Blocks(rules.bans).covers(client_ip)
+    assert rules.refusal(client_ip, 3, TWO_IPS, is_blocked=is_blocked) == refusal
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10])
@@ -67,6 +69,7 @@ def test_full(rules: Rules, connections: int, is_full: bool, must_wait: bool) ->
     assert rules.must_wait(connections) == must_wait
 
 
-def test_rules_share_no_bans() -> None:
-    Rules().bans.add(ipaddress.ip_network("10.0.0.1"))
-    assert len(Rules().bans) == 0
+def test_rules_are_frozen() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Rules().conn_limit = 5  # type: ignore[misc]
+    assert Rules().bans == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -25,6 +26,8 @@ KINDS = ["ipv4", "ipv6", "unix", "localhost", "endpoint string"]
 @implementer(IHalfCloseableProtocol)
 class Caller(Protocol):
     """Records what happens to it; all is said once it has had an end."""
+
+    transport: Any
 
     def __init__(self) -> None:
         self.received = b""

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +318,7 @@ def test_our_reactor_serves_twisteds_descriptors_beside_its_ends(own: Turns) -> 
             client.sendall(b"ping")
             peer.sendall(b"x")
             own.until(lambda: unread(client) == 4)
-            own.until(lambda count=count: end.heard.count(IN | OUT) == count)
+            own.until(partial(lambda count: end.heard.count(IN | OUT) == count, count))
             assert exactly(client, 4) == b"ping"
     own.until(lambda: len(own.reactor.getReaders()) == 2)  # the port and the reactor's waker
 

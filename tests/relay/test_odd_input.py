@@ -20,7 +20,6 @@ from monconn.addresses import TcpAddress
 from monconn.clock import MonotonicClock
 from monconn.net.resolver import Resolver
 from monconn.policy.timeouts import GRACE_SECONDS
-from monconn.relay.sockets import pipes
 from monconn.relay.sockets.pipes import PipePool
 
 from .test_given_back import left
@@ -156,12 +155,12 @@ async def test_a_unix_client_may_have_a_name(tmp_path: Path, bound: str) -> None
 
 def test_pipes_that_would_be_small_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = PipePool()
-    with patch.object(pipes.fcntl, "fcntl", side_effect=PermissionError(errno.EPERM, "no")):
+    with patch("fcntl.fcntl", side_effect=PermissionError(errno.EPERM, "no")):
         before = len(os.listdir("/proc/self/fd"))
         assert pool.take() is None
         assert len(os.listdir("/proc/self/fd")) == before
     assert pool.take() is None  # for a moment, nobody asks again
-    monkeypatch.setattr(pipes.time, "monotonic", lambda: float("inf"))
+    monkeypatch.setattr("time.monotonic", lambda: float("inf"))
     pipe = pool.take()
     assert pipe is not None
     pipe.close()
@@ -174,9 +173,10 @@ def test_pipes_that_would_be_small_are_none(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_who_waits_for_a_name_shares_the_answer() -> None:
     from twisted.internet import reactor
 
+    threads: Any = reactor
     looked_up: list[object] = []
     answer = [(socket.AF_INET, ("127.0.0.1", 80))]
-    targets = Resolver(TcpAddress("name.test", 80), reactor, MonotonicClock())
+    targets = Resolver(TcpAddress("name.test", 80), threads, MonotonicClock())
 
     def resolve(address: object) -> Any:
         looked_up.append(address)

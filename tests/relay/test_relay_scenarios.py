@@ -9,7 +9,8 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
+from concurrent.futures import Future
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -276,7 +277,7 @@ def answer_and_reset_in_the_middle_of_an_upload(world: World, by: str) -> None:
         sending = world.meanwhile(send_all_it_takes, other, upload)
         exactly(first, 100_000)
         first.sendall(answer)
-        until(lambda sock=first: not unsent(sock))
+        until(partial(lambda sock: not unsent(sock), first))
         reset(first)
         received, end = to_the_end(other)
         assert received == answer
@@ -330,19 +331,52 @@ def reset_while_other_side_stalls_and_goes_on(world: World, by: str) -> None:
     assert time.monotonic() - began < GRACE_SECONDS - 1
 
 
-@scenario(*BY_EITHER, families=("ipv4", "unix"))
-def reset_while_both_sides_are_stalled(world: World, by: str) -> None:
-    first, other = sides(world, by)
+def stall_both(
+    world: World, first: socket.socket, other: socket.socket
+) -> tuple[bytes, int, Future[int]]:
+    """The same both ways: what was taken from the first, how much of it has reached us at least,
+    and what the other goes on sending."""
     sending = world.meanwhile(send_all_it_takes, other, payload(64 * MB))
     until(lambda: unread(first))
     data = send_until_stalled(first)
-    arrived = len(data) - unsent(first) if is_tcp(first) else len(data)
+    return data, len(data) - unsent(first) if is_tcp(first) else len(data), sending
+
+
+@scenario(*BY_EITHER, families=("ipv4", "unix"))
+def reset_while_both_sides_are_stalled(world: World, by: str) -> None:
+    first, other = sides(world, by)
+    data, arrived, sending = stall_both(world, first, other)
     reset(first)
     received, _ = to_the_end(other)
     assert received == data[: len(received)]
     assert len(received) >= arrived
     sending.result()
     expect_reset(world, by, **counts(by, len(received), ANY))
+
+
+def take_and_reset(first: socket.socket, other: socket.socket) -> bytes:
+    """Take what has arrived at a stalled side, and only then reset the first."""
+    taken = bytearray()
+    while count := unread(other):
+        taken += other.recv(count)
+    reset(first)
+    return bytes(taken)
+
+
+@scenario(*BY_EITHER, families=("ipv4", "unix"))
+def reset_told_together_with_room_for_what_came_before(world: World, by: str) -> None:
+    first, other = sides(world, by)
+    data, arrived, sending = stall_both(world, first, other)
+    # In the reactor's thread, so that it fetches both events at once: the one has it read again
+    # from the first, which was still paused when the other was fetched.
+    taken = world.on_reactor(take_and_reset, first, other)
+    received, _ = to_the_end(other)
+    received = taken + received
+    assert received == data[: len(received)]
+    assert len(received) >= arrived
+    sending.result()
+    expect_reset(world, by, **counts(by, len(received), ANY))
+    assert world.closed()[0].half_closed is None, "no end came before the reset"
 
 
 @scenario(*BY_EITHER)
@@ -379,6 +413,7 @@ def unread_bytes_make_a_reset_that_closes_both_at_once(world: World) -> None:
     began = time.monotonic()
     client.close()
     record = world.expect("client_reset", "CD", "reset", "none", up=17, down=60_000)
+    assert record.closed is not None
     assert record.closed - began < 1, "its reader gets what was sent even once we have closed"
     assert to_the_end(backend)[0] == b"never read either"
 
@@ -713,7 +748,7 @@ def nothing_leaks_of_what_was_stalled(world: World) -> None:
         pairs = [world.pair() for _ in range(4)]
         sendings = [world.meanwhile(send_all_it_takes, client, data) for client, _ in pairs]
         records = world.monitor.connections()
-        until(lambda records=records: all(record.up > MB for record in records))
+        until(partial(lambda records: all(record.up > MB for record in records), records))
         for record in records:
             world.on_reactor(world.monitor.close, record.id, reset=True)
         for client, backend in pairs:

@@ -23,6 +23,7 @@ from monconn.relay.relay import Relay
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.relay.sockets.pipes import PipePool
 from monconn.relay.sockets.send_queue import SendQueue
+from tests.properties import examples
 
 from .world import World, exactly, until
 
@@ -199,7 +200,7 @@ def play_both(world: World, up: Plan, down: Plan, scope: str) -> None:
 async def test_a_watcher_comes_and_goes_in_mid_stream(
     tmp_path: Path, pipe: str, scope: str
 ) -> None:
-    @settings(max_examples=20, deadline=None, phases=PHASES)
+    @settings(max_examples=examples(20), deadline=None, phases=PHASES)
     @given(up=plans, down=plans)
     def play(up: Plan, down: Plan) -> None:
         with World(tmp_path, "ipv4", pipe) as world:
@@ -222,7 +223,7 @@ class Holder:
         raise AssertionError("the peer is there")
 
 
-@settings(max_examples=30, deadline=None, phases=PHASES)
+@settings(max_examples=examples(30), deadline=None, phases=PHASES)
 @given(counts=st.lists(st.integers(1, 300 * KIB), min_size=2, max_size=6), early=st.integers(0, 2))
 def test_what_a_send_queue_holds_leaves_in_order(counts: list[int], early: int) -> None:
     """Whether it came before there was a socket, or while the kernel took no more."""

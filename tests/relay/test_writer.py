@@ -5,12 +5,13 @@ import random
 import socket
 import ssl
 import weakref
+from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.testing import StringTransport
@@ -43,7 +44,7 @@ class Beneath(StringTransport):
 class Server:
     """TLS over memory: a client of Python's on one side, Twisted's transport on ours."""
 
-    def __init__(self, folder) -> None:
+    def __init__(self, folder: Path) -> None:
         certificate = make_certificate(folder)
         context = DefaultOpenSSLContextFactory(str(certificate.key), str(certificate.certificate))
         factory = TLSMemoryBIOFactory(context, False, Factory.forProtocol(Protocol))
@@ -84,11 +85,11 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path) -> Server:
+def server(tmp_path: Path) -> Server:
     return Server(tmp_path)
 
 
-def test_a_chunk_of_many_records_is_sent_whole(server):
+def test_a_chunk_of_many_records_is_sent_whole(server: Server) -> None:
     server.shake_hands()
     server.beneath.writes = 0
     server.writer.write(memoryview(CHUNK))
@@ -96,13 +97,13 @@ def test_a_chunk_of_many_records_is_sent_whole(server):
     assert server.received() == CHUNK
 
 
-def test_a_small_write_waits_for_no_later_turn(server):
+def test_a_small_write_waits_for_no_later_turn(server: Server) -> None:
     server.shake_hands()
     server.writer.write(b"now")
     assert server.received() == b"now"
 
 
-def test_what_is_written_before_the_handshake_comes_first_after_it(server):
+def test_what_is_written_before_the_handshake_comes_first_after_it(server: Server) -> None:
     server.writer.write(CHUNK)
     server.writer.write(b"second")
     assert server.received() == b""
@@ -112,7 +113,7 @@ def test_what_is_written_before_the_handshake_comes_first_after_it(server):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_writes_of_any_size_arrive_in_order(server, seed):
+def test_writes_of_any_size_arrive_in_order(server: Server, seed: int) -> None:
     chance = random.Random(seed)
     server.shake_hands()
     written = b""
@@ -124,7 +125,7 @@ def test_writes_of_any_size_arrive_in_order(server, seed):
     assert server.received() == written
 
 
-def test_what_is_written_after_the_end_is_dropped_as_by_twisted(server):
+def test_what_is_written_after_the_end_is_dropped_as_by_twisted(server: Server) -> None:
     server.shake_hands()
     server.writer.write(b"before")
     server.transport.loseConnection()
@@ -136,6 +137,8 @@ def test_what_is_written_after_the_end_is_dropped_as_by_twisted(server):
 
 class Negotiating(Protocol):
     """Has begun TLS on its own, when it hands the transport over."""
+
+    transport: Any
 
     def __init__(self, context: DefaultOpenSSLContextFactory) -> None:
         self._context = context
@@ -150,12 +153,14 @@ class Negotiating(Protocol):
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_sent_in_clear_where_tls_was_begun_on_a_plain_transport(tmp_path):
+async def test_nothing_is_sent_in_clear_where_tls_was_begun_on_a_plain_transport(
+    tmp_path: Path,
+) -> None:
     certificate = make_certificate(tmp_path)
     context = DefaultOpenSSLContextFactory(str(certificate.key), str(certificate.certificate))
-    factory = Factory()
+    factory: Any = Factory()
     factory.buildProtocol = lambda _: Negotiating(context)
-    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
 
     def play() -> bytes:
         with socket.create_connection(("127.0.0.1", port.getHost().port), timeout=10) as plain:
@@ -169,30 +174,35 @@ async def test_nothing_is_sent_in_clear_where_tls_was_begun_on_a_plain_transport
 
 
 class Echo(Protocol):
+    transport: Any
+
     def dataReceived(self, data: bytes) -> None:
         self.transport.write(data)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_openssl_keeps_does_not_wait_for_the_garbage_collector(tmp_path):
+async def test_what_openssl_keeps_does_not_wait_for_the_garbage_collector(tmp_path: Path) -> None:
     """It is tens of thousands of bytes for each connection."""
     certificate = make_certificate(tmp_path)
     context = DefaultOpenSSLContextFactory(str(certificate.key), str(certificate.certificate))
     clock = MonotonicClock(reactor)
     monitor = Monitor("web", clock=clock)
-    backend = reactor.listenTCP(0, Factory.forProtocol(Echo), interface="127.0.0.1")
+    running: Any = reactor
+    backend = running.listenTCP(0, Factory.forProtocol(Echo), interface="127.0.0.1")
     path = DataPaths(reactor, clock).from_endpoint(
         monitor, TcpAddress("127.0.0.1", backend.getHost().port)
     )
     ends: list[TransportEnd] = []
 
-    def client_end(address: IAddress) -> TransportEnd:
-        ends.append(path.client_end(monitor.admit("a client", address.host)))
+    def client_end(address: Any) -> TransportEnd:
+        record = monitor.admit("a client", address.host)
+        assert record is not None
+        ends.append(path.client_end(record))
         return ends[0]
 
-    factory = Factory()
+    factory: Any = Factory()
     factory.buildProtocol = client_end
-    port = reactor.listenSSL(0, factory, context, interface="127.0.0.1")
+    port = running.listenSSL(0, factory, context, interface="127.0.0.1")
 
     def play() -> None:
         with socket.create_connection(("127.0.0.1", port.getHost().port), timeout=10) as plain:

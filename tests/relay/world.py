@@ -114,7 +114,7 @@ class World:
         *,
         timeouts: Timeouts | None = None,
         rules: Rules | None = None,
-        front: Address | None = None,
+        front: TcpAddress | UnixAddress | None = None,
         backlog: int = 512,
         grace_seconds: float | None = None,
         preface: Preface | None = None,
@@ -128,7 +128,7 @@ class World:
         self._grace_seconds = grace_seconds
         self._preface = preface
         self._choose = choose
-        self._front: Address = front or _address(front_host, folder / "front")
+        self._front: TcpAddress | UnixAddress = front or _address(front_host, folder / "front")
         self.backend_address: Address = _address(back_host, folder / "back")
         self._clock = MonotonicClock()
         self.monitor = Monitor("test", rules, timeouts, clock=self._clock)
@@ -158,6 +158,7 @@ class World:
             listener = self._keep(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             listener.bind(address.path)
         else:
+            assert isinstance(address, TcpAddress)
             family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
             listener = self._keep(socket.socket(family, socket.SOCK_STREAM))
             listener.bind((address.host, 0))
@@ -205,7 +206,8 @@ class World:
         """Call something in the reactor's thread; what it returns."""
         from twisted.internet import reactor
 
-        return blockingCallFromThread(reactor, call, *args, **kwargs)
+        running: Any = reactor  # of whose interfaces its type names none
+        return blockingCallFromThread(running, call, *args, **kwargs)
 
     def meanwhile(self, call: Callable[..., T], *args: object) -> Future[T]:
         """Call something in another thread."""
@@ -307,7 +309,7 @@ class World:
         return taken - unread(receiver) - sum(map(unsent, _twins(receiver)))
 
 
-def _address(host: str, path: Path) -> Address:
+def _address(host: str, path: Path) -> TcpAddress | UnixAddress:
     return UnixAddress(str(path)) if host == "unix" else TcpAddress(host, 0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -15,6 +14,7 @@ import pytest_twisted
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
@@ -22,7 +22,7 @@ from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.config.config import Config, ServiceConfig
 from monconn.errors import ListenError
 from monconn.monitor.registry import Registry
-from monconn.net.listen import open_listener
+from monconn.net.listen import PAUSES_SECONDS
 from monconn.policy.timeouts import Timeouts
 from monconn.run.application import Application
 
@@ -32,7 +32,8 @@ HANG_SECONDS = 30.0
 
 
 def service(name: str = "web", **kwargs: Any) -> ServiceConfig:
-    return ServiceConfig(**{"name": name, "listen": LOOPBACK, "backend": LOOPBACK, **kwargs})
+    addresses = {key: kwargs.pop(key, LOOPBACK) for key in ("listen", "backend")}
+    return ServiceConfig(name, **addresses).changed(**kwargs)
 
 
 def make_app(*services: ServiceConfig, **kwargs: Any) -> Application:
@@ -44,14 +45,15 @@ def make_app(*services: ServiceConfig, **kwargs: Any) -> Application:
 @pytest.fixture(autouse=True)
 def one_try() -> Iterator[None]:
     """For the real listeners; pauses between several are tested with them."""
-    with patch("monconn.run.application.open_listener", partial(open_listener, pauses_seconds=())):
+    with patch("monconn.run.supervisor.PAUSES_SECONDS", ()):
         yield
 
 
 # -- from the configuration to the monitors
 
 
-def test_each_service_has_a_monitor_with_its_rules_and_timeouts() -> None:
+@pytest_twisted.inlineCallbacks
+def test_each_service_has_a_monitor_with_its_rules_and_timeouts() -> Any:
     registry = Registry()
     timeouts = {
         "connect_timeout": 1.0,
@@ -62,7 +64,7 @@ def test_each_service_has_a_monitor_with_its_rules_and_timeouts() -> None:
         "max_lifetime": 6.0,
     }
     blocked = ipaddress.ip_network("192.0.2.0/24")
-    make_app(
+    app = make_app(
         service(
             "web",
             backend=UnixAddress("/tmp/web"),
@@ -75,25 +77,32 @@ def test_each_service_has_a_monitor_with_its_rules_and_timeouts() -> None:
         service("ssh"),
         registry=registry,
     )
+    app.startService()
     assert registry.names() == ["web", "ssh"]
     web = registry.get("web")
     assert web.timeouts == Timeouts(**timeouts)
     assert (web.rules.conn_limit, web.rules.ip_limit, web.rules.when_full) == (7, 8, "refuse")
     assert web.blocks() == [blocked]
-    assert (web.listen, web.backend) == ("127.0.0.1:0", "unix:/tmp/web")
+    assert web.listen.startswith("127.0.0.1:")
+    assert web.backend == "unix:/tmp/web"
     assert not registry.get("ssh").rules.conn_limit
+    yield app.stopService()
 
 
-def test_only_those_that_print_bytes_are_watched() -> None:
+@pytest_twisted.inlineCallbacks
+def test_only_those_that_print_bytes_are_watched() -> Any:
     app = make_app(service("web", print_bytes=True), service("ssh"))
+    app.startService()
     assert app.registry.get("web").watched
     assert not app.registry.get("ssh").watched
+    yield app.stopService()
 
 
 # -- the start
 
 
 def connects_to(address: TcpAddress | UnixAddress) -> bool:
+    where: str | tuple[str, int]
     if isinstance(address, UnixAddress):
         family, where = socket.AF_UNIX, address.path
     else:
@@ -132,13 +141,16 @@ def test_a_start_that_fails_leaves_nothing_open(
 ) -> None:
     path = UnixAddress(str(tmp_path / "web.sock"))
     nowhere = UnixAddress(str(tmp_path / "no such folder" / "web.sock"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = TcpAddress("127.0.0.1", other.getsockname()[1])
     app = make_app(
-        service("path", listen=path), service("port"), service("nowhere", listen=nowhere)
+        service("path", listen=path), service("port", listen=port), service("no", listen=nowhere)
     )
     with pytest.raises(ListenError, match=r"cannot listen on unix:.*: no such file"):
         start(app)
-    assert not connects_to(port_of(app, "port"))
+    assert not connects_to(port)
     assert not Path(path.path).exists()
+    assert app.registry.names() == []
 
 
 @pytest_twisted.inlineCallbacks
@@ -183,14 +195,21 @@ class FakePort:
 def endpoint() -> Iterator[Mock]:
     """What every endpoint string is."""
     made = Mock(spec=["listen"])
-    with patch("monconn.run.application.serverFromString", return_value=made):
+    with patch("monconn.run.ports.serverFromString", return_value=made):
         yield made
 
 
 @pytest.fixture
 def sleep() -> Iterator[Mock]:
-    with patch("monconn.run.application.time.sleep") as mock:
+    with (
+        patch("monconn.run.supervisor.PAUSES_SECONDS", PAUSES_SECONDS),
+        patch("monconn.run.supervisor.time.sleep") as mock,
+    ):
         yield mock
+
+
+def app_before_the_reactor_runs(*services: ServiceConfig, **kwargs: Any) -> Application:
+    return Application(Config(services=services), MemoryReactorClock(), **kwargs)
 
 
 def foreign(description: str = "ssl:443:privateKey=k.pem") -> ServiceConfig:
@@ -199,7 +218,7 @@ def foreign(description: str = "ssl:443:privateKey=k.pem") -> ServiceConfig:
 
 def test_a_taken_port_is_tried_three_times(endpoint: Mock, sleep: Mock) -> None:
     endpoint.listen.side_effect = lambda factory: fail(IN_USE)
-    app = make_app(foreign())
+    app = app_before_the_reactor_runs(foreign())
     problem = r"^cannot listen on ssl:443:privateKey=k\.pem: address already in use$"
     with pytest.raises(ListenError, match=problem):
         app.startService()
@@ -210,7 +229,7 @@ def test_a_taken_port_is_tried_three_times(endpoint: Mock, sleep: Mock) -> None:
 def test_a_port_that_becomes_free_is_taken(endpoint: Mock, sleep: Mock) -> None:
     port = FakePort(IPv4Address("TCP", "0.0.0.0", 443))
     endpoint.listen.side_effect = [fail(IN_USE), succeed(port)]
-    app = make_app(foreign())
+    app = app_before_the_reactor_runs(foreign())
     app.startService()
     assert sleep.call_count == 1
     app.stopService()
@@ -220,7 +239,7 @@ def test_a_port_that_becomes_free_is_taken(endpoint: Mock, sleep: Mock) -> None:
 def test_what_no_waiting_mends_is_tried_once(endpoint: Mock, sleep: Mock) -> None:
     endpoint.listen.side_effect = ValueError("No such thing")
     with pytest.raises(ListenError, match=r"cannot listen on .*: no such thing"):
-        make_app(foreign()).startService()
+        app_before_the_reactor_runs(foreign()).startService()
     sleep.assert_not_called()
 
 
@@ -228,7 +247,7 @@ def test_a_later_failure_is_told(endpoint: Mock) -> None:
     listening: Deferred[object] = Deferred()
     endpoint.listen.return_value = listening
     failures: list[ListenError] = []
-    app = make_app(foreign(), failed=failures.append)
+    app = app_before_the_reactor_runs(foreign(), failed=failures.append)
     app.startService()
     assert not failures
     listening.errback(Failure(OSError(99, "Too late")))
@@ -239,7 +258,7 @@ def test_a_later_failure_is_told(endpoint: Mock) -> None:
 
 def test_it_cannot_be_held_back_and_so_refuses(endpoint: Mock) -> None:
     endpoint.listen.return_value = Deferred()
-    app = make_app(foreign())
+    app = app_before_the_reactor_runs(foreign())
     app.startService()
     assert app.registry.get("foreign").rules.when_full == "refuse"
 
@@ -257,6 +276,6 @@ def test_the_port_that_0_became_is_shown(
     endpoint: Mock, description: str, address: object, shown: str
 ) -> None:
     endpoint.listen.return_value = succeed(FakePort(address))
-    app = make_app(foreign(description))
+    app = app_before_the_reactor_runs(foreign(description))
     app.startService()
     assert app.registry.get("foreign").listen == shown

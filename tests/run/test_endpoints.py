@@ -32,10 +32,10 @@ import monconn
 from monconn.addresses import UnixAddress
 from monconn.config.sections import ControlConfig
 from monconn.faces.control.client import Client
-from monconn.faces.control.place import answers
 from monconn.policy.timeouts import Timeouts
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.endpoints import EndpointError, MonitoredEndpoint
+from monconn.unixsocket import is_listening
 from tests import ROOT
 from tests.certificates import make_certificate
 from tests.e2e.programs import (
@@ -136,6 +136,19 @@ def test_defaults_are_the_librarys() -> None:
     assert (monitor.rules.conn_limit, monitor.rules.ip_limit, monitor.blocks()) == (0, 0, [])
 
 
+def test_keepalive_is_the_factorys() -> None:
+    memory = MemoryReactorClock()
+    now(endpoint("monconn:tcp:80:mon.keepalive=false", memory).listen(Negotiating()))
+    factory: Any = memory.tcpServers[0][1]
+    assert not factory.has_keepalive()
+
+
+@pytest.mark.parametrize("key", ["when_full", "connect_timeout", "wait_timeout", "print_bytes"])
+def test_what_only_a_forwarder_can_do_is_no_key(key: str) -> None:
+    with pytest.raises(ValueError, match="is not a known key"):
+        endpoint(f"monconn:tcp:80:mon.{key}=wait")
+
+
 @pytest.mark.parametrize(
     ("place", "config"),
     [
@@ -160,6 +173,7 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
         ),
         ("tcp:80:mon.x=x", '"mon.x" is not a known key: Known are mon.name, mon.control, mon.con'),
         ("tcp:80:mon.name=", "mon.name: must not be empty"),
+        ("tcp:80:mon.keepalive=no", 'mon.keepalive: must be true or false, not "no"'),
         (
             "tcp:80:mon.conn_limit=-1",
             'mon.conn_limit: must be a whole number such as 100, not "-1"',
@@ -178,11 +192,11 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
         ("tcp:80:backlg=5", 'cannot use "tcp:80:backlg=5": '),
         (
             r"tcp\:80:backlog=5",
-            '"backlog=5" is no key of ours: it belongs inside of the quoted end',
+            '"backlog=5" is not a key of ours: it belongs inside of the quoted end',
         ),
         (
             r"tcp\:80:50",
-            '"50" is no key of ours: it belongs inside of the quoted endpoint "tcp:80"',
+            '"50" is not a key of ours: it belongs inside of the quoted endpoint "tcp:80"',
         ),
         (r"monconn\:tcp\:80\:mon.x\=1:mon.name=a", '"mon.x" is not a known key'),
     ],
@@ -223,7 +237,8 @@ def test_it_listens_with_a_monitor_around_the_factory(registry: monconn.Registry
     assert number == 8080
     factory.doStart()
     assert registry.get("web") is made.monitor
-    factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1234)).makeConnection(Mockingbird(memory))
+    protocol: Any = factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1234))
+    protocol.makeConnection(Mockingbird(memory))
     assert [record.client for record in made.monitor.connections()] == ["192.0.2.7:1234"]
     factory.doStop()
     assert registry.names() == []
@@ -310,16 +325,17 @@ def test_a_control_port_that_cannot_be_had_is_said(
 async def test_endpoints_that_name_the_same_control_port_share_it(tmp_path: Path) -> None:
     path = tmp_path / "c.sock"
     texts = [f"monconn:{INNER}:mon.name={each}:mon.control={path}" for each in ("one", "two")]
-    one, two = [await endpoint(text, reactor).listen(Negotiating()) for text in texts]
-    assert answers(path)
+    ports: Any = [await endpoint(text, reactor).listen(Negotiating()) for text in texts]
+    one, two = ports
+    assert is_listening(path)
     await one.stopListening()
     await deferLater(reactor, 0)
-    assert answers(path)
+    assert is_listening(path)
     await two.stopListening()
     await it_is_so(lambda: not path.exists())
 
-    again = await endpoint(texts[0], reactor).listen(Negotiating())
-    assert answers(path)
+    again: Any = await endpoint(texts[0], reactor).listen(Negotiating())
+    assert is_listening(path)
     await again.stopListening()
     await it_is_so(lambda: not path.exists())
 
@@ -372,7 +388,7 @@ def control(tmp_path: Path) -> Iterator[Callable[[Program], Client]]:
     path = tmp_path / "monconn" / "control.sock"
 
     def ask(program: Program) -> Client:
-        until(lambda: answers(path) or program.process.poll() is not None, f"{path}")
+        until(lambda: is_listening(path) or program.process.poll() is not None, f"{path}")
         assert program.process.poll() is None, f"{program.out}{program.err}"
         clients.append(Client(str(path)))
         return clients[-1]

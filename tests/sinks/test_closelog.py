@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from monconn.sinks.closelog import LINES_A_SECOND, CloseLog
 
 
 @pytest.fixture
-def events() -> Iterator[list[LogEvent]]:
+def events() -> Iterator[Sequence[LogEvent]]:
     with capturedLogs() as events:
         yield events
 
@@ -53,7 +53,7 @@ def refused(refusal: str = "blocked") -> ConnectionRecord:
     return closed(refusal=refusal, reason=None, closed=100.0)
 
 
-def lines(events: list[LogEvent]) -> list[str]:
+def lines(events: Sequence[LogEvent]) -> list[str]:
     return [formatEvent(event) for event in events]
 
 
@@ -78,39 +78,41 @@ def lines(events: list[LogEvent]) -> list[str]:
         ),
     ],
 )
-def test_line_of_a_connection_that_ended(
-    log: CloseLog, events: list[LogEvent], fields: dict[str, Any], line: str
+def test_line_of_a_closed_connection(
+    log: CloseLog, events: Sequence[LogEvent], fields: dict[str, Any], line: str
 ) -> None:
     log.closed(closed(**fields))
     assert lines(events) == [line]
 
 
-def test_line_is_the_one_that_the_record_gives(log: CloseLog, events: list[LogEvent]) -> None:
+def test_line_is_the_one_that_the_record_gives(log: CloseLog, events: Sequence[LogEvent]) -> None:
     class Described(ConnectionRecord):
         def describe(self, now: float) -> str:
             return "as described"
 
-    fields = {"listener": ":80", "backend": ":81", "opened_at": 0.0, "opened": 100.0}
+    fields: Any = {"listener": ":80", "backend": ":81", "opened_at": 0.0, "opened": 100.0}
     record = Described(id=1, service="web", client="a:1", client_ip="a", closed=101.0, **fields)
     log.closed(record)
     log.refused(record)
     assert lines(events) == ["web: as described"] * 2
 
 
-def test_line_of_a_refused_client(log: CloseLog, events: list[LogEvent]) -> None:
+def test_line_of_a_refused_client(log: CloseLog, events: Sequence[LogEvent]) -> None:
     log.refused(refused("ip_limit"))
     assert lines(events) == ["web: 192.0.2.1:4711 refused: ip_limit"]
 
 
-def test_lines_are_for_everybody(log: CloseLog, events: list[LogEvent]) -> None:
-    """Where our log is shown from level info on, and others' only from warn on."""
+def test_lines_are_logged_under_the_programs_own_name(
+    log: CloseLog, events: Sequence[LogEvent]
+) -> None:
+    """Logging may be set to show this namespace from info on, and others only from warn on."""
     log.closed(closed())
     (event,) = events
     assert event["log_namespace"].startswith("monconn")
     assert event["log_level"] == LogLevel.info
 
 
-def test_it_does_not_heed_the_rest(log: CloseLog, events: list[LogEvent]) -> None:
+def test_other_events_are_ignored(log: CloseLog, events: Sequence[LogEvent]) -> None:
     assert verifyObject(IObserver, log)
     log.opened(closed())
     assert (log.watches_payload, events) == (False, [])
@@ -119,7 +121,9 @@ def test_it_does_not_heed_the_rest(log: CloseLog, events: list[LogEvent]) -> Non
 # -- many
 
 
-def test_fifty_lines_then_a_sum(log: CloseLog, clock: Clock, events: list[LogEvent]) -> None:
+def test_fifty_lines_then_a_summary(
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
+) -> None:
     for number in range(LINES_A_SECOND + 9):
         reason = "client_reset" if number < 52 else "blocked"
         log.closed(closed(up=1024, down=number, reason=reason))
@@ -133,8 +137,8 @@ def test_fifty_lines_then_a_sum(log: CloseLog, clock: Clock, events: list[LogEve
     assert len(events) == 51
 
 
-def test_refused_clients_count_among_them(
-    log: CloseLog, clock: Clock, events: list[LogEvent]
+def test_refused_clients_are_summarized_too(
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
 ) -> None:
     for _ in range(LINES_A_SECOND + 3):
         log.refused(refused("blocked"))
@@ -148,7 +152,7 @@ def test_refused_clients_count_among_them(
 
 
 def test_next_second_has_lines_of_its_own(
-    log: CloseLog, clock: Clock, events: list[LogEvent]
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
 ) -> None:
     for _ in range(LINES_A_SECOND):
         log.closed(closed())
@@ -159,7 +163,7 @@ def test_next_second_has_lines_of_its_own(
     assert clock.getDelayedCalls() == []
 
 
-def test_one_sum_a_second(log: CloseLog, clock: Clock, events: list[LogEvent]) -> None:
+def test_one_summary_a_second(log: CloseLog, clock: Clock, events: Sequence[LogEvent]) -> None:
     seconds = 10
     for _ in range(seconds * 10):
         for _ in range(100):
@@ -170,7 +174,9 @@ def test_one_sum_a_second(log: CloseLog, clock: Clock, events: list[LogEvent]) -
     assert len(events) - len(sums) == LINES_A_SECOND * seconds
 
 
-def test_nothing_is_lost_in_the_sums(log: CloseLog, clock: Clock, events: list[LogEvent]) -> None:
+def test_summaries_count_every_connection(
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
+) -> None:
     total = 2_345
     for number in range(total):
         log.closed(closed(up=1, down=2, reason=("lifetime", "operator")[number % 2]))
@@ -188,7 +194,7 @@ def test_nothing_is_lost_in_the_sums(log: CloseLog, clock: Clock, events: list[L
     assert len(singles) < total / 2
 
 
-def test_flush_at_the_end(log: CloseLog, clock: Clock, events: list[LogEvent]) -> None:
+def test_flush_at_the_end(log: CloseLog, clock: Clock, events: Sequence[LogEvent]) -> None:
     for _ in range(LINES_A_SECOND + 1):
         log.closed(closed())
     log.flush()
@@ -200,7 +206,9 @@ def test_flush_at_the_end(log: CloseLog, clock: Clock, events: list[LogEvent]) -
     assert len(events) == 51
 
 
-def test_sums_begin_anew_after_a_flush(log: CloseLog, clock: Clock, events: list[LogEvent]) -> None:
+def test_summaries_start_again_after_a_flush(
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
+) -> None:
     for _ in range(2):
         for _ in range(LINES_A_SECOND + 2):
             log.closed(closed(up=1))

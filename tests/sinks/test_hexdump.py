@@ -15,6 +15,7 @@ from zope.interface.verify import verifyObject
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IObserver
 from monconn.sinks.hexdump import HexDump, dump
+from tests.properties import examples
 
 WAIT_SECONDS = 10.0
 HEXDUMP = shutil.which("hexdump")
@@ -62,7 +63,7 @@ def test_dump(data: bytes, lines: list[str]) -> None:
 
 
 @pytest.mark.skipif(HEXDUMP is None, reason="the program hexdump is not installed")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.binary(max_size=200))
 def test_dump_is_what_hexdump_shows(data: bytes) -> None:
     assert HEXDUMP is not None
@@ -111,7 +112,7 @@ def test_writes_in_a_thread_of_its_own(record: ConnectionRecord) -> None:
 
 
 class StuckWriter:
-    """Writes nothing until it is let go."""
+    """Blocks until it is released."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
@@ -131,9 +132,7 @@ def writer() -> Iterator[StuckWriter]:
     writer.let_go.set()
 
 
-def test_writer_that_stands_still_holds_nobody_up(
-    record: ConnectionRecord, writer: StuckWriter
-) -> None:
+def test_a_writer_that_blocks_delays_nobody(record: ConnectionRecord, writer: StuckWriter) -> None:
     hex_dump = HexDump(writer, queued_bytes=100)
     hex_dump.data(record, "up", b"")
     assert writer.begun.wait(WAIT_SECONDS)
@@ -143,7 +142,7 @@ def test_writer_that_stands_still_holds_nobody_up(
     assert not hex_dump.stop(0.01)
 
 
-def test_dropped_chunks_are_told(record: ConnectionRecord, writer: StuckWriter) -> None:
+def test_dropped_chunks_are_reported(record: ConnectionRecord, writer: StuckWriter) -> None:
     hex_dump = HexDump(writer, queued_bytes=100)
     hex_dump.data(record, "up", b"")
     assert writer.begun.wait(WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""The JSON log: which lines, what stands in them, and what becomes of them on a bad disk."""
+"""The JSON log: its lines, their content, and what happens to them on a failing disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import stat
 import syslog
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from monconn.config.sections import JsonLogConfig
 from monconn.errors import FileError
+from monconn.model.actions import OWN_CODE, Action
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord, iso_time
-from monconn.monitor.interfaces import IObserver
+from monconn.monitor.interfaces import IConnection, IObserver
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.sinks import jsonlog
@@ -38,7 +41,7 @@ HAS_DEV_FULL = os.path.exists("/dev/full")
 
 
 class MemorySink:
-    """Keeps what is written; may be made to wait, or to take nothing."""
+    """Stores what is written; may be made to block, or to fail."""
 
     place = "memory"
 
@@ -70,6 +73,7 @@ class MemorySink:
         self.is_closed = True
 
 
+@implementer(IConnection)
 class Connection:
     """A connection without sockets."""
 
@@ -79,12 +83,15 @@ class Connection:
     def end(self, reason: Any, reset: bool = False) -> None:
         self.record.end(reason, 0.0)
 
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
+
     def measure(self) -> None:
         self.record.note_tcp("client", bytes(232))
 
 
 class FakeReactor:
-    """Calls from another thread wait until the test lets them through."""
+    """Calls from other threads are queued until the test runs them."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], object]] = []
@@ -99,7 +106,7 @@ class FakeReactor:
 
 @attrs.define
 class Running:
-    """A service that was started, with all that is around it."""
+    """A started service, with its registry, clock and reactor."""
 
     service: JsonLogService
     monitor: Monitor
@@ -149,7 +156,7 @@ def sink() -> MemorySink:
 
 
 @pytest.fixture
-def logged() -> Iterator[list[LogEvent]]:
+def logged() -> Iterator[Sequence[LogEvent]]:
     with capturedLogs() as events:
         yield events
 
@@ -170,7 +177,7 @@ def events_of(data: bytes) -> list[str]:
     return [line["event"] for line in lines_of(data)]
 
 
-def words(logged: list[LogEvent]) -> list[str]:
+def words(logged: Sequence[LogEvent]) -> list[str]:
     return [formatEvent(event) for event in logged]
 
 
@@ -184,7 +191,7 @@ def raises(error: int) -> Callable[..., int]:
 # -- which lines
 
 
-def test_a_closed_connection_is_a_line_with_the_words_of_its_record(
+def test_a_closed_connection_is_a_line_with_the_keys_of_its_record(
     start: Start, sink: MemorySink
 ) -> None:
     running = start(sink)
@@ -206,7 +213,7 @@ def test_a_closed_connection_is_a_line_with_the_words_of_its_record(
     assert sink.is_closed
 
 
-def test_opened_comes_before_closed_and_shows_what_was_known_then(
+def test_opened_comes_before_closed_with_the_values_of_that_time(
     start: Start, sink: MemorySink
 ) -> None:
     running = start(sink, at_open=True)
@@ -222,7 +229,7 @@ def test_opened_comes_before_closed_and_shows_what_was_known_then(
     assert "reason" not in opened
 
 
-def test_an_opening_is_no_line_unless_asked_for(start: Start, sink: MemorySink) -> None:
+def test_an_opening_is_a_line_only_if_configured(start: Start, sink: MemorySink) -> None:
     running = start(sink, at_open=False)
     running.open()
     running.service.stopService()
@@ -234,10 +241,20 @@ def test_a_refusal_is_a_line(start: Start, sink: MemorySink) -> None:
     running.monitor.block("192.0.2.0/24")
     assert running.monitor.admit("192.0.2.9:1", "192.0.2.9") is None
     running.service.stopService()
-    (line,) = lines_of(sink.data)
+    action, line = lines_of(sink.data)
+    assert (action["event"], action["action"], action["count"]) == ("action", "block", 0)
+    assert action["text"] == "blocked 192.0.2.0/24 at web, ended 0 connections for own code"
     assert line["event"] == "refused"
     assert line["refusal"] == "blocked"
     assert line["code"] == "PR"
+
+
+def test_an_action_is_a_line(start: Start, sink: MemorySink) -> None:
+    running = start(sink)
+    action = Action("close", OWN_CODE, 1_700_000_000.0, None, "client:192.0.2.0/24", 3)
+    running.monitor.report(action)
+    running.service.stopService()
+    assert lines_of(sink.data) == [{"schema": 1, "event": "action", **action.to_dict()}]
 
 
 def test_an_alarm_is_a_line(start: Start, sink: MemorySink) -> None:
@@ -293,7 +310,7 @@ def advance(clock: Clock, seconds: float) -> None:
     clock.pump([0.25] * round(seconds * 4))
 
 
-def test_a_connection_that_lasts_is_told_of_again_and_again(start: Start, sink: MemorySink) -> None:
+def test_a_live_connection_has_updates(start: Start, sink: MemorySink) -> None:
     running = start(sink, every=10.0)
     connection = running.open()
     advance(running.clock, 9.5)
@@ -321,7 +338,7 @@ def test_updates_are_off_with_0(start: Start, sink: MemorySink) -> None:
     assert not running.clock.getDelayedCalls()
 
 
-def test_updates_of_a_service_that_was_forgotten(start: Start, sink: MemorySink) -> None:
+def test_updates_of_a_service_that_was_deleted(start: Start, sink: MemorySink) -> None:
     clock, registry = Clock(), Registry()
     service = JsonLogService(JsonLogConfig("x"), registry, FakeReactor(), clock, sink=sink)
     service.startService()
@@ -333,7 +350,7 @@ def test_updates_of_a_service_that_was_forgotten(start: Start, sink: MemorySink)
     assert events_of(sink.data) == ["update"]
 
 
-def test_thousands_that_are_due_at_once_are_told_of_a_few_a_turn(
+def test_thousands_due_at_once_are_written_a_few_per_turn(
     start: Start, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start(sink, every=60.0)
@@ -356,7 +373,7 @@ def test_thousands_that_are_due_at_once_are_told_of_a_few_a_turn(
     assert [line["id"] for line in lines_of(sink.data)] == opened
 
 
-def test_after_a_stall_no_update_is_made_up_for(start: Start, sink: MemorySink) -> None:
+def test_updates_missed_in_a_stall_are_skipped(start: Start, sink: MemorySink) -> None:
     running = start(sink, every=10.0)
     running.open()
     running.clock.advance(95.0)
@@ -385,7 +402,7 @@ def test_no_timer_is_left_after_the_stop(start: Start, sink: MemorySink) -> None
 # -- dropped lines
 
 
-def test_what_finds_no_room_is_dropped_and_told(
+def test_lines_that_find_the_queue_full_are_dropped_and_reported(
     start: Start, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsonlog, "QUEUED_LINES", 200)
@@ -410,7 +427,7 @@ def test_what_finds_no_room_is_dropped_and_told(
     assert running.service.dropped == 150
 
 
-def test_what_was_dropped_last_is_told_at_the_stop(
+def test_lines_dropped_last_are_reported_at_the_stop(
     start: Start, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsonlog, "QUEUED_LINES", 250)
@@ -429,8 +446,8 @@ def test_what_was_dropped_last_is_told_at_the_stop(
     assert lines_of(sink.data)[-1]["count"] == 7
 
 
-def test_a_sink_that_stands_still_keeps_neither_hooks_nor_the_stop(
-    start: Start, sink: MemorySink, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+def test_a_sink_that_blocks_delays_neither_events_nor_the_stop(
+    start: Start, sink: MemorySink, logged: Sequence[LogEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsonlog, "FLUSH_SECONDS", 0.05)
     running = start(sink)
@@ -442,15 +459,15 @@ def test_a_sink_that_stands_still_keeps_neither_hooks_nor_the_stop(
     sink.may_write.set()
 
 
-def test_a_full_sink_costs_lines_and_is_told_of_once(
-    start: Start, sink: MemorySink, logged: list[LogEvent]
+def test_a_failing_sink_loses_lines_and_is_logged_once(
+    start: Start, sink: MemorySink, logged: Sequence[LogEvent]
 ) -> None:
     running = start(sink)
     sink.is_full = True
     for number in (1, 2, 3):
         running.open_and_close()
         running.clock.advance(BATCH_SECONDS)
-        wait_until(lambda number=number: running.service.dropped == number)
+        wait_until(partial(lambda number: running.service.dropped == number, number))
     sink.is_full = False
     for _ in (1, 2):
         running.open_and_close()
@@ -469,7 +486,7 @@ def test_a_full_sink_costs_lines_and_is_told_of_once(
 # -- the file
 
 
-def test_the_file_is_made_and_appended_to(start: Start, tmp_path: Path) -> None:
+def test_the_file_is_created_and_appended_to(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "log.json"
     umask = os.umask(0)
     try:
@@ -497,7 +514,7 @@ def test_the_path_is_that_of_the_start(
 
 
 @pytest.mark.parametrize("first_step", ["privilegedStartService", "startService"])
-def test_a_file_that_cannot_be_had_ends_the_start(tmp_path: Path, first_step: str) -> None:
+def test_a_file_that_cannot_be_opened_prevents_the_start(tmp_path: Path, first_step: str) -> None:
     path = tmp_path / "none" / "y.json"
     config = JsonLogConfig(str(path))
     service = JsonLogService(config, Registry(), FakeReactor(), Clock())
@@ -514,7 +531,7 @@ def test_a_folder_or_a_pipe_without_reader_is_no_file(tmp_path: Path) -> None:
             FileSink(str(path), time.monotonic).open()
 
 
-def test_a_pipe_with_a_reader_is_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_that_is_full_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     sink = FileSink(str(tmp_path / "pipe"), time.monotonic)
@@ -538,7 +555,7 @@ def test_a_pipe_with_a_reader_is_waited_for(tmp_path: Path) -> None:
     assert read == lines
 
 
-def test_a_service_that_was_never_started_makes_no_file(tmp_path: Path) -> None:
+def test_a_service_that_was_never_started_creates_no_file(tmp_path: Path) -> None:
     config = JsonLogConfig(str(tmp_path / "log.json"))
     JsonLogService(config, Registry(), FakeReactor(), Clock()).stopService()
     assert list(tmp_path.iterdir()) == []
@@ -562,7 +579,7 @@ def file_sink(path: Path, clock: Clock) -> Iterator[FileSink]:
     sink.close()
 
 
-def test_a_file_that_was_moved_away_is_followed_by_a_new_one(
+def test_a_renamed_file_is_replaced_by_a_new_one(
     file_sink: FileSink, path: Path, clock: Clock
 ) -> None:
     file_sink.write(b"1\n")
@@ -579,14 +596,17 @@ def test_a_file_that_was_moved_away_is_followed_by_a_new_one(
     assert path.read_bytes() == b"made by logrotate\n4\n"
 
 
-def test_looking_costs_no_more_than_once_a_second(
+def test_the_path_is_checked_at_most_once_a_second(
     file_sink: FileSink, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[float] = []
     has_same = os.path.samestat
-    monkeypatch.setattr(
-        os.path, "samestat", lambda *both: looks.append(clock.seconds()) or has_same(*both)
-    )
+
+    def look(*both: Any) -> bool:
+        looks.append(clock.seconds())
+        return has_same(*both)
+
+    monkeypatch.setattr(os.path, "samestat", look)
     for _ in range(30):
         clock.advance(0.125)
         file_sink.write(b"\n")
@@ -603,8 +623,8 @@ def test_no_descriptor_is_left_open(file_sink: FileSink, path: Path, clock: Cloc
     assert not os.get_inheritable(file_sink._fd)
 
 
-def test_a_file_that_cannot_be_reopened_is_gone_on_with(
-    file_sink: FileSink, path: Path, clock: Clock, logged: list[LogEvent]
+def test_a_file_that_cannot_be_reopened_is_written_on(
+    file_sink: FileSink, path: Path, clock: Clock, logged: Sequence[LogEvent]
 ) -> None:
     old = path.rename(path.with_suffix(".1"))
     path.mkdir()
@@ -621,7 +641,7 @@ def test_a_file_that_cannot_be_reopened_is_gone_on_with(
     assert path.read_bytes() == b"3\n"
 
 
-def test_a_file_that_was_deleted_and_cannot_be_made_again_loses_lines(
+def test_a_deleted_file_that_cannot_be_created_again_loses_lines(
     file_sink: FileSink, path: Path, clock: Clock
 ) -> None:
     path.unlink()
@@ -637,7 +657,7 @@ def test_a_file_that_was_deleted_and_cannot_be_made_again_loses_lines(
     assert path.read_bytes() == b"2\n"
 
 
-def test_reopen_makes_the_new_file_at_once(start: Start, path: Path) -> None:
+def test_reopen_creates_the_new_file_at_once(start: Start, path: Path) -> None:
     running = start(path=str(path))
     running.open_and_close()
     running.clock.advance(BATCH_SECONDS)
@@ -654,7 +674,7 @@ def test_reopen_makes_the_new_file_at_once(start: Start, path: Path) -> None:
 
 
 @pytest.mark.skipif(not HAS_DEV_FULL, reason="no /dev/full")
-def test_a_full_disk(start: Start, logged: list[LogEvent]) -> None:
+def test_a_full_disk(start: Start, logged: Sequence[LogEvent]) -> None:
     running = start(path="/dev/full")
     for _ in range(5):
         running.open_and_close()
@@ -665,7 +685,7 @@ def test_a_full_disk(start: Start, logged: list[LogEvent]) -> None:
     ]
 
 
-def test_a_line_that_was_cut_short_glues_to_no_other(
+def test_the_next_line_after_a_partial_one_starts_on_a_new_line(
     file_sink: FileSink, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = os.write
@@ -687,7 +707,7 @@ def test_a_line_that_was_cut_short_glues_to_no_other(
     assert path.read_bytes() == b"first\ns\nfifth\n"
 
 
-def test_a_line_in_two_pieces_is_one_line(
+def test_a_line_in_two_writes_is_one_line(
     file_sink: FileSink, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = os.write
@@ -696,8 +716,8 @@ def test_a_line_in_two_pieces_is_one_line(
     assert path.read_bytes() == b"first\nsecond\n"
 
 
-def test_after_the_limit_of_a_file_lines_are_whole_again(
-    start: Start, path: Path, logged: list[LogEvent]
+def test_after_a_file_size_limit_lines_are_whole_again(
+    start: Start, path: Path, logged: Sequence[LogEvent]
 ) -> None:
     running = start(path=str(path))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -722,7 +742,7 @@ def test_after_the_limit_of_a_file_lines_are_whole_again(
     assert [text.partition(": ")[2].split()[0] for text in words(logged)] == ["cannot", "writing"]
 
 
-def test_a_file_left_without_an_end_by_an_earlier_run(path: Path) -> None:
+def test_a_file_whose_last_line_has_no_newline(path: Path) -> None:
     path.write_bytes(b'{"schema":1,"ev')
     sink = FileSink(str(path), time.monotonic)
     sink.open()
@@ -734,7 +754,7 @@ def test_a_file_left_without_an_end_by_an_earlier_run(path: Path) -> None:
 # -- SIGUSR1
 
 
-def test_sigusr1_reopens_by_way_of_the_reactor(start: Start, sink: MemorySink) -> None:
+def test_sigusr1_reopens_in_the_reactors_thread(start: Start, sink: MemorySink) -> None:
     running = start(sink)
     os.kill(os.getpid(), signal.SIGUSR1)
     wait_until(lambda: running.reactor.calls)
@@ -744,7 +764,7 @@ def test_sigusr1_reopens_by_way_of_the_reactor(start: Start, sink: MemorySink) -
     wait_until(lambda: sink.writes == 1)
 
 
-def test_the_earlier_handler_is_called_too_and_restored(start: Start, sink: MemorySink) -> None:
+def test_the_previous_handler_is_called_too_and_restored(start: Start, sink: MemorySink) -> None:
     heard: list[int] = []
 
     def earlier(number: int, frame: Any) -> None:
@@ -789,7 +809,7 @@ def test_outside_the_main_thread_there_is_no_handler(start: Start, sink: MemoryS
 # -- stdout and syslog
 
 
-def test_the_sink_that_is_named() -> None:
+def test_the_sink_that_is_configured() -> None:
     kinds = {"stdout": StdoutSink, "syslog": SyslogSink, "./stdout": FileSink, "x": FileSink}
     for path, kind in kinds.items():
         assert type(sink_for(path, time.monotonic)) is kind
@@ -807,7 +827,7 @@ def test_stdout(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 class Stream:
-    """What sys.stdout is, as far as it matters."""
+    """What is used of sys.stdout."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -816,8 +836,8 @@ class Stream:
         return self._fd
 
 
-def test_stdout_whose_reader_has_gone_is_like_a_full_disk(
-    start: Start, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+def test_stdout_without_a_reader_is_like_a_full_disk(
+    start: Start, logged: Sequence[LogEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = os.pipe()
     monkeypatch.setattr("sys.stdout", Stream(writer))
@@ -833,12 +853,17 @@ def test_stdout_whose_reader_has_gone_is_like_a_full_disk(
 
 
 def test_each_line_on_stdout_is_a_write_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the lines of others, who write there too, come between and not within."""
+    """Other writers' lines then come between these, and never within one."""
     sink = StdoutSink()
     monkeypatch.setattr("sys.stdout", Stream(1))
     sink.open()
     writes: list[bytes] = []
-    monkeypatch.setattr(os, "write", lambda fd, data: writes.append(data) or len(data))
+
+    def write(fd: int, data: bytes) -> int:
+        writes.append(data)
+        return len(data)
+
+    monkeypatch.setattr(os, "write", write)
     sink.write(b"first\nsecond\n")
     monkeypatch.undo()
     assert writes == [b"first\n", b"second\n"]

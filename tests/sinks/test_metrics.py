@@ -1,4 +1,4 @@
-"""Figures for Prometheus: every one after known events, over HTTP, and as its own tools read it."""
+"""Metrics: every one after known events, over HTTP, and as read by Prometheus' own tools."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import implementer, provider
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
@@ -55,7 +55,7 @@ COUNTERS = re.compile(r"monconn_\w+_(total|bucket|sum|count)")
 
 @implementer(IConnection)
 class Connection:
-    """A connection without sockets, which moves as many bytes as it is told to."""
+    """A connection without sockets, which moves as many bytes as the test says."""
 
     def __init__(self, monitor: Monitor, ip: str) -> None:
         record = monitor.admit(f"{ip}:4711", ip)
@@ -67,6 +67,9 @@ class Connection:
     def end(self, reason: Reason, reset: bool = False) -> None:
         self.record.end(reason, self._monitor.clock.seconds())
         self._monitor.closed(self)
+
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
 
     def measure(self) -> None:
         """There are no sockets."""
@@ -84,7 +87,7 @@ class Connection:
 
 
 class Program:
-    """A registry on a clock that stands still, and its metrics."""
+    """A registry with a fake clock, and its metrics."""
 
     def __init__(self, *services: str) -> None:
         self.clock = Clock()
@@ -103,7 +106,7 @@ class Program:
         return encode(Families(self.service.sample())).decode()
 
     def values(self) -> dict[str, float]:
-        """Every figure by its name and labels, as they are written."""
+        """Every sample by its name and labels, as in the text format."""
         return values_of(self.text())
 
 
@@ -116,7 +119,7 @@ def values_of(text: str) -> dict[str, float]:
 
 
 def bucket_counts(values: dict[str, float], name: str) -> dict[str, float]:
-    """How many values lie in each bucket of a histogram's that is not empty."""
+    """The number of values in each bucket of a histogram that is not empty."""
     found, before = {}, 0.0
     for key, count in values.items():
         if matched := re.fullmatch(rf'{name}_bucket{{le="(.+)",service="web"}}', key):
@@ -168,7 +171,7 @@ def test_live_connections_count_at_once() -> None:
 def test_an_end_counts_under_its_reason_only() -> None:
     program = Program("web", "ssh")
     for reason in ("client_reset", "client_reset", "idle_timeout"):
-        Connection(program.registry.get("web"), "10.0.0.1").end(reason)  # type: ignore[arg-type]
+        Connection(program.registry.get("web"), "10.0.0.1").end(reason)
     values = program.values()
     closed = {key: n for key, n in values.items() if key.startswith("monconn_connections_closed")}
     assert {key: count for key, count in closed.items() if count} == {
@@ -177,7 +180,7 @@ def test_an_end_counts_under_its_reason_only() -> None:
     }
 
 
-def test_a_refusal_counts_under_its_word_only() -> None:
+def test_a_refusal_counts_under_its_kind_only() -> None:
     program = Program()
     monitor = program.registry.new("web", Rules(conn_limit=1), clock=program.clock)
     Connection(monitor, "10.0.0.1")
@@ -188,7 +191,7 @@ def test_a_refusal_counts_under_its_word_only() -> None:
     assert values['monconn_connections_opened_total{service="web"}'] == 1
 
 
-def test_how_long_things_took() -> None:
+def test_durations() -> None:
     program = Program("web")
     monitor = program.registry.get("web")
     connection = Connection(monitor, "10.0.0.1")
@@ -220,7 +223,7 @@ def test_how_long_things_took() -> None:
     ("value", "counts"),
     [(0, [1, 0, 0]), (1, [1, 0, 0]), (1.5, [0, 1, 0]), (2, [0, 1, 0]), (2.5, [0, 0, 1])],
 )
-def test_a_value_lies_up_to_its_bound(value: float, counts: list[int]) -> None:
+def test_a_bound_is_within_its_bucket(value: float, counts: list[int]) -> None:
     histogram = Histogram((1, 2))
     histogram.observe(value)
     assert (histogram.counts, histogram.sum) == (counts, value)
@@ -243,7 +246,7 @@ def test_alarms_that_begin_and_end() -> None:
     assert values['monconn_alarms_active{alarm="reconnect_storm",service="web"}'] == 0
 
 
-def test_what_observers_left_out() -> None:
+def test_what_observers_dropped() -> None:
     program = Program("web")
     assert not any("dropped_total{" in name for name in program.values())
     program.drops = {"json_log": 7, "history": 0}
@@ -263,7 +266,7 @@ def test_the_program_itself() -> None:
 
 
 class BusyClock(Clock):
-    """A clock that can go on while nobody looks at the timers."""
+    """A clock that can advance without running the timers."""
 
     def block(self, seconds: float) -> None:
         self.rightNow += seconds
@@ -296,7 +299,7 @@ def test_how_late_the_reactor_is() -> None:
 # -- services that come and go, and counters that only rise
 
 
-def test_services_that_come_later_and_go_again() -> None:
+def test_services_that_are_added_and_deleted_later() -> None:
     program = Program()
     monitor = program.registry.new("late", clock=program.clock)
     Connection(monitor, "10.0.0.1").end("client_closed")
@@ -348,8 +351,8 @@ def test_counters_never_fall(steps: list[str]) -> None:
     assert before['monconn_connections_opened_total{service="web"}'] == closed + len(live)
 
 
-def test_a_sample_stays_as_it_is() -> None:
-    """It is written in a thread, while connections go on."""
+def test_a_sample_does_not_change() -> None:
+    """It is encoded in a thread, while connections go on."""
     program = Program("web")
     sample = program.service.sample()
     Connection(program.registry.get("web"), "10.0.0.1").end("client_closed")
@@ -387,13 +390,13 @@ def test_both_formats_can_be_parsed_and_say_the_same() -> None:
         (OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
     ],
 )
-def test_the_format_is_what_is_asked_for(accept: str, expected: str) -> None:
+def test_the_format_is_the_one_accepted(accept: str, expected: str) -> None:
     assert encoder_for(accept)[1].startswith(expected)
 
 
 @settings(deadline=None)
 @given(st.text(), st.sampled_from(["text/plain", "application/openmetrics-text"]))
-def test_every_accept_header_gets_something(version: str, kind: str) -> None:
+def test_every_accept_header_gets_an_answer(version: str, kind: str) -> None:
     encode, content_type = encoder_for(f"{kind}; version={version}")
     assert encode(Families(Program().service.sample()))
     assert content_type.startswith((kind, "text/plain"))
@@ -425,7 +428,7 @@ class Server:
     def ask(
         self, path: str = "/metrics", method: str = "GET", **options: Any
     ) -> Deferred[tuple[HTTPResponse, str]]:
-        """A request from a thread; its answer."""
+        """Send a request from a thread; fires with the response and its body."""
         return deferToThread(self._ask, method, path, **options)
 
     def _ask(self, method: str, path: str, **options: Any) -> tuple[HTTPResponse, str]:
@@ -443,7 +446,7 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     if server.service.running:
-        pytest_twisted.blockon(server.service.stopService())
+        server.service.stopService()
 
 
 @pytest_twisted.ensureDeferred
@@ -491,10 +494,8 @@ async def test_other_methods_are_not_allowed(server: Server, path: str, method: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_asks_too_often_is_told_so(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("monconn.clock.RateLimiter.take", lambda _: False)
+async def test_too_many_requests_get_a_503(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monconn.ratelimit.RateLimiter.take", lambda _: False)
     response, _ = await server.ask()
     assert (response.status, response.headers["Retry-After"]) == (503, "1")
 
@@ -517,7 +518,7 @@ async def test_a_failure_is_logged_and_the_next_answer_is_good(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_leaves_hurts_nobody(server: Server) -> None:
+async def test_a_client_that_disconnects_early_does_no_harm(server: Server) -> None:
     def ask_and_leave() -> None:
         for _ in range(5):
             with socket.create_connection(("127.0.0.1", server.port), HANG_SECONDS) as client:
@@ -529,7 +530,7 @@ async def test_a_client_that_leaves_hurts_nobody(server: Server) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_too_many_is_let_go_of(
+async def test_one_client_too_many_is_disconnected(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics_http, "MOST_CLIENTS", 1)
@@ -545,7 +546,7 @@ async def test_a_client_too_many_is_let_go_of(
 
 
 @pytest_twisted.ensureDeferred
-async def test_stopping_lets_go_of_clients_and_of_the_port(server: Server) -> None:
+async def test_stopping_disconnects_clients_and_closes_the_port(server: Server) -> None:
     port = server.port
     client = socket.create_connection(("127.0.0.1", port), HANG_SECONDS)
 
@@ -562,7 +563,7 @@ async def test_stopping_lets_go_of_clients_and_of_the_port(server: Server) -> No
         return b""
 
     await deferToThread(talk)
-    await server.service.stopService()
+    server.service.stopService()
     assert server.service.where is None
     assert await deferToThread(rest) == b""
     client.close()
@@ -578,11 +579,12 @@ def start(listen: TcpAddress | UnixAddress) -> MetricsService:
 
 
 @pytest_twisted.ensureDeferred
-async def test_start_without_privileges_says_where() -> None:
+async def test_a_plain_start_listens_and_logs_the_url() -> None:
     from twisted.internet import reactor
 
     lines: list[str] = []
 
+    @provider(ILogObserver)
     def log(event: LogEvent) -> None:
         if event["log_namespace"].startswith("monconn.sinks.metrics"):
             lines.append(event["log_format"].format(**event))
@@ -596,7 +598,7 @@ async def test_start_without_privileges_says_where() -> None:
     assert service.where is not None
     assert re.fullmatch(r"(\[::1\]|127\.0\.0\.1):[1-9]\d*", service.where)
     assert lines == [f"metrics at http://{service.where}/metrics"]
-    await service.stopService()
+    service.stopService()
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(None, 0o600), (0o660, 0o660)])
@@ -618,7 +620,7 @@ async def test_unix_socket(tmp_path: Path, mode: int | None, expected: int) -> N
             return b"".join(iter(lambda: client.recv(65536), b""))
 
     assert b'\nmonconn_connections{service="web"} 0.0\n' in await deferToThread(ask)
-    await service.stopService()
+    service.stopService()
     assert not path.exists()
 
 
@@ -673,14 +675,14 @@ def promtool(path: str, *arguments: str | Path, stdin: str = "") -> str:
     return done.stdout + done.stderr
 
 
-def test_promtool_has_nothing_against_the_metrics(program: Callable[[str], str]) -> None:
+def test_promtool_accepts_the_metrics(program: Callable[[str], str]) -> None:
     ours = Program("web", "ssh")
     ours.drops = {"json_log": 1}
     Connection(ours.registry.get("web"), "10.0.0.1").end("client_closed")
     assert promtool(program("promtool"), "check", "metrics", stdin=ours.text()) == ""
 
 
-def test_promtool_takes_the_rules(program: Callable[[str], str]) -> None:
+def test_promtool_accepts_the_rules(program: Callable[[str], str]) -> None:
     rules = [rule for group in rule_groups() for rule in group["rules"]]
     said = promtool(program("promtool"), "check", "rules", RULES)
     assert f"SUCCESS: {len(rules)} rules found" in said
@@ -759,7 +761,7 @@ def rule_groups() -> list[dict[str, Any]]:
     return groups
 
 
-def test_every_rule_is_tried_and_says_what_to_do() -> None:
+def test_every_rule_is_tested_and_has_advice() -> None:
     rules = [rule for group in rule_groups() for rule in group["rules"]]
     assert [rule["alert"] for rule in rules] == [*ALERTS]
     for rule in rules:
@@ -777,7 +779,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions() -> dict[str, str]:
-    """Every expression of the examples, by where it stands."""
+    """Every expression of the examples, by its place."""
     found = {rule["alert"]: rule["expr"] for group in rule_groups() for rule in group["rules"]}
     for panel in panels():
         for target in panel["targets"]:
@@ -788,7 +790,7 @@ def expressions() -> dict[str, str]:
     return found
 
 
-def test_the_examples_use_only_figures_that_there_are() -> None:
+def test_the_examples_use_only_existing_metrics() -> None:
     ours = Program("web")
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()} | {"up"}
@@ -803,7 +805,7 @@ def test_the_examples_use_only_figures_that_there_are() -> None:
             assert word in ALARM_KINDS, where
 
 
-def test_every_figure_of_ours_is_on_the_dashboard() -> None:
+def test_every_metric_of_ours_is_on_the_dashboard() -> None:
     ours = Program("web")
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()}
@@ -826,7 +828,7 @@ def test_the_dashboard_can_be_imported() -> None:
         assert used <= variables | {"__rate_interval"}, panel["title"]
 
 
-def test_no_panel_lies_on_another() -> None:
+def test_no_panel_overlaps_another() -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in dashboard()["panels"]:
         at = panel["gridPos"]
@@ -837,7 +839,7 @@ def test_no_panel_lies_on_another() -> None:
                 taken[x, y] = panel["title"]
 
 
-def test_the_page_tells_of_every_figure() -> None:
+def test_the_page_documents_every_metric() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     ours = Program("web")
     ours.drops = {"json_log": 0}

@@ -36,9 +36,11 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
+from monconn.errors import SettingTypeError
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IConnection, Observer
+from monconn.monitor.interfaces import IConnection, IWatchable, Observer
 from monconn.monitor.monitor import Monitor
+from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import GRACE_SECONDS, Timeouts
 from monconn.testing import MemoryTransport, RecordingObserver, connect, make_monitor
@@ -150,9 +152,9 @@ class World:
         transport: type[MemoryTransport] = MemoryTransport,
     ) -> None:
         self.observer = RecordingObserver()
-        self.monitor = make_monitor(timeouts=timeouts, rules=rules)
+        self.clock = Clock()
+        self.monitor = make_monitor(clock=self.clock, timeouts=timeouts, rules=rules)
         self.monitor.add_observer(self.observer)
-        self.clock: Clock = self.monitor.clock
         self.factory = MonitoringFactory(
             self.monitor, Factory.forProtocol(protocol), is_client=is_client
         )
@@ -238,6 +240,8 @@ def test_bytes_are_counted_and_shown_while_they_move() -> None:
 
 def test_what_is_written_to_a_closed_connection_is_neither_counted_nor_shown() -> None:
     class WritesLate(Told):
+        transport: Any
+
         def connectionLost(self, reason: Any = None) -> None:
             self.transport.write(b"goodbye")
             self.transport.writeSequence([b"and", b"all"])
@@ -270,7 +274,7 @@ def test_addresses_and_unknown_attributes_are_the_transports() -> None:
     assert world.wrapper.getHost() == world.transport.getHost()
     world.wrapper.setTcpNoDelay(True)
     assert world.transport.getTcpNoDelay() is True
-    world.transport.negotiatedProtocol = b"h2"
+    world.transport.negotiatedProtocol = b"h2"  # type: ignore[attr-defined]
     assert world.wrapper.negotiatedProtocol == b"h2"
     with pytest.raises(AttributeError):
         _ = world.wrapper.nothing_of_the_kind
@@ -964,14 +968,15 @@ class CountingClock(Clock):
 
 
 def test_chunks_cost_no_timer() -> None:
-    monitor = make_monitor(clock=CountingClock(), timeouts=Timeouts(max_idle=10, read_timeout=20))
+    clock = CountingClock()
+    monitor = make_monitor(clock=clock, timeouts=Timeouts(max_idle=10, read_timeout=20))
     wrapper, transport = connect(MonitoringFactory(monitor, Factory.forProtocol(Told)))
-    assert monitor.clock.asked == 1  # set once, at the opening
+    assert clock.asked == 1  # set once, at the opening
     for _ in range(1000):
         transport.peer_sends(b"chunk")
         wrapper.write(b"chunk")
         wrapper.writeSequence([b"chunk"])
-    assert monitor.clock.asked == 1
+    assert clock.asked == 1
 
 
 def test_the_timer_is_set_anew_from_the_last_byte_when_it_is_due() -> None:
@@ -1196,11 +1201,12 @@ def test_an_observer_may_close_a_connection_at_once(reset: bool) -> None:
         def opened(self, record: ConnectionRecord) -> None:
             monitor.close(record.id, reset=reset)
 
-    monitor = make_monitor()
+    clock = Clock()
+    monitor = make_monitor(clock=clock)
     monitor.add_observer(Bouncer())
     wrapper, transport = connect(MonitoringFactory(monitor, Factory.forProtocol(Told)))
     if not reset:
-        monitor.clock.advance(GRACE_SECONDS)
+        clock.advance(GRACE_SECONDS)
     assert transport.aborted
     transport.drain()
     assert wrapper.record.reason == "operator"
@@ -1273,10 +1279,10 @@ PEER_STEPS: dict[str, Callable[[MemoryTransport], None]] = {
 OUR_STEPS = [name.removeprefix("do_") for name in dir(Scripted) if name.startswith("do_")]
 
 
-def transcript(factory: Factory, script: list[str]) -> list[Any]:
+def transcript(factory: IProtocolFactory, script: list[str]) -> list[Any]:
     """All that both sides see of a script."""
     built, transport = connect(factory)
-    protocol = built.wrappedProtocol if isinstance(built, ProtocolWrapper) else built
+    protocol: Any = built.wrappedProtocol if isinstance(built, ProtocolWrapper) else built
     seen: list[Any] = []
     for step in script:
         if transport.disconnected:
@@ -1391,3 +1397,82 @@ def test_a_service_in_one_line() -> None:
     assert world.monitor.describe() == (
         "test: connections 1, ips 1, total 2, refused 1, up 5 B, down 3 B, uptime 12.3s"
     )
+
+
+# -- another policy while connections live
+
+
+@pytest.mark.parametrize("before", [0, 3600])  # switched on, and shortened
+def test_max_idle_strikes_live_connections(before: float) -> None:
+    world = World(timeouts=Timeouts(max_idle=before, write_timeout=0))
+    world.clock.advance(5)
+    world.monitor.timeouts = Timeouts(max_idle=10, write_timeout=0)
+    world.clock.advance(4.9)
+    assert world.record.reason is None
+    world.clock.advance(0.1)
+    assert world.record.reason == "idle_timeout"
+
+
+def test_a_limit_that_was_switched_off_strikes_no_more() -> None:
+    world = World(timeouts=Timeouts(max_idle=10, write_timeout=0))
+    world.monitor.timeouts = NO_LIMITS
+    world.clock.advance(3600)
+    assert world.record.reason is None
+
+
+def test_another_policy_leaves_the_grace_period_as_it_is() -> None:
+    world = World(timeouts=NO_LIMITS)
+    world.transport.fill()
+    world.wrapper.write(b"x")
+    world.monitor.close(world.record.id)
+    world.monitor.timeouts = Timeouts(max_idle=3600)
+    world.clock.advance(GRACE_SECONDS)
+    assert world.transport.aborted
+
+
+def test_keepalive_is_the_policys_unless_it_is_given() -> None:
+    def has_keepalive(policy: Policy, **kwargs: Any) -> bool:
+        monitor = make_monitor(policy=policy)
+        return MonitoringFactory(monitor, Factory.forProtocol(Protocol), **kwargs).has_keepalive()
+
+    assert has_keepalive(Policy())
+    assert not has_keepalive(Policy(keepalive=False))
+    assert has_keepalive(Policy(keepalive=False), keepalive=True)
+    assert not has_keepalive(Policy(), keepalive=False)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "factory", "message"),
+    [
+        (None, None, r"^MonitoringFactory\(monitor=None\): must be a Monitor, as monconn\.new"),
+        (
+            make_monitor(),
+            None,
+            r"^MonitoringFactory\(wrapped=None\): must be a factory, with build",
+        ),
+        (make_monitor(), Protocol(), r"must be a factory, with buildProtocol\(\)$"),
+    ],
+)
+def test_what_is_no_monitor_or_no_factory(monitor: Any, factory: Any, message: str) -> None:
+    with pytest.raises(SettingTypeError, match=message):
+        MonitoringFactory(monitor, factory)
+
+
+# -- a watcher of one connection
+
+
+def test_one_connection_can_be_watched_alone() -> None:
+    world = World(timeouts=NO_LIMITS)
+    other, transport = connect(world.factory)
+    seen: list[tuple[str, bytes]] = []
+    cancel = world.monitor.watch(world.record.id, lambda *chunk: seen.append(chunk))
+    transport.peer_sends(b"not mine")
+    world.transport.peer_sends(b"up")
+    world.wrapper.write(b"down")
+    world.wrapper.writeSequence(iter([b"more", b"and more"]))
+    assert seen == [("up", b"up"), ("down", b"down"), ("down", b"more"), ("down", b"and more")]
+    cancel()
+    cancel()  # harmless
+    world.wrapper.write(b"unseen")
+    assert len(seen) == 4
+    assert verifyObject(IWatchable, other)

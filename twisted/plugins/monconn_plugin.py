@@ -1,8 +1,10 @@
 """Tells Twisted of monconn; what it names is imported only when it is used."""
 
+from typing import Any
+
 from twisted.application.reactors import Reactor
 from twisted.application.service import ServiceMaker
-from twisted.internet.interfaces import IStreamServerEndpointStringParser
+from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
@@ -13,7 +15,7 @@ class MonconnEndpointParser:
 
     prefix = "monconn"
 
-    def parseStreamServer(self, reactor, *args, **kwargs):
+    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamServerEndpoint:
         """See ``IStreamServerEndpointStringParser``."""
         from monconn.run.endpoints import parse_stream_server
 

@@ -17,19 +17,21 @@ from monconn.faces.cli.logs import TextLog
 from monconn.faces.cli.run import install_reactor, run
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import open_listener
+from monconn.ops.rows import ConnectionRow
+from monconn.policy.policy import Policy
 from monconn.run.application import Application
 
-_TABLE_WIDTH = 100
+_COLUMNS = ("id", "client", "state", "up", "down", "age_seconds", "idle_seconds")
 _TABLE_SECONDS = 5.0
 _FIRST_TABLE_SECONDS = 1.0
 _WELCOME = """
 monconn demo: a small backend on {backend}, monconn in front of it on {listen},
-and simulated devices that talk through it, each from an address of its own:
+and simulated devices that connect through it, each from an address of its own:
 
 {devices}
 
-The table below shows the live connections every {seconds:.0f} s; each connection that ends gets
-a line that says why. Try, in a second terminal:
+Live connections are listed every {seconds:.0f} s, and each connection that ends gets a line that
+says why. Try, in a second terminal:
 
   {hello:<50} a connection of your own
   monconn -p :2222=127.0.0.1:22                      watch your SSH server on port 2222
@@ -43,29 +45,31 @@ Ctrl-C ends it.
 
 @attrs.frozen
 class _Device:
-    """What a simulated device does."""
+    """What a simulated device does.
+
+    :param address: the address that it connects from, which tells devices apart in the table.
+    :param send_seconds: between two readings that it sends; 0: it sends nothing.
+    :param size: of a reading, in bytes, on average.
+    :param connect_seconds: between two connections; 0: it connects once.
+    :param stay_seconds: the length of a connection; 0: it never ends.
+    :param resets: whether it ends a connection by a reset.
+    """
 
     address: str
-    """Where it connects from: the table then tells who is who."""
     description: str
-    every_seconds: float
-    """Between two readings that it sends; 0 = says nothing."""
+    send_seconds: float
     size: int
-    """Bytes of a reading, more or less."""
-    comes_every_seconds: float = 0.0
-    """Between two connections; 0 = connects once."""
-    stays_seconds: float = 0.0
-    """Until it leaves; 0 = stays."""
+    connect_seconds: float = 0.0
+    stay_seconds: float = 0.0
     resets: bool = False
-    """Whether it leaves by a reset."""
 
 
 _DEVICES = (
     _Device("127.0.0.11", "steady: a reading every second", 1.0, 60),
     _Device("127.0.0.12", "chatty: bigger readings, faster", 0.3, 1500),
-    _Device("127.0.0.13", "silent: connects and says nothing", 0.0, 0),
-    _Device("127.0.0.14", "visitor: comes, talks and leaves, every 4 s", 0.5, 200, 4.0, 2.5),
-    _Device("127.0.0.15", "crasher: is cut off by a reset, every 7 s", 1.0, 100, 7.0, 5.0, True),
+    _Device("127.0.0.13", "silent: connects and sends nothing", 0.0, 0),
+    _Device("127.0.0.14", "visitor: connects, sends and leaves, every 4 s", 0.5, 200, 4.0, 2.5),
+    _Device("127.0.0.15", "crasher: ends by a reset, every 7 s", 1.0, 100, 7.0, 5.0, True),
 )
 
 
@@ -80,11 +84,11 @@ def run_demo(*, debug: bool = False) -> int:
         name="demo",
         listen=TcpAddress("127.0.0.1", 0),
         backend=TcpAddress("127.0.0.1", backend.getsockname()[1]),
-        wait_timeout=0.5,  # most devices would never leave by themselves
+        policy=Policy(wait_timeout=0.5),  # at a stop: most devices never end their connection
     )
 
     def prepare(app: Application, reactor: Any, log: TextLog) -> None:
-        reactor.adoptStreamPort(backend.fileno(), backend.family, _Backend())
+        reactor.adoptStreamPort(backend.fileno(), backend.family, _BackendFactory())
         backend.close()
         monitor = app.registry.get("demo")
         host, _, port = monitor.listen.rpartition(":")
@@ -107,26 +111,28 @@ def _welcome(monitor: Monitor, hello: str) -> str:
 
 
 def _start_table(reactor: Any, monitor: Monitor, log: TextLog) -> None:
-    def show() -> None:
+    columns = ConnectionRow.columns(*_COLUMNS)
+
+    def write_table() -> None:
         now = monitor.clock.seconds()
         rows = [record.snapshot(now) for record in monitor.connections()]
-        log.write(render.table(render.OF_THE_DEMO, rows, log.is_terminal, _TABLE_WIDTH))
+        log.write(f"\n{render.table(columns, rows, coloured=log.is_terminal)}\n")
 
-    _repeat(reactor, _TABLE_SECONDS, show)
+    _repeat(reactor, _TABLE_SECONDS, write_table)
 
 
 def _start_devices(reactor: Any, host: str, port: int) -> None:
     for device in _DEVICES:
         endpoint = TCP4ClientEndpoint(reactor, host, port, bindAddress=(device.address, 0))
-        if device.comes_every_seconds:
-            _repeat(reactor, device.comes_every_seconds, _connect, reactor, endpoint, device)
+        if device.connect_seconds:
+            _repeat(reactor, device.connect_seconds, _connect, reactor, endpoint, device)
         else:
             _connect(reactor, endpoint, device)
 
 
 def _connect(reactor: Any, endpoint: TCP4ClientEndpoint, device: _Device) -> None:
-    connecting = endpoint.connect(_Devices(reactor, device))
-    connecting.addErrback(lambda failure: None)  # we are stopping
+    connecting = endpoint.connect(_DeviceFactory(reactor, device))
+    connecting.addErrback(lambda failure: None)  # at a stop nothing listens
 
 
 def _repeat(reactor: Any, seconds: float, call: Any, *args: Any) -> LoopingCall:
@@ -136,8 +142,8 @@ def _repeat(reactor: Any, seconds: float, call: Any, *args: Any) -> LoopingCall:
     return calls
 
 
-class _Answering(Protocol):
-    """The backend: answers each reading with a short word."""
+class _BackendProtocol(Protocol):
+    """The backend: answers each reading with its length."""
 
     transport: Any
 
@@ -145,12 +151,12 @@ class _Answering(Protocol):
         self.transport.write(b"ok %d\n" % len(data))
 
 
-class _Backend(Factory):
-    protocol = _Answering
+class _BackendFactory(Factory):
+    protocol = _BackendProtocol
     noisy = False
 
 
-class _Sending(Protocol):
+class _DeviceProtocol(Protocol):
     """A device's connection."""
 
     transport: Any
@@ -161,10 +167,10 @@ class _Sending(Protocol):
         self._readings: LoopingCall | None = None
 
     def connectionMade(self) -> None:
-        if self._device.every_seconds:
-            self._readings = _repeat(self._reactor, self._device.every_seconds, self._send)
-        if self._device.stays_seconds:
-            self._reactor.callLater(self._device.stays_seconds, self._leave)
+        if self._device.send_seconds:
+            self._readings = _repeat(self._reactor, self._device.send_seconds, self._send)
+        if self._device.stay_seconds:
+            self._reactor.callLater(self._device.stay_seconds, self._leave)
 
     def _send(self) -> None:
         size = max(1, int(random.gauss(self._device.size, self._device.size / 4)))
@@ -181,12 +187,12 @@ class _Sending(Protocol):
             self._readings.stop()
 
 
-class _Devices(Factory):
+class _DeviceFactory(Factory):
     noisy = False
 
     def __init__(self, reactor: Any, device: _Device) -> None:
         self._reactor = reactor
         self._device = device
 
-    def buildProtocol(self, addr: object) -> _Sending:
-        return _Sending(self._reactor, self._device)
+    def buildProtocol(self, addr: object) -> _DeviceProtocol:
+        return _DeviceProtocol(self._reactor, self._device)

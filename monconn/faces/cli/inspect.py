@@ -1,30 +1,48 @@
-"""The verbs that look into a running monconn, and act on its connections."""
+"""The verbs for a running monconn: what it does now, and actions on its connections."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
-from monconn.faces.cli.asking import (
-    as_json,
-    asks,
-    of_service,
+from monconn.faces.cli.history import history, report
+from monconn.faces.cli.verbs import (
+    Listed,
+    asks_server,
+    client_option,
+    dry_run_option,
+    filter_argument,
+    filter_text,
+    json_option,
+    listing,
     print_json,
-    print_table,
+    print_rows,
     print_text,
+    service_option,
 )
-from monconn.faces.cli.past import devices, history, report
 from monconn.faces.control.client import Client
+from monconn.ops.filters import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
+from monconn.ops.rows import (
+    BlockRow,
+    ClientRow,
+    ClosedConnectionRow,
+    ConnectionRow,
+    DeviceRow,
+    ServiceRow,
+    sum_by_ip,
+)
 from monconn.units import parse_duration
 
 _ORDERS = ("id", "up", "down", "age", "idle", "rate", "closed")
 _IDS_AT_ONCE = 1_000
+"""A value on the wire has room for some 6,000, and an action takes 2,000."""
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -37,31 +55,75 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
         raise click.BadParameter(str(error)) from None
 
 
-@click.command("list")
-@of_service
-@click.option("--client", metavar="NET", help="Only clients of this IP or network.")
-@click.option("--state", metavar="STATE", help="Only those that are open, half_closed, …")
-@click.option(
-    "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
+# -- listings
+
+
+@listing(
+    "list",
+    CONNECTION_KEYS,
+    client_option,
+    click.option("--state", metavar="STATE", help="Only those that are open, half_closed, …"),
+    click.option(
+        "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
+    ),
+    click.option("--text", metavar="WORD", help="Only those with this text in any column."),
+    click.option("--sort", type=click.Choice(_ORDERS), help="The most first; id: oldest first."),
+    click.option("--limit", type=click.IntRange(min=1), help="No more than so many."),
+    click.option("--closed", is_flag=True, help="Those that were closed last, instead."),
 )
-@click.option("--text", metavar="WORD", help="Only those with a word in them, in any column.")
-@click.option("--sort", type=click.Choice(_ORDERS), help="The most first; id: oldest first.")
-@click.option("--limit", type=click.IntRange(min=1), help="No more than so many.")
-@click.option("--closed", is_flag=True, help="Those that were closed last, instead.")
-@as_json
-@asks
-def list_connections(server: Client, as_json: bool, closed: bool, **wanted: Any) -> None:
-    """Connections, one a line."""
+def list_connections(server: Client, closed: bool, sort: str | None, **arguments: Any) -> Listed:
+    """Connections, one a line.
+
+    A FILTER is a term such as service:mqtt, client:10.0.0.0/8, idle:5m.. or not:state:open
+    (docs/filters.md), or a word that is searched in every column.
+    """
     if closed:
-        wanted = {**wanted, "closed": True, "sort": wanted["sort"] or "closed"}
-    rows = list(server.rows("ListConnections", **wanted))
-    print_table("CLOSED" if closed else "LIVE", rows, as_json)
+        arguments |= {"closed": True, "sort": sort or "closed"}
+        return ClosedConnectionRow, server.rows("ListConnections", **arguments)
+    return ConnectionRow, server.rows("ListConnections", sort=sort, **arguments)
+
+
+@listing("devices", DEVICE_KEYS)
+def devices(server: Client, **arguments: Any) -> Listed:
+    """Devices: how often each connects and sends, and its alarms."""
+    return DeviceRow, server.rows("ListDevices", **arguments)
+
+
+@listing("ip", IP_KEYS)
+def clients(server: Client, **arguments: Any) -> Listed:
+    """What each client IP has done.
+
+    A FILTER is tried on what the IP has done at each service, before that is added up.
+    """
+    rows = server.rows("ListClients", **arguments)
+    return ClientRow, sum_by_ip(map(ClientRow.of, rows))
+
+
+@listing("blocks", BLOCK_KEYS)
+def blocks(server: Client, **arguments: Any) -> Listed:
+    """The blocked networks."""
+    return BlockRow, server.rows("ListBlocks", **arguments)
+
+
+@click.command()
+@click.argument("service", required=False)
+@json_option
+@asks_server
+def stats(server: Client, service: str | None, as_json: bool) -> None:
+    """The services in figures, or one of them."""
+    rows = list(server.rows("ListServices", service=service))
+    for row in rows:
+        row["ips"] = list(server.rows("ListIps", service=row["sid"]))
+    if as_json and service is not None:
+        print_json(rows[0])
+    else:
+        print_rows(ServiceRow, rows, as_json)
 
 
 @click.command()
 @click.argument("id_", metavar="ID", type=int)
-@as_json
-@asks
+@json_option
+@asks_server
 def show(server: Client, id_: int, as_json: bool) -> None:
     """All that is known of one connection, live or closed lately."""
     connection = json.loads(server.call("ShowConnection", id=id_)["connection"])
@@ -74,142 +136,20 @@ def show(server: Client, id_: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("service", required=False)
-@as_json
-@asks
-def stats(server: Client, service: str | None, as_json: bool) -> None:
-    """The services in figures, or one of them."""
-    rows = list(server.rows("ListServices", service=service))
-    for row in rows:
-        row["ips"] = list(server.rows("ListIps", service=row["sid"]))
-    if as_json and service is not None:
-        print_json(rows[0])
-    else:
-        print_table("SERVICES", rows, as_json)
+@filter_argument(EVENT_KEYS)
+@service_option
+@json_option
+@asks_server
+def events(server: Client, terms: Sequence[str], service: str | None, as_json: bool) -> None:
+    """What happens, as it happens: a line for each event.
 
-
-@click.command("ip")
-@of_service
-@as_json
-@asks
-def clients(server: Client, service: str | None, as_json: bool) -> None:
-    """What each client IP has done."""
-    rows = _by_ip(server.rows("ListClients", service=service))
-    print_table("CLIENTS", rows, as_json)
-
-
-def _by_ip(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each IP, whatever the services; the one seen last first."""
-    by_ip: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        del row["service"]
-        other = by_ip.get(row["ip"])
-        by_ip[row["ip"]] = row if other is None else _sum(row, other)
-    return sorted(by_ip.values(), key=lambda row: str(row["last_seen"]), reverse=True)
-
-
-def _sum(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    later = max(row, other, key=lambda each: str(each["last_seen"]))
-    return {
-        **later,
-        **{key: row[key] + other[key] for key in ("connections", "total", "up", "down")},
-        "first_seen": min(row["first_seen"], other["first_seen"]),
-    }
-
-
-@click.command()
-@click.argument("ids", metavar="ID...", type=int, nargs=-1)
-@click.option("--client", metavar="NET", help="All connections of this IP or network.")
-@of_service
-@click.option("--reset", is_flag=True, help="At once, by a reset; else what is held is delivered.")
-@as_json
-@asks
-def close(
-    server: Client,
-    ids: tuple[int, ...],
-    client: str | None,
-    service: str | None,
-    reset: bool,
-    as_json: bool,
-) -> None:
-    """End connections: by their IDs, or by client or service."""
-    if bool(ids) == bool(client or service):
-        raise click.UsageError("give IDs, or --client or --service")
-    count, unknown = 0, []
-    for start in range(0, max(len(ids), 1), _IDS_AT_ONCE):
-        some = list(ids[start : start + _IDS_AT_ONCE]) or None
-        answer = server.call(
-            "CloseConnections", ids=some, client=client, service=service, reset=reset
-        )
-        count += int(answer["closed"])
-        unknown += json.loads(answer["unknown"])
-    if as_json:
-        print_json({"closed": count, "unknown": unknown})
-    else:
-        click.echo(f"{count} connection{'' if count == 1 else 's'} closed")
-        for each in unknown:
-            click.echo(f"monconn: no live connection has the id {each}", err=True)
-    if unknown:
-        raise click.exceptions.Exit(1)
-
-
-def _change(
-    server: Client, command: str, networks: tuple[str, ...], service: str | None, as_json: bool
-) -> None:
-    """Block or unblock, and say what has changed."""
-    done, not_done = {
-        "Block": ("is blocked", "was blocked already"),
-        "Unblock": ("is let in again", "was not blocked"),
-    }[command]
-    rows = []
-    for network in networks:
-        changed = server.call(command, network=network, service=service)["changed"] == "True"
-        rows.append({"network": network, "changed": changed})
-        if not as_json:
-            click.echo(f"{network} {done if changed else not_done}")
-    if as_json:
-        print_json(rows)
-
-
-@click.command()
-@click.argument("networks", metavar="NET...", nargs=-1, required=True)
-@of_service
-@as_json
-@asks
-def block(server: Client, networks: tuple[str, ...], service: str | None, as_json: bool) -> None:
-    """Refuse clients of an IP or a network, and end those that are connected."""
-    _change(server, "Block", networks, service, as_json)
-
-
-@click.command()
-@click.argument("networks", metavar="NET...", nargs=-1, required=True)
-@of_service
-@as_json
-@asks
-def unblock(server: Client, networks: tuple[str, ...], service: str | None, as_json: bool) -> None:
-    """Let clients of exactly this IP or network in again."""
-    _change(server, "Unblock", networks, service, as_json)
-
-
-@click.command()
-@of_service
-@as_json
-@asks
-def blocks(server: Client, service: str | None, as_json: bool) -> None:
-    """The blocked networks."""
-    print_table("BLOCKS", list(server.rows("ListBlocks", service=service)), as_json)
-
-
-@click.command()
-@of_service
-@as_json
-@asks
-def events(server: Client, service: str | None, as_json: bool) -> None:
-    """Connections opened, refused and closed, as it happens."""
+    Connections opened, refused and closed; alarms; actions. A FILTER such as event:closed
+    (docs/filters.md) chooses among them.
+    """
     from monconn.faces.cli import render
 
     dropped = 0
-    for event in server.events(service=service):
+    for event in server.events(service=service, filter=filter_text(terms)):
         if server.events_dropped > dropped:
             click.echo(f"monconn: {server.events_dropped - dropped} events missed", err=True)
             dropped = server.events_dropped
@@ -220,18 +160,143 @@ def events(server: Client, service: str | None, as_json: bool) -> None:
         sys.stdout.flush()
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("words", metavar="[COMMAND]...", nargs=-1, type=click.UNPROCESSED)
-@asks
-def shell(server: Client, words: tuple[str, ...]) -> None:
-    """Open the manhole: Python inside of a running monconn; or run one COMMAND there."""
-    from monconn.faces.cli.shell import open_shell
-
-    open_shell(server, words)
+# -- actions
 
 
 @click.command()
-@asks
+@filter_argument(CONNECTION_KEYS, "[ID|TERM]...")
+@click.option("--client", metavar="NET", help="All connections of this IP or network.")
+@service_option
+@click.option("--reset", is_flag=True, help="At once, by a reset; else what is held is delivered.")
+@dry_run_option
+@json_option
+@asks_server
+def close(
+    server: Client,
+    terms: Sequence[str],
+    client: str | None,
+    service: str | None,
+    reset: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """End connections: by their IDs, or by TERMs.
+
+    A TERM has a key, as in client:10.0.0.0/8 idle:1h.. (docs/filters.md). Connections must match
+    each of them.
+    """
+    ids = [int(each) for each in terms if re.fullmatch(r"[0-9]{1,18}", each)]
+    if (ids and (client or service)) or not (terms or client or service):
+        raise click.UsageError("give IDs or terms, or --client or --service")
+    wanted = {"client": client, "service": service}
+    choices: list[dict[str, Any]] = [{"filter": filter_text(terms)}]
+    if len(ids) == len(terms) > 0:
+        parts = (ids[at : at + _IDS_AT_ONCE] for at in range(0, len(ids), _IDS_AT_ONCE))
+        choices = [{"ids": part} for part in parts]
+    count, unknown, rows = 0, [], []
+    for choice in choices:
+        answer = server.call(
+            "CloseConnections", **wanted, **choice, reset=reset, dry_run=dry_run or None
+        )
+        count += int(answer["closed"])
+        unknown += json.loads(answer["unknown"])
+        if dry_run:
+            chosen = choice.get("ids") or terms
+            listed_terms = [f"id:{each}" if str(each).isdigit() else str(each) for each in chosen]
+            found = server.rows("ListConnections", **wanted, filter=filter_text(listed_terms))
+            # One that is ending already is only ended again by its id, or by a reset.
+            has_ids = any(each.lower().startswith("id:") for each in listed_terms)
+            rows += [each for each in found if has_ids or reset or each.get("reason") is None]
+    if as_json:
+        made = {"closed": count, "unknown": unknown}
+        print_json(made | {"dry_run": True, "connections": rows} if dry_run else made)
+    else:
+        if rows:
+            print_rows(ConnectionRow, rows, as_json)
+        would_be = " would be" if dry_run else ""
+        click.echo(f"{_connections(count)}{would_be} closed")
+        for each in unknown:
+            click.echo(f"monconn: no live connection has the id {each}", err=True)
+    if unknown and not dry_run:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("networks", metavar="NET...", nargs=-1, required=True)
+@service_option
+@dry_run_option
+@json_option
+@asks_server
+def block(server: Client, **arguments: Any) -> None:
+    """Refuse clients of an IP or a network, and end those that are connected."""
+    _change(server, "Block", **arguments)
+
+
+@click.command()
+@click.argument("networks", metavar="NET...", nargs=-1, required=True)
+@service_option
+@dry_run_option
+@json_option
+@asks_server
+def unblock(server: Client, **arguments: Any) -> None:
+    """Let clients of exactly this IP or network in again."""
+    _change(server, "Unblock", **arguments)
+
+
+_RESULTS = {
+    ("Block", False): ("is blocked", "was blocked already"),
+    ("Block", True): ("would be blocked", "is blocked already"),
+    ("Unblock", False): ("is let in again", "was not blocked"),
+    ("Unblock", True): ("would be let in again", "is not blocked"),
+}
+"""By command and dry run: what to say of a network that is changed, and of one that is not."""
+
+
+def _change(
+    server: Client,
+    command: str,
+    networks: Sequence[str],
+    service: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    changed_text, unchanged_text = _RESULTS[command, dry_run]
+    rows: list[dict[str, Any]] = []
+    for network in networks:
+        answer = server.call(command, network=network, service=service, dry_run=dry_run or None)
+        changed = answer["changed"] == "True"
+        row: dict[str, Any] = {"network": network, "changed": changed}
+        text = f"{network} {changed_text if changed else unchanged_text}"
+        if dry_run:
+            count = int(answer.get("closed", 0))
+            row |= {"dry_run": True, "closed": count}
+            text += f", {_connections(count)} closed" if count else ""
+        rows.append(row)
+        if not as_json:
+            click.echo(text)
+    if as_json:
+        print_json(rows)
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'' if count == 1 else 's'}"
+
+
+# -- other programs
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", metavar="[COMMAND]...", nargs=-1, type=click.UNPROCESSED)
+@asks_server
+def shell(server: Client, command: Sequence[str]) -> None:
+    """Open the manhole: Python inside of a running monconn; or run one COMMAND there."""
+    from monconn.faces.cli.shell import open_shell
+
+    open_shell(server, command)
+
+
+@click.command()
+@asks_server
 def top(server: Client) -> None:
     """Watch connections on the whole screen."""
     try:
@@ -245,7 +310,7 @@ def top(server: Client) -> None:
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print a script that completes monconn's words in a SHELL.
+    """Print a script that completes monconn's verbs and filters in a SHELL.
 
     For bash, for example: eval "$(monconn completion bash)"
     """

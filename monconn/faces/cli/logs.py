@@ -1,4 +1,4 @@
-"""The log of the ``monconn`` command: readable lines that can hold nothing up."""
+"""The log of the ``monconn`` command: lines for people, written so that they block nothing."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _PLAIN = "\x1b[0m"
 
 
 class Output:
-    """Standard output for several threads, each of which it may keep waiting.
+    """Standard output for several threads; writing may block the thread that writes.
 
-    What cannot be written is dropped: the reader has gone, or the disk is full, and there is
-    nobody to tell.
+    What cannot be written (the reader has gone, the disk is full) is dropped: there is no other
+    place where it could be reported.
 
-    :param stream: ``sys.stdout``; None if the program was started without.
+    :param stream: ``sys.stdout``; None if the program was started without one.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
-        # Not written through the stream: a thread that waits with its lock would also keep the
-        # program from ending, for then Python flushes it.
+        # Not written through the stream: Python flushes it at exit, and would wait for ever for
+        # its lock while a thread that cannot write holds it.
         self._fileno = None if stream is None else stream.fileno()
         self._encoding = "utf-8" if stream is None else stream.encoding
         self.is_terminal = stream is not None and stream.isatty()
@@ -62,11 +62,11 @@ class Output:
 
 @implementer(ILogObserver)
 class TextLog:
-    """Writes log events as lines, in a thread: a terminal that stands still stops nothing.
+    """Writes log events as lines, in a thread, so that a stopped terminal blocks nothing else.
 
     :param write: takes text; called in a thread.
-    :param debug: whether to show everything; else our own words, and others' warnings.
-    :param is_terminal: whether people look on as it is written.
+    :param debug: write everything; else the messages of monconn, and warnings of other modules.
+    :param is_terminal: write short times, and colours.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TextLog:
         self._debug = debug
         self.is_terminal = is_terminal
         self._time_format = "%H:%M:%S" if is_terminal else "%Y-%m-%d %H:%M:%S"
-        self._offload: BackgroundQueue[str] = BackgroundQueue(self._show, QUEUED_CHARACTERS)
+        self._queue: BackgroundQueue[str] = BackgroundQueue(self._write_queued, QUEUED_CHARACTERS)
 
     def __call__(self, event: LogEvent) -> None:
         """See ``ILogObserver``."""
@@ -85,14 +85,14 @@ class TextLog:
 
     def write(self, text: str) -> None:
         """Queue text as it is."""
-        self._offload.put(text, len(text))
+        self._queue.put(text, len(text))
 
     def _wants(self, event: LogEvent) -> bool:
         if self._debug:
             return True
         level = event.get("log_level", LogLevel.info)
-        ours = str(event.get("log_namespace", "")).startswith("monconn")
-        return bool(level >= (LogLevel.info if ours else LogLevel.warn))
+        is_own = str(event.get("log_namespace", "")).startswith("monconn")
+        return bool(level >= (LogLevel.info if is_own else LogLevel.warn))
 
     def _line(self, event: LogEvent) -> str:
         at = time.strftime(self._time_format, time.localtime(event.get("log_time", 0)))
@@ -102,19 +102,19 @@ class TextLog:
             text += "\n" + event["log_failure"].getTraceback().rstrip()
         if level != LogLevel.info:
             text = f"{level.name}: {text}"
-        return f"{self._in(_DIM, at)} {self._in(_COLOURS.get(level, ''), text)}\n"
+        return f"{self._coloured(_DIM, at)} {self._coloured(_COLOURS.get(level, ''), text)}\n"
 
-    def _in(self, colour: str, text: str) -> str:
+    def _coloured(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_PLAIN}" if self.is_terminal and colour else text
 
-    def _show(self, text: str, dropped: int) -> None:
+    def _write_queued(self, text: str, dropped: int) -> None:
         if dropped:
-            self._write(f"... {dropped} lines not shown: more than could be written\n")
+            self._write(f"... {dropped} lines dropped: more than could be written\n")
         self._write(text)
 
     def stop(self, wait_seconds: float) -> bool:
-        """Write what is queued; whether all of it was written in time."""
-        return self._offload.stop(wait_seconds)
+        """Write what is queued; return whether all of it was written in time."""
+        return self._queue.stop(wait_seconds)
 
 
 def begin_logging(output: Output, *, debug: bool) -> TextLog:

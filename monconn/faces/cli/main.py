@@ -1,4 +1,4 @@
-"""``monconn -p …``, ``monconn -c FILE`` and the other verbs."""
+"""``monconn -p …``, ``monconn -c FILE`` and the verbs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
         raise click.UsageError(f"nothing to do: give -p or -c, as in\n\n  {_EXAMPLE}\n")
     from monconn.faces.cli.run import install_reactor, run  # Twisted and all: not needed for --help
 
-    install_reactor()  # before an endpoint is looked at, which has Twisted install its own choice
+    install_reactor()  # before endpoints are parsed: Twisted would install its default reactor
     config = _configuration(lambda: from_pairs(pairs) if file is None else load(file))
     context.exit(run(config, debug=debug))
 

@@ -7,15 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from monconn.errors import printable
-from monconn.units import format_bytes, format_duration
+from monconn.units import format_bytes, format_duration, sparkline
 
 _BAR_CHARACTERS = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_LEVELS = "▁▂▃▄▅▆▇█"
 _CHART_CHARACTERS = 56
-_RESOLUTION = (
-    "single connections of this time have been forgotten: these are the sums of whole hours"
-)
+_RESOLUTION = "single connections of this time have been deleted: these are the sums of whole hours"
 
 
 def report(made: Mapping[str, Any]) -> str:
@@ -31,15 +28,15 @@ def _lines(made: Mapping[str, Any]) -> Iterator[str]:
     if made["resolution"] != "exact":
         yield _RESOLUTION
     if made["kept_since"] is not None:
-        yield f"nothing is kept of the time before {_moment(made['kept_since'])}"
+        yield f"nothing is stored of the time before {_moment(made['kept_since'])}"
     yield ""
     yield f"connections  {made['connections']}, refused {made['refused']}"
     yield f"bytes        up {format_bytes(made['up'])}, down {format_bytes(made['down'])}"
-    for name, words in (("duration_seconds", "lasted"), ("connect_seconds", "connected in")):
+    for name, title in (("duration_seconds", "lasted"), ("connect_seconds", "connected in")):
         if made[name] is not None:
-            yield f"{words:12} {_spread(made[name])}"
+            yield f"{title:12} {_spread(made[name])}"
     if made["lost"]:
-        yield f"not kept     {made['lost']}: more than could be written"
+        yield f"not stored   {made['lost']}: more than could be written"
     yield from _counts("why they ended", made["reasons"])
     yield from _counts("why clients were refused", made["refusals"])
     yield from _counts("alarms", made["alarms"])
@@ -62,7 +59,7 @@ def _short(seconds: float) -> str:
 
 def _counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:
     if counts:
-        rows = [(word, count, str(count)) for word, count in counts.items()]
+        rows = [(name, count, str(count)) for name, count in counts.items()]
         yield from _bars(title, rows)
 
 
@@ -70,8 +67,8 @@ def _clients(title: str, clients: Iterable[Mapping[str, Any]], by_bytes: bool) -
     rows = []
     for each in clients:
         moved = each["up"] + each["down"]
-        words = f"{_connections(each['connections'])}, {format_bytes(moved)}"
-        rows.append((each["client_ip"], moved if by_bytes else each["connections"], words))
+        text = f"{_connections(each['connections'])}, {format_bytes(moved)}"
+        rows.append((each["client_ip"], moved if by_bytes else each["connections"], text))
     if any(amount for _, amount, _ in rows):
         yield from _bars(title, rows)
 
@@ -81,8 +78,8 @@ def _bars(title: str, rows: list[tuple[str, int, str]]) -> Iterator[str]:
     yield title
     widest = max(len(name) for name, _, _ in rows)
     most = max(amount for _, amount, _ in rows) or 1
-    for name, amount, words in rows:
-        yield f"  {name:{widest}}  {_bar(amount / most)}  {words}"
+    for name, amount, text in rows:
+        yield f"  {name:{widest}}  {_bar(amount / most)}  {text}"
 
 
 def _bar(share: float) -> str:
@@ -98,11 +95,10 @@ def _hours(made: Mapping[str, Any]) -> Iterator[str]:
     every = "hour" if made["hours_each"] == 1 else f"{made['hours_each']} hours"
     yield ""
     yield f"connections each {every}"
-    most = max(point["connections"] for point in points) or 1
+    chart = sparkline([point["connections"] for point in points])
     for start in range(0, len(points), _CHART_CHARACTERS):
-        line = points[start : start + _CHART_CHARACTERS]
-        levels = "".join(_level(point["connections"] / most) for point in line)
-        yield f"  {_moment(line[0]['at'])}  {levels}"
+        line = chart[start : start + _CHART_CHARACTERS]
+        yield f"  {_moment(points[start]['at'])}  {line}"
     yield "busiest"
     for each in made["busiest"]:
         moved = format_bytes(each["up"] + each["down"])
@@ -111,7 +107,3 @@ def _hours(made: Mapping[str, Any]) -> Iterator[str]:
 
 def _connections(count: int) -> str:
     return f"{count} connection{'' if count == 1 else 's'}"
-
-
-def _level(share: float) -> str:
-    return _LEVELS[min(int(share * len(_LEVELS)), len(_LEVELS) - 1)] if share else " "

@@ -15,8 +15,8 @@ from monconn.run.application import Application
 from monconn.run.signals import StopSignals
 
 _FLUSH_SECONDS = 1.0
-_OBJECTS_BEFORE_COLLECTING = 10_000
-_SWITCH_SECONDS = 0.0005
+_GC_THRESHOLD = 10_000
+_SWITCH_INTERVAL_SECONDS = 0.0005
 
 
 def run(
@@ -37,39 +37,41 @@ def run(
     log = begin_logging(output, debug=debug)
     failures: list[ListenError] = []
 
-    def failed(error: ListenError) -> None:
+    def stop_after(error: ListenError) -> None:
         failures.append(error)
         signals.stop()
 
     try:
-        app = Application(config, reactor, show=output.write, failed=failed)
+        app = Application(config, reactor, show=output.write, failed=stop_after)
         signals = StopSignals(reactor, app.stop_now)
         signals.install()
         app.privilegedStartService()
         app.startService()
     except MonconnError as error:
-        return _cannot_go_on(error)
+        return _exit_with(error)
     if prepare is not None:
         prepare(app, reactor, log)
-    # What stands now is there to stay, and connections leave no cycles: look for garbage less.
+    # What exists now stays until the end, and connections leave no reference cycles: collect
+    # garbage less often, and do not scan the modules and the configuration again each time.
     gc.freeze()
-    gc.set_threshold(_OBJECTS_BEFORE_COLLECTING)
-    # A thread that makes rows or text may keep the reactor waiting so long, and no longer.
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.set_threshold(_GC_THRESHOLD)
+    # How long a thread that formats log lines or rows for the history may keep the reactor's
+    # thread waiting for the interpreter lock; Python's default is 5 ms.
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     reactor.addSystemEventTrigger("before", "shutdown", app.stopService)
     reactor.run()
     log.stop(_FLUSH_SECONDS)
-    return _cannot_go_on(failures[0]) if failures else 0
+    return _exit_with(failures[0]) if failures else 0
 
 
 def install_reactor() -> None:
-    """Choose the reactor that serves plain Ends best, unless another one is there already."""
+    """Install monconn's epoll reactor, where there is epoll and no reactor is installed yet."""
     if HAS_EPOLL and "twisted.internet.reactor" not in sys.modules:
         from monconn.relay.sockets.reactor import install
 
         install()
 
 
-def _cannot_go_on(error: MonconnError) -> int:
+def _exit_with(error: MonconnError) -> int:
     print(f"monconn: {error}", file=sys.stderr)
     return 1

@@ -1,4 +1,4 @@
-"""``monconn shell``: the system's own ssh, led to the manhole."""
+"""``monconn shell``: the manhole, by the ssh command of this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from monconn.errors import ControlError, quoted
@@ -15,13 +16,13 @@ from monconn.faces.control.client import Client
 _PROGRAM = "ssh"
 _HOST = "monconn"
 _ON_LOOPBACK = re.compile(r"(127\.[0-9.]+|\[::1\]|localhost):([0-9]{1,5})")
-_THROUGH_A_SOCKET = "from monconn.faces.cli.shell import pass_on; pass_on()"
+_PROXY_CODE = "from monconn.faces.cli.shell import copy_streams; copy_streams()"
 
 
-def open_shell(server: Client, words: tuple[str, ...]) -> NoReturn:
-    """Become ssh: a prompt, or one command.
+def open_shell(server: Client, command: Sequence[str]) -> NoReturn:
+    """Replace this process by ssh.
 
-    :param words: what to run there; a prompt if there are none.
+    :param command: what to run in the manhole; a prompt if it is empty.
     :raises ControlError: there is no manhole, or no ssh.
     """
     where = server.hello.get("manhole")
@@ -31,31 +32,35 @@ def open_shell(server: Client, words: tuple[str, ...]) -> NoReturn:
             " manhole: {listen: 127.0.0.1:2222, authorized_keys: FILE}"
         )
     if shutil.which(_PROGRAM) is None:
-        raise ControlError(f"there is no {_PROGRAM} here, which the manhole is talked to with")
+        raise ControlError(f"the manhole is reached by {_PROGRAM}, which is not installed here")
     sys.stdout.flush()
-    os.execvp(_PROGRAM, ssh_command(where, words))
+    os.execvp(_PROGRAM, ssh_command(where, command))
 
 
-def ssh_command(where: str, words: tuple[str, ...]) -> list[str]:
-    """How to reach a manhole.
+def ssh_command(where: str, command: Sequence[str]) -> list[str]:
+    """The ssh command, with arguments, that reaches a manhole.
 
     :param where: ``unix:PATH`` or ``HOST:PORT``.
-    :raises ControlError: it is neither, or not on this machine.
+    :raises ControlError: ``where`` is neither, or not on this machine.
     """
-    # Whoever has told us where it is could have told us its key: the first one is taken.
+    # The control port is trusted with the address, so it might as well have named the key: the
+    # first key is accepted. The alias keeps it apart from the keys of this host's own sshd.
     trust = ["-o", "StrictHostKeyChecking=accept-new", "-o", f"HostKeyAlias={_HOST}-{where}"]
-    command = [_PROGRAM, *trust]
+    ssh = [_PROGRAM, *trust]
     if where.startswith("unix:"):
-        proxy = [sys.executable, "-c", _THROUGH_A_SOCKET, where.removeprefix("unix:")]
-        return [*command, "-o", f"ProxyCommand={shlex.join(proxy)}", "--", _HOST, *words]
+        proxy = [sys.executable, "-c", _PROXY_CODE, where.removeprefix("unix:")]
+        return [*ssh, "-o", f"ProxyCommand={shlex.join(proxy)}", "--", _HOST, *command]
     found = _ON_LOOPBACK.fullmatch(where)
-    if found is None:  # ssh would take some texts for options of its own
-        raise ControlError(f"{quoted(where)} is no place for a manhole")
-    return [*command, "-p", found[2], "--", found[1].strip("[]"), *words]
+    if found is None:  # ssh would take a text that begins with - for an option
+        raise ControlError(f"{quoted(where)} is no address of a manhole")
+    return [*ssh, "-p", found[2], "--", found[1].strip("[]"), *command]
 
 
-def pass_on() -> None:
-    """Pass bytes between the standard streams and the UNIX socket that the arguments name."""
+def copy_streams() -> None:
+    """Copy bytes both ways between standard input and output and a UNIX socket.
+
+    ssh runs this as its ProxyCommand; the first argument of the program is the socket's path.
+    """
     import selectors
     import socket
 

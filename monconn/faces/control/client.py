@@ -1,6 +1,6 @@
-"""The other side of the control port, for programs that may wait for an answer.
+"""A blocking client of the control port.
 
-Needs nothing of Twisted's: it is also how a client in another language may look.
+It needs nothing of Twisted's, and is a model for clients in other languages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from monconn.errors import ControlError, printable, quoted
+from monconn.errors import ControlError, QuestionError, os_error_text, printable, quoted
 from monconn.faces.control.place import check_folder, control_folder, live_sockets
 
 VERSION = 1
@@ -25,35 +25,35 @@ _TLS_ADDRESS = re.compile(r"(\[[^]]+\]|[^:]+):(\d{1,5}):([^:]+):([^:]+):([^:]+)"
 
 
 class NoServer(ControlError):
-    """Nobody answers at the control port."""
+    """No server answers at the control port."""
 
 
 class SeveralServers(ControlError):
-    """More than one monconn runs, and none was chosen."""
+    """More than one monconn runs, and it was not said which is meant."""
 
 
 class BadAddress(ControlError):
-    """What was given as a server's address is none."""
+    """The address of a server cannot be understood."""
 
 
 class CommandFailed(ControlError):
-    """The server could not do what was asked; the text says why.
+    """The server did not do what was asked; the text says why.
 
-    :param code: one of the contract's: ``UNKNOWN_CONNECTION``, ``BAD_REQUEST``, …
+    :param code: one of those in ``docs/control.md``: ``UNKNOWN_CONNECTION``, ``BAD_FILTER``, …
     """
 
-    def __init__(self, code: str, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
         self.code = code
 
 
 def find_server(where: str | None) -> str:
     """The address of the server to talk to.
 
-    :param where: as :func:`connect` takes it; looked for where control sockets are, if None.
+    :param where: as :class:`Client` takes it; if None, the one control socket of this user.
     :raises NoServer: there is none.
     :raises SeveralServers: there is more than one.
-    :raises ControlError: others can put sockets where they are looked for.
+    :raises ControlError: other users can put sockets into the folder of control sockets.
     """
     if where:
         return where
@@ -83,11 +83,11 @@ class Client:
         try:
             self._sock = _connected(where)
         except OSError as error:
-            raise NoServer(f"nobody answers at {where}: {_words(error)}") from None
+            raise NoServer(f"nobody answers at {where}: {os_error_text(error)}") from None
         self._input: BinaryIO = self._sock.makefile("rb")
         self._asked = 0
         self.events_dropped = 0
-        """Events that the server did not push, as we were too slow, so far."""
+        """Events that the server has dropped so far, as this client reads too slowly."""
         self.hello = self.call("Hello", version=VERSION)
 
     def __enter__(self) -> Client:
@@ -97,16 +97,24 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._input.close()
         self._sock.close()
 
     def call(self, command: str, **arguments: Any) -> dict[str, str]:
-        """Ask, and wait for the answer; its values are text, and often JSON.
+        """Send a command, and wait for the answer, whose values are text, often JSON.
 
-        :raises CommandFailed: the server says why not.
-        :raises NoServer: it has hung up.
+        :param arguments: those that are None are left out; lists are sent as JSON.
+        :raises CommandFailed: the server answers with an error.
+        :raises NoServer: the connection is lost, or there is no answer in time.
+        :raises ControlError: the server is too old to understand ``filter`` and ``dry_run``.
+        :raises QuestionError: an argument is not UTF-8.
         """
+        # It would ignore them, and so list everything, or act where it should only answer.
+        needed = [each for each in ("filter", "dry_run") if arguments.get(each)]
+        if needed and "filters" not in self.hello:
+            server = printable(self.hello.get("server"))
+            raise ControlError(f"{server} runs, which is too old for {needed[0]}: restart it")
         self._asked += 1
         box = {"_command": command, "_ask": str(self._asked)}
         box |= {key: _text(value) for key, value in arguments.items() if value is not None}
@@ -114,16 +122,16 @@ class Client:
             self._sock.sendall(_encoded(box))
             answer = self._box()
         except (OSError, UnicodeDecodeError) as error:
-            raise NoServer(f"{self.where} does not answer: {_words(error)}") from None
+            raise NoServer(f"{self.where} does not answer: {os_error_text(error)}") from None
         if "_error" in answer:
-            code, words = answer.get("_error_code", ""), answer.get("_error_description", "")
-            raise CommandFailed(code, printable(words))
+            code, message = answer.get("_error_code", ""), answer.get("_error_description", "")
+            raise CommandFailed(code, printable(message))
         if "_answer" not in answer:
             raise NoServer(f"{self.where} is no control port")
         return answer
 
     def rows(self, command: str, **arguments: Any) -> Iterator[Any]:
-        """Ask for a list; each of its rows, page by page."""
+        """The rows of a list, whose pages are asked for one after the other."""
         answer = self.call(command, **arguments)
         yield from json.loads(answer["rows"])
         while "next" in answer:
@@ -133,7 +141,8 @@ class Client:
     def events(self, **arguments: Any) -> Iterator[dict[str, Any]]:
         """Subscribe, and wait for each event as it happens.
 
-        :raises NoServer: the server has hung up.
+        :param arguments: ``service`` and ``filter``.
+        :raises NoServer: the server has closed the connection.
         """
         self.call("Subscribe", **arguments)
         self._sock.settimeout(None)
@@ -141,7 +150,7 @@ class Client:
             try:
                 box = self._box()
             except OSError as error:
-                raise NoServer(f"{self.where} has hung up: {_words(error)}") from None
+                raise NoServer(f"{self.where} has hung up: {os_error_text(error)}") from None
             self.events_dropped = int(box["dropped"])
             yield json.loads(box["event"])
 
@@ -183,7 +192,10 @@ def _connected(where: str) -> socket.socket:
 
 
 def _encoded(box: dict[str, str]) -> bytes:
-    strings = [text.encode() for pair in box.items() for text in pair]
+    try:
+        strings = [text.encode() for pair in box.items() for text in pair]
+    except UnicodeEncodeError as error:  # of argv: bytes that are no UTF-8
+        raise QuestionError(f"{quoted(error.object)} is not UTF-8") from None
     if any(len(each) > _MOST_BYTES for each in strings):
         raise ControlError("too long: a value on the wire holds 65,535 bytes at most")
     return b"".join(_LENGTH.pack(len(each)) + each for each in strings) + _LENGTH.pack(0)
@@ -193,7 +205,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return json.dumps(value)
     return str(value)
-
-
-def _words(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

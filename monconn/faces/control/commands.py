@@ -18,10 +18,12 @@ from monconn.errors import (
     AddressError,
     FileError,
     MonconnError,
+    NotConfigured,
     QuestionError,
     UnknownConnection,
     UnknownService,
 )
+from monconn.ops.filters import FilterError
 
 VERSION = 1
 
@@ -32,10 +34,6 @@ class Denied(MonconnError):
 
 class BadRequest(MonconnError):
     """An argument that cannot be understood."""
-
-
-class NotKept(MonconnError):
-    """What was asked for is not configured."""
 
 
 class UnknownPage(MonconnError):
@@ -50,10 +48,14 @@ _ERRORS: dict[type[Exception], bytes] = {
     UnknownConnection: b"UNKNOWN_CONNECTION",
     UnknownService: b"UNKNOWN_SERVICE",
     UnknownPage: b"UNKNOWN_PAGE",
-    NotKept: b"NOT_KEPT",
+    NotConfigured: b"NOT_KEPT",
+    FilterError: b"BAD_FILTER",
     FileError: b"CANNOT_READ",
 }
 _SERVICE = (b"service", amp.Unicode(optional=True))  # all of them, if left out
+# Terms of the filter language in one line, split as a shell does. docs/filters.md is its reference.
+_FILTER = (b"filter", amp.Unicode(optional=True))
+_DRY_RUN = (b"dry_run", amp.Boolean(optional=True))  # only answer what would be done
 _NOTHING: list[tuple[bytes, amp.Argument]] = []
 _ROWS = [
     (b"rows", amp.String()),  # a JSON array of objects
@@ -66,12 +68,12 @@ class _Command(amp.Command):
 
     @classmethod
     def parseArguments(cls, box: Any, protocol: Any) -> dict[str, Any]:
-        """See ``amp.Command``: what cannot be parsed is told, where AMP would hang up."""
+        """See ``amp.Command``; answers with an error where AMP would close the connection."""
         try:
             parsed: dict[str, Any] = super().parseArguments(box, protocol)
         except Exception:
-            words = f"{cls.__name__}: an argument is missing or cannot be understood"
-            raise amp.RemoteAmpError(b"BAD_REQUEST", words) from None
+            problem = f"{cls.__name__}: an argument is missing or cannot be understood"
+            raise amp.RemoteAmpError(b"BAD_REQUEST", problem) from None
         return parsed
 
 
@@ -84,6 +86,8 @@ class Hello(_Command):
         (b"server", amp.Unicode()),
         (b"pid", amp.Integer()),
         (b"manhole", amp.Unicode(optional=True)),  # where it is, if there is one
+        # A server without it ignores both arguments: it would list everything, and act for real.
+        (b"filters", amp.Boolean(optional=True)),  # whether filter and dry_run are understood
     ]
 
 
@@ -107,6 +111,7 @@ class ListConnections(_Command):
         (b"offset", amp.Integer(optional=True)),
         (b"limit", amp.Integer(optional=True)),
         (b"closed", amp.Boolean(optional=True)),
+        _FILTER,
     ]
     response = [*_ROWS, (b"total", amp.Integer())]  # how many there are without a limit
 
@@ -114,21 +119,21 @@ class ListConnections(_Command):
 class ListIps(_Command):
     """The IPs that have live connections; an array of strings."""
 
-    arguments = [(b"service", amp.Unicode())]
+    arguments = [(b"service", amp.Unicode()), _FILTER]
     response = _ROWS
 
 
 class ListClients(_Command):
     """What each client IP has done, for the IPs seen last."""
 
-    arguments = [_SERVICE]
+    arguments = [_SERVICE, _FILTER]
     response = _ROWS
 
 
 class ListDevices(_Command):
-    """Each device that was seen: how often it comes, how often it speaks, and its alarms."""
+    """Each device that was seen: how often it connects, how often it sends, and its alarms."""
 
-    arguments = [_SERVICE]
+    arguments = [_SERVICE, _FILTER]
     response = _ROWS
 
 
@@ -143,6 +148,7 @@ class ListHistory(_Command):
         (b"reason", amp.Unicode(optional=True)),  # of an event: the refusal, or the alarm
         (b"limit", amp.Integer(optional=True)),
         (b"events", amp.Boolean(optional=True)),  # these instead of connections
+        _FILTER,
     ]
     response = _ROWS
 
@@ -162,7 +168,7 @@ class Report(_Command):
 class ListBlocks(_Command):
     """The blocked networks of each service."""
 
-    arguments = [_SERVICE]
+    arguments = [_SERVICE, _FILTER]
     response = _ROWS
 
 
@@ -181,13 +187,15 @@ class ShowConnection(_Command):
 
 
 class CloseConnections(_Command):
-    """End connections: those with these ids, or all of a client's, or of a service."""
+    """End connections: those for which all that is given is true; something must be given."""
 
     arguments = [
         (b"ids", amp.String(optional=True)),  # a JSON array of integers
         (b"client", amp.Unicode(optional=True)),
         _SERVICE,
-        (b"reset", amp.Boolean(optional=True)),  # else gently
+        (b"reset", amp.Boolean(optional=True)),  # else what is held is delivered first
+        _FILTER,
+        _DRY_RUN,
     ]
     response = [
         (b"closed", amp.Integer()),
@@ -198,43 +206,48 @@ class CloseConnections(_Command):
 class Block(_Command):
     """Refuse the clients of an IP or a network, and end those that are connected."""
 
-    arguments = [(b"network", amp.Unicode()), _SERVICE]
-    response = [(b"changed", amp.Boolean())]
+    arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
+    response = [(b"changed", amp.Boolean()), (b"closed", amp.Integer(optional=True))]
 
 
 class Unblock(_Command):
     """Let the clients of exactly this IP or network in again."""
 
-    arguments = [(b"network", amp.Unicode()), _SERVICE]
+    arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
     response = [(b"changed", amp.Boolean())]
 
 
 class ResetStats(_Command):
     """Set the totals to zero."""
 
-    arguments = [_SERVICE]
+    arguments = [_SERVICE, _DRY_RUN]
     response = _NOTHING
 
 
 class SubtractStats(_Command):
-    """Take bytes off a service's totals, once they are stored elsewhere."""
+    """Subtract bytes from a service's totals, once they are stored elsewhere."""
 
-    arguments = [(b"service", amp.Unicode()), (b"up", amp.Integer()), (b"down", amp.Integer())]
+    arguments = [
+        (b"service", amp.Unicode()),
+        (b"up", amp.Integer()),
+        (b"down", amp.Integer()),
+        _DRY_RUN,
+    ]
     response = _NOTHING
 
 
 class Subscribe(_Command):
-    """From now on, push each :class:`Event`."""
+    """From now on, push each :class:`Event`; a second one replaces the first."""
 
-    arguments = [_SERVICE]
+    arguments = [_SERVICE, _FILTER]
     response = _NOTHING
 
 
 class Event(amp.Command):
-    """Server to client: a connection was opened, refused or closed, or there is an alarm."""
+    """Server to client: a connection opened, was refused or closed; an alarm; or an action."""
 
     arguments = [
-        (b"event", amp.String()),  # a JSON object: event, time, and the connection's own keys
+        (b"event", amp.String()),  # a JSON object: event, at, sequence, and the row's own keys
         (b"dropped", amp.Integer()),  # events that this client was too slow for, so far
     ]
     response = _NOTHING

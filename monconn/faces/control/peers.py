@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
+import pwd
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.interfaces import ISSLTransport
+
+from monconn.model.actions import Actor
+from monconn.net.sockets import peer_credentials
 
 
 def may_enter(transport: Any) -> bool:
     """Whether a peer may use the control port: this process' user, root, or who has proved itself.
 
-    Who cannot be told is nobody.
+    A peer whose user is not known is refused.
     """
     if ISSLTransport.providedBy(transport):
-        return True  # nothing is heard from it before it has shown a certificate that we trust
-    handle = transport.getHandle()
-    return handle.family == socket.AF_UNIX and _uid(handle) in (0, os.getuid())
+        # OpenSSL verifies the client's certificate within the handshake: nothing that the peer
+        # sends is delivered before.
+        return True
+    peer = peer_credentials(transport.getHandle())
+    return peer is not None and peer.uid in (0, os.getuid())
 
 
-def _uid(sock: socket.socket) -> int | None:
-    if not hasattr(socket, "SO_PEERCRED"):
+def actor(transport: Any) -> Actor | None:
+    """On whose behalf a peer acts, for the log and the history; None if that is not known."""
+    if ISSLTransport.providedBy(transport):
+        certificate: Any = transport.getPeerCertificate()
+        # By way of cryptography, as pyOpenSSL's own names are deprecated.
+        return Actor.certificate(certificate.to_cryptography().subject.rfc4514_string())
+    peer = peer_credentials(transport.getHandle())
+    if peer is None:
         return None
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
+    return Actor.process(peer.uid, peer.pid, user_name(peer.uid))
+
+
+@lru_cache(maxsize=8)
+def user_name(uid: int) -> str:
+    """The name of a user; empty if it has none.
+
+    May ask a directory service over the network. So the names of those that are let in are looked
+    up once, when the port opens.
+    """
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""

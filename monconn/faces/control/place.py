@@ -1,20 +1,20 @@
-"""Where control sockets are, so that those who look for one find it."""
+"""Where control sockets are: server and clients look in the same folder."""
 
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import tempfile
 from pathlib import Path
 
-from monconn.errors import ControlError
+from monconn import unixsocket
+from monconn.errors import ControlError, os_error_text
 
 FIRST_NAME = "control.sock"
 
 
 def control_folder() -> Path:
-    """The folder of this user's control sockets, which need not exist."""
+    """The folder of this user's control sockets, whether or not it exists."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "monconn"
@@ -24,24 +24,24 @@ def control_folder() -> Path:
 def make_folder(folder: Path) -> None:
     """Make a folder that only this user can enter.
 
-    :raises ControlError: it is there and someone else's, or open to others, or cannot be made.
+    :raises ControlError: it belongs to another user, is open to others, or cannot be made.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ControlError(f"{folder}: {(error.strerror or str(error)).lower()}") from None
+        raise ControlError(f"{folder}: {os_error_text(error)}") from None
     check_folder(folder)
 
 
 def check_folder(folder: Path) -> None:
-    """Trust a folder only if nobody else can have put anything there.
+    """Make sure that no other user can have put anything into a folder.
 
-    :raises ControlError: it is someone else's, or open to others.
+    :raises ControlError: it belongs to another user, or is open to others.
     """
     try:
         found = os.lstat(folder)
     except OSError as error:
-        raise ControlError(f"{folder}: {(error.strerror or str(error)).lower()}") from None
+        raise ControlError(f"{folder}: {os_error_text(error)}") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ControlError(f"{folder} is not a folder of this user's")
     if found.st_mode & 0o077:
@@ -49,10 +49,12 @@ def check_folder(folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the sockets in a folder at which nobody answers any more."""
+    """Remove the sockets in a folder at which nobody listens any more."""
     for path in folder.glob("control*.sock"):
-        if not answers(path):
-            path.unlink(missing_ok=True)
+        try:
+            unixsocket.remove_stale(path)
+        except FileNotFoundError:
+            pass  # another program did
 
 
 def live_sockets(folder: Path) -> list[Path]:
@@ -61,15 +63,4 @@ def live_sockets(folder: Path) -> list[Path]:
         paths = sorted(folder.glob("control*.sock"), key=lambda path: (len(path.name), path.name))
     except OSError:
         return []
-    return [path for path in paths if answers(path)]
-
-
-def answers(path: Path) -> bool:
-    """Whether someone listens at a UNIX socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return False
-    return True
+    return [path for path in paths if unixsocket.is_listening(path)]

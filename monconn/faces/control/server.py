@@ -1,54 +1,44 @@
-"""The control port's deeds and events; each asks the monitors, which do all there is to do."""
+"""The control port's protocol: AMP commands to operations, and rows and events back to AMP."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import os
+from typing import Any
 
-from twisted.internet.protocol import Factory
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from monconn.addresses import parse_network
-from monconn.devices.devices import DevicesService
-from monconn.faces.control import commands
-from monconn.faces.control.feed import Feed
-from monconn.faces.control.lists import Lists
-from monconn.monitor.registry import Registry
-from monconn.ops.rates import Rates
+from monconn._version import __version__
+from monconn.faces.control import commands, peers
+from monconn.faces.control.pages import Pager
+from monconn.model.actions import Actor
+from monconn.ops.feed import FeedEvent, Subscription
+from monconn.ops.operations import Operations
 
-if TYPE_CHECKING:
-    from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
-
-IDS_AT_ONCE = 2_000
+CLIENTS_AT_ONCE = 64
+STRANGERS_AT_ONCE = 64
+"""Clients that have not said Hello."""
+HELLO_SECONDS = 10.0
+BOX_BYTES = 256 * 1024
+"""The most that a request may be long."""
 
 
 class ControlFactory(Factory):
     """Serves the control port's clients.
 
-    :param registry: the monitors to ask.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
-    :param manhole: says where the manhole is; None if there is none.
-    :param devices: knows the devices; None if nobody does.
-    :param history: keeps what happened; None if nobody does.
+    :param operations: what they can ask for.
     """
 
     noisy = False
 
-    def __init__(
-        self,
-        registry: Registry,
-        clock: Any,
-        manhole: Callable[[], str | None] = lambda: None,
-        devices: DevicesService | None = None,
-        history: HistoryService | None = None,
-    ) -> None:
-        self.registry = registry
-        self.clock = clock
-        self.manhole = manhole
-        self.devices = devices
-        self.history = history
-        self.rates = Rates()
-        self.feed = Feed(registry, clock)
+    def __init__(self, operations: Operations) -> None:
+        self.operations = operations
         self.clients: set[ControlProtocol] = set()
 
     def buildProtocol(self, addr: Any) -> ControlProtocol:
@@ -60,100 +50,275 @@ class ControlFactory(Factory):
         return sum(client.greeted for client in self.clients)
 
     def close(self) -> None:
-        """Let go of all clients."""
+        """Abort the connections of all clients, and deliver no more events to them."""
         for client in tuple(self.clients):
+            client.unsubscribe()
             client.transport.abortConnection()
 
 
-class ControlProtocol(Lists):
-    """One client of the control port, with all that it can ask for."""
+@implementer(IPushProducer)
+class ControlProtocol(amp.AMP):
+    """One client of the control port.
+
+    :param factory: knows the other clients, and what can be asked for.
+    """
+
+    transport: Any
+    _log = Logger()
 
     def __init__(self, factory: ControlFactory) -> None:
-        super().__init__(factory)
-        self._dropped = 0
+        super().__init__()
+        self._factory = factory
+        self._operations = factory.operations
+        self.greeted = False
+        self._box_bytes = 0
+        self._timer: Any = None
+        self._pager = Pager()
+        self._is_slow = False
+        self._subscription: Subscription | None = None
+
+    # -- who it is, and what it may burden us with
+
+    def makeConnection(self, transport: Any) -> None:
+        """See ``IProtocol``; without the line in the log that AMP has for each connection."""
+        amp.BinaryBoxProtocol.makeConnection(self, transport)
+
+    def connectionMade(self) -> None:
+        """See ``IProtocol``: abort the connections of those who may not enter."""
+        super().connectionMade()
+        strangers = len(self._factory.clients) - self._factory.greeted()
+        if strangers >= STRANGERS_AT_ONCE or not peers.may_enter(self.transport):
+            self.transport.abortConnection()
+            return
+        self._factory.clients.add(self)
+        self.transport.registerProducer(self, True)
+        self._timer = self._operations.clock.callLater(HELLO_SECONDS, self._too_late)
+
+    def _too_late(self) -> None:
+        self._timer = None
+        self.transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """See ``IProtocol``; AMP itself limits the parts of a box, and not the box."""
+        self._box_bytes += len(data)
+        if self._box_bytes > BOX_BYTES + len(data):
+            self.transport.abortConnection()
+            return
+        try:
+            super().dataReceived(data)
+        except Exception:  # it does not speak AMP
+            self.transport.abortConnection()
+
+    def ampBoxReceived(self, box: amp.AmpBox) -> None:
+        """See ``IBoxReceiver``."""
+        self._box_bytes = 0
+        super().ampBoxReceived(box)
+
+    def locateResponder(self, name: bytes) -> Any:
+        """See ``IResponderLocator``: before Hello, every other command is denied."""
+        if not self.greeted and name != commands.Hello.commandName:
+            return _deny
+        return super().locateResponder(name)
+
+    def unhandledError(self, failure: Failure) -> None:
+        """See ``IBoxReceiver``: nonsense from a client is no failure of ours."""
+        self._log.debug("control client: {reason}", reason=failure.getErrorMessage())
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See ``IProtocol``."""
+        self._factory.clients.discard(self)
+        self.unsubscribe()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
+
+    def pauseProducing(self) -> None:
+        """See ``IPushProducer``: while it reads slowly, read no more requests, and drop events."""
+        self._is_slow = True
+        if self._subscription is not None:
+            self._subscription.pause()
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """See ``IPushProducer``."""
+        self._is_slow = False
+        if self._subscription is not None:
+            self._subscription.resume()
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """See ``IPushProducer``; ``connectionLost`` follows."""
+
+    @commands.Hello.responder
+    def hello(self, version: int) -> dict[str, Any]:
+        """Agree on a version, and take one of the places for clients."""
+        if version < 1:
+            raise commands.BadRequest(f"there is no version {version} of this protocol")
+        if not self.greeted and self._factory.greeted() >= CLIENTS_AT_ONCE:
+            raise commands.Denied(f"{CLIENTS_AT_ONCE} clients are served already")
+        self.greeted = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return {
+            "version": min(version, commands.VERSION),
+            "server": f"monconn {__version__}",
+            "pid": os.getpid(),
+            "manhole": self._operations.manhole(),
+            "filters": True,
+        }
+
+    # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
+
+    @commands.ListServices.responder
+    def list_services(self, service: str | None = None) -> dict[str, Any]:
+        """Each service's figures; its IPs may be too many for a page, and have their own list."""
+        rows = self._operations.services(service)
+        without_ips = (
+            {key: value for key, value in row.to_json().items() if key != "ips"} for row in rows
+        )
+        return self._pager.first(without_ips)
+
+    @commands.ListConnections.responder
+    def list_connections(self, **arguments: Any) -> Deferred[dict[str, Any]]:
+        """Connections, with how many there are in all."""
+        return self._operations.connections(**arguments).addCallback(
+            lambda found: self._rows(found.rows) | {"total": found.total}
+        )
+
+    @commands.ListIps.responder
+    def list_ips(self, **arguments: Any) -> dict[str, Any]:
+        """The bare IPs."""
+        return self._pager.first(row.ip for row in self._operations.ips(**arguments))
+
+    @commands.ListClients.responder
+    def list_clients(self, **arguments: Any) -> dict[str, Any]:
+        """What each client IP has done."""
+        return self._rows(self._operations.clients(**arguments))
+
+    @commands.ListDevices.responder
+    def list_devices(self, **arguments: Any) -> dict[str, Any]:
+        """Each device that was seen."""
+        return self._rows(self._operations.devices(**arguments))
+
+    @commands.ListBlocks.responder
+    def list_blocks(self, **arguments: Any) -> dict[str, Any]:
+        """The blocked networks."""
+        return self._rows(self._operations.blocks(**arguments))
+
+    @commands.ListHistory.responder
+    def list_history(
+        self, events: bool | None = None, **arguments: Any
+    ) -> Deferred[dict[str, Any]]:
+        """Connections that are over, or events."""
+        find = self._operations.history_events if events else self._operations.history
+        found: Deferred[Any] = find(**arguments)
+        return found.addCallback(self._rows)
+
+    @commands.Report.responder
+    def report(self, **arguments: Any) -> Deferred[dict[str, Any]]:
+        """A period summed up."""
+        return self._operations.report(**arguments).addCallback(
+            lambda row: {"report": _json(row.to_json())}
+        )
+
+    @commands.ShowConnection.responder
+    def show_connection(self, id: int) -> Deferred[dict[str, Any]]:
+        """One connection, whole."""
+        return self._operations.connection(id).addCallback(
+            lambda row: {"connection": _json(row.to_json())}
+        )
+
+    @commands.NextPage.responder
+    def next_page(self, next: int) -> dict[str, Any]:
+        """More of the list that was asked for last."""
+        page = self._pager.next(next)
+        if page is None:
+            raise commands.UnknownPage("there is no such page: ask for the list again")
+        return page
+
+    def _rows(self, rows: Any) -> dict[str, Any]:
+        return self._pager.first(row.to_json() for row in rows)
+
+    # -- actions
 
     @commands.CloseConnections.responder
     def close_connections(
-        self,
-        ids: bytes | None = None,
-        client: str | None = None,
-        service: str | None = None,
-        reset: bool | None = None,
-    ) -> dict[str, Any]:
-        """See :class:`~monconn.faces.control.commands.CloseConnections`."""
-        monitors = self._monitors(service)
-        if ids is None and client is None and service is None:
-            raise commands.BadRequest("say which: by ids, by client or by service")
-        if ids is not None:
-            return self._close_by_ids(_ids(ids), bool(reset))
-        network = None if client is None else parse_network(client)
-        count = sum(monitor.close_all(network, reset=bool(reset)) for monitor in monitors)
-        return {"closed": count, "unknown": b"[]"}
-
-    def _close_by_ids(self, ids: list[int], reset: bool) -> dict[str, Any]:
-        known = {
-            record.id: monitor for monitor in self._registry for record in monitor.connections()
-        }
-        found = [each for each in ids if each in known]
-        for each in found:
-            if each in known[each]:  # the end of another may have been its end
-                known[each].close(each, reset=reset)
-        unknown = [each for each in ids if each not in known]
-        return {
-            "closed": len(found),
-            "unknown": json.dumps(unknown, separators=(",", ":")).encode(),
-        }
+        self, ids: bytes | None = None, **arguments: Any
+    ) -> Deferred[dict[str, Any]]:
+        """End connections."""
+        wanted = None if ids is None else _ids(ids)
+        return self._operations.close(self._actor(), ids=wanted, **arguments).addCallback(
+            lambda done: {
+                "closed": len(done.ids),
+                "unknown": json.dumps(done.unknown, separators=(",", ":")).encode(),
+            }
+        )
 
     @commands.Block.responder
-    def block(self, network: str, service: str | None = None) -> dict[str, bool]:
-        """See :class:`~monconn.faces.control.commands.Block`."""
-        parsed = parse_network(network)
-        changed = [each.block(parsed) for each in self._monitors(service)]
-        return {"changed": any(changed)}
+    def block(self, **arguments: Any) -> dict[str, Any]:
+        """Refuse a network's clients."""
+        done = self._operations.block(self._actor(), **arguments)
+        return {"changed": done.changed, "closed": done.count}
 
     @commands.Unblock.responder
-    def unblock(self, network: str, service: str | None = None) -> dict[str, bool]:
-        """See :class:`~monconn.faces.control.commands.Unblock`."""
-        parsed = parse_network(network)
-        changed = [each.unblock(parsed) for each in self._monitors(service)]
-        return {"changed": any(changed)}
+    def unblock(self, **arguments: Any) -> dict[str, Any]:
+        """Let a network's clients in again."""
+        return {"changed": self._operations.unblock(self._actor(), **arguments).changed}
 
     @commands.ResetStats.responder
-    def reset_stats(self, service: str | None = None) -> dict[str, Any]:
-        """See :class:`~monconn.faces.control.commands.ResetStats`."""
-        for monitor in self._monitors(service):
-            monitor.reset_stats()
+    def reset_stats(self, **arguments: Any) -> dict[str, Any]:
+        """Set totals to zero."""
+        self._operations.reset_stats(self._actor(), **arguments)
         return {}
 
     @commands.SubtractStats.responder
-    def subtract_stats(self, service: str, up: int, down: int) -> dict[str, Any]:
-        """See :class:`~monconn.faces.control.commands.SubtractStats`."""
-        (monitor,) = self._monitors(service)
-        try:
-            monitor.subtract(up, down)
-        except ValueError as error:
-            raise commands.BadRequest(str(error)) from None
+    def subtract_stats(self, **arguments: Any) -> dict[str, Any]:
+        """Subtract from totals."""
+        self._operations.subtract_stats(self._actor(), **arguments)
         return {}
+
+    def _actor(self) -> Actor:
+        actor = peers.actor(self.transport)
+        if actor is None:
+            raise commands.Denied("it is not known who asks")
+        return actor
 
     # -- events
 
     @commands.Subscribe.responder
-    def subscribe(self, service: str | None = None) -> dict[str, Any]:
-        """See :class:`~monconn.faces.control.commands.Subscribe`."""
-        self._monitors(service)
-        self._factory.feed.subscribe(self, service)
+    def subscribe(self, **arguments: Any) -> dict[str, Any]:
+        """Push events from now on; instead of those of an earlier subscription."""
+        subscription = self._operations.subscribe(self._push, **arguments)
+        if self._subscription is not None:
+            subscription.dropped = self._subscription.dropped
+        self.unsubscribe()
+        self._subscription = subscription
+        if self._is_slow:
+            subscription.pause()
         return {}
 
-    def push(self, event: bytes) -> None:
-        """See :class:`~monconn.faces.control.feed.Subscriber`."""
-        if self._is_slow:
-            self._dropped += 1
-        else:
-            self.callRemote(commands.Event, event=event, dropped=self._dropped)
+    def unsubscribe(self) -> None:
+        """Push no more events; harmless without a subscription."""
+        if self._subscription is not None:
+            self._subscription.cancel()
+            self._subscription = None
 
-    def drop(self) -> None:
-        """See :class:`~monconn.faces.control.feed.Subscriber`."""
-        self._dropped += 1
+    def _push(self, event: FeedEvent) -> None:
+        if self._subscription is not None:
+            self.callRemote(
+                commands.Event, event=event.encode(), dropped=self._subscription.dropped
+            )
+
+
+def _deny(box: amp.AmpBox) -> Any:
+    raise amp.RemoteAmpError(b"DENIED", "say Hello first")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
 
 def _ids(text: bytes) -> list[int]:
@@ -163,6 +328,4 @@ def _ids(text: bytes) -> list[int]:
         ids = None
     if not isinstance(ids, list) or not all(type(each) is int for each in ids):
         raise commands.BadRequest("ids must be a JSON array of integers")
-    if len(ids) > IDS_AT_ONCE:
-        raise commands.BadRequest(f"no more than {IDS_AT_ONCE} ids at once")
     return ids

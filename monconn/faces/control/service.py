@@ -1,14 +1,13 @@
-"""Opens the control port, and closes it."""
+"""The control port as a Twisted service: where it listens, and with which certificates."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.ssl import Certificate, PrivateCertificate
@@ -16,16 +15,15 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from monconn.addresses import TcpAddress, UnixAddress
+from monconn.clock import Clock
 from monconn.config.sections import ControlConfig
-from monconn.devices.devices import DevicesService
 from monconn.errors import ControlError, ListenError
+from monconn.faces.control.peers import user_name
 from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
 from monconn.faces.control.server import ControlFactory
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, open_listener
-
-if TYPE_CHECKING:
-    from monconn.sinks.history.service import HistoryService
+from monconn.net.listen import Listener, client_address, open_listener, serve_factory
+from monconn.ops.operations import Operations
 
 
 class ControlService(Service):
@@ -34,10 +32,9 @@ class ControlService(Service):
     :param config: where to listen.
     :param registry: the monitors to serve.
     :param reactor: an ``IReactorSocket``.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
-    :param manhole: says where the manhole is; None if there is none.
-    :param devices: knows the devices; None if nobody does.
-    :param history: keeps what happened; None if nobody does.
+    :param clock: for timeouts of clients.
+    :param operations: what clients can ask for; if left out, what can be done with the registry
+        alone: without devices, history and manhole.
     """
 
     _log = Logger()
@@ -47,16 +44,13 @@ class ControlService(Service):
         config: ControlConfig,
         registry: Registry,
         reactor: Any,
-        clock: Any,
-        manhole: Callable[[], str | None] = lambda: None,
-        devices: DevicesService | None = None,
-        history: HistoryService | None = None,
+        clock: Clock,
+        operations: Operations | None = None,
     ) -> None:
         self._config = config
         self._reactor = reactor
-        self._factory = ControlFactory(registry, clock, manhole, devices, history)
+        self._factory = ControlFactory(operations or Operations(registry, clock))
         self._listener: Listener | None = None
-        self._protocols: Any = None
         self.where: str | None = None
         """How a client names it; None while there is none."""
 
@@ -69,11 +63,13 @@ class ControlService(Service):
             self._listen(self._config.listen)
 
     def startService(self) -> None:
-        """See ``IService``: take clients."""
+        """See ``IService``: accept clients."""
         super().startService()
-        self.privilegedStartService()  # which twist knows nothing of
+        for uid in (0, os.getuid()):  # now: it may take long, and block
+            user_name(uid)
+        self.privilegedStartService()  # twist does not call it
         if self._listener is None:
-            self._try_default()  # now that we are who we stay: the folder is that user's
+            self._try_default()  # once privileges are dropped: the folder is that user's
         if self._listener is not None:
             self._listener.resume()
 
@@ -83,14 +79,14 @@ class ControlService(Service):
         self.close_listener()
 
     def close_listener(self) -> None:
-        """Listen no more, and let go of all clients; harmless the second time."""
+        """Stop listening, and abort all clients' connections; harmless the second time."""
         if self._listener is not None:
             self._listener.close()
             self._listener = self.where = None
             self._factory.close()
 
     def _try_default(self) -> None:
-        """Listen where the command looks; if that cannot be, the services go before."""
+        """Listen where the command looks for sockets; forwarding must not fail if that fails."""
         try:
             self._listen_at_default()
         except (ControlError, ListenError, OSError) as error:
@@ -107,23 +103,12 @@ class ControlService(Service):
             self._listen(UnixAddress(os.fspath(path), 0o600))
 
     def _listen(self, address: TcpAddress | UnixAddress) -> None:
-        if isinstance(address, UnixAddress) and address.mode is None:
-            address = UnixAddress(address.path, 0o600)
         if isinstance(address, TcpAddress) and self._config.tls is None:
-            raise ListenError(f"control: {address} needs tls, as TCP does not tell who it is")
-        self._protocols = self._secured()
-        sock = open_listener(address, pauses_seconds=())
-        self.where = _where(address, sock)
-        # Twisted's own port would open a UNIX socket to all users.
-        self._listener = Listener(sock, self._reactor, self._accepted, must_wait=lambda: False)
-
-    def _accepted(self, sock: socket.SocketType, address: Any) -> None:
-        try:
-            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, self._protocols)
-        except OSError:
-            pass  # it has left again
-        finally:
-            sock.close()  # Twisted has made a descriptor of its own
+            raise ListenError(f"control: {address} needs tls, as TCP does not authenticate clients")
+        factory = self._secured()
+        sock = open_listener(address, default_mode=0o600, pauses_seconds=())
+        self.where = client_address(address, sock)
+        self._listener = serve_factory(sock, self._reactor, factory)
 
     def _secured(self) -> Any:
         tls = self._config.tls
@@ -138,16 +123,9 @@ class ControlService(Service):
         return TLSMemoryBIOFactory(options, False, self._factory)
 
 
-def _where(address: TcpAddress | UnixAddress, sock: socket.socket) -> str:
-    """How a client names the place that a socket listens at."""
-    if isinstance(address, UnixAddress):
-        return f"unix:{address.path}"
-    return str(TcpAddress(address.host or "127.0.0.1", sock.getsockname()[1]))
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let nobody else choose a place in a folder meanwhile."""
+    """Keep other processes from choosing a path in a folder meanwhile."""
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,138 +1,148 @@
-"""The prompt: Python, with the operations at hand. Whoever has it may do all that we may."""
+"""The prompt: Python inside the running program, with the commands as functions."""
 
 from __future__ import annotations
 
 import re
 import sys
+from cmd import Cmd
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from io import StringIO
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 from twisted.conch.insults import insults
 from twisted.conch.manhole import ColoredManhole, ManholeInterpreter, lastColorizedLine
+from twisted.internet.defer import Deferred, DeferredList, DeferredQueue
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from monconn.errors import MonconnError
+from monconn.faces.manhole.commands import Commands
 from monconn.faces.manhole.completion import complete
-from monconn.faces.manhole.operations import Operations
+from monconn.model.actions import Actor
 from monconn.monitor.monitor import Monitor
-from monconn.monitor.registry import Registry
+from monconn.ops.operations import Operations
 
 PROMPTS = (b"\x1b[1;32mmonconn>\x1b[0m ", b"\x1b[32m     ...\x1b[0m ")
-LONGEST_LINE_BYTES = 1 << 16
-"""From a pipe."""
+MAX_LINE_BYTES = 1 << 16
+"""Of a line without a terminal."""
 
+_log = Logger(namespace="monconn.manhole")
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _HELP = """\
-monitors                    each service in figures; monitors["web"] is one monitor
-monitor("web")              the same; Tab completes names
-connections("web")          the live connections, of all services without a name
-show(42)                    all that is known of a connection
-close(42, reset=False)      end a connection
-block("10.0.0.0/8")         refuse a network at every service, and end its connections
-unblock("10.0.0.0/8")       let it in again
-blocks()                    what is blocked
-help()                      this list
-exit()                      leave, as Ctrl-D does
+monitors                      each service in figures; monitors["web"] is one monitor
+monitor("web")                the same; Tab completes names
+connections("web idle:5m..")  the live connections that a filter finds, or all
+show(42)                      all that is known of a connection
+close(42, reset=False)        end a connection, or those that a filter finds
+block("10.0.0.0/8")           refuse a network at every service, and end its connections
+unblock("10.0.0.0/8")         let it in again
+blocks()                      what is blocked
+operations                    everything that can be asked or done; actions take an actor
+help()                        this list
+exit()                        leave, as Ctrl-D does
+close, block and unblock take dry_run=True, to say only what they would do.
 This is Python inside the running service: whatever blocks here blocks the service."""
 
 
 class Monitors(Mapping[str, Monitor]):
-    """A registry's monitors by name, at any time."""
+    """The monitors by name; always those of the moment."""
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
-    @property
-    def _registry(self) -> Registry:
-        return self._operations.registry
-
     def __getitem__(self, name: str) -> Monitor:
-        return self._registry.get(name)
+        return self._operations.registry.get(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._registry.names())
+        return iter(self._operations.registry.names())
 
     def __len__(self) -> int:
-        return len(self._registry)
+        return len(self._operations.registry)
 
     def __repr__(self) -> str:
-        return "\n".join(self._operations.stats())
+        return "\n".join(monitor.describe() for monitor in self._operations.monitors())
 
 
-def namespace(
-    operations: Operations, columns: Callable[[], int | None], leave: Callable[[], None]
-) -> dict[str, Any]:
-    """The names that a session begins with.
+class Shell(Protocol):
+    """What an interpreter runs in."""
 
-    :param columns: how wide lines may be; None for as wide as they are.
-    :param leave: ends the session.
-    """
+    @property
+    def width(self) -> int | None:
+        """Characters in a line of the terminal; None without a terminal."""
 
-    def say(lines: list[str]) -> None:
-        width = columns()
-        for line in lines:
-            print(line[:width])
+    def addOutput(self, data: str, isAsync: bool | None = None) -> None:
+        """Write text."""
 
-    def connections(service: str | None = None) -> None:
-        say(operations.connections(service))
-
-    def show(connection_id: int) -> None:
-        say(operations.show(connection_id))
-
-    def close(connection_id: int, *, reset: bool = False) -> None:
-        say(operations.close(connection_id, reset=reset))
-
-    def block(network: str) -> None:
-        say(operations.block(str(network)))
-
-    def unblock(network: str) -> None:
-        say(operations.unblock(str(network)))
-
-    def blocks() -> None:
-        say(operations.blocks())
-
-    def help_() -> None:
-        print(_HELP)
-
-    return {
-        "__name__": "__manhole__",
-        "registry": operations.registry,
-        "monitors": Monitors(operations),
-        "monitor": operations.registry.get,
-        "connections": connections,
-        "show": show,
-        "close": close,
-        "block": block,
-        "unblock": unblock,
-        "blocks": blocks,
-        "help": help_,
-        "exit": leave,  # Python's own would close our standard input
-        "quit": leave,
-    }
+    def leave(self) -> None:
+        """End the session."""
 
 
 class Interpreter(ManholeInterpreter):
-    """Runs lines; an operation that cannot be done takes one line to say so.
+    """Runs lines of Python with the commands of a login at hand.
 
-    :param handler: has ``addOutput``.
-    :param leave: ends the session.
+    :param actor: on whose behalf the commands are.
     """
 
-    def __init__(self, handler: Any, names: dict[str, Any], leave: Callable[[], None]) -> None:
-        super().__init__(handler, names)
-        self._leave = leave
+    def __init__(self, shell: Shell, operations: Operations, actor: Actor) -> None:
+        self._shell = shell
+        self._answers: list[Deferred[None]] = []
         self.has_failed = False
         """Whether the last line has raised."""
+        commands = Commands(operations, actor, self.write, lambda: shell.width)
+        super().__init__(
+            shell,
+            {
+                "__name__": "__manhole__",
+                "registry": operations.registry,
+                "operations": operations,
+                "actor": actor,
+                "monitors": Monitors(operations),
+                "monitor": operations.registry.get,
+                "connections": self._awaited(commands.connections),
+                "show": self._awaited(commands.show),
+                "close": self._awaited(commands.close),
+                "block": commands.block,
+                "unblock": commands.unblock,
+                "blocks": commands.blocks,
+                "help": lambda: print(_HELP),
+                "exit": shell.leave,  # Python's own would close this process's standard input
+                "quit": shell.leave,
+            },
+        )
+
+    def _awaited(self, command: Callable[..., Deferred[None]]) -> Callable[..., None]:
+        """The command as a function without a result: the next line waits for its answer."""
+
+        def ask(*args: Any, **kwargs: Any) -> None:
+            self._answers.append(command(*args, **kwargs).addErrback(self._write_failure))
+
+        return ask
+
+    def _write_failure(self, failure: Failure) -> None:
+        self.has_failed = True
+        is_mistake = failure.check(MonconnError)
+        self.write(f"{failure.value}\n" if is_mistake else failure.getTraceback())
+
+    def run_line(self, line: bytes) -> Deferred[bool]:
+        """Run a line, or store it as part of a statement that goes on.
+
+        :returns: whether it goes on; fires when every answer that the line asked for is written.
+        """
+        self._answers = []
+        goes_on = bool(self.push(line))
+        return DeferredList(self._answers).addCallback(lambda _: goes_on)
 
     def runcode(self, *args: Any, **kwargs: Any) -> None:
-        """See ``InteractiveInterpreter``."""
+        """See ``InteractiveInterpreter``, which leaves SystemExit to its caller."""
         self.has_failed = False
         try:
             super().runcode(*args, **kwargs)
         except SystemExit:
-            self._leave()
+            self._shell.leave()
 
     def showtraceback(self) -> None:
-        """See ``InteractiveInterpreter``."""
+        """See ``InteractiveInterpreter``; what a user can put right has no traceback."""
         self.has_failed = True
         problem = sys.exc_info()[1]
         if isinstance(problem, MonconnError):
@@ -146,7 +156,7 @@ class Interpreter(ManholeInterpreter):
         super().showsyntaxerror(*args, **kwargs)
 
     def displayhook(self, obj: Any) -> None:
-        """See ``sys.displayhook``: a monitor is shown by what it counts."""
+        """See ``sys.displayhook``: a monitor is displayed as its totals."""
         if isinstance(obj, Monitor):
             self.locals["_"] = obj
             self.write(obj.describe())
@@ -155,81 +165,96 @@ class Interpreter(ManholeInterpreter):
 
 
 class Prompt(ColoredManhole):
-    """Reads lines from a terminal, and edits and colours them meanwhile."""
+    """Edits and colours lines in a terminal, and runs them.
 
-    namespace: dict[str, Any]
+    What is overridden: Twisted's own clears the screen at the beginning, after each change of the
+    window's size and at the end; leaves the user's terminal in another mode (IRM); redraws lines
+    wrongly that its tokenizer rejects or that are wider than the screen; and logs a warning for
+    each key that it does not know.
+    """
+
     ps = PROMPTS
     mode = "insert"
+    interpreter: Interpreter
 
-    def __init__(self, console: Terminal, operations: Operations) -> None:
-        super().__init__(namespace(operations, lambda: self.width, console.leave))
-        self._console = console
+    def __init__(self, operations: Operations, actor: Actor) -> None:
+        super().__init__()
         self._operations = operations
+        self._actor = actor
+        self._is_running = False
+        self._typed_ahead: list[tuple[Any, Any]] = []
 
     def connectionMade(self) -> None:
         """See ``ITerminalProtocol``."""
         super().connectionMade()
-        self.interpreter = Interpreter(self, self.namespace, self._console.leave)
+        self.interpreter = Interpreter(self, self._operations, self._actor)
 
     def initializeScreen(self) -> None:
-        """See ``RecvLine``: what stands on the screen may stay."""
-        self.terminal.write(self._operations.greeting())
-        self.terminal.nextLine()
+        """See ``RecvLine``: begin with a line about what there is."""
+        registry = self._operations.registry
+        services = _counted(len(registry), "service")
+        live = _counted(sum(map(len, registry)), "connection")
+        self.terminal.write(
+            f"monconn: {services}, {live}. help() says what can be done, Ctrl-D leaves.\n"
+        )
         self.terminal.write(self.ps[0])
 
     def terminalSize(self, width: int, height: int) -> None:
         """See ``ITerminalProtocol``."""
         self.width, self.height = width, height
 
-    def setInsertMode(self) -> None:
-        """See ``RecvLine``; the terminal need not know, as we draw the line ourselves."""
-        self.mode = "insert"
-
-    def setTypeoverMode(self) -> None:
-        """See ``RecvLine``."""
-        self.mode = "typeover"
+    def leave(self) -> None:
+        """End the session."""
+        self.terminal.loseConnection()
 
     def handle_QUIT(self) -> None:
-        """See ``Manhole``: leave."""
+        """See ``Manhole``."""
         self.terminal.nextLine()
-        self._console.leave()
+        self.leave()
+
+    def handle_INSERT(self) -> None:
+        """See ``RecvLine``: as this class draws the line, the terminal's mode stays as it is."""
+        self.mode = "typeover" if self.mode == "insert" else "insert"
 
     def handle_TAB(self) -> None:
-        """See ``RecvLine``: complete a name, or indent."""
-        before = self.currentLineBuffer()[0].decode("ascii", "replace")
-        found = complete(before, self.namespace, self._operations.registry.names())
-        if not before.strip():
-            self._insert("    ")
+        """See ``RecvLine``: complete the word before the cursor, or indent."""
+        line = self.currentLineBuffer()[0].decode("ascii")
+        found = complete(line, self.interpreter.locals, self._operations.registry.names())
+        if not line.strip():
+            self._deliverBuffer(b"    ")
         elif found.addition:
-            self._insert(found.addition)
+            self._deliverBuffer(found.addition.encode("ascii", "ignore"))
         elif len(found.candidates) > 1:
-            self._offer(found.candidates)
+            in_columns = StringIO()
+            Cmd(stdout=in_columns).columnize(found.candidates, self.width)
+            self.terminal.nextLine()
+            self.terminal.write(in_columns.getvalue())
+            self.drawInputLine()
         else:
             self.terminal.write(b"\a")
 
-    def _insert(self, text: str) -> None:
-        self._deliverBuffer([bytes([each]) for each in text.encode("ascii", "ignore")])
+    def lineReceived(self, line: bytes) -> None:
+        """See ``Manhole``: run it; the prompt and what is typed meanwhile come after its answer."""
+        self._is_running = True
+        self.interpreter.run_line(line).addCallback(self._line_done)
 
-    def _offer(self, candidates: list[str]) -> None:
-        cell = max(map(len, candidates)) + 2
-        in_a_row = max(1, self.width // cell)
-        self.terminal.nextLine()
-        for start in range(0, len(candidates), in_a_row):
-            row = candidates[start : start + in_a_row]
-            self.terminal.write("".join(f"{each:<{cell}}" for each in row).rstrip())
+    def _line_done(self, goes_on: bool) -> None:
+        self._is_running = False
+        self.pn = int(goes_on)
+        if self._needsNewline():
             self.terminal.nextLine()
-        self._draw()
-
-    def _deliverBuffer(self, buf: Any) -> None:
-        for each in buf:
-            self.characterReceived(bytes([each]) if isinstance(each, int) else each, True)
-        self._draw()
+        self.terminal.write(self.ps[self.pn])
+        typed, self._typed_ahead = self._typed_ahead, []
+        for key, modifier in typed:
+            self.keystrokeReceived(key, modifier)
 
     def keystrokeReceived(self, keyID: Any, modifier: Any) -> None:
-        """See ``ITerminalProtocol``; what cannot be typed here is answered by the bell."""
-        if self._console.has_left:
+        """See ``ITerminalProtocol``; a key that is not understood rings the bell."""
+        if self.terminal.has_left:
             return
-        if keyID in self.keyHandlers or (
+        if self._is_running:
+            self._typed_ahead.append((keyID, modifier))
+        elif keyID in self.keyHandlers or (
             isinstance(keyID, bytes) and keyID in self._printableChars
         ):
             super().keystrokeReceived(keyID, modifier)
@@ -243,31 +268,37 @@ class Prompt(ColoredManhole):
         self.lineBufferIndex += 1
         if moreCharactersComing:
             return
-        if self._visible() > self.width:
-            self.terminal.write(b"\x1b[@" + ch)  # it has wrapped: only the terminal knows where
+        prompt_width = len(_COLOUR.sub(b"", self.ps[self.pn]))
+        if prompt_width + len(self.lineBuffer) > self.width:
+            # "\r" would go to the start of the last screen line only: insert this one character.
+            self.terminal.write(b"\x1b[@" + ch)
         else:
-            self._draw()
+            self.drawInputLine()
 
-    def _visible(self) -> int:
-        return len(_COLOUR.sub(b"", self.ps[self.pn])) + len(self.lineBuffer)
+    def _deliverBuffer(self, buf: bytes | list[bytes]) -> None:
+        # The stock method takes bytes only, and addOutput gives it the list that lineBuffer is.
+        for each in buf:
+            self.characterReceived(bytes([each]) if isinstance(each, int) else each, True)
+        self.drawInputLine()
 
-    def _draw(self) -> None:
+    def drawInputLine(self) -> None:
+        """See ``RecvLine``: draw prompt and line anew, with the cursor in its place."""
         self.terminal.write(b"\r")
         self.terminal.eraseToLineEnd()
-        self.terminal.write(self.ps[self.pn] + self._coloured())
-        after = len(self.lineBuffer) - self.lineBufferIndex
-        if after:
-            self.terminal.cursorBackward(after)
+        self.terminal.write(self.ps[self.pn] + self._coloured_line())
+        after_cursor = len(self.lineBuffer) - self.lineBufferIndex
+        if after_cursor:
+            self.terminal.cursorBackward(after_cursor)
 
-    def _coloured(self) -> bytes:
+    def _coloured_line(self) -> bytes:
         line = b"".join(self.lineBuffer)
         bare = line.rstrip()
         try:
-            drawn = bytes(lastColorizedLine(b"\n".join([*self.interpreter.buffer, bare])))
-        except Exception:  # of many types: half a line is seldom good Python
+            coloured = bytes(lastColorizedLine(b"\n".join([*self.interpreter.buffer, bare])))
+        except Exception:  # TokenError, SyntaxError, IndexError: half a line is seldom good Python
             return line
-        # The colourer may lose what is no token.
-        return drawn + line[len(bare) :] if _COLOUR.sub(b"", drawn) == bare else line
+        # Characters that belong to no token are lost: then without colours.
+        return coloured + line[len(bare) :] if _COLOUR.sub(b"", coloured) == bare else line
 
 
 class Terminal(insults.ServerProtocol):
@@ -277,105 +308,106 @@ class Terminal(insults.ServerProtocol):
     :param end: ends the session with an exit status.
     """
 
+    terminalProtocol: Prompt
+
     def __init__(
-        self, operations: Operations, write: Callable[[bytes], None], end: Callable[[int], None]
+        self,
+        operations: Operations,
+        actor: Actor,
+        write: Callable[[bytes], None],
+        end: Callable[[int], None],
     ) -> None:
-        super().__init__(Prompt, self, operations)
-        self._write = write
+        super().__init__(Prompt, operations, actor)
         self._end = end
         self.has_left = False
-
-    def start(self) -> None:
-        """Greet."""
-        self.makeConnection(_Wire(self._write))
-        self.resized(self.termSize.x, self.termSize.y)
-
-    def received(self, data: bytes) -> None:
-        """Take what they typed."""
-        self.dataReceived(data)
+        self.makeConnection(SimpleNamespace(write=write))
 
     def resized(self, columns: int, lines: int) -> None:
-        """Hear that their window has another size."""
-        self.termSize = insults.Vector(columns, lines)
-        if self.terminalProtocol is not None:
-            self.terminalProtocol.terminalSize(columns, lines)
+        """Take note of the size of the client's window."""
+        self.terminalProtocol.terminalSize(columns, lines)
 
     def end_of_input(self) -> None:
-        """Hear that they will type no more."""
-        self.leave()
+        """The client will send no more."""
+        self.loseConnection()
 
-    def leave(self) -> None:
-        """End the session."""
+    def loseConnection(self) -> None:
+        """End the session; the stock method clears the client's screen first."""
         if not self.has_left:
             self.has_left = True
             self._end(0)
 
 
 class LineShell:
-    """The same without a terminal: lines in, answers out, no prompt.
+    """The prompt without a terminal: lines in, answers out, neither prompt nor colours.
 
     It ends with the input; the exit status is 1 if the last line failed.
+
+    :param write: to the client.
+    :param end: ends the session with an exit status.
     """
 
+    width = None
+
     def __init__(
-        self, operations: Operations, write: Callable[[bytes], None], end: Callable[[int], None]
+        self,
+        operations: Operations,
+        actor: Actor,
+        write: Callable[[bytes], None],
+        end: Callable[[int], None],
     ) -> None:
         self._write = write
         self._end = end
-        self._rest = b""
-        self._last = b"\n"
-        self.has_left = False
-        names = namespace(operations, lambda: None, self.leave)
-        self._interpreter = Interpreter(self, names, self.leave)
+        self._unfinished_line = b""
+        self._last_byte = b"\n"
+        self._has_left = False
+        self._interpreter = Interpreter(self, operations, actor)
+        self._lines: DeferredQueue[bytes | None] = DeferredQueue()
+        Deferred.fromCoroutine(self._run_lines()).addErrback(self._broken)
 
-    def addOutput(self, text: str, isAsync: bool | None = None) -> None:
+    async def _run_lines(self) -> None:
+        while (line := await self._lines.get()) is not None and not self._has_left:
+            if line or self._interpreter.buffer:  # an empty line does nothing but end a block
+                await self._interpreter.run_line(line.decode("utf-8", "replace").encode())
+            if self._last_byte != b"\n":
+                self.addOutput("\n")
+        self._leave(int(self._interpreter.has_failed))
+
+    def _broken(self, failure: Failure) -> None:
+        _log.failure("a session failed", failure)
+        self._leave(1)
+
+    def addOutput(self, data: str, isAsync: bool | None = None) -> None:
         """See ``Manhole``."""
-        data = text.encode()
-        self._last = data[-1:] or self._last
-        self._write(data)
+        encoded = data.encode()
+        self._last_byte = encoded[-1:] or self._last_byte
+        self._write(encoded)
 
-    def received(self, data: bytes) -> None:
-        """Take what they typed."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+    def dataReceived(self, data: bytes) -> None:
+        """Run the lines that are complete."""
+        *lines, self._unfinished_line = (self._unfinished_line + data).split(b"\n")
         for line in lines:
-            self._run(line)
-        if len(self._rest) > LONGEST_LINE_BYTES:
+            self._lines.put(line.removesuffix(b"\r"))
+        if len(self._unfinished_line) > MAX_LINE_BYTES:
             self.addOutput("the line is too long\n")
             self._leave(1)
 
-    def _run(self, line: bytes) -> None:
-        if self.has_left:
-            return
-        self._interpreter.push(line.rstrip(b"\r").decode("utf-8", "replace").encode())
-        if self._last != b"\n":
-            self.addOutput("\n")
-
     def end_of_input(self) -> None:
-        """Hear that they will type no more."""
-        rest, self._rest = self._rest, b""
-        for line in (rest, b""):  # the empty one ends a block
-            if line or self._interpreter.buffer:
-                self._run(line)
-        self._leave(int(self._interpreter.has_failed))
+        """The client will send no more: end after what it has sent."""
+        for line in (self._unfinished_line, b"", None):  # the empty one ends a block
+            self._lines.put(line)
 
     def resized(self, columns: int, lines: int) -> None:
-        """Hear of a window, which is not there."""
+        """A window does not matter here."""
 
     def leave(self) -> None:
         """End the session."""
         self._leave(0)
 
     def _leave(self, status: int) -> None:
-        if not self.has_left:
-            self.has_left = True
+        if not self._has_left:
+            self._has_left = True
             self._end(status)
 
 
-class _Wire:
-    """What a terminal writes to."""
-
-    def __init__(self, write: Callable[[bytes], None]) -> None:
-        self.write = write
-
-    def loseConnection(self) -> None:
-        """See ``ITransport``: leaving is done otherwise."""
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Who may log in, and what a connection may ask for: sessions, and nothing else of SSH's."""
+"""The SSH server: logins by public key, and sessions; nothing else of what SSH offers."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from monconn.addresses import TcpAddress
+from monconn.clock import Clock
 from monconn.errors import quoted
 from monconn.faces.manhole import keys
-from monconn.faces.manhole.operations import Operations
 from monconn.faces.manhole.session import Session
+from monconn.model.actions import Actor
 from monconn.net.sockets import peer_pid
+from monconn.ops.operations import Operations
 
 LOGIN_SECONDS = 30.0
 """How long a login may take."""
-MOST_STRANGERS = 10
+MAX_UNAUTHENTICATED = 10
 """Connections that have not logged in."""
-MOST_CONNECTIONS = 32
-MOST_SESSIONS = 8
+MAX_CONNECTIONS = 32
+MAX_SESSIONS = 8
 """On one connection."""
-MOST_TRIES = 6
-"""Keys that may be shown before one fits."""
+MAX_TRIES = 6
+"""Keys that a client may offer in one login."""
 SIGNATURES = (
     b"ssh-ed25519",
     b"ecdsa-sha2-nistp256",
@@ -46,27 +48,30 @@ SIGNATURES = (
     b"rsa-sha2-512",
     b"rsa-sha2-256",
 )
-"""With which a client may prove who it is; RSA with SHA-1 is not among them."""
-GOODBYE_SECONDS = 1.0
-"""How long a peer may take to hear that we stop."""
+"""The algorithms that a client may sign with; RSA with SHA-1 is not among them."""
+CLOSE_SECONDS = 1.0
+"""How long clients may take to disconnect once they are told that the manhole closes."""
 
 _log = Logger(namespace="monconn.manhole")
 
 
-class _Conchs:
-    """Gives Conch's own log, which a subclass of Conch's would otherwise write as ours."""
+_conch_log = Logger(namespace="twisted.conch")
+
+
+class _ConchLog:
+    """Gives subclasses of Conch's classes Conch's log.
+
+    A Logger that is a class attribute takes the name of the class that it is asked through: what
+    Conch logs about protocol details would be found among the manhole's own lines.
+    """
 
     def __get__(self, instance: object, owner: type) -> Logger:
-        return _of_conch
-
-
-_of_conch = Logger(namespace="twisted.conch")
-_conchs_log = _Conchs()
+        return _conch_log
 
 
 @implementer(IConchUser)
 class User(ConchUser):
-    """Someone who has logged in: may open sessions."""
+    """The avatar of a login: it may open sessions."""
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
@@ -74,13 +79,13 @@ class User(ConchUser):
         self.channelLookup[b"session"] = session.SSHSession
 
     def __conform__(self, interface: Any) -> Any:
-        """See ``zope.interface``: what serves one session of this user's."""
+        """Adapt it to ``ISession``, as Conch does for each session."""
         return Session(self) if interface is ISession else None
 
 
 @implementer(IRealm)
 class Realm:
-    """Gives each login a user of its own."""
+    """Makes a new avatar for each login."""
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
@@ -88,13 +93,13 @@ class Realm:
     def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> Any:
         """See ``IRealm``."""
         if IConchUser not in interfaces:
-            raise NotImplementedError("there are only users of SSH")
+            raise NotImplementedError("only IConchUser is provided")
         return IConchUser, User(self._operations), lambda: None
 
 
 @implementer(ICredentialsChecker)
 class KeyChecker:
-    """Lets in whoever has the private key of one in a file, which is read anew each time.
+    """Accepts the keys of a file, which is read at each login.
 
     :param path: the ``authorized_keys`` file.
     """
@@ -107,94 +112,92 @@ class KeyChecker:
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """See ``ICredentialsChecker``."""
         try:
-            return succeed(self._judged(credentials))
+            return succeed(self._check(credentials))
         except (UnauthorizedLogin, error.ValidPublicKey):
             return fail()
-        except Exception as problem:  # whatever it is, it lets nobody in
+        except Exception as problem:  # fail closed, and without a traceback
             return fail(UnauthorizedLogin(str(problem)))
 
-    def _judged(self, credentials: Any) -> bytes:
+    def _check(self, credentials: Any) -> bytes:
         key = Key.fromString(credentials.blob, type="blob")
         if not keys.is_strong(key):
-            raise UnauthorizedLogin("its type or its size")
-        listed = keys.authorized_keys(self._path)  # or KeyFileError
-        if not any(each.blob() == key.blob() for each in listed):
+            raise UnauthorizedLogin("unacceptable type or size")
+        authorized = keys.authorized_keys(self._path)
+        if not any(each.blob() == key.blob() for each in authorized):
             raise UnauthorizedLogin("not in authorized_keys")
-        if credentials.signature is None:
+        if credentials.signature is None:  # the client asks whether the key would be accepted
             raise error.ValidPublicKey()
         if getNS(credentials.signature)[0] not in SIGNATURES:
-            raise UnauthorizedLogin("the algorithm of its signature")
+            raise UnauthorizedLogin("unacceptable signature algorithm")
         if not key.verify(credentials.signature, credentials.sigData):
-            raise UnauthorizedLogin("its signature is wrong")
+            raise UnauthorizedLogin("wrong signature")
         user: bytes = credentials.username
         return user
 
 
 class Login(userauth.SSHUserAuthServer):
-    """Public keys only; says in the log who came in with which key, and who did not."""
+    """Authentication by public key only; logs each login and each refused key."""
 
-    _log = _conchs_log
+    _log = _ConchLog()
 
     transport: Any
     user: bytes
-    attemptsBeforeDisconnect = MOST_TRIES
+    attemptsBeforeDisconnect = MAX_TRIES
 
     def auth_publickey(self, packet: bytes) -> Deferred[Any]:
         """See ``SSHUserAuthServer``."""
         try:
-            # Conch itself would guess at formats that have no place here.
+            # Not left to Conch, which would also try formats other than that of the protocol.
             name = keys.fingerprint(Key.fromString(getNS(packet[1:], 2)[1], type="blob"))
-        except Exception as problem:  # of many types; so nobody's
+        except Exception as problem:  # of many types: BadKeyError, struct.error, …
             refused: Deferred[Any] = fail(UnauthorizedLogin(quoted(str(problem))))
-            return refused.addErrback(self._note_refusal, "a key that is not understood")
+            return refused.addErrback(self._refused, "a key that is not understood")
         return (
             super()
             .auth_publickey(packet)
-            .addCallbacks(
-                self._note_login, self._note_refusal, callbackArgs=(name,), errbackArgs=(name,)
-            )
+            .addCallbacks(self._logged_in, self._refused, callbackArgs=(name,), errbackArgs=(name,))
         )
 
-    def _note_login(self, result: Any, key: str) -> Any:
-        self.transport.logged_in()
+    def _logged_in(self, result: Any, key: str) -> Any:
+        self.transport.logged_in(Actor.ssh(key, self.user.decode("utf-8", "replace")))
         _log.info(
             "login of {user} from {peer} with {key}",
-            user=_shown(self.user),
+            user=_quoted(self.user),
             peer=self.transport.peer,
             key=key,
         )
         return result
 
-    def _note_refusal(self, reason: Failure, key: str) -> Failure:
-        if reason.check(error.IgnoreAuthentication):  # with which Conch asks for a signature
+    def _refused(self, reason: Failure, key: str) -> Failure:
+        if reason.check(error.IgnoreAuthentication):  # accepted: a signature must follow
             return reason
         why = reason.getErrorMessage()
         _log.warn(
             "refused {user} from {peer} with {key}: {why}",
-            user=_shown(self.user),
+            user=_quoted(self.user),
             peer=self.transport.peer,
             key=key,
             why=why,
         )
-        return Failure(UnauthorizedLogin(why))  # which Conch takes without a traceback
+        return Failure(UnauthorizedLogin(why))  # other types Conch logs with a traceback
 
 
 class Connection(connection.SSHConnection):
-    """Opens sessions only, and not too many of them."""
+    """Opens channels for sessions only, and a limited number of them."""
 
-    _log = _conchs_log
+    _log = _ConchLog()
 
     transport: Any
 
     def ssh_CHANNEL_OPEN(self, packet: bytes) -> None:
         """See ``SSHConnection``."""
         kind, rest = getNS(packet)
-        if kind == b"session" and len(self.channels) < MOST_SESSIONS:
+        if kind == b"session" and len(self.channels) < MAX_SESSIONS:
             super().ssh_CHANNEL_OPEN(packet)
             return
         _log.warn(
             "refused a channel of type {kind} to {peer}",
-            kind=_shown(kind),
+            kind=_quoted(kind),
             peer=self.transport.peer,
         )
         reason = struct.pack(">L", connection.OPEN_ADMINISTRATIVELY_PROHIBITED)
@@ -205,12 +208,12 @@ class Connection(connection.SSHConnection):
 
 
 class Transport(ssh_transport.SSHServerTransport):
-    """One connection of a client's."""
+    """One connection of a client."""
 
-    _log = _conchs_log
+    _log = _ConchLog()
 
     ourVersionString = b"SSH-2.0-monconn"
-    # What is left out is broken, or older than any client that is about.
+    # Without CBC mode, SHA-1 and MD5; every client of the last ten years has the others.
     supportedCiphers = [
         name for name in ssh_transport.SSHServerTransport.supportedCiphers if name.endswith(b"-ctr")
     ]
@@ -227,58 +230,60 @@ class Transport(ssh_transport.SSHServerTransport):
     transport: Any
     factory: ManholeFactory
     peer = "nobody"
-    """Who it is, for the log."""
-    is_known = False
-    """Whether they have logged in."""
-    _too_late: Any = None
+    """Where the client is, for the log."""
+    actor: Actor
+    """On whose behalf its sessions act; set by :meth:`logged_in`."""
+    is_authenticated = False
+    _login_timeout: Any = None
 
     def receiveError(self, reasonCode: int, description: str) -> None:
-        """See ``SSHTransportBase``: a client that leaves says so, which is no error."""
+        """See ``SSHTransportBase``, which logs an ordinary disconnect as an error."""
         if reasonCode != ssh_transport.DISCONNECT_BY_APPLICATION:
             super().receiveError(reasonCode, description)
 
     def connectionMade(self) -> None:
         """See ``IProtocol``."""
         self.peer = _peer(self.transport)
-        self._too_late = self.factory.clock.callLater(LOGIN_SECONDS, self._end_stranger)
+        self._login_timeout = self.factory.clock.callLater(LOGIN_SECONDS, self._login_timed_out)
         self.factory.connections.add(self)
         super().connectionMade()
 
     def sendExtInfo(self, extensions: Any) -> None:
-        """See ``SSHServerTransport``, which would name the algorithms of the host key only."""
+        """See ``SSHServerTransport``, which names the algorithms of the host key only."""
         super().sendExtInfo([(b"server-sig-algs", b",".join(SIGNATURES))])
 
-    def _end_stranger(self) -> None:
+    def _login_timed_out(self) -> None:
         _log.warn("{peer} did not log in within {s:.0f} s", peer=self.peer, s=LOGIN_SECONDS)
         self.abort()
 
-    def logged_in(self) -> None:
-        """Give it all the time it wants."""
-        self.is_known = True
-        self._cancel()
+    def logged_in(self, actor: Actor) -> None:
+        """From now on there is no timeout."""
+        self.actor = actor
+        self.is_authenticated = True
+        self._cancel_timeout()
 
-    def _cancel(self) -> None:
-        if self._too_late is not None and self._too_late.active():
-            self._too_late.cancel()
+    def _cancel_timeout(self) -> None:
+        if self._login_timeout is not None and self._login_timeout.active():
+            self._login_timeout.cancel()
 
     def dataReceived(self, data: bytes) -> None:
         """See ``IProtocol``."""
         try:
             super().dataReceived(data)
         except Exception as problem:
-            if self.is_known:
+            if self.is_authenticated:
                 raise
-            # A stranger may send anything, and shall not fill the log with tracebacks.
-            _log.warn("{peer} speaks no SSH: {why}", peer=self.peer, why=quoted(repr(problem)))
+            # Whoever can connect may send anything, and must not fill the log with tracebacks.
+            _log.warn("{peer} does not speak SSH: {why}", peer=self.peer, why=quoted(repr(problem)))
             self.abort()
 
     def abort(self) -> None:
-        """End it, this moment."""
+        """End the connection at once."""
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Any = None) -> None:
         """See ``IProtocol``."""
-        self._cancel()
+        self._cancel_timeout()
         try:
             super().connectionLost(reason)
         finally:
@@ -286,21 +291,21 @@ class Transport(ssh_transport.SSHServerTransport):
 
 
 class ManholeFactory(factory.SSHFactory):
-    """Makes connections, and ends them.
+    """Makes the protocol of each connection, and ends them all.
 
-    :param host_key: shown to clients.
-    :param authorized_keys: the path of the file of their keys.
-    :param operations: what they may do.
-    :param clock: gives ``callLater``.
+    :param host_key: the private key that identifies this server.
+    :param authorized_keys: the path of the file of the clients' public keys.
+    :param operations: what clients can ask and do.
+    :param clock: for the timeouts of logins and of closing.
     """
 
-    _log = _conchs_log
+    _log = _ConchLog()
 
     protocol = Transport
     noisy = False
 
     def __init__(
-        self, host_key: Key, authorized_keys: str, operations: Operations, clock: Any
+        self, host_key: Key, authorized_keys: str, operations: Operations, clock: Clock
     ) -> None:
         kind = host_key.sshType()
         self.publicKeys = {kind: host_key.public()}
@@ -309,26 +314,26 @@ class ManholeFactory(factory.SSHFactory):
         self.services = {b"ssh-userauth": Login, b"ssh-connection": Connection}
         self.clock = clock
         self.connections: set[Transport] = set()
-        self._all_gone: Deferred[None] | None = None
+        self._closing: Deferred[None] | None = None
 
     def buildProtocol(self, addr: Any) -> Any:
-        """See ``IFactory``: None if there are too many already."""
-        strangers = sum(not each.is_known for each in self.connections)
-        if strangers >= MOST_STRANGERS or len(self.connections) >= MOST_CONNECTIONS:
-            _log.warn("refused a connection: there are too many")
+        """See ``IFactory``: None, which closes the connection, if there are too many already."""
+        unauthenticated = sum(not each.is_authenticated for each in self.connections)
+        if unauthenticated >= MAX_UNAUTHENTICATED or len(self.connections) >= MAX_CONNECTIONS:
+            _log.warn("refused a connection: too many")
             return None
         return super().buildProtocol(addr)
 
     def getService(self, transport: Any, service: bytes) -> Any:
-        """See ``SSHFactory``: None for one that there is not."""
+        """See ``SSHFactory``, which raises KeyError for a service that it does not have."""
         return super().getService(transport, service) if service in self.services else None
 
     def lost(self, connection: Transport) -> None:
-        """Hear that a connection has ended."""
+        """Note that a connection has ended."""
         self.connections.discard(connection)
-        if self._all_gone is not None and not self.connections:
-            all_gone, self._all_gone = self._all_gone, None
-            all_gone.callback(None)
+        if self._closing is not None and not self.connections:
+            closing, self._closing = self._closing, None
+            closing.callback(None)
 
     def close(self) -> Deferred[None]:
         """End every connection.
@@ -337,14 +342,14 @@ class ManholeFactory(factory.SSHFactory):
         """
         if not self.connections:
             return succeed(None)
-        gone: Deferred[None] = Deferred()
-        self._all_gone = gone
+        closing: Deferred[None] = Deferred()
+        self._closing = closing
         for each in tuple(self.connections):
             each.sendDisconnect(
                 ssh_transport.DISCONNECT_BY_APPLICATION, b"monconn closes the manhole"
             )
-        timer = self.clock.callLater(GOODBYE_SECONDS, self._abort_all)
-        return gone.addCallback(lambda _: timer.cancel() if timer.active() else None)
+        timer = self.clock.callLater(CLOSE_SECONDS, self._abort_all)
+        return closing.addCallback(lambda _: timer.cancel() if timer.active() else None)
 
     def _abort_all(self) -> None:
         for each in tuple(self.connections):
@@ -358,5 +363,5 @@ def _peer(transport: Any) -> str:
     return str(TcpAddress(peer.host, peer.port))
 
 
-def _shown(text: bytes) -> str:
+def _quoted(text: bytes) -> str:
     return quoted(text.decode("utf-8", "replace"))

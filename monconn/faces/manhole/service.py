@@ -1,4 +1,4 @@
-"""Opens the manhole, and closes it."""
+"""The manhole as a service: opens its listener, and closes it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from monconn.addresses import TcpAddress, UnixAddress, is_loopback
+from monconn.clock import Clock
 from monconn.errors import ListenError
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, open_listener
+from monconn.net.listen import Listener, open_listener, serve_factory
+from monconn.ops.operations import Operations
 
 
 class ManholeSettings(Protocol):
-    """What must be said of a manhole."""
+    """The configuration of a manhole."""
 
     @property
     def listen(self) -> TcpAddress | UnixAddress:
@@ -26,11 +28,11 @@ class ManholeSettings(Protocol):
 
     @property
     def authorized_keys(self) -> str:
-        """The file of the public keys that let in."""
+        """The path of the file of public keys that are accepted."""
 
     @property
     def host_key(self) -> str | None:
-        """The file of the host key; None for one in the user's state folder."""
+        """The path of the host key; None for the usual one in the user's state folder."""
 
 
 class ManholeService(Service):
@@ -39,29 +41,36 @@ class ManholeService(Service):
     Conch is imported when it opens, so that a program without one does not pay for it.
 
     :param config: where to listen, and the files of keys.
-    :param registry: the monitors to serve.
+    :param registry: the monitors.
     :param reactor: an ``IReactorFDSet`` and ``IReactorSocket``.
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param clock: for the timeouts of clients.
+    :param operations: what users can ask and do; if left out, what can be done with the registry
+        alone.
     """
 
     _log = Logger()
 
     def __init__(
-        self, config: ManholeSettings, registry: Registry, reactor: Any, clock: Any
+        self,
+        config: ManholeSettings,
+        registry: Registry,
+        reactor: Any,
+        clock: Clock,
+        operations: Operations | None = None,
     ) -> None:
         self._config = config
-        self._registry = registry
+        self._operations = operations or Operations(registry, clock)
         self._reactor = reactor
         self._clock = clock
         self._factory: Any = None
         self._listener: Listener | None = None
         self.where: str | None = None
-        """How people name it; None while it is closed."""
+        """Its address, as ``HOST:PORT`` or ``unix:PATH``; None while it is closed."""
 
     def privilegedStartService(self) -> None:
         """See ``IService``: listen.
 
-        :raises ListenError: it cannot be opened, or not safely.
+        :raises ListenError: it cannot be opened, or only unsafely.
         """
         if self._listener is not None:
             return
@@ -98,22 +107,13 @@ class ManholeService(Service):
         factory = self._make_factory()
         sock = open_listener(address, pauses_seconds=())
         if sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0]):
-            sock.close()  # a name may mean anything
+            sock.close()  # "localhost" resolves to whatever /etc/hosts says
             raise ListenError(_reachable(address))
-        self.where = _where(sock)
+        self.where = _address_text(sock)
         self._factory = factory
         factory.doStart()
-        # Not adoptStreamPort, which would open a UNIX socket to everyone (mode 0666).
-        self._listener = Listener(sock, self._reactor, self._accepted, must_wait=lambda: False)
+        self._listener = serve_factory(sock, self._reactor, factory)
         self._listener.resume()
-
-    def _accepted(self, client: socket.SocketType, address: Any) -> None:
-        try:
-            self._reactor.adoptStreamConnection(client.fileno(), client.family, self._factory)
-        except OSError as error:  # it has left again
-            self._log.debug("a client left at once: {error}", error=str(error))
-        finally:
-            client.close()  # Twisted has made a descriptor of its own
 
     def _checked_address(self) -> TcpAddress | UnixAddress:
         address = self._config.listen
@@ -125,11 +125,10 @@ class ManholeService(Service):
 
     def _make_factory(self) -> Any:
         try:
-            import twisted.conch.manhole_ssh  # noqa: F401  that is, with what it needs itself
+            import twisted.conch.manhole_ssh  # noqa: F401  which imports cryptography, too
         except ImportError:
-            raise ListenError("it needs Conch: pip install 'monconn[manhole]'") from None
+            raise ListenError("needs Conch: pip install 'monconn[manhole]'") from None
         from monconn.faces.manhole import keys
-        from monconn.faces.manhole.operations import Operations
         from monconn.faces.manhole.server import ManholeFactory
 
         path = os.path.expanduser(self._config.authorized_keys)
@@ -138,13 +137,12 @@ class ManholeService(Service):
         except keys.KeyFileError as error:
             raise ListenError(f"authorized_keys {error}") from None
         if not found:
-            raise ListenError(f"authorized_keys {path}: no key in it that could let anybody in")
+            raise ListenError(f"authorized_keys {path}: has no usable key")
         own = self._config.host_key
         host_key = keys.host_key(
             keys.default_host_key() if own is None else Path(os.path.expanduser(own))
         )
-        operations = Operations(self._registry, self._clock)
-        return ManholeFactory(host_key, path, operations, self._clock)
+        return ManholeFactory(host_key, path, self._operations, self._clock)
 
 
 def _reachable(address: TcpAddress | UnixAddress) -> str:
@@ -154,7 +152,7 @@ def _reachable(address: TcpAddress | UnixAddress) -> str:
     )
 
 
-def _where(sock: socket.socket) -> str:
+def _address_text(sock: socket.socket) -> str:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name}"

@@ -1,25 +1,27 @@
-"""One session: a command, a prompt on a terminal, or lines from a pipe."""
+"""One SSH session: a command, a prompt in a terminal, or lines from a pipe."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.conch.interfaces import ISession
 from twisted.conch.ssh.session import SSHSessionProcessProtocol
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from monconn.errors import quoted
-from monconn.faces.manhole import verbs
+from monconn.faces.manhole import commands
 from monconn.faces.manhole.prompt import LineShell, Terminal
 
 if TYPE_CHECKING:
-    from monconn.faces.manhole.server import User
+    from monconn.faces.manhole.server import Transport, User
 
-NO_SIZE = (24, 80)
+DEFAULT_SIZE = (24, 80)
 """Lines and columns, where the client does not know."""
 
 _log = Logger(namespace="monconn.manhole")
@@ -28,29 +30,22 @@ _log = Logger(namespace="monconn.manhole")
 class Shell(Protocol):
     """What reads from a client."""
 
-    def received(self, data: bytes) -> None:
-        """Take what they typed."""
+    def dataReceived(self, data: bytes) -> None:
+        """Take what was typed."""
 
     def end_of_input(self) -> None:
-        """Hear that they will type no more."""
+        """The client will send no more."""
 
     def resized(self, columns: int, lines: int) -> None:
-        """Hear that their window has another size."""
-
-
-class Feed:
-    """What Conch takes for the process of a session; it only wants to be written to."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self.write = write
-
-    def loseConnection(self) -> None:
-        """See ``ITransport``: the session hears of it by ``closed``."""
+        """The client's window has another size."""
 
 
 @implementer(ISession)
 class Session:
-    """One session of a user's."""
+    """One session of a login.
+
+    To Conch it is a process that ends with an exit status.
+    """
 
     def __init__(self, user: User) -> None:
         self._user = user
@@ -58,36 +53,44 @@ class Session:
         self._shell: Shell | None = None
         self._process: SSHSessionProcessProtocol | None = None
 
+    @property
+    def _transport(self) -> Transport:
+        transport: Transport = self._user.conn.transport
+        return transport
+
     # -- ISession
 
     def getPty(self, term: Any, windowSize: Any, modes: Any) -> None:
         """See ``ISession``."""
-        self._size = _size(windowSize)
+        self._size = _usable_size(windowSize)
 
     def openShell(self, process: Any) -> None:
         """See ``ISession``: a prompt if there is a terminal, or else lines in and out."""
         self._process = process
+        arguments = (self._user.operations, self._transport.actor, self._write, self._end)
         if self._size is None:
-            self._shell = LineShell(self._user.operations, self._write, self._end)
+            self._shell = LineShell(*arguments)
         else:
             lines, columns = self._size
-            self._shell = Terminal(self._user.operations, self._write, self._end)
+            self._shell = Terminal(*arguments)
             self._shell.resized(columns, lines)
-            self._shell.start()
-        _log.info("{peer} has a prompt", peer=self._peer)
-        process.makeConnection(Feed(self._shell.received))
+        _log.info("{peer} has a prompt", peer=self._transport.peer)
+        process.makeConnection(_input(self._shell.dataReceived))
 
     def execCommand(self, process: Any, command: bytes) -> None:
         """See ``ISession``."""
         self._process = process
-        process.makeConnection(Feed(lambda data: None))
+        process.makeConnection(_input(lambda data: None))
         line = command.decode("utf-8", "replace")
-        # Later, so that the client hears first that its request was understood.
-        self._clock.callLater(0, self._run, line)
+        # Later: Conch confirms the request when this method has returned, and OpenSSH does not
+        # expect output, or the end, before that.
+        self._transport.factory.clock.callLater(
+            0, lambda: Deferred.fromCoroutine(self._run_command(line))
+        )
 
     def windowChanged(self, windowSize: Any) -> None:
         """See ``ISession``."""
-        self._size = lines, columns = _size(windowSize)
+        self._size = lines, columns = _usable_size(windowSize)
         if self._shell is not None:
             self._shell.resized(columns, lines)
 
@@ -102,44 +105,31 @@ class Session:
 
     # -- what it does
 
-    @property
-    def _transport(self) -> Any:
-        return self._user.conn.transport
-
-    @property
-    def _peer(self) -> str:
-        return str(self._transport.peer)
-
-    @property
-    def _clock(self) -> Any:
-        return self._transport.factory.clock
-
-    def _run(self, line: str) -> None:
+    async def _run_command(self, line: str) -> None:
         if self._process is None:
             return
         try:
-            answer = verbs.run(line, self._user.operations)
+            answer = await commands.run(line, self._user.operations, self._transport.actor)
         except Exception:
             _log.failure("a command failed")
-            answer = verbs.Answer(verbs.FAILED, err="it failed; the log says why\n")
+            answer = commands.Answer(commands.FAILED, err="it failed; the log says why\n")
         _log.info(
             "{peer} ran {line}: status {status}",
-            peer=self._peer,
+            peer=self._transport.peer,
             line=quoted(line),
             status=answer.status,
         )
-        if answer.out:
-            self._process.outReceived(self._lines(answer.out))
-        if answer.err:
-            self._process.errReceived(self._lines(answer.err))
-        self._end(answer.status)
+        if self._process is not None:  # the client may have gone meanwhile
+            self._process.outReceived(self._encode(answer.out))
+            self._process.errReceived(self._encode(answer.err))
+            self._end(answer.status)
 
-    def _lines(self, text: str) -> bytes:
-        # A client's terminal is raw if it was told of (ssh -t), and wants to hear of both.
+    def _encode(self, text: str) -> bytes:
+        # With ssh -t, the client's terminal is in raw mode and does not return at a newline.
         return (text if self._size is None else text.replace("\n", "\r\n")).encode()
 
     def _write(self, data: bytes) -> None:
-        if self._process is not None:  # what a Deferred gives may come after the end
+        if self._process is not None:  # a Deferred may fire after the end
             self._process.outReceived(data)
 
     def _end(self, status: int) -> None:
@@ -149,6 +139,11 @@ class Session:
             process.processEnded(Failure(reason))
 
 
-def _size(window: Any) -> tuple[int, int]:
+def _input(write: Callable[[bytes], object]) -> SimpleNamespace:
+    """What Conch takes for the transport of a process: it writes what the client sends."""
+    return SimpleNamespace(write=write, loseConnection=lambda: None)  # closed() is called, too
+
+
+def _usable_size(window: Any) -> tuple[int, int]:
     lines, columns = window[:2]
-    return (lines, columns) if lines and columns else NO_SIZE
+    return (lines, columns) if lines and columns else DEFAULT_SIZE

@@ -1,4 +1,4 @@
-"""What can be done to a connection, and what is asked before."""
+"""What a key does to the selected connection, and the question that is asked before."""
 
 from __future__ import annotations
 
@@ -12,58 +12,69 @@ from monconn.faces.tui.model import Row
 from monconn.faces.tui.poller import ActionRequest
 
 _NO_IPS = ("unix", "local")
-"""What stands in place of an IP where there is none."""
+"""Values of ``client_ip`` for clients without an IP."""
 
 
 @attrs.frozen
 class Plan:
-    """A deed that waits for a yes.
+    """An action that waits for confirmation.
 
-    :param answers: the keys that say yes, and what each means.
-    :param deeds: what follows from each key.
+    :param question: what is going to be done.
+    :param context: lines that say to which connection.
+    :param answers: the keys that confirm, and what each means.
+    :param requests: what to send for each of these keys.
     """
 
     question: str
-    facts: Sequence[str]
+    context: Sequence[str]
     answers: Sequence[tuple[str, str]]
-    deeds: Mapping[str, ActionRequest]
+    requests: Mapping[str, ActionRequest]
 
 
 def plan(key: str, row: Row) -> Plan | str:
-    """What a key would do to a connection; or why it can do nothing."""
-    if key == "b":
-        return _block(row)
+    """What a key would do to a connection.
+
+    :param key: ``c`` to close, ``r`` to reset, ``b`` to block the client's IP, ``u`` to unblock it.
+    :returns: the plan, or a message that says why there is nothing to do.
+    """
+    if key in ("b", "u"):
+        return _plan_block(row, is_block=key == "b")
     if "closed_at" in row:
         return f"connection {row['id']} has ended already"
-    return _close(row, is_reset=key == "r")
-
-
-def _close(row: Row, is_reset: bool) -> Plan:
-    verb = "reset" if is_reset else "close"
-    words = f"{verb} connection {row['id']}"
-    deed = ActionRequest(
-        "CloseConnections", {"ids": json.dumps([row["id"]]), "reset": is_reset}, words
-    )
-    return Plan(f"{words}?".capitalize(), _facts(row), [("y", f"yes, {verb} it")], {"y": deed})
-
-
-def _block(row: Row) -> Plan | str:
-    ip, service = str(row.get("client_ip", "")), str(row.get("service", ""))
-    if not ip or ip in _NO_IPS:
-        return f"connection {row['id']} has no client IP to block"
-    words = f"block {printable(ip)}"
-    here = f"{words} at {printable(service)}"
+    verb = "reset" if key == "r" else "close"
+    text = f"{verb} connection {row['id']}"
+    arguments = {"ids": json.dumps([row["id"]]), "reset": key == "r"}
     return Plan(
-        f"{words}?".capitalize(),
-        [*_facts(row), "All connections of this IP are ended, and it is let in no more."],
-        [("y", "yes, at all services"), ("s", f"yes, at {printable(service)} only")],
-        {
-            "y": ActionRequest("Block", {"network": ip}, f"{words} at all services"),
-            "s": ActionRequest("Block", {"network": ip, "service": service}, here),
-        },
+        f"{text}?".capitalize(),
+        _context(row),
+        [("y", f"yes, {verb} it")],
+        {"y": ActionRequest("CloseConnections", arguments, text)},
     )
 
 
-def _facts(row: Row) -> list[str]:
+def _plan_block(row: Row, *, is_block: bool) -> Plan | str:
+    ip, service = str(row.get("client_ip", "")), str(row.get("service", ""))
+    verb = "block" if is_block else "unblock"
+    if not ip or ip in _NO_IPS:
+        return f"connection {row['id']} has no client IP to {verb}"
+    command, text = verb.capitalize(), f"{verb} {printable(ip)}"
+    effect = (
+        "All connections of this IP are ended, and new ones are refused."
+        if is_block
+        else "New connections of this IP are accepted again."
+    )
+    everywhere = ActionRequest(command, {"network": ip}, f"{text} at all services")
+    at_service = ActionRequest(
+        command, {"network": ip, "service": service}, f"{text} at {printable(service)}"
+    )
+    return Plan(
+        f"{text}?".capitalize(),
+        [*_context(row), effect],
+        [("y", "yes, at all services"), ("s", f"yes, at {printable(service)} only")],
+        {"y": everywhere, "s": at_service},
+    )
+
+
+def _context(row: Row) -> list[str]:
     client, backend = printable(row.get("client")), printable(row.get("backend"))
     return [f"{client} → {backend}", f"service {printable(row.get('service'))}"]

@@ -1,4 +1,4 @@
-"""Which row is chosen, and which rows are in sight."""
+"""Which row is selected, and which rows are visible."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import attrs
 
 @attrs.define
 class Cursor:
-    """A chosen row among rows that change.
+    """A selected row among rows that change.
 
-    It stays with its connection wherever the row goes; but on the first row it stays on the
-    first, for those who only watch.
+    The selection stays with its connection wherever the row moves. Only the first row is
+    different: there the selection stays on the first row, for users who merely watch.
+
+    :param height: how many rows fit.
+    :param top: how many rows are above the visible ones.
+    :param index: the place of the selected row.
+    :param id: the id of the selected connection; None on the first row.
     """
 
     height: int = 0
-    """How many rows fit."""
     top: int = 0
-    """How many rows are above those in sight."""
     index: int = 0
     id: int | None = None
 
@@ -27,31 +30,32 @@ class Cursor:
         """Go down, or up by a negative number of steps."""
         self.index = max(0, min(self.index + steps, len(rows) - 1))
         self.id = rows[self.index]["id"] if self.index else None
-        self._bring_into_sight(len(rows))
+        self._scroll(len(rows))
 
     def to_top(self) -> None:
-        """Choose the first row."""
+        """Select the first row."""
         self.index, self.id, self.top = 0, None, 0
 
     def follow(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Find the chosen connection among new rows; if it is gone, take what is in its place."""
+        """Find the selected connection among new rows; if it is gone, keep the place."""
         places = {row["id"]: place for place, row in enumerate(rows)}
         if self.id in places:
             self.index = places[self.id]
         else:
             self.index = max(0, min(self.index, len(rows) - 1))
             self.id = rows[self.index]["id"] if self.index else None
-        self._bring_into_sight(len(rows))
+        self._scroll(len(rows))
 
-    def chosen(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-        """The chosen row; None if there are no rows."""
+    def selected(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """The selected row; None if there are no rows."""
         return rows[self.index] if self.index < len(rows) else None
 
-    def in_sight(self, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    def visible(self, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The rows that fit."""
         return rows[self.top : self.top + self.height]
 
-    def _bring_into_sight(self, count: int) -> None:
+    def _scroll(self, count: int) -> None:
+        """Scroll as little as brings the selected row into view."""
         lowest_top = max(self.index - self.height + 1, 0)
         highest_top = min(self.index, max(count - self.height, 0))
         self.top = min(max(self.top, lowest_top), max(highest_top, lowest_top))

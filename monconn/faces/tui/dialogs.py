@@ -1,4 +1,4 @@
-"""What lies over the tables: a question, one connection's details, the keys."""
+"""What is shown over the tables: a question, one connection's details, the keys."""
 
 from __future__ import annotations
 
@@ -7,42 +7,46 @@ from collections.abc import Callable, Sequence
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
+from textual.events import Key
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from monconn.faces.tui import format as words
-from monconn.faces.tui.model import Model
+from monconn.faces.tui.format import details, trend
+from monconn.faces.tui.model import TREND_LENGTH, Model
 from monconn.faces.tui.tables import HEADER_STYLE, OLD_STYLE
 from monconn.faces.tui.widgets import Lines
+from monconn.ops.rows import ConnectionRow
 
 _KEYS = (
-    ("↑ ↓  PgUp PgDn", "choose a connection"),
-    ("Home", "the first one, whichever it is"),
-    ("Tab", "from the live ones to the closed ones and back"),
-    ("Enter", "all details of the chosen one"),
-    ("c", "close it: each side is told the end"),
-    ("r", "reset it: both sides at once"),
-    ("b", "block its client's IP"),
-    ("/", "filter; Enter keeps it, Escape takes it away"),
-    ("s  S", "the next or the previous order"),
+    ("↑ ↓  PgUp PgDn", "select a connection"),
+    ("Home", "select the first row"),
+    ("Tab", "switch between live and closed ones"),
+    ("Enter", "show all details of the selected one"),
+    ("c", "close it in good order"),
+    ("r", "reset it at once"),
+    ("b  u", "block its client's IP, or unblock it"),
+    ("/", "filter; Enter keeps, Escape removes it"),
+    ("s  S", "sort by the next, the previous order"),
     ("p", "pause, and go on"),
     ("q", "quit"),
 )
 _HELP_ON_FILTERS = """\
-10.0.0.0/8     an IP or network
-half_closed    a state
-web            a service's name
-anything else  a text in client, service, state,
-               backend or reason
-client=, service= or state= before it says which."""
+service:web client:10.0.0.0/8   both must match
+idle:5m.. up:1MiB.. age:..10s   at least, at most
+not:state:open                  all but these
+half_closed  10.0.0.0/8  web    state, client, service
+anything else                   a text anywhere"""
+
+
+_NAME_WIDTH = max(map(len, ConnectionRow.fields()))
 
 
 class Confirm(ModalScreen[str | None]):
     """A question that is answered by one key; Escape and n are no.
 
     :param question: what is going to be done.
-    :param facts: to whom.
-    :param answers: the keys that say yes, and what each means.
+    :param context: lines that say to which connection.
+    :param answers: the keys that confirm, and what each means.
     """
 
     DEFAULT_CSS = """
@@ -52,12 +56,12 @@ class Confirm(ModalScreen[str | None]):
     """
 
     def __init__(
-        self, question: str, facts: Sequence[str], answers: Sequence[tuple[str, str]]
+        self, question: str, context: Sequence[str], answers: Sequence[tuple[str, str]]
     ) -> None:
         super().__init__()
         self.text = Text(question, style="bold")
-        for fact in facts:
-            self.text.append(f"\n{fact}", "not bold")
+        for line in context:
+            self.text.append(f"\n{line}", "not bold")
         self.text.append("\n")
         self._keys = [key for key, _ in answers]
         for key, meaning in [*answers, ("n", "no")]:
@@ -65,19 +69,18 @@ class Confirm(ModalScreen[str | None]):
             self.text.append(f" {meaning}", "not bold")
 
     def compose(self) -> ComposeResult:
-        """See ``Screen``."""
+        """The question with its answers."""
         yield Static(self.text)
 
     def key_escape(self) -> None:
-        """No."""
+        """The answer is no."""
         self.dismiss(None)
 
-    def on_key(self, event: object) -> None:
-        """Only one of the keys says yes."""
-        key = getattr(event, "key", "")
-        if key in self._keys:
-            self.dismiss(key)
-        elif key in ("n", "q"):
+    def on_key(self, event: Key) -> None:
+        """Answer; keys that are not among the answers do nothing, Enter included."""
+        if event.key in self._keys:
+            self.dismiss(event.key)
+        elif event.key in ("n", "q"):
             self.dismiss(None)
 
 
@@ -91,7 +94,7 @@ class Help(ModalScreen[None]):
     """
 
     def compose(self) -> ComposeResult:
-        """See ``Screen``."""
+        """All keys, whatever the width of the screen."""
         text = Text()
         for key, meaning in _KEYS:
             text.append(f"{key:<15}", "bold")
@@ -101,15 +104,15 @@ class Help(ModalScreen[None]):
         yield Static(text)
 
     def on_key(self) -> None:
-        """Any key."""
+        """Close, whatever the key."""
         self.dismiss(None)
 
 
 class Details(ModalScreen[None]):
-    """All there is to know of one connection.
+    """All that the server knows of one connection.
 
-    :param model: holds it.
-    :param act: is called with the key of what to do with it.
+    :param model: holds the connection.
+    :param act: is called with the key of an action on it.
     """
 
     DEFAULT_CSS = """
@@ -121,6 +124,7 @@ class Details(ModalScreen[None]):
         ("c", "act('c')", "close"),
         ("r", "act('r')", "reset"),
         ("b", "act('b')", "block"),
+        ("u", "act('u')", "unblock"),
     ]
 
     def __init__(self, model: Model, act: Callable[[str], None]) -> None:
@@ -129,7 +133,7 @@ class Details(ModalScreen[None]):
         self._act = act
 
     def compose(self) -> ComposeResult:
-        """See ``Screen``."""
+        """A title, the details, which scroll, a message and the keys."""
         yield Lines(id="title")
         with VerticalScroll():
             yield Lines(id="details")
@@ -137,53 +141,53 @@ class Details(ModalScreen[None]):
         yield Lines(id="keys")
 
     def on_resize(self) -> None:
-        """See ``Screen``."""
+        """Draw: trends are as wide as the screen."""
         self.draw(Text())
 
     def draw(self, message: Text) -> None:
         """Show what the model holds now."""
         if not self.query("#keys"):
-            return  # it is being made
+            return  # its widgets are not mounted yet
         model, width = self._model, self.size.width
         title = Text(f" connection {model.details}", HEADER_STYLE)
         if not model.details_known:
             title.append("  no longer known: as it was when last seen", "not underline")
         lines = self._lines(width)
-        shown = self.query_one("#details", Lines)
-        shown.styles.height = len(lines)
-        shown.put(lines)
-        self.query_one("#title", Lines).put([title])
-        self.query_one("#message", Lines).put([message])
-        keys = [("Esc", "back"), ("c", "close"), ("r", "reset"), ("b", "block")]
-        self.query_one("#keys", Lines).put([key_line(keys, width)])
+        widget = self.query_one("#details", Lines)
+        widget.styles.height = len(lines)
+        widget.set_lines(lines)
+        self.query_one("#title", Lines).set_lines([title])
+        self.query_one("#message", Lines).set_lines([message])
+        keys = [("Esc", "back"), ("c", "close"), ("r", "reset"), ("b", "block"), ("u", "unblock")]
+        self.query_one("#keys", Lines).set_lines([key_line(keys, width)])
 
     def _lines(self, width: int) -> list[Text]:
         model = self._model
-        is_old = bool(model.lost) or not model.details_known
         lines = []
-        for key, value, style in words.details(model.shown_details or {}):
-            line = Text(f" {key:<16} ")
+        for name, value, style in details(model.details_row or {}):
+            line = Text(f" {name:<{_NAME_WIDTH}} ")
             line.append(value, style or None)
             lines.append(line)
-        for key in ("up_rate", "down_rate"):
-            trend = words.sparkline(model.detail_trends.of(key), max(min(width - 19, 120), 0))
-            lines.append(Text(f" {key.replace('rate', 'trend'):<16} {trend.lstrip()}"))
-        if is_old:
+        for name in ("up_rate", "down_rate"):
+            width_left = max(min(width - _NAME_WIDTH - 3, TREND_LENGTH), 0)
+            bars = trend(model.detail_trends.of(name), width_left).lstrip()
+            lines.append(Text(f" {name.replace('rate', 'trend'):<{_NAME_WIDTH}} {bars}"))
+        if model.lost or not model.details_known:
             for line in lines:
                 line.stylize(OLD_STYLE)
         return lines
 
     def action_back(self) -> None:
-        """Back to the tables."""
+        """Go back to the tables."""
         self.dismiss(None)
 
     def action_act(self, key: str) -> None:
-        """Do something with this connection."""
+        """Close, reset, block or unblock, after a question."""
         self._act(key)
 
 
 def key_line(keys: Sequence[tuple[str, str]], width: int) -> Text:
-    """The keys that work here, as many as there is room for."""
+    """The keys that work here, as many as there is room for; the first ones before the others."""
     line = Text()
     for key, meaning in keys:
         if len(line) + len(key) + len(meaning) + (3 if line else 1) > width:

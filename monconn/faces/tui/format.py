@@ -1,82 +1,59 @@
-"""Values as they are read on the screen."""
+"""Colours of values, trends, and the lines of the details."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from monconn.errors import printable
-from monconn.units import format_bytes, format_duration
+from monconn.ops.columns import Unit, format_value
+from monconn.ops.rows import ConnectionRow
+from monconn.units import sparkline
 
-_BARS = "▁▂▃▄▅▆▇█"
 _ORDERLY = ("client_closed", "backend_closed")
 _BROKEN = ("_reset", "_lost", "_refused", "_unreachable", "error")
 _STATE_STYLES = {"connecting": "yellow", "half_closed": "cyan", "closing": "magenta"}
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """The last values as bars, the newest on the right; the highest of them fills a bar."""
-    last = values[-width:] if width > 0 else ()
-    most = max(last, default=0.0)
-    if most <= 0:
-        return ("▁" * len(last)).rjust(width)
-    # Whatever moved is higher than what did not.
-    return "".join(_BARS[round(each / most * 6) + 1 if each > 0 else 0] for each in last).rjust(
-        width
-    )
+def trend(values: Sequence[float], width: int) -> str:
+    """The last values as a sparkline of so many characters, the newest on the right."""
+    return sparkline(values[-width:] if width > 0 else ()).rjust(width)
 
 
-def rate(value: Any) -> str:
-    """Bytes a second, without the words *a second*."""
-    return format_bytes(round(float(value or 0)))
+def style_of(name: str, value: Any) -> str:
+    """The colour of a field's value; empty for none.
 
-
-def moment(iso: Any) -> str:
-    """The time of day, here, of a moment."""
-    try:
-        return datetime.fromisoformat(str(iso)).astimezone().strftime("%H:%M:%S")
-    except ValueError:
+    States other than open have one each. A reason is red if something broke off, yellow if it is
+    a limit or somebody's decision, and has none if the connection ended in good order.
+    """
+    text = str(value or "")
+    if name == "state":
+        return _STATE_STYLES.get(text, "")
+    if name not in ("reason", "refusal") or not text or text in _ORDERLY:
         return ""
+    return "red" if text.endswith(_BROKEN) else "yellow"
 
 
-def reason_of(row: dict[str, Any]) -> str:
-    """Why a connection ended, or was not let in."""
-    return printable(row.get("reason") or row.get("refusal") or "")
+def details(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The JSON name, the text and the colour of each field that a connection has.
+
+    Fields that only a newer server knows are there, too, as they were sent.
+    """
+    fields = ConnectionRow.fields()
+    for name, value in row.items():
+        unit = fields[name].unit if name in fields else "text"
+        yield name, printable(_detail(value, unit)), style_of(name, value)
 
 
-def state_style(state: Any) -> str:
-    """The colour of a state; an open connection needs none."""
-    return _STATE_STYLES.get(str(state), "")
-
-
-def reason_style(reason: str) -> str:
-    """The colour of a reason: none if all went well, red if something broke off."""
-    if reason in _ORDERLY:
-        return ""
-    return "red" if reason.endswith(_BROKEN) else "yellow"
-
-
-def details(row: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Every key of a connection, its value in words, and its style."""
-    return [(key, _detail(key, value), _detail_style(key, value)) for key, value in row.items()]
-
-
-def _detail(key: str, value: Any) -> str:
+def _detail(value: Any, unit: Unit) -> str:
+    """As in a table, and exact beside it where a table rounds."""
+    text = format_value(value, unit)
     if value is None:
-        return "-"
-    if key.endswith("_seconds"):
-        return f"{value * 1000:.1f}ms" if 0 < value < 1 else format_duration(float(value))
-    if key in ("up", "down"):
-        return f"{format_bytes(int(value))}  ({int(value):,} bytes)"
-    if key.endswith("_rate"):
-        return f"{rate(value)} a second"
-    if key.endswith("_at"):
-        return f"{moment(value)}  ({printable(value)})"
-    return printable(value)
-
-
-def _detail_style(key: str, value: Any) -> str:
-    if key == "state":
-        return state_style(value)
-    return reason_style(str(value)) if key in ("reason", "refusal") else ""
+        return text
+    if unit == "seconds" and 0 < value < 1:
+        return f"{value * 1000:.1f}ms"
+    if unit == "bytes":
+        return f"{text}  ({int(value):,} bytes)"
+    if unit == "time":
+        return f"{text}  ({value})"
+    return text

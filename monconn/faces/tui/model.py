@@ -1,96 +1,61 @@
-"""What the live view wants to see, and what it was told: no screen and no sockets."""
+"""The state of the live view: what to ask the server for, and what it answered.
+
+Knows neither a screen nor a socket.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import attrs
 
-from monconn.addresses import parse_network
-from monconn.errors import AddressError
 from monconn.faces.tui.cursor import Cursor
+from monconn.ops.filters import CONNECTION_KEYS, Filter, FilterError, parse
 
 Row = dict[str, Any]
-"""A connection or a service, as the control port tells it."""
+"""The JSON of a row of :mod:`monconn.ops.rows`."""
+Order = Literal["rate", "down", "up", "age", "idle", "id"]
 
-ORDERS = ("rate", "down", "up", "age", "idle", "id")
-STATES = ("connecting", "open", "half_closed", "closing", "closed")
-MOST_ROWS = 500
-"""However far down one goes, no more rows are asked for."""
+ORDERS: tuple[Order, ...] = ("rate", "down", "up", "age", "idle", "id")
+MAX_ROWS = 500
+"""However far down the user goes, no more rows are asked for."""
 TREND_LENGTH = 120
-LEAST_SECONDS = 0.2
-"""Between two looks at the services' totals, for a rate to mean anything."""
+MIN_RATE_SECONDS = 0.2
+"""Between two samples of the services' totals, for a rate to mean anything."""
+NO_FILTER = parse("", CONNECTION_KEYS)
 
 
 @attrs.frozen
-class Filter:
-    """Which connections to show, as the user typed it.
+class Query:
+    """What to ask the server for in one poll.
 
-    :param kind: what the text was taken for.
-    """
-
-    kind: Literal["none", "client", "service", "state", "text"] = "none"
-    value: str = ""
-
-    def arguments(self) -> dict[str, str]:
-        """What the server is told to filter by."""
-        return {} if self.kind == "none" else {self.kind: self.value}
-
-
-def parse_filter(text: str, services: Iterable[str]) -> Filter:
-    """Take a text for a state, an IP or network, a service's name, or else for a text.
-
-    ``client=``, ``service=`` and ``state=`` before it say which, where it could be several.
-    """
-    text = text.strip()
-    if not text:
-        return Filter()
-    kind, equals, value = text.partition("=")
-    if not equals:
-        kind, value = "", text
-    if kind in ("", "state") and value in STATES:
-        return Filter("state", value)
-    if kind in ("", "client") and _is_network(value):
-        return Filter("client", value)
-    if kind in ("", "service") and value in services:
-        return Filter("service", value)
-    return Filter("text", text)
-
-
-def _is_network(text: str) -> bool:
-    try:
-        parse_network(text)
-    except AddressError:
-        return False
-    return True
-
-
-@attrs.frozen
-class Question:
-    """What to ask the server for, all at once.
-
+    :param order: by what the server sorts the live connections.
+    :param limit: how many live connections to send.
+    :param closed_limit: how many closed ones.
     :param details: the id of the one connection to ask for, instead of all else.
     """
 
-    order: str = "rate"
-    filter: Filter = Filter()
+    order: Order = "rate"
+    filter: Filter = NO_FILTER
     limit: int = 0
     closed_limit: int = 0
     details: int | None = None
 
 
 @attrs.frozen
-class Answer:
-    """What the server said to a question.
+class Snapshot:
+    """What the server answered to a query.
 
     :param at: when, in monotonic seconds.
-    :param total: how many live connections pass the server's filter.
-    :param details: None also if nobody knows the connection any more.
+    :param server: its name and version.
+    :param pid: its process id.
+    :param total: how many live connections pass the filter.
+    :param details: None also if the server no longer knows the connection.
     """
 
-    question: Question
+    query: Query
     at: float
     server: str = ""
     pid: int = 0
@@ -102,167 +67,199 @@ class Answer:
 
 
 class Trends:
-    """The last rates of what is shown, and of nothing else."""
+    """The last rates of the rows that are shown, and of no others."""
 
     def __init__(self) -> None:
-        self._kept: dict[Any, deque[float]] = {}
+        self._rates: dict[Any, deque[float]] = {}
 
     def add(self, rates: dict[Any, float]) -> None:
-        """Add one rate for each; whatever is not among them is forgotten."""
-        kept = self._kept
-        self._kept = {key: kept.get(key) or deque(maxlen=TREND_LENGTH) for key in rates}
+        """Add one rate for each key; keys that are not among them are forgotten."""
+        before = self._rates
+        self._rates = {key: before.get(key) or deque(maxlen=TREND_LENGTH) for key in rates}
         for key, rate in rates.items():
-            self._kept[key].append(rate)
+            self._rates[key].append(rate)
 
     def clear(self) -> None:
-        """Forget them all."""
-        self._kept.clear()
+        """Forget all rates."""
+        self._rates.clear()
 
     def of(self, key: Any) -> Sequence[float]:
-        """The rates, oldest first."""
-        return tuple(self._kept.get(key, ()))
+        """The rates in bytes a second, oldest first."""
+        return tuple(self._rates.get(key, ()))
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._rates)
 
 
 class Model:
     """The state of the live view."""
 
     def __init__(self) -> None:
-        self.order = ORDERS[0]
-        self.text = ""
+        self.order: Order = ORDERS[0]
+        self.filter_text = ""
+        """As it was typed."""
+        self.filter = NO_FILTER
+        """What the text means, up to a term that cannot be understood."""
+        self.filter_error: FilterError | None = None
+        """Why the text cannot be understood; None if it can."""
         self.paused = False
         self.details: int | None = None
         self.live = Cursor()
         self.closed = Cursor()
-        self.looks_at_closed = False
-        """Whether the arrows move among the closed ones."""
-        self.answer = self._counted = Answer(Question(), 0.0)
+        self.closed_has_focus = False
+        """Whether the arrow keys move among the closed connections."""
+        self.snapshot = self._sample = Snapshot(Query(), 0.0)
         self.trends = Trends()
         self.service_trends = Trends()
         self.detail_trends = Trends()
-        self.shown_details: Row | None = None
+        self.details_row: Row | None = None
         self.details_known = True
         self.lost = ""
         """Why the server cannot be asked; empty while it can."""
 
-    # -- what is wanted
+    # -- what to ask for
 
-    @property
-    def filter(self) -> Filter:
-        """What the typed text means."""
-        return parse_filter(self.text, [str(each.get("sid")) for each in self.answer.services])
-
-    def question(self) -> Question | None:
+    def query(self) -> Query | None:
         """What to ask for; None while nothing is to be asked."""
         if self.details is not None:
-            return Question(details=self.details)
+            return Query(details=self.details)
         if self.paused:
             return None
-        # A page more than fits, so that to turn the page needs no wait.
-        limit = min(self.live.top + 2 * self.live.height, MOST_ROWS)
-        return Question(self.order, self.filter, limit, self.closed.height)
+        # A page more than fits, so that turning the page does not wait for the server.
+        limit = min(self.live.top + 2 * self.live.height, MAX_ROWS)
+        return Query(self.order, self.filter, limit, self.closed.height)
 
     def next_order(self, steps: int = 1) -> None:
-        """Sort by the next of the orders, or the one so many steps on."""
+        """Sort by the next of the orders, or by the one so many steps on."""
         self.order = ORDERS[(ORDERS.index(self.order) + steps) % len(ORDERS)]
         self.paused = False
         self.live.to_top()
 
     def filter_by(self, text: str) -> None:
-        """Show only what a text says."""
-        if text == self.text:
-            return
-        self.text, self.paused = text, False
-        self.live.to_top()
-        self.closed.to_top()
+        """Show only what a text of the filter language selects.
+
+        While a term cannot be understood, those before it are what is filtered by.
+        """
+        before, self.filter_text = self.filter, text
+        self._parse_filter()
+        if self.filter != before:
+            self.paused = False
+            self.live.to_top()
+            self.closed.to_top()
+
+    def _parse_filter(self) -> None:
+        known = {"service": [str(row.get("sid")) for row in self.snapshot.services]}
+        text, self.filter_error = self.filter_text, None
+        while True:
+            try:
+                self.filter = parse(text, CONNECTION_KEYS, known=known)
+                return
+            except FilterError as error:
+                self.filter_error = self.filter_error or error
+                if error.position is None:  # no single term is wrong
+                    return
+                text = text[: error.position]
 
     def open_details(self, connection_id: int) -> None:
-        """Want one connection instead of the lists."""
-        rows = (*self.answer.rows, *self.answer.closed)
+        """Ask for one connection instead of the lists."""
+        rows = (*self.snapshot.rows, *self.snapshot.closed)
         self.details, self.details_known = connection_id, True
-        self.shown_details = next((row for row in rows if row["id"] == connection_id), None)
+        self.details_row = next((row for row in rows if row["id"] == connection_id), None)
         self.detail_trends = Trends()
 
     def close_details(self) -> None:
-        """Want the lists again."""
-        self.details = self.shown_details = None
+        """Ask for the lists again."""
+        self.details = self.details_row = None
 
-    # -- what is shown
-
-    @property
-    def rows(self) -> list[Row]:
-        """The live connections that were given."""
-        return list(self.answer.rows)
+    # -- what to show
 
     @property
-    def closed_rows(self) -> list[Row]:
-        """The same of the closed ones, newest first."""
-        return list(self.answer.closed)
+    def rows(self) -> Sequence[Row]:
+        """The live connections, as far as they were asked for."""
+        return self.snapshot.rows
+
+    @property
+    def closed_rows(self) -> Sequence[Row]:
+        """The closed connections, newest first."""
+        return self.snapshot.closed
 
     def service_rows(self, limit: int) -> list[Row]:
-        """So many services at most; if there are several, the last row is all of them."""
-        rows = [row | {"title": row["sid"]} for row in self.answer.services]
+        """So many services at most, with rates; if there are several, the last row sums them up."""
+        rows = [self._with_rates(row, row["sid"]) for row in self.snapshot.services]
         if len(rows) < 2 or limit < 2:
             return rows[:limit]
-        return [*rows[: limit - 1], _all_services(rows)]
+        keys = ("connections", "total", "refused", "up", "down")
+        sums: Row = {key: sum(int(row.get(key) or 0) for row in rows) for key in keys}
+        total = self._with_rates({"sid": f"all {len(rows)}", **sums}, "")
+        return [*rows[: limit - 1], total]
+
+    def _with_rates(self, row: Row, service: str) -> Row:
+        up, down = (self.service_trends.of((service, way)) for way in ("up", "down"))
+        trend = [sum(rates) for rates in zip(up, down, strict=True)]
+        return row | {
+            "up_rate": up[-1] if up else 0.0,
+            "down_rate": down[-1] if down else 0.0,
+            "trend": trend,
+        }
 
     @property
     def live_count(self) -> int:
-        """How many connections live, in all services."""
-        return sum(int(each.get("connections", 0)) for each in self.answer.services)
+        """How many connections are live, at all services."""
+        return sum(int(each.get("connections", 0)) for each in self.snapshot.services)
 
     @property
-    def chosen(self) -> Row | None:
+    def selected(self) -> Row | None:
         """The connection that a key acts on."""
         if self.details is not None:
-            return self.shown_details
-        if self.looks_at_closed:
-            return self.closed.chosen(self.closed_rows)
-        return self.live.chosen(self.rows)
+            return self.details_row
+        if self.closed_has_focus:
+            return self.closed.selected(self.closed_rows)
+        return self.live.selected(self.rows)
 
     def move(self, steps: int) -> None:
         """Go down among the rows, or up by a negative number of steps."""
-        if self.looks_at_closed:
+        if self.closed_has_focus:
             self.closed.move(steps, self.closed_rows)
         else:
             self.live.move(steps, self.rows)
 
     def set_heights(self, live: int, closed: int) -> None:
-        """Say how many rows fit."""
+        """Set how many rows fit."""
         self.live.height, self.closed.height = max(live, 0), max(closed, 0)
         if not self.closed.height:
-            self.looks_at_closed = False
+            self.closed_has_focus = False
         self._follow()
 
-    # -- what was told
+    # -- what the server answered
 
-    def take(self, answer: Answer) -> None:
-        """Take over what the server said, unless it is no longer what is wanted."""
+    def update(self, snapshot: Snapshot) -> None:
+        """Take over what the server answered, unless it is no longer asked for."""
         self.lost = ""
-        if answer.question.details is not None:
-            self._take_details(answer)
+        if snapshot.query.details is not None:
+            self._update_details(snapshot)
             return
         if self.paused:
             return
-        if answer.pid != self.answer.pid:  # another program counts its ids anew
+        before, self.snapshot = self.snapshot, snapshot
+        if snapshot.pid != before.pid:  # another process numbers its own connections
             self.trends.clear()
             self.service_trends.clear()
-        if answer.at - self._counted.at >= LEAST_SECONDS or answer.pid != self._counted.pid:
-            self.service_trends.add(_service_rates(self._counted, answer))
-            self._counted = answer
-        self.trends.add({row["id"]: rate_of(row) for row in answer.rows})
-        self.answer = answer
+        is_other_process = snapshot.pid != self._sample.pid
+        if is_other_process or snapshot.at - self._sample.at >= MIN_RATE_SECONDS:
+            self.service_trends.add(_service_rates(self._sample, snapshot))
+            self._sample = snapshot
+        self.trends.add({row["id"]: _rate(row) for row in snapshot.rows})
+        if _names(snapshot) != _names(before):
+            self._parse_filter()  # a word may have become the name of a service
         self._follow()
 
-    def _take_details(self, answer: Answer) -> None:
-        if answer.question.details != self.details:
+    def _update_details(self, snapshot: Snapshot) -> None:
+        if snapshot.query.details != self.details:
             return
-        self.details_known = answer.details is not None
-        if answer.details is not None:
-            self.shown_details = answer.details
-            rates = {key: float(answer.details.get(key, 0)) for key in ("up_rate", "down_rate")}
+        self.details_known = snapshot.details is not None
+        if snapshot.details is not None:
+            self.details_row = snapshot.details
+            rates = {key: float(snapshot.details.get(key, 0)) for key in ("up_rate", "down_rate")}
             self.detail_trends.add(rates)
 
     def _follow(self) -> None:
@@ -270,18 +267,16 @@ class Model:
         self.closed.follow(self.closed_rows)
 
 
-def rate_of(row: Row) -> float:
+def _rate(row: Row) -> float:
     """Bytes a second, both ways together."""
     return float(row.get("up_rate", 0)) + float(row.get("down_rate", 0))
 
 
-def _all_services(rows: Sequence[Row]) -> Row:
-    keys = ("connections", "total", "refused", "up", "down")
-    sums = {key: sum(int(row.get(key) or 0) for row in rows) for key in keys}
-    return {"sid": "", "title": f"all {len(rows)}", **sums}
+def _names(snapshot: Snapshot) -> list[Any]:
+    return [row.get("sid") for row in snapshot.services]
 
 
-def _service_rates(before: Answer, now: Answer) -> dict[Any, float]:
+def _service_rates(before: Snapshot, now: Snapshot) -> dict[Any, float]:
     """Bytes a second by service and direction; the service is empty for all of them."""
     seconds = now.at - before.at
     earlier = {row["sid"]: row for row in before.services} if before.pid == now.pid else {}
@@ -289,7 +284,7 @@ def _service_rates(before: Answer, now: Answer) -> dict[Any, float]:
     for row in now.services:
         for way in ("up", "down"):
             moved = row[way] - earlier.get(row["sid"], row)[way]
-            # Totals that somebody reset go back.
+            # Totals go back when somebody resets them.
             rate = max(moved, 0) / seconds if seconds > 0 else 0.0
             rates[row["sid"], way] = rate
             rates["", way] = rates.get(("", way), 0.0) + rate

@@ -1,4 +1,4 @@
-"""The thread that talks to the server, so that the screen never waits."""
+"""The thread that talks to the control port, so that the screen never waits for an answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import attrs
 
 from monconn.faces.control.client import CommandFailed
-from monconn.faces.tui.model import Answer, Question, Row
+from monconn.faces.tui.model import Query, Row, Snapshot
+from monconn.ops.filters import Filter
 
 
 class Caller(Protocol):
@@ -21,186 +22,193 @@ class Caller(Protocol):
     hello: dict[str, str]
 
     def call(self, command: str, **arguments: Any) -> dict[str, str]:
-        """Ask, and wait for the answer."""
+        """Send a command, and wait for the answer."""
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
 
 
 @attrs.frozen
 class ActionRequest:
-    """Something to be done by the server, once."""
+    """A command that changes something, to be sent once.
+
+    :param text: what it does, to be read after *done:* or *not done:*.
+    """
 
     command: str
     arguments: dict[str, Any]
-    words: str
-    """What it is, to be read after *done:* or *not done:*."""
+    text: str
 
 
 @attrs.frozen
-class Done:
-    """What became of a deed."""
+class ActionResult:
+    """What became of an action, as a message."""
 
-    words: str
+    message: str
     failed: bool = False
 
 
 @attrs.frozen
 class Lost:
-    """The server cannot be asked, and why."""
+    """The server cannot be asked; the message says why."""
 
-    words: str
+    message: str
 
 
 @attrs.frozen
 class Refused:
-    """The server would not answer a question, and why."""
+    """The server would not answer the query; the message says why."""
 
-    words: str
+    message: str
 
 
-Told = Answer | Done | Lost | Refused
+Update = Snapshot | ActionResult | Lost | Refused
 
 
 class Poller:
-    """Asks one question again and again, and does deeds in between; one request at a time.
+    """Sends one query again and again, and actions in between; one request at a time.
 
     :param connect: makes a new client.
-    :param tell: is called in the thread with whatever there is to tell.
-    :param seconds: between two questions.
+    :param notify: is called in the poller's thread with every update.
+    :param seconds: between two polls.
     """
 
     def __init__(
-        self, connect: Callable[[], Caller], tell: Callable[[Told], None], seconds: float
+        self, connect: Callable[[], Caller], notify: Callable[[Update], None], seconds: float
     ) -> None:
         self._connect = connect
-        self._notify = tell
+        self._notify = notify
         self._seconds = seconds
         self._client: Caller | None = None
-        self._question: Question | None = None
-        self._deeds: SimpleQueue[tuple[ActionRequest, int]] = SimpleQueue()
+        self._query: Query | None = None
+        self._actions: SimpleQueue[tuple[ActionRequest, int]] = SimpleQueue()
         self._wake = threading.Event()
         self._stopped = False
-        # A daemon, as it may hang in a request for long when the user wants to leave.
+        # A daemon: when the user quits, it may be waiting for an answer for 20 s still.
         self._thread = threading.Thread(target=self._run, name="monconn-top", daemon=True)
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Begin to poll."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask no more."""
+        """End the thread, after the request that it waits for."""
         self._stopped = True
         self._wake.set()
 
-    def ask(self, question: Question | None) -> None:
-        """Ask this from now on, at once if it is a new one; None: ask nothing."""
-        if question != self._question:
-            self._question = question
+    def set_query(self, query: Query | None) -> None:
+        """Poll with this query from now on, at once if it is a new one; None: do not poll."""
+        if query != self._query:
+            self._query = query
             self._wake.set()
 
-    def do(self, deed: ActionRequest, pid: int) -> None:
-        """Have the server with this process id do something, soon.
+    def request(self, action: ActionRequest, pid: int) -> None:
+        """Send an action soon.
 
-        Another one has other connections by the same ids.
+        :param pid: of the server that it is meant for. If the server was restarted since, the
+            action is not sent, as other connections have the same ids now.
         """
-        self._deeds.put((deed, pid))
+        self._actions.put((action, pid))
         self._wake.set()
 
     def _run(self) -> None:
         while not self._stopped:
             self._wake.clear()
-            self.work()
+            self.poll()
             self._wake.wait(self._seconds)
-        self._hang_up()
+        self._disconnect()
 
-    def work(self) -> None:
-        """Do what is to be done, and ask once."""
-        while (next_deed := self._next_deed()) is not None:
-            self._notify(self._done(*next_deed))
-        question = self._question
-        if question is None:
+    def poll(self) -> None:
+        """Send the actions that wait, and then the query."""
+        while True:
+            try:
+                action, pid = self._actions.get_nowait()
+            except Empty:
+                break
+            self._notify(self._act(action, pid))
+        query = self._query
+        if query is None:
             return
         try:
-            self._notify(self._answer(question))
+            self._notify(self._answer(query))
         except CommandFailed as error:
             self._notify(Refused(str(error)))
-        except Exception as error:  # it is gone, or does not say what a control port says
-            self._hang_up()
+        except Exception as error:  # it is gone, or what it sends is not the control protocol
+            self._disconnect()
             self._notify(Lost(str(error) or type(error).__name__))
 
-    def _next_deed(self) -> tuple[ActionRequest, int] | None:
-        try:
-            return self._deeds.get_nowait()
-        except Empty:
-            return None
-
-    def _done(self, deed: ActionRequest, pid: int) -> Done:
+    def _act(self, action: ActionRequest, pid: int) -> ActionResult:
         try:
             client = self._connected()
             if int(client.hello.get("pid", 0)) != pid:
-                return Done(f"not done: {deed.words}: monconn was started anew", failed=True)
-            answer = client.call(deed.command, **deed.arguments)
+                return ActionResult(f"not done: {action.text}: monconn was restarted", failed=True)
+            answer = client.call(action.command, **action.arguments)
         except CommandFailed as error:
-            return Done(f"not done: {deed.words}: {error}", failed=True)
-        except Exception as error:  # it is gone, or does not say what a control port says
-            self._hang_up()
-            return Done(f"not done: {deed.words}: {error}", failed=True)
-        if answer.get("closed") == "0":
-            return Done(f"{deed.words}: it had ended already")
+            return ActionResult(f"not done: {action.text}: {error}", failed=True)
+        except Exception as error:  # as in poll()
+            self._disconnect()
+            return ActionResult(f"not done: {action.text}: {error}", failed=True)
+        if action.command == "CloseConnections" and answer.get("closed") == "0":
+            return ActionResult(f"{action.text}: it had ended already")
         if answer.get("changed") == "False":
-            return Done(f"{deed.words}: it was so already")
-        return Done(f"done: {deed.words}")
+            return ActionResult(f"{action.text}: it was so already")
+        return ActionResult(f"done: {action.text}")
 
-    def _answer(self, question: Question) -> Answer:
+    def _answer(self, query: Query) -> Snapshot:
         client = self._connected()
-        if question.details is not None:
-            details = _details(client, question.details)
-            return Answer(question, time.monotonic(), details=details)
+        if query.details is not None:
+            details = _details(client, query.details)
+            return Snapshot(query, time.monotonic(), details=details)
         services, _ = _list(client, "ListServices")
-        wanted = question.filter.arguments()
         rows, total = _list(
-            client, "ListConnections", **wanted, sort=question.order, limit=question.limit
+            client,
+            "ListConnections",
+            filter=query.filter.to_text() or None,
+            sort=query.order,
+            limit=query.limit,
         )
-        # A state is one of the live ones: those that are closed have no other.
-        of_closed = {key: value for key, value in wanted.items() if key != "state"}
-        closed = self._closed(client, of_closed, question.closed_limit)
+        closed: list[Row] = []
+        if query.closed_limit:
+            # Which state a live connection has says nothing about those that are closed.
+            terms = tuple(term for term in query.filter.terms if term.key != "state")
+            closed, _ = _list(
+                client,
+                "ListConnections",
+                filter=Filter(terms, query.filter.keys).to_text() or None,
+                closed=True,
+                sort="closed",
+                limit=query.closed_limit,
+            )
         server, pid = client.hello.get("server", ""), int(client.hello.get("pid", 0))
-        return Answer(question, time.monotonic(), server, pid, services, rows, total, closed)
-
-    def _closed(self, client: Caller, wanted: dict[str, str], limit: int) -> list[Row]:
-        if not limit:
-            return []
-        arguments = {**wanted, "closed": True, "sort": "closed", "limit": limit}
-        return _list(client, "ListConnections", **arguments)[0]
+        return Snapshot(query, time.monotonic(), server, pid, services, rows, total, closed)
 
     def _connected(self) -> Caller:
         if self._client is None:
             self._client = self._connect()
         return self._client
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             client.close()
 
 
-def _list(caller: Caller, command: str, /, **arguments: Any) -> tuple[list[Row], int]:
-    """All pages of a list, and how many there are without its limit."""
-    page = caller.call(command, **arguments)
+def _list(client: Caller, command: str, /, **arguments: Any) -> tuple[list[Row], int]:
+    """All pages of a list, and how many rows there are without its limit."""
+    page = client.call(command, **arguments)
     total = int(page.get("total", 0))
     rows: list[Row] = json.loads(page["rows"])
     while "next" in page:
-        page = caller.call("NextPage", next=int(page["next"]))
+        page = client.call("NextPage", next=int(page["next"]))
         rows += json.loads(page["rows"])
     return rows, total
 
 
 def _details(client: Caller, connection_id: int) -> Row | None:
     try:
-        shown: Row = json.loads(client.call("ShowConnection", id=connection_id)["connection"])
+        row: Row = json.loads(client.call("ShowConnection", id=connection_id)["connection"])
     except CommandFailed as error:
         if error.code != "UNKNOWN_CONNECTION":
             raise
         return None
-    return shown
+    return row

@@ -16,15 +16,17 @@ from monconn.faces.control.client import Client
 from monconn.faces.tui.actions import Plan, plan
 from monconn.faces.tui.dialogs import Confirm, Details, Help, key_line
 from monconn.faces.tui.model import Model
-from monconn.faces.tui.poller import ActionRequest, Caller, Done, Lost, Poller, Refused, Told
+from monconn.faces.tui.poller import ActionResult, Caller, Lost, Poller, Refused, Update
 from monconn.faces.tui.status import heights, status_line
 from monconn.faces.tui.tables import closed_table, live_table, service_table
 from monconn.faces.tui.widgets import Lines
 
 SILENT_SECONDS = 3.0
-"""An answer that takes longer is worth a word."""
-WORDS_SECONDS = 6.0
-"""So long what became of a deed is to be read."""
+"""A server that takes longer to answer is reported."""
+MESSAGE_SECONDS = 6.0
+"""How long a message stays."""
+MAX_FILTER_CHARACTERS = 4000
+"""Far more than anybody types; a value on the wire holds 65,535 bytes."""
 _KEYS = (
     ("Enter", "open"),
     ("c", "close"),
@@ -35,24 +37,27 @@ _KEYS = (
     ("p", "pause"),
     ("?", "help"),
     ("q", "quit"),
-    ("↑↓", "choose"),  # what everybody tries; the first to go on a narrow screen
+    # Left out first on a narrow screen: the arrows, which everybody tries anyway.
+    ("u", "unblock"),
+    ("↑↓", "select"),
 )
+_FILTER_KEYS = (("Enter", "keep the filter"), ("Esc", "remove it"))
 
 
-class Heard(Message):
-    """The asking thread has something to tell."""
+class PollerUpdate(Message):
+    """The poller has an update; a message, as it comes from another thread."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, update: Update) -> None:
         super().__init__()
-        self.told = told
+        self.update = update
 
 
 class TopApp(App[int]):
     """A live view of a running monconn.
 
     :param connect: makes a client of its control port.
-    :param where: what that port is called.
-    :param seconds: between two looks.
+    :param where: the address of that port, for messages.
+    :param seconds: between two polls.
     """
 
     TITLE = "monconn top"
@@ -75,6 +80,7 @@ class TopApp(App[int]):
         Binding("c", "act('c')", "close"),
         Binding("r", "act('r')", "reset"),
         Binding("b", "act('b')", "block"),
+        Binding("u", "act('u')", "unblock"),
         Binding("slash", "filter", "filter"),
         Binding("s", "order(1)", "sort"),
         Binding("S", "order(-1)", show=False),
@@ -87,157 +93,167 @@ class TopApp(App[int]):
     def __init__(self, connect: Callable[[], Caller], where: str, seconds: float = 1.0) -> None:
         super().__init__()
         self.model = Model()
+        self.poller = Poller(connect, self.post_update, seconds)
         self._where = where
-        self._asker = Poller(connect, self._hear, seconds)
         self._live_table = live_table(self.model.trends)
         self._closed_table = closed_table()
-        self._service_table = service_table(self.model.service_trends)
-        self._heard_at = time.monotonic()
+        self._service_table = service_table()
+        self._updated_at = time.monotonic()
         self._service_rows_fit = 0
-        self._words = Text()
-        self._words_at = 0.0
+        self._message = Text()
+        self._message_at = 0.0
 
-    # -- its life
+    # -- life cycle, and updates
 
     def compose(self) -> ComposeResult:
-        """See ``App``."""
+        """The lines of the main screen from top to bottom, with the filter hidden."""
         for name in ("status", "services", "live", "closed", "message"):
             yield Lines(id=name)
         # Disabled while hidden, or it would be given the focus.
-        yield Input(id="filter", placeholder="IP, network, service or state", disabled=True)
+        yield Input(
+            id="filter",
+            placeholder="IP, network, service, state, text, or key:value",
+            max_length=MAX_FILTER_CHARACTERS,
+            disabled=True,
+        )
         yield Lines(id="keys")
 
     def on_mount(self) -> None:
-        """See ``App``."""
+        """Start to poll."""
         self.set_interval(1.0, self.draw)
         self._lay_out()
-        self._ask()
-        self._asker.start()
+        self._set_query()
+        self.poller.start()
 
     def on_unmount(self) -> None:
-        """See ``App``."""
-        self._asker.stop()
+        """Stop to poll."""
+        self.poller.stop()
 
     def on_resize(self) -> None:
-        """See ``App``."""
+        """Lay out again: more or fewer rows fit."""
         self._lay_out()
-        self._ask()
-        self.draw()
+        self._changed()
 
-    def _hear(self, told: Told) -> None:
-        """Called in the asking thread."""
-        self.post_message(Heard(told))
+    def post_update(self, update: Update) -> None:
+        """Take an update from the poller; may be called from any thread."""
+        self.post_message(PollerUpdate(update))
 
-    def on_heard(self, message: Heard) -> None:
-        """Something was told."""
+    def on_poller_update(self, message: PollerUpdate) -> None:
+        """Show an update."""
         if not self.screen_stack:
-            return  # it is being closed
-        told = message.told
-        self._heard_at = time.monotonic()
-        if isinstance(told, Done):
-            self._say(told.words, "red" if told.failed else "bold")
-        elif isinstance(told, Refused):
-            self._say(f"the server says: {told.words}", "red")
-        elif isinstance(told, Lost):
-            self.model.lost = told.words
+            return  # the app is being closed
+        update = message.update
+        self._updated_at = time.monotonic()
+        if isinstance(update, ActionResult):
+            self._say(update.message, "red" if update.failed else "bold")
+        elif isinstance(update, Refused):
+            self._say(f"the server says: {update.message}", "red")
+        elif isinstance(update, Lost):
+            self.model.lost = update.message
         else:
-            self.model.take(told)
+            self.model.update(update)
             self._lay_out()
-        self._ask()
+        self._changed()
+
+    def _set_query(self) -> None:
+        self.poller.set_query(self.model.query())
+
+    def _changed(self) -> None:
+        """What is asked for or shown may have changed."""
+        self._set_query()
         self.draw()
 
-    def _ask(self) -> None:
-        self._asker.ask(self.model.question())
-
-    # -- what is shown
+    # -- drawing
 
     def _lines(self, name: str) -> Lines:
         return self.screen_stack[0].query_one(f"#{name}", Lines)
 
     def _lay_out(self) -> None:
         """Give each table its height."""
-        services = len(self.model.answer.services)
-        given = heights(self.size.height, services)
-        for name, height in (("services", given.services), ("closed", given.closed)):
-            # A line of titles belongs to each.
-            wanted = height + 1 if height else 0
+        fit = heights(self.size.height, len(self.model.snapshot.services))
+        for name, rows in (("services", fit.services), ("closed", fit.closed)):
+            height = rows + 1 if rows else 0  # with the line of titles
             style = self._lines(name).styles
-            if style.height is None or style.height.value != wanted:
-                style.height = wanted
-        self.model.set_heights(given.live, given.closed)
-        self._service_rows_fit = given.services
+            if style.height is None or style.height.value != height:
+                style.height = height
+        self.model.set_heights(fit.live, fit.closed)
+        self._service_rows_fit = fit.services
 
     def draw(self) -> None:
-        """Show what the model holds now; only what changed is sent to the terminal."""
+        """Show what the model holds now; only lines that changed are sent to the terminal."""
         if not self.screen_stack or not self.is_running:
-            return  # it is being closed
+            return  # the app is being closed
         if len(self.screen_stack) > 1 and isinstance(self.screen_stack[1], Details):
-            self.screen_stack[1].draw(self._message())
+            self.screen_stack[1].draw(self._message_line())
             return
         model, width = self.model, self.size.width
         is_old = bool(model.lost)
-        chosen = None if model.looks_at_closed else model.live.chosen(model.rows)
-        live = model.live.in_sight(model.rows)
-        self._lines("live").put(
-            self._live_table.lines(live, width, chosen=chosen, order=model.order, is_old=is_old)
+        selected = None if model.closed_has_focus else model.selected
+        live = model.live.visible(model.rows)
+        self._lines("live").set_lines(
+            self._live_table.lines(live, width, selected=selected, order=model.order, is_old=is_old)
         )
-        chosen = model.closed.chosen(model.closed_rows) if model.looks_at_closed else None
-        closed = model.closed.in_sight(model.closed_rows)
-        self._lines("closed").put(
-            self._closed_table.lines(closed, width, chosen=chosen, is_old=is_old)
+        selected = model.selected if model.closed_has_focus else None
+        closed = model.closed.visible(model.closed_rows)
+        self._lines("closed").set_lines(
+            self._closed_table.lines(closed, width, selected=selected, is_old=is_old)
         )
         services = model.service_rows(self._service_rows_fit)
-        self._lines("services").put(self._service_table.lines(services, width, is_old=is_old))
-        self._lines("status").put([status_line(model, width)])
-        self._lines("message").put([self._message()])
-        self._lines("keys").put([key_line(_KEYS, width)])
+        self._lines("services").set_lines(self._service_table.lines(services, width, is_old=is_old))
+        self._lines("status").set_lines([status_line(model, width)])
+        self._lines("message").set_lines([self._message_line()])
+        self._lines("keys").set_lines([self._key_line(width)])
 
-    def _message(self) -> Text:
+    def _message_line(self) -> Text:
         now = time.monotonic()
         if self.model.lost:
             return Text(f" {self.model.lost}; trying again", "bold red")
-        if self._words and now - self._words_at < WORDS_SECONDS:
-            return self._words
-        silent = now - self._heard_at
-        if self.model.question() is not None and silent > SILENT_SECONDS:
+        if self._message and now - self._message_at < MESSAGE_SECONDS:
+            return self._message
+        silent = now - self._updated_at
+        if self.model.query() is not None and silent > SILENT_SECONDS:
             return Text(f" no answer from {self._where} for {silent:.0f} s", "bold yellow")
         return Text()
 
-    def _say(self, words: str, style: str = "") -> None:
-        self._words, self._words_at = Text(f" {words}", style), time.monotonic()
+    def _key_line(self, width: int) -> Text:
+        """The keys; while a filter is typed, what is wrong with it, as they are not needed then."""
+        error = self.model.filter_error
+        if error is not None:
+            # Without the term, which the user has just typed: there must be room for the advice.
+            return Text(" " + ": ".join(filter(None, (error.problem, error.suggestion))), "yellow")
+        return key_line(_FILTER_KEYS if self._filter_box().display else _KEYS, width)
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._message, self._message_at = Text(f" {text}", style), time.monotonic()
 
     # -- keys
 
-    def _changed(self) -> None:
-        self._ask()
-        self.draw()
-
     def action_move(self, steps: int) -> None:
-        """Choose another row."""
+        """Select another row."""
         self.model.move(steps)
         self._changed()
 
     def action_page(self, pages: int) -> None:
-        """Choose a row a page away."""
+        """Select a row a page away."""
         self.action_move(pages * max(self.model.live.height - 1, 1))
 
     def action_other_table(self) -> None:
-        """Go from the live ones to the closed ones, and back."""
+        """Move the focus from the live connections to the closed ones, or back."""
         model = self.model
         if len(self.screen_stack) > 1:
             return
-        model.looks_at_closed = not model.looks_at_closed and bool(model.closed_rows)
+        model.closed_has_focus = not model.closed_has_focus and bool(model.closed_rows)
         self.draw()
 
     def action_order(self, steps: int) -> None:
-        """Sort by something else."""
+        """Sort by another order."""
         self.model.next_order(steps)
         self._changed()
 
     def action_pause(self) -> None:
-        """Stop asking, or go on."""
+        """Stop to poll, or go on."""
         self.model.paused = not self.model.paused
-        self._heard_at = time.monotonic()
+        self._updated_at = time.monotonic()
         self._changed()
 
     def action_help(self) -> None:
@@ -249,13 +265,13 @@ class TopApp(App[int]):
         self.exit(0)
 
     def action_details(self) -> None:
-        """Show all of the chosen connection."""
-        row = self.model.chosen
+        """Show all of the selected connection."""
+        row = self.model.selected
         if row is None:
             return
         self.model.open_details(row["id"])
         self.push_screen(Details(self.model, self.action_act), self._details_closed)
-        self._ask()
+        self._set_query()
         self.call_after_refresh(self.draw)
 
     def _details_closed(self, _: Any) -> None:
@@ -263,54 +279,59 @@ class TopApp(App[int]):
         self._changed()
 
     def action_act(self, key: str) -> None:
-        """Close, reset or block, after a question."""
-        row = self.model.chosen
+        """Close, reset, block or unblock, after a question."""
+        row = self.model.selected
         if row is None:
             return
-        intended = plan(key, row)
-        if isinstance(intended, str):
-            self._say(intended)
+        planned = plan(key, row)
+        if isinstance(planned, str):
+            self._say(planned)
             self.draw()
             return
-        pid = self.model.answer.pid
+        pid = self.model.snapshot.pid
         self.push_screen(
-            Confirm(intended.question, intended.facts, intended.answers),
-            lambda answer: self._confirmed(intended, answer, pid),
+            Confirm(planned.question, planned.context, planned.answers),
+            lambda answer: self._confirmed(planned, answer, pid),
         )
 
-    def _confirmed(self, intended: Plan, answer: str | None, pid: int) -> None:
-        deed: ActionRequest | None = intended.deeds.get(answer or "")
-        if deed is not None:
-            self._say(f"{deed.words} …")
-            self._asker.do(deed, pid)
+    def _confirmed(self, planned: Plan, answer: str | None, pid: int) -> None:
+        action = planned.requests.get(answer or "")
+        if action is not None:
+            self._say(f"{action.text} …")
+            self.poller.request(action, pid)
         self.draw()
 
     # -- the filter
 
+    def _filter_box(self) -> Input:
+        return self.screen_stack[0].query_one("#filter", Input)
+
     def action_filter(self) -> None:
         """Let a filter be typed."""
-        box = self.query_one("#filter", Input)
+        box = self._filter_box()
         self._lines("message").display, box.display = False, True
         box.disabled = False
-        box.value = self.model.text
+        box.value = self.model.filter_text
         box.focus()
+        self.draw()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Filter by what is there so far."""
+        """Filter by what has been typed so far."""
         self.model.filter_by(event.value)
         self._changed()
 
     def on_input_submitted(self) -> None:
-        """Keep the filter."""
-        self._close_filter()
+        """Keep the filter; one that cannot be understood stays to be corrected."""
+        if self.model.filter_error is None:
+            self._close_filter()
 
     def action_no_filter(self) -> None:
-        """Show all again."""
+        """Show all connections again."""
         self.model.filter_by("")
         self._close_filter()
 
     def _close_filter(self) -> None:
-        box = self.query_one("#filter", Input)
+        box = self._filter_box()
         self.set_focus(None)
         box.display, box.disabled = False, True
         self._lines("message").display = True
@@ -321,7 +342,7 @@ def run_top(where: str, *, seconds: float = 1.0) -> int:
     """Show a running monconn until the user leaves.
 
     :param where: its control port, as :class:`monconn.faces.control.client.Client` takes it.
-    :param seconds: between two looks.
+    :param seconds: between two polls.
     :returns: the exit status.
     :raises NoServer: nobody answers there to begin with.
     """

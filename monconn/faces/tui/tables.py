@@ -1,235 +1,155 @@
-"""Rows as lines of a table that is as wide as the screen."""
+"""Rows as lines of a table that is as wide as the screen.
+
+The columns are those of :mod:`monconn.ops.rows`; added here are trends, and what a full screen has
+room for. The look is also decided here: how widths are shared out, colours, and how a cell is cut.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from monconn.errors import printable
-from monconn.faces.tui import format as words
+from monconn.faces.tui.format import style_of, trend
 from monconn.faces.tui.model import Row, Trends
-from monconn.units import format_bytes, format_duration
+from monconn.ops.columns import Column
+from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
 
 _GAP = 1
-_TREND_MOST = 32
+_MAX_TREND = 32
+_TREND = Column("trend", "TREND", importance=5, width=8, max_width=_MAX_TREND)
+_DATE_AND_TIME = len("2026-11-23 01:02:03")
 HEADER_STYLE = "bold underline"
-CHOSEN_STYLE = "reverse"
+SELECTED_STYLE = "reverse"
 OLD_STYLE = "dim"
-"""Of what was true when the server was last heard of."""
-
-
-@attrs.frozen
-class Column:
-    """One column.
-
-    :param rank: the lower, the longer it stays when the screen gets narrow.
-    :param most: how wide it may become where there is room; 0 for no wider than ``width``.
-    """
-
-    title: str
-    width: int
-    rank: int
-    cell: Callable[[Row], str]
-    most: int = 0
-    is_number: bool = False
-    style: Callable[[Row], str] = lambda row: ""
-    order: str = ""
-    """What the server calls it when it sorts by it."""
-
-
-def _text(key: str) -> Callable[[Row], str]:
-    return lambda row: printable(row.get(key))
-
-
-def _bytes(key: str) -> Callable[[Row], str]:
-    return lambda row: format_bytes(int(row.get(key) or 0))
-
-
-def _rate(key: str) -> Callable[[Row], str]:
-    return lambda row: words.rate(row.get(key))
-
-
-def _seconds(key: str) -> Callable[[Row], str]:
-    return lambda row: format_duration(float(row.get(key) or 0))
-
-
-def _count(key: str) -> Callable[[Row], str]:
-    return lambda row: f"{int(row.get(key) or 0):,}"
-
-
-def _state_style(row: Row) -> str:
-    return words.state_style(row.get("state"))
-
-
-def _reason_style(row: Row) -> str:
-    return words.reason_style(words.reason_of(row))
-
-
-_ID = Column("ID", 6, 1, _text("id"), is_number=True, order="id")
-_CLIENT = Column("CLIENT", 21, 0, _text("client"), most=28)
-_SERVICE = Column("SERVICE", 10, 8, _text("service"), most=18)
-_UP = Column("UP", 10, 9, _bytes("up"), is_number=True, order="up")
-_DOWN = Column("DOWN", 10, 9, _bytes("down"), is_number=True, order="down")
-
-
-def _live_columns(trends: Trends) -> tuple[Column, ...]:
-    def trend(row: Row) -> str:
-        return words.sparkline(trends.of(row["id"]), _TREND_MOST)
-
-    return (
-        _ID,
-        _CLIENT,
-        _SERVICE,
-        Column("BACKEND", 21, 11, _text("backend"), most=28),
-        Column("STATE", 11, 2, _text("state"), style=_state_style),
-        Column("UP/s", 10, 4, _rate("up_rate"), is_number=True),
-        Column("DOWN/s", 10, 3, _rate("down_rate"), is_number=True),
-        Column("TREND", 8, 5, trend, most=_TREND_MOST, is_number=True, order="rate"),
-        _UP,
-        _DOWN,
-        Column("AGE", 7, 6, _seconds("age_seconds"), is_number=True, order="age"),
-        Column("IDLE", 7, 10, _seconds("idle_seconds"), is_number=True, order="idle"),
-        Column("PIPE", 6, 12, _text("pipe")),
-    )
-
-
-_CLOSED_COLUMNS = (
-    _ID,
-    _CLIENT,
-    _SERVICE,
-    Column("CLOSED", 8, 5, lambda row: words.moment(row.get("closed_at"))),
-    Column("REASON", 19, 2, words.reason_of, style=_reason_style),
-    Column("CODE", 4, 7, _text("code")),
-    _UP,
-    _DOWN,
-    Column("AFTER", 7, 4, _seconds("age_seconds"), is_number=True),
-    Column("DETAIL", 20, 12, _text("detail"), most=60),
-)
-
-
-def _service_columns(trends: Trends) -> tuple[Column, ...]:
-    def rate(row: Row, way: str) -> str:
-        return words.rate((trends.of((row["sid"], way)) or (0,))[-1])
-
-    def both(row: Row) -> Sequence[float]:
-        ways = zip(trends.of((row["sid"], "up")), trends.of((row["sid"], "down")), strict=True)
-        return [up + down for up, down in ways]
-
-    return (
-        Column("SERVICE", 14, 0, lambda row: printable(row["title"]), most=30),
-        Column("BACKEND", 15, 10, _text("backend"), most=40),
-        Column("LIVE", 7, 1, _count("connections"), is_number=True),
-        Column("TOTAL", 9, 3, _count("total"), is_number=True),
-        Column("REFUSED", 8, 4, _count("refused"), is_number=True),
-        Column("UP/s", 10, 5, lambda row: rate(row, "up"), is_number=True),
-        Column("DOWN/s", 10, 2, lambda row: rate(row, "down"), is_number=True),
-        Column(
-            "TREND", 8, 6, lambda row: words.sparkline(both(row), _TREND_MOST), _TREND_MOST, True
-        ),
-        Column("UP", 10, 8, _bytes("up"), is_number=True),
-        Column("DOWN", 10, 7, _bytes("down"), is_number=True),
-    )
-
-
-def fitted(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
-    """The columns that there is room for, in their order, and how wide each is."""
-    chosen: list[Column] = []
-    room = width
-    for column in sorted(columns, key=lambda each: each.rank):
-        if column.width > room:
-            break  # not one of lower rank instead: what is there must not hang on a cell more
-        chosen.append(column)
-        room -= column.width + _GAP
-    room += _GAP
-    return list(_widened([each for each in columns if each in chosen], max(room, 0)))
-
-
-def _widened(columns: Sequence[Column], room: int) -> Iterator[tuple[Column, int]]:
-    """Share what is left among those that may grow, the ones of the lowest rank first."""
-    more = {}
-    for column in sorted(columns, key=lambda each: each.rank):
-        more[column.title] = min(room, max(column.most - column.width, 0))
-        room -= more[column.title]
-    for column in columns:
-        yield column, column.width + more[column.title]
+"""Of data from before the server was lost."""
 
 
 class Table:
     """The lines of one of the three tables.
 
-    :param columns: all that there are.
+    :param columns: from left to right; the least important go first where there is no room.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self._columns = columns
+        self._columns = [_compact(column) for column in columns]
 
     def lines(
         self,
         rows: Sequence[Row],
         width: int,
         *,
-        chosen: Row | None = None,
+        selected: Row | None = None,
         order: str = "",
         is_old: bool = False,
     ) -> list[Text]:
         """A line of titles, and one for each row.
 
-        :param order: by what the rows are sorted, to be marked in its title.
+        :param width: in cells of the terminal.
+        :param order: by what the rows are sorted: marked in the column's title.
+        :param is_old: whether the rows are from before the server was lost.
         """
-        columns = fitted(self._columns, width)
+        columns = list(_fit(self._columns, width))
         header = Text()
         for column, cells in columns:
             mark = "▼" if order and column.order == order else ""
-            _put(header, column.title + mark, cells, column.is_number, "")
+            _append(header, _sized(column.title + mark, column, cells))
         header.append(" " * (width - header.cell_len))
         header.stylize(HEADER_STYLE)
         lines = [header]
         for row in rows:
-            style = CHOSEN_STYLE if row is chosen else ""
-            lines.append(_line(columns, row, f"{style} {OLD_STYLE if is_old else ''}".strip()))
+            line = Text()
+            for column, cells in columns:
+                text = printable(column.text(row))
+                if column.unit == "bytes_per_second":
+                    text = text.removesuffix("/s")  # the title says so; see _compact
+                # The selected row is one block, without colours.
+                style = "" if row is selected else style_of(column.name, row.get(column.name))
+                _append(line, _sized(text, column, cells), style)
+            if row is selected:
+                line.stylize(SELECTED_STYLE)
+            if is_old:
+                line.stylize(OLD_STYLE)
+            lines.append(line)
         return lines
 
 
 def live_table(trends: Trends) -> Table:
     """Of the live connections."""
-    return Table(_live_columns(trends))
+    last_rates = attrs.evolve(
+        _TREND, order="rate", value=lambda row: trend(trends.of(row["id"]), _MAX_TREND)
+    )
+    columns = _insert(ConnectionRow.columns(), "service", *ConnectionRow.columns("backend"))
+    columns = _insert(columns, "down_rate", last_rates)
+    return Table([*columns, *ConnectionRow.columns("pipe")])
 
 
 def closed_table() -> Table:
-    """Of the connections closed last."""
-    return Table(_CLOSED_COLUMNS)
+    """Of the connections that were closed last."""
+    return Table([*ClosedConnectionRow.columns(), *ClosedConnectionRow.columns("detail")])
 
 
-def service_table(trends: Trends) -> Table:
-    """Of the services."""
-    return Table(_service_columns(trends))
+def service_table() -> Table:
+    """Of the services, whose rows have rates and trends from the model."""
+    up_rate, down_rate = ConnectionRow.columns("up_rate", "down_rate")
+    rates = (
+        attrs.evolve(up_rate, importance=5),
+        attrs.evolve(down_rate, importance=2),
+        attrs.evolve(_TREND, importance=6, value=lambda row: trend(row["trend"], _MAX_TREND)),
+    )
+    return Table(_insert(ServiceRow.columns(), "refused", *rates))
 
 
-def _line(columns: Sequence[tuple[Column, int]], row: Row, style: str) -> Text:
-    line = Text()
-    for column, cells in columns:
-        # The chosen row is one block, without colours.
-        of_cell = "" if CHOSEN_STYLE in style else column.style(row)
-        _put(line, column.cell(row), cells, column.is_number, of_cell)
-    line.stylize(style)
-    return line
+def _insert(columns: Sequence[Column], after: str, *more: Column) -> tuple[Column, ...]:
+    place = [column.name for column in columns].index(after) + 1
+    return (*columns[:place], *more, *columns[place:])
 
 
-def _put(line: Text, text: str, cells: int, is_number: bool, style: str) -> None:
+def _compact(column: Column) -> Column:
+    """A column as a full screen has it: 80 cells must do for the important ones."""
+    if column.unit == "bytes_per_second":
+        return attrs.evolve(column, width=column.width - len("/s"))
+    if column.unit == "time":
+        return attrs.evolve(column, max_width=_DATE_AND_TIME)
+    return column
+
+
+def _fit(columns: Sequence[Column], width: int) -> Iterator[tuple[Column, int]]:
+    """The columns that there is room for, in their order, and how many cells each gets."""
+    by_importance = sorted(columns, key=lambda each: each.importance)
+    room = width + _GAP
+    fitting: list[Column] = []
+    for column in by_importance:
+        if column.width + _GAP > room:
+            break  # no narrower one instead: columns would come and go with every cell of width
+        fitting.append(column)
+        room -= column.width + _GAP
+    more: dict[str, int] = {}
+    for column in fitting:  # the most important ones grow first
+        more[column.name] = min(room, max(column.max_width - column.width, 0))
+        room -= more[column.name]
+    for column in columns:
+        if column in fitting:
+            yield column, column.width + more[column.name]
+
+
+def _append(line: Text, text: str, style: str = "") -> None:
     if line:
         line.append(" " * _GAP)
-    line.append(_sized(text, cells, is_number), style or None)
+    line.append(text, style or None)
 
 
-def _sized(text: str, cells: int, is_number: bool) -> str:
-    size = cell_len(text)
+def _sized(text: str, column: Column, cells: int) -> str:
+    """A text padded or cut to so many cells."""
+    size, is_trend = cell_len(text), column.name == _TREND.name
     if size <= cells:
-        return " " * (cells - size) + text if is_number else text + " " * (cells - size)
-    if is_number:
-        return text[-cells:]  # the newest bars of a trend
-    # The end of an address tells more than its middle.
-    kept = (cells - 1) // 2
-    return set_cell_size(text, cells - 1 - kept) + "…" + text[len(text) - kept :]
+        padding = " " * (cells - size)
+        return padding + text if is_trend or column.align == "right" else text + padding
+    if is_trend or column.unit == "time":
+        return text[-cells:]  # the newest bars; the time of day without its date
+    # The end of an address, and of a number, tells more than its middle.
+    at_end = (cells - 1) // 2
+    return set_cell_size(text, cells - 1 - at_end) + "…" + text[len(text) - at_end :]

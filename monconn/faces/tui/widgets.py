@@ -1,4 +1,4 @@
-"""Lines of text of which only those are drawn anew that changed."""
+"""Lines of text of which only those that changed are drawn again."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from textual.widget import Widget
 
 
 class Lines(Widget):
-    """Shows lines, without a flicker and without sending a whole screen over a slow line."""
+    """Shows lines; a slow terminal or SSH connection is sent only those that changed."""
 
     DEFAULT_CSS = "Lines { height: 1; width: 100%; }"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._lines: list[Text] = []
-        self.drawn_anew = 0
-        """How many lines had changed so far."""
+        self.lines_redrawn = 0
+        """How many lines have changed so far."""
 
     @property
     def plain(self) -> list[str]:
-        """The lines as text."""
+        """The lines as plain text."""
         return [line.plain.rstrip() for line in self._lines]
 
-    def put(self, lines: Sequence[Text]) -> None:
+    def set_lines(self, lines: Sequence[Text]) -> None:
         """Show these lines from now on."""
         before, self._lines = self._lines, list(lines)
         blank = Text()
@@ -34,11 +34,11 @@ class Lines(Widget):
             old = before[y] if y < len(before) else blank
             new = lines[y] if y < len(lines) else blank
             if old != new:
-                self.drawn_anew += 1
+                self.lines_redrawn += 1
                 self.refresh(Region(0, y, self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
-        """See ``Widget``."""
+        """One line, cut to the widget's width, as Textual's compositor asks for it."""
         width = self.size.width
         if y >= len(self._lines):
             return Strip.blank(width, self.rich_style)

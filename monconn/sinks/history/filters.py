@@ -1,38 +1,58 @@
-"""Which part of a history is asked for, and the conditions that say so in SQL."""
+"""Which part of a history is queried, and the same as SQL conditions."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import attrs
 
 from monconn.addresses import Network, parse_network
 from monconn.errors import QuestionError, quoted
+from monconn.model.actions import ACTION_KINDS
 from monconn.model.alarms import ALARM_KINDS
 from monconn.model.reasons import REASONS, REFUSALS
 
 USUAL_ROWS = 1_000
-"""As many are told where nobody says how many."""
+"""The limit where none is given."""
 MOST_ROWS = 10_000
-"""As many can be asked for at once of a monconn that runs: each takes about a kilobyte."""
+"""The highest limit that a running monconn accepts: each row takes about a kilobyte."""
+
+
+class Condition(Protocol):
+    """A condition on the columns of a table, made from the terms of the filter language."""
+
+    @property
+    def text(self) -> str:
+        """SQL for a ``WHERE``."""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Values of the named parameters, by names that none of :func:`where` begins with."""
+
+    @property
+    def functions(self) -> Mapping[str, Callable[[Any], Any]]:
+        """The SQL functions of one argument that the text calls, by name."""
 
 
 @attrs.frozen
 class HistoryFilter:
-    """Which part of the past is asked for."""
+    """Which rows of a history are wanted; None wants them all."""
 
     service: str | None = None
     client: Network | None = None
     since: float | None = None
-    """Wall clock; of a connection, its end counts."""
+    """Wall clock, in seconds; compared with the end of a connection."""
     until: float | None = None
-    """Wall clock; what happened just then is out."""
+    """Wall clock, in seconds; excluded."""
     reason: str | None = None
-    """Of an event, its word: the refusal, or the alarm's kind."""
+    """Of an event, the refusal, or the kind of the alarm or the action."""
     limit: int = USUAL_ROWS
+    condition: Condition | None = None
+    """Beside the others; for connections or for events, whichever columns it names. A report takes
+    none: the sums of whole hours lack most columns."""
 
 
 def make_filter(
@@ -44,28 +64,32 @@ def make_filter(
     until: float | None = None,
     reason: str | None = None,
     limit: int | None = None,
+    condition: Condition | None = None,
 ) -> HistoryFilter:
-    """What somebody asks for, in their own words.
+    """A filter from values as users give them.
 
-    :param events: whether the reason is the word of an event.
+    :param events: whether the reason is a refusal, or the kind of an alarm or an action.
     :raises AddressError: the client is no network.
-    :raises QuestionError: there is no such reason, or no time between since and until.
+    :raises QuestionError: the reason is unknown, or since is not before until.
     """
-    words = (*REFUSALS, *ALARM_KINDS) if events else REASONS
+    words = (*REFUSALS, *ALARM_KINDS, *ACTION_KINDS) if events else REASONS
     if reason is not None and reason not in words:
         raise QuestionError(f"{quoted(reason)} is none of {', '.join(words)}")
     if since is not None and since >= (time.time() if until is None else until):
         raise QuestionError("there is no time between since and until")
     network = None if client is None else parse_network(client)
-    return HistoryFilter(service, network, since, until, reason, max(limit or USUAL_ROWS, 1))
+    limit = max(limit or USUAL_ROWS, 1)
+    return HistoryFilter(service, network, since, until, reason, limit, condition)
 
 
 def where(
-    past: HistoryFilter, time_column: str, word_column: str, tag: str = ""
+    selection: HistoryFilter, time_column: str, word_column: str, tag: str = ""
 ) -> tuple[str, dict[str, Any]]:
-    """Conditions on a table of ours, and the values for them.
+    """An SQL condition, and the values of its named parameters.
 
-    :param tag: tells these values from others in the same statement.
+    :param time_column: compared with since and until.
+    :param word_column: compared with the reason.
+    :param tag: ends the parameters' names, so that they differ from others in the statement.
     """
     conditions = ["TRUE"]
     values: dict[str, Any] = {}
@@ -75,20 +99,36 @@ def where(
         ("until", f"{time_column} <"),
         ("reason", f"{word_column} ="),
     ):
-        if getattr(past, name) is not None:
+        if getattr(selection, name) is not None:
             conditions.append(f"{condition} :{name}{tag}")
-            values[name + tag] = getattr(past, name)
-    if past.client is not None:
-        first, last = past.client.network_address.packed, past.client.broadcast_address.packed
+            values[name + tag] = getattr(selection, name)
+    if selection.client is not None:
+        first, last = (
+            selection.client.network_address.packed,
+            selection.client.broadcast_address.packed,
+        )
         # The length tells IPv4 from IPv6: as bytes, one may lie between two of the other.
         conditions.append(f"length(client_address) = {len(first)}")
         conditions.append(f"client_address BETWEEN :first{tag} AND :last{tag}")
         values.update({f"first{tag}": first, f"last{tag}": last})
+    if selection.condition is not None:
+        conditions.append(f"({selection.condition.text})")
+        values.update(selection.condition.values)
     return " AND ".join(conditions), values
 
 
-def rows(db: sqlite3.Connection, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a statement finds, by the columns' names."""
+def rows(
+    db: sqlite3.Connection,
+    statement: str,
+    values: Mapping[str, Any],
+    condition: Condition | None = None,
+) -> list[dict[str, Any]]:
+    """The rows that a statement finds, by column name.
+
+    :param condition: part of the statement: its functions are created first.
+    """
+    for name, function in ({} if condition is None else condition.functions).items():
+        db.create_function(name, 1, function, deterministic=True)
     cursor = db.execute(statement, values)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]

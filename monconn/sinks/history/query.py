@@ -1,4 +1,4 @@
-"""What can be asked of a history: its connections, its events, and a period in figures."""
+"""Queries on a history: its connections, its events, and a report of a period."""
 
 from __future__ import annotations
 
@@ -37,38 +37,40 @@ CONNECTION_KEYS = (
     *("phase", "code", "closed_by", "client_end", "backend_end", "client_rtt_seconds"),
     *("client_retransmits", "backend_rtt_seconds", "backend_retransmits", "detail"),
 )
-"""What a connection may have; ``detail`` only if there is any."""
+"""The keys of a connection; ``detail`` only if there is any."""
 EVENT_KEYS = (
     *("event", "at", "service", "client", "client_ip", "refusal", "code", "alarm", "device"),
-    *("over", "count", "detail"),
+    *("over", "count", "detail", "action", "actor"),
 )
-"""What an event may have: each kind has some of it."""
+"""The keys that an event may have: each kind has some of them."""
 
 
-def connections(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
-    """The connections that have ended, newest first, in the words of a record's snapshot."""
-    conditions, values = where(past, "closed_at", "reason")
+def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
+    """The connections that have closed, newest first, with the keys of a record's snapshot."""
+    conditions, values = where(selection, "closed_at", "reason")
     found = rows(
         db,
         f"SELECT * FROM connections WHERE {conditions}"
         " ORDER BY closed_at DESC, entry DESC LIMIT :limit",
-        {**values, "limit": past.limit},
+        {**values, "limit": selection.limit},
+        selection.condition,
     )
-    return [_shown_connection(row) for row in found]
+    return [_connection_dict(row) for row in found]
 
 
-def events(db: sqlite3.Connection, past: HistoryFilter) -> list[dict[str, Any]]:
-    """Refusals, alarms, starts and stops, newest first."""
-    conditions, values = where(past, "at", "word")
+def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
+    """Refusals, alarms, actions, starts and stops, newest first."""
+    conditions, values = where(selection, "at", "word")
     found = rows(
         db,
         f"SELECT * FROM events WHERE {conditions} ORDER BY at DESC, entry DESC LIMIT :limit",
-        {**values, "limit": past.limit},
+        {**values, "limit": selection.limit},
+        selection.condition,
     )
-    return [_shown_event(row) for row in found]
+    return [_event_dict(row) for row in found]
 
 
-def _shown_connection(row: dict[str, Any]) -> dict[str, Any]:
+def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
     del row["entry"], row["client_address"]
     for name in ("run_started_at", "opened_at", "closed_at"):
         row[name] = iso_time(row[name])
@@ -77,7 +79,7 @@ def _shown_connection(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _shown_event(row: dict[str, Any]) -> dict[str, Any]:
+def _event_dict(row: dict[str, Any]) -> dict[str, Any]:
     shown = {"event": row["event"], "at": iso_time(row["at"])}
     if row["event"] == "alarm":
         shown.update(alarm=row["word"], service=row["service"], device=row["client"])
@@ -85,6 +87,9 @@ def _shown_event(row: dict[str, Any]) -> dict[str, Any]:
     elif row["event"] == "refused":
         shown.update(service=row["service"], client=row["client"], client_ip=row["client_ip"])
         shown.update(refusal=row["word"], code="PR", count=row["count"])
+    elif row["event"] == "action":
+        shown.update(service=row["service"], action=row["word"], actor=row["client"])
+        shown["count"] = row["count"]
     elif row["event"] == "lost":
         shown["count"] = row["count"]
     if row["detail"]:

@@ -1,4 +1,4 @@
-"""A period of a history in figures."""
+"""A report of a period of a history."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from monconn.errors import QuestionError
 from monconn.model.record import iso_time
 from monconn.sinks.history.filters import HistoryFilter, rows, where
 from monconn.sinks.history.store import HOUR_SECONDS, hour_of
@@ -19,13 +20,13 @@ TOP = 10
 BUSIEST = 5
 MOST_POINTS = 168
 MOST_SORTED = 200_000
-"""Beyond so many connections, their median would take too long to find."""
+"""With more connections, their median would take too long to compute."""
 _FIGURES = ("connections", "up", "down")
 
 
 @attrs.frozen
 class _Period:
-    """A period as whole hours, of which there are sums, and what of other hours belongs to it."""
+    """A period split into whole hours, which have sums, and the parts of hours at its edges."""
 
     since: float
     until: float
@@ -36,68 +37,71 @@ class _Period:
 
 @attrs.frozen
 class _Source:
-    """Where figures are found: a statement that conditions are added to."""
+    """A table to sum up: a statement to which conditions are appended, and its columns."""
 
     select: str
     time: str
     word: str
 
 
-def report(db: sqlite3.Connection, past: HistoryFilter) -> dict[str, Any]:
-    """A period in figures.
+def report(db: sqlite3.Connection, selection: HistoryFilter) -> dict[str, Any]:
+    """Sum up a period.
 
-    ``resolution`` tells whether they are ``exact``, or, as single connections of that time have
-    been forgotten, those of the whole ``hours`` that the period touches.
+    :returns: figures for JSON. ``resolution`` is ``exact``, or ``hours`` if single connections of
+        that time were removed already: then they are those of all hours that the period touches.
+    :raises QuestionError: the filter has a condition on single rows.
     """
-    db.execute("BEGIN")  # all figures are of one moment, whatever is written meanwhile
+    if selection.condition is not None:
+        raise QuestionError("a report is by service, client and time: it takes no other filter")
+    db.execute("BEGIN")  # one snapshot for all statements, whatever is written meanwhile
     try:
-        return _report(db, past)
+        return _report(db, selection)
     finally:
         db.rollback()
 
 
-def _report(db: sqlite3.Connection, past: HistoryFilter) -> dict[str, Any]:
-    period = _period(db, past)
-    reasons = _sums(db, past, period, "reason", "connections DESC, reason")
-    refusals = _refusals(db, past, period)
-    hours = _sums(db, past, period, "hour", "hour")
-    clients = _sums(db, past, period, "client_ip", "client_ip")
+def _report(db: sqlite3.Connection, selection: HistoryFilter) -> dict[str, Any]:
+    period = _period(db, selection)
+    reasons = _sums(db, selection, period, "reason", "connections DESC, reason")
+    refusals = _refusals(db, selection, period)
+    hours = _sums(db, selection, period, "hour", "hour")
+    clients = _sums(db, selection, period, "client_ip", "client_ip")
     points, hours_each = _points(hours)
-    forgotten = _kept_since(db, "hours")
+    forgotten = _complete_since(db, "hours")
     return {
         "resolution": "exact" if period.is_exact else "hours",
         "since": iso_time(period.since),
         "until": iso_time(period.until),
         "kept_since": iso_time(forgotten) if forgotten > period.since else None,
-        "service": past.service,
+        "service": selection.service,
         **{name: sum(each[name] for each in reasons) for name in _FIGURES},
         "refused": sum(refusals.values()),
         "reasons": {each["reason"]: each["connections"] for each in reasons},
         "refusals": refusals,
-        "alarms": _alarms(db, past, period),
-        "lost": _lost(db, past, period),
+        "alarms": _alarms(db, selection, period),
+        "lost": _lost(db, selection, period),
         "clients_by_connections": _top(clients, lambda each: each["connections"]),
         "clients_by_bytes": _top(clients, lambda each: each["up"] + each["down"]),
         "hours": points,
         "hours_each": hours_each,
-        "busiest": [_shown_hour(each) for each in _busiest(hours)],
-        "duration_seconds": _spread(db, past, period, "duration_seconds"),
-        "connect_seconds": _spread(db, past, period, "connect_seconds"),
+        "busiest": [_hour_dict(each) for each in _busiest(hours)],
+        "duration_seconds": _spread(db, selection, period, "duration_seconds"),
+        "connect_seconds": _spread(db, selection, period, "connect_seconds"),
     }
 
 
 # -- the period
 
 
-def _period(db: sqlite3.Connection, past: HistoryFilter) -> _Period:
+def _period(db: sqlite3.Connection, selection: HistoryFilter) -> _Period:
     now = time.time()
     begin, end = _extent(db, now)
-    since = begin if past.since is None else past.since
-    until = end if past.until is None else past.until
+    since = begin if selection.since is None else selection.since
+    until = end if selection.until is None else selection.until
     first = min(max(since, begin), end)
     last = min(max(until, first), end)
     edges = _edges(first, last)
-    forgotten = max(_kept_since(db, "connections"), _kept_since(db, "events"))
+    forgotten = max(_complete_since(db, "connections"), _complete_since(db, "events"))
     if all(edge[0] >= forgotten for edge in edges):
         return _Period(since, min(until, now), (_next_hour(first), hour_of(last)), edges, True)
     whole = (hour_of(first), _next_hour(last))
@@ -105,9 +109,9 @@ def _period(db: sqlite3.Connection, past: HistoryFilter) -> _Period:
 
 
 def _extent(db: sqlite3.Connection, now: float) -> tuple[float, float]:
-    """From the first hour that there are sums of to the end of this one.
+    """From the first hour that has sums to the end of the present one.
 
-    What is of a later time was written while the clock was wrong.
+    Later rows were written while the wall clock was wrong.
     """
     (first,) = db.execute(
         "SELECT min(first) FROM"
@@ -118,7 +122,7 @@ def _extent(db: sqlite3.Connection, now: float) -> tuple[float, float]:
 
 
 def _edges(first: float, last: float) -> list[tuple[float, float]]:
-    """What of a period lies in hours that do not belong to it wholly."""
+    """The parts of a period that lie in hours which are not wholly within it."""
     begin, end = _next_hour(first), hour_of(last)
     if begin > end:
         return [(first, last)]  # within one hour
@@ -126,12 +130,12 @@ def _edges(first: float, last: float) -> list[tuple[float, float]]:
 
 
 def _next_hour(wall_seconds: float) -> int:
-    """When the hour ends that a moment is in; the moment itself on the hour."""
+    """The end of the hour that a time is in; the time itself if it is on the hour."""
     return math.ceil(wall_seconds / HOUR_SECONDS) * HOUR_SECONDS
 
 
-def _kept_since(db: sqlite3.Connection, table: str) -> float:
-    """From when on a table has all rows."""
+def _complete_since(db: sqlite3.Connection, table: str) -> float:
+    """The time from which on a table has all its rows."""
     row = db.execute("SELECT since FROM kept WHERE name = ?", (table,)).fetchone()
     return -math.inf if row is None else float(row[0])
 
@@ -140,13 +144,13 @@ def _kept_since(db: sqlite3.Connection, table: str) -> float:
 
 
 def _union(
-    past: HistoryFilter, period: _Period, summed: _Source, single: _Source
+    selection: HistoryFilter, period: _Period, summed: _Source, single: _Source
 ) -> tuple[str, dict[str, Any]]:
-    """RateLimitedLog of whole hours together with single rows at the edges."""
+    """A statement for the sums of whole hours together with the single rows at the edges."""
     parts = [(summed, period.whole), *((single, edge) for edge in period.edges)]
     texts, values = [], {}
     for number, (source, (since, until)) in enumerate(parts):
-        part = attrs.evolve(past, since=since, until=until)
+        part = attrs.evolve(selection, since=since, until=until)
         conditions, found = where(part, source.time, source.word, str(number))
         texts.append(f"{source.select} {conditions}")
         values.update(found)
@@ -154,12 +158,12 @@ def _union(
 
 
 def _sums(
-    db: sqlite3.Connection, past: HistoryFilter, period: _Period, by: str, order: str
+    db: sqlite3.Connection, selection: HistoryFilter, period: _Period, by: str, order: str
 ) -> list[dict[str, Any]]:
     """Connections and bytes of a period, by a column of ``hours``."""
     column = f"CAST(closed_at / {HOUR_SECONDS} AS INTEGER) * {HOUR_SECONDS}" if by == "hour" else by
     union, values = _union(
-        past,
+        selection,
         period,
         _Source(f"SELECT {by}, connections, up, down FROM hours WHERE", "hour", "reason"),
         _Source(f"SELECT {column}, 1, up, down FROM connections WHERE", "closed_at", "reason"),
@@ -178,18 +182,18 @@ def _top(
     return heapq.nlargest(TOP, clients, key=amount)
 
 
-def _refusals(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> dict[str, int]:
-    """Clients refused, by the word for it; of one client's, only those with a row of their own."""
-    if past.reason is not None:
-        return {}  # a refusal is no reason
+def _refusals(db: sqlite3.Connection, selection: HistoryFilter, period: _Period) -> dict[str, int]:
+    """Refusals by kind; for a single client, only those that have a row of their own."""
+    if selection.reason is not None:
+        return {}  # the reason of a connection: refused clients have none
     single = _Source(
         "SELECT word AS refusal, count FROM events WHERE event = 'refused' AND", "at", "word"
     )
-    if past.client is None:
+    if selection.client is None:
         summed = _Source("SELECT refusal, count FROM refusals WHERE", "hour", "refusal")
-        union, values = _union(past, period, summed, single)
+        union, values = _union(selection, period, summed, single)
     else:
-        conditions, values = where(past, single.time, single.word)
+        conditions, values = where(selection, single.time, single.word)
         union = f"{single.select} {conditions}"
     found = db.execute(
         f"SELECT refusal, sum(count) FROM ({union}) GROUP BY refusal ORDER BY 2 DESC, 1", values
@@ -197,9 +201,11 @@ def _refusals(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> d
     return dict(found.fetchall())
 
 
-def _alarms(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> dict[str, int]:
-    """How often which alarm was raised."""
-    conditions, values = where(attrs.evolve(past, since=period.since, reason=None), "at", "word")
+def _alarms(db: sqlite3.Connection, selection: HistoryFilter, period: _Period) -> dict[str, int]:
+    """How often each kind of alarm was raised."""
+    conditions, values = where(
+        attrs.evolve(selection, since=period.since, reason=None), "at", "word"
+    )
     found = db.execute(
         "SELECT word, count(*) FROM events"
         f" WHERE event = 'alarm' AND NOT over AND {conditions} GROUP BY word ORDER BY 2 DESC, 1",
@@ -208,9 +214,11 @@ def _alarms(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> dic
     return dict(found.fetchall())
 
 
-def _lost(db: sqlite3.Connection, past: HistoryFilter, period: _Period) -> int:
-    """How much could not be written, of whatever service."""
-    conditions, values = where(HistoryFilter(since=period.since, until=past.until), "at", "word")
+def _lost(db: sqlite3.Connection, selection: HistoryFilter, period: _Period) -> int:
+    """How many items could not be written, of all services."""
+    conditions, values = where(
+        HistoryFilter(since=period.since, until=selection.until), "at", "word"
+    )
     found = db.execute(
         f"SELECT coalesce(sum(count), 0) FROM events WHERE event = 'lost' AND {conditions}", values
     )
@@ -222,7 +230,7 @@ def _busiest(hours: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _points(hours: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Hours without gaps, so many taken together that there are not too many points."""
+    """Points without gaps, of as many hours each as keep their number below the limit."""
     if not hours:
         return [], 1
     first, last = hours[0]["hour"], hours[-1]["hour"]
@@ -235,20 +243,20 @@ def _points(hours: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
         point = points[(each["hour"] - first) // step]
         for name in _FIGURES:
             point[name] += each[name]
-    return [_shown_hour(point) for point in points], hours_each
+    return [_hour_dict(point) for point in points], hours_each
 
 
-def _shown_hour(each: dict[str, Any]) -> dict[str, Any]:
+def _hour_dict(each: dict[str, Any]) -> dict[str, Any]:
     return {"at": iso_time(each["hour"]), **{name: each[name] for name in _FIGURES}}
 
 
 def _spread(
-    db: sqlite3.Connection, past: HistoryFilter, period: _Period, column: str
+    db: sqlite3.Connection, selection: HistoryFilter, period: _Period, column: str
 ) -> dict[str, float] | None:
-    """Mean, median and 95th percentile; None where connections are forgotten, or too many."""
-    if _kept_since(db, "connections") > period.since:
+    """Mean, median and 95th percentile; None if connections were removed, or are too many."""
+    if _complete_since(db, "connections") > period.since:
         return None
-    conditions, values = where(past, "closed_at", "reason")
+    conditions, values = where(selection, "closed_at", "reason")
     known = f"SELECT {column} FROM connections WHERE {column} IS NOT NULL AND {conditions}"
     count, mean = db.execute(
         f"SELECT count(*), avg({column}) FROM ({known} LIMIT {MOST_SORTED + 1})", values

@@ -1,4 +1,4 @@
-"""What is forgotten, when it is too old or the file too big; in small steps."""
+"""Removes rows that are too old, or too many for the file's size, in small steps."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from monconn.sinks.history.schema import log_bytes, log_size
 from monconn.sinks.history.store import HOUR_SECONDS
 
 STEP_ROWS = 5_000
-_SHRINK_ROWS = 500  # no more than needed, about: rows are all that a small file has
+_SHRINK_ROWS = 500  # few, so that a small file loses little more than it must
 _STEP_PAGES = 1_000
-_AT_ONCE_SECONDS = 0.25
-"""After which what else there is to forget waits for the next time, so that writing goes on."""
+_TURN_SECONDS = 0.25
+"""How long one call removes rows; writing uses the same thread, and must go on."""
 _HOURS_REACH = 10
-"""For size, the hourly sums may reach this many times as far back as what they sum up."""
+"""When the file is too big, hourly sums are retained this many times as long as single rows."""
 
 
 @attrs.frozen
 class _Table:
-    """Where a table's rows have their time, and what tells one from another."""
+    """A table, the column of its rows' time, and their key."""
 
     name: str
     time: str
     key: str
     lasts: float = 0
-    """Seconds that a row is about."""
+    """Seconds that a row covers."""
 
 
 _CONNECTIONS = _Table("connections", "closed_at", "entry")
@@ -41,13 +41,15 @@ _TABLES = (_CONNECTIONS, _EVENTS, _HOURS, _REFUSALS)
 def prune(
     db: sqlite3.Connection, path: str, keep_seconds: float, max_size: int, now: float
 ) -> bool:
-    """Forget for a moment what is too old or too much.
+    """Remove rows that are too old or too many, for :data:`_TURN_SECONDS` at most.
 
-    :param path: the file's, whose log is kept small, too.
-    :param now: wall clock.
-    :returns: whether there may be more to forget.
+    :param path: the file's; its write-ahead log is truncated if it has grown.
+    :param keep_seconds: how long rows are retained.
+    :param max_size: the file's limit in bytes.
+    :param now: wall-clock seconds.
+    :returns: whether there may be more to remove.
     """
-    until = time.monotonic() + _AT_ONCE_SECONDS
+    until = time.monotonic() + _TURN_SECONDS
     while True:
         has_more = _forget_old(db, now - keep_seconds) or _shrink(db, max_size, now)
         if not has_more or time.monotonic() >= until:
@@ -65,7 +67,7 @@ def _forget_old(db: sqlite3.Connection, before: float) -> bool:
 
 
 def _shrink(db: sqlite3.Connection, max_size: int, now: float) -> bool:
-    """Make the file smaller by a step; False if it is small enough, or as small as can be."""
+    """Shrink the file by a step; returns False if it is small enough, or empty."""
     page_bytes, pages, unused = (
         db.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("page_size", "page_count", "freelist_count")
@@ -75,13 +77,13 @@ def _shrink(db: sqlite3.Connection, max_size: int, now: float) -> bool:
         return False
     if unused:
         step = min(excess, unused, _STEP_PAGES)
-        db.execute(f"PRAGMA incremental_vacuum({step})").fetchall()  # each row frees a page
+        db.execute(f"PRAGMA incremental_vacuum({step})").fetchall()  # a page per row fetched
         return True
     return _forget_oldest(db, now)
 
 
 def _forget_oldest(db: sqlite3.Connection, now: float) -> bool:
-    """Forget of what reaches back furthest."""
+    """Remove the oldest rows of the table that reaches back furthest."""
     reach = {
         table: _age(db, table, now) / (_HOURS_REACH if table.lasts else 1) for table in _TABLES
     }
@@ -98,7 +100,7 @@ def _age(db: sqlite3.Connection, table: _Table, now: float) -> float:
 def _forget(
     db: sqlite3.Connection, table: _Table, before: float = math.inf, rows: int = STEP_ROWS
 ) -> bool:
-    """Forget the oldest rows of a table; False if there were none before that time."""
+    """Remove the oldest rows of a table; returns False if there were none before that time."""
     oldest = (
         f"SELECT {table.key}, {table.time} AS time FROM {table.name}"
         f" WHERE {table.time} < :before ORDER BY {table.time} LIMIT {rows}"

@@ -1,4 +1,4 @@
-"""The history's file: an SQLite database of ours, and how it is opened."""
+"""The history's file: the schema of its SQLite database, and how it is opened."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from monconn.errors import FileError
+from monconn.clock import retry_pauses
+from monconn.errors import FileError, os_error_text
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x6D6F6E63
-"""Says in the file's header whose it is: ``monc``."""
+"""``monc``: marks the file's header, so that no other database is taken for ours."""
 LOCKED_SECONDS = 0.5
-"""How long to wait for another program that has locked the file."""
-_LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 0.0)
+"""How long SQLite waits for another program that has locked the file."""
+_LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _LOG_BYTES = 4 << 20
 _PAGE_BYTES = 4096
 
@@ -104,10 +105,10 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
-    """Open a history for its one writer, and make it if there is none.
+    """Open a history for its one writer, and create it if there is none.
 
-    :param max_size: bytes that the file may have; its log gets a share of them.
-    :raises FileError: it cannot be had, or is something else, which is left as it is.
+    :param max_size: the limit of the file in bytes; its write-ahead log gets a share.
+    :raises FileError: it cannot be opened, or is something else, which is left as it is.
     """
     try:
         _refuse_folder(path)
@@ -118,14 +119,14 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
             _check(db, path)
             set_up(db, max_size)
     except (OSError, sqlite3.Error) as error:
-        raise no_history(path, _words(error)) from None
+        raise no_history(path, os_error_text(error)) from None
     return db
 
 
 def open_read_only(path: str) -> sqlite3.Connection:
-    """Open a history to look into it, whether or not a monconn writes to it.
+    """Open a history for queries, whether or not a running monconn writes it.
 
-    :raises FileError: there is none, or it is something else.
+    :raises FileError: it does not exist, cannot be opened, or is something else.
     """
     try:
         _refuse_folder(path)
@@ -134,53 +135,56 @@ def open_read_only(path: str) -> sqlite3.Connection:
         with _open_if(Path(path).absolute().as_uri() + "?mode=ro", uri=True) as db:
             _check(db, path)
     except (OSError, sqlite3.Error) as error:
-        raise no_history(path, _words(error)) from None
+        raise no_history(path, os_error_text(error)) from None
     return db
 
 
 @contextmanager
 def _open_if(where: str, uri: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection that stays open if all goes well with it."""
+    """A connection that is closed if the block raises."""
     db = sqlite3.connect(where, uri=uri, timeout=LOCKED_SECONDS, check_same_thread=False)
     try:
         yield db
-    except BaseException:
+    except BaseException:  # only to close it
         db.close()
         raise
 
 
 def lock(path: str) -> int:
-    """Be the only one that writes a history: two would take each other's counters for the truth.
+    """Take the lock that makes this process the only writer of a history.
 
-    A file beside it is locked, as SQLite has locks of its own on the file itself.
+    With two writers, each would overwrite the other's counters. It is a file beside the history: on
+    that one SQLite has POSIX locks, which this process would lose by closing a descriptor of it.
 
-    :returns: a descriptor; to close it lets others write.
-    :raises FileError: another monconn does, or it cannot be had.
+    :returns: a descriptor, whose closing releases the lock.
+    :raises FileError: another monconn has it, or its file cannot be opened.
     """
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise no_history(path, _words(error)) from None
-    for pause in _LOCK_PAUSES_SECONDS:  # the one before may be about to end
+        raise no_history(path, os_error_text(error)) from None
+    # The program before, which holds it, may be about to end.
+    for pause in (*retry_pauses(_LOCK_PAUSES_SECONDS), None):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
         except BlockingIOError:
-            time.sleep(pause)
-        except OSError:  # a file system that knows no locks
+            if pause is not None:
+                time.sleep(pause)
+        except OSError:  # ENOLCK, EOPNOTSUPP: a file system without locks
             return descriptor
     os.close(descriptor)
     raise no_history(path, "another monconn writes it: each needs a file of its own")
 
 
 def _refuse_folder(path: str) -> None:
-    """Say better than SQLite what is wrong with a folder."""
+    """SQLite would only say that it is unable to open the file."""
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 def _make_private(path: str) -> None:
-    """Make an empty file for its user alone; SQLite gives its log the same mode."""
+    """Create the file with mode 0600; SQLite gives its log the same mode."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except FileExistsError:
@@ -195,12 +199,12 @@ def _is_empty(db: sqlite3.Connection) -> bool:
 
 def _make(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-    db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # which a file can be given only while empty
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # cannot be set once there are tables
     db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
 def _check(db: sqlite3.Connection, path: str) -> None:
-    """Make sure that a database is ours, before anything is done to it."""
+    """Raise unless a database is ours, before anything is done to it."""
     if _pragma(db, "application_id") != APPLICATION_ID:
         raise no_history(path, "is a database, but no history of monconn's: use another path")
     version = _pragma(db, "user_version")
@@ -213,20 +217,20 @@ def _check(db: sqlite3.Connection, path: str) -> None:
 
 
 def set_up(db: sqlite3.Connection, max_size: int) -> None:
-    """Set what holds for one connection: how it writes."""
+    """Set the options of one connection that writes."""
     db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")  # one fsync a second, so that a power cut costs no more
+    db.execute("PRAGMA synchronous = FULL")  # one fsync per batch: a power cut costs one second
     db.execute(f"PRAGMA journal_size_limit = {log_bytes(max_size)}")
     db.execute(f"PRAGMA wal_autocheckpoint = {max(16, log_bytes(max_size) // _PAGE_BYTES)}")
 
 
 def log_bytes(max_size: int) -> int:
-    """How big the log beside a file may stay."""
+    """The size in bytes that the write-ahead log beside a file may keep."""
     return min(_LOG_BYTES, max_size // 8)
 
 
 def log_size(path: str) -> int:
-    """How big the log beside a file is."""
+    """The size in bytes of the write-ahead log beside a file."""
     try:
         return os.stat(f"{path}-wal").st_size
     except FileNotFoundError:
@@ -238,9 +242,5 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
 
 
 def no_history(path: str, why: str) -> FileError:
-    """An error that says what is wrong with a history's file."""
+    """An error about a history's file."""
     return FileError(f"history: {path}: {why}")
-
-
-def _words(error: Exception) -> str:
-    return str(error.strerror if isinstance(error, OSError) else error).lower()

@@ -1,4 +1,4 @@
-"""How a batch of what happened is written into the history's file."""
+"""Writes a batch of items into the history's file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import attrs
 
 from monconn.model import tcpinfo
+from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import REFUSALS
 from monconn.model.record import ConnectionRecord
@@ -20,12 +21,12 @@ from monconn.model.totals import Totals
 
 HOUR_SECONDS = 3600
 
-EventKind = Literal["started", "stopped", "refused", "alarm", "lost"]
+EventKind = Literal["started", "stopped", "refused", "alarm", "lost", "action"]
 
 
 @attrs.frozen
 class Event:
-    """Something that happened beside the connections; ``count`` times within a second."""
+    """An event other than a connection; ``count`` of them within a second."""
 
     at: float
     event: EventKind
@@ -33,14 +34,14 @@ class Event:
     client: str | None = None
     client_ip: str | None = None
     word: str | None = None
-    """The refusal, or the alarm's kind."""
+    """The refusal, the alarm's kind, or the action's kind."""
     is_over: bool = False
     count: int = 1
     detail: str = ""
 
 
-Item = ConnectionRecord | Alarm | Event
-"""What an observer is told (a connection that was refused or closed, an alarm) and our own."""
+Item = ConnectionRecord | Alarm | Action | Event
+"""What an observer is given (a connection refused or closed, an alarm, an action), or our own."""
 
 
 def write(
@@ -49,10 +50,10 @@ def write(
     totals: Mapping[str, Totals],
     run_started_at: float,
 ) -> None:
-    """Write a batch, whole or not at all.
+    """Write a batch in one transaction.
 
-    :param totals: what the services have counted; only those that have changed.
-    :param run_started_at: wall clock, tells the ids of this run from those of others.
+    :param totals: the services' counters; only those that have changed.
+    :param run_started_at: wall-clock seconds; with it, ids of this run differ from those of others.
     """
     connections: list[ConnectionRecord] = []
     events: list[Event] = []
@@ -89,6 +90,16 @@ def _event(item: Item) -> Event:
             item.is_over,
             1,
             item.detail,
+        )
+    if isinstance(item, Action):
+        return Event(
+            item.at,
+            "action",
+            item.service,
+            client=item.actor.describe(),  # no address, so that no client's network finds it
+            word=item.kind,
+            count=item.count,
+            detail=item.describe(),
         )
     return Event(item.opened_at, "refused", item.service, item.client, item.client_ip, item.refusal)
 
@@ -148,13 +159,13 @@ def _event_row(event: Event) -> tuple[Any, ...]:
 
 
 def _plain(text: str) -> str:
-    """A text of the system's without what cannot be written as UTF-8."""
+    """A text of the operating system, without what cannot be encoded as UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
 
 @lru_cache(maxsize=4096)
 def packed(ip: str) -> bytes | None:
-    """An address, or a network's first one, in network byte order; None for ``unix`` and such."""
+    """An IP, or the first one of a network, in network byte order; None for anything else."""
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip)
     except OSError:
@@ -194,7 +205,7 @@ def _add_up(
 
 
 def hour_of(wall_seconds: float) -> int:
-    """When the hour began that a moment is in."""
+    """The start of the hour that a time is in."""
     return int(wall_seconds // HOUR_SECONDS) * HOUR_SECONDS
 
 
@@ -215,7 +226,7 @@ def _save(db: sqlite3.Connection, totals: Mapping[str, Totals]) -> None:
 
 
 def load_totals(db: sqlite3.Connection) -> dict[str, Totals]:
-    """What the services had counted when the last batch was written."""
+    """The services' counters as of the last batch."""
     totals: dict[str, Totals] = {}
     for service, name, value in db.execute("SELECT service, name, value FROM counters"):
         total = totals.setdefault(service, Totals())

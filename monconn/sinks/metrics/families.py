@@ -1,4 +1,4 @@
-"""Figures in Prometheus' words: names, help texts, labels; its library is imported here only.
+"""Metrics as Prometheus has them: names, help texts and labels.
 
 Formats: https://prometheus.io/docs/instrumenting/exposition_formats/ and
 https://github.com/prometheus/OpenMetrics.
@@ -35,12 +35,12 @@ _Rows = Iterable[tuple[Sequence[str], float]]
 
 @attrs.frozen
 class Families(Collector):
-    """A sample as families of metrics; as nothing in it changes, any thread may write it."""
+    """A sample as metric families; nothing in it changes, so any thread may encode it."""
 
     sample: Sample
 
     def collect(self) -> Iterator[Metric]:
-        """See ``prometheus_client.registry.Collector``."""
+        """All metric families; see ``prometheus_client.registry.Collector``."""
         yield from self._counts()
         yield from self._histograms()
         yield from self._alarms()
@@ -51,13 +51,13 @@ class Families(Collector):
         services = self.sample.services
         yield _counter(
             "monconn_connections_opened_total",
-            "Connections whose client was let in.",
+            "Connections whose client was admitted.",
             ["service"],
             (([each.name], each.totals.opened) for each in services),
         )
         yield _counter(
             "monconn_connections_closed_total",
-            "Connections that are over, by the reason why they ended.",
+            "Connections that have closed, by the reason why.",
             ["service", "reason"],
             (
                 ([each.name, reason], count)
@@ -67,7 +67,7 @@ class Families(Collector):
         )
         yield _counter(
             "monconn_connections_refused_total",
-            "Clients that were not let in, by the reason why.",
+            "Clients that were refused, by the reason why.",
             ["service", "reason"],
             (
                 ([each.name, refusal], each.totals.refused[refusal])
@@ -89,7 +89,7 @@ class Families(Collector):
         )
         yield _counter(
             "monconn_bytes_total",
-            "Bytes taken from clients (up) and from backends (down).",
+            "Bytes received from clients (up) and from backends (down).",
             ["service", "direction"],
             (
                 ([each.name, direction], count)
@@ -101,17 +101,18 @@ class Families(Collector):
     def _histograms(self) -> Iterator[Metric]:
         yield self._histogram(
             "monconn_connection_duration_seconds",
-            "How long connections lasted, from the opening to the end.",
+            "How long connections lasted, from opening to close.",
             lambda figures: figures.duration,
         )
         yield self._histogram(
             "monconn_connect_seconds",
-            "Time from the opening until the backend stood, of connections that are over.",
+            "Time from opening until the backend connected, of connections that have closed.",
             lambda figures: figures.connect,
         )
         yield self._histogram(
             "monconn_first_byte_seconds",
-            "Time from when the backend stood until its first byte, of connections that are over.",
+            "Time from when the backend connected until its first byte, of connections that have"
+            " closed.",
             lambda figures: figures.first_byte,
         )
 
@@ -152,18 +153,18 @@ class Families(Collector):
     def _program(self) -> Iterator[Metric]:
         yield _counter(
             "monconn_observer_dropped_total",
-            "What an observer left out, as more came than it could write.",
+            "What an observer dropped because it could not write as fast as it came.",
             ["observer"],
             (([name], count) for name, count in self.sample.dropped.items()),
         )
         yield GaugeMetricFamily(
             "monconn_reactor_lag_seconds",
-            "How late the reactor's last timer of one second was.",
+            "How late the reactor's last one-second timer was.",
             self.sample.lag_seconds,
         )
         yield GaugeMetricFamily(
             "monconn_reactor_lag_max_seconds",
-            "How late the latest of the reactor's timers in the last minute was.",
+            "How late the latest of the reactor's one-second timers was, in the last minute.",
             self.sample.lag_max_seconds,
         )
         yield GaugeMetricFamily(
@@ -173,7 +174,7 @@ class Families(Collector):
         )
         yield InfoMetricFamily(
             "monconn_build",
-            "Which monconn this is, and what it runs on.",
+            "The version of monconn, and what it runs on.",
             {
                 "version": __version__,
                 "python": platform.python_version(),
@@ -197,12 +198,12 @@ def _filled(family: Any, rows: _Rows) -> Metric:
 
 
 def encoder_for(accept: str) -> tuple[Callable[[Collector], bytes], str]:
-    """What writes figures as text, and that text's content type.
+    """Choose the text format of an answer.
 
-    :param accept: the ``Accept`` header of who asks; whatever cannot be understood gets the
-        plain text format.
+    :param accept: the request's ``Accept`` header; what cannot be parsed gets the plain format.
+    :returns: a function that encodes metrics, and the content type.
     """
     try:
         return choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is no version
+    except (TypeError, ValueError):  # a malformed version parameter
         return choose_encoder("")

@@ -1,14 +1,15 @@
-"""What is counted for metrics beside a monitor's own totals: plain numbers, cheap to add to."""
+"""What metrics count beyond a monitor's own totals: plain numbers, cheap to add to."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import attrs
+from twisted.internet.interfaces import IDelayedCall
 
+from monconn.clock import Clock
 from monconn.model.alarms import ALARM_KINDS, Alarm, AlarmKind
 from monconn.model.reasons import REASONS, Reason
 from monconn.model.record import ConnectionRecord
@@ -16,39 +17,39 @@ from monconn.model.totals import Totals
 from monconn.monitor.interfaces import Observer
 
 DURATION_BOUNDS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
-"""Seconds that a connection lasts: from a refused backend to a device that stays for a day."""
+"""Seconds that a connection lasts: from a backend that refuses to a device connected for a day."""
 LATENCY_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-"""Seconds that somebody waits for a backend."""
+"""Seconds that a client waits for a backend."""
 LAG_PERIOD_SECONDS = 1.0
-LAGS_KEPT = 60
+LAGS_RETAINED = 60
 
 
 class Histogram:
-    """How many values lie up to each bound.
+    """Counts values by ranges.
 
-    :param bounds: rising; a value that equals one lies below it.
+    :param bounds: the ranges' upper bounds, ascending; a value equal to one is within it.
     """
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """Values between each bound and the one before it; the last are beyond all of them."""
+        """Values of each range (not cumulative); the last is of those above all bounds."""
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value."""
+        """Add a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
     def copy(self) -> Histogram:
-        """The same numbers, which stay as they are."""
+        """A copy that does not change."""
         copied = Histogram(self.bounds)
         copied.counts, copied.sum = self.counts.copy(), self.sum
         return copied
 
 
 class ServiceFigures(Observer):
-    """Counts how the connections of one service ended, how long they took, and its alarms."""
+    """Counts how one service's connections ended, their durations and latencies, and its alarms."""
 
     def __init__(self) -> None:
         self.closed_by_reason: dict[Reason, int] = dict.fromkeys(REASONS, 0)
@@ -56,11 +57,11 @@ class ServiceFigures(Observer):
         self.connect = Histogram(LATENCY_BOUNDS)
         self.first_byte = Histogram(LATENCY_BOUNDS)
         self.alarms: dict[AlarmKind, int] = dict.fromkeys(ALARM_KINDS, 0)
-        """How many have begun."""
+        """How many began."""
         self.alarms_active: dict[AlarmKind, int] = dict.fromkeys(ALARM_KINDS, 0)
 
     def closed(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.closed`."""
+        """Count a connection that has closed."""
         if record.reason is not None:
             self.closed_by_reason[record.reason] += 1
         if record.closed is not None:
@@ -72,15 +73,15 @@ class ServiceFigures(Observer):
                 self.first_byte.observe(record.answer_seconds(record.first_down) or 0.0)
 
     def alarmed(self, alarm: Alarm) -> None:
-        """See :meth:`IObserver.alarmed`."""
+        """Count an alarm that begins or is over."""
         if not alarm.is_over:
             self.alarms[alarm.kind] += 1
             self.alarms_active[alarm.kind] += 1
-        elif self.alarms_active[alarm.kind]:  # else it began before we were there
+        elif self.alarms_active[alarm.kind]:  # else it began before this observer was added
             self.alarms_active[alarm.kind] -= 1
 
     def copy(self) -> ServiceFigures:
-        """The same numbers, which stay as they are."""
+        """A copy that does not change."""
         copied = ServiceFigures()
         copied.closed_by_reason = self.closed_by_reason.copy()
         copied.duration = self.duration.copy()
@@ -92,16 +93,16 @@ class ServiceFigures(Observer):
 
 
 class LagMeter:
-    """How late the reactor's timers are: what keeps it busy keeps every connection waiting.
+    """Measures how late the reactor's timers run: whatever delays them delays every connection.
 
-    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param clock: monotonic time and timers.
     """
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._due = 0.0
-        self._timer: Any = None
-        self._lags: deque[float] = deque([0.0], maxlen=LAGS_KEPT)
+        self._timer: IDelayedCall | None = None
+        self._lags: deque[float] = deque([0.0], maxlen=LAGS_RETAINED)
 
     @property
     def last_seconds(self) -> float:
@@ -110,21 +111,21 @@ class LagMeter:
 
     @property
     def max_seconds(self) -> float:
-        """How late the latest of the last :data:`LAGS_KEPT` timers was."""
+        """How late the latest of the last :data:`LAGS_RETAINED` timers was."""
         return max(self._lags)
 
     def start(self) -> None:
-        """Measure each second, until :meth:`stop`."""
+        """Measure once a second until :meth:`stop`."""
         self._due = self._clock.seconds() + LAG_PERIOD_SECONDS
         self._timer = self._clock.callLater(LAG_PERIOD_SECONDS, self._measure)
 
     def _measure(self) -> None:
-        # A wall clock that was set forward makes a timer early.
+        # Timers of the reactor run on the wall clock: set forward, it makes one early.
         self._lags.append(max(0.0, self._clock.seconds() - self._due))
         self.start()
 
     def stop(self) -> None:
-        """Measure no more; harmless at any time."""
+        """Stop measuring; harmless at any time."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -132,7 +133,7 @@ class LagMeter:
 
 @attrs.frozen
 class ServiceSample:
-    """One service's figures at one moment."""
+    """One service's figures at one time."""
 
     name: str
     connections: int
@@ -143,12 +144,12 @@ class ServiceSample:
 
 @attrs.frozen
 class Sample:
-    """All figures of one moment; nothing in it changes."""
+    """All figures at one time; nothing in it changes."""
 
     services: Sequence[ServiceSample]
     dropped: Mapping[str, int]
-    """What observers left out, by their names."""
+    """How much each observer has dropped, by its name."""
     lag_seconds: float
     lag_max_seconds: float
     started_at: float
-    """Wall clock, in seconds."""
+    """Wall-clock seconds since the epoch."""

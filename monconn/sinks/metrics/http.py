@@ -1,4 +1,4 @@
-"""The web server for metrics: one page, few clients, little time for each."""
+"""The HTTP server for metrics: one page, with limits on clients, requests and time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from monconn.clock import RateLimiter
+from monconn.clock import Clock
+from monconn.ratelimit import RateLimiter
 from monconn.sinks.metrics.families import Families, encoder_for
 from monconn.sinks.metrics.figures import Sample
 
 MOST_CLIENTS = 64
 ANSWERS_A_SECOND = 20
-"""Beyond these, who asks is told to come later: asking must not become the cost."""
+"""Requests beyond these get a 503: scraping must not become the load."""
 TIMEOUT_SECONDS = 10.0
-"""How long a client may be silent."""
+"""How long a client may send nothing."""
 
 _START_PAGE = (
     b'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>monconn</title></head>\n'
@@ -33,14 +34,14 @@ _START_PAGE = (
 class MetricsFactory(WrappingFactory):
     """Serves ``/metrics`` over HTTP to a bounded number of clients.
 
-    :param sample: gives the figures of the moment; called in the reactor's thread.
+    :param sample: takes the present figures; called in the reactor's thread.
     :param reactor: an ``IReactorTime`` and ``IReactorThreads``.
-    :param clock: gives monotonic ``seconds()``.
+    :param clock: monotonic time.
     """
 
     noisy = False
 
-    def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Any) -> None:
+    def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Clock) -> None:
         root = _Page()
         root.putChild(b"", _StartPage())
         root.putChild(b"metrics", _Metrics(sample, reactor, clock))
@@ -49,52 +50,57 @@ class MetricsFactory(WrappingFactory):
         )
 
     def buildProtocol(self, addr: Any) -> Any:
-        """See ``IProtocolFactory``; None, and so no connection, for a client too many."""
+        """Build a client's protocol; None, which closes its connection, for one too many."""
         if len(self.protocols) >= MOST_CLIENTS:
             return None
         return super().buildProtocol(addr)
 
     def close(self) -> None:
-        """Let go of all clients."""
+        """Disconnect all clients."""
         for protocol in tuple(self.protocols):
             protocol.transport.abortConnection()
 
 
 class _Site(Site):
-    """A site without a log of its requests, and so without the timer for its dates."""
+    """A site without an access log.
+
+    ``HTTPFactory.startFactory`` would open that log, and start a timer that formats the date for it
+    once a second.
+    """
 
     noisy = False
 
     def startFactory(self) -> None:
-        """See ``Factory``."""
+        """Open no log."""
 
     def stopFactory(self) -> None:
-        """See ``Factory``."""
+        """Close no log."""
 
     def log(self, request: Any) -> None:
-        """See ``HTTPFactory``."""
+        """Write no line for a request."""
 
 
 class _Request(Request):
-    """A request whose body is read past: nothing here wants one, whatever its size."""
+    """A request whose body is discarded: nothing here takes one, and Twisted would store it in
+    memory or in a temporary file, whatever its size."""
 
     def gotLength(self, length: int | None) -> None:
-        """See ``twisted.web.http.Request``."""
+        """Prepare an empty body."""
         self.content = BytesIO()
 
     def handleContentChunk(self, data: bytes) -> None:
-        """See ``twisted.web.http.Request``."""
+        """Discard a piece of the body."""
 
 
 class _Page(Resource):
-    """Something to be read, at exactly its path; what only leads to others is never asked."""
+    """A resource for GET and HEAD at exactly its path."""
 
     def getChild(self, path: bytes, request: Any) -> IResource:
-        """See ``IResource``."""
+        """404 for every path below."""
         return notFound()
 
     def render(self, request: Any) -> Any:
-        """See ``IResource``; the server takes the body off an answer to HEAD."""
+        """Answer GET and HEAD alike (twisted.web omits the body for HEAD), and others with 405."""
         if request.method in (b"GET", b"HEAD"):
             return super().render(request)
         request.setHeader("Allow", "GET, HEAD")
@@ -103,26 +109,26 @@ class _Page(Resource):
 
 class _StartPage(_Page):
     def render_GET(self, request: Any) -> bytes:
-        """See ``Resource``."""
+        """A page that links to the metrics."""
         request.setHeader("Content-Type", "text/html; charset=utf-8")
         return _START_PAGE
 
 
 class _Metrics(_Page):
-    """The figures, written as text in a thread: with many services that takes a while."""
+    """The metrics, encoded in a thread: with many services that takes long."""
 
     _log = Logger()
 
-    def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Any) -> None:
+    def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Clock) -> None:
         super().__init__()
         self._sample = sample
         self._reactor = reactor
-        self._room = RateLimiter(clock, ANSWERS_A_SECOND)
-        self._turn = DeferredLock()  # one thread at a time takes least from the reactor's
+        self._limiter = RateLimiter(clock, ANSWERS_A_SECOND)
+        self._turn = DeferredLock()  # more threads would compete with the reactor for the GIL
 
     def render_GET(self, request: Any) -> Any:
-        """See ``Resource``."""
-        if not self._room.take():
+        """Encode the present figures; 503 if asked too often."""
+        if not self._limiter.take():
             request.setHeader("Retry-After", "1")
             return _plain(request, 503, b"asked too often\n")
         Deferred.fromCoroutine(self._answer(request))
@@ -135,7 +141,7 @@ class _Metrics(_Page):
         except Exception:
             self._log.failure("the metrics could not be written")
             content_type = ""
-        if request.channel is None:  # the client has left meanwhile
+        if request.channel is None:  # the client has disconnected meanwhile
             return
         if not content_type:
             text = _plain(request, 500, b"the metrics could not be written\n")

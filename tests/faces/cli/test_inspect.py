@@ -1,4 +1,4 @@
-"""The verbs that look into a running monconn: what they print, and how they end."""
+"""The verbs for a running monconn: what they print, and their exit status."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from unittest.mock import patch
 
 import attrs
 import pytest
@@ -18,14 +21,16 @@ from twisted.internet.threads import deferToThread
 
 from monconn.faces.cli.main import main
 from monconn.monitor.monitor import Monitor
+from monconn.ops.operations import Operations
 from tests import ROOT
 from tests.faces.control.conftest import MadeUp, Port
 
+HANG_SECONDS = 30.0
 EXAMPLE = ROOT / "examples" / "control_client.py"
 
 
 @attrs.frozen
-class Scene:
+class Services:
     """A control port with two services and three connections."""
 
     port: Port
@@ -37,7 +42,7 @@ class Scene:
         return CliRunner().invoke(main, [*words, "--control", self.port.where])
 
     def lines(self, *words: str) -> list[list[str]]:
-        """The words of each line that is printed."""
+        """Each line that is printed, split at blanks."""
         result = self.monconn(*words)
         assert result.exit_code == 0, result.output
         return [line.split() for line in result.stdout.splitlines() if line.strip()]
@@ -48,27 +53,29 @@ class Scene:
         return json.loads(result.stdout)
 
 
-def scene(play: Callable[[Scene], None]) -> Any:
+def with_services(check: Callable[[Services], None]) -> Any:
+    """A test that runs in a thread, with a control port on the running reactor."""
+
     @pytest_twisted.ensureDeferred
     async def test(tmp_path: Path) -> None:
-        def enter_and_play() -> None:
+        def run() -> None:
             with Port(tmp_path) as port:
                 web = port.monitor("web", listen=":80", backend="10.0.0.5:80")
                 ssh = port.monitor("ssh", listen=":22", backend="10.0.0.5:22")
                 made = port.connections(web, "192.0.2.1", "2001:db8::1")
                 made += port.connections(ssh, "192.0.2.1")
                 made[0].record.up = 5734
-                play(Scene(port, web, ssh, made))
+                check(Services(port, web, ssh, made))
 
-        await deferToThread(enter_and_play)
+        await deferToThread(run)
 
-    test.__name__ = play.__name__
+    test.__name__ = check.__name__
     return test
 
 
-@scene
-def test_list_is_a_table(scene: Scene) -> None:
-    head, _, *rows = scene.lines("list")
+@with_services
+def test_list_is_a_table(services: Services) -> None:
+    head, _, *rows = services.lines("list")
     assert head == [
         "ID",
         "CLIENT",
@@ -81,179 +88,338 @@ def test_list_is_a_table(scene: Scene) -> None:
         "AGE",
         "IDLE",
     ]
-    first = scene.connections[0].record
+    first = services.connections[0].record
     assert rows[0][:7] == [str(first.id), "192.0.2.1:1024", "web", "open", "5.6", "KiB", "0"]
     assert rows[1][1] == "[2001:db8::1]:1025"  # brackets are no mark-up
     assert len(rows) == 3
 
 
-@scene
-def test_list_takes_filters(scene: Scene) -> None:
+@with_services
+def test_list_takes_options(services: Services) -> None:
     def ids(*words: str) -> list[int]:
-        return [row["id"] for row in scene.json("list", *words)]
+        return [row["id"] for row in services.json("list", *words)]
 
-    web, web6, ssh = (each.record.id for each in scene.connections)
+    web, web6, ssh = (each.record.id for each in services.connections)
     assert ids() == [web, web6, ssh]
     assert ids("--service", "ssh") == [ssh]
     assert ids("--client", "192.0.2.0/24") == [web, ssh]
     assert ids("--sort", "up", "--limit", "1") == [web]
     assert ids("--idle-over", "5m") == []
     assert ids("--state", "half_closed") == []
-    assert scene.monconn("list", "--idle-over", "soon").exit_code == 2
-    assert scene.monconn("list", "--sort", "colour").exit_code == 2
-    failed = scene.monconn("list", "--client", "nonsense")
+    assert services.monconn("list", "--idle-over", "soon").exit_code == 2
+    assert services.monconn("list", "--sort", "colour").exit_code == 2
+    failed = services.monconn("list", "--client", "nonsense")
     assert (failed.exit_code, failed.stdout) == (2, "")
     assert failed.stderr.startswith('monconn: "nonsense" is neither')
 
 
-@scene
-def test_closed_ones_say_why(scene: Scene) -> None:
-    record = scene.connections[0].record
-    scene.port.on_reactor(scene.connections[0].end, "operator")
-    head, _, row = scene.lines("list", "--closed")
+@with_services
+def test_closed_connections_have_a_reason(services: Services) -> None:
+    record = services.connections[0].record
+    services.port.on_reactor(services.connections[0].end, "operator")
+    head, _, row = services.lines("list", "--closed")
     assert head == ["ID", "CLIENT", "SERVICE", "REASON", "CODE", "UP", "DOWN", "LASTED", "CLOSED"]
     assert row[:5] == [str(record.id), "192.0.2.1:1024", "web", "operator", "KD"]
-    (shown,) = scene.json("list", "--closed")
+    (shown,) = services.json("list", "--closed")
     assert shown["reason"] == "operator"
 
 
-@scene
-def test_show(scene: Scene) -> None:
-    id_ = str(scene.connections[0].record.id)
-    assert ["up", "5734", "(5.6", "KiB)"] in scene.lines("show", id_)
-    assert scene.json("show", id_)["up"] == 5734
-    failed = scene.monconn("show", "987654321")
+@with_services
+def test_show(services: Services) -> None:
+    id_ = str(services.connections[0].record.id)
+    assert ["up", "5734", "(5.6", "KiB)"] in services.lines("show", id_)
+    assert services.json("show", id_)["up"] == 5734
+    failed = services.monconn("show", "987654321")
     assert (failed.exit_code, failed.stdout) == (1, "")
     assert failed.stderr == "monconn: no connection has the id 987654321, or had it lately\n"
 
 
-@scene
-def test_stats(scene: Scene) -> None:
-    _, _, web, ssh = scene.lines("stats")
+@with_services
+def test_stats(services: Services) -> None:
+    _, _, web, ssh = services.lines("stats")
     assert web[:6] == ["web", ":80", "10.0.0.5:80", "2", "2", "2"]
     assert ssh[0] == "ssh"
-    assert [row["sid"] for row in scene.json("stats")] == ["web", "ssh"]
-    shown = scene.json("stats", "web")
+    assert [row["sid"] for row in services.json("stats")] == ["web", "ssh"]
+    shown = services.json("stats", "web")
     assert shown["ips"] == ["192.0.2.1", "2001:db8::1"]
     assert shown["up"] == 5734
-    assert scene.monconn("stats", "ftp").exit_code == 1
+    assert services.monconn("stats", "ftp").exit_code == 1
 
 
-@scene
-def test_ips_are_summed_up_over_services(scene: Scene) -> None:
-    rows = {row["ip"]: row for row in scene.json("ip")}
+@with_services
+def test_ips_are_summed_up_over_services(services: Services) -> None:
+    rows = {row["ip"]: row for row in services.json("ip")}
     assert rows["192.0.2.1"]["connections"] == 2
     assert rows["192.0.2.1"]["up"] == 5734
     assert rows["2001:db8::1"]["total"] == 1
     assert "service" not in rows["192.0.2.1"]
-    only = scene.json("ip", "--service", "ssh")
+    only = services.json("ip", "--service", "ssh")
     assert [(row["ip"], row["connections"]) for row in only] == [("192.0.2.1", 1)]
-    assert scene.lines("ip")[0][:3] == ["IP", "NOW", "TOTAL"]
+    assert services.lines("ip")[0][:3] == ["IP", "NOW", "TOTAL"]
 
 
-@scene
-def test_close(scene: Scene) -> None:
-    first, second, third = scene.connections
-    result = scene.monconn("close", str(first.record.id), "987654321")
+@with_services
+def test_close(services: Services) -> None:
+    first, second, third = services.connections
+    result = services.monconn("close", str(first.record.id), "987654321")
     assert result.exit_code == 1
     assert result.stdout == "1 connection closed\n"
     assert result.stderr == "monconn: no live connection has the id 987654321\n"
-    assert scene.lines("close", "--client", "2001:db8::/32", "--reset") == [
+    assert services.lines("close", "--client", "2001:db8::/32", "--reset") == [
         ["1", "connection", "closed"]
     ]
     assert second.was_reset
-    scene.lines("close", "--service", "ssh")
+    services.lines("close", "--service", "ssh")
     assert [each.record.reason for each in (first, second, third)] == ["operator"] * 3
-    assert scene.monconn("close").exit_code == 2
-    assert scene.monconn("close", "1", "--service", "web").exit_code == 2
+    assert services.monconn("close").exit_code == 2
+    assert services.monconn("close", "1", "--service", "web").exit_code == 2
 
 
-@scene
-def test_deeds_in_json(scene: Scene) -> None:
-    id_ = scene.connections[0].record.id
+@with_services
+def test_actions_in_json(services: Services) -> None:
+    id_ = services.connections[0].record.id
     many = [str(each) for each in range(10**8, 10**8 + 2500)]
-    result = scene.monconn("close", str(id_), *many, "--json")
+    result = services.monconn("close", str(id_), *many, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {"closed": 1, "unknown": [int(each) for each in many]}
-    assert scene.json("block", "10.0.0.1") == [{"network": "10.0.0.1", "changed": True}]
-    assert scene.json("unblock", "10.0.0.2") == [{"network": "10.0.0.2", "changed": False}]
+    assert services.json("block", "10.0.0.1") == [{"network": "10.0.0.1", "changed": True}]
+    assert services.json("unblock", "10.0.0.2") == [{"network": "10.0.0.2", "changed": False}]
 
 
-@scene
-def test_what_others_say_does_nothing_to_the_terminal(scene: Scene) -> None:
-    scene.connections[0].record.client = "\x1b]0;mine\x07"
-    assert "\x1b" not in scene.monconn("list").stdout
-    assert "\x1b" not in scene.monconn("show", str(scene.connections[0].record.id)).stdout
+@with_services
+def test_control_characters_do_not_reach_the_terminal(services: Services) -> None:
+    services.connections[0].record.client = "\x1b]0;mine\x07"
+    assert "\x1b" not in services.monconn("list").stdout
+    assert "\x1b" not in services.monconn("show", str(services.connections[0].record.id)).stdout
 
 
-@scene
-def test_nothing_is_said_in_a_word(scene: Scene) -> None:
-    assert scene.monconn("list", "--closed").stdout == "none\n"
-    assert scene.json("list", "--closed") == []
+@with_services
+def test_an_empty_table_is_none(services: Services) -> None:
+    assert services.monconn("list", "--closed").stdout == "none\n"
+    assert services.json("list", "--closed") == []
 
 
-@scene
-def test_block(scene: Scene) -> None:
-    assert scene.monconn("block", "192.0.2.0/24", "192.0.2.0/24").stdout == (
+@with_services
+def test_block(services: Services) -> None:
+    assert services.monconn("block", "192.0.2.0/24", "192.0.2.0/24").stdout == (
         "192.0.2.0/24 is blocked\n192.0.2.0/24 was blocked already\n"
     )
-    assert [each.record.reason for each in scene.connections] == ["blocked", None, "blocked"]
-    scene.lines("block", "--service", "ssh", "10.0.0.1")
-    assert scene.json("blocks") == [
+    assert [each.record.reason for each in services.connections] == ["blocked", None, "blocked"]
+    services.lines("block", "--service", "ssh", "10.0.0.1")
+    assert services.json("blocks") == [
         {"service": "web", "network": "192.0.2.0/24"},
         {"service": "ssh", "network": "10.0.0.1/32"},
         {"service": "ssh", "network": "192.0.2.0/24"},
     ]
-    assert scene.lines("blocks")[2] == ["192.0.2.0/24", "web"]
-    assert scene.monconn("unblock", "192.0.2.0/24", "10.9.9.9").stdout == (
+    assert services.lines("blocks")[2] == ["192.0.2.0/24", "web"]
+    assert services.monconn("unblock", "192.0.2.0/24", "10.9.9.9").stdout == (
         "192.0.2.0/24 is let in again\n10.9.9.9 was not blocked\n"
     )
-    assert scene.monconn("block", "nonsense").exit_code == 2
+    assert services.monconn("block", "nonsense").exit_code == 2
 
 
-@scene
-def test_events(scene: Scene) -> None:
+@with_services
+def test_events(services: Services) -> None:
     """In a process of its own, which goes on until it is ended."""
-    with watching(scene.port, "--json") as process:
-        assert process.stdout is not None
-        until_observed(scene.web)
-        scene.port.on_reactor(scene.connections[0].end, "operator")
-        event = json.loads(process.stdout.readline())
+    with watching(services.port, "--json") as output:
+        services.port.on_reactor(services.connections[0].end, "operator")
+        event = json.loads(output.readline())
         assert (event["event"], event["reason"]) == ("closed", "operator")
-        process.terminate()
-    with watching(scene.port) as process:
-        assert process.stdout is not None
-        until_observed(scene.web)
-        scene.port.connections(scene.web, "192.0.2.5")
-        scene.port.on_reactor(scene.web.block, "192.0.2.5")
-        lines = [process.stdout.readline().split(None, 1)[1] for _ in range(2)]
+    with watching(services.port) as output:
+        services.port.connections(services.web, "192.0.2.5")
+        services.port.on_reactor(services.web.block, "192.0.2.5")
+        lines = [output.readline().split(None, 1)[1] for _ in range(2)]
         assert lines[0].startswith("web: 192.0.2.5:1024 opened, id ")
         assert lines[1].startswith("web: 192.0.2.5:1024 blocked after 0.0")
-        process.terminate()
+    with watching(services.port, "event:opened", "client:192.0.2.7") as output:
+        services.port.connections(services.web, "192.0.2.6")
+        services.port.connections(services.web, "192.0.2.7")
+        assert "192.0.2.7:1024 opened" in output.readline()
 
 
-def watching(port: Port, *options: str) -> subprocess.Popen[str]:
+@contextmanager
+def watching(port: Port, *options: str) -> Iterator[IO[str]]:
+    """What ``monconn events`` prints, from when it has subscribed."""
+    subscribed = threading.Event()
+    subscribe = Operations.subscribe
+
+    def subscribe_and_tell(self: Operations, *args: Any, **kwargs: Any) -> Any:
+        subscription = subscribe(self, *args, **kwargs)
+        subscribed.set()
+        return subscription
+
     command = [sys.executable, "-c", "from monconn.faces.cli.main import main; main()", "events"]
-    return subprocess.Popen(
-        [*command, *options, "--control", port.where], stdout=subprocess.PIPE, text=True
-    )
+    with (
+        patch.object(Operations, "subscribe", subscribe_and_tell),
+        subprocess.Popen(
+            [*command, *options, "--control", port.where], stdout=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        try:
+            assert subscribed.wait(HANG_SECONDS)
+            assert process.stdout is not None
+            yield process.stdout
+        finally:
+            process.kill()
 
 
-def until_observed(monitor: Monitor) -> None:
-    while not monitor._subscribers["opened"]:
-        pass
-
-
-@scene
-def test_a_client_of_nothing_but_sockets(scene: Scene) -> None:
-    path = scene.port.where.removeprefix("unix:")
+@with_services
+def test_a_client_of_nothing_but_sockets(services: Services) -> None:
+    path = services.port.where.removeprefix("unix:")
     shown = subprocess.run(
         [sys.executable, EXAMPLE, path], capture_output=True, text=True, check=True, timeout=30
     ).stdout.splitlines()
-    record = scene.connections[0].record
+    record = services.connections[0].record
     assert shown[0].startswith("monconn ")
     assert f"{record.id} 192.0.2.1:1024 open 5734 0" in shown
     assert len(shown) == 4
+
+
+# -- filters
+
+
+@with_services
+def test_listings_take_filters_and_bare_words(services: Services) -> None:
+    def ids(*words: str) -> list[int]:
+        return [row["id"] for row in services.json("list", *words)]
+
+    web, web6, ssh = (each.record.id for each in services.connections)
+    assert ids("service:web", "up:1KiB..") == [web]
+    assert ids("client:192.0.2.0/24", "not:service:ssh") == [web]
+    assert ids("client:192.0.2.0/24", "client:2001:db8::/32") == [web, web6, ssh]
+    assert ids("ssh") == ids("--text", "ssh") == [ssh]
+    assert ids("192.0.2.1", "10.0.0.5:80") == [web]
+    assert ids("state:open", "--service", "web", "--client", "2001:db8::/32") == [web6]
+    assert services.lines("list", "state:closed") == [["none"]]
+    services.port.on_reactor(services.connections[2].end, "operator")
+    assert ids("--closed", "reason:operator") == [ssh]
+    assert ids("--closed", "reason:client_lost") == []
+
+
+@with_services
+def test_a_term_with_a_blank_is_one_term(services: Services) -> None:
+    services.connections[0].record.backend = "unix:/run/my app"
+    assert [row["service"] for row in services.json("list", "backend:unix:/run/my app")] == ["web"]
+    assert services.json("list", "backend:'") == []
+    failed = services.monconn("list", "my app", "sevice:it's")
+    assert failed.stderr == (
+        'monconn: filter: unknown key "sevice" in term 2 "sevice:it\'s": did you mean service?\n'
+    )
+
+
+@with_services
+def test_other_listings_take_filters(services: Services) -> None:
+    services.lines("block", "10.0.0.0/8", "192.0.2.128/25")
+    blocks = services.json("blocks", "client:10.0.0.0/8", "service:ssh")
+    assert blocks == [{"service": "ssh", "network": "10.0.0.0/8"}]
+    assert [row["ip"] for row in services.json("ip", "client:2001:db8::/32")] == ["2001:db8::1"]
+    (row,) = services.json("ip", "service:ssh", "connections:1..")
+    assert (row["ip"], row["connections"], row["up"]) == ("192.0.2.1", 1, 0)
+
+
+@with_services
+def test_a_mistake_in_a_filter(services: Services) -> None:
+    for verb in ("list", "events", "close", "ip", "blocks"):
+        result = services.monconn(verb, "service:web", "servce:web")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == (
+            'monconn: filter: unknown key "servce" in term 2 "servce:web": did you mean service?\n'
+        )
+    assert [each.record.reason for each in services.connections] == [None] * 3
+
+
+@with_services
+def test_close_takes_terms_and_no_bare_words(services: Services) -> None:
+    web, web6, ssh = services.connections
+    for words, advice in (
+        (("web",), "write service:web"),
+        (("192.0.2.1",), "write client:192.0.2.1"),
+        ((str(ssh.record.id), "open"), "write an id, or KEY:VALUE"),
+        (("", "service:web"), "leave it out"),
+    ):
+        result = services.monconn("close", *words)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.endswith(f": {advice}\n")
+    assert services.monconn("close", "service:web", "up:1KiB..").stdout == "1 connection closed\n"
+    assert [each.record.reason for each in (web, web6, ssh)] == ["operator", None, None]
+    # Terms narrow ids, and options narrow terms.
+    narrowed = services.monconn("close", str(web6.record.id), str(ssh.record.id), "service:ssh")
+    assert narrowed.stdout == "1 connection closed\n"
+    assert (web6.record.reason, ssh.record.reason) == (None, "operator")
+    nobody = services.monconn("close", "987654321", "id:987654322", "service:ssh")
+    assert (nobody.exit_code, nobody.stdout) == (1, "0 connections closed\n")
+    assert "id 987654321\n" in nobody.stderr
+    assert "id 987654322\n" in nobody.stderr
+    assert (
+        services.monconn("close", "up:0..", "--service", "ssh").stdout == "0 connections closed\n"
+    )
+    assert services.monconn("close", "up:0..", "--reset").stdout == "1 connection closed\n"
+    assert web6.was_reset
+
+
+@with_services
+def test_an_argument_that_is_no_utf8(services: Services) -> None:
+    for words in (("list", "\udcff"), ("list", "--text", "\udcff"), ("close", "backend:\udcff")):
+        result = services.monconn(*words)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.endswith(" is not UTF-8\n")
+
+
+# -- dry runs
+
+
+@with_services
+def test_a_dry_run_of_close(services: Services) -> None:
+    web, _, ssh = services.connections
+    dry = services.lines("close", "client:192.0.2.0/24", "--dry-run")
+    assert [line[0] for line in dry[2:-1]] == [str(web.record.id), str(ssh.record.id)]
+    assert dry[-1] == ["2", "connections", "would", "be", "closed"]
+    made = services.json("close", "--dry-run", str(ssh.record.id), "987654321", "up:..0")
+    assert (made["closed"], made["unknown"], made["dry_run"]) == (1, [987654321], True)
+    assert [row["client"] for row in made["connections"]] == ["192.0.2.1:1024"]
+    assert services.lines("close", "--dry-run", "--service", "ssh", "--client", "10.0.0.1") == [
+        ["0", "connections", "would", "be", "closed"]
+    ]
+    unknown = services.monconn("close", "987654321", "--dry-run")
+    assert unknown.exit_code == 0
+    assert unknown.stdout == "0 connections would be closed\n"
+    assert unknown.stderr == "monconn: no live connection has the id 987654321\n"
+    assert services.monconn("close", "--dry-run").exit_code == 2
+    assert [each.record.reason for each in services.connections] == [None] * 3
+
+
+@with_services
+def test_a_dry_run_of_close_does_not_count_what_is_ending(services: Services) -> None:
+    web, _, ssh = services.connections
+    web.record.reason = "operator"  # and it still delivers what it holds
+    only = services.json("close", "client:192.0.2.1", "--dry-run")
+    assert (only["closed"], [row["id"] for row in only["connections"]]) == (1, [ssh.record.id])
+    for id_ in (str(web.record.id), f"id:{web.record.id}"):
+        by_id = services.json("close", id_, "client:192.0.2.1", "--dry-run")
+        assert (by_id["closed"], [row["id"] for row in by_id["connections"]]) == (
+            1,
+            [web.record.id],
+        )
+    with_reset = services.json("close", "client:192.0.2.1", "--dry-run", "--reset")
+    assert (with_reset["closed"], len(with_reset["connections"])) == (2, 2)
+
+
+@with_services
+def test_a_dry_run_of_block(services: Services) -> None:
+    services.lines("block", "10.0.0.0/8")
+    result = services.monconn("block", "10.0.0.0/8", "192.0.2.0/24", "192.0.2.9", "--dry-run")
+    assert result.stdout == (
+        "10.0.0.0/8 is blocked already\n"
+        "192.0.2.0/24 would be blocked, 2 connections closed\n"
+        "192.0.2.9 would be blocked\n"
+    )
+    assert services.json("block", "192.0.2.0/24", "--service", "ssh", "--dry-run") == [
+        {"network": "192.0.2.0/24", "changed": True, "dry_run": True, "closed": 1}
+    ]
+    result = services.monconn("unblock", "10.0.0.0/8", "192.0.2.9", "--dry-run")
+    assert result.stdout == "10.0.0.0/8 would be let in again\n192.0.2.9 is not blocked\n"
+    assert {row["network"] for row in services.json("blocks")} == {"10.0.0.0/8"}
+    assert [each.record.reason for each in services.connections] == [None] * 3
 
 
 # -- which server
@@ -275,7 +441,7 @@ def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("where", ["nonsense", "host:80", "tls:a:b", "tls:[::1]:7:c:k", ":"])
-def test_an_address_that_is_none(where: str) -> None:
+def test_what_is_no_address(where: str) -> None:
     result = CliRunner().invoke(main, ["list", "--control", where])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
@@ -289,15 +455,54 @@ def test_completion(shell: str) -> None:
     assert "_MONCONN_COMPLETE" in result.stdout
 
 
-def test_completion_knows_the_verbs() -> None:
+def completions(shell: str, words: str, position: int, control: str = "") -> list[str]:
+    """What a shell is offered.
+
+    :param words: as the shell has split them, with blanks between.
+    :param position: the number of the word that is being typed.
+    """
     environment = {
         **os.environ,
-        "_MONCONN_COMPLETE": "bash_complete",
-        "COMP_WORDS": "monconn bl",
-        "COMP_CWORD": "1",
+        "_MONCONN_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(position),
+        "MONCONN_CONTROL": control,
+        "XDG_RUNTIME_DIR": "/nonexistent",
     }
     command = "import sys; sys.argv[0] = 'monconn'; from monconn.faces.cli.main import main; main()"
     found = subprocess.run(
         [sys.executable, "-c", command], env=environment, capture_output=True, text=True, timeout=30
     )
-    assert found.stdout.split() == ["plain,block", "plain,blocks"]
+    assert found.stderr == ""
+    return [line for line in found.stdout.split() if line not in ("plain", "_")]
+
+
+def test_completion_knows_the_verbs() -> None:
+    assert completions("bash", "monconn bl", 1) == ["plain,block", "plain,blocks"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [  # bash makes each colon a word, and replaces what follows it
+        ("list cli", ["client:"]),
+        ("list closed_by : o", ["operator"]),
+        ("list closed_by :", ["client", "backend", "operator", "monconn"]),
+        ("close up:1.. not : reason : client_l", ["client_lost"]),
+        ("history rea", ["reason:"]),
+        ("list not : cli", ["client:"]),
+    ],
+)
+def test_bash_completes_filters(words: str, offered: list[str]) -> None:
+    found = completions("bash", f"monconn {words}", len(words.split()))
+    assert found == [f"plain,{each}" for each in offered]
+
+
+def test_zsh_completes_filters() -> None:
+    assert completions("zsh", "monconn list closed_by:o", 2) == ["closed_by:operator"]
+
+
+@with_services
+def test_the_names_of_services_are_completed(services: Services) -> None:
+    where = services.port.where
+    assert completions("bash", "monconn list service : w", 4, where) == ["plain,web"]
+    assert completions("bash", "monconn list service : w", 4, f"{where}.gone") == []

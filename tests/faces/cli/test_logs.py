@@ -1,4 +1,4 @@
-"""The log's lines, and output that nobody takes."""
+"""The lines of the log, and output that cannot be written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HANG_SECONDS = 30.0
 FULL = "x" * QUEUED_CHARACTERS
 
 
-class Shown:
+class Recorded:
     """What a log has written."""
 
     def __init__(self, **kwargs: bool) -> None:
@@ -42,29 +42,29 @@ def event(text: str, level: object = LogLevel.info, namespace: str = "monconn.x"
 
 
 def test_a_line_has_date_and_time() -> None:
-    shown = Shown()
-    shown.log(event("hello"))
-    (line,) = shown.lines()
+    recorded = Recorded()
+    recorded.log(event("hello"))
+    (line,) = recorded.lines()
     assert re.fullmatch(r"(1969|1970)-\d\d-\d\d \d\d:\d\d:\d\d hello", line)
 
 
 def test_a_level_other_than_info_is_named() -> None:
-    shown = Shown()
-    shown.log(event("hello", LogLevel.warn))
-    assert shown.lines()[0].endswith(":00 warn: hello")
+    recorded = Recorded()
+    recorded.log(event("hello", LogLevel.warn))
+    assert recorded.lines()[0].endswith(":00 warn: hello")
 
 
 def test_on_a_terminal_it_is_short_and_coloured() -> None:
-    shown = Shown(is_terminal=True)
-    shown.log(event("hello"))
-    shown.log(event("hello", LogLevel.error))
-    plain, coloured = shown.lines()
+    recorded = Recorded(is_terminal=True)
+    recorded.log(event("hello"))
+    recorded.log(event("hello", LogLevel.error))
+    plain, coloured = recorded.lines()
     assert re.fullmatch(r"\x1b\[2m\d\d:\d\d:\d\d\x1b\[0m hello", plain)
     assert coloured.endswith(" \x1b[31merror: hello\x1b[0m")
 
 
 @pytest.mark.parametrize(
-    ("namespace", "level", "debug", "is_shown"),
+    ("namespace", "level", "debug", "is_logged"),
     [
         ("monconn.x", LogLevel.info, False, True),
         ("monconn.x", LogLevel.debug, False, False),
@@ -74,28 +74,28 @@ def test_on_a_terminal_it_is_short_and_coloured() -> None:
         ("twisted.x", LogLevel.warn, False, True),
     ],
 )
-def test_others_are_heard_when_it_matters(
-    namespace: str, level: object, debug: bool, is_shown: bool
+def test_other_modules_are_logged_from_warnings_on(
+    namespace: str, level: object, debug: bool, is_logged: bool
 ) -> None:
-    shown = Shown(debug=debug)
-    shown.log(event("hello", level, namespace))
-    assert bool(shown.lines()) == is_shown
+    recorded = Recorded(debug=debug)
+    recorded.log(event("hello", level, namespace))
+    assert bool(recorded.lines()) == is_logged
 
 
-def test_a_failure_is_shown_with_its_traceback() -> None:
-    shown = Shown()
+def test_a_failure_is_logged_with_its_traceback() -> None:
+    recorded = Recorded()
     try:
         raise ValueError("oh no")
     except ValueError:
-        logger = Logger("monconn.x", observer=LogPublisher(shown.log))
+        logger = Logger("monconn.x", observer=LogPublisher(recorded.log))
         logger.failure("it failed", Failure())
-    lines = shown.lines()
+    lines = recorded.lines()
     assert lines[0].endswith(" critical: it failed")
     assert lines[1].startswith("Traceback")
     assert lines[-1].endswith("ValueError: oh no")
 
 
-def test_what_comes_too_fast_is_left_out_and_counted() -> None:
+def test_lines_that_come_too_fast_are_dropped_and_counted() -> None:
     begun, may_go_on, written = threading.Event(), threading.Event(), threading.Event()
     texts: list[str] = []
 
@@ -115,7 +115,7 @@ def test_what_comes_too_fast_is_left_out_and_counted() -> None:
     assert written.wait(HANG_SECONDS)
     log.write("last\n")
     assert log.stop(HANG_SECONDS)
-    gap = "... 2 lines not shown: more than could be written\n"
+    gap = "... 2 lines dropped: more than could be written\n"
     assert texts == ["first\n", FULL, gap, "last\n"]
 
 
@@ -158,7 +158,7 @@ def test_output_waits_until_all_is_written(pipe: Pipe) -> None:
     writer.join(HANG_SECONDS)
 
 
-def test_output_takes_what_its_encoding_has_not() -> None:
+def test_output_escapes_what_its_encoding_lacks() -> None:
     pipe = Pipe("ascii")
     Output(pipe.stream).write("a → b\n")
     assert os.read(pipe.read_end, 100) == b"a \\u2192 b\n"

@@ -1,4 +1,4 @@
-"""The command line: what is run, and what a wrong use says."""
+"""The command line: what is run, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_wrong_use(run: Mock, args: list[str], problem: str) -> None:
         (["check", "no-such-file.yaml"], "no-such-file.yaml: cannot be read: No such file"),
     ],
 )
-def test_a_wrong_configuration_is_told_in_one_line(
+def test_a_wrong_configuration_is_reported_in_one_line(
     run: Mock, args: list[str], problem: str
 ) -> None:
     result = monconn(*args)
@@ -102,7 +102,7 @@ def test_check_of_a_right_file(file: Path) -> None:
     assert monconn("check", file).output == f"{file} is valid: 2 services\n"
 
 
-def test_check_of_a_wrong_file_tells_all_problems(file: Path) -> None:
+def test_check_of_a_wrong_file_reports_all_problems(file: Path) -> None:
     file.write_text(WRONG)
     result = monconn("check", file)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -127,9 +127,9 @@ main()
 """
 
 
-@pytest.mark.skipif(not HAS_EPOLL, reason="this system has no epoll")
-def test_a_file_with_an_endpoint_runs_on_our_reactor_too(tmp_path: Path) -> None:
-    """Twisted would install one of its choice to look at the endpoint."""
+@pytest.mark.skipif(not HAS_EPOLL, reason="there is no epoll here")
+def test_a_file_with_an_endpoint_runs_on_our_reactor(tmp_path: Path) -> None:
+    """To parse an endpoint, Twisted installs its default reactor, if there is none yet."""
     file = tmp_path / "monconn.yaml"
     file.write_text('services: {web: {listen: "tcp:0:interface=127.0.0.1", backend: "[::1]:80"}}')
     command = [sys.executable, "-c", _SHOWS_REACTOR, "-c", str(file)]

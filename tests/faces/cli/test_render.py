@@ -1,12 +1,19 @@
-"""Connections as a table."""
+"""Connections and devices as tables."""
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import attrs
+import pytest
 
-from monconn.faces.cli.render import OF_THE_DEMO, table
+from monconn.faces.cli.render import table
 from monconn.model.record import ConnectionRecord
+from monconn.ops.columns import Row
+from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, DeviceRow, HistoryConnectionRow
 
+DEMO = ConnectionRow.columns("id", "client", "state", "up", "down", "age_seconds", "idle_seconds")
 RECORD = ConnectionRecord(
     id=7,
     service="web",
@@ -21,17 +28,18 @@ RECORD = ConnectionRecord(
     down=12,
     last_up=128.0,
 )
+LONG_CLIENT = "[2001:db8:1111:2222:3333:4444:5555:6666]:40022"
+LONG_NAME = "a-service-with-a-long-name"
 
 
 def connections_table(*records: ConnectionRecord, coloured: bool = False) -> str:
-    rows = [record.snapshot(130.0) for record in records]
-    return table(OF_THE_DEMO, rows, coloured, 100)
+    return table(DEMO, [record.snapshot(130.0) for record in records], coloured=coloured)
 
 
 def test_each_connection_is_a_row() -> None:
     other = attrs.evolve(RECORD, id=12, client="[2001:db8::1]:40022", state="half_closed")
-    shown = connections_table(RECORD, other).splitlines()
-    rows = [line.split() for line in shown if line]
+    lines = connections_table(RECORD, other).splitlines()
+    rows = [line.split() for line in lines]
     assert rows[0] == ["ID", "CLIENT", "STATE", "UP", "DOWN", "AGE", "IDLE"]
     assert rows[2] == ["7", "192.0.2.7:51312", "open", "5.6", "KiB", "12", "B", "30.0s", "2.00s"]
     assert rows[3][:3] == ["12", "[2001:db8::1]:40022", "half_closed"]
@@ -47,3 +55,81 @@ def test_colours_are_for_terminals() -> None:
     plain = connections_table(RECORD)
     assert "\x1b" not in plain
     assert not [line for line in plain.splitlines() if line != line.rstrip()]
+
+
+def test_colours_leave_the_text_as_it_is() -> None:
+    records = [attrs.evolve(RECORD, state=state) for state in ("half_closed", "open", "closing")]
+    coloured = connections_table(*records, coloured=True)
+    assert "\x1b[33mhalf_closed\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[\d*m", "", coloured) == connections_table(*records)
+
+
+def test_only_words_of_their_own_are_coloured() -> None:
+    row = {"device": "closing.example", "alarms": ["silent", "reconnect_storm"]}
+    coloured = table(DeviceRow.columns("device", "alarms"), [row], coloured=True)
+    assert coloured.splitlines()[2] == (
+        "closing.example  \x1b[31msilent\x1b[0m, \x1b[31mreconnect_storm\x1b[0m"
+    )
+
+
+CONNECTION: dict[str, Any] = {
+    "id": 123456,
+    "client": LONG_CLIENT,
+    "service": LONG_NAME,
+    "state": "half_closed",
+    "reason": "handshake_timeout",
+    "code": "CD",
+    "up": 5 << 30,
+    "down": 7 << 20,
+    "up_rate": 3e6,
+    "down_rate": 5e3,
+    "age_seconds": 93784.0,
+    "idle_seconds": 12.5,
+    "duration_seconds": 93784.0,
+    "closed_at": "2020-01-01T00:00:00+00:00",
+}
+DEVICE: dict[str, Any] = {
+    "device": "2001:db8:1111:2222::/64",
+    "service": LONG_NAME,
+    "connections": 2,
+    "total": 40_000,
+    "reconnect_seconds": 3600.0,
+    "heartbeat_seconds": 30.0,
+    "silent_seconds": 500.0,
+    "up": 5 << 30,
+    "down": 7 << 20,
+    "last_seen": "2020-01-01T00:00:00+00:00",
+    "last_reason": "client_lost",
+    "alarms": ["silent", "reconnect_storm"],
+}
+
+
+@pytest.mark.parametrize("width", [80, 60])
+@pytest.mark.parametrize(
+    ("row_class", "row", "uncut"),
+    [
+        (ConnectionRow, CONNECTION, ["123456", LONG_CLIENT]),
+        (ClosedConnectionRow, CONNECTION, [LONG_CLIENT]),
+        (HistoryConnectionRow, CONNECTION, [LONG_CLIENT]),
+        (DeviceRow, DEVICE, ["2001:db8:1111:2222::/64", "silent, reconnect_storm"]),
+    ],
+)
+def test_a_narrow_table_leaves_out_columns_and_cuts_no_cell(
+    row_class: type[Row], row: dict[str, Any], uncut: list[str], width: int
+) -> None:
+    titles, _, line = table(row_class.columns(), [row], width=width).splitlines()
+    assert len(line) <= width
+    for text in uncut:
+        assert text in line
+    assert LONG_NAME not in line
+    assert "SERVICE" not in titles
+
+
+@pytest.mark.parametrize("row_class", [ClosedConnectionRow, HistoryConnectionRow])
+def test_the_reason_stays_in_80_columns(row_class: type[Row]) -> None:
+    row = CONNECTION | {"client": "192.0.2.123:51312"}
+    for width in (80, 60):
+        line = table(row_class.columns(), [row], width=width).splitlines()[-1]
+        assert "192.0.2.123:51312" in line
+        assert "handshake_timeout" in line
+        assert len(line) <= width

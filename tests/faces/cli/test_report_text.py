@@ -59,7 +59,7 @@ def test_nothing_happened() -> None:
     ]
 
 
-def test_bars_are_as_long_as_what_they_stand_for() -> None:
+def test_bars_are_in_proportion() -> None:
     found = lines(reasons={"client_closed": 400, "backend_reset": 100, "error": 1})
     assert found[4:] == [
         "",
@@ -89,7 +89,7 @@ def test_hours_are_a_chart() -> None:
     found = lines(hours=[hour(at, count) for at, count in enumerate(counts)], busiest=[hour(3, 8)])
     assert found[5:] == [
         "connections each hour",
-        "  2026-01-31 00:00   ▂▅█",
+        "  2026-01-31 00:00  ▁▃▅█",
         "busiest",
         "  2026-01-31 03:00  8 connections, 8.0 KiB",
     ]
@@ -102,7 +102,7 @@ def test_a_long_chart_goes_on_in_the_next_line() -> None:
     assert [len(line) for line in found[6:8]] == [20 + 56, 20 + 44]
 
 
-def test_what_must_be_known_of_the_figures_is_said() -> None:
+def test_limits_of_the_figures_are_reported() -> None:
     found = lines(
         resolution="hours",
         kept_since="2026-01-31T06:00:00.000+00:00",
@@ -111,11 +111,11 @@ def test_what_must_be_known_of_the_figures_is_said() -> None:
         duration_seconds={"mean": 0.0021, "median": 1.5, "p95": 100},
     )
     assert found[0].endswith(" of web")
-    assert found[1].startswith("single connections of this time have been forgotten")
-    assert found[2] == "nothing is kept of the time before 2026-01-31 06:00"
+    assert found[1].startswith("single connections of this time have been deleted")
+    assert found[2] == "nothing is stored of the time before 2026-01-31 06:00"
     assert "lasted       mean 2.1 ms, median 1.50s, p95 1m40s" in found
-    assert "not kept     7: more than could be written" in found
+    assert "not stored   7: more than could be written" in found
 
 
-def test_nothing_obeys_the_terminal() -> None:
+def test_control_characters_do_not_reach_the_terminal() -> None:
     assert "\x1b" not in report(NOTHING | {"service": "\x1b[2J"})

@@ -1,4 +1,4 @@
-"""``monconn shell``: how ssh is led to the manhole."""
+"""``monconn shell``: how ssh reaches the manhole."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_over_tcp(where: str, end: list[str]) -> None:
 
 
 @pytest.mark.parametrize("where", ["-oProxyCommand=x:22", "192.0.2.1:22", "nonsense"])
-def test_a_place_that_is_none(where: str) -> None:
-    with pytest.raises(ControlError, match="no place for a manhole"):
+def test_what_is_no_address_of_a_manhole(where: str) -> None:
+    with pytest.raises(ControlError, match="is no address of a manhole"):
         ssh_command(where, ())
 
 
@@ -42,13 +42,13 @@ def test_over_a_unix_socket() -> None:
     assert proxy.endswith("'/run/my manhole'")
 
 
-def test_the_proxy_passes_bytes_on_both_ways(tmp_path: Path) -> None:
+def test_the_proxy_copies_bytes_both_ways(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
         listener.settimeout(20)
-        code = "from monconn.faces.cli.shell import pass_on; pass_on()"
+        code = "from monconn.faces.cli.shell import copy_streams; copy_streams()"
         with subprocess.Popen(
             [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as proxy:
@@ -74,7 +74,7 @@ def test_without_a_manhole_it_says_how_to_have_one(port: Port) -> None:
 @with_port
 def test_with_one_it_becomes_ssh(port: Port) -> None:
     assert port.service is not None
-    port.service._factory.manhole = lambda: "127.0.0.1:2222"
+    port.service._factory.operations.manhole = lambda: "127.0.0.1:2222"
     with patch.object(os, "execvp") as execvp, patch("shutil.which", return_value="/bin/ssh"):
         CliRunner().invoke(main, ["shell", "--control", port.where, "close", "42", "--reset"])
     program, command = execvp.call_args.args

@@ -45,6 +45,9 @@ class MadeUp:
         """There are no sockets; it is noted that they were asked for."""
         self.was_measured = True
 
+    def policy_changed(self) -> None:
+        """There are no deadlines."""
+
 
 class Port:
     """A control port, used from a thread; a context manager that closes it."""
@@ -77,7 +80,8 @@ class Port:
         """Call something in the reactor's thread; what it returns, in time."""
         from twisted.internet import reactor
 
-        return blockingCallFromThread(reactor, call, *args, **kwargs)
+        running: Any = reactor  # of whose interfaces its type names none
+        return blockingCallFromThread(running, call, *args, **kwargs)
 
     @property
     def where(self) -> str:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
 
+from monconn.addresses import UnixAddress
+from monconn.clock import MonotonicClock
+from monconn.config.sections import ControlConfig
 from monconn.errors import ControlError
-from monconn.faces.control.client import CommandFailed
+from monconn.faces.control.client import Client, CommandFailed
+from monconn.faces.control.service import ControlService
 from monconn.model.alarms import Alarm
+from monconn.monitor.registry import Registry
+from tests.ops.world import logged_lines
 
 from .conftest import Port, with_port
 
@@ -300,10 +312,14 @@ def test_events_are_told_as_they_happen(port: Port) -> None:
     assert [(event["event"], event["service"]) for event in told] == [
         ("opened", "web"),
         ("closed", "web"),
+        ("action", "web"),
         ("refused", "web"),
     ]
     assert told[1]["reason"] == "operator"
-    assert told[2]["refusal"] == "blocked"
+    assert (told[2]["action"], told[2]["target"]) == ("block", "192.0.2.1/32")
+    assert told[3]["refusal"] == "blocked"
+    numbers = [event["sequence"] for event in told]
+    assert numbers == sorted(set(numbers))
     assert all(datetime.fromisoformat(event["at"]).tzinfo for event in told)
 
 
@@ -312,8 +328,8 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
     from twisted.internet import reactor
 
     def happen() -> None:
-        if not web._subscribers["opened"]:
-            reactor.callLater(0.01, happen)  # type: ignore[attr-defined]
+        if not web._observers.by_hook["opened"]:
+            reactor.callLater(0.01, happen)
             return
         port._open(ssh, ("192.0.2.1",))
         (made,) = port._open(web, ("192.0.2.1",))
@@ -322,7 +338,7 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
         web.admit("192.0.2.1:5", "192.0.2.1")
 
     port.on_reactor(happen)
-    return [next(events) for _ in range(3)]
+    return [next(events) for _ in range(4)]
 
 
 @with_port
@@ -352,10 +368,12 @@ def test_nobody_is_observed_for_nobody(port: Port) -> None:
     web = port.monitor("web")
     client = port.client()
     client.call("Subscribe")
-    assert web._subscribers["opened"]
+    assert web._observers.by_hook["opened"]
     client.close()
-    while web._subscribers["opened"]:
-        pass  # the server has yet to hear of it
+    deadline = time.monotonic() + 20
+    while web._observers.by_hook["opened"]:  # until the server has noticed the end
+        assert time.monotonic() < deadline
+        port.on_reactor(lambda: None)  # one turn of the reactor
 
 
 @with_port
@@ -386,3 +404,134 @@ def test_alarms_are_events(port: Port) -> None:
 def test_what_is_not_kept_is_said(port: Port) -> None:
     for command in ("ListHistory", "Report", "ListDevices"):
         assert failure_of(port.client().call, command).code == "NOT_KEPT"
+
+
+# -- filters, dry runs, and who asked
+
+
+@with_port
+def test_every_list_takes_a_filter(port: Port) -> None:
+    web, ssh = port.monitor("web"), port.monitor("ssh")
+    first, second = port.connections(web, "192.0.2.1", "198.51.100.1")
+    (third,) = port.connections(ssh, "192.0.2.1")
+    client = port.client()
+
+    def rows(command: str, filter: str, **arguments: Any) -> list[Any]:
+        return list(client.rows(command, filter=filter, **arguments))
+
+    found = rows("ListConnections", "client:192.0.2.0/24 service:web")
+    assert [row["id"] for row in found] == [first.record.id]
+    found = rows("ListConnections", "client:192.0.2.0/24", service="ssh", text="192")
+    assert [row["id"] for row in found] == [third.record.id]
+    assert rows("ListIps", "198.51.100.0/24", service="web") == ["198.51.100.1"]
+    found = rows("ListClients", "198.51.100.0/24")
+    assert [row["ip"] for row in found] == ["198.51.100.1"]
+    client.call("Block", network="203.0.113.0/24", service="web")
+    client.call("Block", network="2001:db8::/32", service="ssh")
+    assert [row["service"] for row in rows("ListBlocks", "client:203.0.113.0/24")] == ["web"]
+    port.on_reactor(second.end, "operator")
+    found = rows("ListConnections", "reason:operator", closed=True)
+    assert [row["id"] for row in found] == [second.record.id]
+
+
+@with_port
+def test_a_wrong_filter_is_an_error_of_its_own(port: Port) -> None:
+    port.monitor("web")
+    client = port.client()
+    for command, arguments in (
+        ("ListConnections", {}),
+        ("ListIps", {"service": "web"}),
+        ("ListClients", {}),
+        ("ListBlocks", {}),
+        ("CloseConnections", {}),
+        ("Subscribe", {}),
+    ):
+        failed = failure_of(
+            client.call, command, filter="client:10.0.0.0/8 servcie:web", **arguments
+        )
+        assert failed.code == "BAD_FILTER", command
+        assert "servcie:web" in str(failed)
+    assert failure_of(client.call, "CloseConnections", filter="web").code == "BAD_FILTER"
+
+
+@with_port
+def test_connections_are_closed_by_a_filter(port: Port) -> None:
+    web = port.monitor("web")
+    first, second = port.connections(web, "192.0.2.1", "198.51.100.1")
+    client = port.client()
+    answer = client.call("CloseConnections", filter="client:192.0.2.0/24", dry_run=True)
+    assert answer["closed"] == "1"
+    assert first.record.reason is None
+    answer = client.call("CloseConnections", filter=f"client:192.0.2.0/24 {first.record.id}")
+    assert (answer["closed"], answer["unknown"]) == ("1", "[]")
+    assert first.record.reason == "operator"
+    assert second.record.reason is None
+    answer = client.call("CloseConnections", ids=[second.record.id], client="192.0.2.1")
+    assert (answer["closed"], second.record.reason) == ("0", None)
+
+
+@with_port
+def test_a_dry_run_changes_nothing(port: Port) -> None:
+    web = port.monitor("web")
+    (made,) = port.connections(web, "192.0.2.1")
+    made.record.up = 10
+    client = port.client()
+    answer = client.call("Block", network="192.0.2.1", dry_run=True)
+    assert (answer["changed"], answer["closed"]) == ("True", "1")
+    assert client.call("Unblock", network="192.0.2.1", dry_run=True)["changed"] == "False"
+    client.call("ResetStats", dry_run=True)
+    client.call("SubtractStats", service="web", up=1, down=0, dry_run=True)
+    failed = failure_of(client.call, "SubtractStats", service="web", up=11, down=0, dry_run=True)
+    assert failed.code == "BAD_REQUEST"
+    assert (web.bytes(), web.blocks(), made.record.reason) == ((10, 0), [], None)
+    answer = client.call("Block", network="192.0.2.1")
+    assert (answer["changed"], answer["closed"]) == ("True", "1")
+
+
+@with_port
+def test_an_action_says_which_process_of_which_user_asked(port: Port) -> None:
+    port.monitor("web")
+    watching = port.client()
+    watching.call("Subscribe", filter="event:action")
+    with logged_lines() as lines:
+        port.client().call("Block", network="192.0.2.0/24")
+    event = json.loads(watching._box()["event"])
+    name = pwd.getpwuid(os.getuid()).pw_name
+    who = f"uid {os.getuid()} ({name}), pid {os.getpid()}"
+    assert (event["event"], event["actor"]) == ("action", who)
+    assert lines == [f"blocked 192.0.2.0/24 at all services, ended 0 connections for {who}"]
+
+
+@with_port
+def test_an_event_that_a_filter_leaves_out_is_not_pushed(port: Port) -> None:
+    web = port.monitor("web")
+    client = port.client()
+    client.call("Subscribe", filter="event:opened client:198.51.100.0/24")
+    port.connections(web, "192.0.2.1", "198.51.100.1")
+    event = json.loads(client._box()["event"])
+    assert (event["event"], event["client_ip"]) == ("opened", "198.51.100.1")
+    client.call("Subscribe", service="web")  # instead of the first
+    (made,) = port.connections(web, "192.0.2.1")
+    event = json.loads(client._box()["event"])
+    assert (event["event"], event["id"]) == ("opened", made.record.id)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_control_port_leaves_nothing_behind_in_the_registry(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    registry, clock = Registry(), MonotonicClock()
+    monitor = registry.new("web", clock=clock)
+    before = len(registry._when_added), monitor._observers.by_hook
+
+    def use(where: str) -> None:
+        with Client(where) as client:
+            client.call("Subscribe")
+
+    for _ in range(50):
+        config = ControlConfig(UnixAddress(str(tmp_path / "control")))
+        service = ControlService(config, registry, reactor, clock)
+        service.startService()
+        await deferToThread(use, str(service.where))
+        service.stopService()
+    assert (len(registry._when_added), monitor._observers.by_hook) == before

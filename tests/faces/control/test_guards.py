@@ -20,7 +20,7 @@ from monconn.addresses import TcpAddress
 from monconn.clock import MonotonicClock
 from monconn.config.sections import ControlConfig, TlsConfig
 from monconn.errors import ControlError, ListenError
-from monconn.faces.control import peers, place, session
+from monconn.faces.control import peers, place
 from monconn.faces.control.client import (
     Client,
     CommandFailed,
@@ -28,16 +28,19 @@ from monconn.faces.control.client import (
     SeveralServers,
     find_server,
 )
-from monconn.faces.control.server import ControlFactory
-from monconn.faces.control.service import ControlService
-from monconn.faces.control.session import (
+from monconn.faces.control.server import (
     BOX_BYTES,
     CLIENTS_AT_ONCE,
     HELLO_SECONDS,
     STRANGERS_AT_ONCE,
+    ControlFactory,
 )
+from monconn.faces.control.service import ControlService
 from monconn.monitor.registry import Registry
+from monconn.net.sockets import PeerCredentials
+from monconn.ops.operations import Operations
 from tests.certificates import Certificate, make_certificate
+from tests.ops.world import logged_lines
 
 from .conftest import Port, with_port
 
@@ -160,9 +163,10 @@ class Seat:
     """One client's side in the server, without a network."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool = True) -> None:
-        monkeypatch.setattr(session, "may_enter", lambda transport: allowed)
+        monkeypatch.setattr(peers, "may_enter", lambda transport: allowed)
         self.clock = Clock()
-        self.factory = ControlFactory(Registry(), self.clock)
+        self.registry = Registry()
+        self.factory = ControlFactory(Operations(self.registry, self.clock))
         self.protocol = self.factory.buildProtocol(None)
         self.transport = StringTransport()
         self.transport.abortConnection = self.transport.loseConnection  # type: ignore[method-assign]
@@ -198,15 +202,17 @@ def test_a_slow_subscriber_misses_events_and_is_told_how_many(
     seat = Seat(monkeypatch)
     seat.protocol.dataReceived(HELLO)
     seat.protocol.dataReceived(box(_command="Subscribe", _ask="2"))
+    monitor = seat.registry.new("web", clock=seat.clock)
+    monitor.stopping = True
     seat.transport.clear()
     seat.protocol.pauseProducing()
     for _ in range(5):
-        seat.protocol.push(b'{"event": "opened"}')
+        monitor.admit("192.0.2.1:1", "192.0.2.1")
     assert seat.transport.value() == b""
     assert seat.transport.producerState == "paused"  # nor is it read from
     seat.protocol.resumeProducing()
-    seat.protocol.push(b'{"event": "closed"}')
-    assert b"closed" in seat.transport.value()
+    monitor.admit("192.0.2.1:1", "192.0.2.1")
+    assert b"refused" in seat.transport.value()
     assert b"\0\x07dropped\0\x015" in seat.transport.value()
 
 
@@ -221,8 +227,11 @@ def test_the_same_user_and_root_may_enter(uid: int, own: int, enters: bool) -> N
         def getHandle(self) -> socket.socket:
             return one
 
-    with patch.object(os, "getuid", return_value=own), patch.object(peers, "_uid") as of:
-        of.return_value = uid
+    with (
+        patch.object(os, "getuid", return_value=own),
+        patch.object(peers, "peer_credentials") as of,
+    ):
+        of.return_value = PeerCredentials(1, uid, 1)
         assert peers.may_enter(Transport()) == enters
     assert peers.may_enter(Transport())
     one.close()
@@ -362,8 +371,11 @@ async def test_tls_asks_for_a_certificate_that_it_trusts(
 
     def play() -> None:
         with make_port(listen=TcpAddress("127.0.0.1", 0), tls=tls) as port:
-            with Client(address(port, ours)) as client:
+            port.monitor("web")
+            with Client(address(port, ours)) as client, logged_lines() as lines:
                 assert client.hello["version"] == "1"
+                client.call("ResetStats")
+            assert lines == ["set the totals of all services to zero for certificate CN=localhost"]
             with pytest.raises(NoServer):
                 Client(address(port, theirs))
             context = ssl.create_default_context(cafile=str(ours.certificate))

@@ -1,4 +1,4 @@
-"""The manhole, as the OpenSSH client and whoever else sees it."""
+"""The manhole, tested from outside with the OpenSSH client and with plain sockets."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer, provider
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
 from monconn.errors import ListenError
 from monconn.faces.manhole.service import ManholeService
+from monconn.model.actions import Action, Actor
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.registry import Registry
 
 pytest.importorskip("twisted.conch.manhole_ssh")
@@ -59,15 +62,16 @@ PIPE_THROUGH = (
 
 @attrs.frozen
 class Settings:
-    """What the configuration will say."""
+    """A configuration of the manhole."""
 
     listen: TcpAddress | UnixAddress
     authorized_keys: str
     host_key: str | None = None
 
 
+@implementer(IConnection)
 class Connection:
-    """A live connection that does as it is told."""
+    """A live connection without sockets, which ends at once when asked to."""
 
     def __init__(self, registry: Registry, record: ConnectionRecord) -> None:
         self.record = record
@@ -79,10 +83,16 @@ class Connection:
         self.record.end(reason, self._monitor.clock.seconds())
         self._monitor.closed(self)
 
+    def measure(self) -> None:
+        """There are no sockets to measure."""
+
+    def policy_changed(self) -> None:
+        """There are no timeouts to arm."""
+
 
 @attrs.frozen
 class Ran:
-    """What became of a client."""
+    """A client that has ended."""
 
     status: int
     out: str
@@ -90,7 +100,7 @@ class Ran:
 
 
 class World:
-    """A manhole, the services behind it, and a client with keys."""
+    """A manhole, services to operate on, and a client with keys."""
 
     def __init__(self, folder: Path, ssh: str, keygen: str) -> None:
         self.folder = folder
@@ -107,7 +117,7 @@ class World:
     def make_key(self, name: str, *options: str) -> Path:
         path = self.folder / name
         kind = options or ("-t", "ed25519")
-        command = [self._keygen, "-q", "-N", "", "-C", name, *kind, "-f", path]
+        command = [self._keygen, "-q", "-N", "", "-C", name, *kind, "-f", str(path)]
         subprocess.run(command, check=True, timeout=HANG_SECONDS)
         return path
 
@@ -138,7 +148,7 @@ class World:
         record = monitor.admit(client, client.rpartition(":")[0])
         assert record is not None
         connection = Connection(self.registry, record)
-        monitor.opened(connection)  # type: ignore[arg-type]
+        monitor.opened(connection)
         return connection
 
     def command(
@@ -188,9 +198,10 @@ async def world(tmp_path: Path, program: Callable[[str], str]) -> AsyncIterator[
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """What the manhole has logged."""
+    """The lines that the manhole has logged."""
     lines: list[str] = []
 
+    @provider(ILogObserver)
     def observer(event: LogEvent) -> None:
         if event.get("log_namespace") == "monconn.manhole":
             lines.append(formatEvent(event))
@@ -200,11 +211,11 @@ def logged() -> Iterator[list[str]]:
     globalLogPublisher.removeObserver(observer)
 
 
-# -- who may enter
+# -- who can log in
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_right_key_lets_in_and_is_logged(world: World, logged: list[str]) -> None:
+async def test_an_authorized_key_is_accepted_and_logged(world: World, logged: list[str]) -> None:
     world.open()
     ran = await world.ssh("stats")
     assert ran.status == 0, ran.err
@@ -230,7 +241,7 @@ async def test_a_wrong_key_is_refused_and_logged(world: World, logged: list[str]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_password_is_not_even_asked_for(world: World) -> None:
+async def test_passwords_are_not_offered(world: World) -> None:
     world.open()
     only = ("-o", "PubkeyAuthentication=no", "-o", "BatchMode=no", "-v")
     wanted = ("-o", "PreferredAuthentications=none,password,keyboard-interactive")
@@ -268,8 +279,8 @@ async def test_each_type_of_key(world: World, options: tuple[str, ...]) -> None:
     [
         (b"rsa-sha2-256", b"data", None),
         (b"rsa-sha2-512", b"data", None),
-        (b"ssh-rsa", b"data", "the algorithm of its signature"),
-        (b"rsa-sha2-512", b"other", "its signature is wrong"),
+        (b"ssh-rsa", b"data", "unacceptable signature algorithm"),
+        (b"rsa-sha2-512", b"other", "wrong signature"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -292,7 +303,8 @@ async def test_signatures(
 @pytest_twisted.ensureDeferred
 async def test_a_key_of_a_type_that_is_not_understood(world: World, logged: list[str]) -> None:
     world.open()
-    command = [world._keygen, "-q", "-s", world.key, "-I", "x", world.key.with_suffix(".pub")]
+    public = world.key.with_suffix(".pub")
+    command: list[str | Path] = [world._keygen, "-q", "-s", world.key, "-I", "x", public]
     subprocess.run(command, check=True, timeout=HANG_SECONDS)
     certificate = world.folder / "right-cert.pub"
     options = ("-o", f"CertificateFile={certificate}", "-o", "LogLevel=ERROR")
@@ -313,7 +325,7 @@ async def test_an_rsa_key_that_is_too_short(world: World, logged: list[str]) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_is_taken_out_locks_out_at_once(world: World) -> None:
+async def test_a_removed_key_is_refused_at_once(world: World) -> None:
     other = world.make_key("other")
     world.authorize(world.key, other)
     world.open()
@@ -324,7 +336,7 @@ async def test_a_key_that_is_taken_out_locks_out_at_once(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_that_others_may_write_lets_nobody_in(world: World, logged: list[str]) -> None:
+async def test_a_file_that_others_may_write_is_not_used(world: World, logged: list[str]) -> None:
     world.open()
     world.authorized.chmod(0o620)
     assert (await world.ssh("stats")).status == 255
@@ -338,7 +350,7 @@ async def test_a_file_that_others_may_write_lets_nobody_in(world: World, logged:
     ['command="stats" {}', 'from="10.0.0.0/8" {}', "restrict {}", "cert-authority {}", "# {}"],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_entry_with_options_lets_nobody_in(
+async def test_an_entry_with_options_is_not_used(
     world: World, logged: list[str], entry: str
 ) -> None:
     other = world.make_key("other")
@@ -356,7 +368,7 @@ async def test_an_entry_with_options_lets_nobody_in(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_host_key_is_made_once_and_kept(world: World) -> None:
+async def test_the_host_key_is_created_once(world: World) -> None:
     world.host_key = world.folder / "state" / "monconn" / "ssh_host_ed25519_key"
     world.open()
     assert stat.S_IMODE(world.host_key.stat().st_mode) == 0o600
@@ -380,10 +392,10 @@ def test_where_the_host_key_is_by_default(monkeypatch: pytest.MonkeyPatch) -> No
     assert keys.default_host_key() == Path(expected)
 
 
-# -- what does not open
+# -- a manhole that does not open
 
 
-def _forget(world: World) -> None:
+def _remove(world: World) -> None:
     world.authorized.unlink()
 
 
@@ -420,25 +432,25 @@ def _host_key_public(world: World) -> None:
 
 
 def _host_key_with_passphrase(world: World) -> None:
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", world.host_key]
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(world.host_key)]
     subprocess.run(command, check=True)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_forget, "authorized_keys {file}: no such file or directory"),
-        (_empty, "authorized_keys {file}: no key in it that could let anybody in"),
+        (_remove, "authorized_keys {file}: no such file or directory"),
+        (_empty, "authorized_keys {file}: has no usable key"),
         (
             _open_to_all,
             "authorized_keys {file}: is writable by others (mode 0666): chmod 600 {file}",
         ),
         (_folder_open_to_all, "authorized_keys {file}: its folder {folder} is writable by others"),
-        (_folder_instead, "authorized_keys {file}: is no file"),
-        (_pipe_instead, "authorized_keys {file}: is no file"),
+        (_folder_instead, "authorized_keys {file}: is not a regular file"),
+        (_pipe_instead, "authorized_keys {file}: is not a regular file"),
         (_host_key_open, "host key {key}: is open to other users (mode 0640): chmod 600 {key}"),
-        (_host_key_public, "host key {key}: no private key of type ed25519"),
-        (_host_key_with_passphrase, "host key {key}: no private key without a passphrase"),
+        (_host_key_public, "host key {key}: not a private key of type ed25519"),
+        (_host_key_with_passphrase, "host key {key}: not a private key, or one with a passphrase"),
     ],
 )
 def test_files_that_are_not_to_be_trusted(
@@ -461,7 +473,7 @@ def test_beyond_loopback_it_does_not_listen(world: World, host: str) -> None:
         world.make(TcpAddress(host, 0)).privilegedStartService()
 
 
-def test_a_name_that_means_another_address(world: World) -> None:
+def test_a_name_that_resolves_to_another_address(world: World) -> None:
     with (
         patch("monconn.faces.manhole.service.is_loopback", side_effect=[True, False]),
         pytest.raises(ListenError, match="can be reached from other machines"),
@@ -477,7 +489,7 @@ def test_without_conch_it_says_what_to_install(world: World) -> None:
         world.make().privilegedStartService()
 
 
-def test_who_has_no_manhole_does_not_pay_for_it() -> None:
+def test_conch_is_not_imported_until_it_opens() -> None:
     program = (
         "import sys, monconn.faces.manhole.service; print([m for m in sys.modules if 'conch' in m])"
     )
@@ -505,7 +517,7 @@ async def test_list_and_show(world: World) -> None:
     first.record.up = 2048
     ran = await world.ssh("list")
     heading, *rows = ran.out.splitlines()
-    assert heading.split()[:3] == ["ID", "SERVICE", "CLIENT"]
+    assert heading.split()[:3] == ["ID", "CLIENT", "SERVICE"]
     assert [row.split()[0] for row in rows] == [str(first.record.id), str(second.record.id)]
     assert "10.1.2.3:4567" in rows[0]
     assert "2.0 KiB" in rows[0]
@@ -537,8 +549,8 @@ async def test_block_and_unblock(world: World) -> None:
     assert (await world.ssh("block", "10.1.0.0/16")).out == "10.1.0.0/16 was blocked already\n"
     blocks = (await world.ssh("blocks")).out.splitlines()
     assert [line.split() for line in blocks[1:]] == [
-        ["web", "10.1.0.0/16"],
-        ["mail", "10.1.0.0/16"],
+        ["10.1.0.0/16", "web"],
+        ["10.1.0.0/16", "mail"],
     ]
     assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 unblocked\n"
     assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 was not blocked\n"
@@ -549,15 +561,17 @@ async def test_block_and_unblock(world: World) -> None:
     [
         ("show 99999999", 1, "no connection has the id 99999999, or had it lately\n"),
         ("stats nobody", 1, 'there is no service named "nobody"\n'),
-        ("show x", 2, '"x" is no connection\'s id; usage: show ID\n'),
-        ("close", 2, "something is missing; usage: close ID [--reset]\n"),
-        ("blocks now", 2, '"now" is too much; usage: blocks\n'),
+        ("show x", 2, '"x" is not the id of a connection; usage: show ID\n'),
+        ("close", 2, "missing operand; usage: close ID|TERM... [--reset] [--dry-run]\n"),
+        ("blocks now", 2, 'unexpected operand "now"; usage: blocks\n'),
         ("__import__('os')", 2, 'there is no command "__import__(os)"; try: help\n'),
         ("'", 2, '"\'": no closing quotation\n'),
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_a_command_cannot_do(world: World, words: str, status: int, err: str) -> None:
+async def test_commands_that_cannot_be_carried_out(
+    world: World, words: str, status: int, err: str
+) -> None:
     world.open()
     assert await world.ssh(words) == Ran(status, "", err)
 
@@ -566,19 +580,19 @@ async def test_what_a_command_cannot_do(world: World, words: str, status: int, e
 async def test_help_and_a_bad_network(world: World) -> None:
     world.open()
     ran = await world.ssh("help")
-    assert ran.out.startswith("list [SERVICE] ")
-    assert "close ID [--reset] " in ran.out
+    assert ran.out.startswith("list [FILTER...] ")
+    assert "close ID|TERM... [--reset] [--dry-run] " in ran.out
     ran = await world.ssh("block", "nonsense")
     assert ran.status == 2
-    assert ran.err.endswith("usage: block NET\n")
+    assert ran.err.endswith("usage: block NET [--dry-run]\n")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_command_that_breaks_is_logged_and_fails(
+async def test_a_command_with_a_bug_is_logged_and_fails(
     world: World, logged_failures: list[Any]
 ) -> None:
     world.open()
-    with patch("monconn.faces.manhole.verbs.run", side_effect=RuntimeError("broken")):
+    with patch("monconn.faces.manhole.commands.run", side_effect=RuntimeError("broken")):
         ran = await world.ssh("stats")
     assert ran == Ran(1, "", "it failed; the log says why\n")
     assert [str(failure.value) for failure in logged_failures] == ["broken"]
@@ -609,14 +623,14 @@ async def test_a_command_at_a_terminal(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_sessions_on_one_connection_are_few(world: World, logged: list[str]) -> None:
+async def test_sessions_on_one_connection_are_limited(world: World, logged: list[str]) -> None:
     world.open()
     shared = ("-o", f"ControlPath={world.folder / 'mux'}", "-o", "LogLevel=ERROR")
-    with patch.object(server, "MOST_SESSIONS", 1):
+    with patch.object(server, "MAX_SESSIONS", 1):
         master = Session(world.command(options=("-M", *shared)))
         await deferToThread(master.read_until, r"monconn> $")
         await world.ssh("blocks", options=(*shared, "-o", "ControlMaster=no"))
-    # The client made a connection of its own then.
+    # The client has fallen back to a second connection.
     assert any('refused a channel of type "session"' in line for line in logged)
     assert sum(line.startswith("login") for line in logged) == 2
     ran = await world.ssh("blocks", options=(*shared, "-o", "ControlMaster=no"))
@@ -626,7 +640,100 @@ async def test_sessions_on_one_connection_are_few(world: World, logged: list[str
     assert await deferToThread(master.status) == 0
 
 
-# -- what else SSH could do
+@pytest_twisted.ensureDeferred
+async def test_filters(world: World) -> None:
+    world.open()
+    first, second = world.connect(), world.connect("mail", "10.9.9.9:1")
+    for words in (["service:mail"], ["client:10.9.0.0/16", "not:service:web"], ["9.9:1"]):
+        _, row = (await world.ssh("list", *words)).out.splitlines()
+        assert row.split()[0] == str(second.record.id)
+    assert (await world.ssh("list", "idle:1h..")).out == "no connections\n"
+    ran = await world.ssh("list", "stat:open")
+    assert ran.status == 2
+    assert "in term 1" in ran.err
+    assert ran.err.endswith("usage: list [FILTER...]\n")
+    ran = await world.ssh("close", "client:10.0.0.0/8", "not:service:web")
+    assert ran == Ran(0, f"connection {second.record.id} closed\n", "")
+    assert first.ended == []
+    assert await world.ssh("close", "service:mail") == Ran(0, "no connections\n", "")
+    ran = await world.ssh("close", "mail")
+    assert (ran.status, ran.out) == (2, "")
+    assert "write service:mail" in ran.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_some_of_the_ids_are_unknown(world: World) -> None:
+    world.open()
+    first, second = world.connect(), world.connect()
+    ids = (str(first.record.id), "99999998", str(second.record.id), "99999999")
+    ran = await world.ssh("close", *ids)
+    assert ran.status == 1
+    assert ran.out == f"connection {ids[0]} closed\nconnection {ids[2]} closed\n"
+    assert ran.err == "no live connection has the id 99999998, 99999999\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_dry_runs_change_nothing(world: World, actions: list[Action]) -> None:
+    world.open()
+    connection = world.connect()
+    number = connection.record.id
+    for words, answer in (
+        (["close", str(number)], f"connection {number} would be closed"),
+        (["close", "service:web", "--reset"], f"connection {number} would be reset"),
+        (["block", "10.0.0.0/8"], "10.0.0.0/8 would be blocked, connections ended: 1"),
+        (["unblock", "10.0.0.0/8"], "10.0.0.0/8 was not blocked"),
+    ):
+        assert await world.ssh(*words, "--dry-run") == Ran(0, f"{answer}\n", "")
+    assert (connection.ended, actions) == ([], [])
+    await world.ssh("block", "192.0.2.1")
+    ran = await world.ssh("unblock", "192.0.2.1", "--dry-run")
+    assert ran.out == "192.0.2.1/32 would be unblocked\n"
+    assert (await world.ssh("blocks", "--dry-run")).err == (
+        'there is no option "--dry-run"; usage: blocks\n'
+    )
+
+
+@pytest.fixture
+def actions(world: World) -> list[Action]:
+    """The actions that observers are notified of."""
+    seen: list[Action] = []
+
+    class ActionObserver(Observer):
+        def acted(self, action: Action) -> None:
+            seen.append(action)
+
+    world.registry.observe(ActionObserver())
+    return seen
+
+
+@pytest_twisted.ensureDeferred
+async def test_actions_are_those_of_the_login(world: World, actions: list[Action]) -> None:
+    world.open()
+    first, second, third = (world.connect() for _ in range(3))
+    shown = subprocess.run(["ssh-keygen", "-lf", world.key], capture_output=True, text=True)
+    name = shown.stdout.split()[1]
+    await world.ssh("close", str(first.record.id), "--reset")
+    await world.ssh("block", "192.0.2.1")
+    lines = f'close({second.record.id})\nblock("192.0.2.2")\nunblock("192.0.2.2")\n'
+    await world.ssh(options=("-T", "-l", "alice"), stdin=lines)
+
+    def talk() -> None:
+        session = Session(world.command(options=("-l", "bob")))
+        session.read_until(r"monconn> $")
+        session.ask(f"close({third.record.id})")
+        session.type("\x04")
+        session.status()
+
+    await deferToThread(talk)
+    users = ["ops", "ops", "alice", "alice", "alice", "bob"]
+    assert [each.kind for each in actions] == [
+        *("reset", "block", "close", "block", "unblock", "close")
+    ]
+    assert [each.actor for each in actions] == [Actor.ssh(name, user) for user in users]
+    assert [each.count for each in actions] == [1, 0, 1, 0, 0, 1]
+
+
+# -- the rest of SSH
 
 
 @pytest_twisted.ensureDeferred
@@ -645,7 +752,7 @@ async def test_nothing_is_forwarded(world: World, logged: list[str]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_does_not_log_in_is_dropped(world: World, logged: list[str]) -> None:
+async def test_a_login_may_not_take_long(world: World, logged: list[str]) -> None:
     with patch.object(server, "LOGIN_SECONDS", 0.05):
         world.open()
         with socket.create_connection(_tcp(world)) as client:
@@ -654,20 +761,20 @@ async def test_who_does_not_log_in_is_dropped(world: World, logged: list[str]) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_login_that_was_in_time_stays(world: World) -> None:
+async def test_a_login_ends_the_timeout(world: World) -> None:
     with patch.object(server, "LOGIN_SECONDS", 5):
         world.open()
         session = Session(world.command(options=("-tt",)))
         await deferToThread(session.read_until, "monconn>")
     [connection] = world.service._factory.connections  # type: ignore[union-attr]
-    assert connection.is_known
-    assert not connection._too_late.active()
+    assert connection.is_authenticated
+    assert not connection._login_timeout.active()
     session.end()
 
 
 @pytest_twisted.ensureDeferred
-async def test_strangers_are_few(world: World) -> None:
-    with patch.object(server, "MOST_STRANGERS", 2):
+async def test_connections_without_a_login_are_limited(world: World) -> None:
+    with patch.object(server, "MAX_UNAUTHENTICATED", 2):
         world.open()
         clients = [socket.create_connection(_tcp(world)) for _ in range(2)]
         for client in clients:
@@ -675,7 +782,9 @@ async def test_strangers_are_few(world: World) -> None:
         with socket.create_connection(_tcp(world)) as third:
             assert await deferToThread(_read_all, third) == b""
         clients.pop().close()
+        give_up = time.monotonic() + HANG_SECONDS
         while len(world.service._factory.connections) > 1:  # type: ignore[union-attr]
+            assert time.monotonic() < give_up
             await _turn()
         assert (await world.ssh("stats")).status == 0
         clients.pop().close()
@@ -686,7 +795,7 @@ async def test_strangers_are_few(world: World) -> None:
     [b"SSH-2.0-x\r\n" + b"\xff" * 64, b"SSH-2.0-x\r\n" + bytes(64), b"GET / HTTP/1.1\r\n" * 300],
 )
 @pytest_twisted.ensureDeferred
-async def test_noise_is_no_traceback(world: World, data: bytes) -> None:
+async def test_garbage_is_logged_without_traceback(world: World, data: bytes) -> None:
     world.open()
     with socket.create_connection(_tcp(world)) as client:
         client.sendall(data)
@@ -714,10 +823,10 @@ def _turn() -> Deferred[None]:
     from twisted.internet import reactor
     from twisted.internet.task import deferLater
 
-    return deferLater(reactor, 0.005)  # type: ignore[arg-type]
+    return deferLater(reactor, 0.005)
 
 
-# -- other places
+# -- other addresses
 
 
 @pytest_twisted.ensureDeferred
@@ -771,6 +880,30 @@ async def test_a_last_line_from_a_pipe_that_fails(world: World) -> None:
     assert (ran.status, ran.out) == (1, "the line is too long\n")
 
 
+@pytest_twisted.ensureDeferred
+async def test_lines_wait_for_answers(world: World) -> None:
+    world.open()
+    number = world.connect().record.id
+    lines = f'connections("web")\nshow({number})\nprint("last")\nconnections("state:x")\nshow(0)'
+    ran = await world.ssh(options=("-T",), stdin=lines)
+    heading, row, first_field, *_, last, mistake, unknown = ran.out.splitlines()
+    assert heading.split()[:2] == ["ID", "CLIENT"]
+    assert row.split()[:2] == [str(number), "10.1.2.3:4567"]
+    assert re.fullmatch(rf"id +{number}", first_field)
+    assert last == "last"
+    assert mistake.startswith("filter: ")
+    assert unknown == "no connection has the id 0, or had it lately"
+    assert ran.status == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_empty_lines_do_not_hide_a_failure(world: World) -> None:
+    world.open()
+    ran = await world.ssh(options=("-T",), stdin="1 / 0\n\n\n")
+    assert ran.status == 1
+    assert "ZeroDivisionError" in ran.out
+
+
 # -- at a terminal
 
 
@@ -789,8 +922,8 @@ class Session:
     def resize(self, columns: int, lines: int = 24) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
 
-    def tell_of_size(self) -> None:
-        """As the system would, were this its controlling terminal."""
+    def notify_of_size(self) -> None:
+        """As the kernel would, if this were its controlling terminal."""
         import signal
 
         self._process.send_signal(signal.SIGWINCH)
@@ -799,7 +932,7 @@ class Session:
         os.write(self._master, text.encode())
 
     def read_until(self, pattern: str) -> str:
-        """What came up to a pattern and with it; the colours are left out unless it has some."""
+        """The output up to the end of a pattern; without colours unless the pattern has some."""
         give_up = time.monotonic() + HANG_SECONDS
         while True:
             text = self.seen if "\x1b" in pattern else _plain(self.seen)
@@ -812,7 +945,7 @@ class Session:
             self.seen += os.read(self._master, 65536).decode()
 
     def ask(self, line: str) -> str:
-        """Type a line; the answer."""
+        """Type a line, and return what follows up to the next prompt."""
         self.type(f"{line}\r")
         self.read_until(re.escape(line) + r"\r\n")
         return self.read_until(r"monconn> $").replace("\r\n", "\n")
@@ -873,6 +1006,42 @@ async def test_the_prompt(world: World, logged: list[str]) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_typed_ahead_comes_after_the_answer(world: World) -> None:
+    world.open()
+    world.connect()
+
+    def talk() -> int:
+        session = Session(world.command())
+        session.read_until(r"monconn> $")
+        session.type("connections()\rprint('one')\rprint('two')\r\x04")
+        session.read_until(r"(?s)IDLE\r\n.* 10\.1\.2\.3:4567 .*\r\none\r\n.*\r\ntwo\r\n")
+        return session.status()
+
+    assert await deferToThread(talk) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_result_of_a_deferred_comes_while_a_line_is_typed(world: World) -> None:
+    world.open()
+
+    def talk() -> int:
+        session = Session(world.command())
+        session.read_until(r"monconn> $")
+        session.ask("from twisted.internet.defer import Deferred; later = Deferred()")
+        assert session.ask("later").startswith("<Deferred #0>")
+        session.ask("from twisted.internet import reactor")
+        session.type("_ = reactor.callLater(0.1, later.callback, 5)\rprint('ty")
+        session.read_until(r"Deferred #0 called back: 5\r\n(?s:.*)monconn> print\('ty")
+        session.type("ped')\r")
+        session.read_until(r"\r\ntyped")
+        session.read_until(r"monconn> $")
+        session.type("\x04")
+        return session.status()
+
+    assert await deferToThread(talk) == 0
+
+
+@pytest_twisted.ensureDeferred
 async def test_half_a_line_is_coloured_and_edited(world: World) -> None:
     world.open()
 
@@ -884,11 +1053,11 @@ async def test_half_a_line_is_coloured_and_edited(world: World) -> None:
         session.type("\x7f\x7f30\r")
         session.read_until(r"\r\n42")
         session.read_until(r"monconn> $")
-        session.type("\x1b[A\x1b[D\x1b[D5\r")  # the line before, and 5 before the 30
+        session.type("\x1b[A\x1b[D\x1b[D5\r")  # recalls the line, and puts 5 before the 30
         session.read_until(r"\r\n542")
         session.type("if 1:\rprint('in' 'side')\x01\t\r\r")
         session.read_until("\r\ninside")
-        session.type("\xfc\x03")  # what is not ASCII is answered by the bell
+        session.type("\xfc\x03")  # not ASCII: rings the bell
         session.read_until("\x07?.*KeyboardInterrupt")
         session.type("exit()\r")
         return session.status()
@@ -922,21 +1091,24 @@ async def test_a_window_that_changes_its_size(world: World) -> None:
     world.open()
     world.connect()
 
-    def talk() -> tuple[list[int], int]:
+    def talk() -> tuple[list[str], int]:
         session = Session(world.command(), columns=200)
         session.read_until(r"monconn> $")
         wide = session.ask("connections()")
         session.resize(30)
-        session.tell_of_size()
+        session.notify_of_size()
         give_up = time.monotonic() + HANG_SECONDS
         while (narrow := session.ask("connections()")) == wide or _widest(narrow) > 30:
             assert time.monotonic() < give_up
         session.type("\x04")
-        return [_widest(wide), _widest(narrow)], session.status()
+        return [wide, narrow], session.status()
 
-    widths, status = await deferToThread(talk)
-    assert widths[0] > 60
-    assert widths[1] == 30
+    tables, status = await deferToThread(talk)
+    assert "IDLE" in tables[0]
+    assert _widest(tables[0]) > 60
+    assert "IDLE" not in tables[1]
+    assert _widest(tables[1]) in range(20, 31)
+    assert all("10.1.2.3:4567" in each for each in tables)
     assert status == 0
 
 
@@ -979,6 +1151,8 @@ async def test_stopping_ends_the_sessions(world: World) -> None:
         ("nobody.x", "", []),
         ("imp", "ort", ["import"]),
         ("(", "", []),
+        ("f().conn", "", []),
+        ("connections('m", "", ["mail'", "mx'"]),
     ],
 )
 def test_completion(text: str, addition: str, candidates: list[str]) -> None:

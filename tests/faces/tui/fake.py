@@ -1,4 +1,4 @@
-"""A control port without a port, for the screen to ask."""
+"""A control port without a port, and a screen that polls it step by step."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from textual.pilot import Pilot
+
+from monconn.faces.control import commands
 from monconn.faces.control.client import CommandFailed, NoServer
+from monconn.faces.tui.poller import Poller
 from monconn.faces.tui.screen import TopApp
 from monconn.faces.tui.widgets import Lines
+from monconn.ops.filters import EVENT_KEYS, Context, parse
 
+_POLL_SECONDS = 0.05
 REASONS = ("client_closed", "backend_reset", "idle_timeout", "backend_refused", "operator")
 
 
 def connection(number: int, **others: Any) -> dict[str, Any]:
-    """A live connection, as the control port tells it."""
+    """A live connection, as the control port sends it."""
     service = ("web", "ssh")[number % 3 == 0]
     return {
         "id": number,
@@ -57,9 +63,9 @@ def closed(number: int, **others: Any) -> dict[str, Any]:
 
 
 class FakeServer:
-    """What the control port would answer, and what it was asked.
+    """Answers as a control port does, and records what it was asked.
 
-    :param count: how many connections live.
+    :param count: how many connections are live.
     """
 
     def __init__(self, count: int = 8) -> None:
@@ -68,10 +74,14 @@ class FakeServer:
         self.gone = False
         self.pid = 4711
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.unknown: list[str] = []
+        """Calls that no control port would understand."""
+        self.bad_filter = ""
+        """Why filters are refused; empty if they are not."""
         self.rows_given: list[int] = []
 
     def client(self) -> FakeClient:
-        """See ``connect`` of the app."""
+        """A client, as the app's ``connect`` makes it."""
         if self.gone:
             raise NoServer("nobody answers at unix:/run/fake.sock: connection refused")
         return FakeClient(self)
@@ -82,7 +92,7 @@ class FakeServer:
 
 
 class FakeClient:
-    """See ``monconn.faces.control.client.Client``."""
+    """What :class:`monconn.faces.control.client.Client` is, for a :class:`FakeServer`."""
 
     def __init__(self, server: FakeServer) -> None:
         self._server = server
@@ -90,18 +100,26 @@ class FakeClient:
         self.hello = {"version": "1", "server": "monconn 0.1", "pid": str(server.pid)}
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
 
     def call(self, command: str, **arguments: Any) -> dict[str, str]:
-        """Answer from what the server holds."""
+        """Answer from what the server holds.
+
+        :raises CommandFailed: the wire contract has no such command or argument.
+        """
         if self._server.gone:
             raise NoServer("unix:/run/fake.sock does not answer: it has hung up")
         arguments = {key: value for key, value in arguments.items() if value is not None}
+        handler = _HANDLERS.get(command)
+        known = () if handler is None else getattr(commands, command).arguments
+        wrong = set(arguments) - {name.decode() for name, _ in known}
+        if handler is None or wrong:
+            self._server.unknown.append(f"{command} {wrong or ''}".strip())
+            raise CommandFailed("UNHANDLED", f"unknown: {self._server.unknown[-1]}")
         self._server.calls.append((command, arguments))
-        answer: dict[str, str] = getattr(self, f"_{command}")(**arguments)
-        return answer
+        return handler(self, **arguments)
 
-    def _ListServices(self) -> dict[str, str]:
+    def _list_services(self) -> dict[str, str]:
         rows = []
         for name in ("web", "ssh"):
             live = [row for row in self._server.live.values() if row["service"] == name]
@@ -119,44 +137,55 @@ class FakeClient:
             )
         return {"rows": json.dumps(rows)}
 
-    def _ListConnections(
-        self,
-        sort: str = "id",
-        limit: int | None = None,
-        closed: bool = False,
-        text: str = "",
-        **by: str,
+    def _list_connections(
+        self, sort: str = "id", limit: int | None = None, closed: bool = False, filter: str = ""
     ) -> dict[str, str]:
         server = self._server
-        rows = list((server.closed if closed else server.live).values())
-        for kind, value in by.items():
-            key = "client_ip" if kind == "client" else kind
-            rows = [row for row in rows if row[key] == value]
-        rows = [row for row in rows if text in row["client"]]
+        if filter and server.bad_filter:
+            raise CommandFailed("BAD_FILTER", server.bad_filter)
+        # Those of events are for plain rows, as there are here.
+        wanted = parse(filter, EVENT_KEYS, known={"service": ["web", "ssh"]})
+        rows = list(
+            wanted.select((server.closed if closed else server.live).values(), Context(0.0))
+        )
         if sort != "id":
             rows.sort(key=_key(sort), reverse=True)
-        shown = rows if limit is None else rows[:limit]
-        server.rows_given.append(len(shown))
+        found = rows if limit is None else rows[:limit]
+        server.rows_given.append(len(found))
         # Two pages, if there is more than one row.
-        half = (len(shown) + 1) // 2
-        self._rest = [json.dumps(shown[half:])]
-        return {"rows": json.dumps(shown[:half]), "total": str(len(rows)), "next": "1"}
+        half = (len(found) + 1) // 2
+        self._rest = [json.dumps(found[half:])]
+        return {"rows": json.dumps(found[:half]), "total": str(len(rows)), "next": "1"}
 
-    def _NextPage(self, next: int) -> dict[str, str]:
+    def _next_page(self, next: int) -> dict[str, str]:
         return {"rows": self._rest.pop(0)}
 
-    def _ShowConnection(self, id: int) -> dict[str, str]:
+    def _show_connection(self, id: int) -> dict[str, str]:
         known = self._server.live.get(id) or self._server.closed.get(id)
         if known is None:
             raise CommandFailed("UNKNOWN_CONNECTION", f"there is no connection {id}")
         return {"connection": json.dumps(known)}
 
-    def _CloseConnections(self, ids: str, reset: bool = False) -> dict[str, str]:
+    def _close_connections(self, ids: str, reset: bool = False) -> dict[str, str]:
         found = [self._server.live.pop(each, None) for each in json.loads(ids)]
         return {"closed": str(len([each for each in found if each])), "unknown": "[]"}
 
-    def _Block(self, network: str, service: str | None = None) -> dict[str, str]:
-        return {"changed": "True"}
+    def _block(self, network: str, service: str | None = None) -> dict[str, str]:
+        return {"changed": "True", "closed": "0"}
+
+    def _unblock(self, network: str, service: str | None = None) -> dict[str, str]:
+        return {"changed": "False"}
+
+
+_HANDLERS: dict[str, Callable[..., dict[str, str]]] = {
+    "ListServices": FakeClient._list_services,
+    "ListConnections": FakeClient._list_connections,
+    "NextPage": FakeClient._next_page,
+    "ShowConnection": FakeClient._show_connection,
+    "CloseConnections": FakeClient._close_connections,
+    "Block": FakeClient._block,
+    "Unblock": FakeClient._unblock,
+}
 
 
 def _key(sort: str) -> Callable[[dict[str, Any]], Any]:
@@ -169,12 +198,26 @@ def _key(sort: str) -> Callable[[dict[str, Any]], Any]:
     return keys.get(sort, lambda row: row[sort])
 
 
-class Screen:
-    """A running app, and what is to be read on it."""
+class SteppedPoller(Poller):
+    """Has no thread: polls when the test says so."""
 
-    def __init__(self, app: TopApp, pilot: Any) -> None:
+    def start(self) -> None:
+        """Wait for the test's first step."""
+
+    def stop(self) -> None:
+        """There is no thread to stop."""
+
+
+class Screen:
+    """A running app, and what is to be read on it.
+
+    :param is_stepped: whether the app polls only when it is told to.
+    """
+
+    def __init__(self, app: TopApp, pilot: Pilot[int], is_stepped: bool) -> None:
         self.app = app
         self.pilot = pilot
+        self._is_stepped = is_stepped
 
     async def press(self, *keys: str) -> None:
         """Press keys, one after the other."""
@@ -189,28 +232,37 @@ class Screen:
         """The ids of the live connections that are shown."""
         return [int(line.split()[0]) for line in self.lines("live")[1:]]
 
+    async def poll(self) -> None:
+        """Have the app poll once, and show what it was answered."""
+        assert self._is_stepped
+        self.app.poller.poll()
+        await self.pilot.pause()
+
     async def until(self, condition: Callable[[], bool], seconds: float = 8.0) -> None:
-        """Wait for something to become true."""
+        """Poll until something has become true."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "it did not happen"
-            await asyncio.sleep(0.01)
-
-    async def refreshed(self, server: FakeServer) -> None:
-        """Wait for two whole looks, so that one of them began after now."""
-        wanted = len(server.rows_given) + 4
-        await self.until(lambda: len(server.rows_given) >= wanted)
-        await self.pilot.pause()
+            if self._is_stepped:
+                await self.poll()
+            else:  # the poller's thread is at work
+                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
-async def shown(
-    server: FakeServer, size: tuple[int, int] = (100, 30), seconds: float = 0.25
+async def running(
+    server: FakeServer, size: tuple[int, int] = (100, 30), *, is_stepped: bool = True
 ) -> AsyncIterator[Screen]:
-    """The app on a screen, with its first picture."""
-    app = TopApp(server.client, "unix:/run/fake.sock", seconds)
+    """The app on a screen, after its first answers.
+
+    :param is_stepped: whether it polls only when the test says so, or in its thread.
+    """
+    app = TopApp(server.client, "unix:/run/fake.sock", _POLL_SECONDS)
+    if is_stepped:
+        app.poller = SteppedPoller(server.client, app.post_update, _POLL_SECONDS)
     async with app.run_test(size=size) as pilot:
-        screen = Screen(app, pilot)
-        await screen.until(lambda: bool(app.model.answer.pid))
+        screen = Screen(app, pilot, is_stepped)
+        await screen.until(lambda: bool(app.model.snapshot.pid))
         await screen.until(lambda: len(app.query_one("#live", Lines).plain) > 1)
         yield screen
+    assert server.unknown == []

@@ -1,27 +1,27 @@
-"""What the live view asks for, and what it makes of the answers."""
+"""What the live view asks for, and what it shows of the answers."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from monconn.errors import printable
-from monconn.faces.tui import format as words
 from monconn.faces.tui.actions import Plan, plan
 from monconn.faces.tui.cursor import Cursor
+from monconn.faces.tui.format import details, trend
 from monconn.faces.tui.model import (
-    MOST_ROWS,
+    MAX_ROWS,
     ORDERS,
-    STATES,
-    Answer,
     Model,
-    parse_filter,
+    Snapshot,
 )
 from monconn.faces.tui.status import heights
-from monconn.faces.tui.tables import closed_table, live_table
-from monconn.model.reasons import STATES as STATES_OF_THE_SERVER
-from monconn.ops.listing import ORDERS as ORDERS_OF_THE_SERVER
+from monconn.faces.tui.tables import Table, closed_table, live_table, service_table
+from monconn.ops.columns import Row
+from monconn.ops.operations import ORDERS as ORDERS_OF_THE_SERVER
+from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
 
 from .fake import closed, connection
 
@@ -31,9 +31,9 @@ def rows(*ids: int) -> list[dict[str, Any]]:
 
 
 def answered(model: Model, *ids: int, **others: Any) -> None:
-    question = model.question()
-    assert question is not None
-    model.take(Answer(question, pid=1, rows=rows(*ids), **{"at": 1.0, **others}))
+    query = model.query()
+    assert query is not None
+    model.update(Snapshot(query, pid=1, rows=rows(*ids), **{"at": 1.0, **others}))
 
 
 @pytest.fixture
@@ -47,55 +47,105 @@ def service(name: str, up: int, down: int) -> dict[str, Any]:
     return {"sid": name, "connections": 1, "total": 2, "refused": 0, "up": up, "down": down}
 
 
-def test_words_are_the_servers() -> None:
+def test_orders_are_among_the_servers() -> None:
     assert set(ORDERS) <= set(ORDERS_OF_THE_SERVER)
-    assert STATES == STATES_OF_THE_SERVER
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "value"),
+    ("text", "canonical"),
     [
-        ("", "none", ""),
-        ("  ", "none", ""),
-        ("10.0.0.0/8", "client", "10.0.0.0/8"),
-        (" 2001:db8::1 ", "client", "2001:db8::1"),
-        ("10.0.", "text", "10.0."),
-        ("half_closed", "state", "half_closed"),
-        ("web", "service", "web"),
-        ("we", "text", "we"),
-        ("open", "state", "open"),
-        ("service=open", "service", "open"),
-        ("client=10.1.2.3", "client", "10.1.2.3"),
-        ("state=web", "text", "state=web"),
+        ("", ""),
+        ("  ", ""),
+        ("10.0.0.0/8", "client:10.0.0.0/8"),
+        (" 2001:db8::1 ", "client:2001:db8::1"),
+        ("10.0.", "10.0."),
+        ("10.0.0.3:40", "10.0.0.3:40"),
+        ("half_closed", "state:half_closed"),
+        ("web", "service:=web"),
+        ("we", "we"),
+        ("open", "state:open"),
+        ("service=open", "service:=open"),
+        ("client=10.1.2.3", "client:10.1.2.3"),
+        ("state=open", "state:open"),
+        (
+            "service:we idle:60s.. not:client:10.0.0.0/8",
+            "service:we idle:1m.. not:client:10.0.0.0/8",
+        ),
+        ("'two words'", "'two words'"),
     ],
 )
-def test_filter_is_the_servers_where_it_can_be(text: str, kind: str, value: str) -> None:
-    found = parse_filter(text, ["web", "open"])
-    assert (found.kind, found.value) == (kind, value)
+def test_filter_is_that_of_every_listing(model: Model, text: str, canonical: str) -> None:
+    answered(model, services=[service("web", 0, 0), service("open", 0, 0)])
+    model.filter_by(text)
+    assert model.filter_error is None
+    query = model.query()
+    assert query is not None
+    assert query.filter.to_text() == canonical
+
+
+def test_word_becomes_the_name_of_a_service(model: Model) -> None:
+    model.filter_by("web")
+    assert model.filter.to_text() == "web"
+    answered(model, services=[service("web", 0, 0)])
+    assert model.filter.to_text() == "service:=web"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("sevice:mqtt", "did you mean service?"),
+        ("idle:5m", "write idle:5m.. for at least"),
+        ("state=web", "unknown state"),
+        ("state:open 'open", "is not closed"),
+        ('backend:"unix', "is not closed"),
+        ("not: web", "without a term"),
+    ],
+)
+def test_terms_before_a_mistake_hold(model: Model, typed: str, message: str) -> None:
+    model.filter_by("client:10.0.0.0/8")
+    model.paused = True
+    text = f"client:10.0.0.0/8 {typed}"
+    model.filter_by(text)
+    assert model.filter_text == text
+    assert message in str(model.filter_error)
+    assert model.filter.to_text().split()[0] == "client:10.0.0.0/8"
+    assert model.paused is ("state:open" not in typed)  # nothing changes but for a term more
+    model.filter_by("client:10.0.0.0/9")
+    assert model.filter_error is None
+    assert model.filter.to_text() == "client:10.0.0.0/9"
+    assert not model.paused
+
+
+def test_too_many_terms_change_nothing(model: Model) -> None:
+    model.filter_by("web")
+    model.filter_by(" ".join(map(str, range(1000))))
+    assert "too many" in str(model.filter_error)
+    assert model.filter.to_text() == "web"
 
 
 def test_asks_for_a_page_more_than_fits(model: Model) -> None:
-    question = model.question()
-    assert question is not None
-    assert (question.order, question.limit, question.closed_limit) == ("rate", 6, 2)
+    query = model.query()
+    assert query is not None
+    assert (query.order, query.limit, query.closed_limit) == ("rate", 6, 2)
 
 
 def test_never_asks_for_more_than_the_most(model: Model) -> None:
     for _ in range(400):
-        question = model.question()
-        assert question is not None
-        answered(model, *range(1, question.limit + 1))
+        query = model.query()
+        assert query is not None
+        answered(model, *range(1, query.limit + 1))
         model.move(3)
-    assert question.limit == MOST_ROWS
+    assert query is not None
+    assert query.limit == MAX_ROWS
 
 
-def test_paused_asks_for_nothing_and_keeps_the_picture(model: Model) -> None:
+def test_paused_asks_for_nothing_and_changes_nothing(model: Model) -> None:
     answered(model, 1, 2)
-    question = model.question()
+    query = model.query()
     model.paused = True
-    assert model.question() is None
-    assert question is not None
-    model.take(Answer(question, 2.0, rows=rows(3)))
+    assert model.query() is None
+    assert query is not None
+    model.update(Snapshot(query, 2.0, rows=rows(3)))
     assert [row["id"] for row in model.rows] == [1, 2]
 
 
@@ -107,7 +157,7 @@ def test_another_order_ends_the_pause(model: Model) -> None:
     assert model.order == "id"
 
 
-def test_trends_are_kept_for_what_is_shown_only(model: Model) -> None:
+def test_trends_are_stored_for_what_is_shown_only(model: Model) -> None:
     answered(model, 1, 2)
     answered(model, 2, 3)
     assert len(model.trends) == 2
@@ -123,9 +173,9 @@ def test_trends_are_bounded(model: Model) -> None:
 
 def test_another_program_has_other_connections_by_the_same_ids(model: Model) -> None:
     answered(model, 1)
-    question = model.question()
-    assert question is not None
-    model.take(Answer(question, 2.0, pid=2, rows=rows(1)))
+    query = model.query()
+    assert query is not None
+    model.update(Snapshot(query, 2.0, pid=2, rows=rows(1)))
     assert len(model.trends.of(1)) == 1
 
 
@@ -135,38 +185,40 @@ def test_rates_of_services_and_of_all_of_them(model: Model) -> None:
     assert model.service_trends.of(("a", "up"))[-1] == 5.0
     assert model.service_trends.of(("b", "up"))[-1] == 0.0  # somebody reset it
     assert model.service_trends.of(("", "down"))[-1] == 110.0
-    assert [row["title"] for row in model.service_rows(5)] == ["a", "b", "all 2"]
-    assert [row["title"] for row in model.service_rows(2)] == ["a", "all 2"]
+    assert [row["sid"] for row in model.service_rows(5)] == ["a", "b", "all 2"]
+    assert [row["sid"] for row in model.service_rows(2)] == ["a", "all 2"]
+    assert model.service_rows(5)[-1]["down_rate"] == 110.0
+    assert model.service_rows(5)[-1]["trend"] == [0.0, 115.0]
     assert model.live_count == 2
 
 
 def test_details_take_over_and_give_back(model: Model) -> None:
     answered(model, 1, 2)
     model.open_details(2)
-    assert model.shown_details == connection(2)
-    question = model.question()
-    assert question is not None
-    assert question.details == 2
-    model.take(Answer(question, 2.0, details=None))
+    assert model.details_row == connection(2)
+    query = model.query()
+    assert query is not None
+    assert query.details == 2
+    model.update(Snapshot(query, 2.0, details=None))
     assert not model.details_known
-    assert model.chosen == connection(2)
+    assert model.selected == connection(2)
     model.close_details()
-    model.take(Answer(question, 3.0, details=connection(2)))
-    assert model.shown_details is None
+    model.update(Snapshot(query, 3.0, details=connection(2)))
+    assert model.details_row is None
 
 
 def test_cursor_stays_with_its_connection_but_on_the_first_row() -> None:
     cursor = Cursor(height=2)
     cursor.follow(rows(5, 6, 7))
     cursor.follow(rows(6, 5, 7))
-    assert cursor.chosen(rows(6, 5, 7)) == connection(6)
+    assert cursor.selected(rows(6, 5, 7)) == connection(6)
     cursor.move(1, rows(6, 5, 7))
     cursor.follow(rows(6, 7, 5))
     assert (cursor.index, cursor.top) == (2, 1)
     cursor.follow(rows(6, 7))  # it is gone
-    assert cursor.chosen(rows(6, 7)) == connection(7)
+    assert cursor.selected(rows(6, 7)) == connection(7)
     cursor.follow([])
-    assert cursor.chosen([]) is None
+    assert cursor.selected([]) is None
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120, 200, 400])
@@ -176,13 +228,62 @@ def test_lines_are_never_wider_than_the_screen(width: int, model: Model) -> None
         assert line.cell_len <= width
     for line in closed_table().lines([closed(1)], width):
         assert line.cell_len <= width
+    answered(model, services=[service("web", 0, 0), service("ssh", 0, 0)])
+    for line in service_table().lines(model.service_rows(3), width):
+        assert line.cell_len <= width
 
 
 def test_narrow_screens_keep_what_matters(model: Model) -> None:
     titles = live_table(model.trends).lines([], 80)[0].plain.split()
-    assert titles == ["ID", "CLIENT", "STATE", "UP/s", "DOWN/s", "TREND", "AGE"]
+    assert titles == ["ID", "CLIENT", "STATE", "UP/S", "DOWN/S", "TREND", "AGE"]
     titles = live_table(model.trends).lines([], 200)[0].plain.split()
     assert titles[2:4] == ["SERVICE", "BACKEND"]
+
+
+def test_every_column_of_a_listing_is_there(model: Model) -> None:
+    def titles(table: Table) -> list[str]:
+        return table.lines([], 400)[0].plain.split()
+
+    tables: list[tuple[Table, type[Row]]] = [
+        (live_table(model.trends), ConnectionRow),
+        (closed_table(), ClosedConnectionRow),
+        (service_table(), ServiceRow),
+    ]
+    for table, row in tables:
+        assert {column.title for column in row.columns()} <= set(titles(table))
+
+
+def test_values_are_written_as_in_a_listing(model: Model) -> None:
+    answered(model, 7)
+    line = live_table(model.trends).lines(model.rows, 400)[1].plain
+    for column in ConnectionRow.columns():
+        assert column.text(connection(7)).removesuffix("/s") in line
+
+
+def test_dates_give_way_to_the_time_of_day() -> None:
+    row = closed(1, closed_at="2020-01-01T01:02:03+00:00", detail="x")
+    at = datetime.fromisoformat(row["closed_at"]).astimezone()
+    assert f"{at:%Y-%m-%d %H:%M:%S}" in closed_table().lines([row], 200)[1].plain
+    assert f" {at:%H:%M:%S}" in closed_table().lines([row], 80)[1].plain
+    assert f"{at:%Y}" not in closed_table().lines([row], 80)[1].plain
+
+
+def test_numbers_are_never_cut_unseen() -> None:
+    assert closed_table().lines([closed(12345678)], 80)[1].plain.startswith("123…78 ")
+
+
+def test_details_have_every_field() -> None:
+    found = {
+        name: (text, style)
+        for name, text, style in details(closed(4, refusal=None, shape={"a": 1}, reason="x_reset"))
+    }
+    assert found["id"] == ("4", "")
+    assert found["down"] == ("212.2 KiB  (217,284 bytes)", "")
+    assert found["connect_seconds"] == ("1.2ms", "")
+    assert found["opened_at"][0].endswith("(2026-11-23T01:02:03.456+00:00)")
+    assert found["refusal"] == ("-", "")
+    assert found["reason"] == ("x_reset", "red")
+    assert found["shape"] == ("{'a': 1}", "")  # of a newer server
 
 
 def test_long_addresses_keep_both_ends(model: Model) -> None:
@@ -196,11 +297,11 @@ def test_texts_cannot_harm_the_terminal() -> None:
     assert printable("a\x1b[2Jb\n") == "a�[2Jb�"
 
 
-def test_sparkline() -> None:
-    assert words.sparkline([0, 1, 10], 5) == "  ▁▃█"
-    assert words.sparkline([0, 0], 2) == "▁▁"
-    assert words.sparkline([], 3) == "   "
-    assert words.sparkline([1, 2, 3], 0) == ""
+def test_trend() -> None:
+    assert trend([0, 1, 10], 5) == "  ▁▃█"
+    assert trend([0, 0], 2) == "▁▁"
+    assert trend([], 3) == "   "
+    assert trend([1, 2, 3], 0) == ""
 
 
 @pytest.mark.parametrize("lines", range(1, 100))
@@ -214,4 +315,5 @@ def test_heights_fit(lines: int) -> None:
 def test_what_cannot_be_done_is_said() -> None:
     assert plan("c", closed(7)) == "connection 7 has ended already"
     assert plan("b", connection(7, client_ip="unix")) == "connection 7 has no client IP to block"
+    assert plan("u", connection(7, client_ip="local")) == "connection 7 has no client IP to unblock"
     assert isinstance(plan("b", closed(7)), Plan)

@@ -5,28 +5,37 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
+from textual.widgets import Input
 
 from monconn.faces.tui.dialogs import Confirm, Details, Help
 from monconn.faces.tui.widgets import Lines
 
-from .fake import FakeServer, Screen, connection, shown
+from .fake import FakeServer, Screen, connection, running
 
 Play = Callable[[Screen], Awaitable[None]]
 
 
-def play(server: FakeServer, steps: Play, size: tuple[int, int] = (100, 30)) -> None:
+def play(
+    server: FakeServer,
+    steps: Play,
+    size: tuple[int, int] = (100, 30),
+    *,
+    is_stepped: bool = True,
+) -> None:
     """Show a server, and do something with the screen."""
 
     async def main() -> None:
-        async with shown(server, size) as screen:
+        async with running(server, size, is_stepped=is_stepped) as screen:
             await steps(screen)
 
     asyncio.run(main())
 
 
-def test_first_picture() -> None:
+@pytest.mark.parametrize("is_stepped", [True, False])
+def test_first_screen(is_stepped: bool) -> None:
     async def steps(screen: Screen) -> None:
         assert "8 live" in screen.lines("status")[0]
         assert screen.ids() == [8, 7, 6, 5, 4, 3, 2, 1]
@@ -40,7 +49,7 @@ def test_first_picture() -> None:
         assert "client_closed" in screen.lines("closed")[1]
         assert "filter" in screen.lines("keys")[0]
 
-    play(FakeServer(), steps)
+    play(FakeServer(), steps, is_stepped=is_stepped)
 
 
 def test_sort() -> None:
@@ -58,28 +67,83 @@ def test_sort() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "argument", "ids", "words"),
+    ("typed", "sent", "ids"),
     [
-        ("10.0.0.3", {"client": "10.0.0.3"}, [3], "client 10.0.0.3: 1"),
-        ("ssh", {"service": "ssh"}, [6, 3], "service ssh: 2"),
-        ("half_closed", {"state": "half_closed"}, [8, 3], "state half_closed: 2"),
-        ("40002", {"text": "40002"}, [2], "text 40002: 1"),
+        ("10.0.0.3", "client:10.0.0.3", [3]),
+        ("ssh", "service:=ssh", [6, 3]),
+        ("half_closed", "state:half_closed", [8, 3]),
+        ("40002", "40002", [2]),
+        ("port:40002..40004 not:id:3", "port:40002..40004 not:id:3", [4, 2]),
     ],
 )
-def test_filter(typed: str, argument: dict[str, str], ids: list[int], words: str) -> None:
+def test_filter(typed: str, sent: str, ids: list[int]) -> None:
     server = FakeServer()
 
     async def steps(screen: Screen) -> None:
-        await screen.press("slash", *typed)
+        await type_filter(screen, typed)
         await screen.until(lambda: screen.ids() == ids)
-        await screen.until(lambda: words in screen.lines("status")[0])
+        assert f"filter {sent} matches {len(ids)}" in screen.lines("status")[0]
         await screen.press("enter")
+        await screen.poll()
+        assert screen.ids() == ids
         await screen.press("escape")
         await screen.until(lambda: len(screen.ids()) == 8)
 
     play(server, steps)
-    asked = [each for each in server.asked("ListConnections") if "closed" not in each]
-    assert any(argument.items() <= each.items() for each in asked)
+    asked = [each.get("filter") for each in server.asked("ListConnections") if "closed" not in each]
+    assert sent in asked
+    assert asked[-1] is None
+
+
+async def type_filter(screen: Screen, text: str) -> None:
+    names = {" ": "space", ":": "colon", ".": "full_stop", "_": "underscore", "/": "slash"}
+    await screen.press("slash", *(names.get(each, each) for each in text))
+
+
+def test_state_of_a_live_one_says_nothing_of_closed_ones() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await type_filter(screen, "half_closed service:web")
+        await screen.until(lambda: screen.ids() == [8])
+        assert len(screen.lines("closed")) > 1
+
+    play(server, steps)
+    asked = [each.get("filter") for each in server.asked("ListConnections") if "closed" in each]
+    assert asked[-1] == "service:=web"
+
+
+def test_mistake_in_a_filter_loses_nothing() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await type_filter(screen, "sevice:web")
+        assert 'unknown key "sevice": did you mean service?' in screen.lines("keys")[0]
+        await screen.poll()
+        assert len(screen.ids()) == 8
+        await screen.press("enter")  # does not close it
+        assert screen.app.query_one("#filter", Input).value == "sevice:web"
+        await screen.press("home", "right", "right", "r")
+        await screen.until(lambda: screen.ids() == [8, 7, 5, 4, 2, 1])
+        assert "Enter keep" in screen.lines("keys")[0]
+        await screen.press("enter")
+        assert "c close" in screen.lines("keys")[0]
+
+    play(server, steps)
+    sent = {each.get("filter") for each in server.asked("ListConnections")}
+    assert sent == {None, "service:=web"}  # never the mistake
+
+
+def test_filter_that_the_server_refuses() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        server.bad_filter = 'filter: unknown key "age"'
+        await type_filter(screen, "age:..1h")
+        await screen.until(lambda: "unknown key" in screen.lines("message")[0])
+        assert len(screen.ids()) == 8
+
+    play(server, steps)
 
 
 def test_pause() -> None:
@@ -88,10 +152,9 @@ def test_pause() -> None:
     async def steps(screen: Screen) -> None:
         await screen.press("p")
         assert "PAUSED" in screen.lines("status")[0]
-        await asyncio.sleep(0.3)
         calls = len(server.calls)
         server.live[99] = connection(99)
-        await asyncio.sleep(0.5)
+        await screen.poll()
         assert len(server.calls) == calls
         assert 99 not in screen.ids()
         await screen.press("p")
@@ -144,7 +207,7 @@ def test_nothing_happens_after_a_no(key: str) -> None:
     async def steps(screen: Screen) -> None:
         await screen.press("c", key)
         assert not isinstance(screen.app.screen, Confirm)
-        await screen.refreshed(server)
+        await screen.poll()
 
     play(server, steps)
     assert server.asked("CloseConnections") == []
@@ -154,15 +217,21 @@ def test_nothing_happens_after_a_no(key: str) -> None:
     ("key", "arguments"),
     [("y", {"network": "10.0.0.8"}), ("s", {"network": "10.0.0.8", "service": "web"})],
 )
-def test_block(key: str, arguments: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("action", "command", "message"),
+    [("b", "Block", "done: block 10.0.0.8"), ("u", "Unblock", "it was so already")],
+)
+def test_block(
+    action: str, command: str, message: str, key: str, arguments: dict[str, str]
+) -> None:
     server = FakeServer()
 
     async def steps(screen: Screen) -> None:
-        await screen.press("b", key)
-        await screen.until(lambda: bool(server.asked("Block")))
+        await screen.press(action, key)
+        await screen.until(lambda: message in screen.lines("message")[0])
 
     play(server, steps)
-    assert server.asked("Block") == [arguments]
+    assert server.asked(command) == [arguments]
 
 
 def test_close_from_the_details() -> None:
@@ -189,38 +258,43 @@ def test_closed_ones_can_be_opened_but_not_closed() -> None:
     play(server, steps)
 
 
-def test_server_gone_and_back() -> None:
+@pytest.mark.parametrize("is_stepped", [True, False])
+def test_server_gone_and_back(is_stepped: bool) -> None:
     server = FakeServer()
 
     async def steps(screen: Screen) -> None:
         server.gone = True
         await screen.until(lambda: "nobody answers" in screen.lines("message")[0])
         assert "NO SERVER" in screen.lines("status")[0]
-        assert len(screen.ids()) == 8  # the last picture stays
+        assert len(screen.ids()) == 8  # the old data stays
         await screen.press("c", "y")
         server.gone, server.pid = False, 4712
         del server.live[8]
         await screen.until(lambda: screen.ids() == [7, 6, 5, 4, 3, 2, 1])
         assert "pid 4712" in screen.lines("status")[0]
 
-    play(server, steps)
-    assert server.asked("CloseConnections") == []  # not what was meant for another program
+    play(server, steps, is_stepped=is_stepped)
+    assert server.asked("CloseConnections") == []  # not what was meant for another process
 
 
-def test_what_was_meant_for_another_program_is_not_done() -> None:
-    """It has other connections by the same ids."""
+def test_what_was_meant_for_another_process_is_not_done() -> None:
+    """It has other connections with the same ids."""
     server = FakeServer()
 
     async def steps(screen: Screen) -> None:
         await screen.press("c")
         server.gone = True
-        await screen.until(lambda: screen.app._asker._client is None)
+        await screen.until(lambda: bool(screen.app.model.lost))
         server.gone, server.pid = False, 4712
         await screen.press("y")
-        await screen.until(lambda: "started anew" in screen.lines("message")[0])
+        await screen.until(lambda: "monconn was restarted" in screen.lines("message")[0])
 
     play(server, steps)
     assert server.asked("CloseConnections") == []
+
+
+def is_all_seen(lines: Lines) -> bool:
+    return len(lines.plain) <= max(lines.size.height, 1)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 60), (50, 14), (30, 8)])
@@ -233,7 +307,7 @@ def test_every_size(size: tuple[int, int]) -> None:
         for name in ("status", "services", "live", "closed", "message", "keys"):
             lines = screen.app.query_one(f"#{name}", Lines)
             if height >= 12:  # once it is laid out, there is room for all of it
-                await screen.until(lambda at=lines: len(at.plain) <= max(at.size.height, 1))
+                await screen.until(partial(is_all_seen, lines))
             whole = ("status", "message")  # are cut when they are drawn
             assert name in whole or all(len(line) <= width for line in lines.plain)
         await screen.press("question_mark")
@@ -257,15 +331,14 @@ def test_5000_connections_cost_no_more_than_what_is_shown() -> None:
 
     async def steps(screen: Screen) -> None:
         await screen.press("p")
-        await asyncio.sleep(0.3)
         live = screen.app.query_one("#live", Lines)
-        before = live.drawn_anew
+        before = live.lines_redrawn
         screen.app.draw()
-        assert live.drawn_anew == before  # nothing new, so nothing is drawn
+        assert live.lines_redrawn == before  # nothing new, so nothing is drawn
         rows = screen.app.model.rows
         rows[3]["up_rate"] = 12345678.0
         screen.app.draw()
-        assert live.drawn_anew == before + 1
+        assert live.lines_redrawn == before + 1
 
     play(server, steps, (80, 24))
     assert all("limit" in each for each in server.asked("ListConnections"))

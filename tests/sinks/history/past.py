@@ -1,4 +1,4 @@
-"""Connections and files of a past that is made up."""
+"""Invented connections, and history files of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEBIBYTE = 1 << 20
 def closed(
     at: float = NOON, ip: str = "192.0.2.1", *, seconds: float = 2.0, **fields: Any
 ) -> ConnectionRecord:
-    """A connection that has ended then."""
+    """A connection that closed at a time."""
     usual: dict[str, Any] = {
         "id": 1,
         "service": "web",
@@ -43,12 +43,12 @@ def closed(
 
 
 def refused(at: float = NOON, ip: str = "192.0.2.1", word: str = "blocked", **fields: Any) -> Any:
-    """A client that was not let in."""
+    """A client that was refused at a time."""
     return closed(at, ip, seconds=0.0, reason=None, refusal=word, up=0, down=0, **fields)
 
 
 def history(path: Path, items: Iterable[Item] = (), max_size: int = 64 * MEBIBYTE) -> Any:
-    """A file with these in it, open for writing."""
+    """A file that contains the items, open for writing."""
     db = open_for_writing(str(path), max_size)
     write(db, items, {}, RUN)
     return db

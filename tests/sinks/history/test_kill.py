@@ -1,4 +1,4 @@
-"""Killed at any moment, monconn loses what it has not written yet, and never the file."""
+"""If it is killed at any time, monconn loses what it has not written yet, and never the file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ while True:
 
 
 def write_and_be_killed(path: Path, first: int, max_size: int, lines: int) -> int:
-    """Which connection was the first that was not told to be written."""
+    """The first connection that was not reported as written."""
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path), str(first), str(max_size)],
         stdout=subprocess.PIPE,
@@ -67,7 +67,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
         told = written
 
 
-def test_killed_while_forgetting(tmp_path: Path) -> None:
+def test_killed_while_removing_rows(tmp_path: Path) -> None:
     path, told, moments = tmp_path / "history.db", 0, random.Random(11)
     max_size = MEBIBYTE // 4
     for _ in range(RUNS):

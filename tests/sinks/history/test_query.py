@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from monconn.addresses import parse_network
+from monconn.errors import QuestionError
 from monconn.model.alarms import Alarm
 from monconn.model.record import iso_time
+from monconn.ops.filters import HISTORY_EVENT_KEYS, HISTORY_KEYS, parse
 from monconn.sinks.history import report as report_module
 from monconn.sinks.history.query import HistoryFilter, connections, events, report
 from monconn.sinks.history.retention import prune
@@ -57,6 +60,59 @@ def test_by_network(db: sqlite3.Connection, find: Any, network: str, expected: l
 
 
 @pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ("", [1, 2, 3]),
+        ("service:STRASSE", [2]),
+        ("client:192.0.2.0/24 port:4711", [1]),
+        ("not:client:192.0.2.0/24", [2, 3]),
+        ("client:unix client:192.0.2.1", [1, 3]),
+        ("age:1m..", [2]),
+        ("idle:..10s age:1m..", [2]),
+        ("up:1MiB.. reason:backend", [2]),
+        ("not:reason:client_closed", [2]),
+        ("id:2..3 port:80", [2, 3]),
+        ("broken", [2]),
+    ],
+)
+def test_connections_by_terms(db: sqlite3.Connection, terms: str, expected: list[int]) -> None:
+    lost: dict[str, Any] = {"reason": "backend_lost", "up": 2 * (1 << 20), "detail": "Broken"}
+    items = [
+        closed(id=1),
+        closed(id=2, ip="2001:db8::1", service="straße", seconds=90, last_down=185.0, **lost),
+        closed(id=3, ip="unix", client="unix:4711"),
+    ]
+    write(db, items, {}, RUN)
+    condition = parse(terms, HISTORY_KEYS).to_sql()
+    found = connections(db, HistoryFilter(condition=condition))
+    assert sorted(each["id"] for each in found) == expected
+    assert connections(db, HistoryFilter(condition=condition, since=NOON + 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ("event:refused", 1),
+        ("reason:rate client:192.0.2.0/24", 1),
+        ("reason:silent", 1),
+        ("client:10.0.0.0/8", 1),
+        ("not:reason:rate", 2),
+        ("started", 1),
+    ],
+)
+def test_events_by_terms(db: sqlite3.Connection, terms: str, expected: int) -> None:
+    alarm = Alarm("silent", "web", "10.0.0.7", NOON, False, "")
+    write(db, [refused(word="rate"), alarm, Event(NOON, "started")], {}, RUN)
+    past = HistoryFilter(condition=parse(terms, HISTORY_EVENT_KEYS).to_sql())
+    assert len(events(db, past)) == expected
+
+
+def test_a_report_takes_no_terms(db: sqlite3.Connection) -> None:
+    with pytest.raises(QuestionError, match="it takes no other filter"):
+        report(db, HistoryFilter(condition=parse("up:1..", HISTORY_KEYS).to_sql()))
+
+
+@pytest.mark.parametrize(
     ("past", "expected"),
     [
         (HistoryFilter(), [4, 3, 2, 1]),
@@ -69,7 +125,7 @@ def test_by_network(db: sqlite3.Connection, find: Any, network: str, expected: l
         (HistoryFilter(service="mqtt", reason="client_reset"), []),
     ],
 )
-def test_connections_by_what_else(
+def test_connections_by_other_conditions(
     db: sqlite3.Connection, past: HistoryFilter, expected: list[int]
 ) -> None:
     records = [
@@ -82,7 +138,7 @@ def test_connections_by_what_else(
     assert [each["id"] for each in connections(db, past)] == expected
 
 
-def test_events_by_word(db: sqlite3.Connection) -> None:
+def test_events_by_kind(db: sqlite3.Connection) -> None:
     write(db, [refused(word="rate"), refused(word="blocked"), Event(NOON, "started")], {}, RUN)
     assert [each["refusal"] for each in events(db, HistoryFilter(reason="rate"))] == ["rate"]
 
@@ -158,9 +214,7 @@ def test_exact_figures_are_those_of_the_connections(
         assert made["refused"] == len(refusals)
 
 
-def test_a_report_of_what_is_forgotten_goes_by_the_hour(
-    db: sqlite3.Connection, tmp_path: Path
-) -> None:
+def test_a_report_of_removed_rows_is_by_the_hour(db: sqlite3.Connection, tmp_path: Path) -> None:
     fill(db)
     before = report(db, HistoryFilter(since=NOON, until=NOON + 2 * HOUR))
     db.execute("DELETE FROM connections WHERE closed_at < ?", (NOON + 7000,))
@@ -179,7 +233,7 @@ def test_a_report_of_what_is_forgotten_goes_by_the_hour(
     assert (late["resolution"], late["connections"]) == ("exact", 12)
 
 
-def test_a_report_says_since_when_anything_is_kept(db: sqlite3.Connection, tmp_path: Path) -> None:
+def test_a_report_says_from_when_on_rows_are_stored(db: sqlite3.Connection, tmp_path: Path) -> None:
     fill(db)
     prune(db, str(tmp_path / "history.db"), HOUR, 1 << 30, NOON + 2 * HOUR + 1)
     made = report(db, HistoryFilter(since=NOON))
@@ -188,7 +242,7 @@ def test_a_report_says_since_when_anything_is_kept(db: sqlite3.Connection, tmp_p
     assert report(db, HistoryFilter(since=NOON + HOUR))["kept_since"] is None
 
 
-def test_how_durations_are_spread(db: sqlite3.Connection) -> None:
+def test_the_distribution_of_durations(db: sqlite3.Connection) -> None:
     records = [
         closed(NOON + each, seconds=float(each), connected=100.5 if each % 2 else None)
         for each in range(1, 101)
@@ -222,6 +276,19 @@ def test_the_queries_of_the_documentation(db: sqlite3.Connection) -> None:
     found = [db.execute(query).fetchall() for query in queries]
     assert found[1] == [("2023-11-15", "mqtt", 1, 2), ("2023-11-15", "web", 1818, 396)]
     assert len(found) == 3
+
+
+def test_the_python_of_the_documentation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.db"
+    history(path, [closed(time.time(), service="mqtt", reason="client_lost")]).close()
+    text = (ROOT / "docs" / "history.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(example.replace("/var/lib/monconn/history.db", str(path)), {})
+    connection, reasons = capsys.readouterr().out.splitlines()
+    assert " 192.0.2.1:4711 2.0" in connection
+    assert reasons == "{'client_lost': 1}"
 
 
 def test_a_report_of_nothing(db: sqlite3.Connection) -> None:

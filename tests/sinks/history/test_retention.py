@@ -44,7 +44,7 @@ def test_by_age(tmp_path: Path) -> None:
 
 
 def test_in_small_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "_AT_ONCE_SECONDS", 0.0)
+    monkeypatch.setattr(retention, "_TURN_SECONDS", 0.0)
     path = tmp_path / "history.db"
     db = history(path, [closed()] * (STEP_ROWS + 1))
     left = []
@@ -74,7 +74,7 @@ def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
     assert size_on_disk(path) <= max_size
 
 
-def test_the_file_shrinks_when_its_size_is_set_lower(tmp_path: Path) -> None:
+def test_the_file_shrinks_to_a_lower_limit(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     history(path, [closed(NOON + each) for each in range(20_000)]).close()
     before = size_on_disk(path)
@@ -99,7 +99,7 @@ def test_the_sums_outlive_what_they_sum_up(tmp_path: Path) -> None:
     db.close()
 
 
-def test_sums_give_way_if_it_is_they_that_are_too_many(tmp_path: Path) -> None:
+def test_sums_are_removed_if_they_are_too_many(tmp_path: Path) -> None:
     path, max_size = tmp_path / "history.db", 2 * MEBIBYTE
     db = history(path, max_size=max_size)
     for hour in range(80):  # each connection a client of its own
@@ -112,7 +112,7 @@ def test_sums_give_way_if_it_is_they_that_are_too_many(tmp_path: Path) -> None:
     db.close()
 
 
-def test_a_log_that_somebody_holds_is_no_reason_to_forget(tmp_path: Path) -> None:
+def test_a_log_that_a_reader_holds_removes_no_rows(tmp_path: Path) -> None:
     path, max_size = tmp_path / "history.db", 2 * MEBIBYTE
     db = history(path, [closed()] * 100, max_size)
     reader = sqlite3.connect(path)
@@ -132,7 +132,7 @@ def test_a_log_that_somebody_holds_is_no_reason_to_forget(tmp_path: Path) -> Non
     db.close()
 
 
-def test_nothing_left_to_forget(tmp_path: Path) -> None:
+def test_nothing_left_to_remove(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     db = history(path, [closed()], max_size=1024)
     prune_all(db, path, 365 * DAY, 1024, NOON)

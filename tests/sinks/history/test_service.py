@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -10,13 +11,16 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import provider
 from zope.interface.verify import verifyObject
 
 from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError
+from monconn.model.actions import OWN_CODE, Action
 from monconn.model.alarms import Alarm
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import IObserver
@@ -33,7 +37,7 @@ WAIT_SECONDS = 20.0
 
 
 class World:
-    """A history on the running reactor's threads, whose seconds a test turns."""
+    """A history that uses the running reactor's threads, and a fake clock."""
 
     def __init__(self, path: Path, **config: Any) -> None:
         from twisted.internet import reactor
@@ -48,13 +52,13 @@ class World:
             HistoryConfig(str(path), **config), self.registry, reactor, self.clock
         )
 
-    def tell(self, hook: str, *told: Any) -> None:
-        """Have the monitor tell its observers."""
-        for each in told:
-            self.monitor._notify(hook, each)
+    def notify(self, hook: str, *arguments: Any) -> None:
+        """Have the monitor notify its observers."""
+        for each in arguments:
+            self.monitor._observers.notify(hook, each)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Turn the clock by seconds until something is so."""
+        """Advance the clock by seconds until a condition holds."""
         deadline = time.monotonic() + WAIT_SECONDS
         while not is_so():
             assert time.monotonic() < deadline
@@ -81,6 +85,7 @@ def path(tmp_path: Path) -> Path:
 def log() -> Iterator[list[str]]:
     lines: list[str] = []
 
+    @provider(ILogObserver)
     def observer(event: LogEvent) -> None:
         if event["log_namespace"].startswith("monconn.sinks.history"):
             lines.append(formatEvent(event))
@@ -90,7 +95,7 @@ def log() -> Iterator[list[str]]:
     globalLogPublisher.removeObserver(observer)
 
 
-def test_notes_are_an_observer() -> None:
+def test_the_write_queue_is_an_observer() -> None:
     verifyObject(IObserver, WriteQueue(Clock()))
 
 
@@ -98,17 +103,20 @@ def test_notes_are_an_observer() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_happens_is_written_a_second_later(path: Path) -> None:
+async def test_events_are_written_a_second_later(path: Path) -> None:
     world = World(path)
-    world.tell("closed", closed())  # before it has started
+    world.notify("closed", closed())  # before it has started
     world.history.startService()
-    world.tell("refused", refused())
-    world.tell("alarmed", Alarm("silent", "web", "192.0.2.1", 1.0, False, "so long"))
+    world.notify("refused", refused())
+    world.notify("alarmed", Alarm("silent", "web", "192.0.2.1", 1.0, False, "so long"))
+    world.notify("acted", Action("block", OWN_CODE, 1.0, "web", "192.0.2.1/32"))
     assert world.rows() == 0
     await world.until(lambda: world.rows() == 1)
     found = await world.history.run(lambda db: events(db, HistoryFilter()))
-    assert Counter(each["event"] for each in found) == Counter(["started", "refused", "alarm"])
-    world.tell("closed", closed(), closed())
+    assert Counter(each["event"] for each in found) == Counter(
+        ["started", "refused", "alarm", "action"]
+    )
+    world.notify("closed", closed(), closed())
     await world.stop()
     assert sorted(each.name for each in path.parent.iterdir()) == [
         "history.db",
@@ -123,14 +131,33 @@ async def test_what_happens_is_written_a_second_later(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_each_history_has_one_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_LOCK_PAUSES_SECONDS", (0.0,))
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     world, other = World(path), World(path)
     world.history.startService()
     with pytest.raises(FileError, match="another monconn writes it: each needs a file of its own"):
         other.history.startService()
+    assert slept == []  # never in the thread of a running reactor
     await world.stop()
     other.history.startService()
     await other.stop()
+
+
+def test_before_the_reactor_runs_a_writer_may_wait_for_the_one_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "retry_pauses", lambda pauses: pauses)
+    before = schema.lock(str(path))
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            os.close(before)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    os.close(schema.lock(str(path)))
+    assert slept == [0.1, 0.2]
 
 
 @pytest_twisted.ensureDeferred
@@ -148,7 +175,7 @@ async def test_one_transaction_for_all_of_a_second(
     world = World(path)
     world.history.startService()
     for _ in range(5):
-        world.tell("closed", *[closed()] * 100)
+        world.notify("closed", *[closed()] * 100)
         world.clock.advance(0.1)
     await world.until(lambda: world.rows() == 500)
     await world.until(lambda: len(batches) == 1)
@@ -163,7 +190,7 @@ async def test_one_transaction_for_all_of_a_second(
 async def test_refusals_beyond_a_few_a_second_are_only_counted(path: Path) -> None:
     world = World(path)
     world.history.startService()
-    world.tell("refused", *[refused(time.time(), word="rate") for _ in range(1000)])
+    world.notify("refused", *[refused(time.time(), word="rate") for _ in range(1000)])
     await world.stop()
     assert world.rows("events") == 2 + write_queue.REFUSALS_A_SECOND + 1
     db = open_read_only(str(path))
@@ -173,7 +200,7 @@ async def test_refusals_beyond_a_few_a_second_are_only_counted(path: Path) -> No
     db.close()
 
 
-def test_a_hook_costs_little() -> None:
+def test_an_event_costs_little() -> None:
     holder, record = WriteQueue(Clock()), closed()
     began = time.perf_counter()
     for _ in range(20_000):
@@ -181,7 +208,7 @@ def test_a_hook_costs_little() -> None:
     assert (time.perf_counter() - began) / 20_000 < 20e-6
 
 
-def test_notes_never_hold_more_than_their_limit() -> None:
+def test_the_write_queue_never_exceeds_its_limit() -> None:
     holder = WriteQueue(Clock(), 20)
     for _ in range(30):
         holder.closed(closed())
@@ -204,13 +231,13 @@ def test_notes_never_hold_more_than_their_limit() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_locked_file_costs_nothing_that_finds_room(path: Path, log: list[str]) -> None:
+async def test_a_locked_file_loses_nothing_that_can_be_queued(path: Path, log: list[str]) -> None:
     world = World(path)
-    world.history._notes._limit = world.history._notes._room = 100  # instead of 50,000
+    world.history._queue._limit = world.history._queue._room = 100  # instead of 50,000
     world.history.startService()
     locking = sqlite3.connect(path)
     locking.execute("BEGIN IMMEDIATE")
-    world.tell("closed", *[closed()] * 150)
+    world.notify("closed", *[closed()] * 150)
     await world.until(lambda: bool(log))
     for _ in range(3):
         world.clock.advance(1.0)
@@ -240,10 +267,10 @@ async def test_a_full_disk(path: Path, log: list[str]) -> None:
         )
 
     await limit("1")  # which means: no more than now
-    world.tell("closed", *[closed()] * 1000)
+    world.notify("closed", *[closed()] * 1000)
     await world.until(lambda: bool(log))
     assert log == [f"history: {path} cannot be written: database or disk is full"]
-    world.tell("closed", *[closed()] * 100)
+    world.notify("closed", *[closed()] * 100)
     await limit("1000000")
     await world.until(lambda: len(log) == 2)
     assert world.rows() == 1100
@@ -252,20 +279,20 @@ async def test_a_full_disk(path: Path, log: list[str]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_can_never_be_written_is_given_up(path: Path, log: list[str]) -> None:
+async def test_what_can_never_be_written_is_dropped(path: Path, log: list[str]) -> None:
     world = World(path)
     world.history.startService()
     await world.until(lambda: world.rows("events") == 1)
-    world.tell("closed", closed(up=1 << 70))
+    world.notify("closed", closed(up=1 << 70))
     await world.until(lambda: bool(log))
-    world.tell("closed", closed())
+    world.notify("closed", closed())
     await world.until(lambda: world.rows() == 1)
     assert world.history.dropped == 1
     await world.stop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_disk_that_does_not_answer_keeps_nobody_from_stopping(
+async def test_a_disk_that_does_not_answer_does_not_delay_the_stop(
     path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
@@ -289,10 +316,10 @@ def carried(world: World) -> Totals:
 
 
 @pytest_twisted.ensureDeferred
-async def test_counters_go_on_in_the_next_run(path: Path) -> None:
+async def test_counters_continue_in_the_next_run(path: Path) -> None:
     world = World(path)
     world.history.startService()
-    totals = Totals(3, 40, 500, Counter(blocked=2))
+    totals = Totals(3, 40, 500, Counter({"blocked": 2}))
     world.monitor.carry_over(totals)  # as if it had counted them
     await world.until(lambda: world.rows("counters") == 4)
     world.monitor.carry_over(Totals(1, 1, 1))  # in the last second
@@ -303,7 +330,7 @@ async def test_counters_go_on_in_the_next_run(path: Path) -> None:
     late.carry_over(Totals(up=1))
     assert world.monitor.totals() == Totals()
     world.history.startService()
-    assert world.monitor.totals() == Totals(4, 41, 501, Counter(blocked=2))
+    assert world.monitor.totals() == Totals(4, 41, 501, Counter({"blocked": 2}))
     world.registry.add(late)
     await world.stop()
 
@@ -318,7 +345,29 @@ async def test_counters_go_on_in_the_next_run(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_counters_begin_anew_if_wished(path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 5.0])  # before its counters are written, and after
+async def test_counters_of_a_service_that_is_gone_go_on_when_it_comes_back(
+    path: Path, seconds: float
+) -> None:
+    world = World(path)
+    world.history.startService()
+    world.monitor.carry_over(Totals(3, 4, 5))
+    world.registry.delete("web")
+    if seconds:
+        await world.until(lambda: world.rows("counters") > 0 and not world.history._last)
+    again = world.registry.new("web", clock=world.clock)
+    assert again.totals() == Totals(3, 4, 5)
+    world.registry.delete("web")
+    await world.stop()
+
+    world = World(path)
+    world.history.startService()
+    assert world.monitor.totals() == Totals(3, 4, 5)
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_counters_start_at_0_if_configured(path: Path) -> None:
     world = World(path)
     world.history.startService()
     world.monitor.carry_over(Totals(3))
@@ -335,7 +384,7 @@ async def test_stopped_and_started_again(path: Path) -> None:
     world.history.startService()
     world.monitor.carry_over(Totals(3))
     await world.stop()
-    world.tell("closed", closed())
+    world.notify("closed", closed())
     world.history.startService()
     assert world.monitor.totals().opened == 3  # and not twice as many
     await world.stop()
@@ -390,7 +439,7 @@ async def test_stopping_ends_a_query(path: Path) -> None:
 # -- start
 
 
-def test_a_file_that_cannot_be_had(path: Path) -> None:
+def test_a_file_that_cannot_be_opened(path: Path) -> None:
     path.write_text("dear diary, " * 100)
     world = World(path)
     with pytest.raises(FileError, match="is not a database"):
@@ -399,11 +448,21 @@ def test_a_file_that_cannot_be_had(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_too_old_is_forgotten(path: Path) -> None:
+async def test_old_rows_are_removed(path: Path) -> None:
     world = World(path, keep=3600.0)
     world.history.startService()
     now = time.time()
-    world.tell("closed", closed(now - 7200), closed(now))
+    world.notify("closed", closed(now - 7200), closed(now))
     await world.until(lambda: world.rows() == 1)
     await world.until(lambda: world.rows("hours") == 1)
     await world.stop()
+
+
+def test_the_private_attributes_of_adbapi_that_abandoning_a_pool_uses() -> None:
+    from twisted.internet import reactor
+
+    pool = ConnectionPool("sqlite3", ":memory:", cp_reactor=reactor)
+    assert pool._reactor is reactor
+    pool.start()
+    assert pool.shutdownID is not None
+    pool.close()

@@ -4,14 +4,23 @@ import os
 import sqlite3
 import struct
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from monconn.errors import FileError
+from monconn.model.actions import Action, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.totals import Totals
-from monconn.sinks.history.query import HistoryFilter, connections, events, open_read_only
+from monconn.ops.rows import HistoryEventRow
+from monconn.sinks.history.query import (
+    HistoryFilter,
+    connections,
+    events,
+    make_filter,
+    open_read_only,
+)
 from monconn.sinks.history.schema import open_for_writing
 from monconn.sinks.history.store import Event, load_totals, packed, write
 
@@ -33,7 +42,7 @@ def make_foreign(path: Path) -> None:
 # -- opening
 
 
-def test_a_new_file_is_for_its_user_alone(path: Path) -> None:
+def test_a_new_file_is_private(path: Path) -> None:
     db = history(path, [closed()])
     assert {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {
         "history.db": 0o600,
@@ -64,7 +73,9 @@ def test_what_was_written_is_there_the_next_time(path: Path) -> None:
         ("folder", "is a directory"),
     ],
 )
-def test_what_is_not_ours_is_left_alone(path: Path, kind: str, words: str, open_file) -> None:
+def test_other_files_are_left_alone(
+    path: Path, kind: str, words: str, open_file: Callable[[str], object]
+) -> None:
     if kind == "text":
         path.write_text("dear diary, " * 100)
     elif kind == "foreign":
@@ -83,12 +94,12 @@ def test_what_is_not_ours_is_left_alone(path: Path, kind: str, words: str, open_
     assert before == (None if kind == "folder" else path.read_bytes())
 
 
-def test_a_file_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_created(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="no such file or directory"):
         open_for_writing(str(tmp_path / "none" / "history.db"), MEBIBYTE)
 
 
-def test_reading_makes_no_file(path: Path) -> None:
+def test_reading_creates_no_file(path: Path) -> None:
     with pytest.raises(FileError, match="no such file or directory"):
         open_read_only(str(path))
     assert not path.exists()
@@ -108,7 +119,7 @@ def test_reading_beside_the_writer_and_never_writing(tmp_path: Path) -> None:
 # -- writing
 
 
-def test_a_connection_in_the_words_of_its_record(path: Path) -> None:
+def test_a_connection_has_the_values_of_its_record(path: Path) -> None:
     tcp = bytearray(struct.calcsize("=8x 4I 5I 4I 8I 2I I 4Q 2I 4I Q 3Q 2I 2Q 4I"))
     struct.pack_into("=I", tcp, 8 + 15 * 4, 25_000)  # rtt
     struct.pack_into("=I", tcp, 8 + 23 * 4, 7)  # retransmits
@@ -181,12 +192,33 @@ def test_events(path: Path) -> None:
     db.close()
 
 
+def test_an_action_is_an_event_that_older_versions_can_read(path: Path) -> None:
+    actor = Actor.process(1000, 4242, "alice")
+    action = Action("block", actor, NOON, None, "192.0.2.0/24", 3)
+    db = history(path, [action, Action("unblock", actor, NOON + 1, "web", "192.0.2.0/24")])
+    unblocked, blocked = events(db, HistoryFilter())
+    assert blocked == {
+        "event": "action", "at": "2023-11-15T12:00:00.000+00:00", "service": None,
+        "action": "block", "actor": "uid 1000 (alice), pid 4242", "count": 3,
+        "detail": action.describe(),
+    }  # fmt: skip
+    assert (unblocked["service"], unblocked["action"]) == ("web", "unblock")
+    assert [row["action"] for row in events(db, HistoryFilter(reason="block"))] == ["block"]
+    assert events(db, make_filter(events=True, client="0.0.0.0/0")) == []  # of no client
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    for row in (unblocked, blocked):
+        assert HistoryEventRow(**row).to_json() == {
+            key: value for key, value in row.items() if value is not None
+        }
+    db.close()
+
+
 def test_counters(path: Path) -> None:
     db = history(path)
-    totals = {"web": Totals(3, 1, 2, Counter(blocked=4, rate=1)), "mqtt": Totals(1)}
+    totals = {"web": Totals(3, 1, 2, Counter({"blocked": 4, "rate": 1})), "mqtt": Totals(1)}
     write(db, [], totals, RUN)
-    write(db, [], {"web": Totals(5, 6, 7, Counter(rate=2))}, RUN)
-    assert load_totals(db) == {"web": Totals(5, 6, 7, Counter(rate=2)), "mqtt": Totals(1)}
+    write(db, [], {"web": Totals(5, 6, 7, Counter({"rate": 2}))}, RUN)
+    assert load_totals(db) == {"web": Totals(5, 6, 7, Counter({"rate": 2})), "mqtt": Totals(1)}
     db.close()
 
 
@@ -205,7 +237,7 @@ def test_packed(ip: str, expected: bytes | None) -> None:
     assert packed(ip) == expected
 
 
-def test_an_empty_file_is_made_use_of(path: Path) -> None:
+def test_an_empty_file_is_used(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT, 0o640))
     history(path, [closed()]).close()
     assert path.stat().st_mode & 0o777 == 0o640

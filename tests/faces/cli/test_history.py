@@ -1,4 +1,4 @@
-"""How the verbs that look back are asked; what they answer is in tests/e2e/test_records.py."""
+"""Options of the verbs for a history; what they answer is in tests/e2e/test_records.py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from monconn.faces.cli.history import parse_moment
 from monconn.faces.cli.main import main
-from monconn.faces.cli.past import _moment
+from monconn.model.record import ConnectionRecord
+from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
+from monconn.sinks.history import query
 from monconn.sinks.history.schema import open_for_writing
 from monconn.sinks.history.store import Event, write
 
@@ -24,7 +28,7 @@ def monconn(*words: str) -> Result:
 
 def moment(text: str | None) -> float | None:
     nothing: Any = None
-    return _moment(nothing, nothing, text)
+    return parse_moment(nothing, nothing, text)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("2h", 7200), ("1d", 86400)])
@@ -40,7 +44,7 @@ def test_a_date_is_local_time_unless_it_says_which() -> None:
     assert moment("2026-01-31T08:30:00+05:00") == elsewhere.timestamp()
 
 
-def test_no_time_at_all() -> None:
+def test_no_time_given() -> None:
     assert moment(None) is None
 
 
@@ -77,7 +81,7 @@ def test_a_file_that_cannot_be_read(verb: str, tmp_path: Path) -> None:
     assert result.exit_code == 1
 
 
-def test_a_history_of_nothing(tmp_path: Path) -> None:
+def test_an_empty_history(tmp_path: Path) -> None:
     path = str(tmp_path / "history.db")
     open_for_writing(path, 1 << 30).close()
     assert monconn("history", "--file", path).stdout == "none\n"
@@ -111,7 +115,7 @@ def test_a_history_that_is_damaged(tmp_path: Path) -> None:
         assert "malformed" in result.stderr
 
 
-def test_what_is_cut_off_is_said(tmp_path: Path) -> None:
+def test_rows_beyond_the_limit_are_mentioned(tmp_path: Path) -> None:
     path = str(tmp_path / "history.db")
     db = open_for_writing(path, 1 << 30)
     write(db, [Event(time.time(), "started") for _ in range(1_001)], {}, 0.0)
@@ -121,3 +125,72 @@ def test_what_is_cut_off_is_said(tmp_path: Path) -> None:
     assert result.stderr == "monconn: only the latest 1000 are shown: say --limit, or --until\n"
     result = monconn("history", "--events", "--json", "--file", path, "--limit", "1000")
     assert (len(json.loads(result.stdout)), result.stderr) == (1_000, "")
+
+
+@pytest.fixture
+def history_file(tmp_path: Path) -> str:
+    path = str(tmp_path / "history.db")
+    db = open_for_writing(path, 1 << 30)
+    record = ConnectionRecord(
+        id=1,
+        service="web",
+        client="192.0.2.7:51312",
+        client_ip="192.0.2.7",
+        listener=":80",
+        backend="10.0.0.5:80",
+        opened_at=time.time() - 90,
+        opened=100.0,
+        state="open",
+    )
+    other = attrs.evolve(record, id=2, client="[2001:db8::1]:7", client_ip="2001:db8::1", up=4096)
+    record.end("client_closed", 190.0)
+    other.end("backend_reset", 103.0)
+    for each in (record, other):
+        each.closed, each.closed_at, each.state = each.ending, time.time(), "closed"
+    refusal = Event(time.time(), "refused", "web", "192.0.2.9:7", "192.0.2.9", "ip_limit")
+    write(db, [record, other, Event(time.time(), "started"), refusal], {}, 0.0)
+    db.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("terms", "ids"),
+    [
+        ((), {1, 2}),
+        (("reason:reset",), {2}),
+        (("age:1m..", "client:192.0.2.0/24"), {1}),
+        (("up:1KiB..", "--client", "192.0.2.0/24"), set()),
+        (("not:client:192.0.2.7",), {2}),
+        (("2001:db8::1",), {2}),
+    ],
+)
+def test_filters_of_a_file(history_file: str, terms: tuple[str, ...], ids: set[int]) -> None:
+    result = monconn("history", "--file", history_file, "--json", *terms)
+    assert {row["id"] for row in json.loads(result.stdout)} == ids
+
+
+def test_filters_of_events_in_a_file(history_file: str) -> None:
+    result = monconn("history", "--file", history_file, "--events", "event:refused", "reason:limit")
+    titles, _, row = result.stdout.splitlines()
+    assert titles.split() == ["AT", "EVENT", "SERVICE", "CLIENT", "WHAT", "DETAIL"]
+    assert row.split()[1:] == ["refused", "web", "192.0.2.9:7", "ip_limit", "-"]
+
+
+@pytest.mark.parametrize("events", [(), ("--events",)])
+def test_a_mistake_in_a_filter_of_a_file(history_file: str, events: tuple[str, ...]) -> None:
+    result = monconn("history", "--file", history_file, *events, "raison:lost")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        'monconn: filter: unknown key "raison" in term 1 "raison:lost": did you mean reason?\n'
+    )
+
+
+def test_columns_of_csv() -> None:
+    assert tuple(HistoryConnectionRow.fields()) == query.CONNECTION_KEYS
+    assert tuple(HistoryEventRow.fields()) == query.EVENT_KEYS
+
+
+def test_csv_of_a_file(history_file: str) -> None:
+    head, row = monconn("history", "--file", history_file, "--csv", "id:2").stdout.splitlines()
+    assert head == ",".join(query.CONNECTION_KEYS)
+    assert row.split(",")[1:4] == ["2", "web", "[2001:db8::1]:7"]

@@ -1,0 +1,179 @@
+"""What verbs are made of: the server to ask, filters, output, and how errors are reported.
+
+A verb that lists rows is declared in a few lines: see :func:`listing`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from monconn.errors import AddressError, MonconnError, QuestionError
+from monconn.faces.control.client import BadAddress, Client, NoServer, SeveralServers, find_server
+from monconn.ops.columns import Row
+from monconn.ops.filters import FilterError, Keys, complete
+
+F = TypeVar("F", bound=Callable[..., Any])
+Listed = tuple[type[Row], Iterable[Any]]
+"""What a listing gives: the class that knows the table's columns, and the rows, as JSON or not."""
+
+_USAGE_ERRORS = (SeveralServers, BadAddress, AddressError, QuestionError, FilterError)
+_USAGE_CODES = ("BAD_REQUEST", "BAD_FILTER")
+
+server_option = click.option(
+    "--control",
+    envvar="MONCONN_CONTROL",
+    metavar="ADDRESS",
+    help="The server to ask: a path, or as docs/control.md has it. [env: MONCONN_CONTROL]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+service_option = click.option("--service", metavar="NAME", help="Only this service.")
+client_option = click.option("--client", metavar="NET", help="Only clients of this IP or network.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Only say what would be done, and change nothing."
+)
+
+
+def reports_errors(function: F) -> F:
+    """Print errors in one line, without a traceback, and exit with their status."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **arguments: Any) -> None:
+        try:
+            function(*args, **arguments)
+        except MonconnError as error:
+            click.echo(f"monconn: {error}", err=True)
+            raise click.exceptions.Exit(_status(error)) from None
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(130) from None  # as a shell does for SIGINT
+
+    return run  # type: ignore[return-value]
+
+
+def _status(error: MonconnError) -> int:
+    if isinstance(error, NoServer):
+        return 3
+    is_usage = isinstance(error, _USAGE_ERRORS) or getattr(error, "code", "") in _USAGE_CODES
+    return 2 if is_usage else 1
+
+
+def asks_server(function: F) -> F:
+    """Call a verb's function with a connection to the server that ``--control`` names."""
+
+    @server_option
+    @functools.wraps(function)
+    @reports_errors
+    def run(control: str | None, **arguments: Any) -> None:
+        with Client(find_server(control)) as server:
+            function(server, **arguments)
+
+    return run  # type: ignore[return-value]
+
+
+def listing(
+    name: str, keys: Keys, *options: Callable[[Any], Any]
+) -> Callable[[Callable[..., Listed]], click.Command]:
+    """Make a function a verb that lists rows: with ``FILTER…``, ``--service`` and ``--json``.
+
+    The function takes the server and, as arguments of the control port's command, ``filter``,
+    ``service`` and the options. Its docstring is the verb's help::
+
+        @listing("blocks", BLOCK_KEYS)
+        def blocks(server: Client, **arguments: Any) -> Listed:
+            \"""The blocked networks.\"""
+            return BlockRow, server.rows("ListBlocks", **arguments)
+
+    :param keys: what the filter may ask for.
+    :param options: more options of click, in the order of the help.
+    """
+
+    def declare(function: Callable[..., Listed]) -> click.Command:
+        @functools.wraps(function)
+        def run(server: Client, terms: Sequence[str], as_json: bool, **arguments: Any) -> None:
+            row_class, rows = function(server, filter=filter_text(terms), **arguments)
+            print_rows(row_class, rows, as_json)
+
+        verb: Callable[..., Any] = asks_server(run)
+        for option in reversed((filter_argument(keys), service_option, *options, json_option)):
+            verb = option(verb)
+        return click.command(name)(verb)
+
+    return declare
+
+
+# -- filters
+
+
+def filter_argument(keys: Keys, metavar: str = "[FILTER]...") -> Callable[[Any], Any]:
+    """The argument ``terms``, which the shell can complete."""
+    return click.argument(
+        "terms", metavar=metavar, nargs=-1, shell_complete=functools.partial(_complete_term, keys)
+    )
+
+
+def filter_text(terms: Sequence[str]) -> str | None:
+    """The terms in one line, as the control port takes them; None if there are none."""
+    return shlex.join(terms) or None
+
+
+def _complete_term(
+    keys: Keys, context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    words = [*(context.params.get("terms") or ()), incomplete]
+    start = len(words) - 1
+    # bash makes each colon a word of its own, and replaces only what follows the last one.
+    while start > 0 and ":" in (words[start], words[start - 1]):
+        start -= 1
+    typed = "".join(words[start:])
+    is_split = start < len(words) - 1
+    prefix = typed[: typed.rindex(":") + 1] if is_split else ""
+    services = _service_names(context) if "service:" in typed else []
+    return [each.removeprefix(prefix) for each in complete(typed, keys, {"service": services})]
+
+
+def _service_names(context: click.Context) -> list[str]:
+    try:
+        with Client(find_server(context.params.get("control"))) as server:
+            return [row["sid"] for row in server.rows("ListServices")]
+    except MonconnError:
+        return []
+
+
+# -- output
+
+
+def print_text(text: str) -> None:
+    """Print text that has its own line ends."""
+    click.echo(text, nl=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value for programs."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_rows(row_class: type[Row], rows: Iterable[Any], as_json: bool) -> None:
+    """Print rows as JSON, or as a table of the class' columns, as wide as a terminal at most.
+
+    :param rows: rows, or their JSON.
+    """
+    rows = list(rows)
+    if as_json:
+        print_json([row.to_json() if isinstance(row, Row) else row for row in rows])
+    elif not rows:
+        click.echo("none")
+    else:
+        from monconn.faces.cli import render
+
+        is_terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if is_terminal else None
+        coloured = is_terminal and not os.environ.get("NO_COLOR")
+        print_text(render.table(row_class.columns(), rows, width=width, coloured=coloured))

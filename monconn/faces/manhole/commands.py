@@ -1,0 +1,221 @@
+"""What an SSH user can ask and do: one-shot commands such as ``ssh host show 42``, and the
+functions of the prompt, both in lines of text over :class:`~monconn.ops.operations.Operations`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from monconn.addresses import parse_network
+from monconn.errors import (
+    AddressError,
+    MonconnError,
+    QuestionError,
+    UnknownConnection,
+    printable,
+    quoted,
+)
+from monconn.model.actions import Actor
+from monconn.ops.columns import Row
+from monconn.ops.filters import FilterError
+from monconn.ops.operations import CloseResult, Operations, Terms
+from monconn.ops.rows import BlockRow, ConnectionRow
+from monconn.ops.text_table import text_table
+
+DONE, FAILED, MISUSED = 0, 1, 2
+"""Exit statuses."""
+
+
+class Commands:
+    """The commands of one login.
+
+    Each writes its answer; those that return a Deferred have written it when that fires. What
+    cannot be done raises a :class:`~monconn.errors.MonconnError`.
+
+    :param actor: on whose behalf.
+    :param write: takes the text of an answer, which ends with a newline.
+    :param width: characters in a line of the terminal; None if there is no terminal.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        actor: Actor,
+        write: Callable[[str], object],
+        width: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._operations = operations
+        self._actor = actor
+        self._write = write
+        self._width = width
+
+    def connections(self, filter: Terms = None) -> Deferred[None]:
+        """The live connections as a table, oldest first."""
+        return self._operations.connections(filter).addCallback(
+            lambda found: self._write_table(ConnectionRow, found.rows, "no connections")
+        )
+
+    def stats(self, service: str | None = None) -> None:
+        """A line for each service."""
+        lines = [monitor.describe() for monitor in self._operations.monitors(service)]
+        self._write_lines(lines or ["no services"])
+
+    def show(self, connection_id: int | str) -> Deferred[None]:
+        """All that is known of a connection, live or closed lately: a line for each field."""
+        text = str(connection_id)
+        if not re.fullmatch(r"[0-9]{1,18}", text):
+            raise QuestionError(f"{quoted(text)} is not the id of a connection")
+        return self._operations.connection(int(text)).addCallback(
+            lambda row: self._write_lines(_field_lines(row))
+        )
+
+    def close(
+        self, connections: int | Terms, *, reset: bool = False, dry_run: bool = False
+    ) -> Deferred[None]:
+        """End connections: one by its id, or those that a filter of ids and terms finds."""
+        wanted = str(connections) if isinstance(connections, int) else connections
+        done = f"{'would be ' if dry_run else ''}{'reset' if reset else 'closed'}"
+
+        def write(result: CloseResult) -> None:
+            self._write_lines(f"connection {each} {done}" for each in result.ids)
+            if result.unknown:
+                ids = ", ".join(map(str, result.unknown))
+                raise UnknownConnection(f"no live connection has the id {ids}")
+            if not result.ids:
+                self._write_lines(["no connections"])
+
+        return self._operations.close(
+            self._actor, filter=wanted, reset=reset, dry_run=dry_run
+        ).addCallback(write)
+
+    def block(self, network: str, *, dry_run: bool = False) -> None:
+        """Refuse a network's clients at every service, and end those that are connected."""
+        parsed = parse_network(str(network))
+        result = self._operations.block(self._actor, parsed, dry_run=dry_run)
+        done = f"would be blocked, connections ended: {result.count}" if dry_run else "blocked"
+        self._write_lines([f"{parsed} {done if result.changed else 'was blocked already'}"])
+
+    def unblock(self, network: str, *, dry_run: bool = False) -> None:
+        """Let the clients of exactly this network in again."""
+        parsed = parse_network(str(network))
+        result = self._operations.unblock(self._actor, parsed, dry_run=dry_run)
+        done = "would be unblocked" if dry_run else "unblocked"
+        self._write_lines([f"{parsed} {done if result.changed else 'was not blocked'}"])
+
+    def blocks(self) -> None:
+        """The blocked networks of each service."""
+        self._write_table(BlockRow, self._operations.blocks(), "nothing is blocked")
+
+    def help(self) -> None:
+        """The one-shot commands."""
+        width = max(len(each.usage) for each in COMMANDS.values())
+        self._write_lines(f"{each.usage:<{width}}  {each.help}" for each in COMMANDS.values())
+
+    def _write_table(self, kind: type[Row], rows: Iterable[Row], if_empty: str) -> None:
+        rows = list(rows)
+        self._write_lines(text_table(kind.columns(), rows, self._width()) if rows else [if_empty])
+
+    def _write_lines(self, lines: Iterable[str]) -> None:
+        text = "".join(f"{line}\n" for line in lines)
+        if text:
+            self._write(text)
+
+
+def _field_lines(row: Row) -> list[str]:
+    fields = row.to_json()
+    width = max(map(len, fields))
+    return [f"{name:<{width}}  {printable(_text(value))}" for name, value in fields.items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(_text, value))
+    return "-" if value is None or value == "" else str(value)
+
+
+@attrs.frozen
+class Command:
+    """A one-shot command.
+
+    :param usage: its name, then what follows it; in brackets what may be left out, with ``...``
+        what may come several times. This is also how its words are checked.
+    :param method: called with the operands (as one list if there may be several), and with the
+        options by keyword.
+    """
+
+    usage: str
+    help: str
+    method: Callable[..., Deferred[None] | None]
+
+    def run(self, commands: Commands, words: list[str]) -> Deferred[None] | None:
+        """Carry it out.
+
+        :raises QuestionError: the words are not those of the usage.
+        """
+        form = self.usage.split()[1:]
+        options = {each.strip("[]") for each in form if each.startswith("[--")}
+        operands = [each for each in form if not each.startswith("[--")]
+        given = {word: True for word in words if word.startswith("--")}
+        words = [word for word in words if word not in given]
+        takes_several = any("..." in each for each in operands)
+        for word in given.keys() - options:
+            raise QuestionError(f"there is no option {quoted(word)}")
+        if len(words) < sum(not each.startswith("[") for each in operands):
+            raise QuestionError("missing operand")
+        if len(words) > len(operands) and not takes_several:
+            raise QuestionError(f"unexpected operand {quoted(words[len(operands)])}")
+        by_keyword = {name[2:].replace("-", "_"): True for name in given}
+        return self.method(commands, *([words] if takes_several else words), **by_keyword)
+
+
+_USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
+    ("list [FILTER...]", "the live connections", Commands.connections),
+    ("stats [SERVICE]", "each service in figures", Commands.stats),
+    ("show ID", "all that is known of a connection", Commands.show),
+    ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),
+    ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
+    ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),
+    ("blocks", "what is blocked", Commands.blocks),
+    ("help", "this list", Commands.help),
+)
+COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}
+
+
+@attrs.frozen
+class Answer:
+    """What a one-shot command gives back: exit status, standard output and standard error."""
+
+    status: int
+    out: str = ""
+    err: str = ""
+
+
+async def run(line: str, operations: Operations, actor: Actor) -> Answer:
+    """Carry out a line of words; nothing of it is evaluated."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        return Answer(MISUSED, err=f"{quoted(line)}: {error}\n".lower())
+    if not words or words[0] not in COMMANDS:
+        problem = f"there is no command {quoted(words[0])}" if words else "no command"
+        return Answer(MISUSED, err=f"{problem}; try: help\n")
+    command = COMMANDS[words[0]]
+    written: list[str] = []
+    status, err = DONE, ""
+    try:
+        answered = command.run(Commands(operations, actor, written.append), words[1:])
+        if answered is not None:
+            await answered
+    except (QuestionError, FilterError, AddressError) as error:
+        status, err = MISUSED, f"{error}; usage: {command.usage}\n"
+    except MonconnError as error:
+        status, err = FAILED, f"{error}\n"
+    return Answer(status, "".join(written), err)

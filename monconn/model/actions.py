@@ -1,0 +1,121 @@
+"""What was done to services and connections on somebody's behalf: the audit trail's entries."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import attrs
+
+from monconn.errors import printable
+from monconn.model.record import iso_time
+
+ActorKind = Literal["process", "certificate", "ssh", "signal", "code"]
+ActionKind = Literal["close", "reset", "block", "unblock", "reset_stats", "subtract_stats"]
+ACTION_KINDS: tuple[ActionKind, ...] = get_args(ActionKind)
+
+_NAME_CHARACTERS = 120
+"""Certificate subjects and SSH user names are chosen by the peer: no line grows beyond this."""
+
+
+@attrs.frozen
+class Actor:
+    """Who asks for an action; made by the class methods.
+
+    :param kind: how the actor is known.
+    :param name: user name, certificate subject, key fingerprint or signal; may be empty.
+    :param uid: of a local process, as the kernel says.
+    :param pid: of a local process, as it was when it connected.
+    :param user: of an SSH login, the name that the client gave (any name is accepted).
+    """
+
+    kind: ActorKind
+    name: str = ""
+    uid: int | None = None
+    pid: int | None = None
+    user: str = ""
+
+    @classmethod
+    def process(cls, uid: int, pid: int, name: str = "") -> Actor:
+        """A local process behind a UNIX socket, by ``SO_PEERCRED``; name is the user's."""
+        return cls("process", name, uid, pid)
+
+    @classmethod
+    def certificate(cls, subject: str) -> Actor:
+        """A TLS client, by the subject of the certificate that it proved to own."""
+        return cls("certificate", subject)
+
+    @classmethod
+    def ssh(cls, fingerprint: str, user: str) -> Actor:
+        """An SSH login, by the fingerprint of the key and the user name that was given."""
+        return cls("ssh", fingerprint, user=user)
+
+    @classmethod
+    def signal(cls, name: str) -> Actor:
+        """A signal to this process, by its name, such as ``SIGTERM``."""
+        return cls("signal", name)
+
+    def describe(self) -> str:
+        """A few words for logs; printable and of bounded length, whatever the peer chose."""
+        name, user = (printable(each[:_NAME_CHARACTERS]) for each in (self.name, self.user))
+        if self.kind == "process":
+            return f"uid {self.uid}{f' ({name})' if name else ''}, pid {self.pid}"
+        if self.kind == "ssh":
+            return f"ssh key {name} (user {user})"
+        return {"certificate": f"certificate {name}", "signal": f"signal {name}"}.get(
+            self.kind, "own code"
+        )
+
+
+OWN_CODE = Actor("code")
+"""The program that monconn runs in: whoever calls :meth:`Monitor.close` and the like directly."""
+
+
+@attrs.frozen
+class Action:
+    """One action that was carried out.
+
+    :param kind: what was done.
+    :param actor: on whose behalf.
+    :param at: wall-clock seconds.
+    :param service: the one service that it was limited to; None for all.
+    :param target: which connections or networks: a filter's text, ids, a network, an amount.
+    :param count: how many connections were ended by it.
+    :param changed: False where the state was the requested one already (blocked, not blocked).
+    """
+
+    kind: ActionKind
+    actor: Actor
+    at: float
+    service: str | None = None
+    target: str = ""
+    count: int = 0
+    changed: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values for JSON."""
+        return {
+            "action": self.kind,
+            "service": self.service,
+            "at": iso_time(self.at),
+            "actor": self.actor.describe(),
+            "target": self.target,
+            "count": self.count,
+            "changed": self.changed,
+            "text": self.describe(),
+        }
+
+    def describe(self) -> str:
+        """One line for logs, such as ``closed 3 connections (client:10.0.0.0/8) for uid 0``."""
+        where = "all services" if self.service is None else self.service
+        ended = f"{self.count} connection{'' if self.count == 1 else 's'}"
+        target = printable(self.target)
+        text = {
+            "close": f"closed {ended} ({target})",
+            "reset": f"reset {ended} ({target})",
+            "block": f"blocked {target} at {where}, ended {ended}",
+            "unblock": f"unblocked {target} at {where}",
+            "reset_stats": f"set the totals of {where} to zero",
+            "subtract_stats": f"subtracted {target} from the totals of {where}",
+        }[self.kind]
+        unchanged = "" if self.changed else " (no change)"
+        return f"{text}{unchanged} for {self.actor.describe()}"

@@ -1,0 +1,220 @@
+"""What every row has: typed fields with units, its JSON, and the columns of a table of such rows.
+
+A row class says everything about a field once, with :func:`field`. Server and clients share the
+classes: a server makes rows, a client makes the same tables from the JSON that it was sent. So
+nothing here needs a monitor, a reactor or a library for terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeVar
+
+import attrs
+
+from monconn.units import format_bytes, format_duration
+
+Unit = Literal[
+    "text",
+    "count",
+    "bytes",
+    "bytes_per_second",
+    "seconds",
+    "time",  # ISO 8601 with zone
+    "flag",
+    "list",  # of texts
+    "object",
+]
+Align = Literal["left", "right"]
+TableOf = tuple["str | tuple[str, str] | Column", ...]
+R = TypeVar("R", bound="Row")
+
+_NUMBERS = frozenset({"count", "bytes", "bytes_per_second", "seconds"})
+_WIDTHS: dict[Unit, int] = {
+    "text": 10,
+    "count": 7,
+    "bytes": 10,
+    "bytes_per_second": 12,
+    "seconds": 7,
+    "time": 8,
+    "flag": 3,
+    "list": 10,
+    "object": 10,
+}
+
+
+@attrs.frozen
+class Column:
+    """One column of a table.
+
+    :param name: the field's name, in Python and in JSON.
+    :param title: in capitals.
+    :param unit: what the value is, which decides alignment and format.
+    :param importance: 0 for what stays longest where a table must get narrower.
+    :param width: characters that the column needs.
+    :param max_width: characters that it can make use of.
+    :param order: the name of the sort order by this column; empty if there is none.
+    :param help: what the field means, in one sentence.
+    :param nullable: whether the value may be None.
+    :param value: takes the value from a row's JSON, where it is not the field alone.
+    """
+
+    name: str
+    title: str
+    unit: Unit = "text"
+    importance: int = 5
+    width: int = 0
+    max_width: int = 0
+    order: str = ""
+    help: str = ""
+    nullable: bool = False
+    value: Callable[[Mapping[str, Any]], Any] | None = None
+
+    @property
+    def align(self) -> Align:
+        """Numbers stand on the right."""
+        return "right" if self.unit in _NUMBERS else "left"
+
+    def text(self, row: Row | Mapping[str, Any]) -> str:
+        """The cell for people.
+
+        :param row: a row, or its JSON; a key that an older server does not send counts as None.
+        """
+        if self.value is not None:
+            value = self.value(row.to_json() if isinstance(row, Row) else row)
+        elif isinstance(row, Row):
+            value = getattr(row, self.name)
+        else:
+            value = row.get(self.name)
+        return format_value(value, self.unit)
+
+
+def field(
+    title: str = "",
+    unit: Unit = "text",
+    *,
+    optional: bool = False,
+    nullable: bool = False,
+    importance: int = 5,
+    width: int = 0,
+    max_width: int = 0,
+    order: str = "",
+    help: str = "",
+) -> Any:
+    """One field of a row; see :class:`Column` for what is not explained here.
+
+    :param title: the name in capitals if left out.
+    :param optional: left out of the JSON when it is None, which is its default.
+    :param nullable: may be None, and is null in JSON then.
+    """
+    settings = {
+        "title": title,
+        "unit": unit,
+        "importance": importance,
+        "width": width or _WIDTHS[unit],
+        "max_width": max_width,
+        "order": order,
+        "help": help,
+        "nullable": nullable or optional,
+    }
+    return attrs.field(
+        default=None if optional else attrs.NOTHING,
+        kw_only=True,
+        metadata={"column": settings, "optional": optional},
+    )
+
+
+@attrs.frozen(slots=False)
+class Row:
+    """One row of a list, with values as in JSON: times are ISO 8601, lists and objects as they are.
+
+    Subclasses are frozen classes of attrs, without slots, whose fields are made by :func:`field`:
+    for thousands of rows of some thirty fields, to set and to copy a dictionary costs half as much.
+    """
+
+    TABLE: ClassVar[TableOf] = ()
+    """The columns of the usual table: names of fields, names with other titles, or columns."""
+
+    @classmethod
+    def of(cls: type[R], values: Mapping[str, Any]) -> R:
+        """A row from its JSON; keys that this version does not know are left out.
+
+        :raises TypeError: a key is missing that every version has sent.
+        """
+        return cls(**{name: values[name] for name in _fields(cls) if name in values})
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values, in the order of the fields."""
+        made = vars(self).copy()  # which has the fields in their order
+        for name in _optional(type(self)):
+            if made[name] is None:
+                del made[name]
+        return made
+
+    @classmethod
+    def fields(cls) -> Mapping[str, Column]:
+        """All fields by name, in the order of the JSON."""
+        return _fields(cls)
+
+    @classmethod
+    def columns(cls, *names: str) -> tuple[Column, ...]:
+        """The columns of a table: those of these fields, or the usual ones."""
+        return tuple(cls._column(each) for each in names or cls.TABLE)
+
+    @classmethod
+    def _column(cls, entry: str | tuple[str, str] | Column) -> Column:
+        if isinstance(entry, Column):
+            return entry
+        if isinstance(entry, str):
+            return _fields(cls)[entry]
+        name, title = entry
+        return attrs.evolve(_fields(cls)[name], title=title)
+
+
+def _make_fields(cls: type[Row]) -> dict[str, Column]:
+    made = {}
+    for each in attrs.fields(cls):
+        settings = dict(each.metadata["column"])
+        settings["title"] = settings["title"] or each.name.upper().replace("_", " ")
+        made[each.name] = Column(each.name, **settings)
+    return made
+
+
+def _make_optional(cls: type[Row]) -> tuple[str, ...]:
+    """The fields that are left out when they are None."""
+    return tuple(each.name for each in attrs.fields(cls) if each.metadata["optional"])
+
+
+# mypy takes a row class for one of its rows when it asks whether it can be hashed.
+_fields: Callable[[Any], dict[str, Column]] = cache(_make_fields)
+_optional: Callable[[Any], tuple[str, ...]] = cache(_make_optional)
+
+
+def format_value(value: Any, unit: Unit) -> str:
+    """A value as people read it; a dash for None and for the empty text."""
+    if value is None or value == "":
+        return "-"
+    if unit == "bytes":
+        return format_bytes(int(value))
+    if unit == "bytes_per_second":
+        return f"{format_bytes(int(value))}/s" if value >= 1 else "-"
+    if unit == "seconds":
+        return format_duration(value)
+    if unit == "time":
+        return local_time(value)
+    if unit == "list":
+        return ", ".join(map(str, value))
+    if unit == "flag":
+        return "yes" if value else "no"
+    if unit == "object":
+        return ", ".join(f"{key} {each}" for key, each in dict(value).items())
+    return str(value)
+
+
+def local_time(iso: str) -> str:
+    """A time of day in the local zone, with the date unless it is today."""
+    moment = datetime.fromisoformat(iso).astimezone()
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return moment.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")

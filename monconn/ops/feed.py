@@ -1,0 +1,230 @@
+"""One feed of what happens at every service: connections, refusals, alarms and actions."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+from twisted.logger import Logger
+
+from monconn.clock import Clock
+from monconn.model.actions import Action
+from monconn.model.alarms import Alarm
+from monconn.model.record import ConnectionRecord, iso_time
+from monconn.monitor.interfaces import Observer
+from monconn.monitor.registry import Registry
+from monconn.ops.columns import Row
+from monconn.ops.filters import Context, Filter
+from monconn.ops.rates import Rates
+from monconn.ops.rows import ActionRow, AlarmRow, ConnectionRow
+from monconn.ratelimit import RateLimiter
+
+EventKind = Literal["opened", "refused", "closed", "alarm", "action"]
+EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+
+EVENTS_PER_SECOND = 1_000
+"""Beyond these, events are dropped and counted, so that watching never becomes the cost."""
+CHECKS_PER_SECOND = 5_000
+"""Events that filters are tried on; to make the row of an event costs some 20 µs."""
+
+
+class FeedEvent:
+    """One event; every subscriber gets the same object.
+
+    :param sequence: grows by one or more from one event to the next, as long as the program runs.
+    :param kind: one of :data:`EVENT_KINDS`.
+    :param service: None for an action on all services.
+    :param row: a connection's, an alarm's or an action's.
+    """
+
+    __slots__ = ("_encoded", "_json", "kind", "row", "sequence", "service")
+
+    def __init__(self, sequence: int, kind: EventKind, service: str | None, row: Row) -> None:
+        self.sequence = sequence
+        self.kind = kind
+        self.service = service
+        self.row = row
+        self._json: dict[str, Any] = {
+            "event": kind,
+            "at": iso_time(time.time()),
+            **row.to_json(),
+            "sequence": sequence,
+        }
+        self._encoded: bytes | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row's fields, with ``event``, ``at`` and ``sequence``."""
+        return self._json
+
+    def encode(self) -> bytes:
+        """The same as JSON text; made once, whoever asks."""
+        if self._encoded is None:
+            self._encoded = json.dumps(self._json).encode()
+        return self._encoded
+
+
+class Subscription:
+    """One subscriber's part of the feed, made by :meth:`Feed.subscribe`."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        deliver: Callable[[FeedEvent], object],
+        service: str | None,
+        filter: Filter | None,
+    ) -> None:
+        self._feed = feed
+        self._deliver = deliver
+        self._service = service
+        self._filter = filter
+        self._is_paused = False
+        self.dropped = 0
+        """How many events were not delivered, as they came too fast or during a pause."""
+
+    def pause(self) -> None:
+        """Drop and count events from now on: the subscriber's queue is full."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Deliver again."""
+        self._is_paused = False
+
+    def cancel(self) -> None:
+        """Deliver nothing more; harmless the second time."""
+        self._feed._remove(self)
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether an event must be made before it is known to be wanted."""
+        return self._filter is not None
+
+    def concerns(self, service: str | None) -> bool:
+        """Whether events of a service (None: of all of them) are asked for at all."""
+        return self._service is None or service is None or self._service == service
+
+    def wants(self, event: FeedEvent) -> bool:
+        """Whether the event passes the filter."""
+        return self._filter is None or self._filter.matches(event.to_json(), Context())
+
+    def deliver(self, event: FeedEvent) -> None:
+        """Hand an event over, or count it as dropped."""
+        if self._is_paused:
+            self.dropped += 1
+        else:
+            self._deliver(event)
+
+
+class Feed(Observer):
+    """Observes the monitors while there is a subscriber, and only then.
+
+    :param registry: the monitors, with those to come.
+    :param clock: limits the events of each second.
+    """
+
+    _log = Logger()
+
+    def __init__(self, registry: Registry, clock: Clock) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._subscriptions: dict[Subscription, None] = {}
+        self._stop_observing: Callable[[], None] = lambda: None
+        self._room = RateLimiter(clock, EVENTS_PER_SECOND)
+        self._checks = RateLimiter(clock, CHECKS_PER_SECOND)
+        self._sequence = 0
+
+    def subscribe(
+        self,
+        deliver: Callable[[FeedEvent], object],
+        *,
+        service: str | None = None,
+        filter: Filter | None = None,
+    ) -> Subscription:
+        """Deliver events from now on.
+
+        :param deliver: is called with each event; must not block. If it raises, it is logged and
+            the subscription is cancelled.
+        :param service: only events of this service, and actions on all of them.
+        :param filter: over :data:`~monconn.ops.filters.EVENT_KEYS`.
+        """
+        subscription = Subscription(self, deliver, service, filter)
+        if not self._subscriptions:
+            self._stop_observing = self._registry.observe(self)
+        self._subscriptions[subscription] = None
+        return subscription
+
+    def _remove(self, subscription: Subscription) -> None:
+        if subscription not in self._subscriptions:
+            return
+        del self._subscriptions[subscription]
+        if not self._subscriptions:
+            self._stop_observing()
+
+    # -- what happens
+
+    def opened(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.opened`."""
+        self._happened("opened", record.service, lambda: self._row(record))
+
+    def refused(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.refused`."""
+        self._happened("refused", record.service, lambda: self._row(record))
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """See :meth:`IObserver.closed`."""
+        self._happened("closed", record.service, lambda: self._row(record))
+
+    def alarmed(self, alarm: Alarm) -> None:
+        """See :meth:`IObserver.alarmed`."""
+        self._happened("alarm", alarm.service, lambda: AlarmRow(**alarm.snapshot()))
+
+    def acted(self, action: Action) -> None:
+        """See :meth:`IActionObserver.acted`."""
+        self._happened("action", action.service, lambda: ActionRow(**action.to_dict()))
+
+    def _row(self, record: ConnectionRecord) -> ConnectionRow:
+        return connection_row(record, Rates(), self._clock.seconds())
+
+    def _happened(self, kind: EventKind, service: str | None, make_row: Callable[[], Row]) -> None:
+        concerned = [each for each in self._subscriptions if each.concerns(service)]
+        if not concerned:
+            return
+        self._sequence += 1
+        # Without a filter, no row need be made of an event that is dropped. With one, whether a
+        # dropped event would have passed is not known: it counts.
+        is_filtered = any(each.is_filtered for each in concerned)
+        if not (self._checks if is_filtered else self._room).take():
+            for each in concerned:
+                each.dropped += 1
+            return
+        event = FeedEvent(self._sequence, kind, service, make_row())
+        wanting = [each for each in concerned if each.wants(event)]
+        if not wanting:
+            return
+        has_room = self._room.take() if is_filtered else True
+        for each in wanting:
+            if not has_room:
+                each.dropped += 1
+                continue
+            try:
+                each.deliver(event)
+            except Exception:
+                self._log.failure("a subscriber of events failed and is cancelled")
+                each.cancel()
+
+
+def connection_row(
+    record: ConnectionRecord,
+    rates: Rates,
+    now: float,
+    row_class: type[ConnectionRow] = ConnectionRow,
+) -> ConnectionRow:
+    """A connection as it is at this moment.
+
+    :param now: monotonic seconds.
+    """
+    up_rate, down_rate = rates.of(record, now)
+    return row_class(
+        **record.snapshot(now), up_rate=round(up_rate, 1), down_rate=round(down_rate, 1)
+    )

@@ -1,0 +1,664 @@
+"""Everything that can be asked of the services of a program, or done to them.
+
+Faces (control port, manhole, HTTP) translate to this and back: they parse their input, call one
+method, and render rows. A query gives rows of :mod:`monconn.ops.rows`; an action takes the
+:class:`~monconn.model.actions.Actor` that asked for it, and leaves one line in the log and one
+event for observers, unless it is a dry run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+
+from monconn.addresses import Network, parse_network
+from monconn.clock import Clock
+from monconn.devices.devices import DevicesService
+from monconn.devices.diagnosis import diagnose
+from monconn.errors import NotConfigured, QuestionError, quoted
+from monconn.model.actions import Action, ActionKind, Actor
+from monconn.model.reasons import STATES
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.monitor import Monitor
+from monconn.monitor.registry import Registry
+from monconn.ops.columns import Row
+from monconn.ops.feed import Feed, FeedEvent, Subscription, connection_row
+from monconn.ops.filters import (
+    BLOCK_KEYS,
+    CONNECTION_KEYS,
+    DEVICE_KEYS,
+    EVENT_KEYS,
+    HISTORY_EVENT_KEYS,
+    HISTORY_KEYS,
+    IP_KEYS,
+    Context,
+    Exact,
+    Filter,
+    Keys,
+    Mode,
+    Part,
+    Range,
+    Term,
+    parse,
+)
+from monconn.ops.rates import LEAST_SECONDS, Rates
+from monconn.ops.rows import (
+    BlockRow,
+    ClientRow,
+    ClosedConnectionRow,
+    ConnectionRow,
+    DeviceRow,
+    HistoryConnectionRow,
+    HistoryEventRow,
+    IpRow,
+    ReportRow,
+    ServiceRow,
+)
+
+if TYPE_CHECKING:
+    from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
+
+Order = Literal["id", "up", "down", "age", "idle", "rate", "closed"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+MAX_IDS = 2_000
+"""Ids in one action."""
+_SHOWN_IDS = 10
+"""Ids that a line of the log names."""
+_MAX_TARGET_CHARACTERS = 500
+
+Terms = str | Sequence[str] | None
+"""A filter: one line as typed into a shell, its terms one by one, or None for everything."""
+R = TypeVar("R", bound=Row)
+
+
+@attrs.frozen
+class Listing(Generic[R]):
+    """Rows that were found.
+
+    :param rows: in order; each is made as it is asked for, and is as things are at that moment.
+    :param total: how many there are without offset and limit.
+    """
+
+    rows: Iterator[R]
+    total: int
+
+
+@attrs.frozen
+class CloseResult:
+    """What :meth:`Operations.close` did, or would do.
+
+    :param ids: the connections that were ended.
+    :param unknown: the ids asked for that no live connection (of the service) has.
+    """
+
+    ids: tuple[int, ...]
+    unknown: tuple[int, ...] = ()
+
+
+@attrs.frozen
+class ChangeResult:
+    """What an action on services did, or would do.
+
+    :param changed: False if everything was so already.
+    :param count: how many connections were ended by it.
+    :param services: those that it concerned.
+    """
+
+    changed: bool
+    count: int
+    services: tuple[str, ...]
+
+
+class Operations:
+    """Queries, actions and the event feed over the monitors of a program.
+
+    :param registry: the monitors.
+    :param clock: monotonic time, and the wait until rates are known.
+    :param devices: knows the devices; None if there is none.
+    :param history: stores what happened; None if there is none.
+    :param manhole: says where the manhole is; None from it if there is none.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        *,
+        devices: DevicesService | None = None,
+        history: HistoryService | None = None,
+        manhole: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.registry = registry
+        self.clock = clock
+        self.manhole = manhole
+        self.feed = Feed(registry, clock)
+        self._devices = devices
+        self._history = history
+        self._rates = Rates()
+
+    def monitors(self, service: str | None = None) -> list[Monitor]:
+        """One service's monitor, or all of them.
+
+        :raises UnknownService: there is none with this name.
+        """
+        return list(self.registry) if service is None else [self.registry.get(service)]
+
+    def filter(self, terms: Terms, keys: Keys = CONNECTION_KEYS, mode: Mode = "listing") -> Filter:
+        """Parse a filter; the names of services are known to it.
+
+        :raises FilterError: it cannot be understood.
+        """
+        return parse(terms or "", keys, mode, {"service": self.registry.names()})
+
+    # -- queries of what is live
+
+    def services(self, service: str | None = None) -> list[ServiceRow]:
+        """Each service in figures, or one of them.
+
+        :raises UnknownService: there is none with this name.
+        """
+        stats = [monitor.stats() for monitor in self.monitors(service)]
+        return [ServiceRow(**each, ip_count=len(each["ips"])) for each in stats]
+
+    def connections(
+        self,
+        filter: Terms = None,
+        *,
+        service: str | None = None,
+        client: str | None = None,
+        state: str | None = None,
+        idle_over: float | None = None,
+        text: str | None = None,
+        sort: str | None = None,
+        offset: int | None = None,
+        limit: int | None = None,
+        closed: bool | None = None,
+    ) -> Deferred[Listing[ConnectionRow]]:
+        """Live connections, or (``closed``) those that ended last.
+
+        Fires at once, or as soon as rates are known, within :data:`LEAST_SECONDS`.
+
+        :param filter: over :data:`~monconn.ops.filters.CONNECTION_KEYS`.
+        :param service: short form of a term, as client, state, idle_over and text: what a short
+            form says must hold, whatever the filter says.
+        :param idle_over: seconds.
+        :param text: is searched in client, service, state, backend and reason.
+        :param sort: one of :data:`ORDERS`: ``id``, the default, is oldest first; by the others, the
+            most (or the latest) comes first.
+        :raises UnknownService: there is no such service.
+        :raises FilterError: the filter cannot be understood.
+        :raises QuestionError: there is no such state or order.
+        :raises AddressError: the client is no network.
+        """
+        monitors = self.monitors(service)
+        wanted = (self.filter(filter), _short_forms(client, state, idle_over, text))
+        order = cast(Order, _one_of(ORDERS, sort) or "id")
+        start = max(offset or 0, 0)
+        part = slice(start, None if limit is None else start + max(limit, 0))
+
+        def find(records: Iterable[ConnectionRecord], row: type[ConnectionRow]) -> Any:
+            now = self.clock.seconds()
+            found = list(_select(records, wanted, Context(now, self._rates)))
+            found.sort(key=_sort_key(order, self._rates, now), reverse=order != "id")
+            rows = (
+                connection_row(record, self._rates, self.clock.seconds(), row)
+                for record in found[part]
+            )
+            return Listing(rows, len(found))
+
+        if closed:
+            ended = (record for monitor in monitors for record in monitor.closed_records)
+            return succeed(find(ended, ClosedConnectionRow))
+        return self._rates_known().addCallback(
+            lambda _: find(
+                (record for monitor in monitors for record in monitor.connections()), ConnectionRow
+            )
+        )
+
+    def connection(self, connection_id: int) -> Deferred[ConnectionRow]:
+        """One connection, live or closed lately, with its diagnosis and what TCP knows.
+
+        :raises UnknownConnection: there is none with this id.
+        """
+        self.registry.record(connection_id)  # whether there is one is said at once
+
+        def make(_: object) -> ConnectionRow:
+            record, now = self.registry.record(connection_id), self.clock.seconds()
+            for monitor in self.registry:
+                if connection_id in monitor:
+                    monitor.measure(connection_id)
+            row = connection_row(
+                record,
+                self._rates,
+                now,
+                ConnectionRow if record.closed is None else ClosedConnectionRow,
+            )
+            return attrs.evolve(row, diagnosis=diagnose(record, now))
+
+        return self._rates_known().addCallback(make)
+
+    def _rates_known(self) -> Deferred[None]:
+        """Fires once the counters were read twice, far enough apart for rates."""
+        if self._sample_rates():
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self.clock.callLater(LEAST_SECONDS, waiting.callback, None)
+        return waiting.addCallback(lambda _: self._sample_rates()).addCallback(lambda _: None)
+
+    def _sample_rates(self) -> bool:
+        live = (record for monitor in self.registry for record in monitor.connections())
+        return self._rates.sample(live, self.clock.seconds())
+
+    def ips(self, service: str, filter: Terms = None) -> list[IpRow]:
+        """The IPs that have live connections at a service.
+
+        :raises UnknownService: there is none with this name.
+        :raises FilterError: the filter cannot be understood.
+        """
+        (monitor,) = self.monitors(service)
+        counts = sorted(monitor.connections_by_ip().items())
+        rows = ({"service": service, "ip": ip, "connections": count} for ip, count in counts)
+        found = self.filter(filter, IP_KEYS).select(rows, self._context())
+        return [IpRow(ip=each["ip"], connections=each["connections"]) for each in found]
+
+    def clients(self, service: str | None = None, filter: Terms = None) -> Iterator[ClientRow]:
+        """What each client IP has done at each service, for the IPs seen last.
+
+        :func:`~monconn.ops.rows.sum_by_ip` adds up an IP's rows.
+
+        :raises UnknownService: there is none with this name.
+        :raises FilterError: the filter cannot be understood.
+        """
+        monitors = self.monitors(service)
+        wanted = self.filter(filter, IP_KEYS)
+        rows = (
+            {"service": monitor.name, **client}
+            for monitor in monitors
+            for client in monitor.clients.snapshot(monitor.connections())
+        )
+        return (ClientRow(**each) for each in wanted.select(rows, self._context()))
+
+    def devices(self, service: str | None = None, filter: Terms = None) -> Iterator[DeviceRow]:
+        """Each device that was seen, the one seen last first.
+
+        :raises UnknownService: there is no such service.
+        :raises NotConfigured: devices are not watched.
+        :raises FilterError: the filter cannot be understood.
+        """
+        self.monitors(service)
+        if self._devices is None:
+            raise NotConfigured("devices are not watched here")
+        rows = self.filter(filter, DEVICE_KEYS).select(self._devices.rows(service), self._context())
+        return (DeviceRow(**each) for each in rows)
+
+    def blocks(self, service: str | None = None, filter: Terms = None) -> Iterator[BlockRow]:
+        """The blocked networks of each service.
+
+        :raises UnknownService: there is none with this name.
+        :raises FilterError: the filter cannot be understood.
+        """
+        monitors = self.monitors(service)
+        wanted = self.filter(filter, BLOCK_KEYS)
+        rows = (
+            {"service": monitor.name, "network": str(network)}
+            for monitor in monitors
+            for network in monitor.blocks()
+        )
+        return (BlockRow(**each) for each in wanted.select(rows, self._context()))
+
+    def _context(self) -> Context:
+        return Context(self.clock.seconds(), self._rates)
+
+    # -- queries of what is over
+
+    def history(self, filter: Terms = None, **period: Any) -> Deferred[list[HistoryConnectionRow]]:
+        """Connections that have ended, newest first.
+
+        :param filter: over :data:`~monconn.ops.filters.HISTORY_KEYS`.
+        :param period: ``service``, ``client``, ``since``, ``until`` (wall-clock seconds),
+            ``reason`` and ``limit``, as :func:`monconn.sinks.history.query.make_filter` takes them.
+        :raises NotConfigured: no history is stored.
+        :raises FilterError: the filter cannot be understood.
+        :raises QuestionError: there is no such reason, or no time between since and until.
+        """
+        return self._from_history("connections", HISTORY_KEYS, filter, period).addCallback(
+            lambda found: [HistoryConnectionRow(**each) for each in found]
+        )
+
+    def history_events(
+        self, filter: Terms = None, **period: Any
+    ) -> Deferred[list[HistoryEventRow]]:
+        """Refusals, alarms, actions, starts and stops, newest first; arguments and errors are
+        those of :meth:`history`, with a refusal, an alarm or an action for the reason.
+
+        :param filter: over :data:`~monconn.ops.filters.HISTORY_EVENT_KEYS`.
+        """
+        period["events"] = True
+        return self._from_history("events", HISTORY_EVENT_KEYS, filter, period).addCallback(
+            lambda found: [HistoryEventRow(**each) for each in found]
+        )
+
+    def _from_history(
+        self, what: str, keys: Keys, filter: Terms, period: Mapping[str, Any]
+    ) -> Deferred[list[dict[str, Any]]]:
+        history = self._stored_history()
+        from monconn.sinks.history import query
+
+        wanted = self.filter(filter, keys)
+        selection = query.make_filter(
+            **{
+                **period,
+                "limit": min(period.get("limit") or query.USUAL_ROWS, query.MOST_ROWS),
+                "condition": wanted.to_sql() if wanted else None,
+            }
+        )
+        find = query.events if what == "events" else query.connections
+        return history.run(lambda db: find(db, selection))
+
+    def report(self, **period: Any) -> Deferred[ReportRow]:
+        """A period in figures.
+
+        :param period: ``service``, ``client``, ``since`` and ``until``.
+        :raises NotConfigured: no history is stored.
+        :raises QuestionError: there is no time between since and until.
+        """
+        history = self._stored_history()
+        from monconn.sinks.history import query
+
+        selection = query.make_filter(**period)
+        return history.run(lambda db: query.report(db, selection)).addCallback(
+            lambda made: ReportRow(**made)
+        )
+
+    def _stored_history(self) -> HistoryService:
+        if self._history is None:
+            raise NotConfigured("no history is stored: docs/history.md says how to have one")
+        return self._history
+
+    # -- events
+
+    def subscribe(
+        self,
+        deliver: Callable[[FeedEvent], object],
+        *,
+        service: str | None = None,
+        filter: Terms = None,
+    ) -> Subscription:
+        """Have events delivered from now on, as :meth:`Feed.subscribe` does.
+
+        :param filter: over :data:`~monconn.ops.filters.EVENT_KEYS`.
+        :raises UnknownService: there is none with this name.
+        :raises FilterError: the filter cannot be understood.
+        """
+        self.monitors(service)
+        wanted = self.filter(filter, EVENT_KEYS)
+        return self.feed.subscribe(deliver, service=service, filter=wanted or None)
+
+    # -- actions
+
+    def close(
+        self,
+        actor: Actor,
+        *,
+        ids: Sequence[int] | None = None,
+        filter: Terms = None,
+        service: str | None = None,
+        client: str | None = None,
+        reset: bool | None = None,
+        dry_run: bool | None = None,
+    ) -> Deferred[CloseResult]:
+        """End live connections, with the reason ``operator``: those for which all that is given
+        is true. One that is ending already is only ended again by its id, or by a reset.
+
+        Fires at once, unless the filter asks for rates, which may have to be measured first.
+
+        :param ids: at most :data:`MAX_IDS`; the other arguments may narrow them.
+        :param filter: terms with keys, or ids.
+        :param service: short form of a term, as ``client``.
+        :param reset: at once, dropping what is under way; else what is held is delivered first.
+        :raises QuestionError: nothing, or too many ids are given.
+        :raises FilterError: the filter cannot be understood.
+        :raises UnknownService: there is no such service.
+        :raises AddressError: the client is no network.
+        """
+        monitors = self.monitors(service)
+        if ids is None and not filter and client is None and service is None:
+            raise QuestionError("say which: by ids, by client, by service or by a filter")
+        if ids is not None and len(ids) > MAX_IDS:
+            raise QuestionError(f"no more than {MAX_IDS} ids at once")
+        terms = self.filter(filter, mode="action").terms if filter else ()
+        if ids is None:
+            ids, terms = _split_ids(terms)
+        wanted = (Filter(terms, CONNECTION_KEYS), _short_forms(client))
+        target = (
+            "" if service is None else f"service:{service}",
+            *(each.to_text() for each in wanted),
+            "" if ids is None else _ids_text(ids),
+        )
+
+        def act(_: object) -> CloseResult:
+            known: set[int] = set()
+            chosen: list[tuple[Monitor, ConnectionRecord]] = []
+            for monitor in monitors:
+                live = monitor.connections() if ids is None else _with_ids(monitor, ids)
+                if ids is not None:
+                    known.update(record.id for record in live)
+                chosen += [
+                    (monitor, record)
+                    for record in _select(live, wanted, self._context())
+                    if ids is not None or reset or record.reason is None
+                ]
+            if not dry_run:
+                for monitor, record in chosen:
+                    if record.id in monitor:  # to end another may have ended this one
+                        monitor.close(record.id, reset=bool(reset), actor=None)
+                self._report(
+                    "reset" if reset else "close",
+                    actor,
+                    monitors,
+                    service,
+                    " ".join(each for each in target if each),
+                    len(chosen),
+                )
+            return CloseResult(
+                tuple(record.id for _, record in chosen),
+                tuple(each for each in ids or () if each not in known),
+            )
+
+        if wanted[0].uses("rate"):
+            return self._rates_known().addCallback(act)
+        return succeed(act(None))
+
+    def block(
+        self,
+        actor: Actor,
+        network: str | Network,
+        *,
+        service: str | None = None,
+        dry_run: bool | None = None,
+    ) -> ChangeResult:
+        """Refuse clients of an IP or a network, and end those that are connected.
+
+        :raises AddressError: it is no network.
+        :raises UnknownService: there is no such service.
+        """
+        parsed = parse_network(str(network))
+        monitors = self.monitors(service)
+        wanted = Filter((Term("client", parsed),), CONNECTION_KEYS)
+        count = sum(
+            record.reason is None  # else it is ending already
+            for monitor in monitors
+            for record in wanted.select(monitor.connections(), self._context())
+        )
+        if dry_run:
+            changed = any(parsed not in monitor.blocks() for monitor in monitors)
+        else:
+            changes = [monitor.block(parsed, actor=None) for monitor in monitors]
+            changed = any(changes)
+            self._report("block", actor, monitors, service, str(parsed), count, changed)
+        return _change(changed, monitors, count)
+
+    def unblock(
+        self,
+        actor: Actor,
+        network: str | Network,
+        *,
+        service: str | None = None,
+        dry_run: bool | None = None,
+    ) -> ChangeResult:
+        """Let the clients of exactly this IP or network in again.
+
+        :raises AddressError: it is no network.
+        :raises UnknownService: there is no such service.
+        """
+        parsed = parse_network(str(network))
+        monitors = self.monitors(service)
+        if dry_run:
+            changed = any(parsed in monitor.blocks() for monitor in monitors)
+        else:
+            changes = [monitor.unblock(parsed, actor=None) for monitor in monitors]
+            changed = any(changes)
+            self._report("unblock", actor, monitors, service, str(parsed), 0, changed)
+        return _change(changed, monitors)
+
+    def reset_stats(
+        self, actor: Actor, *, service: str | None = None, dry_run: bool | None = None
+    ) -> ChangeResult:
+        """Set the totals (bytes, connections opened, refusals) to zero.
+
+        :raises UnknownService: there is no such service.
+        """
+        monitors = self.monitors(service)
+        if not dry_run:
+            for monitor in monitors:
+                monitor.reset_stats(actor=None)
+            self._report("reset_stats", actor, monitors, service)
+        return _change(True, monitors)
+
+    def subtract_stats(
+        self, actor: Actor, service: str, up: int, down: int, *, dry_run: bool | None = None
+    ) -> ChangeResult:
+        """Subtract bytes from a service's totals, once they are stored elsewhere.
+
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: fewer than none, or more than there are.
+        """
+        (monitor,) = self.monitors(service)
+        if dry_run:
+            now_up, now_down = monitor.bytes()
+            if not (0 <= up <= now_up and 0 <= down <= now_down):
+                raise QuestionError(f"there are {now_up} bytes up and {now_down} down")
+            return _change(True, [monitor])
+        try:
+            monitor.subtract(up, down, actor=None)
+        except ValueError as error:
+            raise QuestionError(str(error)) from None
+        self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
+        return _change(True, [monitor])
+
+    def _report(
+        self,
+        kind: ActionKind,
+        actor: Actor,
+        monitors: Sequence[Monitor],
+        service: str | None,
+        target: str = "",
+        count: int = 0,
+        changed: bool = True,
+    ) -> None:
+        """Leave the one line in the log and the one event of an action."""
+        if len(target) > _MAX_TARGET_CHARACTERS:
+            target = target[: _MAX_TARGET_CHARACTERS - 1] + "…"
+        if monitors:
+            first, *others = monitors
+            first.report(Action(kind, actor, time.time(), service, target, count, changed), others)
+
+
+def _change(changed: bool, monitors: Iterable[Monitor], count: int = 0) -> ChangeResult:
+    return ChangeResult(changed, count, tuple(monitor.name for monitor in monitors))
+
+
+def _short_forms(
+    client: str | None = None,
+    state: str | None = None,
+    idle_over: float | None = None,
+    text: str | None = None,
+) -> Filter:
+    """The arguments that are older than the filter language, as a filter.
+
+    A filter of its own, since two terms with the same key in one filter are alternatives.
+    """
+    terms: list[Term] = []
+    if client is not None:
+        terms.append(Term("client", parse_network(client)))
+    if _one_of(STATES, state) is not None:
+        terms.append(Term("state", Exact(str(state))))
+    if idle_over:
+        terms.append(Term("idle", Range(idle_over, None)))
+    if text:
+        terms.append(Term("", Part(text.casefold())))
+    return Filter(tuple(terms), CONNECTION_KEYS)
+
+
+def _select(
+    records: Iterable[ConnectionRecord], filters: Iterable[Filter], context: Context
+) -> Iterable[ConnectionRecord]:
+    for each in filters:
+        if each:
+            records = each.select(records, context)
+    return records
+
+
+def _one_of(values: Collection[str], value: str | None) -> str | None:
+    if value is not None and value not in values:
+        raise QuestionError(f"{quoted(value)} is none of {', '.join(values)}")
+    return value
+
+
+def _split_ids(terms: Sequence[Term]) -> tuple[list[int] | None, tuple[Term, ...]]:
+    """The ids that terms name one by one, and the other terms.
+
+    So that many ids are looked up, where as ranges each would be tried on each connection.
+    """
+    named = [term for term in terms if term.key == "id" and not term.is_negated]
+    ids = [
+        int(term.value.low)
+        for term in named
+        if isinstance(term.value, Range)
+        and term.value.low is not None
+        and term.value.low == term.value.high
+    ]
+    if not named or len(ids) < len(named):
+        return None, tuple(terms)
+    return ids, tuple(term for term in terms if term not in named)
+
+
+def _with_ids(monitor: Monitor, ids: Collection[int]) -> list[ConnectionRecord]:
+    """The live connections of a monitor with these ids, by whichever way is shorter."""
+    if len(ids) <= len(monitor):
+        return [monitor.connection(each) for each in dict.fromkeys(ids) if each in monitor]
+    wanted = frozenset(ids)
+    return [record for record in monitor.connections() if record.id in wanted]
+
+
+def _ids_text(ids: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ids[:_SHOWN_IDS]))
+    more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+    return f"{'id' if len(ids) == 1 else 'ids'} {shown}{more}"
+
+
+def _sort_key(order: Order, rates: Rates, now: float) -> Callable[[ConnectionRecord], float]:
+    keys: dict[Order, Callable[[ConnectionRecord], float]] = {
+        "id": lambda record: record.id,
+        "up": lambda record: record.up,
+        "down": lambda record: record.down,
+        "age": lambda record: record.age_seconds(now),
+        "idle": lambda record: record.idle_seconds(now),
+        "rate": lambda record: sum(rates.of(record, now)),
+        "closed": lambda record: record.closed or 0.0,
+    }
+    return keys[order]

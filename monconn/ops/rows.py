@@ -1,0 +1,342 @@
+"""The rows of every list: what each field is, its unit, its JSON and its column, said once.
+
+Values come from the model's own ``snapshot`` and ``to_dict``; these classes give them types, units
+and titles. A key that a snapshot gains must be added here: the tests compare them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+from monconn.ops.columns import Column, Row, TableOf, field
+
+TcpFigures = Mapping[str, Any]
+"""Figures of Linux' ``tcp_info``: :class:`monconn.model.tcpinfo.TcpInfo` as JSON."""
+
+
+@attrs.frozen(slots=False)
+class ServiceRow(Row):
+    """One service in figures."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("sid", "listen", "backend", "connections", "ip_count", "total", "refused", "up"),
+        *("down", "uptime"),
+    )
+
+    sid: str = field("SERVICE", importance=0, width=14, max_width=30, help="The service's name.")
+    listen: str = field(importance=11, width=15, max_width=40)
+    backend: str = field(importance=10, width=15, max_width=40)
+    booted_at: str = field("STARTED", "time", importance=12, help="When counting began.")
+    uptime: float = field("UPTIME", "seconds", importance=9, help="Seconds since then.")
+    accessed: str | None = field("LAST CLIENT", "time", nullable=True, importance=12)
+    connections: int = field("NOW", "count", importance=1, help="Live connections.")
+    total: int = field("TOTAL", "count", importance=3, help="Connections ever opened.")
+    ips: list[str] | None = field(
+        "CLIENT IPS", "list", optional=True, importance=13, help="IPs with live connections."
+    )
+    refused: int = field("REFUSED", "count", importance=4, help="Clients not let in.")
+    refused_by: Mapping[str, int] = field("REFUSED BY", "object", importance=13)
+    up: int = field("UP", "bytes", importance=8, help="From clients to the backend.")
+    down: int = field("DOWN", "bytes", importance=7, help="From the backend to clients.")
+    ip_count: int | None = field(
+        "IPS", "count", optional=True, importance=6, help="How many IPs have live connections."
+    )
+
+
+@attrs.frozen(slots=False)
+class ConnectionRow(Row):
+    """One connection; the table is that of live ones."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("id", "client", "service", "state", "up", "down", "up_rate", "down_rate"),
+        *("age_seconds", "idle_seconds"),
+    )
+
+    id: int = field("ID", "count", importance=1, width=6, order="id")
+    service: str = field(importance=8, width=10, max_width=18)
+    client: str = field(importance=0, width=21, max_width=28, help="IP:PORT, or unix:PID.")
+    client_ip: str = field(importance=13, width=15, max_width=39)
+    listener: str = field(importance=13, width=15, max_width=28)
+    backend: str = field(importance=11, width=21, max_width=28)
+    state: str = field(importance=2, width=11)
+    pipe: str = field(importance=12, width=6, help="How bytes are moved.")
+    up: int = field("UP", "bytes", importance=9, order="up")
+    down: int = field("DOWN", "bytes", importance=9, order="down")
+    opened_at: str = field("OPENED", "time", importance=13)
+    age_seconds: float = field("AGE", "seconds", importance=6, order="age")
+    idle_seconds: float = field(
+        "IDLE", "seconds", importance=10, order="idle", help="Since a byte last moved."
+    )
+    connect_seconds: float | None = field("CONNECTED IN", "seconds", nullable=True, importance=13)
+    first_up_seconds: float | None = field("FIRST UP", "seconds", nullable=True, importance=13)
+    first_down_seconds: float | None = field("FIRST DOWN", "seconds", nullable=True, importance=13)
+    last_up_seconds: float | None = field("LAST UP", "seconds", nullable=True, importance=13)
+    last_down_seconds: float | None = field("LAST DOWN", "seconds", nullable=True, importance=13)
+    client_end: str = field("CLIENT END", importance=13)
+    backend_end: str = field("BACKEND END", importance=13)
+    closed_at: str | None = field("CLOSED", "time", optional=True, importance=5, order="closed")
+    duration_seconds: float | None = field("LASTED", "seconds", optional=True, importance=4)
+    refusal: str | None = field(optional=True, importance=3, width=12)
+    reason: str | None = field(optional=True, importance=2, width=19)
+    phase: str | None = field(optional=True, importance=13)
+    code: str | None = field(optional=True, importance=7, width=4)
+    closed_by: str | None = field("CLOSED BY", optional=True, importance=13)
+    detail: str | None = field(optional=True, importance=12, width=20, max_width=60)
+    facts: Mapping[str, Any] | None = field(
+        "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
+    )
+    client_tcp: TcpFigures | None = field("CLIENT TCP", "object", optional=True, importance=13)
+    backend_tcp: TcpFigures | None = field("BACKEND TCP", "object", optional=True, importance=13)
+    up_rate: float = field("UP/S", "bytes_per_second", importance=4)
+    down_rate: float = field("DOWN/S", "bytes_per_second", importance=3)
+    diagnosis: Mapping[str, Any] | None = field(
+        "LOOKS LIKE", "object", optional=True, importance=13, help="Only of a single connection."
+    )
+
+
+@attrs.frozen(slots=False)
+class ClosedConnectionRow(ConnectionRow):
+    """One connection that is over: the same fields, and another table."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("id", "client", "service", "reason", "code", "up", "down"),
+        *(("age_seconds", "LASTED"), "closed_at"),
+    )
+
+
+@attrs.frozen(slots=False)
+class IpRow(Row):
+    """One client IP with live connections at a service."""
+
+    TABLE: ClassVar[TableOf] = ("ip", "connections")
+
+    ip: str = field("IP", importance=0, width=15, max_width=39)
+    connections: int = field("NOW", "count", importance=1)
+
+
+@attrs.frozen(slots=False)
+class ClientRow(Row):
+    """What one client IP has done at one service, or (without ``service``) at all of them."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("ip", "connections", "total", "up", "down", "first_seen", "last_seen", "last_reason"),
+    )
+
+    service: str | None = field(optional=True, importance=8, width=10, max_width=18)
+    ip: str = field("IP", importance=0, width=15, max_width=39)
+    connections: int = field("NOW", "count", importance=1)
+    total: int = field("TOTAL", "count", importance=2)
+    up: int = field("UP", "bytes", importance=4)
+    down: int = field("DOWN", "bytes", importance=3)
+    first_seen: str = field("FIRST SEEN", "time", importance=7)
+    last_seen: str = field("LAST SEEN", "time", importance=5)
+    last_reason: str | None = field("LAST END", nullable=True, importance=6, width=19)
+
+
+def sum_by_ip(rows: Iterable[ClientRow]) -> list[ClientRow]:
+    """One row for each IP, whatever the services; the one seen last first."""
+    by_ip: dict[str, ClientRow] = {}
+    for row in rows:
+        other = by_ip.get(row.ip)
+        by_ip[row.ip] = attrs.evolve(row, service=None) if other is None else _sum(row, other)
+    return sorted(by_ip.values(), key=lambda row: row.last_seen, reverse=True)
+
+
+def _sum(row: ClientRow, other: ClientRow) -> ClientRow:
+    later = max(row, other, key=lambda each: each.last_seen)
+    return attrs.evolve(
+        later,
+        service=None,
+        connections=row.connections + other.connections,
+        total=row.total + other.total,
+        up=row.up + other.up,
+        down=row.down + other.down,
+        first_seen=min(row.first_seen, other.first_seen),
+    )
+
+
+@attrs.frozen(slots=False)
+class DeviceRow(Row):
+    """One device: how often it connects, how often it sends, and its alarms."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("device", "service", "connections", "total", "reconnect_seconds", "heartbeat_seconds"),
+        *("silent_seconds", "up", "down", "last_seen", "last_reason", "alarms"),
+    )
+
+    device: str = field(importance=0, width=15, max_width=43)
+    service: str = field(importance=8, width=10, max_width=18)
+    connections: int = field("NOW", "count", importance=2)
+    total: int = field("TOTAL", "count", importance=6)
+    first_seen: str = field("FIRST SEEN", "time", importance=13)
+    last_seen: str = field("LAST SEEN", "time", importance=7)
+    reconnect_seconds: float | None = field(
+        "COMES EVERY", "seconds", nullable=True, importance=5, help="Median time to come back."
+    )
+    heartbeat_seconds: float | None = field(
+        "SPEAKS EVERY", "seconds", nullable=True, importance=4, help="Median time between messages."
+    )
+    silent_seconds: float | None = field(
+        "SILENT FOR", "seconds", nullable=True, importance=3, help="Since its last message."
+    )
+    up: int = field("UP", "bytes", importance=10)
+    down: int = field("DOWN", "bytes", importance=9)
+    last_reason: str | None = field("LAST END", nullable=True, importance=11, width=19)
+    alarms: list[str] = field("ALARMS", "list", importance=1, width=15)
+
+
+@attrs.frozen(slots=False)
+class BlockRow(Row):
+    """One blocked network of one service."""
+
+    TABLE: ClassVar[TableOf] = ("network", "service")
+
+    service: str = field(importance=1, width=10, max_width=18)
+    network: str = field(importance=0, width=18, max_width=43)
+
+
+@attrs.frozen(slots=False)
+class HistoryConnectionRow(Row):
+    """One connection that is over, from the history."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("closed_at", "client", "service", "reason", "code", "up", "down", "duration_seconds"),
+    )
+
+    run_started_at: str = field("RUN", "time", importance=13, help="Ids are unique within a run.")
+    id: int = field("ID", "count", importance=13)
+    service: str = field(importance=6, width=10, max_width=18)
+    client: str = field(importance=0, width=21, max_width=28)
+    client_ip: str = field("CLIENT IP", importance=13, width=15, max_width=39)
+    backend: str = field(importance=13, width=21, max_width=28)
+    opened_at: str = field("OPENED", "time", importance=13)
+    closed_at: str = field("CLOSED", "time", importance=1)
+    duration_seconds: float = field("LASTED", "seconds", importance=3)
+    connect_seconds: float | None = field("CONNECTED IN", "seconds", nullable=True, importance=13)
+    first_up_seconds: float | None = field("FIRST UP", "seconds", nullable=True, importance=13)
+    first_down_seconds: float | None = field("FIRST DOWN", "seconds", nullable=True, importance=13)
+    last_up_seconds: float | None = field("LAST UP", "seconds", nullable=True, importance=13)
+    last_down_seconds: float | None = field("LAST DOWN", "seconds", nullable=True, importance=13)
+    up: int = field("UP", "bytes", importance=5)
+    down: int = field("DOWN", "bytes", importance=4)
+    reason: str = field(importance=2, width=19)
+    phase: str = field(importance=13)
+    code: str = field(importance=7, width=4)
+    closed_by: str = field("CLOSED BY", importance=13)
+    client_end: str = field("CLIENT END", importance=13)
+    backend_end: str = field("BACKEND END", importance=13)
+    client_rtt_seconds: float | None = field(
+        "CLIENT RTT", "seconds", nullable=True, importance=13, help="Smoothed round-trip time."
+    )
+    client_retransmits: int | None = field(
+        "CLIENT RETRANSMITS", "count", nullable=True, importance=13
+    )
+    backend_rtt_seconds: float | None = field("BACKEND RTT", "seconds", nullable=True)
+    backend_retransmits: int | None = field(
+        "BACKEND RETRANSMITS", "count", nullable=True, importance=13
+    )
+    detail: str | None = field(optional=True, importance=12, width=20, max_width=60)
+
+
+def _who(event: Mapping[str, Any]) -> Any:
+    return event.get("client") or event.get("device") or event.get("actor")
+
+
+def _what(event: Mapping[str, Any]) -> Any:
+    """The one word that an event of the history is about."""
+    if "alarm" in event:
+        return f"{event['alarm']}{' is over' if event['over'] else ''}"
+    return event.get("refusal") or event.get("action") or event.get("count")
+
+
+@attrs.frozen(slots=False)
+class HistoryEventRow(Row):
+    """One event of the history: a refusal, an alarm, an action, a start or a stop."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("at", "event", "service"),
+        Column("client", "CLIENT", importance=2, width=21, max_width=28, value=_who),
+        Column("what", "WHAT", importance=3, width=15, value=_what),
+        "detail",
+    )
+
+    event: str = field(importance=1, width=8)
+    at: str = field("AT", "time", importance=0)
+    service: str | None = field(optional=True, importance=4, width=10, max_width=18)
+    client: str | None = field(optional=True, importance=2, width=21, max_width=28)
+    client_ip: str | None = field("CLIENT IP", optional=True, importance=13)
+    refusal: str | None = field(optional=True, importance=3)
+    code: str | None = field(optional=True, importance=13, width=4)
+    alarm: str | None = field(optional=True, importance=3)
+    device: str | None = field(optional=True, importance=2)
+    over: bool | None = field("OVER", "flag", optional=True, importance=3)
+    count: int | None = field("COUNT", "count", optional=True, importance=3)
+    detail: str | None = field(optional=True, importance=6, width=20, max_width=60)
+    action: str | None = field(optional=True, importance=3, width=14)
+    actor: str | None = field(optional=True, importance=2, width=20, max_width=40)
+
+    def to_json(self) -> dict[str, Any]:
+        """As of every row; refusals that were counted together have a client of null."""
+        made = Row.to_json(self)
+        if self.event == "refused":
+            made.update(client=self.client, client_ip=self.client_ip)
+        return made
+
+
+@attrs.frozen(slots=False)
+class AlarmRow(Row):
+    """An alarm of a device that begins or is over, as an event."""
+
+    TABLE: ClassVar[TableOf] = ("at", "service", "device", "alarm", "over", "detail")
+
+    alarm: str = field(importance=1, width=15)
+    service: str = field(importance=3, width=10, max_width=18)
+    device: str = field(importance=0, width=15, max_width=43)
+    at: str = field("AT", "time", importance=2)
+    over: bool = field("OVER", "flag", importance=4)
+    detail: str = field(importance=5, width=20, max_width=60)
+
+
+@attrs.frozen(slots=False)
+class ActionRow(Row):
+    """An action, as an event."""
+
+    TABLE: ClassVar[TableOf] = ("at", "action", "service", "target", "count", "actor")
+
+    action: str = field(importance=0, width=14)
+    service: str | None = field(nullable=True, importance=4, help="None: all services.")
+    at: str = field("AT", "time", importance=1)
+    actor: str = field(importance=2, width=20, max_width=40, help="On whose behalf.")
+    target: str = field(importance=3, width=20, max_width=40)
+    count: int = field("COUNT", "count", importance=5, help="Connections ended by it.")
+    changed: bool = field("CHANGED", "flag", importance=6)
+    text: str = field(importance=13, help="The line of the log.")
+
+
+@attrs.frozen(slots=False)
+class ReportRow(Row):
+    """A period of the history in figures; lists and objects are as ``docs/history.md`` says."""
+
+    resolution: str = field(help="exact, or hours where single connections are forgotten.")
+    since: str = field("FROM", "time")
+    until: str = field("TO", "time")
+    kept_since: str | None = field("STORED SINCE", "time", nullable=True)
+    service: str | None = field(nullable=True)
+    connections: int = field("CONNECTIONS", "count")
+    up: int = field("UP", "bytes")
+    down: int = field("DOWN", "bytes")
+    refused: int = field("REFUSED", "count")
+    reasons: Mapping[str, int] = field("REASONS", "object")
+    refusals: Mapping[str, int] = field("REFUSALS", "object")
+    alarms: Mapping[str, int] = field("ALARMS", "object")
+    lost: int = field("LOST", "count")
+    clients_by_connections: list[Mapping[str, Any]] = field("CLIENTS BY CONNECTIONS", "list")
+    clients_by_bytes: list[Mapping[str, Any]] = field("CLIENTS BY BYTES", "list")
+    hours: list[Mapping[str, Any]] = field("HOURS", "list")
+    hours_each: int = field("HOURS EACH", "count")
+    busiest: list[Mapping[str, Any]] = field("BUSIEST", "list")
+    duration_seconds: Mapping[str, float] | None = field("LASTED", "object", nullable=True)
+    connect_seconds: Mapping[str, float] | None = field("CONNECTED IN", "object", nullable=True)

@@ -1,0 +1,70 @@
+"""Every setting of a service, once, for configuration, monitor, endpoint string and library."""
+
+from __future__ import annotations
+
+import difflib
+from operator import attrgetter
+from typing import Any
+
+import attrs
+
+from monconn.errors import SettingError
+from monconn.policy.kinds import Flag, Seconds
+from monconn.policy.rules import Rules
+from monconn.policy.settings import FORWARDING_ONLY, Setting, settings_of, validated
+from monconn.policy.timeouts import Timeouts
+
+
+@attrs.frozen(field_transformer=validated)
+class Policy:
+    """What a service allows and how it treats its connections.
+
+    A new setting is one more field here, in :class:`Rules` or in :class:`Timeouts`: the keys of
+    configuration files and endpoint strings follow from the fields.
+
+    :raises SettingError: a value is not valid.
+    """
+
+    rules: Rules = attrs.field(default=Rules())
+    timeouts: Timeouts = attrs.field(default=Timeouts())
+    wait_timeout: Seconds = attrs.field(default=60.0, metadata=FORWARDING_ONLY)
+    """Seconds that a stopping service waits for its connections; 0 = not at all."""
+    keepalive: Flag = True
+    """Whether the kernel probes silent peers, so that vanished ones are noticed."""
+    print_bytes: Flag = attrs.field(default=False, metadata=FORWARDING_ONLY)
+    """Whether each chunk is shown as a hex dump."""
+
+    @classmethod
+    def of(cls, **settings: Any) -> Policy:
+        """A policy from settings by their keys, such as ``Policy.of(max_idle=60, conn_limit=5)``.
+
+        :raises SettingError: a key is not known, or a value not valid.
+        """
+        return cls().changed(**settings)
+
+    def changed(self, **settings: Any) -> Policy:
+        """The same policy but for some settings, by their keys.
+
+        :raises SettingError: a key is not known, or a value not valid.
+        """
+        parts: dict[str, dict[str, Any]] = {}
+        for key, value in settings.items():
+            if key not in SETTINGS:
+                similar = difflib.get_close_matches(key, SETTINGS, 1)
+                advice = f": did you mean {similar[0]}?" if similar else ""
+                raise SettingError(f"{key!r} is not a known setting{advice}")
+            *part, name = SETTINGS[key].path
+            parts.setdefault("".join(part), {})[name] = value
+        own = parts.pop("", {})
+        nested = {
+            part: attrs.evolve(getattr(self, part), **values) for part, values in parts.items()
+        }
+        return attrs.evolve(self, **own, **nested)
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting's value, by its key."""
+        return {key: attrgetter(".".join(each.path))(self) for key, each in SETTINGS.items()}
+
+
+SETTINGS: dict[str, Setting] = {each.key: each for each in settings_of(Policy)}
+"""Every setting of a service, by its key in configurations."""

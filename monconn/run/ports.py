@@ -1,0 +1,242 @@
+"""A service's listener: a socket of our own, or an endpoint of Twisted's."""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.python.failure import Failure
+
+from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
+from monconn.config.config import ServiceConfig
+from monconn.errors import AddressError, ListenError, os_error_text
+from monconn.monitor.monitor import Monitor
+from monconn.monitor.subscriptions import Cancel
+from monconn.net.listen import Listener, open_listener
+from monconn.net.sockets import enable_keepalive
+from monconn.relay.forwarder import Forwarder, ForwardingFactory
+from monconn.relay.paths import DataPaths
+
+_PORT_0 = re.compile(r"(?<!\\):(port=)?0(?=:|$)")
+
+
+class Port(Protocol):
+    """Where a service listens."""
+
+    listen: str
+    """The address, with the port that a port of 0 became; empty while it is not known."""
+
+    def start(self) -> None:
+        """Accept clients; until then they wait in the kernel's queue, if they can."""
+
+    def path(self, config: ServiceConfig) -> Any:
+        """Make a data path to the backend of a configuration.
+
+        :raises AddressError: Twisted cannot use the backend's endpoint string.
+        """
+
+    def use(self, config: ServiceConfig, path: Any) -> None:
+        """Relay clients that come from now on over such a path."""
+
+    def close(self) -> Deferred[Any]:
+        """Listen no more; harmless the second time.
+
+        :returns: fires when the address is free.
+        """
+
+
+class SocketPort:
+    """Listens on a socket of our own.
+
+    :param config: where to listen, and whom to forward to.
+    :param monitor: the service's monitor.
+    :param paths: makes the data paths to the backend.
+    :param reactor: an ``IReactorFDSet``.
+    :raises ListenError: the address cannot be had; tried once.
+    """
+
+    def __init__(
+        self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: Any
+    ) -> None:
+        assert isinstance(config.listen, (TcpAddress, UnixAddress))
+        self._monitor = monitor
+        self._paths = paths
+        self._forwarder = Forwarder(monitor, self.path(config))
+        keepalive = config.policy.keepalive
+        self._sock = open_listener(config.listen, keepalive=keepalive, pauses_seconds=())
+        self.listen = _bound_address(config.listen, self._sock)
+        self._listener = Listener(self._sock, reactor, self._forwarder.accepted, monitor.must_wait)
+        self._cancel: Cancel | None = None
+
+    def start(self) -> None:
+        """Accept clients, also again whenever there is room after the service was full."""
+        if self._cancel is None:
+            self._cancel = self._monitor.when_room(self._listener.resume)
+        self._listener.resume()
+
+    def path(self, config: ServiceConfig) -> Any:
+        """Make a data path to the backend of a configuration."""
+        with _backend_errors(config):
+            return self._paths.between(
+                self._monitor, config.listen, config.backend, keepalive=config.policy.keepalive
+            )
+
+    def use(self, config: ServiceConfig, path: Any) -> None:
+        """Relay further clients over another path, with or without keepalive."""
+        if self._sock.family != socket.AF_UNIX:  # accepted sockets inherit it from the listener
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, config.policy.keepalive)
+            if config.policy.keepalive:
+                enable_keepalive(self._sock)
+        self._forwarder.use(path)
+
+    def close(self) -> Deferred[Any]:
+        """Close the socket, and remove its file if it has one."""
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+        self._listener.close()
+        return succeed(None)
+
+
+class EndpointPort:
+    """Listens on an endpoint of Twisted's.
+
+    :param config: where to listen, and whom to forward to.
+    :param monitor: the service's monitor.
+    :param paths: makes the data paths to the backend.
+    :param reactor: the reactor to run on.
+    """
+
+    def __init__(
+        self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: Any
+    ) -> None:
+        assert isinstance(config.listen, EndpointAddress)
+        self.listen = ""
+        self._address = config.listen
+        self._monitor = monitor
+        self._paths = paths
+        self._reactor = reactor
+        self._factory = ForwardingFactory(monitor, self.path(config))
+        self._port: Any = None
+        self._closed = False
+
+    def open(self) -> Deferred[EndpointPort]:
+        """Begin to listen.
+
+        :returns: fires with this port once it listens, or fails with a :class:`ListenError`.
+        """
+        return maybeDeferred(self._listen).addCallbacks(self._listening, self._failed)
+
+    def _listen(self) -> Deferred[Any]:
+        endpoint = serverFromString(self._reactor, self._address.description)
+        _negotiate_no_protocol(endpoint)
+        listening: Deferred[Any] = endpoint.listen(self._factory)
+        return listening
+
+    def _listening(self, port: Any) -> EndpointPort:
+        self._port = port
+        self.listen = _bound_description(self._address.description, port.getHost())
+        if self._closed:  # while it was about to listen
+            self.close()
+        return self
+
+    def _failed(self, failure: Failure) -> Any:
+        error = getattr(failure.value, "socketError", failure.value)
+        raise ListenError(
+            f"cannot listen on {self._address}: {os_error_text(error)}"
+        ) from failure.value
+
+    def start(self) -> None:
+        """Does nothing: Twisted accepts clients as soon as it listens."""
+
+    def path(self, config: ServiceConfig) -> Any:
+        """Make a data path to the backend of a configuration."""
+        with _backend_errors(config):
+            return self._paths.from_endpoint(
+                self._monitor, config.backend, keepalive=config.policy.keepalive
+            )
+
+    def use(self, config: ServiceConfig, path: Any) -> None:
+        """Relay further clients over another path."""
+        self._factory.use(path)
+
+    def close(self) -> Deferred[Any]:
+        """Have Twisted close the port."""
+        self._closed = True
+        port, self._port = self._port, None
+        return succeed(None) if port is None else maybeDeferred(port.stopListening)
+
+
+def open_port(
+    config: ServiceConfig,
+    monitor: Monitor,
+    paths: DataPaths,
+    reactor: Any,
+    opened_late: Callable[[Deferred[EndpointPort]], object] | None = None,
+) -> Deferred[Any]:
+    """Open a service's listener, without accepting clients if that can be helped.
+
+    :param opened_late: given the Deferred of an endpoint that does not listen at once, whose port
+        is returned nevertheless; left out, it is waited for.
+    :returns: fires with the :class:`Port`, or fails with a :class:`ListenError`.
+    """
+    if not isinstance(config.listen, EndpointAddress):
+        return maybeDeferred(SocketPort, config, monitor, paths, reactor)
+    port = EndpointPort(config, monitor, paths, reactor)
+    opening = port.open()
+    if opened_late is not None and not opening.called:
+        opened_late(opening)
+        return succeed(port)
+    return opening
+
+
+def may_pass(error: ListenError) -> bool:
+    """Whether a later try may succeed: addresses become free, and interfaces appear."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno not in (errno.EACCES, errno.EPERM)
+    return isinstance(cause, CannotListenError)
+
+
+def is_in_use(error: ListenError) -> bool:
+    """Whether somebody listens at the address already."""
+    cause = getattr(error.__cause__, "socketError", error.__cause__)
+    return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
+
+
+@contextmanager
+def _backend_errors(config: ServiceConfig) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each type of endpoint raises its own
+        raise AddressError(f"{config.name}: cannot use {config.backend}: {error}") from error
+
+
+def _bound_address(listen: Address, sock: Any) -> str:
+    if isinstance(listen, TcpAddress) and listen.port == 0:
+        return f"{str(listen).rpartition(':')[0]}:{sock.getsockname()[1]}"
+    return str(listen)
+
+
+def _bound_description(description: str, host: Any) -> str:
+    port = getattr(host, "port", None)
+    return description if port is None else _PORT_0.sub(rf":\g<1>{port}", description, 1)
+
+
+def _negotiate_no_protocol(endpoint: Any) -> None:
+    """Let in TLS clients that offer protocols (ALPN), as all of HTTP's do: none is chosen.
+
+    Twisted would end their handshakes with an alert, and has no public way to say otherwise: a
+    factory may only name the protocols that it speaks, and ours speaks what the backend does.
+    """
+    options = getattr(endpoint, "_sslContextFactory", None)
+    if options is not None:
+        options.getContext().set_alpn_select_callback(lambda *_: NO_OVERLAPPING_PROTOCOLS)

@@ -1,0 +1,465 @@
+"""From one set of running services to the next: start, change, drain and stop."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
+from twisted.logger import Logger
+
+from monconn.addresses import EndpointAddress, TcpAddress
+from monconn.clock import Clock, MonotonicClock
+from monconn.config.config import ServiceConfig, clashes
+from monconn.errors import DuplicateService, ListenError, UnknownService, quoted
+from monconn.monitor.monitor import Monitor
+from monconn.monitor.registry import Registry
+from monconn.net.listen import PAUSES_SECONDS
+from monconn.policy.policy import Policy
+from monconn.relay.paths import DataPaths
+from monconn.run.ports import Port, is_in_use, may_pass, open_port
+from monconn.sinks.hexdump import HexDump
+
+
+@attrs.frozen
+class Changes:
+    """What :meth:`Supervisor.apply` has done."""
+
+    started: tuple[str, ...] = ()
+    """The names of services that listen now and did not before."""
+    changed: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    """The keys that are different now, by the name of the service."""
+    stopped: tuple[str, ...] = ()
+    """The names of services that take no more clients; their connections may live on."""
+
+    def __bool__(self) -> bool:
+        return bool(self.started or self.changed or self.stopped)
+
+    def describe(self) -> str:
+        """The same in one line for people."""
+        parts = []
+        if self.started:
+            parts.append(f"started {', '.join(self.started)}")
+        if self.changed:
+            keys = (f"{name} ({', '.join(keys)})" for name, keys in self.changed.items())
+            parts.append(f"changed {', '.join(keys)}")
+        if self.stopped:
+            parts.append(f"stopped {', '.join(self.stopped)}")
+        return "; ".join(parts) or "nothing changed"
+
+
+@attrs.define(eq=False)
+class _Service:
+    """A service that listens."""
+
+    config: ServiceConfig
+    monitor: Monitor
+    port: Port
+
+    def bound(self) -> ServiceConfig:
+        """The configuration with the port that a port of 0 became."""
+        listen = self.config.listen
+        if not isinstance(listen, TcpAddress) or listen.port:
+            return self.config
+        port = int(self.port.listen.rpartition(":")[2])
+        return attrs.evolve(self.config, listen=TcpAddress(listen.host, port))
+
+
+class Supervisor:
+    """Runs forwarding services, and brings them from one configuration to another.
+
+    Usable inside of any Twisted program. Everything is called in the reactor's thread.
+
+    :param reactor: the reactor to run on.
+    :param registry: where the services' monitors are added; one of its own if left out.
+    :param clock: gives monotonic ``seconds()`` and ``callLater``.
+    :param hex_dump: shows the payload of services with ``print_bytes``; on standard output if
+        left out.
+    :param failed: called with the :class:`ListenError` of an endpoint that was started before the
+        reactor ran, and failed only then.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        registry: Registry | None = None,
+        *,
+        clock: Clock | None = None,
+        hex_dump: HexDump | None = None,
+        failed: Callable[[ListenError], object] | None = None,
+    ) -> None:
+        self.registry = Registry() if registry is None else registry
+        self._reactor = reactor
+        self._clock = MonotonicClock(reactor) if clock is None else clock
+        self._hex_dump = HexDump(write_to_stdout) if hex_dump is None else hex_dump
+        self._failed = failed or log_failure
+        self._paths = DataPaths(reactor, self._clock)
+        self._running: dict[str, _Service] = {}
+        self._retired: dict[str, Monitor] = {}  # stopped; in the registry until it is drained
+        self._when_drained: list[Deferred[None]] = []
+        self._stopping = False
+        self._lock = DeferredLock()  # one change at a time
+
+    @property
+    def services(self) -> tuple[ServiceConfig, ...]:
+        """The configurations of the services that run."""
+        return tuple(service.config for service in self._running.values())
+
+    def apply(
+        self, old: Iterable[ServiceConfig], new: Iterable[ServiceConfig]
+    ) -> Deferred[Changes]:
+        """Bring services from one configuration to another: all of it, or nothing.
+
+        To start is to apply ``new`` to ``()``, to stop is to apply ``()`` to ``old``. Services are
+        the same if their names are. Of one that goes on:
+
+        - settings of its policy are in force at once, for live connections, too
+          (:meth:`Monitor.apply`);
+        - ``backend`` and ``keepalive`` hold for clients that come from then on;
+        - for another ``listen`` a new listener is opened and the old one closed; connections and
+          counters go on.
+
+        A service that is gone closes its listener, waits for its connections as long as its
+        ``wait_timeout`` and then ends them with the reason ``stopping``; after that its monitor
+        leaves the registry. If its name comes back before, monitor and connections go on.
+
+        While the reactor runs nothing here blocks: an address in use is tried again by timers.
+        Before, the tries are made at once, so that what is returned has fired already.
+
+        :param old: the services that are to become ``new``; those that somebody else has applied
+            are left alone.
+        :param new: the services to run.
+        :returns: fires when the new configuration is in force, with what was changed; or fails
+            with a :class:`MonconnError`, and then nothing has changed. See :meth:`drained` for
+            the connections of services that were stopped.
+        """
+        before, after = tuple(old), tuple(new)
+
+        async def apply() -> Changes:
+            try:
+                changes: Changes = await self._lock.run(
+                    lambda: Deferred.fromCoroutine(self._apply(before, after))
+                )
+                return changes
+            finally:
+                self._check_drained()
+
+        return Deferred.fromCoroutine(apply())
+
+    def stop(self) -> Deferred[None]:
+        """Stop every service, as applying nothing does, and wait for the last connection.
+
+        The monitors stay in the registry, so that what they have counted can be stored.
+        """
+
+        async def apply_nothing() -> None:
+            self._stopping = True
+            try:
+                await self._apply(self.services, ())
+            finally:
+                self._stopping = False
+
+        async def stop() -> None:
+            await self._lock.run(lambda: Deferred.fromCoroutine(apply_nothing()))
+            await self.drained()
+
+        return Deferred.fromCoroutine(stop())
+
+    def drained(self) -> Deferred[None]:
+        """Fires when no stopped service has a connection any more."""
+        done: Deferred[None] = Deferred()
+        self._when_drained.append(done)
+        self._check_drained()
+        return done
+
+    # -- applying
+
+    async def _apply(
+        self, old: tuple[ServiceConfig, ...], new: tuple[ServiceConfig, ...]
+    ) -> Changes:
+        after = self._checked(old, new)
+        gone = [each.name for each in old if each.name not in after]
+        fresh = {name: each for name, each in after.items() if name not in self._running}
+        changed = {
+            name: keys
+            for name, each in after.items()
+            if name in self._running and (keys := _changed_keys(self._running[name].config, each))
+        }
+        moved = {name: after[name] for name, keys in changed.items() if "listen" in keys}
+        paths = {
+            name: self._running[name].port.path(after[name])
+            for name, keys in changed.items()
+            if name not in moved and not {"backend", "keepalive"}.isdisjoint(keys)
+        }
+        monitors = {name: self._monitor_of(each) for name, each in (fresh | moved).items()}
+        ports = await self._open_all(
+            {**moved, **fresh}, monitors, [self._running[name] for name in [*gone, *moved]]
+        )
+        # From here on nothing can fail.
+        closing = [self._retire(name) for name in gone]
+        for name in changed:
+            closing.append(self._change(after[name], ports.get(name), paths.get(name)))
+        for name, config in fresh.items():
+            self._start(config, monitors[name], ports[name])
+        await gatherResults(closing)
+        changes = Changes(tuple(fresh), changed, tuple(gone))
+        if changed or (gone and after):
+            self._log.info("services: {changes}", changes=changes.describe())
+        return changes
+
+    def _checked(
+        self, old: tuple[ServiceConfig, ...], new: tuple[ServiceConfig, ...]
+    ) -> dict[str, ServiceConfig]:
+        """The new services by their names.
+
+        :raises UnknownService: one of the old ones does not run.
+        :raises DuplicateService: two have one name, or somebody else has taken it.
+        :raises ListenError: two listen at the same place.
+        """
+        for config in old:
+            if config.name not in self._running:
+                raise UnknownService(f"no service named {quoted(config.name)} runs")
+        old_names = {config.name for config in old}
+        after: dict[str, ServiceConfig] = {}
+        for config in new:
+            is_others = (config.name in self._running and config.name not in old_names) or (
+                config.name in self.registry.names()
+                and self.registry.get(config.name) is not self._monitor_of(config)
+            )
+            if config.name in after or is_others:
+                raise DuplicateService(f"a service named {config.name!r} exists already")
+            after[config.name] = config
+        for name, message in clashes(new):
+            raise ListenError(f"{name}: {message}")
+        return after
+
+    def _monitor_of(self, config: ServiceConfig) -> Monitor:
+        """The service's monitor, if it has or had one, so that its counters go on; or a new one."""
+        if config.name in self._running:
+            return self._running[config.name].monitor
+        if config.name in self._retired:
+            return self._retired[config.name]
+        return Monitor(
+            config.name,
+            policy=_policy_of(config),
+            listen=str(config.listen),
+            backend=str(config.backend),
+            clock=self._clock,
+        )
+
+    async def _open_all(
+        self,
+        configs: Mapping[str, ServiceConfig],
+        monitors: Mapping[str, Monitor],
+        leaving: list[_Service],
+    ) -> dict[str, Port]:
+        """Open listeners, or none of them.
+
+        An address in use may be that of a listener which is to be closed. If so, that one is closed
+        before, and opened again if something still cannot be had.
+
+        :param leaving: the services whose listeners are to be closed.
+        :raises ListenError: an address cannot be had; then all is as before.
+        """
+        ports: dict[str, Port] = {}
+        released: list[_Service] = []
+        try:
+            for name, config in configs.items():
+                holders = [
+                    service
+                    for service in leaving
+                    if service not in released and _may_clash(service.bound(), config)
+                ]
+                try:
+                    # Whoever holds it does not let go by waiting.
+                    pauses = () if holders else PAUSES_SECONDS
+                    ports[name] = await self._open(config, monitors[name], pauses)
+                except ListenError as error:
+                    if not (holders and is_in_use(error)):
+                        raise
+                    for service in holders:
+                        released.append(service)
+                        await service.port.close()
+                    ports[name] = await self._open(config, monitors[name], PAUSES_SECONDS)
+        except Exception:
+            for port in ports.values():
+                await port.close()
+            for service in released:
+                await self._reopen(service)
+            raise
+        return ports
+
+    async def _open(
+        self, config: ServiceConfig, monitor: Monitor, pauses_seconds: Iterable[float]
+    ) -> Port:
+        """Open a listener, trying again after each pause.
+
+        :raises ListenError: it could not be had after the last try.
+        """
+        is_running = self._reactor.running
+
+        def opened_late(opening: Deferred[Any]) -> None:
+            opening.addCallbacks(self._listens_late, lambda each: self._failed(each.value))
+
+        for pause in (*pauses_seconds, None):
+            try:
+                port: Port = await open_port(
+                    config,
+                    monitor,
+                    self._paths,
+                    self._reactor,
+                    None if is_running else opened_late,
+                )
+                return port
+            except ListenError as error:
+                if pause is None or not may_pass(error):
+                    raise
+                await self._pause(pause)
+        raise AssertionError("unreachable")
+
+    def _pause(self, seconds: float) -> Deferred[None]:
+        if not self._reactor.running:  # then no timer fires, and nobody is kept waiting
+            time.sleep(seconds)
+            return succeed(None)
+        pause: Deferred[None] = Deferred()
+        self._clock.callLater(seconds, pause.callback, None)
+        return pause
+
+    async def _reopen(self, service: _Service) -> None:
+        """Open a listener again that was closed for others, where it has been."""
+        try:
+            service.port = await self._open(service.bound(), service.monitor, PAUSES_SECONDS)
+        except ListenError as error:
+            # Its connections and the other services go on.
+            log_failure(error)
+        else:
+            service.monitor.listen = service.port.listen
+            service.port.start()
+
+    # -- one service
+
+    def _start(self, config: ServiceConfig, monitor: Monitor, port: Port) -> None:
+        service = self._running[config.name] = _Service(config, monitor, port)
+        monitor.listen, monitor.backend = port.listen or str(config.listen), str(config.backend)
+        self._retired.pop(config.name, None)
+        if config.name not in self.registry.names():
+            self.registry.add(monitor)
+        self._show_bytes(service)
+        monitor.apply(_policy_of(config))
+        monitor.resume()
+        port.start()
+        self._log_listening(service)
+
+    def _change(self, config: ServiceConfig, port: Port | None, path: Any) -> Deferred[Any]:
+        """Change a service that runs.
+
+        :param port: the new listener, if there is one.
+        :param path: the new way to the backend, if there is one for the present listener.
+        :returns: fires when the old listener is closed, if there is a new one.
+        """
+        service = self._running[config.name]
+        service.config = config
+        service.monitor.backend = str(config.backend)
+        closed: Deferred[Any] = succeed(None)
+        if port is not None:
+            closed, service.port = service.port.close(), port
+            service.monitor.listen = port.listen or str(config.listen)
+        elif path is not None:
+            service.port.use(config, path)
+        self._show_bytes(service)
+        service.monitor.apply(_policy_of(config))
+        if port is not None:
+            port.start()
+            self._log_listening(service)
+        return closed
+
+    def _retire(self, name: str) -> Deferred[Any]:
+        """Close a service's listener, and let its connections end.
+
+        :returns: fires when the listener is closed.
+        """
+        service = self._running.pop(name)
+        monitor, forget = service.monitor, not self._stopping
+        self._retired[name] = monitor
+        closed = service.port.close()
+        ended = monitor.stop(service.config.policy.wait_timeout)
+        ended.addCallback(lambda _: self._ended(monitor, forget))
+        return closed
+
+    def _ended(self, monitor: Monitor, forget: bool) -> None:
+        if self._retired.get(monitor.name) is monitor:  # else it has come back
+            if forget:
+                del self._retired[monitor.name]
+                if any(each is monitor for each in self.registry):
+                    self.registry.delete(monitor.name)
+            self._check_drained()
+
+    def _check_drained(self) -> None:
+        if any(map(len, self._retired.values())):
+            return
+        if not self._running and not self._lock.locked:  # else a new listener may need them
+            self._paths.close()
+        waiting, self._when_drained = self._when_drained, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    def _show_bytes(self, service: _Service) -> None:
+        service.monitor.remove_observer(self._hex_dump)
+        if service.config.policy.print_bytes:
+            service.monitor.add_observer(self._hex_dump)
+
+    # -- what is logged
+
+    def _listens_late(self, port: Port) -> None:
+        for service in self._running.values():
+            if service.port is port:
+                service.monitor.listen = port.listen
+                self._log_listening(service)
+
+    def _log_listening(self, service: _Service) -> None:
+        if not service.port.listen:  # an endpoint that is not ready yet
+            return
+        # Once the reactor runs: only then have the signals that stop the program their handlers.
+        self._reactor.callWhenRunning(
+            self._log.info,
+            "{service}: listening on {listen}, forwarding to {backend}",
+            service=service.config.name,
+            listen=service.monitor.listen,
+            backend=service.monitor.backend,
+        )
+
+
+def _policy_of(config: ServiceConfig) -> Policy:
+    """A service's policy: only a listener of our own can leave clients in its queue."""
+    if isinstance(config.listen, EndpointAddress):
+        return config.policy.changed(when_full="refuse")
+    return config.policy
+
+
+def _may_clash(old: ServiceConfig, new: ServiceConfig) -> bool:
+    """Whether two services may need the same address; nobody knows that of endpoint strings."""
+    if any(isinstance(each.listen, EndpointAddress) for each in (old, new)):
+        return True
+    return bool(clashes((old, new)))
+
+
+def _changed_keys(old: ServiceConfig, new: ServiceConfig) -> tuple[str, ...]:
+    before = {"listen": old.listen, "backend": old.backend, **old.policy.settings()}
+    after = {"listen": new.listen, "backend": new.backend, **new.policy.settings()}
+    return tuple(key for key in after if before[key] != after[key])
+
+
+def log_failure(error: Exception) -> None:
+    """Log an error that a person can do something about."""
+    Logger(namespace="monconn").error("{problem}", problem=str(error))
+
+
+def write_to_stdout(text: str) -> None:
+    """Write a text at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

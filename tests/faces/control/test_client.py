@@ -1,0 +1,23 @@
+"""The client of the control port, against an older server."""
+
+from __future__ import annotations
+
+import pytest
+
+from monconn.errors import ControlError
+from tests.faces.control.conftest import Port, with_port
+
+
+@with_port
+def test_filters_and_dry_runs_are_not_sent_to_a_server_that_ignores_them(port: Port) -> None:
+    web = port.monitor("web")
+    (made,) = port.connections(web, "192.0.2.1")
+    client = port.client()
+    del client.hello["filters"]  # as of a monconn that did not have them
+    with pytest.raises(ControlError, match=r"^monconn .* runs, which is too old for dry_run"):
+        client.call("CloseConnections", service="web", dry_run=True)
+    with pytest.raises(ControlError, match="too old for filter"):
+        list(client.rows("ListConnections", filter="up:1.."))
+    assert made.record.reason is None
+    assert len(list(client.rows("ListConnections", service="web", filter=None))) == 1
+    assert client.call("CloseConnections", service="web", dry_run=False)["closed"] == "1"

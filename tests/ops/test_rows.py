@@ -1,0 +1,210 @@
+"""Rows: their JSON is what it always was, and their columns are what tables show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+import pytest
+
+from monconn.config.sections import DevicesConfig
+from monconn.devices.devices import DevicesService
+from monconn.model.actions import OWN_CODE, Action, Actor
+from monconn.model.alarms import Alarm
+from monconn.model.record import ConnectionRecord
+from monconn.ops import rows
+from monconn.ops.columns import Column, Row, format_value, local_time
+from monconn.ops.feed import connection_row
+from monconn.ops.operations import Operations
+from monconn.ops.rates import Rates
+from monconn.sinks.history.query import CONNECTION_KEYS, EVENT_KEYS
+
+from .world import World
+
+ROW_CLASSES = [
+    each
+    for each in vars(rows).values()
+    if isinstance(each, type) and issubclass(each, Row) and each is not Row
+]
+TCP = bytes(232)
+
+
+def full_record() -> ConnectionRecord:
+    """A closed connection of which everything is known."""
+    record = ConnectionRecord(
+        7, "web", "192.0.2.1:5", "192.0.2.1", ":80", "10.0.0.5:80", 1_700_000_000.0, 100.0
+    )
+    record.connected, record.first_up, record.first_down = 100.5, 101.0, 101.25
+    record.up, record.down, record.last_up, record.last_down = 10, 20, 102.0, 103.0
+    record.client_tcp = record.backend_tcp = TCP
+    record.set_fact("mqtt_client_id", "sensor-7")
+    record.state = "open"
+    record.end("client_reset", 104.0, "ECONNRESET")
+    record.state, record.closed, record.closed_at = "closed", 104.5, 1_700_000_004.5
+    return record
+
+
+def live_record() -> ConnectionRecord:
+    return ConnectionRecord(
+        8, "web", "192.0.2.1:5", "192.0.2.1", ":80", "10.0.0.5:80", 1_700_000_000.0, 100.0
+    )
+
+
+def refused_record() -> ConnectionRecord:
+    record = live_record()
+    record.refusal, record.state = "blocked", "closed"
+    record.closed, record.closed_at = record.opened, record.opened_at
+    return record
+
+
+@pytest.mark.parametrize("make", [live_record, full_record, refused_record])
+def test_a_connection_is_its_snapshot_and_its_rates(make: Any) -> None:
+    record = make()
+    row = connection_row(record, Rates(), 110.0)
+    rates = {"up_rate": 0.0, "down_rate": 0.0}
+    assert json.dumps(row.to_json()) == json.dumps(record.snapshot(110.0) | rates)
+
+
+def test_services_clients_and_devices_are_their_snapshots() -> None:
+    world = World("web")
+    world.connect("web", "192.0.2.1", "192.0.2.2")
+    monitor = world.registry.get("web")
+    devices = DevicesService(DevicesConfig(), world.registry, None, world.clock)
+    operations = Operations(world.registry, world.clock, devices=devices)
+    (service,) = operations.services()
+    assert service.to_json() == monitor.stats() | {"ip_count": 2}
+    clients = [row.to_json() for row in operations.clients()]
+    assert clients == [
+        {"service": "web", **each} for each in monitor.clients.snapshot(monitor.connections())
+    ]
+    assert [row.to_json() for row in operations.devices()] == list(devices.rows())
+
+
+def test_alarms_and_actions_are_their_dictionaries() -> None:
+    alarm = Alarm("silent", "web", "192.0.2.1", 1_700_000_000.0, False, "said nothing")
+    assert rows.AlarmRow(**alarm.snapshot()).to_json() == alarm.snapshot()
+    action = Action("block", Actor.process(1000, 4242, "alice"), 1.0, None, "192.0.2.0/24", 3)
+    assert rows.ActionRow(**action.to_dict()).to_json() == action.to_dict()
+
+
+def test_history_rows_have_the_columns_of_csv() -> None:
+    assert tuple(rows.HistoryConnectionRow.fields()) == CONNECTION_KEYS
+    assert tuple(rows.HistoryEventRow.fields()) == EVENT_KEYS
+
+
+@pytest.mark.parametrize("row_class", ROW_CLASSES, ids=lambda each: each.__name__)
+def test_every_column_of_a_table_is_of_a_field(row_class: type[Row]) -> None:
+    columns = row_class.columns()
+    assert len({column.title for column in columns}) == len(columns)
+    for column in columns:
+        assert column.value is not None or column.name in row_class.fields()
+        assert column.width > 0
+        assert column.title == column.title.upper()
+    assert [each.name for each in attrs.fields(row_class)] == list(row_class.fields())
+
+
+@pytest.mark.parametrize("row_class", ROW_CLASSES, ids=lambda each: each.__name__)
+def test_rows_are_frozen(row_class: type[Row]) -> None:
+    row = row_class(**dict.fromkeys(row_class.fields()))
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(row, next(iter(row_class.fields())), 1)
+
+
+def test_a_table_is_made_of_rows_or_of_their_json() -> None:
+    row = connection_row(full_record(), Rates(), 110.0, rows.ClosedConnectionRow)
+    columns = rows.ClosedConnectionRow.columns()
+    assert [column.title for column in columns] == [
+        *("ID", "CLIENT", "SERVICE", "REASON", "CODE", "UP", "DOWN", "LASTED", "CLOSED"),
+    ]
+    assert [column.align for column in columns[:6]] == ["right", *["left"] * 4, "right"]
+    cells = [column.text(row) for column in columns]
+    assert cells[:8] == ["7", "192.0.2.1:5", "web", "client_reset", "CD", "10 B", "20 B", "4.50s"]
+    assert [column.text(row.to_json()) for column in columns] == cells
+
+
+def test_a_client_reads_rows_of_a_newer_server() -> None:
+    sent = connection_row(live_record(), Rates(), 110.0).to_json()
+    assert rows.ConnectionRow.of(sent | {"colour": "green"}).to_json() == sent
+    with pytest.raises(TypeError):
+        rows.ConnectionRow.of({"id": 1})
+
+
+@pytest.mark.parametrize(
+    ("event", "who", "what"),
+    [
+        ({"event": "started"}, "-", "-"),
+        ({"event": "lost", "count": 5}, "-", "5"),
+        ({"event": "alarm", "alarm": "silent", "over": True, "device": "a"}, "a", "silent is over"),
+        ({"event": "refused", "client": "b", "refusal": "rate", "count": 1}, "b", "rate"),
+        ({"event": "action", "action": "block", "actor": "uid 0", "count": 2}, "uid 0", "block"),
+    ],
+)
+def test_each_event_says_who_and_what(event: dict[str, Any], who: str, what: str) -> None:
+    by_title = {column.title: column for column in rows.HistoryEventRow.columns()}
+    row = rows.HistoryEventRow.of({"at": "2026-01-01T00:00:00.000+00:00", **event})
+    for given in (event, row):
+        assert by_title["CLIENT"].text(given) == who
+        assert by_title["WHAT"].text(given) == what
+
+
+def test_refusals_counted_together_have_no_client() -> None:
+    row = rows.HistoryEventRow(event="refused", at="x", service="web", refusal="rate", count=9)
+    assert row.to_json()["client"] is None
+    assert row.to_json()["client_ip"] is None
+
+
+def test_clients_of_several_services_are_added_up() -> None:
+    def row(service: str, ip: str, last_seen: str, reason: str | None) -> rows.ClientRow:
+        return rows.ClientRow(
+            service=service,
+            ip=ip,
+            connections=1,
+            total=2,
+            up=3,
+            down=4,
+            first_seen=last_seen,
+            last_seen=last_seen,
+            last_reason=reason,
+        )
+
+    given = [row("a", "1", "t1", "x"), row("b", "2", "t2", None), row("b", "1", "t3", "y")]
+    first, second = rows.sum_by_ip(given)
+    assert (first.ip, first.connections, first.total, first.up, first.down) == ("1", 2, 4, 6, 8)
+    assert (first.first_seen, first.last_seen, first.last_reason) == ("t1", "t3", "y")
+    assert "service" not in first.to_json()
+    assert second.ip == "2"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (None, "bytes", "-"),
+        ("", "text", "-"),
+        (0, "count", "0"),
+        (2048, "bytes", "2.0 KiB"),
+        (0.4, "bytes_per_second", "-"),
+        (2048.7, "bytes_per_second", "2.0 KiB/s"),
+        (61.0, "seconds", "1m01s"),
+        ([], "list", ""),
+        (["a", "b"], "list", "a, b"),
+        (False, "flag", "no"),
+        ({"rate": 2}, "object", "rate 2"),
+    ],
+)
+def test_values_are_formatted_by_their_unit(value: Any, unit: Any, text: str) -> None:
+    assert format_value(value, unit) == text
+
+
+def test_a_time_of_another_day_has_its_date() -> None:
+    assert len(local_time("2001-01-01T12:00:00.000+00:00")) == len("2001-01-01 12:00:00")
+
+
+def test_a_column_can_be_titled_anew() -> None:
+    titles = [each.title for each in rows.ConnectionRow.columns("id", "pipe")]
+    assert titles == ["ID", "PIPE"]
+    assert isinstance(rows.ConnectionRow.columns()[0], Column)
+
+
+def test_own_code_says_so() -> None:
+    assert OWN_CODE.describe() == "own code"

@@ -1,0 +1,107 @@
+"""Every setting of a service is declared once, and checks itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from fractions import Fraction
+from typing import Any
+
+import attrs
+import pytest
+
+from monconn.errors import MonconnError, SettingError, SettingTypeError
+from monconn.policy.networks import NetworkSet
+from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.rules import Rules
+from monconn.policy.timeouts import Timeouts
+
+
+def test_every_field_is_a_setting() -> None:
+    names = [
+        field.name
+        for cls in (Rules, Timeouts, Policy)
+        for field in attrs.fields(cls)
+        if field.init and field.name not in ("rules", "timeouts")
+    ]
+    assert [each.path[-1] for each in SETTINGS.values()] == names
+    assert list(Policy().settings()) == list(SETTINGS)
+
+
+def test_of_and_changed_take_the_keys_of_configurations() -> None:
+    policy = Policy.of(max_idle=5, ip_blacklist=["10.0.0.0/8"], keepalive=False)
+    assert policy == Policy(
+        Rules(bans=(ipaddress.ip_network("10.0.0.0/8"),)), Timeouts(max_idle=5), keepalive=False
+    )
+    changed = policy.changed(conn_limit=3, max_idle=0)
+    assert changed.rules == attrs.evolve(policy.rules, conn_limit=3)
+    assert changed.settings() == policy.settings() | {"conn_limit": 3, "max_idle": 0}
+    assert Policy.of(**changed.settings()) == changed
+
+
+def test_an_unknown_key() -> None:
+    with pytest.raises(SettingError, match=r"^'max_ilde' is not a known setting: did you mean max"):
+        Policy.of(max_ilde=5)
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "value", "message"),
+    [
+        (Timeouts, "max_idle", -5, r"^Timeouts\(max_idle=-5\): must be 0 or more seconds"),
+        (Timeouts, "max_idle", math.nan, r"^Timeouts\(max_idle=nan\): must be a number of seconds"),
+        (Timeouts, "max_idle", math.inf, "must be a number of seconds"),
+        (Timeouts, "max_idle", 10**400, "at most a hundred years"),
+        (Rules, "conn_limit", -1, r"^Rules\(conn_limit=-1\): must be from 0 to 1000000000$"),
+        (Rules, "ip_limit", 10**10, "must be from 0 to"),
+        (Rules, "when_full", "drop", r"^Rules\(when_full='drop'\): must be wait or refuse$"),
+        (Rules, "bans", ["10.0.0.256"], "neither an IP address nor a network"),
+        (Policy, "wait_timeout", -1, r"^Policy\(wait_timeout=-1\): must be 0 or more"),
+    ],
+)
+def test_a_wrong_value(cls: Any, key: str, value: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        cls(**{key: value})
+    assert isinstance(caught.value, MonconnError)
+    assert isinstance(caught.value, ValueError)
+    assert not isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "value", "message"),
+    [
+        (Timeouts, "max_idle", "15m", r"^Timeouts\(max_idle='15m'\): must be a number of seconds$"),
+        (Timeouts, "max_idle", True, "must be a number of seconds"),
+        (Timeouts, "connect_timeout", None, "must be a number of seconds"),
+        (Rules, "conn_limit", True, r"^Rules\(conn_limit=True\): must be a whole number$"),
+        (Rules, "conn_limit", 5.0, "must be a whole number"),
+        (Rules, "bans", "10.0.0.0/8", "must be a list of networks"),
+        (Rules, "bans", [5], "must be a list of networks, and 5 is none"),
+        (Rules, "bans", None, "must be a list of networks"),
+        (Policy, "keepalive", 1, r"^Policy\(keepalive=1\): must be True or False$"),
+        (Policy, "rules", None, r"^Policy\(rules=None\): must be Rules\(\.\.\.\)$"),
+        (Policy, "timeouts", 5, r"must be Timeouts\(\.\.\.\)$"),
+        (Rules, "conn_limit", "x" * 500, r"x…\): must be a whole number$"),
+    ],
+)
+def test_a_wrong_type(cls: Any, key: str, value: Any, message: str) -> None:
+    with pytest.raises(SettingTypeError, match=message) as caught:
+        cls(**{key: value})
+    assert isinstance(caught.value, MonconnError)
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("cls", [Rules, Timeouts, Policy])
+def test_a_changed_copy_is_checked_as_well(cls: Any) -> None:
+    key = next(field.name for field in attrs.fields(cls) if "kind" in field.metadata)
+    with pytest.raises(SettingError):
+        attrs.evolve(cls(), **{key: object()})
+
+
+def test_what_is_stored() -> None:
+    assert repr(Timeouts(max_idle=300).max_idle) == "300.0"
+    assert Timeouts(max_idle=Fraction(1, 2)).max_idle == 0.5  # type: ignore[arg-type]
+    networks = ["::ffff:192.0.2.0/120", ipaddress.ip_network("10.0.0.0/8")]
+    expected = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("10.0.0.0/8"))
+    assert Rules(bans=networks).bans == expected  # type: ignore[arg-type]
+    assert Rules(bans=NetworkSet(expected[:1])).bans == expected[:1]  # type: ignore[arg-type]

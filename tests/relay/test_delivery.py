@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from monconn.relay.sockets.connect import RETRY_SECONDS, ConnectAttempt, Connect
 from monconn.relay.sockets.end import SocketEnd
 from monconn.relay.sockets.loop import HAS_EPOLL
 
-from .test_given_back import left
+from .test_given_back import Leftovers
 from .test_relay import FakeEnd
 from .world import World, exactly, reset, to_the_end, until
 
@@ -218,7 +217,7 @@ async def test_an_end_that_failed_unread_is_not_held_by_a_timer(tmp_path: Path, 
     """A timer of five seconds, which nobody cancelled, kept the dead End in memory."""
 
     def play() -> None:
-        gc.collect()  # what other tests have left
+        left = Leftovers()
         with World(tmp_path, "ipv4", pipe) as world:
             client, backend = world.pair()
             backend.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -142,16 +142,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         record, now = self.record, self._monitor.clock.seconds()
         if record.state == "closed":
             return  # the transport discards it
-        if direction == "up":
-            if record.first_up is None:
-                record.first_up = now
-            record.up += len(data)
-            record.last_up = now
-        else:
-            if record.first_down is None:
-                record.first_down, record.asked = now, record.last_up
-            record.down += len(data)
-            record.last_down = now
+        record.count(direction, len(data), now)
         if self._monitor.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:

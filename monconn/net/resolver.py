@@ -68,10 +68,10 @@ class Resolver:
             found(targets)
 
     def _fail(self, failure: Failure) -> None:
-        words = os_error_text(failure.value)
+        text = os_error_text(failure.value)
         waiting, self._waiting = self._waiting, []
         for _, failed in waiting:
-            failed(words)
+            failed(text)
 
 
 def _literal(address: TcpAddress | UnixAddress) -> Sequence[SocketAddress]:

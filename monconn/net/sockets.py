@@ -32,7 +32,7 @@ _UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid
 # (the limit), FWD_ALLOC (reserved), WMEM_QUEUED (queued).
 _MEMINFO = struct.Struct("8x4I")
 
-# A peer that vanished, in the kernel's words: retransmissions or keepalive probes ran out
+# A peer that vanished, as the kernel reports it: retransmissions or keepalive probes ran out
 # (ETIMEDOUT), or the last retries were answered by routers (ICMP unreachable: EHOSTUNREACH,
 # ENETUNREACH, EHOSTDOWN, ENONET) or went out of an interface that is down (ENETDOWN).
 _PEER_LOST_ERRNOS = frozenset(

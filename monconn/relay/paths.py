@@ -180,6 +180,8 @@ class DataPaths:
 
     _log = Logger()
 
+    # The reactor is Any: no interface of Twisted's covers sockets, descriptors, threads and
+    # clients' endpoints, nor a MonconnReactor's socket_loop.
     def __init__(self, reactor: Any, clock: Clock) -> None:
         self._reactor = reactor
         self._clock = clock

@@ -113,6 +113,8 @@ class Relay:
         While it is there, this connection's bytes are copied through Python; other connections
         are not affected.
         """
+        if len(self._gone) == 2:
+            return lambda: None
         if self._watchers is None:
             self._watchers = Watchers(self._set_watched)
         return self._watchers.add(call)

@@ -67,7 +67,8 @@ class StageChain:
         self._end: End | None = end
         self._queue: ByteSink | None = end.sink  # gets what the last stage forwards
         self._holds_sender = holds_sender
-        self._is_held = False
+        self._is_held = False  # whether we hold the sender
+        self._is_removing = False
         self._has_ended = False
         self._stages: tuple[Stage, ...] = ()
 
@@ -92,7 +93,11 @@ class StageChain:
         """Have a stage forward what it holds, and take it out; harmless if that was done."""
         if stage not in self._stages or self._end is None:
             return
+        # Released amid the flush, the sender would be read from at once, and what it has sent be
+        # given to the stage that is about to go.
+        self._is_removing = True
         stage.flush()
+        self._is_removing = False
         self._stages = tuple(each for each in self._stages if each is not stage)
         stage.close()
         if self._end is not None:
@@ -115,7 +120,7 @@ class StageChain:
         if not held:
             end.stages_drained()
         must_hold = held >= HELD_BYTES
-        if must_hold != self._is_held:
+        if must_hold != self._is_held and not (self._is_removing and self._is_held):
             self._is_held = must_hold
             self._holds_sender(must_hold)
 

@@ -1,7 +1,7 @@
-"""The way of a connection and of a chunk grows no longer unseen, however fast the machine is.
+"""What a connection and a chunk cost cannot grow unnoticed, however fast the machine is.
 
 What is counted: system calls, and calls of our own Python functions. If a test here fails, more is
-done for each than before: make the way shorter again, or raise the limit knowingly.
+done for each than before: shorten it again, or raise the limit deliberately.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import pytest
 from .programs import Backend, Monconn, Program, connect, receive
 
 COUNTING = Path(__file__).with_name("counting.py")
+WATCHING = Path(__file__).with_name("watching.py")
+LISTENING = r"listening on [^,]*?:(\d+)[:,]"
 MESSAGE = b"x" * 64
 
 CONNECTIONS = 200
@@ -53,7 +55,7 @@ CALLS_PER_MESSAGE: dict[str, float] = {
 }
 
 MEBIBYTES = 64
-# How much comes at once is up to the system: 800 KiB when nothing else runs.
+# How much comes at once is up to the kernel: 800 KiB when nothing else runs.
 CALLS_PER_MEBIBYTE: dict[str, float] = {
     "splice": 8,
     "getsockopt": 5,
@@ -74,7 +76,7 @@ CALLS_PER_SPLICE: dict[str, float] = {
 }
 
 STRAYS = 20
-"""Calls of each kind that come by the way: memory, timers and what is looked at then, the log."""
+"""Calls of each kind that are not due to what is measured: memory, timers and checks, the log."""
 
 PYTHON_CALLS_PER_CONNECTION = 101
 PYTHON_CALLS_PER_MESSAGE = 12
@@ -114,7 +116,7 @@ def sink(client: socket.socket) -> None:
 
 
 def greeted(port: int) -> socket.socket:
-    """A client whose connection stands on both sides, so that what follows has one order only."""
+    """A client connected through to the backend, so that what follows has one order only."""
     client = connect(port)
     assert receive(client, 1) == b"!"
     return client
@@ -149,7 +151,7 @@ def send_bulk(port: int, mebibytes: int) -> None:
 # -- system calls
 
 Do = Callable[[], object]
-SystemCalls = Callable[[Monconn, Do], dict[str, int]]
+SystemCalls = Callable[[Program, Do], dict[str, int]]
 
 
 @pytest.fixture
@@ -160,9 +162,8 @@ def system_calls(
     strace = program("strace")
     table = tmp_path / "table"
 
-    def _count(monconn: Monconn, do: Do) -> dict[str, int]:
-        pid = monconn.program.process.pid
-        tracer = start(strace, "-f", "-c", "-o", table, "-p", str(pid))
+    def _count(traced: Program, do: Do) -> dict[str, int]:
+        tracer = start(strace, "-f", "-c", "-o", table, "-p", str(traced.process.pid))
         wait_until_attached(tracer)
         do()
         tracer.send(signal.SIGINT)
@@ -173,7 +174,7 @@ def system_calls(
 
 
 def wait_until_attached(tracer: Program) -> None:
-    """Wait for strace; skip the test where the system forbids it.
+    """Wait for strace; skip the test where the kernel forbids it.
 
     Even where CI asks for all programs: no package would mend it, and the calls in Python, which
     need no permission, are counted everywhere.
@@ -215,7 +216,7 @@ def test_system_calls_of_a_connection(
     monconn = forward(launch, serve(greet_and_echo))
     port = monconn.port()
     make_connections(port, 5)
-    calls = system_calls(monconn, lambda: make_connections(port, CONNECTIONS))
+    calls = system_calls(monconn.program, lambda: make_connections(port, CONNECTIONS))
     assert calls["accept4"] > CONNECTIONS, "not all were counted"
     assert not too_many(calls, CALLS_PER_CONNECTION, CONNECTIONS)
 
@@ -226,7 +227,7 @@ def test_system_calls_of_a_message(
     monconn = forward(launch, serve(greet_and_echo))
     with greeted(monconn.port()) as client:
         exchange(client)
-        calls = system_calls(monconn, lambda: exchange(client, MESSAGES))
+        calls = system_calls(monconn.program, lambda: exchange(client, MESSAGES))
     assert calls["recvfrom"] >= 2 * MESSAGES, "not all were counted"
     assert not too_many(calls, CALLS_PER_MESSAGE, MESSAGES)
 
@@ -237,10 +238,29 @@ def test_system_calls_of_bulk(
     monconn = forward(launch, serve(sink))
     port = monconn.port()
     send_bulk(port, 4)  # which makes the pipes, too
-    calls = system_calls(monconn, lambda: send_bulk(port, MEBIBYTES))
+    calls = system_calls(monconn.program, lambda: send_bulk(port, MEBIBYTES))
     assert calls["splice"] >= 2 * MEBIBYTES, "not all were counted"
     assert not too_many(calls, CALLS_PER_MEBIBYTE, MEBIBYTES)
     assert not too_many(calls, CALLS_PER_SPLICE, calls["splice"])
+
+
+def test_system_calls_of_bulk_beside_a_connection_that_is_watched(
+    start: Callable[..., Program], serve: Callable[..., Backend], system_calls: SystemCalls
+) -> None:
+    """To watch one connection's payload leaves splicing to all others."""
+    pair = f"127.0.0.1:0=127.0.0.1:{serve(sink).port}"
+    monconn = start(sys.executable, WATCHING, "-p", pair)
+    port = int(monconn.out.wait_for(LISTENING)[1])
+    with connect(port) as watched:
+        watched.sendall(b"x" * 100)
+        monconn.err.wait_for("100 bytes were watched")
+        send_bulk(port, 4)
+        calls = system_calls(monconn, lambda: send_bulk(port, MEBIBYTES))
+        assert calls["splice"] >= 2 * MEBIBYTES, "not all were counted"
+        assert not too_many(calls, CALLS_PER_MEBIBYTE, MEBIBYTES)
+        assert not too_many(calls, CALLS_PER_SPLICE, calls["splice"])
+        watched.sendall(b"x" * 20)
+        monconn.err.wait_for("20 bytes were watched")
 
 
 # -- calls in Python
@@ -256,7 +276,7 @@ class Counted:
         self._program = program
         self._reports = 0
         self._before: Counter[str] = Counter()
-        self.port = int(program.out.wait_for(r"listening on [^,]*?:(\d+)[:,]")[1])
+        self.port = int(program.out.wait_for(LISTENING)[1])
 
     def calls(self) -> Counter[str]:
         """Our functions that were called since this was asked last, and how often."""

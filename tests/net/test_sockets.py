@@ -1,4 +1,4 @@
-"""What the system knows of a socket, asked of real ones on the loopback."""
+"""What the kernel knows of a socket, asked of real ones on the loopback."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
+from twisted.internet.testing import MemoryReactor
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
@@ -336,7 +337,7 @@ def test_all_that_a_transport_holds_back_is_waiting() -> None:
     assert transport.written == b"1234567890again"
 
 
-# -- what is asked of the system
+# -- what is asked of the kernel
 
 
 def test_bytes_that_the_peer_has_not_taken_are_unacknowledged(
@@ -417,6 +418,12 @@ def test_the_process_behind_a_unix_socket_is_known() -> None:
     assert peer_pid(ours) == os.getpid()
     ours.close()
     peer.close()
+
+
+def test_what_is_private_to_twisted_and_used_is_there() -> None:
+    """``buffered_bytes`` needs it; a new Twisted may take it away."""
+    transport = FileDescriptor(reactor=MemoryReactor())
+    assert transport._tempDataLen == 0
 
 
 def test_nobody_is_known_behind_a_tcp_socket() -> None:

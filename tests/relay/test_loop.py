@@ -1,4 +1,4 @@
-"""The two loops that plain Ends are served by, each on a reactor that is turned by hand."""
+"""The two loops that serve the relay's sockets, each on a reactor whose turns the test makes."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class End:
 
 
 class Descriptor:
-    """One of Twisted's descriptors, which notes what the reactor tells it."""
+    """One of Twisted's descriptors, which records what the reactor calls."""
 
     def __init__(self, sock: socket.socket, then: Callable[[], object] = lambda: None) -> None:
         self._sock = sock
@@ -175,7 +175,7 @@ def test_events_reach_the_end_whose_socket_it_is(turns: Turns) -> None:
     assert other.heard[-1] & (HUP | RDHUP) == HUP | RDHUP
 
 
-def test_an_event_is_told_once_unless_asked_for_again(turns: Turns) -> None:
+def test_an_event_is_reported_once_unless_rearmed(turns: Turns) -> None:
     end, (sock, peer) = End(), turns.pair()
     peer.sendall(b"left unread")
     turns.loop.add(sock.fileno(), end)
@@ -284,7 +284,7 @@ def test_a_number_that_was_removed_is_served_in_the_next_turn(turns: Turns) -> N
 # -- the nested one
 
 
-def test_a_nested_loop_bothers_its_reactor_only_while_it_has_sockets(nested: Turns) -> None:
+def test_a_nested_loop_is_in_its_reactor_only_while_it_has_sockets(nested: Turns) -> None:
     loop, (one, _), (two, _) = nested.loop, nested.pair(), nested.pair()
     readers = nested.reactor.getReaders
     assert loop not in readers()
@@ -308,7 +308,7 @@ class Echo(Protocol):
         self.transport.write(data)
 
 
-def test_a_plain_reactor_serves_twisteds_descriptors_beside_its_ends(own: Turns) -> None:
+def test_our_reactor_serves_twisteds_descriptors_beside_its_ends(own: Turns) -> None:
     port = own.reactor.listenTCP(0, Factory.forProtocol(Echo), interface="127.0.0.1")
     end, (sock, peer) = End(), own.pair()
     own.loop.add(sock.fileno(), end)
@@ -323,14 +323,14 @@ def test_a_plain_reactor_serves_twisteds_descriptors_beside_its_ends(own: Turns)
     own.until(lambda: len(own.reactor.getReaders()) == 2)  # the port and the reactor's waker
 
 
-def test_a_plain_reactor_keeps_twisteds_timers(own: Turns) -> None:
+def test_our_reactor_keeps_twisteds_timers(own: Turns) -> None:
     fired: list[str] = []
     own.reactor.callLater(0.02, fired.append, "late")
     own.reactor.callLater(0, fired.append, "soon")
     own.until(lambda: fired == ["soon", "late"])
 
 
-def test_a_plain_reactor_is_woken_from_other_threads(own: Turns) -> None:
+def test_our_reactor_is_woken_from_other_threads(own: Turns) -> None:
     called: list[str] = []
     calling = threading.Timer(0.05, own.reactor.callFromThread, (called.append, "woken"))
     calling.start()
@@ -406,7 +406,7 @@ def test_iterating_waits_no_longer_than_asked(own: Turns) -> None:
     assert end.heard == [OUT]
 
 
-def test_a_descriptor_that_another_has_taken_off_is_not_told(own: Turns) -> None:
+def test_a_descriptor_that_another_has_removed_gets_no_event(own: Turns) -> None:
     told: list[Descriptor] = []
 
     def take_off(this: int) -> None:
@@ -441,7 +441,7 @@ def test_a_closed_sockets_event_is_not_for_a_descriptor_that_has_its_number_now(
 
 
 @pytest_twisted.ensureDeferred
-async def test_roads_that_are_closed_leave_others_on_the_same_reactor_alone(
+async def test_data_paths_that_are_closed_leave_others_on_the_same_reactor_alone(
     tmp_path: Path,
 ) -> None:
     def play() -> None:

@@ -91,7 +91,7 @@ def be_turned_away(world: World) -> None:
 
 
 def vanish(sock: socket.socket) -> None:
-    """Have a side answer nothing any more, not even to the system, and ours give up soon."""
+    """Have a side answer nothing any more, not even to the kernel, and ours give up soon."""
     for ours in _twins(sock):
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 200)
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _NO_PACKET)
@@ -144,7 +144,7 @@ def backend_vanishes(world: World) -> None:
     assert to_the_end(client)[1] == "reset"
 
 
-# -- before the backend stands
+# -- before the backend is connected
 
 
 @scenario("backend_refused", "SC")
@@ -337,7 +337,7 @@ def test_page_has_every_reason_in_order() -> None:
 
 @pytest.mark.parametrize("played", SCENARIOS, ids=str)
 def test_page_has_the_code(played: Scenario) -> None:
-    """Where the backend did not stand, the page says it once for all reasons."""
+    """Where the backend was not connected, the page says it once for all reasons."""
     said = documented()[played.reason]
     assert f"`{played.code}`" in said or played.code[1] == "C"
 

@@ -168,7 +168,7 @@ class Stage:
     def pass_seconds(self, seconds: float) -> None:
         self.clock.pump([STEP_SECONDS] * round(seconds / STEP_SECONDS))
 
-    def told(self) -> tuple[Any, ...]:
+    def summary(self) -> tuple[Any, ...]:
         record = self.record
         return record.reason, record.code, record.client_end, record.backend_end, record.closed_by
 
@@ -221,7 +221,7 @@ def test_a_backend_that_cannot_be_had(reason: Any) -> None:
     stage.asked()
     stage.relay.connect_failed(stage.backend, reason, "no luck")
     assert stage.asked() == ["close client"]
-    assert stage.told() == (reason, "SC", "none", "none", "backend")
+    assert stage.summary() == (reason, "SC", "none", "none", "backend")
     assert (stage.record.state, stage.record.detail) == ("closing", "no luck")
     stage.relay.gone(stage.client)
     assert stage.record.state == "closed"
@@ -303,7 +303,7 @@ def test_both_sides_end(stage: Stage, first: str, second: str) -> None:
     assert len(stage.monitor) == 1
     stage.relay.gone(stage.end_of(first))
     assert len(stage.monitor) == 0
-    assert stage.told() == (f"{first}_closed", "--", "fin", "fin", first)
+    assert stage.summary() == (f"{first}_closed", "--", "fin", "fin", first)
     assert (stage.record.state, stage.record.closed) == ("closed", 1004)
 
 
@@ -329,7 +329,7 @@ def test_a_client_that_is_gone_before_the_backend_is_connected_is_delivered_all_
     stage.relay.connected(stage.backend)
     assert stage.asked() == ["close backend"]
     stage.relay.gone(stage.backend)
-    assert stage.told() == ("client_closed", "--", "fin", "none", "client")
+    assert stage.summary() == ("client_closed", "--", "fin", "none", "client")
 
 
 def test_no_cycle_is_left_for_the_collector(stage: Stage) -> None:
@@ -357,7 +357,7 @@ def test_a_broken_side(stage: Stage, side: str, how: Any, reason: str, code: str
     other = "backend" if side == "client" else "client"
     stage.relay.broken(stage.end_of(side), how, "ECONNRESET")
     assert stage.asked() == [f"reset {other}"]
-    assert stage.told()[:2] == (reason, code)
+    assert stage.summary()[:2] == (reason, code)
     assert stage.record.detail == "ECONNRESET"
     ends = {"client": stage.record.client_end, "backend": stage.record.backend_end}
     assert ends == {side: how, other: "none"}
@@ -374,7 +374,7 @@ def test_a_client_that_breaks_while_connecting() -> None:
     stage.relay.broken(stage.client, "reset", "")
     assert stage.asked() == ["abort backend"]
     stage.relay.gone(stage.backend)
-    assert stage.told() == ("client_reset", "CC", "reset", "none", "client")
+    assert stage.summary() == ("client_reset", "CC", "reset", "none", "client")
 
 
 def test_an_answer_to_our_own_end_tells_nothing(stage: Stage) -> None:
@@ -382,7 +382,7 @@ def test_an_answer_to_our_own_end_tells_nothing(stage: Stage) -> None:
     stage.relay.eof(stage.client)
     stage.relay.broken(stage.client, "reset", "ECONNRESET")
     stage.relay.gone(stage.backend)
-    assert stage.told() == ("operator", "KD", "none", "none", "operator")
+    assert stage.summary() == ("operator", "KD", "none", "none", "operator")
     assert stage.record.detail == ""
 
 
@@ -392,7 +392,7 @@ def test_an_answer_to_our_own_end_tells_nothing(stage: Stage) -> None:
 def test_a_gentle_end_closes_both(stage: Stage) -> None:
     stage.relay.end("operator")
     assert stage.asked() == ["close client", "close backend"]
-    assert stage.told() == ("operator", "KD", "none", "none", "operator")
+    assert stage.summary() == ("operator", "KD", "none", "none", "operator")
     assert stage.record.state == "closing"
 
 
@@ -408,7 +408,7 @@ def test_an_end_while_connecting() -> None:
     stage.asked()
     stage.relay.end("stopping")
     assert stage.asked() == ["close client", "abort backend"]
-    assert stage.told()[:2] == ("stopping", "KC")
+    assert stage.summary()[:2] == ("stopping", "KC")
 
 
 def test_the_second_reason_does_not_count(stage: Stage) -> None:
@@ -478,7 +478,7 @@ def test_connect_timeout() -> None:
     stage.asked()
     assert stage.ends_in(5)
     assert stage.asked() == ["close client", "abort backend"]
-    assert stage.told() == ("connect_timeout", "sC", "none", "timeout", "monconn")
+    assert stage.summary() == ("connect_timeout", "sC", "none", "timeout", "monconn")
 
 
 def test_connect_timeout_also_for_a_client_that_has_ended() -> None:
@@ -486,7 +486,7 @@ def test_connect_timeout_also_for_a_client_that_has_ended() -> None:
     stage.relay.connected(stage.client)
     stage.relay.eof(stage.client)
     assert stage.ends_in(5)
-    assert stage.told()[:2] == ("connect_timeout", "sC")
+    assert stage.summary()[:2] == ("connect_timeout", "sC")
 
 
 def test_connect_timeout_is_over_once_the_backend_is_connected() -> None:
@@ -503,7 +503,7 @@ def test_idle_timeout_counts_from_the_opening() -> None:
     stage.asked()
     assert stage.ends_in(6)
     assert stage.asked() == ["close client", "close backend"]
-    assert stage.told() == ("idle_timeout", "cD", "none", "none", "monconn")
+    assert stage.summary() == ("idle_timeout", "cD", "none", "none", "monconn")
 
 
 @pytest.mark.parametrize("side", ["client", "backend"])
@@ -525,7 +525,7 @@ def test_read_timeout_depends_on_the_clients_bytes_only() -> None:
     stage.asked()
     assert stage.ends_in(2)
     assert stage.asked() == ["close client", "close backend"]
-    assert stage.told() == ("read_timeout", "cD", "timeout", "none", "monconn")
+    assert stage.summary() == ("read_timeout", "cD", "timeout", "none", "monconn")
 
 
 def test_read_timeout_counts_from_the_opening() -> None:
@@ -560,7 +560,7 @@ def test_write_timeout(side: str, letter: str) -> None:
     assert stage.record.reason is None
     stage.pass_seconds(8 / 4 + LATE_SECONDS * 4)
     assert stage.asked() == ["abort client", "abort backend"]
-    assert stage.told()[:2] == ("write_timeout", f"{letter}D")
+    assert stage.summary()[:2] == ("write_timeout", f"{letter}D")
     ends = {"client": stage.record.client_end, "backend": stage.record.backend_end}
     assert ends.pop(side) == "timeout"
     assert list(ends.values()) == ["none"]
@@ -572,7 +572,7 @@ def test_write_timeout_names_the_side_that_stalled_first() -> None:
     stage.pass_seconds(5)
     stage.client.held = 10
     stage.pass_seconds(8)
-    assert stage.told() == ("write_timeout", "sD", "none", "timeout", "monconn")
+    assert stage.summary() == ("write_timeout", "sD", "none", "timeout", "monconn")
 
 
 def test_no_write_timeout_while_there_is_progress() -> None:
@@ -627,7 +627,7 @@ def test_lifetime_does_not_depend_on_bytes() -> None:
     stage.asked()
     assert stage.ends_in(1)
     assert stage.asked() == ["close client", "close backend"]
-    assert stage.told() == ("lifetime", "PD", "none", "none", "monconn")
+    assert stage.summary() == ("lifetime", "PD", "none", "none", "monconn")
 
 
 def test_the_nearest_limit_counts() -> None:

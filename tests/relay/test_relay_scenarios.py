@@ -243,7 +243,7 @@ def send_and_close_before_backend_stands(world: World) -> None:
     client = world.client()
     client.sendall(data)
     client.close()
-    until(lambda: world.live().up or not world.reads_early)  # others leave them to the system
+    until(lambda: world.live().up or not world.reads_early)  # others leave them to the kernel
     world.empty_backend()
     backend = world.backend()
     assert to_the_end(backend) == (data, "fin")
@@ -290,7 +290,7 @@ def answer_and_reset_in_the_middle_of_an_upload(world: World, by: str) -> None:
 
 def send_until_stalled(sender: socket.socket) -> bytes:
     """Send until no more is taken; what was taken."""
-    data = payload(64 * MB)  # more than the system's own buffers ever grow to
+    data = payload(64 * MB)  # more than the kernel's own buffers ever grow to
     sender.settimeout(0.15)
     taken = send_all_it_takes(sender, data)
     assert taken < len(data)
@@ -453,7 +453,7 @@ def connect_timeout(world: World) -> None:
 
 
 # What becomes of a client if the backend's UNIX socket has no room in its queue. Twisted takes
-# the system's "try again" for a failure.
+# the kernel's "try again" for a failure.
 FULL_UNIX_QUEUE = {"stream": ("backend_unreachable", "SC", "none", "none")}
 WAITS_FOR_ROOM = ("connect_timeout", "sC", "none", "timeout")
 
@@ -472,7 +472,7 @@ def client_aborts_while_connecting(world: World, count: int) -> None:
     world.fill_backend()
     client = world.client()
     client.sendall(bytes(count))
-    up = count if world.reads_early else 0  # the others leave it to the system for now
+    up = count if world.reads_early else 0  # the others leave it to the kernel for now
     until(lambda: world.live().up == up)
     reset(client)
     world.expect("client_reset", "CC", "reset", "none", up=up, down=0)
@@ -486,7 +486,8 @@ def client_aborts_while_connecting_and_is_delivered(world: World) -> None:
     record = world.live()
     until(lambda: not unsent(client))
     reset(client)
-    # Who reads at once learns of it at once; the others when they read, once the backend stands.
+    # Who reads at once learns of it at once; the others when they read, once the backend is
+    # connected.
     until(lambda: record.client_end == "reset" or not world.reads_early)
     world.empty_backend()
     backend = world.backend()

@@ -419,3 +419,19 @@ async def test_stages_come_and_go_in_mid_stream(tmp_path: Path, pipe: str) -> No
             assert (relay.record.up, relay.record.down) == (total, total)
 
     await deferToThread(play)
+
+
+@staged()
+def test_what_comes_as_a_full_stage_is_removed_is_not_lost(
+    world: World, direction: Direction
+) -> None:
+    """It held the sender back, which is read from again as soon as it may be."""
+    sender, receiver = sides(world, direction)
+    remove = world.on_reactor(relay_of(world).add_stage, direction, stage := HoldingStage())
+    sending = world.meanwhile(sender.sendall, DATA)
+    until(lambda: stage.held >= HELD_BYTES)
+    until_settled(lambda: counted(world, direction))
+    receiving = world.meanwhile(exactly, receiver, len(DATA))
+    world.on_reactor(remove)
+    assert receiving.result() == DATA
+    sending.result()

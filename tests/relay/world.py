@@ -65,7 +65,7 @@ HELD_BYTES = {
     "splice": 2 * 1024 * 1024,
     "nested": 2 * 1024 * 1024,
 }
-"""The most that we may hold of one direction, by pipe; the system's buffers come on top."""
+"""The most that we may hold of one direction, by pipe; the kernel's buffers come on top."""
 
 Address = TcpAddress | UnixAddress | EndpointAddress
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def until(condition: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
     """Wait for a condition; what it gave in the end."""
     give_up = time.monotonic() + seconds
     while not (result := condition()):
-        assert time.monotonic() < give_up, "it never came to be"
+        assert time.monotonic() < give_up, "the condition never came true"
         time.sleep(0.002)
     return result
 
@@ -123,7 +123,7 @@ class World:
         front_host, back_host = FAMILIES[family]
         self.pipe = pipe
         self.reads_early = pipe.startswith("stream")
-        """Whether the client is read from before the backend stands."""
+        """Whether the client is read from before the backend is connected."""
         self._backlog = backlog
         self._grace_seconds = grace_seconds
         self._preface = preface
@@ -305,7 +305,7 @@ class World:
         return record
 
     def held_for(self, receiver: socket.socket, taken: int) -> int:
-        """Bytes that we hold: taken from their sender and not yet given to the system."""
+        """Bytes that we hold: taken from their sender and not yet given to the kernel."""
         return taken - unread(receiver) - sum(map(unsent, _twins(receiver)))
 
 

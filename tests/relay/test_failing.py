@@ -1,4 +1,4 @@
-"""What only the plain path can get wrong."""
+"""Connections that are ended from within: by an observer, or by a fault of ours."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if record.state == "closed":
             return  # the transport discards it
         record.count(direction, len(data), now)
-        if self._monitor.watched:
+        if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
             self._watchers.show(direction, data)

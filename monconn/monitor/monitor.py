@@ -89,7 +89,7 @@ class Monitor:
         self.stopping = False
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
         self.clients = ClientTotals()
-        self._observers = Observers(name)
+        self.observers = Observers(name)
         self._blocks = Blocks(policy.rules.bans)
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
@@ -144,28 +144,28 @@ class Monitor:
     if TYPE_CHECKING:
         timeouts: Timeouts
         """The time limits in force; others are put in place by assigning them."""
-
-        @property
-        def watched(self) -> bool:
-            """Whether any observer wants payload: asked before bytes are shown to them."""
     else:
-        # Read for every connection and chunk: attrgetter spares a Python call each time.
+        # Read for every connection: attrgetter spares a Python call each time.
         timeouts = property(attrgetter("policy.timeouts"), _set_timeouts)
-        watched = property(attrgetter("_observers.watched"))
 
     # -- observers
+
+    @property
+    def watched(self) -> bool:
+        """Whether any observer wants payload. Data paths ask :attr:`observers`, for each chunk."""
+        return self.observers.watched
 
     def add_observer(self, observer: IObserver) -> Cancel:
         """Notify an observer of everything from now on, through the methods that it has now.
 
         :returns: removes it, as :meth:`remove_observer` does.
         """
-        self._observers.add(observer)
+        self.observers.add(observer)
         return lambda: self.remove_observer(observer)
 
     def remove_observer(self, observer: IObserver) -> None:
         """Notify an observer no more; harmless for one that is not notified of anything."""
-        self._observers.remove(observer)
+        self.observers.remove(observer)
 
     # -- called by the data paths
 
@@ -210,7 +210,7 @@ class Monitor:
         record.state = "closed"
         record.closed, record.closed_at = record.opened, record.opened_at
         self._ended.refused[refusal] += 1
-        self._observers.notify("refused", record)
+        self.observers.notify("refused", record)
 
     def opened(self, connection: IConnection) -> None:
         """A connection whose record :meth:`admit` has made is live from now on."""
@@ -219,16 +219,16 @@ class Monitor:
         self._live_by_ip[record.client_ip] = self._live_by_ip.get(record.client_ip, 0) + 1
         self._ended.opened += 1
         self.clients.opened(record)
-        if self._observers.by_hook["opened"]:
-            self._observers.notify("opened", record)
+        if self.observers.by_hook["opened"]:
+            self.observers.notify("opened", record)
 
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Notify the observers that watch payload of a chunk."""
-        self._observers.notify("data", record, direction, data)
+        self.observers.notify("data", record, direction, data)
 
     def alarm(self, alarm: Alarm) -> None:
         """Notify observers that a device behaves abnormally, or does so no longer."""
-        self._observers.notify("alarmed", alarm)
+        self.observers.notify("alarmed", alarm)
 
     def closed(self, connection: IConnection) -> None:
         """A connection's sockets are closed: complete and count it; harmless the second time."""
@@ -242,7 +242,7 @@ class Monitor:
         self._ended.down += record.down
         self.clients.closed(record)
         self.closed_records.append(record)
-        self._observers.notify("closed", record)
+        self.observers.notify("closed", record)
         for call in self._room.calls:
             call()
         if self._when_empty and not self._live:
@@ -513,7 +513,7 @@ class Monitor:
 
         :param others: the other monitors that it concerned.
         """
-        self._observers.report(action, [monitor._observers for monitor in others])
+        self.observers.report(action, [monitor.observers for monitor in others])
 
     def _acted(
         self,

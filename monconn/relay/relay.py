@@ -99,7 +99,7 @@ class Relay:
         record, direction = self.record, _DIRECTION[end.side]
         record.count(direction, len(data), self._monitor.clock.seconds())
         was_ending = record.reason is not None
-        if self._monitor.watched:
+        if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
             self._watchers.show(direction, data)

@@ -172,4 +172,4 @@ def test_cancelled_subscriptions_leave_nothing_behind(registry: Registry) -> Non
         monitor.when_room(print)()
         monitor.add_observer(RecordingObserver())()
     assert len(registry._when_added) == len(monitor._room) == 0
-    assert not any(monitor._observers.by_hook.values())
+    assert not any(monitor.observers.by_hook.values())

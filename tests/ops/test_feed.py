@@ -16,7 +16,7 @@ def observers_of(world: World) -> int:
     return sum(
         observer is world.operations.feed
         for monitor in world.registry
-        for observer, _ in monitor._observers.by_hook["opened"]
+        for observer, _ in monitor.observers.by_hook["opened"]
     )
 
 

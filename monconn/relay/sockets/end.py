@@ -106,6 +106,7 @@ class SocketEnd:
         "_is_bulk",
         "_loop",
         "_monitor",
+        "_observers",
         "_output_ended",
         "_seen",
         "_shared",
@@ -145,6 +146,7 @@ class SocketEnd:
         self._connector = connector
         self._loop = shared.loop
         self._monitor = shared.monitor
+        self._observers = shared.monitor.observers
         self._direction: Direction
         if side == "client":
             self._direction = "up"
@@ -280,7 +282,7 @@ class SocketEnd:
             and sink.accepts_pipes
             and wanted >= SPLICE_FROM_BYTES
             # splice stops at TCP's urgent mark as at the end of input, and skips no mark.
-            and not (self._seen & PRI or self.is_watched or self._monitor.watched)
+            and not (self._seen & PRI or self.is_watched or self._observers.watched)
         ):
             pipe = self._shared.pipes.take()
             if pipe is not None:
@@ -298,7 +300,7 @@ class SocketEnd:
             return self._cannot_read(error)
         if not count:
             return self._handle_end_of_input()
-        if self.is_watched or self._monitor.watched:
+        if self.is_watched or self._observers.watched:
             self.reports.data(self, bytes(_buffer[:count]))
         else:  # what the relay would do, without its call
             self.record.count(self._direction, count, self._loop.now)

@@ -328,7 +328,7 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
     from twisted.internet import reactor
 
     def happen() -> None:
-        if not web._observers.by_hook["opened"]:
+        if not web.observers.by_hook["opened"]:
             reactor.callLater(0.01, happen)
             return
         port._open(ssh, ("192.0.2.1",))
@@ -368,10 +368,10 @@ def test_nobody_is_observed_for_nobody(port: Port) -> None:
     web = port.monitor("web")
     client = port.client()
     client.call("Subscribe")
-    assert web._observers.by_hook["opened"]
+    assert web.observers.by_hook["opened"]
     client.close()
     deadline = time.monotonic() + 20
-    while web._observers.by_hook["opened"]:  # until the server has noticed the end
+    while web.observers.by_hook["opened"]:  # until the server has noticed the end
         assert time.monotonic() < deadline
         port.on_reactor(lambda: None)  # one turn of the reactor
 
@@ -522,7 +522,7 @@ async def test_a_control_port_leaves_nothing_behind_in_the_registry(tmp_path: Pa
 
     registry, clock = Registry(), MonotonicClock()
     monitor = registry.new("web", clock=clock)
-    before = len(registry._when_added), monitor._observers.by_hook
+    before = len(registry._when_added), monitor.observers.by_hook
 
     def use(where: str) -> None:
         with Client(where) as client:
@@ -534,4 +534,4 @@ async def test_a_control_port_leaves_nothing_behind_in_the_registry(tmp_path: Pa
         service.startService()
         await deferToThread(use, str(service.where))
         service.stopService()
-    assert (len(registry._when_added), monitor._observers.by_hook) == before
+    assert (len(registry._when_added), monitor.observers.by_hook) == before

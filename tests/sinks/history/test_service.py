@@ -55,7 +55,7 @@ class World:
     def notify(self, hook: str, *arguments: Any) -> None:
         """Have the monitor notify its observers."""
         for each in arguments:
-            self.monitor._observers.notify(hook, each)
+            self.monitor.observers.notify(hook, each)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Advance the clock by seconds until a condition holds."""

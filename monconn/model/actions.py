@@ -10,7 +10,9 @@ from monconn.errors import printable
 from monconn.model.record import iso_time
 
 ActorKind = Literal["process", "certificate", "ssh", "signal", "code"]
-ActionKind = Literal["close", "reset", "block", "unblock", "reset_stats", "subtract_stats"]
+ActionKind = Literal[
+    "close", "reset", "block", "unblock", "reset_stats", "subtract_stats", "stop", "stop_now"
+]
 ACTION_KINDS: tuple[ActionKind, ...] = get_args(ActionKind)
 
 _NAME_CHARACTERS = 120
@@ -116,6 +118,8 @@ class Action:
             "unblock": f"unblocked {target} at {where}",
             "reset_stats": f"set the totals of {where} to zero",
             "subtract_stats": f"subtracted {target} from the totals of {where}",
+            "stop": f"stopping ({ended} live)",
+            "stop_now": f"stopping at once ({ended} live)",
         }[self.kind]
         unchanged = "" if self.changed else " (no change)"
         return f"{text}{unchanged} for {self.actor.describe()}"

@@ -560,6 +560,14 @@ class Operations:
         self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
         return _change(True, [monitor])
 
+    def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
+        """Report that the whole program stops; whoever calls this stops it.
+
+        :param at_once: without waiting for the live connections.
+        """
+        live = sum(map(len, self.registry))
+        self._report("stop_now" if at_once else "stop", actor, list(self.registry), None, "", live)
+
     def _report(
         self,
         kind: ActionKind,

@@ -19,6 +19,7 @@ from monconn.config.sections import (
 )
 from monconn.devices.devices import DevicesService
 from monconn.errors import ListenError, MonconnError, ObserverError
+from monconn.model.actions import Actor
 from monconn.monitor.interfaces import IObserver
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
@@ -187,6 +188,14 @@ class Application(MultiService):
         self._close_log.flush()
         self._hex_dump.stop(_FLUSH_SECONDS)
         await DeferredList([maybeDeferred(each.stopService) for each in self])
+
+    def signal_received(self, name: str, again: bool) -> None:
+        """Report a signal that stops the program.
+
+        :param name: such as ``SIGTERM``.
+        :param again: whether the program was stopping already: then it ends at once.
+        """
+        self.operations.report_stop(Actor.signal(name), at_once=again)
 
     def stop_now(self) -> None:
         """End every connection at once, as a second signal asks for."""

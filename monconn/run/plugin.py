@@ -93,7 +93,7 @@ class _TwistdApp(Application):
 
     def __init__(self, config: Config, reactor: Any) -> None:
         super().__init__(config, reactor, failed=self._fail)
-        self._signals = StopSignals(reactor, self.stop_now)
+        self._signals = StopSignals(reactor, self.stop_now, self.signal_received)
 
     def privilegedStartService(self) -> None:
         self._signals.install()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
@@ -22,12 +23,20 @@ class StopSignals:
 
     :param reactor: the reactor that will run.
     :param stop_now: ends the connections that the first signal has left to end by themselves.
+    :param received: called with each signal's name, and whether it is a further one, before it
+        takes effect.
     """
 
-    def __init__(self, reactor: Any, stop_now: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        stop_now: Callable[[], object],
+        received: Callable[[str, bool], object] = lambda name, again: None,
+    ) -> None:
         self._reactor = reactor
         self._stop_now = stop_now
-        self._came_early = False
+        self._received_call = received
+        self._early: int | None = None
         self._stopping = False
 
     def install(self) -> None:
@@ -40,19 +49,23 @@ class StopSignals:
         self._reactor.callWhenRunning(self._take_over)
 
     def _note(self, number: int, frame: Any) -> None:
-        self._came_early = True
+        self._early = number
         _handle_all(signal.SIG_DFL)  # a second one ends the program even while it starts
 
     def _take_over(self) -> None:
         _handle_all(self._received)
-        if self._came_early:
-            self.stop()
+        if self._early is not None:
+            self._act_on(self._early)
 
     def _received(self, number: int, frame: Any) -> None:
-        self._reactor.callFromThread(self.stop)
+        self._reactor.callFromThread(partial(self._act_on, number))
+
+    def _act_on(self, number: int) -> None:
+        self._received_call(signal.Signals(number).name, self._stopping)
+        self.stop()
 
     def stop(self) -> None:
-        """Do what a signal does."""
+        """Stop as a signal does, without one."""
         if self._stopping:
             self._stop_now()
             return

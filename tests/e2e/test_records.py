@@ -146,7 +146,8 @@ def test_the_past_is_there_once_monconn_is_gone(world: World) -> None:
     rows = list(csv.DictReader(io.StringIO(world.ask("history", "--file", file, "--csv"))))
     assert [row["up"] for row in rows] == ["7", "6", "5"]
     events = json.loads(world.ask("history", "--file", file, "--events", "--json"))
-    assert [each["event"] for each in events] == ["stopped", "started"]
+    assert [each["event"] for each in events] == ["stopped", "action", "started"]
+    assert (events[1]["action"], events[1]["actor"]) == ("stop", "signal SIGTERM")
     text = world.ask("report", "--file", file)
     assert "connections  3, refused 0" in text
     assert re.search(r"^  client_closed  █+ +3$", text, re.M)

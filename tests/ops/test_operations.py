@@ -482,3 +482,19 @@ def test_many_ids_are_not_tried_on_each_connection() -> None:
     closed = closed_ids(world, ids=[each.record.id for each in made], dry_run=True)
     assert len(closed) == 1010
     assert sum(monitor._live.count for monitor in monitors) <= 1010  # type: ignore[attr-defined]
+
+
+def test_a_stop_by_a_signal_is_an_action_of_all_services() -> None:
+    world = World("web", "ssh")
+    world.connect("web", "192.0.2.1")
+    with logged_lines() as lines:
+        world.operations.report_stop(Actor.signal("SIGTERM"))
+        world.operations.report_stop(Actor.signal("SIGINT"), at_once=True)
+    assert lines == [
+        "stopping (1 connection live) for signal SIGTERM",
+        "stopping at once (1 connection live) for signal SIGINT",
+    ]
+    assert [(each.kind, each.service, each.count) for each in world.actions.all] == [
+        ("stop", None, 1),
+        ("stop_now", None, 1),
+    ]

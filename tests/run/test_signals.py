@@ -42,7 +42,10 @@ class Stopping:
     def __init__(self) -> None:
         self.reactor = FakeReactor()
         self.stopped_now = 0
-        self.signals = StopSignals(self.reactor, self._stop_now)
+        self.received: list[tuple[str, bool]] = []
+        self.signals = StopSignals(
+            self.reactor, self._stop_now, lambda *each: self.received.append(each)
+        )
 
     def _stop_now(self) -> None:
         self.stopped_now += 1
@@ -91,3 +94,27 @@ def test_one_after_somebody_else_has_stopped_the_reactor_is_the_second(stopping:
     stopping.reactor.stop()
     signal.raise_signal(signal.SIGTERM)
     assert stopping.counts() == (1, 1)
+
+
+def test_each_signal_is_reported_before_it_takes_effect(stopping: Stopping) -> None:
+    stopping.signals.install()
+    stopping.reactor.run()
+    signal.raise_signal(signal.SIGTERM)
+    assert stopping.received == [("SIGTERM", False)]
+    signal.raise_signal(signal.SIGINT)
+    assert stopping.received == [("SIGTERM", False), ("SIGINT", True)]
+
+
+def test_a_signal_before_the_reactor_runs_is_reported_once_it_does(stopping: Stopping) -> None:
+    stopping.signals.install()
+    signal.raise_signal(signal.SIGQUIT)
+    assert stopping.received == []
+    stopping.reactor.run()
+    assert stopping.received == [("SIGQUIT", False)]
+
+
+def test_a_stop_of_our_own_is_no_signal(stopping: Stopping) -> None:
+    stopping.signals.install()
+    stopping.reactor.run()
+    stopping.signals.stop()
+    assert (stopping.counts(), stopping.received) == ((1, 0), [])

@@ -43,7 +43,7 @@ def run(
 
     try:
         app = Application(config, reactor, show=output.write, failed=stop_after)
-        signals = StopSignals(reactor, app.stop_now)
+        signals = StopSignals(reactor, app.stop_now, app.signal_received)
         signals.install()
         app.privilegedStartService()
         app.startService()

@@ -151,7 +151,7 @@ class Stage:
         self._listener.shutdown(socket.SHUT_RDWR)
 
     def state(self) -> str:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.state``."""
         return self._proxy.state(self._service)
 
     def kill(self) -> None:
@@ -510,7 +510,7 @@ class HAProxy:
         until(self._stats.exists, "HAProxy")
 
     def port(self, service: str) -> int:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.port``."""
         return int(self._ports[service])
 
     def _ask(self, command: str) -> str:
@@ -526,12 +526,12 @@ class HAProxy:
         return next((line for line in lines if f" fe={service} " in line), "")
 
     def state(self, service: str) -> str:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.state``."""
         found = re.search(r" scb=\[(\d+),", self._session(service))
         return self._STATES.get(found[1], "other") if found else "none"
 
     def kill(self, service: str) -> None:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.kill``."""
         self._ask(f"shutdown session {self._session(service).partition(':')[0]}")
 
     def code(self, service: str) -> str:
@@ -578,19 +578,19 @@ class Ours:
         return "unheard" in str(self._events.out)
 
     def port(self, service: str) -> int:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.port``."""
         return int(self._ports[service])
 
     def _rows(self, service: str) -> list[dict[str, Any]]:
         return list(self._client.rows("ListConnections", service=service))
 
     def state(self, service: str) -> str:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.state``."""
         rows = self._rows(service)
         return str(rows[0]["state"]) if rows else "none"
 
     def kill(self, service: str) -> None:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.kill``."""
         self._client.call("CloseConnections", service=service)
 
     def ended(self, service: str) -> tuple[str, str]:

@@ -29,7 +29,7 @@ class NoServer(ControlError):
 
 
 class SeveralServers(ControlError):
-    """More than one monconn runs, and it was not said which is meant."""
+    """More than one monconn runs, and none was chosen."""
 
 
 class BadAddress(ControlError):

@@ -68,7 +68,7 @@ class _Command(amp.Command):
 
     @classmethod
     def parseArguments(cls, box: Any, protocol: Any) -> dict[str, Any]:
-        """See ``amp.Command``; answers with an error where AMP would close the connection."""
+        """Parse a request; a bad argument is answered with an error, and AMP would disconnect."""
         try:
             parsed: dict[str, Any] = super().parseArguments(box, protocol)
         except Exception:
@@ -211,7 +211,7 @@ class Block(_Command):
 
 
 class Unblock(_Command):
-    """Let the clients of exactly this IP or network in again."""
+    """Admit the clients of exactly this IP or network again."""
 
     arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
     response = [(b"changed", amp.Boolean())]

@@ -130,7 +130,7 @@ class Model:
         return Query(self.order, self.filter, limit, self.closed.height)
 
     def next_order(self, steps: int = 1) -> None:
-        """Sort by the next of the orders, or by the one so many steps on."""
+        """Sort by the order that is ``steps`` further in the list."""
         self.order = ORDERS[(ORDERS.index(self.order) + steps) % len(ORDERS)]
         self.paused = False
         self.live.to_top()
@@ -184,7 +184,7 @@ class Model:
         return self.snapshot.closed
 
     def service_rows(self, limit: int) -> list[Row]:
-        """So many services at most, with rates; if there are several, the last row sums them up."""
+        """At most ``limit`` services, with rates; of several, the last row is the sum."""
         rows = [self._with_rates(row, row["sid"]) for row in self.snapshot.services]
         if len(rows) < 2 or limit < 2:
             return rows[:limit]
@@ -284,7 +284,7 @@ def _service_rates(before: Snapshot, now: Snapshot) -> dict[Any, float]:
     for row in now.services:
         for way in ("up", "down"):
             moved = row[way] - earlier.get(row["sid"], row)[way]
-            # Totals go back when somebody resets them.
+            # Totals decrease when they are reset.
             rate = max(moved, 0) / seconds if seconds > 0 else 0.0
             rates[row["sid"], way] = rate
             rates["", way] = rates.get(("", way), 0.0) + rate

@@ -1,4 +1,4 @@
-"""What was done to services and connections on somebody's behalf: the audit trail's entries."""
+"""Entries of the audit trail: what an actor did to services and connections."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Actor:
         return cls("signal", name)
 
     def describe(self) -> str:
-        """A few words for logs; printable and of bounded length, whatever the peer chose."""
+        """A short text for logs; printable and of bounded length, whatever the peer sent."""
         name, user = (printable(each[:_NAME_CHARACTERS]) for each in (self.name, self.user))
         if self.kind == "process":
             return f"uid {self.uid}{f' ({name})' if name else ''}, pid {self.pid}"
@@ -67,7 +67,7 @@ class Actor:
 
 
 OWN_CODE = Actor("code")
-"""The program that monconn runs in: whoever calls :meth:`Monitor.close` and the like directly."""
+"""The program that monconn runs in: code that calls :meth:`Monitor.close` and the like directly."""
 
 
 @attrs.frozen
@@ -75,7 +75,7 @@ class Action:
     """One action that was carried out.
 
     :param kind: what was done.
-    :param actor: on whose behalf.
+    :param actor: who asked for it.
     :param at: wall-clock seconds.
     :param service: the one service that it was limited to; None for all.
     :param target: which connections or networks: a filter's text, ids, a network, an amount.

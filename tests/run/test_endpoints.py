@@ -192,11 +192,11 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
         ("tcp:80:backlg=5", 'cannot use "tcp:80:backlg=5": '),
         (
             r"tcp\:80:backlog=5",
-            '"backlog=5" is not a key of ours: it belongs inside of the quoted end',
+            '"backlog=5" is not a mon. keyword: it belongs inside of the quoted end',
         ),
         (
             r"tcp\:80:50",
-            '"50" is not a key of ours: it belongs inside of the quoted endpoint "tcp:80"',
+            '"50" is not a mon. keyword: it belongs inside of the quoted endpoint "tcp:80"',
         ),
         (r"monconn\:tcp\:80\:mon.x\=1:mon.name=a", '"mon.x" is not a known key'),
     ],

@@ -121,7 +121,7 @@ def test_imports_only_what_is_below(path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_nobody_imports_the_command() -> None:
+def test_no_module_imports_the_command() -> None:
     assert [part for part, others in MAY_IMPORT.items() if "faces.cli" in others] == []
 
 

@@ -104,7 +104,7 @@ century = st.floats(0, 36524 * 86400)
 
 
 @given(seconds=century)
-def test_a_number_of_seconds_stays_what_it_is(seconds: float) -> None:
+def test_a_number_of_seconds_is_unchanged(seconds: float) -> None:
     assert parse_duration(seconds) == seconds
 
 

@@ -168,7 +168,7 @@ def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
 # -- what holds for all services
 
 
-def test_defaults_hold_for_all_services_that_say_nothing_else() -> None:
+def test_defaults_apply_to_services_without_a_setting_of_their_own() -> None:
     loaded = parse(
         "services:\n"
         '  one: {listen: ":1", backend: ":9"}\n'
@@ -183,7 +183,7 @@ def test_defaults_hold_for_all_services_that_say_nothing_else() -> None:
     assert two.policy == Policy.of(max_idle=10, keepalive=False)
 
 
-def test_each_wrong_default_is_told_once_with_its_line() -> None:
+def test_each_wrong_default_is_reported_once_with_its_line() -> None:
     assert problems_of(
         "defaults:\n"
         "  max_idle: soon\n"

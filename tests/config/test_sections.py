@@ -39,7 +39,7 @@ class Noting(Observer):
         self.limit = limit
 
 
-def test_all_is_off_but_devices() -> None:
+def test_everything_is_off_except_devices() -> None:
     config = read("")
     assert (config.json_log, config.metrics, config.history) == (None, None, None)
     assert config.devices == DevicesConfig()
@@ -101,7 +101,7 @@ def test_defaults() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said(text: str, words: str) -> None:
+def test_problems_are_reported(text: str, words: str) -> None:
     (problem,) = problems(text)
     assert problem.startswith("file.yaml:2: ")
     assert words in problem
@@ -120,7 +120,7 @@ def test_observers_with_options_of_every_kind() -> None:
     assert made.limit == 3
 
 
-def test_a_module_that_fails_is_told_and_not_shown_as_a_traceback(
+def test_a_failing_module_is_reported_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "observer_that_fails.py").write_text("raise RuntimeError('no\\nluck')")

@@ -443,7 +443,7 @@ def test_disconnected_normally(world: World, reason: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["client_closed", "lifetime"])
-def test_a_device_that_connects_for_each_message_stays_away(world: World, reason: str) -> None:
+def test_a_device_that_connects_for_each_message_does_not_return(world: World, reason: str) -> None:
     world.visit_every(100.0, 6, reason)
     assert world.row()["reconnect_seconds"] == 100.0
     world.wait(195.0)  # 295 s since it left
@@ -518,7 +518,7 @@ def test_a_second_storm_is_another_alarm(world: World) -> None:
 
 
 @pytest.mark.parametrize("allowed", [1, 2, 3])
-def test_small_storms(allowed: int) -> None:
+def test_storms_of_a_small_limit(allowed: int) -> None:
     world = World(storm_connections=allowed)
     for _ in range(allowed):
         world.enter().end("operator")

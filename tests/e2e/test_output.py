@@ -56,7 +56,7 @@ def talk_to(listener: Path) -> None:
             assert receive(client, len(PATTERN)) == PATTERN
 
 
-def test_output_that_nobody_reads_stalls_nothing(launch: Launch, unread: tuple[Path, Path]) -> None:
+def test_output_that_is_not_read_stalls_nothing(launch: Launch, unread: tuple[Path, Path]) -> None:
     config, listener = unread
     read_end, write_end = os.pipe()
     try:
@@ -108,7 +108,7 @@ def test_bytes_are_dumped(launch: Launch, echo_port: int, tmp_path: Path) -> Non
         )
 
 
-def test_each_end_has_a_true_line(launch: Launch, echo_port: int) -> None:
+def test_each_end_has_a_correct_log_line(launch: Launch, echo_port: int) -> None:
     monconn = launch("monconn", *pairs(echo_port))
     port = monconn.port()
     with connect(port) as client:
@@ -130,7 +130,7 @@ def test_each_end_has_a_true_line(launch: Launch, echo_port: int) -> None:
         monconn.log.wait_for(rf"{at} {service}: 127\.0\.0\.1:{client_port} {words}")
 
 
-def test_a_refused_backend_is_told(launch: Launch) -> None:
+def test_a_refused_backend_is_reported(launch: Launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monconn = launch("monconn", *pairs(port))

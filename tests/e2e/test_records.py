@@ -87,7 +87,7 @@ def talk(world: World, count: int = 5) -> None:
         assert client.recv(1) == b""
 
 
-def test_everywhere_in_the_same_words(world: World) -> None:
+def test_the_same_terms_in_every_output(world: World) -> None:
     talk(world)
     until(lambda: [each["event"] for each in world.log()] == ["opened", "closed"])
     logged = world.log()[-1]
@@ -114,7 +114,7 @@ def test_everywhere_in_the_same_words(world: World) -> None:
     assert world.monconn.stop() == 0
 
 
-def test_one_is_shown_with_what_tcp_knows_and_what_it_looks_like(world: World) -> None:
+def test_show_includes_tcp_info_and_the_diagnosis(world: World) -> None:
     with connect(world.monconn.port()) as client:
         client.sendall(b"hello")
         assert receive(client, 5) == b"hello"
@@ -129,7 +129,7 @@ def test_one_is_shown_with_what_tcp_knows_and_what_it_looks_like(world: World) -
     assert len(re.findall(r"^because ", text, re.M)) == 3
 
 
-def test_the_past_is_there_once_monconn_is_gone(world: World) -> None:
+def test_the_history_can_be_read_after_monconn_has_ended(world: World) -> None:
     for count in (5, 6, 7):
         talk(world, count)
     until(lambda: len(world.json("history", "--since", "1h")) == 3)
@@ -154,7 +154,7 @@ def test_the_past_is_there_once_monconn_is_gone(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["monconn", "twist", "twistd -n"])
-def test_the_log_goes_to_standard_output_if_wanted(
+def test_the_json_log_can_go_to_standard_output(
     launch: Callable[..., Monconn], echo_port: int, tmp_path: Path, how: str
 ) -> None:
     config = {
@@ -182,7 +182,7 @@ def test_the_log_is_written_anew_after_a_signal(world: World) -> None:
     assert len((world.folder / "log.json.1").read_text().splitlines()) == 2
 
 
-def test_a_client_that_nobody_answers_is_in_the_past_as_well(
+def test_a_client_without_a_backend_is_in_the_history(
     world: World, serve: Callable[..., Backend]
 ) -> None:
     with connect(world.monconn.port()) as client:
@@ -195,7 +195,7 @@ def test_a_client_that_nobody_answers_is_in_the_past_as_well(
     assert (kept["code"], kept["closed_by"]) == ("KD", "operator")
 
 
-def test_without_history_it_is_said_how_to_have_one(
+def test_without_a_history_the_message_says_how_to_enable_one(
     launch: Callable[..., Monconn], echo_port: int, tmp_path: Path
 ) -> None:
     config = {
@@ -219,7 +219,7 @@ def test_without_history_it_is_said_how_to_have_one(
     ],
 )
 @pytest.mark.parametrize("how", ["monconn", "twist", "twistd -n"])
-def test_what_cannot_be_had_is_told_at_the_start(
+def test_unavailable_files_and_ports_are_reported_at_the_start(
     launch: Callable[..., Monconn],
     tmp_path: Path,
     how: str,

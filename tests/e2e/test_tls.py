@@ -211,7 +211,7 @@ def test_a_backend_without_verification(monconn: Monconn) -> None:
         assert client.recv(100) == QUESTION
 
 
-def test_a_backend_that_is_not_trusted(monconn: Monconn) -> None:
+def test_an_untrusted_backend(monconn: Monconn) -> None:
     with connect(monconn.port("mistrusting")) as client:
         assert client.recv(100) == b""
     ended = r"mistrusting: \S+ backend_unreachable after \S+, up 0 B, down 0 B"

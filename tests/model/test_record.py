@@ -147,7 +147,7 @@ def test_code_of_a_refused_client(refusal: str) -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_nobody_has_ended_what_lives(phase: str) -> None:
+def test_a_live_connection_was_ended_by_no_side(phase: str) -> None:
     record = make_record(state=phase)
     assert (record.reason, record.closed_by, record.code) == (None, None, None)
 
@@ -161,7 +161,7 @@ def test_new_record() -> None:
 # -- ending
 
 
-def test_end_notes_reason_phase_and_moment() -> None:
+def test_end_records_reason_phase_and_time() -> None:
     record = make_record(state="half_closed")
     assert record.end("operator", now=123.0)
     assert (record.reason, record.phase, record.ending) == ("operator", "half_closed", 123.0)
@@ -238,7 +238,7 @@ def test_activity_is_either_way_and_counts_from_the_opening(
     assert record.idle_seconds(now=110.0) == 110.0 - activity
 
 
-def test_durations_stand_still_once_closed() -> None:
+def test_durations_do_not_grow_after_the_close() -> None:
     record = make_record(last_up=101.0, closed=105.0)
     assert (record.age_seconds(now=999.0), record.idle_seconds(now=999.0)) == (5.0, 4.0)
 

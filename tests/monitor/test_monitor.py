@@ -100,7 +100,7 @@ def monitor(clock: Clock) -> Monitor:
     return Monitor("web", listen="127.0.0.1:80", backend="10.9.9.9:80", clock=clock)
 
 
-def test_pretended_parts_are_real_enough(monitor: Monitor) -> None:
+def test_fakes_provide_the_interfaces(monitor: Monitor) -> None:
     assert verifyObject(IConnection, enter(monitor))
     assert verifyObject(IObserver, Recorder())
 
@@ -108,7 +108,7 @@ def test_pretended_parts_are_real_enough(monitor: Monitor) -> None:
 # -- one connection's life
 
 
-def test_record_of_who_enters(monitor: Monitor) -> None:
+def test_record_of_an_admitted_client(monitor: Monitor) -> None:
     record = enter(monitor, "192.0.2.7").record
     assert (record.service, record.client, record.client_ip) == (
         "web",
@@ -121,7 +121,7 @@ def test_record_of_who_enters(monitor: Monitor) -> None:
     assert monitor.connections() == [record]
 
 
-def test_record_of_who_has_left(monitor: Monitor, clock: Clock) -> None:
+def test_record_of_a_closed_connection(monitor: Monitor, clock: Clock) -> None:
     connection = enter(monitor)
     clock.advance(5.0)
     connection.end("client_closed")
@@ -193,7 +193,7 @@ def test_refused_are_counted_by_reason(
     assert stats["connections"] == stats["total"] == len(ips) - stats["refused"]
 
 
-def test_refused_client_is_told_and_leaves_nothing(monitor: Monitor) -> None:
+def test_observers_are_notified_of_a_refusal_and_nothing_is_stored(monitor: Monitor) -> None:
     monitor.rules.conn_limit = 1
     enter(monitor)
     monitor.add_observer(observer := RecordingObserver())
@@ -268,7 +268,7 @@ def test_given_counts_are_copies(monitor: Monitor) -> None:
     assert (len(monitor.connections()), monitor.stats()["refused"]) == (1, 0)
 
 
-def test_bytes_are_of_the_living_and_the_closed(monitor: Monitor) -> None:
+def test_bytes_are_of_live_and_closed_connections(monitor: Monitor) -> None:
     first, second = enter(monitor), enter(monitor)
     first.record.up, second.record.down = 10, 200
     assert monitor.bytes() == (10, 200)
@@ -314,7 +314,7 @@ def test_describe(monitor: Monitor, clock: Clock) -> None:
     )
 
 
-def test_nobody_has_come_yet(monitor: Monitor) -> None:
+def test_a_monitor_without_any_client_so_far(monitor: Monitor) -> None:
     stats = monitor.stats()
     assert stats["accessed"] is None
     assert (stats["connections"], stats["total"], stats["ips"]) == (0, 0, [])
@@ -410,7 +410,7 @@ def test_close(monitor: Monitor, words: dict[str, bool], reset: bool) -> None:
     ],
     ids=str,
 )
-def test_block_ends_those_that_live(monitor: Monitor, network: Any) -> None:
+def test_block_ends_live_connections(monitor: Monitor, network: Any) -> None:
     stays, goes = enter(monitor, "10.0.0.1"), [enter(monitor, "10.0.0.2") for _ in range(3)]
     assert monitor.block(network)
     assert [connection.record.reason for connection in goes] == ["blocked"] * 3
@@ -444,7 +444,7 @@ def test_block_of_no_network(monitor: Monitor, what: str) -> None:
 # -- observers
 
 
-def test_observers_hear_of_a_life_in_order(monitor: Monitor) -> None:
+def test_observers_are_notified_of_a_connection_in_order(monitor: Monitor) -> None:
     monitor.add_observer(recorder := Recorder(watches_payload=True))
     connection = enter(monitor)
     monitor.saw(connection.record, "up", b"question")
@@ -470,7 +470,7 @@ def test_only_watchers_see_payload(monitor: Monitor) -> None:
     assert not monitor.watched
 
 
-def test_removed_observer_hears_nothing(monitor: Monitor) -> None:
+def test_removed_observer_is_not_notified(monitor: Monitor) -> None:
     monitor.add_observer(recorder := Recorder(watches_payload=True))
     monitor.remove_observer(recorder)
     monitor.remove_observer(recorder)  # harmless
@@ -560,7 +560,7 @@ def test_observer_may_remove_itself(monitor: Monitor, hook: str) -> None:
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_observer_that_another_removes_hears_nothing_more(monitor: Monitor, hook: str) -> None:
+def test_observer_that_another_removes_is_not_notified_again(monitor: Monitor, hook: str) -> None:
     remover, removed = Recorder(watches_payload=True), Recorder(watches_payload=True)
     setattr(remover, hook, lambda *args: monitor.remove_observer(removed))
     monitor.add_observer(remover)
@@ -583,7 +583,7 @@ class AlikeObserver(Observer):
         return isinstance(other, AlikeObserver)
 
 
-def test_observers_that_are_alike_are_told_apart(monitor: Monitor) -> None:
+def test_equal_observers_are_distinguished(monitor: Monitor) -> None:
     first, second = AlikeObserver(), AlikeObserver()
     monitor.add_observer(first)
     monitor.add_observer(second)
@@ -603,7 +603,7 @@ def test_observer_may_add_another(monitor: Monitor) -> None:
 
 
 @pytest.mark.parametrize("missing", ["opened", "refused", "closed", "watches_payload"])
-def test_observer_that_is_none_is_refused(monitor: Monitor, missing: str) -> None:
+def test_an_object_without_the_hooks_is_refused(monitor: Monitor, missing: str) -> None:
     """Wholly, and before any connection could come to harm."""
     monitor.add_observer(watcher := Recorder(watches_payload=True))
     parts: dict[str, Any] = dict.fromkeys(HOOKS, unexpected) | {"watches_payload": True}
@@ -618,7 +618,7 @@ def unexpected(*args: object) -> None:
     raise AssertionError("it is no observer")
 
 
-def test_observer_may_end_the_connection_it_hears_of(monitor: Monitor) -> None:
+def test_observer_may_end_the_connection_of_its_event(monitor: Monitor) -> None:
     watcher, other = Recorder(watches_payload=True), Recorder()
     watcher.data = (  # type: ignore[method-assign]
         lambda record, direction, data: monitor.close(record.id)
@@ -653,7 +653,7 @@ def test_stop_is_over_with_the_last_connection(monitor: Monitor, clock: Clock) -
     assert clock.getDelayedCalls() == []
 
 
-def test_stop_ends_those_that_stay(monitor: Monitor, clock: Clock) -> None:
+def test_stop_ends_connections_after_the_wait(monitor: Monitor, clock: Clock) -> None:
     connection = enter(monitor)
     stopped = monitor.stop(60.0)
     clock.advance(59.9)
@@ -663,7 +663,7 @@ def test_stop_ends_those_that_stay(monitor: Monitor, clock: Clock) -> None:
     assert fired(stopped)
 
 
-def test_stop_resets_those_that_do_not_answer(monitor: Monitor, clock: Clock) -> None:
+def test_stop_resets_connections_that_do_not_close(monitor: Monitor, clock: Clock) -> None:
     connection = enter(monitor, is_deaf=True)
     stopped = monitor.stop(60.0)
     clock.advance(60.0)

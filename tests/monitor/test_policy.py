@@ -106,7 +106,7 @@ def test_waiting_clients_are_let_in_when_there_is_room(monitor: Monitor) -> None
     assert waiting == [False]
 
 
-def test_each_live_connection_learns_of_other_timeouts(monitor: Monitor) -> None:
+def test_each_live_connection_is_notified_of_changed_timeouts(monitor: Monitor) -> None:
     connections = [enter(monitor) for _ in range(3)]
     monitor.timeouts = Timeouts(max_idle=3)
     assert [each.policy_changes for each in connections] == [1, 1, 1]
@@ -115,7 +115,7 @@ def test_each_live_connection_learns_of_other_timeouts(monitor: Monitor) -> None
     assert [each.policy_changes for each in connections] == [1, 1, 1]
 
 
-def test_a_connection_that_fails_to_learn_of_it_keeps_none_from_it(
+def test_a_connection_that_raises_does_not_keep_a_policy_from_the_others(
     monitor: Monitor, logged_failures: list[Failure]
 ) -> None:
     failing, other = enter(monitor), enter(monitor)
@@ -127,7 +127,7 @@ def test_a_connection_that_fails_to_learn_of_it_keeps_none_from_it(
     logged_failures.clear()
 
 
-def test_a_lower_limit_ends_nobody(monitor: Monitor) -> None:
+def test_a_lower_limit_ends_no_connection(monitor: Monitor) -> None:
     connections = [enter(monitor) for _ in range(3)]
     monitor.rules.conn_limit = 1
     assert [each.record.reason for each in connections] == [None] * 3
@@ -152,7 +152,7 @@ def blocked(monitor: Monitor) -> dict[str, list[str]]:
     }
 
 
-def test_blocks_are_apart(monitor: Monitor) -> None:
+def test_operator_and_configured_blocks_are_separate(monitor: Monitor) -> None:
     monitor.apply(Policy.of(ip_blacklist=["10.0.0.0/8"]))
     monitor.block("192.0.2.1")
     assert blocked(monitor) == {"configuration": ["10.0.0.0/8"], "operator": ["192.0.2.1/32"]}
@@ -161,7 +161,7 @@ def test_blocks_are_apart(monitor: Monitor) -> None:
     assert [str(each) for each in monitor.blocks()] == ["172.16.0.0/12", "192.0.2.1/32"]
 
 
-def test_what_the_operator_blocks_outlasts_the_configuration(monitor: Monitor) -> None:
+def test_an_operators_block_outlasts_the_configuration(monitor: Monitor) -> None:
     monitor.apply(Policy.of(ip_blacklist=["10.0.0.0/8"]))
     assert not monitor.block("10.0.0.0/8")  # it is blocked already
     monitor.apply(Policy())
@@ -170,7 +170,7 @@ def test_what_the_operator_blocks_outlasts_the_configuration(monitor: Monitor) -
     enter(monitor, "10.0.0.1")
 
 
-def test_what_the_operator_unblocks_stays_so_while_the_configuration_names_it(
+def test_a_configured_network_stays_unblocked_while_the_configuration_lists_it(
     monitor: Monitor,
 ) -> None:
     policy = Policy.of(ip_blacklist=["10.0.0.0/8"])

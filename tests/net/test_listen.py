@@ -407,7 +407,7 @@ def test_a_missing_permission_is_not_tried_again(monkeypatch: pytest.MonkeyPatch
     assert slept == []
 
 
-def test_a_running_reactor_is_never_kept_waiting(opened: Any) -> None:
+def test_a_running_reactor_is_never_blocked(opened: Any) -> None:
     """As here: pytest-twisted's reactor runs in this thread."""
     port = port_of(opened(LOOPBACK))
     slept: list[float] = []

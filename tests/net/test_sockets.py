@@ -109,7 +109,7 @@ def test_to_send_nothing_to_a_peer_that_has_closed_is_no_error(
     assert noting.error_number == 0
 
 
-def test_a_socket_is_replaced_by_one_that_notes_on_the_same_descriptor() -> None:
+def test_a_socket_is_replaced_by_a_tracking_one_on_the_same_descriptor() -> None:
     ours, peer = tcp_pair()
     number, descriptor = ours.fileno(), Descriptor(ours)
     noting = track_errors(descriptor)
@@ -126,7 +126,7 @@ def test_a_socket_is_replaced_by_one_that_notes_on_the_same_descriptor() -> None
 
 
 @pytest.mark.parametrize("descriptor", [None, object(), MemoryTransport()])
-def test_what_has_no_socket_notes_nothing(descriptor: Any) -> None:
+def test_a_transport_without_a_socket_is_not_tracked(descriptor: Any) -> None:
     assert track_errors(descriptor) is None
 
 
@@ -157,7 +157,7 @@ def test_bytes_pass_as_they_are(pair: tuple[ErrorTrackingSocket, socket.socket])
 
 
 @pytest.mark.parametrize("read", ["recv", "recvmsg"])
-def test_a_reset_met_while_reading_is_noted(
+def test_a_reset_while_reading_is_recorded(
     tcp: tuple[ErrorTrackingSocket, socket.socket], read: str
 ) -> None:
     ours, peer = tcp
@@ -168,7 +168,7 @@ def test_a_reset_met_while_reading_is_noted(
     assert ours.error_number == errno.ECONNRESET
 
 
-def test_an_error_met_while_writing_is_noted(
+def test_an_error_while_writing_is_recorded(
     pair: tuple[ErrorTrackingSocket, socket.socket],
 ) -> None:
     ours, peer = pair
@@ -178,7 +178,7 @@ def test_an_error_met_while_writing_is_noted(
     assert ours.error_number in (errno.EPIPE, errno.ECONNRESET)
 
 
-def test_the_first_error_stands(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+def test_the_first_error_is_retained(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
     ours, peer = tcp
     reset(peer)
     wait_for(ours, select.POLLERR)
@@ -190,7 +190,7 @@ def test_the_first_error_stands(tcp: tuple[ErrorTrackingSocket, socket.socket]) 
     assert ours.error_number == errno.ECONNRESET
 
 
-def test_an_error_that_nobody_met_is_noted_at_the_close(
+def test_a_pending_error_is_recorded_at_the_close(
     tcp: tuple[ErrorTrackingSocket, socket.socket],
 ) -> None:
     ours, peer = tcp
@@ -210,7 +210,7 @@ def test_an_orderly_end_leaves_no_error(pair: tuple[ErrorTrackingSocket, socket.
     assert ours.error_number == 0
 
 
-def test_last_words_are_kept_only_if_they_are_wanted(
+def test_unread_data_is_stored_only_on_request(
     pair: tuple[ErrorTrackingSocket, socket.socket],
 ) -> None:
     ours, peer = pair
@@ -221,7 +221,9 @@ def test_last_words_are_kept_only_if_they_are_wanted(
     assert ours.unread_data == b"last words"
 
 
-def test_last_words_are_else_let_go(pair: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+def test_unread_data_is_discarded_by_default(
+    pair: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
     ours, peer = pair
     peer.send(b"last words")
     wait_for(ours, select.POLLIN)
@@ -229,7 +231,9 @@ def test_last_words_are_else_let_go(pair: tuple[ErrorTrackingSocket, socket.sock
     assert ours.unread_data == b""
 
 
-def test_last_words_before_a_reset_are_kept(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+def test_unread_data_before_a_reset_is_stored(
+    tcp: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
     ours, peer = tcp
     peer.send(b"last words")
     reset(peer)
@@ -255,7 +259,7 @@ class Ending(Descriptor):
 
 
 @pytest.mark.parametrize("read", ["recv", "recvmsg"])
-def test_an_end_that_was_not_read_is_none_yet(read: str) -> None:
+def test_an_end_counts_only_once_it_was_read(read: str) -> None:
     ours, peer = socket.socketpair()
     transport = Ending(ours)
     noting = track_errors(transport)
@@ -272,7 +276,7 @@ def test_an_end_that_was_not_read_is_none_yet(read: str) -> None:
     noting.close()
 
 
-def test_a_transport_whose_ends_are_looked_at_is_in_no_cycle() -> None:
+def test_a_tracked_transport_is_in_no_reference_cycle() -> None:
     ours, peer = socket.socketpair()
     transport = Ending(ours)
     noting = track_errors(transport)
@@ -295,7 +299,7 @@ def test_a_transport_whose_ends_are_looked_at_is_in_no_cycle() -> None:
         (0, "reset"),
     ],
 )
-def test_silence_and_resets_are_told_apart(error_number: int, how: str) -> None:
+def test_timeouts_and_resets_are_distinguished(error_number: int, how: str) -> None:
     assert end_by_errno(error_number) == how
 
 
@@ -319,7 +323,7 @@ def test_not_every_transport_has_a_descriptor(transport: Any) -> None:
     assert buffered_bytes(descriptor_of(transport)) == 0
 
 
-def test_all_that_a_transport_holds_back_is_waiting() -> None:
+def test_all_bytes_that_a_transport_buffers_are_counted() -> None:
     class Slow(MemoryTransport):
         def writeSomeData(self, data: bytes) -> int:
             return super().writeSomeData(data[:3])
@@ -404,7 +408,7 @@ def test_a_close_can_be_made_a_reset(tcp: tuple[ErrorTrackingSocket, socket.sock
         peer.recv(1)
 
 
-def test_on_a_unix_socket_it_stays_a_close() -> None:
+def test_on_a_unix_socket_a_reset_is_a_close() -> None:
     ours, peer = socket.socketpair()
     reset_on_close(ours)
     ours.close()
@@ -426,7 +430,7 @@ def test_what_is_private_to_twisted_and_used_is_there() -> None:
     assert transport._tempDataLen == 0
 
 
-def test_nobody_is_known_behind_a_tcp_socket() -> None:
+def test_a_tcp_socket_has_no_peer_credentials() -> None:
     """Linux answers there as well, with values that mean nothing: pid 0, uid -1."""
     with socket.socket() as sock:
         assert peer_credentials(sock) is None

@@ -66,7 +66,7 @@ def test_an_end_that_holds_nothing_is_aborted_at_once() -> None:
     assert (end.phase, clock.getDelayedCalls()) == ("closed", [])
 
 
-def test_thousands_cost_no_more_a_turn_than_a_few_and_all_have_their_turn() -> None:
+def test_thousands_cost_no_more_per_turn_and_all_are_checked() -> None:
     clock = Clock()
     watch, ends = DeliveryWatch(clock), [ResettingEnd() for _ in range(20 * CHECKS_A_TURN)]
     for end in ends:
@@ -87,7 +87,7 @@ def test_an_end_that_is_closed_otherwise_is_dropped() -> None:
     assert (len(watch), end._calls, clock.getDelayedCalls()) == (0, [], [])
 
 
-def test_an_end_that_fails_keeps_the_others_from_nothing(logged_failures: list[object]) -> None:
+def test_a_failing_end_does_not_affect_the_others(logged_failures: list[object]) -> None:
     clock, bad, good = Clock(), ResettingEnd(), ResettingEnd()
     watch = DeliveryWatch(clock)
     for end in (bad, good):
@@ -189,7 +189,7 @@ def test_thousands_that_wait_at_a_full_queue_cost_one_try_each_time(queue: FullQ
     assert clock.getDelayedCalls() == []
 
 
-def test_who_gives_up_leaves_the_queue(queue: FullQueue) -> None:
+def test_an_attempt_that_is_given_up_leaves_the_queue(queue: FullQueue) -> None:
     clock = Clock()
     connected, made, connector = attempts(clock, 3)
     made[0].give_up()

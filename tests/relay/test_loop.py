@@ -207,7 +207,7 @@ def test_another_may_take_over_a_socket(turns: Turns) -> None:
     assert (first.heard, next_one.heard) == ([OUT], [IN | OUT])
 
 
-def test_who_is_removed_hears_nothing_more(turns: Turns) -> None:
+def test_a_removed_socket_gets_no_more_events(turns: Turns) -> None:
     end, (sock, _) = End(), turns.pair()
     turns.loop.add(sock.fileno(), end)
     turns.loop.remove(sock.fileno())
@@ -260,7 +260,7 @@ def replace_other(
     return ends
 
 
-def test_a_closed_sockets_event_is_not_for_whose_number_it_is_now(turns: Turns) -> None:
+def test_a_stale_event_is_not_delivered_to_a_reused_descriptor(turns: Turns) -> None:
     """Such a stale OUT and HUP would have a ConnectAttempt believe that it is connected."""
     newcomer = End()
     replace_other(turns, lambda sock, _: turns.loop.add(sock.fileno(), newcomer))
@@ -359,7 +359,7 @@ def test_timed_calls_come_while_ends_are_busy(own: Turns, busy: list[int]) -> No
     assert len(busy) > 3, "the End was served in between"
 
 
-def test_other_threads_are_heard_while_ends_are_busy(own: Turns, busy: list[int]) -> None:
+def test_calls_from_other_threads_run_while_ends_are_busy(own: Turns, busy: list[int]) -> None:
     calling = threading.Timer(0.05, own.reactor.callFromThread, (own.reactor.stop,))
     calling.start()
     own.run()
@@ -423,7 +423,7 @@ def test_a_descriptor_that_another_has_removed_gets_no_event(own: Turns) -> None
     assert len(told) == 1
 
 
-def test_a_closed_sockets_event_is_not_for_a_descriptor_that_has_its_number_now(
+def test_a_stale_event_is_not_delivered_to_a_reused_twisted_descriptor(
     own: Turns,
 ) -> None:
     newcomers: list[tuple[Descriptor, socket.socket]] = []

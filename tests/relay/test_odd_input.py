@@ -47,7 +47,7 @@ def in_world(*families: str, of: tuple[str, ...] = PLAIN) -> Callable[[Any], Any
 
 
 @in_world()
-def test_a_small_urgent_byte_holds_nothing_up(world: World) -> None:
+def test_an_urgent_byte_does_not_stall_reading(world: World) -> None:
     client, backend = world.pair()
 
     def send() -> None:  # in one turn of the reactor, which finds all of it at once
@@ -60,7 +60,7 @@ def test_a_small_urgent_byte_holds_nothing_up(world: World) -> None:
 
 
 @in_world()
-def test_an_urgent_byte_within_much_costs_none_of_it(world: World) -> None:
+def test_an_urgent_byte_in_bulk_loses_no_data(world: World) -> None:
     client, backend = world.pair()
     data = bytes(range(251)) * 12_000
 
@@ -77,7 +77,7 @@ def test_an_urgent_byte_within_much_costs_none_of_it(world: World) -> None:
 
 
 @in_world("unix")
-def test_a_descriptor_among_the_bytes_holds_nothing_up(world: World) -> None:
+def test_a_passed_descriptor_does_not_stall_reading(world: World) -> None:
     client, backend = world.pair()
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [client.fileno()]))]
 
@@ -153,7 +153,7 @@ async def test_a_unix_client_may_have_a_name(tmp_path: Path, bound: str) -> None
 # -- shortages
 
 
-def test_pipes_that_would_be_small_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_that_would_be_small_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = PipePool()
     with patch("fcntl.fcntl", side_effect=PermissionError(errno.EPERM, "no")):
         before = len(os.listdir("/proc/self/fd"))
@@ -170,7 +170,7 @@ def test_pipes_that_would_be_small_are_none(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_waits_for_a_name_shares_the_answer() -> None:
+async def test_simultaneous_queries_of_a_name_share_the_answer() -> None:
     from twisted.internet import reactor
 
     threads: Any = reactor

@@ -790,7 +790,7 @@ async def test_relay(played: Scenario, family: str, pipe: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("pipe", ["copy", "splice", "nested"])
 @pytest_twisted.ensureDeferred
-async def test_which_loop_carries_a_world(pipe: str, tmp_path: Path) -> None:
+async def test_the_data_path_that_a_world_uses(pipe: str, tmp_path: Path) -> None:
     from twisted.internet import reactor
 
     own = getattr(reactor, "socket_loop", None)

@@ -225,7 +225,7 @@ class Holder:
 
 @settings(max_examples=examples(30), deadline=None, phases=PHASES)
 @given(counts=st.lists(st.integers(1, 300 * KIB), min_size=2, max_size=6), early=st.integers(0, 2))
-def test_what_a_send_queue_holds_leaves_in_order(counts: list[int], early: int) -> None:
+def test_a_send_queue_sends_in_order(counts: list[int], early: int) -> None:
     """Whether it came before there was a socket, or while the kernel took no more."""
     sender, receiver = socket.socketpair()
     with sender, receiver:

@@ -72,19 +72,19 @@ def test_nothing_leads_out_of_closing() -> None:
 
 
 @each_cell
-def test_no_state_is_come_back_to(state: RelayState, event: Event) -> None:
+def test_no_state_is_entered_twice(state: RelayState, event: Event) -> None:
     """So that whatever happens, few events lead to the end."""
     after = verdict(state, event)[0]
     assert after == state or state not in reachable(after)
 
 
 @each_state
-def test_a_hard_cut_aborts_both_sides_whatever_the_state(state: RelayState) -> None:
+def test_an_abort_closes_both_sides_in_every_state(state: RelayState) -> None:
     assert verdict(state, "cut_hard") == ("closing", ("abort_client", "abort_backend"))
 
 
 @pytest.mark.parametrize("state", [state for state in STATES if state != "closing"])
-def test_a_cut_closes_and_asks_something_of_the_backend(state: RelayState) -> None:
+def test_an_end_by_us_is_closing_and_acts_on_the_backend(state: RelayState) -> None:
     after, actions = verdict(state, "cut")
     assert after == "closing"
     # A backend that is being dialled has nothing to be delivered; else what we hold is.
@@ -104,16 +104,14 @@ def test_a_connection_that_is_established_does_not_connect_again(
 
 @each_cell
 @each_side
-def test_a_side_is_asked_for_one_thing_at_a_time(
-    state: RelayState, event: Event, side: str
-) -> None:
+def test_a_side_gets_one_action_at_a_time(state: RelayState, event: Event, side: str) -> None:
     asked = [action for action in verdict(state, event)[1] if action.endswith(side)]
     assert len(asked) <= 1
 
 
 @each_state
 @each_side
-def test_a_side_that_is_broken_or_gone_is_asked_for_nothing(state: RelayState, side: str) -> None:
+def test_a_broken_or_closed_side_gets_no_action(state: RelayState, side: str) -> None:
     for how in ("broken", "gone", "broken_early"):
         event = f"{side}_{how}"
         if event in EVENTS:

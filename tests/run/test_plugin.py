@@ -80,7 +80,7 @@ def test_the_service_has_all_services() -> None:
     assert names(made.config) == [":2222", ":80"]
 
 
-def test_the_tac_file_reads_what_the_environment_names(
+def test_the_tac_file_reads_the_configuration_of_the_environment(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -92,7 +92,7 @@ def test_the_tac_file_reads_what_the_environment_names(
         plugin.service_from_environment()
 
 
-def test_a_listener_that_cannot_be_had_ends_the_program(
+def test_an_unavailable_listener_ends_the_program(
     file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = plugin.makeService(options("-c", file))

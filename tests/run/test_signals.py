@@ -85,7 +85,7 @@ def test_a_second_one_before_the_reactor_runs_would_end_the_program(stopping: St
     assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_DFL}
 
 
-def test_one_after_somebody_else_has_stopped_the_reactor_is_the_second(stopping: Stopping) -> None:
+def test_a_signal_after_the_reactor_was_stopped_otherwise_is_the_second(stopping: Stopping) -> None:
     stopping.signals.install()
     stopping.reactor.run()
     stopping.reactor.stop()

@@ -65,7 +65,7 @@ def test_dump(data: bytes, lines: list[str]) -> None:
 @pytest.mark.skipif(HEXDUMP is None, reason="the program hexdump is not installed")
 @settings(max_examples=examples(25), deadline=None)
 @given(st.binary(max_size=200))
-def test_dump_is_what_hexdump_shows(data: bytes) -> None:
+def test_dump_matches_hexdump(data: bytes) -> None:
     assert HEXDUMP is not None
     shown = subprocess.run(
         [HEXDUMP, "-v", "-C"],
@@ -132,7 +132,9 @@ def writer() -> Iterator[StuckWriter]:
     writer.let_go.set()
 
 
-def test_a_writer_that_blocks_delays_nobody(record: ConnectionRecord, writer: StuckWriter) -> None:
+def test_a_blocking_writer_does_not_delay_the_reactor(
+    record: ConnectionRecord, writer: StuckWriter
+) -> None:
     hex_dump = HexDump(writer, queued_bytes=100)
     hex_dump.data(record, "up", b"")
     assert writer.begun.wait(WAIT_SECONDS)

@@ -716,7 +716,7 @@ def test_a_line_in_two_writes_is_one_line(
     assert path.read_bytes() == b"first\nsecond\n"
 
 
-def test_after_a_file_size_limit_lines_are_whole_again(
+def test_lines_are_complete_after_a_file_size_limit(
     start: Start, path: Path, logged: Sequence[LogEvent]
 ) -> None:
     running = start(path=str(path))

@@ -224,7 +224,7 @@ def test_what_the_transport_does_not_take_is_not_counted() -> None:
     assert world.transport.written == b""
 
 
-def test_bytes_are_counted_and_shown_while_they_move() -> None:
+def test_bytes_are_counted_and_reported_as_they_move() -> None:
     world = World()
     world.clock.advance(3)
     world.transport.peer_sends(b"up")
@@ -238,7 +238,7 @@ def test_bytes_are_counted_and_shown_while_they_move() -> None:
     ]
 
 
-def test_what_is_written_to_a_closed_connection_is_neither_counted_nor_shown() -> None:
+def test_bytes_written_to_a_closed_connection_are_neither_counted_nor_reported() -> None:
     class WritesLate(Told):
         transport: Any
 
@@ -254,7 +254,7 @@ def test_what_is_written_to_a_closed_connection_is_neither_counted_nor_shown() -
     assert [event[0] for event in world.observer.events] == ["opened", "closed"]
 
 
-def test_payload_is_shown_only_to_those_who_watch_it() -> None:
+def test_payload_is_passed_only_to_observers_that_watch_it() -> None:
     world = World()
     world.monitor.remove_observer(world.observer)
     idle = RecordingObserver(watches_payload=False)
@@ -281,7 +281,7 @@ def test_addresses_and_unknown_attributes_are_the_transports() -> None:
 
 
 @pytest.mark.parametrize("keepalive", [True, False])
-def test_silent_peers_are_asked_by_the_system_unless_that_is_unwanted(keepalive: bool) -> None:
+def test_keepalive_is_on_unless_switched_off(keepalive: bool) -> None:
     wrapped = Factory.forProtocol(Told)
     factory = MonitoringFactory(make_monitor(), wrapped, keepalive=keepalive)
     transport = TransportWithSocket()
@@ -311,7 +311,7 @@ def test_a_push_producer_is_paused_resumed_and_stopped() -> None:
     assert producer.told == ["pause", "resume", "stop"]
 
 
-def test_a_push_producer_that_has_left_is_told_nothing() -> None:
+def test_an_unregistered_push_producer_is_not_called() -> None:
     world = World()
     producer = PushProducer()
     world.wrapper.registerProducer(producer, True)
@@ -332,7 +332,7 @@ def test_a_pull_producers_bytes_are_counted() -> None:
 
 
 @pytest.mark.parametrize("stop", ["loseConnection", "stopProducing", "stopConsuming"])
-def test_every_way_to_close_in_order_is_our_end(stop: str) -> None:
+def test_every_orderly_close_is_an_end_of_our_side(stop: str) -> None:
     world = World()
     world.wrapper.write(b"last words")
     getattr(world.wrapper, stop)()
@@ -391,7 +391,7 @@ def test_a_protocol_that_raises_in_connection_made_is_watched_like_any_other() -
     assert (len(monitor), factory.protocols) == (0, {})
 
 
-def test_a_factory_hears_of_its_start_and_its_stop() -> None:
+def test_a_factorys_start_and_stop_hooks_are_called() -> None:
     told = []
 
     class Started(ServerFactory):
@@ -407,7 +407,7 @@ def test_a_factory_hears_of_its_start_and_its_stop() -> None:
     assert told == ["start", "stop"]
 
 
-def test_a_client_factory_hears_of_its_connector() -> None:
+def test_a_client_factorys_connector_hooks_are_called() -> None:
     told: list[Any] = []
 
     class Connecting(ClientFactory):
@@ -431,7 +431,7 @@ def test_a_client_factory_hears_of_its_connector() -> None:
     ]
 
 
-def test_it_is_seen_from_a_factory_whether_its_connections_are_outgoing() -> None:
+def test_the_factorys_type_says_whether_connections_are_outgoing() -> None:
     monitor = make_monitor()
     assert MonitoringFactory(monitor, ClientFactory()).is_client
     assert not MonitoringFactory(monitor, ServerFactory()).is_client
@@ -440,7 +440,7 @@ def test_it_is_seen_from_a_factory_whether_its_connections_are_outgoing() -> Non
     assert not MonitoringFactory(monitor, ClientFactory(), is_client=False).is_client
 
 
-def test_a_wrapped_wrapping_factory_is_what_it_wraps() -> None:
+def test_a_wrapping_factory_has_the_direction_of_the_innermost() -> None:
     monitor = make_monitor()
     assert not MonitoringFactory(monitor, WrappingFactory(ServerFactory())).is_client
     assert MonitoringFactory(monitor, WrappingFactory(ClientFactory())).is_client
@@ -458,7 +458,7 @@ def test_other_wrappers_may_be_around_and_inside() -> None:
     assert record.reason == "client_closed"
 
 
-def test_application_protocols_are_offered_exactly_by_those_who_know_them() -> None:
+def test_alpn_is_offered_exactly_by_factories_that_provide_it() -> None:
     @implementer(IProtocolNegotiationFactory)
     class Negotiating(Factory):
         def acceptableProtocols(self) -> list[bytes]:
@@ -642,7 +642,7 @@ def test_on_a_clients_connection_the_sides_are_exchanged(
         (errno.EPIPE, ("client_reset", "reset", "none")),
     ],
 )
-def test_a_peer_that_vanished_is_lost_and_not_reset(
+def test_a_vanished_peer_is_lost_and_not_reset(
     error_number: int, ends: tuple[str, str, str]
 ) -> None:
     world = World(transport=TransportWithSocket)
@@ -651,13 +651,13 @@ def test_a_peer_that_vanished_is_lost_and_not_reset(
     assert world.ends == ends
 
 
-def test_an_error_tells_its_own_words() -> None:
+def test_an_error_has_its_own_text() -> None:
     world = World()
     exception_in_the_protocol(world)
     assert world.record.detail == "of the protocol"
 
 
-def test_a_tls_error_is_an_error_with_its_words() -> None:
+def test_a_tls_error_is_an_error_with_its_text() -> None:
     world = World(transport=TlsTransport)
     world.wrapper.startTLS(object())
     world.transport.connectionLost(Failure(SSL.Error([("SSL routines", "", "no shared cipher")])))
@@ -665,7 +665,7 @@ def test_a_tls_error_is_an_error_with_its_words() -> None:
     assert "no shared cipher" in world.record.detail
 
 
-def test_over_tls_a_connection_that_ends_without_notice_has_ended_all_the_same() -> None:
+def test_a_tls_connection_without_close_notify_has_ended_in_order() -> None:
     world = World(transport=TlsTransport)
     world.wrapper.startTLS(object())
     world.transport.peer_resets()  # ConnectionLost, and no error on the socket
@@ -719,7 +719,7 @@ def test_a_second_connection_lost_is_harmless() -> None:
     assert world.monitor.stats()["total"] == 1
 
 
-def test_the_first_verdict_stands() -> None:
+def test_the_first_reason_is_retained() -> None:
     world = World()
     world.monitor.close(world.record.id)
     world.transport.peer_resets()
@@ -729,7 +729,7 @@ def test_the_first_verdict_stands() -> None:
 # -- ends of ours
 
 
-def test_an_end_of_ours_delivers_what_is_under_way() -> None:
+def test_our_close_delivers_pending_bytes() -> None:
     world = World()
     world.wrapper.write(b"under way")
     world.monitor.close(world.record.id)
@@ -739,7 +739,7 @@ def test_an_end_of_ours_delivers_what_is_under_way() -> None:
     assert not world.transport.aborted
 
 
-def test_a_reset_of_ours_does_not_wait() -> None:
+def test_our_reset_does_not_wait() -> None:
     world = World()
     world.wrapper.write(b"under way")
     world.monitor.close(world.record.id, reset=True)
@@ -769,7 +769,7 @@ def test_a_second_end_does_not_lengthen_the_grace() -> None:
     assert world.transport.aborted
 
 
-def test_a_second_end_may_be_harder() -> None:
+def test_a_second_end_may_be_a_reset() -> None:
     world = World()
     world.wrapper.write(b"never taken")
     world.monitor.close(world.record.id)
@@ -792,7 +792,7 @@ def test_the_wrapped_protocol_sees_that_we_are_closing() -> None:
     assert world.wrapper.disconnecting
 
 
-def test_an_end_of_ours_does_not_wait_for_a_push_producer() -> None:
+def test_our_close_does_not_wait_for_a_push_producer() -> None:
     world = World()
     producer = PushProducer()
     world.wrapper.registerProducer(producer, True)
@@ -805,7 +805,7 @@ def test_an_end_of_ours_does_not_wait_for_a_push_producer() -> None:
     assert not world.transport.aborted
 
 
-def test_an_end_of_ours_does_not_wait_for_a_pull_producer() -> None:
+def test_our_close_does_not_wait_for_a_pull_producer() -> None:
     world = World()
     producer = PullProducer(world.wrapper, [b"one", b"two", b"three"])
     world.wrapper.registerProducer(producer, False)
@@ -816,7 +816,9 @@ def test_an_end_of_ours_does_not_wait_for_a_pull_producer() -> None:
     assert world.hooks[-1] == "closed"
 
 
-def test_a_producer_that_fails_to_stop_harms_nobody_else(logged_failures: list[Failure]) -> None:
+def test_a_producer_that_fails_to_stop_affects_no_other_connection(
+    logged_failures: list[Failure],
+) -> None:
     class Stubborn(PushProducer):
         def stopProducing(self) -> None:
             raise RuntimeError("of the producer")
@@ -890,7 +892,7 @@ def stopping(monitor: Monitor) -> None:
         (stopping, "stopping"),
     ],
 )
-def test_a_refused_client_is_closed_before_the_wrapped_factory_hears_of_it(
+def test_a_refused_client_never_reaches_the_wrapped_factory(
     prepare: Callable[[Monitor], None], refusal: str
 ) -> None:
     monitor = make_monitor()
@@ -916,7 +918,7 @@ def test_a_refused_client_that_sends_and_never_ends_is_closed() -> None:
     assert transport.disconnected
 
 
-def test_an_outgoing_connection_that_may_not_be_is_none() -> None:
+def test_an_outgoing_connection_that_is_refused_has_no_protocol() -> None:
     monitor = make_monitor(rules=Rules(conn_limit=1))
     factory = MonitoringFactory(monitor, Factory.forProtocol(Told), is_client=True)
     assert connect(factory)[0] is not None
@@ -1041,7 +1043,7 @@ def test_a_silent_client_is_timed_out_whatever_is_written_to_it() -> None:
     assert world.ends == ("read_timeout", "timeout", "none")
 
 
-def test_a_client_that_we_hold_back_is_not_silent() -> None:
+def test_a_client_that_we_paused_is_not_silent() -> None:
     world = World(timeouts=Timeouts(read_timeout=10, max_idle=0, write_timeout=0))
     world.clock.advance(5)
     world.wrapper.pauseProducing()
@@ -1054,7 +1056,7 @@ def test_a_client_that_we_hold_back_is_not_silent() -> None:
     assert world.record.reason == "read_timeout"
 
 
-def test_a_needless_resume_does_not_put_the_read_timeout_off() -> None:
+def test_a_redundant_resume_does_not_restart_the_read_timeout() -> None:
     world = World(timeouts=Timeouts(read_timeout=10, max_idle=0, write_timeout=0))
     world.clock.advance(9)
     world.wrapper.resumeProducing()
@@ -1171,7 +1173,7 @@ class Failing(Observer):
 
 
 @pytest.mark.parametrize("hook", ["opened", "data", "closed", "refused"])
-def test_an_observer_that_fails_is_switched_off_and_harms_nobody(
+def test_a_failing_observer_is_switched_off_and_affects_no_other(
     hook: str, logged_failures: list[Failure]
 ) -> None:
     monitor = make_monitor(rules=Rules(conn_limit=1))
@@ -1300,7 +1302,7 @@ def transcript(factory: IProtocolFactory, script: list[str]) -> list[Any]:
     protocol=st.sampled_from([Scripted, HalfCloseableScripted]),
     is_client=st.booleans(),
 )
-def test_a_wrapped_protocol_lives_as_it_would_without(
+def test_a_wrapped_protocol_behaves_as_without_the_wrapper(
     script: list[str], protocol: type[Scripted], is_client: bool
 ) -> None:
     monitor = make_monitor(timeouts=NO_LIMITS)
@@ -1337,7 +1339,7 @@ def test_counts_are_exact_at_every_moment(up: list[bytes], down: list[bytes]) ->
     assert before == world.monitor.bytes() == (len(shown["up"]), len(shown["down"]))
 
 
-def test_a_protocol_of_ones_own_may_stand_in() -> None:
+def test_a_custom_protocol_class_may_be_used() -> None:
     class Labelled(MonitoringProtocol):
         label = "mine"
 
@@ -1348,7 +1350,7 @@ def test_a_protocol_of_ones_own_may_stand_in() -> None:
     assert wrapper.label == "mine"
 
 
-def test_a_protocol_may_be_exchanged_on_a_living_connection() -> None:
+def test_a_protocol_may_be_replaced_on_a_live_connection() -> None:
     """As WebSocket servers do: what they find is a ``ProtocolWrapper``."""
     world = World()
     successor = HalfCloseable()
@@ -1403,7 +1405,7 @@ def test_a_service_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("before", [0, 3600])  # switched on, and shortened
-def test_max_idle_strikes_live_connections(before: float) -> None:
+def test_max_idle_applies_to_live_connections(before: float) -> None:
     world = World(timeouts=Timeouts(max_idle=before, write_timeout=0))
     world.clock.advance(5)
     world.monitor.timeouts = Timeouts(max_idle=10, write_timeout=0)
@@ -1413,7 +1415,7 @@ def test_max_idle_strikes_live_connections(before: float) -> None:
     assert world.record.reason == "idle_timeout"
 
 
-def test_a_limit_that_was_switched_off_strikes_no_more() -> None:
+def test_a_limit_that_was_switched_off_no_longer_applies() -> None:
     world = World(timeouts=Timeouts(max_idle=10, write_timeout=0))
     world.monitor.timeouts = NO_LIMITS
     world.clock.advance(3600)
@@ -1453,7 +1455,7 @@ def test_keepalive_is_the_policys_unless_it_is_given() -> None:
         (make_monitor(), Protocol(), r"must be a factory, with buildProtocol\(\)$"),
     ],
 )
-def test_what_is_no_monitor_or_no_factory(monitor: Any, factory: Any, message: str) -> None:
+def test_invalid_monitors_and_factories(monitor: Any, factory: Any, message: str) -> None:
     with pytest.raises(SettingTypeError, match=message):
         MonitoringFactory(monitor, factory)
 

@@ -588,7 +588,7 @@ class Pushed(Protocol):
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 @pytest.mark.parametrize("protocol", [Pulled, Pushed])
 @real
-async def test_a_producer_sends_something_big_whole(
+async def test_a_producer_sends_a_large_body_completely(
     world: World, protocol: type[Protocol], tls: bool
 ) -> None:
     Pushed.pauses = 0
@@ -607,7 +607,7 @@ async def test_a_producer_sends_something_big_whole(
 
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 @real
-async def test_an_endless_producer_does_not_put_off_an_end_of_ours(world: World, tls: bool) -> None:
+async def test_an_endless_producer_does_not_delay_our_close(world: World, tls: bool) -> None:
     class Endless(Pushed):
         def produce(self) -> None:
             while not self.paused:
@@ -652,7 +652,7 @@ def received_until_end(port: int) -> bytes:
 
 
 @real
-async def test_an_outgoing_connection_that_may_not_be_fails(world: World) -> None:
+async def test_an_outgoing_connection_that_is_refused_fails(world: World) -> None:
     monitor = Watch(Rules(conn_limit=1))
     port = world.listen(Factory.forProtocol(Inbox))
     factory = MonitoringFactory(monitor, Factory.forProtocol(Inbox), is_client=True)
@@ -707,7 +707,7 @@ class Resumes(Protocol):
 
 @pytest.mark.parametrize("tls", [False, True])
 @real
-async def test_a_reset_told_of_one_that_is_paused_is_no_end_if_it_reads_on_by_then(
+async def test_a_hang_up_reported_while_paused_is_no_end_after_a_resume(
     world: World, tls: bool
 ) -> None:
     server = Inbox()
@@ -754,7 +754,7 @@ def say_something_else_than_tls(port: int) -> None:
 
 
 @real
-async def test_a_failed_handshake_is_an_error_with_its_words(world: World) -> None:
+async def test_a_failed_handshake_is_an_error_with_its_text(world: World) -> None:
     port = world.listen(world.wrap(Factory.forProtocol(Echo)), tls=True)
     await in_thread(say_something_else_than_tls, port)
     record = await world.monitor.next_closed()
@@ -1018,7 +1018,7 @@ async def test_a_sequence_from_a_generator_arrives_and_is_counted(world: World, 
 
 
 @real
-async def test_a_wrapper_may_stand_outside_of_tls_and_count_what_is_on_the_wire(
+async def test_a_wrapper_outside_of_tls_counts_bytes_on_the_wire(
     world: World,
 ) -> None:
     tls = TLSMemoryBIOFactory(world.certificate.options(), False, Factory.forProtocol(Echo))
@@ -1033,7 +1033,7 @@ async def test_a_wrapper_may_stand_outside_of_tls_and_count_what_is_on_the_wire(
 
 
 @real
-async def test_a_reconnecting_client_is_watched_anew_each_time(world: World) -> None:
+async def test_each_connection_of_a_reconnecting_client_is_watched(world: World) -> None:
     class Once(ClientFactory):
         protocol = Inbox
         lost = 0

@@ -49,7 +49,7 @@ def test_no_time_given() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-2h", "2026-13-01", "0001-01-01"])
-def test_what_is_no_time(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"is neither a time ago, such as 2h, nor a date"):
         moment(text)
 

@@ -264,7 +264,7 @@ def watching(port: Port, *options: str) -> Iterator[IO[str]]:
 
 
 @with_services
-def test_a_client_of_nothing_but_sockets(services: Services) -> None:
+def test_a_client_that_uses_only_sockets(services: Services) -> None:
     path = services.port.where.removeprefix("unix:")
     shown = subprocess.run(
         [sys.executable, EXAMPLE, path], capture_output=True, text=True, check=True, timeout=30
@@ -441,7 +441,7 @@ def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("where", ["nonsense", "host:80", "tls:a:b", "tls:[::1]:7:c:k", ":"])
-def test_what_is_no_address(where: str) -> None:
+def test_invalid_addresses(where: str) -> None:
     result = CliRunner().invoke(main, ["list", "--control", where])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1

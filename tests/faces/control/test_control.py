@@ -37,7 +37,7 @@ def failure_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> Comman
 
 
 @with_port
-def test_hello_says_who_it_is(port: Port) -> None:
+def test_hello_returns_name_and_version(port: Port) -> None:
     hello = port.client().hello
     assert hello["version"] == "1"
     assert hello["server"].startswith("monconn ")
@@ -74,7 +74,7 @@ def test_connections_have_all_their_keys(port: Port) -> None:
 
 
 @with_port
-def test_closed_ones_say_how_they_ended(port: Port) -> None:
+def test_closed_connections_have_their_reason(port: Port) -> None:
     web = port.monitor("web")
     (made, _) = port.connections(web, "192.0.2.1", "192.0.2.2")
     port.on_reactor(made.end, "operator")
@@ -130,7 +130,7 @@ def test_connections_are_sorted_and_counted(port: Port) -> None:
 
 
 @with_port
-def test_a_part_is_asked_for_by_text_and_place(port: Port) -> None:
+def test_a_list_is_limited_by_text_and_offset(port: Port) -> None:
     web = port.monitor("web", backend="Backend:80")
     made = port.connections(web, "192.0.2.1", "192.0.2.2", "198.51.100.1")
     client = port.client()
@@ -180,7 +180,7 @@ def test_thousands_come_in_pages(port: Port) -> None:
 
 
 @with_port
-def test_a_page_is_gone_once_another_list_is_asked_for(port: Port) -> None:
+def test_a_page_is_unavailable_after_another_list_was_requested(port: Port) -> None:
     port.connections(port.monitor("web"), *["192.0.2.1"] * 500)
     client = port.client()
     page = int(client.call("ListConnections")["next"])
@@ -191,7 +191,7 @@ def test_a_page_is_gone_once_another_list_is_asked_for(port: Port) -> None:
 
 
 @with_port
-def test_one_connection_is_shown_live_and_closed(port: Port) -> None:
+def test_show_of_a_live_and_of_a_closed_connection(port: Port) -> None:
     (made,) = port.connections(port.monitor("web"), "192.0.2.1")
     client = port.client()
     shown = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
@@ -304,7 +304,7 @@ def test_counters_are_reset_and_subtracted(port: Port) -> None:
 
 
 @with_port
-def test_events_are_told_as_they_happen(port: Port) -> None:
+def test_events_are_pushed_as_they_happen(port: Port) -> None:
     web, ssh = port.monitor("web"), port.monitor("ssh")
     client = port.client()
     events = client.events(service="web")
@@ -342,7 +342,7 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
 
 
 @with_port
-def test_a_service_that_comes_later_is_told_of_too(port: Port) -> None:
+def test_events_of_a_service_added_later_are_pushed(port: Port) -> None:
     client = port.client()
     client.call("Subscribe")
     late = port.on_reactor(port.monitor, "late")
@@ -364,7 +364,7 @@ def test_what_is_closing_can_still_be_reset(port: Port) -> None:
 
 
 @with_port
-def test_nobody_is_observed_for_nobody(port: Port) -> None:
+def test_monitors_are_not_observed_without_a_subscriber(port: Port) -> None:
     web = port.monitor("web")
     client = port.client()
     client.call("Subscribe")
@@ -377,7 +377,7 @@ def test_nobody_is_observed_for_nobody(port: Port) -> None:
 
 
 @with_port
-def test_what_a_connection_looks_like_is_said_when_it_is_shown(port: Port) -> None:
+def test_show_includes_the_diagnosis(port: Port) -> None:
     web = port.monitor("web")
     (made,) = port.connections(web, "192.0.2.1")
     made.record.connected = made.record.first_up = made.record.opened
@@ -401,7 +401,7 @@ def test_alarms_are_events(port: Port) -> None:
 
 
 @with_port
-def test_what_is_not_kept_is_said(port: Port) -> None:
+def test_a_query_of_a_part_that_is_not_configured_is_an_error(port: Port) -> None:
     for command in ("ListHistory", "Report", "ListDevices"):
         assert failure_of(port.client().call, command).code == "NOT_KEPT"
 
@@ -489,7 +489,7 @@ def test_a_dry_run_changes_nothing(port: Port) -> None:
 
 
 @with_port
-def test_an_action_says_which_process_of_which_user_asked(port: Port) -> None:
+def test_an_action_has_the_process_and_user_of_its_client(port: Port) -> None:
     port.monitor("web")
     watching = port.client()
     watching.call("Subscribe", filter="event:action")

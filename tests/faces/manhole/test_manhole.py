@@ -453,7 +453,7 @@ def _host_key_with_passphrase(world: World) -> None:
         (_host_key_with_passphrase, "host key {key}: not a private key, or one with a passphrase"),
     ],
 )
-def test_files_that_are_not_to_be_trusted(
+def test_files_that_are_not_trusted(
     world: World, spoil: Callable[[World], None], message: str
 ) -> None:
     spoil(world)
@@ -481,7 +481,7 @@ def test_a_name_that_resolves_to_another_address(world: World) -> None:
         world.make(TcpAddress("localhost", 0)).privilegedStartService()
 
 
-def test_without_conch_it_says_what_to_install(world: World) -> None:
+def test_without_conch_the_message_says_what_to_install(world: World) -> None:
     with (
         patch.dict(sys.modules, {"twisted.conch.manhole_ssh": None}),
         pytest.raises(ListenError, match=r"pip install 'monconn\[manhole\]'"),
@@ -600,7 +600,7 @@ async def test_a_command_with_a_bug_is_logged_and_fails(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_long_answer_arrives_whole(world: World) -> None:
+async def test_a_long_answer_arrives_completely(world: World) -> None:
     world.open()
     for number in range(20_000):
         world.connect(client=f"10.0.0.1:{number}")
@@ -969,7 +969,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z@]", "", text)
 
 
-def test_the_helper_reads_colours() -> None:
+def test_the_screen_of_the_tests_reads_colours() -> None:
     assert _plain("\x1b[1;32mmonconn>\x1b[0m x") == "monconn> x"
 
 

@@ -346,9 +346,7 @@ async def test_counters_continue_in_the_next_run(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("seconds", [0.0, 5.0])  # before its counters are written, and after
-async def test_counters_of_a_service_that_is_gone_go_on_when_it_comes_back(
-    path: Path, seconds: float
-) -> None:
+async def test_counters_continue_when_a_removed_service_returns(path: Path, seconds: float) -> None:
     world = World(path)
     world.history.startService()
     world.monitor.carry_over(Totals(3, 4, 5))

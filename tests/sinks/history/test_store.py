@@ -141,7 +141,7 @@ def test_a_connection_has_the_values_of_its_record(path: Path) -> None:
     db.close()
 
 
-def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
+def test_a_batch_is_written_atomically(path: Path) -> None:
     db = history(path)
     with pytest.raises(OverflowError):
         write(db, [closed(), closed(up=1 << 70)], {"web": Totals(1)}, RUN)

@@ -1,4 +1,4 @@
-"""How a client off the listener becomes a relay, where Twisted's reactor cannot take it."""
+"""Accepted clients and their relays, where Twisted's reactor cannot adopt a socket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BrokenReactor:
 
 
 class Dialler:
-    """Never gets an answer; notes which dials were given up."""
+    """Never gets an answer; records which dials were given up."""
 
     def __init__(self) -> None:
         self.given_up: list[object] = []

@@ -1,4 +1,4 @@
-"""What few peers send, and an edge-triggered reader can stumble over."""
+"""Rare input that an edge-triggered reader can mishandle."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_reset_right_after_the_end_is_seen(world: World) -> None:
     client, _ = world.pair()
     record = world.live()
 
-    def end_and_reset() -> None:  # in one turn of the reactor, which hears of both at once
+    def end_and_reset() -> None:  # in one turn of the reactor, which gets both events at once
         client.shutdown(socket.SHUT_WR)
         reset(client)
 
@@ -108,7 +108,7 @@ def test_a_reset_right_after_the_end_is_seen(world: World) -> None:
 def test_a_reset_by_both_gives_the_slot_back_at_once(world: World) -> None:
     client, backend = world.pair()
     record = world.live()
-    backend.send(bytes(1_000_000))  # more than the client's system takes
+    backend.send(bytes(1_000_000))  # more than the client's receive buffer takes
     until(lambda: record.down)
     reset(backend)
     until(lambda: record.state == "closing")
@@ -159,7 +159,7 @@ def test_pipes_that_would_be_small_are_not_used(monkeypatch: pytest.MonkeyPatch)
         before = len(os.listdir("/proc/self/fd"))
         assert pool.take() is None
         assert len(os.listdir("/proc/self/fd")) == before
-    assert pool.take() is None  # for a moment, nobody asks again
+    assert pool.take() is None  # no second attempt for a moment
     monkeypatch.setattr("time.monotonic", lambda: float("inf"))
     pipe = pool.take()
     assert pipe is not None

@@ -144,7 +144,7 @@ class Recorded:
 @pytest.mark.parametrize("pipe", ["stream", "splice", "stream_to_plain", "plain_to_stream"])
 @pytest_twisted.ensureDeferred
 async def test_phases_never_go_back_whatever_is_asked(tmp_path: Path, pipe: str) -> None:
-    """Any verbs in any order; every connection ends, once."""
+    """Any calls in any order; every connection ends, once."""
 
     @settings(max_examples=25, deadline=None)
     @given(

@@ -1,4 +1,4 @@
-"""Every reason and refusal, made on real sockets on each path, and what the page says of it."""
+"""Every reason and refusal, made on real sockets on each path, and its row in the documentation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROADS = ("stream", "splice")
 """Over Twisted's transports, and over plain sockets."""
 SECONDS = 0.3
 NOT_GIVEN_YET = {"per_ip_limit", "rate"}
-"""Refusals whose words are kept for rules that :class:`Rules` does not have."""
+"""Refusals that are reserved: :class:`Rules` has no rule for them."""
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _TAKE_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
 _NO_PACKET = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
@@ -39,7 +39,7 @@ _NO_PACKET = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
 
 @attrs.frozen
 class Scenario:
-    """What brings a reason about, and the record's code and ends after it."""
+    """A scenario that leads to a reason, and the record's code and ends after it."""
 
     play: Callable[[World], None]
     reason: str
@@ -58,7 +58,7 @@ Play = Callable[[World], None]
 def scenario(
     reason: str, code: str, client_end: str = "none", backend_end: str = "none", **world: Any
 ) -> Callable[[Play], Play]:
-    """Put a function into the table; several times for one that brings about several."""
+    """Add a function to the table; several times for one that leads to several reasons."""
 
     def note(play: Play) -> Play:
         SCENARIOS.append(Scenario(play, reason, code, (client_end, backend_end), world))
@@ -97,7 +97,7 @@ def vanish(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _NO_PACKET)
 
 
-# -- what the two sides do
+# -- ends by the two sides
 
 
 @scenario("client_closed", "--", "fin", "fin")
@@ -234,7 +234,7 @@ def backend_does_not_read(world: World) -> None:
     send_until_broken(client)
 
 
-# -- what people do
+# -- ends by the operator
 
 
 @scenario("operator", "KD")
@@ -314,7 +314,7 @@ async def test_refusal(refusal: str, path: str, tmp_path: Path) -> None:
     await deferToThread(play)
 
 
-# -- nothing is left out
+# -- completeness
 
 
 def documented() -> dict[str, str]:

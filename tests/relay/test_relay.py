@@ -41,7 +41,7 @@ LATE_SECONDS = Deadlines.BUCKET_SECONDS + STEP_SECONDS
 
 
 class FakeEnd:
-    """Notes what it is asked, in a list that both Ends share; knows the verbs of an End only."""
+    """Records its calls in a list that both Ends share; has the methods of an End only."""
 
     accepts_pipes = False
     reports: EndListener
@@ -98,7 +98,7 @@ class FakeEnd:
         return 0
 
     def enable_keepalive(self) -> None:
-        pass  # of no account here
+        pass  # not recorded
 
     def tcp_info(self) -> bytes | None:
         return None
@@ -160,7 +160,7 @@ class Stage:
         return self.client if side == "client" else self.backend
 
     def asked(self) -> list[str]:
-        """What the Ends were asked since the last time."""
+        """The calls of the Ends since the last time."""
         asked = list(self.calls)
         self.calls.clear()
         return asked
@@ -680,7 +680,7 @@ class ActingEnd(FakeEnd):
 
 
 class Course:
-    """Plays the reports of two Ends in any order that can be, and checks what must hold."""
+    """Plays the reports of two Ends in any possible order, and checks invariants."""
 
     def __init__(self) -> None:
         self.stage = stage = Stage(max_idle=60, half_close_timeout=30, write_timeout=40)
@@ -766,7 +766,7 @@ class Course:
             assert len(stage.deadlines) == 1  # for its time limits
 
     def finish(self) -> None:
-        """Once there is a reason, whoever is left is told to go within the grace time."""
+        """Once there is a reason, every open side is closed or aborted within the grace time."""
         self.relay.end("lifetime")
         self.check()
         self.stage.clock.advance(GRACE_SECONDS + LATE_SECONDS)

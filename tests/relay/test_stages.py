@@ -39,7 +39,7 @@ DIRECTIONS: tuple[Direction, ...] = ("up", "down")
 
 
 class HoldingStage:
-    """Holds bytes until it is told how many may go on, and may alter them.
+    """Holds bytes until the test releases them, and may alter them.
 
     :param alter: makes other bytes of those that go on.
     """
@@ -67,7 +67,7 @@ class HoldingStage:
         self._forward(self._alter(data))
 
     def ended(self) -> None:
-        assert not self.has_ended, "it was told before"
+        assert not self.has_ended, "ended was called twice"
         self.has_ended = True
 
     def flush(self) -> None:

@@ -119,7 +119,7 @@ class Watcher(Observer):
         self.is_there = False
 
     def flip(self) -> None:
-        """Come or go."""
+        """Start or stop watching."""
         if self.is_there:
             self._cancel()
             self.periods[-1].end(self._record)
@@ -139,7 +139,7 @@ class Watcher(Observer):
         return connection.add_watcher(partial(self.data, self._record))
 
     def go(self) -> None:
-        """Go, if it is there."""
+        """Stop watching, if it does."""
         if self.is_there:
             self.flip()
 

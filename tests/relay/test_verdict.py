@@ -1,4 +1,4 @@
-"""Properties of the verdict table, and the rows whose reasons are worth spelling out."""
+"""Properties of the verdict table, and rows whose rationale needs an explanation."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_connection_that_is_established_does_not_connect_again(
         assert verdict(state, event)[0] not in CONNECTING
 
 
-# -- what is asked makes sense
+# -- actions are consistent
 
 
 @each_cell
@@ -160,7 +160,7 @@ def test_a_broken_side_is_passed_on_as_a_reset(state: RelayState, side: str) -> 
         ("connecting", "client_broken_early", ("connecting_client_broken", ())),
         ("connecting", "client_broken", ("closing", ("abort_backend",))),
         ("connecting_client_broken", "connected", ("closing", ("reset_backend",))),
-        # Nobody is there to be told that the backend could not be had.
+        # No client is left to be notified that the backend could not be connected.
         ("connecting_client_broken", "connect_failed", ("closing", ())),
         ("connecting", "connect_failed", ("closing", ("close_client",))),
         # The answer to a client that has ended its half still arrives.

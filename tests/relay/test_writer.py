@@ -209,10 +209,10 @@ async def test_what_openssl_keeps_does_not_wait_for_the_garbage_collector(tmp_pa
             client = certificate.client_side().wrap_socket(plain, server_hostname="localhost")
             client.sendall(b"hello")
             assert client.recv(5) == b"hello"
-            kept = weakref.ref(ends.pop().transport.getHandle())
-            assert kept() is not None
+            handle_ref = weakref.ref(ends.pop().transport.getHandle())
+            assert handle_ref() is not None
             client.unwrap().close()
-        until(lambda: not len(monitor) and kept() is None)
+        until(lambda: not len(monitor) and handle_ref() is None)
 
     gc.disable()
     try:

@@ -35,7 +35,7 @@ def advance(clock: Clock, seconds: float, step: float = 0.01) -> None:
 
 
 def keys_held(deadlines: Deadlines) -> int:
-    """The size of what is kept inside, which nothing but memory shows."""
+    """The size of the internal containers, which is visible only as memory."""
     return len(deadlines._buckets) + len(deadlines._keys)
 
 

@@ -1,5 +1,5 @@
 """Invariant 1: each admitted connection opens once and closes once, with one reason; totals are
-those of the closed and the live, less what was taken off, at every moment."""
+those of the closed and the live, less what was subtracted, at every moment."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Connection:
 
 
 class Witness(Observer):
-    """Counts what it is told, and checks the totals in the middle of each change."""
+    """Counts its notifications, and checks the totals in the middle of each change."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
@@ -104,7 +104,7 @@ class OneService(RuleBasedStateMachine):
         self.all: list[ConnectionRecord] = []
         self.reasons: dict[int, str] = {}  # of those that were ended: the first reason
         self.blocked: set[str] = set()
-        self.up = self.down = self.total = 0  # less what was taken off
+        self.up = self.down = self.total = 0  # less what was subtracted
         self.refused: Counter[str] = Counter()
         self.refused_ever: Counter[str] = Counter()
 
@@ -230,7 +230,7 @@ class OneService(RuleBasedStateMachine):
     def note_reason(self, connection: Connection, reason: str) -> None:
         self.reasons.setdefault(connection.record.id, reason)
 
-    # -- what holds at every moment
+    # -- invariants
 
     @invariant()
     def totals_are_right(self) -> None:

@@ -25,7 +25,7 @@ from monconn.testing import RecordingObserver
 
 @implementer(IConnection)
 class Connection:
-    """A connection without sockets: it is over as soon as somebody ends it.
+    """A connection without sockets: it is over as soon as it is ended.
 
     :param is_deaf: its peers do not answer an ordinary end; only a reset makes it go.
     """
@@ -73,19 +73,19 @@ class Recorder(Observer):
 
     def __init__(self, watches_payload: bool = False) -> None:
         self.watches_payload = watches_payload
-        self.told: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def opened(self, record: ConnectionRecord) -> None:
-        self.told.append(("opened", record.client_ip))
+        self.calls.append(("opened", record.client_ip))
 
     def refused(self, record: ConnectionRecord) -> None:
-        self.told.append(("refused", record.client_ip, record.refusal))
+        self.calls.append(("refused", record.client_ip, record.refusal))
 
     def data(self, record: ConnectionRecord, direction: Any, data: bytes) -> None:
-        self.told.append(("data", direction, data))
+        self.calls.append(("data", direction, data))
 
     def closed(self, record: ConnectionRecord) -> None:
-        self.told.append(("closed", record.client_ip, record.reason))
+        self.calls.append(("closed", record.client_ip, record.reason))
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_closing_twice_changes_nothing(monitor: Monitor, clock: Clock) -> None:
     assert first.record.closed == 1000.0
     assert monitor.bytes() == (10, 0)
     assert monitor.connections_by_ip() == {"10.0.0.1": 1}
-    assert recorder.told[2:] == [("closed", "10.0.0.1", "client_closed")]
+    assert recorder.calls[2:] == [("closed", "10.0.0.1", "client_closed")]
     assert monitor.connections() == [second.record]
 
 
@@ -230,7 +230,7 @@ def test_must_wait_and_room(monitor: Monitor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ip", "shown"),
+    ("ip", "expected"),
     [
         ("::ffff:192.0.2.1", "192.0.2.1"),
         ("::FFFF:c000:201", "192.0.2.1"),
@@ -239,11 +239,11 @@ def test_must_wait_and_room(monitor: Monitor) -> None:
         ("unix", "unix"),
     ],
 )
-def test_one_client_has_one_ip(monitor: Monitor, ip: str, shown: str) -> None:
+def test_one_client_has_one_ip(monitor: Monitor, ip: str, expected: str) -> None:
     enter(monitor, ip)
-    enter(monitor, shown)
-    assert monitor.connections_by_ip() == {shown: 2}
-    assert monitor.stats()["ips"] == [shown]
+    enter(monitor, expected)
+    assert monitor.connections_by_ip() == {expected: 2}
+    assert monitor.stats()["ips"] == [expected]
 
 
 # -- figures
@@ -337,12 +337,12 @@ def test_client_ips_are_bounded(monitor: Monitor) -> None:
         connection.record.up = 1
         connection.end("client_closed")
     assert (len(monitor.clients), monitor.clients.forgotten) == (10_000, 1)
-    # What is forgotten is who it was, and not what was counted.
+    # The record is dropped; the counters are not.
     assert monitor.bytes() == (10_000, 0)
     assert monitor.stats()["ips"] == ["192.0.2.1"]
 
 
-# -- taking off
+# -- subtracting
 
 
 def test_subtract(monitor: Monitor) -> None:
@@ -391,10 +391,10 @@ def test_reset_stats(monitor: Monitor) -> None:
 # -- ending and blocking
 
 
-@pytest.mark.parametrize(("words", "reset"), [({}, False), ({"reset": True}, True)])
-def test_close(monitor: Monitor, words: dict[str, bool], reset: bool) -> None:
+@pytest.mark.parametrize(("options", "reset"), [({}, False), ({"reset": True}, True)])
+def test_close(monitor: Monitor, options: dict[str, bool], reset: bool) -> None:
     connection, other = enter(monitor), enter(monitor)
-    monitor.close(connection.record.id, **words)  # type: ignore[arg-type]
+    monitor.close(connection.record.id, **options)  # type: ignore[arg-type]
     assert (connection.record.reason, connection.resets) == ("operator", [reset])
     assert monitor.connections() == [other.record]
 
@@ -450,7 +450,7 @@ def test_observers_are_notified_of_a_connection_in_order(monitor: Monitor) -> No
     monitor.saw(connection.record, "up", b"question")
     monitor.saw(connection.record, "down", b"answer")
     connection.end("backend_closed")
-    assert recorder.told == [
+    assert recorder.calls == [
         ("opened", "10.0.0.1"),
         ("data", "up", b"question"),
         ("data", "down", b"answer"),
@@ -465,7 +465,7 @@ def test_only_watchers_see_payload(monitor: Monitor) -> None:
     monitor.add_observer(watcher := Recorder(watches_payload=True))
     assert monitor.watched
     monitor.saw(enter(monitor).record, "up", b"x")
-    assert (len(blind.told), len(watcher.told)) == (1, 2)
+    assert (len(blind.calls), len(watcher.calls)) == (1, 2)
     monitor.remove_observer(watcher)
     assert not monitor.watched
 
@@ -475,7 +475,7 @@ def test_removed_observer_is_not_notified(monitor: Monitor) -> None:
     monitor.remove_observer(recorder)
     monitor.remove_observer(recorder)  # harmless
     monitor.saw(enter(monitor).record, "up", b"x")
-    assert recorder.told == []
+    assert recorder.calls == []
 
 
 HOOKS = ("opened", "refused", "data", "closed")
@@ -506,9 +506,9 @@ def test_failing_observer_is_switched_off(
     live_through_all_hooks(monitor)
     live_through_all_hooks(monitor)
     assert calls == [hook]
-    assert [told[0] for told in failing.told] == list(HOOKS[: HOOKS.index(hook)])
-    assert [told[0] for told in before.told] == list(HOOKS) * 2
-    assert after.told == before.told
+    assert [calls[0] for calls in failing.calls] == list(HOOKS[: HOOKS.index(hook)])
+    assert [calls[0] for calls in before.calls] == list(HOOKS) * 2
+    assert after.calls == before.calls
     assert monitor.watched
     assert [failure.type for failure in logged_failures] == [ZeroDivisionError]
     logged_failures.clear()
@@ -531,7 +531,7 @@ def test_observer_that_would_end_the_program_does_not(
         monitor.add_observer(observer)
     for _ in range(2):
         enter(monitor).end("operator")
-    assert [told[0] for told in after.told] == ["opened", "closed"] * 2
+    assert [calls[0] for calls in after.calls] == ["opened", "closed"] * 2
     assert [failure.type for failure in logged_failures] == [SystemExit]
     logged_failures.clear()
 
@@ -555,8 +555,8 @@ def test_observer_may_remove_itself(monitor: Monitor, hook: str) -> None:
     monitor.add_observer(other)
     live_through_all_hooks(monitor)
     live_through_all_hooks(monitor)
-    assert len(leaving.told) == HOOKS.index(hook)
-    assert [told[0] for told in other.told] == list(HOOKS) * 2
+    assert len(leaving.calls) == HOOKS.index(hook)
+    assert [calls[0] for calls in other.calls] == list(HOOKS) * 2
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -566,20 +566,20 @@ def test_observer_that_another_removes_is_not_notified_again(monitor: Monitor, h
     monitor.add_observer(remover)
     monitor.add_observer(removed)
     live_through_all_hooks(monitor)
-    assert len(removed.told) == HOOKS.index(hook)
+    assert len(removed.calls) == HOOKS.index(hook)
 
 
 @attrs.define(eq=False)
 class AlikeObserver(Observer):
-    """Equal to any other of its kind, until it is told something; then it cannot be compared."""
+    """Equal to any other of its class until it is notified; comparing it then is an error."""
 
-    told: int = 0
+    calls: int = 0
 
     def opened(self, record: ConnectionRecord) -> None:
-        self.told += 1
+        self.calls += 1
 
     def __eq__(self, other: object) -> bool:
-        assert not self.told, "it was compared"
+        assert not self.calls, "it was compared"
         return isinstance(other, AlikeObserver)
 
 
@@ -589,7 +589,7 @@ def test_equal_observers_are_distinguished(monitor: Monitor) -> None:
     monitor.add_observer(second)
     monitor.remove_observer(first)
     enter(monitor)
-    assert (first.told, second.told) == (0, 1)
+    assert (first.calls, second.calls) == (0, 1)
     monitor.remove_observer(second)
 
 
@@ -599,7 +599,7 @@ def test_observer_may_add_another(monitor: Monitor) -> None:
     adding.opened = lambda record: monitor.add_observer(added)  # type: ignore[method-assign, assignment]
     monitor.add_observer(adding)
     enter(monitor).end("client_closed")
-    assert added.told == [("closed", "10.0.0.1", "client_closed")]
+    assert added.calls == [("closed", "10.0.0.1", "client_closed")]
 
 
 @pytest.mark.parametrize("missing", ["opened", "refused", "closed", "watches_payload"])
@@ -611,7 +611,7 @@ def test_an_object_without_the_hooks_is_refused(monitor: Monitor, missing: str) 
     with pytest.raises(AttributeError, match=missing):
         monitor.add_observer(SimpleNamespace(**parts))  # type: ignore[arg-type]
     live_through_all_hooks(monitor)
-    assert [told[0] for told in watcher.told] == list(HOOKS)
+    assert [calls[0] for calls in watcher.calls] == list(HOOKS)
 
 
 def unexpected(*args: object) -> None:
@@ -626,7 +626,7 @@ def test_observer_may_end_the_connection_of_its_event(monitor: Monitor) -> None:
     monitor.add_observer(watcher)
     monitor.add_observer(other)
     monitor.saw(enter(monitor).record, "up", b"bad word")
-    assert other.told == [("opened", "10.0.0.1"), ("closed", "10.0.0.1", "operator")]
+    assert other.calls == [("opened", "10.0.0.1"), ("closed", "10.0.0.1", "operator")]
     assert len(monitor) == 0
 
 
@@ -693,7 +693,7 @@ def test_stop_now_needs_no_stop_before(monitor: Monitor) -> None:
 
 
 def test_stop_twice(monitor: Monitor, clock: Clock) -> None:
-    """As when somebody does not want to wait that long after all."""
+    """Such as an operator who decides not to wait."""
     enter(monitor)
     patient, impatient = monitor.stop(60.0), monitor.stop(1.0)
     clock.advance(1.0)
@@ -709,5 +709,5 @@ def test_stopping_refuses(monitor: Monitor, has_connection: bool) -> None:
     monitor.add_observer(recorder := Recorder())
     monitor.stop(60.0)
     assert try_to_enter(monitor) is None
-    assert recorder.told == [("refused", "10.0.0.1", "stopping")]
+    assert recorder.calls == [("refused", "10.0.0.1", "stopping")]
     assert monitor.stats()["refused_by"] == {"stopping": 1}

@@ -90,7 +90,7 @@ def test_no_policy_changes_nothing(monitor: Monitor) -> None:
     assert monitor.policy == Policy()
 
 
-# -- who feels it
+# -- effects on connections and waiting clients
 
 
 def test_waiting_clients_are_let_in_when_there_is_room(monitor: Monitor) -> None:
@@ -142,7 +142,7 @@ def test_newly_blocked_clients_are_ended(monitor: Monitor) -> None:
     enter(monitor, "10.1.0.2")
 
 
-# -- who has blocked what
+# -- sources of blocks
 
 
 def blocked(monitor: Monitor) -> dict[str, list[str]]:
@@ -225,7 +225,7 @@ def test_a_block_is_checked_only_against_the_new_network_and_once_for_each_ip(
     assert len(ended) == 10
 
 
-# -- a stop that is taken back
+# -- a stop that is revoked
 
 
 def test_a_stopping_monitor_can_be_resumed() -> None:

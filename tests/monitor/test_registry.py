@@ -100,13 +100,13 @@ def test_shutdown_ends_with_the_last_connection_of_all(registry: Registry) -> No
     assert done.called
 
 
-@pytest.mark.parametrize(("words", "seconds"), [((), 60.0), ((5.0,), 5.0)])
-def test_shutdown_waits(registry: Registry, words: tuple[float, ...], seconds: float) -> None:
+@pytest.mark.parametrize(("arguments", "seconds"), [((), 60.0), ((5.0,), 5.0)])
+def test_shutdown_waits(registry: Registry, arguments: tuple[float, ...], seconds: float) -> None:
     clock = Clock()
     connection = enter(registry.new(clock=clock))
     ends: list[str] = []
     connection.end = lambda reason, reset: ends.append(reason)
-    registry.shutdown(*words)
+    registry.shutdown(*arguments)
     clock.advance(seconds - 0.1)
     assert ends == []
     clock.advance(0.1)

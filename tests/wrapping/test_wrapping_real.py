@@ -181,7 +181,7 @@ async def world(certificate: PrivateCertificate) -> Any:
 
 
 class Inbox(Protocol):
-    """Keeps what it receives, and tells when the connection is over."""
+    """Stores what it receives, and fires when the connection is over."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -229,7 +229,7 @@ async def test_curl_fetches_from_a_site_over_tls_whatever_it_offers(
     record = await world.monitor.next_closed()
     assert record.up > len("GET / HTTP/1.1")
     assert record.down > len("hello")
-    # After HTTP/2, curl leaves bytes of ours unread, for which the system sends a reset.
+    # After HTTP/2, curl leaves bytes of ours unread, for which the kernel sends a reset.
     assert record.reason in ("client_closed", "client_reset")
 
 
@@ -644,7 +644,7 @@ async def test_a_blocked_client_is_closed_and_leaves_no_socket(world: World, tls
 def received_until_end(port: int) -> bytes:
     """What a client gets that says nothing; a reset is an end, too."""
     try:
-        # Refused before TLS's handshake it is reset, perhaps before ``connect`` has looked.
+        # Refused before TLS's handshake it is reset, perhaps before ``connect`` returns.
         with socket.create_connection((HOST, port), timeout=PATIENCE_SECONDS) as sock:
             return b"".join(iter(lambda: sock.recv(65536), b""))
     except ConnectionResetError:
@@ -696,7 +696,7 @@ async def test_a_client_that_resets_is_client_reset(world: World) -> None:
 
 
 class Resumes(Protocol):
-    """Has another read on as soon as it hears anything."""
+    """Resumes another transport as soon as it receives anything."""
 
     def __init__(self, other: Protocol) -> None:
         self.other: Any = other
@@ -726,7 +726,7 @@ async def test_a_hang_up_reported_while_paused_is_no_end_after_a_resume(
     await until(lambda: unread_bytes(descriptor.socket) > 0)
     with socket.create_connection((HOST, world.listen(OneProtocol(resumes)))) as other:
         await until(lambda: bool(resumes.connected))
-        # The reactor fetches the events of both at once, and tells of this one first.
+        # The reactor fetches the events of both at once, and reports this one first.
         other.send(b"read on")
         client_descriptor.connectionLost(Failure(error.ConnectionAborted()))
         record = await world.monitor.next_closed()
@@ -763,7 +763,7 @@ async def test_a_failed_handshake_is_an_error_with_its_text(world: World) -> Non
 
 
 class Cut(socket.socket):
-    """A socket whose peer has vanished, as the system tells it after its last try."""
+    """A socket whose peer has vanished, as the kernel reports it after its last retransmission."""
 
     __slots__ = ()
 
@@ -771,7 +771,7 @@ class Cut(socket.socket):
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
 
-class CutNotingSocket(ErrorTrackingSocket, Cut):
+class CutTrackingSocket(ErrorTrackingSocket, Cut):
     __slots__ = ()
 
 
@@ -784,7 +784,7 @@ class CuttingFactory(WrappingFactory):
 
         def make_connection(transport: Any) -> None:
             plain = transport.socket
-            cut = CutNotingSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+            cut = CutTrackingSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
             cut.error_number, cut.keep_unread, cut.unread_data = 0, False, b""
             cut.setblocking(False)
             transport.socket, transport.fileno = cut, cut.fileno
@@ -817,7 +817,7 @@ class Talker(Protocol):
 
     def note(self, what: Any) -> None:
         if isinstance(what, bytes) and self.happened and isinstance(self.happened[-1], bytes):
-            self.happened[-1] += what  # how many reads it takes is up to the system
+            self.happened[-1] += what  # the number of reads depends on the kernel
         else:
             self.happened.append(what)
 

@@ -1,4 +1,4 @@
-"""How a configuration becomes services, and what becomes of a start that fails."""
+"""From a configuration to running services, and failing starts."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_start_opens_every_listener_and_a_stop_closes_it(
         app.privilegedStartService()
     app.startService()
     port = port_of(app, "port")
-    assert port.port  # that the system chose
+    assert port.port  # that the kernel chose
     assert connects_to(path)
     assert connects_to(port)
     yield app.stopService()
@@ -193,7 +193,7 @@ class FakePort:
 
 @pytest.fixture
 def endpoint() -> Iterator[Mock]:
-    """What every endpoint string is."""
+    """What every endpoint string provides."""
     made = Mock(spec=["listen"])
     with patch("monconn.run.ports.serverFromString", return_value=made):
         yield made
@@ -264,7 +264,7 @@ def test_an_endpoint_cannot_leave_clients_waiting_and_so_refuses(endpoint: Mock)
 
 
 @pytest.mark.parametrize(
-    ("description", "address", "shown"),
+    ("description", "address", "expected"),
     [
         ("ssl:0:interface=::1", IPv4Address("TCP", "x", 77), "ssl:77:interface=::1"),
         ("ssl:port=0", IPv4Address("TCP", "x", 77), "ssl:port=77"),
@@ -273,9 +273,9 @@ def test_an_endpoint_cannot_leave_clients_waiting_and_so_refuses(endpoint: Mock)
     ],
 )
 def test_the_port_chosen_for_0_is_reported(
-    endpoint: Mock, description: str, address: object, shown: str
+    endpoint: Mock, description: str, address: object, expected: str
 ) -> None:
     endpoint.listen.return_value = succeed(FakePort(address))
     app = app_before_the_reactor_runs(foreign(description))
     app.startService()
-    assert app.registry.get("foreign").listen == shown
+    assert app.registry.get("foreign").listen == expected

@@ -231,7 +231,7 @@ def now(deferred: Deferred[Any]) -> Any:
 def test_it_listens_with_a_monitor_around_the_factory(registry: monconn.Registry) -> None:
     memory = MemoryReactorClock()
     made = endpoint("monconn:tcp:8080:mon.name=web", memory)
-    assert registry.names() == []  # a string that is only looked at leaves nothing behind
+    assert registry.names() == []  # a string that is only parsed leaves nothing behind
     now(made.listen(Factory.forProtocol(Protocol)))
     ((number, factory, *_),) = memory.tcpServers
     assert number == 8080

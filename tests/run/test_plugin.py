@@ -105,5 +105,5 @@ def test_an_unavailable_listener_ends_the_program(
         made.privilegedStartService()
     assert capfd.readouterr().err == "monconn: cannot listen on x\n"
     assert caught.value.code == 1  # for the shell
-    assert str(caught.value) == "cannot listen on x"  # for who starts a daemon
+    assert str(caught.value) == "cannot listen on x"  # printed by the parent of a daemon
     assert isinstance(caught.value, Exception)  # else twistd leaves its PID file behind

@@ -12,7 +12,7 @@ from monconn.run.signals import STOP_SIGNALS, StopSignals
 
 
 class FakeReactor:
-    """A reactor that starts when it is told to."""
+    """A reactor that starts when the test calls ``run``."""
 
     def __init__(self) -> None:
         self.stopped = 0

@@ -215,7 +215,7 @@ async def test_deleting_the_monitor_of_a_draining_service_is_harmless(world: Wor
     assert len(monitor) == 0
 
 
-# -- changes that live connections feel
+# -- changes that apply to live connections
 
 
 @pytest_twisted.ensureDeferred
@@ -291,7 +291,7 @@ async def test_bytes_are_dumped_once_that_is_switched_on(world: World) -> None:
     assert not monitor.watched
 
 
-# -- changes for clients to come
+# -- changes that apply to new clients
 
 
 @pytest_twisted.ensureDeferred

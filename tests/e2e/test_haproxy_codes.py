@@ -44,7 +44,7 @@ DIFFERENT = {
     "operator_closes": ("K-", "KD", _PHASE),
     "operator_closes_after_backend_has_ended": ("K-", "KL", _PHASE),
 }
-"""By scenario: HAProxy's code, ours, and why; the same table stands in :data:`PAGE`."""
+"""By scenario: HAProxy's code, ours, and why; the same table is in :data:`PAGE`."""
 
 HAPROXY_CONFIG = """
 global
@@ -74,7 +74,7 @@ _TAKE_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0)) 
 _NO_PACKET = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
 
 
-# -- what the scenarios are told with
+# -- helpers of the scenarios
 
 
 class Proxy(Protocol):
@@ -120,7 +120,7 @@ class Stage:
         return self._cleanup.enter_context(backend)
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
-        """A client and its backend, once the proxy knows that both stand."""
+        """A client and its backend, once the proxy knows that both are connected."""
         pair = self.client(), self.backend()
         until(lambda: self.state() != "connecting", "a connection that stands")
         return pair
@@ -203,7 +203,7 @@ def answer_if_possible(sock: socket.socket) -> None:
 
 @attrs.frozen
 class Scenario:
-    """What is done to a connection, what becomes of it, and the limits that hold meanwhile."""
+    """The steps of a scenario, its expected results, and the limits in force."""
 
     play: Callable[[Stage], None]
     code: str
@@ -346,7 +346,7 @@ def backend_resets_after_a_half_close(stage: Stage) -> None:
     answer_if_possible(client)
 
 
-# -- before the backend stands
+# -- before the backend is connected
 
 
 @scenario("CC", "client_reset")
@@ -386,7 +386,7 @@ def client_says_nothing(stage: Stage) -> None:
 
 # HAProxy's limit is on the side that is waited for: if both were equal, milliseconds would decide.
 @scenario("cD", "idle_timeout", f"timeout client {SHORT}", max_idle=SHORT)
-def nobody_says_anything(stage: Stage) -> None:
+def both_sides_are_silent(stage: Stage) -> None:
     _, backend = stage.pair()
     wait_for_end(backend)
 
@@ -445,7 +445,7 @@ def backend_ends_and_client_stays(stage: Stage) -> None:
     wait_for_end(backend)
 
 
-# -- the operator, and who may not enter
+# -- the operator, and refused clients
 
 
 @scenario("KD", "operator")
@@ -573,7 +573,7 @@ class Ours:
         until(self._tells_events, "the events")
 
     def _tells_events(self) -> bool:
-        """Whether a connection that ends is told of."""
+        """Whether the end of a connection is reported."""
         connect(self._program.port(r"\bunheard")).close()
         return "unheard" in str(self._events.out)
 

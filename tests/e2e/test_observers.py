@@ -1,4 +1,4 @@
-"""An observer of somebody's own, as the page about it has it."""
+"""A custom observer, as in the documentation."""
 
 from __future__ import annotations
 

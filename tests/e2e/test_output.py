@@ -1,4 +1,4 @@
-"""What the command writes, and that nobody who reads it can hold up the relay."""
+"""The command's output, and that a slow reader of it cannot block the relay."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_plain_where_no_terminal_is(launch: Launch, echo_port: int) -> None:
     monconn.port()
     assert monconn.stop() == 0
     assert "\x1b" not in str(monconn.log)
-    assert "Main loop terminated." in str(monconn.log)  # Twisted's words, which only -D shows
+    assert "Main loop terminated." in str(monconn.log)  # Twisted's message, which only -D prints
 
 
 def test_coloured_on_a_terminal(launch: Launch, echo_port: int) -> None:
@@ -172,18 +172,18 @@ def test_coloured_on_a_terminal(launch: Launch, echo_port: int) -> None:
     monconn = launch("monconn", *pairs(echo_port), stdout=slave)
     os.close(slave)
     try:
-        shown = until(lambda: _read_until(master, b"forwarding to"), "the first line")
-        assert re.match(rb"\x1b\[2m\d\d:\d\d:\d\d\x1b\[0m 127\.0\.0\.1:0: listening on ", shown)
+        output = until(lambda: _read_until(master, b"forwarding to"), "the first line")
+        assert re.match(rb"\x1b\[2m\d\d:\d\d:\d\d\x1b\[0m 127\.0\.0\.1:0: listening on ", output)
         assert monconn.stop() == 0
     finally:
         os.close(master)
 
 
 def _read_until(descriptor: int, end: bytes) -> bytes:
-    shown = b""
-    while end not in shown:
-        shown += os.read(descriptor, 65536)
-    return shown
+    output = b""
+    while end not in output:
+        output += os.read(descriptor, 65536)
+    return output
 
 
 def test_several_services_on_either_family(launch: Launch, echo_port: int) -> None:

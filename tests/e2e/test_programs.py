@@ -295,4 +295,4 @@ def test_mosquitto(
     until(lambda: len(ends()) == 2, "the ends of both publishers")
     subscriber.send(signal.SIGKILL)
     until(lambda: len(ends()) == 3, "the end of the subscriber")
-    assert ends()[-1] == "client_closed"  # its system has ended its connection in order
+    assert ends()[-1] == "client_closed"  # its kernel has closed the connection in order

@@ -1,4 +1,4 @@
-"""What is kept of connections, by the real command: JSON log, history, devices, metrics."""
+"""Records of connections, by the real command: JSON log, history, devices, metrics."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class World:
     def control(self) -> str:
         return f"unix:{self.folder / 'control'}"
 
-    def ask(self, *words: str, status: int = 0) -> str:
+    def ask(self, *arguments: str, status: int = 0) -> str:
         """What a verb prints."""
         ran = subprocess.run(
-            [SCRIPTS / "monconn", *words],
+            [SCRIPTS / "monconn", *arguments],
             capture_output=True,
             text=True,
             timeout=HANG_SECONDS,
@@ -44,8 +44,8 @@ class World:
         assert ran.returncode == status, ran.stderr
         return ran.stdout if status == 0 else ran.stderr
 
-    def json(self, *words: str) -> Any:
-        return json.loads(self.ask(*words, "--json", "--control", self.control))
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.ask(*arguments, "--json", "--control", self.control))
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of the JSON log."""
@@ -119,12 +119,12 @@ def test_show_includes_tcp_info_and_the_diagnosis(world: World) -> None:
         client.sendall(b"hello")
         assert receive(client, 5) == b"hello"
         (live,) = world.json("list")
-        shown = world.json("show", str(live["id"]))
-        assert shown["client_tcp"]["segments_sent"] == 1
-        assert shown["backend_tcp"]["retransmits"] == 0
-        assert 0 < shown["first_up_seconds"] <= shown["first_down_seconds"]
+        details = world.json("show", str(live["id"]))
+        assert details["client_tcp"]["segments_sent"] == 1
+        assert details["backend_tcp"]["retransmits"] == 0
+        assert 0 < details["first_up_seconds"] <= details["first_down_seconds"]
         text = world.ask("show", str(live["id"]), "--control", world.control)
-    assert shown["diagnosis"]["looks_like"] in text
+    assert details["diagnosis"]["looks_like"] in text
     assert re.search(r"^client_tcp  .*sent again 0 of 1 segments", text, re.M)
     assert len(re.findall(r"^because ", text, re.M)) == 3
 
@@ -211,7 +211,7 @@ def test_without_a_history_the_message_says_how_to_enable_one(
 
 
 @pytest.mark.parametrize(
-    ("section", "words"),
+    ("section", "message"),
     [
         ({"json_log": {"path": "/no/such/folder/x"}}, "json_log: /no/such/folder/x: "),
         ({"history": {"path": "/no/such/folder/x"}}, "history: /no/such/folder/x: no such file"),
@@ -224,12 +224,12 @@ def test_unavailable_files_and_ports_are_reported_at_the_start(
     tmp_path: Path,
     how: str,
     section: dict[str, Any],
-    words: str,
+    message: str,
 ) -> None:
     services = {"web": {"listen": "127.0.0.1:0", "backend": "127.0.0.1:9"}}
     (tmp_path / "monconn.yaml").write_text(json.dumps({"services": services, **section}))
     option = "-c" if how == "monconn" else "--config"
     monconn = launch(how, option, tmp_path / "monconn.yaml")
     assert monconn.status() == 1
-    assert f"monconn: {words}" in str(monconn.program.err)
+    assert f"monconn: {message}" in str(monconn.program.err)
     assert "Traceback" not in str(monconn.program.out) + str(monconn.program.err)

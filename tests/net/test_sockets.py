@@ -1,4 +1,4 @@
-"""What the kernel knows of a socket, asked of real ones on the loopback."""
+"""What the kernel knows of a socket, with real sockets on the loopback."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PATIENCE_SECONDS = 10.0
 
 
 class Descriptor(FileDescriptor):
-    """A transport, as far as its socket goes."""
+    """A transport that has only a socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(reactor=object())  # type: ignore[arg-type]
@@ -59,12 +59,12 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 @pytest.fixture(params=["tcp", "unix"])
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[ErrorTrackingSocket, socket.socket]]:
-    """One of ours, noted, and its peer."""
+    """A socket that tracks its errors, and its peer."""
     ours, peer = tcp_pair() if request.param == "tcp" else socket.socketpair()
-    noting = track_errors(Descriptor(ours))
-    assert noting is not None
-    yield noting, peer
-    noting.close()
+    tracking = track_errors(Descriptor(ours))
+    assert tracking is not None
+    yield tracking, peer
+    tracking.close()
     peer.close()
 
 
@@ -72,10 +72,10 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[ErrorTrackingSocket, 
 def tcp() -> Iterator[tuple[ErrorTrackingSocket, socket.socket]]:
     """The same, TCP only."""
     ours, peer = tcp_pair()
-    noting = track_errors(Descriptor(ours))
-    assert noting is not None
-    yield noting, peer
-    noting.close()
+    tracking = track_errors(Descriptor(ours))
+    assert tracking is not None
+    yield tracking, peer
+    tracking.close()
     peer.close()
 
 
@@ -95,33 +95,33 @@ def send_for_ever(sock: socket.socket) -> None:
         sock.send(bytes(65536))
 
 
-# -- the socket that notes
+# -- the socket that tracks errors
 
 
 def test_to_send_nothing_to_a_peer_that_has_closed_is_no_error(
     pair: tuple[ErrorTrackingSocket, socket.socket],
 ) -> None:
     # Twisted does so before it ends its writing; the peer may have hung up in the meantime.
-    noting, peer = pair
+    tracking, peer = pair
     peer.close()
-    wait_for(noting, select.POLLIN)
-    assert noting.send(b"") == 0
-    assert noting.error_number == 0
+    wait_for(tracking, select.POLLIN)
+    assert tracking.send(b"") == 0
+    assert tracking.error_number == 0
 
 
 def test_a_socket_is_replaced_by_a_tracking_one_on_the_same_descriptor() -> None:
     ours, peer = tcp_pair()
     number, descriptor = ours.fileno(), Descriptor(ours)
-    noting = track_errors(descriptor)
-    assert noting is not None
-    assert descriptor.socket is noting
-    assert descriptor.fileno() == noting.fileno() == number
+    tracking = track_errors(descriptor)
+    assert tracking is not None
+    assert descriptor.socket is tracking
+    assert descriptor.fileno() == tracking.fileno() == number
     assert ours.fileno() == -1
-    assert (noting.family, noting.type) == (socket.AF_INET, socket.SOCK_STREAM)
-    assert not noting.getblocking()
-    assert track_errors(descriptor) is noting  # two wrappers share it
-    assert noting is not None
-    noting.close()
+    assert (tracking.family, tracking.type) == (socket.AF_INET, socket.SOCK_STREAM)
+    assert not tracking.getblocking()
+    assert track_errors(descriptor) is tracking  # two wrappers share it
+    assert tracking is not None
+    tracking.close()
     peer.close()
 
 
@@ -245,46 +245,46 @@ def test_unread_data_before_a_reset_is_stored(
 
 
 class Ending(Descriptor):
-    """Notes what becomes of the end that a reactor tells of."""
+    """Records how a hang-up that the reactor reports is handled."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def startReading(self) -> None:
-        self.told.append("read on")
+        self.calls.append("read on")
 
     def connectionLost(self, reason: Failure) -> None:
-        self.told.append(type(reason.value).__name__)
+        self.calls.append(type(reason.value).__name__)
 
 
 @pytest.mark.parametrize("read", ["recv", "recvmsg"])
 def test_an_end_counts_only_once_it_was_read(read: str) -> None:
     ours, peer = socket.socketpair()
     transport = Ending(ours)
-    noting = track_errors(transport)
-    assert noting is not None
+    tracking = track_errors(transport)
+    assert tracking is not None
     peer.send(b"last words")
     peer.close()
     for _ in range(2):
         transport.readConnectionLost(Failure(ConnectionDone()))
-        assert transport.told == ["read on"]
-        getattr(noting, read)(10)
-        transport.told.clear()
+        assert transport.calls == ["read on"]
+        getattr(tracking, read)(10)
+        transport.calls.clear()
     transport.readConnectionLost(Failure(ConnectionDone()))
-    assert transport.told == ["ConnectionDone"]
-    noting.close()
+    assert transport.calls == ["ConnectionDone"]
+    tracking.close()
 
 
 def test_a_tracked_transport_is_in_no_reference_cycle() -> None:
     ours, peer = socket.socketpair()
     transport = Ending(ours)
-    noting = track_errors(transport)
-    assert noting is not None
+    tracking = track_errors(transport)
+    assert tracking is not None
     gone = weakref.ref(transport)
     del transport
     assert gone() is None
-    noting.close()
+    tracking.close()
     peer.close()
 
 
@@ -341,7 +341,7 @@ def test_all_bytes_that_a_transport_buffers_are_counted() -> None:
     assert transport.written == b"1234567890again"
 
 
-# -- what is asked of the kernel
+# -- queries of the kernel
 
 
 def test_bytes_that_the_peer_has_not_taken_are_unacknowledged(
@@ -355,7 +355,7 @@ def test_bytes_that_the_peer_has_not_taken_are_unacknowledged(
     give_up = time.monotonic() + PATIENCE_SECONDS
     while unacknowledged_bytes(ours):
         assert time.monotonic() < give_up
-        if select.select([peer], [], [], 0.01)[0]:  # else its system is late to say it has it
+        if select.select([peer], [], [], 0.01)[0]:  # else the acknowledgement may be late
             peer.recv(1_000_000)
 
 
@@ -425,7 +425,7 @@ def test_the_process_behind_a_unix_socket_is_known() -> None:
 
 
 def test_what_is_private_to_twisted_and_used_is_there() -> None:
-    """``buffered_bytes`` needs it; a new Twisted may take it away."""
+    """``buffered_bytes`` needs it; a new version of Twisted may remove it."""
     transport = FileDescriptor(reactor=MemoryReactor())
     assert transport._tempDataLen == 0
 

@@ -67,14 +67,14 @@ def test_dump(data: bytes, lines: list[str]) -> None:
 @given(st.binary(max_size=200))
 def test_dump_matches_hexdump(data: bytes) -> None:
     assert HEXDUMP is not None
-    shown = subprocess.run(
+    printed = subprocess.run(
         [HEXDUMP, "-v", "-C"],
         input=data,
         env={**os.environ, "LC_ALL": "C"},
         stdout=subprocess.PIPE,
         check=True,
     ).stdout.decode()
-    *lines, length = shown.splitlines() or [""]  # its last line is the length
+    *lines, length = printed.splitlines() or [""]  # its last line is the length
     assert dump(data).splitlines() == lines
     assert int(length or "0", 16) == len(data)
 
@@ -154,8 +154,8 @@ def test_dropped_chunks_are_reported(record: ConnectionRecord, writer: StuckWrit
     hex_dump.data(record, "up", b"short")
     writer.let_go.set()
     assert hex_dump.stop(WAIT_SECONDS)
-    first, long, told, short = writer.written
-    assert told == "... 3 chunks not shown: more than could be written\n"
+    first, long, notice, short = writer.written
+    assert notice == "... 3 chunks not shown: more than could be written\n"
     assert "|aaaaaaaaaaaaaaaa|" in long
     assert "|short|" in short
     assert first.endswith("up 0 B\n")

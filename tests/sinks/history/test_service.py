@@ -167,11 +167,11 @@ async def test_one_transaction_for_all_of_a_second(
     batches: list[int] = []
     write = store.write
 
-    def noting(db: Any, items: list[Any], *others: Any) -> None:
+    def recording(db: Any, items: list[Any], *others: Any) -> None:
         batches.append(len(items))
         write(db, items, *others)
 
-    monkeypatch.setattr(store, "write", noting)
+    monkeypatch.setattr(store, "write", recording)
     world = World(path)
     world.history.startService()
     for _ in range(5):

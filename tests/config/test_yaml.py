@@ -1,4 +1,4 @@
-"""YAML text as nodes: values as they are meant, within limits."""
+"""YAML text as nodes: values, problems and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark: its arithmetic and its loads. A wrong figure must not look like a right one."""
+"""The benchmark: its arithmetic and its loads. A failed run must not give a figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every example runs as it is, in its file or on a page, and shows what it says."""
+"""Every example runs unchanged, in its file or on a page, and prints the documented output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom: what is below knows nothing of what is above."""
+"""The layer rule: a module imports only from layers below its own."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def is_module(name: str) -> bool:
 
 
 def imported(source: str, path: Path) -> Iterator[tuple[int, str]]:
-    """The line and the module of each import of ours, wherever in the source it stands."""
+    """The line and the module of each import of ours, wherever in the source it is."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]

@@ -136,9 +136,9 @@ def bytes_shown(text: str) -> float:
 
 @given(count=st.integers(0, 2**49))
 def test_formatted_bytes_read_back_nearly_the_same(count: int) -> None:
-    shown = format_bytes(count)
-    last_digit = bytes_shown("1 " + shown.split()[1]) / 10
-    assert abs(bytes_shown(shown) - count) <= (last_digit / 2 + 1 if count >= 1024 else 0)
+    text_shown = format_bytes(count)
+    last_digit = bytes_shown("1 " + text_shown.split()[1]) / 10
+    assert abs(bytes_shown(text_shown) - count) <= (last_digit / 2 + 1 if count >= 1024 else 0)
 
 
 @given(one=st.integers(0, 2**49), other=st.integers(0, 2**49))

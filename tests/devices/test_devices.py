@@ -283,9 +283,9 @@ def test_counts_are_those_of_the_monitor(steps: list[tuple[str, int, str]]) -> N
         assert sum(row["total"] for row in rows) == world.monitor.totals().opened
         assert (sum(row["up"] for row in rows), 0) == world.monitor.bytes()
         assert sorted(world.monitor.connections_by_ip().items()) == sorted(by_ip.items())
-    told = Counter((kind, device) for kind, device, is_over in world.alarms() if not is_over)
+    raised = Counter((kind, device) for kind, device, is_over in world.alarms() if not is_over)
     assert all(
-        row["alarms"] == [] or told[row["alarms"][0], row["device"]] for row in rows_of(world)
+        row["alarms"] == [] or raised[row["alarms"][0], row["device"]] for row in rows_of(world)
     )
 
 
@@ -352,13 +352,13 @@ def test_no_device_is_silent_within_five_seconds(world: World) -> None:
 def test_an_irregular_device_has_no_typical_interval(world: World) -> None:
     """Such as a person at a keyboard: no alarm for each pause."""
     connection = world.enter()
-    told = []
+    raised = []
     for _ in range(10):
         connection.speak()
         world.speak_every(connection, 1.0, 3)
         world.wait(60.0)
-        told += world.kinds()
-    assert told.count("silent") <= 2
+        raised += world.kinds()
+    assert raised.count("silent") <= 2
 
 
 def test_a_slower_interval_is_learned(world: World) -> None:
@@ -650,7 +650,7 @@ def test_million_addresses() -> None:
         devices.closed(record)
     rows = rows_of(world)
     assert (len(rows), world.devices.forgotten) == (1_000, 1_000_000 - 999)
-    # Who is connected is kept, however long ago it came.
+    # Connected devices are retained, however long ago they were seen.
     assert "192.0.2.1" in {row["device"] for row in rows}
 
 

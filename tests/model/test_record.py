@@ -69,7 +69,7 @@ def test_refusals_are_those_of_the_design() -> None:
     )
 
 
-# -- who ended it, and the two letters: by reason
+# -- closed_by and code, by reason
 
 
 WHO = {
@@ -126,7 +126,7 @@ def test_code(reason: Reason, phase: str, backend_end: str, letter: str) -> None
         ("idle_timeout", {"backend_end": "fin", "last_up": 105.0}, "cL"),
         ("idle_timeout", {"client_end": "fin", "last_down": 105.0}, "sD"),
         ("half_close_timeout", {"client_end": "fin", "backend_end": "fin"}, "cL"),
-        # If neither has, it is the one that was spoken to last.
+        # If neither has, it is the receiver of the last bytes.
         ("idle_timeout", {}, "cD"),
         ("idle_timeout", {"last_up": 105.0}, "sD"),
         ("idle_timeout", {"last_up": 105.0, "last_down": 104.0}, "sD"),
@@ -189,7 +189,7 @@ def test_ends_after_the_verdict_are_answers_to_it() -> None:
 def test_reason_of_a_side_that_ends_is_that_sides(side: Any) -> None:
     reasons = [CLOSED_REASONS[side], *(BROKEN_REASONS[side, how] for how in ("reset", "timeout"))]
     assert reasons == [f"{side}_closed", f"{side}_reset", f"{side}_lost"]
-    assert BROKEN_REASONS[side, "none"] == "error"  # we could not go on, and nobody else's doing
+    assert BROKEN_REASONS[side, "none"] == "error"  # a failure on our side
 
 
 # -- one line for people

@@ -58,12 +58,12 @@ def test_a_unix_socket_has_none() -> None:
 def test_a_closed_socket_has_none_unless_its_errors_are_tracked() -> None:
     ours, peer = tcp_pair()
     with peer:
-        noting = track_errors(Descriptor(ours))
-        assert noting is not None
+        tracking = track_errors(Descriptor(ours))
+        assert tracking is not None
         peer.sendall(b"x")
-        wait_for(noting, 1)
-        noting.close()
-        raw = noting.tcp_info()
+        wait_for(tracking, 1)
+        tracking.close()
+        raw = tracking.tcp_info()
         assert raw is not None
         assert parse(raw).mss_bytes > 0
         assert tcp_info(peer) is not None

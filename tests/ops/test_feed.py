@@ -1,4 +1,4 @@
-"""The event feed: who gets what, what is dropped, and that nothing is left behind."""
+"""The event feed: delivery, drops, and that no subscription is left behind."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_events_beyond_the_rate_limit_are_dropped_and_counted() -> None:
         EVENTS_PER_SECOND,
         CHECKS_PER_SECOND + 10 - EVENTS_PER_SECOND,
     )
-    assert (len(seldom), one.dropped) == (0, 10)  # those that were not even looked at
+    assert (len(seldom), one.dropped) == (0, 10)  # dropped without being tested by the filter
     world.clock.advance(1.0)
     monitor.admit("198.51.100.1:1", "198.51.100.1")
     assert (len(seldom), len(events)) == (1, EVENTS_PER_SECOND + 1)

@@ -391,7 +391,7 @@ def test_calls_of_the_library_are_actions_of_own_code(
 
 def test_an_observer_without_the_hook_goes_on_working() -> None:
     class Older:
-        """As observers were before there were actions."""
+        """An observer without the optional hook ``acted``."""
 
         watches_payload = False
         closed_ids: tuple[int, ...] = ()

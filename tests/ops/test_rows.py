@@ -1,4 +1,4 @@
-"""Rows: their JSON is what it always was, and their columns are what tables show."""
+"""Rows: their JSON, and their columns in tables."""
 
 from __future__ import annotations
 

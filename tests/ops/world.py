@@ -1,4 +1,4 @@
-"""Operations over monitors whose connections are made up, with a clock of the test's own."""
+"""Operations over monitors with fake connections, on a fake clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @implementer(IConnection)
 class MadeUp:
-    """A connection without sockets, which ends as soon as it is told to."""
+    """A connection without sockets, which ends as soon as ``end`` is called."""
 
     def __init__(self, monitor: Monitor, record: ConnectionRecord) -> None:
         self.record = record
@@ -80,7 +80,7 @@ class World:
         return made
 
     def result(self, deferred: Deferred[T]) -> T:
-        """What a query or an action gives, now or once rates are known."""
+        """The result of a query or an action, now or once rates are known."""
         results: list[Any] = []
         deferred.addBoth(results.append)
         if not results:
@@ -97,7 +97,7 @@ class World:
 
 @contextmanager
 def logged_lines() -> Iterator[list[str]]:
-    """The lines that are logged meanwhile."""
+    """The lines logged within the block."""
     lines: list[str] = []
 
     @provider(ILogObserver)

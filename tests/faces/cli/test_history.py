@@ -55,7 +55,7 @@ def test_invalid_times(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (("history", "--since", "soon"), "is neither a time ago"),
         (("history", "--csv", "--json"), "--csv or --json, not both"),
@@ -63,10 +63,10 @@ def test_invalid_times(text: str) -> None:
         (("report", "--since", "soon"), "is neither a time ago"),
     ],
 )
-def test_mistakes_in_the_command(words: tuple[str, ...], said: str) -> None:
-    result = monconn(*words)
+def test_mistakes_in_the_command(arguments: tuple[str, ...], message: str) -> None:
+    result = monconn(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["history", "report"])

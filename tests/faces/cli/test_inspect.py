@@ -38,17 +38,17 @@ class Services:
     ssh: Monitor
     connections: list[MadeUp]
 
-    def monconn(self, *words: str) -> Result:
-        return CliRunner().invoke(main, [*words, "--control", self.port.where])
+    def monconn(self, *arguments: str) -> Result:
+        return CliRunner().invoke(main, [*arguments, "--control", self.port.where])
 
-    def lines(self, *words: str) -> list[list[str]]:
+    def lines(self, *arguments: str) -> list[list[str]]:
         """Each line that is printed, split at blanks."""
-        result = self.monconn(*words)
+        result = self.monconn(*arguments)
         assert result.exit_code == 0, result.output
         return [line.split() for line in result.stdout.splitlines() if line.strip()]
 
-    def json(self, *words: str) -> Any:
-        result = self.monconn(*words, "--json")
+    def json(self, *arguments: str) -> Any:
+        result = self.monconn(*arguments, "--json")
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
@@ -96,8 +96,8 @@ def test_list_is_a_table(services: Services) -> None:
 
 @with_services
 def test_list_takes_options(services: Services) -> None:
-    def ids(*words: str) -> list[int]:
-        return [row["id"] for row in services.json("list", *words)]
+    def ids(*arguments: str) -> list[int]:
+        return [row["id"] for row in services.json("list", *arguments)]
 
     web, web6, ssh = (each.record.id for each in services.connections)
     assert ids() == [web, web6, ssh]
@@ -120,8 +120,8 @@ def test_closed_connections_have_a_reason(services: Services) -> None:
     head, _, row = services.lines("list", "--closed")
     assert head == ["ID", "CLIENT", "SERVICE", "REASON", "CODE", "UP", "DOWN", "LASTED", "CLOSED"]
     assert row[:5] == [str(record.id), "192.0.2.1:1024", "web", "operator", "KD"]
-    (shown,) = services.json("list", "--closed")
-    assert shown["reason"] == "operator"
+    (printed,) = services.json("list", "--closed")
+    assert printed["reason"] == "operator"
 
 
 @with_services
@@ -140,9 +140,9 @@ def test_stats(services: Services) -> None:
     assert web[:6] == ["web", ":80", "10.0.0.5:80", "2", "2", "2"]
     assert ssh[0] == "ssh"
     assert [row["sid"] for row in services.json("stats")] == ["web", "ssh"]
-    shown = services.json("stats", "web")
-    assert shown["ips"] == ["192.0.2.1", "2001:db8::1"]
-    assert shown["up"] == 5734
+    printed = services.json("stats", "web")
+    assert printed["ips"] == ["192.0.2.1", "2001:db8::1"]
+    assert printed["up"] == 5734
     assert services.monconn("stats", "ftp").exit_code == 1
 
 
@@ -266,13 +266,13 @@ def watching(port: Port, *options: str) -> Iterator[IO[str]]:
 @with_services
 def test_a_client_that_uses_only_sockets(services: Services) -> None:
     path = services.port.where.removeprefix("unix:")
-    shown = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, EXAMPLE, path], capture_output=True, text=True, check=True, timeout=30
     ).stdout.splitlines()
     record = services.connections[0].record
-    assert shown[0].startswith("monconn ")
-    assert f"{record.id} 192.0.2.1:1024 open 5734 0" in shown
-    assert len(shown) == 4
+    assert printed[0].startswith("monconn ")
+    assert f"{record.id} 192.0.2.1:1024 open 5734 0" in printed
+    assert len(printed) == 4
 
 
 # -- filters
@@ -280,8 +280,8 @@ def test_a_client_that_uses_only_sockets(services: Services) -> None:
 
 @with_services
 def test_listings_take_filters_and_bare_words(services: Services) -> None:
-    def ids(*words: str) -> list[int]:
-        return [row["id"] for row in services.json("list", *words)]
+    def ids(*arguments: str) -> list[int]:
+        return [row["id"] for row in services.json("list", *arguments)]
 
     web, web6, ssh = (each.record.id for each in services.connections)
     assert ids("service:web", "up:1KiB..") == [web]
@@ -331,13 +331,13 @@ def test_a_mistake_in_a_filter(services: Services) -> None:
 @with_services
 def test_close_takes_terms_and_no_bare_words(services: Services) -> None:
     web, web6, ssh = services.connections
-    for words, advice in (
+    for arguments, advice in (
         (("web",), "write service:web"),
         (("192.0.2.1",), "write client:192.0.2.1"),
         ((str(ssh.record.id), "open"), "write an id, or KEY:VALUE"),
         (("", "service:web"), "leave it out"),
     ):
-        result = services.monconn("close", *words)
+        result = services.monconn("close", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.endswith(f": {advice}\n")
     assert services.monconn("close", "service:web", "up:1KiB..").stdout == "1 connection closed\n"
@@ -359,8 +359,12 @@ def test_close_takes_terms_and_no_bare_words(services: Services) -> None:
 
 @with_services
 def test_an_argument_that_is_no_utf8(services: Services) -> None:
-    for words in (("list", "\udcff"), ("list", "--text", "\udcff"), ("close", "backend:\udcff")):
-        result = services.monconn(*words)
+    for arguments in (
+        ("list", "\udcff"),
+        ("list", "--text", "\udcff"),
+        ("close", "backend:\udcff"),
+    ):
+        result = services.monconn(*arguments)
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.endswith(" is not UTF-8\n")
 
@@ -455,7 +459,7 @@ def test_completion(shell: str) -> None:
     assert "_MONCONN_COMPLETE" in result.stdout
 
 
-def completions(shell: str, words: str, position: int, control: str = "") -> list[str]:
+def completions(shell: str, arguments: str, position: int, control: str = "") -> list[str]:
     """What a shell is offered.
 
     :param words: as the shell has split them, with blanks between.
@@ -464,7 +468,7 @@ def completions(shell: str, words: str, position: int, control: str = "") -> lis
     environment = {
         **os.environ,
         "_MONCONN_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": words,
+        "COMP_WORDS": arguments,
         "COMP_CWORD": str(position),
         "MONCONN_CONTROL": control,
         "XDG_RUNTIME_DIR": "/nonexistent",
@@ -482,7 +486,7 @@ def test_completion_knows_the_verbs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("arguments", "offered"),
     [  # bash makes each colon a word, and replaces what follows it
         ("list cli", ["client:"]),
         ("list closed_by : o", ["operator"]),
@@ -492,8 +496,8 @@ def test_completion_knows_the_verbs() -> None:
         ("list not : cli", ["client:"]),
     ],
 )
-def test_bash_completes_filters(words: str, offered: list[str]) -> None:
-    found = completions("bash", f"monconn {words}", len(words.split()))
+def test_bash_completes_filters(arguments: str, offered: list[str]) -> None:
+    found = completions("bash", f"monconn {arguments}", len(arguments.split()))
     assert found == [f"plain,{each}" for each in offered]
 
 

@@ -56,21 +56,21 @@ def test_connections_have_all_their_keys(port: Port) -> None:
     web = port.monitor("web", listen=":80", backend="10.0.0.5:80")
     (made,) = port.connections(web, "192.0.2.1")
     made.record.up, made.record.down = 1000, 20
-    (shown,) = port.client().rows("ListConnections")
-    assert shown["id"] == made.record.id
-    assert (shown["service"], shown["client"], shown["client_ip"]) == (
+    (details,) = port.client().rows("ListConnections")
+    assert details["id"] == made.record.id
+    assert (details["service"], details["client"], details["client_ip"]) == (
         "web",
         "192.0.2.1:1024",
         "192.0.2.1",
     )
-    assert (shown["listener"], shown["backend"]) == (":80", "10.0.0.5:80")
-    assert (shown["state"], shown["pipe"]) == ("open", "stream")
-    assert (shown["up"], shown["down"]) == (1000, 20)
-    assert shown["age_seconds"] >= shown["idle_seconds"] >= 0
-    assert shown["connect_seconds"] is None
-    assert {"up_rate", "down_rate"} <= shown.keys()
-    assert datetime.fromisoformat(shown["opened_at"]).tzinfo is not None
-    assert "reason" not in shown
+    assert (details["listener"], details["backend"]) == (":80", "10.0.0.5:80")
+    assert (details["state"], details["pipe"]) == ("open", "stream")
+    assert (details["up"], details["down"]) == (1000, 20)
+    assert details["age_seconds"] >= details["idle_seconds"] >= 0
+    assert details["connect_seconds"] is None
+    assert {"up_rate", "down_rate"} <= details.keys()
+    assert datetime.fromisoformat(details["opened_at"]).tzinfo is not None
+    assert "reason" not in details
 
 
 @with_port
@@ -79,12 +79,16 @@ def test_closed_connections_have_their_reason(port: Port) -> None:
     (made, _) = port.connections(web, "192.0.2.1", "192.0.2.2")
     port.on_reactor(made.end, "operator")
     client = port.client()
-    (shown,) = client.rows("ListConnections", closed=True)
-    assert shown["id"] == made.record.id
-    assert (shown["reason"], shown["code"], shown["closed_by"]) == ("operator", "KD", "operator")
-    assert (shown["client_end"], shown["backend_end"]) == ("none", "none")
-    assert shown["duration_seconds"] >= 0
-    assert datetime.fromisoformat(shown["closed_at"]).tzinfo is not None
+    (details,) = client.rows("ListConnections", closed=True)
+    assert details["id"] == made.record.id
+    assert (details["reason"], details["code"], details["closed_by"]) == (
+        "operator",
+        "KD",
+        "operator",
+    )
+    assert (details["client_end"], details["backend_end"]) == ("none", "none")
+    assert details["duration_seconds"] >= 0
+    assert datetime.fromisoformat(details["closed_at"]).tzinfo is not None
     assert len(list(client.rows("ListConnections"))) == 1
 
 
@@ -194,11 +198,11 @@ def test_a_page_is_unavailable_after_another_list_was_requested(port: Port) -> N
 def test_show_of_a_live_and_of_a_closed_connection(port: Port) -> None:
     (made,) = port.connections(port.monitor("web"), "192.0.2.1")
     client = port.client()
-    shown = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
-    assert (shown["id"], shown["state"]) == (made.record.id, "open")
+    details = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
+    assert (details["id"], details["state"]) == (made.record.id, "open")
     port.on_reactor(made.end, "operator")
-    shown = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
-    assert (shown["state"], shown["reason"]) == ("closed", "operator")
+    details = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
+    assert (details["state"], details["reason"]) == ("closed", "operator")
     failed = failure_of(client.call, "ShowConnection", id=made.record.id + 10**9)
     assert failed.code == "UNKNOWN_CONNECTION"
     assert str(made.record.id + 10**9) in str(failed)
@@ -210,12 +214,12 @@ def test_services_have_the_go_tools_keys_and_ours(port: Port) -> None:
     port.monitor("ssh")
     port.connections(web, "192.0.2.2", "192.0.2.1", "192.0.2.2")
     client = port.client()
-    shown, other = client.rows("ListServices")
-    assert (shown["sid"], other["sid"]) == ("web", "ssh")
+    details, other = client.rows("ListServices")
+    assert (details["sid"], other["sid"]) == ("web", "ssh")
     keys = {"uptime", "connections", "accessed", "up", "down", "total", "refused", "refused_by"}
-    assert keys <= shown.keys()
-    assert (shown["connections"], shown["total"], shown["refused"]) == (3, 3, 0)
-    assert shown["refused_by"] == {}
+    assert keys <= details.keys()
+    assert (details["connections"], details["total"], details["refused"]) == (3, 3, 0)
+    assert details["refused_by"] == {}
     assert list(client.rows("ListIps", service="web")) == ["192.0.2.1", "192.0.2.2"]
     assert [row["sid"] for row in client.rows("ListServices", service="ssh")] == ["ssh"]
 
@@ -308,19 +312,19 @@ def test_events_are_pushed_as_they_happen(port: Port) -> None:
     web, ssh = port.monitor("web"), port.monitor("ssh")
     client = port.client()
     events = client.events(service="web")
-    told = port_events(port, events, web, ssh)
-    assert [(event["event"], event["service"]) for event in told] == [
+    pushed = port_events(port, events, web, ssh)
+    assert [(event["event"], event["service"]) for event in pushed] == [
         ("opened", "web"),
         ("closed", "web"),
         ("action", "web"),
         ("refused", "web"),
     ]
-    assert told[1]["reason"] == "operator"
-    assert (told[2]["action"], told[2]["target"]) == ("block", "192.0.2.1/32")
-    assert told[3]["refusal"] == "blocked"
-    numbers = [event["sequence"] for event in told]
+    assert pushed[1]["reason"] == "operator"
+    assert (pushed[2]["action"], pushed[2]["target"]) == ("block", "192.0.2.1/32")
+    assert pushed[3]["refusal"] == "blocked"
+    numbers = [event["sequence"] for event in pushed]
     assert numbers == sorted(set(numbers))
-    assert all(datetime.fromisoformat(event["at"]).tzinfo for event in told)
+    assert all(datetime.fromisoformat(event["at"]).tzinfo for event in pushed)
 
 
 def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
@@ -382,10 +386,10 @@ def test_show_includes_the_diagnosis(port: Port) -> None:
     (made,) = port.connections(web, "192.0.2.1")
     made.record.connected = made.record.first_up = made.record.opened
     made.record.first_down = made.record.opened + 3.0
-    shown = json.loads(port.client().call("ShowConnection", id=made.record.id)["connection"])
+    details = json.loads(port.client().call("ShowConnection", id=made.record.id)["connection"])
     assert made.was_measured
-    assert shown["diagnosis"]["looks_like"] == "slow backend"
-    assert shown["diagnosis"]["because"] == ["the backend's first byte took 3.00s"]
+    assert details["diagnosis"]["looks_like"] == "slow backend"
+    assert details["diagnosis"]["because"] == ["the backend's first byte took 3.00s"]
 
 
 @with_port
@@ -395,9 +399,9 @@ def test_alarms_are_events(port: Port) -> None:
     client.call("Subscribe", service="web")
     alarm = Alarm("silent", "web", "192.0.2.1", 1_700_000_000.0, False, "said nothing")
     port.on_reactor(web.alarm, alarm)
-    told = json.loads(client._box()["event"])
-    assert (told["event"], told["alarm"], told["device"]) == ("alarm", "silent", "192.0.2.1")
-    assert (told["over"], told["detail"]) == (False, "said nothing")
+    pushed = json.loads(client._box()["event"])
+    assert (pushed["event"], pushed["alarm"], pushed["device"]) == ("alarm", "silent", "192.0.2.1")
+    assert (pushed["over"], pushed["detail"]) == (False, "said nothing")
 
 
 @with_port

@@ -1,4 +1,4 @@
-"""Who may enter the control port, and what those can do who mean no good."""
+"""Access to the control port, and limits on malicious clients."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_the_number_of_clients_is_limited(port: Port) -> None:
         try:
             port.client()
             break
-        except CommandFailed:  # it has yet to hear of the one that left
+        except CommandFailed:  # it has not noticed yet that the other one left
             continue
 
 
@@ -346,7 +346,7 @@ def test_a_configured_address_must_be_available(tmp_path: Path) -> None:
 
 
 def is_refused(sock: ssl.SSLSocket) -> bool:
-    """Whether there is no answer; with TLS 1.3 a client hears of it after its handshake."""
+    """Whether there is no answer; with TLS 1.3 a client is notified after its handshake."""
     try:
         sock.sendall(HELLO)
         return sock.recv(100) == b""

@@ -211,7 +211,7 @@ class SteppedPoller(Poller):
 class Screen:
     """A running app, and what is to be read on it.
 
-    :param is_stepped: whether the app polls only when it is told to.
+    :param is_stepped: whether the app polls only when the test calls ``poll``.
     """
 
     def __init__(self, app: TopApp, pilot: Pilot[int], is_stepped: bool) -> None:

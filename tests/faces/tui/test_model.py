@@ -1,4 +1,4 @@
-"""What the live view asks for, and what it shows of the answers."""
+"""The live view's queries, and what it displays of the answers."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_rates_of_services_and_of_all_of_them(model: Model) -> None:
     answered(model, services=[service("a", 0, 0), service("b", 100, 100)], at=1.0)
     answered(model, services=[service("a", 10, 20), service("b", 50, 300)], at=3.0)
     assert model.service_trends.of(("a", "up"))[-1] == 5.0
-    assert model.service_trends.of(("b", "up"))[-1] == 0.0  # somebody reset it
+    assert model.service_trends.of(("b", "up"))[-1] == 0.0  # the totals were reset
     assert model.service_trends.of(("", "down"))[-1] == 110.0
     assert [row["sid"] for row in model.service_rows(5)] == ["a", "b", "all 2"]
     assert [row["sid"] for row in model.service_rows(2)] == ["a", "all 2"]

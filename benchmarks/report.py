@@ -227,7 +227,7 @@ def results_text(results: Results, conditions: Conditions) -> str:
         "# Benchmark results\n",
         "Made by `make bench`; what is measured, and how, is in [README.md](README.md).\n",
         _conditions_text(conditions),
-        "## Resolver\n",
+        "## Targets\n",
         "Medians of the rounds, with the lowest and the highest round in parentheses; ratios are"
         " taken within each round.\n",
         table(_TARGET_HEAD, _marked(target_rows(results))),

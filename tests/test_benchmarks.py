@@ -163,6 +163,7 @@ def test_memory_of_fewer_than_5000_is_no_measure() -> None:
 def test_report_says_what_is_missed() -> None:
     missed = results_of("bulk-1", "cpu_s_per_gb", monconn=[0.5], haproxy=[1.0])
     text = report.results_text(missed, CONDITIONS)
+    assert "\n## Targets\n" in text
     (row,) = [line for line in text.splitlines() if "0.25 × HAProxy's" in line and "1 st" in line]
     assert "**missed**" in row
     assert "0.50" in row

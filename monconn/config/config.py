@@ -109,7 +109,7 @@ class Config:
     services: Annotated[tuple[ServiceConfig, ...], _read_services] = ()
     """In the order of the file."""
     defaults: Annotated[Policy, _read_defaults] = attrs.field(default=Policy())
-    """Settings that hold for each service that does not say otherwise; applied to them already."""
+    """Defaults of the services' settings; applied to them already."""
     control: Control = USUAL_CONTROL
     """The control port; None for none."""
     manhole: Manhole = None

@@ -19,7 +19,7 @@ _NAME_CHARACTERS = 120
 
 @attrs.frozen
 class Actor:
-    """Who asks for an action; made by the class methods.
+    """The originator of an action; made by the class methods.
 
     :param kind: how the actor is known.
     :param name: user name, certificate subject, key fingerprint or signal; may be empty.

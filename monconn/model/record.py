@@ -85,7 +85,7 @@ class ConnectionRecord:
     closed: float | None = None
     closed_at: float | None = None
     client_tcp: bytes | None = None
-    """The kernel's ``tcp_info`` of the client's socket, taken when it was last asked for or as the
+    """The kernel's ``tcp_info`` of the client's socket, taken when it was last queried or as the
     socket was closed (see :mod:`monconn.model.tcpinfo`); None if there is no such TCP socket."""
     backend_tcp: bytes | None = None
     """The same for the backend's socket."""

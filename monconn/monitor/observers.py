@@ -24,7 +24,7 @@ class Observers:
     def __init__(self, service: str) -> None:
         self._service = service
         self.watched = False
-        """Whether any wants payload: asked before bytes are copied out of the kernel."""
+        """Whether any wants payload: checked before bytes are copied out of the kernel."""
         self.by_hook: dict[str, tuple[tuple[IObserver, _Call], ...]] = dict.fromkeys(_HOOKS, ())
         """The observers to notify, by hook; only those that override it."""
 

@@ -101,7 +101,7 @@ class Subscription:
         return self._filter is not None
 
     def concerns(self, service: str | None) -> bool:
-        """Whether events of a service (None: of all of them) are asked for at all."""
+        """Whether events of a service (None: of all of them) are subscribed at all."""
         return self._service is None or service is None or self._service == service
 
     def wants(self, event: FeedEvent) -> bool:

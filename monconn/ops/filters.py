@@ -224,7 +224,7 @@ class Filter:
         return bool(self.terms)
 
     def uses(self, key: str) -> bool:
-        """Whether a term asks for this key: rates, for instance, need to be measured first."""
+        """Whether a term uses this key: rates, for instance, need to be measured first."""
         return any(term.key == key for term in self.terms)
 
     def matches(self, row: Any, context: Context) -> bool:
@@ -451,7 +451,7 @@ def _bare_word(
 def _fact_name(
     name: str, keys: Keys, known: Mapping[str, Collection[str]], must_be_known: bool
 ) -> str:
-    """The name of the fact that a key which is none of the listing's asks for.
+    """The name of the fact that is meant by a key which is none of the listing's.
 
     :param must_be_known: unless it says ``fact.`` before it.
     """

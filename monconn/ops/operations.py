@@ -224,7 +224,7 @@ class Operations:
 
         :raises UnknownConnection: there is none with this id.
         """
-        self.registry.record(connection_id)  # whether there is one is said at once
+        self.registry.record(connection_id)  # raises at once, not in the Deferred
 
         def make(_: object) -> ConnectionRow:
             record, now = self.registry.record(connection_id), self.clock.seconds()

@@ -57,7 +57,7 @@ class End(Protocol):
     holds: int
     """The set of holds, as flags."""
     is_watched: bool
-    """Whether the relay wants to see this End's bytes; set by the relay."""
+    """Whether this End's bytes must be passed to the relay's ``data``; set by the relay."""
     reports: EndListener
     """Set by the relay, and deleted with :attr:`peer` when both sides are closed."""
     peer: End

@@ -60,7 +60,7 @@ class DataPath(Protocol):
         """
 
     def preface_room(self, preface: Preface) -> PrefaceRoom:
-        """Where the service's clients wait that are to be asked for a preface."""
+        """A room in which the service's clients wait until their preface is complete."""
 
 
 class SocketPath:

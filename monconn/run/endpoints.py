@@ -191,7 +191,7 @@ class MonitoredEndpoint:
 
     def _listening(self, port: IListeningPort) -> IListeningPort:
         host: Any = port.getHost()
-        if hasattr(host, "port"):  # the real one, also if 0 was asked for
+        if hasattr(host, "port"):  # the actual port, also if 0 was configured
             self.monitor.listen = str(TcpAddress(host.host, host.port))
         return port
 
@@ -229,7 +229,7 @@ class _EndpointFactory(MonitoringFactory):
     :param ended: called once, when the port is closed.
     """
 
-    noisy = False  # the wrapped factory says the same
+    noisy = False  # the wrapped factory logs the same
 
     def __init__(
         self, monitor: Monitor, wrapped: IProtocolFactory, ended: Callable[[], object]

@@ -37,7 +37,7 @@ class BadRequest(MonconnError):
 
 
 class UnknownPage(MonconnError):
-    """There is no such page, or no more: another list was asked for since."""
+    """There is no such page, or no more: another list was requested since."""
 
 
 _ERRORS: dict[type[Exception], bytes] = {
@@ -78,7 +78,7 @@ class _Command(amp.Command):
 
 
 class Hello(_Command):
-    """To be said first; answered with the version that is spoken from then on."""
+    """Must be sent first; answered with the version that is spoken from then on."""
 
     arguments = [(b"version", amp.Integer())]
     response = [
@@ -173,7 +173,7 @@ class ListBlocks(_Command):
 
 
 class NextPage(_Command):
-    """More of the list that was asked for last on this connection."""
+    """More of the list that was requested last on this connection."""
 
     arguments = [(b"next", amp.Integer())]
     response = _ROWS

@@ -46,7 +46,7 @@ class ControlFactory(Factory):
         return ControlProtocol(self)
 
     def greeted(self) -> int:
-        """How many clients have said Hello."""
+        """How many clients have sent Hello."""
         return sum(client.greeted for client in self.clients)
 
     def close(self) -> None:
@@ -233,7 +233,7 @@ class ControlProtocol(amp.AMP):
 
     @commands.NextPage.responder
     def next_page(self, next: int) -> dict[str, Any]:
-        """More of the list that was asked for last."""
+        """More of the list that was requested last."""
         page = self._pager.next(next)
         if page is None:
             raise commands.UnknownPage("there is no such page: ask for the list again")

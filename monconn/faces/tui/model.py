@@ -20,7 +20,7 @@ Order = Literal["rate", "down", "up", "age", "idle", "id"]
 
 ORDERS: tuple[Order, ...] = ("rate", "down", "up", "age", "idle", "id")
 MAX_ROWS = 500
-"""However far down the user goes, no more rows are asked for."""
+"""The most rows to query, however far down the user goes."""
 TREND_LENGTH = 120
 MIN_RATE_SECONDS = 0.2
 """Between two samples of the services' totals, for a rate to mean anything."""
@@ -175,7 +175,7 @@ class Model:
 
     @property
     def rows(self) -> Sequence[Row]:
-        """The live connections, as far as they were asked for."""
+        """The live connections, as far as they were queried."""
         return self.snapshot.rows
 
     @property
@@ -233,7 +233,7 @@ class Model:
     # -- what the server answered
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take over what the server answered, unless it is no longer asked for."""
+        """Take over what the server answered, unless the query has changed since."""
         self.lost = ""
         if snapshot.query.details is not None:
             self._update_details(snapshot)

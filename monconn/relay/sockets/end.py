@@ -38,8 +38,8 @@ LEAST_BYTES = 1 << 14
 """How much one read may return if the other side has hardly any room: what the kernel does not take
 then is queued for as long as its peer does not read."""
 SPLICE_FROM_BYTES = 1 << 15
-"""Smaller chunks cost less copied than spliced: a splice is two system calls, and one more asks how
-much room there is."""
+"""Smaller chunks cost less copied than spliced: a splice is two system calls, and one more
+queries the room there is."""
 TURN_BYTES = 1 << 20
 """About how much one side passes on before other connections are served."""
 
@@ -52,7 +52,7 @@ _buffer = memoryview(bytearray(COPY_BYTES))
 
 # EPOLLERR alone is a failure: EPOLLHUP also comes when both sides have ended in order.
 _BROKEN = ERR
-# Once one of these was reported, a read that brings less than was asked for may not have emptied
+# Once one of these was reported, a read that returns less than its limit may not have emptied
 # the socket: no further event reports an end that has arrived already, and recv stops at TCP's
 # urgent mark. Then each read must be followed by another, until EAGAIN or the end.
 _READ_ON = PRI | RDHUP | HUP | ERR

@@ -273,7 +273,7 @@ class TransportEnd(Protocol):
         self._finish_output()
 
     def _finish_output(self) -> None:
-        """Send the end, and close, if that is asked for; Twisted delivers what it holds before."""
+        """Send the end, or close, as requested; Twisted delivers what it holds before."""
         if self.phase not in ("open", "draining") or self.transport is None:
             return
         if self.stages is not None and self.stages.held():

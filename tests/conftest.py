@@ -56,7 +56,7 @@ def pytest_collection_finish() -> None:
 def logged_failures() -> Iterator[list[Failure]]:
     """The failures that were logged; a test that expects some checks them and clears the list.
 
-    Deferreds whose error nobody handled are among them once they are freed.
+    Deferreds with unhandled errors are among them once they are freed.
     """
     failures: list[Failure] = []
 
@@ -79,7 +79,7 @@ def nothing_fails_unseen(logged_failures: list[Failure]) -> Iterator[None]:
     gc.collect()  # a Deferred logs its error when it is freed, and may be part of a cycle
     if logged_failures:
         tracebacks = "\n".join(failure.getTraceback() for failure in logged_failures)
-        pytest.fail(f"failures that nobody handled:\n{tracebacks}", pytrace=False)
+        pytest.fail(f"unhandled failures:\n{tracebacks}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ BACKEND = [
     ("unix:path=/run/web.sock", UnixAddress("/run/web.sock")),
 ]
 
-# What is wrong on either side, and words that its message must have.
+# Addresses that are wrong on either side, and text that the message must contain.
 WRONG = [
     ("", "empty"),
     ("  ", "empty"),

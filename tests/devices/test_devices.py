@@ -703,7 +703,7 @@ def test_a_connection_closed_because_of_an_alarm_is_counted_once(kept: int) -> N
     if "10.0.0.1" in rows:
         row = rows["10.0.0.1"]
         assert (row["connections"], row["total"], row["up"]) == (0, many + 1, many + 1)
-    assert world.observer.events, "nobody was switched off"
+    assert world.observer.events, "the observer was switched off"
 
 
 def test_alarms_of_the_forgotten_are_over() -> None:

@@ -1,6 +1,6 @@
 """Our reason and two letters beside HAProxy's: the same scenarios through both, on real sockets.
 
-HAProxy's words for its letters are in its configuration manual, *Session state at disconnection*.
+HAProxy's letters are documented in its configuration manual, *Session state at disconnection*.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Stage:
     def pair(self) -> tuple[socket.socket, socket.socket]:
         """A client and its backend, once the proxy knows that both are connected."""
         pair = self.client(), self.backend()
-        until(lambda: self.state() != "connecting", "a connection that stands")
+        until(lambda: self.state() != "connecting", "an established connection")
         return pair
 
     def talk(self) -> tuple[socket.socket, socket.socket]:
@@ -479,7 +479,7 @@ def client_is_refused(stage: Stage) -> None:
 
 
 class HAProxy:
-    """A running HAProxy, asked by its statistics socket; its log comes to a socket of ours.
+    """A running HAProxy, queried by its statistics socket; its log goes to a socket of the test's.
 
     :param path: the program.
     :param backends: the backend's port, by service.
@@ -491,7 +491,7 @@ class HAProxy:
         self._log = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._log.bind(("127.0.0.1", 0))
         self._log.settimeout(HANG_SECONDS)
-        # Listeners of ours, as a port that we had only looked up might be taken before it binds.
+        # Inherited listeners: a free port that was only looked up might be taken before it binds.
         listeners = {service: socket.create_server(("127.0.0.1", 0)) for service in backends}
         self._ports = {name: each.getsockname()[1] for name, each in listeners.items()}
         config = HAPROXY_CONFIG.format(log_port=self._log.getsockname()[1], folder=folder)
@@ -548,7 +548,7 @@ class HAProxy:
 
 
 class Ours:
-    """A running monconn, asked by its control port.
+    """A running monconn, queried by its control port.
 
     :param backends: the backend's port, by service.
     """

@@ -121,13 +121,13 @@ def test_each_end_has_a_correct_log_line(launch: Launch, echo_port: int) -> None
         assert client.recv(100) == b"12345"
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         reset = client.getsockname()[1]
-    for client_port, words in (
+    for client_port, text in (
         (orderly, r"client_closed after \S+, up 64\.0 KiB, down 64\.0 KiB$"),
         (reset, r"client_reset after \S+, up 5 B, down 5 B"),
     ):
         service = r"127\.0\.0\.1:0"  # named by its listener as written
         at = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-        monconn.log.wait_for(rf"{at} {service}: 127\.0\.0\.1:{client_port} {words}")
+        monconn.log.wait_for(rf"{at} {service}: 127\.0\.0\.1:{client_port} {text}")
 
 
 def test_a_refused_backend_is_reported(launch: Launch) -> None:

@@ -92,8 +92,8 @@ def test_the_same_terms_in_every_output(world: World) -> None:
     until(lambda: [each["event"] for each in world.log()] == ["opened", "closed"])
     logged = world.log()[-1]
     (listed,) = world.json("list", "--closed")
-    (kept,) = until(lambda: world.json("history"))
-    for row in (logged, listed, kept):
+    (stored,) = until(lambda: world.json("history"))
+    for row in (logged, listed, stored):
         assert {word: row[word] for word in WORDS} == {
             "reason": "client_closed",
             "code": "--",
@@ -191,8 +191,8 @@ def test_a_client_without_a_backend_is_in_the_history(
         (live,) = world.json("list")
         world.ask("close", str(live["id"]), "--control", world.control)
         assert client.recv(1) == b""
-    (kept,) = until(lambda: world.json("history", "--reason", "operator"))
-    assert (kept["code"], kept["closed_by"]) == ("KD", "operator")
+    (stored,) = until(lambda: world.json("history", "--reason", "operator"))
+    assert (stored["code"], stored["closed_by"]) == ("KD", "operator")
 
 
 def test_without_a_history_the_message_says_how_to_enable_one(

@@ -56,8 +56,8 @@ class Speaker:
         for chunk in chunks_of(SPEECH):
             client.sendall(chunk)
             self.sent += len(chunk)
-        heard = hashlib.sha256(receive(client, len(SPEECH)))
-        client.sendall(heard.digest())
+        digest = hashlib.sha256(receive(client, len(SPEECH)))
+        client.sendall(digest.digest())
 
     def has_stalled(self) -> bool:
         before = self.sent

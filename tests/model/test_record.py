@@ -395,7 +395,7 @@ def test_facts_are_in_json_once_there_are_any() -> None:
     before = record.facts
     record.set_fact("version", 5)
     assert record.snapshot(record.opened)["facts"] == {"protocol": "mqtt", "version": 5}
-    assert before == {"protocol": "mqtt"}, "whoever has read it may go on"
+    assert before == {"protocol": "mqtt"}, "a mapping read earlier is unchanged"
     json.dumps(record.snapshot(record.opened))
 
 

@@ -185,7 +185,7 @@ def test_the_first_error_is_retained(tcp: tuple[ErrorTrackingSocket, socket.sock
     with pytest.raises(ConnectionResetError):
         ours.recv(1)
     with pytest.raises(BrokenPipeError):
-        ours.send(b"to nobody")
+        ours.send(b"unread")
     ours.close()
     assert ours.error_number == errno.ECONNRESET
 

@@ -103,7 +103,7 @@ def test_a_failing_end_does_not_affect_the_others(logged_failures: list[object])
 # -- a full queue
 
 
-class Targets:
+class KnownAddress:
     """A UNIX socket's address, known at once."""
 
     def cached(self) -> Sequence[Any]:
@@ -162,7 +162,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> FullQueue:
 
 
 def attempts(clock: Clock, count: int) -> tuple[list[int], list[ConnectAttempt], Connector]:
-    connector = Connector(Targets(), Loop(), clock)  # type: ignore[arg-type]
+    connector = Connector(KnownAddress(), Loop(), clock)  # type: ignore[arg-type]
     connected: list[int] = []
     made = [ConnectAttempt(connector, Dialling(connected, name)) for name in range(count)]
     for attempt in made:
@@ -214,7 +214,7 @@ def client_end(world: World) -> SocketEnd:
 @pytest.mark.parametrize("pipe", ["copy", "splice"])
 @pytest_twisted.ensureDeferred
 async def test_an_end_that_failed_unread_is_not_held_by_a_timer(tmp_path: Path, pipe: str) -> None:
-    """A timer of five seconds, which nobody cancelled, kept the dead End in memory."""
+    """A timer of five seconds that was never cancelled held the dead End in memory."""
 
     def play() -> None:
         left = Leftovers()
@@ -279,7 +279,7 @@ async def test_a_choice_that_fails_ends_the_connection(
     monkeypatch.setattr(DataPaths, "_log", log)
 
     def choose(record: object) -> Any:
-        raise LookupError("nobody is there")
+        raise LookupError("no candidate")
 
     def play() -> None:
         with World(tmp_path, "ipv4", pipe, choose=choose) as world:
@@ -289,7 +289,7 @@ async def test_a_choice_that_fails_ends_the_connection(
             until(lambda: len(world.monitor.closed_records))
             record = world.monitor.closed_records[0]
             assert (record.reason, record.code) == ("error", "IC")
-            assert record.detail == "no backend could be chosen: nobody is there"
+            assert record.detail == "no backend could be chosen: no candidate"
 
     await deferToThread(play)
     assert log.failure.called

@@ -318,7 +318,7 @@ async def test_refusal(refusal: str, path: str, tmp_path: Path) -> None:
 
 
 def documented() -> dict[str, str]:
-    """What the page's table says of each reason: by whom, and its codes."""
+    """The documented table: by reason, which side ended the connection, and the codes."""
     rows = re.findall(r"^\| `(\w+)` \| .* \| (\w+ \| .*) \|$", PAGE.read_text(), re.MULTILINE)
     return dict(rows)
 

@@ -744,7 +744,7 @@ def nothing_leaks(world: World, count: int) -> None:
 def nothing_leaks_of_what_was_stalled(world: World) -> None:
     data = payload(64 * MB)
     descriptors = []
-    for _ in range(2):  # the first round leaves behind what is kept for the next
+    for _ in range(2):  # the first round fills caches that the second one uses
         pairs = [world.pair() for _ in range(4)]
         sendings = [world.meanwhile(send_all_it_takes, client, data) for client, _ in pairs]
         records = world.monitor.connections()

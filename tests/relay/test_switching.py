@@ -32,7 +32,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 KIB = 1 << 10
 MOST_WRITES = 10
 SMALL_BUFFER = 16 * KIB
-"""Of the outer sockets, so that a reader who pauses soon makes us hold what was sent."""
+"""Buffer size of the outer sockets: small, so that monconn must queue for a paused reader."""
 
 # Bytes that are nowhere alike, so that any that are lost, repeated or swapped show.
 STREAMS: dict[Direction, bytes] = {
@@ -84,7 +84,7 @@ plans = st.builds(
 class Period:
     """What passed while the watcher was there.
 
-    :param record: of the connection, which tells where in the streams it begins.
+    :param record: the connection's; its counters give the offset at which watching begins.
     """
 
     def __init__(self, record: ConnectionRecord) -> None:
@@ -213,7 +213,7 @@ async def test_a_watcher_comes_and_goes_in_mid_stream(
 
 
 class Holder:
-    """The owner of a send queue, which nobody pauses."""
+    """The owner of a send queue, without an End."""
 
     def filled(self) -> None: ...
 

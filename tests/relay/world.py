@@ -94,7 +94,7 @@ def until_settled(figure: Callable[[], int], seconds: float = 0.15) -> int:
 
 
 class World:
-    """One service of ours and its backend; a context manager that clears everything away.
+    """One monconn service and its backend; a context manager that closes everything.
 
     :param folder: for UNIX sockets.
     :param family: one of :data:`FAMILIES`.
@@ -220,7 +220,7 @@ class World:
         return sock
 
     def client(self, source: str | None = None) -> socket.socket:
-        """A client that is connected to us.
+        """A client that is connected to monconn.
 
         :param source: the IP that it comes from; of any family, if we listen on all.
         """
@@ -269,7 +269,7 @@ class World:
     # -- monconn's side
 
     def room(self) -> PrefaceRoom:
-        """Where clients wait that are asked for a preface."""
+        """The room in which clients wait until their preface is complete."""
         assert self.forwarder._room is not None
         return self.forwarder._room
 

@@ -599,18 +599,18 @@ def test_a_renamed_file_is_replaced_by_a_new_one(
 def test_the_path_is_checked_at_most_once_a_second(
     file_sink: FileSink, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[float] = []
+    checks: list[float] = []
     has_same = os.path.samestat
 
-    def look(*both: Any) -> bool:
-        looks.append(clock.seconds())
+    def check(*both: Any) -> bool:
+        checks.append(clock.seconds())
         return has_same(*both)
 
-    monkeypatch.setattr(os.path, "samestat", look)
+    monkeypatch.setattr(os.path, "samestat", check)
     for _ in range(30):
         clock.advance(0.125)
         file_sink.write(b"\n")
-    assert looks == [1.0, 2.0, 3.0]
+    assert checks == [1.0, 2.0, 3.0]
 
 
 def test_no_descriptor_is_left_open(file_sink: FileSink, path: Path, clock: Clock) -> None:
@@ -765,17 +765,17 @@ def test_sigusr1_reopens_in_the_reactors_thread(start: Start, sink: MemorySink) 
 
 
 def test_the_previous_handler_is_called_too_and_restored(start: Start, sink: MemorySink) -> None:
-    heard: list[int] = []
+    signals: list[int] = []
 
     def earlier(number: int, frame: Any) -> None:
-        heard.append(number)
+        signals.append(number)
 
     before = signal.signal(signal.SIGUSR1, earlier)
     try:
         running = start(sink)
         os.kill(os.getpid(), signal.SIGUSR1)
-        wait_until(lambda: heard)
-        assert heard == [signal.SIGUSR1]
+        wait_until(lambda: signals)
+        assert signals == [signal.SIGUSR1]
         assert len(running.reactor.calls) == 1
         running.service.stopService()
         assert signal.getsignal(signal.SIGUSR1) is earlier

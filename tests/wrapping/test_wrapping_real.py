@@ -436,7 +436,7 @@ async def test_mail_is_sent_over_tls_that_starts_in_the_middle(world: World) -> 
     assert b"Subject: secret" in room.lines
     assert (ours.up, ours.down) == (theirs.up, theirs.down)  # both count clear text
     assert ours.up > len(message.as_bytes())
-    # Which end came first is a race of theirs; that each side knows its own is not.
+    # Which side ends first is a race; that each wrapper records its own view is not.
     assert {ours.reason, theirs.reason} <= {"client_closed", "backend_closed"}
 
 
@@ -912,15 +912,15 @@ def talk(sock: socket.socket) -> list[Any]:
 
 def talk_listen_and_end(sock: socket.socket) -> list[Any]:
     sock.sendall(b"question")
-    heard = sock.recv(len(b"answer"), socket.MSG_WAITALL)
+    received = sock.recv(len(b"answer"), socket.MSG_WAITALL)
     sock.shutdown(socket.SHUT_WR)
-    return [heard, *read_to_the_end(sock)]
+    return [received, *read_to_the_end(sock)]
 
 
 def listen_then_talk(sock: socket.socket) -> list[Any]:
-    heard = read_to_the_end(sock)
+    received = read_to_the_end(sock)
     sock.sendall(b"late question")
-    return heard
+    return received
 
 
 def talk_and_reset(sock: socket.socket) -> list[Any]:
@@ -935,13 +935,13 @@ def send_much(sock: socket.socket) -> list[Any]:
 
 
 def read_to_the_end(sock: socket.socket) -> list[Any]:
-    heard = b""
+    received = b""
     try:
         while data := sock.recv(65536):
-            heard += data
+            received += data
     except ConnectionResetError:
-        return [heard, "reset"]
-    return [heard, "end"]
+        return [received, "reset"]
+    return [received, "end"]
 
 
 CONVERSATIONS: list[tuple[type[Talker], Callable[[socket.socket], list[Any]], str]] = [
@@ -973,10 +973,10 @@ async def test_a_conversation_is_the_same_without_and_with_a_wrapper(
     for wrap in (lambda factory: factory, world.wrap):
         talkers: list[Talker] = []
         factory = RememberingFactory(protocol, talkers)
-        heard = await in_thread(converse, world.listen(wrap(factory)), peer)
+        received = await in_thread(converse, world.listen(wrap(factory)), peer)
         await until(lambda talkers=talkers: bool(talkers))  # type: ignore[misc]
         await within(talkers[0].over)
-        transcripts.append((talkers[0].happened, heard))
+        transcripts.append((talkers[0].happened, received))
     assert transcripts[0] == transcripts[1]
     assert (await world.monitor.next_closed()).reason == reason
     assert {str(failure.value) for failure in logged_failures} <= {"by its author"}

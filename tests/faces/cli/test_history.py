@@ -22,8 +22,8 @@ from monconn.sinks.history.schema import open_for_writing
 from monconn.sinks.history.store import Event, write
 
 
-def monconn(*words: str) -> Result:
-    return CliRunner().invoke(main, list(words))
+def monconn(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
 
 
 def moment(text: str | None) -> float | None:

@@ -346,10 +346,10 @@ def test_close_takes_terms_and_no_bare_words(services: Services) -> None:
     narrowed = services.monconn("close", str(web6.record.id), str(ssh.record.id), "service:ssh")
     assert narrowed.stdout == "1 connection closed\n"
     assert (web6.record.reason, ssh.record.reason) == (None, "operator")
-    nobody = services.monconn("close", "987654321", "id:987654322", "service:ssh")
-    assert (nobody.exit_code, nobody.stdout) == (1, "0 connections closed\n")
-    assert "id 987654321\n" in nobody.stderr
-    assert "id 987654322\n" in nobody.stderr
+    unknown = services.monconn("close", "987654321", "id:987654322", "service:ssh")
+    assert (unknown.exit_code, unknown.stdout) == (1, "0 connections closed\n")
+    assert "id 987654321\n" in unknown.stderr
+    assert "id 987654322\n" in unknown.stderr
     assert (
         services.monconn("close", "up:0..", "--service", "ssh").stdout == "0 connections closed\n"
     )
@@ -462,7 +462,7 @@ def test_completion(shell: str) -> None:
 def completions(shell: str, arguments: str, position: int, control: str = "") -> list[str]:
     """What a shell is offered.
 
-    :param words: as the shell has split them, with blanks between.
+    :param arguments: as the shell has split them, with blanks between.
     :param position: the number of the word that is being typed.
     """
     environment = {

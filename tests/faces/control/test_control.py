@@ -328,7 +328,7 @@ def test_events_are_pushed_as_they_happen(port: Port) -> None:
 
 
 def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
-    """Open, close and refuse one connection, once the subscription stands."""
+    """Open, close and refuse one connection, once the subscription is active."""
     from twisted.internet import reactor
 
     def happen() -> None:
@@ -410,7 +410,7 @@ def test_a_query_of_a_part_that_is_not_configured_is_an_error(port: Port) -> Non
         assert failure_of(port.client().call, command).code == "NOT_KEPT"
 
 
-# -- filters, dry runs, and who asked
+# -- filters, dry runs, and actors
 
 
 @with_port

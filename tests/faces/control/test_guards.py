@@ -216,7 +216,7 @@ def test_a_slow_subscriber_misses_events_and_gets_their_number(
     assert b"\0\x07dropped\0\x015" in seat.transport.value()
 
 
-# -- who
+# -- which users
 
 
 @pytest.mark.parametrize(("uid", "own", "enters"), [(7, 7, True), (0, 7, True), (8, 7, False)])

@@ -229,7 +229,7 @@ class Screen:
         return self.app.screen.query_one(f"#{name}", Lines).plain
 
     def ids(self) -> list[int]:
-        """The ids of the live connections that are shown."""
+        """The ids of the visible live connections."""
         return [int(line.split()[0]) for line in self.lines("live")[1:]]
 
     async def poll(self) -> None:

@@ -475,17 +475,17 @@ def _meant_key(name: str, names: Iterable[str]) -> str | None:
 
     Stricter than :mod:`difflib`: ``client_id`` and ``protocol`` are facts, not misspellings.
     """
-    slips = {each: _slips(name, each) for each in names}
-    if _OTHER_NAMES.get(name) in slips:
+    distances = {each: _edit_distance(name, each) for each in names}
+    if _OTHER_NAMES.get(name) in distances:
         return _OTHER_NAMES[name]
     allowed = 1 if len(name) < 5 else 2
-    best = min(slips, key=lambda each: slips[each], default=None)
-    if best is not None and slips[best] <= allowed:
+    best = min(distances, key=lambda each: distances[each], default=None)
+    if best is not None and distances[best] <= allowed:
         return best
-    return next((each for each in slips if len(name) >= 3 and each.startswith(name)), None)
+    return next((each for each in distances if len(name) >= 3 and each.startswith(name)), None)
 
 
-def _slips(one: str, other: str) -> int:
+def _edit_distance(one: str, other: str) -> int:
     """How many letters are left out, added, changed or swapped with the next one (the optimal
     string alignment distance); more than the difference matters is not counted exactly."""
     if abs(len(one) - len(other)) > 2:

@@ -95,7 +95,7 @@ class WaitingClient(TypingProtocol):
     def check(self, now: float) -> float | None:
         """Its time to send a preface is over."""
 
-    def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
+    def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
         """It is admitted."""
 
     def drop(self) -> None:
@@ -159,7 +159,7 @@ class PrefaceRoom:
             return
         for name, value in decision.facts.items():
             record.set_fact(name, value)
-        client.go_on(record, decision)
+        client.admitted(record, decision)
 
     def time_out(self, client: WaitingClient, detail: str) -> None:
         """A client has taken too long."""
@@ -265,8 +265,8 @@ class WaitingSocket:
         self._room.time_out(self, "it sent no preface in time")
         return None
 
-    def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
-        """Implements ``WaitingClient.go_on``."""
+    def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
+        """Implements ``WaitingClient.admitted``."""
         self._loop.unregister(self._sock.fileno())
         left = decision.consumed
         while left:  # recv cannot block: these bytes were peeked at
@@ -342,8 +342,8 @@ class WaitingProtocol(Protocol):
         self._room.time_out(self, "it sent no preface in time")
         return None
 
-    def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
-        """Implements ``WaitingClient.go_on``."""
+    def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
+        """Implements ``WaitingClient.admitted``."""
         self._is_over = True
         end: Protocol = self._make_end(record, decision.backend)
         # Transports look these up for each call.

@@ -13,7 +13,7 @@ from monconn.model.actions import Actor
 from monconn.net.sockets import peer_credentials
 
 
-def may_enter(transport: Any) -> bool:
+def is_authorized(transport: Any) -> bool:
     """Whether a peer may use the control port: this process' user, root, or one with a certificate.
 
     A peer whose user is not known is refused.

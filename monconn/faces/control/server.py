@@ -22,7 +22,7 @@ from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import Operations
 
 CLIENTS_AT_ONCE = 64
-STRANGERS_AT_ONCE = 64
+MAX_UNAUTHENTICATED = 64
 """The most clients that have not sent Hello."""
 HELLO_SECONDS = 10.0
 BOX_BYTES = 256 * 1024
@@ -86,8 +86,8 @@ class ControlProtocol(amp.AMP):
     def connectionMade(self) -> None:
         """Abort the connection of a peer that may not use the control port."""
         super().connectionMade()
-        strangers = len(self._factory.clients) - self._factory.greeted()
-        if strangers >= STRANGERS_AT_ONCE or not peers.may_enter(self.transport):
+        unauthenticated = len(self._factory.clients) - self._factory.greeted()
+        if unauthenticated >= MAX_UNAUTHENTICATED or not peers.is_authorized(self.transport):
             self.transport.abortConnection()
             return
         self._factory.clients.add(self)

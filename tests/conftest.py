@@ -73,7 +73,7 @@ def logged_failures() -> Iterator[list[Failure]]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_fails_unseen(logged_failures: list[Failure]) -> Iterator[None]:
+def no_unexpected_failures(logged_failures: list[Failure]) -> Iterator[None]:
     """Fail a test that leaves an unhandled error in a Deferred, or has logged a failure."""
     yield
     gc.collect()  # a Deferred logs its error when it is freed, and may be part of a cycle

@@ -545,7 +545,7 @@ def enter_fleet(world: World) -> list[Connection]:
     return [world.enter(number_ip(number)) for number in range(FLEET)]
 
 
-class Beats:
+class Fleet:
     """Has each device of a fleet send every ten minutes, ±30 %, in steps of 20 s."""
 
     mean = 600.0
@@ -562,7 +562,7 @@ class Beats:
                 connection
             )
 
-    def go_on(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         for _ in range(int(seconds / self.step)):
             for connection in self.due.pop(self.tick, ()):
                 if connection not in self.silent:
@@ -575,18 +575,20 @@ class Beats:
 
 def test_steady_fleet_raises_no_alarm_and_a_silent_device_does(world: World) -> None:
     fleet = enter_fleet(world)
-    beats = Beats(world, fleet)
-    beats.go_on(3 * 3600.0)
+    senders = Fleet(world, fleet)
+    senders.advance(3 * 3600.0)
     assert world.alarms() == []
-    beats.silent = set(random.Random(2).sample(fleet, 50))
-    names = sorted(connection.record.client_ip for connection in beats.silent)
-    beats.go_on(600.0)  # since then at the latest they are silent; ten minutes ago at the earliest
+    senders.silent = set(random.Random(2).sample(fleet, 50))
+    names = sorted(connection.record.client_ip for connection in senders.silent)
+    senders.advance(
+        600.0
+    )  # since then at the latest they are silent; ten minutes ago at the earliest
     assert world.alarms() == []
-    beats.go_on(2000.0)
+    senders.advance(2000.0)
     assert sorted(world.alarms()) == [("silent", name, False) for name in names]
-    beats.go_on(1800.0)
+    senders.advance(1800.0)
     assert world.alarms() == []
-    for connection in beats.silent:
+    for connection in senders.silent:
         connection.speak()
     world.wait(1.0)
     assert sorted(world.alarms()) == [("silent", name, True) for name in names]

@@ -239,7 +239,7 @@ def client_ends(stage: Stage) -> None:
 
 
 @scenario("--", "client_closed")
-def client_ends_without_a_word(stage: Stage) -> None:
+def client_ends_without_any_bytes(stage: Stage) -> None:
     client, backend = stage.pair()
     client.close()
     wait_for_end(backend)
@@ -570,9 +570,9 @@ class Ours:
         self._ports = {service: self._program.port(rf"\b{service}") for service in backends}
         self._client = Client(control)
         self._events = Program([SCRIPTS / "monconn", "events", "--json", "--control", control])
-        until(self._tells_events, "the events")
+        until(self._reports_events, "the events")
 
-    def _tells_events(self) -> bool:
+    def _reports_events(self) -> bool:
         """Whether the end of a connection is reported."""
         connect(self._program.port(r"\bunheard")).close()
         return "unheard" in str(self._events.out)

@@ -58,7 +58,7 @@ class Connection:
         pass
 
 
-class Witness(Observer):
+class CountingObserver(Observer):
     """Counts its notifications, and checks the totals in the middle of each change."""
 
     def __init__(self, monitor: Monitor) -> None:
@@ -96,7 +96,7 @@ class OneService(RuleBasedStateMachine):
         self.clock = Clock()
         self.service_rules = Rules(conn_limit=conn_limit, ip_limit=ip_limit)
         self.monitor = Monitor(rules=self.service_rules, clock=self.clock)
-        self.witness = Witness(self.monitor)
+        self.witness = CountingObserver(self.monitor)
         self.monitor.add_observer(self.witness)
         self.stopped: Any = None
         # The model.

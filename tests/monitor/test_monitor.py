@@ -50,7 +50,7 @@ class Connection:
         self.policy_changes += 1
 
 
-def try_to_enter(
+def try_to_connect(
     monitor: Monitor, ip: str = "10.0.0.1", *, is_deaf: bool = False
 ) -> Connection | None:
     record = monitor.admit(f"{ip}:4711", ip)
@@ -63,7 +63,7 @@ def try_to_enter(
 
 
 def enter(monitor: Monitor, ip: str = "10.0.0.1", *, is_deaf: bool = False) -> Connection:
-    connection = try_to_enter(monitor, ip, is_deaf=is_deaf)
+    connection = try_to_connect(monitor, ip, is_deaf=is_deaf)
     assert connection is not None
     return connection
 
@@ -187,7 +187,7 @@ def test_refused_are_counted_by_reason(
 ) -> None:
     monitor = Monitor(rules=rules, clock=clock)
     for ip in ips:
-        try_to_enter(monitor, ip)
+        try_to_connect(monitor, ip)
     stats = monitor.stats()
     assert (stats["refused_by"], stats["refused"]) == (refusals, sum(refusals.values()))
     assert stats["connections"] == stats["total"] == len(ips) - stats["refused"]
@@ -197,7 +197,7 @@ def test_observers_are_notified_of_a_refusal_and_nothing_is_stored(monitor: Moni
     monitor.rules.conn_limit = 1
     enter(monitor)
     monitor.add_observer(observer := RecordingObserver())
-    assert try_to_enter(monitor, "10.0.0.2") is None
+    assert try_to_connect(monitor, "10.0.0.2") is None
     ((hook, record),) = observer.events
     assert (hook, record.client_ip, record.refusal) == ("refused", "10.0.0.2", "conn_limit")
     assert (record.state, record.closed, record.closed_at) == (
@@ -213,7 +213,7 @@ def test_slot_is_free_again(monitor: Monitor) -> None:
     monitor.rules.conn_limit = monitor.rules.ip_limit = 1
     for number in range(5):
         connection = enter(monitor, f"10.0.0.{number}")
-        assert try_to_enter(monitor, "10.0.0.99") is None
+        assert try_to_connect(monitor, "10.0.0.99") is None
         connection.end("client_reset")
 
 
@@ -283,7 +283,7 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
     enter(monitor, "10.0.0.1").end("client_closed")
     connection.record.up, connection.record.down = 3, 4
     monitor.block("10.0.0.3")
-    try_to_enter(monitor, "10.0.0.3")
+    try_to_connect(monitor, "10.0.0.3")
     clock.advance(12.5)
     stats = monitor.stats()
     assert json.loads(json.dumps(stats)) == stats
@@ -372,7 +372,7 @@ def test_reset_stats(monitor: Monitor) -> None:
     connection.record.up, connection.record.down = 10, 20
     monitor.subtract(1, 2)
     monitor.block("10.0.0.3")
-    try_to_enter(monitor, "10.0.0.3")
+    try_to_connect(monitor, "10.0.0.3")
     monitor.reset_stats()
     stats = monitor.stats()
     assert monitor.bytes() == (0, 0)
@@ -382,7 +382,7 @@ def test_reset_stats(monitor: Monitor) -> None:
     connection.record.up += 5
     connection.end("client_closed")
     enter(monitor)
-    try_to_enter(monitor, "10.0.0.3")
+    try_to_connect(monitor, "10.0.0.3")
     stats = monitor.stats()
     assert monitor.bytes() == (5, 0)
     assert (stats["total"], stats["refused_by"]) == (1, {"blocked": 1})
@@ -415,7 +415,7 @@ def test_block_ends_live_connections(monitor: Monitor, network: Any) -> None:
     assert monitor.block(network)
     assert [connection.record.reason for connection in goes] == ["blocked"] * 3
     assert monitor.connections() == [stays.record]
-    assert try_to_enter(monitor, "10.0.0.2") is None
+    assert try_to_connect(monitor, "10.0.0.2") is None
     assert not monitor.block(network)  # it is known already
     assert monitor.unblock(network)
     enter(monitor, "10.0.0.2")
@@ -484,7 +484,7 @@ HOOKS = ("opened", "refused", "data", "closed")
 def live_through_all_hooks(monitor: Monitor) -> None:
     connection = enter(monitor)
     monitor.block("10.0.0.3")
-    try_to_enter(monitor, "10.0.0.3")
+    try_to_connect(monitor, "10.0.0.3")
     monitor.saw(connection.record, "up", b"x")
     connection.end("client_closed")
 
@@ -689,7 +689,7 @@ def test_stop_now_needs_no_stop_before(monitor: Monitor) -> None:
     enter(monitor)
     monitor.stop_now()
     assert len(monitor) == 0
-    assert try_to_enter(monitor) is None
+    assert try_to_connect(monitor) is None
 
 
 def test_stop_twice(monitor: Monitor, clock: Clock) -> None:
@@ -708,6 +708,6 @@ def test_stopping_refuses(monitor: Monitor, has_connection: bool) -> None:
         enter(monitor)
     monitor.add_observer(recorder := Recorder())
     monitor.stop(60.0)
-    assert try_to_enter(monitor) is None
+    assert try_to_connect(monitor) is None
     assert recorder.calls == [("refused", "10.0.0.1", "stopping")]
     assert monitor.stats()["refused_by"] == {"stopping": 1}

@@ -16,7 +16,7 @@ from monconn.policy import networks
 from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
-from tests.monitor.test_monitor import Connection, enter, try_to_enter
+from tests.monitor.test_monitor import Connection, enter, try_to_connect
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_rule_is_changed_by_setting_it(monitor: Monitor) -> None:
     assert monitor.rules == Rules(conn_limit=1)
     assert repr(monitor.rules) == repr(Rules(conn_limit=1))
     enter(monitor)
-    assert try_to_enter(monitor) is None
+    assert try_to_connect(monitor) is None
 
 
 def test_rules_and_timeouts_are_changed_by_setting_them(monitor: Monitor) -> None:
@@ -137,7 +137,7 @@ def test_newly_blocked_clients_are_ended(monitor: Monitor) -> None:
     stays, goes = enter(monitor, "10.0.0.1"), enter(monitor, "10.1.0.1")
     monitor.apply(Policy.of(ip_blacklist=["10.1.0.0/16"]))
     assert (stays.record.reason, goes.record.reason) == (None, "blocked")
-    assert try_to_enter(monitor, "10.1.0.2") is None
+    assert try_to_connect(monitor, "10.1.0.2") is None
     monitor.apply(Policy())
     enter(monitor, "10.1.0.2")
 
@@ -165,7 +165,7 @@ def test_an_operators_block_outlasts_the_configuration(monitor: Monitor) -> None
     monitor.apply(Policy.of(ip_blacklist=["10.0.0.0/8"]))
     assert not monitor.block("10.0.0.0/8")  # it is blocked already
     monitor.apply(Policy())
-    assert try_to_enter(monitor, "10.0.0.1") is None
+    assert try_to_connect(monitor, "10.0.0.1") is None
     assert monitor.unblock("10.0.0.0/8")
     enter(monitor, "10.0.0.1")
 
@@ -182,14 +182,14 @@ def test_a_configured_network_stays_unblocked_while_the_configuration_lists_it(
     assert blocked(monitor) == {"configuration": ["192.0.2.1/32"], "operator": []}
     monitor.apply(Policy())  # it no longer names it: what comes later is new
     monitor.apply(policy)
-    assert try_to_enter(monitor, "10.0.0.1") is None
+    assert try_to_connect(monitor, "10.0.0.1") is None
 
 
 def test_the_operator_may_block_again_what_was_unblocked(monitor: Monitor) -> None:
     monitor.apply(Policy.of(ip_blacklist=["10.0.0.0/8"]))
     monitor.unblock("10.0.0.0/8")
     assert monitor.block("10.0.0.0/8")
-    assert try_to_enter(monitor, "10.0.0.1") is None
+    assert try_to_connect(monitor, "10.0.0.1") is None
 
 
 def test_bans_of_live_rules(monitor: Monitor) -> None:
@@ -233,7 +233,7 @@ def test_a_stopping_monitor_can_be_resumed() -> None:
     monitor = Monitor("web", clock=clock)
     connection: Connection = enter(monitor)
     stopped = monitor.stop(5.0)
-    assert try_to_enter(monitor) is None
+    assert try_to_connect(monitor) is None
     monitor.resume()
     assert stopped.called
     clock.advance(60.0)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @implementer(IConnection)
-class MadeUp:
+class FakeConnection:
     """A connection without sockets, which ends as soon as ``end`` is called."""
 
     def __init__(self, monitor: Monitor, record: ConnectionRecord) -> None:
@@ -68,14 +68,14 @@ class World:
             self.registry.new(name, clock=self.clock, listen=":80", backend="10.9.9.9:80")
         self.registry.observe(self.actions)
 
-    def connect(self, service: str, *ips: str) -> list[MadeUp]:
+    def connect(self, service: str, *ips: str) -> list[FakeConnection]:
         """One more connection from each IP."""
         monitor, made = self.registry.get(service), []
         for port, ip in enumerate(ips, 1024):
             record = monitor.admit(str(TcpAddress(ip, port)), ip)
             assert record is not None
             record.state = "open"
-            made.append(MadeUp(monitor, record))
+            made.append(FakeConnection(monitor, record))
             monitor.opened(made[-1])
         return made
 

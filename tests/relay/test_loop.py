@@ -409,7 +409,7 @@ def test_iterating_waits_no_longer_than_asked(own: Turns) -> None:
 def test_a_descriptor_that_another_has_removed_gets_no_event(own: Turns) -> None:
     handled: list[Descriptor] = []
 
-    def take_off(this: int) -> None:
+    def remove_reader(this: int) -> None:
         handled.append(descriptors[this])
         own.reactor.removeReader(descriptors[1 - this])
 
@@ -417,7 +417,7 @@ def test_a_descriptor_that_another_has_removed_gets_no_event(own: Turns) -> None
     for index in range(2):
         sock, peer = own.pair()
         peer.sendall(b"x")
-        descriptors.append(Descriptor(sock, lambda index=index: take_off(index)))  # type: ignore[misc]
+        descriptors.append(Descriptor(sock, lambda index=index: remove_reader(index)))  # type: ignore[misc]
         own.reactor.addReader(descriptors[-1])
     own.turn()
     assert len(handled) == 1

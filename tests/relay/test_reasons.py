@@ -83,7 +83,7 @@ def wait_and_close(first: socket.socket, other: socket.socket) -> None:
         sock.close()
 
 
-def be_turned_away(world: World) -> None:
+def connect_without_backend(world: World) -> None:
     """Be a client for which there is no backend."""
     client = world.client()
     to_the_end(client)
@@ -150,13 +150,13 @@ def backend_vanishes(world: World) -> None:
 @scenario("backend_refused", "SC")
 def backend_refuses(world: World) -> None:
     world.refuse_at_backend()
-    be_turned_away(world)
+    connect_without_backend(world)
 
 
 @scenario("backend_unreachable", "SC", family="unix")
 def backend_is_not_there(world: World) -> None:
     world.unlink_backend()
-    be_turned_away(world)
+    connect_without_backend(world)
 
 
 @scenario(
@@ -169,7 +169,7 @@ def backend_is_not_there(world: World) -> None:
 )
 def backend_does_not_answer_the_call(world: World) -> None:
     world.fill_backend()
-    be_turned_away(world)
+    connect_without_backend(world)
 
 
 @scenario("error", "IC")
@@ -180,7 +180,7 @@ def no_descriptor_is_left(world: World) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attempt, "_make_socket", fail)
         patch.setattr(tcp.BaseClient, "createInternetSocket", fail)
-        be_turned_away(world)
+        connect_without_backend(world)
 
 
 # -- time limits
@@ -285,7 +285,7 @@ def stop(world: World) -> None:
     world.on_reactor(setattr, world.monitor, "stopping", True)
 
 
-def let_another_in(world: World) -> None:
+def connect_another_client(world: World) -> None:
     world.client("127.0.0.2")
     world.live()
 
@@ -293,8 +293,8 @@ def let_another_in(world: World) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], Play]] = {
     "blocked": ({}, block),
     "stopping": ({}, stop),
-    "conn_limit": ({"conn_limit": 1, "when_full": "refuse"}, let_another_in),
-    "ip_limit": ({"ip_limit": 1}, let_another_in),
+    "conn_limit": ({"conn_limit": 1, "when_full": "refuse"}, connect_another_client),
+    "ip_limit": ({"ip_limit": 1}, connect_another_client),
 }
 """By refusal: the rules, and what happens before the client comes."""
 

@@ -218,7 +218,7 @@ def send_and_close_before_backend_accepts(world: World, count: int) -> None:
 
 
 @scenario(families=("ipv4",), backlog=0)
-def bytes_before_backend_stands(world: World) -> None:
+def bytes_before_backend_is_connected(world: World) -> None:
     world.fill_backend()
     data = payload(300_000)
     client = world.client()
@@ -237,7 +237,7 @@ def bytes_before_backend_stands(world: World) -> None:
 
 
 @scenario(families=("ipv4",), backlog=0)
-def send_and_close_before_backend_stands(world: World) -> None:
+def send_and_close_before_backend_is_connected(world: World) -> None:
     world.fill_backend()
     data = payload(300_000)
     client = world.client()
@@ -364,7 +364,7 @@ def take_and_reset(first: socket.socket, other: socket.socket) -> bytes:
 
 
 @scenario(*BY_EITHER, families=("ipv4", "unix"))
-def reset_told_together_with_room_for_what_came_before(world: World, by: str) -> None:
+def reset_reported_together_with_room_for_earlier_bytes(world: World, by: str) -> None:
     first, other = sides(world, by)
     data, arrived, sending = stall_both(world, first, other)
     # In the reactor's thread, so that it fetches both events at once: the one has it read again

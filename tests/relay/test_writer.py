@@ -31,7 +31,7 @@ from .world import until
 CHUNK = random.Random(7).randbytes(300_000)
 
 
-class Beneath(StringTransport):
+class CountingTransport(StringTransport):
     """Counts what is written."""
 
     writes = 0
@@ -49,7 +49,7 @@ class Server:
         context = DefaultOpenSSLContextFactory(str(certificate.key), str(certificate.certificate))
         factory = TLSMemoryBIOFactory(context, False, Factory.forProtocol(Protocol))
         self.transport = factory.buildProtocol(None)
-        self.beneath = Beneath()
+        self.beneath = CountingTransport()
         self.transport.makeConnection(self.beneath)
         self.writer = TlsWriter(self.transport, None, None)
         self._to_client, self._from_client = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -238,7 +238,7 @@ def test_it_listens_with_a_monitor_around_the_factory(registry: monconn.Registry
     factory.doStart()
     assert registry.get("web") is made.monitor
     protocol: Any = factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1234))
-    protocol.makeConnection(Mockingbird(memory))
+    protocol.makeConnection(FakeTransport(memory))
     assert [record.client for record in made.monitor.connections()] == ["192.0.2.7:1234"]
     factory.doStop()
     assert registry.names() == []
@@ -348,7 +348,7 @@ async def it_is_so(condition: Callable[[], bool]) -> None:
         await deferLater(reactor, 0.001)
 
 
-class Mockingbird:
+class FakeTransport:
     """Just enough of a transport."""
 
     disconnecting = False

@@ -1199,13 +1199,13 @@ def test_a_failing_observer_is_switched_off_and_affects_no_other(
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_an_observer_may_close_a_connection_at_once(reset: bool) -> None:
-    class Bouncer(Observer):
+    class ClosesAtOnce(Observer):
         def opened(self, record: ConnectionRecord) -> None:
             monitor.close(record.id, reset=reset)
 
     clock = Clock()
     monitor = make_monitor(clock=clock)
-    monitor.add_observer(Bouncer())
+    monitor.add_observer(ClosesAtOnce())
     wrapper, transport = connect(MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)))
     if not reset:
         clock.advance(GRACE_SECONDS)

@@ -23,7 +23,7 @@ from monconn.faces.cli.main import main
 from monconn.monitor.monitor import Monitor
 from monconn.ops.operations import Operations
 from tests import ROOT
-from tests.faces.control.conftest import MadeUp, Port
+from tests.faces.control.conftest import FakeConnection, Port
 
 HANG_SECONDS = 30.0
 EXAMPLE = ROOT / "examples" / "control_client.py"
@@ -36,7 +36,7 @@ class Services:
     port: Port
     web: Monitor
     ssh: Monitor
-    connections: list[MadeUp]
+    connections: list[FakeConnection]
 
     def monconn(self, *arguments: str) -> Result:
         return CliRunner().invoke(main, [*arguments, "--control", self.port.where])
@@ -243,14 +243,14 @@ def watching(port: Port, *options: str) -> Iterator[IO[str]]:
     subscribed = threading.Event()
     subscribe = Operations.subscribe
 
-    def subscribe_and_tell(self: Operations, *args: Any, **kwargs: Any) -> Any:
+    def subscribe_and_notify(self: Operations, *args: Any, **kwargs: Any) -> Any:
         subscription = subscribe(self, *args, **kwargs)
         subscribed.set()
         return subscription
 
     command = [sys.executable, "-c", "from monconn.faces.cli.main import main; main()", "events"]
     with (
-        patch.object(Operations, "subscribe", subscribe_and_tell),
+        patch.object(Operations, "subscribe", subscribe_and_notify),
         subprocess.Popen(
             [*command, *options, "--control", port.where], stdout=subprocess.PIPE, text=True
         ) as process,

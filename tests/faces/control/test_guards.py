@@ -32,7 +32,7 @@ from monconn.faces.control.server import (
     BOX_BYTES,
     CLIENTS_AT_ONCE,
     HELLO_SECONDS,
-    STRANGERS_AT_ONCE,
+    MAX_UNAUTHENTICATED,
     ControlFactory,
 )
 from monconn.faces.control.service import ControlService
@@ -147,10 +147,10 @@ def test_the_number_of_clients_is_limited(port: Port) -> None:
 
 @with_port
 def test_unauthenticated_clients_take_no_slots_from_others(port: Port) -> None:
-    strangers = [raw(port) for _ in range(STRANGERS_AT_ONCE)]
+    unauthenticated = [raw(port) for _ in range(MAX_UNAUTHENTICATED)]
     with raw(port) as one_more:
         assert hangs_up(one_more)
-    for stranger in strangers:
+    for stranger in unauthenticated:
         stranger.sendall(HELLO)
         assert stranger.recv(1000)
         stranger.close()
@@ -163,7 +163,7 @@ class Seat:
     """One client's side in the server, without a network."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool = True) -> None:
-        monkeypatch.setattr(peers, "may_enter", lambda transport: allowed)
+        monkeypatch.setattr(peers, "is_authorized", lambda transport: allowed)
         self.clock = Clock()
         self.registry = Registry()
         self.factory = ControlFactory(Operations(self.registry, self.clock))
@@ -232,8 +232,8 @@ def test_the_same_user_and_root_may_connect(uid: int, own: int, enters: bool) ->
         patch.object(peers, "peer_credentials") as of,
     ):
         of.return_value = PeerCredentials(1, uid, 1)
-        assert peers.may_enter(Transport()) == enters
-    assert peers.may_enter(Transport())
+        assert peers.is_authorized(Transport()) == enters
+    assert peers.is_authorized(Transport())
     one.close()
     other.close()
 
@@ -246,7 +246,7 @@ def test_tcp_does_not_identify_the_peer(tmp_path: Path) -> None:
             return sock
 
     with socket.socket() as sock:
-        assert not peers.may_enter(Transport())
+        assert not peers.is_authorized(Transport())
     with pytest.raises(ListenError, match="needs tls"):
         started(ControlConfig(TcpAddress("127.0.0.1", 0)))
 

@@ -1,9 +1,9 @@
-# `make help` lists what there is. Needs Python 3.10 or newer and nothing else.
+# `make help` lists the targets. Needs Python 3.10 or newer and nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
 VENV_LOWEST ?= .venv-3.10-lowest
-# Looked for once, and only where it is needed.
+# Searched for once, and only where it is needed.
 PYTHON_LOWEST = $(eval PYTHON_LOWEST := $(shell .ci/python 3.10))$(PYTHON_LOWEST)
 ARGS ?=
 
@@ -46,7 +46,7 @@ check: $(VENV)/.has-dev ## lint, formatting and types
 	@$(VENV)/bin/mypy
 
 .PHONY: format
-format: $(VENV)/.has-dev ## format the code and mend what the linter can
+format: $(VENV)/.has-dev ## format the code and fix what the linter can
 	@$(VENV)/bin/ruff check --fix-only --quiet .
 	@$(VENV)/bin/ruff format .
 

@@ -13,7 +13,7 @@ def version() -> str:
     text = (HERE / "monconn" / "_version.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     if found is None:
-        raise RuntimeError("monconn/_version.py does not say __version__")
+        raise RuntimeError("monconn/_version.py does not set __version__")
     return found[1]
 
 

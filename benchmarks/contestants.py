@@ -162,7 +162,7 @@ CONTESTANTS = (
         "monconn-watched",
         "monconn, payload watched",
         lambda place: ["python", "benchmarks/watched.py", _pair(place)],
-        note="As above, with an observer that looks at each chunk and adds up the lengths.",
+        note="As above, with an observer that reads each chunk and adds up the lengths.",
     ),
     Contestant(
         "monconn-json",
@@ -178,7 +178,7 @@ CONTESTANTS = (
         _monconn_with_file,
         TRANSPORTS,
         _monconn_file(_tcp_endpoint),
-        note="An endpoint with an option of Twisted's own takes the road that TLS takes.",
+        note="An endpoint with an option of Twisted's own uses the data path that TLS uses.",
     ),
     Contestant(
         "portforward",
@@ -283,10 +283,10 @@ def missing(contestant: Contestant) -> str:
 
 def nginx_module() -> str | None:
     """The module that nginx must load for streams; empty if built in, None if there is none."""
-    told = _told("nginx", "-V")
-    if re.search(r"--with-stream( |$)", told):
+    built_with = _output_of("nginx", "-V")
+    if re.search(r"--with-stream( |$)", built_with):
         return ""
-    folder = re.search(r"--modules-path=(\S+)", told)
+    folder = re.search(r"--modules-path=(\S+)", built_with)
     path = Path(folder[1] if folder else "", "ngx_stream_module.so")
     return str(path) if path.is_file() else None
 
@@ -300,7 +300,7 @@ def versions() -> dict[str, str]:
         "OpenSSL (cryptography's)": _openssl_version(),
     }
     for name, flag in (("haproxy", "-v"), ("nginx", "-v"), ("socat", "-V")):
-        number = re.search(r"version[: /a-z]*(\d+(\.\d+)+)", _told(name, flag))
+        number = re.search(r"version[: /a-z]*(\d+(\.\d+)+)", _output_of(name, flag))
         found[name] = number[1] if number else "not installed"
     return found
 
@@ -311,7 +311,7 @@ def _openssl_version() -> str:
     return backend.openssl_version_text().split()[1]
 
 
-def _told(name: str, flag: str) -> str:
+def _output_of(name: str, flag: str) -> str:
     path = program(name)
     if path is None:
         return ""

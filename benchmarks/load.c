@@ -123,7 +123,7 @@ static int serve_message(struct conn *c) {
     switch (c->in[0]) {
     case 'E': /* echo */
         return send(c->fd, c->in, MESSAGE, MSG_NOSIGNAL) == MESSAGE;
-    case 'S': /* as D, with little room in the kernel: the reader will stand still */
+    case 'S': /* as D, with small kernel buffers: the reader will stall */
         setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &(int){STALLED_BUFFER}, sizeof(int));
         /* fall through */
     case 'D': /* down: as many bytes as it says */

@@ -1,4 +1,4 @@
-"""The peer that Twisted brings along: ``portforward.py LISTEN HOST PORT``, LISTEN an endpoint."""
+"""Twisted's own forwarder: ``portforward.py LISTEN HOST PORT``, LISTEN an endpoint."""
 
 import sys
 

@@ -118,7 +118,7 @@ def load_table(results: Results, load: Load) -> str:
     metrics = {cost: "processor s per GB" if load.is_bulk else "processor µs each"}
     if load.is_bulk and not is_tls:
         metrics["gb_per_s"] = "GB/s"
-    elif not is_tls:  # its client may be what is slow
+    elif not is_tls:  # there the client may be the bottleneck
         metrics |= {"per_s": "per s", "p50_us": "p50, µs", "p99_us": "p99, µs"}
     rows = []
     for name in in_order(results, load.name):
@@ -225,9 +225,9 @@ def results_text(results: Results, conditions: Conditions) -> str:
     """The text of ``RESULTS.md``."""
     parts = [
         "# Benchmark results\n",
-        "Made by `make bench`; what is measured, and how, is told in [README.md](README.md).\n",
+        "Made by `make bench`; what is measured, and how, is in [README.md](README.md).\n",
         _conditions_text(conditions),
-        "## Resolver\n",
+        "## Targets\n",
         "Medians of the rounds, with the lowest and the highest round in parentheses; ratios are"
         " taken within each round.\n",
         table(_TARGET_HEAD, _marked(target_rows(results))),

@@ -50,7 +50,7 @@ class Results:
         return summary(self.values(contestant, load, metric).values())
 
     def contestants(self, load: str) -> list[str]:
-        """Who has figures for a load."""
+        """The contestants that have figures for a load."""
         return list(dict.fromkeys(s.contestant for s in self.samples if s.load == load))
 
     def best(self, family: str, load: str, metric: str) -> str:

@@ -111,7 +111,9 @@ class Bench:
             for turn, load in enumerate(loads):
                 self._progress(f"round {number + 1} of {self._plan.rounds}: {load.title}")
                 for server in rotated(self._taking(load.name), number + turn):
-                    with self._noting(server.contestant, f"{load.name}, round {number + 1}"):
+                    with self._reporting_failure(
+                        server.contestant, f"{load.name}, round {number + 1}"
+                    ):
                         figures = measure.run_load(server, load, self._plan.seconds)
                         self._add(number, server.name, load.name, figures)
             self.rounds_done += 1
@@ -129,7 +131,7 @@ class Bench:
                 before.stop()
             self._progress(f"starting {report.title_of(server.name)}")
             self._servers[server.name] = server
-            with self._noting(contestant, "start"):
+            with self._reporting_failure(contestant, "start"):
                 server.start()
                 measure.warm_up(server)
 
@@ -155,7 +157,10 @@ class Bench:
                 if contestant.loads != PLAIN:
                     continue
                 self._progress(f"starting {contestant.title}")
-                with self._noting(contestant, "startup"), self._server(contestant) as server:
+                with (
+                    self._reporting_failure(contestant, "startup"),
+                    self._server(contestant) as server,
+                ):
                     if number >= 0:
                         figures = {"seconds": server.startup_seconds}
                         self._add(number, contestant.name, "startup", figures)
@@ -175,7 +180,7 @@ class Bench:
             if name not in self._loads:
                 continue
             self._progress(f"memory of {contestant.title}, {name}")
-            with self._noting(contestant, name), self._server(contestant) as server:
+            with self._reporting_failure(contestant, name), self._server(contestant) as server:
                 self._add(number, contestant.name, name, run(server))
 
     # -- the rest
@@ -189,10 +194,10 @@ class Bench:
         self.results.samples.append(Sample(number, contestant, load, figures))
 
     @contextmanager
-    def _noting(self, contestant: Contestant | None, what: str) -> Iterator[None]:
+    def _reporting_failure(self, contestant: Contestant | None, what: str) -> Iterator[None]:
         """Do one run; if it fails, say so, and continue with the others.
 
-        Whoever did not start takes no more part: there is no time to wait for it again.
+        A contestant that did not start is left out: there is no time to wait for it again.
         """
         try:
             yield

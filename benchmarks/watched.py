@@ -11,7 +11,7 @@ from monconn.run.application import Application
 
 
 class Watcher(Observer):
-    """ByteSink all payload, as a tap or a recorder does; the sum proves that it came by."""
+    """Reads all payload, as a tap or a recorder does; the sum proves that it was seen."""
 
     watches_payload = True
 

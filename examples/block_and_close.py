@@ -31,7 +31,7 @@ class Server(Protocol):
 
 
 class ServerFactory(Factory):
-    """Tells of its next connection by ``made``."""
+    """Its Deferred ``made`` fires with the next connection."""
 
     protocol = Server
     made: Deferred[Server]

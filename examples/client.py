@@ -18,7 +18,7 @@ import monconn
 
 
 class Greeter(Protocol):
-    """The server: greets who has named itself, and closes."""
+    """The server: answers a name with a greeting, and closes."""
 
     def dataReceived(self, data: bytes) -> None:
         self.transport.write(b"good morning, " + data)

@@ -1,4 +1,4 @@
-"""Log in your own way: a function of yours hears of everything (the Go tool's ``DebugFunc``).
+"""Log in your own way: a function of yours gets every event (the Go tool's ``DebugFunc``).
 
     python examples/custom_log.py
 
@@ -19,7 +19,7 @@ import monconn
 
 
 class LogTo(monconn.Observer):
-    """Tells a function what happens, bytes included.
+    """Calls a function with every event, bytes included.
 
     :param log: takes one line.
     """

@@ -1,4 +1,4 @@
-"""Look into a program from outside: a watched echo server with a control port.
+"""Inspect a program from outside: a watched echo server with a control port.
 
     python examples/echo_with_control.py [PORT]
 
@@ -30,8 +30,8 @@ factory = monconn.MonitoringFactory(monitor, Factory.forProtocol(Echo))
 port = reactor.listenTCP(int(sys.argv[1]) if sys.argv[1:] else 0, factory, interface="127.0.0.1")
 print(f"listening on 127.0.0.1:{port.getHost().port}", flush=True)
 
-# The control port, for all that monconn.new() has made and will make. ControlConfig() is the place
-# where the command looks for it; ControlConfig(UnixAddress("/run/echo.sock")) is one of your own.
+# The control port, for all that monconn.new() has made and will make. ControlConfig() is the path
+# that the command uses by default; ControlConfig(UnixAddress("/run/echo.sock")) is another one.
 control = ControlService(ControlConfig(), monconn.registry, reactor, MonotonicClock(reactor))
 control.startService()
 print(f"control port at {control.where}", flush=True)

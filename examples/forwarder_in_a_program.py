@@ -59,11 +59,11 @@ async def main(reactor: Any) -> None:
     print((await supervisor.apply((), [service])).describe())
 
     monitor = monconn.get("upper")
-    port = int(monitor.listen.rpartition(":")[2])  # that the kernel has chosen
+    port = int(monitor.listen.rpartition(":")[2])  # chosen by the kernel
     client = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Client())
     await client.answered
 
-    # Live connections feel it: ours has been idle for longer in a moment.
+    # It applies to live connections: ours exceeds the new limit in a moment.
     changed = service.changed(max_idle=0.2, conn_limit=5)
     print((await supervisor.apply([service], [changed])).describe())
     await client.over

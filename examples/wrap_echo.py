@@ -23,7 +23,7 @@ class Echo(Protocol):
 
 factory = Factory.forProtocol(Echo)
 
-rules = monconn.Rules(conn_limit=100, ip_limit=20)  # who may enter
+rules = monconn.Rules(conn_limit=100, ip_limit=20)  # which clients are admitted
 timeouts = monconn.Timeouts(max_idle=60)  # when a connection has to end
 
 # The two lines:

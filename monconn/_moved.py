@@ -30,14 +30,14 @@ MOVED: dict[str, str] = {
     "monconn.plugin": "monconn.run.plugin",
     "monconn.sections": "monconn.config.sections",
 }
-"""The module that each old name stands for now."""
+"""The new name of each module, by its old name."""
 
 RENAMED: dict[str, dict[str, str]] = {
     "monconn.control.commands": {"NotKept": "NotConfigured"},
     "monconn.core.offload": {"Offload": "BackgroundQueue"},
     "monconn.history.query": {"Past": "HistoryFilter"},
 }
-"""Names inside of those modules that are another's now, by old module."""
+"""Names inside those modules that were renamed: old to new, by old module."""
 
 _PACKAGES = {name.rpartition(".")[0] for name in MOVED} - {"monconn"}
 

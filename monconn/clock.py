@@ -1,4 +1,4 @@
-"""The time that everything but displays goes by."""
+"""Monotonic time and timers, used for everything except displayed times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.python.threadable import isInIOThread
 
 
 class Clock(Protocol):
-    """What everything with a deadline needs: monotonic time and timers.
+    """Monotonic time and timers, as everything with a deadline needs.
 
     :class:`MonotonicClock` in production, ``twisted.internet.task.Clock`` in tests.
     """

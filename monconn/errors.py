@@ -71,7 +71,7 @@ class QuestionError(MonconnError, ValueError):
 
 
 class NotConfigured(MonconnError):
-    """Something is asked of a part that this program runs without."""
+    """A query or an action needs a part that is not configured."""
 
 
 class ObserverError(MonconnError):
@@ -99,7 +99,7 @@ class UnknownConnection(MonconnError, KeyError):
 
 
 def os_error_text(error: BaseException | None) -> str:
-    """What the operating system says of an error, in lower case, to stand after a colon.
+    """The operating system's text for an error, in lower case, to be put after a colon.
 
     :param error: an ``OSError``, or any other exception, whose text is used instead: name
         resolution, SQLite and TLS raise classes of their own in the same places. (None only

@@ -33,7 +33,7 @@ _PEER_PORT = 50_000
 
 @implementer(ITCPTransport)
 class MemoryTransport(FileDescriptor):
-    """Twisted's own transport over a network that the test plays.
+    """Twisted's own transport over a network that the test simulates.
 
     Buffers, producers and half-closes behave as on a socket. Nothing happens by itself: written
     bytes stay in the buffer, and a connection that was closed stays open, until :meth:`drain`.
@@ -227,7 +227,7 @@ class RecordingObserver:
 
 
 class ManualMonitor(Monitor):
-    """A monitor whose clock a test turns."""
+    """A monitor with a fake clock."""
 
     clock: Clock
 

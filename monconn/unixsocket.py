@@ -1,4 +1,4 @@
-"""UNIX sockets in the file system: who listens at a path, and when its file may go."""
+"""UNIX sockets in the file system: whether one has a listener, and removal of stale files."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceive
 class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     """Counts the bytes of a wrapped protocol's connection, and records how it ends.
 
-    What the wrapped protocol sees and does stays as it is without us. ``write`` counts bytes as
-    they are handed to the transport, which may still hold them.
+    The wrapped protocol behaves as it does without the wrapper. ``write`` counts bytes as they are
+    handed to the transport, which may still hold them.
 
     :param factory: the :class:`MonitoringFactory`.
     :param wrappedProtocol: what the wrapped factory has built.
@@ -149,12 +149,12 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self._watchers.show(direction, data)
 
     def add_watcher(self, call: Watch) -> Callable[[], None]:
-        """Show every chunk of the payload from now on: as it is read, or as it is written.
+        """Report every chunk of the payload from now on: as it is read, or as it is written.
 
         :param call: called with the direction and the bytes.
         :returns: cancels that; harmless the second time.
         """
-        if self._watchers is None:  # made when it is needed: most connections are never watched
+        if self._watchers is None:  # made on demand: most connections are never watched
             self._watchers = Watchers()
         return self._watchers.add(call)
 
@@ -174,12 +174,12 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
-        """Close the transport, as a consumer that wants no more does."""
+        """Close the transport (``IPushProducer``): the consumer wants no more bytes."""
         self.disconnecting = 1
         self.transport.stopProducing()
 
     def stopConsuming(self) -> None:
-        """Close the transport, as a producer that has no more does."""
+        """Close the transport (``IConsumer``): the producer has no more bytes."""
         self.disconnecting = 1
         super().stopConsuming()
 
@@ -226,7 +226,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self.wrappedProtocol.fileDescriptorReceived(descriptor)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is over: find out why, record it, and tell the wrapped protocol."""
+        """The connection is over: find out why, record it, and notify the wrapped protocol."""
         self.connected = 0
         self.setTimeout(None)
         self._decide_from_failure(reason)
@@ -263,7 +263,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     # -- IConnection
 
     def end(self, reason: Reason, reset: bool = False) -> None:
-        """End the connection for a reason of ours; 5 s later what is left of it is reset."""
+        """End the connection for a reason on our side; if it is still open 5 s later, reset it."""
         is_first = self._decide(reason)
         if reset:
             self._reset()
@@ -290,13 +290,15 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
                 self.transport.unregisterProducer()
                 producer.stopProducing()
             self.loseConnection()
-        except Exception:  # the wrapped protocol's: whoever ends many connections must go on
+        except (
+            Exception
+        ):  # raised by the wrapped protocol: a caller that ends many connections must go on
             self._log.failure("{client}: failed to close", client=self.record.client)
 
     def _reset(self) -> None:
         if hasattr(self.transport, "abortConnection"):
             self.transport.abortConnection()
-        else:  # such as a transport that is no socket's
+        else:  # such as a transport without a socket
             self.transport.loseConnection()
 
     # -- time limits

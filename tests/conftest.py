@@ -1,4 +1,4 @@
-"""What every test gets: nothing may fail unseen, and programs are there or asked for."""
+"""Fixtures of all tests: logged failures fail a test, and missing programs skip it."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def logged_failures() -> Iterator[list[Failure]]:
-    """The failures that were logged; a test that expects some looks at them and clears the list.
+    """The failures that were logged; a test that expects some checks them and clears the list.
 
-    Deferreds whose error nobody handled are among them once they are freed.
+    Deferreds with unhandled errors are among them once they are freed.
     """
     failures: list[Failure] = []
 
@@ -73,13 +73,13 @@ def logged_failures() -> Iterator[list[Failure]]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_fails_unseen(logged_failures: list[Failure]) -> Iterator[None]:
+def no_unexpected_failures(logged_failures: list[Failure]) -> Iterator[None]:
     """Fail a test that leaves an unhandled error in a Deferred, or has logged a failure."""
     yield
-    gc.collect()  # a Deferred tells of its error when it is freed, and may be part of a cycle
+    gc.collect()  # a Deferred logs its error when it is freed, and may be part of a cycle
     if logged_failures:
         tracebacks = "\n".join(failure.getTraceback() for failure in logged_failures)
-        pytest.fail(f"failures that nobody handled:\n{tracebacks}", pytrace=False)
+        pytest.fail(f"unhandled failures:\n{tracebacks}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ BACKEND = [
     ("unix:path=/run/web.sock", UnixAddress("/run/web.sock")),
 ]
 
-# What is wrong on either side, and words that its message must have.
+# Addresses that are wrong on either side, and text that the message must contain.
 WRONG = [
     ("", "empty"),
     ("  ", "empty"),
@@ -161,19 +161,19 @@ def test_backend(text: str, address: Address) -> None:
     assert parse_backend(text) == address
 
 
-@pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_LISTEN_ON)
-def test_invalid_to_listen_on(text: str, words: str) -> None:
+@pytest.mark.parametrize(("text", "expected_text"), WRONG + WRONG_TO_LISTEN_ON)
+def test_invalid_to_listen_on(text: str, expected_text: str) -> None:
     with pytest.raises(AddressError) as caught:
         parse_listen(text)
-    assert words in str(caught.value)
+    assert expected_text in str(caught.value)
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize(("text", "words"), WRONG + WRONG_TO_CONNECT_TO)
-def test_invalid_to_connect_to(text: str, words: str) -> None:
+@pytest.mark.parametrize(("text", "expected_text"), WRONG + WRONG_TO_CONNECT_TO)
+def test_invalid_to_connect_to(text: str, expected_text: str) -> None:
     with pytest.raises(AddressError) as caught:
         parse_backend(text)
-    assert words in str(caught.value)
+    assert expected_text in str(caught.value)
     assert str(caught.value).isprintable()
 
 
@@ -239,7 +239,7 @@ def test_split_pair(text: str, pair: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "expected_text"),
     [
         ("", "no '='"),
         (":80", "no '='"),
@@ -249,10 +249,10 @@ def test_split_pair(text: str, pair: tuple[str, str]) -> None:
         ("=", "the address to listen on is missing"),
     ],
 )
-def test_no_pair(text: str, words: str) -> None:
+def test_no_pair(text: str, expected_text: str) -> None:
     with pytest.raises(AddressError) as caught:
         split_pair(text)
-    assert words in str(caught.value)
+    assert expected_text in str(caught.value)
 
 
 @pytest.mark.parametrize(

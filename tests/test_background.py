@@ -85,7 +85,7 @@ def test_idle_thread_wakes_for_each_item(handler: Handler) -> None:
     handler.release()
     queue = BackgroundQueue(handler, limit=1)
     for _ in range(100):
-        assert queue.put("item")  # which finds the queue empty, as all before are in hand
+        assert queue.put("item")  # the queue is empty: all earlier items are being handled
         handler.wait_for_next()
     assert queue.stop(WAIT_SECONDS)
 
@@ -105,7 +105,7 @@ def test_an_item_counts_until_it_is_handled(handler: Handler) -> None:
         assert queue.put(item, size)
     handler.release(1)
     handler.wait_for_next()
-    assert not queue.put("too much", 1)  # "a" is in hand
+    assert not queue.put("too much", 1)  # "a" is being handled
     handler.release(1)
     handler.wait_for_next()
     assert queue.put("d", 60)  # "a" is done
@@ -172,7 +172,7 @@ def test_handler_that_fails_goes_on_with_the_next(logged_failures: list[Failure]
 
 
 def test_handler_that_goes_on_failing_is_logged_once(logged_failures: list[Failure]) -> None:
-    """The log itself may be written here, into a pipe that nobody reads."""
+    """The log itself may be written here, into a pipe that is not read."""
     queue: BackgroundQueue[str] = BackgroundQueue(lambda item, dropped: 1 / 0, 1000)
 
     @provider(ILogObserver)

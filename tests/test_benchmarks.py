@@ -1,4 +1,4 @@
-"""The benchmark: its arithmetic and its loads. A wrong figure must not look like a right one."""
+"""The benchmark: its arithmetic and its loads. A failed run must not give a figure."""
 
 from __future__ import annotations
 
@@ -163,6 +163,7 @@ def test_memory_of_fewer_than_5000_is_no_measure() -> None:
 def test_report_says_what_is_missed() -> None:
     missed = results_of("bulk-1", "cpu_s_per_gb", monconn=[0.5], haproxy=[1.0])
     text = report.results_text(missed, CONDITIONS)
+    assert "\n## Targets\n" in text
     (row,) = [line for line in text.splitlines() if "0.25 × HAProxy's" in line and "1 st" in line]
     assert "**missed**" in row
     assert "0.50" in row
@@ -177,7 +178,7 @@ def test_report_says_what_is_met() -> None:
     assert re.search(r"\| met +\|$", row)
 
 
-def test_report_lists_failures_and_absentees() -> None:
+def test_report_lists_failures_and_missing_contestants() -> None:
     results = results_of("bulk-1", "cpu_s_per_gb", monconn=[0.2])
     results.failures.append("nginx, bulk-1, round 2: bytes are not the server's")
     text = report.results_text(results, CONDITIONS)
@@ -199,7 +200,7 @@ def test_settings_are_written_down_without_this_machines_paths(contestant: Conte
     assert not re.search(r"/(usr|home|root|tmp|var|opt|work)\b", text)
 
 
-def test_spread_is_shown_where_there_is_one() -> None:
+def test_spread_is_printed_if_there_is_any() -> None:
     assert report.spread_text(Summary(0.171, 0.163, 0.2)) == "0.17 (0.16–0.20)"
     assert report.spread_text(Summary(14.0, 14.0, 14.0)) == "14.0"
     assert report.spread_text(None) == "–"
@@ -273,7 +274,7 @@ def test_bytes_in_pipes_are_found() -> None:
         os.close(write_end)
 
 
-def test_one_processor_is_for_a_while(parent: subprocess.Popen[str]) -> None:
+def test_pinning_to_one_processor_is_temporary(parent: subprocess.Popen[str]) -> None:
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     allowed = os.sched_getaffinity(child)

@@ -1,4 +1,4 @@
-"""Every example runs as it is, in its file or on a page, and shows what it says."""
+"""Every example runs unchanged, in its file or on a page, and prints the documented output."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_every_example_is_run_here() -> None:
 
 
 @pytest.mark.parametrize("name", ENDING)
-def test_an_example_shows_what_it_says_and_ends(name: str) -> None:
+def test_an_example_prints_the_documented_output_and_ends(name: str) -> None:
     with running(name) as process:
         output, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
@@ -150,7 +150,7 @@ def test_the_web_server_knows_its_own_connections() -> None:
         assert live["up"] > 0
 
 
-def test_the_echo_server_can_be_looked_into_and_acted_upon(
+def test_the_echo_server_can_be_inspected_and_controlled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -186,7 +186,7 @@ def test_the_librarys_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("page", ["library.md", "coming-from-go.md"])
-def test_a_page_names_only_what_exists(page: str) -> None:
+def test_a_page_uses_only_existing_names(page: str) -> None:
     monitor = make_monitor()
     factory = monconn.MonitoringFactory(monitor, Factory.forProtocol(Protocol))
     wrapper, transport = connect(factory)

@@ -1,4 +1,4 @@
-"""The Go monconn's defects, each with a test that it is none of ours."""
+"""The Go monconn's defects, each with a test that monconn does not have it."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ async def test_byte_counters_move_while_connection_lives(forward: Forward) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_refused_client_does_not_slow_others(forward: Forward) -> None:
-    """Each of them cost a second there; the one that is welcome would lose its patience."""
+    """In the Go tool each refusal took a second, during which no other client was accepted."""
     forwarding = forward(ip_blacklist=(parse_network("127.0.0.2"),))
 
     def talk() -> None:
@@ -227,7 +227,7 @@ async def test_stop_ends_with_last_connection(forward: Forward) -> None:
 
 
 def has_keepalive_timer(server: tuple[str, int], client: tuple[str, int]) -> bool:
-    """Whether the system is to probe, as /proc shows it for the server's side of a connection."""
+    """Whether keepalive is on, as /proc shows it for the server's side of a connection."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         ports = [int(address.rpartition(":")[2], 16) for address in fields[1:3]]
@@ -237,12 +237,12 @@ def has_keepalive_timer(server: tuple[str, int], client: tuple[str, int]) -> boo
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux shows it")
-@pytest.mark.parametrize("words", [{}, {"keepalive": True}, {"keepalive": False}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"keepalive": True}, {"keepalive": False}], ids=str)
 @pytest_twisted.ensureDeferred
-async def test_keepalive_left_out_means_on(forward: Forward, words: dict[str, bool]) -> None:
-    forwarding = forward(**words)
+async def test_keepalive_left_out_means_on(forward: Forward, options: dict[str, bool]) -> None:
+    forwarding = forward(**options)
     client, _ = await deferToThread(forwarding.pair)
-    is_on = words.get("keepalive", True)
+    is_on = options.get("keepalive", True)
     assert has_keepalive_timer(client.getpeername(), client.getsockname()) == is_on
 
 
@@ -387,8 +387,8 @@ class ListeningSocket:
     ("number", "waits"),
     [
         (errno.ECONNABORTED, False),  # this client has left again
-        (errno.EPERM, False),  # a firewall is against it
-        (errno.EMFILE, True),  # to try again at once would only heat the room
+        (errno.EPERM, False),  # forbidden by a firewall
+        (errno.EMFILE, True),  # to try again at once would be a busy loop
         (errno.ENOBUFS, True),
     ],
 )
@@ -424,5 +424,5 @@ def test_stats_are_serialised() -> None:
     protocol = enter(monitor, "10.0.0.1")
     stats = json.loads(json.dumps(monitor.stats()))
     assert (stats["sid"], stats["listen"], stats["ips"]) == (name, monitor.listen, ["10.0.0.1"])
-    shown = json.loads(json.dumps(protocol.record.snapshot(monitor.clock.seconds())))
-    assert (shown["service"], shown["listener"]) == (name, monitor.listen)
+    snapshot_read = json.loads(json.dumps(protocol.record.snapshot(monitor.clock.seconds())))
+    assert (snapshot_read["service"], snapshot_read["listener"]) == (name, monitor.listen)

@@ -1,4 +1,4 @@
-"""Who may import whom: what is below knows nothing of what is above."""
+"""The layer rule: a module imports only from layers below its own."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def is_module(name: str) -> bool:
 
 
 def imported(source: str, path: Path) -> Iterator[tuple[int, str]]:
-    """The line and the module of each import of ours, wherever in the source it stands."""
+    """The line and the module of each import of monconn's, wherever in the source it is."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -112,7 +112,7 @@ def imported(source: str, path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_imports_only_what_is_below(path: Path) -> None:
     part = part_of(name_of(path))
-    assert part in MAY_IMPORT, f"{path} is new: say in MAY_IMPORT of {__file__} whom it may import"
+    assert part in MAY_IMPORT, f"{path} is new: add what it may import to MAY_IMPORT in {__file__}"
     wrong = [
         f"{path}:{line}: {part} must not import {module}"
         for line, module in imported((ROOT / path).read_text(encoding="utf-8"), path)
@@ -121,7 +121,7 @@ def test_imports_only_what_is_below(path: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_nobody_imports_the_command() -> None:
+def test_no_module_imports_the_command() -> None:
     assert [part for part, others in MAY_IMPORT.items() if "faces.cli" in others] == []
 
 

@@ -38,7 +38,7 @@ def test_any_second_has_at_most_the_limit() -> None:
     assert all(later - first >= 1 for first, later in zip(times, times[10:], strict=False))
 
 
-def test_a_slow_caller_is_never_held_up() -> None:
+def test_a_slow_caller_is_never_limited() -> None:
     clock = Clock()
     limiter = RateLimiter(clock, 2)
     for _ in range(20):
@@ -46,7 +46,7 @@ def test_a_slow_caller_is_never_held_up() -> None:
         clock.advance(0.5)
 
 
-def test_what_is_left_out_is_summed_up_once_a_second() -> None:
+def test_suppressed_lines_are_summarized_once_a_second() -> None:
     clock = Clock()
     written: list[tuple[int, str]] = []
     log = RateLimitedLog(clock, 1, lambda count, kinds: written.append((count, kinds)))

@@ -27,42 +27,42 @@ from monconn.monitor.interfaces import IObserver
 from monconn.testing import MemoryTransport, RecordingObserver, connect, make_monitor
 
 
-class Told(Protocol):
+class RecordingProtocol(Protocol):
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
 
     def connectionMade(self) -> None:
-        self.told.append("made")
+        self.calls.append("made")
 
     def dataReceived(self, data: bytes) -> None:
-        self.told.append(data)
+        self.calls.append(data)
 
     def connectionLost(self, reason: Any = None) -> None:
-        self.told.append(reason.type)
+        self.calls.append(reason.type)
 
 
 @implementer(IHalfCloseableProtocol)
-class HalfCloseable(Told):
+class HalfCloseable(RecordingProtocol):
     def readConnectionLost(self) -> None:
-        self.told.append("read end")
+        self.calls.append("read end")
 
     def writeConnectionLost(self) -> None:
-        self.told.append("write end")
+        self.calls.append("write end")
 
 
 @implementer(IPushProducer)
 class Producer:
-    """A push producer; a pull producer, too, for who asks it for one piece at a time."""
+    """A push producer; registered as a pull producer, it writes one piece per call."""
 
     def __init__(self, consumer: Any = None, pieces: int = 0) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
         self.consumer, self.pieces = consumer, pieces
 
     def pauseProducing(self) -> None:
-        self.told.append("pause")
+        self.calls.append("pause")
 
     def resumeProducing(self) -> None:
-        self.told.append("resume")
+        self.calls.append("resume")
         if self.pieces:
             self.pieces -= 1
             self.consumer.write(b"piece")
@@ -70,10 +70,10 @@ class Producer:
             self.consumer.unregisterProducer()
 
     def stopProducing(self) -> None:
-        self.told.append("stop")
+        self.calls.append("stop")
 
 
-def connected(protocol: type[Told] = Told) -> tuple[Any, MemoryTransport]:
+def connected(protocol: type[RecordingProtocol] = RecordingProtocol) -> tuple[Any, MemoryTransport]:
     return connect(Factory.forProtocol(protocol))
 
 
@@ -125,15 +125,15 @@ def test_bytes_of_the_peer_wait_while_reading_is_paused() -> None:
     transport.peer_sends(b"one")
     transport.peer_sends(b"two")
     transport.peer_ends()
-    assert protocol.told == ["made"]
+    assert protocol.calls == ["made"]
     transport.resumeProducing()
-    assert protocol.told == ["made"]  # as on a socket: never from within the call
+    assert protocol.calls == ["made"]  # as on a socket: never from within the call
     transport.drain()
-    assert protocol.told == ["made", b"one", b"two", error.ConnectionDone]
+    assert protocol.calls == ["made", b"one", b"two", error.ConnectionDone]
 
 
 def test_a_protocol_may_pause_in_the_middle() -> None:
-    class Pausing(Told):
+    class Pausing(RecordingProtocol):
         transport: Any
 
         def dataReceived(self, data: bytes) -> None:
@@ -144,16 +144,16 @@ def test_a_protocol_may_pause_in_the_middle() -> None:
     transport.pauseProducing()
     transport.peer_sends(b"one")
     transport.peer_sends(b"two")
-    for told in (b"one", b"two"):
+    for calls in (b"one", b"two"):
         transport.resumeProducing()
         transport.drain()
-        assert protocol.told[-1] == told
+        assert protocol.calls[-1] == calls
 
 
 def test_the_peers_fin_ends_a_protocol_without_half_close() -> None:
     protocol, transport = connected()
     transport.peer_ends()
-    assert protocol.told == ["made", error.ConnectionDone]
+    assert protocol.calls == ["made", error.ConnectionDone]
     assert transport.disconnected
 
 
@@ -162,7 +162,7 @@ def test_the_peers_fin_leaves_a_protocol_with_half_close_writing() -> None:
     transport.peer_ends()
     transport.write(b"late")
     transport.drain()
-    assert protocol.told == ["made", "read end"]
+    assert protocol.calls == ["made", "read end"]
     assert transport.written == b"late"
     assert transport.connected
 
@@ -177,7 +177,7 @@ def test_our_half_close_follows_what_was_written() -> None:
     transport.peer_sends(b"still here")
     assert transport.ended_writing
     assert transport.written == b"last"
-    assert protocol.told == ["made", "write end", b"still here"]
+    assert protocol.calls == ["made", "write end", b"still here"]
 
 
 def test_a_close_waits_for_what_was_written() -> None:
@@ -185,9 +185,9 @@ def test_a_close_waits_for_what_was_written() -> None:
     transport.write(b"last")
     transport.loseConnection()
     transport.peer_sends(b"not read any more")
-    assert protocol.told == ["made"]
+    assert protocol.calls == ["made"]
     transport.drain()
-    assert protocol.told == ["made", error.ConnectionDone]
+    assert protocol.calls == ["made", error.ConnectionDone]
     assert not transport.aborted
 
 
@@ -197,9 +197,9 @@ def test_an_abort_does_not_wait() -> None:
     transport.abortConnection()
     transport.write(b"lost, too")
     transport.peer_sends(b"lost as well")
-    assert protocol.told == ["made"]
+    assert protocol.calls == ["made"]
     transport.drain()
-    assert protocol.told == ["made", error.ConnectionAborted]
+    assert protocol.calls == ["made", error.ConnectionAborted]
     assert transport.aborted
 
 
@@ -208,7 +208,7 @@ def test_a_reset_by_the_peer_comes_at_once_and_once() -> None:
     transport.peer_resets()
     transport.peer_resets()
     transport.drain()
-    assert protocol.told == ["made", error.ConnectionLost]
+    assert protocol.calls == ["made", error.ConnectionLost]
 
 
 def test_a_push_producer_is_paused_by_filling_and_resumed_by_draining() -> None:
@@ -216,9 +216,9 @@ def test_a_push_producer_is_paused_by_filling_and_resumed_by_draining() -> None:
     producer = Producer()
     transport.registerProducer(producer, True)
     transport.fill()
-    assert producer.told == ["pause"]
+    assert producer.calls == ["pause"]
     transport.drain()
-    assert producer.told == ["pause", "resume"]
+    assert producer.calls == ["pause", "resume"]
 
 
 def test_a_push_producer_is_paused_by_its_own_bytes() -> None:
@@ -228,7 +228,7 @@ def test_a_push_producer_is_paused_by_its_own_bytes() -> None:
     transport.write(bytes(transport.bufferSize + 1))
     transport.drain()
     transport.peer_resets()
-    assert producer.told == ["pause", "resume", "stop"]
+    assert producer.calls == ["pause", "resume", "stop"]
 
 
 def test_a_pull_producer_is_asked_until_it_leaves() -> None:
@@ -239,7 +239,7 @@ def test_a_pull_producer_is_asked_until_it_leaves() -> None:
     assert transport.written == b"piece"
     transport.drain()
     assert transport.written == b"piece" * 3
-    assert producer.told == ["resume"] * 4
+    assert producer.calls == ["resume"] * 4
 
 
 def test_options_of_tcp_are_remembered() -> None:
@@ -252,7 +252,7 @@ def test_options_of_tcp_are_remembered() -> None:
 
 @pytest.mark.parametrize("ip", ["192.0.2.7", "2001:db8::7"])
 def test_the_peer_has_the_address_that_it_was_given(ip: str) -> None:
-    _, transport = connect(Factory.forProtocol(Told), ip)
+    _, transport = connect(Factory.forProtocol(RecordingProtocol), ip)
     assert transport.getPeer().host == ip
 
 
@@ -264,7 +264,7 @@ def test_an_observer_records_every_event_in_order() -> None:
     observer = RecordingObserver()
     assert verifyObject(IObserver, observer)
     monitor.add_observer(observer)
-    factory = monconn.MonitoringFactory(monitor, Factory.forProtocol(Told))
+    factory = monconn.MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol))
     protocol, transport = connect(factory)
     connect(factory)
     transport.peer_sends(b"up")
@@ -292,7 +292,9 @@ def test_a_monitors_time_is_controlled_by_the_test() -> None:
     clock = Clock()
     assert make_monitor(clock=clock).clock is clock
     monitor = make_monitor(clock=clock, timeouts=monconn.Timeouts(max_idle=60))
-    protocol, _ = connect(monconn.MonitoringFactory(monitor, Factory.forProtocol(Told)))
+    protocol, _ = connect(
+        monconn.MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol))
+    )
     clock.pump([15] * 4)
     assert protocol.record.reason == "idle_timeout"
     assert monitor.uptime_seconds() == 60

@@ -104,7 +104,7 @@ century = st.floats(0, 36524 * 86400)
 
 
 @given(seconds=century)
-def test_a_number_of_seconds_stays_what_it_is(seconds: float) -> None:
+def test_a_number_of_seconds_is_unchanged(seconds: float) -> None:
     assert parse_duration(seconds) == seconds
 
 
@@ -136,9 +136,9 @@ def bytes_shown(text: str) -> float:
 
 @given(count=st.integers(0, 2**49))
 def test_formatted_bytes_read_back_nearly_the_same(count: int) -> None:
-    shown = format_bytes(count)
-    last_digit = bytes_shown("1 " + shown.split()[1]) / 10
-    assert abs(bytes_shown(shown) - count) <= (last_digit / 2 + 1 if count >= 1024 else 0)
+    text_shown = format_bytes(count)
+    last_digit = bytes_shown("1 " + text_shown.split()[1]) / 10
+    assert abs(bytes_shown(text_shown) - count) <= (last_digit / 2 + 1 if count >= 1024 else 0)
 
 
 @given(one=st.integers(0, 2**49), other=st.integers(0, 2**49))

@@ -1,4 +1,4 @@
-"""Who listens at a path, and which files may be removed."""
+"""Whether a path has a listener, and which files may be removed."""
 
 from __future__ import annotations
 

@@ -55,14 +55,14 @@ _TWO_STYLES = (
 
 @attrs.frozen
 class ServiceConfig:
-    """One listener, whom it forwards to, and its policy."""
+    """One listener, its backend, and its policy."""
 
     name: str
-    """The service's name, as people call it."""
+    """The service's name, for people."""
     listen: Address
     """Where it listens."""
     backend: Address
-    """Whom it forwards to."""
+    """Where it forwards to."""
     policy: Policy = attrs.field(default=Policy())
     """Every other setting."""
 
@@ -109,7 +109,7 @@ class Config:
     services: Annotated[tuple[ServiceConfig, ...], _read_services] = ()
     """In the order of the file."""
     defaults: Annotated[Policy, _read_defaults] = attrs.field(default=Policy())
-    """Settings that hold for each service that does not say otherwise; applied to them already."""
+    """Defaults of the services' settings; applied to them already."""
     control: Control = USUAL_CONTROL
     """The control port; None for none."""
     manhole: Manhole = None
@@ -117,7 +117,7 @@ class Config:
     json_log: JsonLog = None
     """The log for programs; None for none."""
     metrics: Metrics = None
-    """Where Prometheus finds metrics; None for nowhere."""
+    """Metrics for Prometheus; None for none."""
     history: History = None
     """Past connections and events, in a file; None for none."""
     devices: Devices = USUAL_DEVICES
@@ -207,7 +207,7 @@ def _config_of(root: Node) -> Config:
     mapping = fields.require_mapping(root, _A_MAPPING_OF_SERVICES)
     if "services" not in mapping.nodes:
         return Config(_services_in(mapping, _go_service, listen_key="listen_port"))
-    # The services are read last, as what holds for all of them is read with the rest.
+    # The services are read last, as their common defaults are another section.
     rest = {key: node for key, node in mapping.nodes.items() if key != "services"}
     config, found = Config(), []
     try:
@@ -291,7 +291,7 @@ def _go_service(name: str, node: Node) -> ServiceConfig:
     )
     listen = TcpAddress(values.pop("listen_ip", ""), values.pop("listen_port"))
     backend = TcpAddress(values.pop("backend_ip", "") or "127.0.0.1", values.pop("backend_port"))
-    # There, a duration of 0 stands for the default.
+    # In the Go tool's style, a duration of 0 means the default.
     settings = {key: value for key, value in values.items() if value or key not in _DURATIONS}
     return ServiceConfig(name, listen, backend, _GO_DEFAULTS.changed(**settings))
 

@@ -196,7 +196,7 @@ def read_listen(node: Node) -> Address:
 
 
 def read_backend(node: Node) -> Address:
-    """Whom to forward to."""
+    """Where to forward to."""
     from twisted.internet.endpoints import clientFromString
 
     return _read_address(node, parse_backend, clientFromString)

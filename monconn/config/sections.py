@@ -67,7 +67,7 @@ class ManholeConfig:
     listen: Annotated[TcpAddress | UnixAddress, fields.read_plain_listen]
     """The address; on this machine only."""
     authorized_keys: fields.Text
-    """The file with the public keys of those who may log in."""
+    """The file with the public keys that may log in."""
     host_key: Annotated[str | None, fields.read_text] = None
     """The file of the server's key, created on first use; None for one in the state folder."""
 

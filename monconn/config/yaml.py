@@ -119,7 +119,7 @@ class _UnreadableError(Exception):
 _STRING_TAG = "tag:yaml.org,2002:str"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _VALUE_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null"))
-# Longer scalars are strings, whatever they look like: PyYAML takes quadratic time to read some
+# Longer scalars are strings, even in the form of a number: PyYAML takes quadratic time to read some
 # forms of number, such as 1:1:1:…, and Python refuses integers of more than 4,300 digits.
 _MAX_VALUE_CHARACTERS = 64
 
@@ -328,7 +328,7 @@ _CONSTRUCTOR: Any = yaml.SafeLoader("")
 
 
 def _value(node: Any) -> Any:
-    """The value of a scalar; a string if it has a tag, is quoted, or only looks like a number."""
+    """The value of a scalar; a string if it has a tag, is quoted, or is a malformed number."""
     if node.explicit_tag or node.tag not in _VALUE_TAGS:
         return node.value
     try:

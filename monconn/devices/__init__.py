@@ -1,1 +1,1 @@
-"""Devices: who a client is, its usual rhythm, and alarms when it breaks it."""
+"""Devices: a client's identity, its usual intervals, and alarms when it departs from them."""

@@ -128,7 +128,7 @@ class Devices(Observer):
             # An observer of the alarm raised for its opening has closed so many connections that
             # catch_up() ran, and this one was counted there.
             return
-        silence = device.hear(record, self._config.silent_heartbeats)
+        silence = device.note_message(record, self._config.silent_heartbeats)
         device.close(record, self._clock.seconds())
         if device.live is not None:
             self._connected.move_to_end(device.name)
@@ -166,7 +166,7 @@ class Devices(Observer):
     # -- polling
 
     def poll(self, now: float) -> Iterator[None]:
-        """Count what is queued, look for new messages on each live connection, and check the
+        """Count what is queued, check each live connection for new messages, and check the
         devices that are due; yields after each step, for others to run.
 
         No payload is watched for this: a record has the time of its last bytes.
@@ -176,17 +176,17 @@ class Devices(Observer):
         yield from self._count_queued()
         for device in tuple(self._connected.values()):
             for record in tuple(device.live or ()):
-                # Tested here as well as in hear(): most have sent nothing new.
-                if record.last_up is not None and record.last_up > device.heard:
-                    self._hear(record, device)
+                # Tested here as well as in note_message(): most have sent nothing new.
+                if record.last_up is not None and record.last_up > device.last_message:
+                    self._note_message(record, device)
                 yield
         self.catch_up()  # no device is checked that has connected meanwhile
         for device in self._deadlines.take_due(now):
             self._check(device, now)
             yield
 
-    def _hear(self, record: ConnectionRecord, device: Device) -> None:
-        silence = device.hear(record, self._config.silent_heartbeats)
+    def _note_message(self, record: ConnectionRecord, device: Device) -> None:
+        silence = device.note_message(record, self._config.silent_heartbeats)
         if device.is_forgotten or device.live is None or silence is None:
             return
         self._connected.move_to_end(device.name)

@@ -17,7 +17,7 @@ GAPS_RETAINED = 9
 GAPS_NEEDED = 3
 """With fewer intervals a device has no typical one, and so no deadline."""
 LEAST_SILENT_SECONDS = 5.0
-"""The shortest silence that raises an alarm: new messages are looked for once a second."""
+"""The shortest silence that raises an alarm: new messages are polled for once a second."""
 ONE_MESSAGE_SECONDS = 0.5
 """Bytes that come sooner after the last ones belong to the same message. Otherwise a device that
 opens several short connections in a row would be expected every few milliseconds."""
@@ -82,11 +82,11 @@ class Device:
         "bucket",
         "down",
         "first_seen_at",
-        "heard",
         "is_away_too_long",
         "is_forgotten",
         "is_silent",
         "is_storm",
+        "last_message",
         "last_reason",
         "last_seen_at",
         "left",
@@ -110,7 +110,7 @@ class Device:
         """Its live connections; None if there are none."""
         self.total = self.up = self.down = 0
         self.last_reason: Reason | None = None
-        self.opened = self.left = self.heard = NEVER
+        self.opened = self.left = self.last_message = NEVER
         self.quiet_since = NEVER
         """From when on silence counts: its last message, or its return if that was expected."""
         self.message_gaps: array[float] | None = None
@@ -119,7 +119,7 @@ class Device:
         self.openings: array[float] | None = None
         """When its last connections opened, as many as make a storm; None before the second."""
         self.bucket: int | None = None
-        """See :class:`monconn.monitor.deadlines.Scheduled`."""
+        """The wheel's, which bucket it is in (:class:`monconn.monitor.deadlines.Scheduled`)."""
         self.is_silent = self.is_storm = self.is_forgotten = False
         self.is_away_too_long = False
         """Whether it is silent because it did not reconnect; else, its connection is silent."""
@@ -161,19 +161,19 @@ class Device:
             del openings[0]
         return not self.is_storm and at - openings[0] < config.storm_within
 
-    def hear(self, record: ConnectionRecord, silent_times: int) -> float | None:
-        """Take note of a connection's last message, if it is a new one.
+    def note_message(self, record: ConnectionRecord, silent_times: int) -> float | None:
+        """Record a connection's last message, if it is a new one.
 
         :returns: for how many seconds the device had been silent; None without a new message.
         """
         at = record.last_up
-        if at is None or at <= self.heard:
+        if at is None or at <= self.last_message:
             return None
-        if self.heard != NEVER and at - self.heard >= ONE_MESSAGE_SECONDS:
-            gaps = self.message_gaps = with_gap(self.message_gaps, at - self.heard)
+        if self.last_message != NEVER and at - self.last_message >= ONE_MESSAGE_SECONDS:
+            gaps = self.message_gaps = with_gap(self.message_gaps, at - self.last_message)
             self.message_limit = limit_seconds(gaps, silent_times)
         silence = at - self.quiet_since
-        self.heard = self.quiet_since = at
+        self.last_message = self.quiet_since = at
         self.last_seen_at = record.opened_at + (at - record.opened)
         return silence
 
@@ -243,7 +243,9 @@ class Device:
             "last_seen": iso_time(self.last_seen_at),
             "reconnect_seconds": _rounded(typical_seconds(self.reconnect_gaps)),
             "heartbeat_seconds": _rounded(typical_seconds(self.message_gaps)),
-            "silent_seconds": None if self.heard == NEVER else _rounded(now - self.heard),
+            "silent_seconds": None
+            if self.last_message == NEVER
+            else _rounded(now - self.last_message),
             "up": self.up + sum(record.up for record in live),
             "down": self.down + sum(record.down for record in live),
             "last_reason": self.last_reason,

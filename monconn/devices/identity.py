@@ -20,7 +20,7 @@ class DeviceIdentity:
         self._prefix_v4, self._prefix_v6 = config.prefix_v4, config.prefix_v6
         self._mask_v4 = _mask(config.prefix_v4, 32)
         self._mask_v6 = _mask(config.prefix_v6, 128)
-        # The same address is asked for again when its connection closes, often soon.
+        # The same address is looked up again when its connection closes, often soon.
         self._cached_v6 = lru_cache(CACHED_NAMES)(self._network_v6)
 
     def of(self, client_ip: str) -> str:

@@ -1,4 +1,4 @@
-"""What was done to services and connections on somebody's behalf: the audit trail's entries."""
+"""Entries of the audit trail: what an actor did to services and connections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME_CHARACTERS = 120
 
 @attrs.frozen
 class Actor:
-    """Who asks for an action; made by the class methods.
+    """The originator of an action; made by the class methods.
 
     :param kind: how the actor is known.
     :param name: user name, certificate subject, key fingerprint or signal; may be empty.
@@ -57,7 +57,7 @@ class Actor:
         return cls("signal", name)
 
     def describe(self) -> str:
-        """A few words for logs; printable and of bounded length, whatever the peer chose."""
+        """A short text for logs; printable and of bounded length, whatever the peer sent."""
         name, user = (printable(each[:_NAME_CHARACTERS]) for each in (self.name, self.user))
         if self.kind == "process":
             return f"uid {self.uid}{f' ({name})' if name else ''}, pid {self.pid}"
@@ -69,7 +69,7 @@ class Actor:
 
 
 OWN_CODE = Actor("code")
-"""The program that monconn runs in: whoever calls :meth:`Monitor.close` and the like directly."""
+"""The program that monconn runs in: code that calls :meth:`Monitor.close` and the like directly."""
 
 
 @attrs.frozen
@@ -77,7 +77,7 @@ class Action:
     """One action that was carried out.
 
     :param kind: what was done.
-    :param actor: on whose behalf.
+    :param actor: who asked for it.
     :param at: wall-clock seconds.
     :param service: the one service that it was limited to; None for all.
     :param target: which connections or networks: a filter's text, ids, a network, an amount.

@@ -1,4 +1,4 @@
-"""What is said of a device that behaves as it should not."""
+"""Alarms about devices that behave abnormally."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Alarm:
     """Wall clock, in seconds."""
     is_over: bool
     detail: str
-    """The figures that it was raised for, or ended by, in words."""
+    """The figures for which it was raised or ended, as text."""
 
     def snapshot(self) -> dict[str, Any]:
         """All of it as plain values for JSON."""

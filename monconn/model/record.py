@@ -85,8 +85,8 @@ class ConnectionRecord:
     closed: float | None = None
     closed_at: float | None = None
     client_tcp: bytes | None = None
-    """The kernel's ``tcp_info`` of the client's socket, taken when it was last asked for or as the
-    socket was closed (see :mod:`monconn.model.tcpinfo`); None if it is not a TCP socket of ours."""
+    """The kernel's ``tcp_info`` of the client's socket, taken when it was last queried or as the
+    socket was closed (see :mod:`monconn.model.tcpinfo`); None if there is no such TCP socket."""
     backend_tcp: bytes | None = None
     """The same for the backend's socket."""
     detail: str = ""
@@ -136,7 +136,7 @@ class ConnectionRecord:
             raise ValueError(f"a connection has at most {FACTS} facts")
         if isinstance(value, str):
             value = value[:FACT_CHARACTERS]
-        # A new mapping: most connections share the empty one, and who has read it may go on.
+        # A new mapping: most connections share the empty one, and readers may hold the old one.
         self.facts = MappingProxyType({**self.facts, name: value})
 
     def end(self, reason: Reason, now: float, detail: str = "") -> bool:
@@ -181,7 +181,7 @@ class ConnectionRecord:
 
     @property
     def closed_by(self) -> str | None:
-        """Who ended it first: client, backend, operator or monconn; None while it lives."""
+        """The party that ended it first: client, backend, operator or monconn; None while live."""
         if self.reason is None:
             return None
         first_word = self.reason.partition("_")[0]

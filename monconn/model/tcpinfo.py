@@ -11,7 +11,7 @@ _MICROSECONDS = 1e-6
 
 
 class TcpInfo(NamedTuple):
-    """The figures that tell a slow network from a slow peer; of one socket, seen from our side."""
+    """The figures that distinguish a slow network from a slow peer; of one socket, on our side."""
 
     rtt_seconds: float
     """Smoothed round-trip time; 0 before any was measured."""
@@ -27,13 +27,13 @@ class TcpInfo(NamedTuple):
     """Congestion window."""
     mss_bytes: int
     not_sent_bytes: int
-    """Bytes that the system holds and has not sent once."""
+    """Bytes that the kernel holds and has not sent yet."""
     delivery_rate: int
     """Bytes a second, lately."""
     busy_seconds: float
     """How long there was anything to send."""
     window_limited_seconds: float
-    """How much of that the peer's full receive window held us up."""
+    """How much of that time the peer's receive window was full."""
 
     def snapshot(self) -> dict[str, Any]:
         """The same as plain values for JSON."""
@@ -41,7 +41,7 @@ class TcpInfo(NamedTuple):
 
 
 def parse(raw: bytes) -> TcpInfo:
-    """Read what the system gave; what an older one does not tell is 0."""
+    """Decode a ``struct tcp_info``; fields that an older kernel does not have are 0."""
     fields = _LAYOUT.unpack(raw[: _LAYOUT.size].ljust(_LAYOUT.size, b"\0"))
     return TcpInfo(
         rtt_seconds=_seconds(fields[15]),
@@ -61,7 +61,7 @@ def parse(raw: bytes) -> TcpInfo:
 
 
 def decode(raw: bytes) -> dict[str, Any]:
-    """What the system gave as plain values for JSON."""
+    """The figures of a ``struct tcp_info`` as plain values for JSON."""
     return parse(raw).snapshot()
 
 

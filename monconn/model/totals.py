@@ -1,4 +1,4 @@
-"""What a service has counted, as figures to add and to take off."""
+"""A service's counters, which can be added and subtracted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monconn.model.reasons import Refusal
 
 @attrs.define
 class Totals:
-    """Connections opened, bytes either way, and clients refused by the word for it."""
+    """Connections opened, bytes either way, and clients refused, by refusal."""
 
     opened: int = 0
     up: int = 0

@@ -19,7 +19,7 @@ class IConnection(Interface):
     record: ConnectionRecord = Attribute("what is known of the connection")
 
     def end(reason: Reason, reset: bool = False) -> None:
-        """End the connection for a reason of ours.
+        """End the connection, for a reason on our side (a limit, the operator).
 
         :param reset: end it at once by a TCP reset, and discard what is under way; else what we
             hold is delivered first, and both sides get an ordinary end.
@@ -39,7 +39,7 @@ class IWatchable(Interface):
     """A connection whose payload can be watched alone, at no cost to any other connection."""
 
     def add_watcher(call: Watch) -> Callable[[], None]:
-        """Show every chunk of its payload, from now on.
+        """Report every chunk of its payload from now on.
 
         :param call: called with the direction and the bytes, as they are read from their sender.
         :returns: cancels that; harmless the second time.
@@ -78,7 +78,7 @@ class IActionObserver(Interface):
     """What an observer may have besides :class:`IObserver`'s methods."""
 
     def acted(action: Action) -> None:
-        """Connections were closed, or a service was changed, on somebody's behalf.
+        """Connections were closed, or a service was changed, by an actor.
 
         Called once for each action, however many of the observed services it concerned.
         """

@@ -19,7 +19,7 @@ class LiveRules:
 
     So ``monitor.rules.conn_limit = 50`` is :meth:`Monitor.apply` of a policy with that limit.
 
-    :param monitor: whose rules.
+    :param monitor: the monitor that the rules belong to.
     """
 
     __slots__ = ("_monitor",)
@@ -61,7 +61,7 @@ class LiveRules:
 class LiveBlocks:
     """``monitor.rules.bans``: like a :class:`NetworkSet`, through the monitor's own operations.
 
-    :param monitor: whose blocks.
+    :param monitor: the monitor that the blocks belong to.
     """
 
     def __init__(self, monitor: Monitor) -> None:

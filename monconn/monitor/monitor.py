@@ -47,13 +47,13 @@ class Monitor:
     """Watches one service, and is the only place where anything is done to it.
 
     :param name: the service's name (``sid`` in the Go tool).
-    :param rules: whom to let in; everyone if left out.
+    :param rules: which clients to admit; all if left out.
     :param timeouts: when to end connections.
     :param policy: every setting at once; rules and timeouts go before those in it.
     :param listen: where the service listens, for display.
-    :param backend: whom it forwards to, for display.
+    :param backend: where it forwards to, for display.
     :param clock: the installed reactor's timers, and monotonic time, if left out.
-    :param observers: who is notified of everything.
+    :param observers: notified of everything.
     :raises SettingError: an argument is not valid.
     """
 
@@ -105,11 +105,11 @@ class Monitor:
     # -- its policy
 
     def apply(self, policy: Policy) -> None:
-        """Replace every setting; live connections and waiting clients feel it at once.
+        """Replace every setting; it applies to live connections and waiting clients at once.
 
         Connections of newly blocked networks end with the reason ``blocked``; time limits that
         were switched on, shortened or prolonged hold for those that live; clients that waited for
-        a higher ``conn_limit`` are let in. Limits on how many may enter end nobody.
+        a higher ``conn_limit`` are let in. Lower limits on connections end none.
 
         :raises SettingError: it is no policy; then nothing is changed.
         """
@@ -120,7 +120,7 @@ class Monitor:
             for connection in tuple(self._live.values()):
                 try:
                     connection.policy_changed()
-                except Exception:  # the other connections are to feel it nevertheless
+                except Exception:  # one failure must not keep the policy from the other connections
                     self._log.failure(
                         "{service}: failed to change the time limits of connection {id}",
                         service=self.name,
@@ -170,11 +170,11 @@ class Monitor:
     # -- called by the data paths
 
     def admit(self, client: str, client_ip: str, *, backend: str = "") -> ConnectionRecord | None:
-        """Judge a client that wants to enter.
+        """Admit or refuse a client.
 
         :param client: its address, in the form of :attr:`ConnectionRecord.client`.
         :param client_ip: its IP, in any notation.
-        :param backend: whom it is connected to, if that is not the service's own backend.
+        :param backend: where it is forwarded to, if not to the service's own backend.
         :returns: a record for :meth:`opened`; or None if it was refused, which is then counted
             and observers are notified.
         """
@@ -312,7 +312,7 @@ class Monitor:
         self._connection(connection_id).measure()
 
     def watch(self, connection_id: int, call: Watch) -> Cancel:
-        """Show one connection's payload, at no cost to the others.
+        """Subscribe to one connection's payload, at no cost to the others.
 
         :param call: called with the direction and each chunk, as it is read from its sender.
         :returns: cancels that.
@@ -465,7 +465,8 @@ class Monitor:
         return count
 
     def unblock(self, network: str | Network, *, actor: Actor | None = OWN_CODE) -> bool:
-        """Let the clients of exactly this IP or network in again, whoever has blocked it.
+        """Admit the clients of exactly this IP or network again, whether the operator or the
+        configuration blocked it.
 
         A network of the configuration's stays unblocked until the program ends, or until the
         operator blocks it again; a changed configuration that goes on naming it changes nothing.
@@ -497,7 +498,7 @@ class Monitor:
         now_up, now_down = self.bytes()
         if not (0 <= up <= now_up and 0 <= down <= now_down):
             raise ValueError(
-                f"cannot take {up} up and {down} down off {now_up} up and {now_down} down"
+                f"cannot subtract {up} up and {down} down from {now_up} up and {now_down} down"
             )
         self._subtracted.up += up
         self._subtracted.down += down
@@ -527,7 +528,7 @@ class Monitor:
             self.report(Action(kind, actor, time.time(), self.name, target, count, changed))
 
     def stop(self, wait_seconds: float) -> Deferred[None]:
-        """Let nobody in any more, and wait for the live connections.
+        """Refuse new clients, and wait for the live connections.
 
         Those that still live after ``wait_seconds`` are ended with the reason
         ``stopping``; a moment later what is left of them is reset.
@@ -546,7 +547,7 @@ class Monitor:
         return done
 
     def resume(self) -> None:
-        """Let clients in again after :meth:`stop`; connections that wait to be ended live on."""
+        """Admit clients again after :meth:`stop`; connections that it was to end stay open."""
         self.stopping = False
         self._notify_empty()
         self._notify_room()

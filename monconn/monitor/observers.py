@@ -1,4 +1,4 @@
-"""Notifies observers, so that none of them can do harm."""
+"""Notifies observers; an exception in one affects neither the caller nor the others."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Observers:
     def __init__(self, service: str) -> None:
         self._service = service
         self.watched = False
-        """Whether any wants payload: asked before bytes are copied out of the kernel."""
+        """Whether any wants payload: checked before bytes are copied out of the kernel."""
         self.by_hook: dict[str, tuple[tuple[IObserver, _Call], ...]] = dict.fromkeys(_HOOKS, ())
-        """Who is notified of what; only of the hooks that an observer overrides."""
+        """The observers to notify, by hook; only those that override it."""
 
     def add(self, observer: IObserver) -> None:
         """Notify an observer from now on, through the methods that it has now."""
-        # All are looked up before any is added: an observer that fails here is not added at all.
+        # All hooks are read before any is added: an observer that raises here is not added at all.
         calls = {hook: getattr(observer, hook) for hook in _HOOKS if _is_overridden(observer, hook)}
         for hook, call in calls.items():
             self.by_hook[hook] += ((observer, call),)

@@ -16,7 +16,7 @@ class SendProgress:
         self._delivered = 0
         self._pending = 0
         self.stalled_since: float | None = None
-        """Since when bytes have been pending without progress, as far as the checks can tell
+        """Since when bytes have been pending without progress, as far as the checks can know
         (monotonic seconds); None if no bytes are pending."""
 
     def check(self, pending: int, delivered: int, now: float) -> float | None:

@@ -9,14 +9,14 @@ from twisted.logger import Logger
 from monconn.model.reasons import Direction
 
 Watch = Callable[[Direction, bytes], object]
-"""Called with each chunk, as it is read from its sender. It must not keep its caller waiting."""
+"""Called with each chunk, as it is read from its sender. It must return quickly."""
 
 
 class Watchers:
-    """Who sees one connection's payload; one that raises is removed.
+    """The subscribers to one connection's payload; one that raises is removed.
 
-    :param changed: called when the first one has come or the last one has gone, with whether there
-        is any.
+    :param changed: called when the first one was added or the last one removed, with whether there
+        are any.
     """
 
     _log = Logger()
@@ -29,7 +29,7 @@ class Watchers:
         return len(self._calls)
 
     def add(self, call: Watch) -> Callable[[], None]:
-        """Show a watcher every chunk from now on.
+        """Call a watcher with every chunk from now on.
 
         :returns: cancels that; harmless the second time.
         """
@@ -49,7 +49,7 @@ class Watchers:
                 self._changed(False)
 
     def show(self, direction: Direction, data: bytes) -> None:
-        """Show a chunk to all."""
+        """Call every watcher with a chunk."""
         for watch in self._calls:
             if watch not in self._calls:
                 continue  # an earlier one has cancelled it

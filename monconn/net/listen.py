@@ -43,15 +43,15 @@ class ListenReactor(Protocol):
     """What :class:`Listener` needs of a reactor (``IReactorFDSet`` and ``IReactorTime``)."""
 
     def addReader(self, reader: IReadDescriptor) -> None:
-        """See ``IReactorFDSet``."""
+        """Implements ``IReactorFDSet.addReader``."""
 
     def removeReader(self, reader: IReadDescriptor) -> None:
-        """See ``IReactorFDSet``."""
+        """Implements ``IReactorFDSet.removeReader``."""
 
     def callLater(
         self, delay: float, callable: Callable[..., object], *args: object
     ) -> IDelayedCall:
-        """See ``IReactorTime``."""
+        """Implements ``IReactorTime.callLater``."""
 
 
 def open_listener(
@@ -124,7 +124,7 @@ def _listening(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         sock.bind(where)
         if mode is not None:
-            os.chmod(where, mode)  # before listen(2): until then everybody is refused
+            os.chmod(where, mode)  # before listen(2): until then all connects are refused
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:  # only to close it
@@ -180,7 +180,7 @@ class Listener:
         return self._fileno
 
     def logPrefix(self) -> str:
-        """What the reactor calls it in its log."""
+        """The prefix of the reactor's log lines."""
         return "monconn.accept"
 
     def connectionLost(self, reason: Any) -> None:
@@ -208,7 +208,7 @@ class Listener:
             try:
                 # Private, but the method that socket.accept() itself is made of (CPython 3.10
                 # to 3.14; a test checks that it is there). It returns the bare descriptor;
-                # accept() makes a socket.socket of it, whose enums cost twice as much as all else.
+                # accept() makes a socket.socket of it, whose enums cost twice the rest.
                 fd, address = self._sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
@@ -255,7 +255,9 @@ class Listener:
         sock, self._sock = self._sock, None
         if self._path and unixsocket.identify(self._path) == self._file:
             try:
-                os.unlink(self._path)  # before it is closed: then nobody can have replaced it
+                os.unlink(
+                    self._path
+                )  # before it is closed, so that no other program can have replaced it
             except OSError:
                 pass
         sock.close()

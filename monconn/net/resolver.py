@@ -19,7 +19,7 @@ SocketAddress = tuple[socket.AddressFamily, Any]
 """A family, and the address that ``connect`` takes for it."""
 
 CACHE_SECONDS = 30.0
-"""``getaddrinfo`` does not tell an answer's TTL: short enough to follow a name that moves."""
+"""``getaddrinfo`` does not return an answer's TTL: short enough to follow a name that moves."""
 
 
 class Resolver:
@@ -49,7 +49,7 @@ class Resolver:
         found: Callable[[Sequence[SocketAddress]], object],
         failed: Callable[[str], object],
     ) -> None:
-        """Resolve the name; all who ask while a query is under way share its answer.
+        """Resolve the name; calls while a query is under way share its answer.
 
         :param found: called with at least one address.
         :param failed: called with the error's text.

@@ -51,7 +51,7 @@ class ErrorTrackingSocket(socket.socket):
     """A socket that remembers the error that ended it, and the bytes left unread in it.
 
     Twisted reports a reset (``ECONNRESET``) and a vanished peer (``ETIMEDOUT``) by the same
-    ``ConnectionLost``; the error number tells them apart. And when a write fails, Twisted closes
+    ``ConnectionLost``; the error number distinguishes them. And when a write fails, Twisted closes
     the socket at once, with everything unread that the peer sent before: it is read here first.
     """
 
@@ -92,7 +92,7 @@ class ErrorTrackingSocket(socket.socket):
         """Send; an error is remembered."""
         if not data:
             # Twisted sends zero bytes before it shuts down its writing. On a UNIX socket whose peer
-            # has closed in order that fails with EPIPE, which would look like a broken connection.
+            # has closed in order that fails with EPIPE, as if the connection were broken.
             return 0
         try:
             return super().send(data, *flags)
@@ -111,7 +111,7 @@ class ErrorTrackingSocket(socket.socket):
         super().close()
 
     def tcp_info(self) -> bytes | None:
-        """See :func:`tcp_info`; once the socket is closed, what was known as it was."""
+        """:func:`tcp_info` of the socket; after it was closed, as of then."""
         return self._tcp_info if self.fileno() < 0 else tcp_info(self)
 
     def _read_on(self) -> bytes:
@@ -173,7 +173,7 @@ def _input_ended(transport: ref[Any], reason: Failure) -> None:
     if descriptor.socket.has_ended:
         type(descriptor).readConnectionLost(descriptor, reason)
     else:
-        descriptor.startReading()  # which the reactor has stopped; the next events tell of input
+        descriptor.startReading()  # the reactor has stopped it; the next poll reports input
 
 
 def end_by_errno(error_number: int) -> SideEnd:
@@ -277,7 +277,7 @@ class PeerCredentials(NamedTuple):
 
 
 def peer_credentials(sock: socket.SocketType) -> PeerCredentials | None:
-    """Who is at the other end of a UNIX socket, by ``SO_PEERCRED`` (unix(7)).
+    """The process at the other end of a UNIX socket, by ``SO_PEERCRED`` (unix(7)).
 
     :returns: None of other sockets, and where the kernel does not say.
     """

@@ -1,1 +1,1 @@
-"""Everything that can be asked of monconn or done to it, without any transport."""
+"""All queries and actions, independent of any transport."""

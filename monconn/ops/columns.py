@@ -74,7 +74,7 @@ class Column:
 
     @property
     def align(self) -> Align:
-        """Numbers stand on the right."""
+        """The alignment: right for numbers, left for all else."""
         return "right" if self.unit in _NUMBERS else "left"
 
     def text(self, row: Row | Mapping[str, Any]) -> str:
@@ -131,7 +131,7 @@ class Row:
     """One row of a list, with values as in JSON: times are ISO 8601, lists and objects as they are.
 
     Subclasses are frozen classes of attrs, without slots, whose fields are made by :func:`field`:
-    for thousands of rows of some thirty fields, to set and to copy a dictionary costs half as much.
+    for thousands of rows of some thirty fields, a dictionary is set and copied at half the cost.
     """
 
     TABLE: ClassVar[TableOf] = ()

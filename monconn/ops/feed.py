@@ -59,7 +59,7 @@ class FeedEvent:
         return self._json
 
     def encode(self) -> bytes:
-        """The same as JSON text; made once, whoever asks."""
+        """The same as JSON text; encoded once for all subscribers."""
         if self._encoded is None:
             self._encoded = json.dumps(self._json).encode()
         return self._encoded
@@ -101,7 +101,7 @@ class Subscription:
         return self._filter is not None
 
     def concerns(self, service: str | None) -> bool:
-        """Whether events of a service (None: of all of them) are asked for at all."""
+        """Whether events of a service (None: of all of them) are subscribed at all."""
         return self._service is None or service is None or self._service == service
 
     def wants(self, event: FeedEvent) -> bool:
@@ -164,23 +164,23 @@ class Feed(Observer):
     # -- what happens
 
     def opened(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.opened`."""
+        """Implements ``IObserver.opened``: queue an event for each subscriber."""
         self._happened("opened", record.service, lambda: self._row(record))
 
     def refused(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.refused`."""
+        """Implements ``IObserver.refused``."""
         self._happened("refused", record.service, lambda: self._row(record))
 
     def closed(self, record: ConnectionRecord) -> None:
-        """See :meth:`IObserver.closed`."""
+        """Implements ``IObserver.closed``."""
         self._happened("closed", record.service, lambda: self._row(record))
 
     def alarmed(self, alarm: Alarm) -> None:
-        """See :meth:`IObserver.alarmed`."""
+        """Implements ``IObserver.alarmed``."""
         self._happened("alarm", alarm.service, lambda: AlarmRow(**alarm.snapshot()))
 
     def acted(self, action: Action) -> None:
-        """See :meth:`IActionObserver.acted`."""
+        """Implements ``IActionObserver.acted``."""
         self._happened("action", action.service, lambda: ActionRow(**action.to_dict()))
 
     def _row(self, record: ConnectionRecord) -> ConnectionRow:

@@ -57,7 +57,7 @@ _OTHER_NAMES = {
     "refusal": "reason",
     "last_reason": "reason",
 }
-"""Keys that somebody who knows the JSON of a row may try, and those that are meant."""
+"""JSON names that users may try as keys, and the keys to suggest instead."""
 _RANGE_EXAMPLES: dict[Kind, str] = {
     "seconds": "5m",
     "bytes": "1MiB",
@@ -153,14 +153,14 @@ class Keys:
 
 @attrs.frozen
 class Part:
-    """A text that stands somewhere in the value, in any case; folded."""
+    """A substring of the value, case-insensitive; folded."""
 
     text: str
 
 
 @attrs.frozen
 class Exact:
-    """The whole value, in any case; folded."""
+    """The whole value, case-insensitive; folded."""
 
     text: str
 
@@ -224,15 +224,15 @@ class Filter:
         return bool(self.terms)
 
     def uses(self, key: str) -> bool:
-        """Whether a term asks for this key: rates, for instance, need to be measured first."""
+        """Whether a term uses this key: rates, for instance, need to be measured first."""
         return any(term.key == key for term in self.terms)
 
     def matches(self, row: Any, context: Context) -> bool:
-        """Whether a row is wanted."""
+        """Whether a row passes the filter."""
         return all(test(get(row, context)) for get, test in self._checks)
 
     def select(self, rows: Iterable[Any], context: Context) -> Iterator[Any]:
-        """The rows that are wanted, in their order."""
+        """The rows that pass the filter, in their order."""
         checks = self._checks
         for row in rows:
             # for/else instead of all(): a generator for each row costs more than the tests.
@@ -384,7 +384,7 @@ def _parse_term(text: str, keys: Keys, mode: Mode, known: Mapping[str, Collectio
     try:
         text.encode()
     except UnicodeEncodeError:  # argv that was no UTF-8
-        raise _Wrong("a character that is none") from None
+        raise _Wrong("a byte sequence that is not UTF-8") from None
     is_negated = text[:4].lower() == "not:"
     rest = text[4:] if is_negated else text
     if not rest:
@@ -402,7 +402,7 @@ def _parse_term(text: str, keys: Keys, mode: Mode, known: Mapping[str, Collectio
     elif folded == "not":
         raise _Wrong("not: twice", "write not:KEY:VALUE")
     else:
-        # If a slip named a fact that no row has, not: would choose every connection to be closed.
+        # If a misspelling named a fact that no row has, not: would match every connection.
         name = _fact_name(name, keys, known, must_be_known=is_negated and mode == "action")
     if not value:
         raise _Wrong(f"no value after {name}:", f"write {name}:VALUE")
@@ -451,7 +451,7 @@ def _bare_word(
 def _fact_name(
     name: str, keys: Keys, known: Mapping[str, Collection[str]], must_be_known: bool
 ) -> str:
-    """The name of the fact that a key which is none of the listing's asks for.
+    """The name of the fact that is meant by a key which is none of the listing's.
 
     :param must_be_known: unless it says ``fact.`` before it.
     """
@@ -471,21 +471,21 @@ def _fact_name(
 
 
 def _meant_key(name: str, names: Iterable[str]) -> str | None:
-    """The key that a name is a slip or a beginning of, if there is one.
+    """The key that a name is a misspelling or a prefix of, if there is one.
 
-    Stricter than :mod:`difflib`: ``client_id`` and ``protocol`` are facts, not slips.
+    Stricter than :mod:`difflib`: ``client_id`` and ``protocol`` are facts, not misspellings.
     """
-    slips = {each: _slips(name, each) for each in names}
-    if _OTHER_NAMES.get(name) in slips:
+    distances = {each: _edit_distance(name, each) for each in names}
+    if _OTHER_NAMES.get(name) in distances:
         return _OTHER_NAMES[name]
     allowed = 1 if len(name) < 5 else 2
-    best = min(slips, key=lambda each: slips[each], default=None)
-    if best is not None and slips[best] <= allowed:
+    best = min(distances, key=lambda each: distances[each], default=None)
+    if best is not None and distances[best] <= allowed:
         return best
-    return next((each for each in slips if len(name) >= 3 and each.startswith(name)), None)
+    return next((each for each in distances if len(name) >= 3 and each.startswith(name)), None)
 
 
-def _slips(one: str, other: str) -> int:
+def _edit_distance(one: str, other: str) -> int:
     """How many letters are left out, added, changed or swapped with the next one (the optimal
     string alignment distance); more than the difference matters is not counted exactly."""
     if abs(len(one) - len(other)) > 2:
@@ -551,7 +551,7 @@ def _range_value(key: Key, text: str) -> Range:
         return Range(ends[0], ends[1])
     number = _number(key, text)
     if key.kind not in ("count", "port"):
-        # Nobody means the connections that are five minutes old to the microsecond.
+        # An exact duration would match to the microsecond, which is never what is meant.
         raise _Wrong(
             f"{quoted(text)} is no range",
             f"write {key.name}:{text}.. for at least, {key.name}:..{text} for at most",
@@ -701,8 +701,8 @@ def _covers(networks: Sequence[Network]) -> _Test:
     """Whether one of the networks covers an IP.
 
     Not a :class:`~monconn.policy.networks.NetworkSet`: that parses the IP into an object of
-    :mod:`ipaddress`, which takes ten times as long as the C library to pack it, and which for
-    5,000 rows is felt; and it is made to change, while these can be merged and sorted.
+    :mod:`ipaddress`, which takes ten times as long as packing it by the C library, a noticeable
+    delay for 5,000 rows; and it is mutable, while these can be merged and sorted.
     """
     v4 = [each for each in networks if isinstance(each, ipaddress.IPv4Network)]
     v6 = [each for each in networks if isinstance(each, ipaddress.IPv6Network)]
@@ -804,7 +804,7 @@ def _sql(
         elif key is not None:
             first, last = value.network_address.packed, value.broadcast_address.packed
             column = key.sql_address
-            # The length tells IPv4 from IPv6: as bytes, one may lie between two of the other.
+            # Compare the length first: as bytes, an IPv4 address may lie between two IPv6 ones.
             yield (
                 f"(length({column}) = {len(first)}"
                 f" AND {column} BETWEEN {bind(first)} AND {bind(last)})"

@@ -1,4 +1,4 @@
-"""Everything that can be asked of the services of a program, or done to them.
+"""Every query about, and action on, the services of a program.
 
 Faces (control port, manhole, HTTP) translate to this and back: they parse their input, call one
 method, and render rows. A query gives rows of :mod:`monconn.ops.rows`; an action takes the
@@ -66,7 +66,7 @@ Order = Literal["id", "up", "down", "age", "idle", "rate", "closed"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 MAX_IDS = 2_000
 """Ids in one action."""
-_SHOWN_IDS = 10
+_LISTED_IDS = 10
 """Ids that a line of the log names."""
 _MAX_TARGET_CHARACTERS = 500
 
@@ -224,7 +224,7 @@ class Operations:
 
         :raises UnknownConnection: there is none with this id.
         """
-        self.registry.record(connection_id)  # whether there is one is said at once
+        self.registry.record(connection_id)  # raises at once, not in the Deferred
 
         def make(_: object) -> ConnectionRow:
             record, now = self.registry.record(connection_id), self.clock.seconds()
@@ -578,7 +578,7 @@ class Operations:
         count: int = 0,
         changed: bool = True,
     ) -> None:
-        """Leave the one line in the log and the one event of an action."""
+        """Write the one log line and the one event of an action."""
         if len(target) > _MAX_TARGET_CHARACTERS:
             target = target[: _MAX_TARGET_CHARACTERS - 1] + "…"
         if monitors:
@@ -630,7 +630,7 @@ def _one_of(values: Collection[str], value: str | None) -> str | None:
 def _split_ids(terms: Sequence[Term]) -> tuple[list[int] | None, tuple[Term, ...]]:
     """The ids that terms name one by one, and the other terms.
 
-    So that many ids are looked up, where as ranges each would be tried on each connection.
+    Ids are looked up in a dictionary; as ranges, each would be tested on every connection.
     """
     named = [term for term in terms if term.key == "id" and not term.is_negated]
     ids = [
@@ -646,7 +646,7 @@ def _split_ids(terms: Sequence[Term]) -> tuple[list[int] | None, tuple[Term, ...
 
 
 def _with_ids(monitor: Monitor, ids: Collection[int]) -> list[ConnectionRecord]:
-    """The live connections of a monitor with these ids, by whichever way is shorter."""
+    """The live connections of a monitor with these ids; searches the smaller of the two sets."""
     if len(ids) <= len(monitor):
         return [monitor.connection(each) for each in dict.fromkeys(ids) if each in monitor]
     wanted = frozenset(ids)
@@ -654,9 +654,9 @@ def _with_ids(monitor: Monitor, ids: Collection[int]) -> list[ConnectionRecord]:
 
 
 def _ids_text(ids: Sequence[int]) -> str:
-    shown = ", ".join(map(str, ids[:_SHOWN_IDS]))
-    more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
-    return f"{'id' if len(ids) == 1 else 'ids'} {shown}{more}"
+    listed = ", ".join(map(str, ids[:_LISTED_IDS]))
+    more = f" and {len(ids) - _LISTED_IDS} more" if len(ids) > _LISTED_IDS else ""
+    return f"{'id' if len(ids) == 1 else 'ids'} {listed}{more}"
 
 
 def _sort_key(order: Order, rates: Rates, now: float) -> Callable[[ConnectionRecord], float]:

@@ -17,7 +17,7 @@ MOST_SECONDS = 10.0
 class Rates:
     """Bytes per second, from two samples of the counters.
 
-    Samples are taken only when somebody asks for rates, so that the data path pays nothing.
+    Samples are taken only when rates are queried, so that the data path pays nothing.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The rows of every list: what each field is, its unit, its JSON and its column, said once.
+"""The rows of every list: each field's meaning, unit, JSON and column, defined once.
 
 Values come from the model's own ``snapshot`` and ``to_dict``; these classes give them types, units
 and titles. A key that a snapshot gains must be added here: the tests compare them.
@@ -279,7 +279,7 @@ class HistoryEventRow(Row):
     actor: str | None = field(optional=True, importance=2, width=20, max_width=40)
 
     def to_json(self) -> dict[str, Any]:
-        """As of every row; refusals that were counted together have a client of null."""
+        """The row as plain values; refusals that were counted together have a client of null."""
         made = Row.to_json(self)
         if self.event == "refused":
             made.update(client=self.client, client_ip=self.client_ip)
@@ -309,7 +309,7 @@ class ActionRow(Row):
     action: str = field(importance=0, width=14)
     service: str | None = field(nullable=True, importance=4, help="None: all services.")
     at: str = field("AT", "time", importance=1)
-    actor: str = field(importance=2, width=20, max_width=40, help="On whose behalf.")
+    actor: str = field(importance=2, width=20, max_width=40, help="Who asked for it.")
     target: str = field(importance=3, width=20, max_width=40)
     count: int = field("COUNT", "count", importance=5, help="Connections ended by it.")
     changed: bool = field("CHANGED", "flag", importance=6)

@@ -1,4 +1,4 @@
-"""Rows as a table of plain text: no colours, and no characters of its own beyond ASCII."""
+"""Rows as a table of plain text: no colours, and only ASCII besides the values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from monconn.errors import printable
 from monconn.ops.columns import Column, Row
 
 _FREE_TEXT = frozenset({"detail", "target"})
-"""Fields whose cells may be cut: the beginning of a sentence is of use, half an address is not."""
+"""Fields whose cells may be cut: the start of a sentence is useful, half an address is not."""
 _GAP = "  "
 _CUT_MARK = "..."
 

@@ -1,4 +1,4 @@
-"""The networks of one service that are blocked now, and who has blocked each."""
+"""The blocked networks of one service, and the source of each block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BlockSource = Literal["configuration", "operator"]
 
 
 class Blocks:
-    """Blocks of the configuration and of the operator, apart, but looked up together.
+    """Blocks of the configuration and of the operator, stored separately, looked up together.
 
     What the operator does while the service runs outlasts a changed configuration, until the
     program ends: a network that the operator has blocked stays so when the configuration no
@@ -26,7 +26,7 @@ class Blocks:
         self._configured = set(configured)
         self._by_operator: set[Network] = set()
         self._lifted: set[Network] = set()  # configured, and unblocked by the operator
-        # One set for look-ups: a client costs the same whoever has blocked it.
+        # One set for look-ups: the cost is independent of the source of a block.
         self._in_force = NetworkSet(self._configured)
         self.covers = self._in_force.covers
 
@@ -37,7 +37,7 @@ class Blocks:
         return self._in_force.add(network)
 
     def unblock(self, network: Network) -> bool:
-        """Unblock exactly this network, whoever has blocked it; False if it was not blocked."""
+        """Unblock exactly this network, whatever its source; False if it was not blocked."""
         self._by_operator.discard(network)
         if network in self._configured:
             self._lifted.add(network)
@@ -60,7 +60,7 @@ class Blocks:
     def networks(self, source: BlockSource | None = None) -> list[Network]:
         """The blocked networks, in order.
 
-        :param source: only what this one has blocked.
+        :param source: only those that this source has blocked.
         """
         if source == "operator":
             chosen: Iterable[Network] = self._by_operator

@@ -32,7 +32,7 @@ class Policy:
     keepalive: Flag = True
     """Whether the kernel probes silent peers, so that vanished ones are noticed."""
     print_bytes: Flag = attrs.field(default=False, metadata=FORWARDING_ONLY)
-    """Whether each chunk is shown as a hex dump."""
+    """Whether each chunk is printed as a hex dump."""
 
     @classmethod
     def of(cls, **settings: Any) -> Policy:

@@ -1,4 +1,4 @@
-"""What a service asks of a client that wants to enter."""
+"""The conditions under which a service admits a client."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Rules:
         *,
         is_blocked: bool = False,
     ) -> Refusal | None:
-        """Why a client may not enter now, or None if it may.
+        """Why a client is refused now, or None if it may connect.
 
-        The refusal that will not go away by itself comes first.
+        The refusal that does not end by itself comes first.
 
         :param connections: how many are live.
         :param connections_by_ip: the same, by client IP; only IPs that have any.

@@ -1,4 +1,4 @@
-"""Frozen classes that check their own values, whoever makes them."""
+"""Frozen classes that validate their own values."""
 
 from __future__ import annotations
 

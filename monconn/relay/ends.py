@@ -13,7 +13,7 @@ draining      ``close``                             what we hold is delivered, t
                                                     end is reported
 resetting     ``reset``; ``abort``, where closing   what we hold is delivered, then the socket is
               takes a turn                          reset
-closed        the peer failed or has closed; all    the socket is closed, and the relay was told
+closed        the peer failed or has closed; all    the socket is closed, and the relay was notified
               is delivered; ``abort``; the dial     (once)
               failed or was given up
 ============  ====================================  ===============================================
@@ -43,7 +43,7 @@ HOLD_FULL = 2
 HOLD_STAGE = 4
 """The stages on the way to the other side (a throttle, a delay) hold enough bytes."""
 HOLD_PAUSE = 8
-"""Somebody has paused this direction."""
+"""This direction was paused on request."""
 
 
 class End(Protocol):
@@ -57,13 +57,13 @@ class End(Protocol):
     holds: int
     """The set of holds, as flags."""
     is_watched: bool
-    """Whether the relay wants to see this End's bytes; set by the relay."""
+    """Whether this End's bytes must be passed to the relay's ``data``; set by the relay."""
     reports: EndListener
     """Set by the relay, and deleted with :attr:`peer` when both sides are closed."""
     peer: End
     """The relay's other End."""
     stages: StageChain | None
-    """What lies in front of the send queue, if anything does."""
+    """The stages in front of the send queue, if there are any."""
 
     @property
     def sink(self) -> ByteSink:
@@ -82,7 +82,7 @@ class End(Protocol):
         """
 
     def release(self, hold: int) -> None:
-        """Take a reason away; the last one gone, reading goes on at once."""
+        """Clear a hold; when none is left, reading resumes at once."""
 
     def end_writing(self) -> None:
         """Deliver the bytes that were sent, then send the end (FIN)."""
@@ -168,4 +168,4 @@ class EndListener(Protocol):
         """
 
     def end(self, reason: Reason, reset: bool = False) -> None:
-        """An End failed by a fault of ours: end the connection."""
+        """An End raised an unexpected exception: end the connection."""

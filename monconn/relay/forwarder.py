@@ -17,7 +17,7 @@ from monconn.relay.preface import Preface
 
 
 class Forwarder:
-    """Admits and relays the clients of a listening socket of ours.
+    """Admits and relays the clients of one of our listening sockets.
 
     :param monitor: the service's monitor.
     :param path: moves their bytes.

@@ -60,7 +60,7 @@ class DataPath(Protocol):
         """
 
     def preface_room(self, preface: Preface) -> PrefaceRoom:
-        """Where the service's clients wait that are to be asked for a preface."""
+        """A room in which the service's clients wait until their preface is complete."""
 
 
 class SocketPath:
@@ -79,7 +79,7 @@ class SocketPath:
     def begin(
         self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
     ) -> None:
-        """See :class:`DataPath`."""
+        """Implements ``DataPath.begin``."""
         client = SocketEnd("client", record, self._shared)
         backend_end = self._make_backend(record, backend)
         if isinstance(backend_end.sink, SendQueue):
@@ -92,11 +92,11 @@ class SocketPath:
             client.failed()
 
     def wait(self, room: PrefaceRoom, peer: tuple[str, str], sock: socket.SocketType) -> None:
-        """See :class:`DataPath`."""
+        """Implements ``DataPath.wait``."""
         WaitingSocket(room, peer, sock, self._shared.loop, self.begin)
 
     def preface_room(self, preface: Preface) -> PrefaceRoom:
-        """See :class:`DataPath`."""
+        """Implements ``DataPath.preface_room``."""
         return PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
 
 
@@ -124,7 +124,7 @@ class TransportPath:
     def begin(
         self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
     ) -> None:
-        """See :class:`DataPath`."""
+        """Implements ``DataPath.begin``."""
         client = self.client_end(record, backend)
         try:
             self._adopt(sock, client)
@@ -138,7 +138,7 @@ class TransportPath:
             relay.broken(client, "reset" if has_reset else "none", str(error))
 
     def wait(self, room: PrefaceRoom, peer: tuple[str, str], sock: socket.SocketType) -> None:
-        """See :class:`DataPath`."""
+        """Implements ``DataPath.wait``."""
         client = self.waiting(room, peer)
         try:
             self._adopt(sock, client)
@@ -156,7 +156,7 @@ class TransportPath:
             sock.close()  # Twisted has duplicated the descriptor
 
     def preface_room(self, preface: Preface) -> PrefaceRoom:
-        """See :class:`DataPath`."""
+        """Implements ``DataPath.preface_room``."""
         return PrefaceRoom(self._monitor, preface, self._shared.deadlines)
 
     def waiting(self, room: PrefaceRoom, peer: tuple[str, str]) -> WaitingProtocol:
@@ -199,12 +199,12 @@ class DataPaths:
         *,
         keepalive: bool = True,
     ) -> SocketPath | TransportPath:
-        """The best path for clients off a listening socket of ours.
+        """The best path for clients accepted from one of our listening sockets.
 
         :param backend: where to forward to, or what chooses that for each connection.
         """
         if not HAS_EPOLL:
-            self._warn("this system has no epoll: forwarding over Twisted's transports, slower")
+            self._warn("this platform has no epoll: forwarding over Twisted's transports, slower")
             return self.from_endpoint(monitor, backend, keepalive=keepalive)
         make_backend = self._make_backend(monitor, backend, keepalive)
         return SocketPath(self._shared(monitor, keepalive), make_backend)
@@ -220,13 +220,13 @@ class DataPaths:
     def _make_backend(
         self, monitor: Monitor, backend: Address | ChooseBackend, keepalive: bool
     ) -> MakeBackend:
-        # What connects to an address is made once: it caches names, and knows who waits.
+        # One maker for each address: it caches resolved names, and queues attempts that wait.
         makers: dict[Address, Callable[[ConnectionRecord], End]] = {}
 
         def maker(address: Address) -> Callable[[ConnectionRecord], End]:
             made = makers.get(address)
             if made is None:
-                if len(makers) >= _MOST_BACKENDS:  # made up by clients, it seems
+                if len(makers) >= _MOST_BACKENDS:  # clients seem to choose arbitrary addresses
                     makers.clear()
                 made = makers[address] = self._backend_maker(monitor, address, keepalive)
             return made
@@ -275,7 +275,7 @@ class DataPaths:
         if self._loop is None:
             self._loop = NestedSocketLoop(self._reactor, self._clock)
         if not HAS_SPLICE:
-            self._warn("this system cannot splice: copying all bytes")
+            self._warn("this platform has no splice: copying all bytes")
         return Shared(monitor, self._loop, self._pipes, self.deadlines, self._deliveries, keepalive)
 
     def _warn(self, what: str) -> None:
@@ -284,7 +284,7 @@ class DataPaths:
             self._log.warn("{what}", what=what)
 
     def close(self) -> None:
-        """Give back what the paths share, once no connection is left."""
+        """Release the shared pipes and epoll, once no connection is left."""
         if isinstance(self._loop, NestedSocketLoop):  # the reactor's own may have others' sockets
             self._loop.close()
         self._loop = None

@@ -1,13 +1,13 @@
 """Reading a client's first bytes before it is admitted and the backend is dialled.
 
-A :class:`Preface` decides by them who the client is (a PROXY header), where it goes (a TLS server
-name) or what it speaks. Then admission and dialling go on as ever, and the backend gets every byte
-that the preface did not consume, once. A service without a preface never comes here.
+From them a :class:`Preface` determines the client's address (a PROXY header), its backend (a TLS
+server name) or its protocol. Then admission and dialling go on as usual, and the backend gets every
+byte that the preface did not consume, once. A service without a preface does not use this module.
 
-While they wait, clients take no slot of the service: whose slot it would be is not known yet. What
-they take is bounded apart, in number, bytes and time. One that never says who it is becomes a
-connection of its socket's address after all, so that it is counted, logged and held against the
-rules of that address; it ends at once:
+While they wait, clients take no slot of the service, as the address that is to be limited is not
+known yet. Their number, bytes and time are bounded separately. A client that never completes its
+preface is admitted or refused by its socket's address, so that it is counted and logged; such a
+connection ends at once:
 
 - ``read_timeout``: it sent too little within the preface's time, or had to make room for others,
 - ``client_closed``, ``client_reset``, ``client_lost``: it ended before it had sent enough,
@@ -44,8 +44,8 @@ from monconn.net.sockets import (
 from monconn.relay.sockets.loop import HUP, RDHUP, SocketLoop
 
 MOST_WAITING = 1000
-"""How many clients of a service may wait at the same time. One more, and the one that has waited
-longest goes: a crowd of silent clients keeps nobody else out."""
+"""How many clients of a service may wait at the same time. Beyond it, the one that has waited
+longest is dropped, so that a crowd of silent clients does not lock out others."""
 
 
 class PrefaceError(MonconnError):
@@ -54,12 +54,12 @@ class PrefaceError(MonconnError):
 
 @attrs.frozen
 class Decision:
-    """What a preface says of a client; what is left out stays as it is without one."""
+    """What a preface says about a client; a field left out has no effect."""
 
     consumed: int = 0
     """How many bytes were the preface's own, and are not for the backend."""
     client: str = ""
-    """Who the client is, for display: ``IP:PORT``."""
+    """The client's address, for display: ``IP:PORT``."""
     client_ip: str = ""
     """Its IP, by which it is admitted; given together with :attr:`client`."""
     backend: Address | None = None
@@ -86,16 +86,16 @@ class Preface(TypingProtocol):
 
 
 class WaitingClient(TypingProtocol):
-    """A client that has not said enough yet."""
+    """A client whose preface is not complete yet."""
 
     peer: tuple[str, str]
     """Its socket's address, for display, and the IP."""
     bucket: int | None
 
     def check(self, now: float) -> float | None:
-        """Its time is over."""
+        """Its time to send a preface is over."""
 
-    def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
+    def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
         """It is admitted."""
 
     def drop(self) -> None:
@@ -159,14 +159,14 @@ class PrefaceRoom:
             return
         for name, value in decision.facts.items():
             record.set_fact(name, value)
-        client.go_on(record, decision)
+        client.admitted(record, decision)
 
     def time_out(self, client: WaitingClient, detail: str) -> None:
         """A client has taken too long."""
         self.give_up(client, "read_timeout", "timeout", detail)
 
     def give_up(self, client: WaitingClient, reason: Reason, how: SideEnd, detail: str) -> None:
-        """Count a client that said too little as a connection, which ends at once.
+        """Count a client without a complete preface as a connection, which ends at once.
 
         :param how: how its side has ended.
         """
@@ -186,7 +186,7 @@ class PrefaceRoom:
         self._deadlines.cancel(client)
 
     def close(self) -> None:
-        """Drop everyone: the service stops."""
+        """Drop all clients that wait: the service stops."""
         for client in tuple(self._waiting):
             self._leave(client)
             client.drop()
@@ -215,8 +215,8 @@ class _EndedConnection:
 class WaitingSocket:
     """A client on a socket in the loop.
 
-    Its bytes are only peeked at (``MSG_PEEK``), so that they reach the backend the way that all
-    bytes do. That works as the loop is edge-triggered: unread bytes are reported once.
+    Its bytes are only peeked at (``MSG_PEEK``), so that the ordinary data path reads them once it
+    is admitted. That works as the loop is edge-triggered: unread bytes are reported once.
 
     :param room: where it waits.
     :param peer: its address.
@@ -244,12 +244,12 @@ class WaitingSocket:
         loop.add(sock.fileno(), self)
 
     def ready(self, events: int) -> None:
-        """See :class:`~monconn.relay.sockets.loop.SocketHandler`."""
+        """Implements ``SocketHandler.ready``."""
         self._has_ended = self._has_ended or bool(events & (RDHUP | HUP))
         try:
             data = self._sock.recv(self._room.preface.max_bytes, socket.MSG_PEEK)
         except BlockingIOError:
-            return  # the event of a socket that can be written to
+            return  # only EPOLLOUT: nothing was received
         except OSError as error:
             how = end_by_errno(error.errno or 0)
             self._room.give_up(self, BROKEN_REASONS["client", how], how, "")
@@ -257,24 +257,24 @@ class WaitingSocket:
         self._room.consider(self, data, self._has_ended or not data)
 
     def failed(self) -> None:
-        """See :class:`~monconn.relay.sockets.loop.SocketHandler`."""
+        """Implements ``SocketHandler.failed``."""
         self._room.give_up(self, "error", "none", "")
 
     def check(self, now: float) -> float | None:
-        """See :class:`~monconn.monitor.deadlines.Checked`."""
+        """Implements ``Checked.check``."""
         self._room.time_out(self, "it sent no preface in time")
         return None
 
-    def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
-        """See :class:`WaitingClient`."""
+    def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
+        """Implements ``WaitingClient.admitted``."""
         self._loop.unregister(self._sock.fileno())
         left = decision.consumed
-        while left:  # they are all there: they were peeked at
+        while left:  # recv cannot block: these bytes were peeked at
             left -= len(self._sock.recv(left)) or left
         self._begin(record, self._sock, decision.backend)
 
     def drop(self) -> None:
-        """See :class:`WaitingClient`."""
+        """Implements ``WaitingClient.drop``."""
         if self._sock.fileno() >= 0:
             self._loop.remove(self._sock.fileno())
             self._sock.close()
@@ -312,13 +312,13 @@ class WaitingProtocol(Protocol):
         self._room.enter(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """It has sent something."""
+        """The client has sent bytes."""
         if not self._is_over:
             self._data += data
             self._room.consider(self, self._data, False)
 
     def readConnectionLost(self) -> None:
-        """It will send no more."""
+        """The client has ended its side."""
         if not self._is_over:
             self._has_ended = True
             self._room.consider(self, self._data, True)
@@ -327,7 +327,7 @@ class WaitingProtocol(Protocol):
         """Ignored: nothing was written."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """It is gone."""
+        """The connection is closed, or has failed."""
         if self._is_over:
             return
         error_number = 0 if self._socket is None else self._socket.error_number
@@ -338,12 +338,12 @@ class WaitingProtocol(Protocol):
             self._room.give_up(self, "client_closed", "fin", "it ended before its preface did")
 
     def check(self, now: float) -> float | None:
-        """See :class:`~monconn.monitor.deadlines.Checked`."""
+        """Implements ``Checked.check``."""
         self._room.time_out(self, "it sent no preface in time")
         return None
 
-    def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
-        """See :class:`WaitingClient`."""
+    def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
+        """Implements ``WaitingClient.admitted``."""
         self._is_over = True
         end: Protocol = self._make_end(record, decision.backend)
         # Transports look these up for each call.
@@ -363,7 +363,7 @@ class WaitingProtocol(Protocol):
             end.readConnectionLost()  # type: ignore[attr-defined]
 
     def drop(self) -> None:
-        """See :class:`WaitingClient`."""
+        """Implements ``WaitingClient.drop``."""
         self._is_over = True
         if self.transport is not None:
             self.transport.loseConnection()

@@ -86,7 +86,7 @@ class Relay:
         self._state: RelayState = "connecting"
         self._first_ended: Side | None = None
         self._gone: tuple[Side, ...] = ()
-        # Made when they are needed: most connections end before the first check, and unwatched.
+        # Made on demand: most connections end before the first check, and unwatched.
         self._progress: tuple[SendProgress, SendProgress] | None = None
         self._watchers: Watchers | None = None
         client.reports = backend.reports = self
@@ -95,7 +95,7 @@ class Relay:
     # -- bytes
 
     def data(self, end: End, data: bytes) -> None:
-        """See :class:`~monconn.relay.ends.EndListener`."""
+        """Implements ``EndListener.data``."""
         record, direction = self.record, _DIRECTION[end.side]
         record.count(direction, len(data), self._monitor.clock.seconds())
         was_ending = record.reason is not None
@@ -104,11 +104,11 @@ class Relay:
         if self._watchers is not None:
             self._watchers.show(direction, data)
         if record.reason is not None and not was_ending:
-            return  # who watches has ended the connection because of this very chunk
+            return  # an observer has ended the connection because of this very chunk
         end.peer.sink.send(data)
 
     def add_watcher(self, call: Watch) -> Callable[[], None]:
-        """See :class:`IWatchable`.
+        """Implements ``IWatchable.add_watcher``.
 
         While it is there, this connection's bytes are copied through Python; other connections
         are not affected.
@@ -161,7 +161,7 @@ class Relay:
         self._hold(self._ends(direction)[0], hold)
 
     def release(self, direction: Direction, hold: int) -> None:
-        """Take back what :meth:`hold` did; reading goes on if nobody else holds the direction."""
+        """Take back what :meth:`hold` did; reading resumes if no other hold is left."""
         self._release(self._ends(direction)[0], hold)
 
     def _ends(self, direction: Direction) -> tuple[End, End]:
@@ -184,18 +184,18 @@ class Relay:
         end.release(hold)
 
     def filled(self, end: End) -> None:
-        """See :class:`~monconn.relay.ends.EndListener`."""
+        """Implements ``EndListener.filled``."""
         self._hold(end.peer, HOLD_FULL)
 
     def drained(self, end: End) -> None:
-        """See :class:`~monconn.relay.ends.EndListener`."""
+        """Implements ``EndListener.drained``."""
         if end.peer.holds & HOLD_FULL:
             self._release(end.peer, HOLD_FULL)
 
     # -- events
 
     def connected(self, end: End) -> None:
-        """See :class:`~monconn.relay.ends.EndListener`."""
+        """Implements ``EndListener.connected``."""
         if end.side == "client":
             self._begin()
         else:
@@ -212,13 +212,13 @@ class Relay:
             self.backend.dial()
 
     def connect_failed(self, end: End, reason: Reason, detail: str) -> None:
-        """See :class:`~monconn.relay.ends.EndListener`."""
+        """Implements ``EndListener.connect_failed``."""
         self._set_reason(reason, detail)
         self._handle("connect_failed")
         self._leave(end.side)
 
     def eof(self, end: End) -> None:
-        """See :class:`~monconn.relay.ends.EndListener`."""
+        """Implements ``EndListener.eof``."""
         self.record.note_end(end.side, "fin")
         if self._first_ended is None:
             self._first_ended = end.side
@@ -226,12 +226,12 @@ class Relay:
         self._handle(_EOF_EVENT[end.side])
 
     def gone(self, end: End) -> None:
-        """See :class:`~monconn.relay.ends.EndListener`."""
+        """Implements ``EndListener.gone``."""
         self._handle(_GONE_EVENT[end.side])
         self._leave(end.side)
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
-        """See :class:`~monconn.relay.ends.EndListener`."""
+        """Implements ``EndListener.broken``."""
         self.record.note_end(end.side, how)
         self._set_reason(BROKEN_REASONS[end.side, how], detail)
         has_early_bytes = end.side == "client" and self.record.connected is None and self.record.up
@@ -239,12 +239,12 @@ class Relay:
         self._leave(end.side)
 
     def end(self, reason: Reason, reset: bool = False) -> None:
-        """See :class:`IConnection`."""
+        """Implements ``IConnection.end``."""
         self._set_reason(reason)
         self._handle("cut_hard" if reset else "cut")
 
     def measure(self) -> None:
-        """See :class:`IConnection`."""
+        """Implements ``IConnection.measure``."""
         for end in (self.client, self.backend):
             self.record.note_tcp(end.side, end.tcp_info())
 

@@ -34,7 +34,7 @@ class Stage(Protocol):
     """How many bytes it holds. A stage lowers it before it forwards."""
 
     def attach(self, forward: Forward) -> None:
-        """It is in place.
+        """The stage was added to a chain.
 
         :param forward: passes bytes on; ``b""`` if :attr:`held` has changed for another reason. It
             may be called at any time, from :meth:`receive` too, and does nothing once the receiver
@@ -130,7 +130,7 @@ class StageChain:
         """Give bytes to the first stage."""
         if self._queue is None:
             return
-        if not self._stages:  # the last one has just gone, and had held the sender back
+        if not self._stages:  # the last stage was just removed, while the sender was held
             self._queue.send(data)
             return
         self._stages[0].receive(bytes(data))

@@ -97,7 +97,7 @@ TABLE: dict[RelayState, dict[Event, Outcome]] = {
     "client_ended": {
         **_ESTABLISHED,
         "backend_eof": ("draining", ("close_client", "close_backend")),
-        # A side that is gone takes no more bytes: the other has nothing left to say to it.
+        # A side that is gone takes no more bytes: what the other still sends cannot be delivered.
         "client_gone": ("draining", ("close_backend",)),
     },
     "backend_ended": {

@@ -69,7 +69,7 @@ class Application(MultiService):
         )
         self._has_listeners = False
         self._shared = (self.registry, reactor, self._clock)
-        # Whatever stores or logs is there before the first client comes, until after the last.
+        # Sinks start before the first client can connect, and stop after the last connection.
         for each in config.observers:
             self.registry.observe(_make_observer(each))
         self._devices = self._add(DevicesService(config.devices, *self._shared))
@@ -85,7 +85,7 @@ class Application(MultiService):
             history=self._history,
             manhole=lambda: getattr(self._manhole, "where", None),
         )
-        """Everything that can be asked of the services, or done to them."""
+        """All queries about, and actions on, the services."""
         self._add_admin_interfaces(config)
 
     def _add(self, service: T) -> T:
@@ -139,7 +139,7 @@ class Application(MultiService):
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.
 
-        :raises MonconnError: one of them, or a file, cannot be had.
+        :raises MonconnError: one of them, or a file, cannot be opened.
         """
         self._or_nothing(self._open)
 
@@ -166,16 +166,16 @@ class Application(MultiService):
     def startService(self) -> None:
         """Start every child.
 
-        :raises MonconnError: a listener or a file cannot be had; then nothing is left open.
+        :raises MonconnError: a listener or a file cannot be opened; then nothing is left open.
         """
         if not self._has_listeners:  # twist does not call privilegedStartService
             self.privilegedStartService()
         self._or_nothing(super().startService)
 
     def stopService(self) -> Deferred[Any]:
-        """Stop the forwarding services, then what stores and logs, and the admin interfaces.
+        """Stop the forwarding services, then the sinks and the admin interfaces.
 
-        So until the last connection has ended one can still connect to the control port.
+        So the control port is available until the last connection has ended.
 
         :returns: fires when all is stopped.
         """

@@ -41,7 +41,7 @@ class EndpointError(SystemExit, AddressError):
     """An endpoint string that cannot be used.
 
     ``twistd`` shows a traceback for whatever an endpoint raises, except for what ends the
-    program: then the message is all that is shown. To everybody else this is a ``ValueError``.
+    program: then only the message is printed. Other callers can catch it as a ``ValueError``.
     """
 
 
@@ -112,8 +112,8 @@ def _quoted_as_a_whole(args: tuple[str, ...], options: dict[str, str]) -> str:
     whole, *others = [*args, *(f"{key}={text}" for key, text in options.items())]
     if others:
         raise EndpointError(
-            f"monconn: {quoted(others[-1])} is not a key of ours: it belongs inside of the quoted"
-            f" endpoint {quoted(whole)}"
+            f"monconn: {quoted(others[-1])} is not a mon. keyword: it belongs inside of the"
+            f" quoted endpoint {quoted(whole)}"
         )
     return whole
 
@@ -143,7 +143,7 @@ def parse_stream_server(reactor: Any, *args: str, **options: str) -> MonitoredEn
     name, control = settings.pop("name", description), settings.pop("control", None)
     monitor = Monitor(
         name,
-        # Nobody can be left waiting in a queue that Twisted empties.
+        # Twisted empties the accept queue, so clients cannot be left waiting in it.
         policy=Policy.of(when_full="refuse", **settings),
         listen=description,
         clock=MonotonicClock(reactor),
@@ -191,7 +191,7 @@ class MonitoredEndpoint:
 
     def _listening(self, port: IListeningPort) -> IListeningPort:
         host: Any = port.getHost()
-        if hasattr(host, "port"):  # the real one, also if 0 was asked for
+        if hasattr(host, "port"):  # the actual port, also if 0 was configured
             self.monitor.listen = str(TcpAddress(host.host, host.port))
         return port
 
@@ -224,12 +224,12 @@ def _failed(failure: Failure, factory: _EndpointFactory) -> Failure:
 
 
 class _EndpointFactory(MonitoringFactory):
-    """Notices when its port is closed: Twisted then calls ``doStop``, for every kind of port.
+    """Detects when its port is closed: Twisted then calls ``doStop``, for every kind of port.
 
     :param ended: called once, when the port is closed.
     """
 
-    noisy = False  # the wrapped factory says the same
+    noisy = False  # the wrapped factory logs the same
 
     def __init__(
         self, monitor: Monitor, wrapped: IProtocolFactory, ended: Callable[[], object]

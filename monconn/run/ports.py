@@ -1,4 +1,4 @@
-"""A service's listener: a socket of our own, or an endpoint of Twisted's."""
+"""A service's listener: a plain socket, or an endpoint of Twisted's."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Port(Protocol):
 
 
 class SocketPort:
-    """Listens on a socket of our own.
+    """Listens on a plain socket.
 
-    :param config: where to listen, and whom to forward to.
+    :param config: where to listen and where to forward to.
     :param monitor: the service's monitor.
     :param paths: makes the data paths to the backend.
     :param reactor: an ``IReactorFDSet``.
-    :raises ListenError: the address cannot be had; tried once.
+    :raises ListenError: the address cannot be listened on; tried once.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class SocketPort:
 class EndpointPort:
     """Listens on an endpoint of Twisted's.
 
-    :param config: where to listen, and whom to forward to.
+    :param config: where to listen and where to forward to.
     :param monitor: the service's monitor.
     :param paths: makes the data paths to the backend.
     :param reactor: the reactor to run on.
@@ -207,7 +207,7 @@ def may_pass(error: ListenError) -> bool:
 
 
 def is_in_use(error: ListenError) -> bool:
-    """Whether somebody listens at the address already."""
+    """Whether the address has a listener already."""
     cause = getattr(error.__cause__, "socketError", error.__cause__)
     return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
 

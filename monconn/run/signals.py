@@ -19,7 +19,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class StopSignals:
-    """The first signal stops the reactor, and so the services, gracefully; the second at once.
+    """The first signal stops the reactor and its services gracefully; the second at once.
 
     :param reactor: the reactor that will run.
     :param stop_now: ends the connections that the first signal has left to end by themselves.

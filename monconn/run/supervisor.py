@@ -131,8 +131,8 @@ class Supervisor:
         While the reactor runs nothing here blocks: an address in use is tried again by timers.
         Before, the tries are made at once, so that what is returned has fired already.
 
-        :param old: the services that are to become ``new``; those that somebody else has applied
-            are left alone.
+        :param old: the services that are to become ``new``; services applied by other
+            code are left alone.
         :param new: the services to run.
         :returns: fires when the new configuration is in force, with what was changed; or fails
             with a :class:`MonconnError`, and then nothing has changed. See :meth:`drained` for
@@ -218,7 +218,7 @@ class Supervisor:
         """The new services by their names.
 
         :raises UnknownService: one of the old ones does not run.
-        :raises DuplicateService: two have one name, or somebody else has taken it.
+        :raises DuplicateService: two have one name, or other code uses it.
         :raises ListenError: two listen at the same place.
         """
         for config in old:
@@ -264,7 +264,7 @@ class Supervisor:
         before, and opened again if something still cannot be had.
 
         :param leaving: the services whose listeners are to be closed.
-        :raises ListenError: an address cannot be had; then all is as before.
+        :raises ListenError: an address cannot be listened on; then all is as before.
         """
         ports: dict[str, Port] = {}
         released: list[_Service] = []
@@ -276,7 +276,7 @@ class Supervisor:
                     if service not in released and _may_clash(service.bound(), config)
                 ]
                 try:
-                    # Whoever holds it does not let go by waiting.
+                    # The holder will not release the address, however long we wait.
                     pauses = () if holders else PAUSES_SECONDS
                     ports[name] = await self._open(config, monitors[name], pauses)
                 except ListenError as error:
@@ -323,7 +323,7 @@ class Supervisor:
         raise AssertionError("unreachable")
 
     def _pause(self, seconds: float) -> Deferred[None]:
-        if not self._reactor.running:  # then no timer fires, and nobody is kept waiting
+        if not self._reactor.running:  # then no timer fires, and there is no connection to delay
             time.sleep(seconds)
             return succeed(None)
         pause: Deferred[None] = Deferred()
@@ -413,7 +413,7 @@ class Supervisor:
         if service.config.policy.print_bytes:
             service.monitor.add_observer(self._hex_dump)
 
-    # -- what is logged
+    # -- log messages
 
     def _listens_late(self, port: Port) -> None:
         for service in self._running.values():
@@ -442,7 +442,7 @@ def _policy_of(config: ServiceConfig) -> Policy:
 
 
 def _may_clash(old: ServiceConfig, new: ServiceConfig) -> bool:
-    """Whether two services may need the same address; nobody knows that of endpoint strings."""
+    """Whether two services may need the same address; unknown for endpoint strings."""
     if any(isinstance(each.listen, EndpointAddress) for each in (old, new)):
         return True
     return bool(clashes((old, new)))
@@ -455,7 +455,7 @@ def _changed_keys(old: ServiceConfig, new: ServiceConfig) -> tuple[str, ...]:
 
 
 def log_failure(error: Exception) -> None:
-    """Log an error that a person can do something about."""
+    """Log an error that the operator can correct."""
     Logger(namespace="monconn").error("{problem}", problem=str(error))
 
 

@@ -35,7 +35,7 @@ UPDATES_A_TURN = 50
 TURN_SECONDS = 0.01
 """Between two such turns while more updates are due."""
 POLL_SECONDS = 1.0
-"""How often due updates are looked for."""
+"""How often due updates are polled for."""
 FLUSH_SECONDS = 1.0
 """How long a stopping program waits for its last lines to be written."""
 

@@ -95,10 +95,10 @@ class _Descriptor:
             raise WriteFailed(rest, error) from None
 
     def _before_write(self) -> None:
-        """For a subclass that may have to open another file first."""
+        """A hook for a subclass that may have to open another file first."""
 
     def _piece(self, lines: bytes) -> bytes:
-        """The start of the lines, as much as goes into one write(2)."""
+        """The start of the lines: the part for the next write(2)."""
         return lines
 
 
@@ -166,7 +166,7 @@ class FileSink(_Descriptor):
     def _continue_with_open_file(self, error: OSError) -> None:
         """Keep writing to the file that is open, if it still has a name somewhere.
 
-        :raises OSError: it was deleted, so that nobody could ever read the lines.
+        :raises OSError: it was deleted, so that the lines could never be read.
         """
         if os.fstat(self._fd).st_nlink == 0:
             self._must_reopen = True

@@ -165,10 +165,10 @@ def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     assert config.load(path) == config.load(str(path)) == parse(NATIVE)
 
 
-# -- what holds for all services
+# -- defaults for all services
 
 
-def test_defaults_hold_for_all_services_that_say_nothing_else() -> None:
+def test_defaults_apply_to_services_without_a_setting_of_their_own() -> None:
     loaded = parse(
         "services:\n"
         '  one: {listen: ":1", backend: ":9"}\n'
@@ -183,7 +183,7 @@ def test_defaults_hold_for_all_services_that_say_nothing_else() -> None:
     assert two.policy == Policy.of(max_idle=10, keepalive=False)
 
 
-def test_each_wrong_default_is_told_once_with_its_line() -> None:
+def test_each_wrong_default_is_reported_once_with_its_line() -> None:
     assert problems_of(
         "defaults:\n"
         "  max_idle: soon\n"
@@ -308,9 +308,9 @@ def test_pairs() -> None:
 def test_wrong_pairs(pairs: list[str], wrong: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as caught:
         config.from_pairs(pairs)
-    for problem, (pair, words) in zip(caught.value.problems, wrong.items(), strict=True):
+    for problem, (pair, expected_text) in zip(caught.value.problems, wrong.items(), strict=True):
         assert f'"{pair}"' in problem.message
-        assert words in problem.message
+        assert expected_text in problem.message
 
 
 def test_no_pairs() -> None:
@@ -360,12 +360,12 @@ WRONG_RULES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "words"), WRONG_RULES)
-def test_wrong_rules(rule: str, words: str) -> None:
+@pytest.mark.parametrize(("rule", "expected_text"), WRONG_RULES)
+def test_wrong_rules(rule: str, expected_text: str) -> None:
     text = f'services:\n  web:\n    listen: ":1"\n    backend: ":2"\n    {rule}\n'
     (line, path, message), *others = problems_of(text)
     assert (line, path) == (5, f"services.web.{rule.partition(':')[0]}")
-    assert words in message
+    assert expected_text in message
     # A tag is left out, and what remains is judged as well.
     assert bool(others) == ("!!" in rule)
 
@@ -399,17 +399,17 @@ WRONG_LISTENERS = [
 ]
 
 
-@pytest.mark.parametrize(("listen", "words"), WRONG_LISTENERS)
-def test_wrong_listeners(listen: str, words: str) -> None:
+@pytest.mark.parametrize(("listen", "expected_text"), WRONG_LISTENERS)
+def test_wrong_listeners(listen: str, expected_text: str) -> None:
     text = f'services:\n  web:\n    listen: {listen}\n    backend: ":2"\n'
     ((line, path, message),) = problems_of(text)
     assert line == 3
     assert path in ("services.web.listen", "")
-    assert words in message
+    assert expected_text in message
 
 
 @pytest.mark.parametrize(
-    ("backend", "words"),
+    ("backend", "expected_text"),
     [
         ("22:22", "in quotes"),
         ('":0"', "from 1 to 65535"),
@@ -419,11 +419,11 @@ def test_wrong_listeners(listen: str, words: str) -> None:
         ('"unix:/run/web:mode=600"', "a backend has none"),
     ],
 )
-def test_wrong_backends(backend: str, words: str) -> None:
+def test_wrong_backends(backend: str, expected_text: str) -> None:
     text = f'services:\n  web:\n    listen: ":1"\n    backend: {backend}\n'
     ((line, path, message),) = problems_of(text)
     assert (line, path) == (4, "services.web.backend")
-    assert words in message
+    assert expected_text in message
 
 
 @pytest.mark.parametrize("listen", ['"haproxy:tcp:0"', '"tcp:0:backlog=5"'])
@@ -449,13 +449,13 @@ WRONG_GO_RULES = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "key", "words"), WRONG_GO_RULES)
-def test_wrong_go_rules(rule: str, key: str, words: str) -> None:
+@pytest.mark.parametrize(("rule", "key", "expected_text"), WRONG_GO_RULES)
+def test_wrong_go_rules(rule: str, key: str, expected_text: str) -> None:
     rules = {"listen_port": "80", "backend_port": "81", rule.partition(":")[0]: None}
     lines = [rule if value is None else f"{key}: {value}" for key, value in rules.items()]
     ((_, path, message),) = problems_of("web:\n" + "".join(f"  {line}\n" for line in lines))
     assert path.startswith(f"web.{key}".rstrip("."))
-    assert words in message
+    assert expected_text in message
 
 
 # -- wrong files
@@ -513,11 +513,11 @@ WRONG_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "line", "path", "words"), WRONG_FILES)
-def test_wrong_files(text: str, line: int | None, path: str, words: str) -> None:
+@pytest.mark.parametrize(("text", "line", "path", "expected_text"), WRONG_FILES)
+def test_wrong_files(text: str, line: int | None, path: str, expected_text: str) -> None:
     ((found_line, found_path, message),) = problems_of(text)
     assert (found_line, found_path) == (line, path)
-    assert words in message
+    assert expected_text in message
 
 
 def test_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,7 +544,7 @@ def test_a_chain_of_merges_is_limited() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "words"),
+    ("content", "line", "expected_text"),
     [
         (b"services:\n  a\xff", 2, "UTF-8"),
         (bytes(range(256)), 2, "UTF-8"),
@@ -553,18 +553,20 @@ def test_a_chain_of_merges_is_limited() -> None:
         (b"", None, "no services"),
     ],
 )
-def test_wrong_content(tmp_path: Path, content: bytes, line: int | None, words: str) -> None:
+def test_wrong_content(
+    tmp_path: Path, content: bytes, line: int | None, expected_text: str
+) -> None:
     path = tmp_path / "monconn.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         config.load(path)
     (problem,) = caught.value.problems
     assert (problem.source, problem.line) == (str(path), line)
-    assert words in problem.message
+    assert expected_text in problem.message
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "expected_text"),
     [
         ("missing", "No such file"),
         (".", "Is a directory"),
@@ -572,13 +574,13 @@ def test_wrong_content(tmp_path: Path, content: bytes, line: int | None, words: 
         ("a" * 999, "too long"),
     ],
 )
-def test_unreadable_files(tmp_path: Path, name: str, words: str) -> None:
+def test_unreadable_files(tmp_path: Path, name: str, expected_text: str) -> None:
     path = os.path.join(tmp_path, name)
     with pytest.raises(ConfigError) as caught:
         config.load(path)
     (problem,) = caught.value.problems
     assert (problem.source, problem.line) == (path, None)
-    assert words in problem.message
+    assert expected_text in problem.message
 
 
 def test_all_problems_at_once_in_the_order_of_their_lines() -> None:
@@ -691,7 +693,7 @@ def test_go_listeners_that_clash() -> None:
     assert 'the service "a"' in message
 
 
-# -- whatever it is: a configuration, or problems in words
+# -- any input gives a configuration or problems
 
 
 def check_any_text(text: str) -> None:

@@ -31,15 +31,15 @@ def problems(text: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-class Noting(Observer):
-    """An observer of somebody's own."""
+class CustomObserver(Observer):
+    """A custom observer."""
 
     def __init__(self, path: Any, *, limit: int = 3) -> None:
         self.path = path
         self.limit = limit
 
 
-def test_all_is_off_but_devices() -> None:
+def test_everything_is_off_except_devices() -> None:
     config = read("")
     assert (config.json_log, config.metrics, config.history) == (None, None, None)
     assert config.devices == DevicesConfig()
@@ -71,7 +71,7 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("json_log: {}", "json_log.path: is missing"),
         ("json_log: true", "json_log: must be a mapping of settings, not true or false"),
@@ -96,15 +96,15 @@ def test_defaults() -> None:
         ("observers: [{use: 'json:Nothing'}]", "cannot be imported: AttributeError"),
         ("observers: [{use: 'sys:path'}]", 'observers[0].use: "sys:path" is not a class'),
         (
-            f"observers: [{{use: '{__name__}:Noting', limit: 1}}]",
+            f"observers: [{{use: '{__name__}:CustomObserver', limit: 1}}]",
             "cannot be made with these options: missing a required argument: 'path'",
         ),
     ],
 )
-def test_what_is_wrong_is_said(text: str, words: str) -> None:
+def test_problems_are_reported(text: str, message: str) -> None:
     (problem,) = problems(text)
     assert problem.startswith("file.yaml:2: ")
-    assert words in problem
+    assert message in problem
 
 
 def test_all_that_is_wrong_with_observers_at_once() -> None:
@@ -112,15 +112,17 @@ def test_all_that_is_wrong_with_observers_at_once() -> None:
 
 
 def test_observers_with_options_of_every_kind() -> None:
-    config = read(f"observers:\n  - use: {__name__}:Noting\n    path: {{a: [1, null, x]}}\n")
+    config = read(
+        f"observers:\n  - use: {__name__}:CustomObserver\n    path: {{a: [1, null, x]}}\n"
+    )
     (each,) = config.observers
     made = each.make(**each.options)
-    assert isinstance(made, Noting)
+    assert isinstance(made, CustomObserver)
     assert made.path == {"a": [1, None, "x"]}
     assert made.limit == 3
 
 
-def test_a_module_that_fails_is_told_and_not_shown_as_a_traceback(
+def test_a_failing_module_is_reported_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "observer_that_fails.py").write_text("raise RuntimeError('no\\nluck')")

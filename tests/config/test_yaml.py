@@ -1,4 +1,4 @@
-"""YAML text as nodes: values as they are meant, within limits."""
+"""YAML text as nodes: values, problems and limits."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_nothing_contains_itself(text: str) -> None:
     ],
     ids=lambda text: text[:8],
 )
-def test_no_text_costs_much(text: str) -> None:
+def test_no_text_takes_long(text: str) -> None:
     before = time.process_time()
     value, problems = read(text)
     assert time.process_time() - before < 20  # a few seconds, but for a slow machine

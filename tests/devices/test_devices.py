@@ -283,9 +283,9 @@ def test_counts_are_those_of_the_monitor(steps: list[tuple[str, int, str]]) -> N
         assert sum(row["total"] for row in rows) == world.monitor.totals().opened
         assert (sum(row["up"] for row in rows), 0) == world.monitor.bytes()
         assert sorted(world.monitor.connections_by_ip().items()) == sorted(by_ip.items())
-    told = Counter((kind, device) for kind, device, is_over in world.alarms() if not is_over)
+    raised = Counter((kind, device) for kind, device, is_over in world.alarms() if not is_over)
     assert all(
-        row["alarms"] == [] or told[row["alarms"][0], row["device"]] for row in rows_of(world)
+        row["alarms"] == [] or raised[row["alarms"][0], row["device"]] for row in rows_of(world)
     )
 
 
@@ -352,13 +352,13 @@ def test_no_device_is_silent_within_five_seconds(world: World) -> None:
 def test_an_irregular_device_has_no_typical_interval(world: World) -> None:
     """Such as a person at a keyboard: no alarm for each pause."""
     connection = world.enter()
-    told = []
+    raised = []
     for _ in range(10):
         connection.speak()
         world.speak_every(connection, 1.0, 3)
         world.wait(60.0)
-        told += world.kinds()
-    assert told.count("silent") <= 2
+        raised += world.kinds()
+    assert raised.count("silent") <= 2
 
 
 def test_a_slower_interval_is_learned(world: World) -> None:
@@ -443,7 +443,7 @@ def test_disconnected_normally(world: World, reason: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["client_closed", "lifetime"])
-def test_a_device_that_connects_for_each_message_stays_away(world: World, reason: str) -> None:
+def test_a_device_that_connects_for_each_message_does_not_return(world: World, reason: str) -> None:
     world.visit_every(100.0, 6, reason)
     assert world.row()["reconnect_seconds"] == 100.0
     world.wait(195.0)  # 295 s since it left
@@ -518,7 +518,7 @@ def test_a_second_storm_is_another_alarm(world: World) -> None:
 
 
 @pytest.mark.parametrize("allowed", [1, 2, 3])
-def test_small_storms(allowed: int) -> None:
+def test_storms_of_a_small_limit(allowed: int) -> None:
     world = World(storm_connections=allowed)
     for _ in range(allowed):
         world.enter().end("operator")
@@ -545,7 +545,7 @@ def enter_fleet(world: World) -> list[Connection]:
     return [world.enter(number_ip(number)) for number in range(FLEET)]
 
 
-class Beats:
+class Fleet:
     """Has each device of a fleet send every ten minutes, ±30 %, in steps of 20 s."""
 
     mean = 600.0
@@ -562,7 +562,7 @@ class Beats:
                 connection
             )
 
-    def go_on(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         for _ in range(int(seconds / self.step)):
             for connection in self.due.pop(self.tick, ()):
                 if connection not in self.silent:
@@ -575,18 +575,20 @@ class Beats:
 
 def test_steady_fleet_raises_no_alarm_and_a_silent_device_does(world: World) -> None:
     fleet = enter_fleet(world)
-    beats = Beats(world, fleet)
-    beats.go_on(3 * 3600.0)
+    senders = Fleet(world, fleet)
+    senders.advance(3 * 3600.0)
     assert world.alarms() == []
-    beats.silent = set(random.Random(2).sample(fleet, 50))
-    names = sorted(connection.record.client_ip for connection in beats.silent)
-    beats.go_on(600.0)  # since then at the latest they are silent; ten minutes ago at the earliest
+    senders.silent = set(random.Random(2).sample(fleet, 50))
+    names = sorted(connection.record.client_ip for connection in senders.silent)
+    senders.advance(
+        600.0
+    )  # since then at the latest they are silent; ten minutes ago at the earliest
     assert world.alarms() == []
-    beats.go_on(2000.0)
+    senders.advance(2000.0)
     assert sorted(world.alarms()) == [("silent", name, False) for name in names]
-    beats.go_on(1800.0)
+    senders.advance(1800.0)
     assert world.alarms() == []
-    for connection in beats.silent:
+    for connection in senders.silent:
         connection.speak()
     world.wait(1.0)
     assert sorted(world.alarms()) == [("silent", name, True) for name in names]
@@ -650,7 +652,7 @@ def test_million_addresses() -> None:
         devices.closed(record)
     rows = rows_of(world)
     assert (len(rows), world.devices.forgotten) == (1_000, 1_000_000 - 999)
-    # Who is connected is kept, however long ago it came.
+    # Connected devices are retained, however long ago they were seen.
     assert "192.0.2.1" in {row["device"] for row in rows}
 
 
@@ -703,7 +705,7 @@ def test_a_connection_closed_because_of_an_alarm_is_counted_once(kept: int) -> N
     if "10.0.0.1" in rows:
         row = rows["10.0.0.1"]
         assert (row["connections"], row["total"], row["up"]) == (0, many + 1, many + 1)
-    assert world.observer.events, "nobody was switched off"
+    assert world.observer.events, "the observer was switched off"
 
 
 def test_alarms_of_the_forgotten_are_over() -> None:

@@ -125,7 +125,10 @@ def test_without_figures_nothing_is_known() -> None:
         ({"first_up": None, "last_up": None, "asked": None, "first_down": None}, None),
         ({"asked": None, "first_down": 100.101}, 0.1),  # the backend speaks first
         ({"asked": 103.0, "first_down": 103.1}, 0.1),  # a long question
-        ({"asked": 99.0, "connected": 100.5, "first_down": 101.0}, 0.5),  # sent before it stood
+        (
+            {"asked": 99.0, "connected": 100.5, "first_down": 101.0},
+            0.5,
+        ),  # sent before it was connected
         ({"first_down": None}, 9.998),
         ({"first_down": None, "closed": 103.002}, 3.0),
     ],
@@ -137,21 +140,21 @@ def test_how_long_the_backend_took(fields: dict[str, Any], seconds: float | None
 def test_a_later_answer_that_does_not_come_is_listed() -> None:
     diagnosis = diagnose(record(last_up=105.0, last_down=100.003), NOW)
     assert diagnosis["looks_like"] == "nothing slow"  # it may owe none
-    words = "the backend has sent nothing for 5.00s since the client's last bytes"
-    assert words in diagnosis["because"]
+    text = "the backend has sent nothing for 5.00s since the client's last bytes"
+    assert text in diagnosis["because"]
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "text"),
     [
         ({"connected": 104.0, "asked": 104.0, "first_down": 104.001}, "took 4.00s to accept"),
         ({"connected": None, "first_down": None}, "has not accepted for 10.0s"),
     ],
 )
-def test_a_backend_that_is_slow_to_accept(fields: dict[str, Any], words: str) -> None:
+def test_a_backend_that_is_slow_to_accept(fields: dict[str, Any], text: str) -> None:
     diagnosis = diagnose(record(**fields), NOW)
     assert diagnosis["looks_like"] == "slow to connect"
-    assert diagnosis["because"][0] == f"the backend {words}"
+    assert diagnosis["because"][0] == f"the backend {text}"
 
 
 def test_retransmitted_syns_are_no_loss_of_data() -> None:

@@ -1,6 +1,6 @@
 """Runs the ``monconn`` command, and counts the calls of its own functions.
 
-Each SIGUSR1 has it tell on standard error what was called up to then. Only the main thread
+At each SIGUSR1 it prints to standard error what was called up to then. Only the main thread
 is counted, which moves the bytes; what the one that writes the log does depends on scheduling.
 """
 

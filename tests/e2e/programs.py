@@ -19,12 +19,12 @@ from typing import IO, TypeVar
 from tests import ROOT
 
 HANG_SECONDS = 30.0
-"""How long anything at all may take on a busy machine; then the test fails."""
+"""The time limit of any single step on a busy machine; beyond, the test fails."""
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 TAC = ROOT / "monconn.tac"
 LAUNCHERS = ("monconn", "twistd -n", "twistd", "twist", "twistd -y")
 
-# Waits for the daemon as well, which nobody else could do: it is no child of who started it.
+# Waits for the daemon as well, which the test cannot: the daemon is not its child.
 _REAPER = """
 import ctypes, os, subprocess, sys
 PR_SET_CHILD_SUBREAPER = 36
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], what: str = "it") -> T:
-    """Wait for a condition; what it gave in the end."""
+    """Wait until a condition is true; return its value."""
     give_up = time.monotonic() + HANG_SECONDS
     while not (result := condition()):
         assert time.monotonic() < give_up, f"{what} never came to be"
@@ -131,7 +131,7 @@ class Program:
             argv,
             cwd=cwd,
             pass_fds=pass_fds,
-            # Whoever set the variable to watch tests would hide what buffers of output do.
+            # If the user has set the variable, buffering of output would not be tested.
             env={**os.environ, "PYTHONUNBUFFERED": "", **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=stdout,
@@ -225,7 +225,7 @@ class Monconn:
 
     def close(self) -> None:
         """End it, whatever it does."""
-        if self._is_daemon:  # a daemon is a child of the reaper's, once who started it has ended
+        if self._is_daemon:  # a daemon is adopted by the reaper once its parent has ended
             until(lambda: not _kill_children(self.program.process), "the end of the daemon")
         self.program.close()
 
@@ -322,7 +322,7 @@ def receive(client: socket.socket, count: int) -> bytes:
 
 
 def is_refused(port: int) -> bool:
-    """Whether nobody listens on a port of the loopback any more."""
+    """Whether a port of the loopback has no listener any more."""
     with socket.socket() as client:
         client.settimeout(HANG_SECONDS)
         return client.connect_ex(("127.0.0.1", port)) != 0
@@ -335,7 +335,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def accepts(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether somebody listens on a port."""
+    """Whether a port has a listener."""
     with socket.socket(_family(host)) as client:
         return client.connect_ex((host, port)) == 0
 

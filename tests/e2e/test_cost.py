@@ -68,7 +68,7 @@ CALLS_PER_MEBIBYTE: dict[str, float] = {
 CALLS_PER_SPLICE: dict[str, float] = {
     "splice": 1,
     "getsockopt": 0.8,  # one before each splice into a pipe, which another leads out of, or copy
-    "recvfrom": 0.3,  # a few bytes to a side that has no room, so that it tells when it has
+    "recvfrom": 0.3,  # a few bytes to a side without room: its next event reports room
     "sendto": 0.3,
     "epoll_ctl": 1.1,  # one after each turn's share
     "epoll_wait": 2,
@@ -83,7 +83,7 @@ PYTHON_CALLS_PER_MESSAGE = 12
 PYTHON_SLACK = 0.5
 """So that one call more is too many, though a round may miss some of its last connection."""
 NOT_COUNTED = (
-    # What tells of events: how often, for a connection, depends on which of them coincide.
+    # Waits for events: their number per connection depends on which events coincide.
     r"relay/sockets/(loop:serve|reactor:(doPoll|_serve)|end:ready|connect:ready)"
     # The log: it writes a line for each connection only if there are few in a second.
     r"|(sinks/closelog|ratelimit|faces/cli/logs|background|units):.*"

@@ -1,6 +1,6 @@
 """Our reason and two letters beside HAProxy's: the same scenarios through both, on real sockets.
 
-HAProxy's words for its letters are in its configuration manual, *Session state at disconnection*.
+HAProxy's letters are documented in its configuration manual, *Session state at disconnection*.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DIFFERENT = {
     "operator_closes": ("K-", "KD", _PHASE),
     "operator_closes_after_backend_has_ended": ("K-", "KL", _PHASE),
 }
-"""By scenario: HAProxy's code, ours, and why; the same table stands in :data:`PAGE`."""
+"""By scenario: HAProxy's code, ours, and why; the same table is in :data:`PAGE`."""
 
 HAPROXY_CONFIG = """
 global
@@ -74,7 +74,7 @@ _TAKE_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0)) 
 _NO_PACKET = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
 
 
-# -- what the scenarios are told with
+# -- helpers of the scenarios
 
 
 class Proxy(Protocol):
@@ -120,9 +120,9 @@ class Stage:
         return self._cleanup.enter_context(backend)
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
-        """A client and its backend, once the proxy knows that both stand."""
+        """A client and its backend, once the proxy knows that both are connected."""
         pair = self.client(), self.backend()
-        until(lambda: self.state() != "connecting", "a connection that stands")
+        until(lambda: self.state() != "connecting", "an established connection")
         return pair
 
     def talk(self) -> tuple[socket.socket, socket.socket]:
@@ -151,7 +151,7 @@ class Stage:
         self._listener.shutdown(socket.SHUT_RDWR)
 
     def state(self) -> str:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.state``."""
         return self._proxy.state(self._service)
 
     def kill(self) -> None:
@@ -203,7 +203,7 @@ def answer_if_possible(sock: socket.socket) -> None:
 
 @attrs.frozen
 class Scenario:
-    """What is done to a connection, what becomes of it, and the limits that hold meanwhile."""
+    """The steps of a scenario, its expected results, and the limits in force."""
 
     play: Callable[[Stage], None]
     code: str
@@ -239,7 +239,7 @@ def client_ends(stage: Stage) -> None:
 
 
 @scenario("--", "client_closed")
-def client_ends_without_a_word(stage: Stage) -> None:
+def client_ends_without_any_bytes(stage: Stage) -> None:
     client, backend = stage.pair()
     client.close()
     wait_for_end(backend)
@@ -346,7 +346,7 @@ def backend_resets_after_a_half_close(stage: Stage) -> None:
     answer_if_possible(client)
 
 
-# -- before the backend stands
+# -- before the backend is connected
 
 
 @scenario("CC", "client_reset")
@@ -386,7 +386,7 @@ def client_says_nothing(stage: Stage) -> None:
 
 # HAProxy's limit is on the side that is waited for: if both were equal, milliseconds would decide.
 @scenario("cD", "idle_timeout", f"timeout client {SHORT}", max_idle=SHORT)
-def nobody_says_anything(stage: Stage) -> None:
+def both_sides_are_silent(stage: Stage) -> None:
     _, backend = stage.pair()
     wait_for_end(backend)
 
@@ -445,7 +445,7 @@ def backend_ends_and_client_stays(stage: Stage) -> None:
     wait_for_end(backend)
 
 
-# -- the operator, and who may not enter
+# -- the operator, and refused clients
 
 
 @scenario("KD", "operator")
@@ -479,7 +479,7 @@ def client_is_refused(stage: Stage) -> None:
 
 
 class HAProxy:
-    """A running HAProxy, asked by its statistics socket; its log comes to a socket of ours.
+    """A running HAProxy, queried by its statistics socket; its log goes to a socket of the test's.
 
     :param path: the program.
     :param backends: the backend's port, by service.
@@ -491,7 +491,7 @@ class HAProxy:
         self._log = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._log.bind(("127.0.0.1", 0))
         self._log.settimeout(HANG_SECONDS)
-        # Listeners of ours, as a port that we had only looked up might be taken before it binds.
+        # Inherited listeners: a free port that was only looked up might be taken before it binds.
         listeners = {service: socket.create_server(("127.0.0.1", 0)) for service in backends}
         self._ports = {name: each.getsockname()[1] for name, each in listeners.items()}
         config = HAPROXY_CONFIG.format(log_port=self._log.getsockname()[1], folder=folder)
@@ -510,7 +510,7 @@ class HAProxy:
         until(self._stats.exists, "HAProxy")
 
     def port(self, service: str) -> int:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.port``."""
         return int(self._ports[service])
 
     def _ask(self, command: str) -> str:
@@ -526,12 +526,12 @@ class HAProxy:
         return next((line for line in lines if f" fe={service} " in line), "")
 
     def state(self, service: str) -> str:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.state``."""
         found = re.search(r" scb=\[(\d+),", self._session(service))
         return self._STATES.get(found[1], "other") if found else "none"
 
     def kill(self, service: str) -> None:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.kill``."""
         self._ask(f"shutdown session {self._session(service).partition(':')[0]}")
 
     def code(self, service: str) -> str:
@@ -548,7 +548,7 @@ class HAProxy:
 
 
 class Ours:
-    """A running monconn, asked by its control port.
+    """A running monconn, queried by its control port.
 
     :param backends: the backend's port, by service.
     """
@@ -570,27 +570,27 @@ class Ours:
         self._ports = {service: self._program.port(rf"\b{service}") for service in backends}
         self._client = Client(control)
         self._events = Program([SCRIPTS / "monconn", "events", "--json", "--control", control])
-        until(self._tells_events, "the events")
+        until(self._reports_events, "the events")
 
-    def _tells_events(self) -> bool:
-        """Whether a connection that ends is told of."""
+    def _reports_events(self) -> bool:
+        """Whether the end of a connection is reported."""
         connect(self._program.port(r"\bunheard")).close()
         return "unheard" in str(self._events.out)
 
     def port(self, service: str) -> int:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.port``."""
         return int(self._ports[service])
 
     def _rows(self, service: str) -> list[dict[str, Any]]:
         return list(self._client.rows("ListConnections", service=service))
 
     def state(self, service: str) -> str:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.state``."""
         rows = self._rows(service)
         return str(rows[0]["state"]) if rows else "none"
 
     def kill(self, service: str) -> None:
-        """See :class:`Proxy`."""
+        """Implements ``Proxy.kill``."""
         self._client.call("CloseConnections", service=service)
 
     def ended(self, service: str) -> tuple[str, str]:

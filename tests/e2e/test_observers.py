@@ -1,4 +1,4 @@
-"""An observer of somebody's own, as the page about it has it."""
+"""A custom observer, as in the documentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def block(language: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["monconn", "twist"])
-def test_the_pages_observer_hears_of_connections(
+def test_the_documented_observer_is_notified_of_connections(
     launch: Callable[..., Monconn], echo_port: int, tmp_path: Path, how: str
 ) -> None:
     (tmp_path / "transfers.py").write_text(block("python"))
@@ -45,7 +45,7 @@ def test_the_pages_observer_hears_of_connections(
     )
 
 
-def test_an_observer_that_cannot_be_made_is_told_in_one_line(
+def test_an_observer_that_cannot_be_made_is_reported_in_one_line(
     launch: Callable[..., Monconn], tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text("class Mine:\n    def __init__(self): raise OSError('no')\n")
@@ -57,7 +57,7 @@ def test_an_observer_that_cannot_be_made_is_told_in_one_line(
     assert errors == "monconn: observers: mine:Mine cannot be made: OSError: no\n"
 
 
-def test_a_script_that_ends_as_it_is_imported_is_told(
+def test_a_module_that_exits_on_import_is_reported(
     launch: Callable[..., Monconn], tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text("import sys\nsys.exit(0)\n")
@@ -68,7 +68,9 @@ def test_a_script_that_ends_as_it_is_imported_is_told(
     assert '"mine:Mine" cannot be imported: SystemExit: 0' in str(monconn.program.err)
 
 
-def test_what_is_no_observer_is_told(launch: Callable[..., Monconn], tmp_path: Path) -> None:
+def test_an_object_that_is_no_observer_is_reported(
+    launch: Callable[..., Monconn], tmp_path: Path
+) -> None:
     path = write_config(tmp_path, web={"listen": "127.0.0.1:0", "backend": "127.0.0.1:9"})
     path.write_text(path.read_text()[:-1] + ', "observers": [{"use": "types:SimpleNamespace"}]}')
     monconn = launch("monconn", "-c", path, env={"PYTHONPATH": os.fspath(tmp_path)})

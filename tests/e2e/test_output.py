@@ -1,4 +1,4 @@
-"""What the command writes, and that nobody who reads it can hold up the relay."""
+"""The command's output, and that a slow reader of it cannot block the relay."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def talk_to(listener: Path) -> None:
             assert receive(client, len(PATTERN)) == PATTERN
 
 
-def test_output_that_nobody_reads_stalls_nothing(launch: Launch, unread: tuple[Path, Path]) -> None:
+def test_output_that_is_not_read_stalls_nothing(launch: Launch, unread: tuple[Path, Path]) -> None:
     config, listener = unread
     read_end, write_end = os.pipe()
     try:
@@ -108,7 +108,7 @@ def test_bytes_are_dumped(launch: Launch, echo_port: int, tmp_path: Path) -> Non
         )
 
 
-def test_each_end_has_a_true_line(launch: Launch, echo_port: int) -> None:
+def test_each_end_has_a_correct_log_line(launch: Launch, echo_port: int) -> None:
     monconn = launch("monconn", *pairs(echo_port))
     port = monconn.port()
     with connect(port) as client:
@@ -121,16 +121,16 @@ def test_each_end_has_a_true_line(launch: Launch, echo_port: int) -> None:
         assert client.recv(100) == b"12345"
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         reset = client.getsockname()[1]
-    for client_port, words in (
+    for client_port, text in (
         (orderly, r"client_closed after \S+, up 64\.0 KiB, down 64\.0 KiB$"),
         (reset, r"client_reset after \S+, up 5 B, down 5 B"),
     ):
         service = r"127\.0\.0\.1:0"  # named by its listener as written
         at = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-        monconn.log.wait_for(rf"{at} {service}: 127\.0\.0\.1:{client_port} {words}")
+        monconn.log.wait_for(rf"{at} {service}: 127\.0\.0\.1:{client_port} {text}")
 
 
-def test_a_refused_backend_is_told(launch: Launch) -> None:
+def test_a_refused_backend_is_reported(launch: Launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monconn = launch("monconn", *pairs(port))
@@ -164,7 +164,7 @@ def test_plain_where_no_terminal_is(launch: Launch, echo_port: int) -> None:
     monconn.port()
     assert monconn.stop() == 0
     assert "\x1b" not in str(monconn.log)
-    assert "Main loop terminated." in str(monconn.log)  # Twisted's words, which only -D shows
+    assert "Main loop terminated." in str(monconn.log)  # Twisted's message, which only -D prints
 
 
 def test_coloured_on_a_terminal(launch: Launch, echo_port: int) -> None:
@@ -172,18 +172,18 @@ def test_coloured_on_a_terminal(launch: Launch, echo_port: int) -> None:
     monconn = launch("monconn", *pairs(echo_port), stdout=slave)
     os.close(slave)
     try:
-        shown = until(lambda: _read_until(master, b"forwarding to"), "the first line")
-        assert re.match(rb"\x1b\[2m\d\d:\d\d:\d\d\x1b\[0m 127\.0\.0\.1:0: listening on ", shown)
+        output = until(lambda: _read_until(master, b"forwarding to"), "the first line")
+        assert re.match(rb"\x1b\[2m\d\d:\d\d:\d\d\x1b\[0m 127\.0\.0\.1:0: listening on ", output)
         assert monconn.stop() == 0
     finally:
         os.close(master)
 
 
 def _read_until(descriptor: int, end: bytes) -> bytes:
-    shown = b""
-    while end not in shown:
-        shown += os.read(descriptor, 65536)
-    return shown
+    output = b""
+    while end not in output:
+        output += os.read(descriptor, 65536)
+    return output
 
 
 def test_several_services_on_either_family(launch: Launch, echo_port: int) -> None:

@@ -107,7 +107,7 @@ def forward(
 
 @attrs.frozen
 class Sshd:
-    """An SSH server of ours."""
+    """An SSH server of the test's own."""
 
     port: int
     options: list[str | Path]
@@ -173,7 +173,7 @@ def test_openssh(forward: Forward, sshd: Sshd, program: FindProgram, tmp_path: P
 
 @attrs.frozen
 class Nginx:
-    """A web server of ours: the same pages on each of its listeners."""
+    """A web server of the test's own: the same pages on each of its listeners."""
 
     ipv4: str
     ipv6: str
@@ -295,4 +295,4 @@ def test_mosquitto(
     until(lambda: len(ends()) == 2, "the ends of both publishers")
     subscriber.send(signal.SIGKILL)
     until(lambda: len(ends()) == 3, "the end of the subscriber")
-    assert ends()[-1] == "client_closed"  # its system has ended its connection in order
+    assert ends()[-1] == "client_closed"  # its kernel has closed the connection in order

@@ -1,4 +1,4 @@
-"""What is kept of connections, by the real command: JSON log, history, devices, metrics."""
+"""Records of connections, by the real command: JSON log, history, devices, metrics."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class World:
     def control(self) -> str:
         return f"unix:{self.folder / 'control'}"
 
-    def ask(self, *words: str, status: int = 0) -> str:
+    def ask(self, *arguments: str, status: int = 0) -> str:
         """What a verb prints."""
         ran = subprocess.run(
-            [SCRIPTS / "monconn", *words],
+            [SCRIPTS / "monconn", *arguments],
             capture_output=True,
             text=True,
             timeout=HANG_SECONDS,
@@ -44,8 +44,8 @@ class World:
         assert ran.returncode == status, ran.stderr
         return ran.stdout if status == 0 else ran.stderr
 
-    def json(self, *words: str) -> Any:
-        return json.loads(self.ask(*words, "--json", "--control", self.control))
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.ask(*arguments, "--json", "--control", self.control))
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of the JSON log."""
@@ -87,13 +87,13 @@ def talk(world: World, count: int = 5) -> None:
         assert client.recv(1) == b""
 
 
-def test_everywhere_in_the_same_words(world: World) -> None:
+def test_the_same_terms_in_every_output(world: World) -> None:
     talk(world)
     until(lambda: [each["event"] for each in world.log()] == ["opened", "closed"])
     logged = world.log()[-1]
     (listed,) = world.json("list", "--closed")
-    (kept,) = until(lambda: world.json("history"))
-    for row in (logged, listed, kept):
+    (stored,) = until(lambda: world.json("history"))
+    for row in (logged, listed, stored):
         assert {word: row[word] for word in WORDS} == {
             "reason": "client_closed",
             "code": "--",
@@ -114,22 +114,22 @@ def test_everywhere_in_the_same_words(world: World) -> None:
     assert world.monconn.stop() == 0
 
 
-def test_one_is_shown_with_what_tcp_knows_and_what_it_looks_like(world: World) -> None:
+def test_show_includes_tcp_info_and_the_diagnosis(world: World) -> None:
     with connect(world.monconn.port()) as client:
         client.sendall(b"hello")
         assert receive(client, 5) == b"hello"
         (live,) = world.json("list")
-        shown = world.json("show", str(live["id"]))
-        assert shown["client_tcp"]["segments_sent"] == 1
-        assert shown["backend_tcp"]["retransmits"] == 0
-        assert 0 < shown["first_up_seconds"] <= shown["first_down_seconds"]
+        details = world.json("show", str(live["id"]))
+        assert details["client_tcp"]["segments_sent"] == 1
+        assert details["backend_tcp"]["retransmits"] == 0
+        assert 0 < details["first_up_seconds"] <= details["first_down_seconds"]
         text = world.ask("show", str(live["id"]), "--control", world.control)
-    assert shown["diagnosis"]["looks_like"] in text
+    assert details["diagnosis"]["looks_like"] in text
     assert re.search(r"^client_tcp  .*sent again 0 of 1 segments", text, re.M)
     assert len(re.findall(r"^because ", text, re.M)) == 3
 
 
-def test_the_past_is_there_once_monconn_is_gone(world: World) -> None:
+def test_the_history_can_be_read_after_monconn_has_ended(world: World) -> None:
     for count in (5, 6, 7):
         talk(world, count)
     until(lambda: len(world.json("history", "--since", "1h")) == 3)
@@ -155,7 +155,7 @@ def test_the_past_is_there_once_monconn_is_gone(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["monconn", "twist", "twistd -n"])
-def test_the_log_goes_to_standard_output_if_wanted(
+def test_the_json_log_can_go_to_standard_output(
     launch: Callable[..., Monconn], echo_port: int, tmp_path: Path, how: str
 ) -> None:
     config = {
@@ -183,7 +183,7 @@ def test_the_log_is_written_anew_after_a_signal(world: World) -> None:
     assert len((world.folder / "log.json.1").read_text().splitlines()) == 2
 
 
-def test_a_client_that_nobody_answers_is_in_the_past_as_well(
+def test_a_client_without_a_backend_is_in_the_history(
     world: World, serve: Callable[..., Backend]
 ) -> None:
     with connect(world.monconn.port()) as client:
@@ -192,11 +192,11 @@ def test_a_client_that_nobody_answers_is_in_the_past_as_well(
         (live,) = world.json("list")
         world.ask("close", str(live["id"]), "--control", world.control)
         assert client.recv(1) == b""
-    (kept,) = until(lambda: world.json("history", "--reason", "operator"))
-    assert (kept["code"], kept["closed_by"]) == ("KD", "operator")
+    (stored,) = until(lambda: world.json("history", "--reason", "operator"))
+    assert (stored["code"], stored["closed_by"]) == ("KD", "operator")
 
 
-def test_without_history_it_is_said_how_to_have_one(
+def test_without_a_history_the_message_says_how_to_enable_one(
     launch: Callable[..., Monconn], echo_port: int, tmp_path: Path
 ) -> None:
     config = {
@@ -212,7 +212,7 @@ def test_without_history_it_is_said_how_to_have_one(
 
 
 @pytest.mark.parametrize(
-    ("section", "words"),
+    ("section", "message"),
     [
         ({"json_log": {"path": "/no/such/folder/x"}}, "json_log: /no/such/folder/x: "),
         ({"history": {"path": "/no/such/folder/x"}}, "history: /no/such/folder/x: no such file"),
@@ -220,17 +220,17 @@ def test_without_history_it_is_said_how_to_have_one(
     ],
 )
 @pytest.mark.parametrize("how", ["monconn", "twist", "twistd -n"])
-def test_what_cannot_be_had_is_told_at_the_start(
+def test_unavailable_files_and_ports_are_reported_at_the_start(
     launch: Callable[..., Monconn],
     tmp_path: Path,
     how: str,
     section: dict[str, Any],
-    words: str,
+    message: str,
 ) -> None:
     services = {"web": {"listen": "127.0.0.1:0", "backend": "127.0.0.1:9"}}
     (tmp_path / "monconn.yaml").write_text(json.dumps({"services": services, **section}))
     option = "-c" if how == "monconn" else "--config"
     monconn = launch(how, option, tmp_path / "monconn.yaml")
     assert monconn.status() == 1
-    assert f"monconn: {words}" in str(monconn.program.err)
+    assert f"monconn: {message}" in str(monconn.program.err)
     assert "Traceback" not in str(monconn.program.out) + str(monconn.program.err)

@@ -1,4 +1,4 @@
-"""What a start that fails says, and what it leaves behind: nothing."""
+"""Failing starts: their messages, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_taken_port_ends_it_with_one_line(
     problem = f"cannot listen on 127.0.0.1:{taken.getsockname()[1]}: address already in use"
     for how, monconn in launched.items():
         assert monconn.status() == 1
-        if how == "twistd":  # which tells it in its own words
+        if how == "twistd":  # which has its own message
             assert problem in str(monconn.program.err)
         else:
             assert str(monconn.program.err) == f"monconn: {problem}\n"

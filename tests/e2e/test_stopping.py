@@ -96,7 +96,9 @@ def test_a_second_signal_stops_at_once(
     monconn.log.wait_for(r"web: 127\.0\.0\.1:\d+ stopping after")
 
 
-def test_one_can_look_in_while_it_waits(launch: Launch, echo_port: int, tmp_path: Path) -> None:
+def test_the_control_port_answers_while_a_stop_waits(
+    launch: Launch, echo_port: int, tmp_path: Path
+) -> None:
     path = tmp_path / "control"
     config = write_config(tmp_path, web=service(echo_port))
     config.write_text(

@@ -46,7 +46,7 @@ def chunks_of(data: bytes) -> Iterator[bytes]:
 
 
 class Speaker:
-    """Speaks first and at length, then listens, and tells what it has heard."""
+    """Sends much first, then receives, and answers with the number of bytes received."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -56,8 +56,8 @@ class Speaker:
         for chunk in chunks_of(SPEECH):
             client.sendall(chunk)
             self.sent += len(chunk)
-        heard = hashlib.sha256(receive(client, len(SPEECH)))
-        client.sendall(heard.digest())
+        digest = hashlib.sha256(receive(client, len(SPEECH)))
+        client.sendall(digest.digest())
 
     def has_stalled(self) -> bool:
         before = self.sent
@@ -211,7 +211,7 @@ def test_a_backend_without_verification(monconn: Monconn) -> None:
         assert client.recv(100) == QUESTION
 
 
-def test_a_backend_that_is_not_trusted(monconn: Monconn) -> None:
+def test_an_untrusted_backend(monconn: Monconn) -> None:
     with connect(monconn.port("mistrusting")) as client:
         assert client.recv(100) == b""
     ended = r"mistrusting: \S+ backend_unreachable after \S+, up 0 B, down 0 B"
@@ -236,7 +236,7 @@ def test_a_refused_client_is_closed(monconn: Monconn, client: Client) -> None:
 def test_a_trusted_backend_whose_certificate_names_no_host(
     launch: Callable[..., Monconn], tmp_path: Path, names: list[x509.GeneralName], address: str
 ) -> None:
-    """Else whoever has one from the same authority could stand for any host."""
+    """Else any certificate of the same authority would be valid for every host."""
     made = make_certificate(tmp_path, names)
     context = made.server_side()
 

@@ -69,7 +69,7 @@ def test_refusals_are_those_of_the_design() -> None:
     )
 
 
-# -- who ended it, and the two letters: by reason
+# -- closed_by and code, by reason
 
 
 WHO = {
@@ -126,7 +126,7 @@ def test_code(reason: Reason, phase: str, backend_end: str, letter: str) -> None
         ("idle_timeout", {"backend_end": "fin", "last_up": 105.0}, "cL"),
         ("idle_timeout", {"client_end": "fin", "last_down": 105.0}, "sD"),
         ("half_close_timeout", {"client_end": "fin", "backend_end": "fin"}, "cL"),
-        # If neither has, it is the one that was spoken to last.
+        # If neither has, it is the receiver of the last bytes.
         ("idle_timeout", {}, "cD"),
         ("idle_timeout", {"last_up": 105.0}, "sD"),
         ("idle_timeout", {"last_up": 105.0, "last_down": 104.0}, "sD"),
@@ -147,7 +147,7 @@ def test_code_of_a_refused_client(refusal: str) -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_nobody_has_ended_what_lives(phase: str) -> None:
+def test_a_live_connection_was_ended_by_no_side(phase: str) -> None:
     record = make_record(state=phase)
     assert (record.reason, record.closed_by, record.code) == (None, None, None)
 
@@ -161,7 +161,7 @@ def test_new_record() -> None:
 # -- ending
 
 
-def test_end_notes_reason_phase_and_moment() -> None:
+def test_end_records_reason_phase_and_time() -> None:
     record = make_record(state="half_closed")
     assert record.end("operator", now=123.0)
     assert (record.reason, record.phase, record.ending) == ("operator", "half_closed", 123.0)
@@ -189,7 +189,7 @@ def test_ends_after_the_verdict_are_answers_to_it() -> None:
 def test_reason_of_a_side_that_ends_is_that_sides(side: Any) -> None:
     reasons = [CLOSED_REASONS[side], *(BROKEN_REASONS[side, how] for how in ("reset", "timeout"))]
     assert reasons == [f"{side}_closed", f"{side}_reset", f"{side}_lost"]
-    assert BROKEN_REASONS[side, "none"] == "error"  # we could not go on, and nobody else's doing
+    assert BROKEN_REASONS[side, "none"] == "error"  # a failure on our side
 
 
 # -- one line for people
@@ -238,7 +238,7 @@ def test_activity_is_either_way_and_counts_from_the_opening(
     assert record.idle_seconds(now=110.0) == 110.0 - activity
 
 
-def test_durations_stand_still_once_closed() -> None:
+def test_durations_do_not_grow_after_the_close() -> None:
     record = make_record(last_up=101.0, closed=105.0)
     assert (record.age_seconds(now=999.0), record.idle_seconds(now=999.0)) == (5.0, 4.0)
 
@@ -395,7 +395,7 @@ def test_facts_are_in_json_once_there_are_any() -> None:
     before = record.facts
     record.set_fact("version", 5)
     assert record.snapshot(record.opened)["facts"] == {"protocol": "mqtt", "version": 5}
-    assert before == {"protocol": "mqtt"}, "whoever has read it may go on"
+    assert before == {"protocol": "mqtt"}, "a mapping read earlier is unchanged"
     json.dumps(record.snapshot(record.opened))
 
 

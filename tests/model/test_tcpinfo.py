@@ -38,7 +38,7 @@ def test_a_fresh_connection_has_measured_its_round_trip(
     assert info.mss_bytes >= 500
 
 
-def test_bytes_that_nobody_reads_wait_in_the_system(
+def test_unread_bytes_wait_in_the_kernel(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, _ = pair
@@ -55,22 +55,22 @@ def test_a_unix_socket_has_none() -> None:
         assert tcp_info(ours) is None
 
 
-def test_a_closed_socket_has_none_but_for_one_that_notes() -> None:
+def test_a_closed_socket_has_none_unless_its_errors_are_tracked() -> None:
     ours, peer = tcp_pair()
     with peer:
-        noting = track_errors(Descriptor(ours))
-        assert noting is not None
+        tracking = track_errors(Descriptor(ours))
+        assert tracking is not None
         peer.sendall(b"x")
-        wait_for(noting, 1)
-        noting.close()
-        raw = noting.tcp_info()
+        wait_for(tracking, 1)
+        tracking.close()
+        raw = tracking.tcp_info()
         assert raw is not None
         assert parse(raw).mss_bytes > 0
         assert tcp_info(peer) is not None
     assert tcp_info(peer) is None
 
 
-def test_fields_are_where_the_system_puts_them() -> None:
+def test_fields_are_at_the_kernels_offsets() -> None:
     """By ``linux/tcp.h``: offsets of some fields, in bytes."""
     raw = bytearray(TCP_INFO_BYTES)
     for offset, form, value in (
@@ -106,7 +106,7 @@ def test_fields_are_where_the_system_puts_them() -> None:
     }
 
 
-def test_what_an_older_system_does_not_tell_is_0() -> None:
+def test_fields_that_an_older_kernel_lacks_are_0() -> None:
     raw = bytearray(104)  # as Linux 3 has it
     struct.pack_into("=I", raw, 100, 7)
     info = parse(bytes(raw))

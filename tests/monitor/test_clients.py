@@ -29,7 +29,7 @@ def clients() -> ClientTotals:
 
 
 def ips(clients: ClientTotals) -> list[str]:
-    return [shown["ip"] for shown in clients.snapshot([])]
+    return [row["ip"] for row in clients.snapshot([])]
 
 
 def test_snapshot_adds_up_the_closed_and_the_live(clients: ClientTotals) -> None:
@@ -66,7 +66,7 @@ def test_live_connections_belong_to_their_own_ip(clients: ClientTotals) -> None:
     live = [make_record(ip, 100.0, up=1) for ip in ("10.0.0.1", "10.0.0.2", "10.0.0.2")]
     for record in live:
         clients.opened(record)
-    counts = {shown["ip"]: (shown["connections"], shown["up"]) for shown in clients.snapshot(live)}
+    counts = {row["ip"]: (row["connections"], row["up"]) for row in clients.snapshot(live)}
     assert counts == {"10.0.0.1": (1, 1), "10.0.0.2": (2, 2)}
 
 
@@ -100,8 +100,8 @@ def test_end_of_a_forgotten_ips_connection_counts(clients: ClientTotals) -> None
     for ip in ("b", "c", "d"):
         clients.opened(make_record(ip, 100.0))
     clients.closed(record)
-    shown = clients.snapshot([])[0]
-    assert (shown["ip"], shown["up"]) == ("a", 5)
+    row = clients.snapshot([])[0]
+    assert (row["ip"], row["up"]) == ("a", 5)
 
 
 def test_bound_left_out() -> None:

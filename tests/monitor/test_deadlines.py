@@ -35,7 +35,7 @@ def advance(clock: Clock, seconds: float, step: float = 0.01) -> None:
 
 
 def keys_held(deadlines: Deadlines) -> int:
-    """The size of what is kept inside, which nothing but memory shows."""
+    """The size of the internal containers, which is visible only as memory."""
     return len(deadlines._buckets) + len(deadlines._keys)
 
 
@@ -236,7 +236,7 @@ def test_connections_that_come_and_go_leave_nothing_behind(days: int) -> None:
     assert keys_held(deadlines) < 200
 
 
-def test_wishes_that_change_all_the_time_leave_nothing_behind() -> None:
+def test_deadlines_that_change_all_the_time_leave_nothing_behind() -> None:
     clock = Clock()
     deadlines = Deadlines(clock)
     items = [Item() for _ in range(10)]

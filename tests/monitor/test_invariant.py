@@ -1,5 +1,5 @@
 """Invariant 1: each admitted connection opens once and closes once, with one reason; totals are
-those of the closed and the live, less what was taken off, at every moment."""
+those of the closed and the live, less what was subtracted, at every moment."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Connection:
         pass
 
 
-class Witness(Observer):
-    """Counts what it is told, and checks the totals in the middle of each change."""
+class CountingObserver(Observer):
+    """Counts its notifications, and checks the totals in the middle of each change."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
@@ -96,7 +96,7 @@ class OneService(RuleBasedStateMachine):
         self.clock = Clock()
         self.service_rules = Rules(conn_limit=conn_limit, ip_limit=ip_limit)
         self.monitor = Monitor(rules=self.service_rules, clock=self.clock)
-        self.witness = Witness(self.monitor)
+        self.witness = CountingObserver(self.monitor)
         self.monitor.add_observer(self.witness)
         self.stopped: Any = None
         # The model.
@@ -104,7 +104,7 @@ class OneService(RuleBasedStateMachine):
         self.all: list[ConnectionRecord] = []
         self.reasons: dict[int, str] = {}  # of those that were ended: the first reason
         self.blocked: set[str] = set()
-        self.up = self.down = self.total = 0  # less what was taken off
+        self.up = self.down = self.total = 0  # less what was subtracted
         self.refused: Counter[str] = Counter()
         self.refused_ever: Counter[str] = Counter()
 
@@ -230,7 +230,7 @@ class OneService(RuleBasedStateMachine):
     def note_reason(self, connection: Connection, reason: str) -> None:
         self.reasons.setdefault(connection.record.id, reason)
 
-    # -- what holds at every moment
+    # -- invariants
 
     @invariant()
     def totals_are_right(self) -> None:

@@ -25,7 +25,7 @@ from monconn.testing import RecordingObserver
 
 @implementer(IConnection)
 class Connection:
-    """A connection without sockets: it is over as soon as somebody ends it.
+    """A connection without sockets: it is over as soon as it is ended.
 
     :param is_deaf: its peers do not answer an ordinary end; only a reset makes it go.
     """
@@ -50,7 +50,7 @@ class Connection:
         self.policy_changes += 1
 
 
-def try_to_enter(
+def try_to_connect(
     monitor: Monitor, ip: str = "10.0.0.1", *, is_deaf: bool = False
 ) -> Connection | None:
     record = monitor.admit(f"{ip}:4711", ip)
@@ -63,7 +63,7 @@ def try_to_enter(
 
 
 def enter(monitor: Monitor, ip: str = "10.0.0.1", *, is_deaf: bool = False) -> Connection:
-    connection = try_to_enter(monitor, ip, is_deaf=is_deaf)
+    connection = try_to_connect(monitor, ip, is_deaf=is_deaf)
     assert connection is not None
     return connection
 
@@ -73,19 +73,19 @@ class Recorder(Observer):
 
     def __init__(self, watches_payload: bool = False) -> None:
         self.watches_payload = watches_payload
-        self.told: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def opened(self, record: ConnectionRecord) -> None:
-        self.told.append(("opened", record.client_ip))
+        self.calls.append(("opened", record.client_ip))
 
     def refused(self, record: ConnectionRecord) -> None:
-        self.told.append(("refused", record.client_ip, record.refusal))
+        self.calls.append(("refused", record.client_ip, record.refusal))
 
     def data(self, record: ConnectionRecord, direction: Any, data: bytes) -> None:
-        self.told.append(("data", direction, data))
+        self.calls.append(("data", direction, data))
 
     def closed(self, record: ConnectionRecord) -> None:
-        self.told.append(("closed", record.client_ip, record.reason))
+        self.calls.append(("closed", record.client_ip, record.reason))
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def monitor(clock: Clock) -> Monitor:
     return Monitor("web", listen="127.0.0.1:80", backend="10.9.9.9:80", clock=clock)
 
 
-def test_pretended_parts_are_real_enough(monitor: Monitor) -> None:
+def test_fakes_provide_the_interfaces(monitor: Monitor) -> None:
     assert verifyObject(IConnection, enter(monitor))
     assert verifyObject(IObserver, Recorder())
 
@@ -108,7 +108,7 @@ def test_pretended_parts_are_real_enough(monitor: Monitor) -> None:
 # -- one connection's life
 
 
-def test_record_of_who_enters(monitor: Monitor) -> None:
+def test_record_of_an_admitted_client(monitor: Monitor) -> None:
     record = enter(monitor, "192.0.2.7").record
     assert (record.service, record.client, record.client_ip) == (
         "web",
@@ -121,7 +121,7 @@ def test_record_of_who_enters(monitor: Monitor) -> None:
     assert monitor.connections() == [record]
 
 
-def test_record_of_who_has_left(monitor: Monitor, clock: Clock) -> None:
+def test_record_of_a_closed_connection(monitor: Monitor, clock: Clock) -> None:
     connection = enter(monitor)
     clock.advance(5.0)
     connection.end("client_closed")
@@ -149,7 +149,7 @@ def test_closing_twice_changes_nothing(monitor: Monitor, clock: Clock) -> None:
     assert first.record.closed == 1000.0
     assert monitor.bytes() == (10, 0)
     assert monitor.connections_by_ip() == {"10.0.0.1": 1}
-    assert recorder.told[2:] == [("closed", "10.0.0.1", "client_closed")]
+    assert recorder.calls[2:] == [("closed", "10.0.0.1", "client_closed")]
     assert monitor.connections() == [second.record]
 
 
@@ -187,17 +187,17 @@ def test_refused_are_counted_by_reason(
 ) -> None:
     monitor = Monitor(rules=rules, clock=clock)
     for ip in ips:
-        try_to_enter(monitor, ip)
+        try_to_connect(monitor, ip)
     stats = monitor.stats()
     assert (stats["refused_by"], stats["refused"]) == (refusals, sum(refusals.values()))
     assert stats["connections"] == stats["total"] == len(ips) - stats["refused"]
 
 
-def test_refused_client_is_told_and_leaves_nothing(monitor: Monitor) -> None:
+def test_observers_are_notified_of_a_refusal_and_nothing_is_stored(monitor: Monitor) -> None:
     monitor.rules.conn_limit = 1
     enter(monitor)
     monitor.add_observer(observer := RecordingObserver())
-    assert try_to_enter(monitor, "10.0.0.2") is None
+    assert try_to_connect(monitor, "10.0.0.2") is None
     ((hook, record),) = observer.events
     assert (hook, record.client_ip, record.refusal) == ("refused", "10.0.0.2", "conn_limit")
     assert (record.state, record.closed, record.closed_at) == (
@@ -213,7 +213,7 @@ def test_slot_is_free_again(monitor: Monitor) -> None:
     monitor.rules.conn_limit = monitor.rules.ip_limit = 1
     for number in range(5):
         connection = enter(monitor, f"10.0.0.{number}")
-        assert try_to_enter(monitor, "10.0.0.99") is None
+        assert try_to_connect(monitor, "10.0.0.99") is None
         connection.end("client_reset")
 
 
@@ -230,7 +230,7 @@ def test_must_wait_and_room(monitor: Monitor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ip", "shown"),
+    ("ip", "expected"),
     [
         ("::ffff:192.0.2.1", "192.0.2.1"),
         ("::FFFF:c000:201", "192.0.2.1"),
@@ -239,11 +239,11 @@ def test_must_wait_and_room(monitor: Monitor) -> None:
         ("unix", "unix"),
     ],
 )
-def test_one_client_has_one_ip(monitor: Monitor, ip: str, shown: str) -> None:
+def test_one_client_has_one_ip(monitor: Monitor, ip: str, expected: str) -> None:
     enter(monitor, ip)
-    enter(monitor, shown)
-    assert monitor.connections_by_ip() == {shown: 2}
-    assert monitor.stats()["ips"] == [shown]
+    enter(monitor, expected)
+    assert monitor.connections_by_ip() == {expected: 2}
+    assert monitor.stats()["ips"] == [expected]
 
 
 # -- figures
@@ -268,7 +268,7 @@ def test_given_counts_are_copies(monitor: Monitor) -> None:
     assert (len(monitor.connections()), monitor.stats()["refused"]) == (1, 0)
 
 
-def test_bytes_are_of_the_living_and_the_closed(monitor: Monitor) -> None:
+def test_bytes_are_of_live_and_closed_connections(monitor: Monitor) -> None:
     first, second = enter(monitor), enter(monitor)
     first.record.up, second.record.down = 10, 200
     assert monitor.bytes() == (10, 200)
@@ -283,7 +283,7 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
     enter(monitor, "10.0.0.1").end("client_closed")
     connection.record.up, connection.record.down = 3, 4
     monitor.block("10.0.0.3")
-    try_to_enter(monitor, "10.0.0.3")
+    try_to_connect(monitor, "10.0.0.3")
     clock.advance(12.5)
     stats = monitor.stats()
     assert json.loads(json.dumps(stats)) == stats
@@ -314,7 +314,7 @@ def test_describe(monitor: Monitor, clock: Clock) -> None:
     )
 
 
-def test_nobody_has_come_yet(monitor: Monitor) -> None:
+def test_a_monitor_without_any_client_so_far(monitor: Monitor) -> None:
     stats = monitor.stats()
     assert stats["accessed"] is None
     assert (stats["connections"], stats["total"], stats["ips"]) == (0, 0, [])
@@ -337,12 +337,12 @@ def test_client_ips_are_bounded(monitor: Monitor) -> None:
         connection.record.up = 1
         connection.end("client_closed")
     assert (len(monitor.clients), monitor.clients.forgotten) == (10_000, 1)
-    # What is forgotten is who it was, and not what was counted.
+    # The record is dropped; the counters are not.
     assert monitor.bytes() == (10_000, 0)
     assert monitor.stats()["ips"] == ["192.0.2.1"]
 
 
-# -- taking off
+# -- subtracting
 
 
 def test_subtract(monitor: Monitor) -> None:
@@ -360,7 +360,9 @@ def test_subtract(monitor: Monitor) -> None:
 def test_subtract_takes_no_more_than_there_is(monitor: Monitor, up: int, down: int) -> None:
     connection = enter(monitor)
     connection.record.up, connection.record.down = 10, 20
-    with pytest.raises(ValueError, match=f"cannot take {up} up and {down} down off 10 up and 20"):
+    with pytest.raises(
+        ValueError, match=f"cannot subtract {up} up and {down} down from 10 up and 20"
+    ):
         monitor.subtract(up, down)
     assert monitor.bytes() == (10, 20)
 
@@ -370,7 +372,7 @@ def test_reset_stats(monitor: Monitor) -> None:
     connection.record.up, connection.record.down = 10, 20
     monitor.subtract(1, 2)
     monitor.block("10.0.0.3")
-    try_to_enter(monitor, "10.0.0.3")
+    try_to_connect(monitor, "10.0.0.3")
     monitor.reset_stats()
     stats = monitor.stats()
     assert monitor.bytes() == (0, 0)
@@ -380,7 +382,7 @@ def test_reset_stats(monitor: Monitor) -> None:
     connection.record.up += 5
     connection.end("client_closed")
     enter(monitor)
-    try_to_enter(monitor, "10.0.0.3")
+    try_to_connect(monitor, "10.0.0.3")
     stats = monitor.stats()
     assert monitor.bytes() == (5, 0)
     assert (stats["total"], stats["refused_by"]) == (1, {"blocked": 1})
@@ -389,10 +391,10 @@ def test_reset_stats(monitor: Monitor) -> None:
 # -- ending and blocking
 
 
-@pytest.mark.parametrize(("words", "reset"), [({}, False), ({"reset": True}, True)])
-def test_close(monitor: Monitor, words: dict[str, bool], reset: bool) -> None:
+@pytest.mark.parametrize(("options", "reset"), [({}, False), ({"reset": True}, True)])
+def test_close(monitor: Monitor, options: dict[str, bool], reset: bool) -> None:
     connection, other = enter(monitor), enter(monitor)
-    monitor.close(connection.record.id, **words)  # type: ignore[arg-type]
+    monitor.close(connection.record.id, **options)  # type: ignore[arg-type]
     assert (connection.record.reason, connection.resets) == ("operator", [reset])
     assert monitor.connections() == [other.record]
 
@@ -408,12 +410,12 @@ def test_close(monitor: Monitor, words: dict[str, bool], reset: bool) -> None:
     ],
     ids=str,
 )
-def test_block_ends_those_that_live(monitor: Monitor, network: Any) -> None:
+def test_block_ends_live_connections(monitor: Monitor, network: Any) -> None:
     stays, goes = enter(monitor, "10.0.0.1"), [enter(monitor, "10.0.0.2") for _ in range(3)]
     assert monitor.block(network)
     assert [connection.record.reason for connection in goes] == ["blocked"] * 3
     assert monitor.connections() == [stays.record]
-    assert try_to_enter(monitor, "10.0.0.2") is None
+    assert try_to_connect(monitor, "10.0.0.2") is None
     assert not monitor.block(network)  # it is known already
     assert monitor.unblock(network)
     enter(monitor, "10.0.0.2")
@@ -442,13 +444,13 @@ def test_block_of_no_network(monitor: Monitor, what: str) -> None:
 # -- observers
 
 
-def test_observers_hear_of_a_life_in_order(monitor: Monitor) -> None:
+def test_observers_are_notified_of_a_connection_in_order(monitor: Monitor) -> None:
     monitor.add_observer(recorder := Recorder(watches_payload=True))
     connection = enter(monitor)
     monitor.saw(connection.record, "up", b"question")
     monitor.saw(connection.record, "down", b"answer")
     connection.end("backend_closed")
-    assert recorder.told == [
+    assert recorder.calls == [
         ("opened", "10.0.0.1"),
         ("data", "up", b"question"),
         ("data", "down", b"answer"),
@@ -463,17 +465,17 @@ def test_only_watchers_see_payload(monitor: Monitor) -> None:
     monitor.add_observer(watcher := Recorder(watches_payload=True))
     assert monitor.watched
     monitor.saw(enter(monitor).record, "up", b"x")
-    assert (len(blind.told), len(watcher.told)) == (1, 2)
+    assert (len(blind.calls), len(watcher.calls)) == (1, 2)
     monitor.remove_observer(watcher)
     assert not monitor.watched
 
 
-def test_removed_observer_hears_nothing(monitor: Monitor) -> None:
+def test_removed_observer_is_not_notified(monitor: Monitor) -> None:
     monitor.add_observer(recorder := Recorder(watches_payload=True))
     monitor.remove_observer(recorder)
     monitor.remove_observer(recorder)  # harmless
     monitor.saw(enter(monitor).record, "up", b"x")
-    assert recorder.told == []
+    assert recorder.calls == []
 
 
 HOOKS = ("opened", "refused", "data", "closed")
@@ -482,7 +484,7 @@ HOOKS = ("opened", "refused", "data", "closed")
 def live_through_all_hooks(monitor: Monitor) -> None:
     connection = enter(monitor)
     monitor.block("10.0.0.3")
-    try_to_enter(monitor, "10.0.0.3")
+    try_to_connect(monitor, "10.0.0.3")
     monitor.saw(connection.record, "up", b"x")
     connection.end("client_closed")
 
@@ -504,9 +506,9 @@ def test_failing_observer_is_switched_off(
     live_through_all_hooks(monitor)
     live_through_all_hooks(monitor)
     assert calls == [hook]
-    assert [told[0] for told in failing.told] == list(HOOKS[: HOOKS.index(hook)])
-    assert [told[0] for told in before.told] == list(HOOKS) * 2
-    assert after.told == before.told
+    assert [calls[0] for calls in failing.calls] == list(HOOKS[: HOOKS.index(hook)])
+    assert [calls[0] for calls in before.calls] == list(HOOKS) * 2
+    assert after.calls == before.calls
     assert monitor.watched
     assert [failure.type for failure in logged_failures] == [ZeroDivisionError]
     logged_failures.clear()
@@ -529,7 +531,7 @@ def test_observer_that_would_end_the_program_does_not(
         monitor.add_observer(observer)
     for _ in range(2):
         enter(monitor).end("operator")
-    assert [told[0] for told in after.told] == ["opened", "closed"] * 2
+    assert [calls[0] for calls in after.calls] == ["opened", "closed"] * 2
     assert [failure.type for failure in logged_failures] == [SystemExit]
     logged_failures.clear()
 
@@ -553,41 +555,41 @@ def test_observer_may_remove_itself(monitor: Monitor, hook: str) -> None:
     monitor.add_observer(other)
     live_through_all_hooks(monitor)
     live_through_all_hooks(monitor)
-    assert len(leaving.told) == HOOKS.index(hook)
-    assert [told[0] for told in other.told] == list(HOOKS) * 2
+    assert len(leaving.calls) == HOOKS.index(hook)
+    assert [calls[0] for calls in other.calls] == list(HOOKS) * 2
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_observer_that_another_removes_hears_nothing_more(monitor: Monitor, hook: str) -> None:
+def test_observer_that_another_removes_is_not_notified_again(monitor: Monitor, hook: str) -> None:
     remover, removed = Recorder(watches_payload=True), Recorder(watches_payload=True)
     setattr(remover, hook, lambda *args: monitor.remove_observer(removed))
     monitor.add_observer(remover)
     monitor.add_observer(removed)
     live_through_all_hooks(monitor)
-    assert len(removed.told) == HOOKS.index(hook)
+    assert len(removed.calls) == HOOKS.index(hook)
 
 
 @attrs.define(eq=False)
 class AlikeObserver(Observer):
-    """Equal to any other of its kind, until it is told something; then it cannot be compared."""
+    """Equal to any other of its class until it is notified; comparing it then is an error."""
 
-    told: int = 0
+    calls: int = 0
 
     def opened(self, record: ConnectionRecord) -> None:
-        self.told += 1
+        self.calls += 1
 
     def __eq__(self, other: object) -> bool:
-        assert not self.told, "it was compared"
+        assert not self.calls, "it was compared"
         return isinstance(other, AlikeObserver)
 
 
-def test_observers_that_are_alike_are_told_apart(monitor: Monitor) -> None:
+def test_equal_observers_are_distinguished(monitor: Monitor) -> None:
     first, second = AlikeObserver(), AlikeObserver()
     monitor.add_observer(first)
     monitor.add_observer(second)
     monitor.remove_observer(first)
     enter(monitor)
-    assert (first.told, second.told) == (0, 1)
+    assert (first.calls, second.calls) == (0, 1)
     monitor.remove_observer(second)
 
 
@@ -597,11 +599,11 @@ def test_observer_may_add_another(monitor: Monitor) -> None:
     adding.opened = lambda record: monitor.add_observer(added)  # type: ignore[method-assign, assignment]
     monitor.add_observer(adding)
     enter(monitor).end("client_closed")
-    assert added.told == [("closed", "10.0.0.1", "client_closed")]
+    assert added.calls == [("closed", "10.0.0.1", "client_closed")]
 
 
 @pytest.mark.parametrize("missing", ["opened", "refused", "closed", "watches_payload"])
-def test_observer_that_is_none_is_refused(monitor: Monitor, missing: str) -> None:
+def test_an_object_without_the_hooks_is_refused(monitor: Monitor, missing: str) -> None:
     """Wholly, and before any connection could come to harm."""
     monitor.add_observer(watcher := Recorder(watches_payload=True))
     parts: dict[str, Any] = dict.fromkeys(HOOKS, unexpected) | {"watches_payload": True}
@@ -609,14 +611,14 @@ def test_observer_that_is_none_is_refused(monitor: Monitor, missing: str) -> Non
     with pytest.raises(AttributeError, match=missing):
         monitor.add_observer(SimpleNamespace(**parts))  # type: ignore[arg-type]
     live_through_all_hooks(monitor)
-    assert [told[0] for told in watcher.told] == list(HOOKS)
+    assert [calls[0] for calls in watcher.calls] == list(HOOKS)
 
 
 def unexpected(*args: object) -> None:
     raise AssertionError("it is no observer")
 
 
-def test_observer_may_end_the_connection_it_hears_of(monitor: Monitor) -> None:
+def test_observer_may_end_the_connection_of_its_event(monitor: Monitor) -> None:
     watcher, other = Recorder(watches_payload=True), Recorder()
     watcher.data = (  # type: ignore[method-assign]
         lambda record, direction, data: monitor.close(record.id)
@@ -624,7 +626,7 @@ def test_observer_may_end_the_connection_it_hears_of(monitor: Monitor) -> None:
     monitor.add_observer(watcher)
     monitor.add_observer(other)
     monitor.saw(enter(monitor).record, "up", b"bad word")
-    assert other.told == [("opened", "10.0.0.1"), ("closed", "10.0.0.1", "operator")]
+    assert other.calls == [("opened", "10.0.0.1"), ("closed", "10.0.0.1", "operator")]
     assert len(monitor) == 0
 
 
@@ -651,7 +653,7 @@ def test_stop_is_over_with_the_last_connection(monitor: Monitor, clock: Clock) -
     assert clock.getDelayedCalls() == []
 
 
-def test_stop_ends_those_that_stay(monitor: Monitor, clock: Clock) -> None:
+def test_stop_ends_connections_after_the_wait(monitor: Monitor, clock: Clock) -> None:
     connection = enter(monitor)
     stopped = monitor.stop(60.0)
     clock.advance(59.9)
@@ -661,7 +663,7 @@ def test_stop_ends_those_that_stay(monitor: Monitor, clock: Clock) -> None:
     assert fired(stopped)
 
 
-def test_stop_resets_those_that_do_not_answer(monitor: Monitor, clock: Clock) -> None:
+def test_stop_resets_connections_that_do_not_close(monitor: Monitor, clock: Clock) -> None:
     connection = enter(monitor, is_deaf=True)
     stopped = monitor.stop(60.0)
     clock.advance(60.0)
@@ -687,11 +689,11 @@ def test_stop_now_needs_no_stop_before(monitor: Monitor) -> None:
     enter(monitor)
     monitor.stop_now()
     assert len(monitor) == 0
-    assert try_to_enter(monitor) is None
+    assert try_to_connect(monitor) is None
 
 
 def test_stop_twice(monitor: Monitor, clock: Clock) -> None:
-    """As when somebody does not want to wait that long after all."""
+    """Such as an operator who decides not to wait."""
     enter(monitor)
     patient, impatient = monitor.stop(60.0), monitor.stop(1.0)
     clock.advance(1.0)
@@ -706,6 +708,6 @@ def test_stopping_refuses(monitor: Monitor, has_connection: bool) -> None:
         enter(monitor)
     monitor.add_observer(recorder := Recorder())
     monitor.stop(60.0)
-    assert try_to_enter(monitor) is None
-    assert recorder.told == [("refused", "10.0.0.1", "stopping")]
+    assert try_to_connect(monitor) is None
+    assert recorder.calls == [("refused", "10.0.0.1", "stopping")]
     assert monitor.stats()["refused_by"] == {"stopping": 1}

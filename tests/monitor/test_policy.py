@@ -16,7 +16,7 @@ from monconn.policy import networks
 from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
-from tests.monitor.test_monitor import Connection, enter, try_to_enter
+from tests.monitor.test_monitor import Connection, enter, try_to_connect
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_rule_is_changed_by_setting_it(monitor: Monitor) -> None:
     assert monitor.rules == Rules(conn_limit=1)
     assert repr(monitor.rules) == repr(Rules(conn_limit=1))
     enter(monitor)
-    assert try_to_enter(monitor) is None
+    assert try_to_connect(monitor) is None
 
 
 def test_rules_and_timeouts_are_changed_by_setting_them(monitor: Monitor) -> None:
@@ -90,7 +90,7 @@ def test_no_policy_changes_nothing(monitor: Monitor) -> None:
     assert monitor.policy == Policy()
 
 
-# -- who feels it
+# -- effects on connections and waiting clients
 
 
 def test_waiting_clients_are_let_in_when_there_is_room(monitor: Monitor) -> None:
@@ -106,7 +106,7 @@ def test_waiting_clients_are_let_in_when_there_is_room(monitor: Monitor) -> None
     assert waiting == [False]
 
 
-def test_each_live_connection_learns_of_other_timeouts(monitor: Monitor) -> None:
+def test_each_live_connection_is_notified_of_changed_timeouts(monitor: Monitor) -> None:
     connections = [enter(monitor) for _ in range(3)]
     monitor.timeouts = Timeouts(max_idle=3)
     assert [each.policy_changes for each in connections] == [1, 1, 1]
@@ -115,7 +115,7 @@ def test_each_live_connection_learns_of_other_timeouts(monitor: Monitor) -> None
     assert [each.policy_changes for each in connections] == [1, 1, 1]
 
 
-def test_a_connection_that_fails_to_learn_of_it_keeps_none_from_it(
+def test_a_connection_that_raises_does_not_keep_a_policy_from_the_others(
     monitor: Monitor, logged_failures: list[Failure]
 ) -> None:
     failing, other = enter(monitor), enter(monitor)
@@ -127,7 +127,7 @@ def test_a_connection_that_fails_to_learn_of_it_keeps_none_from_it(
     logged_failures.clear()
 
 
-def test_a_lower_limit_ends_nobody(monitor: Monitor) -> None:
+def test_a_lower_limit_ends_no_connection(monitor: Monitor) -> None:
     connections = [enter(monitor) for _ in range(3)]
     monitor.rules.conn_limit = 1
     assert [each.record.reason for each in connections] == [None] * 3
@@ -137,12 +137,12 @@ def test_newly_blocked_clients_are_ended(monitor: Monitor) -> None:
     stays, goes = enter(monitor, "10.0.0.1"), enter(monitor, "10.1.0.1")
     monitor.apply(Policy.of(ip_blacklist=["10.1.0.0/16"]))
     assert (stays.record.reason, goes.record.reason) == (None, "blocked")
-    assert try_to_enter(monitor, "10.1.0.2") is None
+    assert try_to_connect(monitor, "10.1.0.2") is None
     monitor.apply(Policy())
     enter(monitor, "10.1.0.2")
 
 
-# -- who has blocked what
+# -- sources of blocks
 
 
 def blocked(monitor: Monitor) -> dict[str, list[str]]:
@@ -152,7 +152,7 @@ def blocked(monitor: Monitor) -> dict[str, list[str]]:
     }
 
 
-def test_blocks_are_apart(monitor: Monitor) -> None:
+def test_operator_and_configured_blocks_are_separate(monitor: Monitor) -> None:
     monitor.apply(Policy.of(ip_blacklist=["10.0.0.0/8"]))
     monitor.block("192.0.2.1")
     assert blocked(monitor) == {"configuration": ["10.0.0.0/8"], "operator": ["192.0.2.1/32"]}
@@ -161,16 +161,16 @@ def test_blocks_are_apart(monitor: Monitor) -> None:
     assert [str(each) for each in monitor.blocks()] == ["172.16.0.0/12", "192.0.2.1/32"]
 
 
-def test_what_the_operator_blocks_outlasts_the_configuration(monitor: Monitor) -> None:
+def test_an_operators_block_outlasts_the_configuration(monitor: Monitor) -> None:
     monitor.apply(Policy.of(ip_blacklist=["10.0.0.0/8"]))
     assert not monitor.block("10.0.0.0/8")  # it is blocked already
     monitor.apply(Policy())
-    assert try_to_enter(monitor, "10.0.0.1") is None
+    assert try_to_connect(monitor, "10.0.0.1") is None
     assert monitor.unblock("10.0.0.0/8")
     enter(monitor, "10.0.0.1")
 
 
-def test_what_the_operator_unblocks_stays_so_while_the_configuration_names_it(
+def test_a_configured_network_stays_unblocked_while_the_configuration_lists_it(
     monitor: Monitor,
 ) -> None:
     policy = Policy.of(ip_blacklist=["10.0.0.0/8"])
@@ -182,14 +182,14 @@ def test_what_the_operator_unblocks_stays_so_while_the_configuration_names_it(
     assert blocked(monitor) == {"configuration": ["192.0.2.1/32"], "operator": []}
     monitor.apply(Policy())  # it no longer names it: what comes later is new
     monitor.apply(policy)
-    assert try_to_enter(monitor, "10.0.0.1") is None
+    assert try_to_connect(monitor, "10.0.0.1") is None
 
 
 def test_the_operator_may_block_again_what_was_unblocked(monitor: Monitor) -> None:
     monitor.apply(Policy.of(ip_blacklist=["10.0.0.0/8"]))
     monitor.unblock("10.0.0.0/8")
     assert monitor.block("10.0.0.0/8")
-    assert try_to_enter(monitor, "10.0.0.1") is None
+    assert try_to_connect(monitor, "10.0.0.1") is None
 
 
 def test_bans_of_live_rules(monitor: Monitor) -> None:
@@ -225,7 +225,7 @@ def test_a_block_is_checked_only_against_the_new_network_and_once_for_each_ip(
     assert len(ended) == 10
 
 
-# -- a stop that is taken back
+# -- a stop that is revoked
 
 
 def test_a_stopping_monitor_can_be_resumed() -> None:
@@ -233,7 +233,7 @@ def test_a_stopping_monitor_can_be_resumed() -> None:
     monitor = Monitor("web", clock=clock)
     connection: Connection = enter(monitor)
     stopped = monitor.stop(5.0)
-    assert try_to_enter(monitor) is None
+    assert try_to_connect(monitor) is None
     monitor.resume()
     assert stopped.called
     clock.advance(60.0)

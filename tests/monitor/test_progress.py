@@ -28,7 +28,7 @@ def test_backlog(checks: list[tuple[int, int, float, float | None]]) -> None:
         assert backlog.stalled_since == since
 
 
-def test_backlog_tells_when_what_waited_has_moved() -> None:
+def test_progress_is_reported_when_pending_bytes_were_acknowledged() -> None:
     backlog = SendProgress()
     assert backlog.check(0, 10, 1.0) is None
     assert backlog.check(5, 20, 2.0) is None  # nothing had waited before

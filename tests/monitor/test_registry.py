@@ -20,7 +20,7 @@ def registry() -> Registry:
     return Registry()
 
 
-def test_new_makes_and_keeps(registry: Registry) -> None:
+def test_new_makes_and_adds(registry: Registry) -> None:
     rules, timeouts, clock = Rules(), Timeouts(), Clock()
     monitor = registry.new("web", rules, timeouts, listen=":80", backend="b:80", clock=clock)
     assert registry.get("web") is monitor
@@ -66,7 +66,7 @@ def test_names_and_monitors_are_in_the_order_they_came(registry: Registry) -> No
     assert len(registry) == 3
 
 
-def test_may_change_while_it_is_walked_through(registry: Registry) -> None:
+def test_may_change_while_it_is_iterated(registry: Registry) -> None:
     for name in "abc":
         registry.new(name)
     for monitor in registry:
@@ -100,13 +100,13 @@ def test_shutdown_ends_with_the_last_connection_of_all(registry: Registry) -> No
     assert done.called
 
 
-@pytest.mark.parametrize(("words", "seconds"), [((), 60.0), ((5.0,), 5.0)])
-def test_shutdown_waits(registry: Registry, words: tuple[float, ...], seconds: float) -> None:
+@pytest.mark.parametrize(("arguments", "seconds"), [((), 60.0), ((5.0,), 5.0)])
+def test_shutdown_waits(registry: Registry, arguments: tuple[float, ...], seconds: float) -> None:
     clock = Clock()
     connection = enter(registry.new(clock=clock))
     ends: list[str] = []
     connection.end = lambda reason, reset: ends.append(reason)
-    registry.shutdown(*words)
+    registry.shutdown(*arguments)
     clock.advance(seconds - 0.1)
     assert ends == []
     clock.advance(0.1)
@@ -154,7 +154,7 @@ def test_an_observer_is_removed_from_all_when_it_is_cancelled(registry: Registry
     assert [event[1].service for event in observer.events] == ["first", "second"]
 
 
-def test_those_that_are_deleted_are_told(registry: Registry) -> None:
+def test_subscribers_are_notified_of_deleted_monitors(registry: Registry) -> None:
     deleted: list[Monitor] = []
     cancel = registry.when_deleted(deleted.append)
     first, _ = registry.new("first"), registry.new("second")

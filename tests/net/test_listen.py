@@ -50,7 +50,7 @@ def port_of(sock: socket.socket) -> int:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., socket.socket]]:
-    """Makes clients of a listening socket."""
+    """Connects clients to a listening socket."""
     clients = []
 
     def connect_to(sock: socket.socket, host: str | None = None) -> socket.socket:
@@ -180,7 +180,7 @@ def test_an_exception_in_accepted_costs_one_client(
 
 
 class FakeSocket:
-    """A listening socket whose ``accept`` returns or raises what the test says."""
+    """A listening socket whose ``accept`` returns or raises what the test chooses."""
 
     family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
 
@@ -373,12 +373,12 @@ def test_a_port_that_was_just_closed_can_be_opened_at_once(opened: Any, connect:
 def test_three_attempts_with_pauses_then_a_clear_error(opened: Any) -> None:
     port = port_of(opened(LOOPBACK))
     slept: list[float] = []
-    with pytest.raises(ListenError) as told:
+    with pytest.raises(ListenError) as caught:
         open_listener(
             TcpAddress("127.0.0.1", port), pauses_seconds=PAUSES_SECONDS, sleep=slept.append
         )
     assert slept == [0.5, 1.0]
-    assert str(told.value) == f"cannot listen on 127.0.0.1:{port}: address already in use"
+    assert str(caught.value) == f"cannot listen on 127.0.0.1:{port}: address already in use"
 
 
 def test_the_second_attempt_may_succeed(opened: Any) -> None:
@@ -407,7 +407,7 @@ def test_a_missing_permission_is_not_tried_again(monkeypatch: pytest.MonkeyPatch
     assert slept == []
 
 
-def test_a_running_reactor_is_never_kept_waiting(opened: Any) -> None:
+def test_a_running_reactor_is_never_blocked(opened: Any) -> None:
     """As here: pytest-twisted's reactor runs in this thread."""
     port = port_of(opened(LOOPBACK))
     slept: list[float] = []
@@ -538,7 +538,7 @@ async def play(scenario: Callable[..., None], *arguments: Any) -> None:
 
 
 class Most(Observer):
-    """The most connections that were open at once, and who was refused."""
+    """The most connections that were open at once, and the refused clients."""
 
     def __init__(self, world: World) -> None:
         self._monitor = world.monitor

@@ -1,4 +1,4 @@
-"""What the kernel knows of a socket, asked of real ones on the loopback."""
+"""What the kernel knows of a socket, with real sockets on the loopback."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PATIENCE_SECONDS = 10.0
 
 
 class Descriptor(FileDescriptor):
-    """A transport, as far as its socket goes."""
+    """A transport that has only a socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(reactor=object())  # type: ignore[arg-type]
@@ -59,12 +59,12 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 @pytest.fixture(params=["tcp", "unix"])
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[ErrorTrackingSocket, socket.socket]]:
-    """One of ours, noted, and its peer."""
+    """A socket that tracks its errors, and its peer."""
     ours, peer = tcp_pair() if request.param == "tcp" else socket.socketpair()
-    noting = track_errors(Descriptor(ours))
-    assert noting is not None
-    yield noting, peer
-    noting.close()
+    tracking = track_errors(Descriptor(ours))
+    assert tracking is not None
+    yield tracking, peer
+    tracking.close()
     peer.close()
 
 
@@ -72,10 +72,10 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[ErrorTrackingSocket, 
 def tcp() -> Iterator[tuple[ErrorTrackingSocket, socket.socket]]:
     """The same, TCP only."""
     ours, peer = tcp_pair()
-    noting = track_errors(Descriptor(ours))
-    assert noting is not None
-    yield noting, peer
-    noting.close()
+    tracking = track_errors(Descriptor(ours))
+    assert tracking is not None
+    yield tracking, peer
+    tracking.close()
     peer.close()
 
 
@@ -95,38 +95,38 @@ def send_for_ever(sock: socket.socket) -> None:
         sock.send(bytes(65536))
 
 
-# -- the socket that notes
+# -- the socket that tracks errors
 
 
 def test_to_send_nothing_to_a_peer_that_has_closed_is_no_error(
     pair: tuple[ErrorTrackingSocket, socket.socket],
 ) -> None:
     # Twisted does so before it ends its writing; the peer may have hung up in the meantime.
-    noting, peer = pair
+    tracking, peer = pair
     peer.close()
-    wait_for(noting, select.POLLIN)
-    assert noting.send(b"") == 0
-    assert noting.error_number == 0
+    wait_for(tracking, select.POLLIN)
+    assert tracking.send(b"") == 0
+    assert tracking.error_number == 0
 
 
-def test_a_socket_is_replaced_by_one_that_notes_on_the_same_descriptor() -> None:
+def test_a_socket_is_replaced_by_a_tracking_one_on_the_same_descriptor() -> None:
     ours, peer = tcp_pair()
     number, descriptor = ours.fileno(), Descriptor(ours)
-    noting = track_errors(descriptor)
-    assert noting is not None
-    assert descriptor.socket is noting
-    assert descriptor.fileno() == noting.fileno() == number
+    tracking = track_errors(descriptor)
+    assert tracking is not None
+    assert descriptor.socket is tracking
+    assert descriptor.fileno() == tracking.fileno() == number
     assert ours.fileno() == -1
-    assert (noting.family, noting.type) == (socket.AF_INET, socket.SOCK_STREAM)
-    assert not noting.getblocking()
-    assert track_errors(descriptor) is noting  # two wrappers share it
-    assert noting is not None
-    noting.close()
+    assert (tracking.family, tracking.type) == (socket.AF_INET, socket.SOCK_STREAM)
+    assert not tracking.getblocking()
+    assert track_errors(descriptor) is tracking  # two wrappers share it
+    assert tracking is not None
+    tracking.close()
     peer.close()
 
 
 @pytest.mark.parametrize("descriptor", [None, object(), MemoryTransport()])
-def test_what_has_no_socket_notes_nothing(descriptor: Any) -> None:
+def test_a_transport_without_a_socket_is_not_tracked(descriptor: Any) -> None:
     assert track_errors(descriptor) is None
 
 
@@ -157,7 +157,7 @@ def test_bytes_pass_as_they_are(pair: tuple[ErrorTrackingSocket, socket.socket])
 
 
 @pytest.mark.parametrize("read", ["recv", "recvmsg"])
-def test_a_reset_met_while_reading_is_noted(
+def test_a_reset_while_reading_is_recorded(
     tcp: tuple[ErrorTrackingSocket, socket.socket], read: str
 ) -> None:
     ours, peer = tcp
@@ -168,7 +168,7 @@ def test_a_reset_met_while_reading_is_noted(
     assert ours.error_number == errno.ECONNRESET
 
 
-def test_an_error_met_while_writing_is_noted(
+def test_an_error_while_writing_is_recorded(
     pair: tuple[ErrorTrackingSocket, socket.socket],
 ) -> None:
     ours, peer = pair
@@ -178,19 +178,19 @@ def test_an_error_met_while_writing_is_noted(
     assert ours.error_number in (errno.EPIPE, errno.ECONNRESET)
 
 
-def test_the_first_error_stands(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+def test_the_first_error_is_retained(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
     ours, peer = tcp
     reset(peer)
     wait_for(ours, select.POLLERR)
     with pytest.raises(ConnectionResetError):
         ours.recv(1)
     with pytest.raises(BrokenPipeError):
-        ours.send(b"to nobody")
+        ours.send(b"unread")
     ours.close()
     assert ours.error_number == errno.ECONNRESET
 
 
-def test_an_error_that_nobody_met_is_noted_at_the_close(
+def test_a_pending_error_is_recorded_at_the_close(
     tcp: tuple[ErrorTrackingSocket, socket.socket],
 ) -> None:
     ours, peer = tcp
@@ -210,7 +210,7 @@ def test_an_orderly_end_leaves_no_error(pair: tuple[ErrorTrackingSocket, socket.
     assert ours.error_number == 0
 
 
-def test_last_words_are_kept_only_if_they_are_wanted(
+def test_unread_data_is_stored_only_on_request(
     pair: tuple[ErrorTrackingSocket, socket.socket],
 ) -> None:
     ours, peer = pair
@@ -221,7 +221,9 @@ def test_last_words_are_kept_only_if_they_are_wanted(
     assert ours.unread_data == b"last words"
 
 
-def test_last_words_are_else_let_go(pair: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+def test_unread_data_is_discarded_by_default(
+    pair: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
     ours, peer = pair
     peer.send(b"last words")
     wait_for(ours, select.POLLIN)
@@ -229,7 +231,9 @@ def test_last_words_are_else_let_go(pair: tuple[ErrorTrackingSocket, socket.sock
     assert ours.unread_data == b""
 
 
-def test_last_words_before_a_reset_are_kept(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
+def test_unread_data_before_a_reset_is_stored(
+    tcp: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
     ours, peer = tcp
     peer.send(b"last words")
     reset(peer)
@@ -241,46 +245,46 @@ def test_last_words_before_a_reset_are_kept(tcp: tuple[ErrorTrackingSocket, sock
 
 
 class Ending(Descriptor):
-    """Notes what becomes of the end that a reactor tells of."""
+    """Records how a hang-up that the reactor reports is handled."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def startReading(self) -> None:
-        self.told.append("read on")
+        self.calls.append("read on")
 
     def connectionLost(self, reason: Failure) -> None:
-        self.told.append(type(reason.value).__name__)
+        self.calls.append(type(reason.value).__name__)
 
 
 @pytest.mark.parametrize("read", ["recv", "recvmsg"])
-def test_an_end_that_was_not_read_is_none_yet(read: str) -> None:
+def test_an_end_counts_only_once_it_was_read(read: str) -> None:
     ours, peer = socket.socketpair()
     transport = Ending(ours)
-    noting = track_errors(transport)
-    assert noting is not None
+    tracking = track_errors(transport)
+    assert tracking is not None
     peer.send(b"last words")
     peer.close()
     for _ in range(2):
         transport.readConnectionLost(Failure(ConnectionDone()))
-        assert transport.told == ["read on"]
-        getattr(noting, read)(10)
-        transport.told.clear()
+        assert transport.calls == ["read on"]
+        getattr(tracking, read)(10)
+        transport.calls.clear()
     transport.readConnectionLost(Failure(ConnectionDone()))
-    assert transport.told == ["ConnectionDone"]
-    noting.close()
+    assert transport.calls == ["ConnectionDone"]
+    tracking.close()
 
 
-def test_a_transport_whose_ends_are_looked_at_is_in_no_cycle() -> None:
+def test_a_tracked_transport_is_in_no_reference_cycle() -> None:
     ours, peer = socket.socketpair()
     transport = Ending(ours)
-    noting = track_errors(transport)
-    assert noting is not None
+    tracking = track_errors(transport)
+    assert tracking is not None
     gone = weakref.ref(transport)
     del transport
     assert gone() is None
-    noting.close()
+    tracking.close()
     peer.close()
 
 
@@ -295,7 +299,7 @@ def test_a_transport_whose_ends_are_looked_at_is_in_no_cycle() -> None:
         (0, "reset"),
     ],
 )
-def test_silence_and_resets_are_told_apart(error_number: int, how: str) -> None:
+def test_timeouts_and_resets_are_distinguished(error_number: int, how: str) -> None:
     assert end_by_errno(error_number) == how
 
 
@@ -319,7 +323,7 @@ def test_not_every_transport_has_a_descriptor(transport: Any) -> None:
     assert buffered_bytes(descriptor_of(transport)) == 0
 
 
-def test_all_that_a_transport_holds_back_is_waiting() -> None:
+def test_all_bytes_that_a_transport_buffers_are_counted() -> None:
     class Slow(MemoryTransport):
         def writeSomeData(self, data: bytes) -> int:
             return super().writeSomeData(data[:3])
@@ -337,7 +341,7 @@ def test_all_that_a_transport_holds_back_is_waiting() -> None:
     assert transport.written == b"1234567890again"
 
 
-# -- what is asked of the kernel
+# -- queries of the kernel
 
 
 def test_bytes_that_the_peer_has_not_taken_are_unacknowledged(
@@ -351,7 +355,7 @@ def test_bytes_that_the_peer_has_not_taken_are_unacknowledged(
     give_up = time.monotonic() + PATIENCE_SECONDS
     while unacknowledged_bytes(ours):
         assert time.monotonic() < give_up
-        if select.select([peer], [], [], 0.01)[0]:  # else its system is late to say it has it
+        if select.select([peer], [], [], 0.01)[0]:  # else the acknowledgement may be late
             peer.recv(1_000_000)
 
 
@@ -404,7 +408,7 @@ def test_a_close_can_be_made_a_reset(tcp: tuple[ErrorTrackingSocket, socket.sock
         peer.recv(1)
 
 
-def test_on_a_unix_socket_it_stays_a_close() -> None:
+def test_on_a_unix_socket_a_reset_is_a_close() -> None:
     ours, peer = socket.socketpair()
     reset_on_close(ours)
     ours.close()
@@ -421,12 +425,12 @@ def test_the_process_behind_a_unix_socket_is_known() -> None:
 
 
 def test_what_is_private_to_twisted_and_used_is_there() -> None:
-    """``buffered_bytes`` needs it; a new Twisted may take it away."""
+    """``buffered_bytes`` needs it; a new version of Twisted may remove it."""
     transport = FileDescriptor(reactor=MemoryReactor())
     assert transport._tempDataLen == 0
 
 
-def test_nobody_is_known_behind_a_tcp_socket() -> None:
+def test_a_tcp_socket_has_no_peer_credentials() -> None:
     """Linux answers there as well, with values that mean nothing: pid 0, uid -1."""
     with socket.socket() as sock:
         assert peer_credentials(sock) is None

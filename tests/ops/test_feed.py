@@ -1,4 +1,4 @@
-"""The event feed: who gets what, what is dropped, and that nothing is left behind."""
+"""The event feed: delivery, drops, and that no subscription is left behind."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_failing_subscriber_is_cancelled_alone(logged_failures: list[Any]) -> 
     logged_failures.clear()
 
 
-def test_more_than_so_many_a_second_are_dropped_and_counted() -> None:
+def test_events_beyond_the_rate_limit_are_dropped_and_counted() -> None:
     world = World("web")
     events: list[FeedEvent] = []
     seldom: list[FeedEvent] = []
@@ -112,13 +112,13 @@ def test_more_than_so_many_a_second_are_dropped_and_counted() -> None:
         EVENTS_PER_SECOND,
         CHECKS_PER_SECOND + 10 - EVENTS_PER_SECOND,
     )
-    assert (len(seldom), one.dropped) == (0, 10)  # those that were not even looked at
+    assert (len(seldom), one.dropped) == (0, 10)  # dropped without being tested by the filter
     world.clock.advance(1.0)
     monitor.admit("198.51.100.1:1", "198.51.100.1")
     assert (len(seldom), len(events)) == (1, EVENTS_PER_SECOND + 1)
 
 
-def test_what_a_filter_leaves_out_takes_no_room() -> None:
+def test_events_that_a_filter_rejects_do_not_count_against_the_limit() -> None:
     world = World("web")
     events: list[FeedEvent] = []
     subscription = world.operations.subscribe(events.append, filter="client:198.51.100.1")
@@ -130,7 +130,7 @@ def test_what_a_filter_leaves_out_takes_no_room() -> None:
     assert (len(events), subscription.dropped) == (1, 0)
 
 
-def test_monitors_are_observed_only_while_somebody_subscribes() -> None:
+def test_monitors_are_observed_only_while_there_is_a_subscriber() -> None:
     world = World("web")
     first = world.operations.subscribe(print)
     second = world.operations.subscribe(print)

@@ -226,7 +226,7 @@ def test_errors_say_what_to_write(text: str, problem: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_an_error_knows_its_place() -> None:
+def test_an_error_has_its_position() -> None:
     with pytest.raises(FilterError) as caught:
         parse("service:'a b'  sevice:mqtt", CONNECTION_KEYS)
     error = caught.value
@@ -271,7 +271,7 @@ def test_as_many_terms_as_there_may_be_suit_sqlite() -> None:
     assert found_in_sql("connections", {**row, **full, **unneeded}, wanted)
 
 
-def test_what_is_no_unicode_is_refused() -> None:
+def test_invalid_unicode_is_refused() -> None:
     with pytest.raises(FilterError):
         parse(["service:\udc80"], CONNECTION_KEYS)
 
@@ -288,7 +288,7 @@ def test_a_service_in_full_is_only_itself() -> None:
     assert parse("service:we", CONNECTION_KEYS, known=known).to_text() == "service:we"
 
 
-def test_a_known_fact_is_no_slip() -> None:
+def test_a_known_fact_is_no_misspelling() -> None:
     assert parse("stat:x", CONNECTION_KEYS, known={"fact": ["stat"]}).to_text() == "fact.stat:x"
 
 
@@ -328,7 +328,7 @@ def test_an_action_takes_ids_and_terms(terms: Sequence[str], expected: bool) -> 
         (["not:clint_id:x"], "write not:fact.clint_id:VALUE for a fact"),
     ],
 )
-def test_an_action_takes_nothing_vague(terms: Sequence[str], advice: str) -> None:
+def test_an_action_takes_no_vague_term(terms: Sequence[str], advice: str) -> None:
     with pytest.raises(FilterError, match=advice):
         parse(terms, CONNECTION_KEYS, mode="action", known={"service": ["mqtt"]})
 

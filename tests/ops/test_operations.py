@@ -208,7 +208,7 @@ def test_connections_are_closed_by_ids_and_filters() -> None:
     assert closed_ids(world, filter=["service:ssh", "client:192.0.2.1"]) == (fourth.record.id,)
 
 
-def test_an_id_in_a_filter_that_no_connection_has_is_said() -> None:
+def test_an_unknown_id_in_a_filter_is_reported() -> None:
     world = World("web")
     (made,) = world.connect("web", "192.0.2.1")
     filter = f"{10**9} {made.record.id} client:192.0.2.0/24"
@@ -216,7 +216,7 @@ def test_an_id_in_a_filter_that_no_connection_has_is_said() -> None:
     assert (result.ids, result.unknown) == ((made.record.id,), (10**9,))
 
 
-def test_what_is_ending_is_closed_by_its_id_or_reset_alone() -> None:
+def test_an_ending_connection_is_closed_only_by_its_id_or_a_reset() -> None:
     world = World("web")
     (made,) = world.connect("web", "192.0.2.1")
     made.record.end("operator", 1000.0)
@@ -377,7 +377,7 @@ OWN: list[tuple[Callable[[Monitor], Any], str]] = [
 
 
 @pytest.mark.parametrize(("act", "kind"), OWN)
-def test_what_the_library_is_called_for_is_an_action_of_own_code(
+def test_calls_of_the_library_are_actions_of_own_code(
     act: Callable[[Monitor], Any], kind: str
 ) -> None:
     world = world_to_act_on()
@@ -391,7 +391,7 @@ def test_what_the_library_is_called_for_is_an_action_of_own_code(
 
 def test_an_observer_without_the_hook_goes_on_working() -> None:
     class Older:
-        """As observers were before there were actions."""
+        """An observer without the optional hook ``acted``."""
 
         watches_payload = False
         closed_ids: tuple[int, ...] = ()
@@ -412,7 +412,7 @@ def test_an_observer_without_the_hook_goes_on_working() -> None:
     assert older.closed_ids == (made.record.id,)
 
 
-def test_a_failing_observer_spoils_no_action(logged_failures: list[Any]) -> None:
+def test_a_failing_observer_does_not_prevent_an_action(logged_failures: list[Any]) -> None:
     class Failing:
         watches_payload = False
 

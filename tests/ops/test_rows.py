@@ -1,4 +1,4 @@
-"""Rows: their JSON is what it always was, and their columns are what tables show."""
+"""Rows: their JSON, and their columns in tables."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_client_reads_rows_of_a_newer_server() -> None:
         ({"event": "action", "action": "block", "actor": "uid 0", "count": 2}, "uid 0", "block"),
     ],
 )
-def test_each_event_says_who_and_what(event: dict[str, Any], who: str, what: str) -> None:
+def test_each_event_has_its_actor_and_subject(event: dict[str, Any], who: str, what: str) -> None:
     by_title = {column.title: column for column in rows.HistoryEventRow.columns()}
     row = rows.HistoryEventRow.of({"at": "2026-01-01T00:00:00.000+00:00", **event})
     for given in (event, row):
@@ -206,5 +206,5 @@ def test_a_column_can_be_titled_anew() -> None:
     assert isinstance(rows.ConnectionRow.columns()[0], Column)
 
 
-def test_own_code_says_so() -> None:
+def test_actions_of_own_code_have_that_actor() -> None:
     assert OWN_CODE.describe() == "own code"

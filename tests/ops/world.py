@@ -1,4 +1,4 @@
-"""Operations over monitors whose connections are made up, with a clock of the test's own."""
+"""Operations over monitors with fake connections, on a fake clock."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 
 @implementer(IConnection)
-class MadeUp:
-    """A connection without sockets, which ends as soon as it is told to."""
+class FakeConnection:
+    """A connection without sockets, which ends as soon as ``end`` is called."""
 
     def __init__(self, monitor: Monitor, record: ConnectionRecord) -> None:
         self.record = record
@@ -68,19 +68,19 @@ class World:
             self.registry.new(name, clock=self.clock, listen=":80", backend="10.9.9.9:80")
         self.registry.observe(self.actions)
 
-    def connect(self, service: str, *ips: str) -> list[MadeUp]:
+    def connect(self, service: str, *ips: str) -> list[FakeConnection]:
         """One more connection from each IP."""
         monitor, made = self.registry.get(service), []
         for port, ip in enumerate(ips, 1024):
             record = monitor.admit(str(TcpAddress(ip, port)), ip)
             assert record is not None
             record.state = "open"
-            made.append(MadeUp(monitor, record))
+            made.append(FakeConnection(monitor, record))
             monitor.opened(made[-1])
         return made
 
     def result(self, deferred: Deferred[T]) -> T:
-        """What a query or an action gives, now or once rates are known."""
+        """The result of a query or an action, now or once rates are known."""
         results: list[Any] = []
         deferred.addBoth(results.append)
         if not results:
@@ -97,7 +97,7 @@ class World:
 
 @contextmanager
 def logged_lines() -> Iterator[list[str]]:
-    """The lines that are logged meanwhile."""
+    """The lines logged within the block."""
     lines: list[str] = []
 
     @provider(ILogObserver)

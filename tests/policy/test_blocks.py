@@ -21,7 +21,7 @@ DO = st.one_of(
 
 @given(st.sets(st.sampled_from([A, B])), st.lists(DO, max_size=12))
 def test_what_is_in_force(configured: set[object], steps: list[tuple[str, object]]) -> None:
-    """Beside a model: who has blocked a network, and whether the operator has unblocked it."""
+    """Compared with a model: the sources of a network's block, and whether it was unblocked."""
     blocks = Blocks(configured)  # type: ignore[arg-type]
     by_file, by_operator, lifted = set(configured), set[object](), set[object]()
     for do, what in steps:

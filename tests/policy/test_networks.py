@@ -77,7 +77,7 @@ def test_add_and_remove_as_a_set_would(steps: list[tuple[bool, Network]]) -> Non
         ("192.0.2.2", False),
         ("2001:db8::5", True),
         ("2001:db9::5", False),
-        ("fe80::1%eth0", True),  # a scope says where an address is, and not whose
+        ("fe80::1%eth0", True),  # a scope names an interface, and is not part of the address
         ("fe80::2%eth0", False),
         ("unix", False),
         ("", False),

@@ -66,7 +66,7 @@ def test_an_end_that_holds_nothing_is_aborted_at_once() -> None:
     assert (end.phase, clock.getDelayedCalls()) == ("closed", [])
 
 
-def test_thousands_cost_no_more_a_turn_than_a_few_and_all_have_their_turn() -> None:
+def test_thousands_cost_no_more_per_turn_and_all_are_checked() -> None:
     clock = Clock()
     watch, ends = DeliveryWatch(clock), [ResettingEnd() for _ in range(20 * CHECKS_A_TURN)]
     for end in ends:
@@ -87,7 +87,7 @@ def test_an_end_that_is_closed_otherwise_is_dropped() -> None:
     assert (len(watch), end._calls, clock.getDelayedCalls()) == (0, [], [])
 
 
-def test_an_end_that_fails_keeps_the_others_from_nothing(logged_failures: list[object]) -> None:
+def test_a_failing_end_does_not_affect_the_others(logged_failures: list[object]) -> None:
     clock, bad, good = Clock(), ResettingEnd(), ResettingEnd()
     watch = DeliveryWatch(clock)
     for end in (bad, good):
@@ -103,7 +103,7 @@ def test_an_end_that_fails_keeps_the_others_from_nothing(logged_failures: list[o
 # -- a full queue
 
 
-class Targets:
+class KnownAddress:
     """A UNIX socket's address, known at once."""
 
     def cached(self) -> Sequence[Any]:
@@ -162,7 +162,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> FullQueue:
 
 
 def attempts(clock: Clock, count: int) -> tuple[list[int], list[ConnectAttempt], Connector]:
-    connector = Connector(Targets(), Loop(), clock)  # type: ignore[arg-type]
+    connector = Connector(KnownAddress(), Loop(), clock)  # type: ignore[arg-type]
     connected: list[int] = []
     made = [ConnectAttempt(connector, Dialling(connected, name)) for name in range(count)]
     for attempt in made:
@@ -189,7 +189,7 @@ def test_thousands_that_wait_at_a_full_queue_cost_one_try_each_time(queue: FullQ
     assert clock.getDelayedCalls() == []
 
 
-def test_who_gives_up_leaves_the_queue(queue: FullQueue) -> None:
+def test_an_attempt_that_is_given_up_leaves_the_queue(queue: FullQueue) -> None:
     clock = Clock()
     connected, made, connector = attempts(clock, 3)
     made[0].give_up()
@@ -214,7 +214,7 @@ def client_end(world: World) -> SocketEnd:
 @pytest.mark.parametrize("pipe", ["copy", "splice"])
 @pytest_twisted.ensureDeferred
 async def test_an_end_that_failed_unread_is_not_held_by_a_timer(tmp_path: Path, pipe: str) -> None:
-    """A timer of five seconds, which nobody cancelled, kept the dead End in memory."""
+    """A timer of five seconds that was never cancelled held the dead End in memory."""
 
     def play() -> None:
         left = Leftovers()
@@ -279,7 +279,7 @@ async def test_a_choice_that_fails_ends_the_connection(
     monkeypatch.setattr(DataPaths, "_log", log)
 
     def choose(record: object) -> Any:
-        raise LookupError("nobody is there")
+        raise LookupError("no candidate")
 
     def play() -> None:
         with World(tmp_path, "ipv4", pipe, choose=choose) as world:
@@ -289,7 +289,7 @@ async def test_a_choice_that_fails_ends_the_connection(
             until(lambda: len(world.monitor.closed_records))
             record = world.monitor.closed_records[0]
             assert (record.reason, record.code) == ("error", "IC")
-            assert record.detail == "no backend could be chosen: nobody is there"
+            assert record.detail == "no backend could be chosen: no candidate"
 
     await deferToThread(play)
     assert log.failure.called

@@ -25,7 +25,7 @@ KINDS = ["ipv4", "ipv6", "unix", "localhost", "endpoint string"]
 
 @implementer(IHalfCloseableProtocol)
 class Caller(Protocol):
-    """Records what happens to it; all is said once it has had an end."""
+    """Records its events; complete once the connection has ended."""
 
     transport: Any
 

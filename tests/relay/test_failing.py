@@ -1,4 +1,4 @@
-"""Connections that are ended from within: by an observer, or by a fault of ours."""
+"""Connections that are ended from within: by an observer, or by an exception."""
 
 from __future__ import annotations
 

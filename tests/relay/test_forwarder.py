@@ -1,4 +1,4 @@
-"""How a client off the listener becomes a relay, where Twisted's reactor cannot take it."""
+"""Accepted clients and their relays, where Twisted's reactor cannot adopt a socket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BrokenReactor:
 
 
 class Dialler:
-    """Never gets an answer; notes which dials were given up."""
+    """Never gets an answer; records which dials were given up."""
 
     def __init__(self) -> None:
         self.given_up: list[object] = []
@@ -94,14 +94,16 @@ class Seen(Observer):
         (socket.AF_INET6, ("::ffff:192.0.2.1", 4711, 0, 0), "192.0.2.1:4711", "192.0.2.1"),
     ],
 )
-def test_who_a_client_is(
+def test_the_address_of_a_client(
     family: socket.AddressFamily, address: Any, client: str, client_ip: str
 ) -> None:
     record = refused_record(socket.socket(family), address)
     assert (record.client, record.client_ip) == (client, client_ip)
 
 
-def test_who_a_client_on_a_unix_socket_is(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_address_of_a_client_on_a_unix_socket(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     record = refused_record(pair[1], "")
     assert (record.client, record.client_ip) == (f"unix:{os.getpid()}", "unix")
 

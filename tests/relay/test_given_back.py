@@ -1,4 +1,4 @@
-"""What a connection has used is given back when it ends, and not when garbage is collected."""
+"""A connection's memory is freed when it ends, and not by the garbage collector."""
 
 from __future__ import annotations
 

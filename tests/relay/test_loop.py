@@ -33,7 +33,7 @@ IN = 1
 
 
 class Turns:
-    """A loop and the reactor that serves it, which nobody runs.
+    """A loop and the reactor that serves it, which is not run.
 
     :param kind: ``own`` for a reactor's own loop, ``nested`` for one that any reactor sees.
     """
@@ -93,18 +93,18 @@ class Turns:
 
 
 class End:
-    """Records the events that it is told.
+    """Records its events.
 
     :param then: called with each of them.
     """
 
     def __init__(self, then: Callable[[], object] = lambda: None) -> None:
-        self.heard: list[int] = []
+        self.events_seen: list[int] = []
         self.failures = 0
         self._then = then
 
     def ready(self, events: int) -> None:
-        self.heard.append(events)
+        self.events_seen.append(events)
         self._then()
 
     def failed(self) -> None:
@@ -117,7 +117,7 @@ class Descriptor:
     def __init__(self, sock: socket.socket, then: Callable[[], object] = lambda: None) -> None:
         self._sock = sock
         self._then = then
-        self.told: list[str] = []
+        self.handled: list[str] = []
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -126,11 +126,11 @@ class Descriptor:
         return "test"
 
     def doRead(self) -> None:
-        self.told.append("read")
+        self.handled.append("read")
         self._then()
 
     def connectionLost(self, reason: Failure) -> None:
-        self.told.append("lost")
+        self.handled.append("lost")
 
 
 @pytest.fixture(params=["own", "nested"])
@@ -165,14 +165,14 @@ def test_events_reach_the_end_whose_socket_it_is(turns: Turns) -> None:
     turns.loop.add(other_sock.fileno(), other)
     assert len(turns.loop) == 2
     turns.turn()
-    assert (first.heard, other.heard) == ([OUT], [IN | OUT])
+    assert (first.events_seen, other.events_seen) == ([OUT], [IN | OUT])
     peer.sendall(b"x")
     turns.turn()
-    assert (first.heard, other.heard) == ([OUT, IN | OUT], [IN | OUT])
+    assert (first.events_seen, other.events_seen) == ([OUT, IN | OUT], [IN | OUT])
     other_peer.close()
     turns.turn()
-    assert len(first.heard) == 2
-    assert other.heard[-1] & (HUP | RDHUP) == HUP | RDHUP
+    assert len(first.events_seen) == 2
+    assert other.events_seen[-1] & (HUP | RDHUP) == HUP | RDHUP
 
 
 def test_an_event_is_reported_once_unless_rearmed(turns: Turns) -> None:
@@ -181,11 +181,11 @@ def test_an_event_is_reported_once_unless_rearmed(turns: Turns) -> None:
     turns.loop.add(sock.fileno(), end)
     for _ in range(3):
         turns.turn()
-    assert end.heard == [IN | OUT]
+    assert end.events_seen == [IN | OUT]
     turns.loop.rearm(sock.fileno())
     for _ in range(3):
         turns.turn()
-    assert end.heard == [IN | OUT] * 2
+    assert end.events_seen == [IN | OUT] * 2
 
 
 def test_rearming_while_served_is_served_in_a_later_turn(turns: Turns) -> None:
@@ -194,7 +194,7 @@ def test_rearming_while_served_is_served_in_a_later_turn(turns: Turns) -> None:
     turns.loop.add(sock.fileno(), end)
     for count in range(1, 4):
         turns.turn()
-        assert len(end.heard) == count
+        assert len(end.events_seen) == count
 
 
 def test_another_may_take_over_a_socket(turns: Turns) -> None:
@@ -204,15 +204,15 @@ def test_another_may_take_over_a_socket(turns: Turns) -> None:
     turns.loop.set_handler(sock.fileno(), next_one)
     peer.sendall(b"x")
     turns.turn()
-    assert (first.heard, next_one.heard) == ([OUT], [IN | OUT])
+    assert (first.events_seen, next_one.events_seen) == ([OUT], [IN | OUT])
 
 
-def test_who_is_removed_hears_nothing_more(turns: Turns) -> None:
+def test_a_removed_socket_gets_no_more_events(turns: Turns) -> None:
     end, (sock, _) = End(), turns.pair()
     turns.loop.add(sock.fileno(), end)
     turns.loop.remove(sock.fileno())
     turns.turn()
-    assert (end.heard, len(turns.loop)) == ([], 0)
+    assert (end.events_seen, len(turns.loop)) == ([], 0)
 
 
 def fails() -> None:
@@ -226,18 +226,18 @@ def test_an_end_that_raises_costs_the_others_nothing(
     for end in ends:
         turns.loop.add(turns.pair()[0].fileno(), end)
     turns.turn()
-    assert [end.heard for end in ends] == [[OUT]] * 5
+    assert [end.events_seen for end in ends] == [[OUT]] * 5
     assert [end.failures for end in ends] == [0, 1, 0, 1, 0]
     assert {failure.type for failure in logged_failures} == {ZeroDivisionError, SystemExit}
     logged_failures.clear()
     turns.turn()
-    assert [len(end.heard) for end in ends] == [1] * 5
+    assert [len(end.events_seen) for end in ends] == [1] * 5
 
 
 def replace_other(
     turns: Turns, add: Callable[[socket.socket, socket.socket], object]
 ) -> dict[str, End]:
-    """Two Ends hang up in one batch; who is served first gives the other's number away.
+    """Two Ends hang up in one batch; the first one served frees the other's descriptor number.
 
     :param add: called with a new socket that has this number, and its peer.
     """
@@ -260,13 +260,13 @@ def replace_other(
     return ends
 
 
-def test_a_closed_sockets_event_is_not_for_whose_number_it_is_now(turns: Turns) -> None:
+def test_a_stale_event_is_not_delivered_to_a_reused_descriptor(turns: Turns) -> None:
     """Such a stale OUT and HUP would have a ConnectAttempt believe that it is connected."""
     newcomer = End()
     replace_other(turns, lambda sock, _: turns.loop.add(sock.fileno(), newcomer))
-    assert newcomer.heard == []
+    assert newcomer.events_seen == []
     turns.turn()
-    assert newcomer.heard == [OUT], "its own"
+    assert newcomer.events_seen == [OUT], "its own"
 
 
 def test_a_number_that_was_removed_is_served_in_the_next_turn(turns: Turns) -> None:
@@ -278,7 +278,7 @@ def test_a_number_that_was_removed_is_served_in_the_next_turn(turns: Turns) -> N
     turns.loop.add(sock.fileno(), end)
     peer.sendall(b"x")
     turns.turn()
-    assert end.heard == [IN | OUT]
+    assert end.events_seen == [IN | OUT]
 
 
 # -- the nested one
@@ -318,7 +318,7 @@ def test_our_reactor_serves_twisteds_descriptors_beside_its_ends(own: Turns) -> 
             client.sendall(b"ping")
             peer.sendall(b"x")
             own.until(lambda: unread(client) == 4)
-            own.until(partial(lambda count: end.heard.count(IN | OUT) == count, count))
+            own.until(partial(lambda count: end.events_seen.count(IN | OUT) == count, count))
             assert exactly(client, 4) == b"ping"
     own.until(lambda: len(own.reactor.getReaders()) == 2)  # the port and the reactor's waker
 
@@ -342,11 +342,11 @@ def test_our_reactor_is_woken_from_other_threads(own: Turns) -> None:
 
 @pytest.fixture
 def busy(own: Turns) -> list[int]:
-    """An End that never comes to rest on a reactor that is then run; what it was told."""
+    """Run a reactor with an End that always has events; return those events."""
     sock, _ = own.pair()
     end = End(lambda: own.loop.rearm(sock.fileno()))
     own.loop.add(sock.fileno(), end)
-    return end.heard
+    return end.events_seen
 
 
 def test_timed_calls_come_while_ends_are_busy(own: Turns, busy: list[int]) -> None:
@@ -359,7 +359,7 @@ def test_timed_calls_come_while_ends_are_busy(own: Turns, busy: list[int]) -> No
     assert len(busy) > 3, "the End was served in between"
 
 
-def test_other_threads_are_heard_while_ends_are_busy(own: Turns, busy: list[int]) -> None:
+def test_calls_from_other_threads_run_while_ends_are_busy(own: Turns, busy: list[int]) -> None:
     calling = threading.Timer(0.05, own.reactor.callFromThread, (own.reactor.stop,))
     calling.start()
     own.run()
@@ -373,7 +373,7 @@ def test_an_end_can_have_the_reactor_stop(own: Turns, verb: str) -> None:
     end = End(getattr(own.reactor, verb))
     own.reactor.callWhenRunning(own.loop.add, sock.fileno(), end)
     own.run()
-    assert end.heard == [OUT]
+    assert end.events_seen == [OUT]
 
 
 def test_a_call_that_an_end_has_set_comes_in_time(own: Turns) -> None:
@@ -381,7 +381,7 @@ def test_a_call_that_an_end_has_set_comes_in_time(own: Turns) -> None:
     end = End(lambda: own.reactor.callLater(0.02, own.reactor.stop))
     own.reactor.callWhenRunning(own.loop.add, sock.fileno(), end)
     own.run()
-    assert end.heard == [OUT]
+    assert end.events_seen == [OUT]
 
 
 def test_iterating_in_the_main_loop_does_not_wait_for_others(own: Turns) -> None:
@@ -391,7 +391,7 @@ def test_iterating_in_the_main_loop_does_not_wait_for_others(own: Turns) -> None
     def iterate() -> None:
         own.loop.add(sock.fileno(), end)
         own.reactor.iterate(0)
-        assert end.heard == [OUT]
+        assert end.events_seen == [OUT]
         own.reactor.stop()
 
     own.reactor.callWhenRunning(own.reactor.callLater, 0, iterate)
@@ -403,27 +403,27 @@ def test_iterating_waits_no_longer_than_asked(own: Turns) -> None:
     end = End()
     own.loop.add(sock.fileno(), end)
     own.reactor.iterate(0.01)
-    assert end.heard == [OUT]
+    assert end.events_seen == [OUT]
 
 
 def test_a_descriptor_that_another_has_removed_gets_no_event(own: Turns) -> None:
-    told: list[Descriptor] = []
+    handled: list[Descriptor] = []
 
-    def take_off(this: int) -> None:
-        told.append(descriptors[this])
+    def remove_reader(this: int) -> None:
+        handled.append(descriptors[this])
         own.reactor.removeReader(descriptors[1 - this])
 
     descriptors: list[Descriptor] = []
     for index in range(2):
         sock, peer = own.pair()
         peer.sendall(b"x")
-        descriptors.append(Descriptor(sock, lambda index=index: take_off(index)))  # type: ignore[misc]
+        descriptors.append(Descriptor(sock, lambda index=index: remove_reader(index)))  # type: ignore[misc]
         own.reactor.addReader(descriptors[-1])
     own.turn()
-    assert len(told) == 1
+    assert len(handled) == 1
 
 
-def test_a_closed_sockets_event_is_not_for_a_descriptor_that_has_its_number_now(
+def test_a_stale_event_is_not_delivered_to_a_reused_twisted_descriptor(
     own: Turns,
 ) -> None:
     newcomers: list[tuple[Descriptor, socket.socket]] = []
@@ -434,10 +434,10 @@ def test_a_closed_sockets_event_is_not_for_a_descriptor_that_has_its_number_now(
 
     replace_other(own, add)
     descriptor, peer = newcomers[0]
-    assert descriptor.told == []
+    assert descriptor.handled == []
     peer.sendall(b"x")
     own.turn()
-    assert descriptor.told == ["read"]
+    assert descriptor.handled == ["read"]
 
 
 @pytest_twisted.ensureDeferred
@@ -463,7 +463,7 @@ def test_a_keyboard_interrupt_goes_through_and_loses_no_event(
 
     def interrupt() -> None:
         if not interrupted:
-            interrupted.extend(end for end in ends if end.heard)
+            interrupted.extend(end for end in ends if end.events_seen)
             raise KeyboardInterrupt
 
     ends = [End(interrupt) for _ in range(5)]
@@ -473,12 +473,12 @@ def test_a_keyboard_interrupt_goes_through_and_loses_no_event(
         turns.loop.serve(turns.loop._epoll.poll(0))
     assert [end.failures for end in interrupted] == [1]
     turns.loop.serve(turns.loop._epoll.poll(0))
-    assert [end.heard for end in ends] == [[OUT]] * 5
+    assert [end.events_seen for end in ends] == [[OUT]] * 5
     logged_failures.clear()
 
 
 def test_what_is_private_to_twisted_and_used_is_there(own: Turns) -> None:
-    """A new Twisted may take these away; see MonconnReactor and SocketLoop."""
+    """A new version of Twisted may remove these; see MonconnReactor and SocketLoop."""
     assert isinstance(own.reactor._selectables, dict)
     assert own.reactor._poller is own.loop._epoll
     assert callable(own.reactor._doReadOrWrite)

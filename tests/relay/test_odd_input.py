@@ -1,4 +1,4 @@
-"""What few peers send, and an edge-triggered reader can stumble over."""
+"""Rare input that an edge-triggered reader can mishandle."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def in_world(*families: str, of: tuple[str, ...] = PLAIN) -> Callable[[Any], Any
 
 
 @in_world()
-def test_a_small_urgent_byte_holds_nothing_up(world: World) -> None:
+def test_an_urgent_byte_does_not_stall_reading(world: World) -> None:
     client, backend = world.pair()
 
     def send() -> None:  # in one turn of the reactor, which finds all of it at once
@@ -60,7 +60,7 @@ def test_a_small_urgent_byte_holds_nothing_up(world: World) -> None:
 
 
 @in_world()
-def test_an_urgent_byte_within_much_costs_none_of_it(world: World) -> None:
+def test_an_urgent_byte_in_bulk_loses_no_data(world: World) -> None:
     client, backend = world.pair()
     data = bytes(range(251)) * 12_000
 
@@ -77,7 +77,7 @@ def test_an_urgent_byte_within_much_costs_none_of_it(world: World) -> None:
 
 
 @in_world("unix")
-def test_a_descriptor_among_the_bytes_holds_nothing_up(world: World) -> None:
+def test_a_passed_descriptor_does_not_stall_reading(world: World) -> None:
     client, backend = world.pair()
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [client.fileno()]))]
 
@@ -95,7 +95,7 @@ def test_a_reset_right_after_the_end_is_seen(world: World) -> None:
     client, _ = world.pair()
     record = world.live()
 
-    def end_and_reset() -> None:  # in one turn of the reactor, which hears of both at once
+    def end_and_reset() -> None:  # in one turn of the reactor, which gets both events at once
         client.shutdown(socket.SHUT_WR)
         reset(client)
 
@@ -108,7 +108,7 @@ def test_a_reset_right_after_the_end_is_seen(world: World) -> None:
 def test_a_reset_by_both_gives_the_slot_back_at_once(world: World) -> None:
     client, backend = world.pair()
     record = world.live()
-    backend.send(bytes(1_000_000))  # more than the client's system takes
+    backend.send(bytes(1_000_000))  # more than the client's receive buffer takes
     until(lambda: record.down)
     reset(backend)
     until(lambda: record.state == "closing")
@@ -153,13 +153,13 @@ async def test_a_unix_client_may_have_a_name(tmp_path: Path, bound: str) -> None
 # -- shortages
 
 
-def test_pipes_that_would_be_small_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_that_would_be_small_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = PipePool()
     with patch("fcntl.fcntl", side_effect=PermissionError(errno.EPERM, "no")):
         before = len(os.listdir("/proc/self/fd"))
         assert pool.take() is None
         assert len(os.listdir("/proc/self/fd")) == before
-    assert pool.take() is None  # for a moment, nobody asks again
+    assert pool.take() is None  # no second attempt for a moment
     monkeypatch.setattr("time.monotonic", lambda: float("inf"))
     pipe = pool.take()
     assert pipe is not None
@@ -170,7 +170,7 @@ def test_pipes_that_would_be_small_are_none(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_waits_for_a_name_shares_the_answer() -> None:
+async def test_simultaneous_queries_of_a_name_share_the_answer() -> None:
     from twisted.internet import reactor
 
     threads: Any = reactor

@@ -52,7 +52,7 @@ def test_each_hold_has_a_flag_of_its_own() -> None:
     assert sum(HOLDS) == HOLDS[0] | HOLDS[1] | HOLDS[2] | HOLDS[3]
 
 
-def test_the_client_is_read_from_again_when_nobody_holds_it_any_more() -> None:
+def test_the_client_is_read_from_again_once_no_hold_is_left() -> None:
     stage = Stage().open()
     stage.relay.hold("up", HOLD_PAUSE)
     stage.relay.filled(stage.backend)
@@ -144,7 +144,7 @@ class Recorded:
 @pytest.mark.parametrize("pipe", ["stream", "splice", "stream_to_plain", "plain_to_stream"])
 @pytest_twisted.ensureDeferred
 async def test_phases_never_go_back_whatever_is_asked(tmp_path: Path, pipe: str) -> None:
-    """Any verbs in any order; every connection ends, once."""
+    """Any calls in any order; every connection ends, once."""
 
     @settings(max_examples=25, deadline=None)
     @given(

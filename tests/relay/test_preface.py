@@ -73,7 +73,7 @@ def end_in_order(client: socket.socket, backend: socket.socket) -> None:
 
 
 @in_world()
-def test_the_rest_reaches_the_backend_once_and_the_client_is_who_it_says(world: World) -> None:
+def test_bytes_after_the_preface_arrive_once_and_its_client_address_is_used(world: World) -> None:
     client = world.client()
     client.sendall(b"ip 192.")
     client.sendall(b"0.2.7\nhello")
@@ -89,7 +89,7 @@ def test_the_rest_reaches_the_backend_once_and_the_client_is_who_it_says(world: 
 
 
 @in_world()
-def test_what_is_only_peeked_at_reaches_the_backend_whole(world: World) -> None:
+def test_peeked_bytes_all_reach_the_backend(world: World) -> None:
     client = world.client()
     client.sendall(b"peek\nand more")
     client.shutdown(socket.SHUT_WR)
@@ -126,7 +126,7 @@ def test_the_preface_may_choose_the_backend(world: World) -> None:
 
 
 @in_world()
-def test_admission_judges_who_the_client_is(world: World) -> None:
+def test_admission_uses_the_address_of_the_preface(world: World) -> None:
     world.on_reactor(world.monitor.block, "192.0.2.0/24")
     client = world.client()
     client.sendall(b"ip 192.0.2.7\nhello")
@@ -178,7 +178,7 @@ def test_a_client_that_resets_is_a_connection_that_it_reset(world: World) -> Non
 )
 @pytest.mark.parametrize("pipe", PATHS)
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_preface_is_an_error(
+async def test_an_invalid_preface_is_an_error(
     tmp_path: Path, pipe: str, sent: bytes, detail: str, logged_failures: list[object]
 ) -> None:
     def play() -> None:
@@ -196,7 +196,7 @@ async def test_what_is_no_preface_is_an_error(
 
 
 @in_world()
-def test_a_crowd_of_silent_clients_keeps_nobody_out(world: World) -> None:
+def test_silent_clients_do_not_lock_out_others(world: World) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(preface_module, "MOST_WAITING", 3)
         silent = [world.client() for _ in range(4)]

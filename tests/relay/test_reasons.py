@@ -1,4 +1,4 @@
-"""Every reason and refusal, made on real sockets on each path, and what the page says of it."""
+"""Every reason and refusal, made on real sockets on each path, and its row in the documentation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROADS = ("stream", "splice")
 """Over Twisted's transports, and over plain sockets."""
 SECONDS = 0.3
 NOT_GIVEN_YET = {"per_ip_limit", "rate"}
-"""Refusals whose words are kept for rules that :class:`Rules` does not have."""
+"""Refusals that are reserved: :class:`Rules` has no rule for them."""
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _TAKE_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
 _NO_PACKET = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
@@ -39,7 +39,7 @@ _NO_PACKET = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
 
 @attrs.frozen
 class Scenario:
-    """What brings a reason about, and the record's code and ends after it."""
+    """A scenario that leads to a reason, and the record's code and ends after it."""
 
     play: Callable[[World], None]
     reason: str
@@ -58,7 +58,7 @@ Play = Callable[[World], None]
 def scenario(
     reason: str, code: str, client_end: str = "none", backend_end: str = "none", **world: Any
 ) -> Callable[[Play], Play]:
-    """Put a function into the table; several times for one that brings about several."""
+    """Add a function to the table; several times for one that leads to several reasons."""
 
     def note(play: Play) -> Play:
         SCENARIOS.append(Scenario(play, reason, code, (client_end, backend_end), world))
@@ -83,7 +83,7 @@ def wait_and_close(first: socket.socket, other: socket.socket) -> None:
         sock.close()
 
 
-def be_turned_away(world: World) -> None:
+def connect_without_backend(world: World) -> None:
     """Be a client for which there is no backend."""
     client = world.client()
     to_the_end(client)
@@ -97,7 +97,7 @@ def vanish(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _NO_PACKET)
 
 
-# -- what the two sides do
+# -- ends by the two sides
 
 
 @scenario("client_closed", "--", "fin", "fin")
@@ -150,13 +150,13 @@ def backend_vanishes(world: World) -> None:
 @scenario("backend_refused", "SC")
 def backend_refuses(world: World) -> None:
     world.refuse_at_backend()
-    be_turned_away(world)
+    connect_without_backend(world)
 
 
 @scenario("backend_unreachable", "SC", family="unix")
 def backend_is_not_there(world: World) -> None:
     world.unlink_backend()
-    be_turned_away(world)
+    connect_without_backend(world)
 
 
 @scenario(
@@ -169,7 +169,7 @@ def backend_is_not_there(world: World) -> None:
 )
 def backend_does_not_answer_the_call(world: World) -> None:
     world.fill_backend()
-    be_turned_away(world)
+    connect_without_backend(world)
 
 
 @scenario("error", "IC")
@@ -180,7 +180,7 @@ def no_descriptor_is_left(world: World) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attempt, "_make_socket", fail)
         patch.setattr(tcp.BaseClient, "createInternetSocket", fail)
-        be_turned_away(world)
+        connect_without_backend(world)
 
 
 # -- time limits
@@ -234,7 +234,7 @@ def backend_does_not_read(world: World) -> None:
     send_until_broken(client)
 
 
-# -- what people do
+# -- ends by the operator
 
 
 @scenario("operator", "KD")
@@ -285,7 +285,7 @@ def stop(world: World) -> None:
     world.on_reactor(setattr, world.monitor, "stopping", True)
 
 
-def let_another_in(world: World) -> None:
+def connect_another_client(world: World) -> None:
     world.client("127.0.0.2")
     world.live()
 
@@ -293,8 +293,8 @@ def let_another_in(world: World) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], Play]] = {
     "blocked": ({}, block),
     "stopping": ({}, stop),
-    "conn_limit": ({"conn_limit": 1, "when_full": "refuse"}, let_another_in),
-    "ip_limit": ({"ip_limit": 1}, let_another_in),
+    "conn_limit": ({"conn_limit": 1, "when_full": "refuse"}, connect_another_client),
+    "ip_limit": ({"ip_limit": 1}, connect_another_client),
 }
 """By refusal: the rules, and what happens before the client comes."""
 
@@ -314,11 +314,11 @@ async def test_refusal(refusal: str, path: str, tmp_path: Path) -> None:
     await deferToThread(play)
 
 
-# -- nothing is left out
+# -- completeness
 
 
 def documented() -> dict[str, str]:
-    """What the page's table says of each reason: by whom, and its codes."""
+    """The documented table: by reason, which side ended the connection, and the codes."""
     rows = re.findall(r"^\| `(\w+)` \| .* \| (\w+ \| .*) \|$", PAGE.read_text(), re.MULTILINE)
     return dict(rows)
 

@@ -41,7 +41,7 @@ LATE_SECONDS = Deadlines.BUCKET_SECONDS + STEP_SECONDS
 
 
 class FakeEnd:
-    """Notes what it is asked, in a list that both Ends share; knows the verbs of an End only."""
+    """Records its calls in a list that both Ends share; has the methods of an End only."""
 
     accepts_pipes = False
     reports: EndListener
@@ -98,7 +98,7 @@ class FakeEnd:
         return 0
 
     def enable_keepalive(self) -> None:
-        pass  # of no account here
+        pass  # not recorded
 
     def tcp_info(self) -> bytes | None:
         return None
@@ -160,7 +160,7 @@ class Stage:
         return self.client if side == "client" else self.backend
 
     def asked(self) -> list[str]:
-        """What the Ends were asked since the last time."""
+        """The calls of the Ends since the last time."""
         asked = list(self.calls)
         self.calls.clear()
         return asked
@@ -207,7 +207,7 @@ def test_open_once_the_backend_is_connected() -> None:
     assert stage.record.connect_seconds == 2
 
 
-def test_what_comes_early_is_passed_on_at_once() -> None:
+def test_early_bytes_are_passed_on_at_once() -> None:
     stage = Stage()
     stage.relay.connected(stage.client)
     stage.relay.data(stage.client, b"GET")
@@ -215,7 +215,7 @@ def test_what_comes_early_is_passed_on_at_once() -> None:
 
 
 @pytest.mark.parametrize("reason", ["backend_refused", "backend_unreachable"])
-def test_a_backend_that_cannot_be_had(reason: Any) -> None:
+def test_an_unreachable_backend(reason: Any) -> None:
     stage = Stage()
     stage.relay.connected(stage.client)
     stage.asked()
@@ -265,7 +265,7 @@ def test_a_full_side_holds_the_other_back(stage: Stage) -> None:
     assert stage.asked() == [f"hold backend {HOLD_FULL}", f"release backend {HOLD_FULL}"]
 
 
-def test_reading_since_tells_when_the_client_is_held_back(stage: Stage) -> None:
+def test_reading_since_is_none_while_the_client_is_on_hold(stage: Stage) -> None:
     assert stage.record.reading_since == 1000
     stage.relay.filled(stage.backend)
     assert stage.record.reading_since is None
@@ -320,7 +320,7 @@ def test_a_client_that_ends_before_the_backend_is_connected() -> None:
     assert stage.asked() == ["send client b'answer'"]
 
 
-def test_a_client_that_is_gone_before_the_backend_is_connected_is_delivered_all_the_same() -> None:
+def test_bytes_of_a_client_that_left_before_the_backend_connected_are_delivered() -> None:
     stage = Stage()
     stage.relay.connected(stage.client)
     stage.relay.eof(stage.client)
@@ -377,7 +377,7 @@ def test_a_client_that_breaks_while_connecting() -> None:
     assert stage.summary() == ("client_reset", "CC", "reset", "none", "client")
 
 
-def test_an_answer_to_our_own_end_tells_nothing(stage: Stage) -> None:
+def test_a_peers_answer_to_our_close_changes_no_reason(stage: Stage) -> None:
     stage.relay.end("operator")
     stage.relay.eof(stage.client)
     stage.relay.broken(stage.client, "reset", "ECONNRESET")
@@ -389,14 +389,14 @@ def test_an_answer_to_our_own_end_tells_nothing(stage: Stage) -> None:
 # -- ended by us
 
 
-def test_a_gentle_end_closes_both(stage: Stage) -> None:
+def test_an_orderly_end_closes_both(stage: Stage) -> None:
     stage.relay.end("operator")
     assert stage.asked() == ["close client", "close backend"]
     assert stage.summary() == ("operator", "KD", "none", "none", "operator")
     assert stage.record.state == "closing"
 
 
-def test_a_hard_end_aborts_both(stage: Stage) -> None:
+def test_an_end_by_reset_aborts_both(stage: Stage) -> None:
     stage.relay.end("operator", reset=True)
     assert stage.asked() == ["abort client", "abort backend"]
     assert stage.record.reason == "operator"
@@ -452,7 +452,7 @@ def test_a_reset_has_the_grace_time_to_be_passed_on(stage: Stage) -> None:
     assert "abort client" in stage.asked()
 
 
-def test_who_is_gone_in_time_is_not_aborted(stage: Stage) -> None:
+def test_a_side_that_closes_in_time_is_not_aborted(stage: Stage) -> None:
     stage.relay.end("operator")
     stage.relay.gone(stage.client)
     stage.relay.gone(stage.backend)
@@ -507,7 +507,7 @@ def test_idle_timeout_counts_from_the_opening() -> None:
 
 
 @pytest.mark.parametrize("side", ["client", "backend"])
-def test_bytes_either_way_put_idle_timeout_off(side: str) -> None:
+def test_bytes_either_way_restart_idle_timeout(side: str) -> None:
     stage = Stage(max_idle=10).open()
     for _ in range(3):
         stage.pass_seconds(8)
@@ -608,7 +608,7 @@ def test_half_close_timeout(side: str, letter: str) -> None:
     assert stage.record.code[0] == letter
 
 
-def test_bytes_put_half_close_timeout_off() -> None:
+def test_bytes_restart_half_close_timeout() -> None:
     stage = Stage(half_close_timeout=10).open()
     stage.relay.eof(stage.client)
     for _ in range(3):
@@ -680,7 +680,7 @@ class ActingEnd(FakeEnd):
 
 
 class Course:
-    """Plays the reports of two Ends in any order that can be, and checks what must hold."""
+    """Plays the reports of two Ends in any possible order, and checks invariants."""
 
     def __init__(self) -> None:
         self.stage = stage = Stage(max_idle=60, half_close_timeout=30, write_timeout=40)
@@ -766,7 +766,7 @@ class Course:
             assert len(stage.deadlines) == 1  # for its time limits
 
     def finish(self) -> None:
-        """Once there is a reason, whoever is left is told to go within the grace time."""
+        """Once there is a reason, every open side is closed or aborted within the grace time."""
         self.relay.end("lifetime")
         self.check()
         self.stage.clock.advance(GRACE_SECONDS + LATE_SECONDS)
@@ -807,7 +807,7 @@ def test_closes_exactly_once_whatever_the_order(steps: list[tuple[str, int]]) ->
 
 
 @pytest.mark.parametrize("before", [{}, {"max_idle": 10_000}], ids=["off", "longer"])
-def test_a_limit_that_is_switched_on_or_shortened_strikes(before: dict[str, float]) -> None:
+def test_a_limit_that_is_switched_on_or_shortened_applies(before: dict[str, float]) -> None:
     stage = Stage(**before).open()
     stage.pass_seconds(100)
     stage.monitor.timeouts = Timeouts(**{**ALL_OFF, "max_idle": 105})
@@ -816,7 +816,7 @@ def test_a_limit_that_is_switched_on_or_shortened_strikes(before: dict[str, floa
     assert stage.record.reason == "idle_timeout"
 
 
-def test_a_limit_that_has_passed_already_strikes_at_once() -> None:
+def test_a_limit_that_has_passed_already_applies_at_once() -> None:
     stage = Stage().open()
     stage.pass_seconds(100)
     stage.monitor.timeouts = Timeouts(**{**ALL_OFF, "max_idle": 10})
@@ -825,7 +825,7 @@ def test_a_limit_that_has_passed_already_strikes_at_once() -> None:
     assert stage.record.reason == "idle_timeout"
 
 
-def test_a_limit_that_is_switched_off_strikes_no_more() -> None:
+def test_a_limit_that_is_switched_off_no_longer_applies() -> None:
     stage = Stage(max_idle=10).open()
     stage.monitor.timeouts = Timeouts(**ALL_OFF)
     stage.relay.policy_changed()

@@ -1,4 +1,4 @@
-"""What clients and backends do to each other through us, on real sockets."""
+"""Scenarios of clients and backends connected through monconn, on real sockets."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def times_and_what_tcp_knows(world: World) -> None:
         assert exactly(backend, 4) == b"ping"
         backend.sendall(b"pong")
         assert exactly(client, 4) == b"pong"
-    assert record.client_tcp is None  # nobody has asked yet
+    assert record.client_tcp is None  # not queried yet
     world.on_reactor(world.monitor.measure, record.id)
     for sock, raw in ((client, record.client_tcp), (backend, record.backend_tcp)):
         assert (raw is not None) == is_tcp(sock)
@@ -218,7 +218,7 @@ def send_and_close_before_backend_accepts(world: World, count: int) -> None:
 
 
 @scenario(families=("ipv4",), backlog=0)
-def bytes_before_backend_stands(world: World) -> None:
+def bytes_before_backend_is_connected(world: World) -> None:
     world.fill_backend()
     data = payload(300_000)
     client = world.client()
@@ -237,7 +237,7 @@ def bytes_before_backend_stands(world: World) -> None:
 
 
 @scenario(families=("ipv4",), backlog=0)
-def send_and_close_before_backend_stands(world: World) -> None:
+def send_and_close_before_backend_is_connected(world: World) -> None:
     world.fill_backend()
     data = payload(300_000)
     client = world.client()
@@ -282,7 +282,7 @@ def answer_and_reset_in_the_middle_of_an_upload(world: World, by: str) -> None:
         received, end = to_the_end(other)
         assert received == answer
         sent = sending.result()
-        assert end == "reset" or sent < len(upload)  # one of the two threads is told, not both
+        assert end == "reset" or sent < len(upload)  # only one of the two threads gets the error
         other.close()
         record = world.closed(round_number)[-1]
         assert record.reason == f"{by}_reset"
@@ -364,7 +364,7 @@ def take_and_reset(first: socket.socket, other: socket.socket) -> bytes:
 
 
 @scenario(*BY_EITHER, families=("ipv4", "unix"))
-def reset_told_together_with_room_for_what_came_before(world: World, by: str) -> None:
+def reset_reported_together_with_room_for_earlier_bytes(world: World, by: str) -> None:
     first, other = sides(world, by)
     data, arrived, sending = stall_both(world, first, other)
     # In the reactor's thread, so that it fetches both events at once: the one has it read again
@@ -418,7 +418,7 @@ def unread_bytes_make_a_reset_that_closes_both_at_once(world: World) -> None:
     assert to_the_end(backend)[0] == b"never read either"
 
 
-# -- backends that cannot be had
+# -- unreachable backends
 
 
 @scenario({"count": 0}, {"count": 1000})
@@ -452,7 +452,7 @@ def connect_timeout(world: World) -> None:
     assert record.connected is None
 
 
-# What becomes of a client if the backend's UNIX socket has no room in its queue. Twisted takes
+# A client whose backend's UNIX socket has a full accept queue. Twisted takes
 # the kernel's "try again" for a failure.
 FULL_UNIX_QUEUE = {"stream": ("backend_unreachable", "SC", "none", "none")}
 WAITS_FOR_ROOM = ("connect_timeout", "sC", "none", "timeout")
@@ -486,7 +486,7 @@ def client_aborts_while_connecting_and_is_delivered(world: World) -> None:
     record = world.live()
     until(lambda: not unsent(client))
     reset(client)
-    # Who reads at once learns of it at once; the others when they read, once the backend is
+    # Data paths that read early see it at once; the others once they read, when the backend is
     # connected.
     until(lambda: record.client_end == "reset" or not world.reads_early)
     world.empty_backend()
@@ -509,7 +509,7 @@ def operator_closes(world: World) -> None:
     world.on_reactor(world.monitor.close, record.id)
     until(lambda: record.state == "closing")
     for _ in range(3):
-        client.sendall(b"still talking")  # which must not cost it what it has yet to receive
+        client.sendall(b"still talking")  # unread input must not cost it bytes on their way to it
     assert to_the_end(client, 1 << 12, 0.001) == (data, "fin")
     assert to_the_end(backend) == (b"", "fin")
     client.close()
@@ -560,7 +560,7 @@ def operator_resets(world: World) -> None:
     world.expect("operator", "KD", "none", "none", up=0, down=0)
 
 
-# -- who reads slowly, and who must not suffer from it
+# -- slow readers, and their effect on others
 
 
 @scenario(*BY_EITHER, families=SLOW)
@@ -744,7 +744,7 @@ def nothing_leaks(world: World, count: int) -> None:
 def nothing_leaks_of_what_was_stalled(world: World) -> None:
     data = payload(64 * MB)
     descriptors = []
-    for _ in range(2):  # the first round leaves behind what is kept for the next
+    for _ in range(2):  # the first round fills caches that the second one uses
         pairs = [world.pair() for _ in range(4)]
         sendings = [world.meanwhile(send_all_it_takes, client, data) for client, _ in pairs]
         records = world.monitor.connections()
@@ -790,7 +790,7 @@ async def test_relay(played: Scenario, family: str, pipe: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("pipe", ["copy", "splice", "nested"])
 @pytest_twisted.ensureDeferred
-async def test_which_loop_carries_a_world(pipe: str, tmp_path: Path) -> None:
+async def test_the_data_path_that_a_world_uses(pipe: str, tmp_path: Path) -> None:
     from twisted.internet import reactor
 
     own = getattr(reactor, "socket_loop", None)

@@ -39,7 +39,7 @@ DIRECTIONS: tuple[Direction, ...] = ("up", "down")
 
 
 class HoldingStage:
-    """Holds bytes until it is told how many may go on, and may alter them.
+    """Holds bytes until the test releases them, and may alter them.
 
     :param alter: makes other bytes of those that go on.
     """
@@ -67,7 +67,7 @@ class HoldingStage:
         self._forward(self._alter(data))
 
     def ended(self) -> None:
-        assert not self.has_ended, "it was told before"
+        assert not self.has_ended, "ended was called twice"
         self.has_ended = True
 
     def flush(self) -> None:
@@ -362,7 +362,7 @@ def test_stages_are_passed_in_order_and_removed_with_what_they_hold(
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest_twisted.ensureDeferred
-async def test_a_connection_splices_again_once_its_stage_is_gone(
+async def test_a_connection_splices_again_after_its_stage_was_removed(
     tmp_path: Path, direction: Direction
 ) -> None:
     def play() -> None:
@@ -422,7 +422,7 @@ async def test_stages_come_and_go_in_mid_stream(tmp_path: Path, pipe: str) -> No
 
 
 @staged()
-def test_what_comes_as_a_full_stage_is_removed_is_not_lost(
+def test_bytes_that_arrive_while_a_full_stage_is_removed_are_not_lost(
     world: World, direction: Direction
 ) -> None:
     """It held the sender back, which is read from again as soon as it may be."""

@@ -32,7 +32,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 KIB = 1 << 10
 MOST_WRITES = 10
 SMALL_BUFFER = 16 * KIB
-"""Of the outer sockets, so that a reader who pauses soon makes us hold what was sent."""
+"""Buffer size of the outer sockets: small, so that monconn must queue for a paused reader."""
 
 # Bytes that are nowhere alike, so that any that are lost, repeated or swapped show.
 STREAMS: dict[Direction, bytes] = {
@@ -84,7 +84,7 @@ plans = st.builds(
 class Period:
     """What passed while the watcher was there.
 
-    :param record: of the connection, which tells where in the streams it begins.
+    :param record: the connection's; its counters give the offset at which watching begins.
     """
 
     def __init__(self, record: ConnectionRecord) -> None:
@@ -119,7 +119,7 @@ class Watcher(Observer):
         self.is_there = False
 
     def flip(self) -> None:
-        """Come or go."""
+        """Start or stop watching."""
         if self.is_there:
             self._cancel()
             self.periods[-1].end(self._record)
@@ -139,7 +139,7 @@ class Watcher(Observer):
         return connection.add_watcher(partial(self.data, self._record))
 
     def go(self) -> None:
-        """Go, if it is there."""
+        """Stop watching, if it does."""
         if self.is_there:
             self.flip()
 
@@ -213,7 +213,7 @@ async def test_a_watcher_comes_and_goes_in_mid_stream(
 
 
 class Holder:
-    """The owner of a send queue, which nobody pauses."""
+    """The owner of a send queue, without an End."""
 
     def filled(self) -> None: ...
 
@@ -225,7 +225,7 @@ class Holder:
 
 @settings(max_examples=examples(30), deadline=None, phases=PHASES)
 @given(counts=st.lists(st.integers(1, 300 * KIB), min_size=2, max_size=6), early=st.integers(0, 2))
-def test_what_a_send_queue_holds_leaves_in_order(counts: list[int], early: int) -> None:
+def test_a_send_queue_sends_in_order(counts: list[int], early: int) -> None:
     """Whether it came before there was a socket, or while the kernel took no more."""
     sender, receiver = socket.socketpair()
     with sender, receiver:

@@ -1,4 +1,4 @@
-"""Properties of the verdict table, and the rows whose reasons are worth spelling out."""
+"""Properties of the verdict table, and rows whose rationale needs an explanation."""
 
 from __future__ import annotations
 
@@ -72,19 +72,19 @@ def test_nothing_leads_out_of_closing() -> None:
 
 
 @each_cell
-def test_no_state_is_come_back_to(state: RelayState, event: Event) -> None:
+def test_no_state_is_entered_twice(state: RelayState, event: Event) -> None:
     """So that whatever happens, few events lead to the end."""
     after = verdict(state, event)[0]
     assert after == state or state not in reachable(after)
 
 
 @each_state
-def test_a_hard_cut_aborts_both_sides_whatever_the_state(state: RelayState) -> None:
+def test_an_abort_closes_both_sides_in_every_state(state: RelayState) -> None:
     assert verdict(state, "cut_hard") == ("closing", ("abort_client", "abort_backend"))
 
 
 @pytest.mark.parametrize("state", [state for state in STATES if state != "closing"])
-def test_a_cut_closes_and_asks_something_of_the_backend(state: RelayState) -> None:
+def test_an_end_by_us_is_closing_and_acts_on_the_backend(state: RelayState) -> None:
     after, actions = verdict(state, "cut")
     assert after == "closing"
     # A backend that is being dialled has nothing to be delivered; else what we hold is.
@@ -99,21 +99,19 @@ def test_a_connection_that_is_established_does_not_connect_again(
         assert verdict(state, event)[0] not in CONNECTING
 
 
-# -- what is asked makes sense
+# -- actions are consistent
 
 
 @each_cell
 @each_side
-def test_a_side_is_asked_for_one_thing_at_a_time(
-    state: RelayState, event: Event, side: str
-) -> None:
+def test_a_side_gets_one_action_at_a_time(state: RelayState, event: Event, side: str) -> None:
     asked = [action for action in verdict(state, event)[1] if action.endswith(side)]
     assert len(asked) <= 1
 
 
 @each_state
 @each_side
-def test_a_side_that_is_broken_or_gone_is_asked_for_nothing(state: RelayState, side: str) -> None:
+def test_a_broken_or_closed_side_gets_no_action(state: RelayState, side: str) -> None:
     for how in ("broken", "gone", "broken_early"):
         event = f"{side}_{how}"
         if event in EVENTS:
@@ -162,7 +160,7 @@ def test_a_broken_side_is_passed_on_as_a_reset(state: RelayState, side: str) -> 
         ("connecting", "client_broken_early", ("connecting_client_broken", ())),
         ("connecting", "client_broken", ("closing", ("abort_backend",))),
         ("connecting_client_broken", "connected", ("closing", ("reset_backend",))),
-        # Nobody is there to be told that the backend could not be had.
+        # No client is left to be notified that the backend could not be connected.
         ("connecting_client_broken", "connect_failed", ("closing", ())),
         ("connecting", "connect_failed", ("closing", ("close_client",))),
         # The answer to a client that has ended its half still arrives.

@@ -19,7 +19,7 @@ from .world import World, exactly, to_the_end, until
 BULK = bytes(3_000_000)
 
 
-def test_a_relay_is_what_it_says() -> None:
+def test_a_relay_provides_its_interfaces() -> None:
     relay = Stage().relay
     assert verifyObject(IConnection, relay)
     assert verifyObject(IWatchable, relay)

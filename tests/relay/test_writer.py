@@ -31,7 +31,7 @@ from .world import until
 CHUNK = random.Random(7).randbytes(300_000)
 
 
-class Beneath(StringTransport):
+class CountingTransport(StringTransport):
     """Counts what is written."""
 
     writes = 0
@@ -49,7 +49,7 @@ class Server:
         context = DefaultOpenSSLContextFactory(str(certificate.key), str(certificate.certificate))
         factory = TLSMemoryBIOFactory(context, False, Factory.forProtocol(Protocol))
         self.transport = factory.buildProtocol(None)
-        self.beneath = Beneath()
+        self.beneath = CountingTransport()
         self.transport.makeConnection(self.beneath)
         self.writer = TlsWriter(self.transport, None, None)
         self._to_client, self._from_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -209,10 +209,10 @@ async def test_what_openssl_keeps_does_not_wait_for_the_garbage_collector(tmp_pa
             client = certificate.client_side().wrap_socket(plain, server_hostname="localhost")
             client.sendall(b"hello")
             assert client.recv(5) == b"hello"
-            kept = weakref.ref(ends.pop().transport.getHandle())
-            assert kept() is not None
+            handle_ref = weakref.ref(ends.pop().transport.getHandle())
+            assert handle_ref() is not None
             client.unwrap().close()
-        until(lambda: not len(monitor) and kept() is None)
+        until(lambda: not len(monitor) and handle_ref() is None)
 
     gc.disable()
     try:

@@ -47,7 +47,7 @@ MOVES = {
     "splice": ("copy", "splice"),
     "nested": ("copy", "splice"),
 }
-"""What a record may say, by pipe: small chunks are never spliced, big ones are the last."""
+"""Values of a record's ``pipe``, by data path: small chunks are never spliced."""
 FAMILIES = {
     "ipv4": ("127.0.0.1", "127.0.0.1"),
     "ipv6": ("::1", "::1"),
@@ -56,7 +56,7 @@ FAMILIES = {
 }
 """Where the service listens, and where its backend does."""
 PATIENCE_SECONDS = 20.0
-"""How long anything at all may take on a busy machine."""
+"""The time limit of any single step on a busy machine."""
 HELD_BYTES = {
     "stream": 256 * 1024,
     "stream_to_plain": 512 * 1024,
@@ -72,7 +72,7 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
-    """Wait for a condition; what it gave in the end."""
+    """Wait until a condition is true; return its value."""
     give_up = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < give_up, "the condition never came true"
@@ -81,7 +81,7 @@ def until(condition: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
 
 
 def until_settled(figure: Callable[[], int], seconds: float = 0.15) -> int:
-    """Wait until a figure has not changed for a while; that figure."""
+    """Wait until a figure has not changed for a while; return it."""
     seen, since = figure(), time.monotonic()
     give_up = since + PATIENCE_SECONDS
     while time.monotonic() < since + seconds:
@@ -94,7 +94,7 @@ def until_settled(figure: Callable[[], int], seconds: float = 0.15) -> int:
 
 
 class World:
-    """One service of ours and its backend; a context manager that clears everything away.
+    """One monconn service and its backend; a context manager that closes everything.
 
     :param folder: for UNIX sockets.
     :param family: one of :data:`FAMILIES`.
@@ -203,7 +203,7 @@ class World:
                 each.stop()
 
     def on_reactor(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
-        """Call something in the reactor's thread; what it returns."""
+        """Call something in the reactor's thread; return its result."""
         from twisted.internet import reactor
 
         running: Any = reactor  # of whose interfaces its type names none
@@ -220,7 +220,7 @@ class World:
         return sock
 
     def client(self, source: str | None = None) -> socket.socket:
-        """A client that is connected to us.
+        """A client that is connected to monconn.
 
         :param source: the IP that it comes from; of any family, if we listen on all.
         """
@@ -250,11 +250,11 @@ class World:
         return client, self.backend()
 
     def refuse_at_backend(self) -> None:
-        """Have the backend take no more connections."""
+        """Have the backend accept no more connections."""
         self._backend_listener.close()
 
     def unlink_backend(self) -> None:
-        """Take the backend's UNIX socket away."""
+        """Remove the backend's UNIX socket."""
         assert isinstance(self.backend_address, UnixAddress)
         os.unlink(self.backend_address.path)
 
@@ -263,13 +263,13 @@ class World:
         self._connected(self._backend_listener.family, self._backend_listener.getsockname())
 
     def empty_backend(self) -> None:
-        """Take out what :meth:`fill_backend` has put in."""
+        """Accept the connections that :meth:`fill_backend` has queued."""
         self.backend().close()
 
-    # -- what our side says
+    # -- monconn's side
 
     def room(self) -> PrefaceRoom:
-        """Where clients wait that are asked for a preface."""
+        """The room in which clients wait until their preface is complete."""
         assert self.forwarder._room is not None
         return self.forwarder._room
 
@@ -385,7 +385,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def ends_by_reset(sock: socket.socket) -> tuple[str, ...]:
-    """As what a reset that is passed on to a side may arrive: UNIX sockets know none."""
+    """How a reset that is passed on may arrive at a side: UNIX sockets have no reset."""
     return ("reset",) if is_tcp(sock) else ("fin", "reset")
 
 

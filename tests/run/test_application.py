@@ -1,4 +1,4 @@
-"""How a configuration becomes services, and what becomes of a start that fails."""
+"""From a configuration to running services, and failing starts."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_start_opens_every_listener_and_a_stop_closes_it(
         app.privilegedStartService()
     app.startService()
     port = port_of(app, "port")
-    assert port.port  # that the system chose
+    assert port.port  # that the kernel chose
     assert connects_to(path)
     assert connects_to(port)
     yield app.stopService()
@@ -154,7 +154,7 @@ def test_a_start_that_fails_leaves_nothing_open(
 
 
 @pytest_twisted.inlineCallbacks
-def test_a_second_wish_to_stop_ends_every_connection() -> Any:
+def test_a_second_stop_signal_ends_every_connection() -> Any:
     with socket.create_server(("127.0.0.1", 0)) as backend:
         address = TcpAddress("127.0.0.1", backend.getsockname()[1])
         app = make_app(service("web", backend=address, wait_timeout=600.0))
@@ -193,7 +193,7 @@ class FakePort:
 
 @pytest.fixture
 def endpoint() -> Iterator[Mock]:
-    """What every endpoint string is."""
+    """What every endpoint string provides."""
     made = Mock(spec=["listen"])
     with patch("monconn.run.ports.serverFromString", return_value=made):
         yield made
@@ -236,14 +236,14 @@ def test_a_port_that_becomes_free_is_taken(endpoint: Mock, sleep: Mock) -> None:
     assert port.stopped
 
 
-def test_what_no_waiting_mends_is_tried_once(endpoint: Mock, sleep: Mock) -> None:
+def test_a_permanent_listen_error_is_tried_once(endpoint: Mock, sleep: Mock) -> None:
     endpoint.listen.side_effect = ValueError("No such thing")
     with pytest.raises(ListenError, match=r"cannot listen on .*: no such thing"):
         app_before_the_reactor_runs(foreign()).startService()
     sleep.assert_not_called()
 
 
-def test_a_later_failure_is_told(endpoint: Mock) -> None:
+def test_a_later_failure_is_reported(endpoint: Mock) -> None:
     listening: Deferred[object] = Deferred()
     endpoint.listen.return_value = listening
     failures: list[ListenError] = []
@@ -256,7 +256,7 @@ def test_a_later_failure_is_told(endpoint: Mock) -> None:
     ]
 
 
-def test_it_cannot_be_held_back_and_so_refuses(endpoint: Mock) -> None:
+def test_an_endpoint_cannot_leave_clients_waiting_and_so_refuses(endpoint: Mock) -> None:
     endpoint.listen.return_value = Deferred()
     app = app_before_the_reactor_runs(foreign())
     app.startService()
@@ -264,7 +264,7 @@ def test_it_cannot_be_held_back_and_so_refuses(endpoint: Mock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("description", "address", "shown"),
+    ("description", "address", "expected"),
     [
         ("ssl:0:interface=::1", IPv4Address("TCP", "x", 77), "ssl:77:interface=::1"),
         ("ssl:port=0", IPv4Address("TCP", "x", 77), "ssl:port=77"),
@@ -272,10 +272,10 @@ def test_it_cannot_be_held_back_and_so_refuses(endpoint: Mock) -> None:
         ("foo:0", UNIXAddress("/tmp/foo"), "foo:0"),
     ],
 )
-def test_the_port_that_0_became_is_shown(
-    endpoint: Mock, description: str, address: object, shown: str
+def test_the_port_chosen_for_0_is_reported(
+    endpoint: Mock, description: str, address: object, expected: str
 ) -> None:
     endpoint.listen.return_value = succeed(FakePort(address))
     app = app_before_the_reactor_runs(foreign(description))
     app.startService()
-    assert app.registry.get("foreign").listen == shown
+    assert app.registry.get("foreign").listen == expected

@@ -99,7 +99,7 @@ def test_the_plugin_file_imports_nothing_heavy(module: str) -> None:
         (r"monconn:unix\:/tmp/a\\\:b", r"unix:/tmp/a\:b"),
     ],
 )
-def test_what_is_not_ours_is_the_inner_endpoint(description: str, inner: str) -> None:
+def test_other_keywords_belong_to_the_inner_endpoint(description: str, inner: str) -> None:
     assert name(description) == inner
 
 
@@ -111,7 +111,7 @@ def test_twisteds_own_way_to_quote() -> None:
 
 
 @pytest.mark.parametrize("inner", ["tcp:8080", r"tcp\:8080\:interface\=127.0.0.1"])
-def test_our_keys_may_stand_anywhere_behind_it(inner: str) -> None:
+def test_our_keywords_may_be_anywhere_after_it(inner: str) -> None:
     assert name(f"monconn:{inner}:mon.name=web") == "web"
     assert name(f"monconn:mon.name=web:{inner}") == "web"
 
@@ -144,7 +144,7 @@ def test_keepalive_is_the_factorys() -> None:
 
 
 @pytest.mark.parametrize("key", ["when_full", "connect_timeout", "wait_timeout", "print_bytes"])
-def test_what_only_a_forwarder_can_do_is_no_key(key: str) -> None:
+def test_settings_of_forwarders_only_are_no_keywords(key: str) -> None:
     with pytest.raises(ValueError, match="is not a known key"):
         endpoint(f"monconn:tcp:80:mon.{key}=wait")
 
@@ -192,16 +192,16 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
         ("tcp:80:backlg=5", 'cannot use "tcp:80:backlg=5": '),
         (
             r"tcp\:80:backlog=5",
-            '"backlog=5" is not a key of ours: it belongs inside of the quoted end',
+            '"backlog=5" is not a mon. keyword: it belongs inside of the quoted end',
         ),
         (
             r"tcp\:80:50",
-            '"50" is not a key of ours: it belongs inside of the quoted endpoint "tcp:80"',
+            '"50" is not a mon. keyword: it belongs inside of the quoted endpoint "tcp:80"',
         ),
         (r"monconn\:tcp\:80\:mon.x\=1:mon.name=a", '"mon.x" is not a known key'),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(rest: str, said: str) -> None:
+def test_problems_are_reported_in_one_line(rest: str, said: str) -> None:
     with pytest.raises(ValueError, match=r"^monconn: ") as caught:  # as Twisted's own do
         endpoint(f"monconn:{rest}")
     assert said in str(caught.value)
@@ -231,14 +231,14 @@ def now(deferred: Deferred[Any]) -> Any:
 def test_it_listens_with_a_monitor_around_the_factory(registry: monconn.Registry) -> None:
     memory = MemoryReactorClock()
     made = endpoint("monconn:tcp:8080:mon.name=web", memory)
-    assert registry.names() == []  # a string that is only looked at leaves nothing behind
+    assert registry.names() == []  # a string that is only parsed leaves nothing behind
     now(made.listen(Factory.forProtocol(Protocol)))
     ((number, factory, *_),) = memory.tcpServers
     assert number == 8080
     factory.doStart()
     assert registry.get("web") is made.monitor
     protocol: Any = factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1234))
-    protocol.makeConnection(Mockingbird(memory))
+    protocol.makeConnection(FakeTransport(memory))
     assert [record.client for record in made.monitor.connections()] == ["192.0.2.7:1234"]
     factory.doStop()
     assert registry.names() == []
@@ -254,7 +254,7 @@ def test_a_factory_that_negotiates_is_still_one_that_does() -> None:
     assert not IProtocolNegotiationFactory.providedBy(second)
 
 
-def test_a_name_that_is_taken_is_said(registry: monconn.Registry) -> None:
+def test_a_name_that_is_taken_is_reported(registry: monconn.Registry) -> None:
     memory = MemoryReactorClock()
     now(endpoint("monconn:tcp:1:mon.name=web", memory).listen(Negotiating()))
     failure = now(endpoint("monconn:tcp:2:mon.name=web", memory).listen(Negotiating()))
@@ -310,7 +310,7 @@ async def test_one_that_cannot_listen_leaves_nothing_open(
     await it_is_so(lambda: not path.exists())
 
 
-def test_a_control_port_that_cannot_be_had_is_said(
+def test_an_unavailable_control_port_is_reported(
     registry: monconn.Registry, tmp_path: Path
 ) -> None:
     memory = MemoryReactorClock()
@@ -348,7 +348,7 @@ async def it_is_so(condition: Callable[[], bool]) -> None:
         await deferLater(reactor, 0.001)
 
 
-class Mockingbird:
+class FakeTransport:
     """Just enough of a transport."""
 
     disconnecting = False
@@ -499,7 +499,7 @@ def test_a_usage_error_is_one_line(twistd: Callable[..., Program]) -> None:
     assert "Traceback" not in str(web.out) + str(web.err)
 
 
-def test_a_control_port_that_cannot_be_had_ends_the_program_in_one_line(
+def test_an_unavailable_control_port_ends_the_program_in_one_line(
     twistd: Callable[..., Program], tmp_path: Path
 ) -> None:
     web = twistd("web", "--listen", f"monconn:{INNER}:mon.control={tmp_path}/no/c.sock")

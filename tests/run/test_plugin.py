@@ -80,7 +80,7 @@ def test_the_service_has_all_services() -> None:
     assert names(made.config) == [":2222", ":80"]
 
 
-def test_the_tac_file_reads_what_the_environment_names(
+def test_the_tac_file_reads_the_configuration_of_the_environment(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -92,7 +92,7 @@ def test_the_tac_file_reads_what_the_environment_names(
         plugin.service_from_environment()
 
 
-def test_a_listener_that_cannot_be_had_ends_the_program(
+def test_an_unavailable_listener_ends_the_program(
     file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = plugin.makeService(options("-c", file))
@@ -105,5 +105,5 @@ def test_a_listener_that_cannot_be_had_ends_the_program(
         made.privilegedStartService()
     assert capfd.readouterr().err == "monconn: cannot listen on x\n"
     assert caught.value.code == 1  # for the shell
-    assert str(caught.value) == "cannot listen on x"  # for who starts a daemon
+    assert str(caught.value) == "cannot listen on x"  # printed by the parent of a daemon
     assert isinstance(caught.value, Exception)  # else twistd leaves its PID file behind

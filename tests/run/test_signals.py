@@ -12,7 +12,7 @@ from monconn.run.signals import STOP_SIGNALS, StopSignals
 
 
 class FakeReactor:
-    """A reactor that starts when it is told to."""
+    """A reactor that starts when the test calls ``run``."""
 
     def __init__(self) -> None:
         self.stopped = 0
@@ -88,7 +88,7 @@ def test_a_second_one_before_the_reactor_runs_would_end_the_program(stopping: St
     assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_DFL}
 
 
-def test_one_after_somebody_else_has_stopped_the_reactor_is_the_second(stopping: Stopping) -> None:
+def test_a_signal_after_the_reactor_was_stopped_otherwise_is_the_second(stopping: Stopping) -> None:
     stopping.signals.install()
     stopping.reactor.run()
     stopping.reactor.stop()

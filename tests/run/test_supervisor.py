@@ -145,7 +145,7 @@ async def test_start_is_to_apply_to_nothing_and_stop_is_to_apply_nothing(world: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_service_that_is_gone_is_drained_and_then_forgotten(world: World) -> None:
+async def test_a_removed_service_is_drained_and_then_forgotten(world: World) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])
     client, monitor = await world.connect(), world.monitor()
@@ -170,7 +170,7 @@ async def test_what_is_not_drained_in_time_is_ended(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_stop_the_monitors_stay_and_a_start_goes_on_with_them(world: World) -> None:
+async def test_monitors_are_retained_after_a_stop_and_reused_by_a_start(world: World) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])
     world.leave(await world.connect())
@@ -184,7 +184,7 @@ async def test_after_a_stop_the_monitors_stay_and_a_start_goes_on_with_them(worl
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_service_that_comes_back_while_it_drains_goes_on(world: World) -> None:
+async def test_a_service_that_returns_while_it_drains_continues(world: World) -> None:
     service = world.service(wait_timeout=0.2)
     await world.supervisor.apply((), [service])
     await world.connect()
@@ -200,7 +200,7 @@ async def test_a_service_that_comes_back_while_it_drains_goes_on(world: World) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_whoever_deletes_the_monitor_of_one_that_drains_harms_nothing(world: World) -> None:
+async def test_deleting_the_monitor_of_a_draining_service_is_harmless(world: World) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])
     client, monitor = await world.connect(), world.monitor()
@@ -215,7 +215,7 @@ async def test_whoever_deletes_the_monitor_of_one_that_drains_harms_nothing(worl
     assert len(monitor) == 0
 
 
-# -- changes that live connections feel
+# -- changes that apply to live connections
 
 
 @pytest_twisted.ensureDeferred
@@ -229,7 +229,7 @@ async def test_nothing_has_changed(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("before", [0, 3600])  # switched on, and shortened
-async def test_max_idle_strikes_live_connections(world: World, before: float) -> None:
+async def test_max_idle_applies_to_live_connections(world: World, before: float) -> None:
     service = world.service(max_idle=before, write_timeout=0)
     await world.supervisor.apply((), [service])
     await world.connect()
@@ -244,7 +244,7 @@ async def test_max_idle_strikes_live_connections(world: World, before: float) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_limit_that_was_switched_off_strikes_no_more(world: World) -> None:
+async def test_a_limit_that_was_switched_off_no_longer_applies(world: World) -> None:
     service = world.service(max_idle=0.3)
     await world.supervisor.apply((), [service])
     await world.connect()
@@ -281,7 +281,7 @@ async def test_clients_that_wait_are_let_in_when_the_limit_rises(world: World) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_bytes_are_shown_from_then_on(world: World) -> None:
+async def test_bytes_are_dumped_once_that_is_switched_on(world: World) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])
     monitor = world.monitor()
@@ -291,11 +291,11 @@ async def test_bytes_are_shown_from_then_on(world: World) -> None:
     assert not monitor.watched
 
 
-# -- changes for clients to come
+# -- changes that apply to new clients
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_backend_is_for_clients_to_come(world: World) -> None:
+async def test_another_backend_applies_to_new_clients(world: World) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])
     before, port = await world.connect(), world.port()
@@ -313,7 +313,7 @@ async def test_another_backend_is_for_clients_to_come(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("keepalive", [True, False])
-async def test_keepalive_is_for_clients_to_come(world: World, keepalive: bool) -> None:
+async def test_keepalive_applies_to_new_clients(world: World, keepalive: bool) -> None:
     service = world.service(keepalive=not keepalive)
     await world.supervisor.apply((), [service])
     await world.supervisor.apply([service], [service.changed(keepalive=keepalive)])
@@ -323,7 +323,7 @@ async def test_keepalive_is_for_clients_to_come(world: World, keepalive: bool) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_listener_interrupts_nobody(world: World, tmp_path: Path) -> None:
+async def test_another_listener_interrupts_no_connection(world: World, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     service, moved = world.service(), world.service(listen=UnixAddress(str(path)))
     await world.supervisor.apply((), [service])
@@ -371,7 +371,7 @@ async def test_a_new_name_takes_over_the_port(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_if_a_port_cannot_be_had_nothing_changes(world: World, tmp_path: Path) -> None:
+async def test_if_a_port_is_not_available_nothing_changes(world: World, tmp_path: Path) -> None:
     service, gone = world.service(), world.service("gone")
     await world.supervisor.apply((), [service, gone])
     before = {name: world.port(name) for name in world.registry.names()}
@@ -394,7 +394,9 @@ async def test_if_a_port_cannot_be_had_nothing_changes(world: World, tmp_path: P
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_no_waiting_mends_disturbs_nobody(world: World, tmp_path: Path) -> None:
+async def test_a_permanent_listen_error_closes_no_other_listener(
+    world: World, tmp_path: Path
+) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])
     sock = world.supervisor._running["web"].port
@@ -406,7 +408,7 @@ async def test_what_no_waiting_mends_disturbs_nobody(world: World, tmp_path: Pat
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("other", ["web", "new"])
-async def test_a_backend_that_cannot_be_changes_nothing(world: World, other: str) -> None:
+async def test_an_invalid_backend_changes_nothing(world: World, other: str) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])
     wrong = world.service(other, backend=EndpointAddress("nonsense:1"))

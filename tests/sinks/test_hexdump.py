@@ -65,16 +65,16 @@ def test_dump(data: bytes, lines: list[str]) -> None:
 @pytest.mark.skipif(HEXDUMP is None, reason="the program hexdump is not installed")
 @settings(max_examples=examples(25), deadline=None)
 @given(st.binary(max_size=200))
-def test_dump_is_what_hexdump_shows(data: bytes) -> None:
+def test_dump_matches_hexdump(data: bytes) -> None:
     assert HEXDUMP is not None
-    shown = subprocess.run(
+    printed = subprocess.run(
         [HEXDUMP, "-v", "-C"],
         input=data,
         env={**os.environ, "LC_ALL": "C"},
         stdout=subprocess.PIPE,
         check=True,
     ).stdout.decode()
-    *lines, length = shown.splitlines() or [""]  # its last line is the length
+    *lines, length = printed.splitlines() or [""]  # its last line is the length
     assert dump(data).splitlines() == lines
     assert int(length or "0", 16) == len(data)
 
@@ -132,7 +132,9 @@ def writer() -> Iterator[StuckWriter]:
     writer.let_go.set()
 
 
-def test_a_writer_that_blocks_delays_nobody(record: ConnectionRecord, writer: StuckWriter) -> None:
+def test_a_blocking_writer_does_not_delay_the_reactor(
+    record: ConnectionRecord, writer: StuckWriter
+) -> None:
     hex_dump = HexDump(writer, queued_bytes=100)
     hex_dump.data(record, "up", b"")
     assert writer.begun.wait(WAIT_SECONDS)
@@ -152,8 +154,8 @@ def test_dropped_chunks_are_reported(record: ConnectionRecord, writer: StuckWrit
     hex_dump.data(record, "up", b"short")
     writer.let_go.set()
     assert hex_dump.stop(WAIT_SECONDS)
-    first, long, told, short = writer.written
-    assert told == "... 3 chunks not shown: more than could be written\n"
+    first, long, notice, short = writer.written
+    assert notice == "... 3 chunks not shown: more than could be written\n"
     assert "|aaaaaaaaaaaaaaaa|" in long
     assert "|short|" in short
     assert first.endswith("up 0 B\n")

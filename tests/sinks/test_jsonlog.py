@@ -177,7 +177,7 @@ def events_of(data: bytes) -> list[str]:
     return [line["event"] for line in lines_of(data)]
 
 
-def words(logged: Sequence[LogEvent]) -> list[str]:
+def texts(logged: Sequence[LogEvent]) -> list[str]:
     return [formatEvent(event) for event in logged]
 
 
@@ -326,7 +326,7 @@ def test_a_live_connection_has_updates(start: Start, sink: MemorySink) -> None:
     for line, age in zip(updates, [10.0, 20.0, 30.0], strict=True):
         assert age <= line["age_seconds"] <= age + 1.0
         assert line["up"] == 5
-        assert "client_tcp" in line  # as it is now, not as it was when somebody last asked
+        assert "client_tcp" in line  # measured now, not when it was last queried
 
 
 def test_updates_are_off_with_0(start: Start, sink: MemorySink) -> None:
@@ -454,7 +454,7 @@ def test_a_sink_that_blocks_delays_neither_events_nor_the_stop(
     sink.may_write.clear()
     running.open_and_close()
     running.service.stopService()
-    assert words(logged) == ["json_log: the last lines could not be written in time"]
+    assert texts(logged) == ["json_log: the last lines could not be written in time"]
     assert not sink.is_closed  # the thread may be using it
     sink.may_write.set()
 
@@ -477,7 +477,7 @@ def test_a_failing_sink_loses_lines_and_is_logged_once(
     assert events_of(sink.data) == ["dropped", "closed", "closed"]
     assert lines_of(sink.data)[0]["count"] == 3
     assert running.service.dropped == 3
-    assert words(logged) == [
+    assert texts(logged) == [
         "json_log: cannot write to memory: no space left on device; lines are lost",
         "json_log: writing to memory again",
     ]
@@ -584,7 +584,7 @@ def test_a_renamed_file_is_replaced_by_a_new_one(
 ) -> None:
     file_sink.write(b"1\n")
     old = path.rename(path.with_suffix(".1"))
-    file_sink.write(b"2\n")  # it is looked at once a second
+    file_sink.write(b"2\n")  # its path is checked once a second
     clock.advance(1.0)
     file_sink.write(b"3\n")
     assert (old.read_bytes(), path.read_bytes()) == (b"1\n2\n", b"3\n")
@@ -599,18 +599,18 @@ def test_a_renamed_file_is_replaced_by_a_new_one(
 def test_the_path_is_checked_at_most_once_a_second(
     file_sink: FileSink, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[float] = []
+    checks: list[float] = []
     has_same = os.path.samestat
 
-    def look(*both: Any) -> bool:
-        looks.append(clock.seconds())
+    def check(*both: Any) -> bool:
+        checks.append(clock.seconds())
         return has_same(*both)
 
-    monkeypatch.setattr(os.path, "samestat", look)
+    monkeypatch.setattr(os.path, "samestat", check)
     for _ in range(30):
         clock.advance(0.125)
         file_sink.write(b"\n")
-    assert looks == [1.0, 2.0, 3.0]
+    assert checks == [1.0, 2.0, 3.0]
 
 
 def test_no_descriptor_is_left_open(file_sink: FileSink, path: Path, clock: Clock) -> None:
@@ -632,7 +632,7 @@ def test_a_file_that_cannot_be_reopened_is_written_on(
         clock.advance(1.0)
         file_sink.write(line)
     assert old.read_bytes() == b"1\n2\n"
-    assert words(logged) == [
+    assert texts(logged) == [
         f"json_log: cannot reopen {path}: is a directory; going on with the file that is open"
     ]
     path.rmdir()
@@ -647,7 +647,7 @@ def test_a_deleted_file_that_cannot_be_created_again_loses_lines(
     path.unlink()
     path.mkdir()
     clock.advance(1.0)
-    for _ in range(3):  # and not the next ones into the file that nobody can find
+    for _ in range(3):  # and later lines do not go into the deleted file
         with pytest.raises(WriteFailed, match="is a directory") as caught:
             file_sink.write(b"1\n")
         assert caught.value.rest == b"1\n"
@@ -680,7 +680,7 @@ def test_a_full_disk(start: Start, logged: Sequence[LogEvent]) -> None:
         running.open_and_close()
     running.service.stopService()
     assert running.service.dropped == 5
-    assert words(logged) == [
+    assert texts(logged) == [
         "json_log: cannot write to /dev/full: no space left on device; lines are lost"
     ]
 
@@ -716,7 +716,7 @@ def test_a_line_in_two_writes_is_one_line(
     assert path.read_bytes() == b"first\nsecond\n"
 
 
-def test_after_a_file_size_limit_lines_are_whole_again(
+def test_lines_are_complete_after_a_file_size_limit(
     start: Start, path: Path, logged: Sequence[LogEvent]
 ) -> None:
     running = start(path=str(path))
@@ -739,7 +739,7 @@ def test_after_a_file_size_limit_lines_are_whole_again(
     whole = lines_of(b"".join(line + b"\n" for line in lines if line not in cut))
     assert [line["event"] for line in whole[-2:]] == ["dropped", "closed"]
     assert whole[-2]["count"] == running.service.dropped == 5 - (len(whole) - 2)
-    assert [text.partition(": ")[2].split()[0] for text in words(logged)] == ["cannot", "writing"]
+    assert [text.partition(": ")[2].split()[0] for text in texts(logged)] == ["cannot", "writing"]
 
 
 def test_a_file_whose_last_line_has_no_newline(path: Path) -> None:
@@ -765,17 +765,17 @@ def test_sigusr1_reopens_in_the_reactors_thread(start: Start, sink: MemorySink) 
 
 
 def test_the_previous_handler_is_called_too_and_restored(start: Start, sink: MemorySink) -> None:
-    heard: list[int] = []
+    signals: list[int] = []
 
     def earlier(number: int, frame: Any) -> None:
-        heard.append(number)
+        signals.append(number)
 
     before = signal.signal(signal.SIGUSR1, earlier)
     try:
         running = start(sink)
         os.kill(os.getpid(), signal.SIGUSR1)
-        wait_until(lambda: heard)
-        assert heard == [signal.SIGUSR1]
+        wait_until(lambda: signals)
+        assert signals == [signal.SIGUSR1]
         assert len(running.reactor.calls) == 1
         running.service.stopService()
         assert signal.getsignal(signal.SIGUSR1) is earlier
@@ -849,7 +849,7 @@ def test_stdout_without_a_reader_is_like_a_full_disk(
     running.service.stopService()
     os.close(writer)  # which was not ours to close
     assert running.service.dropped == 2
-    assert words(logged) == ["json_log: cannot write to stdout: broken pipe; lines are lost"]
+    assert texts(logged) == ["json_log: cannot write to stdout: broken pipe; lines are lost"]
 
 
 def test_each_line_on_stdout_is_a_write_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

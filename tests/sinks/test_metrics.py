@@ -55,7 +55,7 @@ COUNTERS = re.compile(r"monconn_\w+_(total|bucket|sum|count)")
 
 @implementer(IConnection)
 class Connection:
-    """A connection without sockets, which moves as many bytes as the test says."""
+    """A connection without sockets, which moves bytes as the test chooses."""
 
     def __init__(self, monitor: Monitor, ip: str) -> None:
         record = monitor.admit(f"{ip}:4711", ip)
@@ -810,8 +810,8 @@ def test_every_metric_of_ours_is_on_the_dashboard() -> None:
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()}
     ours_alone = {re.sub("_(sum|count)$", "_bucket", n) for n in names if n.startswith("monconn_")}
-    shown = {word for text in expressions().values() for word in re.findall(r"\w+", text)}
-    assert ours_alone - shown == set()
+    names_on_panels = {word for text in expressions().values() for word in re.findall(r"\w+", text)}
+    assert ours_alone - names_on_panels == set()
 
 
 def test_the_dashboard_can_be_imported() -> None:

@@ -1,4 +1,4 @@
-"""Any factory may be wrapped: nothing about it changes, and everything is seen.
+"""Any factory may be wrapped: its behaviour is unchanged, and everything is recorded.
 
 Without a reactor: over the memory transport, which is Twisted's own over no network.
 """
@@ -49,58 +49,58 @@ from monconn.wrapping import MonitoringFactory, MonitoringProtocol
 NO_LIMITS = Timeouts(write_timeout=0.0, max_idle=0.0)
 
 
-class Told(Protocol):
-    """Remembers what it is told, and does nothing."""
+class RecordingProtocol(Protocol):
+    """Records its calls, and does nothing else."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
 
     def connectionMade(self) -> None:
-        self.told.append("made")
+        self.calls.append("made")
 
     def dataReceived(self, data: bytes) -> None:
-        self.told.append(data)
+        self.calls.append(data)
 
     def connectionLost(self, reason: Any = None) -> None:
-        self.told.append(reason.type)
+        self.calls.append(reason.type)
 
 
 @implementer(IHalfCloseableProtocol)
-class HalfCloseable(Told):
+class HalfCloseable(RecordingProtocol):
     """The same, and stays when its peer has ended."""
 
     def readConnectionLost(self) -> None:
-        self.told.append("read end")
+        self.calls.append("read end")
 
     def writeConnectionLost(self) -> None:
-        self.told.append("write end")
+        self.calls.append("write end")
 
 
 @implementer(IHandshakeListener)
-class HandshakeListener(Told):
+class HandshakeListener(RecordingProtocol):
     def handshakeCompleted(self) -> None:
-        self.told.append("handshake")
+        self.calls.append("handshake")
 
 
 @implementer(IFileDescriptorReceiver)
-class DescriptorReceiver(Told):
+class DescriptorReceiver(RecordingProtocol):
     def fileDescriptorReceived(self, descriptor: int) -> None:
-        self.told.append(descriptor)
+        self.calls.append(descriptor)
 
 
 @implementer(IPushProducer)
 class PushProducer:
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def pauseProducing(self) -> None:
-        self.told.append("pause")
+        self.calls.append("pause")
 
     def resumeProducing(self) -> None:
-        self.told.append("resume")
+        self.calls.append("resume")
 
     def stopProducing(self) -> None:
-        self.told.append("stop")
+        self.calls.append("stop")
 
 
 @implementer(IPullProducer)
@@ -144,7 +144,7 @@ class World:
 
     def __init__(
         self,
-        protocol: type[Told] = Told,
+        protocol: type[RecordingProtocol] = RecordingProtocol,
         *,
         timeouts: Timeouts = NO_LIMITS,
         rules: Rules | None = None,
@@ -160,7 +160,7 @@ class World:
         )
         self.transport = transport()
         self.wrapper: Any = self.factory.buildProtocol(self.transport.getPeer())
-        self.inner: Told = self.wrapper.wrappedProtocol
+        self.inner: RecordingProtocol = self.wrapper.wrappedProtocol
         self.transport.protocol = self.wrapper
         self.wrapper.makeConnection(self.transport)
         self.record: ConnectionRecord = self.wrapper.record
@@ -172,7 +172,7 @@ class World:
 
     @property
     def hooks(self) -> list[str]:
-        """What the observer was told of beside bytes, by name."""
+        """The observer's notifications other than bytes, by name."""
         return [event[0] for event in self.observer.events if event[0] != "data"]
 
 
@@ -185,7 +185,7 @@ def test_a_server_counts_up_what_it_receives_and_down_what_it_writes() -> None:
     world.wrapper.write(b"123")
     assert (world.record.up, world.record.down) == (5, 3)
     assert world.monitor.bytes() == (5, 3)
-    assert world.inner.told == ["made", b"12345"]
+    assert world.inner.calls == ["made", b"12345"]
     assert world.transport.written == b"123"
 
 
@@ -224,7 +224,7 @@ def test_what_the_transport_does_not_take_is_not_counted() -> None:
     assert world.transport.written == b""
 
 
-def test_bytes_are_counted_and_shown_while_they_move() -> None:
+def test_bytes_are_counted_and_reported_as_they_move() -> None:
     world = World()
     world.clock.advance(3)
     world.transport.peer_sends(b"up")
@@ -238,8 +238,8 @@ def test_bytes_are_counted_and_shown_while_they_move() -> None:
     ]
 
 
-def test_what_is_written_to_a_closed_connection_is_neither_counted_nor_shown() -> None:
-    class WritesLate(Told):
+def test_bytes_written_to_a_closed_connection_are_neither_counted_nor_reported() -> None:
+    class WritesLate(RecordingProtocol):
         transport: Any
 
         def connectionLost(self, reason: Any = None) -> None:
@@ -254,7 +254,7 @@ def test_what_is_written_to_a_closed_connection_is_neither_counted_nor_shown() -
     assert [event[0] for event in world.observer.events] == ["opened", "closed"]
 
 
-def test_payload_is_shown_only_to_those_who_watch_it() -> None:
+def test_payload_is_passed_only_to_observers_that_watch_it() -> None:
     world = World()
     world.monitor.remove_observer(world.observer)
     idle = RecordingObserver(watches_payload=False)
@@ -281,8 +281,8 @@ def test_addresses_and_unknown_attributes_are_the_transports() -> None:
 
 
 @pytest.mark.parametrize("keepalive", [True, False])
-def test_silent_peers_are_asked_by_the_system_unless_that_is_unwanted(keepalive: bool) -> None:
-    wrapped = Factory.forProtocol(Told)
+def test_keepalive_is_on_unless_switched_off(keepalive: bool) -> None:
+    wrapped = Factory.forProtocol(RecordingProtocol)
     factory = MonitoringFactory(make_monitor(), wrapped, keepalive=keepalive)
     transport = TransportWithSocket()
     factory.buildProtocol(transport.getPeer()).makeConnection(transport)
@@ -295,10 +295,10 @@ def test_reading_is_paused_and_resumed() -> None:
     world = World()
     world.wrapper.pauseProducing()
     world.transport.peer_sends(b"later")
-    assert world.inner.told == ["made"]
+    assert world.inner.calls == ["made"]
     world.wrapper.resumeProducing()
     world.transport.drain()
-    assert world.inner.told == ["made", b"later"]
+    assert world.inner.calls == ["made", b"later"]
 
 
 def test_a_push_producer_is_paused_resumed_and_stopped() -> None:
@@ -308,17 +308,17 @@ def test_a_push_producer_is_paused_resumed_and_stopped() -> None:
     world.wrapper.write(bytes(100_000))
     world.transport.drain()
     world.transport.peer_resets()
-    assert producer.told == ["pause", "resume", "stop"]
+    assert producer.calls == ["pause", "resume", "stop"]
 
 
-def test_a_push_producer_that_has_left_is_told_nothing() -> None:
+def test_an_unregistered_push_producer_is_not_called() -> None:
     world = World()
     producer = PushProducer()
     world.wrapper.registerProducer(producer, True)
     world.wrapper.unregisterProducer()
     world.wrapper.write(bytes(100_000))
     world.transport.peer_resets()
-    assert producer.told == []
+    assert producer.calls == []
 
 
 def test_a_pull_producers_bytes_are_counted() -> None:
@@ -332,7 +332,7 @@ def test_a_pull_producers_bytes_are_counted() -> None:
 
 
 @pytest.mark.parametrize("stop", ["loseConnection", "stopProducing", "stopConsuming"])
-def test_every_way_to_close_in_order_is_our_end(stop: str) -> None:
+def test_every_orderly_close_is_an_end_of_our_side(stop: str) -> None:
     world = World()
     world.wrapper.write(b"last words")
     getattr(world.wrapper, stop)()
@@ -373,7 +373,7 @@ def test_a_factory_that_refuses_by_none_is_passed_on_and_leaves_no_trace() -> No
 
 
 def test_a_protocol_that_raises_in_connection_made_is_watched_like_any_other() -> None:
-    class Raises(Told):
+    class Raises(RecordingProtocol):
         def connectionMade(self) -> None:
             raise RuntimeError("by its author")
 
@@ -391,47 +391,47 @@ def test_a_protocol_that_raises_in_connection_made_is_watched_like_any_other() -
     assert (len(monitor), factory.protocols) == (0, {})
 
 
-def test_a_factory_hears_of_its_start_and_its_stop() -> None:
-    told = []
+def test_a_factorys_start_and_stop_hooks_are_called() -> None:
+    calls = []
 
     class Started(ServerFactory):
         def startFactory(self) -> None:
-            told.append("start")
+            calls.append("start")
 
         def stopFactory(self) -> None:
-            told.append("stop")
+            calls.append("stop")
 
     factory = MonitoringFactory(make_monitor(), Started())
     factory.doStart()
     factory.doStop()
-    assert told == ["start", "stop"]
+    assert calls == ["start", "stop"]
 
 
-def test_a_client_factory_hears_of_its_connector() -> None:
-    told: list[Any] = []
+def test_a_client_factorys_connector_hooks_are_called() -> None:
+    calls: list[Any] = []
 
     class Connecting(ClientFactory):
         def startedConnecting(self, connector: Any) -> None:
-            told.append(("started", connector))
+            calls.append(("started", connector))
 
         def clientConnectionFailed(self, connector: Any, reason: Any) -> None:
-            told.append(("failed", connector, reason))
+            calls.append(("failed", connector, reason))
 
         def clientConnectionLost(self, connector: Any, reason: Any) -> None:
-            told.append(("lost", connector, reason))
+            calls.append(("lost", connector, reason))
 
     factory = MonitoringFactory(make_monitor(), Connecting())
     factory.startedConnecting("connector")
     factory.clientConnectionFailed("connector", "reason")
     factory.clientConnectionLost("connector", "reason")
-    assert told == [
+    assert calls == [
         ("started", "connector"),
         ("failed", "connector", "reason"),
         ("lost", "connector", "reason"),
     ]
 
 
-def test_it_is_seen_from_a_factory_whether_its_connections_are_outgoing() -> None:
+def test_the_factorys_type_says_whether_connections_are_outgoing() -> None:
     monitor = make_monitor()
     assert MonitoringFactory(monitor, ClientFactory()).is_client
     assert not MonitoringFactory(monitor, ServerFactory()).is_client
@@ -440,7 +440,7 @@ def test_it_is_seen_from_a_factory_whether_its_connections_are_outgoing() -> Non
     assert not MonitoringFactory(monitor, ClientFactory(), is_client=False).is_client
 
 
-def test_a_wrapped_wrapping_factory_is_what_it_wraps() -> None:
+def test_a_wrapping_factory_has_the_direction_of_the_innermost() -> None:
     monitor = make_monitor()
     assert not MonitoringFactory(monitor, WrappingFactory(ServerFactory())).is_client
     assert MonitoringFactory(monitor, WrappingFactory(ClientFactory())).is_client
@@ -448,7 +448,7 @@ def test_a_wrapped_wrapping_factory_is_what_it_wraps() -> None:
 
 def test_other_wrappers_may_be_around_and_inside() -> None:
     monitor = make_monitor(timeouts=NO_LIMITS)
-    inside = MonitoringFactory(monitor, WrappingFactory(Factory.forProtocol(Told)))
+    inside = MonitoringFactory(monitor, WrappingFactory(Factory.forProtocol(RecordingProtocol)))
     wrapper, transport = connect(WrappingFactory(inside))
     transport.peer_sends(b"data")
     wrapper.wrappedProtocol.wrappedProtocol.wrappedProtocol.transport.write(b"answer")
@@ -458,7 +458,7 @@ def test_other_wrappers_may_be_around_and_inside() -> None:
     assert record.reason == "client_closed"
 
 
-def test_application_protocols_are_offered_exactly_by_those_who_know_them() -> None:
+def test_alpn_is_offered_exactly_by_factories_that_provide_it() -> None:
     @implementer(IProtocolNegotiationFactory)
     class Negotiating(Factory):
         def acceptableProtocols(self) -> list[bytes]:
@@ -483,10 +483,10 @@ def test_application_protocols_are_offered_exactly_by_those_who_know_them() -> N
     ],
 )
 def test_a_protocols_interfaces_are_provided_exactly_if_it_does(
-    protocol: type[Told], interface: Any
+    protocol: type[RecordingProtocol], interface: Any
 ) -> None:
     assert verifyObject(interface, World(protocol).wrapper)
-    assert not interface.providedBy(World(Told).wrapper)
+    assert not interface.providedBy(World(RecordingProtocol).wrapper)
 
 
 def test_a_transports_interfaces_are_provided_exactly_if_it_does() -> None:
@@ -513,8 +513,8 @@ def test_a_handshake_and_a_descriptor_are_passed_on() -> None:
     handshake, descriptor = World(HandshakeListener), World(DescriptorReceiver)
     handshake.wrapper.handshakeCompleted()
     descriptor.wrapper.fileDescriptorReceived(5)
-    assert handshake.inner.told == ["made", "handshake"]
-    assert descriptor.inner.told == ["made", 5]
+    assert handshake.inner.calls == ["made", "handshake"]
+    assert descriptor.inner.calls == ["made", 5]
 
 
 # -- the end, and its reason
@@ -642,7 +642,7 @@ def test_on_a_clients_connection_the_sides_are_exchanged(
         (errno.EPIPE, ("client_reset", "reset", "none")),
     ],
 )
-def test_a_peer_that_vanished_is_lost_and_not_reset(
+def test_a_vanished_peer_is_lost_and_not_reset(
     error_number: int, ends: tuple[str, str, str]
 ) -> None:
     world = World(transport=TransportWithSocket)
@@ -651,13 +651,13 @@ def test_a_peer_that_vanished_is_lost_and_not_reset(
     assert world.ends == ends
 
 
-def test_an_error_tells_its_own_words() -> None:
+def test_an_error_has_its_own_text() -> None:
     world = World()
     exception_in_the_protocol(world)
     assert world.record.detail == "of the protocol"
 
 
-def test_a_tls_error_is_an_error_with_its_words() -> None:
+def test_a_tls_error_is_an_error_with_its_text() -> None:
     world = World(transport=TlsTransport)
     world.wrapper.startTLS(object())
     world.transport.connectionLost(Failure(SSL.Error([("SSL routines", "", "no shared cipher")])))
@@ -665,7 +665,7 @@ def test_a_tls_error_is_an_error_with_its_words() -> None:
     assert "no shared cipher" in world.record.detail
 
 
-def test_over_tls_a_connection_that_ends_without_notice_has_ended_all_the_same() -> None:
+def test_a_tls_connection_without_close_notify_has_ended_in_order() -> None:
     world = World(transport=TlsTransport)
     world.wrapper.startTLS(object())
     world.transport.peer_resets()  # ConnectionLost, and no error on the socket
@@ -681,7 +681,7 @@ def test_the_peer_may_end_first_and_read_on() -> None:
     assert (world.record.half_closed, world.record.client_end) == (2, "fin")
     world.wrapper.write(b"late answer")
     our_close(world)
-    assert world.inner.told == ["made", b"question", "read end", error.ConnectionDone]
+    assert world.inner.calls == ["made", b"question", "read end", error.ConnectionDone]
     assert world.transport.written == b"late answer"
     assert world.ends == ("client_closed", "fin", "fin")
 
@@ -696,7 +696,7 @@ def test_we_may_end_first_and_read_on() -> None:
     world.transport.peer_sends(b"late answer")
     world.transport.peer_ends()
     our_close(world)
-    assert world.inner.told == [
+    assert world.inner.calls == [
         *("made", "write end", b"late answer", "read end"),
         error.ConnectionDone,
     ]
@@ -704,9 +704,9 @@ def test_we_may_end_first_and_read_on() -> None:
 
 
 def test_without_half_close_the_peers_end_is_the_end() -> None:
-    world = World(Told)
+    world = World(RecordingProtocol)
     world.transport.peer_ends()
-    assert world.inner.told == ["made", error.ConnectionDone]
+    assert world.inner.calls == ["made", error.ConnectionDone]
     assert world.ends == ("client_closed", "fin", "none")
 
 
@@ -714,22 +714,22 @@ def test_a_second_connection_lost_is_harmless() -> None:
     world = World()
     for _ in range(2):
         world.wrapper.connectionLost(Failure(error.ConnectionDone()))
-    assert world.inner.told == ["made", error.ConnectionDone]
+    assert world.inner.calls == ["made", error.ConnectionDone]
     assert world.hooks == ["opened", "closed"]
     assert world.monitor.stats()["total"] == 1
 
 
-def test_the_first_verdict_stands() -> None:
+def test_the_first_reason_is_retained() -> None:
     world = World()
     world.monitor.close(world.record.id)
     world.transport.peer_resets()
     assert world.ends == ("operator", "none", "none")
 
 
-# -- ends of ours
+# -- ends by us
 
 
-def test_an_end_of_ours_delivers_what_is_under_way() -> None:
+def test_our_close_delivers_pending_bytes() -> None:
     world = World()
     world.wrapper.write(b"under way")
     world.monitor.close(world.record.id)
@@ -739,7 +739,7 @@ def test_an_end_of_ours_delivers_what_is_under_way() -> None:
     assert not world.transport.aborted
 
 
-def test_a_reset_of_ours_does_not_wait() -> None:
+def test_our_reset_does_not_wait() -> None:
     world = World()
     world.wrapper.write(b"under way")
     world.monitor.close(world.record.id, reset=True)
@@ -769,7 +769,7 @@ def test_a_second_end_does_not_lengthen_the_grace() -> None:
     assert world.transport.aborted
 
 
-def test_a_second_end_may_be_harder() -> None:
+def test_a_second_end_may_be_a_reset() -> None:
     world = World()
     world.wrapper.write(b"never taken")
     world.monitor.close(world.record.id)
@@ -792,20 +792,20 @@ def test_the_wrapped_protocol_sees_that_we_are_closing() -> None:
     assert world.wrapper.disconnecting
 
 
-def test_an_end_of_ours_does_not_wait_for_a_push_producer() -> None:
+def test_our_close_does_not_wait_for_a_push_producer() -> None:
     world = World()
     producer = PushProducer()
     world.wrapper.registerProducer(producer, True)
     world.wrapper.write(bytes(100_000))
     world.monitor.close(world.record.id)
     world.transport.drain()
-    assert producer.told == ["pause", "stop"]
+    assert producer.calls == ["pause", "stop"]
     assert len(world.transport.written) == 100_000
     assert world.hooks[-1] == "closed"
     assert not world.transport.aborted
 
 
-def test_an_end_of_ours_does_not_wait_for_a_pull_producer() -> None:
+def test_our_close_does_not_wait_for_a_pull_producer() -> None:
     world = World()
     producer = PullProducer(world.wrapper, [b"one", b"two", b"three"])
     world.wrapper.registerProducer(producer, False)
@@ -816,7 +816,9 @@ def test_an_end_of_ours_does_not_wait_for_a_pull_producer() -> None:
     assert world.hooks[-1] == "closed"
 
 
-def test_a_producer_that_fails_to_stop_harms_nobody_else(logged_failures: list[Failure]) -> None:
+def test_a_producer_that_fails_to_stop_affects_no_other_connection(
+    logged_failures: list[Failure],
+) -> None:
     class Stubborn(PushProducer):
         def stopProducing(self) -> None:
             raise RuntimeError("of the producer")
@@ -845,7 +847,7 @@ def test_a_transport_that_cannot_reset_is_closed() -> None:
             self.closed = True
 
     monitor = make_monitor()
-    wrapper = MonitoringFactory(monitor, Factory.forProtocol(Told)).buildProtocol(None)
+    wrapper = MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)).buildProtocol(None)
     transport = Bare()
     wrapper.makeConnection(transport)
     monitor.close(wrapper.record.id, reset=True)
@@ -869,12 +871,12 @@ def blocked(monitor: Monitor) -> None:
 
 def full(monitor: Monitor) -> None:
     monitor.rules.conn_limit = 1
-    connect(MonitoringFactory(monitor, Factory.forProtocol(Told)), "192.0.2.1")
+    connect(MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)), "192.0.2.1")
 
 
 def full_of_others(monitor: Monitor) -> None:
     monitor.rules.ip_limit = 1
-    connect(MonitoringFactory(monitor, Factory.forProtocol(Told)), "192.0.2.2")
+    connect(MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)), "192.0.2.2")
 
 
 def stopping(monitor: Monitor) -> None:
@@ -890,7 +892,7 @@ def stopping(monitor: Monitor) -> None:
         (stopping, "stopping"),
     ],
 )
-def test_a_refused_client_is_closed_before_the_wrapped_factory_hears_of_it(
+def test_a_refused_client_never_reaches_the_wrapped_factory(
     prepare: Callable[[Monitor], None], refusal: str
 ) -> None:
     monitor = make_monitor()
@@ -916,9 +918,9 @@ def test_a_refused_client_that_sends_and_never_ends_is_closed() -> None:
     assert transport.disconnected
 
 
-def test_an_outgoing_connection_that_may_not_be_is_none() -> None:
+def test_an_outgoing_connection_that_is_refused_has_no_protocol() -> None:
     monitor = make_monitor(rules=Rules(conn_limit=1))
-    factory = MonitoringFactory(monitor, Factory.forProtocol(Told), is_client=True)
+    factory = MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol), is_client=True)
     assert connect(factory)[0] is not None
     assert connect(factory)[0] is None
     assert monitor.stats()["refused_by"] == {"conn_limit": 1}
@@ -926,13 +928,13 @@ def test_an_outgoing_connection_that_may_not_be_is_none() -> None:
 
 def test_a_limit_on_client_addresses_leaves_outgoing_connections_alone() -> None:
     monitor = make_monitor(rules=Rules(ip_limit=1))
-    factory = MonitoringFactory(monitor, Factory.forProtocol(Told), is_client=True)
+    factory = MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol), is_client=True)
     assert [connect(factory)[0] is not None for _ in range(3)] == [True] * 3
 
 
 def test_a_closed_connection_gives_its_slot_back_once() -> None:
     monitor = make_monitor(rules=Rules(conn_limit=2))
-    factory = MonitoringFactory(monitor, Factory.forProtocol(Told))
+    factory = MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol))
     pairs = [connect(factory) for _ in range(2)]
     wrapper, transport = pairs[0]
     transport.peer_ends()
@@ -970,7 +972,7 @@ class CountingClock(Clock):
 def test_chunks_cost_no_timer() -> None:
     clock = CountingClock()
     monitor = make_monitor(clock=clock, timeouts=Timeouts(max_idle=10, read_timeout=20))
-    wrapper, transport = connect(MonitoringFactory(monitor, Factory.forProtocol(Told)))
+    wrapper, transport = connect(MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)))
     assert clock.asked == 1  # set once, at the opening
     for _ in range(1000):
         transport.peer_sends(b"chunk")
@@ -1041,7 +1043,7 @@ def test_a_silent_client_is_timed_out_whatever_is_written_to_it() -> None:
     assert world.ends == ("read_timeout", "timeout", "none")
 
 
-def test_a_client_that_we_hold_back_is_not_silent() -> None:
+def test_a_client_that_we_paused_is_not_silent() -> None:
     world = World(timeouts=Timeouts(read_timeout=10, max_idle=0, write_timeout=0))
     world.clock.advance(5)
     world.wrapper.pauseProducing()
@@ -1054,7 +1056,7 @@ def test_a_client_that_we_hold_back_is_not_silent() -> None:
     assert world.record.reason == "read_timeout"
 
 
-def test_a_needless_resume_does_not_put_the_read_timeout_off() -> None:
+def test_a_redundant_resume_does_not_restart_the_read_timeout() -> None:
     world = World(timeouts=Timeouts(read_timeout=10, max_idle=0, write_timeout=0))
     world.clock.advance(9)
     world.wrapper.resumeProducing()
@@ -1104,7 +1106,7 @@ def test_a_write_that_is_stuck_is_timed_out_and_reset() -> None:
     for _ in range(40):
         world.clock.advance(1)
     assert not world.transport.aborted
-    for _ in range(11):  # it is looked at every 10 s, and seen to wait at the first look
+    for _ in range(11):  # checked every 10 s; the first check finds bytes pending
         world.clock.advance(1)
     assert world.transport.aborted
     world.transport.drain()
@@ -1171,7 +1173,7 @@ class Failing(Observer):
 
 
 @pytest.mark.parametrize("hook", ["opened", "data", "closed", "refused"])
-def test_an_observer_that_fails_is_switched_off_and_harms_nobody(
+def test_a_failing_observer_is_switched_off_and_affects_no_other(
     hook: str, logged_failures: list[Failure]
 ) -> None:
     monitor = make_monitor(rules=Rules(conn_limit=1))
@@ -1179,7 +1181,7 @@ def test_an_observer_that_fails_is_switched_off_and_harms_nobody(
     monitor.add_observer(Failing(hook))
     monitor.add_observer(other)
     for _ in range(2):
-        factory = MonitoringFactory(monitor, Factory.forProtocol(Told))
+        factory = MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol))
         wrapper, transport = connect(factory)
         connect(factory)  # refused
         transport.peer_sends(b"question")
@@ -1197,14 +1199,14 @@ def test_an_observer_that_fails_is_switched_off_and_harms_nobody(
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_an_observer_may_close_a_connection_at_once(reset: bool) -> None:
-    class Bouncer(Observer):
+    class ClosesAtOnce(Observer):
         def opened(self, record: ConnectionRecord) -> None:
             monitor.close(record.id, reset=reset)
 
     clock = Clock()
     monitor = make_monitor(clock=clock)
-    monitor.add_observer(Bouncer())
-    wrapper, transport = connect(MonitoringFactory(monitor, Factory.forProtocol(Told)))
+    monitor.add_observer(ClosesAtOnce())
+    wrapper, transport = connect(MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)))
     if not reset:
         clock.advance(GRACE_SECONDS)
     assert transport.aborted
@@ -1216,8 +1218,8 @@ def test_an_observer_may_close_a_connection_at_once(reset: bool) -> None:
 # -- nothing changes: the same script, with a wrapper and without
 
 
-class Scripted(Told):
-    """Does what a script says; its producers are remembered."""
+class Scripted(RecordingProtocol):
+    """Executes a script; its producers are stored."""
 
     producer: PushProducer | None = None
 
@@ -1242,7 +1244,7 @@ class Scripted(Told):
     def do_push(self, transport: Any) -> None:
         self.do_leave(transport)
         self.producer = PushProducer()
-        self.told.append(self.producer.told)
+        self.calls.append(self.producer.calls)
         transport.registerProducer(self.producer, True)
 
     def do_pull(self, transport: Any) -> None:
@@ -1292,7 +1294,13 @@ def transcript(factory: IProtocolFactory, script: list[str]) -> list[Any]:
         else:
             protocol.do(step)
         seen.append((step, transport.written, transport.reading, transport.waiting))
-    return [seen, protocol.told, transport.ended_writing, transport.aborted, transport.disconnected]
+    return [
+        seen,
+        protocol.calls,
+        transport.ended_writing,
+        transport.aborted,
+        transport.disconnected,
+    ]
 
 
 @given(
@@ -1300,7 +1308,7 @@ def transcript(factory: IProtocolFactory, script: list[str]) -> list[Any]:
     protocol=st.sampled_from([Scripted, HalfCloseableScripted]),
     is_client=st.booleans(),
 )
-def test_a_wrapped_protocol_lives_as_it_would_without(
+def test_a_wrapped_protocol_behaves_as_without_the_wrapper(
     script: list[str], protocol: type[Scripted], is_client: bool
 ) -> None:
     monitor = make_monitor(timeouts=NO_LIMITS)
@@ -1328,37 +1336,37 @@ def test_counts_are_exact_at_every_moment(up: list[bytes], down: list[bytes]) ->
     for data in down:
         world.wrapper.writeSequence(chunks_of(data))
         assert world.record.down == len(world.transport.written)
-    shown = {"up": b"", "down": b""}
+    watched = {"up": b"", "down": b""}
     for event in world.observer.events[1:]:
-        shown[event[2]] += event[3]
-    assert shown == {"up": b"".join(up), "down": b"".join(down)}
+        watched[event[2]] += event[3]
+    assert watched == {"up": b"".join(up), "down": b"".join(down)}
     before = world.monitor.bytes()
     world.transport.peer_resets()
-    assert before == world.monitor.bytes() == (len(shown["up"]), len(shown["down"]))
+    assert before == world.monitor.bytes() == (len(watched["up"]), len(watched["down"]))
 
 
-def test_a_protocol_of_ones_own_may_stand_in() -> None:
+def test_a_custom_protocol_class_may_be_used() -> None:
     class Labelled(MonitoringProtocol):
         label = "mine"
 
     class LabellingFactory(MonitoringFactory):
         protocol = Labelled
 
-    wrapper, _ = connect(LabellingFactory(make_monitor(), Factory.forProtocol(Told)))
+    wrapper, _ = connect(LabellingFactory(make_monitor(), Factory.forProtocol(RecordingProtocol)))
     assert wrapper.label == "mine"
 
 
-def test_a_protocol_may_be_exchanged_on_a_living_connection() -> None:
+def test_a_protocol_may_be_replaced_on_a_live_connection() -> None:
     """As WebSocket servers do: what they find is a ``ProtocolWrapper``."""
     world = World()
     successor = HalfCloseable()
     world.wrapper.wrappedProtocol = successor
     successor.makeConnection(world.wrapper)
     world.transport.peer_sends(b"frame")
-    assert successor.told == ["made", b"frame"]
+    assert successor.calls == ["made", b"frame"]
     alsoProvides(world.wrapper, IHalfCloseableProtocol)
     world.transport.peer_ends()
-    assert successor.told[-1] == "read end"
+    assert successor.calls[-1] == "read end"
 
 
 # -- lines for people
@@ -1403,7 +1411,7 @@ def test_a_service_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("before", [0, 3600])  # switched on, and shortened
-def test_max_idle_strikes_live_connections(before: float) -> None:
+def test_max_idle_applies_to_live_connections(before: float) -> None:
     world = World(timeouts=Timeouts(max_idle=before, write_timeout=0))
     world.clock.advance(5)
     world.monitor.timeouts = Timeouts(max_idle=10, write_timeout=0)
@@ -1413,7 +1421,7 @@ def test_max_idle_strikes_live_connections(before: float) -> None:
     assert world.record.reason == "idle_timeout"
 
 
-def test_a_limit_that_was_switched_off_strikes_no_more() -> None:
+def test_a_limit_that_was_switched_off_no_longer_applies() -> None:
     world = World(timeouts=Timeouts(max_idle=10, write_timeout=0))
     world.monitor.timeouts = NO_LIMITS
     world.clock.advance(3600)
@@ -1453,7 +1461,7 @@ def test_keepalive_is_the_policys_unless_it_is_given() -> None:
         (make_monitor(), Protocol(), r"must be a factory, with buildProtocol\(\)$"),
     ],
 )
-def test_what_is_no_monitor_or_no_factory(monitor: Any, factory: Any, message: str) -> None:
+def test_invalid_monitors_and_factories(monitor: Any, factory: Any, message: str) -> None:
     with pytest.raises(SettingTypeError, match=message):
         MonitoringFactory(monitor, factory)
 

@@ -181,7 +181,7 @@ async def world(certificate: PrivateCertificate) -> Any:
 
 
 class Inbox(Protocol):
-    """Keeps what it receives, and tells when the connection is over."""
+    """Stores what it receives, and fires when the connection is over."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -229,7 +229,7 @@ async def test_curl_fetches_from_a_site_over_tls_whatever_it_offers(
     record = await world.monitor.next_closed()
     assert record.up > len("GET / HTTP/1.1")
     assert record.down > len("hello")
-    # After HTTP/2, curl leaves bytes of ours unread, for which the system sends a reset.
+    # After HTTP/2, curl leaves bytes of ours unread, for which the kernel sends a reset.
     assert record.reason in ("client_closed", "client_reset")
 
 
@@ -436,7 +436,7 @@ async def test_mail_is_sent_over_tls_that_starts_in_the_middle(world: World) -> 
     assert b"Subject: secret" in room.lines
     assert (ours.up, ours.down) == (theirs.up, theirs.down)  # both count clear text
     assert ours.up > len(message.as_bytes())
-    # Which end came first is a race of theirs; that each side knows its own is not.
+    # Which side ends first is a race; that each wrapper records its own view is not.
     assert {ours.reason, theirs.reason} <= {"client_closed", "backend_closed"}
 
 
@@ -588,7 +588,7 @@ class Pushed(Protocol):
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 @pytest.mark.parametrize("protocol", [Pulled, Pushed])
 @real
-async def test_a_producer_sends_something_big_whole(
+async def test_a_producer_sends_a_large_body_completely(
     world: World, protocol: type[Protocol], tls: bool
 ) -> None:
     Pushed.pauses = 0
@@ -607,7 +607,7 @@ async def test_a_producer_sends_something_big_whole(
 
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 @real
-async def test_an_endless_producer_does_not_put_off_an_end_of_ours(world: World, tls: bool) -> None:
+async def test_an_endless_producer_does_not_delay_our_close(world: World, tls: bool) -> None:
     class Endless(Pushed):
         def produce(self) -> None:
             while not self.paused:
@@ -644,7 +644,7 @@ async def test_a_blocked_client_is_closed_and_leaves_no_socket(world: World, tls
 def received_until_end(port: int) -> bytes:
     """What a client gets that says nothing; a reset is an end, too."""
     try:
-        # Refused before TLS's handshake it is reset, perhaps before ``connect`` has looked.
+        # Refused before TLS's handshake it is reset, perhaps before ``connect`` returns.
         with socket.create_connection((HOST, port), timeout=PATIENCE_SECONDS) as sock:
             return b"".join(iter(lambda: sock.recv(65536), b""))
     except ConnectionResetError:
@@ -652,7 +652,7 @@ def received_until_end(port: int) -> bytes:
 
 
 @real
-async def test_an_outgoing_connection_that_may_not_be_fails(world: World) -> None:
+async def test_an_outgoing_connection_that_is_refused_fails(world: World) -> None:
     monitor = Watch(Rules(conn_limit=1))
     port = world.listen(Factory.forProtocol(Inbox))
     factory = MonitoringFactory(monitor, Factory.forProtocol(Inbox), is_client=True)
@@ -696,7 +696,7 @@ async def test_a_client_that_resets_is_client_reset(world: World) -> None:
 
 
 class Resumes(Protocol):
-    """Has another read on as soon as it hears anything."""
+    """Resumes another transport as soon as it receives anything."""
 
     def __init__(self, other: Protocol) -> None:
         self.other: Any = other
@@ -707,7 +707,7 @@ class Resumes(Protocol):
 
 @pytest.mark.parametrize("tls", [False, True])
 @real
-async def test_a_reset_told_of_one_that_is_paused_is_no_end_if_it_reads_on_by_then(
+async def test_a_hang_up_reported_while_paused_is_no_end_after_a_resume(
     world: World, tls: bool
 ) -> None:
     server = Inbox()
@@ -726,7 +726,7 @@ async def test_a_reset_told_of_one_that_is_paused_is_no_end_if_it_reads_on_by_th
     await until(lambda: unread_bytes(descriptor.socket) > 0)
     with socket.create_connection((HOST, world.listen(OneProtocol(resumes)))) as other:
         await until(lambda: bool(resumes.connected))
-        # The reactor fetches the events of both at once, and tells of this one first.
+        # The reactor fetches the events of both at once, and reports this one first.
         other.send(b"read on")
         client_descriptor.connectionLost(Failure(error.ConnectionAborted()))
         record = await world.monitor.next_closed()
@@ -754,7 +754,7 @@ def say_something_else_than_tls(port: int) -> None:
 
 
 @real
-async def test_a_failed_handshake_is_an_error_with_its_words(world: World) -> None:
+async def test_a_failed_handshake_is_an_error_with_its_text(world: World) -> None:
     port = world.listen(world.wrap(Factory.forProtocol(Echo)), tls=True)
     await in_thread(say_something_else_than_tls, port)
     record = await world.monitor.next_closed()
@@ -763,7 +763,7 @@ async def test_a_failed_handshake_is_an_error_with_its_words(world: World) -> No
 
 
 class Cut(socket.socket):
-    """A socket whose peer has vanished, as the system tells it after its last try."""
+    """A socket whose peer has vanished, as the kernel reports it after its last retransmission."""
 
     __slots__ = ()
 
@@ -771,7 +771,7 @@ class Cut(socket.socket):
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
 
-class CutNotingSocket(ErrorTrackingSocket, Cut):
+class CutTrackingSocket(ErrorTrackingSocket, Cut):
     __slots__ = ()
 
 
@@ -784,7 +784,7 @@ class CuttingFactory(WrappingFactory):
 
         def make_connection(transport: Any) -> None:
             plain = transport.socket
-            cut = CutNotingSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+            cut = CutTrackingSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
             cut.error_number, cut.keep_unread, cut.unread_data = 0, False, b""
             cut.setblocking(False)
             transport.socket, transport.fileno = cut, cut.fileno
@@ -817,7 +817,7 @@ class Talker(Protocol):
 
     def note(self, what: Any) -> None:
         if isinstance(what, bytes) and self.happened and isinstance(self.happened[-1], bytes):
-            self.happened[-1] += what  # how many reads it takes is up to the system
+            self.happened[-1] += what  # the number of reads depends on the kernel
         else:
             self.happened.append(what)
 
@@ -912,15 +912,15 @@ def talk(sock: socket.socket) -> list[Any]:
 
 def talk_listen_and_end(sock: socket.socket) -> list[Any]:
     sock.sendall(b"question")
-    heard = sock.recv(len(b"answer"), socket.MSG_WAITALL)
+    received = sock.recv(len(b"answer"), socket.MSG_WAITALL)
     sock.shutdown(socket.SHUT_WR)
-    return [heard, *read_to_the_end(sock)]
+    return [received, *read_to_the_end(sock)]
 
 
 def listen_then_talk(sock: socket.socket) -> list[Any]:
-    heard = read_to_the_end(sock)
+    received = read_to_the_end(sock)
     sock.sendall(b"late question")
-    return heard
+    return received
 
 
 def talk_and_reset(sock: socket.socket) -> list[Any]:
@@ -935,13 +935,13 @@ def send_much(sock: socket.socket) -> list[Any]:
 
 
 def read_to_the_end(sock: socket.socket) -> list[Any]:
-    heard = b""
+    received = b""
     try:
         while data := sock.recv(65536):
-            heard += data
+            received += data
     except ConnectionResetError:
-        return [heard, "reset"]
-    return [heard, "end"]
+        return [received, "reset"]
+    return [received, "end"]
 
 
 CONVERSATIONS: list[tuple[type[Talker], Callable[[socket.socket], list[Any]], str]] = [
@@ -973,10 +973,10 @@ async def test_a_conversation_is_the_same_without_and_with_a_wrapper(
     for wrap in (lambda factory: factory, world.wrap):
         talkers: list[Talker] = []
         factory = RememberingFactory(protocol, talkers)
-        heard = await in_thread(converse, world.listen(wrap(factory)), peer)
+        received = await in_thread(converse, world.listen(wrap(factory)), peer)
         await until(lambda talkers=talkers: bool(talkers))  # type: ignore[misc]
         await within(talkers[0].over)
-        transcripts.append((talkers[0].happened, heard))
+        transcripts.append((talkers[0].happened, received))
     assert transcripts[0] == transcripts[1]
     assert (await world.monitor.next_closed()).reason == reason
     assert {str(failure.value) for failure in logged_failures} <= {"by its author"}
@@ -1018,7 +1018,7 @@ async def test_a_sequence_from_a_generator_arrives_and_is_counted(world: World, 
 
 
 @real
-async def test_a_wrapper_may_stand_outside_of_tls_and_count_what_is_on_the_wire(
+async def test_a_wrapper_outside_of_tls_counts_bytes_on_the_wire(
     world: World,
 ) -> None:
     tls = TLSMemoryBIOFactory(world.certificate.options(), False, Factory.forProtocol(Echo))
@@ -1033,7 +1033,7 @@ async def test_a_wrapper_may_stand_outside_of_tls_and_count_what_is_on_the_wire(
 
 
 @real
-async def test_a_reconnecting_client_is_watched_anew_each_time(world: World) -> None:
+async def test_each_connection_of_a_reconnecting_client_is_watched(world: World) -> None:
     class Once(ClientFactory):
         protocol = Inbox
         lost = 0

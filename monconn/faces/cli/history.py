@@ -1,4 +1,4 @@
-"""The verbs for what is over: connections and events in a history, and a period in figures."""
+"""The verbs ``history`` and ``report``: closed connections, events, and statistics of a period."""
 
 from __future__ import annotations
 

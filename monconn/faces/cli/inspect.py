@@ -249,7 +249,7 @@ _RESULTS = {
     ("Unblock", False): ("is let in again", "was not blocked"),
     ("Unblock", True): ("would be let in again", "is not blocked"),
 }
-"""By command and dry run: what to say of a network that is changed, and of one that is not."""
+"""By command and dry run: the message for a network that is changed, and for one that is not."""
 
 
 def _change(

@@ -1,4 +1,4 @@
-"""The log of the ``monconn`` command: lines for people, written so that they block nothing."""
+"""The log of the ``monconn`` command: text lines, written in a thread of their own."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class TextLog:
         self._queue: BackgroundQueue[str] = BackgroundQueue(self._write_queued, QUEUED_CHARACTERS)
 
     def __call__(self, event: LogEvent) -> None:
-        """See ``ILogObserver``."""
+        """Implements ``ILogObserver.__call__``."""
         if self._wants(event):
             self.write(self._line(event))
 

@@ -1,4 +1,4 @@
-"""What people read: tables and lines, made of the values that ``--json`` prints."""
+"""Tables and lines for people, made of the values that ``--json`` prints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLOURS = {
     "silent": "\x1b[31m",
     "reconnect_storm": "\x1b[31m",
 }
-"""States that pass, and alarms; coloured wherever they are a word of their own in a table."""
+"""Transient states, and alarms; coloured wherever they are a separate word in a table."""
 _COLOURED = re.compile(rf"(?<!\S)({'|'.join(_COLOURS)})(?=,| |$)(?! is over)")
 
 

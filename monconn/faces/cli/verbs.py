@@ -1,4 +1,4 @@
-"""What verbs are made of: the server to ask, filters, output, and how errors are reported.
+"""Shared parts of the verbs: the choice of a server, filters, output, and error reports.
 
 A verb that lists rows is declared in a few lines: see :func:`listing`.
 """
@@ -127,13 +127,13 @@ def filter_text(terms: Sequence[str]) -> str | None:
 def _complete_term(
     keys: Keys, context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[str]:
-    words = [*(context.params.get("terms") or ()), incomplete]
-    start = len(words) - 1
+    typed_words = [*(context.params.get("terms") or ()), incomplete]
+    start = len(typed_words) - 1
     # bash makes each colon a word of its own, and replaces only what follows the last one.
-    while start > 0 and ":" in (words[start], words[start - 1]):
+    while start > 0 and ":" in (typed_words[start], typed_words[start - 1]):
         start -= 1
-    typed = "".join(words[start:])
-    is_split = start < len(words) - 1
+    typed = "".join(typed_words[start:])
+    is_split = start < len(typed_words) - 1
     prefix = typed[: typed.rindex(":") + 1] if is_split else ""
     services = _service_names(context) if "service:" in typed else []
     return [each.removeprefix(prefix) for each in complete(typed, keys, {"service": services})]

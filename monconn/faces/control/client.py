@@ -29,7 +29,7 @@ class NoServer(ControlError):
 
 
 class SeveralServers(ControlError):
-    """More than one monconn runs, and it was not said which is meant."""
+    """More than one monconn runs, and none was chosen."""
 
 
 class BadAddress(ControlError):
@@ -131,7 +131,7 @@ class Client:
         return answer
 
     def rows(self, command: str, **arguments: Any) -> Iterator[Any]:
-        """The rows of a list, whose pages are asked for one after the other."""
+        """The rows of a list, whose pages are requested one after the other."""
         answer = self.call(command, **arguments)
         yield from json.loads(answer["rows"])
         while "next" in answer:

@@ -37,7 +37,7 @@ class BadRequest(MonconnError):
 
 
 class UnknownPage(MonconnError):
-    """There is no such page, or no more: another list was asked for since."""
+    """There is no such page, or no more: another list was requested since."""
 
 
 _ERRORS: dict[type[Exception], bytes] = {
@@ -68,7 +68,7 @@ class _Command(amp.Command):
 
     @classmethod
     def parseArguments(cls, box: Any, protocol: Any) -> dict[str, Any]:
-        """See ``amp.Command``; answers with an error where AMP would close the connection."""
+        """Parse a request; a bad argument is answered with an error, and AMP would disconnect."""
         try:
             parsed: dict[str, Any] = super().parseArguments(box, protocol)
         except Exception:
@@ -78,7 +78,7 @@ class _Command(amp.Command):
 
 
 class Hello(_Command):
-    """To be said first; answered with the version that is spoken from then on."""
+    """Must be sent first; answered with the version that is spoken from then on."""
 
     arguments = [(b"version", amp.Integer())]
     response = [
@@ -173,7 +173,7 @@ class ListBlocks(_Command):
 
 
 class NextPage(_Command):
-    """More of the list that was asked for last on this connection."""
+    """More of the list that was requested last on this connection."""
 
     arguments = [(b"next", amp.Integer())]
     response = _ROWS
@@ -211,7 +211,7 @@ class Block(_Command):
 
 
 class Unblock(_Command):
-    """Let the clients of exactly this IP or network in again."""
+    """Admit the clients of exactly this IP or network again."""
 
     arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
     response = [(b"changed", amp.Boolean())]

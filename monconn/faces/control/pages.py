@@ -12,7 +12,7 @@ PAGE_BYTES = 60_000
 
 
 class Pager:
-    """The rest of the list that one client asked for last.
+    """The rest of the list that one client requested last.
 
     Rows are made and encoded page by page: a long list costs no more at once than a short one.
     """
@@ -38,7 +38,7 @@ class Pager:
     def _page(self) -> dict[str, Any]:
         page: list[bytes] = []
         size = 0
-        self._next = None  # the page before this one cannot be asked for again
+        self._next = None  # the page before this one cannot be requested again
         for encoded in self._rest:
             size += len(encoded) + 2
             if page and size > PAGE_BYTES:

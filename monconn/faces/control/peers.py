@@ -13,8 +13,8 @@ from monconn.model.actions import Actor
 from monconn.net.sockets import peer_credentials
 
 
-def may_enter(transport: Any) -> bool:
-    """Whether a peer may use the control port: this process' user, root, or who has proved itself.
+def is_authorized(transport: Any) -> bool:
+    """Whether a peer may use the control port: this process' user, root, or one with a certificate.
 
     A peer whose user is not known is refused.
     """
@@ -27,7 +27,7 @@ def may_enter(transport: Any) -> bool:
 
 
 def actor(transport: Any) -> Actor | None:
-    """On whose behalf a peer acts, for the log and the history; None if that is not known."""
+    """The actor that a peer's actions are attributed to; None if its user is not known."""
     if ISSLTransport.providedBy(transport):
         certificate: Any = transport.getPeerCertificate()
         # By way of cryptography, as pyOpenSSL's own names are deprecated.
@@ -42,8 +42,8 @@ def actor(transport: Any) -> Actor | None:
 def user_name(uid: int) -> str:
     """The name of a user; empty if it has none.
 
-    May ask a directory service over the network. So the names of those that are let in are looked
-    up once, when the port opens.
+    May ask a directory service over the network. So the names of the users that may connect are
+    resolved once, when the port opens.
     """
     try:
         return pwd.getpwuid(uid).pw_name

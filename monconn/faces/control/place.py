@@ -49,7 +49,7 @@ def check_folder(folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the sockets in a folder at which nobody listens any more."""
+    """Remove the sockets in a folder that have no listener any more."""
     for path in folder.glob("control*.sock"):
         try:
             unixsocket.remove_stale(path)

@@ -22,8 +22,8 @@ from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import Operations
 
 CLIENTS_AT_ONCE = 64
-STRANGERS_AT_ONCE = 64
-"""Clients that have not said Hello."""
+MAX_UNAUTHENTICATED = 64
+"""The most clients that have not sent Hello."""
 HELLO_SECONDS = 10.0
 BOX_BYTES = 256 * 1024
 """The most that a request may be long."""
@@ -42,11 +42,11 @@ class ControlFactory(Factory):
         self.clients: set[ControlProtocol] = set()
 
     def buildProtocol(self, addr: Any) -> ControlProtocol:
-        """See ``IProtocolFactory``."""
+        """Implements ``IProtocolFactory.buildProtocol``."""
         return ControlProtocol(self)
 
     def greeted(self) -> int:
-        """How many clients have said Hello."""
+        """How many clients have sent Hello."""
         return sum(client.greeted for client in self.clients)
 
     def close(self) -> None:
@@ -77,17 +77,17 @@ class ControlProtocol(amp.AMP):
         self._is_slow = False
         self._subscription: Subscription | None = None
 
-    # -- who it is, and what it may burden us with
+    # -- authentication, and limits on what a client may use
 
     def makeConnection(self, transport: Any) -> None:
-        """See ``IProtocol``; without the line in the log that AMP has for each connection."""
+        """Connect, without the log line that AMP writes for each connection."""
         amp.BinaryBoxProtocol.makeConnection(self, transport)
 
     def connectionMade(self) -> None:
-        """See ``IProtocol``: abort the connections of those who may not enter."""
+        """Abort the connection of a peer that may not use the control port."""
         super().connectionMade()
-        strangers = len(self._factory.clients) - self._factory.greeted()
-        if strangers >= STRANGERS_AT_ONCE or not peers.may_enter(self.transport):
+        unauthenticated = len(self._factory.clients) - self._factory.greeted()
+        if unauthenticated >= MAX_UNAUTHENTICATED or not peers.is_authorized(self.transport):
             self.transport.abortConnection()
             return
         self._factory.clients.add(self)
@@ -99,7 +99,7 @@ class ControlProtocol(amp.AMP):
         self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
-        """See ``IProtocol``; AMP itself limits the parts of a box, and not the box."""
+        """Limit a whole request's size: AMP limits only the parts of a box."""
         self._box_bytes += len(data)
         if self._box_bytes > BOX_BYTES + len(data):
             self.transport.abortConnection()
@@ -110,23 +110,23 @@ class ControlProtocol(amp.AMP):
             self.transport.abortConnection()
 
     def ampBoxReceived(self, box: amp.AmpBox) -> None:
-        """See ``IBoxReceiver``."""
+        """Implements ``IBoxReceiver.ampBoxReceived``."""
         self._box_bytes = 0
         super().ampBoxReceived(box)
 
     def locateResponder(self, name: bytes) -> Any:
-        """See ``IResponderLocator``: before Hello, every other command is denied."""
+        """Find a command's responder; before Hello, every other command is denied."""
         if not self.greeted and name != commands.Hello.commandName:
             return _deny
         return super().locateResponder(name)
 
     def unhandledError(self, failure: Failure) -> None:
-        """See ``IBoxReceiver``: nonsense from a client is no failure of ours."""
+        """Disconnect without a traceback: a client's malformed request is not an internal error."""
         self._log.debug("control client: {reason}", reason=failure.getErrorMessage())
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See ``IProtocol``."""
+        """Implements ``IProtocol.connectionLost``."""
         self._factory.clients.discard(self)
         self.unsubscribe()
         if self._timer is not None:
@@ -135,21 +135,21 @@ class ControlProtocol(amp.AMP):
         amp.BinaryBoxProtocol.connectionLost(self, reason)
 
     def pauseProducing(self) -> None:
-        """See ``IPushProducer``: while it reads slowly, read no more requests, and drop events."""
+        """The client reads slowly: read no more requests, and drop events."""
         self._is_slow = True
         if self._subscription is not None:
             self._subscription.pause()
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """See ``IPushProducer``."""
+        """Implements ``IPushProducer.resumeProducing``."""
         self._is_slow = False
         if self._subscription is not None:
             self._subscription.resume()
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
-        """See ``IPushProducer``; ``connectionLost`` follows."""
+        """Implements ``IPushProducer.stopProducing``; ``connectionLost`` follows."""
 
     @commands.Hello.responder
     def hello(self, version: int) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class ControlProtocol(amp.AMP):
 
     @commands.NextPage.responder
     def next_page(self, next: int) -> dict[str, Any]:
-        """More of the list that was asked for last."""
+        """More of the list that was requested last."""
         page = self._pager.next(next)
         if page is None:
             raise commands.UnknownPage("there is no such page: ask for the list again")
@@ -265,7 +265,7 @@ class ControlProtocol(amp.AMP):
 
     @commands.Unblock.responder
     def unblock(self, **arguments: Any) -> dict[str, Any]:
-        """Let a network's clients in again."""
+        """Admit a network's clients again."""
         return {"changed": self._operations.unblock(self._actor(), **arguments).changed}
 
     @commands.ResetStats.responder
@@ -283,7 +283,7 @@ class ControlProtocol(amp.AMP):
     def _actor(self) -> Actor:
         actor = peers.actor(self.transport)
         if actor is None:
-            raise commands.Denied("it is not known who asks")
+            raise commands.Denied("the client's user is not known")
         return actor
 
     # -- events

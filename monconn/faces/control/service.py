@@ -55,15 +55,15 @@ class ControlService(Service):
         """How a client names it; None while there is none."""
 
     def privilegedStartService(self) -> None:
-        """See ``IService``: listen.
+        """Implements ``IService.privilegedStartService``: listen.
 
-        :raises ListenError: the place that was asked for cannot be had.
+        :raises ListenError: the configured address cannot be listened on.
         """
         if self._listener is None and self._config.listen is not None:
             self._listen(self._config.listen)
 
     def startService(self) -> None:
-        """See ``IService``: accept clients."""
+        """Implements ``IService.startService``: accept clients."""
         super().startService()
         for uid in (0, os.getuid()):  # now: it may take long, and block
             user_name(uid)
@@ -74,7 +74,7 @@ class ControlService(Service):
             self._listener.resume()
 
     def stopService(self) -> None:
-        """See ``IService``."""
+        """Implements ``IService.stopService``."""
         super().stopService()
         self.close_listener()
 

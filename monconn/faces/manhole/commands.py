@@ -38,7 +38,7 @@ class Commands:
     Each writes its answer; those that return a Deferred have written it when that fires. What
     cannot be done raises a :class:`~monconn.errors.MonconnError`.
 
-    :param actor: on whose behalf.
+    :param actor: the user that actions are attributed to.
     :param write: takes the text of an answer, which ends with a newline.
     :param width: characters in a line of the terminal; None if there is no terminal.
     """
@@ -102,7 +102,7 @@ class Commands:
         self._write_lines([f"{parsed} {done if result.changed else 'was blocked already'}"])
 
     def unblock(self, network: str, *, dry_run: bool = False) -> None:
-        """Let the clients of exactly this network in again."""
+        """Admit the clients of exactly this network again."""
         parsed = parse_network(str(network))
         result = self._operations.unblock(self._actor, parsed, dry_run=dry_run)
         done = "would be unblocked" if dry_run else "unblocked"
@@ -146,7 +146,7 @@ class Command:
     """A one-shot command.
 
     :param usage: its name, then what follows it; in brackets what may be left out, with ``...``
-        what may come several times. This is also how its words are checked.
+        what may come several times. Arguments are checked against it.
     :param method: called with the operands (as one list if there may be several), and with the
         options by keyword.
     """
@@ -155,25 +155,25 @@ class Command:
     help: str
     method: Callable[..., Deferred[None] | None]
 
-    def run(self, commands: Commands, words: list[str]) -> Deferred[None] | None:
-        """Carry it out.
+    def run(self, commands: Commands, arguments: list[str]) -> Deferred[None] | None:
+        """Run the command.
 
-        :raises QuestionError: the words are not those of the usage.
+        :raises QuestionError: the arguments do not match the usage.
         """
         form = self.usage.split()[1:]
         options = {each.strip("[]") for each in form if each.startswith("[--")}
         operands = [each for each in form if not each.startswith("[--")]
-        given = {word: True for word in words if word.startswith("--")}
-        words = [word for word in words if word not in given]
+        given = {word: True for word in arguments if word.startswith("--")}
+        arguments = [word for word in arguments if word not in given]
         takes_several = any("..." in each for each in operands)
         for word in given.keys() - options:
             raise QuestionError(f"there is no option {quoted(word)}")
-        if len(words) < sum(not each.startswith("[") for each in operands):
+        if len(arguments) < sum(not each.startswith("[") for each in operands):
             raise QuestionError("missing operand")
-        if len(words) > len(operands) and not takes_several:
-            raise QuestionError(f"unexpected operand {quoted(words[len(operands)])}")
+        if len(arguments) > len(operands) and not takes_several:
+            raise QuestionError(f"unexpected operand {quoted(arguments[len(operands)])}")
         by_keyword = {name[2:].replace("-", "_"): True for name in given}
-        return self.method(commands, *([words] if takes_several else words), **by_keyword)
+        return self.method(commands, *([arguments] if takes_several else arguments), **by_keyword)
 
 
 _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
@@ -199,19 +199,19 @@ class Answer:
 
 
 async def run(line: str, operations: Operations, actor: Actor) -> Answer:
-    """Carry out a line of words; nothing of it is evaluated."""
+    """Run a command line, split as a POSIX shell does; nothing of it is evaluated as Python."""
     try:
-        words = shlex.split(line)
+        arguments = shlex.split(line)
     except ValueError as error:
         return Answer(MISUSED, err=f"{quoted(line)}: {error}\n".lower())
-    if not words or words[0] not in COMMANDS:
-        problem = f"there is no command {quoted(words[0])}" if words else "no command"
+    if not arguments or arguments[0] not in COMMANDS:
+        problem = f"there is no command {quoted(arguments[0])}" if arguments else "no command"
         return Answer(MISUSED, err=f"{problem}; try: help\n")
-    command = COMMANDS[words[0]]
+    command = COMMANDS[arguments[0]]
     written: list[str] = []
     status, err = DONE, ""
     try:
-        answered = command.run(Commands(operations, actor, written.append), words[1:])
+        answered = command.run(Commands(operations, actor, written.append), arguments[1:])
         if answered is not None:
             await answered
     except (QuestionError, FilterError, AddressError) as error:

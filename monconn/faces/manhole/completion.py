@@ -1,4 +1,4 @@
-"""What the Tab key can make of a line."""
+"""Tab completion of a line at the prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME = re.compile(r"(?<![\w.])[A-Za-z_][A-Za-z0-9_.]*$")
 
 @attrs.frozen
 class Completion:
-    """The word before the cursor, and all that it could become, in order."""
+    """The word before the cursor and its possible completions, in order."""
 
     word: str
     candidates: list[str]

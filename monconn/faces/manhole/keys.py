@@ -44,7 +44,7 @@ def authorized_keys(path: str) -> list[Key]:
 
     :raises KeyFileError: others could have written it, or it cannot be read.
     """
-    # Whoever can write to a folder on either path, to a link or to what it points at, could put
+    # A user who can write to a folder on either path, to a link's or to its target's, could put
     # another file there.
     absolute, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
     folders = dict.fromkeys([*absolute.parents, *real.parents])
@@ -168,7 +168,7 @@ def _check_file(path: str, found: os.stat_result, forbidden: int) -> None:
 
 
 def _check_folders(path: str, folders: Iterable[Path]) -> None:
-    """Check that nobody else can put another file in the place of this one."""
+    """Check that no other user can replace the file."""
     for folder in folders:
         found = os.stat(folder)
         if not _is_own_or_roots(found):

@@ -25,7 +25,7 @@ from monconn.ops.operations import Operations
 
 PROMPTS = (b"\x1b[1;32mmonconn>\x1b[0m ", b"\x1b[32m     ...\x1b[0m ")
 MAX_LINE_BYTES = 1 << 16
-"""Of a line without a terminal."""
+"""The longest line of a session without a terminal."""
 
 _log = Logger(namespace="monconn.manhole")
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
@@ -79,16 +79,16 @@ class Shell(Protocol):
 
 
 class Interpreter(ManholeInterpreter):
-    """Runs lines of Python with the commands of a login at hand.
+    """Runs lines of Python, with the commands of a login as functions.
 
-    :param actor: on whose behalf the commands are.
+    :param actor: the user that actions are attributed to.
     """
 
     def __init__(self, shell: Shell, operations: Operations, actor: Actor) -> None:
         self._shell = shell
         self._answers: list[Deferred[None]] = []
         self.has_failed = False
-        """Whether the last line has raised."""
+        """Whether the last line raised an exception."""
         commands = Commands(operations, actor, self.write, lambda: shell.width)
         super().__init__(
             shell,
@@ -134,7 +134,7 @@ class Interpreter(ManholeInterpreter):
         return DeferredList(self._answers).addCallback(lambda _: goes_on)
 
     def runcode(self, *args: Any, **kwargs: Any) -> None:
-        """See ``InteractiveInterpreter``, which leaves SystemExit to its caller."""
+        """Run a code object; SystemExit, which the base class raises, ends the session."""
         self.has_failed = False
         try:
             super().runcode(*args, **kwargs)
@@ -142,7 +142,7 @@ class Interpreter(ManholeInterpreter):
             self._shell.leave()
 
     def showtraceback(self) -> None:
-        """See ``InteractiveInterpreter``; what a user can put right has no traceback."""
+        """Write the current exception; without a traceback if the user can correct it."""
         self.has_failed = True
         problem = sys.exc_info()[1]
         if isinstance(problem, MonconnError):
@@ -151,12 +151,12 @@ class Interpreter(ManholeInterpreter):
             super().showtraceback()
 
     def showsyntaxerror(self, *args: Any, **kwargs: Any) -> None:
-        """See ``InteractiveInterpreter``."""
+        """Implements ``InteractiveInterpreter.showsyntaxerror``."""
         self.has_failed = True
         super().showsyntaxerror(*args, **kwargs)
 
     def displayhook(self, obj: Any) -> None:
-        """See ``sys.displayhook``: a monitor is displayed as its totals."""
+        """Display a line's value, as ``sys.displayhook``; a monitor is displayed as its totals."""
         if isinstance(obj, Monitor):
             self.locals["_"] = obj
             self.write(obj.describe())
@@ -185,12 +185,12 @@ class Prompt(ColoredManhole):
         self._typed_ahead: list[tuple[Any, Any]] = []
 
     def connectionMade(self) -> None:
-        """See ``ITerminalProtocol``."""
+        """Implements ``ITerminalProtocol.connectionMade``."""
         super().connectionMade()
         self.interpreter = Interpreter(self, self._operations, self._actor)
 
     def initializeScreen(self) -> None:
-        """See ``RecvLine``: begin with a line about what there is."""
+        """Write a summary of the services and the first prompt; do not clear the screen."""
         registry = self._operations.registry
         services = _counted(len(registry), "service")
         live = _counted(sum(map(len, registry)), "connection")
@@ -200,7 +200,7 @@ class Prompt(ColoredManhole):
         self.terminal.write(self.ps[0])
 
     def terminalSize(self, width: int, height: int) -> None:
-        """See ``ITerminalProtocol``."""
+        """Implements ``ITerminalProtocol.terminalSize``."""
         self.width, self.height = width, height
 
     def leave(self) -> None:
@@ -208,16 +208,16 @@ class Prompt(ColoredManhole):
         self.terminal.loseConnection()
 
     def handle_QUIT(self) -> None:
-        """See ``Manhole``."""
+        """End the session (Ctrl-\\ in Twisted's key map)."""
         self.terminal.nextLine()
         self.leave()
 
     def handle_INSERT(self) -> None:
-        """See ``RecvLine``: as this class draws the line, the terminal's mode stays as it is."""
+        """Switch between insert and typeover; unlike the stock method, not the terminal's mode."""
         self.mode = "typeover" if self.mode == "insert" else "insert"
 
     def handle_TAB(self) -> None:
-        """See ``RecvLine``: complete the word before the cursor, or indent."""
+        """Complete the word before the cursor, or indent."""
         line = self.currentLineBuffer()[0].decode("ascii")
         found = complete(line, self.interpreter.locals, self._operations.registry.names())
         if not line.strip():
@@ -234,7 +234,7 @@ class Prompt(ColoredManhole):
             self.terminal.write(b"\a")
 
     def lineReceived(self, line: bytes) -> None:
-        """See ``Manhole``: run it; the prompt and what is typed meanwhile come after its answer."""
+        """Run a line; the next prompt, and input typed meanwhile, are handled after its answer."""
         self._is_running = True
         self.interpreter.run_line(line).addCallback(self._line_done)
 
@@ -249,7 +249,7 @@ class Prompt(ColoredManhole):
             self.keystrokeReceived(key, modifier)
 
     def keystrokeReceived(self, keyID: Any, modifier: Any) -> None:
-        """See ``ITerminalProtocol``; a key that is not understood rings the bell."""
+        """Handle a key; one without a binding rings the bell."""
         if self.terminal.has_left:
             return
         if self._is_running:
@@ -262,7 +262,7 @@ class Prompt(ColoredManhole):
             self.terminal.write(b"\a")
 
     def characterReceived(self, ch: bytes, moreCharactersComing: bool) -> None:
-        """See ``RecvLine``."""
+        """Insert a character, and redraw once no more follow at once."""
         index = self.lineBufferIndex
         self.lineBuffer[index : index + (self.mode == "typeover")] = [ch]
         self.lineBufferIndex += 1
@@ -282,7 +282,7 @@ class Prompt(ColoredManhole):
         self.drawInputLine()
 
     def drawInputLine(self) -> None:
-        """See ``RecvLine``: draw prompt and line anew, with the cursor in its place."""
+        """Redraw prompt and line, with the cursor in its place."""
         self.terminal.write(b"\r")
         self.terminal.eraseToLineEnd()
         self.terminal.write(self.ps[self.pn] + self._coloured_line())
@@ -323,11 +323,11 @@ class Terminal(insults.ServerProtocol):
         self.makeConnection(SimpleNamespace(write=write))
 
     def resized(self, columns: int, lines: int) -> None:
-        """Take note of the size of the client's window."""
+        """Store the size of the client's window."""
         self.terminalProtocol.terminalSize(columns, lines)
 
     def end_of_input(self) -> None:
-        """The client will send no more."""
+        """The client has sent its end of input."""
         self.loseConnection()
 
     def loseConnection(self) -> None:
@@ -377,7 +377,7 @@ class LineShell:
         self._leave(1)
 
     def addOutput(self, data: str, isAsync: bool | None = None) -> None:
-        """See ``Manhole``."""
+        """Write text to the client."""
         encoded = data.encode()
         self._last_byte = encoded[-1:] or self._last_byte
         self._write(encoded)
@@ -392,7 +392,7 @@ class LineShell:
             self._leave(1)
 
     def end_of_input(self) -> None:
-        """The client will send no more: end after what it has sent."""
+        """The client has sent its end of input: run what it has sent, then end."""
         for line in (self._unfinished_line, b"", None):  # the empty one ends a block
             self._lines.put(line)
 

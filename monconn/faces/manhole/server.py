@@ -50,7 +50,7 @@ SIGNATURES = (
 )
 """The algorithms that a client may sign with; RSA with SHA-1 is not among them."""
 CLOSE_SECONDS = 1.0
-"""How long clients may take to disconnect once they are told that the manhole closes."""
+"""How long clients may take to disconnect after the message that the manhole closes."""
 
 _log = Logger(namespace="monconn.manhole")
 
@@ -91,7 +91,7 @@ class Realm:
         self._operations = operations
 
     def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> Any:
-        """See ``IRealm``."""
+        """Implements ``IRealm.requestAvatar``."""
         if IConchUser not in interfaces:
             raise NotImplementedError("only IConchUser is provided")
         return IConchUser, User(self._operations), lambda: None
@@ -110,7 +110,7 @@ class KeyChecker:
         self._path = path
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
-        """See ``ICredentialsChecker``."""
+        """Implements ``ICredentialsChecker.requestAvatarId``."""
         try:
             return succeed(self._check(credentials))
         except (UnauthorizedLogin, error.ValidPublicKey):
@@ -145,7 +145,7 @@ class Login(userauth.SSHUserAuthServer):
     attemptsBeforeDisconnect = MAX_TRIES
 
     def auth_publickey(self, packet: bytes) -> Deferred[Any]:
-        """See ``SSHUserAuthServer``."""
+        """Check a public key; log the login or the refusal."""
         try:
             # Not left to Conch, which would also try formats other than that of the protocol.
             name = keys.fingerprint(Key.fromString(getNS(packet[1:], 2)[1], type="blob"))
@@ -190,7 +190,7 @@ class Connection(connection.SSHConnection):
     transport: Any
 
     def ssh_CHANNEL_OPEN(self, packet: bytes) -> None:
-        """See ``SSHConnection``."""
+        """Open a session; refuse and log channels of other types."""
         kind, rest = getNS(packet)
         if kind == b"session" and len(self.channels) < MAX_SESSIONS:
             super().ssh_CHANNEL_OPEN(packet)
@@ -232,24 +232,24 @@ class Transport(ssh_transport.SSHServerTransport):
     peer = "nobody"
     """Where the client is, for the log."""
     actor: Actor
-    """On whose behalf its sessions act; set by :meth:`logged_in`."""
+    """The actor of its sessions' actions; set by :meth:`logged_in`."""
     is_authenticated = False
     _login_timeout: Any = None
 
     def receiveError(self, reasonCode: int, description: str) -> None:
-        """See ``SSHTransportBase``, which logs an ordinary disconnect as an error."""
+        """Ignore an ordinary disconnect, which the base class logs as an error."""
         if reasonCode != ssh_transport.DISCONNECT_BY_APPLICATION:
             super().receiveError(reasonCode, description)
 
     def connectionMade(self) -> None:
-        """See ``IProtocol``."""
+        """Implements ``IProtocol.connectionMade``."""
         self.peer = _peer(self.transport)
         self._login_timeout = self.factory.clock.callLater(LOGIN_SECONDS, self._login_timed_out)
         self.factory.connections.add(self)
         super().connectionMade()
 
     def sendExtInfo(self, extensions: Any) -> None:
-        """See ``SSHServerTransport``, which names the algorithms of the host key only."""
+        """Announce the accepted signature algorithms; the base class sends the host key's only."""
         super().sendExtInfo([(b"server-sig-algs", b",".join(SIGNATURES))])
 
     def _login_timed_out(self) -> None:
@@ -257,7 +257,7 @@ class Transport(ssh_transport.SSHServerTransport):
         self.abort()
 
     def logged_in(self, actor: Actor) -> None:
-        """From now on there is no timeout."""
+        """The login has succeeded: cancel its timeout."""
         self.actor = actor
         self.is_authenticated = True
         self._cancel_timeout()
@@ -267,13 +267,13 @@ class Transport(ssh_transport.SSHServerTransport):
             self._login_timeout.cancel()
 
     def dataReceived(self, data: bytes) -> None:
-        """See ``IProtocol``."""
+        """Implements ``IProtocol.dataReceived``."""
         try:
             super().dataReceived(data)
         except Exception as problem:
             if self.is_authenticated:
                 raise
-            # Whoever can connect may send anything, and must not fill the log with tracebacks.
+            # Any peer may send anything, and must not fill the log with tracebacks.
             _log.warn("{peer} does not speak SSH: {why}", peer=self.peer, why=quoted(repr(problem)))
             self.abort()
 
@@ -282,7 +282,7 @@ class Transport(ssh_transport.SSHServerTransport):
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Any = None) -> None:
-        """See ``IProtocol``."""
+        """Implements ``IProtocol.connectionLost``."""
         self._cancel_timeout()
         try:
             super().connectionLost(reason)
@@ -317,7 +317,7 @@ class ManholeFactory(factory.SSHFactory):
         self._closing: Deferred[None] | None = None
 
     def buildProtocol(self, addr: Any) -> Any:
-        """See ``IFactory``: None, which closes the connection, if there are too many already."""
+        """Make a connection's protocol; None, which closes it, if there are too many already."""
         unauthenticated = sum(not each.is_authenticated for each in self.connections)
         if unauthenticated >= MAX_UNAUTHENTICATED or len(self.connections) >= MAX_CONNECTIONS:
             _log.warn("refused a connection: too many")
@@ -325,7 +325,7 @@ class ManholeFactory(factory.SSHFactory):
         return super().buildProtocol(addr)
 
     def getService(self, transport: Any, service: bytes) -> Any:
-        """See ``SSHFactory``, which raises KeyError for a service that it does not have."""
+        """Return a service, or None; the base class raises KeyError for an unknown one."""
         return super().getService(transport, service) if service in self.services else None
 
     def lost(self, connection: Transport) -> None:

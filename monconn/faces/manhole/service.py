@@ -68,7 +68,7 @@ class ManholeService(Service):
         """Its address, as ``HOST:PORT`` or ``unix:PATH``; None while it is closed."""
 
     def privilegedStartService(self) -> None:
-        """See ``IService``: listen.
+        """Implements ``IService.privilegedStartService``: listen.
 
         :raises ListenError: it cannot be opened, or only unsafely.
         """
@@ -81,12 +81,12 @@ class ManholeService(Service):
         self._log.info("manhole at {where}", where=self.where)
 
     def startService(self) -> None:
-        """See ``IService``."""
+        """Implements ``IService.startService``."""
         super().startService()
         self.privilegedStartService()
 
     def stopService(self) -> Deferred[Any] | None:
-        """See ``IService``."""
+        """Implements ``IService.stopService``."""
         super().stopService()
         return self.close_listener()
 

@@ -28,13 +28,13 @@ _log = Logger(namespace="monconn.manhole")
 
 
 class Shell(Protocol):
-    """What reads from a client."""
+    """Receives a client's input."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what was typed."""
+        """Handle input."""
 
     def end_of_input(self) -> None:
-        """The client will send no more."""
+        """The client has sent its end of input."""
 
     def resized(self, columns: int, lines: int) -> None:
         """The client's window has another size."""
@@ -61,11 +61,11 @@ class Session:
     # -- ISession
 
     def getPty(self, term: Any, windowSize: Any, modes: Any) -> None:
-        """See ``ISession``."""
+        """Implements ``ISession.getPty``."""
         self._size = _usable_size(windowSize)
 
     def openShell(self, process: Any) -> None:
-        """See ``ISession``: a prompt if there is a terminal, or else lines in and out."""
+        """Start a prompt if the client has a terminal, otherwise a :class:`LineShell`."""
         self._process = process
         arguments = (self._user.operations, self._transport.actor, self._write, self._end)
         if self._size is None:
@@ -78,7 +78,7 @@ class Session:
         process.makeConnection(_input(self._shell.dataReceived))
 
     def execCommand(self, process: Any, command: bytes) -> None:
-        """See ``ISession``."""
+        """Implements ``ISession.execCommand``."""
         self._process = process
         process.makeConnection(_input(lambda data: None))
         line = command.decode("utf-8", "replace")
@@ -89,18 +89,18 @@ class Session:
         )
 
     def windowChanged(self, windowSize: Any) -> None:
-        """See ``ISession``."""
+        """Implements ``ISession.windowChanged``."""
         self._size = lines, columns = _usable_size(windowSize)
         if self._shell is not None:
             self._shell.resized(columns, lines)
 
     def eofReceived(self) -> None:
-        """See ``ISession``; a command takes no input and goes on."""
+        """Implements ``ISession.eofReceived``; a command takes no input and goes on."""
         if self._shell is not None:
             self._shell.end_of_input()
 
     def closed(self) -> None:
-        """See ``ISession``."""
+        """Implements ``ISession.closed``."""
         self._process = None
 
     # -- what it does

@@ -24,7 +24,7 @@ def style_of(name: str, value: Any) -> str:
     """The colour of a field's value; empty for none.
 
     States other than open have one each. A reason is red if something broke off, yellow if it is
-    a limit or somebody's decision, and has none if the connection ended in good order.
+    a limit or the operator's decision, and has none after an orderly close.
     """
     text = str(value or "")
     if name == "state":

@@ -20,7 +20,7 @@ Order = Literal["rate", "down", "up", "age", "idle", "id"]
 
 ORDERS: tuple[Order, ...] = ("rate", "down", "up", "age", "idle", "id")
 MAX_ROWS = 500
-"""However far down the user goes, no more rows are asked for."""
+"""The most rows to query, however far down the user goes."""
 TREND_LENGTH = 120
 MIN_RATE_SECONDS = 0.2
 """Between two samples of the services' totals, for a rate to mean anything."""
@@ -130,7 +130,7 @@ class Model:
         return Query(self.order, self.filter, limit, self.closed.height)
 
     def next_order(self, steps: int = 1) -> None:
-        """Sort by the next of the orders, or by the one so many steps on."""
+        """Sort by the order that is ``steps`` further in the list."""
         self.order = ORDERS[(ORDERS.index(self.order) + steps) % len(ORDERS)]
         self.paused = False
         self.live.to_top()
@@ -175,7 +175,7 @@ class Model:
 
     @property
     def rows(self) -> Sequence[Row]:
-        """The live connections, as far as they were asked for."""
+        """The live connections, as far as they were queried."""
         return self.snapshot.rows
 
     @property
@@ -184,7 +184,7 @@ class Model:
         return self.snapshot.closed
 
     def service_rows(self, limit: int) -> list[Row]:
-        """So many services at most, with rates; if there are several, the last row sums them up."""
+        """At most ``limit`` services, with rates; of several, the last row is the sum."""
         rows = [self._with_rates(row, row["sid"]) for row in self.snapshot.services]
         if len(rows) < 2 or limit < 2:
             return rows[:limit]
@@ -233,7 +233,7 @@ class Model:
     # -- what the server answered
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take over what the server answered, unless it is no longer asked for."""
+        """Take over what the server answered, unless the query has changed since."""
         self.lost = ""
         if snapshot.query.details is not None:
             self._update_details(snapshot)
@@ -284,7 +284,7 @@ def _service_rates(before: Snapshot, now: Snapshot) -> dict[Any, float]:
     for row in now.services:
         for way in ("up", "down"):
             moved = row[way] - earlier.get(row["sid"], row)[way]
-            # Totals go back when somebody resets them.
+            # Totals decrease when they are reset.
             rate = max(moved, 0) / seconds if seconds > 0 else 0.0
             rates[row["sid"], way] = rate
             rates["", way] = rates.get(("", way), 0.0) + rate

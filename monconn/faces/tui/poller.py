@@ -17,7 +17,7 @@ from monconn.ops.filters import Filter
 
 
 class Caller(Protocol):
-    """As much of :class:`monconn.faces.control.client.Client` as is needed."""
+    """The part of :class:`monconn.faces.control.client.Client` that the poller needs."""
 
     hello: dict[str, str]
 
@@ -42,7 +42,7 @@ class ActionRequest:
 
 @attrs.frozen
 class ActionResult:
-    """What became of an action, as a message."""
+    """The result of an action, as a message."""
 
     message: str
     failed: bool = False
@@ -133,7 +133,9 @@ class Poller:
             self._notify(self._answer(query))
         except CommandFailed as error:
             self._notify(Refused(str(error)))
-        except Exception as error:  # it is gone, or what it sends is not the control protocol
+        except (
+            Exception
+        ) as error:  # disconnected, or the server does not speak the control protocol
             self._disconnect()
             self._notify(Lost(str(error) or type(error).__name__))
 

@@ -26,7 +26,7 @@ SILENT_SECONDS = 3.0
 MESSAGE_SECONDS = 6.0
 """How long a message stays."""
 MAX_FILTER_CHARACTERS = 4000
-"""Far more than anybody types; a value on the wire holds 65,535 bytes."""
+"""The longest filter, in characters; a value on the wire holds 65,535 bytes."""
 _KEYS = (
     ("Enter", "open"),
     ("c", "close"),
@@ -159,7 +159,7 @@ class TopApp(App[int]):
         self.poller.set_query(self.model.query())
 
     def _changed(self) -> None:
-        """What is asked for or shown may have changed."""
+        """Apply a change of what to query or to display."""
         self._set_query()
         self.draw()
 
@@ -344,7 +344,7 @@ def run_top(where: str, *, seconds: float = 1.0) -> int:
     :param where: its control port, as :class:`monconn.faces.control.client.Client` takes it.
     :param seconds: between two polls.
     :returns: the exit status.
-    :raises NoServer: nobody answers there to begin with.
+    :raises NoServer: no server answers there at the start.
     """
     Client(where).close()
     status = TopApp(lambda: Client(where), where, seconds).run()

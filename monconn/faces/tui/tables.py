@@ -1,7 +1,7 @@
 """Rows as lines of a table that is as wide as the screen.
 
 The columns are those of :mod:`monconn.ops.rows`; added here are trends, and what a full screen has
-room for. The look is also decided here: how widths are shared out, colours, and how a cell is cut.
+room for. Column widths, colours, and how a cell is cut are also decided here.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Table:
 
 
 def live_table(trends: Trends) -> Table:
-    """Of the live connections."""
+    """The table of live connections."""
     last_rates = attrs.evolve(
         _TREND, order="rate", value=lambda row: trend(trends.of(row["id"]), _MAX_TREND)
     )
@@ -88,12 +88,12 @@ def live_table(trends: Trends) -> Table:
 
 
 def closed_table() -> Table:
-    """Of the connections that were closed last."""
+    """The table of the connections that were closed last."""
     return Table([*ClosedConnectionRow.columns(), *ClosedConnectionRow.columns("detail")])
 
 
 def service_table() -> Table:
-    """Of the services, whose rows have rates and trends from the model."""
+    """The table of the services; rates and trends come from the model."""
     up_rate, down_rate = ConnectionRow.columns("up_rate", "down_rate")
     rates = (
         attrs.evolve(up_rate, importance=5),
@@ -150,6 +150,6 @@ def _sized(text: str, column: Column, cells: int) -> str:
         return padding + text if is_trend or column.align == "right" else text + padding
     if is_trend or column.unit == "time":
         return text[-cells:]  # the newest bars; the time of day without its date
-    # The end of an address, and of a number, tells more than its middle.
+    # Addresses and numbers differ most at their end: cut the middle.
     at_end = (cells - 1) // 2
     return set_cell_size(text, cells - 1 - at_end) + "…" + text[len(text) - at_end :]

@@ -49,10 +49,10 @@ class ConnectListener(Protocol):
 class Connector:
     """Connects to one backend.
 
-    It also has the attempts wait that find the queue of a backend's UNIX socket full: ``connect``
-    fails with ``EAGAIN`` then, and no event tells when there is room again. As the queue is the
-    same for all, only the first one that waits is tried, so that thousands of them cost no more
-    than one; while some wait, new ones wait behind them.
+    It also queues the attempts that find the accept queue of a backend's UNIX socket full:
+    ``connect`` fails with ``EAGAIN`` then, and no event reports when there is room again. As all
+    attempts share that accept queue, only the first one is retried, so that thousands of waiting
+    attempts cost no more than one; while some wait, new ones wait behind them.
 
     :param resolver: knows the backend's addresses.
     :param loop: reports the sockets' events.
@@ -66,11 +66,11 @@ class Connector:
         self.loop = loop
         self.clock = clock
         self.waiting: dict[ConnectAttempt, None] = {}
-        """Those that wait, in order; a dict, as one that is given up leaves in O(1)."""
+        """The waiting attempts, in order; a dict, so that removing one takes O(1)."""
         self._timer: IDelayedCall | None = None
 
     def wait(self, attempt: ConnectAttempt) -> None:
-        """Try again when those who wait already have been served."""
+        """Try again after the attempts that are waiting already."""
         self.waiting[attempt] = None
         if self._timer is None:
             self._timer = self.clock.callLater(RETRY_SECONDS, self._retry)
@@ -103,7 +103,7 @@ class ConnectAttempt:
     """Tries a backend's addresses one after the other; the relay limits how long that may take.
 
     :param connector: of the backend.
-    :param listener: told what becomes of it.
+    :param listener: notified of success or failure.
     """
 
     __slots__ = ("_addresses", "_connector", "_is_over", "_listener", "_sock", "_timeout")
@@ -196,7 +196,7 @@ class ConnectAttempt:
         self._connected(events)
 
     def failed(self) -> None:
-        """Report a fault of ours; it may have been in what followed the connect."""
+        """Report an unexpected exception; it may have been raised after the connect succeeded."""
         self._listener.failed()
 
     def _connected(self, events: int = 0) -> None:

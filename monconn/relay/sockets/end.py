@@ -38,10 +38,10 @@ LEAST_BYTES = 1 << 14
 """How much one read may return if the other side has hardly any room: what the kernel does not take
 then is queued for as long as its peer does not read."""
 SPLICE_FROM_BYTES = 1 << 15
-"""Smaller chunks cost less copied than spliced: a splice is two system calls, and one more asks how
-much room there is."""
+"""Smaller chunks cost less copied than spliced: a splice is two system calls, and one more
+queries the room there is."""
 TURN_BYTES = 1 << 20
-"""About how much one side passes on before others have their turn."""
+"""About how much one side passes on before other connections are served."""
 
 HAS_SPLICE = hasattr(os, "splice")
 
@@ -52,8 +52,8 @@ _buffer = memoryview(bytearray(COPY_BYTES))
 
 # EPOLLERR alone is a failure: EPOLLHUP also comes when both sides have ended in order.
 _BROKEN = ERR
-# Once one of these was reported, a read that brings less than was asked for may not have emptied
-# the socket: no further event tells of an end that has come already, and recv stops short of TCP's
+# Once one of these was reported, a read that returns less than its limit may not have emptied
+# the socket: no further event reports an end that has arrived already, and recv stops at TCP's
 # urgent mark. Then each read must be followed by another, until EAGAIN or the end.
 _READ_ON = PRI | RDHUP | HUP | ERR
 # The same, for a reason that is no event: among a UNIX socket's bytes there may be descriptors,
@@ -184,12 +184,12 @@ class SocketEnd:
     def dial(self) -> None:
         """Begin to connect to the backend."""
         assert self._connector is not None
-        # Kept before it begins: a UNIX socket is connected, or refused, at once.
+        # Stored before it begins: a UNIX socket is connected, or refused, within begin().
         attempt = self._attempt = ConnectAttempt(self._connector, self)
         attempt.begin()
 
     def connect_succeeded(self, sock: socket.SocketType, events: int) -> None:
-        """See :class:`~monconn.relay.sockets.connect.ConnectListener`."""
+        """Implements ``ConnectListener.connect_succeeded``."""
         self._attempt = None
         has_ended = self._output_ended
         self._attach(sock)
@@ -198,13 +198,13 @@ class SocketEnd:
         # A client over one of Twisted's transports may have sent bytes, and its end, before.
         if self.phase != "closed" and (self.send_queue.blocked or has_ended):
             self.send_queue.flush()
-        # The event that brought us here may have told of more than that we are connected; being
+        # The event that completed the connect may also report input or an end; being
         # edge-triggered, it is not repeated.
         if events != OUT and self.phase != "closed":
             self.ready(events)
 
     def connect_failed(self, reason: Reason, detail: str) -> None:
-        """See :class:`~monconn.relay.sockets.connect.ConnectListener`."""
+        """Implements ``ConnectListener.connect_failed``."""
         self._attempt = None
         self._dispose()
         self.reports.connect_failed(self, reason, detail)
@@ -212,7 +212,7 @@ class SocketEnd:
     # -- called by the loop
 
     def ready(self, events: int) -> None:
-        """See :class:`~monconn.relay.sockets.loop.SocketHandler`."""
+        """Implements ``SocketHandler.ready``."""
         if self.send_queue.blocked and events & _WRITABLE:
             self.send_queue.flush()
         if events & _READABLE and self.phase != "closed":
@@ -225,7 +225,7 @@ class SocketEnd:
                 self._read()
 
     def _handle_unread_events(self, events: int) -> None:
-        """Act on an event of a peer that is not read from now."""
+        """Act on an event of a peer while it is on hold."""
         if self.phase == "resetting":
             if events & _BROKEN:
                 self._leave()
@@ -257,7 +257,7 @@ class SocketEnd:
         return None
 
     def failed(self) -> None:
-        """See :class:`~monconn.relay.sockets.loop.SocketHandler`: have the relay end."""
+        """Implements ``SocketHandler.failed``: have the relay end."""
         if hasattr(self, "reports"):  # else both sides are closed
             self.reports.end("error", True)
 
@@ -320,7 +320,7 @@ class SocketEnd:
             return self._cannot_read(error)
         if not count:
             self._shared.pipes.give_back(pipe)
-            return self._copy()  # which knows the end of input from an urgent mark
+            return self._copy()  # which can distinguish the end of input from an urgent mark
         self.record.count(self._direction, count, self._loop.now)
         self._is_bulk = count >= SPLICE_FROM_BYTES
         self.record.pipe = "splice"
@@ -363,12 +363,12 @@ class SocketEnd:
         self._loop.rearm(self._fd)
 
     def hold(self, hold: int) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.hold``."""
         self.holds |= hold
         self._has_unread = True  # we may be amid reading
 
     def release(self, hold: int) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.release``."""
         if not self.holds & hold:
             return
         self.holds &= ~hold
@@ -381,12 +381,12 @@ class SocketEnd:
     # -- writing, and reports of the send queue and the stages
 
     def filled(self) -> None:
-        """See :class:`~monconn.relay.sockets.send_queue.QueueOwner`."""
+        """Implements ``QueueOwner.filled``."""
         if self.phase != "closed":
             self.reports.filled(self)
 
     def flushed(self) -> None:
-        """See :class:`~monconn.relay.sockets.send_queue.QueueOwner`."""
+        """Implements ``QueueOwner.flushed``."""
         if self._output_ended and not self._has_output():
             self.send_queue.end()
         if self.phase == "open":
@@ -395,12 +395,12 @@ class SocketEnd:
             self._leave()
 
     def stages_drained(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.stages_drained``."""
         if self._output_ended and not self.send_queue.blocked:
             self.flushed()
 
     def set_stages(self, stages: StageChain | None) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.set_stages``."""
         self.stages = stages
         self.sink = self.send_queue if stages is None else stages
 
@@ -409,7 +409,7 @@ class SocketEnd:
         return self.send_queue.blocked or (self.stages is not None and self.stages.held() > 0)
 
     def cannot_write(self) -> None:
-        """See :class:`~monconn.relay.sockets.send_queue.QueueOwner`.
+        """Implements ``QueueOwner.cannot_write``.
 
         The peer has reset (ECONNRESET), closed before all was delivered (EPIPE) or vanished
         (ETIMEDOUT). What it sent before that is in the socket, and is read as far as possible.
@@ -428,7 +428,7 @@ class SocketEnd:
     # -- called by the relay
 
     def end_writing(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.end_writing``."""
         if self._output_ended or self.phase == "closed":
             return
         self._output_ended = True
@@ -438,7 +438,7 @@ class SocketEnd:
             self.send_queue.end()
 
     def close(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.close``."""
         if self.phase == "connecting":
             self._leave()
         elif self.phase == "open":
@@ -456,7 +456,7 @@ class SocketEnd:
                 self._leave()
 
     def reset(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.reset``."""
         if self.phase == "connecting":
             self._leave()
         elif self.phase == "open":
@@ -467,7 +467,7 @@ class SocketEnd:
                 self._shared.deliveries.add(self)
 
     def abort(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.abort``."""
         if self.phase == "closed":
             return
         if self._sock is not None:
@@ -475,25 +475,25 @@ class SocketEnd:
         self._leave()
 
     def enable_keepalive(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.enable_keepalive``."""
         if not self._has_keepalive and self._sock is not None:
             self._has_keepalive = True
             enable_keepalive(self._sock)
 
     def tcp_info(self) -> bytes | None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.tcp_info``."""
         return None if self._sock is None else tcp_info(self._sock)
 
     def pending_bytes(self) -> int:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.pending_bytes``."""
         return self.send_queue.held() + self.send_queue.unacknowledged()
 
     def delivered_bytes(self) -> int:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.delivered_bytes``."""
         return self.send_queue.sent - self.send_queue.unacknowledged()
 
     def is_delivered(self) -> bool:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.is_delivered``."""
         return not (self._has_output() or self.send_queue.unacknowledged())
 
     # -- the end

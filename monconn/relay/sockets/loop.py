@@ -1,10 +1,10 @@
-"""The relay's sockets in an epoll: the reactor's own, or one of ours.
+"""The relay's sockets in an epoll: the reactor's own, or a separate one.
 
-An event on them costs no dispatch of Twisted's. Sockets are registered once, edge-triggered, for
+Events bypass Twisted's dispatch. Sockets are registered once, edge-triggered, for
 input and output at the same time. So pausing and resuming one costs no system call
 (level-triggered, each needs an ``epoll_ctl``), and one that hangs up while it is paused is reported
 once: ``EPOLLHUP`` and ``EPOLLERR`` cannot be masked, and level-triggered they would wake the loop
-without end. The price is that whoever stops reading before the socket is empty must
+without end. The price is that a handler that stops reading before the socket is empty must
 :meth:`SocketLoop.rearm` it.
 """
 
@@ -31,7 +31,7 @@ HUP: int = getattr(select, "EPOLLHUP", 16)
 RDHUP: int = getattr(select, "EPOLLRDHUP", 8192)
 
 EVENTS_A_TURN = 128
-"""How many sockets are served before the reactor's other descriptors have their turn."""
+"""How many sockets are served before the reactor's other descriptors are."""
 
 
 class SocketHandler(Protocol):
@@ -173,13 +173,13 @@ class NestedSocketLoop(SocketLoop):
         """Ignore that the reactor has stopped: :meth:`close` closes the epoll."""
 
     def add(self, fd: int, handler: SocketHandler) -> None:
-        """See :meth:`SocketLoop.add`; the first socket has the reactor watch the epoll."""
+        """Register a socket; with the first one, the reactor begins to watch the epoll."""
         super().add(fd, handler)
         if len(self._handlers) == 1:
             self._reactor.addReader(self)
 
     def remove(self, fd: int) -> None:
-        """See :meth:`SocketLoop.remove`; after the last socket the reactor watches no longer."""
+        """Unregister a socket; after the last one, the reactor no longer watches the epoll."""
         super().remove(fd)
         if not self._handlers:
             self._reactor.removeReader(self)

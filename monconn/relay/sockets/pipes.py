@@ -11,7 +11,7 @@ from twisted.logger import Logger
 PIPE_BYTES = 1 << 20
 """The most that an unprivileged user may ask for (``/proc/sys/fs/pipe-max-size``)."""
 SHORTAGE_SECONDS = 1.0
-"""How long bytes are copied once no pipe was to be had, before another is asked for."""
+"""After no pipe could be made: how long bytes are copied before it is tried again."""
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # in Python since 3.10, on Linux
 
 
@@ -31,7 +31,7 @@ class Pipe:
 
 
 class PipePool:
-    """Lends pipes, and reuses those that come back empty: making one costs three system calls.
+    """Lends pipes, and reuses those that are returned empty: making one costs three system calls.
 
     :param kept: how many empty pipes to retain.
     :param lent: how many may be lent at once. It bounds what stalled connections hold in the
@@ -52,7 +52,7 @@ class PipePool:
         return len(self._free)
 
     def take(self) -> Pipe | None:
-        """An empty pipe; None if there is none to be had and the bytes must be copied."""
+        """An empty pipe; None if none is available and the bytes must be copied."""
         if self._free:
             pipe = self._free.pop()
         elif self._may_lend <= 0 or time.monotonic() < self._try_again:

@@ -64,7 +64,7 @@ class SendQueue:
         """Bytes that the kernel took, ever."""
 
     def connect_succeeded(self, sock: socket.SocketType, fd: int) -> None:
-        """Begin, with a connected socket; what is queued already waits for :meth:`flush`."""
+        """Start writing to a connected socket; what is queued already waits for :meth:`flush`."""
         self._sock, self._fd, self.blocked = sock, fd, bool(self._pending)
 
     def send(self, chunk: bytes | memoryview) -> None:

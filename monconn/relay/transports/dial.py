@@ -24,7 +24,7 @@ Dial = Callable[[IProtocol], "Deferred[Any]"]
 
 _KINDS_WITH_TIMEOUT = frozenset({"tcp", "ssl", "tls", "unix"})
 _ENDPOINT_TIMEOUT_SECONDS = 3600
-"""Longer than any connect timeout of the relay's, which holds for every kind of endpoint."""
+"""Longer than any connect timeout of the relay, which applies to every kind of endpoint."""
 
 
 class NamelessCertificate(Exception):
@@ -32,7 +32,7 @@ class NamelessCertificate(Exception):
 
 
 class NoBackend(Exception):
-    """It could not be chosen where to forward a client: a fault on our side."""
+    """Choosing the backend for a client failed: a fault on our side."""
 
 
 class OneProtocol(Factory):

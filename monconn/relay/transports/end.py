@@ -39,7 +39,7 @@ from monconn.relay.transports.dial import Dial, NamelessCertificate, NoBackend, 
 from monconn.relay.transports.writer import Writer, writer_to
 
 EARLY_BYTES = 65536
-"""How much is held for a backend that is not connected yet before its client is held back."""
+"""How much is queued for a backend that is not connected yet before its client is put on hold."""
 RESET_POLL_SECONDS = 0.5
 """How often a side that we do not read from is checked for a reset."""
 
@@ -50,15 +50,15 @@ class TransportShared:
 
     clock: Clock
     deadlines: Deadlines
-    """Checks for resets those that are not read from."""
+    """Checks Ends that are on hold for resets."""
     deliveries: DeliveryWatch
-    """Resets once everything is delivered."""
+    """Resets Ends once everything is delivered."""
     keepalive: bool = True
     """Whether the kernel is to probe silent peers."""
 
     @classmethod
     def of(cls, clock: Clock, *, keepalive: bool = True) -> TransportShared:
-        """One with timers of its own."""
+        """An instance with its own timers."""
         return cls(clock, Deadlines(clock), DeliveryWatch(clock), keepalive)
 
 
@@ -160,7 +160,7 @@ class TransportEnd(Protocol):
             self._attach()
 
     def enable_keepalive(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.enable_keepalive``."""
         if self._keepalive and self._socket is not None and self._is_tcp() and not self._is_over():
             self._keepalive = False
             enable_keepalive(self._socket)
@@ -183,7 +183,7 @@ class TransportEnd(Protocol):
             self.reports.drained(self)
 
     def _is_tcp(self) -> bool:
-        # The transport's interfaces do not tell: Twisted's UNIX ones provide ITCPTransport too.
+        # Not by interface: Twisted's UNIX transports provide ITCPTransport too.
         return self._socket is not None and self._socket.family != socket.AF_UNIX
 
     def _is_over(self) -> bool:
@@ -192,7 +192,7 @@ class TransportEnd(Protocol):
     # -- holds
 
     def hold(self, hold: int) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.hold``."""
         held, self.holds = self.holds, self.holds | hold
         if not held:
             self._stop_reading()
@@ -204,7 +204,7 @@ class TransportEnd(Protocol):
             self._check_for_reset_later()
 
     def release(self, hold: int) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.release``."""
         if not self.holds & hold:
             return
         self.holds &= ~hold
@@ -235,19 +235,19 @@ class TransportEnd(Protocol):
 
     @property
     def sink(self) -> ByteSink:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.sink``."""
         return self if self.stages is None else self.stages
 
     def set_stages(self, stages: StageChain | None) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.set_stages``."""
         self.stages = stages
 
     def room(self) -> int:
-        """See :class:`~monconn.relay.ends.ByteSink`."""
+        """Implements ``ByteSink.room``."""
         return 0 if self.phase != "open" or self._writer is None else self._writer.room()
 
     def send(self, data: bytes | memoryview) -> None:
-        """See :class:`~monconn.relay.ends.ByteSink`."""
+        """Implements ``ByteSink.send``."""
         held, self._written = self._written, self._written + len(data)
         if self.phase == "connecting":
             self._early.append(bytes(data))
@@ -259,7 +259,7 @@ class TransportEnd(Protocol):
     # -- called by the relay
 
     def end_writing(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.end_writing``."""
         if self._output_ended or self.phase == "closed":
             return
         self._output_ended = True
@@ -269,11 +269,11 @@ class TransportEnd(Protocol):
             self._finish_output()
 
     def stages_drained(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.stages_drained``."""
         self._finish_output()
 
     def _finish_output(self) -> None:
-        """Send the end, and close, if that is asked for; Twisted delivers what it holds before."""
+        """Send the end, or close, as requested; Twisted delivers what it holds before."""
         if self.phase not in ("open", "draining") or self.transport is None:
             return
         if self.stages is not None and self.stages.held():
@@ -291,7 +291,7 @@ class TransportEnd(Protocol):
             self.transport.loseConnection()
 
     def close(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.close``."""
         if self.phase == "connecting":
             self.phase = "draining"
             self._give_up_dialling()
@@ -311,7 +311,7 @@ class TransportEnd(Protocol):
                 self._finish_output()
 
     def reset(self) -> None:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.reset``."""
         if self.phase == "connecting":
             self.phase = "resetting"
             self._give_up_dialling()
@@ -325,7 +325,7 @@ class TransportEnd(Protocol):
             self._shared.deliveries.add(self)
 
     def abort(self) -> None:
-        """See :class:`~monconn.relay.ends.End`; Twisted reports it as closed in a later turn."""
+        """Implements ``End.abort``; Twisted reports it as closed in a later turn."""
         if self.phase == "closed":
             return
         self.phase = "resetting"
@@ -357,11 +357,11 @@ class TransportEnd(Protocol):
             self.stages.close()
 
     def tcp_info(self) -> bytes | None:
-        """See :class:`~monconn.relay.ends.End`; once it is closed, what was known last."""
+        """Implements ``End.tcp_info``; once it is closed, what was known last."""
         return None if self._socket is None else self._socket.tcp_info()
 
     def pending_bytes(self) -> int:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.pending_bytes``."""
         if self.phase == "closed":
             return 0
         # A UNIX socket's bytes are in the receiver's queue, and stay readable if the sender closes.
@@ -371,11 +371,11 @@ class TransportEnd(Protocol):
         return buffered_bytes(self._descriptor) + in_kernel
 
     def delivered_bytes(self) -> int:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.delivered_bytes``."""
         return self._written - self.pending_bytes()
 
     def is_delivered(self) -> bool:
-        """See :class:`~monconn.relay.ends.End`."""
+        """Implements ``End.is_delivered``."""
         return not (self.pending_bytes() or (self.stages is not None and self.stages.held()))
 
     # -- called by the transport

@@ -84,7 +84,7 @@ class TlsWriter(Writer):
         self._connection: Any = transport.getHandle()
 
     def write(self, data: bytes | memoryview) -> None:
-        """See :meth:`Writer.write`."""
+        """Encrypt bytes, and pass the records to the kernel at once."""
         left = memoryview(data)
         while left:
             try:

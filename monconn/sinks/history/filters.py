@@ -39,7 +39,7 @@ class Condition(Protocol):
 
 @attrs.frozen
 class HistoryFilter:
-    """Which rows of a history are wanted; None wants them all."""
+    """Conditions on the rows of a history; None is no condition."""
 
     service: str | None = None
     client: Network | None = None
@@ -72,9 +72,9 @@ def make_filter(
     :raises AddressError: the client is no network.
     :raises QuestionError: the reason is unknown, or since is not before until.
     """
-    words = (*REFUSALS, *ALARM_KINDS, *ACTION_KINDS) if events else REASONS
-    if reason is not None and reason not in words:
-        raise QuestionError(f"{quoted(reason)} is none of {', '.join(words)}")
+    known = (*REFUSALS, *ALARM_KINDS, *ACTION_KINDS) if events else REASONS
+    if reason is not None and reason not in known:
+        raise QuestionError(f"{quoted(reason)} is none of {', '.join(known)}")
     if since is not None and since >= (time.time() if until is None else until):
         raise QuestionError("there is no time between since and until")
     network = None if client is None else parse_network(client)
@@ -107,7 +107,7 @@ def where(
             selection.client.network_address.packed,
             selection.client.broadcast_address.packed,
         )
-        # The length tells IPv4 from IPv6: as bytes, one may lie between two of the other.
+        # Compare the length first: as bytes, an IPv4 address may lie between two IPv6 ones.
         conditions.append(f"length(client_address) = {len(first)}")
         conditions.append(f"client_address BETWEEN :first{tag} AND :last{tag}")
         values.update({f"first{tag}": first, f"last{tag}": last})

@@ -80,18 +80,18 @@ def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _event_dict(row: dict[str, Any]) -> dict[str, Any]:
-    shown = {"event": row["event"], "at": iso_time(row["at"])}
+    values = {"event": row["event"], "at": iso_time(row["at"])}
     if row["event"] == "alarm":
-        shown.update(alarm=row["word"], service=row["service"], device=row["client"])
-        shown["over"] = bool(row["over"])
+        values.update(alarm=row["word"], service=row["service"], device=row["client"])
+        values["over"] = bool(row["over"])
     elif row["event"] == "refused":
-        shown.update(service=row["service"], client=row["client"], client_ip=row["client_ip"])
-        shown.update(refusal=row["word"], code="PR", count=row["count"])
+        values.update(service=row["service"], client=row["client"], client_ip=row["client_ip"])
+        values.update(refusal=row["word"], code="PR", count=row["count"])
     elif row["event"] == "action":
-        shown.update(service=row["service"], action=row["word"], actor=row["client"])
-        shown["count"] = row["count"]
+        values.update(service=row["service"], action=row["word"], actor=row["client"])
+        values["count"] = row["count"]
     elif row["event"] == "lost":
-        shown["count"] = row["count"]
+        values["count"] = row["count"]
     if row["detail"]:
-        shown["detail"] = row["detail"]
-    return shown
+        values["detail"] = row["detail"]
+    return values

@@ -50,7 +50,7 @@ class WriteQueue(Observer):
         self.add(alarm)
 
     def acted(self, action: Action) -> None:
-        """See :meth:`IActionObserver.acted`."""
+        """Implements ``IActionObserver.acted``: queue the action to be written."""
         self.add(action)
 
     def add(self, item: Item) -> None:

@@ -22,8 +22,8 @@ from monconn.sinks.history.schema import open_for_writing
 from monconn.sinks.history.store import Event, write
 
 
-def monconn(*words: str) -> Result:
-    return CliRunner().invoke(main, list(words))
+def monconn(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
 
 
 def moment(text: str | None) -> float | None:
@@ -49,13 +49,13 @@ def test_no_time_given() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-2h", "2026-13-01", "0001-01-01"])
-def test_what_is_no_time(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"is neither a time ago, such as 2h, nor a date"):
         moment(text)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (("history", "--since", "soon"), "is neither a time ago"),
         (("history", "--csv", "--json"), "--csv or --json, not both"),
@@ -63,10 +63,10 @@ def test_what_is_no_time(text: str) -> None:
         (("report", "--since", "soon"), "is neither a time ago"),
     ],
 )
-def test_mistakes_in_the_command(words: tuple[str, ...], said: str) -> None:
-    result = monconn(*words)
+def test_mistakes_in_the_command(arguments: tuple[str, ...], message: str) -> None:
+    result = monconn(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["history", "report"])

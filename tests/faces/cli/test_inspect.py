@@ -23,7 +23,7 @@ from monconn.faces.cli.main import main
 from monconn.monitor.monitor import Monitor
 from monconn.ops.operations import Operations
 from tests import ROOT
-from tests.faces.control.conftest import MadeUp, Port
+from tests.faces.control.conftest import FakeConnection, Port
 
 HANG_SECONDS = 30.0
 EXAMPLE = ROOT / "examples" / "control_client.py"
@@ -36,19 +36,19 @@ class Services:
     port: Port
     web: Monitor
     ssh: Monitor
-    connections: list[MadeUp]
+    connections: list[FakeConnection]
 
-    def monconn(self, *words: str) -> Result:
-        return CliRunner().invoke(main, [*words, "--control", self.port.where])
+    def monconn(self, *arguments: str) -> Result:
+        return CliRunner().invoke(main, [*arguments, "--control", self.port.where])
 
-    def lines(self, *words: str) -> list[list[str]]:
+    def lines(self, *arguments: str) -> list[list[str]]:
         """Each line that is printed, split at blanks."""
-        result = self.monconn(*words)
+        result = self.monconn(*arguments)
         assert result.exit_code == 0, result.output
         return [line.split() for line in result.stdout.splitlines() if line.strip()]
 
-    def json(self, *words: str) -> Any:
-        result = self.monconn(*words, "--json")
+    def json(self, *arguments: str) -> Any:
+        result = self.monconn(*arguments, "--json")
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
@@ -96,8 +96,8 @@ def test_list_is_a_table(services: Services) -> None:
 
 @with_services
 def test_list_takes_options(services: Services) -> None:
-    def ids(*words: str) -> list[int]:
-        return [row["id"] for row in services.json("list", *words)]
+    def ids(*arguments: str) -> list[int]:
+        return [row["id"] for row in services.json("list", *arguments)]
 
     web, web6, ssh = (each.record.id for each in services.connections)
     assert ids() == [web, web6, ssh]
@@ -120,8 +120,8 @@ def test_closed_connections_have_a_reason(services: Services) -> None:
     head, _, row = services.lines("list", "--closed")
     assert head == ["ID", "CLIENT", "SERVICE", "REASON", "CODE", "UP", "DOWN", "LASTED", "CLOSED"]
     assert row[:5] == [str(record.id), "192.0.2.1:1024", "web", "operator", "KD"]
-    (shown,) = services.json("list", "--closed")
-    assert shown["reason"] == "operator"
+    (printed,) = services.json("list", "--closed")
+    assert printed["reason"] == "operator"
 
 
 @with_services
@@ -140,9 +140,9 @@ def test_stats(services: Services) -> None:
     assert web[:6] == ["web", ":80", "10.0.0.5:80", "2", "2", "2"]
     assert ssh[0] == "ssh"
     assert [row["sid"] for row in services.json("stats")] == ["web", "ssh"]
-    shown = services.json("stats", "web")
-    assert shown["ips"] == ["192.0.2.1", "2001:db8::1"]
-    assert shown["up"] == 5734
+    printed = services.json("stats", "web")
+    assert printed["ips"] == ["192.0.2.1", "2001:db8::1"]
+    assert printed["up"] == 5734
     assert services.monconn("stats", "ftp").exit_code == 1
 
 
@@ -243,14 +243,14 @@ def watching(port: Port, *options: str) -> Iterator[IO[str]]:
     subscribed = threading.Event()
     subscribe = Operations.subscribe
 
-    def subscribe_and_tell(self: Operations, *args: Any, **kwargs: Any) -> Any:
+    def subscribe_and_notify(self: Operations, *args: Any, **kwargs: Any) -> Any:
         subscription = subscribe(self, *args, **kwargs)
         subscribed.set()
         return subscription
 
     command = [sys.executable, "-c", "from monconn.faces.cli.main import main; main()", "events"]
     with (
-        patch.object(Operations, "subscribe", subscribe_and_tell),
+        patch.object(Operations, "subscribe", subscribe_and_notify),
         subprocess.Popen(
             [*command, *options, "--control", port.where], stdout=subprocess.PIPE, text=True
         ) as process,
@@ -264,15 +264,15 @@ def watching(port: Port, *options: str) -> Iterator[IO[str]]:
 
 
 @with_services
-def test_a_client_of_nothing_but_sockets(services: Services) -> None:
+def test_a_client_that_uses_only_sockets(services: Services) -> None:
     path = services.port.where.removeprefix("unix:")
-    shown = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, EXAMPLE, path], capture_output=True, text=True, check=True, timeout=30
     ).stdout.splitlines()
     record = services.connections[0].record
-    assert shown[0].startswith("monconn ")
-    assert f"{record.id} 192.0.2.1:1024 open 5734 0" in shown
-    assert len(shown) == 4
+    assert printed[0].startswith("monconn ")
+    assert f"{record.id} 192.0.2.1:1024 open 5734 0" in printed
+    assert len(printed) == 4
 
 
 # -- filters
@@ -280,8 +280,8 @@ def test_a_client_of_nothing_but_sockets(services: Services) -> None:
 
 @with_services
 def test_listings_take_filters_and_bare_words(services: Services) -> None:
-    def ids(*words: str) -> list[int]:
-        return [row["id"] for row in services.json("list", *words)]
+    def ids(*arguments: str) -> list[int]:
+        return [row["id"] for row in services.json("list", *arguments)]
 
     web, web6, ssh = (each.record.id for each in services.connections)
     assert ids("service:web", "up:1KiB..") == [web]
@@ -331,13 +331,13 @@ def test_a_mistake_in_a_filter(services: Services) -> None:
 @with_services
 def test_close_takes_terms_and_no_bare_words(services: Services) -> None:
     web, web6, ssh = services.connections
-    for words, advice in (
+    for arguments, advice in (
         (("web",), "write service:web"),
         (("192.0.2.1",), "write client:192.0.2.1"),
         ((str(ssh.record.id), "open"), "write an id, or KEY:VALUE"),
         (("", "service:web"), "leave it out"),
     ):
-        result = services.monconn("close", *words)
+        result = services.monconn("close", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.endswith(f": {advice}\n")
     assert services.monconn("close", "service:web", "up:1KiB..").stdout == "1 connection closed\n"
@@ -346,10 +346,10 @@ def test_close_takes_terms_and_no_bare_words(services: Services) -> None:
     narrowed = services.monconn("close", str(web6.record.id), str(ssh.record.id), "service:ssh")
     assert narrowed.stdout == "1 connection closed\n"
     assert (web6.record.reason, ssh.record.reason) == (None, "operator")
-    nobody = services.monconn("close", "987654321", "id:987654322", "service:ssh")
-    assert (nobody.exit_code, nobody.stdout) == (1, "0 connections closed\n")
-    assert "id 987654321\n" in nobody.stderr
-    assert "id 987654322\n" in nobody.stderr
+    unknown = services.monconn("close", "987654321", "id:987654322", "service:ssh")
+    assert (unknown.exit_code, unknown.stdout) == (1, "0 connections closed\n")
+    assert "id 987654321\n" in unknown.stderr
+    assert "id 987654322\n" in unknown.stderr
     assert (
         services.monconn("close", "up:0..", "--service", "ssh").stdout == "0 connections closed\n"
     )
@@ -359,8 +359,12 @@ def test_close_takes_terms_and_no_bare_words(services: Services) -> None:
 
 @with_services
 def test_an_argument_that_is_no_utf8(services: Services) -> None:
-    for words in (("list", "\udcff"), ("list", "--text", "\udcff"), ("close", "backend:\udcff")):
-        result = services.monconn(*words)
+    for arguments in (
+        ("list", "\udcff"),
+        ("list", "--text", "\udcff"),
+        ("close", "backend:\udcff"),
+    ):
+        result = services.monconn(*arguments)
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.endswith(" is not UTF-8\n")
 
@@ -441,7 +445,7 @@ def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("where", ["nonsense", "host:80", "tls:a:b", "tls:[::1]:7:c:k", ":"])
-def test_what_is_no_address(where: str) -> None:
+def test_invalid_addresses(where: str) -> None:
     result = CliRunner().invoke(main, ["list", "--control", where])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
@@ -455,16 +459,16 @@ def test_completion(shell: str) -> None:
     assert "_MONCONN_COMPLETE" in result.stdout
 
 
-def completions(shell: str, words: str, position: int, control: str = "") -> list[str]:
+def completions(shell: str, arguments: str, position: int, control: str = "") -> list[str]:
     """What a shell is offered.
 
-    :param words: as the shell has split them, with blanks between.
+    :param arguments: as the shell has split them, with blanks between.
     :param position: the number of the word that is being typed.
     """
     environment = {
         **os.environ,
         "_MONCONN_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": words,
+        "COMP_WORDS": arguments,
         "COMP_CWORD": str(position),
         "MONCONN_CONTROL": control,
         "XDG_RUNTIME_DIR": "/nonexistent",
@@ -482,7 +486,7 @@ def test_completion_knows_the_verbs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("arguments", "offered"),
     [  # bash makes each colon a word, and replaces what follows it
         ("list cli", ["client:"]),
         ("list closed_by : o", ["operator"]),
@@ -492,8 +496,8 @@ def test_completion_knows_the_verbs() -> None:
         ("list not : cli", ["client:"]),
     ],
 )
-def test_bash_completes_filters(words: str, offered: list[str]) -> None:
-    found = completions("bash", f"monconn {words}", len(words.split()))
+def test_bash_completes_filters(arguments: str, offered: list[str]) -> None:
+    found = completions("bash", f"monconn {arguments}", len(arguments.split()))
     assert found == [f"plain,{each}" for each in offered]
 
 

@@ -133,5 +133,5 @@ def test_a_file_with_an_endpoint_runs_on_our_reactor(tmp_path: Path) -> None:
     file = tmp_path / "monconn.yaml"
     file.write_text('services: {web: {listen: "tcp:0:interface=127.0.0.1", backend: "[::1]:80"}}')
     command = [sys.executable, "-c", _SHOWS_REACTOR, "-c", str(file)]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert "MonconnReactor" in shown.stdout, shown.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "MonconnReactor" in result.stdout, result.stderr

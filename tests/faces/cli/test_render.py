@@ -64,7 +64,7 @@ def test_colours_leave_the_text_as_it_is() -> None:
     assert re.sub(r"\x1b\[\d*m", "", coloured) == connections_table(*records)
 
 
-def test_only_words_of_their_own_are_coloured() -> None:
+def test_only_separate_words_are_coloured() -> None:
     row = {"device": "closing.example", "alarms": ["silent", "reconnect_storm"]}
     coloured = table(DeviceRow.columns("device", "alarms"), [row], coloured=True)
     assert coloured.splitlines()[2] == (

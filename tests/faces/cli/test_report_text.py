@@ -95,7 +95,7 @@ def test_hours_are_a_chart() -> None:
     ]
 
 
-def test_a_long_chart_goes_on_in_the_next_line() -> None:
+def test_a_long_chart_continues_in_the_next_line() -> None:
     points = [hour(1, 1)] * 100
     found = lines(hours=points, hours_each=5)
     assert found[5].startswith("connections each 5 hours")

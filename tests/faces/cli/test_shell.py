@@ -30,7 +30,7 @@ def test_over_tcp(where: str, end: list[str]) -> None:
 
 
 @pytest.mark.parametrize("where", ["-oProxyCommand=x:22", "192.0.2.1:22", "nonsense"])
-def test_what_is_no_address_of_a_manhole(where: str) -> None:
+def test_invalid_manhole_addresses(where: str) -> None:
     with pytest.raises(ControlError, match="is no address of a manhole"):
         ssh_command(where, ())
 
@@ -65,14 +65,14 @@ def test_the_proxy_copies_bytes_both_ways(tmp_path: Path) -> None:
 
 
 @with_port
-def test_without_a_manhole_it_says_how_to_have_one(port: Port) -> None:
+def test_without_a_manhole_the_message_says_how_to_enable_one(port: Port) -> None:
     result = CliRunner().invoke(main, ["shell", "--control", port.where])
     assert result.exit_code == 1
     assert "authorized_keys: FILE" in result.stderr
 
 
 @with_port
-def test_with_one_it_becomes_ssh(port: Port) -> None:
+def test_with_a_manhole_it_becomes_ssh(port: Port) -> None:
     assert port.service is not None
     port.service._factory.operations.manhole = lambda: "127.0.0.1:2222"
     with patch.object(os, "execvp") as execvp, patch("shutil.which", return_value="/bin/ssh"):

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @implementer(IConnection)
-class MadeUp:
+class FakeConnection:
     """A connection without sockets."""
 
     def __init__(self, monitor: Monitor, record: ConnectionRecord) -> None:
@@ -100,17 +100,17 @@ class Port:
         """One more service."""
         return self.registry.new(name, clock=self.clock, **kwargs)
 
-    def connections(self, monitor: Monitor, *ips: str) -> list[MadeUp]:
+    def connections(self, monitor: Monitor, *ips: str) -> list[FakeConnection]:
         """One more connection from each IP."""
         return self.on_reactor(self._open, monitor, ips)
 
-    def _open(self, monitor: Monitor, ips: tuple[str, ...]) -> list[MadeUp]:
+    def _open(self, monitor: Monitor, ips: tuple[str, ...]) -> list[FakeConnection]:
         opened = []
         for number, ip in enumerate(ips, 1024):
             record = monitor.admit(str(TcpAddress(ip, number)), ip)
             assert record is not None
             record.state = "open"
-            opened.append(MadeUp(monitor, record))
+            opened.append(FakeConnection(monitor, record))
             monitor.opened(opened[-1])
         return opened
 

@@ -37,7 +37,7 @@ def failure_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> Comman
 
 
 @with_port
-def test_hello_says_who_it_is(port: Port) -> None:
+def test_hello_returns_name_and_version(port: Port) -> None:
     hello = port.client().hello
     assert hello["version"] == "1"
     assert hello["server"].startswith("monconn ")
@@ -56,35 +56,39 @@ def test_connections_have_all_their_keys(port: Port) -> None:
     web = port.monitor("web", listen=":80", backend="10.0.0.5:80")
     (made,) = port.connections(web, "192.0.2.1")
     made.record.up, made.record.down = 1000, 20
-    (shown,) = port.client().rows("ListConnections")
-    assert shown["id"] == made.record.id
-    assert (shown["service"], shown["client"], shown["client_ip"]) == (
+    (details,) = port.client().rows("ListConnections")
+    assert details["id"] == made.record.id
+    assert (details["service"], details["client"], details["client_ip"]) == (
         "web",
         "192.0.2.1:1024",
         "192.0.2.1",
     )
-    assert (shown["listener"], shown["backend"]) == (":80", "10.0.0.5:80")
-    assert (shown["state"], shown["pipe"]) == ("open", "stream")
-    assert (shown["up"], shown["down"]) == (1000, 20)
-    assert shown["age_seconds"] >= shown["idle_seconds"] >= 0
-    assert shown["connect_seconds"] is None
-    assert {"up_rate", "down_rate"} <= shown.keys()
-    assert datetime.fromisoformat(shown["opened_at"]).tzinfo is not None
-    assert "reason" not in shown
+    assert (details["listener"], details["backend"]) == (":80", "10.0.0.5:80")
+    assert (details["state"], details["pipe"]) == ("open", "stream")
+    assert (details["up"], details["down"]) == (1000, 20)
+    assert details["age_seconds"] >= details["idle_seconds"] >= 0
+    assert details["connect_seconds"] is None
+    assert {"up_rate", "down_rate"} <= details.keys()
+    assert datetime.fromisoformat(details["opened_at"]).tzinfo is not None
+    assert "reason" not in details
 
 
 @with_port
-def test_closed_ones_say_how_they_ended(port: Port) -> None:
+def test_closed_connections_have_their_reason(port: Port) -> None:
     web = port.monitor("web")
     (made, _) = port.connections(web, "192.0.2.1", "192.0.2.2")
     port.on_reactor(made.end, "operator")
     client = port.client()
-    (shown,) = client.rows("ListConnections", closed=True)
-    assert shown["id"] == made.record.id
-    assert (shown["reason"], shown["code"], shown["closed_by"]) == ("operator", "KD", "operator")
-    assert (shown["client_end"], shown["backend_end"]) == ("none", "none")
-    assert shown["duration_seconds"] >= 0
-    assert datetime.fromisoformat(shown["closed_at"]).tzinfo is not None
+    (details,) = client.rows("ListConnections", closed=True)
+    assert details["id"] == made.record.id
+    assert (details["reason"], details["code"], details["closed_by"]) == (
+        "operator",
+        "KD",
+        "operator",
+    )
+    assert (details["client_end"], details["backend_end"]) == ("none", "none")
+    assert details["duration_seconds"] >= 0
+    assert datetime.fromisoformat(details["closed_at"]).tzinfo is not None
     assert len(list(client.rows("ListConnections"))) == 1
 
 
@@ -130,7 +134,7 @@ def test_connections_are_sorted_and_counted(port: Port) -> None:
 
 
 @with_port
-def test_a_part_is_asked_for_by_text_and_place(port: Port) -> None:
+def test_a_list_is_limited_by_text_and_offset(port: Port) -> None:
     web = port.monitor("web", backend="Backend:80")
     made = port.connections(web, "192.0.2.1", "192.0.2.2", "198.51.100.1")
     client = port.client()
@@ -180,7 +184,7 @@ def test_thousands_come_in_pages(port: Port) -> None:
 
 
 @with_port
-def test_a_page_is_gone_once_another_list_is_asked_for(port: Port) -> None:
+def test_a_page_is_unavailable_after_another_list_was_requested(port: Port) -> None:
     port.connections(port.monitor("web"), *["192.0.2.1"] * 500)
     client = port.client()
     page = int(client.call("ListConnections")["next"])
@@ -191,14 +195,14 @@ def test_a_page_is_gone_once_another_list_is_asked_for(port: Port) -> None:
 
 
 @with_port
-def test_one_connection_is_shown_live_and_closed(port: Port) -> None:
+def test_show_of_a_live_and_of_a_closed_connection(port: Port) -> None:
     (made,) = port.connections(port.monitor("web"), "192.0.2.1")
     client = port.client()
-    shown = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
-    assert (shown["id"], shown["state"]) == (made.record.id, "open")
+    details = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
+    assert (details["id"], details["state"]) == (made.record.id, "open")
     port.on_reactor(made.end, "operator")
-    shown = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
-    assert (shown["state"], shown["reason"]) == ("closed", "operator")
+    details = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
+    assert (details["state"], details["reason"]) == ("closed", "operator")
     failed = failure_of(client.call, "ShowConnection", id=made.record.id + 10**9)
     assert failed.code == "UNKNOWN_CONNECTION"
     assert str(made.record.id + 10**9) in str(failed)
@@ -210,12 +214,12 @@ def test_services_have_the_go_tools_keys_and_ours(port: Port) -> None:
     port.monitor("ssh")
     port.connections(web, "192.0.2.2", "192.0.2.1", "192.0.2.2")
     client = port.client()
-    shown, other = client.rows("ListServices")
-    assert (shown["sid"], other["sid"]) == ("web", "ssh")
+    details, other = client.rows("ListServices")
+    assert (details["sid"], other["sid"]) == ("web", "ssh")
     keys = {"uptime", "connections", "accessed", "up", "down", "total", "refused", "refused_by"}
-    assert keys <= shown.keys()
-    assert (shown["connections"], shown["total"], shown["refused"]) == (3, 3, 0)
-    assert shown["refused_by"] == {}
+    assert keys <= details.keys()
+    assert (details["connections"], details["total"], details["refused"]) == (3, 3, 0)
+    assert details["refused_by"] == {}
     assert list(client.rows("ListIps", service="web")) == ["192.0.2.1", "192.0.2.2"]
     assert [row["sid"] for row in client.rows("ListServices", service="ssh")] == ["ssh"]
 
@@ -304,27 +308,27 @@ def test_counters_are_reset_and_subtracted(port: Port) -> None:
 
 
 @with_port
-def test_events_are_told_as_they_happen(port: Port) -> None:
+def test_events_are_pushed_as_they_happen(port: Port) -> None:
     web, ssh = port.monitor("web"), port.monitor("ssh")
     client = port.client()
     events = client.events(service="web")
-    told = port_events(port, events, web, ssh)
-    assert [(event["event"], event["service"]) for event in told] == [
+    pushed = port_events(port, events, web, ssh)
+    assert [(event["event"], event["service"]) for event in pushed] == [
         ("opened", "web"),
         ("closed", "web"),
         ("action", "web"),
         ("refused", "web"),
     ]
-    assert told[1]["reason"] == "operator"
-    assert (told[2]["action"], told[2]["target"]) == ("block", "192.0.2.1/32")
-    assert told[3]["refusal"] == "blocked"
-    numbers = [event["sequence"] for event in told]
+    assert pushed[1]["reason"] == "operator"
+    assert (pushed[2]["action"], pushed[2]["target"]) == ("block", "192.0.2.1/32")
+    assert pushed[3]["refusal"] == "blocked"
+    numbers = [event["sequence"] for event in pushed]
     assert numbers == sorted(set(numbers))
-    assert all(datetime.fromisoformat(event["at"]).tzinfo for event in told)
+    assert all(datetime.fromisoformat(event["at"]).tzinfo for event in pushed)
 
 
 def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
-    """Open, close and refuse one connection, once the subscription stands."""
+    """Open, close and refuse one connection, once the subscription is active."""
     from twisted.internet import reactor
 
     def happen() -> None:
@@ -342,7 +346,7 @@ def port_events(port: Port, events: Any, web: Any, ssh: Any) -> list[Any]:
 
 
 @with_port
-def test_a_service_that_comes_later_is_told_of_too(port: Port) -> None:
+def test_events_of_a_service_added_later_are_pushed(port: Port) -> None:
     client = port.client()
     client.call("Subscribe")
     late = port.on_reactor(port.monitor, "late")
@@ -364,7 +368,7 @@ def test_what_is_closing_can_still_be_reset(port: Port) -> None:
 
 
 @with_port
-def test_nobody_is_observed_for_nobody(port: Port) -> None:
+def test_monitors_are_not_observed_without_a_subscriber(port: Port) -> None:
     web = port.monitor("web")
     client = port.client()
     client.call("Subscribe")
@@ -377,15 +381,15 @@ def test_nobody_is_observed_for_nobody(port: Port) -> None:
 
 
 @with_port
-def test_what_a_connection_looks_like_is_said_when_it_is_shown(port: Port) -> None:
+def test_show_includes_the_diagnosis(port: Port) -> None:
     web = port.monitor("web")
     (made,) = port.connections(web, "192.0.2.1")
     made.record.connected = made.record.first_up = made.record.opened
     made.record.first_down = made.record.opened + 3.0
-    shown = json.loads(port.client().call("ShowConnection", id=made.record.id)["connection"])
+    details = json.loads(port.client().call("ShowConnection", id=made.record.id)["connection"])
     assert made.was_measured
-    assert shown["diagnosis"]["looks_like"] == "slow backend"
-    assert shown["diagnosis"]["because"] == ["the backend's first byte took 3.00s"]
+    assert details["diagnosis"]["looks_like"] == "slow backend"
+    assert details["diagnosis"]["because"] == ["the backend's first byte took 3.00s"]
 
 
 @with_port
@@ -395,18 +399,18 @@ def test_alarms_are_events(port: Port) -> None:
     client.call("Subscribe", service="web")
     alarm = Alarm("silent", "web", "192.0.2.1", 1_700_000_000.0, False, "said nothing")
     port.on_reactor(web.alarm, alarm)
-    told = json.loads(client._box()["event"])
-    assert (told["event"], told["alarm"], told["device"]) == ("alarm", "silent", "192.0.2.1")
-    assert (told["over"], told["detail"]) == (False, "said nothing")
+    pushed = json.loads(client._box()["event"])
+    assert (pushed["event"], pushed["alarm"], pushed["device"]) == ("alarm", "silent", "192.0.2.1")
+    assert (pushed["over"], pushed["detail"]) == (False, "said nothing")
 
 
 @with_port
-def test_what_is_not_kept_is_said(port: Port) -> None:
+def test_a_query_of_a_part_that_is_not_configured_is_an_error(port: Port) -> None:
     for command in ("ListHistory", "Report", "ListDevices"):
         assert failure_of(port.client().call, command).code == "NOT_KEPT"
 
 
-# -- filters, dry runs, and who asked
+# -- filters, dry runs, and actors
 
 
 @with_port
@@ -489,7 +493,7 @@ def test_a_dry_run_changes_nothing(port: Port) -> None:
 
 
 @with_port
-def test_an_action_says_which_process_of_which_user_asked(port: Port) -> None:
+def test_an_action_has_the_process_and_user_of_its_client(port: Port) -> None:
     port.monitor("web")
     watching = port.client()
     watching.call("Subscribe", filter="event:action")

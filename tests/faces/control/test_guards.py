@@ -1,4 +1,4 @@
-"""Who may enter the control port, and what those can do who mean no good."""
+"""Access to the control port, and limits on malicious clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from monconn.faces.control.server import (
     BOX_BYTES,
     CLIENTS_AT_ONCE,
     HELLO_SECONDS,
-    STRANGERS_AT_ONCE,
+    MAX_UNAUTHENTICATED,
     ControlFactory,
 )
 from monconn.faces.control.service import ControlService
@@ -100,7 +100,7 @@ def test_hello_comes_first(port: Port) -> None:
     ids=["http", "ff", "zeros", "random", "answer", "error", "no_command", "endless_box"],
 )
 @pytest_twisted.ensureDeferred
-async def test_nonsense_ends_its_sender_alone(
+async def test_a_malformed_request_disconnects_only_its_sender(
     make_port: MakePort, nonsense: bytes, logged_failures: list[object]
 ) -> None:
     def play() -> None:
@@ -132,7 +132,7 @@ def test_wrong_arguments_are_an_error(port: Port) -> None:
 
 
 @with_port
-def test_only_so_many_clients_at_once(port: Port) -> None:
+def test_the_number_of_clients_is_limited(port: Port) -> None:
     clients = [port.client() for _ in range(CLIENTS_AT_ONCE)]
     with pytest.raises(CommandFailed, match="are served already"):
         port.client()
@@ -141,16 +141,16 @@ def test_only_so_many_clients_at_once(port: Port) -> None:
         try:
             port.client()
             break
-        except CommandFailed:  # it has yet to hear of the one that left
+        except CommandFailed:  # it has not noticed yet that the other one left
             continue
 
 
 @with_port
-def test_strangers_take_no_places_from_others(port: Port) -> None:
-    strangers = [raw(port) for _ in range(STRANGERS_AT_ONCE)]
+def test_unauthenticated_clients_take_no_slots_from_others(port: Port) -> None:
+    unauthenticated = [raw(port) for _ in range(MAX_UNAUTHENTICATED)]
     with raw(port) as one_more:
         assert hangs_up(one_more)
-    for stranger in strangers:
+    for stranger in unauthenticated:
         stranger.sendall(HELLO)
         assert stranger.recv(1000)
         stranger.close()
@@ -163,7 +163,7 @@ class Seat:
     """One client's side in the server, without a network."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool = True) -> None:
-        monkeypatch.setattr(peers, "may_enter", lambda transport: allowed)
+        monkeypatch.setattr(peers, "is_authorized", lambda transport: allowed)
         self.clock = Clock()
         self.registry = Registry()
         self.factory = ControlFactory(Operations(self.registry, self.clock))
@@ -173,7 +173,7 @@ class Seat:
         self.protocol.makeConnection(self.transport)
 
 
-def test_who_says_no_hello_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_without_hello_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     silent, polite = Seat(monkeypatch), Seat(monkeypatch)
     polite.protocol.dataReceived(HELLO)
     for seat in (silent, polite):
@@ -182,13 +182,13 @@ def test_who_says_no_hello_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not polite.transport.disconnecting
 
 
-def test_who_may_not_enter_is_let_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unauthorized_client_is_disconnected_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seat = Seat(monkeypatch, allowed=False)
     assert seat.transport.disconnecting
     assert not seat.factory.clients
 
 
-def test_a_box_may_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_box_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     seat = Seat(monkeypatch)
     part = struct.pack("!H", 1) + b"k" + struct.pack("!H", 60_000) + b"v" * 60_000
     for _ in range(BOX_BYTES // len(part) + 2):
@@ -196,7 +196,7 @@ def test_a_box_may_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seat.transport.disconnecting
 
 
-def test_a_slow_subscriber_misses_events_and_is_told_how_many(
+def test_a_slow_subscriber_misses_events_and_gets_their_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seat = Seat(monkeypatch)
@@ -216,11 +216,11 @@ def test_a_slow_subscriber_misses_events_and_is_told_how_many(
     assert b"\0\x07dropped\0\x015" in seat.transport.value()
 
 
-# -- who
+# -- which users
 
 
 @pytest.mark.parametrize(("uid", "own", "enters"), [(7, 7, True), (0, 7, True), (8, 7, False)])
-def test_the_same_user_and_root_may_enter(uid: int, own: int, enters: bool) -> None:
+def test_the_same_user_and_root_may_connect(uid: int, own: int, enters: bool) -> None:
     one, other = socket.socketpair()
 
     class Transport:
@@ -232,13 +232,13 @@ def test_the_same_user_and_root_may_enter(uid: int, own: int, enters: bool) -> N
         patch.object(peers, "peer_credentials") as of,
     ):
         of.return_value = PeerCredentials(1, uid, 1)
-        assert peers.may_enter(Transport()) == enters
-    assert peers.may_enter(Transport())
+        assert peers.is_authorized(Transport()) == enters
+    assert peers.is_authorized(Transport())
     one.close()
     other.close()
 
 
-def test_tcp_does_not_tell_who_it_is(tmp_path: Path) -> None:
+def test_tcp_does_not_identify_the_peer(tmp_path: Path) -> None:
     """Not even on this machine: a socket whose process has gone passes for root's."""
 
     class Transport:
@@ -246,7 +246,7 @@ def test_tcp_does_not_tell_who_it_is(tmp_path: Path) -> None:
             return sock
 
     with socket.socket() as sock:
-        assert not peers.may_enter(Transport())
+        assert not peers.is_authorized(Transport())
     with pytest.raises(ListenError, match="needs tls"):
         started(ControlConfig(TcpAddress("127.0.0.1", 0)))
 
@@ -269,7 +269,7 @@ def started(config: ControlConfig | None = None) -> ControlService:
 
 
 @pytest_twisted.ensureDeferred
-async def test_several_do_not_collide(runtime: Path) -> None:
+async def test_several_control_sockets_do_not_collide(runtime: Path) -> None:
     first, second = started(), started()
     assert first.where == f"unix:{runtime}/control.sock"
     assert second.where == f"unix:{runtime}/control-{os.getpid()}.sock"
@@ -287,7 +287,7 @@ async def test_several_do_not_collide(runtime: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_killed_one_has_left_is_no_obstacle(runtime: Path) -> None:
+async def test_a_stale_socket_is_no_obstacle(runtime: Path) -> None:
     runtime.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(runtime / "control.sock"))
@@ -304,7 +304,7 @@ def test_a_folder_that_others_can_enter_is_refused(runtime: Path) -> None:
     assert started().where is None  # which does not keep the services from starting
 
 
-def test_a_server_in_a_folder_of_others_is_not_asked(runtime: Path) -> None:
+def test_a_server_in_a_folder_of_others_is_not_used(runtime: Path) -> None:
     service = started()
     runtime.chmod(0o755)
     with pytest.raises(ControlError, match="chmod 700"):
@@ -314,7 +314,7 @@ def test_a_server_in_a_folder_of_others_is_not_asked(runtime: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_killed_ones_have_left_is_removed(runtime: Path) -> None:
+async def test_stale_sockets_are_removed(runtime: Path) -> None:
     runtime.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(runtime / "control-4711.sock"))
@@ -335,7 +335,7 @@ def test_without_a_runtime_folder_each_user_has_one(monkeypatch: pytest.MonkeyPa
     assert place.control_folder().name == f"monconn-{os.getuid()}"
 
 
-def test_a_place_that_was_asked_for_must_be_had(tmp_path: Path) -> None:
+def test_a_configured_address_must_be_available(tmp_path: Path) -> None:
     from monconn.addresses import UnixAddress
 
     with pytest.raises(ListenError, match="cannot listen"):
@@ -346,7 +346,7 @@ def test_a_place_that_was_asked_for_must_be_had(tmp_path: Path) -> None:
 
 
 def is_refused(sock: ssl.SSLSocket) -> bool:
-    """Whether there is no answer; with TLS 1.3 a client hears of it after its handshake."""
+    """Whether there is no answer; with TLS 1.3 a client is notified after its handshake."""
     try:
         sock.sendall(HELLO)
         return sock.recv(100) == b""
@@ -360,9 +360,7 @@ def folder(parent: Path, name: str) -> Path:
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls_asks_for_a_certificate_that_it_trusts(
-    make_port: MakePort, tmp_path: Path
-) -> None:
+async def test_tls_requires_a_trusted_certificate(make_port: MakePort, tmp_path: Path) -> None:
     ours, theirs = make_certificate(folder(tmp_path, "a")), make_certificate(folder(tmp_path, "b"))
     tls = TlsConfig(str(ours.certificate), str(ours.key), str(ours.certificate))
 

@@ -152,7 +152,7 @@ class World:
         return connection
 
     def command(
-        self, *words: str, key: Path | None = None, options: tuple[str, ...] = ()
+        self, *arguments: str, key: Path | None = None, options: tuple[str, ...] = ()
     ) -> list[str]:
         assert self.service is not None
         assert self.service.where is not None
@@ -165,18 +165,18 @@ class World:
             program = self.folder / "pipe_through.py"
             program.write_text(PIPE_THROUGH)
             proxy = f"{sys.executable} {program} {where.removeprefix('unix:')}"
-            return [*command, "-o", f"ProxyCommand={proxy}", "ops@manhole", *words]
+            return [*command, "-o", f"ProxyCommand={proxy}", "ops@manhole", *arguments]
         host, _, port = where.rpartition(":")
-        return [*command, "-p", port, f"ops@{host.strip('[]')}", *words]
+        return [*command, "-p", port, f"ops@{host.strip('[]')}", *arguments]
 
     def ssh(
         self,
-        *words: str,
+        *arguments: str,
         key: Path | None = None,
         options: tuple[str, ...] = (),
         stdin: str = "",
     ) -> Deferred[Ran]:
-        command = self.command(*words, key=key, options=options)
+        command = self.command(*arguments, key=key, options=options)
 
         def run() -> Ran:
             done = subprocess.run(
@@ -221,8 +221,8 @@ async def test_an_authorized_key_is_accepted_and_logged(world: World, logged: li
     assert ran.status == 0, ran.err
     assert ran.out.splitlines()[0].startswith("web: connections 0")
     key = keys.authorized_keys(str(world.authorized))[0]
-    shown = subprocess.run(["ssh-keygen", "-lf", world.key], capture_output=True, text=True)
-    assert keys.fingerprint(key) in shown.stdout
+    printed = subprocess.run(["ssh-keygen", "-lf", world.key], capture_output=True, text=True)
+    assert keys.fingerprint(key) in printed.stdout
     [login] = [line for line in logged if line.startswith("login")]
     assert re.search(r'of "ops" from 127\.0\.0\.1:\d+ with SHA256:', login)
     assert keys.fingerprint(key) in login
@@ -291,8 +291,8 @@ async def test_signatures(
     world.authorize(path)
     key = Key.fromFile(str(path))
     signature = key.sign(signed, algorithm)
-    shown = SSHPrivateKey(b"ops", algorithm, key.public().blob(), b"data", signature)
-    judged = server.KeyChecker(str(world.authorized)).requestAvatarId(shown)
+    printed = SSHPrivateKey(b"ops", algorithm, key.public().blob(), b"data", signature)
+    judged = server.KeyChecker(str(world.authorized)).requestAvatarId(printed)
     if refusal is None:
         assert await judged == b"ops"
     else:
@@ -453,7 +453,7 @@ def _host_key_with_passphrase(world: World) -> None:
         (_host_key_with_passphrase, "host key {key}: not a private key, or one with a passphrase"),
     ],
 )
-def test_files_that_are_not_to_be_trusted(
+def test_files_that_are_not_trusted(
     world: World, spoil: Callable[[World], None], message: str
 ) -> None:
     spoil(world)
@@ -481,7 +481,7 @@ def test_a_name_that_resolves_to_another_address(world: World) -> None:
         world.make(TcpAddress("localhost", 0)).privilegedStartService()
 
 
-def test_without_conch_it_says_what_to_install(world: World) -> None:
+def test_without_conch_the_message_says_what_to_install(world: World) -> None:
     with (
         patch.dict(sys.modules, {"twisted.conch.manhole_ssh": None}),
         pytest.raises(ListenError, match=r"pip install 'monconn\[manhole\]'"),
@@ -522,9 +522,9 @@ async def test_list_and_show(world: World) -> None:
     assert "10.1.2.3:4567" in rows[0]
     assert "2.0 KiB" in rows[0]
     assert len((await world.ssh("list", "mail")).out.splitlines()) == 2
-    shown = (await world.ssh("show", str(first.record.id))).out
-    assert re.search(r"^client +10\.1\.2\.3:4567$", shown, re.MULTILINE)
-    assert re.search(r"^up +2048$", shown, re.MULTILINE)
+    printed = (await world.ssh("show", str(first.record.id))).out
+    assert re.search(r"^client +10\.1\.2\.3:4567$", printed, re.MULTILINE)
+    assert re.search(r"^up +2048$", printed, re.MULTILINE)
 
 
 @pytest_twisted.ensureDeferred
@@ -557,7 +557,7 @@ async def test_block_and_unblock(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "err"),
+    ("arguments", "status", "err"),
     [
         ("show 99999999", 1, "no connection has the id 99999999, or had it lately\n"),
         ("stats nobody", 1, 'there is no service named "nobody"\n'),
@@ -570,10 +570,10 @@ async def test_block_and_unblock(world: World) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_commands_that_cannot_be_carried_out(
-    world: World, words: str, status: int, err: str
+    world: World, arguments: str, status: int, err: str
 ) -> None:
     world.open()
-    assert await world.ssh(words) == Ran(status, "", err)
+    assert await world.ssh(arguments) == Ran(status, "", err)
 
 
 @pytest_twisted.ensureDeferred
@@ -600,7 +600,7 @@ async def test_a_command_with_a_bug_is_logged_and_fails(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_long_answer_arrives_whole(world: World) -> None:
+async def test_a_long_answer_arrives_completely(world: World) -> None:
     world.open()
     for number in range(20_000):
         world.connect(client=f"10.0.0.1:{number}")
@@ -644,8 +644,8 @@ async def test_sessions_on_one_connection_are_limited(world: World, logged: list
 async def test_filters(world: World) -> None:
     world.open()
     first, second = world.connect(), world.connect("mail", "10.9.9.9:1")
-    for words in (["service:mail"], ["client:10.9.0.0/16", "not:service:web"], ["9.9:1"]):
-        _, row = (await world.ssh("list", *words)).out.splitlines()
+    for arguments in (["service:mail"], ["client:10.9.0.0/16", "not:service:web"], ["9.9:1"]):
+        _, row = (await world.ssh("list", *arguments)).out.splitlines()
         assert row.split()[0] == str(second.record.id)
     assert (await world.ssh("list", "idle:1h..")).out == "no connections\n"
     ran = await world.ssh("list", "stat:open")
@@ -677,13 +677,13 @@ async def test_dry_runs_change_nothing(world: World, actions: list[Action]) -> N
     world.open()
     connection = world.connect()
     number = connection.record.id
-    for words, answer in (
+    for arguments, answer in (
         (["close", str(number)], f"connection {number} would be closed"),
         (["close", "service:web", "--reset"], f"connection {number} would be reset"),
         (["block", "10.0.0.0/8"], "10.0.0.0/8 would be blocked, connections ended: 1"),
         (["unblock", "10.0.0.0/8"], "10.0.0.0/8 was not blocked"),
     ):
-        assert await world.ssh(*words, "--dry-run") == Ran(0, f"{answer}\n", "")
+        assert await world.ssh(*arguments, "--dry-run") == Ran(0, f"{answer}\n", "")
     assert (connection.ended, actions) == ([], [])
     await world.ssh("block", "192.0.2.1")
     ran = await world.ssh("unblock", "192.0.2.1", "--dry-run")
@@ -710,8 +710,8 @@ def actions(world: World) -> list[Action]:
 async def test_actions_are_those_of_the_login(world: World, actions: list[Action]) -> None:
     world.open()
     first, second, third = (world.connect() for _ in range(3))
-    shown = subprocess.run(["ssh-keygen", "-lf", world.key], capture_output=True, text=True)
-    name = shown.stdout.split()[1]
+    printed = subprocess.run(["ssh-keygen", "-lf", world.key], capture_output=True, text=True)
+    name = printed.stdout.split()[1]
     await world.ssh("close", str(first.record.id), "--reset")
     await world.ssh("block", "192.0.2.1")
     lines = f'close({second.record.id})\nblock("192.0.2.2")\nunblock("192.0.2.2")\n'
@@ -969,7 +969,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z@]", "", text)
 
 
-def test_the_helper_reads_colours() -> None:
+def test_the_screen_of_the_tests_reads_colours() -> None:
     assert _plain("\x1b[1;32mmonconn>\x1b[0m x") == "monconn> x"
 
 

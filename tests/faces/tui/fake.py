@@ -211,7 +211,7 @@ class SteppedPoller(Poller):
 class Screen:
     """A running app, and what is to be read on it.
 
-    :param is_stepped: whether the app polls only when it is told to.
+    :param is_stepped: whether the app polls only when the test calls ``poll``.
     """
 
     def __init__(self, app: TopApp, pilot: Pilot[int], is_stepped: bool) -> None:
@@ -229,7 +229,7 @@ class Screen:
         return self.app.screen.query_one(f"#{name}", Lines).plain
 
     def ids(self) -> list[int]:
-        """The ids of the live connections that are shown."""
+        """The ids of the visible live connections."""
         return [int(line.split()[0]) for line in self.lines("live")[1:]]
 
     async def poll(self) -> None:

@@ -82,7 +82,7 @@ def test_filters_lists_and_actions(port: Port) -> None:
 
 
 @with_port
-def test_every_row_of_the_server_can_be_shown(port: Port) -> None:
+def test_every_row_of_the_server_can_be_displayed(port: Port) -> None:
     web = port.monitor("web", listen=":80", backend="10.0.0.5:80")
     port.connections(web, "192.0.2.1", "192.0.2.2")
     view = View(port)

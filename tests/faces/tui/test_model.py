@@ -1,4 +1,4 @@
-"""What the live view asks for, and what it shows of the answers."""
+"""The live view's queries, and what it displays of the answers."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_another_order_ends_the_pause(model: Model) -> None:
     assert model.order == "id"
 
 
-def test_trends_are_stored_for_what_is_shown_only(model: Model) -> None:
+def test_trends_are_stored_for_visible_rows_only(model: Model) -> None:
     answered(model, 1, 2)
     answered(model, 2, 3)
     assert len(model.trends) == 2
@@ -171,7 +171,7 @@ def test_trends_are_bounded(model: Model) -> None:
     assert len(model.trends.of(1)) == 120
 
 
-def test_another_program_has_other_connections_by_the_same_ids(model: Model) -> None:
+def test_another_process_has_other_connections_with_the_same_ids(model: Model) -> None:
     answered(model, 1)
     query = model.query()
     assert query is not None
@@ -183,7 +183,7 @@ def test_rates_of_services_and_of_all_of_them(model: Model) -> None:
     answered(model, services=[service("a", 0, 0), service("b", 100, 100)], at=1.0)
     answered(model, services=[service("a", 10, 20), service("b", 50, 300)], at=3.0)
     assert model.service_trends.of(("a", "up"))[-1] == 5.0
-    assert model.service_trends.of(("b", "up"))[-1] == 0.0  # somebody reset it
+    assert model.service_trends.of(("b", "up"))[-1] == 0.0  # the totals were reset
     assert model.service_trends.of(("", "down"))[-1] == 110.0
     assert [row["sid"] for row in model.service_rows(5)] == ["a", "b", "all 2"]
     assert [row["sid"] for row in model.service_rows(2)] == ["a", "all 2"]
@@ -207,7 +207,7 @@ def test_details_take_over_and_give_back(model: Model) -> None:
     assert model.details_row is None
 
 
-def test_cursor_stays_with_its_connection_but_on_the_first_row() -> None:
+def test_cursor_follows_its_connection_except_on_the_first_row() -> None:
     cursor = Cursor(height=2)
     cursor.follow(rows(5, 6, 7))
     cursor.follow(rows(6, 5, 7))
@@ -233,7 +233,7 @@ def test_lines_are_never_wider_than_the_screen(width: int, model: Model) -> None
         assert line.cell_len <= width
 
 
-def test_narrow_screens_keep_what_matters(model: Model) -> None:
+def test_narrow_screens_show_the_most_important_columns(model: Model) -> None:
     titles = live_table(model.trends).lines([], 80)[0].plain.split()
     assert titles == ["ID", "CLIENT", "STATE", "UP/S", "DOWN/S", "TREND", "AGE"]
     titles = live_table(model.trends).lines([], 200)[0].plain.split()
@@ -260,7 +260,7 @@ def test_values_are_written_as_in_a_listing(model: Model) -> None:
         assert column.text(connection(7)).removesuffix("/s") in line
 
 
-def test_dates_give_way_to_the_time_of_day() -> None:
+def test_dates_are_cut_before_the_time_of_day() -> None:
     row = closed(1, closed_at="2020-01-01T01:02:03+00:00", detail="x")
     at = datetime.fromisoformat(row["closed_at"]).astimezone()
     assert f"{at:%Y-%m-%d %H:%M:%S}" in closed_table().lines([row], 200)[1].plain
@@ -293,7 +293,7 @@ def test_long_addresses_keep_both_ends(model: Model) -> None:
     assert ":54321" in line
 
 
-def test_texts_cannot_harm_the_terminal() -> None:
+def test_control_characters_are_escaped() -> None:
     assert printable("a\x1b[2Jb\n") == "a�[2Jb�"
 
 
@@ -312,7 +312,7 @@ def test_heights_fit(lines: int) -> None:
     assert used == lines or (given.live == 0 and lines < 5)
 
 
-def test_what_cannot_be_done_is_said() -> None:
+def test_impossible_actions_are_reported() -> None:
     assert plan("c", closed(7)) == "connection 7 has ended already"
     assert plan("b", connection(7, client_ip="unix")) == "connection 7 has no client IP to block"
     assert plan("u", connection(7, client_ip="local")) == "connection 7 has no client IP to unblock"

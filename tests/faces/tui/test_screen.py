@@ -183,7 +183,7 @@ def test_details_are_live() -> None:
 
 
 @pytest.mark.parametrize(("key", "reset"), [("c", False), ("r", True)])
-def test_close_after_a_yes(key: str, reset: bool) -> None:
+def test_close_after_confirmation(key: str, reset: bool) -> None:
     server = FakeServer()
 
     async def steps(screen: Screen) -> None:
@@ -201,7 +201,7 @@ def test_close_after_a_yes(key: str, reset: bool) -> None:
 
 
 @pytest.mark.parametrize("key", ["n", "escape"])
-def test_nothing_happens_after_a_no(key: str) -> None:
+def test_nothing_happens_without_confirmation(key: str) -> None:
     server = FakeServer()
 
     async def steps(screen: Screen) -> None:
@@ -259,7 +259,7 @@ def test_closed_ones_can_be_opened_but_not_closed() -> None:
 
 
 @pytest.mark.parametrize("is_stepped", [True, False])
-def test_server_gone_and_back(is_stepped: bool) -> None:
+def test_server_disconnects_and_returns(is_stepped: bool) -> None:
     server = FakeServer()
 
     async def steps(screen: Screen) -> None:
@@ -277,7 +277,7 @@ def test_server_gone_and_back(is_stepped: bool) -> None:
     assert server.asked("CloseConnections") == []  # not what was meant for another process
 
 
-def test_what_was_meant_for_another_process_is_not_done() -> None:
+def test_an_action_for_another_process_is_not_carried_out() -> None:
     """It has other connections with the same ids."""
     server = FakeServer()
 
@@ -326,7 +326,7 @@ def test_all_keys_are_named_in_80_columns() -> None:
     play(FakeServer(), steps, (80, 24))
 
 
-def test_5000_connections_cost_no_more_than_what_is_shown() -> None:
+def test_5000_connections_cost_no_more_than_the_visible_rows() -> None:
     server = FakeServer(5000)
 
     async def steps(screen: Screen) -> None:

@@ -43,40 +43,43 @@ def write_and_be_killed(path: Path, first: int, max_size: int, lines: int) -> in
         cwd=ROOT,
     ) as writer:
         assert writer.stdout is not None
-        told = [writer.stdout.readline() for _ in range(lines)]
+        reported = [writer.stdout.readline() for _ in range(lines)]
         writer.kill()
-        told += writer.stdout.readlines()
-    whole = [line for line in told if line.endswith("\n")]
+        reported += writer.stdout.readlines()
+    whole = [line for line in reported if line.endswith("\n")]
     return int(whole[-1])
 
 
 def test_killed_while_writing(tmp_path: Path) -> None:
-    path, told, moments = tmp_path / "history.db", 0, random.Random(7)
+    path, reported, moments = tmp_path / "history.db", 0, random.Random(7)
     for _ in range(RUNS):
-        told = write_and_be_killed(path, told, 64 * MEBIBYTE, moments.randrange(1, 60))
+        reported = write_and_be_killed(path, reported, 64 * MEBIBYTE, moments.randrange(1, 60))
         db = open_for_writing(str(path), 64 * MEBIBYTE)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         (written,) = db.execute("SELECT max(id) + 1 FROM connections").fetchone()
-        assert written in (told, told + 50)  # it may have been killed before it could tell
+        assert written in (
+            reported,
+            reported + 50,
+        )  # it may have been killed before it could report
         assert db.execute("SELECT count(*), count(DISTINCT id) FROM connections").fetchone() == (
             written, written,
         )  # fmt: skip
         assert db.execute("SELECT sum(connections) FROM hours").fetchone() == (written,)
         assert load_totals(db)["web"].opened == written
         db.close()
-        told = written
+        reported = written
 
 
 def test_killed_while_removing_rows(tmp_path: Path) -> None:
-    path, told, moments = tmp_path / "history.db", 0, random.Random(11)
+    path, reported, moments = tmp_path / "history.db", 0, random.Random(11)
     max_size = MEBIBYTE // 4
     for _ in range(RUNS):
-        told = write_and_be_killed(path, told, max_size, moments.randrange(40, 120))
+        reported = write_and_be_killed(path, reported, max_size, moments.randrange(40, 120))
         db = sqlite3.connect(path)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         (written,) = db.execute("SELECT sum(connections) FROM hours").fetchone()
-        assert written in (told, told + 50)
+        assert written in (reported, reported + 50)
         assert db.execute("SELECT count(*) FROM connections").fetchone()[0] <= written
         db.close()
-        told = written
+        reported = written
     assert path.stat().st_size <= 2 * max_size

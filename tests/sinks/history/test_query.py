@@ -269,7 +269,7 @@ def test_points_are_never_too_many(db: sqlite3.Connection) -> None:
     assert made["hours"][1]["at"] == iso_time(NOON + 6 * HOUR)
 
 
-def test_the_queries_of_the_documentation(db: sqlite3.Connection) -> None:
+def test_the_documented_queries(db: sqlite3.Connection) -> None:
     fill(db)
     text = (ROOT / "docs" / "history.md").read_text(encoding="utf-8")
     queries = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
@@ -278,9 +278,7 @@ def test_the_queries_of_the_documentation(db: sqlite3.Connection) -> None:
     assert len(found) == 3
 
 
-def test_the_python_of_the_documentation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_documented_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "history.db"
     history(path, [closed(time.time(), service="mqtt", reason="client_lost")]).close()
     text = (ROOT / "docs" / "history.md").read_text(encoding="utf-8")

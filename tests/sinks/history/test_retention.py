@@ -65,8 +65,8 @@ def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
         prune_all(db, path, 365 * DAY, max_size, at + 1000)
         biggest = max(biggest, size_on_disk(path))
     assert biggest <= max_size * 1.2
-    kept = count(db, "connections")
-    assert 2000 < kept < written / 2
+    retained = count(db, "connections")
+    assert 2000 < retained < written / 2
     newest = db.execute("SELECT max(closed_at), min(closed_at) FROM connections").fetchone()
     assert newest[0] == at + 999
     assert newest[1] > NOON + 10 * HOUR  # the oldest went first

@@ -167,11 +167,11 @@ async def test_one_transaction_for_all_of_a_second(
     batches: list[int] = []
     write = store.write
 
-    def noting(db: Any, items: list[Any], *others: Any) -> None:
+    def recording(db: Any, items: list[Any], *others: Any) -> None:
         batches.append(len(items))
         write(db, items, *others)
 
-    monkeypatch.setattr(store, "write", noting)
+    monkeypatch.setattr(store, "write", recording)
     world = World(path)
     world.history.startService()
     for _ in range(5):
@@ -346,9 +346,7 @@ async def test_counters_continue_in_the_next_run(path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("seconds", [0.0, 5.0])  # before its counters are written, and after
-async def test_counters_of_a_service_that_is_gone_go_on_when_it_comes_back(
-    path: Path, seconds: float
-) -> None:
+async def test_counters_continue_when_a_removed_service_returns(path: Path, seconds: float) -> None:
     world = World(path)
     world.history.startService()
     world.monitor.carry_over(Totals(3, 4, 5))

@@ -65,7 +65,7 @@ def test_what_was_written_is_there_the_next_time(path: Path) -> None:
     "open_file", [lambda path: open_for_writing(path, MEBIBYTE), open_read_only]
 )
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "message"),
     [
         ("text", "file is not a database"),
         ("foreign", "is a database, but no history of monconn's"),
@@ -74,7 +74,7 @@ def test_what_was_written_is_there_the_next_time(path: Path) -> None:
     ],
 )
 def test_other_files_are_left_alone(
-    path: Path, kind: str, words: str, open_file: Callable[[str], object]
+    path: Path, kind: str, message: str, open_file: Callable[[str], object]
 ) -> None:
     if kind == "text":
         path.write_text("dear diary, " * 100)
@@ -88,7 +88,7 @@ def test_other_files_are_left_alone(
     else:
         path.mkdir()
     before = None if kind == "folder" else path.read_bytes()
-    with pytest.raises(FileError, match=words) as caught:
+    with pytest.raises(FileError, match=message) as caught:
         open_file(str(path))
     assert str(caught.value).startswith(f"history: {path}: ")
     assert before == (None if kind == "folder" else path.read_bytes())
@@ -141,7 +141,7 @@ def test_a_connection_has_the_values_of_its_record(path: Path) -> None:
     db.close()
 
 
-def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
+def test_a_batch_is_written_atomically(path: Path) -> None:
     db = history(path)
     with pytest.raises(OverflowError):
         write(db, [closed(), closed(up=1 << 70)], {"web": Totals(1)}, RUN)

@@ -8,11 +8,8 @@ plain rows, or, translated to SQL, the rows of a history.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import shlex
-import socket
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args
 
@@ -24,6 +21,7 @@ from monconn.model.actions import ACTION_KINDS
 from monconn.model.alarms import ALARM_KINDS
 from monconn.model.reasons import REASONS, REFUSALS, STATES, Pipe
 from monconn.model.record import ConnectionRecord
+from monconn.policy.networks import matcher
 from monconn.units import parse_duration, parse_size
 
 Kind = Literal["text", "choice", "network", "seconds", "bytes", "rate", "count", "port"]
@@ -686,7 +684,7 @@ def _network_check(key: Key, values: Sequence[Value]) -> _Check:
     address = key.address
     assert address is not None
     texts = [value for value in values if isinstance(value, (Part, Exact))]
-    covers = _covers([v for v in values if not isinstance(v, (Part, Exact, Range))])
+    covers = matcher([v for v in values if not isinstance(v, (Part, Exact, Range))])
     has_text = _text_test(texts)
     if not texts:
         return (lambda row, _: address(row)), covers
@@ -695,43 +693,6 @@ def _network_check(key: Key, values: Sequence[Value]) -> _Check:
         lambda row, context: (address(row), get(row, context)),
         lambda pair: covers(pair[0]) or has_text(pair[1]),
     )
-
-
-def _covers(networks: Sequence[Network]) -> _Test:
-    """Whether one of the networks covers an IP.
-
-    Not a :class:`~monconn.policy.networks.NetworkSet`: that parses the IP into an object of
-    :mod:`ipaddress`, which takes ten times as long as the C library to pack it, and which for
-    5,000 rows is felt; and it is made to change, while these can be merged and sorted.
-    """
-    v4 = [each for each in networks if isinstance(each, ipaddress.IPv4Network)]
-    v6 = [each for each in networks if isinstance(each, ipaddress.IPv6Network)]
-    ranges = {
-        socket.AF_INET: _disjoint_ranges(ipaddress.collapse_addresses(v4)),
-        socket.AF_INET6: _disjoint_ranges(ipaddress.collapse_addresses(v6)),
-    }
-
-    def covers(ip: str | None) -> bool:
-        if not ip:
-            return False
-        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-        firsts, lasts = ranges[family]
-        if not firsts:
-            return False
-        try:
-            packed = socket.inet_pton(family, ip.partition("%")[0])
-        except (OSError, ValueError):  # "unix", "local"; ValueError is for a NUL
-            return False
-        index = bisect_right(firsts, packed) - 1
-        return index >= 0 and packed <= lasts[index]
-
-    return covers
-
-
-def _disjoint_ranges(networks: Iterable[Network]) -> tuple[list[bytes], list[bytes]]:
-    """The first and the last addresses, packed, of networks that are sorted and do not overlap."""
-    ends = [(each.network_address.packed, each.broadcast_address.packed) for each in networks]
-    return [first for first, _ in ends], [last for _, last in ends]
 
 
 def _members(key: Key, value: Value) -> Iterator[str]:

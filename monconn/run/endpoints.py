@@ -33,7 +33,6 @@ from monconn.policy.policy import SETTINGS, Policy
 from monconn.wrapping import MonitoringFactory
 
 _OURS = "mon."
-_COUNT = re.compile(r"[0-9]{1,9}")
 _CONTROL_PLACES = r"default, a path or unix\:PATH, the colon with its backslash"
 
 

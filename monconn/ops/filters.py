@@ -11,7 +11,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import attrs
 
@@ -19,7 +19,15 @@ from monconn.addresses import Network, parse_network
 from monconn.errors import AddressError, MonconnError, UnitError, quoted
 from monconn.model.actions import ACTION_KINDS
 from monconn.model.alarms import ALARM_KINDS
-from monconn.model.reasons import REASONS, REFUSALS, STATES, Pipe
+from monconn.model.reasons import (
+    CLOSERS,
+    EVENT_KINDS,
+    HISTORY_EVENT_KINDS,
+    PIPES,
+    REASONS,
+    REFUSALS,
+    STATES,
+)
 from monconn.model.record import ConnectionRecord
 from monconn.policy.networks import matcher
 from monconn.units import parse_duration, parse_size
@@ -30,10 +38,6 @@ exactly; ``seconds``, ``bytes`` and ``rate`` (bytes a second) only as a range.""
 Mode = Literal["listing", "action"]
 """A listing also takes bare words; an action takes ids and ``key:`` terms, and at least one."""
 
-PIPES: tuple[str, ...] = get_args(Pipe)
-CLOSED_BY = ("client", "backend", "operator", "monconn")
-EVENTS = ("opened", "refused", "closed", "alarm", "action")
-HISTORY_EVENTS = ("refused", "alarm", "started", "stopped", "lost", "action")
 MAX_TERMS = 100
 """Beside ids. More are an error: each may cost a search in every row."""
 MAX_IDS = 10_000
@@ -840,7 +844,7 @@ CONNECTION_KEYS = Keys(
         Key("down", "bytes", lambda r, _: r.down),
         Key("rate", "rate", _rate),
         Key("reason", "choice", lambda r, _: r.reason, REASONS),
-        Key("closed_by", "choice", lambda r, _: r.closed_by, CLOSED_BY),
+        Key("closed_by", "choice", lambda r, _: r.closed_by, CLOSERS),
         Key("backend", "text", lambda r, _: r.backend),
         Key(
             "port",
@@ -953,7 +957,7 @@ _EVENT_WORDS = tuple(dict.fromkeys((*REFUSALS, *ALARM_KINDS, *ACTION_KINDS)))
 
 EVENT_KEYS = Keys(
     _table(
-        Key("event", "choice", _field("event"), EVENTS),
+        Key("event", "choice", _field("event"), EVENT_KINDS),
         Key("id", "count", _field("id")),
         _SERVICE,
         Key("client", "network", _event_client, address=_event_ip),
@@ -963,7 +967,7 @@ EVENT_KEYS = Keys(
         Key("idle", "seconds", _field("idle_seconds")),
         *_TRAFFIC,
         Key("reason", "choice", _event_reason, tuple(dict.fromkeys((*REASONS, *_EVENT_WORDS)))),
-        Key("closed_by", "choice", _field("closed_by"), CLOSED_BY),
+        Key("closed_by", "choice", _field("closed_by"), CLOSERS),
         Key("backend", "text", _field("backend")),
         Key("port", "port", _row_ports("client", "listener", "backend"), is_many=True),
         _DETAIL,
@@ -1002,7 +1006,7 @@ HISTORY_KEYS = Keys(
         ),
         *_TRAFFIC,
         Key("reason", "choice", _field("reason"), REASONS, sql=("reason",)),
-        Key("closed_by", "choice", _field("closed_by"), CLOSED_BY, sql=("closed_by",)),
+        Key("closed_by", "choice", _field("closed_by"), CLOSERS, sql=("closed_by",)),
         Key("backend", "text", _field("backend"), sql=("backend",)),
         Key(
             "port",
@@ -1023,7 +1027,7 @@ HISTORY_KEYS = Keys(
 
 HISTORY_EVENT_KEYS = Keys(
     _table(
-        Key("event", "choice", _field("event"), HISTORY_EVENTS, sql=("event",)),
+        Key("event", "choice", _field("event"), HISTORY_EVENT_KINDS, sql=("event",)),
         _SERVICE,
         attrs.evolve(_CLIENT, get=_event_client, address=_event_ip),
         Key("reason", "choice", _event_reason, _EVENT_WORDS, sql=("word",)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -47,6 +47,7 @@ from monconn.ops.filters import (
 )
 from monconn.ops.rates import LEAST_SECONDS, Rates
 from monconn.ops.rows import (
+    ORDERS,
     BlockRow,
     ClientRow,
     ClosedConnectionRow,
@@ -55,6 +56,7 @@ from monconn.ops.rows import (
     HistoryConnectionRow,
     HistoryEventRow,
     IpRow,
+    Order,
     ReportRow,
     ServiceRow,
 )
@@ -62,8 +64,6 @@ from monconn.ops.rows import (
 if TYPE_CHECKING:
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
-Order = Literal["id", "up", "down", "age", "idle", "rate", "closed"]
-ORDERS: tuple[Order, ...] = get_args(Order)
 MAX_IDS = 2_000
 """Ids in one action."""
 _SHOWN_IDS = 10
@@ -187,8 +187,8 @@ class Operations:
             form says must hold, whatever the filter says.
         :param idle_over: seconds.
         :param text: is searched in client, service, state, backend and reason.
-        :param sort: one of :data:`ORDERS`: ``id``, the default, is oldest first; by the others, the
-            most (or the latest) comes first.
+        :param sort: one of :data:`~monconn.ops.rows.ORDERS`: ``id``, the default, is oldest first;
+            by the others, the most (or the latest) comes first.
         :raises UnknownService: there is no such service.
         :raises FilterError: the filter cannot be understood.
         :raises QuestionError: there is no such state or order.

@@ -30,6 +30,7 @@ from monconn.faces.cli.verbs import (
 from monconn.faces.control.client import Client
 from monconn.ops.filters import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
 from monconn.ops.rows import (
+    ORDERS,
     BlockRow,
     ClientRow,
     ClosedConnectionRow,
@@ -40,7 +41,6 @@ from monconn.ops.rows import (
 )
 from monconn.units import parse_duration
 
-_ORDERS = ("id", "up", "down", "age", "idle", "rate", "closed")
 _IDS_AT_ONCE = 1_000
 """A value on the wire has room for some 6,000, and an action takes 2,000."""
 _SHELLS = ("bash", "zsh", "fish")
@@ -67,7 +67,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
         "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
     ),
     click.option("--text", metavar="WORD", help="Only those with this text in any column."),
-    click.option("--sort", type=click.Choice(_ORDERS), help="The most first; id: oldest first."),
+    click.option("--sort", type=click.Choice(ORDERS), help="The most first; id: oldest first."),
     click.option("--limit", type=click.IntRange(min=1), help="No more than so many."),
     click.option("--closed", is_flag=True, help="Those that were closed last, instead."),
 )

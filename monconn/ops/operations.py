@@ -93,10 +93,12 @@ class CloseResult:
 
     :param ids: the connections that were ended.
     :param unknown: the ids asked for that no live connection (of the service) has.
+    :param rows: of a dry run, the connections; each is made as it is asked for.
     """
 
     ids: tuple[int, ...]
     unknown: tuple[int, ...] = ()
+    rows: Iterable[ConnectionRow] = attrs.field(default=(), eq=False, repr=False)
 
 
 @attrs.frozen
@@ -452,7 +454,14 @@ class Operations:
                     for record in _select(live, wanted, self._context())
                     if ids is not None or reset or record.reason is None
                 ]
-            if not dry_run:
+            rows: Iterable[ConnectionRow] = ()
+            if dry_run:
+                self._sample_rates()
+                rows = (
+                    connection_row(record, self._rates, self.clock.seconds())
+                    for _, record in chosen
+                )
+            else:
                 for monitor, record in chosen:
                     if record.id in monitor:  # to end another may have ended this one
                         monitor.close(record.id, reset=bool(reset), actor=None)
@@ -467,6 +476,7 @@ class Operations:
             return CloseResult(
                 tuple(record.id for _, record in chosen),
                 tuple(each for each in ids or () if each not in known),
+                rows,
             )
 
         if wanted[0].uses("rate"):

@@ -193,7 +193,9 @@ def close(
     if len(ids) == len(terms) > 0:
         parts = (ids[at : at + _IDS_AT_ONCE] for at in range(0, len(ids), _IDS_AT_ONCE))
         choices = [{"ids": part} for part in parts]
-    count, unknown, rows = 0, [], []
+    count = 0
+    unknown: list[int] = []
+    rows: list[Any] = []
     for choice in choices:
         answer = server.call(
             "CloseConnections", **wanted, **choice, reset=reset, dry_run=dry_run or None
@@ -201,12 +203,7 @@ def close(
         count += int(answer["closed"])
         unknown += json.loads(answer["unknown"])
         if dry_run:
-            chosen = choice.get("ids") or terms
-            listed_terms = [f"id:{each}" if str(each).isdigit() else str(each) for each in chosen]
-            found = server.rows("ListConnections", **wanted, filter=filter_text(listed_terms))
-            # One that is ending already is only ended again by its id, or by a reset.
-            has_ids = any(each.lower().startswith("id:") for each in listed_terms)
-            rows += [each for each in found if has_ids or reset or each.get("reason") is None]
+            rows += server.rows_of(answer)
     if as_json:
         made = {"closed": count, "unknown": unknown}
         print_json(made | {"dry_run": True, "connections": rows} if dry_run else made)

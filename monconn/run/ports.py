@@ -70,7 +70,7 @@ class SocketPort:
         self._paths = paths
         self._forwarder = Forwarder(monitor, self._path(config))
         keepalive = config.policy.keepalive
-        self._sock = open_listener(config.listen, keepalive=keepalive, pauses_seconds=())
+        self._sock = open_listener(config.listen, keepalive=keepalive)
         self.listen = _bound_address(config.listen, self._sock)
         self._listener = Listener(self._sock, reactor, self._forwarder.accepted, monitor.must_wait)
         self._cancel: Cancel | None = None

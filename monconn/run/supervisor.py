@@ -17,11 +17,13 @@ from monconn.config.config import ServiceConfig, clashes
 from monconn.errors import DuplicateService, ListenError, UnknownService, quoted
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
-from monconn.net.listen import PAUSES_SECONDS
 from monconn.policy.policy import Policy
 from monconn.relay.paths import DataPaths
 from monconn.run.ports import Port, is_in_use, may_pass, open_port
 from monconn.sinks.hexdump import HexDump
+
+PAUSES_SECONDS = (0.5, 1.0)
+"""Between the attempts to listen: the program that used the address may be about to end."""
 
 
 @attrs.frozen

@@ -494,14 +494,22 @@ class Monitor:
 
         :raises ValueError: a count is negative or higher than the total.
         """
-        now_up, now_down = self.bytes()
-        if not (0 <= up <= now_up and 0 <= down <= now_down):
-            raise ValueError(
-                f"cannot take {up} up and {down} down off {now_up} up and {now_down} down"
-            )
+        self.check_subtract(up, down)
         self._subtracted.up += up
         self._subtracted.down += down
         self._acted(actor, "subtract_stats", f"{up} B up, {down} B down")
+
+    def check_subtract(self, up: int, down: int) -> None:
+        """Check that :meth:`subtract` would do this.
+
+        :raises ValueError: it would not; with the message that it has.
+        """
+        now_up, now_down = self.bytes()
+        if not (0 <= up <= now_up and 0 <= down <= now_down):
+            raise ValueError(
+                f"cannot subtract {up} B up and {down} B down:"
+                f" there are {now_up} B up and {now_down} B down"
+            )
 
     def reset_stats(self, *, actor: Actor | None = OWN_CODE) -> None:
         """Set the totals (bytes, connections opened, refusals) to zero."""

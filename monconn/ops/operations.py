@@ -558,16 +558,13 @@ class Operations:
         :raises QuestionError: fewer than none, or more than there are.
         """
         (monitor,) = self.monitors(service)
-        if dry_run:
-            now_up, now_down = monitor.bytes()
-            if not (0 <= up <= now_up and 0 <= down <= now_down):
-                raise QuestionError(f"there are {now_up} bytes up and {now_down} down")
-            return _change(True, [monitor])
         try:
-            monitor.subtract(up, down, actor=None)
+            monitor.check_subtract(up, down)
         except ValueError as error:
             raise QuestionError(str(error)) from None
-        self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
+        if not dry_run:
+            monitor.subtract(up, down, actor=None)
+            self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
         return _change(True, [monitor])
 
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:

@@ -360,7 +360,8 @@ def test_subtract(monitor: Monitor) -> None:
 def test_subtract_takes_no_more_than_there_is(monitor: Monitor, up: int, down: int) -> None:
     connection = enter(monitor)
     connection.record.up, connection.record.down = 10, 20
-    with pytest.raises(ValueError, match=f"cannot take {up} up and {down} down off 10 up and 20"):
+    problem = f"cannot subtract {up} B up and {down} B down: there are 10 B up and 20 B down"
+    with pytest.raises(ValueError, match=problem):
         monitor.subtract(up, down)
     assert monitor.bytes() == (10, 20)
 

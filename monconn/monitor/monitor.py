@@ -507,8 +507,7 @@ class Monitor:
         now_up, now_down = self.bytes()
         if not (0 <= up <= now_up and 0 <= down <= now_down):
             raise ValueError(
-                f"cannot subtract {up} B up and {down} B down:"
-                f" there are {now_up} B up and {now_down} B down"
+                f"cannot subtract {up} up and {down} down from {now_up} up and {now_down} down"
             )
 
     def reset_stats(self, *, actor: Actor | None = OWN_CODE) -> None:

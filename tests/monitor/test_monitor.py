@@ -360,8 +360,9 @@ def test_subtract(monitor: Monitor) -> None:
 def test_subtract_takes_no_more_than_there_is(monitor: Monitor, up: int, down: int) -> None:
     connection = enter(monitor)
     connection.record.up, connection.record.down = 10, 20
-    problem = f"cannot subtract {up} B up and {down} B down: there are 10 B up and 20 B down"
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(
+        ValueError, match=f"cannot subtract {up} up and {down} down from 10 up and 20"
+    ):
         monitor.subtract(up, down)
     assert monitor.bytes() == (10, 20)
 

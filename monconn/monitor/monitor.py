@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
 from monconn.errors import SettingTypeError, UnknownConnection
-from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor
+from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Refusal
 from monconn.model.record import ConnectionRecord, iso_time
@@ -531,6 +531,8 @@ class Monitor:
         changed: bool = True,
     ) -> None:
         if actor is not None:
+            if actor is OWN_CODE:
+                actor = whose_code()
             self.report(Action(kind, actor, time.time(), self.name, target, count, changed))
 
     def stop(self, wait_seconds: float) -> Deferred[None]:

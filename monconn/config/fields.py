@@ -1,6 +1,6 @@
 """How each kind of value is read from YAML.
 
-The type of a field names its reader: ``Annotated[int, read_size]``; or its kind, whose reader is in
+The type of a field names its reader: ``Annotated[str, read_text]``; or its kind, whose reader is in
 ``NODE_READERS``: ``Annotated[float, SECONDS]``. A new section of the configuration is one attrs
 class with such fields; its keys, and what is wrong with their values, follow from it.
 """
@@ -256,7 +256,6 @@ def read_network(node: Node) -> Network:
 
 Text = Annotated[str, read_text]
 PlainListen = Annotated[TcpAddress | UnixAddress | None, read_plain_listen]
-Size = Annotated[int, read_size]
 
 NODE_READERS: dict[Kind, Reader] = {
     kinds.SECONDS: read_seconds,

@@ -262,13 +262,10 @@ class DevicesService(Service):
 
     :param config: what a device is, and the limits for alarms.
     :param registry: the monitors; later ones are followed, too.
-    :param reactor: unused; here as every part of the application gets one.
     :param clock: monotonic time and timers.
     """
 
-    def __init__(
-        self, config: DevicesConfig, registry: Registry, reactor: Any, clock: Clock
-    ) -> None:
+    def __init__(self, config: DevicesConfig, registry: Registry, clock: Clock) -> None:
         self._config = config
         self._registry = registry
         self._clock = clock

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
 import attrs
@@ -70,6 +73,25 @@ class Actor:
 
 OWN_CODE = Actor("code")
 """The program that monconn runs in: code that calls :meth:`Monitor.close` and the like directly."""
+_code_runs_for: ContextVar[Actor] = ContextVar("code_runs_for", default=OWN_CODE)
+
+
+@contextmanager
+def running_code_of(actor: Actor) -> Iterator[None]:
+    """Have what code does directly in this block count as done by somebody else than the program.
+
+    As at a Python prompt, whose user may call a monitor's methods.
+    """
+    token = _code_runs_for.set(actor)
+    try:
+        yield
+    finally:
+        _code_runs_for.reset(token)
+
+
+def whose_code() -> Actor:
+    """Who the running code acts for: :data:`OWN_CODE`, unless in :func:`running_code_of`."""
+    return _code_runs_for.get()
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""The closed lists of states, ends, reasons and refusals.
+"""The closed lists of states, ends, reasons, refusals and kinds of event.
 
 Code, log, JSON, metrics and history all use these values.
 """
@@ -33,9 +33,19 @@ Reason = Literal[
     "error",
 ]
 Refusal = Literal["blocked", "conn_limit", "ip_limit", "per_ip_limit", "rate", "stopping"]
+Closer = Literal["client", "backend", "operator", "monconn"]
+"""Who ended a connection first."""
+EventKind = Literal["opened", "refused", "closed", "alarm", "action"]
+"""What is an event as it happens."""
+HistoryEventKind = Literal["refused", "alarm", "started", "stopped", "lost", "action"]
+"""What is an event in a history; connections that have ended are rows of their own."""
+PIPES: tuple[Pipe, ...] = get_args(Pipe)
 STATES: tuple[State, ...] = get_args(State)
 REASONS: tuple[Reason, ...] = get_args(Reason)
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
+CLOSERS: tuple[Closer, ...] = get_args(Closer)
+EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+HISTORY_EVENT_KINDS: tuple[HistoryEventKind, ...] = get_args(HistoryEventKind)
 
 CLOSED_REASONS: dict[Side, Reason] = {"client": "client_closed", "backend": "backend_closed"}
 """The reason when a side was the first to end in order (FIN)."""

@@ -13,7 +13,9 @@ import attrs
 
 from monconn.model import tcpinfo
 from monconn.model.reasons import (
+    CLOSERS,
     WHO_LETTERS,
+    Closer,
     Direction,
     Pipe,
     Reason,
@@ -180,12 +182,12 @@ class ConnectionRecord:
         return max(self.opened, *moved)
 
     @property
-    def closed_by(self) -> str | None:
-        """The party that ended it first: client, backend, operator or monconn; None while live."""
+    def closed_by(self) -> Closer | None:
+        """The party that ended it first; None while live."""
         if self.reason is None:
             return None
         first_word = self.reason.partition("_")[0]
-        return first_word if first_word in ("client", "backend", "operator") else "monconn"
+        return next((each for each in CLOSERS if each == first_word), "monconn")
 
     @property
     def code(self) -> str | None:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
 from monconn.errors import SettingTypeError, UnknownConnection
-from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor
+from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Refusal
 from monconn.model.record import ConnectionRecord, iso_time
@@ -495,14 +495,21 @@ class Monitor:
 
         :raises ValueError: a count is negative or higher than the total.
         """
+        self.check_subtract(up, down)
+        self._subtracted.up += up
+        self._subtracted.down += down
+        self._acted(actor, "subtract_stats", f"{up} B up, {down} B down")
+
+    def check_subtract(self, up: int, down: int) -> None:
+        """Check that :meth:`subtract` would do this.
+
+        :raises ValueError: it would not; with the message that it has.
+        """
         now_up, now_down = self.bytes()
         if not (0 <= up <= now_up and 0 <= down <= now_down):
             raise ValueError(
                 f"cannot subtract {up} up and {down} down from {now_up} up and {now_down} down"
             )
-        self._subtracted.up += up
-        self._subtracted.down += down
-        self._acted(actor, "subtract_stats", f"{up} B up, {down} B down")
 
     def reset_stats(self, *, actor: Actor | None = OWN_CODE) -> None:
         """Set the totals (bytes, connections opened, refusals) to zero."""
@@ -525,6 +532,8 @@ class Monitor:
         changed: bool = True,
     ) -> None:
         if actor is not None:
+            if actor is OWN_CODE:
+                actor = whose_code()
             self.report(Action(kind, actor, time.time(), self.name, target, count, changed))
 
     def stop(self, wait_seconds: float) -> Deferred[None]:

@@ -55,6 +55,6 @@ class Watchers:
                 continue  # an earlier one has cancelled it
             try:
                 watch(direction, data)
-            except Exception:
+            except (Exception, SystemExit):  # sys.exit() must not end the program either
                 self._remove(watch)
                 self._log.failure("a watcher of a connection failed and is removed")

@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
@@ -20,7 +19,6 @@ from zope.interface import implementer
 
 from monconn import unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.clock import retry_pauses
 from monconn.errors import ListenError, os_error_text
 from monconn.net.sockets import enable_keepalive
 
@@ -28,8 +26,6 @@ BACKLOG = 4096
 """The kernel's queue of clients not yet accepted; ``net.core.somaxconn`` may shorten it."""
 BATCH = 64
 """Clients accepted in one turn of the reactor, so that a flood of them does not starve others."""
-PAUSES_SECONDS = (0.5, 1.0)
-"""Between the attempts to bind: the program that used the address may be about to end."""
 SHORTAGE_PAUSE_SECONDS = 0.25
 """How long to leave clients in the queue once descriptors or memory have run out. Without the
 pause the listener would stay readable and the loop would spin."""
@@ -55,34 +51,21 @@ class ListenReactor(Protocol):
 
 
 def open_listener(
-    address: SocketAddress,
-    *,
-    keepalive: bool = True,
-    default_mode: int | None = None,
-    pauses_seconds: Sequence[float] | None = None,
-    sleep: Callable[[float], object] = time.sleep,
+    address: SocketAddress, *, keepalive: bool = True, default_mode: int | None = None
 ) -> socket.socket:
-    """Bind and listen, trying again after each pause.
+    """Bind and listen.
 
     :param address: an empty host is every address, IPv6 and IPv4.
     :param keepalive: whether the kernel sends keepalive probes to silent clients.
     :param default_mode: the permissions of a UNIX socket whose address names none; None leaves
         them to the umask.
-    :param pauses_seconds: None for :data:`PAUSES_SECONDS`, or no second attempt if the reactor
-        runs in this thread already.
     :returns: a listening, non-blocking socket.
-    :raises ListenError: the last attempt failed, or permission is denied.
+    :raises ListenError: the address cannot be had; its cause is the ``OSError``.
     """
-    if pauses_seconds is None:
-        pauses_seconds = retry_pauses(PAUSES_SECONDS)
-    for pause in (*pauses_seconds, None):
-        try:
-            return _bind(address, keepalive, default_mode)
-        except OSError as error:
-            if pause is None or error.errno in (errno.EACCES, errno.EPERM):
-                raise ListenError(f"cannot listen on {address}: {os_error_text(error)}") from error
-            sleep(pause)
-    raise AssertionError("unreachable")
+    try:
+        return _bind(address, keepalive, default_mode)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {os_error_text(error)}") from error
 
 
 def _bind(address: SocketAddress, keepalive: bool, default_mode: int | None) -> socket.socket:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any
 
 from twisted.logger import Logger
 
 from monconn.clock import Clock
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
+from monconn.model.reasons import EventKind
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.registry import Registry
@@ -20,9 +21,6 @@ from monconn.ops.filters import Context, Filter
 from monconn.ops.rates import Rates
 from monconn.ops.rows import ActionRow, AlarmRow, ConnectionRow
 from monconn.ratelimit import RateLimiter
-
-EventKind = Literal["opened", "refused", "closed", "alarm", "action"]
-EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 EVENTS_PER_SECOND = 1_000
 """Beyond these, events are dropped and counted, so that watching never becomes the cost."""
@@ -34,7 +32,7 @@ class FeedEvent:
     """One event; every subscriber gets the same object.
 
     :param sequence: grows by one or more from one event to the next, as long as the program runs.
-    :param kind: one of :data:`EVENT_KINDS`.
+    :param kind: one of :data:`~monconn.model.reasons.EVENT_KINDS`.
     :param service: None for an action on all services.
     :param row: a connection's, an alarm's or an action's.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -47,6 +47,7 @@ from monconn.ops.filters import (
 )
 from monconn.ops.rates import LEAST_SECONDS, Rates
 from monconn.ops.rows import (
+    ORDERS,
     BlockRow,
     ClientRow,
     ClosedConnectionRow,
@@ -55,6 +56,7 @@ from monconn.ops.rows import (
     HistoryConnectionRow,
     HistoryEventRow,
     IpRow,
+    Order,
     ReportRow,
     ServiceRow,
 )
@@ -62,8 +64,6 @@ from monconn.ops.rows import (
 if TYPE_CHECKING:
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
-Order = Literal["id", "up", "down", "age", "idle", "rate", "closed"]
-ORDERS: tuple[Order, ...] = get_args(Order)
 MAX_IDS = 2_000
 """Ids in one action."""
 _LISTED_IDS = 10
@@ -93,10 +93,12 @@ class CloseResult:
 
     :param ids: the connections that were ended.
     :param unknown: the ids asked for that no live connection (of the service) has.
+    :param rows: of a dry run, the connections; each is made as it is asked for.
     """
 
     ids: tuple[int, ...]
     unknown: tuple[int, ...] = ()
+    rows: Iterable[ConnectionRow] = attrs.field(default=(), eq=False, repr=False)
 
 
 @attrs.frozen
@@ -187,8 +189,8 @@ class Operations:
             form says must hold, whatever the filter says.
         :param idle_over: seconds.
         :param text: is searched in client, service, state, backend and reason.
-        :param sort: one of :data:`ORDERS`: ``id``, the default, is oldest first; by the others, the
-            most (or the latest) comes first.
+        :param sort: one of :data:`~monconn.ops.rows.ORDERS`: ``id``, the default, is oldest first;
+            by the others, the most (or the latest) comes first.
         :raises UnknownService: there is no such service.
         :raises FilterError: the filter cannot be understood.
         :raises QuestionError: there is no such state or order.
@@ -452,7 +454,14 @@ class Operations:
                     for record in _select(live, wanted, self._context())
                     if ids is not None or reset or record.reason is None
                 ]
-            if not dry_run:
+            rows: Iterable[ConnectionRow] = ()
+            if dry_run:
+                self._sample_rates()
+                rows = (
+                    connection_row(record, self._rates, self.clock.seconds())
+                    for _, record in chosen
+                )
+            else:
                 for monitor, record in chosen:
                     if record.id in monitor:  # to end another may have ended this one
                         monitor.close(record.id, reset=bool(reset), actor=None)
@@ -467,6 +476,7 @@ class Operations:
             return CloseResult(
                 tuple(record.id for _, record in chosen),
                 tuple(each for each in ids or () if each not in known),
+                rows,
             )
 
         if wanted[0].uses("rate"):
@@ -548,16 +558,13 @@ class Operations:
         :raises QuestionError: fewer than none, or more than there are.
         """
         (monitor,) = self.monitors(service)
-        if dry_run:
-            now_up, now_down = monitor.bytes()
-            if not (0 <= up <= now_up and 0 <= down <= now_down):
-                raise QuestionError(f"there are {now_up} bytes up and {now_down} down")
-            return _change(True, [monitor])
         try:
-            monitor.subtract(up, down, actor=None)
+            monitor.check_subtract(up, down)
         except ValueError as error:
             raise QuestionError(str(error)) from None
-        self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
+        if not dry_run:
+            monitor.subtract(up, down, actor=None)
+            self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
         return _change(True, [monitor])
 
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:

@@ -7,12 +7,15 @@ and titles. A key that a snapshot gains must be added here: the tests compare th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import attrs
 
 from monconn.ops.columns import Column, Row, TableOf, field
 
+Order = Literal["id", "up", "down", "age", "idle", "rate", "closed"]
+"""By what connections can be sorted; :class:`~monconn.ops.columns.Column` names some of them."""
+ORDERS: tuple[Order, ...] = get_args(Order)
 TcpFigures = Mapping[str, Any]
 """Figures of Linux' ``tcp_info``: :class:`monconn.model.tcpinfo.TcpInfo` as JSON."""
 

@@ -72,7 +72,7 @@ class Application(MultiService):
         # Sinks start before the first client can connect, and stop after the last connection.
         for each in config.observers:
             self.registry.observe(_make_observer(each))
-        self._devices = self._add(DevicesService(config.devices, *self._shared))
+        self._devices = self._add(DevicesService(config.devices, self.registry, self._clock))
         self._history = self._add_history(config.history)
         self._json_log = self._add_json_log(config.json_log)
         self.registry.observe(self._close_log)

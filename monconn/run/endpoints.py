@@ -33,7 +33,6 @@ from monconn.policy.policy import SETTINGS, Policy
 from monconn.wrapping import MonitoringFactory
 
 _OURS = "mon."
-_COUNT = re.compile(r"[0-9]{1,9}")
 _CONTROL_PLACES = r"default, a path or unix\:PATH, the colon with its backslash"
 
 
@@ -286,13 +285,12 @@ class _ControlPorts:
         from monconn.faces.control.service import ControlService  # and AMP, only if it is wanted
         from monconn.ops.operations import Operations
 
-        shared = (monconn.registry, reactor, MonotonicClock(reactor))
+        clock = MonotonicClock(reactor)
         if reactor not in self._devices:
-            self._devices[reactor] = DevicesService(USUAL_DEVICES, *shared)
+            self._devices[reactor] = DevicesService(USUAL_DEVICES, monconn.registry, clock)
         devices = self._devices[reactor]
-        registry, _, clock = shared
-        operations = Operations(registry, clock, devices=devices)
-        service = ControlService(config, *shared, operations)
+        operations = Operations(monconn.registry, clock, devices=devices)
+        service = ControlService(config, monconn.registry, reactor, clock, operations)
         service.startService()
         devices.startService()
         return service

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
@@ -23,7 +24,7 @@ from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, open_listener
 from monconn.net.sockets import enable_keepalive
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
-from monconn.relay.paths import DataPaths
+from monconn.relay.paths import DataPath, DataPaths, TransportPath
 
 _PORT_0 = re.compile(r"(?<!\\):(port=)?0(?=:|$)")
 
@@ -37,14 +38,12 @@ class Port(Protocol):
     def start(self) -> None:
         """Accept clients; until then they wait in the kernel's queue, if they can."""
 
-    def path(self, config: ServiceConfig) -> Any:
-        """Make a data path to the backend of a configuration.
+    def prepare(self, config: ServiceConfig) -> Callable[[], None]:
+        """Make a data path to the backend of a configuration, without using it yet.
 
+        :returns: has clients that come from then on relayed over it.
         :raises AddressError: Twisted cannot use the backend's endpoint string.
         """
-
-    def use(self, config: ServiceConfig, path: Any) -> None:
-        """Relay clients that come from now on over such a path."""
 
     def close(self) -> Deferred[Any]:
         """Listen no more; harmless the second time.
@@ -69,9 +68,9 @@ class SocketPort:
         assert isinstance(config.listen, (TcpAddress, UnixAddress))
         self._monitor = monitor
         self._paths = paths
-        self._forwarder = Forwarder(monitor, self.path(config))
+        self._forwarder = Forwarder(monitor, self._path(config))
         keepalive = config.policy.keepalive
-        self._sock = open_listener(config.listen, keepalive=keepalive, pauses_seconds=())
+        self._sock = open_listener(config.listen, keepalive=keepalive)
         self.listen = _bound_address(config.listen, self._sock)
         self._listener = Listener(self._sock, reactor, self._forwarder.accepted, monitor.must_wait)
         self._cancel: Cancel | None = None
@@ -82,20 +81,24 @@ class SocketPort:
             self._cancel = self._monitor.when_room(self._listener.resume)
         self._listener.resume()
 
-    def path(self, config: ServiceConfig) -> Any:
-        """Make a data path to the backend of a configuration."""
+    def _path(self, config: ServiceConfig) -> DataPath:
         with _backend_errors(config):
             return self._paths.between(
                 self._monitor, config.listen, config.backend, keepalive=config.policy.keepalive
             )
 
-    def use(self, config: ServiceConfig, path: Any) -> None:
-        """Relay further clients over another path, with or without keepalive."""
-        if self._sock.family != socket.AF_UNIX:  # accepted sockets inherit it from the listener
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, config.policy.keepalive)
-            if config.policy.keepalive:
-                enable_keepalive(self._sock)
-        self._forwarder.use(path)
+    def prepare(self, config: ServiceConfig) -> Callable[[], None]:
+        """Make a data path to the backend of a configuration, with or without keepalive."""
+        path, keepalive = self._path(config), config.policy.keepalive
+
+        def use() -> None:
+            if self._sock.family != socket.AF_UNIX:  # accepted sockets inherit it from the listener
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
+                if keepalive:
+                    enable_keepalive(self._sock)
+            self._forwarder.use(path)
+
+        return use
 
     def close(self) -> Deferred[Any]:
         """Close the socket, and remove its file if it has one."""
@@ -124,7 +127,7 @@ class EndpointPort:
         self._monitor = monitor
         self._paths = paths
         self._reactor = reactor
-        self._factory = ForwardingFactory(monitor, self.path(config))
+        self._factory = ForwardingFactory(monitor, self._path(config))
         self._port: Any = None
         self._closed = False
 
@@ -157,16 +160,15 @@ class EndpointPort:
     def start(self) -> None:
         """Does nothing: Twisted accepts clients as soon as it listens."""
 
-    def path(self, config: ServiceConfig) -> Any:
-        """Make a data path to the backend of a configuration."""
+    def _path(self, config: ServiceConfig) -> TransportPath:
         with _backend_errors(config):
             return self._paths.from_endpoint(
                 self._monitor, config.backend, keepalive=config.policy.keepalive
             )
 
-    def use(self, config: ServiceConfig, path: Any) -> None:
-        """Relay further clients over another path."""
-        self._factory.use(path)
+    def prepare(self, config: ServiceConfig) -> Callable[[], None]:
+        """Make a data path to the backend of a configuration."""
+        return partial(self._factory.use, self._path(config))
 
     def close(self) -> Deferred[Any]:
         """Have Twisted close the port."""

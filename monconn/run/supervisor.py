@@ -17,11 +17,13 @@ from monconn.config.config import ServiceConfig, clashes
 from monconn.errors import DuplicateService, ListenError, UnknownService, quoted
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
-from monconn.net.listen import PAUSES_SECONDS
 from monconn.policy.policy import Policy
 from monconn.relay.paths import DataPaths
 from monconn.run.ports import Port, is_in_use, may_pass, open_port
 from monconn.sinks.hexdump import HexDump
+
+PAUSES_SECONDS = (0.5, 1.0)
+"""Between the attempts to listen: the program that used the address may be about to end."""
 
 
 @attrs.frozen
@@ -191,8 +193,8 @@ class Supervisor:
             if name in self._running and (keys := _changed_keys(self._running[name].config, each))
         }
         moved = {name: after[name] for name, keys in changed.items() if "listen" in keys}
-        paths = {
-            name: self._running[name].port.path(after[name])
+        prepared = {
+            name: self._running[name].port.prepare(after[name])
             for name, keys in changed.items()
             if name not in moved and not {"backend", "keepalive"}.isdisjoint(keys)
         }
@@ -203,7 +205,7 @@ class Supervisor:
         # From here on nothing can fail.
         closing = [self._retire(name) for name in gone]
         for name in changed:
-            closing.append(self._change(after[name], ports.get(name), paths.get(name)))
+            closing.append(self._change(after[name], ports.get(name), prepared.get(name)))
         for name, config in fresh.items():
             self._start(config, monitors[name], ports[name])
         await gatherResults(closing)
@@ -355,11 +357,14 @@ class Supervisor:
         port.start()
         self._log_listening(service)
 
-    def _change(self, config: ServiceConfig, port: Port | None, path: Any) -> Deferred[Any]:
+    def _change(
+        self, config: ServiceConfig, port: Port | None, use_path: Callable[[], None] | None
+    ) -> Deferred[Any]:
         """Change a service that runs.
 
         :param port: the new listener, if there is one.
-        :param path: the new way to the backend, if there is one for the present listener.
+        :param use_path: as :meth:`Port.prepare` gave it, if the present listener stays and what
+            it forwards to, or how, does not.
         :returns: fires when the old listener is closed, if there is a new one.
         """
         service = self._running[config.name]
@@ -369,8 +374,8 @@ class Supervisor:
         if port is not None:
             closed, service.port = service.port.close(), port
             service.monitor.listen = port.listen or str(config.listen)
-        elif path is not None:
-            service.port.use(config, path)
+        elif use_path is not None:
+            use_path()
         self._show_bytes(service)
         service.monitor.apply(_policy_of(config))
         if port is not None:

@@ -60,7 +60,7 @@ class World:
         self.registry = Registry()
         self.monitor = make_monitor("web", self.clock)
         self.registry.add(self.monitor)
-        self.devices = DevicesService(DevicesConfig(**config), self.registry, None, self.clock)
+        self.devices = DevicesService(DevicesConfig(**config), self.registry, self.clock)
         self.devices.startService()
         self.observer = RecordingObserver(watches_payload=False)
         self.monitor.add_observer(self.observer)
@@ -235,7 +235,7 @@ def test_connections_that_were_live_before_are_known() -> None:
     record = monitor.admit("10.0.0.1:1", "10.0.0.1")
     assert record is not None
     monitor.opened(connection := Connection(monitor, record))
-    devices = DevicesService(DevicesConfig(), registry, None, monitor.clock)
+    devices = DevicesService(DevicesConfig(), registry, monitor.clock)
     connection.speak(5)
     connection.end()
     (row,) = devices.rows()
@@ -756,7 +756,7 @@ class BusyClock(Clock):
 
 def test_a_long_poll_lets_others_run(world: World) -> None:
     clock = BusyClock()
-    devices = DevicesService(DevicesConfig(), world.registry, None, clock)
+    devices = DevicesService(DevicesConfig(), world.registry, clock)
     for connection in enter_fleet(world):
         connection.speak()
     devices.startService()

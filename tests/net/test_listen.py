@@ -24,10 +24,8 @@ from monconn.addresses import TcpAddress, UnixAddress, parse_network
 from monconn.errors import ListenError
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
-from monconn.net import listen as accept
 from monconn.net.listen import (
     BATCH,
-    PAUSES_SECONDS,
     SHORTAGE_PAUSE_SECONDS,
     Listener,
     client_address,
@@ -77,7 +75,7 @@ def opened() -> Iterator[Callable[..., socket.socket]]:
     sockets = []
 
     def open_one(address: Any) -> socket.socket:
-        sockets.append(open_listener(address, pauses_seconds=()))
+        sockets.append(open_listener(address))
         return sockets[-1]
 
     yield open_one
@@ -370,63 +368,11 @@ def test_a_port_that_was_just_closed_can_be_opened_at_once(opened: Any, connect:
     assert port_of(opened(TcpAddress("127.0.0.1", port))) == port
 
 
-def test_three_attempts_with_pauses_then_a_clear_error(opened: Any) -> None:
+def test_a_taken_address_is_a_clear_error(opened: Any) -> None:
     port = port_of(opened(LOOPBACK))
-    slept: list[float] = []
-    with pytest.raises(ListenError) as caught:
-        open_listener(
-            TcpAddress("127.0.0.1", port), pauses_seconds=PAUSES_SECONDS, sleep=slept.append
-        )
-    assert slept == [0.5, 1.0]
-    assert str(caught.value) == f"cannot listen on 127.0.0.1:{port}: address already in use"
-
-
-def test_the_second_attempt_may_succeed(opened: Any) -> None:
-    other = opened(LOOPBACK)
-    port = port_of(other)
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        other.close()
-
-    address = TcpAddress("127.0.0.1", port)
-    with open_listener(address, pauses_seconds=PAUSES_SECONDS, sleep=sleep) as sock:
-        assert port_of(sock) == port
-    assert slept == [0.5]
-
-
-def test_a_missing_permission_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def bind(*_: object) -> socket.socket:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(accept, "_bind", bind)
-    slept: list[float] = []
-    with pytest.raises(ListenError, match=r"cannot listen on 0\.0\.0\.0:80: permission denied"):
-        open_listener(TcpAddress("0.0.0.0", 80), pauses_seconds=PAUSES_SECONDS, sleep=slept.append)
-    assert slept == []
-
-
-def test_a_running_reactor_is_never_blocked(opened: Any) -> None:
-    """As here: pytest-twisted's reactor runs in this thread."""
-    port = port_of(opened(LOOPBACK))
-    slept: list[float] = []
-    with pytest.raises(ListenError, match="address already in use"):
-        open_listener(TcpAddress("127.0.0.1", port), sleep=slept.append)
-    assert slept == []
-
-
-@pytest_twisted.ensureDeferred
-async def test_other_threads_may_wait(opened: Any) -> None:
-    port = port_of(opened(LOOPBACK))
-    slept: list[float] = []
-
-    def in_thread() -> None:
-        with pytest.raises(ListenError):
-            open_listener(TcpAddress("127.0.0.1", port), sleep=slept.append)
-
-    await deferToThread(in_thread)
-    assert slept == [*PAUSES_SECONDS]
+    problem = rf"^cannot listen on 127\.0\.0\.1:{port}: address already in use$"
+    with pytest.raises(ListenError, match=problem):
+        open_listener(TcpAddress("127.0.0.1", port))
 
 
 def test_a_failed_bind_leaves_no_descriptor_behind(opened: Any) -> None:

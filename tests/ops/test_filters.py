@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monconn.errors import MonconnError
-from monconn.model.reasons import REASONS, STATES
+from monconn.model.reasons import CLOSERS, HISTORY_EVENT_KINDS, REASONS, STATES
 from monconn.model.record import ConnectionRecord
 from monconn.ops import filters
 from monconn.ops.filters import (
@@ -507,7 +507,7 @@ connections = st.fixed_dictionaries(
         **{"duration_seconds": seconds.map(lambda each: each or 0.0)},
         **{"last_up_seconds": seconds, "last_down_seconds": seconds, "up": counts, "down": counts},
         **{"reason": st.sampled_from(REASONS), "detail": st.sampled_from(TEXTS)},
-        "closed_by": st.sampled_from(filters.CLOSED_BY),
+        "closed_by": st.sampled_from(CLOSERS),
     }
 ).map(lambda row: {**row, "client": client_of(row["client_ip"])})
 unneeded = {
@@ -539,7 +539,7 @@ def test_sql_and_python_agree_on_connections(row: dict[str, Any], given_terms: l
 @given(st.data(), st.lists(terms(HISTORY_EVENT_KEYS), min_size=1, max_size=4))
 def test_sql_and_python_agree_on_events(data: st.DataObject, given_terms: list[str]) -> None:
     wanted = parsed(given_terms, HISTORY_EVENT_KEYS)
-    event = data.draw(st.sampled_from(filters.HISTORY_EVENTS))
+    event = data.draw(st.sampled_from(HISTORY_EVENT_KINDS))
     row: dict[str, Any] = {"event": event, "detail": data.draw(st.sampled_from(TEXTS))}
     stored = {**row, "at": 0, "over": 0, "count": 1}
     if event in ("refused", "alarm"):

@@ -361,8 +361,9 @@ def test_a_dry_run_says_the_same_and_does_nothing(act: Act, count: int, changed:
 
 def test_a_dry_run_cannot_subtract_too_much() -> None:
     world = world_to_act_on()
-    with pytest.raises(QuestionError):
-        world.operations.subtract_stats(ALICE, "web", 11, 0, dry_run=True)
+    for dry_run in (True, False):
+        with pytest.raises(QuestionError, match=r"^cannot subtract 11 up and 0 down from "):
+            world.operations.subtract_stats(ALICE, "web", 11, 0, dry_run=dry_run)
 
 
 OWN: list[tuple[Callable[[Monitor], Any], str]] = [

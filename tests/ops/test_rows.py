@@ -70,7 +70,7 @@ def test_services_clients_and_devices_are_their_snapshots() -> None:
     world = World("web")
     world.connect("web", "192.0.2.1", "192.0.2.2")
     monitor = world.registry.get("web")
-    devices = DevicesService(DevicesConfig(), world.registry, None, world.clock)
+    devices = DevicesService(DevicesConfig(), world.registry, world.clock)
     operations = Operations(world.registry, world.clock, devices=devices)
     (service,) = operations.services()
     assert service.to_json() == monitor.stats() | {"ip_count": 2}

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monconn.addresses import Network, plain_ip
-from monconn.policy.networks import NetworkSet
+from monconn.policy.networks import NetworkSet, matcher
 
 
 def net(text: str) -> Network:
@@ -44,6 +44,7 @@ def test_covers_as_a_loop_over_all_would(case: tuple[list[Network], str]) -> Non
     ip = ipaddress.ip_address(text)
     naive = any(ip.version == network.version and ip in network for network in networks)
     assert NetworkSet(networks).covers(text) == naive
+    assert matcher(networks)(text) == naive
 
 
 FEW_NETWORKS = [
@@ -85,8 +86,9 @@ def test_add_and_remove_as_a_set_would(steps: list[tuple[bool, Network]]) -> Non
     ],
 )
 def test_covers(ip: str, is_covered: bool) -> None:
-    bans = NetworkSet(map(net, ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "fe80::1"]))
-    assert bans.covers(ip) == is_covered
+    networks = [*map(net, ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "fe80::1"])]
+    assert NetworkSet(networks).covers(ip) == is_covered
+    assert matcher(networks)(ip) == is_covered
 
 
 @given(st.ip_addresses(v=4))

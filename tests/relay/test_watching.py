@@ -47,13 +47,16 @@ def test_a_watcher_may_end_the_connection_before_the_chunk_is_passed_on() -> Non
     assert stage.asked() == ["abort client", "abort backend"]
 
 
-def test_watchers_do_not_disturb_each_other(logged_failures: list[object]) -> None:
+@pytest.mark.parametrize("failure", [ZeroDivisionError("on purpose"), SystemExit(1)])
+def test_watchers_do_not_disturb_each_other(
+    logged_failures: list[object], failure: BaseException
+) -> None:
     seen: list[str] = []
     changes: list[bool] = []
     watchers = Watchers(changes.append)
 
     def fails(direction: Direction, data: bytes) -> None:
-        raise ZeroDivisionError("on purpose")
+        raise failure
 
     def cancels(direction: Direction, data: bytes) -> None:
         seen.append("cancels")

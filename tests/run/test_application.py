@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock, patch
+from unittest.mock import Mock, call, patch
 
 import pytest
 import pytest_twisted
@@ -22,9 +23,9 @@ from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.config.config import Config, ServiceConfig
 from monconn.errors import ListenError
 from monconn.monitor.registry import Registry
-from monconn.net.listen import PAUSES_SECONDS
 from monconn.policy.timeouts import Timeouts
 from monconn.run.application import Application
+from monconn.run.supervisor import PAUSES_SECONDS
 
 LOOPBACK = TcpAddress("127.0.0.1", 0)
 IN_USE = CannotListenError("any", 443, OSError(98, "Address already in use"))
@@ -214,6 +215,37 @@ def app_before_the_reactor_runs(*services: ServiceConfig, **kwargs: Any) -> Appl
 
 def foreign(description: str = "ssl:443:privateKey=k.pem") -> ServiceConfig:
     return service("foreign", listen=EndpointAddress(description), when_full="wait")
+
+
+def test_a_taken_address_is_free_at_the_second_attempt(sleep: Mock) -> None:
+    other = socket.create_server(("127.0.0.1", 0))
+    address = TcpAddress("127.0.0.1", other.getsockname()[1])
+    sleep.side_effect = lambda seconds: other.close()
+    app = app_before_the_reactor_runs(service(listen=address))
+    app.privilegedStartService()
+    assert app.registry.get("web").listen == str(address)
+    assert sleep.call_args_list == [call(0.5)]
+    app.supervisor.stop()
+
+
+def test_a_taken_address_is_tried_three_times(sleep: Mock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = TcpAddress("127.0.0.1", other.getsockname()[1])
+        app = app_before_the_reactor_runs(service(listen=address))
+        with pytest.raises(ListenError, match=f"^cannot listen on {address}: address already in"):
+            app.privilegedStartService()
+    assert sleep.call_args_list == [call(0.5), call(1.0)]
+
+
+def test_a_missing_permission_is_not_tried_again(sleep: Mock) -> None:
+    app = app_before_the_reactor_runs(service(listen=TcpAddress("0.0.0.0", 80)))
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    with (
+        patch("monconn.net.listen._bind", side_effect=denied),
+        pytest.raises(ListenError, match=r"^cannot listen on 0\.0\.0\.0:80: permission denied$"),
+    ):
+        app.privilegedStartService()
+    sleep.assert_not_called()
 
 
 def test_a_taken_port_is_tried_three_times(endpoint: Mock, sleep: Mock) -> None:

@@ -30,6 +30,7 @@ from monconn.faces.cli.verbs import (
 from monconn.faces.control.client import Client
 from monconn.ops.filters import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
 from monconn.ops.rows import (
+    ORDERS,
     BlockRow,
     ClientRow,
     ClosedConnectionRow,
@@ -40,7 +41,6 @@ from monconn.ops.rows import (
 )
 from monconn.units import parse_duration
 
-_ORDERS = ("id", "up", "down", "age", "idle", "rate", "closed")
 _IDS_AT_ONCE = 1_000
 """A value on the wire has room for some 6,000, and an action takes 2,000."""
 _SHELLS = ("bash", "zsh", "fish")
@@ -67,7 +67,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
         "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
     ),
     click.option("--text", metavar="WORD", help="Only those with this text in any column."),
-    click.option("--sort", type=click.Choice(_ORDERS), help="The most first; id: oldest first."),
+    click.option("--sort", type=click.Choice(ORDERS), help="The most first; id: oldest first."),
     click.option("--limit", type=click.IntRange(min=1), help="No more than so many."),
     click.option("--closed", is_flag=True, help="Those that were closed last, instead."),
 )
@@ -193,7 +193,9 @@ def close(
     if len(ids) == len(terms) > 0:
         parts = (ids[at : at + _IDS_AT_ONCE] for at in range(0, len(ids), _IDS_AT_ONCE))
         choices = [{"ids": part} for part in parts]
-    count, unknown, rows = 0, [], []
+    count = 0
+    unknown: list[int] = []
+    rows: list[Any] = []
     for choice in choices:
         answer = server.call(
             "CloseConnections", **wanted, **choice, reset=reset, dry_run=dry_run or None
@@ -201,12 +203,7 @@ def close(
         count += int(answer["closed"])
         unknown += json.loads(answer["unknown"])
         if dry_run:
-            chosen = choice.get("ids") or terms
-            listed_terms = [f"id:{each}" if str(each).isdigit() else str(each) for each in chosen]
-            found = server.rows("ListConnections", **wanted, filter=filter_text(listed_terms))
-            # One that is ending already is only ended again by its id, or by a reset.
-            has_ids = any(each.lower().startswith("id:") for each in listed_terms)
-            rows += [each for each in found if has_ids or reset or each.get("reason") is None]
+            rows += server.rows_of(answer)
     if as_json:
         made = {"closed": count, "unknown": unknown}
         print_json(made | {"dry_run": True, "connections": rows} if dry_run else made)

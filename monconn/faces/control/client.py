@@ -132,7 +132,10 @@ class Client:
 
     def rows(self, command: str, **arguments: Any) -> Iterator[Any]:
         """The rows of a list, whose pages are requested one after the other."""
-        answer = self.call(command, **arguments)
+        yield from self.rows_of(self.call(command, **arguments))
+
+    def rows_of(self, answer: dict[str, str]) -> Iterator[Any]:
+        """The rows in an answer to the last command, and those of the pages that follow it."""
         yield from json.loads(answer["rows"])
         while "next" in answer:
             answer = self.call("NextPage", next=int(answer["next"]))

@@ -200,6 +200,8 @@ class CloseConnections(_Command):
     response = [
         (b"closed", amp.Integer()),
         (b"unknown", amp.String()),  # a JSON array of the ids that no live connection has
+        (b"rows", amp.String(optional=True)),  # of a dry run: the connections, in pages
+        (b"next", amp.Integer(optional=True)),
     ]
 
 

@@ -246,14 +246,17 @@ class ControlProtocol(amp.AMP):
 
     @commands.CloseConnections.responder
     def close_connections(
-        self, ids: bytes | None = None, **arguments: Any
+        self, ids: bytes | None = None, dry_run: bool | None = None, **arguments: Any
     ) -> Deferred[dict[str, Any]]:
-        """End connections."""
+        """End connections; a dry run answers which."""
         wanted = None if ids is None else _ids(ids)
-        return self._operations.close(self._actor(), ids=wanted, **arguments).addCallback(
+        return self._operations.close(
+            self._actor(), ids=wanted, dry_run=dry_run, **arguments
+        ).addCallback(
             lambda done: {
                 "closed": len(done.ids),
                 "unknown": json.dumps(done.unknown, separators=(",", ":")).encode(),
+                **(self._rows(done.rows) if dry_run else {}),
             }
         )
 

@@ -106,7 +106,7 @@ class ControlService(Service):
         if isinstance(address, TcpAddress) and self._config.tls is None:
             raise ListenError(f"control: {address} needs tls, as TCP does not authenticate clients")
         factory = self._secured()
-        sock = open_listener(address, default_mode=0o600, pauses_seconds=())
+        sock = open_listener(address, default_mode=0o600)
         self.where = client_address(address, sock)
         self._listener = serve_factory(sock, self._reactor, factory)
 

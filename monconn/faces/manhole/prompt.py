@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from monconn.errors import MonconnError
 from monconn.faces.manhole.commands import Commands
 from monconn.faces.manhole.completion import complete
-from monconn.model.actions import Actor
+from monconn.model.actions import Actor, running_code_of
 from monconn.monitor.monitor import Monitor
 from monconn.ops.operations import Operations
 
@@ -86,6 +86,7 @@ class Interpreter(ManholeInterpreter):
 
     def __init__(self, shell: Shell, operations: Operations, actor: Actor) -> None:
         self._shell = shell
+        self._actor = actor
         self._answers: list[Deferred[None]] = []
         self.has_failed = False
         """Whether the last line raised an exception."""
@@ -137,7 +138,8 @@ class Interpreter(ManholeInterpreter):
         """Run a code object; SystemExit, which the base class raises, ends the session."""
         self.has_failed = False
         try:
-            super().runcode(*args, **kwargs)
+            with running_code_of(self._actor):  # monitor.close(42), too, is the user's doing
+                super().runcode(*args, **kwargs)
         except SystemExit:
             self._shell.leave()
 

@@ -105,7 +105,7 @@ class ManholeService(Service):
     def _listen(self) -> None:
         address = self._checked_address()
         factory = self._make_factory()
-        sock = open_listener(address, pauses_seconds=())
+        sock = open_listener(address)
         if sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0]):
             sock.close()  # "localhost" resolves to whatever /etc/hosts says
             raise ListenError(_reachable(address))

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
 from monconn.faces.tui.cursor import Cursor
 from monconn.ops.filters import CONNECTION_KEYS, Filter, FilterError, parse
+from monconn.ops.rows import Order
 
 Row = dict[str, Any]
 """The JSON of a row of :mod:`monconn.ops.rows`."""
-Order = Literal["rate", "down", "up", "age", "idle", "id"]
-
 ORDERS: tuple[Order, ...] = ("rate", "down", "up", "age", "idle", "id")
+"""Those of the live connections, in the order in which a key goes through them."""
 MAX_ROWS = 500
 """The most rows to query, however far down the user goes."""
 TREND_LENGTH = 120

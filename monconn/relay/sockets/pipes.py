@@ -33,7 +33,7 @@ class Pipe:
 class PipePool:
     """Lends pipes, and reuses those that are returned empty: making one costs three system calls.
 
-    :param kept: how many empty pipes to retain.
+    :param retained: how many empty pipes to retain.
     :param lent: how many may be lent at once. It bounds what stalled connections hold in the
         kernel, whose pages for pipes are limited for each user
         (``/proc/sys/fs/pipe-user-pages-soft``).
@@ -41,8 +41,8 @@ class PipePool:
 
     _log = Logger()
 
-    def __init__(self, kept: int = 16, lent: int = 48) -> None:
-        self._kept = kept
+    def __init__(self, retained: int = 16, lent: int = 48) -> None:
+        self._retained = retained
         self._may_lend = lent
         self._free: list[Pipe] = []
         self._has_warned = False
@@ -88,7 +88,7 @@ class PipePool:
     def give_back(self, pipe: Pipe) -> None:
         """Return a pipe. One that still holds bytes is closed, and they are dropped."""
         self._may_lend += 1
-        if pipe.held or len(self._free) >= self._kept:
+        if pipe.held or len(self._free) >= self._retained:
             pipe.close()
         else:
             self._free.append(pipe)

@@ -8,20 +8,18 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
 from monconn.model import tcpinfo
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import REFUSALS
+from monconn.model.reasons import REFUSALS, HistoryEventKind
 from monconn.model.record import ConnectionRecord
 from monconn.model.totals import Totals
 
 HOUR_SECONDS = 3600
-
-EventKind = Literal["started", "stopped", "refused", "alarm", "lost", "action"]
 
 
 @attrs.frozen
@@ -29,7 +27,7 @@ class Event:
     """An event other than a connection; ``count`` of them within a second."""
 
     at: float
-    event: EventKind
+    event: HistoryEventKind
     service: str | None = None
     client: str | None = None
     client_ip: str | None = None

@@ -79,7 +79,7 @@ class MetricsService(Service):
         self._factory = self._make_factory()
         address = self._config.listen
         try:
-            sock = open_listener(address, default_mode=0o600, pauses_seconds=())
+            sock = open_listener(address, default_mode=0o600)
         except ListenError as error:
             raise ListenError(f"metrics: {error}") from error
         self.where = client_address(address, sock)

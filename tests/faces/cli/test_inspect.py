@@ -404,6 +404,8 @@ def test_a_dry_run_of_close_does_not_count_what_is_ending(services: Services) ->
             1,
             [web.record.id],
         )
+    by_range = services.json("close", f"id:{web.record.id}..{ssh.record.id}", "--dry-run")
+    assert by_range["closed"] == len(by_range["connections"]) == 2
     with_reset = services.json("close", "client:192.0.2.1", "--dry-run", "--reset")
     assert (with_reset["closed"], len(with_reset["connections"])) == (2, 2)
 

@@ -465,6 +465,7 @@ def test_connections_are_closed_by_a_filter(port: Port) -> None:
     client = port.client()
     answer = client.call("CloseConnections", filter="client:192.0.2.0/24", dry_run=True)
     assert answer["closed"] == "1"
+    assert [row["id"] for row in client.rows_of(answer)] == [first.record.id]
     assert first.record.reason is None
     answer = client.call("CloseConnections", filter=f"client:192.0.2.0/24 {first.record.id}")
     assert (answer["closed"], answer["unknown"]) == ("1", "[]")

@@ -733,6 +733,21 @@ async def test_actions_are_those_of_the_login(world: World, actions: list[Action
     assert [each.count for each in actions] == [1, 0, 1, 0, 0, 1]
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_is_done_to_a_monitor_directly_is_the_logins_too(
+    world: World, actions: list[Action]
+) -> None:
+    world.open()
+    lines = 'for each in registry: each.block("192.0.2.1")\n\n1/0\n'
+    await world.ssh(options=("-T", "-l", "alice"), stdin=lines)
+    monitor = next(iter(world.registry))
+    monitor.unblock("192.0.2.1")
+    assert [(each.kind, each.actor.kind, each.actor.user) for each in actions] == [
+        *[("block", "ssh", "alice")] * len(world.registry),
+        ("unblock", "code", ""),
+    ]
+
+
 # -- the rest of SSH
 
 

@@ -20,7 +20,7 @@ from monconn.faces.tui.model import (
 from monconn.faces.tui.status import heights
 from monconn.faces.tui.tables import Table, closed_table, live_table, service_table
 from monconn.ops.columns import Row
-from monconn.ops.operations import ORDERS as ORDERS_OF_THE_SERVER
+from monconn.ops.rows import ORDERS as ORDERS_OF_THE_SERVER
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
 
 from .fake import closed, connection

@@ -624,7 +624,7 @@ def _split_ids(terms: Sequence[Term]) -> tuple[list[int] | None, tuple[Term, ...
 
     So that many ids are looked up, where as ranges each would be tried on each connection.
     """
-    named = [term for term in terms if term.key == "id" and not term.is_negated]
+    named = dict.fromkeys(term for term in terms if term.key == "id" and not term.is_negated)
     ids = [
         int(term.value.low)
         for term in named

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from typing import Any
 from typing import Protocol as TypingProtocol
 
 import attrs
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -95,6 +96,9 @@ class WaitingClient(TypingProtocol):
     def check(self, now: float) -> float | None:
         """Its time is over."""
 
+    def how_it_ended(self) -> SideEnd:
+        """Whether its end was one in order; asked once, when nothing more is expected of it."""
+
     def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
         """It is admitted."""
 
@@ -146,7 +150,7 @@ class PrefaceRoom:
             if decision is not None:
                 self._admit(client, decision)
             elif ended:
-                self.give_up(client, "client_closed", "fin", "it ended before its preface did")
+                self.end_early(client, client.how_it_ended())
             elif len(data) >= self.preface.max_bytes:
                 self.give_up(client, "error", "none", f"no preface in {len(data)} bytes")
 
@@ -160,6 +164,13 @@ class PrefaceRoom:
         for name, value in decision.facts.items():
             record.set_fact(name, value)
         client.go_on(record, decision)
+
+    def end_early(self, client: WaitingClient, how: SideEnd) -> None:
+        """A client has ended, or failed, before it said enough."""
+        if how == "fin":
+            self.give_up(client, "client_closed", how, "it ended before its preface did")
+        else:
+            self.give_up(client, BROKEN_REASONS["client", how], how, "")
 
     def time_out(self, client: WaitingClient, detail: str) -> None:
         """A client has taken too long."""
@@ -251,8 +262,7 @@ class WaitingSocket:
         except BlockingIOError:
             return  # the event of a socket that can be written to
         except OSError as error:
-            how = end_by_errno(error.errno or 0)
-            self._room.give_up(self, BROKEN_REASONS["client", how], how, "")
+            self._room.end_early(self, end_by_errno(error.errno or 0))
             return
         self._room.consider(self, data, self._has_ended or not data)
 
@@ -264,6 +274,12 @@ class WaitingSocket:
         """See :class:`~monconn.monitor.deadlines.Checked`."""
         self._room.time_out(self, "it sent no preface in time")
         return None
+
+    def how_it_ended(self) -> SideEnd:
+        """See :class:`WaitingClient`."""
+        # What came before a reset can still be peeked at, and hides it: only this tells.
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return end_by_errno(number) if number else "fin"
 
     def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
         """See :class:`WaitingClient`."""
@@ -332,15 +348,18 @@ class WaitingProtocol(Protocol):
             return
         error_number = 0 if self._socket is None else self._socket.error_number
         if reason.check(ConnectionLost) and error_number:
-            how = end_by_errno(error_number)
-            self._room.give_up(self, BROKEN_REASONS["client", how], how, "")
+            self._room.end_early(self, end_by_errno(error_number))
         else:
-            self._room.give_up(self, "client_closed", "fin", "it ended before its preface did")
+            self._room.end_early(self, "fin")
 
     def check(self, now: float) -> float | None:
         """See :class:`~monconn.monitor.deadlines.Checked`."""
         self._room.time_out(self, "it sent no preface in time")
         return None
+
+    def how_it_ended(self) -> SideEnd:
+        """See :class:`WaitingClient`; a transport tells of a failure by ``connectionLost``."""
+        return "fin"
 
     def go_on(self, record: ConnectionRecord, decision: Decision) -> None:
         """See :class:`WaitingClient`."""
@@ -365,5 +384,10 @@ class WaitingProtocol(Protocol):
     def drop(self) -> None:
         """See :class:`WaitingClient`."""
         self._is_over = True
-        if self.transport is not None:
-            self.transport.loseConnection()
+        transport: Any = self.transport
+        if ISSLTransport.providedBy(transport):
+            # It would wait for the peer's close_notify, which may never come: nothing bounds those
+            # that are no longer waiting.
+            transport.abortConnection()
+        elif transport is not None:
+            transport.loseConnection()

@@ -394,6 +394,34 @@ async def test_if_a_port_cannot_be_had_nothing_changes(world: World, tmp_path: P
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_listener_that_could_not_be_opened_again_is_with_the_next_change(
+    world: World,
+) -> None:
+    await world.supervisor.apply((), [world.service()])
+    address = TcpAddress("127.0.0.1", world.port())
+    before = world.service(listen=address)
+    await world.supervisor.apply(world.supervisor.services, [before])
+    port = world.supervisor._running["web"].port
+    close, thieves = port.close, []
+
+    def close_and_lose_the_address() -> Deferred[Any]:
+        closed = close()
+        thieves.append(socket.create_server((address.host, address.port)))
+        return closed
+
+    with patch.object(port, "close", close_and_lose_the_address):
+        with pytest.raises(ListenError, match="already in use"):
+            await world.supervisor.apply([before], [world.service("www", address)])
+    for thief in thieves:
+        thief.close()
+    assert not listens(address.port)
+    changes = await world.supervisor.apply([before], [before])
+    assert changes == Changes(changed={"web": ("listen",)})
+    await world.connect()
+    assert not await world.supervisor.apply([before], [before])
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_no_waiting_mends_disturbs_nobody(world: World, tmp_path: Path) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])

@@ -46,6 +46,9 @@ class Port(Protocol):
     def use(self, config: ServiceConfig, path: Any) -> None:
         """Relay clients that come from now on over such a path."""
 
+    def accept_queued(self) -> None:
+        """Accept those who have connected already, whom :meth:`close` would reset."""
+
     def close(self) -> Deferred[Any]:
         """Listen no more; harmless the second time.
 
@@ -96,6 +99,10 @@ class SocketPort:
             if config.policy.keepalive:
                 enable_keepalive(self._sock)
         self._forwarder.use(path)
+
+    def accept_queued(self) -> None:
+        """Accept those in the kernel's queue, as far as the service has room."""
+        self._listener.accept_queued()
 
     def close(self) -> Deferred[Any]:
         """Close the socket, and remove its file if it has one."""
@@ -167,6 +174,9 @@ class EndpointPort:
     def use(self, config: ServiceConfig, path: Any) -> None:
         """Relay further clients over another path."""
         self._factory.use(path)
+
+    def accept_queued(self) -> None:
+        """Does nothing: Twisted has no way to do that."""
 
     def close(self) -> Deferred[Any]:
         """Have Twisted close the port."""

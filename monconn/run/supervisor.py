@@ -295,6 +295,7 @@ class Supervisor:
                         raise
                     for service in holders:
                         released.append(service)
+                        service.port.accept_queued()
                         await service.port.close()
                     ports[name] = await self._open(config, monitors[name], PAUSES_SECONDS)
         except Exception:
@@ -346,7 +347,7 @@ class Supervisor:
         try:
             service.port = await self._open(service.bound(), service.monitor, PAUSES_SECONDS)
         except ListenError as error:
-            # Its connections and the other services go on, and whatever is applied next tries again.
+            # Its connections and the other services go on; whatever is applied next tries again.
             service.has_lost_address = True
             log_failure(ListenError(f"{service.config.name} takes no more clients: {error}"))
         else:
@@ -379,6 +380,7 @@ class Supervisor:
         service.monitor.backend = str(config.backend)
         closed: Deferred[Any] = succeed(None)
         if port is not None:
+            service.port.accept_queued()
             closed, service.port = service.port.close(), port
             service.has_lost_address = False
             service.monitor.listen = port.listen or str(config.listen)

@@ -161,9 +161,14 @@ class PrefaceRoom:
         if record is None:
             client.drop()
             return
-        for name, value in decision.facts.items():
-            record.set_fact(name, value)
-        client.go_on(record, decision)
+        try:
+            for name, value in decision.facts.items():
+                record.set_fact(name, value)
+        except (TypeError, ValueError):
+            self._log.failure("a preface found a fact that is none")
+            self.give_up(client, "error", "none", "the preface failed")
+        else:
+            client.go_on(record, decision)
 
     def end_early(self, client: WaitingClient, how: SideEnd) -> None:
         """A client has ended, or failed, before it said enough."""

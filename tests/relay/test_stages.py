@@ -471,7 +471,7 @@ def test_a_stage_that_cannot_be_removed_at_first_stops_nobody_for_good(
 ) -> None:
     sender, receiver = sides(world, direction)
     remove = world.on_reactor(relay_of(world).add_stage, direction, stage := PiecewiseStage())
-    sending = world.meanwhile(sender.sendall, DATA)
+    world.meanwhile(sender.sendall, DATA)
     until(lambda: stage.held >= HELD_BYTES)
     stage.fails = True
     with pytest.raises(ZeroDivisionError):

@@ -282,6 +282,8 @@ def _go_service(name: str, node: Node) -> ServiceConfig:
         )
     if node.nodes and all(isinstance(value, Mapping) for value in node.nodes.values()):
         raise Wrong.here('is not a known key: did you mean "services"?')
+    if name == "defaults" and not {"listen_port", "backend_port"} & node.nodes.keys():
+        raise Wrong.here('is for the services under "services:", and there are none')
     for key in ("listen", "backend"):
         if key in node.nodes:
             raise Wrong(((key,), _TWO_STYLES))

@@ -28,8 +28,9 @@ from monconn.units import format_bytes, format_duration
 
 Fact = str | int | float | bool
 NO_FACTS: Mapping[str, Fact] = MappingProxyType({})
-FACTS = 32
-"""How many facts a connection may have."""
+FACTS = 16
+"""How many facts a connection may have. With the longest texts they still fit, as JSON, into the
+64 KiB of one value on the control port."""
 FACT_CHARACTERS = 256
 FACT_NAME_CHARACTERS = 32
 _FACT_NAME = re.compile(f"[a-z][a-z0-9_]{{0,{FACT_NAME_CHARACTERS - 1}}}")
@@ -127,11 +128,16 @@ class ConnectionRecord:
 
         :param name: lower-case letters, digits and underscores, beginning with a letter, at most
             :data:`FACT_NAME_CHARACTERS`.
-        :raises ValueError: the name is malformed, or there are :data:`FACTS` others already.
+        :raises ValueError: the name is malformed, there are :data:`FACTS` others already, or a
+            number is not finite or does not fit into 64 bits.
         :raises TypeError: the value is not a str, int, float or bool.
         """
         if not isinstance(value, (str, int, float)):
             raise TypeError(f"a fact is a str, int, float or bool, not {type(value).__name__}")
+        # JSON knows no NaN; integers beyond 64 bits are none to most who read it, and those of
+        # thousands of digits Python itself refuses to write.
+        if not isinstance(value, str) and not abs(value) < 1 << 63:
+            raise ValueError("a fact that is a number must be finite, and fit into 64 bits")
         if not _FACT_NAME.fullmatch(name):
             raise ValueError(f"malformed name of a fact: {name[: 2 * FACT_NAME_CHARACTERS]!r}")
         if name not in self.facts and len(self.facts) >= FACTS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -211,6 +212,18 @@ class Listener:
             except Exception:  # the reactor would close the listener because of it
                 client.close()
                 self._log.failure("a client could not be served")
+
+    def accept_queued(self) -> None:
+        """Accept those who are in the queue now, before :meth:`close`, which would reset them."""
+        for _ in range(BACKLOG // BATCH):
+            if not (self._is_reading and self._has_queued()):
+                return
+            self.doRead()
+
+    def _has_queued(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fileno, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _pause_for_shortage(self, error: OSError) -> None:
         if not self._is_short:

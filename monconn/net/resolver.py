@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.addresses import TcpAddress, UnixAddress
@@ -29,6 +30,8 @@ class Resolver:
     :param reactor: its thread pool resolves names, as ``getaddrinfo`` blocks.
     :param clock: gives monotonic time.
     """
+
+    _log = Logger()
 
     def __init__(
         self, address: TcpAddress | UnixAddress, reactor: IReactorThreads, clock: Clock
@@ -65,13 +68,19 @@ class Resolver:
         self._good_until = self._clock.seconds() + CACHE_SECONDS
         waiting, self._waiting = self._waiting, []
         for found, _ in waiting:
-            found(targets)
+            self._call(found, targets)
 
     def _fail(self, failure: Failure) -> None:
         text = os_error_text(failure.value)
         waiting, self._waiting = self._waiting, []
         for _, failed in waiting:
-            failed(text)
+            self._call(failed, text)
+
+    def _call(self, call: Callable[..., object], answer: object) -> None:
+        try:
+            call(answer)
+        except Exception:  # the others who wait are to have their answer nevertheless
+            self._log.failure("a connection failed when the backend's name was resolved")
 
 
 def _literal(address: TcpAddress | UnixAddress) -> Sequence[SocketAddress]:

@@ -639,7 +639,7 @@ def _split_ids(terms: Sequence[Term]) -> tuple[list[int] | None, tuple[Term, ...
 
     Ids are looked up in a dictionary; as ranges, each would be tested on every connection.
     """
-    named = [term for term in terms if term.key == "id" and not term.is_negated]
+    named = dict.fromkeys(term for term in terms if term.key == "id" and not term.is_negated)
     ids = [
         int(term.value.low)
         for term in named

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from typing import Any
 from typing import Protocol as TypingProtocol
 
 import attrs
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -95,6 +96,9 @@ class WaitingClient(TypingProtocol):
     def check(self, now: float) -> float | None:
         """Its time to send a preface is over."""
 
+    def how_it_ended(self) -> SideEnd:
+        """Whether its end was one in order; asked once, when nothing more is expected of it."""
+
     def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
         """It is admitted."""
 
@@ -146,7 +150,7 @@ class PrefaceRoom:
             if decision is not None:
                 self._admit(client, decision)
             elif ended:
-                self.give_up(client, "client_closed", "fin", "it ended before its preface did")
+                self.end_early(client, client.how_it_ended())
             elif len(data) >= self.preface.max_bytes:
                 self.give_up(client, "error", "none", f"no preface in {len(data)} bytes")
 
@@ -157,9 +161,21 @@ class PrefaceRoom:
         if record is None:
             client.drop()
             return
-        for name, value in decision.facts.items():
-            record.set_fact(name, value)
-        client.admitted(record, decision)
+        try:
+            for name, value in decision.facts.items():
+                record.set_fact(name, value)
+        except (TypeError, ValueError):
+            self._log.failure("a preface gave an invalid fact")
+            self.give_up(client, "error", "none", "the preface failed")
+        else:
+            client.admitted(record, decision)
+
+    def end_early(self, client: WaitingClient, how: SideEnd) -> None:
+        """A client has ended, or failed, before it sent enough."""
+        if how == "fin":
+            self.give_up(client, "client_closed", how, "it ended before its preface did")
+        else:
+            self.give_up(client, BROKEN_REASONS["client", how], how, "")
 
     def time_out(self, client: WaitingClient, detail: str) -> None:
         """A client has taken too long."""
@@ -251,8 +267,7 @@ class WaitingSocket:
         except BlockingIOError:
             return  # only EPOLLOUT: nothing was received
         except OSError as error:
-            how = end_by_errno(error.errno or 0)
-            self._room.give_up(self, BROKEN_REASONS["client", how], how, "")
+            self._room.end_early(self, end_by_errno(error.errno or 0))
             return
         self._room.consider(self, data, self._has_ended or not data)
 
@@ -264,6 +279,12 @@ class WaitingSocket:
         """Implements ``Checked.check``."""
         self._room.time_out(self, "it sent no preface in time")
         return None
+
+    def how_it_ended(self) -> SideEnd:
+        """Implements ``WaitingClient.how_it_ended``."""
+        # What came before a reset can still be peeked at, and hides it: only SO_ERROR shows it.
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return end_by_errno(number) if number else "fin"
 
     def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
         """Implements ``WaitingClient.admitted``."""
@@ -332,15 +353,18 @@ class WaitingProtocol(Protocol):
             return
         error_number = 0 if self._socket is None else self._socket.error_number
         if reason.check(ConnectionLost) and error_number:
-            how = end_by_errno(error_number)
-            self._room.give_up(self, BROKEN_REASONS["client", how], how, "")
+            self._room.end_early(self, end_by_errno(error_number))
         else:
-            self._room.give_up(self, "client_closed", "fin", "it ended before its preface did")
+            self._room.end_early(self, "fin")
 
     def check(self, now: float) -> float | None:
         """Implements ``Checked.check``."""
         self._room.time_out(self, "it sent no preface in time")
         return None
+
+    def how_it_ended(self) -> SideEnd:
+        """In order: a transport reports a failure by ``connectionLost``."""
+        return "fin"
 
     def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
         """Implements ``WaitingClient.admitted``."""
@@ -365,5 +389,10 @@ class WaitingProtocol(Protocol):
     def drop(self) -> None:
         """Implements ``WaitingClient.drop``."""
         self._is_over = True
-        if self.transport is not None:
-            self.transport.loseConnection()
+        transport: Any = self.transport
+        if ISSLTransport.providedBy(transport):
+            # It would wait for the peer's close_notify, which may never come: nothing bounds those
+            # that are no longer waiting.
+            transport.abortConnection()
+        elif transport is not None:
+            transport.loseConnection()

@@ -31,7 +31,8 @@ class Stage(Protocol):
     """Something between a sender and the other side."""
 
     held: int
-    """How many bytes it holds. A stage lowers it before it forwards."""
+    """How many bytes it holds. A stage lowers it before it forwards a chunk, and by that chunk
+    only: at 0 the sender's end may follow at once, and more of its bytes may come amid the call."""
 
     def attach(self, forward: Forward) -> None:
         """The stage was added to a chain.
@@ -94,10 +95,12 @@ class StageChain:
         if stage not in self._stages or self._end is None:
             return
         # Released amid the flush, the sender would be read from at once, and what it has sent be
-        # given to the stage that is about to go.
+        # given to the stage that is about to go; its end would come before the rest of the flush.
         self._is_removing = True
-        stage.flush()
-        self._is_removing = False
+        try:
+            stage.flush()
+        finally:
+            self._is_removing = False
         self._stages = tuple(each for each in self._stages if each is not stage)
         stage.close()
         if self._end is not None:
@@ -117,7 +120,7 @@ class StageChain:
 
     def _update(self, end: End) -> None:
         held = self.held()
-        if not held:
+        if not held and not self._is_removing:
             end.stages_drained()
         must_hold = held >= HELD_BYTES
         if must_hold != self._is_held and not (self._is_removing and self._is_held):

@@ -45,6 +45,9 @@ class Port(Protocol):
         :raises AddressError: Twisted cannot use the backend's endpoint string.
         """
 
+    def accept_queued(self) -> None:
+        """Accept those who have connected already, whom :meth:`close` would reset."""
+
     def close(self) -> Deferred[Any]:
         """Listen no more; harmless the second time.
 
@@ -99,6 +102,10 @@ class SocketPort:
             self._forwarder.use(path)
 
         return use
+
+    def accept_queued(self) -> None:
+        """Accept those in the kernel's queue, as far as the service has room."""
+        self._listener.accept_queued()
 
     def close(self) -> Deferred[Any]:
         """Close the socket, and remove its file if it has one."""
@@ -169,6 +176,9 @@ class EndpointPort:
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
         """Make a data path to the backend of a configuration."""
         return partial(self._factory.use, self._path(config))
+
+    def accept_queued(self) -> None:
+        """Does nothing: Twisted has no way to do that."""
 
     def close(self) -> Deferred[Any]:
         """Have Twisted close the port."""

@@ -60,6 +60,8 @@ class _Service:
     config: ServiceConfig
     monitor: Monitor
     port: Port
+    has_lost_address: bool = False
+    """Whether its listener was closed for others, and could not be opened again."""
 
     def bound(self) -> ServiceConfig:
         """The configuration with the port that a port of 0 became."""
@@ -68,6 +70,15 @@ class _Service:
             return self.config
         port = int(self.port.listen.rpartition(":")[2])
         return attrs.evolve(self.config, listen=TcpAddress(listen.host, port))
+
+    def changed_keys(self, new: ServiceConfig) -> tuple[str, ...]:
+        """The keys that will be different with another configuration."""
+        before, after = _settings(self.config), _settings(new)
+        return tuple(
+            key
+            for key in after
+            if before[key] != after[key] or (key == "listen" and self.has_lost_address)
+        )
 
 
 class Supervisor:
@@ -190,7 +201,7 @@ class Supervisor:
         changed = {
             name: keys
             for name, each in after.items()
-            if name in self._running and (keys := _changed_keys(self._running[name].config, each))
+            if name in self._running and (keys := self._running[name].changed_keys(each))
         }
         moved = {name: after[name] for name, keys in changed.items() if "listen" in keys}
         prepared = {
@@ -286,6 +297,7 @@ class Supervisor:
                         raise
                     for service in holders:
                         released.append(service)
+                        service.port.accept_queued()
                         await service.port.close()
                     ports[name] = await self._open(config, monitors[name], PAUSES_SECONDS)
         except Exception:
@@ -337,8 +349,9 @@ class Supervisor:
         try:
             service.port = await self._open(service.bound(), service.monitor, PAUSES_SECONDS)
         except ListenError as error:
-            # Its connections and the other services go on.
-            log_failure(error)
+            # Its connections and the other services go on; whatever is applied next tries again.
+            service.has_lost_address = True
+            log_failure(ListenError(f"{service.config.name} takes no more clients: {error}"))
         else:
             service.monitor.listen = service.port.listen
             service.port.start()
@@ -372,7 +385,9 @@ class Supervisor:
         service.monitor.backend = str(config.backend)
         closed: Deferred[Any] = succeed(None)
         if port is not None:
+            service.port.accept_queued()
             closed, service.port = service.port.close(), port
+            service.has_lost_address = False
             service.monitor.listen = port.listen or str(config.listen)
         elif use_path is not None:
             use_path()
@@ -453,10 +468,8 @@ def _may_clash(old: ServiceConfig, new: ServiceConfig) -> bool:
     return bool(clashes((old, new)))
 
 
-def _changed_keys(old: ServiceConfig, new: ServiceConfig) -> tuple[str, ...]:
-    before = {"listen": old.listen, "backend": old.backend, **old.policy.settings()}
-    after = {"listen": new.listen, "backend": new.backend, **new.policy.settings()}
-    return tuple(key for key in after if before[key] != after[key])
+def _settings(config: ServiceConfig) -> dict[str, Any]:
+    return {"listen": config.listen, "backend": config.backend, **config.policy.settings()}
 
 
 def log_failure(error: Exception) -> None:

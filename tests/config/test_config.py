@@ -214,6 +214,12 @@ def test_defaults_that_are_no_mapping(defaults: str) -> None:
     assert message.startswith("must be a mapping of settings for all services")
 
 
+def test_defaults_without_services() -> None:
+    ((line, path, message),) = problems_of("defaults: {max_idle: 5m}")
+    assert (line, path) == (1, "defaults")
+    assert message == 'is for the services under "services:", and there are none'
+
+
 def test_in_the_go_tools_style_defaults_is_a_service() -> None:
     assert parse_one("defaults: {listen_port: 80, backend_port: 81}").name == "defaults"
 

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, REASONS, REFUSALS, Reason
-from monconn.model.record import FACT_CHARACTERS, FACTS, ConnectionRecord, iso_time
+from monconn.model.record import (
+    FACT_CHARACTERS,
+    FACT_NAME_CHARACTERS,
+    FACTS,
+    ConnectionRecord,
+    iso_time,
+)
 
 PHASES = ("connecting", "open", "half_closed")
 
@@ -414,6 +420,22 @@ def test_facts_are_bounded() -> None:
     with pytest.raises(ValueError, match=f"at most {FACTS}"):
         record.set_fact("one_more", 1.5)
     record.set_fact("name", "it may be replaced")
+
+
+def test_facts_fit_into_a_message_of_the_control_port() -> None:
+    record = make_record()
+    for number in range(FACTS):
+        name = f"f{number}".ljust(FACT_NAME_CHARACTERS, "x")
+        record.set_fact(name, "\U0001f600" * FACT_CHARACTERS)
+    assert len(json.dumps(record.snapshot(2.0))) < 60_000
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1 << 63, -(1 << 63)])
+def test_a_number_that_json_cannot_have_is_no_fact(value: float) -> None:
+    record = make_record()
+    with pytest.raises(ValueError, match="finite"):
+        record.set_fact("number", value)
+    assert record.facts == {}
 
 
 @pytest.mark.parametrize("name", ["", "A", "1st", "with space", "a-b", "x" * 33, "ä"])

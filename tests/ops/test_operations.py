@@ -18,8 +18,8 @@ from monconn.errors import (
 from monconn.model.actions import OWN_CODE, Action, Actor
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
-from monconn.ops.filters import FilterError
-from monconn.ops.operations import MAX_IDS, Operations
+from monconn.ops.filters import FilterError, Part, Range, Term
+from monconn.ops.operations import MAX_IDS, Operations, _split_ids
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow
 
 from .world import World, logged_lines
@@ -145,6 +145,23 @@ def test_what_is_not_configured_is_an_error() -> None:
     for each in ask:
         with pytest.raises(NotConfigured):
             each()
+
+
+def test_thousands_of_ids_are_not_compared_with_each_other() -> None:
+    class Counting(int):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counting.compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    ids = 2_000
+    terms = [Term("id", Range(Counting(each), Counting(each))) for each in range(ids)]
+    service = Term("service", Part("web"))
+    assert _split_ids([*terms, service]) == (list(range(ids)), (service,))
+    assert Counting.compared < 20 * ids
 
 
 def test_errors_come_before_anything_is_done() -> None:

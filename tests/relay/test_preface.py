@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.threads import deferToThread
 
 from monconn.addresses import TcpAddress
+from monconn.clock import MonotonicClock
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.monitor import Monitor
 from monconn.relay import preface as preface_module
+from monconn.relay.forwarder import ForwardingFactory
+from monconn.relay.paths import DataPaths
 from monconn.relay.preface import Decision, PrefaceError
+from tests.certificates import make_certificate
 
-from .world import World, exactly, to_the_end, until
+from .world import World, exactly, reset, to_the_end, until
 
 PATHS = ("stream", "splice", "nested", "stream_to_plain", "plain_to_stream")
 
@@ -35,6 +42,8 @@ class LinePreface:
         consumed = len(line) + 1
         if key == "ip":
             return Decision(consumed, client=f"{value}:1", client_ip=value)
+        if key == "no-fact":
+            return Decision(consumed, facts={value: float("nan")})
         if key == "fact":
             return Decision(consumed, facts={"protocol": value})
         if key == "port":
@@ -168,12 +177,55 @@ def test_a_client_that_resets_is_a_connection_that_it_reset(world: World) -> Non
     assert only_record(world).reason == "client_reset"
 
 
+@in_world()
+def test_a_reset_is_known_as_one_though_bytes_came_before_it(world: World) -> None:
+    client = world.client()
+    client.sendall(b"ip 192")
+    until(lambda: len(world.room()))
+    reset(client)
+    record = only_record(world)
+    assert (record.reason, record.client_end) == ("client_reset", "reset")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tls_client_that_answers_nothing_is_gone_when_its_time_is_over(
+    tmp_path: Path,
+) -> None:
+    from twisted.internet import reactor
+
+    certificate = make_certificate(tmp_path)
+    clock = MonotonicClock()
+    monitor = Monitor("test", clock=clock)
+    paths = DataPaths(reactor, clock)
+    path = paths.from_endpoint(monitor, TcpAddress("127.0.0.1", 1))
+    keys = f"privateKey={certificate.key}:certKey={certificate.certificate}"
+    endpoint = serverFromString(reactor, f"ssl:0:{keys}:interface=127.0.0.1")
+    port = await endpoint.listen(ForwardingFactory(monitor, path, Impatient()))
+
+    def play() -> None:
+        plain = socket.create_connection(("127.0.0.1", port.getHost().port), timeout=20)
+        context = ssl.create_default_context(cafile=str(certificate.certificate))
+        secure = context.wrap_socket(plain, server_hostname="localhost")
+        # From here on nobody reads TLS, or answers its close_notify.
+        with socket.socket(fileno=secure.detach()) as client:
+            client.settimeout(20)
+            to_the_end(client)
+
+    try:
+        await deferToThread(play)
+        (record,) = monitor.closed_records
+        assert record.reason == "read_timeout"
+    finally:
+        await port.stopListening()
+
+
 @pytest.mark.parametrize(
     ("sent", "detail"),
     [
         (b"what?\n", "that is no preface"),
         (b"x" * 100, "no preface in "),
         (b"fail\n", "the preface"),
+        (b"no-fact number\n", "the preface"),
     ],
 )
 @pytest.mark.parametrize("pipe", PATHS)
@@ -191,7 +243,7 @@ async def test_an_invalid_preface_is_an_error(
             assert record.detail.startswith(detail)
 
     await deferToThread(play)
-    assert bool(logged_failures) == (sent == b"fail\n")
+    assert bool(logged_failures) == detail.startswith("the preface")
     logged_failures.clear()
 
 

@@ -435,3 +435,51 @@ def test_bytes_that_arrive_while_a_full_stage_is_removed_are_not_lost(
     world.on_reactor(remove)
     assert receiving.result() == DATA
     sending.result()
+
+
+class PiecewiseStage(HoldingStage):
+    """Forwards what it is told to flush in pieces."""
+
+    fails = False
+
+    def flush(self) -> None:
+        if self.fails:
+            raise ZeroDivisionError
+        data = bytes(self._bytes)
+        self._bytes.clear()
+        self.held = 0
+        for at in range(0, len(data), 5):
+            self._forward(data[at : at + 5])
+
+
+@staged()
+def test_the_end_follows_the_last_piece_of_a_stage_that_is_removed(
+    world: World, direction: Direction
+) -> None:
+    sender, receiver = sides(world, direction)
+    remove = world.on_reactor(relay_of(world).add_stage, direction, stage := PiecewiseStage())
+    sender.sendall(b"first, second")
+    sender.shutdown(socket.SHUT_WR)
+    until(lambda: stage.has_ended)
+    world.on_reactor(remove)
+    assert to_the_end(receiver) == (b"first, second", "fin")
+
+
+@staged()
+def test_a_stage_that_cannot_be_removed_at_first_stops_nobody_for_good(
+    world: World, direction: Direction
+) -> None:
+    sender, receiver = sides(world, direction)
+    remove = world.on_reactor(relay_of(world).add_stage, direction, stage := PiecewiseStage())
+    world.meanwhile(sender.sendall, DATA)
+    until(lambda: stage.held >= HELD_BYTES)
+    stage.fails = True
+    with pytest.raises(ZeroDivisionError):
+        world.on_reactor(remove)
+    receiving = world.meanwhile(exactly, receiver, len(DATA))
+    before = until_settled(lambda: counted(world, direction))
+    world.on_reactor(stage.let_go)
+    until(lambda: counted(world, direction) > before)
+    stage.fails = False
+    world.on_reactor(remove)
+    assert receiving.result() == DATA

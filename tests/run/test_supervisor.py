@@ -356,6 +356,25 @@ async def test_services_may_swap_their_ports(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("takes_over", [False, True])
+async def test_who_has_connected_before_a_listener_moves_is_served(
+    world: World, takes_over: bool
+) -> None:
+    """There is no turn of the reactor in which they could be accepted otherwise."""
+    before = world.service()
+    await world.supervisor.apply((), [before])
+    address = TcpAddress("127.0.0.1", world.port())
+    after = [world.service(listen=TcpAddress("localhost", 0))]
+    if takes_over:
+        after.append(world.service("new", address))
+    queued = [socket.create_connection((address.host, address.port), 20) for _ in range(100)]
+    world.sockets += queued
+    await world.supervisor.apply([before], after)
+    assert world.monitor().totals().opened == len(queued)
+    assert not takes_over or not world.monitor("new").totals().opened
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_new_name_takes_over_the_port(world: World) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])
@@ -391,6 +410,36 @@ async def test_if_a_port_is_not_available_nothing_changes(world: World, tmp_path
     await world.connect("web")
     await world.connect("gone")
     assert not world.failures
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_listener_that_could_not_be_opened_again_is_with_the_next_change(
+    world: World,
+) -> None:
+    await world.supervisor.apply((), [world.service()])
+    address = TcpAddress("127.0.0.1", world.port())
+    before = world.service(listen=address)
+    await world.supervisor.apply(world.supervisor.services, [before])
+    port = world.supervisor._running["web"].port
+    close, thieves = port.close, []
+
+    def close_and_lose_the_address() -> Deferred[Any]:
+        closed = close()
+        thieves.append(socket.create_server((address.host, address.port)))
+        return closed
+
+    with (
+        patch.object(port, "close", close_and_lose_the_address),
+        pytest.raises(ListenError, match="already in use"),
+    ):
+        await world.supervisor.apply([before], [world.service("www", address)])
+    for thief in thieves:
+        thief.close()
+    assert not listens(address.port)
+    changes = await world.supervisor.apply([before], [before])
+    assert changes == Changes(changed={"web": ("listen",)})
+    await world.connect()
+    assert not await world.supervisor.apply([before], [before])
 
 
 @pytest_twisted.ensureDeferred

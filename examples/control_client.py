@@ -53,4 +53,9 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if len(sys.argv) != 2:
+        raise SystemExit(f"usage: python {sys.argv[0]} PATH-OF-THE-CONTROL-SOCKET")
+    try:
+        main(sys.argv[1])
+    except OSError as error:
+        raise SystemExit(f"{sys.argv[1]}: {error.strerror}") from None

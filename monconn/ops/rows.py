@@ -171,19 +171,19 @@ class DeviceRow(Row):
     )
 
     device: str = field(importance=0, width=15, max_width=43)
-    service: str = field(importance=8, width=10, max_width=18)
-    connections: int = field("NOW", "count", importance=2)
-    total: int = field("TOTAL", "count", importance=6)
+    service: str = field(importance=2, width=10, max_width=18)
+    connections: int = field("NOW", "count", importance=3)
+    total: int = field("TOTAL", "count", importance=7)
     first_seen: str = field("FIRST SEEN", "time", importance=13)
-    last_seen: str = field("LAST SEEN", "time", importance=7)
+    last_seen: str = field("LAST SEEN", "time", importance=8)
     reconnect_seconds: float | None = field(
-        "COMES EVERY", "seconds", nullable=True, importance=5, help="Median time to come back."
+        "COMES EVERY", "seconds", nullable=True, importance=6, help="Median time to come back."
     )
     heartbeat_seconds: float | None = field(
-        "SPEAKS EVERY", "seconds", nullable=True, importance=4, help="Median time between messages."
+        "SPEAKS EVERY", "seconds", nullable=True, importance=5, help="Median time between messages."
     )
     silent_seconds: float | None = field(
-        "SILENT FOR", "seconds", nullable=True, importance=3, help="Since its last message."
+        "SILENT FOR", "seconds", nullable=True, importance=4, help="Since its last message."
     )
     up: int = field("UP", "bytes", importance=10)
     down: int = field("DOWN", "bytes", importance=9)
@@ -245,7 +245,8 @@ class HistoryConnectionRow(Row):
 
 
 def _who(event: Mapping[str, Any]) -> Any:
-    return event.get("client") or event.get("device") or event.get("actor")
+    # Not who asked for an action: that may be the 70 characters of a key, and ends the detail.
+    return event.get("client") or event.get("device")
 
 
 def _what(event: Mapping[str, Any]) -> Any:

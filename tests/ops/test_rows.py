@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -18,6 +19,7 @@ from monconn.ops.columns import Column, Row, format_value, local_time
 from monconn.ops.feed import connection_row
 from monconn.ops.operations import Operations
 from monconn.ops.rates import Rates
+from monconn.ops.text_table import text_table
 from monconn.sinks.history.query import CONNECTION_KEYS, EVENT_KEYS
 
 from .world import World
@@ -137,7 +139,7 @@ def test_a_client_reads_rows_of_a_newer_server() -> None:
         ({"event": "lost", "count": 5}, "-", "5"),
         ({"event": "alarm", "alarm": "silent", "over": True, "device": "a"}, "a", "silent is over"),
         ({"event": "refused", "client": "b", "refusal": "rate", "count": 1}, "b", "rate"),
-        ({"event": "action", "action": "block", "actor": "uid 0", "count": 2}, "uid 0", "block"),
+        ({"event": "action", "action": "block", "actor": "uid 0", "count": 2}, "-", "block"),
     ],
 )
 def test_each_event_has_its_actor_and_subject(event: dict[str, Any], who: str, what: str) -> None:
@@ -208,3 +210,40 @@ def test_a_column_can_be_titled_anew() -> None:
 
 def test_actions_of_own_code_have_that_actor() -> None:
     assert OWN_CODE.describe() == "own code"
+
+
+def test_on_80_columns_a_device_has_its_service() -> None:
+    columns = rows.DeviceRow.columns()
+    row = dict.fromkeys(rows.DeviceRow.fields()) | {
+        "device": "192.0.2.7",
+        "service": "mqtt",
+        "connections": 1,
+        "total": 3,
+        "reconnect_seconds": 60.0,
+        "heartbeat_seconds": 10.0,
+        "silent_seconds": 4.0,
+        "up": 1000,
+        "down": 1000,
+        "last_seen": "2026-01-01T00:00:00.000+00:00",
+        "last_reason": "client_closed",
+        "alarms": ["silent"],
+    }
+    titles, line = text_table(columns, [row], 80)
+    assert titles.split()[:2] == ["DEVICE", "SERVICE"]
+    assert line.split()[:2] == ["192.0.2.7", "mqtt"]
+    assert line.endswith("silent")
+
+
+def test_on_80_columns_an_action_of_the_history_says_what_was_done() -> None:
+    actor = f"ssh key SHA256:{'x' * 43} (user root)"
+    event = {
+        "at": datetime.now().astimezone().isoformat(),
+        "event": "action",
+        "action": "block",
+        "actor": actor,
+        "detail": f"blocked 10.0.0.0/8 at all services, ended 0 connections for {actor}",
+    }
+    titles, line = text_table(rows.HistoryEventRow.columns(), [event], 80)
+    assert titles.split() == ["AT", "EVENT", "SERVICE", "CLIENT", "WHAT", "DETAIL"]
+    assert "block" in line
+    assert "blocked 10.0.0.0/8 at all services" in line

@@ -33,10 +33,13 @@ and simulated devices that connect through it, each from an address of its own:
 Live connections are listed every {seconds:.0f} s, and each connection that ends gets a line that
 says why. Try, in a second terminal:
 
-  {hello:<50} a connection of your own
-  monconn -p :2222=127.0.0.1:22                      watch your SSH server on port 2222
-  monconn -p :8080=127.0.0.1:80 -p unix:/tmp/s=:80   several services at once
-  monconn check FILE                                 validate a configuration file
+  {hello:<41} a connection of your own
+  monconn list idle:2s..                    who says nothing
+  monconn list --closed client:127.0.0.15   how the crasher's connections ended
+  monconn top                               all of it on the whole screen
+  monconn -p :2222=127.0.0.1:22             watch your SSH server on port 2222
+
+In a clone whose .venv is not active, write .venv/bin/monconn.
 
 Ctrl-C ends it.
 

@@ -264,10 +264,13 @@ def _change(
         changed = answer["changed"] == "True"
         row: dict[str, Any] = {"network": network, "changed": changed}
         text = f"{network} {changed_text if changed else unchanged_text}"
+        if service is not None:
+            text += f" at {service}"
+        count = int(answer.get("closed", 0))
         if dry_run:
-            count = int(answer.get("closed", 0))
             row |= {"dry_run": True, "closed": count}
-            text += f", {_connections(count)} closed" if count else ""
+        if count:
+            text += f", {_connections(count)} {'would be ' if dry_run else ''}closed"
         rows.append(row)
         if not as_json:
             click.echo(text)

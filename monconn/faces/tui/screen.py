@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding
+from textual.events import Key
 from textual.message import Message
 from textual.widgets import Input
 
@@ -50,6 +51,21 @@ class PollerUpdate(Message):
     def __init__(self, update: Update) -> None:
         super().__init__()
         self.update = update
+
+
+class _FilterInput(Input):
+    """Takes keys in the order in which they were typed.
+
+    Textual inserts characters at once, but does what Backspace is bound to only after the key has
+    gone up to the application: of keys that arrive together, as over a slow connection, Backspace
+    would delete characters that were typed after it.
+    """
+
+    def on_key(self, event: Key) -> None:
+        """Delete at once."""
+        if event.key == "backspace":
+            event.stop()
+            self.action_delete_left()
 
 
 class TopApp(App[int]):
@@ -110,7 +126,7 @@ class TopApp(App[int]):
         for name in ("status", "services", "live", "closed", "message"):
             yield Lines(id=name)
         # Disabled while hidden, or it would be given the focus.
-        yield Input(
+        yield _FilterInput(
             id="filter",
             placeholder="IP, network, service, state, text, or key:value",
             max_length=MAX_FILTER_CHARACTERS,

@@ -202,10 +202,11 @@ def test_an_empty_table_is_none(services: Services) -> None:
 @with_services
 def test_block(services: Services) -> None:
     assert services.monconn("block", "192.0.2.0/24", "192.0.2.0/24").stdout == (
-        "192.0.2.0/24 is blocked\n192.0.2.0/24 was blocked already\n"
+        "192.0.2.0/24 is blocked, 2 connections closed\n192.0.2.0/24 was blocked already\n"
     )
     assert [each.record.reason for each in services.connections] == ["blocked", None, "blocked"]
-    services.lines("block", "--service", "ssh", "10.0.0.1")
+    at_ssh = services.monconn("block", "--service", "ssh", "10.0.0.1")
+    assert at_ssh.stdout == "10.0.0.1 is blocked at ssh\n"
     assert services.json("blocks") == [
         {"service": "web", "network": "192.0.2.0/24"},
         {"service": "ssh", "network": "10.0.0.1/32"},
@@ -416,7 +417,7 @@ def test_a_dry_run_of_block(services: Services) -> None:
     result = services.monconn("block", "10.0.0.0/8", "192.0.2.0/24", "192.0.2.9", "--dry-run")
     assert result.stdout == (
         "10.0.0.0/8 is blocked already\n"
-        "192.0.2.0/24 would be blocked, 2 connections closed\n"
+        "192.0.2.0/24 would be blocked, 2 connections would be closed\n"
         "192.0.2.9 would be blocked\n"
     )
     assert services.json("block", "192.0.2.0/24", "--service", "ssh", "--dry-run") == [

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
+from textual.events import Key
 from textual.widgets import Input
 
 from monconn.faces.tui.dialogs import Confirm, Details, Help
@@ -98,6 +99,21 @@ def test_filter(typed: str, sent: str, ids: list[int]) -> None:
 async def type_filter(screen: Screen, text: str) -> None:
     names = {" ": "space", ":": "colon", ".": "full_stop", "_": "underscore", "/": "slash"}
     await screen.press("slash", *(names.get(each, each) for each in text))
+
+
+def test_keys_that_arrive_together_count_in_their_order() -> None:
+    async def steps(screen: Screen) -> None:
+        await type_filter(screen, "sshx")
+        for key, character in (
+            ("backspace", "\x7f"),
+            ("backspace", "\x7f"),
+            ("a", "a"),
+            ("b", "b"),
+        ):
+            screen.app.post_message(Key(key, character))
+        await screen.until(lambda: screen.app.query_one("#filter", Input).value == "ssab")
+
+    play(FakeServer(), steps)
 
 
 def test_state_of_a_live_one_says_nothing_of_closed_ones() -> None:

@@ -171,8 +171,8 @@ class DeviceRow(Row):
     )
 
     device: str = field(importance=0, width=15, max_width=43)
-    service: str = field(importance=2, width=10, max_width=18)
-    connections: int = field("NOW", "count", importance=3)
+    service: str = field(importance=4, width=10, max_width=18)
+    connections: int = field("NOW", "count", importance=2)
     total: int = field("TOTAL", "count", importance=7)
     first_seen: str = field("FIRST SEEN", "time", importance=13)
     last_seen: str = field("LAST SEEN", "time", importance=8)
@@ -183,7 +183,7 @@ class DeviceRow(Row):
         "SPEAKS EVERY", "seconds", nullable=True, importance=5, help="Median time between messages."
     )
     silent_seconds: float | None = field(
-        "SILENT FOR", "seconds", nullable=True, importance=4, help="Since its last message."
+        "SILENT FOR", "seconds", nullable=True, importance=3, help="Since its last message."
     )
     up: int = field("UP", "bytes", importance=10)
     down: int = field("DOWN", "bytes", importance=9)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from monconn.errors import printable
 from monconn.ops.columns import Column, Row, local_time
+from monconn.ops.details import connection_details
 from monconn.ops.text_table import cell_width, text_table
 from monconn.units import format_bytes, format_duration
 
@@ -53,45 +54,9 @@ def _coloured(found: re.Match[str]) -> str:
 
 def details(connection: Json) -> str:
     """One connection, with a line for each of its fields."""
-    lines = [*_detail_lines(connection)]
+    lines = [*connection_details(connection)]
     widest = max(len(name) for name, _ in lines)
-    return "".join(f"{name:{widest}}  {printable(text)}\n" for name, text in lines)
-
-
-def _detail_lines(connection: Json) -> Iterator[tuple[str, str]]:
-    for name, value in connection.items():
-        if name == "diagnosis":
-            yield "looks_like", value["looks_like"]
-            yield from (("because", each) for each in value["because"])
-        elif name.endswith("_tcp"):
-            yield name, _tcp_text(value)
-        else:
-            yield name, _detail_text(name, value)
-
-
-def _tcp_text(tcp: Json) -> str:
-    round_trip, variation = tcp["rtt_seconds"] * 1000, tcp["rtt_variation_seconds"] * 1000
-    return (
-        f"round trip {round_trip:.3g} ms ± {variation:.3g},"
-        f" sent again {tcp['retransmits']} of {tcp['segments_sent']} segments,"
-        f" unacknowledged {tcp['unacked_segments']}, lost {tcp['lost_segments']},"
-        f" congestion window {tcp['cwnd_segments']} × {format_bytes(tcp['mss_bytes'])},"
-        f" not sent yet {format_bytes(tcp['not_sent_bytes'])}"
-    )
-
-
-def _detail_text(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if name in ("up", "down") or name.endswith("_bytes"):
-        return f"{value} ({format_bytes(value)})"
-    if name.endswith("_rate"):
-        return f"{format_bytes(int(value))}/s"
-    if name.endswith("_seconds"):
-        return f"{value} ({format_duration(value)})" if value >= 1 else f"{value * 1000:.3g} ms"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {each}" for key, each in value.items()) or "-"
-    return str(value)
+    return "".join(f"{name:{widest}}  {text}\n" for name, text in lines)
 
 
 def event_line(event: Json) -> str:

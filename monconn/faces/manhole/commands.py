@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -18,11 +17,11 @@ from monconn.errors import (
     MonconnError,
     QuestionError,
     UnknownConnection,
-    printable,
     quoted,
 )
 from monconn.model.actions import Actor
 from monconn.ops.columns import Row
+from monconn.ops.details import connection_details
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ConnectionRow
@@ -72,7 +71,7 @@ class Commands:
         if not re.fullmatch(r"[0-9]{1,18}", text):
             raise QuestionError(f"{quoted(text)} is not the id of a connection")
         return self._operations.connection(int(text)).addCallback(
-            lambda row: self._write_lines(_field_lines(row))
+            lambda row: self._write_lines(_detail_lines(row))
         )
 
     def close(
@@ -127,18 +126,10 @@ class Commands:
             self._write(text)
 
 
-def _field_lines(row: Row) -> list[str]:
-    fields = row.to_json()
-    width = max(map(len, fields))
-    return [f"{name:<{width}}  {printable(_text(value))}" for name, value in fields.items()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
-    if isinstance(value, (list, tuple)):
-        return "; ".join(map(_text, value))
-    return "-" if value is None or value == "" else str(value)
+def _detail_lines(row: Row) -> list[str]:
+    lines = [*connection_details(row)]
+    width = max(len(name) for name, _ in lines)
+    return [f"{name:<{width}}  {text}" for name, text in lines]
 
 
 @attrs.frozen

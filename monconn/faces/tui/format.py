@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from monconn.errors import printable
-from monconn.ops.columns import Unit, format_value
-from monconn.ops.rows import ConnectionRow
+from monconn.ops.details import connection_details
 from monconn.units import sparkline
 
 _ORDERLY = ("client_closed", "backend_closed")
@@ -35,25 +33,6 @@ def style_of(name: str, value: Any) -> str:
 
 
 def details(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The JSON name, the text and the colour of each field that a connection has.
-
-    Fields that only a newer server knows are there, too, as they were sent.
-    """
-    fields = ConnectionRow.fields()
-    for name, value in row.items():
-        unit = fields[name].unit if name in fields else "text"
-        yield name, printable(_detail(value, unit)), style_of(name, value)
-
-
-def _detail(value: Any, unit: Unit) -> str:
-    """As in a table, and exact beside it where a table rounds."""
-    text = format_value(value, unit)
-    if value is None:
-        return text
-    if unit == "seconds" and 0 < value < 1:
-        return f"{value * 1000:.1f}ms"
-    if unit == "bytes":
-        return f"{text}  ({int(value):,} bytes)"
-    if unit == "time":
-        return f"{text}  ({value})"
-    return text
+    """The name, the text and the colour of each line of a connection's details."""
+    for name, text in connection_details(row):
+        yield name, text, style_of(name, row.get(name))

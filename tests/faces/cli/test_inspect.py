@@ -127,7 +127,7 @@ def test_closed_connections_have_a_reason(services: Services) -> None:
 @with_services
 def test_show(services: Services) -> None:
     id_ = str(services.connections[0].record.id)
-    assert ["up", "5734", "(5.6", "KiB)"] in services.lines("show", id_)
+    assert ["up", "5.6", "KiB", "(5,734", "bytes)"] in services.lines("show", id_)
     assert services.json("show", id_)["up"] == 5734
     failed = services.monconn("show", "987654321")
     assert (failed.exit_code, failed.stdout) == (1, "")

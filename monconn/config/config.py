@@ -107,7 +107,7 @@ class Config:
     """All that a configuration says; each field is a key at the top of the file."""
 
     services: Annotated[tuple[ServiceConfig, ...], _read_services] = ()
-    """In the order of the file."""
+    """The services, in the order of the file."""
     defaults: Annotated[Policy, _read_defaults] = attrs.field(default=Policy())
     """Defaults of the services' settings; applied to them already."""
     control: Control = USUAL_CONTROL

@@ -380,7 +380,7 @@ class Monitor:
         }
 
     def describe(self) -> str:
-        """The same in one line for people."""
+        """The service's figures in one line for people."""
         stats = self.stats()
         return (
             f"{self.name}: connections {len(self)}, ips {len(stats['ips'])},"

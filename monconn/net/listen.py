@@ -29,7 +29,7 @@ BACKLOG = 4096
 BATCH = 64
 """Clients accepted in one turn of the reactor, so that a flood of them does not starve others."""
 PAUSES_SECONDS = (0.5, 1.0)
-"""Between the attempts to bind: the program that used the address may be about to end."""
+"""Pauses between the attempts to bind: the program that used the address may be about to end."""
 SHORTAGE_PAUSE_SECONDS = 0.25
 """How long to leave clients in the queue once descriptors or memory have run out. Without the
 pause the listener would stay readable and the loop would spin."""

@@ -162,7 +162,7 @@ def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
 
 
 def _input_ended(transport: ref[Any], reason: Failure) -> None:
-    """In the place of a transport's ``readConnectionLost``: pass on an end that was read.
+    """Replaces a transport's ``readConnectionLost``: pass on an end only if it was read.
 
     To Twisted's poll and epoll reactors (``_PollLikeMixin``) a hang-up without input, on a
     descriptor that they read from, is an end in order with nothing left. But they fetch the events

@@ -37,9 +37,9 @@ CLOSED_BY = ("client", "backend", "operator", "monconn")
 EVENTS = ("opened", "refused", "closed", "alarm", "action")
 HISTORY_EVENTS = ("refused", "alarm", "started", "stopped", "lost", "action")
 MAX_TERMS = 100
-"""Beside ids. More are an error: each may cost a search in every row."""
+"""The most terms beside ids; more are an error: each may cost a search in every row."""
 MAX_IDS = 10_000
-"""More are an error."""
+"""The most ids; more are an error."""
 
 _MAX_BYTES = 10**18 - 1  # what units.parse_size reads back, and SQLite stores, as digits
 _FACT_PREFIX = "fact."
@@ -636,7 +636,7 @@ def _number_text(kind: Kind, number: float | None) -> str:
 
 
 def _grouped(terms: Iterable[Term]) -> Iterator[tuple[str, list[Value], bool]]:
-    """By key the values of which one must match, or, where they are negated, none."""
+    """Groups terms by key: one value of a group must match, or none if the group is negated."""
     groups: dict[tuple[str, bool], list[Value]] = {}
     for term in terms:
         if term.key or term.is_negated:
@@ -891,7 +891,7 @@ CONNECTION_KEYS = Keys(
     text=_record_text,
     facts=_record_facts,
 )
-"""Of a :class:`~monconn.model.record.ConnectionRecord`, live or closed."""
+"""The keys of a :class:`~monconn.model.record.ConnectionRecord`, live or closed."""
 
 
 def _field(name: str) -> Callable[[Any, Context], Any]:
@@ -950,7 +950,7 @@ DEVICE_KEYS = Keys(
         row.get("device"), row.get("service"), row.get("last_reason"), *(row.get("alarms") or ())
     ),
 )
-"""Of a device as :meth:`monconn.devices.heartbeat.Device.snapshot` gives it."""
+"""The keys of a device, as :meth:`monconn.devices.heartbeat.Device.snapshot` gives it."""
 
 IP_KEYS = Keys(
     _table(
@@ -958,12 +958,12 @@ IP_KEYS = Keys(
     ),
     text=_row_text("ip", "service", "last_reason"),
 )
-"""Of a client IP as :meth:`monconn.monitor.clients.ClientTotals.snapshot` gives it."""
+"""The keys of a client IP, as :meth:`monconn.monitor.clients.ClientTotals.snapshot` gives it."""
 
 BLOCK_KEYS = Keys(
     _table(_SERVICE, _device_client("client", "network")), text=_row_text("network", "service")
 )
-"""Of a blocked network: ``client:`` finds those whose first address is in a network."""
+"""The keys of a blocked network; ``client:`` finds those whose first address is in a network."""
 
 
 def _event_reason(row: Mapping[str, Any], _: Context) -> str | None:
@@ -1014,7 +1014,7 @@ EVENT_KEYS = Keys(
     ),
     facts=_row_facts,
 )
-"""Of an event of the feed: a connection opened, refused or closed, or an alarm."""
+"""The keys of an event of the feed: a connection opened, refused or closed, or an alarm."""
 
 
 def _history_idle(row: Mapping[str, Any], _: Context) -> float | None:
@@ -1058,7 +1058,7 @@ HISTORY_KEYS = Keys(
         " || char(10) || detail"
     ),
 )
-"""Of a connection in a history; ages and idle times are those at its end."""
+"""The keys of a connection in a history; ages and idle times are those at its end."""
 
 HISTORY_EVENT_KEYS = Keys(
     _table(
@@ -1079,4 +1079,4 @@ HISTORY_EVENT_KEYS = Keys(
         f"coalesce({name}, '')" for name in ("event", "service", "client", "word", "detail")
     ),
 )
-"""Of an event in a history: a refusal, an alarm, a start or a stop."""
+"""The keys of an event in a history: a refusal, an alarm, a start or a stop."""

@@ -39,7 +39,7 @@ class Changes:
         return bool(self.started or self.changed or self.stopped)
 
     def describe(self) -> str:
-        """The same in one line for people."""
+        """The changes in one line for people."""
         parts = []
         if self.started:
             parts.append(f"started {', '.join(self.started)}")

@@ -237,7 +237,7 @@ class SubtractStats(_Command):
 
 
 class Subscribe(_Command):
-    """From now on, push each :class:`Event`; a second one replaces the first."""
+    """Push each :class:`Event` from now on; a second subscription replaces the first."""
 
     arguments = [_SERVICE, _FILTER]
     response = _NOTHING

@@ -46,7 +46,7 @@ def details(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _detail(value: Any, unit: Unit) -> str:
-    """As in a table, and exact beside it where a table rounds."""
+    """The text as in a table, with the exact value beside it where a table rounds."""
     text = format_value(value, unit)
     if value is None:
         return text

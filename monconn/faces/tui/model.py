@@ -23,7 +23,7 @@ MAX_ROWS = 500
 """The most rows to query, however far down the user goes."""
 TREND_LENGTH = 120
 MIN_RATE_SECONDS = 0.2
-"""Between two samples of the services' totals, for a rate to mean anything."""
+"""The shortest time between two samples of the totals that gives a meaningful rate."""
 NO_FILTER = parse("", CONNECTION_KEYS)
 
 
@@ -97,7 +97,7 @@ class Model:
     def __init__(self) -> None:
         self.order: Order = ORDERS[0]
         self.filter_text = ""
-        """As it was typed."""
+        """The filter as it was typed."""
         self.filter = NO_FILTER
         """What the text means, up to a term that cannot be understood."""
         self.filter_error: FilterError | None = None

@@ -121,7 +121,7 @@ class Config:
     history: History = None
     """Past connections and events, in a file; None for none."""
     devices: Devices = USUAL_DEVICES
-    """What counts as a device, and what as an alarm."""
+    """Settings of devices and their alarms."""
     observers: Observers = ()
     """Custom observers."""
 

@@ -343,7 +343,7 @@ class Monitor:
         return totals.up, totals.down
 
     def totals(self) -> Totals:
-        """What was counted, less what was subtracted."""
+        """The counters, less what was subtracted."""
         return self.counted() - self._subtracted
 
     def carry_over(self, totals: Totals) -> None:

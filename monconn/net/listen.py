@@ -40,7 +40,7 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class ListenReactor(Protocol):
-    """What :class:`Listener` needs of a reactor (``IReactorFDSet`` and ``IReactorTime``)."""
+    """The part of a reactor that :class:`Listener` needs (``IReactorFDSet``, ``IReactorTime``)."""
 
     def addReader(self, reader: IReadDescriptor) -> None:
         """Implements ``IReactorFDSet.addReader``."""

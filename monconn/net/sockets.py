@@ -64,7 +64,7 @@ class ErrorTrackingSocket(socket.socket):
     keep_unread: bool
     """Whether ``close`` reads what is left into :attr:`unread_data`."""
     unread_data: bytes
-    """What was unread as the socket was closed."""
+    """The bytes that were unread when the socket was closed."""
 
     def recv(self, *args: Any) -> bytes:
         """Receive; an error is remembered."""

@@ -27,7 +27,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.units import parse_duration, parse_size
 
 Kind = Literal["text", "choice", "network", "seconds", "bytes", "rate", "count", "port"]
-"""What the values of a key are. ``count`` and ``port`` are whole numbers that may be given
+"""The types of the values of keys. ``count`` and ``port`` are whole numbers that may be given
 exactly; ``seconds``, ``bytes`` and ``rate`` (bytes a second) only as a range."""
 Mode = Literal["listing", "action"]
 """A listing also takes bare words; an action takes ids and ``key:`` terms, and at least one."""
@@ -104,7 +104,7 @@ class RateSource(Protocol):
 
 @attrs.frozen
 class Context:
-    """What a row is matched against, beside the filter.
+    """The data besides a filter that matching a row needs.
 
     :param now: monotonic seconds.
     :param rates: for ``rate``; without it every rate is 0.
@@ -310,7 +310,7 @@ def parse(
 def complete(
     partial: str, keys: Keys, known: Mapping[str, Collection[str]] | None = None
 ) -> list[str]:
-    """What a term that is being typed can become, in order.
+    """The completions of a term that is being typed, in order.
 
     :param known: as for :func:`parse`.
     """
@@ -838,7 +838,7 @@ SQL_FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
     "monconn_fold": lambda text: None if text is None else _fold(text),
     "monconn_port": port_of,
 }
-"""What a condition in SQL calls, by name: each takes one argument."""
+"""The functions that a condition in SQL calls, by name: each takes one argument."""
 
 
 # -- the keys of each listing

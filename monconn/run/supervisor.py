@@ -26,7 +26,7 @@ from monconn.sinks.hexdump import HexDump
 
 @attrs.frozen
 class Changes:
-    """What :meth:`Supervisor.apply` has done."""
+    """The result of :meth:`Supervisor.apply`."""
 
     started: tuple[str, ...] = ()
     """The names of services that listen now and did not before."""

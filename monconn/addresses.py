@@ -183,7 +183,7 @@ def plain_ip(ip: str) -> str:
 
 
 def _plain_rare_ip(ip: str) -> str:
-    """The same for forms that the kernel does not use, such as ``0:0:0:0:0:ffff:102:304``."""
+    """:func:`plain_ip` for forms that the kernel does not use: ``0:0:0:0:0:ffff:102:304``."""
     try:
         mapped = ipaddress.IPv6Address(ip).ipv4_mapped
     except ValueError:

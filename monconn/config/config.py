@@ -107,7 +107,7 @@ class Config:
     """All that a configuration says; each field is a key at the top of the file."""
 
     services: Annotated[tuple[ServiceConfig, ...], _read_services] = ()
-    """In the order of the file."""
+    """The services, in the order of the file."""
     defaults: Annotated[Policy, _read_defaults] = attrs.field(default=Policy())
     """Defaults of the services' settings; applied to them already."""
     control: Control = USUAL_CONTROL
@@ -121,7 +121,7 @@ class Config:
     history: History = None
     """Past connections and events, in a file; None for none."""
     devices: Devices = USUAL_DEVICES
-    """What counts as a device, and what as an alarm."""
+    """Settings of devices and their alarms."""
     observers: Observers = ()
     """Custom observers."""
 

@@ -70,7 +70,7 @@ def structure(node: Node, cls: type[T]) -> T:
 
 
 def each_named(node: Mapping, read: Callable[[str, Node], T]) -> tuple[dict[str, T], Found]:
-    """What ``read`` makes of each name and its value, by name; and every problem."""
+    """Apply ``read`` to each name and its value; return the results by name, and every problem."""
     values: dict[str, T] = {}
     found: Found = []
     for name, value in node.nodes.items():
@@ -101,7 +101,7 @@ def read_keys(
 
 
 def kind_of(node: Node) -> str:
-    """What a node is, for a message."""
+    """The kind of a node, for a message."""
     if isinstance(node, Mapping):
         return "a mapping"
     if isinstance(node, Sequence):
@@ -181,7 +181,7 @@ def read_flag(node: Node) -> bool:
 
 
 def read_when_full(node: Node) -> Literal["wait", "refuse"]:
-    """What happens to clients beyond the limit."""
+    """``wait`` or ``refuse``: the treatment of clients beyond the limit."""
     value = _scalar_value(node)
     if value == "wait" or value == "refuse":
         return "wait" if value == "wait" else "refuse"

@@ -220,7 +220,7 @@ _UNQUOTED_IN_BRACES = re.compile(rf"{_UNQUOTED_ADDRESS.pattern}|:\s+:\S")
 
 
 def _advice(text: str, line: int, message: str) -> str:
-    """What to do about a syntax error that a configuration is likely to have."""
+    """Advice for syntax errors that are frequent in configurations."""
     lines = text.splitlines()[max(line - 2, 0) : line]
     # Only within braces a scalar may not start with a colon.
     unquoted = _UNQUOTED_IN_BRACES if "but found ':'" in message else _UNQUOTED_ADDRESS

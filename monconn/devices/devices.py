@@ -27,7 +27,7 @@ from monconn.monitor.registry import Registry
 from monconn.units import format_duration
 
 POLL_SECONDS = 1.0
-"""Between two polls of all live connections."""
+"""The time between two polls of all live connections."""
 TURN_SECONDS = 0.002
 """The longest that a poll holds the reactor before it lets others run."""
 STEPS_PER_TIME_CHECK = 100

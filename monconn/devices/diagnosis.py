@@ -1,4 +1,4 @@
-"""What makes a connection slow: the network of one side, or the program at its end."""
+"""Diagnosis of a slow connection: the network of one side, or the program at its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANY_RETRANSMITS = 0.02
 """The share of segments with data that is called a loss."""
 _FEWEST_RETRANSMITS = 3
 _RETRANSMIT_SECONDS = 0.2
-"""What a lost segment costs at least: Linux' shortest retransmission timeout (TCP_RTO_MIN)."""
+"""The least delay by a lost segment: Linux' shortest retransmission timeout (TCP_RTO_MIN)."""
 LONG_WINDOW_LIMITED_SECONDS = 0.5
 """How long the peer's receive window must have been full before its reading is called slow."""
 LARGE_SHARE = 0.2

@@ -15,7 +15,7 @@ NEVER = -INFINITE
 GAPS_RETAINED = 9
 """The last intervals between messages, or between reconnects; the typical one is their median."""
 GAPS_NEEDED = 3
-"""With fewer intervals a device has no typical one, and so no deadline."""
+"""The fewest intervals that give a typical one; without it a device has no deadline."""
 LEAST_SILENT_SECONDS = 5.0
 """The shortest silence that raises an alarm: new messages are polled for once a second."""
 ONE_MESSAGE_SECONDS = 0.5
@@ -112,7 +112,7 @@ class Device:
         self.last_reason: Reason | None = None
         self.opened = self.left = self.last_message = NEVER
         self.quiet_since = NEVER
-        """From when on silence counts: its last message, or its return if that was expected."""
+        """The start of its silence: its last message, or its return if that was expected."""
         self.message_gaps: array[float] | None = None
         self.reconnect_gaps: array[float] | None = None
         self.message_limit = self.reconnect_limit = INFINITE

@@ -1,1 +1,1 @@
-"""What is known of connections: records, totals, alarms and their vocabulary. No I/O."""
+"""The data model: records, totals, alarms and their vocabulary. No I/O."""

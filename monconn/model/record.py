@@ -1,4 +1,4 @@
-"""What happened to one connection."""
+"""The record of one connection."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ConnectionRecord:
     id: int
     service: str
     client: str
-    """Who connected, as ``IP:PORT``, or ``unix:PID``."""
+    """The client's address, as ``IP:PORT``, or ``unix:PID``."""
     client_ip: str
     """The client's IP (IPv4-mapped ones as IPv4); ``unix`` on a UNIX socket, ``local`` where
     we are the client."""
@@ -95,7 +95,7 @@ class ConnectionRecord:
     detail: str = ""
     """More about the reason, if there is more: the text of an error."""
     facts: Mapping[str, Fact] = NO_FACTS
-    """What is known of the connection beyond its bytes and times: its protocol, a name that the
+    """Further facts about the connection, beyond its bytes and times: its protocol, a name that the
     client gave, tags. Read-only; see :meth:`set_fact`."""
 
     def count(self, direction: Direction, count: int, now: float) -> None:

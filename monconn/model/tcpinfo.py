@@ -36,7 +36,7 @@ class TcpInfo(NamedTuple):
     """How much of that time the peer's receive window was full."""
 
     def snapshot(self) -> dict[str, Any]:
-        """The same as plain values for JSON."""
+        """The figures as plain values for JSON."""
         return self._asdict()
 
 

@@ -1,4 +1,4 @@
-"""What a monitor expects of connections and of observers."""
+"""The interfaces of connections and of observers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class IObserver(Interface):
 
 
 class IActionObserver(Interface):
-    """What an observer may have besides :class:`IObserver`'s methods."""
+    """An optional hook of observers, besides the methods of :class:`IObserver`."""
 
     def acted(action: Action) -> None:
         """Connections were closed, or a service was changed, by an actor.

@@ -343,7 +343,7 @@ class Monitor:
         return totals.up, totals.down
 
     def totals(self) -> Totals:
-        """What was counted, less what was subtracted."""
+        """The counters, less what was subtracted."""
         return self.counted() - self._subtracted
 
     def carry_over(self, totals: Totals) -> None:
@@ -380,7 +380,7 @@ class Monitor:
         }
 
     def describe(self) -> str:
-        """The same in one line for people."""
+        """The service's figures in one line for people."""
         stats = self.stats()
         return (
             f"{self.name}: connections {len(self)}, ips {len(stats['ips'])},"

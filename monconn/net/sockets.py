@@ -64,7 +64,7 @@ class ErrorTrackingSocket(socket.socket):
     keep_unread: bool
     """Whether ``close`` reads what is left into :attr:`unread_data`."""
     unread_data: bytes
-    """What was unread as the socket was closed."""
+    """The bytes that were unread when the socket was closed."""
 
     def recv(self, *args: Any) -> bytes:
         """Receive; an error is remembered."""
@@ -162,7 +162,7 @@ def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
 
 
 def _input_ended(transport: ref[Any], reason: Failure) -> None:
-    """In the place of a transport's ``readConnectionLost``: pass on an end that was read.
+    """Replaces a transport's ``readConnectionLost``: pass on an end only if it was read.
 
     To Twisted's poll and epoll reactors (``_PollLikeMixin``) a hang-up without input, on a
     descriptor that they read from, is an end in order with nothing left. But they fetch the events

@@ -1,4 +1,4 @@
-"""What every row has: typed fields with units, its JSON, and the columns of a table of such rows.
+"""Rows: typed fields with units, their JSON, and the columns of a table of such rows.
 
 A row class says everything about a field once, with :func:`field`. Server and clients share the
 classes: a server makes rows, a client makes the same tables from the JSON that it was sent. So

@@ -23,7 +23,8 @@ from monconn.ops.rows import ActionRow, AlarmRow, ConnectionRow
 from monconn.ratelimit import RateLimiter
 
 EVENTS_PER_SECOND = 1_000
-"""Beyond these, events are dropped and counted, so that watching never becomes the cost."""
+"""The limit on delivered events; others are dropped and counted, so that subscribers cannot
+overload the reactor."""
 CHECKS_PER_SECOND = 5_000
 """Events that filters are tried on; to make the row of an event costs some 20 µs."""
 

@@ -33,15 +33,15 @@ from monconn.policy.networks import matcher
 from monconn.units import parse_duration, parse_size
 
 Kind = Literal["text", "choice", "network", "seconds", "bytes", "rate", "count", "port"]
-"""What the values of a key are. ``count`` and ``port`` are whole numbers that may be given
+"""The types of the values of keys. ``count`` and ``port`` are whole numbers that may be given
 exactly; ``seconds``, ``bytes`` and ``rate`` (bytes a second) only as a range."""
 Mode = Literal["listing", "action"]
 """A listing also takes bare words; an action takes ids and ``key:`` terms, and at least one."""
 
 MAX_TERMS = 100
-"""Beside ids. More are an error: each may cost a search in every row."""
+"""The most terms beside ids; more are an error: each may cost a search in every row."""
 MAX_IDS = 10_000
-"""More are an error."""
+"""The most ids; more are an error."""
 
 _MAX_BYTES = 10**18 - 1  # what units.parse_size reads back, and SQLite stores, as digits
 _FACT_PREFIX = "fact."
@@ -106,7 +106,7 @@ class RateSource(Protocol):
 
 @attrs.frozen
 class Context:
-    """What a row is matched against, beside the filter.
+    """The data besides a filter that matching a row needs.
 
     :param now: monotonic seconds.
     :param rates: for ``rate``; without it every rate is 0.
@@ -312,7 +312,7 @@ def parse(
 def complete(
     partial: str, keys: Keys, known: Mapping[str, Collection[str]] | None = None
 ) -> list[str]:
-    """What a term that is being typed can become, in order.
+    """The completions of a term that is being typed, in order.
 
     :param known: as for :func:`parse`.
     """
@@ -638,7 +638,7 @@ def _number_text(kind: Kind, number: float | None) -> str:
 
 
 def _grouped(terms: Iterable[Term]) -> Iterator[tuple[str, list[Value], bool]]:
-    """By key the values of which one must match, or, where they are negated, none."""
+    """Groups terms by key: one value of a group must match, or none if the group is negated."""
     groups: dict[tuple[str, bool], list[Value]] = {}
     for term in terms:
         if term.key or term.is_negated:
@@ -803,7 +803,7 @@ SQL_FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
     "monconn_fold": lambda text: None if text is None else _fold(text),
     "monconn_port": port_of,
 }
-"""What a condition in SQL calls, by name: each takes one argument."""
+"""The functions that a condition in SQL calls, by name: each takes one argument."""
 
 
 # -- the keys of each listing
@@ -856,7 +856,7 @@ CONNECTION_KEYS = Keys(
     text=_record_text,
     facts=_record_facts,
 )
-"""Of a :class:`~monconn.model.record.ConnectionRecord`, live or closed."""
+"""The keys of a :class:`~monconn.model.record.ConnectionRecord`, live or closed."""
 
 
 def _field(name: str) -> Callable[[Any, Context], Any]:
@@ -915,7 +915,7 @@ DEVICE_KEYS = Keys(
         row.get("device"), row.get("service"), row.get("last_reason"), *(row.get("alarms") or ())
     ),
 )
-"""Of a device as :meth:`monconn.devices.heartbeat.Device.snapshot` gives it."""
+"""The keys of a device, as :meth:`monconn.devices.heartbeat.Device.snapshot` gives it."""
 
 IP_KEYS = Keys(
     _table(
@@ -923,12 +923,12 @@ IP_KEYS = Keys(
     ),
     text=_row_text("ip", "service", "last_reason"),
 )
-"""Of a client IP as :meth:`monconn.monitor.clients.ClientTotals.snapshot` gives it."""
+"""The keys of a client IP, as :meth:`monconn.monitor.clients.ClientTotals.snapshot` gives it."""
 
 BLOCK_KEYS = Keys(
     _table(_SERVICE, _device_client("client", "network")), text=_row_text("network", "service")
 )
-"""Of a blocked network: ``client:`` finds those whose first address is in a network."""
+"""The keys of a blocked network; ``client:`` finds those whose first address is in a network."""
 
 
 def _event_reason(row: Mapping[str, Any], _: Context) -> str | None:
@@ -979,7 +979,7 @@ EVENT_KEYS = Keys(
     ),
     facts=_row_facts,
 )
-"""Of an event of the feed: a connection opened, refused or closed, or an alarm."""
+"""The keys of an event of the feed: a connection opened, refused or closed, or an alarm."""
 
 
 def _history_idle(row: Mapping[str, Any], _: Context) -> float | None:
@@ -1023,7 +1023,7 @@ HISTORY_KEYS = Keys(
         " || char(10) || detail"
     ),
 )
-"""Of a connection in a history; ages and idle times are those at its end."""
+"""The keys of a connection in a history; ages and idle times are those at its end."""
 
 HISTORY_EVENT_KEYS = Keys(
     _table(
@@ -1044,4 +1044,4 @@ HISTORY_EVENT_KEYS = Keys(
         f"coalesce({name}, '')" for name in ("event", "service", "client", "word", "detail")
     ),
 )
-"""Of an event in a history: a refusal, an alarm, a start or a stop."""
+"""The keys of an event in a history: a refusal, an alarm, a start or a stop."""

@@ -89,7 +89,7 @@ class Listing(Generic[R]):
 
 @attrs.frozen
 class CloseResult:
-    """What :meth:`Operations.close` did, or would do.
+    """The result of :meth:`Operations.close`, or of its dry run.
 
     :param ids: the connections that were ended.
     :param unknown: the ids asked for that no live connection (of the service) has.
@@ -103,7 +103,7 @@ class CloseResult:
 
 @attrs.frozen
 class ChangeResult:
-    """What an action on services did, or would do.
+    """The result of an action on services, or of its dry run.
 
     :param changed: False if everything was so already.
     :param count: how many connections were ended by it.
@@ -268,7 +268,7 @@ class Operations:
         return [IpRow(ip=each["ip"], connections=each["connections"]) for each in found]
 
     def clients(self, service: str | None = None, filter: Terms = None) -> Iterator[ClientRow]:
-        """What each client IP has done at each service, for the IPs seen last.
+        """The totals of each client IP at each service, for the IPs seen last.
 
         :func:`~monconn.ops.rows.sum_by_ip` adds up an IP's rows.
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from monconn.model.record import ConnectionRecord
 
 LEAST_SECONDS = 0.25
-"""Between two samples of the counters, for a rate to mean anything."""
+"""The shortest time between two samples that gives a meaningful rate."""
 ENOUGH_SECONDS = 1.0
-"""After which the sample to compare with is replaced by a newer one."""
+"""The age at which the older sample is replaced by a newer one."""
 MOST_SECONDS = 10.0
-"""After which a sample is too old to compare with."""
+"""The age at which a sample is too old to compare with."""
 
 
 class Rates:

@@ -122,7 +122,7 @@ class IpRow(Row):
 
 @attrs.frozen(slots=False)
 class ClientRow(Row):
-    """What one client IP has done at one service, or (without ``service``) at all of them."""
+    """The totals of one client IP at one service, or (without ``service``) at all of them."""
 
     TABLE: ClassVar[TableOf] = (
         *("ip", "connections", "total", "up", "down", "first_seen", "last_seen", "last_reason"),

@@ -1,1 +1,1 @@
-"""What is allowed: limits, blocked networks and timeouts. No I/O, and no counts of its own."""
+"""Limits, blocked networks and timeouts. No I/O, and no counts of its own."""

@@ -17,7 +17,7 @@ from monconn.policy.timeouts import Timeouts
 
 @attrs.frozen(field_transformer=validated)
 class Policy:
-    """What a service allows and how it treats its connections.
+    """Every setting of a service: which clients it admits, and its limits on connections.
 
     A new setting is one more field here, in :class:`Rules` or in :class:`Timeouts`: the keys of
     configuration files and endpoint strings follow from the fields.

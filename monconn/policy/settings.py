@@ -18,7 +18,7 @@ FORWARDING_ONLY = {"forwarding_only": True}
 
 
 def validated(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """For ``attrs.frozen(field_transformer=validated)``: check each field that has a kind.
+    """A field transformer of ``attrs.frozen``: validate each field that has a kind.
 
     A field whose type is another attrs class must be an instance of that. Metadata of a field:
     ``key``, the setting's name in configurations if it is not the field's; ``FORWARDING_ONLY``.

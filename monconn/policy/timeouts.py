@@ -28,17 +28,17 @@ class Timeouts:
     """
 
     connect_timeout: PositiveSeconds = attrs.field(default=10.0, metadata=FORWARDING_ONLY)
-    """Until the backend is connected; a configuration cannot switch it off."""
+    """The time until the backend is connected; a configuration cannot switch it off."""
     read_timeout: Seconds = 0.0
-    """Without a byte from a client that we read from and that has not ended its side."""
+    """The time without a byte from a client that is read from and has not ended its side."""
     write_timeout: Seconds = 600.0
-    """With bytes waiting for either side and no progress."""
+    """The time during which bytes wait for a side without any progress."""
     max_idle: Seconds = 900.0
-    """Without a byte either way, counted from the opening."""
+    """The time without a byte either way, counted from the opening."""
     half_close_timeout: Seconds = 0.0
-    """Without a byte either way once one side has ended."""
+    """The time without a byte either way once one side has ended."""
     max_lifetime: Seconds = 0.0
-    """From the opening."""
+    """The time from the opening, whatever happens."""
 
     first_check_seconds: float = attrs.field(init=False, repr=False, eq=False)
     """How long after its opening a connection must be checked for the first time."""

@@ -136,7 +136,7 @@ class ByteSink(Protocol):
 
 
 class EndListener(Protocol):
-    """What an End reports to: its relay."""
+    """Receives the events of an End; implemented by the relay."""
 
     record: ConnectionRecord
 

@@ -52,7 +52,7 @@ class Forwarder:
 
 
 class ForwardingFactory(Factory):
-    """The same for the clients of a Twisted endpoint, which come on transports.
+    """Admits and relays the clients of a Twisted endpoint, which come on transports.
 
     :param monitor: the service's monitor.
     :param path: moves their bytes.

@@ -50,12 +50,12 @@ longest is dropped, so that a crowd of silent clients does not lock out others."
 
 
 class PrefaceError(MonconnError):
-    """What a client has sent is no preface; the text says why."""
+    """The bytes of a client are no valid preface; the text says why."""
 
 
 @attrs.frozen
 class Decision:
-    """What a preface says about a client; a field left out has no effect."""
+    """The result of reading a client's preface; a field left out has no effect."""
 
     consumed: int = 0
     """How many bytes were the preface's own, and are not for the backend."""

@@ -1,4 +1,4 @@
-"""What follows when a side of a relay ends, as a pure table: (state, event) → (state, actions).
+"""How a relay reacts when a side ends, as a pure table: (state, event) → (state, actions).
 
 ``client_ended`` and ``backend_ended``: that side has sent its FIN, the other may still send.
 ``draining``: both have ended, and the bytes that we hold are being delivered. ``closing``: the

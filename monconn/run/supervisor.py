@@ -28,7 +28,7 @@ PAUSES_SECONDS = (0.5, 1.0)
 
 @attrs.frozen
 class Changes:
-    """What :meth:`Supervisor.apply` has done."""
+    """The result of :meth:`Supervisor.apply`."""
 
     started: tuple[str, ...] = ()
     """The names of services that listen now and did not before."""
@@ -41,7 +41,7 @@ class Changes:
         return bool(self.started or self.changed or self.stopped)
 
     def describe(self) -> str:
-        """The same in one line for people."""
+        """The changes in one line for people."""
         parts = []
         if self.started:
             parts.append(f"started {', '.join(self.started)}")

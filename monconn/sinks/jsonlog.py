@@ -33,7 +33,7 @@ BATCH_SECONDS = 0.1
 UPDATES_A_TURN = 50
 """Updates in one turn of the reactor, so that thousands due at once do not delay the data path."""
 TURN_SECONDS = 0.01
-"""Between two such turns while more updates are due."""
+"""The pause between two such turns while more updates are due."""
 POLL_SECONDS = 1.0
 """How often due updates are polled for."""
 FLUSH_SECONDS = 1.0

@@ -15,7 +15,7 @@ from monconn.errors import FileError, os_error_text
 
 FILE_MODE = 0o640
 CHECK_SECONDS = 1.0
-"""Between two checks whether the open file is still the one at its path."""
+"""The time between two checks whether the open file is still the one at its path."""
 
 _NEWLINE = ord("\n")
 

@@ -48,7 +48,7 @@ Ctrl-C ends it.
 
 @attrs.frozen
 class _Device:
-    """What a simulated device does.
+    """The behaviour of a simulated device.
 
     :param address: the address that it connects from, which tells devices apart in the table.
     :param send_seconds: between two readings that it sends; 0: it sends nothing.

@@ -23,7 +23,7 @@ from monconn.ops.filters import FilterError, Keys, complete
 
 F = TypeVar("F", bound=Callable[..., Any])
 Listed = tuple[type[Row], Iterable[Any]]
-"""What a listing gives: the class that knows the table's columns, and the rows, as JSON or not."""
+"""The result of a listing: the row class, which has the columns, and the rows, as JSON or not."""
 
 _USAGE_ERRORS = (SeveralServers, BadAddress, AddressError, QuestionError, FilterError)
 _USAGE_CODES = ("BAD_REQUEST", "BAD_FILTER")

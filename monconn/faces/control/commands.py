@@ -1,4 +1,4 @@
-"""What can be asked of the control port: the wire contract, as AMP commands.
+"""The commands of the control port: the wire contract, as AMP commands.
 
 AMP (``twisted.protocols.amp``): a box is a sequence of keys and values, each after its length in
 two bytes, and ends with an empty key. Whatever has a form of its own travels as JSON in UTF-8, so
@@ -124,7 +124,7 @@ class ListIps(_Command):
 
 
 class ListClients(_Command):
-    """What each client IP has done, for the IPs seen last."""
+    """The totals of each client IP, for the IPs seen last."""
 
     arguments = [_SERVICE, _FILTER]
     response = _ROWS
@@ -239,7 +239,7 @@ class SubtractStats(_Command):
 
 
 class Subscribe(_Command):
-    """From now on, push each :class:`Event`; a second one replaces the first."""
+    """Push each :class:`Event` from now on; a second subscription replaces the first."""
 
     arguments = [_SERVICE, _FILTER]
     response = _NOTHING

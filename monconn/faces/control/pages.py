@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 PAGE_BYTES = 60_000
-"""Of rows in one answer."""
+"""The most bytes of rows in one answer."""
 
 
 class Pager:

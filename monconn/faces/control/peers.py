@@ -1,4 +1,4 @@
-"""Who is at the other end of a control connection."""
+"""Authentication of the peer of a control connection."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ class ControlProtocol(amp.AMP):
 
     @commands.ListClients.responder
     def list_clients(self, **arguments: Any) -> dict[str, Any]:
-        """What each client IP has done."""
+        """The totals of each client IP."""
         return self._rows(self._operations.clients(**arguments))
 
     @commands.ListDevices.responder

@@ -1,4 +1,4 @@
-"""What an SSH user can ask and do: one-shot commands such as ``ssh host show 42``, and the
+"""The commands of an SSH user: one-shot commands such as ``ssh host show 42``, and the
 functions of the prompt, both in lines of text over :class:`~monconn.ops.operations.Operations`.
 """
 
@@ -182,7 +182,7 @@ COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, meth
 
 @attrs.frozen
 class Answer:
-    """What a one-shot command gives back: exit status, standard output and standard error."""
+    """The result of a one-shot command: exit status, standard output and standard error."""
 
     status: int
     out: str = ""

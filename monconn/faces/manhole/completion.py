@@ -23,7 +23,7 @@ class Completion:
 
     @property
     def addition(self) -> str:
-        """What all candidates continue with."""
+        """The common continuation of all candidates."""
         common = os.path.commonprefix(self.candidates)  # noqa: RUF071 of any texts, not paths
         return common[len(self.word) :]
 

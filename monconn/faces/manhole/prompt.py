@@ -65,7 +65,7 @@ class Monitors(Mapping[str, Monitor]):
 
 
 class Shell(Protocol):
-    """What an interpreter runs in."""
+    """The session that an interpreter runs in."""
 
     @property
     def width(self) -> int | None:

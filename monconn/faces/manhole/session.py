@@ -140,7 +140,7 @@ class Session:
 
 
 def _input(write: Callable[[bytes], object]) -> SimpleNamespace:
-    """What Conch takes for the transport of a process: it writes what the client sends."""
+    """A transport of a process, as Conch expects it: it passes on the client's input."""
     return SimpleNamespace(write=write, loseConnection=lambda: None)  # closed() is called, too
 
 

@@ -1,4 +1,4 @@
-"""What a key does to the selected connection, and the question that is asked before."""
+"""The actions of keys on the selected connection, and the question before each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Plan:
 
 
 def plan(key: str, row: Row) -> Plan | str:
-    """What a key would do to a connection.
+    """Plan the action of a key on a connection.
 
     :param key: ``c`` to close, ``r`` to reset, ``b`` to block the client's IP, ``u`` to unblock it.
     :returns: the plan, or a message that says why there is nothing to do.

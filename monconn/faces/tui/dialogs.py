@@ -1,4 +1,4 @@
-"""What is shown over the tables: a question, one connection's details, the keys."""
+"""Screens over the tables: a question, one connection's details, the keys."""
 
 from __future__ import annotations
 

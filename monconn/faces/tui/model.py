@@ -23,13 +23,13 @@ MAX_ROWS = 500
 """The most rows to query, however far down the user goes."""
 TREND_LENGTH = 120
 MIN_RATE_SECONDS = 0.2
-"""Between two samples of the services' totals, for a rate to mean anything."""
+"""The shortest time between two samples of the totals that gives a meaningful rate."""
 NO_FILTER = parse("", CONNECTION_KEYS)
 
 
 @attrs.frozen
 class Query:
-    """What to ask the server for in one poll.
+    """The query of one poll.
 
     :param order: by what the server sorts the live connections.
     :param limit: how many live connections to send.
@@ -46,7 +46,7 @@ class Query:
 
 @attrs.frozen
 class Snapshot:
-    """What the server answered to a query.
+    """The server's answer to a query.
 
     :param at: when, in monotonic seconds.
     :param server: its name and version.
@@ -97,9 +97,9 @@ class Model:
     def __init__(self) -> None:
         self.order: Order = ORDERS[0]
         self.filter_text = ""
-        """As it was typed."""
+        """The filter as it was typed."""
         self.filter = NO_FILTER
-        """What the text means, up to a term that cannot be understood."""
+        """The parsed text, up to a term that cannot be parsed."""
         self.filter_error: FilterError | None = None
         """Why the text cannot be understood; None if it can."""
         self.paused = False
@@ -120,7 +120,7 @@ class Model:
     # -- what to ask for
 
     def query(self) -> Query | None:
-        """What to ask for; None while nothing is to be asked."""
+        """The query of the next poll; None while paused."""
         if self.details is not None:
             return Query(details=self.details)
         if self.paused:

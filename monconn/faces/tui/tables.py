@@ -25,7 +25,7 @@ _DATE_AND_TIME = len("2026-11-23 01:02:03")
 HEADER_STYLE = "bold underline"
 SELECTED_STYLE = "reverse"
 OLD_STYLE = "dim"
-"""Of data from before the server was lost."""
+"""The style of data from before the server was lost."""
 
 
 class Table:

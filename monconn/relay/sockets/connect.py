@@ -34,7 +34,7 @@ _REASONS: dict[int, Reason] = {
 
 
 class ConnectListener(Protocol):
-    """What an attempt reports to: the End."""
+    """Receives the result of an attempt; implemented by the End."""
 
     def connect_succeeded(self, sock: socket.SocketType, events: int) -> None:
         """The socket is connected, and is in the loop, which has reported these events of it."""

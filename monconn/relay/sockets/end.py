@@ -65,7 +65,7 @@ _READABLE = ~OUT
 
 @attrs.frozen
 class Shared:
-    """What the socket Ends of a service have in common."""
+    """Objects shared by the socket Ends of a service."""
 
     monitor: Monitor
     loop: SocketLoop

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 PIPE_BYTES = 1 << 20
 """The most that an unprivileged user may ask for (``/proc/sys/fs/pipe-max-size``)."""
 SHORTAGE_SECONDS = 1.0
-"""After no pipe could be made: how long bytes are copied before it is tried again."""
+"""How long bytes are copied after a pipe could not be made, before the next attempt."""
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # in Python since 3.10, on Linux
 
 

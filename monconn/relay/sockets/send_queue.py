@@ -17,7 +17,7 @@ SPLICE_FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK"
 
 
 class QueueOwner(Protocol):
-    """What a send queue reports to: its End."""
+    """Receives the events of a send queue; implemented by its End."""
 
     def filled(self) -> None:
         """The kernel takes no more: the rest is queued, and :meth:`flushed` will follow."""

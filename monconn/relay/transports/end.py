@@ -46,7 +46,7 @@ RESET_POLL_SECONDS = 0.5
 
 @attrs.frozen
 class TransportShared:
-    """What the transport Ends of a service have in common."""
+    """Objects shared by the transport Ends of a service."""
 
     clock: Clock
     deadlines: Deadlines
@@ -348,7 +348,7 @@ class TransportEnd(Protocol):
             self.reports.gone(self)
 
     def _drop_unread(self) -> None:
-        """What the peer has sent need not be read before the socket is closed."""
+        """Do not read what the peer has sent before the socket is closed."""
         if self._socket is not None:
             self._socket.keep_unread = False
 

@@ -48,10 +48,10 @@ class HistoryFilter:
     until: float | None = None
     """Wall clock, in seconds; excluded."""
     reason: str | None = None
-    """Of an event, the refusal, or the kind of the alarm or the action."""
+    """The reason of a connection; of an event, the refusal, or the kind of the alarm or action."""
     limit: int = USUAL_ROWS
     condition: Condition | None = None
-    """Beside the others; for connections or for events, whichever columns it names. A report takes
+    """A further condition on the columns of connections or of events. A report takes
     none: the sums of whole hours lack most columns."""
 
 

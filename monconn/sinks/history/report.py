@@ -20,7 +20,7 @@ TOP = 10
 BUSIEST = 5
 MOST_POINTS = 168
 MOST_SORTED = 200_000
-"""With more connections, their median would take too long to compute."""
+"""The most connections whose median is computed; sorting more would take too long."""
 _FIGURES = ("connections", "up", "down")
 
 

@@ -1,4 +1,4 @@
-"""What metrics count beyond a monitor's own totals: plain numbers, cheap to add to."""
+"""Counters of the metrics beyond a monitor's own totals: plain numbers, cheap to add to."""
 
 from __future__ import annotations
 

@@ -27,8 +27,6 @@ BACKLOG = 4096
 """The kernel's queue of clients not yet accepted; ``net.core.somaxconn`` may shorten it."""
 BATCH = 64
 """Clients accepted in one turn of the reactor, so that a flood of them does not starve others."""
-PAUSES_SECONDS = (0.5, 1.0)
-"""Pauses between the attempts to bind: the program that used the address may be about to end."""
 SHORTAGE_PAUSE_SECONDS = 0.25
 """How long to leave clients in the queue once descriptors or memory have run out. Without the
 pause the listener would stay readable and the loop would spin."""

@@ -15,6 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED: dict[str, str] = {
+    "monconn.app": "monconn.run.application",
     "monconn.cli.run": "monconn.faces.cli.run",
     "monconn.control.client": "monconn.faces.control.client",
     "monconn.control.commands": "monconn.faces.control.commands",
@@ -22,6 +23,7 @@ MOVED: dict[str, str] = {
     "monconn.core.clock": "monconn.clock",
     "monconn.core.interfaces": "monconn.monitor.interfaces",
     "monconn.core.offload": "monconn.background",
+    "monconn.core.registry": "monconn.monitor.registry",
     "monconn.endpoints": "monconn.run.endpoints",
     "monconn.history.query": "monconn.sinks.history.query",
     "monconn.manhole.service": "monconn.faces.manhole.service",
@@ -34,6 +36,7 @@ MOVED: dict[str, str] = {
 
 RENAMED: dict[str, dict[str, str]] = {
     "monconn.control.commands": {"NotKept": "NotConfigured"},
+    "monconn.app": {"App": "Application"},
     "monconn.core.offload": {"Offload": "BackgroundQueue"},
     "monconn.history.query": {"Past": "HistoryFilter"},
 }

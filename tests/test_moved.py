@@ -55,3 +55,13 @@ def test_bans_is_network_set() -> None:
 def test_an_unknown_name_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         monconn.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["Config", "ServiceConfig", "from_pairs", "load", "parse"])
+def test_names_of_the_configuration_are_where_they_were(name: str) -> None:
+    package = importlib.import_module("monconn.config")
+    with pytest.warns(DeprecationWarning, match=rf"monconn\.config\.config\.{name} now"):
+        old = getattr(package, name)
+    assert old is getattr(importlib.import_module("monconn.config.config"), name)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = package.nothing

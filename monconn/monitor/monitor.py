@@ -439,10 +439,16 @@ class Monitor:
         :raises AddressError: it is no network.
         """
         network = _network(network)
-        is_new = self._blocks.block(network)
-        count = self._end_blocked([network])
+        is_new, count = self.block_and_count(network)
         self._acted(actor, "block", str(network), count, is_new)
         return is_new
+
+    def block_and_count(self, network: Network) -> tuple[bool, int]:
+        """Do what :meth:`block` does, without a report.
+
+        :returns: whether it was not blocked already, and how many connections were ended.
+        """
+        return self._blocks.block(network), self._end_blocked([network])
 
     def _end_blocked(self, networks: Collection[Network]) -> int:
         """End the live connections from some networks.

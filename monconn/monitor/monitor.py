@@ -243,6 +243,7 @@ class Monitor:
         self.clients.closed(record)
         self.closed_records.append(record)
         self.observers.notify("closed", record)
+        # As _notify_room does, whose call each connection would pay for.
         for call in self._room.calls:
             call()
         if self._when_empty and not self._live:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
@@ -54,17 +55,14 @@ class Observers:
             if now is before or any(each is other for other in now):
                 try:
                     each[1](*args)
-                except KeyboardInterrupt:
-                    raise
                 except BaseException:
-                    # sys.exit() in an observer must not end the program either: the connections
-                    # of others depend on it.
-                    self._switch_off(each[0])
+                    self._failed(each[0])
 
     def report(self, action: Action, others: Iterable[Observers] = ()) -> None:
         """Write an action into the log, and notify every observer of it, each once.
 
         :param others: those of the other services that it concerned.
+        :raises KeyboardInterrupt: the user interrupts the program while an observer runs.
         """
         self._log.info("{action}", action=action.describe())
         notified: set[int] = set()
@@ -74,10 +72,21 @@ class Observers:
                     notified.add(id(observer))
                     try:
                         call(action)
-                    except (Exception, SystemExit):
-                        observers._switch_off(observer)
+                    except BaseException:
+                        observers._failed(observer)
 
-    def _switch_off(self, observer: IObserver) -> None:
+    def _failed(self, observer: IObserver) -> None:
+        """Switch off an observer whose exception is being handled.
+
+        sys.exit() in an observer must not end the program either: the connections of others
+        depend on it.
+
+        :raises KeyboardInterrupt: it is that.
+        """
+        # Decided here: to call the observers through a common function would cost a call of that
+        # for each chunk.
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            raise
         self.remove(observer)
         self._log.failure(
             "{service}: observer {observer} failed and is switched off",

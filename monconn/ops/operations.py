@@ -416,7 +416,8 @@ class Operations:
         """End live connections, with the reason ``operator``: those for which all that is given
         is true. One that is ending already is only ended again by its id, or by a reset.
 
-        Fires at once, unless the filter asks for rates, which may have to be measured first.
+        Fires at once, unless the filter asks for rates, which may have to be measured first. Where
+        ids are given and none of them is live, nothing is logged and no observer is notified.
 
         :param ids: at most :data:`MAX_IDS`; the other arguments may narrow them.
         :param filter: terms with keys, or ids.
@@ -465,14 +466,15 @@ class Operations:
                 for monitor, record in chosen:
                     if record.id in monitor:  # to end another may have ended this one
                         monitor.close(record.id, reset=bool(reset), actor=None)
-                self._report(
-                    "reset" if reset else "close",
-                    actor,
-                    monitors,
-                    service,
-                    " ".join(each for each in target if each),
-                    len(chosen),
-                )
+                if known or ids is None:  # else nothing is live that was asked for: no action
+                    self._report(
+                        "reset" if reset else "close",
+                        actor,
+                        monitors,
+                        service,
+                        " ".join(each for each in target if each),
+                        len(chosen),
+                    )
             return CloseResult(
                 tuple(record.id for _, record in chosen),
                 tuple(each for each in ids or () if each not in known),

@@ -89,7 +89,7 @@ class Monitor:
         self.stopping = False
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
         self.clients = ClientTotals()
-        self.observers = Observers(name)
+        self.observers = Observers(name, self.clock)
         self._blocks = Blocks(policy.rules.bans)
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
@@ -552,6 +552,7 @@ class Monitor:
         :returns: fires when the last connection has ended, or with :meth:`resume`.
         """
         self.stopping = True
+        self.observers.flush_log()  # no timer may fire any more to do it
         if not self._live:
             return succeed(None)
         done: Deferred[None] = Deferred()

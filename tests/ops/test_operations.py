@@ -416,6 +416,30 @@ def test_calls_of_the_library_are_actions_of_own_code(
     assert line.endswith("for own code")
 
 
+def test_a_loop_of_own_code_does_not_flood_the_log() -> None:
+    world = World("web")
+    web = world.registry.get("web")
+    made = world.connect("web", *("192.0.2.1" for _ in range(1000)))
+    with logged_lines() as lines:
+        for each in made:
+            web.close(each.record.id)
+        assert len(lines) == 20
+        web.block("192.0.2.1", actor=ALICE)  # an operator's is written, whatever the code does
+        assert lines[20:] == [
+            "blocked 192.0.2.1/32 at web, ended 0 connections for uid 1000 (alice), pid 4242"
+        ]
+        world.clock.advance(1)
+        assert lines[21:] == ["web: 980 more actions for own code: 980 close"]
+        web.reset_stats()
+        assert lines[22:] == ["set the totals of web to zero for own code"]
+        for _ in range(20):
+            web.reset_stats()
+        web.stop(0)
+        assert lines[42:] == ["web: 1 more actions for own code: 1 reset_stats"]
+    assert not world.clock.getDelayedCalls()
+    assert len(world.actions.all) == 1022
+
+
 def test_an_observer_without_the_hook_goes_on_working() -> None:
     class Older:
         """An observer without the optional hook ``acted``."""

@@ -51,13 +51,17 @@ class ListenReactor(Protocol):
         """Implements ``IReactorTime.callLater``."""
 
 
-class ServeReactor(ListenReactor, Protocol):
-    """The part of a reactor that :func:`serve_factory` needs: ``IReactorSocket``, too."""
+class AdoptReactor(Protocol):
+    """The part of a reactor that makes transports of sockets (``IReactorSocket``)."""
 
     def adoptStreamConnection(
         self, descriptor: int, family: int, factory: IProtocolFactory, /
     ) -> object:
         """Implements ``IReactorSocket.adoptStreamConnection``."""
+
+
+class ServeReactor(ListenReactor, AdoptReactor, Protocol):
+    """The part of a reactor that :func:`serve_factory` needs."""
 
 
 def open_listener(

@@ -10,7 +10,16 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.threadable import isInIOThread
 
 
-class Clock(Protocol):
+class Timers(Protocol):
+    """The part of a reactor that :class:`MonotonicClock` needs (``IReactorTime``)."""
+
+    def callLater(
+        self, delay: float, call: Callable[..., object], /, *args: Any, **kwargs: Any
+    ) -> IDelayedCall:
+        """Call something after ``delay`` seconds, as ``IReactorTime.callLater`` does."""
+
+
+class Clock(Timers, Protocol):
     """Monotonic time and timers, as everything with a deadline needs.
 
     :class:`MonotonicClock` in production, ``twisted.internet.task.Clock`` in tests.
@@ -18,11 +27,6 @@ class Clock(Protocol):
 
     def seconds(self) -> float:
         """Monotonic seconds."""
-
-    def callLater(
-        self, delay: float, call: Callable[..., object], /, *args: Any, **kwargs: Any
-    ) -> IDelayedCall:
-        """Call something after ``delay`` seconds, as ``IReactorTime.callLater`` does."""
 
 
 def retry_pauses(pauses_seconds: Sequence[float]) -> Sequence[float]:
@@ -45,7 +49,7 @@ class MonotonicClock:
 
     seconds = staticmethod(time.monotonic)
 
-    def __init__(self, reactor: Any = None) -> None:
+    def __init__(self, reactor: Timers | None = None) -> None:
         self._reactor = reactor
 
     def callLater(
@@ -56,5 +60,4 @@ class MonotonicClock:
             from twisted.internet import reactor
 
             self._reactor = reactor
-        delayed: IDelayedCall = self._reactor.callLater(delay, call, *args, **kwargs)
-        return delayed
+        return self._reactor.callLater(delay, call, *args, **kwargs)

@@ -89,7 +89,7 @@ class Monitor:
         self.stopping = False
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
         self.clients = ClientTotals()
-        self.observers = Observers(name)
+        self.observers = Observers(name, self.clock)
         self._blocks = Blocks(policy.rules.bans)
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
@@ -243,6 +243,7 @@ class Monitor:
         self.clients.closed(record)
         self.closed_records.append(record)
         self.observers.notify("closed", record)
+        # As _notify_room does, whose call each connection would pay for.
         for call in self._room.calls:
             call()
         if self._when_empty and not self._live:
@@ -439,10 +440,16 @@ class Monitor:
         :raises AddressError: it is no network.
         """
         network = _network(network)
-        is_new = self._blocks.block(network)
-        count = self._end_blocked([network])
+        is_new, count = self.block_and_count(network)
         self._acted(actor, "block", str(network), count, is_new)
         return is_new
+
+    def block_and_count(self, network: Network) -> tuple[bool, int]:
+        """Do what :meth:`block` does, without a report.
+
+        :returns: whether it was not blocked already, and how many connections were ended.
+        """
+        return self._blocks.block(network), self._end_blocked([network])
 
     def _end_blocked(self, networks: Collection[Network]) -> int:
         """End the live connections from some networks.
@@ -545,6 +552,7 @@ class Monitor:
         :returns: fires when the last connection has ended, or with :meth:`resume`.
         """
         self.stopping = True
+        self.observers.flush_log()  # no timer may fire any more to do it
         if not self._live:
             return succeed(None)
         done: Deferred[None] = Deferred()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
-from monconn.model.actions import Action
+from monconn.clock import Clock
+from monconn.model.actions import OWN_CODE, Action
 from monconn.monitor.interfaces import IObserver, Observer
+from monconn.ratelimit import RateLimitedLog
 
 _Call = Callable[..., object]
+OWN_CODE_LINES_PER_SECOND = 20
 _HOOKS = ("opened", "refused", "data", "closed", "alarmed", "acted")
 
 
@@ -17,12 +21,16 @@ class Observers:
     """The observers of one monitor; one that raises is logged and not notified again.
 
     :param service: the service's name, for the log.
+    :param clock: monotonic time and timers.
     """
 
     _log = Logger()
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, clock: Clock) -> None:
         self._service = service
+        self._own_code_log = RateLimitedLog(clock, OWN_CODE_LINES_PER_SECOND, self._write_summary)
+        self.flush_log = self._own_code_log.flush
+        """Write the summary of the actions that were not logged one by one, if there are any."""
         self.watched = False
         """Whether any wants payload: checked before bytes are copied out of the kernel."""
         self.by_hook: dict[str, tuple[tuple[IObserver, _Call], ...]] = dict.fromkeys(_HOOKS, ())
@@ -54,19 +62,23 @@ class Observers:
             if now is before or any(each is other for other in now):
                 try:
                     each[1](*args)
-                except KeyboardInterrupt:
-                    raise
                 except BaseException:
-                    # sys.exit() in an observer must not end the program either: the connections
-                    # of others depend on it.
-                    self._switch_off(each[0])
+                    self._failed(each[0])
 
     def report(self, action: Action, others: Iterable[Observers] = ()) -> None:
         """Write an action into the log, and notify every observer of it, each once.
 
+        Of the actions of the program's own code, which may be a loop over thousands of
+        connections, the log has :data:`OWN_CODE_LINES_PER_SECOND` and sums up the others; an
+        operator's are all there.
+
         :param others: those of the other services that it concerned.
+        :raises KeyboardInterrupt: the user interrupts the program while an observer runs.
         """
-        self._log.info("{action}", action=action.describe())
+        if action.actor != OWN_CODE or self._own_code_log.has_room():
+            self._log.info("{action}", action=action.describe())
+        else:
+            self._own_code_log.add(action.kind)
         notified: set[int] = set()
         for observers in (self, *others):
             for observer, call in observers.by_hook["acted"]:
@@ -74,10 +86,30 @@ class Observers:
                     notified.add(id(observer))
                     try:
                         call(action)
-                    except (Exception, SystemExit):
-                        observers._switch_off(observer)
+                    except BaseException:
+                        observers._failed(observer)
 
-    def _switch_off(self, observer: IObserver) -> None:
+    def _write_summary(self, count: int, kinds: str) -> None:
+        self._log.info(
+            "{service}: {count} more actions for {actor}: {kinds}",
+            service=self._service,
+            count=count,
+            actor=OWN_CODE.describe(),
+            kinds=kinds,
+        )
+
+    def _failed(self, observer: IObserver) -> None:
+        """Switch off an observer whose exception is being handled.
+
+        sys.exit() in an observer must not end the program either: the connections of others
+        depend on it.
+
+        :raises KeyboardInterrupt: it is that.
+        """
+        # Decided here: to call the observers through a common function would cost a call of that
+        # for each chunk.
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            raise
         self.remove(observer)
         self._log.failure(
             "{service}: observer {observer} failed and is switched off",

@@ -51,6 +51,19 @@ class ListenReactor(Protocol):
         """Implements ``IReactorTime.callLater``."""
 
 
+class AdoptReactor(Protocol):
+    """The part of a reactor that makes transports of sockets (``IReactorSocket``)."""
+
+    def adoptStreamConnection(
+        self, descriptor: int, family: int, factory: IProtocolFactory, /
+    ) -> object:
+        """Implements ``IReactorSocket.adoptStreamConnection``."""
+
+
+class ServeReactor(ListenReactor, AdoptReactor, Protocol):
+    """The part of a reactor that :func:`serve_factory` needs."""
+
+
 def open_listener(
     address: SocketAddress, *, keepalive: bool = True, default_mode: int | None = None
 ) -> socket.socket:
@@ -259,11 +272,13 @@ class Listener:
         sock.close()
 
 
-def serve_factory(sock: socket.socket, reactor: Any, factory: IProtocolFactory) -> Listener:
+def serve_factory(
+    sock: socket.socket, reactor: ServeReactor, factory: IProtocolFactory
+) -> Listener:
     """A listener whose clients are served by a Twisted factory; call its ``resume``.
 
     :param sock: as :func:`open_listener` returns it.
-    :param reactor: a :class:`ListenReactor` that is an ``IReactorSocket``, too.
+    :param reactor: clients are accepted and served in its thread.
     """
 
     def accepted(client: socket.SocketType, address: Any) -> None:

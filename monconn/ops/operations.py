@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -416,7 +416,8 @@ class Operations:
         """End live connections, with the reason ``operator``: those for which all that is given
         is true. One that is ending already is only ended again by its id, or by a reset.
 
-        Fires at once, unless the filter asks for rates, which may have to be measured first.
+        Fires at once, unless the filter asks for rates, which may have to be measured first. Where
+        ids are given and none of them is live, nothing is logged and no observer is notified.
 
         :param ids: at most :data:`MAX_IDS`; the other arguments may narrow them.
         :param filter: terms with keys, or ids.
@@ -465,14 +466,15 @@ class Operations:
                 for monitor, record in chosen:
                     if record.id in monitor:  # to end another may have ended this one
                         monitor.close(record.id, reset=bool(reset), actor=None)
-                self._report(
-                    "reset" if reset else "close",
-                    actor,
-                    monitors,
-                    service,
-                    " ".join(each for each in target if each),
-                    len(chosen),
-                )
+                if known or ids is None:  # else nothing is live that was asked for: no action
+                    self._report(
+                        "reset" if reset else "close",
+                        actor,
+                        monitors,
+                        service,
+                        " ".join(each for each in target if each),
+                        len(chosen),
+                    )
             return CloseResult(
                 tuple(record.id for _, record in chosen),
                 tuple(each for each in ids or () if each not in known),
@@ -496,21 +498,7 @@ class Operations:
         :raises AddressError: it is no network.
         :raises UnknownService: there is no such service.
         """
-        parsed = parse_network(str(network))
-        monitors = self.monitors(service)
-        wanted = Filter((Term("client", parsed),), CONNECTION_KEYS)
-        count = sum(
-            record.reason is None  # else it is ending already
-            for monitor in monitors
-            for record in wanted.select(monitor.connections(), self._context())
-        )
-        if dry_run:
-            changed = any(parsed not in monitor.blocks() for monitor in monitors)
-        else:
-            changes = [monitor.block(parsed, actor=None) for monitor in monitors]
-            changed = any(changes)
-            self._report("block", actor, monitors, service, str(parsed), count, changed)
-        return _change(changed, monitors, count)
+        return self._change_block("block", actor, network, service, dry_run)
 
     def unblock(
         self,
@@ -525,15 +513,29 @@ class Operations:
         :raises AddressError: it is no network.
         :raises UnknownService: there is no such service.
         """
+        return self._change_block("unblock", actor, network, service, dry_run)
+
+    def _change_block(
+        self,
+        kind: Literal["block", "unblock"],
+        actor: Actor,
+        network: str | Network,
+        service: str | None,
+        dry_run: bool | None,
+    ) -> ChangeResult:
         parsed = parse_network(str(network))
         monitors = self.monitors(service)
-        if dry_run:
-            changed = any(parsed in monitor.blocks() for monitor in monitors)
+        change: Callable[[Monitor, Network], tuple[bool, int]]
+        if kind == "block":
+            change = _check_block if dry_run else Monitor.block_and_count
         else:
-            changes = [monitor.unblock(parsed, actor=None) for monitor in monitors]
-            changed = any(changes)
-            self._report("unblock", actor, monitors, service, str(parsed), 0, changed)
-        return _change(changed, monitors)
+            change = _check_unblock if dry_run else _unblock
+        results = [change(monitor, parsed) for monitor in monitors]
+        changed = any(is_changed for is_changed, _ in results)
+        count = sum(count for _, count in results)
+        if not dry_run:
+            self._report(kind, actor, monitors, service, str(parsed), count, changed)
+        return _change(changed, monitors, count)
 
     def reset_stats(
         self, actor: Actor, *, service: str | None = None, dry_run: bool | None = None
@@ -595,6 +597,23 @@ class Operations:
 
 def _change(changed: bool, monitors: Iterable[Monitor], count: int = 0) -> ChangeResult:
     return ChangeResult(changed, count, tuple(monitor.name for monitor in monitors))
+
+
+def _check_block(monitor: Monitor, network: Network) -> tuple[bool, int]:
+    """What :meth:`Monitor.block_and_count` would return."""
+    live = Filter((Term("client", network),), CONNECTION_KEYS).select(
+        monitor.connections(), Context(monitor.clock.seconds())
+    )
+    ended = sum(record.reason is None for record in live)  # the others are ending already
+    return network not in monitor.blocks(), ended
+
+
+def _unblock(monitor: Monitor, network: Network) -> tuple[bool, int]:
+    return monitor.unblock(network, actor=None), 0
+
+
+def _check_unblock(monitor: Monitor, network: Network) -> tuple[bool, int]:
+    return network in monitor.blocks(), 0
 
 
 def _short_forms(

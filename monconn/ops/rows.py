@@ -59,7 +59,8 @@ class ConnectionRow(Row):
     )
 
     id: int = field("ID", "count", importance=1, width=6, order="id")
-    service: str = field(importance=8, width=10, max_width=18)
+    # Narrower than elsewhere, so that monconn top has room for it and for IDLE in 80 columns.
+    service: str = field(importance=4, width=9, max_width=18)
     client: str = field(importance=0, width=21, max_width=28, help="IP:PORT, or unix:PID.")
     client_ip: str = field(importance=13, width=15, max_width=39)
     listener: str = field(importance=13, width=15, max_width=28)
@@ -69,9 +70,10 @@ class ConnectionRow(Row):
     up: int = field("UP", "bytes", importance=9, order="up")
     down: int = field("DOWN", "bytes", importance=9, order="down")
     opened_at: str = field("OPENED", "time", importance=13)
-    age_seconds: float = field("AGE", "seconds", importance=6, order="age")
+    age_seconds: float = field("AGE", "seconds", importance=7, order="age")
+    # Tells the device that has dropped off from the one that works.
     idle_seconds: float = field(
-        "IDLE", "seconds", importance=10, order="idle", help="Since a byte last moved."
+        "IDLE", "seconds", importance=3, order="idle", help="Since a byte last moved."
     )
     connect_seconds: float | None = field("CONNECTED IN", "seconds", nullable=True, importance=13)
     first_up_seconds: float | None = field("FIRST UP", "seconds", nullable=True, importance=13)
@@ -93,8 +95,8 @@ class ConnectionRow(Row):
     )
     client_tcp: TcpFigures | None = field("CLIENT TCP", "object", optional=True, importance=13)
     backend_tcp: TcpFigures | None = field("BACKEND TCP", "object", optional=True, importance=13)
-    up_rate: float = field("UP/S", "bytes_per_second", importance=4)
-    down_rate: float = field("DOWN/S", "bytes_per_second", importance=3)
+    up_rate: float = field("UP/S", "bytes_per_second", importance=6)
+    down_rate: float = field("DOWN/S", "bytes_per_second", importance=5)
     diagnosis: Mapping[str, Any] | None = field(
         "LOOKS LIKE", "object", optional=True, importance=13, help="Only of a single connection."
     )

@@ -19,6 +19,7 @@ from monconn.clock import Clock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
+from monconn.net.listen import AdoptReactor
 from monconn.net.resolver import Resolver
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import End
@@ -105,7 +106,7 @@ class TransportPath:
 
     :param monitor: the service's monitor.
     :param shared: what the service's transport Ends have in common.
-    :param reactor: an ``IReactorSocket``.
+    :param reactor: makes transports of sockets.
     :param make_backend: makes the backend's End.
     """
 
@@ -113,7 +114,7 @@ class TransportPath:
         self,
         monitor: Monitor,
         shared: TransportShared,
-        reactor: Any,
+        reactor: AdoptReactor,
         make_backend: MakeBackend,
     ) -> None:
         self._monitor = monitor

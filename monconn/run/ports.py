@@ -21,7 +21,7 @@ from monconn.config.config import ServiceConfig
 from monconn.errors import AddressError, ListenError, os_error_text
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
-from monconn.net.listen import Listener, open_listener
+from monconn.net.listen import Listener, ListenReactor, open_listener
 from monconn.net.sockets import enable_keepalive
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
 from monconn.relay.paths import DataPath, DataPaths, TransportPath
@@ -61,12 +61,12 @@ class SocketPort:
     :param config: where to listen and where to forward to.
     :param monitor: the service's monitor.
     :param paths: makes the data paths to the backend.
-    :param reactor: an ``IReactorFDSet``.
+    :param reactor: clients are accepted in its thread.
     :raises ListenError: the address cannot be listened on; tried once.
     """
 
     def __init__(
-        self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: Any
+        self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: ListenReactor
     ) -> None:
         assert isinstance(config.listen, (TcpAddress, UnixAddress))
         self._monitor = monitor

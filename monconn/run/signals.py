@@ -11,11 +11,27 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.error import ReactorNotRunning
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class StopReactor(Protocol):
+    """The part of a reactor that :class:`StopSignals` needs (``IReactorCore`` and others)."""
+
+    def callWhenRunning(self, call: Callable[[], object], /) -> object:
+        """Call something once the reactor runs."""
+
+    def callFromThread(self, call: Callable[[], object], /) -> object:
+        """Call something in the reactor's thread, soon."""
+
+    def stop(self) -> None:
+        """Stop.
+
+        :raises ReactorNotRunning: it has been stopped already.
+        """
 
 
 class StopSignals:
@@ -29,7 +45,7 @@ class StopSignals:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: StopReactor,
         stop_now: Callable[[], object],
         received: Callable[[str, bool], object] = lambda name, again: None,
     ) -> None:

@@ -243,7 +243,7 @@ class Supervisor:
         for config in new:
             is_others = (config.name in self._running and config.name not in old_names) or (
                 config.name in self.registry.names()
-                and self.registry.get(config.name) is not self._monitor_of(config)
+                and self.registry.get(config.name) is not self._known_monitor(config.name)
             )
             if config.name in after or is_others:
                 raise DuplicateService(f"a service named {config.name!r} exists already")
@@ -252,13 +252,15 @@ class Supervisor:
             raise ListenError(f"{name}: {message}")
         return after
 
+    def _known_monitor(self, name: str) -> Monitor | None:
+        """The monitor of a service that runs here, or that still waits for its connections."""
+        if name in self._running:
+            return self._running[name].monitor
+        return self._retired.get(name)
+
     def _monitor_of(self, config: ServiceConfig) -> Monitor:
         """The service's monitor, if it has or had one, so that its counters go on; or a new one."""
-        if config.name in self._running:
-            return self._running[config.name].monitor
-        if config.name in self._retired:
-            return self._retired[config.name]
-        return Monitor(
+        return self._known_monitor(config.name) or Monitor(
             config.name,
             policy=_policy_of(config),
             listen=str(config.listen),

@@ -7,7 +7,8 @@ import signal
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
@@ -268,6 +269,13 @@ class Updates(Observer):
             pass  # its service was deleted from the registry: the figures are those of before
 
 
+class Threads(Protocol):
+    """The part of a reactor that :class:`JsonLogService` needs (``IReactorFromThreads``)."""
+
+    def callFromThread(self, call: Callable[[], object], /) -> object:
+        """Call something in the reactor's thread."""
+
+
 class JsonLogService(Service):
     """The JSON log of a program.
 
@@ -284,7 +292,7 @@ class JsonLogService(Service):
         self,
         config: JsonLogConfig,
         registry: Registry,
-        reactor: Any,
+        reactor: Threads,
         clock: Clock,
         *,
         sink: Sink | None = None,

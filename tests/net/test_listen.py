@@ -33,6 +33,7 @@ from monconn.net.listen import (
     serve_factory,
 )
 from monconn.policy.rules import Rules
+from tests import running_reactor
 from tests.relay.world import World, exactly, to_the_end, until, until_settled
 
 LOOPBACK = TcpAddress("127.0.0.1", 0)
@@ -439,10 +440,8 @@ def test_the_private_accept_that_listeners_use() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_clients_of_a_factory(opened: Any, connect: Any) -> None:
-    from twisted.internet import reactor
-
     sock = opened(LOOPBACK)
-    listener = serve_factory(sock, reactor, Factory.forProtocol(Echo))
+    listener = serve_factory(sock, running_reactor(), Factory.forProtocol(Echo))
     listener.resume()
 
     def talk() -> bytes:

@@ -279,9 +279,9 @@ ACTIONS: list[tuple[Act, str, str, int, bool]] = [
         True,
     ),
     (
-        lambda ops, dry: ops.close(ALICE, ids=[10**9], dry_run=dry),
+        lambda ops, dry: ops.close(ALICE, client="198.51.100.99", dry_run=dry),
         "close",
-        "closed 0 connections (id 1000000000)",
+        "closed 0 connections (client:198.51.100.99)",
         0,
         True,
     ),
@@ -337,6 +337,15 @@ def world_to_act_on() -> World:
     world.connect("ssh", "192.0.2.1")
     world.registry.get("web").block("203.0.113.0/24", actor=None)
     return world
+
+
+@pytest.mark.parametrize("which", [{"ids": [10**9]}, {"filter": f"id:{10**9}"}])
+def test_to_close_ids_of_which_none_is_live_is_no_action(which: dict[str, Any]) -> None:
+    world = world_to_act_on()
+    with logged_lines() as lines:
+        result = world.result(world.operations.close(ALICE, **which))
+    assert (result.ids, result.unknown) == ((), (10**9,))
+    assert (lines, world.actions.all) == ([], [])
 
 
 def state_of(world: World) -> Any:
@@ -407,6 +416,30 @@ def test_calls_of_the_library_are_actions_of_own_code(
     assert line.endswith("for own code")
 
 
+def test_a_loop_of_own_code_does_not_flood_the_log() -> None:
+    world = World("web")
+    web = world.registry.get("web")
+    made = world.connect("web", *("192.0.2.1" for _ in range(1000)))
+    with logged_lines() as lines:
+        for each in made:
+            web.close(each.record.id)
+        assert len(lines) == 20
+        web.block("192.0.2.1", actor=ALICE)  # an operator's is written, whatever the code does
+        assert lines[20:] == [
+            "blocked 192.0.2.1/32 at web, ended 0 connections for uid 1000 (alice), pid 4242"
+        ]
+        world.clock.advance(1)
+        assert lines[21:] == ["web: 980 more actions for own code: 980 close"]
+        web.reset_stats()
+        assert lines[22:] == ["set the totals of web to zero for own code"]
+        for _ in range(20):
+            web.reset_stats()
+        web.stop(0)
+        assert lines[42:] == ["web: 1 more actions for own code: 1 reset_stats"]
+    assert not world.clock.getDelayedCalls()
+    assert len(world.actions.all) == 1022
+
+
 def test_an_observer_without_the_hook_goes_on_working() -> None:
     class Older:
         """An observer without the optional hook ``acted``."""
@@ -430,12 +463,15 @@ def test_an_observer_without_the_hook_goes_on_working() -> None:
     assert older.closed_ids == (made.record.id,)
 
 
-def test_a_failing_observer_does_not_prevent_an_action(logged_failures: list[Any]) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, GeneratorExit])
+def test_a_failing_observer_does_not_prevent_an_action(
+    error: type[BaseException], logged_failures: list[Any]
+) -> None:
     class Failing:
         watches_payload = False
 
         def acted(self, action: Action) -> None:
-            raise RuntimeError("it fails")
+            raise error("it fails")
 
         def opened(self, record: Any) -> None:
             pass
@@ -456,10 +492,12 @@ def test_a_failing_observer_does_not_prevent_an_action(logged_failures: list[Any
 
 def test_a_long_target_is_cut() -> None:
     world = World("web")
-    closed_ids(world, ids=range(10**9, 10**9 + 2000))
+    (made,) = world.connect("web", "192.0.2.1")
+    first = made.record.id
+    closed_ids(world, ids=range(first, first + 2000))
     closed_ids(world, filter=" ".join(f"not:client:10.0.{n}.0/24" for n in range(90)))
     by_ids, by_filter = world.actions.all
-    assert by_ids.target.endswith("1000000009 and 1990 more")
+    assert by_ids.target.endswith(f"{first + 9} and 1990 more")
     assert len(by_filter.target) == 500
 
 

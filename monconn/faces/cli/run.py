@@ -31,8 +31,9 @@ def run(
         the reactor runs.
     :returns: the exit status.
     """
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
 
+    reactor: Any = installed  # its type lacks interfaces that each reactor has
     output = Output(sys.stdout)
     log = begin_logging(output, debug=debug)
     failures: list[ListenError] = []

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import click
 
-from monconn.errors import AddressError, MonconnError, QuestionError
+from monconn.errors import AddressError, MonconnError, QuestionError, printable, quoted
 from monconn.faces.control.client import BadAddress, Client, NoServer, SeveralServers, find_server
 from monconn.ops.columns import Row
-from monconn.ops.filters import FilterError, Keys, complete
+from monconn.ops.filters import Exact, FilterError, Keys, Part, complete, parse
 
 F = TypeVar("F", bound=Callable[..., Any])
 Listed = tuple[type[Row], Iterable[Any]]
@@ -98,8 +98,11 @@ def listing(
     def declare(function: Callable[..., Listed]) -> click.Command:
         @functools.wraps(function)
         def run(server: Client, terms: Sequence[str], as_json: bool, **arguments: Any) -> None:
-            row_class, rows = function(server, filter=filter_text(terms), **arguments)
+            row_class, made = function(server, filter=filter_text(terms), **arguments)
+            rows = list(made)
             print_rows(row_class, rows, as_json)
+            if not rows:
+                _doubt_services(server, terms, keys)
 
         verb: Callable[..., Any] = asks_server(run)
         for option in reversed((filter_argument(keys), service_option, *options, json_option)):
@@ -122,6 +125,26 @@ def filter_argument(keys: Keys, metavar: str = "[FILTER]...") -> Callable[[Any],
 def filter_text(terms: Sequence[str]) -> str | None:
     """The terms in one line, as the control port takes them; None if there are none."""
     return shlex.join(terms) or None
+
+
+def _doubt_services(server: Client, terms: Sequence[str], keys: Keys) -> None:
+    """Say which terms match the name of no service that runs: nothing matches a slip, either."""
+    try:
+        wanted = [each for each in parse(terms, keys).terms if each.key == "service"]
+    except FilterError:  # the server, which has understood it, is newer
+        return
+    texts = [
+        each.value.text
+        for each in wanted
+        if not each.is_negated and isinstance(each.value, Part | Exact)
+    ]
+    names = [row["sid"] for row in server.rows("ListServices")] if texts else []
+    for text in texts:
+        if not any(text in name.casefold() for name in names):
+            there_are = ", ".join(map(printable, names))
+            click.echo(
+                f"monconn: no service's name has {quoted(text)} in it: {there_are}", err=True
+            )
 
 
 def _complete_term(

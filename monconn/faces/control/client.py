@@ -153,7 +153,9 @@ class Client:
             try:
                 box = self._box()
             except OSError as error:
-                raise NoServer(f"{self.where} has hung up: {os_error_text(error)}") from None
+                raise NoServer(
+                    f"{self.where} sends no more events: {os_error_text(error)}"
+                ) from None
             self.events_dropped = int(box["dropped"])
             yield json.loads(box["event"])
 
@@ -170,7 +172,7 @@ class Client:
     def _exactly(self, count: int) -> bytes:
         data = self._input.read(count)
         if len(data) < count:
-            raise ConnectionError("it has hung up")
+            raise ConnectionError("it has closed the connection")
         return data
 
 

@@ -22,7 +22,7 @@ from monconn.faces.control.peers import user_name
 from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
 from monconn.faces.control.server import ControlFactory
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, client_address, open_listener, serve_factory
+from monconn.net.listen import Listener, ServeReactor, client_address, open_listener, serve_factory
 from monconn.ops.operations import Operations
 
 
@@ -43,7 +43,7 @@ class ControlService(Service):
         self,
         config: ControlConfig,
         registry: Registry,
-        reactor: Any,
+        reactor: ServeReactor,
         clock: Clock,
         operations: Operations | None = None,
     ) -> None:

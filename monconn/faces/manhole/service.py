@@ -15,7 +15,7 @@ from monconn.addresses import TcpAddress, UnixAddress, is_loopback
 from monconn.clock import Clock
 from monconn.errors import ListenError
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, open_listener, serve_factory
+from monconn.net.listen import Listener, ServeReactor, open_listener, serve_factory
 from monconn.ops.operations import Operations
 
 
@@ -54,7 +54,7 @@ class ManholeService(Service):
         self,
         config: ManholeSettings,
         registry: Registry,
-        reactor: Any,
+        reactor: ServeReactor,
         clock: Clock,
         operations: Operations | None = None,
     ) -> None:

@@ -20,7 +20,7 @@ from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
 
 _GAP = 1
 _MAX_TREND = 32
-_TREND = Column("trend", "TREND", importance=5, width=8, max_width=_MAX_TREND)
+_TREND = Column("trend", "TREND", importance=8, width=8, max_width=_MAX_TREND)
 _DATE_AND_TIME = len("2026-11-23 01:02:03")
 HEADER_STYLE = "bold underline"
 SELECTED_STYLE = "reverse"

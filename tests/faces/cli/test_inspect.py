@@ -114,6 +114,22 @@ def test_list_takes_options(services: Services) -> None:
 
 
 @with_services
+def test_a_filter_that_names_no_service_is_doubted(services: Services) -> None:
+    doubt = 'monconn: no service\'s name has "webb" in it: web, ssh\n'
+    for verb in ("list", "ip", "blocks"):
+        result = services.monconn(verb, "service:WEBB")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "none\n", doubt)
+    result = services.monconn("list", "service:webb", "--json")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "[]\n", doubt)
+    for terms in (
+        ["service:webb", "service:ssh"],  # either will do
+        ["service:we", "idle:5m.."],
+        ["not:service:webb", "idle:5m.."],
+    ):
+        assert services.monconn("list", *terms).stderr == ""
+
+
+@with_services
 def test_closed_connections_have_a_reason(services: Services) -> None:
     record = services.connections[0].record
     services.port.on_reactor(services.connections[0].end, "operator")

@@ -21,6 +21,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from tests import running_reactor
 
 T = TypeVar("T")
 
@@ -65,9 +66,7 @@ class Port:
         return self
 
     def _start(self) -> None:
-        from twisted.internet import reactor
-
-        self.service = ControlService(self.config, self.registry, reactor, self.clock)
+        self.service = ControlService(self.config, self.registry, running_reactor(), self.clock)
         self.service.startService()
 
     def __exit__(self, *_: object) -> None:
@@ -78,10 +77,7 @@ class Port:
 
     def on_reactor(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Call something in the reactor's thread; what it returns, in time."""
-        from twisted.internet import reactor
-
-        running: Any = reactor  # of whose interfaces its type names none
-        return blockingCallFromThread(running, call, *args, **kwargs)
+        return blockingCallFromThread(running_reactor(), call, *args, **kwargs)
 
     @property
     def where(self) -> str:

@@ -23,6 +23,7 @@ from monconn.faces.control.client import Client, CommandFailed
 from monconn.faces.control.service import ControlService
 from monconn.model.alarms import Alarm
 from monconn.monitor.registry import Registry
+from tests import running_reactor
 from tests.ops.world import logged_lines
 
 from .conftest import Port, with_port
@@ -523,7 +524,6 @@ def test_an_event_that_a_filter_leaves_out_is_not_pushed(port: Port) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_control_port_leaves_nothing_behind_in_the_registry(tmp_path: Path) -> None:
-    from twisted.internet import reactor
 
     registry, clock = Registry(), MonotonicClock()
     monitor = registry.new("web", clock=clock)
@@ -535,7 +535,7 @@ async def test_a_control_port_leaves_nothing_behind_in_the_registry(tmp_path: Pa
 
     for _ in range(50):
         config = ControlConfig(UnixAddress(str(tmp_path / "control")))
-        service = ControlService(config, registry, reactor, clock)
+        service = ControlService(config, registry, running_reactor(), clock)
         service.startService()
         await deferToThread(use, str(service.where))
         service.stopService()

@@ -39,6 +39,7 @@ from monconn.faces.control.service import ControlService
 from monconn.monitor.registry import Registry
 from monconn.net.sockets import PeerCredentials
 from monconn.ops.operations import Operations
+from tests import running_reactor
 from tests.certificates import Certificate, make_certificate
 from tests.ops.world import logged_lines
 
@@ -261,9 +262,9 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def started(config: ControlConfig | None = None) -> ControlService:
-    from twisted.internet import reactor
-
-    service = ControlService(config or ControlConfig(), Registry(), reactor, MonotonicClock())
+    service = ControlService(
+        config or ControlConfig(), Registry(), running_reactor(), MonotonicClock()
+    )
     service.startService()
     return service
 

@@ -45,6 +45,7 @@ from twisted.cred.error import UnauthorizedLogin
 
 from monconn.faces.manhole import keys, server
 from monconn.faces.manhole.completion import complete
+from tests import running_reactor
 
 HANG_SECONDS = 30
 LOOPBACK = TcpAddress("127.0.0.1", 0)
@@ -129,10 +130,8 @@ class World:
         self.authorized.chmod(0o600)
 
     def make(self, listen: TcpAddress | UnixAddress = LOOPBACK) -> ManholeService:
-        from twisted.internet import reactor
-
         settings = Settings(listen, str(self.authorized), str(self.host_key))
-        return ManholeService(settings, self.registry, reactor, MonotonicClock())
+        return ManholeService(settings, self.registry, running_reactor(), MonotonicClock())
 
     def open(self, listen: TcpAddress | UnixAddress = LOOPBACK) -> ManholeService:
         self.service = self.make(listen)

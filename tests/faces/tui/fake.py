@@ -108,7 +108,7 @@ class FakeClient:
         :raises CommandFailed: the wire contract has no such command or argument.
         """
         if self._server.gone:
-            raise NoServer("unix:/run/fake.sock does not answer: it has hung up")
+            raise NoServer("unix:/run/fake.sock does not answer: it has closed the connection")
         arguments = {key: value for key, value in arguments.items() if value is not None}
         handler = _HANDLERS.get(command)
         known = () if handler is None else getattr(commands, command).arguments

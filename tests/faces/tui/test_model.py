@@ -235,7 +235,9 @@ def test_lines_are_never_wider_than_the_screen(width: int, model: Model) -> None
 
 def test_narrow_screens_show_the_most_important_columns(model: Model) -> None:
     titles = live_table(model.trends).lines([], 80)[0].plain.split()
-    assert titles == ["ID", "CLIENT", "STATE", "UP/S", "DOWN/S", "TREND", "AGE"]
+    assert titles == ["ID", "CLIENT", "SERVICE", "STATE", "UP/S", "DOWN/S", "IDLE"]
+    titles = live_table(model.trends).lines([], 97)[0].plain.split()
+    assert titles == ["ID", "CLIENT", "SERVICE", "STATE", "UP/S", "DOWN/S", "TREND", "AGE", "IDLE"]
     titles = live_table(model.trends).lines([], 200)[0].plain.split()
     assert titles[2:4] == ["SERVICE", "BACKEND"]
 

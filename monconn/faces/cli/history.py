@@ -28,7 +28,8 @@ from monconn.faces.cli.verbs import (
 )
 from monconn.faces.control.client import Client, find_server
 from monconn.ops.columns import Row
-from monconn.ops.filters import HISTORY_EVENT_KEYS, HISTORY_KEYS, parse
+from monconn.ops.filter_keys import HISTORY_EVENT_KEYS, HISTORY_KEYS
+from monconn.ops.filters import parse
 from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
 from monconn.units import parse_duration
 

@@ -13,7 +13,8 @@ from monconn.addresses import parse_network
 from monconn.errors import QuestionError
 from monconn.model.alarms import Alarm
 from monconn.model.record import iso_time
-from monconn.ops.filters import HISTORY_EVENT_KEYS, HISTORY_KEYS, parse
+from monconn.ops.filter_keys import HISTORY_EVENT_KEYS, HISTORY_KEYS
+from monconn.ops.filters import parse
 from monconn.sinks.history import report as report_module
 from monconn.sinks.history.query import HistoryFilter, connections, events, report
 from monconn.sinks.history.retention import prune

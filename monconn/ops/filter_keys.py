@@ -207,6 +207,8 @@ HISTORY_KEYS = Keys(
         Key("id", "count", _field("id"), sql=("id",)),
         _SERVICE,
         _CLIENT,
+        Key("state", "choice", lambda row, _: "closed", STATES, sql=("'closed'",)),
+        Key("pipe", "choice", _field("pipe"), PIPES, sql=("pipe",)),
         Key("age", "seconds", _field("duration_seconds"), sql=("duration_seconds",)),
         Key(
             "idle",
@@ -230,11 +232,16 @@ HISTORY_KEYS = Keys(
         ),
         _DETAIL,
     ),
-    text=_row_text("client", "service", "backend", "reason", "detail"),
+    text=lambda row: _joined(
+        *(row.get(name) for name in ("client", "service", "backend", "reason", "detail")),
+        *map(str, _row_facts(row).values()),
+    ),
+    facts=_row_facts,
     sql_text=(
         "client || char(10) || service || char(10) || backend || char(10) || reason"
-        " || char(10) || detail"
+        " || char(10) || detail || coalesce(char(10) || monconn_fact_values(facts), '')"
     ),
+    sql_facts="facts",
 )
 """The keys of a connection in a history; ages and idle times are those at its end."""
 

@@ -9,6 +9,7 @@ plain rows, or, translated to SQL, the rows of a history. What keys there are in
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,9 @@ _OTHER_NAMES = {
     "last_reason": "reason",
 }
 """JSON names that users may try as keys, and the keys to suggest instead."""
+_ONLY_LIVE = ("rate",)
+"""Keys that listings without live connections lack: there, they are an error rather than facts, of
+which no row would have one."""
 _RANGE_EXAMPLES: dict[Kind, str] = {
     "seconds": "5m",
     "bytes": "1MiB",
@@ -136,12 +140,14 @@ class Keys:
     :param text: what a bare word is searched in.
     :param facts: the facts of a row; None where rows have none.
     :param sql_text: an SQL expression for the same text.
+    :param sql_facts: the column with the facts as JSON; empty where there is none.
     """
 
     by_name: Mapping[str, Key]
     text: Callable[[Any], str]
     facts: Callable[[Any], Mapping[str, Any]] | None = None
     sql_text: str = ""
+    sql_facts: str = ""
 
 
 @attrs.frozen
@@ -246,10 +252,12 @@ class Filter:
     def to_sql(self, prefix: str = "filter") -> Condition:
         """The filter as an SQL condition on the columns that the keys name.
 
-        :param prefix: begins the parameters' names, so that they differ from others.
+        :param prefix: is in the names of parameters and of the functions for facts, so that they
+            differ from others.
         :raises FilterError: a key has no column.
         """
         values: dict[str, Any] = {}
+        functions = dict(SQL_FUNCTIONS)
 
         def bind(value: Any) -> str:
             name = f"{prefix}{len(values)}"
@@ -257,13 +265,24 @@ class Filter:
             return f":{name}"
 
         conditions = []
-        for key, group, is_negated in _grouped(self.terms):
-            alternatives = " OR ".join(_sql(self.keys, key, group, bind))
+        for number, (name, group, is_negated) in enumerate(_grouped(self.terms)):
+            key = self.keys.by_name.get(name)
+            if key is not None:
+                columns = key.sql
+            elif not name:
+                columns = (self.keys.sql_text,)
+            else:
+                function = f"monconn_{prefix}_fact{number}"
+                functions[function] = _fact_reader(name[len(_FACT_PREFIX) :])
+                columns = (self.keys.sql_facts and f"{function}({self.keys.sql_facts})",)
+            if not (columns and all(columns)):
+                raise FilterError(f"{name or 'a bare word'} cannot be asked of the history")
+            alternatives = " OR ".join(_sql(key, columns, group, bind))
             # A value that is not there (NULL) does not match, and so passes a not:. Elsewhere
             # no coalesce(), which would keep SQLite from using an index.
             negated = f"NOT coalesce({alternatives}, 0)"
             conditions.append(negated if is_negated else f"({alternatives})")
-        return Condition(" AND ".join(conditions) or "TRUE", values, SQL_FUNCTIONS)
+        return Condition(" AND ".join(conditions) or "TRUE", values, functions)
 
 
 def parse(
@@ -456,7 +475,7 @@ def _fact_name(
     meant = _meant_key(name.lower(), keys.by_name)
     if meant:
         raise _Wrong(f"unknown key {quoted(name)}", f"did you mean {meant}?")
-    if keys.facts is None:
+    if keys.facts is None or name.lower() in _ONLY_LIVE:
         raise _Wrong(f"unknown key {quoted(name)}", f"there are {', '.join(keys.by_name)}")
     if must_be_known:
         raise _Wrong(f"unknown key {quoted(name)}", f"write not:fact.{name}:VALUE for a fact")
@@ -741,13 +760,12 @@ def _fold(text: Any) -> str:
 
 
 def _sql(
-    keys: Keys, name: str, values: Sequence[Value], bind: Callable[[Any], str]
+    key: Key | None, columns: Sequence[str], values: Sequence[Value], bind: Callable[[Any], str]
 ) -> Iterator[str]:
-    """Conditions of which one must hold, for the values of one key."""
-    key = keys.by_name.get(name)
-    columns = (keys.sql_text,) if not name else () if key is None else key.sql
-    if not all(columns) or not columns:
-        raise FilterError(f"{name or 'a bare word'} cannot be asked of the history")
+    """Conditions of which one must hold, for the values of one key.
+
+    :param key: None for a fact and for a bare word.
+    """
     # One list for all points: SQLite nests expressions 1,000 deep at most, and there may be as
     # many ids.
     points = [value.low for value in values if isinstance(value, Range) and _is_point(value)]
@@ -789,9 +807,28 @@ def port_of(text: str | None) -> int | None:
     return int(digits) if is_port else None
 
 
+def _fact_reader(name: str) -> Callable[[str | None], str | None]:
+    """A function that takes one fact from the JSON of all, as the text that terms are matched with.
+
+    Not SQLite's json_extract(), to which true is 1, and 1e20 another text than to Python: SQL would
+    match other rows than :meth:`Filter.matches`. And so no name gets into a statement.
+    """
+
+    def read(facts: str | None) -> str | None:
+        value = None if facts is None else json.loads(facts).get(name)
+        return None if value is None else str(value)
+
+    return read
+
+
+def _fact_values(facts: str | None) -> str | None:
+    return None if facts is None else "\n".join(map(str, json.loads(facts).values()))
+
+
 SQL_FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
     # SQLite's own lower() knows the letters of ASCII only.
     "monconn_fold": lambda text: None if text is None else _fold(text),
     "monconn_port": port_of,
+    "monconn_fact_values": _fact_values,
 }
-"""The functions that a condition in SQL calls, by name: each takes one argument."""
+"""The functions that any condition in SQL may call, by name: each takes one argument."""

@@ -30,7 +30,14 @@ CORE = LOWEST | {"model", "policy", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
 BELOW_OPS = CORE | {"config", "net", *SIDE_BY_SIDE}
 # What both ends of a connection need:
-ROWS = {"ops.columns", "ops.rows", "ops.filters", "ops.text_table", "ops.details"}
+ROWS = {
+    "ops.columns",
+    "ops.rows",
+    "ops.filters",
+    "ops.filter_keys",
+    "ops.text_table",
+    "ops.details",
+}
 OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations"}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
@@ -54,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.text_table": LOWEST | {"ops.columns"},
     "ops.details": LOWEST | {"ops.columns", "ops.rows"},
     "ops.filters": LOWEST | {"model", "policy"},
+    "ops.filter_keys": LOWEST | {"model", "ops.filters"},
     "ops.rates": LOWEST | {"model"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
     "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed"},

@@ -145,7 +145,7 @@ class Feed(Observer):
         :param deliver: is called with each event; must not block. If it raises, it is logged and
             the subscription is cancelled.
         :param service: only events of this service, and actions on all of them.
-        :param filter: over :data:`~monconn.ops.filters.EVENT_KEYS`.
+        :param filter: over :data:`~monconn.ops.filter_keys.EVENT_KEYS`.
         """
         subscription = Subscription(self, deliver, service, filter)
         if not self._subscriptions:

@@ -2,12 +2,14 @@
 
 ``service:mqtt client:10.0.0.0/8 idle:5m.. not:reason:client_closed``: ``docs/filters.md`` is its
 reference. A text is parsed once into a frozen :class:`Filter`, which then matches live records,
-plain rows, or, translated to SQL, the rows of a history.
+plain rows, or, translated to SQL, the rows of a history. What keys there are in each listing is in
+:mod:`monconn.ops.filter_keys`.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,17 +19,6 @@ import attrs
 
 from monconn.addresses import Network, parse_network
 from monconn.errors import AddressError, MonconnError, UnitError, quoted
-from monconn.model.actions import ACTION_KINDS
-from monconn.model.alarms import ALARM_KINDS
-from monconn.model.reasons import (
-    CLOSERS,
-    EVENT_KINDS,
-    HISTORY_EVENT_KINDS,
-    PIPES,
-    REASONS,
-    REFUSALS,
-    STATES,
-)
 from monconn.model.record import ConnectionRecord
 from monconn.policy.networks import matcher
 from monconn.units import parse_duration, parse_size
@@ -40,8 +31,9 @@ Mode = Literal["listing", "action"]
 
 MAX_TERMS = 100
 """The most terms beside ids; more are an error: each may cost a search in every row."""
-MAX_IDS = 10_000
-"""The most ids; more are an error."""
+MAX_IDS = 2_000
+"""The most ids, in a filter and in an action; more are an error. As JSON, this many of 18 digits
+fit into the 64 KiB that one value in AMP may have."""
 
 _MAX_BYTES = 10**18 - 1  # what units.parse_size reads back, and SQLite stores, as digits
 _FACT_PREFIX = "fact."
@@ -60,6 +52,9 @@ _OTHER_NAMES = {
     "last_reason": "reason",
 }
 """JSON names that users may try as keys, and the keys to suggest instead."""
+_ONLY_LIVE = ("rate",)
+"""Keys that listings without live connections lack: there, they are an error rather than facts, of
+which no row would have one."""
 _RANGE_EXAMPLES: dict[Kind, str] = {
     "seconds": "5m",
     "bytes": "1MiB",
@@ -145,12 +140,14 @@ class Keys:
     :param text: what a bare word is searched in.
     :param facts: the facts of a row; None where rows have none.
     :param sql_text: an SQL expression for the same text.
+    :param sql_facts: the column with the facts as JSON; empty where there is none.
     """
 
     by_name: Mapping[str, Key]
     text: Callable[[Any], str]
     facts: Callable[[Any], Mapping[str, Any]] | None = None
     sql_text: str = ""
+    sql_facts: str = ""
 
 
 @attrs.frozen
@@ -255,10 +252,12 @@ class Filter:
     def to_sql(self, prefix: str = "filter") -> Condition:
         """The filter as an SQL condition on the columns that the keys name.
 
-        :param prefix: begins the parameters' names, so that they differ from others.
+        :param prefix: is in the names of parameters and of the functions for facts, so that they
+            differ from others.
         :raises FilterError: a key has no column.
         """
         values: dict[str, Any] = {}
+        functions = dict(SQL_FUNCTIONS)
 
         def bind(value: Any) -> str:
             name = f"{prefix}{len(values)}"
@@ -266,13 +265,24 @@ class Filter:
             return f":{name}"
 
         conditions = []
-        for key, group, is_negated in _grouped(self.terms):
-            alternatives = " OR ".join(_sql(self.keys, key, group, bind))
+        for number, (name, group, is_negated) in enumerate(_grouped(self.terms)):
+            key = self.keys.by_name.get(name)
+            if key is not None:
+                columns = key.sql
+            elif not name:
+                columns = (self.keys.sql_text,)
+            else:
+                function = f"monconn_{prefix}_fact{number}"
+                functions[function] = _fact_reader(name[len(_FACT_PREFIX) :])
+                columns = (self.keys.sql_facts and f"{function}({self.keys.sql_facts})",)
+            if not (columns and all(columns)):
+                raise FilterError(f"{name or 'a bare word'} cannot be asked of the history")
+            alternatives = " OR ".join(_sql(key, columns, group, bind))
             # A value that is not there (NULL) does not match, and so passes a not:. Elsewhere
             # no coalesce(), which would keep SQLite from using an index.
             negated = f"NOT coalesce({alternatives}, 0)"
             conditions.append(negated if is_negated else f"({alternatives})")
-        return Condition(" AND ".join(conditions) or "TRUE", values, SQL_FUNCTIONS)
+        return Condition(" AND ".join(conditions) or "TRUE", values, functions)
 
 
 def parse(
@@ -465,7 +475,7 @@ def _fact_name(
     meant = _meant_key(name.lower(), keys.by_name)
     if meant:
         raise _Wrong(f"unknown key {quoted(name)}", f"did you mean {meant}?")
-    if keys.facts is None:
+    if keys.facts is None or name.lower() in _ONLY_LIVE:
         raise _Wrong(f"unknown key {quoted(name)}", f"there are {', '.join(keys.by_name)}")
     if must_be_known:
         raise _Wrong(f"unknown key {quoted(name)}", f"write not:fact.{name}:VALUE for a fact")
@@ -750,13 +760,12 @@ def _fold(text: Any) -> str:
 
 
 def _sql(
-    keys: Keys, name: str, values: Sequence[Value], bind: Callable[[Any], str]
+    key: Key | None, columns: Sequence[str], values: Sequence[Value], bind: Callable[[Any], str]
 ) -> Iterator[str]:
-    """Conditions of which one must hold, for the values of one key."""
-    key = keys.by_name.get(name)
-    columns = (keys.sql_text,) if not name else () if key is None else key.sql
-    if not all(columns) or not columns:
-        raise FilterError(f"{name or 'a bare word'} cannot be asked of the history")
+    """Conditions of which one must hold, for the values of one key.
+
+    :param key: None for a fact and for a bare word.
+    """
     # One list for all points: SQLite nests expressions 1,000 deep at most, and there may be as
     # many ids.
     points = [value.low for value in values if isinstance(value, Range) and _is_point(value)]
@@ -798,250 +807,28 @@ def port_of(text: str | None) -> int | None:
     return int(digits) if is_port else None
 
 
+def _fact_reader(name: str) -> Callable[[str | None], str | None]:
+    """A function that takes one fact from the JSON of all, as the text that terms are matched with.
+
+    Not SQLite's json_extract(), to which true is 1, and 1e20 another text than to Python: SQL would
+    match other rows than :meth:`Filter.matches`. And so no name gets into a statement.
+    """
+
+    def read(facts: str | None) -> str | None:
+        value = None if facts is None else json.loads(facts).get(name)
+        return None if value is None else str(value)
+
+    return read
+
+
+def _fact_values(facts: str | None) -> str | None:
+    return None if facts is None else "\n".join(map(str, json.loads(facts).values()))
+
+
 SQL_FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
     # SQLite's own lower() knows the letters of ASCII only.
     "monconn_fold": lambda text: None if text is None else _fold(text),
     "monconn_port": port_of,
+    "monconn_fact_values": _fact_values,
 }
-"""The functions that a condition in SQL calls, by name: each takes one argument."""
-
-
-# -- the keys of each listing
-
-
-def _table(*keys: Key) -> dict[str, Key]:
-    return {key.name: key for key in keys}
-
-
-def _joined(*texts: str | None) -> str:
-    return "\n".join(text or "" for text in texts)
-
-
-def _rate(record: ConnectionRecord, context: Context) -> float:
-    return 0.0 if context.rates is None else sum(context.rates.of(record, context.now))
-
-
-def _record_facts(record: ConnectionRecord) -> Mapping[str, Any]:
-    return record.facts
-
-
-def _record_text(record: ConnectionRecord) -> str:
-    text = _joined(record.client, record.service, record.state, record.backend, record.reason)
-    facts = _record_facts(record)
-    return _joined(text, *map(str, facts.values())) if facts else text
-
-
-CONNECTION_KEYS = Keys(
-    _table(
-        Key("id", "count", lambda r, _: r.id),
-        Key("service", "text", lambda r, _: r.service),
-        Key("client", "network", lambda r, _: r.client, address=lambda r: r.client_ip),
-        Key("state", "choice", lambda r, _: r.state, STATES),
-        Key("pipe", "choice", lambda r, _: r.pipe, PIPES),
-        Key("age", "seconds", lambda r, context: r.age_seconds(context.now)),
-        Key("idle", "seconds", lambda r, context: r.idle_seconds(context.now)),
-        Key("up", "bytes", lambda r, _: r.up),
-        Key("down", "bytes", lambda r, _: r.down),
-        Key("rate", "rate", _rate),
-        Key("reason", "choice", lambda r, _: r.reason, REASONS),
-        Key("closed_by", "choice", lambda r, _: r.closed_by, CLOSERS),
-        Key("backend", "text", lambda r, _: r.backend),
-        Key(
-            "port",
-            "port",
-            lambda r, _: (port_of(r.client), port_of(r.listener), port_of(r.backend)),
-            is_many=True,
-        ),
-    ),
-    text=_record_text,
-    facts=_record_facts,
-)
-"""The keys of a :class:`~monconn.model.record.ConnectionRecord`, live or closed."""
-
-
-def _field(name: str) -> Callable[[Any, Context], Any]:
-    return lambda row, _: row.get(name)
-
-
-def _row_ports(*names: str) -> Callable[[Any, Context], Any]:
-    return lambda row, _: [port_of(row.get(name)) for name in names]
-
-
-def _row_text(*names: str) -> Callable[[Any], str]:
-    return lambda row: _joined(*(row.get(name) for name in names))
-
-
-_TRAFFIC = (
-    Key("up", "bytes", _field("up"), sql=("up",)),
-    Key("down", "bytes", _field("down"), sql=("down",)),
-)
-_SERVICE = Key("service", "text", _field("service"), sql=("service",))
-_DETAIL = Key("detail", "text", _field("detail"), sql=("detail",))
-_CLIENT = Key(
-    "client",
-    "network",
-    _field("client"),
-    address=lambda row: row.get("client_ip"),
-    sql=("client",),
-    sql_address="client_address",
-)
-_COUNTS = (
-    Key("connections", "count", _field("connections")),
-    Key("total", "count", _field("total")),
-    Key("reason", "choice", _field("last_reason"), REASONS),
-)
-
-
-def _device_client(name: str, field: str) -> Key:
-    # A device may be a network: then its first address counts.
-    return Key(
-        name, "network", _field(field), address=lambda row: str(row.get(field)).partition("/")[0]
-    )
-
-
-DEVICE_KEYS = Keys(
-    _table(
-        _SERVICE,
-        _device_client("client", "device"),
-        _device_client("device", "device"),
-        *_COUNTS,
-        *_TRAFFIC,
-        Key("alarm", "choice", lambda row, _: row.get("alarms") or (), ALARM_KINDS, is_many=True),
-        Key("reconnect", "seconds", _field("reconnect_seconds")),
-        Key("heartbeat", "seconds", _field("heartbeat_seconds")),
-        Key("silent", "seconds", _field("silent_seconds")),
-    ),
-    text=lambda row: _joined(
-        row.get("device"), row.get("service"), row.get("last_reason"), *(row.get("alarms") or ())
-    ),
-)
-"""The keys of a device, as :meth:`monconn.devices.heartbeat.Device.snapshot` gives it."""
-
-IP_KEYS = Keys(
-    _table(
-        _SERVICE, _device_client("client", "ip"), _device_client("ip", "ip"), *_COUNTS, *_TRAFFIC
-    ),
-    text=_row_text("ip", "service", "last_reason"),
-)
-"""The keys of a client IP, as :meth:`monconn.monitor.clients.ClientTotals.snapshot` gives it."""
-
-BLOCK_KEYS = Keys(
-    _table(_SERVICE, _device_client("client", "network")), text=_row_text("network", "service")
-)
-"""The keys of a blocked network; ``client:`` finds those whose first address is in a network."""
-
-
-def _event_reason(row: Mapping[str, Any], _: Context) -> str | None:
-    for name in ("reason", "refusal", "alarm", "action"):
-        if row.get(name):
-            return str(row[name])
-    return None
-
-
-def _event_client(row: Mapping[str, Any], _: Context) -> str | None:
-    client: str | None = row.get("client") or row.get("device") or row.get("actor")
-    return client
-
-
-def _event_ip(row: Mapping[str, Any]) -> str | None:
-    """The client's IP; of an alarm, the device, or the first address of one that is a network."""
-    ip = row.get("client_ip") or row.get("device")
-    return None if ip is None else str(ip).partition("/")[0]
-
-
-def _row_facts(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    return row.get("facts") or {}
-
-
-_EVENT_WORDS = tuple(dict.fromkeys((*REFUSALS, *ALARM_KINDS, *ACTION_KINDS)))
-
-EVENT_KEYS = Keys(
-    _table(
-        Key("event", "choice", _field("event"), EVENT_KINDS),
-        Key("id", "count", _field("id")),
-        _SERVICE,
-        Key("client", "network", _event_client, address=_event_ip),
-        Key("state", "choice", _field("state"), STATES),
-        Key("pipe", "choice", _field("pipe"), PIPES),
-        Key("age", "seconds", _field("age_seconds")),
-        Key("idle", "seconds", _field("idle_seconds")),
-        *_TRAFFIC,
-        Key("reason", "choice", _event_reason, tuple(dict.fromkeys((*REASONS, *_EVENT_WORDS)))),
-        Key("closed_by", "choice", _field("closed_by"), CLOSERS),
-        Key("backend", "text", _field("backend")),
-        Key("port", "port", _row_ports("client", "listener", "backend"), is_many=True),
-        _DETAIL,
-    ),
-    text=lambda row: _joined(
-        *(row.get(name) for name in ("event", "client", "device", "service", "state", "backend")),
-        _event_reason(row, Context()),
-        row.get("detail"),
-    ),
-    facts=_row_facts,
-)
-"""The keys of an event of the feed: a connection opened, refused or closed, or an alarm."""
-
-
-def _history_idle(row: Mapping[str, Any], _: Context) -> float | None:
-    duration: float | None = row.get("duration_seconds")
-    if duration is None:
-        return None
-    return duration - max(row.get("last_up_seconds") or 0.0, row.get("last_down_seconds") or 0.0)
-
-
-HISTORY_KEYS = Keys(
-    _table(
-        Key("id", "count", _field("id"), sql=("id",)),
-        _SERVICE,
-        _CLIENT,
-        Key("age", "seconds", _field("duration_seconds"), sql=("duration_seconds",)),
-        Key(
-            "idle",
-            "seconds",
-            _history_idle,
-            sql=(
-                "(duration_seconds"
-                " - max(coalesce(last_up_seconds, 0.0), coalesce(last_down_seconds, 0.0)))",
-            ),
-        ),
-        *_TRAFFIC,
-        Key("reason", "choice", _field("reason"), REASONS, sql=("reason",)),
-        Key("closed_by", "choice", _field("closed_by"), CLOSERS, sql=("closed_by",)),
-        Key("backend", "text", _field("backend"), sql=("backend",)),
-        Key(
-            "port",
-            "port",
-            _row_ports("client", "backend"),
-            is_many=True,
-            sql=("monconn_port(client)", "monconn_port(backend)"),
-        ),
-        _DETAIL,
-    ),
-    text=_row_text("client", "service", "backend", "reason", "detail"),
-    sql_text=(
-        "client || char(10) || service || char(10) || backend || char(10) || reason"
-        " || char(10) || detail"
-    ),
-)
-"""The keys of a connection in a history; ages and idle times are those at its end."""
-
-HISTORY_EVENT_KEYS = Keys(
-    _table(
-        Key("event", "choice", _field("event"), HISTORY_EVENT_KINDS, sql=("event",)),
-        _SERVICE,
-        attrs.evolve(_CLIENT, get=_event_client, address=_event_ip),
-        Key("reason", "choice", _event_reason, _EVENT_WORDS, sql=("word",)),
-        _DETAIL,
-    ),
-    text=lambda row: _joined(
-        row.get("event"),
-        row.get("service"),
-        _event_client(row, Context()),
-        _event_reason(row, Context()),
-        row.get("detail"),
-    ),
-    sql_text=" || char(10) || ".join(
-        f"coalesce({name}, '')" for name in ("event", "service", "client", "word", "detail")
-    ),
-)
-"""The keys of an event in a history: a refusal, an alarm, a start or a stop."""
+"""The functions that any condition in SQL may call, by name: each takes one argument."""

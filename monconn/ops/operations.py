@@ -27,7 +27,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.columns import Row
 from monconn.ops.feed import Feed, FeedEvent, Subscription, connection_row
-from monconn.ops.filters import (
+from monconn.ops.filter_keys import (
     BLOCK_KEYS,
     CONNECTION_KEYS,
     DEVICE_KEYS,
@@ -35,6 +35,9 @@ from monconn.ops.filters import (
     HISTORY_EVENT_KEYS,
     HISTORY_KEYS,
     IP_KEYS,
+)
+from monconn.ops.filters import (
+    MAX_IDS,
     Context,
     Exact,
     Filter,
@@ -64,8 +67,6 @@ from monconn.ops.rows import (
 if TYPE_CHECKING:
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
-MAX_IDS = 2_000
-"""Ids in one action."""
 _LISTED_IDS = 10
 """Ids that a line of the log names."""
 _MAX_TARGET_CHARACTERS = 500
@@ -184,7 +185,7 @@ class Operations:
 
         Fires at once, or as soon as rates are known, within :data:`LEAST_SECONDS`.
 
-        :param filter: over :data:`~monconn.ops.filters.CONNECTION_KEYS`.
+        :param filter: over :data:`~monconn.ops.filter_keys.CONNECTION_KEYS`.
         :param service: short form of a term, as client, state, idle_over and text: what a short
             form says must hold, whatever the filter says.
         :param idle_over: seconds.
@@ -320,7 +321,7 @@ class Operations:
     def history(self, filter: Terms = None, **period: Any) -> Deferred[list[HistoryConnectionRow]]:
         """Connections that have ended, newest first.
 
-        :param filter: over :data:`~monconn.ops.filters.HISTORY_KEYS`.
+        :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_KEYS`.
         :param period: ``service``, ``client``, ``since``, ``until`` (wall-clock seconds),
             ``reason`` and ``limit``, as :func:`monconn.sinks.history.query.make_filter` takes them.
         :raises NotConfigured: no history is stored.
@@ -337,7 +338,7 @@ class Operations:
         """Refusals, alarms, actions, starts and stops, newest first; arguments and errors are
         those of :meth:`history`, with a refusal, an alarm or an action for the reason.
 
-        :param filter: over :data:`~monconn.ops.filters.HISTORY_EVENT_KEYS`.
+        :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_EVENT_KEYS`.
         """
         period["events"] = True
         return self._from_history("events", HISTORY_EVENT_KEYS, filter, period).addCallback(
@@ -392,7 +393,7 @@ class Operations:
     ) -> Subscription:
         """Have events delivered from now on, as :meth:`Feed.subscribe` does.
 
-        :param filter: over :data:`~monconn.ops.filters.EVENT_KEYS`.
+        :param filter: over :data:`~monconn.ops.filter_keys.EVENT_KEYS`.
         :raises UnknownService: there is none with this name.
         :raises FilterError: the filter cannot be understood.
         """
@@ -419,7 +420,8 @@ class Operations:
         Fires at once, unless the filter asks for rates, which may have to be measured first. Where
         ids are given and none of them is live, nothing is logged and no observer is notified.
 
-        :param ids: at most :data:`MAX_IDS`; the other arguments may narrow them.
+        :param ids: at most :data:`~monconn.ops.filters.MAX_IDS`; the other arguments may narrow
+            them.
         :param filter: terms with keys, or ids.
         :param service: short form of a term, as ``client``.
         :param reset: at once, dropping what is under way; else what is held is delivered first.

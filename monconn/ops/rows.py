@@ -244,6 +244,10 @@ class HistoryConnectionRow(Row):
         "BACKEND RETRANSMITS", "count", nullable=True, importance=13
     )
     detail: str | None = field(optional=True, importance=12, width=20, max_width=60)
+    pipe: str | None = field(optional=True, importance=13, help="How bytes were copied.")
+    facts: Mapping[str, Any] | None = field(
+        "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
+    )
 
 
 def _who(event: Mapping[str, Any]) -> Any:

@@ -18,7 +18,9 @@ import pytest
 
 from .programs import HANG_SECONDS, SCRIPTS, Backend, Monconn, connect, receive, until
 
-WORDS = ("reason", "code", "closed_by", "client_end", "backend_end", "up", "down", "client")
+WORDS = (
+    *("reason", "code", "closed_by", "client_end", "backend_end", "up", "down", "client", "pipe"),
+)
 
 
 @attrs.define
@@ -103,6 +105,7 @@ def test_the_same_terms_in_every_output(world: World) -> None:
             "up": 5,
             "down": 5,
             "client": listed["client"],
+            "pipe": listed["pipe"],
         }
     metrics = world.metrics()
     assert re.search(

@@ -9,21 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monconn.errors import MonconnError
-from monconn.model.reasons import CLOSERS, HISTORY_EVENT_KINDS, REASONS, STATES
+from monconn.model.reasons import CLOSERS, HISTORY_EVENT_KINDS, PIPES, REASONS, STATES
 from monconn.model.record import ConnectionRecord
 from monconn.ops import filters
-from monconn.ops.filters import (
+from monconn.ops.filter_keys import (
     CONNECTION_KEYS,
     DEVICE_KEYS,
     EVENT_KEYS,
     HISTORY_EVENT_KEYS,
     HISTORY_KEYS,
     IP_KEYS,
+)
+from monconn.ops.filters import (
+    MAX_IDS,
     Context,
     Filter,
     FilterError,
     Keys,
     Mode,
+    Part,
+    Term,
     complete,
     parse,
     port_of,
@@ -31,6 +36,7 @@ from monconn.ops.filters import (
 from monconn.ops.rates import Rates
 from monconn.sinks.history.filters import rows
 from monconn.sinks.history.schema import _SCHEMA
+from monconn.sinks.history.store import facts_text
 
 NOW = 1000.0
 
@@ -252,18 +258,18 @@ def test_one_argument_is_one_term() -> None:
 
 
 def test_too_many_terms() -> None:
-    ids = [f"id:{number}" for number in range(10_000)]
+    ids = [f"id:{number}" for number in range(2_000)]
     assert matches(" ".join([*ids, "mqtt"]), record())
-    with pytest.raises(FilterError, match="too many ids, 10001: at most 10000"):
-        parse([*ids, "id:10000"], CONNECTION_KEYS)
+    with pytest.raises(FilterError, match="too many ids, 2001: at most 2000"):
+        parse([*ids, "id:2000"], CONNECTION_KEYS)
     with pytest.raises(FilterError, match="too many terms, 101: at most 100"):
         parse([f"x{number}" for number in range(101)], CONNECTION_KEYS)
 
 
 def test_as_many_terms_as_there_may_be_suit_sqlite() -> None:
-    ids = [f"id:{number}" for number in range(10_000)]
+    ids = [f"id:{number}" for number in range(MAX_IDS)]
     ports = [f"port:{number}..{number + 1}" for number in range(100)]
-    row = {"id": 9_999, "client": "10.0.0.5:100", "backend": "", "client_ip": "10.0.0.5"}
+    row = {"id": MAX_IDS - 1, "client": "10.0.0.5:100", "backend": "", "client_ip": "10.0.0.5"}
     full = {"service": "", "detail": "", "up": 0, "down": 0, "duration_seconds": 0}
     full |= {"reason": "error", "closed_by": "monconn"}
     wanted = parse([*ids, *ports], HISTORY_KEYS)
@@ -370,6 +376,9 @@ def test_events() -> None:
     assert not matches("up:0..", refusal, EVENT_KEYS)
     assert matches("event:alarm reason:silent 10.0.0.0/8 web", alarm, EVENT_KEYS)
     assert matches("fact.tag:x", facts, EVENT_KEYS)
+    assert matches("fact.rate:9", {**facts, "facts": {"rate": 9}}, EVENT_KEYS)
+    with pytest.raises(FilterError, match='unknown key "rate"'):
+        parse("rate:1KiB..", EVENT_KEYS)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +406,8 @@ def test_completes_keys_and_values() -> None:
     known = {"service": ["mqtt", "web"], "fact": ["tag"]}
     assert complete("s", CONNECTION_KEYS, known) == ["service:", "state:"]
     assert complete("t", CONNECTION_KEYS, known) == ["tag:"]
-    assert complete("t", HISTORY_KEYS, known) == []
+    assert complete("t", HISTORY_KEYS, known) == ["tag:"]
+    assert complete("t", HISTORY_EVENT_KEYS, known) == []
     assert complete("n", CONNECTION_KEYS) == ["not:"]
     assert complete("not:cl", CONNECTION_KEYS) == ["not:client:", "not:closed_by:"]
     assert complete("service:m", CONNECTION_KEYS, known) == ["service:mqtt"]
@@ -416,6 +426,7 @@ IPS = ["10.0.0.1", "10.200.0.1", "192.0.2.7", "2001:db8::1", "fe80::1", "unix", 
 NETWORKS = ["10.0.0.0/8", "10.0.0.1", "0.0.0.0/0", "2001:db8::/32", "::/0", "::ffff:10.0.0.0/104"]
 SERVICES = ["web", "Web2", "straße", "ТЕСТ", "a b", "x\0y"]
 TEXTS = ["we", "=web", "STRASSE", "тест", "unix", ":80", "10.", "б", "\0", "'"]
+FACTS = ["sensor-7", "true", "=1", "1e+20", "0.5"]
 NUMBERS = ["0", "1", "443", "1.5"]
 UNITS = {"seconds": ["", "s", "ms", "m", "h"], "bytes": ["", "KiB", "MiB"], "rate": ["/s", "KiB/s"]}
 
@@ -426,7 +437,7 @@ def values(kind: str, choices: Sequence[str]) -> st.SearchStrategy[str]:
     if kind == "network":
         return st.sampled_from(NETWORKS) | st.sampled_from(TEXTS)
     if kind == "text":
-        return st.sampled_from(TEXTS) | st.sampled_from(SERVICES) | st.text(min_size=1)
+        return st.sampled_from(TEXTS + FACTS) | st.sampled_from(SERVICES) | st.text(min_size=1)
     number = st.builds(
         str.__add__, st.sampled_from(NUMBERS), st.sampled_from(UNITS.get(kind, [""]))
     )
@@ -497,6 +508,11 @@ def packed(ip: str | None) -> bytes | None:
 
 seconds = st.none() | st.sampled_from([0.0, 0.001, 1.0, 1.5, 60.0, 443.0])
 counts = st.sampled_from([0, 1, 443, 1024, 1 << 20])
+fact_values = st.one_of(
+    st.sampled_from([*TEXTS, *SERVICES, "Sensor-7", True, False, 1, 0.5, 1e20, -(1 << 62)]),
+    st.text(st.characters(codec="utf-8"), max_size=5),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
 connections = st.fixed_dictionaries(
     {
         **{
@@ -508,6 +524,8 @@ connections = st.fixed_dictionaries(
         **{"last_up_seconds": seconds, "last_down_seconds": seconds, "up": counts, "down": counts},
         **{"reason": st.sampled_from(REASONS), "detail": st.sampled_from(TEXTS)},
         "closed_by": st.sampled_from(CLOSERS),
+        "pipe": st.none() | st.sampled_from(PIPES),
+        "facts": st.dictionaries(st.sampled_from(["x", "mqtt_client_id", "y"]), fact_values),
     }
 ).map(lambda row: {**row, "client": client_of(row["client_ip"])})
 unneeded = {
@@ -533,6 +551,7 @@ def found_in_sql(table: str, row: dict[str, Any], wanted: Filter) -> bool:
 def test_sql_and_python_agree_on_connections(row: dict[str, Any], given_terms: list[str]) -> None:
     wanted = parsed(given_terms, HISTORY_KEYS)
     stored = {**row, **unneeded, "client_address": packed(row["client_ip"])}
+    stored["facts"] = facts_text(row["facts"])
     assert found_in_sql("connections", stored, wanted) == wanted.matches(row, Context())
 
 
@@ -557,7 +576,20 @@ def test_sql_and_python_agree_on_events(data: st.DataObject, given_terms: list[s
 def test_what_has_no_column_is_an_error() -> None:
     with pytest.raises(FilterError, match="state cannot be asked of the history"):
         parse("state:open", CONNECTION_KEYS).to_sql()
+    with pytest.raises(FilterError, match=r"fact\.tag cannot be asked of the history"):
+        parse("tag:x", CONNECTION_KEYS).to_sql()
     assert parse("", HISTORY_KEYS).to_sql().text == "TRUE"
+
+
+def test_the_name_of_a_fact_is_not_in_the_statement() -> None:
+    name = "x'); DROP TABLE connections; --\""
+    wanted = Filter((Term(f"fact.{name}", Part("a")), Term("fact.y", Part("b"))), HISTORY_KEYS)
+    assert "DROP" not in wanted.to_sql().text
+    row = {"client": "", "backend": "", "service": "", "detail": "", "client_ip": ""}
+    full = {"id": 1, "up": 0, "down": 0, "duration_seconds": 0, "reason": "", "closed_by": ""}
+    stored = {**row, **full, **unneeded, "facts": facts_text({name: "A", "y": "B"})}
+    assert found_in_sql("connections", stored, wanted)
+    assert not found_in_sql("connections", {**stored, "facts": facts_text({name: "A"})}, wanted)
 
 
 def test_a_network_is_found_by_the_index() -> None:

@@ -18,8 +18,8 @@ from monconn.errors import (
 from monconn.model.actions import OWN_CODE, Action, Actor
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
-from monconn.ops.filters import FilterError, Part, Range, Term
-from monconn.ops.operations import MAX_IDS, Operations, _split_ids
+from monconn.ops.filters import MAX_IDS, FilterError, Part, Range, Term
+from monconn.ops.operations import Operations, _split_ids
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow
 
 from .world import World, logged_lines
@@ -178,6 +178,7 @@ def test_errors_come_before_anything_is_done() -> None:
         (QuestionError, lambda: operations.connections(state="shut")),
         (QuestionError, lambda: operations.close(ALICE)),
         (QuestionError, lambda: operations.close(ALICE, ids=range(MAX_IDS + 1))),
+        (FilterError, lambda: operations.close(ALICE, filter=list(map(str, range(MAX_IDS + 1))))),
         (QuestionError, lambda: operations.subtract_stats(ALICE, "web", 1, 0)),
         (AddressError, lambda: operations.block(ALICE, "all")),
         (AddressError, lambda: operations.close(ALICE, client="all")),

@@ -28,13 +28,16 @@ from monconn.faces.cli.verbs import (
 )
 from monconn.faces.control.client import Client, find_server
 from monconn.ops.columns import Row
-from monconn.ops.filters import HISTORY_EVENT_KEYS, HISTORY_KEYS, parse
+from monconn.ops.filter_keys import HISTORY_EVENT_KEYS, HISTORY_KEYS
+from monconn.ops.filters import parse
 from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
 from monconn.units import parse_duration
 
 _USUAL_ROWS = 1_000
 _MOST_ROWS = 1_000_000
 _REPORT_SECONDS = 86400.0
+_NOT_IN_CSV = {"pipe", "facts"}
+"""Fields that rows have gained since 0.1; whoever reads a CSV by position relies on its columns."""
 
 
 def parse_moment(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -109,9 +112,8 @@ def history(
 
 def _print_csv(row_class: type[Row], rows: list[dict[str, Any]]) -> None:
     # Always the same columns: what a newer server has more is left out.
-    writer = csv.DictWriter(
-        sys.stdout, tuple(row_class.fields()), lineterminator="\n", extrasaction="ignore"
-    )
+    columns = [name for name in row_class.fields() if name not in _NOT_IN_CSV]
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
 

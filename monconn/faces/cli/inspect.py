@@ -28,7 +28,7 @@ from monconn.faces.cli.verbs import (
     service_option,
 )
 from monconn.faces.control.client import Client
-from monconn.ops.filters import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
+from monconn.ops.filter_keys import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
 from monconn.ops.rows import (
     ORDERS,
     BlockRow,

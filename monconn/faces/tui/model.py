@@ -12,7 +12,8 @@ from typing import Any
 import attrs
 
 from monconn.faces.tui.cursor import Cursor
-from monconn.ops.filters import CONNECTION_KEYS, Filter, FilterError, parse
+from monconn.ops.filter_keys import CONNECTION_KEYS
+from monconn.ops.filters import Filter, FilterError, parse
 from monconn.ops.rows import Order
 
 Row = dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import Any
 
@@ -36,8 +37,9 @@ CONNECTION_KEYS = (
     *("first_down_seconds", "last_up_seconds", "last_down_seconds", "up", "down", "reason"),
     *("phase", "code", "closed_by", "client_end", "backend_end", "client_rtt_seconds"),
     *("client_retransmits", "backend_rtt_seconds", "backend_retransmits", "detail"),
+    *("pipe", "facts"),
 )
-"""The keys of a connection; ``detail`` only if there is any."""
+"""The keys of a connection; the last three only if there is such a value."""
 EVENT_KEYS = (
     *("event", "at", "service", "client", "client_ip", "refusal", "code", "alarm", "device"),
     *("over", "count", "detail", "action", "actor"),
@@ -46,7 +48,10 @@ EVENT_KEYS = (
 
 
 def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
-    """The connections that have closed, newest first, with the keys of a record's snapshot."""
+    """The connections that have closed, newest first, with the keys of a record's snapshot.
+
+    :raises sqlite3.Error: the file cannot be read.
+    """
     conditions, values = where(selection, "closed_at", "reason")
     found = rows(
         db,
@@ -74,9 +79,27 @@ def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
     del row["entry"], row["client_address"]
     for name in ("run_started_at", "opened_at", "closed_at"):
         row[name] = iso_time(row[name])
-    if not row["detail"]:
-        del row["detail"]
+    facts = row.pop("facts")
+    for name in ("detail", "pipe"):
+        if not row[name]:
+            del row[name]
+    if facts is not None:
+        row["facts"] = _facts(facts)
     return row
+
+
+def _facts(text: Any) -> dict[str, Any]:
+    """The facts from their JSON, which another program may have written.
+
+    :raises sqlite3.DatabaseError: as for anything else in a file that is damaged.
+    """
+    try:
+        facts = json.loads(text)
+    except (TypeError, ValueError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise sqlite3.DatabaseError("the facts of a connection are no JSON object")
+    return facts
 
 
 def _event_dict(row: dict[str, Any]) -> dict[str, Any]:

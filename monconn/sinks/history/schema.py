@@ -14,7 +14,8 @@ from pathlib import Path
 from monconn.clock import retry_pauses
 from monconn.errors import FileError, os_error_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 lacks the columns in :data:`_ADDED_COLUMNS`."""
 APPLICATION_ID = 0x6D6F6E63
 """``monc``: marks the file's header, so that no other database is taken for ours."""
 LOCKED_SECONDS = 0.5
@@ -22,6 +23,8 @@ LOCKED_SECONDS = 0.5
 _LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _LOG_BYTES = 4 << 20
 _PAGE_BYTES = 4096
+_ADDED_COLUMNS = ("facts", "pipe")
+"""Columns of ``connections``, all TEXT: the last ones of the table, as ALTER TABLE adds them."""
 
 _SCHEMA = f"""
 CREATE TABLE connections (
@@ -53,7 +56,9 @@ CREATE TABLE connections (
     client_retransmits INTEGER,
     backend_rtt_seconds REAL,
     backend_retransmits INTEGER,
-    detail TEXT NOT NULL
+    detail TEXT NOT NULL,
+    facts TEXT,
+    pipe TEXT
 );
 CREATE INDEX connections_by_time ON connections (closed_at);
 CREATE INDEX connections_by_client ON connections (client_address, closed_at);
@@ -105,7 +110,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
-    """Open a history for its one writer, and create it if there is none.
+    """Open a history for its one writer; create it if there is none, update it if it is older.
 
     :param max_size: the limit of the file in bytes; its write-ahead log gets a share.
     :raises FileError: it cannot be opened, or is something else, which is left as it is.
@@ -116,7 +121,8 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
         with _open_if(path) as db:
             if _is_empty(db):
                 _make(db)
-            _check(db, path)
+            if _check(db, path) == 1:
+                _update(db)
             set_up(db, max_size)
     except (OSError, sqlite3.Error) as error:
         raise no_history(path, os_error_text(error)) from None
@@ -126,6 +132,8 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
 def open_read_only(path: str) -> sqlite3.Connection:
     """Open a history for queries, whether or not a running monconn writes it.
 
+    One of an older version stays as it is; to queries, the columns that it lacks are all NULL.
+
     :raises FileError: it does not exist, cannot be opened, or is something else.
     """
     try:
@@ -133,7 +141,8 @@ def open_read_only(path: str) -> sqlite3.Connection:
         if not os.path.exists(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with _open_if(Path(path).absolute().as_uri() + "?mode=ro", uri=True) as db:
-            _check(db, path)
+            if _check(db, path) == 1:
+                _add_view(db)
     except (OSError, sqlite3.Error) as error:
         raise no_history(path, os_error_text(error)) from None
     return db
@@ -203,17 +212,43 @@ def _make(db: sqlite3.Connection) -> None:
     db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
-def _check(db: sqlite3.Connection, path: str) -> None:
-    """Raise unless a database is ours, before anything is done to it."""
+def _update(db: sqlite3.Connection) -> None:
+    """Make a file of version 1 one of the current version, in one transaction.
+
+    Adding columns rewrites no rows, however many there are.
+    """
+    added = "".join(f"ALTER TABLE connections ADD COLUMN {name} TEXT;" for name in _ADDED_COLUMNS)
+    db.executescript(f"BEGIN IMMEDIATE; {added} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+def _add_view(db: sqlite3.Connection) -> None:
+    """Let the statements of the current version find the columns that version 1 lacks.
+
+    A name without a schema means the one in ``temp`` first, which is this connection's own.
+    """
+    db.execute("PRAGMA temp_store = MEMORY")
+    names = [row[1] for row in db.execute("PRAGMA main.table_info(connections)")]
+    # By name: with *, columns would be there twice once a writer has added them.
+    lacking = [f"NULL AS {name}" for name in _ADDED_COLUMNS if name not in names]
+    columns = ", ".join([*names, *lacking])
+    db.execute(f"CREATE TEMP VIEW connections AS SELECT {columns} FROM main.connections")
+
+
+def _check(db: sqlite3.Connection, path: str) -> int:
+    """The version of a database's schema.
+
+    :raises FileError: it is none of ours, or of a newer version; nothing was done to it.
+    """
     if _pragma(db, "application_id") != APPLICATION_ID:
         raise no_history(path, "is a database, but no history of monconn's: use another path")
     version = _pragma(db, "user_version")
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:
         raise no_history(
             path,
             f"was written by another version of monconn (its schema is {version}, ours"
             f" {SCHEMA_VERSION}): use that version, or another path",
         )
+    return version
 
 
 def set_up(db: sqlite3.Connection, max_size: int) -> None:

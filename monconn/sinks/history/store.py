@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import socket
 import sqlite3
 from collections import Counter
@@ -131,7 +132,16 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         *_tcp_figures(record.client_tcp),
         *_tcp_figures(record.backend_tcp),
         _plain(record.detail),
+        facts_text(record.facts),
+        record.pipe,
     )
+
+
+def facts_text(facts: Mapping[str, Any]) -> str | None:
+    """Facts as the JSON object that the file contains; None if there are none."""
+    if not facts:
+        return None
+    return _plain(json.dumps(dict(facts), ensure_ascii=False, separators=(",", ":")))
 
 
 def _tcp_figures(raw: bytes | None) -> tuple[float | None, int | None]:
@@ -157,7 +167,7 @@ def _event_row(event: Event) -> tuple[Any, ...]:
 
 
 def _plain(text: str) -> str:
-    """A text of the operating system, without what cannot be encoded as UTF-8."""
+    """A text of the operating system or of a client, without what UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -143,6 +143,7 @@ def history_file(tmp_path: Path) -> str:
         state="open",
     )
     other = attrs.evolve(record, id=2, client="[2001:db8::1]:7", client_ip="2001:db8::1", up=4096)
+    record.set_fact("mqtt_client_id", "sensor-7")
     record.end("client_closed", 190.0)
     other.end("backend_reset", 103.0)
     for each in (record, other):
@@ -162,6 +163,10 @@ def history_file(tmp_path: Path) -> str:
         (("up:1KiB..", "--client", "192.0.2.0/24"), set()),
         (("not:client:192.0.2.7",), {2}),
         (("2001:db8::1",), {2}),
+        (("mqtt_client_id:sensor-7",), {1}),
+        (("fact.mqtt_client_id:sensor", "state:closed", "pipe:stream"), {1}),
+        (("not:mqtt_client_id:sensor-7",), {2}),
+        (("mqtt_client_id:sensor-8",), set()),
     ],
 )
 def test_filters_of_a_file(history_file: str, terms: tuple[str, ...], ids: set[int]) -> None:
@@ -176,6 +181,12 @@ def test_filters_of_events_in_a_file(history_file: str) -> None:
     assert row.split()[1:] == ["refused", "web", "192.0.2.9:7", "ip_limit", "-"]
 
 
+def test_facts_are_in_json_where_there_are_any(history_file: str) -> None:
+    result = monconn("history", "--file", history_file, "--json")
+    facts = {row["id"]: row.get("facts") for row in json.loads(result.stdout)}
+    assert facts == {1: {"mqtt_client_id": "sensor-7"}, 2: None}
+
+
 @pytest.mark.parametrize("events", [(), ("--events",)])
 def test_a_mistake_in_a_filter_of_a_file(history_file: str, events: tuple[str, ...]) -> None:
     result = monconn("history", "--file", history_file, *events, "raison:lost")
@@ -185,12 +196,17 @@ def test_a_mistake_in_a_filter_of_a_file(history_file: str, events: tuple[str, .
     )
 
 
-def test_columns_of_csv() -> None:
+def test_fields_of_rows() -> None:
     assert tuple(HistoryConnectionRow.fields()) == query.CONNECTION_KEYS
     assert tuple(HistoryEventRow.fields()) == query.EVENT_KEYS
 
 
 def test_csv_of_a_file(history_file: str) -> None:
     head, row = monconn("history", "--file", history_file, "--csv", "id:2").stdout.splitlines()
-    assert head == ",".join(query.CONNECTION_KEYS)
+    assert head == (
+        "run_started_at,id,service,client,client_ip,backend,opened_at,closed_at,duration_seconds,"
+        "connect_seconds,first_up_seconds,first_down_seconds,last_up_seconds,last_down_seconds,up,"
+        "down,reason,phase,code,closed_by,client_end,backend_end,client_rtt_seconds,"
+        "client_retransmits,backend_rtt_seconds,backend_retransmits,detail"
+    )
     assert row.split(",")[1:4] == ["2", "web", "[2001:db8::1]:7"]

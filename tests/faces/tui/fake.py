@@ -16,7 +16,8 @@ from monconn.faces.control.client import CommandFailed, NoServer
 from monconn.faces.tui.poller import Poller
 from monconn.faces.tui.screen import TopApp
 from monconn.faces.tui.widgets import Lines
-from monconn.ops.filters import EVENT_KEYS, Context, parse
+from monconn.ops.filter_keys import EVENT_KEYS
+from monconn.ops.filters import Context, parse
 
 _POLL_SECONDS = 0.05
 REASONS = ("client_closed", "backend_reset", "idle_timeout", "backend_refused", "operator")

@@ -11,7 +11,8 @@ import pytest
 from monconn.faces.control.client import CommandFailed
 from monconn.faces.tui.model import Query, Snapshot
 from monconn.faces.tui.poller import ActionRequest, ActionResult, Lost, Poller, Refused, Update
-from monconn.ops.filters import CONNECTION_KEYS, parse
+from monconn.ops.filter_keys import CONNECTION_KEYS
+from monconn.ops.filters import parse
 
 from .fake import FakeServer
 

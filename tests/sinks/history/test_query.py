@@ -13,7 +13,8 @@ from monconn.addresses import parse_network
 from monconn.errors import QuestionError
 from monconn.model.alarms import Alarm
 from monconn.model.record import iso_time
-from monconn.ops.filters import HISTORY_EVENT_KEYS, HISTORY_KEYS, parse
+from monconn.ops.filter_keys import HISTORY_EVENT_KEYS, HISTORY_KEYS
+from monconn.ops.filters import parse
 from monconn.sinks.history import report as report_module
 from monconn.sinks.history.query import HistoryFilter, connections, events, report
 from monconn.sinks.history.retention import prune
@@ -73,6 +74,14 @@ def test_by_network(db: sqlite3.Connection, find: Any, network: str, expected: l
         ("not:reason:client_closed", [2]),
         ("id:2..3 port:80", [2, 3]),
         ("broken", [2]),
+        ("tag:berlin", [1]),
+        ("fact.tag:=Berlin-7 not:fact.tag:x", [1]),
+        ("tag:berlin tag:oslo", [1, 3]),
+        ("not:tag:oslo", [1, 2]),
+        ("oslo", [3]),
+        ("Tag:berlin", []),
+        ("state:closed pipe:splice", [3]),
+        ("state:open", []),
     ],
 )
 def test_connections_by_terms(db: sqlite3.Connection, terms: str, expected: list[int]) -> None:
@@ -80,8 +89,10 @@ def test_connections_by_terms(db: sqlite3.Connection, terms: str, expected: list
     items = [
         closed(id=1),
         closed(id=2, ip="2001:db8::1", service="straße", seconds=90, last_down=185.0, **lost),
-        closed(id=3, ip="unix", client="unix:4711"),
+        closed(id=3, ip="unix", client="unix:4711", pipe="splice"),
     ]
+    items[0].set_fact("tag", "berlin-7")
+    items[2].set_fact("tag", "OSLO")
     write(db, items, {}, RUN)
     condition = parse(terms, HISTORY_KEYS).to_sql()
     found = connections(db, HistoryFilter(condition=condition))
@@ -271,11 +282,15 @@ def test_points_are_never_too_many(db: sqlite3.Connection) -> None:
 
 def test_the_documented_queries(db: sqlite3.Connection) -> None:
     fill(db)
+    named = closed(NOON - 7 * HOUR, id=9, service="mqtt", seconds=90.0, up=0, down=0)
+    named.set_fact("mqtt_client_id", "sensor-7")
+    write(db, [named], {}, RUN)
     text = (ROOT / "docs" / "history.md").read_text(encoding="utf-8")
     queries = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     found = [db.execute(query).fetchall() for query in queries]
     assert found[1] == [("2023-11-15", "mqtt", 1, 2), ("2023-11-15", "web", 1818, 396)]
-    assert len(found) == 3
+    assert found[3] == [("sensor-7", 1, 90.0)]
+    assert len(found) == 4
 
 
 def test_the_documented_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,9 @@ from monconn.errors import FileError
 from monconn.model.actions import Action, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.totals import Totals
-from monconn.ops.rows import HistoryEventRow
+from monconn.ops.filter_keys import HISTORY_KEYS
+from monconn.ops.filters import parse
+from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
 from monconn.sinks.history.query import (
     HistoryFilter,
     connections,
@@ -141,6 +143,32 @@ def test_a_connection_has_the_values_of_its_record(path: Path) -> None:
     db.close()
 
 
+def test_a_connection_has_its_pipe_and_its_facts(path: Path) -> None:
+    record = closed(pipe="splice")
+    record.set_fact("mqtt_client_id", "sensor-7")
+    record.set_fact("clean", True)
+    record.set_fact("odd", 'caf\udce9"\0')
+    db = history(path, [record, closed()])
+    plain, found = connections(db, HistoryFilter())
+    assert (found["pipe"], plain["pipe"]) == ("splice", "stream")
+    assert found["facts"] == {"mqtt_client_id": "sensor-7", "clean": True, "odd": 'caf?"\0'}
+    assert "facts" not in plain
+    for row in (plain, found):
+        assert HistoryConnectionRow(**row).to_json() == row
+    db.close()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "1", b"\xff"])
+def test_damaged_facts_are_an_error_of_the_file(path: Path, text: object) -> None:
+    db = history(path, [closed()])
+    db.execute("UPDATE connections SET facts = ?", (text,))
+    with pytest.raises(sqlite3.DatabaseError, match="no JSON object"):
+        connections(db, HistoryFilter())
+    with pytest.raises(sqlite3.DatabaseError):
+        connections(db, HistoryFilter(condition=parse("tag:x", HISTORY_KEYS).to_sql()))
+    db.close()
+
+
 def test_a_batch_is_written_atomically(path: Path) -> None:
     db = history(path)
     with pytest.raises(OverflowError):
@@ -192,7 +220,7 @@ def test_events(path: Path) -> None:
     db.close()
 
 
-def test_an_action_is_an_event_that_older_versions_can_read(path: Path) -> None:
+def test_an_action_is_an_event(path: Path) -> None:
     actor = Actor.process(1000, 4242, "alice")
     action = Action("block", actor, NOON, None, "192.0.2.0/24", 3)
     db = history(path, [action, Action("unblock", actor, NOON + 1, "web", "192.0.2.0/24")])
@@ -205,7 +233,6 @@ def test_an_action_is_an_event_that_older_versions_can_read(path: Path) -> None:
     assert (unblocked["service"], unblocked["action"]) == ("web", "unblock")
     assert [row["action"] for row in events(db, HistoryFilter(reason="block"))] == ["block"]
     assert events(db, make_filter(events=True, client="0.0.0.0/0")) == []  # of no client
-    assert db.execute("PRAGMA user_version").fetchone() == (1,)
     for row in (unblocked, blocked):
         assert HistoryEventRow(**row).to_json() == {
             key: value for key, value in row.items() if value is not None

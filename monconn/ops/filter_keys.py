@@ -1,0 +1,267 @@
+"""The keys of the filter language in each listing: connections, devices, events, a history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from monconn.model.actions import ACTION_KINDS
+from monconn.model.alarms import ALARM_KINDS
+from monconn.model.reasons import (
+    CLOSERS,
+    EVENT_KINDS,
+    HISTORY_EVENT_KINDS,
+    PIPES,
+    REASONS,
+    REFUSALS,
+    STATES,
+)
+from monconn.model.record import ConnectionRecord
+from monconn.ops.filters import Context, Key, Keys, port_of
+
+
+def _table(*keys: Key) -> dict[str, Key]:
+    return {key.name: key for key in keys}
+
+
+def _joined(*texts: str | None) -> str:
+    return "\n".join(text or "" for text in texts)
+
+
+def _rate(record: ConnectionRecord, context: Context) -> float:
+    return 0.0 if context.rates is None else sum(context.rates.of(record, context.now))
+
+
+def _record_facts(record: ConnectionRecord) -> Mapping[str, Any]:
+    return record.facts
+
+
+def _record_text(record: ConnectionRecord) -> str:
+    text = _joined(record.client, record.service, record.state, record.backend, record.reason)
+    facts = _record_facts(record)
+    return _joined(text, *map(str, facts.values())) if facts else text
+
+
+CONNECTION_KEYS = Keys(
+    _table(
+        Key("id", "count", lambda r, _: r.id),
+        Key("service", "text", lambda r, _: r.service),
+        Key("client", "network", lambda r, _: r.client, address=lambda r: r.client_ip),
+        Key("state", "choice", lambda r, _: r.state, STATES),
+        Key("pipe", "choice", lambda r, _: r.pipe, PIPES),
+        Key("age", "seconds", lambda r, context: r.age_seconds(context.now)),
+        Key("idle", "seconds", lambda r, context: r.idle_seconds(context.now)),
+        Key("up", "bytes", lambda r, _: r.up),
+        Key("down", "bytes", lambda r, _: r.down),
+        Key("rate", "rate", _rate),
+        Key("reason", "choice", lambda r, _: r.reason, REASONS),
+        Key("closed_by", "choice", lambda r, _: r.closed_by, CLOSERS),
+        Key("backend", "text", lambda r, _: r.backend),
+        Key(
+            "port",
+            "port",
+            lambda r, _: (port_of(r.client), port_of(r.listener), port_of(r.backend)),
+            is_many=True,
+        ),
+    ),
+    text=_record_text,
+    facts=_record_facts,
+)
+"""The keys of a :class:`~monconn.model.record.ConnectionRecord`, live or closed."""
+
+
+def _field(name: str) -> Callable[[Any, Context], Any]:
+    return lambda row, _: row.get(name)
+
+
+def _row_ports(*names: str) -> Callable[[Any, Context], Any]:
+    return lambda row, _: [port_of(row.get(name)) for name in names]
+
+
+def _row_text(*names: str) -> Callable[[Any], str]:
+    return lambda row: _joined(*(row.get(name) for name in names))
+
+
+_TRAFFIC = (
+    Key("up", "bytes", _field("up"), sql=("up",)),
+    Key("down", "bytes", _field("down"), sql=("down",)),
+)
+_SERVICE = Key("service", "text", _field("service"), sql=("service",))
+_DETAIL = Key("detail", "text", _field("detail"), sql=("detail",))
+_CLIENT = Key(
+    "client",
+    "network",
+    _field("client"),
+    address=lambda row: row.get("client_ip"),
+    sql=("client",),
+    sql_address="client_address",
+)
+_COUNTS = (
+    Key("connections", "count", _field("connections")),
+    Key("total", "count", _field("total")),
+    Key("reason", "choice", _field("last_reason"), REASONS),
+)
+
+
+def _device_client(name: str, field: str) -> Key:
+    # A device may be a network: then its first address counts.
+    return Key(
+        name, "network", _field(field), address=lambda row: str(row.get(field)).partition("/")[0]
+    )
+
+
+DEVICE_KEYS = Keys(
+    _table(
+        _SERVICE,
+        _device_client("client", "device"),
+        _device_client("device", "device"),
+        *_COUNTS,
+        *_TRAFFIC,
+        Key("alarm", "choice", lambda row, _: row.get("alarms") or (), ALARM_KINDS, is_many=True),
+        Key("reconnect", "seconds", _field("reconnect_seconds")),
+        Key("heartbeat", "seconds", _field("heartbeat_seconds")),
+        Key("silent", "seconds", _field("silent_seconds")),
+    ),
+    text=lambda row: _joined(
+        row.get("device"), row.get("service"), row.get("last_reason"), *(row.get("alarms") or ())
+    ),
+)
+"""The keys of a device, as :meth:`monconn.devices.heartbeat.Device.snapshot` gives it."""
+
+IP_KEYS = Keys(
+    _table(
+        _SERVICE, _device_client("client", "ip"), _device_client("ip", "ip"), *_COUNTS, *_TRAFFIC
+    ),
+    text=_row_text("ip", "service", "last_reason"),
+)
+"""The keys of a client IP, as :meth:`monconn.monitor.clients.ClientTotals.snapshot` gives it."""
+
+BLOCK_KEYS = Keys(
+    _table(_SERVICE, _device_client("client", "network")), text=_row_text("network", "service")
+)
+"""The keys of a blocked network; ``client:`` finds those whose first address is in a network."""
+
+
+def _event_reason(row: Mapping[str, Any], _: Context) -> str | None:
+    for name in ("reason", "refusal", "alarm", "action"):
+        if row.get(name):
+            return str(row[name])
+    return None
+
+
+def _event_client(row: Mapping[str, Any], _: Context) -> str | None:
+    client: str | None = row.get("client") or row.get("device") or row.get("actor")
+    return client
+
+
+def _event_ip(row: Mapping[str, Any]) -> str | None:
+    """The client's IP; of an alarm, the device, or the first address of one that is a network."""
+    ip = row.get("client_ip") or row.get("device")
+    return None if ip is None else str(ip).partition("/")[0]
+
+
+def _row_facts(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return row.get("facts") or {}
+
+
+_EVENT_WORDS = tuple(dict.fromkeys((*REFUSALS, *ALARM_KINDS, *ACTION_KINDS)))
+
+EVENT_KEYS = Keys(
+    _table(
+        Key("event", "choice", _field("event"), EVENT_KINDS),
+        Key("id", "count", _field("id")),
+        _SERVICE,
+        Key("client", "network", _event_client, address=_event_ip),
+        Key("state", "choice", _field("state"), STATES),
+        Key("pipe", "choice", _field("pipe"), PIPES),
+        Key("age", "seconds", _field("age_seconds")),
+        Key("idle", "seconds", _field("idle_seconds")),
+        *_TRAFFIC,
+        Key("reason", "choice", _event_reason, tuple(dict.fromkeys((*REASONS, *_EVENT_WORDS)))),
+        Key("closed_by", "choice", _field("closed_by"), CLOSERS),
+        Key("backend", "text", _field("backend")),
+        Key("port", "port", _row_ports("client", "listener", "backend"), is_many=True),
+        _DETAIL,
+    ),
+    text=lambda row: _joined(
+        *(row.get(name) for name in ("event", "client", "device", "service", "state", "backend")),
+        _event_reason(row, Context()),
+        row.get("detail"),
+    ),
+    facts=_row_facts,
+)
+"""The keys of an event of the feed: a connection opened, refused or closed, or an alarm."""
+
+
+def _history_idle(row: Mapping[str, Any], _: Context) -> float | None:
+    duration: float | None = row.get("duration_seconds")
+    if duration is None:
+        return None
+    return duration - max(row.get("last_up_seconds") or 0.0, row.get("last_down_seconds") or 0.0)
+
+
+HISTORY_KEYS = Keys(
+    _table(
+        Key("id", "count", _field("id"), sql=("id",)),
+        _SERVICE,
+        _CLIENT,
+        Key("state", "choice", lambda row, _: "closed", STATES, sql=("'closed'",)),
+        Key("pipe", "choice", _field("pipe"), PIPES, sql=("pipe",)),
+        Key("age", "seconds", _field("duration_seconds"), sql=("duration_seconds",)),
+        Key(
+            "idle",
+            "seconds",
+            _history_idle,
+            sql=(
+                "(duration_seconds"
+                " - max(coalesce(last_up_seconds, 0.0), coalesce(last_down_seconds, 0.0)))",
+            ),
+        ),
+        *_TRAFFIC,
+        Key("reason", "choice", _field("reason"), REASONS, sql=("reason",)),
+        Key("closed_by", "choice", _field("closed_by"), CLOSERS, sql=("closed_by",)),
+        Key("backend", "text", _field("backend"), sql=("backend",)),
+        Key(
+            "port",
+            "port",
+            _row_ports("client", "backend"),
+            is_many=True,
+            sql=("monconn_port(client)", "monconn_port(backend)"),
+        ),
+        _DETAIL,
+    ),
+    text=lambda row: _joined(
+        *(row.get(name) for name in ("client", "service", "backend", "reason", "detail")),
+        *map(str, _row_facts(row).values()),
+    ),
+    facts=_row_facts,
+    sql_text=(
+        "client || char(10) || service || char(10) || backend || char(10) || reason"
+        " || char(10) || detail || coalesce(char(10) || monconn_fact_values(facts), '')"
+    ),
+    sql_facts="facts",
+)
+"""The keys of a connection in a history; ages and idle times are those at its end."""
+
+HISTORY_EVENT_KEYS = Keys(
+    _table(
+        Key("event", "choice", _field("event"), HISTORY_EVENT_KINDS, sql=("event",)),
+        _SERVICE,
+        attrs.evolve(_CLIENT, get=_event_client, address=_event_ip),
+        Key("reason", "choice", _event_reason, _EVENT_WORDS, sql=("word",)),
+        _DETAIL,
+    ),
+    text=lambda row: _joined(
+        row.get("event"),
+        row.get("service"),
+        _event_client(row, Context()),
+        _event_reason(row, Context()),
+        row.get("detail"),
+    ),
+    sql_text=" || char(10) || ".join(
+        f"coalesce({name}, '')" for name in ("event", "service", "client", "word", "detail")
+    ),
+)
+"""The keys of an event in a history: a refusal, an alarm, a start or a stop."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
@@ -24,6 +24,8 @@ from monconn.sinks.hexdump import HexDump
 
 PAUSES_SECONDS = (0.5, 1.0)
 """Between the attempts to listen: the program that used the address may be about to end."""
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -149,7 +151,8 @@ class Supervisor:
             code are left alone.
         :param new: the services to run.
         :returns: fires when the new configuration is in force, with what was changed; or fails
-            with a :class:`MonconnError`, and then nothing has changed. See :meth:`drained` for
+            with a :class:`MonconnError`, and then nothing has changed. To cancel it does not stop
+            the change. See :meth:`drained` for
             the connections of services that were stopped.
         """
         before, after = tuple(old), tuple(new)
@@ -163,7 +166,7 @@ class Supervisor:
             finally:
                 self._check_drained()
 
-        return Deferred.fromCoroutine(apply())
+        return _detached(Deferred.fromCoroutine(apply()))
 
     def stop(self) -> Deferred[None]:
         """Stop every service, as applying nothing does, and wait for the last connection.
@@ -182,7 +185,7 @@ class Supervisor:
             await self._lock.run(lambda: Deferred.fromCoroutine(apply_nothing()))
             await self.drained()
 
-        return Deferred.fromCoroutine(stop())
+        return _detached(Deferred.fromCoroutine(stop()))
 
     def drained(self) -> Deferred[None]:
         """Fires when no stopped service has a connection any more."""
@@ -455,6 +458,16 @@ class Supervisor:
             listen=service.monitor.listen,
             backend=service.monitor.backend,
         )
+
+
+def _detached(change: Deferred[T]) -> Deferred[T]:
+    """A Deferred with the result of a change; to cancel it ends the waiting, not the change.
+
+    A change that is stopped in the middle would be neither the old configuration nor the new one.
+    """
+    result: Deferred[T] = Deferred()
+    change.addCallbacks(result.callback, result.errback)
+    return result
 
 
 def _policy_of(config: ServiceConfig) -> Policy:

@@ -11,7 +11,7 @@ from unittest.mock import Mock, patch
 import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import MemoryReactorClock
@@ -440,6 +440,22 @@ async def test_a_listener_that_could_not_be_opened_again_is_with_the_next_change
     assert changes == Changes(changed={"web": ("listen",)})
     await world.connect()
     assert not await world.supervisor.apply([before], [before])
+
+
+@pytest_twisted.ensureDeferred
+async def test_whoever_stops_waiting_for_a_change_does_not_stop_it(world: World) -> None:
+    service = world.service(listen=EndpointAddress("tcp:0:interface=127.0.0.1"))
+    await world.supervisor.apply((), [service])
+    port = int(world.monitor().listen.split(":")[1])
+    stopping = world.supervisor.apply([service], ())  # Twisted's port takes a turn to close
+    assert not stopping.called
+    stopping.cancel()
+    with pytest.raises(CancelledError):
+        await stopping
+    await world.until(lambda: not listens(port))
+    assert world.supervisor.services == ()
+    await world.supervisor.apply((), [world.service()])
+    await world.connect()
 
 
 @pytest_twisted.ensureDeferred

@@ -232,16 +232,35 @@ def test_system_calls_of_a_message(
     assert not too_many(calls, CALLS_PER_MESSAGE, MESSAGES)
 
 
+def too_many_for_bulk(count: Callable[[], dict[str, int]]) -> list[str]:
+    """Which calls are more than they may be, in the best of some rounds.
+
+    How often the receiver has no room just as more has come, so that a little is copied, is up to
+    the scheduler: between 2 and 60 times in 64 MiB on a busy machine. A longer way of ours shows in
+    every round.
+    """
+    problems: list[str] = []
+    for _ in range(ROUNDS):
+        calls = count()
+        assert calls["splice"] >= 2 * MEBIBYTES, "not all were counted"
+        problems = [
+            *too_many(calls, CALLS_PER_MEBIBYTE, MEBIBYTES),
+            *too_many(calls, CALLS_PER_SPLICE, calls["splice"]),
+        ]
+        if not problems:
+            break
+    return problems
+
+
 def test_system_calls_of_bulk(
     launch: Callable[..., Monconn], serve: Callable[..., Backend], system_calls: SystemCalls
 ) -> None:
     monconn = forward(launch, serve(sink))
     port = monconn.port()
     send_bulk(port, 4)  # which makes the pipes, too
-    calls = system_calls(monconn.program, lambda: send_bulk(port, MEBIBYTES))
-    assert calls["splice"] >= 2 * MEBIBYTES, "not all were counted"
-    assert not too_many(calls, CALLS_PER_MEBIBYTE, MEBIBYTES)
-    assert not too_many(calls, CALLS_PER_SPLICE, calls["splice"])
+    assert not too_many_for_bulk(
+        lambda: system_calls(monconn.program, lambda: send_bulk(port, MEBIBYTES))
+    )
 
 
 def test_system_calls_of_bulk_beside_a_connection_that_is_watched(
@@ -255,10 +274,9 @@ def test_system_calls_of_bulk_beside_a_connection_that_is_watched(
         watched.sendall(b"x" * 100)
         monconn.err.wait_for("100 bytes were watched")
         send_bulk(port, 4)
-        calls = system_calls(monconn, lambda: send_bulk(port, MEBIBYTES))
-        assert calls["splice"] >= 2 * MEBIBYTES, "not all were counted"
-        assert not too_many(calls, CALLS_PER_MEBIBYTE, MEBIBYTES)
-        assert not too_many(calls, CALLS_PER_SPLICE, calls["splice"])
+        assert not too_many_for_bulk(
+            lambda: system_calls(monconn, lambda: send_bulk(port, MEBIBYTES))
+        )
         watched.sendall(b"x" * 20)
         monconn.err.wait_for("20 bytes were watched")
 

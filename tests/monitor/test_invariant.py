@@ -209,7 +209,7 @@ class OneService(RuleBasedStateMachine):
             self.monitor.subtract(self.up + more_up, self.down + more_down)
         except ValueError:
             return
-        raise AssertionError("more was taken off than there was")
+        raise AssertionError("more was subtracted than there was")
 
     @rule()
     def reset_stats(self) -> None:

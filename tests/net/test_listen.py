@@ -106,7 +106,7 @@ class Taken:
             client.close()
 
 
-# -- taking clients
+# -- accepting clients
 
 
 def test_clients_are_handed_over_with_their_address(opened: Any, connect: Any) -> None:

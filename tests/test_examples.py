@@ -52,6 +52,12 @@ ENDING = {
         "while blocked: {'blocked': 1}",
         "let in again: 1 connection",
     ],
+    "tag_by_user.py": [
+        "hello ada",
+        "hello grace",
+        "ada: operator",
+        "grace: client_closed",
+    ],
     "forwarder_in_a_program.py": [
         "started upper",
         "HELLO",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, MutableMapping
 from datetime import datetime, timezone
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -27,13 +26,49 @@ from monconn.model.reasons import (
 from monconn.units import format_bytes, format_duration
 
 Fact = str | int | float | bool
-NO_FACTS: Mapping[str, Fact] = MappingProxyType({})
 FACTS = 16
 """How many facts a connection may have. With the longest texts they still fit, as JSON, into the
 64 KiB of one value on the control port."""
 FACT_CHARACTERS = 256
 FACT_NAME_CHARACTERS = 32
 _FACT_NAME = re.compile(f"[a-z][a-z0-9_]{{0,{FACT_NAME_CHARACTERS - 1}}}")
+
+
+class Facts(MutableMapping[str, Fact]):
+    """The facts of one record, by name; see :meth:`ConnectionRecord.set_fact` for what is one.
+
+    A view, made anew for each use: most connections have no facts, and so no mapping either.
+
+    :param record: whose facts they are.
+    """
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: ConnectionRecord) -> None:
+        self._record = record
+
+    def __getitem__(self, name: str) -> Fact:
+        return self._record._facts[name]
+
+    def __setitem__(self, name: str, value: Fact) -> None:
+        self._record.set_fact(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        left = dict(self._record._facts)
+        del left[name]
+        self._record._facts = left
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._record._facts)
+
+    def __len__(self) -> int:
+        return len(self._record._facts)
+
+    def __repr__(self) -> str:
+        return repr(self._record._facts)
+
+
+_NO_FACTS: dict[str, Fact] = {}  # never changed: set_fact makes another one
 
 
 @attrs.define(eq=False)
@@ -94,9 +129,7 @@ class ConnectionRecord:
     """The same for the backend's socket."""
     detail: str = ""
     """More about the reason, if there is more: the text of an error."""
-    facts: Mapping[str, Fact] = NO_FACTS
-    """Further facts about the connection, beyond its bytes and times: its protocol, a name that the
-    client gave, tags. Read-only; see :meth:`set_fact`."""
+    _facts: dict[str, Fact] = attrs.field(default=_NO_FACTS, init=False)
 
     def count(self, direction: Direction, count: int, now: float) -> None:
         """Count bytes that were read from their sender.
@@ -119,6 +152,12 @@ class ConnectionRecord:
             self.down += count
             self.last_down = now
 
+    @property
+    def facts(self) -> Facts:
+        """Further facts about the connection, beyond its bytes and times: its protocol, a name that
+        the client gave, tags. ``record.facts["user"] = "ada"`` is :meth:`set_fact`."""
+        return Facts(self)
+
     def set_fact(self, name: str, value: Fact) -> None:
         """Add a fact, or replace it.
 
@@ -130,7 +169,7 @@ class ConnectionRecord:
             :data:`FACT_NAME_CHARACTERS`.
         :raises ValueError: the name is malformed, there are :data:`FACTS` others already, or a
             number is not finite or does not fit into 64 bits.
-        :raises TypeError: the value is not a str, int, float or bool.
+        :raises TypeError: the value is not a str, int, float or bool, or the name no str.
         """
         if not isinstance(value, (str, int, float)):
             raise TypeError(f"a fact is a str, int, float or bool, not {type(value).__name__}")
@@ -138,14 +177,16 @@ class ConnectionRecord:
         # thousands of digits Python itself refuses to write.
         if not isinstance(value, str) and not abs(value) < 1 << 63:
             raise ValueError("a fact that is a number must be finite, and fit into 64 bits")
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a fact is a str, not {type(name).__name__}")
         if not _FACT_NAME.fullmatch(name):
             raise ValueError(f"malformed name of a fact: {name[: 2 * FACT_NAME_CHARACTERS]!r}")
-        if name not in self.facts and len(self.facts) >= FACTS:
+        if name not in self._facts and len(self._facts) >= FACTS:
             raise ValueError(f"a connection has at most {FACTS} facts")
         if isinstance(value, str):
             value = value[:FACT_CHARACTERS]
-        # A new mapping: most connections share the empty one, and readers may hold the old one.
-        self.facts = MappingProxyType({**self.facts, name: value})
+        # A new dict: most connections share the empty one, and readers may iterate over the old.
+        self._facts = {**self._facts, name: value}
 
     def end(self, reason: Reason, now: float, detail: str = "") -> bool:
         """Record why the connection ends; the first reason counts.
@@ -312,8 +353,8 @@ class ConnectionRecord:
             values["closed_by"] = self.closed_by
         if self.detail:
             values["detail"] = self.detail
-        if self.facts:
-            values["facts"] = dict(self.facts)
+        if self._facts:
+            values["facts"] = dict(self._facts)
         for key, tcp in (("client_tcp", self.client_tcp), ("backend_tcp", self.backend_tcp)):
             if tcp is not None:
                 values[key] = tcpinfo.decode(tcp)

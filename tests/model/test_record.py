@@ -398,17 +398,56 @@ def test_facts_are_in_json_once_there_are_any() -> None:
     assert record.facts == {}
     assert "facts" not in record.snapshot(record.opened)
     record.set_fact("protocol", "mqtt")
-    before = record.facts
+    before = record.snapshot(record.opened)["facts"]
     record.set_fact("version", 5)
     assert record.snapshot(record.opened)["facts"] == {"protocol": "mqtt", "version": 5}
-    assert before == {"protocol": "mqtt"}, "a mapping read earlier is unchanged"
+    assert before == {"protocol": "mqtt"}, "a snapshot taken earlier is unchanged"
     json.dumps(record.snapshot(record.opened))
 
 
-def test_connections_without_facts_share_an_empty_mapping_that_cannot_be_changed() -> None:
-    assert make_record().facts is make_record().facts
-    with pytest.raises(TypeError):
-        make_record().facts["x"] = 1  # type: ignore[index]
+def test_a_fact_is_set_as_an_item_and_taken_back() -> None:
+    record, other = make_record(), make_record()
+    facts = record.facts
+    facts["user"] = "ada"
+    record.facts.update(site="berlin", seat=7)
+    assert record.facts == facts == {"user": "ada", "site": "berlin", "seat": 7}
+    assert repr(facts) == repr(dict(facts))
+    del record.facts["seat"]
+    assert record.snapshot(record.opened)["facts"] == {"user": "ada", "site": "berlin"}
+    with pytest.raises(KeyError):
+        del record.facts["seat"]
+    facts.clear()
+    assert "facts" not in record.snapshot(record.opened)
+    assert other.facts == {}, "no connection has another one's facts"
+
+
+def test_facts_may_be_changed_while_one_reads_them() -> None:
+    record = make_record()
+    record.facts.update(one=1, two=2)
+    for name in record.facts:
+        record.facts[f"seen_{name}"] = True
+        del record.facts[name]
+    assert record.facts == {"seen_one": True, "seen_two": True}
+
+
+def test_an_item_is_checked_and_cut_as_any_fact() -> None:
+    record = make_record()
+    record.facts["name"] = "x" * 10_000
+    assert record.facts["name"] == "x" * FACT_CHARACTERS
+    odd: Any = record.facts
+    for name, value in (("name", None), ("number", float("nan")), ("Ä", 1), (1, 1)):
+        with pytest.raises((TypeError, ValueError)):
+            odd[name] = value
+    for number in range(FACTS - 1):
+        record.facts[f"fact_{number}"] = True
+    with pytest.raises(ValueError, match=f"at most {FACTS}"):
+        record.facts["one_more"] = 1
+    assert len(record.facts) == FACTS
+
+
+def test_connections_without_facts_share_an_empty_dict() -> None:
+    assert make_record()._facts is make_record()._facts
+    assert make_record()._facts == {}
 
 
 def test_facts_are_bounded() -> None:

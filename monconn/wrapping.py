@@ -8,9 +8,15 @@ outgoing connections it is the other way round: our side is the *client*, and ``
 
 from __future__ import annotations
 
+import os
+import select
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
+import attrs
+from OpenSSL.SSL import RECEIVED_SHUTDOWN
+from OpenSSL.SSL import Error as TlsError
 from twisted.internet import error
 from twisted.internet.interfaces import (
     IAddress,
@@ -29,8 +35,16 @@ from twisted.protocols.policies import ProtocolWrapper, TimeoutMixin, WrappingFa
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
-from monconn.errors import SettingTypeError
-from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, Direction, Reason, Side
+from monconn.addresses import UnixAddress
+from monconn.errors import SettingTypeError, printable
+from monconn.model.reasons import (
+    BROKEN_REASONS,
+    CLOSED_REASONS,
+    Direction,
+    Reason,
+    Side,
+    SideEnd,
+)
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection, IWatchable
 from monconn.monitor.monitor import Monitor
@@ -49,6 +63,9 @@ from monconn.net.sockets import (
 from monconn.policy.sides import Keepalive, check_keepalive
 from monconn.policy.timeouts import GRACE_SECONDS
 
+_DETAIL_CHARACTERS = 256
+_NOT_NOTIFIED = "{client}: its end was not passed on by what lies beneath the wrapper"
+_CLOSED = (error.ConnectionDone, error.ConnectionLost, error.ConnectionAborted)
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
@@ -56,8 +73,12 @@ _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceive
 class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     """Counts the bytes of a wrapped protocol's connection, and records how it ends.
 
-    The wrapped protocol behaves as it does without the wrapper. ``write`` counts bytes as they are
-    handed to the transport, which may still hold them.
+    The wrapped protocol behaves as it does without the wrapper, which is its ``transport``;
+    :attr:`record` is what is known of the connection, with facts that anyone may set. ``write``
+    counts bytes as they are handed to the transport, which may still hold them.
+
+    The connection ends once, and gives its slot back, whatever the protocol and its producer raise:
+    they end it with the reason ``error`` where they would end it without the wrapper.
 
     :param factory: the :class:`MonitoringFactory`.
     :param wrappedProtocol: what the wrapped factory has built.
@@ -72,6 +93,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def __init__(self, factory: Any, wrappedProtocol: IProtocol, record: ConnectionRecord) -> None:
         super().__init__(factory, wrappedProtocol)
         self.record = record
+        """What is known of the connection: ``self.transport.record``, to the wrapped protocol."""
         self._monitor = factory.monitor
         self._remote: Side = "backend" if factory.is_client else "client"
         self._local: Side = "client" if factory.is_client else "backend"
@@ -82,7 +104,12 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._watchers: Watchers | None = None
         self._descriptor: Any = None
         self._socket: Any = None
+        self._lose_transport: Any = None
+        self._cause: Failure | None = None
+        self._hung_up = True
         self._aborted = False
+        self._resetting = False
+        self._failed_at_the_end = False
 
     # -- the beginning
 
@@ -92,10 +119,14 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         Protocol.makeConnection(self, transport)
         self._descriptor = descriptor_of(transport)
         self._socket = track_errors(self._descriptor)
+        self._end_with_transport()
         self._keepalive: Keepalive | None = None
-        self._set_keepalive()
+        with suppress(OSError):  # such as of a socket that has failed: one need not probe it
+            self._set_keepalive()
         record = self.record
         record.client = self._client_name()
+        if not record.listener and not self.factory.is_client:
+            record.listener = _listener_name(transport)
         record.state = "open"
         record.connected = record.opened
         if self._remote == "client":
@@ -103,7 +134,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._schedule_check()
         self._monitor.opened(self)
         self.factory.registerProtocol(self)
-        self.wrappedProtocol.makeConnection(self)
+        if self.wrappedProtocol is not None:  # an observer may have ended the connection
+            self.wrappedProtocol.makeConnection(self)
 
     def _set_keepalive(self) -> None:
         keepalive = self.factory.chosen_keepalive()
@@ -126,22 +158,62 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             return f"unix:{peer_pid(self._socket)}"
         return self.record.client
 
+    def _end_with_transport(self) -> None:
+        # Twisted stops a transport's producer before it closes the socket and notifies the
+        # protocol: if the producer raises, it does neither. And what lies between the transport and
+        # us may raise before it notifies us: TLS hands over what it has left, another wrapper calls
+        # code of its own. So we follow the transport itself. The attribute makes a cycle, until the
+        # connection is lost.
+        if self._descriptor is not None:
+            self._lose_transport = self._descriptor.connectionLost
+            self._descriptor.connectionLost = self._transport_lost
+
+    def _transport_lost(self, reason: Failure) -> None:
+        transport, lose, self._lose_transport = self._descriptor, self._lose_transport, None
+        transport.__dict__.pop("connectionLost", None)
+        if lose is None:
+            return
+        self._cause = reason
+        if reason.check(error.ConnectionLost) and self._socket is not None:
+            self._hung_up = _has_hung_up(self._socket)
+        if transport.producer is not None:
+            transport.producer = _StoppedProducer(transport.producer)
+        try:
+            lose(reason)
+        except (Exception, SystemExit):
+            if self.wrappedProtocol is None:
+                raise  # by the wrapped protocol, which was notified
+            self._log.failure(_NOT_NOTIFIED, client=self.record.client)
+        finally:
+            if self.wrappedProtocol is not None:
+                self.connectionLost(reason)
+
     # -- bytes
 
     def dataReceived(self, data: bytes) -> None:
         """Count bytes from the peer, and pass them on."""
+        if self._failed_at_the_end:
+            return
         self._count(self._inward, data)
-        super().dataReceived(data)
+        try:
+            self.wrappedProtocol.dataReceived(data)
+        except (Exception, SystemExit):
+            if not getattr(self._descriptor, "disconnected", False):
+                raise  # to the transport, which ends the connection for it
+            # TLS hands over what it has left when its transport is gone already. If that raises, it
+            # would not notify the protocol of the end, nor forget the connection.
+            self._failed_at_the_end = True
+            self._log.failure("{client}: failed at its last bytes", client=self.record.client)
 
     def write(self, data: bytes) -> None:
         """Write, and count the bytes."""
-        super().write(data)
+        self.transport.write(data)
         self._count(self._outward, data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Write each piece, and count the bytes."""
         pieces = list(data)  # it may be an iterator, which counting would exhaust
-        super().writeSequence(pieces)
+        self.transport.writeSequence(pieces)
         for piece in pieces:
             self._count(self._outward, piece)
 
@@ -192,13 +264,14 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def loseWriteConnection(self) -> None:
         """End our side; bytes from the peer still arrive."""
-        self._half_close(self._local)
         self.transport.loseWriteConnection()
+        self._half_close(self._local)
 
     def abortConnection(self) -> None:
         """Reset the connection."""
+        abort = self.transport.abortConnection  # not every transport has it
         self._aborted = True
-        self.transport.abortConnection()
+        abort()
 
     def startTLS(self, *args: Any, **kwargs: Any) -> None:
         """Switch to TLS; the transport provides other interfaces from then on."""
@@ -245,24 +318,56 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             wrapped.connectionLost(reason)
 
     def _decide_from_failure(self, reason: Failure) -> None:
+        if self.record.reason is not None:
+            return
+        # What the transport itself has reported: TLS may put a reason of its own in its place.
+        cause = self._cause or reason
+        for failure in (cause, reason):
+            if not failure.check(*_CLOSED):
+                self._decide("error", _failure_text(failure))
+                return
+        tls = _TlsEnd.of(self.transport)
         error_number = getattr(self._socket, "error_number", 0)
-        is_tls = ISSLTransport.providedBy(self.transport)
-        if self._aborted:
-            self.record.note_end(self._local, "reset")
-            self._decide(BROKEN_REASONS[self._local, "reset"])
-        elif reason.check(error.ConnectionLost) and (error_number or not is_tls):
+        if self._aborted or cause.check(error.ConnectionAborted):
+            # Twisted's TLS aborts, too, where it is closed before its handshake is done.
+            self._failed(self._local, "reset", "" if self._aborted else tls.unfinished_text())
+        elif cause.check(error.ConnectionLost) and error_number:
             how = end_by_errno(error_number)
-            self.record.note_end(self._remote, how)
-            self._decide(BROKEN_REASONS[self._remote, how])
+            if how == "reset" and (self._has_ended(self._remote) or tls.is_notified):
+                self._ended(self._remote)  # by its end: that it resets afterwards is nothing new
+            else:
+                self._failed(self._remote, how)
+        elif cause.check(error.ConnectionLost) and not self._hung_up:
+            self._decide("stopping")  # the reactor stops, and closes what is left
+        elif cause.check(error.ConnectionLost) and not tls.is_used and self._may_have_lost_bytes():
+            self._failed(self._remote, "reset")
         elif self.disconnecting:
-            self.record.note_end(self._local, "fin")
-            self._decide(CLOSED_REASONS[self._first_ended or self._local])
-        elif reason.check(error.ConnectionDone, error.ConnectionLost):
-            # ConnectionLost without an errno over TLS: a FIN without close_notify, which is common.
-            self.record.note_end(self._remote, "fin")
-            self._decide(CLOSED_REASONS[self._first_ended or self._remote])
+            self._ended(self._local)
+        elif not (tls.is_used and reason.check(error.ConnectionLost)):
+            self._ended(self._remote)
+        # A FIN without close_notify, which is common of clients. From a server it is a cut: its
+        # answer may not be whole.
+        elif self._remote == "client":
+            self._ended("client", tls.cut_text())
         else:
-            self._decide("error", reason.getErrorMessage())
+            self._failed("backend", "reset", tls.cut_text())
+
+    def _may_have_lost_bytes(self) -> bool:
+        # The hang-up of a socket without an error, noticed while we did not read, is that of a peer
+        # that has closed in order, or of both sides having ended.
+        return self._socket is None or buffered_bytes(self._descriptor) > 0
+
+    def _has_ended(self, side: Side) -> bool:
+        record = self.record
+        return (record.client_end if side == "client" else record.backend_end) == "fin"
+
+    def _ended(self, side: Side, detail: str = "") -> None:
+        self.record.note_end(side, "fin")
+        self._decide(CLOSED_REASONS[self._first_ended or side], detail)
+
+    def _failed(self, side: Side, how: SideEnd, detail: str = "") -> None:
+        self.record.note_end(side, how)
+        self._decide(BROKEN_REASONS[side, how], detail)
 
     def _decide(self, reason: Reason, detail: str = "") -> bool:
         return self.record.end(reason, self._monitor.clock.seconds(), detail)
@@ -293,21 +398,29 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         # What a producer has written is delivered. It is stopped, as what it would still write
         # might have no end; and unregistered, as TLS waits for a registered one even if it is idle.
         producer = getattr(self.transport, "producer", None)
-        try:
-            if producer is not None:
-                self.transport.unregisterProducer()
-                producer.stopProducing()
-            self.loseConnection()
-        except (
-            Exception
-        ):  # raised by the wrapped protocol: a caller that ends many connections must go on
-            self._log.failure("{client}: failed to close", client=self.record.client)
+        if producer is not None:
+            self._try(self.transport.unregisterProducer)
+            self._try(producer.stopProducing)
+        self._try(self.loseConnection)
 
     def _reset(self) -> None:
         if hasattr(self.transport, "abortConnection"):
-            self.transport.abortConnection()
+            self._try(self.transport.abortConnection)
         else:  # such as a transport without a socket
-            self.transport.loseConnection()
+            self._try(self.transport.loseConnection)
+        if hasattr(self._descriptor, "abortConnection"):  # harmless the second time
+            self._try(self._descriptor.abortConnection)
+        if self.connected:
+            self._resetting = True
+            self.setTimeout(GRACE_SECONDS)
+
+    def _try(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        # Of the wrapped protocol, its producer, or a layer beneath. A caller that ends many
+        # connections must go on, and sys.exit() in one of them must not end the program.
+        except (Exception, SystemExit):
+            self._log.failure("{client}: failed to close", client=self.record.client)
 
     # -- time limits
 
@@ -326,7 +439,10 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         One timer per connection: bytes only note the time, and it is set again when it fires.
         """
         if self.record.ending is not None:
-            self._reset()  # the grace period is over
+            if self._resetting:  # a transport that does not even obey that: it may live on
+                self.connectionLost(Failure(error.ConnectionAborted()))
+            else:
+                self._reset()  # the grace period is over
             return
         now = self._monitor.clock.seconds()
         waiting = buffered_bytes(self._descriptor)
@@ -343,6 +459,61 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if reason in ("read_timeout", "write_timeout"):
             self.record.note_end(self._remote, "timeout")
         self.end(reason, reset=reason == "write_timeout")
+
+
+class _StoppedProducer:
+    """A producer whose transport is lost: what it raises does not keep the transport from closing.
+
+    :param producer: the transport's.
+    """
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+
+    def stopProducing(self) -> None:
+        """Stop it; an exception is logged."""
+        try:
+            self._producer.stopProducing()
+        except (Exception, SystemExit):
+            MonitoringProtocol._log.failure("a producer failed to stop")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+
+@attrs.frozen
+class _TlsEnd:
+    """How far TLS had come when its connection was lost."""
+
+    is_used: bool = False
+    is_established: bool = True
+    """Whether the handshake was done."""
+    is_notified: bool = False
+    """Whether the peer has sent its close_notify (RFC 8446, 6.1)."""
+
+    @classmethod
+    def of(cls, transport: Any) -> _TlsEnd:
+        """That of a transport, with or without TLS."""
+        if not ISSLTransport.providedBy(transport):
+            return cls()
+        handle: Any = getattr(transport, "getHandle", None)
+        try:
+            connection = handle()
+            return cls(
+                True,
+                connection.get_peer_finished() is not None,
+                bool(connection.get_shutdown() & RECEIVED_SHUTDOWN),
+            )
+        except (AttributeError, TypeError):  # it has failed to start, or is none of Twisted's
+            return cls(True)
+
+    def unfinished_text(self) -> str:
+        """A detail for the record, if the handshake was not done."""
+        return "" if self.is_established else "before the TLS handshake was done"
+
+    def cut_text(self) -> str:
+        """A detail for the record, of a peer that has closed TCP without a word."""
+        return self.unfinished_text() or "without TLS close_notify"
 
 
 class MonitoringFactory(WrappingFactory):
@@ -404,8 +575,19 @@ class MonitoringFactory(WrappingFactory):
         record = self._admit(addr)
         if record is None:
             return None if self.is_client else RefusedProtocol()
-        wrapped = self.wrappedFactory.buildProtocol(addr)
-        return None if wrapped is None else self.protocol(self, wrapped, record)
+        try:
+            wrapped = self.wrappedFactory.buildProtocol(addr)
+            return None if wrapped is None else self.protocol(self, wrapped, record)
+        except (Exception, SystemExit):
+            self._failed_to_build(record)
+            raise  # to the listener or connector, which logs it and closes the socket
+
+    def _failed_to_build(self, record: ConnectionRecord) -> None:
+        # It was admitted, so it opens and closes; of its transport nothing is known yet.
+        connection = _NeverBuilt(record)
+        self.monitor.opened(connection)
+        record.end("error", self.monitor.clock.seconds(), _failure_text(Failure()))
+        self.monitor.closed(connection)
 
     def _admit(self, addr: Any) -> ConnectionRecord | None:
         peer, peer_ip = describe_peer(addr)
@@ -427,6 +609,67 @@ class MonitoringFactory(WrappingFactory):
     def unregisterProtocol(self, p: Any) -> None:
         """Forget a protocol; harmless the second time, unlike ``WrappingFactory``'s."""
         self.protocols.pop(p, None)
+
+
+@implementer(IConnection)
+@attrs.frozen
+class _NeverBuilt:
+    """A connection whose protocol could not be built: it ends as soon as it opens."""
+
+    record: ConnectionRecord
+
+    def end(self, reason: Reason, reset: bool = False) -> None:
+        """Does nothing."""
+
+    def measure(self) -> None:
+        """Does nothing."""
+
+    def policy_changed(self) -> None:
+        """Does nothing."""
+
+
+def _has_hung_up(sock: Any) -> bool:
+    """Whether the kernel has reported the end or the failure of both directions of a socket."""
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)  # both are reported without being asked for (poll(2))
+    return bool(poll.poll(0))
+
+
+def _listener_name(transport: Any) -> str:
+    """The address that a server's connection was accepted at; empty if it has none."""
+    try:
+        host = transport.getHost()
+    except Exception:  # not every transport has an address, or has one at all times
+        return ""
+    if hasattr(host, "port"):
+        return describe_peer(host)[0]
+    path = getattr(host, "name", None)
+    return str(UnixAddress(os.fsdecode(path))) if path else ""
+
+
+def _failure_text(failure: Failure) -> str:
+    """The detail of an ``error``: the exception's type and text; of TLS, OpenSSL's reasons."""
+    exception: Any = failure.value
+    mismatches = getattr(exception, "errors", None)
+    if isinstance(exception, TlsError):
+        text = f"TLS: {_openssl_text(exception)}"
+    elif failure.type is not None and failure.type.__name__ == "VerificationError" and mismatches:
+        # Of service_identity, which Twisted verifies names by: its text is a list's repr.
+        text = "TLS: the certificate is not valid for the server's name"
+    else:
+        message = failure.getErrorMessage()
+        name = type(exception).__name__
+        text = f"{name}: {message}" if message else name
+    return printable(text[:_DETAIL_CHARACTERS])
+
+
+def _openssl_text(exception: Any) -> str:
+    # pyOpenSSL's Error has OpenSSL's queue of (library, function, reason); SysCallError has an
+    # errno and its text.
+    queue = exception.args[0] if exception.args else ()
+    if isinstance(queue, (list, tuple)):
+        return ", ".join(str(entry[-1]) for entry in queue if entry) or "failed"
+    return str(exception.args[-1])
 
 
 def _is_client(factory: Any) -> bool:

@@ -654,7 +654,7 @@ def test_a_vanished_peer_is_lost_and_not_reset(
 def test_an_error_has_its_own_text() -> None:
     world = World()
     exception_in_the_protocol(world)
-    assert world.record.detail == "of the protocol"
+    assert world.record.detail == "ValueError: of the protocol"
 
 
 def test_a_tls_error_is_an_error_with_its_text() -> None:
@@ -662,7 +662,7 @@ def test_a_tls_error_is_an_error_with_its_text() -> None:
     world.wrapper.startTLS(object())
     world.transport.connectionLost(Failure(SSL.Error([("SSL routines", "", "no shared cipher")])))
     assert world.ends == ("error", "none", "none")
-    assert "no shared cipher" in world.record.detail
+    assert world.record.detail == "TLS: no shared cipher"
 
 
 def test_a_tls_connection_without_close_notify_has_ended_in_order() -> None:
@@ -1382,7 +1382,7 @@ def test_a_connection_in_one_line() -> None:
     exception_in_the_protocol(world)
     world.clock.advance(100)
     assert world.record.describe(world.clock.seconds()) == (
-        "192.0.2.1:50000 error after 1m05s, up 2.0 KiB, down 0 B (of the protocol)"
+        "192.0.2.1:50000 error after 1m05s, up 2.0 KiB, down 0 B (ValueError: of the protocol)"
     )
 
 

@@ -13,16 +13,13 @@ import socket
 import struct
 import termios
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.python.failure import Failure
 
 from monconn.model.reasons import SideEnd
-
-KEEPALIVE_SECONDS = 30
-KEEPALIVE_PROBES = 9
 
 _SO_MEMINFO = 55
 _TCP_INFO = 11
@@ -245,15 +242,36 @@ def has_failed(sock: socket.socket) -> bool:
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
-def enable_keepalive(sock: socket.SocketType) -> None:
-    """Have the kernel probe a silent peer; TCP only."""
+class ProbeTimes(Protocol):
+    """When the kernel probes a silent peer: a :class:`~monconn.policy.sides.Keepalive`."""
+
+    @property
+    def idle(self) -> int:
+        """Whole seconds of silence before the first probe."""
+
+    @property
+    def interval(self) -> int:
+        """Whole seconds between probes."""
+
+    @property
+    def count(self) -> int:
+        """How many unanswered probes end the connection, with ``ETIMEDOUT``."""
+
+
+def set_keepalive(sock: socket.SocketType, times: ProbeTimes | None) -> None:
+    """Have the kernel probe a silent peer, or not; TCP only.
+
+    :param times: when; None for not at all.
+    """
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, times is not None)
+    if times is None:
+        return
     for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_SECONDS),
-        ("TCP_KEEPINTVL", KEEPALIVE_SECONDS),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_KEEPIDLE", times.idle),
+        ("TCP_KEEPINTVL", times.interval),
+        ("TCP_KEEPCNT", times.count),
     ):
         if hasattr(socket, name):  # Linux has all three, other kernels some
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -10,6 +10,7 @@ from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
 from monconn.policy.kinds import OptionalSeconds, PositiveSeconds, Seconds
 from monconn.policy.settings import FORWARDING_ONLY, validated
+from monconn.policy.sides import SecondsOfSides, check_seconds
 
 GRACE_SECONDS = 5.0
 """How long a peer may take to receive what is under way once the connection's end is decided."""
@@ -18,8 +19,7 @@ BACKEND_ENDED_SECONDS = 60.0
 _CHECKS_A_LIMIT = 4
 _NEVER = float("inf")
 _SETTLED_SECONDS = 30.0
-"""When a connection is checked even without a limit: costly set-up, such as keepalive on sockets
-that did not inherit it, waits until a connection is this old, as most end before."""
+"""When a connection is checked for the first time even without a limit."""
 
 
 @attrs.frozen(field_transformer=validated)
@@ -46,6 +46,11 @@ class Timeouts:
     """
     max_lifetime: Seconds = 0.0
     """The time from the opening, whatever happens."""
+    unreachable_timeout: SecondsOfSides = attrs.field(default=0.0, converter=check_seconds)
+    """The time for which a side is unreachable: nothing is heard of it although it has been asked.
+
+    For both sides, or :class:`~monconn.policy.sides.Sides` of it.
+    """
 
     first_check_seconds: float = attrs.field(init=False, repr=False, eq=False)
     """How long after its opening a connection must be checked for the first time."""

@@ -197,8 +197,6 @@ class DataPaths:
         monitor: Monitor,
         listen: Address,
         backend: Address | ChooseBackend,
-        *,
-        keepalive: bool = True,
     ) -> SocketPath | TransportPath:
         """The best path for clients accepted from one of our listening sockets.
 
@@ -206,21 +204,15 @@ class DataPaths:
         """
         if not HAS_EPOLL:
             self._warn("this platform has no epoll: forwarding over Twisted's transports, slower")
-            return self.from_endpoint(monitor, backend, keepalive=keepalive)
-        make_backend = self._make_backend(monitor, backend, keepalive)
-        return SocketPath(self._shared(monitor, keepalive), make_backend)
+            return self.from_endpoint(monitor, backend)
+        return SocketPath(self._shared(monitor), self._make_backend(monitor, backend))
 
-    def from_endpoint(
-        self, monitor: Monitor, backend: Address | ChooseBackend, *, keepalive: bool = True
-    ) -> TransportPath:
+    def from_endpoint(self, monitor: Monitor, backend: Address | ChooseBackend) -> TransportPath:
         """The best path for clients that come on Twisted's transports; see :meth:`between`."""
-        make_backend = self._make_backend(monitor, backend, keepalive)
-        shared = self._transport_shared(monitor, keepalive)
-        return TransportPath(monitor, shared, self._reactor, make_backend)
+        make_backend = self._make_backend(monitor, backend)
+        return TransportPath(monitor, self._transport_shared(monitor), self._reactor, make_backend)
 
-    def _make_backend(
-        self, monitor: Monitor, backend: Address | ChooseBackend, keepalive: bool
-    ) -> MakeBackend:
+    def _make_backend(self, monitor: Monitor, backend: Address | ChooseBackend) -> MakeBackend:
         # One maker for each address: it caches resolved names, and queues attempts that wait.
         makers: dict[Address, Callable[[ConnectionRecord], End]] = {}
 
@@ -229,7 +221,7 @@ class DataPaths:
             if made is None:
                 if len(makers) >= _MOST_BACKENDS:  # clients seem to choose arbitrary addresses
                     makers.clear()
-                made = makers[address] = self._backend_maker(monitor, address, keepalive)
+                made = makers[address] = self._backend_maker(monitor, address)
             return made
 
         configured = None if callable(backend) else maker(backend)
@@ -247,37 +239,37 @@ class DataPaths:
             except Exception as error:
                 self._log.failure("no backend could be chosen")
                 failed: Deferred[Any] = fail(NoBackend(f"no backend could be chosen: {error}"))
-                shared = self._transport_shared(monitor, keepalive)
+                shared = self._transport_shared(monitor)
                 return TransportEnd("backend", shared, dial=lambda _: failed)
 
         return make
 
     def _backend_maker(
-        self, monitor: Monitor, address: Address, keepalive: bool
+        self, monitor: Monitor, address: Address
     ) -> Callable[[ConnectionRecord], End]:
         if HAS_EPOLL and not isinstance(address, EndpointAddress):
-            shared = self._shared(monitor, keepalive)
+            shared = self._shared(monitor)
             resolver = Resolver(address, self._reactor, self._clock)
             connector = Connector(resolver, shared.loop, self._clock)
             return lambda record: SocketEnd("backend", record, shared, connector)
         dial = dialler(address, self._reactor)
         verifies = verifies_host(address)
-        transport_shared = self._transport_shared(monitor, keepalive)
+        transport_shared = self._transport_shared(monitor)
         return lambda _: TransportEnd(
             "backend", transport_shared, dial=dial, verifies_host=verifies
         )
 
-    def _transport_shared(self, monitor: Monitor, keepalive: bool) -> TransportShared:
-        return TransportShared(monitor.clock, self.deadlines, self._deliveries, keepalive)
+    def _transport_shared(self, monitor: Monitor) -> TransportShared:
+        return TransportShared(monitor.clock, self.deadlines, self._deliveries)
 
-    def _shared(self, monitor: Monitor, keepalive: bool) -> Shared:
+    def _shared(self, monitor: Monitor) -> Shared:
         if self._loop is None:
             self._loop = getattr(self._reactor, "socket_loop", None)  # a MonconnReactor's
         if self._loop is None:
             self._loop = NestedSocketLoop(self._reactor, self._clock)
         if not HAS_SPLICE:
             self._warn("this platform has no splice: copying all bytes")
-        return Shared(monitor, self._loop, self._pipes, self.deadlines, self._deliveries, keepalive)
+        return Shared(monitor, self._loop, self._pipes, self.deadlines, self._deliveries)
 
     def _warn(self, what: str) -> None:
         if not self._has_warned:

@@ -203,7 +203,7 @@ class Relay:
 
     def _begin(self) -> None:
         self.record.reading_since = self.record.opened
-        first_check = self.record.opened + self._monitor.timeouts.first_check_seconds
+        first_check = self.record.opened + self._monitor.policy.first_check_seconds
         self._deadlines.schedule(self, first_check)
         self._monitor.opened(self)
         if self.record.reason is None:  # else an observer has ended it already
@@ -281,11 +281,12 @@ class Relay:
     # -- time limits
 
     def policy_changed(self) -> None:
-        """Apply the monitor's time limits as they are now.
+        """Apply the monitor's keepalive and time limits as they are now.
 
         Whatever was scheduled before: a limit may have been switched on, or shortened.
         """
         if self.record.ending is None and len(self._gone) < 2:
+            self._set_keepalive()
             now = self._monitor.clock.seconds()
             when = self._monitor.timeouts.next_check(self.record, now)
             self._deadlines.schedule(self, max(now, when))
@@ -294,14 +295,18 @@ class Relay:
         """Act on the time limits; see :class:`~monconn.monitor.deadlines.Checked`."""
         if self.record.ending is not None:
             return self._check_ending(self.record.ending, now)
-        self.client.enable_keepalive()
-        self.backend.enable_keepalive()
+        self._set_keepalive()
         self._check_progress(now)
         when, reason = self._monitor.timeouts.next_deadline(self.record)
         if reason is not None and when <= now:
             self._time_out(reason)
             return None  # the change of state has scheduled the next check
         return self._monitor.timeouts.next_check(self.record, now)
+
+    def _set_keepalive(self) -> None:
+        keepalive = self._monitor.policy.keepalive
+        self.client.set_keepalive(keepalive.client)
+        self.backend.set_keepalive(keepalive.backend)
 
     def _check_ending(self, ending: float, now: float) -> float | None:
         if now < ending + GRACE_SECONDS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from monconn.errors import AddressError, ListenError, os_error_text
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, ListenReactor, open_listener
-from monconn.net.sockets import enable_keepalive
+from monconn.net.sockets import set_keepalive
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
 from monconn.relay.paths import DataPath, DataPaths, TransportPath
 
@@ -72,8 +71,7 @@ class SocketPort:
         self._monitor = monitor
         self._paths = paths
         self._forwarder = Forwarder(monitor, self._path(config))
-        keepalive = config.policy.keepalive
-        self._sock = open_listener(config.listen, keepalive=keepalive)
+        self._sock = open_listener(config.listen, keepalive=config.policy.keepalive.client)
         self.listen = _bound_address(config.listen, self._sock)
         self._listener = Listener(self._sock, reactor, self._forwarder.accepted, monitor.must_wait)
         self._cancel: Cancel | None = None
@@ -86,19 +84,14 @@ class SocketPort:
 
     def _path(self, config: ServiceConfig) -> DataPath:
         with _backend_errors(config):
-            return self._paths.between(
-                self._monitor, config.listen, config.backend, keepalive=config.policy.keepalive
-            )
+            return self._paths.between(self._monitor, config.listen, config.backend)
 
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
-        """Make a data path to the backend of a configuration, with or without keepalive."""
-        path, keepalive = self._path(config), config.policy.keepalive
+        """Make a data path to the backend of a configuration; take over its keepalive."""
+        path, keepalive = self._path(config), config.policy.keepalive.client
 
         def use() -> None:
-            if self._sock.family != socket.AF_UNIX:  # accepted sockets inherit it from the listener
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
-                if keepalive:
-                    enable_keepalive(self._sock)
+            set_keepalive(self._sock, keepalive)  # accepted sockets inherit it from the listener
             self._forwarder.use(path)
 
         return use
@@ -169,9 +162,7 @@ class EndpointPort:
 
     def _path(self, config: ServiceConfig) -> TransportPath:
         with _backend_errors(config):
-            return self._paths.from_endpoint(
-                self._monitor, config.backend, keepalive=config.policy.keepalive
-            )
+            return self._paths.from_endpoint(self._monitor, config.backend)
 
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
         """Make a data path to the backend of a configuration."""

@@ -135,7 +135,7 @@ class Supervisor:
 
         - settings of its policy are in force at once, for live connections, too
           (:meth:`Monitor.apply`);
-        - ``backend`` and ``keepalive`` hold for clients that come from then on;
+        - ``backend`` holds for clients that come from then on;
         - for another ``listen`` a new listener is opened and the old one closed; connections and
           counters go on.
 

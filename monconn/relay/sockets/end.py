@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -14,12 +14,13 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.net.sockets import (
-    enable_keepalive,
     end_by_errno,
     reset_on_close,
+    set_keepalive,
     tcp_info,
     unread_bytes,
 )
+from monconn.policy.sides import Keepalive
 from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import HOLD_CONNECTING, ByteSink, End, EndListener, Phase
@@ -76,8 +77,6 @@ class Shared:
     """Ends what has failed while it was not read from."""
     deliveries: DeliveryWatch
     """Resets once everything is delivered."""
-    keepalive: bool = True
-    """Whether the kernel is to probe silent peers."""
 
 
 class SocketEnd:
@@ -100,10 +99,10 @@ class SocketEnd:
         "_connector",
         "_direction",
         "_fd",
-        "_has_keepalive",
         "_has_unread",
         "_input_ended",
         "_is_bulk",
+        "_keepalive",
         "_loop",
         "_monitor",
         "_observers",
@@ -161,7 +160,7 @@ class SocketEnd:
         self._has_unread = False  # there may be input whose event has come already
         self._seen = 0  # bits of _READ_ON that were reported, and _PARTED
         self._is_bulk = False  # the last chunk was a big one
-        self._has_keepalive = not shared.keepalive
+        self._keepalive: Keepalive | Literal["inherited"] | None = "inherited"
         self._input_ended = False
         self._output_ended = False
 
@@ -474,11 +473,11 @@ class SocketEnd:
             reset_on_close(self._sock)
         self._leave()
 
-    def enable_keepalive(self) -> None:
-        """Implements ``End.enable_keepalive``."""
-        if not self._has_keepalive and self._sock is not None:
-            self._has_keepalive = True
-            enable_keepalive(self._sock)
+    def set_keepalive(self, keepalive: Keepalive | None) -> None:
+        """Implements ``End.set_keepalive``."""
+        if keepalive != self._keepalive and self._sock is not None:
+            self._keepalive = keepalive
+            set_keepalive(self._sock, keepalive)
 
     def tcp_info(self) -> bytes | None:
         """Implements ``End.tcp_info``."""

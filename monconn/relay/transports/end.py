@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from twisted.internet import error
@@ -26,12 +26,13 @@ from monconn.net.sockets import (
     ErrorTrackingSocket,
     buffered_bytes,
     descriptor_of,
-    enable_keepalive,
     end_by_errno,
     has_failed,
+    set_keepalive,
     track_errors,
     unacknowledged_bytes,
 )
+from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
 from monconn.relay.stages import StageChain
@@ -53,13 +54,11 @@ class TransportShared:
     """Checks Ends that are on hold for resets."""
     deliveries: DeliveryWatch
     """Resets Ends once everything is delivered."""
-    keepalive: bool = True
-    """Whether the kernel is to probe silent peers."""
 
     @classmethod
-    def of(cls, clock: Clock, *, keepalive: bool = True) -> TransportShared:
+    def of(cls, clock: Clock) -> TransportShared:
         """An instance with its own timers."""
-        return cls(clock, Deadlines(clock), DeliveryWatch(clock), keepalive)
+        return cls(clock, Deadlines(clock), DeliveryWatch(clock))
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -96,7 +95,7 @@ class TransportEnd(Protocol):
         self.bucket: int | None = None
         self._dial = dial
         self._shared = shared
-        self._keepalive = shared.keepalive
+        self._keepalive: Keepalive | Literal["inherited"] | None = "inherited"
         self._verifies_host = verifies_host
         self._socket: ErrorTrackingSocket | None = None  # None if the transport has no socket
         self._descriptor: Any = None  # what descriptor_of gives
@@ -159,11 +158,12 @@ class TransportEnd(Protocol):
         else:
             self._attach()
 
-    def enable_keepalive(self) -> None:
-        """Implements ``End.enable_keepalive``."""
-        if self._keepalive and self._socket is not None and self._is_tcp() and not self._is_over():
-            self._keepalive = False
-            enable_keepalive(self._socket)
+    def set_keepalive(self, keepalive: Keepalive | None) -> None:
+        """Implements ``End.set_keepalive``."""
+        if keepalive == self._keepalive or self._socket is None or self._is_over():
+            return
+        self._keepalive = keepalive
+        set_keepalive(self._socket, keepalive)
 
     def _attach(self) -> None:
         if self.phase != "connecting":

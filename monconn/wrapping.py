@@ -386,7 +386,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def measure(self) -> None:
         """Update the record from what the kernel knows of the socket."""
         if self._socket is not None:
-            self.record.note_tcp(self._remote, self._socket.tcp_info())
+            now = self._monitor.clock.seconds()
+            self.record.note_tcp(self._remote, self._socket.tcp_info(), now)
 
     def policy_changed(self) -> None:
         """Apply the monitor's keepalive, and set the timer for its new time limits."""

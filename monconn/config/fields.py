@@ -302,6 +302,7 @@ PlainListen = Annotated[TcpAddress | UnixAddress | None, read_plain_listen]
 
 NODE_READERS: dict[Kind, Reader] = {
     kinds.SECONDS: read_seconds,
+    kinds.OPTIONAL_SECONDS: read_seconds,
     kinds.POSITIVE_SECONDS: read_positive_seconds,
     kinds.COUNT: read_count,
     kinds.FLAG: read_flag,

@@ -8,12 +8,14 @@ import attrs
 
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
-from monconn.policy.kinds import PositiveSeconds, Seconds
+from monconn.policy.kinds import OptionalSeconds, PositiveSeconds, Seconds
 from monconn.policy.settings import FORWARDING_ONLY, validated
 from monconn.policy.sides import SecondsOfSides, check_seconds
 
 GRACE_SECONDS = 5.0
 """How long a peer may take to receive what is under way once the connection's end is decided."""
+BACKEND_ENDED_SECONDS = 60.0
+"""What ``half_close_timeout`` is for a client that does not follow its backend's end, if unset."""
 _CHECKS_A_LIMIT = 4
 _NEVER = float("inf")
 _SETTLED_SECONDS = 30.0
@@ -35,8 +37,13 @@ class Timeouts:
     """The time during which bytes wait for a side without any progress."""
     max_idle: Seconds = 900.0
     """The time without a byte either way, counted from the opening."""
-    half_close_timeout: Seconds = 0.0
-    """The time without a byte either way once one side has ended."""
+    half_close_timeout: OptionalSeconds = None
+    """The time without a byte either way once one side has ended.
+
+    Unset, it is :data:`BACKEND_ENDED_SECONDS` for a client that has taken all bytes and does not
+    end its side once the backend has, and off while a client that has ended waits for its answer.
+    Wrapped factories have no such default.
+    """
     max_lifetime: Seconds = 0.0
     """The time from the opening, whatever happens."""
     unreachable_timeout: SecondsOfSides = attrs.field(default=0.0, converter=check_seconds)
@@ -81,7 +88,11 @@ class Timeouts:
             yield record.opened + self.max_lifetime, "lifetime"
         if self.max_idle:
             yield record.last_activity + self.max_idle, "idle_timeout"
-        if self.half_close_timeout and record.half_closed is not None:
+        if self.half_close_timeout is None:
+            if record.backend_ended is not None:
+                since = max(record.backend_ended, record.last_activity)
+                yield since + BACKEND_ENDED_SECONDS, "half_close_timeout"
+        elif self.half_close_timeout and record.half_closed is not None:
             since = max(record.half_closed, record.last_activity)
             yield since + self.half_close_timeout, "half_close_timeout"
         if self.read_timeout and record.reading_since is not None and record.client_end == "none":

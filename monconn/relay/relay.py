@@ -57,7 +57,6 @@ class Relay:
 
     __slots__ = (
         "_deadlines",
-        "_first_ended",
         "_gone",
         "_monitor",
         "_progress",
@@ -84,7 +83,6 @@ class Relay:
         self._monitor = monitor
         self._deadlines = deadlines
         self._state: RelayState = "connecting"
-        self._first_ended: Side | None = None
         self._gone: tuple[Side, ...] = ()
         # Made on demand: most connections end before the first check, and unwatched.
         self._progress: tuple[SendProgress, SendProgress] | None = None
@@ -220,9 +218,11 @@ class Relay:
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
         self.record.note_end(end.side, "fin")
-        if self._first_ended is None:
-            self._first_ended = end.side
-            self.record.half_closed = self._monitor.clock.seconds()
+        now = self._monitor.clock.seconds()
+        if self.record.half_closed is None:
+            self.record.half_closed = now
+        if end.side == "backend":
+            self.record.backend_ended = now
         self._handle(_EOF_EVENT[end.side])
 
     def gone(self, end: End) -> None:
@@ -245,8 +245,9 @@ class Relay:
 
     def measure(self) -> None:
         """Implements ``IConnection.measure``."""
+        now = self._monitor.clock.seconds()
         for end in (self.client, self.backend):
-            self.record.note_tcp(end.side, end.tcp_info())
+            self.record.note_tcp(end.side, end.tcp_info(), now)
 
     def _set_reason(self, reason: Reason, detail: str = "") -> None:
         self.record.end(reason, self._monitor.clock.seconds(), detail)
@@ -270,7 +271,7 @@ class Relay:
         if len(self._gone) < 2:
             return
         if self.record.reason is None:
-            self._set_reason(CLOSED_REASONS[self._first_ended or side])
+            self._set_reason(CLOSED_REASONS[self.record.first_end or side])
         self._deadlines.cancel(self)
         for end in (self.client, self.backend):
             del end.reports, end.peer  # no cycle is left to be collected

@@ -120,7 +120,7 @@ def test_native_defaults() -> None:
             ("read_timeout", 0.0),
             ("write_timeout", 600.0),
             ("max_idle", 900.0),
-            ("half_close_timeout", 0.0),
+            ("half_close_timeout", None),
             ("max_lifetime", 0.0),
             ("wait_timeout", 60.0),
             ("conn_limit", 0),
@@ -296,6 +296,7 @@ def test_go_service() -> None:
         listen=TcpAddress("192.168.1.1", 22),
         backend=TcpAddress("10.0.0.5", 2222),
         read_timeout=60.0,
+        half_close_timeout=0.0,
         write_timeout=120.0,
         wait_timeout=5.0,
         max_idle=300.0,
@@ -312,6 +313,7 @@ GO_DEFAULTS = service(
     listen=TcpAddress("", 80),
     backend=TcpAddress("127.0.0.1", 81),
     read_timeout=600.0,
+    half_close_timeout=0.0,
 )
 
 

@@ -522,7 +522,8 @@ class SocketEnd:
             self.stages.close()
         self.send_queue.close()
         if self._sock is not None:
-            self.record.note_tcp(self.side, tcp_info(self._sock))
+            now = self._monitor.clock.seconds()
+            self.record.note_tcp(self.side, tcp_info(self._sock), now)
             self._loop.remove(self._fd)
             self._sock.close()
             self._sock = None

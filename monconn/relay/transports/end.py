@@ -417,7 +417,8 @@ class TransportEnd(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is closed, or has failed."""
         how = self._how_it_ended(reason)
-        self.reports.record.note_tcp(self.side, self.tcp_info())
+        now = self._shared.clock.seconds()
+        self.reports.record.note_tcp(self.side, self.tcp_info(), now)
         if self._socket is not None and self._socket.unread_data:
             self.dataReceived(self._socket.unread_data)
         if self.bucket is not None:

@@ -100,7 +100,6 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._inward: Direction = "down" if factory.is_client else "up"
         self._outward: Direction = "up" if factory.is_client else "down"
         self._progress = SendProgress()
-        self._first_ended: Side | None = None
         self._watchers: Watchers | None = None
         self._descriptor: Any = None
         self._socket: Any = None
@@ -287,8 +286,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def _half_close(self, side: Side) -> None:
         self.record.note_end(side, "fin")
-        if self._first_ended is None and self.record.state == "open":
-            self._first_ended = side
+        if self.record.state == "open":
             self.record.state = "half_closed"
             self.record.half_closed = self._monitor.clock.seconds()
             self._schedule_check()
@@ -309,8 +307,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         """The connection is over: find out why, record it, and notify the wrapped protocol."""
         self.connected = 0
         self.setTimeout(None)
-        self._decide_from_failure(reason)
         self.measure()
+        self._decide_from_failure(reason)
         self._monitor.closed(self)
         wrapped, self.wrappedProtocol = self.wrappedProtocol, None
         self.factory.unregisterProtocol(self)
@@ -330,7 +328,9 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         error_number = getattr(self._socket, "error_number", 0)
         if self._aborted or cause.check(error.ConnectionAborted):
             # Twisted's TLS aborts, too, where it is closed before its handshake is done.
-            self._failed(self._local, "reset", "" if self._aborted else tls.unfinished_text())
+            detail = "" if self._aborted else tls.unfinished_text()
+            self.record.note_end(self._local, "reset")
+            self._decide_our_end(BROKEN_REASONS[self._local, "reset"], detail)
         elif cause.check(error.ConnectionLost) and error_number:
             how = end_by_errno(error_number)
             if how == "reset" and (self._has_ended(self._remote) or tls.is_notified):
@@ -342,7 +342,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         elif cause.check(error.ConnectionLost) and not tls.is_used and self._may_have_lost_bytes():
             self._failed(self._remote, "reset")
         elif self.disconnecting:
-            self._ended(self._local)
+            self.record.note_end(self._local, "fin")
+            self._decide_our_end(CLOSED_REASONS[self.record.first_end or self._local])
         elif not (tls.is_used and reason.check(error.ConnectionLost)):
             self._ended(self._remote)
         # A FIN without close_notify, which is common of clients. From a server it is a cut: its
@@ -351,6 +352,20 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self._ended("client", tls.cut_text())
         else:
             self._failed("backend", "reset", tls.cut_text())
+
+    def _decide_our_end(self, reason: Reason, detail: str = "") -> None:
+        # Whoever gives up on a peer that has vanished, as a protocol does whose own pings are not
+        # answered, has noticed the end, and is not its reason.
+        if self._is_unreachable():
+            self._failed(self._remote, "timeout")
+        else:
+            self._decide(reason, detail)
+
+    def _is_unreachable(self) -> bool:
+        record = self.record
+        if self._remote == "client":
+            return record.client_unreachable is not None
+        return record.backend_unreachable is not None
 
     def _may_have_lost_bytes(self) -> bool:
         # The hang-up of a socket without an error, noticed while we did not read, is that of a peer
@@ -363,7 +378,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def _ended(self, side: Side, detail: str = "") -> None:
         self.record.note_end(side, "fin")
-        self._decide(CLOSED_REASONS[self._first_ended or side], detail)
+        self._decide(CLOSED_REASONS[self.record.first_end or side], detail)
 
     def _failed(self, side: Side, how: SideEnd, detail: str = "") -> None:
         self.record.note_end(side, how)
@@ -385,9 +400,13 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def measure(self) -> None:
         """Update the record from what the kernel knows of the socket."""
-        if self._socket is not None:
-            now = self._monitor.clock.seconds()
-            self.record.note_tcp(self._remote, self._socket.tcp_info(), now)
+        if self._socket is None:
+            return
+        tcp, now = self._socket.tcp_info(), self._monitor.clock.seconds()
+        if self._keepalive is None:
+            self.record.note_tcp(self._remote, tcp, now)
+        else:
+            self.record.note_tcp(self._remote, tcp, now, self._keepalive.interval)
 
     def policy_changed(self) -> None:
         """Apply the monitor's keepalive, and set the timer for its new time limits."""
@@ -453,13 +472,31 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         moved_after = self._progress.check(waiting, written - waiting, now)
         self.record.last_delivered = moved_after or self.record.last_delivered
         setattr(self.record, f"{self._remote}_stalled", self._progress.stalled_since)
+        limit = self._monitor.timeouts.unreachable_timeout.of(self._remote)
+        if limit:
+            self.measure()
+            if self.record.is_unreachable(self._remote, limit, now):
+                self._lose_peer("unreachable_timeout")
+                return
         when, reason = self._monitor.timeouts.next_deadline(self.record)
         if reason is None or when > now:
             self._schedule_check()
             return
+        self.measure()
+        if self._is_unreachable():  # what has been silent has vanished
+            self._lose_peer(reason)
+            return
         if reason in ("read_timeout", "write_timeout"):
             self.record.note_end(self._remote, "timeout")
         self.end(reason, reset=reason == "write_timeout")
+
+    def _lose_peer(self, limit: str) -> None:
+        """End the connection, as its peer has vanished.
+
+        :param limit: the time limit that brought it to light.
+        """
+        self._failed(self._remote, "timeout", limit)
+        self._reset()
 
 
 class _StoppedProducer:
@@ -631,6 +668,8 @@ class _NeverBuilt:
 
 def _has_hung_up(sock: Any) -> bool:
     """Whether the kernel has reported the end or the failure of both directions of a socket."""
+    if sock.fileno() < 0:
+        return True
     poll = select.poll()
     poll.register(sock.fileno(), 0)  # both are reported without being asked for (poll(2))
     return bool(poll.poll(0))

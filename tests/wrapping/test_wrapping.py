@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,9 +38,11 @@ from zope.interface import alsoProvides, directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
 from monconn.errors import SettingTypeError
+from monconn.model import tcpinfo
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection, IWatchable, Observer
 from monconn.monitor.monitor import Monitor
+from monconn.net.sockets import TCP_INFO_BYTES, ErrorTrackingSocket
 from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import GRACE_SECONDS, Timeouts
@@ -649,6 +652,99 @@ def test_a_vanished_peer_is_lost_and_not_reset(
     world.transport.socket.error_number = error_number  # type: ignore[attr-defined]
     world.transport.peer_resets()
     assert world.ends == ends
+
+
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernel say that no peer answers: five retransmissions in six seconds."""
+    raw = bytearray(TCP_INFO_BYTES)
+    raw[0], raw[tcpinfo.RETRANSMITS] = 1, 5  # established
+    struct.pack_into("=I", raw, 8, 6_400_000)  # the retransmission timeout, in µs
+    struct.pack_into("=2I", raw, 52, 7_000, 7_000)  # last heard, in ms
+    monkeypatch.setattr(ErrorTrackingSocket, "tcp_info", lambda _: bytes(raw))
+
+
+def half_close_by_peer(world: World) -> None:
+    world.transport.socket.has_ended = True  # type: ignore[attr-defined]
+    world.transport.peer_ends()
+
+
+def half_close_by_us(world: World) -> None:
+    world.wrapper.loseWriteConnection()
+    world.transport.drain()
+
+
+def lost_by_errno(error_number: int) -> Callable[[World], None]:
+    def fail(world: World) -> None:
+        world.transport.socket.error_number = error_number  # type: ignore[attr-defined]
+        world.transport.peer_resets()
+
+    return fail
+
+
+def idle_too_long(world: World) -> None:
+    world.clock.advance(60)
+    world.transport.drain()
+
+
+@pytest.mark.parametrize(
+    ("before", "how", "ends", "closed_by"),
+    [
+        (None, our_close, ("client_lost", "timeout", "fin"), "backend"),
+        (None, our_abort, ("client_lost", "timeout", "reset"), "client"),
+        (None, idle_too_long, ("client_lost", "timeout", "none"), "client"),
+        (None, exception_in_the_protocol, ("error", "none", "none"), "monconn"),
+        (None, operator, ("operator", "none", "none"), "operator"),
+        (None, lost_by_errno(errno.ECONNRESET), ("client_reset", "reset", "none"), "client"),
+        (half_close_by_us, our_close, ("client_lost", "timeout", "fin"), "backend"),
+        (half_close_by_peer, our_close, ("client_lost", "timeout", "fin"), "client"),
+        (half_close_by_peer, idle_too_long, ("client_lost", "timeout", "none"), "client"),
+    ],
+)
+def test_a_peer_that_does_not_answer_is_lost_whoever_ends(
+    monkeypatch: pytest.MonkeyPatch,
+    before: Callable[[World], None] | None,
+    how: Callable[[World], None],
+    ends: tuple[str, str, str],
+    closed_by: str,
+) -> None:
+    world = World(
+        HalfCloseable,
+        timeouts=Timeouts(write_timeout=0, max_idle=60),
+        transport=TransportWithSocket,
+    )
+    world.clock.advance(10)
+    if before is not None:
+        before(world)
+    unreachable(monkeypatch)
+    how(world)
+    assert world.ends == ends
+    assert world.record.closed_by == closed_by
+
+
+@pytest.mark.parametrize(
+    ("error_number", "ends"),
+    [
+        (errno.ECONNRESET, ("client_closed", "fin", "none")),
+        (errno.EPIPE, ("client_closed", "fin", "none")),
+        (errno.ETIMEDOUT, ("client_lost", "timeout", "none")),
+    ],
+)
+def test_a_reset_after_an_end_in_order_changes_nothing(
+    error_number: int, ends: tuple[str, str, str]
+) -> None:
+    world = World(HalfCloseable, transport=TransportWithSocket)
+    half_close_by_peer(world)
+    world.wrapper.write(b"the answer")
+    lost_by_errno(error_number)(world)
+    assert world.ends == ends
+    assert world.record.closed_by == "client"
+
+
+def test_a_reset_after_our_end_is_one() -> None:
+    world = World(HalfCloseable, transport=TransportWithSocket)
+    half_close_by_us(world)
+    lost_by_errno(errno.ECONNRESET)(world)
+    assert world.ends == ("client_reset", "reset", "fin")
 
 
 def test_an_error_has_its_own_text() -> None:

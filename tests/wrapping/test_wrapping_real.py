@@ -15,6 +15,7 @@ import socket
 import stat
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -60,6 +61,7 @@ from monconn.policy.rules import Rules
 from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.relay.transports.dial import OneProtocol
 from monconn.wrapping import MonitoringFactory
+from tests import ROOT
 
 PATIENCE_SECONDS = 20.0
 HOST = "127.0.0.1"
@@ -801,6 +803,99 @@ async def test_a_client_that_vanished_is_client_lost(world: World) -> None:
     client.transport.write(b"never read")
     record = await world.monitor.next_closed()
     assert (record.reason, record.client_end) == ("client_lost", "timeout")
+
+
+@real
+async def test_a_servers_record_says_where_it_listens(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "a:b.sock")
+    world.ports.append(world.reactor.listenUNIX(path, world.wrap(Factory.forProtocol(Echo))))
+    port = world.listen(world.wrap(Factory.forProtocol(Echo)))
+    tls = world.listen(world.wrap(Factory.forProtocol(Echo)), tls=True)
+    endpoints = [UNIXClientEndpoint(world.reactor, path)]
+    for endpoint in (
+        *endpoints,
+        *(TCP4ClientEndpoint(world.reactor, HOST, p) for p in (port, tls)),
+    ):
+        client: Any = await within(endpoint.connect(Factory.forProtocol(Inbox)))
+        await until(lambda: len(world.monitor) == 1)
+        client.transport.abortConnection()
+        await world.monitor.next_closed()
+    assert [record.listener for record in world.monitor.closed_records] == [
+        f"unix:{tmp_path}/a\\:b.sock",
+        f"{HOST}:{port}",
+        f"{HOST}:{tls}",
+    ]
+
+
+@real
+async def test_the_given_listener_is_shown_and_a_client_has_none(world: World) -> None:
+    world.monitor.listen = "the front door"
+    port = world.listen(world.wrap(Factory.forProtocol(Echo)))
+    calls = Watch()
+    calling = MonitoringFactory(calls, Factory.forProtocol(Inbox), is_client=True)
+    wrapper = await world.connect(port, calling)
+    wrapper.loseConnection()
+    assert (await world.monitor.next_closed()).listener == "the front door"
+    assert (await calls.next_closed()).listener == ""
+
+
+STOPPING = """
+import sys
+from twisted.internet import protocol, reactor, ssl
+import monconn
+
+class Client(protocol.Protocol):
+    def connectionMade(self):
+        reactor.callLater(0, reactor.callLater, 0, reactor.stop)
+
+class Reasons(monconn.Observer):
+    def closed(self, record):
+        print(record.service, record.reason, record.client_end, record.backend_end)
+
+server, client = monconn.new("server"), monconn.new("client")
+server.add_observer(Reasons())
+client.add_observer(Reasons())
+factory = monconn.MonitoringFactory(server, protocol.Factory.forProtocol(protocol.Protocol))
+port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+calling = protocol.ClientFactory()
+calling.protocol = Client
+calling = monconn.MonitoringFactory(client, calling)
+reactor.connectTCP("127.0.0.1", port.getHost().port, calling)
+reactor.run()
+"""
+
+
+def test_a_reactor_that_stops_has_not_been_reset_by_anyone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPING],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    # The one that is closed last may hear of the other's end.
+    first, second = (line.partition(" ")[2] for line in done.stdout.splitlines())
+    assert first == "stopping none none"
+    assert second in ("stopping none none", "backend_closed none fin", "client_closed fin none")
+
+
+@real
+async def test_a_hang_up_while_we_do_not_read_is_an_end(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "paused.sock")
+    server = Inbox()
+    world.ports.append(world.reactor.listenUNIX(path, world.wrap(OneProtocol(server))))
+    endpoint = UNIXClientEndpoint(world.reactor, path)
+    client: Any = await within(endpoint.connect(Factory.forProtocol(Inbox)))
+    await until(lambda: bool(server.connected))
+    transport: Any = server.transport
+    transport.pauseProducing()
+    client.transport.loseConnection()
+    await within(client.over)
+    descriptor: Any = descriptor_of(transport)
+    descriptor.startWriting()  # the reactor asks about it, though not whether there is input
+    record = await world.monitor.next_closed()
+    assert (record.reason, record.client_end) == ("client_closed", "fin")
 
 
 # -- nothing changes: the same conversation, without and with a wrapper

@@ -206,7 +206,12 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def write(self, data: bytes) -> None:
         """Write, and count the bytes."""
-        self.transport.write(data)
+        try:
+            self.transport.write(data)
+        except (Exception, SystemExit):
+            if isinstance(data, bytes):  # the transport has taken it, and then its producer raised
+                self._count(self._outward, data)
+            raise
         self._count(self._outward, data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -309,6 +314,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self.setTimeout(None)
         self.measure()
         self._decide_from_failure(reason)
+        self._cause = None  # an exception's traceback leads back to here: no cycle is to be left
         self._monitor.closed(self)
         wrapped, self.wrappedProtocol = self.wrappedProtocol, None
         self.factory.unregisterProtocol(self)

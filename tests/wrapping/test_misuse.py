@@ -573,6 +573,15 @@ def test_bytes_of_a_failed_write_are_not_counted() -> None:
     assert (wrapper.record.down, transport.written) == (0, b"")
 
 
+def test_bytes_are_counted_whose_producer_raises_as_they_are_written() -> None:
+    monitor = make_monitor()
+    wrapper, transport = connect(MonitoringFactory(monitor, OneServer(Bad())))
+    wrapper.registerProducer(Producer(("pause",)), True)
+    with pytest.raises(Mistake):
+        wrapper.write(bytes(100_000))
+    assert wrapper.record.down == len(transport.written) == 100_000
+
+
 def test_a_transport_without_abort_is_not_taken_for_aborted() -> None:
     monitor = make_monitor()
     wrapper = MonitoringFactory(monitor, OneServer(Bad())).buildProtocol(None)

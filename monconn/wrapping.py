@@ -66,6 +66,7 @@ from monconn.policy.timeouts import GRACE_SECONDS
 _DETAIL_CHARACTERS = 256
 _NOT_NOTIFIED = "{client}: its end was not passed on by what lies beneath the wrapper"
 _CLOSED = (error.ConnectionDone, error.ConnectionLost, error.ConnectionAborted)
+_BYTES = (bytes, bytearray, memoryview)
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
@@ -212,14 +213,16 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             if isinstance(data, bytes):  # the transport has taken it, and then its producer raised
                 self._count(self._outward, data)
             raise
-        self._count(self._outward, data)
+        if isinstance(data, _BYTES):  # older TLS of Twisted's takes anything, and fails later on
+            self._count(self._outward, data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Write each piece, and count the bytes."""
         pieces = list(data)  # it may be an iterator, which counting would exhaust
         self.transport.writeSequence(pieces)
         for piece in pieces:
-            self._count(self._outward, piece)
+            if isinstance(piece, _BYTES):
+                self._count(self._outward, piece)
 
     def _count(self, direction: Direction, data: bytes) -> None:
         record, now = self.record, self._monitor.clock.seconds()

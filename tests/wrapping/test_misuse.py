@@ -445,7 +445,7 @@ CASES: list[tuple[type[Bad], list[Place], tuple[str, str], bool]] = [
     (StopsAsAConsumer, PLACES, ("backend_closed", "client_closed"), True),
     (AbortsWhenMade, PLACES, RESET, True),
     (AbortsAndRaises, PLACES, ERROR, True),
-    (WritesText, PLACES, ERROR, True),
+    (WritesText, OTHER_PLACES, ERROR, True),
     (WritesASequenceOfNothing, PLACES, ERROR, True),
     (StartsTlsBadly, OTHER_PLACES, ERROR, True),
     (StaysAfterTheEnd, PLACES, CLOSED, True),
@@ -493,6 +493,22 @@ async def test_a_connection_ends_once_whatever_its_protocol_does(
         if alone.calls == protocol.calls:  # over TLS, Twisted alone does not notify one that raises
             assert [failure.type for failure in logged_failures] == [*map(type, values)]
         logged_failures.clear()
+
+
+@pytest.mark.parametrize("place", TLS_PLACES, ids=str)
+@pytest_twisted.ensureDeferred
+async def test_text_over_tls_is_no_bytes_whenever_twisted_notices(
+    world: World, logged_failures: list[Failure], place: Place
+) -> None:
+    """Twisted 24.11 takes it, and raises as it sends it, and again as the connection is lost."""
+    protocol = WritesText()
+    await world.converse(protocol, place, world.wrap, peer_ends=True)
+    assert protocol.calls[-1] == "lost"
+    assert [event[0] for event in world.observer.events] == ["opened", "closed"]
+    (record,) = world.monitor.closed_records
+    assert record.down == (len(TLS_RECORDS) if place.side == "client" else 0)
+    assert {failure.type for failure in logged_failures} == {TypeError}
+    logged_failures.clear()
 
 
 # -- without a network

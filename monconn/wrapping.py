@@ -350,7 +350,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self._decide("stopping")  # the reactor stops, and closes what is left
         elif cause.check(error.ConnectionLost) and not tls.is_used and self._may_have_lost_bytes():
             self._failed(self._remote, "reset")
-        elif self.disconnecting:
+        elif self.disconnecting or self._was_closed_beneath(tls.is_used):
             self.record.note_end(self._local, "fin")
             self._decide_our_end(CLOSED_REASONS[self.record.first_end or self._local])
         elif not (tls.is_used and reason.check(error.ConnectionLost)):
@@ -375,6 +375,13 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if self._remote == "client":
             return record.client_unreachable is not None
         return record.backend_unreachable is not None
+
+    def _was_closed_beneath(self, is_tls: bool) -> bool:
+        # By code that has the transport itself, or by a layer between, such as one that finds what
+        # the peer sends to be malformed. TLS closes the socket at its peer's close_notify, too.
+        transport = self.transport if is_tls else self._descriptor
+        is_socket_of_tls = is_tls and transport is self._descriptor  # after startTLS
+        return not is_socket_of_tls and bool(getattr(transport, "disconnecting", False))
 
     def _may_have_lost_bytes(self) -> bool:
         # The hang-up of a socket without an error, noticed while we did not read, is that of a peer

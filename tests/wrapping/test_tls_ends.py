@@ -122,6 +122,21 @@ class Echo(Protocol):
             self.transport.loseConnection()
 
 
+class StartsTls(Echo):
+    def __init__(self, options: CertificateOptions) -> None:
+        self.options = options
+
+    def connectionMade(self) -> None:
+        self.transport.startTLS(self.options)
+
+
+class ClosesBeneath(Protocol):
+    transport: Any
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.transport.loseConnection()  # that of the wrapper
+
+
 class ClosesAtOnce(Protocol):
     transport: Any
 
@@ -144,17 +159,30 @@ class World:
         self.socket = socket.create_server((HOST, 0))
         self.socket.settimeout(PATIENCE_SECONDS)
 
+    def options(self) -> CertificateOptions:
+        pem = self.certificate.key.read_bytes() + self.certificate.certificate.read_bytes()
+        options: CertificateOptions = PrivateCertificate.loadPEM(pem).options()
+        return options
+
     def ended(self) -> Deferred[ConnectionRecord]:
         return self.over.get().addTimeout(PATIENCE_SECONDS, self.reactor)
 
     async def client_does(
-        self, talk: Talk, context: ssl.SSLContext, protocol: type[Protocol] = Echo
+        self,
+        talk: Talk,
+        context: ssl.SSLContext,
+        protocol: Callable[[], Protocol] = Echo,
+        *,
+        tls: bool = True,
     ) -> ConnectionRecord:
         """The record of a wrapped server's connection."""
-        pem = self.certificate.key.read_bytes() + self.certificate.certificate.read_bytes()
-        options = PrivateCertificate.loadPEM(pem).options()
-        wrapped = MonitoringFactory(self.monitor, Factory.forProtocol(protocol))
-        port = self.reactor.listenSSL(0, wrapped, options, interface=HOST)
+        factory: Any = Factory()
+        factory.buildProtocol = lambda _: protocol()
+        wrapped = MonitoringFactory(self.monitor, factory)
+        if tls:
+            port = self.reactor.listenSSL(0, wrapped, self.options(), interface=HOST)
+        else:
+            port = self.reactor.listenTCP(0, wrapped, interface=HOST)
         self.ports.append(port)
         where = HOST, port.getHost().port
 
@@ -274,6 +302,22 @@ async def test_how_a_server_ends(
     assert Ends.of(await world.server_does(talk, version, creator)) == ends
 
 
+@pytest.mark.parametrize(
+    ("talk", "ends"),
+    [
+        (ends_in_order, Ends("client_closed", "fin", "none")),
+        (ends_by_a_bare_fin, Ends("client_closed", "fin", "none", CUT)),
+        (resets, Ends("client_reset", "reset", "none")),
+        (waits_and_ends_by_a_bare_fin, Ends("backend_closed", "none", "fin")),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_how_a_client_ends_after_start_tls(world: World, talk: Talk, ends: Ends) -> None:
+    context, options = trusting(world.certificate), world.options()
+    record = await world.client_does(talk, context, lambda: StartsTls(options), tls=False)
+    assert Ends.of(record) == ends
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_does_not_speak_tls_is_an_error_in_words(world: World) -> None:
     creator = CertificateOptions(verify=False)
@@ -281,6 +325,13 @@ async def test_a_server_that_does_not_speak_tls_is_an_error_in_words(world: Worl
     assert record.reason == "error"
     assert record.detail.startswith("TLS: ")  # OpenSSL's versions call it by different names
     assert "[" not in record.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_close_beneath_the_wrapper_is_ours(world: World) -> None:
+    context = trusting(world.certificate)
+    record = await world.client_does(waits_and_ends_by_a_bare_fin, context, ClosesBeneath)
+    assert Ends.of(record) == Ends("backend_closed", "none", "fin")
 
 
 @pytest_twisted.ensureDeferred

@@ -536,6 +536,11 @@ def our_close(world: World) -> None:
     world.transport.drain()
 
 
+def close_beneath(world: World) -> None:
+    world.transport.loseConnection()
+    world.transport.drain()
+
+
 def our_abort(world: World) -> None:
     world.wrapper.abortConnection()
     world.transport.drain()
@@ -592,6 +597,7 @@ SERVER_ENDS: list[tuple[Callable[[World], None], tuple[str, str, str]]] = [
     (peer_fin, ("client_closed", "fin", "none")),
     (peer_reset, ("client_reset", "reset", "none")),
     (our_close, ("backend_closed", "none", "fin")),
+    (close_beneath, ("backend_closed", "none", "fin")),
     (our_abort, ("backend_reset", "none", "reset")),
     (abort_after_close, ("backend_reset", "none", "reset")),
     (reset_after_close, ("client_reset", "reset", "none")),

@@ -109,7 +109,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._hung_up = True
         self._aborted = False
         self._resetting = False
-        self._failed_at_the_end = False
+        self._input_is_over = False
+        self._keepalive: Keepalive | None = None
 
     # -- the beginning
 
@@ -120,7 +121,6 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._descriptor = descriptor_of(transport)
         self._socket = track_errors(self._descriptor)
         self._end_with_transport()
-        self._keepalive: Keepalive | None = None
         with suppress(OSError):  # such as of a socket that has failed: one need not probe it
             self._set_keepalive()
         record = self.record
@@ -192,9 +192,9 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def dataReceived(self, data: bytes) -> None:
         """Count bytes from the peer, and pass them on."""
-        if self._failed_at_the_end:
-            return
         self._count(self._inward, data)
+        if self._input_is_over:
+            return
         try:
             self.wrappedProtocol.dataReceived(data)
         except (Exception, SystemExit):
@@ -202,7 +202,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
                 raise  # to the transport, which ends the connection for it
             # TLS hands over what it has left when its transport is gone already. If that raises, it
             # would not notify the protocol of the end, nor forget the connection.
-            self._failed_at_the_end = True
+            self._input_is_over = True
             self._log.failure("{client}: failed at its last bytes", client=self.record.client)
 
     def write(self, data: bytes) -> None:
@@ -318,11 +318,14 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self.measure()
         self._decide_from_failure(reason)
         self._cause = None  # an exception's traceback leads back to here: no cycle is to be left
-        self._monitor.closed(self)
-        wrapped, self.wrappedProtocol = self.wrappedProtocol, None
-        self.factory.unregisterProtocol(self)
-        if wrapped is not None:
-            wrapped.connectionLost(reason)
+        self._input_is_over = True
+        try:
+            self._monitor.closed(self)
+        finally:
+            wrapped, self.wrappedProtocol = self.wrappedProtocol, None
+            self.factory.unregisterProtocol(self)
+            if wrapped is not None:
+                wrapped.connectionLost(reason)
 
     def _decide_from_failure(self, reason: Failure) -> None:
         if self.record.reason is not None:
@@ -433,10 +436,11 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def _close(self) -> None:
         # What a producer has written is delivered. It is stopped, as what it would still write
         # might have no end; and unregistered, as TLS waits for a registered one even if it is idle.
+        # Looked up within the call, as either may lack its method.
         producer = getattr(self.transport, "producer", None)
         if producer is not None:
-            self._try(self.transport.unregisterProducer)
-            self._try(producer.stopProducing)
+            self._try(lambda: self.transport.unregisterProducer())
+            self._try(lambda: producer.stopProducing())
         self._try(self.loseConnection)
 
     def _reset(self) -> None:

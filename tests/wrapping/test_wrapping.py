@@ -1299,6 +1299,24 @@ def test_a_failing_observer_is_switched_off_and_affects_no_other(
     logged_failures.clear()
 
 
+def test_an_observer_may_close_a_connection_within_its_data() -> None:
+    world = World(HalfCloseable)
+    world.wrapper.loseWriteConnection()
+    world.transport.drain()  # from here on, Twisted's loseConnection closes within the call
+
+    class Closer(Observer):
+        watches_payload = True
+
+        def data(self, record: ConnectionRecord, direction: str, data: bytes) -> None:
+            world.monitor.close(record.id)
+
+    world.monitor.add_observer(Closer())
+    world.transport.peer_sends(b"the last straw")
+    assert world.hooks == ["opened", "closed"]
+    assert world.ends == ("operator", "none", "fin")
+    assert world.inner.calls == ["made", "write end", error.ConnectionDone]
+
+
 @pytest.mark.parametrize("reset", [False, True])
 def test_an_observer_may_close_a_connection_at_once(reset: bool) -> None:
     class ClosesAtOnce(Observer):

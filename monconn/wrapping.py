@@ -340,7 +340,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         error_number = getattr(self._socket, "error_number", 0)
         if self._aborted or cause.check(error.ConnectionAborted):
             # Twisted's TLS aborts, too, where it is closed before its handshake is done.
-            detail = "" if self._aborted else tls.unfinished_text()
+            unfinished = not (self._aborted or tls.is_established)
+            detail = "closed before the TLS handshake was done" if unfinished else ""
             self.record.note_end(self._local, "reset")
             self._decide_our_end(BROKEN_REASONS[self._local, "reset"], detail)
         elif cause.check(error.ConnectionLost) and error_number:
@@ -361,9 +362,9 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         # A FIN without close_notify, which is common of clients. From a server it is a cut: its
         # answer may not be whole.
         elif self._remote == "client":
-            self._ended("client", tls.cut_text())
+            self._ended("client", tls.cut_text("client"))
         else:
-            self._failed("backend", "reset", tls.cut_text())
+            self._failed("backend", "reset", tls.cut_text("backend"))
 
     def _decide_our_end(self, reason: Reason, detail: str = "") -> None:
         # Whoever gives up on a peer that has vanished, as a protocol does whose own pings are not
@@ -565,13 +566,11 @@ class _TlsEnd:
         except (AttributeError, TypeError):  # it has failed to start, or is none of Twisted's
             return cls(True)
 
-    def unfinished_text(self) -> str:
-        """A detail for the record, if the handshake was not done."""
-        return "" if self.is_established else "before the TLS handshake was done"
-
-    def cut_text(self) -> str:
+    def cut_text(self, peer: Side) -> str:
         """A detail for the record, of a peer that has closed TCP without a word."""
-        return self.unfinished_text() or "without TLS close_notify"
+        if self.is_established:
+            return f"the {peer} ended without close_notify"
+        return f"the {peer} has left amid the handshake"
 
 
 class MonitoringFactory(WrappingFactory):

@@ -764,7 +764,8 @@ def test_a_tls_error_is_an_error_with_its_text() -> None:
     world.wrapper.startTLS(object())
     world.transport.connectionLost(Failure(SSL.Error([("SSL routines", "", "no shared cipher")])))
     assert world.ends == ("error", "none", "none")
-    assert world.record.detail == "TLS: no shared cipher"
+    assert "cipher" in world.record.detail
+    assert "[" not in world.record.detail
 
 
 def test_a_tls_connection_without_close_notify_has_ended_in_order() -> None:

@@ -342,12 +342,15 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             # Twisted's TLS aborts, too, where it is closed before its handshake is done.
             unfinished = not (self._aborted or tls.is_established)
             detail = "closed before the TLS handshake was done" if unfinished else ""
-            self.record.note_end(self._local, "reset")
-            self._decide_our_end(BROKEN_REASONS[self._local, "reset"], detail)
+            if self._has_ended(self._local):  # what follows an end in order is nothing new
+                self._decide_our_end(CLOSED_REASONS[self.record.first_end or self._local])
+            else:
+                self.record.note_end(self._local, "reset")
+                self._decide_our_end(BROKEN_REASONS[self._local, "reset"], detail)
         elif cause.check(error.ConnectionLost) and error_number:
             how = end_by_errno(error_number)
             if how == "reset" and (self._has_ended(self._remote) or tls.is_notified):
-                self._ended(self._remote)  # by its end: that it resets afterwards is nothing new
+                self._ended(self._remote)  # nor is this
             else:
                 self._failed(self._remote, how)
         elif cause.check(error.ConnectionLost) and not self._hung_up:

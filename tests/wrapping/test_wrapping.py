@@ -552,6 +552,12 @@ def abort_after_close(world: World) -> None:
     our_abort(world)
 
 
+def abort_after_our_half(world: World) -> None:
+    world.wrapper.loseWriteConnection()
+    world.transport.drain()
+    our_abort(world)
+
+
 def reset_after_close(world: World) -> None:
     world.wrapper.loseConnection()
     world.transport.peer_resets()
@@ -600,6 +606,7 @@ SERVER_ENDS: list[tuple[Callable[[World], None], tuple[str, str, str]]] = [
     (close_beneath, ("backend_closed", "none", "fin")),
     (our_abort, ("backend_reset", "none", "reset")),
     (abort_after_close, ("backend_reset", "none", "reset")),
+    (abort_after_our_half, ("backend_closed", "none", "fin")),
     (reset_after_close, ("client_reset", "reset", "none")),
     (fin_after_our_half, ("backend_closed", "fin", "fin")),
     (exception_in_the_protocol, ("error", "none", "none")),

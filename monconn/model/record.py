@@ -269,6 +269,13 @@ class ConnectionRecord:
         else:
             self.backend_unreachable = since if is_unreachable else None
 
+    def note_answer(self, side: Side) -> None:
+        """A side has answered in a way that ``tcp_info`` does not show: it has reset."""
+        if side == "client":
+            self.client_unanswered = self.client_unreachable = None
+        else:
+            self.backend_unanswered = self.backend_unreachable = None
+
     def is_unreachable(self, side: Side, seconds: float, now: float) -> bool:
         """Whether a side does not answer, as of its last ``tcp_info``.
 

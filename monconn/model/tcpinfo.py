@@ -15,6 +15,9 @@ _MILLISECONDS = 1e-3
 _ANSWERS = struct.Struct("=B x 3B 3x I 12x I 16x I 96x I")
 RETRANSMITS, PROBES = 2, 3
 """Offsets of two of them, each a byte."""
+UNACKED, NOT_SENT, NO_SEGMENT = slice(24, 28), slice(144, 148), bytes(4)
+"""Where two fields are that say whether the peer has acknowledged everything, and their value if it
+has: segments in flight, and bytes not sent yet. A FIN counts in either."""
 HEARD = struct.Struct("=52x 2I")
 """Since when nothing was heard of the peer, in ms: last_data_recv and last_ack_recv. Either alone
 misleads: the one is as old as the peer's last byte, the other up to a second old under a stream
@@ -103,15 +106,6 @@ def unanswered(raw: bytes) -> int:
 def is_over(raw: bytes) -> bool:
     """Whether the connection has failed, or has ended both ways with everything acknowledged."""
     return raw[0] == _CLOSE
-
-
-def is_acknowledged(raw: bytes) -> bool:
-    """Whether the peer has acknowledged all bytes, and our FIN if we have sent it.
-
-    A FIN counts as a byte: in flight, or not sent yet.
-    """
-    _, _, _, _, _, unacked, _, not_sent = _answers(raw)
-    return not (unacked or not_sent)
 
 
 def unanswered_seconds(raw: bytes, keepalive_seconds: float = LEAST_KEEPALIVE_SECONDS) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -55,7 +56,7 @@ class ErrorTrackingSocket(socket.socket):
     __slots__ = ("_tcp_info", "error_number", "has_ended", "keep_unread", "unread_data")
 
     error_number: int
-    """The first error that occurred; 0 for none."""
+    """The first error; 0 for none. It is ``EPIPE`` if the peer had ended in order before."""
     has_ended: bool
     """Whether the end of what the peer sends was read."""
     keep_unread: bool
@@ -71,7 +72,7 @@ class ErrorTrackingSocket(socket.socket):
             self._note(error)
             raise
         if not data:
-            self.has_ended = True
+            self._note_end()
         return data
 
     def recvmsg(self, *args: Any) -> Any:
@@ -82,7 +83,7 @@ class ErrorTrackingSocket(socket.socket):
             self._note(error)
             raise
         if not received[0]:
-            self.has_ended = True
+            self._note_end()
         return received
 
     def send(self, data: Any, *flags: int) -> int:
@@ -118,8 +119,20 @@ class ErrorTrackingSocket(socket.socket):
             return b""
 
     def _note(self, error: OSError) -> None:
-        if error.errno != errno.EAGAIN and not self.error_number:
-            self.error_number = error.errno or 0
+        if error.errno == errno.EAGAIN or self.error_number:
+            return
+        self.error_number = error.errno or 0
+        if error.errno == errno.EPIPE and self.family == socket.AF_UNIX:
+            # So fails a write to a UNIX socket that has closed. If that left bytes unread, which
+            # makes it a reset, SO_ERROR is ECONNRESET. Over TCP a reset that comes after a FIN is
+            # EPIPE, and any other ECONNRESET (tcp_reset of net/ipv4/tcp_input.c).
+            self.error_number = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.EPIPE
+
+    def _note_end(self) -> None:
+        if self.error_number not in (0, errno.EPIPE):
+            # Its error taken by a write, a socket that has failed looks as if its peer had ended.
+            raise OSError(self.error_number, os.strerror(self.error_number))
+        self.has_ended = True
 
 
 def descriptor_of(transport: Any) -> FileDescriptor | None:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from monconn.model.tcpinfo import (
+    NO_SEGMENT,
+    NOT_SENT,
+    UNACKED,
     decode,
     heard_seconds,
-    is_acknowledged,
     parse,
     unanswered,
     unanswered_seconds,
@@ -155,10 +157,10 @@ def test_heard_is_the_later_of_data_and_ack() -> None:
     assert heard_seconds(answering(data_received=1500, ack_received=90_000)) == 1.5
 
 
-def test_a_fin_in_flight_or_not_sent_yet_is_not_acknowledged() -> None:
-    assert is_acknowledged(answering())
-    assert not is_acknowledged(answering(unacked=1))
-    assert not is_acknowledged(answering(not_sent=1))
+def test_where_it_says_whether_everything_is_acknowledged() -> None:
+    assert answering()[UNACKED] == NO_SEGMENT == answering()[NOT_SENT]
+    assert answering(unacked=1)[UNACKED] != NO_SEGMENT
+    assert answering(not_sent=1)[NOT_SENT] != NO_SEGMENT
 
 
 # Each row was seen in a network namespace, and at that time: see the kernel's timers.

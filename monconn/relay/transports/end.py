@@ -43,6 +43,8 @@ EARLY_BYTES = 65536
 """How much is queued for a backend that is not connected yet before its client is put on hold."""
 RESET_POLL_SECONDS = 0.5
 """How often a side that we do not read from is checked for a reset."""
+FINISH_POLL_SECONDS = 0.1
+"""How soon a side that has ended is first checked for whether it has acknowledged everything."""
 
 
 @attrs.frozen
@@ -109,6 +111,8 @@ class TransportEnd(Protocol):
         self._input_ended = False
         self._output_ended = False
         self._end_sent = False
+        self._has_sent_fin = False
+        self._finishing: float | None = None  # since when only the acknowledgement is missing
 
     # -- the beginning
 
@@ -219,7 +223,9 @@ class TransportEnd(Protocol):
             self._shared.deadlines.schedule(self, now + RESET_POLL_SECONDS)
 
     def check(self, now: float) -> float | None:
-        """Check for a reset, as long as we do not read."""
+        """Check for a reset, as long as we do not read, and for the last acknowledgement."""
+        if self._finishing is not None:
+            return self._check_finishing(self._finishing, now)
         if self.phase != "open" or not (self.holds or self._input_ended) or self._socket is None:
             return None
         self._has_reset = has_failed(self._socket)
@@ -287,8 +293,36 @@ class TransportEnd(Protocol):
             else:
                 self.transport.loseWriteConnection()
         if self.phase == "draining" and self._input_ended:
-            self.transport.unregisterProducer()
+            self._finish()
+
+    def _finish(self) -> None:
+        """Close the connection, as both sides have ended; but not before the peer has all.
+
+        After that nobody could tell any more whether the last bytes have reached it.
+        """
+        if self._finishing is not None:
+            return
+        self.transport.unregisterProducer()
+        is_decided = self.reports.record.reason is not None
+        if self._is_tls or not self._is_tcp() or is_decided or not self.pending_bytes():
             self.transport.loseConnection()
+            return
+        if not self._end_sent:
+            self._output_ended = self._end_sent = True
+            self.transport.loseWriteConnection()
+        self._finishing = self._shared.clock.seconds()
+        self._shared.deadlines.schedule(self, self._finishing + FINISH_POLL_SECONDS)
+
+    def _check_finishing(self, since: float, now: float) -> float | None:
+        if self.phase != "draining" or self._socket is None:
+            return None
+        if has_failed(self._socket):
+            self._descriptor.connectionLost(Failure(error.ConnectionLost()))
+        elif not self.pending_bytes():
+            self.transport.loseConnection()
+        else:
+            return now + min(max(now - since, FINISH_POLL_SECONDS), 1.0)
+        return None
 
     def close(self) -> None:
         """Implements ``End.close``."""
@@ -309,6 +343,8 @@ class TransportEnd(Protocol):
                 self.stages.end_of_input()  # stages_drained follows
             else:
                 self._finish_output()
+        elif self._finishing is not None:
+            self.transport.loseConnection()  # the kernel goes on delivering
 
     def reset(self) -> None:
         """Implements ``End.reset``."""
@@ -376,6 +412,8 @@ class TransportEnd(Protocol):
 
     def is_delivered(self) -> bool:
         """Implements ``End.is_delivered``."""
+        if self._end_sent and self._is_tcp() and not (self._has_sent_fin or self._is_tls):
+            return False  # Twisted sends it in a later turn
         return not (self.pending_bytes() or (self.stages is not None and self.stages.held()))
 
     # -- called by the transport
@@ -407,12 +445,14 @@ class TransportEnd(Protocol):
             self.reports.eof(self)
             self._check_for_reset_later()
         elif self.phase == "draining":
+            self.reports.eof(self)
             self._finish_output()
         else:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Ignored: we have ended the writing ourselves."""
+        """Our end is sent."""
+        self._has_sent_fin = True
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is closed, or has failed."""
@@ -421,6 +461,9 @@ class TransportEnd(Protocol):
         self.reports.record.note_tcp(self.side, self.tcp_info(), now)
         if self._socket is not None and self._socket.unread_data:
             self.dataReceived(self._socket.unread_data)
+        if how is not None and self._had_ended() and not self._input_ended:
+            self._input_ended = True
+            self.reports.eof(self)
         if self.bucket is not None:
             self._shared.deadlines.cancel(self)
         phase, self.phase = self.phase, "closed"
@@ -428,6 +471,12 @@ class TransportEnd(Protocol):
         self._report_end(phase, how, reason)
         # No cycle is left to be collected: one holds all that OpenSSL has for a connection.
         self.transport = self._descriptor = self._writer = None
+
+    def _had_ended(self) -> bool:
+        """Whether the peer had ended in order before its connection failed."""
+        if self.phase == "connecting" or self._socket is None or self._is_tls:
+            return False
+        return self._socket.has_ended or self._socket.error_number == errno.EPIPE
 
     def _report_end(self, phase: Phase, how: SideEnd | None, reason: Failure) -> None:
         if phase == "connecting":

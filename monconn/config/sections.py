@@ -107,6 +107,8 @@ class JsonLogConfig:
     """A file; or ``stdout``, or ``syslog``."""
     at_open: Flag = False
     """Whether to write a line when a connection opens."""
+    at_half_close: Flag = False
+    """Whether to write a line when one side has ended in order and the other has not."""
     every: Seconds = 60.0
     """Seconds between the lines of a live connection; 0 is only the one when it closes."""
 

@@ -103,7 +103,7 @@ class Relay:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
             self._watchers.show(direction, data)
-        if record.reason is not None and not was_ending:
+        if record.reason is not None and (not was_ending or record.state == "closed"):
             return  # an observer has ended the connection because of this very chunk
         end.peer.sink.send(data)
 
@@ -220,10 +220,18 @@ class Relay:
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
         self.record.note_end(end.side, "fin")
-        if self._first_ended is None:
+        is_first = self._first_ended is None
+        if is_first:
             self._first_ended = end.side
             self.record.half_closed = self._monitor.clock.seconds()
         self._handle(_EOF_EVENT[end.side])
+        # Not if the connection is being closed, or if passing on the end has closed it.
+        if (
+            is_first
+            and self.record.reason is None
+            and self._monitor.observers.by_hook["half_closed"]
+        ):
+            self._monitor.half_closed(self.record, end.side)
 
     def gone(self, end: End) -> None:
         """Implements ``EndListener.gone``."""

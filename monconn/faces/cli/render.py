@@ -77,6 +77,9 @@ def _event_text(event: Json) -> str:
     if kind == "refused":
         return f"{client} refused: {event['refusal']}"
     moved = f"up {format_bytes(event['up'])}, down {format_bytes(event['down'])}"
+    if kind == "half_closed":
+        age = format_duration(event["age_seconds"])
+        return f"{client} half-closed by the {event['side']} after {age}, {moved}"
     detail = f" ({event['detail']})" if event.get("detail") else ""
     duration = format_duration(event["duration_seconds"])
     return f"{client} {event['reason']} after {duration}, {moved}{detail}"

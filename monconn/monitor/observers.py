@@ -272,12 +272,26 @@ def hooks_of(observer: AnyObserver) -> dict[str, _Call]:
             calls[hook] = call
     if base is Observer:
         for hook, call in calls.items():
-            if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
-                raise ObserverError(
-                    f"the observer {type(observer).__name__} has an async def {hook}, which would"
-                    " never run: derive it from monconn.AsyncObserver"
-                )
+            _refuse_coroutine(type(observer), hook, call)
     return calls
+
+
+def check_class(cls: type) -> None:
+    """Check a class of observers before there is an instance.
+
+    :raises ObserverError: a method is a coroutine function, though it is no AsyncObserver.
+    """
+    if not issubclass(cls, AsyncObserver):
+        for hook in _HOOKS:
+            _refuse_coroutine(cls, hook, getattr(cls, hook, None))
+
+
+def _refuse_coroutine(cls: type, hook: str, call: object) -> None:
+    if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
+        raise ObserverError(
+            f"{cls.__name__}.{hook} is an async def, which would never run: derive the class from"
+            " monconn.AsyncObserver, or write def"
+        )
 
 
 def _only(call: _Call, where: Where) -> _Call:

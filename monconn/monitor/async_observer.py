@@ -358,6 +358,7 @@ def _future_of(deferred: Deferred[Any], loop: asyncio.AbstractEventLoop) -> Awai
     def cancelled(future: asyncio.Future[None]) -> None:
         if future.cancelled():
             deferred.cancel()
+            deferred.addErrback(lambda failure: None)  # nobody will look for it there
 
     deferred.addBoth(fired)
     future.add_done_callback(cancelled)

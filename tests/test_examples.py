@@ -52,6 +52,10 @@ ENDING = {
         "while blocked: {'blocked': 1}",
         "let in again: 1 connection",
     ],
+    "webhook.py": [
+        "posted client_closed, answered thanks for upper, up 5",
+        "all posted: True",
+    ],
     "forwarder_in_a_program.py": [
         "started upper",
         "HELLO",
@@ -183,6 +187,20 @@ def test_the_librarys_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tests) == 2
     for test in tests:
         test()
+
+
+def test_the_observers_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monconn.registry, "_monitors", {})
+    page = (DOCS / "observers.md").read_text()
+    names: dict[str, Any] = {"monconn": monconn}
+    # Without the first one, which sets up the program's logging: a test in tests/e2e runs it.
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1:]:
+        exec(block, names)
+    connection, transport = connect(
+        monconn.MonitoringFactory(names["monitor"], Factory.forProtocol(Protocol))
+    )
+    transport.peer_sends(b"\xff\xfb\x01")
+    assert connection.record.reason == "operator"
 
 
 @pytest.mark.parametrize("page", ["library.md", "coming-from-go.md"])

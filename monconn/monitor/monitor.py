@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -257,7 +258,7 @@ class Monitor:
         for call in self._room.calls:
             call()
         if self._when_empty and not self._live:
-            when_delivered(self._notify_empty)  # sinks are stopped then
+            self._notify_empty()
 
     def _leave_ip(self, client_ip: str) -> None:
         left = self._live_by_ip[client_ip] - 1
@@ -273,7 +274,8 @@ class Monitor:
             if timer.active():
                 timer.cancel()
         for deferred in waiting:
-            deferred.callback(None)
+            # Whoever has waited stops what observes: that has to hear of the last end before.
+            when_delivered(partial(deferred.callback, None))
 
     def must_wait(self) -> bool:
         """Whether the next client is to be left in the accept queue."""
@@ -566,7 +568,7 @@ class Monitor:
         done: Deferred[None] = Deferred()
         self._when_empty.append(done)
         if not self._live:
-            when_delivered(self._notify_empty)
+            self._notify_empty()
             return done
         self._stop_timers += [
             self.clock.callLater(wait_seconds, self._end_all),

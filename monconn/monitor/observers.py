@@ -19,7 +19,7 @@ from monconn.monitor.async_observer import AsyncObserver, queue_calls
 from monconn.monitor.interfaces import IObserver, Observer
 from monconn.ratelimit import RateLimitedLog
 
-AnyObserver: TypeAlias = IObserver | AsyncObserver
+AnyObserver: TypeAlias = "IObserver | AsyncObserver"
 Where: TypeAlias = Callable[[ConnectionRecord], object]
 """Whether an observer is to be notified of a connection."""
 _Call = Callable[..., object]

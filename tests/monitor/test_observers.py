@@ -422,6 +422,22 @@ def test_a_stop_is_over_after_all_have_heard_of_the_last_end(
     assert "10.0.0.1 closed" in heard
 
 
+def test_a_stop_that_is_taken_back_in_a_hook_does_not_end_the_next_one(monitor: Monitor) -> None:
+    over: list[str] = []
+
+    def stop_twice(record: ConnectionRecord) -> None:
+        monitor.stop(10.0).addCallback(lambda _: over.append("first"))
+        monitor.resume()
+        monitor.stop(10.0).addCallback(lambda _: over.append("second"))
+
+    monitor.add_observer(Acting("opened", stop_twice))
+    connection = enter(monitor)
+    assert connection is not None
+    assert over == ["first"]
+    connection.end("client_closed", reset=True)
+    assert over == ["first", "second"]
+
+
 def test_a_failing_callback_of_a_stop_keeps_nothing_from_observers(
     monitor: Monitor, logged_failures: list[Failure]
 ) -> None:

@@ -50,8 +50,9 @@ class AsyncObserver:
 
     As methods run later, a record may have changed since its event.
 
-    :param queued_events: how many events may wait, besides the one whose method runs.
-    :param queued_bytes: how much payload may wait.
+    :param queued_events: how many events may wait, besides the one whose method runs;
+        :data:`QUEUED_EVENTS`, or the class's attribute of this name, if left out.
+    :param queued_bytes: how much payload may wait; likewise.
     :raises SettingError: a limit is not a positive whole number.
     """
 
@@ -62,15 +63,16 @@ class AsyncObserver:
     _monconn_queue: _Queue | None = None
 
     def __init__(
-        self, *, queued_events: int = QUEUED_EVENTS, queued_bytes: int = QUEUED_BYTES
+        self, *, queued_events: int | None = None, queued_bytes: int | None = None
     ) -> None:
         for name, value in (("queued_events", queued_events), ("queued_bytes", queued_bytes)):
+            if value is None:
+                continue  # what the class has
             if not isinstance(value, int) or isinstance(value, bool):
                 raise SettingTypeError(f"{name}={value!r}: must be a whole number")
             if value < 1:
                 raise SettingError(f"{name}={value!r}: must be at least 1")
-        self.queued_events = queued_events
-        self.queued_bytes = queued_bytes
+            setattr(self, name, value)
 
     async def opened(self, record: ConnectionRecord) -> None:
         """Does nothing."""

@@ -220,6 +220,18 @@ def test_payload_is_bounded_in_bytes(monitor: ManualMonitor) -> None:
     monitor.clock.advance(1)
 
 
+def test_limits_may_be_attributes_of_the_class(monitor: ManualMonitor) -> None:
+    class Small(Slow):
+        queued_events = 1
+
+    monitor.add_observer(observer := Small())
+    for _ in range(3):
+        enter(monitor)
+    assert observer.dropped == 2
+    monitor.clock.advance(1)
+    assert Small(queued_events=7).queued_events == 7
+
+
 @pytest.mark.parametrize("limit", ["queued_events", "queued_bytes"])
 @pytest.mark.parametrize("value", [0, -1, True, "9", 1.5])
 def test_a_limit_that_is_none(limit: str, value: Any) -> None:

@@ -220,18 +220,19 @@ class Relay:
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
         self.record.note_end(end.side, "fin")
-        is_first = self._first_ended is None
-        if is_first:
+        if self._first_ended is None:
             self._first_ended = end.side
             self.record.half_closed = self._monitor.clock.seconds()
         self._handle(_EOF_EVENT[end.side])
-        # Not if the connection is being closed, or if passing on the end has closed it.
-        if (
-            is_first
-            and self.record.reason is None
-            and self._monitor.observers.by_hook["half_closed"]
-        ):
-            self._monitor.half_closed(self.record, end.side)
+        if self._monitor.observers.by_hook["half_closed"]:
+            self._notify_half_closed(end)
+
+    def _notify_half_closed(self, end: End) -> None:
+        record = self.record
+        other_end = record.backend_end if end.side == "client" else record.client_end
+        # A connection that has a reason is being closed, or has been by passing on the end.
+        if other_end == "none" and record.reason is None:
+            self._monitor.half_closed(record, end.side)
 
     def gone(self, end: End) -> None:
         """Implements ``EndListener.gone``."""

@@ -45,16 +45,16 @@ ENDING = {
         "my log: upper #1 down 48 45 4c 4c 4f",
         "my log: upper #1 closed: client_closed",
     ],
+    "webhook.py": [
+        "posted client_closed, answered thanks for upper, up 5",
+        "all posted: True",
+    ],
     "block_and_close.py": [
         "closed: the client sees 'Connection was closed cleanly.', the record says operator",
         "reset: the client sees '.* non-clean fashion.', the record says operator",
         "blocked: the client sees 'Connection was closed cleanly.', the record says blocked",
         "while blocked: {'blocked': 1}",
         "let in again: 1 connection",
-    ],
-    "webhook.py": [
-        "posted client_closed, answered thanks for upper, up 5",
-        "all posted: True",
     ],
     "forwarder_in_a_program.py": [
         "started upper",

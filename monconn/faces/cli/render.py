@@ -72,14 +72,13 @@ def _event_text(event: Json) -> str:
         verb = "is over" if event["over"] else "begins"
         return f"{event['service']}: {event['device']} {event['alarm']} {verb}: {event['detail']}"
     client = f"{event['service']}: {event.get('client')}"
+    if kind == "half_closed":
+        return f"{client} half-closed by the {event['side']}, id {event['id']}"
     if kind == "opened":
         return f"{client} opened, id {event['id']}"
     if kind == "refused":
         return f"{client} refused: {event['refusal']}"
     moved = f"up {format_bytes(event['up'])}, down {format_bytes(event['down'])}"
-    if kind == "half_closed":
-        age = format_duration(event["age_seconds"])
-        return f"{client} half-closed by the {event['side']} after {age}, {moved}"
     detail = f" ({event['detail']})" if event.get("detail") else ""
     duration = format_duration(event["duration_seconds"])
     return f"{client} {event['reason']} after {duration}, {moved}{detail}"

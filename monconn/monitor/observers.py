@@ -26,9 +26,10 @@ _Call = Callable[..., object]
 _Entry = tuple[AnyObserver, _Call]
 OWN_CODE_LINES_PER_SECOND = 20
 CAUSED_EVENTS = 10_000
-"""How many events, each caused by what it did about another one, an observer may react to in a row
-by causing still more. One that answers each action with another would never come to an end; one
-that ends connections does so sooner, as there are no more than these."""
+"""How many events an observer may cause in answer to actions (or alarms) that themselves followed
+from an event, before the first event is delivered; and how many events of connections that followed
+from another it may answer by causing more. One that answers each action with others would never
+come to an end; one that ends connections does, as there are only so many."""
 _OF_CONNECTIONS = ("opened", "refused", "data", "half_closed", "closed")
 _HOOKS = (*_OF_CONNECTIONS, "alarmed", "acted")
 _OPTIONAL = ("half_closed", "acted")
@@ -168,7 +169,7 @@ class Observers:
             subscribed = tuple((observers, (each,)) for observers, each in notified.values())
             self._add(_Event("acted", (action,), subscribed))
             if not _delivery.is_running:
-                _deliver_waiting()
+                _deliver_waiting(is_caused=False)
 
     def _add(self, event: _Event) -> None:
         _delivery.waiting.append(event)
@@ -205,17 +206,18 @@ class Observers:
     def _stop_endless(self, observer: AnyObserver) -> None:
         self.remove(observer)
         self._log.error(
-            "{service}: observer {observer} is switched off: it has answered {count} events that"
-            " followed from what it did by causing more",
+            "{service}: observer {observer} is switched off: it answers events that follow from"
+            " others by causing more, without an end ({count})",
             service=self._service,
             observer=type(observer).__name__,
             count=CAUSED_EVENTS,
         )
 
 
-def _deliver_waiting() -> None:
+def _deliver_waiting(is_caused: bool = True) -> None:
     """Deliver what has happened meanwhile, until nothing more does.
 
+    :param is_caused: whether the first of these events, too, follows from another one.
     :raises KeyboardInterrupt: the user has interrupted the program while an observer ran.
     """
     causing: Counter[int] = Counter()
@@ -235,10 +237,12 @@ def _deliver_waiting() -> None:
                         each[1](*event.args)
                     except BaseException:
                         observers._failed(each[0])
-                    if _delivery.added != added_before:
-                        causing[id(each[0])] += 1
+                    added = _delivery.added - added_before
+                    if added and is_caused:
+                        causing[id(each[0])] += 1 if event.hook in _OF_CONNECTIONS else added
                         if causing[id(each[0])] > CAUSED_EVENTS:
                             observers._stop_endless(each[0])
+            is_caused = True
     finally:
         _delivery.is_running = False
     interrupt, _delivery.interrupt = _delivery.interrupt, None

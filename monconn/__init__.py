@@ -15,6 +15,7 @@ from monconn._version import __version__
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import REASONS, REFUSALS
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.async_observer import AsyncObserver
 from monconn.monitor.interfaces import IConnection, IObserver, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
@@ -40,6 +41,7 @@ __all__ = [
     "REASONS",
     "REFUSALS",
     "Alarm",
+    "AsyncObserver",
     "ConnectionRecord",
     "IConnection",
     "IObserver",

@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import Direction
+from monconn.model.reasons import Direction, Side
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IObserver
+from monconn.monitor.interfaces import IHalfCloseObserver, IObserver
 from monconn.monitor.monitor import Monitor
 from monconn.net.sockets import buffered_bytes
 
@@ -193,15 +193,17 @@ class MemoryTransport(FileDescriptor):
         self._keep_alive = bool(enabled)
 
 
-@implementer(IObserver)
+@implementer(IObserver, IHalfCloseObserver)
 class RecordingObserver:
     """An observer that records its events.
 
     :param watches_payload: whether to record bytes, too.
+    :param half_closes: whether to record half-closed connections, too.
     """
 
-    def __init__(self, watches_payload: bool = True) -> None:
+    def __init__(self, watches_payload: bool = True, *, half_closes: bool = False) -> None:
         self.watches_payload = watches_payload
+        self._half_closes = half_closes
         self.events: list[tuple[Any, ...]] = []
         """``("opened", record)``, ``("data", record, direction, data)`` and so on, in order."""
 
@@ -216,6 +218,11 @@ class RecordingObserver:
     def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Record the event ``data``."""
         self.events.append(("data", record, direction, data))
+
+    def half_closed(self, record: ConnectionRecord, side: Side) -> None:
+        """Record the event ``half_closed``, as ``("half_closed", record, side)``, if asked to."""
+        if self._half_closes:
+            self.events.append(("half_closed", record, side))
 
     def closed(self, record: ConnectionRecord) -> None:
         """Record the event ``closed``."""

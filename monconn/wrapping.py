@@ -298,6 +298,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self.record.state = "half_closed"
             self.record.half_closed = self._monitor.clock.seconds()
             self._schedule_check()
+            self._monitor.half_closed(self.record, side)
 
     def writeConnectionLost(self) -> None:
         """Our side has ended, and the transport has sent that."""

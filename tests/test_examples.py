@@ -45,6 +45,10 @@ ENDING = {
         "my log: upper #1 down 48 45 4c 4c 4f",
         "my log: upper #1 closed: client_closed",
     ],
+    "webhook.py": [
+        "posted client_closed, answered thanks for upper, up 5",
+        "all posted: True",
+    ],
     "block_and_close.py": [
         "closed: the client sees 'Connection was closed cleanly.', the record says operator",
         "reset: the client sees '.* non-clean fashion.', the record says operator",
@@ -189,6 +193,20 @@ def test_the_librarys_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tests) == 2
     for test in tests:
         test()
+
+
+def test_the_observers_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monconn.registry, "_monitors", {})
+    page = (DOCS / "observers.md").read_text()
+    names: dict[str, Any] = {"monconn": monconn}
+    # Without the first one, which sets up the program's logging: a test in tests/e2e runs it.
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1:]:
+        exec(block, names)
+    connection, transport = connect(
+        monconn.MonitoringFactory(names["monitor"], Factory.forProtocol(Protocol))
+    )
+    transport.peer_sends(b"\xff\xfb\x01")
+    assert connection.record.reason == "operator"
 
 
 @pytest.mark.parametrize("page", ["library.md", "coming-from-go.md"])

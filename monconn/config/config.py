@@ -218,9 +218,22 @@ def _config_of(root: Node) -> Config:
         services = _read_services(mapping.nodes["services"], config.defaults)
     except Wrong as wrong:
         found += [(("services", *path), message) for path, message in wrong.found]
+    else:
+        found += _unknown_services(config, services)
     if found:
         raise Wrong(*found)
     return attrs.evolve(config, services=services)
+
+
+def _unknown_services(config: Config, services: tuple[ServiceConfig, ...]) -> fields.Found:
+    """The observers' services that there are not."""
+    names = [each.name for each in services]
+    return [
+        (("observers", index, "services"), f"there is no service named {quoted(name)}")
+        for index, observer in enumerate(config.observers)
+        for name in observer.services or ()
+        if name not in names
+    ]
 
 
 def _services_in(

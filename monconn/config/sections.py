@@ -107,6 +107,8 @@ class JsonLogConfig:
     """A file; or ``stdout``, or ``syslog``."""
     at_open: Flag = False
     """Whether to write a line when a connection opens."""
+    at_half_close: Flag = False
+    """Whether to write a line when one side has ended in order and the other has not."""
     every: Seconds = 60.0
     """Seconds between the lines of a live connection; 0 is only the one when it closes."""
 
@@ -181,25 +183,53 @@ class ObserverConfig:
     """The class itself."""
     options: dict[str, Any] = attrs.field(factory=dict)
     """The keyword arguments that it is made with."""
+    services: tuple[str, ...] | None = None
+    """The services that it observes; None for all."""
+    filter: str | None = None
+    """The connections that it observes, in the filter language; None for all."""
 
 
 def _read_observer(node: Node) -> ObserverConfig:
     mapping = fields.require_mapping(node, _AN_OBSERVER)
     if "use" not in mapping.nodes:
         raise Wrong((("use",), f"is missing: {_AN_OBSERVER}"))
-    options = {key: plain(each) for key, each in mapping.nodes.items() if key != "use"}
     use = fields.read_text(mapping.nodes["use"])
     try:
         make = _imported(use)
     except Wrong as wrong:
         raise Wrong((("use",), str(wrong))) from None
     try:
-        inspect.signature(make).bind(**options)
-    except TypeError as error:
-        raise Wrong.here(f"{use} cannot be made with these options: {error}") from None
+        signature: inspect.Signature | None = inspect.signature(make)
     except ValueError:
-        pass  # a class in C may have no signature to inspect
-    return ObserverConfig(use, make, options)
+        signature = None  # a class in C may have none to inspect
+    # Those that the class itself has a parameter for are its own: there were such classes before
+    # there were these keys.
+    own = set() if signature is None else set(signature.parameters)
+    readers: dict[str, fields.Reader] = {
+        "use": fields.read_text,
+        "services": _read_service_names,
+        "filter": fields.read_text,
+    }
+    readers = {key: read for key, read in readers.items() if key == "use" or key not in own}
+    keys = attrs.evolve(mapping, nodes={k: v for k, v in mapping.nodes.items() if k in readers})
+    chosen, found = fields.read_keys(keys, readers)
+    if found:
+        raise Wrong(*found)
+    options = {key: plain(each) for key, each in mapping.nodes.items() if key not in readers}
+    if signature is not None:
+        try:
+            signature.bind(**options)
+        except TypeError as error:
+            raise Wrong.here(f"{use} cannot be made with these options: {error}") from None
+    return ObserverConfig(
+        use, make, options, services=chosen.get("services"), filter=chosen.get("filter")
+    )
+
+
+def _read_service_names(node: Node) -> tuple[str, ...]:
+    if isinstance(node, Sequence) and node.nodes:
+        return tuple(fields.read_text(each) for each in node.nodes)
+    raise Wrong.here("must be a list of services' names, such as [mqtt, web]")
 
 
 def _imported(use: str) -> Callable[..., Any]:
@@ -210,7 +240,9 @@ def _imported(use: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # importing runs code that may fail in any way
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # importing runs code that may fail in any way
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise Wrong.here(f"{quoted(use)} cannot be imported: {message}") from None
     if not callable(found):

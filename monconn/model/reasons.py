@@ -35,7 +35,7 @@ Reason = Literal[
 Refusal = Literal["blocked", "conn_limit", "ip_limit", "per_ip_limit", "rate", "stopping"]
 Closer = Literal["client", "backend", "operator", "monconn"]
 """Who ended a connection first."""
-EventKind = Literal["opened", "refused", "closed", "alarm", "action"]
+EventKind = Literal["opened", "refused", "half_closed", "closed", "alarm", "action"]
 """What is an event as it happens."""
 HistoryEventKind = Literal["refused", "alarm", "started", "stopped", "lost", "action"]
 """What is an event in a history; connections that have ended are rows of their own."""

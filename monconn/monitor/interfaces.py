@@ -8,7 +8,7 @@ from zope.interface import Attribute, Interface, implementer
 
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import Direction, Reason
+from monconn.model.reasons import Direction, Reason, Side
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.watchers import Watch
 
@@ -51,6 +51,11 @@ class IObserver(Interface):
 
     Observers run in the reactor's thread, in the path of the data: one must return quickly. One
     that raises is logged and switched off.
+
+    All are notified in the order in which things happen, over all services. What an observer does
+    about an event (it may close connections, block clients, change the policy) is an event that
+    follows: every observer is notified of the earlier one first. So a method never runs within
+    another one; and by then the record may say more than at the time of the event.
     """
 
     watches_payload: bool = Attribute("whether to call ``data``; read when the observer is added")
@@ -84,7 +89,18 @@ class IActionObserver(Interface):
         """
 
 
-@implementer(IObserver, IActionObserver)
+class IHalfCloseObserver(Interface):
+    """An optional hook of observers, besides the methods of :class:`IObserver`."""
+
+    def half_closed(record: ConnectionRecord, side: Side) -> None:
+        """One side has ended in order (FIN), and the other has not: bytes may go on the other way.
+
+        Called once for a connection, for the first side, and not if the connection is being closed
+        already.
+        """
+
+
+@implementer(IObserver, IActionObserver, IHalfCloseObserver)
 class Observer:
     """An observer that ignores everything: override the hooks that you need.
 
@@ -100,6 +116,9 @@ class Observer:
         """Does nothing."""
 
     def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
+        """Does nothing."""
+
+    def half_closed(self, record: ConnectionRecord, side: Side) -> None:
         """Does nothing."""
 
     def closed(self, record: ConnectionRecord) -> None:

@@ -6,11 +6,12 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -19,13 +20,13 @@ from monconn.clock import Clock, MonotonicClock
 from monconn.errors import SettingTypeError, UnknownConnection
 from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import Direction, Refusal
+from monconn.model.reasons import Direction, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.clients import ClientTotals
-from monconn.monitor.interfaces import IConnection, IObserver, IWatchable
+from monconn.monitor.interfaces import IConnection, IWatchable
 from monconn.monitor.liverules import LiveRules
-from monconn.monitor.observers import Observers
+from monconn.monitor.observers import AnyObserver, Observers, Where, when_delivered
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
 from monconn.policy.blocks import Blocks, BlockSource
@@ -69,7 +70,7 @@ class Monitor:
         listen: str = "",
         backend: str = "",
         clock: Clock | None = None,
-        observers: Iterable[IObserver] = (),
+        observers: Iterable[AnyObserver] = (),
     ) -> None:
         if not isinstance(name, str):
             raise SettingTypeError(f"Monitor(name={name!r}): must be a text")
@@ -155,15 +156,18 @@ class Monitor:
         """Whether any observer wants payload. Data paths ask :attr:`observers`, for each chunk."""
         return self.observers.watched
 
-    def add_observer(self, observer: IObserver) -> Cancel:
+    def add_observer(self, observer: AnyObserver, *, where: Where | None = None) -> Cancel:
         """Notify an observer of everything from now on, through the methods that it has now.
 
+        :param where: called with the record for each event of a connection; the observer is not
+            notified if that returns something false. Of alarms and actions it always is.
         :returns: removes it, as :meth:`remove_observer` does.
+        :raises ObserverError: a method is an ``async def``, though it is no ``AsyncObserver``.
         """
-        self.observers.add(observer)
+        self.observers.add(observer, where)
         return lambda: self.remove_observer(observer)
 
-    def remove_observer(self, observer: IObserver) -> None:
+    def remove_observer(self, observer: AnyObserver) -> None:
         """Notify an observer no more; harmless for one that is not notified of anything."""
         self.observers.remove(observer)
 
@@ -226,6 +230,13 @@ class Monitor:
         """Notify the observers that watch payload of a chunk."""
         self.observers.notify("data", record, direction, data)
 
+    def half_closed(self, record: ConnectionRecord, side: Side) -> None:
+        """Notify observers that the first of the two sides has ended in order.
+
+        Data paths ask ``observers.by_hook`` first, as few observers want to know.
+        """
+        self.observers.notify("half_closed", record, side)
+
     def alarm(self, alarm: Alarm) -> None:
         """Notify observers that a device behaves abnormally, or does so no longer."""
         self.observers.notify("alarmed", alarm)
@@ -263,7 +274,8 @@ class Monitor:
             if timer.active():
                 timer.cancel()
         for deferred in waiting:
-            deferred.callback(None)
+            # Whoever has waited stops what observes: that has to hear of the last end before.
+            when_delivered(partial(deferred.callback, None))
 
     def must_wait(self) -> bool:
         """Whether the next client is to be left in the accept queue."""
@@ -553,10 +565,11 @@ class Monitor:
         """
         self.stopping = True
         self.observers.flush_log()  # no timer may fire any more to do it
-        if not self._live:
-            return succeed(None)
         done: Deferred[None] = Deferred()
         self._when_empty.append(done)
+        if not self._live:
+            self._notify_empty()
+            return done
         self._stop_timers += [
             self.clock.callLater(wait_seconds, self._end_all),
             self.clock.callLater(wait_seconds + STOP_GRACE_SECONDS, self.stop_now),

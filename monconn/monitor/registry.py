@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from monconn.errors import DuplicateService, UnknownConnection, UnknownService, quoted
+from monconn.errors import (
+    DuplicateService,
+    SettingTypeError,
+    UnknownConnection,
+    UnknownService,
+    quoted,
+)
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IObserver
 from monconn.monitor.monitor import Monitor
+from monconn.monitor.observers import AnyObserver, Where, hooks_of
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 
 WAIT_SECONDS = 60.0
@@ -60,17 +66,32 @@ class Registry:
         """
         return self._when_deleted.add(call)
 
-    def observe(self, observer: IObserver) -> Cancel:
+    def observe(
+        self,
+        observer: AnyObserver,
+        *,
+        services: Collection[str] | None = None,
+        where: Where | None = None,
+    ) -> Cancel:
         """Add an observer to every monitor, and to each that is added from now on.
 
+        :param services: only to the monitors with these names.
+        :param where: as for :meth:`Monitor.add_observer`.
         :returns: removes the observer from all of them and cancels the subscription.
+        :raises ObserverError: a method is an ``async def``, though it is no ``AsyncObserver``.
         """
+        if isinstance(services, str):
+            raise SettingTypeError(
+                f"services={services!r}: must be several names, as in [{services!r}]"
+            )
+        hooks_of(observer)  # what is no observer is refused now, and not with the first monitor
         # Those that were deleted meanwhile may still have connections: they are released, too.
         observed: WeakSet[Monitor] = WeakSet()
 
         def follow(monitor: Monitor) -> None:
-            observed.add(monitor)
-            monitor.add_observer(observer)
+            if services is None or monitor.name in services:
+                observed.add(monitor)
+                monitor.add_observer(observer, where=where)
 
         stop_following = self.when_added(follow)
         for monitor in self:

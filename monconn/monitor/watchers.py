@@ -55,6 +55,8 @@ class Watchers:
                 continue  # an earlier one has cancelled it
             try:
                 watch(direction, data)
-            except (Exception, SystemExit):  # sys.exit() must not end the program either
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # sys.exit() must not end the program either
                 self._remove(watch)
                 self._log.failure("a watcher of a connection failed and is removed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.logger import Logger
@@ -12,14 +13,14 @@ from twisted.logger import Logger
 from monconn.clock import Clock
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import EventKind
+from monconn.model.reasons import EVENT_KINDS, EventKind, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.registry import Registry
 from monconn.ops.columns import Row
-from monconn.ops.filters import Context, Filter
+from monconn.ops.filters import Context, Exact, Filter, Part
 from monconn.ops.rates import Rates
-from monconn.ops.rows import ActionRow, AlarmRow, ConnectionRow
+from monconn.ops.rows import ActionRow, AlarmRow, ConnectionRow, HalfClosedRow
 from monconn.ratelimit import RateLimiter
 
 EVENTS_PER_SECOND = 1_000
@@ -79,6 +80,9 @@ class Subscription:
         self._service = service
         self._filter = filter
         self._is_paused = False
+        self.half_closes = _asks_for_half_closes(filter)
+        """Whether connections that are half-closed are events, too. Only for those who ask, as
+        there may be one for each connection."""
         self.dropped = 0
         """How many events were not delivered, as they came too fast or during a pause."""
 
@@ -145,7 +149,8 @@ class Feed(Observer):
         :param deliver: is called with each event; must not block. If it raises, it is logged and
             the subscription is cancelled.
         :param service: only events of this service, and actions on all of them.
-        :param filter: over :data:`~monconn.ops.filter_keys.EVENT_KEYS`.
+        :param filter: over :data:`~monconn.ops.filter_keys.EVENT_KEYS`. Events ``half_closed`` are
+            delivered only if it names them, as ``event:half_closed`` does.
         """
         subscription = Subscription(self, deliver, service, filter)
         if not self._subscriptions:
@@ -170,6 +175,14 @@ class Feed(Observer):
         """Implements ``IObserver.refused``."""
         self._happened("refused", record.service, lambda: self._row(record))
 
+    def half_closed(self, record: ConnectionRecord, side: Side) -> None:
+        """Implements ``IHalfCloseObserver.half_closed``."""
+        self._happened(
+            "half_closed",
+            record.service,
+            lambda: self._row(record, partial(HalfClosedRow, side=side)),
+        )
+
     def closed(self, record: ConnectionRecord) -> None:
         """Implements ``IObserver.closed``."""
         self._happened("closed", record.service, lambda: self._row(record))
@@ -182,11 +195,17 @@ class Feed(Observer):
         """Implements ``IActionObserver.acted``."""
         self._happened("action", action.service, lambda: ActionRow(**action.to_dict()))
 
-    def _row(self, record: ConnectionRecord) -> ConnectionRow:
-        return connection_row(record, Rates(), self._clock.seconds())
+    def _row(
+        self, record: ConnectionRecord, make: Callable[..., ConnectionRow] = ConnectionRow
+    ) -> ConnectionRow:
+        return connection_row(record, Rates(), self._clock.seconds(), make)
 
     def _happened(self, kind: EventKind, service: str | None, make_row: Callable[[], Row]) -> None:
-        concerned = [each for each in self._subscriptions if each.concerns(service)]
+        concerned = [
+            each
+            for each in self._subscriptions
+            if each.concerns(service) and (kind != "half_closed" or each.half_closes)
+        ]
         if not concerned:
             return
         self._sequence += 1
@@ -213,17 +232,28 @@ class Feed(Observer):
                 each.cancel()
 
 
+def _asks_for_half_closes(filter: Filter | None) -> bool:
+    """Whether a filter names this kind of event: by a term that can mean no other."""
+    others = [kind for kind in EVENT_KINDS if kind != "half_closed"]
+    return filter is not None and any(
+        term.key == "event"
+        and not term.is_negated
+        and isinstance(term.value, (Exact, Part))
+        and not any(term.value.text in kind for kind in others)
+        for term in filter.terms
+    )
+
+
 def connection_row(
     record: ConnectionRecord,
     rates: Rates,
     now: float,
-    row_class: type[ConnectionRow] = ConnectionRow,
+    make: Callable[..., ConnectionRow] = ConnectionRow,
 ) -> ConnectionRow:
     """A connection as it is at this moment.
 
     :param now: monotonic seconds.
+    :param make: the row's class.
     """
     up_rate, down_rate = rates.of(record, now)
-    return row_class(
-        **record.snapshot(now), up_rate=round(up_rate, 1), down_rate=round(down_rate, 1)
-    )
+    return make(**record.snapshot(now), up_rate=round(up_rate, 1), down_rate=round(down_rate, 1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ from monconn.model.reasons import (
     STATES,
 )
 from monconn.model.record import ConnectionRecord
-from monconn.ops.filters import Context, Key, Keys, port_of
+from monconn.ops.filters import Context, FilterError, Key, Keys, parse, port_of
 
 
 def _table(*keys: Key) -> dict[str, Key]:
@@ -70,6 +71,41 @@ CONNECTION_KEYS = Keys(
     facts=_record_facts,
 )
 """The keys of a :class:`~monconn.model.record.ConnectionRecord`, live or closed."""
+
+
+OBSERVED_KEYS = attrs.evolve(
+    CONNECTION_KEYS,
+    by_name={
+        **{name: key for name, key in CONNECTION_KEYS.by_name.items() if name != "rate"},
+        "reason": Key(
+            "reason",
+            "choice",
+            lambda r, _: r.reason or r.refusal,
+            tuple(dict.fromkeys((*REASONS, *REFUSALS))),
+        ),
+        "detail": Key("detail", "text", lambda r, _: r.detail),
+    },
+)
+"""The keys of a record as an observer is notified of an event; ``reason`` may be a refusal."""
+
+
+def record_filter(
+    terms: str | Sequence[str],
+    *,
+    now: Callable[[], float] = time.monotonic,
+    services: Iterable[str] = (),
+) -> Callable[[ConnectionRecord], bool]:
+    """A filter as a function, for ``where`` of :meth:`Registry.observe`.
+
+    :param terms: over :data:`OBSERVED_KEYS`.
+    :param now: monotonic seconds, as the records' times are.
+    :param services: names of services that exist: one that is given in full means only itself.
+    :raises FilterError: the filter cannot be understood.
+    """
+    wanted = parse(terms, OBSERVED_KEYS, known={"service": tuple(services)})
+    if any(term.key == "fact.event" for term in wanted.terms):  # as in a filter of events
+        raise FilterError("event: is no key here: an observer has a method for each kind of event")
+    return lambda record: wanted.matches(record, Context(now()))
 
 
 def _field(name: str) -> Callable[[Any, Context], Any]:

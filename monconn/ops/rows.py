@@ -125,6 +125,13 @@ class ClosedConnectionRow(ConnectionRow):
 
 
 @attrs.frozen(slots=False)
+class HalfClosedRow(ConnectionRow):
+    """One connection as the first of its sides has ended in order."""
+
+    side: str | None = field(optional=True, importance=13, help="Which one: client or backend.")
+
+
+@attrs.frozen(slots=False)
 class IpRow(Row):
     """One client IP with live connections at a service."""
 

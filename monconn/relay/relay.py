@@ -104,7 +104,7 @@ class Relay:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
             self._watchers.show(direction, data)
-        if record.reason is not None and not was_ending:
+        if record.reason is not None and (not was_ending or record.state == "closed"):
             return  # an observer has ended the connection because of this very chunk
         end.peer.sink.send(data)
 
@@ -229,6 +229,15 @@ class Relay:
         if end.side == "backend":
             self.record.backend_ended = now
         self._handle(_EOF_EVENT[end.side])
+        if self._monitor.observers.by_hook["half_closed"]:
+            self._notify_half_closed(end)
+
+    def _notify_half_closed(self, end: End) -> None:
+        record = self.record
+        other_end = record.backend_end if end.side == "client" else record.client_end
+        # A connection that has a reason is being closed, or has been by passing on the end.
+        if other_end == "none" and record.reason is None:
+            self._monitor.half_closed(record, end.side)
 
     def gone(self, end: End) -> None:
         """Implements ``EndListener.gone``."""

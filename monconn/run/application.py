@@ -15,14 +15,13 @@ from monconn.config.sections import (
     HistoryConfig,
     JsonLogConfig,
     MetricsConfig,
-    ObserverConfig,
 )
 from monconn.devices.devices import DevicesService
-from monconn.errors import ListenError, MonconnError, ObserverError
+from monconn.errors import ListenError, MonconnError
 from monconn.model.actions import Actor
-from monconn.monitor.interfaces import IObserver
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
+from monconn.run.observers import CustomObservers
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.hexdump import HexDump
@@ -70,8 +69,7 @@ class Application(MultiService):
         self._has_listeners = False
         self._shared = (self.registry, reactor, self._clock)
         # Sinks start before the first client can connect, and stop after the last connection.
-        for each in config.observers:
-            self.registry.observe(_make_observer(each))
+        self._observers = CustomObservers(config, self.registry, self._clock)
         self._devices = self._add(DevicesService(config.devices, self.registry, self._clock))
         self._history = self._add_history(config.history)
         self._json_log = self._add_json_log(config.json_log)
@@ -121,7 +119,8 @@ class Application(MultiService):
             "json_log": self._json_log,
             "history": self._history,
         }
-        return {name: each.dropped for name, each in observers.items() if each is not None}
+        own = {name: each.dropped for name, each in observers.items() if each is not None}
+        return own | self._observers.dropped()
 
     def _add_admin_interfaces(self, config: Config) -> None:
         """The manhole and the control port."""
@@ -187,6 +186,7 @@ class Application(MultiService):
         await self.supervisor.stop()
         self._close_log.flush()
         self._hex_dump.stop(_FLUSH_SECONDS)
+        await self._observers.stop(_FLUSH_SECONDS)
         await DeferredList([maybeDeferred(each.stopService) for each in self])
 
     def signal_received(self, name: str, again: bool) -> None:
@@ -201,22 +201,3 @@ class Application(MultiService):
         """End every connection at once, as a second signal asks for."""
         for monitor in self.registry:
             monitor.stop_now()
-
-
-def _make_observer(config: ObserverConfig) -> IObserver:
-    """A custom observer.
-
-    :raises ObserverError: it cannot be made, or is not an observer.
-    """
-    try:
-        observer = config.make(**config.options)
-        missing = [each for each in IObserver if not hasattr(observer, each)]
-    except (Exception, SystemExit) as error:  # it is the user's code, and may fail in any way
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ObserverError(f"observers: {config.use} cannot be made: {message}") from error
-    if missing:
-        raise ObserverError(
-            f"observers: {config.use} is no observer, it has no {', '.join(sorted(missing))}:"
-            " derive it from monconn.Observer"
-        )
-    return observer  # type: ignore[no-any-return]

@@ -20,6 +20,7 @@ from monconn.config.sections import JsonLogConfig
 from monconn.errors import MonconnError
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
+from monconn.model.reasons import Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.registry import Registry
@@ -40,7 +41,9 @@ POLL_SECONDS = 1.0
 FLUSH_SECONDS = 1.0
 """How long a stopping program waits for its last lines to be written."""
 
-Event = Literal["opened", "update", "closed", "refused", "alarm", "action", "dropped"]
+Event = Literal[
+    "opened", "update", "half_closed", "closed", "refused", "alarm", "action", "dropped"
+]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -130,11 +133,15 @@ class JsonLog(Observer):
     :param sink: where the lines go.
     :param clock: monotonic time and timers.
     :param at_open: whether to write a line when a connection opens.
+    :param at_half_close: whether to write one when its first side has ended in order.
     """
 
-    def __init__(self, sink: Sink, clock: Clock, *, at_open: bool) -> None:
+    def __init__(
+        self, sink: Sink, clock: Clock, *, at_open: bool, at_half_close: bool = False
+    ) -> None:
         self._clock = clock
         self._at_open = at_open
+        self._at_half_close = at_half_close
         self._writer = _Writer(sink)
         self._queue: BackgroundQueue[_Batch] = BackgroundQueue(
             lambda batch, _: self._writer.write(batch), QUEUED_LINES
@@ -154,6 +161,12 @@ class JsonLog(Observer):
         """Write a line, if configured."""
         if self._at_open:
             self._add("opened", record.snapshot(self._clock.seconds()))
+
+    def half_closed(self, record: ConnectionRecord, side: Side) -> None:
+        """Write a line, if configured."""
+        if self._at_half_close:
+            now = self._clock.seconds()
+            self._add("half_closed", {**record.snapshot(now), "side": side})
 
     def update(self, record: ConnectionRecord) -> None:
         """Write the present state of a live connection."""
@@ -299,7 +312,9 @@ class JsonLogService(Service):
     ) -> None:
         self._reactor = reactor
         self._sink = sink_for(config.path, clock.seconds) if sink is None else sink
-        self._lines = JsonLog(self._sink, clock, at_open=config.at_open)
+        self._lines = JsonLog(
+            self._sink, clock, at_open=config.at_open, at_half_close=config.at_half_close
+        )
         self._updates: Updates | None = None
         self._previous_handler: Any = None
         self._has_handler = False

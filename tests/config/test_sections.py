@@ -31,6 +31,14 @@ def problems(text: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+class OwnFilter(Observer):
+    """One that has options with the names of ours."""
+
+    def __init__(self, filter: Any, services: Any = None) -> None:
+        self.filter = filter
+        self.services = services
+
+
 class CustomObserver(Observer):
     """A custom observer."""
 
@@ -49,14 +57,14 @@ def test_everything_is_off_except_devices() -> None:
 def test_every_section() -> None:
     config = read(
         """
-json_log: {path: stdout, at_open: true, every: 5m}
+json_log: {path: stdout, at_open: true, at_half_close: true, every: 5m}
 metrics: {listen: "127.0.0.1:9100"}
 history: {path: /var/lib/h.sqlite, keep: 7d, max_size: 10MiB, resume_counters: false}
 devices: {prefix_v4: 24, prefix_v6: 56, kept: 10, silent_heartbeats: 5,
           storm_connections: 3, storm_within: 2m}
 """
     )
-    assert config.json_log == JsonLogConfig("stdout", at_open=True, every=300.0)
+    assert config.json_log == JsonLogConfig("stdout", at_open=True, at_half_close=True, every=300.0)
     assert config.metrics == MetricsConfig(TcpAddress("127.0.0.1", 9100))
     assert config.history == HistoryConfig("/var/lib/h.sqlite", 7 * 86400.0, 10 * 2**20, False)
     assert config.devices == DevicesConfig(24, 56, 10, 5, 3, 120.0)
@@ -105,6 +113,39 @@ def test_problems_are_reported(text: str, message: str) -> None:
     (problem,) = problems(text)
     assert problem.startswith("file.yaml:2: ")
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("services: web", "observers[0].services: must be a list of services' names, such as"),
+        ("services: []", "observers[0].services: must be a list of services' names, such as"),
+        ("services: [web, wbe]", 'observers[0].services: there is no service named "wbe"'),
+        ("services: [[]]", "observers[0].services: must be a text, not"),
+        ("filter: [x]", "observers[0].filter: must be a text, not"),
+    ],
+)
+def test_problems_with_what_an_observer_chooses(keys: str, message: str) -> None:
+    (problem,) = problems(f"observers: [{{use: '{__name__}:CustomObserver', path: x, {keys}}}]")
+    assert problem.startswith("file.yaml:2: ")
+    assert message in problem
+
+
+def test_an_observer_may_choose_services_and_connections() -> None:
+    config = read(
+        f"observers: [{{use: '{__name__}:CustomObserver', path: x, services: [web],"
+        " filter: 'client:10.0.0.0/8'}]"
+    )
+    (each,) = config.observers
+    assert (each.services, each.filter) == (("web",), "client:10.0.0.0/8")
+    assert each.options == {"path": "x"}
+
+
+def test_options_of_a_class_go_before_our_keys_of_the_same_names() -> None:
+    config = read(f"observers: [{{use: '{__name__}:OwnFilter', filter: [a], services: b}}]")
+    (each,) = config.observers
+    assert each.options == {"filter": ["a"], "services": "b"}
+    assert (each.services, each.filter) == (None, None)
 
 
 def test_all_that_is_wrong_with_observers_at_once() -> None:

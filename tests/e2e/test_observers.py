@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import queue
 import re
+import socket
+import struct
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +24,10 @@ DOCS = ROOT / "docs"
 PAGE = (DOCS / "observers.md").read_text()
 
 
-def block(language: str) -> str:
-    """The first block of the page in a language."""
-    found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None
-    return found[1]
+def block(language: str, part: str = "") -> str:
+    """The first block of the page in a language that has this part."""
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return next(each for each in found if part in each)
 
 
 @pytest.mark.parametrize("how", ["monconn", "twist"])
@@ -78,3 +84,103 @@ def test_an_object_that_is_no_observer_is_reported(
     assert "types:SimpleNamespace is no observer, it has no alarmed, closed, " in str(
         monconn.program.err
     )
+
+
+class Posted(BaseHTTPRequestHandler):
+    """A web server that stores what is posted to it."""
+
+    bodies: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def do_POST(self) -> None:
+        self.bodies.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_the_documented_webhook_posts_what_its_filter_chooses(
+    launch: Callable[..., Monconn], echo_port: int, tmp_path: Path
+) -> None:
+    (tmp_path / "hooks.py").write_text(block("python", "class Webhook"))
+    service = {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{echo_port}"}
+    path = write_config(tmp_path, files=service)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Posted) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        text = block("yaml", "hooks:Webhook").replace(
+            "127.0.0.1:8080", f"127.0.0.1:{server.server_port}"
+        )
+        assert text.startswith("observers:\n")
+        path.write_text(f"services: {json.loads(path.read_text())['services']!r}\n{text}")
+        monconn = launch("monconn", "-c", path, env={"PYTHONPATH": str(tmp_path)})
+        with connect(monconn.port()) as client:
+            client.sendall(b"in order")
+            client.shutdown(socket.SHUT_WR)
+            assert receive(client, 8) == b"in order"
+            assert client.recv(1) == b""
+        with connect(monconn.port()) as client:
+            client.sendall(b"reset")
+            assert receive(client, 5) == b"reset"
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        posted = Posted.bodies.get(timeout=30)
+        assert (posted["reason"], posted["up"]) == ("client_reset", 5)
+        assert monconn.stop() == 0
+        server.shutdown()
+    assert Posted.bodies.empty()
+
+
+def test_what_is_queued_is_handled_before_the_end(
+    launch: Callable[..., Monconn], echo_port: int, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import monconn\n"
+        "from twisted.internet.defer import Deferred\n"
+        "class Mine(monconn.AsyncObserver):\n"
+        "    async def closed(self, record):\n"
+        "        from twisted.internet import reactor\n"
+        "        slow = Deferred()\n"
+        "        reactor.callLater(0.1, slow.callback, None)\n"
+        "        await slow\n"
+        "        print('handled', record.reason, flush=True)\n"
+        "    async def opened(self, record):\n"
+        "        print('opened', flush=True)\n"
+    )
+    path = write_config(
+        tmp_path,
+        web={"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{echo_port}", "wait_timeout": 0},
+    )
+    path.write_text(path.read_text()[:-1] + ', "observers": [{"use": "mine:Mine"}]}')
+    monconn = launch("monconn", "-c", path, env={"PYTHONPATH": str(tmp_path)})
+    with connect(monconn.port()) as client:
+        client.sendall(b"x")
+        assert receive(client, 1) == b"x"
+        monconn.program.out.wait_for("^opened$")
+        assert monconn.stop() == 0
+    assert "handled stopping" in str(monconn.program.out)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"filter": "clinet:10.0.0.0/8"}, 'observers[0].filter: filter: unknown key "clinet"'),
+        ({"services": ["wbe"]}, 'observers[0].services: there is no service named "wbe"'),
+        ({}, "observers[0].use: Mine.closed is an async def, which would never run"),
+    ],
+)
+@pytest.mark.parametrize("how", ["-c", "check"])
+def test_a_mistake_is_reported_by_check_and_at_the_start(
+    launch: Callable[..., Monconn], tmp_path: Path, entry: dict[str, Any], message: str, how: str
+) -> None:
+    method = "def" if entry else "async def"
+    (tmp_path / "mine.py").write_text(
+        f"import monconn\nclass Mine(monconn.Observer):\n    {method} closed(self, record): pass\n"
+    )
+    path = write_config(tmp_path, web={"listen": "127.0.0.1:0", "backend": "127.0.0.1:9"})
+    observers = json.dumps([{"use": "mine:Mine", **entry}])
+    path.write_text(path.read_text()[:-1] + f', "observers": {observers}}}')
+    monconn = launch("monconn", how, path, env={"PYTHONPATH": str(tmp_path)})
+    assert monconn.status() == 2
+    errors = str(monconn.program.err)
+    assert message in errors
+    assert errors.count("\n") == 1

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
+from monconn.faces.cli.render import event_line
 from monconn.model.actions import OWN_CODE
 from monconn.model.alarms import Alarm
 from monconn.ops.feed import CHECKS_PER_SECOND, EVENTS_PER_SECOND, FeedEvent
@@ -163,3 +166,46 @@ def test_subscribing_twice_is_two_subscriptions() -> None:
     one.cancel()
     world.connect("web", "192.0.2.1")
     assert [event.sequence for event in events] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("filter", "kinds"),
+    [
+        (None, ["opened", "closed"]),
+        ("client:192.0.2.0/24", ["opened", "closed"]),
+        ("not:event:opened", ["closed"]),
+        ("event:closed", ["closed"]),
+        ("event:close", ["closed"]),  # a part of both names
+        ("event:half_closed", ["half_closed"]),
+        ("event:half", ["half_closed"]),
+        ("event:half_closed event:closed", ["half_closed", "closed"]),
+        ("event:half_closed not:event:half_closed", []),
+    ],
+)
+def test_half_closes_are_delivered_only_to_those_who_name_them(
+    filter: str | None, kinds: list[str]
+) -> None:
+    world = World("web")
+    events: list[FeedEvent] = []
+    world.operations.subscribe(events.append, filter=filter)
+    (made,) = world.connect("web", "192.0.2.1")
+    made.record.note_end("backend", "fin")
+    world.registry.get("web").half_closed(made.record, "backend")
+    made.end("stopping")
+    assert [event.kind for event in events] == kinds
+    for event in events:
+        sent = event.to_json()
+        assert sent.get("side") == ("backend" if event.kind == "half_closed" else None)
+        assert event_line({**sent, "at": sent["at"]}).count("192.0.2.1:1024") == 1
+
+
+def test_the_line_of_a_half_close() -> None:
+    world = World("web")
+    events: list[FeedEvent] = []
+    world.operations.subscribe(events.append, filter="event:half_closed")
+    (made,) = world.connect("web", "192.0.2.1")
+    world.registry.get("web").half_closed(made.record, "client")
+    (event,) = events
+    assert event_line(event.to_json()).endswith(
+        f" web: 192.0.2.1:1024 half-closed by the client, id {made.record.id}"
+    )

@@ -47,7 +47,9 @@ def test_a_watcher_may_end_the_connection_before_the_chunk_is_passed_on() -> Non
     assert stage.asked() == ["abort client", "abort backend"]
 
 
-@pytest.mark.parametrize("failure", [ZeroDivisionError("on purpose"), SystemExit(1)])
+@pytest.mark.parametrize(
+    "failure", [ZeroDivisionError("on purpose"), SystemExit(1), GeneratorExit()]
+)
 def test_watchers_do_not_disturb_each_other(
     logged_failures: list[object], failure: BaseException
 ) -> None:

@@ -28,6 +28,7 @@ from monconn.config.sections import JsonLogConfig
 from monconn.errors import FileError
 from monconn.model.actions import OWN_CODE, Action
 from monconn.model.alarms import Alarm
+from monconn.model.reasons import Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import IConnection, IObserver
 from monconn.monitor.monitor import Monitor
@@ -234,6 +235,24 @@ def test_an_opening_is_a_line_only_if_configured(start: Start, sink: MemorySink)
     running.open()
     running.service.stopService()
     assert sink.data == b""
+
+
+@pytest.mark.parametrize("side", ["client", "backend"])
+def test_a_half_close_is_a_line_if_configured(start: Start, sink: MemorySink, side: Side) -> None:
+    for at_half_close in (False, True):
+        running = start(sink, at_half_close=at_half_close)
+        connection = running.open()
+        connection.record.note_end(side, "fin")
+        connection.record.state = "half_closed"
+        running.monitor.half_closed(connection.record, side)
+        running.close(connection)
+        running.service.stopService()
+    without, half_closed, closed = lines_of(sink.data)
+    assert (without["event"], closed["event"]) == ("closed", "closed")
+    assert (half_closed["event"], half_closed["side"]) == ("half_closed", side)
+    assert (half_closed["state"], half_closed[f"{side}_end"]) == ("half_closed", "fin")
+    assert "reason" not in half_closed
+    assert half_closed.keys() - closed.keys() == {"side"}
 
 
 def test_a_refusal_is_a_line(start: Start, sink: MemorySink) -> None:

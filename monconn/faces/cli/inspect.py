@@ -144,7 +144,8 @@ def events(server: Client, terms: Sequence[str], service: str | None, as_json: b
     """What happens, as it happens: a line for each event.
 
     Connections opened, refused and closed; alarms; actions. A FILTER such as event:closed
-    (docs/filters.md) chooses among them.
+    (docs/filters.md) chooses among them. Half-closed connections are there if it names them
+    (event:half_closed).
     """
     from monconn.faces.cli import render
 

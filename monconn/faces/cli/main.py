@@ -42,7 +42,7 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
     from monconn.faces.cli.run import install_reactor, run  # Twisted and all: not needed for --help
 
     install_reactor()  # before endpoints are parsed: Twisted would install its default reactor
-    config = _configuration(lambda: from_pairs(pairs) if file is None else load(file))
+    config = _configuration(lambda: from_pairs(pairs) if file is None else _load(file))
     context.exit(run(config, debug=debug))
 
 
@@ -51,7 +51,7 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
 @click.pass_context
 def check(context: click.Context, file: str) -> None:
     """Validate a configuration FILE: exit status 0 if it is right, 2 if not."""
-    config = _configuration(lambda: load(file))
+    config = _configuration(lambda: _load(file))
     count = len(config.services)
     click.echo(f"{file} is valid: {count} service{'' if count == 1 else 's'}")
 
@@ -67,6 +67,15 @@ def demo(context: click.Context) -> None:
 
 for verb in VERBS:
     main.add_command(verb)
+
+
+def _load(file: str) -> Config:
+    config = load(file)
+    if config.observers:
+        from monconn.run.observers import check_observers
+
+        check_observers(config, file)
+    return config
 
 
 def _configuration(read: Callable[[], Config]) -> Config:

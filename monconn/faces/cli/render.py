@@ -72,6 +72,8 @@ def _event_text(event: Json) -> str:
         verb = "is over" if event["over"] else "begins"
         return f"{event['service']}: {event['device']} {event['alarm']} {verb}: {event['detail']}"
     client = f"{event['service']}: {event.get('client')}"
+    if kind == "half_closed":
+        return f"{client} half-closed by the {event['side']}, id {event['id']}"
     if kind == "opened":
         return f"{client} opened, id {event['id']}"
     if kind == "refused":

@@ -34,6 +34,9 @@ STEPS_PER_TIME_CHECK = 100
 """Connections or devices polled before the clock is read again, which costs as much as one."""
 BUCKET_SECONDS = 1.0
 """How late an alarm may be raised; see :class:`DeadlineWheel`."""
+MOST_MEASURED = 100
+"""Connections of one device about which the kernel is asked for its row: some microseconds each,
+and a network behind one address may have thousands."""
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
 
@@ -307,7 +310,14 @@ class DevicesService(Service):
         chosen = list(self._registry) if service is None else [self._registry.get(service)]
         seen = [self._followed[each].most_recent_first() for each in chosen]
         merged = merge(*seen, key=lambda each: each[0].last_seen_at, reverse=True)
-        return (device.snapshot(name, self._clock.seconds()) for device, name in merged)
+        monitors = {monitor.name: monitor for monitor in chosen}
+        return (self._row(device, monitors[name]) for device, name in merged)
+
+    def _row(self, device: Device, monitor: Monitor) -> dict[str, Any]:
+        for record in islice(device.live or (), MOST_MEASURED):
+            if record.id in monitor:
+                monitor.measure(record.id)
+        return device.snapshot(monitor.name, self._clock.seconds())
 
     def startService(self) -> None:
         """Start to poll."""

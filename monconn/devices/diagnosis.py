@@ -9,7 +9,7 @@ import attrs
 
 from monconn.model import tcpinfo
 from monconn.model.reasons import Side
-from monconn.model.record import ConnectionRecord
+from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.tcpinfo import TcpInfo
 from monconn.units import format_duration
 
@@ -41,7 +41,8 @@ def diagnose(record: ConnectionRecord, now: float) -> dict[str, Any]:
     :param now: monotonic seconds.
     :returns: ``looks_like``: ``slow network to the client``, ``slow network to the backend``,
         ``slow client``, ``slow backend``, ``slow to connect``, ``nothing slow`` or
-        ``unknown``; ``because``: the figures as text, those of the cause first.
+        ``unknown``; before all of these, ``client unreachable`` or ``backend unreachable``;
+        ``because``: the figures as text, those of the cause first.
     """
     suspects = sorted(_suspects(record, now), key=lambda each: each.seconds, reverse=True)
     figures = [*_figures(record, now)]
@@ -57,14 +58,18 @@ def diagnose(record: ConnectionRecord, now: float) -> dict[str, Any]:
 
 def _suspects(record: ConnectionRecord, now: float) -> Iterator[_Suspect]:
     backend_rtt = 0.0
+    # One that has ended owes nothing any more, however long ago that was.
+    may_answer = record.backend_end == "none" or record.closed is not None
     for side, raw in _measured(record):
+        yield from _unreachable_suspect(record, side, raw, now)
         info = tcpinfo.parse(raw)
         if side == "backend":
             backend_rtt = info.rtt_seconds
         yield from _network_suspect(side, info)
-        yield from _reader_suspect(side, info)
-    answer = record.answer_seconds(now)
-    if answer is not None and answer - backend_rtt >= SLOW_ANSWER_SECONDS:
+        if side == "client" or may_answer:
+            yield from _reader_suspect(side, info)
+    answer = _answer_seconds(record, now)
+    if may_answer and answer is not None and answer - backend_rtt >= SLOW_ANSWER_SECONDS:
         yield _Suspect("slow backend", answer - backend_rtt, _answer_text(record, answer))
     connecting = _connect_seconds(record, now)
     if connecting - backend_rtt >= SLOW_ANSWER_SECONDS:
@@ -76,6 +81,28 @@ def _measured(record: ConnectionRecord) -> Iterator[tuple[Side, bytes]]:
         yield "client", record.client_tcp
     if record.backend_tcp is not None:
         yield "backend", record.backend_tcp
+
+
+def _unreachable_suspect(
+    record: ConnectionRecord, side: Side, raw: bytes, now: float
+) -> Iterator[_Suspect]:
+    since = record.client_unreachable if side == "client" else record.backend_unreachable
+    if since is not None:
+        seconds = (now if record.closed is None else record.closed) - since
+        at = iso_time(record.opened_at + since - record.opened)
+        text = (
+            f"{side} unreachable since {at}, for {format_duration(seconds)}:"
+            f" {tcpinfo.unanswered(raw)} segments sent again or probes are unanswered"
+        )
+        # Any delay is of no account beside it.
+        yield _Suspect(f"{side} unreachable", float("inf"), text)
+
+
+def _answer_seconds(record: ConnectionRecord, now: float) -> float | None:
+    """As of the record; None of a backend that has ended without any answer."""
+    if record.first_down is None and record.backend_end != "none":
+        return None
+    return record.answer_seconds(now)
 
 
 def _network_suspect(side: Side, info: TcpInfo) -> Iterator[_Suspect]:
@@ -101,10 +128,11 @@ def _reader_suspect(side: Side, info: TcpInfo) -> Iterator[_Suspect]:
 def _figures(record: ConnectionRecord, now: float) -> Iterator[str]:
     for side, raw in _measured(record):
         yield _network_text(side, tcpinfo.parse(raw))
-    answer = record.answer_seconds(now)
+    answer = _answer_seconds(record, now)
     if answer is not None:
         yield _answer_text(record, answer)
-    if record.closed is None and (record.last_up or 0.0) > (record.last_down or now):
+    is_awaited = record.closed is None and record.backend_end == "none"
+    if is_awaited and (record.last_up or 0.0) > (record.last_down or now):
         waiting = format_duration(now - (record.last_up or now))
         yield f"the backend has sent nothing for {waiting} since the client's last bytes"
 

@@ -226,9 +226,13 @@ class Device:
     def snapshot(self, service: str, now: float) -> dict[str, Any]:
         """Its row as plain values for JSON.
 
+        When it was last heard is as of when the kernel was last asked about its connections.
+
         :param now: monotonic seconds.
         """
         live = self.live or ()
+        times = (record.client_heard for record in live)
+        heard = max((each for each in times if each is not None), default=None)
         alarms: list[AlarmKind] = []
         if self.is_silent:
             alarms.append("silent")
@@ -246,6 +250,7 @@ class Device:
             "silent_seconds": None
             if self.last_message == NEVER
             else _rounded(now - self.last_message),
+            "last_heard_seconds": None if heard is None else _rounded(max(0.0, now - heard)),
             "up": self.up + sum(record.up for record in live),
             "down": self.down + sum(record.down for record in live),
             "last_reason": self.last_reason,

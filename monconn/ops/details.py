@@ -7,14 +7,15 @@ from typing import Any
 
 from monconn.errors import printable
 from monconn.ops.columns import Row, Unit, format_value
-from monconn.ops.rows import ConnectionRow
+from monconn.ops.rows import ConnectionRow, unreachable_text
 from monconn.units import format_bytes
 
 
 def connection_details(connection: Row | Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The name and the text of each field that a connection has, in the order of its JSON.
 
-    Where a table would round, the exact value stands beside it. A diagnosis is a line for what the
+    Where a table would round, the exact value stands beside it. The state says if a side is
+    unreachable. A diagnosis is a line for what the
     connection looks like, and one for each figure that says so. Fields that only a newer server
     knows are included, as they were sent.
 
@@ -28,6 +29,8 @@ def connection_details(connection: Row | Mapping[str, Any]) -> Iterator[tuple[st
             yield from (("because", printable(each)) for each in value["because"])
         elif name in ("client_tcp", "backend_tcp") and value is not None:
             yield name, _tcp_text(value)
+        elif name == "state":
+            yield name, printable(", ".join(filter(None, (value, unreachable_text(values)))))
         else:
             unit = fields[name].unit if name in fields else "text"
             yield name, printable(_exact_text(value, unit))

@@ -35,6 +35,22 @@ def _rate(record: ConnectionRecord, context: Context) -> float:
     return 0.0 if context.rates is None else sum(context.rates.of(record, context.now))
 
 
+def _heard(record: ConnectionRecord, context: Context) -> float | None:
+    return _longest(record, (record.client_heard, record.backend_heard), context.now)
+
+
+def _unreachable(record: ConnectionRecord, context: Context) -> float | None:
+    return _longest(record, (record.client_unreachable, record.backend_unreachable), context.now)
+
+
+def _longest(record: ConnectionRecord, since: Iterable[float | None], now: float) -> float | None:
+    """The longest time since one of these moments, as of the end of one that is closed."""
+    first = min((each for each in since if each is not None), default=None)
+    if first is None:
+        return None
+    return (now if record.closed is None else record.closed) - first
+
+
 def _record_facts(record: ConnectionRecord) -> Mapping[str, Any]:
     return record.facts
 
@@ -54,6 +70,8 @@ CONNECTION_KEYS = Keys(
         Key("pipe", "choice", lambda r, _: r.pipe, PIPES),
         Key("age", "seconds", lambda r, context: r.age_seconds(context.now)),
         Key("idle", "seconds", lambda r, context: r.idle_seconds(context.now)),
+        Key("heard", "seconds", _heard),
+        Key("unreachable", "seconds", _unreachable),
         Key("up", "bytes", lambda r, _: r.up),
         Key("down", "bytes", lambda r, _: r.down),
         Key("rate", "rate", _rate),
@@ -71,6 +89,9 @@ CONNECTION_KEYS = Keys(
     facts=_record_facts,
 )
 """The keys of a :class:`~monconn.model.record.ConnectionRecord`, live or closed."""
+
+MEASURED_KEYS = ("heard", "unreachable")
+"""Keys whose values are as of when the kernel was last asked about the connection."""
 
 
 OBSERVED_KEYS = attrs.evolve(
@@ -134,6 +155,28 @@ _CLIENT = Key(
     sql=("client",),
     sql_address="client_address",
 )
+
+
+def _longest_field(name: str) -> Callable[[Any, Context], float | None]:
+    """The longer of a field's two values, of the client and of the backend."""
+
+    def get(row: Mapping[str, Any], _: Context) -> float | None:
+        both = (row.get(f"{side}_{name}") for side in ("client", "backend"))
+        return max((each for each in both if each is not None), default=None)
+
+    return get
+
+
+# SQLite's max() of several values is NULL if one of them is.
+_HEARD = Key(
+    "heard",
+    "seconds",
+    _longest_field("last_heard_seconds"),
+    sql=(
+        "max(coalesce(client_last_heard_seconds, backend_last_heard_seconds),"
+        " coalesce(backend_last_heard_seconds, client_last_heard_seconds))",
+    ),
+)
 _COUNTS = (
     Key("connections", "count", _field("connections")),
     Key("total", "count", _field("total")),
@@ -159,6 +202,7 @@ DEVICE_KEYS = Keys(
         Key("reconnect", "seconds", _field("reconnect_seconds")),
         Key("heartbeat", "seconds", _field("heartbeat_seconds")),
         Key("silent", "seconds", _field("silent_seconds")),
+        Key("heard", "seconds", _field("last_heard_seconds")),
     ),
     text=lambda row: _joined(
         row.get("device"), row.get("service"), row.get("last_reason"), *(row.get("alarms") or ())
@@ -214,6 +258,8 @@ EVENT_KEYS = Keys(
         Key("pipe", "choice", _field("pipe"), PIPES),
         Key("age", "seconds", _field("age_seconds")),
         Key("idle", "seconds", _field("idle_seconds")),
+        _HEARD,
+        Key("unreachable", "seconds", _longest_field("unreachable_seconds")),
         *_TRAFFIC,
         Key("reason", "choice", _event_reason, tuple(dict.fromkeys((*REASONS, *_EVENT_WORDS)))),
         Key("closed_by", "choice", _field("closed_by"), CLOSERS),
@@ -255,6 +301,7 @@ HISTORY_KEYS = Keys(
                 " - max(coalesce(last_up_seconds, 0.0), coalesce(last_down_seconds, 0.0)))",
             ),
         ),
+        _HEARD,
         *_TRAFFIC,
         Key("reason", "choice", _field("reason"), REASONS, sql=("reason",)),
         Key("closed_by", "choice", _field("closed_by"), CLOSERS, sql=("closed_by",)),

@@ -35,6 +35,7 @@ from monconn.ops.filter_keys import (
     HISTORY_EVENT_KEYS,
     HISTORY_KEYS,
     IP_KEYS,
+    MEASURED_KEYS,
 )
 from monconn.ops.filters import (
     MAX_IDS,
@@ -203,24 +204,40 @@ class Operations:
         start = max(offset or 0, 0)
         part = slice(start, None if limit is None else start + max(limit, 0))
 
-        def find(records: Iterable[ConnectionRecord], row: type[ConnectionRow]) -> Any:
+        def find(records: Iterable[ConnectionRecord]) -> list[ConnectionRecord]:
             now = self.clock.seconds()
             found = list(_select(records, wanted, Context(now, self._rates)))
             found.sort(key=_sort_key(order, self._rates, now), reverse=order != "id")
-            rows = (
-                connection_row(record, self._rates, self.clock.seconds(), row)
-                for record in found[part]
-            )
-            return Listing(rows, len(found))
+            return found
 
         if closed:
-            ended = (record for monitor in monitors for record in monitor.closed_records)
-            return succeed(find(ended, ClosedConnectionRow))
-        return self._rates_known().addCallback(
-            lambda _: find(
-                (record for monitor in monitors for record in monitor.connections()), ConnectionRow
+            ended = find(record for monitor in monitors for record in monitor.closed_records)
+            return succeed(
+                Listing(
+                    (
+                        connection_row(each, self._rates, self.clock.seconds(), ClosedConnectionRow)
+                        for each in ended[part]
+                    ),
+                    len(ended),
+                )
             )
-        )
+
+        def list_live(_: object) -> Listing[ConnectionRow]:
+            if _must_measure(wanted):
+                _measure(monitors)
+            live = find(record for monitor in monitors for record in monitor.connections())
+            return Listing(self._measured_rows(live[part]), len(live))
+
+        return self._rates_known().addCallback(list_live)
+
+    def _measured_rows(self, records: Iterable[ConnectionRecord]) -> Iterator[ConnectionRow]:
+        """Rows of live connections, each as it is when it is asked for, also to the kernel."""
+        monitors = {monitor.name: monitor for monitor in self.registry}
+        for record in records:
+            monitor = monitors.get(record.service)
+            if monitor is not None and record.id in monitor:
+                monitor.measure(record.id)
+            yield connection_row(record, self._rates, self.clock.seconds())
 
     def connection(self, connection_id: int) -> Deferred[ConnectionRow]:
         """One connection, live or closed lately, with its diagnosis and what TCP knows.
@@ -446,6 +463,8 @@ class Operations:
         )
 
         def act(_: object) -> CloseResult:
+            if _must_measure(wanted):
+                _measure(monitors)
             known: set[int] = set()
             chosen: list[tuple[Monitor, ConnectionRecord]] = []
             for monitor in monitors:
@@ -460,10 +479,7 @@ class Operations:
             rows: Iterable[ConnectionRow] = ()
             if dry_run:
                 self._sample_rates()
-                rows = (
-                    connection_row(record, self._rates, self.clock.seconds())
-                    for _, record in chosen
-                )
+                rows = self._measured_rows(record for _, record in chosen)
             else:
                 for monitor, record in chosen:
                     if record.id in monitor:  # to end another may have ended this one
@@ -647,6 +663,17 @@ def _select(
         if each:
             records = each.select(records, context)
     return records
+
+
+def _must_measure(filters: Iterable[Filter]) -> bool:
+    return any(each.uses(key) for each in filters for key in MEASURED_KEYS)
+
+
+def _measure(monitors: Iterable[Monitor]) -> None:
+    """Ask the kernel about every live connection: two system calls for each."""
+    for monitor in monitors:
+        for record in monitor.connections():
+            monitor.measure(record.id)
 
 
 def _one_of(values: Collection[str], value: str | None) -> str | None:

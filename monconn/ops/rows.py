@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 import attrs
 
 from monconn.ops.columns import Column, Row, TableOf, field
+from monconn.units import format_duration
 
 Order = Literal["id", "up", "down", "age", "idle", "rate", "closed"]
 """By what connections can be sorted; :class:`~monconn.ops.columns.Column` names some of them."""
@@ -49,13 +50,37 @@ class ServiceRow(Row):
     )
 
 
+def unreachable_text(connection: Mapping[str, Any]) -> str:
+    """Which side of a live connection does not answer, and for how long; empty if both do.
+
+    :param connection: the JSON of a row.
+    """
+    if connection.get("state") == "closed":
+        return ""
+    seconds = {
+        side: connection[f"{side}_unreachable_seconds"]
+        for side in ("client", "backend")
+        if connection.get(f"{side}_unreachable_seconds") is not None
+    }
+    if not seconds:
+        return ""
+    who = "both" if len(seconds) == 2 else next(iter(seconds))
+    return f"{who} unreachable for {format_duration(max(seconds.values()))}"
+
+
+def _state(connection: Mapping[str, Any]) -> Any:
+    return unreachable_text(connection) or connection.get("state")
+
+
 @attrs.frozen(slots=False)
 class ConnectionRow(Row):
     """One connection; the table is that of live ones."""
 
     TABLE: ClassVar[TableOf] = (
-        *("id", "client", "service", "state", "up", "down", "up_rate", "down_rate"),
-        *("age_seconds", "idle_seconds"),
+        *("id", "client", "service"),
+        Column("state", "STATE", importance=2, width=11, value=_state),
+        *("up", "down", "up_rate", "down_rate", "age_seconds", "idle_seconds"),
+        ("client_last_heard_seconds", "HEARD"),
     )
 
     id: int = field("ID", "count", importance=1, width=6, order="id")
@@ -83,7 +108,7 @@ class ConnectionRow(Row):
     client_end: str = field("CLIENT END", importance=13)
     backend_end: str = field("BACKEND END", importance=13)
     client_last_heard_seconds: float | None = field(
-        "CLIENT HEARD", "seconds", nullable=True, importance=13, help="Since its last ACK or data."
+        "CLIENT HEARD", "seconds", nullable=True, importance=10, help="Since its last ACK or data."
     )
     backend_last_heard_seconds: float | None = field(
         "BACKEND HEARD", "seconds", nullable=True, importance=13, help="Since its last ACK or data."
@@ -188,7 +213,8 @@ class DeviceRow(Row):
 
     TABLE: ClassVar[TableOf] = (
         *("device", "service", "connections", "total", "reconnect_seconds", "heartbeat_seconds"),
-        *("silent_seconds", "up", "down", "last_seen", "last_reason", "alarms"),
+        *("silent_seconds", "last_heard_seconds", "up", "down", "last_seen", "last_reason"),
+        "alarms",
     )
 
     device: str = field(importance=0, width=15, max_width=43)
@@ -205,6 +231,9 @@ class DeviceRow(Row):
     )
     silent_seconds: float | None = field(
         "SILENT FOR", "seconds", nullable=True, importance=3, help="Since its last message."
+    )
+    last_heard_seconds: float | None = field(
+        "HEARD", "seconds", nullable=True, importance=6, help="Since its last ACK or data."
     )
     up: int = field("UP", "bytes", importance=10)
     down: int = field("DOWN", "bytes", importance=9)
@@ -264,6 +293,12 @@ class HistoryConnectionRow(Row):
     )
     detail: str | None = field(optional=True, importance=12, width=20, max_width=60)
     pipe: str | None = field(optional=True, importance=13, help="How bytes were copied.")
+    client_last_heard_seconds: float | None = field(
+        "CLIENT HEARD", "seconds", optional=True, importance=13, help="Before the end."
+    )
+    backend_last_heard_seconds: float | None = field(
+        "BACKEND HEARD", "seconds", optional=True, importance=13, help="Before the end."
+    )
     facts: Mapping[str, Any] | None = field(
         "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
     )

@@ -26,8 +26,12 @@ from monconn.monitor.interfaces import Observer
 from monconn.monitor.registry import Registry
 from monconn.sinks.outputs import Sink, WriteFailed, sink_for
 
-SCHEMA = 1
-"""Raised when a key is removed or changes its meaning; not when one is added."""
+SCHEMA = 2
+"""Raised when a key is removed or changes its meaning; not when one is added.
+
+1: a connection whose client had vanished before its backend ended was ``backend_reset`` or
+``client_closed``, and the one who is ``closed_by`` was always the one whom the reason names.
+"""
 QUEUED_LINES = 10_000
 BATCH_LINES = 100
 BATCH_SECONDS = 0.1

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import LINES_A_SECOND
-from monconn.devices.devices import MOST_PENDING, DevicesService
+from monconn.devices.devices import MOST_MEASURED, MOST_PENDING, DevicesService
 from monconn.devices.identity import DeviceIdentity
 from monconn.errors import UnknownService
 from monconn.model.alarms import Alarm
@@ -150,6 +150,35 @@ def test_name_of_a_device(config: dict[str, int], ip: str, device: str) -> None:
 # -- rows
 
 
+def test_a_row_says_when_the_device_was_last_heard_on_any_live_connection(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections = [world.enter(), world.enter(), world.enter()]
+    now = world.clock.seconds()
+    heard = {connections[0].record.id: now - 50, connections[1].record.id: now - 7.5}
+
+    def measure(connection_id: int) -> None:
+        world.monitor.connection(connection_id).client_heard = heard.get(connection_id)
+
+    monkeypatch.setattr(world.monitor, "measure", measure)
+    assert world.row()["last_heard_seconds"] == 7.5
+    connections[1].end("client_closed")
+    assert world.row()["last_heard_seconds"] == 50.0
+    connections[0].end("client_closed")
+    assert world.row()["last_heard_seconds"] is None
+
+
+def test_a_row_asks_the_kernel_about_a_bounded_number_of_connections(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(world.monitor, "measure", measured.append)
+    for _ in range(MOST_MEASURED + 5):
+        world.enter()
+    world.row()
+    assert len(measured) == MOST_MEASURED
+
+
 def test_row(world: World) -> None:
     first = world.enter()
     first.speak(3)
@@ -174,6 +203,7 @@ def test_row(world: World) -> None:
         "reconnect_seconds": None,
         "heartbeat_seconds": None,
         "silent_seconds": 2.5,
+        "last_heard_seconds": None,
         "up": 7,
         "down": 20,
         "last_reason": "client_reset",

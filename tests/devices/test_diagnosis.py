@@ -21,6 +21,7 @@ def tcp(
     busy: float = 0,
 ) -> bytes:
     raw = bytearray(TCP_INFO_BYTES)
+    raw[2], raw[3] = 3, 2  # retransmissions and probes that are not answered
     struct.pack_into("=I", raw, 68, int(rtt_seconds * 1e6))
     struct.pack_into("=I", raw, 100, retransmits)
     struct.pack_into("=I", raw, 156, segments)
@@ -165,3 +166,56 @@ def test_retransmitted_syns_are_no_loss_of_data() -> None:
 def test_a_full_window_now_and_then_is_nothing() -> None:
     seldom = tcp(limited=0.6, busy=3600)
     assert diagnose(record(client_tcp=seldom), NOW)["looks_like"] == "nothing slow"
+
+
+UNANSWERED = " 5 segments sent again or probes are unanswered"
+AT = "2023-11-14T22:13:23.000+00:00"
+
+
+@pytest.mark.parametrize(
+    ("fields", "looks_like", "because"),
+    [
+        (
+            {"client_unreachable": 103.0},
+            "client unreachable",
+            f"client unreachable since {AT}, for 7.00s:{UNANSWERED}",
+        ),
+        (
+            {"backend_unreachable": 103.0, "first_down": None},
+            "backend unreachable",
+            f"backend unreachable since {AT}, for 7.00s:{UNANSWERED}",
+        ),
+        (  # of one that is closed, as of its end
+            {"client_unreachable": 103.0, "closed": 105.0, "client_tcp": tcp(retransmits=20)},
+            "client unreachable",
+            f"client unreachable since {AT}, for 2.00s:{UNANSWERED}",
+        ),
+    ],
+)
+def test_a_side_that_is_unreachable_comes_first(
+    fields: dict[str, Any], looks_like: str, because: str
+) -> None:
+    diagnosis = diagnose(record(**fields), NOW)
+    assert diagnosis["looks_like"] == looks_like
+    assert diagnosis["because"][0] == because
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"first_down": None},  # it has never answered
+        {"first_down": 102.502},
+        {"backend_tcp": tcp(limited=3.5)},
+        {"last_up": 105.0},
+    ],
+)
+def test_a_backend_that_has_ended_is_not_called_slow(fields: dict[str, Any]) -> None:
+    diagnosis = diagnose(record(backend_end="fin", **fields), NOW)
+    assert diagnosis["looks_like"] == "nothing slow"
+    assert not any("has not answered" in each for each in diagnosis["because"])
+    assert not any("has sent nothing" in each for each in diagnosis["because"])
+
+
+def test_a_backend_that_answered_late_and_then_ended_was_slow() -> None:
+    late = record(backend_end="fin", first_down=102.502, closed=103.0)
+    assert diagnose(late, NOW)["looks_like"] == "slow backend"

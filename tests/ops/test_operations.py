@@ -117,6 +117,47 @@ def test_one_connection_is_measured_and_diagnosed() -> None:
         world.operations.connection(10**9)
 
 
+def test_what_is_listed_is_measured_and_nothing_else() -> None:
+    world = World("web")
+    made = world.connect("web", *["192.0.2.1"] * 5)
+    listing = world.result(world.operations.connections(offset=1, limit=3))
+    next(listing.rows)
+    assert [each.measured for each in made] == [0, 1, 0, 0, 0]
+    list(listing.rows)
+    assert [each.measured for each in made] == [0, 1, 1, 1, 0]
+    made[4].end("operator")
+    list(world.result(world.operations.connections(closed=True)).rows)
+    assert made[4].measured == 0
+
+
+def test_a_row_of_one_that_has_closed_since_is_as_it_was_at_its_end() -> None:
+    world = World("web")
+    first, second = world.connect("web", "192.0.2.1", "192.0.2.2")
+    rows = world.result(world.operations.connections()).rows
+    second.end("operator")
+    assert [row.state for row in rows] == ["open", "closed"]
+    assert (first.measured, second.measured) == (1, 0)
+
+
+@pytest.mark.parametrize("term", ["heard:10s..", "unreachable:10s.."])
+def test_a_filter_by_what_the_kernel_knows_asks_it_first(term: str) -> None:
+    world = World("web")
+    first, second = world.connect("web", "192.0.2.1", "192.0.2.2")
+
+    def measure() -> None:
+        first.measured += 1
+        since = world.clock.seconds() - 11
+        first.record.client_heard = first.record.client_unreachable = since
+
+    first.measure = measure  # type: ignore[method-assign]
+    assert world.ids(term) == [first.record.id]
+    assert (first.measured, second.measured) == (2, 1)  # once for its row
+    dry_run = world.result(world.operations.close(ALICE, filter=term, dry_run=True))
+    assert dry_run.ids == (first.record.id,)
+    world.result(world.operations.close(ALICE, filter=f"not:{term}"))
+    assert world.ids() == [first.record.id]
+
+
 def test_ips_clients_and_blocks_are_filtered() -> None:
     world = World("web", "ssh")
     world.connect("web", "192.0.2.1", "192.0.2.1", "198.51.100.1")

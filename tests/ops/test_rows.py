@@ -16,6 +16,7 @@ from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord
 from monconn.ops import rows
 from monconn.ops.columns import Column, Row, format_value, local_time
+from monconn.ops.details import connection_details
 from monconn.ops.feed import connection_row
 from monconn.ops.operations import Operations
 from monconn.ops.rates import Rates
@@ -111,6 +112,42 @@ def test_rows_are_frozen(row_class: type[Row]) -> None:
     row = row_class(**dict.fromkeys(row_class.fields()))
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         setattr(row, next(iter(row_class.fields())), 1)
+
+
+@pytest.mark.parametrize(
+    ("unreachable", "text"),
+    [
+        ({}, ""),
+        ({"client": 12.34}, "client unreachable for 12.3s"),
+        ({"backend": 245.0}, "backend unreachable for 4m05s"),
+        ({"client": 4.0, "backend": 12.0}, "both unreachable for 12.0s"),
+    ],
+)
+def test_a_side_that_is_unreachable_is_in_the_state(
+    unreachable: dict[str, float], text: str
+) -> None:
+    record = live_record()
+    record.state, record.client_heard = "half_closed", 90.0
+    for side, seconds in unreachable.items():
+        setattr(record, f"{side}_unreachable", 110.0 - seconds)
+    row = connection_row(record, Rates(), 110.0)
+    assert row.state == row.to_json()["state"] == "half_closed"
+    titles, line = text_table(rows.ConnectionRow.columns(), [row.to_json()])
+    assert line[titles.index("STATE") :].startswith(text or "half_closed")
+    assert (titles.split()[-1], line.split()[-1]) == ("HEARD", "20.0s")
+    details = dict(connection_details(row))
+    assert details["state"] == f"half_closed, {text}".removesuffix(", ")
+    narrow = text_table(rows.ConnectionRow.columns(), [row.to_json()], 80)
+    assert (text or "half_closed") in narrow[1]
+    assert {"ID", "CLIENT", "SERVICE", "STATE", "IDLE"} <= set(narrow[0].split())
+
+
+def test_one_that_has_closed_is_not_called_unreachable() -> None:
+    record = full_record()
+    record.client_unreachable = 101.0
+    row = connection_row(record, Rates(), 110.0)
+    assert row.client_unreachable_seconds == 3.5
+    assert dict(connection_details(row))["state"] == "closed"
 
 
 def test_a_table_is_made_of_rows_or_of_their_json() -> None:

@@ -34,7 +34,7 @@ from monconn.monitor.interfaces import IConnection, IObserver
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.sinks import jsonlog
-from monconn.sinks.jsonlog import BATCH_SECONDS, JsonLog, JsonLogService, Updates
+from monconn.sinks.jsonlog import BATCH_SECONDS, SCHEMA, JsonLog, JsonLogService, Updates
 from monconn.sinks.outputs import FileSink, StdoutSink, SyslogSink, WriteFailed, sink_for
 
 WAIT_SECONDS = 10.0
@@ -204,7 +204,7 @@ def test_a_closed_connection_is_a_line_with_the_keys_of_its_record(
 
     (line,) = lines_of(sink.data)
     record = connection.record
-    expected = {"schema": 1, "event": "closed", **record.snapshot(running.clock.seconds())}
+    expected = {"schema": SCHEMA, "event": "closed", **record.snapshot(running.clock.seconds())}
     assert {key: line[key] for key in expected} == expected
     assert line.keys() - expected.keys() == {"at"}
     assert list(line)[:3] == ["schema", "event", "at"]
@@ -273,7 +273,7 @@ def test_an_action_is_a_line(start: Start, sink: MemorySink) -> None:
     action = Action("close", OWN_CODE, 1_700_000_000.0, None, "client:192.0.2.0/24", 3)
     running.monitor.report(action)
     running.service.stopService()
-    assert lines_of(sink.data) == [{"schema": 1, "event": "action", **action.to_dict()}]
+    assert lines_of(sink.data) == [{"schema": SCHEMA, "event": "action", **action.to_dict()}]
 
 
 def test_an_alarm_is_a_line(start: Start, sink: MemorySink) -> None:
@@ -281,7 +281,7 @@ def test_an_alarm_is_a_line(start: Start, sink: MemorySink) -> None:
     alarm = Alarm("silent", "web", "192.0.2.1", 1_700_000_000.0, False, "silent for 3m")
     running.monitor.alarm(alarm)
     running.service.stopService()
-    assert lines_of(sink.data) == [{"schema": 1, "event": "alarm", **alarm.snapshot()}]
+    assert lines_of(sink.data) == [{"schema": SCHEMA, "event": "alarm", **alarm.snapshot()}]
 
 
 def test_services_that_come_later_are_logged_too(start: Start, sink: MemorySink) -> None:
@@ -441,7 +441,7 @@ def test_lines_that_find_the_queue_full_are_dropped_and_reported(
     running.service.stopService()
     lines = lines_of(sink.data)
     assert [line["event"] for line in lines] == ["closed"] * 200 + ["dropped", "closed"]
-    assert lines[200].items() >= {"schema": 1, "event": "dropped", "count": 150}.items()
+    assert lines[200].items() >= {"schema": SCHEMA, "event": "dropped", "count": 150}.items()
     assert lines[200].keys() == {"schema", "event", "at", "count"}
     assert running.service.dropped == 150
 

@@ -36,7 +36,7 @@ from monconn.units import parse_duration
 _USUAL_ROWS = 1_000
 _MOST_ROWS = 1_000_000
 _REPORT_SECONDS = 86400.0
-_NOT_IN_CSV = {"pipe", "facts"}
+_NOT_IN_CSV = {"pipe", "facts", "client_last_heard_seconds", "backend_last_heard_seconds"}
 """Fields that rows have gained since 0.1; whoever reads a CSV by position relies on its columns."""
 
 

@@ -20,10 +20,11 @@ _COLOURS = {
     "closing": "\x1b[33m",
     "half_closed": "\x1b[33m",
     "connecting": "\x1b[36m",
+    "unreachable": "\x1b[31m",
     "silent": "\x1b[31m",
     "reconnect_storm": "\x1b[31m",
 }
-"""Transient states, and alarms; coloured wherever they are a separate word in a table."""
+"""Transient states, unreachable peers, and alarms: coloured where they are a word of a table."""
 _COLOURED = re.compile(rf"(?<!\S)({'|'.join(_COLOURS)})(?=,| |$)(?! is over)")
 
 

@@ -10,7 +10,12 @@ from monconn.units import sparkline
 
 _ORDERLY = ("client_closed", "backend_closed")
 _BROKEN = ("_reset", "_lost", "_refused", "_unreachable", "error")
-_STATE_STYLES = {"connecting": "yellow", "half_closed": "cyan", "closing": "magenta"}
+_STATE_STYLES = {
+    "connecting": "yellow",
+    "half_closed": "cyan",
+    "closing": "magenta",
+    "unreachable": "red",
+}
 
 
 def trend(values: Sequence[float], width: int) -> str:
@@ -26,7 +31,7 @@ def style_of(name: str, value: Any) -> str:
     """
     text = str(value or "")
     if name == "state":
-        return _STATE_STYLES.get(text, "")
+        return _STATE_STYLES.get("unreachable" if "unreachable" in text else text, "")
     if name not in ("reason", "refusal") or not text or text in _ORDERLY:
         return ""
     return "red" if text.endswith(_BROKEN) else "yellow"
@@ -35,4 +40,4 @@ def style_of(name: str, value: Any) -> str:
 def details(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The name, the text and the colour of each line of a connection's details."""
     for name, text in connection_details(row):
-        yield name, text, style_of(name, row.get(name))
+        yield name, text, style_of(name, text if name == "state" else row.get(name))

@@ -6,7 +6,8 @@ room for. Column widths, colours, and how a cell is cut are also decided here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 from rich.cells import cell_len, set_cell_size
@@ -16,7 +17,7 @@ from monconn.errors import printable
 from monconn.faces.tui.format import style_of, trend
 from monconn.faces.tui.model import Row, Trends
 from monconn.ops.columns import Column
-from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
+from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow, unreachable_text
 
 _GAP = 1
 _MAX_TREND = 32
@@ -67,7 +68,8 @@ class Table:
                 if column.unit == "bytes_per_second":
                     text = text.removesuffix("/s")  # the title says so; see _compact
                 # The selected row is one block, without colours.
-                style = "" if row is selected else style_of(column.name, row.get(column.name))
+                value = text if column.name == "state" else row.get(column.name)
+                style = "" if row is selected else style_of(column.name, value)
                 _append(line, _sized(text, column, cells), style)
             if row is selected:
                 line.stylize(SELECTED_STYLE)
@@ -84,7 +86,15 @@ def live_table(trends: Trends) -> Table:
     )
     columns = _insert(ConnectionRow.columns(), "service", *ConnectionRow.columns("backend"))
     columns = _insert(columns, "down_rate", last_rates)
+    columns = tuple(
+        attrs.evolve(each, value=_state) if each.name == "state" else each for each in columns
+    )
     return Table([*columns, *ConnectionRow.columns("pipe")])
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    """One word, as states have one width here; the details say which side, and for how long."""
+    return "unreachable" if unreachable_text(row) else str(row["state"])
 
 
 def closed_table() -> Table:

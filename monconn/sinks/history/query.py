@@ -37,9 +37,9 @@ CONNECTION_KEYS = (
     *("first_down_seconds", "last_up_seconds", "last_down_seconds", "up", "down", "reason"),
     *("phase", "code", "closed_by", "client_end", "backend_end", "client_rtt_seconds"),
     *("client_retransmits", "backend_rtt_seconds", "backend_retransmits", "detail"),
-    *("pipe", "facts"),
+    *("pipe", "client_last_heard_seconds", "backend_last_heard_seconds", "facts"),
 )
-"""The keys of a connection; the last three only if there is such a value."""
+"""The keys of a connection; those from ``detail`` on only if there is such a value."""
 EVENT_KEYS = (
     *("event", "at", "service", "client", "client_ip", "refusal", "code", "alarm", "device"),
     *("over", "count", "detail", "action", "actor"),
@@ -82,6 +82,9 @@ def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
     facts = row.pop("facts")
     for name in ("detail", "pipe"):
         if not row[name]:
+            del row[name]
+    for name in ("client_last_heard_seconds", "backend_last_heard_seconds"):
+        if row[name] is None:
             del row[name]
     if facts is not None:
         row["facts"] = _facts(facts)

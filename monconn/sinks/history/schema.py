@@ -14,8 +14,8 @@ from pathlib import Path
 from monconn.clock import retry_pauses
 from monconn.errors import FileError, os_error_text
 
-SCHEMA_VERSION = 2
-"""Version 1 lacks the columns in :data:`_ADDED_COLUMNS`."""
+SCHEMA_VERSION = 3
+"""Older versions lack some of the columns in :data:`_ADDED_COLUMNS`."""
 APPLICATION_ID = 0x6D6F6E63
 """``monc``: marks the file's header, so that no other database is taken for ours."""
 LOCKED_SECONDS = 0.5
@@ -23,8 +23,14 @@ LOCKED_SECONDS = 0.5
 _LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _LOG_BYTES = 4 << 20
 _PAGE_BYTES = 4096
-_ADDED_COLUMNS = ("facts", "pipe")
-"""Columns of ``connections``, all TEXT: the last ones of the table, as ALTER TABLE adds them."""
+_ADDED_COLUMNS = (
+    (2, "facts", "TEXT"),
+    (2, "pipe", "TEXT"),
+    (3, "client_last_heard_seconds", "REAL"),
+    (3, "backend_last_heard_seconds", "REAL"),
+)
+"""Columns of ``connections`` that version 1 lacked, each with the version that has added it: the
+last ones of the table, as ALTER TABLE adds them."""
 
 _SCHEMA = f"""
 CREATE TABLE connections (
@@ -58,7 +64,9 @@ CREATE TABLE connections (
     backend_retransmits INTEGER,
     detail TEXT NOT NULL,
     facts TEXT,
-    pipe TEXT
+    pipe TEXT,
+    client_last_heard_seconds REAL,
+    backend_last_heard_seconds REAL
 );
 CREATE INDEX connections_by_time ON connections (closed_at);
 CREATE INDEX connections_by_client ON connections (client_address, closed_at);
@@ -121,8 +129,8 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
         with _open_if(path) as db:
             if _is_empty(db):
                 _make(db)
-            if _check(db, path) == 1:
-                _update(db)
+            if (version := _check(db, path)) < SCHEMA_VERSION:
+                _update(db, version)
             set_up(db, max_size)
     except (OSError, sqlite3.Error) as error:
         raise no_history(path, os_error_text(error)) from None
@@ -141,7 +149,7 @@ def open_read_only(path: str) -> sqlite3.Connection:
         if not os.path.exists(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with _open_if(Path(path).absolute().as_uri() + "?mode=ro", uri=True) as db:
-            if _check(db, path) == 1:
+            if _check(db, path) < SCHEMA_VERSION:
                 _add_view(db)
     except (OSError, sqlite3.Error) as error:
         raise no_history(path, os_error_text(error)) from None
@@ -212,24 +220,28 @@ def _make(db: sqlite3.Connection) -> None:
     db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
-def _update(db: sqlite3.Connection) -> None:
-    """Make a file of version 1 one of the current version, in one transaction.
+def _update(db: sqlite3.Connection, version: int) -> None:
+    """Make a file of an older version one of the current version, in one transaction.
 
     Adding columns rewrites no rows, however many there are.
     """
-    added = "".join(f"ALTER TABLE connections ADD COLUMN {name} TEXT;" for name in _ADDED_COLUMNS)
+    added = "".join(
+        f"ALTER TABLE connections ADD COLUMN {name} {kind};"
+        for since, name, kind in _ADDED_COLUMNS
+        if since > version
+    )
     db.executescript(f"BEGIN IMMEDIATE; {added} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def _add_view(db: sqlite3.Connection) -> None:
-    """Let the statements of the current version find the columns that version 1 lacks.
+    """Let the statements of the current version find the columns that older ones lack.
 
     A name without a schema means the one in ``temp`` first, which is this connection's own.
     """
     db.execute("PRAGMA temp_store = MEMORY")
     names = [row[1] for row in db.execute("PRAGMA main.table_info(connections)")]
     # By name: with *, columns would be there twice once a writer has added them.
-    lacking = [f"NULL AS {name}" for name in _ADDED_COLUMNS if name not in names]
+    lacking = [f"NULL AS {name}" for _, name, _ in _ADDED_COLUMNS if name not in names]
     columns = ", ".join([*names, *lacking])
     db.execute(f"CREATE TEMP VIEW connections AS SELECT {columns} FROM main.connections")
 

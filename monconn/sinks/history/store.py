@@ -134,6 +134,10 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         _plain(record.detail),
         facts_text(record.facts),
         record.pipe,
+        *(
+            None if heard is None else round(max(0.0, record.closed - heard), 3)
+            for heard in (record.client_heard, record.backend_heard)
+        ),
     )
 
 

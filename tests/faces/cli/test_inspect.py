@@ -87,6 +87,7 @@ def test_list_is_a_table(services: Services) -> None:
         "DOWN/S",
         "AGE",
         "IDLE",
+        "HEARD",
     ]
     first = services.connections[0].record
     assert rows[0][:7] == [str(first.id), "192.0.2.1:1024", "web", "open", "5.6", "KiB", "0"]

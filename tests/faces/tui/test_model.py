@@ -242,6 +242,17 @@ def test_narrow_screens_show_the_most_important_columns(model: Model) -> None:
     assert titles[2:4] == ["SERVICE", "BACKEND"]
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_an_unreachable_peer_is_seen_in_the_table(model: Model, width: int) -> None:
+    answered(model, 1, 2)
+    rows = [{**model.rows[0], "client_unreachable_seconds": 12.3}, *model.rows[1:]]
+    _, first, second = live_table(model.trends).lines(rows, width)
+    assert " unreachable " in first.plain
+    assert "red" in {str(span.style) for span in first.spans}
+    assert " unreachable " not in second.plain
+    assert ("state", "open, client unreachable for 12.3s", "red") in list(details(rows[0]))
+
+
 def test_every_column_of_a_listing_is_there(model: Model) -> None:
     def titles(table: Table) -> list[str]:
         return table.lines([], 400)[0].plain.split()

@@ -22,6 +22,7 @@ from tests import ROOT
 
 from .past import MEBIBYTE, NOON, RUN, closed, history
 from .version_1 import make_version_1
+from .version_2 import make_version_2
 
 UPDATER = """
 import os, signal, sqlite3, sys
@@ -47,6 +48,13 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def path_2(tmp_path: Path) -> Path:
+    path = tmp_path / "history.db"
+    make_version_2(path)
+    return path
+
+
 def version(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
@@ -66,7 +74,7 @@ def test_version_1_is_updated_by_its_writer(path: Path, tmp_path: Path) -> None:
     new = history(tmp_path / "new.db")
     assert (version(db), columns(db)) == (version(new), columns(new))
     new.close()
-    assert version(db) == schema.SCHEMA_VERSION == 2
+    assert version(db) == schema.SCHEMA_VERSION == 3
     record = closed(NOON + 3, id=3, pipe="splice")
     record.set_fact("tag", "x")
     write(db, [record], {}, RUN)
@@ -79,7 +87,39 @@ def test_version_1_is_updated_by_its_writer(path: Path, tmp_path: Path) -> None:
     open_for_writing(str(path), MEBIBYTE).close()  # updated once only
 
 
-@pytest.mark.parametrize("statement", ["facts TEXT", "pipe TEXT", "user_version = 2", "COMMIT"])
+def test_version_2_is_updated_by_its_writer(path_2: Path, tmp_path: Path) -> None:
+    db = open_for_writing(str(path_2), MEBIBYTE)
+    new = history(tmp_path / "new.db")
+    assert (version(db), columns(db)) == (version(new), columns(new))
+    new.close()
+    record = closed(NOON + 3, id=3)
+    assert record.closed is not None
+    record.client_heard = record.closed - 70.5
+    write(db, [record], {}, RUN)
+    assert ids(db) == [3, 2, 1]
+    assert ids(db, "tag:x pipe:splice") == [2, 1]
+    assert ids(db, "heard:1m..") == [3]
+    latest, _, before = connections(db, HistoryFilter())
+    assert latest["client_last_heard_seconds"] == 70.5
+    assert "backend_last_heard_seconds" not in latest
+    assert "client_last_heard_seconds" not in before
+    assert load_totals(db)["web"].opened == 2
+    db.close()
+
+
+def test_version_2_is_read_and_left_alone(path_2: Path) -> None:
+    before = path_2.read_bytes()
+    db = open_read_only(str(path_2))
+    assert ids(db) == ids(db, "tag:x pipe:splice") == ids(db, "not:heard:0..") == [2, 1]
+    assert ids(db, "heard:0..") == []
+    db.close()
+    assert path_2.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["facts TEXT", "pipe TEXT", "backend_last_heard_seconds REAL", "user_version = 3", "COMMIT"],
+)
 def test_killed_while_updating(path: Path, statement: str) -> None:
     arguments = [sys.executable, "-c", UPDATER, str(path), statement]
     assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == -signal.SIGKILL
@@ -87,12 +127,13 @@ def test_killed_while_updating(path: Path, statement: str) -> None:
     assert (version(reader), ids(reader)) == (1, [2, 1])
     reader.close()
     db = open_for_writing(str(path), MEBIBYTE)
-    assert (version(db), ids(db)) == (2, [2, 1])
+    assert (version(db), ids(db)) == (3, [2, 1])
     db.close()
 
 
 def test_an_update_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_ADDED_COLUMNS", ("facts", "pipe", "facts"))
+    twice = (*schema._ADDED_COLUMNS, (3, "facts", "TEXT"))
+    monkeypatch.setattr(schema, "_ADDED_COLUMNS", twice)
     before = path.read_bytes()
     with pytest.raises(FileError, match="duplicate column name"):
         open_for_writing(str(path), MEBIBYTE)

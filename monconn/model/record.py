@@ -94,6 +94,10 @@ class ConnectionRecord:
     """The same for the backend's socket."""
     detail: str = ""
     """More about the reason, if there is more: the text of an error."""
+    is_shortage: bool = False
+    """Whether it ended because we had no descriptor, port or memory left."""
+    came_through: ConnectionRecord | None = attrs.field(default=None, repr=False)
+    """The connection of ours, through another service of this program, that its client is."""
     facts: Mapping[str, Fact] = NO_FACTS
     """Further facts about the connection, beyond its bytes and times: its protocol, a name that the
     client gave, tags. Read-only; see :meth:`set_fact`."""
@@ -211,6 +215,8 @@ class ConnectionRecord:
             return "s" if self.backend_end == "timeout" else "c"
         if reason in ("half_close_timeout", "idle_timeout"):
             return "s" if self._waits_for_backend() else "c"
+        if reason == "error" and self.is_shortage:
+            return "R"
         return WHO_LETTERS[reason]
 
     def _waits_for_backend(self) -> bool:

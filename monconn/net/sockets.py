@@ -46,6 +46,23 @@ _PEER_LOST_ERRNOS = frozenset(
     }
 )
 
+RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""``SO_ERROR`` of a connection that was established and reset before anyone has looked; EPIPE if
+the peer had ended its side before (``tcp_reset`` in Linux' ``net/ipv4/tcp_input.c``). One that was
+never established has ECONNREFUSED."""
+SHORTAGES = frozenset(
+    {
+        errno.EMFILE,  # descriptors of this process
+        errno.ENFILE,  # descriptors of this machine
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.ENOSPC,  # watches of an epoll (epoll_ctl(2))
+        errno.EADDRNOTAVAIL,  # local ports, as TCP's connect reports it
+        errno.EAGAIN,  # the same, as other protocols do
+    }
+)
+"""Errors of making a connection that are due to this process or this machine, not to the peer."""
+
 
 class ErrorTrackingSocket(socket.socket):
     """A socket that remembers the error that ended it, and the bytes left unread in it.

@@ -20,7 +20,9 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import AdoptReactor
-from monconn.net.resolver import Resolver
+from monconn.net.loops import Loops
+from monconn.net.resolver import Lookups, Resolver
+from monconn.net.sockets import SHORTAGES
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import End
 from monconn.relay.preface import Preface, PrefaceRoom, WaitingProtocol, WaitingSocket
@@ -39,6 +41,8 @@ MakeBackend = Callable[[ConnectionRecord, "Address | None"], End]
 """Makes the backend's End of a connection. An address takes the place of the configured one."""
 
 _MOST_BACKENDS = 1000
+# Global: a loop may lead through services of several programs' parts in one process.
+_loops = Loops()
 
 
 class DataPath(Protocol):
@@ -86,6 +90,9 @@ class SocketPath:
         if isinstance(backend_end.sink, SendQueue):
             record.pipe = "copy"
         Relay(self._shared.monitor, record, client, backend_end, self._shared.deadlines)
+        loops = self._shared.loops
+        if loops.dials or loops.unknown_dials:
+            loops.accepted(record, sock)
         try:
             client.begin(sock)
         except Exception:
@@ -133,6 +140,7 @@ class TransportPath:
             # ENOTCONN: it has reset the connection meanwhile. EMFILE, ENFILE: we, or the machine,
             # have no descriptor left.
             has_reset = error.errno == errno.ENOTCONN
+            record.is_shortage = error.errno in SHORTAGES
             relay = client.reports
             relay.connected(client)
             client.phase = "closed"
@@ -190,6 +198,9 @@ class DataPaths:
         self._deliveries = DeliveryWatch(clock)
         self._loop: SocketLoop | None = None
         self._pipes = PipePool()
+        self._lookups = Lookups(reactor)
+        self.loops = _loops
+        """Knows the listeners of the program, to which its services must not lead in a loop."""
         self._has_warned = False
 
     def between(
@@ -257,8 +268,8 @@ class DataPaths:
     ) -> Callable[[ConnectionRecord], End]:
         if HAS_EPOLL and not isinstance(address, EndpointAddress):
             shared = self._shared(monitor, keepalive)
-            resolver = Resolver(address, self._reactor, self._clock)
-            connector = Connector(resolver, shared.loop, self._clock)
+            resolver = Resolver(address, self._reactor, self._clock, self._lookups)
+            connector = Connector(resolver, shared.loop, self._clock, self.loops)
             return lambda record: SocketEnd("backend", record, shared, connector)
         dial = dialler(address, self._reactor)
         verifies = verifies_host(address)
@@ -268,7 +279,9 @@ class DataPaths:
         )
 
     def _transport_shared(self, monitor: Monitor, keepalive: bool) -> TransportShared:
-        return TransportShared(monitor.clock, self.deadlines, self._deliveries, keepalive)
+        return TransportShared(
+            monitor.clock, self.deadlines, self._deliveries, keepalive, self.loops
+        )
 
     def _shared(self, monitor: Monitor, keepalive: bool) -> Shared:
         if self._loop is None:
@@ -277,7 +290,15 @@ class DataPaths:
             self._loop = NestedSocketLoop(self._reactor, self._clock)
         if not HAS_SPLICE:
             self._warn("this platform has no splice: copying all bytes")
-        return Shared(monitor, self._loop, self._pipes, self.deadlines, self._deliveries, keepalive)
+        return Shared(
+            monitor,
+            self._loop,
+            self._pipes,
+            self.deadlines,
+            self._deliveries,
+            keepalive,
+            self.loops,
+        )
 
     def _warn(self, what: str) -> None:
         if not self._has_warned:

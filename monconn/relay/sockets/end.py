@@ -13,6 +13,7 @@ from monconn.model.reasons import Direction, Reason, Side
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
+from monconn.net.loops import Loops
 from monconn.net.sockets import (
     enable_keepalive,
     end_by_errno,
@@ -78,6 +79,8 @@ class Shared:
     """Resets once everything is delivered."""
     keepalive: bool = True
     """Whether the kernel is to probe silent peers."""
+    loops: Loops = attrs.field(factory=Loops)
+    """Knows our listeners, and the connections that lead to them."""
 
 
 class SocketEnd:

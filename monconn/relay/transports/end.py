@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from typing import Any
 
 import attrs
 from twisted.internet import error
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
@@ -22,7 +23,10 @@ from zope.interface import alsoProvides, implementer
 from monconn.clock import Clock
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.monitor.deadlines import Deadlines
+from monconn.net.loops import Loops, Target, end_loop, is_own_address, loop_of, target_of_path
 from monconn.net.sockets import (
+    RESET_ERRNOS,
+    SHORTAGES,
     ErrorTrackingSocket,
     buffered_bytes,
     descriptor_of,
@@ -40,6 +44,8 @@ from monconn.relay.transports.writer import Writer, writer_to
 
 EARLY_BYTES = 65536
 """How much is queued for a backend that is not connected yet before its client is put on hold."""
+# EAGAIN of a UNIX socket is a full queue: the backend's.
+_SHORTAGES = SHORTAGES - {errno.EAGAIN}
 RESET_POLL_SECONDS = 0.5
 """How often a side that we do not read from is checked for a reset."""
 
@@ -55,6 +61,8 @@ class TransportShared:
     """Resets Ends once everything is delivered."""
     keepalive: bool = True
     """Whether the kernel is to probe silent peers."""
+    loops: Loops = attrs.field(factory=Loops)
+    """Knows our listeners, and the connections that lead to them."""
 
     @classmethod
     def of(cls, clock: Clock, *, keepalive: bool = True) -> TransportShared:
@@ -110,30 +118,53 @@ class TransportEnd(Protocol):
         self._input_ended = False
         self._output_ended = False
         self._end_sent = False
+        self._is_unknown = False  # counted in Loops.unknown_dials
+        self._refusal: tuple[Reason, str] | None = None  # why we have not taken the connection
 
     # -- the beginning
 
     def dial(self) -> None:
         """Begin to connect; what is sent before the connection is established is held."""
         assert self._dial is not None
-        self._dialling = self._dial(self)
+        if loop := loop_of(self.reports.record):
+            self.phase = "closed"
+            self._close_stages()
+            detail = end_loop(loop, self._shared.clock.seconds())
+            self.reports.connect_failed(self, "error", detail)
+            return
+        self._is_unknown = True
+        self._shared.loops.unknown_dials += 1
+        self._dialling = maybeDeferred(self._dial, self)
         self._dialling.addErrback(self._dial_failed)
 
     def _dial_failed(self, failure: Failure) -> None:
         self._dialling = None
+        self._dial_is_known()
         phase, self.phase = self.phase, "closed"
         self._close_stages()
-        if phase == "connecting":
+        number = getattr(failure.value, "osError", None)
+        if phase != "connecting":  # it was given up
+            self.reports.gone(self)
+        elif number in RESET_ERRNOS:
+            self._was_reset(errno.errorcode[number])
+        else:
+            self.reports.record.is_shortage = number in _SHORTAGES
             reason = _connect_reason(failure)
             self.reports.connect_failed(self, reason, failure.getErrorMessage())
-        else:  # it was given up
-            self.reports.gone(self)
+
+    def _was_reset(self, detail: str) -> None:
+        """Report a backend that has accepted the connection, and reset it at once."""
+        self.reports.connected(self)
+        self.reports.broken(self, "reset", detail)
 
     def connectionMade(self) -> None:
         """The transport is connected; over TLS, the handshake may be still to come."""
         self._is_tls = bool(ISSLTransport.providedBy(self.transport))
         self._descriptor = descriptor_of(self.transport)
         self._socket = track_errors(self._descriptor)
+        if self.side == "backend" and self._leads_to_us():
+            self.transport.abortConnection()
+            return
         if self._socket is not None:
             self._socket.keep_unread = not self._is_tls
         self._writer = writer_to(self.transport, self._descriptor, self._socket)
@@ -146,6 +177,29 @@ class TransportEnd(Protocol):
             alsoProvides(handshaker, IHandshakeListener)
         else:
             self._attach()
+
+    def _leads_to_us(self) -> bool:
+        """Whether the backend's connection must not be: to itself, or one of a loop."""
+        loops, record = self._shared.loops, self.reports.record
+        try:
+            if self._socket is not None:
+                local, remote = self._socket.getsockname(), self._socket.getpeername()
+                if self._is_tcp() and is_own_address(local, remote):
+                    self._refusal = "backend_refused", os.strerror(errno.ECONNREFUSED).lower()
+                elif _target(remote) in loops.listening:
+                    loops.dialled(self._socket, record)
+                    if loop := loop_of(record):
+                        detail = end_loop(loop, self._shared.clock.seconds())
+                        self._refusal = "error", detail
+        except OSError:  # the peer has reset the connection already (ENOTCONN)
+            pass
+        self._dial_is_known()
+        return self._refusal is not None
+
+    def _dial_is_known(self) -> None:
+        if self._is_unknown:
+            self._is_unknown = False
+            self._shared.loops.unknown_dial_ends()
 
     def handshakeCompleted(self) -> None:
         """The TLS handshake is done: only now is a TLS backend connected."""
@@ -175,6 +229,9 @@ class TransportEnd(Protocol):
         early, self._early = b"".join(self._early), []
         if early:
             self._writer.write(early)
+        loops = self._shared.loops
+        if self.side == "client" and (loops.dials or loops.unknown_dials) and self._socket:
+            loops.accepted(self.reports.record, self._socket)
         self.reports.connected(self)
         self._finish_output()
         if self.holds:
@@ -429,6 +486,12 @@ class TransportEnd(Protocol):
         self.transport = self._descriptor = self._writer = None
 
     def _report_end(self, phase: Phase, how: SideEnd | None, reason: Failure) -> None:
+        if phase == "connecting" and self._refusal is not None:
+            self.reports.connect_failed(self, *self._refusal)
+            return
+        if phase == "connecting" and self.side == "backend" and how == "reset":
+            self._was_reset(self._error_text(reason))  # amid the handshake of TLS
+            return
         if phase == "connecting":
             detail = self._error_text(reason) or "closed during the handshake"
             self.reports.connect_failed(self, "backend_unreachable", detail)
@@ -460,14 +523,16 @@ class TransportEnd(Protocol):
         return "" if reason.check(error.ConnectionLost) else reason.getErrorMessage()
 
 
+def _target(name: Any) -> Target:
+    """What a socket of this name is connected to, as :class:`Loops` names it."""
+    return int(name[1]) if isinstance(name, tuple) else target_of_path(name)
+
+
 def _connect_reason(failure: Failure) -> Reason:
     if failure.check(error.ConnectionRefusedError):
         return "backend_refused"
     if failure.check(error.TimeoutError):
         return "connect_timeout"
-    if failure.check(NoBackend) or getattr(failure.value, "osError", None) in (
-        errno.EMFILE,  # we have run out of descriptors, or the machine has: not the backend's fault
-        errno.ENFILE,
-    ):
+    if failure.check(NoBackend) or getattr(failure.value, "osError", None) in _SHORTAGES:
         return "error"
     return "backend_unreachable"

@@ -16,6 +16,7 @@ from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import Clock
 from monconn.errors import os_error_text
 from monconn.model.reasons import Reason
+from monconn.net.sockets import zone_index
 
 SocketAddress = tuple[socket.AddressFamily, Any]
 """A family, and the address that ``connect`` takes for it."""
@@ -142,8 +143,8 @@ class Resolver:
         if self._zone:
             try:
                 addresses = [_zoned(self.address, self._zone)]
-            except OSError:
-                failed("backend_unreachable", f"there is no interface {self._zone}")
+            except OSError as error:
+                failed("backend_unreachable", str(error.strerror))
             else:
                 found(addresses)
             return _nothing
@@ -289,20 +290,6 @@ def _zoned(address: TcpAddress | UnixAddress, zone: str) -> SocketAddress:
     """
     assert isinstance(address, TcpAddress)
     return socket.AF_INET6, (address.host.partition("%")[0], address.port, 0, zone_index(zone))
-
-
-def zone_index(zone: str) -> int:
-    """The index of an interface, given by name or index (RFC 4007, 11.2).
-
-    :raises OSError: there is no such interface.
-    """
-    try:
-        return socket.if_nametoindex(zone)
-    except OSError:
-        if not zone.isdecimal():
-            raise
-        socket.if_indextoname(int(zone))
-        return int(zone)
 
 
 def _numeric(address: TcpAddress | UnixAddress) -> Sequence[SocketAddress]:

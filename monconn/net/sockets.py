@@ -308,3 +308,27 @@ def peer_pid(sock: socket.SocketType) -> int:
     """The process at the other end of a UNIX socket; 0 where the kernel does not say."""
     peer = peer_credentials(sock)
     return 0 if peer is None else peer.pid
+
+
+def zone_index(zone: str) -> int:
+    """The index of an interface, given by name or by index (RFC 4007, 11.2).
+
+    :raises OSError: there is no such interface.
+    """
+    try:
+        return socket.if_nametoindex(zone)
+    except OSError:
+        pass
+    try:
+        socket.if_indextoname(int(zone))
+        return int(zone)
+    except (OSError, ValueError, OverflowError):
+        raise OSError(errno.ENODEV, f"there is no interface {zone}") from None
+
+
+def zone_name(index: int) -> str:
+    """The name of an interface; its index if it is gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return str(index)

@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.net import resolver as module
 from monconn.net.resolver import (
     CACHE_SECONDS,
     LAST_SECONDS,
@@ -287,11 +286,6 @@ def test_a_zone_is_looked_up_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
             assert asking.failure == ("backend_unreachable", "there is no interface eth7")
         else:
             assert asking.addresses == [(socket.AF_INET6, ("fe80::1", 80, 0, expected))]
-
-
-def test_a_zone_may_be_an_index() -> None:
-    index, name = socket.if_nameindex()[0]
-    assert module.zone_index(name) == module.zone_index(str(index)) == index
 
 
 # -- threads

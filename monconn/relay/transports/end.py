@@ -150,7 +150,10 @@ class TransportEnd(Protocol):
         else:
             self.reports.record.is_shortage = number in _SHORTAGES
             reason = _connect_reason(failure)
-            self.reports.connect_failed(self, reason, failure.getErrorMessage())
+            detail = failure.getErrorMessage()
+            if isinstance(failure.value, OSError) and failure.value.strerror:
+                detail = failure.value.strerror
+            self.reports.connect_failed(self, reason, detail)
 
     def _was_reset(self, detail: str) -> None:
         """Report a backend that has accepted the connection, and reset it at once."""

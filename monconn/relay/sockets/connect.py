@@ -325,7 +325,7 @@ class ConnectAttempt:
 
         :param events: what the loop has reported of it.
         """
-        if self._next > 1:
+        if self._next > 1 or self._timer is not None:
             self._end_others(winner)
         self._is_over = True
         self._tries.clear()  # no cycle is left to be collected

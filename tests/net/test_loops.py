@@ -1,0 +1,168 @@
+"""Our own connections to our own listeners, on real sockets of the loopback."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from monconn.model.record import ConnectionRecord
+from monconn.net import loops as module
+from monconn.net.loops import (
+    Loops,
+    end_loop,
+    ephemeral_ports,
+    has_source_address,
+    is_own_address,
+    loop_of,
+)
+
+
+def record(
+    service: str, through: ConnectionRecord | None = None, backend: str = ""
+) -> ConnectionRecord:
+    made = ConnectionRecord(1, service, "c:1", "c", ":1", backend or f"to {service}", 0.0, 0.0)
+    made.came_through = through
+    return made
+
+
+class Link:
+    """A connection of ours to a listener of ours."""
+
+    def __init__(self, family: socket.AddressFamily = socket.AF_INET) -> None:
+        host = "::" if family == socket.AF_INET6 else "127.0.0.1"
+        self.listener = socket.socket(family)
+        if family == socket.AF_INET6:
+            self.listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.listener.bind((host, 0))
+        self.listener.listen()
+        self.dialled = socket.create_connection(("127.0.0.1", self.listener.getsockname()[1]))
+        self.accepted, _ = self.listener.accept()
+
+    def close(self) -> None:
+        for each in (self.listener, self.dialled, self.accepted):
+            each.close()
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv4-mapped"])
+def link(request: pytest.FixtureRequest) -> Iterator[Link]:
+    link = Link(request.param)
+    yield link
+    link.close()
+
+
+def test_a_client_is_known_by_the_socket_at_its_other_end(link: Link) -> None:
+    loops, first, second = Loops(), record("a"), record("b")
+    loops.dialled(link.dialled, first)
+    loops.accepted(second, link.accepted)
+    assert second.came_through is first
+    assert loops.dials == {}
+
+
+def test_another_client_is_not(link: Link) -> None:
+    loops, second = Loops(), record("b")
+    other = Link()
+    loops.dialled(other.dialled, record("a"))
+    loops.accepted(second, link.accepted)
+    other.close()
+    assert second.came_through is None
+
+
+def test_an_address_whose_socket_is_closed_is_anybodys(link: Link) -> None:
+    loops, second = Loops(), record("b")
+    loops.dialled(link.dialled, record("a"))
+    link.dialled.close()
+    loops.accepted(second, link.accepted)
+    assert second.came_through is None
+
+
+def test_a_client_may_be_accepted_before_its_dial_is_known(link: Link) -> None:
+    loops, first, second = Loops(), record("a"), record("b")
+    loops.unknown_dials += 1
+    loops.accepted(second, link.accepted)
+    loops.dialled(link.dialled, first)
+    loops.unknown_dial_ends()
+    assert second.came_through is first
+    assert (loops.dials, loops._accepted) == ({}, {})
+
+
+def test_a_client_that_has_left_is_none(link: Link) -> None:
+    loops, second = Loops(), record("b")
+    loops.dialled(link.dialled, record("a"))
+    with socket.socket() as unconnected:
+        loops.accepted(second, unconnected)
+    assert second.came_through is None
+
+
+def test_what_is_noted_is_bounded(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_DIALS", 2)
+    loops = Loops()
+    links = [Link() for _ in range(4)]
+    loops.dialled(links[0].dialled, record("closed"))
+    loops.dialled(links[1].dialled, record("open"))
+    links[0].close()
+    loops.dialled(links[2].dialled, record("third"))
+    assert [each.service for _, each in loops.dials.values()] == ["open", "third"]
+    loops.dialled(links[3].dialled, record("fourth"))
+    assert [each.service for _, each in loops.dials.values()] == ["third", "fourth"]
+    for each in links:
+        each.close()
+
+
+def test_listeners_are_counted() -> None:
+    loops = Loops()
+    first, second = loops.listens(80), loops.listens(80)
+    first()
+    assert 80 in loops.listening
+    second()
+    assert 80 not in loops.listening
+
+
+def test_a_loop_and_what_leads_into_it_is_an_error() -> None:
+    outer = record("x")
+    a = record("a", outer)
+    b = record("b", a)
+    again = record("a", b)
+    assert [loop_of(each) for each in (outer, a, b)] == [[], [], []]
+    loop = loop_of(again)
+    assert end_loop(loop, 1.0) == "a loop of services: a → b → a"
+    assert [each.reason for each in (outer, a, b, again)] == ["error"] * 3 + [None]
+    assert b.detail == "a loop of services: a → b → a"
+
+
+def test_a_service_that_chooses_another_backend_is_in_no_loop() -> None:
+    assert loop_of(record("a", record("b", record("a")), backend="elsewhere")) == []
+
+
+@pytest.mark.parametrize(
+    ("local", "remote", "is_own"),
+    [
+        (("127.0.0.1", 5), ("127.0.0.1", 5), True),
+        (("127.0.0.1", 5), ("127.0.0.1", 6), False),
+        (("127.0.0.1", 5), ("127.0.0.2", 5), False),
+        (("127.0.0.1", 5), ("0.0.0.0", 5), True),
+        (("::1", 5, 0, 0), ("::", 5, 0, 0), True),
+        (("fe80::1", 5, 0, 3), ("fe80::1", 5, 0, 3), True),
+    ],
+)
+def test_own_addresses(local: object, remote: object, is_own: bool) -> None:
+    assert is_own_address(local, remote) == is_own
+
+
+def test_ports_of_clients_are_ephemeral() -> None:
+    with Link().dialled as client:
+        assert client.getsockname()[1] in ephemeral_ports()
+
+
+def test_ephemeral_ports_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no such file")
+
+    monkeypatch.setattr("builtins.open", fail)
+    assert {80, 65535} <= set(ephemeral_ports())
+
+
+def test_there_is_a_source_address_for_the_loopback() -> None:
+    assert has_source_address(socket.AF_INET, ("127.0.0.1", 80))

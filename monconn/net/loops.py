@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from monconn.addresses import plain_ip
+from monconn.addresses import TcpAddress, UnixAddress, is_loopback, plain_ip
 from monconn.model.record import ConnectionRecord
 
 MOST_DIALS = 1000
@@ -28,12 +28,22 @@ MOST_DIALS = 1000
 forgotten, and if that is not enough, the oldest."""
 
 Target = int | str
-"""What is listened on: a TCP port, at whichever address, or the path of a UNIX socket."""
+"""What is listened on: a TCP port, at whichever address, or the path of a UNIX socket, without
+symbolic links."""
 
 
-def target_of_path(path: str | bytes) -> Target:
-    """The target that a UNIX socket's path is, by whichever way it is reached."""
-    return os.path.realpath(os.fsdecode(path))
+def target_of(address: TcpAddress | UnixAddress) -> Target:
+    """What an address is about."""
+    return _path(address.path) if isinstance(address, UnixAddress) else address.port
+
+
+def target_of_name(name: Any) -> Target:
+    """What a socket's name (``getsockname``, ``getpeername``) is about."""
+    return int(name[1]) if isinstance(name, tuple) else _path(name)
+
+
+def _path(path: str | bytes) -> str:
+    return os.path.realpath(os.fsdecode(path)) if path else ""
 
 
 class Loops:
@@ -45,9 +55,10 @@ class Loops:
         self.dials: dict[object, tuple[Any, ConnectionRecord]] = {}
         """By local address: connections to our listeners, and the records that they belong to."""
         self.unknown_dials = 0
-        """How many connections are being made of which only their end tells where they lead: those
-        of Twisted's endpoints."""
+        """How many connections are being made that may lead to a listener of ours, and whose local
+        address is known only once they are made: those of Twisted's endpoints."""
         self._accepted: dict[object, ConnectionRecord] = {}  # meanwhile, by the client's address
+        self._awaited: set[int] = set()  # the ids of these records
 
     def listens(self, target: Target) -> Callable[[], object]:
         """Note a listener of ours.
@@ -68,6 +79,7 @@ class Loops:
         client = self._accepted.pop(key, None)
         if client is not None:
             client.came_through = record
+            self._awaited.discard(client.id)
             return
         if len(self.dials) >= MOST_DIALS:
             # A closed socket's descriptor is -1: its local address may be anybody's by now.
@@ -82,21 +94,36 @@ class Loops:
         To be asked only while there are :attr:`dials` or :attr:`unknown_dials`.
         """
         try:
-            key = _key(sock.getpeername())
+            peer = sock.getpeername()
         except OSError:  # it has left already (ENOTCONN)
             return
+        key = _key(peer)
         dial = self.dials.pop(key, None)
         if dial is not None:
             if dial[0].fileno() >= 0:
                 record.came_through = dial[1]
-        elif self.unknown_dials and key and len(self._accepted) < MOST_DIALS:
+        elif (
+            self.unknown_dials
+            and key
+            and len(self._accepted) < MOST_DIALS
+            and _is_local(peer, sock)
+        ):
             self._accepted[key] = record
+            self._awaited.add(record.id)
+
+    def is_awaited(self, record: ConnectionRecord) -> bool:
+        """Whether it may be known in a moment that a client has come through a service of ours.
+
+        The listener's event comes before that of the socket at the other end, if in the same turn.
+        """
+        return record.id in self._awaited
 
     def unknown_dial_ends(self) -> None:
         """One of :attr:`unknown_dials` is known, or has failed."""
         self.unknown_dials -= 1
         if not self.unknown_dials:
             self._accepted.clear()
+            self._awaited.clear()
 
 
 def loop_of(record: ConnectionRecord) -> list[ConnectionRecord]:
@@ -134,6 +161,15 @@ def _key(name: Any) -> object:
     """A socket's name for comparison: the same connection has an IPv4 address at one end, and at
     the other, if that listens on all, an IPv4-mapped one."""
     return (plain_ip(name[0]), name[1]) if isinstance(name, tuple) else name
+
+
+def _is_local(peer: Any, sock: Any) -> bool:
+    """Whether a client is on this host: the kernel has it come from the address that it goes to, or
+    from one of the loopback."""
+    if not isinstance(peer, tuple):
+        return True
+    ip = plain_ip(peer[0])
+    return is_loopback(ip) or ip == plain_ip(sock.getsockname()[0])
 
 
 def is_own_address(local: Any, remote: Any) -> bool:

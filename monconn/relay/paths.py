@@ -14,13 +14,13 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 
-from monconn.addresses import Address, EndpointAddress
+from monconn.addresses import Address, EndpointAddress, socket_address
 from monconn.clock import Clock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import AdoptReactor
-from monconn.net.loops import Loops
+from monconn.net.loops import Loops, target_of
 from monconn.net.resolver import Lookups, Resolver
 from monconn.net.sockets import SHORTAGES
 from monconn.relay.delivery import DeliveryWatch
@@ -274,8 +274,10 @@ class DataPaths:
         dial = dialler(address, self._reactor)
         verifies = verifies_host(address)
         transport_shared = self._transport_shared(monitor, keepalive)
+        socket_of = socket_address(address, listens=False)
+        target = None if socket_of is None else target_of(socket_of)
         return lambda _: TransportEnd(
-            "backend", transport_shared, dial=dial, verifies_host=verifies
+            "backend", transport_shared, dial=dial, target=target, verifies_host=verifies
         )
 
     def _transport_shared(self, monitor: Monitor, keepalive: bool) -> TransportShared:

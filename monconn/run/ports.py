@@ -28,7 +28,7 @@ from monconn.errors import AddressError, ListenError, os_error_text
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, ListenReactor, open_listener
-from monconn.net.loops import Target, target_of_path
+from monconn.net.loops import Target, target_of_name
 from monconn.net.sockets import enable_keepalive
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
 from monconn.relay.paths import DataPath, DataPaths, TransportPath
@@ -84,7 +84,7 @@ class SocketPort:
         self.listen = _bound_address(config.listen, self._sock)
         self._listener = Listener(self._sock, reactor, self._forwarder.accepted, monitor.must_wait)
         self._cancel: Cancel | None = None
-        self._forget = paths.loops.listens(_target(self._sock.getsockname()))
+        self._forget = paths.loops.listens(target_of_name(self._sock.getsockname()))
 
     def start(self) -> None:
         """Accept clients, also again whenever there is room after the service was full."""
@@ -166,7 +166,7 @@ class EndpointPort:
 
     def _listening(self, port: Any) -> EndpointPort:
         self._port = port
-        self._forget = self._paths.loops.listens(_endpoint_target(port.getHost()))
+        self._forget = self._paths.loops.listens(_target_of_endpoint(port.getHost()))
         self.listen = _bound_description(self._address.description, port.getHost())
         if self._closed:  # while it was about to listen
             self.close()
@@ -252,17 +252,9 @@ def _nothing() -> None:
     """In the place of what is to be done once."""
 
 
-def _target(name: Any) -> Target:
-    """What a listening socket's name is to :class:`~monconn.net.loops.Loops`."""
-    return int(name[1]) if isinstance(name, tuple) else target_of_path(name)
-
-
-def _endpoint_target(host: Any) -> Target:
-    """The same of a Twisted port's address; an empty path, which nothing leads to, of others."""
-    if hasattr(host, "port"):
-        return int(host.port)
-    name = getattr(host, "name", None)
-    return target_of_path(name) if name else ""
+def _target_of_endpoint(host: Any) -> Target:
+    """What a Twisted port's address is about; an empty path, to which nothing leads, if unknown."""
+    return int(host.port) if hasattr(host, "port") else target_of_name(getattr(host, "name", ""))
 
 
 def _bound_address(listen: Address, sock: Any) -> str:

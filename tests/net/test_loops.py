@@ -82,10 +82,38 @@ def test_a_client_may_be_accepted_before_its_dial_is_known(link: Link) -> None:
     loops, first, second = Loops(), record("a"), record("b")
     loops.unknown_dials += 1
     loops.accepted(second, link.accepted)
+    assert loops.is_awaited(second)
     loops.dialled(link.dialled, first)
+    assert not loops.is_awaited(second)
     loops.unknown_dial_ends()
     assert second.came_through is first
     assert (loops.dials, loops._accepted) == ({}, {})
+
+
+def test_a_client_is_awaited_as_long_as_it_may_be_ours(link: Link) -> None:
+    loops, second = Loops(), record("b")
+    loops.unknown_dials += 1
+    loops.accepted(second, link.accepted)
+    loops.unknown_dial_ends()
+    assert not loops.is_awaited(second)
+    assert loops._accepted == {}
+
+
+class Far:
+    """A client's socket, from another host."""
+
+    def getpeername(self) -> tuple[str, int]:
+        return "192.0.2.7", 5
+
+    def getsockname(self) -> tuple[str, int]:
+        return "192.0.2.1", 80
+
+
+def test_a_client_of_another_host_is_not_awaited() -> None:
+    loops, second = Loops(), record("b")
+    loops.unknown_dials += 1
+    loops.accepted(second, Far())
+    assert not loops.is_awaited(second)
 
 
 def test_a_client_that_has_left_is_none(link: Link) -> None:

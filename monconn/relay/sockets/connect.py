@@ -11,7 +11,6 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from monconn.addresses import UnixAddress
 from monconn.clock import Clock
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
@@ -22,7 +21,7 @@ from monconn.net.loops import (
     has_source_address,
     is_own_address,
     loop_of,
-    target_of_path,
+    target_of,
 )
 from monconn.net.resolver import Resolver, SocketAddress
 from monconn.net.sockets import RESET_ERRNOS, SHORTAGES, reset_on_close
@@ -102,13 +101,9 @@ class Connector:
         self.clock = clock
         self.loops = Loops() if loops is None else loops
         address = resolver.address
-        if isinstance(address, UnixAddress):
-            self.target: int | str = target_of_path(address.path)
-            self.may_meet_itself = False
-        else:
-            self.target = address.port
-            # Only then can the local port be the same: others are spared the system call.
-            self.may_meet_itself = address.port in ephemeral_ports()
+        self.target = target_of(address)
+        # Only then can the local port be the same: others are spared the system call.
+        self.may_meet_itself = self.target in ephemeral_ports()
         self.waiting: dict[ConnectAttempt, None] = {}
         """The waiting attempts, in order; a dict, so that removing one takes O(1)."""
         self._timer: IDelayedCall | None = None

@@ -36,6 +36,10 @@ class NoBackend(Exception):
     """Choosing the backend for a client failed: a fault on our side."""
 
 
+class LoopOfServices(Exception):
+    """The connection has come through this very service; the text has the way."""
+
+
 class OneProtocol(Factory):
     """A factory for one connection, whose protocol exists already.
 

@@ -17,13 +17,14 @@ from twisted.internet.interfaces import (
     ISSLTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from monconn.clock import Clock
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.monitor.deadlines import Deadlines
-from monconn.net.loops import Loops, Target, end_loop, is_own_address, loop_of, target_of_path
+from monconn.net.loops import Loops, Target, end_loop, is_own_address, loop_of, target_of_name
 from monconn.net.sockets import (
     RESET_ERRNOS,
     SHORTAGES,
@@ -39,11 +40,20 @@ from monconn.net.sockets import (
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
 from monconn.relay.stages import StageChain
-from monconn.relay.transports.dial import Dial, NamelessCertificate, NoBackend, refuse_nameless
+from monconn.relay.transports.dial import (
+    Dial,
+    LoopOfServices,
+    NamelessCertificate,
+    NoBackend,
+    refuse_nameless,
+)
 from monconn.relay.transports.writer import Writer, writer_to
 
 EARLY_BYTES = 65536
 """How much is queued for a backend that is not connected yet before its client is put on hold."""
+ORIGIN_SECONDS = 0.01
+"""How long a client on this host waits for it to be known whether it is a connection of ours, while
+there is one that may lead to us: some turns of the reactor."""
 # EAGAIN of a UNIX socket is a full queue: the backend's.
 _SHORTAGES = SHORTAGES - {errno.EAGAIN}
 RESET_POLL_SECONDS = 0.5
@@ -80,6 +90,7 @@ class TransportEnd(Protocol):
     :param side: which of the two.
     :param shared: what it has in common with others.
     :param dial: begins to connect this protocol, if it is the backend's.
+    :param target: the port or path that it dials, if that is known.
     :param verifies_host: whether a TLS backend's certificate must be for its host.
     """
 
@@ -92,6 +103,7 @@ class TransportEnd(Protocol):
         shared: TransportShared,
         *,
         dial: Dial | None = None,
+        target: Target | None = None,
         verifies_host: bool = False,
     ) -> None:
         self.side: Side = side
@@ -103,6 +115,7 @@ class TransportEnd(Protocol):
         self.stages: StageChain | None = None
         self.bucket: int | None = None
         self._dial = dial
+        self._target = target
         self._shared = shared
         self._keepalive = shared.keepalive
         self._verifies_host = verifies_host
@@ -125,17 +138,22 @@ class TransportEnd(Protocol):
 
     def dial(self) -> None:
         """Begin to connect; what is sent before the connection is established is held."""
-        assert self._dial is not None
-        if loop := loop_of(self.reports.record):
-            self.phase = "closed"
-            self._close_stages()
-            detail = end_loop(loop, self._shared.clock.seconds())
-            self.reports.connect_failed(self, "error", detail)
-            return
-        self._is_unknown = True
-        self._shared.loops.unknown_dials += 1
-        self._dialling = maybeDeferred(self._dial, self)
+        loops, clock = self._shared.loops, self._shared.clock
+        if loops.is_awaited(self.reports.record):
+            self._dialling = deferLater(clock, ORIGIN_SECONDS, self._begin_dial)  # type: ignore[arg-type]
+        else:
+            self._dialling = maybeDeferred(self._begin_dial)
         self._dialling.addErrback(self._dial_failed)
+
+    def _begin_dial(self) -> Deferred[Any]:
+        assert self._dial is not None
+        loops = self._shared.loops
+        if loop := loop_of(self.reports.record):
+            raise LoopOfServices(end_loop(loop, self._shared.clock.seconds()))
+        if self._target is None or self._target in loops.listening:
+            self._is_unknown = True
+            loops.unknown_dials += 1
+        return self._dial(self)
 
     def _dial_failed(self, failure: Failure) -> None:
         self._dialling = None
@@ -189,7 +207,7 @@ class TransportEnd(Protocol):
                 local, remote = self._socket.getsockname(), self._socket.getpeername()
                 if self._is_tcp() and is_own_address(local, remote):
                     self._refusal = "backend_refused", os.strerror(errno.ECONNREFUSED).lower()
-                elif _target(remote) in loops.listening:
+                elif target_of_name(remote) in loops.listening:
                     loops.dialled(self._socket, record)
                     if loop := loop_of(record):
                         detail = end_loop(loop, self._shared.clock.seconds())
@@ -526,16 +544,14 @@ class TransportEnd(Protocol):
         return "" if reason.check(error.ConnectionLost) else reason.getErrorMessage()
 
 
-def _target(name: Any) -> Target:
-    """What a socket of this name is connected to, as :class:`Loops` names it."""
-    return int(name[1]) if isinstance(name, tuple) else target_of_path(name)
-
-
 def _connect_reason(failure: Failure) -> Reason:
     if failure.check(error.ConnectionRefusedError):
         return "backend_refused"
     if failure.check(error.TimeoutError):
         return "connect_timeout"
-    if failure.check(NoBackend) or getattr(failure.value, "osError", None) in _SHORTAGES:
+    if (
+        failure.check(NoBackend, LoopOfServices)
+        or getattr(failure.value, "osError", None) in _SHORTAGES
+    ):
         return "error"
     return "backend_unreachable"

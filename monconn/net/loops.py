@@ -7,7 +7,8 @@ this host, is found here: of a backend's socket that is about to connect to a po
 listen, the local address is noted; the client that is accepted from that address is the same
 connection's other end, and its record gets the record that it has come through.
 
-Other sockets cost nothing but a look-up of their port in a set. What lies behind other programs, or
+Other sockets cost nothing but a look-up of their port in a set, and those to the same port on
+another host one more look-up. What lies behind other programs, or
 behind a translation of addresses, is not found.
 """
 
@@ -16,7 +17,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +26,9 @@ from monconn.addresses import TcpAddress, UnixAddress, is_loopback, plain_ip
 from monconn.model.record import ConnectionRecord
 
 MOST_DIALS = 1000
-"""How many connections may be noted that were not accepted yet; then those that are over are
-forgotten, and if that is not enough, the oldest."""
+"""How many connections that were not accepted yet are noted; the oldest are forgotten."""
+OWN_HOST_SECONDS = 10.0
+"""How long it is taken for granted whether an address is one of this host."""
 
 Target = int | str
 """What is listened on: a TCP port, at whichever address, or the path of a UNIX socket, without
@@ -52,13 +55,14 @@ class Loops:
     def __init__(self) -> None:
         self.listening: Counter[Target] = Counter()
         """What we listen on, and how often: a port may be used at several addresses."""
-        self.dials: dict[object, tuple[Any, ConnectionRecord]] = {}
+        self.dials: OrderedDict[object, tuple[Any, ConnectionRecord]] = OrderedDict()
         """By local address: connections to our listeners, and the records that they belong to."""
         self.unknown_dials = 0
         """How many connections are being made that may lead to a listener of ours, and whose local
         address is known only once they are made: those of Twisted's endpoints."""
         self._accepted: dict[object, ConnectionRecord] = {}  # meanwhile, by the client's address
         self._awaited: set[int] = set()  # the ids of these records
+        self._own_hosts: dict[object, tuple[float, bool]] = {}  # by address, and until when
 
     def listens(self, target: Target) -> Callable[[], object]:
         """Note a listener of ours.
@@ -73,6 +77,25 @@ class Loops:
         if self.listening[target] <= 0:
             del self.listening[target]
 
+    def leads_here(self, target: Target, family: int, where: Any) -> bool:
+        """Whether an address may be that of a listener of ours.
+
+        :param target: its port or path.
+        :param where: as ``connect`` takes it.
+        """
+        if target not in self.listening:
+            return False
+        if family == socket.AF_UNIX:
+            return True
+        key, now = (where[0], where[2:]), time.monotonic()
+        until, is_own = self._own_hosts.get(key, (0.0, False))
+        if now >= until:
+            if len(self._own_hosts) >= MOST_DIALS:
+                self._own_hosts.clear()
+            is_own = _is_own_host(family, where)
+            self._own_hosts[key] = now + OWN_HOST_SECONDS, is_own
+        return is_own
+
     def dialled(self, sock: Any, record: ConnectionRecord) -> None:
         """Note a socket that is connecting, or is connected, to a listener of ours."""
         key = _key(sock.getsockname())
@@ -82,10 +105,7 @@ class Loops:
             self._awaited.discard(client.id)
             return
         if len(self.dials) >= MOST_DIALS:
-            # A closed socket's descriptor is -1: its local address may be anybody's by now.
-            self.dials = {key: each for key, each in self.dials.items() if each[0].fileno() >= 0}
-            if len(self.dials) >= MOST_DIALS:
-                del self.dials[next(iter(self.dials))]
+            self.dials.popitem(last=False)
         self.dials[key] = sock, record
 
     def accepted(self, record: ConnectionRecord, sock: Any) -> None:
@@ -100,6 +120,7 @@ class Loops:
         key = _key(peer)
         dial = self.dials.pop(key, None)
         if dial is not None:
+            # Of one that is closed (-1) the address may be anybody's by now.
             if dial[0].fileno() >= 0:
                 record.came_through = dial[1]
         elif (
@@ -161,6 +182,19 @@ def _key(name: Any) -> object:
     """A socket's name for comparison: the same connection has an IPv4 address at one end, and at
     the other, if that listens on all, an IPv4-mapped one."""
     return (plain_ip(name[0]), name[1]) if isinstance(name, tuple) else name
+
+
+def _is_own_host(family: int, where: Any) -> bool:
+    """Whether an address is one of this host: only to such a one can a socket be bound.
+
+    (To any, if ``net.ipv4.ip_nonlocal_bind`` is set; then more connections are noted in vain.)
+    """
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((where[0], 0, *where[2:]))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def _is_local(peer: Any, sock: Any) -> bool:

@@ -124,19 +124,34 @@ def test_a_client_that_has_left_is_none(link: Link) -> None:
     assert second.came_through is None
 
 
-def test_what_is_noted_is_bounded(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_noted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_DIALS", 2)
     loops = Loops()
-    links = [Link() for _ in range(4)]
-    loops.dialled(links[0].dialled, record("closed"))
-    loops.dialled(links[1].dialled, record("open"))
-    links[0].close()
-    loops.dialled(links[2].dialled, record("third"))
-    assert [each.service for _, each in loops.dials.values()] == ["open", "third"]
-    loops.dialled(links[3].dialled, record("fourth"))
-    assert [each.service for _, each in loops.dials.values()] == ["third", "fourth"]
+    links = [Link() for _ in range(3)]
+    for number, each in enumerate(links):
+        loops.dialled(each.dialled, record(str(number)))
+    assert [each.service for _, each in loops.dials.values()] == ["1", "2"]
     for each in links:
         each.close()
+
+
+def test_only_what_may_be_a_listener_of_ours_leads_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    loops = Loops()
+    for target in (80, "/run/web"):
+        loops.listens(target)
+    v4, v6 = socket.AF_INET, socket.AF_INET6
+    assert loops.leads_here(80, v4, ("127.0.0.9", 80))
+    assert loops.leads_here(80, v4, ("0.0.0.0", 80))
+    assert loops.leads_here(80, v6, ("::1", 80, 0, 0))
+    assert loops.leads_here("/run/web", socket.AF_UNIX, "/var/run/web")
+    assert not loops.leads_here(81, v4, ("127.0.0.1", 81))
+    assert not loops.leads_here(80, v4, ("192.0.2.1", 80)), "another host's"
+    monkeypatch.setattr(module, "_is_own_host", lambda *_: True)
+    assert not loops.leads_here(80, v4, ("192.0.2.1", 80)), "asked a moment ago"
+    now = module.OWN_HOST_SECONDS
+    assert loops.leads_here(80, v4, ("192.0.2.1", 80)), "it has become ours"
 
 
 def test_listeners_are_counted() -> None:

@@ -354,6 +354,19 @@ def test_the_same_port_of_another_address_is_another_socket(alone: World) -> Non
     assert alone.won == 1
 
 
+@pytest.mark.parametrize("is_own", [True, False])
+def test_only_a_socket_to_a_listener_of_ours_is_noted(
+    alone: World, is_own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend on another host often has the port that we listen on."""
+    monkeypatch.setattr("monconn.net.loops._is_own_host", lambda *_: is_own)
+    alone.loops.listens(PORT)
+    alone.begin()
+    assert list(alone.loops.dials) == ([alone.local] if is_own else [])
+    alone.event(1)
+    assert alone.won == 1
+
+
 def test_a_connection_that_comes_back_is_an_error(alone: World) -> None:
     through = ConnectionRecord(7, "web", "c:1", "c", ":1", "backend.test:80", 0.0, 0.0)
     alone.record.came_through = through

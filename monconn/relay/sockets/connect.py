@@ -214,60 +214,61 @@ class ConnectAttempt:
         """
         while self._next < len(self._addresses):
             address = self._addresses[self._next]
-            family, where = address
-            try:
-                sock = _make_socket(family)
-            except OSError as error:
-                self._next += 1
-                self._note(error.errno or errno.EMFILE)
-                continue
-            connector = self._connector
-            is_ours = connector.target in connector.loops.listening
-            if is_ours and family == socket.AF_UNIX:
-                _give_name(sock)
-            error_number = sock.connect_ex(where)
-            if error_number == errno.EAGAIN and family == socket.AF_UNIX:
-                sock.close()
+            error_number = self._try(address)
+            if error_number == errno.EAGAIN and address[0] == socket.AF_UNIX:
                 return False
             self._next += 1
-            if error_number in (0, errno.EINPROGRESS):
-                error_number = 0
-                if (
-                    connector.may_meet_itself
-                    and sock.getsockname()[1] == where[1]
-                    and is_own_address(sock.getsockname(), where)
-                ):
-                    reset_on_close(sock)  # without a reset its port would be taken for a minute
-                    error_number = errno.ECONNREFUSED
-                elif is_ours:
-                    connector.loops.dialled(sock, self._listener.record)
-            elif error_number == errno.EADDRNOTAVAIL and not has_source_address(family, where):
-                error_number = errno.ENETUNREACH
-            if not error_number:
-                error_number = self._begin_try(sock, address)
-            if not error_number:
-                return True
-            sock.close()
-            self._note(error_number)
+            if error_number:
+                self._note(error_number)
+                continue
+            if self._next < len(self._addresses):
+                self._timer = self._connector.clock.callLater(ATTEMPT_DELAY_SECONDS, self._go_on)
+            return True
         if not self._tries and not self._is_over:
             self._exhausted()
         return True
 
-    def _begin_try(self, sock: socket.SocketType, address: SocketAddress) -> int:
-        """Wait for a socket to be connected.
+    def _try(self, address: SocketAddress) -> int:
+        """Begin to connect to an address.
 
         :returns: an error number; 0 if it is waited for, or was connected at once.
         """
+        family, where = address
+        connector = self._connector
+        try:
+            sock = _make_socket(family)
+        except OSError as error:
+            return error.errno or errno.EMFILE
+        is_ours = connector.target in connector.loops.listening and connector.loops.leads_here(
+            connector.target, family, where
+        )
+        if is_ours and family == socket.AF_UNIX:
+            _give_name(sock)
+        error_number = sock.connect_ex(where)
+        if error_number not in (0, errno.EINPROGRESS):
+            sock.close()
+            if error_number == errno.EADDRNOTAVAIL and not has_source_address(family, where):
+                return errno.ENETUNREACH
+            return error_number
+        if (
+            connector.may_meet_itself
+            and sock.getsockname()[1] == where[1]
+            and is_own_address(sock.getsockname(), where)
+        ):
+            reset_on_close(sock)  # without a reset its port would be taken for a minute
+            sock.close()
+            return errno.ECONNREFUSED
+        if is_ours:
+            connector.loops.dialled(sock, self._listener.record)
         one = _Try(self, sock, address)
         try:
-            self._connector.loop.add(sock.fileno(), one)
+            connector.loop.add(sock.fileno(), one)
         except OSError as error:  # ENOMEM, ENOSPC: the user's share of watches is used up
+            sock.close()
             return error.errno or errno.ENOMEM
         self._tries.append(one)
-        if address[0] == socket.AF_UNIX:  # which is connected at once
+        if family == socket.AF_UNIX:  # which is connected at once
             self.succeeded(one, 0)
-        elif self._next < len(self._addresses):
-            self._timer = self._connector.clock.callLater(ATTEMPT_DELAY_SECONDS, self._go_on)
         return 0
 
     def _go_on(self) -> None:

@@ -207,7 +207,7 @@ class TransportEnd(Protocol):
                 local, remote = self._socket.getsockname(), self._socket.getpeername()
                 if self._is_tcp() and is_own_address(local, remote):
                     self._refusal = "backend_refused", os.strerror(errno.ECONNREFUSED).lower()
-                elif target_of_name(remote) in loops.listening:
+                elif loops.leads_here(target_of_name(remote), self._socket.family, remote):
                     loops.dialled(self._socket, record)
                     if loop := loop_of(record):
                         detail = end_loop(loop, self._shared.clock.seconds())

@@ -46,7 +46,9 @@ def target_of_name(name: Any) -> Target:
 
 
 def _path(path: str | bytes) -> str:
-    return os.path.realpath(os.fsdecode(path)) if path else ""
+    name = os.fsdecode(path)
+    # Neither no name nor an abstract one (unix(7)) is a path.
+    return os.path.realpath(name) if name and "\0" not in name else name
 
 
 class Loops:
@@ -99,6 +101,8 @@ class Loops:
     def dialled(self, sock: Any, record: ConnectionRecord) -> None:
         """Note a socket that is connecting, or is connected, to a listener of ours."""
         key = _key(sock.getsockname())
+        if not key:  # a UNIX socket without a name
+            return
         client = self._accepted.pop(key, None)
         if client is not None:
             client.came_through = record
@@ -118,6 +122,8 @@ class Loops:
         except OSError:  # it has left already (ENOTCONN)
             return
         key = _key(peer)
+        if not key:
+            return
         dial = self.dials.pop(key, None)
         if dial is not None:
             # Of one that is closed (-1) the address may be anybody's by now.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from monconn.net.loops import (
     has_source_address,
     is_own_address,
     loop_of,
+    target_of_name,
 )
 
 
@@ -122,6 +124,30 @@ def test_a_client_that_has_left_is_none(link: Link) -> None:
     with socket.socket() as unconnected:
         loops.accepted(second, unconnected)
     assert second.came_through is None
+
+
+def test_unix_sockets_without_a_name_are_all_alike() -> None:
+    loops, second = Loops(), record("b")
+    one, other = socket.socketpair()
+    with one, other:
+        loops.dialled(one, record("a"))
+        loops.unknown_dials += 1
+        loops.accepted(second, other)
+    assert (second.came_through, loops.dials, loops._accepted) == (None, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        (("127.0.0.1", 80), 80),
+        (("::1", 80, 0, 0), 80),
+        ("/run/../run/web", os.path.realpath("/run/web")),
+        ("", ""),
+        (b"\0abstract", "\0abstract"),
+    ],
+)
+def test_what_a_name_is_about(name: object, target: object) -> None:
+    assert target_of_name(name) == target
 
 
 def test_what_is_noted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,9 @@ class FakeResolver:
     def cached(self) -> Sequence[SocketAddress]:
         return self.known
 
+    def resolve(self, found: Any, failed: Any) -> Any:
+        return lambda: None  # the name server hangs
+
     def renew(self, tried: Any, found: Any, none_left: Any) -> Any:
         self.renewals.append(list(tried))
         if self.others:
@@ -246,6 +249,17 @@ def test_giving_up_leaves_nothing_and_has_the_name_looked_up(world: World) -> No
     world.wait()
     world.attempt.give_up()
     assert (world.won, world.failure, world.resolver.refreshed) == (None, None, 1)
+    world.expect_nothing_left()
+
+
+def test_a_name_server_that_hangs_is_not_mistaken_for_the_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch)
+    world.begin()
+    world.record.end("connect_timeout", 10.0)
+    world.attempt.give_up()
+    assert world.record.detail == "the name of backend.test:80 was not resolved in time"
     world.expect_nothing_left()
 
 

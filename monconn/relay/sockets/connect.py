@@ -191,6 +191,9 @@ class ConnectAttempt:
 
     def give_up(self) -> None:
         """Stop trying, and report nothing."""
+        record, address = self._listener.record, self._connector.resolver.address
+        if record.reason == "connect_timeout" and not self._addresses:
+            record.detail = f"the name of {address} was not resolved in time"
         if self._tries:  # nothing answers, or the client has left early: both are rare
             self._connector.resolver.refresh()
         self._end()

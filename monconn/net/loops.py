@@ -8,8 +8,8 @@ listen, the local address is noted; the client that is accepted from that addres
 connection's other end, and its record gets the record that it has come through.
 
 Other sockets cost nothing but a look-up of their port in a set, and those to the same port on
-another host one more look-up. What lies behind other programs, or
-behind a translation of addresses, is not found.
+another host one more. What lies behind other programs, or behind a translation of addresses, is not
+found.
 """
 
 from __future__ import annotations
@@ -129,12 +129,9 @@ class Loops:
             # Of one that is closed (-1) the address may be anybody's by now.
             if dial[0].fileno() >= 0:
                 record.came_through = dial[1]
-        elif (
-            self.unknown_dials
-            and key
-            and len(self._accepted) < MOST_DIALS
-            and _is_local(peer, sock)
-        ):
+            return
+        has_room = len(self._accepted) < MOST_DIALS
+        if self.unknown_dials and has_room and _is_local(peer, sock):
             self._accepted[key] = record
             self._awaited.add(record.id)
 

@@ -89,7 +89,10 @@ def parse_listen(text: str) -> Address:
 
     :raises AddressError: with what is wrong and an example of a correct one.
     """
-    return _parse(text, _LISTEN)
+    address = _parse(text, _LISTEN)
+    if isinstance(address, EndpointAddress):
+        refuse_proxy_headers(address.description)
+    return address
 
 
 def parse_backend(text: str) -> Address:
@@ -98,6 +101,65 @@ def parse_backend(text: str) -> Address:
     :raises AddressError: with what is wrong and an example of a correct one.
     """
     return _parse(text, _BACKEND)
+
+
+def refuse_proxy_headers(description: str) -> None:
+    """Refuse an endpoint string that has Twisted read PROXY headers (``haproxy:``).
+
+    Twisted tells the client's address only to the protocol, once the header has come. Whoever makes
+    the protocol has let the client in by then, by the address of the load balancer.
+
+    :raises AddressError: it is such a one, also within ``monconn:``.
+    """
+    if _inner_fields(description)[0][0].strip().lower() == "haproxy":
+        raise AddressError(
+            f"{quoted(description)} takes the clients' addresses from PROXY headers, which monconn"
+            " does not understand: it would record, limit and block the load balancer instead."
+            " Listen without haproxy: and have the balancer send no PROXY header, or put monconn"
+            " in front of it"
+        )
+
+
+def socket_address(address: Address, *, listens: bool) -> TcpAddress | UnixAddress | None:
+    """The socket that an address is about, also if it is an endpoint string of a known kind.
+
+    :param listens: whether it is one to listen on, or one to connect to.
+    :returns: None if that is not known.
+    """
+    if not isinstance(address, EndpointAddress):
+        return address
+    (kind, *_), *fields = _inner_fields(address.description)
+    options = {key: value for key, equals, value in fields if equals}
+    positional = [key for key, equals, _ in fields if not equals]
+    if kind == "unix":
+        path = options.get("address") or options.get("path") or next(iter(positional), "")
+        return UnixAddress(path) if path else None
+    side = _LISTEN if listens else _BACKEND
+    if kind not in (("tcp", "tcp6", "ssl") if listens else ("tcp", "ssl", "tls")):
+        return None
+    names = [name for name in side.tcp_keys if name not in options]
+    options.update(zip(names, positional, strict=False))
+    port = options.get("port", "")
+    if not port.isdecimal():
+        return None
+    if not listens:
+        return TcpAddress(options.get("host", ""), int(port))
+    return TcpAddress(
+        options.get("interface") or ("::" if kind == "tcp6" else "0.0.0.0"), int(port)
+    )
+
+
+def _inner_fields(description: str) -> list[tuple[str, str, str]]:
+    """The fields of an endpoint string, of the one inside if it is ``monconn:`` around another."""
+    fields = _fields(description)
+    while fields[0][0] == "monconn" and len(fields) > 1:
+        _, (first, equals, value), *others = fields
+        # It may be quoted as a whole; then a "=" that is not has parted it.
+        quoted_whole = ":" in first
+        fields = (
+            _fields(first + equals + value) if quoted_whole else [(first, equals, value), *others]
+        )
+    return fields
 
 
 def split_pair(text: str) -> tuple[str, str]:
@@ -149,9 +211,12 @@ def parse_network(text: str) -> Network:
 
     :raises AddressError: for anything else.
     """
+    if "%" in text:
+        raise AddressError(
+            f"{quoted(text)} names an interface, and rules hold on all of them:"
+            f" write {quoted(text.partition('%')[0])}"
+        )
     try:
-        if "%" in text:
-            raise ValueError("scope ids name an interface, not a network")
         network = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:
         raise AddressError(

@@ -18,8 +18,10 @@ from monconn.addresses import (
     EndpointAddress,
     TcpAddress,
     UnixAddress,
+    is_loopback,
     parse_backend,
     parse_listen,
+    socket_address,
     split_pair,
 )
 from monconn.config import fields
@@ -80,7 +82,7 @@ _NO_DEFAULTS = Policy()
 def _read_services(node: Node, defaults: Policy = _NO_DEFAULTS) -> tuple[ServiceConfig, ...]:
     mapping = fields.require_mapping(node, "a mapping of names and services")
     return _services_in(
-        mapping, lambda name, each: _native_service(name, each, defaults), listen_key="listen"
+        mapping, lambda name, each: _native_service(name, each, defaults), "listen", "backend"
     )
 
 
@@ -187,7 +189,8 @@ def from_pairs(pairs: Iterable[str]) -> Config:
             messages.append(f"{quoted(pair)}: {quoted(service.name)} is given twice: keep one")
             continue
         services[service.name], written[service.name] = service, quoted(pair)
-    messages += [f"{written[name]}: {message}" for name, message in clashes(services.values())]
+    for check in (clashes, cycles):
+        messages += [f"{written[name]}: {message}" for name, message in check(services.values())]
     if not services and not messages:
         messages.append("no services: write LISTEN=BACKEND, such as :80=10.0.0.5:80")
     if messages:
@@ -206,7 +209,7 @@ def _line_at(error: UnicodeDecodeError) -> int:
 def _config_of(root: Node) -> Config:
     mapping = fields.require_mapping(root, _A_MAPPING_OF_SERVICES)
     if "services" not in mapping.nodes:
-        return Config(_services_in(mapping, _go_service, listen_key="listen_port"))
+        return Config(_services_in(mapping, _go_service, "listen_port", "backend_port"))
     # The services are read last, as their common defaults are another section.
     rest = {key: node for key, node in mapping.nodes.items() if key != "services"}
     config, found = Config(), []
@@ -237,11 +240,15 @@ def _unknown_services(config: Config, services: tuple[ServiceConfig, ...]) -> fi
 
 
 def _services_in(
-    mapping: Mapping, read: Callable[[str, Node], ServiceConfig], listen_key: str
+    mapping: Mapping,
+    read: Callable[[str, Node], ServiceConfig],
+    listen_key: str,
+    backend_key: str,
 ) -> tuple[ServiceConfig, ...]:
-    """The services, if there is no problem with any and no two listen at the same place."""
+    """The services, if there is no problem with any and none with what they are to each other."""
     services, found = fields.each_named(mapping, read)
     found += [((name, listen_key), message) for name, message in clashes(services.values())]
+    found += [((name, backend_key), message) for name, message in cycles(services.values())]
     if found:
         raise Wrong(*found)
     if not services and mapping.is_whole:
@@ -340,10 +347,17 @@ def _not_an_endpoint(address: Address) -> Address:
     return address
 
 
-# -- two services on one listener
+# -- two services on one listener, and services that lead to each other
 
 
 _EVERY_HOST = {"": ("IPv4", "IPv6"), "0.0.0.0": ("IPv4",), "::": ("IPv6",)}
+# Where a connection to "any address" of each family leads, and what the names of this host are.
+_THIS_HOST = {
+    "": ("127.0.0.1",),
+    "0.0.0.0": ("127.0.0.1",),
+    "::": ("::1",),
+    "localhost": ("127.0.0.1", "::1"),
+}
 
 
 def clashes(services: Iterable[ServiceConfig]) -> list[tuple[str, str]]:
@@ -365,11 +379,11 @@ def _taken_message(service: ServiceConfig, other: str) -> str:
     return f"cannot listen on {service.listen}: the service {quoted(other)} listens there already"
 
 
-def _places(listen: Address) -> list[tuple[tuple[str, object], str]]:
+def _places(listen: Address | None) -> list[tuple[tuple[str, object], str]]:
     """The places that a listener takes: a port per address family, or a path; and the host."""
     if isinstance(listen, UnixAddress):
-        return [(("unix", os.path.normpath(listen.path)), "")]
-    if isinstance(listen, EndpointAddress) or listen.port == 0:
+        return [(("unix", os.path.realpath(listen.path)), "")]
+    if not isinstance(listen, TcpAddress) or listen.port == 0:
         return []
     host = listen.host.lower()
     families = _EVERY_HOST.get(host) or (_family(host),)
@@ -390,3 +404,98 @@ def _claim(names: dict[str, str], host: str, name: str) -> str | None:
         other = other or next(iter(names.values()))
     names.setdefault(host, name)
     return other
+
+
+def cycles(services: Iterable[ServiceConfig]) -> list[tuple[str, str]]:
+    """Each cycle of services that forward to each other: the name of its first one, and a message.
+
+    Each connection would make another, without end. What names stand for, and which addresses this
+    host has, is not known here: :mod:`monconn.net.loops` finds that as connections are made.
+    """
+    by_name = {service.name: service for service in services}
+    listeners: dict[tuple[str, object], dict[str, list[str]]] = {}
+    for service in by_name.values():
+        for place, host in _reached_at(socket_address(service.listen, listens=True)):
+            listeners.setdefault(place, {}).setdefault(host, []).append(service.name)
+    leads_to = {
+        name: list(
+            dict.fromkeys(
+                other
+                for place, host in _leads_to(socket_address(service.backend, listens=False))
+                for other in _listening_at(listeners.get(place, {}), host)
+            )
+        )
+        for name, service in by_name.items()
+    }
+    return [(cycle[0], _cycle_message(by_name, cycle)) for cycle in _find_cycles(leads_to)]
+
+
+def _reached_at(listen: Address | None) -> list[tuple[tuple[str, object], str]]:
+    """The places at which a listener can be reached; one on a name of this host, at its IPs."""
+    if isinstance(listen, TcpAddress) and _plain_host(listen.host) == "localhost":
+        hosts = _THIS_HOST["localhost"]
+        return [each for host in hosts for each in _places(TcpAddress(host, listen.port))]
+    if isinstance(listen, TcpAddress):
+        listen = TcpAddress(_plain_host(listen.host), listen.port)
+    return _places(listen)
+
+
+def _leads_to(backend: Address | None) -> list[tuple[tuple[str, object], str]]:
+    """The places that a connection to a backend may lead to."""
+    if not isinstance(backend, TcpAddress):
+        return _places(backend)
+    host = _plain_host(backend.host)
+    hosts = _THIS_HOST.get(host, (host,))
+    return [((_family(each), backend.port), each) for each in hosts]
+
+
+def _plain_host(host: str) -> str:
+    name = host.lower().rstrip(".")
+    return "localhost" if name.endswith(".localhost") else name  # RFC 6761, 6.3
+
+
+def _listening_at(by_host: dict[str, list[str]], host: str) -> list[str]:
+    """The services that a host of a place leads to; a listener on all addresses has the loopback's.
+
+    ``by_host`` has "" for all addresses.
+    """
+    every = by_host.get("", []) if is_loopback(host) else []
+    return by_host.get(host, []) + every
+
+
+def _find_cycles(leads_to: dict[str, list[str]]) -> list[list[str]]:
+    """Cycles, if there are any; of those with services in common perhaps not all.
+
+    Each begins with the service that comes first in the configuration.
+    """
+    found: list[list[str]] = []
+    order = {name: index for index, name in enumerate(leads_to)}
+    done: set[str] = set()
+    for first in leads_to:
+        if first in done:
+            continue
+        # Depth first, without recursion: a chain may have thousands of services.
+        done.add(first)
+        path = {first: iter(leads_to[first])}
+        while path:
+            name = next(reversed(path))
+            other = next(path[name], None)
+            if other is None:
+                del path[name]
+            elif other in path:
+                way = list(path)
+                cycle = way[way.index(other) :]
+                start = cycle.index(min(cycle, key=order.__getitem__))
+                found.append(cycle[start:] + cycle[:start])
+            elif other not in done:
+                done.add(other)
+                path[other] = iter(leads_to[other])
+    return found
+
+
+def _cycle_message(services: dict[str, ServiceConfig], cycle: list[str]) -> str:
+    first = services[cycle[0]]
+    if len(cycle) == 1:
+        return f"forwards to its own listener, {first.listen}: each connection would make another"
+    way = " → ".join([*cycle, cycle[0]])
+    return f"leads back to its own listener ({way}): each connection would make another"

@@ -149,6 +149,10 @@ class ConnectionRecord:
     """The same for the backend's socket."""
     detail: str = ""
     """More about the reason, if there is more: the text of an error."""
+    is_shortage: bool = False
+    """Whether it ended because we had no descriptor, port or memory left."""
+    came_through: ConnectionRecord | None = attrs.field(default=None, repr=False)
+    """The connection of ours, through another service of this program, that its client is."""
     _facts: dict[str, Fact] = attrs.field(default=_NO_FACTS, init=False)
 
     def count(self, direction: Direction, count: int, now: float) -> None:
@@ -343,6 +347,8 @@ class ConnectionRecord:
             return "s" if self.backend_end == "timeout" else "c"
         if reason in ("half_close_timeout", "idle_timeout"):
             return "s" if self._waits_for_backend() else "c"
+        if reason == "error" and self.is_shortage:
+            return "R"
         return WHO_LETTERS[reason]
 
     def _waits_for_backend(self) -> bool:

@@ -21,7 +21,7 @@ from zope.interface import implementer
 from monconn import unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.errors import ListenError, os_error_text
-from monconn.net.sockets import ProbeTimes, set_keepalive
+from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index
 
 BACKLOG = 4096
 """The kernel's queue of clients not yet accepted; ``net.core.somaxconn`` may shorten it."""
@@ -98,6 +98,10 @@ def _bind(
                 socket.AF_INET6, ("::", address.port), dual_stack=True, keepalive=keepalive
             )
         return _listening(socket.AF_INET, ("0.0.0.0", address.port), keepalive=keepalive)
+    ip, _, zone = address.host.partition("%")
+    if zone:
+        scoped = ip, address.port, 0, zone_index(zone)
+        return _listening(socket.AF_INET6, scoped, keepalive=keepalive)
     family, _, _, _, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

@@ -44,6 +44,23 @@ _PEER_LOST_ERRNOS = frozenset(
     }
 )
 
+RESET_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""``SO_ERROR`` of a connection that was established and reset before anyone has looked; EPIPE if
+the peer had ended its side before (``tcp_reset`` in Linux' ``net/ipv4/tcp_input.c``). One that was
+never established has ECONNREFUSED."""
+SHORTAGES = frozenset(
+    {
+        errno.EMFILE,  # descriptors of this process
+        errno.ENFILE,  # descriptors of this machine
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.ENOSPC,  # watches of an epoll (epoll_ctl(2))
+        errno.EADDRNOTAVAIL,  # local ports, as TCP's connect reports it
+        errno.EAGAIN,  # the same, as other protocols do
+    }
+)
+"""Errors of making a connection that are due to this process or this machine, not to the peer."""
+
 
 class ErrorTrackingSocket(socket.socket):
     """A socket that remembers the error that ended it, and the bytes left unread in it.
@@ -322,3 +339,27 @@ def peer_pid(sock: socket.SocketType) -> int:
     """The process at the other end of a UNIX socket; 0 where the kernel does not say."""
     peer = peer_credentials(sock)
     return 0 if peer is None else peer.pid
+
+
+def zone_index(zone: str) -> int:
+    """The index of an interface, given by name or by index (RFC 4007, 11.2).
+
+    :raises OSError: there is no such interface.
+    """
+    try:
+        return socket.if_nametoindex(zone)
+    except OSError:
+        pass
+    try:
+        socket.if_indextoname(int(zone))
+        return int(zone)
+    except (OSError, ValueError, OverflowError):
+        raise OSError(errno.ENODEV, f"there is no interface {zone}") from None
+
+
+def zone_name(index: int) -> str:
+    """The name of an interface; its index if it is gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return str(index)

@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory
 from monconn.addresses import plain_ip
 from monconn.monitor.monitor import Monitor
 from monconn.net.peers import RefusedProtocol, describe_peer
-from monconn.net.sockets import peer_pid
+from monconn.net.sockets import peer_pid, zone_name
 from monconn.relay.paths import DataPath, TransportPath
 from monconn.relay.preface import Preface
 
@@ -89,4 +89,6 @@ def _socket_peer(sock: socket.SocketType, address: Any) -> tuple[str, str]:
     host = address[0]
     if ":" in host:
         host = plain_ip(host)
+        if address[3]:  # of a link-local address, which names a host on this network only
+            host = f"{host}%{zone_name(address[3])}"
     return (f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"), host

@@ -14,13 +14,15 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 
-from monconn.addresses import Address, EndpointAddress
+from monconn.addresses import Address, EndpointAddress, socket_address
 from monconn.clock import Clock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import AdoptReactor
-from monconn.net.resolver import Resolver
+from monconn.net.loops import Loops, target_of
+from monconn.net.resolver import Lookups, Resolver
+from monconn.net.sockets import SHORTAGES
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import End
 from monconn.relay.preface import Preface, PrefaceRoom, WaitingProtocol, WaitingSocket
@@ -39,6 +41,8 @@ MakeBackend = Callable[[ConnectionRecord, "Address | None"], End]
 """Makes the backend's End of a connection. An address takes the place of the configured one."""
 
 _MOST_BACKENDS = 1000
+# Global: a loop may lead through services of several programs' parts in one process.
+_loops = Loops()
 
 
 class DataPath(Protocol):
@@ -86,6 +90,9 @@ class SocketPath:
         if isinstance(backend_end.sink, SendQueue):
             record.pipe = "copy"
         Relay(self._shared.monitor, record, client, backend_end, self._shared.deadlines)
+        loops = self._shared.loops
+        if loops.dials or loops.unknown_dials:
+            loops.accepted(record, sock)
         try:
             client.begin(sock)
         except Exception:
@@ -133,6 +140,7 @@ class TransportPath:
             # ENOTCONN: it has reset the connection meanwhile. EMFILE, ENFILE: we, or the machine,
             # have no descriptor left.
             has_reset = error.errno == errno.ENOTCONN
+            record.is_shortage = error.errno in SHORTAGES
             relay = client.reports
             relay.connected(client)
             client.phase = "closed"
@@ -190,6 +198,9 @@ class DataPaths:
         self._deliveries = DeliveryWatch(clock)
         self._loop: SocketLoop | None = None
         self._pipes = PipePool()
+        self._lookups = Lookups(reactor)
+        self.loops = _loops
+        """Knows the listeners of the program, to which its services must not lead in a loop."""
         self._has_warned = False
 
     def between(
@@ -249,18 +260,20 @@ class DataPaths:
     ) -> Callable[[ConnectionRecord], End]:
         if HAS_EPOLL and not isinstance(address, EndpointAddress):
             shared = self._shared(monitor)
-            resolver = Resolver(address, self._reactor, self._clock)
-            connector = Connector(resolver, shared.loop, self._clock)
+            resolver = Resolver(address, self._reactor, self._clock, self._lookups)
+            connector = Connector(resolver, shared.loop, self._clock, self.loops)
             return lambda record: SocketEnd("backend", record, shared, connector)
         dial = dialler(address, self._reactor)
         verifies = verifies_host(address)
         transport_shared = self._transport_shared(monitor)
+        socket_of = socket_address(address, listens=False)
+        target = None if socket_of is None else target_of(socket_of)
         return lambda _: TransportEnd(
-            "backend", transport_shared, dial=dial, verifies_host=verifies
+            "backend", transport_shared, dial=dial, target=target, verifies_host=verifies
         )
 
     def _transport_shared(self, monitor: Monitor) -> TransportShared:
-        return TransportShared(monitor.clock, self.deadlines, self._deliveries)
+        return TransportShared(monitor.clock, self.deadlines, self._deliveries, self.loops)
 
     def _shared(self, monitor: Monitor) -> Shared:
         if self._loop is None:
@@ -269,7 +282,9 @@ class DataPaths:
             self._loop = NestedSocketLoop(self._reactor, self._clock)
         if not HAS_SPLICE:
             self._warn("this platform has no splice: copying all bytes")
-        return Shared(monitor, self._loop, self._pipes, self.deadlines, self._deliveries)
+        return Shared(
+            monitor, self._loop, self._pipes, self.deadlines, self._deliveries, self.loops
+        )
 
     def _warn(self, what: str) -> None:
         if not self._has_warned:

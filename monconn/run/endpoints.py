@@ -24,6 +24,7 @@ from monconn.addresses import (
     TcpAddress,
     UnixAddress,
     parse_listen,
+    refuse_proxy_headers,
 )
 from monconn.clock import MonotonicClock
 from monconn.config.sections import USUAL_DEVICES, ControlConfig
@@ -33,6 +34,10 @@ from monconn.policy.policy import SETTINGS, Policy
 from monconn.wrapping import MonitoringFactory
 
 _OURS = "mon."
+_AROUND_US = (
+    "haproxy: around monconn: has the load balancer recorded, limited and blocked in place of its"
+    " clients: leave haproxy: out, and have the balancer send no PROXY header"
+)
 _CONTROL_PLACES = r"default, a path or unix\:PATH, the colon with its backslash"
 
 
@@ -123,9 +128,12 @@ def _quoted(argument: str) -> str:
 
 def _inner(reactor: Any, description: str) -> Any:
     try:
+        refuse_proxy_headers(description)
         return serverFromString(reactor, description)
     except EndpointError:
         raise
+    except AddressError as error:
+        raise EndpointError(f"monconn: {error}") from None
     except Exception as error:  # each kind of endpoint raises its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EndpointError(f"monconn: cannot use {quoted(description)}: {reason}") from None
@@ -177,6 +185,8 @@ class MonitoredEndpoint:
         :returns: fires with the inner endpoint's port, or fails as that does; or with an
             :class:`EndpointError` if the name or the control port cannot be had.
         """
+        if type(protocolFactory).__module__.startswith("twisted.protocols.haproxy"):
+            return fail(EndpointError(f"monconn: {_AROUND_US}"))
         try:
             self._begin()
         except DuplicateService as error:

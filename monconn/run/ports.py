@@ -15,12 +15,19 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
-from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
+from monconn.addresses import (
+    Address,
+    EndpointAddress,
+    TcpAddress,
+    UnixAddress,
+    refuse_proxy_headers,
+)
 from monconn.config.config import ServiceConfig
 from monconn.errors import AddressError, ListenError, os_error_text
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, ListenReactor, open_listener
+from monconn.net.loops import Target, target_of_name
 from monconn.net.sockets import set_keepalive
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
 from monconn.relay.paths import DataPath, DataPaths, TransportPath
@@ -75,6 +82,7 @@ class SocketPort:
         self.listen = _bound_address(config.listen, self._sock)
         self._listener = Listener(self._sock, reactor, self._forwarder.accepted, monitor.must_wait)
         self._cancel: Cancel | None = None
+        self._forget = paths.loops.listens(target_of_name(self._sock.getsockname()))
 
     def start(self) -> None:
         """Accept clients, also again whenever there is room after the service was full."""
@@ -105,6 +113,8 @@ class SocketPort:
         if self._cancel is not None:
             self._cancel()
             self._cancel = None
+        self._forget()
+        self._forget = _nothing
         self._listener.close()
         return succeed(None)
 
@@ -116,12 +126,14 @@ class EndpointPort:
     :param monitor: the service's monitor.
     :param paths: makes the data paths to the backend.
     :param reactor: the reactor to run on.
+    :raises AddressError: it would take clients' addresses from PROXY headers.
     """
 
     def __init__(
         self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: Any
     ) -> None:
         assert isinstance(config.listen, EndpointAddress)
+        refuse_proxy_headers(config.listen.description)
         self.listen = ""
         self._address = config.listen
         self._monitor = monitor
@@ -130,6 +142,7 @@ class EndpointPort:
         self._factory = ForwardingFactory(monitor, self._path(config))
         self._port: Any = None
         self._closed = False
+        self._forget: Callable[[], object] = _nothing
 
     def open(self) -> Deferred[EndpointPort]:
         """Begin to listen.
@@ -146,6 +159,7 @@ class EndpointPort:
 
     def _listening(self, port: Any) -> EndpointPort:
         self._port = port
+        self._forget = self._paths.loops.listens(_target_of_endpoint(port.getHost()))
         self.listen = _bound_description(self._address.description, port.getHost())
         if self._closed:  # while it was about to listen
             self.close()
@@ -174,6 +188,8 @@ class EndpointPort:
     def close(self) -> Deferred[Any]:
         """Have Twisted close the port."""
         self._closed = True
+        self._forget()
+        self._forget = _nothing
         port, self._port = self._port, None
         return succeed(None) if port is None else maybeDeferred(port.stopListening)
 
@@ -221,6 +237,15 @@ def _backend_errors(config: ServiceConfig) -> Iterator[None]:
         yield
     except Exception as error:  # each type of endpoint raises its own
         raise AddressError(f"{config.name}: cannot use {config.backend}: {error}") from error
+
+
+def _nothing() -> None:
+    """In the place of what is to be done once."""
+
+
+def _target_of_endpoint(host: Any) -> Target:
+    """What a Twisted port's address is about; an empty path, to which nothing leads, if unknown."""
+    return int(host.port) if hasattr(host, "port") else target_of_name(getattr(host, "name", ""))
 
 
 def _bound_address(listen: Address, sock: Any) -> str:

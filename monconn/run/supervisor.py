@@ -13,8 +13,8 @@ from twisted.logger import Logger
 
 from monconn.addresses import EndpointAddress, TcpAddress
 from monconn.clock import Clock, MonotonicClock
-from monconn.config.config import ServiceConfig, clashes
-from monconn.errors import DuplicateService, ListenError, UnknownService, quoted
+from monconn.config.config import ServiceConfig, clashes, cycles
+from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService, quoted
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.policy.policy import Policy
@@ -68,7 +68,7 @@ class _Service:
     def bound(self) -> ServiceConfig:
         """The configuration with the port that a port of 0 became."""
         listen = self.config.listen
-        if not isinstance(listen, TcpAddress) or listen.port:
+        if not isinstance(listen, TcpAddress) or listen.port or not self.port.listen:
             return self.config
         port = int(self.port.listen.rpartition(":")[2])
         return attrs.evolve(self.config, listen=TcpAddress(listen.host, port))
@@ -237,6 +237,7 @@ class Supervisor:
         :raises UnknownService: one of the old ones does not run.
         :raises DuplicateService: two have one name, or other code uses it.
         :raises ListenError: two listen at the same place.
+        :raises AddressError: one leads back to its own listener.
         """
         for config in old:
             if config.name not in self._running:
@@ -253,7 +254,21 @@ class Supervisor:
             after[config.name] = config
         for name, message in clashes(new):
             raise ListenError(f"{name}: {message}")
+        others = [
+            each.bound()
+            for name, each in self._running.items()
+            if name not in after and name not in old_names
+        ]
+        for name, message in cycles([*others, *map(self._bound, new)]):
+            raise AddressError(f"{name}: {message}")
         return after
+
+    def _bound(self, config: ServiceConfig) -> ServiceConfig:
+        """A new configuration of a service, with the port that a port of 0 has become already."""
+        service = self._running.get(config.name)
+        if service is None or service.config.listen != config.listen:
+            return config
+        return attrs.evolve(config, listen=service.bound().listen)
 
     def _known_monitor(self, name: str) -> Monitor | None:
         """The monitor of a service that runs here, or that still waits for its connections."""

@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monconn import addresses
-from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
+from monconn.addresses import (
+    EndpointAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_backend,
+    parse_listen,
+)
 from monconn.config import config
 from monconn.config import yaml as yamlmap
 from monconn.errors import ConfigError, Problem
@@ -137,9 +143,9 @@ def test_native_defaults() -> None:
 def test_services_keep_their_order_and_are_frozen() -> None:
     services = parse(
         "services:\n"
-        '  zebra: {listen: ":3", backend: ":1"}\n'
-        '  80: {listen: ":2", backend: ":1"}\n'
-        '  "on the left": {listen: ":1", backend: ":1"}\n'
+        '  zebra: {listen: ":3", backend: ":9"}\n'
+        '  80: {listen: ":2", backend: ":9"}\n'
+        '  "on the left": {listen: ":1", backend: ":9"}\n'
         '  1:30: {listen: "unix:/run/a:mode=600", backend: "unix:/run/b"}\n'
         '  on: {listen: ":4", backend: "tls:example.org:443"}\n'
     ).services
@@ -361,7 +367,7 @@ def test_pairs() -> None:
     [
         ([":22="], {":22=": "the backend is missing"}),
         (
-            [":22", "=:22", ":22=:x", ":23=:23", ":=:"],
+            [":22", "=:22", ":22=:x", ":23=:24", ":=:"],
             {
                 ":22": "has no '='",
                 "=:22": "the address to listen on is missing",
@@ -371,6 +377,7 @@ def test_pairs() -> None:
         ),
         ([":80=ssl:web:443"], {":80=ssl:web:443": "belong in the configuration file"}),
         (["ssl:443=:80"], {"ssl:443=:80": "belong in the configuration file"}),
+        ([":80=:80"], {":80=:80": "forwards to its own listener"}),
         ([":80=:1", "0.0.0.0:80=:1"], {"0.0.0.0:80=:1": '":80" listens there already'}),
         ([":0=:1", ":0=:2"], {":0=:2": '":0" is given twice'}),
         ([""], {"": "has no '='"}),
@@ -497,10 +504,126 @@ def test_wrong_backends(backend: str, expected_text: str) -> None:
     assert expected_text in message
 
 
-@pytest.mark.parametrize("listen", ['"haproxy:tcp:0"', '"tcp:0:backlog=5"'])
+@pytest.mark.parametrize("listen", ['"tcp:0:backlog=5"', '"tcp6:0:backlog=5"'])
 def test_endpoints_that_twisted_can_use(listen: str) -> None:
     service = parse_one(f'services: {{web: {{listen: {listen}, backend: ":2"}}}}')
     assert service.listen == EndpointAddress(listen.strip('"'))
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "haproxy:tcp:80",
+        "HAProxy:tcp:80",
+        "monconn:haproxy:tcp:80",
+        r"monconn:haproxy\:tcp\:80\:interface\=127.0.0.1",
+        r"monconn:monconn\:haproxy\:tcp\:80:mon.name=web",
+    ],
+)
+def test_proxy_headers_are_refused(listen: str) -> None:
+    text = f"services:\n  web:\n    backend: ':2'\n    listen: '{listen}'\n"
+    ((line, path, message),) = problems_of(text)
+    assert (line, path) == (4, "services.web.listen")
+    assert "would record, limit and block the load balancer" in message
+    assert "Listen without haproxy:" in message
+    assert "\n" not in message
+
+
+# -- services that lead back to themselves
+
+CYCLES: dict[str, list[tuple[str, str]]] = {
+    "itself": [(":80", ":80")],
+    "localhost": [("127.0.0.1:80", "localhost:80")],
+    "localhost by IPv6": [("[::1]:80", "LOCALHOST.:80")],
+    "a name of localhost": [("127.0.0.1:80", "web.localhost:80")],
+    "any address": [("127.0.0.1:80", "0.0.0.0:80")],
+    "another loopback address": [("0.0.0.0:80", "127.0.0.9:80")],
+    "IPv4 of all": [(":80", "127.0.0.1:80")],
+    "IPv6 of all": [("[::]:80", "[::1]:80")],
+    "the same name": [("web.test:80", "WEB.test.:80")],
+    "the same address": [("192.0.2.1:80", "192.0.2.1:80")],
+    "with a zone": [("[fe80::1%eth0]:80", "[fe80::1%eth0]:80")],
+    "a path": [("unix:/run/web", "unix:/run/../run/web")],
+    "two": [(":80", ":81"), (":81", ":80")],
+    "three and a chain": [(":1", ":2"), (":2", ":3"), (":3", ":4"), (":4", ":2")],
+    "through a path": [(":80", "unix:/run/a"), ("unix:/run/a", "localhost:80")],
+    "endpoint strings": [(":80", "tcp:localhost:81:timeout=3"), ("tcp:81:backlog=9", ":80")],
+    "named options": [(":80", "tcp:port=81:host=127.0.0.1:timeout=3"), (":81", ":80")],
+    "an endpoint on one address": [(r"tcp6:81:interface=\:\:1:backlog=9", "[::1]:81")],
+    "a path in an endpoint": [("unix:/run/a:lockfile=0", ":81"), (":81", "unix:/run/a:timeout=3")],
+    "wrapped": [(":80", ":81"), (r"monconn:tcp\:81:mon.name=web", ":80")],
+    "TLS": [(":80", "tls:localhost:443"), (":443", ":80")],
+}
+NO_CYCLES: dict[str, list[tuple[str, str]]] = {
+    "elsewhere": [(":80", ":81"), (":81", ":82"), (":83", ":81")],
+    "another family": [("0.0.0.0:80", "[::1]:80")],
+    "another address": [("127.0.0.1:80", "127.0.0.2:80")],
+    "not where any address leads": [("127.0.0.2:80", "0.0.0.0:80")],
+    "another host's": [(":80", "192.0.2.1:80")],
+    "another name": [("web.test:80", "api.test:80")],
+    "another zone": [("[fe80::1%eth0]:80", "[fe80::1%eth1]:80")],
+    "another path": [("unix:/run/a", "unix:/run/b")],
+    "any port": [(":0", ":5")],
+    "not known": [("systemd:domain=INET:index=0", ":80"), (":80", "tls:example.org:80")],
+    "without a port": [("ssl:interface=127.0.0.1:port=x", ":80")],
+}
+
+
+def services_of(pairs: list[tuple[str, str]]) -> list[config.ServiceConfig]:
+    return [
+        config.ServiceConfig(chr(ord("a") + index), parse_listen(listen), parse_backend(backend))
+        for index, (listen, backend) in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize("pairs", CYCLES.values(), ids=CYCLES)
+def test_cycles(pairs: list[tuple[str, str]]) -> None:
+    ((name, message),) = config.cycles(services_of(pairs))
+    assert name == ("b" if len(pairs) == 4 else "a")
+    assert "each connection would make another" in message
+
+
+@pytest.mark.parametrize("pairs", NO_CYCLES.values(), ids=NO_CYCLES)
+def test_no_cycles(pairs: list[tuple[str, str]]) -> None:
+    assert config.cycles(services_of(pairs)) == []
+
+
+def test_each_cycle_is_said_once_with_its_way() -> None:
+    pairs = [(":4", ":2"), (":1", ":1"), (":3", ":4"), (":2", ":3")]
+    assert [message.partition(":")[0] for _, message in config.cycles(services_of(pairs))] == [
+        "leads back to its own listener (a → d → c → a)",
+        "forwards to its own listener, ",
+    ]
+
+
+def test_a_long_chain_is_no_cycle_and_its_end_may_make_it_one() -> None:
+    pairs = [(f":{port}", f":{port + 1}") for port in range(1, 3000)]
+    assert config.cycles(services_of(pairs)) == []
+    ((name, _),) = config.cycles(services_of([*pairs, (":3000", ":1")]))
+    assert name == "a"
+
+
+def test_a_symbolic_link_leads_to_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    pairs = [(f"unix:{tmp_path}/link/web", f"unix:{tmp_path}/real/web")]
+    assert config.cycles(services_of(pairs))
+    assert config.clashes(services_of([(pairs[0][0], ":1"), (pairs[0][1], ":1")]))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_path"),
+    [
+        ('services: {web: {listen: ":80", backend: ":80"}}', "services.web.backend"),
+        ("web: {listen_port: 80, backend_ip: 127.0.0.1, backend_port: 80}", "web.backend_port"),
+    ],
+)
+def test_a_cycle_is_a_problem_of_the_backend(text: str, expected_path: str) -> None:
+    ((_, path, message),) = problems_of(text)
+    assert (path, message) == (
+        expected_path,
+        "forwards to its own listener, :80: each connection would make another",
+    )
 
 
 WRONG_GO_RULES = [

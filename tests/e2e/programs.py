@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -261,14 +262,30 @@ def _launcher(how: str, folder: Path) -> list[str | Path]:
     return [*twistd, "-n", "monconn"] if how == "twistd -n" else [*twistd, "-n"]
 
 
+def _first_free(host: str, ports: Iterable[int]) -> socket.socket:
+    for port in ports:
+        try:
+            return socket.create_server((host, port), family=_family(host), backlog=1024)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise AssertionError("no port is free")
+
+
 class Backend:
     """Listens on a port of the loopback, and serves each client in a thread.
 
     :param serve: called with each client's socket, which is closed afterwards.
+    :param ports: the first of them that is free is used.
     """
 
-    def __init__(self, serve: Callable[[socket.socket], object], host: str = "127.0.0.1") -> None:
-        self._listener = socket.create_server((host, 0), family=_family(host), backlog=1024)
+    def __init__(
+        self,
+        serve: Callable[[socket.socket], object],
+        host: str = "127.0.0.1",
+        ports: Iterable[int] = (0,),
+    ) -> None:
+        self._listener = _first_free(host, ports)
         self.port = int(self._listener.getsockname()[1])
         self._serve = serve
         threading.Thread(target=self._accept, daemon=True).start()

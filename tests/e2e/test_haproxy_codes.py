@@ -6,13 +6,16 @@ HAProxy's letters are documented in its configuration manual, *Session state at 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
+import os
 import re
+import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +45,11 @@ DIFFERENT = {
         "a closed side is not an abort: the client may still wait for the answer",
     ),
     "client_resets_after_a_half_close": ("CD", "--", _ENDED),
+    "no_descriptor_is_left": (
+        "SC",
+        "RC",
+        "not the backend's fault: `RC` according to HAProxy's own manual",
+    ),
     "client_resets_after_backend_has_ended": ("CD", "CL", _LAST),
     "backend_resets_after_a_half_close": ("SD", "--", _ENDED),
     "backend_ends_and_client_is_silent": ("cD", "cL", _LAST),
@@ -93,6 +101,9 @@ class Proxy(Protocol):
 
     def kill(self, service: str) -> None:
         """Close its connections, as an operator does."""
+
+    def pid(self) -> int:
+        """Its process."""
 
 
 class Stage:
@@ -150,6 +161,19 @@ class Stage:
         """End what :meth:`client_of_silent_backend` began."""
         with suppress(FileNotFoundError):  # it has been ended already
             self._listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+    @contextmanager
+    def one_descriptor(self) -> Iterator[None]:
+        """Leave the proxy a descriptor for a client, and none for the backend."""
+        pid = self._proxy.pid()
+        taken = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+        first_free = next(number for number in itertools.count() if number not in taken)
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free + 1, before[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
     def refuse_at_backend(self) -> None:
         """Have the backend listen no more."""
@@ -380,6 +404,12 @@ def backend_does_not_answer_the_call(stage: Stage) -> None:
     wait_for_end(stage.client_of_silent_backend())
 
 
+@scenario("RC", "error")
+def no_descriptor_is_left(stage: Stage) -> None:
+    with stage.one_descriptor():
+        wait_for_end(stage.client())
+
+
 # -- time limits
 
 
@@ -497,13 +527,17 @@ class HAProxy:
         self._log.bind(("127.0.0.1", 0))
         self._log.settimeout(HANG_SECONDS)
         # Inherited listeners: a free port that was only looked up might be taken before it binds.
-        listeners = {service: socket.create_server(("127.0.0.1", 0)) for service in backends}
+        services = [*backends, "unheard"]
+        listeners = {service: socket.create_server(("127.0.0.1", 0)) for service in services}
         self._ports = {name: each.getsockname()[1] for name, each in listeners.items()}
         config = HAPROXY_CONFIG.format(log_port=self._log.getsockname()[1], folder=folder)
         for each in SCENARIOS:
             ports = {"fd": listeners[each.name].fileno(), "backend_port": backends[each.name]}
             config += HAPROXY_SERVICE.format(name=each.name, **ports)
             config += "".join(f"    {line}\n" for line in each.haproxy)
+        config += HAPROXY_SERVICE.format(
+            name="unheard", fd=listeners["unheard"].fileno(), backend_port=1
+        )
         (folder / "haproxy.cfg").write_text(config)
         self._stats = folder / "stats"
         self._program = Program(
@@ -513,6 +547,8 @@ class HAProxy:
         for each_listener in listeners.values():
             each_listener.close()
         until(self._stats.exists, "HAProxy")
+        connect(self.port("unheard")).close()
+        self.code("unheard")  # from now on it has a socket for its log
 
     def port(self, service: str) -> int:
         """Implements ``Proxy.port``."""
@@ -545,6 +581,10 @@ class HAProxy:
         while f" {service} {service}/" not in line:
             line = self._log.recv(4096).decode()
         return re.search(r" \d+ (\S\S) \d+/\d+/", line)[1]  # type: ignore[index]
+
+    def pid(self) -> int:
+        """Implements ``Proxy.pid``."""
+        return self._program.process.pid
 
     def close(self) -> None:
         """End it."""
@@ -597,6 +637,10 @@ class Ours:
     def kill(self, service: str) -> None:
         """Implements ``Proxy.kill``."""
         self._client.call("CloseConnections", service=service)
+
+    def pid(self) -> int:
+        """Implements ``Proxy.pid``."""
+        return self._program.program.process.pid
 
     def ended(self, service: str) -> tuple[str, str]:
         """How the service's only connection ended: the code, and the reason or refusal."""

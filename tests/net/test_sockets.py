@@ -32,6 +32,8 @@ from monconn.net.sockets import (
     set_keepalive,
     track_errors,
     unacknowledged_bytes,
+    zone_index,
+    zone_name,
 )
 from monconn.policy.sides import Keepalive
 from monconn.testing import MemoryTransport
@@ -445,3 +447,16 @@ def test_a_tcp_socket_has_no_peer_credentials() -> None:
     with socket.socket() as sock:
         assert peer_credentials(sock) is None
         assert peer_pid(sock) == 0
+
+
+def test_an_interface_has_a_name_and_an_index() -> None:
+    index, name = socket.if_nameindex()[0]
+    assert zone_index(name) == zone_index(str(index)) == index
+    assert zone_name(index) == name
+    assert zone_name(999_999) == "999999", "it is gone"
+
+
+@pytest.mark.parametrize("zone", ["nosuch0", "999999", "9" * 30])
+def test_an_interface_that_is_not_there(zone: str) -> None:
+    with pytest.raises(OSError, match=f"there is no interface {zone}"):
+        zone_index(zone)

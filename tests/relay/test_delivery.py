@@ -14,7 +14,7 @@ import pytest_twisted
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from monconn.addresses import Address, TcpAddress
+from monconn.addresses import Address, TcpAddress, UnixAddress
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
 from monconn.relay.delivery import CHECK_INTERVAL_SECONDS, CHECKS_A_TURN, DeliveryWatch
@@ -106,6 +106,8 @@ def test_a_failing_end_does_not_affect_the_others(logged_failures: list[object])
 class KnownAddress:
     """A UNIX socket's address, known at once."""
 
+    address = UnixAddress("/backend")
+
     def cached(self) -> Sequence[Any]:
         return [(socket.AF_UNIX, "/backend")]
 
@@ -143,6 +145,9 @@ class Dialling:
     def __init__(self, names: list[int], name: int) -> None:
         self._names = names
         self._name = name
+        self.record = ConnectionRecord(
+            name, "test", "unix:1", "unix", "unix:/front", "unix:/backend", 0.0, 0.0
+        )
 
     def connect_succeeded(self, sock: object, events: int) -> None:
         self._names.append(self._name)

@@ -183,10 +183,14 @@ async def test_simultaneous_queries_of_a_name_share_the_answer() -> None:
         return answer
 
     found: list[Any] = []
-    failed: list[str] = []
+    failed: list[tuple[str, str]] = []
+
+    def fail(reason: str, detail: str) -> None:
+        failed.append((reason, detail))
+
     with patch("monconn.net.resolver._resolve", resolve):
         for _ in range(5):
-            targets.resolve(found.append, failed.append)
+            targets.resolve(found.append, fail)
         while len(found) < 5:
             await deferToThread(lambda: None)
     assert (found, failed, len(looked_up)) == ([answer] * 5, [], 1)

@@ -172,7 +172,7 @@ def backend_does_not_answer_the_call(world: World) -> None:
     connect_without_backend(world)
 
 
-@scenario("error", "IC")
+@scenario("error", "RC")
 def no_descriptor_is_left(world: World) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")

@@ -213,6 +213,8 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
             '"50" is not a mon. keyword: it belongs inside of the quoted endpoint "tcp:80"',
         ),
         (r"monconn\:tcp\:80\:mon.x\=1:mon.name=a", '"mon.x" is not a known key'),
+        ("haproxy:tcp:80", "it would record, limit and block the load balancer instead."),
+        (r"haproxy\:tcp\:80:mon.name=a", "Listen without haproxy:"),
     ],
 )
 def test_problems_are_reported_in_one_line(rest: str, said: str) -> None:
@@ -266,6 +268,15 @@ def test_a_factory_that_negotiates_is_still_one_that_does() -> None:
     assert IProtocolNegotiationFactory.providedBy(first)
     assert first.acceptableProtocols() == [b"h2", b"http/1.1"]
     assert not IProtocolNegotiationFactory.providedBy(second)
+
+
+def test_one_within_haproxy_does_not_listen(registry: monconn.Registry) -> None:
+    around = serverFromString(MemoryReactorClock(), "haproxy:monconn:tcp:0")
+    failure = now(around.listen(Factory.forProtocol(Protocol)))
+    failure.trap(EndpointError)
+    assert "leave haproxy: out" in failure.getErrorMessage()
+    assert "\n" not in failure.getErrorMessage()
+    assert list(registry) == []
 
 
 def test_a_name_that_is_taken_is_reported(registry: monconn.Registry) -> None:

@@ -498,6 +498,54 @@ async def test_an_invalid_backend_changes_nothing(world: World, other: str) -> N
 
 
 @pytest_twisted.ensureDeferred
+async def test_services_that_lead_back_to_themselves_change_nothing(world: World) -> None:
+    """Also through services that other code has applied, on ports that were any."""
+    one = world.service("one")
+    await world.supervisor.apply((), [one])
+    back = TcpAddress("localhost", world.port("one"))
+    itself = world.service("one", backend=back)
+    with pytest.raises(AddressError, match=r"^one: forwards to its own listener, 127\.0\.0\.1:"):
+        await world.supervisor.apply([one], [itself])
+    unix = UnixAddress("/tmp/never")
+    two = world.service("two", unix, backend=back)
+    three = world.service("one", backend=unix)
+    with pytest.raises(AddressError, match=r"leads back to its own listener \((one|two) → "):
+        await world.supervisor.apply([one], [three, two])
+    assert world.supervisor.services == (one,)
+    await world.supervisor.apply((), [world.service("two", backend=back)])
+    with pytest.raises(AddressError, match=r"leads back to its own listener"):
+        await world.supervisor.apply(
+            [one], [world.service("one", backend=TcpAddress("", world.port("two")))]
+        )
+    assert [each.name for each in world.supervisor.services] == ["one", "two"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_proxy_headers_are_refused_in_python_too(world: World) -> None:
+    with pytest.raises(AddressError, match="would record, limit and block the load balancer"):
+        await world.supervisor.apply((), [world.service("web", EndpointAddress("haproxy:tcp:0"))])
+    assert world.supervisor.services == ()
+
+
+@pytest_twisted.ensureDeferred
+async def test_listeners_are_known_as_long_as_they_listen(world: World, tmp_path: Path) -> None:
+    listening = world.supervisor._paths.loops.listening
+    before = dict(listening)
+    services = (
+        world.service("tcp"),
+        world.service("unix", UnixAddress(str(tmp_path / "front"))),
+        world.service("endpoint", EndpointAddress("tcp:0:interface=127.0.0.1:backlog=9")),
+        world.service("path", EndpointAddress(f"unix:{tmp_path / 'other'}:lockfile=0")),
+    )
+    await world.supervisor.apply((), services)
+    ports = {world.port("tcp"), int(world.monitor("endpoint").listen.split(":")[1])}
+    known = {*ports, str(tmp_path / "front"), str(tmp_path / "other")}
+    assert set(listening) - set(before) == known
+    await world.supervisor.apply(services, ())
+    assert dict(listening) == before
+
+
+@pytest_twisted.ensureDeferred
 async def test_names_are_checked_first(world: World) -> None:
     service = world.service()
     await world.supervisor.apply((), [service])

@@ -53,7 +53,8 @@ def plan(key: str, row: Row) -> Plan | str:
 
 
 def _plan_block(row: Row, *, is_block: bool) -> Plan | str:
-    ip, service = str(row.get("client_ip", "")), str(row.get("service", ""))
+    ip, _, _ = str(row.get("client_ip", "")).partition("%")  # a block holds on every interface
+    service = str(row.get("service", ""))
     verb = "block" if is_block else "unblock"
     if not ip or ip in _NO_IPS:
         return f"connection {row['id']} has no client IP to {verb}"

@@ -14,6 +14,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.model.tcpinfo import NO_SEGMENT, NOT_SENT, UNACKED
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
+from monconn.net.loops import Loops
 from monconn.net.sockets import (
     end_by_errno,
     reset_on_close,
@@ -80,6 +81,8 @@ class Shared:
     """Ends what has failed while it was not read from."""
     deliveries: DeliveryWatch
     """Resets once everything is delivered."""
+    loops: Loops = attrs.field(factory=Loops)
+    """Knows our listeners, and the connections that lead to them."""
 
 
 class SocketEnd:

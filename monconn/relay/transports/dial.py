@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoi
 from twisted.internet.protocol import Factory
 
 from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
+from monconn.net.sockets import zone_index
 
 Dial = Callable[[IProtocol], "Deferred[Any]"]
 
@@ -33,6 +34,10 @@ class NamelessCertificate(Exception):
 
 class NoBackend(Exception):
     """Choosing the backend for a client failed: a fault on our side."""
+
+
+class LoopOfServices(Exception):
+    """The connection has come through this very service; the text has the way."""
 
 
 class OneProtocol(Factory):
@@ -52,9 +57,17 @@ class OneProtocol(Factory):
 
 
 def dialler(address: Address, reactor: Any) -> Dial:
-    """A function that connects a protocol to an address."""
+    """A function that connects a protocol to an address; it raises ``OSError`` if it cannot."""
     endpoint = _endpoint(address, reactor)
-    return lambda protocol: endpoint.connect(OneProtocol(protocol))
+    zone = address.host.partition("%")[2] if isinstance(address, TcpAddress) else ""
+
+    def dial(protocol: IProtocol) -> Deferred[Any]:
+        if zone:
+            zone_index(zone)  # Twisted would log that there is no such interface, and hang
+        connecting: Deferred[Any] = endpoint.connect(OneProtocol(protocol))
+        return connecting
+
+    return dial
 
 
 def verifies_host(address: Address) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from typing import Any, Literal
 
 import attrs
 from twisted.internet import error
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
@@ -16,13 +17,17 @@ from twisted.internet.interfaces import (
     ISSLTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from monconn.clock import Clock
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.monitor.deadlines import Deadlines
+from monconn.net.loops import Loops, Target, end_loop, is_own_address, loop_of, target_of_name
 from monconn.net.sockets import (
+    RESET_ERRNOS,
+    SHORTAGES,
     ErrorTrackingSocket,
     buffered_bytes,
     descriptor_of,
@@ -36,11 +41,22 @@ from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
 from monconn.relay.stages import StageChain
-from monconn.relay.transports.dial import Dial, NamelessCertificate, NoBackend, refuse_nameless
+from monconn.relay.transports.dial import (
+    Dial,
+    LoopOfServices,
+    NamelessCertificate,
+    NoBackend,
+    refuse_nameless,
+)
 from monconn.relay.transports.writer import Writer, writer_to
 
 EARLY_BYTES = 65536
 """How much is queued for a backend that is not connected yet before its client is put on hold."""
+ORIGIN_SECONDS = 0.01
+"""How long a client on this host waits for it to be known whether it is a connection of ours, while
+there is one that may lead to us: some turns of the reactor."""
+# EAGAIN of a UNIX socket is a full queue: the backend's.
+_SHORTAGES = SHORTAGES - {errno.EAGAIN}
 RESET_POLL_SECONDS = 0.5
 """How often a side that we do not read from is checked for a reset."""
 FINISH_POLL_SECONDS = 0.1
@@ -56,6 +72,8 @@ class TransportShared:
     """Checks Ends that are on hold for resets."""
     deliveries: DeliveryWatch
     """Resets Ends once everything is delivered."""
+    loops: Loops = attrs.field(factory=Loops)
+    """Knows our listeners, and the connections that lead to them."""
 
     @classmethod
     def of(cls, clock: Clock) -> TransportShared:
@@ -73,6 +91,7 @@ class TransportEnd(Protocol):
     :param side: which of the two.
     :param shared: what it has in common with others.
     :param dial: begins to connect this protocol, if it is the backend's.
+    :param target: the port or path that it dials, if that is known.
     :param verifies_host: whether a TLS backend's certificate must be for its host.
     """
 
@@ -85,6 +104,7 @@ class TransportEnd(Protocol):
         shared: TransportShared,
         *,
         dial: Dial | None = None,
+        target: Target | None = None,
         verifies_host: bool = False,
     ) -> None:
         self.side: Side = side
@@ -96,6 +116,7 @@ class TransportEnd(Protocol):
         self.stages: StageChain | None = None
         self.bucket: int | None = None
         self._dial = dial
+        self._target = target
         self._shared = shared
         self._keepalive: Keepalive | Literal["inherited"] | None = "inherited"
         self._verifies_host = verifies_host
@@ -113,30 +134,61 @@ class TransportEnd(Protocol):
         self._end_sent = False
         self._has_sent_fin = False
         self._finishing: float | None = None  # since when only the acknowledgement is missing
+        self._is_unknown = False  # counted in Loops.unknown_dials
+        self._refusal: tuple[Reason, str] | None = None  # why we have not taken the connection
 
     # -- the beginning
 
     def dial(self) -> None:
         """Begin to connect; what is sent before the connection is established is held."""
-        assert self._dial is not None
-        self._dialling = self._dial(self)
+        loops, clock = self._shared.loops, self._shared.clock
+        if loops.is_awaited(self.reports.record):
+            self._dialling = deferLater(clock, ORIGIN_SECONDS, self._begin_dial)  # type: ignore[arg-type]
+        else:
+            self._dialling = maybeDeferred(self._begin_dial)
         self._dialling.addErrback(self._dial_failed)
+
+    def _begin_dial(self) -> Deferred[Any]:
+        assert self._dial is not None
+        loops = self._shared.loops
+        if loop := loop_of(self.reports.record):
+            raise LoopOfServices(end_loop(loop, self._shared.clock.seconds()))
+        if self._target is None or self._target in loops.listening:
+            self._is_unknown = True
+            loops.unknown_dials += 1
+        return self._dial(self)
 
     def _dial_failed(self, failure: Failure) -> None:
         self._dialling = None
+        self._dial_is_known()
         phase, self.phase = self.phase, "closed"
         self._close_stages()
-        if phase == "connecting":
-            reason = _connect_reason(failure)
-            self.reports.connect_failed(self, reason, failure.getErrorMessage())
-        else:  # it was given up
+        number = getattr(failure.value, "osError", None)
+        if phase != "connecting":  # it was given up
             self.reports.gone(self)
+        elif number in RESET_ERRNOS:
+            self._was_reset(errno.errorcode[number])
+        else:
+            self.reports.record.is_shortage = number in _SHORTAGES
+            reason = _connect_reason(failure)
+            detail = failure.getErrorMessage()
+            if isinstance(failure.value, OSError) and failure.value.strerror:
+                detail = failure.value.strerror
+            self.reports.connect_failed(self, reason, detail)
+
+    def _was_reset(self, detail: str) -> None:
+        """Report a backend that has accepted the connection, and reset it at once."""
+        self.reports.connected(self)
+        self.reports.broken(self, "reset", detail)
 
     def connectionMade(self) -> None:
         """The transport is connected; over TLS, the handshake may be still to come."""
         self._is_tls = bool(ISSLTransport.providedBy(self.transport))
         self._descriptor = descriptor_of(self.transport)
         self._socket = track_errors(self._descriptor)
+        if self.side == "backend" and self._leads_to_us():
+            self.transport.abortConnection()
+            return
         if self._socket is not None:
             self._socket.keep_unread = not self._is_tls
         self._writer = writer_to(self.transport, self._descriptor, self._socket)
@@ -149,6 +201,29 @@ class TransportEnd(Protocol):
             alsoProvides(handshaker, IHandshakeListener)
         else:
             self._attach()
+
+    def _leads_to_us(self) -> bool:
+        """Whether the backend's connection must not be: to itself, or one of a loop."""
+        loops, record = self._shared.loops, self.reports.record
+        try:
+            if self._socket is not None:
+                local, remote = self._socket.getsockname(), self._socket.getpeername()
+                if self._is_tcp() and is_own_address(local, remote):
+                    self._refusal = "backend_refused", os.strerror(errno.ECONNREFUSED).lower()
+                elif loops.leads_here(target_of_name(remote), self._socket.family, remote):
+                    loops.dialled(self._socket, record)
+                    if loop := loop_of(record):
+                        detail = end_loop(loop, self._shared.clock.seconds())
+                        self._refusal = "error", detail
+        except OSError:  # the peer has reset the connection already (ENOTCONN)
+            pass
+        self._dial_is_known()
+        return self._refusal is not None
+
+    def _dial_is_known(self) -> None:
+        if self._is_unknown:
+            self._is_unknown = False
+            self._shared.loops.unknown_dial_ends()
 
     def handshakeCompleted(self) -> None:
         """The TLS handshake is done: only now is a TLS backend connected."""
@@ -179,6 +254,9 @@ class TransportEnd(Protocol):
         early, self._early = b"".join(self._early), []
         if early:
             self._writer.write(early)
+        loops = self._shared.loops
+        if self.side == "client" and (loops.dials or loops.unknown_dials) and self._socket:
+            loops.accepted(self.reports.record, self._socket)
         self.reports.connected(self)
         self._finish_output()
         if self.holds:
@@ -479,6 +557,12 @@ class TransportEnd(Protocol):
         return self._socket.has_ended or self._socket.error_number == errno.EPIPE
 
     def _report_end(self, phase: Phase, how: SideEnd | None, reason: Failure) -> None:
+        if phase == "connecting" and self._refusal is not None:
+            self.reports.connect_failed(self, *self._refusal)
+            return
+        if phase == "connecting" and self.side == "backend" and how == "reset":
+            self._was_reset(self._error_text(reason))  # amid the handshake of TLS
+            return
         if phase == "connecting":
             detail = self._error_text(reason) or "closed during the handshake"
             self.reports.connect_failed(self, "backend_unreachable", detail)
@@ -515,9 +599,9 @@ def _connect_reason(failure: Failure) -> Reason:
         return "backend_refused"
     if failure.check(error.TimeoutError):
         return "connect_timeout"
-    if failure.check(NoBackend) or getattr(failure.value, "osError", None) in (
-        errno.EMFILE,  # we have run out of descriptors, or the machine has: not the backend's fault
-        errno.ENFILE,
+    if (
+        failure.check(NoBackend, LoopOfServices)
+        or getattr(failure.value, "osError", None) in _SHORTAGES
     ):
         return "error"
     return "backend_unreachable"

@@ -330,3 +330,9 @@ def test_impossible_actions_are_reported() -> None:
     assert plan("b", connection(7, client_ip="unix")) == "connection 7 has no client IP to block"
     assert plan("u", connection(7, client_ip="local")) == "connection 7 has no client IP to unblock"
     assert isinstance(plan("b", closed(7)), Plan)
+
+
+def test_a_block_holds_on_every_interface() -> None:
+    planned = plan("b", connection(7, client_ip="fe80::1%eth0"))
+    assert isinstance(planned, Plan)
+    assert planned.requests["y"].arguments == {"network": "fe80::1"}

@@ -32,6 +32,7 @@ _RECORD_STATE: dict[RelayState, State] = {
     "connecting": "connecting",
     "connecting_client_ended": "connecting",
     "connecting_client_gone": "connecting",
+    "connecting_client_dropped": "connecting",
     "connecting_client_broken": "closing",
     "open": "open",
     "client_ended": "half_closed",

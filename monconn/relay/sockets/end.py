@@ -518,7 +518,8 @@ class SocketEnd:
 
     def is_delivered(self) -> bool:
         """Implements ``End.is_delivered``."""
-        return not (self._has_output() or self.send_queue.unacknowledged())
+        must_end = self._output_ended and not self.send_queue.has_sent_end
+        return not (self._has_output() or must_end or self.send_queue.unacknowledged())
 
     # -- the end
 

@@ -349,6 +349,7 @@ class Relay:
             return self._check_ending(self.record.ending, now)
         self._set_keepalive()
         self._check_progress(now)
+        self.measure()  # also to note since when a side does not answer
         if not self._has_lost(now):
             when, reason = self._monitor.timeouts.next_deadline(self.record)
             if reason is not None and when <= now:
@@ -387,8 +388,6 @@ class Relay:
             if end.side not in self._gone  # what is known of those that are will not change
             and (limit := timeouts.unreachable_limit(end.side, record))
         ]
-        if limits:
-            self.measure()
         for side, limit in limits:
             if record.is_unreachable(side, limit, now):
                 is_given = timeouts.unreachable_timeout.of(side)
@@ -398,8 +397,12 @@ class Relay:
 
     def _find_unreachable(self) -> Side | None:
         """Which side does not answer, by what the kernel knows; the one that was first to."""
-        self.measure()
         record = self.record
+        if record.client_end == "timeout":  # that was noted before, and the other side lives on
+            return "client"
+        if record.backend_end == "timeout":
+            return "backend"
+        self.measure()
         since: list[tuple[float, Side]] = []
         if record.client_unreachable is not None and "client" not in self._gone:
             since.append((record.client_unreachable, "client"))
@@ -417,7 +420,7 @@ class Relay:
             self._handle(_DROPPED_EVENT[side])
         else:
             self.record.note_end(side, "timeout")
-            self._set_reason(_LOST_REASON[side], limit)
+            self._set_reason(_LOST_REASON[side], self.record.detail or limit)
             self._handle(_BROKEN_EVENT[side])
         (self.client if side == "client" else self.backend).abort()
 

@@ -32,6 +32,7 @@ _RECORD_STATE: dict[RelayState, State] = {
     "connecting": "connecting",
     "connecting_client_ended": "connecting",
     "connecting_client_gone": "connecting",
+    "connecting_client_dropped": "connecting",
     "connecting_client_broken": "closing",
     "open": "open",
     "client_ended": "half_closed",
@@ -357,6 +358,7 @@ class Relay:
             return self._check_ending(self.record.ending, now)
         self._set_keepalive()
         self._check_progress(now)
+        self.measure()  # also to note since when a side does not answer
         if not self._has_lost(now):
             when, reason = self._monitor.timeouts.next_deadline(self.record)
             if reason is not None and when <= now:
@@ -392,10 +394,9 @@ class Relay:
         limits: list[tuple[Side, float]] = [
             (end.side, limit)
             for end in (self.client, self.backend)
-            if (limit := timeouts.unreachable_limit(end.side, record))
+            if end.side not in self._gone  # what is known of those that are will not change
+            and (limit := timeouts.unreachable_limit(end.side, record))
         ]
-        if limits:
-            self.measure()
         for side, limit in limits:
             if record.is_unreachable(side, limit, now):
                 is_given = timeouts.unreachable_timeout.of(side)
@@ -405,11 +406,18 @@ class Relay:
 
     def _find_unreachable(self) -> Side | None:
         """Which side does not answer, by what the kernel knows; the one that was first to."""
+        record = self.record
+        if record.client_end == "timeout":  # that was noted before, and the other side lives on
+            return "client"
+        if record.backend_end == "timeout":
+            return "backend"
         self.measure()
-        client, backend = self.record.client_unreachable, self.record.backend_unreachable
-        if client is None:
-            return None if backend is None else "backend"
-        return "backend" if backend is not None and backend < client else "client"
+        since: list[tuple[float, Side]] = []
+        if record.client_unreachable is not None and "client" not in self._gone:
+            since.append((record.client_unreachable, "client"))
+        if record.backend_unreachable is not None and "backend" not in self._gone:
+            since.append((record.backend_unreachable, "backend"))
+        return min(since)[1] if since else None
 
     def _lose(self, side: Side, limit: str) -> None:
         """End the connection because a side has vanished.
@@ -421,7 +429,7 @@ class Relay:
             self._handle(_DROPPED_EVENT[side])
         else:
             self.record.note_end(side, "timeout")
-            self._set_reason(_LOST_REASON[side], limit)
+            self._set_reason(_LOST_REASON[side], self.record.detail or limit)
             self._handle(_BROKEN_EVENT[side])
         (self.client if side == "client" else self.backend).abort()
 

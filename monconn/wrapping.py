@@ -338,12 +338,37 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self.record.last_delivered = moved_after or self.record.last_delivered
         setattr(self.record, f"{self._remote}_stalled", self._progress.stalled_since)
         when, reason = self._monitor.timeouts.next_deadline(self.record)
-        if reason is None or when > now:
+        has_struck = reason is not None and when <= now
+        if lost_by := self._find_lost(reason if has_struck else None, now):
+            if self.disconnecting:
+                self.record.note_end(self._local, "fin")
+            self.record.note_end(self._remote, "timeout")
+            self._decide(BROKEN_REASONS[self._remote, "timeout"], lost_by)
+            self._reset()
+            return
+        if reason is None or not has_struck:
             self._schedule_check()
             return
         if reason in ("read_timeout", "write_timeout"):
             self.record.note_end(self._remote, "timeout")
         self.end(reason, reset=reason == "write_timeout")
+
+    def _find_lost(self, struck: Reason | None, now: float) -> str:
+        """The time limit that has found that the peer has vanished; empty if none has.
+
+        :param struck: the reason of a time limit that has struck: what has been silent may have
+            vanished.
+        """
+        limit = self._monitor.timeouts.unreachable_limit(self._remote, self.record)
+        if not limit and struck is None:
+            return ""
+        self.measure()
+        record = self.record
+        if limit and record.is_unreachable(self._remote, limit, now):
+            return "unreachable_timeout"
+        is_client = self._remote == "client"
+        since = record.client_unreachable if is_client else record.backend_unreachable
+        return "" if struck is None or since is None else struck
 
 
 class MonitoringFactory(WrappingFactory):

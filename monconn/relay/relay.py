@@ -442,7 +442,10 @@ class Relay:
             self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
         elif timeouts.follow_changes or self.record.backend_ended is not None:
             now = self._monitor.clock.seconds()
-            self._deadlines.schedule(self, timeouts.next_check(self.record, now))
+            when = timeouts.next_check(self.record, now)
+            first = self.record.opened + self._monitor.policy.first_check_seconds
+            # The first check is not only for limits: it sets keepalive.
+            self._deadlines.schedule(self, min(when, first) if now < first else when)
 
 
 _METHOD: dict[Action, Callable[[Relay], Callable[[], None]]] = {

@@ -726,6 +726,25 @@ def test_one_side_may_be_unreachable_and_the_other_not() -> None:
     assert stage.record.reason == "backend_lost"
 
 
+def test_what_a_client_sent_before_its_end_outlives_it() -> None:
+    """The backend takes it at its own pace, whenever it was found that the client has vanished."""
+    stage = Stage(unreachable_timeout=5).open()
+    stage.relay.eof(stage.client)
+    stage.backend.held = 100
+    stage.client.tcp = unanswered_for(6)
+    stage.asked()
+    while not stage.calls:
+        stage.pass_seconds(STEP_SECONDS)
+    assert stage.asked() == ["reset backend", "abort client"]
+    stage.relay.gone(stage.client)
+    stage.client.tcp = None
+    stage.pass_seconds(60)
+    assert stage.asked() == []
+    stage.relay.gone(stage.backend)
+    assert stage.summary() == ("client_lost", "CD", "timeout", "none", "client")
+    assert stage.record.detail == "unreachable_timeout"
+
+
 # -- a client that does not follow its backend's end
 
 

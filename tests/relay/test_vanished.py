@@ -43,7 +43,7 @@ CLONE_NEWNET = 0x40000000
 OFF: dict[str, Any] = {"keepalive": False, "max_idle": 0, "write_timeout": 0}
 PROBING = Keepalive(idle=1, interval=1, count=9)
 SOON = Keepalive(idle=1, interval=1, count=3)
-BACKEND_ENDED_SECONDS = 4.0
+BACKEND_ENDED_SECONDS = 5.0
 LATER_SECONDS = 4.5
 """After the cut: a peer that vanished is unreachable by then."""
 PATIENCE_SECONDS = 20.0
@@ -108,7 +108,7 @@ ROWS = [
         "client",
         "client ends",
         "backend sends",
-        {"half_close_timeout": 4},
+        {"half_close_timeout": 5},
         lost("client", "timeout", "none", "CD", "half_close_timeout"),
     ),
     # A subscriber only receives.
@@ -213,7 +213,7 @@ ROWS = [
         "backend",
         "",
         "client ends",
-        {"half_close_timeout": 4},
+        {"half_close_timeout": 5},
         lost("client", "fin", "timeout", "SD", "half_close_timeout"),
     ),
     Row(

@@ -171,7 +171,8 @@ def test_a_broken_side_is_passed_on_as_a_reset(state: RelayState, side: str) -> 
         ("backend_ended", "backend_gone", ("draining", ("close_client",))),
         # One that has reset takes no answer either, and the backend must not go on giving one.
         ("client_ended", "client_dropped", ("draining", ("reset_backend",))),
-        ("connecting_client_ended", "client_dropped", ("connecting_client_gone", ())),
+        ("connecting_client_ended", "client_dropped", ("connecting_client_dropped", ())),
+        ("connecting_client_dropped", "connected", ("draining", ("reset_backend",))),
         # While both are being drained, a failure still is one.
         ("draining", "client_broken", ("closing", ("reset_backend",))),
         # Its grace time over, a connection that is closing is aborted.

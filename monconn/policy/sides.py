@@ -86,9 +86,10 @@ class Sides(Generic[T]):
 KeepaliveGiven = bool | Keepalive | Sides[Any]
 """What Python code may give for keepalive: one value for both sides, or :class:`Sides` of them."""
 SecondsGiven = float | Sides[float]
+"""What Python code may give for seconds."""
 
 
-def check_keepalive(value: object) -> Sides[Keepalive | None]:
+def check_keepalive(value: KeepaliveGiven) -> Sides[Keepalive | None]:
     """Each side's keepalive, None where it is off, from a :data:`KeepaliveGiven`.
 
     :raises TypeError: it is anything else.
@@ -117,7 +118,7 @@ def _parse_keepalive(text: str) -> Sides[Keepalive | None]:
     return check_keepalive(Keepalive(idle, interval, PROBES.parse(parts[2])))
 
 
-def check_seconds(value: object) -> Sides[float]:
+def check_seconds(value: SecondsGiven) -> Sides[float]:
     """Each side's seconds from a :data:`SecondsGiven`.
 
     :raises TypeError: it is anything else.

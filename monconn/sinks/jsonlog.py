@@ -29,8 +29,8 @@ from monconn.sinks.outputs import Sink, WriteFailed, sink_for
 SCHEMA = 2
 """Raised when a key is removed or changes its meaning; not when one is added.
 
-1: a connection whose client had vanished before its backend ended was ``backend_reset`` or
-``client_closed``, and the one who is ``closed_by`` was always the one whom the reason names.
+1: a connection whose client had vanished before its backend ended was ``backend_reset``, and so was
+one whose backend had ended in order; ``closed_by`` was always the side that the reason names.
 """
 QUEUED_LINES = 10_000
 BATCH_LINES = 100

@@ -169,7 +169,7 @@ def test_the_json_log_can_go_to_standard_output(
     option = "-c" if how == "monconn" else "--config"
     monconn = launch(how, option, tmp_path / "monconn.yaml")
     connect(monconn.port()).close()
-    line = monconn.program.out.wait_for(r'(\{"schema": ?1.*"client_closed".*\})')[1]
+    line = monconn.program.out.wait_for(r'(\{"schema": ?2.*"client_closed".*\})')[1]
     assert json.loads(line)["event"] == "closed"
     assert monconn.stop() == 0
 

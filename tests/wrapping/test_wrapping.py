@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +40,7 @@ from zope.interface.verify import verifyObject
 
 from monconn.errors import SettingTypeError
 from monconn.model import tcpinfo
+from monconn.model.reasons import Side
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection, IWatchable, Observer
 from monconn.monitor.monitor import Monitor
@@ -172,6 +174,11 @@ class World:
     def ends(self) -> tuple[str | None, str, str]:
         """Why it ended, and how its client and its backend did."""
         return self.record.reason, self.record.client_end, self.record.backend_end
+
+    def note_tcp(self, times: int) -> None:
+        """What the kernel says of a peer that has not answered so many retransmissions."""
+        remote: Side = "backend" if self.factory.is_client else "client"
+        self.record.note_tcp(remote, unanswered(times), self.clock.seconds())
 
     @property
     def hooks(self) -> list[str]:
@@ -1612,3 +1619,44 @@ def test_one_connection_can_be_watched_alone() -> None:
     world.wrapper.write(b"unseen")
     assert len(seen) == 4
     assert verifyObject(IWatchable, other)
+
+
+# -- peers that vanish
+
+
+def unanswered(times: int) -> bytes:
+    """``tcp_info`` of a peer that has not answered so many retransmissions, nor anything lately."""
+    raw = bytearray(TCP_INFO_BYTES)
+    raw[0], raw[2] = 1, times  # established
+    struct.pack_into("=2I", raw, 52, 10_000_000, 10_000_000)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("is_client", [False, True])
+def test_a_peer_that_is_unreachable_for_too_long_is_lost(
+    is_client: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timeouts = attrs.evolve(NO_LIMITS, unreachable_timeout=10)
+    world = World(timeouts=timeouts, is_client=is_client)
+    monkeypatch.setattr(world.wrapper, "measure", lambda: world.note_tcp(0))
+    world.clock.pump([1.0] * 100)
+    assert world.ends[0] is None
+    monkeypatch.setattr(world.wrapper, "measure", lambda: world.note_tcp(4))
+    world.clock.pump([1.0] * 9)
+    assert world.ends[0] is None
+    world.clock.pump([1.0] * 5)
+    remote = "backend" if is_client else "client"
+    assert (world.record.reason, world.record.detail) == (f"{remote}_lost", "unreachable_timeout")
+    ends = {"client": world.record.client_end, "backend": world.record.backend_end}
+    assert ends == {"client": "none", "backend": "none", remote: "timeout"}
+    assert world.transport.aborted
+
+
+def test_a_time_limit_that_strikes_on_a_vanished_peer_is_not_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(timeouts=Timeouts(write_timeout=0, max_idle=40))
+    monkeypatch.setattr(world.wrapper, "measure", lambda: world.note_tcp(4))
+    world.note_tcp(4)
+    world.clock.pump([1.0] * 41)
+    assert (world.record.reason, world.record.detail) == ("client_lost", "idle_timeout")

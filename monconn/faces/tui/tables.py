@@ -6,8 +6,7 @@ room for. Column widths, colours, and how a cell is cut are also decided here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import attrs
 from rich.cells import cell_len, set_cell_size
@@ -17,10 +16,11 @@ from monconn.errors import printable
 from monconn.faces.tui.format import style_of, trend
 from monconn.faces.tui.model import Row, Trends
 from monconn.ops.columns import Column
-from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow, unreachable_text
+from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
 
 _GAP = 1
 _MAX_TREND = 32
+_UNREACHABLE = "unreachable"
 _TREND = Column("trend", "TREND", importance=8, width=8, max_width=_MAX_TREND)
 _DATE_AND_TIME = len("2026-11-23 01:02:03")
 HEADER_STYLE = "bold underline"
@@ -53,7 +53,7 @@ class Table:
         :param order: by what the rows are sorted: marked in the column's title.
         :param is_old: whether the rows are from before the server was lost.
         """
-        columns = list(_fit(self._columns, width))
+        columns = list(_fit([_wide_enough(each, rows) for each in self._columns], width))
         header = Text()
         for column, cells in columns:
             mark = "▼" if order and column.order == order else ""
@@ -65,6 +65,8 @@ class Table:
             line = Text()
             for column, cells in columns:
                 text = printable(column.text(row))
+                if column.name == "state" and cell_len(text) > cells:
+                    text = _UNREACHABLE  # which side, and for how long, is in the details
                 if column.unit == "bytes_per_second":
                     text = text.removesuffix("/s")  # the title says so; see _compact
                 # The selected row is one block, without colours.
@@ -86,15 +88,7 @@ def live_table(trends: Trends) -> Table:
     )
     columns = _insert(ConnectionRow.columns(), "service", *ConnectionRow.columns("backend"))
     columns = _insert(columns, "down_rate", last_rates)
-    columns = tuple(
-        attrs.evolve(each, value=_state) if each.name == "state" else each for each in columns
-    )
     return Table([*columns, *ConnectionRow.columns("pipe")])
-
-
-def _state(row: Mapping[str, Any]) -> str:
-    """One word, as states have one width here; the details say which side, and for how long."""
-    return "unreachable" if unreachable_text(row) else str(row["state"])
 
 
 def closed_table() -> Table:
@@ -125,6 +119,15 @@ def _compact(column: Column) -> Column:
     if column.unit == "time":
         return attrs.evolve(column, max_width=_DATE_AND_TIME)
     return column
+
+
+def _wide_enough(column: Column, rows: Sequence[Row]) -> Column:
+    """The column of states is wider, where there is room, if one says who is unreachable."""
+    if column.name != "state":
+        return column
+    return attrs.evolve(
+        column, max_width=max((cell_len(column.text(row)) for row in rows), default=0)
+    )
 
 
 def _fit(columns: Sequence[Column], width: int) -> Iterator[tuple[Column, int]]:

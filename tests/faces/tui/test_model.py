@@ -247,7 +247,8 @@ def test_an_unreachable_peer_is_seen_in_the_table(model: Model, width: int) -> N
     answered(model, 1, 2)
     rows = [{**model.rows[0], "client_unreachable_seconds": 12.3}, *model.rows[1:]]
     _, first, second = live_table(model.trends).lines(rows, width)
-    assert " unreachable " in first.plain
+    text = "client unreachable for 12.3s" if width == 200 else "unreachable"
+    assert f" {text} " in first.plain
     assert "red" in {str(span.style) for span in first.spans}
     assert " unreachable " not in second.plain
     assert ("state", "open, client unreachable for 12.3s", "red") in list(details(rows[0]))

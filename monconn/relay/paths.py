@@ -156,7 +156,8 @@ class TransportPath:
             if has_reset:
                 room.give_up(client, "client_reset", "reset", str(error))
             else:
-                room.give_up(client, "error", "none", str(error))
+                is_shortage = error.errno in SHORTAGES
+                room.give_up(client, "error", "none", str(error), is_shortage=is_shortage)
 
     def _adopt(self, sock: socket.SocketType, protocol: IProtocol) -> None:
         try:

@@ -130,3 +130,25 @@ def refused_record(accepted: socket.socket, address: Any) -> ConnectionRecord:
     (record,) = seen.records
     assert record.refusal == "stopping"
     return record
+
+
+class AnyPreface:
+    """A preface that is never complete."""
+
+    max_bytes = 100
+    timeout_seconds = 5.0
+
+    def read(self, data: bytes, ended: bool) -> None:
+        return None
+
+
+def test_a_client_with_a_preface_that_the_reactor_cannot_take(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    clock = Clock()
+    monitor, shared = Monitor("web", clock=clock), TransportShared.of(clock)
+    reactor = BrokenReactor(errno.EMFILE)
+    path = TransportPath(monitor, shared, reactor, stream_ends(clock, Dialler()))
+    Forwarder(monitor, path, AnyPreface()).accepted(pair[1], "")
+    (record,) = monitor.closed_records
+    assert (record.reason, record.code) == ("error", "RC")

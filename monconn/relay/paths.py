@@ -283,7 +283,7 @@ class DataPaths:
 
     def _transport_shared(self, monitor: Monitor, keepalive: bool) -> TransportShared:
         return TransportShared(
-            monitor.clock, self.deadlines, self._deliveries, keepalive, self.loops
+            monitor.clock, self.deadlines, self._deliveries, keepalive, loops=self.loops
         )
 
     def _shared(self, monitor: Monitor, keepalive: bool) -> Shared:
@@ -300,7 +300,7 @@ class DataPaths:
             self.deadlines,
             self._deliveries,
             keepalive,
-            self.loops,
+            loops=self.loops,
         )
 
     def _warn(self, what: str) -> None:

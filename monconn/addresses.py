@@ -323,7 +323,12 @@ def _missing_port_advice(text: str, side: _Side) -> str:
 def _parse_ipv6(host: str) -> str:
     if not _is_ipv6(host):
         raise AddressError(f"{quoted(host)} is not an IPv6 address; a right one is [::1]:80")
-    return plain_ip(ipaddress.IPv6Address(host).compressed)
+    address = ipaddress.IPv6Address(host)
+    if address.is_link_local and address.scope_id is None:  # connect and bind fail with EINVAL
+        raise AddressError(
+            f"{quoted(host)} is an address of one link: write its interface, too, {host}%eth0"
+        )
+    return plain_ip(address.compressed)
 
 
 def _is_ipv6(host: str) -> bool:

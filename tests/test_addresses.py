@@ -117,6 +117,7 @@ WRONG = [
     ("[::1]x:80", "not an IPv6 address"),
     ("[::g]:80", "not an IPv6 address"),
     ("[::1%e th]:80", "not an IPv6 address"),
+    ("[fe80::1]:80", "write its interface, too, fe80::1%eth0"),
     ("[127.0.0.1]:80", "brackets are for IPv6"),
     ("http://web:80", "is a URL"),
     ("unix:", "path is missing"),
@@ -198,7 +199,14 @@ def test_a_refusal_always_has_a_message(parse: Callable[[str], object], text: st
 
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,9}[a-z0-9](\.[a-z]{2,5}\.?)?", fullmatch=True)
-ips = st.ip_addresses().map(lambda ip: plain_ip(str(ip)))
+
+
+def written(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """An IP as it is written; one of a link has its interface."""
+    return f"{ip}%eth0" if ip.version == 6 and ip.is_link_local else plain_ip(str(ip))
+
+
+ips = st.ip_addresses().map(written)
 
 
 @given(parse=either_side, host=ips | names, port=st.integers(1, 65535))

@@ -156,7 +156,8 @@ class TransportPath:
             if has_reset:
                 room.give_up(client, "client_reset", "reset", str(error))
             else:
-                room.give_up(client, "error", "none", str(error))
+                is_shortage = error.errno in SHORTAGES
+                room.give_up(client, "error", "none", str(error), is_shortage=is_shortage)
 
     def _adopt(self, sock: socket.SocketType, protocol: IProtocol) -> None:
         try:
@@ -273,7 +274,7 @@ class DataPaths:
         )
 
     def _transport_shared(self, monitor: Monitor) -> TransportShared:
-        return TransportShared(monitor.clock, self.deadlines, self._deliveries, self.loops)
+        return TransportShared(monitor.clock, self.deadlines, self._deliveries, loops=self.loops)
 
     def _shared(self, monitor: Monitor) -> Shared:
         if self._loop is None:
@@ -283,7 +284,7 @@ class DataPaths:
         if not HAS_SPLICE:
             self._warn("this platform has no splice: copying all bytes")
         return Shared(
-            monitor, self._loop, self._pipes, self.deadlines, self._deliveries, self.loops
+            monitor, self._loop, self._pipes, self.deadlines, self._deliveries, loops=self.loops
         )
 
     def _warn(self, what: str) -> None:

@@ -181,10 +181,19 @@ class PrefaceRoom:
         """A client has taken too long."""
         self.give_up(client, "read_timeout", "timeout", detail)
 
-    def give_up(self, client: WaitingClient, reason: Reason, how: SideEnd, detail: str) -> None:
+    def give_up(
+        self,
+        client: WaitingClient,
+        reason: Reason,
+        how: SideEnd,
+        detail: str,
+        *,
+        is_shortage: bool = False,
+    ) -> None:
         """Count a client without a complete preface as a connection, which ends at once.
 
         :param how: how its side has ended.
+        :param is_shortage: whether it ends because we had no descriptor left.
         """
         self._leave(client)
         client.drop()
@@ -194,6 +203,7 @@ class PrefaceRoom:
         connection = _EndedConnection(record)
         self._monitor.opened(connection)
         record.note_end("client", how)
+        record.is_shortage = is_shortage
         record.end(reason, self._monitor.clock.seconds(), detail)
         self._monitor.closed(connection)
 

@@ -58,11 +58,15 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "reason"),
-    [(errno.ENOTCONN, "client_reset"), (errno.EMFILE, "error"), (errno.ENFILE, "error")],
+    ("number", "reason", "code"),
+    [
+        (errno.ENOTCONN, "client_reset", "CC"),
+        (errno.EMFILE, "error", "RC"),
+        (errno.ENFILE, "error", "RC"),
+    ],
 )
 def test_a_client_that_the_reactor_cannot_take(
-    number: int, reason: str, pair: tuple[socket.socket, socket.socket]
+    number: int, reason: str, code: str, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     client, accepted = pair
     clock, dialler = Clock(), Dialler()
@@ -71,11 +75,14 @@ def test_a_client_that_the_reactor_cannot_take(
     forwarder = Forwarder(monitor, path)
     forwarder.accepted(accepted, "")
     (record,) = monitor.closed_records
-    assert record.reason == reason
+    assert (record.reason, record.code) == (reason, code)
     assert os.strerror(number) in record.detail
     assert (len(monitor), len(shared.deadlines), len(dialler.given_up)) == (0, 0, 1)
     assert to_the_end(client) == (b"", "fin")
     assert accepted.fileno() == -1
+
+
+INDEX, LINK = socket.if_nameindex()[0]
 
 
 class Seen(Observer):
@@ -91,6 +98,8 @@ class Seen(Observer):
     [
         (socket.AF_INET, ("192.0.2.1", 4711), "192.0.2.1:4711", "192.0.2.1"),
         (socket.AF_INET6, ("2001:db8::1", 4711, 0, 0), "[2001:db8::1]:4711", "2001:db8::1"),
+        (socket.AF_INET6, ("fe80::1", 4711, 0, INDEX), f"[fe80::1%{LINK}]:4711", f"fe80::1%{LINK}"),
+        (socket.AF_INET6, ("fe80::1", 4711, 0, 99999), "[fe80::1%99999]:4711", "fe80::1%99999"),
         (socket.AF_INET6, ("::ffff:192.0.2.1", 4711, 0, 0), "192.0.2.1:4711", "192.0.2.1"),
     ],
 )
@@ -121,3 +130,25 @@ def refused_record(accepted: socket.socket, address: Any) -> ConnectionRecord:
     (record,) = seen.records
     assert record.refusal == "stopping"
     return record
+
+
+class AnyPreface:
+    """A preface that is never complete."""
+
+    max_bytes = 100
+    timeout_seconds = 5.0
+
+    def read(self, data: bytes, ended: bool) -> None:
+        return None
+
+
+def test_a_client_with_a_preface_that_the_reactor_cannot_take(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    clock = Clock()
+    monitor, shared = Monitor("web", clock=clock), TransportShared.of(clock)
+    reactor = BrokenReactor(errno.EMFILE)
+    path = TransportPath(monitor, shared, reactor, stream_ends(clock, Dialler()))
+    Forwarder(monitor, path, AnyPreface()).accepted(pair[1], "")
+    (record,) = monitor.closed_records
+    assert (record.reason, record.code) == ("error", "RC")

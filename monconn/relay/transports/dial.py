@@ -63,7 +63,7 @@ def dialler(address: Address, reactor: Any) -> Dial:
 
     def dial(protocol: IProtocol) -> Deferred[Any]:
         if zone:
-            zone_index(zone)  # Twisted would log that there is no such interface, and hang
+            zone_index(zone)  # whose error says what is missing, as Twisted's does not
         connecting: Deferred[Any] = endpoint.connect(OneProtocol(protocol))
         return connecting
 

@@ -62,6 +62,7 @@ class Relay:
     __slots__ = (
         "_deadlines",
         "_gone",
+        "_lost_detail",
         "_monitor",
         "_progress",
         "_state",
@@ -88,6 +89,7 @@ class Relay:
         self._deadlines = deadlines
         self._state: RelayState = "connecting"
         self._gone: tuple[Side, ...] = ()
+        self._lost_detail = ""  # of a side that has vanished after its end
         # Made on demand: most connections end before the first check, and unwatched.
         self._progress: tuple[SendProgress, SendProgress] | None = None
         self._watchers: Watchers | None = None
@@ -282,7 +284,7 @@ class Relay:
         What it sent is still to be delivered; then that is the reason.
         """
         self.record.note_end(side, "timeout")
-        self.record.detail = detail
+        self._lost_detail = detail
 
     def end(self, reason: Reason, reset: bool = False) -> None:
         """Implements ``IConnection.end``."""
@@ -328,9 +330,9 @@ class Relay:
         record = self.record
         if record.reason is None:
             if record.client_end == "timeout":
-                self._set_reason("client_lost", record.detail)
+                self._set_reason("client_lost", self._lost_detail)
             elif record.backend_end == "timeout":
-                self._set_reason("backend_lost", record.detail)
+                self._set_reason("backend_lost", self._lost_detail)
             else:
                 self._set_reason(CLOSED_REASONS[record.first_end or side])
         self._deadlines.cancel(self)
@@ -429,7 +431,7 @@ class Relay:
             self._handle(_DROPPED_EVENT[side])
         else:
             self.record.note_end(side, "timeout")
-            self._set_reason(_LOST_REASON[side], self.record.detail or limit)
+            self._set_reason(_LOST_REASON[side], self._lost_detail or limit)
             self._handle(_BROKEN_EVENT[side])
         (self.client if side == "client" else self.backend).abort()
 

@@ -144,7 +144,7 @@ class World:
 
     # -- as a ConnectListener
 
-    def connect_succeeded(self, sock: Any, events: int) -> None:
+    def connect_succeeded(self, sock: Any, events: int, error_number: int = 0) -> None:
         assert (self.won, self.failure) == (None, None)
         self.won = sock.number
 

@@ -149,7 +149,7 @@ class Dialling:
             name, "test", "unix:1", "unix", "unix:/front", "unix:/backend", 0.0, 0.0
         )
 
-    def connect_succeeded(self, sock: object, events: int) -> None:
+    def connect_succeeded(self, sock: object, events: int, error_number: int = 0) -> None:
         self._names.append(self._name)
 
     def connect_failed(self, reason: Reason, detail: str) -> None:

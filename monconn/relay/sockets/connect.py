@@ -67,8 +67,15 @@ class ConnectListener(Protocol):
 
     record: ConnectionRecord
 
-    def connect_succeeded(self, sock: socket.SocketType, events: int) -> None:
-        """The socket is connected, and is in the loop, which has reported these events of it."""
+    def connect_succeeded(
+        self, sock: socket.SocketType, events: int, error_number: int = 0
+    ) -> None:
+        """The socket is connected, and is in the loop.
+
+        :param events: what the loop has reported of it.
+        :param error_number: one of ``RESET_ERRNOS`` if it was reset already. It was taken from the
+            socket, which looks as if the peer had ended; what came before the reset can be read.
+        """
 
     def connect_failed(self, reason: Reason, detail: str) -> None:
         """None of the addresses could be connected to."""
@@ -319,16 +326,13 @@ class ConnectAttempt:
         self._listener.record.is_shortage = reason == "error"
         self._listener.connect_failed(reason, detail)
 
-    def succeeded(self, winner: _Try, events: int) -> None:
-        """A socket is connected.
-
-        :param events: what the loop has reported of it.
-        """
+    def succeeded(self, winner: _Try, events: int, error_number: int = 0) -> None:
+        """A socket is connected; see :meth:`ConnectListener.connect_succeeded`."""
         if self._next > 1 or self._timer is not None:
             self._end_others(winner)
         self._is_over = True
         self._tries.clear()  # no cycle is left to be collected
-        self._listener.connect_succeeded(winner.sock, events)
+        self._listener.connect_succeeded(winner.sock, events, error_number)
 
     def _end_others(self, winner: _Try) -> None:
         slower = self._addresses[: self._addresses.index(winner.address)]
@@ -379,12 +383,13 @@ class _Try:
 
     def ready(self, events: int) -> None:
         """The connection is established, or has failed (connect(2), ``EINPROGRESS``)."""
+        error_number = 0
         if events & _FAILED:
             error_number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error_number and error_number not in RESET_ERRNOS:
                 self.attempt.try_failed(self, error_number)
                 return
-        self.attempt.succeeded(self, events)
+        self.attempt.succeeded(self, events, error_number)
 
     def failed(self) -> None:
         """Implements ``SocketHandler.failed``."""

@@ -195,11 +195,17 @@ class SocketEnd:
         attempt = self._attempt = ConnectAttempt(self._connector, self)
         attempt.begin()
 
-    def connect_succeeded(self, sock: socket.SocketType, events: int) -> None:
+    def connect_succeeded(
+        self, sock: socket.SocketType, events: int, error_number: int = 0
+    ) -> None:
         """Implements ``ConnectListener.connect_succeeded``."""
         self._attempt = None
         has_ended = self._output_ended
         self._attach(sock)
+        if error_number:
+            self.send_queue.error = OSError(error_number, os.strerror(error_number))
+            if error_number == errno.EPIPE:
+                self._seen |= _ENDED
         self._loop.set_handler(self._fd, self)
         self.reports.connected(self)
         # A client over one of Twisted's transports may have sent bytes, and its end, before.

@@ -341,10 +341,11 @@ class ServerTls:
             if each in offered:
                 return each
         names = ", ".join(each.decode("ascii", "replace") for each in offered)
-        _notes(
-            connection
-        ).fault = f"the client offers none of our protocols (ALPN), but {printable(names[:80])}"
-        return b""  # which ends the handshake, as RFC 7301, 3.2 asks
+        fault = f"the client offers none of our protocols (ALPN), but {printable(names[:80])}"
+        _notes(connection).fault = fault
+        # pyOpenSSL sends the alert no_application_protocol (RFC 7301, 3.2) for what is raised here,
+        # and raises it from do_handshake: so it must be an error like any other of a handshake.
+        raise SSL.Error(fault)
 
 
 # -- with backends

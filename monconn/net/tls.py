@@ -27,7 +27,7 @@ from service_identity.cryptography import (
     verify_certificate_ip_address,
 )
 
-from monconn.errors import MonconnError, os_error_text, printable, quoted
+from monconn.errors import MonconnError, printable, quoted
 from monconn.policy.tls import BackendTls, Identity, ListenTls, split_ciphers
 
 __all__ = [
@@ -129,11 +129,16 @@ def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise _fault(f"{quoted(path)} cannot be read: {os_error_text(error)}") from None
+    except OSError as error:
+        raise _fault(f"{_file(path)} cannot be read: {error.strerror}") from None
     if len(content) > _MAX_FILE_BYTES:
-        raise _fault(f"{quoted(path)} is too big for keys and certificates")
+        raise _fault(f"{_file(path)} is too big for keys and certificates")
     return content
+
+
+def _file(path: str) -> str:
+    """A path for a message: in quotes as others are, but whole."""
+    return f'"{path}"' if path.isprintable() else repr(path)
 
 
 def _fault(message: str) -> TlsError:
@@ -147,13 +152,13 @@ def _certificates_in(path: str) -> list[x509.Certificate]:
     """
     blocks = [match[0] for match in _CERTIFICATE.finditer(_read(path))]
     if not blocks:
-        raise _fault(f"{quoted(path)} has no certificate in PEM (-----BEGIN CERTIFICATE-----)")
+        raise _fault(f"{_file(path)} has no certificate in PEM (-----BEGIN CERTIFICATE-----)")
     try:
         return [
             crypto.load_certificate(crypto.FILETYPE_PEM, each).to_cryptography() for each in blocks
         ]
     except (crypto.Error, ValueError):
-        raise _fault(f"{quoted(path)} has a certificate that cannot be read") from None
+        raise _fault(f"{_file(path)} has a certificate that cannot be read") from None
 
 
 def _key_in(path: str, passphrase: bytes | None) -> Any:
@@ -163,15 +168,15 @@ def _key_in(path: str, passphrase: bytes | None) -> Any:
     """
     block = _KEY.search(_read(path))
     if block is None:
-        raise _fault(f"{quoted(path)} has no private key in PEM (-----BEGIN PRIVATE KEY-----)")
+        raise _fault(f"{_file(path)} has no private key in PEM (-----BEGIN PRIVATE KEY-----)")
     is_encrypted = b"ENCRYPTED" in block[0][:200]
     if is_encrypted and passphrase is None:
-        raise _fault(f"the key in {quoted(path)} is encrypted: name its passphrase_file")
+        raise _fault(f"the key in {_file(path)} is encrypted: name its passphrase_file")
     try:
         return serialization.load_pem_private_key(block[0], passphrase if is_encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         what = "passphrase is wrong for the key" if is_encrypted else "key cannot be used: that"
-        raise _fault(f"the {what} in {quoted(path)}") from None
+        raise _fault(f"the {what} in {_file(path)}") from None
 
 
 def _passphrase_in(path: str) -> bytes:
@@ -181,7 +186,7 @@ def _passphrase_in(path: str) -> bytes:
     """
     line = _read(path).partition(b"\n")[0].rstrip(b"\r")
     if not line:
-        raise _fault(f"{quoted(path)} has no passphrase in its first line")
+        raise _fault(f"{_file(path)} has no passphrase in its first line")
     return line
 
 
@@ -215,12 +220,12 @@ def _use_identity(context: SSL.Context, identity: Identity, found: Found) -> Non
     assert key is not None
     own, *others = certificates
     if _public(own.public_key()) != _public(key.public_key()):
-        where = "" if identity.key is None else f" in {quoted(identity.key)}"
+        where = "" if identity.key is None else f" in {_file(identity.key)}"
         found.append(
             (
                 ("certificate" if identity.key is None else "key",),
                 f"the key{where} is not that of the first certificate in"
-                f" {quoted(identity.certificate)}",
+                f" {_file(identity.certificate)}",
             )
         )
         return
@@ -231,7 +236,7 @@ def _use_identity(context: SSL.Context, identity: Identity, found: Found) -> Non
         _give(context.use_privatekey, crypto.PKey.from_cryptography_key, key)
     except (SSL.Error, crypto.Error, TypeError) as error:
         text = _openssl_text(error) or "it is of a kind that TLS has not"
-        found.append((("certificate",), f"OpenSSL refuses {quoted(identity.certificate)}: {text}"))
+        found.append((("certificate",), f"OpenSSL refuses {_file(identity.certificate)}: {text}"))
 
 
 def _public(key: Any) -> bytes:
@@ -255,26 +260,29 @@ def _trust(context: SSL.Context, ca: str | None, found: Found) -> None:
     if ca is None:
         context.set_default_verify_paths()
         return
-    try:
-        for path in _authority_files(ca):
-            _certificates_in(path)  # OpenSSL says less of what is wrong
-            context.load_verify_locations(path)
-    except TlsError as error:
-        found.append((("ca",), str(error)))
-    except SSL.Error as error:
-        found.append((("ca",), f"OpenSSL refuses {quoted(path)}: {_openssl_text(error)}"))
-
-
-def _authority_files(ca: str) -> list[str]:
-    if not Path(ca).is_dir():
-        return [ca]
-    try:
-        files = sorted(str(each) for each in Path(ca).iterdir() if each.suffix.lower() == ".pem")
-    except OSError as error:
-        raise _fault(f"{quoted(ca)} cannot be read: {os_error_text(error)}") from None
-    if not files:
-        raise _fault(f"{quoted(ca)} has no *.pem file")
-    return files
+    is_folder = Path(ca).is_dir()
+    files = sorted(Path(ca).glob("*.[pP][eE][mM]")) if is_folder else [Path(ca)]
+    has_any = False
+    for each in files:
+        try:
+            _certificates_in(str(each))  # OpenSSL would say less of what is wrong
+            context.load_verify_locations(str(each))
+        except (TlsError, SSL.Error) as error:
+            if (
+                not is_folder
+            ):  # what else is in a folder is passed over, as by trustRoots= of Twisted's
+                found.append(
+                    (
+                        ("ca",),
+                        str(error)
+                        if isinstance(error, TlsError)
+                        else f"OpenSSL refuses {_file(ca)}: {_openssl_text(error)}",
+                    )
+                )
+        else:
+            has_any = True
+    if is_folder and not has_any:
+        found.append((("ca",), f"{_file(ca)} has no *.pem file with a certificate"))
 
 
 # -- with clients
@@ -542,7 +550,8 @@ _ALERTS = {
         "it has no protocol in common (ALPN)",
     ),
 }
-_ALERT = re.compile(r"(?:sslv3|tlsv1|tlsv13|ssl/tls) alert (.*)|(?:tlsv1|tlsv13) (.*)")
+# Its beginning differs from release to release, and from alert to alert.
+_ALERT = re.compile(r"(?:(?:sslv3|tlsv1|tlsv13|ssl/tls|tls) alert|tlsv1|tlsv13) (.*)")
 _FAULTS = {
     "http request": "the {peer} speaks plain HTTP",
     "https proxy request": "the {peer} speaks plain HTTP, to a proxy",
@@ -585,8 +594,7 @@ def fault_text(error: Exception, connection: SSL.Connection) -> str:
     text = _openssl_text(error)
     alert = _ALERT.fullmatch(text)
     if alert is not None:
-        found = alert[1] or alert[2]
-        name, meaning = _ALERTS.get(found, (found.replace(" ", "_"), ""))
+        name, meaning = _ALERTS.get(alert[1], (alert[1].replace(" ", "_"), ""))
         sent = f"the {notes.peer} has sent the alert {name}"
         return f"{sent}: {meaning}" if meaning else sent
     if text in _FAULTS:

@@ -38,7 +38,7 @@ from monconn.config.sections import (
 )
 from monconn.config.tls import tls_backend, tls_listener
 from monconn.config.yaml import Mapping, Node, Scalar
-from monconn.errors import AddressError, ConfigError, Problem, quoted
+from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
 from monconn.policy.kinds import POSITIVE_SECONDS, SECONDS
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.tls import BackendTls, ListenTls
@@ -76,6 +76,10 @@ class ServiceConfig:
     backend_tls: BackendTls | None = None
     """TLS with a backend ``tls:HOST:PORT``; None for that of the operating system's authorities, or
     what the string's options say."""
+
+    def __attrs_post_init__(self) -> None:
+        for key, message in _tls_misfits(self.listen, self.backend, self.tls, self.backend_tls):
+            raise SettingError(f"{self.name}: {key} {message}")
 
     def listening(self) -> tuple[Address, ListenTls | None]:
         """Where the service listens, and how, if that is with TLS of our own."""
@@ -282,14 +286,21 @@ def _native_service(name: str, node: Node, defaults: Policy) -> ServiceConfig:
     values = _values(mapping, _NATIVE_READERS, required=("listen", "backend"))
     listen, backend = values.pop("listen"), values.pop("backend")
     tls, backend_tls = values.pop("tls", None), values.pop("backend_tls", None)
-    found: fields.Found = []
-    if tls is not None and isinstance(listen, EndpointAddress):
-        found.append((("tls",), _TLS_BESIDE_ENDPOINT))
-    if backend_tls is not None and (advice := _beside_backend(backend)):
-        found.append((("backend_tls",), advice))
-    if found:
-        raise Wrong(*found)
+    if misfits := _tls_misfits(listen, backend, tls, backend_tls):
+        raise Wrong(*(((key,), message) for key, message in misfits))
     return ServiceConfig(name, listen, backend, defaults.changed(**values), tls, backend_tls)
+
+
+def _tls_misfits(
+    listen: Address, backend: Address, tls: ListenTls | None, backend_tls: BackendTls | None
+) -> list[tuple[str, str]]:
+    """Each key for TLS that has no meaning beside these addresses, and a message."""
+    misfits = []
+    if tls is not None and isinstance(listen, EndpointAddress):
+        misfits.append(("tls", _TLS_BESIDE_ENDPOINT))
+    if backend_tls is not None and (advice := _beside_backend(backend)):
+        misfits.append(("backend_tls", advice))
+    return misfits
 
 
 def _beside_backend(backend: Address) -> str | None:

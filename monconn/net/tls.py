@@ -8,6 +8,7 @@ OpenSSL takes a client's bare FIN for a fatal error, and writes nothing of the a
 from __future__ import annotations
 
 import errno
+import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
@@ -15,7 +16,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import attrs
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -37,7 +37,9 @@ __all__ = [
     "ListenTls",
     "ServerTls",
     "TlsError",
+    "error_text",
     "fault_text",
+    "files_digest",
     "handshake_facts",
 ]
 
@@ -68,18 +70,23 @@ class TlsError(MonconnError):
 # -- both sides
 
 
-@attrs.define(eq=False)
-class _Notes:
-    """What is known of one connection's handshake (its ``app_data``)."""
+class _Connection(SSL.Connection):
+    """A connection without a socket, and what is known of its handshake.
 
-    peer: str
-    """``client`` or ``backend``."""
-    host: str = ""
-    """The name or the IP address that the peer's certificate must be for."""
-    fault: str = ""
-    """Why we have refused the peer, in words; OpenSSL only knows that we did."""
-    is_verified: bool = False
-    """Whether the peer's own certificate is trusted, and for the host."""
+    Not in its ``app_data``, which Twisted sets.
+
+    :param peer: ``client`` or ``backend``.
+    :param host: the name or the IP address that the peer's certificate must be for.
+    """
+
+    def __init__(self, context: SSL.Context, peer: str, host: str = "") -> None:
+        super().__init__(context, None)
+        self.peer = peer
+        self.host = host
+        self.fault = ""
+        """Why we have refused the peer, in words; OpenSSL only knows that we did."""
+        self.is_verified = False
+        """Whether the peer's own certificate is trusted, and for the host."""
 
 
 def _context(method: int, minimum_version: str, ciphers: str | None, found: Found) -> SSL.Context:
@@ -260,10 +267,8 @@ def _trust(context: SSL.Context, ca: str | None, found: Found) -> None:
     if ca is None:
         context.set_default_verify_paths()
         return
-    is_folder = Path(ca).is_dir()
-    files = sorted(Path(ca).glob("*.[pP][eE][mM]")) if is_folder else [Path(ca)]
-    has_any = False
-    for each in files:
+    is_folder, has_any = Path(ca).is_dir(), False
+    for each in _in(ca):
         try:
             _certificates_in(str(each))  # OpenSSL would say less of what is wrong
             context.load_verify_locations(str(each))
@@ -283,6 +288,32 @@ def _trust(context: SSL.Context, ca: str | None, found: Found) -> None:
             has_any = True
     if is_folder and not has_any:
         found.append((("ca",), f"{_file(ca)} has no *.pem file with a certificate"))
+
+
+def _in(ca: str) -> list[Path]:
+    """The file of authorities, or the files in a folder of them."""
+    path = Path(ca)
+    return sorted(path.glob("*.[pP][eE][mM]")) if path.is_dir() else [path]
+
+
+def files_digest(settings: ListenTls | BackendTls) -> bytes:
+    """A digest of the content of all files that settings name; those not readable count, too."""
+    identities = [settings.identity]
+    if isinstance(settings, ListenTls):
+        identities += settings.certificates.values()
+    files = [] if isinstance(settings, ListenTls) or settings.ca is None else _in(settings.ca)
+    for each in identities:
+        if each is not None:
+            named = (each.certificate, each.key, each.passphrase_file, each.chain)
+            files += [Path(name) for name in named if name is not None]
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            content = _read(str(file))
+        except TlsError:
+            content = b""
+        digest.update(hashlib.sha256(content).digest())
+    return digest.digest()
 
 
 # -- with clients
@@ -328,9 +359,8 @@ class ServerTls:
         return context
 
     def connection(self) -> SSL.Connection:
-        """A connection without a socket, for one client; its ``app_data`` is ours."""
-        connection = SSL.Connection(self._main, None)
-        connection.set_app_data(_Notes("client"))
+        """A connection without a socket, for one client."""
+        connection = _Connection(self._main, "client")
         connection.set_accept_state()
         return connection
 
@@ -350,7 +380,8 @@ class ServerTls:
                 return each
         names = ", ".join(each.decode("ascii", "replace") for each in offered)
         fault = f"the client offers none of our protocols (ALPN), but {printable(names[:80])}"
-        _notes(connection).fault = fault
+        assert isinstance(connection, _Connection)
+        connection.fault = fault
         # pyOpenSSL sends the alert no_application_protocol (RFC 7301, 3.2) for what is raised here,
         # and raises it from do_handshake: so it must be an error like any other of a handshake.
         raise SSL.Error(fault)
@@ -391,9 +422,8 @@ class ClientTls:
             raise TlsError(*found)
 
     def connection(self) -> SSL.Connection:
-        """A connection without a socket, for one dial; its ``app_data`` is ours."""
-        connection = SSL.Connection(self._context, None)
-        connection.set_app_data(_Notes("backend", self._host))
+        """A connection without a socket, for one dial."""
+        connection = _Connection(self._context, "backend", self._host)
         if self._server_name is not None:
             connection.set_tlsext_host_name(self._server_name)
         connection.set_connect_state()
@@ -407,29 +437,24 @@ class ClientTls:
 
         :raises TlsError: it has not.
         """
-        if self.settings.verify and not _notes(connection).is_verified:
+        if self.settings.verify and not getattr(connection, "is_verified", False):
             raise _fault("the backend has shown no certificate")
-
-
-def _notes(connection: SSL.Connection) -> _Notes:
-    notes: _Notes = connection.get_app_data()
-    return notes
 
 
 def _verified(
     connection: SSL.Connection, shown: crypto.X509, error: int, depth: int, is_ok: int
 ) -> bool:
     """Called by OpenSSL for each certificate of a chain, the backend's own one last."""
-    notes = _notes(connection)
+    assert isinstance(connection, _Connection)
     try:
         if not is_ok:
-            notes.fault = _chain_fault(shown, error, depth)
+            connection.fault = _chain_fault(shown, error, depth)
         elif depth == 0:
-            notes.fault = _name_fault(shown.to_cryptography(), notes.host)
-            notes.is_verified = not notes.fault
+            connection.fault = _name_fault(shown.to_cryptography(), connection.host)
+            connection.is_verified = not connection.fault
     except Exception as failure:  # of any kind: nothing is known of what a stranger shows
-        notes.fault = f"the backend's certificate cannot be read: {printable(failure)}"
-    return not notes.fault
+        connection.fault = f"the backend's certificate cannot be read: {printable(failure)}"
+    return not connection.fault
 
 
 def _name_fault(certificate: x509.Certificate, host: str) -> str:
@@ -579,26 +604,32 @@ def fault_text(error: Exception, connection: SSL.Connection) -> str:
     :param error: what OpenSSL, or :meth:`ClientTls.check_peer`, has raised.
     :param connection: of :class:`ServerTls` or :class:`ClientTls`.
     """
-    notes = _notes(connection)
-    if notes.fault:
-        return notes.fault
+    assert isinstance(connection, _Connection)
+    return connection.fault or error_text(error, connection.peer)
+
+
+def error_text(error: Exception, peer: str) -> str:
+    """An error of TLS in one line for people.
+
+    :param peer: ``client`` or ``backend``.
+    """
     if isinstance(error, TlsError):
         return str(error)
     if isinstance(error, SSL.SysCallError | OSError):
         number = error.args[0] if error.args else 0
         if isinstance(number, int) and number > 0:
             return errno.errorcode.get(number, str(number))
-        return f"the {notes.peer} has left amid the handshake"
+        return f"the {peer} has left amid the handshake"
     if isinstance(error, SSL.ZeroReturnError):
-        return f"the {notes.peer} has ended TLS (close_notify)"
+        return f"the {peer} has ended TLS (close_notify)"
     text = _openssl_text(error)
     alert = _ALERT.fullmatch(text)
     if alert is not None:
         name, meaning = _ALERTS.get(alert[1], (alert[1].replace(" ", "_"), ""))
-        sent = f"the {notes.peer} has sent the alert {name}"
+        sent = f"the {peer} has sent the alert {name}"
         return f"{sent}: {meaning}" if meaning else sent
     if text in _FAULTS:
-        return _FAULTS[text].format(peer=notes.peer)
+        return _FAULTS[text].format(peer=peer)
     return text or "TLS has failed"
 
 

@@ -30,7 +30,7 @@ from monconn.relay.sockets.end import HAS_SPLICE, Shared, SocketEnd
 from monconn.relay.sockets.loop import HAS_EPOLL, NestedSocketLoop, SocketLoop
 from monconn.relay.sockets.pipes import PipePool
 from monconn.relay.sockets.send_queue import SendQueue
-from monconn.relay.transports.dial import NoBackend, OneProtocol, dialler, verifies_host
+from monconn.relay.transports.dial import NoBackend, OneProtocol, backend_tls, dialler
 from monconn.relay.transports.end import TransportEnd, TransportShared
 
 ChooseBackend = Callable[[ConnectionRecord], Address]
@@ -260,12 +260,10 @@ class DataPaths:
             resolver = Resolver(address, self._reactor, self._clock)
             connector = Connector(resolver, shared.loop, self._clock)
             return lambda record: SocketEnd("backend", record, shared, connector)
-        dial = dialler(address, self._reactor)
-        verifies = verifies_host(address)
+        client_tls = backend_tls(address)
+        dial = dialler(address, self._reactor, client_tls)
         transport_shared = self._transport_shared(monitor, keepalive)
-        return lambda _: TransportEnd(
-            "backend", transport_shared, dial=dial, verifies_host=verifies
-        )
+        return lambda _: TransportEnd("backend", transport_shared, dial=dial, tls=client_tls)
 
     def _transport_shared(self, monitor: Monitor, keepalive: bool) -> TransportShared:
         return TransportShared(monitor.clock, self.deadlines, self._deliveries, keepalive)

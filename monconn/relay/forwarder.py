@@ -33,6 +33,12 @@ class Forwarder:
         """Relay the clients that come from now on over another path."""
         self._path = path
         self._room = None if self._preface is None else path.preface_room(self._preface)
+        self.must_wait = path.must_wait
+        """Whether the next client is to be left in the accept queue."""
+
+    def close(self) -> None:
+        """Turn away the clients that are not admitted yet: the listener is closed."""
+        self._path.close()
 
     def accepted(self, sock: socket.SocketType, address: Any) -> None:
         """Relay a client, or turn it away.

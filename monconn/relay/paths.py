@@ -16,20 +16,23 @@ from twisted.logger import Logger
 
 from monconn.addresses import Address, EndpointAddress
 from monconn.clock import Clock
+from monconn.config.tls import tls_backend
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import AdoptReactor
 from monconn.net.resolver import Resolver
+from monconn.net.tls import BackendTls, ClientTls, ServerTls
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import End
 from monconn.relay.preface import Preface, PrefaceRoom, WaitingProtocol, WaitingSocket
 from monconn.relay.relay import Relay
 from monconn.relay.sockets.connect import Connector
 from monconn.relay.sockets.end import HAS_SPLICE, Shared, SocketEnd
-from monconn.relay.sockets.loop import HAS_EPOLL, NestedSocketLoop, SocketLoop
+from monconn.relay.sockets.handshake import Handshake, HandshakeRoom
+from monconn.relay.sockets.loop import HAS_EPOLL, NestedSocketLoop, SocketLoop, TurnShare
 from monconn.relay.sockets.pipes import PipePool
-from monconn.relay.sockets.send_queue import SendQueue
+from monconn.relay.sockets.tls import TlsEnd
 from monconn.relay.transports.dial import NoBackend, OneProtocol, backend_tls, dialler
 from monconn.relay.transports.end import TransportEnd, TransportShared
 
@@ -63,6 +66,12 @@ class DataPath(Protocol):
     def preface_room(self, preface: Preface) -> PrefaceRoom:
         """A room in which the service's clients wait until their preface is complete."""
 
+    def must_wait(self) -> bool:
+        """Whether the next client is to be left in the accept queue."""
+
+    def close(self) -> None:
+        """Turn away the clients that are not admitted yet: the listener is closed."""
+
 
 class SocketPath:
     """Takes clients on sockets, and serves them by its own epoll.
@@ -76,14 +85,25 @@ class SocketPath:
     def __init__(self, shared: Shared, make_backend: MakeBackend) -> None:
         self._shared = shared
         self._make_backend = make_backend
+        self.must_wait = shared.monitor.must_wait
 
     def begin(
         self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
     ) -> None:
         """Implements ``DataPath.begin``."""
-        client = SocketEnd("client", record, self._shared)
+        self._relay(record, SocketEnd("client", record, self._shared), sock, backend)
+
+    def _relay(
+        self,
+        record: ConnectionRecord,
+        client: SocketEnd,
+        sock: socket.SocketType,
+        backend: Address | None,
+    ) -> None:
         backend_end = self._make_backend(record, backend)
-        if isinstance(backend_end.sink, SendQueue):
+        if isinstance(client, TlsEnd):
+            record.pipe = "tls"
+        elif record.pipe == "stream" and isinstance(backend_end, SocketEnd):
             record.pipe = "copy"
         Relay(self._shared.monitor, record, client, backend_end, self._shared.deadlines)
         try:
@@ -99,6 +119,44 @@ class SocketPath:
     def preface_room(self, preface: Preface) -> PrefaceRoom:
         """Implements ``DataPath.preface_room``."""
         return PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
+
+    def close(self) -> None:
+        """Implements ``DataPath.close``: each client was admitted at once."""
+
+
+class TlsPath(SocketPath):
+    """Takes clients on sockets that speak TLS.
+
+    Each has been admitted before its handshake, so that one that is blocked costs none. It is
+    asked about again after it, and only then is given a slot and a connection to the backend.
+
+    :param shared: what the service's socket Ends have in common.
+    :param make_backend: makes the backend's End.
+    :param tls: makes the clients' TLS connections.
+    """
+
+    def __init__(self, shared: Shared, make_backend: MakeBackend, tls: ServerTls) -> None:
+        super().__init__(shared, make_backend)
+        self._handshakes = HandshakeRoom(
+            shared.monitor, tls, shared.loop, shared.handshakes, shared.deadlines, self._shaken
+        )
+        self.must_wait = self._handshakes.must_wait
+
+    def begin(
+        self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
+    ) -> None:
+        """Implements ``DataPath.begin``."""
+        self._handshakes.enter(record, sock, backend)
+
+    def _shaken(
+        self, record: ConnectionRecord, handshake: Handshake, backend: Address | None
+    ) -> None:
+        client = TlsEnd("client", record, self._shared, handshake=handshake)
+        self._relay(record, client, handshake.sock, backend)
+
+    def close(self) -> None:
+        """Implements ``DataPath.close``."""
+        self._handshakes.close()
 
 
 class TransportPath:
@@ -121,6 +179,7 @@ class TransportPath:
         self._shared = shared
         self._reactor = reactor
         self._make_backend = make_backend
+        self.must_wait = monitor.must_wait
 
     def begin(
         self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
@@ -160,6 +219,9 @@ class TransportPath:
         """Implements ``DataPath.preface_room``."""
         return PrefaceRoom(self._monitor, preface, self._shared.deadlines)
 
+    def close(self) -> None:
+        """Implements ``DataPath.close``: each client was admitted at once."""
+
     def waiting(self, room: PrefaceRoom, peer: tuple[str, str]) -> WaitingProtocol:
         """A protocol that reads a client's preface first."""
         return WaitingProtocol(room, peer, self.client_end)
@@ -189,6 +251,7 @@ class DataPaths:
         self.deadlines = Deadlines(clock)
         self._deliveries = DeliveryWatch(clock)
         self._loop: SocketLoop | None = None
+        self._handshakes: TurnShare | None = None
         self._pipes = PipePool()
         self._has_warned = False
 
@@ -199,27 +262,48 @@ class DataPaths:
         backend: Address | ChooseBackend,
         *,
         keepalive: bool = True,
+        tls: ServerTls | None = None,
+        backend_tls: BackendTls | None = None,
     ) -> SocketPath | TransportPath:
         """The best path for clients accepted from one of our listening sockets.
 
         :param backend: where to forward to, or what chooses that for each connection.
+        :param tls: makes the clients' TLS connections, if they speak TLS.
+        :param backend_tls: how to speak TLS with a backend whose address is a string
+            ``tls:HOST:PORT``, if not as its options say.
+        :raises TlsError: a file that ``backend_tls`` names cannot be used.
         """
         if not HAS_EPOLL:
+            assert tls is None
             self._warn("this platform has no epoll: forwarding over Twisted's transports, slower")
-            return self.from_endpoint(monitor, backend, keepalive=keepalive)
-        make_backend = self._make_backend(monitor, backend, keepalive)
-        return SocketPath(self._shared(monitor, keepalive), make_backend)
+            return self.from_endpoint(
+                monitor, backend, keepalive=keepalive, backend_tls=backend_tls
+            )
+        make_backend = self._make_backend(monitor, backend, keepalive, backend_tls)
+        shared = self._shared(monitor, keepalive)
+        if tls is not None:
+            return TlsPath(shared, make_backend, tls)
+        return SocketPath(shared, make_backend)
 
     def from_endpoint(
-        self, monitor: Monitor, backend: Address | ChooseBackend, *, keepalive: bool = True
+        self,
+        monitor: Monitor,
+        backend: Address | ChooseBackend,
+        *,
+        keepalive: bool = True,
+        backend_tls: BackendTls | None = None,
     ) -> TransportPath:
         """The best path for clients that come on Twisted's transports; see :meth:`between`."""
-        make_backend = self._make_backend(monitor, backend, keepalive)
+        make_backend = self._make_backend(monitor, backend, keepalive, backend_tls)
         shared = self._transport_shared(monitor, keepalive)
         return TransportPath(monitor, shared, self._reactor, make_backend)
 
     def _make_backend(
-        self, monitor: Monitor, backend: Address | ChooseBackend, keepalive: bool
+        self,
+        monitor: Monitor,
+        backend: Address | ChooseBackend,
+        keepalive: bool,
+        tls: BackendTls | None,
     ) -> MakeBackend:
         # One maker for each address: it caches resolved names, and queues attempts that wait.
         makers: dict[Address, Callable[[ConnectionRecord], End]] = {}
@@ -229,7 +313,7 @@ class DataPaths:
             if made is None:
                 if len(makers) >= _MOST_BACKENDS:  # clients seem to choose arbitrary addresses
                     makers.clear()
-                made = makers[address] = self._backend_maker(monitor, address, keepalive)
+                made = makers[address] = self._backend_maker(monitor, address, keepalive, tls)
             return made
 
         configured = None if callable(backend) else maker(backend)
@@ -253,17 +337,27 @@ class DataPaths:
         return make
 
     def _backend_maker(
-        self, monitor: Monitor, address: Address, keepalive: bool
+        self, monitor: Monitor, address: Address, keepalive: bool, tls: BackendTls | None
     ) -> Callable[[ConnectionRecord], End]:
-        if HAS_EPOLL and not isinstance(address, EndpointAddress):
+        own = tls_backend(address) if HAS_EPOLL else None
+        where = address if own is None else own[0]
+        if HAS_EPOLL and not isinstance(where, EndpointAddress):
             shared = self._shared(monitor, keepalive)
-            resolver = Resolver(address, self._reactor, self._clock)
+            resolver = Resolver(where, self._reactor, self._clock)
             connector = Connector(resolver, shared.loop, self._clock)
-            return lambda record: SocketEnd("backend", record, shared, connector)
-        client_tls = backend_tls(address)
-        dial = dialler(address, self._reactor, client_tls)
+            if own is None:
+                return lambda record: SocketEnd("backend", record, shared, connector)
+            client_tls = ClientTls(tls or own[1], own[0].host)
+
+            def tls_end(record: ConnectionRecord) -> TlsEnd:
+                record.pipe = "tls"
+                return TlsEnd("backend", record, shared, connector, tls=client_tls)
+
+            return tls_end
+        twisted_tls = backend_tls(address, tls)
+        dial = dialler(address, self._reactor, twisted_tls)
         transport_shared = self._transport_shared(monitor, keepalive)
-        return lambda _: TransportEnd("backend", transport_shared, dial=dial, tls=client_tls)
+        return lambda _: TransportEnd("backend", transport_shared, dial=dial, tls=twisted_tls)
 
     def _transport_shared(self, monitor: Monitor, keepalive: bool) -> TransportShared:
         return TransportShared(monitor.clock, self.deadlines, self._deliveries, keepalive)
@@ -273,9 +367,19 @@ class DataPaths:
             self._loop = getattr(self._reactor, "socket_loop", None)  # a MonconnReactor's
         if self._loop is None:
             self._loop = NestedSocketLoop(self._reactor, self._clock)
+        if self._handshakes is None:
+            self._handshakes = TurnShare(self._loop, self._clock)
         if not HAS_SPLICE:
             self._warn("this platform has no splice: copying all bytes")
-        return Shared(monitor, self._loop, self._pipes, self.deadlines, self._deliveries, keepalive)
+        return Shared(
+            monitor,
+            self._loop,
+            self._pipes,
+            self.deadlines,
+            self._deliveries,
+            self._handshakes,
+            keepalive,
+        )
 
     def _warn(self, what: str) -> None:
         if not self._has_warned:
@@ -286,5 +390,5 @@ class DataPaths:
         """Release the shared pipes and epoll, once no connection is left."""
         if isinstance(self._loop, NestedSocketLoop):  # the reactor's own may have others' sockets
             self._loop.close()
-        self._loop = None
+        self._loop = self._handshakes = None
         self._pipes.close()

@@ -24,7 +24,7 @@ from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import HOLD_CONNECTING, ByteSink, End, EndListener, Phase
 from monconn.relay.sockets.connect import ConnectAttempt, Connector
-from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, SocketLoop
+from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, SocketLoop, TurnShare
 from monconn.relay.sockets.pipes import Pipe, PipePool
 from monconn.relay.sockets.send_queue import SPLICE_FLAGS, SendQueue
 from monconn.relay.stages import StageChain
@@ -76,6 +76,8 @@ class Shared:
     """Ends what has failed while it was not read from."""
     deliveries: DeliveryWatch
     """Resets once everything is delivered."""
+    handshakes: TurnShare
+    """The time for TLS handshakes."""
     keepalive: bool = True
     """Whether the kernel is to probe silent peers."""
 

@@ -1,0 +1,350 @@
+"""Ends over TLS on sockets: OpenSSL reads and writes memory, and we the socket.
+
+What such an End passes on is what its peer's application sent, so bytes are copied and never
+spliced. An end has two shapes here: ``close_notify``, which the peer has authenticated, and the
+bare FIN, which anybody on the way may have sent. See :meth:`TlsEnd._handle_end_of_input`.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import select
+import socket
+
+from OpenSSL import SSL
+
+from monconn.errors import MonconnError
+from monconn.model.reasons import Reason, Side, SideEnd
+from monconn.model.record import ConnectionRecord
+from monconn.net.tls import ClientTls, fault_text
+from monconn.relay.sockets.connect import Connector
+from monconn.relay.sockets.end import (
+    _BROKEN,
+    CHUNK_BYTES,
+    LEAST_BYTES,
+    Shared,
+    SocketEnd,
+    _buffer,
+)
+from monconn.relay.sockets.handshake import Handshake
+from monconn.relay.sockets.pipes import PipePool
+from monconn.relay.sockets.send_queue import QueueOwner, SendQueue
+
+RECORD_BYTES = 1 << 14
+"""The most that one record carries (RFC 8446, 5.1), and so one read of OpenSSL's."""
+_RECORD_OVERHEAD_BYTES = 64  # about: 22 in TLS 1.3, 29 with AES-GCM in 1.2, more with CBC
+_ALERT = re.compile(r"(sslv3|tlsv1|tlsv13|ssl/tls) alert ")  # OpenSSL's texts of received alerts
+_IN = getattr(select, "EPOLLIN", 1)
+
+
+class TlsSendQueue(SendQueue):
+    """Encrypts bytes, and sends or queues the records.
+
+    Until the handshake is complete it holds the bytes themselves.
+    """
+
+    accepts_pipes = False
+    __slots__ = ("_has_ended", "_tls")
+
+    def __init__(self, owner: QueueOwner, pipes: PipePool) -> None:
+        super().__init__(owner, pipes)
+        self._tls: SSL.Connection | None = None
+        self._has_ended = False
+
+    def start(self, tls: SSL.Connection, output: bytearray) -> None:
+        """The handshake is complete: encrypt what is queued; ``connect_succeeded`` follows.
+
+        :param output: what is to be sent before it.
+        """
+        early, self._pending = self._pending, output
+        self._tls = tls
+        if early:
+            self.send(early)  # still blocked: it is queued
+
+    def send(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Encrypt bytes; send the records, and queue what the kernel does not take of them."""
+        tls = self._tls
+        if tls is None:
+            super().send(chunk)
+            return
+        size = len(chunk)
+        if self.error is not None or not size:
+            return  # OpenSSL must not be given nothing to write
+        try:
+            if size <= CHUNK_BYTES:
+                tls.sendall(chunk)  # pyOpenSSL lets SSL_write take one record only
+                self.say(size + _RECORD_OVERHEAD_BYTES * (2 + size // RECORD_BYTES))
+            else:  # in pieces, as OpenSSL's buffer never shrinks again
+                for at in range(0, size, CHUNK_BYTES):
+                    tls.sendall(chunk[at : at + CHUNK_BYTES])
+                    self.say(CHUNK_BYTES + _RECORD_OVERHEAD_BYTES * 6)
+        except SSL.Error as error:
+            self._fail(OSError(errno.EPROTO, fault_text(error, tls)))
+
+    def say(self, expected: int = RECORD_BYTES) -> None:
+        """Send what OpenSSL has to say: records, alerts, key updates.
+
+        :param expected: about how many bytes; more are sent, too.
+        """
+        assert self._tls is not None
+        records = b""
+        try:
+            records = self._tls.bio_read(expected)
+            while len(records) >= expected:  # before the first ones, there may be tickets
+                expected = len(records) + RECORD_BYTES
+                records += self._tls.bio_read(RECORD_BYTES)
+        except SSL.WantReadError:
+            pass
+        if records:
+            super().send(records)
+
+    def room(self) -> int:
+        """About how many bytes the kernel has room for, once they are encrypted."""
+        room = super().room()
+        return room - room // 128
+
+    def end(self) -> None:
+        """Send the end: ``close_notify``, and FIN once the kernel has taken that."""
+        assert self._tls is not None
+        if not self._has_ended:
+            self._has_ended = True
+            try:
+                self._tls.shutdown()
+            except SSL.Error:
+                pass  # after a fatal alert there is nothing more to say
+            self.say()
+        if not self.blocked and self._sock is not None:
+            super().end()
+
+    def close(self) -> None:
+        """Drop what is queued; the End closes the socket."""
+        super().close()
+        self._tls = None
+
+
+class TlsEnd(SocketEnd):
+    """One side of a relay over TLS (see :class:`~monconn.relay.sockets.end.SocketEnd`).
+
+    A client's handshake is complete before there is an End. A backend's is a part of the
+    connecting.
+
+    :param handshake: the client's, which is complete.
+    :param tls: makes and checks the backend's TLS connection.
+    """
+
+    __slots__ = (
+        "_client_tls",
+        "_down_before_end",
+        "_handshake",
+        "_has_answers",
+        "_is_fresh",
+        "_tls",
+    )
+
+    def __init__(
+        self,
+        side: Side,
+        record: ConnectionRecord,
+        shared: Shared,
+        connector: Connector | None = None,
+        *,
+        handshake: Handshake | None = None,
+        tls: ClientTls | None = None,
+    ) -> None:
+        super().__init__(side, record, shared, connector)
+        self.send_queue = TlsSendQueue(self, shared.pipes)
+        self.sink = self.send_queue
+        self._handshake = handshake
+        self._client_tls = tls
+        self._tls: SSL.Connection | None = None
+        self._has_answers = False
+        self._is_fresh = True  # OpenSSL may have got more than the handshake, which is not read yet
+        self._down_before_end = -1  # the record's ``down`` when our end was sent to a backend
+        self._has_unread = True  # no event reports what came with the handshake
+
+    # -- the beginning
+
+    def begin(self, sock: socket.SocketType) -> None:
+        """Take over the socket of a client whose handshake is complete."""
+        self._take_over()
+        self._attach(sock)
+        self._loop.set_handler(self._fd, self)
+        self.reports.connected(self)
+        if self.send_queue.blocked and self.phase != "closed":
+            self.send_queue.flush()
+
+    def _take_over(self) -> int:
+        """Go on where the handshake has ended.
+
+        :returns: the events that it has seen.
+        """
+        handshake, self._handshake = self._handshake, None
+        assert handshake is not None
+        assert isinstance(self.send_queue, TlsSendQueue)
+        self._tls, output = handshake.leave()
+        # A refused renegotiation is answered by an alert. In TLS 1.3 there is none, nor anything
+        # else to say at once; and a client's tickets wait for the first bytes to it.
+        self._has_answers = self._tls.get_protocol_version() < SSL.TLS1_3_VERSION
+        self._seen |= handshake.seen
+        self.send_queue.start(self._tls, output)
+        return handshake.seen
+
+    def connect_succeeded(self, sock: socket.SocketType, events: int) -> None:
+        """Implements ``ConnectListener.connect_succeeded``: the handshake is next."""
+        assert self._client_tls is not None
+        self._attempt = None
+        make = self._client_tls.connection
+        self._handshake = Handshake(
+            sock, make, self._loop, self._shared.handshakes, self, is_server=False
+        )
+        self._handshake.start(events)
+
+    def handshake_done(self, handshake: Handshake) -> None:
+        """Implements ``HandshakeListener.handshake_done``: only now the backend is connected."""
+        assert self._client_tls is not None
+        assert handshake.tls is not None
+        try:
+            self._client_tls.check_peer(handshake.tls)
+        except MonconnError as error:
+            self.connect_failed("backend_unreachable", str(error))
+            return
+        seen = self._take_over()
+        super().connect_succeeded(handshake.sock, seen | _IN)
+
+    def handshake_failed(self, how: SideEnd, detail: str) -> None:
+        """Implements ``HandshakeListener.handshake_failed``."""
+        reasons: dict[SideEnd, Reason] = {"reset": "backend_reset", "timeout": "connect_timeout"}
+        self.connect_failed(reasons.get(how, "backend_unreachable"), detail)
+
+    # -- reading
+
+    def _hung_up(self) -> None:
+        if self._is_fresh and self._has_early_bytes():
+            self._break_later()
+        else:
+            super()._hung_up()
+
+    def _has_early_bytes(self) -> bool:
+        """Whether there is more than the handshake that OpenSSL has got."""
+        assert self._tls is not None
+        try:
+            self._tls.recv(1, socket.MSG_PEEK)
+        except SSL.WantReadError:
+            return False
+        except SSL.Error:
+            pass  # an end or a fault: reading will show it
+        return True
+
+    def _read_bulk(self) -> int:
+        return self._copy(min(CHUNK_BYTES, max(LEAST_BYTES, self.peer.sink.room())))
+
+    def _copy(self, wanted: int = CHUNK_BYTES) -> int:
+        """Read records, and pass on what is in them; see ``SocketEnd._copy``.
+
+        OpenSSL's buffer is empty after it, but for the beginning of a record: so nothing is left
+        there that no event of the socket's would report.
+        """
+        tls = self._tls
+        assert tls is not None
+        was_fresh, self._is_fresh = self._is_fresh, False
+        taken = 0
+        if not was_fresh:
+            try:
+                taken = self._sock.recv_into(_buffer, wanted)
+            except OSError as error:
+                return self._cannot_read(error)
+            if not taken:
+                return self._handle_end_of_input()
+            tls.bio_write(_buffer[:taken])
+        count, end = 0, None
+        try:
+            while True:
+                # Not beyond the buffer: what was read, and the beginning of a record before it, is
+                # less than two times CHUNK_BYTES.
+                count += tls.recv_into(_buffer[count:], RECORD_BYTES)
+        except SSL.WantReadError:
+            pass
+        except SSL.Error as error:
+            end = error
+        if count:
+            if self.is_watched or self._observers.watched:
+                self.reports.data(self, bytes(_buffer[:count]))
+            else:
+                self.record.count(self._direction, count, self._loop.now)
+                self.peer.sink.send(_buffer[:count])
+            if self.phase != "open":
+                return 0
+        elif self._has_answers and not self._output_ended:
+            assert isinstance(self.send_queue, TlsSendQueue)
+            self.send_queue.say()
+        if end is not None:
+            return self._handle_end_of_records(tls, end)
+        if self.holds or self.phase != "open":
+            return 0
+        if was_fresh:
+            return 1  # the socket was not read from yet
+        self._is_bulk = taken >= CHUNK_BYTES or taken == wanted
+        return taken if taken == wanted or self._seen else 0
+
+    def _handle_end_of_records(self, tls: SSL.Connection, end: SSL.Error) -> int:
+        if isinstance(end, SSL.ZeroReturnError):
+            self._input_ended = True
+            self.reports.eof(self)
+            return 0
+        detail = fault_text(end, tls)
+        # An alert is how the peer says that it has given up; all else it was we who refused.
+        how: SideEnd = "reset" if _ALERT.search(str(end)) else "none"
+        if not self._output_ended and self.phase == "open":
+            assert isinstance(self.send_queue, TlsSendQueue)
+            self.send_queue.say()
+        if self.phase == "open":
+            self._dispose()
+            self.reports.broken(self, how, detail)
+        return 0
+
+    def _handle_end_of_input(self) -> int:
+        """Act on a FIN without close_notify before it.
+
+        A client's ends its half only: many clients close so, and what it has asked for is still to
+        be delivered. A backend's is a cut: whoever waits for the rest of an answer must not take a
+        part of it for the whole.
+        """
+        if self.send_queue.error is not None or self._seen & _BROKEN:
+            return super()._handle_end_of_input()
+        detail = f"the {self.side} ended without close_notify"
+        if self.side == "client":
+            self.record.add_detail(detail)
+            return super()._handle_end_of_input()
+        if self.record.client_end == "fin" and self._down_before_end == self.record.down:
+            # Many servers close at once when they get our end, and say nothing. It was the client
+            # who has ended the connection; should it wait for an answer, it hears of a cut.
+            self.record.note_end("backend", "fin")
+            self.record.end("client_closed", self._loop.now, detail)
+        self._dispose()
+        self.reports.broken(self, "reset", detail)
+        return 0
+
+    # -- called by the relay
+
+    def end_writing(self) -> None:
+        """Implements ``End.end_writing``."""
+        self._down_before_end = self.record.down
+        super().end_writing()
+
+    def close(self) -> None:
+        """Implements ``End.close``."""
+        if self.phase == "open" and self._input_ended:
+            self.phase = "draining"
+            self.end_writing()
+            if self.phase == "draining" and not self._has_output():
+                self._leave()
+        else:
+            super().close()
+
+    def _dispose(self) -> None:
+        if self._handshake is not None:
+            self._handshake.drop()
+            self._handshake = None
+        super()._dispose()
+        self._tls = None

@@ -257,7 +257,9 @@ class TlsEnd(SocketEnd):
             if not taken:
                 return self._handle_end_of_input()
             tls.bio_write(_buffer[:taken])
-        count, end = 0, None
+        # Errors themselves are not kept: each has the frame that would have it.
+        count, has_ended, detail = 0, False, ""
+        how: SideEnd = "none"
         try:
             while True:
                 # Not beyond the buffer: what was read, and the beginning of a record before it, is
@@ -265,8 +267,12 @@ class TlsEnd(SocketEnd):
                 count += tls.recv_into(_buffer[count:], RECORD_BYTES)
         except SSL.WantReadError:
             pass
+        except SSL.ZeroReturnError:
+            has_ended = True
         except SSL.Error as error:
-            end = error
+            # An alert is how the peer says that it has given up; all else it was we who refused.
+            how = "reset" if _ALERT.search(str(error)) else "none"
+            detail = fault_text(error, tls)
         if count:
             if self.is_watched or self._observers.watched:
                 self.reports.data(self, bytes(_buffer[:count]))
@@ -278,30 +284,26 @@ class TlsEnd(SocketEnd):
         elif self._has_answers and not self._output_ended:
             assert isinstance(self.send_queue, TlsSendQueue)
             self.send_queue.say()
-        if end is not None:
-            return self._handle_end_of_records(tls, end)
-        if self.holds or self.phase != "open":
+        if has_ended:
+            self._input_ended = True
+            self.reports.eof(self)
+        elif detail:
+            self._refuse_records(how, detail)
+        if self.holds or self._input_ended or self.phase != "open":
             return 0
         if was_fresh:
             return 1  # the socket was not read from yet
         self._is_bulk = taken >= CHUNK_BYTES or taken == wanted
         return taken if taken == wanted or self._seen else 0
 
-    def _handle_end_of_records(self, tls: SSL.Connection, end: SSL.Error) -> int:
-        if isinstance(end, SSL.ZeroReturnError):
-            self._input_ended = True
-            self.reports.eof(self)
-            return 0
-        detail = fault_text(end, tls)
-        # An alert is how the peer says that it has given up; all else it was we who refused.
-        how: SideEnd = "reset" if _ALERT.search(str(end)) else "none"
-        if not self._output_ended and self.phase == "open":
-            assert isinstance(self.send_queue, TlsSendQueue)
-            self.send_queue.say()
+    def _refuse_records(self, how: SideEnd, detail: str) -> None:
+        """Act on records that OpenSSL does not take, or on a fatal alert."""
+        assert isinstance(self.send_queue, TlsSendQueue)
+        if not self._output_ended:
+            self.send_queue.say()  # an alert of our own
         if self.phase == "open":
             self._dispose()
             self.reports.broken(self, how, detail)
-        return 0
 
     def _handle_end_of_input(self) -> int:
         """Act on a FIN without close_notify before it.

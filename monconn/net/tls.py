@@ -8,6 +8,7 @@ OpenSSL takes a client's bare FIN for a fatal error, and writes nothing of the a
 from __future__ import annotations
 
 import errno
+import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
@@ -15,7 +16,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import attrs
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -27,7 +27,7 @@ from service_identity.cryptography import (
     verify_certificate_ip_address,
 )
 
-from monconn.errors import MonconnError, os_error_text, printable, quoted
+from monconn.errors import MonconnError, printable, quoted
 from monconn.policy.tls import BackendTls, Identity, ListenTls, split_ciphers
 
 __all__ = [
@@ -37,7 +37,9 @@ __all__ = [
     "ListenTls",
     "ServerTls",
     "TlsError",
+    "error_text",
     "fault_text",
+    "files_digest",
     "handshake_facts",
 ]
 
@@ -68,18 +70,23 @@ class TlsError(MonconnError):
 # -- both sides
 
 
-@attrs.define(eq=False)
-class _Notes:
-    """What is known of one connection's handshake (its ``app_data``)."""
+class _Connection(SSL.Connection):
+    """A connection without a socket, and what is known of its handshake.
 
-    peer: str
-    """``client`` or ``backend``."""
-    host: str = ""
-    """The name or the IP address that the peer's certificate must be for."""
-    fault: str = ""
-    """Why we have refused the peer, in words; OpenSSL only knows that we did."""
-    is_verified: bool = False
-    """Whether the peer's own certificate is trusted, and for the host."""
+    Not in its ``app_data``, which Twisted sets.
+
+    :param peer: ``client`` or ``backend``.
+    :param host: the name or the IP address that the peer's certificate must be for.
+    """
+
+    def __init__(self, context: SSL.Context, peer: str, host: str = "") -> None:
+        super().__init__(context, None)
+        self.peer = peer
+        self.host = host
+        self.fault = ""
+        """Why we have refused the peer, in words; OpenSSL only knows that we did."""
+        self.is_verified = False
+        """Whether the peer's own certificate is trusted, and for the host."""
 
 
 def _context(method: int, minimum_version: str, ciphers: str | None, found: Found) -> SSL.Context:
@@ -129,11 +136,16 @@ def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise _fault(f"{quoted(path)} cannot be read: {os_error_text(error)}") from None
+    except OSError as error:
+        raise _fault(f"{_file(path)} cannot be read: {error.strerror}") from None
     if len(content) > _MAX_FILE_BYTES:
-        raise _fault(f"{quoted(path)} is too big for keys and certificates")
+        raise _fault(f"{_file(path)} is too big for keys and certificates")
     return content
+
+
+def _file(path: str) -> str:
+    """A path for a message: in quotes as others are, but whole."""
+    return f'"{path}"' if path.isprintable() else repr(path)
 
 
 def _fault(message: str) -> TlsError:
@@ -147,13 +159,13 @@ def _certificates_in(path: str) -> list[x509.Certificate]:
     """
     blocks = [match[0] for match in _CERTIFICATE.finditer(_read(path))]
     if not blocks:
-        raise _fault(f"{quoted(path)} has no certificate in PEM (-----BEGIN CERTIFICATE-----)")
+        raise _fault(f"{_file(path)} has no certificate in PEM (-----BEGIN CERTIFICATE-----)")
     try:
         return [
             crypto.load_certificate(crypto.FILETYPE_PEM, each).to_cryptography() for each in blocks
         ]
     except (crypto.Error, ValueError):
-        raise _fault(f"{quoted(path)} has a certificate that cannot be read") from None
+        raise _fault(f"{_file(path)} has a certificate that cannot be read") from None
 
 
 def _key_in(path: str, passphrase: bytes | None) -> Any:
@@ -163,15 +175,15 @@ def _key_in(path: str, passphrase: bytes | None) -> Any:
     """
     block = _KEY.search(_read(path))
     if block is None:
-        raise _fault(f"{quoted(path)} has no private key in PEM (-----BEGIN PRIVATE KEY-----)")
+        raise _fault(f"{_file(path)} has no private key in PEM (-----BEGIN PRIVATE KEY-----)")
     is_encrypted = b"ENCRYPTED" in block[0][:200]
     if is_encrypted and passphrase is None:
-        raise _fault(f"the key in {quoted(path)} is encrypted: name its passphrase_file")
+        raise _fault(f"the key in {_file(path)} is encrypted: name its passphrase_file")
     try:
         return serialization.load_pem_private_key(block[0], passphrase if is_encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         what = "passphrase is wrong for the key" if is_encrypted else "key cannot be used: that"
-        raise _fault(f"the {what} in {quoted(path)}") from None
+        raise _fault(f"the {what} in {_file(path)}") from None
 
 
 def _passphrase_in(path: str) -> bytes:
@@ -181,7 +193,7 @@ def _passphrase_in(path: str) -> bytes:
     """
     line = _read(path).partition(b"\n")[0].rstrip(b"\r")
     if not line:
-        raise _fault(f"{quoted(path)} has no passphrase in its first line")
+        raise _fault(f"{_file(path)} has no passphrase in its first line")
     return line
 
 
@@ -215,12 +227,12 @@ def _use_identity(context: SSL.Context, identity: Identity, found: Found) -> Non
     assert key is not None
     own, *others = certificates
     if _public(own.public_key()) != _public(key.public_key()):
-        where = "" if identity.key is None else f" in {quoted(identity.key)}"
+        where = "" if identity.key is None else f" in {_file(identity.key)}"
         found.append(
             (
                 ("certificate" if identity.key is None else "key",),
                 f"the key{where} is not that of the first certificate in"
-                f" {quoted(identity.certificate)}",
+                f" {_file(identity.certificate)}",
             )
         )
         return
@@ -231,7 +243,7 @@ def _use_identity(context: SSL.Context, identity: Identity, found: Found) -> Non
         _give(context.use_privatekey, crypto.PKey.from_cryptography_key, key)
     except (SSL.Error, crypto.Error, TypeError) as error:
         text = _openssl_text(error) or "it is of a kind that TLS has not"
-        found.append((("certificate",), f"OpenSSL refuses {quoted(identity.certificate)}: {text}"))
+        found.append((("certificate",), f"OpenSSL refuses {_file(identity.certificate)}: {text}"))
 
 
 def _public(key: Any) -> bytes:
@@ -255,26 +267,53 @@ def _trust(context: SSL.Context, ca: str | None, found: Found) -> None:
     if ca is None:
         context.set_default_verify_paths()
         return
-    try:
-        for path in _authority_files(ca):
-            _certificates_in(path)  # OpenSSL says less of what is wrong
-            context.load_verify_locations(path)
-    except TlsError as error:
-        found.append((("ca",), str(error)))
-    except SSL.Error as error:
-        found.append((("ca",), f"OpenSSL refuses {quoted(path)}: {_openssl_text(error)}"))
+    is_folder, has_any = Path(ca).is_dir(), False
+    for each in _in(ca):
+        try:
+            _certificates_in(str(each))  # OpenSSL would say less of what is wrong
+            context.load_verify_locations(str(each))
+        except (TlsError, SSL.Error) as error:
+            if (
+                not is_folder
+            ):  # what else is in a folder is passed over, as by trustRoots= of Twisted's
+                found.append(
+                    (
+                        ("ca",),
+                        str(error)
+                        if isinstance(error, TlsError)
+                        else f"OpenSSL refuses {_file(ca)}: {_openssl_text(error)}",
+                    )
+                )
+        else:
+            has_any = True
+    if is_folder and not has_any:
+        found.append((("ca",), f"{_file(ca)} has no *.pem file with a certificate"))
 
 
-def _authority_files(ca: str) -> list[str]:
-    if not Path(ca).is_dir():
-        return [ca]
-    try:
-        files = sorted(str(each) for each in Path(ca).iterdir() if each.suffix.lower() == ".pem")
-    except OSError as error:
-        raise _fault(f"{quoted(ca)} cannot be read: {os_error_text(error)}") from None
-    if not files:
-        raise _fault(f"{quoted(ca)} has no *.pem file")
-    return files
+def _in(ca: str) -> list[Path]:
+    """The file of authorities, or the files in a folder of them."""
+    path = Path(ca)
+    return sorted(path.glob("*.[pP][eE][mM]")) if path.is_dir() else [path]
+
+
+def files_digest(settings: ListenTls | BackendTls) -> bytes:
+    """A digest of the content of all files that settings name; those not readable count, too."""
+    identities = [settings.identity]
+    if isinstance(settings, ListenTls):
+        identities += settings.certificates.values()
+    files = [] if isinstance(settings, ListenTls) or settings.ca is None else _in(settings.ca)
+    for each in identities:
+        if each is not None:
+            named = (each.certificate, each.key, each.passphrase_file, each.chain)
+            files += [Path(name) for name in named if name is not None]
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            content = _read(str(file))
+        except TlsError:
+            content = b""
+        digest.update(hashlib.sha256(content).digest())
+    return digest.digest()
 
 
 # -- with clients
@@ -320,9 +359,8 @@ class ServerTls:
         return context
 
     def connection(self) -> SSL.Connection:
-        """A connection without a socket, for one client; its ``app_data`` is ours."""
-        connection = SSL.Connection(self._main, None)
-        connection.set_app_data(_Notes("client"))
+        """A connection without a socket, for one client."""
+        connection = _Connection(self._main, "client")
         connection.set_accept_state()
         return connection
 
@@ -342,7 +380,8 @@ class ServerTls:
                 return each
         names = ", ".join(each.decode("ascii", "replace") for each in offered)
         fault = f"the client offers none of our protocols (ALPN), but {printable(names[:80])}"
-        _notes(connection).fault = fault
+        assert isinstance(connection, _Connection)
+        connection.fault = fault
         # pyOpenSSL sends the alert no_application_protocol (RFC 7301, 3.2) for what is raised here,
         # and raises it from do_handshake: so it must be an error like any other of a handshake.
         raise SSL.Error(fault)
@@ -383,9 +422,8 @@ class ClientTls:
             raise TlsError(*found)
 
     def connection(self) -> SSL.Connection:
-        """A connection without a socket, for one dial; its ``app_data`` is ours."""
-        connection = SSL.Connection(self._context, None)
-        connection.set_app_data(_Notes("backend", self._host))
+        """A connection without a socket, for one dial."""
+        connection = _Connection(self._context, "backend", self._host)
         if self._server_name is not None:
             connection.set_tlsext_host_name(self._server_name)
         connection.set_connect_state()
@@ -399,29 +437,24 @@ class ClientTls:
 
         :raises TlsError: it has not.
         """
-        if self.settings.verify and not _notes(connection).is_verified:
+        if self.settings.verify and not getattr(connection, "is_verified", False):
             raise _fault("the backend has shown no certificate")
-
-
-def _notes(connection: SSL.Connection) -> _Notes:
-    notes: _Notes = connection.get_app_data()
-    return notes
 
 
 def _verified(
     connection: SSL.Connection, shown: crypto.X509, error: int, depth: int, is_ok: int
 ) -> bool:
     """Called by OpenSSL for each certificate of a chain, the backend's own one last."""
-    notes = _notes(connection)
+    assert isinstance(connection, _Connection)
     try:
         if not is_ok:
-            notes.fault = _chain_fault(shown, error, depth)
+            connection.fault = _chain_fault(shown, error, depth)
         elif depth == 0:
-            notes.fault = _name_fault(shown.to_cryptography(), notes.host)
-            notes.is_verified = not notes.fault
+            connection.fault = _name_fault(shown.to_cryptography(), connection.host)
+            connection.is_verified = not connection.fault
     except Exception as failure:  # of any kind: nothing is known of what a stranger shows
-        notes.fault = f"the backend's certificate cannot be read: {printable(failure)}"
-    return not notes.fault
+        connection.fault = f"the backend's certificate cannot be read: {printable(failure)}"
+    return not connection.fault
 
 
 def _name_fault(certificate: x509.Certificate, host: str) -> str:
@@ -542,7 +575,8 @@ _ALERTS = {
         "it has no protocol in common (ALPN)",
     ),
 }
-_ALERT = re.compile(r"(?:sslv3|tlsv1|tlsv13|ssl/tls) alert (.*)|(?:tlsv1|tlsv13) (.*)")
+# Its beginning differs from release to release, and from alert to alert.
+_ALERT = re.compile(r"(?:(?:sslv3|tlsv1|tlsv13|ssl/tls|tls) alert|tlsv1|tlsv13) (.*)")
 _FAULTS = {
     "http request": "the {peer} speaks plain HTTP",
     "https proxy request": "the {peer} speaks plain HTTP, to a proxy",
@@ -570,27 +604,32 @@ def fault_text(error: Exception, connection: SSL.Connection) -> str:
     :param error: what OpenSSL, or :meth:`ClientTls.check_peer`, has raised.
     :param connection: of :class:`ServerTls` or :class:`ClientTls`.
     """
-    notes = _notes(connection)
-    if notes.fault:
-        return notes.fault
+    assert isinstance(connection, _Connection)
+    return connection.fault or error_text(error, connection.peer)
+
+
+def error_text(error: Exception, peer: str) -> str:
+    """An error of TLS in one line for people.
+
+    :param peer: ``client`` or ``backend``.
+    """
     if isinstance(error, TlsError):
         return str(error)
     if isinstance(error, SSL.SysCallError | OSError):
         number = error.args[0] if error.args else 0
         if isinstance(number, int) and number > 0:
             return errno.errorcode.get(number, str(number))
-        return f"the {notes.peer} has left amid the handshake"
+        return f"the {peer} has left amid the handshake"
     if isinstance(error, SSL.ZeroReturnError):
-        return f"the {notes.peer} has ended TLS (close_notify)"
+        return f"the {peer} has ended TLS (close_notify)"
     text = _openssl_text(error)
     alert = _ALERT.fullmatch(text)
     if alert is not None:
-        found = alert[1] or alert[2]
-        name, meaning = _ALERTS.get(found, (found.replace(" ", "_"), ""))
-        sent = f"the {notes.peer} has sent the alert {name}"
+        name, meaning = _ALERTS.get(alert[1], (alert[1].replace(" ", "_"), ""))
+        sent = f"the {peer} has sent the alert {name}"
         return f"{sent}: {meaning}" if meaning else sent
     if text in _FAULTS:
-        return _FAULTS[text].format(peer=notes.peer)
+        return _FAULTS[text].format(peer=peer)
     return text or "TLS has failed"
 
 

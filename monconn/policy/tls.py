@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import attrs
 
+from monconn.addresses import parse_host
 from monconn.errors import quoted
 from monconn.policy.kinds import Flag, Kind, PositiveSeconds
 from monconn.policy.settings import validated
@@ -84,9 +85,17 @@ def check_server_name(value: object) -> str:
     return name
 
 
-def _check_optional_name(value: object) -> str | None:
+def check_host(value: object) -> str:
+    """The host that a certificate is to be for: a name or an IP address.
+
+    :raises ValueError: it is neither.
+    """
+    return parse_host(_check_text(value))
+
+
+def _check_optional_host(value: object) -> str | None:
     # "" is for endpoint strings that send none; a configuration cannot say it.
-    return value if value is None or value == "" else _check_text(value)
+    return value if value is None or value == "" else check_host(value)
 
 
 def _check_certificates(value: object) -> dict[str, Identity]:
@@ -102,16 +111,16 @@ def _check_certificates(value: object) -> dict[str, Identity]:
     return certificates
 
 
-TEXT = Kind("text", _check_text, _check_text)
-OPTIONAL_TEXT = Kind("text or nothing", _check_optional_text, _check_text)
+FILE = Kind("file", _check_text, _check_text)
+OPTIONAL_FILE = Kind("file or nothing", _check_optional_text, _check_text)
 TLS_VERSION = Kind("version of TLS", _check_version, _check_version)
 CIPHERS = Kind("ciphers", _check_ciphers, _check_ciphers)
 PROTOCOLS = Kind("protocols", _check_protocols, lambda text: _check_protocols(text.split(",")))
-SERVER_NAME = Kind("server name", _check_optional_name, _check_optional_name)
+SERVER_NAME = Kind("server name", _check_optional_host, _check_optional_host)
 CERTIFICATES = Kind("certificates", _check_certificates, _check_certificates)
 
-File = Annotated[str, TEXT]
-OptionalFile = Annotated["str | None", OPTIONAL_TEXT]
+File = Annotated[str, FILE]
+OptionalFile = Annotated["str | None", OPTIONAL_FILE]
 TlsVersion = Annotated[Literal["1.2", "1.3"], TLS_VERSION]
 Ciphers = Annotated["str | None", CIPHERS]
 Protocols = Annotated[tuple[str, ...], PROTOCOLS]
@@ -131,8 +140,8 @@ class Identity:
     """Its private key; None if that is in the certificate's file."""
     passphrase_file: OptionalFile = None
     """A file whose first line is the passphrase of the key."""
-    chain: OptionalFile = attrs.field(default=None, kw_only=True)
-    """A file with more of the chain, as ``extraCertChain=`` of endpoint strings names it."""
+    chain: OptionalFile = None
+    """A file with the rest of the chain, if it is not in the certificate's."""
 
 
 @attrs.frozen(field_transformer=validated)
@@ -146,6 +155,7 @@ class ListenTls:
     """As in :class:`Identity`; for every client whose server name has none in ``certificates``."""
     key: OptionalFile = None
     passphrase_file: OptionalFile = None
+    chain: OptionalFile = None
     certificates: Annotated[Mapping[str, Identity], CERTIFICATES] = attrs.field(
         factory=dict, hash=False
     )
@@ -157,12 +167,11 @@ class ListenTls:
     """The protocols to choose from, the preferred one first; if empty, none is ever chosen."""
     handshake_timeout: PositiveSeconds = 10.0
     """Seconds from the client's connect to the end of its handshake."""
-    chain: OptionalFile = attrs.field(default=None, kw_only=True)
 
     @property
     def identity(self) -> Identity:
         """The main certificate and its key."""
-        return Identity(self.certificate, self.key, self.passphrase_file, chain=self.chain)
+        return Identity(self.certificate, self.key, self.passphrase_file, self.chain)
 
 
 @attrs.frozen(field_transformer=validated)
@@ -188,17 +197,11 @@ class BackendTls:
     """A certificate to show to the backend; see :class:`Identity`."""
     key: OptionalFile = None
     passphrase_file: OptionalFile = None
+    chain: OptionalFile = None
 
     @property
     def identity(self) -> Identity | None:
         """What is shown to the backend; None for nothing."""
         if self.certificate is None:
             return None
-        return Identity(self.certificate, self.key, self.passphrase_file)
-
-
-def tls_settings(cls: type) -> dict[str, Any]:
-    """The kind of each setting that a configuration may contain, by its key."""
-    return {
-        field.name: field.metadata["kind"] for field in attrs.fields(cls) if field.name != "chain"
-    }
+        return Identity(self.certificate, self.key, self.passphrase_file, self.chain)

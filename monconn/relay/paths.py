@@ -14,8 +14,9 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 
-from monconn.addresses import Address, EndpointAddress, TcpAddress
+from monconn.addresses import Address, EndpointAddress
 from monconn.clock import Clock
+from monconn.config.tls import tls_backend
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
@@ -32,7 +33,7 @@ from monconn.relay.sockets.handshake import Handshake, HandshakeRoom
 from monconn.relay.sockets.loop import HAS_EPOLL, NestedSocketLoop, SocketLoop, TurnShare
 from monconn.relay.sockets.pipes import PipePool
 from monconn.relay.sockets.tls import TlsEnd
-from monconn.relay.transports.dial import NoBackend, OneProtocol, dialler, verifies_host
+from monconn.relay.transports.dial import NoBackend, OneProtocol, backend_tls, dialler
 from monconn.relay.transports.end import TransportEnd, TransportShared
 
 ChooseBackend = Callable[[ConnectionRecord], Address]
@@ -268,15 +269,16 @@ class DataPaths:
 
         :param backend: where to forward to, or what chooses that for each connection.
         :param tls: makes the clients' TLS connections, if they speak TLS.
-        :param backend_tls: how to speak TLS with backends, if they do; those on other than TCP
-            sockets are not affected.
+        :param backend_tls: how to speak TLS with a backend whose address is a string
+            ``tls:HOST:PORT``, if not as its options say.
         :raises TlsError: a file that ``backend_tls`` names cannot be used.
         """
         if not HAS_EPOLL:
             assert tls is None
-            assert backend_tls is None
             self._warn("this platform has no epoll: forwarding over Twisted's transports, slower")
-            return self.from_endpoint(monitor, backend, keepalive=keepalive)
+            return self.from_endpoint(
+                monitor, backend, keepalive=keepalive, backend_tls=backend_tls
+            )
         make_backend = self._make_backend(monitor, backend, keepalive, backend_tls)
         shared = self._shared(monitor, keepalive)
         if tls is not None:
@@ -337,26 +339,25 @@ class DataPaths:
     def _backend_maker(
         self, monitor: Monitor, address: Address, keepalive: bool, tls: BackendTls | None
     ) -> Callable[[ConnectionRecord], End]:
-        if HAS_EPOLL and not isinstance(address, EndpointAddress):
+        own = tls_backend(address) if HAS_EPOLL else None
+        where = address if own is None else own[0]
+        if HAS_EPOLL and not isinstance(where, EndpointAddress):
             shared = self._shared(monitor, keepalive)
-            resolver = Resolver(address, self._reactor, self._clock)
+            resolver = Resolver(where, self._reactor, self._clock)
             connector = Connector(resolver, shared.loop, self._clock)
-            if tls is not None:
-                host = address.host if isinstance(address, TcpAddress) else "localhost"
-                client_tls = ClientTls(tls, host)
+            if own is None:
+                return lambda record: SocketEnd("backend", record, shared, connector)
+            client_tls = ClientTls(tls or own[1], own[0].host)
 
-                def tls_end(record: ConnectionRecord) -> TlsEnd:
-                    record.pipe = "tls"
-                    return TlsEnd("backend", record, shared, connector, tls=client_tls)
+            def tls_end(record: ConnectionRecord) -> TlsEnd:
+                record.pipe = "tls"
+                return TlsEnd("backend", record, shared, connector, tls=client_tls)
 
-                return tls_end
-            return lambda record: SocketEnd("backend", record, shared, connector)
-        dial = dialler(address, self._reactor)
-        verifies = verifies_host(address)
+            return tls_end
+        twisted_tls = backend_tls(address, tls)
+        dial = dialler(address, self._reactor, twisted_tls)
         transport_shared = self._transport_shared(monitor, keepalive)
-        return lambda _: TransportEnd(
-            "backend", transport_shared, dial=dial, verifies_host=verifies
-        )
+        return lambda _: TransportEnd("backend", transport_shared, dial=dial, tls=twisted_tls)
 
     def _transport_shared(self, monitor: Monitor, keepalive: bool) -> TransportShared:
         return TransportShared(monitor.clock, self.deadlines, self._deliveries, keepalive)

@@ -7,7 +7,6 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Protocol
 
 from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
@@ -23,8 +22,11 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, ListenReactor, open_listener
 from monconn.net.sockets import enable_keepalive
+from monconn.net.tls import ServerTls, TlsError, files_digest
+from monconn.policy.tls import ListenTls
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
 from monconn.relay.paths import DataPath, DataPaths, TransportPath
+from monconn.relay.sockets.loop import HAS_EPOLL
 
 _PORT_0 = re.compile(r"(?<!\\):(port=)?0(?=:|$)")
 
@@ -38,11 +40,16 @@ class Port(Protocol):
     def start(self) -> None:
         """Accept clients; until then they wait in the kernel's queue, if they can."""
 
+    def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:
+        """The keys of a configuration that name files whose content is another one by now."""
+
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
         """Make a data path to the backend of a configuration, without using it yet.
 
         :returns: has clients that come from then on relayed over it.
-        :raises AddressError: Twisted cannot use the backend's endpoint string.
+        :raises AddressError: Twisted cannot use the backend's endpoint string, or a file that it or
+            ``backend_tls`` names cannot be used.
+        :raises ListenError: a file that ``tls`` names cannot be used.
         """
 
     def accept_queued(self) -> None:
@@ -68,14 +75,18 @@ class SocketPort:
     def __init__(
         self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: ListenReactor
     ) -> None:
-        assert isinstance(config.listen, (TcpAddress, UnixAddress))
+        address = listening(config)[0]
+        assert isinstance(address, (TcpAddress, UnixAddress))
         self._monitor = monitor
         self._paths = paths
+        self._digests = _digests(config)
         self._forwarder = Forwarder(monitor, self._path(config))
-        keepalive = config.policy.keepalive
-        self._sock = open_listener(config.listen, keepalive=keepalive)
+        self._sock = open_listener(address, keepalive=config.policy.keepalive)
         self.listen = _bound_address(config.listen, self._sock)
-        self._listener = Listener(self._sock, reactor, self._forwarder.accepted, monitor.must_wait)
+        # Asked for anew each time: another path has other clients amid their handshake.
+        self._listener = Listener(
+            self._sock, reactor, self._forwarder.accepted, lambda: self._forwarder.must_wait()
+        )
         self._cancel: Cancel | None = None
 
     def start(self) -> None:
@@ -85,13 +96,29 @@ class SocketPort:
         self._listener.resume()
 
     def _path(self, config: ServiceConfig) -> DataPath:
+        address, tls = listening(config)
+        try:
+            server_tls = None if tls is None else ServerTls(tls)
+        except TlsError as error:
+            raise ListenError(f"cannot listen on {config.listen}: {error}") from error
         with _backend_errors(config):
             return self._paths.between(
-                self._monitor, config.listen, config.backend, keepalive=config.policy.keepalive
+                self._monitor,
+                address,
+                config.backend,
+                keepalive=config.policy.keepalive,
+                tls=server_tls,
+                backend_tls=config.backend_tls,
             )
 
+    def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:
+        """Those of certificates, keys and authorities."""
+        new = _digests(config)
+        return tuple(key for key, digest in self._digests.items() if new[key] != digest)
+
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
-        """Make a data path to the backend of a configuration, with or without keepalive."""
+        """Make a data path as configured, with the certificates that are in their files now."""
+        digests = _digests(config)
         path, keepalive = self._path(config), config.policy.keepalive
 
         def use() -> None:
@@ -99,6 +126,7 @@ class SocketPort:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
                 if keepalive:
                     enable_keepalive(self._sock)
+            self._digests = digests
             self._forwarder.use(path)
 
         return use
@@ -113,6 +141,7 @@ class SocketPort:
             self._cancel()
             self._cancel = None
         self._listener.close()
+        self._forwarder.close()
         return succeed(None)
 
 
@@ -130,6 +159,7 @@ class EndpointPort:
     ) -> None:
         assert isinstance(config.listen, EndpointAddress)
         self.listen = ""
+        self._digests = _digests(config)
         self._address = config.listen
         self._monitor = monitor
         self._paths = paths
@@ -170,12 +200,26 @@ class EndpointPort:
     def _path(self, config: ServiceConfig) -> TransportPath:
         with _backend_errors(config):
             return self._paths.from_endpoint(
-                self._monitor, config.backend, keepalive=config.policy.keepalive
+                self._monitor,
+                config.backend,
+                keepalive=config.policy.keepalive,
+                backend_tls=config.backend_tls,
             )
+
+    def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:
+        """Those of the backend's TLS; Twisted has read the listener's for good."""
+        changed = _digests(config)["backend_tls"] != self._digests["backend_tls"]
+        return ("backend_tls",) if changed else ()
 
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
         """Make a data path to the backend of a configuration."""
-        return partial(self._factory.use, self._path(config))
+        digests, path = _digests(config), self._path(config)
+
+        def use() -> None:
+            self._digests = digests
+            self._factory.use(path)
+
+        return use
 
     def accept_queued(self) -> None:
         """Does nothing: Twisted has no way to do that."""
@@ -200,7 +244,7 @@ def open_port(
         is returned nevertheless; left out, it is waited for.
     :returns: fires with the :class:`Port`, or fails with a :class:`ListenError`.
     """
-    if not isinstance(config.listen, EndpointAddress):
+    if not isinstance(listening(config)[0], EndpointAddress):
         return maybeDeferred(SocketPort, config, monitor, paths, reactor)
     port = EndpointPort(config, monitor, paths, reactor)
     opening = port.open()
@@ -208,6 +252,29 @@ def open_port(
         opened_late(opening)
         return succeed(port)
     return opening
+
+
+def listening(config: ServiceConfig) -> tuple[Address, ListenTls | None]:
+    """Where a service listens, and its TLS if that is ours.
+
+    :returns: an :class:`EndpointAddress` if Twisted listens: its TLS is used where there is no
+        epoll, on which ours runs.
+    :raises ListenError: that is so, and the TLS is configured in a way that Twisted's has not.
+    """
+    if HAS_EPOLL:
+        return config.listening()
+    if config.tls is not None:
+        raise ListenError(
+            f"cannot listen on {config.listen}: tls needs epoll, which this platform does not"
+            " have: listen on ssl:PORT:privateKey=FILE:certKey=FILE"
+        )
+    return config.listen, None
+
+
+def _digests(config: ServiceConfig) -> dict[str, bytes]:
+    """Digests of the files that a configuration names, by the key that does so."""
+    settings = {"tls": config.listening()[1], "backend_tls": config.forwarding()[1]}
+    return {key: b"" if each is None else files_digest(each) for key, each in settings.items()}
 
 
 def may_pass(error: ListenError) -> bool:
@@ -233,6 +300,8 @@ def _backend_errors(config: ServiceConfig) -> Iterator[None]:
 
 
 def _bound_address(listen: Address, sock: Any) -> str:
+    if isinstance(listen, EndpointAddress):
+        return _with_port(listen.description, sock.getsockname()[1])
     if isinstance(listen, TcpAddress) and listen.port == 0:
         return f"{str(listen).rpartition(':')[0]}:{sock.getsockname()[1]}"
     return str(listen)
@@ -240,7 +309,11 @@ def _bound_address(listen: Address, sock: Any) -> str:
 
 def _bound_description(description: str, host: Any) -> str:
     port = getattr(host, "port", None)
-    return description if port is None else _PORT_0.sub(rf":\g<1>{port}", description, 1)
+    return description if port is None else _with_port(description, port)
+
+
+def _with_port(description: str, port: int) -> str:
+    return _PORT_0.sub(rf":\g<1>{port}", description, count=1)
 
 
 def _negotiate_no_protocol(endpoint: Any) -> None:

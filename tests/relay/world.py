@@ -383,6 +383,8 @@ def _forwarder(
     if pipe == "plain_to_stream":
         assert isinstance(back, TcpAddress)
         back = EndpointAddress(f"tcp:{back.host}:{back.port}")
+    if backend_tls is not None:
+        back = EndpointAddress(f"tls:{back}")
     path = paths.between(monitor, front, back, tls=tls, backend_tls=backend_tls)
     return Forwarder(monitor, path, preface)
 

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import attrs
+from OpenSSL import SSL
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -32,10 +33,11 @@ from monconn.net.sockets import (
     track_errors,
     unacknowledged_bytes,
 )
+from monconn.net.tls import ClientTls, TlsError, error_text, fault_text
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
 from monconn.relay.stages import StageChain
-from monconn.relay.transports.dial import Dial, NamelessCertificate, NoBackend, refuse_nameless
+from monconn.relay.transports.dial import Dial, NoBackend
 from monconn.relay.transports.writer import Writer, writer_to
 
 EARLY_BYTES = 65536
@@ -72,7 +74,7 @@ class TransportEnd(Protocol):
     :param side: which of the two.
     :param shared: what it has in common with others.
     :param dial: begins to connect this protocol, if it is the backend's.
-    :param verifies_host: whether a TLS backend's certificate must be for its host.
+    :param tls: has made the TLS connection to the backend; None if Twisted has, or there is none.
     """
 
     transport: Any  # of any kind, and None after the end
@@ -84,7 +86,7 @@ class TransportEnd(Protocol):
         shared: TransportShared,
         *,
         dial: Dial | None = None,
-        verifies_host: bool = False,
+        tls: ClientTls | None = None,
     ) -> None:
         self.side: Side = side
         self.phase: Phase = "connecting"
@@ -97,7 +99,7 @@ class TransportEnd(Protocol):
         self._dial = dial
         self._shared = shared
         self._keepalive = shared.keepalive
-        self._verifies_host = verifies_host
+        self._tls = tls
         self._socket: ErrorTrackingSocket | None = None  # None if the transport has no socket
         self._descriptor: Any = None  # what descriptor_of gives
         self._writer: Writer | None = None
@@ -152,9 +154,9 @@ class TransportEnd(Protocol):
         if self.phase != "connecting":
             return
         try:
-            if self._verifies_host:
-                refuse_nameless(self.transport.getPeerCertificate().to_cryptography())
-        except NamelessCertificate:
+            if self._tls is not None:
+                self._tls.check_peer(self.transport.getHandle())
+        except TlsError:
             self.transport.failVerification(Failure())
         else:
             self._attach()
@@ -457,7 +459,14 @@ class TransportEnd(Protocol):
     def _error_text(self, reason: Failure) -> str:
         if self._socket is not None and self._socket.error_number:
             return errno.errorcode.get(self._socket.error_number, "")
-        return "" if reason.check(error.ConnectionLost) else reason.getErrorMessage()
+        value = reason.value
+        if isinstance(value, error.ConnectionLost):
+            return ""
+        if self._tls is not None and isinstance(value, Exception):
+            return fault_text(value, self.transport.getHandle())
+        if isinstance(value, SSL.Error):
+            return error_text(value, self.side)
+        return reason.getErrorMessage()
 
 
 def _connect_reason(failure: Failure) -> Reason:

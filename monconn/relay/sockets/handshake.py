@@ -272,7 +272,7 @@ class _Client:
         return None
 
 
-Begin = Callable[[ConnectionRecord, Handshake, "Address | None"], object]
+Begin = Callable[[ConnectionRecord, socket.SocketType, "Address | None", Handshake], object]
 
 
 class HandshakeRoom:
@@ -371,7 +371,7 @@ class HandshakeRoom:
                 *handshake_facts(client.handshake.tls).items(),
             ):
                 record.set_fact(name, value)
-            self._begin(record, client.handshake, client.backend)
+            self._begin(record, client.handshake.sock, client.backend, client.handshake)
         self._leave(client)
 
     def refuse(self, client: _Client, refusal: Refusal, detail: str) -> None:

@@ -638,10 +638,11 @@ def _openssl_text(error: Exception) -> str:
     entries = error.args[0] if error.args else None
     if not isinstance(entries, list):
         return "" if entries is None else " ".join(printable(entries).split())
-    for entry in reversed(entries):  # the last is the fault, and those before it its cause
-        if isinstance(entry, tuple) and entry and entry[-1]:
-            return printable(entry[-1])
-    return ""
+    texts = [printable(each[-1]) for each in entries if isinstance(each, tuple) and each]
+    # The last is the fault, and those before it its cause, unless it says only where it was.
+    while len(texts) > 1 and texts[-1] in ("", "record layer failure"):
+        texts.pop()
+    return texts[-1] if texts else ""
 
 
 def handshake_facts(connection: SSL.Connection) -> dict[str, str]:

@@ -88,23 +88,24 @@ class SocketPath:
         self.must_wait = shared.monitor.must_wait
 
     def begin(
-        self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
-    ) -> None:
-        """Implements ``DataPath.begin``."""
-        self._relay(record, SocketEnd("client", record, self._shared), sock, backend)
-
-    def _relay(
         self,
         record: ConnectionRecord,
-        client: SocketEnd,
         sock: socket.SocketType,
-        backend: Address | None,
+        backend: Address | None = None,
+        handshake: Handshake | None = None,
     ) -> None:
+        """Implements ``DataPath.begin``.
+
+        :param handshake: the client's, which is complete; None if it speaks no TLS.
+        """
         backend_end = self._make_backend(record, backend)
-        if isinstance(client, TlsEnd):
+        if handshake is not None:
             record.pipe = "tls"
-        elif record.pipe == "stream" and isinstance(backend_end, SocketEnd):
-            record.pipe = "copy"
+            client: SocketEnd = TlsEnd("client", record, self._shared, handshake=handshake)
+        else:
+            client = SocketEnd("client", record, self._shared)
+            if record.pipe == "stream" and isinstance(backend_end, SocketEnd):
+                record.pipe = "copy"
         Relay(self._shared.monitor, record, client, backend_end, self._shared.deadlines)
         try:
             client.begin(sock)
@@ -138,21 +139,22 @@ class TlsPath(SocketPath):
     def __init__(self, shared: Shared, make_backend: MakeBackend, tls: ServerTls) -> None:
         super().__init__(shared, make_backend)
         self._handshakes = HandshakeRoom(
-            shared.monitor, tls, shared.loop, shared.handshakes, shared.deadlines, self._shaken
+            shared.monitor, tls, shared.loop, shared.handshakes, shared.deadlines, self.begin
         )
         self.must_wait = self._handshakes.must_wait
 
     def begin(
-        self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
+        self,
+        record: ConnectionRecord,
+        sock: socket.SocketType,
+        backend: Address | None = None,
+        handshake: Handshake | None = None,
     ) -> None:
         """Implements ``DataPath.begin``."""
-        self._handshakes.enter(record, sock, backend)
-
-    def _shaken(
-        self, record: ConnectionRecord, handshake: Handshake, backend: Address | None
-    ) -> None:
-        client = TlsEnd("client", record, self._shared, handshake=handshake)
-        self._relay(record, client, handshake.sock, backend)
+        if handshake is None:
+            self._handshakes.enter(record, sock, backend)
+        else:
+            super().begin(record, sock, backend, handshake)
 
     def close(self) -> None:
         """Implements ``DataPath.close``."""

@@ -83,9 +83,8 @@ class SocketPort:
         self._forwarder = Forwarder(monitor, self._path(config))
         self._sock = open_listener(address, keepalive=config.policy.keepalive)
         self.listen = _bound_address(config.listen, self._sock)
-        # Asked for anew each time: another path has other clients amid their handshake.
         self._listener = Listener(
-            self._sock, reactor, self._forwarder.accepted, lambda: self._forwarder.must_wait()
+            self._sock, reactor, self._forwarder.accepted, self._forwarder.must_wait
         )
         self._cancel: Cancel | None = None
 
@@ -128,6 +127,7 @@ class SocketPort:
                     enable_keepalive(self._sock)
             self._digests = digests
             self._forwarder.use(path)
+            self._listener.must_wait = self._forwarder.must_wait
 
         return use
 

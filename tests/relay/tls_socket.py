@@ -66,7 +66,8 @@ class TlsSocket(socket.socket):
             except SSL.WantReadError:
                 self._flush()
                 self.tls.bio_write(self._raw())
-        self._flush()
+            finally:
+                self._flush()
 
     def _raw(self) -> bytes:
         data = super().recv(1 << 16)

@@ -151,7 +151,7 @@ class World:
         """The versions of TLS that they speak; empty for none."""
         self.record_bytes = RECORD_BYTES if self.client_tls or self.backend_tls else 0
         """How many bytes may be of no use without those that follow them."""
-        self._tls = tls or ListenTls(str(certificate().certificate), str(certificate().key))
+        self._tls = tls or listen_tls()
         self._backlog = backlog
         self._grace_seconds = grace_seconds
         self._preface = preface
@@ -356,6 +356,12 @@ class World:
     def held_for(self, receiver: socket.socket, taken: int) -> int:
         """Bytes that we hold: taken from their sender and not yet given to the kernel."""
         return taken - unread(receiver) - sum(map(unsent, _twins(receiver)))
+
+
+def listen_tls(handshake_timeout: float = 10.0) -> ListenTls:
+    """TLS with clients, with the certificate of the tests."""
+    files = str(certificate().certificate), str(certificate().key)
+    return ListenTls(*files, handshake_timeout=handshake_timeout)
 
 
 def _address(host: str, path: Path) -> TcpAddress | UnixAddress:

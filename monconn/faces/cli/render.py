@@ -74,9 +74,9 @@ def _event_text(event: Json) -> str:
     client = f"{event['service']}: {event.get('client')}"
     if kind == "opened":
         return f"{client} opened, id {event['id']}"
-    if kind == "refused":
-        return f"{client} refused: {event['refusal']}"
-    moved = f"up {format_bytes(event['up'])}, down {format_bytes(event['down'])}"
     detail = f" ({event['detail']})" if event.get("detail") else ""
+    if kind == "refused":
+        return f"{client} refused: {event['refusal']}{detail}"
+    moved = f"up {format_bytes(event['up'])}, down {format_bytes(event['down'])}"
     duration = format_duration(event["duration_seconds"])
     return f"{client} {event['reason']} after {duration}, {moved}{detail}"

@@ -30,6 +30,11 @@ MOST_HANDSHAKES = 1000
 in the kernel's queue."""
 _READ_BYTES = 1 << 14
 
+_LOST: dict[SideEnd, str] = {
+    "fin": "closed amid the handshake",
+    "reset": "reset amid the handshake",
+    "timeout": "lost amid the handshake",
+}
 _READ_ON = PRI | RDHUP | HUP | ERR
 
 _buffer = memoryview(bytearray(_READ_BYTES))  # empty again before the next read, as the Ends' is
@@ -108,15 +113,17 @@ class Handshake:
         self.seen |= events & _READ_ON
         self._loop.set_handler(self.sock.fileno(), self)
         self._step()
+        if events & ~OUT:  # what came with the connection is not reported again
+            self._receive()
 
     def ready(self, events: int) -> None:
         """Implements ``SocketHandler.ready``."""
         self.seen |= events & _READ_ON
         if self.is_done or self._listener is None:
             return  # it waits for a slot: what has come is read then
-        failure = self._send() if events & OUT else None
-        if failure is not None:
-            self._fail_by(failure)
+        how = self._send() if events & OUT else "none"
+        if how != "none":
+            self._fail(how, _LOST[how])
         elif events & ~OUT:
             if self._share.take():
                 self._receive()
@@ -136,10 +143,11 @@ class Handshake:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._fail_by(error)
+                how = end_by_errno(error.errno or 0)
+                self._fail(how, _LOST[how])
                 return
             if not count:
-                self._fail("fin", "closed amid the handshake")
+                self._fail("fin", _LOST["fin"])
                 return
             if self.tls is None:
                 self.tls = self._make()
@@ -167,11 +175,11 @@ class Handshake:
                     self.output += self.tls.bio_read(_READ_BYTES)
             except SSL.WantReadError:
                 pass
-        failure = self._send()  # an alert, too: the peer is to know why
+        how = self._send()  # an alert, too: the peer is to know why
         if fault is not None:
             self._fail("none", fault)
-        elif failure is not None:
-            self._fail_by(failure)
+        elif how != "none":
+            self._fail(how, _LOST[how])
         elif is_done:
             assert self._listener is not None
             self.is_done = True
@@ -187,10 +195,10 @@ class Handshake:
         assert self.tls is not None
         return self._is_server and self.tls.get_protocol_version() == SSL.TLS1_3_VERSION
 
-    def _send(self) -> OSError | None:
+    def _send(self) -> SideEnd:
         """Send what there is, as far as the kernel takes it.
 
-        :returns: why the connection has failed, if it has.
+        :returns: how the connection has failed; ``none`` if it has not.
         """
         if self.output:
             try:
@@ -198,12 +206,8 @@ class Handshake:
             except BlockingIOError:
                 pass
             except OSError as error:
-                return error
-        return None
-
-    def _fail_by(self, error: OSError) -> None:
-        how = end_by_errno(error.errno or 0)
-        self._fail(how, "reset amid the handshake" if how == "reset" else "lost amid the handshake")
+                return end_by_errno(error.errno or 0)
+        return "none"
 
     def _fail(self, how: SideEnd, detail: str) -> None:
         listener = self._listener
@@ -268,7 +272,7 @@ class _Client:
         return None
 
 
-Begin = Callable[[ConnectionRecord, Handshake, "Address | None"], object]
+Begin = Callable[[ConnectionRecord, socket.SocketType, "Address | None", Handshake], object]
 
 
 class HandshakeRoom:
@@ -367,7 +371,7 @@ class HandshakeRoom:
                 *handshake_facts(client.handshake.tls).items(),
             ):
                 record.set_fact(name, value)
-            self._begin(record, client.handshake, client.backend)
+            self._begin(record, client.handshake.sock, client.backend, client.handshake)
         self._leave(client)
 
     def refuse(self, client: _Client, refusal: Refusal, detail: str) -> None:

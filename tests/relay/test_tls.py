@@ -250,6 +250,20 @@ def backend_sends_garbage_amid_its_data(world: World) -> None:
     world.expect("error", "ID", "none", "none", up=0, down=4)
 
 
+@case(*CLIENT_PIPES)
+def client_refuses_what_it_gets(world: World) -> None:
+    client, backend = world.pair()
+    backend.sendall(b"good")
+    assert exactly(client, 4) == b"good"
+    tls_of(client).tls.bio_write(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(SSL.Error):
+        client.recv(1)
+    tls_of(client)._flush()  # the alert
+    assert to_the_end(backend) == (b"", "reset")
+    record = world.expect("client_reset", "CD", "reset", "none", up=0, down=4)
+    assert "the alert" in record.detail
+
+
 @case("tls12_to_tls12")
 def client_wants_to_negotiate_anew(world: World) -> None:
     client, backend = world.pair()

@@ -197,6 +197,22 @@ def client_sends_and_leaves_at_once(world: World) -> None:
 
 
 @case(*CLIENT_PIPES)
+def client_ends_and_resets_at_once(world: World) -> None:
+    """Both are reported by the same event: no other one comes."""
+    client, backend = world.pair()
+    world.on_reactor(_end_and_reset, tls_of(client))
+    assert to_the_end(backend)[0] == b""
+    backend.close()
+    (record,) = world.closed()
+    assert record.closed_by == "client"
+
+
+def _end_and_reset(client: TlsSocket) -> None:
+    client.end()
+    reset(client)
+
+
+@case(*CLIENT_PIPES)
 def everything_comes_with_the_end_of_the_handshake(world: World) -> None:
     """No event reports it once more."""
     sock = world.raw_client()
@@ -485,10 +501,10 @@ def those_who_find_no_slot_are_refused_if_the_rules_say_so(world: World) -> None
 
 
 @case("tls_to_plain", rules=Rules(conn_limit=1))
-def closing_the_listener_turns_away_who_is_not_admitted(world: World) -> None:
+def what_is_left_of_a_program_turns_away_who_is_not_admitted(world: World) -> None:
     world.raw_client()
     until(lambda: len(handshakes(world)) == 1)
-    world.on_reactor(world.forwarder.close)
+    world.on_reactor(handshakes(world).close)
     assert len(handshakes(world)) == 0
     assert world.monitor.stats()["refused_by"] == {"stopping": 1}
     assert len(world.deadlines) == 0

@@ -302,6 +302,8 @@ class TlsEnd(SocketEnd):
         if has_ended:
             self._input_ended = True
             self.reports.eof(self)
+            if self._seen & _BROKEN and self.phase == "open":  # a reset that came after the end
+                self._break(self._socket_error())
         elif detail:
             self._refuse_records(how, detail)
         if self.holds or self._input_ended or self.phase != "open":

@@ -161,6 +161,7 @@ def monconn(
             "tls": {**tls, "certificates": {"*.example.org": identity(certificates["other"])}},
         },
         "modern": {**plain, "tls": {**tls, "minimum_version": "1.3"}},
+        "mqtt": {**plain, "tls": {**tls, "alpn": ["mqtt", "x-amzn-mqtt-ca"]}},
     }
     folder = tmp_path_factory.mktemp("monconn")
     made = Monconn("monconn", ["-c", write(folder, **services)], folder)
@@ -433,25 +434,17 @@ def test_the_commands_of_the_page(
     assert "Verification: OK" in done.stdout + done.stderr
 
 
-def test_what_is_known_of_a_handshake(
-    launch: Callable[..., Monconn],
-    start: Callable[..., Program],
-    program: FindProgram,
-    certificates: dict[str, Certificate],
-    echo_backend: Backend,
-    tmp_path: Path,
-) -> None:
+def test_what_is_known_of_a_handshake(monconn: Monconn, program: FindProgram) -> None:
     """It can be asked for as any other fact can."""
-    service = {
-        "listen": "127.0.0.1:0",
-        "tls": {**identity(certificates["main"]), "alpn": ["mqtt", "x-amzn-mqtt-ca"]},
-        "backend": f"127.0.0.1:{echo_backend.port}",
-    }
-    monconn = launch("monconn", "-c", write(tmp_path, web=service))
-    where = ["-connect", f"127.0.0.1:{monconn.port()}", "-servername", "device.example.org"]
+    where = ["-connect", f"127.0.0.1:{monconn.port('mqtt')}", "-servername", "device.example.org"]
     argv = [program("openssl"), "s_client", *where, "-tls1_2", "-alpn", "http/1.1,mqtt"]
     client = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    ask: list[str | Path] = [Path(sys.executable).with_name("monconn"), "list", "--json"]
+    ask: list[str | Path] = [
+        Path(sys.executable).with_name("monconn"),
+        "list",
+        "--json",
+        "service:mqtt",
+    ]
     try:
         until(lambda: json.loads(run(*ask, "state:open")), "the connection")
         (row,) = json.loads(run(*ask, "tls_version:1.2"))

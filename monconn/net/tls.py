@@ -41,6 +41,7 @@ __all__ = [
     "fault_text",
     "files_digest",
     "handshake_facts",
+    "is_alert",
 ]
 
 _VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
@@ -596,6 +597,11 @@ _FAULTS = {
     "certificate verify failed": "the {peer}'s certificate is not trusted",
     "decryption failed or bad record mac": "a record of the {peer}'s has been altered on its way",
 }
+
+
+def is_alert(error: SSL.Error) -> bool:
+    """Whether it was the peer that gave the connection up, by a fatal alert."""
+    return _ALERT.fullmatch(_openssl_text(error)) is not None
 
 
 def fault_text(error: Exception, connection: SSL.Connection) -> str:

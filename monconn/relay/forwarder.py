@@ -36,10 +36,6 @@ class Forwarder:
         self.must_wait = path.must_wait
         """Whether the next client is to be left in the accept queue."""
 
-    def close(self) -> None:
-        """Turn away the clients that are not admitted yet: the listener is closed."""
-        self._path.close()
-
     def accepted(self, sock: socket.SocketType, address: Any) -> None:
         """Relay a client, or turn it away.
 

@@ -9,6 +9,7 @@ import errno
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
@@ -69,9 +70,6 @@ class DataPath(Protocol):
     def must_wait(self) -> bool:
         """Whether the next client is to be left in the accept queue."""
 
-    def close(self) -> None:
-        """Turn away the clients that are not admitted yet: the listener is closed."""
-
 
 class SocketPath:
     """Takes clients on sockets, and serves them by its own epoll.
@@ -121,9 +119,6 @@ class SocketPath:
         """Implements ``DataPath.preface_room``."""
         return PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
 
-    def close(self) -> None:
-        """Implements ``DataPath.close``: each client was admitted at once."""
-
 
 class TlsPath(SocketPath):
     """Takes clients on sockets that speak TLS.
@@ -133,15 +128,13 @@ class TlsPath(SocketPath):
 
     :param shared: what the service's socket Ends have in common.
     :param make_backend: makes the backend's End.
-    :param tls: makes the clients' TLS connections.
+    :param room: where clients are amid their handshake.
     """
 
-    def __init__(self, shared: Shared, make_backend: MakeBackend, tls: ServerTls) -> None:
+    def __init__(self, shared: Shared, make_backend: MakeBackend, room: HandshakeRoom) -> None:
         super().__init__(shared, make_backend)
-        self._handshakes = HandshakeRoom(
-            shared.monitor, tls, shared.loop, shared.handshakes, shared.deadlines, self.begin
-        )
-        self.must_wait = self._handshakes.must_wait
+        self._handshakes = room
+        self.must_wait = room.must_wait
 
     def begin(
         self,
@@ -152,13 +145,9 @@ class TlsPath(SocketPath):
     ) -> None:
         """Implements ``DataPath.begin``."""
         if handshake is None:
-            self._handshakes.enter(record, sock, backend)
+            self._handshakes.enter(record, sock, backend, self.begin)
         else:
             super().begin(record, sock, backend, handshake)
-
-    def close(self) -> None:
-        """Implements ``DataPath.close``."""
-        self._handshakes.close()
 
 
 class TransportPath:
@@ -221,9 +210,6 @@ class TransportPath:
         """Implements ``DataPath.preface_room``."""
         return PrefaceRoom(self._monitor, preface, self._shared.deadlines)
 
-    def close(self) -> None:
-        """Implements ``DataPath.close``: each client was admitted at once."""
-
     def waiting(self, room: PrefaceRoom, peer: tuple[str, str]) -> WaitingProtocol:
         """A protocol that reads a client's preface first."""
         return WaitingProtocol(room, peer, self.client_end)
@@ -254,6 +240,8 @@ class DataPaths:
         self._deliveries = DeliveryWatch(clock)
         self._loop: SocketLoop | None = None
         self._handshakes: TurnShare | None = None
+        # Weak: that of a path which is replaced is needed as long as clients are in it.
+        self._rooms = WeakSet[HandshakeRoom]()
         self._pipes = PipePool()
         self._has_warned = False
 
@@ -284,7 +272,9 @@ class DataPaths:
         make_backend = self._make_backend(monitor, backend, keepalive, backend_tls)
         shared = self._shared(monitor, keepalive)
         if tls is not None:
-            return TlsPath(shared, make_backend, tls)
+            room = HandshakeRoom(monitor, tls, shared.loop, shared.handshakes, self.deadlines)
+            self._rooms.add(room)
+            return TlsPath(shared, make_backend, room)
         return SocketPath(shared, make_backend)
 
     def from_endpoint(
@@ -389,7 +379,12 @@ class DataPaths:
             self._log.warn("{what}", what=what)
 
     def close(self) -> None:
-        """Release the shared pipes and epoll, once no connection is left."""
+        """Release the shared pipes and epoll, once no connection is left.
+
+        Clients that are still amid their handshake are turned away.
+        """
+        for room in tuple(self._rooms):
+            room.close()
         if isinstance(self._loop, NestedSocketLoop):  # the reactor's own may have others' sockets
             self._loop.close()
         self._loop = self._handshakes = None

@@ -141,7 +141,6 @@ class SocketPort:
             self._cancel()
             self._cancel = None
         self._listener.close()
-        self._forwarder.close()
         return succeed(None)
 
 

@@ -197,6 +197,22 @@ def client_sends_and_leaves_at_once(world: World) -> None:
 
 
 @case(*CLIENT_PIPES)
+def client_ends_and_resets_at_once(world: World) -> None:
+    """Both are reported by the same event: no other one comes."""
+    client, backend = world.pair()
+    world.on_reactor(_end_and_reset, tls_of(client))
+    assert to_the_end(backend)[0] == b""
+    backend.close()
+    (record,) = world.closed()
+    assert record.closed_by == "client"
+
+
+def _end_and_reset(client: TlsSocket) -> None:
+    client.end()
+    reset(client)
+
+
+@case(*CLIENT_PIPES)
 def everything_comes_with_the_end_of_the_handshake(world: World) -> None:
     """No event reports it once more."""
     sock = world.raw_client()
@@ -248,6 +264,20 @@ def backend_sends_garbage_amid_its_data(world: World) -> None:
     socket.socket.sendall(backend, b"\x17\x03\x03\x00\x20" + bytes(32))
     assert to_the_end(client) == (b"", "reset")
     world.expect("error", "ID", "none", "none", up=0, down=4)
+
+
+@case(*CLIENT_PIPES)
+def client_refuses_what_it_gets(world: World) -> None:
+    client, backend = world.pair()
+    backend.sendall(b"good")
+    assert exactly(client, 4) == b"good"
+    tls_of(client).tls.bio_write(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(SSL.Error):
+        client.recv(1)
+    tls_of(client)._flush()  # the alert
+    assert to_the_end(backend) == (b"", "reset")
+    record = world.expect("client_reset", "CD", "reset", "none", up=0, down=4)
+    assert "the alert" in record.detail
 
 
 @case("tls12_to_tls12")
@@ -471,10 +501,10 @@ def those_who_find_no_slot_are_refused_if_the_rules_say_so(world: World) -> None
 
 
 @case("tls_to_plain", rules=Rules(conn_limit=1))
-def closing_the_listener_turns_away_who_is_not_admitted(world: World) -> None:
+def what_is_left_of_a_program_turns_away_who_is_not_admitted(world: World) -> None:
     world.raw_client()
     until(lambda: len(handshakes(world)) == 1)
-    world.on_reactor(world.forwarder.close)
+    world.on_reactor(handshakes(world).close)
     assert len(handshakes(world)) == 0
     assert world.monitor.stats()["refused_by"] == {"stopping": 1}
     assert len(world.deadlines) == 0

@@ -221,7 +221,6 @@ class World:
 
     def __exit__(self, *_: object) -> None:
         self.on_reactor(self._listener.close)
-        self.on_reactor(self.forwarder.close)
         self.on_reactor(self.monitor.stop_now)
         for sock in self._sockets:
             sock.close()

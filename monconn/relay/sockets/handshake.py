@@ -232,21 +232,30 @@ class Handshake:
         return self.tls, self.output
 
 
+Begin = Callable[[ConnectionRecord, socket.SocketType, "Address | None", Handshake], object]
+
+
 class _Client:
     """A client that is amid its handshake, or waits for a slot after it.
 
     :param room: where it is.
     :param record: its record, if the handshake fails.
     :param backend: where it is forwarded to, if not where the service does.
+    :param begin: relays it, once it is admitted.
     """
 
-    __slots__ = ("_room", "backend", "bucket", "handshake", "record")
+    __slots__ = ("_room", "backend", "begin", "bucket", "handshake", "record")
 
     def __init__(
-        self, room: HandshakeRoom, record: ConnectionRecord, backend: Address | None
+        self,
+        room: HandshakeRoom,
+        record: ConnectionRecord,
+        backend: Address | None,
+        begin: Begin,
     ) -> None:
         self.record = record
         self.backend = backend
+        self.begin = begin
         self.bucket: int | None = None
         self.handshake: Handshake
         self._room = room
@@ -272,9 +281,6 @@ class _Client:
         return None
 
 
-Begin = Callable[[ConnectionRecord, socket.SocketType, "Address | None", Handshake], object]
-
-
 class HandshakeRoom:
     """The clients of one listener between the accept queue and their admission.
 
@@ -286,7 +292,6 @@ class HandshakeRoom:
     :param loop: reports their sockets' events.
     :param share: when there is time for them.
     :param deadlines: checks how long they take.
-    :param begin: relays a client whose handshake is complete and that was admitted.
     """
 
     _log = Logger()
@@ -298,7 +303,6 @@ class HandshakeRoom:
         loop: SocketLoop,
         share: TurnShare,
         deadlines: Deadlines,
-        begin: Begin,
     ) -> None:
         self.timeout_seconds = tls.settings.handshake_timeout
         self._monitor = monitor
@@ -306,7 +310,6 @@ class HandshakeRoom:
         self._loop = loop
         self._share = share
         self._deadlines = deadlines
-        self._begin = begin
         self._clients: set[_Client] = set()
         self._waiting: deque[_Client] = deque()  # for a slot; they are among _clients
         self._cancel: Cancel | None = None
@@ -321,14 +324,19 @@ class HandshakeRoom:
         return len(self._clients) >= MOST_HANDSHAKES or self._monitor.must_wait()
 
     def enter(
-        self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None
+        self,
+        record: ConnectionRecord,
+        sock: socket.SocketType,
+        backend: Address | None,
+        begin: Begin,
     ) -> None:
         """Begin a client's handshake.
 
         :param record: what :meth:`Monitor.admit` has made, which does not count if it succeeds.
         :param sock: does not block; taken over.
+        :param begin: relays it, once its handshake is complete and it is admitted.
         """
-        client = _Client(self, record, backend)
+        client = _Client(self, record, backend, begin)
         client.handshake = Handshake(
             sock, self._tls.connection, self._loop, self._share, client, is_server=True
         )
@@ -371,7 +379,7 @@ class HandshakeRoom:
                 *handshake_facts(client.handshake.tls).items(),
             ):
                 record.set_fact(name, value)
-            self._begin(record, client.handshake.sock, client.backend, client.handshake)
+            client.begin(record, client.handshake.sock, client.backend, client.handshake)
         self._leave(client)
 
     def refuse(self, client: _Client, refusal: Refusal, detail: str) -> None:
@@ -388,7 +396,7 @@ class HandshakeRoom:
             self._monitor.notify_room()
 
     def close(self) -> None:
-        """Turn all clients away that are here: the listener is closed."""
+        """Turn all clients away that are here: the program stops."""
         self._waiting.clear()
         for client in tuple(self._clients):
             self.refuse(client, "stopping", "")

@@ -8,7 +8,6 @@ bare FIN, which anybody on the way may have sent. See :meth:`TlsEnd._handle_end_
 from __future__ import annotations
 
 import errno
-import re
 import select
 import socket
 
@@ -17,7 +16,7 @@ from OpenSSL import SSL
 from monconn.errors import MonconnError
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.model.record import ConnectionRecord
-from monconn.net.tls import ClientTls, fault_text
+from monconn.net.tls import ClientTls, fault_text, is_alert
 from monconn.relay.sockets.connect import Connector
 from monconn.relay.sockets.end import (
     _BROKEN,
@@ -39,7 +38,6 @@ PIECE_BYTES = 1 << 15
 it is what a connection that was busy once goes on holding. With half as much, bulk costs 6 % more.
 """
 _RECORD_OVERHEAD_BYTES = 128  # at most: 22 in TLS 1.3, 29 with AES-GCM in 1.2, more with CBC
-_ALERT = re.compile(r"(sslv3|tlsv1|tlsv13|ssl/tls) alert ")  # OpenSSL's texts of received alerts
 # Upper half: what is read. Lower half: what that contains, and a record begun before it.
 _encrypted = _buffer[COPY_BYTES // 2 :][:CHUNK_BYTES]
 _IN = getattr(select, "EPOLLIN", 1)
@@ -288,7 +286,7 @@ class TlsEnd(SocketEnd):
             has_ended = True
         except SSL.Error as error:
             # An alert is how the peer says that it has given up; all else it was we who refused.
-            how = "reset" if _ALERT.search(str(error)) else "none"
+            how = "reset" if is_alert(error) else "none"
             detail = fault_text(error, tls)
         if count:
             if self.is_watched or self._observers.watched:
@@ -304,6 +302,8 @@ class TlsEnd(SocketEnd):
         if has_ended:
             self._input_ended = True
             self.reports.eof(self)
+            if self._seen & _BROKEN and self.phase == "open":  # a reset that came after the end
+                self._break(self._socket_error())
         elif detail:
             self._refuse_records(how, detail)
         if self.holds or self._input_ended or self.phase != "open":

@@ -636,6 +636,8 @@ def error_text(error: Exception, peer: str) -> str:
         return f"{sent}: {meaning}" if meaning else sent
     if text in _FAULTS:
         return _FAULTS[text].format(peer=peer)
+    if not text and error.args and error.args[0]:  # an alert is the only error without a text
+        return f"the {peer} has sent an alert that OpenSSL has no name for"
     return text or "TLS has failed"
 
 

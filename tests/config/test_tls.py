@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from monconn.addresses import Address, EndpointAddress, TcpAddress, parse_backend, parse_listen
@@ -14,7 +16,10 @@ from monconn.config.config import ServiceConfig
 from monconn.config.tls import tls_backend, tls_backend_parts, tls_listener
 from monconn.errors import ConfigError, SettingError
 from monconn.policy.tls import BackendTls, Identity, ListenTls
+from tests import ROOT
 from tests.certificates import Certificate, make_certificate
+
+PAGE = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -370,3 +375,28 @@ def test_tls_belongs_to_one_service() -> None:
     text = 'defaults: {tls: {certificate: c}}\nservices: {web: {listen: ":1", backend: ":2"}}'
     with pytest.raises(ConfigError, match=r"defaults\.tls: belongs to one service"):
         config.parse(text, "monconn.yaml")
+
+
+# -- the page
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+def test_the_configurations_of_the_page(block: str, made: Certificate, tmp_path: Path) -> None:
+    for name in set(re.findall(r"/etc/monconn/([\w.]+)", block)):
+        source = made.key if name.endswith(".key") else made.certificate
+        (tmp_path / name).write_bytes(source.read_bytes())
+    parsed = config.parse(block.replace("/etc/monconn", str(tmp_path)), "tls.md")
+    assert len(parsed.services) == 1
+
+
+@pytest.mark.parametrize(("table", "cls"), [("tls", ListenTls), ("backend_tls", BackendTls)])
+def test_the_tables_of_the_page_are_complete(table: str, cls: type) -> None:
+    rows = PAGE.partition(f"| key of `{table}` |")[2].partition("\n\n")[0]
+    keys = [
+        key for row in rows.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])
+    ]
+    assert sorted(keys) == sorted(each.name for each in attrs.fields(cls))
+    defaults = {each.name: each.default for each in attrs.fields(cls)}
+    for key, default in re.findall(r"^\| `(\w+)` \| `?([\w.]+)`? \|", rows, re.MULTILINE):
+        shown = str(defaults[key]).lower().removesuffix(".0")
+        assert default in (shown, "none") or key == "certificate", key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -120,6 +121,13 @@ def monconn(
     plain = {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{port}"}
     services["unverified"] = {**plain, "backend": f"ssl:127.0.0.1:{port}"}
     services["mistrusting"] = {**plain, "backend": f"tls:localhost:{port}"}
+    roots = certificate.certificate.parent
+    # An option that Twisted alone has, and a name that needs no resolving.
+    twisted = rf"tls:localhost.:{port}:endpoint=tcp\:127.0.0.1\:{port}"
+    services["by_twisted"] = {**plain, "backend": f"{twisted}:trustRoots={roots}"}
+    services["mistrusting_by_twisted"] = {**plain, "backend": twisted}
+    echo_address = f"127.0.0.1:{backends['plain_echo'].port}"
+    services["tls_by_twisted"] = {"listen": f"{tls}:backlog=50", "backend": echo_address}
     services["tls_blocked"] = {**plain, "listen": tls, "ip_blacklist": ["127.0.0.0/8"]}
     folder = tmp_path_factory.mktemp("monconn")
     made = Monconn("monconn", ["-c", write_config(folder, **services)], folder)
@@ -225,6 +233,38 @@ def test_an_untrusted_backend(monconn: Monconn) -> None:
         assert client.recv(100) == b""
     ended = r"mistrusting: \S+ backend_unreachable after \S+, up 0 B, down 0 B"
     monconn.log.wait_for(rf"{ended} \(the backend.s certificate is not trusted: it is self-signed")
+
+
+def test_a_backend_that_twisted_connects_to(monconn: Monconn) -> None:
+    with connect(monconn.port("by_twisted")) as client:
+        client.sendall(QUESTION)
+        assert client.recv(100) == QUESTION
+    with connect(monconn.port("mistrusting_by_twisted")) as client:
+        assert client.recv(100) == b""
+    ended = r"mistrusting_by_twisted: \S+ backend_unreachable after \S+, up 0 B, down 0 B"
+    monconn.log.wait_for(rf"{ended} \(the backend.s certificate is not trusted: it is self-signed")
+
+
+def test_a_listener_of_twisted(monconn: Monconn, client: Client) -> None:
+    sock = client("tls_by_twisted")
+    sock.sendall(QUESTION)
+    assert receive(sock, len(QUESTION)) == QUESTION
+    with connect(monconn.port("tls_by_twisted")) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        try:
+            while plain.recv(100):
+                pass
+        except ConnectionResetError:
+            pass
+    ended = r"tls_by_twisted: \S+ error after \S+, up 0 B, down 0 B"
+    monconn.log.wait_for(rf"{ended} \(the client speaks plain HTTP\)$")
+    context = ssl.create_default_context()
+    with (
+        connect(monconn.port("tls_by_twisted")) as plain,
+        pytest.raises(ssl.SSLCertVerificationError),
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")
+    monconn.log.wait_for(rf"{ended} \(the client has sent the alert unknown_ca: it does not trust")
 
 
 def test_a_refused_client_is_closed(monconn: Monconn, client: Client) -> None:

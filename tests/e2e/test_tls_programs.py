@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import attrs
 import pytest
 
 from monconn.relay.sockets.loop import HAS_EPOLL
+from tests import ROOT
 from tests.certificates import Certificate, make_certificate
 
 from .programs import (
@@ -157,6 +161,7 @@ def monconn(
             "tls": {**tls, "certificates": {"*.example.org": identity(certificates["other"])}},
         },
         "modern": {**plain, "tls": {**tls, "minimum_version": "1.3"}},
+        "mqtt": {**plain, "tls": {**tls, "alpn": ["mqtt", "x-amzn-mqtt-ca"]}},
     }
     folder = tmp_path_factory.mktemp("monconn")
     made = Monconn("monconn", ["-c", write(folder, **services)], folder)
@@ -387,3 +392,71 @@ def test_mosquitto_clients(
     subscriber.out.wait_for("^retained$")
     run(program("mosquitto_pub"), *where, "-m", "and another")
     subscriber.out.wait_for("^and another$")
+
+
+def test_the_commands_of_the_page(
+    launch: Callable[..., Monconn],
+    program: FindProgram,
+    serve: Callable[..., Backend],
+    tmp_path: Path,
+) -> None:
+    """A certificate is made, and tried with curl and openssl, as docs/tls.md has it."""
+    for name in "openssl", "curl":
+        program(name)
+    page = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    make, _, use = block.partition("curl")
+    shell = ["sh", "-e", "-c"]
+    subprocess.run([*shell, make], cwd=tmp_path, check=True, capture_output=True)
+
+    def answer(client: socket.socket) -> None:
+        client.recv(1000)
+        client.sendall(b"HTTP/1.0 200 OK\r\n\r\nhello\n")
+
+    service = {
+        "listen": "127.0.0.1:0",
+        "tls": {"certificate": str(tmp_path / "web.pem"), "key": str(tmp_path / "web.key")},
+        "backend": f"127.0.0.1:{serve(answer).port}",
+    }
+    file = write(tmp_path, web=service)
+    run(Path(sys.executable).with_name("monconn"), "check", file)
+    monconn = launch("monconn", "-c", file)
+    use = f"curl {use}".replace("8443", str(monconn.port()))
+    done = subprocess.run(
+        [*shell, use],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=True,
+    )
+    assert done.stdout.startswith("hello\n")
+    assert "Verification: OK" in done.stdout + done.stderr
+
+
+def test_what_is_known_of_a_handshake(monconn: Monconn, program: FindProgram) -> None:
+    """It can be asked for as any other fact can."""
+    where = ["-connect", f"127.0.0.1:{monconn.port('mqtt')}", "-servername", "device.example.org"]
+    argv = [program("openssl"), "s_client", *where, "-tls1_2", "-alpn", "http/1.1,mqtt"]
+    client = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    ask: list[str | Path] = [
+        Path(sys.executable).with_name("monconn"),
+        "list",
+        "--json",
+        "service:mqtt",
+    ]
+    try:
+        until(lambda: json.loads(run(*ask, "state:open")), "the connection")
+        (row,) = json.loads(run(*ask, "tls_version:1.2"))
+        assert row["facts"] == {
+            "tls_version": "1.2",
+            "tls_server_name": "device.example.org",
+            "alpn": "mqtt",
+        }
+        assert row["pipe"] == "tls"
+        assert json.loads(run(*ask, "tls_version:1.3")) == []
+    finally:
+        client.kill()
+        client.wait()
+        assert client.stdin is not None
+        client.stdin.close()

@@ -434,9 +434,10 @@ def test_no_protocol_in_common(make: Make) -> None:
     made = make("a")
     shaken = shake(server_of(made, alpn=["h2"]), client_of(made, alpn=("mqtt", "x")))
     assert shaken.server_fault == ("the client offers none of our protocols (ALPN), but mqtt, x")
-    assert shaken.client_fault == (
+    assert shaken.client_fault in (
         "the backend has sent the alert no_application_protocol:"
-        " it has no protocol in common (ALPN)"
+        " it has no protocol in common (ALPN)",
+        "the backend has sent an alert that OpenSSL has no name for",  # releases before 3.3
     )
 
 
@@ -459,6 +460,10 @@ def test_a_client_that_does_not_trust_us(make: Make, version: str) -> None:
         (ConnectionResetError(104, "Connection reset by peer"), "ECONNRESET"),
         (SSL.ZeroReturnError(), "the client has ended TLS (close_notify)"),
         (SSL.Error([]), "TLS has failed"),
+        (
+            SSL.Error([("SSL routines", "", "")]),
+            "the client has sent an alert that OpenSSL has no name for",
+        ),
         (SSL.Error([("SSL routines", "", "something new")]), "something new"),
         (
             SSL.Error([("a", "b", "asn1 lib"), ("SSL routines", "", "odd\n\x1b[2Jthing")]),

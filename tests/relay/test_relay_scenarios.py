@@ -460,7 +460,7 @@ def late_bytes_for_a_side_that_has_closed(world: World, by: str) -> None:
     """Its kernel answers them with a reset."""
     first, other = sides(world, by)
     first.sendall(b"last words")
-    until(lambda: unread(other) == 10)
+    until(lambda: arrived(other) == 10)
     first.close()
     until(lambda: world.live().half_closed is not None)
     for _ in range(10):

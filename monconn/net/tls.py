@@ -198,8 +198,13 @@ def _passphrase_in(path: str) -> bytes:
     return line
 
 
-def _use_identity(context: SSL.Context, identity: Identity, found: Found) -> None:
-    """Have a context show a certificate; what is wrong with its files is added to ``found``."""
+def _use_identity(
+    context: SSL.Context, identity: Identity, found: Found
+) -> x509.Certificate | None:
+    """Have a context show a certificate; what is wrong with its files is added to ``found``.
+
+    :returns: the certificate, if nothing was.
+    """
     faults = len(found)
 
     def read(key: str, load: Callable[[str], Any], path: str) -> Any:
@@ -224,9 +229,9 @@ def _use_identity(context: SSL.Context, identity: Identity, found: Found) -> Non
             key_path,
         )
     if len(found) > faults:
-        return
+        return None
     assert key is not None
-    own, *others = certificates
+    own: x509.Certificate = certificates[0]
     if _public(own.public_key()) != _public(key.public_key()):
         where = "" if identity.key is None else f" in {_file(identity.key)}"
         found.append(
@@ -236,15 +241,17 @@ def _use_identity(context: SSL.Context, identity: Identity, found: Found) -> Non
                 f" {_file(identity.certificate)}",
             )
         )
-        return
+        return None
     try:
         _give(context.use_certificate, crypto.X509.from_cryptography, own)
-        for each in (*others, *chain):
+        for each in (*certificates[1:], *chain):
             _give(context.add_extra_chain_cert, crypto.X509.from_cryptography, each)
         _give(context.use_privatekey, crypto.PKey.from_cryptography_key, key)
     except (SSL.Error, crypto.Error, TypeError) as error:
         text = _openssl_text(error) or "it is of a kind that TLS has not"
         found.append((("certificate",), f"OpenSSL refuses {_file(identity.certificate)}: {text}"))
+        return None
+    return own
 
 
 def _public(key: Any) -> bytes:
@@ -332,6 +339,8 @@ class ServerTls:
     def __init__(self, settings: ListenTls) -> None:
         found: Found = []
         self.settings = settings
+        self.warnings: list[str] = []
+        """What clients are likely to refuse, in sentences: certificates out of their time."""
         self._protocols = tuple(each.encode() for each in settings.alpn)
         self._main = self._context(settings.identity, found)
         self._by_name: dict[str, SSL.Context] = {}
@@ -356,7 +365,9 @@ class ServerTls:
         context.set_alpn_select_callback(self._choose_protocol)
         if settings.certificates:
             context.set_tlsext_servername_callback(self._choose_certificate)
-        _use_identity(context, identity, found)
+        own = _use_identity(context, identity, found)
+        if own is not None and (when := _out_of_time(own)):
+            self.warnings.append(f"the certificate in {_file(identity.certificate)} {when}")
         return context
 
     def connection(self) -> SSL.Connection:
@@ -521,15 +532,23 @@ def _chain_fault(shown: crypto.X509, error: int, depth: int) -> str:
     what = "the backend's certificate"
     if depth:
         what = f"the certificate {_subject(certificate.subject)} in the backend's chain"
-    if error == 9:
-        return f"{what} is not valid before {_day(certificate.not_valid_before_utc)}"
-    if error == 10:
-        return f"{what} has expired on {_day(certificate.not_valid_after_utc)}"
+    if error in (9, 10) and (when := _out_of_time(certificate)):
+        return f"{what} {when}"
     if error in _NO_ISSUER:
         issuer = _subject(certificate.issuer)
         return f"{what} is not trusted: its authority {issuer} is not known"
     text = _CHAIN_FAULTS.get(error) or f"OpenSSL's fault {error}"
     return f"{what} is not trusted: {text}"
+
+
+def _out_of_time(certificate: x509.Certificate) -> str:
+    """Since or until when a certificate is not valid; empty if it is now."""
+    now = datetime.now(timezone.utc)
+    if now < certificate.not_valid_before_utc:
+        return f"is not valid before {_day(certificate.not_valid_before_utc)}"
+    if now > certificate.not_valid_after_utc:
+        return f"has expired on {_day(certificate.not_valid_after_utc)}"
+    return ""
 
 
 def _subject(name: x509.Name) -> str:
@@ -538,7 +557,7 @@ def _subject(name: x509.Name) -> str:
 
 
 def _day(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
 
 
 # By OpenSSL's text of an alert: its name in RFC 8446, 6, and what it means where that is not plain.

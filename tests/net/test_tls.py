@@ -345,6 +345,25 @@ def test_a_certificate_out_of_its_time(make: Make, days: tuple[int, int], text: 
     assert fault.endswith(" UTC")
 
 
+@pytest.mark.parametrize(
+    ("days", "text"),
+    [((-9, -2), "has expired on 2"), ((2, 9), "is not valid before 2"), ((-1, 1), "")],
+)
+def test_a_certificate_of_our_own_out_of_its_time(
+    make: Make, days: tuple[int, int], text: str
+) -> None:
+    """No error: clients may have another clock, or look away; but whoever runs it should know."""
+    made, right = make("a", days=days), make("b")
+    for server in (
+        server_of(made),
+        server_of(right, certificates={"www.example.org": identity(made)}),
+    ):
+        warnings = [f'the certificate in "{made.certificate}" {text}'] if text else []
+        assert len(server.warnings) == len(warnings)
+        for warning, begin in zip(server.warnings, warnings, strict=True):
+            assert warning.startswith(begin)
+
+
 def test_a_certificate_for_clients_only(make: Make) -> None:
     """One with an extended key usage that leaves servers out."""
     from cryptography.hazmat.primitives import hashes

@@ -14,6 +14,8 @@ import pytest
 import pytest_twisted
 from cryptography import x509
 from twisted.internet.threads import deferToThread
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import provider
 
 from monconn.addresses import EndpointAddress, TcpAddress
 from monconn.config.config import ServiceConfig
@@ -154,6 +156,27 @@ async def test_a_new_key_that_cannot_be_used_leaves_the_old_one(
     assert world.monitor().rules.conn_limit == 0
     assert shown(await connect(world)) == "old"
     assert await answers(world, old)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_expired_certificate_is_warned_of(
+    world: World, files: Files, tmp_path: Path
+) -> None:
+    files.put(make_certificate(tmp_path / "expired", days=(-9, -2)))
+    warned: list[LogEvent] = []
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event["log_level"] is LogLevel.warn:
+            warned.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        await world.supervisor.apply((), [attrs.evolve(world.service(), tls=files.tls)])
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    (text,) = map(formatEvent, warned)
+    assert text.startswith(f'web: the certificate in "{files.certificate}" has expired on 2')
 
 
 @pytest_twisted.ensureDeferred

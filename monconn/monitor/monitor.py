@@ -205,6 +205,7 @@ class Monitor:
         )
         if refusal is None:
             return record
+        record.closed, record.closed_at = record.opened, record.opened_at
         self.refuse(record, refusal)
         return None
 
@@ -217,7 +218,8 @@ class Monitor:
         record.refusal = refusal
         record.detail = detail
         record.state = "closed"
-        record.closed, record.closed_at = self.clock.seconds(), time.time()
+        if record.closed is None:  # else it is refused at once
+            record.closed, record.closed_at = self.clock.seconds(), time.time()
         self._ended.refused[refusal] += 1
         self.observers.notify("refused", record)
 

@@ -20,6 +20,8 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
+from monconn.relay.ends import HOLD_PAUSE
+from monconn.relay.relay import Relay
 from monconn.relay.sockets import handshake
 from monconn.relay.sockets.handshake import HandshakeRoom
 
@@ -32,6 +34,7 @@ from .world import (
     reset,
     to_the_end,
     unread,
+    unsent,
     until,
     until_settled,
 )
@@ -616,6 +619,31 @@ def pieces_of_any_size(world: World) -> None:
             sending = world.meanwhile(sender.sendall, ANSWER[:size])
             assert exactly(receiver, size) == ANSWER[:size]
             sending.result()
+    to_the_end_of_pair(client, backend)
+    world.closed()
+
+
+@case("tls_to_plain")
+def short_records_take_no_larger_share(world: World) -> None:
+    client, backend = world.pair()
+    count = 30_000
+    tls = tls_of(client).tls
+    records = []
+    for _ in range(count):
+        tls.send(b"x")
+        records.append(tls.bio_read(100))
+    loop = world.paths._loop
+    assert loop is not None
+    (relay,) = world.monitor._live.values()
+    assert isinstance(relay, Relay)
+    world.on_reactor(relay.hold, "up", HOLD_PAUSE)
+    sending = world.meanwhile(socket.socket.sendall, client, b"".join(records))
+    until_settled(lambda: unsent(client))  # as much of it has come as the kernel takes
+    with patch.object(loop, "rearm", wraps=loop.rearm) as rearm:
+        world.on_reactor(relay.release, "up", HOLD_PAUSE)
+        assert exactly(backend, count) == b"x" * count
+        sending.result()
+    assert rearm.call_count, "its first 64 KiB are a turn's share"
     to_the_end_of_pair(client, backend)
     world.closed()
 

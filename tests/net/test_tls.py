@@ -10,7 +10,7 @@ import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import rsa, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
@@ -587,6 +587,20 @@ def test_a_key_of_another_certificate(make: Make, tmp_path: Path) -> None:
     )
     found = problems_of(ListenTls(str(made.certificate), str(tmp_path / "rsa.pem")))
     assert "is not that of the first certificate" in found[("key",)]
+
+
+def test_keys_of_kinds_that_tls_has_not(make: Make, tmp_path: Path) -> None:
+    made = make("a")
+    key = x25519.X25519PrivateKey.generate()
+    (tmp_path / "x25519.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    found = problems_of(ListenTls(str(made.certificate), str(tmp_path / "x25519.pem")))
+    assert "is not that of the first certificate in" in found[("key",)]
 
 
 def test_passphrases(make: Make, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from monconn.monitor.registry import Registry
 from monconn.policy.networks import NetworkSet
 from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
+from monconn.policy.sides import Keepalive, Sides
 from monconn.policy.timeouts import Timeouts
 from monconn.wrapping import MonitoringFactory, MonitoringProtocol
 
@@ -42,6 +43,7 @@ __all__ = [
     "ConnectionRecord",
     "IConnection",
     "IObserver",
+    "Keepalive",
     "Monitor",
     "MonitoringFactory",
     "MonitoringProtocol",
@@ -50,6 +52,7 @@ __all__ = [
     "Policy",
     "Registry",
     "Rules",
+    "Sides",
     "Timeouts",
     "__version__",
     "delete",

@@ -40,12 +40,13 @@ from monconn.net.peers import RefusedProtocol, describe_peer
 from monconn.net.sockets import (
     buffered_bytes,
     descriptor_of,
-    enable_keepalive,
     end_by_errno,
     peer_pid,
+    set_keepalive,
     track_errors,
     unacknowledged_bytes,
 )
+from monconn.policy.sides import Keepalive, check_keepalive
 from monconn.policy.timeouts import GRACE_SECONDS
 
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
@@ -91,8 +92,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         Protocol.makeConnection(self, transport)
         self._descriptor = descriptor_of(transport)
         self._socket = track_errors(self._descriptor)
-        if self._socket is not None and self.factory.has_keepalive():
-            enable_keepalive(self._socket)
+        self._keepalive: Keepalive | None = None
+        self._set_keepalive()
         record = self.record
         record.client = self._client_name()
         record.state = "open"
@@ -103,6 +104,12 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._monitor.opened(self)
         self.factory.registerProtocol(self)
         self.wrappedProtocol.makeConnection(self)
+
+    def _set_keepalive(self) -> None:
+        keepalive = self.factory.chosen_keepalive()
+        if self._socket is not None and keepalive != self._keepalive:
+            self._keepalive = keepalive
+            set_keepalive(self._socket, keepalive)
 
     def _provide_interfaces(self, transport: ITransport) -> None:
         # ProtocolWrapper hides these of the wrapped protocol: without IHalfCloseableProtocol a
@@ -274,11 +281,13 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def measure(self) -> None:
         """Update the record from what the kernel knows of the socket."""
         if self._socket is not None:
-            self.record.note_tcp(self._remote, self._socket.tcp_info())
+            now = self._monitor.clock.seconds()
+            self.record.note_tcp(self._remote, self._socket.tcp_info(), now)
 
     def policy_changed(self) -> None:
-        """Set the timer for the monitor's new time limits."""
+        """Apply the monitor's keepalive, and set the timer for its new time limits."""
         if self.record.ending is None and self.connected:  # else the timer is the grace period's
+            self._set_keepalive()
             self._schedule_check()
 
     def _close(self) -> None:
@@ -346,8 +355,8 @@ class MonitoringFactory(WrappingFactory):
     :param wrapped: the factory to wrap.
     :param is_client: whether the connections are outgoing ones; left out, a
         ``ClientFactory`` is a client's and any other a server's.
-    :param keepalive: whether the kernel is to probe silent peers; the policy's setting if left
-        out.
+    :param keepalive: whether the kernel is to probe silent peers, or a :class:`Keepalive` that says
+        when; the policy's setting if left out.
     :raises SettingError: an argument is not valid.
     """
 
@@ -359,7 +368,7 @@ class MonitoringFactory(WrappingFactory):
         wrapped: IProtocolFactory,
         *,
         is_client: bool | None = None,
-        keepalive: bool | None = None,
+        keepalive: bool | Keepalive | None = None,
     ) -> None:
         if not isinstance(monitor, Monitor):
             raise SettingTypeError(
@@ -372,6 +381,13 @@ class MonitoringFactory(WrappingFactory):
         super().__init__(wrapped)
         self.monitor = monitor
         self.is_client = _is_client(wrapped) if is_client is None else is_client
+        if keepalive is not None:
+            try:
+                check_keepalive(keepalive)
+            except TypeError as error:
+                raise SettingTypeError(
+                    f"MonitoringFactory(keepalive={keepalive!r}): {error}"
+                ) from None
         self.keepalive = keepalive
         if IProtocolNegotiationFactory.providedBy(wrapped):
             alsoProvides(self, IProtocolNegotiationFactory)
@@ -399,8 +415,15 @@ class MonitoringFactory(WrappingFactory):
         return self.monitor.admit(peer, peer_ip)
 
     def has_keepalive(self) -> bool:
-        """Whether new connections are to have TCP keepalive."""
-        return self.monitor.policy.keepalive if self.keepalive is None else self.keepalive
+        """Whether connections are to have TCP keepalive."""
+        return self.chosen_keepalive() is not None
+
+    def chosen_keepalive(self) -> Keepalive | None:
+        """How the kernel is to probe silent peers; None for not at all."""
+        chosen = self.monitor.policy.keepalive
+        if self.keepalive is not None:
+            chosen = check_keepalive(self.keepalive)
+        return chosen.backend if self.is_client else chosen.client
 
     def unregisterProtocol(self, p: Any) -> None:
         """Forget a protocol; harmless the second time, unlike ``WrappingFactory``'s."""

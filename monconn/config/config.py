@@ -39,7 +39,7 @@ from monconn.config.sections import (
 from monconn.config.tls import tls_backend, tls_listener
 from monconn.config.yaml import Mapping, Node, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
-from monconn.policy.kinds import POSITIVE_SECONDS, SECONDS
+from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.tls import BackendTls, ListenTls
 
@@ -331,8 +331,9 @@ def _beside_backend(backend: Address) -> str | None:
 
 # -- the Go tool's style
 
-_GO_DEFAULTS = Policy.of(read_timeout=600)
-_DURATIONS = {key for key, each in SETTINGS.items() if each.kind in (SECONDS, POSITIVE_SECONDS)}
+_GO_DEFAULTS = Policy.of(read_timeout=600, half_close_timeout=0)
+_KINDS_OF_DURATIONS = (SECONDS, OPTIONAL_SECONDS, POSITIVE_SECONDS)
+_DURATIONS = {key for key, each in SETTINGS.items() if each.kind in _KINDS_OF_DURATIONS}
 _GO_READERS: dict[str, fields.Reader] = {
     "listen_ip": fields.read_host,
     "listen_port": fields.read_listen_port,

@@ -8,7 +8,7 @@ class with such fields; its keys, and what is wrong with their values, follow fr
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 import attrs
@@ -30,9 +30,10 @@ from monconn.addresses import (
 from monconn.config.tls import tls_backend, tls_faults, tls_listener
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import AddressError, quoted
-from monconn.policy import kinds
+from monconn.policy import kinds, sides
 from monconn.policy import tls as tls_settings
 from monconn.policy.kinds import MAX_COUNT, Kind
+from monconn.policy.sides import Keepalive, Sides
 from monconn.policy.tls import BackendTls, ListenTls
 from monconn.units import parse_duration, parse_size
 
@@ -184,6 +185,48 @@ def read_flag(node: Node) -> bool:
     return value
 
 
+def read_keepalive(node: Node) -> Sides[Keepalive | None]:
+    """Keepalive of both sides, or of each in a mapping with ``client`` and ``backend``."""
+    return _read_sides(node, _read_one_keepalive, Keepalive(), _names_of(Keepalive))
+
+
+def _read_one_keepalive(node: Node) -> Keepalive | None:
+    if isinstance(node, Mapping):
+        return structure(node, Keepalive)
+    if not isinstance(value := _scalar_value(node), bool):
+        raise Wrong.here(
+            "must be true or false, without quotes, or a mapping such as"
+            f" {{idle: 30s, interval: 10s, count: 3}}, not {_as_written(node)}"
+        )
+    return Keepalive() if value else None
+
+
+def _belongs_to_a_side(node: Node) -> None:
+    raise Wrong.here("belongs to one side: write it in the mapping of client or backend")
+
+
+def read_seconds_of_sides(node: Node) -> Sides[float]:
+    """A duration for both sides, or of each in a mapping with ``client`` and ``backend``."""
+    return _read_sides(node, read_seconds, 0.0)
+
+
+def _read_sides(
+    node: Node, read: Callable[[Node], T], default: T, of_one: Iterable[str] = ()
+) -> Sides[T]:
+    """A value of both sides, or of each; a side that is left out has the default.
+
+    :param of_one: keys of a value that is a mapping itself, by which the two are told apart.
+    """
+    if not isinstance(node, Mapping) or (of_one and node.nodes.keys() <= {*of_one}):
+        both = read(node)
+        return Sides(both, both)
+    readers = {"client": read, "backend": read}
+    values, found = read_keys(node, {**dict.fromkeys(of_one, _belongs_to_a_side), **readers})
+    if found:
+        raise Wrong(*found)
+    return Sides(values.get("client", default), values.get("backend", default))
+
+
 def read_when_full(node: Node) -> Literal["wait", "refuse"]:
     """``wait`` or ``refuse``: the treatment of clients beyond the limit."""
     value = _scalar_value(node)
@@ -331,6 +374,7 @@ PlainListen = Annotated[TcpAddress | UnixAddress | None, read_plain_listen]
 
 NODE_READERS: dict[Kind, Reader] = {
     kinds.SECONDS: read_seconds,
+    kinds.OPTIONAL_SECONDS: read_seconds,
     kinds.POSITIVE_SECONDS: read_positive_seconds,
     kinds.COUNT: read_count,
     kinds.FLAG: read_flag,
@@ -343,6 +387,10 @@ NODE_READERS: dict[Kind, Reader] = {
     tls_settings.PROTOCOLS: _read_protocols,
     tls_settings.SERVER_NAME: lambda node: tls_settings.check_host(read_text(node)),
     tls_settings.CERTIFICATES: _read_certificates,
+    sides.KEEPALIVE: read_keepalive,
+    sides.SECONDS_OF_SIDES: read_seconds_of_sides,
+    sides.PROBE_SECONDS: lambda node: sides.PROBE_SECONDS.check(read_seconds(node)),
+    sides.PROBES: lambda node: sides.PROBES.check(read_count(node)),
 }
 """Reads each kind of setting."""
 

@@ -68,6 +68,9 @@ BROKEN_REASONS: dict[tuple[Side, SideEnd], Reason] = {
 }
 """The reason when a side failed; ``none`` if the failure was on our side of its connection."""
 
+LOST_REASONS: dict[Reason, Side] = {"client_lost": "client", "backend_lost": "backend"}
+"""Which side was lost."""
+
 # HAProxy's configuration manual, "Session state at disconnection", first letter. Those that depend
 # on which side was waited for are missing here: see ConnectionRecord.code.
 WHO_LETTERS: dict[Reason, str] = {

@@ -14,6 +14,7 @@ import attrs
 from monconn.model import tcpinfo
 from monconn.model.reasons import (
     CLOSERS,
+    LOST_REASONS,
     WHO_LETTERS,
     Closer,
     Direction,
@@ -73,6 +74,25 @@ class ConnectionRecord:
     """When we last began to read from the client; None while we do not read from it."""
     half_closed: float | None = None
     """When the first of the two sides sent its end (FIN)."""
+    first_end: Side | None = None
+    """Which side that was."""
+    backend_ended: float | None = None
+    """When the backend sent its end; None where there is no relay."""
+    client_heard: float | None = None
+    """When the client's kernel was last heard, by an ACK or data, as of the last ``tcp_info``; None
+    on UNIX sockets."""
+    backend_heard: float | None = None
+    """The same for the backend."""
+    client_unanswered: float | None = None
+    """Since when the client's kernel has not answered retransmissions or probes, as far as that is
+    known; None if there are none."""
+    backend_unanswered: float | None = None
+    """The same for the backend."""
+    client_unreachable: float | None = None
+    """The same, but only once it is so many, for so long, that the client counts as unreachable
+    (see :meth:`is_unreachable`); None while it answers."""
+    backend_unreachable: float | None = None
+    """The same for the backend."""
     client_stalled: float | None = None
     """Since when bytes for the client make no progress; None if none are pending."""
     backend_stalled: float | None = None
@@ -166,14 +186,78 @@ class ConnectionRecord:
         """Say more about how the connection goes, or how it ended; what was said before stays."""
         self.detail = f"{self.detail}; {detail}" if self.detail else detail
 
-    def note_tcp(self, side: Side, tcp: bytes | None) -> None:
-        """Store the kernel's ``tcp_info`` of a side's socket; None changes nothing."""
+    def note_tcp(
+        self,
+        side: Side,
+        tcp: bytes | None,
+        now: float,
+        keepalive_seconds: float = tcpinfo.LEAST_KEEPALIVE_SECONDS,
+    ) -> None:
+        """Store the kernel's ``tcp_info`` of a side's socket, and whether that side answers.
+
+        :param tcp: undecoded; None changes nothing.
+        :param now: monotonic seconds.
+        :param keepalive_seconds: the interval between keepalive probes, if it is known.
+        """
         if tcp is None:
             return
+        # Without a call in Python, as it is done for both sides of each connection as it ends.
+        heard = now - min(tcpinfo.HEARD.unpack_from(tcp)) * 1e-3
         if side == "client":
-            self.client_tcp = tcp
+            self.client_tcp, self.client_heard = tcp, heard
         else:
-            self.backend_tcp = tcp
+            self.backend_tcp, self.backend_heard = tcp, heard
+        if tcp[tcpinfo.RETRANSMITS] or tcp[tcpinfo.PROBES]:
+            self._note_unanswered(side, tcp, now, heard, keepalive_seconds)
+        elif side == "client":
+            self.client_unanswered = self.client_unreachable = None
+        else:
+            self.backend_unanswered = self.backend_unreachable = None
+
+    def _note_unanswered(
+        self, side: Side, tcp: bytes, now: float, heard: float, keepalive_seconds: float
+    ) -> None:
+        if tcpinfo.is_over(tcp):
+            return  # it may have been reset: that is an answer, but leaves the counters as they are
+        # For how long has two lower bounds: what we have seen ourselves, and what the kernel's
+        # timers tell. But what was heard since then was an answer.
+        before = self.client_unanswered if side == "client" else self.backend_unanswered
+        since = now - tcpinfo.unanswered_seconds(tcp, keepalive_seconds)
+        since = max(heard, since if before is None else min(before, since))
+        if side == "client":
+            self.client_unanswered = since
+        else:
+            self.backend_unanswered = since
+        is_unreachable = self.is_unreachable(side, tcpinfo.UNREACHABLE_SECONDS, now)
+        if side == "client":
+            self.client_unreachable = since if is_unreachable else None
+        else:
+            self.backend_unreachable = since if is_unreachable else None
+
+    def note_answer(self, side: Side) -> None:
+        """A side has answered in a way that ``tcp_info`` does not show: it has reset."""
+        if side == "client":
+            self.client_unanswered = self.client_unreachable = None
+        else:
+            self.backend_unanswered = self.backend_unreachable = None
+
+    def is_unreachable(self, side: Side, seconds: float, now: float) -> bool:
+        """Whether a side does not answer, as of its last ``tcp_info``.
+
+        At least two retransmissions or probes are unanswered, and for so long nothing has come from
+        its kernel although it was asked. A peer whose process is stopped, or whose window is shut,
+        answers.
+
+        :param seconds: for how long.
+        :param now: monotonic seconds.
+        """
+        if side == "client":
+            unanswered, tcp = self.client_unanswered, self.client_tcp
+        else:
+            unanswered, tcp = self.backend_unanswered, self.backend_tcp
+        if unanswered is None or tcp is None or now - unanswered < seconds:
+            return False
+        return tcpinfo.unanswered(tcp) >= tcpinfo.LEAST_UNANSWERED
 
     def note_end(self, side: Side, how: SideEnd) -> None:
         """Record how a side ended.
@@ -182,6 +266,8 @@ class ConnectionRecord:
         """
         if self.reason is not None:
             return
+        if how == "fin" and self.first_end is None:
+            self.first_end = side
         if side == "client":
             self.client_end = how
         else:
@@ -195,9 +281,14 @@ class ConnectionRecord:
 
     @property
     def closed_by(self) -> Closer | None:
-        """The party that ended it first; None while live."""
+        """The party that ended it first; None while live.
+
+        When a side was lost, the other may have ended before: it is often the one that noticed.
+        """
         if self.reason is None:
             return None
+        if self.reason in LOST_REASONS and self.first_end is not None:
+            return self.first_end
         first_word = self.reason.partition("_")[0]
         return next((each for each in CLOSERS if each == first_word), "monconn")
 
@@ -304,7 +395,15 @@ class ConnectionRecord:
             "last_down_seconds": self._after_opening(self.last_down),
             "client_end": self.client_end,
             "backend_end": self.backend_end,
+            "client_last_heard_seconds": self._until_now(self.client_heard, now),
+            "backend_last_heard_seconds": self._until_now(self.backend_heard, now),
         }
+        if self.client_unreachable is not None:
+            unreachable = self._until_now(self.client_unreachable, now)
+            values["client_unreachable_seconds"] = unreachable
+        if self.backend_unreachable is not None:
+            unreachable = self._until_now(self.backend_unreachable, now)
+            values["backend_unreachable_seconds"] = unreachable
         if self.closed_at is not None:
             values["closed_at"] = iso_time(self.closed_at)
             values["duration_seconds"] = round(self.age_seconds(now), 3)
@@ -324,6 +423,12 @@ class ConnectionRecord:
             if tcp is not None:
                 values[key] = tcpinfo.decode(tcp)
         return values
+
+    def _until_now(self, moment: float | None, now: float) -> float | None:
+        """Seconds up to now, or up to the end once it is closed."""
+        if moment is None:
+            return None
+        return round(max(0.0, (now if self.closed is None else self.closed) - moment), 3)
 
     def _after_opening(self, moment: float | None) -> float | None:
         return None if moment is None else round(moment - self.opened, 6)

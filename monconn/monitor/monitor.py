@@ -116,7 +116,7 @@ class Monitor:
         before, self.policy = self.policy, _as_policy(policy)
         if policy.rules.bans != before.rules.bans:
             self._end_blocked(self._blocks.configure(policy.rules.bans))
-        if policy.timeouts != before.timeouts:
+        if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
             for connection in tuple(self._live.values()):
                 try:
                     connection.policy_changed()

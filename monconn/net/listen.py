@@ -21,7 +21,7 @@ from zope.interface import implementer
 from monconn import unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.errors import ListenError, os_error_text
-from monconn.net.sockets import enable_keepalive
+from monconn.net.sockets import ProbeTimes, set_keepalive
 
 BACKLOG = 4096
 """The kernel's queue of clients not yet accepted; ``net.core.somaxconn`` may shorten it."""
@@ -65,12 +65,15 @@ class ServeReactor(ListenReactor, AdoptReactor, Protocol):
 
 
 def open_listener(
-    address: SocketAddress, *, keepalive: bool = True, default_mode: int | None = None
+    address: SocketAddress,
+    *,
+    keepalive: ProbeTimes | None = None,
+    default_mode: int | None = None,
 ) -> socket.socket:
     """Bind and listen.
 
     :param address: an empty host is every address, IPv6 and IPv4.
-    :param keepalive: whether the kernel sends keepalive probes to silent clients.
+    :param keepalive: when the kernel sends keepalive probes to silent clients; None for never.
     :param default_mode: the permissions of a UNIX socket whose address names none; None leaves
         them to the umask.
     :returns: a listening, non-blocking socket.
@@ -82,7 +85,9 @@ def open_listener(
         raise ListenError(f"cannot listen on {address}: {os_error_text(error)}") from error
 
 
-def _bind(address: SocketAddress, keepalive: bool, default_mode: int | None) -> socket.socket:
+def _bind(
+    address: SocketAddress, keepalive: ProbeTimes | None, default_mode: int | None
+) -> socket.socket:
     if isinstance(address, UnixAddress):
         unixsocket.remove_stale(address.path)
         mode = default_mode if address.mode is None else address.mode
@@ -104,7 +109,7 @@ def _listening(
     where: Any,
     *,
     dual_stack: bool = False,
-    keepalive: bool = False,
+    keepalive: ProbeTimes | None = None,
     mode: int | None = None,
 ) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -115,8 +120,8 @@ def _listening(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # Linux copies these to each accepted socket: no system call for each of them.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if keepalive:
-                enable_keepalive(sock)
+            if keepalive is not None:
+                set_keepalive(sock, keepalive)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         sock.bind(where)

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import select
 import socket
 import struct
 import termios
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.python.failure import Failure
 
 from monconn.model.reasons import SideEnd
-
-KEEPALIVE_SECONDS = 30
-KEEPALIVE_PROBES = 9
 
 _SO_MEMINFO = 55
 _TCP_INFO = 11
@@ -58,7 +56,7 @@ class ErrorTrackingSocket(socket.socket):
     __slots__ = ("_tcp_info", "error_number", "has_ended", "keep_unread", "unread_data")
 
     error_number: int
-    """The first error that occurred; 0 for none."""
+    """The first error; 0 for none. It is ``EPIPE`` if the peer had ended in order before."""
     has_ended: bool
     """Whether the end of what the peer sends was read."""
     keep_unread: bool
@@ -74,7 +72,7 @@ class ErrorTrackingSocket(socket.socket):
             self._note(error)
             raise
         if not data:
-            self.has_ended = True
+            self._note_end()
         return data
 
     def recvmsg(self, *args: Any) -> Any:
@@ -85,7 +83,7 @@ class ErrorTrackingSocket(socket.socket):
             self._note(error)
             raise
         if not received[0]:
-            self.has_ended = True
+            self._note_end()
         return received
 
     def send(self, data: Any, *flags: int) -> int:
@@ -121,8 +119,20 @@ class ErrorTrackingSocket(socket.socket):
             return b""
 
     def _note(self, error: OSError) -> None:
-        if error.errno != errno.EAGAIN and not self.error_number:
-            self.error_number = error.errno or 0
+        if error.errno == errno.EAGAIN or self.error_number:
+            return
+        self.error_number = error.errno or 0
+        if error.errno == errno.EPIPE and self.family == socket.AF_UNIX:
+            # So fails a write to a UNIX socket that has closed. If that left bytes unread, which
+            # makes it a reset, SO_ERROR is ECONNRESET. Over TCP a reset that comes after a FIN is
+            # EPIPE, and any other ECONNRESET (tcp_reset of net/ipv4/tcp_input.c).
+            self.error_number = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.EPIPE
+
+    def _note_end(self) -> None:
+        if self.error_number not in (0, errno.EPIPE):
+            # Its error taken by a write, a socket that has failed looks as if its peer had ended.
+            raise OSError(self.error_number, os.strerror(self.error_number))
+        self.has_ended = True
 
 
 def descriptor_of(transport: Any) -> FileDescriptor | None:
@@ -245,15 +255,36 @@ def has_failed(sock: socket.socket) -> bool:
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
-def enable_keepalive(sock: socket.SocketType) -> None:
-    """Have the kernel probe a silent peer; TCP only."""
+class ProbeTimes(Protocol):
+    """When the kernel probes a silent peer: a :class:`~monconn.policy.sides.Keepalive`."""
+
+    @property
+    def idle(self) -> int:
+        """Whole seconds of silence before the first probe."""
+
+    @property
+    def interval(self) -> int:
+        """Whole seconds between probes."""
+
+    @property
+    def count(self) -> int:
+        """How many unanswered probes end the connection, with ``ETIMEDOUT``."""
+
+
+def set_keepalive(sock: socket.SocketType, times: ProbeTimes | None) -> None:
+    """Have the kernel probe a silent peer, or not; TCP only.
+
+    :param times: when; None for not at all.
+    """
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, times is not None)
+    if times is None:
+        return
     for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_SECONDS),
-        ("TCP_KEEPINTVL", KEEPALIVE_SECONDS),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_KEEPIDLE", times.idle),
+        ("TCP_KEEPINTVL", times.interval),
+        ("TCP_KEEPCNT", times.count),
     ):
         if hasattr(socket, name):  # Linux has all three, other kernels some
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

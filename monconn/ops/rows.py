@@ -82,6 +82,18 @@ class ConnectionRow(Row):
     last_down_seconds: float | None = field("LAST DOWN", "seconds", nullable=True, importance=13)
     client_end: str = field("CLIENT END", importance=13)
     backend_end: str = field("BACKEND END", importance=13)
+    client_last_heard_seconds: float | None = field(
+        "CLIENT HEARD", "seconds", nullable=True, importance=13, help="Since its last ACK or data."
+    )
+    backend_last_heard_seconds: float | None = field(
+        "BACKEND HEARD", "seconds", nullable=True, importance=13, help="Since its last ACK or data."
+    )
+    client_unreachable_seconds: float | None = field(
+        "CLIENT UNREACHABLE", "seconds", optional=True, importance=13, help="For how long."
+    )
+    backend_unreachable_seconds: float | None = field(
+        "BACKEND UNREACHABLE", "seconds", optional=True, importance=13, help="For how long."
+    )
     closed_at: str | None = field("CLOSED", "time", optional=True, importance=5, order="closed")
     duration_seconds: float | None = field("LASTED", "seconds", optional=True, importance=4)
     refusal: str | None = field(optional=True, importance=3, width=12)

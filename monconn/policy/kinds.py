@@ -107,6 +107,11 @@ POSITIVE_SECONDS = Kind(
     _check_seconds,  # Python code may switch such a limit off, as tests and programs do
     lambda text: _positive(parse_duration(text)),
 )
+OPTIONAL_SECONDS = Kind(
+    "seconds, or unset",
+    lambda value: None if value is None else _check_seconds(value),
+    parse_duration,
+)
 COUNT = Kind("count", _check_count, _parse_count)
 FLAG = Kind("flag", _check_flag, _parse_flag)
 NETWORKS = Kind("networks", _check_networks, _parse_networks)
@@ -120,4 +125,6 @@ Count = Annotated[int, COUNT]
 """A whole number from 0."""
 Flag = Annotated[bool, FLAG]
 Networks = Annotated[tuple[Network, ...], NETWORKS]
+OptionalSeconds = Annotated[float | None, OPTIONAL_SECONDS]
+"""A duration that may be unset."""
 WhenFull = Annotated[Literal["wait", "refuse"], WHEN_FULL]

@@ -12,6 +12,7 @@ from monconn.errors import SettingError
 from monconn.policy.kinds import Flag, Seconds
 from monconn.policy.rules import Rules
 from monconn.policy.settings import FORWARDING_ONLY, Setting, settings_of, validated
+from monconn.policy.sides import KeepaliveOfSides, check_keepalive
 from monconn.policy.timeouts import Timeouts
 
 
@@ -29,10 +30,27 @@ class Policy:
     timeouts: Timeouts = attrs.field(default=Timeouts())
     wait_timeout: Seconds = attrs.field(default=60.0, metadata=FORWARDING_ONLY)
     """Seconds that a stopping service waits for its connections; 0 = not at all."""
-    keepalive: Flag = True
-    """Whether the kernel probes silent peers, so that vanished ones are noticed."""
+    keepalive: KeepaliveOfSides = attrs.field(default=True, converter=check_keepalive)
+    """How the kernel probes each side's peer while it is silent, so that a vanished one is noticed.
+
+    Takes ``True``, ``False`` or a :class:`~monconn.policy.sides.Keepalive` for both sides, or
+    :class:`~monconn.policy.sides.Sides` of them. As a truth value it says whether any side has it.
+    """
     print_bytes: Flag = attrs.field(default=False, metadata=FORWARDING_ONLY)
     """Whether each chunk is printed as a hex dump."""
+
+    first_check_seconds: float = attrs.field(init=False, repr=False, eq=False)
+    """How long after its opening a connection must be checked for the first time.
+
+    Sockets that did not inherit keepalive from a listener get it then, as most connections end
+    before the first probe would be sent. The kernel counts from what it last heard of the peer, so
+    that the first probe comes no later.
+    """
+
+    @first_check_seconds.default
+    def _first_check_seconds(self) -> float:
+        idle = [each.idle for each in (self.keepalive.client, self.keepalive.backend) if each]
+        return min([self.timeouts.first_check_seconds, *idle])
 
     @classmethod
     def of(cls, **settings: Any) -> Policy:

@@ -6,18 +6,23 @@ from collections.abc import Iterator
 
 import attrs
 
-from monconn.model.reasons import Reason
+from monconn.model.reasons import Reason, Side
 from monconn.model.record import ConnectionRecord
-from monconn.policy.kinds import PositiveSeconds, Seconds
+from monconn.policy.kinds import OptionalSeconds, PositiveSeconds, Seconds
 from monconn.policy.settings import FORWARDING_ONLY, validated
+from monconn.policy.sides import SecondsOfSides, check_seconds
 
 GRACE_SECONDS = 5.0
 """How long a peer may take to receive what is under way once the connection's end is decided."""
+BACKEND_ENDED_SECONDS = 60.0
+"""What ``half_close_timeout`` is for a client that does not follow its backend's end, if unset."""
 _CHECKS_A_LIMIT = 4
+_UNANSWERED_CHECK_SECONDS = 1.0
+"""How often a side that does not answer is checked, if it may not for ever."""
+_LEAST_CHECK_SECONDS = 0.25
 _NEVER = float("inf")
 _SETTLED_SECONDS = 30.0
-"""When a connection is checked even without a limit: costly set-up, such as keepalive on sockets
-that did not inherit it, waits until a connection is this old, as most end before."""
+"""When a connection is checked for the first time even without a limit."""
 
 
 @attrs.frozen(field_transformer=validated)
@@ -35,10 +40,20 @@ class Timeouts:
     """The time during which bytes wait for a side without any progress."""
     max_idle: Seconds = 900.0
     """The time without a byte either way, counted from the opening."""
-    half_close_timeout: Seconds = 0.0
-    """The time without a byte either way once one side has ended."""
+    half_close_timeout: OptionalSeconds = None
+    """The time without a byte either way once one side has ended.
+
+    Unset, it is :data:`BACKEND_ENDED_SECONDS` once the backend has ended, for a client that has
+    taken all bytes and does not end its side; and off while a client that has ended waits for its
+    answer. Wrapped factories have no such default.
+    """
     max_lifetime: Seconds = 0.0
     """The time from the opening, whatever happens."""
+    unreachable_timeout: SecondsOfSides = attrs.field(default=0.0, converter=check_seconds)
+    """The time for which a side is unreachable: nothing is heard of it although it has been asked.
+
+    For both sides, or :class:`~monconn.policy.sides.Sides` of it.
+    """
 
     first_check_seconds: float = attrs.field(init=False, repr=False, eq=False)
     """How long after its opening a connection must be checked for the first time."""
@@ -54,6 +69,8 @@ class Timeouts:
             self.write_timeout / _CHECKS_A_LIMIT,
             self.max_idle / _CHECKS_A_LIMIT,
             self.max_lifetime,
+            self.unreachable_timeout.client / _CHECKS_A_LIMIT,
+            self.unreachable_timeout.backend / _CHECKS_A_LIMIT,
         )
         return min(limit for limit in limits if limit)
 
@@ -76,7 +93,12 @@ class Timeouts:
             yield record.opened + self.max_lifetime, "lifetime"
         if self.max_idle:
             yield record.last_activity + self.max_idle, "idle_timeout"
-        if self.half_close_timeout and record.half_closed is not None:
+        if self.half_close_timeout is None:
+            # A client that reads slowly is not one that forgot to end: write_timeout is for it.
+            if record.backend_ended is not None and record.client_stalled is None:
+                since = max(record.backend_ended, record.last_activity)
+                yield since + BACKEND_ENDED_SECONDS, "half_close_timeout"
+        elif self.half_close_timeout and record.half_closed is not None:
             since = max(record.half_closed, record.last_activity)
             yield since + self.half_close_timeout, "half_close_timeout"
         if self.read_timeout and record.reading_since is not None and record.client_end == "none":
@@ -97,4 +119,26 @@ class Timeouts:
         for limit in (self.write_timeout, self.max_idle):
             if limit:
                 when = min(when, now + limit / _CHECKS_A_LIMIT)
+        for limit, unanswered in (
+            (self.unreachable_limit("client", record), record.client_unanswered),
+            (self.unreachable_limit("backend", record), record.backend_unanswered),
+        ):
+            if limit:
+                when = min(when, now + limit / _CHECKS_A_LIMIT)
+                if unanswered is not None:
+                    # For how long is a lower bound, and whether it answers again comes as no event.
+                    due = max(unanswered + limit, now + _LEAST_CHECK_SECONDS)
+                    when = min(when, due, now + _UNANSWERED_CHECK_SECONDS)
         return when
+
+    def unreachable_limit(self, side: Side, record: ConnectionRecord) -> float:
+        """For how many seconds a side may be unreachable; 0 for as long as it likes.
+
+        Once the backend has ended, that is what ``half_close_timeout`` is if both are unset: the
+        bytes or the end that a vanished client has not acknowledged would hold it for a quarter of
+        an hour.
+        """
+        limit = self.unreachable_timeout.of(side)
+        if not limit and self.half_close_timeout is None and record.backend_ended is not None:
+            return BACKEND_ENDED_SECONDS
+        return limit

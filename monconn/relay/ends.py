@@ -30,6 +30,7 @@ from typing import Literal, Protocol, get_args
 
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.model.record import ConnectionRecord
+from monconn.policy.sides import Keepalive
 from monconn.relay.stages import StageChain
 
 Phase = Literal["connecting", "open", "draining", "resetting", "closed"]
@@ -96,11 +97,11 @@ class End(Protocol):
     def abort(self) -> None:
         """Reset at once; bytes that were not delivered are lost."""
 
-    def enable_keepalive(self) -> None:
-        """Have the kernel probe a silent peer.
+    def set_keepalive(self, keepalive: Keepalive | None) -> None:
+        """Have the kernel probe a silent peer, or not if it is None.
 
         Not done at the start, as it costs four system calls, and most connections end before the
-        first probe would be sent. It may be called more than once.
+        first probe would be sent. It may be called again and again.
         """
 
     def tcp_info(self) -> bytes | None:

@@ -251,7 +251,6 @@ class DataPaths:
         listen: Address,
         backend: Address | ChooseBackend,
         *,
-        keepalive: bool = True,
         tls: ServerTls | None = None,
         backend_tls: BackendTls | None = None,
     ) -> SocketPath | TransportPath:
@@ -266,11 +265,9 @@ class DataPaths:
         if not HAS_EPOLL:
             assert tls is None
             self._warn("this platform has no epoll: forwarding over Twisted's transports, slower")
-            return self.from_endpoint(
-                monitor, backend, keepalive=keepalive, backend_tls=backend_tls
-            )
-        make_backend = self._make_backend(monitor, backend, keepalive, backend_tls)
-        shared = self._shared(monitor, keepalive)
+            return self.from_endpoint(monitor, backend, backend_tls=backend_tls)
+        make_backend = self._make_backend(monitor, backend, backend_tls)
+        shared = self._shared(monitor)
         if tls is not None:
             room = HandshakeRoom(monitor, tls, shared.loop, shared.handshakes, self.deadlines)
             self._rooms.add(room)
@@ -282,20 +279,14 @@ class DataPaths:
         monitor: Monitor,
         backend: Address | ChooseBackend,
         *,
-        keepalive: bool = True,
         backend_tls: BackendTls | None = None,
     ) -> TransportPath:
         """The best path for clients that come on Twisted's transports; see :meth:`between`."""
-        make_backend = self._make_backend(monitor, backend, keepalive, backend_tls)
-        shared = self._transport_shared(monitor, keepalive)
-        return TransportPath(monitor, shared, self._reactor, make_backend)
+        make_backend = self._make_backend(monitor, backend, backend_tls)
+        return TransportPath(monitor, self._transport_shared(monitor), self._reactor, make_backend)
 
     def _make_backend(
-        self,
-        monitor: Monitor,
-        backend: Address | ChooseBackend,
-        keepalive: bool,
-        tls: BackendTls | None,
+        self, monitor: Monitor, backend: Address | ChooseBackend, tls: BackendTls | None
     ) -> MakeBackend:
         # One maker for each address: it caches resolved names, and queues attempts that wait.
         makers: dict[Address, Callable[[ConnectionRecord], End]] = {}
@@ -305,7 +296,7 @@ class DataPaths:
             if made is None:
                 if len(makers) >= _MOST_BACKENDS:  # clients seem to choose arbitrary addresses
                     makers.clear()
-                made = makers[address] = self._backend_maker(monitor, address, keepalive, tls)
+                made = makers[address] = self._backend_maker(monitor, address, tls)
             return made
 
         configured = None if callable(backend) else maker(backend)
@@ -323,18 +314,18 @@ class DataPaths:
             except Exception as error:
                 self._log.failure("no backend could be chosen")
                 failed: Deferred[Any] = fail(NoBackend(f"no backend could be chosen: {error}"))
-                shared = self._transport_shared(monitor, keepalive)
+                shared = self._transport_shared(monitor)
                 return TransportEnd("backend", shared, dial=lambda _: failed)
 
         return make
 
     def _backend_maker(
-        self, monitor: Monitor, address: Address, keepalive: bool, tls: BackendTls | None
+        self, monitor: Monitor, address: Address, tls: BackendTls | None
     ) -> Callable[[ConnectionRecord], End]:
         own = tls_backend(address) if HAS_EPOLL else None
         where = address if own is None else own[0]
         if HAS_EPOLL and not isinstance(where, EndpointAddress):
-            shared = self._shared(monitor, keepalive)
+            shared = self._shared(monitor)
             resolver = Resolver(where, self._reactor, self._clock)
             connector = Connector(resolver, shared.loop, self._clock)
             if own is None:
@@ -348,13 +339,13 @@ class DataPaths:
             return tls_end
         twisted_tls = backend_tls(address, tls)
         dial = dialler(address, self._reactor, twisted_tls)
-        transport_shared = self._transport_shared(monitor, keepalive)
+        transport_shared = self._transport_shared(monitor)
         return lambda _: TransportEnd("backend", transport_shared, dial=dial, tls=twisted_tls)
 
-    def _transport_shared(self, monitor: Monitor, keepalive: bool) -> TransportShared:
-        return TransportShared(monitor.clock, self.deadlines, self._deliveries, keepalive)
+    def _transport_shared(self, monitor: Monitor) -> TransportShared:
+        return TransportShared(monitor.clock, self.deadlines, self._deliveries)
 
-    def _shared(self, monitor: Monitor, keepalive: bool) -> Shared:
+    def _shared(self, monitor: Monitor) -> Shared:
         if self._loop is None:
             self._loop = getattr(self._reactor, "socket_loop", None)  # a MonconnReactor's
         if self._loop is None:
@@ -370,7 +361,6 @@ class DataPaths:
             self.deadlines,
             self._deliveries,
             self._handshakes,
-            keepalive,
         )
 
     def _warn(self, what: str) -> None:

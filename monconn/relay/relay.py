@@ -10,6 +10,7 @@ from zope.interface import implementer
 from monconn.model.reasons import (
     BROKEN_REASONS,
     CLOSED_REASONS,
+    LOST_REASONS,
     Direction,
     Reason,
     Side,
@@ -42,6 +43,8 @@ _DIRECTION: dict[Side, Direction] = {"client": "up", "backend": "down"}
 _EOF_EVENT: dict[Side, Event] = {"client": "client_eof", "backend": "backend_eof"}
 _GONE_EVENT: dict[Side, Event] = {"client": "client_gone", "backend": "backend_gone"}
 _BROKEN_EVENT: dict[Side, Event] = {"client": "client_broken", "backend": "backend_broken"}
+_DROPPED_EVENT: dict[Side, Event] = {"client": "client_dropped", "backend": "backend_gone"}
+_LOST_REASON: dict[Side, Reason] = {side: reason for reason, side in LOST_REASONS.items()}
 
 
 @implementer(IConnection, IWatchable)
@@ -57,7 +60,6 @@ class Relay:
 
     __slots__ = (
         "_deadlines",
-        "_first_ended",
         "_gone",
         "_monitor",
         "_progress",
@@ -84,7 +86,6 @@ class Relay:
         self._monitor = monitor
         self._deadlines = deadlines
         self._state: RelayState = "connecting"
-        self._first_ended: Side | None = None
         self._gone: tuple[Side, ...] = ()
         # Made on demand: most connections end before the first check, and unwatched.
         self._progress: tuple[SendProgress, SendProgress] | None = None
@@ -205,7 +206,7 @@ class Relay:
 
     def _begin(self) -> None:
         self.record.reading_since = self.record.opened
-        first_check = self.record.opened + self._monitor.timeouts.first_check_seconds
+        first_check = self.record.opened + self._monitor.policy.first_check_seconds
         self._deadlines.schedule(self, first_check)
         self._monitor.opened(self)
         if self.record.reason is None:  # else an observer has ended it already
@@ -219,10 +220,14 @@ class Relay:
 
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
+        if self.record.reason is not None:
+            return  # it only follows ours
         self.record.note_end(end.side, "fin")
-        if self._first_ended is None:
-            self._first_ended = end.side
-            self.record.half_closed = self._monitor.clock.seconds()
+        now = self._monitor.clock.seconds()
+        if self.record.half_closed is None:
+            self.record.half_closed = now
+        if end.side == "backend":
+            self.record.backend_ended = now
         self._handle(_EOF_EVENT[end.side])
 
     def gone(self, end: End) -> None:
@@ -232,11 +237,42 @@ class Relay:
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
         """Implements ``EndListener.broken``."""
-        self.record.note_end(end.side, how)
-        self._set_reason(BROKEN_REASONS[end.side, how], detail)
-        has_early_bytes = end.side == "client" and self.record.connected is None and self.record.up
-        self._handle("client_broken_early" if has_early_bytes else _BROKEN_EVENT[end.side])
-        self._leave(end.side)
+        record, side = self.record, end.side
+        if how == "reset":
+            record.note_answer(side)
+        if record.reason is None and self._has_ended(side):
+            # That has decided the reason, and a reset tells nothing new.
+            if how == "timeout":
+                self._note_lost(side, detail)
+            self._handle(_DROPPED_EVENT[side])
+            self._leave(side)
+            return
+        lost = side
+        if record.reason is None and how != "timeout":
+            # What has reset, or failed, may have done so because the other has vanished.
+            lost = self._find_unreachable() or side
+        record.note_end(side, how)
+        if lost == side:
+            self._set_reason(BROKEN_REASONS[side, how], detail)
+        else:
+            record.note_end(lost, "timeout")
+            self._set_reason(_LOST_REASON[lost], detail)
+        has_early_bytes = side == "client" and record.connected is None and record.up
+        self._handle("client_broken_early" if has_early_bytes else _BROKEN_EVENT[side])
+        self._leave(side)
+
+    def _has_ended(self, side: Side) -> bool:
+        """Whether a side has ended in order."""
+        record = self.record
+        return (record.client_end if side == "client" else record.backend_end) == "fin"
+
+    def _note_lost(self, side: Side, detail: str) -> None:
+        """A side has vanished that had ended in order.
+
+        What it sent is still to be delivered; then that is the reason.
+        """
+        self.record.note_end(side, "timeout")
+        self.record.detail = detail
 
     def end(self, reason: Reason, reset: bool = False) -> None:
         """Implements ``IConnection.end``."""
@@ -245,8 +281,14 @@ class Relay:
 
     def measure(self) -> None:
         """Implements ``IConnection.measure``."""
+        now = self._monitor.clock.seconds()
+        keepalive = self._monitor.policy.keepalive
         for end in (self.client, self.backend):
-            self.record.note_tcp(end.side, end.tcp_info())
+            probing = keepalive.of(end.side)
+            if probing is None:
+                self.record.note_tcp(end.side, end.tcp_info(), now)
+            else:
+                self.record.note_tcp(end.side, end.tcp_info(), now, probing.interval)
 
     def _set_reason(self, reason: Reason, detail: str = "") -> None:
         self.record.end(reason, self._monitor.clock.seconds(), detail)
@@ -260,7 +302,11 @@ class Relay:
         self.record.state = _RECORD_STATE[self._state]
         for action in actions:
             _METHOD[action](self)()
-        has_limits = self._monitor.timeouts.follow_changes or self.record.ending is not None
+        has_limits = (
+            self._monitor.timeouts.follow_changes
+            or self.record.ending is not None
+            or self.record.backend_ended is not None  # which has limits of its own
+        )
         if has_limits and self._state != before and len(self._gone) < 2:
             self._reschedule_check()
 
@@ -269,8 +315,14 @@ class Relay:
             self._gone += (side,)
         if len(self._gone) < 2:
             return
-        if self.record.reason is None:
-            self._set_reason(CLOSED_REASONS[self._first_ended or side])
+        record = self.record
+        if record.reason is None:
+            if record.client_end == "timeout":
+                self._set_reason("client_lost", record.detail)
+            elif record.backend_end == "timeout":
+                self._set_reason("backend_lost", record.detail)
+            else:
+                self._set_reason(CLOSED_REASONS[record.first_end or side])
         self._deadlines.cancel(self)
         for end in (self.client, self.backend):
             del end.reports, end.peer  # no cycle is left to be collected
@@ -280,11 +332,12 @@ class Relay:
     # -- time limits
 
     def policy_changed(self) -> None:
-        """Apply the monitor's time limits as they are now.
+        """Apply the monitor's keepalive and time limits as they are now.
 
         Whatever was scheduled before: a limit may have been switched on, or shortened.
         """
         if self.record.ending is None and len(self._gone) < 2:
+            self._set_keepalive()
             now = self._monitor.clock.seconds()
             when = self._monitor.timeouts.next_check(self.record, now)
             self._deadlines.schedule(self, max(now, when))
@@ -293,14 +346,20 @@ class Relay:
         """Act on the time limits; see :class:`~monconn.monitor.deadlines.Checked`."""
         if self.record.ending is not None:
             return self._check_ending(self.record.ending, now)
-        self.client.enable_keepalive()
-        self.backend.enable_keepalive()
+        self._set_keepalive()
         self._check_progress(now)
-        when, reason = self._monitor.timeouts.next_deadline(self.record)
-        if reason is not None and when <= now:
-            self._time_out(reason)
+        if not self._has_lost(now):
+            when, reason = self._monitor.timeouts.next_deadline(self.record)
+            if reason is not None and when <= now:
+                self._time_out(reason)
+        if self.record.ending is not None or len(self._gone) == 2:
             return None  # the change of state has scheduled the next check
         return self._monitor.timeouts.next_check(self.record, now)
+
+    def _set_keepalive(self) -> None:
+        keepalive = self._monitor.policy.keepalive
+        self.client.set_keepalive(keepalive.client)
+        self.backend.set_keepalive(keepalive.backend)
 
     def _check_ending(self, ending: float, now: float) -> float | None:
         if now < ending + GRACE_SECONDS:
@@ -318,7 +377,50 @@ class Relay:
             progress.stalled_since for progress in self._progress
         )
 
+    def _has_lost(self, now: float) -> bool:
+        """End the connection if a side has been unreachable for as long as it may."""
+        timeouts, record = self._monitor.timeouts, self.record
+        limits: list[tuple[Side, float]] = [
+            (end.side, limit)
+            for end in (self.client, self.backend)
+            if (limit := timeouts.unreachable_limit(end.side, record))
+        ]
+        if limits:
+            self.measure()
+        for side, limit in limits:
+            if record.is_unreachable(side, limit, now):
+                is_given = timeouts.unreachable_timeout.of(side)
+                self._lose(side, "unreachable_timeout" if is_given else "half_close_timeout")
+                return True
+        return False
+
+    def _find_unreachable(self) -> Side | None:
+        """Which side does not answer, by what the kernel knows; the one that was first to."""
+        self.measure()
+        client, backend = self.record.client_unreachable, self.record.backend_unreachable
+        if client is None:
+            return None if backend is None else "backend"
+        return "backend" if backend is not None and backend < client else "client"
+
+    def _lose(self, side: Side, limit: str) -> None:
+        """End the connection because a side has vanished.
+
+        :param limit: which time limit brought it to light.
+        """
+        if self._has_ended(side):
+            self._note_lost(side, limit)
+            self._handle(_DROPPED_EVENT[side])
+        else:
+            self.record.note_end(side, "timeout")
+            self._set_reason(_LOST_REASON[side], limit)
+            self._handle(_BROKEN_EVENT[side])
+        (self.client if side == "client" else self.backend).abort()
+
     def _time_out(self, reason: Reason) -> None:
+        # What has been silent may have vanished: then that is the reason, and not the silence.
+        if reason != "connect_timeout" and (lost := self._find_unreachable()) is not None:
+            self._lose(lost, reason)
+            return
         if reason == "connect_timeout":
             self.record.note_end("backend", "timeout")
         elif reason == "read_timeout":
@@ -338,7 +440,7 @@ class Relay:
         timeouts = self._monitor.timeouts
         if self.record.ending is not None:
             self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
-        elif timeouts.follow_changes:
+        elif timeouts.follow_changes or self.record.backend_ended is not None:
             now = self._monitor.clock.seconds()
             self._deadlines.schedule(self, timeouts.next_check(self.record, now))
 

@@ -1,8 +1,8 @@
 """How a relay reacts when a side ends, as a pure table: (state, event) → (state, actions).
 
 ``client_ended`` and ``backend_ended``: that side has sent its FIN, the other may still send.
-``draining``: both have ended, and the bytes that we hold are being delivered. ``closing``: the
-connection's reason is decided, and the sockets are being closed.
+``draining``: both have ended, or one takes no more bytes, and those for the other are being
+delivered. ``closing``: the connection's reason is decided, and the sockets are being closed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Event = Literal[
     "client_broken_early",  # before the backend was connected, with bytes for it already read
     "backend_broken",
     "client_gone",
+    "client_dropped",  # it had ended in order, and has failed after that
     "backend_gone",
     "cut",
     "cut_hard",
@@ -78,6 +79,7 @@ TABLE: dict[RelayState, dict[Event, Outcome]] = {
         **_CONNECTING,
         "connected": ("client_ended", ()),
         "client_gone": ("connecting_client_gone", ()),  # its bytes are still to be delivered
+        "client_dropped": ("connecting_client_gone", ()),
     },
     "connecting_client_gone": {
         **_CONNECTING,
@@ -99,10 +101,15 @@ TABLE: dict[RelayState, dict[Event, Outcome]] = {
         "backend_eof": ("draining", ("close_client", "close_backend")),
         # A side that is gone takes no more bytes: what the other still sends cannot be delivered.
         "client_gone": ("draining", ("close_backend",)),
+        # It has reset: once the backend has all, it hears of that, or it might answer for ever.
+        "client_dropped": ("draining", ("reset_backend",)),
     },
     "backend_ended": {
         **_ESTABLISHED,
         "client_eof": ("draining", ("close_client", "close_backend")),
+        # The client gets the rest at its own pace, even if the backend has reset by now: a minute
+        # after it has closed, its kernel answers late bytes and keepalive probes so, as FIN_WAIT2
+        # is over (net.ipv4.tcp_fin_timeout).
         "backend_gone": ("draining", ("close_client",)),
     },
     "draining": _ESTABLISHED,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from monconn.errors import AddressError, ListenError, os_error_text
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, ListenReactor, open_listener
-from monconn.net.sockets import enable_keepalive
+from monconn.net.sockets import set_keepalive
 from monconn.net.tls import ServerTls, TlsError, files_digest
 from monconn.policy.tls import ListenTls
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
@@ -84,7 +83,7 @@ class SocketPort:
         self._paths = paths
         self._digests = _digests(config)
         self._forwarder = Forwarder(monitor, self._path(config))
-        self._sock = open_listener(address, keepalive=config.policy.keepalive)
+        self._sock = open_listener(address, keepalive=config.policy.keepalive.client)
         self.listen = _bound_address(config.listen, self._sock)
         self._listener = Listener(
             self._sock, reactor, self._forwarder.accepted, self._forwarder.must_wait
@@ -110,7 +109,6 @@ class SocketPort:
                 self._monitor,
                 address,
                 config.backend,
-                keepalive=config.policy.keepalive,
                 tls=server_tls,
                 backend_tls=config.backend_tls,
             )
@@ -123,13 +121,10 @@ class SocketPort:
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
         """Make a data path as configured, with the certificates that are in their files now."""
         digests = _digests(config)
-        path, keepalive = self._path(config), config.policy.keepalive
+        path, keepalive = self._path(config), config.policy.keepalive.client
 
         def use() -> None:
-            if self._sock.family != socket.AF_UNIX:  # accepted sockets inherit it from the listener
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
-                if keepalive:
-                    enable_keepalive(self._sock)
+            set_keepalive(self._sock, keepalive)  # accepted sockets inherit it from the listener
             self._digests = digests
             self._forwarder.use(path)
             self._listener.must_wait = self._forwarder.must_wait
@@ -204,10 +199,7 @@ class EndpointPort:
     def _path(self, config: ServiceConfig) -> TransportPath:
         with _backend_errors(config):
             return self._paths.from_endpoint(
-                self._monitor,
-                config.backend,
-                keepalive=config.policy.keepalive,
-                backend_tls=config.backend_tls,
+                self._monitor, config.backend, backend_tls=config.backend_tls
             )
 
     def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:

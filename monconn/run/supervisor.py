@@ -142,8 +142,8 @@ class Supervisor:
 
         - settings of its policy are in force at once, for live connections, too
           (:meth:`Monitor.apply`);
-        - ``backend``, ``backend_tls``, ``tls`` and ``keepalive`` hold for clients that come from
-          then on; files of certificates and keys are read again, and a new content is a change;
+        - ``backend``, ``backend_tls`` and ``tls`` hold for clients that come from then on; files of
+          certificates and keys are read again, and a new content is a change;
         - for another ``listen`` a new listener is opened and the old one closed; connections and
           counters go on.
 

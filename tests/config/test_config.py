@@ -19,6 +19,7 @@ from monconn.config import config
 from monconn.config import yaml as yamlmap
 from monconn.errors import ConfigError, Problem
 from monconn.policy.policy import Policy
+from monconn.policy.sides import Keepalive, Sides
 from tests.properties import examples
 
 SOURCE = "monconn.yaml"
@@ -119,14 +120,15 @@ def test_native_defaults() -> None:
             ("read_timeout", 0.0),
             ("write_timeout", 600.0),
             ("max_idle", 900.0),
-            ("half_close_timeout", 0.0),
+            ("half_close_timeout", None),
             ("max_lifetime", 0.0),
             ("wait_timeout", 60.0),
             ("conn_limit", 0),
             ("when_full", "wait"),
             ("ip_limit", 0),
             ("ip_blacklist", ()),
-            ("keepalive", True),
+            ("keepalive", Sides(Keepalive(), Keepalive())),
+            ("unreachable_timeout", Sides(0.0, 0.0)),
             ("print_bytes", False),
         ]
     )
@@ -224,6 +226,67 @@ def test_in_the_go_tools_style_defaults_is_a_service() -> None:
     assert parse_one("defaults: {listen_port: 80, backend_port: 81}").name == "defaults"
 
 
+@pytest.mark.parametrize(
+    ("written", "settings"),
+    [
+        ("keepalive: false", {"keepalive": False}),
+        ("keepalive: {idle: 1m, count: 3}", {"keepalive": Keepalive(60, 30, 3)}),
+        (
+            "keepalive: {client: {idle: 30s, interval: 10s, count: 3}, backend: false}",
+            {"keepalive": Sides(Keepalive(30, 10, 3), False)},
+        ),
+        ("keepalive: {backend: off}", {"keepalive": Sides(True, False)}),
+        ("keepalive: {client: {idle: 5}}", {"keepalive": Sides(Keepalive(idle=5), True)}),
+        ("unreachable_timeout: 20s", {"unreachable_timeout": 20}),
+        ("unreachable_timeout: 0", {}),
+        (
+            "unreachable_timeout: {client: 20s, backend: 5s}",
+            {"unreachable_timeout": Sides(20, 5)},
+        ),
+        ("unreachable_timeout: {backend: 1.5}", {"unreachable_timeout": Sides(0, 1.5)}),
+    ],
+)
+def test_settings_of_each_side(written: str, settings: dict[str, Any]) -> None:
+    native = f'services: {{web: {{listen: ":80", backend: ":81", {written}}}}}'
+    assert parse_one(native).policy == Policy.of(**settings)
+    go = f"80: {{listen_port: 80, backend_port: 81, {written}}}"
+    assert parse_one(go) == GO_DEFAULTS.changed(**settings)
+
+
+def test_a_services_value_replaces_the_defaults_of_both_sides() -> None:
+    (service,) = parse(
+        'services: {one: {listen: ":1", backend: ":9", keepalive: {client: {idle: 5}}}}\n'
+        "defaults: {keepalive: {backend: false}}\n"
+    ).services
+    assert service.policy.keepalive == Sides(Keepalive(idle=5), Keepalive())
+
+
+@pytest.mark.parametrize(
+    ("written", "path", "expected_text"),
+    [
+        ("keepalive: {idle: 1.5}", "keepalive.idle", "whole seconds: the kernel takes no fraction"),
+        ("keepalive: {idle: 0}", "keepalive.idle", "from 1 to 32767 seconds"),
+        ("keepalive: {interval: 10h}", "keepalive.interval", "from 1 to 32767 seconds"),
+        ("keepalive: {count: 0}", "keepalive.count", "from 1 to 127"),
+        ("keepalive: {count: 3.0}", "keepalive.count", "a whole number such as 100"),
+        ("keepalive: {ilde: 5}", "keepalive.ilde", "did you mean idle?"),
+        ("keepalive: {clint: off}", "keepalive.clint", "did you mean client?"),
+        ("keepalive: {client: {ilde: 5}}", "keepalive.client.ilde", "did you mean idle?"),
+        ("keepalive: {client: off, idle: 5}", "keepalive.idle", "belongs to one side"),
+        ("keepalive: {client: 30}", "keepalive.client", "must be true or false, without quotes"),
+        ("keepalive: [30]", "keepalive", "must be true or false, without quotes, or a mapping"),
+        ("unreachable_timeout: {idle: 5}", "unreachable_timeout.idle", "is not a known key"),
+        ("unreachable_timeout: {client: -1}", "unreachable_timeout.client", "0 or more seconds"),
+        ("unreachable_timeout: yes", "unreachable_timeout", "a number of seconds or a text"),
+    ],
+)
+def test_wrong_settings_of_each_side(written: str, path: str, expected_text: str) -> None:
+    text = f'services:\n  web:\n    listen: ":1"\n    backend: ":2"\n    {written}\n'
+    ((line, found, message),) = problems_of(text)
+    assert (line, found) == (5, f"services.web.{path}")
+    assert expected_text in message
+
+
 # -- the Go tool's style
 
 
@@ -233,6 +296,7 @@ def test_go_service() -> None:
         listen=TcpAddress("192.168.1.1", 22),
         backend=TcpAddress("10.0.0.5", 2222),
         read_timeout=60.0,
+        half_close_timeout=0.0,
         write_timeout=120.0,
         wait_timeout=5.0,
         max_idle=300.0,
@@ -249,6 +313,7 @@ GO_DEFAULTS = service(
     listen=TcpAddress("", 80),
     backend=TcpAddress("127.0.0.1", 81),
     read_timeout=600.0,
+    half_close_timeout=0.0,
 )
 
 

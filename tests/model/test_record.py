@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, REASONS, REFUSALS, Reason
+from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, REASONS, REFUSALS, Reason, Side
 from monconn.model.record import (
     FACT_CHARACTERS,
     FACT_NAME_CHARACTERS,
@@ -14,8 +15,10 @@ from monconn.model.record import (
     ConnectionRecord,
     iso_time,
 )
+from monconn.net.sockets import TCP_INFO_BYTES
 
 PHASES = ("connecting", "open", "half_closed")
+SIDES: tuple[Side, ...] = ("client", "backend")
 
 
 def make_record(**fields: Any) -> ConnectionRecord:
@@ -280,6 +283,8 @@ LIVE_TYPES = {
     "last_down_seconds": float,
     "client_end": str,
     "backend_end": str,
+    "client_last_heard_seconds": float,
+    "backend_last_heard_seconds": type(None),
 }
 CLOSED_TYPES = LIVE_TYPES | {
     "closed_at": str,
@@ -291,6 +296,7 @@ CLOSED_TYPES = LIVE_TYPES | {
     "detail": str,
 }
 REFUSED_TYPES = LIVE_TYPES | {
+    "client_last_heard_seconds": type(None),
     "connect_seconds": type(None),
     "first_up_seconds": type(None),
     "first_down_seconds": type(None),
@@ -303,10 +309,11 @@ REFUSED_TYPES = LIVE_TYPES | {
 }
 
 MOVED = {"first_up": 100.6, "first_down": 100.7, "last_up": 101.2, "last_down": 101.3}
-LIVE = {"state": "open", "connected": 100.5, **MOVED}
+LIVE = {"state": "open", "connected": 100.5, "client_heard": 101.2, **MOVED}
 CLOSED = {
     "state": "closed",
     "connected": 100.5,
+    "client_heard": 104.5,
     **MOVED,
     "reason": "backend_reset",
     "phase": "open",
@@ -370,6 +377,8 @@ def test_snapshot_of_a_closed_connection() -> None:
         "last_down_seconds": 1.1,
         "client_end": "fin",
         "backend_end": "none",
+        "client_last_heard_seconds": 0.512,
+        "backend_last_heard_seconds": None,
         "reason": "backend_reset",
         "phase": "open",
         "code": "SD",
@@ -462,3 +471,103 @@ def test_bytes_and_times_are_counted_in_one_place() -> None:
     assert (record.up, record.first_up, record.last_up) == (8, 1.0, 4.0)
     assert (record.down, record.first_down, record.last_down) == (11, 3.0, 5.0)
     assert record.asked == 2.0
+
+
+# -- whether a side answers
+
+
+def tcp(*, retransmits: int = 0, probes: int = 0, heard: float = 0.0, state: int = 1) -> bytes:
+    """A ``tcp_info``, whose retransmissions (with a rto of 0) do not tell for how long."""
+    raw = bytearray(TCP_INFO_BYTES)
+    raw[0], raw[2], raw[3] = state, retransmits, probes
+    struct.pack_into("=2I", raw, 52, round(heard * 1000), round(heard * 1000) + 5)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_side_that_answers_is_not_unreachable_however_long_ago(side: Side) -> None:
+    record = make_record()
+    record.note_tcp(side, tcp(heard=900.0), 1000.0)
+    assert getattr(record, f"{side}_heard") == 100.0
+    assert getattr(record, f"{side}_unreachable") is None
+    snapshot = record.snapshot(1000.5)
+    assert snapshot[f"{side}_last_heard_seconds"] == 900.5
+    assert f"{side}_unreachable_seconds" not in snapshot
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_side_becomes_unreachable_by_what_checks_have_seen(side: Side) -> None:
+    record = make_record()
+    for now, retransmits, unreachable in (
+        (1000.0, 0, None),
+        (1001.0, 1, None),  # idle for an hour, and one segment lost
+        (1001.6, 2, None),
+        (1003.9, 2, None),
+        (1004.0, 2, 1001.0),
+        (1009.0, 5, 1001.0),
+    ):
+        record.note_tcp(side, tcp(retransmits=retransmits, heard=now), now)
+        assert getattr(record, f"{side}_unreachable") == unreachable, now
+    assert record.snapshot(1010.0)[f"{side}_unreachable_seconds"] == 9.0
+    assert record.is_unreachable(side, 8.0, 1009.0)
+    assert not record.is_unreachable(side, 8.1, 1009.0)
+    record.note_tcp(side, tcp(heard=0.1), 1011.0)
+    assert getattr(record, f"{side}_unreachable") is None
+
+
+def test_one_snapshot_may_do() -> None:
+    record = make_record()
+    record.note_tcp("client", tcp(probes=3, heard=95.0), 1000.0, keepalive_seconds=30.0)
+    assert record.client_unreachable == 940.0
+
+
+def test_an_answer_between_two_checks_begins_anew() -> None:
+    record = make_record()
+    record.note_tcp("client", tcp(retransmits=2, heard=60.0), 1000.0)
+    record.note_tcp("client", tcp(retransmits=2, heard=1.5), 1010.0)
+    assert record.client_unanswered == 1008.5
+    assert record.client_unreachable is None
+
+
+def test_a_single_retransmission_is_not_enough() -> None:
+    record = make_record()
+    for now in (1000.0, 1100.0):
+        record.note_tcp("client", tcp(retransmits=1, heard=now), now)
+    assert record.client_unreachable is None
+
+
+def test_what_is_over_tells_nothing_new() -> None:
+    """A reset leaves the kernel's counters as they were."""
+    record = make_record()
+    record.note_tcp("client", tcp(retransmits=9, heard=500.0, state=7), 1000.0)
+    assert record.client_heard == 500.0
+    assert record.client_unreachable is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "first_end", "closer"),
+    [
+        ("client_lost", None, "client"),
+        ("client_lost", "backend", "backend"),  # it has noticed, and ended in order
+        ("client_lost", "client", "client"),
+        ("backend_lost", "client", "client"),
+        ("backend_lost", None, "backend"),
+        ("client_reset", "backend", "client"),
+        ("idle_timeout", "backend", "monconn"),
+    ],
+)
+def test_who_ended_a_connection_whose_side_was_lost(
+    reason: Reason, first_end: Side | None, closer: str
+) -> None:
+    record = make_record()
+    if first_end is not None:
+        record.note_end(first_end, "fin")
+    record.end(reason, 110.0)
+    assert record.closed_by == closer
+
+
+def test_the_end_of_a_closed_record_stays() -> None:
+    record = make_record(closed=106.0, client_heard=100.0, client_unreachable=102.0)
+    snapshot = record.snapshot(999.0)
+    assert snapshot["client_last_heard_seconds"] == 6.0
+    assert snapshot["client_unreachable_seconds"] == 4.0

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from monconn.model.tcpinfo import decode, parse
+from monconn.model.tcpinfo import (
+    NO_SEGMENT,
+    NOT_SENT,
+    UNACKED,
+    decode,
+    heard_seconds,
+    parse,
+    unanswered,
+    unanswered_seconds,
+)
 from monconn.net.sockets import TCP_INFO_BYTES, tcp_info, track_errors
 from tests.net.test_sockets import Descriptor, send_for_ever, tcp_pair, wait_for
 
@@ -118,3 +127,71 @@ def test_a_round_trip_that_was_never_measured() -> None:
     raw = bytearray(TCP_INFO_BYTES)
     struct.pack_into("=I", raw, 148, 2**32 - 1)
     assert parse(bytes(raw)).min_rtt_seconds == 0
+
+
+# -- whether the peer answers
+
+
+def answering(**fields: int) -> bytes:
+    """A ``tcp_info`` of an established connection, with other values at the kernel's offsets."""
+    raw = bytearray(TCP_INFO_BYTES)
+    values = {"state": 1, "rto": 200_000} | fields
+    for name, (offset, form) in {
+        "state": (0, "B"),
+        "retransmits": (2, "B"),
+        "probes": (3, "B"),
+        "backoff": (4, "B"),
+        "rto": (8, "I"),
+        "unacked": (24, "I"),
+        "data_sent": (44, "I"),
+        "data_received": (52, "I"),
+        "ack_received": (56, "I"),
+        "not_sent": (144, "I"),
+    }.items():
+        struct.pack_into(f"={form}", raw, offset, values.get(name, 0))
+    return bytes(raw)
+
+
+def test_heard_is_the_later_of_data_and_ack() -> None:
+    assert heard_seconds(answering(data_received=5000, ack_received=250)) == 0.25
+    assert heard_seconds(answering(data_received=1500, ack_received=90_000)) == 1.5
+
+
+def test_where_it_says_whether_everything_is_acknowledged() -> None:
+    assert answering()[UNACKED] == NO_SEGMENT == answering()[NOT_SENT]
+    assert answering(unacked=1)[UNACKED] != NO_SEGMENT
+    assert answering(not_sent=1)[NOT_SENT] != NO_SEGMENT
+
+
+# Each row was seen in a network namespace, and at that time: see the kernel's timers.
+@pytest.mark.parametrize(
+    ("fields", "count", "seconds"),
+    [
+        ({}, 0, 0.0),
+        # Bytes: sent again after 0.2, 0.6, 1.4 and 3 s, the last time 0.17 s ago.
+        ({"retransmits": 1, "rto": 400_000, "unacked": 1, "data_sent": 80}, 1, 0.28),
+        ({"retransmits": 4, "rto": 3_200_000, "unacked": 1, "data_sent": 170}, 4, 3.17),
+        # A FIN alone: the last bytes went out long before, or just before.
+        ({"retransmits": 4, "rto": 3_200_000, "unacked": 1, "data_sent": 9_000}, 4, 3.0),
+        ({"retransmits": 4, "rto": 3_200_000, "unacked": 1, "data_sent": 3_010}, 4, 3.0),
+        # Window probes after 0.2, 0.4, 0.8 and 1.6 s; and one in the middle of such a row, as
+        # those before it were answered.
+        ({"probes": 4, "backoff": 4, "not_sent": 9}, 4, 2.8),
+        ({"probes": 1, "backoff": 9, "not_sent": 9}, 1, 0.0),
+        ({"probes": 2, "backoff": 5, "not_sent": 9}, 2, 3.2),
+        ({"probes": 3, "backoff": 15, "not_sent": 9}, 3, 240.0),
+        # Nothing can leave this machine, not even the probe: it is tried again and again.
+        ({"probes": 3, "backoff": 0, "not_sent": 9}, 3, 1.0),
+        # Keepalive probes, of which nothing but the number is known.
+        ({"probes": 1}, 1, 0.0),
+        ({"probes": 4}, 4, 30.0),
+        ({"probes": 4, "backoff": 6}, 4, 30.0),  # left over from an earlier outage
+        ({"probes": 1, "unacked": 1}, 1, 0.0),
+    ],
+)
+def test_how_long_the_peer_has_not_answered(
+    fields: dict[str, int], count: int, seconds: float
+) -> None:
+    raw = answering(**fields)
+    assert unanswered(raw) == count
+    assert unanswered_seconds(raw, 10.0) == pytest.approx(seconds)

@@ -44,7 +44,7 @@ class Connection:
             self.monitor.closed(self)
 
     def measure(self) -> None:
-        self.record.note_tcp("client", bytes(232))
+        self.record.note_tcp("client", bytes(232), 0.0)
 
     def policy_changed(self) -> None:
         self.policy_changes += 1

@@ -243,7 +243,7 @@ def test_a_stopping_monitor_can_be_resumed() -> None:
 
 def test_frozen(monitor: Monitor) -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        monitor.policy.keepalive = False  # type: ignore[misc]
+        monitor.policy.print_bytes = True  # type: ignore[misc]
 
 
 def test_a_connection_that_cannot_be_watched(monitor: Monitor) -> None:

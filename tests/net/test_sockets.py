@@ -21,20 +21,19 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
 from monconn.net.sockets import (
-    KEEPALIVE_PROBES,
-    KEEPALIVE_SECONDS,
     ErrorTrackingSocket,
     buffered_bytes,
     descriptor_of,
-    enable_keepalive,
     end_by_errno,
     has_failed,
     peer_credentials,
     peer_pid,
     reset_on_close,
+    set_keepalive,
     track_errors,
     unacknowledged_bytes,
 )
+from monconn.policy.sides import Keepalive
 from monconn.testing import MemoryTransport
 
 PATIENCE_SECONDS = 10.0
@@ -383,18 +382,29 @@ def test_an_ended_connection_has_not_failed(
 
 def test_keepalive_is_set_with_its_times(tcp: tuple[ErrorTrackingSocket, socket.socket]) -> None:
     ours, _ = tcp
-    enable_keepalive(ours)
+    set_keepalive(ours, Keepalive(idle=7, interval=3, count=2))
     assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     options = [
         ours.getsockopt(socket.IPPROTO_TCP, option)
         for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
     ]
-    assert options == [KEEPALIVE_SECONDS, KEEPALIVE_SECONDS, KEEPALIVE_PROBES]
+    assert options == [7, 3, 2]
+    set_keepalive(ours, None)
+    assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.mark.parametrize(
+    "keepalive", [Keepalive(1, 1, 1), Keepalive(32767, 32767, 127)], ids=["lowest", "highest"]
+)
+def test_the_kernel_takes_the_bounds_of_keepalive(
+    tcp: tuple[ErrorTrackingSocket, socket.socket], keepalive: Keepalive
+) -> None:
+    set_keepalive(tcp[0], keepalive)
 
 
 def test_unix_sockets_have_no_keepalive() -> None:
     ours, peer = socket.socketpair()
-    enable_keepalive(ours)
+    set_keepalive(ours, Keepalive())
     assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     ours.close()
     peer.close()

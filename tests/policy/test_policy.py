@@ -14,6 +14,7 @@ from monconn.errors import MonconnError, SettingError, SettingTypeError
 from monconn.policy.networks import NetworkSet
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.rules import Rules
+from monconn.policy.sides import Keepalive, Sides
 from monconn.policy.timeouts import Timeouts
 
 
@@ -55,6 +56,12 @@ def test_an_unknown_key() -> None:
         (Rules, "ip_limit", 10**10, "must be from 0 to"),
         (Rules, "when_full", "drop", r"^Rules\(when_full='drop'\): must be wait or refuse$"),
         (Rules, "bans", ["10.0.0.256"], "neither an IP address nor a network"),
+        (Timeouts, "unreachable_timeout", -1, "must be 0 or more seconds"),
+        (Keepalive, "idle", 0, r"^Keepalive\(idle=0\): must be from 1 to 32767 seconds"),
+        (Keepalive, "interval", 32768, "must be from 1 to 32767 seconds"),
+        (Keepalive, "interval", 0.5, "must be whole seconds: the kernel takes no fraction"),
+        (Keepalive, "count", 0, "must be from 1 to 127"),
+        (Keepalive, "count", 128, "must be from 1 to 127"),
         (Policy, "wait_timeout", -1, r"^Policy\(wait_timeout=-1\): must be 0 or more"),
     ],
 )
@@ -77,7 +84,13 @@ def test_a_wrong_value(cls: Any, key: str, value: Any, message: str) -> None:
         (Rules, "bans", "10.0.0.0/8", "must be a list of networks"),
         (Rules, "bans", [5], "must be a list of networks, and 5 is none"),
         (Rules, "bans", None, "must be a list of networks"),
-        (Policy, "keepalive", 1, r"^Policy\(keepalive=1\): must be True or False$"),
+        (Policy, "keepalive", 1, r"^Policy\(keepalive=1\): must be True or False, Keepalive"),
+        (Policy, "keepalive", Sides(True, "on"), "must be True or False, Keepalive"),
+        (Policy, "keepalive", {"idle": 5}, "must be True or False, Keepalive"),
+        (Keepalive, "idle", "30s", r"^Keepalive\(idle='30s'\): must be a number of seconds$"),
+        (Keepalive, "count", 3.0, r"^Keepalive\(count=3.0\): must be a whole number$"),
+        (Timeouts, "unreachable_timeout", "20s", "must be a number of seconds"),
+        (Timeouts, "unreachable_timeout", Sides(20, None), "must be a number of seconds"),
         (Policy, "rules", None, r"^Policy\(rules=None\): must be Rules\(\.\.\.\)$"),
         (Policy, "timeouts", 5, r"must be Timeouts\(\.\.\.\)$"),
         (Rules, "conn_limit", "x" * 500, r"x…\): must be a whole number$"),
@@ -105,3 +118,37 @@ def test_what_is_stored() -> None:
     expected = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("10.0.0.0/8"))
     assert Rules(bans=networks).bans == expected  # type: ignore[arg-type]
     assert Rules(bans=NetworkSet(expected[:1])).bans == expected[:1]  # type: ignore[arg-type]
+
+
+def test_keepalive_and_unreachable_timeout_of_both_sides_or_of_each() -> None:
+    fast = Keepalive(idle=5, interval=5.0, count=3)  # type: ignore[arg-type]
+    assert repr(fast) == "Keepalive(idle=5, interval=5, count=3)"
+    assert Policy().keepalive == Policy.of(keepalive=True).keepalive
+    assert Policy().keepalive == Sides(Keepalive(30, 30, 9), Keepalive(30, 30, 9))
+    assert Policy.of(keepalive=False).keepalive == Sides(None, None)
+    assert Policy.of(keepalive=fast).keepalive == Sides(fast, fast)
+    mixed = Policy.of(keepalive=Sides(client=fast, backend=False)).keepalive
+    assert (mixed.of("client"), mixed.of("backend")) == (fast, None)
+    assert mixed
+    assert not Policy.of(keepalive=False).keepalive  # as it was when it was a bool
+    assert Policy.of(unreachable_timeout=5).timeouts.unreachable_timeout == Sides(5.0, 5.0)
+    timeouts = Timeouts(unreachable_timeout=Sides(client=20, backend=0))
+    assert (timeouts.unreachable_timeout.client, timeouts.unreachable_timeout.backend) == (20, 0)
+    assert not Timeouts().unreachable_timeout
+
+
+@pytest.mark.parametrize(
+    ("keepalive", "seconds"),
+    [
+        (True, 30),
+        (False, 30),
+        (Keepalive(idle=2), 2),
+        (Keepalive(idle=300), 30),
+        (Sides(client=False, backend=Keepalive(idle=7)), 7),
+        (Sides(client=Keepalive(idle=4), backend=Keepalive(idle=7)), 4),
+    ],
+)
+def test_the_first_check_comes_before_the_first_probe(keepalive: Any, seconds: float) -> None:
+    timeouts = Timeouts(connect_timeout=0, write_timeout=0, max_idle=0)
+    assert Policy.of(keepalive=keepalive).first_check_seconds <= seconds
+    assert Policy(timeouts=timeouts, keepalive=keepalive).first_check_seconds == seconds

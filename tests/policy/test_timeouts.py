@@ -79,6 +79,18 @@ def make_record(**fields: Any) -> ConnectionRecord:
             {"half_closed": 106.0, "last_up": 101.0},
             (111, "half_close_timeout"),
         ),
+        # unset: once the backend has ended, and from that moment
+        ({"half_close_timeout": None}, {"half_closed": 106.0, "last_up": 104.0}, (NEVER, None)),
+        (
+            {"half_close_timeout": None},
+            {"half_closed": 106.0, "backend_ended": 109.0},
+            (169, "half_close_timeout"),
+        ),
+        (
+            {"half_close_timeout": None},
+            {"half_closed": 106.0, "backend_ended": 106.0, "last_delivered": 120.0},
+            (180, "half_close_timeout"),
+        ),
         # several: the earliest
         (
             {"max_idle": 20, "max_lifetime": 15, "connect_timeout": 30},
@@ -135,6 +147,6 @@ def test_defaults() -> None:
         read_timeout=0,
         write_timeout=600,
         max_idle=900,
-        half_close_timeout=0,
+        half_close_timeout=None,
         max_lifetime=0,
     )

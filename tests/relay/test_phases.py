@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.threads import deferToThread
 
 from monconn.model.reasons import Direction
+from monconn.policy.sides import Keepalive
 from monconn.relay.ends import (
     HOLD_CONNECTING,
     HOLD_FULL,
@@ -27,7 +28,7 @@ from .test_relay import Stage
 from .world import PIPES, World, exactly, to_the_end, until, until_settled
 
 HOLDS = (HOLD_CONNECTING, HOLD_FULL, HOLD_STAGE, HOLD_PAUSE)
-VERBS = ("end_writing", "close", "reset", "abort", "enable_keepalive", "hold", "release")
+VERBS = ("end_writing", "close", "reset", "abort", "set_keepalive", "hold", "release")
 
 
 def call(end: End, verb: str) -> None:
@@ -35,6 +36,8 @@ def call(end: End, verb: str) -> None:
         end.hold(HOLD_PAUSE)
     elif verb == "release":
         end.release(HOLD_PAUSE)
+    elif verb == "set_keepalive":
+        end.set_keepalive(Keepalive())
     else:
         getattr(end, verb)()
 

@@ -14,6 +14,8 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
+from monconn.policy.policy import Policy
+from monconn.policy.sides import Keepalive, Sides
 from monconn.policy.timeouts import GRACE_SECONDS, Timeouts
 from monconn.relay.ends import (
     HOLD_CONNECTING,
@@ -55,6 +57,7 @@ class FakeEnd:
         self.stages: StageChain | None = None
         self.held = 0
         self.given = 0
+        self.keepalive: Keepalive | str | None = "unset"
         self._calls = calls
 
     def _note(self, verb: str, *details: object) -> None:
@@ -97,8 +100,8 @@ class FakeEnd:
     def room(self) -> int:
         return 0
 
-    def enable_keepalive(self) -> None:
-        pass  # not recorded
+    def set_keepalive(self, keepalive: Keepalive | None) -> None:
+        self.keepalive = keepalive  # not recorded
 
     def tcp_info(self) -> bytes | None:
         return None
@@ -845,3 +848,22 @@ def test_a_change_while_it_ends_or_afterwards_changes_nothing() -> None:
     stage.relay.gone(stage.backend)
     stage.relay.policy_changed()
     assert len(stage.deadlines) == 0
+
+
+# -- keepalive
+
+
+def test_keepalive_is_set_at_the_first_check_and_not_before() -> None:
+    stage = Stage()
+    backend = Keepalive(idle=7, interval=1, count=2)
+    stage.monitor.policy = Policy.of(keepalive=Sides(False, backend))
+    stage.open()
+    assert (stage.client.keepalive, stage.backend.keepalive) == ("unset", "unset")
+    stage.pass_seconds(7 + LATE_SECONDS)
+    assert (stage.client.keepalive, stage.backend.keepalive) == (None, backend)
+
+
+def test_a_changed_keepalive_applies_to_live_connections(stage: Stage) -> None:
+    changed = Keepalive(idle=10)
+    stage.monitor.apply(stage.monitor.policy.changed(keepalive=Sides(changed, False)))
+    assert (stage.client.keepalive, stage.backend.keepalive) == (changed, None)

@@ -119,6 +119,19 @@ def expect_reset(world: World, by: str, *, other_end: str = "none", **count: Any
     world.expect(f"{by}_reset", code, **ends, **count)
 
 
+def expect_closed(world: World, by: str, **count: Any) -> None:
+    ends: dict[str, Any] = {f"{by}_end": "fin", f"{OTHER[by]}_end": ANY}
+    world.expect(f"{by}_closed", "--", **ends, **count)
+
+
+def slowly(sock: socket.socket, count: int, pause: float) -> bytes:
+    received = bytearray()
+    while len(received) < count:
+        received += exactly(sock, min(MB, count - len(received)))
+        time.sleep(pause)
+    return bytes(received)
+
+
 # -- ends in order
 
 
@@ -382,14 +395,80 @@ def reset_reported_together_with_room_for_earlier_bytes(world: World, by: str) -
 
 @scenario(*BY_EITHER)
 def reset_after_half_close(world: World, by: str) -> None:
+    """The end has decided the reason; but a backend must not go on answering nobody."""
     first, other = sides(world, by)
     first.sendall(b"request")
     first.shutdown(socket.SHUT_WR)
     assert to_the_end(other) == (b"request", "fin")
     let_see_unread(first, other)
     reset(first)
-    until(lambda: is_dead(other), seconds=5)
-    expect_reset(world, by, **counts(by, 7, 6))
+    if by == "client":
+        until(lambda: is_dead(other), seconds=5)
+    else:
+        until(lambda: world.live().backend_tcp is not None or not is_tcp(first))
+        assert not is_dead(other)
+        other.close()
+    expect_closed(world, by, **counts(by, 7, 6))
+
+
+@scenario(*BY_EITHER, families=("ipv4",), grace_seconds=0.1)
+def end_and_reset_of_a_side_whose_bytes_are_read_slowly(world: World, by: str) -> None:
+    """All of them are delivered, at the pace of the other side."""
+    first, other = sides(world, by)
+    let_see_unread(first, other)
+    data = payload(8 * MB)
+    sending = world.meanwhile(first.sendall, data)
+    until_settled(lambda: world.live().up + world.live().down)
+    received = bytearray(exactly(other, MB))
+    received += slowly(other, 7 * MB - 100_000, pause=0.1)  # longer than the grace time, in all
+    sending.result()
+    first.shutdown(socket.SHUT_WR)
+    reset(first)
+    time.sleep(0.5)  # as above
+    rest, end = to_the_end(other)
+    assert received + rest == data
+    assert end == "fin"
+    if by == "client":
+        until(lambda: is_dead(other), seconds=5)
+    else:
+        other.close()
+    expect_closed(world, by, **counts(by, len(data), 6))
+
+
+@scenario(*BY_EITHER, families=("ipv4",))
+def end_and_reset_at_once(world: World, by: str) -> None:
+    """TCP still tells which came first; UNIX sockets do not."""
+    first, other = sides(world, by)
+    let_see_unread(first, other)
+
+    def end() -> None:  # in the reactor's thread, so that it sees both at once
+        first.sendall(b"last words")
+        first.shutdown(socket.SHUT_WR)
+        reset(first)
+
+    world.on_reactor(end)
+    assert to_the_end(other) == (b"last words", "fin")
+    if by == "client":
+        until(lambda: is_dead(other), seconds=5)
+    else:
+        other.close()
+    expect_closed(world, by, **counts(by, 10, 6))
+
+
+@scenario(*BY_EITHER, families=("ipv4", "unix"))
+def late_bytes_for_a_side_that_has_closed(world: World, by: str) -> None:
+    """Its kernel answers them with a reset."""
+    first, other = sides(world, by)
+    first.sendall(b"last words")
+    until(lambda: arrived(other) == 10)
+    first.close()
+    until(lambda: world.live().half_closed is not None)
+    for _ in range(10):
+        send_all_it_takes(other, b"too late")
+        time.sleep(0.01)
+    assert exactly(other, 10) == b"last words"
+    other.close()
+    expect_closed(world, by, **counts(by, 10, ANY))
 
 
 @scenario(*BY_EITHER)

@@ -72,8 +72,9 @@ class TlsSocket(socket.socket):
     def _raw(self) -> bytes:
         data = super().recv(1 << 16)
         if not data:
-            if self._has_failed:  # the thread that sends has got the error
-                raise ConnectionResetError
+            with self._sending:
+                if self._has_failed:  # the thread that sends has got the error
+                    raise ConnectionResetError
             raise Cut
         return data
 

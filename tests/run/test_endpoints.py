@@ -32,6 +32,7 @@ import monconn
 from monconn.addresses import UnixAddress
 from monconn.config.sections import ControlConfig
 from monconn.faces.control.client import Client
+from monconn.policy.sides import Keepalive
 from monconn.policy.timeouts import Timeouts
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.endpoints import EndpointError, MonitoredEndpoint
@@ -143,6 +144,13 @@ def test_keepalive_is_the_factorys() -> None:
     assert not factory.has_keepalive()
 
 
+def test_keepalive_and_unreachable_timeout() -> None:
+    given = "mon.keepalive=30s,10,3:mon.unreachable_timeout=20s"
+    policy = endpoint(f"monconn:tcp:80:{given}").monitor.policy
+    assert policy.keepalive.client == Keepalive(idle=30, interval=10, count=3)
+    assert policy.timeouts.unreachable_timeout.client == 20
+
+
 @pytest.mark.parametrize("key", ["when_full", "connect_timeout", "wait_timeout", "print_bytes"])
 def test_settings_of_forwarders_only_are_no_keywords(key: str) -> None:
     with pytest.raises(ValueError, match="is not a known key"):
@@ -173,7 +181,13 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
         ),
         ("tcp:80:mon.x=x", '"mon.x" is not a known key: Known are mon.name, mon.control, mon.con'),
         ("tcp:80:mon.name=", "mon.name: must not be empty"),
-        ("tcp:80:mon.keepalive=no", 'mon.keepalive: must be true or false, not "no"'),
+        (
+            "tcp:80:mon.keepalive=no",
+            "mon.keepalive: must be true or false, or idle, interval and count such as",
+        ),
+        ("tcp:80:mon.keepalive=1.5,10,3", "mon.keepalive: must be whole seconds"),
+        ("tcp:80:mon.keepalive=30,10,x", "mon.keepalive: must be a whole number such as 3"),
+        ("tcp:80:mon.unreachable_timeout=soon", "mon.unreachable_timeout: must be a number of"),
         (
             "tcp:80:mon.conn_limit=-1",
             'mon.conn_limit: must be a whole number such as 100, not "-1"',

@@ -311,13 +311,27 @@ async def test_another_backend_applies_to_new_clients(world: World) -> None:
     assert received == b"still there"
 
 
+def has_keepalive_timer(client: socket.socket) -> bool:
+    """Whether the other side of a client's connection has keepalive, as /proc shows it."""
+    server, us = (
+        f"0100007F:{sock[1]:04X}" for sock in (client.getpeername(), client.getsockname())
+    )
+    for line in Path("/proc/net/tcp").read_text().splitlines():
+        fields = line.split()
+        if fields[1:3] == [server, us]:
+            return fields[5].startswith("02:")  # timer_active, 02 for keepalive (proc_net_tcp)
+    raise AssertionError("no such connection")
+
+
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("keepalive", [True, False])
-async def test_keepalive_applies_to_new_clients(world: World, keepalive: bool) -> None:
+async def test_keepalive_applies_to_new_and_to_live_clients(world: World, keepalive: bool) -> None:
     service = world.service(keepalive=not keepalive)
     await world.supervisor.apply((), [service])
+    live = await world.connect()
     await world.supervisor.apply([service], [service.changed(keepalive=keepalive)])
-    await world.connect()
+    assert has_keepalive_timer(live) == keepalive
+    assert has_keepalive_timer(await world.connect()) == keepalive
     sock = world.supervisor._running["web"].port._sock  # type: ignore[attr-defined]
     assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == keepalive
 

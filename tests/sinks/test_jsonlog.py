@@ -87,7 +87,7 @@ class Connection:
         """There are no deadlines."""
 
     def measure(self) -> None:
-        self.record.note_tcp("client", bytes(232))
+        self.record.note_tcp("client", bytes(232), 0.0)
 
 
 class FakeReactor:

@@ -24,6 +24,7 @@ from monconn.faces.control.server import ControlFactory
 from monconn.monitor.registry import Registry
 from monconn.net.listen import Listener, ServeReactor, client_address, open_listener, serve_factory
 from monconn.ops.operations import Operations
+from monconn.policy.sides import Keepalive
 
 
 class ControlService(Service):
@@ -106,7 +107,7 @@ class ControlService(Service):
         if isinstance(address, TcpAddress) and self._config.tls is None:
             raise ListenError(f"control: {address} needs tls, as TCP does not authenticate clients")
         factory = self._secured()
-        sock = open_listener(address, default_mode=0o600)
+        sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         self.where = client_address(address, sock)
         self._listener = serve_factory(sock, self._reactor, factory)
 

@@ -17,6 +17,7 @@ from monconn.errors import ListenError
 from monconn.monitor.registry import Registry
 from monconn.net.listen import Listener, ServeReactor, open_listener, serve_factory
 from monconn.ops.operations import Operations
+from monconn.policy.sides import Keepalive
 
 
 class ManholeSettings(Protocol):
@@ -105,7 +106,7 @@ class ManholeService(Service):
     def _listen(self) -> None:
         address = self._checked_address()
         factory = self._make_factory()
-        sock = open_listener(address)
+        sock = open_listener(address, keepalive=Keepalive())
         if sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0]):
             sock.close()  # "localhost" resolves to whatever /etc/hosts says
             raise ListenError(_reachable(address))

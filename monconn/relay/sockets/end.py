@@ -5,21 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from monconn.model.reasons import Direction, Reason, Side
 from monconn.model.record import ConnectionRecord
+from monconn.model.tcpinfo import NO_SEGMENT, NOT_SENT, UNACKED
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.net.sockets import (
-    enable_keepalive,
     end_by_errno,
     reset_on_close,
+    set_keepalive,
     tcp_info,
     unread_bytes,
 )
+from monconn.policy.sides import Keepalive
 from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import HOLD_CONNECTING, ByteSink, End, EndListener, Phase
@@ -59,6 +61,8 @@ _READ_ON = PRI | RDHUP | HUP | ERR
 # The same, for a reason that is no event: among a UNIX socket's bytes there may be descriptors,
 # each of which parts a read; or writing has failed, and what the peer sent before is to be read.
 _PARTED = 1 << 30
+# The peer had ended in order before its connection failed.
+_ENDED = 1 << 29
 _WRITABLE = OUT | HUP | ERR
 _READABLE = ~OUT
 
@@ -78,8 +82,6 @@ class Shared:
     """Resets once everything is delivered."""
     handshakes: TurnShare
     """The time for TLS handshakes."""
-    keepalive: bool = True
-    """Whether the kernel is to probe silent peers."""
 
 
 class SocketEnd:
@@ -102,10 +104,11 @@ class SocketEnd:
         "_connector",
         "_direction",
         "_fd",
-        "_has_keepalive",
         "_has_unread",
         "_input_ended",
         "_is_bulk",
+        "_is_finishing",
+        "_keepalive",
         "_loop",
         "_monitor",
         "_observers",
@@ -163,9 +166,10 @@ class SocketEnd:
         self._has_unread = False  # there may be input whose event has come already
         self._seen = 0  # bits of _READ_ON that were reported, and _PARTED
         self._is_bulk = False  # the last chunk was a big one
-        self._has_keepalive = not shared.keepalive
+        self._keepalive: Keepalive | Literal["inherited"] | None = "inherited"
         self._input_ended = False
         self._output_ended = False
+        self._is_finishing = False  # only the peer's acknowledgement is missing
 
     # -- the beginning
 
@@ -218,38 +222,58 @@ class SocketEnd:
         if self.send_queue.blocked and events & _WRITABLE:
             self.send_queue.flush()
         if events & _READABLE and self.phase != "closed":
-            self._seen |= events & _READ_ON
+            seen = self._seen
+            self._seen = seen | events & _READ_ON
             if self.holds or self._input_ended or self.phase != "open":
-                self._handle_unread_events(events)
+                self._handle_unread_events(events, seen & RDHUP)
             # A read that returned less than it may has emptied the socket, so that no second one is
             # needed to see EAGAIN: for a small message it would double the cost of reading.
             elif self._is_bulk or self._copy():
                 self._read()
 
-    def _handle_unread_events(self, events: int) -> None:
-        """Act on an event of a peer while it is on hold."""
-        if self.phase == "resetting":
-            if events & _BROKEN:
-                self._leave()
-        elif self.phase == "draining":
+    def _handle_unread_events(self, events: int, had_ended: int) -> None:
+        """Act on an event of a peer that is not read from.
+
+        :param had_ended: whether an event before this one has reported the end of its input.
+        """
+        if self.phase == "draining" and not self._input_ended:
             self._discard_input()
-        elif self._input_ended:
+        elif self._input_ended or self.phase == "resetting":
             if events & _BROKEN:
                 self._break(self._socket_error())
+            elif self._is_finishing:
+                self._finish()
         else:
             self._has_unread = True
-            if events & _BROKEN:
-                self._hung_up()
+            if not events & _BROKEN:
+                return
+            if self.record.connected is None and not self._has_input():
+                self._copy()  # which meets the end, if one came before the reset, or the error
+            else:
+                self._break_later(had_ended)
 
-    def _hung_up(self) -> None:
-        """Act on a peer that has reset while it was not read from."""
-        if self.record.connected is None and not unread_bytes(self._sock):
-            self._break(self._socket_error())
-        else:
-            self._break_later()  # unless the other side takes what was sent before the reset
+    def _has_input(self) -> bool:
+        """Whether there are bytes that were not read."""
+        return unread_bytes(self._sock) > 0
 
-    def _break_later(self) -> None:
-        if self.bucket is None:  # else it is scheduled already
+    def _break_later(self, had_ended: int) -> None:
+        """Let the other side take what the peer sent before its connection failed.
+
+        A reset is passed on after some seconds at the latest. But if the peer had ended in order
+        before, nobody waits for that: the other side may take as long as if nothing had failed.
+        """
+        # SO_ERROR can be read once, and so can the error of a write, which takes it.
+        if self.send_queue.error is None:
+            self.send_queue.error = self._socket_error()
+        elif self.send_queue.error.errno == errno.EPIPE and self._sock.family == socket.AF_UNIX:
+            # So fails a write to a UNIX socket that has closed. If that left bytes unread, which
+            # makes it a reset, SO_ERROR is ECONNRESET.
+            self.send_queue.error = self._socket_error(errno.EPIPE)
+        # A reset is EPIPE in CLOSE_WAIT, that is after the peer's FIN, and ECONNRESET in all other
+        # states (tcp_reset of net/ipv4/tcp_input.c).
+        if had_ended or self.send_queue.error.errno == errno.EPIPE:
+            self._seen |= _ENDED
+        elif self.bucket is None:  # else it is scheduled already
             self._shared.deadlines.schedule(self, self._monitor.clock.seconds() + GRACE_SECONDS)
 
     def check(self, now: float) -> float | None:
@@ -337,13 +361,16 @@ class SocketEnd:
         return 0
 
     def _handle_end_of_input(self) -> int:
-        if self.send_queue.error is not None:
-            self._break(self.send_queue.error)
-        elif self._seen & _BROKEN:  # a reset that came after the end
-            self._break(self._socket_error())
-        else:
-            self._input_ended = True
-            self.reports.eof(self)
+        error = self.send_queue.error
+        if error is not None and not self._seen & _ENDED:
+            # Its error taken, a socket that has failed looks like one whose peer has ended.
+            self._break(error)
+            return 0
+        self._input_ended = True
+        self.reports.eof(self)
+        # The end came first: with the error still to be fetched, recv would have failed otherwise.
+        if (error is not None or self._seen & _BROKEN) and self.phase != "closed":
+            self._break(error or self._socket_error())
         return 0
 
     def _discard_input(self) -> None:
@@ -354,13 +381,14 @@ class SocketEnd:
             for _ in range(TURN_BYTES // COPY_BYTES):
                 if not self._sock.recv_into(_buffer):
                     self._input_ended = True
-                    if not self._has_output():
-                        self._leave()
+                    self.reports.eof(self)
+                    if self.phase == "draining" and not self._has_output():
+                        self._finish()
                     return
         except BlockingIOError:
             return
-        except OSError:
-            self._leave()
+        except OSError as error:
+            self._break(self.send_queue.error or error)
             return
         self._loop.rearm(self._fd)
 
@@ -394,7 +422,7 @@ class SocketEnd:
         if self.phase == "open":
             self.reports.drained(self)
         elif self.phase == "draining" and self._input_ended and not self._has_output():
-            self._leave()
+            self._finish()
 
     def stages_drained(self) -> None:
         """Implements ``End.stages_drained``."""
@@ -418,12 +446,10 @@ class SocketEnd:
         """
         error = self.send_queue.error
         assert error is not None
-        if self.phase != "open":
-            self._leave()
-        elif self._input_ended:
+        if self.phase != "open" or self._input_ended:
             self._break(error)
         else:
-            self._break_later()
+            self._break_later(self._seen & RDHUP)
             self._seen |= _PARTED
             self._loop.rearm(self._fd)
 
@@ -455,7 +481,9 @@ class SocketEnd:
                 self._output_ended = True
                 self.stages.end_of_input()  # stages_drained follows
             elif not self.send_queue.blocked:
-                self._leave()
+                self._finish()
+        elif self._is_finishing:
+            self._leave()  # the kernel goes on delivering
 
     def reset(self) -> None:
         """Implements ``End.reset``."""
@@ -476,11 +504,11 @@ class SocketEnd:
             reset_on_close(self._sock)
         self._leave()
 
-    def enable_keepalive(self) -> None:
-        """Implements ``End.enable_keepalive``."""
-        if not self._has_keepalive and self._sock is not None:
-            self._has_keepalive = True
-            enable_keepalive(self._sock)
+    def set_keepalive(self, keepalive: Keepalive | None) -> None:
+        """Implements ``End.set_keepalive``."""
+        if keepalive != self._keepalive and self._sock is not None:
+            self._keepalive = keepalive
+            set_keepalive(self._sock, keepalive)
 
     def tcp_info(self) -> bytes | None:
         """Implements ``End.tcp_info``."""
@@ -500,10 +528,32 @@ class SocketEnd:
 
     # -- the end
 
-    def _socket_error(self) -> OSError:
+    def _socket_error(self, default: int = errno.ECONNRESET) -> OSError:
         # SO_ERROR may be read already (by a failed write): that it was a reset is then most likely.
-        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or default
         return OSError(number, os.strerror(number))
+
+    def _finish(self) -> None:
+        """Close the socket, as both sides have ended; but not before the peer has acknowledged all.
+
+        After that nobody could tell any more whether the last bytes have reached it. The kernel has
+        an event for it if we have ended our side before: with the FIN acknowledged, TCP is closed
+        (EPOLLHUP). That the peer does not answer is found by the relay's checks.
+        """
+        if self._seen & _BROKEN:
+            self._break(self._socket_error())
+            return
+        tcp = tcp_info(self._sock)
+        if (
+            tcp is None
+            or self.record.reason is not None
+            or tcp[UNACKED] == NO_SEGMENT == tcp[NOT_SENT]
+        ):
+            self._dispose(tcp)
+            self.reports.gone(self)
+        elif not self._is_finishing:
+            self._is_finishing = True
+            self.send_queue.end()
 
     def _break(self, error: OSError) -> None:
         number = error.errno or errno.ECONNRESET
@@ -514,7 +564,11 @@ class SocketEnd:
         self._dispose()
         self.reports.gone(self)
 
-    def _dispose(self) -> None:
+    def _dispose(self, tcp: bytes | None = None) -> None:
+        """Close the socket.
+
+        :param tcp: its ``tcp_info`` if that was just fetched.
+        """
         self.phase = "closed"
         if self.bucket is not None:
             self._shared.deadlines.cancel(self)
@@ -525,7 +579,8 @@ class SocketEnd:
             self.stages.close()
         self.send_queue.close()
         if self._sock is not None:
-            self.record.note_tcp(self.side, tcp_info(self._sock))
+            now = self._monitor.clock.seconds()
+            self.record.note_tcp(self.side, tcp or tcp_info(self._sock), now)
             self._loop.remove(self._fd)
             self._sock.close()
             self._sock = None

@@ -145,8 +145,8 @@ class SendQueue:
     def unacknowledged(self) -> int:
         """How many bytes the kernel holds that the peer has not acknowledged."""
         # A UNIX socket's bytes are in the receiver's queue, and stay readable if the sender closes.
-        if self._sock is None or self._sock.family == socket.AF_UNIX:
-            return 0
+        if self._sock is None or self._sock.family == socket.AF_UNIX or self.error is not None:
+            return 0  # that of a socket that has failed never changes again
         return unacknowledged_bytes(self._sock)
 
     def _fail(self, error: OSError) -> None:

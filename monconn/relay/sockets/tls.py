@@ -20,6 +20,7 @@ from monconn.net.tls import ClientTls, fault_text, is_alert
 from monconn.relay.sockets.connect import Connector
 from monconn.relay.sockets.end import (
     _BROKEN,
+    _ENDED,
     CHUNK_BYTES,
     COPY_BYTES,
     LEAST_BYTES,
@@ -28,6 +29,7 @@ from monconn.relay.sockets.end import (
     _buffer,
 )
 from monconn.relay.sockets.handshake import Handshake
+from monconn.relay.sockets.loop import RDHUP
 from monconn.relay.sockets.pipes import PipePool
 from monconn.relay.sockets.send_queue import QueueOwner, SendQueue
 
@@ -41,6 +43,8 @@ _RECORD_OVERHEAD_BYTES = 128  # at most: 22 in TLS 1.3, 29 with AES-GCM in 1.2, 
 # Upper half: what is read. Lower half: what that contains, and a record begun before it.
 _encrypted = _buffer[COPY_BYTES // 2 :][:CHUNK_BYTES]
 _LEAST_BYTES_A_READ = 1 << 12
+_ACKNOWLEDGED_SECONDS = 0.2
+"""How often a peer that has said its end, and sent no FIN, is checked for having all of ours."""
 _IN = getattr(select, "EPOLLIN", 1)
 
 
@@ -232,22 +236,17 @@ class TlsEnd(SocketEnd):
 
     # -- reading
 
-    def _hung_up(self) -> None:
-        if self._is_fresh and self._has_early_bytes():
-            self._break_later()
-        else:
-            super()._hung_up()
-
-    def _has_early_bytes(self) -> bool:
-        """Whether there is more than the handshake that OpenSSL has got."""
-        assert self._tls is not None
-        try:
-            self._tls.recv(1, socket.MSG_PEEK)
-        except SSL.WantReadError:
-            return False
-        except SSL.Error:
-            pass  # an end or a fault: reading will show it
-        return True
+    def _has_input(self) -> bool:
+        if self._is_fresh:
+            assert self._tls is not None
+            try:
+                self._tls.recv(1, socket.MSG_PEEK)
+                return True
+            except SSL.WantReadError:
+                self._is_fresh = False
+            except SSL.Error:
+                return True  # an end or a fault: reading will show it
+        return super()._has_input()
 
     def _read_bulk(self) -> int:
         return self._copy(min(CHUNK_BYTES, max(LEAST_BYTES, self.peer.sink.room())))
@@ -304,8 +303,9 @@ class TlsEnd(SocketEnd):
         if has_ended:
             self._input_ended = True
             self.reports.eof(self)
-            if self._seen & _BROKEN and self.phase == "open":  # a reset that came after the end
-                self._break(self._socket_error())
+            failure = self.send_queue.error
+            if (failure is not None or self._seen & _BROKEN) and self.phase != "closed":
+                self._break(failure or self._socket_error())  # which came after the end
         elif detail:
             self._refuse_records(how, detail)
         if self.holds or self._input_ended or self.phase != "open":
@@ -332,8 +332,8 @@ class TlsEnd(SocketEnd):
         be delivered. A backend's is a cut: whoever waits for the rest of an answer must not take a
         part of it for the whole.
         """
-        if self.send_queue.error is not None or self._seen & _BROKEN:
-            return super()._handle_end_of_input()
+        if self.send_queue.error is not None and not self._seen & _ENDED:
+            return super()._handle_end_of_input()  # it is none
         detail = f"the {self.side} ended without close_notify"
         if self.side == "client":
             self.record.add_detail(detail)
@@ -360,13 +360,29 @@ class TlsEnd(SocketEnd):
             self.phase = "draining"
             self.end_writing()
             if self.phase == "draining" and not self._has_output():
-                self._leave()
+                self._finish()
         else:
             super().close()
 
-    def _dispose(self) -> None:
+    def _finish(self) -> None:
+        super()._finish()
+        # With its FIN still to come, no event says that the peer has acknowledged ours.
+        if self.phase == "draining" and not self._seen & RDHUP and self.bucket is None:
+            when = self._monitor.clock.seconds() + _ACKNOWLEDGED_SECONDS
+            self._shared.deadlines.schedule(self, when)
+
+    def check(self, now: float) -> float | None:
+        """Implements ``Checked.check``."""
+        if not self._is_finishing:
+            return super().check(now)
+        super()._finish()
+        return None if self.phase == "closed" else now + _ACKNOWLEDGED_SECONDS
+
+    # -- the end
+
+    def _dispose(self, tcp: bytes | None = None) -> None:
         if self._handshake is not None:
             self._handshake.drop()
             self._handshake = None
-        super()._dispose()
+        super()._dispose(tcp)
         self._tls = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from OpenSSL import SSL
@@ -27,13 +27,14 @@ from monconn.net.sockets import (
     ErrorTrackingSocket,
     buffered_bytes,
     descriptor_of,
-    enable_keepalive,
     end_by_errno,
     has_failed,
+    set_keepalive,
     track_errors,
     unacknowledged_bytes,
 )
 from monconn.net.tls import ClientTls, TlsError, error_text, fault_text
+from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
 from monconn.relay.stages import StageChain
@@ -44,6 +45,8 @@ EARLY_BYTES = 65536
 """How much is queued for a backend that is not connected yet before its client is put on hold."""
 RESET_POLL_SECONDS = 0.5
 """How often a side that we do not read from is checked for a reset."""
+FINISH_POLL_SECONDS = 0.1
+"""How soon a side that has ended is first checked for whether it has acknowledged everything."""
 
 
 @attrs.frozen
@@ -55,13 +58,11 @@ class TransportShared:
     """Checks Ends that are on hold for resets."""
     deliveries: DeliveryWatch
     """Resets Ends once everything is delivered."""
-    keepalive: bool = True
-    """Whether the kernel is to probe silent peers."""
 
     @classmethod
-    def of(cls, clock: Clock, *, keepalive: bool = True) -> TransportShared:
+    def of(cls, clock: Clock) -> TransportShared:
         """An instance with its own timers."""
-        return cls(clock, Deadlines(clock), DeliveryWatch(clock), keepalive)
+        return cls(clock, Deadlines(clock), DeliveryWatch(clock))
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -98,7 +99,7 @@ class TransportEnd(Protocol):
         self.bucket: int | None = None
         self._dial = dial
         self._shared = shared
-        self._keepalive = shared.keepalive
+        self._keepalive: Keepalive | Literal["inherited"] | None = "inherited"
         self._tls = tls
         self._socket: ErrorTrackingSocket | None = None  # None if the transport has no socket
         self._descriptor: Any = None  # what descriptor_of gives
@@ -112,6 +113,8 @@ class TransportEnd(Protocol):
         self._input_ended = False
         self._output_ended = False
         self._end_sent = False
+        self._has_sent_fin = False
+        self._finishing: float | None = None  # since when only the acknowledgement is missing
 
     # -- the beginning
 
@@ -161,11 +164,12 @@ class TransportEnd(Protocol):
         else:
             self._attach()
 
-    def enable_keepalive(self) -> None:
-        """Implements ``End.enable_keepalive``."""
-        if self._keepalive and self._socket is not None and self._is_tcp() and not self._is_over():
-            self._keepalive = False
-            enable_keepalive(self._socket)
+    def set_keepalive(self, keepalive: Keepalive | None) -> None:
+        """Implements ``End.set_keepalive``."""
+        if keepalive == self._keepalive or self._socket is None or self._is_over():
+            return
+        self._keepalive = keepalive
+        set_keepalive(self._socket, keepalive)
 
     def _attach(self) -> None:
         if self.phase != "connecting":
@@ -221,7 +225,9 @@ class TransportEnd(Protocol):
             self._shared.deadlines.schedule(self, now + RESET_POLL_SECONDS)
 
     def check(self, now: float) -> float | None:
-        """Check for a reset, as long as we do not read."""
+        """Check for a reset, as long as we do not read, and for the last acknowledgement."""
+        if self._finishing is not None:
+            return self._check_finishing(self._finishing, now)
         if self.phase != "open" or not (self.holds or self._input_ended) or self._socket is None:
             return None
         self._has_reset = has_failed(self._socket)
@@ -289,8 +295,36 @@ class TransportEnd(Protocol):
             else:
                 self.transport.loseWriteConnection()
         if self.phase == "draining" and self._input_ended:
-            self.transport.unregisterProducer()
+            self._finish()
+
+    def _finish(self) -> None:
+        """Close the connection, as both sides have ended; but not before the peer has all.
+
+        After that nobody could tell any more whether the last bytes have reached it.
+        """
+        if self._finishing is not None:
+            return
+        self.transport.unregisterProducer()
+        is_decided = self.reports.record.reason is not None
+        if self._is_tls or not self._is_tcp() or is_decided or not self.pending_bytes():
             self.transport.loseConnection()
+            return
+        if not self._end_sent:
+            self._output_ended = self._end_sent = True
+            self.transport.loseWriteConnection()
+        self._finishing = self._shared.clock.seconds()
+        self._shared.deadlines.schedule(self, self._finishing + FINISH_POLL_SECONDS)
+
+    def _check_finishing(self, since: float, now: float) -> float | None:
+        if self.phase != "draining" or self._socket is None:
+            return None
+        if has_failed(self._socket):
+            self._descriptor.connectionLost(Failure(error.ConnectionLost()))
+        elif not self.pending_bytes():
+            self.transport.loseConnection()
+        else:
+            return now + min(max(now - since, FINISH_POLL_SECONDS), 1.0)
+        return None
 
     def close(self) -> None:
         """Implements ``End.close``."""
@@ -311,6 +345,8 @@ class TransportEnd(Protocol):
                 self.stages.end_of_input()  # stages_drained follows
             else:
                 self._finish_output()
+        elif self._finishing is not None:
+            self.transport.loseConnection()  # the kernel goes on delivering
 
     def reset(self) -> None:
         """Implements ``End.reset``."""
@@ -378,6 +414,8 @@ class TransportEnd(Protocol):
 
     def is_delivered(self) -> bool:
         """Implements ``End.is_delivered``."""
+        if self._end_sent and self._is_tcp() and not (self._has_sent_fin or self._is_tls):
+            return False  # Twisted sends it in a later turn
         return not (self.pending_bytes() or (self.stages is not None and self.stages.held()))
 
     # -- called by the transport
@@ -409,19 +447,25 @@ class TransportEnd(Protocol):
             self.reports.eof(self)
             self._check_for_reset_later()
         elif self.phase == "draining":
+            self.reports.eof(self)
             self._finish_output()
         else:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Ignored: we have ended the writing ourselves."""
+        """Our end is sent."""
+        self._has_sent_fin = True
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is closed, or has failed."""
         how = self._how_it_ended(reason)
-        self.reports.record.note_tcp(self.side, self.tcp_info())
+        now = self._shared.clock.seconds()
+        self.reports.record.note_tcp(self.side, self.tcp_info(), now)
         if self._socket is not None and self._socket.unread_data:
             self.dataReceived(self._socket.unread_data)
+        if how is not None and self._had_ended() and not self._input_ended:
+            self._input_ended = True
+            self.reports.eof(self)
         if self.bucket is not None:
             self._shared.deadlines.cancel(self)
         phase, self.phase = self.phase, "closed"
@@ -429,6 +473,12 @@ class TransportEnd(Protocol):
         self._report_end(phase, how, reason)
         # No cycle is left to be collected: one holds all that OpenSSL has for a connection.
         self.transport = self._descriptor = self._writer = None
+
+    def _had_ended(self) -> bool:
+        """Whether the peer had ended in order before its connection failed."""
+        if self.phase == "connecting" or self._socket is None or self._is_tls:
+            return False
+        return self._socket.has_ended or self._socket.error_number == errno.EPIPE
 
     def _report_end(self, phase: Phase, how: SideEnd | None, reason: Failure) -> None:
         if phase == "connecting":

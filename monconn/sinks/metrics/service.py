@@ -17,6 +17,7 @@ from monconn.errors import ListenError
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.listen import Listener, client_address, open_listener, serve_factory
+from monconn.policy.sides import Keepalive
 from monconn.sinks.metrics.figures import LagMeter, Sample, ServiceFigures, ServiceSample
 
 if TYPE_CHECKING:  # needs prometheus-client
@@ -79,7 +80,7 @@ class MetricsService(Service):
         self._factory = self._make_factory()
         address = self._config.listen
         try:
-            sock = open_listener(address, default_mode=0o600)
+            sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         except ListenError as error:
             raise ListenError(f"metrics: {error}") from error
         self.where = client_address(address, sock)

@@ -23,6 +23,7 @@ from monconn.errors import AddressError, ListenError
 from monconn.policy.tls import BackendTls, ListenTls
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.supervisor import Changes
+from tests import ROOT
 from tests.certificates import Certificate, make_certificate
 
 from .test_supervisor import ANY, HANG_SECONDS, World
@@ -241,3 +242,29 @@ def test_full_services_with_tls_may_leave_clients_waiting(files: Files) -> None:
         with patch("monconn.run.ports.HAS_EPOLL", False):
             expected = "wait" if listen is ANY else "refuse"
             assert _policy_of(config).rules.when_full == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_program_of_the_page(
+    world: World,
+    certificates: list[Certificate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As docs/tls.md has it, with a port that is free, and files that are renewed where it says."""
+    page = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    files = Files(tmp_path, tmp_path / "web.pem", tmp_path / "web.key")
+    files.put(certificates[0])
+    monkeypatch.chdir(tmp_path)
+    block = block.replace("8443", "0").replace("# once", "files.put(new)  #")
+    block = block.replace("8080", str(world.backends[b"A"].address.port))
+    lines = "".join(f"    {line}\n" for line in block.splitlines())
+    names: dict[str, Any] = {
+        "supervisor": world.supervisor,
+        "files": files,
+        "new": certificates[1],
+    }
+    exec(f"async def program():\n{lines}", names)
+    await names["program"]()
+    assert shown(await connect(world)) == "new"

@@ -232,6 +232,52 @@ async def test_without_epoll_only_twisted_has_tls(world: World, files: Files) ->
         await world.supervisor.apply((), [service])
 
 
+@pytest.mark.parametrize("has_epoll", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_backend_with_tls(
+    world: World, certificates: list[Certificate], has_epoll: bool
+) -> None:
+    """With or without epoll: then Twisted connects, and the TLS is the same."""
+    trusted, other = certificates
+
+    def serve(server: socket.socket) -> str:
+        client, _ = server.accept()
+        try:
+            with trusted.server_side().wrap_socket(client, server_side=True) as wrapped:
+                wrapped.sendall(b"hello")
+                return "served"
+        except ssl.SSLError as error:
+            return str(error)
+
+    def call(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=HANG_SECONDS) as client:
+            return client.recv(5)
+
+    def service(name: str, port: int, ca: Certificate) -> ServiceConfig:
+        tls = BackendTls(str(ca.certificate), server_name="localhost")
+        backend = EndpointAddress(f"tls:127.0.0.1:{port}")
+        return ServiceConfig(name, ANY, backend, backend_tls=tls)
+
+    with (
+        patch("monconn.run.ports.HAS_EPOLL", has_epoll),
+        patch("monconn.relay.paths.HAS_EPOLL", has_epoll),
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        server.settimeout(HANG_SECONDS)
+        port = server.getsockname()[1]
+        services = [service("right", port, trusted), service("wrong", port, other)]
+        await world.supervisor.apply((), services)
+        for name, expected in (("right", b"hello"), ("wrong", b"")):
+            serving = deferToThread(serve, server)
+            assert await deferToThread(call, port_of(world, name)) == expected
+            served = await serving
+            assert served == "served" if expected else "alert" in served
+    await world.until(lambda: world.monitor("wrong").closed_records)
+    (record,) = world.monitor("wrong").closed_records
+    assert record.reason == "backend_unreachable"
+    assert record.detail.startswith("the backend's certificate is not trusted: it is self-signed")
+
+
 def test_full_services_with_tls_may_leave_clients_waiting(files: Files) -> None:
     from monconn.run.supervisor import _policy_of
 

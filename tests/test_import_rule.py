@@ -89,8 +89,8 @@ def part_of(module: str) -> str:
     """The part that a module such as monconn.model.record belongs to."""
     _, *names = module.split(".")
     depth = 2 if names[:1] == ["ops"] else 1
-    if names == ["net", "tls"]:
-        depth = 2
+    if names[:1] == ["net"] and names[1:] in (["tls"], ["tls_faults"]):
+        return "net.tls"
     if names[:1] == ["faces"]:
         depth = 3 if names[1:2] == ["control"] else 2
     return ".".join(names[:depth]) or "monconn"

@@ -78,7 +78,8 @@ class ServiceConfig:
     what the string's options say."""
 
     def __attrs_post_init__(self) -> None:
-        for key, message in _tls_misfits(self.listen, self.backend, self.tls, self.backend_tls):
+        has_tls, has_backend_tls = self.tls is not None, self.backend_tls is not None
+        for key, message in _tls_misfits(self.listen, self.backend, has_tls, has_backend_tls):
             raise SettingError(f"{self.name}: {key} {message}")
 
     def listening(self) -> tuple[Address, ListenTls | None]:
@@ -271,10 +272,16 @@ def _values(
 
     :raises Wrong: with every problem.
     """
-    values, found = fields.read_keys(node, {"name": _no_key_of_a_service, **readers}, required)
+    values, found = _read_service_keys(node, readers, required)
     if found:
         raise Wrong(*found)
     return values
+
+
+def _read_service_keys(
+    node: Mapping, readers: dict[str, fields.Reader], required: tuple[str, ...]
+) -> tuple[dict[str, Any], fields.Found]:
+    return fields.read_keys(node, {"name": _no_key_of_a_service, **readers}, required)
 
 
 def _no_key_of_a_service(node: Node) -> None:
@@ -283,22 +290,29 @@ def _no_key_of_a_service(node: Node) -> None:
 
 def _native_service(name: str, node: Node, defaults: Policy) -> ServiceConfig:
     mapping = fields.require_mapping(node, _A_SERVICE)
-    values = _values(mapping, _NATIVE_READERS, required=("listen", "backend"))
-    listen, backend = values.pop("listen"), values.pop("backend")
+    values, found = _read_service_keys(mapping, _NATIVE_READERS, ("listen", "backend"))
+    listen, backend = values.pop("listen", None), values.pop("backend", None)
     tls, backend_tls = values.pop("tls", None), values.pop("backend_tls", None)
-    if misfits := _tls_misfits(listen, backend, tls, backend_tls):
-        raise Wrong(*(((key,), message) for key, message in misfits))
+    has_tls, has_backend_tls = "tls" in mapping.nodes, "backend_tls" in mapping.nodes
+    misfits = _tls_misfits(listen, backend, has_tls, has_backend_tls)
+    found += [((key,), message) for key, message in misfits]
+    if found:
+        raise Wrong(*found)
     return ServiceConfig(name, listen, backend, defaults.changed(**values), tls, backend_tls)
 
 
 def _tls_misfits(
-    listen: Address, backend: Address, tls: ListenTls | None, backend_tls: BackendTls | None
+    listen: Address | None, backend: Address | None, has_tls: bool, has_backend_tls: bool
 ) -> list[tuple[str, str]]:
-    """Each key for TLS that has no meaning beside these addresses, and a message."""
+    """Each key for TLS that has no meaning beside these addresses, and a message.
+
+    :param listen: None if it is not known.
+    :param backend: None if it is not known.
+    """
     misfits = []
-    if tls is not None and isinstance(listen, EndpointAddress):
+    if has_tls and isinstance(listen, EndpointAddress):
         misfits.append(("tls", _TLS_BESIDE_ENDPOINT))
-    if backend_tls is not None and (advice := _beside_backend(backend)):
+    if has_backend_tls and backend is not None and (advice := _beside_backend(backend)):
         misfits.append(("backend_tls", advice))
     return misfits
 

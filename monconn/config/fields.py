@@ -38,6 +38,7 @@ from monconn.policy.tls import BackendTls, ListenTls
 from monconn.units import parse_duration, parse_size
 
 T = TypeVar("T")
+Tls = TypeVar("Tls", bound=ListenTls | BackendTls)
 
 Found = list[tuple[Path, str]]
 """Problems: the path of each, relative to the node that is read, and its message."""
@@ -256,27 +257,35 @@ def read_backend(node: Node) -> Address:
 
 def read_tls(node: Node) -> ListenTls:
     """TLS with clients; its files are read, to be sure that they can be used."""
-    require_mapping(node, "a mapping such as {certificate: FILE, key: FILE}")
-    settings = structure(node, ListenTls)
-    _check_tls(settings)
+    settings, found = _read_tls(node, ListenTls, "a mapping such as {certificate: FILE, key: FILE}")
+    if settings is None or found:
+        raise Wrong(*found)
     return settings
 
 
 def read_backend_tls(node: Node) -> BackendTls:
     """TLS with a backend; its files are read, to be sure that they can be used."""
-    require_mapping(node, "a mapping such as {ca: FILE}")
-    settings = structure(node, BackendTls)
-    if settings.certificate is None:
-        for key in ("key", "passphrase_file", "chain"):
-            if getattr(settings, key) is not None:
-                raise Wrong(((key,), "belongs to a certificate: name that, too"))
-    _check_tls(settings)
+    settings, found = _read_tls(node, BackendTls, "a mapping such as {ca: FILE}")
+    assert isinstance(node, Mapping)
+    if "certificate" not in node.nodes:
+        for key in {"key", "passphrase_file", "chain"} & node.nodes.keys():
+            found.append(((key,), "belongs to a certificate: name that, too"))
+    if settings is None or found:
+        raise Wrong(*found)
     return settings
 
 
-def _check_tls(settings: ListenTls | BackendTls) -> None:
-    if faults := tls_faults(settings):
-        raise Wrong(*faults)
+def _read_tls(node: Node, cls: type[Tls], example: str) -> tuple[Tls | None, Found]:
+    """Settings, and every problem, also with the files of keys beside wrong ones."""
+    mapping = require_mapping(node, example)
+    kinds = {field.name: field.metadata["kind"] for field in attrs.fields(cls)}
+    required = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]
+    readers = {name: NODE_READERS[kind] for name, kind in kinds.items()}
+    values, found = read_keys(mapping, readers, tuple(required))
+    if any(name not in values for name in required):
+        return None, found
+    settings = cls(**values)
+    return settings, [*found, *tls_faults(settings)]
 
 
 def read_host(node: Node) -> str:

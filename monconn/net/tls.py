@@ -1,4 +1,4 @@
-"""TLS by OpenSSL over memory BIOs: contexts from settings, and what went wrong in words.
+"""TLS by OpenSSL over memory BIOs: contexts and connections from settings.
 
 A :class:`Connection` of OpenSSL's has no socket here: whoever owns it passes the bytes from the
 network in (``bio_write``) and those for the network on (``bio_read``). On a socket of its own
@@ -7,12 +7,9 @@ OpenSSL takes a client's bare FIN for a fatal error, and writes nothing of the a
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import ipaddress
 import re
-from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +18,19 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
-from service_identity import CertificateError, VerificationError
-from service_identity.cryptography import (
-    verify_certificate_hostname,
-    verify_certificate_ip_address,
-)
 
-from monconn.errors import MonconnError, printable, quoted
+from monconn.errors import printable, quoted
+from monconn.net.tls_faults import (
+    Found,
+    TlsError,
+    chain_fault,
+    error_text,
+    ip_of,
+    is_alert,
+    name_fault,
+    openssl_text,
+    out_of_time,
+)
 from monconn.policy.tls import BackendTls, Identity, ListenTls, split_ciphers
 
 __all__ = [
@@ -51,22 +54,6 @@ _KEY = re.compile(rb"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?-----END \1-----"
 _CERTIFICATE = re.compile(
     rb"-----BEGIN ((?:X509 |TRUSTED )?CERTIFICATE)-----.*?-----END \1-----", re.DOTALL
 )
-
-Found = list[tuple[tuple[str, ...], str]]
-"""Faults: the key of the setting that each belongs to, and a message."""
-
-
-class TlsError(MonconnError):
-    """A file or a setting that TLS cannot use, or a peer's certificate that is refused.
-
-    :param found: each fault, with the path of the setting's key, such as ``("certificates",
-        "www.example.org", "key")``; empty for a fault of a peer.
-    """
-
-    def __init__(self, *found: tuple[tuple[str, ...], str]) -> None:
-        super().__init__("; ".join(message for _, message in found))
-        self.found = list(found)
-
 
 # -- both sides
 
@@ -153,7 +140,7 @@ def _fault(message: str) -> TlsError:
     return TlsError(((), message))
 
 
-def _certificates_in(path: str) -> list[x509.Certificate]:
+def _certificates_in(path: str) -> list[crypto.X509]:
     """The certificates in a PEM file.
 
     :raises TlsError: there is none, or one cannot be used.
@@ -162,10 +149,8 @@ def _certificates_in(path: str) -> list[x509.Certificate]:
     if not blocks:
         raise _fault(f"{_file(path)} has no certificate in PEM (-----BEGIN CERTIFICATE-----)")
     try:
-        return [
-            crypto.load_certificate(crypto.FILETYPE_PEM, each).to_cryptography() for each in blocks
-        ]
-    except (crypto.Error, ValueError):
+        return [crypto.load_certificate(crypto.FILETYPE_PEM, each) for each in blocks]
+    except crypto.Error:
         raise _fault(f"{_file(path)} has a certificate that cannot be read") from None
 
 
@@ -198,58 +183,60 @@ def _passphrase_in(path: str) -> bytes:
     return line
 
 
-def _use_identity(context: SSL.Context, identity: Identity, found: Found) -> None:
-    """Have a context show a certificate; what is wrong with its files is added to ``found``."""
+def _use_identity(
+    context: SSL.Context, identity: Identity, found: Found
+) -> x509.Certificate | None:
+    """Have a context show a certificate; what is wrong with its files is added to ``found``.
+
+    :returns: the certificate, if nothing was.
+    """
     faults = len(found)
 
-    def read(key: str, load: Callable[[str], Any], path: str) -> Any:
+    def read(setting: str, load: Callable[[str], Any], path: str) -> Any:
         try:
             return load(path)
         except TlsError as error:
-            found.append(((key,), str(error)))
+            found.append(((setting,), str(error)))
             return None
 
-    passphrase = None
+    key_setting, key_file = "key", identity.key
+    if key_file is None:
+        key_setting, key_file = "certificate", identity.certificate
+    passphrase = key = None
     if identity.passphrase_file is not None:
         passphrase = read("passphrase_file", _passphrase_in, identity.passphrase_file)
     certificates = read("certificate", _certificates_in, identity.certificate)
     chain = [] if identity.chain is None else read("chain", _certificates_in, identity.chain)
-    key_path, key = identity.key or identity.certificate, None
-    # A passphrase that cannot be read is one fault, and not another one of the key.
+    # A file that cannot be read is one fault, and not another one of the key.
     has_passphrase = passphrase is not None or identity.passphrase_file is None
-    if has_passphrase and (certificates is not None or identity.key is not None):
-        key = read(
-            "certificate" if identity.key is None else "key",
-            lambda path: _key_in(path, passphrase),
-            key_path,
-        )
+    if has_passphrase and (certificates is not None or key_setting == "key"):
+        key = read(key_setting, lambda path: _key_in(path, passphrase), key_file)
     if len(found) > faults:
-        return
-    assert key is not None
-    own, *others = certificates
-    if _public(own.public_key()) != _public(key.public_key()):
-        where = "" if identity.key is None else f" in {_file(identity.key)}"
-        found.append(
-            (
-                ("certificate" if identity.key is None else "key",),
-                f"the key{where} is not that of the first certificate in"
-                f" {_file(identity.certificate)}",
-            )
-        )
-        return
+        return None
+    own: x509.Certificate
     try:
+        own, *others = [each.to_cryptography() for each in (*certificates, *chain)]
+        if not _fits(key, own):
+            fault = f"is not that of the first certificate in {_file(identity.certificate)}"
+            found.append(((key_setting,), f"the key in {_file(key_file)} {fault}"))
+            return None
         _give(context.use_certificate, crypto.X509.from_cryptography, own)
-        for each in (*others, *chain):
+        for each in others:
             _give(context.add_extra_chain_cert, crypto.X509.from_cryptography, each)
         _give(context.use_privatekey, crypto.PKey.from_cryptography_key, key)
-    except (SSL.Error, crypto.Error, TypeError) as error:
-        text = _openssl_text(error) or "it is of a kind that TLS has not"
+    except (SSL.Error, crypto.Error, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        text = openssl_text(error) or "it is of a kind that TLS has not"
         found.append((("certificate",), f"OpenSSL refuses {_file(identity.certificate)}: {text}"))
+        return None
+    return own
 
 
-def _public(key: Any) -> bytes:
-    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return encoded
+def _fits(key: Any, certificate: x509.Certificate) -> bool:
+    ours, theirs = (
+        each.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for each in (key.public_key(), certificate.public_key())
+    )
+    return bool(ours == theirs)
 
 
 def _give(method: Callable[[Any], object], wrap: Callable[[Any], Any], value: Any) -> None:
@@ -268,26 +255,20 @@ def _trust(context: SSL.Context, ca: str | None, found: Found) -> None:
     if ca is None:
         context.set_default_verify_paths()
         return
-    is_folder, has_any = Path(ca).is_dir(), False
-    for each in _in(ca):
+    faults = []
+    files = _in(ca)
+    for each in files:
         try:
             _certificates_in(str(each))  # OpenSSL would say less of what is wrong
             context.load_verify_locations(str(each))
-        except (TlsError, SSL.Error) as error:
-            if (
-                not is_folder
-            ):  # what else is in a folder is passed over, as by trustRoots= of Twisted's
-                found.append(
-                    (
-                        ("ca",),
-                        str(error)
-                        if isinstance(error, TlsError)
-                        else f"OpenSSL refuses {_file(ca)}: {_openssl_text(error)}",
-                    )
-                )
-        else:
-            has_any = True
-    if is_folder and not has_any:
+        except TlsError as error:
+            faults.append(str(error))
+        except SSL.Error as error:
+            faults.append(f"OpenSSL refuses {_file(str(each))}: {openssl_text(error)}")
+    # What else is in a folder is passed over, as Twisted does for trustRoots=.
+    if not Path(ca).is_dir():
+        found += [(("ca",), fault) for fault in faults]
+    elif len(faults) == len(files):
         found.append((("ca",), f"{_file(ca)} has no *.pem file with a certificate"))
 
 
@@ -332,6 +313,8 @@ class ServerTls:
     def __init__(self, settings: ListenTls) -> None:
         found: Found = []
         self.settings = settings
+        self.warnings: list[str] = []
+        """What clients are likely to refuse, in sentences: certificates out of their time."""
         self._protocols = tuple(each.encode() for each in settings.alpn)
         self._main = self._context(settings.identity, found)
         self._by_name: dict[str, SSL.Context] = {}
@@ -356,7 +339,9 @@ class ServerTls:
         context.set_alpn_select_callback(self._choose_protocol)
         if settings.certificates:
             context.set_tlsext_servername_callback(self._choose_certificate)
-        _use_identity(context, identity, found)
+        own = _use_identity(context, identity, found)
+        if own is not None and (when := out_of_time(own)):
+            self.warnings.append(f"the certificate in {_file(identity.certificate)} {when}")
         return context
 
     def connection(self) -> SSL.Connection:
@@ -417,7 +402,7 @@ class ClientTls:
             context.set_alpn_protos([each.encode() for each in settings.alpn])
         if settings.identity is not None:
             _use_identity(context, settings.identity, found)
-        sends_name = settings.server_name != "" and _ip(self._host) is None
+        sends_name = settings.server_name != "" and ip_of(self._host) is None
         self._server_name = self._host.encode("ascii") if sends_name else None
         if found:
             raise TlsError(*found)
@@ -449,159 +434,13 @@ def _verified(
     assert isinstance(connection, _Connection)
     try:
         if not is_ok:
-            connection.fault = _chain_fault(shown, error, depth)
+            connection.fault = chain_fault(shown.to_cryptography(), error, depth)
         elif depth == 0:
-            connection.fault = _name_fault(shown.to_cryptography(), connection.host)
+            connection.fault = name_fault(shown.to_cryptography(), connection.host)
             connection.is_verified = not connection.fault
     except Exception as failure:  # of any kind: nothing is known of what a stranger shows
         connection.fault = f"the backend's certificate cannot be read: {printable(failure)}"
     return not connection.fault
-
-
-def _name_fault(certificate: x509.Certificate, host: str) -> str:
-    """Why a certificate is not for a host; empty if it is (RFC 9525)."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names = x509.SubjectAlternativeName([])
-    known = [each for each in names if isinstance(each, x509.DNSName | x509.IPAddress)]
-    if not known:  # service_identity takes it for one that is for every host
-        return "the backend's certificate names no host (subjectAltName)"
-    ip = _ip(host)
-    try:
-        if ip is not None:
-            verify_certificate_ip_address(certificate, str(ip))
-        else:
-            verify_certificate_hostname(certificate, host)
-    except (VerificationError, CertificateError):
-        return f"the backend's certificate is not for {host}, but for {_listed(known)}"
-    return ""
-
-
-_MOST_NAMES = 5
-
-
-def _listed(names: Iterable[x509.GeneralName]) -> str:
-    texts = [printable(str(each.value)[:100]) for each in names]
-    more = len(texts) - _MOST_NAMES
-    return ", ".join(texts[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-# -- faults in words
-
-
-_NO_ISSUER = (2, 20, 21, 27)  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and its like: see x509_vfy.h
-_CHAIN_FAULTS = {
-    5: "its key cannot be read",
-    7: "its signature is wrong",
-    18: "it is self-signed, and not one of the trusted certificates",
-    19: "the authority at the end of its chain is self-signed, and not trusted",
-    22: "its chain is too long",
-    24: "a certificate that is no authority's has signed it",
-    25: "its authority does not allow so many others below it",
-    26: "it is not meant for TLS servers",
-    28: "it is rejected explicitly",
-    34: "it has a critical extension that OpenSSL does not know",
-    47: "its authority may not sign for its names",
-    66: "its key is too small",
-    67: "its authority's key is too small",
-    68: "its signature's hash is too weak",
-}
-
-
-def _chain_fault(shown: crypto.X509, error: int, depth: int) -> str:
-    certificate = shown.to_cryptography()
-    what = "the backend's certificate"
-    if depth:
-        what = f"the certificate {_subject(certificate.subject)} in the backend's chain"
-    if error == 9:
-        return f"{what} is not valid before {_day(certificate.not_valid_before_utc)}"
-    if error == 10:
-        return f"{what} has expired on {_day(certificate.not_valid_after_utc)}"
-    if error in _NO_ISSUER:
-        issuer = _subject(certificate.issuer)
-        return f"{what} is not trusted: its authority {issuer} is not known"
-    text = _CHAIN_FAULTS.get(error) or f"OpenSSL's fault {error}"
-    return f"{what} is not trusted: {text}"
-
-
-def _subject(name: x509.Name) -> str:
-    common = name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    return quoted(str(common[0].value) if common else name.rfc4514_string())
-
-
-def _day(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-
-
-# By OpenSSL's text of an alert: its name in RFC 8446, 6, and what it means where that is not plain.
-_ALERTS = {
-    "close notify": ("close_notify", ""),
-    "unexpected message": ("unexpected_message", ""),
-    "bad record mac": ("bad_record_mac", ""),
-    "record overflow": ("record_overflow", ""),
-    "handshake failure": ("handshake_failure", "it found no cipher or key exchange in common"),
-    "no certificate": ("no_certificate", ""),
-    "bad certificate": ("bad_certificate", "it cannot use the certificate"),
-    "unsupported certificate": ("unsupported_certificate", "it cannot use such a certificate"),
-    "certificate revoked": ("certificate_revoked", ""),
-    "certificate expired": ("certificate_expired", ""),
-    "certificate unknown": ("certificate_unknown", "it does not accept the certificate"),
-    "illegal parameter": ("illegal_parameter", ""),
-    "unknown ca": ("unknown_ca", "it does not trust the certificate's authority"),
-    "access denied": ("access_denied", ""),
-    "decode error": ("decode_error", ""),
-    "decrypt error": ("decrypt_error", ""),
-    "protocol version": ("protocol_version", "it has no version of TLS in common"),
-    "insufficient security": ("insufficient_security", "it wants stronger ciphers"),
-    "internal error": ("internal_error", ""),
-    "inappropriate fallback": ("inappropriate_fallback", ""),
-    "user cancelled": ("user_canceled", ""),
-    "no renegotiation": ("no_renegotiation", ""),
-    "missing extension": ("missing_extension", ""),
-    "unsupported extension": ("unsupported_extension", ""),
-    "unrecognized name": ("unrecognized_name", "it does not know the server name"),
-    "bad certificate status response": ("bad_certificate_status_response", ""),
-    "unknown psk identity": ("unknown_psk_identity", ""),
-    "certificate required": ("certificate_required", "it wants a certificate from us"),
-    "no application protocol": (
-        "no_application_protocol",
-        "it has no protocol in common (ALPN)",
-    ),
-}
-# Its beginning differs from release to release, and from alert to alert.
-_ALERT = re.compile(r"(?:(?:sslv3|tlsv1|tlsv13|ssl/tls|tls) alert|tlsv1|tlsv13) (.*)")
-_FAULTS = {
-    "http request": "the {peer} speaks plain HTTP",
-    "https proxy request": "the {peer} speaks plain HTTP, to a proxy",
-    "wrong version number": "the {peer} does not speak TLS",
-    "packet length too long": "the {peer} does not speak TLS",
-    "record layer failure": "the {peer} does not speak TLS",
-    "unsupported protocol": "the {peer} has only versions of TLS below the minimum_version",
-    "version too low": "the {peer} has only versions of TLS below the minimum_version",
-    "unknown protocol": "the {peer} has no version of TLS in common with us",
-    "no shared cipher": "the {peer} has no cipher in common with us",
-    "no suitable signature algorithm": "the {peer} knows no signature that our key can make",
-    "no suitable key share": "the {peer} has no key exchange in common with us",
-    "no suitable groups": "the {peer} has no key exchange in common with us",
-    "dh key too small": "the {peer}'s Diffie-Hellman key is too small",
-    "ee key too small": "the {peer}'s key is too small",
-    "unexpected eof while reading": "the {peer} has left amid the handshake",
-    "certificate verify failed": "the {peer}'s certificate is not trusted",
-    "decryption failed or bad record mac": "a record of the {peer}'s has been altered on its way",
-}
-
-
-def is_alert(error: SSL.Error) -> bool:
-    """Whether it was the peer that gave the connection up, by a fatal alert."""
-    return _ALERT.fullmatch(_openssl_text(error)) is not None
 
 
 def fault_text(error: Exception, connection: SSL.Connection) -> str:
@@ -612,45 +451,6 @@ def fault_text(error: Exception, connection: SSL.Connection) -> str:
     """
     assert isinstance(connection, _Connection)
     return connection.fault or error_text(error, connection.peer)
-
-
-def error_text(error: Exception, peer: str) -> str:
-    """An error of TLS in one line for people.
-
-    :param peer: ``client`` or ``backend``.
-    """
-    if isinstance(error, TlsError):
-        return str(error)
-    if isinstance(error, SSL.SysCallError | OSError):
-        number = error.args[0] if error.args else 0
-        if isinstance(number, int) and number > 0:
-            return errno.errorcode.get(number, str(number))
-        return f"the {peer} has left amid the handshake"
-    if isinstance(error, SSL.ZeroReturnError):
-        return f"the {peer} has ended TLS (close_notify)"
-    text = _openssl_text(error)
-    alert = _ALERT.fullmatch(text)
-    if alert is not None:
-        name, meaning = _ALERTS.get(alert[1], (alert[1].replace(" ", "_"), ""))
-        sent = f"the {peer} has sent the alert {name}"
-        return f"{sent}: {meaning}" if meaning else sent
-    if text in _FAULTS:
-        return _FAULTS[text].format(peer=peer)
-    if not text and error.args and error.args[0]:  # an alert is the only error without a text
-        return f"the {peer} has sent an alert that OpenSSL has no name for"
-    return text or "TLS has failed"
-
-
-def _openssl_text(error: Exception) -> str:
-    """OpenSSL's reason for an error; empty if it has none."""
-    entries = error.args[0] if error.args else None
-    if not isinstance(entries, list):
-        return "" if entries is None else " ".join(printable(entries).split())
-    texts = [printable(each[-1]) for each in entries if isinstance(each, tuple) and each]
-    # The last is the fault, and those before it its cause, unless it says only where it was.
-    while len(texts) > 1 and texts[-1] in ("", "record layer failure"):
-        texts.pop()
-    return texts[-1] if texts else ""
 
 
 def handshake_facts(connection: SSL.Connection) -> dict[str, str]:

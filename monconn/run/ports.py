@@ -12,6 +12,7 @@ from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
@@ -71,6 +72,8 @@ class SocketPort:
     :raises ListenError: the address cannot be listened on; tried once.
     """
 
+    _log = Logger()
+
     def __init__(
         self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: ListenReactor
     ) -> None:
@@ -99,6 +102,8 @@ class SocketPort:
             server_tls = None if tls is None else ServerTls(tls)
         except TlsError as error:
             raise ListenError(f"cannot listen on {config.listen}: {error}") from error
+        for warning in () if server_tls is None else server_tls.warnings:
+            self._log.warn("{service}: {warning}", service=config.name, warning=warning)
         with _backend_errors(config):
             return self._paths.between(
                 self._monitor,

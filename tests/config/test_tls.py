@@ -315,7 +315,7 @@ def test_files_are_read(made: Certificate, other: Certificate, tmp_path: Path) -
             "must be more than 0",
         ),
         (
-            {"tls": {"certificate": "c", "certificates": {"a b": {"certificate": "c"}}}},
+            {"tls": {"certificate": "c", "certificates": {"a b": {"certificate": "x"}}}},
             "tls.certificates.a b",
             "must be a host name such as",
         ),
@@ -334,10 +334,28 @@ def test_files_are_read(made: Certificate, other: Certificate, tmp_path: Path) -
         ({"backend_tls": {"key": "k"}}, "backend_tls.key", "belongs to a certificate"),
     ],
 )
-def test_values(keys: dict[str, Any], path: str, message: str) -> None:
+def test_values(made: Certificate, keys: dict[str, Any], path: str, message: str) -> None:
+    if isinstance(keys.get("tls"), dict) and keys["tls"].get("certificate") == "c":
+        keys = {"tls": {"key": str(made.key), **keys["tls"], "certificate": str(made.certificate)}}
     found = problems(**{"backend": "tls:web:443", **keys})
     assert message in found[path]
     assert list(found) == [path]
+
+
+def test_every_problem_is_found_at_once(made: Certificate) -> None:
+    """Files are read beside a key that is wrong, and addresses compared with keys that are."""
+    found = problems(
+        backend="web:443",
+        tls={"certificate": str(made.key), "key": str(made.certificate), "minimum_version": "1.1"},
+        backend_tls={"bogus": 1},
+    )
+    assert sorted(found) == [
+        "backend_tls",
+        "backend_tls.bogus",
+        "tls.certificate",
+        "tls.key",
+        "tls.minimum_version",
+    ]
 
 
 def test_keys_that_have_no_meaning_beside_an_address(made: Certificate) -> None:

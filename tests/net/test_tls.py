@@ -10,7 +10,7 @@ import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import rsa, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
@@ -345,6 +345,25 @@ def test_a_certificate_out_of_its_time(make: Make, days: tuple[int, int], text: 
     assert fault.endswith(" UTC")
 
 
+@pytest.mark.parametrize(
+    ("days", "text"),
+    [((-9, -2), "has expired on 2"), ((2, 9), "is not valid before 2"), ((-1, 1), "")],
+)
+def test_a_certificate_of_our_own_out_of_its_time(
+    make: Make, days: tuple[int, int], text: str
+) -> None:
+    """No error: clients may have another clock, or look away; but whoever runs it should know."""
+    made, right = make("a", days=days), make("b")
+    for server in (
+        server_of(made),
+        server_of(right, certificates={"www.example.org": identity(made)}),
+    ):
+        warnings = [f'the certificate in "{made.certificate}" {text}'] if text else []
+        assert len(server.warnings) == len(warnings)
+        for warning, begin in zip(server.warnings, warnings, strict=True):
+            assert warning.startswith(begin)
+
+
 def test_a_certificate_for_clients_only(make: Make) -> None:
     """One with an extended key usage that leaves servers out."""
     from cryptography.hazmat.primitives import hashes
@@ -568,6 +587,20 @@ def test_a_key_of_another_certificate(make: Make, tmp_path: Path) -> None:
     )
     found = problems_of(ListenTls(str(made.certificate), str(tmp_path / "rsa.pem")))
     assert "is not that of the first certificate" in found[("key",)]
+
+
+def test_keys_of_kinds_that_tls_has_not(make: Make, tmp_path: Path) -> None:
+    made = make("a")
+    key = x25519.X25519PrivateKey.generate()
+    (tmp_path / "x25519.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    found = problems_of(ListenTls(str(made.certificate), str(tmp_path / "x25519.pem")))
+    assert "is not that of the first certificate in" in found[("key",)]
 
 
 def test_passphrases(make: Make, tmp_path: Path) -> None:

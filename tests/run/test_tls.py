@@ -14,6 +14,8 @@ import pytest
 import pytest_twisted
 from cryptography import x509
 from twisted.internet.threads import deferToThread
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import provider
 
 from monconn.addresses import EndpointAddress, TcpAddress
 from monconn.config.config import ServiceConfig
@@ -21,6 +23,7 @@ from monconn.errors import AddressError, ListenError
 from monconn.policy.tls import BackendTls, ListenTls
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.supervisor import Changes
+from tests import ROOT
 from tests.certificates import Certificate, make_certificate
 
 from .test_supervisor import ANY, HANG_SECONDS, World
@@ -157,6 +160,27 @@ async def test_a_new_key_that_cannot_be_used_leaves_the_old_one(
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_expired_certificate_is_warned_of(
+    world: World, files: Files, tmp_path: Path
+) -> None:
+    files.put(make_certificate(tmp_path / "expired", days=(-9, -2)))
+    warned: list[LogEvent] = []
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event["log_level"] is LogLevel.warn:
+            warned.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        await world.supervisor.apply((), [attrs.evolve(world.service(), tls=files.tls)])
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    (text,) = map(formatEvent, warned)
+    assert text.startswith(f'web: the certificate in "{files.certificate}" has expired on 2')
+
+
+@pytest_twisted.ensureDeferred
 async def test_renewed_authorities_of_a_backend(
     world: World, files: Files, certificates: list[Certificate]
 ) -> None:
@@ -208,6 +232,52 @@ async def test_without_epoll_only_twisted_has_tls(world: World, files: Files) ->
         await world.supervisor.apply((), [service])
 
 
+@pytest.mark.parametrize("has_epoll", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_backend_with_tls(
+    world: World, certificates: list[Certificate], has_epoll: bool
+) -> None:
+    """With or without epoll: then Twisted connects, and the TLS is the same."""
+    trusted, other = certificates
+
+    def serve(server: socket.socket) -> str:
+        client, _ = server.accept()
+        try:
+            with trusted.server_side().wrap_socket(client, server_side=True) as wrapped:
+                wrapped.sendall(b"hello")
+                return "served"
+        except ssl.SSLError as error:
+            return str(error)
+
+    def call(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=HANG_SECONDS) as client:
+            return client.recv(5)
+
+    def service(name: str, port: int, ca: Certificate) -> ServiceConfig:
+        tls = BackendTls(str(ca.certificate), server_name="localhost")
+        backend = EndpointAddress(f"tls:127.0.0.1:{port}")
+        return ServiceConfig(name, ANY, backend, backend_tls=tls)
+
+    with (
+        patch("monconn.run.ports.HAS_EPOLL", has_epoll),
+        patch("monconn.relay.paths.HAS_EPOLL", has_epoll),
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        server.settimeout(HANG_SECONDS)
+        port = server.getsockname()[1]
+        services = [service("right", port, trusted), service("wrong", port, other)]
+        await world.supervisor.apply((), services)
+        for name, expected in (("right", b"hello"), ("wrong", b"")):
+            serving = deferToThread(serve, server)
+            assert await deferToThread(call, port_of(world, name)) == expected
+            served = await serving
+            assert served == "served" if expected else "alert" in served
+    await world.until(lambda: world.monitor("wrong").closed_records)
+    (record,) = world.monitor("wrong").closed_records
+    assert record.reason == "backend_unreachable"
+    assert record.detail.startswith("the backend's certificate is not trusted: it is self-signed")
+
+
 def test_full_services_with_tls_may_leave_clients_waiting(files: Files) -> None:
     from monconn.run.supervisor import _policy_of
 
@@ -218,3 +288,29 @@ def test_full_services_with_tls_may_leave_clients_waiting(files: Files) -> None:
         with patch("monconn.run.ports.HAS_EPOLL", False):
             expected = "wait" if listen is ANY else "refuse"
             assert _policy_of(config).rules.when_full == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_program_of_the_page(
+    world: World,
+    certificates: list[Certificate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As docs/tls.md has it, with a port that is free, and files that are renewed where it says."""
+    page = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    files = Files(tmp_path, tmp_path / "web.pem", tmp_path / "web.key")
+    files.put(certificates[0])
+    monkeypatch.chdir(tmp_path)
+    block = block.replace("8443", "0").replace("# once", "files.put(new)  #")
+    block = block.replace("8080", str(world.backends[b"A"].address.port))
+    lines = "".join(f"    {line}\n" for line in block.splitlines())
+    names: dict[str, Any] = {
+        "supervisor": world.supervisor,
+        "files": files,
+        "new": certificates[1],
+    }
+    exec(f"async def program():\n{lines}", names)
+    await names["program"]()
+    assert shown(await connect(world)) == "new"

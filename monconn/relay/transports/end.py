@@ -507,16 +507,14 @@ class TransportEnd(Protocol):
         return "reset" if self.pending_bytes() else None
 
     def _error_text(self, reason: Failure) -> str:
+        value = reason.value
+        if isinstance(value, SSL.Error | TlsError):  # before an error of the socket's that followed
+            if self._tls is not None:
+                return fault_text(value, self.transport.getHandle())
+            return error_text(value, self.side)
         if self._socket is not None and self._socket.error_number:
             return errno.errorcode.get(self._socket.error_number, "")
-        value = reason.value
-        if isinstance(value, error.ConnectionLost):
-            return ""
-        if self._tls is not None and isinstance(value, Exception):
-            return fault_text(value, self.transport.getHandle())
-        if isinstance(value, SSL.Error):
-            return error_text(value, self.side)
-        return reason.getErrorMessage()
+        return "" if isinstance(value, error.ConnectionLost) else reason.getErrorMessage()
 
 
 def _connect_reason(failure: Failure) -> Reason:

@@ -15,9 +15,9 @@ _MILLISECONDS = 1e-3
 _ANSWERS = struct.Struct("=B x 3B 3x I 12x I 16x I 96x I")
 RETRANSMITS, PROBES = 2, 3
 """Offsets of two of them, each a byte."""
-UNACKED, NOT_SENT, NO_SEGMENT = slice(24, 28), slice(144, 148), bytes(4)
-"""Where two fields are that say whether the peer has acknowledged everything, and their value if it
-has: segments in flight, and bytes not sent yet. A FIN counts in either."""
+UNACKED, NOT_SENT = slice(24, 28), slice(144, 148)
+"""Where two fields are that are 0 if the peer has acknowledged everything: segments in flight, and
+bytes not sent yet (none in kernels before 4.6). A FIN counts in either."""
 HEARD = struct.Struct("=52x 2I")
 """Since when nothing was heard of the peer, in ms: last_data_recv and last_ack_recv. Either alone
 misleads: the one is as old as the peer's last byte, the other up to a second old under a stream

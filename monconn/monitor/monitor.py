@@ -169,29 +169,40 @@ class Monitor:
 
     # -- called by the data paths
 
-    def admit(self, client: str, client_ip: str, *, backend: str = "") -> ConnectionRecord | None:
+    def admit(
+        self,
+        client: str,
+        client_ip: str,
+        *,
+        backend: str = "",
+        record: ConnectionRecord | None = None,
+    ) -> ConnectionRecord | None:
         """Admit or refuse a client.
 
         It takes a slot with :meth:`opened` only: one whose TLS handshake comes in between is
-        asked about before and, with a new record, after it.
+        asked about before and after it.
 
         :param client: its address, in the form of :attr:`ConnectionRecord.client`.
         :param client_ip: its IP, in any notation.
         :param backend: where it is forwarded to, if not to the service's own backend.
+        :param record: what was returned before, if it is asked about again; it begins anew.
         :returns: a record for :meth:`opened`; or None if it was refused, which is then counted
             and observers are notified.
         """
         client_ip = plain_ip(client_ip)
-        record = ConnectionRecord(
-            id=next(_ids),
-            service=self.name,
-            client=client,
-            client_ip=client_ip,
-            listener=self.listen,
-            backend=backend or self.backend,
-            opened_at=time.time(),
-            opened=self.clock.seconds(),
-        )
+        if record is None:
+            record = ConnectionRecord(
+                id=next(_ids),
+                service=self.name,
+                client=client,
+                client_ip=client_ip,
+                listener=self.listen,
+                backend=backend or self.backend,
+                opened_at=time.time(),
+                opened=self.clock.seconds(),
+            )
+        else:
+            record.opened_at, record.opened = time.time(), self.clock.seconds()
         self.accessed_at = record.opened_at
         refusal = (
             "stopping"

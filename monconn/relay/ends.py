@@ -117,7 +117,8 @@ class End(Protocol):
         """How many bytes the peer has acknowledged, ever."""
 
     def is_delivered(self) -> bool:
-        """Whether all bytes for the peer were acknowledged, and no stage holds any."""
+        """Whether all bytes for the peer were acknowledged, and no stage holds any; our end, too, if
+        we have ended the writing."""
 
     def stages_drained(self) -> None:
         """The stages hold nothing (any more): what waited for that may follow."""

@@ -32,6 +32,7 @@ _RECORD_STATE: dict[RelayState, State] = {
     "connecting": "connecting",
     "connecting_client_ended": "connecting",
     "connecting_client_gone": "connecting",
+    "connecting_client_dropped": "connecting",
     "connecting_client_broken": "closing",
     "open": "open",
     "client_ended": "half_closed",
@@ -383,7 +384,8 @@ class Relay:
         limits: list[tuple[Side, float]] = [
             (end.side, limit)
             for end in (self.client, self.backend)
-            if (limit := timeouts.unreachable_limit(end.side, record))
+            if end.side not in self._gone  # what is known of those that are will not change
+            and (limit := timeouts.unreachable_limit(end.side, record))
         ]
         if limits:
             self.measure()
@@ -397,10 +399,13 @@ class Relay:
     def _find_unreachable(self) -> Side | None:
         """Which side does not answer, by what the kernel knows; the one that was first to."""
         self.measure()
-        client, backend = self.record.client_unreachable, self.record.backend_unreachable
-        if client is None:
-            return None if backend is None else "backend"
-        return "backend" if backend is not None and backend < client else "client"
+        record = self.record
+        since: list[tuple[float, Side]] = []
+        if record.client_unreachable is not None and "client" not in self._gone:
+            since.append((record.client_unreachable, "client"))
+        if record.backend_unreachable is not None and "backend" not in self._gone:
+            since.append((record.backend_unreachable, "backend"))
+        return min(since)[1] if since else None
 
     def _lose(self, side: Side, limit: str) -> None:
         """End the connection because a side has vanished.
@@ -442,7 +447,10 @@ class Relay:
             self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
         elif timeouts.follow_changes or self.record.backend_ended is not None:
             now = self._monitor.clock.seconds()
-            self._deadlines.schedule(self, timeouts.next_check(self.record, now))
+            when = timeouts.next_check(self.record, now)
+            first = self.record.opened + self._monitor.policy.first_check_seconds
+            # The first check is not only for limits: it sets keepalive.
+            self._deadlines.schedule(self, min(when, first) if now < first else when)
 
 
 _METHOD: dict[Action, Callable[[Relay], Callable[[], None]]] = {

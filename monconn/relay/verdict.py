@@ -13,6 +13,7 @@ RelayState = Literal[
     "connecting",
     "connecting_client_ended",
     "connecting_client_gone",
+    "connecting_client_dropped",
     "connecting_client_broken",
     "open",
     "client_ended",
@@ -79,11 +80,15 @@ TABLE: dict[RelayState, dict[Event, Outcome]] = {
         **_CONNECTING,
         "connected": ("client_ended", ()),
         "client_gone": ("connecting_client_gone", ()),  # its bytes are still to be delivered
-        "client_dropped": ("connecting_client_gone", ()),
+        "client_dropped": ("connecting_client_dropped", ()),
     },
     "connecting_client_gone": {
         **_CONNECTING,
         "connected": ("draining", ("close_backend",)),
+    },
+    "connecting_client_dropped": {
+        **_CONNECTING,
+        "connected": ("draining", ("reset_backend",)),
     },
     "connecting_client_broken": {
         "connected": ("closing", ("reset_backend",)),

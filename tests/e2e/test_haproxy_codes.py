@@ -26,6 +26,9 @@ from .programs import HANG_SECONDS, SCRIPTS, Monconn, Program, connect, receive,
 
 PAGE = ROOT / "docs" / "reasons.md"
 _LAST = "the backend had closed, which `L` says; HAProxy logs it only after both sides have"
+_ENDED = (
+    "a reset from a side that has ended in order tells nothing new, and what it sent is delivered"
+)
 _PHASE = "HAProxy logs no phase for sessions killed after the backend connected"
 DIFFERENT = {
     "client_resets_while_connecting": (
@@ -38,7 +41,9 @@ DIFFERENT = {
         "--",
         "a closed side is not an abort: the client may still wait for the answer",
     ),
+    "client_resets_after_a_half_close": ("CD", "--", _ENDED),
     "client_resets_after_backend_has_ended": ("CD", "CL", _LAST),
+    "backend_resets_after_a_half_close": ("SD", "--", _ENDED),
     "backend_ends_and_client_is_silent": ("cD", "cL", _LAST),
     "backend_ends_and_client_stays": ("cD", "cL", _LAST),
     "operator_closes": ("K-", "KD", _PHASE),
@@ -292,7 +297,7 @@ def client_resets_while_it_is_sent_to(stage: Stage) -> None:
     reset(client)
 
 
-@scenario("CD", "client_reset")
+@scenario("--", "client_closed")
 def client_resets_after_a_half_close(stage: Stage) -> None:
     client, backend = stage.talk()
     half_close(client, backend)
@@ -338,7 +343,7 @@ def backend_resets_after_client_has_ended(stage: Stage) -> None:
     wait_for_end(client)
 
 
-@scenario("SD", "backend_reset")
+@scenario("--", "backend_closed")
 def backend_resets_after_a_half_close(stage: Stage) -> None:
     client, backend = stage.talk()
     half_close(backend, client)

@@ -92,7 +92,7 @@ def test_a_passed_descriptor_does_not_stall_reading(world: World) -> None:
 
 @in_world()
 def test_a_reset_right_after_the_end_is_seen(world: World) -> None:
-    client, _ = world.pair()
+    client, backend = world.pair()
     record = world.live()
 
     def end_and_reset() -> None:  # in one turn of the reactor, which gets both events at once
@@ -100,8 +100,9 @@ def test_a_reset_right_after_the_end_is_seen(world: World) -> None:
         reset(client)
 
     world.on_reactor(end_and_reset)
-    until(lambda: record.reason == "client_reset")
-    assert record.client_end == "reset"
+    assert to_the_end(backend) == (b"", "fin")
+    until(lambda: record.state == "closed")  # the backend hears that nobody is left
+    assert (record.reason, record.client_end) == ("client_closed", "fin")
 
 
 @in_world()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
+from monconn.net.sockets import TCP_INFO_BYTES
 from monconn.policy.policy import Policy
 from monconn.policy.sides import Keepalive, Sides
-from monconn.policy.timeouts import GRACE_SECONDS, Timeouts
+from monconn.policy.timeouts import BACKEND_ENDED_SECONDS, GRACE_SECONDS, Timeouts
 from monconn.relay.ends import (
     HOLD_CONNECTING,
     HOLD_FULL,
@@ -38,6 +40,7 @@ ALL_OFF = {
     "max_lifetime": 0,
 }
 SIDES: tuple[Side, ...] = ("client", "backend")
+OTHER = {"client": "backend", "backend": "client"}
 STEP_SECONDS = 0.05
 LATE_SECONDS = Deadlines.BUCKET_SECONDS + STEP_SECONDS
 
@@ -58,6 +61,7 @@ class FakeEnd:
         self.held = 0
         self.given = 0
         self.keepalive: Keepalive | str | None = "unset"
+        self.tcp: bytes | None = None
         self._calls = calls
 
     def _note(self, verb: str, *details: object) -> None:
@@ -104,7 +108,7 @@ class FakeEnd:
         self.keepalive = keepalive  # not recorded
 
     def tcp_info(self) -> bytes | None:
-        return None
+        return self.tcp
 
     def pending_bytes(self) -> int:
         return self.held
@@ -117,6 +121,16 @@ class FakeEnd:
 
     def stages_drained(self) -> None:
         self._note("stages_drained")
+
+
+def unanswered_for(seconds: float) -> bytes:
+    """A ``tcp_info`` of a peer that has not answered five retransmissions, or nothing if 0."""
+    raw = bytearray(TCP_INFO_BYTES)
+    raw[0] = 1
+    raw[2] = 5 if seconds else 0
+    struct.pack_into("=I", raw, 8, round(seconds / (1 - 0.5**5) * 1e6))  # rto
+    struct.pack_into("=2I", raw, 52, *[round(seconds * 1000)] * 2)
+    return bytes(raw)
 
 
 class Watcher(Observer):
@@ -138,7 +152,7 @@ class Watcher(Observer):
 class Stage:
     """A relay that is about to begin, with all time limits off but those given."""
 
-    def __init__(self, **timeouts: float) -> None:
+    def __init__(self, **timeouts: Any) -> None:
         self.clock = Clock()
         self.clock.advance(1000)
         limits = Timeouts(**{**ALL_OFF, **timeouts})
@@ -639,6 +653,179 @@ def test_the_nearest_limit_counts() -> None:
     assert stage.record.reason == "idle_timeout"
 
 
+# -- who has vanished
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("max_idle", "idle_timeout"),
+        ("read_timeout", "read_timeout"),
+        ("write_timeout", "write_timeout"),
+        ("half_close_timeout", "half_close_timeout"),
+        ("max_lifetime", "lifetime"),
+    ],
+)
+def test_a_limit_asks_whether_a_side_has_vanished(side: str, limit: str, reason: str) -> None:
+    stage = Stage(**{limit: 10}).open()
+    if limit == "half_close_timeout":
+        stage.relay.eof(stage.end_of(OTHER[side]))
+    stage.end_of(side).held = 5
+    stage.end_of(side).tcp = unanswered_for(4)
+    stage.asked()
+    stage.pass_seconds(16)
+    assert stage.asked()[:2] == [f"reset {OTHER[side]}", f"abort {side}"]
+    assert stage.record.reason == f"{side}_lost"
+    assert getattr(stage.record, f"{side}_end") == "timeout"
+    assert stage.record.detail == reason
+    ended = limit == "half_close_timeout"
+    assert stage.record.closed_by == (OTHER[side] if ended else side)
+
+
+def test_a_side_that_has_hardly_had_time_to_answer_is_not_lost() -> None:
+    stage = Stage(max_idle=10).open()
+    stage.client.tcp = unanswered_for(2.5)
+    assert stage.ends_in(10)
+    assert stage.record.reason == "idle_timeout"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_reset_because_the_other_side_has_vanished(side: str) -> None:
+    stage = Stage().open()
+    stage.end_of(OTHER[side]).tcp = unanswered_for(4)
+    stage.relay.broken(stage.end_of(side), "reset", "ECONNRESET")
+    assert stage.asked() == [f"reset {OTHER[side]}"]
+    assert stage.record.reason == f"{OTHER[side]}_lost"
+    assert getattr(stage.record, f"{side}_end") == "reset"
+    assert stage.record.closed_by == OTHER[side]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_side_is_unreachable_for_no_longer_than_it_may(side: str) -> None:
+    stage = Stage(unreachable_timeout=8).open()
+    stage.pass_seconds(20)
+    assert stage.record.reason is None
+    began = stage.clock.seconds()
+    while stage.record.reason is None:
+        stage.end_of(side).tcp = unanswered_for(stage.clock.seconds() - began + 0.01)
+        stage.pass_seconds(STEP_SECONDS)
+    assert 8 <= stage.clock.seconds() - began < 8 + 1 + LATE_SECONDS
+    assert stage.record.reason == f"{side}_lost"
+    assert stage.record.detail == "unreachable_timeout"
+
+
+def test_one_side_may_be_unreachable_and_the_other_not() -> None:
+    stage = Stage().open()
+    stage.monitor.apply(stage.monitor.policy.changed(unreachable_timeout=Sides(0.0, 5.0)))
+    stage.client.tcp = unanswered_for(90)
+    stage.pass_seconds(30)
+    assert stage.record.reason is None
+    stage.backend.tcp = unanswered_for(90)
+    stage.pass_seconds(3)
+    assert stage.record.reason == "backend_lost"
+
+
+def test_what_a_client_sent_before_its_end_outlives_it() -> None:
+    """The backend takes it at its own pace, whenever it was found that the client has vanished."""
+    stage = Stage(unreachable_timeout=5).open()
+    stage.relay.eof(stage.client)
+    stage.backend.held = 100
+    stage.client.tcp = unanswered_for(6)
+    stage.asked()
+    while not stage.calls:
+        stage.pass_seconds(STEP_SECONDS)
+    assert stage.asked() == ["reset backend", "abort client"]
+    stage.relay.gone(stage.client)
+    stage.client.tcp = None
+    stage.pass_seconds(60)
+    assert stage.asked() == []
+    stage.relay.gone(stage.backend)
+    assert stage.summary() == ("client_lost", "CD", "timeout", "none", "client")
+    assert stage.record.detail == "unreachable_timeout"
+
+
+# -- a client that does not follow its backend's end
+
+
+def test_a_client_that_does_not_end_once_its_backend_has() -> None:
+    stage = Stage(half_close_timeout=None).open()
+    stage.pass_seconds(30)
+    stage.relay.eof(stage.backend)
+    stage.client.tcp = unanswered_for(0)
+    stage.asked()
+    assert stage.ends_in(BACKEND_ENDED_SECONDS)
+    assert stage.asked() == ["close client", "close backend"]
+    assert stage.summary() == ("half_close_timeout", "cL", "none", "fin", "monconn")
+
+
+def test_a_client_that_has_ended_may_wait_for_its_answer() -> None:
+    stage = Stage(half_close_timeout=None).open()
+    stage.relay.eof(stage.client)
+    stage.pass_seconds(10 * BACKEND_ENDED_SECONDS)
+    assert stage.record.reason is None
+
+
+def test_a_client_that_reads_slowly_is_not_one_that_does_not_end() -> None:
+    stage = Stage(half_close_timeout=None, write_timeout=200).open()
+    stage.client.held = 10
+    stage.client.tcp = unanswered_for(0)  # its kernel answers window probes
+    stage.relay.eof(stage.backend)
+    stage.pass_seconds(2 * BACKEND_ENDED_SECONDS)
+    assert stage.record.reason is None
+    stage.pass_seconds(200)
+    assert stage.summary() == ("write_timeout", "cL", "timeout", "fin", "monconn")
+
+
+def test_a_client_that_vanished_before_its_backend_ended() -> None:
+    stage = Stage(half_close_timeout=None).open()
+    stage.relay.eof(stage.backend)
+    began = stage.clock.seconds()
+    stage.client.held = 1  # our FIN
+    while stage.record.reason is None:
+        stage.client.tcp = unanswered_for(stage.clock.seconds() - began + 0.01)
+        stage.pass_seconds(STEP_SECONDS)
+    took = stage.clock.seconds() - began
+    assert BACKEND_ENDED_SECONDS <= took < BACKEND_ENDED_SECONDS + 1 + LATE_SECONDS
+    assert stage.summary() == ("client_lost", "CL", "timeout", "fin", "backend")
+
+
+# -- a side that had ended in order, and fails after that
+
+
+def test_a_client_that_resets_after_its_end(stage: Stage) -> None:
+    stage.relay.eof(stage.client)
+    stage.asked()
+    stage.relay.broken(stage.client, "reset", "EPIPE")
+    assert stage.asked() == ["reset backend"]
+    stage.pass_seconds(3 * GRACE_SECONDS)
+    assert stage.asked() == []  # the backend gets the rest at its own pace
+    stage.relay.gone(stage.backend)
+    assert stage.summary() == ("client_closed", "--", "fin", "none", "client")
+
+
+def test_a_backend_that_resets_after_its_end(stage: Stage) -> None:
+    stage.relay.eof(stage.backend)
+    stage.asked()
+    stage.relay.broken(stage.backend, "reset", "EPIPE")
+    assert stage.asked() == ["close client"]
+    stage.pass_seconds(3 * GRACE_SECONDS)
+    assert stage.asked() == []
+    stage.relay.eof(stage.client)
+    stage.relay.gone(stage.client)
+    assert stage.summary() == ("backend_closed", "--", "fin", "fin", "backend")
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_side_that_vanishes_after_its_end(stage: Stage, side: str) -> None:
+    stage.relay.eof(stage.end_of(side))
+    stage.relay.broken(stage.end_of(side), "timeout", "ETIMEDOUT")
+    assert stage.record.reason is None, "what it sent is still to be delivered"
+    stage.relay.gone(stage.end_of(OTHER[side]))
+    assert stage.record.reason == f"{side}_lost"
+    assert (stage.record.closed_by, stage.record.detail) == (side, "ETIMEDOUT")
+
+
 # -- whatever the order
 
 
@@ -861,6 +1048,14 @@ def test_keepalive_is_set_at_the_first_check_and_not_before() -> None:
     assert (stage.client.keepalive, stage.backend.keepalive) == ("unset", "unset")
     stage.pass_seconds(7 + LATE_SECONDS)
     assert (stage.client.keepalive, stage.backend.keepalive) == (None, backend)
+
+
+def test_keepalive_is_set_in_time_whatever_else_is_to_be_checked() -> None:
+    stage = Stage(read_timeout=900)
+    stage.monitor.policy = stage.monitor.policy.changed(keepalive=Keepalive(idle=5))
+    stage.open()
+    stage.pass_seconds(5 + LATE_SECONDS)
+    assert stage.client.keepalive == stage.backend.keepalive == Keepalive(idle=5)
 
 
 def test_a_changed_keepalive_applies_to_live_connections(stage: Stage) -> None:

@@ -498,6 +498,56 @@ def unread_bytes_make_a_reset_that_closes_both_at_once(world: World) -> None:
     assert to_the_end(backend)[0] == b"never read either"
 
 
+# -- the last acknowledgement
+
+
+def answered_and_ended(world: World) -> tuple[socket.socket, socket.socket, bytes]:
+    """A client that has ended, and does not read all of its answer; it fits into kernels."""
+    client, backend = world.pair()
+    client.shutdown(socket.SHUT_WR)
+    data = payload(400_000)
+    assert to_the_end(backend) == (b"", "fin")
+    backend.sendall(data)
+    backend.close()
+    until(lambda: world.live().down == len(data))
+    until_settled(lambda: unread(client))
+    return client, backend, data
+
+
+@scenario(families=TCP_BACKEND)
+def a_connection_lives_until_its_last_bytes_are_acknowledged(world: World) -> None:
+    client, _, data = answered_and_ended(world)
+    assert world.live().reason is None
+    assert to_the_end(client) == (data, "fin")
+    world.expect("client_closed", "--", "fin", "fin", up=0, down=len(data))
+
+
+@scenario(families=TCP_BACKEND, timeouts=Timeouts(write_timeout=0.4))
+def last_bytes_that_are_not_taken(world: World) -> None:
+    client, _, data = answered_and_ended(world)
+    world.expect("write_timeout", "cL", "timeout", "fin", up=0, down=len(data))
+    client.close()
+
+
+@scenario(families=TCP_BACKEND)
+def a_reset_instead_of_the_last_acknowledgement(world: World) -> None:
+    client, _, data = answered_and_ended(world)
+    reset(client)
+    world.expect("client_closed", "--", "fin", "fin", up=0, down=len(data))
+
+
+@scenario(families=("ipv4",))
+def an_operator_does_not_wait_for_it(world: World) -> None:
+    """The kernel goes on delivering what it has."""
+    client, _, data = answered_and_ended(world)
+    record = world.live()
+    world.on_reactor(world.monitor.close, record.id)
+    if not world.reads_early:  # else some of it may be held by us
+        assert world.closed()[0].reason == "operator"
+    assert to_the_end(client) == (data, "fin")
+    assert world.closed()[0].reason == "operator"
+
+
 # -- unreachable backends
 
 

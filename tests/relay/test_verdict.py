@@ -169,6 +169,10 @@ def test_a_broken_side_is_passed_on_as_a_reset(state: RelayState, side: str) -> 
         # A side that has ended and is gone takes no answer: the other has nothing to wait for.
         ("client_ended", "client_gone", ("draining", ("close_backend",))),
         ("backend_ended", "backend_gone", ("draining", ("close_client",))),
+        # One that has reset takes no answer either, and the backend must not go on giving one.
+        ("client_ended", "client_dropped", ("draining", ("reset_backend",))),
+        ("connecting_client_ended", "client_dropped", ("connecting_client_dropped", ())),
+        ("connecting_client_dropped", "connected", ("draining", ("reset_backend",))),
         # While both are being drained, a failure still is one.
         ("draining", "client_broken", ("closing", ("reset_backend",))),
         # Its grace time over, a connection that is closing is aborted.

@@ -11,7 +11,7 @@ import attrs
 
 from monconn.model.reasons import Direction, Reason, Side
 from monconn.model.record import ConnectionRecord
-from monconn.model.tcpinfo import NO_SEGMENT, NOT_SENT, UNACKED
+from monconn.model.tcpinfo import NOT_SENT, UNACKED
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.net.sockets import (
@@ -524,7 +524,8 @@ class SocketEnd:
 
     def is_delivered(self) -> bool:
         """Implements ``End.is_delivered``."""
-        return not (self._has_output() or self.send_queue.unacknowledged())
+        must_end = self._output_ended and not self.send_queue.has_sent_end
+        return not (self._has_output() or must_end or self.send_queue.unacknowledged())
 
     # -- the end
 
@@ -544,11 +545,8 @@ class SocketEnd:
             self._break(self._socket_error())
             return
         tcp = tcp_info(self._sock)
-        if (
-            tcp is None
-            or self.record.reason is not None
-            or tcp[UNACKED] == NO_SEGMENT == tcp[NOT_SENT]
-        ):
+        has_all = tcp is None or not (any(tcp[UNACKED]) or any(tcp[NOT_SENT]))
+        if has_all or self.record.reason is not None:
             self._dispose(tcp)
             self.reports.gone(self)
         elif not self._is_finishing:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from OpenSSL import SSL
-from twisted.logger import Logger
 
 from monconn.addresses import Address
 from monconn.model.reasons import Refusal, SideEnd
@@ -21,6 +21,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
+from monconn.net.listen import BATCH
 from monconn.net.sockets import end_by_errno
 from monconn.net.tls import ServerTls, fault_text, handshake_facts
 from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, SocketLoop, TurnShare
@@ -239,7 +240,7 @@ class _Client:
     """A client that is amid its handshake, or waits for a slot after it.
 
     :param room: where it is.
-    :param record: its record, if the handshake fails.
+    :param record: what it was admitted with, for the time being.
     :param backend: where it is forwarded to, if not where the service does.
     :param begin: relays it, once it is admitted.
     """
@@ -294,8 +295,6 @@ class HandshakeRoom:
     :param deadlines: checks how long they take.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         monitor: Monitor,
@@ -332,7 +331,7 @@ class HandshakeRoom:
     ) -> None:
         """Begin a client's handshake.
 
-        :param record: what :meth:`Monitor.admit` has made, which does not count if it succeeds.
+        :param record: what :meth:`Monitor.admit` has made.
         :param sock: does not block; taken over.
         :param begin: relays it, once its handshake is complete and it is admitted.
         """
@@ -359,8 +358,12 @@ class HandshakeRoom:
             return
         self._is_admitting = True
         try:
-            while self._waiting and not self._monitor.must_wait():
+            for _ in range(BATCH):
+                if not self._waiting or self._monitor.must_wait():
+                    break
                 self._admit(self._waiting.popleft())
+            else:
+                self._monitor.clock.callLater(0, self._admit_waiting)
         finally:
             self._is_admitting = False
         if not self._waiting and self._cancel is not None:
@@ -368,19 +371,18 @@ class HandshakeRoom:
             self._cancel = None
 
     def _admit(self, client: _Client) -> None:
-        before = client.record
-        record = self._monitor.admit(before.client, before.client_ip)
-        if record is None:
-            client.handshake.drop()
-        else:
+        record = client.record
+        try:
+            if self._monitor.admit(record.client, record.client_ip, record=record) is None:
+                client.handshake.drop()
+                return
             assert client.handshake.tls is not None
-            for name, value in (
-                *before.facts.items(),
-                *handshake_facts(client.handshake.tls).items(),
-            ):
-                record.set_fact(name, value)
+            with suppress(ValueError):  # a preface has found all the facts that there may be
+                for name, value in handshake_facts(client.handshake.tls).items():
+                    record.set_fact(name, value)
             client.begin(record, client.handshake.sock, client.backend, client.handshake)
-        self._leave(client)
+        finally:
+            self._leave(client)
 
     def refuse(self, client: _Client, refusal: Refusal, detail: str) -> None:
         """Turn a client away."""

@@ -46,6 +46,7 @@ class SendQueue:
         "_sock",
         "blocked",
         "error",
+        "has_sent_end",
         "sent",
     )
 
@@ -60,6 +61,7 @@ class SendQueue:
         """Whether bytes have to wait: there is no socket yet, or some are queued."""
         self.error: OSError | None = None
         """Why a write has failed. What the peer sent before that can still be read."""
+        self.has_sent_end = False
         self.sent = 0
         """Bytes that the kernel took, ever."""
 
@@ -132,6 +134,7 @@ class SendQueue:
 
     def end(self) -> None:
         """Send the end (FIN)."""
+        self.has_sent_end = True
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:

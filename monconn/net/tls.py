@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
+import attrs
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -387,25 +389,12 @@ class ClientTls:
     """
 
     def __init__(self, settings: BackendTls, host: str) -> None:
-        found: Found = []
         self.settings = settings
         # Certificates have names without the dot of the root, and SNI has none (RFC 6066, 3).
         self._host = (settings.server_name or host).removesuffix(".").partition("%")[0]
-        context = _context(SSL.TLS_METHOD, settings.minimum_version, settings.ciphers, found)
-        self._context = context
-        if settings.verify:
-            context.set_verify(SSL.VERIFY_PEER, _verified)
-            _trust(context, settings.ca, found)
-        else:
-            context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
-        if settings.alpn:
-            context.set_alpn_protos([each.encode() for each in settings.alpn])
-        if settings.identity is not None:
-            _use_identity(context, settings.identity, found)
         sends_name = settings.server_name != "" and ip_of(self._host) is None
         self._server_name = self._host.encode("ascii") if sends_name else None
-        if found:
-            raise TlsError(*found)
+        self._context = _client_context(settings)
 
     def connection(self) -> SSL.Connection:
         """A connection without a socket, for one dial."""
@@ -425,6 +414,37 @@ class ClientTls:
         """
         if self.settings.verify and not getattr(connection, "is_verified", False):
             raise _fault("the backend has shown no certificate")
+
+
+# Contexts by their settings and the content of the files: one that trusts the authorities of an
+# operating system takes 870 KiB and 8 ms, and a program may have hundreds of backends.
+_client_contexts: WeakValueDictionary[tuple[BackendTls, bytes], SSL.Context] = WeakValueDictionary()
+
+
+def _client_context(settings: BackendTls) -> SSL.Context:
+    """The context for all backends with the same settings but for the server name.
+
+    :raises TlsError: with everything that is wrong in the files or the settings.
+    """
+    key = (attrs.evolve(settings, server_name=None), files_digest(settings))
+    known = _client_contexts.get(key)
+    if known is not None:
+        return known
+    found: Found = []
+    context = _context(SSL.TLS_METHOD, settings.minimum_version, settings.ciphers, found)
+    if settings.verify:
+        context.set_verify(SSL.VERIFY_PEER, _verified)
+        _trust(context, settings.ca, found)
+    else:
+        context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+    if settings.alpn:
+        context.set_alpn_protos([each.encode() for each in settings.alpn])
+    if settings.identity is not None:
+        _use_identity(context, settings.identity, found)
+    if found:
+        raise TlsError(*found)
+    _client_contexts[key] = context
+    return context
 
 
 def _verified(

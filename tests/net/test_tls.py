@@ -247,6 +247,17 @@ def test_sessions_are_resumed(make: Make, version: str) -> None:
     assert handshake_facts(second.server)["tls_server_name"] == "localhost"
 
 
+def test_backends_with_the_same_settings_share_what_is_big(make: Make) -> None:
+    made = make("a")
+    one, two = client_of(made, "localhost"), client_of(made, "127.0.0.1")
+    assert one._context is two._context
+    assert shake(server_of(made), two).client_fault == ""
+    made.certificate.write_bytes(make("b").certificate.read_bytes())
+    renewed = client_of(made, "localhost")
+    assert renewed._context is not one._context
+    assert client_of(made, alpn=("h2",))._context is not renewed._context
+
+
 # -- certificates that are refused
 
 

@@ -20,6 +20,7 @@ BULK = ("bulk-1", "bulk-8")
 PLAIN = (*BULK, "connect", "messages-1", "messages-64")
 TRANSPORTS = ("bulk-1", "connect")
 TLS = ("tls-bulk", "tls-connect")
+CERTIFICATE_FILES = ("key.pem", "cert.pem", "both.pem")
 
 
 @attrs.frozen
@@ -87,6 +88,20 @@ def _plain(place: Place) -> str:
     return f"127.0.0.1:{place.port}"
 
 
+def _monconn_tls_files(place: Place) -> dict[str, str]:
+    return {
+        "monconn.yaml": f"""\
+services:
+  bench:
+    listen: 127.0.0.1:{place.port}
+    tls:
+      certificate: {place.folder}/cert.pem
+      key: {place.folder}/key.pem
+    backend: 127.0.0.1:{place.backend_port}
+"""
+    }
+
+
 def _tls_endpoint(place: Place) -> str:
     return (
         f"ssl:{place.port}:interface=127.0.0.1:backlog=4096"
@@ -94,7 +109,9 @@ def _tls_endpoint(place: Place) -> str:
     )
 
 
-def _haproxy_files(tuning: str = "", options: str = "") -> Callable[[Place], dict[str, str]]:
+def _haproxy_files(
+    tuning: str = "", options: str = "", bind: str = ""
+) -> Callable[[Place], dict[str, str]]:
     return lambda place: {
         "haproxy.cfg": f"""\
 global
@@ -106,7 +123,7 @@ global
     timeout client 1h
     timeout server 1h
 {options}frontend bench
-    bind 127.0.0.1:{place.port} backlog 4096
+    bind 127.0.0.1:{place.port} backlog 4096{bind.format(folder=place.folder)}
     default_backend bench
 backend bench
     server bench 127.0.0.1:{place.backend_port}
@@ -118,7 +135,7 @@ def _haproxy(place: Place) -> list[str]:
     return ["haproxy", "-db", "-f", f"{place.folder}/haproxy.cfg"]
 
 
-def _nginx_files(options: str = "") -> Callable[[Place], dict[str, str]]:
+def _nginx_files(options: str = "", listen: str = "") -> Callable[[Place], dict[str, str]]:
     return lambda place: {
         "nginx.conf": f"""\
 load_module {place.nginx_module};
@@ -131,10 +148,10 @@ events {{
 }}
 stream {{
     server {{
-        listen 127.0.0.1:{place.port} backlog=4096;
+        listen 127.0.0.1:{place.port} backlog=4096{listen};
         proxy_pass 127.0.0.1:{place.backend_port};
         proxy_timeout 1h;
-{options}    }}
+{options.format(folder=place.folder)}    }}
 }}
 """.replace("load_module ;\n", "")
     }
@@ -247,8 +264,29 @@ CONTESTANTS = (
         "monconn, TLS",
         _monconn_with_file,
         TLS,
-        _monconn_file(_tls_endpoint),
+        _monconn_tls_files,
         note="TLS from the client, plain to the backend.",
+    ),
+    Contestant(
+        "haproxy-tls",
+        "HAProxy, TLS",
+        _haproxy,
+        TLS,
+        _haproxy_files(bind=" ssl crt {folder}/both.pem"),
+        note="The same, with one thread; tickets and everything else of TLS as they come.",
+    ),
+    Contestant(
+        "nginx-tls",
+        "nginx stream, TLS",
+        _nginx,
+        TLS,
+        _nginx_files(
+            "        ssl_certificate {folder}/cert.pem;\n"
+            "        ssl_certificate_key {folder}/key.pem;\n"
+            "        ssl_protocols TLSv1.2 TLSv1.3;\n",
+            " ssl",
+        ),
+        note="The same, with one worker. Memory includes its master's.",
     ),
     Contestant(
         "portforward-tls",
@@ -278,6 +316,8 @@ def missing(contestant: Contestant) -> str:
         return f"{name} is not installed"
     if name == "nginx" and nginx_module() is None:
         return "nginx is here without its stream module (Debian: libnginx-mod-stream)"
+    if contestant.name == "nginx-tls" and "--with-stream_ssl_module" not in _output_of(name, "-V"):
+        return "nginx is here without TLS for streams"
     return ""
 
 
@@ -339,5 +379,7 @@ def make_certificate(folder: Path) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    (folder / "key.pem").write_bytes(private)
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    public = certificate.public_bytes(serialization.Encoding.PEM)
+    contents = (private, public, public + private)
+    for file, content in zip(CERTIFICATE_FILES, contents, strict=True):
+        (folder / file).write_bytes(content)

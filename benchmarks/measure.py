@@ -125,6 +125,17 @@ def run_held(server: Server, held: int, seconds: float) -> dict[str, float]:
     }
 
 
+def run_tls_held(server: Server, held: int) -> dict[str, float]:
+    """Measure the memory of idle TLS connections; see :func:`run_held`."""
+    with server.load("held", FEW, FEW, 0) as running:
+        running.run()
+    start = quiet_rss_bytes(server)
+    with server.load("held", held, held, 0) as running:
+        running.run()
+        full = quiet_rss_bytes(server)
+    return {"connections": held, "bytes_per_connection": (full - start) / held}
+
+
 def run_stalled(server: Server, stalled: int) -> dict[str, float]:
     """Measure the memory that a forwarder uses for clients that request much and read nothing."""
     with server.load("messages", FEW, FEW, 0) as running:

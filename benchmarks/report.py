@@ -111,9 +111,9 @@ def _failure_lines(results: Results) -> list[str]:
 
 
 def load_table(results: Results, load: Load) -> str:
-    """All contestants under one load; ratios are to HAProxy, or with TLS to portforward."""
+    """All contestants under one load; ratios are to HAProxy."""
     is_tls = load.name.startswith("tls-")
-    base = "portforward-tls" if is_tls else "haproxy"
+    base = "haproxy-tls" if is_tls else "haproxy"
     cost = "cpu_s_per_gb" if load.is_bulk else "cpu_us"
     metrics = {cost: "processor s per GB" if load.is_bulk else "processor µs each"}
     if load.is_bulk and not is_tls:
@@ -159,6 +159,11 @@ def stalled_table(results: Results) -> str:
     metrics = (("connections", 1), ("bytes_each", KIB), ("pipe_bytes_each", KIB))
     head = ["", "stalled readers", "KiB each", "of that in pipes, KiB"]
     return table(head, _figure_rows(results, "stalled", metrics))
+
+
+def tls_held_table(results: Results) -> str:
+    metrics = (("connections", 1), ("bytes_per_connection", KIB))
+    return table(["", "connections", "KiB each"], _figure_rows(results, "tls-held", metrics))
 
 
 def startup_table(results: Results) -> str:
@@ -248,6 +253,7 @@ def _measured(results: Results) -> list[str]:
             parts += [f"## {load.title}\n", load_table(results, load)]
     others = {
         "held": ("Memory, and the cost of being many", held_table),
+        "tls-held": ("Memory of idle TLS connections", tls_held_table),
         "stalled": ("Stalled readers", stalled_table),
         "startup": ("From start to the first byte", startup_table),
     }

@@ -22,7 +22,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).parent.parent)
 
 from benchmarks import contestants, measure, processes, report
-from benchmarks.contestants import CONTESTANTS, PLAIN, Contestant
+from benchmarks.contestants import CONTESTANTS, PLAIN, TLS, Contestant
 from benchmarks.measure import LOADS, LOADS_BY_NAME
 from benchmarks.results import Results, Sample
 from benchmarks.servers import BenchmarkError, Server, StartError, compile_load
@@ -31,7 +31,7 @@ from benchmarks.targets import HELD
 T = TypeVar("T")
 
 HERE = Path(__file__).parent
-NOT_LOADS = ("held", "stalled", "startup")
+NOT_LOADS = ("held", "tls-held", "stalled", "startup")
 SPARE_DESCRIPTORS = 1000
 
 
@@ -45,13 +45,14 @@ class Plan:
     budget_seconds: float
     """When this has passed, the run is stopped, and the results so far are reported."""
     stalled: int
+    tls_held: int
     held_rounds: int
     held_by_peers: bool
     starts: int
 
 
-FULL = Plan(5, 0.8, 560.0, 1000, 3, True, 5)
-QUICK = Plan(2, 0.3, 100.0, 200, 1, False, 2)
+FULL = Plan(5, 0.8, 560.0, 1000, 1000, 3, True, 5)
+QUICK = Plan(2, 0.3, 100.0, 200, 200, 1, False, 2)
 
 
 class TimeUp(Exception):
@@ -168,7 +169,8 @@ class Bench:
     def _memory(self) -> None:
         for number in range(self._plan.held_rounds):
             for contestant in self._contestants:
-                if contestant.holds and (self._plan.held_by_peers or not contestant.peer):
+                is_wanted = self._plan.held_by_peers or not contestant.peer
+                if contestant.loads == TLS or (contestant.holds and is_wanted):
                     self._memory_of(contestant, number)
 
     def _memory_of(self, contestant: Contestant, number: int) -> None:
@@ -176,6 +178,9 @@ class Bench:
             "held": lambda server: measure.run_held(server, self._held, self._plan.seconds),
             "stalled": lambda server: measure.run_stalled(server, self._plan.stalled),
         }
+        if contestant.loads == TLS:
+            held = min(self._plan.tls_held, self._held)
+            runs = {"tls-held": lambda server: measure.run_tls_held(server, held)}
         for name, run in runs.items():
             if name not in self._loads:
                 continue

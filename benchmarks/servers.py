@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import processes
-from benchmarks.contestants import TLS, Contestant, Place, nginx_module, program
+from benchmarks.contestants import (
+    CERTIFICATE_FILES,
+    TLS,
+    Contestant,
+    Place,
+    nginx_module,
+    program,
+)
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 10.0
@@ -101,7 +108,7 @@ class Server:
 
     :param folder: for its files and its log.
     :param load_program: what ``compile_load`` made.
-    :param certificate: the folder that holds ``key.pem`` and ``cert.pem``.
+    :param certificate: the folder that holds the files of ``make_certificate``.
     :param held: connections that must fit.
     """
 
@@ -160,7 +167,7 @@ class Server:
         place = Place(self._port, backend_port, self._folder, self._held, module or "")
         for name, text in contestant.files(place).items():
             (self._folder / name).write_text(text)
-        for name in ("key.pem", "cert.pem") if contestant.loads == TLS else ():
+        for name in CERTIFICATE_FILES if contestant.loads == TLS else ():
             shutil.copy(self._certificate / name, self._folder)
         command = contestant.command(place)
         command[0] = program(command[0]) or command[0]

@@ -96,6 +96,11 @@ def _held(metric: str, unit: float = 1.0) -> Callable[[Results], dict[int, float
     return values
 
 
+def _tls_held(results: Results) -> dict[int, float]:
+    found = results.values("monconn-tls", "tls-held", "bytes_per_connection")
+    return {number: value / KIB for number, value in found.items()}
+
+
 _CPU_GB, _CPU = "cpu_s_per_gb", "cpu_us"
 _HAPROXY, _PORTFORWARD = "× HAProxy's", "× portforward's"
 
@@ -156,17 +161,18 @@ TARGETS = (
         _beside("monconn-transports", "portforward", "connect", _CPU),
     ),
     Target(
-        "TLS, bulk: processor time per GB",
-        0.7,
-        _PORTFORWARD,
-        _beside("monconn-tls", "portforward-tls", "tls-bulk", _CPU_GB),
+        "TLS from the client, bulk: processor time per GB",
+        1.0,
+        _HAPROXY,
+        _beside("monconn-tls", "haproxy-tls", "tls-bulk", _CPU_GB),
     ),
     Target(
-        "TLS, new connections: processor time each",
-        0.8,
-        _PORTFORWARD,
-        _beside("monconn-tls", "portforward-tls", "tls-connect", _CPU),
+        "TLS from the client, full handshakes: processor time each",
+        1.7,
+        _HAPROXY,
+        _beside("monconn-tls", "haproxy-tls", "tls-connect", _CPU),
     ),
+    Target("idle TLS connections: memory of each", 30, "KiB", _tls_held),
     Target("5,000 held connections: memory in all", 70, "MiB", _held("held_bytes", MIB)),
     Target(
         "5,000 held connections: memory of each",

@@ -151,13 +151,15 @@ def socket_address(address: Address, *, listens: bool) -> TcpAddress | UnixAddre
 
 def _inner_fields(description: str) -> list[tuple[str, str, str]]:
     """The fields of an endpoint string, of the one inside if it is ``monconn:`` around another."""
-    fields = _fields(description)
+    fields = endpoint_fields(description)
     while fields[0][0] == "monconn" and len(fields) > 1:
         _, (first, equals, value), *others = fields
         # It may be quoted as a whole; then a "=" that is not has parted it.
         quoted_whole = ":" in first
         fields = (
-            _fields(first + equals + value) if quoted_whole else [(first, equals, value), *others]
+            endpoint_fields(first + equals + value)
+            if quoted_whole
+            else [(first, equals, value), *others]
         )
     return fields
 
@@ -363,7 +365,7 @@ def _is_name(host: str) -> bool:
 
 def _parse_unix(text: str, rest: str, side: _Side) -> UnixAddress | EndpointAddress:
     """Parse ``PATH`` or ``address=PATH``, then options; a ``=`` in the path needs no escape."""
-    first, *others = _fields(rest)
+    first, *others = endpoint_fields(rest)
     key, equals, value = first
     if not (equals and key in _UNIX_OPTIONS):
         first = ("address", "=", key + equals + value)
@@ -410,7 +412,7 @@ def _unix_mode(text: str | None, side: _Side) -> int | None:
 def _parse_tcp_endpoint(
     text: str, scheme: str, rest: str, side: _Side
 ) -> TcpAddress | EndpointAddress:
-    fields = _fields(rest)
+    fields = endpoint_fields(rest)
     options = {key: value for key, equals, value in fields if equals}
     names = [name for name in side.tcp_keys if name not in options]
     positional = [key for key, equals, _ in fields if not equals]
@@ -435,8 +437,13 @@ def _interface(text: str, scheme: str) -> str:
     return host
 
 
-def _fields(text: str) -> list[tuple[str, str, str]]:
-    """The parts between colons, each split at its first ``=``; a backslash escapes either."""
+def endpoint_fields(text: str) -> list[tuple[str, str, str]]:
+    """The parts of an endpoint string between its colons, each split at its first ``=``.
+
+    A backslash escapes either.
+
+    :returns: key, ``=`` and value of each; of one without a ``=``, the text and two empty ones.
+    """
     fields: list[list[str]] = [[""]]
     characters = iter(text)
     for character in characters:

@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 from benchmarks import processes, report
-from benchmarks.contestants import BY_NAME, CONTESTANTS, Contestant
+from benchmarks.contestants import BY_NAME, CONTESTANTS, Contestant, make_certificate
 from benchmarks.measure import LOADS_BY_NAME, UNLIMITED, cost, run_load, speed
 from benchmarks.plot import Panel, draw, number_text
 from benchmarks.results import Results, Sample, Summary, difference, highest, ratio, summary
@@ -480,3 +480,14 @@ def test_the_watched_data_path_is_watched(load_program: Path, direct: Server) ->
         watched = re.search(r"watched (\d+) bytes", process.stdout.read())
     assert watched is not None
     assert int(watched[1]) > 1_000_000
+
+
+@pytest.mark.parametrize("mode", ["bulk", "connect", "held"])
+def test_tls_loads(load_program: Path, tmp_path: Path, mode: str) -> None:
+    make_certificate(tmp_path)
+    contestant = BY_NAME["monconn-tls"]
+    with (
+        Server(contestant, tmp_path / "monconn", load_program, tmp_path, 10) as server,
+        server.load(mode, 2, 10, 0.05) as load,
+    ):
+        assert load.run()["done"] > 0

@@ -13,8 +13,8 @@ from tests import ROOT
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.py"))
 
 # From the bottom to the top. A part is a module or a folder right below monconn, or one of the
-# folders below faces; in ops and faces.control, each module is one; "monconn" is the package's
-# __init__.
+# folders below faces; in ops and faces.control, each module is one, and so is net.tls; "monconn" is
+# the package's __init__.
 LOWEST = {
     "errors",
     "addresses",
@@ -28,7 +28,7 @@ LOWEST = {
 }
 CORE = LOWEST | {"model", "policy", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
-BELOW_OPS = CORE | {"config", "net", *SIDE_BY_SIDE}
+BELOW_OPS = CORE | {"config", "net", "net.tls", *SIDE_BY_SIDE}
 # What both ends of a connection need:
 ROWS = {
     "ops.columns",
@@ -48,13 +48,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(LOWEST, LOWEST),
     "model": LOWEST,
     "policy": LOWEST | {"model"},
-    "config": LOWEST | {"model", "policy"},
+    # What a configuration says of TLS is only known to be right once its files are read.
+    "net.tls": LOWEST | {"policy"},
+    "config": LOWEST | {"model", "policy", "net.tls"},
     "monitor": LOWEST | {"model", "policy"},
-    "net": LOWEST | {"model"},
+    "net": LOWEST | {"model", "net.tls"},
     "wrapping": CORE | {"net"},
     "monconn": CORE | {"wrapping"},
     "testing": CORE | {"net", "wrapping"},
-    **dict.fromkeys(SIDE_BY_SIDE, CORE | {"config", "net"}),
+    **dict.fromkeys(SIDE_BY_SIDE, CORE | {"config", "net", "net.tls"}),
     "ops": set(),
     "ops.columns": LOWEST,
     "ops.rows": LOWEST | {"ops.columns"},
@@ -87,6 +89,8 @@ def part_of(module: str) -> str:
     """The part that a module such as monconn.model.record belongs to."""
     _, *names = module.split(".")
     depth = 2 if names[:1] == ["ops"] else 1
+    if names[:1] == ["net"] and names[1:] in (["tls"], ["tls_faults"]):
+        return "net.tls"
     if names[:1] == ["faces"]:
         depth = 3 if names[1:2] == ["control"] else 2
     return ".".join(names[:depth]) or "monconn"

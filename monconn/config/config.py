@@ -38,10 +38,12 @@ from monconn.config.sections import (
     Metrics,
     Observers,
 )
+from monconn.config.tls import tls_backend, tls_listener
 from monconn.config.yaml import Mapping, Node, Scalar
-from monconn.errors import AddressError, ConfigError, Problem, quoted
+from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
 from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.tls import BackendTls, ListenTls
 
 _SOURCE_OF_PAIRS = "-p"
 _NO_SERVICES = 'no services: write them under "services:", each with a name, "listen" and "backend"'
@@ -49,6 +51,10 @@ _A_MAPPING_OF_SERVICES = 'a mapping with "services:" at its top'
 _DEFAULTS = "a mapping of settings for all services, such as {max_idle: 5m}"
 _A_SERVICE = 'a mapping such as {listen: ":80", backend: "10.0.0.5:80"}'
 _A_GO_SERVICE = "a service such as {listen_port: 80, backend_ip: 10.0.0.5, backend_port: 80}"
+_TLS_BESIDE_ENDPOINT = (
+    "is for listen: HOST:PORT or unix:PATH, and an endpoint string says by itself what it does:"
+    " write one or the other"
+)
 _TWO_STYLES = (
     'belongs to a service under "services:"; services at the top of the file are written'
     " as for the Go tool, with listen_ip, listen_port, backend_ip and backend_port"
@@ -67,6 +73,27 @@ class ServiceConfig:
     """Where it forwards to."""
     policy: Policy = attrs.field(default=Policy())
     """Every other setting."""
+    tls: ListenTls | None = None
+    """TLS with clients; None if there is none, or if ``listen`` is an endpoint string that says."""
+    backend_tls: BackendTls | None = None
+    """TLS with a backend ``tls:HOST:PORT``; None for that of the operating system's authorities, or
+    what the string's options say."""
+
+    def __attrs_post_init__(self) -> None:
+        has_tls, has_backend_tls = self.tls is not None, self.backend_tls is not None
+        for key, message in _tls_misfits(self.listen, self.backend, has_tls, has_backend_tls):
+            raise SettingError(f"{self.name}: {key} {message}")
+
+    def listening(self) -> tuple[Address, ListenTls | None]:
+        """Where the service listens, and how, if that is with TLS of our own."""
+        return tls_listener(self.listen) or (self.listen, self.tls)
+
+    def forwarding(self) -> tuple[Address, BackendTls | None]:
+        """Where the service forwards to, and how, if that is with TLS of our own."""
+        own = tls_backend(self.backend)
+        if own is None:
+            return self.backend, None
+        return own if self.backend_tls is None else (own[0], self.backend_tls)
 
     def changed(self, **settings: Any) -> ServiceConfig:
         """The same service but for some settings of its policy, by their keys.
@@ -96,10 +123,12 @@ def _only_of_a_service(node: Node) -> None:
 
 
 _SETTING_READERS = {key: fields.NODE_READERS[each.kind] for key, each in SETTINGS.items()}
-_OF_ONE_SERVICE = dict.fromkeys(("listen", "backend"), _only_of_a_service)
+_OF_ONE_SERVICE = dict.fromkeys(("listen", "backend", "tls", "backend_tls"), _only_of_a_service)
 _NATIVE_READERS: dict[str, fields.Reader] = {
     "listen": fields.read_listen,
     "backend": fields.read_backend,
+    "tls": fields.read_tls,
+    "backend_tls": fields.read_backend_tls,
     **_SETTING_READERS,
 }
 
@@ -263,10 +292,16 @@ def _values(
 
     :raises Wrong: with every problem.
     """
-    values, found = fields.read_keys(node, {"name": _no_key_of_a_service, **readers}, required)
+    values, found = _read_service_keys(node, readers, required)
     if found:
         raise Wrong(*found)
     return values
+
+
+def _read_service_keys(
+    node: Mapping, readers: dict[str, fields.Reader], required: tuple[str, ...]
+) -> tuple[dict[str, Any], fields.Found]:
+    return fields.read_keys(node, {"name": _no_key_of_a_service, **readers}, required)
 
 
 def _no_key_of_a_service(node: Node) -> None:
@@ -275,9 +310,43 @@ def _no_key_of_a_service(node: Node) -> None:
 
 def _native_service(name: str, node: Node, defaults: Policy) -> ServiceConfig:
     mapping = fields.require_mapping(node, _A_SERVICE)
-    values = _values(mapping, _NATIVE_READERS, required=("listen", "backend"))
-    listen, backend = values.pop("listen"), values.pop("backend")
-    return ServiceConfig(name, listen, backend, defaults.changed(**values))
+    values, found = _read_service_keys(mapping, _NATIVE_READERS, ("listen", "backend"))
+    listen, backend = values.pop("listen", None), values.pop("backend", None)
+    tls, backend_tls = values.pop("tls", None), values.pop("backend_tls", None)
+    has_tls, has_backend_tls = "tls" in mapping.nodes, "backend_tls" in mapping.nodes
+    misfits = _tls_misfits(listen, backend, has_tls, has_backend_tls)
+    found += [((key,), message) for key, message in misfits]
+    if found:
+        raise Wrong(*found)
+    return ServiceConfig(name, listen, backend, defaults.changed(**values), tls, backend_tls)
+
+
+def _tls_misfits(
+    listen: Address | None, backend: Address | None, has_tls: bool, has_backend_tls: bool
+) -> list[tuple[str, str]]:
+    """Each key for TLS that has no meaning beside these addresses, and a message.
+
+    :param listen: None if it is not known.
+    :param backend: None if it is not known.
+    """
+    misfits = []
+    if has_tls and isinstance(listen, EndpointAddress):
+        misfits.append(("tls", _TLS_BESIDE_ENDPOINT))
+    if has_backend_tls and backend is not None and (advice := _beside_backend(backend)):
+        misfits.append(("backend_tls", advice))
+    return misfits
+
+
+def _beside_backend(backend: Address) -> str | None:
+    """What is wrong with a ``backend_tls`` beside this backend; None if nothing is."""
+    own = tls_backend(backend)
+    if own is not None and own[1] == BackendTls():
+        return None
+    if own is not None:
+        return f'is for "tls:{own[0]}" alone: write here what the options of the backend say'
+    if isinstance(backend, TcpAddress):
+        return f'is for a backend with TLS: write it as "tls:{backend}"'
+    return 'is for a backend with TLS: write that as "tls:HOST:PORT"'
 
 
 # -- the Go tool's style
@@ -367,7 +436,7 @@ def clashes(services: Iterable[ServiceConfig]) -> list[tuple[str, str]]:
     for service in services:
         others = [
             _claim(taken.setdefault(place, {}), host, service.name)
-            for place, host in _places(service.listen)
+            for place, host in _places(service.listening()[0])
         ]
         other = next(filter(None, others), None)
         if other is not None:

@@ -27,14 +27,18 @@ from monconn.addresses import (
     parse_network,
     parse_port,
 )
+from monconn.config.tls import tls_backend, tls_faults, tls_listener
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import AddressError, quoted
 from monconn.policy import kinds, sides
+from monconn.policy import tls as tls_settings
 from monconn.policy.kinds import MAX_COUNT, Kind
 from monconn.policy.sides import Keepalive, Sides
+from monconn.policy.tls import BackendTls, ListenTls
 from monconn.units import parse_duration, parse_size
 
 T = TypeVar("T")
+Tls = TypeVar("Tls", bound=ListenTls | BackendTls)
 
 Found = list[tuple[Path, str]]
 """Problems: the path of each, relative to the node that is read, and its message."""
@@ -235,14 +239,53 @@ def read_listen(node: Node) -> Address:
     """Where to listen."""
     from twisted.internet.endpoints import serverFromString
 
-    return _read_address(node, parse_listen, serverFromString)
+    address = _read_address(node, parse_listen)
+    if isinstance(address, EndpointAddress):
+        _check_endpoint(address, tls_listener(address), serverFromString)
+    return address
 
 
 def read_backend(node: Node) -> Address:
     """Where to forward to."""
     from twisted.internet.endpoints import clientFromString
 
-    return _read_address(node, parse_backend, clientFromString)
+    address = _read_address(node, parse_backend)
+    if isinstance(address, EndpointAddress):
+        _check_endpoint(address, tls_backend(address), clientFromString)
+    return address
+
+
+def read_tls(node: Node) -> ListenTls:
+    """TLS with clients; its files are read, to be sure that they can be used."""
+    settings, found = _read_tls(node, ListenTls, "a mapping such as {certificate: FILE, key: FILE}")
+    if settings is None or found:
+        raise Wrong(*found)
+    return settings
+
+
+def read_backend_tls(node: Node) -> BackendTls:
+    """TLS with a backend; its files are read, to be sure that they can be used."""
+    settings, found = _read_tls(node, BackendTls, "a mapping such as {ca: FILE}")
+    assert isinstance(node, Mapping)
+    if "certificate" not in node.nodes:
+        for key in {"key", "passphrase_file", "chain"} & node.nodes.keys():
+            found.append(((key,), "belongs to a certificate: name that, too"))
+    if settings is None or found:
+        raise Wrong(*found)
+    return settings
+
+
+def _read_tls(node: Node, cls: type[Tls], example: str) -> tuple[Tls | None, Found]:
+    """Settings, and every problem, also with the files of keys beside wrong ones."""
+    mapping = require_mapping(node, example)
+    kinds = {field.name: field.metadata["kind"] for field in attrs.fields(cls)}
+    required = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]
+    readers = {name: NODE_READERS[kind] for name, kind in kinds.items()}
+    values, found = read_keys(mapping, readers, tuple(required))
+    if any(name not in values for name in required):
+        return None, found
+    settings = cls(**values)
+    return settings, [*found, *tls_faults(settings)]
 
 
 def read_host(node: Node) -> str:
@@ -255,7 +298,7 @@ def read_host(node: Node) -> str:
 
 def read_plain_listen(node: Node) -> TcpAddress | UnixAddress:
     """Where to listen, except on a Twisted endpoint."""
-    address = _read_address(node, parse_listen, lambda *_: None)
+    address = _read_address(node, parse_listen)
     if isinstance(address, EndpointAddress):
         raise Wrong.here(f"{quoted(str(address))} is neither HOST:PORT nor unix:PATH")
     return address
@@ -297,6 +340,35 @@ def read_network(node: Node) -> Network:
     return parse_network(node.text)
 
 
+def read_path(node: Node) -> str:
+    """The path of a file or a folder."""
+    path = read_text(node)
+    if not path.strip():
+        raise Wrong.here("must be the path of a file, not an empty text")
+    return path
+
+
+def _read_protocols(node: Node) -> tuple[str, ...]:
+    """A list of names of protocols, or a single one."""
+    nodes = node.nodes if isinstance(node, Sequence) else [node]
+    protocols: tuple[str, ...] = tls_settings.PROTOCOLS.check([read_text(each) for each in nodes])
+    return protocols
+
+
+def _read_certificates(node: Node) -> Any:
+    """Certificates by server name."""
+    mapping = require_mapping(node, "a mapping such as {www.example.org: {certificate: FILE}}")
+
+    def read(name: str, each: Node) -> Any:
+        tls_settings.check_server_name(name)
+        return structure(each, tls_settings.Identity)
+
+    certificates, found = each_named(mapping, read)
+    if found:
+        raise Wrong(*found)
+    return tls_settings.CERTIFICATES.check(certificates)
+
+
 Text = Annotated[str, read_text]
 PlainListen = Annotated[TcpAddress | UnixAddress | None, read_plain_listen]
 
@@ -308,6 +380,13 @@ NODE_READERS: dict[Kind, Reader] = {
     kinds.FLAG: read_flag,
     kinds.WHEN_FULL: read_when_full,
     kinds.NETWORKS: read_networks,
+    tls_settings.FILE: read_path,
+    tls_settings.OPTIONAL_FILE: read_path,
+    tls_settings.TLS_VERSION: lambda node: tls_settings.TLS_VERSION.check(read_text(node)),
+    tls_settings.CIPHERS: lambda node: tls_settings.CIPHERS.check(read_text(node)),
+    tls_settings.PROTOCOLS: _read_protocols,
+    tls_settings.SERVER_NAME: lambda node: tls_settings.check_host(read_text(node)),
+    tls_settings.CERTIFICATES: _read_certificates,
     sides.KEEPALIVE: read_keepalive,
     sides.SECONDS_OF_SIDES: read_seconds_of_sides,
     sides.PROBE_SECONDS: lambda node: sides.PROBE_SECONDS.check(read_seconds(node)),
@@ -338,15 +417,10 @@ def _port_text(node: Node) -> str:
     return node.text.strip()
 
 
-def _read_address(
-    node: Node, parse: Callable[[str], Address], make_endpoint: Callable[[Any, str], Any]
-) -> Address:
+def _read_address(node: Node, parse: Callable[[str], Address]) -> Address:
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         raise Wrong.here(_address_advice(node, parse))
-    address = parse(node.value)
-    if isinstance(address, EndpointAddress):
-        _check_endpoint(address.description, make_endpoint)
-    return address
+    return parse(node.value)
 
 
 def _address_advice(node: Node, parse: Callable[[str], Address]) -> str:
@@ -365,14 +439,27 @@ def _address_advice(node: Node, parse: Callable[[str], Address]) -> str:
     return advice
 
 
-def _check_endpoint(description: str, make_endpoint: Callable[[Any, str], Any]) -> None:
-    """Have Twisted make the endpoint once, so that its errors come now and not at the start."""
+def _check_endpoint(
+    address: EndpointAddress,
+    own_tls: tuple[TcpAddress, ListenTls | BackendTls] | None,
+    make_endpoint: Callable[[Any, str], Any],
+) -> None:
+    """Have Twisted make the endpoint once, so that its errors come now and not at the start.
+
+    :param own_tls: what it means if its TLS is ours: then its files are read instead.
+    """
+    if own_tls is not None:
+        faults = tls_faults(own_tls[1])
+        if faults:
+            raise Wrong(*(((), message) for _, message in faults))
+        return
     from twisted.internet import reactor
 
     try:
-        make_endpoint(reactor, description)
+        make_endpoint(reactor, address.description)
     except Exception as error:  # each kind of endpoint raises its own
-        raise Wrong.here(f"Twisted cannot use {quoted(description)}: {_reason(error)}") from None
+        text = quoted(address.description)
+        raise Wrong.here(f"Twisted cannot use {text}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:

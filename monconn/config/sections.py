@@ -81,14 +81,7 @@ def _read_manhole(node: Node) -> ManholeConfig:
     return manhole
 
 
-def _read_path(node: Node) -> str:
-    path = fields.read_text(node)
-    if not path.strip():
-        raise Wrong.here("must be the path of a file, not an empty text")
-    return path
-
-
-Path = Annotated[str, _read_path]
+Path = Annotated[str, fields.read_path]
 _LEAST_HISTORY = 1 << 20
 
 

@@ -11,7 +11,7 @@ Side = Literal["client", "backend"]
 Direction = Literal["up", "down"]
 State = Literal["connecting", "open", "half_closed", "closing", "closed"]
 SideEnd = Literal["fin", "reset", "timeout", "none"]
-Pipe = Literal["splice", "copy", "stream"]
+Pipe = Literal["splice", "copy", "tls", "stream"]
 Reason = Literal[
     "client_closed",
     "client_reset",
@@ -32,7 +32,16 @@ Reason = Literal[
     "stopping",
     "error",
 ]
-Refusal = Literal["blocked", "conn_limit", "ip_limit", "per_ip_limit", "rate", "stopping"]
+Refusal = Literal[
+    "blocked",
+    "conn_limit",
+    "ip_limit",
+    "per_ip_limit",
+    "rate",
+    "handshake_failed",
+    "handshake_timeout",
+    "stopping",
+]
 Closer = Literal["client", "backend", "operator", "monconn"]
 """Who ended a connection first."""
 EventKind = Literal["opened", "refused", "half_closed", "closed", "alarm", "action"]

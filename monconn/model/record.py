@@ -148,7 +148,8 @@ class ConnectionRecord:
     backend_tcp: bytes | None = None
     """The same for the backend's socket."""
     detail: str = ""
-    """More about the reason, if there is more: the text of an error."""
+    """More about the reason or the refusal, if there is more: the text of an error, or that a TLS
+    client ended without saying so (close_notify)."""
     is_shortage: bool = False
     """Whether it ended because we had no descriptor, port or memory left."""
     came_through: ConnectionRecord | None = attrs.field(default=None, repr=False)
@@ -222,8 +223,13 @@ class ConnectionRecord:
         if self.reason is not None:
             return False
         self.reason, self.phase, self.ending, self.state = reason, self.state, now, "closing"
-        self.detail = detail
+        if detail:
+            self.add_detail(detail)
         return True
+
+    def add_detail(self, detail: str) -> None:
+        """Say more about how the connection goes, or how it ended; what was said before stays."""
+        self.detail = f"{self.detail}; {detail}" if self.detail else detail
 
     def note_tcp(
         self,
@@ -400,14 +406,14 @@ class ConnectionRecord:
 
         :param now: monotonic seconds.
         """
+        detail = f" ({self.detail})" if self.detail else ""
         if self.refusal is not None:
-            return f"{self.client} refused: {self.refusal}"
+            return f"{self.client} refused: {self.refusal}{detail}"
         age = format_duration(self.age_seconds(now))
         moved = f"up {format_bytes(self.up)}, down {format_bytes(self.down)}"
         if self.reason is None:
             idle = format_duration(self.idle_seconds(now))
             return f"{self.client} {self.state}, {age} old, idle {idle}, {moved}"
-        detail = f" ({self.detail})" if self.detail else ""
         return f"{self.client} {self.reason} after {age}, {moved}{detail}"
 
     def snapshot(self, now: float) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Monitor:
                         id=connection.record.id,
                     )
         if policy.rules != before.rules:
-            self._notify_room()
+            self.notify_room()
 
     @property
     def rules(self) -> LiveRules:
@@ -173,26 +173,40 @@ class Monitor:
 
     # -- called by the data paths
 
-    def admit(self, client: str, client_ip: str, *, backend: str = "") -> ConnectionRecord | None:
+    def admit(
+        self,
+        client: str,
+        client_ip: str,
+        *,
+        backend: str = "",
+        record: ConnectionRecord | None = None,
+    ) -> ConnectionRecord | None:
         """Admit or refuse a client.
+
+        It takes a slot with :meth:`opened` only: one whose TLS handshake comes in between is
+        asked about before and after it.
 
         :param client: its address, in the form of :attr:`ConnectionRecord.client`.
         :param client_ip: its IP, in any notation.
         :param backend: where it is forwarded to, if not to the service's own backend.
+        :param record: what was returned before, if it is asked about again; it begins anew.
         :returns: a record for :meth:`opened`; or None if it was refused, which is then counted
             and observers are notified.
         """
         client_ip = plain_ip(client_ip)
-        record = ConnectionRecord(
-            id=next(_ids),
-            service=self.name,
-            client=client,
-            client_ip=client_ip,
-            listener=self.listen,
-            backend=backend or self.backend,
-            opened_at=time.time(),
-            opened=self.clock.seconds(),
-        )
+        if record is None:
+            record = ConnectionRecord(
+                id=next(_ids),
+                service=self.name,
+                client=client,
+                client_ip=client_ip,
+                listener=self.listen,
+                backend=backend or self.backend,
+                opened_at=time.time(),
+                opened=self.clock.seconds(),
+            )
+        else:
+            record.opened_at, record.opened = time.time(), self.clock.seconds()
         self.accessed_at = record.opened_at
         refusal = (
             "stopping"
@@ -206,13 +220,21 @@ class Monitor:
         )
         if refusal is None:
             return record
-        self._refuse(record, refusal)
+        record.closed, record.closed_at = record.opened, record.opened_at
+        self.refuse(record, refusal)
         return None
 
-    def _refuse(self, record: ConnectionRecord, refusal: Refusal) -> None:
+    def refuse(self, record: ConnectionRecord, refusal: Refusal, detail: str = "") -> None:
+        """Count a client as refused, and notify observers; it must not have been opened.
+
+        :param record: what :meth:`admit` made for it.
+        :param detail: what was wrong with it, if the refusal alone does not say.
+        """
         record.refusal = refusal
+        record.detail = detail
         record.state = "closed"
-        record.closed, record.closed_at = record.opened, record.opened_at
+        if record.closed is None:  # else it is refused at once
+            record.closed, record.closed_at = self.clock.seconds(), time.time()
         self._ended.refused[refusal] += 1
         self.observers.notify("refused", record)
 
@@ -254,7 +276,7 @@ class Monitor:
         self.clients.closed(record)
         self.closed_records.append(record)
         self.observers.notify("closed", record)
-        # As _notify_room does, whose call each connection would pay for.
+        # As notify_room does, whose call each connection would pay for.
         for call in self._room.calls:
             call()
         if self._when_empty and not self._live:
@@ -289,7 +311,8 @@ class Monitor:
         """
         return self._room.add(call)
 
-    def _notify_room(self) -> None:
+    def notify_room(self) -> None:
+        """Have those who wait for room look again; see :meth:`when_room`."""
         for call in self._room.calls:
             call()
 
@@ -580,7 +603,7 @@ class Monitor:
         """Admit clients again after :meth:`stop`; connections that it was to end stay open."""
         self.stopping = False
         self._notify_empty()
-        self._notify_room()
+        self.notify_room()
 
     def stop_now(self) -> None:
         """End every connection with a reset, at once."""

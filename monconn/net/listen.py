@@ -175,7 +175,8 @@ class Listener:
         self._file = unixsocket.identify(self._path) if self._path else None
         self._reactor = reactor
         self._accepted = accepted
-        self._must_wait = must_wait
+        self.must_wait = must_wait
+        """May be replaced."""
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
         self._is_reading = False
         self._pause: IDelayedCall | None = None
@@ -208,7 +209,7 @@ class Listener:
         for _ in range(BATCH):
             if self._sock is None:
                 return
-            if self._must_wait():
+            if self.must_wait():
                 self._stop_reading()
                 return
             try:

@@ -33,6 +33,8 @@ class Forwarder:
         """Relay the clients that come from now on over another path."""
         self._path = path
         self._room = None if self._preface is None else path.preface_room(self._preface)
+        self.must_wait = path.must_wait
+        """Whether the next client is to be left in the accept queue."""
 
     def accepted(self, sock: socket.SocketType, address: Any) -> None:
         """Relay a client, or turn it away.

@@ -9,6 +9,7 @@ import errno
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
@@ -16,6 +17,7 @@ from twisted.logger import Logger
 
 from monconn.addresses import Address, EndpointAddress, socket_address
 from monconn.clock import Clock
+from monconn.config.tls import tls_backend
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
@@ -23,16 +25,18 @@ from monconn.net.listen import AdoptReactor
 from monconn.net.loops import Loops, target_of
 from monconn.net.resolver import Lookups, Resolver
 from monconn.net.sockets import SHORTAGES
+from monconn.net.tls import BackendTls, ClientTls, ServerTls
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import End
 from monconn.relay.preface import Preface, PrefaceRoom, WaitingProtocol, WaitingSocket
 from monconn.relay.relay import Relay
 from monconn.relay.sockets.connect import Connector
 from monconn.relay.sockets.end import HAS_SPLICE, Shared, SocketEnd
-from monconn.relay.sockets.loop import HAS_EPOLL, NestedSocketLoop, SocketLoop
+from monconn.relay.sockets.handshake import Handshake, HandshakeRoom
+from monconn.relay.sockets.loop import HAS_EPOLL, NestedSocketLoop, SocketLoop, TurnShare
 from monconn.relay.sockets.pipes import PipePool
-from monconn.relay.sockets.send_queue import SendQueue
-from monconn.relay.transports.dial import NoBackend, OneProtocol, dialler, verifies_host
+from monconn.relay.sockets.tls import TlsEnd
+from monconn.relay.transports.dial import NoBackend, OneProtocol, backend_tls, dialler
 from monconn.relay.transports.end import TransportEnd, TransportShared
 
 ChooseBackend = Callable[[ConnectionRecord], Address]
@@ -67,6 +71,9 @@ class DataPath(Protocol):
     def preface_room(self, preface: Preface) -> PrefaceRoom:
         """A room in which the service's clients wait until their preface is complete."""
 
+    def must_wait(self) -> bool:
+        """Whether the next client is to be left in the accept queue."""
+
 
 class SocketPath:
     """Takes clients on sockets, and serves them by its own epoll.
@@ -80,15 +87,27 @@ class SocketPath:
     def __init__(self, shared: Shared, make_backend: MakeBackend) -> None:
         self._shared = shared
         self._make_backend = make_backend
+        self.must_wait = shared.monitor.must_wait
 
     def begin(
-        self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
+        self,
+        record: ConnectionRecord,
+        sock: socket.SocketType,
+        backend: Address | None = None,
+        handshake: Handshake | None = None,
     ) -> None:
-        """Implements ``DataPath.begin``."""
-        client = SocketEnd("client", record, self._shared)
+        """Implements ``DataPath.begin``.
+
+        :param handshake: the client's, which is complete; None if it speaks no TLS.
+        """
         backend_end = self._make_backend(record, backend)
-        if isinstance(backend_end.sink, SendQueue):
-            record.pipe = "copy"
+        if handshake is not None:
+            record.pipe = "tls"
+            client: SocketEnd = TlsEnd("client", record, self._shared, handshake=handshake)
+        else:
+            client = SocketEnd("client", record, self._shared)
+            if record.pipe == "stream" and isinstance(backend_end, SocketEnd):
+                record.pipe = "copy"
         Relay(self._shared.monitor, record, client, backend_end, self._shared.deadlines)
         loops = self._shared.loops
         if loops.dials or loops.unknown_dials:
@@ -106,6 +125,36 @@ class SocketPath:
     def preface_room(self, preface: Preface) -> PrefaceRoom:
         """Implements ``DataPath.preface_room``."""
         return PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
+
+
+class TlsPath(SocketPath):
+    """Takes clients on sockets that speak TLS.
+
+    Each has been admitted before its handshake, so that one that is blocked costs none. It is
+    asked about again after it, and only then is given a slot and a connection to the backend.
+
+    :param shared: what the service's socket Ends have in common.
+    :param make_backend: makes the backend's End.
+    :param room: where clients are amid their handshake.
+    """
+
+    def __init__(self, shared: Shared, make_backend: MakeBackend, room: HandshakeRoom) -> None:
+        super().__init__(shared, make_backend)
+        self._handshakes = room
+        self.must_wait = room.must_wait
+
+    def begin(
+        self,
+        record: ConnectionRecord,
+        sock: socket.SocketType,
+        backend: Address | None = None,
+        handshake: Handshake | None = None,
+    ) -> None:
+        """Implements ``DataPath.begin``."""
+        if handshake is None:
+            self._handshakes.enter(record, sock, backend, self.begin)
+        else:
+            super().begin(record, sock, backend, handshake)
 
 
 class TransportPath:
@@ -128,6 +177,7 @@ class TransportPath:
         self._shared = shared
         self._reactor = reactor
         self._make_backend = make_backend
+        self.must_wait = monitor.must_wait
 
     def begin(
         self, record: ConnectionRecord, sock: socket.SocketType, backend: Address | None = None
@@ -198,6 +248,9 @@ class DataPaths:
         self.deadlines = Deadlines(clock)
         self._deliveries = DeliveryWatch(clock)
         self._loop: SocketLoop | None = None
+        self._handshakes: TurnShare | None = None
+        # Weak: that of a path which is replaced is needed as long as clients are in it.
+        self._rooms = WeakSet[HandshakeRoom]()
         self._pipes = PipePool()
         self._lookups = Lookups(reactor)
         self.loops = _loops
@@ -209,22 +262,44 @@ class DataPaths:
         monitor: Monitor,
         listen: Address,
         backend: Address | ChooseBackend,
+        *,
+        tls: ServerTls | None = None,
+        backend_tls: BackendTls | None = None,
     ) -> SocketPath | TransportPath:
         """The best path for clients accepted from one of our listening sockets.
 
         :param backend: where to forward to, or what chooses that for each connection.
+        :param tls: makes the clients' TLS connections, if they speak TLS.
+        :param backend_tls: how to speak TLS with a backend whose address is a string
+            ``tls:HOST:PORT``, if not as its options say.
+        :raises TlsError: a file that ``backend_tls`` names cannot be used.
         """
         if not HAS_EPOLL:
+            assert tls is None
             self._warn("this platform has no epoll: forwarding over Twisted's transports, slower")
-            return self.from_endpoint(monitor, backend)
-        return SocketPath(self._shared(monitor), self._make_backend(monitor, backend))
+            return self.from_endpoint(monitor, backend, backend_tls=backend_tls)
+        make_backend = self._make_backend(monitor, backend, backend_tls)
+        shared = self._shared(monitor)
+        if tls is not None:
+            room = HandshakeRoom(monitor, tls, shared.loop, shared.handshakes, self.deadlines)
+            self._rooms.add(room)
+            return TlsPath(shared, make_backend, room)
+        return SocketPath(shared, make_backend)
 
-    def from_endpoint(self, monitor: Monitor, backend: Address | ChooseBackend) -> TransportPath:
+    def from_endpoint(
+        self,
+        monitor: Monitor,
+        backend: Address | ChooseBackend,
+        *,
+        backend_tls: BackendTls | None = None,
+    ) -> TransportPath:
         """The best path for clients that come on Twisted's transports; see :meth:`between`."""
-        make_backend = self._make_backend(monitor, backend)
+        make_backend = self._make_backend(monitor, backend, backend_tls)
         return TransportPath(monitor, self._transport_shared(monitor), self._reactor, make_backend)
 
-    def _make_backend(self, monitor: Monitor, backend: Address | ChooseBackend) -> MakeBackend:
+    def _make_backend(
+        self, monitor: Monitor, backend: Address | ChooseBackend, tls: BackendTls | None
+    ) -> MakeBackend:
         # One maker for each address: it caches resolved names, and queues attempts that wait.
         makers: dict[Address, Callable[[ConnectionRecord], End]] = {}
 
@@ -233,7 +308,7 @@ class DataPaths:
             if made is None:
                 if len(makers) >= _MOST_BACKENDS:  # clients seem to choose arbitrary addresses
                     makers.clear()
-                made = makers[address] = self._backend_maker(monitor, address)
+                made = makers[address] = self._backend_maker(monitor, address, tls)
             return made
 
         configured = None if callable(backend) else maker(backend)
@@ -257,20 +332,30 @@ class DataPaths:
         return make
 
     def _backend_maker(
-        self, monitor: Monitor, address: Address
+        self, monitor: Monitor, address: Address, tls: BackendTls | None
     ) -> Callable[[ConnectionRecord], End]:
-        if HAS_EPOLL and not isinstance(address, EndpointAddress):
+        own = tls_backend(address) if HAS_EPOLL else None
+        where = address if own is None else own[0]
+        if HAS_EPOLL and not isinstance(where, EndpointAddress):
             shared = self._shared(monitor)
-            resolver = Resolver(address, self._reactor, self._clock, self._lookups)
+            resolver = Resolver(where, self._reactor, self._clock, self._lookups)
             connector = Connector(resolver, shared.loop, self._clock, self.loops)
-            return lambda record: SocketEnd("backend", record, shared, connector)
-        dial = dialler(address, self._reactor)
-        verifies = verifies_host(address)
+            if own is None:
+                return lambda record: SocketEnd("backend", record, shared, connector)
+            client_tls = ClientTls(tls or own[1], own[0].host)
+
+            def tls_end(record: ConnectionRecord) -> TlsEnd:
+                record.pipe = "tls"
+                return TlsEnd("backend", record, shared, connector, tls=client_tls)
+
+            return tls_end
+        twisted_tls = backend_tls(address, tls)
+        dial = dialler(address, self._reactor, twisted_tls)
         transport_shared = self._transport_shared(monitor)
         socket_of = socket_address(address, listens=False)
         target = None if socket_of is None else target_of(socket_of)
         return lambda _: TransportEnd(
-            "backend", transport_shared, dial=dial, target=target, verifies_host=verifies
+            "backend", transport_shared, dial=dial, target=target, tls=twisted_tls
         )
 
     def _transport_shared(self, monitor: Monitor) -> TransportShared:
@@ -281,10 +366,18 @@ class DataPaths:
             self._loop = getattr(self._reactor, "socket_loop", None)  # a MonconnReactor's
         if self._loop is None:
             self._loop = NestedSocketLoop(self._reactor, self._clock)
+        if self._handshakes is None:
+            self._handshakes = TurnShare(self._loop, self._clock)
         if not HAS_SPLICE:
             self._warn("this platform has no splice: copying all bytes")
         return Shared(
-            monitor, self._loop, self._pipes, self.deadlines, self._deliveries, loops=self.loops
+            monitor,
+            self._loop,
+            self._pipes,
+            self.deadlines,
+            self._deliveries,
+            self._handshakes,
+            loops=self.loops,
         )
 
     def _warn(self, what: str) -> None:
@@ -293,8 +386,13 @@ class DataPaths:
             self._log.warn("{what}", what=what)
 
     def close(self) -> None:
-        """Release the shared pipes and epoll, once no connection is left."""
+        """Release the shared pipes and epoll, once no connection is left.
+
+        Clients that are still amid their handshake are turned away.
+        """
+        for room in tuple(self._rooms):
+            room.close()
         if isinstance(self._loop, NestedSocketLoop):  # the reactor's own may have others' sockets
             self._loop.close()
-        self._loop = None
+        self._loop = self._handshakes = None
         self._pipes.close()

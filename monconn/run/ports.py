@@ -6,13 +6,13 @@ import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Protocol
 
 from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.addresses import (
@@ -29,8 +29,11 @@ from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, ListenReactor, open_listener
 from monconn.net.loops import Target, target_of_name
 from monconn.net.sockets import set_keepalive
+from monconn.net.tls import ServerTls, TlsError, files_digest
+from monconn.policy.tls import ListenTls
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
 from monconn.relay.paths import DataPath, DataPaths, TransportPath
+from monconn.relay.sockets.loop import HAS_EPOLL
 
 _PORT_0 = re.compile(r"(?<!\\):(port=)?0(?=:|$)")
 
@@ -44,11 +47,16 @@ class Port(Protocol):
     def start(self) -> None:
         """Accept clients; until then they wait in the kernel's queue, if they can."""
 
+    def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:
+        """The keys of a configuration that name files whose content is another one by now."""
+
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
         """Make a data path to the backend of a configuration, without using it yet.
 
         :returns: has clients that come from then on relayed over it.
-        :raises AddressError: Twisted cannot use the backend's endpoint string.
+        :raises AddressError: Twisted cannot use the backend's endpoint string, or a file that it or
+            ``backend_tls`` names cannot be used.
+        :raises ListenError: a file that ``tls`` names cannot be used.
         """
 
     def accept_queued(self) -> None:
@@ -71,16 +79,22 @@ class SocketPort:
     :raises ListenError: the address cannot be listened on; tried once.
     """
 
+    _log = Logger()
+
     def __init__(
         self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: ListenReactor
     ) -> None:
-        assert isinstance(config.listen, (TcpAddress, UnixAddress))
+        address = listening(config)[0]
+        assert isinstance(address, (TcpAddress, UnixAddress))
         self._monitor = monitor
         self._paths = paths
+        self._digests = _digests(config)
         self._forwarder = Forwarder(monitor, self._path(config))
-        self._sock = open_listener(config.listen, keepalive=config.policy.keepalive.client)
+        self._sock = open_listener(address, keepalive=config.policy.keepalive.client)
         self.listen = _bound_address(config.listen, self._sock)
-        self._listener = Listener(self._sock, reactor, self._forwarder.accepted, monitor.must_wait)
+        self._listener = Listener(
+            self._sock, reactor, self._forwarder.accepted, self._forwarder.must_wait
+        )
         self._cancel: Cancel | None = None
         self._forget = paths.loops.listens(target_of_name(self._sock.getsockname()))
 
@@ -91,16 +105,37 @@ class SocketPort:
         self._listener.resume()
 
     def _path(self, config: ServiceConfig) -> DataPath:
+        address, tls = listening(config)
+        try:
+            server_tls = None if tls is None else ServerTls(tls)
+        except TlsError as error:
+            raise ListenError(f"cannot listen on {config.listen}: {error}") from error
+        for warning in () if server_tls is None else server_tls.warnings:
+            self._log.warn("{service}: {warning}", service=config.name, warning=warning)
         with _backend_errors(config):
-            return self._paths.between(self._monitor, config.listen, config.backend)
+            return self._paths.between(
+                self._monitor,
+                address,
+                config.backend,
+                tls=server_tls,
+                backend_tls=config.backend_tls,
+            )
+
+    def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:
+        """Those of certificates, keys and authorities."""
+        new = _digests(config)
+        return tuple(key for key, digest in self._digests.items() if new[key] != digest)
 
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
-        """Make a data path to the backend of a configuration; take over its keepalive."""
+        """Make a data path as configured, with the certificates that are in their files now."""
+        digests = _digests(config)
         path, keepalive = self._path(config), config.policy.keepalive.client
 
         def use() -> None:
             set_keepalive(self._sock, keepalive)  # accepted sockets inherit it from the listener
+            self._digests = digests
             self._forwarder.use(path)
+            self._listener.must_wait = self._forwarder.must_wait
 
         return use
 
@@ -135,6 +170,7 @@ class EndpointPort:
         assert isinstance(config.listen, EndpointAddress)
         refuse_proxy_headers(config.listen.description)
         self.listen = ""
+        self._digests = _digests(config)
         self._address = config.listen
         self._monitor = monitor
         self._paths = paths
@@ -176,11 +212,24 @@ class EndpointPort:
 
     def _path(self, config: ServiceConfig) -> TransportPath:
         with _backend_errors(config):
-            return self._paths.from_endpoint(self._monitor, config.backend)
+            return self._paths.from_endpoint(
+                self._monitor, config.backend, backend_tls=config.backend_tls
+            )
+
+    def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:
+        """Those of the backend's TLS; Twisted has read the listener's for good."""
+        changed = _digests(config)["backend_tls"] != self._digests["backend_tls"]
+        return ("backend_tls",) if changed else ()
 
     def prepare(self, config: ServiceConfig) -> Callable[[], None]:
         """Make a data path to the backend of a configuration."""
-        return partial(self._factory.use, self._path(config))
+        digests, path = _digests(config), self._path(config)
+
+        def use() -> None:
+            self._digests = digests
+            self._factory.use(path)
+
+        return use
 
     def accept_queued(self) -> None:
         """Does nothing: Twisted has no way to do that."""
@@ -207,7 +256,7 @@ def open_port(
         is returned nevertheless; left out, it is waited for.
     :returns: fires with the :class:`Port`, or fails with a :class:`ListenError`.
     """
-    if not isinstance(config.listen, EndpointAddress):
+    if not isinstance(listening(config)[0], EndpointAddress):
         return maybeDeferred(SocketPort, config, monitor, paths, reactor)
     port = EndpointPort(config, monitor, paths, reactor)
     opening = port.open()
@@ -215,6 +264,29 @@ def open_port(
         opened_late(opening)
         return succeed(port)
     return opening
+
+
+def listening(config: ServiceConfig) -> tuple[Address, ListenTls | None]:
+    """Where a service listens, and its TLS if that is ours.
+
+    :returns: an :class:`EndpointAddress` if Twisted listens: its TLS is used where there is no
+        epoll, on which ours runs.
+    :raises ListenError: that is so, and the TLS is configured in a way that Twisted's has not.
+    """
+    if HAS_EPOLL:
+        return config.listening()
+    if config.tls is not None:
+        raise ListenError(
+            f"cannot listen on {config.listen}: tls needs epoll, which this platform does not"
+            " have: listen on ssl:PORT:privateKey=FILE:certKey=FILE"
+        )
+    return config.listen, None
+
+
+def _digests(config: ServiceConfig) -> dict[str, bytes]:
+    """Digests of the files that a configuration names, by the key that does so."""
+    settings = {"tls": config.listening()[1], "backend_tls": config.forwarding()[1]}
+    return {key: b"" if each is None else files_digest(each) for key, each in settings.items()}
 
 
 def may_pass(error: ListenError) -> bool:
@@ -249,6 +321,8 @@ def _target_of_endpoint(host: Any) -> Target:
 
 
 def _bound_address(listen: Address, sock: Any) -> str:
+    if isinstance(listen, EndpointAddress):
+        return _with_port(listen.description, sock.getsockname()[1])
     if isinstance(listen, TcpAddress) and listen.port == 0:
         return f"{str(listen).rpartition(':')[0]}:{sock.getsockname()[1]}"
     return str(listen)
@@ -256,7 +330,11 @@ def _bound_address(listen: Address, sock: Any) -> str:
 
 def _bound_description(description: str, host: Any) -> str:
     port = getattr(host, "port", None)
-    return description if port is None else _PORT_0.sub(rf":\g<1>{port}", description, 1)
+    return description if port is None else _with_port(description, port)
+
+
+def _with_port(description: str, port: int) -> str:
+    return _PORT_0.sub(rf":\g<1>{port}", description, count=1)
 
 
 def _negotiate_no_protocol(endpoint: Any) -> None:

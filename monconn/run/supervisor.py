@@ -11,7 +11,7 @@ import attrs
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
 from twisted.logger import Logger
 
-from monconn.addresses import EndpointAddress, TcpAddress
+from monconn.addresses import EndpointAddress, UnixAddress, parse_listen
 from monconn.clock import Clock, MonotonicClock
 from monconn.config.config import ServiceConfig, clashes, cycles
 from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService, quoted
@@ -19,11 +19,14 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.policy.policy import Policy
 from monconn.relay.paths import DataPaths
-from monconn.run.ports import Port, is_in_use, may_pass, open_port
+from monconn.run.ports import Port, is_in_use, listening, may_pass, open_port
 from monconn.sinks.hexdump import HexDump
 
 PAUSES_SECONDS = (0.5, 1.0)
 """Between the attempts to listen: the program that used the address may be about to end."""
+
+_OF_THE_PATH = {"backend", "backend_tls", "tls", "keepalive"}
+"""The keys that a data path is made from."""
 
 T = TypeVar("T")
 
@@ -67,19 +70,23 @@ class _Service:
 
     def bound(self) -> ServiceConfig:
         """The configuration with the port that a port of 0 became."""
-        listen = self.config.listen
-        if not isinstance(listen, TcpAddress) or listen.port or not self.port.listen:
+        if isinstance(self.config.listen, UnixAddress) or not self.port.listen:
             return self.config
-        port = int(self.port.listen.rpartition(":")[2])
-        return attrs.evolve(self.config, listen=TcpAddress(listen.host, port))
+        return attrs.evolve(self.config, listen=parse_listen(self.port.listen))
 
     def changed_keys(self, new: ServiceConfig) -> tuple[str, ...]:
-        """The keys that will be different with another configuration."""
+        """The keys that will be different with another configuration.
+
+        Those whose files have another content by now are among them, such as a renewed certificate.
+        """
         before, after = _settings(self.config), _settings(new)
+        changed_files = self.port.changed_files(new)
         return tuple(
             key
             for key in after
-            if before[key] != after[key] or (key == "listen" and self.has_lost_address)
+            if before[key] != after[key]
+            or key in changed_files
+            or (key == "listen" and self.has_lost_address)
         )
 
 
@@ -135,7 +142,8 @@ class Supervisor:
 
         - settings of its policy are in force at once, for live connections, too
           (:meth:`Monitor.apply`);
-        - ``backend`` holds for clients that come from then on;
+        - ``backend``, ``backend_tls`` and ``tls`` hold for clients that come from then on; files of
+          certificates and keys are read again, and a new content is a change;
         - for another ``listen`` a new listener is opened and the old one closed; connections and
           counters go on.
 
@@ -211,7 +219,7 @@ class Supervisor:
         prepared = {
             name: self._running[name].port.prepare(after[name])
             for name, keys in changed.items()
-            if name not in moved and not {"backend", "keepalive"}.isdisjoint(keys)
+            if name not in moved and not _OF_THE_PATH.isdisjoint(keys)
         }
         monitors = {name: self._monitor_of(each) for name, each in (fresh | moved).items()}
         ports = await self._open_all(
@@ -487,20 +495,26 @@ def _detached(change: Deferred[T]) -> Deferred[T]:
 
 def _policy_of(config: ServiceConfig) -> Policy:
     """A service's policy: only a listener of our own can leave clients in its queue."""
-    if isinstance(config.listen, EndpointAddress):
+    if isinstance(listening(config)[0], EndpointAddress):
         return config.policy.changed(when_full="refuse")
     return config.policy
 
 
 def _may_clash(old: ServiceConfig, new: ServiceConfig) -> bool:
     """Whether two services may need the same address; unknown for endpoint strings."""
-    if any(isinstance(each.listen, EndpointAddress) for each in (old, new)):
+    if any(isinstance(each.listening()[0], EndpointAddress) for each in (old, new)):
         return True
     return bool(clashes((old, new)))
 
 
 def _settings(config: ServiceConfig) -> dict[str, Any]:
-    return {"listen": config.listen, "backend": config.backend, **config.policy.settings()}
+    return {
+        "listen": config.listen,
+        "tls": config.tls,
+        "backend": config.backend,
+        "backend_tls": config.backend_tls,
+        **config.policy.settings(),
+    }
 
 
 def log_failure(error: Exception) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -73,11 +75,19 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
+def cut_off(client: socket.socket) -> None:
+    """Answer a part, and close TCP alone, if that can be seen."""
+    if receive(client, len(QUESTION)) == QUESTION:
+        client.sendall(ANSWER[:100])
+        os.close(client.detach())
+
+
 BEHAVIOURS: dict[str, Callable[[socket.socket], object]] = {
     "echo": echo,
     "late": answer_late,
     "leaving": answer_and_leave,
     "speaking": speaker,
+    "cutting": cut_off,
 }
 
 
@@ -90,7 +100,8 @@ def backends(certificate: Certificate) -> Iterator[dict[str, Backend]]:
         def serve_tls(client: socket.socket) -> None:
             with context.wrap_socket(client, server_side=True) as wrapped:
                 serve(wrapped)
-                wrapped.unwrap()
+                if wrapped.fileno() >= 0:
+                    wrapped.unwrap()
 
         return serve_tls
 
@@ -120,6 +131,16 @@ def monconn(
     plain = {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{port}"}
     services["unverified"] = {**plain, "backend": f"ssl:127.0.0.1:{port}"}
     services["mistrusting"] = {**plain, "backend": f"tls:localhost:{port}"}
+    roots = certificate.certificate.parent
+    # An option that Twisted alone has, and a name that needs no resolving.
+    twisted = rf"tls:localhost.:{port}:endpoint=tcp\:127.0.0.1\:{port}"
+    cutting = backends["tls_cutting"].port
+    cut = rf"tls:localhost.:{cutting}:endpoint=tcp\:127.0.0.1\:{cutting}:trustRoots={roots}"
+    services["over_twisted_cutting"] = {**plain, "backend": cut}
+    services["by_twisted"] = {**plain, "backend": f"{twisted}:trustRoots={roots}"}
+    services["mistrusting_by_twisted"] = {**plain, "backend": twisted}
+    echo_address = f"127.0.0.1:{backends['plain_echo'].port}"
+    services["tls_by_twisted"] = {"listen": f"{tls}:backlog=50", "backend": echo_address}
     services["tls_blocked"] = {**plain, "listen": tls, "ip_blacklist": ["127.0.0.0/8"]}
     folder = tmp_path_factory.mktemp("monconn")
     made = Monconn("monconn", ["-c", write_config(folder, **services)], folder)
@@ -155,6 +176,11 @@ def client(monconn: Monconn, certificate: Certificate) -> Iterator[Callable[[str
 Client = Callable[[str], socket.socket]
 
 
+def _bare_fin(front: str) -> str:
+    """What is said of our clients, which end TLS by ending TCP."""
+    return r" \(the client ended without close_notify\)" if front.startswith("tls") else ""
+
+
 @pytest.mark.parametrize("front", FRONTS)
 def test_question_and_answer(monconn: Monconn, client: Client, front: str) -> None:
     sock = client(f"{front}_echo")
@@ -162,7 +188,8 @@ def test_question_and_answer(monconn: Monconn, client: Client, front: str) -> No
         sock.sendall(QUESTION)
         assert receive(sock, len(QUESTION)) == QUESTION
     sock.close()
-    monconn.log.wait_for(rf"{front}_echo: \S+ client_closed after \S+, up 66 B, down 66 B$")
+    counted = rf"up 66 B, down 66 B{_bare_fin(front)}$"
+    monconn.log.wait_for(rf"{front}_echo: \S+ client_closed after \S+, {counted}")
 
 
 @pytest.mark.parametrize("front", FRONTS)
@@ -171,7 +198,7 @@ def test_a_backend_that_leaves_first(monconn: Monconn, client: Client, front: st
     sock.sendall(QUESTION)
     assert receive(sock, len(ANSWER) + 1) == ANSWER
     sock.close()
-    counted = r"up 22 B, down 1\.0 MiB$"
+    counted = rf"up 22 B, down 1\.0 MiB{_bare_fin(front)}$"
     monconn.log.wait_for(rf"{front}_leaving: \S+ backend_closed after \S+, {counted}")
 
 
@@ -196,13 +223,16 @@ def test_a_client_that_resets_instead_of_reading(
     monconn.log.wait_for(rf"{front}_speaking: \S+ client_reset after .*ECONNRESET")
 
 
-def test_a_client_that_ends_its_half_gets_a_late_answer(monconn: Monconn, client: Client) -> None:
-    """Only a plain client can: over TLS its end is the end of all, as Twisted has it."""
-    sock = client("plain_to_tls_late")
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_client_that_ends_its_half_gets_a_late_answer(
+    monconn: Monconn, client: Client, front: str
+) -> None:
+    sock = client(f"{front}_late")
     sock.sendall(QUESTION)
-    sock.shutdown(socket.SHUT_WR)
+    socket.socket.shutdown(sock, socket.SHUT_WR)  # over TLS, Python's own would forget its keys
     assert receive(sock, len(ANSWER) + 1) == ANSWER
-    monconn.log.wait_for(r"to_tls_late: \S+ client_closed after \S+, up 22 B, down 1\.0 MiB$")
+    counted = rf"up 22 B, down 1\.0 MiB{_bare_fin(front)}$"
+    monconn.log.wait_for(rf"{front}_late: \S+ client_closed after \S+, {counted}")
 
 
 def test_a_backend_without_verification(monconn: Monconn) -> None:
@@ -215,7 +245,50 @@ def test_an_untrusted_backend(monconn: Monconn) -> None:
     with connect(monconn.port("mistrusting")) as client:
         assert client.recv(100) == b""
     ended = r"mistrusting: \S+ backend_unreachable after \S+, up 0 B, down 0 B"
-    monconn.log.wait_for(rf"{ended} \(.*certificate verify failed")
+    monconn.log.wait_for(rf"{ended} \(the backend.s certificate is not trusted: it is self-signed")
+
+
+def test_a_backend_that_twisted_connects_to(monconn: Monconn) -> None:
+    with connect(monconn.port("by_twisted")) as client:
+        client.sendall(QUESTION)
+        assert client.recv(100) == QUESTION
+    with connect(monconn.port("mistrusting_by_twisted")) as client:
+        assert client.recv(100) == b""
+    ended = r"mistrusting_by_twisted: \S+ backend_unreachable after \S+, up 0 B, down 0 B"
+    monconn.log.wait_for(rf"{ended} \(the backend.s certificate is not trusted: it is self-signed")
+
+
+@pytest.mark.parametrize("service", ["over_twisted_cutting", "plain_to_tls_cutting"])
+def test_a_backend_that_cuts_its_answer_off(monconn: Monconn, service: str) -> None:
+    with connect(monconn.port(service)) as client:
+        client.sendall(QUESTION)
+        assert receive(client, 100) == ANSWER[:100]
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    ended = rf"{service}: \S+ backend_reset after \S+, up 22 B, down 100 B"
+    monconn.log.wait_for(rf"{ended} \(the backend ended without close_notify\)$")
+
+
+def test_a_listener_of_twisted(monconn: Monconn, client: Client) -> None:
+    sock = client("tls_by_twisted")
+    sock.sendall(QUESTION)
+    assert receive(sock, len(QUESTION)) == QUESTION
+    with connect(monconn.port("tls_by_twisted")) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        try:
+            while plain.recv(100):
+                pass
+        except ConnectionResetError:
+            pass
+    ended = r"tls_by_twisted: \S+ error after \S+, up 0 B, down 0 B"
+    monconn.log.wait_for(rf"{ended} \(the client speaks plain HTTP\)$")
+    context = ssl.create_default_context()
+    with (
+        connect(monconn.port("tls_by_twisted")) as plain,
+        pytest.raises(ssl.SSLCertVerificationError),
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")
+    monconn.log.wait_for(rf"{ended} \(the client has sent the alert unknown_ca: it does not trust")
 
 
 def test_a_refused_client_is_closed(monconn: Monconn, client: Client) -> None:

@@ -74,6 +74,8 @@ def test_refusals_are_those_of_the_design() -> None:
         "ip_limit",
         "per_ip_limit",
         "rate",
+        "handshake_failed",
+        "handshake_timeout",
         "stopping",
     )
 

@@ -211,7 +211,7 @@ def test_facts(text: str, expected: bool) -> None:
         ),
         (
             "pipe:zzz",
-            'unknown pipe "zzz" in term 1 "pipe:zzz": there are splice, copy, stream',
+            'unknown pipe "zzz" in term 1 "pipe:zzz": there are splice, copy, tls, stream',
         ),
         ("state:=half", 'unknown state "=half" in term 1 "state:=half": did you mean half_closed?'),
         (

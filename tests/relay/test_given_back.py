@@ -13,12 +13,13 @@ from twisted.internet.threads import deferToThread
 from monconn.relay.relay import Relay
 from monconn.relay.sockets.connect import ConnectAttempt
 from monconn.relay.sockets.end import SocketEnd
+from monconn.relay.sockets.handshake import Handshake
 from monconn.relay.sockets.send_queue import SendQueue
 from monconn.relay.transports.end import TransportEnd
 
 from .world import PIPES, World, until
 
-OF_A_CONNECTION = (ConnectAttempt, SendQueue, SocketEnd, Relay, TransportEnd)
+OF_A_CONNECTION = (ConnectAttempt, Handshake, SendQueue, SocketEnd, Relay, TransportEnd)
 ROUNDS = 20
 
 

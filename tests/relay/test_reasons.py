@@ -24,7 +24,7 @@ from monconn.policy.timeouts import Timeouts
 from monconn.relay.sockets import connect as attempt
 from tests import ROOT
 
-from .world import World, _twins, exactly, reset, to_the_end, until
+from .world import World, _twins, exactly, listen_tls, reset, to_the_end, until
 
 PAGE = ROOT / "docs" / "reasons.md"
 ROADS = ("stream", "splice")
@@ -299,6 +299,26 @@ REFUSED: dict[str, tuple[dict[str, Any], Play]] = {
 """By refusal: the rules, and what happens before the client comes."""
 
 
+AMID_HANDSHAKE: dict[str, tuple[float, bytes]] = {
+    "handshake_failed": (10.0, b"GET / HTTP/1.0\r\n\r\n"),
+    "handshake_timeout": (0.2, b""),
+}
+"""By refusal of TLS clients: the time limit, and what they send."""
+
+
+@pytest.mark.parametrize("refusal", AMID_HANDSHAKE)
+@pytest_twisted.ensureDeferred
+async def test_refusal_amid_a_handshake(refusal: str, tmp_path: Path) -> None:
+    seconds, sent = AMID_HANDSHAKE[refusal]
+
+    def play() -> None:
+        with World(tmp_path, pipe="tls_to_plain", tls=listen_tls(seconds)) as world:
+            world.raw_client().sendall(sent)
+            until(lambda: world.monitor.stats()["refused_by"] == {refusal: 1})
+
+    await deferToThread(play)
+
+
 @pytest.mark.parametrize("path", ROADS)
 @pytest.mark.parametrize("refusal", REFUSED)
 @pytest_twisted.ensureDeferred
@@ -328,7 +348,7 @@ def test_every_reason_is_made_here() -> None:
 
 
 def test_every_refusal_is_made_here() -> None:
-    assert set(REFUSED) | NOT_GIVEN_YET == set(REFUSALS)
+    assert set(REFUSED) | set(AMID_HANDSHAKE) | NOT_GIVEN_YET == set(REFUSALS)
 
 
 def test_page_has_every_reason_in_order() -> None:
@@ -344,6 +364,6 @@ def test_page_has_the_code(played: Scenario) -> None:
 
 def test_page_has_every_refusal() -> None:
     _, _, section = PAGE.read_text().partition("## Refusals")
-    words = re.search(r"but a refusal: (.*)\.$", section, re.MULTILINE)
+    words = re.search(r"but a refusal: ([^.]*)\.$", section, re.MULTILINE)
     assert words is not None
     assert set(re.findall(r"`(\w+)`", words[1])) == set(REFUSALS)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+from OpenSSL import SSL
 from twisted.internet.threads import blockingCallFromThread
 
 from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
@@ -27,6 +28,7 @@ from monconn.clock import MonotonicClock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import Listener, open_listener
+from monconn.net.tls import BackendTls, ListenTls, ServerTls
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
 from monconn.relay import paths
@@ -36,9 +38,26 @@ from monconn.relay.preface import Preface, PrefaceRoom
 from monconn.relay.sockets import end
 from monconn.relay.sockets.loop import NestedSocketLoop
 
-PIPES = ("stream", "copy", "splice", "nested", "stream_to_plain", "plain_to_stream")
+from .tls_socket import RECORD_BYTES, TlsSocket, certificate, context
+
+TLS_PIPES = {
+    "tls_to_plain": ("1.3", ""),
+    "plain_to_tls": ("", "1.3"),
+    "tls_to_tls": ("1.3", "1.3"),
+    "tls12_to_tls12": ("1.2", "1.2"),
+}
+"""The versions of TLS that clients and backends speak, by pipe."""
+PIPES = (
+    "stream",
+    "copy",
+    "splice",
+    "nested",
+    "stream_to_plain",
+    "plain_to_stream",
+    *TLS_PIPES,
+)
 """How the bytes are to be moved; ``nested`` is ``splice`` as under a reactor other than ours, and
-the last two have Ends of both kinds, the client's first."""
+the others have Ends of both kinds, the client's first."""
 MOVES = {
     "stream": ("stream",),
     "stream_to_plain": ("stream",),
@@ -46,6 +65,7 @@ MOVES = {
     "copy": ("copy",),
     "splice": ("copy", "splice"),
     "nested": ("copy", "splice"),
+    **dict.fromkeys(TLS_PIPES, ("tls",)),
 }
 """Values of a record's ``pipe``, by data path: small chunks are never spliced."""
 FAMILIES = {
@@ -64,6 +84,7 @@ HELD_BYTES = {
     "copy": 128 * 1024,
     "splice": 2 * 1024 * 1024,
     "nested": 2 * 1024 * 1024,
+    **dict.fromkeys(TLS_PIPES, 256 * 1024),
 }
 """The most that we may hold of one direction, by pipe; the kernel's buffers come on top."""
 
@@ -104,6 +125,7 @@ class World:
     :param grace_seconds: put in the place of the relay's ``GRACE_SECONDS``.
     :param preface: reads the clients' first bytes.
     :param choose: chooses the backend of each connection.
+    :param tls: how we speak TLS with clients, if we do.
     """
 
     def __init__(
@@ -119,11 +141,17 @@ class World:
         grace_seconds: float | None = None,
         preface: Preface | None = None,
         choose: ChooseBackend | None = None,
+        tls: ListenTls | None = None,
     ) -> None:
         front_host, back_host = FAMILIES[family]
         self.pipe = pipe
         self.reads_early = pipe.startswith("stream")
         """Whether the client is read from before the backend is connected."""
+        self.client_tls, self.backend_tls = TLS_PIPES.get(pipe, ("", ""))
+        """The versions of TLS that they speak; empty for none."""
+        self.record_bytes = RECORD_BYTES if self.client_tls or self.backend_tls else 0
+        """How many bytes may be of no use without those that follow them."""
+        self._tls = tls or listen_tls()
         self._backlog = backlog
         self._grace_seconds = grace_seconds
         self._preface = preface
@@ -184,8 +212,10 @@ class World:
             self._front,
             self._choose or self.backend_address,
             self._preface,
+            ServerTls(self._tls) if self.client_tls else None,
+            BackendTls(str(certificate().certificate)) if self.backend_tls else None,
         )
-        self._listener = Listener(sock, reactor, self.forwarder.accepted, self.monitor.must_wait)
+        self._listener = Listener(sock, reactor, self.forwarder.accepted, self.forwarder.must_wait)
         self.monitor.when_room(self._listener.resume)
         self._listener.resume()
 
@@ -220,10 +250,19 @@ class World:
         return sock
 
     def client(self, source: str | None = None) -> socket.socket:
-        """A client that is connected to monconn.
+        """A client that is connected to monconn, after its handshake.
 
         :param source: the IP that it comes from; of any family, if we listen on all.
         """
+        sock = self.raw_client(source)
+        if not self.client_tls:
+            return sock
+        tls = SSL.Connection(context(self.client_tls), None)
+        tls.set_connect_state()
+        return self._keep(TlsSocket(sock, tls))
+
+    def raw_client(self, source: str | None = None) -> socket.socket:
+        """A client before any handshake."""
         if source is None:
             return self._connected(self._family, self.where)
         family = socket.AF_INET6 if ":" in source else socket.AF_INET
@@ -240,6 +279,15 @@ class World:
 
     def backend(self) -> socket.socket:
         """The backend's side of the next connection that we have made to it."""
+        sock = self.raw_backend()
+        if not self.backend_tls:
+            return sock
+        tls = SSL.Connection(context(self.backend_tls), None)
+        tls.set_accept_state()
+        return self._keep(TlsSocket(sock, tls))
+
+    def raw_backend(self) -> socket.socket:
+        """The same before any handshake."""
         sock, _ = self._backend_listener.accept()
         sock.settimeout(PATIENCE_SECONDS)
         return self._keep(sock)
@@ -264,7 +312,7 @@ class World:
 
     def empty_backend(self) -> None:
         """Accept the connections that :meth:`fill_backend` has queued."""
-        self.backend().close()
+        self.raw_backend().close()
 
     # -- monconn's side
 
@@ -309,6 +357,12 @@ class World:
         return taken - unread(receiver) - sum(map(unsent, _twins(receiver)))
 
 
+def listen_tls(handshake_timeout: float = 10.0) -> ListenTls:
+    """TLS with clients, with the certificate of the tests."""
+    files = str(certificate().certificate), str(certificate().key)
+    return ListenTls(*files, handshake_timeout=handshake_timeout)
+
+
 def _address(host: str, path: Path) -> TcpAddress | UnixAddress:
     return UnixAddress(str(path)) if host == "unix" else TcpAddress(host, 0)
 
@@ -320,13 +374,18 @@ def _forwarder(
     front: Address,
     back: Address | ChooseBackend,
     preface: Preface | None,
+    tls: ServerTls | None,
+    backend_tls: BackendTls | None,
 ) -> Forwarder:
     if pipe == "stream_to_plain":
         return Forwarder(monitor, paths.from_endpoint(monitor, back), preface)
     if pipe == "plain_to_stream":
         assert isinstance(back, TcpAddress)
         back = EndpointAddress(f"tcp:{back.host}:{back.port}")
-    return Forwarder(monitor, paths.between(monitor, front, back), preface)
+    if backend_tls is not None:
+        back = EndpointAddress(f"tls:{back}")
+    path = paths.between(monitor, front, back, tls=tls, backend_tls=backend_tls)
+    return Forwarder(monitor, path, preface)
 
 
 def _modules_with(name: str) -> Iterable[Any]:
@@ -381,7 +440,7 @@ def reset(sock: socket.socket) -> None:
     """Reset a connection; on a UNIX socket it is the unread bytes that make it a reset."""
     assert is_tcp(sock) or unread(sock)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
+    socket.socket.close(sock)  # and not as TLS does it in order
 
 
 def ends_by_reset(sock: socket.socket) -> tuple[str, ...]:
@@ -399,6 +458,11 @@ def is_dead(sock: socket.socket) -> bool:
 def unread(sock: socket.socket) -> int:
     """Bytes that have arrived and were not received."""
     return _ioctl(sock, termios.FIONREAD)
+
+
+def arrived(sock: socket.socket) -> int:
+    """The same of what the peer's application has sent; over TLS the kernel has them no more."""
+    return sock.arrived() if isinstance(sock, TlsSocket) else unread(sock)
 
 
 def unsent(sock: socket.socket) -> int:

@@ -213,7 +213,7 @@ def app_before_the_reactor_runs(*services: ServiceConfig, **kwargs: Any) -> Appl
     return Application(Config(services=services), MemoryReactorClock(), **kwargs)
 
 
-def foreign(description: str = "ssl:443:privateKey=k.pem") -> ServiceConfig:
+def foreign(description: str = "ssl:443:privateKey=k.pem:backlog=5") -> ServiceConfig:
     return service("foreign", listen=EndpointAddress(description), when_full="wait")
 
 
@@ -251,7 +251,7 @@ def test_a_missing_permission_is_not_tried_again(sleep: Mock) -> None:
 def test_a_taken_port_is_tried_three_times(endpoint: Mock, sleep: Mock) -> None:
     endpoint.listen.side_effect = lambda factory: fail(IN_USE)
     app = app_before_the_reactor_runs(foreign())
-    problem = r"^cannot listen on ssl:443:privateKey=k\.pem: address already in use$"
+    problem = r"^cannot listen on ssl:443:privateKey=k\.pem:backlog=5: address already in use$"
     with pytest.raises(ListenError, match=problem):
         app.startService()
     assert endpoint.listen.call_count == 3
@@ -284,7 +284,7 @@ def test_a_later_failure_is_reported(endpoint: Mock) -> None:
     assert not failures
     listening.errback(Failure(OSError(99, "Too late")))
     assert [str(error) for error in failures] == [
-        "cannot listen on ssl:443:privateKey=k.pem: too late"
+        "cannot listen on ssl:443:privateKey=k.pem:backlog=5: too late"
     ]
 
 
@@ -298,9 +298,9 @@ def test_an_endpoint_cannot_leave_clients_waiting_and_so_refuses(endpoint: Mock)
 @pytest.mark.parametrize(
     ("description", "address", "expected"),
     [
-        ("ssl:0:interface=::1", IPv4Address("TCP", "x", 77), "ssl:77:interface=::1"),
-        ("ssl:port=0", IPv4Address("TCP", "x", 77), "ssl:port=77"),
-        ("ssl:443:privateKey=a\\:0", IPv4Address("TCP", "x", 443), "ssl:443:privateKey=a\\:0"),
+        ("ssl:0:backlog=5", IPv4Address("TCP", "x", 77), "ssl:77:backlog=5"),
+        ("tcp:port=0:backlog=5", IPv4Address("TCP", "x", 77), "tcp:port=77:backlog=5"),
+        ("tls:443:a\\:0", IPv4Address("TCP", "x", 443), "tls:443:a\\:0"),
         ("foo:0", UNIXAddress("/tmp/foo"), "foo:0"),
     ],
 )

@@ -479,7 +479,7 @@ async def test_a_permanent_listen_error_closes_no_other_listener(
     service = world.service()
     await world.supervisor.apply((), [service])
     sock = world.supervisor._running["web"].port
-    nowhere = world.service("no", EndpointAddress("ssl:0:privateKey=/no/such/file"))
+    nowhere = world.service("no", EndpointAddress("ssl:0:privateKey=/no/such/file:backlog=5"))
     with pytest.raises(ListenError, match="no such file"):
         await world.supervisor.apply([service], [nowhere])
     assert world.supervisor._running["web"].port is sock
@@ -606,7 +606,7 @@ def endpoint() -> Iterator[Mock]:
 
 
 def foreign(**settings: Any) -> ServiceConfig:
-    return ServiceConfig("web", EndpointAddress("ssl:443"), ANY).changed(**settings)
+    return ServiceConfig("web", EndpointAddress("ssl:443:backlog=5"), ANY).changed(**settings)
 
 
 def open_port(number: int = 443) -> Mock:
@@ -637,7 +637,7 @@ def test_while_the_reactor_runs_a_slow_endpoint_is_waited_for(endpoint: Mock) ->
     assert not applying.called
     assert supervisor.registry.names() == []
     listening.errback(OSError(99, "Too late"))
-    with pytest.raises(ListenError, match=r"^cannot listen on ssl:443: too late$"):
+    with pytest.raises(ListenError, match=r"^cannot listen on ssl:443:backlog=5: too late$"):
         applying.result.raiseException()  # type: ignore[attr-defined]
     applying.addErrback(lambda _: None)
     assert supervisor.services == ()

@@ -77,9 +77,9 @@ def _event_text(event: Json) -> str:
         return f"{client} half-closed by the {event['side']}, id {event['id']}"
     if kind == "opened":
         return f"{client} opened, id {event['id']}"
-    if kind == "refused":
-        return f"{client} refused: {event['refusal']}"
-    moved = f"up {format_bytes(event['up'])}, down {format_bytes(event['down'])}"
     detail = f" ({event['detail']})" if event.get("detail") else ""
+    if kind == "refused":
+        return f"{client} refused: {event['refusal']}{detail}"
+    moved = f"up {format_bytes(event['up'])}, down {format_bytes(event['down'])}"
     duration = format_duration(event["duration_seconds"])
     return f"{client} {event['reason']} after {duration}, {moved}{detail}"

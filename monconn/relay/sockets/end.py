@@ -27,7 +27,7 @@ from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import HOLD_CONNECTING, ByteSink, End, EndListener, Phase
 from monconn.relay.sockets.connect import ConnectAttempt, Connector
-from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, SocketLoop
+from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, SocketLoop, TurnShare
 from monconn.relay.sockets.pipes import Pipe, PipePool
 from monconn.relay.sockets.send_queue import SPLICE_FLAGS, SendQueue
 from monconn.relay.stages import StageChain
@@ -81,6 +81,8 @@ class Shared:
     """Ends what has failed while it was not read from."""
     deliveries: DeliveryWatch
     """Resets once everything is delivered."""
+    handshakes: TurnShare
+    """The time for TLS handshakes."""
     loops: Loops = attrs.field(factory=Loops)
     """Knows our listeners, and the connections that lead to them."""
 
@@ -254,10 +256,14 @@ class SocketEnd:
             self._has_unread = True
             if not events & _BROKEN:
                 return
-            if self.record.connected is None and not unread_bytes(self._sock):
+            if self.record.connected is None and not self._has_input():
                 self._copy()  # which meets the end, if one came before the reset, or the error
             else:
                 self._break_later(had_ended)
+
+    def _has_input(self) -> bool:
+        """Whether there are bytes that were not read."""
+        return unread_bytes(self._sock) > 0
 
     def _break_later(self, had_ended: int) -> None:
         """Let the other side take what the peer sent before its connection failed.

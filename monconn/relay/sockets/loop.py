@@ -32,6 +32,8 @@ RDHUP: int = getattr(select, "EPOLLRDHUP", 8192)
 
 EVENTS_A_TURN = 128
 """How many sockets are served before the reactor's other descriptors are."""
+SHARE_SECONDS = 0.004
+"""How long TLS handshakes may take in one turn: each step costs 0.1 to 1 ms."""
 
 
 class SocketHandler(Protocol):
@@ -145,6 +147,27 @@ class SocketLoop:
     def refresh(self) -> None:
         """Set :attr:`now`, for work that is about to be done outside of :meth:`serve`."""
         self.now = self._seconds()
+
+
+class TurnShare:
+    """The time that handshakes get in each turn of a loop, so that a flood of them stalls no bytes.
+
+    :param loop: whose turns.
+    :param clock: gives monotonic time.
+    """
+
+    def __init__(self, loop: SocketLoop, clock: Clock) -> None:
+        self._loop = loop
+        self._seconds = clock.seconds
+        self._turn = self._until = 0.0
+
+    def take(self) -> bool:
+        """Whether there is time for one more in this turn; there is for the first."""
+        if self._turn != self._loop.now:
+            self._turn = self._loop.now
+            self._until = self._seconds() + SHARE_SECONDS
+            return True
+        return self._seconds() < self._until
 
 
 @implementer(IReadDescriptor)

@@ -69,7 +69,7 @@ class SendQueue:
         """Start writing to a connected socket; what is queued already waits for :meth:`flush`."""
         self._sock, self._fd, self.blocked = sock, fd, bool(self._pending)
 
-    def send(self, chunk: bytes | memoryview) -> None:
+    def send(self, chunk: bytes | bytearray | memoryview) -> None:
         """Give bytes to the kernel, and queue what it does not take."""
         if self.error is not None:
             return
@@ -124,7 +124,7 @@ class SendQueue:
             self.splice(pipe)
         if self._pending is not None and not self.blocked:
             pending, self._pending = self._pending, None
-            self.send(memoryview(pending))
+            SendQueue.send(self, memoryview(pending))  # and not a subclass's: it has been there
         if not self.blocked and self._owner is not None:
             self._owner.flushed()
 

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any
 
-from cryptography import x509
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -14,22 +14,28 @@ from twisted.internet.endpoints import (
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
     clientFromString,
+    wrapClientTLS,
 )
-from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory
+from zope.interface import implementer
 
-from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
+from monconn.addresses import Address, TcpAddress, UnixAddress
+from monconn.config.tls import tls_backend_parts
 from monconn.net.sockets import zone_index
+from monconn.net.tls import ClientTls
+from monconn.policy.tls import BackendTls
 
 Dial = Callable[[IProtocol], "Deferred[Any]"]
 
 _KINDS_WITH_TIMEOUT = frozenset({"tcp", "ssl", "tls", "unix"})
 _ENDPOINT_TIMEOUT_SECONDS = 3600
 """Longer than any connect timeout of the relay, which applies to every kind of endpoint."""
-
-
-class NamelessCertificate(Exception):
-    """A backend's certificate is trusted, but names no host."""
 
 
 class NoBackend(Exception):
@@ -56,9 +62,12 @@ class OneProtocol(Factory):
         return self._protocol
 
 
-def dialler(address: Address, reactor: Any) -> Dial:
-    """A function that connects a protocol to an address; it raises ``OSError`` if it cannot."""
-    endpoint = _endpoint(address, reactor)
+def dialler(address: Address, reactor: Any, tls: ClientTls | None = None) -> Dial:
+    """A function that connects a protocol to an address; it raises ``OSError`` if it cannot.
+
+    :param tls: makes the TLS connections, if :func:`backend_tls` has it for the address.
+    """
+    endpoint = _endpoint(address, reactor, tls)
     zone = address.host.partition("%")[2] if isinstance(address, TcpAddress) else ""
 
     def dial(protocol: IProtocol) -> Deferred[Any]:
@@ -70,42 +79,67 @@ def dialler(address: Address, reactor: Any) -> Dial:
     return dial
 
 
-def verifies_host(address: Address) -> bool:
-    """Whether a backend's certificate must be for its host."""
-    if not isinstance(address, EndpointAddress):
-        return False
-    kind, _, options = address.description.partition(":")
-    return kind == "tls" or (kind == "ssl" and ":hostname=" in options)
+def backend_tls(address: Address, settings: BackendTls | None = None) -> ClientTls | None:
+    """What makes the TLS connections to a backend with an endpoint string.
 
-
-def refuse_nameless(certificate: x509.Certificate) -> None:
-    """Refuse a certificate that names no host; ``service_identity`` accepts it for any host.
-
-    :raises NamelessCertificate: it has neither a DNS name nor an IP address (RFC 6125 knows no
-        others for a host).
+    :param settings: take the place of the string's options.
+    :returns: None if there is no TLS, or only Twisted knows what the string's options mean.
+    :raises TlsError: a file that is named cannot be used.
     """
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names = x509.SubjectAlternativeName([])
-    if not any(isinstance(name, x509.DNSName | x509.IPAddress) for name in names):
-        raise NamelessCertificate("the backend's certificate names no host (subjectAltName)")
+    parts = tls_backend_parts(address)
+    return None if parts is None else ClientTls(settings or parts[1], parts[0].host)
 
 
-def _endpoint(address: Address, reactor: Any) -> IStreamClientEndpoint:
+@implementer(IOpenSSLClientConnectionCreator)
+class _Creator:
+    """Has Twisted use TLS connections of ours.
+
+    Its own verification accepts a certificate that names no host, and logs a traceback for one that
+    it cannot read.
+    """
+
+    def __init__(self, tls: ClientTls) -> None:
+        self._tls = tls
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        """Implements ``IOpenSSLClientConnectionCreator``."""
+        return self._tls.connection()
+
+
+def _endpoint(address: Address, reactor: Any, tls: ClientTls | None) -> IStreamClientEndpoint:
     timeout = _ENDPOINT_TIMEOUT_SECONDS
     if isinstance(address, UnixAddress):
         return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
-    if not isinstance(address, TcpAddress):
-        description = _with_long_timeout(address.description)
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
+    if isinstance(address, TcpAddress):
+        return _tcp_endpoint(address, reactor, timeout)
+    parts = tls_backend_parts(address)
+    endpoint: IStreamClientEndpoint
+    if tls is None or parts is None:
+        endpoint = clientFromString(reactor, _with_long_timeout(address.description))
         return endpoint
-    version = _ip_version(address.host)
-    if version == 4:
-        return TCP4ClientEndpoint(reactor, address.host, address.port, timeout=timeout)
-    if version == 6:
-        return TCP6ClientEndpoint(reactor, address.host, address.port, timeout=timeout)
-    return HostnameEndpoint(reactor, address.host, address.port, timeout=timeout)
+    where, _, options = parts
+    if "endpoint" in options:
+        endpoint = clientFromString(reactor, options["endpoint"])
+    else:
+        bind = options.get("bindAddress")
+        endpoint = _tcp_endpoint(
+            where,
+            reactor,
+            int(options.get("timeout", timeout)),
+            None if bind is None else (bind, 0),
+        )
+    return wrapClientTLS(_Creator(tls), endpoint)
+
+
+def _tcp_endpoint(
+    address: TcpAddress, reactor: Any, timeout: int, bind: tuple[str, int] | None = None
+) -> IStreamClientEndpoint:
+    kinds = {4: TCP4ClientEndpoint, 6: TCP6ClientEndpoint}
+    kind = kinds.get(_ip_version(address.host) or 0, HostnameEndpoint)
+    made: IStreamClientEndpoint = kind(
+        reactor, address.host, address.port, timeout=timeout, bindAddress=bind
+    )
+    return made
 
 
 def _with_long_timeout(description: str) -> str:

@@ -8,6 +8,7 @@ import socket
 from typing import Any, Literal
 
 import attrs
+from OpenSSL import SSL
 from twisted.internet import error
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
@@ -37,17 +38,12 @@ from monconn.net.sockets import (
     track_errors,
     unacknowledged_bytes,
 )
+from monconn.net.tls import ClientTls, TlsError, error_text, fault_text
 from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
 from monconn.relay.stages import StageChain
-from monconn.relay.transports.dial import (
-    Dial,
-    LoopOfServices,
-    NamelessCertificate,
-    NoBackend,
-    refuse_nameless,
-)
+from monconn.relay.transports.dial import Dial, LoopOfServices, NoBackend
 from monconn.relay.transports.writer import Writer, writer_to
 
 EARLY_BYTES = 65536
@@ -92,7 +88,7 @@ class TransportEnd(Protocol):
     :param shared: what it has in common with others.
     :param dial: begins to connect this protocol, if it is the backend's.
     :param target: the port or path that it dials, if that is known.
-    :param verifies_host: whether a TLS backend's certificate must be for its host.
+    :param tls: has made the TLS connection to the backend; None if Twisted has, or there is none.
     """
 
     transport: Any  # of any kind, and None after the end
@@ -105,7 +101,7 @@ class TransportEnd(Protocol):
         *,
         dial: Dial | None = None,
         target: Target | None = None,
-        verifies_host: bool = False,
+        tls: ClientTls | None = None,
     ) -> None:
         self.side: Side = side
         self.phase: Phase = "connecting"
@@ -119,7 +115,7 @@ class TransportEnd(Protocol):
         self._target = target
         self._shared = shared
         self._keepalive: Keepalive | Literal["inherited"] | None = "inherited"
-        self._verifies_host = verifies_host
+        self._tls = tls
         self._socket: ErrorTrackingSocket | None = None  # None if the transport has no socket
         self._descriptor: Any = None  # what descriptor_of gives
         self._writer: Writer | None = None
@@ -230,9 +226,9 @@ class TransportEnd(Protocol):
         if self.phase != "connecting":
             return
         try:
-            if self._verifies_host:
-                refuse_nameless(self.transport.getPeerCertificate().to_cryptography())
-        except NamelessCertificate:
+            if self._tls is not None:
+                self._tls.check_peer(self.transport.getHandle())
+        except TlsError:
             self.transport.failVerification(Failure())
         else:
             self._attach()
@@ -567,11 +563,15 @@ class TransportEnd(Protocol):
             detail = self._error_text(reason) or "closed during the handshake"
             self.reports.connect_failed(self, "backend_unreachable", detail)
             return
+        is_bare = self._is_tls and reason.check(error.ConnectionLost)
+        bare = f"the {self.side} ended without close_notify" if is_bare else ""
         if how is not None:
-            self.reports.broken(self, how, self._error_text(reason))
+            self.reports.broken(self, how, self._error_text(reason) or bare)
             return
         if phase == "open" and not self._input_ended:  # over TLS an end is that of both directions
             self._input_ended = True
+            if bare:
+                self.reports.record.add_detail(bare)
             self.reports.eof(self)
         self.reports.gone(self)
 
@@ -583,15 +583,20 @@ class TransportEnd(Protocol):
             return "none"
         if self._socket is not None and self._socket.error_number:
             return end_by_errno(self._socket.error_number)
-        if self._is_tls:  # the peer has closed TCP without TLS's close_notify, as many do
-            return None
+        if self._is_tls:  # a FIN without close_notify: as TlsEnd sees it
+            return "reset" if self.side == "backend" and not self._end_sent else None
         # A UNIX socket whose peer has closed hangs up: nothing is lost if nothing was pending.
         return "reset" if self.pending_bytes() else None
 
     def _error_text(self, reason: Failure) -> str:
+        value = reason.value
+        if isinstance(value, SSL.Error | TlsError):  # before an error of the socket's that followed
+            if self._tls is not None:
+                return fault_text(value, self.transport.getHandle())
+            return error_text(value, self.side)
         if self._socket is not None and self._socket.error_number:
             return errno.errorcode.get(self._socket.error_number, "")
-        return "" if reason.check(error.ConnectionLost) else reason.getErrorMessage()
+        return "" if isinstance(value, error.ConnectionLost) else reason.getErrorMessage()
 
 
 def _connect_reason(failure: Failure) -> Reason:

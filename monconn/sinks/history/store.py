@@ -100,7 +100,15 @@ def _event(item: Item) -> Event:
             count=item.count,
             detail=item.describe(),
         )
-    return Event(item.opened_at, "refused", item.service, item.client, item.client_ip, item.refusal)
+    return Event(
+        item.opened_at,
+        "refused",
+        item.service,
+        item.client,
+        item.client_ip,
+        item.refusal,
+        detail=item.detail,
+    )
 
 
 def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[Any, ...]:

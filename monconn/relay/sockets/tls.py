@@ -1,0 +1,393 @@
+"""Ends over TLS on sockets: OpenSSL reads and writes memory, and we the socket.
+
+What such an End passes on is what its peer's application sent, so bytes are copied and never
+spliced. An end has two shapes here: ``close_notify``, which the peer has authenticated, and the
+bare FIN, which anybody on the way may have sent. See :meth:`TlsEnd._handle_end_of_input`.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+
+from OpenSSL import SSL
+
+from monconn.errors import MonconnError
+from monconn.model.reasons import Reason, Side, SideEnd
+from monconn.model.record import ConnectionRecord
+from monconn.net.tls import ClientTls, fault_text, is_alert
+from monconn.relay.sockets.connect import Connector
+from monconn.relay.sockets.end import (
+    _BROKEN,
+    _ENDED,
+    CHUNK_BYTES,
+    COPY_BYTES,
+    LEAST_BYTES,
+    Shared,
+    SocketEnd,
+    _buffer,
+)
+from monconn.relay.sockets.handshake import Handshake
+from monconn.relay.sockets.loop import RDHUP
+from monconn.relay.sockets.pipes import PipePool
+from monconn.relay.sockets.send_queue import QueueOwner, SendQueue
+
+RECORD_BYTES = 1 << 14
+"""The most that one record carries (RFC 8446, 5.1), and so one read of OpenSSL's."""
+PIECE_BYTES = 1 << 15
+"""How much OpenSSL is given at once. Its buffers grow to a third more than that, and never shrink:
+it is what a connection that was busy once goes on holding. With half as much, bulk costs 6 % more.
+"""
+_RECORD_OVERHEAD_BYTES = 128  # at most: 22 in TLS 1.3, 29 with AES-GCM in 1.2, more with CBC
+# Upper half: what is read. Lower half: what that contains, and a record begun before it.
+_encrypted = _buffer[COPY_BYTES // 2 :][:CHUNK_BYTES]
+_LEAST_BYTES_A_READ = 1 << 12
+_ACKNOWLEDGED_SECONDS = 0.2
+"""How often a peer that has said its end, and sent no FIN, is checked for having all of ours."""
+_IN = getattr(select, "EPOLLIN", 1)
+
+
+class TlsSendQueue(SendQueue):
+    """Encrypts bytes, and sends or queues the records.
+
+    Until the handshake is complete it holds the bytes themselves.
+    """
+
+    accepts_pipes = False
+    __slots__ = ("_has_ended", "_tls")
+
+    def __init__(self, owner: QueueOwner, pipes: PipePool) -> None:
+        super().__init__(owner, pipes)
+        self._tls: SSL.Connection | None = None
+        self._has_ended = False
+
+    def start(self, tls: SSL.Connection, output: bytearray) -> None:
+        """The handshake is complete: encrypt what is queued; ``connect_succeeded`` follows.
+
+        :param output: what is to be sent before it.
+        """
+        early, self._pending = self._pending, output
+        self._tls = tls
+        if early:
+            self.send(early)  # still blocked: it is queued
+
+    def send(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Encrypt bytes; send the records, and queue what the kernel does not take of them."""
+        tls = self._tls
+        if tls is None:
+            super().send(chunk)
+            return
+        size = len(chunk)
+        if self.error is not None or not size:
+            return  # OpenSSL must not be given nothing to write
+        try:
+            if size <= RECORD_BYTES:
+                tls.send(chunk)
+                self.say(size + _RECORD_OVERHEAD_BYTES)
+            else:
+                records = []
+                for at in range(0, size, PIECE_BYTES):
+                    # send() takes one record only: pyOpenSSL switches partial writes on.
+                    tls.sendall(chunk[at : at + PIECE_BYTES])
+                    records.append(self._records(PIECE_BYTES + 3 * _RECORD_OVERHEAD_BYTES))
+                super().send(b"".join(records))
+        except SSL.Error as error:
+            self._fail(OSError(errno.EPROTO, fault_text(error, tls)))
+
+    def say(self, expected: int = RECORD_BYTES) -> None:
+        """Send what OpenSSL has to say: records, alerts.
+
+        :param expected: about how many bytes; more are sent, too.
+        """
+        records = self._records(expected)
+        if records:
+            super().send(records)
+
+    def _records(self, expected: int) -> bytes:
+        assert self._tls is not None
+        records = b""
+        try:
+            records = self._tls.bio_read(expected)
+            while len(records) >= expected:  # before the first ones, there may be tickets
+                expected = len(records) + RECORD_BYTES
+                records += self._tls.bio_read(RECORD_BYTES)
+        except SSL.WantReadError:
+            pass
+        return records
+
+    def room(self) -> int:
+        """About how many bytes the kernel has room for, once they are encrypted."""
+        room = super().room()
+        return room - room // 128
+
+    def end(self) -> None:
+        """Send the end: ``close_notify``, and FIN once the kernel has taken that."""
+        assert self._tls is not None
+        if not self._has_ended:
+            self._has_ended = True
+            try:
+                self._tls.shutdown()
+            except SSL.Error:
+                pass  # after a fatal alert there is nothing more to say
+            self.say()
+        if not self.blocked and self._sock is not None:
+            super().end()
+
+    def close(self) -> None:
+        """Drop what is queued; the End closes the socket."""
+        super().close()
+        self._tls = None
+
+
+class TlsEnd(SocketEnd):
+    """One side of a relay over TLS (see :class:`~monconn.relay.sockets.end.SocketEnd`).
+
+    A client's handshake is complete before there is an End. A backend's is a part of the
+    connecting.
+
+    :param handshake: the client's, which is complete.
+    :param tls: makes and checks the backend's TLS connection.
+    """
+
+    __slots__ = (
+        "_client_tls",
+        "_down_before_end",
+        "_handshake",
+        "_has_answers",
+        "_is_fresh",
+        "_tls",
+    )
+
+    def __init__(
+        self,
+        side: Side,
+        record: ConnectionRecord,
+        shared: Shared,
+        connector: Connector | None = None,
+        *,
+        handshake: Handshake | None = None,
+        tls: ClientTls | None = None,
+    ) -> None:
+        super().__init__(side, record, shared, connector)
+        self.send_queue = TlsSendQueue(self, shared.pipes)
+        self.sink = self.send_queue
+        self._handshake = handshake
+        self._client_tls = tls
+        self._tls: SSL.Connection | None = None
+        self._has_answers = False
+        self._is_fresh = True  # OpenSSL may have got more than the handshake, which is not read yet
+        self._down_before_end = -1  # the record's ``down`` when our end was sent to a backend
+        self._has_unread = True  # no event reports what came with the handshake
+
+    # -- the beginning
+
+    def begin(self, sock: socket.SocketType) -> None:
+        """Take over the socket of a client whose handshake is complete."""
+        seen = self._take_over()
+        self._attach(sock)
+        self._seen |= seen
+        self._loop.set_handler(self._fd, self)
+        self.reports.connected(self)
+        if self.send_queue.blocked and self.phase != "closed":
+            self.send_queue.flush()
+
+    def _take_over(self) -> int:
+        """Go on where the handshake has ended.
+
+        :returns: the events that it has seen.
+        """
+        handshake, self._handshake = self._handshake, None
+        assert handshake is not None
+        assert isinstance(self.send_queue, TlsSendQueue)
+        self._tls, output = handshake.leave()
+        # A refused renegotiation is answered by an alert. In TLS 1.3 there is none, nor anything
+        # else to say at once; and a client's tickets wait for the first bytes to it.
+        self._has_answers = self._tls.get_protocol_version() < SSL.TLS1_3_VERSION
+        self.send_queue.start(self._tls, output)
+        return handshake.seen
+
+    def connect_succeeded(
+        self, sock: socket.SocketType, events: int, error_number: int = 0
+    ) -> None:
+        """Implements ``ConnectListener.connect_succeeded``: the handshake is next.
+
+        One that was reset already fails as it sends its first bytes.
+        """
+        assert self._client_tls is not None
+        self._attempt = None
+        make = self._client_tls.connection
+        self._handshake = Handshake(
+            sock, make, self._loop, self._shared.handshakes, self, is_server=False
+        )
+        self._handshake.start(events)
+
+    def handshake_done(self, handshake: Handshake) -> None:
+        """Implements ``HandshakeListener.handshake_done``: only now the backend is connected."""
+        assert self._client_tls is not None
+        assert handshake.tls is not None
+        try:
+            self._client_tls.check_peer(handshake.tls)
+        except MonconnError as error:
+            self.connect_failed("backend_unreachable", str(error))
+            return
+        seen = self._take_over()
+        super().connect_succeeded(handshake.sock, seen | _IN)
+
+    def handshake_failed(self, how: SideEnd, detail: str) -> None:
+        """Implements ``HandshakeListener.handshake_failed``."""
+        reasons: dict[SideEnd, Reason] = {"reset": "backend_reset", "timeout": "connect_timeout"}
+        self.connect_failed(reasons.get(how, "backend_unreachable"), detail)
+
+    # -- reading
+
+    def _has_input(self) -> bool:
+        if self._is_fresh:
+            assert self._tls is not None
+            try:
+                self._tls.recv(1, socket.MSG_PEEK)
+                return True
+            except SSL.WantReadError:
+                self._is_fresh = False
+            except SSL.Error:
+                return True  # an end or a fault: reading will show it
+        return super()._has_input()
+
+    def _read_bulk(self) -> int:
+        return self._copy(min(CHUNK_BYTES, max(LEAST_BYTES, self.peer.sink.room())))
+
+    def _copy(self, wanted: int = CHUNK_BYTES) -> int:
+        """Read records, and pass on what is in them; see ``SocketEnd._copy``.
+
+        OpenSSL's buffer is empty after it, but for the beginning of a record: so nothing is left
+        there that no event of the socket's would report.
+        """
+        tls = self._tls
+        assert tls is not None
+        was_fresh, self._is_fresh = self._is_fresh, False
+        taken = 0
+        if not was_fresh:
+            try:
+                taken = self._sock.recv_into(_encrypted, wanted)
+            except OSError as error:
+                return self._cannot_read(error)
+            if not taken:
+                return self._handle_end_of_input()
+        # Errors themselves are not kept: each has the frame that would have it.
+        at, count, reads, has_ended, detail = 0, 0, 0, False, ""
+        how: SideEnd = "none"
+        try:
+            while True:
+                if at < taken:
+                    tls.bio_write(_encrypted[at : min(at + PIECE_BYTES, taken)])
+                    at += PIECE_BYTES
+                try:
+                    while True:
+                        reads += 1
+                        count += tls.recv_into(_buffer[count:], RECORD_BYTES)
+                except SSL.WantReadError:
+                    if at >= taken:
+                        break
+        except SSL.ZeroReturnError:
+            has_ended = True
+        except SSL.Error as error:
+            # An alert is how the peer says that it has given up; all else it was we who refused.
+            how = "reset" if is_alert(error) else "none"
+            detail = fault_text(error, tls)
+        if count:
+            if self.is_watched or self._observers.watched:
+                self.reports.data(self, bytes(_buffer[:count]))
+            else:
+                self.record.count(self._direction, count, self._loop.now)
+                self.peer.sink.send(_buffer[:count])
+            if self.phase != "open":
+                return 0
+        elif self._has_answers and not self._output_ended:
+            assert isinstance(self.send_queue, TlsSendQueue)
+            self.send_queue.say()
+        if has_ended:
+            self._input_ended = True
+            self.reports.eof(self)
+            failure = self.send_queue.error
+            if (failure is not None or self._seen & _BROKEN) and self.phase != "closed":
+                self._break(failure or self._socket_error())  # which came after the end
+        elif detail:
+            self._refuse_records(how, detail)
+        if self.holds or self._input_ended or self.phase != "open":
+            return 0
+        if was_fresh:
+            return 1  # the socket was not read from yet
+        self._is_bulk = taken >= CHUNK_BYTES or taken == wanted
+        # A record takes 3 µs, however short it is: one who sends single bytes gets no larger share.
+        return max(taken, reads * _LEAST_BYTES_A_READ) if taken == wanted or self._seen else 0
+
+    def _refuse_records(self, how: SideEnd, detail: str) -> None:
+        """Act on records that OpenSSL does not take, or on a fatal alert."""
+        assert isinstance(self.send_queue, TlsSendQueue)
+        if not self._output_ended:
+            self.send_queue.say()  # an alert of our own
+        if self.phase == "open":
+            self._dispose()
+            self.reports.broken(self, how, detail)
+
+    def _handle_end_of_input(self) -> int:
+        """Act on a FIN without close_notify before it.
+
+        A client's ends its half only: many clients close so, and what it has asked for is still to
+        be delivered. A backend's is a cut: whoever waits for the rest of an answer must not take a
+        part of it for the whole.
+        """
+        if self.send_queue.error is not None and not self._seen & _ENDED:
+            return super()._handle_end_of_input()  # it is none
+        detail = f"the {self.side} ended without close_notify"
+        if self.side == "client":
+            self.record.add_detail(detail)
+            return super()._handle_end_of_input()
+        if self.record.client_end == "fin" and self._down_before_end == self.record.down:
+            # Many servers close at once when they get our end, and say nothing. It was the client
+            # who has ended the connection; should it wait for an answer, it hears of a cut.
+            self.record.note_end("backend", "fin")
+            self.record.end("client_closed", self._loop.now, detail)
+        self._dispose()
+        self.reports.broken(self, "reset", detail)
+        return 0
+
+    # -- called by the relay
+
+    def end_writing(self) -> None:
+        """Implements ``End.end_writing``."""
+        self._down_before_end = self.record.down
+        super().end_writing()
+
+    def close(self) -> None:
+        """Implements ``End.close``."""
+        if self.phase == "open" and self._input_ended:
+            self.phase = "draining"
+            self.end_writing()
+            if self.phase == "draining" and not self._has_output():
+                self._finish()
+        else:
+            super().close()
+
+    def _finish(self) -> None:
+        super()._finish()
+        # With its FIN still to come, no event says that the peer has acknowledged ours.
+        if self.phase == "draining" and not self._seen & RDHUP and self.bucket is None:
+            when = self._monitor.clock.seconds() + _ACKNOWLEDGED_SECONDS
+            self._shared.deadlines.schedule(self, when)
+
+    def check(self, now: float) -> float | None:
+        """Implements ``Checked.check``."""
+        if not self._is_finishing:
+            return super().check(now)
+        super()._finish()
+        return None if self.phase == "closed" else now + _ACKNOWLEDGED_SECONDS
+
+    # -- the end
+
+    def _dispose(self, tcp: bytes | None = None) -> None:
+        if self._handshake is not None:
+            self._handshake.drop()
+            self._handshake = None
+        super()._dispose(tcp)
+        self._tls = None

@@ -1,0 +1,694 @@
+"""What is special to TLS: handshakes, the two shapes of an end, faults amid the data, memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import attrs
+import pytest
+import pytest_twisted
+from OpenSSL import SSL
+from twisted.internet.threads import deferToThread
+
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.interfaces import Observer
+from monconn.policy.rules import Rules
+from monconn.policy.timeouts import Timeouts
+from monconn.relay.ends import HOLD_PAUSE
+from monconn.relay.relay import Relay
+from monconn.relay.sockets import handshake
+from monconn.relay.sockets.handshake import HandshakeRoom
+
+from .tls_socket import Cut, TlsSocket, context
+from .world import (
+    TLS_PIPES,
+    World,
+    exactly,
+    listen_tls,
+    reset,
+    to_the_end,
+    unread,
+    unsent,
+    until,
+    until_settled,
+)
+
+MB = 1 << 20
+ANSWER = bytes(range(256)) * (4 * MB // 256)
+CLIENT_PIPES = [pipe for pipe, (client, _) in TLS_PIPES.items() if client]
+BACKEND_PIPES = [pipe for pipe, (_, backend) in TLS_PIPES.items() if backend]
+
+
+@attrs.frozen
+class Case:
+    play: Callable[..., None]
+    pipes: tuple[str, ...]
+    world: dict[str, Any]
+
+
+CASES: list[Case] = []
+
+
+def case(*pipes: str, **world: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Play a function in a world of each of these pipes."""
+
+    def note(play: Callable[..., None]) -> Callable[..., None]:
+        CASES.append(Case(play, pipes, world))
+        return play
+
+    return note
+
+
+def refusals(world: World) -> list[ConnectionRecord]:
+    """The records of those who are refused from now on."""
+    noted: list[ConnectionRecord] = []
+
+    class Noting(Observer):
+        def refused(self, record: ConnectionRecord) -> None:
+            noted.append(record)
+
+    world.on_reactor(world.monitor.add_observer, Noting())
+    return noted
+
+
+def handshakes(world: World) -> HandshakeRoom:
+    path: Any = world.forwarder._path
+    room: HandshakeRoom = path._handshakes
+    return room
+
+
+def hello() -> bytes:
+    """The first bytes of a handshake."""
+    tls = SSL.Connection(context("1.3"), None)
+    tls.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        tls.do_handshake()
+    return tls.bio_read(1 << 16)
+
+
+def tls_of(sock: socket.socket) -> TlsSocket:
+    assert isinstance(sock, TlsSocket)
+    return sock
+
+
+# -- ends
+
+
+@case(*CLIENT_PIPES)
+def client_ends_by_a_bare_fin(world: World) -> None:
+    client, backend = world.pair()
+    client.sendall(b"question")
+    tls_of(client).fin()
+    assert to_the_end(backend) == (b"question", "fin")
+    sending = world.meanwhile(backend.sendall, ANSWER)
+    assert exactly(client, len(ANSWER)) == ANSWER
+    sending.result()
+    backend.close()
+    assert to_the_end(client) == (b"", "fin")
+    record = world.expect("client_closed", "--", "fin", "fin", up=8, down=len(ANSWER))
+    assert record.detail == "the client ended without close_notify"
+
+
+@case(*CLIENT_PIPES)
+def client_says_its_end_and_sends_no_fin(world: World) -> None:
+    client, backend = world.pair()
+    client.sendall(b"question")
+    tls_of(client).end()
+    assert to_the_end(backend) == (b"question", "fin")
+    sending = world.meanwhile(backend.sendall, ANSWER)
+    assert exactly(client, len(ANSWER)) == ANSWER
+    sending.result()
+    backend.close()
+    assert to_the_end(client) == (b"", "fin")
+    client.close()
+    record = world.expect("client_closed", "--", "fin", "fin", up=8, down=len(ANSWER))
+    assert record.detail == ""
+
+
+@case(*CLIENT_PIPES)
+def backend_ends_first_and_gets_the_rest(world: World) -> None:
+    client, backend = world.pair()
+    backend.sendall(b"that was all")
+    backend.shutdown(socket.SHUT_WR)
+    assert to_the_end(client) == (b"that was all", "fin")
+    sending = world.meanwhile(client.sendall, ANSWER)
+    assert exactly(backend, len(ANSWER)) == ANSWER
+    sending.result()
+    client.close()
+    assert to_the_end(backend) == (b"", "fin")
+    world.expect("backend_closed", "--", "fin", "fin", up=len(ANSWER), down=12)
+
+
+@case(*BACKEND_PIPES)
+def backend_cuts_its_answer_off(world: World) -> None:
+    client, backend = world.pair()
+    client.sendall(b"question")
+    assert exactly(backend, 8) == b"question"
+    reading = world.meanwhile(to_the_end, client, 1 << 15, 0.0005)  # slowly
+    backend.sendall(ANSWER)
+    tls_of(backend).fin()
+    assert reading.result() == (ANSWER, "reset")
+    record = world.expect("backend_reset", "SD", "none", "reset", up=8, down=len(ANSWER))
+    assert record.detail == "the backend ended without close_notify"
+    assert record.closed_by == "backend"
+
+
+@case(*BACKEND_PIPES)
+def backend_cuts_the_answer_to_a_client_that_has_ended(world: World) -> None:
+    client, backend = world.pair()
+    client.sendall(b"question")
+    client.shutdown(socket.SHUT_WR)
+    assert to_the_end(backend) == (b"question", "fin")
+    backend.sendall(b"part")
+    tls_of(backend).cut()
+    assert to_the_end(client) == (b"part", "reset")
+    record = world.expect("backend_reset", "SD", "fin", "reset", up=8, down=4)
+    assert record.detail == "the backend ended without close_notify"
+
+
+@case(*BACKEND_PIPES)
+def backend_closes_when_the_client_ends_and_says_nothing(world: World) -> None:
+    client, backend = world.pair()
+    client.sendall(b"bye")
+    client.shutdown(socket.SHUT_WR)
+    assert to_the_end(backend) == (b"bye", "fin")
+    tls_of(backend).cut()
+    assert to_the_end(client) == (b"", "reset")
+    record = world.expect("client_closed", "--", "fin", "fin", up=3, down=0)
+    assert record.detail == "the backend ended without close_notify"
+
+
+@case(*CLIENT_PIPES)
+def client_sends_and_leaves_at_once(world: World) -> None:
+    """Its kernel must not be made to answer with a reset: it has not sent everything yet."""
+    data = ANSWER[: 1 << 18]
+    for number in range(1, 21):
+        client = world.client()
+        client.sendall(data)
+        tls_of(client).end()
+        socket.socket.close(client)
+        backend = world.backend()
+        assert to_the_end(backend) == (data, "fin")
+        backend.close()
+        assert world.closed(number)[-1].reason == "client_closed"
+
+
+@case(*CLIENT_PIPES)
+def client_ends_and_resets_at_once(world: World) -> None:
+    """Both are reported by the same event: no other one comes."""
+    client, backend = world.pair()
+    world.on_reactor(_end_and_reset, tls_of(client))
+    assert to_the_end(backend)[0] == b""
+    backend.close()
+    (record,) = world.closed()
+    assert record.closed_by == "client"
+
+
+def _end_and_reset(client: TlsSocket) -> None:
+    client.end()
+    reset(client)
+
+
+@case(*CLIENT_PIPES)
+def everything_comes_with_the_end_of_the_handshake(world: World) -> None:
+    """No event reports it once more."""
+    sock = world.raw_client()
+    tls = SSL.Connection(context(world.client_tls), None)
+    tls.set_connect_state()
+    is_done = False
+    while not is_done:
+        try:
+            tls.do_handshake()
+            is_done = True
+        except SSL.WantReadError:
+            pass
+        if is_done:
+            tls.send(b"early")
+            tls.shutdown()
+        try:
+            sock.sendall(tls.bio_read(1 << 16))
+        except SSL.WantReadError:
+            pass
+        if is_done:
+            sock.shutdown(socket.SHUT_WR)
+        else:
+            tls.bio_write(sock.recv(1 << 16))
+    backend = world.backend()
+    assert to_the_end(backend) == (b"early", "fin")
+    backend.close()
+    world.expect("client_closed", "--", "fin", "fin", up=5, down=0)
+
+
+# -- faults amid the data
+
+
+@case(*CLIENT_PIPES)
+def client_sends_garbage_amid_its_data(world: World) -> None:
+    client, backend = world.pair()
+    client.sendall(b"good")
+    assert exactly(backend, 4) == b"good"
+    socket.socket.sendall(client, b"\x17\x03\x03\x00\x20" + bytes(32))
+    assert to_the_end(backend)[1] == "reset"
+    record = world.expect("error", "ID", "none", "none", up=4, down=0)
+    assert record.detail == "a record of the client's has been altered on its way"
+
+
+@case(*BACKEND_PIPES)
+def backend_sends_garbage_amid_its_data(world: World) -> None:
+    client, backend = world.pair()
+    backend.sendall(b"good")
+    assert exactly(client, 4) == b"good"
+    socket.socket.sendall(backend, b"\x17\x03\x03\x00\x20" + bytes(32))
+    assert to_the_end(client) == (b"", "reset")
+    world.expect("error", "ID", "none", "none", up=0, down=4)
+
+
+@case(*CLIENT_PIPES)
+def client_refuses_what_it_gets(world: World) -> None:
+    client, backend = world.pair()
+    backend.sendall(b"good")
+    assert exactly(client, 4) == b"good"
+    tls_of(client).tls.bio_write(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(SSL.Error):
+        client.recv(1)
+    tls_of(client)._flush()  # the alert
+    assert to_the_end(backend) == (b"", "reset")
+    record = world.expect("client_reset", "CD", "reset", "none", up=0, down=4)
+    assert "the alert" in record.detail
+
+
+@case("tls12_to_tls12")
+def client_wants_to_negotiate_anew(world: World) -> None:
+    client, backend = world.pair()
+    tls_of(client).tls.renegotiate()
+    with pytest.raises(SSL.Error):
+        tls_of(client).tls.do_handshake()
+    tls_of(client)._flush()
+    with pytest.raises((SSL.Error, OSError)):
+        client.recv(1)  # the alert no_renegotiation, which is fatal to OpenSSL
+    socket.socket.close(client)
+    assert to_the_end(backend)[0] == b""
+    backend.close()
+    world.closed()
+
+
+# -- handshakes of clients
+
+
+@case("tls_to_plain")
+def blocked_client_costs_no_handshake(world: World) -> None:
+    world.on_reactor(world.monitor.block, "127.0.0.1")
+    client = world.raw_client()
+    assert to_the_end(client)[0] == b""
+    assert world.monitor.stats()["refused_by"] == {"blocked": 1}
+    assert len(handshakes(world)) == 0
+
+
+@case("tls_to_plain")
+def client_blocked_amid_its_handshake(world: World) -> None:
+    sock = world.raw_client()
+    until(lambda: len(handshakes(world)) == 1)
+    world.on_reactor(world.monitor.block, "127.0.0.1")
+    tls = SSL.Connection(context("1.3"), None)
+    tls.set_connect_state()
+    client = world._keep(TlsSocket(sock, tls))
+    with pytest.raises((Cut, ConnectionResetError)):
+        client.recv(1)
+    assert world.monitor.stats()["refused_by"] == {"blocked": 1}
+
+
+FAULTS = {
+    b"GET / HTTP/1.0\r\n\r\n": "the client speaks plain HTTP",
+    b"\x00" * 300: "the client does not speak TLS",
+    b"SSH-2.0-OpenSSH_9.2\r\n": "the client does not speak TLS",
+}
+
+
+@case("tls_to_plain")
+def garbage_is_refused(world: World) -> None:
+    noted = refusals(world)
+    for sent in FAULTS:
+        client = world.raw_client()
+        client.sendall(sent)
+        to_the_end(client)
+    until(lambda: len(noted) == len(FAULTS))
+    assert [record.detail for record in noted] == list(FAULTS.values())
+    assert {record.refusal for record in noted} == {"handshake_failed"}
+    assert {record.code for record in noted} == {"PR"}
+    assert world.monitor.stats()["total"] == 0
+
+
+@case("tls_to_plain")
+def client_that_does_not_trust_us_says_so(world: World) -> None:
+    noted = refusals(world)
+    mistrusting = context("1.3")
+    mistrusting.set_verify(SSL.VERIFY_PEER, lambda *_: False)
+    tls = SSL.Connection(mistrusting, None)
+    tls.set_connect_state()
+    sock = world.raw_client()
+    with pytest.raises(SSL.Error):
+        world._keep(TlsSocket(sock, tls))
+    until(lambda: noted)
+    assert "alert" in noted[0].detail
+    assert "[" not in noted[0].detail
+
+
+@case("tls_to_plain")
+def clients_that_leave_amid_the_handshake(world: World) -> None:
+    noted = refusals(world)
+    for sent in (b"", hello(), hello()[:40]):
+        client = world.raw_client()
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        to_the_end(client)
+    until(lambda: len(noted) == 3)
+    client = world.raw_client()
+    client.sendall(hello()[:9])
+    until(lambda: len(handshakes(world)) == 1)
+    reset(client)
+    until(lambda: len(noted) == 4)
+    details = ["closed amid the handshake"] * 3 + ["reset amid the handshake"]
+    assert [record.detail for record in noted] == details
+    assert len(handshakes(world)) == 0
+
+
+@case("tls_to_plain", tls=listen_tls(0.3))
+def slow_clients_cost_no_backend(world: World) -> None:
+    noted = refusals(world)
+    silent, dribbling = world.raw_client(), world.raw_client()
+    until(lambda: len(handshakes(world)) == 2)
+    for byte in hello()[:20]:
+        try:
+            dribbling.sendall(bytes([byte]))
+        except OSError:
+            break
+        time.sleep(0.02)
+    for client in (silent, dribbling):
+        to_the_end(client)
+    until(lambda: len(noted) == 2)
+    assert {record.refusal for record in noted} == {"handshake_timeout"}
+    assert sorted(record.detail for record in noted) == [
+        "it was not complete in 0.3 s",
+        "nothing was received in 0.3 s",
+    ]
+    world._backend_listener.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        world.raw_backend()
+    assert world.monitor.stats()["total"] == 0
+
+
+@case(*CLIENT_PIPES)
+def handshake_in_single_bytes(world: World) -> None:
+    class Dribbling(socket.socket):
+        def sendall(self, data: Any, flags: int = 0) -> None:
+            for at in range(len(data)):
+                super().sendall(data[at : at + 1])
+
+    raw = world.raw_client()
+    sock = Dribbling(raw.family, raw.type, raw.proto, raw.detach())
+    sock.settimeout(5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    tls = SSL.Connection(context(world.client_tls), None)
+    tls.set_connect_state()
+    done = False
+    while not done:
+        try:
+            tls.do_handshake()
+            done = True
+        except SSL.WantReadError:
+            pass
+        try:
+            sock.sendall(tls.bio_read(1 << 16))
+        except SSL.WantReadError:
+            pass
+        if not done:
+            tls.bio_write(sock.recv(1))
+    tls.send(b"hello")
+    sock.sendall(tls.bio_read(1 << 16))
+    backend = world.backend()
+    assert exactly(backend, 5) == b"hello"
+    backend.close()
+    sock.close()
+    world.closed()
+
+
+@case("tls_to_plain", tls=listen_tls(0.5))
+def surplus_waits_in_the_accept_queue(world: World) -> None:
+    noted = refusals(world)
+    with patch.object(handshake, "MOST_HANDSHAKES", 4):
+        silent = [world.raw_client() for _ in range(6)]
+        until(lambda: len(handshakes(world)) == 4)
+        assert until_settled(lambda: len(handshakes(world))) == 4
+        client = world.client()  # once those before it have timed out
+        assert len(noted) >= 4
+        for each in silent:
+            each.close()
+        backend = world.backend()
+        client.sendall(b"here I am")
+        assert exactly(backend, 9) == b"here I am"
+    client.close()
+    backend.close()
+    world.closed()
+
+
+@case("tls_to_plain", rules=Rules(conn_limit=1))
+def those_who_find_no_slot_wait_after_the_handshake(world: World) -> None:
+    tries = []
+    for _ in range(3):
+        sock = world.raw_client()
+        tries.append(sock)
+    until(lambda: len(handshakes(world)) == 3)
+    clients = []
+    for sock in tries:
+        tls = SSL.Connection(context("1.3"), None)
+        tls.set_connect_state()
+        clients.append(world._keep(TlsSocket(sock, tls)))
+    for number, client in enumerate(clients):
+        client.sendall(b"number %d" % number)
+    for number, client in enumerate(clients):
+        backend = world.backend()
+        assert len(world.monitor) == 1
+        assert exactly(backend, 8) == b"number %d" % number
+        assert to_the_end_of_pair(client, backend) == (b"", "fin")
+    world.closed(3)
+    assert world.monitor.stats()["refused"] == 0
+
+
+def to_the_end_of_pair(client: socket.socket, backend: socket.socket) -> tuple[bytes, str]:
+    client.close()
+    try:
+        return to_the_end(backend)
+    finally:
+        backend.close()
+
+
+@case("tls_to_plain", rules=Rules(conn_limit=1, when_full="refuse"))
+def those_who_find_no_slot_are_refused_if_the_rules_say_so(world: World) -> None:
+    first, second = world.raw_client(), world.raw_client()
+    until(lambda: len(handshakes(world)) == 2)
+    clients = []
+    for sock in (first, second):
+        tls = SSL.Connection(context("1.3"), None)
+        tls.set_connect_state()
+        clients.append(world._keep(TlsSocket(sock, tls)))
+    with pytest.raises((Cut, ConnectionResetError)):
+        clients[1].recv(1)
+    assert world.monitor.stats()["refused_by"] == {"conn_limit": 1}
+    to_the_end_of_pair(clients[0], world.backend())
+    world.closed()
+
+
+@case("tls_to_plain", rules=Rules(conn_limit=1))
+def what_is_left_of_a_program_turns_away_who_is_not_admitted(world: World) -> None:
+    world.raw_client()
+    until(lambda: len(handshakes(world)) == 1)
+    world.on_reactor(handshakes(world).close)
+    assert len(handshakes(world)) == 0
+    assert world.monitor.stats()["refused_by"] == {"stopping": 1}
+    assert len(world.deadlines) == 0
+
+
+@case("tls_to_plain")
+def flood_of_handshakes_stalls_no_bytes(world: World) -> None:
+    """Hundreds of hellos at once are worked off beside the connections that are there."""
+    client, backend = world.pair()
+    first = hello()
+    flood = [world.raw_client() for _ in range(300)]
+
+    def send_all() -> None:
+        for sock in flood:
+            sock.sendall(first)
+
+    # From the reactor's thread, so that all are there when it looks.
+    turns: list[float] = []
+    share = handshakes(world)._share
+    take = share.take
+
+    def counting() -> bool:
+        turns.append(share._loop.now)
+        return take()
+
+    with patch.object(share, "take", counting):
+        world.on_reactor(send_all)
+        until(lambda: all(unread(sock) for sock in flood))
+    assert len(set(turns)) > 3, "one turn has served them all"
+    client.sendall(b"ping")
+    assert exactly(backend, 4) == b"ping"
+    for sock in flood:
+        sock.close()
+    until(lambda: not len(handshakes(world)))
+    to_the_end_of_pair(client, backend)
+    world.closed()
+
+
+# -- handshakes with backends
+
+
+@case("plain_to_tls", "tls_to_tls")
+def backend_that_speaks_no_tls(world: World) -> None:
+    client = world.client()
+    backend = world.raw_backend()
+    backend.sendall(b"220 welcome to this server, which knows no TLS\r\n")
+    assert to_the_end(client) == (b"", "fin")
+    client.close()
+    backend.close()
+    record = world.expect("backend_unreachable", "SC", "none", "none", up=0, down=0)
+    assert record.detail == "the backend does not speak TLS"
+
+
+@case("plain_to_tls", "tls_to_tls")
+def backend_closes_amid_the_handshake(world: World) -> None:
+    client = world.client()
+    backend = world.raw_backend()
+    exactly(backend, 100)
+    backend.shutdown(socket.SHUT_WR)
+    assert to_the_end(client) == (b"", "fin")
+    client.close()
+    record = world.expect("backend_unreachable", "SC", "none", "none", up=0, down=0)
+    assert record.detail == "closed amid the handshake"
+
+
+@case("plain_to_tls")
+def backend_resets_amid_the_handshake(world: World) -> None:
+    client = world.client()
+    backend = world.raw_backend()
+    exactly(backend, 100)
+    reset(backend)
+    assert to_the_end(client) == (b"", "fin")
+    client.close()
+    world.expect("backend_reset", "SC", "none", "none", up=0, down=0)
+
+
+@case("plain_to_tls", "tls_to_tls", timeouts=Timeouts(connect_timeout=0.3))
+def backend_says_nothing(world: World) -> None:
+    client = world.client()
+    backend = world.raw_backend()
+    assert to_the_end(client) == (b"", "fin")
+    client.close()
+    to_the_end(backend)
+    world.expect("connect_timeout", "sC", "none", "timeout", up=0, down=0)
+
+
+@case("plain_to_tls")
+def client_leaves_amid_the_backend_s_handshake(world: World) -> None:
+    client = world.client()
+    client.sendall(b"hello")
+    backend = world.raw_backend()
+    client.close()
+    tls = SSL.Connection(context("1.3"), None)
+    tls.set_accept_state()
+    served = world._keep(TlsSocket(backend, tls))
+    assert to_the_end(served) == (b"hello", "fin")
+    served.close()
+    world.expect("client_closed", "--", "fin", "fin", up=5, down=0)
+
+
+# -- key update, and bytes of any size
+
+
+@case("tls_to_tls", "tls12_to_tls12")
+def pieces_of_any_size(world: World) -> None:
+    client, backend = world.pair()
+    for sender, receiver in ((client, backend), (backend, client)):
+        for size in (1, 16383, 16384, 16385, 65535, 65536, 65537, 300_000, 1):
+            sending = world.meanwhile(sender.sendall, ANSWER[:size])
+            assert exactly(receiver, size) == ANSWER[:size]
+            sending.result()
+    to_the_end_of_pair(client, backend)
+    world.closed()
+
+
+@case("tls_to_plain")
+def short_records_take_no_larger_share(world: World) -> None:
+    client, backend = world.pair()
+    count = 30_000
+    tls = tls_of(client).tls
+    records = []
+    for _ in range(count):
+        tls.send(b"x")
+        records.append(tls.bio_read(100))
+    loop = world.paths._loop
+    assert loop is not None
+    (relay,) = world.monitor._live.values()
+    assert isinstance(relay, Relay)
+    world.on_reactor(relay.hold, "up", HOLD_PAUSE)
+    sending = world.meanwhile(socket.socket.sendall, client, b"".join(records))
+    until_settled(lambda: unsent(client))  # as much of it has come as the kernel takes
+    with patch.object(loop, "rearm", wraps=loop.rearm) as rearm:
+        world.on_reactor(relay.release, "up", HOLD_PAUSE)
+        assert exactly(backend, count) == b"x" * count
+        sending.result()
+    assert rearm.call_count, "its first 64 KiB are a turn's share"
+    to_the_end_of_pair(client, backend)
+    world.closed()
+
+
+# -- memory
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+IDLE_BYTES = 40 << 10
+"""What an idle connection may take of us; about 30 KiB are measured. Both sides are this process
+here, and the client has as much for itself."""
+
+
+@case("tls_to_plain")
+def idle_connections_are_small(world: World) -> None:
+    pairs = [world.pair() for _ in range(50)]  # what is made once is made
+    count = 400
+    before = resident_bytes()
+    pairs += [world.pair() for _ in range(count)]
+    each = (resident_bytes() - before) / count
+    assert each < 2 * IDLE_BYTES
+    for client, backend in pairs:
+        client.close()
+        backend.close()
+    world.closed(450)
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(each, pipe, id=f"{each.play.__name__}-{pipe}")
+        for each in CASES
+        for pipe in each.pipes
+    ]
+
+
+@pytest.mark.parametrize(("played", "pipe"), cases())
+@pytest_twisted.ensureDeferred
+async def test_tls(played: Case, pipe: str, tmp_path: Path) -> None:
+    def play() -> None:
+        with World(tmp_path, "ipv4", pipe, **played.world) as world:
+            played.play(world)
+
+    await deferToThread(play)

@@ -9,8 +9,9 @@ phase         entered by                            meaning
 connecting    (the beginning)                       there is no connection yet
 open          the connection is established         bytes move, and events are reported
 draining      ``close``                             what we hold is delivered, then the socket is
-                                                    closed; input is discarded, and nothing but the
-                                                    end is reported
+                                                    closed, once the peer has ended and has
+                                                    acknowledged everything; input is discarded, and
+                                                    nothing but its end is reported
 resetting     ``reset``; ``abort``, where closing   what we hold is delivered, then the socket is
               takes a turn                          reset
 closed        the peer failed or has closed; all    the socket is closed, and the relay was notified
@@ -89,7 +90,11 @@ class End(Protocol):
         """Deliver the bytes that were sent, then send the end (FIN)."""
 
     def close(self) -> None:
-        """Deliver the bytes that were sent, end the writing, and close once the peer has ended."""
+        """Deliver the bytes that were sent, end the writing, and close once the peer has ended.
+
+        While the record has no reason, not before the peer has acknowledged everything either. To
+        call it again ends that waiting: the kernel goes on delivering.
+        """
 
     def reset(self) -> None:
         """Deliver the bytes that were sent, then reset; the relay aborts it after some seconds."""
@@ -117,8 +122,10 @@ class End(Protocol):
         """How many bytes the peer has acknowledged, ever."""
 
     def is_delivered(self) -> bool:
-        """Whether all bytes for the peer were acknowledged, and no stage holds any; our end, too, if
-        we have ended the writing."""
+        """Whether all bytes for the peer were acknowledged, and no stage holds any.
+
+        If we have ended the writing, our end as well.
+        """
 
     def stages_drained(self) -> None:
         """The stages hold nothing (any more): what waited for that may follow."""
@@ -164,7 +171,7 @@ class EndListener(Protocol):
         """The connection was closed in order; the End is closed."""
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
-        """The connection failed; the End is closed.
+        """The connection failed, maybe after its end in order; the End is closed.
 
         :param how: ``none`` if it was not the peer's doing (a certificate that we refused).
         """

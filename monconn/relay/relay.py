@@ -62,6 +62,7 @@ class Relay:
     __slots__ = (
         "_deadlines",
         "_gone",
+        "_lost_detail",
         "_monitor",
         "_progress",
         "_state",
@@ -88,6 +89,7 @@ class Relay:
         self._deadlines = deadlines
         self._state: RelayState = "connecting"
         self._gone: tuple[Side, ...] = ()
+        self._lost_detail = ""  # of a side that has vanished after its end
         # Made on demand: most connections end before the first check, and unwatched.
         self._progress: tuple[SendProgress, SendProgress] | None = None
         self._watchers: Watchers | None = None
@@ -273,7 +275,7 @@ class Relay:
         What it sent is still to be delivered; then that is the reason.
         """
         self.record.note_end(side, "timeout")
-        self.record.detail = detail
+        self._lost_detail = detail
 
     def end(self, reason: Reason, reset: bool = False) -> None:
         """Implements ``IConnection.end``."""
@@ -319,9 +321,9 @@ class Relay:
         record = self.record
         if record.reason is None:
             if record.client_end == "timeout":
-                self._set_reason("client_lost", record.detail)
+                self._set_reason("client_lost", self._lost_detail)
             elif record.backend_end == "timeout":
-                self._set_reason("backend_lost", record.detail)
+                self._set_reason("backend_lost", self._lost_detail)
             else:
                 self._set_reason(CLOSED_REASONS[record.first_end or side])
         self._deadlines.cancel(self)
@@ -349,6 +351,7 @@ class Relay:
             return self._check_ending(self.record.ending, now)
         self._set_keepalive()
         self._check_progress(now)
+        self.measure()  # also to note since when a side does not answer
         if not self._has_lost(now):
             when, reason = self._monitor.timeouts.next_deadline(self.record)
             if reason is not None and when <= now:
@@ -387,8 +390,6 @@ class Relay:
             if end.side not in self._gone  # what is known of those that are will not change
             and (limit := timeouts.unreachable_limit(end.side, record))
         ]
-        if limits:
-            self.measure()
         for side, limit in limits:
             if record.is_unreachable(side, limit, now):
                 is_given = timeouts.unreachable_timeout.of(side)
@@ -398,8 +399,12 @@ class Relay:
 
     def _find_unreachable(self) -> Side | None:
         """Which side does not answer, by what the kernel knows; the one that was first to."""
-        self.measure()
         record = self.record
+        if record.client_end == "timeout":  # that was noted before, and the other side lives on
+            return "client"
+        if record.backend_end == "timeout":
+            return "backend"
+        self.measure()
         since: list[tuple[float, Side]] = []
         if record.client_unreachable is not None and "client" not in self._gone:
             since.append((record.client_unreachable, "client"))
@@ -417,7 +422,7 @@ class Relay:
             self._handle(_DROPPED_EVENT[side])
         else:
             self.record.note_end(side, "timeout")
-            self._set_reason(_LOST_REASON[side], limit)
+            self._set_reason(_LOST_REASON[side], self._lost_detail or limit)
             self._handle(_BROKEN_EVENT[side])
         (self.client if side == "client" else self.backend).abort()
 

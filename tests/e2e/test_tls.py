@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import socket
 import ssl
@@ -74,11 +75,19 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
+def cut_off(client: socket.socket) -> None:
+    """Answer a part, and close TCP alone, if that can be seen."""
+    if receive(client, len(QUESTION)) == QUESTION:
+        client.sendall(ANSWER[:100])
+        os.close(client.detach())
+
+
 BEHAVIOURS: dict[str, Callable[[socket.socket], object]] = {
     "echo": echo,
     "late": answer_late,
     "leaving": answer_and_leave,
     "speaking": speaker,
+    "cutting": cut_off,
 }
 
 
@@ -91,7 +100,8 @@ def backends(certificate: Certificate) -> Iterator[dict[str, Backend]]:
         def serve_tls(client: socket.socket) -> None:
             with context.wrap_socket(client, server_side=True) as wrapped:
                 serve(wrapped)
-                wrapped.unwrap()
+                if wrapped.fileno() >= 0:
+                    wrapped.unwrap()
 
         return serve_tls
 
@@ -124,6 +134,9 @@ def monconn(
     roots = certificate.certificate.parent
     # An option that Twisted alone has, and a name that needs no resolving.
     twisted = rf"tls:localhost.:{port}:endpoint=tcp\:127.0.0.1\:{port}"
+    cutting = backends["tls_cutting"].port
+    cut = rf"tls:localhost.:{cutting}:endpoint=tcp\:127.0.0.1\:{cutting}:trustRoots={roots}"
+    services["over_twisted_cutting"] = {**plain, "backend": cut}
     services["by_twisted"] = {**plain, "backend": f"{twisted}:trustRoots={roots}"}
     services["mistrusting_by_twisted"] = {**plain, "backend": twisted}
     echo_address = f"127.0.0.1:{backends['plain_echo'].port}"
@@ -243,6 +256,17 @@ def test_a_backend_that_twisted_connects_to(monconn: Monconn) -> None:
         assert client.recv(100) == b""
     ended = r"mistrusting_by_twisted: \S+ backend_unreachable after \S+, up 0 B, down 0 B"
     monconn.log.wait_for(rf"{ended} \(the backend.s certificate is not trusted: it is self-signed")
+
+
+@pytest.mark.parametrize("service", ["over_twisted_cutting", "plain_to_tls_cutting"])
+def test_a_backend_that_cuts_its_answer_off(monconn: Monconn, service: str) -> None:
+    with connect(monconn.port(service)) as client:
+        client.sendall(QUESTION)
+        assert receive(client, 100) == ANSWER[:100]
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    ended = rf"{service}: \S+ backend_reset after \S+, up 22 B, down 100 B"
+    monconn.log.wait_for(rf"{ended} \(the backend ended without close_notify\)$")
 
 
 def test_a_listener_of_twisted(monconn: Monconn, client: Client) -> None:

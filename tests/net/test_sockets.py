@@ -189,6 +189,52 @@ def test_the_first_error_is_retained(tcp: tuple[ErrorTrackingSocket, socket.sock
     assert ours.error_number == errno.ECONNRESET
 
 
+@pytest.mark.parametrize("read", ["recv", "recvmsg"])
+def test_a_reset_whose_error_a_write_has_taken_is_no_end(
+    tcp: tuple[ErrorTrackingSocket, socket.socket], read: str
+) -> None:
+    ours, peer = tcp
+    reset(peer)
+    wait_for(ours, select.POLLERR)
+    with pytest.raises(ConnectionResetError):
+        ours.send(b"x")
+    with pytest.raises(ConnectionResetError):  # the kernel has nothing more to say: b""
+        getattr(ours, read)(1)
+    assert not ours.has_ended
+
+
+def test_a_reset_after_an_end_is_told_by_the_error_of_a_write(
+    pair: tuple[ErrorTrackingSocket, socket.socket],
+) -> None:
+    ours, peer = pair
+    peer.sendall(b"last words")
+    peer.shutdown(socket.SHUT_WR)
+    wait_for(ours, select.POLLIN)
+    reset(peer)
+    wait_for(ours, select.POLLHUP)
+    with pytest.raises(BrokenPipeError):
+        send_for_ever(ours)
+    assert ours.error_number == errno.EPIPE
+    assert ours.recv(100) == b"last words"
+    assert ours.recv(100) == b""
+    assert ours.has_ended
+
+
+def test_a_unix_socket_closed_with_bytes_unread_is_reset_whatever_a_write_says() -> None:
+    ours, peer = socket.socketpair()
+    tracking = track_errors(Descriptor(ours))
+    assert tracking is not None
+    with peer:
+        tracking.send(b"unread")
+        peer.close()
+        with pytest.raises(BrokenPipeError):
+            tracking.send(b"more")
+        assert tracking.error_number == errno.ECONNRESET
+        with pytest.raises(ConnectionResetError):
+            tracking.recv(100)
+    tracking.close()
+
+
 def test_a_pending_error_is_recorded_at_the_close(
     tcp: tuple[ErrorTrackingSocket, socket.socket],
 ) -> None:

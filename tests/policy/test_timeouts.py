@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from monconn.model.record import ConnectionRecord
+from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
 
 NEVER = float("inf")
@@ -122,6 +123,35 @@ def test_next_check(limits: dict[str, float], now: float, check: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("limits", "fields", "check"),
+    [
+        # As long as it answers, what happens after a check cannot be due before the next one.
+        ({"unreachable_timeout": 20.0}, {}, 205.0),
+        ({"unreachable_timeout": 2.0}, {}, 200.5),
+        # Once it does not: often, as nothing tells that it answers again, and when it is due.
+        ({"unreachable_timeout": 20.0}, {"client_unanswered": 199.0}, 201.0),
+        ({"unreachable_timeout": 20.0}, {"backend_unanswered": 180.5}, 200.5),
+        ({"unreachable_timeout": 20.0}, {"backend_unanswered": 150.0}, 200.25),
+        ({"unreachable_timeout": Sides(20.0, 0.0)}, {"backend_unanswered": 150.0}, 205.0),
+        # Unset, it is half_close_timeout's default once the backend has ended, if that is unset.
+        ({}, {"client_unanswered": 199.0}, NEVER),
+        ({"half_close_timeout": None}, {"client_unanswered": 199.0}, NEVER),
+        (
+            {"half_close_timeout": None},
+            {"backend_ended": 195.0, "client_unanswered": 195.0, "client_stalled": 196.0},
+            201.0,
+        ),
+        ({"half_close_timeout": None}, {"backend_ended": 199.0}, 215.0),
+        ({"half_close_timeout": 300}, {"backend_ended": 199.0, "half_closed": 199.0}, 499.0),
+    ],
+)
+def test_next_check_of_a_side_that_may_have_vanished(
+    limits: dict[str, Any], fields: dict[str, Any], check: float
+) -> None:
+    assert Timeouts(**OFF | limits).next_check(make_record(**fields), 200.0) == check
+
+
+@pytest.mark.parametrize(
     ("limits", "seconds"),
     [
         ({}, 30.0),
@@ -130,6 +160,7 @@ def test_next_check(limits: dict[str, float], now: float, check: float) -> None:
         ({"max_lifetime": 20}, 20),
         ({"write_timeout": 40, "max_idle": 80}, 10),
         ({"write_timeout": 80, "max_idle": 40}, 10),
+        ({"unreachable_timeout": 40}, 10),
         ({"half_close_timeout": 1}, 30.0),  # the change of state brings a check
     ],
 )

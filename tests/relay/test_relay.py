@@ -826,6 +826,16 @@ def test_a_side_that_vanishes_after_its_end(stage: Stage, side: str) -> None:
     assert (stage.record.closed_by, stage.record.detail) == (side, "ETIMEDOUT")
 
 
+def test_a_limit_of_the_side_that_is_left_does_not_hide_that_the_other_has_vanished() -> None:
+    stage = Stage(half_close_timeout=20).open()
+    stage.relay.eof(stage.backend)
+    stage.relay.broken(stage.backend, "timeout", "EHOSTUNREACH")
+    assert stage.record.reason is None
+    assert stage.ends_in(20)
+    assert stage.summary() == ("backend_lost", "SD", "none", "timeout", "backend")
+    assert stage.record.detail == "EHOSTUNREACH"
+
+
 # -- whatever the order
 
 

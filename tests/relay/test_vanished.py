@@ -1,8 +1,7 @@
 """Peers that vanish, in a network namespace: who is said to be lost, who ended, and by which limit.
 
-Everything runs at the same time, each row at a service of its own. An address is taken away from
-the machine of the peers, so that nothing answers there any more; a second one stays, for those that
-live and must not be lost.
+Everything runs at the same time, each row at a service of its own. Two cables lead to the machine
+of the peers; one of them is cut, the other stays, for those that live and must not be lost.
 """
 
 from __future__ import annotations
@@ -38,14 +37,16 @@ from monconn.relay import paths
 from monconn.relay.forwarder import Forwarder
 from monconn.relay.paths import DataPaths
 
-OURS, VANISHING, STAYING = "10.99.0.1", "10.99.0.2", "10.99.0.3"
+STAYING, VANISHING = 0, 1
+"""The cables."""
+THEIR_MAC = "02:00:00:00:00:02"
 CLONE_NEWNET = 0x40000000
 OFF: dict[str, Any] = {"keepalive": False, "max_idle": 0, "write_timeout": 0}
 PROBING = Keepalive(idle=1, interval=1, count=9)
 SOON = Keepalive(idle=1, interval=1, count=3)
-BACKEND_ENDED_SECONDS = 4.0
-LATER_SECONDS = 4.5
-"""After the cut: a peer that vanished is unreachable by then."""
+BACKEND_ENDED_SECONDS = 5.0
+LATER_SECONDS = 8.0
+"""After the cut: by then, one look at the kernel's counters shows that a peer has vanished."""
 PATIENCE_SECONDS = 20.0
 
 
@@ -79,7 +80,7 @@ ROWS = [
         "client",
         "",
         "backend ends",
-        {"half_close_timeout": 0, "max_idle": 5},
+        {"half_close_timeout": 0, "max_idle": 8},
         lost("backend", "timeout", "fin", "CL", "idle_timeout"),
     ),
     Row(
@@ -101,14 +102,14 @@ ROWS = [
         "client",
         "client ends",
         "backend sends",
-        {"write_timeout": 5},
+        {"write_timeout": 8},
         lost("client", "timeout", "none", "CD", "write_timeout"),
     ),
     Row(
         "client",
         "client ends",
         "backend sends",
-        {"half_close_timeout": 4},
+        {"half_close_timeout": 8},
         lost("client", "timeout", "none", "CD", "half_close_timeout"),
     ),
     # A subscriber only receives.
@@ -123,7 +124,7 @@ ROWS = [
         "client",
         "",
         "backend sends",
-        {"write_timeout": 5},
+        {"write_timeout": 8},
         lost("client", "timeout", "none", "CD", "write_timeout"),
     ),
     Row(
@@ -206,14 +207,14 @@ ROWS = [
         "backend",
         "",
         "client sends, client ends",
-        {"max_idle": 6},
+        {"max_idle": 8},
         lost("client", "fin", "timeout", "SD", "idle_timeout"),
     ),
     Row(
         "backend",
         "",
         "client ends",
-        {"half_close_timeout": 4},
+        {"half_close_timeout": 8},
         lost("client", "fin", "timeout", "SD", "half_close_timeout"),
     ),
     Row(
@@ -279,15 +280,27 @@ def inside(namespace: int, outside: int) -> Iterator[None]:
 
 @attrs.frozen
 class Network:
-    """Our machine and that of the peers, with a cable between them."""
+    """Our machine and that of the peers, with two cables between them."""
 
     name: str
     ours: int
     theirs: int
 
-    def cut(self) -> None:
-        """Nothing answers at the address that vanishes, from now on."""
-        run(f"ip -n {self.name}p addr del {VANISHING}/24 dev peer")
+    def cut(self, way: str) -> None:
+        """Nothing answers at the other end of one cable, from now on."""
+        if way == "silence":
+            # Else the address could not be resolved any more, which the kernel knows.
+            theirs = f"{_address(VANISHING, 'peer')} lladdr {THEIR_MAC} dev ours{VANISHING}"
+            run(f"ip -n {self.name}m neigh replace {theirs}")
+            run(f"ip -n {self.name}p addr flush dev peer{VANISHING}")
+        elif way == "their_link":
+            run(f"ip -n {self.name}p link set peer{VANISHING} down")
+        else:
+            run(f"ip -n {self.name}m link set ours{VANISHING} down")
+
+
+def _address(cable: int, end: str) -> str:
+    return f"10.99.{cable}.{1 if end == 'ours' else 2}"
 
 
 @pytest.fixture
@@ -302,15 +315,12 @@ def network() -> Iterator[Network]:
             run(f"ip netns add {name}p")
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"this needs root and network namespaces: {error}")
-        run(f"ip -n {name}m link add ours type veth peer name peer netns {name}p")
-        run(f"ip -n {name}m addr add {OURS}/24 dev ours")
-        for address in (STAYING, VANISHING):  # the second goes without the first
-            run(f"ip -n {name}p addr add {address}/24 dev peer")
-        run(f"ip -n {name}p link set peer address 02:00:00:00:00:02")
-        for link in ("m link set ours up", "p link set peer up"):
-            run(f"ip -n {name}{link}")
-        # Else the address could not be resolved any more, which is an error that is reported.
-        run(f"ip -n {name}m neigh add {VANISHING} lladdr 02:00:00:00:00:02 dev ours")
+        for cable in (STAYING, VANISHING):
+            run(f"ip -n {name}m link add ours{cable} type veth peer name peer{cable} netns {name}p")
+            run(f"ip -n {name}p link set peer{cable} address {THEIR_MAC}")
+            for machine, end in (("m", "ours"), ("p", "peer")):
+                run(f"ip -n {name}{machine} addr add {_address(cable, end)}/24 dev {end}{cable}")
+                run(f"ip -n {name}{machine} link set {end}{cable} up")
         made += [os.open(f"/run/netns/{name}{each}", os.O_RDONLY) for each in "mp"]
         with inside(made[1], home):
             yield Network(name, made[1], made[2])
@@ -334,18 +344,17 @@ class Played:
     def __init__(self, row: Row, network: Network, paths: DataPaths, reactor: Any) -> None:
         self.row = row
         self._network = network
-        self._addresses = {
+        cables = {
             side: VANISHING if row.vanishes == side else STAYING for side in ("client", "backend")
         }
         with inside(network.theirs, network.ours):
-            self._listening = socket.create_server((self._addresses["backend"], 0))
+            self._listening = socket.create_server((_address(cables["backend"], "peer"), 0))
         self._listening.setblocking(False)
         backend = TcpAddress(*self._listening.getsockname())
-        sock = open_listener(TcpAddress(OURS, 0))
+        ours = TcpAddress(_address(cables["client"], "ours"), 0)
+        sock = open_listener(ours)
         self.monitor = Monitor("test", policy=Policy.of(**OFF | row.policy))
-        forwarder = Forwarder(
-            self.monitor, paths.between(self.monitor, TcpAddress(OURS, 0), backend)
-        )
+        forwarder = Forwarder(self.monitor, paths.between(self.monitor, ours, backend))
         self._listener = Listener(sock, reactor, forwarder.accepted, self.monitor.must_wait)
         self._listener.resume()
         self._where = sock.getsockname()
@@ -362,7 +371,7 @@ class Played:
             )
             return
         with inside(self._network.theirs, self._network.ours):
-            client = socket.create_connection(self._where, 5, (self._addresses["client"], 0))
+            client = socket.create_connection(self._where, 5)
         client.setblocking(False)
         self.sockets["client"] = client
 
@@ -448,9 +457,17 @@ async def until(condition: Callable[[], bool]) -> None:
         await pause(0.02)
 
 
-@pytest.mark.parametrize("pipe", ["sockets", "transports"])
+@pytest.mark.parametrize(
+    ("pipe", "way"),
+    [
+        ("sockets", "silence"),
+        ("sockets", "their_link"),
+        ("sockets", "our_link"),
+        ("transports", "silence"),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_who_has_vanished(pipe: str, network: Network) -> None:
+async def test_who_has_vanished(pipe: str, way: str, network: Network) -> None:
     from twisted.internet import reactor
 
     data_paths = DataPaths(reactor, MonotonicClock())
@@ -470,7 +487,7 @@ async def test_who_has_vanished(pipe: str, network: Network) -> None:
             for each in played:
                 if each.row.before.endswith("fills"):
                     each.act(each.row.before)  # again, as we have taken some by now
-            network.cut()
+            network.cut(way)
             for each in played:
                 each.act(each.row.after)
             await pause(LATER_SECONDS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -59,15 +60,18 @@ class TlsSocket(socket.socket):
         self._sending = threading.RLock()
         self._has_failed = False
         self._plain = b""
-        while True:
+        is_done = False
+        while not is_done:
             try:
                 tls.do_handshake()
-                break
+                is_done = True
             except SSL.WantReadError:
                 self._flush()
                 self.tls.bio_write(self._raw())
             finally:
-                self._flush()
+                # Tickets may meet the reset of a peer that has sent all it wanted to.
+                with suppress(*[ConnectionError] * is_done):
+                    self._flush()
 
     def _raw(self) -> bytes:
         data = super().recv(1 << 16)

@@ -485,11 +485,15 @@ class TransportEnd(Protocol):
             detail = self._error_text(reason) or "closed during the handshake"
             self.reports.connect_failed(self, "backend_unreachable", detail)
             return
+        is_bare = self._is_tls and reason.check(error.ConnectionLost)
+        bare = f"the {self.side} ended without close_notify" if is_bare else ""
         if how is not None:
-            self.reports.broken(self, how, self._error_text(reason))
+            self.reports.broken(self, how, self._error_text(reason) or bare)
             return
         if phase == "open" and not self._input_ended:  # over TLS an end is that of both directions
             self._input_ended = True
+            if bare:
+                self.reports.record.add_detail(bare)
             self.reports.eof(self)
         self.reports.gone(self)
 
@@ -501,8 +505,8 @@ class TransportEnd(Protocol):
             return "none"
         if self._socket is not None and self._socket.error_number:
             return end_by_errno(self._socket.error_number)
-        if self._is_tls:  # the peer has closed TCP without TLS's close_notify, as many do
-            return None
+        if self._is_tls:  # a FIN without close_notify: as TlsEnd sees it
+            return "reset" if self.side == "backend" and not self._end_sent else None
         # A UNIX socket whose peer has closed hangs up: nothing is lost if nothing was pending.
         return "reset" if self.pending_bytes() else None
 

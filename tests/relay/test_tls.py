@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -376,6 +377,17 @@ def clients_that_leave_amid_the_handshake(world: World) -> None:
     details = ["closed amid the handshake"] * 3 + ["reset amid the handshake"]
     assert [record.detail for record in noted] == details
     assert len(handshakes(world)) == 0
+
+
+@case("tls_to_plain")
+def client_that_the_loop_does_not_take(world: World) -> None:
+    noted = refusals(world)
+    loop = world.paths._loop
+    assert loop is not None
+    with patch.object(loop, "add", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+        to_the_end(world.raw_client())
+    assert [record.detail for record in noted] == ["no space left on device"]
+    assert len(handshakes(world)) == len(world.deadlines) == 0
 
 
 @case("tls_to_plain", tls=listen_tls(0.3))

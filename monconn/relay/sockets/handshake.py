@@ -16,6 +16,7 @@ from typing import Protocol
 from OpenSSL import SSL
 
 from monconn.addresses import Address
+from monconn.errors import os_error_text
 from monconn.model.reasons import Refusal, SideEnd
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
@@ -341,7 +342,10 @@ class HandshakeRoom:
         )
         self._clients.add(client)
         self._deadlines.schedule(client, record.opened + self.timeout_seconds)
-        self._loop.add(sock.fileno(), client.handshake)
+        try:
+            self._loop.add(sock.fileno(), client.handshake)
+        except OSError as error:  # ENOMEM, ENOSPC: the user's share of watches is used up
+            self.refuse(client, "handshake_failed", os_error_text(error))
 
     def done(self, client: _Client) -> None:
         """A client's handshake is complete: admit it, or have it wait for a slot."""

@@ -131,7 +131,7 @@ class TlsSendQueue(SendQueue):
             except SSL.Error:
                 pass  # after a fatal alert there is nothing more to say
             self.say()
-        if not self.blocked and self._sock is not None:
+        if not (self.blocked or self.has_sent_end or self._sock is None):
             super().end()
 
     def close(self) -> None:

@@ -365,7 +365,8 @@ def clients_that_leave_amid_the_handshake(world: World) -> None:
     for sent in (b"", hello(), hello()[:40]):
         client = world.raw_client()
         client.sendall(sent)
-        client.close()
+        client.shutdown(socket.SHUT_WR)
+        to_the_end(client)
     until(lambda: len(noted) == 3)
     client = world.raw_client()
     client.sendall(hello()[:9])

@@ -60,18 +60,18 @@ class TlsSocket(socket.socket):
         self._sending = threading.RLock()
         self._has_failed = False
         self._plain = b""
-        is_done = False
-        while not is_done:
+        while True:
             try:
                 tls.do_handshake()
-                is_done = True
+                break
             except SSL.WantReadError:
                 self._flush()
                 self.tls.bio_write(self._raw())
-            finally:
-                # Tickets may meet the reset of a peer that has sent all it wanted to.
-                with suppress(*[ConnectionError] * is_done):
-                    self._flush()
+            except SSL.Error:
+                self._flush()  # the alert
+                raise
+        with suppress(ConnectionError):  # tickets may meet the reset of one who has sent all
+            self._flush()
 
     def _raw(self) -> bytes:
         data = super().recv(1 << 16)

@@ -59,6 +59,14 @@ ENDING = {
         "stopped upper",
         r"\['idle_timeout'\] \[\]",
     ],
+    "renew_certificates.py": [
+        "started web",
+        "HELLO from certificate 1",
+        r"changed web \(tls\)",
+        "HELLO from certificate 2",
+        "STILL HERE from certificate 1",
+        r"\['1.3', '1.3'\]",
+    ],
 }
 SERVING = {"wrap_echo.py", "wrap_web.py", "echo_with_control.py"}
 ELSEWHERE = {  # which tests/cli/test_inspect.py and tests/telemetry run

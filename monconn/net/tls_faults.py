@@ -79,6 +79,9 @@ _FAULTS = {
     "https proxy request": "the {peer} speaks plain HTTP, to a proxy",
     "wrong version number": "the {peer} does not speak TLS",
     "packet length too long": "the {peer} does not speak TLS",
+    "data length too long": "the {peer} does not speak TLS",
+    "encrypted length too long": "the {peer} does not speak TLS",
+    "bad record type": "the {peer} does not speak TLS",
     "record layer failure": "the {peer} does not speak TLS",
     "unsupported protocol": "the {peer} has only versions of TLS below the minimum_version",
     "version too low": "the {peer} has only versions of TLS below the minimum_version",
@@ -130,7 +133,7 @@ def error_text(error: Exception, peer: str) -> str:
         return _FAULTS[text].format(peer=peer)
     if _is_nameless_alert(error, text):
         return f"the {peer} has sent an alert that OpenSSL has no name for"
-    return text or "TLS has failed"
+    return f"TLS has failed: {text}" if text else "TLS has failed"
 
 
 def openssl_text(error: Exception) -> str:

@@ -171,7 +171,7 @@ class Handshake:
             pass
         except SSL.Error as error:
             fault = fault_text(error, self.tls)
-        if not (is_done and self._may_resume_later()):
+        if not (is_done and self._has_only_tickets()):
             try:
                 while True:
                     self.output += self.tls.bio_read(_READ_BYTES)
@@ -187,8 +187,8 @@ class Handshake:
             self.is_done = True
             self._listener.handshake_done(self)
 
-    def _may_resume_later(self) -> bool:
-        """Whether what OpenSSL has to say last is a client's tickets, which can wait.
+    def _has_only_tickets(self) -> bool:
+        """Whether all that OpenSSL has still written is a client's tickets, which can wait.
 
         They go with the first bytes to the client. Sent at once (RFC 8446, 4.6.1), they find the
         socket of one that sends and closes closed: its kernel answers with a reset, and what it has

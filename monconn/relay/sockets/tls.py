@@ -154,8 +154,8 @@ class TlsEnd(SocketEnd):
         "_client_tls",
         "_down_before_end",
         "_handshake",
-        "_may_answer",
         "_is_fresh",
+        "_may_answer",
         "_tls",
     )
 

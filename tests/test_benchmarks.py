@@ -488,6 +488,6 @@ def test_tls_loads(load_program: Path, tmp_path: Path, mode: str) -> None:
     contestant = BY_NAME["monconn-tls"]
     with (
         Server(contestant, tmp_path / "monconn", load_program, tmp_path, 10) as server,
-        server.load(mode, 2, 10, 0.05) as load,
+        server.load(mode, 2, 10, 10) as load,  # until there are ten
     ):
         assert load.run()["done"] > 0

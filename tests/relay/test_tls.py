@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -30,6 +31,7 @@ from .world import (
     TLS_PIPES,
     World,
     exactly,
+    is_tcp,
     listen_tls,
     reset,
     to_the_end,
@@ -45,9 +47,12 @@ CLIENT_PIPES = [pipe for pipe, (client, _) in TLS_PIPES.items() if client]
 BACKEND_PIPES = [pipe for pipe, (_, backend) in TLS_PIPES.items() if backend]
 
 
+Play = Callable[[World], None]
+
+
 @attrs.frozen
 class Case:
-    play: Callable[..., None]
+    play: Play
     pipes: tuple[str, ...]
     world: dict[str, Any]
 
@@ -55,10 +60,10 @@ class Case:
 CASES: list[Case] = []
 
 
-def case(*pipes: str, **world: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def case(*pipes: str, **world: Any) -> Callable[[Play], Play]:
     """Play a function in a world of each of these pipes."""
 
-    def note(play: Callable[..., None]) -> Callable[..., None]:
+    def note(play: Play) -> Play:
         CASES.append(Case(play, pipes, world))
         return play
 
@@ -371,11 +376,26 @@ def clients_that_leave_amid_the_handshake(world: World) -> None:
     client = world.raw_client()
     client.sendall(hello()[:9])
     until(lambda: len(handshakes(world)) == 1)
-    reset(client)
+    if is_tcp(client):
+        reset(client)
+    else:
+        client.close()
     until(lambda: len(noted) == 4)
-    details = ["closed amid the handshake"] * 3 + ["reset amid the handshake"]
+    details = ["closed amid the handshake"] * 3
+    details.append("reset amid the handshake" if is_tcp(client) else details[0])
     assert [record.detail for record in noted] == details
     assert len(handshakes(world)) == 0
+
+
+@case("tls_to_plain")
+def client_that_the_loop_does_not_take(world: World) -> None:
+    noted = refusals(world)
+    loop = world.paths._loop
+    assert loop is not None
+    with patch.object(loop, "add", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+        to_the_end(world.raw_client())
+    assert [record.detail for record in noted] == ["no space left on device"]
+    assert len(handshakes(world)) == len(world.deadlines) == 0
 
 
 @case("tls_to_plain", tls=listen_tls(0.3))
@@ -692,3 +712,22 @@ async def test_tls(played: Case, pipe: str, tmp_path: Path) -> None:
             played.play(world)
 
     await deferToThread(play)
+
+
+ON_UNIX_SOCKETS = (
+    client_ends_by_a_bare_fin,
+    client_says_its_end_and_sends_no_fin,
+    backend_ends_first_and_gets_the_rest,
+    everything_comes_with_the_end_of_the_handshake,
+    clients_that_leave_amid_the_handshake,
+)
+
+
+@pytest.mark.parametrize("play", ON_UNIX_SOCKETS)
+@pytest_twisted.ensureDeferred
+async def test_tls_of_clients_on_unix_sockets(play: Play, tmp_path: Path) -> None:
+    def enter_and_play() -> None:
+        with World(tmp_path, "unix", "tls_to_plain") as world:
+            play(world)
+
+    await deferToThread(enter_and_play)

@@ -16,6 +16,7 @@ from typing import Protocol
 from OpenSSL import SSL
 
 from monconn.addresses import Address
+from monconn.errors import os_error_text
 from monconn.model.reasons import Refusal, SideEnd
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
@@ -170,7 +171,7 @@ class Handshake:
             pass
         except SSL.Error as error:
             fault = fault_text(error, self.tls)
-        if not (is_done and self._may_resume_later()):
+        if not (is_done and self._has_only_tickets()):
             try:
                 while True:
                     self.output += self.tls.bio_read(_READ_BYTES)
@@ -186,8 +187,8 @@ class Handshake:
             self.is_done = True
             self._listener.handshake_done(self)
 
-    def _may_resume_later(self) -> bool:
-        """Whether what OpenSSL has to say last is a client's tickets, which can wait.
+    def _has_only_tickets(self) -> bool:
+        """Whether all that OpenSSL has still written is a client's tickets, which can wait.
 
         They go with the first bytes to the client. Sent at once (RFC 8446, 4.6.1), they find the
         socket of one that sends and closes closed: its kernel answers with a reset, and what it has
@@ -341,7 +342,10 @@ class HandshakeRoom:
         )
         self._clients.add(client)
         self._deadlines.schedule(client, record.opened + self.timeout_seconds)
-        self._loop.add(sock.fileno(), client.handshake)
+        try:
+            self._loop.add(sock.fileno(), client.handshake)
+        except OSError as error:  # ENOMEM, ENOSPC: the user's share of watches is used up
+            self.refuse(client, "handshake_failed", os_error_text(error))
 
     def done(self, client: _Client) -> None:
         """A client's handshake is complete: admit it, or have it wait for a slot."""

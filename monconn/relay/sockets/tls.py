@@ -84,7 +84,7 @@ class TlsSendQueue(SendQueue):
         try:
             if size <= RECORD_BYTES:
                 tls.send(chunk)
-                self.say(size + _RECORD_OVERHEAD_BYTES)
+                self.send_output(size + _RECORD_OVERHEAD_BYTES)
             else:
                 records = []
                 for at in range(0, size, PIECE_BYTES):
@@ -95,8 +95,8 @@ class TlsSendQueue(SendQueue):
         except SSL.Error as error:
             self._fail(OSError(errno.EPROTO, fault_text(error, tls)))
 
-    def say(self, expected: int = RECORD_BYTES) -> None:
-        """Send what OpenSSL has to say: records, alerts.
+    def send_output(self, expected: int = RECORD_BYTES) -> None:
+        """Send what OpenSSL has written: records, alerts.
 
         :param expected: about how many bytes; more are sent, too.
         """
@@ -130,8 +130,8 @@ class TlsSendQueue(SendQueue):
                 self._tls.shutdown()
             except SSL.Error:
                 pass  # after a fatal alert there is nothing more to say
-            self.say()
-        if not self.blocked and self._sock is not None:
+            self.send_output()
+        if not (self.blocked or self.has_sent_end or self._sock is None):
             super().end()
 
     def close(self) -> None:
@@ -154,8 +154,8 @@ class TlsEnd(SocketEnd):
         "_client_tls",
         "_down_before_end",
         "_handshake",
-        "_has_answers",
         "_is_fresh",
+        "_may_answer",
         "_tls",
     )
 
@@ -175,7 +175,7 @@ class TlsEnd(SocketEnd):
         self._handshake = handshake
         self._client_tls = tls
         self._tls: SSL.Connection | None = None
-        self._has_answers = False
+        self._may_answer = False
         self._is_fresh = True  # OpenSSL may have got more than the handshake, which is not read yet
         self._down_before_end = -1  # the record's ``down`` when our end was sent to a backend
         self._has_unread = True  # no event reports what came with the handshake
@@ -203,7 +203,7 @@ class TlsEnd(SocketEnd):
         self._tls, output = handshake.leave()
         # A refused renegotiation is answered by an alert. In TLS 1.3 there is none, nor anything
         # else to say at once; and a client's tickets wait for the first bytes to it.
-        self._has_answers = self._tls.get_protocol_version() < SSL.TLS1_3_VERSION
+        self._may_answer = self._tls.get_protocol_version() < SSL.TLS1_3_VERSION
         self.send_queue.start(self._tls, output)
         return handshake.seen
 
@@ -302,9 +302,9 @@ class TlsEnd(SocketEnd):
                 self.peer.sink.send(_buffer[:count])
             if self.phase != "open":
                 return 0
-        elif self._has_answers and not self._output_ended:
+        elif self._may_answer and not self._output_ended:
             assert isinstance(self.send_queue, TlsSendQueue)
-            self.send_queue.say()
+            self.send_queue.send_output()
         if has_ended:
             self._input_ended = True
             self.reports.eof(self)
@@ -325,7 +325,7 @@ class TlsEnd(SocketEnd):
         """Act on records that OpenSSL does not take, or on a fatal alert."""
         assert isinstance(self.send_queue, TlsSendQueue)
         if not self._output_ended:
-            self.send_queue.say()  # an alert of our own
+            self.send_queue.send_output()  # an alert of our own
         if self.phase == "open":
             self._dispose()
             self.reports.broken(self, how, detail)

@@ -342,8 +342,12 @@ class Operations:
         self.monitors(service)
         if self._devices is None:
             raise NotConfigured("devices are not watched here")
-        rows = self.filter(filter, DEVICE_KEYS).select(self._devices.rows(service), self._context())
-        return (DeviceRow(**each) for each in rows)
+        rows, wanted = self._devices.rows(service), self.filter(filter, DEVICE_KEYS)
+        if wanted.uses("heard"):
+            found = wanted.select(map(self._devices.measured, rows), self._context())
+        else:
+            found = map(self._devices.measured, wanted.select(rows, self._context()))
+        return (DeviceRow(**each) for each in found)
 
     def blocks(self, service: str | None = None, filter: Terms = None) -> Iterator[BlockRow]:
         """The blocked networks of each service.

@@ -9,6 +9,8 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
+from monconn.config.sections import DevicesConfig
+from monconn.devices.devices import DevicesService
 from monconn.errors import (
     AddressError,
     NotConfigured,
@@ -162,6 +164,17 @@ def test_a_filter_by_what_the_kernel_knows_asks_it_first(term: str) -> None:
     assert dry_run.ids == (first.record.id,)
     world.result(world.operations.close(ALICE, filter=f"not:{term}"))
     assert world.ids() == [first.record.id]
+
+
+def test_the_kernel_is_asked_about_the_devices_that_are_listed() -> None:
+    world = World("web")
+    devices = DevicesService(DevicesConfig(), world.registry, world.clock)
+    operations = Operations(world.registry, world.clock, devices=devices)
+    first, second = world.connect("web", "192.0.2.1", "192.0.2.2")
+    assert [row.device for row in operations.devices(filter="192.0.2.1")] == ["192.0.2.1"]
+    assert (first.measured, second.measured) == (1, 0)
+    assert list(operations.devices(filter="heard:1h..")) == []
+    assert (first.measured, second.measured) == (2, 1)
 
 
 def test_to_ask_the_kernel_about_thousands_takes_turns() -> None:

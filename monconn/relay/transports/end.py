@@ -461,9 +461,6 @@ class TransportEnd(Protocol):
         self.reports.record.note_tcp(self.side, self.tcp_info(), now)
         if self._socket is not None and self._socket.unread_data:
             self.dataReceived(self._socket.unread_data)
-        if how is not None and self._had_ended() and not self._input_ended:
-            self._input_ended = True
-            self.reports.eof(self)
         if self.bucket is not None:
             self._shared.deadlines.cancel(self)
         phase, self.phase = self.phase, "closed"
@@ -474,7 +471,7 @@ class TransportEnd(Protocol):
 
     def _had_ended(self) -> bool:
         """Whether the peer had ended in order before its connection failed."""
-        if self.phase == "connecting" or self._socket is None or self._is_tls:
+        if self._socket is None or self._is_tls:
             return False
         return self._socket.has_ended or self._socket.error_number == errno.EPIPE
 
@@ -484,6 +481,9 @@ class TransportEnd(Protocol):
             self.reports.connect_failed(self, "backend_unreachable", detail)
             return
         if how is not None:
+            if not self._input_ended and self._had_ended():
+                self._input_ended = True
+                self.reports.eof(self)
             self.reports.broken(self, how, self._error_text(reason))
             return
         if phase == "open" and not self._input_ended:  # over TLS an end is that of both directions

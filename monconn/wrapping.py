@@ -281,8 +281,11 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def measure(self) -> None:
         """Update the record from what the kernel knows of the socket."""
         if self._socket is not None:
-            now = self._monitor.clock.seconds()
-            self.record.note_tcp(self._remote, self._socket.tcp_info(), now)
+            now, tcp = self._monitor.clock.seconds(), self._socket.tcp_info()
+            if self._keepalive is None:
+                self.record.note_tcp(self._remote, tcp, now)
+            else:
+                self.record.note_tcp(self._remote, tcp, now, self._keepalive.interval)
 
     def policy_changed(self) -> None:
         """Apply the monitor's keepalive, and set the timer for its new time limits."""

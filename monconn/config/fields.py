@@ -217,10 +217,12 @@ def _read_sides(
 
     :param of_one: keys of a value that is a mapping itself, by which the two are told apart.
     """
-    if not isinstance(node, Mapping) or (of_one and node.nodes.keys() <= {*of_one}):
+    readers = {"client": read, "backend": read}
+    if not isinstance(node, Mapping) or (
+        readers.keys().isdisjoint(node.nodes) and not node.nodes.keys().isdisjoint(of_one)
+    ):
         both = read(node)
         return Sides(both, both)
-    readers = {"client": read, "backend": read}
     values, found = read_keys(node, {**dict.fromkeys(of_one, _belongs_to_a_side), **readers})
     if found:
         raise Wrong(*found)

@@ -35,7 +35,7 @@ STEPS_PER_TIME_CHECK = 100
 BUCKET_SECONDS = 1.0
 """How late an alarm may be raised; see :class:`DeadlineWheel`."""
 MOST_MEASURED = 100
-"""Connections of one device about which the kernel is asked for its row: some microseconds each,
+"""Connections of one device about which the kernel is asked: some microseconds each,
 and a network behind one address may have thousands."""
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
@@ -252,6 +252,19 @@ class Devices(Observer):
 
     # -- queries
 
+    def measure(self, name: str) -> float | None:
+        """Ask the kernel about a device's connections, and return for how long it was not heard.
+
+        :returns: seconds; None without a live connection over TCP.
+        """
+        device = self._connected.get(name)
+        if device is None:
+            return None
+        for record in islice(device.live or (), MOST_MEASURED):
+            if record.id in self._monitor:
+                self._monitor.measure(record.id)
+        return device.last_heard_seconds(self._clock.seconds())
+
     def most_recent_first(self) -> Iterator[tuple[Device, str]]:
         """Each device with its service's name, the one seen last first."""
         self.catch_up()
@@ -310,14 +323,17 @@ class DevicesService(Service):
         chosen = list(self._registry) if service is None else [self._registry.get(service)]
         seen = [self._followed[each].most_recent_first() for each in chosen]
         merged = merge(*seen, key=lambda each: each[0].last_seen_at, reverse=True)
-        monitors = {monitor.name: monitor for monitor in chosen}
-        return (self._row(device, monitors[name]) for device, name in merged)
+        return (device.snapshot(name, self._clock.seconds()) for device, name in merged)
 
-    def _row(self, device: Device, monitor: Monitor) -> dict[str, Any]:
-        for record in islice(device.live or (), MOST_MEASURED):
-            if record.id in monitor:
-                monitor.measure(record.id)
-        return device.snapshot(monitor.name, self._clock.seconds())
+    def measured(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row whose ``last_heard_seconds`` are those of this moment, by asking the kernel.
+
+        :param row: one of :meth:`rows`; it is changed.
+        """
+        for monitor, devices in self._followed.items():
+            if monitor.name == row["service"]:
+                row["last_heard_seconds"] = devices.measure(row["device"])
+        return row
 
     def startService(self) -> None:
         """Start to poll."""

@@ -223,16 +223,23 @@ class Device:
         """How many connections opened after a time, as far as ``openings`` has them."""
         return sum(at > moment for at in self.openings or ())
 
+    def last_heard_seconds(self, now: float) -> float | None:
+        """Since when its kernel was not heard, on any of its live connections.
+
+        As of when ours was last asked about them; None without one over TCP.
+
+        :param now: monotonic seconds.
+        """
+        times = (record.client_heard for record in self.live or ())
+        heard = max((each for each in times if each is not None), default=None)
+        return None if heard is None else _rounded(max(0.0, now - heard))
+
     def snapshot(self, service: str, now: float) -> dict[str, Any]:
         """Its row as plain values for JSON.
-
-        When it was last heard is as of when the kernel was last asked about its connections.
 
         :param now: monotonic seconds.
         """
         live = self.live or ()
-        times = (record.client_heard for record in live)
-        heard = max((each for each in times if each is not None), default=None)
         alarms: list[AlarmKind] = []
         if self.is_silent:
             alarms.append("silent")
@@ -250,7 +257,7 @@ class Device:
             "silent_seconds": None
             if self.last_message == NEVER
             else _rounded(now - self.last_message),
-            "last_heard_seconds": None if heard is None else _rounded(max(0.0, now - heard)),
+            "last_heard_seconds": self.last_heard_seconds(now),
             "up": self.up + sum(record.up for record in live),
             "down": self.down + sum(record.down for record in live),
             "last_reason": self.last_reason,

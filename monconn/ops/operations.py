@@ -68,6 +68,10 @@ from monconn.ops.rows import (
 if TYPE_CHECKING:
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
+TURN_SECONDS = 0.002
+"""The longest that it takes to ask the kernel about connections before others run."""
+STEPS_PER_TIME_CHECK = 50
+"""Connections asked about before the clock is read again."""
 _LISTED_IDS = 10
 """Ids that a line of the log names."""
 _MAX_TARGET_CHARACTERS = 500
@@ -223,12 +227,38 @@ class Operations:
             )
 
         def list_live(_: object) -> Listing[ConnectionRow]:
-            if _must_measure(wanted):
-                _measure(monitors)
             live = find(record for monitor in monitors for record in monitor.connections())
             return Listing(self._measured_rows(live[part]), len(live))
 
-        return self._rates_known().addCallback(list_live)
+        ready = self._rates_known()
+        if _must_measure(wanted):
+            ready.addCallback(lambda _: self._measure(monitors))
+        return ready.addCallback(list_live)
+
+    def _measure(self, monitors: Iterable[Monitor]) -> Deferred[None]:
+        """Have the kernel asked about every live connection: two system calls for each.
+
+        In turns of :data:`TURN_SECONDS`, so that tens of thousands hold up nobody.
+        """
+        done: Deferred[None] = Deferred()
+        live = ((monitor, each.id) for monitor in monitors for each in monitor.connections())
+
+        def turn() -> None:
+            ends = self.clock.seconds() + TURN_SECONDS
+            try:
+                for count, (monitor, connection_id) in enumerate(live, 1):
+                    if connection_id in monitor:
+                        monitor.measure(connection_id)
+                    if count % STEPS_PER_TIME_CHECK == 0 and self.clock.seconds() >= ends:
+                        self.clock.callLater(0, turn)
+                        return
+            except Exception:
+                done.errback()
+            else:
+                done.callback(None)
+
+        turn()
+        return done
 
     def _measured_rows(self, records: Iterable[ConnectionRecord]) -> Iterator[ConnectionRow]:
         """Rows of live connections, each as it is when it is asked for, also to the kernel."""
@@ -312,8 +342,12 @@ class Operations:
         self.monitors(service)
         if self._devices is None:
             raise NotConfigured("devices are not watched here")
-        rows = self.filter(filter, DEVICE_KEYS).select(self._devices.rows(service), self._context())
-        return (DeviceRow(**each) for each in rows)
+        rows, wanted = self._devices.rows(service), self.filter(filter, DEVICE_KEYS)
+        if wanted.uses("heard"):
+            found = wanted.select(map(self._devices.measured, rows), self._context())
+        else:
+            found = map(self._devices.measured, wanted.select(rows, self._context()))
+        return (DeviceRow(**each) for each in found)
 
     def blocks(self, service: str | None = None, filter: Terms = None) -> Iterator[BlockRow]:
         """The blocked networks of each service.
@@ -434,8 +468,9 @@ class Operations:
         """End live connections, with the reason ``operator``: those for which all that is given
         is true. One that is ending already is only ended again by its id, or by a reset.
 
-        Fires at once, unless the filter asks for rates, which may have to be measured first. Where
-        ids are given and none of them is live, nothing is logged and no observer is notified.
+        Fires at once, unless the filter asks for rates, or for what the kernel knows: these are
+        measured first. Where ids are given and none of them is live, nothing is logged and no
+        observer is notified.
 
         :param ids: at most :data:`~monconn.ops.filters.MAX_IDS`; the other arguments may narrow
             them.
@@ -463,8 +498,6 @@ class Operations:
         )
 
         def act(_: object) -> CloseResult:
-            if _must_measure(wanted):
-                _measure(monitors)
             known: set[int] = set()
             chosen: list[tuple[Monitor, ConnectionRecord]] = []
             for monitor in monitors:
@@ -499,9 +532,12 @@ class Operations:
                 rows,
             )
 
-        if wanted[0].uses("rate"):
-            return self._rates_known().addCallback(act)
-        return succeed(act(None))
+        if not (wanted[0].uses("rate") or _must_measure(wanted)):
+            return succeed(act(None))  # raises at once, not in the Deferred
+        ready = self._rates_known() if wanted[0].uses("rate") else succeed(None)
+        if _must_measure(wanted):
+            ready.addCallback(lambda _: self._measure(monitors))
+        return ready.addCallback(act)
 
     def block(
         self,
@@ -667,13 +703,6 @@ def _select(
 
 def _must_measure(filters: Iterable[Filter]) -> bool:
     return any(each.uses(key) for each in filters for key in MEASURED_KEYS)
-
-
-def _measure(monitors: Iterable[Monitor]) -> None:
-    """Ask the kernel about every live connection: two system calls for each."""
-    for monitor in monitors:
-        for record in monitor.connections():
-            monitor.measure(record.id)
 
 
 def _one_of(values: Collection[str], value: str | None) -> str | None:

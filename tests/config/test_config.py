@@ -276,6 +276,7 @@ def test_a_services_value_replaces_the_defaults_of_both_sides() -> None:
         ("keepalive: {count: 0}", "keepalive.count", "from 1 to 127"),
         ("keepalive: {count: 3.0}", "keepalive.count", "a whole number such as 100"),
         ("keepalive: {ilde: 5}", "keepalive.ilde", "did you mean idle?"),
+        ("keepalive: {idle: 5, cuont: 3}", "keepalive.cuont", "did you mean count?"),
         ("keepalive: {clint: off}", "keepalive.clint", "did you mean client?"),
         ("keepalive: {client: {ilde: 5}}", "keepalive.client.ilde", "did you mean idle?"),
         ("keepalive: {client: off, idle: 5}", "keepalive.idle", "belongs to one side"),

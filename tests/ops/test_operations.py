@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
+from monconn.config.sections import DevicesConfig
+from monconn.devices.devices import DevicesService
 from monconn.errors import (
     AddressError,
     NotConfigured,
@@ -19,7 +22,12 @@ from monconn.model.actions import OWN_CODE, Action, Actor
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
 from monconn.ops.filters import MAX_IDS, FilterError, Part, Range, Term
-from monconn.ops.operations import Operations, _split_ids
+from monconn.ops.operations import (
+    STEPS_PER_TIME_CHECK,
+    TURN_SECONDS,
+    Operations,
+    _split_ids,
+)
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow
 
 from .world import World, logged_lines
@@ -156,6 +164,57 @@ def test_a_filter_by_what_the_kernel_knows_asks_it_first(term: str) -> None:
     assert dry_run.ids == (first.record.id,)
     world.result(world.operations.close(ALICE, filter=f"not:{term}"))
     assert world.ids() == [first.record.id]
+
+
+def test_the_kernel_is_asked_about_the_devices_that_are_listed() -> None:
+    world = World("web")
+    devices = DevicesService(DevicesConfig(), world.registry, world.clock)
+    operations = Operations(world.registry, world.clock, devices=devices)
+    first, second = world.connect("web", "192.0.2.1", "192.0.2.2")
+    assert [row.device for row in operations.devices(filter="192.0.2.1")] == ["192.0.2.1"]
+    assert (first.measured, second.measured) == (1, 0)
+    assert list(operations.devices(filter="heard:1h..")) == []
+    assert (first.measured, second.measured) == (2, 1)
+
+
+def test_to_ask_the_kernel_about_thousands_takes_turns() -> None:
+    world = World("web")
+    made = world.connect("web", *["192.0.2.1"] * (3 * STEPS_PER_TIME_CHECK))
+    world.ids()  # so that rates are known
+
+    measured: list[None] = []
+
+    def measure() -> None:
+        measured.append(None)
+        world.clock.rightNow += TURN_SECONDS
+        made[0].record.client_heard = 0.0
+
+    for each in made:
+        each.measure = measure  # type: ignore[method-assign]
+    found: list[int] = []
+    waiting = world.operations.connections("heard:1s..", limit=0)
+    waiting.addCallback(lambda listing: found.append(listing.total))
+    made[-1].end("operator")  # meanwhile
+    assert (found, len(measured)) == ([], STEPS_PER_TIME_CHECK)
+    world.clock.advance(0)
+    assert (found, len(measured)) == ([1], len(made) - 1)
+
+
+def test_an_error_in_a_later_turn_is_that_of_the_query() -> None:
+    world = World("web")
+    made = world.connect("web", *["192.0.2.1"] * (STEPS_PER_TIME_CHECK + 1))
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def measure() -> None:
+        world.clock.rightNow += TURN_SECONDS
+        made[-1].measure = fail  # type: ignore[method-assign]
+
+    made[0].measure = measure  # type: ignore[method-assign]
+    waiting = world.operations.close(ALICE, filter="unreachable:0..")
+    world.clock.advance(0)
+    assert isinstance(world.result(waiting), Failure)
 
 
 def test_ips_clients_and_blocks_are_filtered() -> None:

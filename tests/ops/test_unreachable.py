@@ -62,7 +62,7 @@ async def test_one_that_has_vanished_is_seen_and_one_that_is_silent_is_not(
         for each in both:
             each.played.connect()
             await test_vanished.until(each.played.is_connected)
-        network.cut("their_link")
+        network.cut("silence")
         for _ in range(100):
             if await gone.is_unreachable():
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock, patch
 
 import pytest
@@ -22,6 +22,7 @@ from monconn.config.config import ServiceConfig
 from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.policy.sides import Keepalive, Sides
 from monconn.run.supervisor import Changes, Supervisor
 
 HANG_SECONDS = 30.0
@@ -334,6 +335,27 @@ async def test_keepalive_applies_to_new_and_to_live_clients(world: World, keepal
     assert has_keepalive_timer(await world.connect()) == keepalive
     sock = world.supervisor._running["web"].port._sock  # type: ignore[attr-defined]
     assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == keepalive
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_side_has_its_own_keepalive(world: World) -> None:
+    def times(sock: socket.socket) -> Keepalive | None:
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+            return None
+        names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        return Keepalive(*(sock.getsockopt(socket.IPPROTO_TCP, name) for name in names))
+
+    one, two, three = Keepalive(77, 7, 2), Keepalive(88, 8, 3), Keepalive(99, 9, 4)
+    service = world.service(keepalive=Sides(client=one, backend=two))
+    await world.supervisor.apply((), [service])
+    await world.connect()
+    (relay,) = cast(Any, world.monitor()._live.values())
+    assert times(relay.client._sock) == one  # from the listener, before the first check
+    changed = service.changed(keepalive=Sides(client=False, backend=three))
+    await world.supervisor.apply([service], [changed])
+    assert (times(relay.client._sock), times(relay.backend._sock)) == (None, three)
+    relay.check(world.monitor().clock.seconds())
+    assert (times(relay.client._sock), times(relay.backend._sock)) == (None, three)
 
 
 @pytest_twisted.ensureDeferred

@@ -343,14 +343,14 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             # Twisted's TLS aborts, too, where it is closed before its handshake is done.
             unfinished = not (self._aborted or tls.is_established)
             detail = "closed before the TLS handshake was done" if unfinished else ""
-            if self._has_ended(self._local):  # what follows an end in order is nothing new
+            if self.record.end_of(self._local) == "fin":  # what follows that is nothing new
                 self._decide_our_end(CLOSED_REASONS[self.record.first_end or self._local])
             else:
                 self.record.note_end(self._local, "reset")
                 self._decide_our_end(BROKEN_REASONS[self._local, "reset"], detail)
         elif cause.check(error.ConnectionLost) and error_number:
             how = end_by_errno(error_number)
-            if how == "reset" and (self._has_ended(self._remote) or tls.is_notified):
+            if how == "reset" and (self.record.end_of(self._remote) == "fin" or tls.is_notified):
                 self._ended(self._remote)  # nor is this
             else:
                 self._failed(self._remote, how)
@@ -373,16 +373,10 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def _decide_our_end(self, reason: Reason, detail: str = "") -> None:
         # Whoever gives up on a peer that has vanished, as a protocol does whose own pings are not
         # answered, has noticed the end, and is not its reason.
-        if self._is_unreachable():
+        if self.record.unreachable_since(self._remote) is not None:
             self._failed(self._remote, "timeout")
         else:
             self._decide(reason, detail)
-
-    def _is_unreachable(self) -> bool:
-        record = self.record
-        if self._remote == "client":
-            return record.client_unreachable is not None
-        return record.backend_unreachable is not None
 
     def _was_closed_beneath(self, is_tls: bool) -> bool:
         # By code that has the transport itself, or by a layer between, such as one that finds what
@@ -395,10 +389,6 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         # The hang-up of a socket without an error, noticed while we did not read, is that of a peer
         # that has closed in order, or of both sides having ended.
         return self._socket is None or buffered_bytes(self._descriptor) > 0
-
-    def _has_ended(self, side: Side) -> bool:
-        record = self.record
-        return (record.client_end if side == "client" else record.backend_end) == "fin"
 
     def _ended(self, side: Side, detail: str = "") -> None:
         self.record.note_end(side, "fin")
@@ -427,10 +417,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if self._socket is None:
             return
         tcp, now = self._socket.tcp_info(), self._monitor.clock.seconds()
-        if self._keepalive is None:
-            self.record.note_tcp(self._remote, tcp, now)
-        else:
-            self.record.note_tcp(self._remote, tcp, now, self._keepalive.interval)
+        interval = None if self._keepalive is None else self._keepalive.interval
+        self.record.note_tcp(self._remote, tcp, now, interval)
 
     def policy_changed(self) -> None:
         """Apply the monitor's keepalive, and set the timer for its new time limits."""
@@ -508,7 +496,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self._schedule_check()
             return
         self.measure()
-        if self._is_unreachable():  # what has been silent has vanished
+        # What has been silent may have vanished: then that is the reason, and not the silence.
+        if self.record.unreachable_since(self._remote) is not None:
             self._lose_peer(reason)
             return
         if reason in ("read_timeout", "write_timeout"):

@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Any
 
 import attrs
-from OpenSSL.SSL import RECEIVED_SHUTDOWN
-from OpenSSL.SSL import Error as TlsError
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet import error
 from twisted.internet.interfaces import (
     IAddress,
@@ -60,6 +60,7 @@ from monconn.net.sockets import (
     track_errors,
     unacknowledged_bytes,
 )
+from monconn.net.tls_faults import cut_text, error_text
 from monconn.policy.sides import Keepalive, check_keepalive
 from monconn.policy.timeouts import GRACE_SECONDS
 
@@ -335,7 +336,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         cause = self._cause or reason
         for failure in (cause, reason):
             if not failure.check(*_CLOSED):
-                self._decide("error", _failure_text(failure))
+                self._decide("error", _failure_text(failure, self._remote))
                 return
         tls = _TlsEnd.of(self.transport)
         error_number = getattr(self._socket, "error_number", 0)
@@ -554,16 +555,14 @@ class _TlsEnd:
             return cls(
                 True,
                 connection.get_peer_finished() is not None,
-                bool(connection.get_shutdown() & RECEIVED_SHUTDOWN),
+                bool(connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN),
             )
         except (AttributeError, TypeError):  # it has failed to start, or is none of Twisted's
             return cls(True)
 
     def cut_text(self, peer: Side) -> str:
         """A detail for the record, of a peer that has closed TCP without a word."""
-        if self.is_established:
-            return f"the {peer} ended without close_notify"
-        return f"the {peer} has left amid the handshake"
+        return cut_text(peer) if self.is_established else f"the {peer} has left amid the handshake"
 
 
 class MonitoringFactory(WrappingFactory):
@@ -636,7 +635,7 @@ class MonitoringFactory(WrappingFactory):
         # It was admitted, so it opens and closes; of its transport nothing is known yet.
         connection = _NeverBuilt(record)
         self.monitor.opened(connection)
-        record.end("error", self.monitor.clock.seconds(), _failure_text(Failure()))
+        record.end("error", self.monitor.clock.seconds(), _failure_text(Failure(), "client"))
         self.monitor.closed(connection)
 
     def _admit(self, addr: Any) -> ConnectionRecord | None:
@@ -699,29 +698,19 @@ def _listener_name(transport: Any) -> str:
     return str(UnixAddress(os.fsdecode(path))) if path else ""
 
 
-def _failure_text(failure: Failure) -> str:
-    """The detail of an ``error``: the exception's type and text; of TLS, OpenSSL's reasons."""
+def _failure_text(failure: Failure, peer: Side) -> str:
+    """The detail of an ``error``: the exception's type and text; of TLS, what the fault is."""
     exception: Any = failure.value
-    mismatches = getattr(exception, "errors", None)
-    if isinstance(exception, TlsError):
-        text = f"TLS: {_openssl_text(exception)}"
-    elif failure.type is not None and failure.type.__name__ == "VerificationError" and mismatches:
-        # Of service_identity, which Twisted verifies names by: its text is a list's repr.
-        text = "TLS: the certificate is not valid for the server's name"
+    if isinstance(exception, SSL.Error):
+        text = error_text(exception, peer)
+    elif isinstance(exception, VerificationError):
+        # Twisted verifies names by it: its text is a list's repr.
+        text = f"the {peer}'s certificate is not for its name"
     else:
         message = failure.getErrorMessage()
         name = type(exception).__name__
         text = f"{name}: {message}" if message else name
     return printable(text[:_DETAIL_CHARACTERS])
-
-
-def _openssl_text(exception: Any) -> str:
-    # pyOpenSSL's Error has OpenSSL's queue of (library, function, reason); SysCallError has an
-    # errno and its text.
-    queue = exception.args[0] if exception.args else ()
-    if isinstance(queue, (list, tuple)):
-        return ", ".join(str(entry[-1]) for entry in queue if entry) or "failed"
-    return str(exception.args[-1])
 
 
 def _is_client(factory: Any) -> bool:

@@ -126,7 +126,8 @@ def tls_faults(settings: ListenTls | BackendTls) -> list[tuple[tuple[str, ...], 
 
     :returns: the path of the key that each fault belongs to, and a message.
     """
-    from monconn.net.tls import ClientTls, ServerTls, TlsError  # and OpenSSL, only if it is wanted
+    from monconn.net.tls import ClientTls, ServerTls  # and OpenSSL, only if it is wanted
+    from monconn.net.tls_faults import TlsError
 
     try:
         if isinstance(settings, ListenTls):

@@ -25,7 +25,8 @@ from monconn.net.listen import AdoptReactor
 from monconn.net.loops import Loops, target_of
 from monconn.net.resolver import Lookups, Resolver
 from monconn.net.sockets import SHORTAGES
-from monconn.net.tls import BackendTls, ClientTls, ServerTls
+from monconn.net.tls import ClientTls, ServerTls
+from monconn.policy.tls import BackendTls
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import End
 from monconn.relay.preface import Preface, PrefaceRoom, WaitingProtocol, WaitingSocket

@@ -15,7 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from monconn.errors import SettingError
-from monconn.net.tls import ClientTls, ServerTls, TlsError, fault_text, handshake_facts
+from monconn.net.tls import ClientTls, ServerTls, fault_text, handshake_facts
+from monconn.net.tls_faults import TlsError
 from monconn.policy.tls import BackendTls, Identity, ListenTls
 from tests.certificates import Certificate, make_certificate
 

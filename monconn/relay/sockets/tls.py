@@ -16,7 +16,8 @@ from OpenSSL import SSL
 from monconn.errors import MonconnError
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.model.record import ConnectionRecord
-from monconn.net.tls import ClientTls, fault_text, is_alert
+from monconn.net.tls import ClientTls, fault_text
+from monconn.net.tls_faults import cut_text, is_alert
 from monconn.relay.sockets.connect import Connector
 from monconn.relay.sockets.end import (
     BROKEN,
@@ -339,7 +340,7 @@ class TlsEnd(SocketEnd):
         """
         if self.send_queue.error is not None and not self._seen & ENDED:
             return super()._handle_end_of_input()  # it is none
-        detail = f"the {self.side} ended without close_notify"
+        detail = cut_text(self.side)
         if self.side == "client":
             self.record.add_detail(detail)
             return super()._handle_end_of_input()

@@ -38,7 +38,8 @@ from monconn.net.sockets import (
     track_errors,
     unacknowledged_bytes,
 )
-from monconn.net.tls import ClientTls, TlsError, error_text, fault_text
+from monconn.net.tls import ClientTls, fault_text
+from monconn.net.tls_faults import TlsError, cut_text, error_text
 from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
@@ -561,7 +562,7 @@ class TransportEnd(Protocol):
             self.reports.connect_failed(self, "backend_unreachable", detail)
             return
         is_bare = self._is_tls and reason.check(error.ConnectionLost)
-        bare = f"the {self.side} ended without close_notify" if is_bare else ""
+        bare = cut_text(self.side) if is_bare else ""
         if how is not None:
             if not self._input_ended and self._had_ended():
                 self._input_ended = True

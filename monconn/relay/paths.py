@@ -17,7 +17,6 @@ from twisted.logger import Logger
 
 from monconn.addresses import Address, EndpointAddress, socket_address
 from monconn.clock import Clock
-from monconn.config.tls import tls_backend
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
@@ -27,6 +26,7 @@ from monconn.net.resolver import Lookups, Resolver
 from monconn.net.sockets import SHORTAGES
 from monconn.net.tls import ClientTls, ServerTls
 from monconn.policy.tls import BackendTls
+from monconn.policy.tls_endpoints import tls_backend
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import End
 from monconn.relay.preface import Preface, PrefaceRoom, WaitingProtocol, WaitingSocket

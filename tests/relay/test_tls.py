@@ -394,6 +394,7 @@ def client_that_the_loop_does_not_take(world: World) -> None:
     assert loop is not None
     with patch.object(loop, "add", side_effect=OSError(errno.ENOSPC, "No space left on device")):
         to_the_end(world.raw_client())
+        until(lambda: noted)
     assert [record.detail for record in noted] == ["no space left on device"]
     assert len(handshakes(world)) == len(world.deadlines) == 0
 

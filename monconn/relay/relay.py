@@ -224,7 +224,10 @@ class Relay:
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
         if self.record.reason is not None:
-            return  # it only follows ours
+            # It only follows ours; or it is how a loop of services, which has given the reason to
+            # all of its connections, is undone from where it was found.
+            self._handle("cut")
+            return
         self.record.note_end(end.side, "fin")
         now = self._monitor.clock.seconds()
         if self.record.half_closed is None:

@@ -51,7 +51,9 @@ EARLY_BYTES = 65536
 """How much is queued for a backend that is not connected yet before its client is put on hold."""
 ORIGIN_SECONDS = 0.01
 """How long a client on this host waits for it to be known whether it is a connection of ours, while
-there is one that may lead to us: some turns of the reactor."""
+there is one that may lead to us: some turns of the reactor. A loop would outrun its detection
+otherwise: the listener's event comes before that of the socket at the other end, so that each
+client would be dialled for before it is known which connection it is."""
 # EAGAIN of a UNIX socket is a full queue: the backend's.
 _SHORTAGES = SHORTAGES - {errno.EAGAIN}
 RESET_POLL_SECONDS = 0.5

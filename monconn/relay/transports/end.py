@@ -556,12 +556,13 @@ class TransportEnd(Protocol):
         if phase == "connecting" and self._refusal is not None:
             self.reports.connect_failed(self, *self._refusal)
             return
-        if phase == "connecting" and self.side == "backend" and how == "reset":
-            self._was_reset(self._error_text(reason))  # amid the handshake of TLS
-            return
-        if phase == "connecting":
-            detail = self._error_text(reason) or "closed during the handshake"
-            self.reports.connect_failed(self, "backend_unreachable", detail)
+        if phase == "connecting":  # amid the handshake of TLS
+            was_reset = self._socket is not None and self._socket.error_number in RESET_ERRNOS
+            self.reports.connect_failed(
+                self,
+                "backend_reset" if was_reset else "backend_unreachable",
+                self._error_text(reason) or "closed amid the handshake",
+            )
             return
         is_bare = self._is_tls and reason.check(error.ConnectionLost)
         bare = cut_text(self.side) if is_bare else ""

@@ -241,7 +241,7 @@ class Relay:
     def _notify_half_closed(self, end: End) -> None:
         record = self.record
         # A connection that has a reason is being closed, or has been by passing on the end.
-        if record.end_of(end.peer.side) == "none" and record.reason is None:
+        if record.reason is None and record.end_of(end.peer.side) == "none":
             self._monitor.half_closed(record, end.side)
 
     def gone(self, end: End) -> None:

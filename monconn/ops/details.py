@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from monconn.errors import printable
 from monconn.ops.columns import Row, Unit, format_value
 from monconn.ops.rows import ConnectionRow, unreachable_text
+from monconn.ops.text_table import cell_width
 from monconn.units import format_bytes
 
 
@@ -15,9 +17,8 @@ def connection_details(connection: Row | Mapping[str, Any]) -> Iterator[tuple[st
     """The name and the text of each field that a connection has, in the order of its JSON.
 
     Where a table would round, the exact value stands beside it. The state says if a side is
-    unreachable. A diagnosis is a line for what the
-    connection looks like, and one for each figure that says so. Fields that only a newer server
-    knows are included, as they were sent.
+    unreachable. A diagnosis is a line for what the connection looks like, and one for each figure
+    that says so. Fields that only a newer server knows are included, as they were sent.
 
     :param connection: a row, or its JSON.
     """
@@ -34,6 +35,17 @@ def connection_details(connection: Row | Mapping[str, Any]) -> Iterator[tuple[st
         else:
             unit = fields[name].unit if name in fields else "text"
             yield name, printable(_exact_text(value, unit))
+
+
+def detail_lines(text: str, width: int) -> list[str]:
+    """The text of a field as lines that break between words.
+
+    :param width: in terminal cells; words that are longer are broken, and never to less than 20.
+    """
+    width = max(width, 20)
+    if cell_width(text) <= width:
+        return [text]
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def _exact_text(value: Any, unit: Unit) -> str:

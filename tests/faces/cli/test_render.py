@@ -109,8 +109,10 @@ def test_details_break_between_words_where_a_terminal_is_narrow() -> None:
     connection = {"state": "open", "diagnosis": {"looks_like": "slow network", "because": [why]}}
     assert details(connection).splitlines()[-1] == f"because     {why}"
     *_, first, second = details(connection, 80).splitlines()
-    assert first.startswith("because     a round trip") and len(first) <= 80
-    assert second.startswith("            ") and len(second) <= 80
+    assert first.startswith("because     a round trip")
+    assert len(first) <= 80
+    assert second.startswith("            ")
+    assert len(second) <= 80
     assert f"{first.partition('     ')[2]} {second.strip()}" == why
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from monconn.errors import printable
 from monconn.ops.columns import Row, Unit, format_value
 from monconn.ops.rows import ConnectionRow, unreachable_text
-from monconn.ops.text_table import cell_width
 from monconn.units import format_bytes
 
 
@@ -35,17 +33,6 @@ def connection_details(connection: Row | Mapping[str, Any]) -> Iterator[tuple[st
         else:
             unit = fields[name].unit if name in fields else "text"
             yield name, printable(_exact_text(value, unit))
-
-
-def detail_lines(text: str, width: int) -> list[str]:
-    """The text of a field as lines that break between words.
-
-    :param width: in terminal cells; words that are longer are broken, and never to less than 20.
-    """
-    width = max(width, 20)
-    if cell_width(text) <= width:
-        return [text]
-    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def _exact_text(value: Any, unit: Unit) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from monconn.errors import printable
 from monconn.ops.columns import Column, Row, local_time
-from monconn.ops.details import connection_details, detail_lines
-from monconn.ops.text_table import cell_width, text_table
+from monconn.ops.details import connection_details
+from monconn.ops.text_table import cell_width, text_table, wrapped
 from monconn.units import format_bytes, format_duration
 
 Json = Mapping[str, Any]
@@ -64,9 +64,7 @@ def details(connection: Json, width: int | None = None) -> str:
     return "".join(
         f"{name if index == 0 else '':{widest}}  {line}\n"
         for name, text in fields
-        for index, line in enumerate(
-            [text] if width is None else detail_lines(text, width - widest - 2)
-        )
+        for index, line in enumerate([text] if width is None else wrapped(text, width - widest - 2))
     )
 
 

@@ -15,8 +15,8 @@ from monconn.faces.tui.format import details, trend
 from monconn.faces.tui.model import TREND_LENGTH, Model
 from monconn.faces.tui.tables import HEADER_STYLE, OLD_STYLE
 from monconn.faces.tui.widgets import Lines
-from monconn.ops.details import detail_lines
 from monconn.ops.rows import ConnectionRow
+from monconn.ops.text_table import wrapped
 
 _KEYS = (
     ("↑ ↓  PgUp PgDn", "select a connection"),
@@ -169,7 +169,7 @@ class Details(ModalScreen[None]):
         model = self._model
         lines = []
         for name, value, style in details(model.details_row or {}):
-            for text in detail_lines(value, width - _NAME_WIDTH - 4):  # 2 for the scroll bar
+            for text in wrapped(value, width - _NAME_WIDTH - 4):  # 2 for the scroll bar
                 line = Text(f" {name:<{_NAME_WIDTH}} ")
                 line.append(text, style or None)
                 lines.append(line)

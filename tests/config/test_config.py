@@ -473,7 +473,8 @@ WRONG_LISTENERS = [
     ('"ssl:443:privateKey=/etc/passwd:backlog=5"', "a key or a certificate in it cannot be read"),
     ('"ssl:port"', "Twisted cannot use"),
     ('"systemd:domain=INET:index=99"', "names something that is not there"),
-    ('"tcp:80:bogus=1"', "an option is missing or unknown"),
+    ('"tcp:80:bogus=1"', "it has no option 'bogus'"),
+    ('"tcp:interface=127.0.0.1"', "'port' is missing"),
     (r'"ssl:443:privateKey=a\\"', "backslash"),
     (r'"we\ud800b:80"', r"'we\ud800b'"),
 ]
@@ -493,7 +494,9 @@ def test_wrong_listeners(listen: str, expected_text: str) -> None:
     [
         ("22:22", "in quotes"),
         ('":0"', "from 1 to 65535"),
-        ('"tls:web"', "an option is missing or unknown"),
+        ('"tls:web"', "'port' is missing"),
+        ('"tls:web:https"', "'https' is not a number"),
+        ('"tls:web:443:trustRoot=/tmp"', "it has no option 'trustRoot'"),
         ('"ssl:web:443:caCertsDir=/no/such"', "No such file or directory"),
         ('"tcp6:web:80"', "no such type of endpoint"),
         ('"unix:/run/web:mode=600"', "a backend has none"),

@@ -190,7 +190,6 @@ def test_listeners_whose_tls_is_ours(text: str, address: TcpAddress, settings: L
         "ssl:certKey=c",
         "tls:/etc/keys:443",
         "systemd:domain=INET:index=0",
-        "haproxy:ssl:443",
     ],
 )
 def test_listeners_of_twisted(text: str) -> None:

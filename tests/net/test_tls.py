@@ -561,7 +561,9 @@ def test_files_without_what_they_should_have(make: Make, tmp_path: Path) -> None
     made = make("a")
     certificate, key = str(made.certificate), str(made.key)
     assert "has no certificate in PEM" in problems_of(ListenTls(key))[("certificate",)]
-    assert "has no private key in PEM" in problems_of(ListenTls(certificate))[("certificate",)]
+    alone = problems_of(ListenTls(certificate))[("certificate",)]
+    assert "has no private key in PEM" in alone
+    assert alone.endswith(": name the file that has it as key")
     swapped = problems_of(ListenTls(key, certificate))
     assert "has no certificate in PEM" in swapped[("certificate",)]
     assert "has no private key in PEM" in swapped[("key",)]

@@ -127,7 +127,10 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise _fault(f"{_file(path)} cannot be read: {error.strerror}") from None
+        fault = f"{_file(path)} cannot be read: {error.strerror}"
+        if isinstance(error, FileNotFoundError) and not Path(path).is_absolute():
+            fault += " (relative paths are those of the folder in which monconn is started)"
+        raise _fault(fault) from None
     if len(content) > _MAX_FILE_BYTES:
         raise _fault(f"{_file(path)} is too big for keys and certificates")
     return content

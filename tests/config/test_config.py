@@ -283,6 +283,7 @@ def test_a_services_value_replaces_the_defaults_of_both_sides() -> None:
         ("keepalive: {client: 30}", "keepalive.client", "must be true or false, without quotes"),
         ("keepalive: [30]", "keepalive", "must be true or false, without quotes, or a mapping"),
         ("unreachable_timeout: {idle: 5}", "unreachable_timeout.idle", "is not a known key"),
+        ("keepalive: {int: 5}", "keepalive.int", "is not a known key: did you mean interval?"),
         ("unreachable_timeout: {client: -1}", "unreachable_timeout.client", "0 or more seconds"),
         ("unreachable_timeout: yes", "unreachable_timeout", "a number of seconds or a text"),
     ],

@@ -532,8 +532,8 @@ def _noted_path(error: BaseException) -> Path:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """The message for an unknown key, with the one that was probably meant."""
-    similar = difflib.get_close_matches(key, known, 1)
-    similar = similar or [each for each in known if len(key) > 2 and each.startswith(key)]
+    similar = [each for each in known if len(key) > 2 and each.startswith(key)]
+    similar = similar or difflib.get_close_matches(key, known, 1)
     return "is not a known key" + (f": did you mean {similar[0]}?" if similar else "")
 
 

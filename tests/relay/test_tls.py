@@ -345,7 +345,7 @@ def garbage_is_refused(world: World) -> None:
     until(lambda: len(noted) == len(FAULTS))
     assert [record.detail for record in noted] == list(FAULTS.values())
     assert {record.refusal for record in noted} == {"handshake_failed"}
-    assert {record.code for record in noted} == {"PR"}
+    assert {(record.code, record.pipe) for record in noted} == {("PR", "tls")}
     assert world.monitor.stats()["total"] == 0
 
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Any
 
 import attrs
-from OpenSSL.SSL import RECEIVED_SHUTDOWN
-from OpenSSL.SSL import Error as TlsError
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet import error
 from twisted.internet.interfaces import (
     IAddress,
@@ -60,6 +60,7 @@ from monconn.net.sockets import (
     track_errors,
     unacknowledged_bytes,
 )
+from monconn.net.tls_faults import cut_text, error_text
 from monconn.policy.sides import Keepalive, check_keepalive
 from monconn.policy.timeouts import GRACE_SECONDS
 
@@ -335,7 +336,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         cause = self._cause or reason
         for failure in (cause, reason):
             if not failure.check(*_CLOSED):
-                self._decide("error", _failure_text(failure))
+                self._decide("error", _failure_text(failure, self._remote))
                 return
         tls = _TlsEnd.of(self.transport)
         error_number = getattr(self._socket, "error_number", 0)
@@ -343,14 +344,14 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             # Twisted's TLS aborts, too, where it is closed before its handshake is done.
             unfinished = not (self._aborted or tls.is_established)
             detail = "closed before the TLS handshake was done" if unfinished else ""
-            if self._has_ended(self._local):  # what follows an end in order is nothing new
+            if self.record.end_of(self._local) == "fin":  # what follows that is nothing new
                 self._decide_our_end(CLOSED_REASONS[self.record.first_end or self._local])
             else:
                 self.record.note_end(self._local, "reset")
                 self._decide_our_end(BROKEN_REASONS[self._local, "reset"], detail)
         elif cause.check(error.ConnectionLost) and error_number:
             how = end_by_errno(error_number)
-            if how == "reset" and (self._has_ended(self._remote) or tls.is_notified):
+            if how == "reset" and (self.record.end_of(self._remote) == "fin" or tls.is_notified):
                 self._ended(self._remote)  # nor is this
             else:
                 self._failed(self._remote, how)
@@ -373,16 +374,10 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     def _decide_our_end(self, reason: Reason, detail: str = "") -> None:
         # Whoever gives up on a peer that has vanished, as a protocol does whose own pings are not
         # answered, has noticed the end, and is not its reason.
-        if self._is_unreachable():
+        if self.record.unreachable_since(self._remote) is not None:
             self._failed(self._remote, "timeout")
         else:
             self._decide(reason, detail)
-
-    def _is_unreachable(self) -> bool:
-        record = self.record
-        if self._remote == "client":
-            return record.client_unreachable is not None
-        return record.backend_unreachable is not None
 
     def _was_closed_beneath(self, is_tls: bool) -> bool:
         # By code that has the transport itself, or by a layer between, such as one that finds what
@@ -395,10 +390,6 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         # The hang-up of a socket without an error, noticed while we did not read, is that of a peer
         # that has closed in order, or of both sides having ended.
         return self._socket is None or buffered_bytes(self._descriptor) > 0
-
-    def _has_ended(self, side: Side) -> bool:
-        record = self.record
-        return (record.client_end if side == "client" else record.backend_end) == "fin"
 
     def _ended(self, side: Side, detail: str = "") -> None:
         self.record.note_end(side, "fin")
@@ -427,10 +418,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if self._socket is None:
             return
         tcp, now = self._socket.tcp_info(), self._monitor.clock.seconds()
-        if self._keepalive is None:
-            self.record.note_tcp(self._remote, tcp, now)
-        else:
-            self.record.note_tcp(self._remote, tcp, now, self._keepalive.interval)
+        interval = None if self._keepalive is None else self._keepalive.interval
+        self.record.note_tcp(self._remote, tcp, now, interval)
 
     def policy_changed(self) -> None:
         """Apply the monitor's keepalive, and set the timer for its new time limits."""
@@ -508,7 +497,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
             self._schedule_check()
             return
         self.measure()
-        if self._is_unreachable():  # what has been silent has vanished
+        # What has been silent may have vanished: then that is the reason, and not the silence.
+        if self.record.unreachable_since(self._remote) is not None:
             self._lose_peer(reason)
             return
         if reason in ("read_timeout", "write_timeout"):
@@ -565,16 +555,14 @@ class _TlsEnd:
             return cls(
                 True,
                 connection.get_peer_finished() is not None,
-                bool(connection.get_shutdown() & RECEIVED_SHUTDOWN),
+                bool(connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN),
             )
         except (AttributeError, TypeError):  # it has failed to start, or is none of Twisted's
             return cls(True)
 
     def cut_text(self, peer: Side) -> str:
         """A detail for the record, of a peer that has closed TCP without a word."""
-        if self.is_established:
-            return f"the {peer} ended without close_notify"
-        return f"the {peer} has left amid the handshake"
+        return cut_text(peer) if self.is_established else f"the {peer} has left amid the handshake"
 
 
 class MonitoringFactory(WrappingFactory):
@@ -647,7 +635,7 @@ class MonitoringFactory(WrappingFactory):
         # It was admitted, so it opens and closes; of its transport nothing is known yet.
         connection = _NeverBuilt(record)
         self.monitor.opened(connection)
-        record.end("error", self.monitor.clock.seconds(), _failure_text(Failure()))
+        record.end("error", self.monitor.clock.seconds(), _failure_text(Failure(), "client"))
         self.monitor.closed(connection)
 
     def _admit(self, addr: Any) -> ConnectionRecord | None:
@@ -710,29 +698,19 @@ def _listener_name(transport: Any) -> str:
     return str(UnixAddress(os.fsdecode(path))) if path else ""
 
 
-def _failure_text(failure: Failure) -> str:
-    """The detail of an ``error``: the exception's type and text; of TLS, OpenSSL's reasons."""
+def _failure_text(failure: Failure, peer: Side) -> str:
+    """The detail of an ``error``: the exception's type and text; of TLS, what the fault is."""
     exception: Any = failure.value
-    mismatches = getattr(exception, "errors", None)
-    if isinstance(exception, TlsError):
-        text = f"TLS: {_openssl_text(exception)}"
-    elif failure.type is not None and failure.type.__name__ == "VerificationError" and mismatches:
-        # Of service_identity, which Twisted verifies names by: its text is a list's repr.
-        text = "TLS: the certificate is not valid for the server's name"
+    if isinstance(exception, SSL.Error):
+        text = error_text(exception, peer)
+    elif isinstance(exception, VerificationError):
+        # Twisted verifies names by it: its text is a list's repr.
+        text = f"the {peer}'s certificate is not for its name"
     else:
         message = failure.getErrorMessage()
         name = type(exception).__name__
         text = f"{name}: {message}" if message else name
     return printable(text[:_DETAIL_CHARACTERS])
-
-
-def _openssl_text(exception: Any) -> str:
-    # pyOpenSSL's Error has OpenSSL's queue of (library, function, reason); SysCallError has an
-    # errno and its text.
-    queue = exception.args[0] if exception.args else ()
-    if isinstance(queue, (list, tuple)):
-        return ", ".join(str(entry[-1]) for entry in queue if entry) or "failed"
-    return str(exception.args[-1])
 
 
 def _is_client(factory: Any) -> bool:

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import provider
 
 from monconn.relay.sockets.loop import HAS_EPOLL
+from tests.namespaces import Network, two_machines
 from tests.properties import LONG_FACTOR, ORDINARY_EXAMPLES
 
 _PLACES_OF_PROGRAMS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
@@ -50,6 +51,13 @@ def pytest_collection_finish() -> None:
     """Spare the collector what is imported by now: it runs after every test."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """Two machines; skips the test where network namespaces are not permitted."""
+    with two_machines() as made:
+        yield made
 
 
 @pytest.fixture

@@ -38,12 +38,12 @@ from monconn.config.sections import (
     Metrics,
     Observers,
 )
-from monconn.config.tls import tls_backend, tls_listener
 from monconn.config.yaml import Mapping, Node, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.tls import BackendTls, ListenTls
+from monconn.policy.tls_endpoints import tls_backend, tls_listener
 
 _SOURCE_OF_PAIRS = "-p"
 _NO_SERVICES = 'no services: write them under "services:", each with a name, "listen" and "backend"'

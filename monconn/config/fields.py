@@ -28,7 +28,6 @@ from monconn.addresses import (
     parse_network,
     parse_port,
 )
-from monconn.config.tls import tls_backend, tls_faults, tls_listener
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import AddressError, quoted
 from monconn.policy import kinds, sides
@@ -36,6 +35,7 @@ from monconn.policy import tls as tls_settings
 from monconn.policy.kinds import MAX_COUNT, Kind
 from monconn.policy.sides import Keepalive, Sides
 from monconn.policy.tls import BackendTls, ListenTls
+from monconn.policy.tls_endpoints import tls_backend, tls_listener
 from monconn.units import parse_duration, parse_size
 
 T = TypeVar("T")
@@ -288,7 +288,25 @@ def _read_tls(node: Node, cls: type[Tls], example: str) -> tuple[Tls | None, Fou
     if any(name not in values for name in required):
         return None, found
     settings = cls(**values)
-    return settings, [*found, *tls_faults(settings)]
+    return settings, [*found, *_tls_faults(settings)]
+
+
+def _tls_faults(settings: ListenTls | BackendTls) -> list[tuple[tuple[str, ...], str]]:
+    """What is wrong in the files of settings, which are read here.
+
+    :returns: the path of the key that each fault belongs to, and a message.
+    """
+    from monconn.net.tls import ClientTls, ServerTls  # and OpenSSL, only if it is wanted
+    from monconn.net.tls_faults import TlsError
+
+    try:
+        if isinstance(settings, ListenTls):
+            ServerTls(settings)
+        else:
+            ClientTls(settings, "localhost")
+    except TlsError as error:
+        return error.found
+    return []
 
 
 def read_host(node: Node) -> str:
@@ -452,7 +470,7 @@ def _check_endpoint(
     :param own_tls: what it means if its TLS is ours: then its files are read instead.
     """
     if own_tls is not None:
-        faults = tls_faults(own_tls[1])
+        faults = _tls_faults(own_tls[1])
         if faults:
             raise Wrong(*(((), message) for _, message in faults))
         return

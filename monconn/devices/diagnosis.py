@@ -86,7 +86,7 @@ def _measured(record: ConnectionRecord) -> Iterator[tuple[Side, bytes]]:
 def _unreachable_suspect(
     record: ConnectionRecord, side: Side, raw: bytes, now: float
 ) -> Iterator[_Suspect]:
-    since = record.client_unreachable if side == "client" else record.backend_unreachable
+    since = record.unreachable_since(side)
     if since is not None:
         seconds = (now if record.closed is None else record.closed) - since
         at = iso_time(record.opened_at + since - record.opened)

@@ -236,13 +236,13 @@ class ConnectionRecord:
         side: Side,
         tcp: bytes | None,
         now: float,
-        keepalive_seconds: float = tcpinfo.LEAST_KEEPALIVE_SECONDS,
+        keepalive_seconds: float | None = None,
     ) -> None:
         """Store the kernel's ``tcp_info`` of a side's socket, and whether that side answers.
 
         :param tcp: undecoded; None changes nothing.
         :param now: monotonic seconds.
-        :param keepalive_seconds: the interval between keepalive probes, if it is known.
+        :param keepalive_seconds: the interval between keepalive probes; None if it is not known.
         """
         if tcp is None:
             return
@@ -260,7 +260,7 @@ class ConnectionRecord:
             self.backend_unanswered = self.backend_unreachable = None
 
     def _note_unanswered(
-        self, side: Side, tcp: bytes, now: float, heard: float, keepalive_seconds: float
+        self, side: Side, tcp: bytes, now: float, heard: float, keepalive_seconds: float | None
     ) -> None:
         if tcpinfo.is_over(tcp):
             return  # it may have been reset: that is an answer, but leaves the counters as they are
@@ -303,6 +303,14 @@ class ConnectionRecord:
         if unanswered is None or tcp is None or now - unanswered < seconds:
             return False
         return tcpinfo.unanswered(tcp) >= tcpinfo.LEAST_UNANSWERED
+
+    def unreachable_since(self, side: Side) -> float | None:
+        """``client_unreachable`` or ``backend_unreachable``."""
+        return self.client_unreachable if side == "client" else self.backend_unreachable
+
+    def end_of(self, side: Side) -> SideEnd:
+        """``client_end`` or ``backend_end``."""
+        return self.client_end if side == "client" else self.backend_end
 
     def note_end(self, side: Side, how: SideEnd) -> None:
         """Record how a side ended.

@@ -32,7 +32,7 @@ _MOST_RTO_SECONDS = 120.0
 """TCP_RTO_MAX of include/net/tcp.h."""
 _LOCAL_RETRY_SECONDS = 0.5
 """TCP_RESOURCE_PROBE_INTERVAL: when the kernel retries what it could not send at all."""
-LEAST_KEEPALIVE_SECONDS = 1.0
+_LEAST_KEEPALIVE_SECONDS = 1.0
 """The shortest interval between keepalive probes that the kernel takes."""
 _CLOSE = 7
 """TCP_CLOSE of include/net/tcp_states.h."""
@@ -108,13 +108,13 @@ def is_over(raw: bytes) -> bool:
     return raw[0] == _CLOSE
 
 
-def unanswered_seconds(raw: bytes, keepalive_seconds: float = LEAST_KEEPALIVE_SECONDS) -> float:
+def unanswered_seconds(raw: bytes, keepalive_seconds: float | None = None) -> float:
     """For how long at least the peer has not answered, as the kernel's timers must have run.
 
     From one snapshot, as often there was none before: a limit strikes, or the other side leaves.
     The timers are those of Linux' net/ipv4/tcp_timer.c.
 
-    :param keepalive_seconds: the interval between keepalive probes, if it is known.
+    :param keepalive_seconds: the interval between keepalive probes; None if it is not known.
     """
     _, retransmits, probes, backoff, rto, unacked, data_sent, not_sent = _answers(raw)
     rto_seconds = rto * _MICROSECONDS
@@ -136,7 +136,7 @@ def unanswered_seconds(raw: bytes, keepalive_seconds: float = LEAST_KEEPALIVE_SE
         intervals = range(max(1, backoff - probes + 1), backoff)
         return sum(min(base * (1 << each), _MOST_RTO_SECONDS) for each in intervals)
     # Keepalive probes: only sent while nothing is queued, the first one after `idle` of silence.
-    return max(0, probes - 1) * keepalive_seconds
+    return max(0, probes - 1) * (keepalive_seconds or _LEAST_KEEPALIVE_SECONDS)
 
 
 def _answers(raw: bytes) -> tuple[int, ...]:

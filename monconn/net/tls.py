@@ -28,26 +28,11 @@ from monconn.net.tls_faults import (
     chain_fault,
     error_text,
     ip_of,
-    is_alert,
     name_fault,
     openssl_text,
     out_of_time,
 )
 from monconn.policy.tls import BackendTls, Identity, ListenTls, split_ciphers
-
-__all__ = [
-    "BackendTls",
-    "ClientTls",
-    "Identity",
-    "ListenTls",
-    "ServerTls",
-    "TlsError",
-    "error_text",
-    "fault_text",
-    "files_digest",
-    "handshake_facts",
-    "is_alert",
-]
 
 _VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _MAX_FILE_BYTES = 16 << 20  # the authorities of a distribution are about 200 KiB

@@ -136,6 +136,11 @@ def error_text(error: Exception, peer: str) -> str:
     return f"TLS has failed: {text}" if text else "TLS has failed"
 
 
+def cut_text(peer: str) -> str:
+    """A detail for the record of a peer that has ended TCP only, and not TLS (RFC 8446, 6.1)."""
+    return f"the {peer} ended without close_notify"
+
+
 def openssl_text(error: Exception) -> str:
     """OpenSSL's reason for an error; empty if it has none."""
     entries = error.args[0] if error.args else None

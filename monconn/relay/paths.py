@@ -17,7 +17,6 @@ from twisted.logger import Logger
 
 from monconn.addresses import Address, EndpointAddress, socket_address
 from monconn.clock import Clock
-from monconn.config.tls import tls_backend
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
@@ -25,7 +24,9 @@ from monconn.net.listen import AdoptReactor
 from monconn.net.loops import Loops, target_of
 from monconn.net.resolver import Lookups, Resolver
 from monconn.net.sockets import SHORTAGES
-from monconn.net.tls import BackendTls, ClientTls, ServerTls
+from monconn.net.tls import ClientTls, ServerTls
+from monconn.policy.tls import BackendTls
+from monconn.policy.tls_endpoints import tls_backend
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import End
 from monconn.relay.preface import Preface, PrefaceRoom, WaitingProtocol, WaitingSocket
@@ -78,16 +79,27 @@ class DataPath(Protocol):
 class SocketPath:
     """Takes clients on sockets, and serves them by its own epoll.
 
+    Those that speak TLS have been admitted before their handshake, so that one that is blocked
+    costs none. They are asked about again after it, and only then are given a slot and a connection
+    to the backend.
+
     :param shared: what the service's socket Ends have in common.
     :param make_backend: makes the backend's End.
+    :param handshakes: where clients are amid their handshake, if they speak TLS.
     """
 
     _log = Logger()
 
-    def __init__(self, shared: Shared, make_backend: MakeBackend) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        make_backend: MakeBackend,
+        handshakes: HandshakeRoom | None = None,
+    ) -> None:
         self._shared = shared
         self._make_backend = make_backend
-        self.must_wait = shared.monitor.must_wait
+        self._handshakes = handshakes
+        self.must_wait = (shared.monitor if handshakes is None else handshakes).must_wait
 
     def begin(
         self,
@@ -98,8 +110,12 @@ class SocketPath:
     ) -> None:
         """Implements ``DataPath.begin``.
 
-        :param handshake: the client's, which is complete; None if it speaks no TLS.
+        :param handshake: the client's, which is complete; None if it is still to come, or the
+            client speaks no TLS.
         """
+        if self._handshakes is not None and handshake is None:
+            self._handshakes.enter(record, sock, backend, self.begin)
+            return
         backend_end = self._make_backend(record, backend)
         if handshake is not None:
             record.pipe = "tls"
@@ -125,36 +141,6 @@ class SocketPath:
     def preface_room(self, preface: Preface) -> PrefaceRoom:
         """Implements ``DataPath.preface_room``."""
         return PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
-
-
-class TlsPath(SocketPath):
-    """Takes clients on sockets that speak TLS.
-
-    Each has been admitted before its handshake, so that one that is blocked costs none. It is
-    asked about again after it, and only then is given a slot and a connection to the backend.
-
-    :param shared: what the service's socket Ends have in common.
-    :param make_backend: makes the backend's End.
-    :param room: where clients are amid their handshake.
-    """
-
-    def __init__(self, shared: Shared, make_backend: MakeBackend, room: HandshakeRoom) -> None:
-        super().__init__(shared, make_backend)
-        self._handshakes = room
-        self.must_wait = room.must_wait
-
-    def begin(
-        self,
-        record: ConnectionRecord,
-        sock: socket.SocketType,
-        backend: Address | None = None,
-        handshake: Handshake | None = None,
-    ) -> None:
-        """Implements ``DataPath.begin``."""
-        if handshake is None:
-            self._handshakes.enter(record, sock, backend, self.begin)
-        else:
-            super().begin(record, sock, backend, handshake)
 
 
 class TransportPath:
@@ -280,11 +266,11 @@ class DataPaths:
             return self.from_endpoint(monitor, backend, backend_tls=backend_tls)
         make_backend = self._make_backend(monitor, backend, backend_tls)
         shared = self._shared(monitor)
-        if tls is not None:
-            room = HandshakeRoom(monitor, tls, shared.loop, shared.handshakes, self.deadlines)
-            self._rooms.add(room)
-            return TlsPath(shared, make_backend, room)
-        return SocketPath(shared, make_backend)
+        if tls is None:
+            return SocketPath(shared, make_backend)
+        room = HandshakeRoom(monitor, tls, shared.loop, shared.handshakes, self.deadlines)
+        self._rooms.add(room)
+        return SocketPath(shared, make_backend, room)
 
     def from_endpoint(
         self,

@@ -224,7 +224,10 @@ class Relay:
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
         if self.record.reason is not None:
-            return  # it only follows ours
+            # It only follows ours; or it is how a loop of services, which has given the reason to
+            # all of its connections, is undone from where it was found.
+            self._handle("cut")
+            return
         self.record.note_end(end.side, "fin")
         now = self._monitor.clock.seconds()
         if self.record.half_closed is None:
@@ -237,9 +240,8 @@ class Relay:
 
     def _notify_half_closed(self, end: End) -> None:
         record = self.record
-        other_end = record.backend_end if end.side == "client" else record.client_end
         # A connection that has a reason is being closed, or has been by passing on the end.
-        if other_end == "none" and record.reason is None:
+        if record.reason is None and record.end_of(end.peer.side) == "none":
             self._monitor.half_closed(record, end.side)
 
     def gone(self, end: End) -> None:
@@ -252,7 +254,7 @@ class Relay:
         record, side = self.record, end.side
         if how == "reset":
             record.note_answer(side)
-        if record.reason is None and self._has_ended(side):
+        if record.reason is None and record.end_of(side) == "fin":
             # That has decided the reason, and a reset tells nothing new.
             if how == "timeout":
                 self._note_lost(side, detail)
@@ -273,11 +275,6 @@ class Relay:
         self._handle("client_broken_early" if has_early_bytes else _BROKEN_EVENT[side])
         self._leave(side)
 
-    def _has_ended(self, side: Side) -> bool:
-        """Whether a side has ended in order."""
-        record = self.record
-        return (record.client_end if side == "client" else record.backend_end) == "fin"
-
     def _note_lost(self, side: Side, detail: str) -> None:
         """A side has vanished that had ended in order.
 
@@ -297,10 +294,8 @@ class Relay:
         keepalive = self._monitor.policy.keepalive
         for end in (self.client, self.backend):
             probing = keepalive.of(end.side)
-            if probing is None:
-                self.record.note_tcp(end.side, end.tcp_info(), now)
-            else:
-                self.record.note_tcp(end.side, end.tcp_info(), now, probing.interval)
+            interval = None if probing is None else probing.interval
+            self.record.note_tcp(end.side, end.tcp_info(), now, interval)
 
     def _set_reason(self, reason: Reason, detail: str = "") -> None:
         self.record.end(reason, self._monitor.clock.seconds(), detail)
@@ -393,14 +388,11 @@ class Relay:
     def _has_lost(self, now: float) -> bool:
         """End the connection if a side has been unreachable for as long as it may."""
         timeouts, record = self._monitor.timeouts, self.record
-        limits: list[tuple[Side, float]] = [
-            (end.side, limit)
-            for end in (self.client, self.backend)
-            if end.side not in self._gone  # what is known of those that are will not change
-            and (limit := timeouts.unreachable_limit(end.side, record))
-        ]
-        for side, limit in limits:
-            if record.is_unreachable(side, limit, now):
+        for side in (self.client.side, self.backend.side):
+            if side in self._gone:
+                continue  # what is known of it will not change
+            limit = timeouts.unreachable_limit(side, record)
+            if limit and record.is_unreachable(side, limit, now):
                 is_given = timeouts.unreachable_timeout.of(side)
                 self._lose(side, "unreachable_timeout" if is_given else "half_close_timeout")
                 return True
@@ -408,25 +400,24 @@ class Relay:
 
     def _find_unreachable(self) -> Side | None:
         """Which side does not answer, by what the kernel knows; the one that was first to."""
-        record = self.record
-        if record.client_end == "timeout":  # that was noted before, and the other side lives on
-            return "client"
-        if record.backend_end == "timeout":
-            return "backend"
+        for end in (self.client, self.backend):
+            if self.record.end_of(end.side) == "timeout":  # noted before; the other side lives on
+                return end.side
         self.measure()
-        since: list[tuple[float, Side]] = []
-        if record.client_unreachable is not None and "client" not in self._gone:
-            since.append((record.client_unreachable, "client"))
-        if record.backend_unreachable is not None and "backend" not in self._gone:
-            since.append((record.backend_unreachable, "backend"))
-        return min(since)[1] if since else None
+        silent: list[tuple[float, Side]] = [
+            (since, end.side)
+            for end in (self.client, self.backend)
+            if (since := self.record.unreachable_since(end.side)) is not None
+            and end.side not in self._gone
+        ]
+        return min(silent)[1] if silent else None
 
     def _lose(self, side: Side, limit: str) -> None:
         """End the connection because a side has vanished.
 
         :param limit: which time limit brought it to light.
         """
-        if self._has_ended(side):
+        if self.record.end_of(side) == "fin":
             self._note_lost(side, limit)
             self._handle(_DROPPED_EVENT[side])
         else:

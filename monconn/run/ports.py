@@ -29,7 +29,8 @@ from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, ListenReactor, open_listener
 from monconn.net.loops import Target, target_of_name
 from monconn.net.sockets import set_keepalive
-from monconn.net.tls import ServerTls, TlsError, files_digest
+from monconn.net.tls import ServerTls, files_digest
+from monconn.net.tls_faults import TlsError
 from monconn.policy.tls import ListenTls
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
 from monconn.relay.paths import DataPath, DataPaths, TransportPath

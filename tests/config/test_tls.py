@@ -13,9 +13,9 @@ import pytest
 from monconn.addresses import Address, EndpointAddress, TcpAddress, parse_backend, parse_listen
 from monconn.config import config
 from monconn.config.config import ServiceConfig
-from monconn.config.tls import tls_backend, tls_backend_parts, tls_listener
 from monconn.errors import ConfigError, SettingError
 from monconn.policy.tls import BackendTls, Identity, ListenTls
+from monconn.policy.tls_endpoints import tls_backend, tls_backend_parts, tls_listener
 from tests import ROOT
 from tests.certificates import Certificate, make_certificate
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from monconn.faces.control.client import Client
+from tests.namespaces import Namespace, ip, set_ephemeral_ports
 
-from .namespace import Namespace, ip, set_ephemeral_ports
 from .programs import HANG_SECONDS, Backend, Monconn, echo, until
 
 FRONT, BACK = 7001, 7002

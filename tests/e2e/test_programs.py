@@ -32,7 +32,7 @@ UsePAM no
 PasswordAuthentication no
 Subsystem sftp internal-sftp
 """
-NGINX_CONFIG = """
+NGINX_IN_A_FOLDER = """
 {user}
 daemon off;
 pid {folder}/nginx.pid;
@@ -45,6 +45,11 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+"""
+"""The beginning of a configuration: nothing is written elsewhere."""
+NGINX_CONFIG = (
+    NGINX_IN_A_FOLDER
+    + """\
     client_max_body_size 0;
     server {{
         listen 127.0.0.1:{ipv4_port};
@@ -55,6 +60,7 @@ http {{
     }}
 }}
 """
+)
 MOSQUITTO_CONFIG = """
 {user}
 listener {port} 127.0.0.1

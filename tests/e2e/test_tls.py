@@ -324,3 +324,36 @@ def test_a_trusted_backend_whose_certificate_names_no_host(
         assert client.recv(100) == b""
     monconn.log.wait_for(r"web: \S+ backend_unreachable after .*certificate names no host")
     backend.close()
+
+
+@pytest.mark.parametrize("options", ["", ":timeout=9"], ids=["sockets", "twisted"])
+@pytest.mark.parametrize(
+    ("how", "ended"),
+    [
+        ("reset", r"backend_reset after \S+, up 0 B, down 0 B"),
+        ("fin", r"backend_unreachable after .* \(closed amid the handshake\)$"),
+    ],
+)
+def test_a_backend_that_leaves_amid_the_handshake(
+    launch: Callable[..., Monconn],
+    serve: Callable[..., Backend],
+    tmp_path: Path,
+    options: str,
+    how: str,
+    ended: str,
+) -> None:
+    """It was not connected: the client gets an end, whoever makes the TLS connection."""
+
+    def leave(client: socket.socket) -> None:
+        while len(client.recv(1 << 16)) == 1 << 16:
+            pass  # bytes that are left unread make any close a reset
+        if how == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    address = f"tls:127.0.0.1:{serve(leave).port}{options}"
+    file = write_config(tmp_path, web={"listen": "127.0.0.1:0", "backend": address})
+    monconn = launch("monconn", "-c", file)
+    with connect(monconn.port("web")) as client:
+        assert client.recv(100) == b""
+    monconn.log.wait_for(rf"web: \S+ {ended}")

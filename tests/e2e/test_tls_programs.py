@@ -33,26 +33,16 @@ from .programs import (
     until,
 )
 from .programs import write_config as write
-from .test_programs import PAGE_BYTES, digest, make_file, run, user_line
+from .test_programs import NGINX_IN_A_FOLDER, PAGE_BYTES, digest, make_file, run, user_line
 
 if not HAS_EPOLL:
     pytest.skip("TLS of our own needs epoll", allow_module_level=True)
 
 FindProgram = Callable[[str], str]
 
-NGINX_CONFIG = """
-{user}
-daemon off;
-pid {folder}/nginx.pid;
-error_log stderr;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+NGINX_CONFIG = (
+    NGINX_IN_A_FOLDER
+    + """\
     server {{
         listen 127.0.0.1:{port} ssl;
         ssl_certificate {server.certificate};
@@ -65,6 +55,7 @@ http {{
     }}
 }}
 """
+)
 HAPROXY_CONFIG = """
 global
     maxconn 100

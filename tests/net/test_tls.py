@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -15,7 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from monconn.errors import SettingError
-from monconn.net.tls import ClientTls, ServerTls, TlsError, fault_text, handshake_facts
+from monconn.net.tls import ClientTls, ServerTls, fault_text, handshake_facts
+from monconn.net.tls_faults import TlsError
 from monconn.policy.tls import BackendTls, Identity, ListenTls
 from tests.certificates import Certificate, make_certificate
 
@@ -588,6 +590,13 @@ def test_a_certificate_and_a_key_that_are_damaged(make: Make) -> None:
     assert "key cannot be used" in found[("key",)]
 
 
+def write_key(folder: Path, key: Any, format: serialization.PrivateFormat) -> str:
+    path = folder / "other.pem"
+    nothing = serialization.NoEncryption()
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, format, nothing))
+    return str(path)
+
+
 def test_a_key_of_another_certificate(make: Make, tmp_path: Path) -> None:
     made, other = make("a"), make("b")
     found = problems_of(ListenTls(str(made.certificate), str(other.key)))
@@ -596,28 +605,16 @@ def test_a_key_of_another_certificate(make: Make, tmp_path: Path) -> None:
         f' "{made.certificate}"'
     }
     rsa_key = rsa.generate_private_key(65537, 2048)
-    (tmp_path / "rsa.pem").write_bytes(
-        rsa_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.TraditionalOpenSSL,
-            serialization.NoEncryption(),
-        )
-    )
-    found = problems_of(ListenTls(str(made.certificate), str(tmp_path / "rsa.pem")))
+    path = write_key(tmp_path, rsa_key, serialization.PrivateFormat.TraditionalOpenSSL)
+    found = problems_of(ListenTls(str(made.certificate), path))
     assert "is not that of the first certificate" in found[("key",)]
 
 
 def test_keys_of_kinds_that_tls_has_not(make: Make, tmp_path: Path) -> None:
     made = make("a")
     key = x25519.X25519PrivateKey.generate()
-    (tmp_path / "x25519.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    found = problems_of(ListenTls(str(made.certificate), str(tmp_path / "x25519.pem")))
+    path = write_key(tmp_path, key, serialization.PrivateFormat.PKCS8)
+    found = problems_of(ListenTls(str(made.certificate), path))
     assert "is not that of the first certificate in" in found[("key",)]
 
 

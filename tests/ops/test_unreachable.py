@@ -15,10 +15,9 @@ from monconn.ops.operations import Operations
 from monconn.ops.rows import ConnectionRow
 from monconn.ops.text_table import text_table
 from monconn.relay.paths import DataPaths
+from tests.namespaces import Network
 from tests.relay import test_vanished
-from tests.relay.test_vanished import PROBING, Network, Played, Row, pause
-
-network = test_vanished.network
+from tests.relay.test_vanished import PROBING, VANISHING, Played, Row, pause
 
 
 class Seen:
@@ -62,7 +61,7 @@ async def test_one_that_has_vanished_is_seen_and_one_that_is_silent_is_not(
         for each in both:
             each.played.connect()
             await test_vanished.until(each.played.is_connected)
-        network.cut("silence")
+        network.cut(VANISHING)
         for _ in range(100):
             if await gone.is_unreachable():
                 break

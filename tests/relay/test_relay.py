@@ -406,6 +406,16 @@ def test_a_peers_answer_to_our_close_changes_no_reason(stage: Stage) -> None:
 # -- ended by us
 
 
+def test_a_loop_ends_from_where_it_was_found(stage: Stage) -> None:
+    """Its connections have their reason, and each is closed as soon as the next one is."""
+    stage.record.end("error", stage.clock.seconds(), "a loop of services")
+    stage.relay.eof(stage.backend)
+    assert stage.asked() == ["close client", "close backend"]
+    stage.relay.gone(stage.client)
+    stage.relay.gone(stage.backend)
+    assert stage.summary() == ("error", "ID", "none", "none", "monconn")
+
+
 def test_an_orderly_end_closes_both(stage: Stage) -> None:
     stage.relay.end("operator")
     assert stage.asked() == ["close client", "close backend"]

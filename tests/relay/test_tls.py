@@ -88,10 +88,16 @@ def handshakes(world: World) -> HandshakeRoom:
     return room
 
 
+def tls_client(version: str = "1.3") -> SSL.Connection:
+    """A client's TLS, which has not begun; its socket is elsewhere."""
+    tls = SSL.Connection(context(version), None)
+    tls.set_connect_state()
+    return tls
+
+
 def hello() -> bytes:
     """The first bytes of a handshake."""
-    tls = SSL.Connection(context("1.3"), None)
-    tls.set_connect_state()
+    tls = tls_client()
     with pytest.raises(SSL.WantReadError):
         tls.do_handshake()
     return tls.bio_read(1 << 16)
@@ -105,26 +111,15 @@ def tls_of(sock: socket.socket) -> TlsSocket:
 # -- ends
 
 
-@case(*CLIENT_PIPES)
-def client_ends_by_a_bare_fin(world: World) -> None:
+def answered_after_its_end(world: World, end: Callable[[TlsSocket], None]) -> str:
+    """A client gets a whole answer after its end, and both are over then.
+
+    :param end: how it ends its side.
+    :returns: the record's detail.
+    """
     client, backend = world.pair()
     client.sendall(b"question")
-    tls_of(client).fin()
-    assert to_the_end(backend) == (b"question", "fin")
-    sending = world.meanwhile(backend.sendall, ANSWER)
-    assert exactly(client, len(ANSWER)) == ANSWER
-    sending.result()
-    backend.close()
-    assert to_the_end(client) == (b"", "fin")
-    record = world.expect("client_closed", "--", "fin", "fin", up=8, down=len(ANSWER))
-    assert record.detail == "the client ended without close_notify"
-
-
-@case(*CLIENT_PIPES)
-def client_says_its_end_and_sends_no_fin(world: World) -> None:
-    client, backend = world.pair()
-    client.sendall(b"question")
-    tls_of(client).end()
+    end(tls_of(client))
     assert to_the_end(backend) == (b"question", "fin")
     sending = world.meanwhile(backend.sendall, ANSWER)
     assert exactly(client, len(ANSWER)) == ANSWER
@@ -132,8 +127,18 @@ def client_says_its_end_and_sends_no_fin(world: World) -> None:
     backend.close()
     assert to_the_end(client) == (b"", "fin")
     client.close()
-    record = world.expect("client_closed", "--", "fin", "fin", up=8, down=len(ANSWER))
-    assert record.detail == ""
+    return world.expect("client_closed", "--", "fin", "fin", up=8, down=len(ANSWER)).detail
+
+
+@case(*CLIENT_PIPES)
+def client_ends_by_a_bare_fin(world: World) -> None:
+    detail = answered_after_its_end(world, TlsSocket.fin)
+    assert detail == "the client ended without close_notify"
+
+
+@case(*CLIENT_PIPES)
+def client_says_its_end_and_sends_no_fin(world: World) -> None:
+    assert answered_after_its_end(world, TlsSocket.end) == ""
 
 
 @case(*CLIENT_PIPES)
@@ -224,8 +229,7 @@ def _end_and_reset(client: TlsSocket) -> None:
 def everything_comes_with_the_end_of_the_handshake(world: World) -> None:
     """No event reports it once more."""
     sock = world.raw_client()
-    tls = SSL.Connection(context(world.client_tls), None)
-    tls.set_connect_state()
+    tls = tls_client(world.client_tls)
     is_done = False
     while not is_done:
         try:
@@ -320,8 +324,7 @@ def client_blocked_amid_its_handshake(world: World) -> None:
     sock = world.raw_client()
     until(lambda: len(handshakes(world)) == 1)
     world.on_reactor(world.monitor.block, "127.0.0.1")
-    tls = SSL.Connection(context("1.3"), None)
-    tls.set_connect_state()
+    tls = tls_client()
     client = world._keep(TlsSocket(sock, tls))
     with pytest.raises((Cut, ConnectionResetError)):
         client.recv(1)
@@ -434,8 +437,7 @@ def handshake_in_single_bytes(world: World) -> None:
     sock = Dribbling(raw.family, raw.type, raw.proto, raw.detach())
     sock.settimeout(5)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    tls = SSL.Connection(context(world.client_tls), None)
-    tls.set_connect_state()
+    tls = tls_client(world.client_tls)
     done = False
     while not done:
         try:
@@ -486,8 +488,7 @@ def those_who_find_no_slot_wait_after_the_handshake(world: World) -> None:
     until(lambda: len(handshakes(world)) == 3)
     clients = []
     for sock in tries:
-        tls = SSL.Connection(context("1.3"), None)
-        tls.set_connect_state()
+        tls = tls_client()
         clients.append(world._keep(TlsSocket(sock, tls)))
     for number, client in enumerate(clients):
         client.sendall(b"number %d" % number)
@@ -514,8 +515,7 @@ def those_who_find_no_slot_are_refused_if_the_rules_say_so(world: World) -> None
     until(lambda: len(handshakes(world)) == 2)
     clients = []
     for sock in (first, second):
-        tls = SSL.Connection(context("1.3"), None)
-        tls.set_connect_state()
+        tls = tls_client()
         clients.append(world._keep(TlsSocket(sock, tls)))
     with pytest.raises((Cut, ConnectionResetError)):
         clients[1].recv(1)

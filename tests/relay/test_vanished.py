@@ -1,26 +1,22 @@
 """Peers that vanish, in a network namespace: who is said to be lost, who ended, and by which limit.
 
-Everything runs at the same time, each row at a service of its own. Two cables lead to the machine
-of the peers; one of them is cut, the other stays, for those that live and must not be lost.
+Everything runs at the same time, each row at a service of its own. Several cables lead to the
+machine of the peers; they are cut in different ways, but for one, which stays, for those that live
+and must not be lost.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
 import attrs
-import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
@@ -36,11 +32,17 @@ from monconn.policy.sides import Keepalive
 from monconn.relay import paths
 from monconn.relay.forwarder import Forwarder
 from monconn.relay.paths import DataPaths
+from tests.namespaces import Network
 
 STAYING, VANISHING = 0, 1
-"""The cables."""
-THEIR_MAC = "02:00:00:00:00:02"
-CLONE_NEWNET = 0x40000000
+"""Cables."""
+CUTS = {
+    VANISHING: ("sockets", "silence"),
+    2: ("sockets", "their_link"),
+    3: ("sockets", "our_link"),
+    4: ("transports", "silence"),
+}
+"""By cable: the data path of the connections over it, and how it is cut."""
 OFF: dict[str, Any] = {"keepalive": False, "max_idle": 0, "write_timeout": 0}
 PROBING = Keepalive(idle=1, interval=1, count=9)
 SOON = Keepalive(idle=1, interval=1, count=3)
@@ -256,81 +258,6 @@ ROWS = [
 ]
 
 
-# -- the network
-
-
-def run(command: str) -> None:
-    subprocess.run(command.split(), check=True, capture_output=True)
-
-
-def enter(namespace: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).setns(namespace, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
-
-
-@contextmanager
-def inside(namespace: int, outside: int) -> Iterator[None]:
-    """Have this thread make its sockets in a namespace."""
-    enter(namespace)
-    try:
-        yield
-    finally:
-        enter(outside)
-
-
-@attrs.frozen
-class Network:
-    """Our machine and that of the peers, with two cables between them."""
-
-    name: str
-    ours: int
-    theirs: int
-
-    def cut(self, way: str) -> None:
-        """Nothing answers at the other end of one cable, from now on."""
-        if way == "silence":
-            # Else the address could not be resolved any more, which the kernel knows.
-            theirs = f"{_address(VANISHING, 'peer')} lladdr {THEIR_MAC} dev ours{VANISHING}"
-            run(f"ip -n {self.name}m neigh replace {theirs}")
-            run(f"ip -n {self.name}p addr flush dev peer{VANISHING}")
-        elif way == "their_link":
-            run(f"ip -n {self.name}p link set peer{VANISHING} down")
-        else:
-            run(f"ip -n {self.name}m link set ours{VANISHING} down")
-
-
-def _address(cable: int, end: str) -> str:
-    return f"10.99.{cable}.{1 if end == 'ours' else 2}"
-
-
-@pytest.fixture
-def network() -> Iterator[Network]:
-    """Skips the test where namespaces are not permitted."""
-    name = f"monconn{os.getpid()}"
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    made: list[int] = [home]
-    try:
-        try:
-            run(f"ip netns add {name}m")
-            run(f"ip netns add {name}p")
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"this needs root and network namespaces: {error}")
-        for cable in (STAYING, VANISHING):
-            run(f"ip -n {name}m link add ours{cable} type veth peer name peer{cable} netns {name}p")
-            run(f"ip -n {name}p link set peer{cable} address {THEIR_MAC}")
-            for machine, end in (("m", "ours"), ("p", "peer")):
-                run(f"ip -n {name}{machine} addr add {_address(cable, end)}/24 dev {end}{cable}")
-                run(f"ip -n {name}{machine} link set {end}{cable} up")
-        made += [os.open(f"/run/netns/{name}{each}", os.O_RDONLY) for each in "mp"]
-        with inside(made[1], home):
-            yield Network(name, made[1], made[2])
-    finally:
-        for each in "mp":
-            subprocess.run(["ip", "netns", "del", f"{name}{each}"], capture_output=True)
-        for descriptor in made:
-            os.close(descriptor)
-
-
 # -- a row at work
 
 
@@ -339,19 +266,28 @@ class Played:
 
     :param network: where they are.
     :param paths: moves the bytes.
+    :param vanishing: the cable that is cut.
     """
 
-    def __init__(self, row: Row, network: Network, paths: DataPaths, reactor: Any) -> None:
+    def __init__(
+        self,
+        row: Row,
+        network: Network,
+        paths: DataPaths,
+        reactor: Any,
+        vanishing: int = VANISHING,
+    ) -> None:
         self.row = row
+        self.cut = CUTS[vanishing]
         self._network = network
         cables = {
-            side: VANISHING if row.vanishes == side else STAYING for side in ("client", "backend")
+            side: vanishing if row.vanishes == side else STAYING for side in ("client", "backend")
         }
-        with inside(network.theirs, network.ours):
-            self._listening = socket.create_server((_address(cables["backend"], "peer"), 0))
+        with network.among_the_peers():
+            self._listening = socket.create_server((network.theirs(cables["backend"]), 0))
         self._listening.setblocking(False)
         backend = TcpAddress(*self._listening.getsockname())
-        ours = TcpAddress(_address(cables["client"], "ours"), 0)
+        ours = TcpAddress(network.ours(cables["client"]), 0)
         sock = open_listener(ours)
         self.monitor = Monitor("test", policy=Policy.of(**OFF | row.policy))
         forwarder = Forwarder(self.monitor, paths.between(self.monitor, ours, backend))
@@ -365,12 +301,9 @@ class Played:
         """Connect the client: the kernel accepts it."""
         if "stops" in self.row.after:
             code = f"import socket; s = socket.create_connection({self._where}); input()"
-            self._process = subprocess.Popen(
-                ["ip", "netns", "exec", f"{self._network.name}p", sys.executable, "-c", code],
-                stdin=subprocess.PIPE,
-            )
+            self._process = self._network.start_python(code)
             return
-        with inside(self._network.theirs, self._network.ours):
+        with self._network.among_the_peers():
             client = socket.create_connection(self._where, 5)
         client.setblocking(False)
         self.sockets["client"] = client
@@ -457,29 +390,19 @@ async def until(condition: Callable[[], bool]) -> None:
         await pause(0.02)
 
 
-@pytest.mark.parametrize(
-    ("pipe", "way"),
-    [
-        ("sockets", "silence"),
-        ("sockets", "their_link"),
-        ("sockets", "our_link"),
-        ("transports", "silence"),
-    ],
-)
 @pytest_twisted.ensureDeferred
-async def test_who_has_vanished(pipe: str, way: str, network: Network) -> None:
+async def test_who_has_vanished(network: Network) -> None:
     from twisted.internet import reactor
 
     data_paths = DataPaths(reactor, MonotonicClock())
     played: list[Played] = []
     try:
-        with (
-            patch.object(timeouts, "BACKEND_ENDED_SECONDS", BACKEND_ENDED_SECONDS),
-            patch.object(paths, "HAS_EPOLL", pipe == "sockets"),
-        ):
-            for row in ROWS:
-                played.append(Played(row, network, data_paths, reactor))
-                played[-1].connect()
+        with patch.object(timeouts, "BACKEND_ENDED_SECONDS", BACKEND_ENDED_SECONDS):
+            for cable, (pipe, _) in CUTS.items():
+                with patch.object(paths, "HAS_EPOLL", pipe == "sockets"):
+                    played += [Played(row, network, data_paths, reactor, cable) for row in ROWS]
+            for each in played:
+                each.connect()
             for each in played:
                 await until(each.is_connected)
                 each.act(each.row.before)
@@ -487,7 +410,8 @@ async def test_who_has_vanished(pipe: str, way: str, network: Network) -> None:
             for each in played:
                 if each.row.before.endswith("fills"):
                     each.act(each.row.before)  # again, as we have taken some by now
-            network.cut(way)
+            for cable, (_, way) in CUTS.items():
+                network.cut(cable, way)
             for each in played:
                 each.act(each.row.after)
             await pause(LATER_SECONDS)
@@ -498,9 +422,11 @@ async def test_who_has_vanished(pipe: str, way: str, network: Network) -> None:
             while not all(each.outcome() for each in ending) and time.monotonic() < give_up:
                 await pause(0.05)
             wrong = [
-                (each.row, each.outcome()) for each in played if each.outcome() != each.row.expected
+                f"{each.cut}: {each.row}\n   was {each.outcome()}"
+                for each in played
+                if each.outcome() != each.row.expected
             ]
-            assert not wrong, "\n".join(f"{row}\n   was {was}" for row, was in wrong)
+            assert not wrong, "\n".join(wrong)
     finally:
         for each in played:
             each.close()

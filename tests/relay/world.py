@@ -28,9 +28,10 @@ from monconn.clock import MonotonicClock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import Listener, open_listener
-from monconn.net.tls import BackendTls, ListenTls, ServerTls
+from monconn.net.tls import ServerTls
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
+from monconn.policy.tls import BackendTls, ListenTls
 from monconn.relay import paths
 from monconn.relay.forwarder import Forwarder
 from monconn.relay.paths import ChooseBackend, DataPaths

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
@@ -18,12 +14,15 @@ from monconn.monitor.monitor import Monitor
 from monconn.policy.policy import Policy
 from monconn.policy.sides import Keepalive
 from monconn.wrapping import MonitoringFactory
+from tests.namespaces import Network
 
 PATIENCE_SECONDS = 20.0
 SECONDS = 3.0
 BIG = bytes(1 << 24)
 
-# Runs in the namespace: listens, connects to each port that it is given, and waits.
+CABLE = 0
+
+# Runs on the peers' machine: listens, connects to each port that it is given, and waits.
 PEER = """
 import socket, sys
 host, ports = sys.argv[1], sys.argv[2:]
@@ -31,54 +30,6 @@ listener = socket.create_server(("", 7000))
 connected = [socket.create_connection((host, int(port)), 10) for port in ports]
 sys.stdin.read()
 """
-
-
-@attrs.define
-class Namespace:
-    """Another host, at the end of a cable."""
-
-    name: str
-    network: str
-
-    @property
-    def here(self) -> str:
-        return f"{self.network}.1"
-
-    @property
-    def there(self) -> str:
-        return f"{self.network}.2"
-
-    def vanish(self) -> None:
-        """From now on it hears us, and nothing of what it says arrives."""
-        run("ip", "-n", self.name, "route", "add", "blackhole", f"{self.here}/32")
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root, and ip of iproute2")
-    number = os.getpid() % 50_000
-    made = Namespace(f"monconn-{number}", f"10.{200 + number // 1000}.{number % 250}")
-    link, peer = f"mc{number}a", f"mc{number}b"
-    try:
-        run("ip", "netns", "add", made.name)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespace can be made here: {error.stderr.decode().strip()}")
-    try:
-        run("ip", "link", "add", link, "type", "veth", "peer", "name", peer, "netns", made.name)
-        run("ip", "address", "add", f"{made.here}/30", "dev", link)
-        run("ip", "link", "set", link, "up")
-        run("ip", "-n", made.name, "address", "add", f"{made.there}/30", "dev", peer)
-        run("ip", "-n", made.name, "link", "set", peer, "up")
-        yield made
-    finally:
-        # The namespace takes its end of the cable with it, but later on.
-        subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
-        run("ip", "netns", "delete", made.name)
 
 
 class Quiet(Protocol):
@@ -151,14 +102,12 @@ def ends(monitor: Monitor) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def peer(namespace: Namespace) -> Iterator[Callable[..., None]]:
-    """Starts the other host's program, which connects to ports of ours."""
+def peer(network: Network) -> Iterator[Callable[..., None]]:
+    """Starts a program on the peers' machine, which connects to ports of ours."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(*ports: int) -> None:
-        command = ["ip", "netns", "exec", namespace.name, sys.executable, "-c", PEER]
-        where = [namespace.here, *map(str, ports)]
-        processes.append(subprocess.Popen([*command, *where], stdin=subprocess.PIPE))
+        processes.append(network.start_python(PEER, network.ours(CABLE), *map(str, ports)))
 
     yield start
     for process in processes:
@@ -168,19 +117,19 @@ def peer(namespace: Namespace) -> Iterator[Callable[..., None]]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_vanished_is_lost_whoever_ends(
-    world: World, namespace: Namespace, peer: Callable[..., None]
+    world: World, network: Network, peer: Callable[..., None]
 ) -> None:
     limit = {"unreachable_timeout": SECONDS, "keepalive": False}
-    closed = world.listen(namespace.here, keepalive=False)
-    aborted = world.listen(namespace.here, keepalive=False)
-    limited = world.listen(namespace.here, keepalive=False, max_idle=SECONDS + 2)
-    watched = world.listen(namespace.here, **limit)
-    probed = world.listen(namespace.here, keepalive=Keepalive(idle=1, interval=1, count=2))
+    closed = world.listen(network.ours(CABLE), keepalive=False)
+    aborted = world.listen(network.ours(CABLE), keepalive=False)
+    limited = world.listen(network.ours(CABLE), keepalive=False, max_idle=SECONDS + 2)
+    watched = world.listen(network.ours(CABLE), **limit)
+    probed = world.listen(network.ours(CABLE), keepalive=Keepalive(idle=1, interval=1, count=2))
     peer(*(port.getHost().port for port in world.ports))
     await world.until(lambda: sum(map(len, world.monitors)) == len(world.ports))
-    called = world.connect(namespace.there, **limit)
+    called = world.connect(network.theirs(CABLE), **limit)
     await world.until(lambda: len(called) == 1)
-    namespace.vanish()
+    network.cut(CABLE)
     for monitor in (closed, aborted, limited, watched, called):
         world.protocol(monitor).transport.write(b"are you there?")
 
@@ -205,12 +154,12 @@ async def test_a_peer_that_vanished_is_lost_whoever_ends(
 
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_reads_nothing_is_there(
-    world: World, namespace: Namespace, peer: Callable[..., None]
+    world: World, network: Network, peer: Callable[..., None]
 ) -> None:
     limit = {"unreachable_timeout": 1, "keepalive": Keepalive(idle=1, interval=1, count=2)}
-    silent = world.listen(namespace.here, **limit)
-    full = world.listen(namespace.here, **limit)
-    ended = world.listen(namespace.here, **limit, half_close_timeout=4)
+    silent = world.listen(network.ours(CABLE), **limit)
+    full = world.listen(network.ours(CABLE), **limit)
+    ended = world.listen(network.ours(CABLE), **limit, half_close_timeout=4)
     peer(*(port.getHost().port for port in world.ports))
     await world.until(lambda: sum(map(len, world.monitors)) == len(world.ports))
     world.protocol(full).transport.write(BIG)
@@ -227,9 +176,9 @@ async def test_a_peer_that_reads_nothing_is_there(
 
 @pytest_twisted.ensureDeferred
 async def test_without_half_close_timeout_a_peer_may_stay_after_our_end(
-    world: World, namespace: Namespace, peer: Callable[..., None]
+    world: World, network: Network, peer: Callable[..., None]
 ) -> None:
-    monitor = world.listen(namespace.here)
+    monitor = world.listen(network.ours(CABLE))
     peer(*(port.getHost().port for port in world.ports))
     await world.until(lambda: len(monitor) == 1)
     world.protocol(monitor).transport.loseWriteConnection()

@@ -27,7 +27,7 @@ from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import HOLD_CONNECTING, ByteSink, End, EndListener, Phase
 from monconn.relay.sockets.connect import ConnectAttempt, Connector
-from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, SocketLoop, TurnShare
+from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, READ_ON, SocketLoop, TurnShare
 from monconn.relay.sockets.pipes import Pipe, PipePool
 from monconn.relay.sockets.send_queue import SPLICE_FLAGS, SendQueue
 from monconn.relay.stages import StageChain
@@ -51,19 +51,15 @@ HAS_SPLICE = hasattr(os, "splice")
 # All Ends read into one buffer: recv_into makes no object for each chunk, and memory that was used
 # a moment ago is in the processor's cache. Every sink copies what it does not pass to the kernel at
 # once, so that it is free again before the next read.
-_buffer = memoryview(bytearray(COPY_BYTES))
+read_buffer = memoryview(bytearray(COPY_BYTES))
 
-# EPOLLERR alone is a failure: EPOLLHUP also comes when both sides have ended in order.
-_BROKEN = ERR
-# Once one of these was reported, a read that returns less than its limit may not have emptied
-# the socket: no further event reports an end that has arrived already, and recv stops at TCP's
-# urgent mark. Then each read must be followed by another, until EAGAIN or the end.
-_READ_ON = PRI | RDHUP | HUP | ERR
-# The same, for a reason that is no event: among a UNIX socket's bytes there may be descriptors,
+BROKEN = ERR
+"""EPOLLERR alone is a failure: EPOLLHUP also comes when both sides have ended in order."""
+# As READ_ON, for a reason that is no event: among a UNIX socket's bytes there may be descriptors,
 # each of which parts a read; or writing has failed, and what the peer sent before is to be read.
 _PARTED = 1 << 30
-# The peer had ended in order before its connection failed.
-_ENDED = 1 << 29
+ENDED = 1 << 29
+"""Among the events seen: the peer had ended in order before its connection failed."""
 _WRITABLE = OUT | HUP | ERR
 _READABLE = ~OUT
 
@@ -167,7 +163,7 @@ class SocketEnd:
         self._sock: Any = None  # a socket, in the phases between connecting and closed
         self._fd = -1
         self._has_unread = False  # there may be input whose event has come already
-        self._seen = 0  # bits of _READ_ON that were reported, and _PARTED
+        self._seen = 0  # bits of READ_ON that were reported, and _PARTED
         self._is_bulk = False  # the last chunk was a big one
         self._keepalive: Keepalive | Literal["inherited"] | None = "inherited"
         self._input_ended = False
@@ -207,7 +203,7 @@ class SocketEnd:
         if error_number:
             self.send_queue.error = OSError(error_number, os.strerror(error_number))
             if error_number == errno.EPIPE:
-                self._seen |= _ENDED
+                self._seen |= ENDED
         self._loop.set_handler(self._fd, self)
         self.reports.connected(self)
         # A client over one of Twisted's transports may have sent bytes, and its end, before.
@@ -232,7 +228,7 @@ class SocketEnd:
             self.send_queue.flush()
         if events & _READABLE and self.phase != "closed":
             seen = self._seen
-            self._seen = seen | events & _READ_ON
+            self._seen = seen | events & READ_ON
             if self.holds or self._input_ended or self.phase != "open":
                 self._handle_unread_events(events, seen & RDHUP)
             # A read that returned less than it may has emptied the socket, so that no second one is
@@ -248,13 +244,13 @@ class SocketEnd:
         if self.phase == "draining" and not self._input_ended:
             self._discard_input()
         elif self._input_ended or self.phase == "resetting":
-            if events & _BROKEN:
+            if events & BROKEN:
                 self._break(self._socket_error())
             elif self._is_finishing:
                 self._finish()
         else:
             self._has_unread = True
-            if not events & _BROKEN:
+            if not events & BROKEN:
                 return
             if self.record.connected is None and not self._has_input():
                 self._copy()  # which meets the end, if one came before the reset, or the error
@@ -281,7 +277,7 @@ class SocketEnd:
         # A reset is EPIPE in CLOSE_WAIT, that is after the peer's FIN, and ECONNRESET in all other
         # states (tcp_reset of net/ipv4/tcp_input.c).
         if had_ended or self.send_queue.error.errno == errno.EPIPE:
-            self._seen |= _ENDED
+            self._seen |= ENDED
         elif self.bucket is None:  # else it is scheduled already
             self._shared.deadlines.schedule(self, self._monitor.clock.seconds() + GRACE_SECONDS)
 
@@ -330,16 +326,16 @@ class SocketEnd:
         :returns: how much, or 0 if that was all for now.
         """
         try:
-            count: int = self._sock.recv_into(_buffer, wanted)
+            count: int = self._sock.recv_into(read_buffer, wanted)
         except OSError as error:
             return self._cannot_read(error)
         if not count:
             return self._handle_end_of_input()
         if self.is_watched or self._observers.watched:
-            self.reports.data(self, bytes(_buffer[:count]))
+            self.reports.data(self, bytes(read_buffer[:count]))
         else:  # what the relay would do, without its call
             self.record.count(self._direction, count, self._loop.now)
-            self.peer.sink.send(_buffer[:count])
+            self.peer.sink.send(read_buffer[:count])
         # A full read of a side with little room is bulk as well, whose reads are measured.
         self._is_bulk = count >= CHUNK_BYTES or count == wanted
         may_be_more = count == wanted or self._seen
@@ -371,14 +367,14 @@ class SocketEnd:
 
     def _handle_end_of_input(self) -> int:
         error = self.send_queue.error
-        if error is not None and not self._seen & _ENDED:
+        if error is not None and not self._seen & ENDED:
             # Its error taken, a socket that has failed looks like one whose peer has ended.
             self._break(error)
             return 0
         self._input_ended = True
         self.reports.eof(self)
         # The end came first: with the error still to be fetched, recv would have failed otherwise.
-        if (error is not None or self._seen & _BROKEN) and self.phase != "closed":
+        if (error is not None or self._seen & BROKEN) and self.phase != "closed":
             self._break(error or self._socket_error())
         return 0
 
@@ -388,7 +384,7 @@ class SocketEnd:
             return
         try:
             for _ in range(TURN_BYTES // COPY_BYTES):
-                if not self._sock.recv_into(_buffer):
+                if not self._sock.recv_into(read_buffer):
                     self._input_ended = True
                     self.reports.eof(self)
                     if self.phase == "draining" and not self._has_output():
@@ -550,7 +546,7 @@ class SocketEnd:
         an event for it if we have ended our side before: with the FIN acknowledged, TCP is closed
         (EPOLLHUP). That the peer does not answer is found by the relay's checks.
         """
-        if self._seen & _BROKEN:
+        if self._seen & BROKEN:
             self._break(self._socket_error())
             return
         tcp = tcp_info(self._sock)

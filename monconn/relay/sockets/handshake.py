@@ -25,7 +25,7 @@ from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import BATCH
 from monconn.net.sockets import end_by_errno
 from monconn.net.tls import ServerTls, fault_text, handshake_facts
-from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, SocketLoop, TurnShare
+from monconn.relay.sockets.loop import OUT, READ_ON, SocketLoop, TurnShare
 
 MOST_HANDSHAKES = 1000
 """How many clients of a listener may be amid a handshake, or wait for a slot after it. Others wait
@@ -37,7 +37,6 @@ _LOST: dict[SideEnd, str] = {
     "reset": "reset amid the handshake",
     "timeout": "lost amid the handshake",
 }
-_READ_ON = PRI | RDHUP | HUP | ERR
 
 _buffer = memoryview(bytearray(_READ_BYTES))  # empty again before the next read, as the Ends' is
 
@@ -112,7 +111,7 @@ class Handshake:
 
         :param events: what was reported of the socket when it was connected.
         """
-        self.seen |= events & _READ_ON
+        self.seen |= events & READ_ON
         self._loop.set_handler(self.sock.fileno(), self)
         self._step()
         if events & ~OUT:  # what came with the connection is not reported again
@@ -120,7 +119,7 @@ class Handshake:
 
     def ready(self, events: int) -> None:
         """Implements ``SocketHandler.ready``."""
-        self.seen |= events & _READ_ON
+        self.seen |= events & READ_ON
         if self.is_done or self._listener is None:
             return  # it waits for a slot: what has come is read then
         how = self._send() if events & OUT else "none"

@@ -30,6 +30,10 @@ ERR: int = getattr(select, "EPOLLERR", 8)
 HUP: int = getattr(select, "EPOLLHUP", 16)
 RDHUP: int = getattr(select, "EPOLLRDHUP", 8192)
 
+READ_ON = PRI | RDHUP | HUP | ERR
+"""Once one of these was reported, a read that returns less than its limit may not have emptied the
+socket: no further event reports an end that has arrived already, and recv stops at TCP's urgent
+mark. Then each read must be followed by another, until EAGAIN or the end."""
 EVENTS_A_TURN = 128
 """How many sockets are served before the reactor's other descriptors are."""
 SHARE_SECONDS = 0.004

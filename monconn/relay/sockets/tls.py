@@ -16,17 +16,18 @@ from OpenSSL import SSL
 from monconn.errors import MonconnError
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.model.record import ConnectionRecord
-from monconn.net.tls import ClientTls, fault_text, is_alert
+from monconn.net.tls import ClientTls, fault_text
+from monconn.net.tls_faults import cut_text, is_alert
 from monconn.relay.sockets.connect import Connector
 from monconn.relay.sockets.end import (
-    _BROKEN,
-    _ENDED,
+    BROKEN,
     CHUNK_BYTES,
     COPY_BYTES,
+    ENDED,
     LEAST_BYTES,
     Shared,
     SocketEnd,
-    _buffer,
+    read_buffer,
 )
 from monconn.relay.sockets.handshake import Handshake
 from monconn.relay.sockets.loop import RDHUP
@@ -41,7 +42,7 @@ it is what a connection that was busy once goes on holding. With half as much, b
 """
 _RECORD_OVERHEAD_BYTES = 128  # at most: 22 in TLS 1.3, 29 with AES-GCM in 1.2, more with CBC
 # Upper half: what is read. Lower half: what that contains, and a record begun before it.
-_encrypted = _buffer[COPY_BYTES // 2 :][:CHUNK_BYTES]
+_encrypted = read_buffer[COPY_BYTES // 2 :][:CHUNK_BYTES]
 _LEAST_BYTES_A_READ = 1 << 12
 _ACKNOWLEDGED_SECONDS = 0.2
 """How often a peer that has said its end, and sent no FIN, is checked for having all of ours."""
@@ -284,7 +285,7 @@ class TlsEnd(SocketEnd):
                 try:
                     while True:
                         reads += 1
-                        count += tls.recv_into(_buffer[count:], RECORD_BYTES)
+                        count += tls.recv_into(read_buffer[count:], RECORD_BYTES)
                 except SSL.WantReadError:
                     if at >= taken:
                         break
@@ -296,10 +297,10 @@ class TlsEnd(SocketEnd):
             detail = fault_text(error, tls)
         if count:
             if self.is_watched or self._observers.watched:
-                self.reports.data(self, bytes(_buffer[:count]))
+                self.reports.data(self, bytes(read_buffer[:count]))
             else:
                 self.record.count(self._direction, count, self._loop.now)
-                self.peer.sink.send(_buffer[:count])
+                self.peer.sink.send(read_buffer[:count])
             if self.phase != "open":
                 return 0
         elif self._may_answer and not self._output_ended:
@@ -309,7 +310,7 @@ class TlsEnd(SocketEnd):
             self._input_ended = True
             self.reports.eof(self)
             failure = self.send_queue.error
-            if (failure is not None or self._seen & _BROKEN) and self.phase != "closed":
+            if (failure is not None or self._seen & BROKEN) and self.phase != "closed":
                 self._break(failure or self._socket_error())  # which came after the end
         elif detail:
             self._refuse_records(how, detail)
@@ -337,9 +338,9 @@ class TlsEnd(SocketEnd):
         be delivered. A backend's is a cut: whoever waits for the rest of an answer must not take a
         part of it for the whole.
         """
-        if self.send_queue.error is not None and not self._seen & _ENDED:
+        if self.send_queue.error is not None and not self._seen & ENDED:
             return super()._handle_end_of_input()  # it is none
-        detail = f"the {self.side} ended without close_notify"
+        detail = cut_text(self.side)
         if self.side == "client":
             self.record.add_detail(detail)
             return super()._handle_end_of_input()

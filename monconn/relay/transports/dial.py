@@ -26,10 +26,10 @@ from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
 from monconn.addresses import Address, TcpAddress, UnixAddress
-from monconn.config.tls import tls_backend_parts
 from monconn.net.sockets import zone_index
 from monconn.net.tls import ClientTls
 from monconn.policy.tls import BackendTls
+from monconn.policy.tls_endpoints import tls_backend_parts
 
 Dial = Callable[[IProtocol], "Deferred[Any]"]
 

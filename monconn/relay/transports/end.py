@@ -38,7 +38,8 @@ from monconn.net.sockets import (
     track_errors,
     unacknowledged_bytes,
 )
-from monconn.net.tls import ClientTls, TlsError, error_text, fault_text
+from monconn.net.tls import ClientTls, fault_text
+from monconn.net.tls_faults import TlsError, cut_text, error_text
 from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
@@ -50,7 +51,9 @@ EARLY_BYTES = 65536
 """How much is queued for a backend that is not connected yet before its client is put on hold."""
 ORIGIN_SECONDS = 0.01
 """How long a client on this host waits for it to be known whether it is a connection of ours, while
-there is one that may lead to us: some turns of the reactor."""
+there is one that may lead to us: some turns of the reactor. A loop would outrun its detection
+otherwise: the listener's event comes before that of the socket at the other end, so that each
+client would be dialled for before it is known which connection it is."""
 # EAGAIN of a UNIX socket is a full queue: the backend's.
 _SHORTAGES = SHORTAGES - {errno.EAGAIN}
 RESET_POLL_SECONDS = 0.5
@@ -553,15 +556,16 @@ class TransportEnd(Protocol):
         if phase == "connecting" and self._refusal is not None:
             self.reports.connect_failed(self, *self._refusal)
             return
-        if phase == "connecting" and self.side == "backend" and how == "reset":
-            self._was_reset(self._error_text(reason))  # amid the handshake of TLS
-            return
-        if phase == "connecting":
-            detail = self._error_text(reason) or "closed during the handshake"
-            self.reports.connect_failed(self, "backend_unreachable", detail)
+        if phase == "connecting":  # amid the handshake of TLS
+            was_reset = self._socket is not None and self._socket.error_number in RESET_ERRNOS
+            self.reports.connect_failed(
+                self,
+                "backend_reset" if was_reset else "backend_unreachable",
+                self._error_text(reason) or "closed amid the handshake",
+            )
             return
         is_bare = self._is_tls and reason.check(error.ConnectionLost)
-        bare = f"the {self.side} ended without close_notify" if is_bare else ""
+        bare = cut_text(self.side) if is_bare else ""
         if how is not None:
             if not self._input_ended and self._had_ended():
                 self._input_ended = True

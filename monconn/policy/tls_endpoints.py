@@ -119,20 +119,3 @@ def _options(
             return None
         options[key] = value
     return options
-
-
-def tls_faults(settings: ListenTls | BackendTls) -> list[tuple[tuple[str, ...], str]]:
-    """What is wrong in the files of settings, which are read here.
-
-    :returns: the path of the key that each fault belongs to, and a message.
-    """
-    from monconn.net.tls import ClientTls, ServerTls, TlsError  # and OpenSSL, only if it is wanted
-
-    try:
-        if isinstance(settings, ListenTls):
-            ServerTls(settings)
-        else:
-            ClientTls(settings, "localhost")
-    except TlsError as error:
-        return error.found
-    return []

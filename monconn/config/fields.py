@@ -8,6 +8,7 @@ class with such fields; its keys, and what is wrong with their values, follow fr
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -491,12 +492,31 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValueError) and "Unknown endpoint type" in text:
         return "there is no such type of endpoint; an address is HOST:PORT, the port a number"
     if isinstance(error, TypeError):
-        return f"an option is missing or unknown ({text})"
+        return _option_fault(text)
+    if isinstance(error, ValueError) and (number := _NO_NUMBER.search(text)):
+        return f"{number[1]} is not a number"
     if isinstance(error, LookupError):
         return f"it names something that is not there ({text})"
     if type(error).__module__.startswith("OpenSSL"):
         return f"a key or a certificate in it cannot be read ({text})"
     return text or type(error).__name__
+
+
+# Twisted binds the options of an endpoint string to the parameters of a function.
+_MISSING = re.compile(r"missing \d+ required positional arguments?: (.+)$")
+_UNKNOWN = re.compile(
+    r"(?:unexpected keyword argument |keyword arguments present', \[)(.+?)[\])]*$"
+)
+_NO_NUMBER = re.compile(r"invalid literal for int\(\) with base 10: (.+)$")
+
+
+def _option_fault(text: str) -> str:
+    """What a TypeError says of the options of an endpoint string."""
+    if missing := _MISSING.search(text):
+        return f"{missing[1]} is missing"
+    if unknown := _UNKNOWN.search(text):
+        return f"it has no option {unknown[1]}"
+    return f"an option is missing or unknown ({text})"
 
 
 def _printable(error: Exception) -> str:
@@ -530,7 +550,8 @@ def _noted_path(error: BaseException) -> Path:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """The message for an unknown key, with the one that was probably meant."""
-    similar = difflib.get_close_matches(key, known, 1)
+    similar = [each for each in known if len(key) > 2 and each.startswith(key)]
+    similar = similar or difflib.get_close_matches(key, known, 1)
     return "is not a known key" + (f": did you mean {similar[0]}?" if similar else "")
 
 

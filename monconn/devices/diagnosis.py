@@ -92,7 +92,7 @@ def _unreachable_suspect(
         at = iso_time(record.opened_at + since - record.opened)
         text = (
             f"{side} unreachable since {at}, for {format_duration(seconds)}:"
-            f" {tcpinfo.unanswered(raw)} segments sent again or probes are unanswered"
+            f" {tcpinfo.unanswered(raw)} questions (bytes sent again, probes) are unanswered"
         )
         # Any delay is of no account beside it.
         yield _Suspect(f"{side} unreachable", float("inf"), text)

@@ -112,7 +112,10 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise _fault(f"{_file(path)} cannot be read: {error.strerror}") from None
+        fault = f"{_file(path)} cannot be read: {error.strerror}"
+        if isinstance(error, FileNotFoundError) and not Path(path).is_absolute():
+            fault += " (relative paths are those of the folder in which monconn is started)"
+        raise _fault(fault) from None
     if len(content) > _MAX_FILE_BYTES:
         raise _fault(f"{_file(path)} is too big for keys and certificates")
     return content
@@ -141,14 +144,17 @@ def _certificates_in(path: str) -> list[crypto.X509]:
         raise _fault(f"{_file(path)} has a certificate that cannot be read") from None
 
 
-def _key_in(path: str, passphrase: bytes | None) -> Any:
+def _key_in(path: str, passphrase: bytes | None, setting: str = "key") -> Any:
     """The private key in a PEM file.
 
+    :param setting: which setting names the file.
     :raises TlsError: there is none, or it cannot be used.
     """
     block = _KEY.search(_read(path))
     if block is None:
-        raise _fault(f"{_file(path)} has no private key in PEM (-----BEGIN PRIVATE KEY-----)")
+        advice = "" if setting == "key" else ": name the file that has it as key"
+        fault = "has no private key in PEM (-----BEGIN PRIVATE KEY-----)"
+        raise _fault(f"{_file(path)} {fault}{advice}")
     is_encrypted = b"ENCRYPTED" in block[0][:200]
     if is_encrypted and passphrase is None:
         raise _fault(f"the key in {_file(path)} is encrypted: name its passphrase_file")
@@ -197,7 +203,7 @@ def _use_identity(
     # A file that cannot be read is one fault, and not another one of the key.
     has_passphrase = passphrase is not None or identity.passphrase_file is None
     if has_passphrase and (certificates is not None or key_setting == "key"):
-        key = read(key_setting, lambda path: _key_in(path, passphrase), key_file)
+        key = read(key_setting, lambda path: _key_in(path, passphrase, key_setting), key_file)
     if len(found) > faults:
         return None
     own: x509.Certificate

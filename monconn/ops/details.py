@@ -15,9 +15,8 @@ def connection_details(connection: Row | Mapping[str, Any]) -> Iterator[tuple[st
     """The name and the text of each field that a connection has, in the order of its JSON.
 
     Where a table would round, the exact value stands beside it. The state says if a side is
-    unreachable. A diagnosis is a line for what the
-    connection looks like, and one for each figure that says so. Fields that only a newer server
-    knows are included, as they were sent.
+    unreachable. A diagnosis is a line for what the connection looks like, and one for each figure
+    that says so. Fields that only a newer server knows are included, as they were sent.
 
     :param connection: a row, or its JSON.
     """

@@ -19,6 +19,7 @@ import attrs
 
 from monconn.addresses import Network, parse_network
 from monconn.errors import AddressError, MonconnError, UnitError, quoted
+from monconn.model.reasons import REFUSALS
 from monconn.model.record import ConnectionRecord
 from monconn.policy.networks import matcher
 from monconn.units import parse_duration, parse_size
@@ -545,6 +546,9 @@ def _choice_value(key: Key, text: str) -> Value:
         return Exact(wanted)
     if not text.startswith("=") and any(wanted in each for each in key.choices):
         return Part(wanted)
+    if key.name == "reason" and wanted in REFUSALS:
+        where = "refused clients are in events, and in history --events"
+        raise _Wrong(f"{quoted(text)} is a refusal, and no reason of a connection", where)
     parts = [each for each in key.choices if wanted in each]
     close = parts or difflib.get_close_matches(wanted, key.choices, 1)
     suggestion = f"did you mean {close[0]}?" if close else f"there are {', '.join(key.choices)}"

@@ -145,7 +145,7 @@ class ClosedConnectionRow(ConnectionRow):
 
     TABLE: ClassVar[TableOf] = (
         *("id", "client", "service", "reason", "code", "up", "down"),
-        *(("age_seconds", "LASTED"), "closed_at"),
+        *(("age_seconds", "LASTED"), "closed_at", "detail"),
     )
 
 
@@ -257,6 +257,7 @@ class HistoryConnectionRow(Row):
 
     TABLE: ClassVar[TableOf] = (
         *("closed_at", "client", "service", "reason", "code", "up", "down", "duration_seconds"),
+        "detail",
     )
 
     run_started_at: str = field("RUN", "time", importance=13, help="Ids are unique within a run.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,17 @@ def cell_width(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(map(_character_width, text))
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A text as lines that break between words.
+
+    :param width: in terminal cells; words that are longer are broken, and never to less than 20.
+    """
+    width = max(width, 20)
+    if cell_width(text) <= width:
+        return [text]
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def _character_width(character: str) -> int:

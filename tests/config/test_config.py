@@ -283,6 +283,7 @@ def test_a_services_value_replaces_the_defaults_of_both_sides() -> None:
         ("keepalive: {client: 30}", "keepalive.client", "must be true or false, without quotes"),
         ("keepalive: [30]", "keepalive", "must be true or false, without quotes, or a mapping"),
         ("unreachable_timeout: {idle: 5}", "unreachable_timeout.idle", "is not a known key"),
+        ("keepalive: {int: 5}", "keepalive.int", "is not a known key: did you mean interval?"),
         ("unreachable_timeout: {client: -1}", "unreachable_timeout.client", "0 or more seconds"),
         ("unreachable_timeout: yes", "unreachable_timeout", "a number of seconds or a text"),
     ],
@@ -473,7 +474,7 @@ WRONG_LISTENERS = [
     ('"ssl:443:privateKey=/etc/passwd:backlog=5"', "a key or a certificate in it cannot be read"),
     ('"ssl:port"', "Twisted cannot use"),
     ('"systemd:domain=INET:index=99"', "names something that is not there"),
-    ('"tcp:80:bogus=1"', "an option is missing or unknown"),
+    ('"tcp:80:bogus=1"', "it has no option 'bogus'"),
     (r'"ssl:443:privateKey=a\\"', "backslash"),
     (r'"we\ud800b:80"', r"'we\ud800b'"),
 ]
@@ -493,7 +494,9 @@ def test_wrong_listeners(listen: str, expected_text: str) -> None:
     [
         ("22:22", "in quotes"),
         ('":0"', "from 1 to 65535"),
-        ('"tls:web"', "an option is missing or unknown"),
+        ('"tls:web"', "'port' is missing"),
+        ('"tls:web:https"', "'https' is not a number"),
+        ('"tls:web:443:trustRoot=/tmp"', "it has no option 'trustRoot'"),
         ('"ssl:web:443:caCertsDir=/no/such"', "No such file or directory"),
         ('"tcp6:web:80"', "no such type of endpoint"),
         ('"unix:/run/web:mode=600"', "a backend has none"),

@@ -168,7 +168,7 @@ def test_a_full_window_now_and_then_is_nothing() -> None:
     assert diagnose(record(client_tcp=seldom), NOW)["looks_like"] == "nothing slow"
 
 
-UNANSWERED = " 5 segments sent again or probes are unanswered"
+UNANSWERED = " 5 questions (bytes sent again, probes) are unanswered"
 AT = "2023-11-14T22:13:23.000+00:00"
 
 

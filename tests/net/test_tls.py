@@ -559,11 +559,18 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     }
 
 
+def test_a_relative_path_that_is_not_there_says_where_it_was_looked_for() -> None:
+    advice = "(relative paths are those of the folder in which monconn is started)"
+    assert problems_of(ListenTls("no/such.pem", "no/such.key"))[("key",)].endswith(advice)
+
+
 def test_files_without_what_they_should_have(make: Make, tmp_path: Path) -> None:
     made = make("a")
     certificate, key = str(made.certificate), str(made.key)
     assert "has no certificate in PEM" in problems_of(ListenTls(key))[("certificate",)]
-    assert "has no private key in PEM" in problems_of(ListenTls(certificate))[("certificate",)]
+    alone = problems_of(ListenTls(certificate))[("certificate",)]
+    assert "has no private key in PEM" in alone
+    assert alone.endswith(": name the file that has it as key")
     swapped = problems_of(ListenTls(key, certificate))
     assert "has no certificate in PEM" in swapped[("certificate",)]
     assert "has no private key in PEM" in swapped[("key",)]

@@ -205,6 +205,11 @@ def test_facts(text: str, expected: bool) -> None:
         ),
         ("serv:mqtt", 'unknown key "serv" in term 1 "serv:mqtt": did you mean service?'),
         (
+            "reason:handshake_failed",
+            '"handshake_failed" is a refusal, and no reason of a connection in term 1'
+            ' "reason:handshake_failed": refused clients are in events, and in history --events',
+        ),
+        (
             "reason:client_lots",
             'unknown reason "client_lots" in term 1 "reason:client_lots":'
             " did you mean client_lost?",

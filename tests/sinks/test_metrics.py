@@ -729,6 +729,10 @@ ALERTS: dict[str, list[tuple[str, str, str]]] = {
         ('monconn_connections_refused_total{%s,reason="conn_limit"}', "0+6x60", "0x60"),
         ('monconn_connections_refused_total{%s,reason="blocked"}', "0+6x60", "0+6x60"),
     ],
+    "MonconnHandshakesFail": [
+        ('monconn_connections_refused_total{%s,reason="handshake_failed"}', "0+6x60", "0+3x60"),
+        ("monconn_connections_opened_total{%s}", "0+3x60", "0+6x60"),
+    ],
     "MonconnReconnectStorm": [
         ('monconn_alarms_active{%s,alarm="reconnect_storm"}', "1x60", "0x60"),
     ],

@@ -26,6 +26,7 @@ from monconn.faces.cli.verbs import (
     print_rows,
     print_text,
     service_option,
+    terminal_width,
 )
 from monconn.faces.control.client import Client
 from monconn.ops.filter_keys import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
@@ -132,7 +133,7 @@ def show(server: Client, id_: int, as_json: bool) -> None:
     else:
         from monconn.faces.cli import render
 
-        print_text(render.details(connection))
+        print_text(render.details(connection, terminal_width()))
 
 
 @click.command()

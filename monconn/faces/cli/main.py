@@ -54,6 +54,13 @@ def check(context: click.Context, file: str) -> None:
     config = _configuration(lambda: _load(file))
     count = len(config.services)
     click.echo(f"{file} is valid: {count} service{'' if count == 1 else 's'}")
+    for service in config.services:
+        _, tls = service.listening()
+        if tls is not None:
+            from monconn.net.tls import ServerTls  # and OpenSSL, only if it is wanted
+
+            for warning in ServerTls(tls).warnings:
+                click.echo(f"{file}: services.{service.name}: warning: {warning}", err=True)
 
 
 @main.command()

@@ -9,7 +9,7 @@ from typing import Any
 from monconn.errors import printable
 from monconn.ops.columns import Column, Row, local_time
 from monconn.ops.details import connection_details
-from monconn.ops.text_table import cell_width, text_table
+from monconn.ops.text_table import cell_width, text_table, wrapped
 from monconn.units import format_bytes, format_duration
 
 Json = Mapping[str, Any]
@@ -53,11 +53,19 @@ def _coloured(found: re.Match[str]) -> str:
     return f"{_COLOURS[found[1]]}{found[1]}{_PLAIN}"
 
 
-def details(connection: Json) -> str:
-    """One connection, with a line for each of its fields."""
-    lines = [*connection_details(connection)]
-    widest = max(len(name) for name, _ in lines)
-    return "".join(f"{name:{widest}}  {text}\n" for name, text in lines)
+def details(connection: Json, width: int | None = None) -> str:
+    """One connection, with a line for each of its fields.
+
+    :param width: in characters, of a terminal: longer texts go on beneath. None for as wide as they
+        take.
+    """
+    fields = [*connection_details(connection)]
+    widest = max(len(name) for name, _ in fields)
+    return "".join(
+        f"{name if index == 0 else '':{widest}}  {line}\n"
+        for name, text in fields
+        for index, line in enumerate([text] if width is None else wrapped(text, width - widest - 2))
+    )
 
 
 def event_line(event: Json) -> str:

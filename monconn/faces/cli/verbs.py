@@ -178,6 +178,11 @@ def print_text(text: str) -> None:
     click.echo(text, nl=False)
 
 
+def terminal_width() -> int | None:
+    """How many characters a line of the standard output has; None if that is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def print_json(value: Any) -> None:
     """Print a value for programs."""
     click.echo(json.dumps(value, ensure_ascii=False))
@@ -196,7 +201,6 @@ def print_rows(row_class: type[Row], rows: Iterable[Any], as_json: bool) -> None
     else:
         from monconn.faces.cli import render
 
-        is_terminal = sys.stdout.isatty()
-        width = shutil.get_terminal_size().columns if is_terminal else None
-        coloured = is_terminal and not os.environ.get("NO_COLOR")
+        width = terminal_width()
+        coloured = width is not None and not os.environ.get("NO_COLOR")
         print_text(render.table(row_class.columns(), rows, width=width, coloured=coloured))

@@ -16,6 +16,7 @@ from monconn.faces.tui.model import TREND_LENGTH, Model
 from monconn.faces.tui.tables import HEADER_STYLE, OLD_STYLE
 from monconn.faces.tui.widgets import Lines
 from monconn.ops.rows import ConnectionRow
+from monconn.ops.text_table import wrapped
 
 _KEYS = (
     ("↑ ↓  PgUp PgDn", "select a connection"),
@@ -119,6 +120,7 @@ class Details(ModalScreen[None]):
     Details { background: $background; }
     Details VerticalScroll { height: 1fr; }
     """
+    AUTO_FOCUS = "VerticalScroll"  # which then scrolls by its own keys
     BINDINGS = [
         ("escape,q,enter", "back", "back"),
         ("c", "act('c')", "close"),
@@ -159,15 +161,19 @@ class Details(ModalScreen[None]):
         self.query_one("#title", Lines).set_lines([title])
         self.query_one("#message", Lines).set_lines([message])
         keys = [("Esc", "back"), ("c", "close"), ("r", "reset"), ("b", "block"), ("u", "unblock")]
+        if len(lines) > self.query_one(VerticalScroll).size.height:
+            keys.insert(1, ("↑↓", "scroll"))
         self.query_one("#keys", Lines).set_lines([key_line(keys, width)])
 
     def _lines(self, width: int) -> list[Text]:
         model = self._model
         lines = []
         for name, value, style in details(model.details_row or {}):
-            line = Text(f" {name:<{_NAME_WIDTH}} ")
-            line.append(value, style or None)
-            lines.append(line)
+            for text in wrapped(value, width - _NAME_WIDTH - 4):  # 2 for the scroll bar
+                line = Text(f" {name:<{_NAME_WIDTH}} ")
+                line.append(text, style or None)
+                lines.append(line)
+                name = ""
         for name in ("up_rate", "down_rate"):
             width_left = max(min(width - _NAME_WIDTH - 3, TREND_LENGTH), 0)
             bars = trend(model.detail_trends.of(name), width_left).lstrip()

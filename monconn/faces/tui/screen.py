@@ -156,8 +156,8 @@ class TopApp(App[int]):
 
     def on_poller_update(self, message: PollerUpdate) -> None:
         """Show an update."""
-        if not self.screen_stack:
-            return  # the app is being closed
+        if not self._has_lines():
+            return
         update = message.update
         self._updated_at = time.monotonic()
         if isinstance(update, ActionResult):
@@ -181,6 +181,12 @@ class TopApp(App[int]):
 
     # -- drawing
 
+    def _has_lines(self) -> bool:
+        """Whether there is a screen to draw on: while the app is closed, its widgets go first."""
+        if not self.is_running or not self.screen_stack:
+            return False
+        return bool(self.screen_stack[0].query("#keys"))
+
     def _lines(self, name: str) -> Lines:
         return self.screen_stack[0].query_one(f"#{name}", Lines)
 
@@ -197,8 +203,8 @@ class TopApp(App[int]):
 
     def draw(self) -> None:
         """Show what the model holds now; only lines that changed are sent to the terminal."""
-        if not self.screen_stack or not self.is_running:
-            return  # the app is being closed
+        if not self._has_lines():
+            return
         if len(self.screen_stack) > 1 and isinstance(self.screen_stack[1], Details):
             self.screen_stack[1].draw(self._message_line())
             return

@@ -93,7 +93,7 @@ def live_table(trends: Trends) -> Table:
 
 def closed_table() -> Table:
     """The table of the connections that were closed last."""
-    return Table([*ClosedConnectionRow.columns(), *ClosedConnectionRow.columns("detail")])
+    return Table(ClosedConnectionRow.columns())
 
 
 def service_table() -> Table:

@@ -335,6 +335,7 @@ class HandshakeRoom:
         :param sock: does not block; taken over.
         :param begin: relays it, once its handshake is complete and it is admitted.
         """
+        record.pipe = "tls"  # of a refused client, too
         client = _Client(self, record, backend, begin)
         client.handshake = Handshake(
             sock, self._tls.connection, self._loop, self._share, client, is_server=True

@@ -15,6 +15,8 @@ from monconn.addresses import TcpAddress, UnixAddress
 from monconn.faces.cli.main import main
 from monconn.relay.sockets.loop import HAS_EPOLL
 
+from ...certificates import make_certificate
+
 RIGHT = "services: {web: {listen: ':80', backend: '10.0.0.5:80'}}\n"
 WRONG = "services:\n  web: {listn: ':80', backend: '10.0.0.5:80'}\n"
 
@@ -100,6 +102,17 @@ def test_check_of_a_right_file(file: Path) -> None:
     assert (result.exit_code, result.output) == (0, f"{file} is valid: 1 service\n")
     file.write_text(RIGHT.replace("{web", "{ssh: {listen: ':2222', backend: ':22'}, web"))
     assert monconn("check", file).output == f"{file} is valid: 2 services\n"
+
+
+def test_check_warns_of_a_certificate_that_has_expired(file: Path, tmp_path: Path) -> None:
+    made = make_certificate(tmp_path, days=(-3, -1))
+    tls = f"tls: {{certificate: {made.certificate}, key: {made.key}}}"
+    file.write_text(RIGHT.replace("'10.0.0.5:80'", f"'10.0.0.5:80', {tls}"))
+    result = monconn("check", file)
+    assert (result.exit_code, result.stdout) == (0, f"{file} is valid: 1 service\n")
+    place = f"{file}: services.web: warning: the certificate in "
+    assert result.stderr.startswith(place)
+    assert " has expired on " in result.stderr
 
 
 def test_check_of_a_wrong_file_reports_all_problems(file: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from monconn.faces.cli.render import table
+from monconn.faces.cli.render import details, table
 from monconn.model.record import ConnectionRecord
 from monconn.ops.columns import Row
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, DeviceRow, HistoryConnectionRow
@@ -102,6 +102,18 @@ DEVICE: dict[str, Any] = {
     "last_reason": "client_lost",
     "alarms": ["silent", "reconnect_storm"],
 }
+
+
+def test_details_break_between_words_where_a_terminal_is_narrow() -> None:
+    why = "a round trip to the client takes 231 ms, and 14 segments were sent again, of 310"
+    connection = {"state": "open", "diagnosis": {"looks_like": "slow network", "because": [why]}}
+    assert details(connection).splitlines()[-1] == f"because     {why}"
+    *_, first, second = details(connection, 80).splitlines()
+    assert first.startswith("because     a round trip")
+    assert len(first) <= 80
+    assert second.startswith("            ")
+    assert len(second) <= 80
+    assert f"{first.partition('     ')[2]} {second.strip()}" == why
 
 
 @pytest.mark.parametrize("width", [80, 60])

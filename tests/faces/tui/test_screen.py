@@ -8,10 +8,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
+from textual.containers import VerticalScroll
 from textual.events import Key
 from textual.widgets import Input
 
 from monconn.faces.tui.dialogs import Confirm, Details, Help
+from monconn.faces.tui.model import Query, Snapshot
+from monconn.faces.tui.screen import PollerUpdate
 from monconn.faces.tui.widgets import Lines
 
 from .fake import FakeServer, Screen, connection, running
@@ -274,6 +277,26 @@ def test_closed_ones_can_be_opened_but_not_closed() -> None:
     play(server, steps)
 
 
+def test_details_scroll_in_80_columns_and_24_lines() -> None:
+    server = FakeServer()
+    why = "the backend's first byte took so much longer than a round trip that no line holds it all"
+    server.live[8]["diagnosis"] = {"looks_like": "slow backend", "because": [why]}
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("enter")
+        await screen.until(lambda: any("looks_like" in line for line in screen.lines("details")))
+        await screen.until(lambda: "↑↓ scroll" in screen.lines("keys")[0])
+        lines = screen.lines("details")
+        assert all(len(line) <= 78 for line in lines)
+        assert why in " ".join(" ".join(lines).split())
+        before = screen.app.screen.query_one(VerticalScroll).scroll_offset.y
+        await screen.press("down", "pagedown")
+        after = screen.app.screen.query_one(VerticalScroll)
+        await screen.until(lambda: after.scroll_target_y > before)
+
+    play(server, steps, (80, 24))
+
+
 @pytest.mark.parametrize("is_stepped", [True, False])
 def test_server_disconnects_and_returns(is_stepped: bool) -> None:
     server = FakeServer()
@@ -360,6 +383,15 @@ def test_5000_connections_cost_no_more_than_the_visible_rows() -> None:
     assert all("limit" in each for each in server.asked("ListConnections"))
     assert max(server.rows_given) <= 2 * 24
     assert len(server.asked("ListConnections")) <= 2 * len(server.asked("ListServices")) + 1
+
+
+def test_an_update_that_comes_while_the_app_is_closed_changes_nothing() -> None:
+    async def steps(screen: Screen) -> None:
+        await screen.app.screen.query(Lines).remove()
+        screen.app.on_poller_update(PollerUpdate(Snapshot(Query(), at=0.0)))
+        screen.app.draw()
+
+    play(FakeServer(), steps)
 
 
 def test_quit() -> None:

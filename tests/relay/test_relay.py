@@ -612,6 +612,18 @@ def test_no_write_timeout_once_the_bytes_are_delivered() -> None:
     assert stage.record.reason is None
 
 
+def test_no_half_close_timeout_while_the_other_side_reads_slowly() -> None:
+    stage = Stage(half_close_timeout=10).open()
+    stage.client.held = 100
+    stage.relay.eof(stage.backend)
+    for _ in range(40):
+        stage.pass_seconds(1)
+        stage.client.given += 1
+    assert stage.record.reason is None
+    stage.pass_seconds(10 + 10 / 4 + LATE_SECONDS * 4)
+    assert stage.record.reason == "half_close_timeout"
+
+
 @pytest.mark.parametrize(("side", "letter"), [("client", "s"), ("backend", "c")])
 def test_half_close_timeout(side: str, letter: str) -> None:
     stage = Stage(half_close_timeout=10).open()

@@ -131,6 +131,16 @@ class Timeouts:
                     when = min(when, due, now + _UNANSWERED_CHECK_SECONDS)
         return when
 
+    def latest_check(self, backend_ended: float) -> float | None:
+        """When a connection must have been checked once its backend has ended; None for never.
+
+        It has other limits then, if they are unset. Most clients end soon after that: half of the
+        time leaves the check as it is for those that have just begun, which are most of them.
+        """
+        if self.half_close_timeout is not None:
+            return None
+        return backend_ended + BACKEND_ENDED_SECONDS / 2
+
     def _half_close_limit(self, record: ConnectionRecord) -> float:
         """For how many seconds no byte may move, as a side has ended; 0 for as long as it likes."""
         if self.half_close_timeout is None:

@@ -789,6 +789,24 @@ def test_a_client_that_reads_slowly_is_not_one_that_does_not_end() -> None:
     assert stage.summary() == ("write_timeout", "cL", "timeout", "fin", "monconn")
 
 
+def test_most_connections_whose_backend_ends_first_need_no_other_check() -> None:
+    """To schedule one anew would cost each of them 5 µs."""
+    stage = Stage(half_close_timeout=None).open()
+    first = stage.relay.bucket
+    stage.pass_seconds(1)
+    stage.relay.eof(stage.backend)
+    stage.relay.eof(stage.client)
+    assert stage.relay.bucket == first is not None
+
+
+def test_an_old_connection_whose_backend_has_ended_is_checked_in_time() -> None:
+    stage = Stage(half_close_timeout=None, write_timeout=800).open()
+    stage.pass_seconds(40)
+    stage.relay.eof(stage.backend)
+    assert stage.ends_in(BACKEND_ENDED_SECONDS)
+    assert stage.record.reason == "half_close_timeout"
+
+
 def test_a_client_that_vanished_before_its_backend_ended() -> None:
     stage = Stage(half_close_timeout=None).open()
     stage.relay.eof(stage.backend)

@@ -209,7 +209,9 @@ class ConnectionRecord:
         if name not in self._facts and len(self._facts) >= FACTS:
             raise ValueError(f"a connection has at most {FACTS} facts")
         if isinstance(value, str):
-            value = value[:FACT_CHARACTERS]
+            # Half of a surrogate pair, as surrogateescape makes of bytes that are no UTF-8, is no
+            # character: it cannot be encoded, and strict readers of JSON refuse the whole line.
+            value = value[:FACT_CHARACTERS].encode(errors="replace").decode()
         # A new dict: most connections share the empty one, and readers may iterate over the old.
         self._facts = {**self._facts, name: value}
 

@@ -432,6 +432,12 @@ def test_a_fact_is_set_as_an_item_and_taken_back() -> None:
     assert other.facts == {}, "no connection has another one's facts"
 
 
+def test_a_fact_can_always_be_encoded() -> None:
+    record = make_record()
+    record.facts["user"] = b"caf\xe9 \xf0\x9f\x98\x80".decode("utf-8", "surrogateescape")
+    assert record.facts["user"] == "caf? \U0001f600"
+
+
 def test_facts_may_be_changed_while_one_reads_them() -> None:
     record = make_record()
     record.facts.update(one=1, two=2)

@@ -611,6 +611,15 @@ def test_who_ended_a_connection_whose_side_was_lost(
     assert record.closed_by == closer
 
 
+@pytest.mark.parametrize(("lost", "resets"), [("client", "backend"), ("backend", "client")])
+def test_one_that_resets_because_the_other_was_lost_has_ended_it(lost: Side, resets: Side) -> None:
+    record = make_record()
+    record.note_end(resets, "reset")
+    record.note_end(lost, "timeout")
+    record.end("client_lost" if lost == "client" else "backend_lost", 110.0)
+    assert record.closed_by == resets
+
+
 def test_the_end_of_a_closed_record_stays() -> None:
     record = make_record(closed=106.0, client_heard=100.0, client_unreachable=102.0)
     snapshot = record.snapshot(999.0)

@@ -710,7 +710,7 @@ def test_a_reset_because_the_other_side_has_vanished(side: str) -> None:
     assert stage.asked() == [f"reset {OTHER[side]}"]
     assert stage.record.reason == f"{OTHER[side]}_lost"
     assert getattr(stage.record, f"{side}_end") == "reset"
-    assert stage.record.closed_by == OTHER[side]
+    assert stage.record.closed_by == side
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -209,7 +209,9 @@ class ConnectionRecord:
         if name not in self._facts and len(self._facts) >= FACTS:
             raise ValueError(f"a connection has at most {FACTS} facts")
         if isinstance(value, str):
-            value = value[:FACT_CHARACTERS]
+            # Half of a surrogate pair, as surrogateescape makes of bytes that are no UTF-8, is no
+            # character: it cannot be encoded, and strict readers of JSON refuse the whole line.
+            value = value[:FACT_CHARACTERS].encode(errors="replace").decode()
         # A new dict: most connections share the empty one, and readers may iterate over the old.
         self._facts = {**self._facts, name: value}
 
@@ -336,12 +338,15 @@ class ConnectionRecord:
     def closed_by(self) -> Closer | None:
         """The party that ended it first; None while live.
 
-        When a side was lost, the other may have ended before: it is often the one that noticed.
+        When a side was lost, the other may have ended before, in order or with a reset: it is often
+        the one that noticed.
         """
         if self.reason is None:
             return None
         if self.reason in LOST_REASONS and self.first_end is not None:
             return self.first_end
+        if self.reason in LOST_REASONS and "reset" in (self.client_end, self.backend_end):
+            return "client" if self.client_end == "reset" else "backend"
         first_word = self.reason.partition("_")[0]
         return next((each for each in CLOSERS if each == first_word), "monconn")
 

@@ -72,6 +72,11 @@ class DeadlineWheel(Generic[Item]):
         bucket.add(item)
         item.bucket = key
 
+    def schedule_by(self, item: Item, when: float) -> None:
+        """Make an item due at a time, unless it is due earlier already."""
+        if item.bucket is None or item.bucket * self._bucket_seconds > when + self._bucket_seconds:
+            self.schedule(item, when)
+
     def _set_timer(self) -> None:
         """Called when there is a new bucket; for a subclass that has a timer."""
 

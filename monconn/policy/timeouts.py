@@ -116,7 +116,7 @@ class Timeouts:
         connection is checked four times within each limit that such progress counts for.
         """
         when = self.next_deadline(record)[0]
-        for limit in (self.write_timeout, self.max_idle):
+        for limit in (self.write_timeout, self.max_idle, self._half_close_limit(record)):
             if limit:
                 when = min(when, now + limit / _CHECKS_A_LIMIT)
         for limit, unanswered in (
@@ -130,6 +130,22 @@ class Timeouts:
                     due = max(unanswered + limit, now + _LEAST_CHECK_SECONDS)
                     when = min(when, due, now + _UNANSWERED_CHECK_SECONDS)
         return when
+
+    def latest_check(self, backend_ended: float) -> float | None:
+        """When a connection must have been checked once its backend has ended; None for never.
+
+        It has other limits then, if they are unset. Most clients end soon after that: half of the
+        time leaves the check as it is for those that have just begun, which are most of them.
+        """
+        if self.half_close_timeout is not None:
+            return None
+        return backend_ended + BACKEND_ENDED_SECONDS / 2
+
+    def _half_close_limit(self, record: ConnectionRecord) -> float:
+        """For how many seconds no byte may move, as a side has ended; 0 for as long as it likes."""
+        if self.half_close_timeout is None:
+            return BACKEND_ENDED_SECONDS if record.backend_ended is not None else 0.0
+        return self.half_close_timeout if record.half_closed is not None else 0.0
 
     def unreachable_limit(self, side: Side, record: ConnectionRecord) -> float:
         """For how many seconds a side may be unreachable; 0 for as long as it likes.

@@ -235,6 +235,10 @@ class Relay:
         if end.side == "backend":
             self.record.backend_ended = now
         self._handle(_EOF_EVENT[end.side])
+        if end.side == "backend" and len(self._gone) < 2:
+            latest = self._monitor.timeouts.latest_check(now)
+            if latest is not None:
+                self._deadlines.schedule_by(self, latest)
         if self._monitor.observers.by_hook["half_closed"]:
             self._notify_half_closed(end)
 
@@ -309,11 +313,7 @@ class Relay:
         self.record.state = _RECORD_STATE[self._state]
         for action in actions:
             _METHOD[action](self)()
-        has_limits = (
-            self._monitor.timeouts.follow_changes
-            or self.record.ending is not None
-            or self.record.backend_ended is not None  # which has limits of its own
-        )
+        has_limits = self._monitor.timeouts.follow_changes or self.record.ending is not None
         if has_limits and self._state != before and len(self._gone) < 2:
             self._reschedule_check()
 
@@ -450,7 +450,7 @@ class Relay:
         timeouts = self._monitor.timeouts
         if self.record.ending is not None:
             self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
-        elif timeouts.follow_changes or self.record.backend_ended is not None:
+        elif timeouts.follow_changes:
             now = self._monitor.clock.seconds()
             when = timeouts.next_check(self.record, now)
             first = self.record.opened + self._monitor.policy.first_check_seconds

@@ -432,6 +432,12 @@ def test_a_fact_is_set_as_an_item_and_taken_back() -> None:
     assert other.facts == {}, "no connection has another one's facts"
 
 
+def test_a_fact_can_always_be_encoded() -> None:
+    record = make_record()
+    record.facts["user"] = b"caf\xe9 \xf0\x9f\x98\x80".decode("utf-8", "surrogateescape")
+    assert record.facts["user"] == "caf? \U0001f600"
+
+
 def test_facts_may_be_changed_while_one_reads_them() -> None:
     record = make_record()
     record.facts.update(one=1, two=2)
@@ -603,6 +609,15 @@ def test_who_ended_a_connection_whose_side_was_lost(
         record.note_end(first_end, "fin")
     record.end(reason, 110.0)
     assert record.closed_by == closer
+
+
+@pytest.mark.parametrize(("lost", "resets"), [("client", "backend"), ("backend", "client")])
+def test_one_that_resets_because_the_other_was_lost_has_ended_it(lost: Side, resets: Side) -> None:
+    record = make_record()
+    record.note_end(resets, "reset")
+    record.note_end(lost, "timeout")
+    record.end("client_lost" if lost == "client" else "backend_lost", 110.0)
+    assert record.closed_by == resets
 
 
 def test_the_end_of_a_closed_record_stays() -> None:

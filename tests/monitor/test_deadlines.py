@@ -70,6 +70,19 @@ def test_moments_between_two_buckets(tenths: int) -> None:
     assert len(item.checks) == 1
 
 
+def test_due_by_a_time_and_not_later_for_that() -> None:
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    new, early, late = Item(), Item(), Item()
+    deadlines.schedule(early, 3.0)
+    deadlines.schedule(late, 9.0)
+    for item in (new, early, late):
+        deadlines.schedule_by(item, 5.0)
+    advance(clock, 12)
+    assert [round(each.checks[0]) for each in (new, early, late)] == [5, 3, 5]
+    assert len(late.checks) == 1
+
+
 def test_one_timer_however_many_items() -> None:
     clock = Clock()
     deadlines = Deadlines(clock)

@@ -116,6 +116,7 @@ def test_next_deadline(
         ({"write_timeout": 40}, 100.0, 110.0),
         ({"write_timeout": 40, "max_idle": 8}, 100.0, 102.0),
         ({"write_timeout": 40, "max_idle": 80}, 175.0, 180.0),
+        ({"half_close_timeout": 20}, 100.0, NEVER),
     ],
 )
 def test_next_check(limits: dict[str, float], now: float, check: float) -> None:
@@ -142,13 +143,26 @@ def test_next_check(limits: dict[str, float], now: float, check: float) -> None:
             201.0,
         ),
         ({"half_close_timeout": None}, {"backend_ended": 199.0}, 215.0),
-        ({"half_close_timeout": 300}, {"backend_ended": 199.0, "half_closed": 199.0}, 499.0),
+        ({"half_close_timeout": 300}, {"backend_ended": 199.0, "half_closed": 199.0}, 275.0),
+        (
+            {"half_close_timeout": None, "unreachable_timeout": 600},
+            {"backend_ended": 199.0, "client_stalled": 199.0},
+            215.0,
+        ),
     ],
 )
 def test_next_check_of_a_side_that_may_have_vanished(
     limits: dict[str, Any], fields: dict[str, Any], check: float
 ) -> None:
     assert Timeouts(**OFF | limits).next_check(make_record(**fields), 200.0) == check
+
+
+def test_next_check_once_a_side_has_ended() -> None:
+    """What a slow reader acknowledges counts for half_close_timeout, too."""
+    timeouts = Timeouts(**OFF | {"half_close_timeout": 20})
+    record = make_record(half_closed=104.0)
+    assert timeouts.next_check(record, 105.0) == 110.0
+    assert timeouts.next_check(record, 120.0) == 124.0
 
 
 @pytest.mark.parametrize(

@@ -622,6 +622,18 @@ def test_no_write_timeout_once_the_bytes_are_delivered() -> None:
     assert stage.record.reason is None
 
 
+def test_no_half_close_timeout_while_the_other_side_reads_slowly() -> None:
+    stage = Stage(half_close_timeout=10).open()
+    stage.client.held = 100
+    stage.relay.eof(stage.backend)
+    for _ in range(40):
+        stage.pass_seconds(1)
+        stage.client.given += 1
+    assert stage.record.reason is None
+    stage.pass_seconds(10 + 10 / 4 + LATE_SECONDS * 4)
+    assert stage.record.reason == "half_close_timeout"
+
+
 @pytest.mark.parametrize(("side", "letter"), [("client", "s"), ("backend", "c")])
 def test_half_close_timeout(side: str, letter: str) -> None:
     stage = Stage(half_close_timeout=10).open()
@@ -708,7 +720,7 @@ def test_a_reset_because_the_other_side_has_vanished(side: str) -> None:
     assert stage.asked() == [f"reset {OTHER[side]}"]
     assert stage.record.reason == f"{OTHER[side]}_lost"
     assert getattr(stage.record, f"{side}_end") == "reset"
-    assert stage.record.closed_by == OTHER[side]
+    assert stage.record.closed_by == side
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -785,6 +797,24 @@ def test_a_client_that_reads_slowly_is_not_one_that_does_not_end() -> None:
     assert stage.record.reason is None
     stage.pass_seconds(200)
     assert stage.summary() == ("write_timeout", "cL", "timeout", "fin", "monconn")
+
+
+def test_most_connections_whose_backend_ends_first_need_no_other_check() -> None:
+    """To schedule one anew would cost each of them 5 µs."""
+    stage = Stage(half_close_timeout=None).open()
+    first = stage.relay.bucket
+    stage.pass_seconds(1)
+    stage.relay.eof(stage.backend)
+    stage.relay.eof(stage.client)
+    assert stage.relay.bucket == first is not None
+
+
+def test_an_old_connection_whose_backend_has_ended_is_checked_in_time() -> None:
+    stage = Stage(half_close_timeout=None, write_timeout=800).open()
+    stage.pass_seconds(40)
+    stage.relay.eof(stage.backend)
+    assert stage.ends_in(BACKEND_ENDED_SECONDS)
+    assert stage.record.reason == "half_close_timeout"
 
 
 def test_a_client_that_vanished_before_its_backend_ended() -> None:

@@ -188,7 +188,7 @@ ROWS = [
         "",
         "backend sends, backend resets later",
         {},
-        lost("client", "timeout", "reset", "CD", "ECONNRESET"),
+        lost("backend", "timeout", "reset", "CD", "ECONNRESET"),
     ),
     # The backend vanishes.
     Row(
@@ -238,7 +238,7 @@ ROWS = [
         "",
         "client sends, client resets later",
         {},
-        lost("backend", "reset", "timeout", "SD", "ECONNRESET"),
+        lost("client", "reset", "timeout", "SD", "ECONNRESET"),
     ),
     Row("backend", "", "", {"max_idle": 5}, ("idle_timeout", "monconn", "none", "none", "cD", "")),
     # Those that live.

@@ -145,7 +145,7 @@ async def test_a_peer_that_vanished_is_lost_whoever_ends(
     await world.until(lambda: not any(map(len, world.monitors)))
     lost = "client_lost", "timeout"
     assert ends(closed) == (*lost, "fin", "backend", "")
-    assert ends(aborted)[:3] == (*lost, "reset")
+    assert ends(aborted)[:4] == (*lost, "reset", "backend")
     assert ends(limited) == (*lost, "none", "client", "idle_timeout")
     assert ends(watched) == (*lost, "none", "client", "unreachable_timeout")
     assert ends(probed) == (*lost, "none", "client", "")

@@ -710,7 +710,7 @@ def idle_too_long(world: World) -> None:
     ("before", "how", "ends", "closed_by"),
     [
         (None, our_close, ("client_lost", "timeout", "fin"), "backend"),
-        (None, our_abort, ("client_lost", "timeout", "reset"), "client"),
+        (None, our_abort, ("client_lost", "timeout", "reset"), "backend"),
         (None, idle_too_long, ("client_lost", "timeout", "none"), "client"),
         (None, exception_in_the_protocol, ("error", "none", "none"), "monconn"),
         (None, operator, ("operator", "none", "none"), "operator"),

@@ -185,7 +185,9 @@ def terminal_width() -> int | None:
 
 def print_json(value: Any) -> None:
     """Print a value for programs."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    # A path that is no UTF-8 has halves of surrogate pairs: as \udcff they are JSON.
+    click.echo(text.encode(errors="backslashreplace").decode())
 
 
 def print_rows(row_class: type[Row], rows: Iterable[Any], as_json: bool) -> None:

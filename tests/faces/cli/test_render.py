@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import attrs
 import pytest
 
 from monconn.faces.cli.render import details, table
+from monconn.faces.cli.verbs import print_json
 from monconn.model.record import ConnectionRecord
 from monconn.ops.columns import Row
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, DeviceRow, HistoryConnectionRow
@@ -145,3 +147,11 @@ def test_the_reason_stays_in_80_columns(row_class: type[Row]) -> None:
         assert "192.0.2.123:51312" in line
         assert "handshake_timeout" in line
         assert len(line) <= width
+
+
+def test_json_of_a_path_that_is_no_utf_8(capfd: pytest.CaptureFixture[str]) -> None:
+    value = {"listen": "unix:/run/caf\udce9", "name": "café"}
+    print_json(value)
+    text = capfd.readouterr().out
+    assert json.loads(text) == value
+    assert "café" in text

@@ -116,7 +116,10 @@ class Timeouts:
         connection is checked four times within each limit that such progress counts for.
         """
         when = self.next_deadline(record)[0]
-        for limit in (self.write_timeout, self.max_idle):
+        half_close = self.half_close_timeout if record.half_closed is not None else 0.0
+        if half_close is None:
+            half_close = 0.0 if record.backend_ended is None else BACKEND_ENDED_SECONDS
+        for limit in (self.write_timeout, self.max_idle, half_close):
             if limit:
                 when = min(when, now + limit / _CHECKS_A_LIMIT)
         for limit, unanswered in (

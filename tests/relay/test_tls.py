@@ -660,6 +660,31 @@ def flood_of_handshakes_stalls_no_bytes(world: World) -> None:
 # -- handshakes with backends
 
 
+@case("plain_to_tls")
+def handshakes_with_backends_wait_for_time(world: World) -> None:
+    share = world.paths._handshakes
+    assert share is not None
+    has_time = False
+    asked: list[None] = []
+
+    def take() -> bool:
+        asked.append(None)
+        return has_time
+
+    with patch.object(share, "take", take):
+        client, raw = world.client(), world.raw_backend()
+        until(lambda: len(asked) > 3)
+        assert unread(raw) == 0
+        has_time = True
+        tls = SSL.Connection(context(world.backend_tls), None)
+        tls.set_accept_state()
+        backend = TlsSocket(raw, tls)
+    client.sendall(b"ping")
+    assert exactly(backend, 4) == b"ping"
+    to_the_end_of_pair(client, backend)
+    world.closed()
+
+
 @case("plain_to_tls", "tls_to_tls")
 def backend_that_speaks_no_tls(world: World) -> None:
     client = world.client()

@@ -165,11 +165,8 @@ class Handshake:
 
         :param events: what was reported of the socket when it was connected.
         """
-        self.seen |= events & _READ_ON
         self._loop.set_handler(self.sock.fileno(), self)
-        self._step()
-        if events & ~OUT:  # what came with the connection is not reported again
-            self._receive()
+        self.ready(events)
 
     def ready(self, events: int) -> None:
         """Implements ``SocketHandler.ready``."""
@@ -177,13 +174,17 @@ class Handshake:
         if self.is_done or self._listener is None:
             return  # it waits for a slot: what has come is read then
         how = self._send() if events & OUT else "none"
+        speaks_first = self.tls is None and not self._is_server
         if how != "none":
             self._fail(how, _LOST[how])
-        elif events & ~OUT:
-            if self._share.take():
-                self._receive()
-            else:
+        elif speaks_first or events & ~OUT:
+            if not self._share.take():
                 self._loop.rearm(self.sock.fileno())
+                return
+            if speaks_first:
+                self._step()
+            if events & ~OUT:  # what came with the connection is not reported again
+                self._receive()
 
     def failed(self) -> None:
         """Implements ``SocketHandler.failed``."""

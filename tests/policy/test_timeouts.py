@@ -149,6 +149,9 @@ def test_next_check(limits: dict[str, float], now: float, check: float) -> None:
             {"backend_ended": 199.0, "client_stalled": 199.0},
             215.0,
         ),
+        # Set, bytes that are still being delivered prolong it.
+        ({"half_close_timeout": 300}, {"half_closed": 199.0}, 275.0),
+        ({"half_close_timeout": 300}, {}, NEVER),
     ],
 )
 def test_next_check_of_a_side_that_may_have_vanished(

@@ -14,11 +14,21 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from monconn.clock import MonotonicClock
-from monconn.relay.sockets.loop import HAS_EPOLL, HUP, OUT, RDHUP, NestedSocketLoop, SocketLoop
+from monconn.relay.sockets.loop import (
+    HAS_EPOLL,
+    HUP,
+    OUT,
+    RDHUP,
+    SHARE_SECONDS,
+    NestedSocketLoop,
+    SocketLoop,
+    TurnShare,
+)
 
 from .world import PATIENCE_SECONDS, World, exactly, unread, until
 
@@ -282,6 +292,17 @@ def test_a_number_that_was_removed_is_served_in_the_next_turn(turns: Turns) -> N
 
 
 # -- the nested one
+
+
+def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
+    clock = Clock()
+    share = TurnShare(own.loop, clock)
+    for _ in range(2):
+        own.loop.serve([])
+        assert share.take()
+        clock.advance(SHARE_SECONDS)
+        own.loop.refresh()  # as bytes do that were held back
+        assert not share.take()
 
 
 def test_a_nested_loop_is_in_its_reactor_only_while_it_has_sockets(nested: Turns) -> None:

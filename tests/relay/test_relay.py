@@ -678,6 +678,20 @@ def test_the_nearest_limit_counts() -> None:
 # -- who has vanished
 
 
+@pytest.mark.parametrize("limit", [10, None])
+def test_a_client_that_still_takes_its_bytes_is_not_half_closed(limit: float | None) -> None:
+    stage = Stage(half_close_timeout=limit, write_timeout=600).open()
+    stage.client.held = 2_000
+    stage.relay.eof(stage.backend)
+    while stage.client.held:
+        stage.client.held -= 10
+        stage.client.given += 10
+        stage.pass_seconds(1)
+        assert stage.record.reason is None
+    stage.pass_seconds(0.7 * (limit or BACKEND_ENDED_SECONDS))  # since then, as far as is known
+    assert stage.record.reason is None
+
+
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize(
     ("limit", "reason"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import time
@@ -14,6 +15,11 @@ from unittest.mock import patch
 import attrs
 import pytest
 import pytest_twisted
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from hypothesis import given
+from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.internet.threads import deferToThread
 
@@ -24,7 +30,13 @@ from monconn.policy.timeouts import Timeouts
 from monconn.relay.ends import HOLD_PAUSE
 from monconn.relay.relay import Relay
 from monconn.relay.sockets import handshake
-from monconn.relay.sockets.handshake import HandshakeRoom
+from monconn.relay.sockets.handshake import (
+    PIECE_BYTES,
+    RECORDS_A_PIECE,
+    HandshakeRoom,
+    RecordFinder,
+)
+from monconn.relay.sockets.tls import MOST_EMPTY_RECORDS
 
 from .tls_socket import Cut, TlsSocket, context
 from .world import (
@@ -292,6 +304,84 @@ def client_refuses_what_it_gets(world: World) -> None:
     assert "the alert" in record.detail
 
 
+class KeyUpdates:
+    """Makes the records of a client over TLS 1.3 that only updates its keys (RFC 8446, 7.2).
+
+    :param lines: what the client's handshake has logged of its secrets.
+    """
+
+    def __init__(self, lines: list[bytes], cipher: str) -> None:
+        is_long = cipher.endswith("SHA384")
+        self._hash: hashes.HashAlgorithm = hashes.SHA384() if is_long else hashes.SHA256()
+        wanted = (line for line in lines if line.startswith(b"CLIENT_TRAFFIC_SECRET_0"))
+        self._secret = bytes.fromhex(next(wanted).split()[2].decode())
+        self._sent = 0
+
+    def _expand(self, label: bytes, size: int) -> bytes:
+        label = b"tls13 " + label
+        info = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
+        return HKDFExpand(self._hash, size, info).derive(self._secret)
+
+    def _record(self, kind: bytes, content: bytes) -> bytes:
+        header = b"\x17\x03\x03" + (len(content) + 17).to_bytes(2, "big")
+        nonce = int.from_bytes(self._expand(b"iv", 12), "big") ^ self._sent
+        self._sent += 1
+        key = AESGCM(self._expand(b"key", 32))
+        return header + key.encrypt(nonce.to_bytes(12, "big"), content + kind, header)
+
+    def records(self, count: int) -> bytes:
+        records = b""
+        for _ in range(count):
+            records += self._record(b"\x16", b"\x18\x00\x00\x01\x00")
+            self._secret = self._expand(b"traffic upd", self._hash.digest_size)
+            self._sent = 0
+        return records
+
+    def data(self, data: bytes) -> bytes:
+        return self._record(b"\x17", data)
+
+
+def client_that_updates_its_keys(world: World) -> tuple[socket.socket, KeyUpdates]:
+    lines: list[bytes] = []
+    made = context("1.3")
+    made.set_keylog_callback(lambda _, line: lines.append(line))
+    tls = SSL.Connection(made, None)
+    tls.set_connect_state()
+    client = TlsSocket(world.raw_client(), tls)
+    cipher = tls.get_cipher_name()
+    assert cipher is not None
+    return client, KeyUpdates(lines, cipher)
+
+
+@case("tls_to_plain")
+def keys_are_updated_now_and_then(world: World) -> None:
+    client, updates = client_that_updates_its_keys(world)
+    backend = world.backend()
+    raw = socket.socket(fileno=os.dup(client.fileno()))
+    for _ in range(5):
+        raw.sendall(updates.records(MOST_EMPTY_RECORDS) + updates.data(b"up"))
+        assert exactly(backend, 2) == b"up"
+        backend.sendall(b"down")
+        assert exactly(client, 4) == b"down"
+    raw.close()
+    client.close()
+    backend.close()
+    world.closed()
+
+
+@case("tls_to_plain")
+def keys_are_updated_without_end(world: World) -> None:
+    client, updates = client_that_updates_its_keys(world)
+    backend = world.backend()
+    raw = socket.socket(fileno=os.dup(client.fileno()))
+    raw.sendall(updates.records(8 * MOST_EMPTY_RECORDS))
+    raw.close()
+    assert to_the_end(backend)[1] == "reset"
+    record = world.expect("error", "ID", "none", "none", up=0, down=0)
+    assert record.detail == "the client sends too many records without data"
+    client.close()
+
+
 @case("tls12_to_tls12")
 def client_wants_to_negotiate_anew(world: World) -> None:
     client, backend = world.pair()
@@ -396,9 +486,8 @@ def client_that_the_loop_does_not_take(world: World) -> None:
     assert loop is not None
     with patch.object(loop, "add", side_effect=OSError(errno.ENOSPC, "No space left on device")):
         to_the_end(world.raw_client())
-    until(lambda: noted and not len(handshakes(world)))
-    assert [record.detail for record in noted] == ["no space left on device"]
-    assert len(world.deadlines) == 0
+    until(lambda: [record.detail for record in noted] == ["no space left on device"])
+    assert len(handshakes(world)) == len(world.deadlines) == 0
 
 
 @case("tls_to_plain", tls=listen_tls(0.3))
@@ -570,6 +659,31 @@ def flood_of_handshakes_stalls_no_bytes(world: World) -> None:
 # -- handshakes with backends
 
 
+@case("plain_to_tls")
+def handshakes_with_backends_wait_for_time(world: World) -> None:
+    share = world.paths._handshakes
+    assert share is not None
+    has_time = False
+    asked: list[None] = []
+
+    def take() -> bool:
+        asked.append(None)
+        return has_time
+
+    with patch.object(share, "take", take):
+        client, raw = world.client(), world.raw_backend()
+        until(lambda: len(asked) > 3)
+        assert unread(raw) == 0
+        has_time = True
+        tls = SSL.Connection(context(world.backend_tls), None)
+        tls.set_accept_state()
+        backend = TlsSocket(raw, tls)
+    client.sendall(b"ping")
+    assert exactly(backend, 4) == b"ping"
+    to_the_end_of_pair(client, backend)
+    world.closed()
+
+
 @case("plain_to_tls", "tls_to_tls")
 def backend_that_speaks_no_tls(world: World) -> None:
     client = world.client()
@@ -731,3 +845,29 @@ async def test_tls_of_clients_on_unix_sockets(play: Play, tmp_path: Path) -> Non
             play(world)
 
     await deferToThread(enter_and_play)
+
+
+# -- the records of what is received
+
+
+@given(
+    st.lists(st.integers(0, 300) | st.integers(0, 1 << 14), max_size=150),
+    st.lists(st.integers(1, 7) | st.integers(1, 1 << 16), min_size=1),
+)
+def test_records_are_found_however_they_are_received(lengths: list[int], reads: list[int]) -> None:
+    stream = b"".join(b"\x17\x03\x03" + each.to_bytes(2, "big") + bytes(each) for each in lengths)
+    finder, at, found = RecordFinder(), 0, 0
+    sizes = itertools.cycle(reads)
+    # Single bytes of a megabyte would take long.
+    while at < len(stream):
+        received = memoryview(stream)[at : at + max(next(sizes), len(stream) >> 10)]
+        pieces = finder.pieces(received)
+        begin = 0
+        for end, records in pieces[:-1]:
+            assert records <= RECORDS_A_PIECE
+            assert 0 < end - begin < PIECE_BYTES + 5 + (1 << 14)
+            begin = end
+        assert pieces[-1][0] == len(received)
+        found += sum(records for _, records in pieces)
+        at += len(received)
+    assert found == len(lengths)

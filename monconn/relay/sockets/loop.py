@@ -70,6 +70,8 @@ class SocketLoop:
         self._events = select.EPOLLIN | PRI | OUT | RDHUP | select.EPOLLET
         self.now: float = self._seconds()
         """When the events being served were fetched (monotonic seconds): one clock call for all."""
+        self.turn = 0
+        """How often events were fetched."""
 
     def __len__(self) -> int:
         return len(self._handlers)
@@ -110,6 +112,7 @@ class SocketLoop:
         :returns: the events of descriptors that are not ours.
         """
         self.now = self._seconds()
+        self.turn += 1
         handlers, changed = self._handlers, self._changed
         changed.clear()
         others = []
@@ -163,12 +166,13 @@ class TurnShare:
     def __init__(self, loop: SocketLoop, clock: Clock) -> None:
         self._loop = loop
         self._seconds = clock.seconds
-        self._turn = self._until = 0.0
+        self._turn = -1
+        self._until = 0.0
 
     def take(self) -> bool:
         """Whether there is time for one more in this turn; there is for the first."""
-        if self._turn != self._loop.now:
-            self._turn = self._loop.now
+        if self._turn != self._loop.turn:
+            self._turn = self._loop.turn
             self._until = self._seconds() + SHARE_SECONDS
             return True
         return self._seconds() < self._until

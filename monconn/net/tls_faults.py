@@ -38,6 +38,8 @@ class TlsError(MonconnError):
 
 
 # By OpenSSL's text of an alert: its name in RFC 8446, 6, and what it means where that is not plain.
+UNFINISHED = "the backend's TLS handshake was not complete"
+"""The detail of a ``connect_timeout`` that has struck amid it: the backend has accepted TCP."""
 _ALERTS = {
     "close notify": ("close_notify", ""),
     "unexpected message": ("unexpected_message", ""),

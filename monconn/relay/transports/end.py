@@ -39,6 +39,7 @@ from monconn.net.sockets import (
     unacknowledged_bytes,
 )
 from monconn.net.tls import ClientTls, TlsError, error_text, fault_text
+from monconn.net.tls_faults import UNFINISHED
 from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
@@ -438,6 +439,9 @@ class TransportEnd(Protocol):
         """Implements ``End.abort``; Twisted reports it as closed in a later turn."""
         if self.phase == "closed":
             return
+        record = self.reports.record
+        if self.phase == "connecting" and self._is_tls and record.reason == "connect_timeout":
+            record.add_detail(UNFINISHED)
         self.phase = "resetting"
         if self.stages is not None:
             self.stages.close()

@@ -324,3 +324,21 @@ def test_a_trusted_backend_whose_certificate_names_no_host(
         assert client.recv(100) == b""
     monconn.log.wait_for(r"web: \S+ backend_unreachable after .*certificate names no host")
     backend.close()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tls:localhost:{port}", r"tls:localhost.:{port}:endpoint=tcp\:127.0.0.1\:{port}"],
+    ids=["ours", "twisted"],
+)
+def test_a_backend_that_accepts_and_never_speaks(
+    launch: Callable[..., Monconn], tmp_path: Path, address: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        backend = address.format(port=silent.getsockname()[1])
+        service = {"listen": "127.0.0.1:0", "backend": backend, "connect_timeout": 0.3}
+        monconn = launch("monconn", "-c", write_config(tmp_path, web=service))
+        with connect(monconn.port("web")) as client:
+            assert client.recv(100) == b""
+        detail = r"\(the backend's TLS handshake was not complete\)"
+        monconn.log.wait_for(rf"web: \S+ connect_timeout after .*{detail}$")

@@ -169,7 +169,9 @@ class TransportEnd(Protocol):
             self.reports.record.is_shortage = number in _SHORTAGES
             reason = _connect_reason(failure)
             detail = failure.getErrorMessage()
-            if isinstance(failure.value, OSError) and failure.value.strerror:
+            if isinstance(number, int):  # as on sockets; Twisted's own text is of a "bind" at times
+                detail = os.strerror(number).lower()
+            elif isinstance(failure.value, OSError) and failure.value.strerror:
                 detail = failure.value.strerror
             self.reports.connect_failed(self, reason, detail)
 

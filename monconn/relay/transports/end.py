@@ -38,7 +38,7 @@ from monconn.net.sockets import (
     track_errors,
     unacknowledged_bytes,
 )
-from monconn.net.tls import ClientTls, TlsError, error_text, fault_text
+from monconn.net.tls import ClientTls, TlsError, error_text, fault_text, is_alert
 from monconn.net.tls_faults import UNFINISHED
 from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
@@ -585,6 +585,9 @@ class TransportEnd(Protocol):
         """How the connection failed; None if it was closed in order."""
         if reason.check(error.ConnectionDone, error.ConnectionAborted):
             return None
+        if isinstance(reason.value, SSL.Error) and self.phase != "connecting":
+            # An alert is how the peer says that it has given up; all else it was we who refused.
+            return "reset" if is_alert(reason.value) else "none"
         if not reason.check(error.ConnectionLost):
             return "none"
         if self._socket is not None and self._socket.error_number:

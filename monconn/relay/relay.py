@@ -224,7 +224,8 @@ class Relay:
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
         if self.record.reason is not None:
-            return  # it only follows ours
+            self._handle("cut")  # a loop was found behind it; else it only follows our own end
+            return
         self.record.note_end(end.side, "fin")
         now = self._monitor.clock.seconds()
         if self.record.half_closed is None:

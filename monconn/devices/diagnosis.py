@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from monconn.model import tcpinfo
-from monconn.model.reasons import Side
+from monconn.model.reasons import LOST_REASONS, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.tcpinfo import TcpInfo
 from monconn.units import format_duration
@@ -94,8 +94,16 @@ def _unreachable_suspect(
             f"{side} unreachable since {at}, for {format_duration(seconds)}:"
             f" {tcpinfo.unanswered(raw)} questions (bytes sent again, probes) are unanswered"
         )
-        # Any delay is of no account beside it.
-        yield _Suspect(f"{side} unreachable", float("inf"), text)
+    elif record.reason is not None and LOST_REASONS.get(record.reason) == side:
+        # The kernel has given up (ETIMEDOUT), and its counters of unanswered probes tell nothing.
+        heard = record.client_heard if side == "client" else record.backend_heard
+        since = record.last_activity if heard is None else heard
+        at = iso_time(record.opened_at + since - record.opened)
+        text = f"{side} unreachable since {at}: nothing was heard of it after that"
+    else:
+        return
+    # Any delay is of no account beside it.
+    yield _Suspect(f"{side} unreachable", float("inf"), text)
 
 
 def _answer_seconds(record: ConnectionRecord, now: float) -> float | None:

@@ -89,6 +89,10 @@ class Loops:
             return False
         if family == socket.AF_UNIX:
             return True
+        return self._is_this_host(family, where)
+
+    def _is_this_host(self, family: int, where: Any) -> bool:
+        """Whether an address is one of this host, as far as that was asked lately."""
         key, now = (where[0], where[2:]), time.monotonic()
         until, is_own = self._own_hosts.get(key, (0.0, False))
         if now >= until:
@@ -131,9 +135,17 @@ class Loops:
                 record.came_through = dial[1]
             return
         has_room = len(self._accepted) < MOST_DIALS
-        if self.unknown_dials and has_room and _is_local(peer, sock):
+        if self.unknown_dials and has_room and self._is_local(peer):
             self._accepted[key] = record
             self._awaited.add(record.id)
+
+    def _is_local(self, peer: Any) -> bool:
+        """Whether a client is on this host. Its address need not be the one that it goes to: a
+        backend's ``bindAddress`` may be another."""
+        if not isinstance(peer, tuple):
+            return True
+        family = socket.AF_INET6 if len(peer) > 2 else socket.AF_INET
+        return is_loopback(plain_ip(peer[0])) or self._is_this_host(family, peer)
 
     def is_awaited(self, record: ConnectionRecord) -> bool:
         """Whether it may be known in a moment that a client has come through a service of ours.
@@ -198,15 +210,6 @@ def _is_own_host(family: int, where: Any) -> bool:
     except OSError as error:
         return error.errno != errno.EADDRNOTAVAIL
     return True
-
-
-def _is_local(peer: Any, sock: Any) -> bool:
-    """Whether a client is on this host: the kernel has it come from the address that it goes to, or
-    from one of the loopback."""
-    if not isinstance(peer, tuple):
-        return True
-    ip = plain_ip(peer[0])
-    return is_loopback(ip) or ip == plain_ip(sock.getsockname()[0])
 
 
 def is_own_address(local: Any, remote: Any) -> bool:

@@ -37,13 +37,18 @@ class TlsError(MonconnError):
 # -- errors and alerts
 
 
+UNFINISHED = "the backend's TLS handshake was not complete"
+"""The detail of a ``connect_timeout`` that has struck amid it: the backend has accepted TCP."""
 # By OpenSSL's text of an alert: its name in RFC 8446, 6, and what it means where that is not plain.
 _ALERTS = {
     "close notify": ("close_notify", ""),
     "unexpected message": ("unexpected_message", ""),
     "bad record mac": ("bad_record_mac", ""),
     "record overflow": ("record_overflow", ""),
-    "handshake failure": ("handshake_failure", "it found no cipher or key exchange in common"),
+    "handshake failure": (  # OpenSSL sends it in TLS 1.2, too, if it wants a certificate
+        "handshake_failure",
+        "it misses something, such as a cipher in common or a certificate",
+    ),
     "no certificate": ("no_certificate", ""),
     "bad certificate": ("bad_certificate", "it cannot use the certificate"),
     "unsupported certificate": ("unsupported_certificate", "it cannot use such a certificate"),

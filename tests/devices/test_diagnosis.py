@@ -190,6 +190,16 @@ AT = "2023-11-14T22:13:23.000+00:00"
             "client unreachable",
             f"client unreachable since {AT}, for 2.00s:{UNANSWERED}",
         ),
+        (  # the kernel has given up, by keepalive for example
+            {"reason": "client_lost", "client_heard": 103.0, "closed": 107.0, "first_down": None},
+            "client unreachable",
+            f"client unreachable since {AT}: nothing was heard of it after that",
+        ),
+        (
+            {"reason": "backend_lost", "backend_heard": 103.0, "closed": 107.0},
+            "backend unreachable",
+            f"backend unreachable since {AT}: nothing was heard of it after that",
+        ),
     ],
 )
 def test_a_side_that_is_unreachable_comes_first(

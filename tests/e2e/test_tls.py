@@ -288,6 +288,7 @@ def test_a_listener_of_twisted(monconn: Monconn, client: Client) -> None:
         pytest.raises(ssl.SSLCertVerificationError),
     ):
         context.wrap_socket(plain, server_hostname="localhost")
+    ended = r"tls_by_twisted: \S+ client_reset after \S+, up 0 B, down 0 B"
     monconn.log.wait_for(rf"{ended} \(the client has sent the alert unknown_ca: it does not trust")
 
 
@@ -357,3 +358,53 @@ def test_a_backend_that_leaves_amid_the_handshake(
     with connect(monconn.port("web")) as client:
         assert client.recv(100) == b""
     monconn.log.wait_for(rf"web: \S+ {ended}")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tls:localhost:{port}", r"tls:localhost.:{port}:endpoint=tcp\:127.0.0.1\:{port}"],
+    ids=["ours", "twisted"],
+)
+def test_a_backend_that_accepts_and_never_speaks(
+    launch: Callable[..., Monconn], tmp_path: Path, address: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        backend = address.format(port=silent.getsockname()[1])
+        service = {"listen": "127.0.0.1:0", "backend": backend, "connect_timeout": 0.3}
+        monconn = launch("monconn", "-c", write_config(tmp_path, web=service))
+        with connect(monconn.port("web")) as client:
+            assert client.recv(100) == b""
+        detail = r"\(the backend's TLS handshake was not complete\)"
+        monconn.log.wait_for(rf"web: \S+ connect_timeout after .*{detail}$")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "tls:localhost:{port}:trustRoots={roots}",
+        r"tls:localhost.:{port}:endpoint=tcp\:127.0.0.1\:{port}:trustRoots={roots}",
+    ],
+    ids=["ours", "twisted"],
+)
+def test_a_backend_that_wants_a_certificate(
+    launch: Callable[..., Monconn], tmp_path: Path, address: str, certificate: Certificate
+) -> None:
+    """In TLS 1.3 its alert comes when the handshake is done for us."""
+    context = certificate.server_side()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate.certificate)
+
+    def serve(client: socket.socket) -> None:
+        with pytest.raises(ssl.SSLError):
+            context.wrap_socket(client, server_side=True)
+
+    backend = Backend(serve)
+    address = address.format(port=backend.port, roots=certificate.certificate.parent)
+    file = write_config(tmp_path, web={"listen": "127.0.0.1:0", "backend": address})
+    monconn = launch("monconn", "-c", file)
+    with connect(monconn.port("web")) as client, pytest.raises(ConnectionResetError):
+        client.recv(100)
+    detail = "the backend has sent the alert certificate_required: it wants a certificate from us"
+    monconn.log.wait_for(rf"web: \S+ backend_reset after .*\({detail}\)$")
+    backend.close()

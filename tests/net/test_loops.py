@@ -101,21 +101,32 @@ def test_a_client_is_awaited_as_long_as_it_may_be_ours(link: Link) -> None:
     assert loops._accepted == {}
 
 
-class Far:
-    """A client's socket, from another host."""
+class Client:
+    """A client's socket.
+
+    :param ip: where it comes from.
+    """
+
+    def __init__(self, ip: str) -> None:
+        self._ip = ip
 
     def getpeername(self) -> tuple[str, int]:
-        return "192.0.2.7", 5
+        return self._ip, 5
 
     def getsockname(self) -> tuple[str, int]:
-        return "192.0.2.1", 80
+        return "127.0.0.1", 80
 
 
-def test_a_client_of_another_host_is_not_awaited() -> None:
+@pytest.mark.parametrize("is_own", [False, True])
+def test_only_a_client_of_this_host_is_awaited(
+    monkeypatch: pytest.MonkeyPatch, is_own: bool
+) -> None:
+    """Also one that comes from another of its addresses than it goes to."""
+    monkeypatch.setattr(module, "_is_own_host", lambda *_: is_own)
     loops, second = Loops(), record("b")
     loops.unknown_dials += 1
-    loops.accepted(second, Far())
-    assert not loops.is_awaited(second)
+    loops.accepted(second, Client("192.0.2.7"))
+    assert loops.is_awaited(second) is is_own
 
 
 def test_a_client_that_has_left_is_none(link: Link) -> None:

@@ -561,7 +561,8 @@ def refused_backend(world: World, count: int) -> None:
     assert to_the_end(client) == (b"", "fin")
     assert time.monotonic() - began < 2
     client.close()
-    world.expect("backend_refused", "SC", "none", "none", up=ANY, down=0)
+    record = world.expect("backend_refused", "SC", "none", "none", up=ANY, down=0)
+    assert record.detail == "connection refused"
 
 
 @scenario(families=UNIX_BACKEND)

@@ -726,7 +726,8 @@ def backend_says_nothing(world: World) -> None:
     assert to_the_end(client) == (b"", "fin")
     client.close()
     to_the_end(backend)
-    world.expect("connect_timeout", "sC", "none", "timeout", up=0, down=0)
+    record = world.expect("connect_timeout", "sC", "none", "timeout", up=0, down=0)
+    assert record.detail == "the backend's TLS handshake was not complete"
 
 
 @case("plain_to_tls")

@@ -17,7 +17,7 @@ from monconn.errors import MonconnError
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.model.record import ConnectionRecord
 from monconn.net.tls import ClientTls, fault_text
-from monconn.net.tls_faults import cut_text, is_alert
+from monconn.net.tls_faults import UNFINISHED, cut_text, is_alert
 from monconn.relay.sockets.connect import Connector
 from monconn.relay.sockets.end import (
     BROKEN,
@@ -398,6 +398,8 @@ class TlsEnd(SocketEnd):
 
     def _dispose(self, tcp: bytes | None = None) -> None:
         if self._handshake is not None:
+            if self.record.reason == "connect_timeout":
+                self.record.add_detail(UNFINISHED)
             self._handshake.drop()
             self._handshake = None
         super()._dispose(tcp)

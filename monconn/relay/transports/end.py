@@ -39,7 +39,7 @@ from monconn.net.sockets import (
     unacknowledged_bytes,
 )
 from monconn.net.tls import ClientTls, fault_text
-from monconn.net.tls_faults import TlsError, cut_text, error_text
+from monconn.net.tls_faults import UNFINISHED, TlsError, cut_text, error_text, is_alert
 from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
@@ -171,7 +171,9 @@ class TransportEnd(Protocol):
             self.reports.record.is_shortage = number in _SHORTAGES
             reason = _connect_reason(failure)
             detail = failure.getErrorMessage()
-            if isinstance(failure.value, OSError) and failure.value.strerror:
+            if isinstance(number, int):  # as on sockets; Twisted's own text is of a "bind" at times
+                detail = os.strerror(number).lower()
+            elif isinstance(failure.value, OSError) and failure.value.strerror:
                 detail = failure.value.strerror
             self.reports.connect_failed(self, reason, detail)
 
@@ -441,6 +443,9 @@ class TransportEnd(Protocol):
         """Implements ``End.abort``; Twisted reports it as closed in a later turn."""
         if self.phase == "closed":
             return
+        record = self.reports.record
+        if self.phase == "connecting" and self._is_tls and record.reason == "connect_timeout":
+            record.add_detail(UNFINISHED)
         self.phase = "resetting"
         if self.stages is not None:
             self.stages.close()
@@ -583,6 +588,9 @@ class TransportEnd(Protocol):
         """How the connection failed; None if it was closed in order."""
         if reason.check(error.ConnectionDone, error.ConnectionAborted):
             return None
+        if isinstance(reason.value, SSL.Error) and self.phase != "connecting":
+            # An alert is how the peer says that it has given up; all else it was we who refused.
+            return "reset" if is_alert(reason.value) else "none"
         if not reason.check(error.ConnectionLost):
             return "none"
         if self._socket is not None and self._socket.error_number:

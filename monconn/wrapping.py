@@ -60,7 +60,7 @@ from monconn.net.sockets import (
     track_errors,
     unacknowledged_bytes,
 )
-from monconn.net.tls_faults import cut_text, error_text
+from monconn.net.tls_faults import cut_text, error_text, is_alert
 from monconn.policy.sides import Keepalive, check_keepalive
 from monconn.policy.timeouts import GRACE_SECONDS
 
@@ -336,7 +336,11 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         cause = self._cause or reason
         for failure in (cause, reason):
             if not failure.check(*_CLOSED):
-                self._decide("error", _failure_text(failure, self._remote))
+                text = _failure_text(failure, self._remote)
+                if isinstance(failure.value, SSL.Error) and is_alert(failure.value):
+                    self._failed(self._remote, "reset", text)  # a fatal one: the peer has given up
+                else:
+                    self._decide("error", text)
                 return
         tls = _TlsEnd.of(self.transport)
         error_number = getattr(self._socket, "error_number", 0)

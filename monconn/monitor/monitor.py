@@ -593,6 +593,7 @@ class Monitor:
         if not self._live:
             self._notify_empty()
             return done
+        self.notify_room()  # who waits for a slot is refused, instead of waiting for the others
         self._stop_timers += [
             self.clock.callLater(wait_seconds, self._end_all),
             self.clock.callLater(wait_seconds + STOP_GRACE_SECONDS, self.stop_now),

@@ -614,6 +614,27 @@ def those_who_find_no_slot_are_refused_if_the_rules_say_so(world: World) -> None
 
 
 @case("tls_to_plain", rules=Rules(conn_limit=1))
+def those_who_wait_for_a_slot_are_refused_by_a_service_that_stops(world: World) -> None:
+    tries = [world.raw_client() for _ in range(3)]
+    until(lambda: len(handshakes(world)) == 3)
+    clients = []
+    for sock in tries:
+        tls = SSL.Connection(context("1.3"), None)
+        tls.set_connect_state()
+        clients.append(world._keep(TlsSocket(sock, tls)))
+    backend = world.backend()
+    until(lambda: len(handshakes(world)._waiting) == 2)
+    world.on_reactor(lambda: [world.monitor.stop(60.0)])  # nobody waits for its end
+    for client in clients[1:]:
+        with pytest.raises((Cut, ConnectionResetError)):
+            client.recv(1)
+    until(lambda: world.monitor.stats()["refused_by"] == {"stopping": 2})
+    assert len(world.monitor) == 1
+    to_the_end_of_pair(clients[0], backend)
+    world.closed()
+
+
+@case("tls_to_plain", rules=Rules(conn_limit=1))
 def what_is_left_of_a_program_turns_away_who_is_not_admitted(world: World) -> None:
     world.raw_client()
     until(lambda: len(handshakes(world)) == 1)

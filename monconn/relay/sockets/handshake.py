@@ -405,12 +405,16 @@ class HandshakeRoom:
     def done(self, client: _Client) -> None:
         """A client's handshake is complete: admit it, or have it wait for a slot."""
         self._deadlines.cancel(client)
-        if self._waiting or self._monitor.must_wait():
+        if self._waiting or self._is_full():
             self._waiting.append(client)
             if self._cancel is None:
                 self._cancel = self._monitor.when_room(self._admit_waiting)
         else:
             self._admit(client)
+
+    def _is_full(self) -> bool:
+        """Whether to wait for a slot; there will be none if the service is being stopped."""
+        return self._monitor.must_wait() and not self._monitor.stopping
 
     def _admit_waiting(self) -> None:
         if self._is_admitting:  # one that was admitted has ended at once: the loop below goes on
@@ -418,7 +422,7 @@ class HandshakeRoom:
         self._is_admitting = True
         try:
             for _ in range(BATCH):
-                if not self._waiting or self._monitor.must_wait():
+                if not self._waiting or self._is_full():
                     break
                 self._admit(self._waiting.popleft())
             else:

@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.net.resolver import (
+    ANSWERS_A_TURN,
     CACHE_SECONDS,
     LAST_SECONDS,
     MOST_LOOKUPS,
@@ -125,6 +126,17 @@ def test_one_that_fails_keeps_the_answer_from_nobody(
     assert other.addresses or other.failure
     assert len(logged_failures) == 1
     logged_failures.clear()
+
+
+@pytest.mark.parametrize("answer", [[v4(1)], socket.gaierror(-2, "Name or service not known")])
+def test_thousands_who_wait_go_on_in_several_turns(world: World, answer: Any) -> None:
+    waiting = [world.resolve() for _ in range(3 * ANSWERS_A_TURN)]
+    world.queries.asked[-1](answer)
+    answered = [each for each in waiting if each.addresses or each.failure]
+    assert answered == waiting[:ANSWERS_A_TURN]
+    world.clock.advance(0)  # all further turns
+    assert all(each.addresses or each.failure for each in waiting)
+    assert not world.clock.getDelayedCalls()
 
 
 def test_one_that_gives_up_is_forgotten(world: World) -> None:

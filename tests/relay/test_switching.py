@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import socket
 import time
@@ -252,3 +254,44 @@ def test_a_send_queue_sends_in_order(counts: list[int], early: int) -> None:
         until(drained)
         assert received == STREAMS["up"][:at]
         assert (send_queue.held(), send_queue.sent) == (0, at)
+
+
+class FailedHolder(Holder):
+    def cannot_write(self) -> None: ...
+
+
+@pytest.mark.skipif(not hasattr(os, "splice"), reason="there is no splice")
+@pytest.mark.parametrize(
+    ("spliced", "number"),
+    [
+        ([3, errno.EPIPE], errno.ECONNRESET),  # whatever it was, the kernel has kept it to itself
+        ([errno.EPIPE], errno.EPIPE),
+        ([3, errno.ETIMEDOUT], errno.ETIMEDOUT),
+    ],
+)
+def test_the_error_of_a_splice_that_has_sent_some_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, spliced: list[int], number: int
+) -> None:
+    results = iter(spliced)
+
+    def splice(*_: object, **__: object) -> int:
+        result = next(results)
+        if result > 3:
+            raise OSError(result, os.strerror(result))
+        return result
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as sock,
+    ):
+        pipes = PipePool()
+        send_queue = SendQueue(FailedHolder(), pipes)
+        send_queue.connect_succeeded(sock, sock.fileno())
+        pipe = pipes.take()
+        assert pipe is not None
+        pipe.held = 9
+        monkeypatch.setattr(os, "splice", splice)
+        send_queue.splice(pipe)
+    assert send_queue.error is not None
+    assert send_queue.error.errno == number
+    pipes.close()

@@ -99,11 +99,13 @@ class SendQueue:
         if self.error is not None:
             self._pipes.give_back(pipe)
             return
+        is_partial = False
         try:
             while pipe.held:
                 sent = os.splice(pipe.reader, self._fd, pipe.held, flags=SPLICE_FLAGS)
                 pipe.held -= sent
                 self.sent += sent
+                is_partial = True
         except BlockingIOError:
             self._pipe = pipe
             self.blocked = True
@@ -112,6 +114,11 @@ class SendQueue:
             return
         except OSError as error:
             self._pipes.give_back(pipe)
+            if is_partial and error.errno == errno.EPIPE and self._sock.family != socket.AF_UNIX:
+                # splice_to_socket (fs/splice.c) has failed after it sent some, and then returns how
+                # much: the error is lost, and EPIPE is what any later call gets. It says nothing
+                # about an end that came before, as EPIPE itself would.
+                error = OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             self._fail(error)
             return
         self._pipes.give_back(pipe)

@@ -487,8 +487,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if self._socket is not None:
             waiting += unacknowledged_bytes(self._socket)
         written = self.record.down if self._outward == "down" else self.record.up
-        if self._progress.check(waiting, written - waiting, now):
-            self.record.last_delivered = now
+        moved_after = self._progress.check(waiting, written - waiting, now)
+        self.record.last_delivered = moved_after or self.record.last_delivered
         setattr(self.record, f"{self._remote}_stalled", self._progress.stalled_since)
         limit = self._monitor.timeouts.unreachable_timeout.of(self._remote)
         if limit:

@@ -104,8 +104,7 @@ class ConnectionRecord:
     last_up: float | None = None
     last_down: float | None = None
     last_delivered: float | None = None
-    """When a check last found that bytes that were pending for a side had been acknowledged, since
-    the check before that: so a time limit may strike late, but never while bytes moved."""
+    """Lower bound of when bytes that were pending for a side were last acknowledged."""
     reading_since: float | None = None
     """When we last began to read from the client; None while we do not read from it."""
     half_closed: float | None = None

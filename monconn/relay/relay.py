@@ -379,8 +379,8 @@ class Relay:
         if self._progress is None:
             self._progress = SendProgress(), SendProgress()
         for end, progress in zip((self.client, self.backend), self._progress, strict=True):
-            if progress.check(end.pending_bytes(), end.delivered_bytes(), now):
-                self.record.last_delivered = now
+            moved_after = progress.check(end.pending_bytes(), end.delivered_bytes(), now)
+            self.record.last_delivered = moved_after or self.record.last_delivered
         self.record.client_stalled, self.record.backend_stalled = (
             progress.stalled_since for progress in self._progress
         )

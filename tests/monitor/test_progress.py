@@ -30,9 +30,9 @@ def test_backlog(checks: list[tuple[int, int, float, float | None]]) -> None:
 
 def test_progress_is_reported_when_pending_bytes_were_acknowledged() -> None:
     backlog = SendProgress()
-    assert not backlog.check(0, 10, 1.0)
-    assert not backlog.check(5, 20, 2.0)  # nothing had waited before
-    assert not backlog.check(5, 20, 3.0)
-    assert backlog.check(2, 23, 4.0)
-    assert backlog.check(0, 25, 5.0)
-    assert not backlog.check(0, 25, 6.0)
+    assert backlog.check(0, 10, 1.0) is None
+    assert backlog.check(5, 20, 2.0) is None  # nothing had waited before
+    assert backlog.check(5, 20, 3.0) is None
+    assert backlog.check(2, 23, 4.0) == 3.0
+    assert backlog.check(0, 25, 5.0) == 4.0
+    assert backlog.check(0, 25, 6.0) is None

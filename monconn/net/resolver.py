@@ -276,7 +276,7 @@ def _nothing() -> None:
 
 
 def _alternating(addresses: Sequence[SocketAddress]) -> list[SocketAddress]:
-    """The addresses without repetitions, families taking turns, the first one's first.
+    """The addresses without repetitions, families interleaved, the first one's first.
 
     So that a family that leads nowhere delays the other by one attempt (RFC 8305, 4).
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -35,10 +36,18 @@ def pytest_configure(config: pytest.Config) -> None:
         from monconn.relay.sockets.reactor import install  # its module needs a system with epoll
 
         install()
+    # Before Hypothesis' own hook, which reads it: so this run's seed is shown and can be repeated.
+    if config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = str(secrets.randbelow(1 << 32))
     # A shell script's background job (`make test &`) ignores SIGINT, and the programs that the
     # tests start and interrupt would inherit that; a handler is reset to the default by exec.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The seed of the property tests and of the fuzzing."""
+    return f"repeat with --hypothesis-seed={config.getoption('hypothesis_seed')}"
 
 
 @pytest.fixture(autouse=True, scope="session")

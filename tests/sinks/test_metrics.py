@@ -527,6 +527,7 @@ async def test_one_client_too_many_displaces_one_that_does_not_ask(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics_http, "MOST_CLIENTS", 1)
+    monkeypatch.setattr(metrics_http, "GRACE_SECONDS", 0.01)
 
     def two_clients() -> tuple[bytes, bytes]:
         with socket.create_connection(("127.0.0.1", server.port), HANG_SECONDS) as first:

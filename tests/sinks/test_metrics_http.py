@@ -290,6 +290,8 @@ def test_a_head_without_end_is_refused(world: World, line: bytes) -> None:
 def test_a_newcomer_displaces_the_oldest_without_a_request(world: World) -> None:
     waiting = world.connect(GET)
     slow = [world.connect(b"GET /") for _ in range(metrics_http.MOST_CLIENTS - 1)]
+    world.clock.advance(metrics_http.GRACE_SECONDS)
+    assert not world.factory.must_wait()
     scraper = world.connect(GET)
     assert [each.how_closed for each in slow] == ["aborted", *[None] * (len(slow) - 1)]
     assert len(world.factory.clients) == metrics_http.MOST_CLIENTS
@@ -307,20 +309,40 @@ def test_one_who_has_its_answer_is_displaced_before_one_who_asks(world: World) -
     assert (answered.how_closed, asking.how_closed) == ("closed", None)
 
 
-def test_one_who_does_not_read_is_displaced_by_the_last(world: World) -> None:
-    stuck = [world.connect(b"GET / HTTP/1.1\r\n\r\n") for _ in range(metrics_http.MOST_CLIENTS)]
-    world.connect(GET)
-    assert stuck[0].how_closed is None or stuck[0].how_closed == "aborted"
-    assert sum(each.how_closed is not None for each in stuck) == 1
+def test_one_who_does_not_read_is_displaced_before_one_who_does(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_to(monkeypatch, bytes(10 * metrics_http.PIECE_BYTES))
+    reader = world.connect(GET)
+    stuck = [world.connect(GET) for _ in range(metrics_http.MOST_CLIENTS - 1)]
+    for _ in range(2):
+        world.encode()
+    reader.protocol.resumeProducing()  # type: ignore[attr-defined]
+    for _ in range(3):
+        world.connect(GET)
+    assert [each.how_closed for each in stuck[:4]] == [*["aborted"] * 3, None]
+    reader.read_all()
+    assert len(reader.written) > 10 * metrics_http.PIECE_BYTES
     world.encode()
 
 
-def test_nobody_is_displaced_who_waits_for_figures(world: World) -> None:
-    waiting = [world.connect(GET) for _ in range(metrics_http.MOST_CLIENTS)]
+def test_newcomers_wait_while_nobody_has_had_its_time(world: World) -> None:
+    resumed: list[None] = []
+    world.factory.resume = lambda: resumed.append(None)
+    waiting = [world.connect(GET) for _ in range(metrics_http.MOST_CLIENTS - 1)]
+    world.connect(b"GET /")
+    assert world.factory.must_wait()
+    assert world.factory.must_wait()
     assert world.factory.buildProtocol(PEER) is None
+    world.clock.advance(metrics_http.GRACE_SECONDS)
+    assert resumed == [None]
+    assert not world.factory.must_wait()  # one has not sent its request
+    world.connect(GET)
+    assert world.factory.must_wait()  # all wait for the figures
     for _ in range(2):
         world.encode()
     assert [status(each) for each in waiting] == [200] * len(waiting)
+    assert not world.factory.must_wait()
 
 
 # -- what is understood

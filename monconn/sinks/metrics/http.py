@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from enum import IntEnum
+from enum import Enum
 from typing import Any
 
 import attrs
@@ -23,11 +23,12 @@ from monconn.clock import Clock
 from monconn.sinks.metrics.encoding import Encoder
 from monconn.sinks.metrics.figures import Sample
 
-MOST_CLIENTS = 64
+MOST_CLIENTS = 128
 CLIENTS_PER_TURN = 8
-"""Accepted in one turn of the reactor; the kernel's queue has room for more. Fewer than
-:data:`MOST_CLIENTS`, so that a flood of newcomers does not displace one before its request is
-read."""
+"""Accepted in one turn of the reactor."""
+GRACE_SECONDS = 0.05
+"""How long a client is not displaced by another: one that has connected, or has just read a piece
+of its answer. Newcomers wait in the kernel's queue meanwhile."""
 REQUEST_SECONDS = 10.0
 """How long a request may take, from the connection's beginning."""
 ANSWER_SECONDS = 30.0
@@ -69,18 +70,49 @@ class MetricsFactory(Factory):
         self.encoder = Encoder(sample, reactor, clock)
         self.clock = clock
         self.clients: dict[_Client, None] = {}
-        """The oldest first."""
+        """The one that has longest done nothing first: neither connected nor read."""
+        self.resume: Callable[[], object] = lambda: None
+        """Is called when newcomers may be accepted again."""
+        self._wait: IDelayedCall | None = None
+
+    def must_wait(self) -> bool:
+        """Whether all places are taken, by clients who have not had their time yet.
+
+        :attr:`resume` is called a little later.
+        """
+        if len(self.clients) < MOST_CLIENTS or self._displaceable() is not None:
+            return False
+        if self._wait is None:
+            self._wait = self.clock.callLater(GRACE_SECONDS, self._waited)
+        return True
+
+    def _waited(self) -> None:
+        self._wait = None
+        self.resume()
+
+    def _displaceable(self) -> _Client | None:
+        """Who makes room: one that has its answer, or the one that has longest done nothing.
+
+        One that waits for the figures never does: that is not its own doing, and soon over.
+        """
+        ended = (each for each in self.clients if each.phase is _Phase.ENDING)
+        active = (each for each in self.clients if each.phase is not _Phase.WAITING)
+        found = next(ended, None) or next(active, None)
+        if found is None or found.phase is _Phase.ENDING:
+            return found
+        is_spared = self.clock.seconds() - found.active_at < GRACE_SECONDS
+        return None if is_spared else found
 
     def buildProtocol(self, addr: Any) -> Any:
         """Make a client's protocol, in the place of another if all are taken.
 
-        :returns: None, which closes the connection, if all others wait for the figures.
+        :returns: None, which closes the connection, if there is nobody to displace.
         """
         if len(self.clients) >= MOST_CLIENTS:
-            others = [each for each in self.clients if each.phase is not _Phase.WAITING]
-            if not others:
+            displaced = self._displaceable()
+            if displaced is None:
                 return None
-            min(others, key=lambda each: each.phase).leave()  # of the lowest phase, the oldest
+            displaced.leave()
         client = _Client(self)
         self.clients[client] = None
         return client
@@ -88,20 +120,23 @@ class MetricsFactory(Factory):
     def close(self) -> None:
         """Disconnect all clients."""
         self.encoder.stop()
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
         for each in tuple(self.clients):
             each.abort()
 
 
-class _Phase(IntEnum):
-    """What a client does; those of the lowest are disconnected first to make room."""
+class _Phase(Enum):
+    """What a client does."""
 
-    ENDING = 0
-    """The kernel has the whole answer."""
-    REQUESTING = 1
-    ANSWERED = 2
+    REQUESTING = "requesting"
+    WAITING = "waiting"
+    """For the figures."""
+    ANSWERED = "answered"
     """The answer is being written."""
-    WAITING = 3
-    """For the figures: not its own doing, and soon over."""
+    ENDING = "ending"
+    """The kernel has the whole answer."""
 
 
 @attrs.frozen
@@ -141,6 +176,7 @@ class _Client(Protocol):
     def __init__(self, factory: MetricsFactory) -> None:
         self.factory = factory
         self.phase = _Phase.REQUESTING
+        self.active_at = factory.clock.seconds()
         self._head = bytearray()
         self._lingering_bytes = 0
         self._is_head = False
@@ -229,6 +265,9 @@ class _Client(Protocol):
         """Implements ``IPullProducer.resumeProducing``: the kernel has what was written."""
         piece = next(self._pieces, None)
         if piece is not None:
+            clients = self.factory.clients
+            clients[self] = clients.pop(self)  # to the end
+            self.active_at = self.factory.clock.seconds()
             self.transport.write(piece)
             return
         self.transport.unregisterProducer()

@@ -85,6 +85,8 @@ class MetricsService(Service):
             raise ListenError(f"metrics: {error}") from error
         self.where = client_address(address, sock)
         self._listener = serve_factory(sock, self._reactor, self._factory, clients_per_turn)
+        self._listener.must_wait = self._factory.must_wait
+        self._factory.resume = self._listener.resume
         self._listener.resume()
         url = self.where if isinstance(address, UnixAddress) else f"http://{self.where}/metrics"
         self._log.info("metrics at {url}", url=url)

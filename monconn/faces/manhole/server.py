@@ -258,7 +258,8 @@ class Transport(ssh_transport.SSHServerTransport):
         return self.sessionID is not None
 
     def receiveError(self, reasonCode: int, description: str) -> None:
-        """Ignore an ordinary disconnect, which the base class logs as an error."""
+        """The client has disconnected; the base class logs an ordinary disconnect as an error."""
+        self._end_soon()
         if reasonCode != ssh_transport.DISCONNECT_BY_APPLICATION:
             super().receiveError(reasonCode, description)
 
@@ -293,6 +294,8 @@ class Transport(ssh_transport.SSHServerTransport):
 
     def dataReceived(self, data: bytes) -> None:
         """Implements ``IProtocol.dataReceived``: the packets are handled when it is their turn."""
+        if self._has_ended:
+            return
         self.buf += data
         self._login_bytes += len(data)
         if not self.is_authenticated and self._login_bytes > MAX_LOGIN_BYTES:
@@ -340,8 +343,12 @@ class Transport(ssh_transport.SSHServerTransport):
     def sendDisconnect(self, reason: int, desc: bytes) -> None:
         """Disconnect in good order; what was received and not handled is discarded."""
         if not self._has_ended:
-            self._has_ended = True
             super().sendDisconnect(reason, desc)
+            self._end_soon()
+
+    def _end_soon(self) -> None:
+        if not self._has_ended:
+            self._has_ended = True
             # A client that does not read would keep the connection.
             self._closing_timeout = self.factory.clock.callLater(CLOSE_SECONDS, self.abort)
 

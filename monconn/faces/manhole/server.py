@@ -19,7 +19,7 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -90,11 +90,28 @@ class User(ConchUser):
     def __init__(self, operations: Operations) -> None:
         super().__init__()
         self.operations = operations
-        self.channelLookup[b"session"] = session.SSHSession
+        self.channelLookup[b"session"] = SessionChannel
 
     def __conform__(self, interface: Any) -> Any:
         """Adapt it to ``ISession``, as Conch does for each session."""
         return Session(self) if interface is ISession else None
+
+
+class SessionChannel(session.SSHSession):
+    """A session's channel, whose output continues when the client has read."""
+
+    _log = _ConchLog()
+
+    def addWindowBytes(self, data: int) -> None:
+        """The client has read as many bytes."""
+        super().addWindowBytes(data)
+        self.continue_output()
+
+    def continue_output(self) -> None:
+        """There may be room for output."""
+        output = getattr(self.session, "output", None)  # there is none before it is asked for
+        if output is not None:
+            output.continue_soon()
 
 
 @implementer(IRealm)
@@ -218,6 +235,7 @@ class Connection(connection.SSHConnection):
         )
 
 
+@implementer(IPushProducer)
 class Transport(ssh_transport.SSHServerTransport):
     """One connection of a client."""
 
@@ -250,6 +268,9 @@ class Transport(ssh_transport.SSHServerTransport):
     _login_packets = 0
     _login_bytes = 0
     _may_take_packet = False
+    is_congested = False
+    """Whether more is written than the kernel has room for."""
+    _is_held = False
     _has_ended = False
 
     @property
@@ -268,7 +289,27 @@ class Transport(ssh_transport.SSHServerTransport):
         self.peer = _peer(self.transport)
         self._login_timeout = self.factory.clock.callLater(LOGIN_SECONDS, self._login_timed_out)
         self.factory.connected(self)
+        self.transport.registerProducer(self, True)
         super().connectionMade()
+
+    def pauseProducing(self) -> None:
+        """Implements ``IPushProducer.pauseProducing``: the client does not read.
+
+        Nothing more is handled that it has sent, as it would be answered.
+        """
+        self.is_congested = True
+
+    def resumeProducing(self) -> None:
+        """Implements ``IPushProducer.resumeProducing``: the kernel has what was written."""
+        self.is_congested = False
+        if self._is_held:
+            self._is_held = False
+            self.factory.enqueue(self)
+        for channel in getattr(self.service, "channels", {}).values():
+            channel.continue_output()
+
+    def stopProducing(self) -> None:
+        """Implements ``IProducer.stopProducing``: the connection is lost."""
 
     def sendExtInfo(self, extensions: Any) -> None:
         """Announce the accepted signature algorithms; the base class sends the host key's only."""
@@ -311,6 +352,9 @@ class Transport(ssh_transport.SSHServerTransport):
         """
         if self._has_ended:
             return False
+        if self.is_congested:
+            self._is_held = True
+            return False
         self._may_take_packet = True
         try:
             super().dataReceived(b"")
@@ -343,12 +387,14 @@ class Transport(ssh_transport.SSHServerTransport):
     def sendDisconnect(self, reason: int, desc: bytes) -> None:
         """Disconnect in good order; what was received and not handled is discarded."""
         if not self._has_ended:
-            super().sendDisconnect(reason, desc)
             self._end_soon()
+            super().sendDisconnect(reason, desc)
 
     def _end_soon(self) -> None:
         if not self._has_ended:
             self._has_ended = True
+            # With a producer that is paused, Twisted would never close the connection.
+            self.transport.unregisterProducer()
             # A client that does not read would keep the connection.
             self._closing_timeout = self.factory.clock.callLater(CLOSE_SECONDS, self.abort)
 

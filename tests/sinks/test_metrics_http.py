@@ -105,13 +105,20 @@ class World:
         self.threads = Threads()
         self.samples = 0
         self.sample = self._sample
+        config = MetricsConfig(TcpAddress("127.0.0.1", 0))
+        self._service = MetricsService(
+            config,
+            Registry(),
+            object(),
+            self.clock,
+            lambda: {f"observer{self.samples}": self.samples},
+        )
         self.factory = MetricsFactory(lambda: self.sample(), self.threads, self.clock)
         self.factory.doStart()
 
     def _sample(self) -> Sample:
         self.samples += 1
-        dropped = {f"observer{self.samples}": self.samples}
-        return Sample([], dropped, lag_seconds=0, lag_max_seconds=0, started_at=0)
+        return self._service.sample()
 
     def connect(self, data: bytes = b"") -> Transport:
         transport = Transport()

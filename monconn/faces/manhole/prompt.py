@@ -87,6 +87,9 @@ class Output(Protocol):
     def drained(self) -> Deferred[None]:
         """Fires when everything is written."""
 
+    def ask_for_input(self) -> None:
+        """What came is done: the client may send more."""
+
 
 class Interpreter(ManholeInterpreter):
     """Runs lines of Python, with the commands of a login as functions.
@@ -115,7 +118,7 @@ class Interpreter(ManholeInterpreter):
                 "close": self._awaited(commands.close),
                 "block": commands.block,
                 "unblock": commands.unblock,
-                "blocks": commands.blocks,
+                "blocks": self._awaited(commands.blocks),
                 "help": lambda: print(_HELP),
                 "exit": shell.leave,  # Python's own would close this process's standard input
                 "quit": shell.leave,
@@ -264,6 +267,8 @@ class Prompt(ColoredManhole):
         typed, self._typed_ahead = self._typed_ahead, []
         for key, modifier in typed:
             self.keystrokeReceived(key, modifier)
+        if not self.is_running:
+            self._output.ask_for_input()
 
     def keystrokeReceived(self, keyID: Any, modifier: Any) -> None:
         """Handle a key; one without a binding rings the bell."""
@@ -388,6 +393,8 @@ class LineShell:
                 self.addOutput("\n")
             await self._output.drained()
             self.is_busy = bool(self._lines.pending)
+            if not self.is_busy:
+                self._output.ask_for_input()
         self._leave(int(self._interpreter.has_failed))
 
     def _broken(self, failure: Failure) -> None:

@@ -217,6 +217,16 @@ class Connection(connection.SSHConnection):
 
     transport: Any
 
+    def adjustWindow(self, channel: Any, bytesToAdd: int) -> None:
+        """Let the client send more to a channel, unless what it has sent is still waiting there.
+
+        Lines that wait for the answer of the one before, or for a shell, are stored: one window
+        of them, which is 128 KiB.
+        """
+        is_ready = channel.client is not None and channel.session is not None
+        if is_ready and not channel.session.is_busy:
+            super().adjustWindow(channel, bytesToAdd)
+
     def ssh_CHANNEL_OPEN(self, packet: bytes) -> None:
         """Open a session; refuse and log channels of other types."""
         kind, rest = getNS(packet)

@@ -79,6 +79,14 @@ class Output:
         self._drained.append(waits)
         return waits
 
+    def ask_for_input(self) -> None:
+        """Grant the client what its window for input lacks, see ``Connection.adjustWindow``."""
+        if self._process is not None:
+            channel = self._process.session
+            missing = channel.localWindowSize - channel.localWindowLeft
+            if missing > channel.localWindowSize // 2:
+                channel.conn.adjustWindow(channel, missing)
+
     def continue_soon(self) -> None:
         """There may be room again."""
         if self._waiting and self._timer is None:
@@ -161,6 +169,7 @@ class Session:
             self._shell.resized(columns, lines)
         _log.info("{peer} has a prompt", peer=self._transport.peer)
         process.makeConnection(_input(self._shell.dataReceived))
+        self._transport.factory.clock.callLater(0, output.ask_for_input)
 
     def execCommand(self, process: Any, command: bytes) -> None:
         """Implements ``ISession.execCommand``."""

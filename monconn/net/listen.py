@@ -158,6 +158,7 @@ class Listener:
     :param accepted: called with each client's socket (non-blocking) and its address.
     :param must_wait: asked before each client; while it returns True, clients are left in the
         kernel's queue until :meth:`resume`.
+    :param batch: how many clients are accepted in one turn of the reactor.
     """
 
     _log = Logger()
@@ -168,6 +169,7 @@ class Listener:
         reactor: ListenReactor,
         accepted: Callable[[socket.SocketType, Any], object],
         must_wait: Callable[[], bool] = lambda: False,
+        batch: int = BATCH,
     ) -> None:
         self._sock: socket.socket | None = sock
         self._fileno = sock.fileno()
@@ -177,6 +179,7 @@ class Listener:
         self._accepted = accepted
         self.must_wait = must_wait
         """May be replaced."""
+        self._batch = batch
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
         self._is_reading = False
         self._pause: IDelayedCall | None = None
@@ -206,7 +209,7 @@ class Listener:
 
     def doRead(self) -> None:
         """Accept a batch: at least one client is in the queue."""
-        for _ in range(BATCH):
+        for _ in range(self._batch):
             if self._sock is None:
                 return
             if self.must_wait():
@@ -238,7 +241,7 @@ class Listener:
 
     def accept_queued(self) -> None:
         """Accept those who are in the queue now, before :meth:`close`, which would reset them."""
-        for _ in range(BACKLOG // BATCH):
+        for _ in range(BACKLOG // self._batch):
             if not (self._is_reading and self._has_queued()):
                 return
             self.doRead()
@@ -283,12 +286,13 @@ class Listener:
 
 
 def serve_factory(
-    sock: socket.socket, reactor: ServeReactor, factory: IProtocolFactory
+    sock: socket.socket, reactor: ServeReactor, factory: IProtocolFactory, batch: int = BATCH
 ) -> Listener:
     """A listener whose clients are served by a Twisted factory; call its ``resume``.
 
     :param sock: as :func:`open_listener` returns it.
     :param reactor: clients are accepted and served in its thread.
+    :param batch: as of :class:`Listener`; a client here costs more than an accept.
     """
 
     def accepted(client: socket.SocketType, address: Any) -> None:
@@ -299,4 +303,4 @@ def serve_factory(
         finally:
             client.close()  # Twisted has duplicated the descriptor
 
-    return Listener(sock, reactor, accepted)
+    return Listener(sock, reactor, accepted, batch=batch)

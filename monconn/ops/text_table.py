@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from monconn.errors import printable
@@ -13,6 +13,7 @@ from monconn.ops.columns import Column, Row
 _FREE_TEXT = frozenset({"detail", "target"})
 """Fields whose cells may be cut: the start of a sentence is useful, half an address is not."""
 _GAP = "  "
+_ROWS_PER_STEP = 10
 _CUT_MARK = "..."
 
 
@@ -30,14 +31,40 @@ def text_table(
     :param rows: rows, or their JSON.
     :param width: in terminal cells; None for as wide as the rows need.
     """
-    rows = list(rows)
-    cells = [(c, [c.title, *(printable(c.text(row)) for row in rows)]) for c in columns]
-    fitted = _fit([(column, texts, max(map(cell_width, texts))) for column, texts in cells], width)
-    padded = [
-        [_pad(text, column_width, column.align == "right") for text in texts]
-        for column, texts, column_width in fitted
-    ]
-    return [_GAP.join(line).rstrip() for line in zip(*padded, strict=True)]
+    lines: list[str] = []
+    for _ in text_table_steps(columns, rows, width, lines.append):
+        pass
+    return lines
+
+
+def text_table_steps(
+    columns: Sequence[Column],
+    rows: Iterable[Row | Mapping[str, Any]],
+    width: int | None,
+    write: Callable[[str], object],
+) -> Iterator[None]:
+    """:func:`text_table` in steps of a few rows each, as ``monconn.turns.in_turns`` takes them.
+
+    :param write: takes each line.
+    """
+    texts: list[list[str]] = [[column.title] for column in columns]
+    widths = [cell_width(column.title) for column in columns]
+    for count, row in enumerate(rows, 1):
+        for index, column in enumerate(columns):
+            text = printable(column.text(row))
+            texts[index].append(text)
+            widths[index] = max(widths[index], cell_width(text))
+        if not count % _ROWS_PER_STEP:
+            yield
+    fitted = _fit([*zip(columns, texts, widths, strict=True)], width)
+    for number in range(len(texts[0]) if texts else 0):
+        cells = (
+            _pad(column_texts[number], column_width, column.align == "right")
+            for column, column_texts, column_width in fitted
+        )
+        write(_GAP.join(cells).rstrip())
+        if not number % _ROWS_PER_STEP:
+            yield
 
 
 def cell_width(text: str) -> int:

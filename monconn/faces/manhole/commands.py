@@ -25,7 +25,8 @@ from monconn.ops.details import connection_details
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ConnectionRow
-from monconn.ops.text_table import text_table
+from monconn.ops.text_table import text_table_steps
+from monconn.turns import in_turns
 
 DONE, FAILED, MISUSED = 0, 1, 2
 """Exit statuses."""
@@ -107,18 +108,24 @@ class Commands:
         done = "would be unblocked" if dry_run else "unblocked"
         self._write_lines([f"{parsed} {done if result.changed else 'was not blocked'}"])
 
-    def blocks(self) -> None:
+    def blocks(self) -> Deferred[None]:
         """The blocked networks of each service."""
-        self._write_table(BlockRow, self._operations.blocks(), "nothing is blocked")
+        return self._write_table(BlockRow, self._operations.blocks(), "nothing is blocked")
 
     def help(self) -> None:
         """The one-shot commands."""
         width = max(len(each.usage) for each in COMMANDS.values())
         self._write_lines(f"{each.usage:<{width}}  {each.help}" for each in COMMANDS.values())
 
-    def _write_table(self, kind: type[Row], rows: Iterable[Row], if_empty: str) -> None:
-        rows = list(rows)
-        self._write_lines(text_table(kind.columns(), rows, self._width()) if rows else [if_empty])
+    def _write_table(self, kind: type[Row], rows: Iterable[Row], if_empty: str) -> Deferred[None]:
+        """Write a table, which is made in as many turns of the reactor as it takes."""
+        lines: list[str] = []
+        steps = text_table_steps(kind.columns(), rows, self._width(), lines.append)
+
+        def write(_: object) -> None:
+            self._write_lines(lines if len(lines) > 1 else [if_empty])  # the first has the titles
+
+        return in_turns(self._operations.clock, steps).addCallback(write)
 
     def _write_lines(self, lines: Iterable[str]) -> None:
         text = "".join(f"{line}\n" for line in lines)

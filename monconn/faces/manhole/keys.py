@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+import time
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,10 +16,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.conch.ssh.keys import FingerprintFormats, Key
 from twisted.logger import Logger
 
-from monconn.errors import ListenError, MonconnError, os_error_text
+from monconn.errors import ListenError, MonconnError, os_error_text, quoted
 
 MAX_FILE_BYTES = 1 << 20
 MIN_RSA_BITS = 2048
+MAX_WARNINGS = 20
+"""Lines of a file that are logged one by one."""
+CHANGE_SECONDS = 0.1
+"""How long after a change another one may leave a file's times as they are."""
+_WRITABLE = 0o022
 TYPES = frozenset(
     {
         b"ssh-ed25519",
@@ -39,41 +48,116 @@ def fingerprint(key: Key) -> str:
     return f"SHA256:{key.fingerprint(FingerprintFormats.SHA256_BASE64).rstrip('=')}"
 
 
-def authorized_keys(path: str) -> list[Key]:
-    """The keys in a file in OpenSSH's format ``authorized_keys``; unusable lines are logged.
+class AuthorizedKeys:
+    """The public keys in a file in OpenSSH's format ``authorized_keys``.
 
-    :raises KeyFileError: others could have written it, or it cannot be read.
+    Strangers can ask for keys as often as they like, so the file is read once for each change of
+    it. Whether others could have written it is checked each time.
     """
-    # A user who can write to a folder on either path, to a link's or to its target's, could put
-    # another file there.
-    absolute, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
-    folders = dict.fromkeys([*absolute.parents, *real.parents])
-    found = []
-    for number, line in enumerate(_read_trusted(path, folders, forbidden=0o022).splitlines(), 1):
-        line = line.strip()
-        if line and not line.startswith(b"#"):
-            try:
-                found.append(_parse_line(line))
-            except KeyFileError as error:
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._read: tuple[int, ...] | None = None
+        self._digest = b""
+        self._blobs: frozenset[bytes] = frozenset()
+
+    def blobs(self) -> frozenset[bytes]:
+        """The keys in the wire format of RFC 4253, 6.6; the lines that are not used are logged.
+
+        :raises KeyFileError: others could have written the file, or it cannot be read.
+        """
+        # A user who can write to a folder on either path, to a link's or to its target's, could
+        # put another file there.
+        with _errors_of(self._path):
+            paths = Path(os.path.abspath(self._path)), Path(os.path.realpath(self._path))
+            folders = dict.fromkeys([*paths[0].parents, *paths[1].parents])
+            _check_folders(self._path, folders)
+            found = os.stat(self._path)
+        _check_file(self._path, found, _WRITABLE)
+        if _identity(found) != self._read or _may_change_unseen(found):
+            data, found = _read_trusted(self._path, folders, forbidden=_WRITABLE)
+            digest = sha256(data).digest()
+            if digest != self._digest:
+                self._blobs = self._parse(data)
+            self._read, self._digest = _identity(found), digest
+        return self._blobs
+
+    def _parse(self, data: bytes) -> frozenset[bytes]:
+        blobs, unused_lines = set(), 0
+        for number, line in enumerate(data.splitlines(), 1):
+            line = line.strip()
+            if not line or line.startswith(b"#"):
+                continue
+            blob, problem = _parse_line(line)
+            if not problem:
+                blobs.add(blob)
+                continue
+            unused_lines += 1
+            if unused_lines <= MAX_WARNINGS:
                 _log.warn(
-                    "{path}:{number}: not used: {error}", path=path, number=number, error=str(error)
+                    "{path}:{number}: not used: {problem}",
+                    path=self._path,
+                    number=number,
+                    problem=problem,
                 )
-    return found
+        if unused_lines > MAX_WARNINGS:
+            _log.warn(
+                "{path}: further lines that are not used: {count}",
+                path=self._path,
+                count=unused_lines - MAX_WARNINGS,
+            )
+        return frozenset(blobs)
 
 
-def _parse_line(line: bytes) -> Key:
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _may_change_unseen(found: os.stat_result) -> bool:
+    # Linux takes a file's times from a clock that advances once a tick, 10 ms at most: what is
+    # written in the tick of the write before leaves them as they are.
+    return abs(time.time() - found.st_ctime) < CHANGE_SECONDS
+
+
+def _parse_line(line: bytes) -> tuple[bytes, str]:
+    """The key of a line, or what is wrong with it.
+
+    Not by ``Key.fromString``, which takes 0.1 ms for each. Whether a key's numbers are good ones
+    is found when a client offers the same.
+    """
+    words = line.split(None, 2)
     # Options come before the type. One that is not implemented here may forbid what we would allow.
-    if line.split(None, 1)[0] not in TYPES:
-        raise KeyFileError("options, or a type other than ed25519, ecdsa and rsa")
+    if words[0] not in TYPES:
+        return b"", "options, or a type other than ed25519, ecdsa and rsa"
     try:
-        key: Key = Key.fromString(line, type="public_openssh")
-    except Exception:  # BadKeyError, and whatever else its parser raises
-        raise KeyFileError("not a public key") from None
-    if not key.isPublic() or key.sshType() != line.split(None, 1)[0]:
-        raise KeyFileError("not a public key of the type that the line begins with")
-    if not is_strong(key):
-        raise KeyFileError(f"an RSA key of fewer than {MIN_RSA_BITS} bits")
-    return key
+        blob = b64decode(words[1], validate=True)
+        kind, *fields = _strings(blob)
+    except (IndexError, ValueError):
+        return b"", "not a public key"
+    if kind != words[0]:
+        return b"", "not a public key of the type that the line begins with"
+    sizes = [len(each) for each in fields]
+    if kind == b"ssh-ed25519":
+        is_good = sizes == [32]  # RFC 8709, 4
+    elif kind == b"ssh-rsa":
+        is_good = len(sizes) == 2
+        if is_good and int.from_bytes(fields[1], "big").bit_length() < MIN_RSA_BITS:
+            return b"", f"an RSA key of fewer than {MIN_RSA_BITS} bits"
+    else:
+        is_good = len(sizes) == 2 and kind == b"ecdsa-sha2-" + fields[0]  # RFC 5656, 3.1
+    return (blob, "") if is_good else (b"", "not a public key")
+
+
+def _strings(blob: bytes) -> list[bytes]:
+    """The strings that a key consists of (RFC 4251, 5: a length in four bytes, then the bytes)."""
+    found, at = [], 0
+    while at < len(blob):
+        end = at + 4 + int.from_bytes(blob[at : at + 4], "big")
+        if end > len(blob):
+            raise ValueError("cut short")
+        found.append(blob[at + 4 : end])
+        at = end
+    return found
 
 
 def is_strong(key: Key) -> bool:
@@ -98,7 +182,9 @@ def host_key(path: Path) -> Key:
     try:
         if not os.path.lexists(path):
             _create_host_key(path)
-        data = _read_trusted(os.fspath(path), [path.parent], forbidden=0o077)
+        data, _ = _read_trusted(os.fspath(path), [path.parent], forbidden=0o077)
+    except ValueError:  # NUL, or a character that file names cannot have
+        raise ListenError(f"host key {quoted(str(path))}: not a path") from None
     except OSError as error:
         raise ListenError(f"host key {path}: {os_error_text(error)}") from None
     except KeyFileError as error:
@@ -134,24 +220,47 @@ def _create_host_key(path: Path) -> None:
         draft.unlink()
 
 
-def _read_trusted(path: str, folders: Iterable[Path], *, forbidden: int) -> bytes:
+def _read_trusted(
+    path: str, folders: Iterable[Path], *, forbidden: int
+) -> tuple[bytes, os.stat_result]:
     """Read a file that only its owner could have written: this process's user, or root.
 
     :param folders: those above it that are to be checked as well.
     :param forbidden: the bits that its mode must not have.
+    :returns: its content, and its state when that was read.
     """
-    try:
+    with _errors_of(path):
         _check_folders(path, folders)
-        # O_NONBLOCK: to open a FIFO would block until another process opens it for writing.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # O_NONBLOCK: to open a FIFO would block until another process opens it for writing, and
+        # so would a device; O_NOCTTY: a terminal must not become this process's.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
-            _check_file(path, os.fstat(descriptor), forbidden)
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                return file.read(MAX_FILE_BYTES)
+            found = os.fstat(descriptor)
+            _check_file(path, found, forbidden)
+            data = b""
+            # The size is that of the moment, and 0 for what the kernel makes up (/proc).
+            while piece := os.read(descriptor, MAX_FILE_BYTES + 1 - len(data)):
+                data += piece
+                if len(data) > MAX_FILE_BYTES:
+                    raise _too_big(path)
         finally:
             os.close(descriptor)
+    return data, found
+
+
+@contextmanager
+def _errors_of(path: str) -> Iterator[None]:
+    """Tell what the kernel says of a path, or that it is none, as a :class:`KeyFileError`."""
+    try:
+        yield
     except OSError as error:
         raise KeyFileError(f"{path}: {os_error_text(error)}") from None
+    except ValueError:  # NUL, or a character that file names cannot have
+        raise KeyFileError(f"{quoted(path)}: not a path") from None
+
+
+def _too_big(path: str) -> KeyFileError:
+    return KeyFileError(f"{path}: is too big: more than {MAX_FILE_BYTES >> 20} MiB")
 
 
 def _check_file(path: str, found: os.stat_result, forbidden: int) -> None:
@@ -164,7 +273,7 @@ def _check_file(path: str, found: os.stat_result, forbidden: int) -> None:
         what = "open to other users" if forbidden & 0o044 else "writable by others"
         raise KeyFileError(f"{path}: is {what} (mode {mode:04o}): chmod 600 {path}")
     if found.st_size > MAX_FILE_BYTES:
-        raise KeyFileError(f"{path}: is too big")
+        raise _too_big(path)
 
 
 def _check_folders(path: str, folders: Iterable[Path]) -> None:

@@ -78,6 +78,19 @@ class Shell(Protocol):
         """End the session."""
 
 
+class Output(Protocol):
+    """Where a session writes to."""
+
+    def write(self, data: bytes) -> None:
+        """Write to the client."""
+
+    def drained(self) -> Deferred[None]:
+        """Fires when everything is written."""
+
+    def ask_for_input(self) -> None:
+        """What came is done: the client may send more."""
+
+
 class Interpreter(ManholeInterpreter):
     """Runs lines of Python, with the commands of a login as functions.
 
@@ -105,7 +118,7 @@ class Interpreter(ManholeInterpreter):
                 "close": self._awaited(commands.close),
                 "block": commands.block,
                 "unblock": commands.unblock,
-                "blocks": commands.blocks,
+                "blocks": self._awaited(commands.blocks),
                 "help": lambda: print(_HELP),
                 "exit": shell.leave,  # Python's own would close this process's standard input
                 "quit": shell.leave,
@@ -179,11 +192,12 @@ class Prompt(ColoredManhole):
     mode = "insert"
     interpreter: Interpreter
 
-    def __init__(self, operations: Operations, actor: Actor) -> None:
+    def __init__(self, operations: Operations, actor: Actor, output: Output) -> None:
         super().__init__()
         self._operations = operations
         self._actor = actor
-        self._is_running = False
+        self._output = output
+        self.is_running = False
         self._typed_ahead: list[tuple[Any, Any]] = []
 
     def connectionMade(self) -> None:
@@ -237,11 +251,15 @@ class Prompt(ColoredManhole):
 
     def lineReceived(self, line: bytes) -> None:
         """Run a line; the next prompt, and input typed meanwhile, are handled after its answer."""
-        self._is_running = True
-        self.interpreter.run_line(line).addCallback(self._line_done)
+        self.is_running = True
+        self.interpreter.run_line(line).addCallback(self._answered)
+
+    def _answered(self, goes_on: bool) -> None:
+        # The next line waits until the client has read this one's answer.
+        self._output.drained().addCallback(lambda _: self._line_done(goes_on))
 
     def _line_done(self, goes_on: bool) -> None:
-        self._is_running = False
+        self.is_running = False
         self.pn = int(goes_on)
         if self._needsNewline():
             self.terminal.nextLine()
@@ -249,12 +267,14 @@ class Prompt(ColoredManhole):
         typed, self._typed_ahead = self._typed_ahead, []
         for key, modifier in typed:
             self.keystrokeReceived(key, modifier)
+        if not self.is_running:
+            self._output.ask_for_input()
 
     def keystrokeReceived(self, keyID: Any, modifier: Any) -> None:
         """Handle a key; one without a binding rings the bell."""
         if self.terminal.has_left:
             return
-        if self._is_running:
+        if self.is_running:
             self._typed_ahead.append((keyID, modifier))
         elif keyID in self.keyHandlers or (
             isinstance(keyID, bytes) and keyID in self._printableChars
@@ -306,23 +326,24 @@ class Prompt(ColoredManhole):
 class Terminal(insults.ServerProtocol):
     """A terminal with a prompt.
 
-    :param write: to the client.
+    :param output: to the client.
     :param end: ends the session with an exit status.
     """
 
     terminalProtocol: Prompt
 
     def __init__(
-        self,
-        operations: Operations,
-        actor: Actor,
-        write: Callable[[bytes], None],
-        end: Callable[[int], None],
+        self, operations: Operations, actor: Actor, output: Output, end: Callable[[int], None]
     ) -> None:
-        super().__init__(Prompt, operations, actor)
+        super().__init__(Prompt, operations, actor, output)
         self._end = end
         self.has_left = False
-        self.makeConnection(SimpleNamespace(write=write))
+        self.makeConnection(SimpleNamespace(write=output.write))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a line is running."""
+        return self.terminalProtocol.is_running
 
     def resized(self, columns: int, lines: int) -> None:
         """Store the size of the client's window."""
@@ -344,21 +365,18 @@ class LineShell:
 
     It ends with the input; the exit status is 1 if the last line failed.
 
-    :param write: to the client.
+    :param output: to the client.
     :param end: ends the session with an exit status.
     """
 
     width = None
 
     def __init__(
-        self,
-        operations: Operations,
-        actor: Actor,
-        write: Callable[[bytes], None],
-        end: Callable[[int], None],
+        self, operations: Operations, actor: Actor, output: Output, end: Callable[[int], None]
     ) -> None:
-        self._write = write
+        self._output = output
         self._end = end
+        self.is_busy = False
         self._unfinished_line = b""
         self._last_byte = b"\n"
         self._has_left = False
@@ -368,10 +386,15 @@ class LineShell:
 
     async def _run_lines(self) -> None:
         while (line := await self._lines.get()) is not None and not self._has_left:
+            self.is_busy = True
             if line or self._interpreter.buffer:  # an empty line does nothing but end a block
                 await self._interpreter.run_line(line.decode("utf-8", "replace").encode())
             if self._last_byte != b"\n":
                 self.addOutput("\n")
+            await self._output.drained()
+            self.is_busy = bool(self._lines.pending)
+            if not self.is_busy:
+                self._output.ask_for_input()
         self._leave(int(self._interpreter.has_failed))
 
     def _broken(self, failure: Failure) -> None:
@@ -382,7 +405,7 @@ class LineShell:
         """Write text to the client."""
         encoded = data.encode()
         self._last_byte = encoded[-1:] or self._last_byte
-        self._write(encoded)
+        self._output.write(encoded)
 
     def dataReceived(self, data: bytes) -> None:
         """Run the lines that are complete."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from typing import Any
 
 from twisted.conch import error
@@ -18,6 +19,7 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -30,12 +32,24 @@ from monconn.faces.manhole.session import Session
 from monconn.model.actions import Actor
 from monconn.net.sockets import peer_pid
 from monconn.ops.operations import Operations
+from monconn.ratelimit import RateLimitedLog
 
 LOGIN_SECONDS = 30.0
 """How long a login may take."""
-MAX_UNAUTHENTICATED = 10
-"""Connections that have not logged in."""
+MAX_UNAUTHENTICATED = 64
+"""Connections that have not logged in; a further one displaces one of them."""
+MAX_LOGIN_PACKETS = 100
+"""That a client may send before it has logged in; with 6 keys it needs 30."""
+MAX_LOGIN_BYTES = 1 << 17
 MAX_CONNECTIONS = 32
+"""Connections that have logged in."""
+CLIENTS_PER_TURN = 4
+"""Accepted in one turn of the reactor."""
+PACKETS_PER_TURN = 4
+"""Of all clients together, handled in one turn of the reactor: a key exchange or a signature takes
+a millisecond or two."""
+STRANGERS_LINES_A_SECOND = 5
+"""In the log, about clients that have not logged in."""
 MAX_SESSIONS = 8
 """On one connection."""
 MAX_TRIES = 6
@@ -76,11 +90,28 @@ class User(ConchUser):
     def __init__(self, operations: Operations) -> None:
         super().__init__()
         self.operations = operations
-        self.channelLookup[b"session"] = session.SSHSession
+        self.channelLookup[b"session"] = SessionChannel
 
     def __conform__(self, interface: Any) -> Any:
         """Adapt it to ``ISession``, as Conch does for each session."""
         return Session(self) if interface is ISession else None
+
+
+class SessionChannel(session.SSHSession):
+    """A session's channel, whose output continues when the client has read."""
+
+    _log = _ConchLog()
+
+    def addWindowBytes(self, data: int) -> None:
+        """The client has read as many bytes."""
+        super().addWindowBytes(data)
+        self.continue_output()
+
+    def continue_output(self) -> None:
+        """There may be room for output."""
+        output = getattr(self.session, "output", None)  # there is none before it is asked for
+        if output is not None:
+            output.continue_soon()
 
 
 @implementer(IRealm)
@@ -99,15 +130,12 @@ class Realm:
 
 @implementer(ICredentialsChecker)
 class KeyChecker:
-    """Accepts the keys of a file, which is read at each login.
-
-    :param path: the ``authorized_keys`` file.
-    """
+    """Accepts the keys of a file, in the state that it has at each login."""
 
     credentialInterfaces = (ISSHPrivateKey,)
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, authorized: keys.AuthorizedKeys) -> None:
+        self._authorized = authorized
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """Implements ``ICredentialsChecker.requestAvatarId``."""
@@ -122,8 +150,7 @@ class KeyChecker:
         key = Key.fromString(credentials.blob, type="blob")
         if not keys.is_strong(key):
             raise UnauthorizedLogin("unacceptable type or size")
-        authorized = keys.authorized_keys(self._path)
-        if not any(each.blob() == key.blob() for each in authorized):
+        if credentials.blob not in self._authorized.blobs():
             raise UnauthorizedLogin("not in authorized_keys")
         if credentials.signature is None:  # the client asks whether the key would be accepted
             raise error.ValidPublicKey()
@@ -172,7 +199,8 @@ class Login(userauth.SSHUserAuthServer):
         if reason.check(error.IgnoreAuthentication):  # accepted: a signature must follow
             return reason
         why = reason.getErrorMessage()
-        _log.warn(
+        self.transport.factory.log_stranger(
+            "keys refused",
             "refused {user} from {peer} with {key}: {why}",
             user=_quoted(self.user),
             peer=self.transport.peer,
@@ -188,6 +216,16 @@ class Connection(connection.SSHConnection):
     _log = _ConchLog()
 
     transport: Any
+
+    def adjustWindow(self, channel: Any, bytesToAdd: int) -> None:
+        """Let the client send more to a channel, unless what it has sent is still waiting there.
+
+        Lines that wait for the answer of the one before, or for a shell, are stored: one window
+        of them, which is 128 KiB.
+        """
+        is_ready = channel.client is not None and channel.session is not None
+        if is_ready and not channel.session.is_busy:
+            super().adjustWindow(channel, bytesToAdd)
 
     def ssh_CHANNEL_OPEN(self, packet: bytes) -> None:
         """Open a session; refuse and log channels of other types."""
@@ -207,6 +245,7 @@ class Connection(connection.SSHConnection):
         )
 
 
+@implementer(IPushProducer)
 class Transport(ssh_transport.SSHServerTransport):
     """One connection of a client."""
 
@@ -235,9 +274,23 @@ class Transport(ssh_transport.SSHServerTransport):
     """The actor of its sessions' actions; set by :meth:`logged_in`."""
     is_authenticated = False
     _login_timeout: Any = None
+    _closing_timeout: Any = None
+    _login_packets = 0
+    _login_bytes = 0
+    _may_take_packet = False
+    is_congested = False
+    """Whether more is written than the kernel has room for."""
+    _is_held = False
+    _has_ended = False
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether keys have been exchanged."""
+        return self.sessionID is not None
 
     def receiveError(self, reasonCode: int, description: str) -> None:
-        """Ignore an ordinary disconnect, which the base class logs as an error."""
+        """The client has disconnected; the base class logs an ordinary disconnect as an error."""
+        self._end_soon()
         if reasonCode != ssh_transport.DISCONNECT_BY_APPLICATION:
             super().receiveError(reasonCode, description)
 
@@ -245,45 +298,126 @@ class Transport(ssh_transport.SSHServerTransport):
         """Implements ``IProtocol.connectionMade``."""
         self.peer = _peer(self.transport)
         self._login_timeout = self.factory.clock.callLater(LOGIN_SECONDS, self._login_timed_out)
-        self.factory.connections.add(self)
+        self.factory.connected(self)
+        self.transport.registerProducer(self, True)
         super().connectionMade()
+
+    def pauseProducing(self) -> None:
+        """Implements ``IPushProducer.pauseProducing``: the client does not read.
+
+        Nothing more is handled that it has sent, as it would be answered.
+        """
+        self.is_congested = True
+
+    def resumeProducing(self) -> None:
+        """Implements ``IPushProducer.resumeProducing``: the kernel has what was written."""
+        self.is_congested = False
+        if self._is_held:
+            self._is_held = False
+            self.factory.enqueue(self)
+        for channel in getattr(self.service, "channels", {}).values():
+            channel.continue_output()
+
+    def stopProducing(self) -> None:
+        """Implements ``IProducer.stopProducing``: the connection is lost."""
 
     def sendExtInfo(self, extensions: Any) -> None:
         """Announce the accepted signature algorithms; the base class sends the host key's only."""
         super().sendExtInfo([(b"server-sig-algs", b",".join(SIGNATURES))])
 
     def _login_timed_out(self) -> None:
-        _log.warn("{peer} did not log in within {s:.0f} s", peer=self.peer, s=LOGIN_SECONDS)
+        self._drop_stranger(f"did not log in within {LOGIN_SECONDS:.0f} s")
+
+    def _drop_stranger(self, why: str) -> None:
+        self.factory.log_stranger("disconnected", "{peer} {why}", peer=self.peer, why=why)
         self.abort()
 
     def logged_in(self, actor: Actor) -> None:
         """The login has succeeded: cancel its timeout."""
         self.actor = actor
         self.is_authenticated = True
-        self._cancel_timeout()
+        self._cancel_timeouts()
 
-    def _cancel_timeout(self) -> None:
-        if self._login_timeout is not None and self._login_timeout.active():
-            self._login_timeout.cancel()
+    def _cancel_timeouts(self) -> None:
+        for each in (self._login_timeout, self._closing_timeout):
+            if each is not None and each.active():
+                each.cancel()
 
     def dataReceived(self, data: bytes) -> None:
-        """Implements ``IProtocol.dataReceived``."""
+        """Implements ``IProtocol.dataReceived``: the packets are handled when it is their turn."""
+        if self._has_ended:
+            return
+        self.buf += data
+        self._login_bytes += len(data)
+        if not self.is_authenticated and self._login_bytes > MAX_LOGIN_BYTES:
+            self._drop_stranger("has sent too much without logging in")
+        else:
+            self.transport.pauseProducing()
+            self.factory.enqueue(self)
+
+    def handle_packet(self) -> bool:
+        """Handle one packet of what was received.
+
+        :returns: whether there may be more; if not, the client is read from again.
+        """
+        if self._has_ended:
+            return False
+        if self.is_congested:
+            self._is_held = True
+            return False
+        self._may_take_packet = True
         try:
-            super().dataReceived(data)
+            super().dataReceived(b"")
         except Exception as problem:
             if self.is_authenticated:
-                raise
-            # Any peer may send anything, and must not fill the log with tracebacks.
-            _log.warn("{peer} does not speak SSH: {why}", peer=self.peer, why=quoted(repr(problem)))
-            self.abort()
+                _log.failure("a packet could not be handled")
+                self.abort()
+            else:  # any peer may send anything, and must not fill the log with tracebacks
+                self._drop_stranger(f"does not speak SSH: {quoted(repr(problem))}")
+        if self._has_ended:
+            return False
+        if self._may_take_packet:
+            self.transport.resumeProducing()
+            return False
+        return True
+
+    def getPacket(self) -> Any:
+        """The next packet of what was received; one for each call of :meth:`handle_packet`."""
+        if not self._may_take_packet or self._has_ended:
+            return None
+        packet = super().getPacket()
+        if packet is not None:
+            self._may_take_packet = False
+            self._login_packets += 1
+            if not self.is_authenticated and self._login_packets > MAX_LOGIN_PACKETS:
+                self._drop_stranger("has sent too many packets without logging in")
+                return None
+        return packet
+
+    def sendDisconnect(self, reason: int, desc: bytes) -> None:
+        """Disconnect in good order; what was received and not handled is discarded."""
+        if not self._has_ended:
+            self._end_soon()
+            super().sendDisconnect(reason, desc)
+
+    def _end_soon(self) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            # With a producer that is paused, Twisted would never close the connection.
+            self.transport.unregisterProducer()
+            # A client that does not read would keep the connection.
+            self._closing_timeout = self.factory.clock.callLater(CLOSE_SECONDS, self.abort)
 
     def abort(self) -> None:
         """End the connection at once."""
+        self._has_ended = True
+        self._cancel_timeouts()
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Any = None) -> None:
         """Implements ``IProtocol.connectionLost``."""
-        self._cancel_timeout()
+        self._has_ended = True
+        self._cancel_timeouts()
         try:
             super().connectionLost(reason)
         finally:
@@ -294,7 +428,7 @@ class ManholeFactory(factory.SSHFactory):
     """Makes the protocol of each connection, and ends them all.
 
     :param host_key: the private key that identifies this server.
-    :param authorized_keys: the path of the file of the clients' public keys.
+    :param authorized: the clients' public keys.
     :param operations: what clients can ask and do.
     :param clock: for the timeouts of logins and of closing.
     """
@@ -305,24 +439,86 @@ class ManholeFactory(factory.SSHFactory):
     noisy = False
 
     def __init__(
-        self, host_key: Key, authorized_keys: str, operations: Operations, clock: Clock
+        self,
+        host_key: Key,
+        authorized: keys.AuthorizedKeys,
+        operations: Operations,
+        clock: Clock,
     ) -> None:
         kind = host_key.sshType()
         self.publicKeys = {kind: host_key.public()}
         self.privateKeys = {kind: host_key}
-        self.portal = Portal(Realm(operations), [KeyChecker(authorized_keys)])
+        self.portal = Portal(Realm(operations), [KeyChecker(authorized)])
         self.services = {b"ssh-userauth": Login, b"ssh-connection": Connection}
         self.clock = clock
-        self.connections: set[Transport] = set()
+        self.connections: dict[Transport, None] = {}
+        """The oldest first."""
         self._closing: Deferred[None] | None = None
+        self._queue: deque[Transport] = deque()
+        self._turn: IDelayedCall | None = None
+        self._strangers_log = RateLimitedLog(
+            clock, STRANGERS_LINES_A_SECOND, self._log_summary_of_strangers
+        )
 
     def buildProtocol(self, addr: Any) -> Any:
-        """Make a connection's protocol; None, which closes it, if there are too many already."""
-        unauthenticated = sum(not each.is_authenticated for each in self.connections)
-        if unauthenticated >= MAX_UNAUTHENTICATED or len(self.connections) >= MAX_CONNECTIONS:
-            _log.warn("refused a connection: too many")
+        """Make a connection's protocol; None, which closes it, if too many have logged in."""
+        if sum(each.is_authenticated for each in self.connections) >= MAX_CONNECTIONS:
+            self.log_stranger("refused", "refused a connection: too many have logged in")
             return None
         return super().buildProtocol(addr)
+
+    def connected(self, connection: Transport) -> None:
+        """Note a new connection, in the place of another if too many have not logged in.
+
+        The oldest is disconnected, of those with or of those without a complete key exchange,
+        whichever are more: else one kind of stranger, whose connections are cheap, or one whose
+        connections stay, could displace everybody of the other kind.
+        """
+        strangers = [each for each in self.connections if not each.is_authenticated]
+        self.connections[connection] = None
+        if len(strangers) >= MAX_UNAUTHENTICATED:
+            encrypted = [each for each in strangers if each.is_encrypted]
+            others = [each for each in strangers if not each.is_encrypted]
+            oldest = max(others, encrypted, key=len)[0]
+            self.log_stranger("displaced", "{peer} is displaced: too many log in", peer=oldest.peer)
+            del self.connections[oldest]  # its connectionLost comes later
+            oldest.abort()
+
+    def enqueue(self, connection: Transport) -> None:
+        """Handle what a connection has received, a packet when it is its turn."""
+        self._queue.append(connection)
+        if self._turn is None:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        # At once for the first that comes, and those that come later in the same turn wait.
+        self._turn = self.clock.callLater(0, self._next_turn)
+        for _ in range(PACKETS_PER_TURN):
+            if not self._queue:
+                break
+            connection = self._queue.popleft()
+            if connection.handle_packet():
+                self._queue.append(connection)
+
+    def _next_turn(self) -> None:
+        self._turn = None
+        if self._queue:
+            self._take_turn()
+
+    def log_stranger(self, kind: str, format: str, **values: Any) -> None:
+        """Log a line about a client that has not logged in; too many of them are summed up.
+
+        :param kind: says in the sum what the line is about.
+        """
+        if self._strangers_log.has_room():
+            _log.warn(format, **values)
+        else:
+            self._strangers_log.add(kind)
+
+    def _log_summary_of_strangers(self, count: int, kinds: str) -> None:
+        _log.warn(
+            "clients without a login: left out {count} lines: {kinds}", count=count, kinds=kinds
+        )
 
     def getService(self, transport: Any, service: bytes) -> Any:
         """Return a service, or None; the base class raises KeyError for an unknown one."""
@@ -330,7 +526,7 @@ class ManholeFactory(factory.SSHFactory):
 
     def lost(self, connection: Transport) -> None:
         """Note that a connection has ended."""
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         if self._closing is not None and not self.connections:
             closing, self._closing = self._closing, None
             closing.callback(None)
@@ -340,6 +536,7 @@ class ManholeFactory(factory.SSHFactory):
 
         :returns: fires when the last has ended.
         """
+        self._strangers_log.flush()
         if not self.connections:
             return succeed(None)
         closing: Deferred[None] = Deferred()
@@ -348,12 +545,7 @@ class ManholeFactory(factory.SSHFactory):
             each.sendDisconnect(
                 ssh_transport.DISCONNECT_BY_APPLICATION, b"monconn closes the manhole"
             )
-        timer = self.clock.callLater(CLOSE_SECONDS, self._abort_all)
-        return closing.addCallback(lambda _: timer.cancel() if timer.active() else None)
-
-    def _abort_all(self) -> None:
-        for each in tuple(self.connections):
-            each.abort()
+        return closing
 
 
 def _peer(transport: Any) -> str:

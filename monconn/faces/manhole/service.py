@@ -105,7 +105,7 @@ class ManholeService(Service):
 
     def _listen(self) -> None:
         address = self._checked_address()
-        factory = self._make_factory()
+        factory, clients_per_turn = self._make_factory()
         sock = open_listener(address, keepalive=Keepalive())
         if sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0]):
             sock.close()  # "localhost" resolves to whatever /etc/hosts says
@@ -113,7 +113,7 @@ class ManholeService(Service):
         self.where = _address_text(sock)
         self._factory = factory
         factory.doStart()
-        self._listener = serve_factory(sock, self._reactor, factory)
+        self._listener = serve_factory(sock, self._reactor, factory, clients_per_turn)
         self._listener.resume()
 
     def _checked_address(self) -> TcpAddress | UnixAddress:
@@ -124,17 +124,18 @@ class ManholeService(Service):
             raise ListenError(_reachable(address))
         return address
 
-    def _make_factory(self) -> Any:
+    def _make_factory(self) -> tuple[Any, int]:
         try:
             import twisted.conch.manhole_ssh  # noqa: F401  which imports cryptography, too
         except ImportError:
             raise ListenError("needs Conch: pip install 'monconn[manhole]'") from None
         from monconn.faces.manhole import keys
-        from monconn.faces.manhole.server import ManholeFactory
+        from monconn.faces.manhole.server import CLIENTS_PER_TURN, ManholeFactory
 
         path = os.path.expanduser(self._config.authorized_keys)
         try:
-            found = keys.authorized_keys(path)
+            authorized = keys.AuthorizedKeys(path)
+            found = authorized.blobs()
         except keys.KeyFileError as error:
             raise ListenError(f"authorized_keys {error}") from None
         if not found:
@@ -143,7 +144,8 @@ class ManholeService(Service):
         host_key = keys.host_key(
             keys.default_host_key() if own is None else Path(os.path.expanduser(own))
         )
-        return ManholeFactory(host_key, path, self._operations, self._clock)
+        factory = ManholeFactory(host_key, authorized, self._operations, self._clock)
+        return factory, CLIENTS_PER_TURN
 
 
 def _reachable(address: TcpAddress | UnixAddress) -> str:

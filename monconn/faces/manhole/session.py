@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.conch.interfaces import ISession
 from twisted.conch.ssh.session import SSHSessionProcessProtocol
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_SIZE = (24, 80)
 """Lines and columns, where the client does not know."""
+PIECE_BYTES = 1 << 15
+"""Of output, written in one turn of the reactor: to encrypt it takes half a millisecond."""
 
 _log = Logger(namespace="monconn.manhole")
 
@@ -39,6 +42,94 @@ class Shell(Protocol):
     def resized(self, columns: int, lines: int) -> None:
         """The client's window has another size."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether input waits until what came before it is done."""
+
+
+class Output:
+    """What a session writes: in pieces, and only as fast as the client reads.
+
+    Conch would encrypt and store all of it at once. Whoever writes a lot waits for :meth:`drained`
+    before the next.
+
+    :param process: Conch's side of the session.
+    :param transport: the connection.
+    """
+
+    def __init__(self, process: SSHSessionProcessProtocol, transport: Transport) -> None:
+        self._process: SSHSessionProcessProtocol | None = process
+        self._transport = transport
+        self._waiting = bytearray()
+        self._timer: IDelayedCall | None = None
+        self._drained: list[Deferred[None]] = []
+
+    def write(self, data: bytes) -> None:
+        """Write, or store until there is room; nothing after :meth:`close`."""
+        if self._process is not None:
+            self._waiting += data
+            if self._timer is None:
+                self._write_piece()
+
+    def drained(self) -> Deferred[None]:
+        """Fires when everything is written, or cannot be written any more."""
+        if not self._waiting:
+            return succeed(None)
+        waits: Deferred[None] = Deferred()
+        self._drained.append(waits)
+        return waits
+
+    def ask_for_input(self) -> None:
+        """Grant the client what its window for input lacks, see ``Connection.adjustWindow``."""
+        if self._process is not None:
+            channel = self._process.session
+            missing = channel.localWindowSize - channel.localWindowLeft
+            if missing > channel.localWindowSize // 2:
+                channel.conn.adjustWindow(channel, missing)
+
+    def continue_soon(self) -> None:
+        """There may be room again."""
+        if self._waiting and self._timer is None:
+            self._timer = self._transport.factory.clock.callLater(0, self._next_turn)
+
+    def close(self) -> None:
+        """Write nothing more: the client has gone."""
+        self._process = None
+        self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._fire()
+
+    def _next_turn(self) -> None:
+        self._timer = None
+        self._write_piece()
+
+    def _write_piece(self) -> None:
+        if self._process is None or not self._has_room():
+            return
+        piece = bytes(self._waiting[:PIECE_BYTES])
+        del self._waiting[:PIECE_BYTES]
+        if piece:
+            self._process.outReceived(piece)
+        if self._waiting:
+            self.continue_soon()
+        else:
+            self._fire()
+
+    def _has_room(self) -> bool:
+        channel = self._process.session if self._process is not None else None
+        return (
+            channel is not None
+            and not channel.buf  # what is beyond the client's window
+            and not self._transport.is_congested
+        )
+
+    def _fire(self) -> None:
+        waiting, self._drained = self._drained, []
+        for each in waiting:
+            each.callback(None)
+
 
 @implementer(ISession)
 class Session:
@@ -52,6 +143,7 @@ class Session:
         self._size: tuple[int, int] | None = None
         self._shell: Shell | None = None
         self._process: SSHSessionProcessProtocol | None = None
+        self.output: Output | None = None
 
     @property
     def _transport(self) -> Transport:
@@ -67,7 +159,8 @@ class Session:
     def openShell(self, process: Any) -> None:
         """Start a prompt if the client has a terminal, otherwise a :class:`LineShell`."""
         self._process = process
-        arguments = (self._user.operations, self._transport.actor, self._write, self._end)
+        self.output = output = Output(process, self._transport)
+        arguments = (self._user.operations, self._transport.actor, output, self._end)
         if self._size is None:
             self._shell = LineShell(*arguments)
         else:
@@ -76,10 +169,12 @@ class Session:
             self._shell.resized(columns, lines)
         _log.info("{peer} has a prompt", peer=self._transport.peer)
         process.makeConnection(_input(self._shell.dataReceived))
+        self._transport.factory.clock.callLater(0, output.ask_for_input)
 
     def execCommand(self, process: Any, command: bytes) -> None:
         """Implements ``ISession.execCommand``."""
         self._process = process
+        self.output = Output(process, self._transport)
         process.makeConnection(_input(lambda data: None))
         line = command.decode("utf-8", "replace")
         # Later: Conch confirms the request when this method has returned, and OpenSSH does not
@@ -102,6 +197,13 @@ class Session:
     def closed(self) -> None:
         """Implements ``ISession.closed``."""
         self._process = None
+        if self.output is not None:
+            self.output.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether input waits until what came before it is done."""
+        return self._shell is not None and self._shell.is_busy
 
     # -- what it does
 
@@ -119,8 +221,12 @@ class Session:
             line=quoted(line),
             status=answer.status,
         )
+        output = self.output
+        if output is None:
+            return
+        output.write(self._encode(answer.out))
+        await output.drained()
         if self._process is not None:  # the client may have gone meanwhile
-            self._process.outReceived(self._encode(answer.out))
             self._process.errReceived(self._encode(answer.err))
             self._end(answer.status)
 
@@ -128,11 +234,12 @@ class Session:
         # With ssh -t, the client's terminal is in raw mode and does not return at a newline.
         return (text if self._size is None else text.replace("\n", "\r\n")).encode()
 
-    def _write(self, data: bytes) -> None:
-        if self._process is not None:  # a Deferred may fire after the end
-            self._process.outReceived(data)
-
     def _end(self, status: int) -> None:
+        """End when everything is written."""
+        if self.output is not None:
+            self.output.drained().addCallback(lambda _: self._end_now(status))
+
+    def _end_now(self, status: int) -> None:
         if self._process is not None:
             process, self._process = self._process, None
             reason = ProcessTerminated(exitCode=status) if status else ProcessDone(0)

@@ -1,167 +1,312 @@
-"""The HTTP server for metrics: one page, with limits on clients, requests and time."""
+"""The HTTP server for metrics: two pages, with limits on clients, bytes and time.
+
+It is a server of its own, as ``twisted.web`` serves any number of pipelined requests in one turn of
+the reactor, grants each byte of a request its whole timeout anew, and stores bodies and unread
+answers. Here a connection is one request and one answer, which RFC 9112 (9.6) leaves to the server;
+what follows the request, a body or more requests, is discarded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from io import BytesIO
+import re
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from enum import Enum
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
-from twisted.protocols.policies import WrappingFactory
-from twisted.web.pages import notFound
-from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IPullProducer
+from twisted.internet.protocol import Factory, Protocol
+from zope.interface import implementer
 
 from monconn.clock import Clock
-from monconn.ratelimit import RateLimiter
-from monconn.sinks.metrics.families import Families, encoder_for
+from monconn.sinks.metrics.encoding import Encoder
 from monconn.sinks.metrics.figures import Sample
 
-MOST_CLIENTS = 64
-ANSWERS_A_SECOND = 20
-"""Requests beyond these get a 503: scraping must not become the load."""
-TIMEOUT_SECONDS = 10.0
-"""How long a client may send nothing."""
+MOST_CLIENTS = 128
+CLIENTS_PER_TURN = 8
+"""Accepted in one turn of the reactor."""
+GRACE_SECONDS = 0.05
+"""How long a client is not displaced by another: one that has connected, or has just read a piece
+of its answer. Newcomers wait in the kernel's queue meanwhile."""
+REQUEST_SECONDS = 10.0
+"""How long a request may take, from the connection's beginning."""
+ANSWER_SECONDS = 30.0
+"""How long an answer may take, with the wait for it."""
+LINGER_SECONDS = 2.0
+"""How long what a client still sends is read after its answer. To close a socket with unread bytes
+resets the connection, and the client may lose the answer (RFC 9112, 9.6)."""
+MOST_LINGER_BYTES = 1 << 20
+MOST_HEAD_BYTES = 8192
+"""Of a request's first line and headers together."""
+PIECE_BYTES = 1 << 16
+"""Of an answer, written at a time: a client that does not read costs no more memory than this, as
+the answer itself is shared."""
 
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
+_REQUEST_LINE = re.compile(rb"(%b) ([!-~]+) HTTP/([0-9])\.[0-9]" % _TOKEN)
+_HEADER = re.compile(rb"(%b):[ \t]*([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)
+_ORIGIN = re.compile(rb"(?i:https?)://[^/?#]*")  # of the absolute form (RFC 9112, 3.2.2)
+
+_PLAIN = "text/plain; charset=utf-8"
 _START_PAGE = (
     b'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>monconn</title></head>\n'
     b'<body><p>monconn: <a href="/metrics">metrics</a></p></body></html>\n'
 )
 
 
-class MetricsFactory(WrappingFactory):
+class MetricsFactory(Factory):
     """Serves ``/metrics`` over HTTP to a bounded number of clients.
 
     :param sample: takes the present figures; called in the reactor's thread.
-    :param reactor: an ``IReactorTime`` and ``IReactorThreads``.
-    :param clock: monotonic time.
+    :param reactor: an ``IReactorFromThreads``.
+    :param clock: monotonic time and timers.
     """
 
     noisy = False
 
     def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Clock) -> None:
-        root = _Page()
-        root.putChild(b"", _StartPage())
-        root.putChild(b"metrics", _Metrics(sample, reactor, clock))
-        super().__init__(
-            _Site(root, requestFactory=_Request, timeout=TIMEOUT_SECONDS, reactor=reactor)
-        )
+        self.encoder = Encoder(sample, reactor, clock)
+        self.clock = clock
+        self.clients: dict[_Client, None] = {}
+        """The one that has longest done nothing first: neither connected nor read."""
+        self.resume: Callable[[], object] = lambda: None
+        """Is called when newcomers may be accepted again."""
+        self._wait: IDelayedCall | None = None
+
+    def must_wait(self) -> bool:
+        """Whether all places are taken, by clients who have not had their time yet.
+
+        :attr:`resume` is called a little later.
+        """
+        if len(self.clients) < MOST_CLIENTS or self._displaceable() is not None:
+            return False
+        if self._wait is None:
+            self._wait = self.clock.callLater(GRACE_SECONDS, self._waited)
+        return True
+
+    def _waited(self) -> None:
+        self._wait = None
+        self.resume()
+
+    def _displaceable(self) -> _Client | None:
+        """Who makes room: one that has its answer, or the one that has longest done nothing.
+
+        One that waits for the figures never does: that is not its own doing, and soon over.
+        """
+        ended = (each for each in self.clients if each.phase is _Phase.ENDING)
+        active = (each for each in self.clients if each.phase is not _Phase.WAITING)
+        found = next(ended, None) or next(active, None)
+        if found is None or found.phase is _Phase.ENDING:
+            return found
+        is_spared = self.clock.seconds() - found.active_at < GRACE_SECONDS
+        return None if is_spared else found
 
     def buildProtocol(self, addr: Any) -> Any:
-        """Build a client's protocol; None, which closes its connection, for one too many."""
-        if len(self.protocols) >= MOST_CLIENTS:
-            return None
-        return super().buildProtocol(addr)
+        """Make a client's protocol, in the place of another if all are taken.
+
+        :returns: None, which closes the connection, if there is nobody to displace.
+        """
+        if len(self.clients) >= MOST_CLIENTS:
+            displaced = self._displaceable()
+            if displaced is None:
+                return None
+            displaced.leave()
+        client = _Client(self)
+        self.clients[client] = None
+        return client
 
     def close(self) -> None:
         """Disconnect all clients."""
-        for protocol in tuple(self.protocols):
-            protocol.transport.abortConnection()
+        self.encoder.stop()
+        if self._wait is not None:
+            self._wait.cancel()
+            self._wait = None
+        for each in tuple(self.clients):
+            each.abort()
 
 
-class _Site(Site):
-    """A site without an access log.
+class _Phase(Enum):
+    """What a client does."""
 
-    ``HTTPFactory.startFactory`` would open that log, and start a timer that formats the date for it
-    once a second.
-    """
-
-    noisy = False
-
-    def startFactory(self) -> None:
-        """Open no log."""
-
-    def stopFactory(self) -> None:
-        """Close no log."""
-
-    def log(self, request: Any) -> None:
-        """Write no line for a request."""
+    REQUESTING = "requesting"
+    WAITING = "waiting"
+    """For the figures."""
+    ANSWERED = "answered"
+    """The answer is being written."""
+    ENDING = "ending"
+    """The kernel has the whole answer."""
 
 
-class _Request(Request):
-    """A request whose body is discarded: nothing here takes one, and Twisted would store it in
-    memory or in a temporary file, whatever its size."""
+@attrs.frozen
+class _Request:
+    method: bytes
+    path: bytes
+    accept: str
 
-    def gotLength(self, length: int | None) -> None:
-        """Prepare an empty body."""
-        self.content = BytesIO()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Discard a piece of the body."""
-
-
-class _Page(Resource):
-    """A resource for GET and HEAD at exactly its path."""
-
-    def getChild(self, path: bytes, request: Any) -> IResource:
-        """404 for every path below."""
-        return notFound()
-
-    def render(self, request: Any) -> Any:
-        """Answer GET and HEAD alike (twisted.web omits the body for HEAD), and others with 405."""
-        if request.method in (b"GET", b"HEAD"):
-            return super().render(request)
-        request.setHeader("Allow", "GET, HEAD")
-        return _plain(request, 405, b"only GET and HEAD\n")
-
-
-class _StartPage(_Page):
-    def render_GET(self, request: Any) -> bytes:
-        """A page that links to the metrics."""
-        request.setHeader("Content-Type", "text/html; charset=utf-8")
-        return _START_PAGE
+    @classmethod
+    def parsed(cls, head: bytes) -> _Request | str:
+        """Parse the first line and the headers; an HTTP status if that cannot be done."""
+        first, *lines = re.split(rb"\r?\n", head)
+        matched = _REQUEST_LINE.fullmatch(first)
+        if matched is None:
+            return "400 Bad Request"
+        method, target, major = matched.groups()
+        if major != b"1":
+            return "505 HTTP Version Not Supported"
+        accepts = []
+        for line in lines:
+            header = _HEADER.fullmatch(line)
+            if header is None:
+                return "400 Bad Request"
+            if header[1].lower() == b"accept":
+                accepts.append(header[2].decode("latin-1"))
+        path = _ORIGIN.sub(b"", target, count=1) if not target.startswith(b"/") else target
+        return cls(method, path.partition(b"?")[0] or b"/", ",".join(accepts))
 
 
-class _Metrics(_Page):
-    """The metrics, encoded in a thread: with many services that takes long."""
+@implementer(IPullProducer)
+class _Client(Protocol):
+    """One connection: a request, and its answer."""
 
-    _log = Logger()
+    factory: MetricsFactory
+    transport: Any
 
-    def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Clock) -> None:
-        super().__init__()
-        self._sample = sample
-        self._reactor = reactor
-        self._limiter = RateLimiter(clock, ANSWERS_A_SECOND)
-        self._turn = DeferredLock()  # more threads would compete with the reactor for the GIL
+    def __init__(self, factory: MetricsFactory) -> None:
+        self.factory = factory
+        self.phase = _Phase.REQUESTING
+        self.active_at = factory.clock.seconds()
+        self._head = bytearray()
+        self._lingering_bytes = 0
+        self._is_head = False
+        self._pieces: Iterator[bytes] = iter(())
+        self._deadline: IDelayedCall | None = None
 
-    def render_GET(self, request: Any) -> Any:
-        """Encode the present figures; 503 if asked too often."""
-        if not self._limiter.take():
-            request.setHeader("Retry-After", "1")
-            return _plain(request, 503, b"asked too often\n")
-        Deferred.fromCoroutine(self._answer(request))
-        return NOT_DONE_YET
+    # -- IProtocol
 
-    async def _answer(self, request: Any) -> None:
-        encode, content_type = encoder_for(_accept(request))
-        try:
-            text = await self._turn.run(self._encoded, encode)
-        except Exception:
-            self._log.failure("the metrics could not be written")
-            content_type = ""
-        if request.channel is None:  # the client has disconnected meanwhile
-            return
-        if not content_type:
-            text = _plain(request, 500, b"the metrics could not be written\n")
+    def connectionMade(self) -> None:
+        """Wait for the request."""
+        self._set_deadline(REQUEST_SECONDS, self.abort)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Forget the client."""
+        self._forget()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take a part of the request, or discard what follows it."""
+        if self.phase is _Phase.REQUESTING:
+            self._take_head(data)
         else:
-            request.setHeader("Content-Type", content_type)
-            request.setHeader("Content-Length", str(len(text)))
-        request.write(text)
-        request.finish()
+            self._lingering_bytes += len(data)
+            if self._lingering_bytes > MOST_LINGER_BYTES:
+                self.leave()
 
-    def _encoded(self, encode: Callable[[Families], bytes]) -> Deferred[bytes]:
-        threads = self._reactor.getThreadPool()
-        return deferToThreadPool(self._reactor, threads, encode, Families(self._sample()))
+    # -- the request
+
+    def _take_head(self, data: bytes) -> None:
+        if not self._head:
+            data = data.lstrip(b"\r\n")  # RFC 9112, 2.2
+        # Only what is new is searched, with the bytes that an end may have begun in.
+        searched = max(len(self._head) - 3, 0)
+        self._head += data[: MOST_HEAD_BYTES + 4 - len(self._head)]
+        end = _END_OF_HEAD.search(self._head, searched)
+        if end is None and len(self._head) <= MOST_HEAD_BYTES:
+            return
+        # Nothing more is read until the answer is written: what a client sends meanwhile stays
+        # in the kernel, which slows the client down.
+        self.transport.pauseProducing()
+        self._set_deadline(ANSWER_SECONDS, self.abort)
+        if end is None:
+            self._refuse("431 Request Header Fields Too Large")
+            return
+        request = _Request.parsed(bytes(self._head[: end.start()]))
+        self._head.clear()
+        if isinstance(request, str):
+            self._refuse(request)
+        else:
+            self._serve(request)
+
+    def _serve(self, request: _Request) -> None:
+        self._is_head = request.method == b"HEAD"
+        if request.path not in (b"/", b"/metrics"):
+            self._refuse("404 Not Found")
+        elif request.method not in (b"GET", b"HEAD"):
+            self._refuse("405 Method Not Allowed", "Allow: GET, HEAD\r\n")
+        elif request.path == b"/":
+            self._answer("200 OK", "text/html; charset=utf-8", _START_PAGE)
+        else:
+            self.phase = _Phase.WAITING
+            self.factory.encoder.request(request.accept, self)
+
+    def encoded(self, content_type: str, text: bytes | None) -> None:
+        """Implements ``Client.encoded``."""
+        if text is None:
+            self._answer("500 Internal Server Error", _PLAIN, b"the metrics could not be written\n")
+        else:
+            self._answer("200 OK", content_type, text)
+
+    # -- the answer
+
+    def _refuse(self, status: str, header: str = "") -> None:
+        self._answer(status, _PLAIN, f"{status[4:].lower()}\n".encode(), header)
+
+    def _answer(self, status: str, content_type: str, body: bytes, header: str = "") -> None:
+        self.phase = _Phase.ANSWERED
+        head = (
+            f"HTTP/1.1 {status}\r\nDate: {formatdate(usegmt=True)}\r\n"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+            f"Connection: close\r\n{header}\r\n"
+        ).encode("latin-1")
+        self._pieces = _pieces(head, b"" if self._is_head else body)
+        self.transport.registerProducer(self, False)  # which calls resumeProducing at once
+
+    def resumeProducing(self) -> None:
+        """Implements ``IPullProducer.resumeProducing``: the kernel has what was written."""
+        piece = next(self._pieces, None)
+        if piece is not None:
+            clients = self.factory.clients
+            clients[self] = clients.pop(self)  # to the end
+            self.active_at = self.factory.clock.seconds()
+            self.transport.write(piece)
+            return
+        self.transport.unregisterProducer()
+        self.transport.loseWriteConnection()
+        self.phase = _Phase.ENDING
+        self._set_deadline(LINGER_SECONDS, self.leave)
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Implements ``IProducer.stopProducing``: the connection is lost."""
+
+    # -- the end
+
+    def leave(self) -> None:
+        """Make room: what the kernel has of an answer is still delivered, what it lacks is not."""
+        if self.phase is _Phase.ENDING:
+            self._forget()
+            self.transport.loseConnection()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Disconnect at once."""
+        self._forget()
+        self.transport.abortConnection()
+
+    def _forget(self) -> None:
+        self.factory.clients.pop(self, None)
+        self.factory.encoder.forget(self)
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+
+    def _set_deadline(self, seconds: float, then: Callable[[], None]) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = self.factory.clock.callLater(seconds, then)
 
 
-def _accept(request: Any) -> str:
-    headers = request.requestHeaders.getRawHeaders(b"accept", [])
-    return b",".join(headers).decode("latin-1")
-
-
-def _plain(request: Any, status: int, text: bytes) -> bytes:
-    request.setResponseCode(status)
-    request.setHeader("Content-Type", "text/plain; charset=utf-8")
-    return text
+def _pieces(head: bytes, body: bytes) -> Iterator[bytes]:
+    yield head + body[:PIECE_BYTES]
+    for start in range(PIECE_BYTES, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]

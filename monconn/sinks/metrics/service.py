@@ -79,14 +79,16 @@ class MetricsService(Service):
         """
         if self._listener is not None:
             return
-        self._factory = self._make_factory()
+        self._factory, clients_per_turn = self._make_factory()
         address = self._config.listen
         try:
             sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         except ListenError as error:
             raise ListenError(f"metrics: {error}") from error
         self.where = client_address(address, sock)
-        self._listener = serve_factory(sock, self._reactor, self._factory)
+        self._listener = serve_factory(sock, self._reactor, self._factory, clients_per_turn)
+        self._listener.must_wait = self._factory.must_wait
+        self._factory.resume = self._listener.resume
         self._listener.resume()
         url = self.where if isinstance(address, UnixAddress) else f"http://{self.where}/metrics"
         self._log.info("metrics at {url}", url=url)
@@ -107,14 +109,14 @@ class MetricsService(Service):
         if self._factory is not None:
             self._factory.close()
 
-    def _make_factory(self) -> MetricsFactory:
+    def _make_factory(self) -> tuple[MetricsFactory, int]:
         try:
-            from monconn.sinks.metrics.http import MetricsFactory
+            from monconn.sinks.metrics.http import CLIENTS_PER_TURN, MetricsFactory
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "prometheus_client":
                 raise
             raise ListenError(_MISSING) from None
-        return MetricsFactory(self.sample, self._reactor, self._clock)
+        return MetricsFactory(self.sample, self._reactor, self._clock), CLIENTS_PER_TURN
 
     # -- figures
 

@@ -7,9 +7,10 @@ import signal
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+import orjson
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -48,7 +49,24 @@ FLUSH_SECONDS = 1.0
 Event = Literal[
     "opened", "update", "half_closed", "closed", "refused", "alarm", "action", "dropped"
 ]
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_dumps, _APPEND_NEWLINE = orjson.dumps, orjson.OPT_APPEND_NEWLINE
+_escape = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
+
+def encode(values: Mapping[str, Any]) -> bytes:
+    """A line of JSON, in ASCII: no control character or bidirectional mark reaches a terminal raw.
+
+    orjson takes a tenth of the time of the standard library's encoder, which for each connection
+    would be more than all else that the log costs. But it writes UTF-8, and refuses what is
+    no Unicode (half of a surrogate pair, as in the name of a UNIX socket that is no UTF-8).
+    """
+    try:
+        line = _dumps(values, option=_APPEND_NEWLINE)
+        if line.isascii():
+            return line
+    except TypeError:  # orjson.JSONEncodeError, by another name
+        pass
+    return _escape(values).encode() + b"\n"
 
 
 class _Line(NamedTuple):
@@ -71,8 +89,7 @@ class _Line(NamedTuple):
             values = subject.to_dict()
         else:
             values = subject
-        line = {"schema": SCHEMA, "event": self.event, "at": iso_time(self.at), **values}
-        return _encode(line).encode() + b"\n"
+        return encode({"schema": SCHEMA, "event": self.event, "at": iso_time(self.at), **values})
 
 
 class _Batch(NamedTuple):

@@ -331,8 +331,9 @@ class ConnectionRecord:
     @property
     def last_activity(self) -> float:
         """When a byte last moved, in either direction; the opening if none has."""
-        moved = (self.last_up or 0.0, self.last_down or 0.0, self.last_delivered or 0.0)
-        return max(self.opened, *moved)
+        return max(
+            self.opened, self.last_up or 0.0, self.last_down or 0.0, self.last_delivered or 0.0
+        )
 
     @property
     def closed_by(self) -> Closer | None:
@@ -501,8 +502,13 @@ def _since(moment: float | None, until: float) -> float | None:
 
 def iso_time(wall_seconds: float) -> str:
     """A wall-clock time in ISO 8601, with milliseconds and zone."""
-    second, microseconds = divmod(round(wall_seconds * 1_000_000), 1_000_000)
-    return f"{_iso_second(second)}.{microseconds // 1000:03}+00:00"
+    return _iso_millisecond(round(wall_seconds * 1_000_000) // 1000)
+
+
+@lru_cache(1024)  # when there are so many that it matters, many have the same
+def _iso_millisecond(wall_milliseconds: int) -> str:
+    second, millisecond = divmod(wall_milliseconds, 1000)
+    return f"{_iso_second(second)}.{millisecond:03}+00:00"
 
 
 @lru_cache(64)

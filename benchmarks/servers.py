@@ -198,7 +198,7 @@ class Server:
             time.sleep(POLL_SECONDS)
 
     def _start_syslog(self) -> None:
-        """Start what reads the socket: else the lines would be lost as soon as its queue is full."""
+        """Start what reads the socket: else lines are lost as soon as its queue is full."""
         self._syslog = subprocess.Popen(
             [self._load_program, "syslog", str(self._folder / SYSLOG)],
             stdin=subprocess.PIPE,

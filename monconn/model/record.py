@@ -456,8 +456,12 @@ class ConnectionRecord:
             "opened_at": iso_time(self.opened_at),
             "age_seconds": age_seconds,
             "idle_seconds": round((until - self.last_activity) * 1e3) / 1e3,
-            "connect_seconds": None if connected is None else round((connected - opened) * 1e6) / 1e6,
-            "first_up_seconds": None if first_up is None else round((first_up - opened) * 1e6) / 1e6,
+            "connect_seconds": None
+            if connected is None
+            else round((connected - opened) * 1e6) / 1e6,
+            "first_up_seconds": None
+            if first_up is None
+            else round((first_up - opened) * 1e6) / 1e6,
             "first_down_seconds": (
                 None if first_down is None else round((first_down - opened) * 1e6) / 1e6
             ),

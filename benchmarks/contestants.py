@@ -217,7 +217,7 @@ CONTESTANTS = (
         log="log.json",
         metrics="metrics",
         settle_seconds=1.3,  # the history is written once a second
-        note="As above, and a row for each connection in a history; metrics are fetched once a run.",
+        note="As above, and a row for each connection in a history; metrics fetched once a run.",
     ),
     Contestant(
         "monconn-transports",

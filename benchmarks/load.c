@@ -1,6 +1,7 @@
 /* Both ends of the benchmark, with the forwarder between them: the server, and the loads.
  *
  *   load serve                                     prints the port it listens on
+ *   load syslog PATH                               reads lines from a datagram socket, and counts them
  *   load connect  PORT AT_ONCE      COUNT  SECONDS connections: open, 64 bytes there and back, close
  *   load messages PORT CONNECTIONS  ACTIVE SECONDS 64 bytes there and back, on ACTIVE of the connections
  *   load bulk     PORT STREAMS      BYTES  SECONDS bytes from the server, checked on arrival
@@ -9,6 +10,7 @@
  * A load opens its connections, sends a message over each and prints a line of JSON. Then each line
  * on standard input starts one run, which ends after COUNT or SECONDS and prints one more. At the end of
  * standard input everything closes. Only 127.0.0.1; SIGALRM ends what takes far too long.
+ * For `syslog`, each line on standard input has it print how many datagrams it has read.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -22,6 +24,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -187,6 +190,36 @@ static int serve(void) {
             else
                 serve_event(c);
         }
+    }
+}
+
+/* ---- the syslog: reads what a forwarder logs, as it would wait for a reader, or lose lines */
+
+static int read_syslog(const char *path) {
+    static struct conn socket_mark, stdin_mark;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    char line[16];
+    uint64_t lines = 0;
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address))
+        die("bind");
+    watch(&socket_mark, fd, EPOLL_CTL_ADD, EPOLLIN);
+    watch(&stdin_mark, STDIN_FILENO, EPOLL_CTL_ADD, EPOLLIN);
+    alarm(SERVE_SECONDS);
+    for (int is_asked = 1;;) {
+        while (recv(fd, bulk, CHUNK, 0) >= 0)
+            lines++;
+        if (is_asked) {
+            printf("{\"lines\": %llu}\n", (unsigned long long)lines);
+            fflush(stdout);
+        }
+        is_asked = 0;
+        int count = epoll_wait(epoll_fd, events, EVENTS, -1);
+        for (int i = 0; i < count; i++)
+            is_asked |= events[i].data.ptr == &stdin_mark;
+        if (is_asked && read(STDIN_FILENO, line, sizeof line) <= 0)
+            return 0;
     }
 }
 
@@ -434,6 +467,8 @@ int main(int argc, char **argv) {
     epoll_fd = epoll_create1(0);
     if (argc == 2 && !strcmp(argv[1], "serve"))
         return serve();
+    if (argc == 3 && !strcmp(argv[1], "syslog"))
+        return read_syslog(argv[2]);
     if (argc != 6)
         return 2;
     int connections = atoi(argv[3]);

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import processes
 from benchmarks.contestants import (
     CERTIFICATE_FILES,
+    SYSLOG,
     TLS,
     Contestant,
     Place,
@@ -129,6 +130,8 @@ class Server:
         self._held = held
         self._backend: Any = None  # each a Popen while it runs
         self._forwarder: Any = None
+        self._syslog: Any = None
+        self._lines = self._log_offset = 0
         self._port = 0
 
     @property
@@ -169,6 +172,8 @@ class Server:
             (self._folder / name).write_text(text)
         for name in CERTIFICATE_FILES if contestant.loads == TLS else ():
             shutil.copy(self._certificate / name, self._folder)
+        if contestant.log == SYSLOG:
+            self._start_syslog()
         command = contestant.command(place)
         command[0] = program(command[0]) or command[0]
         since = time.monotonic()
@@ -192,6 +197,45 @@ class Server:
                 raise StartError(f"did not start: {last[:200]}")
             time.sleep(POLL_SECONDS)
 
+    def _start_syslog(self) -> None:
+        """Start what reads the socket: else lines are lost as soon as its queue is full."""
+        self._syslog = subprocess.Popen(
+            [self._load_program, "syslog", str(self._folder / SYSLOG)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._syslog.stdout.readline()
+
+    def lines(self) -> int:
+        """How many lines the log of its connections has; 0 if there is none."""
+        if self._syslog is not None:
+            self._syslog.stdin.write("how many?\n")
+            self._syslog.stdin.flush()
+            return int(json.loads(self._syslog.stdout.readline())["lines"])
+        if self.contestant is not None and self.contestant.log:
+            with (self._folder / self.contestant.log).open("rb") as log:
+                log.seek(self._log_offset)
+                while piece := log.read(1 << 20):
+                    self._lines += piece.count(b"\n")
+                self._log_offset = log.tell()
+        return self._lines
+
+    def fetch_metrics(self) -> None:
+        """Fetch the metrics, if there are any.
+
+        :raises BenchmarkError: what came is no such answer.
+        """
+        if self.contestant is None or not self.contestant.metrics:
+            return
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(str(self._folder / self.contestant.metrics))
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: sock.recv(1 << 16), b""))
+        if not answer.startswith(b"HTTP/1.1 200") or b"monconn_connections" not in answer:
+            raise BenchmarkError("there are no metrics")
+
     def load(self, mode: str, connections: int, count: int, seconds: float) -> LoadProcess:
         """A load through the forwarder, as ``load.c`` and ``tls_load.py`` name them."""
         arguments = [mode, str(self._port), str(connections), str(count), str(seconds)]
@@ -209,10 +253,11 @@ class Server:
         """Stop both, and remove the files."""
         if self._forwarder is not None:
             processes.stop(self._forwarder)
-        if self._backend is not None:
-            self._backend.stdin.close()
-            self._backend.stdout.close()
-            processes.stop(self._backend)
+        for helper in (self._backend, self._syslog):
+            if helper is not None:
+                helper.stdin.close()
+                helper.stdout.close()
+                processes.stop(helper)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Server:

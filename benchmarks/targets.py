@@ -102,7 +102,8 @@ def _tls_held(results: Results) -> dict[int, float]:
 
 
 _CPU_GB, _CPU = "cpu_s_per_gb", "cpu_us"
-_HAPROXY, _PORTFORWARD = "× HAProxy's", "× portforward's"
+_HAPROXY, _HAPROXY_LOG = "× HAProxy's", "× HAProxy's with tcplog"
+_PORTFORWARD = "× portforward's"
 
 
 def _bulk(contestant: str, what: str, limit: float) -> list[Target]:
@@ -140,6 +141,18 @@ TARGETS = (
         1.25,
         _HAPROXY,
         _beside("monconn", "haproxy", "connect", _CPU),
+    ),
+    Target(
+        "new connections, with JSON log: processor time each",
+        1.3,
+        _HAPROXY_LOG,
+        _beside("monconn-json", "haproxy-log", "connect", _CPU),
+    ),
+    Target(
+        "new connections, with JSON log, history and metrics: processor time each",
+        1.5,
+        _HAPROXY_LOG,
+        _beside("monconn-all", "haproxy-log", "connect", _CPU),
     ),
     Target(
         "64-byte messages, 64 connections: processor time each",

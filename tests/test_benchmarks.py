@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -18,8 +20,16 @@ import attrs
 import pytest
 
 from benchmarks import processes, report
-from benchmarks.contestants import BY_NAME, CONTESTANTS, Contestant, make_certificate
-from benchmarks.measure import LOADS_BY_NAME, UNLIMITED, cost, run_load, speed
+from benchmarks.contestants import BY_NAME, CONTESTANTS, Contestant, make_certificate, missing
+from benchmarks.measure import (
+    LOADS_BY_NAME,
+    UNLIMITED,
+    check_lines,
+    cost,
+    run_load,
+    speed,
+    timed,
+)
 from benchmarks.plot import Panel, draw, number_text
 from benchmarks.results import Results, Sample, Summary, difference, highest, ratio, summary
 from benchmarks.run import rotated
@@ -449,6 +459,31 @@ def test_a_forwarder_costs_something(load_program: Path, tmp_path: Path) -> None
     assert 0 < server.startup_seconds < 20
     assert figures["cpu_us"] > 0
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("name", ["monconn-all", "haproxy-log"])
+def test_what_is_logged_is_counted(load_program: Path, tmp_path: Path, name: str) -> None:
+    contestant = attrs.evolve(BY_NAME[name], settle_seconds=0.3)
+    if missing(contestant):
+        pytest.skip(missing(contestant))
+    short = Path(tempfile.mkdtemp(dir="/tmp"))  # a UNIX socket's path has 107 characters at most
+    try:
+        with Server(contestant, short / "forwarder", load_program, tmp_path, 10) as server:
+            with server.load("connect", 2, 50, 10) as load:
+                figures = timed(server, load, LOADS_BY_NAME["connect"])
+            assert server.lines() == 50 + 1  # one was made to see that it runs
+    finally:
+        shutil.rmtree(short)
+    assert figures["cpu_us"] > 0
+
+
+def test_a_log_that_loses_lines_is_a_failure() -> None:
+    json_log, syslog = BY_NAME["monconn-json"], BY_NAME["haproxy-log"]
+    check_lines(json_log, 100, 100)
+    check_lines(syslog, 80, 100)
+    for contestant, lines in ((json_log, 99), (syslog, 79)):
+        with pytest.raises(BenchmarkError, match=f"{lines} lines of 100 connections"):
+            check_lines(contestant, lines, 100)
 
 
 def test_a_forwarder_that_does_not_start_says_why(load_program: Path, tmp_path: Path) -> None:

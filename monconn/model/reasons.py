@@ -68,6 +68,12 @@ BROKEN_REASONS: dict[tuple[Side, SideEnd], Reason] = {
 }
 """The reason when a side failed; ``none`` if the failure was on our side of its connection."""
 
+CLOSER_OF: dict[Reason, Closer] = {
+    reason: next((each for each in CLOSERS if each == reason.partition("_")[0]), "monconn")
+    for reason in REASONS
+}
+"""Who ended a connection, as far as the reason alone says: its first word, or else we did."""
+
 LOST_REASONS: dict[Reason, Side] = {"client_lost": "client", "backend_lost": "backend"}
 """Which side was lost."""
 

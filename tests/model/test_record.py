@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies
 
 from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, REASONS, REFUSALS, Reason, Side
 from monconn.model.record import (
@@ -16,6 +17,7 @@ from monconn.model.record import (
     iso_time,
 )
 from monconn.net.sockets import TCP_INFO_BYTES
+from tests.properties import examples
 
 PHASES = ("connecting", "open", "half_closed")
 SIDES: tuple[Side, ...] = ("client", "backend")
@@ -385,6 +387,30 @@ def test_snapshot_of_a_closed_connection() -> None:
         "closed_by": "backend",
         "detail": "ECONNRESET",
     }
+
+
+moments = strategies.none() | strategies.floats(1e5, 1e5 + 1e6)
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(moments, moments, strategies.floats(1e5, 1e5 + 1e6))
+def test_durations_are_rounded_as_round_does(
+    connected: float | None, heard: float | None, closed: float
+) -> None:
+    """But for the last digit, where a figure lies between two."""
+    record = make_record(opened=1e5, connected=connected, client_heard=heard, closed=closed)
+    values = record.snapshot(0.0)
+    expected = {
+        "age_seconds": (closed - 1e5, 3),
+        "connect_seconds": (None if connected is None else connected - 1e5, 6),
+        "client_last_heard_seconds": (None if heard is None else max(0.0, closed - heard), 3),
+    }
+    for key, (seconds, digits) in expected.items():
+        if seconds is None:
+            assert values[key] is None
+        else:
+            assert abs(values[key] - seconds) <= 0.5000001 * 10**-digits
+            assert values[key] == round(values[key], digits)
 
 
 def test_snapshot_grows_while_the_connection_lives() -> None:

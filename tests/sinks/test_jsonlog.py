@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import io
 import json
@@ -19,8 +20,10 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import example, given, settings, strategies
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -34,8 +37,10 @@ from monconn.monitor.interfaces import IConnection, IObserver
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.sinks import jsonlog
-from monconn.sinks.jsonlog import BATCH_SECONDS, SCHEMA, JsonLog, JsonLogService, Updates
+from monconn.sinks.jsonlog import BATCH_SECONDS, SCHEMA, JsonLog, JsonLogService, Updates, encode
 from monconn.sinks.outputs import FileSink, StdoutSink, SyslogSink, WriteFailed, sink_for
+from tests.counting import calls_in_python
+from tests.properties import examples
 
 WAIT_SECONDS = 10.0
 HAS_DEV_FULL = os.path.exists("/dev/full")
@@ -303,6 +308,93 @@ def test_odd_names_make_one_line_of_ascii(start: Start, sink: MemorySink, client
     assert sink.data.isascii()
     (line,) = lines_of(sink.data)
     assert line["client"] == client
+
+
+texts_or_numbers = strategies.one_of(
+    strategies.text(),
+    strategies.text(strategies.characters(categories=["Cs", "Cc", "Cf"])),
+    strategies.integers(),
+    strategies.floats(allow_nan=False, allow_infinity=False),
+    strategies.booleans(),
+    strategies.none(),
+)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(strategies.dictionaries(strategies.text(), texts_or_numbers))
+@example({"half of a pair": "\udc80", "\ud800": 1})
+@example({"right to left": "\u202e", "C1": "\x9b2J"})
+@example({"beyond 64 bits": 1 << 64})
+@example({"lone": "\ud83d", "whole": "😀", "also": 1e300, "small": 5e-324})
+def test_a_line_means_what_the_standard_librarys_means(values: dict[str, Any]) -> None:
+    line = encode(values)
+    assert line.isascii()
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"}\n")
+    assert json.loads(line) == json.loads(json.dumps(values))
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+class Weight(float):
+    pass
+
+
+@pytest.mark.parametrize("extra", [{}, {"é": "é"}], ids=["ASCII", "other"])
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(Colour.RED, "red"), (Weight(1.5), 1.5), (True, True), (object, str(object))],
+)
+def test_values_of_other_types(value: Any, written: Any, extra: dict[str, str]) -> None:
+    """Facts may be of a subclass of what a fact may be."""
+    assert json.loads(encode({"fact": value, **extra})) == {"fact": written, **extra}
+
+
+def test_a_line_that_cannot_be_encoded_costs_no_other(
+    start: Start, sink: MemorySink, logged_failures: list[Failure]
+) -> None:
+    running = start(sink)
+    for number in range(4):
+        connection = running.open()
+        if number in (1, 2):
+            connection.record.opened_at = float("inf")  # no year has it
+        running.close(connection)
+    running.clock.advance(BATCH_SECONDS)
+    wait_until(lambda: running.service.dropped == 2)
+    running.open_and_close()
+    running.service.stopService()
+    assert events_of(sink.data) == ["closed", "closed", "dropped", "closed"]
+    assert lines_of(sink.data)[2]["count"] == 2
+    assert len(logged_failures) == 1  # only the first is logged
+    logged_failures.clear()
+
+
+def test_what_is_not_configured_is_not_observed(start: Start, sink: MemorySink) -> None:
+    hooks = start(sink, every=0).monitor.observers.by_hook
+    assert {hook for hook, observers in hooks.items() if observers} == {
+        "closed",
+        "refused",
+        "alarmed",
+        "acted",
+    }
+
+
+CALLS_PER_LINE = 13
+"""In Python. A time is a call or two more, unless the last lines had the same."""
+
+
+def test_calls_in_python_for_a_line() -> None:
+    """The work for each connection cannot grow unnoticed, however fast the machine is."""
+    record = ConnectionRecord(1, "web", "192.0.2.1:1", "192.0.2.1", ":80", "b:80", 0.0, 0.0)
+    record.note_tcp("client", bytes(232), 1.0)
+    record.note_tcp("backend", bytes(232), 1.0)
+    record.end("client_closed", 1.0)
+    record.closed, record.closed_at = 1.0, 1.0
+    writer = jsonlog._Writer(MemorySink())
+    writer._encoded([record])
+    assert calls_in_python(lambda: writer._encoded([record] * 100)) <= 2 + 100 * CALLS_PER_LINE
 
 
 def test_lines_are_written_soon_and_together(start: Start, sink: MemorySink) -> None:

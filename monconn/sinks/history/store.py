@@ -112,7 +112,14 @@ def _event(item: Item) -> Event:
 
 
 def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[Any, ...]:
-    assert record.closed is not None
+    # Written out, and rounded by way of an integer, as ConnectionRecord.snapshot is.
+    opened, closed = record.opened, record.closed
+    assert closed is not None
+    connected, first_up, first_down = record.connected, record.first_up, record.first_down
+    last_up, last_down = record.last_up, record.last_down
+    client_rtt, client_retransmits = _tcp_figures(record.client_tcp)
+    backend_rtt, backend_retransmits = _tcp_figures(record.backend_tcp)
+    client_heard, backend_heard = record.client_heard, record.backend_heard
     return (
         run_started_at,
         record.id,
@@ -123,12 +130,12 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         record.backend,
         record.opened_at,
         record.closed_at,
-        round(record.closed - record.opened, 6),
-        record.connect_seconds,
-        *(
-            None if moment is None else round(moment - record.opened, 6)
-            for moment in (record.first_up, record.first_down, record.last_up, record.last_down)
-        ),
+        round((closed - opened) * 1e6) / 1e6,
+        None if connected is None else connected - opened,
+        None if first_up is None else round((first_up - opened) * 1e6) / 1e6,
+        None if first_down is None else round((first_down - opened) * 1e6) / 1e6,
+        None if last_up is None else round((last_up - opened) * 1e6) / 1e6,
+        None if last_down is None else round((last_down - opened) * 1e6) / 1e6,
         record.up,
         record.down,
         record.reason,
@@ -137,15 +144,15 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         record.closed_by,
         record.client_end,
         record.backend_end,
-        *_tcp_figures(record.client_tcp),
-        *_tcp_figures(record.backend_tcp),
+        client_rtt,
+        client_retransmits,
+        backend_rtt,
+        backend_retransmits,
         _plain(record.detail),
         facts_text(record.facts),
         record.pipe,
-        *(
-            None if heard is None else round(max(0.0, record.closed - heard), 3)
-            for heard in (record.client_heard, record.backend_heard)
-        ),
+        None if client_heard is None else round(max(0.0, closed - client_heard) * 1e3) / 1e3,
+        None if backend_heard is None else round(max(0.0, closed - backend_heard) * 1e3) / 1e3,
     )
 
 
@@ -157,10 +164,11 @@ def facts_text(facts: Mapping[str, Any]) -> str | None:
 
 
 def _tcp_figures(raw: bytes | None) -> tuple[float | None, int | None]:
+    """Round-trip time in seconds, and segments sent again."""
     if raw is None:
         return None, None
-    tcp = tcpinfo.parse(raw)
-    return tcp.rtt_seconds, tcp.retransmits
+    microseconds, retransmits = tcpinfo.ROUND_TRIP_AND_RETRANSMITS.unpack_from(raw)
+    return microseconds / 1e6, retransmits
 
 
 def _event_row(event: Event) -> tuple[Any, ...]:
@@ -180,7 +188,7 @@ def _event_row(event: Event) -> tuple[Any, ...]:
 
 def _plain(text: str) -> str:
     """A text of the operating system or of a client, without what UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 @lru_cache(maxsize=4096)

@@ -24,7 +24,8 @@ from monconn.sinks.history.query import (
     open_read_only,
 )
 from monconn.sinks.history.schema import open_for_writing
-from monconn.sinks.history.store import Event, load_totals, packed, write
+from monconn.sinks.history.store import Event, _connection_row, load_totals, packed, write
+from tests.counting import calls_in_python
 
 from .past import MEBIBYTE, NOON, RUN, closed, count, history, refused
 
@@ -268,3 +269,15 @@ def test_an_empty_file_is_used(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT, 0o640))
     history(path, [closed()]).close()
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+ROW_CALLS = 11
+
+
+def test_calls_in_python_for_a_row() -> None:
+    """The work for each connection cannot grow unnoticed, however fast the machine is."""
+    record = closed()
+    record.note_tcp("client", bytes(232), 1.0)
+    record.note_tcp("backend", bytes(232), 1.0)
+    _connection_row(record, RUN)  # from now on, what is looked up is cached
+    assert calls_in_python(lambda: _connection_row(record, RUN)) <= 2 + ROW_CALLS

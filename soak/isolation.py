@@ -59,14 +59,22 @@ class Isolation:
 
     :param monconn: what is attacked.
     :param load_program: what ``compile_load`` made.
-    :param scale: of the numbers of connections, below 1 for a short or a small machine.
+    :param scale: of the numbers of connections, below 1 for a small machine.
+    :param seconds: how long each goes on at least.
     """
 
-    def __init__(self, monconn: Monconn, load_program: Path, scale: float) -> None:
+    def __init__(
+        self,
+        monconn: Monconn,
+        load_program: Path,
+        scale: float,
+        seconds: float = ATTACK_SECONDS,
+    ) -> None:
         self._monconn = monconn
         self._place = monconn.place
         self._load = str(load_program)
         self._scale = scale
+        self._seconds = seconds
         self._faults: list[str] = []
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -137,7 +145,7 @@ class Isolation:
         )
 
     def _count(self, number: int) -> int:
-        return int(number * self._scale)
+        return max(int(number * self._scale), 1)
 
     def _try(
         self,
@@ -150,7 +158,7 @@ class Isolation:
         self._monconn.ask("longest_turn")  # begins anew
         peak = _Peak(self._monconn.pid)
         with peak, self._ping() as trips, strangers:
-            ends = time.monotonic() + ATTACK_SECONDS
+            ends = time.monotonic() + self._seconds
             try:
                 if meanwhile is not None:
                     meanwhile()
@@ -198,7 +206,7 @@ class Isolation:
     # -- what happens meanwhile
 
     def _scrapes_are_answered(self) -> None:
-        ends = time.monotonic() + ATTACK_SECONDS
+        ends = time.monotonic() + self._seconds
         while time.monotonic() < ends:
             with urllib.request.urlopen(metrics_url(self._place), timeout=5) as answer:
                 if b"monconn_connections{" not in answer.read():
@@ -228,7 +236,7 @@ class Isolation:
         if not os.path.exists(key):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key]
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-        ends = time.monotonic() + ATTACK_SECONDS
+        ends = time.monotonic() + self._seconds
         options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=no"]
         options += ["UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
         command = ["ssh", "-p", str(self._place.manhole), "-i", key, "127.0.0.1", "list"]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ class Mixed:
         """What was done, by its name."""
         self.faults: list[str] = []
         """What clients and watchers found wrong."""
+        self.killed_at = 0.0
+        """When monconn was killed (wall-clock seconds)."""
 
     def run(self, seconds: float, *, killed: bool = False) -> None:
         """Run everything for a while.
@@ -69,12 +72,14 @@ class Mixed:
             self._top,
         ]
         self._threads = [
-            threading.Thread(target=self._guarded, args=(kind, killed)) for kind in kinds
+            threading.Thread(target=self._guarded, args=(kind, killed), daemon=True)
+            for kind in kinds
         ]
         for thread in self._threads:
             thread.start()
         self._stopped.wait(seconds)
         if killed:
+            self.killed_at = time.time()
             self._monconn.kill()
         self._stopped.set()
         for thread in self._threads:

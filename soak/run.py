@@ -118,11 +118,9 @@ class Soak:
         ends = time.monotonic() + seconds
         monconn = Monconn(self._place)
         try:
-            self._kill(monconn)
+            killed_at = self._kill(monconn)
             monconn = Monconn(self._place)
-            self._report.check(
-                lost_by_kill(self._place, self._killed_at), "restarted after kill -9"
-            )
+            self._report.check(lost_by_kill(self._place, killed_at), "restarted after kill -9")
             self._mixed(monconn, WARM_UP_SECONDS)
             start, opened = monconn.quiet_figures(), self._opened()
             while True:
@@ -152,10 +150,11 @@ class Soak:
     def _opened(self) -> int:
         return sum(each.connections for each in in_totals(self._place).values())
 
-    def _kill(self, monconn: Monconn) -> None:
+    def _kill(self, monconn: Monconn) -> float:
+        """A load during which monconn is killed; returns when (wall-clock seconds)."""
         load = Mixed(monconn, self._load, self._rng.randrange(1 << 30))
         load.run(WARM_UP_SECONDS, killed=True)
-        self._killed_at = time.time()
+        return load.killed_at
 
     def _mixed(self, monconn: Monconn, seconds: float) -> None:
         """A mixed load, and whether all that is said of it agrees."""

@@ -62,6 +62,10 @@ build: $(VENV)/.has-dev ## make a wheel and a source archive in dist/
 bench: $(VENV)/.has-run ## measure monconn beside its peers, under 10 minutes; ARGS=--quick: under 2
 	@$(VENV)/bin/python benchmarks/run.py $(ARGS)
 
+.PHONY: soak
+soak: $(VENV)/.has-run ## load, kill and attack it for two minutes; ARGS="--seconds 3600": longer
+	@$(VENV)/bin/python soak/run.py $(ARGS)
+
 .PHONY: full
 full: ## what CI has no time for: each Python found, long property tests, all benchmarks
 	@.ci/full

@@ -1,0 +1,1 @@
+"""A bounded mixed load for monconn: does it hold, and does everything come back?"""

@@ -1,0 +1,244 @@
+"""``make soak``: a mixed load, a kill amid it, and whether everything comes back."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).parent.parent)
+
+from benchmarks.contestants import make_certificate
+from benchmarks.servers import BenchmarkError, compile_load
+from soak.audit import audit, in_totals, lost_by_kill, snapshot
+from soak.isolation import HEADER, Isolation
+from soak.loads import ROOT, Mixed
+from soak.process import Backends, Monconn, Place, SoakError
+
+SECONDS = 120.0
+ISOLATION_SECONDS = 50.0
+"""What the attacks take of it."""
+WARM_UP_SECONDS = 8.0
+ROUND_SECONDS = 30.0
+ALLOWED_GROWTH = 1.1
+"""Resident memory after a load, divided by that before."""
+MUST_COME_BACK = ("timers", "threads", "readers", "relay sockets", "descriptors")
+
+
+class Report:
+    """Prints what was found, and remembers whether anything was wrong."""
+
+    def __init__(self) -> None:
+        self.faults = 0
+        self._since = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(f"{time.monotonic() - self._since:6.1f} s  {text}", flush=True)
+
+    def check(self, faults: list[str], right: str) -> None:
+        """Print the faults, or what is right."""
+        for fault in faults[:20]:
+            self.say(f"FAULT {fault}")
+        if len(faults) > 20:
+            self.say(f"FAULT … and {len(faults) - 20} more")
+        if right and not faults:
+            self.say(f"ok    {right}")
+        self.faults += len(faults)
+
+
+@contextlib.contextmanager
+def started(*command: str) -> Iterator[int]:
+    """Run a backend; gives its port."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield int(json.loads(process.stdout.readline())["port"])
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def place_for(folder: Path, load_program: Path) -> Iterator[Place]:
+    """Start all backends; gives the place for monconn."""
+    python = (sys.executable, "-m", "soak.peers")
+    path = str(folder / "full_queue.sock")
+    with (
+        started(str(load_program), "serve") as checked,
+        started(*python, "behave") as behaving,
+        started(*python, "acknowledge") as devices,
+        started(*python, "deaf") as deaf,
+        socket.socket(socket.AF_UNIX) as full,
+    ):
+        full.bind(path)
+        full.listen(0)
+        make_certificate(folder)
+        _make_keys(folder)
+        yield Place(folder, Backends(checked, behaving, devices, deaf, path))
+
+
+def _make_keys(folder: Path) -> None:
+    """The key of an operator, for the manhole."""
+    key = folder / "operator_key"
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    shutil.copy(f"{key}.pub", folder / "authorized_keys")
+
+
+class Soak:
+    """One run.
+
+    :param place: for monconn.
+    :param load_program: what ``compile_load`` made.
+    :param seed: of what is random.
+    :param report: takes what is found.
+    """
+
+    def __init__(self, place: Place, load_program: Path, seed: int, report: Report) -> None:
+        self._place = place
+        self._load = load_program
+        self._rng = random.Random(seed)
+        self._report = report
+
+    def run(self, seconds: float) -> None:
+        """Load, kill, and load again until the time has passed; then everything must be back."""
+        ends = time.monotonic() + seconds
+        monconn = Monconn(self._place)
+        try:
+            killed_at = self._kill(monconn)
+            monconn = Monconn(self._place)
+            self._report.check(lost_by_kill(self._place, killed_at), "restarted after kill -9")
+            self._mixed(monconn, WARM_UP_SECONDS)
+            start, opened = monconn.quiet_figures(), self._opened()
+            while True:
+                self._mixed(monconn, min(ROUND_SECONDS, max(ends - time.monotonic(), 1)))
+                now = monconn.quiet_figures()
+                self._compare(start, now, self._opened() - opened)
+                if time.monotonic() > ends:
+                    break
+            self._stop(monconn)
+        finally:
+            if monconn.process.poll() is None:
+                monconn.kill()
+
+    def isolate(self, scale: float) -> None:
+        """Attack it in every way, and see how long others wait."""
+        monconn = Monconn(self._place)
+        try:
+            self._report.say(HEADER)
+            for outcome in Isolation(monconn, self._load, scale).outcomes():
+                self._report.say(str(outcome))
+                self._report.check(outcome.faults, "")
+            self._stop(monconn)
+        finally:
+            if monconn.process.poll() is None:
+                monconn.kill()
+
+    def _opened(self) -> int:
+        return sum(each.connections for each in in_totals(self._place).values())
+
+    def _kill(self, monconn: Monconn) -> float:
+        """A load during which monconn is killed; returns when (wall-clock seconds)."""
+        load = Mixed(monconn, self._load, self._rng.randrange(1 << 30))
+        load.run(WARM_UP_SECONDS, killed=True)
+        return load.killed_at
+
+    def _mixed(self, monconn: Monconn, seconds: float) -> None:
+        """A mixed load, and whether all that is said of it agrees."""
+        monconn.quiet_figures()
+        before = snapshot(self._place)
+        load = Mixed(monconn, self._load, self._rng.randrange(1 << 30))
+        load.run(seconds)
+        monconn.quiet_figures()
+        done = ", ".join(f"{name} {count:,}" for name, count in sorted(load.counts.items()))
+        self._report.say(f"done: {done}")
+        self._report.check(load.faults, f"no client or watcher saw a fault in {seconds:.0f} s")
+        churned = load.counts["churned"]
+        self._report.check(
+            audit(self._place, before, churned),
+            "totals, log, history, metrics and clients agree to the byte",
+        )
+
+    def _compare(self, start: dict[str, int], now: dict[str, int], connections: int) -> None:
+        """Whether what is in use has come back, and how it drifts."""
+        faults = [
+            f"{name}: {start[name]} before the load, {now[name]} after it"
+            for name in MUST_COME_BACK
+            if now[name] > start[name]
+        ]
+        growth = now["resident bytes"] / start["resident bytes"]
+        if growth > ALLOWED_GROWTH:
+            faults.append(f"resident memory has grown {growth:.2f}-fold")
+        per_million = 1e6 / max(connections, 1)
+        drift = ", ".join(
+            f"{name} {(now[name] - start[name]) / unit * per_million:+,.1f}{text}"
+            for name, unit, text in (
+                ("resident bytes", 1 << 20, " MiB"),
+                ("memory blocks", 1000, " thousand"),
+                ("descriptors", 1, ""),
+                ("timers", 1, ""),
+            )
+        )
+        self._report.check(faults, f"in use as before the load: {_in_words(now)}")
+        self._report.say(f"after {connections:,} connections; drift per million: {drift}")
+
+    def _stop(self, monconn: Monconn) -> None:
+        status = monconn.stop()
+        faults = [] if status == 0 else [f"exit status {status}"]
+        text = monconn.log.read_text(errors="replace")
+        faults += [f"the log has a traceback: {monconn.log}"] * ("Traceback" in text)
+        left = [each.name for each in self._place.folder.glob("*.sock")]
+        faults += [f"left behind: {name}" for name in left if name == "control.sock"]
+        self._report.check(faults, "SIGTERM: ended in order, no traceback, no socket left")
+
+
+def _in_words(figures: dict[str, int]) -> str:
+    mib = figures["resident bytes"] / (1 << 20)
+    counts = ", ".join(f"{figures[name]} {name}" for name in MUST_COME_BACK)
+    return f"{mib:.1f} MiB, {counts}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make soak ARGS=", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long (%(default)g)")
+    parser.add_argument("--seed", type=int, default=None, help="repeat what is random in a run")
+    parser.add_argument("--part", choices=("mixed", "isolation"), help="only one of the two")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the attacks' connections")
+    arguments = parser.parse_args()
+    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 30)
+    report = Report()
+    report.say(f"seed {seed}")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.environ["PYTHONPATH"] = str(ROOT)
+    with tempfile.TemporaryDirectory(prefix="monconn-soak-") as name:
+        folder = Path(name)
+        try:
+            load_program = compile_load(folder)
+            with place_for(folder, load_program) as place:
+                soak = Soak(place, load_program, seed, report)
+                if arguments.part != "isolation":
+                    soak.run(arguments.seconds - ISOLATION_SECONDS)
+                if arguments.part != "mixed":
+                    soak.isolate(arguments.scale)
+        except (BenchmarkError, SoakError) as error:
+            report.check([str(error)], "")
+    report.say(f"{report.faults} faults" if report.faults else "all held")
+    return 1 if report.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The soak, for a few seconds: its loads run, and all that is said of them agrees."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.servers import compile_load
+from soak.audit import Figures, audit, in_log, lost_by_kill, snapshot
+from soak.isolation import Isolation
+from soak.loads import Mixed
+from soak.process import Monconn, Place
+from soak.run import place_for
+from tests import ROOT
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Path]]:
+    """Backends, and where the load generator is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        folder = tmp_path_factory.mktemp("soak")
+        load_program = compile_load(folder)
+        with place_for(folder, load_program) as made:
+            yield made, load_program
+
+
+def test_a_mixed_load_a_kill_and_a_restart(place: tuple[Place, Path]) -> None:
+    """All sources agree on a load, and a kill costs its last moments only."""
+    monconn = Monconn(place[0])
+    try:
+        before = snapshot(place[0])
+        load = Mixed(monconn, place[1], seed=1)
+        load.run(3)
+        assert load.faults == []
+        for name in ("churned", "messages", "bulk_bytes", "tls_connections", "scrapes", "listings"):
+            assert load.counts[name], name
+        monconn.quiet_figures()
+        assert audit(place[0], before, load.counts["churned"]) == []
+        assert audit(place[0], before, load.counts["churned"] + 1) != []
+        killed = Mixed(monconn, place[1], seed=2)
+        killed.run(2, killed=True)
+        assert lost_by_kill(place[0], killed.killed_at) == []
+        monconn = Monconn(place[0])
+        assert monconn.stop() == 0
+    finally:
+        monconn.process.kill()
+        monconn.process.wait()
+
+
+def test_attacks(place: tuple[Place, Path]) -> None:
+    """Each is carried out; how long turns take is not judged here."""
+    monconn = Monconn(place[0])
+    try:
+        outcomes = list(Isolation(monconn, place[1], scale=0.01, seconds=0.5).outcomes())
+        assert len(outcomes) > 10
+        for outcome in outcomes:
+            assert [each for each in outcome.faults if "a turn took" not in each] == []
+            assert outcome.wall_seconds > 0
+    finally:
+        assert monconn.stop() == 0
+
+
+def test_figures_of_a_log(tmp_path: Path) -> None:
+    """Closed connections are summed up by service."""
+    log = tmp_path / "log"
+    log.write_text(
+        '{"event":"opened","service":"a"}\n'
+        '{"event":"closed","service":"a","up":1,"down":2}\n'
+        '{"event":"closed","service":"a","up":10,"down":20}\n'
+        '{"event":"closed","service":"b","up":5,"down":6}\n'
+    )
+    assert in_log(log) == {"a": Figures(2, 11, 22), "b": Figures(1, 5, 6)}
+    assert Figures(2, 11, 22).since(Figures(1, 1, 2)) == Figures(1, 10, 20)
+
+
+def test_make_soak_is_there() -> None:
+    """The target runs the program, which explains itself."""
+    done = subprocess.run(
+        ["make", "soak", "ARGS=--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "--seconds" in done.stdout, done.stderr

@@ -20,9 +20,9 @@ from twisted.cred.portal import IRealm, Portal
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import implementer, provider
 
 from monconn.addresses import TcpAddress
 from monconn.clock import Clock
@@ -69,7 +69,14 @@ CLOSE_SECONDS = 1.0
 _log = Logger(namespace="monconn.manhole")
 
 
-_conch_log = Logger(namespace="twisted.conch")
+@provider(ILogObserver)
+def _log_faults(event: LogEvent) -> None:
+    """Pass on what is a fault. Conch describes each packet of strangers, too."""
+    if event["log_level"] >= LogLevel.warn:
+        globalLogPublisher(event)
+
+
+_conch_log = Logger(namespace="twisted.conch", observer=_log_faults)
 
 
 class _ConchLog:
@@ -288,11 +295,21 @@ class Transport(ssh_transport.SSHServerTransport):
         """Whether keys have been exchanged."""
         return self.sessionID is not None
 
-    def receiveError(self, reasonCode: int, description: str) -> None:
-        """The client has disconnected; the base class logs an ordinary disconnect as an error."""
+    def receiveError(self, reasonCode: int, description: Any) -> None:
+        """The client has disconnected."""
         self._end_soon()
         if reasonCode != ssh_transport.DISCONNECT_BY_APPLICATION:
-            super().receiveError(reasonCode, description)
+            self._warn("disconnected: {why}", why=_quoted(description))
+
+    def receiveUnimplemented(self, seqnum: int) -> None:
+        """Ignore that the client does not know a packet, which the base class logs."""
+
+    def _warn(self, format: str, **values: Any) -> None:
+        """Log a line about the client."""
+        if self.is_authenticated:
+            _log.warn("{peer} " + format, peer=self.peer, **values)
+        else:
+            self.factory.log_stranger("disconnected", "{peer} " + format, peer=self.peer, **values)
 
     def connectionMade(self) -> None:
         """Implements ``IProtocol.connectionMade``."""
@@ -326,10 +343,10 @@ class Transport(ssh_transport.SSHServerTransport):
         super().sendExtInfo([(b"server-sig-algs", b",".join(SIGNATURES))])
 
     def _login_timed_out(self) -> None:
-        self._drop_stranger(f"did not log in within {LOGIN_SECONDS:.0f} s")
+        self._drop(f"did not log in within {LOGIN_SECONDS:.0f} s")
 
-    def _drop_stranger(self, why: str) -> None:
-        self.factory.log_stranger("disconnected", "{peer} {why}", peer=self.peer, why=why)
+    def _drop(self, why: str) -> None:
+        self._warn("{why}", why=why)
         self.abort()
 
     def logged_in(self, actor: Actor) -> None:
@@ -350,7 +367,7 @@ class Transport(ssh_transport.SSHServerTransport):
         self.buf += data
         self._login_bytes += len(data)
         if not self.is_authenticated and self._login_bytes > MAX_LOGIN_BYTES:
-            self._drop_stranger("has sent too much without logging in")
+            self._drop("has sent too much without logging in")
         else:
             self.transport.pauseProducing()
             self.factory.enqueue(self)
@@ -373,7 +390,7 @@ class Transport(ssh_transport.SSHServerTransport):
                 _log.failure("a packet could not be handled")
                 self.abort()
             else:  # any peer may send anything, and must not fill the log with tracebacks
-                self._drop_stranger(f"does not speak SSH: {quoted(repr(problem))}")
+                self._drop(f"does not speak SSH: {quoted(repr(problem))}")
         if self._has_ended:
             return False
         if self._may_take_packet:
@@ -390,7 +407,7 @@ class Transport(ssh_transport.SSHServerTransport):
             self._may_take_packet = False
             self._login_packets += 1
             if not self.is_authenticated and self._login_packets > MAX_LOGIN_PACKETS:
-                self._drop_stranger("has sent too many packets without logging in")
+                self._drop("has sent too many packets without logging in")
                 return None
         return packet
 

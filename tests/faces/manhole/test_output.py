@@ -224,7 +224,8 @@ def test_a_table_in_steps_is_the_table() -> None:
     for width in (None, 20):
         lines: list[str] = []
         most = before = 0
-        for _ in text_table_steps(BlockRow.columns(), rows, width, lines.append):
+        with_steps = [each for row in rows for each in (None, row)]
+        for _ in text_table_steps(BlockRow.columns(), with_steps, width, lines.append):
             most = max(most, len(lines) - before)
             before = len(lines)
         assert lines == text_table(BlockRow.columns(), rows, width)

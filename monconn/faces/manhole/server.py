@@ -38,6 +38,8 @@ LOGIN_SECONDS = 30.0
 """How long a login may take."""
 MAX_UNAUTHENTICATED = 64
 """Connections that have not logged in; a further one displaces one of them."""
+GRACE_SECONDS = 0.25
+"""How long a connection is not displaced by another. Newcomers wait in the kernel's queue."""
 MAX_LOGIN_PACKETS = 100
 """That a client may send before it has logged in; with 6 keys it needs 30."""
 MAX_LOGIN_BYTES = 1 << 17
@@ -277,6 +279,8 @@ class Transport(ssh_transport.SSHServerTransport):
     factory: ManholeFactory
     peer = "nobody"
     """Where the client is, for the log."""
+    began: float
+    """Monotonic seconds."""
     actor: Actor
     """The actor of its sessions' actions; set by :meth:`logged_in`."""
     is_authenticated = False
@@ -314,6 +318,7 @@ class Transport(ssh_transport.SSHServerTransport):
     def connectionMade(self) -> None:
         """Implements ``IProtocol.connectionMade``."""
         self.peer = _peer(self.transport)
+        self.began = self.factory.clock.seconds()
         self._login_timeout = self.factory.clock.callLater(LOGIN_SECONDS, self._login_timed_out)
         self.factory.connected(self)
         self.transport.registerProducer(self, True)
@@ -454,6 +459,8 @@ class ManholeFactory(factory.SSHFactory):
 
     protocol = Transport
     noisy = False
+    batch = CLIENTS_PER_TURN
+    retry_seconds = GRACE_SECONDS / 5
 
     def __init__(
         self,
@@ -484,19 +491,30 @@ class ManholeFactory(factory.SSHFactory):
             return None
         return super().buildProtocol(addr)
 
-    def connected(self, connection: Transport) -> None:
-        """Note a new connection, in the place of another if too many have not logged in.
+    def is_full(self) -> bool:
+        """Whether there are too many without a login, and none has had its time yet."""
+        oldest = self._displaceable()
+        return oldest is not None and self.clock.seconds() - oldest.began < GRACE_SECONDS
 
-        The oldest is disconnected, of those with or of those without a complete key exchange,
-        whichever are more: else one kind of stranger, whose connections are cheap, or one whose
-        connections stay, could displace everybody of the other kind.
+    def _displaceable(self) -> Transport | None:
+        """Who makes room for a further connection; None while there is room.
+
+        The oldest, of those with or of those without a complete key exchange, whichever are more:
+        else one kind of stranger, whose connections are cheap, or one whose connections stay, could
+        displace everybody of the other kind.
         """
         strangers = [each for each in self.connections if not each.is_authenticated]
+        if len(strangers) < MAX_UNAUTHENTICATED:
+            return None
+        encrypted = [each for each in strangers if each.is_encrypted]
+        others = [each for each in strangers if not each.is_encrypted]
+        return max(others, encrypted, key=len)[0]
+
+    def connected(self, connection: Transport) -> None:
+        """Note a new connection, in the place of another if there are too many without a login."""
+        oldest = self._displaceable()
         self.connections[connection] = None
-        if len(strangers) >= MAX_UNAUTHENTICATED:
-            encrypted = [each for each in strangers if each.is_encrypted]
-            others = [each for each in strangers if not each.is_encrypted]
-            oldest = max(others, encrypted, key=len)[0]
+        if oldest is not None:
             self.log_stranger("displaced", "{peer} is displaced: too many log in", peer=oldest.peer)
             del self.connections[oldest]  # its connectionLost comes later
             oldest.abort()

@@ -330,6 +330,21 @@ def test_one_kind_of_stranger_does_not_displace_all_of_the_other(logged: list[st
     world.close()
 
 
+def test_newcomers_wait_until_the_oldest_has_had_its_time() -> None:
+    world = World()
+    world.connect()
+    world.clock.advance(server.GRACE_SECONDS / 2)
+    for _ in range(server.MAX_UNAUTHENTICATED - 1):
+        assert not world.factory.is_full()
+        world.connect()
+    assert world.factory.is_full()
+    world.clock.advance(server.GRACE_SECONDS / 2)
+    assert not world.factory.is_full()
+    world.connect()
+    assert world.factory.is_full()
+    world.close()
+
+
 def test_nothing_is_handled_after_the_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     handled: list[bytes] = []

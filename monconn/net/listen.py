@@ -203,6 +203,10 @@ class Listener:
             self._is_reading = True
             self._reactor.addReader(self)
 
+    def resume_later(self, seconds: float) -> None:
+        """:meth:`resume` after a time; harmless if it is closed by then."""
+        self._reactor.callLater(seconds, self.resume)
+
     def _stop_reading(self) -> None:
         self._is_reading = False
         self._reactor.removeReader(self)
@@ -304,3 +308,19 @@ def serve_factory(
             client.close()  # Twisted has duplicated the descriptor
 
     return Listener(sock, reactor, accepted, batch=batch)
+
+
+def wait_while_full(listener: Listener, is_full: Callable[[], bool], retry_seconds: float) -> None:
+    """Leave a listener's clients in the kernel's queue while their server has no place for one.
+
+    :param is_full: whether it has none; asked before each client, and again after
+        ``retry_seconds``.
+    """
+
+    def must_wait() -> bool:
+        if not is_full():
+            return False
+        listener.resume_later(retry_seconds)  # it is not asked again before that
+        return True
+
+    listener.must_wait = must_wait

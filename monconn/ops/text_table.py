@@ -39,21 +39,23 @@ def text_table(
 
 def text_table_steps(
     columns: Sequence[Column],
-    rows: Iterable[Row | Mapping[str, Any]],
+    rows: Iterable[Row | Mapping[str, Any] | None],
     width: int | None,
     write: Callable[[str], object],
 ) -> Iterator[None]:
     """:func:`text_table` in steps of a few rows each, as ``monconn.turns.in_turns`` takes them.
 
+    :param rows: with a None for each step of a query that has brought no row.
     :param write: takes each line.
     """
     texts: list[list[str]] = [[column.title] for column in columns]
     widths = [cell_width(column.title) for column in columns]
     for count, row in enumerate(rows, 1):
-        for index, column in enumerate(columns):
-            text = printable(column.text(row))
-            texts[index].append(text)
-            widths[index] = max(widths[index], cell_width(text))
+        if row is not None:
+            for index, column in enumerate(columns):
+                text = printable(column.text(row))
+                texts[index].append(text)
+                widths[index] = max(widths[index], cell_width(text))
         if not count % _ROWS_PER_STEP:
             yield
     fitted = _fit([*zip(columns, texts, widths, strict=True)], width)

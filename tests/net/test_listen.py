@@ -31,6 +31,7 @@ from monconn.net.listen import (
     client_address,
     open_listener,
     serve_factory,
+    wait_while_full,
 )
 from monconn.policy.rules import Rules
 from tests import running_reactor
@@ -151,6 +152,26 @@ def test_clients_that_must_wait_stay_in_the_queue_in_the_middle_of_a_batch(
     assert [address for _, address in taken.clients] == [
         client.getsockname() for client in clients[:4]
     ]
+    taken.close()
+
+
+def test_while_its_server_is_full_a_listener_asks_again_every_so_often(
+    opened: Any, connect: Any
+) -> None:
+    sock = opened(LOOPBACK)
+    taken = Taken(sock)
+    is_full = [True]
+    wait_while_full(taken.listener, lambda: is_full[0], 0.5)
+    connect(sock)
+    for _ in range(3):
+        taken.listener.doRead()
+        assert not taken.is_reading
+        assert len(taken.reactor.getDelayedCalls()) == 1
+        taken.reactor.advance(0.5)
+        assert taken.is_reading
+    is_full[0] = False
+    taken.listener.doRead()
+    assert len(taken.clients) == 1
     taken.close()
 
 

@@ -298,7 +298,7 @@ def test_a_newcomer_displaces_the_oldest_without_a_request(world: World) -> None
     waiting = world.connect(GET)
     slow = [world.connect(b"GET /") for _ in range(metrics_http.MOST_CLIENTS - 1)]
     world.clock.advance(metrics_http.GRACE_SECONDS)
-    assert not world.factory.must_wait()
+    assert not world.factory.is_full()
     scraper = world.connect(GET)
     assert [each.how_closed for each in slow] == ["aborted", *[None] * (len(slow) - 1)]
     assert len(world.factory.clients) == metrics_http.MOST_CLIENTS
@@ -334,22 +334,18 @@ def test_one_who_does_not_read_is_displaced_before_one_who_does(
 
 
 def test_newcomers_wait_while_nobody_has_had_its_time(world: World) -> None:
-    resumed: list[None] = []
-    world.factory.resume = lambda: resumed.append(None)
     waiting = [world.connect(GET) for _ in range(metrics_http.MOST_CLIENTS - 1)]
     world.connect(b"GET /")
-    assert world.factory.must_wait()
-    assert world.factory.must_wait()
+    assert world.factory.is_full()
     assert world.factory.buildProtocol(PEER) is None
     world.clock.advance(metrics_http.GRACE_SECONDS)
-    assert resumed == [None]
-    assert not world.factory.must_wait()  # one has not sent its request
+    assert not world.factory.is_full()  # one has not sent its request
     world.connect(GET)
-    assert world.factory.must_wait()  # all wait for the figures
+    assert world.factory.is_full()  # all wait for the figures
     for _ in range(2):
         world.encode()
     assert [status(each) for each in waiting] == [200] * len(waiting)
-    assert not world.factory.must_wait()
+    assert not world.factory.is_full()
 
 
 # -- what is understood

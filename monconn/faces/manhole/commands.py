@@ -117,7 +117,9 @@ class Commands:
         width = max(len(each.usage) for each in COMMANDS.values())
         self._write_lines(f"{each.usage:<{width}}  {each.help}" for each in COMMANDS.values())
 
-    def _write_table(self, kind: type[Row], rows: Iterable[Row], if_empty: str) -> Deferred[None]:
+    def _write_table(
+        self, kind: type[Row], rows: Iterable[Row | None], if_empty: str
+    ) -> Deferred[None]:
         """Write a table, which is made in as many turns of the reactor as it takes."""
         lines: list[str] = []
         steps = text_table_steps(kind.columns(), rows, self._width(), lines.append)

@@ -22,10 +22,16 @@ from monconn.faces.manhole.completion import complete
 from monconn.model.actions import Actor, running_code_of
 from monconn.monitor.monitor import Monitor
 from monconn.ops.operations import Operations
+from monconn.turns import in_turns
 
 PROMPTS = (b"\x1b[1;32mmonconn>\x1b[0m ", b"\x1b[32m     ...\x1b[0m ")
 MAX_LINE_BYTES = 1 << 16
 """The longest line of a session without a terminal."""
+MAX_TYPED_CHARACTERS = 4096
+"""The longest line in a terminal."""
+MAX_COLOURED_CHARACTERS = 1000
+KEYS_PER_STEP = 4
+"""Of input in a terminal: to redraw the line after a key takes up to half a millisecond."""
 
 _log = Logger(namespace="monconn.manhole")
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
@@ -192,6 +198,8 @@ class Prompt(ColoredManhole):
     mode = "insert"
     interpreter: Interpreter
 
+    terminal: Terminal
+
     def __init__(self, operations: Operations, actor: Actor, output: Output) -> None:
         super().__init__()
         self._operations = operations
@@ -267,8 +275,7 @@ class Prompt(ColoredManhole):
         typed, self._typed_ahead = self._typed_ahead, []
         for key, modifier in typed:
             self.keystrokeReceived(key, modifier)
-        if not self.is_running:
-            self._output.ask_for_input()
+        self.terminal.continue_input()
 
     def keystrokeReceived(self, keyID: Any, modifier: Any) -> None:
         """Handle a key; one without a binding rings the bell."""
@@ -285,6 +292,10 @@ class Prompt(ColoredManhole):
 
     def characterReceived(self, ch: bytes, moreCharactersComing: bool) -> None:
         """Insert a character, and redraw once no more follow at once."""
+        if len(self.lineBuffer) >= MAX_TYPED_CHARACTERS:
+            if not moreCharactersComing:
+                self.terminal.write(b"\a")
+            return
         index = self.lineBufferIndex
         self.lineBuffer[index : index + (self.mode == "typeover")] = [ch]
         self.lineBufferIndex += 1
@@ -315,6 +326,9 @@ class Prompt(ColoredManhole):
     def _coloured_line(self) -> bytes:
         line = b"".join(self.lineBuffer)
         bare = line.rstrip()
+        # All lines of a statement are read anew for each key.
+        if len(line) + sum(map(len, self.interpreter.buffer)) > MAX_COLOURED_CHARACTERS:
+            return line
         try:
             coloured = bytes(lastColorizedLine(b"\n".join([*self.interpreter.buffer, bare])))
         except Exception:  # TokenError, SyntaxError, IndexError: half a line is seldom good Python
@@ -336,22 +350,59 @@ class Terminal(insults.ServerProtocol):
         self, operations: Operations, actor: Actor, output: Output, end: Callable[[int], None]
     ) -> None:
         super().__init__(Prompt, operations, actor, output)
+        self._clock = operations.clock
+        self._output = output
         self._end = end
+        self._input = bytearray()
+        self._is_reading = False
+        self._has_all_input = False
         self.has_left = False
         self.makeConnection(SimpleNamespace(write=output.write))
 
     @property
     def is_busy(self) -> bool:
-        """Whether a line is running."""
-        return self.terminalProtocol.is_running
+        """Whether input waits until what came before it is done."""
+        return bool(self._input) or self.terminalProtocol.is_running
+
+    def dataReceived(self, data: bytes) -> None:
+        """Handle input; what is pasted, in as many turns of the reactor as it takes."""
+        self._input += data
+        self.continue_input()
+
+    def continue_input(self) -> None:
+        """Handle the input that waits, up to the next line that runs for longer."""
+        if not self._is_reading:
+            self._is_reading = True
+            in_turns(self._clock, self._read_input()).addBoth(self._has_read)
+
+    def _read_input(self) -> Iterator[None]:
+        while self._input and not self.has_left and not self.terminalProtocol.is_running:
+            keys = bytes(self._input[:KEYS_PER_STEP])
+            del self._input[:KEYS_PER_STEP]
+            super().dataReceived(keys)
+            yield
+
+    def _has_read(self, result: object) -> None:
+        self._is_reading = False
+        if isinstance(result, Failure):
+            _log.failure("a session failed", result)
+            self.loseConnection()
+        elif self._has_all_input:
+            self.loseConnection()
+        elif not self.is_busy:
+            self._output.ask_for_input()
+        elif not self.terminalProtocol.is_running and not self.has_left:
+            self.continue_input()
 
     def resized(self, columns: int, lines: int) -> None:
         """Store the size of the client's window."""
         self.terminalProtocol.terminalSize(columns, lines)
 
     def end_of_input(self) -> None:
-        """The client has sent its end of input."""
-        self.loseConnection()
+        """The client has sent its end of input: handle what it has pasted, then end."""
+        self._has_all_input = True
+        if not self._is_reading:
+            self.loseConnection()
 
     def loseConnection(self) -> None:
         """End the session; the stock method clears the client's screen first."""
@@ -409,6 +460,8 @@ class LineShell:
 
     def dataReceived(self, data: bytes) -> None:
         """Run the lines that are complete."""
+        if self._has_left:
+            return
         *lines, self._unfinished_line = (self._unfinished_line + data).split(b"\n")
         for line in lines:
             self._lines.put(line.removesuffix(b"\r"))

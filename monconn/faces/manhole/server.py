@@ -20,9 +20,9 @@ from twisted.cred.portal import IRealm, Portal
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import implementer, provider
 
 from monconn.addresses import TcpAddress
 from monconn.clock import Clock
@@ -38,6 +38,8 @@ LOGIN_SECONDS = 30.0
 """How long a login may take."""
 MAX_UNAUTHENTICATED = 64
 """Connections that have not logged in; a further one displaces one of them."""
+GRACE_SECONDS = 0.25
+"""How long a connection is not displaced by another. Newcomers wait in the kernel's queue."""
 MAX_LOGIN_PACKETS = 100
 """That a client may send before it has logged in; with 6 keys it needs 30."""
 MAX_LOGIN_BYTES = 1 << 17
@@ -69,7 +71,14 @@ CLOSE_SECONDS = 1.0
 _log = Logger(namespace="monconn.manhole")
 
 
-_conch_log = Logger(namespace="twisted.conch")
+@provider(ILogObserver)
+def _log_faults(event: LogEvent) -> None:
+    """Pass on what is a fault. Conch describes each packet of strangers, too."""
+    if event["log_level"] >= LogLevel.warn:
+        globalLogPublisher(event)
+
+
+_conch_log = Logger(namespace="twisted.conch", observer=_log_faults)
 
 
 class _ConchLog:
@@ -270,6 +279,8 @@ class Transport(ssh_transport.SSHServerTransport):
     factory: ManholeFactory
     peer = "nobody"
     """Where the client is, for the log."""
+    began: float
+    """Monotonic seconds."""
     actor: Actor
     """The actor of its sessions' actions; set by :meth:`logged_in`."""
     is_authenticated = False
@@ -288,15 +299,26 @@ class Transport(ssh_transport.SSHServerTransport):
         """Whether keys have been exchanged."""
         return self.sessionID is not None
 
-    def receiveError(self, reasonCode: int, description: str) -> None:
-        """The client has disconnected; the base class logs an ordinary disconnect as an error."""
+    def receiveError(self, reasonCode: int, description: Any) -> None:
+        """The client has disconnected."""
         self._end_soon()
         if reasonCode != ssh_transport.DISCONNECT_BY_APPLICATION:
-            super().receiveError(reasonCode, description)
+            self._warn("disconnected: {why}", why=_quoted(description))
+
+    def receiveUnimplemented(self, seqnum: int) -> None:
+        """Ignore that the client does not know a packet, which the base class logs."""
+
+    def _warn(self, format: str, **values: Any) -> None:
+        """Log a line about the client."""
+        if self.is_authenticated:
+            _log.warn("{peer} " + format, peer=self.peer, **values)
+        else:
+            self.factory.log_stranger("disconnected", "{peer} " + format, peer=self.peer, **values)
 
     def connectionMade(self) -> None:
         """Implements ``IProtocol.connectionMade``."""
         self.peer = _peer(self.transport)
+        self.began = self.factory.clock.seconds()
         self._login_timeout = self.factory.clock.callLater(LOGIN_SECONDS, self._login_timed_out)
         self.factory.connected(self)
         self.transport.registerProducer(self, True)
@@ -326,10 +348,10 @@ class Transport(ssh_transport.SSHServerTransport):
         super().sendExtInfo([(b"server-sig-algs", b",".join(SIGNATURES))])
 
     def _login_timed_out(self) -> None:
-        self._drop_stranger(f"did not log in within {LOGIN_SECONDS:.0f} s")
+        self._drop(f"did not log in within {LOGIN_SECONDS:.0f} s")
 
-    def _drop_stranger(self, why: str) -> None:
-        self.factory.log_stranger("disconnected", "{peer} {why}", peer=self.peer, why=why)
+    def _drop(self, why: str) -> None:
+        self._warn("{why}", why=why)
         self.abort()
 
     def logged_in(self, actor: Actor) -> None:
@@ -350,7 +372,7 @@ class Transport(ssh_transport.SSHServerTransport):
         self.buf += data
         self._login_bytes += len(data)
         if not self.is_authenticated and self._login_bytes > MAX_LOGIN_BYTES:
-            self._drop_stranger("has sent too much without logging in")
+            self._drop("has sent too much without logging in")
         else:
             self.transport.pauseProducing()
             self.factory.enqueue(self)
@@ -373,7 +395,7 @@ class Transport(ssh_transport.SSHServerTransport):
                 _log.failure("a packet could not be handled")
                 self.abort()
             else:  # any peer may send anything, and must not fill the log with tracebacks
-                self._drop_stranger(f"does not speak SSH: {quoted(repr(problem))}")
+                self._drop(f"does not speak SSH: {quoted(repr(problem))}")
         if self._has_ended:
             return False
         if self._may_take_packet:
@@ -390,7 +412,7 @@ class Transport(ssh_transport.SSHServerTransport):
             self._may_take_packet = False
             self._login_packets += 1
             if not self.is_authenticated and self._login_packets > MAX_LOGIN_PACKETS:
-                self._drop_stranger("has sent too many packets without logging in")
+                self._drop("has sent too many packets without logging in")
                 return None
         return packet
 
@@ -437,6 +459,8 @@ class ManholeFactory(factory.SSHFactory):
 
     protocol = Transport
     noisy = False
+    batch = CLIENTS_PER_TURN
+    retry_seconds = GRACE_SECONDS / 5
 
     def __init__(
         self,
@@ -467,19 +491,30 @@ class ManholeFactory(factory.SSHFactory):
             return None
         return super().buildProtocol(addr)
 
-    def connected(self, connection: Transport) -> None:
-        """Note a new connection, in the place of another if too many have not logged in.
+    def is_full(self) -> bool:
+        """Whether there are too many without a login, and none has had its time yet."""
+        oldest = self._displaceable()
+        return oldest is not None and self.clock.seconds() - oldest.began < GRACE_SECONDS
 
-        The oldest is disconnected, of those with or of those without a complete key exchange,
-        whichever are more: else one kind of stranger, whose connections are cheap, or one whose
-        connections stay, could displace everybody of the other kind.
+    def _displaceable(self) -> Transport | None:
+        """Who makes room for a further connection; None while there is room.
+
+        The oldest, of those with or of those without a complete key exchange, whichever are more:
+        else one kind of stranger, whose connections are cheap, or one whose connections stay, could
+        displace everybody of the other kind.
         """
         strangers = [each for each in self.connections if not each.is_authenticated]
+        if len(strangers) < MAX_UNAUTHENTICATED:
+            return None
+        encrypted = [each for each in strangers if each.is_encrypted]
+        others = [each for each in strangers if not each.is_encrypted]
+        return max(others, encrypted, key=len)[0]
+
+    def connected(self, connection: Transport) -> None:
+        """Note a new connection, in the place of another if there are too many without a login."""
+        oldest = self._displaceable()
         self.connections[connection] = None
-        if len(strangers) >= MAX_UNAUTHENTICATED:
-            encrypted = [each for each in strangers if each.is_encrypted]
-            others = [each for each in strangers if not each.is_encrypted]
-            oldest = max(others, encrypted, key=len)[0]
+        if oldest is not None:
             self.log_stranger("displaced", "{peer} is displaced: too many log in", peer=oldest.peer)
             del self.connections[oldest]  # its connectionLost comes later
             oldest.abort()

@@ -15,7 +15,13 @@ from monconn.addresses import TcpAddress, UnixAddress, is_loopback
 from monconn.clock import Clock
 from monconn.errors import ListenError
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, ServeReactor, open_listener, serve_factory
+from monconn.net.listen import (
+    Listener,
+    ServeReactor,
+    open_listener,
+    serve_factory,
+    wait_while_full,
+)
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
 
@@ -105,7 +111,7 @@ class ManholeService(Service):
 
     def _listen(self) -> None:
         address = self._checked_address()
-        factory, clients_per_turn = self._make_factory()
+        factory = self._make_factory()
         sock = open_listener(address, keepalive=Keepalive())
         if sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0]):
             sock.close()  # "localhost" resolves to whatever /etc/hosts says
@@ -113,7 +119,8 @@ class ManholeService(Service):
         self.where = _address_text(sock)
         self._factory = factory
         factory.doStart()
-        self._listener = serve_factory(sock, self._reactor, factory, clients_per_turn)
+        self._listener = serve_factory(sock, self._reactor, factory, factory.batch)
+        wait_while_full(self._listener, factory.is_full, factory.retry_seconds)
         self._listener.resume()
 
     def _checked_address(self) -> TcpAddress | UnixAddress:
@@ -124,13 +131,13 @@ class ManholeService(Service):
             raise ListenError(_reachable(address))
         return address
 
-    def _make_factory(self) -> tuple[Any, int]:
+    def _make_factory(self) -> Any:
         try:
             import twisted.conch.manhole_ssh  # noqa: F401  which imports cryptography, too
         except ImportError:
             raise ListenError("needs Conch: pip install 'monconn[manhole]'") from None
         from monconn.faces.manhole import keys
-        from monconn.faces.manhole.server import CLIENTS_PER_TURN, ManholeFactory
+        from monconn.faces.manhole.server import ManholeFactory
 
         path = os.path.expanduser(self._config.authorized_keys)
         try:
@@ -144,8 +151,7 @@ class ManholeService(Service):
         host_key = keys.host_key(
             keys.default_host_key() if own is None else Path(os.path.expanduser(own))
         )
-        factory = ManholeFactory(host_key, authorized, self._operations, self._clock)
-        return factory, CLIENTS_PER_TURN
+        return ManholeFactory(host_key, authorized, self._operations, self._clock)
 
 
 def _reachable(address: TcpAddress | UnixAddress) -> str:

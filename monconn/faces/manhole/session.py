@@ -72,11 +72,15 @@ class Output:
                 self._write_piece()
 
     def drained(self) -> Deferred[None]:
-        """Fires when everything is written, or cannot be written any more."""
-        if not self._waiting:
+        """Fires when everything is written, or cannot be written any more.
+
+        Not in the same turn of the reactor: whoever waits after each line runs one in a turn.
+        """
+        if self._process is None:
             return succeed(None)
         waits: Deferred[None] = Deferred()
         self._drained.append(waits)
+        self.continue_soon()
         return waits
 
     def ask_for_input(self) -> None:
@@ -89,7 +93,7 @@ class Output:
 
     def continue_soon(self) -> None:
         """There may be room again."""
-        if self._waiting and self._timer is None:
+        if self._timer is None:
             self._timer = self._transport.factory.clock.callLater(0, self._next_turn)
 
     def close(self) -> None:

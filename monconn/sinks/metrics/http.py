@@ -23,7 +23,7 @@ from monconn.clock import Clock
 from monconn.sinks.metrics.encoding import Encoder
 from monconn.sinks.metrics.figures import Sample
 
-MOST_CLIENTS = 128
+MOST_CLIENTS = 64
 CLIENTS_PER_TURN = 8
 """Accepted in one turn of the reactor."""
 GRACE_SECONDS = 0.05
@@ -65,30 +65,18 @@ class MetricsFactory(Factory):
     """
 
     noisy = False
+    batch = CLIENTS_PER_TURN
+    retry_seconds = GRACE_SECONDS
 
     def __init__(self, sample: Callable[[], Sample], reactor: Any, clock: Clock) -> None:
         self.encoder = Encoder(sample, reactor, clock)
         self.clock = clock
         self.clients: dict[_Client, None] = {}
         """The one that has longest done nothing first: neither connected nor read."""
-        self.resume: Callable[[], object] = lambda: None
-        """Is called when newcomers may be accepted again."""
-        self._wait: IDelayedCall | None = None
 
-    def must_wait(self) -> bool:
-        """Whether all places are taken, by clients who have not had their time yet.
-
-        :attr:`resume` is called a little later.
-        """
-        if len(self.clients) < MOST_CLIENTS or self._displaceable() is not None:
-            return False
-        if self._wait is None:
-            self._wait = self.clock.callLater(GRACE_SECONDS, self._waited)
-        return True
-
-    def _waited(self) -> None:
-        self._wait = None
-        self.resume()
+    def is_full(self) -> bool:
+        """Whether all places are taken, by clients who have not had their time yet."""
+        return len(self.clients) >= MOST_CLIENTS and self._displaceable() is None
 
     def _displaceable(self) -> _Client | None:
         """Who makes room: one that has its answer, or the one that has longest done nothing.
@@ -120,9 +108,6 @@ class MetricsFactory(Factory):
     def close(self) -> None:
         """Disconnect all clients."""
         self.encoder.stop()
-        if self._wait is not None:
-            self._wait.cancel()
-            self._wait = None
         for each in tuple(self.clients):
             each.abort()
 

@@ -16,7 +16,13 @@ from monconn.config.sections import MetricsConfig
 from monconn.errors import ListenError
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, client_address, open_listener, serve_factory
+from monconn.net.listen import (
+    Listener,
+    client_address,
+    open_listener,
+    serve_factory,
+    wait_while_full,
+)
 from monconn.policy.sides import Keepalive
 from monconn.sinks.metrics.figures import LagMeter, Sample, ServiceFigures, ServiceSample
 from monconn.turns import TurnMeter
@@ -79,16 +85,15 @@ class MetricsService(Service):
         """
         if self._listener is not None:
             return
-        self._factory, clients_per_turn = self._make_factory()
+        self._factory = factory = self._make_factory()
         address = self._config.listen
         try:
             sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         except ListenError as error:
             raise ListenError(f"metrics: {error}") from error
         self.where = client_address(address, sock)
-        self._listener = serve_factory(sock, self._reactor, self._factory, clients_per_turn)
-        self._listener.must_wait = self._factory.must_wait
-        self._factory.resume = self._listener.resume
+        self._listener = serve_factory(sock, self._reactor, factory, factory.batch)
+        wait_while_full(self._listener, factory.is_full, factory.retry_seconds)
         self._listener.resume()
         url = self.where if isinstance(address, UnixAddress) else f"http://{self.where}/metrics"
         self._log.info("metrics at {url}", url=url)
@@ -109,14 +114,14 @@ class MetricsService(Service):
         if self._factory is not None:
             self._factory.close()
 
-    def _make_factory(self) -> tuple[MetricsFactory, int]:
+    def _make_factory(self) -> MetricsFactory:
         try:
-            from monconn.sinks.metrics.http import CLIENTS_PER_TURN, MetricsFactory
+            from monconn.sinks.metrics.http import MetricsFactory
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "prometheus_client":
                 raise
             raise ListenError(_MISSING) from None
-        return MetricsFactory(self.sample, self._reactor, self._clock), CLIENTS_PER_TURN
+        return MetricsFactory(self.sample, self._reactor, self._clock)
 
     # -- figures
 

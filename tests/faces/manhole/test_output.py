@@ -19,7 +19,13 @@ pytest.importorskip("twisted.conch.manhole_ssh")
 from twisted.conch.ssh import connection
 
 from monconn.faces.manhole import server
-from monconn.faces.manhole.prompt import LineShell
+from monconn.faces.manhole.prompt import (
+    KEYS_PER_STEP,
+    MAX_TYPED_CHARACTERS,
+    LineShell,
+    Prompt,
+    Terminal,
+)
 from monconn.faces.manhole.session import PIECE_BYTES, Output
 from monconn.ops.rows import BlockRow
 
@@ -70,7 +76,10 @@ def test_a_turn_writes_one_piece() -> None:
     assert not client.clock.getDelayedCalls()
     client.output.write(b"short")
     assert client.received == text + b"short"
-    assert fired(client.output.drained())
+    drained = fired(client.output.drained())
+    assert not drained
+    client.turn()
+    assert drained
 
 
 @pytest.mark.parametrize("is_window", [True, False])
@@ -84,6 +93,7 @@ def test_nothing_is_written_without_room(is_window: bool) -> None:
     client.turn()
     drained = fired(client.output.drained())
     client.output.write(b"more")
+    client.turn()
     assert len(client.received) == PIECE_BYTES
     assert not client.clock.getDelayedCalls()
     client.channel.buf, client.transport.is_congested = b"", False
@@ -147,6 +157,43 @@ def test_a_line_waits_until_the_answer_before_is_read() -> None:
     assert stalled.written.endswith(b"\n999\n")
 
 
+class SlowClock(Clock):
+    """A clock by which each look at it takes a millisecond."""
+
+    def seconds(self) -> float:
+        self.rightNow += 0.001
+        return self.rightNow
+
+
+def test_what_is_pasted_is_handled_in_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SlowClock()
+    terminal = Terminal(Operations(Registry(), clock), Actor.ssh("key", "user"), Stalled(), print)
+    keys: list[object] = []
+    monkeypatch.setattr(Prompt, "keystrokeReceived", lambda self, *args: keys.append(args))
+    terminal.dataReceived(b"\t" * 500)
+    turns, most, before = 1, len(keys), len(keys)
+    while terminal.is_busy:
+        [timer] = clock.getDelayedCalls()
+        clock.calls.clear()
+        timer.func()  # type: ignore[attr-defined]
+        turns += 1
+        most, before = max(most, len(keys) - before), len(keys)
+    assert len(keys) == 500
+    assert most <= KEYS_PER_STEP * 5  # in WORK_SECONDS, at a millisecond a step
+    assert turns >= 500 // most
+
+
+def test_a_typed_line_has_a_limit() -> None:
+    stalled = Stalled()
+    operations = Operations(Registry(), Clock())
+    terminal = Terminal(operations, Actor.ssh("key", "user"), stalled, print)
+    terminal.resized(80, 24)
+    for _ in range(3):
+        terminal.dataReceived(b"x" * MAX_TYPED_CHARACTERS)
+    assert len(terminal.terminalProtocol.lineBuffer) == MAX_TYPED_CHARACTERS
+    assert stalled.written.endswith(b"\a")
+
+
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_a_busy_session_grants_no_further_input(is_busy: bool) -> None:
     sent: list[int] = []
@@ -177,7 +224,8 @@ def test_a_table_in_steps_is_the_table() -> None:
     for width in (None, 20):
         lines: list[str] = []
         most = before = 0
-        for _ in text_table_steps(BlockRow.columns(), rows, width, lines.append):
+        with_steps = [each for row in rows for each in (None, row)]
+        for _ in text_table_steps(BlockRow.columns(), with_steps, width, lines.append):
             most = max(most, len(lines) - before)
             before = len(lines)
         assert lines == text_table(BlockRow.columns(), rows, width)

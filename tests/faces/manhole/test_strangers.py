@@ -330,6 +330,21 @@ def test_one_kind_of_stranger_does_not_displace_all_of_the_other(logged: list[st
     world.close()
 
 
+def test_newcomers_wait_until_the_oldest_has_had_its_time() -> None:
+    world = World()
+    world.connect()
+    world.clock.advance(server.GRACE_SECONDS / 2)
+    for _ in range(server.MAX_UNAUTHENTICATED - 1):
+        assert not world.factory.is_full()
+        world.connect()
+    assert world.factory.is_full()
+    world.clock.advance(server.GRACE_SECONDS / 2)
+    assert not world.factory.is_full()
+    world.connect()
+    assert world.factory.is_full()
+    world.close()
+
+
 def test_nothing_is_handled_after_the_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     handled: list[bytes] = []
@@ -343,6 +358,30 @@ def test_nothing_is_handled_after_the_disconnect(monkeypatch: pytest.MonkeyPatch
     world.clock.advance(server.CLOSE_SECONDS)  # it does not read
     assert transport.disconnected
     world.close()
+
+
+def test_what_strangers_say_is_logged_a_few_times_a_second(logged: list[str]) -> None:
+    everything: list[LogEvent] = []
+    observer = provider(ILogObserver)(lambda event: everything.append(event))
+    globalLogPublisher.addObserver(observer)
+    world = World()
+    texts = [b"\x1b[2Jbye", b"x" * 30_000]
+    for number in range(200):
+        protocol, _ = world.connect()
+        said = texts[number % 2]
+        protocol.dataReceived(VERSION + packet(b"\x03" + bytes(4)))  # UNIMPLEMENTED
+        protocol.dataReceived(
+            packet(b"\x01" + struct.pack(">LL", 2, len(said)) + said + bytes(4))  # DISCONNECT
+        )
+        for _ in range(3):
+            world.clock.turn()
+        protocol.connectionLost(None)
+    assert len(logged) == len(everything) == server.STRANGERS_LINES_A_SECOND
+    assert all(line.isprintable() and len(line) < 500 for line in logged)
+    world.clock.advance(1)
+    assert logged[-1] == "clients without a login: left out 195 lines: 195 disconnected"
+    world.close()
+    globalLogPublisher.removeObserver(observer)
 
 
 _PIECES = st.sampled_from(

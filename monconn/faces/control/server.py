@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter, deque
+from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols import amp
@@ -15,18 +18,84 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from monconn._version import __version__
+from monconn.clock import Clock
+from monconn.errors import quoted
 from monconn.faces.control import commands, peers
+from monconn.faces.control.boxes import BoxReader, MalformedBox
 from monconn.faces.control.pages import Pager
 from monconn.model.actions import Actor
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import Operations
 
 CLIENTS_AT_ONCE = 64
-MAX_UNAUTHENTICATED = 64
-"""The most clients that have not sent Hello."""
+MAX_STRANGERS = 64
+"""The most clients amid a TLS handshake, and the most that are authenticated and have not sent
+Hello. One more takes the place of another, so that strangers cannot keep operators out."""
 HELLO_SECONDS = 10.0
-BOX_BYTES = 256 * 1024
-"""The most that a request may be long."""
+"""How long a client may take from its connection to its Hello, a TLS handshake included."""
+TURN_SECONDS = 0.004
+"""How long all clients together hold the reactor in one turn; the last request of a turn may
+exceed it by its own time."""
+_DESCRIPTION_BYTES = 4096
+
+
+class TurnQueue:
+    """Calls that wait for a turn of the reactor: one for each client, however much it has sent.
+
+    :param clock: gives monotonic time, and calls in the next turn.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._calls: deque[Callable[[], object]] = deque()
+        self._timer: Any = None
+
+    def add(self, call: Callable[[], object]) -> None:
+        """Call something in a later turn; it must not raise."""
+        self._calls.append(call)
+        if self._timer is None:
+            self._timer = self._clock.callLater(0, self._turn)
+
+    def _turn(self) -> None:
+        self._timer = None
+        ends = self._clock.seconds() + TURN_SECONDS
+        try:
+            for _ in range(len(self._calls)):  # what they add is for the turn after this one
+                self._calls.popleft()()
+                if self._clock.seconds() >= ends:
+                    break
+        finally:
+            if self._calls and self._timer is None:
+                self._timer = self._clock.callLater(0, self._turn)
+
+
+class Places:
+    """A limited number of places, in which one who comes replaces another if all are taken."""
+
+    def __init__(self) -> None:
+        self._origins: dict[ControlProtocol, str] = {}  # in the order in which they came
+
+    def __len__(self) -> int:
+        return len(self._origins)
+
+    def enter(self, client: ControlProtocol, origin: str) -> ControlProtocol | None:
+        """Take a place.
+
+        :returns: the one who loses its own: the first of those from the origin that has the most,
+            so that many from one do not drive out one from another.
+        """
+        self._origins[client] = origin
+        if len(self._origins) <= MAX_STRANGERS:
+            return None
+        # Of several that have the most, most_common() names the one that came first.
+        ((crowded, _),) = Counter(self._origins.values()).most_common(1)
+        replaced = next(each for each, its in self._origins.items() if its == crowded)
+        self.leave(replaced)
+        return replaced
+
+    def leave(self, client: ControlProtocol) -> None:
+        """Give a place back; harmless for one that has none."""
+        self._origins.pop(client, None)
 
 
 class ControlFactory(Factory):
@@ -39,42 +108,56 @@ class ControlFactory(Factory):
 
     def __init__(self, operations: Operations) -> None:
         self.operations = operations
+        self.queue = TurnQueue(operations.clock)
+        """Requests and steps of TLS handshakes of all clients."""
         self.clients: set[ControlProtocol] = set()
+        """All who are connected."""
+        self.greeted: set[ControlProtocol] = set()
+        """Those who have sent Hello."""
+        self.handshaking = Places()
+        """Those amid a TLS handshake."""
+        self.silent = Places()
+        """Those who are authenticated and have not sent Hello."""
 
     def buildProtocol(self, addr: Any) -> ControlProtocol:
         """Implements ``IProtocolFactory.buildProtocol``."""
-        return ControlProtocol(self)
-
-    def greeted(self) -> int:
-        """How many clients have sent Hello."""
-        return sum(client.greeted for client in self.clients)
+        return ControlProtocol(self, _origin(getattr(addr, "host", "")))
 
     def close(self) -> None:
         """Abort the connections of all clients, and deliver no more events to them."""
         for client in tuple(self.clients):
-            client.unsubscribe()
-            client.transport.abortConnection()
+            client.close()
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 class ControlProtocol(amp.AMP):
     """One client of the control port.
 
+    One request at a time is under way: the next is begun in a later turn of the reactor, once the
+    one before is answered and the client has taken enough of its answers. Meanwhile nothing more
+    is read than one chunk.
+
     :param factory: knows the other clients, and what can be asked for.
+    :param origin: where the client comes from: those from one origin share places.
     """
 
     transport: Any
     _log = Logger()
 
-    def __init__(self, factory: ControlFactory) -> None:
+    def __init__(self, factory: ControlFactory, origin: str = "") -> None:
         super().__init__()
         self._factory = factory
+        self._origin = origin
         self._operations = factory.operations
-        self.greeted = False
-        self._box_bytes = 0
+        self._boxes = BoxReader()
         self._timer: Any = None
         self._pager = Pager()
+        self._is_closed = False
+        self._is_busy = False
+        """Whether a request is under way, or waits for its turn."""
+        self._under_way: Deferred[Any] | None = None
         self._is_slow = False
+        self._is_reading = True
         self._subscription: Subscription | None = None
 
     # -- authentication, and limits on what a client may use
@@ -86,67 +169,152 @@ class ControlProtocol(amp.AMP):
     def connectionMade(self) -> None:
         """Abort the connection of a peer that may not use the control port."""
         super().connectionMade()
-        unauthenticated = len(self._factory.clients) - self._factory.greeted()
-        if unauthenticated >= MAX_UNAUTHENTICATED or not peers.is_authorized(self.transport):
-            self.transport.abortConnection()
+        if not peers.is_authorized(self.transport):
+            self.close()
             return
         self._factory.clients.add(self)
         self.transport.registerProducer(self, True)
         self._timer = self._operations.clock.callLater(HELLO_SECONDS, self._too_late)
+        if ISSLTransport.providedBy(self.transport):
+            self._enter(self._factory.handshaking)
+        else:
+            self._enter(self._factory.silent)
+
+    def handshakeCompleted(self) -> None:
+        """Implements ``IHandshakeListener``: the client has a certificate that is trusted."""
+        self._factory.handshaking.leave(self)
+        if not self._is_closed:
+            self._enter(self._factory.silent)
+
+    def _enter(self, places: Places) -> None:
+        replaced = places.enter(self, self._origin)
+        if replaced is not None:
+            replaced.close()
+
+    def close(self) -> None:
+        """Abort the connection, and deliver no more events; harmless the second time."""
+        if not self._is_closed:
+            self._leave()
+            self.transport.abortConnection()
+
+    def _leave(self) -> None:
+        self._is_closed = True
+        self._factory.clients.discard(self)
+        self._factory.greeted.discard(self)
+        self._factory.handshaking.leave(self)
+        self._factory.silent.leave(self)
+        self._stop_timer()
+        self.unsubscribe()
+        self._pager = Pager()  # of a list
+        if self._under_way is not None:
+            self._under_way.cancel()
 
     def _too_late(self) -> None:
         self._timer = None
-        self.transport.abortConnection()
+        self.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Implements ``IProtocol.connectionLost``."""
+        self._leave()
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
+
+    # -- requests, one after the other
 
     def dataReceived(self, data: bytes) -> None:
-        """Limit a whole request's size: AMP limits only the parts of a box."""
-        self._box_bytes += len(data)
-        if self._box_bytes > BOX_BYTES + len(data):
-            self.transport.abortConnection()
+        """Hold what was received, for one request after the other."""
+        if not self._is_closed:
+            self._boxes.add(data)
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        """Begin with the next request, unless one is under way or answers are not taken."""
+        if not (self._is_busy or self._is_slow or self._is_closed):
+            try:
+                box = self._boxes.take()
+            except MalformedBox as error:
+                self._log.debug("control client: {error}", error=str(error))
+                self.close()
+                return
+            if box is not None:
+                self._is_busy = True
+                self._factory.queue.add(lambda: self._begin(box))
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        """Read only what is soon needed: nothing while there is a backlog."""
+        must_read = not (self._is_slow or (self._is_busy and len(self._boxes)))
+        if must_read != self._is_reading and not self._is_closed:
+            self._is_reading = must_read
+            if must_read:
+                self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
+
+    def _begin(self, box: amp.AmpBox) -> None:
+        if self._is_closed:
             return
         try:
-            super().dataReceived(data)
-        except Exception:  # it does not speak AMP
-            self.transport.abortConnection()
+            self.ampBoxReceived(box)
+        except Exception:  # it is no request, or answers what nobody has asked
+            self.close()
 
-    def ampBoxReceived(self, box: amp.AmpBox) -> None:
-        """Implements ``IBoxReceiver.ampBoxReceived``."""
-        self._box_bytes = 0
-        super().ampBoxReceived(box)
+    def dispatchCommand(self, box: amp.AmpBox) -> Deferred[Any]:
+        """Run a command; the next one waits until it is answered."""
+        answered: Deferred[Any] = super().dispatchCommand(box)
+        self._under_way = answered
+        return answered.addBoth(self._ended)
+
+    def _ended(self, result: Any) -> Any:
+        self._under_way = None
+        if isinstance(result, Failure) and result.check(CancelledError):
+            result = amp.AmpBox()  # nobody is there to read it
+        # In a later turn: by then the answer is written, which may have paused us.
+        self._factory.queue.add(self._is_free)
+        return result
+
+    def _is_free(self) -> None:
+        self._is_busy = False
+        self._begin_next()
 
     def locateResponder(self, name: bytes) -> Any:
         """Find a command's responder; before Hello, every other command is denied."""
-        if not self.greeted and name != commands.Hello.commandName:
+        if self not in self._factory.greeted and name != commands.Hello.commandName:
             return _deny
-        return super().locateResponder(name)
+        # Only the commands of this module: AMP itself would let the client switch to TLS.
+        found = amp.CommandLocator.locateResponder(self, name) if name in _COMMANDS else None
+        return found or _refuse
+
+    def sendBox(self, box: amp.AmpBox) -> None:
+        """Send a box; a description that is as long as what the client has sent is shortened."""
+        description = box.get(amp.ERROR_DESCRIPTION)
+        if description is not None and len(description) > _DESCRIPTION_BYTES:
+            shortened = description[:_DESCRIPTION_BYTES].decode("utf-8", "ignore")
+            box[amp.ERROR_DESCRIPTION] = f"{shortened}…".encode()
+        super().sendBox(box)
 
     def unhandledError(self, failure: Failure) -> None:
         """Disconnect without a traceback: a client's malformed request is not an internal error."""
         self._log.debug("control client: {reason}", reason=failure.getErrorMessage())
-        self.transport.abortConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Implements ``IProtocol.connectionLost``."""
-        self._factory.clients.discard(self)
-        self.unsubscribe()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        amp.BinaryBoxProtocol.connectionLost(self, reason)
+        self.close()
 
     def pauseProducing(self) -> None:
         """The client reads slowly: read no more requests, and drop events."""
         self._is_slow = True
         if self._subscription is not None:
             self._subscription.pause()
-        self.transport.pauseProducing()
+        self._pause_or_resume()
 
     def resumeProducing(self) -> None:
         """Implements ``IPushProducer.resumeProducing``."""
         self._is_slow = False
         if self._subscription is not None:
             self._subscription.resume()
-        self.transport.resumeProducing()
+        self._begin_next()
 
     def stopProducing(self) -> None:
         """Implements ``IPushProducer.stopProducing``; ``connectionLost`` follows."""
@@ -156,12 +324,12 @@ class ControlProtocol(amp.AMP):
         """Agree on a version, and take one of the places for clients."""
         if version < 1:
             raise commands.BadRequest(f"there is no version {version} of this protocol")
-        if not self.greeted and self._factory.greeted() >= CLIENTS_AT_ONCE:
+        greeted = self._factory.greeted
+        if self not in greeted and len(greeted) >= CLIENTS_AT_ONCE:
             raise commands.Denied(f"{CLIENTS_AT_ONCE} clients are served already")
-        self.greeted = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        greeted.add(self)
+        self._factory.silent.leave(self)
+        self._stop_timer()
         return {
             "version": min(version, commands.VERSION),
             "server": f"monconn {__version__}",
@@ -316,8 +484,27 @@ class ControlProtocol(amp.AMP):
             )
 
 
+_COMMANDS = frozenset(
+    each.commandName
+    for each in vars(commands).values()
+    if isinstance(each, type) and issubclass(each, amp.Command)
+)
+
+
+def _origin(ip: str) -> str:
+    """The network that one host may have to itself: an IPv4 address, or an IPv6 /64."""
+    if ":" not in ip:
+        return ip
+    return str(ip_network((ip.partition("%")[0], 64), strict=False))
+
+
 def _deny(box: amp.AmpBox) -> Any:
     raise amp.RemoteAmpError(b"DENIED", "say Hello first")
+
+
+def _refuse(box: amp.AmpBox) -> Any:
+    name = quoted(box[amp.COMMAND].decode("utf-8", "replace"))
+    raise amp.RemoteAmpError(amp.UNHANDLED_ERROR_CODE, f"there is no command {name}")
 
 
 def _json(value: Any) -> bytes:

@@ -21,6 +21,7 @@ from monconn.clock import MonotonicClock
 from monconn.config.sections import ControlConfig, TlsConfig
 from monconn.errors import ControlError, ListenError
 from monconn.faces.control import peers, place
+from monconn.faces.control.boxes import BOX_BYTES
 from monconn.faces.control.client import (
     Client,
     CommandFailed,
@@ -29,10 +30,9 @@ from monconn.faces.control.client import (
     find_server,
 )
 from monconn.faces.control.server import (
-    BOX_BYTES,
     CLIENTS_AT_ONCE,
     HELLO_SECONDS,
-    MAX_UNAUTHENTICATED,
+    MAX_STRANGERS,
     ControlFactory,
 )
 from monconn.faces.control.service import ControlService
@@ -147,13 +147,13 @@ def test_the_number_of_clients_is_limited(port: Port) -> None:
 
 
 @with_port
-def test_unauthenticated_clients_take_no_slots_from_others(port: Port) -> None:
-    unauthenticated = [raw(port) for _ in range(MAX_UNAUTHENTICATED)]
-    with raw(port) as one_more:
-        assert hangs_up(one_more)
-    for stranger in unauthenticated:
+def test_whoever_says_nothing_keeps_nobody_out(port: Port) -> None:
+    silent = [raw(port) for _ in range(MAX_STRANGERS)]
+    assert port.client().hello["version"] == "1"
+    assert hangs_up(silent.pop(0))
+    for stranger in silent:
         stranger.sendall(HELLO)
-        assert stranger.recv(1000)
+        assert b"_answer" in stranger.recv(1000)
         stranger.close()
 
 
@@ -173,10 +173,16 @@ class Seat:
         self.transport.abortConnection = self.transport.loseConnection  # type: ignore[method-assign]
         self.protocol.makeConnection(self.transport)
 
+    def send(self, *requests: bytes) -> None:
+        """Have requests arrive, and as many turns pass as they need."""
+        self.protocol.dataReceived(b"".join(requests))
+        for _ in range(2 * len(requests)):
+            self.clock.advance(0)
+
 
 def test_a_client_without_hello_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     silent, polite = Seat(monkeypatch), Seat(monkeypatch)
-    polite.protocol.dataReceived(HELLO)
+    polite.send(HELLO)
     for seat in (silent, polite):
         seat.clock.advance(HELLO_SECONDS)
     assert silent.transport.disconnecting
@@ -201,8 +207,7 @@ def test_a_slow_subscriber_misses_events_and_gets_their_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seat = Seat(monkeypatch)
-    seat.protocol.dataReceived(HELLO)
-    seat.protocol.dataReceived(box(_command="Subscribe", _ask="2"))
+    seat.send(HELLO, box(_command="Subscribe", _ask="2"))
     monitor = seat.registry.new("web", clock=seat.clock)
     monitor.stopping = True
     seat.transport.clear()

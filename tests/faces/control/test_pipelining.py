@@ -1,0 +1,355 @@
+"""Clients that send many requests at once, and those that do not read the answers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from zope.interface import alsoProvides
+
+from monconn.faces.control import peers
+from monconn.faces.control.boxes import BOX_BYTES, BOX_KEYS, BoxReader, MalformedBox
+from monconn.faces.control.server import (
+    HELLO_SECONDS,
+    MAX_STRANGERS,
+    TURN_SECONDS,
+    ControlFactory,
+    ControlProtocol,
+)
+from monconn.monitor.registry import Registry
+from monconn.ops.operations import Operations
+from tests.properties import examples
+
+Address = IPv4Address | IPv6Address
+
+
+def box(**values: str) -> bytes:
+    strings = [text.encode() for pair in values.items() for text in pair]
+    return b"".join(struct.pack("!H", len(each)) + each for each in strings) + b"\0\0"
+
+
+HELLO = box(_command="Hello", _ask="1", version="1")
+LIST = box(_command="ListServices", _ask="2")
+
+
+class TurnClock(Clock):
+    """A clock that, as a reactor, calls only what was due when a turn began."""
+
+    def turn(self) -> None:
+        for call in [each for each in self.calls if each.getTime() <= self.rightNow]:
+            if call.active():
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+
+
+class Transport(StringTransport):
+    """A transport that pauses its producer as Twisted's do, with as much as is written."""
+
+    was_aborted = False
+    is_full = False
+    producer: Any
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if not self.is_full and len(self.value()) > 2**16:
+            self.is_full = True
+            self.producer.pauseProducing()
+
+    def taken(self) -> None:
+        """The client has read everything."""
+        self.clear()
+        self.is_full = False
+        self.producer.resumeProducing()
+
+    def abortConnection(self) -> None:
+        self.was_aborted = True
+
+    @property
+    def is_read_from(self) -> bool:
+        return self.producerState == "producing"
+
+
+class Server:
+    """A control port without a network."""
+
+    def __init__(self) -> None:
+        self.clock = TurnClock()
+        self.registry = Registry()
+        self.operations = Operations(self.registry, self.clock)
+        self.factory = ControlFactory(self.operations)
+
+    def connect(self, address: Address | None = None, *, tls: bool = False) -> ControlProtocol:
+        """One more client, amid its handshake if it speaks TLS."""
+        client = self.factory.buildProtocol(address)
+        transport = Transport()
+        if tls:
+            alsoProvides(transport, ISSLTransport)
+        client.makeConnection(transport)
+        return client
+
+    def greeted(self) -> ControlProtocol:
+        """One more client that has said Hello."""
+        client = self.connect()
+        client.dataReceived(HELLO)
+        self.turns(2)
+        assert count(client) == 1
+        client.transport.clear()
+        return client
+
+    def turns(self, number: int) -> None:
+        for _ in range(number):
+            self.clock.turn()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setattr(peers, "is_authorized", lambda transport: True)
+    return Server()
+
+
+def count(client: ControlProtocol) -> int:
+    """How many answers were written."""
+    return client.transport.value().count(b"_answer")  # type: ignore[no-any-return]
+
+
+def test_a_client_has_one_request_under_way_in_a_turn(server: Server) -> None:
+    client = server.greeted()
+    client.dataReceived(LIST * 300)
+    assert not client.transport.is_read_from  # until little is left
+    before = 0
+    for _ in range(600):
+        server.turns(1)
+        assert count(client) - before <= 1
+        before = count(client)
+    assert before == 300
+    assert client.transport.is_read_from
+    assert not server.clock.getDelayedCalls()
+
+
+def test_a_client_that_does_not_read_is_not_answered_any_more(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ControlProtocol, "_rows", lambda self, rows: {"rows": b"[%s]" % (b" " * 60_000)}
+    )
+    client = server.greeted()
+    client.dataReceived(box(_command="ListBlocks", _ask="2") * 1000)
+    server.turns(1000)
+    assert count(client) == 2  # the second one was the one too much
+    assert not client.transport.is_read_from
+    for number in (4, 6):
+        client.transport.taken()
+        server.turns(100)
+        assert count(client) == 2, number
+    client.connectionLost()
+    assert not server.clock.getDelayedCalls()
+
+
+def test_the_requests_of_all_clients_share_the_time_of_a_turn(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [server.greeted() for _ in range(8)]
+    begun: list[int] = []
+
+    def services(service: str | None) -> list[Any]:
+        server.clock.rightNow += TURN_SECONDS  # as long as a turn's share
+        begun[-1] += 1
+        return []
+
+    monkeypatch.setattr(server.operations, "services", services)
+    for client in clients:
+        client.dataReceived(LIST * 3)
+    while sum(map(count, clients)) < 24:
+        begun.append(0)
+        server.turns(1)
+        answers = sorted(map(count, clients))
+        assert answers[-1] - answers[0] <= 1  # nobody is left behind
+    assert max(begun) == 1
+
+
+def test_a_deferred_answer_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[Deferred[Any]] = []
+
+    def report(**arguments: Any) -> Deferred[Any]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    monkeypatch.setattr(server.operations, "report", report)
+    client, other = server.greeted(), server.greeted()
+    client.dataReceived(box(_command="Report", _ask="2") * 5)
+    server.turns(20)
+    assert len(waiting) == 1
+    other.dataReceived(LIST)
+    server.turns(2)
+    assert count(other) == 1
+
+
+def test_what_a_client_waits_for_is_cancelled_when_it_leaves(
+    server: Server, monkeypatch: pytest.MonkeyPatch, logged_failures: list[object]
+) -> None:
+    cancelled: list[object] = []
+    monkeypatch.setattr(server.operations, "report", lambda **_: Deferred(cancelled.append))
+    client = server.greeted()
+    client.dataReceived(box(_command="Report", _ask="2") * 5)
+    server.turns(2)
+    client.connectionLost()
+    server.turns(20)
+    assert len(cancelled) == 1
+    assert not server.clock.getDelayedCalls()
+    assert not logged_failures
+
+
+def test_a_request_that_waits_for_its_turn_dies_with_its_client(server: Server) -> None:
+    client = server.greeted()
+    client.dataReceived(LIST * 3)
+    client.connectionLost()
+    server.turns(5)
+    assert count(client) == 0
+    assert not server.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("name", ["StartTLS", "ProtocolSwitch", "No", "\u20ac", "x" * 65_000])
+def test_what_is_no_command_here_is_an_error(server: Server, name: str) -> None:
+    client = server.greeted()
+    client.dataReceived(box(_command=name, _ask="2") + LIST)
+    server.turns(4)
+    assert b"UNHANDLED" in client.transport.value()
+    assert count(client) == 1  # and the next request is answered
+    assert not client.transport.was_aborted
+
+
+# -- strangers
+
+
+def v4(number: int) -> IPv4Address:
+    return IPv4Address("TCP", f"192.0.2.{number}", 1)
+
+
+def test_a_client_amid_its_handshake_makes_room_for_the_next(server: Server) -> None:
+    strangers = [server.connect(v4(number), tls=True) for number in range(MAX_STRANGERS)]
+    server.connect(v4(200), tls=True)
+    assert [each.transport.was_aborted for each in strangers[:2]] == [True, False]
+    assert len(server.factory.handshaking) == MAX_STRANGERS
+    server.clock.advance(HELLO_SECONDS)
+    assert all(each.transport.was_aborted for each in strangers)
+    assert not server.factory.clients
+    assert not server.clock.getDelayedCalls()
+
+
+def test_many_from_one_host_do_not_drive_out_others(server: Server) -> None:
+    operator = server.connect(v4(1), tls=True)
+    for number in range(3 * MAX_STRANGERS):
+        server.connect(IPv6Address("TCP", f"2001:db8::{number:x}", 1), tls=True)
+    assert not operator.transport.was_aborted
+    operator.handshakeCompleted()
+    operator.dataReceived(HELLO)
+    server.turns(2)
+    assert count(operator) == 1
+
+
+def test_who_has_completed_the_handshake_is_no_stranger(server: Server) -> None:
+    operator = server.connect(v4(1), tls=True)
+    operator.handshakeCompleted()
+    for number in range(3 * MAX_STRANGERS):
+        server.connect(v4(number), tls=True)
+    assert not operator.transport.was_aborted
+    assert len(server.factory.clients) == MAX_STRANGERS + 1
+
+
+# -- the parser
+
+
+def parts(data: bytes, cuts: list[int]) -> list[bytes]:
+    bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[begin:end] for begin, end in pairwise(bounds)]
+
+
+def taken(reader: BoxReader) -> list[dict[bytes, bytes]]:
+    found = []
+    while (each := reader.take()) is not None:
+        found.append(dict(each))
+    return found
+
+
+KEYS = st.binary(min_size=1, max_size=255)
+BOXES = st.lists(st.dictionaries(KEYS, st.binary(max_size=300), max_size=5), max_size=5)
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(BOXES, st.lists(st.integers(0, 10_000), max_size=5))
+def test_boxes_are_found_however_they_are_cut(
+    boxes: list[dict[bytes, bytes]], cuts: list[int]
+) -> None:
+    data = b"".join(
+        b"".join(struct.pack("!H", len(each)) + each for pair in one.items() for each in pair)
+        + b"\0\0"
+        for one in boxes
+    )
+    reader, found = BoxReader(), []
+    for part in parts(data, cuts):
+        reader.add(part)
+        found += taken(reader)
+    assert found == boxes
+    assert len(reader) == 0
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(st.binary(max_size=2000))
+@example(b"\0\0" * 100)
+@example(b"\0\x01k" * 100)
+@example(b"\xff")
+def test_any_bytes_are_boxes_or_malformed(data: bytes) -> None:
+    reader = BoxReader()
+    reader.add(data)
+    try:
+        taken(reader)
+    except MalformedBox:
+        pass
+    assert len(reader) <= len(data)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"\0\x01k\0\0",  # the same key, again and again
+        b"\0\x01k" + struct.pack("!H", 60_000) + b"v" * 60_000,
+    ],
+    ids=["keys", "bytes"],
+)
+def test_a_box_without_end_is_malformed(part: bytes) -> None:
+    reader = BoxReader()
+
+    def receive() -> None:
+        for _ in range(BOX_KEYS + 1):
+            reader.add(part)
+            assert reader.take() is None
+            assert len(reader) <= BOX_BYTES
+
+    with pytest.raises(MalformedBox):
+        receive()
+
+
+def test_one_byte_at_a_time(server: Server) -> None:
+    client = server.greeted()
+    steps: list[Callable[[], None]] = [
+        lambda byte=byte: client.dataReceived(byte)  # type: ignore[misc]
+        for byte in (LIST[at : at + 1] for at in range(len(LIST)))
+    ]
+    for step in steps[:-1]:
+        step()
+        server.turns(1)
+    assert count(client) == 0
+    steps[-1]()
+    server.turns(1)
+    assert count(client) == 1

@@ -20,6 +20,8 @@ LOWEST = {
     "addresses",
     "units",
     "clock",
+    "histogram",
+    "turns",
     "background",
     "ratelimit",
     "unixsocket",

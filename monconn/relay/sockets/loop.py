@@ -70,6 +70,8 @@ class SocketLoop:
         self._events = select.EPOLLIN | PRI | OUT | RDHUP | select.EPOLLET
         self.now: float = self._seconds()
         """When the events being served were fetched (monotonic seconds): one clock call for all."""
+        self.fetched: float = self.now
+        """The same, whatever :meth:`refresh` has made of :attr:`now` since."""
         self.turn = 0
         """How often events were fetched."""
 
@@ -111,7 +113,7 @@ class SocketLoop:
 
         :returns: the events of descriptors that are not ours.
         """
-        self.now = self._seconds()
+        self.now = self.fetched = self._seconds()
         self.turn += 1
         handlers, changed = self._handlers, self._changed
         changed.clear()

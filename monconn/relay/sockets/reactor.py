@@ -6,12 +6,15 @@ works through a :class:`~monconn.relay.sockets.loop.NestedSocketLoop`, at a seco
 
 from __future__ import annotations
 
+import time
+
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.main import installReactor
 from twisted.python import log
 
 from monconn.clock import MonotonicClock
 from monconn.relay.sockets.loop import EVENTS_A_TURN, SocketLoop
+from monconn.turns import TurnMeter
 
 
 class MonconnReactor(EPollReactor):
@@ -27,10 +30,14 @@ class MonconnReactor(EPollReactor):
         super().__init__()
         self.socket_loop = SocketLoop(self._poller, MonotonicClock(self))
         """Serves the relay's part of the epoll."""
+        self.turn_meter = TurnMeter()
+        """Measures how long turns take: from one fetch of events to the next."""
 
     def mainLoop(self) -> None:
         """Run until the reactor is stopped."""
         self._in_main_loop = True
+        self.socket_loop.fetched = time.monotonic()
+        self.turn_meter.start()
         try:
             super().mainLoop()
         finally:
@@ -72,7 +79,18 @@ class MonconnReactor(EPollReactor):
 
         :returns: the events of all other descriptors.
         """
+        # Without a call, but for turns that take long or come a millisecond after the last look:
+        # for a small message this is a percent of everything.
+        meter, began, now = self.turn_meter, self.socket_loop.fetched, time.monotonic()
+        meter.sum_seconds += now - began
+        if now > meter.look_at:
+            meter.look(began, now)
+        meter.count += 1
+        meter.is_waiting = True
         events = self._poller.poll(-1 if timeout is None else timeout, EVENTS_A_TURN)
+        meter.is_waiting = False
+        if meter.wake is not None:
+            meter.wake()
         return self.socket_loop.serve(events)
 
     def stop(self) -> None:

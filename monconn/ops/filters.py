@@ -231,16 +231,26 @@ class Filter:
         """Whether a row passes the filter."""
         return all(test(get(row, context)) for get, test in self._checks)
 
-    def select(self, rows: Iterable[Any], context: Context) -> Iterator[Any]:
-        """The rows that pass the filter, in their order."""
+    def sift(self, rows: Iterable[Any], context: Context) -> Iterator[Any]:
+        """The rows that pass the filter, and None for each that does not.
+
+        So whoever iterates has the time between two rows in hand, however many do not pass.
+
+        :param rows: may have None among them, which are passed on.
+        """
         checks = self._checks
         for row in rows:
-            # for/else instead of all(): a generator for each row costs more than the tests.
-            for get, test in checks:
-                if not test(get(row, context)):
-                    break
-            else:
-                yield row
+            # A loop instead of all(): a generator for each row costs more than the tests.
+            if row is not None:
+                for get, test in checks:
+                    if not test(get(row, context)):
+                        row = None
+                        break
+            yield row
+
+    def select(self, rows: Iterable[Any], context: Context) -> Iterator[Any]:
+        """The rows that pass the filter, in their order."""
+        return (row for row in self.sift(rows, context) if row is not None)
 
     def to_text(self) -> str:
         """The canonical text, which parses to an equal filter; quoted for a shell where needed."""

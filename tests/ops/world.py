@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -21,6 +21,11 @@ from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
 
 T = TypeVar("T")
+
+
+def rows(found: Iterable[T | None]) -> list[T]:
+    """The rows of a query, without the steps that have brought none."""
+    return [row for row in found if row is not None]
 
 
 @implementer(IConnection)

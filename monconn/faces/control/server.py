@@ -22,10 +22,12 @@ from monconn.clock import Clock
 from monconn.errors import quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
-from monconn.faces.control.pages import Pager
+from monconn.faces.control.pages import HeldRows, Pager
 from monconn.model.actions import Actor
+from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
-from monconn.ops.operations import Operations
+from monconn.ops.operations import CloseResult, Operations
+from monconn.ops.steps import RowSteps
 
 CLIENTS_AT_ONCE = 64
 MAX_STRANGERS = 64
@@ -37,6 +39,9 @@ TURN_SECONDS = 0.004
 """How long all clients together hold the reactor in one turn; the last request of a turn may
 exceed it by its own time."""
 _DESCRIPTION_BYTES = 4096
+_ID_DIGITS = 18  # as in a filter; and so the ids of a request fit into the answer
+
+Answer = Deferred[dict[str, Any]]
 
 
 class TurnQueue:
@@ -110,6 +115,7 @@ class ControlFactory(Factory):
         self.operations = operations
         self.queue = TurnQueue(operations.clock)
         """Requests and steps of TLS handshakes of all clients."""
+        self.held_rows = HeldRows()
         self.clients: set[ControlProtocol] = set()
         """All who are connected."""
         self.greeted: set[ControlProtocol] = set()
@@ -151,7 +157,7 @@ class ControlProtocol(amp.AMP):
         self._operations = factory.operations
         self._boxes = BoxReader()
         self._timer: Any = None
-        self._pager = Pager()
+        self._pager = Pager(self._operations.clock, factory.held_rows)
         self._is_closed = False
         self._is_busy = False
         """Whether a request is under way, or waits for its turn."""
@@ -205,7 +211,7 @@ class ControlProtocol(amp.AMP):
         self._factory.silent.leave(self)
         self._stop_timer()
         self.unsubscribe()
-        self._pager = Pager()  # of a list
+        self._pager.drop()
         if self._under_way is not None:
             self._under_way.cancel()
 
@@ -290,11 +296,22 @@ class ControlProtocol(amp.AMP):
         return found or _refuse
 
     def sendBox(self, box: amp.AmpBox) -> None:
-        """Send a box; a description that is as long as what the client has sent is shortened."""
+        """Send a box; too long a description is shortened, another value that is makes an error.
+
+        Both repeat what the client has sent, escaped.
+        """
         description = box.get(amp.ERROR_DESCRIPTION)
         if description is not None and len(description) > _DESCRIPTION_BYTES:
             shortened = description[:_DESCRIPTION_BYTES].decode("utf-8", "ignore")
             box[amp.ERROR_DESCRIPTION] = f"{shortened}…".encode()
+        elif amp.ANSWER in box and any(len(each) > amp.MAX_VALUE_LENGTH for each in box.values()):
+            box = amp.AmpBox(
+                {
+                    amp.ERROR: box[amp.ANSWER],
+                    amp.ERROR_CODE: b"BAD_REQUEST",
+                    amp.ERROR_DESCRIPTION: b"the answer would be longer than a value may be",
+                }
+            )
         super().sendBox(box)
 
     def unhandledError(self, failure: Failure) -> None:
@@ -341,92 +358,93 @@ class ControlProtocol(amp.AMP):
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
 
     @commands.ListServices.responder
-    def list_services(self, service: str | None = None) -> dict[str, Any]:
+    def list_services(self, service: str | None = None) -> Answer:
         """Each service's figures; its IPs may be too many for a page, and have their own list."""
-        rows = self._operations.services(service)
-        without_ips = (
-            {key: value for key, value in row.to_json().items() if key != "ips"} for row in rows
-        )
-        return self._pager.first(without_ips)
+        return self._rows(self._operations.services(service))
 
     @commands.ListConnections.responder
-    def list_connections(self, **arguments: Any) -> Deferred[dict[str, Any]]:
+    def list_connections(self, **arguments: Any) -> Answer:
         """Connections, with how many there are in all."""
         return self._operations.connections(**arguments).addCallback(
-            lambda found: self._rows(found.rows) | {"total": found.total}
+            lambda found: self._rows(found.rows, {"total": found.total})
         )
 
     @commands.ListIps.responder
-    def list_ips(self, **arguments: Any) -> dict[str, Any]:
+    def list_ips(self, **arguments: Any) -> Answer:
         """The bare IPs."""
-        return self._pager.first(row.ip for row in self._operations.ips(**arguments))
+        rows = self._operations.ips(**arguments)
+        return self._pager.first(row and row.ip for row in rows)
 
     @commands.ListClients.responder
-    def list_clients(self, **arguments: Any) -> dict[str, Any]:
+    def list_clients(self, **arguments: Any) -> Answer:
         """The totals of each client IP."""
         return self._rows(self._operations.clients(**arguments))
 
     @commands.ListDevices.responder
-    def list_devices(self, **arguments: Any) -> dict[str, Any]:
+    def list_devices(self, **arguments: Any) -> Answer:
         """Each device that was seen."""
         return self._rows(self._operations.devices(**arguments))
 
     @commands.ListBlocks.responder
-    def list_blocks(self, **arguments: Any) -> dict[str, Any]:
+    def list_blocks(self, **arguments: Any) -> Answer:
         """The blocked networks."""
         return self._rows(self._operations.blocks(**arguments))
 
     @commands.ListHistory.responder
-    def list_history(
-        self, events: bool | None = None, **arguments: Any
-    ) -> Deferred[dict[str, Any]]:
+    def list_history(self, events: bool | None = None, **arguments: Any) -> Answer:
         """Connections that are over, or events."""
         find = self._operations.history_events if events else self._operations.history
         found: Deferred[Any] = find(**arguments)
-        return found.addCallback(self._rows)
+        return found.addCallback(lambda listing: self._rows(listing.rows, held=listing.total))
 
     @commands.Report.responder
-    def report(self, **arguments: Any) -> Deferred[dict[str, Any]]:
+    def report(self, **arguments: Any) -> Answer:
         """A period summed up."""
         return self._operations.report(**arguments).addCallback(
             lambda row: {"report": _json(row.to_json())}
         )
 
     @commands.ShowConnection.responder
-    def show_connection(self, id: int) -> Deferred[dict[str, Any]]:
+    def show_connection(self, id: int) -> Answer:
         """One connection, whole."""
         return self._operations.connection(id).addCallback(
             lambda row: {"connection": _json(row.to_json())}
         )
 
     @commands.NextPage.responder
-    def next_page(self, next: int) -> dict[str, Any]:
+    def next_page(self, next: int) -> Answer:
         """More of the list that was requested last."""
         page = self._pager.next(next)
         if page is None:
             raise commands.UnknownPage("there is no such page: ask for the list again")
         return page
 
-    def _rows(self, rows: Any) -> dict[str, Any]:
-        return self._pager.first(row.to_json() for row in rows)
+    def _rows(
+        self, rows: RowSteps[Row], others: dict[str, Any] | None = None, held: int = 0
+    ) -> Answer:
+        """The first page of a list, with the other values of the answer."""
+        plain = (row and row.to_json() for row in rows)
+        return self._pager.first(plain, held).addCallback(lambda page: page | (others or {}))
 
     # -- actions
 
     @commands.CloseConnections.responder
     def close_connections(
         self, ids: bytes | None = None, dry_run: bool | None = None, **arguments: Any
-    ) -> Deferred[dict[str, Any]]:
+    ) -> Answer:
         """End connections; a dry run answers which."""
         wanted = None if ids is None else _ids(ids)
-        return self._operations.close(
-            self._actor(), ids=wanted, dry_run=dry_run, **arguments
-        ).addCallback(
-            lambda done: {
+
+        def answer(done: CloseResult) -> Any:
+            values = {
                 "closed": len(done.ids),
                 "unknown": json.dumps(done.unknown, separators=(",", ":")).encode(),
-                **(self._rows(done.rows) if dry_run else {}),
             }
-        )
+            return self._rows(iter(done.rows), values) if dry_run else values
+
+        return self._operations.close(
+            self._actor(), ids=wanted, dry_run=dry_run, **arguments
+        ).addCallback(answer)
 
     @commands.Block.responder
     def block(self, **arguments: Any) -> dict[str, Any]:
@@ -516,6 +534,10 @@ def _ids(text: bytes) -> list[int]:
         ids = json.loads(text)
     except (ValueError, RecursionError):
         ids = None
-    if not isinstance(ids, list) or not all(type(each) is int for each in ids):
-        raise commands.BadRequest("ids must be a JSON array of integers")
+    if not isinstance(ids, list) or not all(
+        type(each) is int and abs(each) < 10**_ID_DIGITS for each in ids
+    ):
+        raise commands.BadRequest(
+            f"ids must be a JSON array of integers of {_ID_DIGITS} digits at most"
+        )
     return ids

@@ -25,6 +25,7 @@ from monconn.ops.details import connection_details
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ConnectionRow
+from monconn.ops.steps import RowSteps, rows_of
 from monconn.ops.text_table import text_table
 
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -57,7 +58,7 @@ class Commands:
     def connections(self, filter: Terms = None) -> Deferred[None]:
         """The live connections as a table, oldest first."""
         return self._operations.connections(filter).addCallback(
-            lambda found: self._write_table(ConnectionRow, found.rows, "no connections")
+            lambda found: self._write_rows(ConnectionRow, found.rows, "no connections")
         )
 
     def stats(self, service: str | None = None) -> None:
@@ -107,18 +108,21 @@ class Commands:
         done = "would be unblocked" if dry_run else "unblocked"
         self._write_lines([f"{parsed} {done if result.changed else 'was not blocked'}"])
 
-    def blocks(self) -> None:
+    def blocks(self) -> Deferred[None]:
         """The blocked networks of each service."""
-        self._write_table(BlockRow, self._operations.blocks(), "nothing is blocked")
+        return self._write_rows(BlockRow, self._operations.blocks(), "nothing is blocked")
 
     def help(self) -> None:
         """The one-shot commands."""
         width = max(len(each.usage) for each in COMMANDS.values())
         self._write_lines(f"{each.usage:<{width}}  {each.help}" for each in COMMANDS.values())
 
-    def _write_table(self, kind: type[Row], rows: Iterable[Row], if_empty: str) -> None:
-        rows = list(rows)
-        self._write_lines(text_table(kind.columns(), rows, self._width()) if rows else [if_empty])
+    def _write_rows(self, kind: type[Row], rows: RowSteps[Row], if_empty: str) -> Deferred[None]:
+        return rows_of(self._operations.clock, rows).addCallback(
+            lambda found: self._write_lines(
+                text_table(kind.columns(), found, self._width()) if found else [if_empty]
+            )
+        )
 
     def _write_lines(self, lines: Iterable[str]) -> None:
         text = "".join(f"{line}\n" for line in lines)

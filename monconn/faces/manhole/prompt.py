@@ -105,7 +105,7 @@ class Interpreter(ManholeInterpreter):
                 "close": self._awaited(commands.close),
                 "block": commands.block,
                 "unblock": commands.unblock,
-                "blocks": commands.blocks,
+                "blocks": self._awaited(commands.blocks),
                 "help": lambda: print(_HELP),
                 "exit": shell.leave,  # Python's own would close this process's standard input
                 "quit": shell.leave,

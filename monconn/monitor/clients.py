@@ -87,7 +87,8 @@ class ClientTotals:
         a step that has brought none."""
         live_by_ip: dict[str, list[ConnectionRecord]] = {}
         for record in live:
-            live_by_ip.setdefault(record.client_ip, []).append(record)
+            if record.client_ip in self._by_ip:  # no more IPs than are retained
+                live_by_ip.setdefault(record.client_ip, []).append(record)
             yield None
         for ip, total in list(reversed(self._by_ip.items())):
             # Some have closed since they were listed: their bytes are in the total.

@@ -264,6 +264,9 @@ class ControlProtocol(amp.AMP):
     def _begin(self, box: amp.AmpBox) -> None:
         if self._is_closed:
             return
+        if not self._is_reading and peers.has_hung_up(self.transport):
+            self.close()  # nobody is there to read the answers to its backlog
+            return
         try:
             self.ampBoxReceived(box)
         except Exception:  # it is no request, or answers what nobody has asked

@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from zope.interface import alsoProvides
 
+from monconn.faces.control import peers
 from monconn.faces.control.server import ControlFactory, ControlProtocol
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
@@ -42,6 +44,7 @@ class Transport(StringTransport):
     """A transport that pauses its producer as Twisted's do, with as much as is written."""
 
     was_aborted = False
+    has_hung_up = False
     is_full = False
     producer: Any
 
@@ -95,6 +98,12 @@ class Server:
     def turns(self, number: int) -> None:
         for _ in range(number):
             self.clock.turn()
+
+
+def patch_peers(patch: pytest.MonkeyPatch) -> None:
+    """Have clients that have no socket take part."""
+    patch.setattr(peers, "is_authorized", lambda transport: True)
+    patch.setattr(peers, "has_hung_up", lambda transport: transport.has_hung_up)
 
 
 def count(client: ControlProtocol) -> int:

@@ -17,7 +17,7 @@ from twisted.protocols import amp
 
 from monconn.config.sections import DevicesConfig
 from monconn.devices.devices import DevicesService
-from monconn.faces.control import commands, peers
+from monconn.faces.control import commands
 from monconn.faces.control.boxes import BoxReader
 from monconn.faces.control.server import ControlFactory, ControlProtocol
 from monconn.model.actions import OWN_CODE
@@ -26,7 +26,7 @@ from monconn.sinks.history import schema
 from tests.ops.world import FakeConnection
 from tests.properties import examples
 
-from .seats import HELLO, LIST, Server, count
+from .seats import HELLO, LIST, Server, count, patch_peers
 
 CODES = {
     *("DENIED", "BAD_REQUEST", "BAD_FILTER", "UNKNOWN_CONNECTION", "UNKNOWN_SERVICE"),
@@ -91,7 +91,7 @@ class Program:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(peers, "is_authorized", lambda transport: True)
+        patch_peers(patch)
         patch.setattr(ControlProtocol, "_actor", lambda self: OWN_CODE)
         yield Program(tmp_path_factory.mktemp("history") / "history.db")
 

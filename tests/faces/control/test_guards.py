@@ -165,6 +165,7 @@ class Seat:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool = True) -> None:
         monkeypatch.setattr(peers, "is_authorized", lambda transport: allowed)
+        monkeypatch.setattr(peers, "has_hung_up", lambda transport: False)
         self.clock = Clock()
         self.registry = Registry()
         self.factory = ControlFactory(Operations(self.registry, self.clock))
@@ -220,6 +221,27 @@ def test_a_slow_subscriber_misses_events_and_gets_their_number(
     monitor.admit("192.0.2.1:1", "192.0.2.1")
     assert b"refused" in seat.transport.value()
     assert b"\0\x07dropped\0\x015" in seat.transport.value()
+
+
+def test_a_hang_up_is_found_without_reading() -> None:
+    class Transport:
+        def fileno(self) -> int:
+            return one.fileno()
+
+    for family in (socket.AF_UNIX, socket.AF_INET):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            if family == socket.AF_UNIX:
+                one, other = socket.socketpair()
+            else:
+                other = socket.create_connection(listener.getsockname())
+                one, _ = listener.accept()
+            other.sendall(b"unread")
+            assert not peers.has_hung_up(Transport())
+            other.close()
+            while not peers.has_hung_up(Transport()):  # until the kernel has passed it on
+                pass
+            one.close()
+            assert peers.has_hung_up(Transport())
 
 
 # -- which users

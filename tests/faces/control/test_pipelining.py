@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import struct
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
-from monconn.faces.control import peers
 from monconn.faces.control.boxes import BOX_BYTES, BOX_KEYS, BoxReader, MalformedBox
+from monconn.faces.control.pages import MOST_HELD_ROWS, REST_SECONDS
 from monconn.faces.control.server import (
     HELLO_SECONDS,
     MAX_STRANGERS,
     TURN_SECONDS,
     ControlProtocol,
 )
+from monconn.ops.filters import Filter
+from monconn.ops.operations import Listing
+from monconn.ops.rows import HistoryEventRow
+from monconn.turns import WORK_SECONDS
 from tests.properties import examples
 
-from .seats import HELLO, LIST, Server, box, count
+from .seats import HELLO, LIST, Server, box, count, patch_peers
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr(peers, "is_authorized", lambda transport: True)
+    patch_peers(monkeypatch)
     return Server()
 
 
@@ -128,6 +134,17 @@ def test_a_request_that_waits_for_its_turn_dies_with_its_client(server: Server) 
     assert not server.clock.getDelayedCalls()
 
 
+def test_the_backlog_of_a_client_that_has_hung_up_is_dropped(server: Server) -> None:
+    client = server.greeted()
+    client.dataReceived(LIST * 100)
+    server.turns(10)
+    client.transport.has_hung_up = True
+    before = count(client)
+    server.turns(10)
+    assert client.transport.was_aborted
+    assert count(client) <= before + 1
+
+
 @pytest.mark.parametrize("name", ["StartTLS", "ProtocolSwitch", "No", "\u20ac", "x" * 65_000])
 def test_what_is_no_command_here_is_an_error(server: Server, name: str) -> None:
     client = server.greeted()
@@ -136,6 +153,109 @@ def test_what_is_no_command_here_is_an_error(server: Server, name: str) -> None:
     assert b"UNHANDLED" in client.transport.value()
     assert count(client) == 1  # and the next request is answered
     assert not client.transport.was_aborted
+
+
+# -- long lists
+
+
+def request(command: str, **arguments: str) -> bytes:
+    return box(_command=command, _ask="2", **arguments)
+
+
+def rows_in(client: ControlProtocol) -> tuple[int, str | None]:
+    """How many rows the last answer has, and the number of the next page."""
+    values = last_answer(client)
+    following = values.get(b"next")
+    return len(json.loads(values[b"rows"])), None if following is None else following.decode()
+
+
+def last_answer(client: ControlProtocol) -> dict[bytes, bytes]:
+    reader = BoxReader()
+    reader.add(client.transport.value())
+    client.transport.clear()
+    found = taken(reader)
+    assert found, "there is no answer"
+    return found[-1]
+
+
+def with_ips(server: Server, number: int) -> None:
+    world = server.registry.new("web", clock=server.clock)
+    for count_ in range(number):
+        world._live_by_ip[f"192.0.{count_ // 250}.{count_ % 250}"] = 1
+
+
+def test_the_rest_of_a_list_is_not_held_for_ever(server: Server) -> None:
+    with_ips(server, 6000)
+    client = server.greeted()
+
+    def ask(data: bytes) -> None:
+        client.dataReceived(data)
+        server.turns(4)
+
+    ask(request("ListIps", service="web"))
+    first, following = rows_in(client)
+    assert 3000 < first < 6000
+    server.clock.advance(REST_SECONDS - 1)
+    ask(request("NextPage", next=following or ""))
+    assert rows_in(client) == (6000 - first, None)
+    assert not server.clock.getDelayedCalls()
+    ask(request("ListIps", service="web"))
+    _, following = rows_in(client)
+    server.clock.advance(REST_SECONDS)
+    ask(request("NextPage", next=following or ""))
+    assert last_answer(client)[b"_error_code"] == b"UNKNOWN_PAGE"
+    assert not server.clock.getDelayedCalls()
+
+
+def test_rows_of_the_history_are_held_for_a_few_clients(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 10_000
+    most = MOST_HELD_ROWS // rows
+
+    def history(**arguments: Any) -> Deferred[Any]:
+        row = HistoryEventRow(event="refused", at="2026-01-01T00:00:00+00:00")
+        return succeed(Listing(itertools.repeat(row, rows), rows))
+
+    monkeypatch.setattr(server.operations, "history", history)
+    clients = [server.greeted() for _ in range(most + 1)]
+    following = []
+    for client in clients:
+        client.dataReceived(request("ListHistory"))
+        server.turns(4)
+        following.append(rows_in(client)[1])
+    errors = []
+    for client, number in zip(clients, following, strict=True):
+        client.dataReceived(request("NextPage", next=number or ""))
+        server.turns(4)
+        errors.append(last_answer(client).get(b"_error_code"))
+    assert errors == [b"UNKNOWN_PAGE", *[None] * most]
+    for client in clients:
+        client.connectionLost()
+    assert not server.factory.held_rows._counts
+    assert not server.clock.getDelayedCalls()
+
+
+def test_a_page_takes_as_many_turns_as_it_needs(server: Server) -> None:
+    """A hundred thousand rows that no filter lets pass are no page, and no long turn."""
+    with_ips(server, 10_000)
+    client = server.greeted()
+    looked_at: list[int] = [0]
+
+    def slow_matches(self: Any, rows: Any, context: Any) -> Any:
+        for _ in rows:
+            looked_at[-1] += 1
+            server.clock.rightNow += WORK_SECONDS / 100
+            yield None
+
+    with patch.object(Filter, "sift", slow_matches):
+        client.dataReceived(request("ListIps", service="web", filter="zzz"))
+        while not client.transport.value():
+            looked_at.append(0)
+            server.turns(1)
+    assert rows_in(client) == (0, None)
+    assert sum(looked_at) == 10_000
+    assert max(looked_at) <= 101
 
 
 # -- strangers
@@ -181,7 +301,7 @@ def test_who_has_completed_the_handshake_is_no_stranger(server: Server) -> None:
 
 def parts(data: bytes, cuts: list[int]) -> list[bytes]:
     bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[begin:end] for begin, end in pairwise(bounds)]
+    return [data[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
 def taken(reader: BoxReader) -> list[dict[bytes, bytes]]:

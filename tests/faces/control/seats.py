@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import ISSLTransport
-from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from zope.interface import alsoProvides
 
@@ -16,6 +15,7 @@ from monconn.faces.control import peers
 from monconn.faces.control.server import ControlFactory, ControlProtocol
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
+from tests.ops.world import TurnClock
 
 Address = IPv4Address | IPv6Address
 
@@ -27,17 +27,6 @@ def box(**values: str) -> bytes:
 
 HELLO = box(_command="Hello", _ask="1", version="1")
 LIST = box(_command="ListServices", _ask="2")
-
-
-class TurnClock(Clock):
-    """A clock that, as a reactor, calls only what was due when a turn began."""
-
-    def turn(self) -> None:
-        for call in [each for each in self.calls if each.getTime() <= self.rightNow]:
-            if call.active():
-                self.calls.remove(call)
-                call.called = 1
-                call.func(*call.args, **call.kw)
 
 
 class Transport(StringTransport):

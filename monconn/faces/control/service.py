@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,9 @@ from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.clock import Clock
+from monconn.clock import Clock, retry_pauses
 from monconn.config.sections import ControlConfig
-from monconn.errors import ControlError, ListenError
+from monconn.errors import ControlError, ListenError, os_error_text
 from monconn.faces.control.peers import user_name
 from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
 from monconn.faces.control.server import ControlFactory
@@ -185,10 +186,25 @@ class TlsFactory(TLSMemoryBIOFactory):
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from choosing a path in a folder meanwhile."""
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Keep other processes from choosing a path in a folder meanwhile.
+
+    :raises ControlError: the lock cannot be had, or is held by a process that stands still.
+    """
+    path = folder / ".lock"
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ControlError(f"{path}: {os_error_text(error)}") from None
+    try:
+        # It is held for milliseconds.
+        for pause in (*retry_pauses([0.1] * 20), 0.0):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(pause)
+        else:
+            raise ControlError(f"{path} is locked by another process")
         yield
     finally:
         os.close(lock)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
 import ssl
@@ -339,6 +341,23 @@ def test_a_server_in_a_folder_of_others_is_not_used(runtime: Path) -> None:
         find_server(None)
     runtime.chmod(0o700)
     service.stopService()
+
+
+@pytest.mark.parametrize("kind", ["held", "folder", "link"])
+def test_a_lock_that_cannot_be_had_keeps_no_service_from_starting(runtime: Path, kind: str) -> None:
+    runtime.mkdir(mode=0o700)
+    lock = runtime / ".lock"
+    with logged_lines() as lines, contextlib.ExitStack() as held:
+        if kind == "held":  # by a process that was stopped amid its start, say
+            fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX)
+        elif kind == "folder":
+            lock.mkdir()
+        else:
+            lock.symlink_to(runtime.parent / "elsewhere")
+        assert started().where is None
+    assert not (runtime.parent / "elsewhere").exists()
+    assert f"no control port: {lock}" in lines[-1]
+    assert "Errno" not in lines[-1]
 
 
 @pytest_twisted.ensureDeferred

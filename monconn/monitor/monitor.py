@@ -435,9 +435,9 @@ class Monitor:
 
     def describe(self) -> str:
         """The service's figures in one line for people."""
-        stats = self.stats()
+        stats = self._figures(self.totals())
         return (
-            f"{self.name}: connections {len(self)}, ips {len(stats['ips'])},"
+            f"{self.name}: connections {len(self)}, ips {self.client_ips()},"
             f" total {stats['total']}, refused {stats['refused']},"
             f" up {format_bytes(stats['up'])}, down {format_bytes(stats['down'])},"
             f" uptime {format_duration(self.uptime_seconds())}"

@@ -14,7 +14,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from monconn.addresses import Network, parse_network
@@ -51,7 +52,7 @@ from monconn.ops.filters import (
     Term,
     parse,
 )
-from monconn.ops.rates import LEAST_SECONDS, Rates
+from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS, Rates
 from monconn.ops.rows import (
     ORDERS,
     BlockRow,
@@ -73,6 +74,9 @@ from monconn.turns import in_turns
 if TYPE_CHECKING:
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
+QUERIES_AT_ONCE = 4
+"""Queries over live connections that are worked on at the same time; the others wait for them.
+Each makes lists of all connections, 100 bytes for each of them."""
 HISTORY_QUERIES = 64
 """The most queries of the history that may be under way: they are answered one after the other."""
 _LISTED_IDS = 10
@@ -156,6 +160,8 @@ class Operations:
         self._history = history
         self._rates = Rates()
         self._waiting_for_rates: list[Deferred[None]] = []
+        self._forget_timer: IDelayedCall | None = None
+        self._room = DeferredSemaphore(QUERIES_AT_ONCE)
         self._history_queries = 0  # that are under way
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
@@ -253,8 +259,13 @@ class Operations:
             return Listing(self._measured_rows(live), total)
 
         if closed:
-            return result_of(self.clock, list_closed())
-        return self._rates_known().addCallback(lambda _: result_of(self.clock, list_live()))
+            return self._in_line(list_closed())
+        return self._rates_known().addCallback(lambda _: self._in_line(list_live()))
+
+    def _in_line(self, steps: Generator[None, None, T]) -> Deferred[T]:
+        """Run steps in turns, once those of few other queries are under way."""
+        result: Deferred[T] = self._room.run(result_of, self.clock, steps)
+        return result
 
     def _measure(self, monitors: Iterable[Monitor]) -> Iterator[None]:
         """Have the kernel asked about every live connection: two system calls for each."""
@@ -305,8 +316,15 @@ class Operations:
 
     def _sample_rates(self) -> None:
         """Read the counters for all who wait; one of them that gives up stops nothing."""
+        if self._forget_timer is not None:
+            self._forget_timer.cancel()
+        self._forget_timer = self.clock.callLater(MOST_SECONDS, self._forget_rates)
         steps = self._rates.sample(_live(self.registry), self.clock.seconds)
         in_turns(self.clock, steps).addCallbacks(lambda _: self._sampled(), self._not_sampled)
+
+    def _forget_rates(self) -> None:
+        self._forget_timer = None
+        in_turns(self.clock, self._rates.forget())
 
     def _sampled(self) -> None:
         if not self._rates.are_known:
@@ -591,7 +609,7 @@ class Operations:
             return CloseResult(tuple(record.id for _, record in chosen), unknown)
 
         ready = self._rates_known() if wanted[0].uses("rate") else succeed(None)
-        return ready.addCallback(lambda _: result_of(self.clock, choose()))
+        return ready.addCallback(lambda _: self._in_line(choose()))
 
     def block(
         self,

@@ -16,8 +16,8 @@ from monconn.devices.devices import DevicesService
 from monconn.errors import FileError
 from monconn.model.actions import OWN_CODE
 from monconn.ops.feed import QUEUED_EVENTS, FeedEvent, Subscription
-from monconn.ops.operations import HISTORY_QUERIES, Operations
-from monconn.ops.rates import Rates
+from monconn.ops.operations import HISTORY_QUERIES, QUERIES_AT_ONCE, Operations
+from monconn.ops.rates import MOST_SECONDS, Rates
 from monconn.ops.steps import SORTED_AT_ONCE, result_of, rows_of, sort_in_steps
 from monconn.turns import WORK_SECONDS
 from tests.properties import examples
@@ -66,7 +66,7 @@ def busy() -> Iterator[Busy]:
     world = Busy()
     world.clock.__class__ = StepClock
     yield world
-    world.clock.advance(1)
+    world.clock.advance(MOST_SECONDS + 1)
     assert not world.clock.getDelayedCalls()
 
 
@@ -169,6 +169,43 @@ def test_an_action_that_has_begun_is_not_cancelled(busy: Busy) -> None:
     assert [(each.kind, each.count) for each in busy.actions.all] == [("close", MANY)]
 
 
+def test_few_queries_are_worked_on_at_once(busy: Busy) -> None:
+    """Each of them makes a list of all connections."""
+    failures: list[Failure] = []
+    answers: list[int] = []
+    waiting = [
+        busy.operations.connections("not:client:192.0.2.0/24")
+        .addCallback(lambda listing: answers.append(listing.total))
+        .addErrback(failures.append)
+        for _ in range(3 * QUERIES_AT_ONCE)
+    ]
+    while busy.operations._room.tokens:  # until rates are known
+        busy.clock.turn()
+    assert len(busy.operations._room.waiting) == 2 * QUERIES_AT_ONCE
+    waiting[0].cancel()  # one that is worked on
+    waiting[-1].cancel()  # and one that waits
+    while len(answers) < len(waiting) - 2:
+        busy.clock.turn()
+    assert set(answers) == {MANY}
+    assert len(failures) == 2
+    assert busy.operations._room.tokens == QUERIES_AT_ONCE
+
+
+def test_samples_for_rates_are_dropped_once_they_are_too_old() -> None:
+    world = World("web")
+    (made,) = world.connect("web", "192.0.2.1")
+    made.record.opened -= 1000.0
+    world.result(world.operations.connections())
+    world.clock.advance(MOST_SECONDS)
+    rates = world.operations._rates
+    assert not any((rates._before, rates._after, rates._earlier))
+    waiting = world.operations.connections()
+    assert not waiting.called  # they are measured anew
+    made.record.up += 500
+    (row,) = world.result(waiting).rows
+    assert row.up_rate == 2000.0
+
+
 def test_who_gives_up_waiting_for_rates_is_nothing_to_others() -> None:
     world = World("web")
     world.connect("web", "192.0.2.1")
@@ -178,6 +215,7 @@ def test_who_gives_up_waiting_for_rates_is_nothing_to_others() -> None:
     first.cancel()
     assert len(failures) == 1
     assert world.result(second).total == 1
+    world.clock.advance(MOST_SECONDS)
     assert not world.clock.getDelayedCalls()
 
 

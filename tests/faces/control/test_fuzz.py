@@ -22,6 +22,7 @@ from monconn.faces.control.boxes import BoxReader
 from monconn.faces.control.server import ControlFactory, ControlProtocol
 from monconn.model.actions import OWN_CODE
 from monconn.ops.operations import Operations
+from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS
 from monconn.sinks.history import schema
 from tests.ops.world import FakeConnection
 from tests.properties import examples
@@ -83,7 +84,9 @@ class Program:
         assert factory.clients == factory.greeted == {self.good}
         assert (len(factory.handshaking), len(factory.silent)) == (0, 0)
         assert not self.server.operations.feed._subscriptions
-        self.server.clock.advance(1)  # what it waited for
+        for _ in range(4):  # what it waited for
+            self.server.clock.advance(LEAST_SECONDS)
+        self.server.clock.advance(MOST_SECONDS)  # the rates
         self.server.turns(50)
         assert not self.server.clock.getDelayedCalls()
 

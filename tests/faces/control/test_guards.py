@@ -159,6 +159,35 @@ def test_whoever_says_nothing_keeps_nobody_out(port: Port) -> None:
         stranger.close()
 
 
+@pytest.mark.parametrize("how", ["close", "reset", "half_close"])
+@pytest_twisted.ensureDeferred
+async def test_who_leaves_with_requests_and_answers_unread_is_forgotten(
+    make_port: MakePort, how: str
+) -> None:
+    def play() -> None:
+        with make_port() as port:
+            web = port.monitor("web")
+            port.connections(web, *["192.0.2.1"] * 500)
+            assert port.service is not None
+            factory = port.service._factory
+            request = box(_command="ListConnections", _ask="2")
+            for _ in range(5):
+                with raw(port) as sock:
+                    sock.sendall(HELLO + box(_command="Subscribe", _ask="3") + request * 300)
+                    if how != "close":
+                        assert sock.recv(100)
+                    if how == "half_close":
+                        sock.shutdown(socket.SHUT_WR)
+                        assert hangs_up(sock)
+            while factory.clients:  # a thread of its own: the server goes on meanwhile
+                pass
+            assert not factory.greeted
+            assert not port.service._factory.operations.feed._subscriptions
+            assert list(port.client().rows("ListServices"))
+
+    await deferToThread(play)
+
+
 # -- with a clock of the test's own
 
 

@@ -35,6 +35,8 @@ MAX_STRANGERS = 64
 Hello. One more takes the place of another, so that strangers cannot keep operators out."""
 HELLO_SECONDS = 10.0
 """How long a client may take from its connection to its Hello, a TLS handshake included."""
+HANG_UP_SECONDS = 1.0
+"""How often it is checked whether clients that are not read from have hung up."""
 TURN_SECONDS = 0.004
 """How long all clients together hold the reactor in one turn; the last request of a turn may
 exceed it by its own time."""
@@ -103,6 +105,36 @@ class Places:
         self._origins.pop(client, None)
 
 
+class UnreadClients:
+    """Ends those who hang up while they are not read from, as no transport notices it then.
+
+    Else all that they have asked for would be done for nobody.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._clients: set[ControlProtocol] = set()
+        self._timer: Any = None
+
+    def add(self, client: ControlProtocol) -> None:
+        """Check a client from now on."""
+        self._clients.add(client)
+        if self._timer is None:
+            self._timer = self._clock.callLater(HANG_UP_SECONDS, self._check)
+
+    def remove(self, client: ControlProtocol) -> None:
+        """Check a client no more; harmless for one that is not checked."""
+        self._clients.discard(client)
+
+    def _check(self) -> None:
+        self._timer = None
+        for client in tuple(self._clients):
+            if peers.has_hung_up(client.transport):
+                client.close()
+        if self._clients:
+            self._timer = self._clock.callLater(HANG_UP_SECONDS, self._check)
+
+
 class ControlFactory(Factory):
     """Serves the control port's clients.
 
@@ -124,6 +156,8 @@ class ControlFactory(Factory):
         """Those amid a TLS handshake."""
         self.silent = Places()
         """Those who are authenticated and have not sent Hello."""
+        self.unread = UnreadClients(operations.clock)
+        """Those who are not read from for now."""
 
     def buildProtocol(self, addr: Any) -> ControlProtocol:
         """Implements ``IProtocolFactory.buildProtocol``."""
@@ -207,6 +241,7 @@ class ControlProtocol(amp.AMP):
         self._is_closed = True
         self._factory.clients.discard(self)
         self._factory.greeted.discard(self)
+        self._factory.unread.remove(self)
         self._factory.handshaking.leave(self)
         self._factory.silent.leave(self)
         self._stop_timer()
@@ -257,15 +292,14 @@ class ControlProtocol(amp.AMP):
         if must_read != self._is_reading and not self._is_closed:
             self._is_reading = must_read
             if must_read:
+                self._factory.unread.remove(self)
                 self.transport.resumeProducing()
             else:
+                self._factory.unread.add(self)
                 self.transport.pauseProducing()
 
     def _begin(self, box: amp.AmpBox) -> None:
         if self._is_closed:
-            return
-        if not self._is_reading and peers.has_hung_up(self.transport):
-            self.close()  # nobody is there to read the answers to its backlog
             return
         try:
             self.ampBoxReceived(box)

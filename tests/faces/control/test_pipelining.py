@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, succeed
 from monconn.faces.control.boxes import BOX_BYTES, BOX_KEYS, BoxReader, MalformedBox
 from monconn.faces.control.pages import MOST_HELD_ROWS, REST_SECONDS
 from monconn.faces.control.server import (
+    HANG_UP_SECONDS,
     HELLO_SECONDS,
     MAX_STRANGERS,
     TURN_SECONDS,
@@ -49,6 +50,7 @@ def test_a_client_has_one_request_under_way_in_a_turn(server: Server) -> None:
         before = count(client)
     assert before == 300
     assert client.transport.is_read_from
+    server.clock.advance(HANG_UP_SECONDS)
     assert not server.clock.getDelayedCalls()
 
 
@@ -68,6 +70,7 @@ def test_a_client_that_does_not_read_is_not_answered_any_more(
         server.turns(100)
         assert count(client) == 2, number
     client.connectionLost()
+    server.clock.advance(HANG_UP_SECONDS)
     assert not server.clock.getDelayedCalls()
 
 
@@ -121,6 +124,7 @@ def test_what_a_client_waits_for_is_cancelled_when_it_leaves(
     client.connectionLost()
     server.turns(20)
     assert len(cancelled) == 1
+    server.clock.advance(HANG_UP_SECONDS)
     assert not server.clock.getDelayedCalls()
     assert not logged_failures
 
@@ -131,18 +135,28 @@ def test_a_request_that_waits_for_its_turn_dies_with_its_client(server: Server) 
     client.connectionLost()
     server.turns(5)
     assert count(client) == 0
+    server.clock.advance(HANG_UP_SECONDS)
     assert not server.clock.getDelayedCalls()
 
 
-def test_the_backlog_of_a_client_that_has_hung_up_is_dropped(server: Server) -> None:
-    client = server.greeted()
-    client.dataReceived(LIST * 100)
-    server.turns(10)
+def test_the_backlog_of_a_client_that_has_hung_up_is_dropped(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[object] = []
+    monkeypatch.setattr(server.operations, "report", lambda **_: Deferred(cancelled.append))
+    client, other = server.greeted(), server.greeted()
+    for each in (client, other):
+        each.dataReceived(LIST * 5 + request("Report") + LIST * 5)
+    server.turns(20)
     client.transport.has_hung_up = True
-    before = count(client)
-    server.turns(10)
-    assert client.transport.was_aborted
-    assert count(client) <= before + 1
+    server.clock.advance(HANG_UP_SECONDS)
+    assert [each.transport.was_aborted for each in (client, other)] == [True, False]
+    assert len(cancelled) == 1
+    assert server.clock.getDelayedCalls()  # the other one is checked again
+    other.connectionLost()
+    server.clock.advance(HANG_UP_SECONDS)
+    assert len(cancelled) == 2
+    assert not server.clock.getDelayedCalls()
 
 
 @pytest.mark.parametrize("name", ["StartTLS", "ProtocolSwitch", "No", "\u20ac", "x" * 65_000])

@@ -22,6 +22,7 @@ LOWEST = {
     "clock",
     "histogram",
     "turns",
+    "steps",
     "background",
     "ratelimit",
     "unixsocket",
@@ -40,7 +41,7 @@ ROWS = {
     "ops.text_table",
     "ops.details",
 }
-OPS = ROWS | {"ops.steps", "ops.rates", "ops.feed", "ops.operations"}
+OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations"}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
 SERVERS = {"faces.control.service", "faces.manhole"}
@@ -68,16 +69,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.filters": LOWEST | {"model", "policy"},
     "ops.filter_keys": LOWEST | {"model", "ops.filters"},
     "ops.rates": LOWEST | {"model"},
-    "ops.steps": LOWEST,
     "ops.feed": CORE | ROWS | {"ops.rates"},
-    "ops.operations": BELOW_OPS | ROWS | {"ops.steps", "ops.rates", "ops.feed"},
+    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed"},
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,
     "faces.control.client": LOWEST | {"faces.control.place"},
     "faces.control.commands": LOWEST | {"ops.filters"},
     "faces.control.peers": LOWEST | {"model", "net"},
-    "faces.control.pages": LOWEST | {"ops.steps"},
+    "faces.control.pages": LOWEST,
     "faces.control.boxes": LOWEST,
     "faces.control.server": BELOW_FACES
     | {f"faces.control.{each}" for each in ("boxes", "commands", "pages", "peers")},

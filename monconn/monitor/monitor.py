@@ -421,9 +421,12 @@ class Monitor:
 
     def counted(self) -> Totals:
         """All that was ever counted, whatever was subtracted."""
-        records = self.connections()
-        live = Totals(up=sum(each.up for each in records), down=sum(each.down for each in records))
-        return self._ended + live
+        up = down = 0
+        for connection in self._live.values():  # half the time of two sums
+            record = connection.record
+            up += record.up
+            down += record.down
+        return self._ended + Totals(up=up, down=down)
 
     def uptime_seconds(self) -> float:
         """Seconds since the monitor was made."""

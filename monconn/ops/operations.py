@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import attrs
@@ -67,8 +67,8 @@ from monconn.ops.rows import (
     ReportRow,
     ServiceRow,
 )
-from monconn.ops.steps import RowSteps, result_of, sort_in_steps
 from monconn.policy.blocks import network_order
+from monconn.steps import RowSteps, result_of, sort_in_steps
 from monconn.turns import in_turns
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ QUERIES_AT_ONCE = 4
 Each makes lists of all connections, 100 bytes for each of them."""
 HISTORY_QUERIES = 64
 """The most queries of the history that may be under way: they are answered one after the other."""
+_MOST_ROWS = 10**9  # more than there are, and what islice() takes
 _LISTED_IDS = 10
 """Ids that a line of the log names."""
 _MAX_TARGET_CHARACTERS = 500
@@ -226,21 +227,27 @@ class Operations:
         monitors = self.monitors(service)
         wanted = (self.filter(filter), _short_forms(client, state, idle_over, text))
         order = cast(Order, _one_of(ORDERS, sort) or "id")
-        start = max(offset or 0, 0)
-        part = slice(start, None if limit is None else start + max(limit, 0))
+        first = min(max(offset or 0, 0), _MOST_ROWS)
+        last = min(first + (_MOST_ROWS if limit is None else max(limit, 0)), _MOST_ROWS)
 
         def find(
             records: Iterable[ConnectionRecord],
         ) -> Generator[None, None, tuple[list[ConnectionRecord], int]]:
             now = self.clock.seconds()
             key = _sort_key(order, self._rates, now)
-            keyed: list[tuple[object, ConnectionRecord]] = []
+            keyed: list[tuple[float, ConnectionRecord]] = []
             for record in _sift(records, wanted, Context(now, self._rates)):
                 if record is not None:
                     keyed.append((key(record), record))
                 yield
-            chosen = yield from sort_in_steps(keyed, reverse=order != "id", part=part)
-            return chosen, len(keyed)
+            total = len(keyed)
+            ordered = yield from sort_in_steps(keyed, reverse=order != "id")
+            chosen = []
+            for _, record in islice(ordered, last):
+                chosen.append(record)
+                yield
+            del chosen[:first]
+            return chosen, total
 
         def list_closed() -> Generator[None, None, Listing[ConnectionRow]]:
             # Copies: others close meanwhile.
@@ -351,9 +358,9 @@ class Operations:
         return self._ip_rows(monitor, self.filter(filter, IP_KEYS))
 
     def _ip_rows(self, monitor: Monitor, wanted: Filter) -> RowSteps[IpRow]:
-        keyed: list[tuple[object, tuple[str, int]]] = []
+        keyed: list[tuple[str, int]] = []
         for each in monitor.connections_by_ip().items():
-            keyed.append((each[0], each))
+            keyed.append(each)
             yield None
         ordered = yield from sort_in_steps(keyed)
         rows = ({"service": monitor.name, "ip": ip, "connections": count} for ip, count in ordered)
@@ -388,9 +395,9 @@ class Operations:
         if self._devices is None:
             raise NotConfigured("devices are not watched here")
         measured = self._devices.measured
-        rows, wanted = self._devices.rows(service), self.filter(filter, DEVICE_KEYS)
+        rows, wanted = self._devices.rows_in_steps(service), self.filter(filter, DEVICE_KEYS)
         if wanted.uses("heard"):
-            found = wanted.sift(map(measured, rows), self._context())
+            found = wanted.sift((row and measured(row) for row in rows), self._context())
         else:
             found = (row and measured(row) for row in wanted.sift(rows, self._context()))
         return (row and DeviceRow(**row) for row in found)
@@ -405,12 +412,12 @@ class Operations:
 
     def _block_rows(self, monitors: Iterable[Monitor], wanted: Filter) -> RowSteps[BlockRow]:
         for monitor in monitors:
-            keyed: list[tuple[object, Network]] = []
+            keyed: list[tuple[tuple[int, int, int], Network]] = []
             for network in monitor.iter_blocks():
                 keyed.append((network_order(network), network))
                 yield None
             ordered = yield from sort_in_steps(keyed)
-            rows = ({"service": monitor.name, "network": str(each)} for each in ordered)
+            rows = ({"service": monitor.name, "network": str(each)} for _, each in ordered)
             for row in wanted.sift(rows, self._context()):
                 yield row and BlockRow(**row)
 
@@ -571,6 +578,7 @@ class Operations:
                 yield from self._measure(monitors)
             known: set[int] = set()
             chosen: list[tuple[Monitor, ConnectionRecord]] = []
+            chosen_ids: list[int] = []
             context = self._context()
             for monitor in monitors:
                 live: Iterable[ConnectionRecord] = monitor.iter_connections()
@@ -580,19 +588,20 @@ class Operations:
                 for record in _sift(live, wanted, context):
                     if record is not None and (ids is not None or reset or record.reason is None):
                         chosen.append((monitor, record))
+                        chosen_ids.append(record.id)
                     yield
             unknown = tuple(each for each in ids or () if each not in known)
             if dry_run:
                 yield from self._rates.sample(_live(self.registry), self.clock.seconds)
-                records = [record for _, record in chosen]
-                found = tuple(record.id for record in records)
-                return CloseResult(found, unknown, self._measured_rows(records))
+                rows = self._measured_rows(record for _, record in chosen)
+                return CloseResult(tuple(chosen_ids), unknown, rows)
             if not known and ids is not None:
                 return CloseResult((), unknown)  # nothing is live that was asked for: no action
-            return _uncancellable(result_of(self.clock, end(chosen, unknown)))
+            done = CloseResult(tuple(chosen_ids), unknown)
+            return _uncancellable(result_of(self.clock, end(chosen, done)))
 
         def end(
-            chosen: list[tuple[Monitor, ConnectionRecord]], unknown: tuple[int, ...]
+            chosen: list[tuple[Monitor, ConnectionRecord]], done: CloseResult
         ) -> Generator[None, None, CloseResult]:
             for monitor, record in chosen:
                 if record.id in monitor:  # to end another may have ended this one
@@ -606,7 +615,7 @@ class Operations:
                 " ".join(each for each in target if each),
                 len(chosen),
             )
-            return CloseResult(tuple(record.id for _, record in chosen), unknown)
+            return done
 
         ready = self._rates_known() if wanted[0].uses("rate") else succeed(None)
         return ready.addCallback(lambda _: self._in_line(choose()))
@@ -687,11 +696,13 @@ class Operations:
         """
         (monitor,) = self.monitors(service)
         try:
-            monitor.check_subtract(up, down)
+            if dry_run:
+                monitor.check_subtract(up, down)
+            else:
+                monitor.subtract(up, down, actor=None)
         except ValueError as error:
             raise QuestionError(str(error)) from None
         if not dry_run:
-            monitor.subtract(up, down, actor=None)
             self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
         return _change(True, [monitor])
 

@@ -18,7 +18,7 @@ from monconn.model.actions import OWN_CODE
 from monconn.ops.feed import QUEUED_EVENTS, FeedEvent, Subscription
 from monconn.ops.operations import HISTORY_QUERIES, QUERIES_AT_ONCE, Operations
 from monconn.ops.rates import MOST_SECONDS, Rates
-from monconn.ops.steps import SORTED_AT_ONCE, result_of, rows_of, sort_in_steps
+from monconn.steps import SORTED_AT_ONCE, rows_of, sort_in_steps
 from monconn.turns import WORK_SECONDS
 from tests.properties import examples
 
@@ -313,29 +313,15 @@ def test_an_event_that_waits_is_not_delivered_to_who_has_cancelled() -> None:
 
 
 @settings(max_examples=examples(30), deadline=None)
-@given(
-    st.lists(st.integers(0, 50), max_size=40),
-    st.integers(1, 60),
-    st.booleans(),
-    st.integers(0, 300),
-    st.none() | st.integers(0, 300),
-)
-def test_sorting_in_steps_is_sorting(
-    some: list[int], times: int, reverse: bool, first: int, limit: int | None
-) -> None:
-    numbers = some * times
-    keyed: list[tuple[object, tuple[int, int]]] = [
-        (number, (number, place)) for place, number in enumerate(numbers)
-    ]
-    part = slice(first, None if limit is None else first + limit)
-    whole = sorted((element for _, element in keyed), key=lambda each: each[0], reverse=reverse)
-    found: list[Any] = []
-    clock = TurnClock()
-    result_of(clock, sort_in_steps(keyed, reverse=reverse, part=part)).addCallback(found.extend)
-    while clock.getDelayedCalls():
-        clock.turn()
-    assert found == whole[part]
-    if len(numbers) <= SORTED_AT_ONCE:
-        return
-    steps = sum(1 for _ in sort_in_steps(keyed))
-    assert steps >= len(numbers)
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 80), st.booleans())
+def test_sorting_in_steps_is_sorting(some: list[int], times: int, reverse: bool) -> None:
+    keyed = [(number, place) for place, number in enumerate(some * times)]
+    expected = sorted(keyed, key=lambda each: each[0], reverse=reverse)
+    steps = -(-len(keyed) // SORTED_AT_ONCE)
+    sorting = sort_in_steps(keyed, reverse=reverse)
+    for _ in range(steps):
+        next(sorting)
+    with pytest.raises(StopIteration) as stopped:
+        next(sorting)
+    assert list(stopped.value.value) == expected
+    assert keyed == []

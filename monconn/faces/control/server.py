@@ -27,7 +27,7 @@ from monconn.model.actions import Actor
 from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import CloseResult, Operations
-from monconn.ops.steps import RowSteps
+from monconn.steps import RowSteps
 
 CLIENTS_AT_ONCE = 64
 MAX_STRANGERS = 64

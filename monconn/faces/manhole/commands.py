@@ -25,8 +25,8 @@ from monconn.ops.details import connection_details
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ConnectionRow
-from monconn.ops.steps import RowSteps, rows_of
 from monconn.ops.text_table import text_table
+from monconn.steps import RowSteps, rows_of
 
 DONE, FAILED, MISUSED = 0, 1, 2
 """Exit statuses."""

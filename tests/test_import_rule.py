@@ -22,6 +22,7 @@ LOWEST = {
     "clock",
     "histogram",
     "turns",
+    "steps",
     "background",
     "ratelimit",
     "unixsocket",
@@ -77,8 +78,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faces.control.commands": LOWEST | {"ops.filters"},
     "faces.control.peers": LOWEST | {"model", "net"},
     "faces.control.pages": LOWEST,
+    "faces.control.boxes": LOWEST,
     "faces.control.server": BELOW_FACES
-    | {"faces.control.commands", "faces.control.pages", "faces.control.peers"},
+    | {f"faces.control.{each}" for each in ("boxes", "commands", "pages", "peers")},
     "faces.control.service": BELOW_FACES
     | {"faces.control.server", "faces.control.peers", "faces.control.place"},
     "faces.manhole": BELOW_FACES,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from heapq import merge
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from operator import attrgetter
 from typing import Any
 
 from twisted.application.service import Service
@@ -24,6 +22,7 @@ from monconn.monitor.deadlines import DeadlineWheel
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.steps import RowSteps, sort_in_steps
 from monconn.units import format_duration
 
 POLL_SECONDS = 1.0
@@ -265,12 +264,11 @@ class Devices(Observer):
                 self._monitor.measure(record.id)
         return device.last_heard_seconds(self._clock.seconds())
 
-    def most_recent_first(self) -> Iterator[tuple[Device, str]]:
-        """Each device with its service's name, the one seen last first."""
+    def all(self) -> list[Device]:
+        """Every device, in no order."""
         self.catch_up()
-        lists = [tuple(each.values()) for each in (self._connected, self._away)]
-        merged = merge(*map(reversed, lists), key=_last_seen, reverse=True)
-        return ((device, self._monitor.name) for device in merged)
+        # An OrderedDict's own values() take ten times as long: 20 ms for a hundred thousand.
+        return [*dict.values(self._connected), *dict.values(self._away)]
 
 
 class DevicesService(Service):
@@ -312,18 +310,31 @@ class DevicesService(Service):
             devices.catch_up()
         return sum(devices.forgotten for devices in self._followed.values())
 
-    def rows(self, service: str | None = None) -> Iterator[dict[str, Any]]:
+    def rows(self, service: str | None = None) -> list[dict[str, Any]]:
         """The devices as plain values for JSON, the one seen last first.
-
-        Each row is made when it is iterated to: a caller that pages pays for one page.
 
         :param service: only those of this service.
         :raises UnknownService: there is none with this name.
         """
+        return [row for row in self.rows_in_steps(service) if row is not None]
+
+    def rows_in_steps(self, service: str | None = None) -> RowSteps[dict[str, Any]]:
+        """The same in steps, for :func:`monconn.turns.in_turns`.
+
+        Each row is made when it is iterated to: a caller that pages pays for one page.
+        """
         chosen = list(self._registry) if service is None else [self._registry.get(service)]
-        seen = [self._followed[each].most_recent_first() for each in chosen]
-        merged = merge(*seen, key=lambda each: each[0].last_seen_at, reverse=True)
-        return (device.snapshot(name, self._clock.seconds()) for device, name in merged)
+        return self._make_rows([(each.name, self._followed[each]) for each in chosen])
+
+    def _make_rows(self, followed: Iterable[tuple[str, Devices]]) -> RowSteps[dict[str, Any]]:
+        keyed: list[tuple[float, tuple[Device, str]]] = []
+        for name, devices in followed:
+            for device in devices.all():
+                keyed.append((device.last_seen_at, (device, name)))
+                yield None
+        ordered = yield from sort_in_steps(keyed, reverse=True)
+        for _, (device, name) in ordered:
+            yield device.snapshot(name, self._clock.seconds())
 
     def measured(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row whose ``last_heard_seconds`` are those of this moment, by asking the kernel.
@@ -374,7 +385,6 @@ class DevicesService(Service):
             yield max(started + POLL_SECONDS - self._clock.seconds(), 0.0)
 
 
-_last_seen = attrgetter("last_seen_at")
 _FORGOTTEN = "forgotten, as others were seen later"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -78,13 +78,22 @@ class ClientTotals:
         :returns: dicts with ``ip``, ``connections`` (live), ``total`` (opened), ``up`` and
             ``down`` in bytes, ``first_seen``, ``last_seen`` and ``last_reason``.
         """
+        return [row for row in self.snapshot_in_steps(live) if row is not None]
+
+    def snapshot_in_steps(
+        self, live: Iterable[ConnectionRecord]
+    ) -> Iterator[dict[str, Any] | None]:
+        """The same one by one, for :func:`monconn.turns.in_turns`, each as it is by then; None for
+        a step that has brought none."""
         live_by_ip: dict[str, list[ConnectionRecord]] = {}
         for record in live:
-            live_by_ip.setdefault(record.client_ip, []).append(record)
-        return [
-            _to_dict(ip, total, live_by_ip.get(ip, []))
-            for ip, total in reversed(self._by_ip.items())
-        ]
+            if record.client_ip in self._by_ip:  # no more IPs than are retained
+                live_by_ip.setdefault(record.client_ip, []).append(record)
+            yield None
+        for ip, total in list(reversed(self._by_ip.items())):
+            # Some have closed since they were listed: their bytes are in the total.
+            records = [each for each in live_by_ip.get(ip, ()) if each.closed is None]
+            yield _to_dict(ip, total, records)
 
 
 def _to_dict(ip: str, total: ClientTotal, live: list[ConnectionRecord]) -> dict[str, Any]:

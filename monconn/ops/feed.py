@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from monconn.clock import Clock
 from monconn.model.actions import Action
@@ -22,12 +24,16 @@ from monconn.ops.filters import Context, Exact, Filter, Part
 from monconn.ops.rates import Rates
 from monconn.ops.rows import ActionRow, AlarmRow, ConnectionRow, HalfClosedRow
 from monconn.ratelimit import RateLimiter
+from monconn.turns import in_turns
 
 EVENTS_PER_SECOND = 1_000
 """The limit on delivered events; others are dropped and counted, so that subscribers cannot
 overload the reactor."""
 CHECKS_PER_SECOND = 5_000
 """Events that filters are tried on; to make the row of an event costs some 20 µs."""
+QUEUED_EVENTS = 1_000
+"""Events that may wait until they are delivered. Each is made as it happens and delivered in turns
+of the reactor: to try 64 subscribers' filters on it may take milliseconds."""
 
 
 class FeedEvent:
@@ -107,6 +113,11 @@ class Subscription:
         """Whether events of a service (None: of all of them) are subscribed at all."""
         return self._service is None or service is None or self._service == service
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called."""
+        return self not in self._feed._subscriptions
+
     def wants(self, event: FeedEvent) -> bool:
         """Whether the event passes the filter."""
         return self._filter is None or self._filter.matches(event.to_json(), Context())
@@ -136,6 +147,8 @@ class Feed(Observer):
         self._room = RateLimiter(clock, EVENTS_PER_SECOND)
         self._checks = RateLimiter(clock, CHECKS_PER_SECOND)
         self._sequence = 0
+        self._queue: deque[tuple[FeedEvent, list[Subscription]]] = deque()
+        self._is_delivering = False
 
     def subscribe(
         self,
@@ -212,24 +225,40 @@ class Feed(Observer):
         # Without a filter, no row need be made of an event that is dropped. With one, whether a
         # dropped event would have passed is not known: it counts.
         is_filtered = any(each.is_filtered for each in concerned)
-        if not (self._checks if is_filtered else self._room).take():
+        has_room = len(self._queue) < QUEUED_EVENTS
+        if not (has_room and (self._checks if is_filtered else self._room).take()):
             for each in concerned:
                 each.dropped += 1
             return
-        event = FeedEvent(self._sequence, kind, service, make_row())
-        wanting = [each for each in concerned if each.wants(event)]
-        if not wanting:
-            return
-        has_room = self._room.take() if is_filtered else True
-        for each in wanting:
-            if not has_room:
-                each.dropped += 1
-                continue
-            try:
-                each.deliver(event)
-            except Exception:
-                self._log.failure("a subscriber of events failed and is cancelled")
-                each.cancel()
+        self._queue.append((FeedEvent(self._sequence, kind, service, make_row()), concerned))
+        if not self._is_delivering:
+            self._is_delivering = True
+            in_turns(self._clock, self._deliver_queued()).addErrback(self._failed)
+
+    def _deliver_queued(self) -> Iterator[None]:
+        while self._queue:
+            event, concerned = self._queue.popleft()
+            # Of one that somebody filters it is asked for once somebody wants it.
+            has_room: bool | None = None if any(each.is_filtered for each in concerned) else True
+            for each in concerned:
+                yield
+                if each.is_cancelled or not each.wants(event):
+                    continue
+                if has_room is None:
+                    has_room = self._room.take()
+                if not has_room:
+                    each.dropped += 1
+                    continue
+                try:
+                    each.deliver(event)
+                except Exception:
+                    self._log.failure("a subscriber of events failed and is cancelled")
+                    each.cancel()
+        self._is_delivering = False
+
+    def _failed(self, failure: Failure) -> None:
+        self._is_delivering = False
+        self._log.failure("events are lost", failure)
 
 
 def _asks_for_half_closes(filter: Filter | None) -> bool:

@@ -13,6 +13,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 import attrs
@@ -56,6 +57,12 @@ _OTHER_NAMES = {
 _ONLY_LIVE = ("rate",)
 """Keys that listings without live connections lack: there, they are an error rather than facts, of
 which no row would have one."""
+_PLAIN_TEXT = {
+    "": re.compile(r"""[^ \t\r\n\\'"]+"""),
+    "'": re.compile(r"[^']+"),
+    '"': re.compile(r"""[^"\\]+"""),
+}
+"""What stands for itself outside of quotes, and in each kind of them."""
 _RANGE_EXAMPLES: dict[Kind, str] = {
     "seconds": "5m",
     "bytes": "1MiB",
@@ -231,16 +238,26 @@ class Filter:
         """Whether a row passes the filter."""
         return all(test(get(row, context)) for get, test in self._checks)
 
-    def select(self, rows: Iterable[Any], context: Context) -> Iterator[Any]:
-        """The rows that pass the filter, in their order."""
+    def sift(self, rows: Iterable[Any], context: Context) -> Iterator[Any]:
+        """The rows that pass the filter, and None for each that does not.
+
+        So whoever iterates has the time between two rows in hand, however many do not pass.
+
+        :param rows: may have None among them, which are passed on.
+        """
         checks = self._checks
         for row in rows:
-            # for/else instead of all(): a generator for each row costs more than the tests.
-            for get, test in checks:
-                if not test(get(row, context)):
-                    break
-            else:
-                yield row
+            # A loop instead of all(): a generator for each row costs more than the tests.
+            if row is not None:
+                for get, test in checks:
+                    if not test(get(row, context)):
+                        row = None
+                        break
+            yield row
+
+    def select(self, rows: Iterable[Any], context: Context) -> Iterator[Any]:
+        """The rows that pass the filter, in their order."""
+        return (row for row in self.sift(rows, context) if row is not None)
 
     def to_text(self) -> str:
         """The canonical text, which parses to an equal filter; quoted for a shell where needed."""
@@ -300,10 +317,14 @@ def parse(
         full means only itself; by ``fact``, the names of facts.
     :raises FilterError: says which term is wrong, and what to write.
     """
+    most = MAX_TERMS + MAX_IDS
+    pieces: list[tuple[str, int | None]]
     if isinstance(terms, str):
-        pieces: list[tuple[str, int | None]] = list(_split(terms))
+        pieces = list(islice(_split(terms), most + 1))
     else:
-        pieces = [(term, None) for term in terms]
+        pieces = [(term, None) for term in terms[: most + 1]]
+    if len(pieces) > most:  # before each is parsed, even if they are the same
+        raise FilterError(f"too many terms: at most {MAX_TERMS}, and {MAX_IDS} ids")
     if mode == "action" and not pieces:
         raise FilterError("nothing is chosen", suggestion="give ids, or terms such as client:NET")
     parsed: dict[Term, None] = {}
@@ -362,29 +383,38 @@ def _split(line: str) -> Iterator[tuple[str, int]]:
     Not :func:`shlex.split`, which knows no offsets.
     """
     term: list[str] | None = None
-    start = opened = 0
+    offset = start = opened = 0
     quote = ""
-    characters = iter(enumerate(line))
-    for offset, character in characters:
+    while offset < len(line):
+        plain = _PLAIN_TEXT[quote].match(line, offset)
+        if plain is not None:  # at once, as a line may have 64 KiB
+            if term is None:
+                term, start = [], offset
+            term.append(plain[0])
+            offset = plain.end()
+            continue
+        character = line[offset]
         if not quote and character in " \t\r\n":
             if term is not None:
                 yield "".join(term), start
             term = None
+            offset += 1
             continue
         if term is None:
             term, start = [], offset
-        if character == "\\" and quote != "'":
-            _, escaped = next(characters, (0, ""))
+        if character == "\\":
+            escaped = line[offset + 1 : offset + 2]
             if not escaped:
                 raise FilterError("a backslash at the end", position=offset)
             # Inside of double quotes a backslash protects only these two.
             term.append(f"\\{escaped}" if quote and escaped not in '"\\' else escaped)
-        elif not quote and character in "'\"":
-            quote, opened = character, offset
-        elif character == quote:
+            offset += 2
+            continue
+        if quote:
             quote = ""
         else:
-            term.append(character)
+            quote, opened = character, offset
+        offset += 1
     if quote:
         raise FilterError(f"the quote {quote} is not closed", position=opened)
     if term is not None:
@@ -441,10 +471,11 @@ def _bare_word(
     word: str, keys: Keys, mode: Mode, known: Mapping[str, Collection[str]]
 ) -> tuple[str, Value]:
     """The key and the value that a term without a key stands for."""
+    # Before all else, as there may be thousands.
+    if mode == "action" and re.fullmatch(r"[0-9]{1,18}", word) and "id" in keys.by_name:
+        return "id", Range(int(word), int(word))
     network = _network(word)
     if mode == "action":
-        if re.fullmatch(r"[0-9]{1,18}", word) and "id" in keys.by_name:
-            return "id", Range(int(word), int(word))
         advice = "write an id, or KEY:VALUE"
         if network is not None and "client" in keys.by_name:
             advice = f"write client:{word}"

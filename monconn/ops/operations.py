@@ -9,17 +9,20 @@ event for observers, unless it is a dry run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
 
 from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
 from monconn.devices.devices import DevicesService
 from monconn.devices.diagnosis import diagnose
-from monconn.errors import NotConfigured, QuestionError, quoted
+from monconn.errors import FileError, NotConfigured, QuestionError, quoted
 from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord
@@ -49,7 +52,7 @@ from monconn.ops.filters import (
     Term,
     parse,
 )
-from monconn.ops.rates import LEAST_SECONDS, Rates
+from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS, Rates
 from monconn.ops.rows import (
     ORDERS,
     BlockRow,
@@ -64,14 +67,19 @@ from monconn.ops.rows import (
     ReportRow,
     ServiceRow,
 )
+from monconn.policy.blocks import network_order
+from monconn.steps import RowSteps, result_of, sort_in_steps
+from monconn.turns import in_turns
 
 if TYPE_CHECKING:
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
-TURN_SECONDS = 0.002
-"""The longest that it takes to ask the kernel about connections before others run."""
-STEPS_PER_TIME_CHECK = 50
-"""Connections asked about before the clock is read again."""
+QUERIES_AT_ONCE = 4
+"""Queries over live connections that are worked on at the same time; the others wait for them.
+Each makes lists of all connections, 100 bytes for each of them."""
+HISTORY_QUERIES = 64
+"""The most queries of the history that may be under way: they are answered one after the other."""
+_MOST_ROWS = 10**9  # more than there are, and what islice() takes
 _LISTED_IDS = 10
 """Ids that a line of the log names."""
 _MAX_TARGET_CHARACTERS = 500
@@ -79,6 +87,7 @@ _MAX_TARGET_CHARACTERS = 500
 Terms = str | Sequence[str] | None
 """A filter: one line as typed into a shell, its terms one by one, or None for everything."""
 R = TypeVar("R", bound=Row)
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -86,7 +95,7 @@ class Listing(Generic[R]):
     """Rows that were found.
 
     :param rows: in order; each is made as it is asked for, and is as things are at that moment.
-    :param total: how many there are without offset and limit.
+    :param total: how many there are, of connections without offset and limit.
     """
 
     rows: Iterator[R]
@@ -124,6 +133,10 @@ class ChangeResult:
 class Operations:
     """Queries, actions and the event feed over the monitors of a program.
 
+    What costs something for each connection is done in turns of the reactor: a query fires its
+    Deferred once it knows which rows there are, and those that return rows with None among them
+    have looked at something that is no row there. A cancelled query does nothing more.
+
     :param registry: the monitors.
     :param clock: monotonic time, and the wait until rates are known.
     :param devices: knows the devices; None if there is none.
@@ -147,6 +160,10 @@ class Operations:
         self._devices = devices
         self._history = history
         self._rates = Rates()
+        self._waiting_for_rates: list[Deferred[None]] = []
+        self._forget_timer: IDelayedCall | None = None
+        self._room = DeferredSemaphore(QUERIES_AT_ONCE)
+        self._history_queries = 0  # that are under way
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.
@@ -164,13 +181,17 @@ class Operations:
 
     # -- queries of what is live
 
-    def services(self, service: str | None = None) -> list[ServiceRow]:
-        """Each service in figures, or one of them.
+    def services(self, service: str | None = None) -> RowSteps[ServiceRow]:
+        """Each service in figures but for its ``ips``, or one of them.
 
         :raises UnknownService: there is none with this name.
         """
-        stats = [monitor.stats() for monitor in self.monitors(service)]
-        return [ServiceRow(**each, ip_count=len(each["ips"])) for each in stats]
+        return self._service_rows(self.monitors(service))
+
+    def _service_rows(self, monitors: Iterable[Monitor]) -> RowSteps[ServiceRow]:
+        for monitor in monitors:
+            figures = yield from monitor.stats_in_steps()
+            yield ServiceRow(**figures, ip_count=monitor.client_ips())
 
     def connections(
         self,
@@ -188,7 +209,8 @@ class Operations:
     ) -> Deferred[Listing[ConnectionRow]]:
         """Live connections, or (``closed``) those that ended last.
 
-        Fires at once, or as soon as rates are known, within :data:`LEAST_SECONDS`.
+        Fires at once if they are few and rates are known, or else some turns later, or
+        :data:`LEAST_SECONDS`.
 
         :param filter: over :data:`~monconn.ops.filter_keys.CONNECTION_KEYS`.
         :param service: short form of a term, as client, state, idle_over and text: what a short
@@ -205,60 +227,60 @@ class Operations:
         monitors = self.monitors(service)
         wanted = (self.filter(filter), _short_forms(client, state, idle_over, text))
         order = cast(Order, _one_of(ORDERS, sort) or "id")
-        start = max(offset or 0, 0)
-        part = slice(start, None if limit is None else start + max(limit, 0))
+        first = min(max(offset or 0, 0), _MOST_ROWS)
+        last = min(first + (_MOST_ROWS if limit is None else max(limit, 0)), _MOST_ROWS)
 
-        def find(records: Iterable[ConnectionRecord]) -> list[ConnectionRecord]:
+        def find(
+            records: Iterable[ConnectionRecord],
+        ) -> Generator[None, None, tuple[list[ConnectionRecord], int]]:
             now = self.clock.seconds()
-            found = list(_select(records, wanted, Context(now, self._rates)))
-            found.sort(key=_sort_key(order, self._rates, now), reverse=order != "id")
-            return found
+            key = _sort_key(order, self._rates, now)
+            keyed: list[tuple[float, ConnectionRecord]] = []
+            for record in _sift(records, wanted, Context(now, self._rates)):
+                if record is not None:
+                    keyed.append((key(record), record))
+                yield
+            total = len(keyed)
+            ordered = yield from sort_in_steps(keyed, reverse=order != "id")
+            chosen = []
+            for _, record in islice(ordered, last):
+                chosen.append(record)
+                yield
+            del chosen[:first]
+            return chosen, total
+
+        def list_closed() -> Generator[None, None, Listing[ConnectionRow]]:
+            # Copies: others close meanwhile.
+            copies = [tuple(monitor.closed_records) for monitor in monitors]
+            ended, total = yield from find(chain.from_iterable(copies))
+            rows = (
+                connection_row(each, self._rates, self.clock.seconds(), ClosedConnectionRow)
+                for each in ended
+            )
+            return Listing(rows, total)
+
+        def list_live() -> Generator[None, None, Listing[ConnectionRow]]:
+            if _must_measure(wanted):
+                yield from self._measure(monitors)
+            live, total = yield from find(_live(monitors))
+            return Listing(self._measured_rows(live), total)
 
         if closed:
-            ended = find(record for monitor in monitors for record in monitor.closed_records)
-            return succeed(
-                Listing(
-                    (
-                        connection_row(each, self._rates, self.clock.seconds(), ClosedConnectionRow)
-                        for each in ended[part]
-                    ),
-                    len(ended),
-                )
-            )
+            return self._in_line(list_closed())
+        return self._rates_known().addCallback(lambda _: self._in_line(list_live()))
 
-        def list_live(_: object) -> Listing[ConnectionRow]:
-            live = find(record for monitor in monitors for record in monitor.connections())
-            return Listing(self._measured_rows(live[part]), len(live))
+    def _in_line(self, steps: Generator[None, None, T]) -> Deferred[T]:
+        """Run steps in turns, once those of few other queries are under way."""
+        result: Deferred[T] = self._room.run(result_of, self.clock, steps)
+        return result
 
-        ready = self._rates_known()
-        if _must_measure(wanted):
-            ready.addCallback(lambda _: self._measure(monitors))
-        return ready.addCallback(list_live)
-
-    def _measure(self, monitors: Iterable[Monitor]) -> Deferred[None]:
-        """Have the kernel asked about every live connection: two system calls for each.
-
-        In turns of :data:`TURN_SECONDS`, so that tens of thousands hold up nobody.
-        """
-        done: Deferred[None] = Deferred()
-        live = ((monitor, each.id) for monitor in monitors for each in monitor.connections())
-
-        def turn() -> None:
-            ends = self.clock.seconds() + TURN_SECONDS
-            try:
-                for count, (monitor, connection_id) in enumerate(live, 1):
-                    if connection_id in monitor:
-                        monitor.measure(connection_id)
-                    if count % STEPS_PER_TIME_CHECK == 0 and self.clock.seconds() >= ends:
-                        self.clock.callLater(0, turn)
-                        return
-            except Exception:
-                done.errback()
-            else:
-                done.callback(None)
-
-        turn()
-        return done
+    def _measure(self, monitors: Iterable[Monitor]) -> Iterator[None]:
+        """Have the kernel asked about every live connection: two system calls for each."""
+        for monitor in monitors:
+            for record in monitor.iter_connections():
+                if record.id in monitor:
+                    monitor.measure(record.id)
+                yield
 
     def _measured_rows(self, records: Iterable[ConnectionRecord]) -> Iterator[ConnectionRow]:
         """Rows of live connections, each as it is when it is asked for, also to the kernel."""
@@ -293,29 +315,59 @@ class Operations:
 
     def _rates_known(self) -> Deferred[None]:
         """Fires once the counters were read twice, far enough apart for rates."""
-        if self._sample_rates():
-            return succeed(None)
         waiting: Deferred[None] = Deferred()
-        self.clock.callLater(LEAST_SECONDS, waiting.callback, None)
-        return waiting.addCallback(lambda _: self._sample_rates()).addCallback(lambda _: None)
+        self._waiting_for_rates.append(waiting)
+        if len(self._waiting_for_rates) == 1:
+            self._sample_rates()
+        return waiting
 
-    def _sample_rates(self) -> bool:
-        live = (record for monitor in self.registry for record in monitor.connections())
-        return self._rates.sample(live, self.clock.seconds())
+    def _sample_rates(self) -> None:
+        """Read the counters for all who wait; one of them that gives up stops nothing."""
+        if self._forget_timer is not None:
+            self._forget_timer.cancel()
+        self._forget_timer = self.clock.callLater(MOST_SECONDS, self._forget_rates)
+        steps = self._rates.sample(_live(self.registry), self.clock.seconds)
+        in_turns(self.clock, steps).addCallbacks(lambda _: self._sampled(), self._not_sampled)
 
-    def ips(self, service: str, filter: Terms = None) -> list[IpRow]:
+    def _forget_rates(self) -> None:
+        self._forget_timer = None
+        in_turns(self.clock, self._rates.forget())
+
+    def _sampled(self) -> None:
+        if not self._rates.are_known:
+            self.clock.callLater(LEAST_SECONDS, self._sample_rates)
+            return
+        waiting, self._waiting_for_rates = self._waiting_for_rates, []
+        for each in waiting:
+            if not each.called:  # else it was cancelled
+                each.callback(None)
+
+    def _not_sampled(self, failure: Failure) -> None:
+        waiting, self._waiting_for_rates = self._waiting_for_rates, []
+        for each in waiting:
+            if not each.called:
+                each.errback(failure)
+
+    def ips(self, service: str, filter: Terms = None) -> RowSteps[IpRow]:
         """The IPs that have live connections at a service.
 
         :raises UnknownService: there is none with this name.
         :raises FilterError: the filter cannot be understood.
         """
         (monitor,) = self.monitors(service)
-        counts = sorted(monitor.connections_by_ip().items())
-        rows = ({"service": service, "ip": ip, "connections": count} for ip, count in counts)
-        found = self.filter(filter, IP_KEYS).select(rows, self._context())
-        return [IpRow(ip=each["ip"], connections=each["connections"]) for each in found]
+        return self._ip_rows(monitor, self.filter(filter, IP_KEYS))
 
-    def clients(self, service: str | None = None, filter: Terms = None) -> Iterator[ClientRow]:
+    def _ip_rows(self, monitor: Monitor, wanted: Filter) -> RowSteps[IpRow]:
+        keyed: list[tuple[str, int]] = []
+        for each in monitor.connections_by_ip().items():
+            keyed.append(each)
+            yield None
+        ordered = yield from sort_in_steps(keyed)
+        rows = ({"service": monitor.name, "ip": ip, "connections": count} for ip, count in ordered)
+        for row in wanted.sift(rows, self._context()):
+            yield row and IpRow(ip=row["ip"], connections=row["connections"])
+
+    def clients(self, service: str | None = None, filter: Terms = None) -> RowSteps[ClientRow]:
         """The totals of each client IP at each service, for the IPs seen last.
 
         :func:`~monconn.ops.rows.sum_by_ip` adds up an IP's rows.
@@ -326,13 +378,13 @@ class Operations:
         monitors = self.monitors(service)
         wanted = self.filter(filter, IP_KEYS)
         rows = (
-            {"service": monitor.name, **client}
+            client and {"service": monitor.name, **client}
             for monitor in monitors
-            for client in monitor.clients.snapshot(monitor.connections())
+            for client in monitor.clients.snapshot_in_steps(monitor.iter_connections())
         )
-        return (ClientRow(**each) for each in wanted.select(rows, self._context()))
+        return (row and ClientRow(**row) for row in wanted.sift(rows, self._context()))
 
-    def devices(self, service: str | None = None, filter: Terms = None) -> Iterator[DeviceRow]:
+    def devices(self, service: str | None = None, filter: Terms = None) -> RowSteps[DeviceRow]:
         """Each device that was seen, the one seen last first.
 
         :raises UnknownService: there is no such service.
@@ -342,34 +394,41 @@ class Operations:
         self.monitors(service)
         if self._devices is None:
             raise NotConfigured("devices are not watched here")
-        rows, wanted = self._devices.rows(service), self.filter(filter, DEVICE_KEYS)
+        measured = self._devices.measured
+        rows, wanted = self._devices.rows_in_steps(service), self.filter(filter, DEVICE_KEYS)
         if wanted.uses("heard"):
-            found = wanted.select(map(self._devices.measured, rows), self._context())
+            found = wanted.sift((row and measured(row) for row in rows), self._context())
         else:
-            found = map(self._devices.measured, wanted.select(rows, self._context()))
-        return (DeviceRow(**each) for each in found)
+            found = (row and measured(row) for row in wanted.sift(rows, self._context()))
+        return (row and DeviceRow(**row) for row in found)
 
-    def blocks(self, service: str | None = None, filter: Terms = None) -> Iterator[BlockRow]:
+    def blocks(self, service: str | None = None, filter: Terms = None) -> RowSteps[BlockRow]:
         """The blocked networks of each service.
 
         :raises UnknownService: there is none with this name.
         :raises FilterError: the filter cannot be understood.
         """
-        monitors = self.monitors(service)
-        wanted = self.filter(filter, BLOCK_KEYS)
-        rows = (
-            {"service": monitor.name, "network": str(network)}
-            for monitor in monitors
-            for network in monitor.blocks()
-        )
-        return (BlockRow(**each) for each in wanted.select(rows, self._context()))
+        return self._block_rows(self.monitors(service), self.filter(filter, BLOCK_KEYS))
+
+    def _block_rows(self, monitors: Iterable[Monitor], wanted: Filter) -> RowSteps[BlockRow]:
+        for monitor in monitors:
+            keyed: list[tuple[tuple[int, int, int], Network]] = []
+            for network in monitor.iter_blocks():
+                keyed.append((network_order(network), network))
+                yield None
+            ordered = yield from sort_in_steps(keyed)
+            rows = ({"service": monitor.name, "network": str(each)} for _, each in ordered)
+            for row in wanted.sift(rows, self._context()):
+                yield row and BlockRow(**row)
 
     def _context(self) -> Context:
         return Context(self.clock.seconds(), self._rates)
 
     # -- queries of what is over
 
-    def history(self, filter: Terms = None, **period: Any) -> Deferred[list[HistoryConnectionRow]]:
+    def history(
+        self, filter: Terms = None, **period: Any
+    ) -> Deferred[Listing[HistoryConnectionRow]]:
         """Connections that have ended, newest first.
 
         :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_KEYS`.
@@ -380,12 +439,12 @@ class Operations:
         :raises QuestionError: there is no such reason, or no time between since and until.
         """
         return self._from_history("connections", HISTORY_KEYS, filter, period).addCallback(
-            lambda found: [HistoryConnectionRow(**each) for each in found]
+            lambda found: Listing((HistoryConnectionRow(**each) for each in found), len(found))
         )
 
     def history_events(
         self, filter: Terms = None, **period: Any
-    ) -> Deferred[list[HistoryEventRow]]:
+    ) -> Deferred[Listing[HistoryEventRow]]:
         """Refusals, alarms, actions, starts and stops, newest first; arguments and errors are
         those of :meth:`history`, with a refusal, an alarm or an action for the reason.
 
@@ -393,13 +452,13 @@ class Operations:
         """
         period["events"] = True
         return self._from_history("events", HISTORY_EVENT_KEYS, filter, period).addCallback(
-            lambda found: [HistoryEventRow(**each) for each in found]
+            lambda found: Listing((HistoryEventRow(**each) for each in found), len(found))
         )
 
     def _from_history(
         self, what: str, keys: Keys, filter: Terms, period: Mapping[str, Any]
     ) -> Deferred[list[dict[str, Any]]]:
-        history = self._stored_history()
+        self._stored_history()
         from monconn.sinks.history import query
 
         wanted = self.filter(filter, keys)
@@ -411,7 +470,7 @@ class Operations:
             }
         )
         find = query.events if what == "events" else query.connections
-        return history.run(lambda db: find(db, selection))
+        return self._run_in_history(lambda db: find(db, selection))
 
     def report(self, **period: Any) -> Deferred[ReportRow]:
         """A period in figures.
@@ -420,13 +479,29 @@ class Operations:
         :raises NotConfigured: no history is stored.
         :raises QuestionError: there is no time between since and until.
         """
-        history = self._stored_history()
+        self._stored_history()
         from monconn.sinks.history import query
 
         selection = query.make_filter(**period)
-        return history.run(lambda db: query.report(db, selection)).addCallback(
+        return self._run_in_history(lambda db: query.report(db, selection)).addCallback(
             lambda made: ReportRow(**made)
         )
+
+    def _run_in_history(self, query: Callable[[Any], T]) -> Deferred[T]:
+        """Run a query in the history's thread, unless too many wait for it.
+
+        A query cannot be taken back: who asked for it may leave, and the next one comes.
+        """
+        history = self._stored_history()
+        if self._history_queries >= HISTORY_QUERIES:
+            raise FileError(f"{HISTORY_QUERIES} queries of the history are under way already")
+        self._history_queries += 1
+
+        def answered(result: Any) -> Any:
+            self._history_queries -= 1
+            return result
+
+        return _uncancellable(history.run(query).addBoth(answered))
 
     def _stored_history(self) -> HistoryService:
         if self._history is None:
@@ -468,9 +543,10 @@ class Operations:
         """End live connections, with the reason ``operator``: those for which all that is given
         is true. One that is ending already is only ended again by its id, or by a reset.
 
-        Fires at once, unless the filter asks for rates, or for what the kernel knows: these are
-        measured first. Where ids are given and none of them is live, nothing is logged and no
-        observer is notified.
+        Fires at once if there are few connections, unless the filter asks for rates, or for what
+        the kernel knows: these are measured first. Where ids are given and none of them is live,
+        nothing is logged and no observer is notified. It may be cancelled until it begins to end
+        connections.
 
         :param ids: at most :data:`~monconn.ops.filters.MAX_IDS`; the other arguments may narrow
             them.
@@ -497,47 +573,52 @@ class Operations:
             "" if ids is None else _ids_text(ids),
         )
 
-        def act(_: object) -> CloseResult:
+        def choose() -> Generator[None, None, CloseResult | Deferred[CloseResult]]:
+            if _must_measure(wanted):
+                yield from self._measure(monitors)
             known: set[int] = set()
             chosen: list[tuple[Monitor, ConnectionRecord]] = []
+            chosen_ids: list[int] = []
+            context = self._context()
             for monitor in monitors:
-                live = monitor.connections() if ids is None else _with_ids(monitor, ids)
+                live: Iterable[ConnectionRecord] = monitor.iter_connections()
                 if ids is not None:
+                    live = _with_ids(monitor, ids)
                     known.update(record.id for record in live)
-                chosen += [
-                    (monitor, record)
-                    for record in _select(live, wanted, self._context())
-                    if ids is not None or reset or record.reason is None
-                ]
-            rows: Iterable[ConnectionRow] = ()
+                for record in _sift(live, wanted, context):
+                    if record is not None and (ids is not None or reset or record.reason is None):
+                        chosen.append((monitor, record))
+                        chosen_ids.append(record.id)
+                    yield
+            unknown = tuple(each for each in ids or () if each not in known)
             if dry_run:
-                self._sample_rates()
+                yield from self._rates.sample(_live(self.registry), self.clock.seconds)
                 rows = self._measured_rows(record for _, record in chosen)
-            else:
-                for monitor, record in chosen:
-                    if record.id in monitor:  # to end another may have ended this one
-                        monitor.close(record.id, reset=bool(reset), actor=None)
-                if known or ids is None:  # else nothing is live that was asked for: no action
-                    self._report(
-                        "reset" if reset else "close",
-                        actor,
-                        monitors,
-                        service,
-                        " ".join(each for each in target if each),
-                        len(chosen),
-                    )
-            return CloseResult(
-                tuple(record.id for _, record in chosen),
-                tuple(each for each in ids or () if each not in known),
-                rows,
-            )
+                return CloseResult(tuple(chosen_ids), unknown, rows)
+            if not known and ids is not None:
+                return CloseResult((), unknown)  # nothing is live that was asked for: no action
+            done = CloseResult(tuple(chosen_ids), unknown)
+            return _uncancellable(result_of(self.clock, end(chosen, done)))
 
-        if not (wanted[0].uses("rate") or _must_measure(wanted)):
-            return succeed(act(None))  # raises at once, not in the Deferred
+        def end(
+            chosen: list[tuple[Monitor, ConnectionRecord]], done: CloseResult
+        ) -> Generator[None, None, CloseResult]:
+            for monitor, record in chosen:
+                if record.id in monitor:  # to end another may have ended this one
+                    monitor.close(record.id, reset=bool(reset), actor=None)
+                yield
+            self._report(
+                "reset" if reset else "close",
+                actor,
+                monitors,
+                service,
+                " ".join(each for each in target if each),
+                len(chosen),
+            )
+            return done
+
         ready = self._rates_known() if wanted[0].uses("rate") else succeed(None)
-        if _must_measure(wanted):
-            ready.addCallback(lambda _: self._measure(monitors))
-        return ready.addCallback(act)
+        return ready.addCallback(lambda _: self._in_line(choose()))
 
     def block(
         self,
@@ -615,11 +696,13 @@ class Operations:
         """
         (monitor,) = self.monitors(service)
         try:
-            monitor.check_subtract(up, down)
+            if dry_run:
+                monitor.check_subtract(up, down)
+            else:
+                monitor.subtract(up, down, actor=None)
         except ValueError as error:
             raise QuestionError(str(error)) from None
         if not dry_run:
-            monitor.subtract(up, down, actor=None)
             self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
         return _change(True, [monitor])
 
@@ -659,7 +742,7 @@ def _check_block(monitor: Monitor, network: Network) -> tuple[bool, int]:
         monitor.connections(), Context(monitor.clock.seconds())
     )
     ended = sum(record.reason is None for record in live)  # the others are ending already
-    return network not in monitor.blocks(), ended
+    return not monitor.has_block(network), ended
 
 
 def _unblock(monitor: Monitor, network: Network) -> tuple[bool, int]:
@@ -667,7 +750,7 @@ def _unblock(monitor: Monitor, network: Network) -> tuple[bool, int]:
 
 
 def _check_unblock(monitor: Monitor, network: Network) -> tuple[bool, int]:
-    return network in monitor.blocks(), 0
+    return monitor.has_block(network), 0
 
 
 def _short_forms(
@@ -692,13 +775,32 @@ def _short_forms(
     return Filter(tuple(terms), CONNECTION_KEYS)
 
 
-def _select(
+def _live(monitors: Iterable[Monitor]) -> Iterator[ConnectionRecord]:
+    """The live connections of some monitors, in the order of their opening at each."""
+    return chain.from_iterable(monitor.iter_connections() for monitor in monitors)
+
+
+def _sift(
     records: Iterable[ConnectionRecord], filters: Iterable[Filter], context: Context
-) -> Iterable[ConnectionRecord]:
+) -> Iterator[ConnectionRecord | None]:
+    """The records that pass all filters, and None for each other."""
+    sifted: Iterable[ConnectionRecord | None] = records
     for each in filters:
         if each:
-            records = each.select(records, context)
-    return records
+            sifted = each.sift(sifted, context)
+    return iter(sifted)
+
+
+def _uncancellable(deferred: Deferred[T]) -> Deferred[T]:
+    """A Deferred for the same result; to cancel it has no effect on the work."""
+    result: Deferred[T] = Deferred()
+
+    def finished(value: Any) -> None:
+        if not result.called:
+            result.callback(value)  # or the failure
+
+    deferred.addBoth(finished)
+    return result
 
 
 def _must_measure(filters: Iterable[Filter]) -> bool:

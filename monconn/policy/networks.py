@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network
 from socket import AF_INET, AF_INET6, inet_pton
 
 from monconn.addresses import Network
@@ -58,6 +59,13 @@ class NetworkSet:
             each == version and (number >> (bits - length) << (bits - length)) in networks
             for (each, length), networks in self._by_prefix.items()
         )
+
+    def __contains__(self, network: object) -> bool:
+        """Whether exactly this network is in the set."""
+        if not isinstance(network, (IPv4Network, IPv6Network)):
+            return False
+        same_length = self._by_prefix.get((network.version, network.prefixlen), {})
+        return int(network.network_address) in same_length
 
     def __iter__(self) -> Iterator[Network]:
         for networks in self._by_prefix.values():

@@ -16,6 +16,7 @@ from monconn.ops.rows import ConnectionRow
 from monconn.ops.text_table import text_table
 from monconn.relay.paths import DataPaths
 from tests.namespaces import Network
+from tests.ops.world import rows
 from tests.relay import test_vanished
 from tests.relay.test_vanished import PROBING, VANISHING, Played, Row, pause
 
@@ -38,7 +39,7 @@ class Seen:
         return row.client_unreachable_seconds is not None
 
     def last_heard(self) -> float:
-        (device,) = self.operations.devices()
+        (device,) = rows(self.operations.devices())
         assert device.last_heard_seconds is not None
         return device.last_heard_seconds
 

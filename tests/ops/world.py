@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -21,6 +21,11 @@ from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
 
 T = TypeVar("T")
+
+
+def rows(found: Iterable[T | None]) -> list[T]:
+    """The rows of a query, without the steps that have brought none."""
+    return [row for row in found if row is not None]
 
 
 @implementer(IConnection)
@@ -45,6 +50,17 @@ class FakeConnection:
         pass
 
 
+class TurnClock(Clock):
+    """A clock that, as a reactor, calls only what was due when a turn began."""
+
+    def turn(self) -> None:
+        for call in [each for each in self.calls if each.getTime() <= self.rightNow]:
+            if call.active():
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+
+
 class Actions(Observer):
     """Collects actions."""
 
@@ -59,7 +75,7 @@ class World:
     """A registry with operations over it."""
 
     def __init__(self, *services: str) -> None:
-        self.clock = Clock()
+        self.clock = TurnClock()
         self.clock.advance(1000)  # monotonic seconds are far from 0 in production, too
         self.registry = Registry()
         self.actions = Actions()

@@ -10,6 +10,7 @@ A list comes in pages, as a value holds 65,535 bytes at most: while an answer ha
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from twisted.protocols import amp
@@ -26,6 +27,7 @@ from monconn.errors import (
 from monconn.ops.filters import FilterError
 
 VERSION = 1
+_MAX_CHARACTERS = 20  # of an integer: all of 64 bits, with a sign
 
 
 class Denied(MonconnError):
@@ -52,6 +54,29 @@ _ERRORS: dict[type[Exception], bytes] = {
     FilterError: b"BAD_FILTER",
     FileError: b"CANNOT_READ",
 }
+
+
+class Integer(amp.Integer):
+    """A whole number of no more digits than are needed: converting 60,000 takes milliseconds."""
+
+    def fromString(self, inString: bytes) -> int:  # type: ignore[override]
+        """Parse a number; AMP calls it."""
+        if len(inString) > _MAX_CHARACTERS:
+            raise ValueError("too many digits")
+        return int(inString)
+
+
+class Number(amp.Float):
+    """A finite number: nothing is older than an infinite or an undefined time."""
+
+    def fromString(self, inString: bytes) -> float:  # type: ignore[override]
+        """Parse a number; AMP calls it."""
+        number = float(inString)
+        if not math.isfinite(number):
+            raise ValueError("not finite")
+        return number
+
+
 _SERVICE = (b"service", amp.Unicode(optional=True))  # all of them, if left out
 # Terms of the filter language in one line, split as a shell does. docs/filters.md is its reference.
 _FILTER = (b"filter", amp.Unicode(optional=True))
@@ -59,7 +84,7 @@ _DRY_RUN = (b"dry_run", amp.Boolean(optional=True))  # only answer what would be
 _NOTHING: list[tuple[bytes, amp.Argument]] = []
 _ROWS = [
     (b"rows", amp.String()),  # a JSON array of objects
-    (b"next", amp.Integer(optional=True)),
+    (b"next", Integer(optional=True)),
 ]
 
 
@@ -80,11 +105,11 @@ class _Command(amp.Command):
 class Hello(_Command):
     """Must be sent first; answered with the version that is spoken from then on."""
 
-    arguments = [(b"version", amp.Integer())]
+    arguments = [(b"version", Integer())]
     response = [
-        (b"version", amp.Integer()),
+        (b"version", Integer()),
         (b"server", amp.Unicode()),
-        (b"pid", amp.Integer()),
+        (b"pid", Integer()),
         (b"manhole", amp.Unicode(optional=True)),  # where it is, if there is one
         # A server without it ignores both arguments: it would list everything, and act for real.
         (b"filters", amp.Boolean(optional=True)),  # whether filter and dry_run are understood
@@ -105,15 +130,15 @@ class ListConnections(_Command):
         _SERVICE,
         (b"client", amp.Unicode(optional=True)),  # an IP or a network
         (b"state", amp.Unicode(optional=True)),
-        (b"idle_over", amp.Float(optional=True)),  # seconds
+        (b"idle_over", Number(optional=True)),  # seconds
         (b"text", amp.Unicode(optional=True)),  # in client, service, state, backend or reason
         (b"sort", amp.Unicode(optional=True)),  # id up down age idle rate closed
-        (b"offset", amp.Integer(optional=True)),
-        (b"limit", amp.Integer(optional=True)),
+        (b"offset", Integer(optional=True)),
+        (b"limit", Integer(optional=True)),
         (b"closed", amp.Boolean(optional=True)),
         _FILTER,
     ]
-    response = [*_ROWS, (b"total", amp.Integer())]  # how many there are without a limit
+    response = [*_ROWS, (b"total", Integer())]  # how many there are without a limit
 
 
 class ListIps(_Command):
@@ -143,10 +168,10 @@ class ListHistory(_Command):
     arguments = [
         _SERVICE,
         (b"client", amp.Unicode(optional=True)),  # an IP or a network
-        (b"since", amp.Float(optional=True)),  # seconds of the wall clock, as is:
-        (b"until", amp.Float(optional=True)),
+        (b"since", Number(optional=True)),  # seconds of the wall clock, as is:
+        (b"until", Number(optional=True)),
         (b"reason", amp.Unicode(optional=True)),  # of an event: the refusal, or the alarm
-        (b"limit", amp.Integer(optional=True)),
+        (b"limit", Integer(optional=True)),
         (b"events", amp.Boolean(optional=True)),  # these instead of connections
         _FILTER,
     ]
@@ -159,8 +184,8 @@ class Report(_Command):
     arguments = [
         _SERVICE,
         (b"client", amp.Unicode(optional=True)),
-        (b"since", amp.Float(optional=True)),
-        (b"until", amp.Float(optional=True)),
+        (b"since", Number(optional=True)),
+        (b"until", Number(optional=True)),
     ]
     response = [(b"report", amp.String())]  # a JSON object
 
@@ -175,14 +200,14 @@ class ListBlocks(_Command):
 class NextPage(_Command):
     """More of the list that was requested last on this connection."""
 
-    arguments = [(b"next", amp.Integer())]
+    arguments = [(b"next", Integer())]
     response = _ROWS
 
 
 class ShowConnection(_Command):
     """One connection, live or closed lately, whole: with its ``diagnosis``, and what TCP knows."""
 
-    arguments = [(b"id", amp.Integer())]
+    arguments = [(b"id", Integer())]
     response = [(b"connection", amp.String())]  # a JSON object
 
 
@@ -198,10 +223,10 @@ class CloseConnections(_Command):
         _DRY_RUN,
     ]
     response = [
-        (b"closed", amp.Integer()),
+        (b"closed", Integer()),
         (b"unknown", amp.String()),  # a JSON array of the ids that no live connection has
         (b"rows", amp.String(optional=True)),  # of a dry run: the connections, in pages
-        (b"next", amp.Integer(optional=True)),
+        (b"next", Integer(optional=True)),
     ]
 
 
@@ -209,7 +234,7 @@ class Block(_Command):
     """Refuse the clients of an IP or a network, and end those that are connected."""
 
     arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
-    response = [(b"changed", amp.Boolean()), (b"closed", amp.Integer(optional=True))]
+    response = [(b"changed", amp.Boolean()), (b"closed", Integer(optional=True))]
 
 
 class Unblock(_Command):
@@ -231,8 +256,8 @@ class SubtractStats(_Command):
 
     arguments = [
         (b"service", amp.Unicode()),
-        (b"up", amp.Integer()),
-        (b"down", amp.Integer()),
+        (b"up", Integer()),
+        (b"down", Integer()),
         _DRY_RUN,
     ]
     response = _NOTHING
@@ -250,7 +275,7 @@ class Event(amp.Command):
 
     arguments = [
         (b"event", amp.String()),  # a JSON object: event, at, sequence, and the row's own keys
-        (b"dropped", amp.Integer()),  # events that this client was too slow for, so far
+        (b"dropped", Integer()),  # events that this client was too slow for, so far
     ]
     response = _NOTHING
     requiresAnswer = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import select
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,17 @@ def is_authorized(transport: Any) -> bool:
         return True
     peer = peer_credentials(transport.getHandle())
     return peer is not None and peer.uid in (0, os.getuid())
+
+
+def has_hung_up(transport: Any) -> bool:
+    """Whether a peer has closed its side: a transport that is not read from does not notice it."""
+    fd = transport.fileno()
+    if fd < 0:
+        return True
+    poll = select.poll()
+    # Hang-ups and errors are always reported; what is only asked for is the end of TCP's input.
+    poll.register(fd, getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
 
 
 def actor(transport: Any) -> Actor | None:

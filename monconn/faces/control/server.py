@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter, deque
+from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols import amp
@@ -15,18 +18,121 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from monconn._version import __version__
+from monconn.clock import Clock
+from monconn.errors import quoted
 from monconn.faces.control import commands, peers
-from monconn.faces.control.pages import Pager
+from monconn.faces.control.boxes import BoxReader, MalformedBox
+from monconn.faces.control.pages import HeldRows, Pager
 from monconn.model.actions import Actor
+from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
-from monconn.ops.operations import Operations
+from monconn.ops.operations import CloseResult, Operations
+from monconn.steps import RowSteps
 
 CLIENTS_AT_ONCE = 64
-MAX_UNAUTHENTICATED = 64
-"""The most clients that have not sent Hello."""
+MAX_STRANGERS = 64
+"""The most clients amid a TLS handshake, and the most that are authenticated and have not sent
+Hello. One more takes the place of another, so that strangers cannot keep operators out."""
 HELLO_SECONDS = 10.0
-BOX_BYTES = 256 * 1024
-"""The most that a request may be long."""
+"""How long a client may take from its connection to its Hello, a TLS handshake included."""
+HANG_UP_SECONDS = 1.0
+"""How often it is checked whether clients that are not read from have hung up."""
+TURN_SECONDS = 0.004
+"""How long all clients together hold the reactor in one turn; the last request of a turn may
+exceed it by its own time."""
+_DESCRIPTION_BYTES = 4096
+_ID_DIGITS = 18  # as in a filter; and so the ids of a request fit into the answer
+
+Answer = Deferred[dict[str, Any]]
+
+
+class TurnQueue:
+    """Calls that wait for a turn of the reactor: one for each client, however much it has sent.
+
+    :param clock: gives monotonic time, and calls in the next turn.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._calls: deque[Callable[[], object]] = deque()
+        self._timer: Any = None
+
+    def add(self, call: Callable[[], object]) -> None:
+        """Call something in a later turn; it must not raise."""
+        self._calls.append(call)
+        if self._timer is None:
+            self._timer = self._clock.callLater(0, self._turn)
+
+    def _turn(self) -> None:
+        self._timer = None
+        ends = self._clock.seconds() + TURN_SECONDS
+        try:
+            for _ in range(len(self._calls)):  # what they add is for the turn after this one
+                self._calls.popleft()()
+                if self._clock.seconds() >= ends:
+                    break
+        finally:
+            if self._calls and self._timer is None:
+                self._timer = self._clock.callLater(0, self._turn)
+
+
+class Places:
+    """A limited number of places, in which one who comes replaces another if all are taken."""
+
+    def __init__(self) -> None:
+        self._origins: dict[ControlProtocol, str] = {}  # in the order in which they came
+
+    def __len__(self) -> int:
+        return len(self._origins)
+
+    def enter(self, client: ControlProtocol, origin: str) -> ControlProtocol | None:
+        """Take a place.
+
+        :returns: the one who loses its own: the first of those from the origin that has the most,
+            so that many from one do not drive out one from another.
+        """
+        self._origins[client] = origin
+        if len(self._origins) <= MAX_STRANGERS:
+            return None
+        # Of several that have the most, most_common() names the one that came first.
+        ((crowded, _),) = Counter(self._origins.values()).most_common(1)
+        replaced = next(each for each, its in self._origins.items() if its == crowded)
+        self.leave(replaced)
+        return replaced
+
+    def leave(self, client: ControlProtocol) -> None:
+        """Give a place back; harmless for one that has none."""
+        self._origins.pop(client, None)
+
+
+class UnreadClients:
+    """Ends those who hang up while they are not read from, as no transport notices it then.
+
+    Else all that they have asked for would be done for nobody.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._clients: set[ControlProtocol] = set()
+        self._timer: Any = None
+
+    def add(self, client: ControlProtocol) -> None:
+        """Check a client from now on."""
+        self._clients.add(client)
+        if self._timer is None:
+            self._timer = self._clock.callLater(HANG_UP_SECONDS, self._check)
+
+    def remove(self, client: ControlProtocol) -> None:
+        """Check a client no more; harmless for one that is not checked."""
+        self._clients.discard(client)
+
+    def _check(self) -> None:
+        self._timer = None
+        for client in tuple(self._clients):
+            if peers.has_hung_up(client.transport):
+                client.close()
+        if self._clients:
+            self._timer = self._clock.callLater(HANG_UP_SECONDS, self._check)
 
 
 class ControlFactory(Factory):
@@ -39,42 +145,59 @@ class ControlFactory(Factory):
 
     def __init__(self, operations: Operations) -> None:
         self.operations = operations
+        self.queue = TurnQueue(operations.clock)
+        """Requests and steps of TLS handshakes of all clients."""
+        self.held_rows = HeldRows()
         self.clients: set[ControlProtocol] = set()
+        """All who are connected."""
+        self.greeted: set[ControlProtocol] = set()
+        """Those who have sent Hello."""
+        self.handshaking = Places()
+        """Those amid a TLS handshake."""
+        self.silent = Places()
+        """Those who are authenticated and have not sent Hello."""
+        self.unread = UnreadClients(operations.clock)
+        """Those who are not read from for now."""
 
     def buildProtocol(self, addr: Any) -> ControlProtocol:
         """Implements ``IProtocolFactory.buildProtocol``."""
-        return ControlProtocol(self)
-
-    def greeted(self) -> int:
-        """How many clients have sent Hello."""
-        return sum(client.greeted for client in self.clients)
+        return ControlProtocol(self, _origin(getattr(addr, "host", "")))
 
     def close(self) -> None:
         """Abort the connections of all clients, and deliver no more events to them."""
         for client in tuple(self.clients):
-            client.unsubscribe()
-            client.transport.abortConnection()
+            client.close()
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 class ControlProtocol(amp.AMP):
     """One client of the control port.
 
+    One request at a time is under way: the next is begun in a later turn of the reactor, once the
+    one before is answered and the client has taken enough of its answers. Meanwhile nothing more
+    is read than one chunk.
+
     :param factory: knows the other clients, and what can be asked for.
+    :param origin: where the client comes from: those from one origin share places.
     """
 
     transport: Any
     _log = Logger()
 
-    def __init__(self, factory: ControlFactory) -> None:
+    def __init__(self, factory: ControlFactory, origin: str = "") -> None:
         super().__init__()
         self._factory = factory
+        self._origin = origin
         self._operations = factory.operations
-        self.greeted = False
-        self._box_bytes = 0
+        self._boxes = BoxReader()
         self._timer: Any = None
-        self._pager = Pager()
+        self._pager = Pager(self._operations.clock, factory.held_rows)
+        self._is_closed = False
+        self._is_busy = False
+        """Whether a request is under way, or waits for its turn."""
+        self._under_way: Deferred[Any] | None = None
         self._is_slow = False
+        self._is_reading = True
         self._subscription: Subscription | None = None
 
     # -- authentication, and limits on what a client may use
@@ -86,67 +209,166 @@ class ControlProtocol(amp.AMP):
     def connectionMade(self) -> None:
         """Abort the connection of a peer that may not use the control port."""
         super().connectionMade()
-        unauthenticated = len(self._factory.clients) - self._factory.greeted()
-        if unauthenticated >= MAX_UNAUTHENTICATED or not peers.is_authorized(self.transport):
-            self.transport.abortConnection()
+        if not peers.is_authorized(self.transport):
+            self.close()
             return
         self._factory.clients.add(self)
         self.transport.registerProducer(self, True)
         self._timer = self._operations.clock.callLater(HELLO_SECONDS, self._too_late)
+        if ISSLTransport.providedBy(self.transport):
+            self._enter(self._factory.handshaking)
+        else:
+            self._enter(self._factory.silent)
+
+    def handshakeCompleted(self) -> None:
+        """Implements ``IHandshakeListener``: the client has a certificate that is trusted."""
+        self._factory.handshaking.leave(self)
+        if not self._is_closed:
+            self._enter(self._factory.silent)
+
+    def _enter(self, places: Places) -> None:
+        replaced = places.enter(self, self._origin)
+        if replaced is not None:
+            replaced.close()
+
+    def close(self) -> None:
+        """Abort the connection, and deliver no more events; harmless the second time."""
+        if not self._is_closed:
+            self._leave()
+            self.transport.abortConnection()
+
+    def _leave(self) -> None:
+        self._is_closed = True
+        self._factory.clients.discard(self)
+        self._factory.greeted.discard(self)
+        self._factory.unread.remove(self)
+        self._factory.handshaking.leave(self)
+        self._factory.silent.leave(self)
+        self._stop_timer()
+        self.unsubscribe()
+        self._pager.drop()
+        if self._under_way is not None:
+            self._under_way.cancel()
 
     def _too_late(self) -> None:
         self._timer = None
-        self.transport.abortConnection()
+        self.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Implements ``IProtocol.connectionLost``."""
+        self._leave()
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
+
+    # -- requests, one after the other
 
     def dataReceived(self, data: bytes) -> None:
-        """Limit a whole request's size: AMP limits only the parts of a box."""
-        self._box_bytes += len(data)
-        if self._box_bytes > BOX_BYTES + len(data):
-            self.transport.abortConnection()
+        """Hold what was received, for one request after the other."""
+        if not self._is_closed:
+            self._boxes.add(data)
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        """Begin with the next request, unless one is under way or answers are not taken."""
+        if not (self._is_busy or self._is_slow or self._is_closed):
+            try:
+                box = self._boxes.take()
+            except MalformedBox as error:
+                self._log.debug("control client: {error}", error=str(error))
+                self.close()
+                return
+            if box is not None:
+                self._is_busy = True
+                self._factory.queue.add(lambda: self._begin(box))
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        """Read only what is soon needed: nothing while there is a backlog."""
+        must_read = not (self._is_slow or (self._is_busy and len(self._boxes)))
+        if must_read != self._is_reading and not self._is_closed:
+            self._is_reading = must_read
+            if must_read:
+                self._factory.unread.remove(self)
+                self.transport.resumeProducing()
+            else:
+                self._factory.unread.add(self)
+                self.transport.pauseProducing()
+
+    def _begin(self, box: amp.AmpBox) -> None:
+        if self._is_closed:
             return
         try:
-            super().dataReceived(data)
-        except Exception:  # it does not speak AMP
-            self.transport.abortConnection()
+            self.ampBoxReceived(box)
+        except Exception:  # it is no request, or answers what nobody has asked
+            self.close()
 
-    def ampBoxReceived(self, box: amp.AmpBox) -> None:
-        """Implements ``IBoxReceiver.ampBoxReceived``."""
-        self._box_bytes = 0
-        super().ampBoxReceived(box)
+    def dispatchCommand(self, box: amp.AmpBox) -> Deferred[Any]:
+        """Run a command; the next one waits until it is answered."""
+        answered: Deferred[Any] = super().dispatchCommand(box)
+        self._under_way = answered
+        return answered.addBoth(self._ended)
+
+    def _ended(self, result: Any) -> Any:
+        self._under_way = None
+        if isinstance(result, Failure) and result.check(CancelledError):
+            result = amp.AmpBox()  # nobody is there to read it
+        # In a later turn: by then the answer is written, which may have paused us.
+        self._factory.queue.add(self._is_free)
+        return result
+
+    def _is_free(self) -> None:
+        self._is_busy = False
+        self._begin_next()
 
     def locateResponder(self, name: bytes) -> Any:
         """Find a command's responder; before Hello, every other command is denied."""
-        if not self.greeted and name != commands.Hello.commandName:
+        if self not in self._factory.greeted and name != commands.Hello.commandName:
             return _deny
-        return super().locateResponder(name)
+        # Only the commands of this module: AMP itself would let the client switch to TLS.
+        found = amp.CommandLocator.locateResponder(self, name) if name in _COMMANDS else None
+        return found or _refuse
+
+    def sendBox(self, box: amp.AmpBox) -> None:
+        """Send a box; too long a description is shortened, another value that is makes an error.
+
+        Both repeat what the client has sent, escaped.
+        """
+        description = box.get(amp.ERROR_DESCRIPTION)
+        if description is not None and len(description) > _DESCRIPTION_BYTES:
+            shortened = description[:_DESCRIPTION_BYTES].decode("utf-8", "ignore")
+            box[amp.ERROR_DESCRIPTION] = f"{shortened}…".encode()
+        elif amp.ANSWER in box and any(len(each) > amp.MAX_VALUE_LENGTH for each in box.values()):
+            box = amp.AmpBox(
+                {
+                    amp.ERROR: box[amp.ANSWER],
+                    amp.ERROR_CODE: b"BAD_REQUEST",
+                    amp.ERROR_DESCRIPTION: b"the answer would be longer than a value may be",
+                }
+            )
+        super().sendBox(box)
 
     def unhandledError(self, failure: Failure) -> None:
         """Disconnect without a traceback: a client's malformed request is not an internal error."""
         self._log.debug("control client: {reason}", reason=failure.getErrorMessage())
-        self.transport.abortConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Implements ``IProtocol.connectionLost``."""
-        self._factory.clients.discard(self)
-        self.unsubscribe()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        amp.BinaryBoxProtocol.connectionLost(self, reason)
+        self.close()
 
     def pauseProducing(self) -> None:
         """The client reads slowly: read no more requests, and drop events."""
         self._is_slow = True
         if self._subscription is not None:
             self._subscription.pause()
-        self.transport.pauseProducing()
+        self._pause_or_resume()
 
     def resumeProducing(self) -> None:
         """Implements ``IPushProducer.resumeProducing``."""
         self._is_slow = False
         if self._subscription is not None:
             self._subscription.resume()
-        self.transport.resumeProducing()
+        self._begin_next()
 
     def stopProducing(self) -> None:
         """Implements ``IPushProducer.stopProducing``; ``connectionLost`` follows."""
@@ -156,12 +378,12 @@ class ControlProtocol(amp.AMP):
         """Agree on a version, and take one of the places for clients."""
         if version < 1:
             raise commands.BadRequest(f"there is no version {version} of this protocol")
-        if not self.greeted and self._factory.greeted() >= CLIENTS_AT_ONCE:
+        greeted = self._factory.greeted
+        if self not in greeted and len(greeted) >= CLIENTS_AT_ONCE:
             raise commands.Denied(f"{CLIENTS_AT_ONCE} clients are served already")
-        self.greeted = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        greeted.add(self)
+        self._factory.silent.leave(self)
+        self._stop_timer()
         return {
             "version": min(version, commands.VERSION),
             "server": f"monconn {__version__}",
@@ -173,92 +395,93 @@ class ControlProtocol(amp.AMP):
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
 
     @commands.ListServices.responder
-    def list_services(self, service: str | None = None) -> dict[str, Any]:
+    def list_services(self, service: str | None = None) -> Answer:
         """Each service's figures; its IPs may be too many for a page, and have their own list."""
-        rows = self._operations.services(service)
-        without_ips = (
-            {key: value for key, value in row.to_json().items() if key != "ips"} for row in rows
-        )
-        return self._pager.first(without_ips)
+        return self._rows(self._operations.services(service))
 
     @commands.ListConnections.responder
-    def list_connections(self, **arguments: Any) -> Deferred[dict[str, Any]]:
+    def list_connections(self, **arguments: Any) -> Answer:
         """Connections, with how many there are in all."""
         return self._operations.connections(**arguments).addCallback(
-            lambda found: self._rows(found.rows) | {"total": found.total}
+            lambda found: self._rows(found.rows, {"total": found.total})
         )
 
     @commands.ListIps.responder
-    def list_ips(self, **arguments: Any) -> dict[str, Any]:
+    def list_ips(self, **arguments: Any) -> Answer:
         """The bare IPs."""
-        return self._pager.first(row.ip for row in self._operations.ips(**arguments))
+        rows = self._operations.ips(**arguments)
+        return self._pager.first(row and row.ip for row in rows)
 
     @commands.ListClients.responder
-    def list_clients(self, **arguments: Any) -> dict[str, Any]:
+    def list_clients(self, **arguments: Any) -> Answer:
         """The totals of each client IP."""
         return self._rows(self._operations.clients(**arguments))
 
     @commands.ListDevices.responder
-    def list_devices(self, **arguments: Any) -> dict[str, Any]:
+    def list_devices(self, **arguments: Any) -> Answer:
         """Each device that was seen."""
         return self._rows(self._operations.devices(**arguments))
 
     @commands.ListBlocks.responder
-    def list_blocks(self, **arguments: Any) -> dict[str, Any]:
+    def list_blocks(self, **arguments: Any) -> Answer:
         """The blocked networks."""
         return self._rows(self._operations.blocks(**arguments))
 
     @commands.ListHistory.responder
-    def list_history(
-        self, events: bool | None = None, **arguments: Any
-    ) -> Deferred[dict[str, Any]]:
+    def list_history(self, events: bool | None = None, **arguments: Any) -> Answer:
         """Connections that are over, or events."""
         find = self._operations.history_events if events else self._operations.history
         found: Deferred[Any] = find(**arguments)
-        return found.addCallback(self._rows)
+        return found.addCallback(lambda listing: self._rows(listing.rows, held=listing.total))
 
     @commands.Report.responder
-    def report(self, **arguments: Any) -> Deferred[dict[str, Any]]:
+    def report(self, **arguments: Any) -> Answer:
         """A period summed up."""
         return self._operations.report(**arguments).addCallback(
             lambda row: {"report": _json(row.to_json())}
         )
 
     @commands.ShowConnection.responder
-    def show_connection(self, id: int) -> Deferred[dict[str, Any]]:
+    def show_connection(self, id: int) -> Answer:
         """One connection, whole."""
         return self._operations.connection(id).addCallback(
             lambda row: {"connection": _json(row.to_json())}
         )
 
     @commands.NextPage.responder
-    def next_page(self, next: int) -> dict[str, Any]:
+    def next_page(self, next: int) -> Answer:
         """More of the list that was requested last."""
         page = self._pager.next(next)
         if page is None:
             raise commands.UnknownPage("there is no such page: ask for the list again")
         return page
 
-    def _rows(self, rows: Any) -> dict[str, Any]:
-        return self._pager.first(row.to_json() for row in rows)
+    def _rows(
+        self, rows: RowSteps[Row], others: dict[str, Any] | None = None, held: int = 0
+    ) -> Answer:
+        """The first page of a list, with the other values of the answer."""
+        plain = (row and row.to_json() for row in rows)
+        return self._pager.first(plain, held).addCallback(lambda page: page | (others or {}))
 
     # -- actions
 
     @commands.CloseConnections.responder
     def close_connections(
         self, ids: bytes | None = None, dry_run: bool | None = None, **arguments: Any
-    ) -> Deferred[dict[str, Any]]:
+    ) -> Answer:
         """End connections; a dry run answers which."""
         wanted = None if ids is None else _ids(ids)
-        return self._operations.close(
-            self._actor(), ids=wanted, dry_run=dry_run, **arguments
-        ).addCallback(
-            lambda done: {
+
+        def answer(done: CloseResult) -> Any:
+            values = {
                 "closed": len(done.ids),
                 "unknown": json.dumps(done.unknown, separators=(",", ":")).encode(),
-                **(self._rows(done.rows) if dry_run else {}),
             }
-        )
+            return self._rows(iter(done.rows), values) if dry_run else values
+
+        return self._operations.close(
+            self._actor(), ids=wanted, dry_run=dry_run, **arguments
+        ).addCallback(answer)
 
     @commands.Block.responder
     def block(self, **arguments: Any) -> dict[str, Any]:
@@ -316,8 +539,27 @@ class ControlProtocol(amp.AMP):
             )
 
 
+_COMMANDS = frozenset(
+    each.commandName
+    for each in vars(commands).values()
+    if isinstance(each, type) and issubclass(each, amp.Command)
+)
+
+
+def _origin(ip: str) -> str:
+    """The network that one host may have to itself: an IPv4 address, or an IPv6 /64."""
+    if ":" not in ip:
+        return ip
+    return str(ip_network((ip.partition("%")[0], 64), strict=False))
+
+
 def _deny(box: amp.AmpBox) -> Any:
     raise amp.RemoteAmpError(b"DENIED", "say Hello first")
+
+
+def _refuse(box: amp.AmpBox) -> Any:
+    name = quoted(box[amp.COMMAND].decode("utf-8", "replace"))
+    raise amp.RemoteAmpError(amp.UNHANDLED_ERROR_CODE, f"there is no command {name}")
 
 
 def _json(value: Any) -> bytes:
@@ -329,6 +571,10 @@ def _ids(text: bytes) -> list[int]:
         ids = json.loads(text)
     except (ValueError, RecursionError):
         ids = None
-    if not isinstance(ids, list) or not all(type(each) is int for each in ids):
-        raise commands.BadRequest("ids must be a JSON array of integers")
+    if not isinstance(ids, list) or not all(
+        type(each) is int and abs(each) < 10**_ID_DIGITS for each in ids
+    ):
+        raise commands.BadRequest(
+            f"ids must be a JSON array of integers of {_ID_DIGITS} digits at most"
+        )
     return ids

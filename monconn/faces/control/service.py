@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.ssl import Certificate, PrivateCertificate
+from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 
 from monconn.addresses import TcpAddress, UnixAddress
-from monconn.clock import Clock
+from monconn.clock import Clock, retry_pauses
 from monconn.config.sections import ControlConfig
-from monconn.errors import ControlError, ListenError
+from monconn.errors import ControlError, ListenError, os_error_text
 from monconn.faces.control.peers import user_name
 from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
 from monconn.faces.control.server import ControlFactory
@@ -25,6 +26,9 @@ from monconn.monitor.registry import Registry
 from monconn.net.listen import Listener, ServeReactor, client_address, open_listener, serve_factory
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
+
+ACCEPTED_A_TURN = 4
+"""Clients accepted in one turn of the reactor; the others stay in the kernel's queue."""
 
 
 class ControlService(Service):
@@ -50,8 +54,10 @@ class ControlService(Service):
     ) -> None:
         self._config = config
         self._reactor = reactor
+        self._clock = clock
         self._factory = ControlFactory(operations or Operations(registry, clock))
         self._listener: Listener | None = None
+        self._accepted = 0  # in this turn
         self.where: str | None = None
         """How a client names it; None while there is none."""
 
@@ -110,6 +116,19 @@ class ControlService(Service):
         sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         self.where = client_address(address, sock)
         self._listener = serve_factory(sock, self._reactor, factory)
+        self._listener.must_wait = self._must_wait
+
+    def _must_wait(self) -> bool:
+        """Whether as many clients as in one turn are accepted already."""
+        if self._accepted == 0:
+            self._clock.callLater(0, self._next_turn)
+        self._accepted += 1
+        return self._accepted > ACCEPTED_A_TURN
+
+    def _next_turn(self) -> None:
+        self._accepted = 0
+        if self._listener is not None:
+            self._listener.resume()
 
     def _secured(self) -> Any:
         tls = self._config.tls
@@ -121,15 +140,71 @@ class ControlService(Service):
             options = PrivateCertificate.loadPEM(pem).options(authority)
         except Exception as error:  # OpenSSL's have no type in common
             raise ListenError(f"control: its certificates cannot be used: {error}") from None
-        return TLSMemoryBIOFactory(options, False, self._factory)
+        return TlsFactory(options, self._factory)
+
+
+class TlsTransport(BufferingTLSTransport):
+    """TLS whose handshakes go on in turns that all clients share: each step costs a millisecond.
+
+    A stranger needs no certificate to cause it, and may come a thousand times a second.
+    """
+
+    factory: TlsFactory
+    transport: Any
+    _handshake_input = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Implements ``IProtocol.dataReceived``."""
+        if self._handshakeDone:
+            super().dataReceived(data)
+            return
+        if not self._handshake_input:
+            self.factory.queue.add(self._go_on)
+            self.transport.pauseProducing()
+        self._handshake_input += data
+
+    def _go_on(self) -> None:
+        data, self._handshake_input = self._handshake_input, b""
+        if self.connected:
+            self.transport.resumeProducing()
+            super().dataReceived(data)
+
+
+class TlsFactory(TLSMemoryBIOFactory):
+    """Serves the control port over TLS.
+
+    :param options: the server's certificate, and the authority of the clients'.
+    :param served: the control port.
+    """
+
+    protocol = TlsTransport
+
+    def __init__(self, options: CertificateOptions, served: ControlFactory) -> None:
+        super().__init__(options, False, served)
+        self.queue = served.queue
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from choosing a path in a folder meanwhile."""
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Keep other processes from choosing a path in a folder meanwhile.
+
+    :raises ControlError: the lock cannot be had, or is held by a process that stands still.
+    """
+    path = folder / ".lock"
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ControlError(f"{path}: {os_error_text(error)}") from None
+    try:
+        # It is held for milliseconds.
+        for pause in (*retry_pauses([0.1] * 20), 0.0):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(pause)
+        else:
+            raise ControlError(f"{path} is locked by another process")
         yield
     finally:
         os.close(lock)

@@ -55,6 +55,11 @@ class HistoryFilter:
     none: the sums of whole hours lack most columns."""
 
 
+# What datetime can write, less a day for time zones.
+_FIRST_SECOND = -62135596800 + 86400
+_LAST_SECOND = 253402300799 - 86400
+
+
 def make_filter(
     *,
     events: bool = False,
@@ -70,11 +75,15 @@ def make_filter(
 
     :param events: whether the reason is a refusal, or the kind of an alarm or an action.
     :raises AddressError: the client is no network.
-    :raises QuestionError: the reason is unknown, or since is not before until.
+    :raises QuestionError: the reason is unknown, or since is not before until, or one of them is
+        no time that has a date.
     """
     known = (*REFUSALS, *ALARM_KINDS, *ACTION_KINDS) if events else REASONS
     if reason is not None and reason not in known:
         raise QuestionError(f"{quoted(reason)} is none of {', '.join(known)}")
+    for moment in (since, until):
+        if moment is not None and not _FIRST_SECOND <= moment <= _LAST_SECOND:
+            raise QuestionError("since and until must be in the years 1 to 9999")
     if since is not None and since >= (time.time() if until is None else until):
         raise QuestionError("there is no time between since and until")
     network = None if client is None else parse_network(client)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
 import ssl
@@ -21,6 +23,7 @@ from monconn.clock import MonotonicClock
 from monconn.config.sections import ControlConfig, TlsConfig
 from monconn.errors import ControlError, ListenError
 from monconn.faces.control import peers, place
+from monconn.faces.control.boxes import BOX_BYTES
 from monconn.faces.control.client import (
     Client,
     CommandFailed,
@@ -29,10 +32,9 @@ from monconn.faces.control.client import (
     find_server,
 )
 from monconn.faces.control.server import (
-    BOX_BYTES,
     CLIENTS_AT_ONCE,
     HELLO_SECONDS,
-    MAX_UNAUTHENTICATED,
+    MAX_STRANGERS,
     ControlFactory,
 )
 from monconn.faces.control.service import ControlService
@@ -147,14 +149,43 @@ def test_the_number_of_clients_is_limited(port: Port) -> None:
 
 
 @with_port
-def test_unauthenticated_clients_take_no_slots_from_others(port: Port) -> None:
-    unauthenticated = [raw(port) for _ in range(MAX_UNAUTHENTICATED)]
-    with raw(port) as one_more:
-        assert hangs_up(one_more)
-    for stranger in unauthenticated:
+def test_whoever_says_nothing_keeps_nobody_out(port: Port) -> None:
+    silent = [raw(port) for _ in range(MAX_STRANGERS)]
+    assert port.client().hello["version"] == "1"
+    assert hangs_up(silent.pop(0))
+    for stranger in silent:
         stranger.sendall(HELLO)
-        assert stranger.recv(1000)
+        assert b"_answer" in stranger.recv(1000)
         stranger.close()
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "half_close"])
+@pytest_twisted.ensureDeferred
+async def test_who_leaves_with_requests_and_answers_unread_is_forgotten(
+    make_port: MakePort, how: str
+) -> None:
+    def play() -> None:
+        with make_port() as port:
+            web = port.monitor("web")
+            port.connections(web, *["192.0.2.1"] * 500)
+            assert port.service is not None
+            factory = port.service._factory
+            request = box(_command="ListConnections", _ask="2")
+            for _ in range(5):
+                with raw(port) as sock:
+                    sock.sendall(HELLO + box(_command="Subscribe", _ask="3") + request * 300)
+                    if how != "close":
+                        assert sock.recv(100)
+                    if how == "half_close":
+                        sock.shutdown(socket.SHUT_WR)
+                        assert hangs_up(sock)
+            while factory.clients:  # a thread of its own: the server goes on meanwhile
+                pass
+            assert not factory.greeted
+            assert not port.service._factory.operations.feed._subscriptions
+            assert list(port.client().rows("ListServices"))
+
+    await deferToThread(play)
 
 
 # -- with a clock of the test's own
@@ -165,6 +196,7 @@ class Seat:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool = True) -> None:
         monkeypatch.setattr(peers, "is_authorized", lambda transport: allowed)
+        monkeypatch.setattr(peers, "has_hung_up", lambda transport: False)
         self.clock = Clock()
         self.registry = Registry()
         self.factory = ControlFactory(Operations(self.registry, self.clock))
@@ -173,10 +205,16 @@ class Seat:
         self.transport.abortConnection = self.transport.loseConnection  # type: ignore[method-assign]
         self.protocol.makeConnection(self.transport)
 
+    def send(self, *requests: bytes) -> None:
+        """Have requests arrive, and as many turns pass as they need."""
+        self.protocol.dataReceived(b"".join(requests))
+        for _ in range(2 * len(requests)):
+            self.clock.advance(0)
+
 
 def test_a_client_without_hello_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     silent, polite = Seat(monkeypatch), Seat(monkeypatch)
-    polite.protocol.dataReceived(HELLO)
+    polite.send(HELLO)
     for seat in (silent, polite):
         seat.clock.advance(HELLO_SECONDS)
     assert silent.transport.disconnecting
@@ -201,8 +239,7 @@ def test_a_slow_subscriber_misses_events_and_gets_their_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seat = Seat(monkeypatch)
-    seat.protocol.dataReceived(HELLO)
-    seat.protocol.dataReceived(box(_command="Subscribe", _ask="2"))
+    seat.send(HELLO, box(_command="Subscribe", _ask="2"))
     monitor = seat.registry.new("web", clock=seat.clock)
     monitor.stopping = True
     seat.transport.clear()
@@ -215,6 +252,27 @@ def test_a_slow_subscriber_misses_events_and_gets_their_number(
     monitor.admit("192.0.2.1:1", "192.0.2.1")
     assert b"refused" in seat.transport.value()
     assert b"\0\x07dropped\0\x015" in seat.transport.value()
+
+
+def test_a_hang_up_is_found_without_reading() -> None:
+    class Transport:
+        def fileno(self) -> int:
+            return one.fileno()
+
+    for family in (socket.AF_UNIX, socket.AF_INET):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            if family == socket.AF_UNIX:
+                one, other = socket.socketpair()
+            else:
+                other = socket.create_connection(listener.getsockname())
+                one, _ = listener.accept()
+            other.sendall(b"unread")
+            assert not peers.has_hung_up(Transport())
+            other.close()
+            while not peers.has_hung_up(Transport()):  # until the kernel has passed it on
+                pass
+            one.close()
+            assert peers.has_hung_up(Transport())
 
 
 # -- which users
@@ -312,6 +370,23 @@ def test_a_server_in_a_folder_of_others_is_not_used(runtime: Path) -> None:
         find_server(None)
     runtime.chmod(0o700)
     service.stopService()
+
+
+@pytest.mark.parametrize("kind", ["held", "folder", "link"])
+def test_a_lock_that_cannot_be_had_keeps_no_service_from_starting(runtime: Path, kind: str) -> None:
+    runtime.mkdir(mode=0o700)
+    lock = runtime / ".lock"
+    with logged_lines() as lines, contextlib.ExitStack() as held:
+        if kind == "held":  # by a process that was stopped amid its start, say
+            fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX)
+        elif kind == "folder":
+            lock.mkdir()
+        else:
+            lock.symlink_to(runtime.parent / "elsewhere")
+        assert started().where is None
+    assert not (runtime.parent / "elsewhere").exists()
+    assert f"no control port: {lock}" in lines[-1]
+    assert "Errno" not in lines[-1]
 
 
 @pytest_twisted.ensureDeferred

@@ -15,6 +15,7 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 from twisted.python import usage
 
+from monconn.clock import make_steady
 from monconn.config.config import Config, from_pairs, load
 from monconn.errors import ConfigError, ListenError, MonconnError
 from monconn.run.application import Application
@@ -60,6 +61,7 @@ def make_service(config: Config) -> IService:
     """The service of a configuration, with the signals that stop it."""
     from twisted.internet import reactor
 
+    make_steady(reactor)
     try:
         return _TwistdApp(config, reactor)
     except MonconnError as error:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from monconn.clock import make_steady
 from monconn.config.config import Config
 from monconn.errors import ListenError, MonconnError
 from monconn.faces.cli.logs import Output, TextLog, begin_logging
@@ -66,11 +67,20 @@ def run(
 
 
 def install_reactor() -> None:
-    """Install monconn's epoll reactor, where there is epoll and no reactor is installed yet."""
-    if HAS_EPOLL and "twisted.internet.reactor" not in sys.modules:
+    """Install monconn's epoll reactor, unless a reactor is installed already.
+
+    Where there is no epoll, it is Twisted's default, whose timers go by the monotonic clock, too.
+    """
+    if "twisted.internet.reactor" in sys.modules:
+        return
+    if HAS_EPOLL:
         from monconn.relay.sockets.reactor import install
 
         install()
+    else:
+        from twisted.internet import reactor
+
+        make_steady(reactor)
 
 
 def _exit_with(error: MonconnError) -> int:

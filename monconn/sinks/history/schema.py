@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from monconn.clock import retry_pauses
@@ -116,6 +116,22 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
+# How the wall clock went, see file_time; it needs no version of its own, as whoever does not know
+# it writes rows all the same.
+_CLOCK = """
+CREATE TABLE IF NOT EXISTS clock (
+    entry INTEGER PRIMARY KEY,
+    elapsed REAL NOT NULL,
+    at REAL NOT NULL,
+    seconds REAL NOT NULL,
+    lead REAL NOT NULL
+)
+"""
+
+
+class FileReplaced(Exception):
+    """A history's file, or one beside it, was moved, removed or replaced while it was open."""
+
 
 def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
     """Open a history for its one writer; create it if there is none, update it if it is older.
@@ -131,6 +147,7 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
                 _make(db)
             if (version := _check(db, path)) < SCHEMA_VERSION:
                 _update(db, version)
+            db.execute(_CLOCK)
             set_up(db, max_size)
     except (OSError, sqlite3.Error) as error:
         raise no_history(path, os_error_text(error)) from None
@@ -192,6 +209,40 @@ def lock(path: str) -> int:
             return descriptor
     os.close(descriptor)
     raise no_history(path, "another monconn writes it: each needs a file of its own")
+
+
+def is_locked(path: str, descriptor: int) -> bool:
+    """Whether the lock of a descriptor from :func:`lock` is still the one that others would see."""
+    try:
+        return os.path.samestat(os.stat(f"{path}.lock"), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
+"""Which file there is, and which write-ahead log beside it; None for one that does not exist."""
+
+
+def identity(path: str) -> Identity:
+    """Which files are there now under a history's path."""
+    return _inode(path), _inode(f"{path}-wal")
+
+
+def remove_log(path: str, known: Identity) -> None:
+    """Remove the write-ahead log of a file that is gone, if it is there and still that file's."""
+    file, log = identity(path)
+    if file != known[0] and log is not None and log == known[1]:
+        for beside in (f"{path}-wal", f"{path}-shm"):
+            with suppress(FileNotFoundError):
+                os.unlink(beside)
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _refuse_folder(path: str) -> None:

@@ -10,6 +10,8 @@ from monconn.errors import FileError
 from monconn.units import format_bytes
 
 _KINDS = (
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
@@ -55,7 +57,7 @@ def _require_regular(path: str, mode: int) -> None:
 
 def kind_of_file(mode: int) -> str:
     """What an ``st_mode`` says that a file is, for a message."""
-    return next((name for is_kind, name in _KINDS if is_kind(mode)), "a file")
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "something of another kind")
 
 
 def path_fault(path: str) -> str | None:

@@ -58,7 +58,7 @@ class SocketFile:
             if (found.st_dev, found.st_ino) == self.inode:
                 os.unlink(self.path)
         except OSError:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            pass
 
 
 class ListeningSocket(socket.socket):

@@ -18,13 +18,7 @@ from twisted.python import usage
 from monconn.config.config import Config, from_pairs, load
 from monconn.errors import ConfigError, ListenError, MonconnError
 from monconn.run.application import Application
-from monconn.run.signals import (
-    EXIT_SECONDS,
-    StopSignals,
-    abandon_pool_threads,
-    end_after,
-    end_hurried,
-)
+from monconn.run.signals import StopSignals, abandon_pool_threads, end_hurried, end_soon
 
 CONFIG_VARIABLE = "MONCONN_CONFIG"
 DEFAULT_CONFIG = "monconn.yaml"
@@ -111,7 +105,7 @@ class _TwistdApp(Application):
         """Decide what signals do to the process, and that it ends once the reactor has stopped."""
         self._signals.install()
         abandon_pool_threads(self._reactor)
-        self._reactor.addSystemEventTrigger("after", "shutdown", self._end_soon)
+        self._reactor.addSystemEventTrigger("after", "shutdown", lambda: end_soon(self._status))
 
     def startService(self) -> None:
         self._start(super().startService)
@@ -126,9 +120,6 @@ class _TwistdApp(Application):
     def _report(self, error: MonconnError) -> None:
         self._log.error("{problem}", problem=str(error))
         print(f"monconn: {error}", file=sys.__stderr__)
-
-    def _end_soon(self) -> None:
-        end_after(EXIT_SECONDS, self._status)
 
     def _fail(self, error: ListenError) -> None:
         self._report(error)

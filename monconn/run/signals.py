@@ -29,9 +29,9 @@ OTHER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 LAST_SECONDS = 8.0
 """From the second signal to the end, whatever hangs. Each sink may wait for its disk or its reader
 for a second or two."""
-EXIT_SECONDS = 2.0
-"""For what Python does at the end: it waits for threads that are not daemons, and runs what was
-registered by ``atexit``."""
+EXIT_SECONDS = 3.0
+"""From the reactor's end to the process': Python waits for threads that are not daemons, and runs
+what was registered by ``atexit``."""
 JOIN_SECONDS = 0.1
 
 _log = Logger()
@@ -170,23 +170,26 @@ def deadly() -> Any:
     return signal.SIG_DFL if os.getpid() != 1 else lambda number, frame: os._exit(128 + number)
 
 
-def end_after(seconds: float, status: int) -> None:
-    """End the process after this time, if it has not ended by then, whatever hangs in it.
+def end_hurried(number: int) -> None:
+    """Have the process end soon after its second signal, whatever hangs.
 
     May be called in a signal's handler.
     """
+    _end_after(LAST_SECONDS, 128 + number)
 
+
+def end_soon(status: int) -> None:
+    """Have the process end soon, as its reactor has, whatever hangs."""
+    _end_after(EXIT_SECONDS, status)
+
+
+def _end_after(seconds: float, status: int) -> None:
     def end() -> None:
         time.sleep(seconds)
         os._exit(status)
 
-    # Not by threading, whose lock the interrupted code may hold.
+    # Not by threading, whose lock the code that a signal has interrupted may hold.
     _thread.start_new_thread(end, ())
-
-
-def end_hurried(number: int) -> None:
-    """Have the process end within :data:`LAST_SECONDS`, as its second signal asks for."""
-    end_after(LAST_SECONDS, 128 + number)
 
 
 class _PoolThread(threading.Thread):

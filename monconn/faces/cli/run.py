@@ -13,11 +13,10 @@ from monconn.faces.cli.logs import Output, TextLog, begin_logging
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.application import Application
 from monconn.run.signals import (
-    EXIT_SECONDS,
     StopSignals,
     abandon_pool_threads,
-    end_after,
     end_hurried,
+    end_soon,
     flush_streams,
 )
 
@@ -86,7 +85,7 @@ def _end(log: TextLog, error: MonconnError | None) -> int:
     :returns: the exit status.
     """
     status = 0 if error is None else 1
-    end_after(_FLUSH_SECONDS + EXIT_SECONDS, status)
+    end_soon(status)
     log.stop(_FLUSH_SECONDS)
     if error is not None:
         print(f"monconn: {error}", file=sys.stderr)

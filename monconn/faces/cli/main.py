@@ -33,6 +33,8 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
     if context.invoked_subcommand is not None:
         if pairs or file is not None:
             raise click.UsageError("-p and -c do not go with a command")
+        if context.obj is not None:  # the signals' handlers of monconn_command are for services
+            context.obj()
         context.obj = {"debug": debug}
         return
     if pairs and file is not None:

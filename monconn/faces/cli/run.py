@@ -13,7 +13,13 @@ from monconn.errors import ListenError, MonconnError
 from monconn.faces.cli.logs import Output, TextLog, begin_logging
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.application import Application
-from monconn.run.signals import StopSignals
+from monconn.run.signals import (
+    StopSignals,
+    abandon_pool_threads,
+    end_hurried,
+    end_soon,
+    flush_streams,
+)
 
 _FLUSH_SECONDS = 1.0
 _GC_THRESHOLD = 10_000
@@ -44,13 +50,14 @@ def run(
         signals.stop()
 
     try:
+        abandon_pool_threads(reactor)
         app = Application(config, reactor, show=output.write, failed=stop_after)
-        signals = StopSignals(reactor, app.stop_now, app.signal_received)
+        signals = StopSignals(reactor, app.stop_now, app.signal_received, end_hurried)
         signals.install()
         app.privilegedStartService()
         app.startService()
     except MonconnError as error:
-        return _exit_with(error)
+        return _end(log, error)
     if prepare is not None:
         prepare(app, reactor, log)
     # What exists now stays until the end, and connections leave no reference cycles: collect
@@ -62,8 +69,7 @@ def run(
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     reactor.addSystemEventTrigger("before", "shutdown", app.stopService)
     reactor.run()
-    log.stop(_FLUSH_SECONDS)
-    return _exit_with(failures[0]) if failures else 0
+    return _end(log, failures[0] if failures else None)
 
 
 def install_reactor() -> None:
@@ -83,6 +89,15 @@ def install_reactor() -> None:
         make_steady(reactor)
 
 
-def _exit_with(error: MonconnError) -> int:
-    print(f"monconn: {error}", file=sys.stderr)
-    return 1
+def _end(log: TextLog, error: MonconnError | None) -> int:
+    """Write what is still to be written, and have the process end soon, whatever hangs in it.
+
+    :returns: the exit status.
+    """
+    status = 0 if error is None else 1
+    end_soon(status)
+    log.stop(_FLUSH_SECONDS)
+    if error is not None:
+        print(f"monconn: {error}", file=sys.stderr)
+    flush_streams()
+    return status

@@ -25,6 +25,7 @@ LEAP_SECONDS = 60.0
 TRUSTED_AFTER = 0.1
 """How long it must run without a leap until a lead is counted, as a share of the lead."""
 MOST_STRETCHES = 1_000
+_MOST_SECONDS = 1e12
 
 
 def steady_seconds() -> float:
@@ -145,9 +146,7 @@ def load(db: sqlite3.Connection) -> list[Stretch]:
         "SELECT entry, elapsed, at, seconds, lead FROM clock ORDER BY entry"
     ).fetchall()
     if found:
-        if not all(isinstance(value, int | float) for row in found for value in row):
-            raise sqlite3.DatabaseError("a time of the table clock is no number")
-        return [Stretch(*row) for row in found]
+        return [Stretch(int(_number(entry)), *map(_number, row)) for entry, *row in found]
     (first,) = db.execute(
         "SELECT min(time) FROM (SELECT min(at) AS time FROM events UNION ALL"
         " SELECT min(closed_at) FROM connections UNION ALL SELECT min(hour) FROM hours)"
@@ -160,7 +159,18 @@ def load(db: sqlite3.Connection) -> list[Stretch]:
         "SELECT at AS time FROM events WHERE entry = (SELECT max(entry) FROM events) UNION ALL"
         " SELECT closed_at FROM connections WHERE entry = (SELECT max(entry) FROM connections))"
     ).fetchone()
-    return [Stretch(1, 0.0, first, max(0.0, (first if last is None else last) - first))]
+    first = _number(first)
+    return [Stretch(1, 0.0, first, max(0.0, (first if last is None else _number(last)) - first))]
+
+
+def _number(value: object) -> float:
+    """A time or a duration, which SQLite does not check.
+
+    :raises sqlite3.DatabaseError: it is none.
+    """
+    if not isinstance(value, int | float) or not abs(value) < _MOST_SECONDS:
+        raise sqlite3.DatabaseError("a time of the table clock is no number")
+    return float(value)
 
 
 def save(db: sqlite3.Connection, changed: Sequence[Stretch]) -> None:

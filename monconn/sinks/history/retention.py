@@ -108,6 +108,8 @@ def _age(db: sqlite3.Connection, table: _Table, stretches: Sequence[Stretch], no
     oldest = db.execute(f"SELECT min({table.time}) FROM {table.name}").fetchone()[0]
     if oldest is None:
         return -math.inf
+    if not isinstance(oldest, int | float):
+        raise sqlite3.DatabaseError(f"a time in {table.name} is no number")
     return max(0.0, age(stretches, float(oldest), now) - table.lasts)
 
 

@@ -30,7 +30,7 @@ from monconn.monitor.registry import Registry
 from monconn.sinks.history import file_time, schema, store
 from monconn.sinks.history.file_time import LEAP_SECONDS, FileTime, Stretch
 from monconn.sinks.history.retention import prune
-from monconn.sinks.history.schema import no_history, open_read_only
+from monconn.sinks.history.schema import OPEN_SECONDS, limited, no_history, open_read_only
 from monconn.sinks.history.store import Event, Item
 from monconn.sinks.history.write_queue import WriteQueue
 from monconn.units import format_duration
@@ -46,7 +46,6 @@ MOST_QUERIES = 16
 _PRUNE_SECONDS = 60.0
 _REFUSED_LINE_SECONDS = 60.0
 _LIVE_PER_TICK = 10_000
-_STEPS_PER_CHECK = 10_000
 
 
 @attrs.frozen
@@ -405,26 +404,14 @@ class HistoryService(Service):
 
     def _query(self, query: Callable[[sqlite3.Connection], T], asked: float) -> T:
         """Run a query; called in a thread."""
-        now = time.monotonic()
-        if now > asked + QUERY_SECONDS:
+        if time.monotonic() > asked + QUERY_SECONDS:
             raise self._busy()  # whoever asked may have gone; so a long queue gets short at once
-        until = now + QUERY_SECONDS
         # Opened for each query, which costs a millisecond: it is the file that is there now.
-        with closing(open_read_only(self._config.path)) as db:
-            # The one way to interrupt a statement from within: SQLite calls it every so many of
-            # its virtual machine's instructions.
-            db.set_progress_handler(
-                lambda: self._is_stopping or time.monotonic() > until, _STEPS_PER_CHECK
-            )
-            try:
-                return query(db)
-            except sqlite3.OperationalError:
-                if time.monotonic() > until:
-                    raise no_history(
-                        self._config.path,
-                        f"this took longer than {QUERY_SECONDS:g} s: ask for a shorter period",
-                    ) from None
-                raise
+        with (
+            closing(open_read_only(self._config.path)) as db,
+            limited(db, self._config.path, QUERY_SECONDS, lambda: self._is_stopping),
+        ):
+            return query(db)
 
     def _explain(self, failure: Failure) -> NoReturn:
         if failure.check(sqlite3.Error):
@@ -446,7 +433,8 @@ def _open_file(path: str, max_size: int) -> _File:
     """Open a file and read what is needed to go on with it; it is created if there is none."""
     db = schema.open_for_writing(path, max_size)
     try:
-        return _File(db, schema.identity(path), store.load_totals(db), file_time.load(db))
+        with limited(db, path, OPEN_SECONDS):
+            return _File(db, schema.identity(path), store.load_totals(db), file_time.load(db))
     except (OSError, sqlite3.Error) as error:
         db.close()
         raise no_history(path, f"cannot be read: {os_error_text(error)}") from None

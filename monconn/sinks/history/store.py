@@ -294,9 +294,14 @@ def _save(db: sqlite3.Connection, totals: Mapping[str, Totals]) -> None:
 
 
 def load_totals(db: sqlite3.Connection) -> dict[str, Totals]:
-    """The services' counters as of the last batch."""
+    """The services' counters as of the last batch.
+
+    :raises sqlite3.DatabaseError: they cannot be read, or are no counters.
+    """
     totals: dict[str, Totals] = {}
     for service, name, value in db.execute("SELECT service, name, value FROM counters"):
+        if not (isinstance(service, str) and isinstance(value, int)):
+            raise sqlite3.DatabaseError("a counter is no number")
         total = totals.setdefault(service, Totals())
         if name in ("opened", "up", "down"):
             setattr(total, name, value)

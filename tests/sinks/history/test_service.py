@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -662,3 +663,56 @@ async def test_a_lock_file_that_is_removed_is_made_anew(path: Path, log: list[st
     await world.until(lambda: world.rows() == 1)
     assert world.history.dropped == 0
     await world.stop()
+
+
+# -- many queries
+
+
+@pytest_twisted.ensureDeferred
+async def test_queries_do_not_queue_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are asked, each is answered, or refused at once."""
+    monkeypatch.setattr(service, "MOST_QUERIES", 5)
+    world = World(path)
+    world.history.startService()
+    wait = threading.Event()
+    asked = [world.history.run(lambda db: wait.wait(WAIT_SECONDS)) for _ in range(5)]
+    for _ in range(100):
+        with pytest.raises(FileError, match="too many queries at a time: ask again later"):
+            await world.history.run(lambda db: connections(db, HistoryFilter()))
+    wait.set()
+    assert [await each for each in asked] == [True] * 5
+    assert await world.history.run(lambda db: connections(db, HistoryFilter())) == []
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_has_waited_too_long_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "QUERY_SECONDS", 0.05)
+    world = World(path)
+    world.history.startService()
+    asked = [world.history.run(endless) for _ in range(2)]  # takes both readers
+    late = [world.history.run(lambda db: connections(db, HistoryFilter())) for _ in range(4)]
+    for each in asked:
+        with pytest.raises(FileError, match="took longer"):
+            await each
+    for each in late:
+        with suppress(FileError):  # too many at a time, if the machine is slow
+            assert await each == []
+    world.history._queries = 0
+    with pytest.raises(FileError, match="too many queries at a time"):
+        world.history._query(lambda db: connections(db, HistoryFilter()), time.monotonic() - 1)
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_that_hangs_does_not_delay_the_stop(path: Path) -> None:
+    world = World(path)
+    world.history.startService()
+    answers = threading.Event()
+    asked = world.history.run(lambda db: answers.wait(WAIT_SECONDS))
+    await world.stop()
+    assert not asked.called
+    answers.set()
+    assert await asked is True

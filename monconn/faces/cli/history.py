@@ -206,8 +206,9 @@ def _open_history(file: str | None, control: str | None) -> Iterator[_ServerHist
 
         from monconn.sinks.history.schema import limited, no_history, open_read_only
 
-        with closing(open_read_only(file)) as db, limited(db, file, _FILE_SECONDS):
+        with closing(open_read_only(file)) as db:
             try:
-                yield _FileHistory(db)
+                with limited(db, file, _FILE_SECONDS):
+                    yield _FileHistory(db)
             except sqlite3.Error as error:
                 raise no_history(file, f"cannot be read: {error}") from None

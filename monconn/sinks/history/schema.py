@@ -271,8 +271,10 @@ def check_path(path: str) -> None:
 
     :raises FileError: no file can have that path, or what is there is no regular file.
     """
-    if path == ":memory:" or path.startswith("file:"):
-        raise no_history(path, "is SQLite's way to say something else: give the path of a file")
+    if path == ":memory:":
+        raise no_history(path, "means a database in memory to SQLite: give the path of a file")
+    if path.startswith("file:"):
+        raise no_history(path, "is a URI: give the path of the file, without options")
     if fault := path_fault(path):
         raise no_history(path, fault)
     try:

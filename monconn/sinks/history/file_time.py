@@ -100,8 +100,10 @@ class FileTime:
 
     def _begin(self, at: float) -> Stretch:
         last = self._past[-1]
-        known = next((each for each in reversed(self._past) if not each.lead), self._past[0])
-        lead = (at - known.end_at) - (last.end - known.end)
+        # The most that the wall clock was beyond the file's time as far as it is believed: one that
+        # returns from where it was set back to is not ahead.
+        known = [each for each in self._past if not each.lead] or self._past[:1]
+        lead = (at - last.end) - max(each.at - each.elapsed for each in known)
         return Stretch(last.entry + 1, last.end, at, 0.0, max(0.0, lead))
 
     def check(self) -> float:

@@ -82,6 +82,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "REAL": (int, float),
     "BLOB": (bytes, str, int, float),  # which is not shown
 }
+_DAY_SECONDS = 86_400
 _LAST_SECONDS = 253_402_300_800.0
 """The end of the year 9999, beyond which there is no date."""
 
@@ -128,10 +129,9 @@ def _time(wall_seconds: float) -> str:
 
     :raises sqlite3.DatabaseError: it is none.
     """
-    try:
-        return iso_time(wall_seconds)
-    except (ValueError, OverflowError, OSError):
-        raise sqlite3.DatabaseError("a time is beyond all dates") from None
+    if not -_DAY_SECONDS <= wall_seconds < _LAST_SECONDS - _DAY_SECONDS:  # in any zone
+        raise sqlite3.DatabaseError("a time is before 1970, or beyond all dates")
+    return iso_time(wall_seconds)
 
 
 def _facts(text: Any) -> dict[str, Any]:

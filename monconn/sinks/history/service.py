@@ -236,7 +236,8 @@ class HistoryService(Service):
         batch = _Batch(items, totals, self._run_started_at, self._time.changed())
         try:
             errors = await self._in_writer(lambda db: self._write(db, batch))
-        except (schema.FileReplaced, sqlite3.OperationalError) as error:  # may be over soon
+        except (schema.FileReplaced, sqlite3.OperationalError, OSError) as error:
+            # It may be over soon: the file is locked, or the disk full, or the folder unreadable.
             self._queue.put_back(items)
             if isinstance(error, schema.FileReplaced):
                 await self._begin_anew(error)

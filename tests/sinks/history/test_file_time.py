@@ -177,6 +177,15 @@ def test_a_leap_while_it_runs(machine: Machine) -> None:
     assert machine.ages()[0] <= KEEP + HOUR
 
 
+def test_a_clock_that_goes_back_and_forth_makes_nothing_older(machine: Machine) -> None:
+    machine.start()
+    machine.run(DAY)
+    for _ in range(20):
+        machine.run(DAY / 2, at=machine.true - DAY)
+        machine.run(DAY / 2, at=machine.true)
+    assert machine.ages()[0] == machine.true - NOON == 21 * DAY
+
+
 def test_off_for_a_year(machine: Machine) -> None:
     """It looks like a clock that is ahead: rows are removed as the running time goes on."""
     machine.start()

@@ -21,6 +21,8 @@ LOWEST = {
     "files",
     "units",
     "clock",
+    "histogram",
+    "turns",
     "background",
     "ratelimit",
     "unixsocket",

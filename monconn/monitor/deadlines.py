@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from monconn.clock import Clock
+from monconn.turns import in_turns
 
 _NEVER = float("inf")
 _LEAST_DROPPED_KEYS = 64
@@ -111,6 +112,8 @@ class DeadlineWheel(Generic[Item]):
 class Deadlines(DeadlineWheel[Checked]):
     """Checks each item when it is due, with a single timer for all.
 
+    Thousands that are due at once are checked in as many turns of the loop as that takes.
+
     :param clock: monotonic time and timers.
     """
 
@@ -122,9 +125,10 @@ class Deadlines(DeadlineWheel[Checked]):
         self._clock = clock
         self._timer: IDelayedCall | None = None
         self._timer_key: int | None = None
+        self._is_checking = False
 
     def _set_timer(self) -> None:
-        if self._timer_key is not None and self._timer_key <= self._keys[0]:
+        if self._is_checking or (self._timer_key is not None and self._timer_key <= self._keys[0]):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -134,14 +138,21 @@ class Deadlines(DeadlineWheel[Checked]):
 
     def _tick(self) -> None:
         self._timer = self._timer_key = None
-        now = self._clock.seconds()
-        for item in self.take_due(now):
+        self._is_checking = True
+        in_turns(self._clock, self._check_due()).addBoth(lambda _: self._checked())
+
+    def _check_due(self) -> Iterator[None]:
+        for item in self.take_due(self._clock.seconds()):
+            now = self._clock.seconds()
             try:
                 again = item.check(now)
+                if again is not None:
+                    self.schedule(item, max(again, now))
             except Exception:
                 self._log.failure("the deadlines of {item} could not be checked", item=str(item))
-                continue
-            if again is not None:
-                self.schedule(item, max(again, now))
+            yield
+
+    def _checked(self) -> None:
+        self._is_checking = False
         if self._keys:
             self._set_timer()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -20,7 +20,7 @@ from monconn.clock import Clock, MonotonicClock
 from monconn.errors import SettingTypeError, UnknownConnection
 from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import Direction, Refusal, Side
+from monconn.model.reasons import Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.clients import ClientTotals
@@ -34,6 +34,7 @@ from monconn.policy.networks import ips_within
 from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
+from monconn.turns import in_turns
 from monconn.units import format_bytes, format_duration
 
 CLOSED_RETAINED = 1_000
@@ -95,6 +96,8 @@ class Monitor:
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
         self._live_by_ip: dict[str, int] = {}
+        self._to_end: dict[int, tuple[Reason, bool]] = {}  # and whether by a reset
+        self._rescheduling: Deferred[None] = succeed(None)
         self._ended = Totals()  # of connections that are over; ``opened`` of all
         self._subtracted = Totals()
         self._room = Subscriptions[[]]()
@@ -106,7 +109,9 @@ class Monitor:
     # -- its policy
 
     def apply(self, policy: Policy) -> None:
-        """Replace every setting; it applies to live connections and waiting clients at once.
+        """Replace every setting; it applies to live connections and waiting clients.
+
+        Thousands of connections learn of it within some turns of the loop.
 
         Connections of newly blocked networks end with the reason ``blocked``; time limits that
         were switched on, shortened or prolonged hold for those that live; clients that waited for
@@ -118,17 +123,38 @@ class Monitor:
         if policy.rules.bans != before.rules.bans:
             self._end_blocked(self._blocks.configure(policy.rules.bans))
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
-            for connection in tuple(self._live.values()):
-                try:
-                    connection.policy_changed()
-                except Exception:  # one failure must not keep the policy from the other connections
-                    self._log.failure(
-                        "{service}: failed to change the time limits of connection {id}",
-                        service=self.name,
-                        id=connection.record.id,
-                    )
+            self._rescheduling.cancel()  # what follows does all of it
+            live = tuple(self._live.values())
+            self._rescheduling = in_turns(
+                self.clock,
+                self._each(live, _apply_limits, "failed to change the time limits of"),
+            ).addErrback(lambda failure: failure.trap(CancelledError) and None)
         if policy.rules != before.rules:
             self.notify_room()
+
+    def _each(
+        self,
+        connections: Iterable[IConnection],
+        act: Callable[[IConnection], object],
+        problem: str,
+    ) -> Iterator[None]:
+        """Do something to those connections that are still live, one a step.
+
+        One failure keeps it from no other.
+        """
+        for connection in connections:
+            if connection.record.id not in self._live:
+                continue
+            try:
+                act(connection)
+            except Exception:
+                self._log.failure(
+                    "{service}: {problem} connection {id}",
+                    service=self.name,
+                    problem=problem,
+                    id=connection.record.id,
+                )
+            yield
 
     @property
     def rules(self) -> LiveRules:
@@ -268,6 +294,7 @@ class Monitor:
         record = connection.record
         if self._live.pop(record.id, None) is None:
             return
+        self._to_end.pop(record.id, None)
         self._leave_ip(record.client_ip)
         record.state = "closed"
         record.closed, record.closed_at = self.clock.seconds(), time.time()
@@ -449,21 +476,16 @@ class Monitor:
     ) -> int:
         """End every connection, or those of a network's clients, with the reason ``operator``.
 
-        :returns: how many were ended; those that were ending already are not counted.
+        Which ones is decided at once; thousands are ended within some turns of the loop.
+
+        :returns: how many; those that were ending already are not counted, unless for a reset.
         :raises AddressError: it is no network.
         """
         ips = None if network is None else ips_within([_network(network)], self._live_by_ip)
-        chosen = [
-            connection
-            for connection in self._live.values()
-            if (reset or connection.record.reason is None)  # else it is ending already
-            and (ips is None or connection.record.client_ip in ips)
-        ]
-        for connection in chosen:
-            connection.end("operator", reset)
+        count = self._end_all("operator", ips, reset=reset)
         target = f"service:{self.name}" + ("" if network is None else f" client:{network}")
-        self._acted(actor, "reset" if reset else "close", target, len(chosen))
-        return len(chosen)
+        self._acted(actor, "reset" if reset else "close", target, count)
+        return count
 
     def block(self, network: str | Network, *, actor: Actor | None = OWN_CODE) -> bool:
         """Refuse clients of an IP or a network, and end those that are connected.
@@ -497,14 +519,7 @@ class Monitor:
         if not networks or not self._live:
             return 0
         ips = ips_within(networks, self._live_by_ip)
-        if not ips:
-            return 0
-        count = 0
-        for connection in tuple(self._live.values()):
-            if connection.record.client_ip in ips:
-                count += connection.record.reason is None
-                connection.end("blocked")
-        return count
+        return self._end_all("blocked", ips) if ips else 0
 
     def unblock(self, network: str | Network, *, actor: Actor | None = OWN_CODE) -> bool:
         """Admit the clients of exactly this IP or network again, whether the operator or the
@@ -595,7 +610,7 @@ class Monitor:
             return done
         self.notify_room()  # who waits for a slot is refused, instead of waiting for the others
         self._stop_timers += [
-            self.clock.callLater(wait_seconds, self._end_all),
+            self.clock.callLater(wait_seconds, self._end_all, "stopping"),
             self.clock.callLater(wait_seconds + STOP_GRACE_SECONDS, self.stop_now),
         ]
         return done
@@ -603,17 +618,52 @@ class Monitor:
     def resume(self) -> None:
         """Admit clients again after :meth:`stop`; connections that it was to end stay open."""
         self.stopping = False
+        for connection_id, (reason, _) in tuple(self._to_end.items()):
+            if reason == "stopping":
+                del self._to_end[connection_id]
         self._notify_empty()
         self.notify_room()
 
     def stop_now(self) -> None:
-        """End every connection with a reset, at once."""
+        """End every connection with a reset, within as many turns of the loop as that takes."""
         self.stopping = True
-        self._end_all(reset=True)
+        self._end_all("stopping", reset=True)
 
-    def _end_all(self, *, reset: bool = False) -> None:
-        for connection in tuple(self._live.values()):
-            connection.end("stopping", reset)
+    def _end_all(
+        self, reason: Reason, ips: Collection[str] | None = None, *, reset: bool = False
+    ) -> int:
+        """End all connections, or those of some client IPs, in as many turns as that takes.
+
+        Each that lives on until then is ended once, for the reason that came first; a reset that
+        follows takes the place of an end in order that is still to come.
+
+        :returns: how many; those that were ending already are not counted, unless for a reset.
+        """
+        chosen = []
+        for connection in self._live.values():
+            record = connection.record
+            if ips is not None and record.client_ip not in ips:
+                continue
+            before = self._to_end.get(record.id)
+            if before is not None:
+                if reset and not before[1]:
+                    self._to_end[record.id] = before[0], True
+                    chosen.append(connection)
+            elif reset or record.reason is None:
+                self._to_end[record.id] = reason, reset
+                chosen.append(connection)
+        if chosen:
+            in_turns(self.clock, self._each(chosen, self._end_chosen, "failed to end"))
+        return len(chosen)
+
+    def _end_chosen(self, connection: IConnection) -> None:
+        chosen = self._to_end.pop(connection.record.id, None)
+        if chosen is not None:  # else it was done already, or is not to be any more
+            connection.end(*chosen)
+
+
+def _apply_limits(connection: IConnection) -> None:
+    connection.policy_changed()
 
 
 def _as_policy(policy: Policy) -> Policy:

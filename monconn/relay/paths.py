@@ -234,7 +234,7 @@ class DataPaths:
         self.deadlines = Deadlines(clock)
         self._deliveries = DeliveryWatch(clock)
         self._loop: SocketLoop | None = None
-        self._handshakes: TurnShare | None = None
+        self._shares: tuple[TurnShare, TurnShare] | None = None  # handshakes, short records
         # Weak: that of a path which is replaced is needed as long as clients are in it.
         self._rooms = WeakSet[HandshakeRoom]()
         self._pipes = PipePool()
@@ -352,8 +352,8 @@ class DataPaths:
             self._loop = getattr(self._reactor, "socket_loop", None)  # a MonconnReactor's
         if self._loop is None:
             self._loop = NestedSocketLoop(self._reactor, self._clock)
-        if self._handshakes is None:
-            self._handshakes = TurnShare(self._loop, self._clock)
+        if self._shares is None:
+            self._shares = TurnShare(self._loop, self._clock), TurnShare(self._loop, self._clock)
         if not HAS_SPLICE:
             self._warn("this platform has no splice: copying all bytes")
         return Shared(
@@ -362,7 +362,7 @@ class DataPaths:
             self._pipes,
             self.deadlines,
             self._deliveries,
-            self._handshakes,
+            *self._shares,
             loops=self.loops,
         )
 
@@ -380,5 +380,5 @@ class DataPaths:
             room.close()
         if isinstance(self._loop, NestedSocketLoop):  # the reactor's own may have others' sockets
             self._loop.close()
-        self._loop = self._handshakes = None
+        self._loop = self._shares = None
         self._pipes.close()

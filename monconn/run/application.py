@@ -28,6 +28,7 @@ from monconn.run.observers import CustomObservers
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.hexdump import HexDump
+from monconn.turns import TurnMeter, TurnWatch
 from monconn.units import format_duration
 
 T = TypeVar("T", bound=Service)
@@ -85,6 +86,8 @@ class Application(MultiService):
         self._json_log = self._add_json_log(config.json_log)
         self.registry.observe(self._close_log)
         self._add_metrics(config.metrics)
+        self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's
+        self._turn_watch: TurnWatch | None = None
         self._manhole: Any = None
         self.operations = Operations(
             self.registry,
@@ -180,6 +183,9 @@ class Application(MultiService):
         if not self._has_listeners:  # twist does not call privilegedStartService
             self.privilegedStartService()
         self._or_nothing(super().startService)
+        if self._turns is not None:
+            self._turn_watch = TurnWatch(self._turns)
+            self._turn_watch.start()
 
     def stopService(self) -> Deferred[Any]:
         """Stop the forwarding services, then the sinks and the admin interfaces.
@@ -206,6 +212,8 @@ class Application(MultiService):
         self._hex_dump.stop(_FLUSH_SECONDS)
         await self._observers.stop(_FLUSH_SECONDS)
         await DeferredList([maybeDeferred(each.stopService) for each in self])
+        if self._turn_watch is not None:
+            self._turn_watch.stop()
 
     def signal_received(self, name: str, again: bool) -> None:
         """Report a signal that stops the program.

@@ -27,6 +27,12 @@ WATCHING = Path(__file__).with_name("watching.py")
 LISTENING = r"listening on [^,]*?:(\d+)[:,]"
 MESSAGE = b"x" * 64
 
+TURN_CALLS: dict[str, float] = {
+    # Once a millisecond at most, and in which traced programs do little: the processor time of
+    # turns, and what the thread sleeps in that looks whether a turn goes on.
+    "clock_gettime": 3,
+    "clock_nanosleep": 0.5,
+}
 CONNECTIONS = 200
 CALLS_PER_CONNECTION: dict[str, float] = {
     "accept4": 2,  # the second finds the queue empty
@@ -47,6 +53,7 @@ CALLS_PER_CONNECTION: dict[str, float] = {
     "epoll_wait": 10,
     "write": 2,
     "futex": 100,
+    **TURN_CALLS,
 }
 
 CALLS_PER_CONNECTION_TO_AN_EPHEMERAL_PORT = {
@@ -61,6 +68,7 @@ CALLS_PER_MESSAGE: dict[str, float] = {
     "sendto": 2,
     "epoll_wait": 3,  # two, and timers
     "futex": 10,
+    **TURN_CALLS,
 }
 
 MEBIBYTES = 64
@@ -73,6 +81,7 @@ CALLS_PER_MEBIBYTE: dict[str, float] = {
     "epoll_ctl": 2,
     "epoll_wait": 20,
     "futex": 20,
+    **TURN_CALLS,
 }
 CALLS_PER_SPLICE: dict[str, float] = {
     "splice": 1,
@@ -82,6 +91,7 @@ CALLS_PER_SPLICE: dict[str, float] = {
     "epoll_ctl": 1.1,  # one after each turn's share
     "epoll_wait": 2,
     "futex": 4,
+    **TURN_CALLS,
 }
 
 STRAYS = 20

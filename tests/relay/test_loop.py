@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -294,15 +295,101 @@ def test_a_number_that_was_removed_is_served_in_the_next_turn(turns: Turns) -> N
 # -- the nested one
 
 
+class Costly(End):
+    """Takes a third of a turn's share each time that it is resumed.
+
+    :param rounds: how often it has more to do.
+    """
+
+    def __init__(self, share: TurnShare, clock: Clock, rounds: int = 1) -> None:
+        super().__init__()
+        self._share = share
+        self._clock = clock
+        self._left = rounds
+        self.turns: list[int] = []
+
+    def begin(self) -> None:
+        """Do all, now and in later turns."""
+        while self._left and self._share.take(self):
+            self._work()
+
+    def resume(self) -> None:
+        self._work()
+        self.begin()
+
+    def _work(self) -> None:
+        self.turns.append(self._share._loop.turn)
+        self._left -= 1
+        # The clock's timers are the turns': moved by hand.
+        self._clock.rightNow += SHARE_SECONDS / 3
+
+
+def next_turn(loop: SocketLoop, clock: Clock) -> None:
+    loop.serve([])
+    due, clock.calls = clock.calls, []
+    for call in due:
+        call.called = 1
+        call.func(*call.args, **call.kw)
+
+
 def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
     clock = Clock()
     share = TurnShare(own.loop, clock)
-    for _ in range(2):
-        own.loop.serve([])
-        assert share.take()
-        clock.advance(SHARE_SECONDS)
+    works = [Costly(share, clock, rounds=2) for _ in range(10)]
+    own.loop.serve([])
+    for work in works:
+        work.begin()
+    for _ in range(20):
         own.loop.refresh()  # as bytes do that were held back
-        assert not share.take()
+        next_turn(own.loop, clock)
+    turns = Counter(turn for work in works for turn in work.turns)
+    assert sum(turns.values()) == 20, "all was done"
+    assert max(turns.values()) <= 4
+    assert len(share) == 0
+    assert not clock.getDelayedCalls()
+
+
+def test_those_that_wait_for_a_share_are_served_in_turn(own: Turns) -> None:
+    clock = Clock()
+    share = TurnShare(own.loop, clock)
+    works = [Costly(share, clock, rounds=5) for _ in range(4)]
+    own.loop.serve([])
+    for work in works:
+        work.begin()
+    for _ in range(4):
+        next_turn(own.loop, clock)
+    assert {len(work.turns) > 0 for work in works} == {True}
+
+
+def test_a_share_is_renewed_though_the_loop_has_no_events(nested: Turns) -> None:
+    """Any other reactor serves the loop only if it has events."""
+    clock = Clock()
+    share = TurnShare(nested.loop, clock)
+    work = Costly(share, clock, rounds=10)
+    work.begin()
+    for _ in range(20):
+        due, clock.calls = clock.calls, []
+        for call in due:
+            call.called = 1
+            call.func(*call.args, **call.kw)
+    assert len(work.turns) == 10
+
+
+def test_one_that_fails_as_it_is_resumed_keeps_no_other_from_its_share(
+    own: Turns, logged_failures: list[Failure]
+) -> None:
+    clock = Clock()
+    share = TurnShare(own.loop, clock)
+    bad, good = Costly(share, clock, 4), Costly(share, clock, 4)
+    own.loop.serve([])
+    bad.begin()
+    good.begin()
+    bad._work = fails  # type: ignore[method-assign]
+    for _ in range(6):
+        next_turn(own.loop, clock)
+    assert bad.failures == 1
+    assert len(good.turns) == 4
+    logged_failures.clear()
 
 
 def test_a_nested_loop_is_in_its_reactor_only_while_it_has_sockets(nested: Turns) -> None:

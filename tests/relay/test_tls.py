@@ -7,6 +7,7 @@ import itertools
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,11 @@ from monconn.relay.sockets import handshake
 from monconn.relay.sockets.handshake import (
     PIECE_BYTES,
     RECORDS_A_PIECE,
+    Handshake,
     HandshakeRoom,
     RecordFinder,
 )
-from monconn.relay.sockets.tls import MOST_EMPTY_RECORDS
+from monconn.relay.sockets.tls import MOST_EMPTY_RECORDS, TlsEnd
 
 from .tls_socket import Cut, TlsSocket, context
 from .world import (
@@ -656,18 +658,24 @@ def flood_of_handshakes_stalls_no_bytes(world: World) -> None:
             sock.sendall(first)
 
     # From the reactor's thread, so that all are there when it looks.
-    turns: list[float] = []
-    share = handshakes(world)._share
-    take = share.take
+    turns: Counter[int] = Counter()
+    loop = world.paths._loop
+    assert loop is not None
+    step = Handshake._step
 
-    def counting() -> bool:
-        turns.append(share._loop.now)
-        return take()
+    def counting(handshake: Handshake) -> None:
+        turns[loop.turn] += 1
+        step(handshake)
 
-    with patch.object(share, "take", counting):
+    with (
+        patch.object(Handshake, "_step", counting),
+        patch.object(loop, "rearm", wraps=loop.rearm) as rearm,
+    ):
         world.on_reactor(send_all)
         until(lambda: all(unread(sock) for sock in flood))
-    assert len(set(turns)) > 3, "one turn has served them all"
+    assert len(turns) > 3, "one turn has served them all"
+    assert not rearm.call_count, "others' events wait behind theirs"
+    assert not len(handshakes(world)._share)
     client.sendall(b"ping")
     assert exactly(backend, 4) == b"ping"
     for sock in flood:
@@ -682,16 +690,16 @@ def flood_of_handshakes_stalls_no_bytes(world: World) -> None:
 
 @case("plain_to_tls")
 def handshakes_with_backends_wait_for_time(world: World) -> None:
-    share = world.paths._handshakes
-    assert share is not None
+    assert world.paths._shares is not None
+    share, _ = world.paths._shares
     has_time = False
     asked: list[None] = []
 
-    def take() -> bool:
+    def may_go_on() -> bool:
         asked.append(None)
         return has_time
 
-    with patch.object(share, "take", take):
+    with patch.object(share, "_has_time", may_go_on):
         client, raw = world.client(), world.raw_backend()
         until(lambda: len(asked) > 3)
         assert unread(raw) == 0
@@ -796,11 +804,26 @@ def short_records_take_no_larger_share(world: World) -> None:
     world.on_reactor(relay.hold, "up", HOLD_PAUSE)
     sending = world.meanwhile(socket.socket.sendall, client, b"".join(records))
     until_settled(lambda: unsent(client))  # as much of it has come as the kernel takes
-    with patch.object(loop, "rearm", wraps=loop.rearm) as rearm:
+    read: list[int] = []
+    copy = TlsEnd._copy_records
+
+    def noting(end: TlsEnd, wanted: int) -> int:
+        if end.side == "client":
+            read.append(wanted)
+        return copy(end, wanted)
+
+    assert world.paths._shares is not None
+    _, share = world.paths._shares
+    with (
+        patch.object(TlsEnd, "_copy_records", noting),
+        patch.object(share, "take", wraps=share.take) as take,
+    ):
         world.on_reactor(relay.release, "up", HOLD_PAUSE)
         assert exactly(backend, count) == b"x" * count
         sending.result()
-    assert rearm.call_count, "its first 64 KiB are a turn's share"
+    assert read[0] <= 1 << 14, "before it is known how short they are"
+    assert set(read[1:]) == {1 << 12}
+    assert take.call_count >= len(read) - 2, "all but the first are read in a share of the turn"
     to_the_end_of_pair(client, backend)
     world.closed()
 

@@ -32,6 +32,7 @@ from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
 from monconn.config.sections import MetricsConfig
 from monconn.errors import ListenError
+from monconn.histogram import Histogram
 from monconn.model.alarms import ALARM_KINDS, Alarm
 from monconn.model.reasons import REASONS, REFUSALS, Reason
 from monconn.model.record import ConnectionRecord
@@ -41,7 +42,6 @@ from monconn.monitor.registry import Registry
 from monconn.policy.rules import Rules
 from monconn.sinks.metrics import http as metrics_http
 from monconn.sinks.metrics.families import Families, encoder_for
-from monconn.sinks.metrics.figures import Histogram
 from monconn.sinks.metrics.service import MetricsService
 from tests import ROOT
 

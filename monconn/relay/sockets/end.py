@@ -79,6 +79,8 @@ class Shared:
     """Resets once everything is delivered."""
     handshakes: TurnShare
     """The time for TLS handshakes."""
+    records: TurnShare
+    """The time for those who send many short TLS records."""
     loops: Loops = attrs.field(factory=Loops)
     """Knows our listeners, and the connections that lead to them."""
 

@@ -122,6 +122,7 @@ class Handshake:
 
     __slots__ = (
         "_is_server",
+        "_is_waiting",
         "_listener",
         "_loop",
         "_make",
@@ -153,6 +154,7 @@ class Handshake:
         self.seen = 0
         """The events that say that the input must be read to its end, for who reads on."""
         self.is_done = False
+        self._is_waiting = False  # for its share of a turn
         self._is_server = is_server
         self._make = make
         self._loop = loop
@@ -176,14 +178,23 @@ class Handshake:
         speaks_first = self.tls is None and not self._is_server
         if how != "none":
             self._fail(how, _LOST[how])
-        elif speaks_first or events & ~OUT:
-            if not self._share.take():
-                self._loop.rearm(self.sock.fileno())
+        elif (speaks_first or events & ~OUT) and not self._is_waiting:
+            if not self._share.take(self):
+                self._is_waiting = True
                 return
             if speaks_first:
                 self._step()
             if events & ~OUT:  # what came with the connection is not reported again
                 self._receive()
+
+    def resume(self) -> None:
+        """Implements ``SharingHandler.resume``."""
+        self._is_waiting = False
+        if self._listener is None:
+            return
+        if self.tls is None and not self._is_server:
+            self._step()
+        self._receive()  # whatever has been reported meanwhile
 
     def failed(self) -> None:
         """Implements ``SocketHandler.failed``."""

@@ -11,10 +11,11 @@ without end. The price is that a handler that stops reading before the socket is
 from __future__ import annotations
 
 import select
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -37,7 +38,8 @@ mark. Then each read must be followed by another, until EAGAIN or the end."""
 EVENTS_A_TURN = 128
 """How many sockets are served before the reactor's other descriptors are."""
 SHARE_SECONDS = 0.004
-"""How long TLS handshakes may take in one turn: each step costs 0.1 to 1 ms."""
+"""How long TLS handshakes may take in one turn, each step of which costs 0.1 to 1 ms; and so may
+floods of short records, of which each costs 3 µs."""
 
 
 class SocketHandler(Protocol):
@@ -70,6 +72,8 @@ class SocketLoop:
         self._events = select.EPOLLIN | PRI | OUT | RDHUP | select.EPOLLET
         self.now: float = self._seconds()
         """When the events being served were fetched (monotonic seconds): one clock call for all."""
+        self.fetched: float = self.now
+        """The same, whatever :meth:`refresh` has made of :attr:`now` since."""
         self.turn = 0
         """How often events were fetched."""
 
@@ -111,7 +115,7 @@ class SocketLoop:
 
         :returns: the events of descriptors that are not ours.
         """
-        self.now = self._seconds()
+        self.now = self.fetched = self._seconds()
         self.turn += 1
         handlers, changed = self._handlers, self._changed
         changed.clear()
@@ -129,11 +133,11 @@ class SocketLoop:
             try:
                 handler.ready(bits)
             except KeyboardInterrupt:
-                self._failed(handler)  # interrupted anywhere, it may have lost bytes
+                self.handler_failed(handler)  # interrupted anywhere, it may have lost bytes
                 self._rearm_all(remaining)
                 raise
             except BaseException:  # SystemExit too: edge-triggered, the others' events come once
-                self._failed(handler)
+                self.handler_failed(handler)
         return others
 
     def _rearm_all(self, events: Iterable[tuple[int, int]]) -> None:
@@ -142,7 +146,8 @@ class SocketLoop:
             if fd in self._handlers and fd not in self._changed:
                 self.rearm(fd)
 
-    def _failed(self, handler: SocketHandler) -> None:
+    def handler_failed(self, handler: SocketHandler) -> None:
+        """A handler has raised what is being handled: have it end what it can."""
         self._log.failure("a relay failed")
         try:
             handler.failed()
@@ -156,26 +161,79 @@ class SocketLoop:
         self.now = self._seconds()
 
 
+class SharingHandler(SocketHandler, Protocol):
+    """Handles events whose work costs much."""
+
+    def resume(self) -> None:
+        """There is time for what :meth:`TurnShare.take` has refused."""
+
+
 class TurnShare:
-    """The time that handshakes get in each turn of a loop, so that a flood of them stalls no bytes.
+    """The time that costly work of one kind gets in each turn: a flood of it stalls no bytes.
+
+    What finds no time waits here, and not as an event that is reported again: the epoll reports
+    its sockets in turn, a batch at a time, so that others' events would wait behind a thousand of
+    these for as many turns as it takes to report them all.
 
     :param loop: whose turns.
-    :param clock: gives monotonic time.
+    :param clock: gives monotonic time and timers.
     """
 
     def __init__(self, loop: SocketLoop, clock: Clock) -> None:
         self._loop = loop
-        self._seconds = clock.seconds
-        self._turn = -1
+        self._clock = clock
+        self._turn = -1  # of which the share is
         self._until = 0.0
+        self._waiting: deque[SharingHandler] = deque()
+        self._timer: IDelayedCall | None = None
 
-    def take(self) -> bool:
-        """Whether there is time for one more in this turn; there is for the first."""
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def take(self, handler: SharingHandler) -> bool:
+        """Whether there is time for one more in this turn.
+
+        :param handler: is resumed in a later turn, if there is not.
+        """
+        if not self._waiting and self._has_time():
+            return True
+        self._waiting.append(handler)
+        self._set_timer()
+        return False
+
+    def _has_time(self) -> bool:
+        """Whether some of this turn's share is left; there is always for the first."""
         if self._turn != self._loop.turn:
             self._turn = self._loop.turn
-            self._until = self._seconds() + SHARE_SECONDS
+            self._until = self._clock.seconds() + SHARE_SECONDS
             return True
-        return self._seconds() < self._until
+        return self._clock.seconds() < self._until
+
+    def _set_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(0, self._resume)
+
+    def _resume(self) -> None:
+        self._timer = None
+        if self._turn == self._loop.turn:
+            # The same turn, whose share is used up; or a reactor's whose own turns are not ours.
+            self._turn = -1
+            self._set_timer()
+            return
+        try:
+            while self._waiting and self._has_time():
+                handler = self._waiting.popleft()
+                try:
+                    handler.resume()
+                except KeyboardInterrupt:
+                    self._loop.handler_failed(handler)
+                    raise
+                except BaseException:  # as in SocketLoop.serve
+                    self._loop.handler_failed(handler)
+        finally:
+            if self._waiting:
+                self._set_timer()
 
 
 @implementer(IReadDescriptor)

@@ -6,7 +6,7 @@ works through a :class:`~monconn.relay.sockets.loop.NestedSocketLoop`, at a seco
 
 from __future__ import annotations
 
-from time import monotonic
+import time
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.main import installReactor
@@ -14,8 +14,10 @@ from twisted.python import log
 
 from monconn.clock import MonotonicClock, SteadyClock
 from monconn.relay.sockets.loop import EVENTS_A_TURN, SocketLoop
+from monconn.turns import TurnMeter
 
-_LONGEST_WAIT_SECONDS = 2_000_000
+_LONGEST_WAIT_SECONDS = 2_000_000.0
+"""epoll_wait takes milliseconds as a C int."""
 
 
 class MonconnReactor(EPollReactor):
@@ -34,10 +36,14 @@ class MonconnReactor(EPollReactor):
         super().__init__()
         self.socket_loop = SocketLoop(self._poller, MonotonicClock(self))
         """Serves the relay's part of the epoll."""
+        self.turn_meter = TurnMeter()
+        """Measures how long turns take: from one fetch of events to the next."""
 
     def mainLoop(self) -> None:
         """Run until the reactor is stopped."""
         self._in_main_loop = True
+        self.socket_loop.fetched = time.monotonic()
+        self.turn_meter.start()
         try:
             super().mainLoop()
         finally:
@@ -70,9 +76,11 @@ class MonconnReactor(EPollReactor):
             timeout = None
             if self._pendingTimedCalls:
                 due = self._pendingTimedCalls[0].time - self._clock.offset_seconds
-                timeout = due - monotonic()
+                timeout = due - time.monotonic()
                 if timeout <= 0:
                     return  # a timed call is due
+                if timeout > _LONGEST_WAIT_SECONDS:
+                    timeout = _LONGEST_WAIT_SECONDS
             others = self._serve(timeout)
         for fd, event in others:
             descriptor = self._selectables.get(fd)
@@ -86,9 +94,18 @@ class MonconnReactor(EPollReactor):
 
         :returns: the events of all other descriptors.
         """
-        # epoll_wait takes milliseconds as a C int.
-        seconds = -1 if timeout is None else min(timeout, _LONGEST_WAIT_SECONDS)
-        events = self._poller.poll(seconds, EVENTS_A_TURN)
+        # Without a call, but for turns that take long or come a millisecond after the last look:
+        # for a small message this is a percent of everything.
+        meter, began, now = self.turn_meter, self.socket_loop.fetched, time.monotonic()
+        meter.sum_seconds += now - began
+        if now > meter.look_at:
+            meter.look(began, now)
+        meter.count += 1
+        meter.is_waiting = True
+        events = self._poller.poll(-1 if timeout is None else timeout, EVENTS_A_TURN)
+        meter.is_waiting = False
+        if meter.wake is not None:
+            meter.wake()
         return self.socket_loop.serve(events)
 
     def stop(self) -> None:

@@ -43,6 +43,9 @@ _RECORD_OVERHEAD_BYTES = 128  # at most: 22 in TLS 1.3, 29 with AES-GCM in 1.2, 
 # Upper half: what is read. Lower half: what that contains, and a record begun before it.
 _encrypted = read_buffer[COPY_BYTES // 2 :][:CHUNK_BYTES]
 _LEAST_BYTES_A_READ = 1 << 12
+_MANY_RECORDS = 64
+_SHORT_RECORD_BYTES = 128
+"""Who sends as many that are as short is read from little by little, and in its share of a turn."""
 _ACKNOWLEDGED_SECONDS = 0.2
 """How often a peer that has said its end, and sent no FIN, is checked for having all of ours."""
 _IN = getattr(select, "EPOLLIN", 1)
@@ -156,7 +159,9 @@ class TlsEnd(SocketEnd):
         "_empty_records",
         "_handshake",
         "_is_fresh",
+        "_is_waiting",
         "_may_answer",
+        "_most_bytes",
         "_records",
         "_tls",
     )
@@ -183,6 +188,9 @@ class TlsEnd(SocketEnd):
         self._is_fresh = True  # OpenSSL may have got more than the handshake, which is not read yet
         self._down_before_end = -1  # the record's ``down`` when our end was sent to a backend
         self._has_unread = True  # no event reports what came with the handshake
+        # What is read at once is decrypted at once, and 64 KiB may be 3,000 records.
+        self._most_bytes = 4 * _LEAST_BYTES_A_READ
+        self._is_waiting = False  # for its share of a turn
 
     # -- the beginning
 
@@ -262,6 +270,27 @@ class TlsEnd(SocketEnd):
         return self._copy(min(CHUNK_BYTES, max(LEAST_BYTES, self.peer.sink.room())))
 
     def _copy(self, wanted: int = CHUNK_BYTES) -> int:
+        """See ``SocketEnd._copy``; who sends many short records waits for its share of a turn."""
+        if self._most_bytes == _LEAST_BYTES_A_READ:
+            if self._is_waiting:
+                return 0
+            if not self._shared.records.take(self):
+                self._is_waiting = True
+                return 0
+        return self._copy_records(min(wanted, self._most_bytes))
+
+    def resume(self) -> None:
+        """Implements ``SharingHandler.resume``."""
+        self._is_waiting = False
+        if self.phase != "open" or self._input_ended:
+            return
+        self._loop.refresh()
+        if self.holds:
+            self._has_unread = True
+        elif self._copy_records(self._most_bytes):
+            self._read()
+
+    def _copy_records(self, wanted: int) -> int:
         """Read records, and pass on what is in them; see ``SocketEnd._copy``.
 
         OpenSSL's buffer is empty after it, but for the beginning of a record: so nothing is left
@@ -329,6 +358,10 @@ class TlsEnd(SocketEnd):
         if was_fresh:
             return 1  # the socket was not read from yet
         self._is_bulk = taken >= CHUNK_BYTES or taken == wanted
+        if reads > _MANY_RECORDS and reads * _SHORT_RECORD_BYTES > taken:
+            self._most_bytes = _LEAST_BYTES_A_READ
+        elif self._most_bytes < CHUNK_BYTES:
+            self._most_bytes *= 2
         # A record takes 3 µs, however short it is: one who sends single bytes gets no larger share.
         return max(taken, reads * _LEAST_BYTES_A_READ) if taken == wanted or self._seen else 0
 

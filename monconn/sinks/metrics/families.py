@@ -26,8 +26,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from monconn._version import __version__
+from monconn.histogram import Histogram
 from monconn.model.reasons import REFUSALS
-from monconn.sinks.metrics.figures import Histogram, Sample, ServiceFigures
+from monconn.sinks.metrics.figures import Sample, ServiceFigures
+from monconn.turns import TurnFigures
 
 _PROCESS = ProcessCollector(registry=None)  # type: ignore[no-untyped-call, unused-ignore]
 _Rows = Iterable[tuple[Sequence[str], float]]
@@ -45,6 +47,8 @@ class Families(Collector):
         yield from self._histograms()
         yield from self._alarms()
         yield from self._program()
+        if self.sample.turns is not None:
+            yield from self._turns(self.sample.turns)
         yield from _PROCESS.collect()
 
     def _counts(self) -> Iterator[Metric]:
@@ -121,10 +125,7 @@ class Families(Collector):
     ) -> Metric:
         family = HistogramMetricFamily(name, text, labels=["service"])
         for each in self.sample.services:
-            histogram = choose(each.figures)
-            bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-            buckets = [*zip(bounds, accumulate(histogram.counts), strict=True)]
-            family.add_metric([each.name], buckets, histogram.sum)
+            _add_histogram(family, [each.name], choose(each.figures))
         return family
 
     def _alarms(self) -> Iterator[Metric]:
@@ -181,6 +182,37 @@ class Families(Collector):
                 "twisted": twisted.__version__,
             },
         )
+
+    def _turns(self, turns: TurnFigures) -> Iterator[Metric]:
+        for name, text, histogram in (
+            ("monconn_turn_seconds", "How long turns of the event loop took.", turns.wall),
+            (
+                "monconn_turn_cpu_seconds",
+                "Processor time that the event loop's thread used in its turns.",
+                turns.cpu,
+            ),
+        ):
+            family = HistogramMetricFamily(name, text, labels=[])
+            _add_histogram(family, [], histogram)
+            yield family
+        yield GaugeMetricFamily(
+            "monconn_turn_max_seconds",
+            "How long the longest turn of the event loop took, in the last minute.",
+            turns.longest_seconds,
+        )
+        yield GaugeMetricFamily(
+            "monconn_turn_cpu_max_seconds",
+            "The most processor time that a turn of the event loop used, in the last minute.",
+            turns.longest_cpu_seconds,
+        )
+
+
+def _add_histogram(
+    family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram
+) -> None:
+    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+    buckets = [*zip(bounds, accumulate(histogram.counts), strict=True)]
+    family.add_metric(labels, buckets, histogram.sum)
 
 
 def _counter(name: str, text: str, labels: Sequence[str], rows: _Rows) -> Metric:

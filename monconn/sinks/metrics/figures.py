@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +9,13 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall
 
 from monconn.clock import Clock
+from monconn.histogram import Histogram
 from monconn.model.alarms import ALARM_KINDS, Alarm, AlarmKind
 from monconn.model.reasons import REASONS, Reason
 from monconn.model.record import ConnectionRecord
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import Observer
+from monconn.turns import TurnFigures
 
 DURATION_BOUNDS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
 """Seconds that a connection lasts: from a backend that refuses to a device connected for a day."""
@@ -22,30 +23,6 @@ LATENCY_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 """Seconds that a client waits for a backend."""
 LAG_PERIOD_SECONDS = 1.0
 LAGS_RETAINED = 60
-
-
-class Histogram:
-    """Counts values by ranges.
-
-    :param bounds: the ranges' upper bounds, ascending; a value equal to one is within it.
-    """
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        """Values of each range (not cumulative); the last is of those above all bounds."""
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Add a value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def copy(self) -> Histogram:
-        """A copy that does not change."""
-        copied = Histogram(self.bounds)
-        copied.counts, copied.sum = self.counts.copy(), self.sum
-        return copied
 
 
 class ServiceFigures(Observer):
@@ -151,5 +128,7 @@ class Sample:
     """How much each observer has dropped, by its name."""
     lag_seconds: float
     lag_max_seconds: float
+    turns: TurnFigures | None
+    """None if the loop does not measure its turns."""
     started_at: float
     """Wall-clock seconds since the epoch."""

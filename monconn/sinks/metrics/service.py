@@ -19,6 +19,7 @@ from monconn.monitor.registry import Registry
 from monconn.net.listen import Listener, client_address, open_listener, serve_factory
 from monconn.policy.sides import Keepalive
 from monconn.sinks.metrics.figures import LagMeter, Sample, ServiceFigures, ServiceSample
+from monconn.turns import TurnMeter
 
 if TYPE_CHECKING:  # needs prometheus-client
     from monconn.sinks.metrics.http import MetricsFactory
@@ -52,6 +53,7 @@ class MetricsService(Service):
         self._clock = clock
         self._drops = drops
         self._lag = LagMeter(clock)
+        self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's
         self._started_at = time.time()
         self._listener: Listener | None = None
         self._factory: MetricsFactory | None = None
@@ -123,6 +125,7 @@ class MetricsService(Service):
             dropped=dict(self._drops()),
             lag_seconds=self._lag.last_seconds,
             lag_max_seconds=self._lag.max_seconds,
+            turns=None if self._turns is None else self._turns.figures(),
             started_at=self._started_at,
         )
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from monconn.sinks.history import file_time
 from monconn.sinks.history.file_time import FileTime, load, retained, save
 from monconn.sinks.history.retention import prune
 from monconn.sinks.history.store import write
+from tests.properties import examples
 
 from .past import HOUR, MEBIBYTE, NOON, RUN, closed, history
 
@@ -275,3 +279,50 @@ def test_what_is_stored_is_what_was(machine: Machine) -> None:
     with machine.db:
         save(machine.db, time.changed())  # again
     assert load(machine.db) == time.stretches()
+
+
+CLOCKS = st.one_of(st.just(0.0), st.floats(-60 * 365 * DAY, 60 * 365 * DAY), st.floats(-7200, 7200))
+STEPS = st.tuples(
+    st.booleans(),  # whether monconn is restarted
+    st.floats(0, 100 * DAY),  # how long it was off, if so
+    CLOCKS,  # by how much the wall clock is wrong from then on
+    st.floats(1, 3 * DAY),  # how long it runs
+)
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(st.lists(STEPS, min_size=1, max_size=25))
+@example([(False, 0.0, 0.0, DAY), (True, 0.0, 400 * DAY, HOUR), (True, 0.0, -400 * DAY, HOUR)])
+def test_whatever_the_clock_does_nothing_is_removed_early(
+    steps: list[tuple[bool, float, float, float]],
+) -> None:
+    """Time off counts for ten times the running time at most, so no row is removed before that of
+    an eleventh of ``keep``; restarts within a minute count that minute."""
+    with tempfile.TemporaryDirectory() as folder:
+        machine = Machine(Path(folder, "history.db"))
+        machine.start()
+        ran, restarts, newest = 0.0, 0, 0.0
+        rows: dict[int, float] = {}
+        for number, (is_restarted, off, error, seconds) in enumerate(steps):
+            if is_restarted:
+                machine.off(off)
+                restarts += 1
+            machine.error = error
+            if is_restarted:
+                machine.start()
+            machine.true += seconds
+            ran += seconds
+            time = machine.time
+            assert time is not None
+            time.check()
+            elapsed = time.stretches()[-1].end
+            assert elapsed >= newest  # the file's time never goes back
+            newest = elapsed
+            row = closed(machine.wall, id=number)
+            assert write(machine.db, [row], {}, RUN, time.changed()) == []
+            rows[number] = ran
+            machine.prune()
+        left = {row[0] for row in machine.db.execute("SELECT id FROM connections")}
+        machine.db.close()
+    spared = (KEEP - 60 * (restarts + 1)) / 11
+    assert {number for number, at in rows.items() if ran - at < spared} <= left

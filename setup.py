@@ -64,6 +64,7 @@ setup(
     python_requires=">=3.10",
     # twisted.plugins is a folder without __init__.py: it adds a file to Twisted's own package.
     packages=[*find_packages(include=["monconn", "monconn.*"]), "twisted.plugins"],
+    py_modules=["monconn_command"],
     # Makes an editable install write a .pth file; setuptools' import hook would hide the plugin.
     package_dir={"": "."},
     package_data={"monconn": ["py.typed"]},
@@ -95,5 +96,5 @@ setup(
             "types-PyYAML",
         ],
     },
-    entry_points={"console_scripts": ["monconn = monconn.faces.cli.main:main"]},
+    entry_points={"console_scripts": ["monconn = monconn_command:main"]},
 )

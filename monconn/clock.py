@@ -38,10 +38,40 @@ def retry_pauses(pauses_seconds: Sequence[float]) -> Sequence[float]:
     return () if isInIOThread() else pauses_seconds
 
 
+class SteadyClock:
+    """The wall clock as it is now, which leaps no more: what a reactor's ``seconds`` should be.
+
+    Twisted's timers go by ``seconds()``, which is ``time.time`` unless a reactor says otherwise:
+    a wall clock set back by an hour would delay all of them by an hour. Plain ``time.monotonic``
+    would do for timers, but the access log of ``twisted.web`` shows ``seconds()`` as a date.
+    """
+
+    def __init__(self) -> None:
+        self.offset_seconds = time.time() - time.monotonic()
+        """To be added to ``time.monotonic()``."""
+
+    def seconds(self) -> float:
+        """The wall clock at the start and the monotonic clock's progress since."""
+        return self.offset_seconds + time.monotonic()
+
+
+def make_steady(reactor: Any) -> None:
+    """Have the timers of a reactor that is not ours go by a :class:`SteadyClock`.
+
+    Only for a program that is ours as a whole. A reactor that has timers already, whose times
+    are the wall clock's, is left as it is, as is one with a ``seconds`` of its own.
+    """
+    from twisted.internet.base import ReactorBase  # here, as verbs need it not
+
+    is_stock = isinstance(reactor, ReactorBase) and reactor.seconds is ReactorBase.seconds
+    if is_stock and not reactor.getDelayedCalls():
+        reactor.seconds = SteadyClock().seconds  # each use of it is an attribute of the reactor
+
+
 class MonotonicClock:
     """Monotonic seconds, and the reactor's timers.
 
-    A reactor's own ``seconds()`` is the wall clock, which can jump.
+    A reactor's own ``seconds()`` is the wall clock, unless it is made steady: that one can leap.
 
     :param reactor: whose timers to use; the installed one if left out, looked up when the
         first timer is set, so that making a monitor installs no reactor.

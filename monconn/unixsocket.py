@@ -1,11 +1,104 @@
-"""UNIX sockets in the file system: whether one has a listener, and removal of stale files."""
+"""UNIX sockets in the file system: listening at a path, whose a file is, and what may be removed.
+
+A socket's file outlives its program, and ``bind(2)`` fails on any file that exists: so whoever
+listens has to remove what an earlier program has left, and nothing else. The kernel has no call
+that removes a file only if it is a certain one. Programs that listen by this module lock the
+folder while they check and bind; against others there remain the microseconds between two system
+calls.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import stat
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from monconn.clock import retry_pauses
+from monconn.errors import printable
+from monconn.files import kind_of_file
+
+_LOCK_PAUSES_SECONDS = (0.02,) * 50
+"""Between tries to lock a folder; others hold it for less than a millisecond."""
+
+
+@attrs.frozen
+class SocketFile:
+    """The file that was made for a listening socket.
+
+    While the socket is open, its inode stays in use, also without a name: so no other file can get
+    its number.
+    """
+
+    path: str
+    """Absolute, as the program may change its directory."""
+    inode: tuple[int, int]
+    """The device, and the number on it."""
+    mode: int
+    """The permissions that it was made with."""
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to it; to be asked while its socket is open."""
+        return identify(self.path) == self.inode
+
+    def remove(self) -> None:
+        """Remove it if it is still at its path; to be called while its socket is open.
+
+        Without the lock: others of ours replace only what has no listener.
+        """
+        try:
+            found = os.lstat(self.path)
+            if (found.st_dev, found.st_ino) == self.inode:
+                os.unlink(self.path)
+        except OSError:
+            pass
+
+
+class ListeningSocket(socket.socket):
+    """A listening UNIX socket that knows its file; see :func:`listen`."""
+
+    file: SocketFile
+
+
+def listen(path: str, mode: int | None, backlog: int) -> ListeningSocket:
+    """Listen at a path; of programs that do so at once, one succeeds.
+
+    :param mode: the permissions of the file; None leaves them to the umask.
+    :returns: a non-blocking socket.
+    :raises OSError: something else is there (EADDRINUSE, and the text says what), the folder is
+        locked for long (EBUSY), or an error of the operating system.
+    """
+    sock = ListeningSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _locked(path):
+            try:
+                sock.bind(path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                if not _remove_stale(path):
+                    raise OSError(errno.EADDRINUSE, _in_use(path)) from error
+                sock.bind(path)
+            if mode is not None:
+                os.chmod(path, mode)  # before listen(2): until then all connects are refused
+            found = os.lstat(path)
+            sock.file = SocketFile(
+                os.path.abspath(path), (found.st_dev, found.st_ino), stat.S_IMODE(found.st_mode)
+            )
+            # With the folder still locked: a socket that does not listen yet looks stale.
+            sock.listen(backlog)
+        sock.setblocking(False)
+    except BaseException:  # only to close it
+        sock.close()
+        raise
+    return sock
 
 
 def is_listening(path: str | os.PathLike[str]) -> bool:
@@ -17,29 +110,104 @@ def is_listening(path: str | os.PathLike[str]) -> bool:
 def remove_stale(path: str | os.PathLike[str]) -> None:
     """Remove the socket that a program left at a path when it ended; nothing else.
 
-    ``bind(2)`` fails with EADDRINUSE on any file that exists, so an unclean end would otherwise
-    prevent the next start. Only a socket whose ``connect(2)`` is *refused* has no listener: no
-    permission, or a full queue, means that it is in use.
-
     :raises OSError: it cannot be removed.
     """
-    try:
-        # connect(2) is refused by regular files, too.
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    if _connect(path) == errno.ECONNREFUSED:
-        os.unlink(path)
+    with _locked(path):
+        _remove_stale(path)
 
 
-def identify(path: str) -> tuple[int, int] | None:
-    """Device and inode of the file at a path, to recognize it later; None if there is none."""
+def identify(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Device and inode of the file that a path leads to; None if there is none."""
     try:
         found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep others who use this module from binding and removing in the folder of a path.
+
+    The folder itself is locked, so that no other file has to be left there.
+
+    :raises OSError: EBUSY if somebody has locked it for long.
+    """
+    try:
+        folder = os.open(
+            os.path.dirname(os.fspath(path)) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        )
+    except PermissionError:  # one may be allowed to write there, and not to read
+        yield
+        return
+    try:
+        _lock(folder)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    for pause in (*retry_pauses(_LOCK_PAUSES_SECONDS), None):
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if pause is None:
+                text = "another program has locked the folder (flock)"
+                raise OSError(errno.EBUSY, text) from None
+            time.sleep(pause)
+        except OSError:  # file systems without such locks, NFS for one
+            return
+
+
+def _remove_stale(path: str | os.PathLike[str]) -> bool:
+    """Remove a socket without a listener; returns whether nothing is at the path any more.
+
+    Only a socket whose ``connect(2)`` is *refused* has no listener: no permission, or a full queue,
+    means that it is in use.
+    """
+    try:
+        before = os.lstat(path)
+        # connect(2) is refused by regular files, too.
+        if not stat.S_ISSOCK(before.st_mode) or _connect(path) != errno.ECONNREFUSED:
+            return False
+        if not os.path.samestat(before, os.lstat(path)):
+            return False
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def _in_use(path: str) -> str:
+    """What is at a path that could not be bound, for a message."""
+    text = os.strerror(errno.EADDRINUSE)
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return text
+    if not stat.S_ISSOCK(mode):
+        return f"{text}: there is {kind_of_file(mode)}, which is left alone"
+    return f"{text} by {_listener_of(path)}: stop that first, or choose another path"
+
+
+def _listener_of(path: str) -> str:
+    """Who listens at a path, as far as the kernel tells."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(path) or not hasattr(socket, "SO_PEERCRED"):
+            return "another program"
+        # Those of the process that has called listen(2) (unix(7)).
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, _ = struct.unpack("iIi", credentials)
+    if not pid:  # in a PID namespace that is not ours
+        return f"a process of user {uid} in another container"
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            return f"process {pid} ({printable(file.read().strip())})"
+    except OSError:
+        return f"process {pid}"
 
 
 def _connect(path: str | os.PathLike[str]) -> int:

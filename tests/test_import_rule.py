@@ -18,6 +18,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 LOWEST = {
     "errors",
     "addresses",
+    "files",
     "units",
     "clock",
     "histogram",

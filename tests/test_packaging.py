@@ -99,7 +99,7 @@ def test_wheel_does_not_replace_twisted(names: list[str]) -> None:
 
 def test_wheel_holds_nothing_else(names: list[str]) -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"monconn", "twisted"}
+    assert tops == {"monconn", "monconn_command.py", "twisted"}
 
 
 def test_wheel_is_typed(names: list[str]) -> None:
@@ -109,7 +109,7 @@ def test_wheel_is_typed(names: list[str]) -> None:
 def test_wheel_has_the_command(wheel: Path) -> None:
     entry_points = configparser.ConfigParser()
     entry_points.read_string(read(wheel, "entry_points.txt"))
-    assert dict(entry_points["console_scripts"]) == {"monconn": "monconn.faces.cli.main:main"}
+    assert dict(entry_points["console_scripts"]) == {"monconn": "monconn_command:main"}
 
 
 def test_lowest_versions_are_the_ones_tested(wheel: Path) -> None:

@@ -30,6 +30,7 @@ from monconn.addresses import (
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import AddressError, quoted
+from monconn.files import path_fault
 from monconn.policy import kinds, sides
 from monconn.policy import tls as tls_settings
 from monconn.policy.kinds import MAX_COUNT, Kind
@@ -366,6 +367,8 @@ def read_path(node: Node) -> str:
     path = read_text(node)
     if not path.strip():
         raise Wrong.here("must be the path of a file, not an empty text")
+    if fault := path_fault(path):
+        raise Wrong.here(f"{quoted(path)} cannot be a path: {fault}")
     return path
 
 
@@ -390,7 +393,7 @@ def _read_certificates(node: Node) -> Any:
     return tls_settings.CERTIFICATES.check(certificates)
 
 
-Text = Annotated[str, read_text]
+FilePath = Annotated[str, read_path]
 PlainListen = Annotated[TcpAddress | UnixAddress | None, read_plain_listen]
 
 NODE_READERS: dict[Kind, Reader] = {

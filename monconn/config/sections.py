@@ -28,9 +28,9 @@ _NOT_WITHOUT_TLS = (
 class TlsConfig:
     """Mutual TLS authentication; the files are in PEM."""
 
-    certificate: fields.Text
-    key: fields.Text
-    client_authority: fields.Text
+    certificate: fields.FilePath
+    key: fields.FilePath
+    client_authority: fields.FilePath
     """The certificate of the authority that has signed those of the clients."""
 
 
@@ -66,9 +66,9 @@ class ManholeConfig:
 
     listen: Annotated[TcpAddress | UnixAddress, fields.read_plain_listen]
     """The address; on this machine only."""
-    authorized_keys: fields.Text
+    authorized_keys: fields.FilePath
     """The file with the public keys that may log in."""
-    host_key: Annotated[str | None, fields.read_text] = None
+    host_key: Annotated[str | None, fields.read_path] = None
     """The file of the server's key, created on first use; None for one in the state folder."""
 
 
@@ -81,7 +81,6 @@ def _read_manhole(node: Node) -> ManholeConfig:
     return manhole
 
 
-Path = Annotated[str, fields.read_path]
 _LEAST_HISTORY = 1 << 20
 
 
@@ -96,7 +95,7 @@ def _read_history_size(node: Node) -> int:
 class JsonLogConfig:
     """A log of one line of JSON per event of a connection."""
 
-    path: Path
+    path: fields.FilePath
     """A file; or ``stdout``, or ``syslog``."""
     at_open: Flag = False
     """Whether to write a line when a connection opens."""
@@ -118,7 +117,7 @@ class MetricsConfig:
 class HistoryConfig:
     """Past connections and events, in a file."""
 
-    path: Path
+    path: fields.FilePath
     """An SQLite database, created on first use."""
     keep: PositiveSeconds = 30 * 86400.0
     """Seconds after which rows are deleted."""

@@ -46,7 +46,7 @@ Closer = Literal["client", "backend", "operator", "monconn"]
 """Who ended a connection first."""
 EventKind = Literal["opened", "refused", "half_closed", "closed", "alarm", "action"]
 """What is an event as it happens."""
-HistoryEventKind = Literal["refused", "alarm", "started", "stopped", "lost", "action"]
+HistoryEventKind = Literal["refused", "alarm", "started", "stopped", "lost", "action", "clock"]
 """What is an event in a history; connections that have ended are rows of their own."""
 PIPES: tuple[Pipe, ...] = get_args(Pipe)
 STATES: tuple[State, ...] = get_args(State)

@@ -8,7 +8,6 @@ kernel's queue.
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 from collections.abc import Callable
@@ -30,6 +29,10 @@ BATCH = 64
 SHORTAGE_PAUSE_SECONDS = 0.25
 """How long to leave clients in the queue once descriptors or memory have run out. Without the
 pause the listener would stay readable and the loop would spin."""
+
+FILE_CHECK_SECONDS = 5.0
+"""How often the file of a UNIX socket is checked: one ``stat`` for each listener. Without it such a
+service runs on for ever, and nobody can reach it."""
 
 SocketAddress = TcpAddress | UnixAddress
 # accept(2) fails with these because of this process or this machine, not because of the client.
@@ -89,9 +92,8 @@ def _bind(
     address: SocketAddress, keepalive: ProbeTimes | None, default_mode: int | None
 ) -> socket.socket:
     if isinstance(address, UnixAddress):
-        unixsocket.remove_stale(address.path)
         mode = default_mode if address.mode is None else address.mode
-        return _listening(socket.AF_UNIX, address.path, mode=mode)
+        return unixsocket.listen(address.path, mode, BACKLOG)
     if address.host == "":
         if socket.has_dualstack_ipv6():
             return _listening(
@@ -114,23 +116,19 @@ def _listening(
     *,
     dual_stack: bool = False,
     keepalive: ProbeTimes | None = None,
-    mode: int | None = None,
 ) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if family != socket.AF_UNIX:
-            # Else the address could not be bound while connections of the program before are
-            # in TIME_WAIT, a minute on Linux.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Linux copies these to each accepted socket: no system call for each of them.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if keepalive is not None:
-                set_keepalive(sock, keepalive)
+        # Else the address could not be bound while connections of the program before are
+        # in TIME_WAIT, a minute on Linux.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Linux copies these to each accepted socket: no system call for each of them.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if keepalive is not None:
+            set_keepalive(sock, keepalive)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         sock.bind(where)
-        if mode is not None:
-            os.chmod(where, mode)  # before listen(2): until then all connects are refused
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:  # only to close it
@@ -173,8 +171,9 @@ class Listener:
     ) -> None:
         self._sock: socket.socket | None = sock
         self._fileno = sock.fileno()
-        self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
-        self._file = unixsocket.identify(self._path) if self._path else None
+        self._file = sock.file if isinstance(sock, unixsocket.ListeningSocket) else None
+        self._file_check: IDelayedCall | None = None
+        self._has_lost_file = False
         self._reactor = reactor
         self._accepted = accepted
         self.must_wait = must_wait
@@ -202,6 +201,8 @@ class Listener:
         if not self._is_reading and self._sock is not None and self._pause is None:
             self._is_reading = True
             self._reactor.addReader(self)
+            if self._file is not None and self._file_check is None:
+                self._check_file_later()
 
     def resume_later(self, seconds: float) -> None:
         """:meth:`resume` after a time; harmless if it is closed by then."""
@@ -277,16 +278,65 @@ class Listener:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
+        if self._file_check is not None:
+            self._file_check.cancel()
+            self._file_check = None
         self._stop_reading()
         sock, self._sock = self._sock, None
-        if self._path and unixsocket.identify(self._path) == self._file:
-            try:
-                os.unlink(
-                    self._path
-                )  # before it is closed, so that no other program can have replaced it
-            except OSError:
-                pass
+        if self._file is not None:
+            self._file.remove()
         sock.close()
+
+    # -- the file of a UNIX socket
+
+    def _check_file_later(self) -> None:
+        self._file_check = self._reactor.callLater(FILE_CHECK_SECONDS, self._check_file)
+
+    def _check_file(self) -> None:
+        """Make the socket's file anew if somebody has moved, removed or replaced it."""
+        assert self._file is not None
+        self._check_file_later()
+        if self._file.is_in_place():
+            if self._has_lost_file:  # moved back
+                self._has_lost_file = False
+                self._log.info("the socket {path} is in its place again", path=self._file.path)
+            return
+        if not self._has_lost_file:
+            self._log.warn(
+                "the socket {path} was moved, removed or replaced: clients do not find it",
+                path=self._file.path,
+            )
+        # Those who have connected before would be reset. If the service is full, they wait first.
+        self.accept_queued()
+        if self._sock is None:  # one of them has stopped us
+            return
+        if self._has_queued():
+            self._has_lost_file = True
+            return
+        try:
+            sock = unixsocket.listen(self._file.path, self._file.mode, BACKLOG)
+        except OSError as error:
+            if not self._has_lost_file:
+                self._log.error(
+                    "the socket {path} cannot be made anew for now: {reason}",
+                    path=self._file.path,
+                    reason=os_error_text(error),
+                )
+            self._has_lost_file = True
+            return
+        self._has_lost_file = False
+        self._replace(sock)
+        self._log.info("the socket {path} is made anew", path=self._file.path)
+
+    def _replace(self, sock: unixsocket.ListeningSocket) -> None:
+        was_reading = self._is_reading
+        if was_reading:
+            self._stop_reading()
+        if self._sock is not None:
+            self._sock.close()
+        self._sock, self._fileno, self._file = sock, sock.fileno(), sock.file
+        if was_reading:
+            self.resume()
 
 
 def serve_factory(

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
-from monconn.errors import printable, quoted
+from monconn.errors import FileError, printable, quoted
+from monconn.files import file_name, read_file
 from monconn.net.tls_faults import (
     Found,
     TlsError,
@@ -109,21 +110,9 @@ def _read(path: str) -> bytes:
     :raises TlsError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
-    except OSError as error:
-        fault = f"{_file(path)} cannot be read: {error.strerror}"
-        if isinstance(error, FileNotFoundError) and not Path(path).is_absolute():
-            fault += " (relative paths are those of the folder in which monconn is started)"
-        raise _fault(fault) from None
-    if len(content) > _MAX_FILE_BYTES:
-        raise _fault(f"{_file(path)} is too big for keys and certificates")
-    return content
-
-
-def _file(path: str) -> str:
-    """A path for a message: in quotes as others are, but whole."""
-    return f'"{path}"' if path.isprintable() else repr(path)
+        return read_file(path, _MAX_FILE_BYTES)
+    except FileError as error:
+        raise _fault(str(error)) from None
 
 
 def _fault(message: str) -> TlsError:
@@ -137,11 +126,11 @@ def _certificates_in(path: str) -> list[crypto.X509]:
     """
     blocks = [match[0] for match in _CERTIFICATE.finditer(_read(path))]
     if not blocks:
-        raise _fault(f"{_file(path)} has no certificate in PEM (-----BEGIN CERTIFICATE-----)")
+        raise _fault(f"{file_name(path)} has no certificate in PEM (-----BEGIN CERTIFICATE-----)")
     try:
         return [crypto.load_certificate(crypto.FILETYPE_PEM, each) for each in blocks]
     except crypto.Error:
-        raise _fault(f"{_file(path)} has a certificate that cannot be read") from None
+        raise _fault(f"{file_name(path)} has a certificate that cannot be read") from None
 
 
 def _key_in(path: str, passphrase: bytes | None, setting: str = "key") -> Any:
@@ -154,15 +143,15 @@ def _key_in(path: str, passphrase: bytes | None, setting: str = "key") -> Any:
     if block is None:
         advice = "" if setting == "key" else ": name the file that has it as key"
         fault = "has no private key in PEM (-----BEGIN PRIVATE KEY-----)"
-        raise _fault(f"{_file(path)} {fault}{advice}")
+        raise _fault(f"{file_name(path)} {fault}{advice}")
     is_encrypted = b"ENCRYPTED" in block[0][:200]
     if is_encrypted and passphrase is None:
-        raise _fault(f"the key in {_file(path)} is encrypted: name its passphrase_file")
+        raise _fault(f"the key in {file_name(path)} is encrypted: name its passphrase_file")
     try:
         return serialization.load_pem_private_key(block[0], passphrase if is_encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         what = "passphrase is wrong for the key" if is_encrypted else "key cannot be used: that"
-        raise _fault(f"the {what} in {_file(path)}") from None
+        raise _fault(f"the {what} in {file_name(path)}") from None
 
 
 def _passphrase_in(path: str) -> bytes:
@@ -172,7 +161,7 @@ def _passphrase_in(path: str) -> bytes:
     """
     line = _read(path).partition(b"\n")[0].rstrip(b"\r")
     if not line:
-        raise _fault(f"{_file(path)} has no passphrase in its first line")
+        raise _fault(f"{file_name(path)} has no passphrase in its first line")
     return line
 
 
@@ -210,8 +199,8 @@ def _use_identity(
     try:
         own, *others = [each.to_cryptography() for each in (*certificates, *chain)]
         if not _fits(key, own):
-            fault = f"is not that of the first certificate in {_file(identity.certificate)}"
-            found.append(((key_setting,), f"the key in {_file(key_file)} {fault}"))
+            fault = f"is not that of the first certificate in {file_name(identity.certificate)}"
+            found.append(((key_setting,), f"the key in {file_name(key_file)} {fault}"))
             return None
         _give(context.use_certificate, crypto.X509.from_cryptography, own)
         for each in others:
@@ -219,7 +208,9 @@ def _use_identity(
         _give(context.use_privatekey, crypto.PKey.from_cryptography_key, key)
     except (SSL.Error, crypto.Error, ValueError, TypeError, UnsupportedAlgorithm) as error:
         text = openssl_text(error) or "it is of a kind that TLS has not"
-        found.append((("certificate",), f"OpenSSL refuses {_file(identity.certificate)}: {text}"))
+        found.append(
+            (("certificate",), f"OpenSSL refuses {file_name(identity.certificate)}: {text}")
+        )
         return None
     return own
 
@@ -257,12 +248,12 @@ def _trust(context: SSL.Context, ca: str | None, found: Found) -> None:
         except TlsError as error:
             faults.append(str(error))
         except SSL.Error as error:
-            faults.append(f"OpenSSL refuses {_file(str(each))}: {openssl_text(error)}")
+            faults.append(f"OpenSSL refuses {file_name(str(each))}: {openssl_text(error)}")
     # What else is in a folder is passed over, as Twisted does for trustRoots=.
     if not Path(ca).is_dir():
         found += [(("ca",), fault) for fault in faults]
     elif len(faults) == len(files):
-        found.append((("ca",), f"{_file(ca)} has no *.pem file with a certificate"))
+        found.append((("ca",), f"{file_name(ca)} has no *.pem file with a certificate"))
 
 
 def _in(ca: str) -> list[Path]:
@@ -334,7 +325,7 @@ class ServerTls:
             context.set_tlsext_servername_callback(self._choose_certificate)
         own = _use_identity(context, identity, found)
         if own is not None and (when := out_of_time(own)):
-            self.warnings.append(f"the certificate in {_file(identity.certificate)} {when}")
+            self.warnings.append(f"the certificate in {file_name(identity.certificate)} {when}")
         return context
 
     def connection(self) -> SSL.Connection:

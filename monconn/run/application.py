@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.clock import MonotonicClock
@@ -19,6 +21,7 @@ from monconn.config.sections import (
 from monconn.devices.devices import DevicesService
 from monconn.errors import ListenError, MonconnError
 from monconn.model.actions import Actor
+from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
 from monconn.run.observers import CustomObservers
@@ -26,10 +29,14 @@ from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.hexdump import HexDump
 from monconn.turns import TurnMeter, TurnWatch
+from monconn.units import format_duration
 
 T = TypeVar("T", bound=Service)
 
+PROGRESS_SECONDS = 30.0
+"""How often a stop that waits for live connections says so."""
 _FLUSH_SECONDS = 1.0
+_SERVICES_SHOWN = 5
 
 
 class Application(MultiService):
@@ -43,6 +50,8 @@ class Application(MultiService):
     :param show: takes the text of hex dumps; called in a thread.
     :param failed: called with the error of a listener that failed only once the reactor ran.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -68,6 +77,7 @@ class Application(MultiService):
             failed=self._failed,
         )
         self._has_listeners = False
+        self._stop_began: float | None = None
         self._shared = (self.registry, reactor, self._clock)
         # Sinks start before the first client can connect, and stop after the last connection.
         self._observers = CustomObservers(config, self.registry, self._clock)
@@ -189,7 +199,15 @@ class Application(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        await self.supervisor.stop()
+        self._stop_began = self._clock.seconds()
+        progress = LoopingCall(self._report_progress)
+        progress.clock = self._clock  # type: ignore[assignment]  # uses its two methods only
+        progress.start(PROGRESS_SECONDS, now=False)
+        try:
+            await self.supervisor.stop()
+        finally:
+            progress.stop()
+            self._stop_began = None
         self._close_log.flush()
         self._hex_dump.stop(_FLUSH_SECONDS)
         await self._observers.stop(_FLUSH_SECONDS)
@@ -204,6 +222,28 @@ class Application(MultiService):
         :param again: whether the program was stopping already: then it ends at once.
         """
         self.operations.report_stop(Actor.signal(name), at_once=again)
+        if not again and (waiting := self._waited_for()):
+            self._log.info("{waiting}; a second signal ends them at once", waiting=waiting)
+
+    def _waited_for(self) -> str:
+        """What a stop waits for, and how long; empty for nothing."""
+        services = [
+            f"{monitor.name} {len(monitor)} (at most {format_duration(self._rest_of(monitor))})"
+            for monitor in self.registry
+            if len(monitor)
+        ]
+        if len(services) > _SERVICES_SHOWN:
+            services[_SERVICES_SHOWN:] = [f"and {len(services) - _SERVICES_SHOWN} more services"]
+        return f"waiting for live connections: {', '.join(services)}" if services else ""
+
+    def _rest_of(self, monitor: Monitor) -> float:
+        """For how many seconds a stop still waits for the connections of a service."""
+        waited = 0.0 if self._stop_began is None else self._clock.seconds() - self._stop_began
+        return max(0.0, monitor.policy.wait_timeout - waited)
+
+    def _report_progress(self) -> None:
+        if waiting := self._waited_for():
+            self._log.info("still {waiting}", waiting=waiting)
 
     def stop_now(self) -> None:
         """End every connection at once, as a second signal asks for."""

@@ -15,10 +15,11 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 from twisted.python import usage
 
+from monconn.clock import make_steady
 from monconn.config.config import Config, from_pairs, load
 from monconn.errors import ConfigError, ListenError, MonconnError
 from monconn.run.application import Application
-from monconn.run.signals import StopSignals
+from monconn.run.signals import StopSignals, abandon_pool_threads, end_hurried, end_soon
 
 CONFIG_VARIABLE = "MONCONN_CONFIG"
 DEFAULT_CONFIG = "monconn.yaml"
@@ -60,6 +61,7 @@ def make_service(config: Config) -> IService:
     """The service of a configuration, with the signals that stop it."""
     from twisted.internet import reactor
 
+    make_steady(reactor)
     try:
         return _TwistdApp(config, reactor)
     except MonconnError as error:
@@ -93,11 +95,19 @@ class _TwistdApp(Application):
 
     def __init__(self, config: Config, reactor: Any) -> None:
         super().__init__(config, reactor, failed=self._fail)
-        self._signals = StopSignals(reactor, self.stop_now, self.signal_received)
+        self._reactor = reactor
+        self._status = 0
+        self._signals = StopSignals(reactor, self.stop_now, self.signal_received, end_hurried)
 
     def privilegedStartService(self) -> None:
-        self._signals.install()
+        self.take_process()
         self._start(super().privilegedStartService)
+
+    def take_process(self) -> None:
+        """Decide what signals do to the process, and that it ends once the reactor has stopped."""
+        self._signals.install()
+        abandon_pool_threads(self._reactor)
+        self._reactor.addSystemEventTrigger("after", "shutdown", lambda: end_soon(self._status))
 
     def startService(self) -> None:
         self._start(super().startService)
@@ -115,5 +125,6 @@ class _TwistdApp(Application):
 
     def _fail(self, error: ListenError) -> None:
         self._report(error)
+        self._status = 1
         atexit.register(os._exit, 1)  # the launchers exit with 0 after reactor.stop()
         self._signals.stop()

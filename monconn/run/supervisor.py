@@ -125,6 +125,7 @@ class Supervisor:
         self._retired: dict[str, Monitor] = {}  # stopped; in the registry until it is drained
         self._when_drained: list[Deferred[None]] = []
         self._stopping = False
+        self._stops = 0  # those that are not done yet
         self._lock = DeferredLock()  # one change at a time
 
     @property
@@ -165,10 +166,15 @@ class Supervisor:
         """
         before, after = tuple(old), tuple(new)
 
+        async def apply_next() -> Changes:
+            if self._stops and after:
+                raise ListenError("the services are stopping: none is started any more")
+            return await self._apply(before, after)
+
         async def apply() -> Changes:
             try:
                 changes: Changes = await self._lock.run(
-                    lambda: Deferred.fromCoroutine(self._apply(before, after))
+                    lambda: Deferred.fromCoroutine(apply_next())
                 )
                 return changes
             finally:
@@ -179,7 +185,8 @@ class Supervisor:
     def stop(self) -> Deferred[None]:
         """Stop every service, as applying nothing does, and wait for the last connection.
 
-        The monitors stay in the registry, so that what they have counted can be stored.
+        The monitors stay in the registry, so that what they have counted can be stored. Until it is
+        done, :meth:`apply` starts nothing.
         """
 
         async def apply_nothing() -> None:
@@ -190,8 +197,12 @@ class Supervisor:
                 self._stopping = False
 
         async def stop() -> None:
-            await self._lock.run(lambda: Deferred.fromCoroutine(apply_nothing()))
-            await self.drained()
+            self._stops += 1
+            try:
+                await self._lock.run(lambda: Deferred.fromCoroutine(apply_nothing()))
+                await self.drained()
+            finally:
+                self._stops -= 1
 
         return _detached(Deferred.fromCoroutine(stop()))
 

@@ -117,6 +117,7 @@ class Program:
     :param env: variables beside ours.
     :param stdout: a descriptor for its standard output; a pipe that is read if left out.
     :param pass_fds: descriptors that it is to have, too.
+    :param before: called in the new process before the program.
     """
 
     def __init__(
@@ -127,11 +128,15 @@ class Program:
         env: dict[str, str] | None = None,
         stdout: int = subprocess.PIPE,
         pass_fds: Sequence[int] = (),
+        before: Callable[[], object] | None = None,
     ) -> None:
         self.process = subprocess.Popen(
             argv,
             cwd=cwd,
             pass_fds=pass_fds,
+            preexec_fn=before,
+            # Without a controlling terminal, wherever the tests run: SIGHUP depends on it.
+            start_new_session=True,
             # If the user has set the variable, buffering of output would not be tested.
             env={**os.environ, "PYTHONUNBUFFERED": "", **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -167,6 +172,7 @@ class Monconn:
     :param how: which launcher.
     :param options: ``-c FILE`` or ``-p …``.
     :param folder: to run in.
+    :param before: called in the new process before the program.
     """
 
     def __init__(
@@ -177,6 +183,7 @@ class Monconn:
         *,
         env: dict[str, str] | None = None,
         stdout: int = subprocess.PIPE,
+        before: Callable[[], object] | None = None,
     ) -> None:
         self.log: Text | FileText
         self._pid_file = folder / "twistd.pid"
@@ -186,7 +193,7 @@ class Monconn:
         if how == "twistd -y":
             env = {**(env or {}), "MONCONN_CONFIG": str(options[1])}
             argv = [*_launcher(how, folder), "-y", TAC]
-        self.program = Program(argv, cwd=folder, env=env, stdout=stdout)
+        self.program = Program(argv, cwd=folder, env=env, stdout=stdout, before=before)
         if self._is_daemon:
             self.log = FileText(folder / "twistd.log")
         else:

@@ -106,7 +106,7 @@ PYTHON_SLACK = 0.5
 """So that one call more is too many, though a round may miss some of its last connection."""
 NOT_COUNTED = (
     # Waits for events: their number per connection depends on which events coincide.
-    r"relay/sockets/(loop:serve|reactor:(doPoll|_serve)|end:ready|connect:ready)"
+    r"relay/sockets/(loop:serve|reactor:(doPoll|_serve)|end:ready|connect:ready)|clock:seconds"
     # The log: it writes a line for each connection only if there are few in a second.
     r"|(sinks/closelog|ratelimit|faces/cli/logs|background|units):.*"
     r"|model/record:(describe|age_seconds)"

@@ -15,7 +15,7 @@ import pytest_twisted
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.protocols.wire import Echo
 from twisted.python.failure import Failure
 from zope.interface import provider
@@ -26,6 +26,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.net.listen import (
     BATCH,
+    FILE_CHECK_SECONDS,
     SHORTAGE_PAUSE_SECONDS,
     Listener,
     client_address,
@@ -350,6 +351,154 @@ def test_closing_leaves_a_unix_socket_that_another_program_has_made_since(
         assert path.exists()
 
 
+# -- the file of a UNIX socket
+
+
+@pytest.fixture
+def front(opened: Any, tmp_path: Path) -> Iterator[Taken]:
+    """A listener on a UNIX socket, with a mode of its own."""
+    taken = Taken(opened(UnixAddress(str(tmp_path / "front"), 0o620)))
+    yield taken
+    taken.close()
+
+
+def check_file(taken: Taken) -> None:
+    """Let the time pass after which a listener checks its file."""
+    taken.reactor.advance(FILE_CHECK_SECONDS)
+
+
+def can_connect(taken: Taken, path: Path) -> bool:
+    """Whether a client that connects to a path is accepted by a listener."""
+    before = len(taken.clients)
+    with socket.socket(socket.AF_UNIX) as client:
+        if client.connect_ex(str(path)):
+            return False
+        taken.listener.doRead()
+        return len(taken.clients) == before + 1
+
+
+def texts(events: list[LogEvent]) -> list[str]:
+    return [formatEvent(event) for event in events]
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("away"))
+
+
+def replace_by_a_stale_one(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+
+
+@pytest.mark.parametrize("lose", [remove, move, replace_by_a_stale_one])
+def test_a_file_that_is_lost_is_made_anew(
+    lose: Callable[[Path], None], front: Taken, tmp_path: Path, warnings: list[LogEvent]
+) -> None:
+    path = tmp_path / "front"
+    check_file(front)
+    assert warnings == []
+    lose(path)
+    assert not can_connect(front, path)
+    check_file(front)
+    assert can_connect(front, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o620
+    lost, made = texts(warnings)
+    assert lost == f"the socket {path} was moved, removed or replaced: clients do not find it"
+    assert made == f"the socket {path} is made anew"
+    check_file(front)
+    assert len(warnings) == 2
+    front.listener.close()
+    assert not path.exists()
+
+
+def test_clients_in_the_queue_of_a_lost_file_are_served(
+    front: Taken, connect: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "front"
+    with socket.socket(socket.AF_UNIX) as early, socket.socket(socket.AF_UNIX) as late:
+        early.connect(str(path))
+        path.unlink()
+        check_file(front)
+        assert len(front.clients) == 1
+        late.connect(str(path))
+        front.listener.doRead()
+        assert len(front.clients) == 2
+
+
+def test_a_full_service_makes_a_lost_file_anew_when_its_queue_is_empty(
+    opened: Any, tmp_path: Path, warnings: list[LogEvent]
+) -> None:
+    path = tmp_path / "front"
+    is_full = [True]
+    taken = Taken(opened(UnixAddress(str(path))), lambda: is_full[0])
+    with socket.socket(socket.AF_UNIX) as waiting:
+        waiting.connect(str(path))
+        taken.listener.doRead()
+        assert not taken.is_reading
+        path.unlink()
+        check_file(taken)
+        check_file(taken)
+        assert not path.exists()
+        is_full[0] = False
+        taken.listener.resume()
+        check_file(taken)
+        assert len(taken.clients) == 1
+        waiting.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            waiting.recv(1)  # it was not reset
+    assert can_connect(taken, path)
+    assert len(warnings) == 2
+    taken.close()
+
+
+def test_what_others_have_put_in_its_place_is_left_alone(
+    front: Taken, tmp_path: Path, warnings: list[LogEvent]
+) -> None:
+    path = tmp_path / "front"
+    path.unlink()
+    path.write_text("precious")
+    for _ in range(3):
+        check_file(front)
+    assert path.read_text() == "precious"
+    assert len(warnings) == 2
+    assert texts(warnings)[1].endswith(
+        "cannot be made anew for now: address already in use: there is a file, which is left alone"
+    )
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        check_file(front)
+        assert not can_connect(front, path)
+    check_file(front)
+    assert can_connect(front, path)
+
+
+def test_a_file_that_is_moved_back_is_ours_again(
+    front: Taken, tmp_path: Path, warnings: list[LogEvent]
+) -> None:
+    path = tmp_path / "front"
+    tmp_path.rename(tmp_path.with_name("elsewhere"))
+    check_file(front)
+    tmp_path.with_name("elsewhere").rename(tmp_path)
+    check_file(front)
+    assert can_connect(front, path)
+    assert texts(warnings)[1:] == [
+        f"the socket {path} cannot be made anew for now: no such file or directory",
+        f"the socket {path} is in its place again",
+    ]
+
+
+def test_closing_ends_the_checks(front: Taken) -> None:
+    front.listener.close()
+    assert front.reactor.getDelayedCalls() == []
+
+
 # -- opening
 
 
@@ -416,7 +565,8 @@ def test_a_stale_unix_socket_is_replaced(opened: Any, connect: Any, tmp_path: Pa
 def test_a_live_unix_socket_is_left_alone(opened: Any, connect: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "front")
     live = opened(UnixAddress(path))
-    with pytest.raises(ListenError, match="address already in use"):
+    problem = rf"address already in use by process {os.getpid()} \(.+\): stop that first, or "
+    with pytest.raises(ListenError, match=problem):
         opened(UnixAddress(path))
     connect(live)
 

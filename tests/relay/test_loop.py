@@ -590,3 +590,18 @@ def test_what_is_private_to_twisted_and_used_is_there(own: Turns) -> None:
     assert isinstance(own.reactor._selectables, dict)
     assert own.reactor._poller is own.loop._epoll
     assert callable(own.reactor._doReadOrWrite)
+    timer = own.reactor.callLater(60, lambda: None)
+    assert own.reactor._newTimedCalls == [timer]
+    own.turn()
+    assert (own.reactor._newTimedCalls, own.reactor._pendingTimedCalls) == ([], [timer])
+    assert timer.time > own.reactor.seconds()
+    timer.cancel()
+
+
+def test_a_timer_beyond_what_epoll_can_wait_for_is_harmless(own: Turns) -> None:
+    """Its wait is a C int of milliseconds: 24 days."""
+    timer = own.reactor.callLater(1e9, lambda: None)
+    own.loop.add(own.pair()[0].fileno(), End())  # an event of the relay's, after which it waits
+    own.reactor.callWhenRunning(own.reactor.callFromThread, own.reactor.stop)
+    own.run()
+    timer.cancel()

@@ -98,7 +98,7 @@ def test_an_unavailable_listener_ends_the_program(
     made = plugin.makeService(options("-c", file))
     refusing = Mock(side_effect=ListenError("cannot listen on x"))
     with (
-        patch("monconn.run.plugin.StopSignals.install"),
+        patch("monconn.run.plugin._TwistdApp.take_process"),
         patch.object(Application, "privilegedStartService", refusing),
         pytest.raises(plugin.CannotStart) as caught,
     ):

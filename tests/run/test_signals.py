@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from twisted.internet.error import ReactorNotRunning
 
-from monconn.run.signals import STOP_SIGNALS, StopSignals
+from monconn.run.signals import OTHER_SIGNALS, STOP_SIGNALS, StopSignals
 
 
 class FakeReactor:
@@ -43,8 +43,12 @@ class Stopping:
         self.reactor = FakeReactor()
         self.stopped_now = 0
         self.received: list[tuple[str, bool]] = []
+        self.hurried: list[int] = []
         self.signals = StopSignals(
-            self.reactor, self._stop_now, lambda *each: self.received.append(each)
+            self.reactor,
+            self._stop_now,
+            lambda *each: self.received.append(each),
+            self.hurried.append,
         )
 
     def _stop_now(self) -> None:
@@ -56,7 +60,8 @@ class Stopping:
 
 @pytest.fixture
 def stopping() -> Iterator[Stopping]:
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    numbers = (*STOP_SIGNALS, *OTHER_SIGNALS, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield Stopping()
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -70,6 +75,32 @@ def test_the_first_stops_in_order_and_the_second_at_once(stopping: Stopping, num
     assert stopping.counts() == (1, 0)
     signal.raise_signal(number)
     assert stopping.counts() == (1, 1)
+
+
+def test_the_second_is_known_at_once_and_a_third_would_end_the_program(stopping: Stopping) -> None:
+    """Also if the reactor never comes to act on the first."""
+    stopping.signals.install()
+    stopping.reactor.run()
+    stopping.reactor.callFromThread = lambda call: None  # type: ignore[method-assign]
+    signal.raise_signal(signal.SIGTERM)
+    assert stopping.hurried == []
+    signal.raise_signal(signal.SIGINT)
+    assert stopping.hurried == [signal.SIGINT]
+    assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_DFL}
+
+
+def test_a_handler_that_is_there_is_left_in_its_place(stopping: Stopping) -> None:
+    """Such as twistd's of SIGUSR1, or what nohup does with SIGHUP."""
+    others = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+    before = {number: signal.getsignal(number) for number in others}
+    try:
+        for number in others:
+            signal.signal(number, signal.SIG_IGN)
+        stopping.signals.install()
+        assert {signal.getsignal(number) for number in others} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_one_before_the_reactor_runs_stops_it_as_soon_as_it_does(stopping: Stopping) -> None:

@@ -185,6 +185,21 @@ async def test_monitors_are_retained_after_a_stop_and_reused_by_a_start(world: W
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_applied_behind_a_stop_starts_nothing(world: World) -> None:
+    service = world.service(wait_timeout=0.2)
+    await world.supervisor.apply((), [service])
+    await world.connect()
+    port = world.port()
+    stopped = world.supervisor.stop()
+    with pytest.raises(ListenError, match="the services are stopping"):
+        await world.supervisor.apply((), [service])
+    await stopped
+    assert not listens(port)
+    await world.supervisor.apply((), [service])
+    assert world.supervisor.services == (service,)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_service_that_returns_while_it_drains_continues(world: World) -> None:
     service = world.service(wait_timeout=0.2)
     await world.supervisor.apply((), [service])

@@ -36,6 +36,8 @@ from monconn.units import parse_duration
 _USUAL_ROWS = 1_000
 _MOST_ROWS = 1_000_000
 _REPORT_SECONDS = 86400.0
+_FILE_SECONDS = 60.0
+"""How long a query of a file may take: six times as long as one of a running monconn."""
 _NOT_IN_CSV = {"pipe", "facts", "client_last_heard_seconds", "backend_last_heard_seconds"}
 """Fields that rows have gained since 0.1; whoever reads a CSV by position relies on its columns."""
 
@@ -202,10 +204,11 @@ def _open_history(file: str | None, control: str | None) -> Iterator[_ServerHist
     else:
         import sqlite3
 
-        from monconn.sinks.history.schema import no_history, open_read_only
+        from monconn.sinks.history.schema import limited, no_history, open_read_only
 
         with closing(open_read_only(file)) as db:
             try:
-                yield _FileHistory(db)
+                with limited(db, file, _FILE_SECONDS):
+                    yield _FileHistory(db)
             except sqlite3.Error as error:
                 raise no_history(file, f"cannot be read: {error}") from None

@@ -8,7 +8,7 @@ import click
 
 from monconn._version import __version__
 from monconn.config.config import Config, from_pairs, load
-from monconn.errors import ConfigError
+from monconn.errors import ConfigError, FileError, Problem
 from monconn.faces.cli.inspect import VERBS
 
 _EXAMPLE = "monconn -p :2222=127.0.0.1:22"
@@ -33,6 +33,8 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
     if context.invoked_subcommand is not None:
         if pairs or file is not None:
             raise click.UsageError("-p and -c do not go with a command")
+        if context.obj is not None:  # the signals' handlers of monconn_command are for services
+            context.obj()
         context.obj = {"debug": debug}
         return
     if pairs and file is not None:
@@ -51,7 +53,7 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
 @click.pass_context
 def check(context: click.Context, file: str) -> None:
     """Validate a configuration FILE: exit status 0 if it is right, 2 if not."""
-    config = _configuration(lambda: _load(file))
+    config = _configuration(lambda: _checked(file))
     count = len(config.services)
     click.echo(f"{file} is valid: {count} service{'' if count == 1 else 's'}")
     for service in config.services:
@@ -82,6 +84,19 @@ def _load(file: str) -> Config:
         from monconn.run.observers import check_observers
 
         check_observers(config, file)
+    return config
+
+
+def _checked(file: str) -> Config:
+    """The configuration in a file, whose history, if it exists, is one."""
+    config = _load(file)
+    if config.history is not None:
+        from monconn.sinks.history.schema import check_file  # and SQLite, only if it is wanted
+
+        try:
+            check_file(config.history.path)
+        except FileError as error:
+            raise ConfigError([Problem(file, None, "history.path", str(error))]) from None
     return config
 
 

@@ -7,12 +7,19 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from monconn.clock import make_steady
 from monconn.config.config import Config
 from monconn.errors import ListenError, MonconnError
 from monconn.faces.cli.logs import Output, TextLog, begin_logging
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.application import Application
-from monconn.run.signals import StopSignals
+from monconn.run.signals import (
+    StopSignals,
+    abandon_pool_threads,
+    end_hurried,
+    end_soon,
+    flush_streams,
+)
 
 _FLUSH_SECONDS = 1.0
 _GC_THRESHOLD = 10_000
@@ -43,13 +50,14 @@ def run(
         signals.stop()
 
     try:
+        abandon_pool_threads(reactor)
         app = Application(config, reactor, show=output.write, failed=stop_after)
-        signals = StopSignals(reactor, app.stop_now, app.signal_received)
+        signals = StopSignals(reactor, app.stop_now, app.signal_received, end_hurried)
         signals.install()
         app.privilegedStartService()
         app.startService()
     except MonconnError as error:
-        return _exit_with(error)
+        return _end(log, error)
     if prepare is not None:
         prepare(app, reactor, log)
     # What exists now stays until the end, and connections leave no reference cycles: collect
@@ -61,18 +69,35 @@ def run(
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     reactor.addSystemEventTrigger("before", "shutdown", app.stopService)
     reactor.run()
-    log.stop(_FLUSH_SECONDS)
-    return _exit_with(failures[0]) if failures else 0
+    return _end(log, failures[0] if failures else None)
 
 
 def install_reactor() -> None:
-    """Install monconn's epoll reactor, where there is epoll and no reactor is installed yet."""
-    if HAS_EPOLL and "twisted.internet.reactor" not in sys.modules:
+    """Install monconn's epoll reactor, unless a reactor is installed already.
+
+    Where there is no epoll, it is Twisted's default, whose timers go by the monotonic clock, too.
+    """
+    if "twisted.internet.reactor" in sys.modules:
+        return
+    if HAS_EPOLL:
         from monconn.relay.sockets.reactor import install
 
         install()
+    else:
+        from twisted.internet import reactor
+
+        make_steady(reactor)
 
 
-def _exit_with(error: MonconnError) -> int:
-    print(f"monconn: {error}", file=sys.stderr)
-    return 1
+def _end(log: TextLog, error: MonconnError | None) -> int:
+    """Write what is still to be written, and have the process end soon, whatever hangs in it.
+
+    :returns: the exit status.
+    """
+    status = 0 if error is None else 1
+    end_soon(status)
+    log.stop(_FLUSH_SECONDS)
+    if error is not None:
+        print(f"monconn: {error}", file=sys.stderr)
+    flush_streams()
+    return status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 from monconn.model.record import iso_time
@@ -16,7 +17,7 @@ from monconn.sinks.history.filters import (
     where,
 )
 from monconn.sinks.history.report import report
-from monconn.sinks.history.schema import open_read_only
+from monconn.sinks.history.schema import open_read_only, usual_columns
 
 __all__ = [
     "CONNECTION_KEYS",
@@ -60,7 +61,7 @@ def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[s
         {**values, "limit": selection.limit},
         selection.condition,
     )
-    return [_connection_dict(row) for row in found]
+    return [_connection_dict(row) for row in _checked("connections", found)]
 
 
 def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
@@ -72,13 +73,45 @@ def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, A
         {**values, "limit": selection.limit},
         selection.condition,
     )
-    return [_event_dict(row) for row in found]
+    return [_event_dict(row) for row in _checked("events", found)]
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "TEXT": (str,),
+    "INTEGER": (int,),
+    "REAL": (int, float),
+    "BLOB": (bytes, str, int, float),  # which is not shown
+}
+_DAY_SECONDS = 86_400
+_LAST_SECONDS = 253_402_300_800.0
+"""The end of the year 9999, beyond which there is no date."""
+
+
+def _checked(table: str, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows whose values are of their columns' types, which SQLite itself does not care about.
+
+    :raises sqlite3.DatabaseError: some other program has written another one.
+    """
+    columns = [
+        (name, _TYPES[kind] if is_never_null or name == "entry" else (*_TYPES[kind], type(None)))
+        for name, (kind, is_never_null) in usual_columns(table).items()
+    ]
+    for row in rows:
+        values = {}
+        for name, types in columns:
+            values[name] = value = row.get(name)
+            if type(value) not in types or (
+                type(value) is float and not -_LAST_SECONDS < value < _LAST_SECONDS
+            ):
+                kind = "text" if types[0] is str else "number"
+                raise sqlite3.DatabaseError(f"the {name} of a row in {table} is no {kind}")
+        yield values
 
 
 def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
     del row["entry"], row["client_address"]
     for name in ("run_started_at", "opened_at", "closed_at"):
-        row[name] = iso_time(row[name])
+        row[name] = _time(row[name])
     facts = row.pop("facts")
     for name in ("detail", "pipe"):
         if not row[name]:
@@ -91,6 +124,16 @@ def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+def _time(wall_seconds: float) -> str:
+    """A time for people.
+
+    :raises sqlite3.DatabaseError: it is none.
+    """
+    if not -_DAY_SECONDS <= wall_seconds < _LAST_SECONDS - _DAY_SECONDS:  # in any zone
+        raise sqlite3.DatabaseError("a time is before 1970, or beyond all dates")
+    return iso_time(wall_seconds)
+
+
 def _facts(text: Any) -> dict[str, Any]:
     """The facts from their JSON, which another program may have written.
 
@@ -98,7 +141,7 @@ def _facts(text: Any) -> dict[str, Any]:
     """
     try:
         facts = json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
         raise sqlite3.DatabaseError("the facts of a connection are no JSON object")
@@ -106,7 +149,7 @@ def _facts(text: Any) -> dict[str, Any]:
 
 
 def _event_dict(row: dict[str, Any]) -> dict[str, Any]:
-    values = {"event": row["event"], "at": iso_time(row["at"])}
+    values = {"event": row["event"], "at": _time(row["at"])}
     if row["event"] == "alarm":
         values.update(alarm=row["word"], service=row["service"], device=row["client"])
         values["over"] = bool(row["over"])

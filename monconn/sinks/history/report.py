@@ -56,6 +56,8 @@ def report(db: sqlite3.Connection, selection: HistoryFilter) -> dict[str, Any]:
     db.execute("BEGIN")  # one snapshot for all statements, whatever is written meanwhile
     try:
         return _report(db, selection)
+    except (TypeError, ValueError, ArithmeticError, OSError):  # those of text in place of figures
+        raise sqlite3.DatabaseError("a row has a value of the wrong type") from None
     finally:
         db.rollback()
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
+from collections.abc import Sequence
 
 import attrs
 
+from monconn.sinks.history.file_time import Stretch, age, outside, retained
 from monconn.sinks.history.schema import log_bytes, log_size
 from monconn.sinks.history.store import HOUR_SECONDS
 
@@ -39,7 +41,12 @@ _TABLES = (_CONNECTIONS, _EVENTS, _HOURS, _REFUSALS)
 
 
 def prune(
-    db: sqlite3.Connection, path: str, keep_seconds: float, max_size: int, now: float
+    db: sqlite3.Connection,
+    path: str,
+    keep_seconds: float,
+    max_size: int,
+    now: float,
+    stretches: Sequence[Stretch] = (),
 ) -> bool:
     """Remove rows that are too old or too many, for :data:`_TURN_SECONDS` at most.
 
@@ -47,11 +54,13 @@ def prune(
     :param keep_seconds: how long rows are retained.
     :param max_size: the file's limit in bytes.
     :param now: wall-clock seconds.
+    :param stretches: the file's time, by which rows grow old; without, the wall clock is believed.
     :returns: whether there may be more to remove.
     """
     until = time.monotonic() + _TURN_SECONDS
+    old = outside(retained(stretches, keep_seconds), now, keep_seconds)
     while True:
-        has_more = _forget_old(db, now - keep_seconds) or _shrink(db, max_size, now)
+        has_more = _forget_old(db, old, now) or _shrink(db, max_size, stretches, now)
         if not has_more or time.monotonic() >= until:
             break
     if log_size(path) > 2 * log_bytes(max_size):
@@ -59,14 +68,18 @@ def prune(
     return has_more
 
 
-def _forget_old(db: sqlite3.Connection, before: float) -> bool:
+def _forget_old(db: sqlite3.Connection, old: Sequence[tuple[float, float]], now: float) -> bool:
     has_forgotten = False
     for table in _TABLES:
-        has_forgotten |= _forget(db, table, before - table.lasts)
+        for since, before in old:
+            # What a row covers must not reach into what is retained.
+            has_forgotten |= _forget(db, table, now, since, before - table.lasts)
     return has_forgotten
 
 
-def _shrink(db: sqlite3.Connection, max_size: int, now: float) -> bool:
+def _shrink(
+    db: sqlite3.Connection, max_size: int, stretches: Sequence[Stretch], now: float
+) -> bool:
     """Shrink the file by a step; returns False if it is small enough, or empty."""
     page_bytes, pages, unused = (
         db.execute(f"PRAGMA {name}").fetchone()[0]
@@ -79,44 +92,55 @@ def _shrink(db: sqlite3.Connection, max_size: int, now: float) -> bool:
         step = min(excess, unused, _STEP_PAGES)
         db.execute(f"PRAGMA incremental_vacuum({step})").fetchall()  # a page per row fetched
         return True
-    return _forget_oldest(db, now)
+    return _forget_oldest(db, stretches, now)
 
 
-def _forget_oldest(db: sqlite3.Connection, now: float) -> bool:
+def _forget_oldest(db: sqlite3.Connection, stretches: Sequence[Stretch], now: float) -> bool:
     """Remove the oldest rows of the table that reaches back furthest."""
     reach = {
-        table: _age(db, table, now) / (_HOURS_REACH if table.lasts else 1) for table in _TABLES
+        table: _age(db, table, stretches, now) / (_HOURS_REACH if table.lasts else 1)
+        for table in _TABLES
     }
-    return _forget(db, max(reach, key=lambda table: reach[table]), rows=_SHRINK_ROWS)
+    return _forget(db, max(reach, key=lambda table: reach[table]), now, rows=_SHRINK_ROWS)
 
 
-def _age(db: sqlite3.Connection, table: _Table, now: float) -> float:
+def _age(db: sqlite3.Connection, table: _Table, stretches: Sequence[Stretch], now: float) -> float:
     oldest = db.execute(f"SELECT min({table.time}) FROM {table.name}").fetchone()[0]
     if oldest is None:
         return -math.inf
-    return float(max(0.0, now - oldest - table.lasts))
+    if not isinstance(oldest, int | float):
+        raise sqlite3.DatabaseError(f"a time in {table.name} is no number")
+    return max(0.0, age(stretches, float(oldest), now) - table.lasts)
 
 
 def _forget(
-    db: sqlite3.Connection, table: _Table, before: float = math.inf, rows: int = STEP_ROWS
+    db: sqlite3.Connection,
+    table: _Table,
+    now: float,
+    since: float = -math.inf,
+    before: float = math.inf,
+    rows: int = STEP_ROWS,
 ) -> bool:
-    """Remove the oldest rows of a table; returns False if there were none before that time."""
+    """Remove the oldest rows of a table within a time; returns False if there were none."""
+    values = {"since": since, "before": before}
     oldest = (
         f"SELECT {table.key}, {table.time} AS time FROM {table.name}"
-        f" WHERE {table.time} < :before ORDER BY {table.time} LIMIT {rows}"
+        f" WHERE {table.time} >= :since AND {table.time} < :before"
+        f" ORDER BY {table.time} LIMIT {rows}"
     )
-    last = db.execute(f"SELECT max(time) FROM ({oldest})", {"before": before}).fetchone()[0]
+    last = db.execute(f"SELECT max(time) FROM ({oldest})", values).fetchone()[0]
     if last is None:
         return False
-    since = last + table.lasts if table.lasts else math.nextafter(last, math.inf)
     with db:
         db.execute(
             f"DELETE FROM {table.name} WHERE ({table.key}) IN (SELECT {table.key} FROM ({oldest}))",
-            {"before": before},
+            values,
         )
-        db.execute(
-            "INSERT INTO kept VALUES (?, ?)"
-            " ON CONFLICT DO UPDATE SET since = max(since, excluded.since)",
-            (table.name, since),
-        )
+        complete = last + table.lasts if table.lasts else math.nextafter(last, math.inf)
+        if last <= now:  # else it is from a clock that was ahead, and nothing before it is missing
+            db.execute(
+                "INSERT INTO kept VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET since = max(since, excluded.since)",
+                (table.name, complete),
+            )
     return True

@@ -6,13 +6,17 @@ import errno
 import fcntl
 import os
 import sqlite3
+import stat
+import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from monconn.clock import retry_pauses
-from monconn.errors import FileError, os_error_text
+from monconn.errors import FileError, os_error_text, printable, quoted
+from monconn.files import kind_of_file, path_fault
 
 SCHEMA_VERSION = 3
 """Older versions lack some of the columns in :data:`_ADDED_COLUMNS`."""
@@ -20,6 +24,13 @@ APPLICATION_ID = 0x6D6F6E63
 """``monc``: marks the file's header, so that no other database is taken for ours."""
 LOCKED_SECONDS = 0.5
 """How long SQLite waits for another program that has locked the file."""
+OPEN_SECONDS = 10.0
+"""How long to open a file may take; a damaged one may have no index any more."""
+_STEPS_PER_CHECK = 10_000
+_LONGEST_VALUE_BYTES = 1 << 20
+_LIMIT_LENGTH = 0
+"""``SQLITE_LIMIT_LENGTH``, which Python has since 3.11."""
+_HEADER_BYTES = 100
 _LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _LOG_BYTES = 4 << 20
 _PAGE_BYTES = 4096
@@ -116,6 +127,22 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
+# How the wall clock went, see file_time; it needs no version of its own, as whoever does not know
+# it writes rows all the same.
+_CLOCK = """
+CREATE TABLE IF NOT EXISTS clock (
+    entry INTEGER PRIMARY KEY,
+    elapsed REAL NOT NULL,
+    at REAL NOT NULL,
+    seconds REAL NOT NULL,
+    lead REAL NOT NULL
+)
+"""
+
+
+class FileReplaced(Exception):
+    """A history's file, or one beside it, was moved, removed or replaced while it was open."""
+
 
 def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
     """Open a history for its one writer; create it if there is none, update it if it is older.
@@ -123,14 +150,16 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
     :param max_size: the limit of the file in bytes; its write-ahead log gets a share.
     :raises FileError: it cannot be opened, or is something else, which is left as it is.
     """
+    check_path(path)
     try:
-        _refuse_folder(path)
         _make_private(path)
-        with _open_if(path) as db:
+        with _open_if(path) as db, limited(db, path, OPEN_SECONDS):
             if _is_empty(db):
                 _make(db)
             if (version := _check(db, path)) < SCHEMA_VERSION:
                 _update(db, version)
+            db.execute(_CLOCK)
+            _check_columns(db, path)
             set_up(db, max_size)
     except (OSError, sqlite3.Error) as error:
         raise no_history(path, os_error_text(error)) from None
@@ -144,11 +173,19 @@ def open_read_only(path: str) -> sqlite3.Connection:
 
     :raises FileError: it does not exist, cannot be opened, or is something else.
     """
+    check_path(path)
     try:
-        _refuse_folder(path)
         if not os.path.exists(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        with _open_if(Path(path).absolute().as_uri() + "?mode=ro", uri=True) as db:
+        with (
+            _open_if(Path(path).absolute().as_uri() + "?mode=ro", uri=True) as db,
+            limited(db, path, OPEN_SECONDS),
+        ):
+            # A file may come from anybody: its schema calls no functions, and no value is huge.
+            db.execute("PRAGMA trusted_schema = OFF")
+            db.execute("PRAGMA cell_size_check = ON")
+            if hasattr(db, "setlimit"):  # since Python 3.11
+                db.setlimit(_LIMIT_LENGTH, _LONGEST_VALUE_BYTES)
             if _check(db, path) < SCHEMA_VERSION:
                 _add_view(db)
     except (OSError, sqlite3.Error) as error:
@@ -177,6 +214,7 @@ def lock(path: str) -> int:
     :raises FileError: another monconn has it, or its file cannot be opened.
     """
     try:
+        check_path(path)
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise no_history(path, os_error_text(error)) from None
@@ -194,10 +232,114 @@ def lock(path: str) -> int:
     raise no_history(path, "another monconn writes it: each needs a file of its own")
 
 
-def _refuse_folder(path: str) -> None:
-    """SQLite would only say that it is unable to open the file."""
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+def is_locked(path: str, descriptor: int) -> bool:
+    """Whether the lock of a descriptor from :func:`lock` is still the one that others would see."""
+    try:
+        return os.path.samestat(os.stat(f"{path}.lock"), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
+"""Which file there is, and which write-ahead log beside it; None for one that does not exist."""
+
+
+def identity(path: str) -> Identity:
+    """Which files are there now under a history's path."""
+    return _inode(path), _inode(f"{path}-wal")
+
+
+def remove_log(path: str, known: Identity) -> None:
+    """Remove the write-ahead log of a file that is gone, if it is there and still that file's."""
+    file, log = identity(path)
+    if file != known[0] and log is not None and log == known[1]:
+        for beside in (f"{path}-wal", f"{path}-shm"):
+            with suppress(FileNotFoundError):
+                os.unlink(beside)
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_path(path: str) -> None:
+    """Check that a path may be a history's, without opening or creating anything.
+
+    :raises FileError: no file can have that path, or what is there is no regular file.
+    """
+    if path == ":memory:":
+        raise no_history(path, "means a database in memory to SQLite: give the path of a file")
+    if path.startswith("file:"):
+        raise no_history(path, "is a URI: give the path of the file, without options")
+    if fault := path_fault(path):
+        raise no_history(path, fault)
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise no_history(path, os_error_text(error)) from None
+    if not stat.S_ISREG(mode):  # SQLite would wait for a FIFO's writer, and read /dev/zero
+        raise no_history(path, f"is {kind_of_file(mode)}, and no regular file")
+
+
+def check_file(path: str) -> None:
+    """Check what ``monconn check`` can know of a history, which may not exist yet.
+
+    SQLite would create files beside it, so only its header is read.
+
+    :raises FileError: it is something else, or of a newer version.
+    """
+    check_path(path)
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise no_history(path, os_error_text(error)) from None
+    if not header:
+        return  # SQLite takes an empty file for a database without tables
+    if len(header) < _HEADER_BYTES or not header.startswith(b"SQLite format 3\0"):
+        raise no_history(path, "file is not a database")
+    # https://www.sqlite.org/fileformat.html, 1.3: offsets 60 and 68
+    version, application = struct.unpack_from(">I4xI", header, 60)
+    _check_version(path, application, version)
+
+
+@contextmanager
+def limited(
+    db: sqlite3.Connection,
+    path: str,
+    seconds: float,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Interrupt statements in the block that take too long, or are cancelled.
+
+    :raises FileError: it took longer than ``seconds``.
+    :raises sqlite3.DatabaseError: SQLite's own message could not be decoded, as it quotes a file
+        that is damaged.
+    """
+    until = time.monotonic() + seconds
+    # The one way to interrupt a statement from within: SQLite calls it every so many of its
+    # virtual machine's instructions.
+    db.set_progress_handler(lambda: is_cancelled() or time.monotonic() > until, _STEPS_PER_CHECK)
+    try:
+        yield
+    except sqlite3.OperationalError:
+        if time.monotonic() <= until:
+            raise
+        text = f"this took longer than {seconds:g} s: ask for a shorter period"
+        raise no_history(path, text) from None
+    except UnicodeDecodeError:
+        raise sqlite3.DatabaseError("database disk image is malformed") from None
+    finally:
+        with suppress(sqlite3.ProgrammingError):  # closed, after another error
+            db.set_progress_handler(None, 0)
 
 
 def _make_private(path: str) -> None:
@@ -251,16 +393,62 @@ def _check(db: sqlite3.Connection, path: str) -> int:
 
     :raises FileError: it is none of ours, or of a newer version; nothing was done to it.
     """
-    if _pragma(db, "application_id") != APPLICATION_ID:
-        raise no_history(path, "is a database, but no history of monconn's: use another path")
     version = _pragma(db, "user_version")
+    _check_version(path, _pragma(db, "application_id"), version)
+    # A view would be read as well, and need not end; a virtual table may be anything.
+    tables = db.execute("SELECT name, sql FROM main.sqlite_master WHERE type = 'table'")
+    found = {name for name, sql in tables if not str(sql).upper().startswith("CREATE VIRTUAL")}
+    for name in sorted(_usual_columns().keys() - found - {"clock"}):
+        raise no_history(path, f"is damaged: its table {name} is missing")
+    return version
+
+
+def _check_version(path: str, application: int, version: int) -> None:
+    if application != APPLICATION_ID:
+        raise no_history(path, "is a database, but no history of monconn's: use another path")
     if not 1 <= version <= SCHEMA_VERSION:
         raise no_history(
             path,
             f"was written by another version of monconn (its schema is {version}, ours"
             f" {SCHEMA_VERSION}): use that version, or another path",
         )
-    return version
+
+
+def _check_columns(db: sqlite3.Connection, path: str) -> None:
+    """Check that rows can be written, and that writing them does nothing else.
+
+    :raises FileError: a table has other columns, or there is a trigger.
+    """
+    for (name,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'trigger'"):
+        raise no_history(path, f"has a trigger, {quoted(str(name))}: monconn writes to none such")
+    for table, columns in _usual_columns().items():
+        if table_columns(db, table).keys() != columns.keys():
+            raise no_history(path, f"is damaged: its table {table} has other columns")
+
+
+Columns = dict[str, tuple[str, bool]]
+"""The type of each column of a table, and whether it is never NULL."""
+
+
+def table_columns(db: sqlite3.Connection, table: str) -> Columns:
+    """The columns that a table of a file has."""
+    return {
+        row[1]: (row[2], bool(row[3])) for row in db.execute(f"PRAGMA main.table_info({table})")
+    }
+
+
+@cache
+def _usual_columns() -> dict[str, Columns]:
+    """The columns of all tables of the current version."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(f"{_SCHEMA};{_CLOCK}")
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {name: table_columns(db, name) for (name,) in tables}
+
+
+def usual_columns(table: str) -> Columns:
+    """The columns of a table of the current version."""
+    return _usual_columns()[table]
 
 
 def set_up(db: sqlite3.Connection, max_size: int) -> None:
@@ -290,4 +478,4 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
 
 def no_history(path: str, why: str) -> FileError:
     """An error about a history's file."""
-    return FileError(f"history: {path}: {why}")
+    return FileError(f"history: {printable(path)}: {why}")

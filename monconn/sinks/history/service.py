@@ -7,38 +7,55 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing, suppress
 from typing import Any, NoReturn, TypeVar
 from weakref import WeakSet
 
+import attrs
 from twisted.application.service import Service
-from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
 from monconn._version import __version__
 from monconn.clock import Clock
 from monconn.config.sections import HistoryConfig
-from monconn.errors import FileError
+from monconn.errors import FileError, os_error_text
 from monconn.model.totals import Totals
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
-from monconn.sinks.history import schema, store
+from monconn.sinks.history import file_time, schema, store
+from monconn.sinks.history.file_time import LEAP_SECONDS, FileTime, Stretch
 from monconn.sinks.history.retention import prune
-from monconn.sinks.history.schema import LOCKED_SECONDS, no_history
+from monconn.sinks.history.schema import OPEN_SECONDS, limited, no_history, open_read_only
 from monconn.sinks.history.store import Event, Item
 from monconn.sinks.history.write_queue import WriteQueue
+from monconn.units import format_duration
 
 T = TypeVar("T")
 
 WRITE_SECONDS = 1.0
 QUERY_SECONDS = 10.0
 STOP_SECONDS = 2.0
+READERS = 2
+MOST_QUERIES = 16
+"""The most queries that may run or wait; whoever asks more is told at once."""
 _PRUNE_SECONDS = 60.0
+_REFUSED_LINE_SECONDS = 60.0
 _LIVE_PER_TICK = 10_000
-_STEPS_PER_CHECK = 10_000
+
+
+@attrs.frozen
+class _Batch:
+    """What is written together."""
+
+    items: list[Item]
+    totals: dict[str, Totals]
+    run: float
+    stretches: list[Stretch]
 
 
 class HistoryService(Service):
@@ -70,10 +87,12 @@ class HistoryService(Service):
         self._ticks = 0
         self._lock = -1
         self._next_prune = 0.0
+        self._next_refused_line = 0.0
         self._is_failing = False
         self._lost = 0
         self._lost_reported = 0
         self._saving: Deferred[None] | None = None
+        self._queries = 0
         registry.observe(self._queue)
         registry.when_added(self._resume)
         registry.when_deleted(self._note_last)
@@ -94,36 +113,42 @@ class HistoryService(Service):
         path = config.path
         self._lock = schema.lock(path)
         try:
-            self._totals = _totals_in(path, config.max_size)
+            file = _open_file(path, config.max_size)
         except FileError:
             os.close(self._lock)
             raise
         self._run_started_at = time.time()
         self._is_stopping = False
-        self._writer = self._pool(path, 1, cp_openfun=lambda db: schema.set_up(db, config.max_size))
-        uri = Path(path).absolute().as_uri() + "?mode=ro"
-        self._reader = self._pool(uri, 2, uri=True)
+        self._totals = file.totals
+        self._writers, self._readers = _pool(1), _pool(READERS)
         super().startService()
         for monitor in self._registry:
             self._resume(monitor)
         self._queue.add(Event(self._run_started_at, "started", detail=f"monconn {__version__}"))
+        self._use(file)
         self._next_prune = self._clock.seconds()
         self._ticking.start(WRITE_SECONDS, now=False).addErrback(self._log_failure)
 
-    def _pool(self, database: str, threads: int, **options: Any) -> ConnectionPool:
-        pool = ConnectionPool(
-            "sqlite3",
-            database,
-            timeout=LOCKED_SECONDS,
-            check_same_thread=False,  # opened in a pool's thread, closed in the reactor's
-            cp_min=0,  # no thread is started before the next statement makes them daemons
-            cp_max=threads,
-            cp_reactor=self._reactor,
-            **options,
-        )
-        # Daemon threads: a disk that does not answer must not keep the program from ending.
-        pool.threadpool.threadFactory = _daemon_thread  # type: ignore[assignment]
-        return pool
+    def _use(self, file: _File) -> None:
+        """Go on with a file that has been opened, and tell of a wall clock that is wrong."""
+        self._db, self._identity = file.db, file.identity
+        self._time = FileTime(file.stretches)
+        gap = self._time.gap_seconds
+        if gap <= -LEAP_SECONDS:
+            self._note_leap(f"is behind the time of the file's last row by {format_duration(-gap)}")
+        elif gap >= self._config.keep:
+            self._note_leap(
+                f"is ahead of the time of the file's last row by {format_duration(gap)}"
+            )
+
+    def _note_leap(self, text: str) -> None:
+        self._log.warn("history: the wall clock {text}", text=text)
+        self._queue.add(Event(time.time(), "clock", detail=text))
+
+    def _check_clock(self) -> None:
+        if leap := self._time.check():
+            direction = "ahead" if leap > 0 else "back"
+            self._note_leap(f"was set {direction} by {format_duration(abs(leap))}")
 
     def stopService(self) -> Deferred[None]:
         """Write what is queued, waiting for at most :data:`STOP_SECONDS`, and close the file."""
@@ -146,15 +171,12 @@ class HistoryService(Service):
 
         rest = Deferred.fromCoroutine(self._write_queued())
         rest.addErrback(self._log_failure).addCallback(written)
-        is_in_time = await in_time
-        if not is_in_time:
+        if not await in_time:
             self._log.warn("history: {path} does not answer", path=self._config.path)
         os.close(self._lock)
-        for pool in (self._reader, self._writer):  # SQLite removes its log when the last one closes
-            if is_in_time:
-                pool.close()
-            else:
-                _abandon(pool)
+        for pool in (self._writers, self._readers):
+            # It joins the pool's threads, which may wait for a disk that does not answer.
+            _daemon_thread(target=pool.stop).start()
 
     def _log_failure(self, failure: Failure) -> None:
         self._log.failure("writing the history failed", failure)
@@ -164,8 +186,11 @@ class HistoryService(Service):
             waiting: Deferred[None] = Deferred()
             self._saving.addBoth(lambda _: waiting.callback(None))
             await waiting
+        self._check_clock()
         self._queue.add(Event(time.time(), "stopped"))
-        await self._save(self._changed_totals())
+        if not await self._save(self._changed_totals()):
+            await self._save(self._changed_totals())  # into a file that was begun anew for it
+        await self._in_writer(lambda db: db.close())  # SQLite removes its log with the last one
 
     # -- counters
 
@@ -195,6 +220,7 @@ class HistoryService(Service):
 
     def _tick(self) -> Deferred[None]:
         self._ticks += 1
+        self._check_clock()
         totals = self._changed_totals() if self._counts_live_bytes() else {}
         self._saving = Deferred.fromCoroutine(self._save_and_prune(totals))
         return self._saving
@@ -207,14 +233,16 @@ class HistoryService(Service):
     async def _save(self, totals: dict[str, Totals]) -> bool:
         """Write what is queued; returns False if it must be tried again."""
         items = [*self._queue.take(), *self._lost_event()]
-        if not (items or totals):
-            return True
-        run = self._run_started_at
+        batch = _Batch(items, totals, self._run_started_at, self._time.changed())
         try:
-            await self._in_writer(lambda db: self._write(db, items, totals, run))
-        except sqlite3.OperationalError as error:  # locked or full: may be over soon
+            errors = await self._in_writer(lambda db: self._write(db, batch))
+        except (schema.FileReplaced, sqlite3.OperationalError, OSError) as error:
+            # It may be over soon: the file is locked, or the disk full, or the folder unreadable.
             self._queue.put_back(items)
-            self._log_error(error)
+            if isinstance(error, schema.FileReplaced):
+                await self._begin_anew(error)
+            else:
+                self._log_error(error)
             return False
         except Exception as error:
             self._queue.done()
@@ -222,18 +250,80 @@ class HistoryService(Service):
             self._log_error(error)
             return False
         self._queue.done()
+        self._lost += len(errors)
+        if errors and self._clock.seconds() >= self._next_refused_line:
+            self._next_refused_line = self._clock.seconds() + _REFUSED_LINE_SECONDS
+            self._log.warn(
+                "history: {path}: {count} cannot be stored and are lost, one of them as: {error}",
+                path=self._config.path,
+                count=len(errors),
+                error=errors[0],
+            )
+        if items or totals:
+            self._next_prune = self._clock.seconds()
         self._totals.update(totals)
         self._last = {name: last for name, last in self._last.items() if last != totals.get(name)}
-        self._next_prune = self._clock.seconds()
         return True
 
-    def _write(
-        self, db: sqlite3.Connection, items: list[Item], totals: dict[str, Totals], run: float
-    ) -> None:
-        """Write a batch; called in the thread."""
-        if schema.log_size(self._config.path) > self._config.max_size:
+    def _write(self, db: sqlite3.Connection, batch: _Batch) -> list[Exception]:
+        """Write a batch; called in the thread.
+
+        :raises FileReplaced: the file is not under its path any more. The batch is to be written
+            again: one that was written into a file that is gone is lost.
+        """
+        path, before = self._config.path, self._identity
+        if not schema.is_locked(path, self._lock):
+            self._lock_again()
+        self._check_identity(before)
+        if not (batch.items or batch.totals):
+            return []
+        if schema.log_size(path) > self._config.max_size:
             raise sqlite3.OperationalError("another program reads it and does not stop")
-        store.write(db, items, totals, run)
+        errors = store.write(db, batch.items, batch.totals, batch.run, batch.stretches)
+        self._check_identity(before)
+        return errors
+
+    def _check_identity(self, known: schema.Identity) -> None:
+        """Compare inodes: SQLite goes on writing into a file that has no name any more."""
+        (file, log), (now_file, now_log) = known, schema.identity(self._config.path)
+        if now_file != file:
+            raise schema.FileReplaced("the file was moved, removed or replaced")
+        if log is None:
+            self._identity = (file, now_log)  # there is one from the first write on
+        elif now_log != log:
+            raise schema.FileReplaced("its write-ahead log (-wal) was moved, removed or replaced")
+
+    def _lock_again(self) -> None:
+        """Make a lock file anew that was removed; called in the thread."""
+        try:
+            lock = schema.lock(self._config.path)
+        except FileError as error:  # somebody has made one before us
+            raise sqlite3.OperationalError(str(error)) from None
+        os.close(self._lock)
+        self._lock = lock
+
+    async def _begin_anew(self, error: schema.FileReplaced) -> None:
+        """Open what is under the path now, or create a file, for the next batch."""
+        config, known = self._config, self._identity
+
+        def open_again(db: sqlite3.Connection) -> _File:
+            # A file that was moved without its log gets what that has. SQLite leaves the log of a
+            # file that has no name behind, and would take it for the next file's.
+            with suppress(sqlite3.Error):
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            db.close()
+            schema.remove_log(config.path, known)
+            return _open_file(config.path, config.max_size)
+
+        try:
+            file = await self._in_writer(open_again)
+        except Exception as failure:  # the folder is gone, or another program's file is there
+            self._log_error(failure)
+            return
+        self._log.warn("history: {path}: {error}: begun anew", path=config.path, error=error)
+        self._totals = {}  # all counters are written again
+        self._queue.add(Event(time.time(), "started", detail=f"{error}: begun anew"))
+        self._use(file)
 
     def _lost_event(self) -> list[Item]:
         """An event that counts the items lost before, once the file can be written again."""
@@ -245,12 +335,11 @@ class HistoryService(Service):
 
     async def _prune(self) -> bool:
         """Remove rows that are too old or too many; returns False if that failed."""
-        config = self._config
         has_more = False
+        self._time.forget(self._config.keep)
+        stretches = self._time.stretches()
         try:
-            has_more = await self._in_writer(
-                lambda db: prune(db, config.path, config.keep, config.max_size, time.time())
-            )
+            has_more = await self._in_writer(lambda db: self._prune_in(db, stretches))
         except Exception as error:
             self._log_error(error)
             return False
@@ -258,12 +347,17 @@ class HistoryService(Service):
             self._next_prune = self._clock.seconds() + (0.0 if has_more else _PRUNE_SECONDS)
         return True
 
+    def _prune_in(self, db: sqlite3.Connection, stretches: list[Stretch]) -> bool:
+        """Remove rows; called in the thread."""
+        config = self._config
+        file_time.remove(db, stretches)
+        return prune(db, config.path, config.keep, config.max_size, time.time(), stretches)
+
     async def _in_writer(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Use the writing connection in its thread, or here while the reactor does not run yet."""
-        pool = self._writer
-        if not pool.running:
-            return work(pool.connect())
-        result: T = await pool.runWithConnection(lambda _: work(pool.connect()))
+        if not self._reactor.running:
+            return work(self._db)
+        result: T = await deferToThreadPool(self._reactor, self._writers, work, self._db)
         return result
 
     def _log_error(self, error: Exception) -> None:
@@ -293,27 +387,32 @@ class HistoryService(Service):
         """
         if not self.running:
             return fail(no_history(self._config.path, "the history is closed"))
-        answer: Deferred[T] = self._reader.runWithConnection(lambda _: self._query(query))
+        if self._queries >= MOST_QUERIES:
+            return fail(self._busy())
+        self._queries += 1
+        answer: Deferred[T] = deferToThreadPool(
+            self._reactor, self._readers, self._query, query, time.monotonic()
+        )
+        answer.addBoth(self._answered)
         return answer.addErrback(self._explain)
 
-    def _query(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    def _answered(self, result: T) -> T:
+        self._queries -= 1
+        return result
+
+    def _busy(self) -> FileError:
+        return no_history(self._config.path, "too many queries at a time: ask again later")
+
+    def _query(self, query: Callable[[sqlite3.Connection], T], asked: float) -> T:
         """Run a query; called in a thread."""
-        until = time.monotonic() + QUERY_SECONDS
-        db = self._reader.connect()
-        # The one way to interrupt a statement from within: SQLite calls it every so many of its
-        # virtual machine's instructions.
-        db.set_progress_handler(
-            lambda: self._is_stopping or time.monotonic() > until, _STEPS_PER_CHECK
-        )
-        try:
+        if time.monotonic() > asked + QUERY_SECONDS:
+            raise self._busy()  # whoever asked may have gone; so a long queue gets short at once
+        # Opened for each query, which costs a millisecond: it is the file that is there now.
+        with (
+            closing(open_read_only(self._config.path)) as db,
+            limited(db, self._config.path, QUERY_SECONDS, lambda: self._is_stopping),
+        ):
             return query(db)
-        except sqlite3.OperationalError:
-            if time.monotonic() > until:
-                raise no_history(
-                    self._config.path,
-                    f"this took longer than {QUERY_SECONDS:g} s: ask for a shorter period",
-                ) from None
-            raise
 
     def _explain(self, failure: Failure) -> NoReturn:
         if failure.check(sqlite3.Error):
@@ -321,25 +420,34 @@ class HistoryService(Service):
         failure.raiseException()
 
 
-def _totals_in(path: str, max_size: int) -> dict[str, Totals]:
-    """The counters of the previous run; creates the file if there is none."""
+@attrs.frozen
+class _File:
+    """A file that is open for writing, as it was before."""
+
+    db: sqlite3.Connection
+    identity: schema.Identity
+    totals: dict[str, Totals]
+    stretches: list[Stretch]
+
+
+def _open_file(path: str, max_size: int) -> _File:
+    """Open a file and read what is needed to go on with it; it is created if there is none."""
     db = schema.open_for_writing(path, max_size)
     try:
-        return store.load_totals(db)
-    except sqlite3.Error as error:
-        raise no_history(path, f"cannot be read: {error}") from None
-    finally:
+        with limited(db, path, OPEN_SECONDS):
+            return _File(db, schema.identity(path), store.load_totals(db), file_time.load(db))
+    except (OSError, sqlite3.Error) as error:
         db.close()
+        raise no_history(path, f"cannot be read: {os_error_text(error)}") from None
+
+
+def _pool(threads: int) -> ThreadPool:
+    """Daemon threads: a disk that does not answer must not keep the program from ending."""
+    pool = ThreadPool(minthreads=0, maxthreads=threads, name="history")
+    pool.threadFactory = _daemon_thread  # type: ignore[assignment]
+    pool.start()
+    return pool
 
 
 def _daemon_thread(*args: Any, **kwargs: Any) -> threading.Thread:
     return threading.Thread(*args, daemon=True, **kwargs)
-
-
-def _abandon(pool: ConnectionPool) -> None:
-    """Do not wait for a pool's threads, not even when the reactor stops."""
-    # adbapi has no public way to close a pool without joining its threads, which wait for a disk
-    # that does not answer; a test names the two attributes.
-    if pool.shutdownID is not None:
-        pool._reactor.removeSystemEventTrigger(pool.shutdownID)
-        pool.shutdownID = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from monconn.faces.cli import history as history_verbs
 from monconn.faces.cli.history import parse_moment
 from monconn.faces.cli.main import main
 from monconn.model.record import ConnectionRecord
@@ -20,6 +24,8 @@ from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
 from monconn.sinks.history import query
 from monconn.sinks.history.schema import open_for_writing
 from monconn.sinks.history.store import Event, write
+
+SERVICE = {"listen": "127.0.0.1:0", "backend": "127.0.0.1:9"}
 
 
 def monconn(*arguments: str) -> Result:
@@ -210,3 +216,70 @@ def test_csv_of_a_file(history_file: str) -> None:
         "client_retransmits,backend_rtt_seconds,backend_retransmits,detail"
     )
     assert row.split(",")[1:4] == ["2", "web", "[2001:db8::1]:7"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, "is a FIFO, and no regular file"),
+        (lambda path: os.symlink("/dev/zero", path), "is a device, and no regular file"),
+        (lambda path: Path(path).write_text("nonsense" * 100), "file is not a database"),
+    ],
+)
+def test_what_is_no_history(tmp_path: Path, make: Callable[[str], object], message: str) -> None:
+    path, config = str(tmp_path / "history.db"), tmp_path / "monconn.yaml"
+    make(path)
+    config.write_text(json.dumps({"services": {"a": SERVICE}, "history": {"path": path}}))
+    for verb in ("history", "report"):
+        result = monconn(verb, "--file", path)
+        assert (result.exit_code, result.stderr) == (1, f"monconn: history: {path}: {message}\n")
+    result = monconn("check", str(config))
+    assert result.stderr == f"{config}: history.path: history: {path}: {message}\n"
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("path", [":memory:", "file:history.db?mode=ro"])
+def test_what_is_no_path_to_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "monconn.yaml"
+    config.write_text(json.dumps({"services": {"a": SERVICE}, "history": {"path": path}}))
+    result = monconn("check", str(config))
+    assert "give the path of" in result.stderr
+    assert result.exit_code == 2
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_check_creates_nothing(tmp_path: Path) -> None:
+    path, config = tmp_path / "history.db", tmp_path / "monconn.yaml"
+    config.write_text(json.dumps({"services": {"a": SERVICE}, "history": {"path": str(path)}}))
+    assert monconn("check", str(config)).exit_code == 0
+    assert not path.exists()
+    db = open_for_writing(str(path), 1 << 30)
+    files = sorted(tmp_path.iterdir())
+    assert monconn("check", str(config)).exit_code == 0  # while another monconn writes it, too
+    assert sorted(tmp_path.iterdir()) == files
+    db.close()
+
+
+def test_a_file_that_would_be_read_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_verbs, "_FILE_SECONDS", 0.0)
+    path = str(tmp_path / "history.db")
+    with closing(open_for_writing(path, 1 << 30)) as db:
+        write(db, [Event(each, "started") for each in range(20_000)], {}, 0.0)
+    result = monconn("history", "--events", "--file", path, "nowhere")
+    message = "this took longer than 0 s: ask for a shorter period"
+    assert result.stderr == f"monconn: history: {path}: {message}\n"
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+def test_a_leap_of_the_clock_is_an_event(tmp_path: Path) -> None:
+    path = str(tmp_path / "history.db")
+    with closing(open_for_writing(path, 1 << 30)) as db:
+        write(db, [Event(0.0, "clock", detail="was set back by 1h")], {}, 0.0)
+    assert "clock" in monconn("history", "--events", "--file", path, "event:clock").stdout
+    (event,) = json.loads(monconn("history", "--events", "--json", "--file", path).stdout)
+    assert (event["event"], event["detail"]) == ("clock", "was set back by 1h")

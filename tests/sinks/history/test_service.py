@@ -6,12 +6,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
@@ -31,7 +31,7 @@ from monconn.sinks.history.query import HistoryFilter, connections, events, open
 from monconn.sinks.history.service import HistoryService
 from monconn.sinks.history.write_queue import WriteQueue
 
-from .past import closed, count, refused
+from .past import closed, count, history, refused
 
 WAIT_SECONDS = 20.0
 
@@ -167,9 +167,9 @@ async def test_one_transaction_for_all_of_a_second(
     batches: list[int] = []
     write = store.write
 
-    def recording(db: Any, items: list[Any], *others: Any) -> None:
+    def recording(db: Any, items: list[Any], *others: Any) -> list[Exception]:
         batches.append(len(items))
-        write(db, items, *others)
+        return write(db, items, *others)
 
     monkeypatch.setattr(store, "write", recording)
     world = World(path)
@@ -296,7 +296,7 @@ async def test_a_disk_that_does_not_answer_does_not_delay_the_stop(
     path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
-    monkeypatch.setattr(store, "write", lambda *_: answers.wait(WAIT_SECONDS))
+    monkeypatch.setattr(store, "write", lambda *_: answers.wait(WAIT_SECONDS) and [])
     world = World(path)
     world.history.startService()
     stopped = Deferred.fromCoroutine(world.stop())
@@ -456,11 +456,263 @@ async def test_old_rows_are_removed(path: Path) -> None:
     await world.stop()
 
 
-def test_the_private_attributes_of_adbapi_that_abandoning_a_pool_uses() -> None:
-    from twisted.internet import reactor
+# -- a wall clock that leaps
 
-    pool = ConnectionPool("sqlite3", ":memory:", cp_reactor=reactor)
-    assert pool._reactor is reactor
-    pool.start()
-    assert pool.shutdownID is not None
-    pool.close()
+
+def notes_of_the_clock(path: Path) -> list[str]:
+    db = open_read_only(str(path))
+    try:
+        return [each["detail"] for each in events(db, HistoryFilter()) if each["event"] == "clock"]
+    finally:
+        db.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(400 * 86400.0, "is ahead of the time of the file's last row by 400d00h"),
+     (-400 * 86400.0, "is behind the time of the file's last row by 400d00h")],
+)  # fmt: skip
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_clock_at_the_start_empties_no_history(
+    path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch, error: float, text: str
+) -> None:
+    world = World(path, keep=30 * 86400.0)
+    world.history.startService()
+    world.notify("closed", *(closed(time.time()) for _ in range(5)))
+    await world.stop()
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + error)
+    world = World(path, keep=30 * 86400.0)
+    world.history.startService()
+    world.notify("closed", closed(time.time()))
+    for _ in range(5):
+        world.clock.advance(60)  # and removes what is too old
+        await deferLater(world.reactor, 0.01)
+    await world.until(lambda: world.rows() == 6)
+    await world.stop()
+    assert [line.partition("wall clock ")[2] for line in log] == [text]
+    assert notes_of_the_clock(path) == [text]
+    assert (world.rows(), world.rows("hours")) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("leap", "text"), [(3601.0, "was set ahead by 1h00m"), (-90.5, "was set back by 1m30s")]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_leap_is_told(
+    path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch, leap: float, text: str
+) -> None:
+    right = time.time
+    world = World(path)
+    world.history.startService()
+    monkeypatch.setattr(time, "time", lambda: right() + leap)
+    await world.until(lambda: notes_of_the_clock(path) != [])
+    await world.stop()
+    assert notes_of_the_clock(path) == [text]
+    assert len(log) == 1
+
+
+# -- files that are moved, removed or replaced
+
+
+def remove_all(path: Path) -> None:
+    for each in path.parent.glob("history.db*"):
+        each.unlink()
+
+
+def remove_file(path: Path) -> None:
+    path.unlink()
+
+
+def move_all(path: Path) -> None:
+    (path.parent / "old").mkdir()
+    for each in path.parent.glob("history.db*"):
+        each.rename(path.parent / "old" / each.name)
+
+
+def move_file(path: Path) -> None:
+    (path.parent / "old").mkdir()
+    path.rename(path.parent / "old" / path.name)
+
+
+def replace_file(path: Path) -> None:
+    other = path.parent / "other"
+    history(other, [closed(id=77)]).close()
+    other.replace(path)
+
+
+def remove_log(path: Path) -> None:
+    Path(f"{path}-wal").unlink()
+
+
+def move_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "rows_before"),
+    [(remove_all, 0), (remove_file, 0), (move_all, 0), (move_file, 0), (replace_file, 1),
+     (remove_log, 3), (move_folder, 0)],
+)  # fmt: skip
+@pytest.mark.parametrize("is_idle", [False, True], ids=["busy", "idle"])
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_is_gone_is_made_anew(
+    tmp_path: Path,
+    log: list[str],
+    change: Callable[[Path], None],
+    rows_before: int,
+    is_idle: bool,
+) -> None:
+    path = tmp_path / "folder" / "history.db"
+    path.parent.mkdir()
+    world = World(path)
+    world.history.startService()
+    world.monitor.carry_over(Totals(3, 4, 5))
+    world.notify("closed", *(closed(id=each) for each in (1, 2, 3)))
+    await world.until(lambda: world.rows() == 3)
+    asking = await world.history.run(lambda db: connections(db, HistoryFilter()))
+    assert len(asking) == 3
+    change(path)
+    new = 0 if is_idle else 2
+    world.notify("closed", *[closed(id=5)] * new)
+    await world.until(lambda: bool(log))
+    assert "moved, removed or replaced: begun anew" in log[0]
+    await world.until(lambda: path.exists() and world.rows() == rows_before + new)
+    await world.until(lambda: world.rows("counters") == 3)
+    assert (log[1:], world.history.dropped) == ([], 0)
+    assert len(await world.history.run(lambda db: connections(db, HistoryFilter()))) == (
+        rows_before + new
+    )
+    assert path.stat().st_mode & 0o777 == 0o600
+    world.notify("closed", closed())
+    await world.stop()
+    assert (world.rows(), log[1:]) == (rows_before + new + 1, [])
+    db = open_read_only(str(path))
+    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    texts = [each["detail"] for each in events(db, HistoryFilter()) if each["event"] == "started"]
+    assert any("begun anew" in text for text in texts)
+    db.close()
+    old = path.parent / "old" / path.name
+    if old.exists():  # what was moved is whole
+        db = open_read_only(str(old))
+        assert count(db, "connections") == 3
+        db.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_batch_that_went_into_a_file_that_is_gone_is_written_again(
+    path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = store.write
+
+    def removing(*arguments: Any) -> list[Exception]:
+        if not log:
+            path.unlink()  # after it was looked for, and before it is written to
+        return write(*arguments)
+
+    world = World(path)
+    world.history.startService()
+    await world.until(lambda: world.rows("events") == 1)
+    monkeypatch.setattr(store, "write", removing)
+    world.notify("closed", closed(), closed())
+    await world.until(lambda: path.exists() and bool(log) and world.rows() == 2)
+    assert world.history.dropped == 0
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_file_can_be_made_anew_for_a_while(path: Path, log: list[str]) -> None:
+    world = World(path)
+    world.history.startService()
+    await world.until(lambda: world.rows("events") == 1)
+    path.rename(path.with_name("moved"))
+    path.write_text("dear diary, " * 1000)
+    world.notify("closed", closed())
+    await world.until(lambda: bool(log))
+    for _ in range(3):
+        world.clock.advance(1.0)
+        await deferLater(world.reactor, 0.05)
+    (line,) = log
+    assert "is not a database" in line
+    assert path.read_text().startswith("dear diary, ")
+    path.unlink()
+    await world.until(lambda: path.exists() and len(log) == 3 and world.rows() == 1)
+    assert "begun anew" in log[1]
+    assert "can be written again; lost so far: 0" in log[2]
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lock_file_that_is_removed_is_made_anew(path: Path, log: list[str]) -> None:
+    world = World(path)
+    world.history.startService()
+    lock = Path(f"{path}.lock")
+    lock.unlink()
+    await world.until(lock.exists)
+    with pytest.raises(FileError, match="another monconn writes it"):
+        schema.lock(str(path))
+    # Removed again, and another program is there before us: nothing is written beside it.
+    lock.unlink()
+    other = schema.lock(str(path))
+    world.notify("closed", closed())
+    await world.until(lambda: bool(log))
+    assert "another monconn writes it" in log[0]
+    assert world.rows() == 0
+    os.close(other)
+    await world.until(lambda: world.rows() == 1)
+    assert world.history.dropped == 0
+    await world.stop()
+
+
+# -- many queries
+
+
+@pytest_twisted.ensureDeferred
+async def test_queries_do_not_queue_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are asked, each is answered, or refused at once."""
+    monkeypatch.setattr(service, "MOST_QUERIES", 5)
+    world = World(path)
+    world.history.startService()
+    wait = threading.Event()
+    asked = [world.history.run(lambda db: wait.wait(WAIT_SECONDS)) for _ in range(5)]
+    for _ in range(100):
+        with pytest.raises(FileError, match="too many queries at a time: ask again later"):
+            await world.history.run(lambda db: connections(db, HistoryFilter()))
+    wait.set()
+    assert [await each for each in asked] == [True] * 5
+    assert await world.history.run(lambda db: connections(db, HistoryFilter())) == []
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_has_waited_too_long_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "QUERY_SECONDS", 0.05)
+    world = World(path)
+    world.history.startService()
+    asked = [world.history.run(endless) for _ in range(2)]  # takes both readers
+    late = [world.history.run(lambda db: connections(db, HistoryFilter())) for _ in range(4)]
+    for each in asked:
+        with pytest.raises(FileError, match="took longer"):
+            await each
+    for each in late:
+        with suppress(FileError):  # too many at a time, if the machine is slow
+            assert await each == []
+    world.history._queries = 0
+    with pytest.raises(FileError, match="too many queries at a time"):
+        world.history._query(lambda db: connections(db, HistoryFilter()), time.monotonic() - 1)
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_that_hangs_does_not_delay_the_stop(path: Path) -> None:
+    world = World(path)
+    world.history.startService()
+    answers = threading.Event()
+    asked = world.history.run(lambda db: answers.wait(WAIT_SECONDS))
+    await world.stop()
+    assert not asked.called
+    answers.set()
+    assert await asked is True

@@ -6,6 +6,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from monconn.model.totals import Totals
 from monconn.ops.filter_keys import HISTORY_KEYS
 from monconn.ops.filters import parse
 from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
+from monconn.sinks.history.file_time import Stretch
 from monconn.sinks.history.query import (
     HistoryFilter,
     connections,
@@ -73,7 +75,7 @@ def test_what_was_written_is_there_the_next_time(path: Path) -> None:
         ("text", "file is not a database"),
         ("foreign", "is a database, but no history of monconn's"),
         ("newer", "was written by another version of monconn"),
-        ("folder", "is a directory"),
+        ("folder", "is a folder, and no regular file"),
     ],
 )
 def test_other_files_are_left_alone(
@@ -163,7 +165,7 @@ def test_a_connection_has_its_pipe_and_its_facts(path: Path) -> None:
 def test_damaged_facts_are_an_error_of_the_file(path: Path, text: object) -> None:
     db = history(path, [closed()])
     db.execute("UPDATE connections SET facts = ?", (text,))
-    with pytest.raises(sqlite3.DatabaseError, match="no JSON object"):
+    with pytest.raises(sqlite3.DatabaseError, match=r"no JSON object|is no text"):
         connections(db, HistoryFilter())
     with pytest.raises(sqlite3.DatabaseError):
         connections(db, HistoryFilter(condition=parse("tag:x", HISTORY_KEYS).to_sql()))
@@ -172,10 +174,69 @@ def test_damaged_facts_are_an_error_of_the_file(path: Path, text: object) -> Non
 
 def test_a_batch_is_written_atomically(path: Path) -> None:
     db = history(path)
-    with pytest.raises(OverflowError):
-        write(db, [closed(), closed(up=1 << 70)], {"web": Totals(1)}, RUN)
-    assert count(db, "connections") == count(db, "hours") == 0
-    assert load_totals(db) == {}
+    db.execute("DROP TABLE counters")  # which are written last
+    with pytest.raises(sqlite3.OperationalError, match="counters"):
+        write(db, [closed(), refused()], {"web": Totals(1)}, RUN, [Stretch(1, 0.0, NOON)])
+    for table in ("connections", "events", "hours", "refusals", "clock"):
+        assert count(db, table) == 0
+    db.close()
+
+
+class Odd:
+    """A fact that is no JSON."""
+
+
+ITSELF: dict[str, Any] = {}
+ITSELF["itself"] = ITSELF
+UNWRITABLE: dict[str, dict[str, Any]] = {
+    "a number beyond 64 bits": {"up": 1 << 63},
+    "a lone surrogate": {"backend": "unix:/run/\udcff"},
+    "a type that SQLite lacks": {"service": Odd()},
+    "a fact that is no JSON": {"facts": {"odd": Odd()}},
+    "a fact that refers to itself": {"facts": ITSELF},
+    "tcp_info of another kernel": {"client_tcp": "x"},
+}
+
+
+@pytest.mark.parametrize("fields", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_a_row_that_cannot_be_written_costs_no_other(path: Path, fields: dict[str, Any]) -> None:
+    db = history(path)
+    batch = [closed(id=each) for each in range(1, 100)]
+    fields = dict(fields)
+    facts = fields.pop("facts", {})
+    batch[10] = closed(**fields)
+    batch[10]._facts = facts  # past the check of set_fact
+    batch[70:72] = [closed(up=-1 << 70), refused(word="odd \ud800")]
+    errors = write(db, batch, {"web": Totals(1), "big": Totals(1 << 63)}, RUN)
+    assert len(errors) == 3
+    found = [row[0] for row in db.execute("SELECT id FROM connections ORDER BY entry")]
+    assert found == [each for each in range(1, 100) if each - 1 not in (10, 70, 71)]
+    assert db.execute("SELECT sum(connections) FROM hours").fetchone() == (96,)
+    assert count(db, "events") == count(db, "refusals") == 0
+    assert {name: total.opened for name, total in load_totals(db).items()} == {"web": 1}
+    db.close()
+
+
+def test_rows_that_cannot_be_written_are_found_in_few_steps(path: Path) -> None:
+    db = history(path)
+    attempts: list[str] = []
+    db.set_trace_callback(lambda statement: attempts.append(statement.split()[0]))
+    batch = [closed(up=1 << 63) if each == 7_777 else closed() for each in range(10_000)]
+    assert len(write(db, batch, {}, RUN)) == 1
+    assert attempts.count("SAVEPOINT") <= 30
+    assert attempts.count("COMMIT") == 1
+    db.close()
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0", "\u202e", "🎃"])
+def test_odd_texts_are_stored_as_they_are(path: Path, text: str) -> None:
+    db = history(path)
+    assert (
+        write(db, [closed(detail=text, service=text, backend=text)], {text: Totals(3)}, RUN) == []
+    )
+    (found,) = connections(db, HistoryFilter())
+    assert (found["detail"], found["service"], found["backend"]) == (text, text, text)
+    assert load_totals(db)[text].opened == 3
     db.close()
 
 

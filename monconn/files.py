@@ -1,0 +1,76 @@
+"""Files that a configuration names: whether a text can be a path, and reads with a limit."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from monconn.errors import FileError
+from monconn.units import format_bytes
+
+_KINDS = (
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """The content of a regular file.
+
+    Anything else is refused before it is read: a FIFO without a writer would hold the program for
+    ever, and ``/dev/zero`` has no end.
+
+    :param limit: the size in bytes up to which it is read.
+    :raises FileError: it is no regular file, is bigger, or cannot be read; the message names it.
+    """
+    try:
+        # Before it is opened, too: that alone has effects on some devices (a tape, a watchdog).
+        _require_regular(path, os.stat(path).st_mode)
+        # O_NONBLOCK: if a FIFO has taken the file's place since, open(2) must not wait for a
+        # writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            _require_regular(path, os.fstat(fd).st_mode)
+            content = file.read(limit + 1) or b""  # None is EAGAIN, of files in /proc
+    except OSError as error:
+        message = f"{file_name(path)} cannot be read: {error.strerror}"
+        if isinstance(error, FileNotFoundError) and not Path(path).is_absolute():
+            message += " (relative paths are those of the folder in which monconn is started)"
+        raise FileError(message) from error
+    except ValueError:
+        raise FileError(f"{file_name(path)} cannot be read: {path_fault(path)}") from None
+    if len(content) > limit:
+        raise FileError(f"{file_name(path)} is too big: at most {format_bytes(limit)} are read")
+    return content
+
+
+def _require_regular(path: str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise FileError(f"{file_name(path)} is {kind_of_file(mode)}, and no regular file")
+
+
+def kind_of_file(mode: int) -> str:
+    """What an ``st_mode`` says that a file is, for a message."""
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "something of another kind")
+
+
+def path_fault(path: str) -> str | None:
+    """Why the operating system would not even look for a path; None if it would."""
+    if "\0" in path:
+        return "a path has no NUL in it"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return "it has a character that no path can have"
+    return None
+
+
+def file_name(path: str) -> str:
+    """A path for a message: in quotes as other texts are, but whole."""
+    return f'"{path}"' if path.isprintable() else repr(path)

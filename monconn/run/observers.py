@@ -74,15 +74,20 @@ def check_observers(config: Config, source: str) -> Config:
             try:
                 check()
             except (FilterError, ObserverError) as error:
-                problems.append(Problem(source, None, f"observers[{index}].{key}", str(error)))
+                line = each.lines.get(key)
+                problems.append(Problem(source, line, f"observers[{index}].{key}", str(error)))
     if problems:
         raise ConfigError(problems)
     return config
 
 
 def _check_class(config: ObserverConfig) -> None:
-    if isinstance(config.make, type):
-        check_class(config.make)
+    if not isinstance(config.make, type):  # what a function makes is known once it is called
+        return
+    check_class(config.make)
+    # One method may be made by __getattr__, or by the constructor.
+    if not any(hasattr(config.make, each) for each in (*IObserver, "__getattr__")):
+        raise ObserverError("is no observer: derive it from monconn.Observer")
 
 
 def _where(
@@ -105,8 +110,6 @@ def _make_observer(config: ObserverConfig) -> AnyObserver:
     try:
         observer = config.make(**config.options)
         missing = [each for each in IObserver if not hasattr(observer, each)]
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # it is the user's code, and may fail in any way
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise ObserverError(f"observers: {config.use} cannot be made: {message}") from error

@@ -1,13 +1,17 @@
-"""Files that a configuration names: whether a text can be a path, and reads with a limit."""
+"""Files that a configuration names: what can be a path, and reads with a limit."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from pathlib import Path
 
 from monconn.errors import FileError
 from monconn.units import format_bytes
+
+lost: Counter[str] = Counter(socket=0, json_log=0)
+"""How often a file of this process was moved, removed or replaced by others, by what it is."""
 
 _KINDS = (
     (stat.S_ISREG, "a file"),

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 from twisted.logger import Logger
 
+from monconn import files
 from monconn.errors import FileError, os_error_text
 from monconn.files import append_fault, file_name, path_fault
 
@@ -169,6 +170,7 @@ class FileSink(_Descriptor):
             self._continue_with_open_file(error)
         else:
             if not was_asked:
+                files.lost["json_log"] += 1
                 self._log.info(
                     "json_log: {place} was moved, removed or replaced; writing to a new file there",
                     place=self.place,

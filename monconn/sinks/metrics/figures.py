@@ -153,3 +153,5 @@ class Sample:
     lag_max_seconds: float
     started_at: float
     """Wall-clock seconds since the epoch."""
+    files_lost: Mapping[str, int] = attrs.field(factory=dict)
+    """As :data:`monconn.files.lost`."""

@@ -27,6 +27,7 @@ from monconn.addresses import (
     parse_listen,
     parse_network,
     parse_port,
+    refuse_local_names,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import AddressError, quoted
@@ -244,7 +245,10 @@ def read_listen(node: Node) -> Address:
 
     address = _read_address(node, parse_listen)
     if isinstance(address, EndpointAddress):
-        _check_endpoint(address, tls_listener(address), serverFromString)
+        own = tls_listener(address)
+        if own is None:
+            refuse_local_names(address, listens=True)
+        _check_endpoint(address, own, serverFromString)
     return address
 
 
@@ -254,6 +258,7 @@ def read_backend(node: Node) -> Address:
 
     address = _read_address(node, parse_backend)
     if isinstance(address, EndpointAddress):
+        refuse_local_names(address, listens=False)
         _check_endpoint(address, tls_backend(address), clientFromString)
     return address
 

@@ -8,6 +8,7 @@ kernel's queue.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import select
 import socket
@@ -16,11 +17,13 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
 from twisted.logger import Logger
+from twisted.python.threadable import isInIOThread
 from zope.interface import implementer
 
 from monconn import unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.errors import ListenError, os_error_text
+from monconn.net.resolver import address_now
 from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index
 
 BACKLOG = 4096
@@ -72,7 +75,8 @@ def open_listener(
 ) -> socket.socket:
     """Bind and listen.
 
-    :param address: an empty host is every address, IPv6 and IPv4.
+    :param address: an empty host is every address, IPv6 and IPv4. A name is looked up, but not in
+        the thread of a reactor that runs: see :func:`monconn.net.resolver.address_later`.
     :param keepalive: when the kernel sends keepalive probes to silent clients; None for never.
     :param default_mode: the permissions of a UNIX socket whose address names none; None leaves
         them to the umask.
@@ -102,10 +106,31 @@ def _bind(
     if zone:
         scoped = ip, address.port, 0, zone_index(zone)
         return _listening(socket.AF_INET6, scoped, keepalive=keepalive)
+    if is_name(address):
+        if isInIOThread():
+            raise OSError(errno.EWOULDBLOCK, "looking a name up would hold up every connection")
+        family, where = address_now(address)
+    else:
+        family, where = _numeric(address)
+    return _listening(family, where, keepalive=keepalive)
+
+
+def is_name(address: SocketAddress) -> bool:
+    """Whether an address to listen on is a name that a name server may have to be asked for."""
+    if isinstance(address, UnixAddress) or address.host in ("", "localhost"):  # RFC 6761, 6.3
+        return False
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        return True
+    return False
+
+
+def _numeric(address: TcpAddress) -> tuple[socket.AddressFamily, Any]:
     family, _, _, _, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    return _listening(family, where, keepalive=keepalive)
+    return family, where
 
 
 def _listening(

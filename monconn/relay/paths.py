@@ -9,20 +9,26 @@ import errno
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 
-from monconn.addresses import Address, EndpointAddress, socket_address
+from monconn.addresses import (
+    Address,
+    EndpointAddress,
+    TcpAddress,
+    UnixAddress,
+    socket_address,
+)
 from monconn.clock import Clock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import AdoptReactor
 from monconn.net.loops import Loops, target_of
-from monconn.net.resolver import Lookups, Resolver
+from monconn.net.resolver import Lookups, Resolver, SocketAddress, address_later
 from monconn.net.sockets import SHORTAGES
 from monconn.net.tls import ClientTls, ServerTls
 from monconn.policy.tls import BackendTls
@@ -39,6 +45,7 @@ from monconn.relay.sockets.pipes import PipePool
 from monconn.relay.sockets.tls import TlsEnd
 from monconn.relay.transports.dial import NoBackend, OneProtocol, backend_tls, dialler
 from monconn.relay.transports.end import TransportEnd, TransportShared
+from monconn.relay.transports.names import EndpointReactor
 
 ChooseBackend = Callable[[ConnectionRecord], Address]
 """Chooses where a client is forwarded to; called for each dial."""
@@ -238,7 +245,8 @@ class DataPaths:
         # Weak: that of a path which is replaced is needed as long as clients are in it.
         self._rooms = WeakSet[HandshakeRoom]()
         self._pipes = PipePool()
-        self._lookups = Lookups(reactor)
+        # By service, so that none uses up another's, however often its path is replaced.
+        self._lookups = WeakKeyDictionary[Monitor, Lookups]()
         self.loops = _loops
         """Knows the listeners of the program, to which its services must not lead in a loop."""
         self._has_warned = False
@@ -324,7 +332,7 @@ class DataPaths:
         where = address if own is None else own[0]
         if HAS_EPOLL and not isinstance(where, EndpointAddress):
             shared = self._shared(monitor)
-            resolver = Resolver(where, self._reactor, self._clock, self._lookups)
+            resolver = self._resolver(monitor, where)
             connector = Connector(resolver, shared.loop, self._clock, self.loops)
             if own is None:
                 return lambda record: SocketEnd("backend", record, shared, connector)
@@ -336,13 +344,27 @@ class DataPaths:
 
             return tls_end
         twisted_tls = backend_tls(address, tls)
-        dial = dialler(address, self._reactor, twisted_tls)
+        names = EndpointReactor(self._reactor, lambda name: self._resolver(monitor, name))
+        dial = dialler(address, names, twisted_tls)
         transport_shared = self._transport_shared(monitor)
         socket_of = socket_address(address, listens=False)
         target = None if socket_of is None else target_of(socket_of)
         return lambda _: TransportEnd(
             "backend", transport_shared, dial=dial, target=target, tls=twisted_tls
         )
+
+    def address_of(self, monitor: Monitor, address: TcpAddress) -> Deferred[SocketAddress]:
+        """Look up a host that a service is to listen on; see :func:`address_later`."""
+        return address_later(address, self._lookups_of(monitor), self._clock)
+
+    def _resolver(self, monitor: Monitor, address: TcpAddress | UnixAddress) -> Resolver:
+        return Resolver(address, self._reactor, self._clock, self._lookups_of(monitor))
+
+    def _lookups_of(self, monitor: Monitor) -> Lookups:
+        lookups = self._lookups.get(monitor)
+        if lookups is None:
+            lookups = self._lookups[monitor] = Lookups(self._reactor)
+        return lookups
 
     def _transport_shared(self, monitor: Monitor) -> TransportShared:
         return TransportShared(monitor.clock, self.deadlines, self._deliveries, loops=self.loops)

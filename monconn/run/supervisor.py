@@ -151,8 +151,8 @@ class Supervisor:
         ``wait_timeout`` and then ends them with the reason ``stopping``; after that its monitor
         leaves the registry. If its name comes back before, monitor and connections go on.
 
-        While the reactor runs nothing here sleeps: an address in use is tried again by timers. (A
-        host to listen on that is a name and no IP is looked up in the reactor's thread, though.)
+        While the reactor runs nothing here sleeps: an address in use is tried again by timers, and
+        a host to listen on that is a name is looked up in a thread of its own.
         Before, the tries are made at once, so that what is returned has fired already.
 
         :param old: the services that are to become ``new``; services applied by other

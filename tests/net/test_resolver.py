@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -13,6 +13,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import provider
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.net.resolver import (
@@ -20,8 +22,11 @@ from monconn.net.resolver import (
     CACHE_SECONDS,
     LAST_SECONDS,
     MOST_LOOKUPS,
+    PATIENCE_SECONDS,
     QUERY_INTERVAL_SECONDS,
+    QUERY_SECONDS,
     RENEWAL_SECONDS,
+    STALE_SECONDS,
     Lookups,
     Resolver,
     SocketAddress,
@@ -171,6 +176,122 @@ def test_a_shortage_of_descriptors_is_ours(world: World) -> None:
     asking = world.resolve()
     world.queries.asked[-1](OSError(errno.EMFILE, "Too many open files"))
     assert asking.failure == ("error", "cannot resolve backend.test: too many open files")
+
+
+# -- addresses of before (RFC 8767)
+
+TEMPORARY = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What the resolver logs."""
+    texts: list[str] = []
+
+    @provider(ILogObserver)
+    def observer(event: LogEvent) -> None:
+        if event.get("log_namespace") == "monconn.net.resolver.Resolver":
+            texts.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observer)
+    yield texts
+    globalLogPublisher.removeObserver(observer)
+
+
+@pytest.mark.parametrize(
+    "error", [TEMPORARY, OSError(errno.EMFILE, "Too many open files"), UnicodeError("odd")]
+)
+def test_a_name_that_cannot_be_resolved_any_more_keeps_its_addresses(
+    world: World, error: Exception, messages: list[str]
+) -> None:
+    world.known(v4(1))
+    world.clock.advance(CACHE_SECONDS)
+    asking = world.resolve()
+    world.queries.asked[-1](error)
+    assert asking.addresses == [v4(1)]
+    assert world.resolver.cached() == [v4(1)], "the next one does not wait"
+    assert world.resolver.staleness.startswith(
+        "backend.test was resolved 30.0s ago, and cannot be now: "
+    )
+    world.clock.advance(CACHE_SECONDS)
+    assert world.resolve().addresses is None, "it is tried again"
+    world.queries.asked[-1](error)
+    assert len(messages) == 1
+    world.clock.advance(CACHE_SECONDS)
+    world.resolve()
+    world.queries.answer(v4(2))
+    assert world.resolver.cached() == [v4(2)]
+    assert world.resolver.staleness == ""
+    assert messages[1:] == ["backend.test is resolved again"]
+
+
+def test_nobody_waits_long_for_a_name_server_that_hangs(world: World) -> None:
+    world.known(v4(1))
+    world.clock.advance(CACHE_SECONDS)
+    waiting = [world.resolve() for _ in range(3 * ANSWERS_A_TURN)]
+    world.clock.advance(PATIENCE_SECONDS)
+    assert all(each.addresses == [v4(1)] for each in waiting)
+    assert world.resolver.cached() == [v4(1)]
+    assert "no answer yet" in world.resolver.staleness
+    assert len(world.queries.asked) == 2
+    world.queries.answer(v4(2))
+    assert world.resolver.cached() == [v4(2)]
+    assert not world.clock.getDelayedCalls()
+
+
+def test_one_who_asks_first_waits_until_the_time_limit_of_its_own(world: World) -> None:
+    asking = world.resolve()
+    world.clock.advance(PATIENCE_SECONDS)
+    assert (asking.addresses, asking.failure) == (None, None)
+
+
+def test_a_query_that_hangs_for_good_is_followed_by_another(world: World) -> None:
+    asking = world.resolve()
+    world.clock.advance(QUERY_SECONDS)
+    expected = "backend_unreachable", "cannot resolve backend.test: no name server has answered"
+    assert asking.failure == expected
+    world.clock.advance(QUERY_INTERVAL_SECONDS)
+    asking = world.resolve()
+    assert len(world.queries.asked) == 2
+    world.queries.asked[0](TEMPORARY)
+    assert asking.failure is None, "what failed late tells nothing of the present one"
+    world.queries.asked[0]([v4(1)])
+    assert asking.addresses == [v4(1)], "an answer is one, however late"
+    world.queries.asked[1]([v4(2)])
+    assert world.resolver.cached() == [v4(2)]
+
+
+def test_addresses_are_used_for_a_day_at_most(world: World) -> None:
+    world.known(v4(1))
+    world.clock.advance(STALE_SECONDS - 1)
+    world.resolve()
+    world.queries.asked[-1](TEMPORARY)
+    assert world.resolver.cached() == [v4(1)]
+    world.clock.advance(1)
+    assert world.resolver.cached() == ()
+    asking = world.resolve()
+    world.clock.advance(PATIENCE_SECONDS)
+    assert asking.addresses is None
+    world.queries.asked[-1](TEMPORARY)
+    assert asking.failure is not None
+
+
+def test_a_name_that_is_no_more_has_no_addresses(world: World) -> None:
+    """RFC 8767, 4: that is an answer, too."""
+    world.known(v4(1))
+    world.clock.advance(CACHE_SECONDS)
+    asking = world.resolve()
+    world.queries.asked[-1](NO_SUCH_NAME)
+    assert asking.failure == (
+        "backend_unreachable",
+        "cannot resolve backend.test: name or service not known",
+    )
+    assert world.resolver.cached() == ()
+    world.clock.advance(QUERY_INTERVAL_SECONDS)
+    asking = world.resolve()
+    world.clock.advance(PATIENCE_SECONDS)
+    assert asking.addresses is None
 
 
 # -- asking anew

@@ -84,6 +84,7 @@ class FakeResolver:
     """Knows some addresses, and others if it is asked anew."""
 
     address: TcpAddress | UnixAddress = TcpAddress("backend.test", PORT)
+    staleness = ""
 
     def __init__(self, known: Sequence[SocketAddress]) -> None:
         self.known = known

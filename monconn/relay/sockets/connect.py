@@ -201,6 +201,8 @@ class ConnectAttempt:
         record, address = self._listener.record, self._connector.resolver.address
         if record.reason == "connect_timeout" and not self._addresses:
             record.detail = f"the name of {address} was not resolved in time"
+        elif record.reason == "connect_timeout" and self._connector.resolver.staleness:
+            record.add_detail(self._connector.resolver.staleness)
         if self._tries:  # nothing answers, or the client has left early: both are rare
             self._connector.resolver.refresh()
         self._end()
@@ -319,6 +321,8 @@ class ConnectAttempt:
         text = os.strerror(error_number).lower()
         if error_number in (errno.EADDRNOTAVAIL, errno.EAGAIN):
             text = _NO_PORT_LEFT
+        if staleness := self._connector.resolver.staleness:
+            text = f"{text}; {staleness}"
         self._report(connect_reason(error_number), text)
 
     def _report(self, reason: Reason, detail: str) -> None:

@@ -23,6 +23,7 @@ from zope.interface import implementer
 from monconn import unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.errors import ListenError, os_error_text
+from monconn.net.descriptors import Descriptors, Unlimited
 from monconn.net.resolver import address_now
 from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index
 
@@ -183,6 +184,8 @@ class Listener:
     :param accepted: called with each client's socket (non-blocking) and its address.
     :param must_wait: asked before each client; while it returns True, clients are left in the
         kernel's queue until :meth:`resume`.
+    :param descriptors: says whether there is room for a client; left out, it may be accepted with
+        the last descriptor, as those of admin interfaces should.
     """
 
     _log = Logger()
@@ -193,6 +196,7 @@ class Listener:
         reactor: ListenReactor,
         accepted: Callable[[socket.SocketType, Any], object],
         must_wait: Callable[[], bool] = lambda: False,
+        descriptors: Descriptors | Unlimited | None = None,
     ) -> None:
         self._sock: socket.socket | None = sock
         self._fileno = sock.fileno()
@@ -202,6 +206,8 @@ class Listener:
         self._accepted = accepted
         self.must_wait = must_wait
         """May be replaced."""
+        self._descriptors = Unlimited() if descriptors is None else descriptors
+        self._awaits_descriptors = False
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
         self._is_reading = False
         self._pause: IDelayedCall | None = None
@@ -221,7 +227,9 @@ class Listener:
 
     def resume(self) -> None:
         """Start or continue to accept clients; harmless at any time."""
-        if not self._is_reading and self._sock is not None and self._pause is None:
+        if self._is_reading or self._sock is None:
+            return
+        if self._pause is None and not self._awaits_descriptors:
             self._is_reading = True
             self._reactor.addReader(self)
 
@@ -231,11 +239,17 @@ class Listener:
 
     def doRead(self) -> None:
         """Accept a batch: at least one client is in the queue."""
+        descriptors = self._descriptors
         for _ in range(BATCH):
             if self._sock is None:
                 return
             if self.must_wait():
                 self._stop_reading()
+                return
+            if descriptors.credit <= 0 and not descriptors.has_room():
+                self._stop_reading()
+                self._awaits_descriptors = True
+                descriptors.wait(self._end_wait)
                 return
             try:
                 # Private, but the method that socket.accept() itself is made of (CPython 3.10
@@ -252,6 +266,9 @@ class Listener:
                 # client is gone, and the next one is to be tried.
                 continue
             self._is_short = False
+            descriptors.credit -= 1
+            if fd >= descriptors.first_reserved:  # others have taken those that there was room for
+                descriptors.credit = 0
             # The C type below socket.socket, without enums: see above.
             client = socket.SocketType(self._family, self._type, self._proto, fileno=fd)
             client.setblocking(False)
@@ -280,6 +297,10 @@ class Listener:
         self._stop_reading()
         self._pause = self._reactor.callLater(SHORTAGE_PAUSE_SECONDS, self._end_pause)
 
+    def _end_wait(self) -> None:
+        self._awaits_descriptors = False
+        self.resume()
+
     def _end_pause(self) -> None:
         self._pause = None
         self.resume()
@@ -295,6 +316,7 @@ class Listener:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
+        self._descriptors.leave(self._end_wait)
         self._stop_reading()
         sock, self._sock = self._sock, None
         if self._path and unixsocket.identify(self._path) == self._file:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -26,6 +26,7 @@ from monconn.clock import Clock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
+from monconn.net.descriptors import Descriptors, limit_of, pipes_of
 from monconn.net.listen import AdoptReactor
 from monconn.net.loops import Loops, target_of
 from monconn.net.resolver import Lookups, Resolver, SocketAddress, address_later
@@ -92,6 +93,7 @@ class SocketPath:
 
     :param shared: what the service's socket Ends have in common.
     :param make_backend: makes the backend's End.
+    :param prefaces: where the rooms of clients with a preface are known.
     :param handshakes: where clients are amid their handshake, if they speak TLS.
     """
 
@@ -101,10 +103,12 @@ class SocketPath:
         self,
         shared: Shared,
         make_backend: MakeBackend,
+        prefaces: WeakSet[PrefaceRoom],
         handshakes: HandshakeRoom | None = None,
     ) -> None:
         self._shared = shared
         self._make_backend = make_backend
+        self._prefaces = prefaces
         self._handshakes = handshakes
         self.must_wait = (shared.monitor if handshakes is None else handshakes).must_wait
 
@@ -147,7 +151,9 @@ class SocketPath:
 
     def preface_room(self, preface: Preface) -> PrefaceRoom:
         """Implements ``DataPath.preface_room``."""
-        return PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
+        room = PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
+        self._prefaces.add(room)
+        return room
 
 
 class TransportPath:
@@ -157,6 +163,7 @@ class TransportPath:
     :param shared: what the service's transport Ends have in common.
     :param reactor: makes transports of sockets.
     :param make_backend: makes the backend's End.
+    :param prefaces: where the rooms of clients with a preface are known.
     """
 
     def __init__(
@@ -165,7 +172,9 @@ class TransportPath:
         shared: TransportShared,
         reactor: AdoptReactor,
         make_backend: MakeBackend,
+        prefaces: WeakSet[PrefaceRoom],
     ) -> None:
+        self._prefaces = prefaces
         self._monitor = monitor
         self._shared = shared
         self._reactor = reactor
@@ -210,7 +219,9 @@ class TransportPath:
 
     def preface_room(self, preface: Preface) -> PrefaceRoom:
         """Implements ``DataPath.preface_room``."""
-        return PrefaceRoom(self._monitor, preface, self._shared.deadlines)
+        room = PrefaceRoom(self._monitor, preface, self._shared.deadlines)
+        self._prefaces.add(room)
+        return room
 
     def waiting(self, room: PrefaceRoom, peer: tuple[str, str]) -> WaitingProtocol:
         """A protocol that reads a client's preface first."""
@@ -244,7 +255,11 @@ class DataPaths:
         self._handshakes: TurnShare | None = None
         # Weak: that of a path which is replaced is needed as long as clients are in it.
         self._rooms = WeakSet[HandshakeRoom]()
-        self._pipes = PipePool()
+        self._prefaces = WeakSet[PrefaceRoom]()
+        self._monitors = WeakSet[Monitor]()
+        self.descriptors = Descriptors(reactor, clock, self._clients, self._when_room)
+        """Says whether the services may accept another client."""
+        self._pipes = PipePool(lent=pipes_of(limit_of(reactor)))
         # By service, so that none uses up another's, however often its path is replaced.
         self._lookups = WeakKeyDictionary[Monitor, Lookups]()
         self.loops = _loops
@@ -275,10 +290,10 @@ class DataPaths:
         make_backend = self._make_backend(monitor, backend, backend_tls)
         shared = self._shared(monitor)
         if tls is None:
-            return SocketPath(shared, make_backend)
+            return SocketPath(shared, make_backend, self._prefaces)
         room = HandshakeRoom(monitor, tls, shared.loop, shared.handshakes, self.deadlines)
         self._rooms.add(room)
-        return SocketPath(shared, make_backend, room)
+        return SocketPath(shared, make_backend, self._prefaces, room)
 
     def from_endpoint(
         self,
@@ -289,7 +304,13 @@ class DataPaths:
     ) -> TransportPath:
         """The best path for clients that come on Twisted's transports; see :meth:`between`."""
         make_backend = self._make_backend(monitor, backend, backend_tls)
-        return TransportPath(monitor, self._transport_shared(monitor), self._reactor, make_backend)
+        return TransportPath(
+            monitor,
+            self._transport_shared(monitor),
+            self._reactor,
+            make_backend,
+            self._prefaces,
+        )
 
     def _make_backend(
         self, monitor: Monitor, backend: Address | ChooseBackend, tls: BackendTls | None
@@ -305,6 +326,7 @@ class DataPaths:
                 made = makers[address] = self._backend_maker(monitor, address, tls)
             return made
 
+        self._monitors.add(monitor)
         configured = None if callable(backend) else maker(backend)
 
         def make(record: ConnectionRecord, address: Address | None) -> End:
@@ -325,6 +347,20 @@ class DataPaths:
 
         return make
 
+    def _clients(self) -> int:
+        """How many clients are connected to us, wherever they are on their way."""
+        groups: tuple[Iterable[Sized], ...] = (self._monitors, self._rooms, self._prefaces)
+        return sum(len(each) for group in groups for each in group)
+
+    def _when_room(self, call: Callable[[], object]) -> Callable[[], object]:
+        cancels = [monitor.when_room(call) for monitor in self._monitors]
+
+        def cancel() -> None:
+            for each in cancels:
+                each()
+
+        return cancel
+
     def _backend_maker(
         self, monitor: Monitor, address: Address, tls: BackendTls | None
     ) -> Callable[[ConnectionRecord], End]:
@@ -333,7 +369,7 @@ class DataPaths:
         if HAS_EPOLL and not isinstance(where, EndpointAddress):
             shared = self._shared(monitor)
             resolver = self._resolver(monitor, where)
-            connector = Connector(resolver, shared.loop, self._clock, self.loops)
+            connector = Connector(resolver, shared.loop, self._clock, self.loops, self.descriptors)
             if own is None:
                 return lambda record: SocketEnd("backend", record, shared, connector)
             client_tls = ClientTls(tls or own[1], own[0].host)

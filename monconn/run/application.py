@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.clock import MonotonicClock
@@ -42,6 +43,8 @@ class Application(MultiService):
     :param show: takes the text of hex dumps; called in a thread.
     :param failed: called with the error of a listener that failed only once the reactor ran.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -110,7 +113,9 @@ class Application(MultiService):
         if config is not None:
             from monconn.sinks.metrics.service import MetricsService
 
-            self._add(MetricsService(config, *self._shared, self._dropped))
+            self._add(
+                MetricsService(config, *self._shared, self._dropped, self.supervisor.descriptors)
+            )
 
     def _dropped(self) -> dict[str, int]:
         """How much each observer has dropped, by its name."""
@@ -188,6 +193,13 @@ class Application(MultiService):
         self._hex_dump.stop(_FLUSH_SECONDS)
         await self._observers.stop(_FLUSH_SECONDS)
         await DeferredList([maybeDeferred(each.stopService) for each in self])
+
+    def log_descriptors(self, before: int) -> None:
+        """Say how many connections there may be.
+
+        :param before: the limit on descriptors before it was raised.
+        """
+        self._log.info("{limit}", limit=self.supervisor.descriptors.describe(before))
 
     def signal_received(self, name: str, again: bool) -> None:
         """Report a signal that stops the program.

@@ -105,7 +105,11 @@ class SocketPort:
         self._sock = open_listener(address, keepalive=config.policy.keepalive.client)
         self.listen = _bound_address(config.listen, self._sock)
         self._listener = Listener(
-            self._sock, reactor, self._forwarder.accepted, self._forwarder.must_wait
+            self._sock,
+            reactor,
+            self._forwarder.accepted,
+            self._forwarder.must_wait,
+            paths.descriptors,
         )
         self._cancel: Cancel | None = None
         self._forget = paths.loops.listens(target_of_name(self._sock.getsockname()))
@@ -114,6 +118,7 @@ class SocketPort:
         """Accept clients, also again whenever there is room after the service was full."""
         if self._cancel is None:
             self._cancel = self._monitor.when_room(self._listener.resume)
+            self._paths.descriptors.has_room()  # counts what is open before there are connections
         self._listener.resume()
 
     def _path(self, config: ServiceConfig) -> DataPath:

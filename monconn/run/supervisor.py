@@ -17,6 +17,7 @@ from monconn.config.config import ServiceConfig, clashes, cycles
 from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService, quoted
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.net.descriptors import Descriptors
 from monconn.policy.policy import Policy
 from monconn.relay.paths import DataPaths
 from monconn.run.ports import Port, is_in_use, listening, may_pass, open_port
@@ -126,6 +127,11 @@ class Supervisor:
         self._when_drained: list[Deferred[None]] = []
         self._stopping = False
         self._lock = DeferredLock()  # one change at a time
+
+    @property
+    def descriptors(self) -> Descriptors:
+        """What the services may have of them, together."""
+        return self._paths.descriptors
 
     @property
     def services(self) -> tuple[ServiceConfig, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from monconn.config.config import Config
 from monconn.errors import ListenError, MonconnError
 from monconn.faces.cli.logs import Output, TextLog, begin_logging
+from monconn.net.descriptors import raise_limit
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.application import Application
 from monconn.run.signals import StopSignals
@@ -37,6 +38,7 @@ def run(
     output = Output(sys.stdout)
     log = begin_logging(output, debug=debug)
     failures: list[ListenError] = []
+    descriptors_before = raise_limit(reactor)
 
     def stop_after(error: ListenError) -> None:
         failures.append(error)
@@ -48,6 +50,7 @@ def run(
         signals.install()
         app.privilegedStartService()
         app.startService()
+        app.log_descriptors(descriptors_before)
     except MonconnError as error:
         return _exit_with(error)
     if prepare is not None:

@@ -153,3 +153,6 @@ class Sample:
     lag_max_seconds: float
     started_at: float
     """Wall-clock seconds since the epoch."""
+    connections_possible: int = 0
+    """How many connections the limit on descriptors has room for; 0 if that is not known."""
+    descriptor_waits: int = 0

@@ -36,6 +36,8 @@ PIPES = 48
 _CREDIT = 1000
 """Clients accepted before the limit is looked up again: it can be changed from outside, with
 prlimit(1)."""
+TELL_SECONDS = 60.0
+"""How often it is logged at most that clients wait."""
 WAKE_SECONDS = 0.01
 """How long after a connection has closed the listeners look again, all of them at once."""
 CHECK_SECONDS = 1.0
@@ -104,7 +106,7 @@ class Descriptors:
     used up, and then the connections are counted.
 
     :param reactor: see :func:`limit_of`.
-    :param clock: gives timers.
+    :param clock: gives monotonic time and timers.
     :param clients: how many clients are connected to us, admitted or not.
     :param when_room: calls something each time a connection has closed, until that is cancelled.
     """
@@ -127,8 +129,10 @@ class Descriptors:
         self._cancel: Cancel | None = None
         self._timer: IDelayedCall | None = None
         self._is_soon = False
-        self._turn = 0
+        self._looks = 0
+        self._was_first: dict[Callable[[], object], int] = {}  # in which look
         self._is_short = False
+        self._tell_again = 0.0
         self.credit: float = 0
         """How many clients may be accepted before :meth:`has_room` is asked again."""
         self.first_reserved: float = 0
@@ -164,7 +168,6 @@ class Descriptors:
         self.credit = max(min(room, _CREDIT), 0)
         if self._is_short and room > self.most() // 16:  # else each that leaves would be news
             self._is_short = False
-            self._log.info("there is room for more connections again")
         return room > 0
 
     def may_try_more(self) -> bool:
@@ -179,19 +182,27 @@ class Descriptors:
         if not self._is_short:
             self._is_short = True
             self.waits += 1
-            self._log.warn(
-                "the limit of {limit:,} descriptors has no room for more than {connections:,}"
-                " connections: other clients wait in the queue",
-                limit=limit_of(self._reactor),
-                connections=self._clients(),
-            )
+            self._tell()
         self._waiting[resume] = None
         if self._timer is None:
             self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
             self._cancel = self._when_room(self._look_soon)
 
+    def _tell(self) -> None:
+        now = self._clock.seconds()
+        if now < self._tell_again:
+            return
+        self._tell_again = now + TELL_SECONDS
+        self._log.warn(
+            "the limit of {limit:,} descriptors has no room for more than {connections:,}"
+            " connections: other clients wait in the queue",
+            limit=limit_of(self._reactor),
+            connections=self._clients(),
+        )
+
     def leave(self, resume: Callable[[], object]) -> None:
         """Call a listener no more; harmless for one that does not wait."""
+        self._was_first.pop(resume, None)
         if resume in self._waiting:
             del self._waiting[resume]
             if not self._waiting:
@@ -210,12 +221,12 @@ class Descriptors:
             return
         self._timer = None
         self._stop_looking()
-        # Each time another is the first, as that one may take all that there is.
-        waiting = list(self._waiting)
+        # The first may take all that there is: next time it is the last.
+        waiting = sorted(self._waiting, key=lambda each: self._was_first.get(each, 0))
         self._waiting.clear()
-        self._turn += 1
-        first = self._turn % len(waiting) if waiting else 0
-        for resume in waiting[first:] + waiting[:first]:
+        self._looks += 1
+        self._was_first[waiting[0]] = self._looks
+        for resume in waiting:
             resume()
 
     def _stop_looking(self) -> None:

@@ -79,9 +79,9 @@ def dialler(address: Address, reactor: EndpointReactor, tls: ClientTls | None = 
     def dial(protocol: IProtocol) -> Deferred[Any]:
         if zone:
             zone_index(zone)  # whose error says what is missing, as Twisted's does not
-        reactor.cancel = None
         connecting: Deferred[Any] = endpoint.connect(OneProtocol(protocol))
-        return connecting.addErrback(failed, reactor.cancel)
+        cancel, reactor.cancel = reactor.cancel, None
+        return connecting.addErrback(failed, cancel)
 
     def failed(failure: Failure, cancel: Cancel | None) -> Failure:
         if cancel is not None:

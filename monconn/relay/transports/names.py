@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import DNSLookupError
@@ -89,6 +90,8 @@ class EndpointReactor:
         bindAddress: Any = None,
     ) -> Any:
         """Implements ``IReactorTCP.connectTCP``."""
+        if isIPAddress(host) or isIPv6Address(host):
+            return self._reactor.connectTCP(host, port, factory, timeout, bindAddress)
         asking = _ConnectorReactor(self, self._reactor)
         self.cancel = asking.cancel
         connector = Connector(host, port, factory, timeout, bindAddress, asking)

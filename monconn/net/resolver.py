@@ -263,7 +263,7 @@ class Resolver:
         :param none_left: called if there are none, or the answer takes too long.
         :returns: has neither called.
         """
-        others = [each for each in self._known if each not in tried]
+        others = self._others(tried)
         if others:  # a query of another connection has brought them
             found(others)
             return _nothing
@@ -276,6 +276,10 @@ class Resolver:
             self._renewal = self._clock.callLater(RENEWAL_SECONDS, self._end_renewal)
         self._ask()
         return lambda: self._renewing.pop(key, None)
+
+    def _others(self, tried: Sequence[SocketAddress]) -> Sequence[SocketAddress]:
+        """The addresses that were not tried and are not too old."""
+        return [each for each in self._known if each not in tried] if self._may_be_used() else []
 
     def refresh(self) -> None:
         """Ask anew, without anyone waiting for it: no address has answered in time."""
@@ -314,7 +318,7 @@ class Resolver:
 
     def _be_impatient(self) -> None:
         """Those who wait get the last addresses, and those who come until the query is over."""
-        if self._may_be_stale():
+        if self._may_be_used():
             self._use_stale(QUERY_SECONDS, "no answer yet")
             self._pass_on()
 
@@ -340,7 +344,7 @@ class Resolver:
             self._failure = self._describe(answer)
             if _says_there_is_none(answer):
                 self._known, self._good_until, self._stale_because = (), 0.0, ""
-            elif self._may_be_stale():
+            elif self._may_be_used():
                 self._use_stale(CACHE_SECONDS, os_error_text(answer))
         else:
             if self._stale_because:
@@ -359,8 +363,8 @@ class Resolver:
             if timer.active():
                 timer.cancel()
 
-    def _may_be_stale(self) -> bool:
-        """Whether the last addresses may be used in place of an answer."""
+    def _may_be_used(self) -> bool:
+        """Whether the last addresses are not too old to be used in place of an answer."""
         return bool(self._known) and self._clock.seconds() - self._answered_at < STALE_SECONDS
 
     def _use_stale(self, seconds: float, why: str) -> None:
@@ -398,7 +402,7 @@ class Resolver:
             self._renewal = None
         renewing, self._renewing = self._renewing, {}
         for tried, found, none_left in renewing.values():
-            others = [each for each in self._known if each not in tried]
+            others = self._others(tried)
             if others:
                 self._call(found, others)
             else:

@@ -11,6 +11,8 @@ from unittest.mock import Mock
 
 import pytest
 import pytest_twisted
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
@@ -31,6 +33,7 @@ from monconn.net.resolver import (
     Resolver,
     SocketAddress,
 )
+from tests.properties import examples
 
 
 def v4(number: int) -> SocketAddress:
@@ -79,12 +82,18 @@ class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.queries = Queries()
+        self.seen: dict[SocketAddress, float] = {}
         self.resolver = Resolver(
             TcpAddress("backend.test", 80),
             Mock(),
             self.clock,
             self.queries,
         )
+
+    def fresh(self) -> set[SocketAddress]:
+        """The addresses of answers that are not too old."""
+        now = self.clock.seconds()
+        return {each for each, at in self.seen.items() if now - at <= STALE_SECONDS}
 
     def resolve(self) -> Asking:
         asking = Asking()
@@ -469,3 +478,86 @@ async def test_an_exception_is_an_answer() -> None:
     answer: Deferred[object] = Deferred()
     assert Lookups(reactor).start(fail, answer.callback)  # type: ignore[arg-type]
     assert isinstance(await answer, UnicodeError)
+
+
+# -- in any order
+
+STEPS = st.one_of(
+    st.tuples(st.just("advance"), st.sampled_from([0.0, 0.5, 2.0, 31.0, 61.0, 90_000.0])),
+    st.tuples(st.just("answer"), st.integers(0, 3)),
+    st.tuples(st.just("fail"), st.sampled_from([TEMPORARY, NO_SUCH_NAME, OSError(24, "none")])),
+    st.tuples(st.sampled_from(["resolve", "renew", "refresh", "cancel"]), st.just(0)),
+)
+
+
+class Once(Asking):
+    """Someone who must be answered exactly once, unless it gives up."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.answers = 0
+        self.has_given_up = False
+
+    def found(self, addresses: Any) -> None:
+        assert addresses
+        assert set(addresses) <= self.world.fresh(), "no address is older than a day"
+        self.count()
+
+    def failed(self, reason: str, detail: str) -> None:
+        assert detail
+        self.count()
+
+    def nothing(self) -> None:
+        self.count()
+
+    def count(self) -> None:
+        assert not self.has_given_up
+        self.answers += 1
+
+
+@given(st.lists(STEPS, max_size=60))
+@example([("resolve", 0), ("answer", 1), ("advance", 31.0), ("resolve", 0), ("advance", 90_000.0)])
+@settings(max_examples=examples(100))
+def test_everybody_is_answered_once_whatever_the_name_server_does(
+    steps: list[tuple[str, Any]],
+) -> None:
+    world = World()
+    open_queries: list[Callable[[Any], object]] = []
+    asking: list[tuple[Once, Callable[[], object]]] = []
+    asked_at = float("-inf")
+    count = 0
+    for step, value in steps:
+        if step == "advance":
+            world.clock.advance(value)
+        elif step in ("answer", "fail") and open_queries:
+            done = open_queries.pop(0)
+            if step == "answer":
+                world.seen[v4(value)] = world.clock.seconds()
+            done([v4(value)] if step == "answer" else value)
+        elif step == "resolve":
+            one = Once(world)
+            if cached := world.resolver.cached():
+                one.found(cached)
+            else:
+                asking.append((one, world.resolver.resolve(one.found, one.failed)))
+        elif step == "renew":
+            one = Once(world)
+            tried = [v4(1)]
+            asking.append((one, world.resolver.renew(tried, one.found, one.nothing)))
+        elif step == "refresh":
+            world.resolver.refresh()
+        elif step == "cancel" and asking:
+            one, cancel = asking.pop()
+            one.has_given_up = True
+            cancel()
+        if len(world.queries.asked) > count:
+            assert len(world.queries.asked) == count + 1
+            assert world.clock.seconds() - asked_at >= QUERY_INTERVAL_SECONDS
+            asked_at = world.clock.seconds()
+            count += 1
+            open_queries.append(world.queries.asked[-1])
+    world.clock.advance(QUERY_SECONDS)
+    assert all(one.answers == 1 for one, _ in asking)
+    assert not world.clock.getDelayedCalls()
+    assert not world.resolver._waiting

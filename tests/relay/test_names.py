@@ -19,7 +19,9 @@ from twisted.python.failure import Failure
 from monconn.addresses import Address, EndpointAddress, TcpAddress, parse_backend
 from monconn.clock import MonotonicClock
 from monconn.errors import AddressError
-from monconn.net.resolver import Lookups, Resolver
+from monconn.monitor.monitor import Monitor
+from monconn.net.resolver import MOST_LOOKUPS, Lookups, Resolver
+from monconn.relay.paths import DataPaths
 from monconn.relay.transports.dial import Dial, dialler
 from monconn.relay.transports.names import EndpointReactor, NotResolved
 from tests import running_reactor
@@ -163,3 +165,26 @@ def test_a_name_to_connect_from_is_refused(kind: str) -> None:
         Names().dial(address)
     for own in ("127.0.0.1", "localhost"):
         Names().dial(parse_backend(f"{kind}:127.0.0.1:1:bindAddress={own}"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_asks_for_many_names_uses_up_no_threads_of_another(
+    answers: Answers,
+) -> None:
+    answers.of["other.test"] = "192.0.2.1"
+    paths = DataPaths(running_reactor(), MonotonicClock())
+    greedy, other = Monitor("greedy"), Monitor("other")
+    queries = [
+        paths.address_of(greedy, TcpAddress(f"name{number}.test", 1))
+        for number in range(MOST_LOOKUPS)
+    ]
+    with pytest.raises(OSError, match="too many names are being looked up"):
+        await paths.address_of(greedy, TcpAddress("other.test", 1))
+    assert await paths.address_of(other, TcpAddress("other.test", 1)) == (
+        socket.AF_INET,
+        ("192.0.2.1", 1),
+    )
+    answers.released.set()
+    for each in queries:
+        with pytest.raises(socket.gaierror):
+            await each

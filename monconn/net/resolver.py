@@ -26,6 +26,7 @@ SocketAddress = tuple[socket.AddressFamily, Any]
 Found = Callable[[Sequence[SocketAddress]], object]
 NotFound = Callable[[Reason, str], object]
 Cancel = Callable[[], object]
+_Renewing = tuple[Sequence[SocketAddress], Found, Callable[[], object]]
 
 CACHE_SECONDS = 30.0
 """``getaddrinfo`` does not return an answer's TTL: short enough to follow a name that moves."""
@@ -121,7 +122,10 @@ def address_now(address: TcpAddress) -> SocketAddress:
         except Exception as error:
             answers.put(error)
 
-    threading.Thread(target=run, name="monconn lookup", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="monconn lookup", daemon=True).start()
+    except RuntimeError as error:  # the system gives us no more threads
+        raise OSError(errno.EAGAIN, str(error)) from error
     try:
         return _first(answers.get(timeout=LISTEN_SECONDS))
     except Empty:
@@ -210,9 +214,8 @@ class Resolver:
         # By an object each, so that one who gives up can be taken out of thousands.
         self._waiting: dict[object, tuple[Found, NotFound]] = {}
         self._next_share: IDelayedCall | None = None
-        self._renewing: dict[
-            object, tuple[Sequence[SocketAddress], Found, Callable[[], object]]
-        ] = {}
+        self._renewing: dict[object, _Renewing] = {}
+        self._renewed: dict[object, _Renewing] = {}  # whose wait is over
         self._renewal: IDelayedCall | None = None
 
     def cached(self) -> Sequence[SocketAddress]:
@@ -275,7 +278,12 @@ class Resolver:
         if self._renewal is None:
             self._renewal = self._clock.callLater(RENEWAL_SECONDS, self._end_renewal)
         self._ask()
-        return lambda: self._renewing.pop(key, None)
+
+        def cancel() -> None:
+            self._renewing.pop(key, None)
+            self._renewed.pop(key, None)
+
+        return cancel
 
     def _others(self, tried: Sequence[SocketAddress]) -> Sequence[SocketAddress]:
         """The addresses that were not tried and are not too old."""
@@ -354,7 +362,6 @@ class Resolver:
             self._last = {each: until for each, until in self._last.items() if now < until}
             self._known = self._ordered(_alternating(answer))
             self._answered_at, self._good_until = now, now + CACHE_SECONDS
-        self._pass_on()
         self._end_renewal()
 
     def _cancel_query_timers(self) -> None:
@@ -381,17 +388,25 @@ class Resolver:
         """Give the last answer to some of those who wait, and to the others in later turns."""
         if self._next_share is not None and self._next_share.active():
             return  # a query has ended meanwhile: no turn is to have two shares
-        for _ in range(min(len(self._waiting), ANSWERS_A_TURN)):
+        has_answer = bool(self.cached()) or not self._is_asking
+        for _ in range(ANSWERS_A_TURN):
             # The oldest; one that is called may have others give up.
-            key = next(iter(self._waiting), None)
-            if key is None:
-                break
-            found, failed = self._waiting.pop(key)
-            if self._failure is None or self.cached():
-                self._call(found, self._known)
+            if has_answer and self._waiting:
+                found, failed = self._waiting.pop(next(iter(self._waiting)))
+                if self._failure is None or self.cached():
+                    self._call(found, self._known)
+                else:
+                    self._call(failed, *self._failure)
+            elif self._renewed:
+                tried, found, none_left = self._renewed.pop(next(iter(self._renewed)))
+                others = self._others(tried)
+                if others:
+                    self._call(found, others)
+                else:
+                    self._call(none_left)
             else:
-                self._call(failed, *self._failure)
-        if self._waiting and (self.cached() or not self._is_asking):
+                return
+        if self._renewed or (has_answer and self._waiting):
             self._next_share = self._clock.callLater(0, self._pass_on)
 
     def _end_renewal(self) -> None:
@@ -400,13 +415,9 @@ class Resolver:
             if self._renewal.active():
                 self._renewal.cancel()
             self._renewal = None
-        renewing, self._renewing = self._renewing, {}
-        for tried, found, none_left in renewing.values():
-            others = self._others(tried)
-            if others:
-                self._call(found, others)
-            else:
-                self._call(none_left)
+        self._renewed.update(self._renewing)
+        self._renewing.clear()
+        self._pass_on()
 
     def _describe(self, error: BaseException) -> tuple[Reason, str]:
         is_shortage = not isinstance(error, socket.gaierror) and (

@@ -332,6 +332,8 @@ def test_thousands_of_failing_clients_are_one_query_at_a_time(world: World) -> N
         waiting = [world.renew(v4(1)) for _ in range(1000)]
         assert len(world.queries.asked) == 2 + second
         world.queries.answer(v4(1))
+        assert [each.none_left for each in waiting].count(True) == ANSWERS_A_TURN
+        world.clock.advance(0)  # all further turns
         assert all(each.none_left for each in waiting)
 
 

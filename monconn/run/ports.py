@@ -109,7 +109,7 @@ class SocketPort:
             reactor,
             self._forwarder.accepted,
             self._forwarder.must_wait,
-            paths.descriptors,
+            descriptors=paths.descriptors,
         )
         self._cancel: Cancel | None = None
         self._forget = paths.loops.listens(target_of_name(self._sock.getsockname()))

@@ -160,7 +160,11 @@ class Service:
         sock: Any = FakeSocket()
         sock._accept = self.accept
         self.listener = Listener(
-            sock, world.reactor, self.accepted, lambda: self.full, world.descriptors
+            sock,
+            world.reactor,
+            self.accepted,
+            lambda: self.full,
+            descriptors=world.descriptors,
         )
         self.listener.resume()
 

@@ -134,6 +134,36 @@ def _refuse_descriptors(description: str) -> None:
         )
 
 
+def refuse_local_names(address: Address, *, listens: bool) -> None:
+    """Refuse an endpoint string with a host name for an address of this host's.
+
+    Twisted gives it to ``bind``, which looks it up in the reactor's thread, at each connection.
+
+    :param listens: whether it is one to listen on, or one to connect to.
+    :raises AddressError: there is one.
+    """
+    if not isinstance(address, EndpointAddress):
+        return
+    key = "interface" if listens else "bindAddress"
+    for name, equals, value in _inner_fields(address.description):
+        if name == key and equals and not _is_here(value):
+            raise AddressError(
+                f"{quoted(str(address))}: {key} must be an IP address, and {quoted(value)} is a"
+                " name, whose look-up would hold up every connection"
+            )
+
+
+def _is_here(text: str) -> bool:
+    """Whether it needs no name server: ``localhost`` does not either (RFC 6761, 6.3)."""
+    if text in ("", "localhost"):
+        return True
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def socket_address(address: Address, *, listens: bool) -> TcpAddress | UnixAddress | None:
     """The socket that an address is about, also if it is an endpoint string of a known kind.
 

@@ -29,6 +29,7 @@ from monconn.addresses import (
     parse_listen,
     parse_network,
     parse_port,
+    refuse_local_names,
     socket_address,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
@@ -249,7 +250,10 @@ def read_listen(node: Node) -> Address:
     address = _checked_listen(_read_address(node, parse_listen))
     if isinstance(address, EndpointAddress):
         _check_folder_of_tls(address)
-        _check_endpoint(address, tls_listener(address), serverFromString)
+        own = tls_listener(address)
+        if own is None:
+            refuse_local_names(address, listens=True)
+        _check_endpoint(address, own, serverFromString)
         _check_port(address, lowest=0)
     return address
 
@@ -266,6 +270,7 @@ def read_backend(node: Node) -> Address:
 
     address = _read_address(node, parse_backend)
     if isinstance(address, EndpointAddress):
+        refuse_local_names(address, listens=False)
         _check_endpoint(address, tls_backend(address), clientFromString)
         _check_port(address, lowest=1)
     return address

@@ -8,6 +8,7 @@ kernel's queue.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import select
 import socket
 from collections.abc import Callable
@@ -15,11 +16,14 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
 from twisted.logger import Logger
+from twisted.python.threadable import isInIOThread
 from zope.interface import implementer
 
 from monconn import files, unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.errors import ListenError, os_error_text
+from monconn.net.descriptors import Descriptors, Unlimited
+from monconn.net.resolver import address_now
 from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index
 
 BACKLOG = 4096
@@ -75,7 +79,8 @@ def open_listener(
 ) -> socket.socket:
     """Bind and listen.
 
-    :param address: an empty host is every address, IPv6 and IPv4.
+    :param address: an empty host is every address, IPv6 and IPv4. A name is looked up, but not in
+        the thread of a reactor that runs: see :func:`monconn.net.resolver.address_later`.
     :param keepalive: when the kernel sends keepalive probes to silent clients; None for never.
     :param default_mode: the permissions of a UNIX socket whose address names none; None leaves
         them to the umask.
@@ -104,10 +109,31 @@ def _bind(
     if zone:
         scoped = ip, address.port, 0, zone_index(zone)
         return _listening(socket.AF_INET6, scoped, keepalive=keepalive)
+    if is_name(address):
+        if isInIOThread():
+            raise OSError(errno.EWOULDBLOCK, "looking a name up would hold up every connection")
+        family, where = address_now(address)
+    else:
+        family, where = _numeric(address)
+    return _listening(family, where, keepalive=keepalive)
+
+
+def is_name(address: SocketAddress) -> bool:
+    """Whether an address to listen on is a name that a name server may have to be asked for."""
+    if isinstance(address, UnixAddress) or address.host in ("", "localhost"):  # RFC 6761, 6.3
+        return False
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        return True
+    return False
+
+
+def _numeric(address: TcpAddress) -> tuple[socket.AddressFamily, Any]:
     family, _, _, _, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    return _listening(family, where, keepalive=keepalive)
+    return family, where
 
 
 def _listening(
@@ -157,6 +183,8 @@ class Listener:
     :param must_wait: asked before each client; while it returns True, clients are left in the
         kernel's queue until :meth:`resume`.
     :param batch: how many clients are accepted in one turn of the reactor.
+    :param descriptors: says whether there is room for a client; left out, it may be accepted with
+        the last descriptor, as those of admin interfaces should.
     """
 
     _log = Logger()
@@ -168,6 +196,7 @@ class Listener:
         accepted: Callable[[socket.SocketType, Any], object],
         must_wait: Callable[[], bool] = lambda: False,
         batch: int = BATCH,
+        descriptors: Descriptors | Unlimited | None = None,
     ) -> None:
         self._sock: socket.socket | None = sock
         self._fileno = sock.fileno()
@@ -179,6 +208,8 @@ class Listener:
         self.must_wait = must_wait
         """May be replaced."""
         self._batch = batch
+        self._descriptors = Unlimited() if descriptors is None else descriptors
+        self._awaits_descriptors = False
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
         self._is_reading = False
         self._pause: IDelayedCall | None = None
@@ -198,7 +229,9 @@ class Listener:
 
     def resume(self) -> None:
         """Start or continue to accept clients; harmless at any time."""
-        if not self._is_reading and self._sock is not None and self._pause is None:
+        if self._is_reading or self._sock is None:
+            return
+        if self._pause is None and not self._awaits_descriptors:
             self._is_reading = True
             self._reactor.addReader(self)
             if self._file is not None and self._file_check is None:
@@ -214,11 +247,17 @@ class Listener:
 
     def doRead(self) -> None:
         """Accept a batch: at least one client is in the queue."""
+        descriptors = self._descriptors
         for _ in range(self._batch):
             if self._sock is None:
                 return
             if self.must_wait():
                 self._stop_reading()
+                return
+            if descriptors.credit <= 0 and not descriptors.has_room():
+                self._stop_reading()
+                self._awaits_descriptors = True
+                descriptors.wait(self._end_wait)
                 return
             try:
                 # Private, but the method that socket.accept() itself is made of (CPython 3.10
@@ -235,6 +274,9 @@ class Listener:
                 # client is gone, and the next one is to be tried.
                 continue
             self._is_short = False
+            descriptors.credit -= 1
+            if fd >= descriptors.first_reserved:  # others have taken those that there was room for
+                descriptors.credit = 0
             # The C type below socket.socket, without enums: see above.
             client = socket.SocketType(self._family, self._type, self._proto, fileno=fd)
             client.setblocking(False)
@@ -263,6 +305,10 @@ class Listener:
         self._stop_reading()
         self._pause = self._reactor.callLater(SHORTAGE_PAUSE_SECONDS, self._end_pause)
 
+    def _end_wait(self) -> None:
+        self._awaits_descriptors = False
+        self.resume()
+
     def _end_pause(self) -> None:
         self._pause = None
         self.resume()
@@ -281,6 +327,7 @@ class Listener:
         if self._file_check is not None:
             self._file_check.cancel()
             self._file_check = None
+        self._descriptors.leave(self._end_wait)
         self._stop_reading()
         sock, self._sock = self._sock, None
         if self._file is not None:

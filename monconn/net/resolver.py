@@ -7,8 +7,10 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads
 from twisted.logger import Logger
 
@@ -17,15 +19,30 @@ from monconn.clock import Clock
 from monconn.errors import os_error_text
 from monconn.model.reasons import Reason
 from monconn.net.sockets import zone_index
+from monconn.units import format_duration
 
 SocketAddress = tuple[socket.AddressFamily, Any]
 """A family, and the address that ``connect`` takes for it."""
 Found = Callable[[Sequence[SocketAddress]], object]
 NotFound = Callable[[Reason, str], object]
 Cancel = Callable[[], object]
+_Renewing = tuple[Sequence[SocketAddress], Found, Callable[[], object]]
 
 CACHE_SECONDS = 30.0
 """``getaddrinfo`` does not return an answer's TTL: short enough to follow a name that moves."""
+STALE_SECONDS = 86_400.0
+"""For how long the last addresses are used if the name cannot be resolved any more. RFC 8767, 5,
+suggests one to three days: as long as it takes people to notice, and to mend a name server."""
+PATIENCE_SECONDS = 1.8
+"""How long a client waits for an answer before it is given the last addresses (RFC 8767, 5: the
+"client response timer")."""
+LISTEN_SECONDS = 10.0
+"""How long to wait for the address of a name to listen on: enough for a second name server to be
+asked, after the five seconds that the first is given (resolv.conf(5), ``timeout``)."""
+QUERY_SECONDS = 60.0
+"""After that long a query is taken for one that will never be answered, and another may begin: a
+directory service or a socket of the resolver's may hang for good. An answer that comes later is
+used nevertheless."""
 QUERY_INTERVAL_SECONDS = 1.0
 """The least time between the end of one query and the beginning of the next: a backend that is down
 has every client ask anew, which must not become a flood of queries."""
@@ -37,16 +54,19 @@ LAST_SECONDS = 300.0
 ANSWERS_A_TURN = 64
 """Connections that go on in one turn of the reactor once their backend's name is resolved: each
 then takes 50 µs, and with the handshake of TLS more."""
-MOST_LOOKUPS = 64
-"""Queries at once, each in a thread. Only services that choose their backends by what clients say
-have so many names."""
+MOST_LOOKUPS = 16
+"""Queries of one service at once, each in a thread. Only services that choose their backends by
+what clients say have so many names; what they use up is theirs alone."""
 
 # getaddrinfo opens sockets and files itself, and passes their errors on (EAI_SYSTEM).
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+# Answers, and not failures: there is no such name (NXDOMAIN), or it has no address. Its last
+# addresses are not its own any more (RFC 8767, 4). EAI_NODATA is a GNU extension.
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 
 class Lookups:
-    """Threads for queries, which may hang.
+    """Threads for the queries of one service, which may hang.
 
     Each query has a daemon thread of its own: one that hangs makes no other wait, and does not keep
     the program from ending. (The reactor's pool has ten threads for everything, and is joined at
@@ -87,10 +107,71 @@ class Lookups:
         return True
 
 
+def address_now(address: TcpAddress) -> SocketAddress:
+    """The first address of a host to listen on; waits for it, but not for ever.
+
+    In a thread, as a signal to end the program has no effect while ``getaddrinfo`` blocks this one.
+
+    :raises OSError: the name cannot be resolved, or not within :data:`LISTEN_SECONDS`.
+    """
+    answers = SimpleQueue[Any]()
+
+    def run() -> None:
+        try:
+            answers.put(_resolve(address))
+        except Exception as error:
+            answers.put(error)
+
+    try:
+        threading.Thread(target=run, name="monconn lookup", daemon=True).start()
+    except RuntimeError as error:  # the system gives us no more threads
+        raise OSError(errno.EAGAIN, str(error)) from error
+    try:
+        return _first(answers.get(timeout=LISTEN_SECONDS))
+    except Empty:
+        raise _not_in_time() from None
+
+
+def address_later(address: TcpAddress, lookups: Lookups, clock: Clock) -> Deferred[SocketAddress]:
+    """As :func:`address_now`, in the thread of a reactor that runs.
+
+    :returns: fires with the address, or fails with an ``OSError``.
+    """
+    first: Deferred[SocketAddress] = Deferred()
+
+    def done(answer: Any) -> None:
+        if timer.active():  # else it is too late
+            timer.cancel()
+            try:
+                first.callback(_first(answer))
+            except OSError as error:
+                first.errback(error)
+
+    timer = clock.callLater(LISTEN_SECONDS, lambda: first.errback(_not_in_time()))
+    if not lookups.start(lambda: _resolve(address), done):
+        done(OSError(errno.EMFILE, "too many names are being looked up"))
+    return first
+
+
+def _first(answer: Any) -> SocketAddress:
+    if isinstance(answer, OSError):
+        raise answer
+    if isinstance(answer, BaseException):  # such as a UnicodeError
+        raise OSError(errno.EINVAL, str(answer)) from answer
+    first: SocketAddress = answer[0]
+    return first
+
+
+def _not_in_time() -> OSError:
+    text = f"the name was not resolved within {LISTEN_SECONDS:g} seconds"
+    return OSError(errno.ETIMEDOUT, text)
+
+
 class Resolver:
     """The socket addresses of a backend.
 
-    A name is resolved in a thread, and the answer cached. Its addresses are ordered as the resolver
+    A name is resolved in a thread, and the answer cached. If it cannot be resolved any more, its
+    last addresses are used for a day, as RFC 8767 says. They are ordered as the resolver
     returns them (RFC 6724), but with the families alternating (RFC 8305, 4), and those last that
     have failed while another did not. They are not shuffled: whether load is to be spread over them
     is for the name server to decide, by the order of its answers.
@@ -114,6 +195,7 @@ class Resolver:
         lookups: Lookups | None = None,
     ) -> None:
         self.address = address
+        self._name = address.host if isinstance(address, TcpAddress) else ""
         self._clock = clock
         self._lookups = Lookups(reactor) if lookups is None else lookups
         self._zone = _zone_of(address)
@@ -125,19 +207,34 @@ class Resolver:
         self._is_asking = False
         self._next_query = 0.0
         self._failure: tuple[Reason, str] | None = None  # of the last query
+        self._answered_at = 0.0  # when the known addresses were found
+        self._query = 0  # the number of the last one
+        self._query_timers: list[IDelayedCall] = []
+        self._stale_because = ""  # the last addresses are used in place of an answer
         # By an object each, so that one who gives up can be taken out of thousands.
         self._waiting: dict[object, tuple[Found, NotFound]] = {}
-        self._renewing: dict[
-            object, tuple[Sequence[SocketAddress], Found, Callable[[], object]]
-        ] = {}
+        self._next_share: IDelayedCall | None = None
+        self._renewing: dict[object, _Renewing] = {}
+        self._renewed: dict[object, _Renewing] = {}  # whose wait is over
         self._renewal: IDelayedCall | None = None
 
     def cached(self) -> Sequence[SocketAddress]:
         """The addresses, if they are known; empty if :meth:`resolve` must be asked."""
         return self._known if self._clock.seconds() < self._good_until else ()
 
+    @property
+    def staleness(self) -> str:
+        """Why the addresses may be wrong by now; empty while the name can be resolved."""
+        if not self._stale_because:
+            return ""
+        age = format_duration(self._clock.seconds() - self._answered_at)
+        return f"{self._name} was resolved {age} ago, and cannot be now: {self._stale_because}"
+
     def resolve(self, found: Found, failed: NotFound) -> Cancel:
         """Resolve the name; calls while a query is under way share its answer.
+
+        If there is none within :data:`PATIENCE_SECONDS`, or the query fails, the last addresses are
+        the answer for :data:`STALE_SECONDS`, unless they are known to be those of nobody.
 
         :param found: called with at least one address.
         :param failed: called with a reason to end the connection, and the error's text.
@@ -169,7 +266,7 @@ class Resolver:
         :param none_left: called if there are none, or the answer takes too long.
         :returns: has neither called.
         """
-        others = [each for each in self._known if each not in tried]
+        others = self._others(tried)
         if others:  # a query of another connection has brought them
             found(others)
             return _nothing
@@ -181,7 +278,16 @@ class Resolver:
         if self._renewal is None:
             self._renewal = self._clock.callLater(RENEWAL_SECONDS, self._end_renewal)
         self._ask()
-        return lambda: self._renewing.pop(key, None)
+
+        def cancel() -> None:
+            self._renewing.pop(key, None)
+            self._renewed.pop(key, None)
+
+        return cancel
+
+    def _others(self, tried: Sequence[SocketAddress]) -> Sequence[SocketAddress]:
+        """The addresses that were not tried and are not too old."""
+        return [each for each in self._known if each not in tried] if self._may_be_used() else []
 
     def refresh(self) -> None:
         """Ask anew, without anyone waiting for it: no address has answered in time."""
@@ -206,38 +312,102 @@ class Resolver:
         if self._is_asking:
             return
         self._is_asking = True
-        address = self.address
-        if not self._lookups.start(lambda: _resolve(address), self._answered):
-            self._answered(OSError(errno.EMFILE, "too many names are being looked up"))
+        self._query += 1
+        address, query = self.address, self._query
+        if not self._lookups.start(
+            lambda: _resolve(address), lambda answer: self._answered(answer, query)
+        ):
+            self._answered(OSError(errno.EMFILE, "too many names are being looked up"), query)
+            return
+        self._query_timers = [
+            self._clock.callLater(PATIENCE_SECONDS, self._be_impatient),
+            self._clock.callLater(QUERY_SECONDS, self._give_up_query),
+        ]
 
-    def _answered(self, answer: Any) -> None:
-        self._is_asking = False
+    def _be_impatient(self) -> None:
+        """Those who wait get the last addresses, and those who come until the query is over."""
+        if self._may_be_used():
+            self._use_stale(QUERY_SECONDS, "no answer yet")
+            self._pass_on()
+
+    def _give_up_query(self) -> None:
+        self._answered(TimeoutError(errno.ETIMEDOUT, "no name server has answered"), self._query)
+
+    def _answered(self, answer: Any, query: int) -> None:
+        """A query is over.
+
+        :param query: its number. One that was given up before may have an answer nevertheless, but
+            its failure tells nothing of the present one.
+        """
+        is_error = isinstance(answer, BaseException)
+        if not self._is_asking or query != self._query:
+            if is_error:
+                return
+        else:
+            self._is_asking = False
+            self._cancel_query_timers()
         now = self._clock.seconds()
         self._next_query = now + QUERY_INTERVAL_SECONDS
-        if isinstance(answer, BaseException):
+        if is_error:
             self._failure = self._describe(answer)
+            if _says_there_is_none(answer):
+                self._known, self._good_until, self._stale_because = (), 0.0, ""
+            elif self._may_be_used():
+                self._use_stale(CACHE_SECONDS, os_error_text(answer))
         else:
+            if self._stale_because:
+                self._stale_because = ""
+                self._log.info("{name} is resolved again", name=self._name)
             self._failure = None
             self._last = {each: until for each, until in self._last.items() if now < until}
             self._known = self._ordered(_alternating(answer))
-            self._good_until = now + CACHE_SECONDS
-        self._pass_on()
+            self._answered_at, self._good_until = now, now + CACHE_SECONDS
         self._end_renewal()
+
+    def _cancel_query_timers(self) -> None:
+        timers, self._query_timers = self._query_timers, []
+        for timer in timers:
+            if timer.active():
+                timer.cancel()
+
+    def _may_be_used(self) -> bool:
+        """Whether the last addresses are not too old to be used in place of an answer."""
+        return bool(self._known) and self._clock.seconds() - self._answered_at < STALE_SECONDS
+
+    def _use_stale(self, seconds: float, why: str) -> None:
+        """Use the last addresses, for some seconds at most."""
+        until = min(self._clock.seconds() + seconds, self._answered_at + STALE_SECONDS)
+        self._good_until = max(self._good_until, until)
+        is_new, self._stale_because = not self._stale_because, why
+        if is_new:
+            self._log.warn(
+                "{staleness}; its addresses are used, for a day at most", staleness=self.staleness
+            )
 
     def _pass_on(self) -> None:
         """Give the last answer to some of those who wait, and to the others in later turns."""
-        for _ in range(min(len(self._waiting), ANSWERS_A_TURN)):
+        if self._next_share is not None and self._next_share.active():
+            return  # a query has ended meanwhile: no turn is to have two shares
+        has_answer = bool(self.cached()) or not self._is_asking
+        for _ in range(ANSWERS_A_TURN):
             # The oldest; one that is called may have others give up.
-            key = next(iter(self._waiting), None)
-            if key is None:
-                break
-            found, failed = self._waiting.pop(key)
-            if self._failure is None:
-                self._call(found, self._known)
+            if has_answer and self._waiting:
+                found, failed = self._waiting.pop(next(iter(self._waiting)))
+                if self._failure is None or self.cached():
+                    self._call(found, self._known)
+                else:
+                    self._call(failed, *self._failure)
+            elif self._renewed:
+                tried, found, none_left = self._renewed.pop(next(iter(self._renewed)))
+                others = self._others(tried)
+                if others:
+                    self._call(found, others)
+                else:
+                    self._call(none_left)
             else:
-                self._call(failed, *self._failure)
-        if self._waiting and not self._is_asking:
-            self._clock.callLater(0, self._pass_on)
+                return
+        if self._renewed or (has_answer and self._waiting):
+            self._next_share = self._clock.callLater(0, self._pass_on)
 
     def _end_renewal(self) -> None:
         """Answer those whose addresses have all failed with what is known now."""
@@ -245,21 +415,16 @@ class Resolver:
             if self._renewal.active():
                 self._renewal.cancel()
             self._renewal = None
-        renewing, self._renewing = self._renewing, {}
-        for tried, found, none_left in renewing.values():
-            others = [each for each in self._known if each not in tried]
-            if others:
-                self._call(found, others)
-            else:
-                self._call(none_left)
+        self._renewed.update(self._renewing)
+        self._renewing.clear()
+        self._pass_on()
 
     def _describe(self, error: BaseException) -> tuple[Reason, str]:
         is_shortage = not isinstance(error, socket.gaierror) and (
             getattr(error, "errno", None) in _SHORTAGES
         )
         reason: Reason = "error" if is_shortage else "backend_unreachable"
-        host = self.address.host if isinstance(self.address, TcpAddress) else ""
-        return reason, f"cannot resolve {host}: {os_error_text(error)}"
+        return reason, f"cannot resolve {self._name}: {os_error_text(error)}"
 
     def _ordered(self, addresses: Sequence[SocketAddress]) -> Sequence[SocketAddress]:
         return sorted(addresses, key=lambda each: each in self._last)  # which is stable
@@ -273,6 +438,10 @@ class Resolver:
 
 def _nothing() -> None:
     """Cancels what is over."""
+
+
+def _says_there_is_none(error: BaseException) -> bool:
+    return isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
 
 
 def _alternating(addresses: Sequence[SocketAddress]) -> list[SocketAddress]:

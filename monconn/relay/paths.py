@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from typing import Any, Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 
-from monconn.addresses import Address, EndpointAddress, socket_address
+from monconn.addresses import (
+    Address,
+    EndpointAddress,
+    TcpAddress,
+    UnixAddress,
+    socket_address,
+)
 from monconn.clock import Clock
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
+from monconn.net.descriptors import Descriptors, limit_of, pipes_of
 from monconn.net.listen import AdoptReactor
 from monconn.net.loops import Loops, target_of
-from monconn.net.resolver import Lookups, Resolver
+from monconn.net.resolver import Lookups, Resolver, SocketAddress, address_later
 from monconn.net.sockets import SHORTAGES
 from monconn.net.tls import ClientTls, ServerTls
 from monconn.policy.tls import BackendTls
@@ -39,6 +46,7 @@ from monconn.relay.sockets.pipes import PipePool
 from monconn.relay.sockets.tls import TlsEnd
 from monconn.relay.transports.dial import NoBackend, OneProtocol, backend_tls, dialler
 from monconn.relay.transports.end import TransportEnd, TransportShared
+from monconn.relay.transports.names import EndpointReactor
 
 ChooseBackend = Callable[[ConnectionRecord], Address]
 """Chooses where a client is forwarded to; called for each dial."""
@@ -85,6 +93,7 @@ class SocketPath:
 
     :param shared: what the service's socket Ends have in common.
     :param make_backend: makes the backend's End.
+    :param prefaces: where the rooms of clients with a preface are known.
     :param handshakes: where clients are amid their handshake, if they speak TLS.
     """
 
@@ -94,10 +103,12 @@ class SocketPath:
         self,
         shared: Shared,
         make_backend: MakeBackend,
+        prefaces: WeakSet[PrefaceRoom],
         handshakes: HandshakeRoom | None = None,
     ) -> None:
         self._shared = shared
         self._make_backend = make_backend
+        self._prefaces = prefaces
         self._handshakes = handshakes
         self.must_wait = (shared.monitor if handshakes is None else handshakes).must_wait
 
@@ -140,7 +151,9 @@ class SocketPath:
 
     def preface_room(self, preface: Preface) -> PrefaceRoom:
         """Implements ``DataPath.preface_room``."""
-        return PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
+        room = PrefaceRoom(self._shared.monitor, preface, self._shared.deadlines)
+        self._prefaces.add(room)
+        return room
 
 
 class TransportPath:
@@ -150,6 +163,7 @@ class TransportPath:
     :param shared: what the service's transport Ends have in common.
     :param reactor: makes transports of sockets.
     :param make_backend: makes the backend's End.
+    :param prefaces: where the rooms of clients with a preface are known.
     """
 
     def __init__(
@@ -158,7 +172,9 @@ class TransportPath:
         shared: TransportShared,
         reactor: AdoptReactor,
         make_backend: MakeBackend,
+        prefaces: WeakSet[PrefaceRoom],
     ) -> None:
+        self._prefaces = prefaces
         self._monitor = monitor
         self._shared = shared
         self._reactor = reactor
@@ -203,7 +219,9 @@ class TransportPath:
 
     def preface_room(self, preface: Preface) -> PrefaceRoom:
         """Implements ``DataPath.preface_room``."""
-        return PrefaceRoom(self._monitor, preface, self._shared.deadlines)
+        room = PrefaceRoom(self._monitor, preface, self._shared.deadlines)
+        self._prefaces.add(room)
+        return room
 
     def waiting(self, room: PrefaceRoom, peer: tuple[str, str]) -> WaitingProtocol:
         """A protocol that reads a client's preface first."""
@@ -237,8 +255,13 @@ class DataPaths:
         self._shares: tuple[TurnShare, TurnShare] | None = None  # handshakes, short records
         # Weak: that of a path which is replaced is needed as long as clients are in it.
         self._rooms = WeakSet[HandshakeRoom]()
-        self._pipes = PipePool()
-        self._lookups = Lookups(reactor)
+        self._prefaces = WeakSet[PrefaceRoom]()
+        self._monitors = WeakSet[Monitor]()
+        self.descriptors = Descriptors(reactor, clock, self._clients, self._when_room)
+        """Says whether the services may accept another client."""
+        self._pipes = PipePool(lent=pipes_of(limit_of(reactor)))
+        # By service, so that none uses up another's, however often its path is replaced.
+        self._lookups = WeakKeyDictionary[Monitor, Lookups]()
         self.loops = _loops
         """Knows the listeners of the program, to which its services must not lead in a loop."""
         self._has_warned = False
@@ -267,10 +290,10 @@ class DataPaths:
         make_backend = self._make_backend(monitor, backend, backend_tls)
         shared = self._shared(monitor)
         if tls is None:
-            return SocketPath(shared, make_backend)
+            return SocketPath(shared, make_backend, self._prefaces)
         room = HandshakeRoom(monitor, tls, shared.loop, shared.handshakes, self.deadlines)
         self._rooms.add(room)
-        return SocketPath(shared, make_backend, room)
+        return SocketPath(shared, make_backend, self._prefaces, room)
 
     def from_endpoint(
         self,
@@ -281,7 +304,13 @@ class DataPaths:
     ) -> TransportPath:
         """The best path for clients that come on Twisted's transports; see :meth:`between`."""
         make_backend = self._make_backend(monitor, backend, backend_tls)
-        return TransportPath(monitor, self._transport_shared(monitor), self._reactor, make_backend)
+        return TransportPath(
+            monitor,
+            self._transport_shared(monitor),
+            self._reactor,
+            make_backend,
+            self._prefaces,
+        )
 
     def _make_backend(
         self, monitor: Monitor, backend: Address | ChooseBackend, tls: BackendTls | None
@@ -297,6 +326,7 @@ class DataPaths:
                 made = makers[address] = self._backend_maker(monitor, address, tls)
             return made
 
+        self._monitors.add(monitor)
         configured = None if callable(backend) else maker(backend)
 
         def make(record: ConnectionRecord, address: Address | None) -> End:
@@ -317,6 +347,20 @@ class DataPaths:
 
         return make
 
+    def _clients(self) -> int:
+        """How many clients are connected to us, wherever they are on their way."""
+        groups: tuple[Iterable[Sized], ...] = (self._monitors, self._rooms, self._prefaces)
+        return sum(len(each) for group in groups for each in group)
+
+    def _when_room(self, call: Callable[[], object]) -> Callable[[], object]:
+        cancels = [monitor.when_room(call) for monitor in self._monitors]
+
+        def cancel() -> None:
+            for each in cancels:
+                each()
+
+        return cancel
+
     def _backend_maker(
         self, monitor: Monitor, address: Address, tls: BackendTls | None
     ) -> Callable[[ConnectionRecord], End]:
@@ -324,8 +368,8 @@ class DataPaths:
         where = address if own is None else own[0]
         if HAS_EPOLL and not isinstance(where, EndpointAddress):
             shared = self._shared(monitor)
-            resolver = Resolver(where, self._reactor, self._clock, self._lookups)
-            connector = Connector(resolver, shared.loop, self._clock, self.loops)
+            resolver = self._resolver(monitor, where)
+            connector = Connector(resolver, shared.loop, self._clock, self.loops, self.descriptors)
             if own is None:
                 return lambda record: SocketEnd("backend", record, shared, connector)
             client_tls = ClientTls(tls or own[1], own[0].host)
@@ -336,13 +380,27 @@ class DataPaths:
 
             return tls_end
         twisted_tls = backend_tls(address, tls)
-        dial = dialler(address, self._reactor, twisted_tls)
+        names = EndpointReactor(self._reactor, lambda name: self._resolver(monitor, name))
+        dial = dialler(address, names, twisted_tls)
         transport_shared = self._transport_shared(monitor)
         socket_of = socket_address(address, listens=False)
         target = None if socket_of is None else target_of(socket_of)
         return lambda _: TransportEnd(
             "backend", transport_shared, dial=dial, target=target, tls=twisted_tls
         )
+
+    def address_of(self, monitor: Monitor, address: TcpAddress) -> Deferred[SocketAddress]:
+        """Look up a host that a service is to listen on; see :func:`address_later`."""
+        return address_later(address, self._lookups_of(monitor), self._clock)
+
+    def _resolver(self, monitor: Monitor, address: TcpAddress | UnixAddress) -> Resolver:
+        return Resolver(address, self._reactor, self._clock, self._lookups_of(monitor))
+
+    def _lookups_of(self, monitor: Monitor) -> Lookups:
+        lookups = self._lookups.get(monitor)
+        if lookups is None:
+            lookups = self._lookups[monitor] = Lookups(self._reactor)
+        return lookups
 
     def _transport_shared(self, monitor: Monitor) -> TransportShared:
         return TransportShared(monitor.clock, self.deadlines, self._deliveries, loops=self.loops)

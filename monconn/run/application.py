@@ -123,7 +123,9 @@ class Application(MultiService):
         if config is not None:
             from monconn.sinks.metrics.service import MetricsService
 
-            self._add(MetricsService(config, *self._shared, self._dropped))
+            self._add(
+                MetricsService(config, *self._shared, self._dropped, self.supervisor.descriptors)
+            )
 
     def _dropped(self) -> dict[str, int]:
         """How much each observer has dropped, by its name."""
@@ -214,6 +216,13 @@ class Application(MultiService):
         await DeferredList([maybeDeferred(each.stopService) for each in self])
         if self._turn_watch is not None:
             self._turn_watch.stop()
+
+    def log_descriptors(self, before: int) -> None:
+        """Say how many connections there may be.
+
+        :param before: the limit on descriptors before it was raised.
+        """
+        self._log.info("{limit}", limit=self.supervisor.descriptors.describe(before))
 
     def signal_received(self, name: str, again: bool) -> None:
         """Report a signal that stops the program.

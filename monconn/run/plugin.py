@@ -18,6 +18,7 @@ from twisted.python import usage
 from monconn.clock import make_steady
 from monconn.config.config import Config, from_pairs, load
 from monconn.errors import ConfigError, ListenError, MonconnError
+from monconn.net.descriptors import raise_limit
 from monconn.run.application import Application
 from monconn.run.signals import StopSignals, abandon_pool_threads, end_hurried, end_soon
 
@@ -94,6 +95,7 @@ class _TwistdApp(Application):
     _log = Logger()
 
     def __init__(self, config: Config, reactor: Any) -> None:
+        self._descriptors_before = raise_limit(reactor)
         super().__init__(config, reactor, failed=self._fail)
         self._reactor = reactor
         self._status = 0
@@ -111,6 +113,7 @@ class _TwistdApp(Application):
 
     def startService(self) -> None:
         self._start(super().startService)
+        self.log_descriptors(self._descriptors_before)
 
     def _start(self, start: Callable[[], object]) -> None:
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import attrs
 from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
@@ -20,13 +21,14 @@ from monconn.addresses import (
     EndpointAddress,
     TcpAddress,
     UnixAddress,
+    refuse_local_names,
     refuse_proxy_headers,
 )
 from monconn.config.config import ServiceConfig
 from monconn.errors import AddressError, ListenError, os_error_text
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
-from monconn.net.listen import Listener, ListenReactor, open_listener
+from monconn.net.listen import Listener, ListenReactor, is_name, open_listener
 from monconn.net.loops import Target, target_of_name
 from monconn.net.sockets import set_keepalive
 from monconn.net.tls import ServerTls, files_digest
@@ -77,16 +79,25 @@ class SocketPort:
     :param monitor: the service's monitor.
     :param paths: makes the data paths to the backend.
     :param reactor: clients are accepted in its thread.
+    :param ip: the address of the host to listen on, if that was looked up already.
     :raises ListenError: the address cannot be listened on; tried once.
     """
 
     _log = Logger()
 
     def __init__(
-        self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: ListenReactor
+        self,
+        config: ServiceConfig,
+        monitor: Monitor,
+        paths: DataPaths,
+        reactor: ListenReactor,
+        ip: str = "",
     ) -> None:
         address = listening(config)[0]
         assert isinstance(address, (TcpAddress, UnixAddress))
+        if ip:
+            assert isinstance(address, TcpAddress)
+            address = attrs.evolve(address, host=ip)
         self._monitor = monitor
         self._paths = paths
         self._digests = _digests(config)
@@ -94,7 +105,11 @@ class SocketPort:
         self._sock = open_listener(address, keepalive=config.policy.keepalive.client)
         self.listen = _bound_address(config.listen, self._sock)
         self._listener = Listener(
-            self._sock, reactor, self._forwarder.accepted, self._forwarder.must_wait
+            self._sock,
+            reactor,
+            self._forwarder.accepted,
+            self._forwarder.must_wait,
+            descriptors=paths.descriptors,
         )
         self._cancel: Cancel | None = None
         self._forget = paths.loops.listens(target_of_name(self._sock.getsockname()))
@@ -103,6 +118,7 @@ class SocketPort:
         """Accept clients, also again whenever there is room after the service was full."""
         if self._cancel is None:
             self._cancel = self._monitor.when_room(self._listener.resume)
+            self._paths.descriptors.has_room()  # counts what is open before there are connections
         self._listener.resume()
 
     def _path(self, config: ServiceConfig) -> DataPath:
@@ -162,7 +178,8 @@ class EndpointPort:
     :param monitor: the service's monitor.
     :param paths: makes the data paths to the backend.
     :param reactor: the reactor to run on.
-    :raises AddressError: it would take clients' addresses from PROXY headers.
+    :raises AddressError: it would take clients' addresses from PROXY headers, or is to listen on a
+        host's name.
     """
 
     def __init__(
@@ -170,6 +187,7 @@ class EndpointPort:
     ) -> None:
         assert isinstance(config.listen, EndpointAddress)
         refuse_proxy_headers(config.listen.description)
+        refuse_local_names(config.listen, listens=True)
         self.listen = ""
         self._digests = _digests(config)
         self._address = config.listen
@@ -257,7 +275,10 @@ def open_port(
         is returned nevertheless; left out, it is waited for.
     :returns: fires with the :class:`Port`, or fails with a :class:`ListenError`.
     """
-    if not isinstance(listening(config)[0], EndpointAddress):
+    address = listening(config)[0]
+    if isinstance(address, TcpAddress) and reactor.running and is_name(address):
+        return Deferred.fromCoroutine(_open_name(config, address, monitor, paths, reactor))
+    if not isinstance(address, EndpointAddress):
         return maybeDeferred(SocketPort, config, monitor, paths, reactor)
     port = EndpointPort(config, monitor, paths, reactor)
     opening = port.open()
@@ -265,6 +286,18 @@ def open_port(
         opened_late(opening)
         return succeed(port)
     return opening
+
+
+async def _open_name(
+    config: ServiceConfig, address: TcpAddress, monitor: Monitor, paths: DataPaths, reactor: Any
+) -> SocketPort:
+    try:
+        _, where = await paths.address_of(monitor, address)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {os_error_text(error)}") from error
+    # Of a link-local address, the zone is the fourth part.
+    ip = f"{where[0]}%{where[3]}" if len(where) > 3 and where[3] else where[0]
+    return SocketPort(config, monitor, paths, reactor, ip)
 
 
 def listening(config: ServiceConfig) -> tuple[Address, ListenTls | None]:

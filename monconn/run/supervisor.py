@@ -17,6 +17,7 @@ from monconn.config.config import ServiceConfig, clashes, cycles
 from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService, quoted
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.net.descriptors import Descriptors
 from monconn.policy.policy import Policy
 from monconn.relay.paths import DataPaths
 from monconn.run.ports import Port, is_in_use, listening, may_pass, open_port
@@ -129,6 +130,11 @@ class Supervisor:
         self._lock = DeferredLock()  # one change at a time
 
     @property
+    def descriptors(self) -> Descriptors:
+        """What the services may have of them, together."""
+        return self._paths.descriptors
+
+    @property
     def services(self) -> tuple[ServiceConfig, ...]:
         """The configurations of the services that run."""
         return tuple(service.config for service in self._running.values())
@@ -152,8 +158,8 @@ class Supervisor:
         ``wait_timeout`` and then ends them with the reason ``stopping``; after that its monitor
         leaves the registry. If its name comes back before, monitor and connections go on.
 
-        While the reactor runs nothing here sleeps: an address in use is tried again by timers. (A
-        host to listen on that is a name and no IP is looked up in the reactor's thread, though.)
+        While the reactor runs nothing here sleeps: an address in use is tried again by timers, and
+        a host to listen on that is a name is looked up in a thread of its own.
         Before, the tries are made at once, so that what is returned has fired already.
 
         :param old: the services that are to become ``new``; services applied by other

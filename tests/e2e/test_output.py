@@ -172,8 +172,9 @@ def test_coloured_on_a_terminal(launch: Launch, echo_port: int) -> None:
     monconn = launch("monconn", *pairs(echo_port), stdout=slave)
     os.close(slave)
     try:
-        output = until(lambda: _read_until(master, b"forwarding to"), "the first line")
-        assert re.match(rb"\x1b\[2m\d\d:\d\d:\d\d\x1b\[0m 127\.0\.0\.1:0: listening on ", output)
+        output = until(lambda: _read_until(master, b"forwarding to"), "the first lines")
+        listening = rb"^\x1b\[2m\d\d:\d\d:\d\d\x1b\[0m 127\.0\.0\.1:0: listening on "
+        assert re.search(listening, output, re.MULTILINE)
         assert monconn.stop() == 0
     finally:
         os.close(master)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import pytest_twisted
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import provider
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.net.resolver import (
@@ -20,12 +24,16 @@ from monconn.net.resolver import (
     CACHE_SECONDS,
     LAST_SECONDS,
     MOST_LOOKUPS,
+    PATIENCE_SECONDS,
     QUERY_INTERVAL_SECONDS,
+    QUERY_SECONDS,
     RENEWAL_SECONDS,
+    STALE_SECONDS,
     Lookups,
     Resolver,
     SocketAddress,
 )
+from tests.properties import examples
 
 
 def v4(number: int) -> SocketAddress:
@@ -74,12 +82,18 @@ class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.queries = Queries()
+        self.seen: dict[SocketAddress, float] = {}
         self.resolver = Resolver(
             TcpAddress("backend.test", 80),
             Mock(),
             self.clock,
             self.queries,
         )
+
+    def fresh(self) -> set[SocketAddress]:
+        """The addresses of answers that are not too old."""
+        now = self.clock.seconds()
+        return {each for each, at in self.seen.items() if now - at <= STALE_SECONDS}
 
     def resolve(self) -> Asking:
         asking = Asking()
@@ -173,6 +187,122 @@ def test_a_shortage_of_descriptors_is_ours(world: World) -> None:
     assert asking.failure == ("error", "cannot resolve backend.test: too many open files")
 
 
+# -- addresses of before (RFC 8767)
+
+TEMPORARY = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What the resolver logs."""
+    texts: list[str] = []
+
+    @provider(ILogObserver)
+    def observer(event: LogEvent) -> None:
+        if event.get("log_namespace") == "monconn.net.resolver.Resolver":
+            texts.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observer)
+    yield texts
+    globalLogPublisher.removeObserver(observer)
+
+
+@pytest.mark.parametrize(
+    "error", [TEMPORARY, OSError(errno.EMFILE, "Too many open files"), UnicodeError("odd")]
+)
+def test_a_name_that_cannot_be_resolved_any_more_keeps_its_addresses(
+    world: World, error: Exception, messages: list[str]
+) -> None:
+    world.known(v4(1))
+    world.clock.advance(CACHE_SECONDS)
+    asking = world.resolve()
+    world.queries.asked[-1](error)
+    assert asking.addresses == [v4(1)]
+    assert world.resolver.cached() == [v4(1)], "the next one does not wait"
+    assert world.resolver.staleness.startswith(
+        "backend.test was resolved 30.0s ago, and cannot be now: "
+    )
+    world.clock.advance(CACHE_SECONDS)
+    assert world.resolve().addresses is None, "it is tried again"
+    world.queries.asked[-1](error)
+    assert len(messages) == 1
+    world.clock.advance(CACHE_SECONDS)
+    world.resolve()
+    world.queries.answer(v4(2))
+    assert world.resolver.cached() == [v4(2)]
+    assert world.resolver.staleness == ""
+    assert messages[1:] == ["backend.test is resolved again"]
+
+
+def test_nobody_waits_long_for_a_name_server_that_hangs(world: World) -> None:
+    world.known(v4(1))
+    world.clock.advance(CACHE_SECONDS)
+    waiting = [world.resolve() for _ in range(3 * ANSWERS_A_TURN)]
+    world.clock.advance(PATIENCE_SECONDS)
+    assert all(each.addresses == [v4(1)] for each in waiting)
+    assert world.resolver.cached() == [v4(1)]
+    assert "no answer yet" in world.resolver.staleness
+    assert len(world.queries.asked) == 2
+    world.queries.answer(v4(2))
+    assert world.resolver.cached() == [v4(2)]
+    assert not world.clock.getDelayedCalls()
+
+
+def test_one_who_asks_first_waits_until_the_time_limit_of_its_own(world: World) -> None:
+    asking = world.resolve()
+    world.clock.advance(PATIENCE_SECONDS)
+    assert (asking.addresses, asking.failure) == (None, None)
+
+
+def test_a_query_that_hangs_for_good_is_followed_by_another(world: World) -> None:
+    asking = world.resolve()
+    world.clock.advance(QUERY_SECONDS)
+    expected = "backend_unreachable", "cannot resolve backend.test: no name server has answered"
+    assert asking.failure == expected
+    world.clock.advance(QUERY_INTERVAL_SECONDS)
+    asking = world.resolve()
+    assert len(world.queries.asked) == 2
+    world.queries.asked[0](TEMPORARY)
+    assert asking.failure is None, "what failed late tells nothing of the present one"
+    world.queries.asked[0]([v4(1)])
+    assert asking.addresses == [v4(1)], "an answer is one, however late"
+    world.queries.asked[1]([v4(2)])
+    assert world.resolver.cached() == [v4(2)]
+
+
+def test_addresses_are_used_for_a_day_at_most(world: World) -> None:
+    world.known(v4(1))
+    world.clock.advance(STALE_SECONDS - 1)
+    world.resolve()
+    world.queries.asked[-1](TEMPORARY)
+    assert world.resolver.cached() == [v4(1)]
+    world.clock.advance(1)
+    assert world.resolver.cached() == ()
+    asking = world.resolve()
+    world.clock.advance(PATIENCE_SECONDS)
+    assert asking.addresses is None
+    world.queries.asked[-1](TEMPORARY)
+    assert asking.failure is not None
+
+
+def test_a_name_that_is_no_more_has_no_addresses(world: World) -> None:
+    """RFC 8767, 4: that is an answer, too."""
+    world.known(v4(1))
+    world.clock.advance(CACHE_SECONDS)
+    asking = world.resolve()
+    world.queries.asked[-1](NO_SUCH_NAME)
+    assert asking.failure == (
+        "backend_unreachable",
+        "cannot resolve backend.test: name or service not known",
+    )
+    assert world.resolver.cached() == ()
+    world.clock.advance(QUERY_INTERVAL_SECONDS)
+    asking = world.resolve()
+    world.clock.advance(PATIENCE_SECONDS)
+    assert asking.addresses is None
+
+
 # -- asking anew
 
 
@@ -202,6 +332,8 @@ def test_thousands_of_failing_clients_are_one_query_at_a_time(world: World) -> N
         waiting = [world.renew(v4(1)) for _ in range(1000)]
         assert len(world.queries.asked) == 2 + second
         world.queries.answer(v4(1))
+        assert [each.none_left for each in waiting].count(True) == ANSWERS_A_TURN
+        world.clock.advance(0)  # all further turns
         assert all(each.none_left for each in waiting)
 
 
@@ -348,3 +480,86 @@ async def test_an_exception_is_an_answer() -> None:
     answer: Deferred[object] = Deferred()
     assert Lookups(reactor).start(fail, answer.callback)  # type: ignore[arg-type]
     assert isinstance(await answer, UnicodeError)
+
+
+# -- in any order
+
+STEPS = st.one_of(
+    st.tuples(st.just("advance"), st.sampled_from([0.0, 0.5, 2.0, 31.0, 61.0, 90_000.0])),
+    st.tuples(st.just("answer"), st.integers(0, 3)),
+    st.tuples(st.just("fail"), st.sampled_from([TEMPORARY, NO_SUCH_NAME, OSError(24, "none")])),
+    st.tuples(st.sampled_from(["resolve", "renew", "refresh", "cancel"]), st.just(0)),
+)
+
+
+class Once(Asking):
+    """Someone who must be answered exactly once, unless it gives up."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.answers = 0
+        self.has_given_up = False
+
+    def found(self, addresses: Any) -> None:
+        assert addresses
+        assert set(addresses) <= self.world.fresh(), "no address is older than a day"
+        self.count()
+
+    def failed(self, reason: str, detail: str) -> None:
+        assert detail
+        self.count()
+
+    def nothing(self) -> None:
+        self.count()
+
+    def count(self) -> None:
+        assert not self.has_given_up
+        self.answers += 1
+
+
+@given(st.lists(STEPS, max_size=60))
+@example([("resolve", 0), ("answer", 1), ("advance", 31.0), ("resolve", 0), ("advance", 90_000.0)])
+@settings(max_examples=examples(100))
+def test_everybody_is_answered_once_whatever_the_name_server_does(
+    steps: list[tuple[str, Any]],
+) -> None:
+    world = World()
+    open_queries: list[Callable[[Any], object]] = []
+    asking: list[tuple[Once, Callable[[], object]]] = []
+    asked_at = float("-inf")
+    count = 0
+    for step, value in steps:
+        if step == "advance":
+            world.clock.advance(value)
+        elif step in ("answer", "fail") and open_queries:
+            done = open_queries.pop(0)
+            if step == "answer":
+                world.seen[v4(value)] = world.clock.seconds()
+            done([v4(value)] if step == "answer" else value)
+        elif step == "resolve":
+            one = Once(world)
+            if cached := world.resolver.cached():
+                one.found(cached)
+            else:
+                asking.append((one, world.resolver.resolve(one.found, one.failed)))
+        elif step == "renew":
+            one = Once(world)
+            tried = [v4(1)]
+            asking.append((one, world.resolver.renew(tried, one.found, one.nothing)))
+        elif step == "refresh":
+            world.resolver.refresh()
+        elif step == "cancel" and asking:
+            one, cancel = asking.pop()
+            one.has_given_up = True
+            cancel()
+        if len(world.queries.asked) > count:
+            assert len(world.queries.asked) == count + 1
+            assert world.clock.seconds() - asked_at >= QUERY_INTERVAL_SECONDS
+            asked_at = world.clock.seconds()
+            count += 1
+            open_queries.append(world.queries.asked[-1])
+    world.clock.advance(QUERY_SECONDS)
+    assert all(one.answers == 1 for one, _ in asking)
+    assert not world.clock.getDelayedCalls()
+    assert not world.resolver._waiting

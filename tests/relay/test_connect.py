@@ -84,6 +84,7 @@ class FakeResolver:
     """Knows some addresses, and others if it is asked anew."""
 
     address: TcpAddress | UnixAddress = TcpAddress("backend.test", PORT)
+    staleness = ""
 
     def __init__(self, known: Sequence[SocketAddress]) -> None:
         self.known = known
@@ -178,6 +179,7 @@ class World:
         assert set(self.loop.handlers) <= {1000 + (self.won or 0)}
         assert self.trying() == ([] if self.won is None else [self.won])
         assert self.attempt._tries == []
+        assert self.connector.descriptors.attempts == 0
 
 
 @pytest.fixture
@@ -217,6 +219,36 @@ def test_a_slow_one_may_still_answer_first(world: World) -> None:
     world.event(1)
     assert (world.won, world.resolver.preferred) == (1, [])
     world.expect_nothing_left()
+
+
+def test_further_attempts_wait_for_descriptors_and_the_first_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptors: Any = world.connector.descriptors
+    monkeypatch.setattr(descriptors, "may_try_more", lambda: descriptors.attempts < 1)
+    world.begin()
+    world.wait(3)
+    assert world.trying() == [1, 2]
+    assert descriptors.attempts == 1
+    world.event(1, REFUSED)
+    world.wait()
+    assert world.trying() == [2, 3], "another has room now"
+    descriptors.attempts += 1  # one of another connection
+    world.event(2, REFUSED)
+    world.event(3, REFUSED)
+    descriptors.attempts -= 1
+    assert world.failure == ("backend_refused", "connection refused")
+    world.expect_nothing_left()
+
+
+def test_a_failure_says_that_the_addresses_are_those_of_before(world: World) -> None:
+    world.resolver.staleness = "backend.test was resolved 2h03m ago, and cannot be now: no answer"
+    world.at_once = dict.fromkeys((1, 2, 3), REFUSED)
+    world.begin()
+    assert world.failure == (
+        "backend_refused",
+        "connection refused; backend.test was resolved 2h03m ago, and cannot be now: no answer",
+    )
 
 
 def test_the_next_is_tried_at_once_when_one_fails(world: World) -> None:

@@ -18,7 +18,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from monconn.addresses import Address, EndpointAddress, TcpAddress, UnixAddress
-from monconn.relay.transports.dial import OneProtocol, dialler
+from monconn.clock import MonotonicClock
+from monconn.net.resolver import Resolver
+from monconn.relay.transports.dial import Dial, OneProtocol, dialler
+from monconn.relay.transports.names import EndpointReactor
 
 KINDS = ["ipv4", "ipv6", "unix", "localhost", "endpoint string"]
 
@@ -85,6 +88,17 @@ def tcp_address(kind: str, host: str, port: int) -> Address:
     return TcpAddress(host, port)
 
 
+def dial_to(address: Address) -> Dial:
+    from twisted.internet import reactor
+
+    threads: Any = reactor
+
+    def resolver(name: TcpAddress) -> Resolver:
+        return Resolver(name, threads, MonotonicClock())
+
+    return dialler(address, EndpointReactor(reactor, resolver))
+
+
 def serve_one(sock: socket.socket) -> bytes:
     """Send a banner, end, and receive what still comes."""
     client, _ = sock.accept()
@@ -100,14 +114,12 @@ def serve_one(sock: socket.socket) -> bytes:
 async def test_connects_the_very_protocol(
     kind: str, folder: Path, listeners: list[socket.socket]
 ) -> None:
-    from twisted.internet import reactor
-
     sock, address = listen(kind, folder)
     listeners.append(sock)
     sock.listen()
     serving = deferToThread(serve_one, sock)
     caller = Caller()
-    await dialler(address, reactor)(caller)
+    await dial_to(address)(caller)
     assert await caller.end == "half", "the end of a protocol's input must not close it"
     assert caller.received == b"220 welcome"
     caller.transport.write(b"late")
@@ -121,39 +133,31 @@ async def test_connects_the_very_protocol(
 async def test_a_refused_connection_fails(
     kind: str, folder: Path, listeners: list[socket.socket]
 ) -> None:
-    from twisted.internet import reactor
-
     sock, address = listen(kind, folder)
     listeners.append(sock)  # bound, and not listening
     with pytest.raises(error.ConnectionRefusedError):
-        await dialler(address, reactor)(Caller())
+        await dial_to(address)(Caller())
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_missing_unix_socket_fails(folder: Path) -> None:
-    from twisted.internet import reactor
-
     with pytest.raises(error.ConnectError):
-        await dialler(UnixAddress(str(folder / "none")), reactor)(Caller())
+        await dial_to(UnixAddress(str(folder / "none")))(Caller())
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_ipv6_address_with_a_scope_is_no_host_name() -> None:
-    from twisted.internet import reactor
-
     with pytest.raises(error.ConnectError):  # a name would fail with a DNSLookupError
-        await dialler(TcpAddress("fe80::1%lo", 1), reactor)(Caller())
+        await dial_to(TcpAddress("fe80::1%lo", 1))(Caller())
 
 
 @pytest_twisted.ensureDeferred
 async def test_dialling_can_be_given_up(folder: Path, listeners: list[socket.socket]) -> None:
-    from twisted.internet import reactor
-
     sock, address = listen("ipv4", folder)
     listeners.append(sock)
     sock.listen(0)
     with socket.create_connection(sock.getsockname()):  # which fills the queue
-        dialling = dialler(address, reactor)(Caller())
+        dialling = dial_to(address)(Caller())
         dialling.cancel()
         with pytest.raises((CancelledError, error.UserError, error.ConnectingCancelledError)):
             await dialling

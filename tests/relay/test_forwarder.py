@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -71,7 +72,9 @@ def test_a_client_that_the_reactor_cannot_take(
     client, accepted = pair
     clock, dialler = Clock(), Dialler()
     monitor, shared = Monitor("web", clock=clock), TransportShared.of(clock)
-    path = TransportPath(monitor, shared, BrokenReactor(number), stream_ends(clock, dialler))
+    path = TransportPath(
+        monitor, shared, BrokenReactor(number), stream_ends(clock, dialler), WeakSet()
+    )
     forwarder = Forwarder(monitor, path)
     forwarder.accepted(accepted, "")
     (record,) = monitor.closed_records
@@ -124,7 +127,9 @@ def refused_record(accepted: socket.socket, address: Any) -> ConnectionRecord:
     monitor.stopping = True
     monitor.add_observer(seen)
     shared = TransportShared.of(clock)
-    path = TransportPath(monitor, shared, BrokenReactor(0), stream_ends(clock, Dialler()))
+    path = TransportPath(
+        monitor, shared, BrokenReactor(0), stream_ends(clock, Dialler()), WeakSet()
+    )
     Forwarder(monitor, path).accepted(accepted, address)
     assert accepted.fileno() == -1
     (record,) = seen.records
@@ -148,7 +153,7 @@ def test_a_client_with_a_preface_that_the_reactor_cannot_take(
     clock = Clock()
     monitor, shared = Monitor("web", clock=clock), TransportShared.of(clock)
     reactor = BrokenReactor(errno.EMFILE)
-    path = TransportPath(monitor, shared, reactor, stream_ends(clock, Dialler()))
+    path = TransportPath(monitor, shared, reactor, stream_ends(clock, Dialler()), WeakSet())
     Forwarder(monitor, path, AnyPreface()).accepted(pair[1], "")
     (record,) = monitor.closed_records
     assert (record.reason, record.code) == ("error", "RC")

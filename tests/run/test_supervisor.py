@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 from typing import Any, cast
 from unittest.mock import Mock, patch
 
@@ -22,6 +23,8 @@ from monconn.config.config import ServiceConfig
 from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.net import resolver
+from monconn.net.listen import open_listener
 from monconn.policy.sides import Keepalive, Sides
 from monconn.run.supervisor import Changes, Supervisor
 
@@ -704,3 +707,73 @@ def test_an_endpoint_that_was_closed_before_it_listens_is_closed_then(endpoint: 
     port = open_port()
     listening.callback(port)
     port.stopListening.assert_called_once_with()
+
+
+# -- names to listen on
+
+
+@pytest.fixture
+def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue[Any]]:
+    """Answers, or errors, for ``front.test``, whose look-up hangs without any."""
+    answers: Queue[Any] = Queue()
+    usual = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+        if host != "front.test":
+            return usual(host, port, *args, **kwargs)
+        answer = answers.get(timeout=HANG_SECONDS)
+        if isinstance(answer, BaseException):
+            raise answer
+        return usual(answer, port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield answers
+    for _ in range(2):  # those that hang still
+        answers.put(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_to_listen_on_holds_up_nobody(world: World, name_server: Queue[Any]) -> None:
+    services = [world.service()]
+    await world.supervisor.apply((), services)
+    applying = world.supervisor.apply(
+        services, [*services, world.service("named", listen=TcpAddress("front.test", 0))]
+    )
+    await world.connect()  # while the name server hangs
+    assert not applying.called
+    name_server.put("127.0.0.1")
+    assert (await applying).started == ("named",)
+    await world.connect("named")
+    assert world.monitor("named").listen == f"front.test:{world.port('named')}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "service not known"),
+        (UnicodeError("label too long"), "label too long"),
+        (None, "the name was not resolved within 0.01 seconds"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_name_to_listen_on_that_is_not_resolved(
+    world: World,
+    name_server: Queue[Any],
+    answer: Any,
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resolver, "LISTEN_SECONDS", 10.0 if answer else 0.01)
+    monkeypatch.setattr("monconn.run.supervisor.PAUSES_SECONDS", ())
+    address = TcpAddress("front.test", 80)
+    if answer:
+        name_server.put(answer)
+    with pytest.raises(ListenError, match=problem) as running:
+        await world.supervisor.apply((), [world.service(listen=address)])
+    assert str(running.value).startswith("cannot listen on front.test:80: ")
+    if answer:
+        name_server.put(answer)
+    with pytest.raises(ListenError, match=problem):  # as before the reactor runs
+        await deferToThread(open_listener, address)
+    with pytest.raises(ListenError, match="would hold up every connection"):
+        open_listener(address)

@@ -750,6 +750,7 @@ ALERTS: dict[str, list[tuple[str, str, str]]] = {
         ("process_open_fds{%s}", "900x60", "90x60"),
         ("process_max_fds{%s}", "1000x60", "1000x60"),
     ],
+    "MonconnClientsWait": [("monconn_descriptor_waits_total{%s}", "0+1x60", "3x60")],
 }
 
 

@@ -11,6 +11,7 @@ from monconn.clock import make_steady
 from monconn.config.config import Config
 from monconn.errors import ListenError, MonconnError
 from monconn.faces.cli.logs import Output, TextLog, begin_logging
+from monconn.net.descriptors import raise_limit
 from monconn.relay.sockets.loop import HAS_EPOLL
 from monconn.run.application import Application
 from monconn.run.signals import (
@@ -44,6 +45,7 @@ def run(
     output = Output(sys.stdout)
     log = begin_logging(output, debug=debug)
     failures: list[ListenError] = []
+    descriptors_before = raise_limit(reactor)
 
     def stop_after(error: ListenError) -> None:
         failures.append(error)
@@ -56,6 +58,7 @@ def run(
         signals.install()
         app.privilegedStartService()
         app.startService()
+        app.log_descriptors(descriptors_before)
     except MonconnError as error:
         return _end(log, error)
     if prepare is not None:

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from monconn.clock import Clock
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
+from monconn.net.descriptors import Descriptors, Unlimited
 from monconn.net.loops import (
     Loops,
     end_loop,
@@ -96,17 +97,24 @@ class Connector:
     :param loop: reports the sockets' events.
     :param clock: gives timers.
     :param loops: knows our listeners.
+    :param descriptors: how many attempts at once there may be.
     """
 
     _log = Logger()
 
     def __init__(
-        self, resolver: Resolver, loop: SocketLoop, clock: Clock, loops: Loops | None = None
+        self,
+        resolver: Resolver,
+        loop: SocketLoop,
+        clock: Clock,
+        loops: Loops | None = None,
+        descriptors: Descriptors | None = None,
     ) -> None:
         self.resolver = resolver
         self.loop = loop
         self.clock = clock
         self.loops = Loops() if loops is None else loops
+        self.descriptors = Unlimited() if descriptors is None else descriptors
         address = resolver.address
         self.target = target_of(address)
         # Only then can the local port be the same: others are spared the system call.
@@ -201,6 +209,8 @@ class ConnectAttempt:
         record, address = self._listener.record, self._connector.resolver.address
         if record.reason == "connect_timeout" and not self._addresses:
             record.detail = f"the name of {address} was not resolved in time"
+        elif record.reason == "connect_timeout" and self._connector.resolver.staleness:
+            record.add_detail(self._connector.resolver.staleness)
         if self._tries:  # nothing answers, or the client has left early: both are rare
             self._connector.resolver.refresh()
         self._end()
@@ -276,6 +286,8 @@ class ConnectAttempt:
         except OSError as error:  # ENOMEM, ENOSPC: the user's share of watches is used up
             sock.close()
             return error.errno or errno.ENOMEM
+        if self._tries:
+            connector.descriptors.attempts += 1
         self._tries.append(one)
         if family == socket.AF_UNIX:  # which is connected at once
             self.succeeded(one, 0)
@@ -287,6 +299,11 @@ class ConnectAttempt:
         if len(self._tries) >= MOST_ATTEMPTS:
             self._drop(self._tries[0])
             self._note(errno.ETIMEDOUT)
+        elif self._tries and not self._connector.descriptors.may_try_more():
+            # One more could cost another connection its first: wait until others need theirs no
+            # longer.
+            self._timer = self._connector.clock.callLater(ATTEMPT_DELAY_SECONDS, self._go_on)
+            return
         self.connect()
 
     def _note(self, error_number: int) -> None:
@@ -319,6 +336,8 @@ class ConnectAttempt:
         text = os.strerror(error_number).lower()
         if error_number in (errno.EADDRNOTAVAIL, errno.EAGAIN):
             text = _NO_PORT_LEFT
+        if staleness := self._connector.resolver.staleness:
+            text = f"{text}; {staleness}"
         self._report(connect_reason(error_number), text)
 
     def _report(self, reason: Reason, detail: str) -> None:
@@ -338,7 +357,7 @@ class ConnectAttempt:
         slower = self._addresses[: self._addresses.index(winner.address)]
         if slower:
             self._connector.resolver.prefer(winner.address, slower)
-        self._tries.remove(winner)
+        self._remove(winner)
         self._end()
 
     def failed(self) -> None:
@@ -360,8 +379,13 @@ class ConnectAttempt:
                 self._timer.cancel()
             self._timer = None
 
-    def _drop(self, one: _Try) -> None:
+    def _remove(self, one: _Try) -> None:
         self._tries.remove(one)
+        if self._tries:
+            self._connector.descriptors.attempts -= 1
+
+    def _drop(self, one: _Try) -> None:
+        self._remove(one)
         self._connector.loop.remove(one.sock.fileno())
         one.sock.close()
 

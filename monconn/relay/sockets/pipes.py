@@ -8,6 +8,8 @@ import time
 
 from twisted.logger import Logger
 
+from monconn.net.descriptors import PIPES
+
 PIPE_BYTES = 1 << 20
 """The most that an unprivileged user may ask for (``/proc/sys/fs/pipe-max-size``)."""
 SHORTAGE_SECONDS = 1.0
@@ -41,7 +43,7 @@ class PipePool:
 
     _log = Logger()
 
-    def __init__(self, retained: int = 16, lent: int = 48) -> None:
+    def __init__(self, retained: int = 16, lent: int = PIPES) -> None:
         self._retained = retained
         self._may_lend = lent
         self._free: list[Pipe] = []

@@ -16,6 +16,7 @@ from twisted.internet.endpoints import (
     clientFromString,
     wrapClientTLS,
 )
+from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import (
     IAddress,
     IOpenSSLClientConnectionCreator,
@@ -23,13 +24,16 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from monconn.addresses import Address, TcpAddress, UnixAddress
+from monconn.addresses import Address, TcpAddress, UnixAddress, refuse_local_names
+from monconn.net.resolver import Cancel
 from monconn.net.sockets import zone_index
 from monconn.net.tls import ClientTls
 from monconn.policy.tls import BackendTls
 from monconn.policy.tls_endpoints import tls_backend_parts
+from monconn.relay.transports.names import EndpointReactor
 
 Dial = Callable[[IProtocol], "Deferred[Any]"]
 
@@ -62,11 +66,13 @@ class OneProtocol(Factory):
         return self._protocol
 
 
-def dialler(address: Address, reactor: Any, tls: ClientTls | None = None) -> Dial:
+def dialler(address: Address, reactor: EndpointReactor, tls: ClientTls | None = None) -> Dial:
     """A function that connects a protocol to an address; it raises ``OSError`` if it cannot.
 
     :param tls: makes the TLS connections, if :func:`backend_tls` has it for the address.
+    :raises AddressError: to connect would have a name looked up in the reactor's thread.
     """
+    refuse_local_names(address, listens=False)
     endpoint = _endpoint(address, reactor, tls)
     zone = address.host.partition("%")[2] if isinstance(address, TcpAddress) else ""
 
@@ -74,7 +80,15 @@ def dialler(address: Address, reactor: Any, tls: ClientTls | None = None) -> Dia
         if zone:
             zone_index(zone)  # whose error says what is missing, as Twisted's does not
         connecting: Deferred[Any] = endpoint.connect(OneProtocol(protocol))
-        return connecting
+        cancel, reactor.cancel = reactor.cancel, None
+        return connecting.addErrback(failed, cancel)
+
+    def failed(failure: Failure, cancel: Cancel | None) -> Failure:
+        if cancel is not None:
+            cancel()
+        if failure.check(DNSLookupError) and reactor.failure is not None:
+            return Failure(reactor.failure)
+        return failure
 
     return dial
 

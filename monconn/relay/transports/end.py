@@ -45,6 +45,7 @@ from monconn.relay.delivery import DeliveryWatch
 from monconn.relay.ends import ByteSink, End, EndListener, Phase
 from monconn.relay.stages import StageChain
 from monconn.relay.transports.dial import Dial, LoopOfServices, NoBackend
+from monconn.relay.transports.names import NotResolved
 from monconn.relay.transports.writer import Writer, writer_to
 
 EARLY_BYTES = 65536
@@ -168,8 +169,9 @@ class TransportEnd(Protocol):
         elif number in RESET_ERRNOS:
             self._was_reset(errno.errorcode[number])
         else:
-            self.reports.record.is_shortage = number in _SHORTAGES
             reason = _connect_reason(failure)
+            is_choice = failure.check(NoBackend, LoopOfServices) is not None
+            self.reports.record.is_shortage = reason == "error" and not is_choice
             detail = failure.getErrorMessage()
             if isinstance(number, int):  # as on sockets; Twisted's own text is of a "bind" at times
                 detail = os.strerror(number).lower()
@@ -612,6 +614,8 @@ class TransportEnd(Protocol):
 
 
 def _connect_reason(failure: Failure) -> Reason:
+    if isinstance(failure.value, NotResolved):
+        return failure.value.reason
     if failure.check(error.ConnectionRefusedError):
         return "backend_refused"
     if failure.check(error.TimeoutError):

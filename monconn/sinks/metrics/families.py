@@ -175,6 +175,16 @@ class Families(Collector):
             self.sample.lag_max_seconds,
         )
         yield GaugeMetricFamily(
+            "monconn_connections_possible",
+            "How many connections the limit on descriptors has room for, in all services.",
+            self.sample.connections_possible,
+        )
+        yield CounterMetricFamily(
+            "monconn_descriptor_waits_total",
+            "How often clients were left in the queue as the limit on descriptors had no room.",
+            self.sample.descriptor_waits,
+        )
+        yield GaugeMetricFamily(
             "monconn_start_time_seconds",
             "When monconn started, in seconds since 1970.",
             self.sample.started_at,

@@ -134,3 +134,6 @@ class Sample:
     """Wall-clock seconds since the epoch."""
     files_lost: Mapping[str, int] = attrs.field(factory=dict)
     """As :data:`monconn.files.lost`."""
+    connections_possible: int = 0
+    """How many connections the limit on descriptors has room for; 0 if that is not known."""
+    descriptor_waits: int = 0

@@ -17,6 +17,7 @@ from monconn.config.sections import MetricsConfig
 from monconn.errors import ListenError
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.net.descriptors import Descriptors
 from monconn.net.listen import (
     Listener,
     client_address,
@@ -42,6 +43,7 @@ class MetricsService(Service):
     :param reactor: an ``IReactorFDSet``, ``IReactorSocket`` and ``IReactorThreads``.
     :param clock: monotonic time and timers.
     :param drops: returns how much each observer has dropped, by its name.
+    :param descriptors: those of the services.
     """
 
     _log = Logger()
@@ -53,7 +55,9 @@ class MetricsService(Service):
         reactor: Any,
         clock: Clock,
         drops: Callable[[], Mapping[str, int]],
+        descriptors: Descriptors | None = None,
     ) -> None:
+        self._descriptors = descriptors
         self._config = config
         self._registry = registry
         self._reactor = reactor
@@ -128,7 +132,10 @@ class MetricsService(Service):
 
     def sample(self) -> Sample:
         """The present figures of all services."""
+        descriptors = self._descriptors
         return Sample(
+            connections_possible=0 if descriptors is None else descriptors.most(),
+            descriptor_waits=0 if descriptors is None else descriptors.waits,
             services=[self._service_sample(monitor) for monitor in self._registry],
             dropped=dict(self._drops()),
             lag_seconds=self._lag.last_seconds,

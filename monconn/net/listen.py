@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from monconn import unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.errors import ListenError, os_error_text
+from monconn.log import Logger
 from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index
 
 BACKLOG = 4096

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from twisted.logger import Logger
-
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import EVENT_KINDS, EventKind, Side

@@ -13,10 +13,10 @@ from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
-from twisted.logger import Logger
 
 from monconn.addresses import Address, EndpointAddress, socket_address
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor

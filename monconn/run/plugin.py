@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.logger import Logger
 from twisted.python import usage
 
 from monconn.config.config import Config, from_pairs, load
 from monconn.errors import ConfigError, ListenError, MonconnError
+from monconn.log import Logger
 from monconn.run.application import Application
 from monconn.run.signals import StopSignals
 

@@ -9,9 +9,8 @@ import syslog
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from twisted.logger import Logger
-
 from monconn.errors import FileError, os_error_text
+from monconn.log import Logger
 
 FILE_MODE = 0o640
 CHECK_SECONDS = 1.0

@@ -9,7 +9,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -17,6 +16,7 @@ from zope.interface import implementer
 from monconn._version import __version__
 from monconn.faces.control import commands, peers
 from monconn.faces.control.pages import Pager
+from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import Operations

@@ -10,9 +10,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.conch.ssh.keys import FingerprintFormats, Key
-from twisted.logger import Logger
 
 from monconn.errors import ListenError, MonconnError, os_error_text
+from monconn.log import Logger
 
 MAX_FILE_BYTES = 1 << 20
 MIN_RSA_BITS = 2048

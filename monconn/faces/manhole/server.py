@@ -18,7 +18,6 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,6 +26,7 @@ from monconn.clock import Clock
 from monconn.errors import quoted
 from monconn.faces.manhole import keys
 from monconn.faces.manhole.session import Session
+from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.net.sockets import peer_pid
 from monconn.ops.operations import Operations

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-from twisted.logger import Logger
+from monconn.log import Logger
 
 PIPE_BYTES = 1 << 20
 """The most that an unprivileged user may ask for (``/proc/sys/fs/pipe-max-size``)."""

@@ -15,13 +15,13 @@ from twisted.application.service import Service
 from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn._version import __version__
 from monconn.clock import Clock
 from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError
+from monconn.log import Logger
 from monconn.model.totals import Totals
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry

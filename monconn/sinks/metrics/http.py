@@ -8,13 +8,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 from twisted.protocols.policies import WrappingFactory
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.ratelimit import RateLimiter
 from monconn.sinks.metrics.families import Families, encoder_for
 from monconn.sinks.metrics.figures import Sample

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from twisted.application.service import Service
-from twisted.logger import Logger
 
 from monconn.addresses import UnixAddress
 from monconn.clock import Clock
 from monconn.config.sections import MetricsConfig
 from monconn.errors import ListenError
+from monconn.log import Logger
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.listen import Listener, client_address, open_listener, serve_factory

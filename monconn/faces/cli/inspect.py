@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,14 @@ from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli.history import history, report
+from monconn.faces.cli.output import (
+    print_error,
+    print_json,
+    print_line,
+    print_rows,
+    print_text,
+    terminal_width,
+)
 from monconn.faces.cli.verbs import (
     Listed,
     asks_server,
@@ -22,11 +29,7 @@ from monconn.faces.cli.verbs import (
     filter_text,
     json_option,
     listing,
-    print_json,
-    print_rows,
-    print_text,
     service_option,
-    terminal_width,
 )
 from monconn.faces.control.client import Client
 from monconn.ops.filter_keys import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
@@ -63,7 +66,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     "list",
     CONNECTION_KEYS,
     client_option,
-    click.option("--state", metavar="STATE", help="Only those that are open, half_closed, …"),
+    click.option("--state", metavar="STATE", help="Only those that are open, half_closed, ..."),
     click.option(
         "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
     ),
@@ -153,13 +156,12 @@ def events(server: Client, terms: Sequence[str], service: str | None, as_json: b
     dropped = 0
     for event in server.events(service=service, filter=filter_text(terms)):
         if server.events_dropped > dropped:
-            click.echo(f"monconn: {server.events_dropped - dropped} events missed", err=True)
+            print_error(f"{server.events_dropped - dropped} events missed")
             dropped = server.events_dropped
         if as_json:
             print_json(event)
         else:
-            click.echo(render.event_line(event))
-        sys.stdout.flush()
+            print_line(render.event_line(event))
 
 
 # -- actions
@@ -213,9 +215,9 @@ def close(
         if rows:
             print_rows(ConnectionRow, rows, as_json)
         would_be = " would be" if dry_run else ""
-        click.echo(f"{_connections(count)}{would_be} closed")
+        print_line(f"{_connections(count)}{would_be} closed")
         for each in unknown:
-            click.echo(f"monconn: no live connection has the id {each}", err=True)
+            print_error(f"no live connection has the id {each}")
     if unknown and not dry_run:
         raise click.exceptions.Exit(1)
 
@@ -275,7 +277,7 @@ def _change(
             text += f", {_connections(count)} {'would be ' if dry_run else ''}closed"
         rows.append(row)
         if not as_json:
-            click.echo(text)
+            print_line(text)
     if as_json:
         print_json(rows)
 
@@ -318,7 +320,9 @@ def completion(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(context.find_root().command, {}, "monconn", "_MONCONN_COMPLETE").source())
+    print_text(
+        kind(context.find_root().command, {}, "monconn", "_MONCONN_COMPLETE").source() + "\n"
+    )
 
 
 VERBS = (

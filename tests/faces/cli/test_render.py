@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 import pytest
 
+from monconn.faces.cli.output import print_json
 from monconn.faces.cli.render import details, table
-from monconn.faces.cli.verbs import print_json
 from monconn.model.record import ConnectionRecord
 from monconn.ops.columns import Row
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, DeviceRow, HistoryConnectionRow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -303,6 +304,8 @@ def shell(server: Client, command: Sequence[str]) -> None:
 @asks_server
 def top(server: Client) -> None:
     """Watch connections on the whole screen."""
+    if terminal_width() is None or sys.stdin is None or not sys.stdin.isatty():
+        raise ControlError("top needs a terminal: monconn list and monconn events do not")
     try:
         from monconn.faces.tui.screen import run_top
     except ImportError:

@@ -21,6 +21,8 @@ from monconn.faces.control.client import BadAnswer
 from monconn.ops.columns import Row
 
 _MESSAGE_CHARACTERS = 1_000
+_MOST_MESSAGE_CHARACTERS = 4_000
+"""Of an error of ours, which may have several lines. An argument alone may have 128 KiB."""
 _CHUNK_CHARACTERS = 64 * 1024
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How cells begin that spreadsheets evaluate (OWASP, *CSV Injection*)."""
@@ -79,7 +81,7 @@ def _printable_errors() -> Iterator[None]:
         yield
     except click.ClickException as error:
         text = error.message
-        if len(text) > _MESSAGE_CHARACTERS:  # an argument may have 128 KiB
+        if len(text) > _MESSAGE_CHARACTERS:
             text = text[: _MESSAGE_CHARACTERS - 1] + "…"
         error.message = printable(text)  # type: ignore[misc]
         raise
@@ -124,6 +126,8 @@ def print_line(text: str) -> None:
 def print_error(text: object) -> None:
     """Print one line to standard error; an error of ours may have several."""
     shown = str(text) if isinstance(text, MonconnError) else printable(text)
+    if len(shown) > _MOST_MESSAGE_CHARACTERS:
+        shown = shown[: _MOST_MESSAGE_CHARACTERS - 1] + "…"
     try:
         if sys.stderr is not None:
             sys.stderr.write(f"monconn: {shown}\n")

@@ -323,13 +323,13 @@ def _connected(where: str) -> socket.socket:
     if kind != "unix" and "/" not in where:
         forms = "/PATH, unix:PATH or tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY"
         raise BadAddress(f"{quoted(where)} is no address of a control port: write {forms}")
+    path = rest if kind == "unix" else where
+    if "\0" in path:  # connect(2) would end the path there, or take it for an abstract name
+        raise BadAddress(f"{quoted(where)} cannot be a path: it contains a NUL")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(ANSWER_SECONDS)
-        sock.connect(rest if kind == "unix" else where)
-    except ValueError:  # a NUL
-        sock.close()
-        raise BadAddress(f"{quoted(where)} cannot be a path") from None
+        sock.connect(path)
     except BaseException:
         sock.close()
         raise

@@ -31,9 +31,8 @@ ANSWER_SECONDS = 20.0
 """How long an answer may take, from the request to its last byte."""
 LIST_SECONDS = 300.0
 """How long the pages of one list may take, not counting what is done with their rows meanwhile."""
-LIST_ROWS = 1_000_000
-"""The most rows of one list; a long one, of every client IP that a service remembers, has some
-100,000."""
+LIST_ROWS = 500_000
+"""The most rows of one list; a long one, of all client IPs, has some 100,000."""
 LIST_BYTES = 256 * 1024 * 1024
 """The most bytes of one list. The rows of 100,000 live connections are half as much."""
 BOX_BYTES = 256 * 1024

@@ -154,7 +154,9 @@ def test_a_usual_answer_is_shown(server: HostileServer, verb: tuple[str, ...]) -
 @example(("show", "1"), {33: {"rtt_seconds": "x"}}, set(), {}, None)
 @example(("history", "--csv"), {2: "=cmd|' /C calc'!A0\x1b"}, set(), {}, None)
 @example(("report",), {13: [{"client_ip": [], "up": None}]}, set(), {}, None)
+@example(("report",), {11: {"a": -(10**12), "b": -1}}, set(), {}, None)
 @example(("events",), {}, {1}, {}, "event")
+@example(("show", "1"), {}, set(), {}, {"\x1f": None})
 def test_whatever_a_server_sends_there_is_output_or_one_error(
     server: HostileServer,
     verb: tuple[str, ...],

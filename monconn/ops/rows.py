@@ -314,7 +314,10 @@ def _what(event: Mapping[str, Any]) -> Any:
     """The one word that an event of the history is about; if there is none, which event it is."""
     if event.get("alarm"):
         return f"{event['alarm']}{' is over' if event.get('over') else ''}"
-    return event.get("refusal") or event.get("action") or event.get("count") or event.get("event")
+    if event.get("refusal") or event.get("action"):
+        return event.get("refusal") or event.get("action")
+    count = event.get("count")
+    return event.get("event") if count is None else f"{event.get('event')} {count}"
 
 
 @attrs.frozen(slots=False)

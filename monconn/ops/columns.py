@@ -33,6 +33,8 @@ TableOf = tuple["str | tuple[str, str] | Column", ...]
 R = TypeVar("R", bound="Row")
 
 _NUMBERS = frozenset({"count", "bytes", "bytes_per_second", "seconds"})
+_CELL_CHARACTERS = 256
+"""The most of one cell: all others of its column are padded to its width."""
 _WIDTHS: dict[Unit, int] = {
     "text": 10,
     "count": 7,
@@ -83,7 +85,7 @@ class Column:
         return "right" if self.unit in _NUMBERS else "left"
 
     def text(self, row: Row | Mapping[str, Any]) -> str:
-        """The cell for people.
+        """The cell for people, cut at 256 characters, which no address has.
 
         :param row: a row, or its JSON; a key that an older server does not send counts as None.
         """
@@ -93,7 +95,10 @@ class Column:
             value = getattr(row, self.name)
         else:
             value = row.get(self.name)
-        return format_value(value, self.unit)
+        text = format_value(value, self.unit)
+        if len(text) > _CELL_CHARACTERS:
+            text = f"{text[: _CELL_CHARACTERS - 1]}…"
+        return text
 
 
 def field(

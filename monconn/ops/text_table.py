@@ -14,8 +14,6 @@ _FREE_TEXT = frozenset({"detail", "target"})
 """Fields whose cells may be cut: the start of a sentence is useful, half an address is not."""
 _GAP = "  "
 _CUT_MARK = "..."
-_MOST_CHARACTERS = 256
-"""The most of one cell, so that a table of many rows stays of bounded size."""
 
 
 def text_table(
@@ -26,28 +24,20 @@ def text_table(
     """The lines of a table: the titles, then a line for each row, without spaces at their ends.
 
     Where the table is too wide, cells of free text are cut down to their column's least width,
-    and then columns are left out, the least important first. No other cell is ever cut, but at
-    256 characters, which no address has; and one column always stays: the table is wider than
-    asked for only if that column is.
+    and then columns are left out, the least important first. No other cell is ever cut, and one
+    column always stays: the table is wider than asked for only if that column is.
 
     :param rows: rows, or their JSON.
     :param width: in terminal cells; None for as wide as the rows need.
     """
     rows = list(rows)
-    cells = [(c, [c.title, *(_cell(c, row) for row in rows)]) for c in columns]
+    cells = [(c, [c.title, *(printable(c.text(row)) for row in rows)]) for c in columns]
     fitted = _fit([(column, texts, max(map(cell_width, texts))) for column, texts in cells], width)
     padded = [
         [_pad(text, column_width, column.align == "right") for text in texts]
         for column, texts, column_width in fitted
     ]
     return [_GAP.join(line).rstrip() for line in zip(*padded, strict=True)]
-
-
-def _cell(column: Column, row: Row | Mapping[str, Any]) -> str:
-    text = column.text(row)
-    if len(text) > _MOST_CHARACTERS:
-        text = text[: _MOST_CHARACTERS - len(_CUT_MARK)] + _CUT_MARK
-    return printable(text)
 
 
 def cell_width(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -196,8 +197,11 @@ def _open_history(file: str | None, control: str | None) -> Iterator[_ServerHist
 
         from monconn.sinks.history.schema import no_history, open_read_only
 
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise no_history(file, "is not a file")  # SQLite would wait for a FIFO's writer
         with closing(open_read_only(file)) as db:
             try:
-                yield _FileHistory(db)
+                with understood(file):
+                    yield _FileHistory(db)
             except sqlite3.Error as error:
                 raise no_history(file, f"cannot be read: {error}") from None

@@ -257,11 +257,11 @@ def _print_pieces(pieces: Iterator[str]) -> None:
 
 
 @contextmanager
-def understood(where: str) -> Iterator[None]:
-    """Report what a server sends, and cannot be shown, as its fault: it need not be monconn.
+def understood(source: str) -> Iterator[None]:
+    """Report values that cannot be shown as the fault of their source: it need not be monconn's.
 
-    :param where: the server's address.
-    :raises BadAnswer: a value has another type, form or size than the protocol says, or is missing.
+    :param source: the server's address, or the file.
+    :raises BadAnswer: a value has another type, form or size than it should have, or is missing.
     """
     try:
         yield
@@ -269,6 +269,6 @@ def understood(where: str) -> Iterator[None]:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS]
-        raise BadAnswer(f"{where} sends an answer that cannot be understood ({what})") from error
+        raise BadAnswer(f"what {source} says cannot be understood ({what})") from error
     except RecursionError:
-        raise BadAnswer(f"{where} sends an answer that is nested too deep") from None
+        raise BadAnswer(f"what {source} says is nested too deep") from None

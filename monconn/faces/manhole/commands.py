@@ -17,6 +17,7 @@ from monconn.errors import (
     MonconnError,
     QuestionError,
     UnknownConnection,
+    printable,
     quoted,
 )
 from monconn.model.actions import Actor
@@ -121,7 +122,7 @@ class Commands:
         self._write_lines(text_table(kind.columns(), rows, self._width()) if rows else [if_empty])
 
     def _write_lines(self, lines: Iterable[str]) -> None:
-        text = "".join(f"{line}\n" for line in lines)
+        text = "".join(f"{printable(line)}\n" for line in lines)
         if text:
             self._write(text)
 

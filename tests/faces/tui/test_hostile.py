@@ -68,12 +68,15 @@ def draw(model: Model) -> None:
     """All that is drawn of a model."""
     model.set_heights(20, 5)
     model.move(1)
-    live_table(model.trends).lines(model.rows, 120, selected=model.selected, order=model.order)
-    closed_table().lines(model.closed_rows, 80)
-    service_table().lines(model.service_rows(5), 100)
-    status_line(model, 80)
+    live = live_table(model.trends)
+    lines = live.lines(model.rows, 120, selected=model.selected, order=model.order)
+    lines += closed_table().lines(model.closed_rows, 80)
+    lines += service_table().lines(model.service_rows(5), 100)
+    lines.append(status_line(model, 80))
+    assert all(line.plain.isprintable() for line in lines)
     if model.details_row is not None:
-        list(connection_details(model.details_row))
+        fields = connection_details(model.details_row)
+        assert all(name.isprintable() and text.isprintable() for name, text in fields)
 
 
 @settings(max_examples=examples(120), deadline=None)

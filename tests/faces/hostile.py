@@ -43,13 +43,11 @@ class HostileServer:
         self.answers: Answer = lambda request: iter(())
         self.greeting: Answer = lambda request: iter([answer(request, HELLO)])
         self.requests: list[dict[str, str]] = []
-        self.sent = 0
-        """How many bytes were sent, or are in the socket's buffer."""
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.where)
         self._listener.listen()
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
 
     def answer_json(self, **values: Any) -> None:
         """Answer every request with these values, those that are no texts as JSON."""
@@ -60,11 +58,17 @@ class HostileServer:
         self.answers = lambda request: iter([answer(request, made)])
 
     def close(self) -> None:
-        """Stop; the thread ends with its client."""
+        """Stop; each client's thread ends with its client."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
+
+    def _start(self, run: Callable[..., None], *args: Any) -> None:
+        self._threads = [each for each in self._threads if each.is_alive()]
+        self._threads.append(threading.Thread(target=run, args=args, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self) -> None:
         while True:
@@ -72,11 +76,14 @@ class HostileServer:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            with client, client.makefile("rb") as stream:
-                try:
-                    self._serve(client, stream)
-                except (OSError, ValueError, struct.error):
-                    pass  # the client has had enough
+            self._start(self._serve_until_it_goes, client)
+
+    def _serve_until_it_goes(self, client: socket.socket) -> None:
+        with client, client.makefile("rb") as stream:
+            try:
+                self._serve(client, stream)
+            except (OSError, ValueError, struct.error):
+                pass  # the client has had enough
 
     def _serve(self, client: socket.socket, stream: Any) -> None:
         while True:
@@ -85,7 +92,6 @@ class HostileServer:
             is_greeting = request["_command"] == "Hello"
             for data in (self.greeting if is_greeting else self.answers)(request):
                 client.sendall(data)
-                self.sent += len(data)
 
 
 def _read_box(stream: Any) -> dict[str, str]:

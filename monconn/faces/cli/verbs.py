@@ -157,6 +157,8 @@ def _complete_term(
 def _service_names(context: click.Context) -> list[str]:
     try:
         with Client(find_server(context.params.get("control"))) as server:
-            return [row["sid"] for row in server.rows("ListServices")]
+            with understood(server.where):
+                names = [str(row["sid"]) for row in server.rows("ListServices")]
+            return [name for name in names if name.isprintable()]
     except MonconnError:
         return []

@@ -57,7 +57,7 @@ class ConfigError(MonconnError):
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.problems))
+        return printable_lines(Exception.__str__(self))
 
 
 class SettingError(MonconnError, ValueError):

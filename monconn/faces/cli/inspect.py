@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -32,7 +33,7 @@ from monconn.faces.cli.verbs import (
     listing,
     service_option,
 )
-from monconn.faces.control.client import Client
+from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
 from monconn.ops.filter_keys import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
 from monconn.ops.rows import (
     ORDERS,
@@ -117,12 +118,22 @@ def blocks(server: Client, **arguments: Any) -> Listed:
 def stats(server: Client, service: str | None, as_json: bool) -> None:
     """The services in figures, or one of them."""
     rows = list(server.rows("ListServices", service=service))
-    for row in rows:
-        row["ips"] = list(server.rows("ListIps", service=row["sid"]))
-    if as_json and service is not None:
-        print_json(rows[0])
+    if not as_json:
+        print_rows(ServiceRow, rows, as_json)  # how many IPs there are is in the rows
+    elif service is None:
+        print_rows(ServiceRow, _with_ips(server, rows), as_json)
     else:
-        print_rows(ServiceRow, rows, as_json)
+        (row,) = _with_ips(server, rows)
+        print_json(row)
+
+
+def _with_ips(server: Client, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Services with their IPs, which are a list of their own, as they may be too many."""
+    ends = time.monotonic() + LIST_SECONDS
+    for row in rows:
+        if time.monotonic() > ends:
+            raise BadAnswer(f"{server.where} has sent only a part in {LIST_SECONDS:.0f} s")
+        yield row | {"ips": list(server.rows("ListIps", service=row["sid"]))}
 
 
 @click.command()

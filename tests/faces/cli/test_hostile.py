@@ -156,6 +156,7 @@ def test_a_usual_answer_is_shown(server: HostileServer, verb: tuple[str, ...]) -
 @example(("report",), {13: [{"client_ip": [], "up": None}]}, set(), {}, None)
 @example(("report",), {11: {"a": -(10**12), "b": -1}}, set(), {}, None)
 @example(("events",), {}, {1}, {}, "event")
+@example(("stats", "web", "--json"), {}, set(), {"rows": "[]"}, None)
 @example(("show", "1"), {}, set(), {}, {"\x1f": None})
 def test_whatever_a_server_sends_there_is_output_or_one_error(
     server: HostileServer,
@@ -265,6 +266,22 @@ def test_odd_arguments(server: HostileServer, arguments: list[str], odd: str) ->
     assert all(line.isprintable() for line in result.output.split("\n"))
     if arguments[0] not in ("check", "-c"):  # which name the file in each line
         assert len(result.stderr) < 5_000
+
+
+def test_completion_offers_no_names_that_a_terminal_would_obey(server: HostileServer) -> None:
+    answer_with(server, usual(ServiceRow) | {"sid": "w\x1b[2J"}, {})
+    env = {"MONCONN_CONTROL": server.where, "_MONCONN_COMPLETE": "bash_complete"}
+    env |= {"COMP_WORDS": "monconn list service:w", "COMP_CWORD": "2"}
+    assert CliRunner().invoke(main, [], env=env, prog_name="monconn").output == "\n"
+    answer_with(server, usual(ServiceRow) | {"sid": "web"}, {"rows": "[7]"})
+    assert CliRunner().invoke(main, [], env=env, prog_name="monconn").output == "\n"
+
+
+def test_top_needs_a_terminal(server: HostileServer) -> None:
+    answer_with(server, usual(ConnectionRow), {})
+    status, output = run("top", where=server.where)
+    assert status == 1
+    assert output.startswith("monconn: top needs a terminal: ")
 
 
 def test_a_socket_that_does_not_listen(tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ from tests.ops.world import World
 
 def test_names_are_printable_in_every_answer() -> None:
     world = World("\x1b[2J\nforged\u202e")
-    world.connect("\x1b[2J\nforged\u202e", "192.0.2.1")
+    (connection,) = world.connect("\x1b[2J\nforged\u202e", "192.0.2.1")
     written: list[str] = []
     commands = Commands(world.operations, OWN_CODE, written.append)
     commands.stats()
-    for answer in (commands.connections(), commands.show(1)):
-        world.result(answer)
+    world.result(commands.show(connection.record.id))
     text = "".join(written)
     assert r"\x1b[2J\nforged\u202e" in text
     assert all(line.isprintable() for line in text.split("\n"))

@@ -20,13 +20,15 @@ class Logger(twisted.logger.Logger):
     def emit(self, level: LogLevel, format: str | None = None, **kwargs: object) -> None:
         """Log a line, as Twisted's does.
 
-        :param kwargs: the values; those that are no texts are left as they are.
+        :param kwargs: the values: texts, numbers and exceptions; others are left as they are.
         """
         for key, value in kwargs.items():
             if isinstance(value, str) and not value.isprintable():
                 kwargs[key] = printable(value)
             elif isinstance(value, Failure):
                 kwargs[key] = _PrintableFailure(value)
+            elif isinstance(value, BaseException):  # its text may name a path
+                kwargs[key] = printable(value)
         super().emit(level, format, **kwargs)
 
 

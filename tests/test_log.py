@@ -28,10 +28,11 @@ def test_texts_among_the_values_are_printable() -> None:
     with capturedLogs() as events:
         Source.log.info("{path}: {count}", path=HOSTILE, count=3)
         Source().log.warn("é {name}", name="日本")
-    assert [formatEvent(each).isprintable() for each in events] == [True, True]
+        Source().log.warn("{error}", error=ValueError(HOSTILE))
+    assert all(formatEvent(each).isprintable() for each in events)
     assert formatEvent(events[0]).endswith(r"forged \u202e\x9b\udcff: 3")
     assert formatEvent(events[1]) == "é 日本"
-    assert [each["log_namespace"] for each in events] == ["tests.test_log.Source"] * 2
+    assert [each["log_namespace"] for each in events] == ["tests.test_log.Source"] * 3
     line = shown_by_twistd(events[0])
     assert line.count("\n") == 1
     assert line.rstrip("\n").isprintable()

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from twisted.logger import Logger
+from monconn.log import Logger
 
 Item = TypeVar("Item")
 

@@ -8,7 +8,14 @@ import attrs
 
 
 class MonconnError(Exception):
-    """An error that a user can correct; its text is the whole message, for people."""
+    """An error that a user can correct; its text is the whole message, for people.
+
+    It may name paths, arguments or what a peer has said, and ends on a terminal or in a log: as
+    text, it is :func:`printable`, and so a single line.
+    """
+
+    def __str__(self) -> str:
+        return printable(Exception.__str__(self))  # KeyError's own would put it in quotes
 
 
 class AddressError(MonconnError, ValueError):
@@ -36,7 +43,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source}:{self.line}"
-        return ": ".join(part for part in (place, self.path, self.message) if part)
+        return printable(": ".join(part for part in (place, self.path, self.message) if part))
 
 
 _SHOWN_PROBLEMS = 100
@@ -54,6 +61,9 @@ class ConfigError(MonconnError):
             lines.append(f"and {len(problems) - _SHOWN_PROBLEMS} more problems")
         super().__init__("\n".join(lines))
         self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return printable_lines(Exception.__str__(self))
 
 
 class SettingError(MonconnError, ValueError):
@@ -91,8 +101,6 @@ class ControlError(MonconnError):
 class UnknownService(MonconnError, KeyError):
     """No service has this name."""
 
-    __str__ = Exception.__str__
-
 
 class DuplicateService(MonconnError):
     """A service with this name exists already."""
@@ -100,8 +108,6 @@ class DuplicateService(MonconnError):
 
 class UnknownConnection(MonconnError, KeyError):
     """No live connection has this id."""
-
-    __str__ = Exception.__str__
 
 
 def os_error_text(error: BaseException | None) -> str:
@@ -112,15 +118,40 @@ def os_error_text(error: BaseException | None) -> str:
         because a Twisted ``Failure`` is typed so.)
     """
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).lower()
+    return printable(str(text).lower())
 
 
 def printable(value: object) -> str:
-    """A value as text without control characters, which a terminal would obey."""
+    """A value as one line of text that a terminal, a log or a table can be given.
+
+    What ``str.isprintable`` does not know as printable (Unicode's categories Other and Separator,
+    but for the space) is written as an escape of Python's, such as ``\\x1b``, ``\\n`` or
+    ``\\u202e``: control characters, C1 included, which a terminal obeys; line and paragraph
+    separators, which forge a line; marks of direction, and characters without width, which have a
+    text read as another one; halves of surrogate pairs, which cannot be encoded, and what is
+    private or unassigned, whose look and width nobody knows. So a text that was printable once
+    stays as it is.
+
+    :param value: None is an empty text.
+    """
     text = "" if value is None else str(value)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def printable_lines(text: str) -> str:
+    """A text of several lines, each of them :func:`printable`.
+
+    Only for texts whose line ends are ours: within a value, they would forge a line.
+    """
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else "�" for each in text)
+    return "\n".join(map(printable, text.split("\n")))
 
 
 _QUOTED_CHARACTERS = 80

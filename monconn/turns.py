@@ -17,10 +17,10 @@ from types import FrameType
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from monconn.clock import Clock
 from monconn.histogram import Histogram
+from monconn.log import Logger
 
 WORK_SECONDS = 0.004
 """How long the work of :func:`in_turns` may take in one turn, all of it together."""

@@ -30,13 +30,13 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, TimeoutMixin, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
 from monconn.addresses import UnixAddress
 from monconn.errors import SettingTypeError, printable
+from monconn.log import Logger
 from monconn.model.reasons import (
     BROKEN_REASONS,
     CLOSED_REASONS,

@@ -17,6 +17,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # the package's __init__.
 LOWEST = {
     "errors",
+    "log",
     "addresses",
     "files",
     "units",

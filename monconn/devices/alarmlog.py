@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from twisted.logger import Logger
-
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.model.alarms import Alarm
 from monconn.monitor.interfaces import Observer
 from monconn.ratelimit import RateLimitedLog

@@ -13,11 +13,11 @@ from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.clock import Clock
 from monconn.errors import SettingError, SettingTypeError
+from monconn.log import Logger
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Side

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.turns import in_turns
 
 _NEVER = float("inf")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
 from monconn.errors import SettingTypeError, UnknownConnection
+from monconn.log import Logger
 from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Reason, Refusal, Side

@@ -9,10 +9,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
-from twisted.logger import Logger
-
 from monconn.clock import Clock
 from monconn.errors import ObserverError
+from monconn.log import Logger
 from monconn.model.actions import OWN_CODE, Action
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.async_observer import AsyncObserver, queue_calls

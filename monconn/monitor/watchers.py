@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.logger import Logger
-
+from monconn.log import Logger
 from monconn.model.reasons import Direction
 
 Watch = Callable[[Direction, bytes], object]

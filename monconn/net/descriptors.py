@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.selectreactor import SelectReactor
-from twisted.logger import Logger
 
 from monconn.clock import Clock
+from monconn.log import Logger
 
 Cancel = Callable[[], object]
 

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
-from twisted.logger import Logger
 from twisted.python.threadable import isInIOThread
 from zope.interface import implementer
 
 from monconn import files, unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.errors import ListenError, os_error_text
+from monconn.log import Logger
 from monconn.net.descriptors import Descriptors, Unlimited
 from monconn.net.resolver import address_now
 from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index

@@ -12,11 +12,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads
-from twisted.logger import Logger
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import Clock
 from monconn.errors import os_error_text
+from monconn.log import Logger
 from monconn.model.reasons import Reason
 from monconn.net.sockets import zone_index
 from monconn.units import format_duration

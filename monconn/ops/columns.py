@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import attrs
 
+from monconn.errors import MonconnError
 from monconn.units import format_bytes, format_duration
 
 Unit = Literal[
@@ -32,6 +33,8 @@ TableOf = tuple["str | tuple[str, str] | Column", ...]
 R = TypeVar("R", bound="Row")
 
 _NUMBERS = frozenset({"count", "bytes", "bytes_per_second", "seconds"})
+_CELL_CHARACTERS = 256
+"""The most of one cell: all others of its column are padded to its width."""
 _WIDTHS: dict[Unit, int] = {
     "text": 10,
     "count": 7,
@@ -43,6 +46,10 @@ _WIDTHS: dict[Unit, int] = {
     "list": 10,
     "object": 10,
 }
+
+
+class RowError(MonconnError):
+    """What a server sent as a row is none."""
 
 
 @attrs.frozen
@@ -78,7 +85,7 @@ class Column:
         return "right" if self.unit in _NUMBERS else "left"
 
     def text(self, row: Row | Mapping[str, Any]) -> str:
-        """The cell for people.
+        """The cell for people, cut at 256 characters, which no address has.
 
         :param row: a row, or its JSON; a key that an older server does not send counts as None.
         """
@@ -88,7 +95,10 @@ class Column:
             value = getattr(row, self.name)
         else:
             value = row.get(self.name)
-        return format_value(value, self.unit)
+        text = format_value(value, self.unit)
+        if len(text) > _CELL_CHARACTERS:
+            text = f"{text[: _CELL_CHARACTERS - 1]}…"
+        return text
 
 
 def field(
@@ -145,6 +155,21 @@ class Row:
         """
         return cls(**{name: values[name] for name in _fields(cls) if name in values})
 
+    @classmethod
+    def check(cls, values: Any) -> None:
+        """Make sure that the JSON of a row, which a server sent, can be shown and calculated with.
+
+        Keys may be missing, as of an older server, or unknown, as of a newer one.
+
+        :raises RowError: it is no object, or a field has another type, or is out of range.
+        """
+        if not isinstance(values, Mapping):
+            raise RowError(f"a row must be an object, not {type(values).__name__}")
+        for name, column in _fields(cls).items():
+            value = values.get(name)
+            if value is not None and not _is_valid(value, column.unit):
+                raise RowError(f"{name} of a row is no value of the kind {column.unit}")
+
     def to_json(self) -> dict[str, Any]:
         """The row as plain values, in the order of the fields."""
         made = vars(self).copy()  # which has the fields in their order
@@ -190,6 +215,23 @@ def _make_optional(cls: type[Row]) -> tuple[str, ...]:
 # mypy takes a row class for one of its rows when it asks whether it can be hashed.
 _fields: Callable[[Any], dict[str, Column]] = cache(_make_fields)
 _optional: Callable[[Any], tuple[str, ...]] = cache(_make_optional)
+
+
+_TYPES: dict[Unit, type] = {"text": str, "time": str, "flag": bool, "list": list, "object": dict}
+_MOST = 1 << 64
+"""No figure is larger: floats that are not finite cannot be shown, nor integers without end."""
+
+
+def _is_valid(value: Any, unit: Unit) -> bool:
+    if unit in _NUMBERS:
+        is_float = isinstance(value, float) and unit in ("seconds", "bytes_per_second")
+        return (type(value) is int or is_float) and abs(value) < _MOST  # false for NaN
+    if unit == "time" and isinstance(value, str):
+        try:
+            local_time(value)
+        except (ValueError, OverflowError):
+            return False
+    return isinstance(value, _TYPES[unit])
 
 
 def format_value(value: Any, unit: Unit) -> str:

@@ -10,6 +10,9 @@ from monconn.ops.columns import Row, Unit, format_value
 from monconn.ops.rows import ConnectionRow, unreachable_text
 from monconn.units import format_bytes
 
+_NAME_CHARACTERS = 40
+"""The most of the name of a field that only a newer server knows."""
+
 
 def connection_details(connection: Row | Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The name and the text of each field that a connection has, in the order of its JSON.
@@ -32,7 +35,7 @@ def connection_details(connection: Row | Mapping[str, Any]) -> Iterator[tuple[st
             yield name, printable(", ".join(filter(None, (value, unreachable_text(values)))))
         else:
             unit = fields[name].unit if name in fields else "text"
-            yield name, printable(_exact_text(value, unit))
+            yield printable(name[:_NAME_CHARACTERS]), printable(_exact_text(value, unit))
 
 
 def _exact_text(value: Any, unit: Unit) -> str:

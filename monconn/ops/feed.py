@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import EVENT_KINDS, EventKind, Side

@@ -311,10 +311,13 @@ def _who(event: Mapping[str, Any]) -> Any:
 
 
 def _what(event: Mapping[str, Any]) -> Any:
-    """The one word that an event of the history is about."""
-    if "alarm" in event:
-        return f"{event['alarm']}{' is over' if event['over'] else ''}"
-    return event.get("refusal") or event.get("action") or event.get("count")
+    """The one word that an event of the history is about; if there is none, which event it is."""
+    if event.get("alarm"):
+        return f"{event['alarm']}{' is over' if event.get('over') else ''}"
+    if event.get("refusal") or event.get("action"):
+        return event.get("refusal") or event.get("action")
+    count = event.get("count")
+    return event.get("event") if count is None else f"{event.get('event')} {count}"
 
 
 @attrs.frozen(slots=False)
@@ -324,13 +327,13 @@ class HistoryEventRow(Row):
     TABLE: ClassVar[TableOf] = (
         *("at", "event", "service"),
         Column("client", "CLIENT", importance=2, width=21, max_width=28, value=_who),
-        Column("what", "WHAT", importance=3, width=15, value=_what),
+        Column("what", "WHAT", importance=1, width=15, value=_what),
         "detail",
     )
 
-    event: str = field(importance=1, width=8)
+    event: str = field(importance=5, width=8)
     at: str = field("AT", "time", importance=0)
-    service: str | None = field(optional=True, importance=4, width=10, max_width=18)
+    service: str | None = field(optional=True, importance=6, width=10, max_width=18)
     client: str | None = field(optional=True, importance=2, width=21, max_width=28)
     client_ip: str | None = field("CLIENT IP", optional=True, importance=13)
     refusal: str | None = field(optional=True, importance=3)
@@ -339,7 +342,8 @@ class HistoryEventRow(Row):
     device: str | None = field(optional=True, importance=2)
     over: bool | None = field("OVER", "flag", optional=True, importance=3)
     count: int | None = field("COUNT", "count", optional=True, importance=3)
-    detail: str | None = field(optional=True, importance=6, width=20, max_width=60)
+    # In 80 columns beside a date, and what an action was stands nowhere else.
+    detail: str | None = field(optional=True, importance=4, width=12, max_width=60)
     action: str | None = field(optional=True, importance=3, width=14)
     actor: str | None = field(optional=True, importance=2, width=20, max_width=40)
 

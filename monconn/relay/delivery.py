@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.relay.ends import End
 
 CHECK_INTERVAL_SECONDS = 0.01

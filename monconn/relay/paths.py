@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
-from twisted.logger import Logger
 
 from monconn.addresses import (
     Address,
@@ -23,6 +22,7 @@ from monconn.addresses import (
     socket_address,
 )
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor

@@ -25,12 +25,12 @@ import attrs
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from monconn.addresses import Address
 from monconn.errors import MonconnError
+from monconn.log import Logger
 from monconn.model.reasons import BROKEN_REASONS, Reason, SideEnd
 from monconn.model.record import ConnectionRecord, Fact
 from monconn.monitor.deadlines import Deadlines

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.clock import MonotonicClock
@@ -20,6 +19,7 @@ from monconn.config.sections import (
 )
 from monconn.devices.devices import DevicesService
 from monconn.errors import ListenError, MonconnError
+from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry

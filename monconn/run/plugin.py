@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.logger import Logger
 from twisted.python import usage
 
 from monconn.clock import make_steady
 from monconn.config.config import Config, from_pairs, load
 from monconn.errors import ConfigError, ListenError, MonconnError
+from monconn.log import Logger
 from monconn.net.descriptors import raise_limit
 from monconn.run.application import Application
 from monconn.run.signals import StopSignals, abandon_pool_threads, end_hurried, end_soon

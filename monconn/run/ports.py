@@ -13,7 +13,6 @@ from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.addresses import (
@@ -26,6 +25,7 @@ from monconn.addresses import (
 )
 from monconn.config.config import ServiceConfig
 from monconn.errors import AddressError, ListenError, os_error_text
+from monconn.log import Logger
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, ListenReactor, is_name, open_listener

@@ -21,7 +21,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.error import ReactorNotRunning
-from twisted.logger import Logger
+
+from monconn.log import Logger
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 OTHER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)

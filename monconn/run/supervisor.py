@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
-from twisted.logger import Logger
 
 from monconn.addresses import EndpointAddress, UnixAddress, parse_listen
 from monconn.clock import Clock, MonotonicClock
 from monconn.config.config import ServiceConfig, clashes, cycles
 from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService, quoted
+from monconn.log import Logger
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.descriptors import Descriptors

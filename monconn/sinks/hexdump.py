@@ -8,6 +8,7 @@ from collections.abc import Callable
 import attrs
 
 from monconn.background import BackgroundQueue
+from monconn.errors import printable
 from monconn.model.reasons import Direction
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
@@ -66,10 +67,11 @@ class HexDump(Observer):
 def _headline(chunk: _Chunk) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(chunk.at)) + f".{int(chunk.at % 1 * 1000):03d}"
     arrow = _ARROW[chunk.direction]
-    return (
+    line = (
         f"{at} {chunk.service} {chunk.client} {arrow} {chunk.backend}"
-        f" {chunk.direction} {format_bytes(len(chunk.data))}\n"
+        f" {chunk.direction} {format_bytes(len(chunk.data))}"
     )
+    return f"{printable(line)}\n"  # a path may hold anything
 
 
 def dump(data: bytes) -> str:

@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 import orjson
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from monconn.background import BackgroundQueue
 from monconn.clock import Clock
 from monconn.config.sections import JsonLogConfig
 from monconn.errors import MonconnError
+from monconn.log import Logger
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Side

@@ -10,11 +10,10 @@ import syslog
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from twisted.logger import Logger
-
 from monconn import files
 from monconn.errors import FileError, os_error_text
 from monconn.files import append_fault, file_name, path_fault
+from monconn.log import Logger
 
 FILE_MODE = 0o640
 CHECK_SECONDS = 1.0

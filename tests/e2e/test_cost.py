@@ -108,7 +108,7 @@ NOT_COUNTED = (
     # Waits for events: their number per connection depends on which events coincide.
     r"relay/sockets/(loop:serve|reactor:(doPoll|_serve)|end:ready|connect:ready)|clock:seconds"
     # The log: it writes a line for each connection only if there are few in a second.
-    r"|(sinks/closelog|ratelimit|faces/cli/logs|background|units):.*"
+    r"|(sinks/closelog|ratelimit|faces/cli/logs|log|background|units):.*"
     r"|model/record:(describe|age_seconds)"
     # Timers, and what Twisted asks a listener.
     r"|monitor/deadlines:(_tick|_set_timer)|net/listen:(fileno|logPrefix)"

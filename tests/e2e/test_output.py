@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,6 +93,31 @@ def test_runs_without_any_output(
     closed.send(signal.SIGTERM)
     assert closed.status() == 0
     assert str(closed.err) == ""
+
+
+@pytest.mark.parametrize("how", ["monconn", "twistd -n"])
+def test_paths_reach_the_log_as_escapes(how: str, launch: Launch, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # a short one: a socket's path has 107 bytes
+        listener = f"{folder}/l\x1b[31m\n2026-01-01 forged\u202e"
+        service = {
+            "listen": f"unix:{listener}",
+            "backend": f"unix:{folder}/b\x9b2J",
+            "print_bytes": True,
+        }
+        monconn = launch(how, "-c", write_config(tmp_path, odd=service))
+        escaped = re.escape(f"unix:{folder}/l\\x1b[31m\\n2026-01-01 forged\\u202e")
+        monconn.log.wait_for(f"odd: listening on {escaped}")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(HANG_SECONDS)
+            client.connect(listener)
+            client.sendall(b"hello")
+            assert client.recv(1) == b""
+        monconn.log.wait_for("backend_refused|backend_unreachable")
+        assert monconn.stop() == 0
+        assert Path(listener).exists() is False
+    lines = f"{monconn.log}{monconn.program.err}".split("\n")
+    assert [line for line in lines if not line.isprintable()] == []
+    assert [line for line in lines if line.startswith("2026-01-01")] == []
 
 
 def test_bytes_are_dumped(launch: Launch, echo_port: int, tmp_path: Path) -> None:

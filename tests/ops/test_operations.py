@@ -612,7 +612,7 @@ def test_a_long_target_is_cut() -> None:
     [
         (Actor.process(0, 1), "uid 0, pid 1"),
         (Actor.process(1000, 4242, "alice"), "uid 1000 (alice), pid 4242"),
-        (Actor.certificate("CN=alice\n,O=x"), "certificate CN=alice\N{REPLACEMENT CHARACTER},O=x"),
+        (Actor.certificate("CN=alice\n,O=x"), "certificate CN=alice\\n,O=x"),
         (Actor.ssh("SHA256:abc", "root"), "ssh key SHA256:abc (user root)"),
         (Actor.signal("SIGTERM"), "signal SIGTERM"),
     ],

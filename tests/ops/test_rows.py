@@ -175,8 +175,8 @@ def test_a_client_reads_rows_of_a_newer_server() -> None:
 @pytest.mark.parametrize(
     ("event", "who", "what"),
     [
-        ({"event": "started"}, "-", "-"),
-        ({"event": "lost", "count": 5}, "-", "5"),
+        ({"event": "started"}, "-", "started"),
+        ({"event": "lost", "count": 5}, "-", "lost 5"),
         ({"event": "alarm", "alarm": "silent", "over": True, "device": "a"}, "a", "silent is over"),
         ({"event": "refused", "client": "b", "refusal": "rate", "count": 1}, "b", "rate"),
         ({"event": "action", "action": "block", "actor": "uid 0", "count": 2}, "-", "block"),

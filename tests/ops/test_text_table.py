@@ -54,4 +54,4 @@ def test_wide_characters_and_control_characters() -> None:
     assert [cell_width(each) for each in ("abc", "é", "e\u0301", "日本")] == [3, 1, 1, 4]
     columns = (Column("client", "C"), Column("detail", "DETAIL", width=8))
     rows = [{"client": "日本", "detail": "\x1b[2J"}, {"client": "x", "detail": "日" * 9}]
-    assert text_table(columns, rows, 16) == ["C     DETAIL", "日本  �[2J", "x     日日日..."]
+    assert text_table(columns, rows, 16) == ["C     DETAIL", "日本  \\x1b[2J", "x     日日日..."]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,14 +13,19 @@ from typing import Any
 import click
 
 from monconn.errors import UnitError
+from monconn.faces.cli.output import (
+    print_csv,
+    print_error,
+    print_json,
+    print_rows,
+    print_text,
+    understood,
+)
 from monconn.faces.cli.verbs import (
     client_option,
     filter_argument,
     filter_text,
     json_option,
-    print_json,
-    print_rows,
-    print_text,
     reports_errors,
     server_option,
     service_option,
@@ -102,22 +106,15 @@ def history(
     row_class: type[Row] = HistoryEventRow if events else HistoryConnectionRow
     with _open_history(file, control) as source:
         rows = source.rows(events, terms, period)
+        if as_csv:
+            # Always the same columns: what a newer server has more is left out.
+            columns = [name for name in row_class.fields() if name not in _NOT_IN_CSV]
+            count = print_csv(columns, rows)
+        else:
+            count = print_rows(row_class, rows, as_json)
         most_rows = source.most_rows if period["limit"] else _USUAL_ROWS
-    if as_csv:
-        _print_csv(row_class, rows)
-    else:
-        print_rows(row_class, rows, as_json)
-    if len(rows) == most_rows:
-        text = f"monconn: only the latest {most_rows} are shown: say --limit, or --until"
-        click.echo(text, err=True)
-
-
-def _print_csv(row_class: type[Row], rows: list[dict[str, Any]]) -> None:
-    # Always the same columns: what a newer server has more is left out.
-    columns = [name for name in row_class.fields() if name not in _NOT_IN_CSV]
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
+    if count == most_rows:
+        print_error(f"only the latest {most_rows} are shown: say --limit, or --until")
 
 
 @click.command()
@@ -138,12 +135,12 @@ def report(file: str | None, control: str | None, as_json: bool, **period: Any) 
         period["since"] = (period["until"] or time.time()) - _REPORT_SECONDS
     with _open_history(file, control) as source:
         made = source.report(period)
-    if as_json:
-        print_json(made)
-    else:
-        from monconn.faces.cli.report_text import report as report_text
+        if as_json:
+            print_json(made)
+        else:
+            from monconn.faces.cli.report_text import report as report_text
 
-        print_text(report_text(made))
+            print_text(report_text(made))
 
 
 # -- where the history is
@@ -157,13 +154,9 @@ class _ServerHistory:
     def __init__(self, server: Client) -> None:
         self._server = server
 
-    def rows(
-        self, events: bool, terms: Sequence[str], period: dict[str, Any]
-    ) -> list[dict[str, Any]]:
-        return list(
-            self._server.rows(
-                "ListHistory", events=events or None, filter=filter_text(terms), **period
-            )
+    def rows(self, events: bool, terms: Sequence[str], period: dict[str, Any]) -> Iterator[Any]:
+        return self._server.rows(
+            "ListHistory", events=events or None, filter=filter_text(terms), **period
         )
 
     def report(self, period: dict[str, Any]) -> dict[str, Any]:
@@ -199,16 +192,18 @@ class _FileHistory:
 @contextmanager
 def _open_history(file: str | None, control: str | None) -> Iterator[_ServerHistory | _FileHistory]:
     if file is None:
-        with Client(find_server(control)) as server:
+        with Client(find_server(control)) as server, understood(server.where):
             yield _ServerHistory(server)
     else:
         import sqlite3
 
         from monconn.sinks.history.schema import limited, no_history, open_read_only
 
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise no_history(file, "is not a file")  # SQLite would wait for a FIFO's writer
         with closing(open_read_only(file)) as db:
             try:
-                with limited(db, file, _FILE_SECONDS):
+                with limited(db, file, _FILE_SECONDS), understood(file):
                     yield _FileHistory(db)
             except sqlite3.Error as error:
                 raise no_history(file, f"cannot be read: {error}") from None

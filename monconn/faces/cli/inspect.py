@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -13,6 +14,14 @@ from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli.history import history, report
+from monconn.faces.cli.output import (
+    print_error,
+    print_json,
+    print_line,
+    print_rows,
+    print_text,
+    terminal_width,
+)
 from monconn.faces.cli.verbs import (
     Listed,
     asks_server,
@@ -22,13 +31,9 @@ from monconn.faces.cli.verbs import (
     filter_text,
     json_option,
     listing,
-    print_json,
-    print_rows,
-    print_text,
     service_option,
-    terminal_width,
 )
-from monconn.faces.control.client import Client
+from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
 from monconn.ops.filter_keys import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
 from monconn.ops.rows import (
     ORDERS,
@@ -63,7 +68,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     "list",
     CONNECTION_KEYS,
     client_option,
-    click.option("--state", metavar="STATE", help="Only those that are open, half_closed, …"),
+    click.option("--state", metavar="STATE", help="Only those that are open, half_closed, ..."),
     click.option(
         "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
     ),
@@ -113,12 +118,22 @@ def blocks(server: Client, **arguments: Any) -> Listed:
 def stats(server: Client, service: str | None, as_json: bool) -> None:
     """The services in figures, or one of them."""
     rows = list(server.rows("ListServices", service=service))
-    for row in rows:
-        row["ips"] = list(server.rows("ListIps", service=row["sid"]))
-    if as_json and service is not None:
-        print_json(rows[0])
+    if not as_json:
+        print_rows(ServiceRow, rows, as_json)  # how many IPs there are is in the rows
+    elif service is None:
+        print_rows(ServiceRow, _with_ips(server, rows), as_json)
     else:
-        print_rows(ServiceRow, rows, as_json)
+        (row,) = _with_ips(server, rows)
+        print_json(row)
+
+
+def _with_ips(server: Client, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Services with their IPs, which are a list of their own, as they may be too many."""
+    ends = time.monotonic() + LIST_SECONDS
+    for row in rows:
+        if time.monotonic() > ends:
+            raise BadAnswer(f"{server.where} has sent only a part in {LIST_SECONDS:.0f} s")
+        yield row | {"ips": list(server.rows("ListIps", service=row["sid"]))}
 
 
 @click.command()
@@ -153,13 +168,12 @@ def events(server: Client, terms: Sequence[str], service: str | None, as_json: b
     dropped = 0
     for event in server.events(service=service, filter=filter_text(terms)):
         if server.events_dropped > dropped:
-            click.echo(f"monconn: {server.events_dropped - dropped} events missed", err=True)
+            print_error(f"{server.events_dropped - dropped} events missed")
             dropped = server.events_dropped
         if as_json:
             print_json(event)
         else:
-            click.echo(render.event_line(event))
-        sys.stdout.flush()
+            print_line(render.event_line(event))
 
 
 # -- actions
@@ -213,9 +227,9 @@ def close(
         if rows:
             print_rows(ConnectionRow, rows, as_json)
         would_be = " would be" if dry_run else ""
-        click.echo(f"{_connections(count)}{would_be} closed")
+        print_line(f"{_connections(count)}{would_be} closed")
         for each in unknown:
-            click.echo(f"monconn: no live connection has the id {each}", err=True)
+            print_error(f"no live connection has the id {each}")
     if unknown and not dry_run:
         raise click.exceptions.Exit(1)
 
@@ -275,7 +289,7 @@ def _change(
             text += f", {_connections(count)} {'would be ' if dry_run else ''}closed"
         rows.append(row)
         if not as_json:
-            click.echo(text)
+            print_line(text)
     if as_json:
         print_json(rows)
 
@@ -301,6 +315,8 @@ def shell(server: Client, command: Sequence[str]) -> None:
 @asks_server
 def top(server: Client) -> None:
     """Watch connections on the whole screen."""
+    if terminal_width() is None or sys.stdin is None or not sys.stdin.isatty():
+        raise ControlError("top needs a terminal: monconn list and monconn events do not")
     try:
         from monconn.faces.tui.screen import run_top
     except ImportError:
@@ -318,7 +334,9 @@ def completion(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(context.find_root().command, {}, "monconn", "_MONCONN_COMPLETE").source())
+    print_text(
+        kind(context.find_root().command, {}, "monconn", "_MONCONN_COMPLETE").source() + "\n"
+    )
 
 
 VERBS = (

@@ -18,6 +18,7 @@ from twisted.logger import (
 from zope.interface import implementer
 
 from monconn.background import BackgroundQueue
+from monconn.errors import printable, printable_lines
 
 QUEUED_CHARACTERS = 1024 * 1024
 _DIM = "\x1b[2m"
@@ -97,9 +98,12 @@ class TextLog:
     def _line(self, event: LogEvent) -> str:
         at = time.strftime(self._time_format, time.localtime(event.get("log_time", 0)))
         level: Any = event.get("log_level", LogLevel.info)
-        text = formatEvent(event)
-        if event.get("log_failure") is not None:
-            text += "\n" + event["log_failure"].getTraceback().rstrip()
+        text = printable(formatEvent(event))  # not only ours: other modules log as they like
+        failure = event.get("log_failure")
+        if failure is not None:
+            lines = printable_lines(failure.getTraceback().rstrip()).split("\n")
+            # Behind a margin, no line of an exception's own text passes for one of the log.
+            text += "".join(f"\n  {line}" for line in lines)
         if level != LogLevel.info:
             text = f"{level.name}: {text}"
         return f"{self._coloured(_DIM, at)} {self._coloured(_COLOURS.get(level, ''), text)}\n"

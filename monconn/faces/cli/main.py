@@ -8,13 +8,18 @@ import click
 
 from monconn._version import __version__
 from monconn.config.config import Config, from_pairs, load
-from monconn.errors import ConfigError, FileError, Problem
+from monconn.errors import ConfigError, FileError, Problem, printable
 from monconn.faces.cli.inspect import VERBS
+from monconn.faces.cli.output import Program, print_line
 
 _EXAMPLE = "monconn -p :2222=127.0.0.1:22"
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Program,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "-p",
     "--pair",
@@ -40,7 +45,7 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
     if pairs and file is not None:
         raise click.UsageError("-c and -p do not go together: put the services into the file")
     if not pairs and file is None:
-        raise click.UsageError(f"nothing to do: give -p or -c, as in\n\n  {_EXAMPLE}\n")
+        raise click.UsageError(f"nothing to do: give -p or -c, as in {_EXAMPLE}")
     from monconn.faces.cli.run import install_reactor, run  # Twisted and all: not needed for --help
 
     install_reactor()  # before endpoints are parsed: Twisted would install its default reactor
@@ -55,14 +60,16 @@ def check(context: click.Context, file: str) -> None:
     """Validate a configuration FILE: exit status 0 if it is right, 2 if not."""
     config = _configuration(lambda: _checked(file))
     count = len(config.services)
-    click.echo(f"{file} is valid: {count} service{'' if count == 1 else 's'}")
+    print_line(f"{file} is valid: {count} service{'' if count == 1 else 's'}")
     for service in config.services:
         _, tls = service.listening()
         if tls is not None:
             from monconn.net.tls import ServerTls  # and OpenSSL, only if it is wanted
 
             for warning in ServerTls(tls).warnings:
-                click.echo(f"{file}: services.{service.name}: warning: {warning}", err=True)
+                click.echo(
+                    printable(f"{file}: services.{service.name}: warning: {warning}"), err=True
+                )
 
 
 @main.command()

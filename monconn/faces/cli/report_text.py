@@ -10,6 +10,8 @@ from monconn.errors import printable
 from monconn.units import format_bytes, format_duration, sparkline
 
 _BAR_CHARACTERS = 30
+_NAME_CHARACTERS = 100
+"""The most of a name beside a bar; an address has 50 at most."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _CHART_CHARACTERS = 56
 _RESOLUTION = "single connections of this time have been deleted: these are the sums of whole hours"
@@ -76,6 +78,7 @@ def _clients(title: str, clients: Iterable[Mapping[str, Any]], by_bytes: bool) -
 def _bars(title: str, rows: list[tuple[str, int, str]]) -> Iterator[str]:
     yield ""
     yield title
+    rows = [(name[:_NAME_CHARACTERS], amount, text) for name, amount, text in rows]
     widest = max(len(name) for name, _, _ in rows)
     most = max(amount for _, amount, _ in rows) or 1
     for name, amount, text in rows:
@@ -83,6 +86,7 @@ def _bars(title: str, rows: list[tuple[str, int, str]]) -> Iterator[str]:
 
 
 def _bar(share: float) -> str:
+    share = min(max(share, 0.0), 1.0)  # whatever a server says
     eighths = max(round(share * _BAR_CHARACTERS * 8), 1) if share else 0
     whole, rest = divmod(eighths, 8)
     return f"{'█' * whole}{_EIGHTHS[rest] if rest else ''}".ljust(_BAR_CHARACTERS)

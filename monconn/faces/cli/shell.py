@@ -47,9 +47,10 @@ def ssh_command(where: str, command: Sequence[str]) -> list[str]:
     # first key is accepted. The alias keeps it apart from the keys of this host's own sshd.
     trust = ["-o", "StrictHostKeyChecking=accept-new", "-o", f"HostKeyAlias={_HOST}-{where}"]
     ssh = [_PROGRAM, *trust]
-    if where.startswith("unix:"):
+    if where.startswith("unix:") and where.isprintable():  # a line end would be another option
         proxy = [sys.executable, "-c", _PROXY_CODE, where.removeprefix("unix:")]
-        return [*ssh, "-o", f"ProxyCommand={shlex.join(proxy)}", "--", _HOST, *command]
+        shell_line = shlex.join(proxy).replace("%", "%%")  # ssh has tokens of its own, such as %h
+        return [*ssh, "-o", f"ProxyCommand={shell_line}", "--", _HOST, *command]
     found = _ON_LOOPBACK.fullmatch(where)
     if found is None:  # ssh would take a text that begins with - for an option
         raise ControlError(f"{quoted(where)} is no address of a manhole")

@@ -1,4 +1,4 @@
-"""Shared parts of the verbs: the choice of a server, filters, output, and error reports.
+"""Shared parts of the verbs: the choice of a server, filters, and error reports.
 
 A verb that lists rows is declared in a few lines: see :func:`listing`.
 """
@@ -6,17 +6,14 @@ A verb that lists rows is declared in a few lines: see :func:`listing`.
 from __future__ import annotations
 
 import functools
-import json
-import os
 import shlex
-import shutil
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from monconn.errors import AddressError, MonconnError, QuestionError, printable, quoted
+from monconn.errors import AddressError, MonconnError, QuestionError, quoted
+from monconn.faces.cli.output import print_error, print_rows, understood
 from monconn.faces.control.client import BadAddress, Client, NoServer, SeveralServers, find_server
 from monconn.ops.columns import Row
 from monconn.ops.filters import Exact, FilterError, Keys, Part, complete, parse
@@ -50,7 +47,7 @@ def reports_errors(function: F) -> F:
         try:
             function(*args, **arguments)
         except MonconnError as error:
-            click.echo(f"monconn: {error}", err=True)
+            print_error(error)
             raise click.exceptions.Exit(_status(error)) from None
         except KeyboardInterrupt:
             raise click.exceptions.Exit(130) from None  # as a shell does for SIGINT
@@ -72,7 +69,7 @@ def asks_server(function: F) -> F:
     @functools.wraps(function)
     @reports_errors
     def run(control: str | None, **arguments: Any) -> None:
-        with Client(find_server(control)) as server:
+        with Client(find_server(control)) as server, understood(server.where):
             function(server, **arguments)
 
     return run  # type: ignore[return-value]
@@ -99,9 +96,7 @@ def listing(
         @functools.wraps(function)
         def run(server: Client, terms: Sequence[str], as_json: bool, **arguments: Any) -> None:
             row_class, made = function(server, filter=filter_text(terms), **arguments)
-            rows = list(made)
-            print_rows(row_class, rows, as_json)
-            if not rows:
+            if not print_rows(row_class, made, as_json):
                 _doubt_services(server, terms, keys)
 
         verb: Callable[..., Any] = asks_server(run)
@@ -141,10 +136,7 @@ def _doubt_services(server: Client, terms: Sequence[str], keys: Keys) -> None:
     names = [row["sid"] for row in server.rows("ListServices")] if texts else []
     for text in texts:
         if not any(text in name.casefold() for name in names):
-            there_are = ", ".join(map(printable, names))
-            click.echo(
-                f"monconn: no service's name has {quoted(text)} in it: {there_are}", err=True
-            )
+            print_error(f"no service's name has {quoted(text)} in it: {', '.join(names)}")
 
 
 def _complete_term(
@@ -165,44 +157,8 @@ def _complete_term(
 def _service_names(context: click.Context) -> list[str]:
     try:
         with Client(find_server(context.params.get("control"))) as server:
-            return [row["sid"] for row in server.rows("ListServices")]
+            with understood(server.where):
+                names = [str(row["sid"]) for row in server.rows("ListServices")]
+            return [name for name in names if name.isprintable()]
     except MonconnError:
         return []
-
-
-# -- output
-
-
-def print_text(text: str) -> None:
-    """Print text that has its own line ends."""
-    click.echo(text, nl=False)
-
-
-def terminal_width() -> int | None:
-    """How many characters a line of the standard output has; None if that is no terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def print_json(value: Any) -> None:
-    """Print a value for programs."""
-    text = json.dumps(value, ensure_ascii=False)
-    # A path that is no UTF-8 has halves of surrogate pairs: as \udcff they are JSON.
-    click.echo(text.encode(errors="backslashreplace").decode())
-
-
-def print_rows(row_class: type[Row], rows: Iterable[Any], as_json: bool) -> None:
-    """Print rows as JSON, or as a table of the class' columns, as wide as a terminal at most.
-
-    :param rows: rows, or their JSON.
-    """
-    rows = list(rows)
-    if as_json:
-        print_json([row.to_json() if isinstance(row, Row) else row for row in rows])
-    elif not rows:
-        click.echo("none")
-    else:
-        from monconn.faces.cli import render
-
-        width = terminal_width()
-        coloured = width is not None and not os.environ.get("NO_COLOR")
-        print_text(render.table(row_class.columns(), rows, width=width, coloured=coloured))

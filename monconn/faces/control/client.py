@@ -11,16 +11,39 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from monconn.errors import ControlError, QuestionError, os_error_text, printable, quoted
+from monconn.errors import (
+    ControlError,
+    QuestionError,
+    os_error_text,
+    printable,
+    printable_lines,
+    quoted,
+)
 from monconn.faces.control.place import check_folder, control_folder, live_sockets
 
 VERSION = 1
 ANSWER_SECONDS = 20.0
+"""How long an answer may take, from the request to its last byte."""
+LIST_SECONDS = 300.0
+"""How long the pages of one list may take, not counting what is done with their rows meanwhile."""
+LIST_ROWS = 500_000
+"""The most rows of one list; a long one, of all client IPs, has some 100,000."""
+LIST_BYTES = 256 * 1024 * 1024
+"""The most bytes of one list. The rows of 100,000 live connections are half as much."""
+BOX_BYTES = 256 * 1024
+"""The most bytes of one answer: one value of 65,535 bytes at most, and a few small ones."""
+_EARLY_EVENTS = 100
+"""The most events that may come before the answer to the request that subscribes to them."""
+_READ_BYTES = 64 * 1024
 _LENGTH = struct.Struct("!H")
 _MOST_BYTES = 65_535
+_MOST_KEY_BYTES = 255
+_ERROR_CHARACTERS = 2_000
 _TLS_ADDRESS = re.compile(r"(\[[^]]+\]|[^:]+):(\d{1,5}):([^:]+):([^:]+):([^:]+)")
 
 
@@ -28,8 +51,15 @@ class NoServer(ControlError):
     """No server answers at the control port."""
 
 
+class BadAnswer(ControlError):
+    """The server's answer cannot be understood, or has no end."""
+
+
 class SeveralServers(ControlError):
     """More than one monconn runs, and none was chosen."""
+
+    def __str__(self) -> str:
+        return printable_lines(Exception.__str__(self))  # a line for each
 
 
 class BadAddress(ControlError):
@@ -64,7 +94,7 @@ def find_server(where: str | None) -> str:
     if not found:
         raise NoServer(f"no monconn is running: nobody answers in {folder}")
     if len(found) > 1:
-        lines = "\n".join(f"  --control {path}" for path in found)
+        lines = "\n".join(f"  --control {printable(path)}" for path in found)
         raise SeveralServers(f"{len(found)} monconns are running; say which:\n{lines}")
     return os.fspath(found[0])
 
@@ -72,10 +102,14 @@ def find_server(where: str | None) -> str:
 class Client:
     """A connection to a control port; a context manager that closes it.
 
+    The server need not be monconn, nor mean well: whatever it sends ends in an answer or in a
+    :class:`~monconn.errors.ControlError`, after bounded time and memory.
+
     :param where: ``unix:PATH``, a path, or ``tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY``, the
         last three PEM files.
     :raises BadAddress: this is no address.
     :raises NoServer: nobody answers there, or it is no control port.
+    :raises ControlError: it speaks another version of the protocol.
     """
 
     def __init__(self, where: str) -> None:
@@ -84,11 +118,31 @@ class Client:
             self._sock = _connected(where)
         except OSError as error:
             raise NoServer(f"nobody answers at {where}: {os_error_text(error)}") from None
-        self._input: BinaryIO = self._sock.makefile("rb")
+        self._received = bytearray()
+        self._deadline: float | None = None
+        self._early_events: deque[dict[str, str]] = deque(maxlen=_EARLY_EVENTS)
         self._asked = 0
         self.events_dropped = 0
         """Events that the server has dropped so far, as this client reads too slowly."""
-        self.hello = self.call("Hello", version=VERSION)
+        self.hello: dict[str, str] = {}
+        try:
+            self.hello = self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def _greet(self) -> dict[str, str]:
+        try:
+            hello = self.call("Hello", version=VERSION)
+        except BadAnswer as error:
+            raise NoServer(f"{self.where} is no control port: {error}") from None
+        if hello.get("version") != str(VERSION):
+            version = quoted(hello.get("version", ""))
+            raise ControlError(
+                f"{self.where} speaks version {version} of the control protocol, and this monconn"
+                f" version {VERSION}: use the monconn that runs there"
+            )
+        return hello
 
     def __enter__(self) -> Client:
         return self
@@ -98,7 +152,6 @@ class Client:
 
     def close(self) -> None:
         """Close the connection."""
-        self._input.close()
         self._sock.close()
 
     def call(self, command: str, **arguments: Any) -> dict[str, str]:
@@ -107,7 +160,9 @@ class Client:
         :param arguments: those that are None are left out; lists are sent as JSON.
         :raises CommandFailed: the server answers with an error.
         :raises NoServer: the connection is lost, or there is no answer in time.
-        :raises ControlError: the server is too old to understand ``filter`` and ``dry_run``.
+        :raises BadAnswer: the answer is none to this request, or malformed.
+        :raises ControlError: an argument is too long, or the server too old for ``filter`` and
+            ``dry_run``.
         :raises QuestionError: an argument is not UTF-8.
         """
         # It would ignore them, and so list everything, or act where it should only answer.
@@ -116,84 +171,194 @@ class Client:
             server = printable(self.hello.get("server"))
             raise ControlError(f"{server} runs, which is too old for {needed[0]}: restart it")
         self._asked += 1
-        box = {"_command": command, "_ask": str(self._asked)}
+        tag = str(self._asked)
+        box = {"_command": command, "_ask": tag}
         box |= {key: _text(value) for key, value in arguments.items() if value is not None}
+        data = _encoded(box)
         try:
-            self._sock.sendall(_encoded(box))
-            answer = self._box()
-        except (OSError, UnicodeDecodeError) as error:
+            self._deadline = time.monotonic() + ANSWER_SECONDS
+            self._sock.settimeout(ANSWER_SECONDS)
+            self._sock.sendall(data)
+            answer = self._answer()
+        except OSError as error:
             raise NoServer(f"{self.where} does not answer: {os_error_text(error)}") from None
-        if "_error" in answer:
+        if answer.get("_error") == tag:
             code, message = answer.get("_error_code", ""), answer.get("_error_description", "")
-            raise CommandFailed(code, printable(message))
-        if "_answer" not in answer:
-            raise NoServer(f"{self.where} is no control port")
+            raise CommandFailed(printable(code), printable(message[:_ERROR_CHARACTERS]))
+        if answer.get("_answer") != tag:
+            raise BadAnswer(f"{self.where} does not answer what it is asked")
         return answer
 
     def rows(self, command: str, **arguments: Any) -> Iterator[Any]:
-        """The rows of a list, whose pages are requested one after the other."""
+        """The rows of a list, whose pages are requested one after the other.
+
+        :raises BadAnswer: a page is malformed, or there are more rows than a list may have.
+        """
         yield from self.rows_of(self.call(command, **arguments))
 
     def rows_of(self, answer: dict[str, str]) -> Iterator[Any]:
         """The rows in an answer to the last command, and those of the pages that follow it."""
-        yield from json.loads(answer["rows"])
-        while "next" in answer:
-            answer = self.call("NextPage", next=int(answer["next"]))
-            yield from json.loads(answer["rows"])
+        return rows_of(self.call, answer, self.where)
 
     def events(self, **arguments: Any) -> Iterator[dict[str, Any]]:
         """Subscribe, and wait for each event as it happens.
 
         :param arguments: ``service`` and ``filter``.
         :raises NoServer: the server has closed the connection.
+        :raises BadAnswer: what it sends is no event.
         """
         self.call("Subscribe", **arguments)
-        self._sock.settimeout(None)
         while True:
             try:
-                box = self._box()
+                box = self._early_events.popleft() if self._early_events else self._next_event()
             except OSError as error:
                 raise NoServer(
                     f"{self.where} sends no more events: {os_error_text(error)}"
                 ) from None
-            self.events_dropped = int(box["dropped"])
-            yield json.loads(box["event"])
+            try:
+                dropped, event = int(box["dropped"]), json.loads(box["event"])
+            except (KeyError, ValueError, RecursionError):
+                event = None
+            if not isinstance(event, dict):
+                raise BadAnswer(f"{self.where} sends something that is no event")
+            self.events_dropped = dropped
+            yield event
+
+    def _next_event(self) -> dict[str, str]:
+        self._deadline = None  # until the next event begins; then it must come whole in time
+        self._receive(1)
+        self._deadline = time.monotonic() + ANSWER_SECONDS
+        return self._box()
+
+    def _answer(self) -> dict[str, str]:
+        """The next box that is not an event."""
+        while True:
+            box = self._box()
+            if box.get("_command") != "Event":
+                return box
+            self._early_events.append(box)
 
     def _box(self) -> dict[str, str]:
-        box = {}
-        while key := self._string():
-            box[key] = self._string()
+        box: dict[str, str] = {}
+        size = 0
+        while key := self._string(_MOST_KEY_BYTES):
+            box[key] = value = self._string(_MOST_BYTES)
+            size += len(key) + len(value)
+            if size > BOX_BYTES:
+                raise BadAnswer(f"{self.where} sends an answer without end")
         return box
 
-    def _string(self) -> str:
-        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
-        return self._exactly(length).decode()
+    def _string(self, most_bytes: int) -> str:
+        (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
+        if length > most_bytes:
+            raise BadAnswer(f"{self.where} does not speak AMP")
+        try:
+            return self._take(length).decode()
+        except UnicodeDecodeError:
+            raise BadAnswer(f"{self.where} sends a text that is not UTF-8") from None
 
-    def _exactly(self, count: int) -> bytes:
-        data = self._input.read(count)
-        if len(data) < count:
-            raise ConnectionError("it has closed the connection")
+    def _take(self, count: int) -> bytes:
+        self._receive(count)
+        data = bytes(self._received[:count])
+        del self._received[:count]
         return data
+
+    def _receive(self, count: int) -> None:
+        """Wait until so many bytes are here, or until the deadline."""
+        while len(self._received) < count:
+            if self._deadline is not None:
+                # Not a time limit on each read: that would wait for ever for whoever dribbles.
+                left = self._deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("timed out")
+                self._sock.settimeout(left)
+            else:
+                self._sock.settimeout(None)
+            data = self._sock.recv(_READ_BYTES)
+            if not data:
+                raise ConnectionError("it has closed the connection")
+            self._received += data
+
+
+def rows_of(
+    call: Callable[..., dict[str, str]], answer: dict[str, str], where: str
+) -> Iterator[Any]:
+    """The rows in an answer to the last command, and those of the pages that follow it.
+
+    :param call: :meth:`Client.call`.
+    :param where: the server's address, for messages.
+    :raises BadAnswer: a page is malformed, or there are more rows than a list may have.
+    """
+    rows = size = 0
+    seconds = 0.0
+    while True:
+        try:
+            text = answer["rows"]
+            page = json.loads(text)
+            following = int(answer["next"]) if "next" in answer else None
+        except (KeyError, ValueError, RecursionError):
+            page = None
+        if not isinstance(page, list):
+            raise BadAnswer(f"{where} sends a list that cannot be understood")
+        rows += len(page)
+        size += len(text)
+        if rows > LIST_ROWS or size > LIST_BYTES or seconds > LIST_SECONDS:
+            raise BadAnswer(
+                f"{where} sends a list without end: after {rows:,} rows, {size:,} bytes and"
+                f" {seconds:.0f} s there are more"
+            )
+        yield from page
+        if following is None:
+            return
+        began = time.monotonic()
+        answer = call("NextPage", next=following)
+        seconds += time.monotonic() - began
 
 
 def _connected(where: str) -> socket.socket:
     kind, _, rest = where.partition(":")
-    if kind == "unix" or ("/" in where and kind != "tls"):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(ANSWER_SECONDS)
-        sock.connect(rest if kind == "unix" else where)
-        return sock
     if kind == "tls":
-        found = _TLS_ADDRESS.fullmatch(rest)
-        if found is None:
-            raise BadAddress(f"{quoted(where)} is not tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY")
-        host, port, certificate, key, authority = found.groups()
+        return _connected_by_tls(where, rest)
+    if kind != "unix" and "/" not in where:
+        forms = "/PATH, unix:PATH or tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY"
+        raise BadAddress(f"{quoted(where)} is no address of a control port: write {forms}")
+    path = rest if kind == "unix" else where
+    if "\0" in path:  # connect(2) would end the path there, or take it for an abstract name
+        raise BadAddress(f"{quoted(where)} cannot be a path: it contains a NUL")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(ANSWER_SECONDS)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _connected_by_tls(where: str, rest: str) -> socket.socket:
+    found = _TLS_ADDRESS.fullmatch(rest)
+    if found is None or not 0 < int(found[2]) <= 65_535:
+        raise BadAddress(f"{quoted(where)} is not tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY")
+    host, port, *files = found.groups()
+    host = host.strip("[]")
+    certificate, key, authority = files
+    for path in files:
+        if not os.path.isfile(path):  # OpenSSL would read a device for ever
+            raise BadAddress(f"{quoted(path)} is not a file: --control tls: needs three in PEM")
+    try:
         context = ssl.create_default_context(cafile=authority)
         context.load_cert_chain(certificate, key)
-        plain = socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS)
-        return context.wrap_socket(plain, server_hostname=host.strip("[]"))
-    forms = "/PATH, unix:PATH or tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY"
-    raise BadAddress(f"{quoted(where)} is no address of a control port: write {forms}")
+    except OSError as error:
+        raise BadAddress(f"{quoted(where)} cannot be used: {os_error_text(error)}") from None
+    try:
+        plain = socket.create_connection((host, int(port)), ANSWER_SECONDS)
+    except UnicodeError:
+        raise BadAddress(f"{quoted(host)} cannot be the name of a host") from None
+    try:
+        return context.wrap_socket(plain, server_hostname=host)
+    except BaseException:
+        plain.close()
+        raise
 
 
 def _encoded(box: dict[str, str]) -> bytes:

@@ -12,7 +12,6 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate
-from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 
 from monconn.addresses import TcpAddress, UnixAddress
@@ -22,6 +21,7 @@ from monconn.errors import ControlError, ListenError, os_error_text
 from monconn.faces.control.peers import user_name
 from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
 from monconn.faces.control.server import ControlFactory
+from monconn.log import Logger
 from monconn.monitor.registry import Registry
 from monconn.net.listen import Listener, ServeReactor, client_address, open_listener, serve_factory
 from monconn.ops.operations import Operations

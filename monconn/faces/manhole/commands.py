@@ -17,6 +17,7 @@ from monconn.errors import (
     MonconnError,
     QuestionError,
     UnknownConnection,
+    printable,
     quoted,
 )
 from monconn.model.actions import Actor
@@ -130,7 +131,7 @@ class Commands:
         return in_turns(self._operations.clock, steps).addCallback(write)
 
     def _write_lines(self, lines: Iterable[str]) -> None:
-        text = "".join(f"{line}\n" for line in lines)
+        text = "".join(f"{printable(line)}\n" for line in lines)
         if text:
             self._write(text)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.conch.ssh.keys import FingerprintFormats, Key
-from twisted.logger import Logger
 
 from monconn.errors import ListenError, MonconnError, os_error_text, quoted
+from monconn.log import Logger
 
 MAX_FILE_BYTES = 1 << 20
 MIN_RSA_BITS = 2048

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from twisted.conch.insults import insults
 from twisted.conch.manhole import ColoredManhole, ManholeInterpreter, lastColorizedLine
 from twisted.internet.defer import Deferred, DeferredList, DeferredQueue
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.errors import MonconnError
 from monconn.faces.manhole.commands import Commands
 from monconn.faces.manhole.completion import complete
+from monconn.log import Logger
 from monconn.model.actions import Actor, running_code_of
 from monconn.monitor.monitor import Monitor
 from monconn.ops.operations import Operations

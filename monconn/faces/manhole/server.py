@@ -20,7 +20,7 @@ from twisted.cred.portal import IRealm, Portal
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer, provider
 
@@ -29,6 +29,7 @@ from monconn.clock import Clock
 from monconn.errors import quoted
 from monconn.faces.manhole import keys
 from monconn.faces.manhole.session import Session
+from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.net.sockets import peer_pid
 from monconn.ops.operations import Operations

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from monconn.addresses import TcpAddress, UnixAddress, is_loopback
 from monconn.clock import Clock
 from monconn.errors import ListenError
+from monconn.log import Logger
 from monconn.monitor.registry import Registry
 from monconn.net.listen import (
     Listener,

@@ -11,13 +11,13 @@ from twisted.conch.ssh.session import SSHSessionProcessProtocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from monconn.errors import quoted
 from monconn.faces.manhole import commands
 from monconn.faces.manhole.prompt import LineShell, Terminal
+from monconn.log import Logger
 
 if TYPE_CHECKING:
     from monconn.faces.manhole.server import Transport, User

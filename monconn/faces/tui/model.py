@@ -206,7 +206,7 @@ class Model:
     @property
     def live_count(self) -> int:
         """How many connections are live, at all services."""
-        return sum(int(each.get("connections", 0)) for each in self.snapshot.services)
+        return sum(int(each.get("connections") or 0) for each in self.snapshot.services)
 
     @property
     def selected(self) -> Row | None:
@@ -260,7 +260,7 @@ class Model:
         self.details_known = snapshot.details is not None
         if snapshot.details is not None:
             self.details_row = snapshot.details
-            rates = {key: float(snapshot.details.get(key, 0)) for key in ("up_rate", "down_rate")}
+            rates = {key: float(snapshot.details.get(key) or 0) for key in ("up_rate", "down_rate")}
             self.detail_trends.add(rates)
 
     def _follow(self) -> None:
@@ -270,7 +270,7 @@ class Model:
 
 def _rate(row: Row) -> float:
     """Bytes a second, both ways together."""
-    return float(row.get("up_rate", 0)) + float(row.get("down_rate", 0))
+    return float(row.get("up_rate") or 0) + float(row.get("down_rate") or 0)
 
 
 def _names(snapshot: Snapshot) -> list[Any]:
@@ -284,7 +284,7 @@ def _service_rates(before: Snapshot, now: Snapshot) -> dict[Any, float]:
     rates: dict[Any, float] = {}
     for row in now.services:
         for way in ("up", "down"):
-            moved = row[way] - earlier.get(row["sid"], row)[way]
+            moved = (row.get(way) or 0) - (earlier.get(row["sid"], row).get(way) or 0)
             # Totals decrease when they are reset.
             rate = max(moved, 0) / seconds if seconds > 0 else 0.0
             rates[row["sid"], way] = rate

@@ -11,9 +11,17 @@ from typing import Any, Protocol
 
 import attrs
 
-from monconn.faces.control.client import CommandFailed
+from monconn.errors import printable
+from monconn.faces.control.client import BadAnswer, CommandFailed, rows_of
 from monconn.faces.tui.model import Query, Row, Snapshot
+from monconn.ops.columns import Row as OpsRow
+from monconn.ops.columns import RowError
+from monconn.ops.details import connection_details
 from monconn.ops.filters import Filter
+from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
+
+_MOST_ROWS = 10_000
+"""The most rows of any list: 500 connections are asked for, and services are few."""
 
 
 class Caller(Protocol):
@@ -137,7 +145,7 @@ class Poller:
             Exception
         ) as error:  # disconnected, or the server does not speak the control protocol
             self._disconnect()
-            self._notify(Lost(str(error) or type(error).__name__))
+            self._notify(Lost(printable(str(error) or type(error).__name__)))
 
     def _act(self, action: ActionRequest, pid: int) -> ActionResult:
         try:
@@ -149,7 +157,7 @@ class Poller:
             return ActionResult(f"not done: {action.text}: {error}", failed=True)
         except Exception as error:  # as in poll()
             self._disconnect()
-            return ActionResult(f"not done: {action.text}: {error}", failed=True)
+            return ActionResult(f"not done: {action.text}: {printable(error)}", failed=True)
         if action.command == "CloseConnections" and answer.get("closed") == "0":
             return ActionResult(f"{action.text}: it had ended already")
         if answer.get("changed") == "False":
@@ -161,9 +169,11 @@ class Poller:
         if query.details is not None:
             details = _details(client, query.details)
             return Snapshot(query, time.monotonic(), details=details)
-        services, _ = _list(client, "ListServices")
+        services, _ = _list(client, ServiceRow, "sid", "ListServices")
         rows, total = _list(
             client,
+            ConnectionRow,
+            "id",
             "ListConnections",
             filter=query.filter.to_text() or None,
             sort=query.order,
@@ -175,6 +185,8 @@ class Poller:
             terms = tuple(term for term in query.filter.terms if term.key != "state")
             closed, _ = _list(
                 client,
+                ClosedConnectionRow,
+                "id",
                 "ListConnections",
                 filter=Filter(terms, query.filter.keys).to_text() or None,
                 closed=True,
@@ -195,22 +207,44 @@ class Poller:
             client.close()
 
 
-def _list(client: Caller, command: str, /, **arguments: Any) -> tuple[list[Row], int]:
-    """All pages of a list, and how many rows there are without its limit."""
+def _list(
+    client: Caller, row_class: type[OpsRow], key: str, command: str, /, **arguments: Any
+) -> tuple[list[Row], int]:
+    """All pages of a list, and how many rows there are without its limit.
+
+    What is drawn later is checked here: an error is a message then, and no end of the program.
+
+    :param key: the field that no row may lack.
+    """
     page = client.call(command, **arguments)
     total = int(page.get("total", 0))
-    rows: list[Row] = json.loads(page["rows"])
-    while "next" in page:
-        page = client.call("NextPage", next=int(page["next"]))
-        rows += json.loads(page["rows"])
+    rows: list[Row] = []
+    for row in rows_of(client.call, page, "the server"):
+        _check(row_class, key, row)
+        rows.append(row)
+        if len(rows) > _MOST_ROWS:
+            raise BadAnswer(f"the server sends more than {_MOST_ROWS:,} rows")
     return rows, total
+
+
+def _check(row_class: type[OpsRow], key: str, row: Any) -> None:
+    row_class.check(row)
+    if row.get(key) is None:
+        raise RowError(f"the server sends a row without {key}")
 
 
 def _details(client: Caller, connection_id: int) -> Row | None:
     try:
-        row: Row = json.loads(client.call("ShowConnection", id=connection_id)["connection"])
+        answer = client.call("ShowConnection", id=connection_id)
     except CommandFailed as error:
         if error.code != "UNKNOWN_CONNECTION":
             raise
         return None
+    try:
+        row: Row = json.loads(answer["connection"])
+        _check(ConnectionRow, "id", row)
+        for _ in connection_details(row):
+            pass
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError):
+        raise BadAnswer(f"the details of connection {connection_id} are malformed") from None
     return row

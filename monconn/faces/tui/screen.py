@@ -13,6 +13,7 @@ from textual.events import Key
 from textual.message import Message
 from textual.widgets import Input
 
+from monconn.errors import printable
 from monconn.faces.control.client import Client
 from monconn.faces.tui.actions import Plan, plan
 from monconn.faces.tui.dialogs import Confirm, Details, Help, key_line
@@ -234,7 +235,9 @@ class TopApp(App[int]):
             return self._message
         silent = now - self._updated_at
         if self.model.query() is not None and silent > SILENT_SECONDS:
-            return Text(f" no answer from {self._where} for {silent:.0f} s", "bold yellow")
+            return Text(
+                f" no answer from {printable(self._where)} for {silent:.0f} s", "bold yellow"
+            )
         return Text()
 
     def _key_line(self, width: int) -> Text:
@@ -242,7 +245,8 @@ class TopApp(App[int]):
         error = self.model.filter_error
         if error is not None:
             # Without the term, which the user has just typed: there must be room for the advice.
-            return Text(" " + ": ".join(filter(None, (error.problem, error.suggestion))), "yellow")
+            advice = ": ".join(filter(None, (error.problem, error.suggestion)))
+            return Text(f" {printable(advice)}", "yellow")
         return key_line(_FILTER_KEYS if self._filter_box().display else _KEYS, width)
 
     def _say(self, text: str, style: str = "") -> None:

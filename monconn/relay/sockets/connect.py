@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.model.reasons import Reason
 from monconn.model.record import ConnectionRecord
 from monconn.net.descriptors import Descriptors, Unlimited

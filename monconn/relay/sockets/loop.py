@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReadDescriptor
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from monconn.clock import Clock
+from monconn.log import Logger
 
 HAS_EPOLL = hasattr(select, "epoll")
 

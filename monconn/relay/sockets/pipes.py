@@ -6,8 +6,7 @@ import fcntl
 import os
 import time
 
-from twisted.logger import Logger
-
+from monconn.log import Logger
 from monconn.net.descriptors import PIPES
 
 PIPE_BYTES = 1 << 20

@@ -16,7 +16,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -24,6 +23,7 @@ from monconn._version import __version__
 from monconn.clock import Clock
 from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError, os_error_text
+from monconn.log import Logger
 from monconn.model.totals import Totals
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from monconn.background import BackgroundQueue
 from monconn.clock import Clock
+from monconn.log import Logger
 from monconn.sinks.metrics.families import Families, encoder_for
 from monconn.sinks.metrics.figures import Sample
 

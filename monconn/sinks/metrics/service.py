@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from twisted.application.service import Service
-from twisted.logger import Logger
 
 from monconn import files
 from monconn.addresses import UnixAddress
 from monconn.clock import Clock
 from monconn.config.sections import MetricsConfig
 from monconn.errors import ListenError
+from monconn.log import Logger
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.descriptors import Descriptors

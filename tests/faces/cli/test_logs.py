@@ -91,8 +91,22 @@ def test_a_failure_is_logged_with_its_traceback() -> None:
         logger.failure("it failed", Failure())
     lines = recorded.lines()
     assert lines[0].endswith(" critical: it failed")
-    assert lines[1].startswith("Traceback")
+    assert lines[1].startswith("  Traceback")
     assert lines[-1].endswith("ValueError: oh no")
+
+
+def test_what_other_modules_log_is_escaped_too_and_forges_no_line() -> None:
+    recorded = Recorded()
+    forged = "\x1b[2J\n2026-01-01 00:00:00 all is well\u202e"
+    recorded.log(event(forged, LogLevel.warn, "twisted.x"))
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        Logger("other", observer=LogPublisher(recorded.log)).failure("failed", Failure())
+    warning, *traceback = recorded.lines()
+    assert warning.endswith(r"warn: \x1b[2J\n2026-01-01 00:00:00 all is well\u202e")
+    assert traceback[-1] == r"  2026-01-01 00:00:00 all is well\u202e"
+    assert all(line.isprintable() for line in traceback)
 
 
 def test_lines_that_come_too_fast_are_dropped_and_counted() -> None:

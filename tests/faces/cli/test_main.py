@@ -61,7 +61,7 @@ def test_the_status_is_that_of_the_run(run: Mock) -> None:
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        ([], "nothing to do: give -p or -c, as in\n\n  monconn -p :2222=127.0.0.1:22"),
+        ([], "nothing to do: give -p or -c, as in monconn -p :2222=127.0.0.1:22"),
         (["-c", "x.yaml", "-p", ":1=:2"], "-c and -p do not go together"),
         (["-c", "", "-p", ":1=:2"], "-c and -p do not go together"),
         (["-p", ":1=:2", "check", "x.yaml"], "-p and -c do not go with a command"),

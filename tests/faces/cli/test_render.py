@@ -9,11 +9,17 @@ from typing import Any
 import attrs
 import pytest
 
+from monconn.faces.cli.output import print_json
 from monconn.faces.cli.render import details, table
-from monconn.faces.cli.verbs import print_json
 from monconn.model.record import ConnectionRecord
 from monconn.ops.columns import Row
-from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, DeviceRow, HistoryConnectionRow
+from monconn.ops.rows import (
+    ClosedConnectionRow,
+    ConnectionRow,
+    DeviceRow,
+    HistoryConnectionRow,
+    HistoryEventRow,
+)
 
 DEMO = ConnectionRow.columns("id", "client", "state", "up", "down", "age_seconds", "idle_seconds")
 RECORD = ConnectionRecord(
@@ -147,6 +153,34 @@ def test_the_reason_stays_in_80_columns(row_class: type[Row]) -> None:
         assert "192.0.2.123:51312" in line
         assert "handshake_timeout" in line
         assert len(line) <= width
+
+
+EVENT: dict[str, Any] = {"at": "2020-01-01T00:00:00+00:00", "service": "mqtt-production"}
+REFUSED = EVENT | {"event": "refused", "client": "192.0.2.123:51312"}
+
+
+@pytest.mark.parametrize(
+    ("event", "shown"),
+    [
+        (REFUSED | {"refusal": "handshake_failed", "detail": "the client offers none"}, "the clie"),
+        (
+            EVENT | {"event": "action", "action": "close", "detail": "closed 3 connections"},
+            "closed",
+        ),
+        (
+            EVENT
+            | {"event": "alarm", "alarm": "reconnect_storm", "device": "192.0.2.123", "over": True}
+            | {"detail": "connected 14 times in 60 s, usually every 3600 s"},
+            "connected",
+        ),
+        (EVENT | {"event": "started", "detail": "monconn 0.2.0, pid 7"}, "started  monconn 0"),
+    ],
+)
+def test_the_detail_of_an_event_stays_in_80_columns(event: dict[str, Any], shown: str) -> None:
+    others = [REFUSED | {"refusal": "blocked", "detail": "x" * 100}]
+    text = table(HistoryEventRow.columns(), [event, *others], width=80)
+    assert re.search(shown.replace("  ", " +(- +)?"), text.splitlines()[2])
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_json_of_a_path_that_is_no_utf_8(capfd: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,9 @@ def test_over_tcp(where: str, end: list[str]) -> None:
     assert ssh_command(where, ("list",))[-4:] == end
 
 
-@pytest.mark.parametrize("where", ["-oProxyCommand=x:22", "192.0.2.1:22", "nonsense"])
+@pytest.mark.parametrize(
+    "where", ["-oProxyCommand=x:22", "192.0.2.1:22", "nonsense", "unix:/a\nProxyCommand x"]
+)
 def test_invalid_manhole_addresses(where: str) -> None:
     with pytest.raises(ControlError, match="is no address of a manhole"):
         ssh_command(where, ())
@@ -40,6 +42,8 @@ def test_over_a_unix_socket() -> None:
     assert command[-3:] == ["monconn", "show", "42"]
     (proxy,) = [word for word in command if word.startswith("ProxyCommand=")]
     assert proxy.endswith("'/run/my manhole'")
+    (proxy,) = [word for word in ssh_command("unix:/run/%h", ()) if word.startswith("ProxyC")]
+    assert proxy.endswith(" /run/%%h")
 
 
 def test_the_proxy_copies_bytes_both_ways(tmp_path: Path) -> None:

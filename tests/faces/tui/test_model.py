@@ -308,7 +308,7 @@ def test_long_addresses_keep_both_ends(model: Model) -> None:
 
 
 def test_control_characters_are_escaped() -> None:
-    assert printable("a\x1b[2Jb\n") == "a�[2Jb�"
+    assert printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\\n"
 
 
 def test_trend() -> None:

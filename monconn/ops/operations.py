@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import attrs
@@ -68,7 +69,7 @@ from monconn.ops.rows import (
     ServiceRow,
 )
 from monconn.policy.blocks import network_order
-from monconn.steps import RowSteps, result_of, sort_in_steps
+from monconn.steps import SORTED_AT_ONCE, RowSteps, result_of, sort_in_steps
 from monconn.turns import in_turns
 
 if TYPE_CHECKING:
@@ -234,14 +235,18 @@ class Operations:
             records: Iterable[ConnectionRecord],
         ) -> Generator[None, None, tuple[list[ConnectionRecord], int]]:
             now = self.clock.seconds()
-            key = _sort_key(order, self._rates, now)
+            key, is_reverse = _sort_key(order, self._rates, now), order != "id"
             keyed: list[tuple[float, ConnectionRecord]] = []
+            total = 0
             for record in _sift(records, wanted, Context(now, self._rates)):
                 if record is not None:
+                    total += 1
                     keyed.append((key(record), record))
+                    if last <= SORTED_AT_ONCE and len(keyed) == 2 * SORTED_AT_ONCE:
+                        keyed.sort(key=itemgetter(0), reverse=is_reverse)
+                        del keyed[last:]
                 yield
-            total = len(keyed)
-            ordered = yield from sort_in_steps(keyed, reverse=order != "id")
+            ordered = yield from sort_in_steps(keyed, reverse=is_reverse)
             chosen = []
             for _, record in islice(ordered, last):
                 chosen.append(record)

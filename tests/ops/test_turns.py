@@ -18,6 +18,7 @@ from monconn.model.actions import OWN_CODE
 from monconn.ops.feed import QUEUED_EVENTS, FeedEvent, Subscription
 from monconn.ops.operations import HISTORY_QUERIES, QUERIES_AT_ONCE, Operations
 from monconn.ops.rates import MOST_SECONDS, Rates
+from monconn.ops.rows import ORDERS
 from monconn.steps import SORTED_AT_ONCE, rows_of, sort_in_steps
 from monconn.turns import WORK_SECONDS
 from tests.properties import examples
@@ -109,6 +110,17 @@ def test_a_long_list_is_that_of_a_short_time(busy: Busy) -> None:
     _, (web, ssh) = busy.turns_of(rows_of(busy.clock, busy.operations.services()))
     assert (web.connections, web.ip_count, web.up) == (MANY, MANY, sum(range(MANY)))
     assert (ssh.connections, ssh.up, ssh.ips) == (0, 0, None)
+
+
+def test_a_limited_list_holds_no_more_than_it_needs(busy: Busy) -> None:
+    busy.connect("ssh", *(f"10.1.{n // 250}.{n % 250}" for n in range(2 * SORTED_AT_ONCE)))
+    for order in ORDERS:
+        _, whole = busy.turns_of(busy.operations.connections(sort=order))
+        _, part = busy.turns_of(busy.operations.connections(sort=order, offset=700, limit=100))
+        assert part.total == whole.total == MANY + 2 * SORTED_AT_ONCE
+        if order not in ("age", "idle", "rate"):  # the clock moves on
+            expected = [row.id for row in whole.rows][700:800]
+            assert [row.id for row in part.rows] == expected
 
 
 def test_figures_count_what_closes_meanwhile_once(busy: Busy) -> None:

@@ -477,6 +477,17 @@ def test_what_is_logged_is_counted(load_program: Path, tmp_path: Path, name: str
     assert figures["cpu_us"] > 0
 
 
+def test_memory_in_use_is_part_of_what_is_resident(load_program: Path, tmp_path: Path) -> None:
+    contestant = BY_NAME["monconn-in-use"]
+    if missing(contestant):
+        pytest.skip(missing(contestant))
+    with Server(contestant, tmp_path / "monconn", load_program, tmp_path, 10) as server:
+        before = server.bytes_in_use()
+        with server.load("messages", 50, 50, 0):
+            during = server.bytes_in_use()
+        assert 0 < before < during < processes.rss_bytes(server.pid)
+
+
 def test_a_log_that_loses_lines_is_a_failure() -> None:
     json_log, syslog = BY_NAME["monconn-json"], BY_NAME["haproxy-log"]
     check_lines(json_log, 100, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import platform
 import re
@@ -57,6 +58,8 @@ class Contestant:
     settle_seconds: float = 0.1
     """Waited after a run, so that what it leaves to be done still counts for it: the ends of its
     last connections, and what is written later."""
+    says_memory_in_use: bool = False
+    """Whether it is ``in_use.py``."""
     note: str = ""
 
 
@@ -192,6 +195,15 @@ CONTESTANTS = (
         "monconn, payload watched",
         lambda place: ["python", "benchmarks/watched.py", _pair(place)],
         note="As above, with an observer that reads each chunk and adds up the lengths.",
+    ),
+    Contestant(
+        "monconn-in-use",
+        "monconn, memory in use",
+        lambda place: ["python", "benchmarks/in_use.py", _pair(place)],
+        (),
+        holds=True,
+        says_memory_in_use=True,
+        note="As the first; it says how much of its memory is in use, and how much only held free.",
     ),
     Contestant(
         "monconn-json",
@@ -361,6 +373,8 @@ def missing(contestant: Contestant) -> str:
         return "nginx is here without its stream module (Debian: libnginx-mod-stream)"
     if contestant.name == "nginx-tls" and "--with-stream_ssl_module" not in _output_of(name, "-V"):
         return "nginx is here without TLS for streams"
+    if contestant.says_memory_in_use and not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        return "this system's C library does not say how much memory is in use (mallinfo2)"
     return ""
 
 

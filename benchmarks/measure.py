@@ -114,30 +114,48 @@ def run_held(server: Server, held: int, seconds: float) -> dict[str, float]:
     """Measure memory with thousands of idle connections, and the cost of a message among them.
 
     The memory to compare with is read after a few connections: what is imported or allocated once,
-    with the first of them, does not belong to any connection.
+    with the first of them, does not belong to any connection. When all have closed, as many are
+    made once more: what the first have left and is free, those can use.
     """
     messages = LOADS_BY_NAME["messages-64"]
     fresh = processes.rss_bytes(server.pid)
     with server.load("messages", FEW, FEW, seconds) as running:
         with_few = timed(server, running, messages)
     start = quiet_rss_bytes(server)
+    in_use = bytes_in_use(server)
     with server.load("messages", held, FEW, seconds) as running:
         full = quiet_rss_bytes(server)
         with_many = timed(server, running, messages)
         full = max(full, processes.rss_bytes(server.pid))
     after = quiet_rss_bytes(server)
-    return {
+    in_use_after = bytes_in_use(server)
+    with server.load("messages", held, FEW, seconds):
+        again = quiet_rss_bytes(server)
+    figures = {
         "connections": held,
         "fresh_bytes": fresh,
         "start_bytes": start,
         "held_bytes": full,
         "after_bytes": after,
+        "again_bytes": again,
         "bytes_per_connection": (full - start) / held,
         "after_by_start": after / start,
+        "again_by_first": again / full,
         "few_cpu_us": with_few["cpu_us"],
         "many_cpu_us": with_many["cpu_us"],
         "growth": with_many["cpu_us"] / with_few["cpu_us"],
     }
+    if in_use:
+        figures |= {"in_use_bytes": in_use, "in_use_after_bytes": in_use_after}
+        figures["in_use_after_by_start"] = in_use_after / in_use
+    return figures
+
+
+def bytes_in_use(server: Server) -> int:
+    """How much of its memory is in use; 0 of a forwarder that does not say."""
+    if server.contestant is None or not server.contestant.says_memory_in_use:
+        return 0
+    return server.bytes_in_use()
 
 
 def run_tls_held(server: Server, held: int) -> dict[str, float]:

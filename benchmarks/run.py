@@ -122,8 +122,8 @@ class Bench:
 
     def _start_all(self) -> None:
         """Start the contestants that do not run: all at first, later those that have crashed."""
-        absent = [None, *self._contestants] if self._wants_direct() else self._contestants
-        for contestant in absent:
+        loaded = [contestant for contestant in self._contestants if contestant.loads]
+        for contestant in [None, *loaded] if self._wants_direct() else loaded:
             server = self._server(contestant)
             before = self._servers.get(server.name)
             if before is not None:
@@ -170,6 +170,8 @@ class Bench:
         for number in range(self._plan.held_rounds):
             for contestant in self._contestants:
                 is_wanted = self._plan.held_by_peers or not contestant.peer
+                if contestant.says_memory_in_use:  # by the byte: it does not vary
+                    is_wanted = number == 0
                 if contestant.loads == TLS or (contestant.holds and is_wanted):
                     self._memory_of(contestant, number)
 
@@ -178,6 +180,8 @@ class Bench:
             "held": lambda server: measure.run_held(server, self._held, self._plan.seconds),
             "stalled": lambda server: measure.run_stalled(server, self._plan.stalled),
         }
+        if contestant.says_memory_in_use:
+            del runs["stalled"]
         if contestant.loads == TLS:
             held = min(self._plan.tls_held, self._held)
             runs = {"tls-held": lambda server: measure.run_tls_held(server, held)}

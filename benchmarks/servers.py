@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from benchmarks.contestants import (
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 10.0
+REPORT_SECONDS = 5.0
 POLL_SECONDS = 0.002
 MESSAGE = b"E".ljust(64, b"\0")
 
@@ -132,6 +135,7 @@ class Server:
         self._forwarder: Any = None
         self._syslog: Any = None
         self._lines = self._log_offset = 0
+        self._reports = 0
         self._port = 0
 
     @property
@@ -235,6 +239,25 @@ class Server:
             answer = b"".join(iter(lambda: sock.recv(1 << 16), b""))
         if not answer.startswith(b"HTTP/1.1 200") or b"monconn_connections" not in answer:
             raise BenchmarkError("there are no metrics")
+
+    def bytes_in_use(self) -> int:
+        """How much of its memory ``in_use.py`` uses.
+
+        :raises BenchmarkError: it does not say.
+        """
+        self._reports += 1
+        self._forwarder.send_signal(signal.SIGUSR2)
+        deadline = time.monotonic() + REPORT_SECONDS
+        while time.monotonic() < deadline:
+            log = (self._folder / "log").read_text(errors="replace")
+            malloc = re.findall(r"^# bytes in use by malloc = (\d+)$", log, re.MULTILINE)
+            if len(malloc) == self._reports:
+                blocks = re.findall(
+                    r"^# bytes in allocated blocks += +([\d,]+)$", log, re.MULTILINE
+                )
+                return int(malloc[-1]) + int(blocks[-1].replace(",", ""))
+            time.sleep(POLL_SECONDS)
+        raise BenchmarkError("it does not say how much memory is in use")
 
     def load(self, mode: str, connections: int, count: int, seconds: float) -> LoadProcess:
         """A load through the forwarder, as ``load.c`` and ``tls_load.py`` name them."""

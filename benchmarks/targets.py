@@ -85,13 +85,15 @@ def _own(load: str, metric: str, unit: float = 1.0) -> Callable[[Results], dict[
     return values
 
 
-def _held(metric: str, unit: float = 1.0) -> Callable[[Results], dict[int, float]]:
+def _held(
+    metric: str, unit: float = 1.0, contestant: str = "monconn"
+) -> Callable[[Results], dict[int, float]]:
     """None if the descriptor limit allowed fewer connections."""
 
     def values(results: Results) -> dict[int, float]:
-        held = results.values("monconn", "held", "connections")
-        found = _own("held", metric, unit)(results)
-        return {number: value for number, value in found.items() if held[number] >= HELD}
+        held = results.values(contestant, "held", "connections")
+        found = results.values(contestant, "held", metric)
+        return {number: value / unit for number, value in found.items() if held[number] >= HELD}
 
     return values
 
@@ -198,6 +200,18 @@ TARGETS = (
         1.1,
         "× the start's",
         _held("after_by_start"),
+    ),
+    Target(
+        "after they have closed: memory in use, without what the interpreter holds free",
+        1.1,
+        "× the start's",
+        _held("in_use_after_by_start", contestant="monconn-in-use"),
+    ),
+    Target(
+        "as many connections again: memory in all",
+        1.05,
+        "× that of the first",
+        _held("again_by_first"),
     ),
     Target(
         "stalled readers: memory of each, pipes included",

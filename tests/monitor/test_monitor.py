@@ -3,6 +3,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,11 @@ from monconn.errors import AddressError, UnknownConnection
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection, IObserver, Observer
 from monconn.monitor.monitor import CLOSED_RETAINED, STOP_GRACE_SECONDS, Monitor
+from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.testing import RecordingObserver
+from monconn.turns import WORK_SECONDS
+from tests.turning import TurningClock
 
 
 @implementer(IConnection)
@@ -711,3 +715,146 @@ def test_stopping_refuses(monitor: Monitor, has_connection: bool) -> None:
     assert try_to_connect(monitor) is None
     assert recorder.calls == [("refused", "10.0.0.1", "stopping")]
     assert monitor.stats()["refused_by"] == {"stopping": 1}
+
+
+# -- thousands at once
+
+MANY = 1000
+ENDED_A_TURN = 40
+STEP_SECONDS = WORK_SECONDS / ENDED_A_TURN
+
+
+class SlowConnection(Connection):
+    """Each call takes as long as :data:`ENDED_A_TURN` of a turn's work."""
+
+    def end(self, reason: Any, reset: bool = False) -> None:
+        assert isinstance(self.monitor.clock, TurningClock)
+        self.monitor.clock.work(STEP_SECONDS)
+        super().end(reason, reset)
+
+    def policy_changed(self) -> None:
+        assert isinstance(self.monitor.clock, TurningClock)
+        self.monitor.clock.work(STEP_SECONDS)
+        super().policy_changed()
+
+
+@pytest.fixture
+def busy() -> tuple[Monitor, TurningClock, list[SlowConnection]]:
+    """A monitor with many connections, and the turns of its clock."""
+    clock = TurningClock()
+    monitor = Monitor("web", clock=clock)
+    connections = []
+    for number in range(MANY):
+        ip = f"10.0.{number // 250}.{number % 250}"
+        record = monitor.admit(f"{ip}:1", ip)
+        assert record is not None
+        connections.append(SlowConnection(monitor, record, is_deaf=False))
+        monitor.opened(connections[-1])
+    return monitor, clock, connections
+
+
+Busy = tuple[Monitor, TurningClock, list[SlowConnection]]
+
+
+def turns_until(clock: TurningClock, count: Callable[[], int], end: int) -> list[int]:
+    """Turn until a count has reached its end; by how much it has changed in each turn."""
+    changes: list[int] = []
+    before = count()
+    while before != end:
+        assert len(changes) < 2 * MANY / ENDED_A_TURN, "it comes to an end"
+        clock.turn()
+        now = count()
+        changes.append(abs(now - before))
+        before = now
+    return changes
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda monitor: monitor.close_all(),
+        lambda monitor: monitor.close_all(reset=True),
+        lambda monitor: monitor.block("10.0.0.0/8"),
+        lambda monitor: monitor.stop_now(),
+        lambda monitor: monitor.apply(
+            Policy(rules=Rules(bans=(ipaddress.ip_network("10.0.0.0/8"),)))
+        ),
+    ],
+    ids=["close", "reset", "block", "stop_now", "apply"],
+)
+def test_thousands_are_ended_in_parts(busy: Busy, act: Callable[[Monitor], object]) -> None:
+    monitor, clock, connections = busy
+    act(monitor)
+    assert MANY - len(monitor) <= ENDED_A_TURN + 1
+    changes = turns_until(clock, lambda: len(monitor), 0)
+    assert max(changes) <= ENDED_A_TURN + 1
+    assert [len(each.resets) for each in connections] == [1] * MANY, "each is ended once"
+    assert not monitor._to_end
+
+
+def test_how_many_are_closed_is_known_at_once_and_each_counts_once(busy: Busy) -> None:
+    monitor, clock, _ = busy
+    live = len(monitor)
+    assert monitor.close_all() == live
+    assert monitor.close_all() == 0
+    assert monitor.block_and_count(ipaddress.ip_network("10.0.0.0/8")) == (True, 0)
+    turns_until(clock, lambda: len(monitor), 0)
+    assert {record.reason for record in monitor.closed_records} == {"operator"}
+
+
+def test_a_reset_takes_the_place_of_an_end_that_is_still_to_come(busy: Busy) -> None:
+    monitor, clock, connections = busy
+    monitor.block("10.0.0.0/8")
+    left = len(monitor)
+    assert monitor.close_all(reset=True) == left
+    turns_until(clock, lambda: len(monitor), 0)
+    assert sum(each.resets == [True] for each in connections) == left
+    assert {record.reason for record in monitor.closed_records} == {"blocked"}
+
+
+def test_one_that_ends_by_itself_meanwhile_is_left_alone(busy: Busy) -> None:
+    monitor, clock, connections = busy
+    monitor.close_all()
+    Connection.end(connections[-1], "client_closed")
+    turns_until(clock, lambda: len(monitor), 0)
+    assert connections[-1].resets == [False]
+    assert connections[-1].record.reason == "client_closed"
+
+
+def test_those_that_a_stop_was_to_end_stay_open_after_resume(busy: Busy) -> None:
+    monitor, clock, _ = busy
+    monitor.stop(0.0)
+    clock.turn()
+    monitor.resume()
+    left = len(monitor)
+    assert left > MANY / 2
+    for _ in range(5):
+        clock.turn()
+    assert len(monitor) == left
+
+
+def test_one_that_cannot_be_ended_keeps_no_other_from_its_end(
+    busy: Busy, logged_failures: list[Failure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, clock, connections = busy
+    monkeypatch.setattr(connections[0], "end", lambda *args: 1 / 0)
+    monitor.close_all()
+    turns_until(clock, lambda: len(monitor), 1)
+    assert [failure.type for failure in logged_failures] == [ZeroDivisionError]
+    logged_failures.clear()
+
+
+def test_thousands_learn_of_new_limits_in_parts_and_each_of_the_last_ones(busy: Busy) -> None:
+    monitor, clock, connections = busy
+    monitor.apply(monitor.policy.changed(max_idle=60.0))
+    monitor.apply(monitor.policy.changed(max_idle=30.0))
+
+    def told() -> int:
+        return sum(each.policy_changes for each in connections)
+
+    first = told()
+    assert first <= ENDED_A_TURN + 1
+    changes = turns_until(clock, lambda: sum(not each.policy_changes for each in connections), 0)
+    assert max(changes) <= ENDED_A_TURN + 1
+    clock.turn()
+    assert told() <= MANY + first, "what the second change does is not done twice"

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
@@ -23,13 +22,17 @@ from monconn.clock import MonotonicClock
 from monconn.relay.sockets.loop import (
     HAS_EPOLL,
     HUP,
+    LEAST_SOCKET_BYTES,
     OUT,
     RDHUP,
     SHARE_SECONDS,
+    SOCKET_BYTES,
+    TURN_BYTES,
     NestedSocketLoop,
     SocketLoop,
     TurnShare,
 )
+from tests.turning import TurningClock
 
 from .world import PATIENCE_SECONDS, World, exactly, unread, until
 
@@ -301,7 +304,7 @@ class Costly(End):
     :param rounds: how often it has more to do.
     """
 
-    def __init__(self, share: TurnShare, clock: Clock, rounds: int = 1) -> None:
+    def __init__(self, share: TurnShare, clock: TurningClock, rounds: int = 1) -> None:
         super().__init__()
         self._share = share
         self._clock = clock
@@ -320,20 +323,11 @@ class Costly(End):
     def _work(self) -> None:
         self.turns.append(self._share._loop.turn)
         self._left -= 1
-        # The clock's timers are the turns': moved by hand.
-        self._clock.rightNow += SHARE_SECONDS / 3
-
-
-def next_turn(loop: SocketLoop, clock: Clock) -> None:
-    loop.serve([])
-    due, clock.calls = clock.calls, []
-    for call in due:
-        call.called = 1
-        call.func(*call.args, **call.kw)
+        self._clock.work(SHARE_SECONDS / 3)
 
 
 def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
-    clock = Clock()
+    clock = TurningClock()
     share = TurnShare(own.loop, clock)
     works = [Costly(share, clock, rounds=2) for _ in range(10)]
     own.loop.serve([])
@@ -341,7 +335,8 @@ def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
         work.begin()
     for _ in range(20):
         own.loop.refresh()  # as bytes do that were held back
-        next_turn(own.loop, clock)
+        own.loop.serve([])
+        clock.turn()
     turns = Counter(turn for work in works for turn in work.turns)
     assert sum(turns.values()) == 20, "all was done"
     assert max(turns.values()) <= 4
@@ -350,35 +345,33 @@ def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
 
 
 def test_those_that_wait_for_a_share_are_served_in_turn(own: Turns) -> None:
-    clock = Clock()
+    clock = TurningClock()
     share = TurnShare(own.loop, clock)
     works = [Costly(share, clock, rounds=5) for _ in range(4)]
     own.loop.serve([])
     for work in works:
         work.begin()
     for _ in range(4):
-        next_turn(own.loop, clock)
+        own.loop.serve([])
+        clock.turn()
     assert {len(work.turns) > 0 for work in works} == {True}
 
 
 def test_a_share_is_renewed_though_the_loop_has_no_events(nested: Turns) -> None:
     """Any other reactor serves the loop only if it has events."""
-    clock = Clock()
+    clock = TurningClock()
     share = TurnShare(nested.loop, clock)
     work = Costly(share, clock, rounds=10)
     work.begin()
     for _ in range(20):
-        due, clock.calls = clock.calls, []
-        for call in due:
-            call.called = 1
-            call.func(*call.args, **call.kw)
+        clock.turn()
     assert len(work.turns) == 10
 
 
 def test_one_that_fails_as_it_is_resumed_keeps_no_other_from_its_share(
     own: Turns, logged_failures: list[Failure]
 ) -> None:
-    clock = Clock()
+    clock = TurningClock()
     share = TurnShare(own.loop, clock)
     bad, good = Costly(share, clock, 4), Costly(share, clock, 4)
     own.loop.serve([])
@@ -386,10 +379,19 @@ def test_one_that_fails_as_it_is_resumed_keeps_no_other_from_its_share(
     good.begin()
     bad._work = fails  # type: ignore[method-assign]
     for _ in range(6):
-        next_turn(own.loop, clock)
+        own.loop.serve([])
+        clock.turn()
     assert bad.failures == 1
     assert len(good.turns) == 4
     logged_failures.clear()
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 64, 128])
+def test_all_sockets_of_a_turn_pass_on_no_more_than_a_few_would(own: Turns, count: int) -> None:
+    own.loop.serve([(10_000 + number, IN) for number in range(count)])  # sockets of nobody
+    each = own.loop.socket_bytes
+    assert LEAST_SOCKET_BYTES <= each <= SOCKET_BYTES
+    assert count * each <= TURN_BYTES
 
 
 def test_a_nested_loop_is_in_its_reactor_only_while_it_has_sockets(nested: Turns) -> None:

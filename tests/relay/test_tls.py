@@ -821,9 +821,8 @@ def short_records_take_no_larger_share(world: World) -> None:
         world.on_reactor(relay.release, "up", HOLD_PAUSE)
         assert exactly(backend, count) == b"x" * count
         sending.result()
-    assert read[0] <= 1 << 14, "before it is known how short they are"
-    assert set(read[1:]) == {1 << 12}
-    assert take.call_count >= len(read) - 2, "all but the first are read in a share of the turn"
+    assert set(read[:-1]) == {1 << 12}, "the last may be short of many"
+    assert take.call_count >= len(read), "all are read in a share of the turn"
     to_the_end_of_pair(client, backend)
     world.closed()
 

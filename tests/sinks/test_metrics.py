@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ from monconn.policy.rules import Rules
 from monconn.sinks.metrics import http as metrics_http
 from monconn.sinks.metrics.families import Families, encoder_for
 from monconn.sinks.metrics.service import MetricsService
+from monconn.turns import TurnMeter
 from tests import ROOT
 
 RULES = ROOT / "examples" / "prometheus-rules.yml"
@@ -87,9 +89,12 @@ class Connection:
 
 
 class Program:
-    """A registry with a fake clock, and its metrics."""
+    """A registry with a fake clock, and its metrics.
 
-    def __init__(self, *services: str) -> None:
+    :param turns: measures the turns of its reactor, if that one does.
+    """
+
+    def __init__(self, *services: str, turns: TurnMeter | None = None) -> None:
         self.clock = Clock()
         self.clock.advance(1000.0)
         self.registry = Registry()
@@ -97,8 +102,9 @@ class Program:
             self.registry.new(name, clock=self.clock)
         self.drops: dict[str, int] = {}
         config = MetricsConfig(FREE_PORT)
+        reactor = object() if turns is None else SimpleNamespace(turn_meter=turns)
         self.service = MetricsService(
-            config, self.registry, object(), self.clock, lambda: self.drops
+            config, self.registry, reactor, self.clock, lambda: self.drops
         )
 
     def text(self, accept: str = "") -> str:
@@ -150,6 +156,30 @@ def test_a_service_without_clients_has_every_figure_at_0() -> None:
         "monconn_reactor_lag_max_seconds",
     ]
     assert {name: values.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
+
+
+def test_turns_of_the_loop() -> None:
+    now = [1000.0]
+    meter = TurnMeter(lambda: now[0])
+    meter.start()
+    for seconds in (0.0004, 0.03, 0.003):
+        began = now[0]
+        now[0] += seconds
+        meter.sum_seconds += seconds
+        meter.look(began, now[0])
+        meter.count += 1
+    values = Program("web", turns=meter).values()
+    assert values["monconn_turn_seconds_count"] == values["monconn_turn_cpu_seconds_count"] == 3
+    assert values['monconn_turn_seconds_bucket{le="0.001"}'] == 1
+    assert values['monconn_turn_seconds_bucket{le="0.005"}'] == 2
+    assert values['monconn_turn_seconds_bucket{le="0.05"}'] == 3
+    assert values["monconn_turn_seconds_sum"] == pytest.approx(0.0334)
+    assert values["monconn_turn_max_seconds"] == pytest.approx(0.03)
+    assert 0 <= values["monconn_turn_cpu_max_seconds"] <= 0.03
+
+
+def test_a_loop_that_is_not_measured_has_no_turns() -> None:
+    assert "monconn_turn" not in Program("web").text()
 
 
 def test_live_connections_count_at_once() -> None:

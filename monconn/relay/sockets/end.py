@@ -43,8 +43,6 @@ then is queued for as long as its peer does not read."""
 SPLICE_FROM_BYTES = 1 << 15
 """Smaller chunks cost less copied than spliced: a splice is two system calls, and one more
 queries the room there is."""
-TURN_BYTES = 1 << 20
-"""About how much one side passes on before other connections are served."""
 
 HAS_SPLICE = hasattr(os, "splice")
 
@@ -298,7 +296,7 @@ class SocketEnd:
 
     def _read(self) -> None:
         """Pass on what the peer has sent, but no more than is fair to others."""
-        left = TURN_BYTES
+        left = self._loop.socket_bytes
         while left > 0:
             count = self._read_bulk() if self._is_bulk else self._copy()
             if not count:
@@ -309,7 +307,7 @@ class SocketEnd:
     def _read_bulk(self) -> int:
         """Pass on about as much as the other side has room for; see :meth:`_copy`."""
         sink = self.peer.sink
-        wanted = max(LEAST_BYTES, sink.room())
+        wanted = max(LEAST_BYTES, min(sink.room(), self._loop.socket_bytes))
         if (
             HAS_SPLICE
             and sink.accepts_pipes
@@ -385,7 +383,7 @@ class SocketEnd:
         if self.phase != "draining" or self._input_ended:
             return
         try:
-            for _ in range(TURN_BYTES // COPY_BYTES):
+            for _ in range(max(1, self._loop.socket_bytes // COPY_BYTES)):
                 if not self._sock.recv_into(read_buffer):
                     self._input_ended = True
                     self.reports.eof(self)

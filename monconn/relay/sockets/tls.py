@@ -163,6 +163,7 @@ class TlsEnd(SocketEnd):
         "_may_answer",
         "_most_bytes",
         "_records",
+        "_sends_short_records",
         "_tls",
     )
 
@@ -189,7 +190,8 @@ class TlsEnd(SocketEnd):
         self._down_before_end = -1  # the record's ``down`` when our end was sent to a backend
         self._has_unread = True  # no event reports what came with the handshake
         # What is read at once is decrypted at once, and 64 KiB may be 3,000 records.
-        self._most_bytes = 4 * _LEAST_BYTES_A_READ
+        self._most_bytes = _LEAST_BYTES_A_READ
+        self._sends_short_records: bool | None = None  # not known yet
         self._is_waiting = False  # for its share of a turn
 
     # -- the beginning
@@ -270,8 +272,11 @@ class TlsEnd(SocketEnd):
         return self._copy(min(CHUNK_BYTES, max(LEAST_BYTES, self.peer.sink.room())))
 
     def _copy(self, wanted: int = CHUNK_BYTES) -> int:
-        """See ``SocketEnd._copy``; who sends many short records waits for its share of a turn."""
-        if self._most_bytes == _LEAST_BYTES_A_READ:
+        """See ``SocketEnd._copy``; but who sends short records waits for its share of a turn.
+
+        So does who has sent nothing yet; and who has ever sent many goes on doing so.
+        """
+        if self._sends_short_records is not False:
             if self._is_waiting:
                 return 0
             if not self._shared.records.take(self):
@@ -360,8 +365,10 @@ class TlsEnd(SocketEnd):
         self._is_bulk = taken >= CHUNK_BYTES or taken == wanted
         if reads > _MANY_RECORDS and reads * _SHORT_RECORD_BYTES > taken:
             self._most_bytes = _LEAST_BYTES_A_READ
-        elif self._most_bytes < CHUNK_BYTES:
-            self._most_bytes *= 2
+            self._sends_short_records = True
+        else:
+            self._most_bytes = min(2 * self._most_bytes, CHUNK_BYTES)
+            self._sends_short_records = self._sends_short_records or False
         # A record takes 3 µs, however short it is: one who sends single bytes gets no larger share.
         return max(taken, reads * _LEAST_BYTES_A_READ) if taken == wanted or self._seen else 0
 

@@ -69,6 +69,7 @@ from monconn.ops.rows import (
     ServiceRow,
 )
 from monconn.policy.blocks import network_order
+from monconn.policy.networks import ips_within
 from monconn.steps import SORTED_AT_ONCE, RowSteps, result_of, sort_in_steps
 from monconn.turns import in_turns
 
@@ -743,10 +744,11 @@ def _change(changed: bool, monitors: Iterable[Monitor], count: int = 0) -> Chang
 
 def _check_block(monitor: Monitor, network: Network) -> tuple[bool, int]:
     """What :meth:`Monitor.block_and_count` would return."""
-    live = Filter((Term("client", network),), CONNECTION_KEYS).select(
-        monitor.connections(), Context(monitor.clock.seconds())
+    ips = ips_within([network], monitor.connections_by_ip())
+    # Without those that are ending already.
+    ended = sum(
+        record.client_ip in ips and record.reason is None for record in monitor.iter_connections()
     )
-    ended = sum(record.reason is None for record in live)  # the others are ending already
     return not monitor.has_block(network), ended
 
 

@@ -15,11 +15,26 @@ from monconn.steps import result_of
 
 PAGE_BYTES = 60_000
 """The most bytes of rows in one answer."""
+_TEXT_CHARACTERS = 200  # of a row that does not fit otherwise; its facts have limits of their own
 REST_SECONDS = 300.0
 """How long the rest of a list is held for a client that does not ask for it."""
 MOST_HELD_ROWS = 50_000
 """The most rows from the history that are held, for all clients together. Other lists hold their
 connections only, which exist anyway, or have existed some minutes ago."""
+
+
+def encoded_row(row: Any) -> bytes:
+    """A row as JSON, which fits into a value on the wire: texts of own code may have any length."""
+    encoded = json.dumps(row).encode()
+    if len(encoded) <= PAGE_BYTES or not isinstance(row, dict):
+        return encoded
+    return json.dumps({key: _shortened(value) for key, value in row.items()}).encode()
+
+
+def _shortened(value: Any) -> Any:
+    if not isinstance(value, str) or len(value) <= _TEXT_CHARACTERS:
+        return value
+    return f"{value[: _TEXT_CHARACTERS - 1]}…"
 
 
 class HeldRows:
@@ -100,7 +115,7 @@ class Pager:
             if row is None:
                 yield
                 continue
-            encoded = json.dumps(row).encode()
+            encoded = encoded_row(row)
             size += len(encoded) + 2
             if page and size > PAGE_BYTES:
                 self._rest = itertools.chain([row], rest)

@@ -21,7 +21,7 @@ from monconn.clock import Clock
 from monconn.errors import quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
-from monconn.faces.control.pages import HeldRows, Pager
+from monconn.faces.control.pages import PAGE_BYTES, HeldRows, Pager, encoded_row
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.ops.columns import Row
@@ -445,7 +445,7 @@ class ControlProtocol(amp.AMP):
     def show_connection(self, id: int) -> Answer:
         """One connection, whole."""
         return self._operations.connection(id).addCallback(
-            lambda row: {"connection": _json(row.to_json())}
+            lambda row: {"connection": encoded_row(row.to_json())}
         )
 
     @commands.NextPage.responder
@@ -534,9 +534,10 @@ class ControlProtocol(amp.AMP):
 
     def _push(self, event: FeedEvent) -> None:
         if self._subscription is not None:
-            self.callRemote(
-                commands.Event, event=event.encode(), dropped=self._subscription.dropped
-            )
+            encoded = event.encode()
+            if len(encoded) > PAGE_BYTES:
+                encoded = encoded_row(event.to_json())
+            self.callRemote(commands.Event, event=encoded, dropped=self._subscription.dropped)
 
 
 _COMMANDS = frozenset(

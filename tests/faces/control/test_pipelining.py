@@ -24,10 +24,13 @@ from monconn.faces.control.server import (
     TURN_SECONDS,
     ControlProtocol,
 )
+from monconn.model.alarms import Alarm
+from monconn.model.record import FACTS
 from monconn.ops.filters import Filter
 from monconn.ops.operations import Listing
 from monconn.ops.rows import HistoryEventRow
 from monconn.turns import WORK_SECONDS
+from tests.ops.world import FakeConnection
 from tests.properties import examples
 
 from .seats import HELLO, LIST, Server, box, count, patch_peers
@@ -248,6 +251,33 @@ def test_rows_of_the_history_are_held_for_a_few_clients(
         client.connectionLost()
     assert not server.factory.held_rows._counts
     assert not server.clock.getDelayedCalls()
+
+
+def test_a_text_of_any_length_ends_no_list_and_no_subscription(
+    server: Server, logged_failures: list[object]
+) -> None:
+    web = server.registry.new("web", clock=server.clock)
+    record = web.admit("192.0.2.1:5", "192.0.2.1")
+    assert record is not None
+    for number in range(FACTS):
+        record.facts[f"fact{number}"] = "\N{GRINNING FACE}" * 256
+    web.opened(FakeConnection(web, record))
+    record.add_detail("\N{GRINNING FACE}" * 100_000)
+    client, subscriber = server.greeted(), server.greeted()
+    subscriber.dataReceived(request("Subscribe"))
+    client.dataReceived(request("ListConnections"))
+    server.turns(4)
+    server.clock.advance(1)
+    (row,) = json.loads(last_answer(client)[b"rows"])
+    assert (len(row["facts"]), len(row["detail"])) == (FACTS, 200)
+    client.dataReceived(request("ShowConnection", id=str(record.id)))
+    server.turns(4)
+    assert len(json.loads(last_answer(client)[b"connection"])["detail"]) == 200
+    subscriber.transport.clear()
+    web.alarm(Alarm("silent", "web", "192.0.2.1", 1.0, False, "x" * 100_000))
+    pushed = json.loads(last_answer(subscriber)[b"event"])
+    assert (pushed["alarm"], len(pushed["detail"])) == ("silent", 200)
+    assert not logged_failures
 
 
 def test_a_page_takes_as_many_turns_as_it_needs(server: Server) -> None:

@@ -64,6 +64,15 @@ def kind_of_file(mode: int) -> str:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "something of another kind")
 
 
+def regular_fault(path: str) -> str | None:
+    """Why what is at a path now is no file to be opened; None if it is one, or nothing is there."""
+    try:
+        mode = os.stat(os.path.expanduser(path)).st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) else f"it is {kind_of_file(mode)}, and no regular file"
+
+
 def append_fault(path: str) -> str | None:
     """Why no lines can be appended at a path, by what is there now; None if they may be.
 

@@ -34,7 +34,7 @@ from monconn.addresses import (
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import AddressError, FileError, quoted
-from monconn.files import append_fault, path_fault, read_file, socket_fault
+from monconn.files import append_fault, path_fault, read_file, regular_fault, socket_fault
 from monconn.policy import kinds, sides
 from monconn.policy import tls as tls_settings
 from monconn.policy.kinds import MAX_COUNT, Kind
@@ -386,6 +386,24 @@ def read_path(node: Node) -> str:
         raise Wrong.here("must be the path of a file, not an empty text")
     if fault := path_fault(path):
         raise Wrong.here(f"{quoted(path)} cannot be a path: {fault}")
+    return path
+
+
+def read_file_path(node: Node) -> str:
+    """The path of a regular file, or of one that is still to be made."""
+    path = read_path(node)
+    if fault := regular_fault(path):
+        raise Wrong.here(f"{quoted(path)} cannot be used: {fault}")
+    return path
+
+
+def read_database_path(node: Node) -> str:
+    """The path of an SQLite file."""
+    path = read_file_path(node)
+    if path.startswith(":memory:"):
+        raise Wrong.here(
+            f"{quoted(path)} means a database in memory to SQLite: give the path of a file"
+        )
     return path
 
 

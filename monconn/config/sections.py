@@ -75,9 +75,9 @@ class ManholeConfig:
 
     listen: Annotated[TcpAddress | UnixAddress, fields.read_plain_listen]
     """The address; on this machine only."""
-    authorized_keys: fields.FilePath
+    authorized_keys: Annotated[str, fields.read_file_path]
     """The file with the public keys that may log in."""
-    host_key: Annotated[str | None, fields.read_path] = None
+    host_key: Annotated[str | None, fields.read_file_path] = None
     """The file of the server's key, created on first use; None for one in the state folder."""
 
 
@@ -126,7 +126,7 @@ class MetricsConfig:
 class HistoryConfig:
     """Past connections and events, in a file."""
 
-    path: fields.FilePath
+    path: Annotated[str, fields.read_database_path]
     """An SQLite database, created on first use."""
     keep: PositiveSeconds = 30 * 86400.0
     """Seconds after which rows are deleted."""

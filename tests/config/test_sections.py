@@ -106,6 +106,15 @@ def test_defaults() -> None:
             "json_log: {path: /}",
             'json_log.path: no lines can be appended to "/": it is a directory',
         ),
+        ("history: {path: ':memory:'}", "means a database in memory to SQLite: give the path of"),
+        (
+            "history: {path: /dev/null}",
+            '"/dev/null" cannot be used: it is a device, and no',
+        ),
+        (
+            "manhole: {listen: '127.0.0.1:0', authorized_keys: /, host_key: k}",
+            'manhole.authorized_keys: "/" cannot be used: it is a directory, and no regular file',
+        ),
         ("json_log: {path: /proc/self/mem}", "it is a file of the kernel's"),
         (
             "control: {listen: 'unix:/'}",

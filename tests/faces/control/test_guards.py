@@ -179,8 +179,8 @@ async def test_who_leaves_with_requests_and_answers_unread_is_forgotten(
                     if how == "half_close":
                         sock.shutdown(socket.SHUT_WR)
                         assert hangs_up(sock)
-            while factory.clients:  # a thread of its own: the server goes on meanwhile
-                pass
+            while factory.clients:
+                port.on_reactor(lambda: None)  # one turn of the reactor
             assert not factory.greeted
             assert not port.service._factory.operations.feed._subscriptions
             assert list(port.client().rows("ListServices"))

@@ -82,9 +82,11 @@ def place_for(folder: Path, load_program: Path) -> Iterator[Place]:
         started(*python, "acknowledge") as devices,
         started(*python, "deaf") as deaf,
         socket.socket(socket.AF_UNIX) as full,
+        socket.socket(socket.AF_UNIX) as first,
     ):
         full.bind(path)
         full.listen(0)
+        first.connect(path)  # the queue of a backlog of 0 has room for one
         make_certificate(folder)
         _make_keys(folder)
         yield Place(folder, Backends(checked, behaving, devices, deaf, path))
@@ -142,6 +144,7 @@ class Soak:
             for outcome in Isolation(monconn, self._load, scale).outcomes():
                 self._report.say(str(outcome))
                 self._report.check(outcome.faults, "")
+            monconn.quiet_figures()
             self._stop(monconn)
         finally:
             if monconn.process.poll() is None:

@@ -312,6 +312,7 @@ class HistoryService(Service):
             with suppress(sqlite3.Error):
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             db.close()
+            self._identity = schema.GONE  # so that a file that comes back is opened again, too
             schema.remove_log(config.path, known)
             return _open_file(config.path, config.max_size)
 

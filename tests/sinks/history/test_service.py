@@ -644,6 +644,23 @@ async def test_no_file_can_be_made_anew_for_a_while(path: Path, log: list[str]) 
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_file_that_comes_back(path: Path, log: list[str]) -> None:
+    world = World(path)
+    world.history.startService()
+    world.notify("closed", closed(id=1))
+    await world.until(lambda: world.rows() == 1)
+    moved = path.parent.with_name("moved")
+    path.parent.rename(moved)
+    world.notify("closed", closed(id=2))
+    await world.until(lambda: bool(log))
+    assert "no such file or directory" in log[0]
+    moved.rename(path.parent)
+    await world.until(lambda: path.exists() and world.rows() == 2)
+    assert world.history.dropped == 0
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_lock_file_that_is_removed_is_made_anew(path: Path, log: list[str]) -> None:
     world = World(path)
     world.history.startService()

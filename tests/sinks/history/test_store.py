@@ -160,7 +160,16 @@ def test_a_connection_has_its_pipe_and_its_facts(path: Path) -> None:
     db.close()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "1", b"\xff"])
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": [1]}', '{"a": null}'])
+def test_facts_of_another_type_are_an_error_of_the_file(path: Path, text: str) -> None:
+    db = history(path, [closed()])
+    db.execute("UPDATE connections SET facts = ?", (text,))
+    with pytest.raises(sqlite3.DatabaseError, match="no JSON object of plain values"):
+        connections(db, HistoryFilter())
+    db.close()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "1", b"\xff", "[" * 100_000])
 def test_damaged_facts_are_an_error_of_the_file(path: Path, text: object) -> None:
     db = history(path, [closed()])
     db.execute("UPDATE connections SET facts = ?", (text,))

@@ -92,6 +92,7 @@ def parse_listen(text: str) -> Address:
     address = _parse(text, _LISTEN)
     if isinstance(address, EndpointAddress):
         refuse_proxy_headers(address.description)
+        _refuse_descriptors(address.description)
     return address
 
 
@@ -117,6 +118,19 @@ def refuse_proxy_headers(description: str) -> None:
             " does not understand: it would record, limit and block the load balancer instead."
             " Listen without haproxy: and have the balancer send no PROXY header, or put monconn"
             " in front of it"
+        )
+
+
+def _refuse_descriptors(description: str) -> None:
+    """Refuse an endpoint string of a single client, who is there already.
+
+    :raises AddressError: it is ``stdio:``, or one for a descriptor, which only others have.
+    """
+    kind = _inner_fields(description)[0][0].strip().lower()
+    if kind in ("stdio", "fd"):
+        raise AddressError(
+            f"{quoted(description)} is no place where clients can connect:"
+            f" write {_LISTEN.example}, or systemd:domain=INET:index=0 for a socket of systemd's"
         )
 
 
@@ -270,7 +284,8 @@ def _parse(text: str, side: _Side) -> Address:
         return _parse_unix(text, rest, side)
     if colon and (scheme == "tcp" or (scheme == "tcp6" and side is _LISTEN)):
         return _parse_tcp_endpoint(text, scheme, rest, side)
-    if colon and _is_endpoint(scheme, rest):
+    # A host may be called fd, but nobody listens on it.
+    if colon and (_is_endpoint(scheme, rest) or (scheme == "fd" and side is _LISTEN)):
         return _endpoint(text)
     return _parse_host_port(text, side)
 

@@ -39,14 +39,20 @@ class Problem:
         return ": ".join(part for part in (place, self.path, self.message) if part)
 
 
+_SHOWN_PROBLEMS = 100
+
+
 class ConfigError(MonconnError):
     """A configuration with problems; nothing of it is used.
 
-    :param problems: all of them, in the order of their lines.
+    :param problems: all of them, in the order of their lines; the message has the first of many.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
+        lines = [str(each) for each in problems[:_SHOWN_PROBLEMS]]
+        if len(problems) > _SHOWN_PROBLEMS:
+            lines.append(f"and {len(problems) - _SHOWN_PROBLEMS} more problems")
+        super().__init__("\n".join(lines))
         self.problems = tuple(problems)
 
 

@@ -1,18 +1,22 @@
-"""Files that a configuration names: whether a text can be a path, and reads with a limit."""
+"""Files that a configuration names: what can be a path, and reads with a limit."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from pathlib import Path
 
 from monconn.errors import FileError
 from monconn.units import format_bytes
 
+lost: Counter[str] = Counter(socket=0, json_log=0)
+"""How often a file of this process was moved, removed or replaced by others, by what it is."""
+
 _KINDS = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -58,6 +62,43 @@ def _require_regular(path: str, mode: int) -> None:
 def kind_of_file(mode: int) -> str:
     """What an ``st_mode`` says that a file is, for a message."""
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "something of another kind")
+
+
+def regular_fault(path: str) -> str | None:
+    """Why what is at a path now is no file to be opened; None if it is one, or nothing is there."""
+    try:
+        mode = os.stat(os.path.expanduser(path)).st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) else f"it is {kind_of_file(mode)}, and no regular file"
+
+
+def append_fault(path: str) -> str | None:
+    """Why no lines can be appended at a path, by what is there now; None if they may be.
+
+    A FIFO is fine, and so are devices with characters, such as ``/dev/null`` and terminals.
+    """
+    path = os.path.expanduser(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # nothing is there yet
+        return None
+    if stat.S_ISDIR(mode) or stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
+        return f"it is {kind_of_file(mode)}"
+    # To write there changes the kernel, or this process: /proc/self/mem is its memory. What
+    # /dev/stdout leads to by way of /proc has its own place, or is no regular file.
+    if stat.S_ISREG(mode) and os.path.realpath(path).startswith(("/proc/", "/sys/")):
+        return "it is a file of the kernel's"
+    return None
+
+
+def socket_fault(path: str) -> str | None:
+    """Why nobody can listen at a path, by what is there now; None if one may."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISSOCK(mode) else f"there is {kind_of_file(mode)}, which is left alone"
 
 
 def path_fault(path: str) -> str | None:

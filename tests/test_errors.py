@@ -9,7 +9,7 @@ import sqlite3
 
 import pytest
 
-from monconn.errors import os_error_text
+from monconn.errors import ConfigError, Problem, os_error_text
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,11 @@ from monconn.errors import os_error_text
 )
 def test_os_error_text(error: Exception, text: str) -> None:
     assert os_error_text(error) == text
+
+
+def test_of_very_many_problems_the_first_are_shown() -> None:
+    problems = [Problem("f", line, "", "is wrong") for line in range(1, 1001)]
+    error = ConfigError(problems)
+    assert len(error.problems) == 1000
+    first, *_, last, rest = str(error).splitlines()
+    assert (first, last, rest) == ("f:1: is wrong", "f:100: is wrong", "and 900 more problems")

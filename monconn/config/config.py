@@ -7,8 +7,8 @@ sections. In the Go tool's style each top-level key is a service.
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Annotated, Any
 
 import attrs
@@ -38,7 +38,7 @@ from monconn.config.sections import (
     Metrics,
     Observers,
 )
-from monconn.config.yaml import Mapping, Node, Scalar
+from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
 from monconn.policy.policy import SETTINGS, Policy
@@ -164,7 +164,7 @@ def load(path: str | os.PathLike[str]) -> Config:
     """
     source = os.fspath(path)
     try:
-        with Path(path).open("rb") as file:
+        with pathlib.Path(path).open("rb") as file:
             content = file.read(yamlmap.MAX_CHARACTERS + 1)
     except OSError as error:
         raise _one_problem(source, f"cannot be read: {error.strerror}") from None
@@ -252,6 +252,7 @@ def _config_of(root: Node) -> Config:
         found += [(("services", *path), message) for path, message in wrong.found]
     else:
         found += _unknown_services(config, services)
+        found += _taken_by_others(config, services)
     if found:
         raise Wrong(*found)
     return attrs.evolve(config, services=services)
@@ -446,6 +447,24 @@ def clashes(services: Iterable[ServiceConfig]) -> list[tuple[str, str]]:
 
 def _taken_message(service: ServiceConfig, other: str) -> str:
     return f"cannot listen on {service.listen}: the service {quoted(other)} listens there already"
+
+
+def _taken_by_others(config: Config, services: tuple[ServiceConfig, ...]) -> fields.Found:
+    """The admin interfaces that listen where a service or another one does."""
+    taken: dict[tuple[str, object], dict[str, str]] = {}
+    listeners: list[tuple[str, Path, Address | None]] = [
+        (f"the service {quoted(each.name)}", (), each.listening()[0]) for each in services
+    ]
+    for key in ("control", "manhole", "metrics"):
+        address = getattr(getattr(config, key), "listen", None)
+        listeners.append((key, (key, "listen"), address))
+    found: fields.Found = []
+    for name, path, address in listeners:
+        others = [_claim(taken.setdefault(each, {}), host, name) for each, host in _places(address)]
+        other = next(filter(None, others), None)
+        if other is not None and path:  # those of services are reported with them
+            found.append((path, f"cannot listen on {address}: {other} listens there already"))
+    return found
 
 
 def _places(listen: Address | None) -> list[tuple[tuple[str, object], str]]:

@@ -8,6 +8,7 @@ class with such fields; its keys, and what is wrong with their values, follow fr
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeVar
@@ -22,15 +23,17 @@ from monconn.addresses import (
     Network,
     TcpAddress,
     UnixAddress,
+    endpoint_fields,
     parse_backend,
     parse_host,
     parse_listen,
     parse_network,
     parse_port,
+    socket_address,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
-from monconn.errors import AddressError, quoted
-from monconn.files import path_fault
+from monconn.errors import AddressError, FileError, quoted
+from monconn.files import append_fault, path_fault, read_file, regular_fault, socket_fault
 from monconn.policy import kinds, sides
 from monconn.policy import tls as tls_settings
 from monconn.policy.kinds import MAX_COUNT, Kind
@@ -243,9 +246,17 @@ def read_listen(node: Node) -> Address:
     """Where to listen."""
     from twisted.internet.endpoints import serverFromString
 
-    address = _read_address(node, parse_listen)
+    address = _checked_listen(_read_address(node, parse_listen))
     if isinstance(address, EndpointAddress):
+        _check_folder_of_tls(address)
         _check_endpoint(address, tls_listener(address), serverFromString)
+        _check_port(address, lowest=0)
+    return address
+
+
+def _checked_listen(address: Address) -> Address:
+    if isinstance(address, UnixAddress) and (fault := socket_fault(address.path)):
+        raise Wrong.here(f"cannot listen on {quoted(str(address))}: {fault}")
     return address
 
 
@@ -256,6 +267,7 @@ def read_backend(node: Node) -> Address:
     address = _read_address(node, parse_backend)
     if isinstance(address, EndpointAddress):
         _check_endpoint(address, tls_backend(address), clientFromString)
+        _check_port(address, lowest=1)
     return address
 
 
@@ -289,10 +301,10 @@ def _read_tls(node: Node, cls: type[Tls], example: str) -> tuple[Tls | None, Fou
     if any(name not in values for name in required):
         return None, found
     settings = cls(**values)
-    return settings, [*found, *_tls_faults(settings)]
+    return settings, [*found, *tls_faults(settings)]
 
 
-def _tls_faults(settings: ListenTls | BackendTls) -> list[tuple[tuple[str, ...], str]]:
+def tls_faults(settings: ListenTls | BackendTls) -> list[tuple[tuple[str, ...], str]]:
     """What is wrong in the files of settings, which are read here.
 
     :returns: the path of the key that each fault belongs to, and a message.
@@ -320,7 +332,7 @@ def read_host(node: Node) -> str:
 
 def read_plain_listen(node: Node) -> TcpAddress | UnixAddress:
     """Where to listen, except on a Twisted endpoint."""
-    address = _read_address(node, parse_listen)
+    address = _checked_listen(_read_address(node, parse_listen))
     if isinstance(address, EndpointAddress):
         raise Wrong.here(f"{quoted(str(address))} is neither HOST:PORT nor unix:PATH")
     return address
@@ -369,6 +381,32 @@ def read_path(node: Node) -> str:
         raise Wrong.here("must be the path of a file, not an empty text")
     if fault := path_fault(path):
         raise Wrong.here(f"{quoted(path)} cannot be a path: {fault}")
+    return path
+
+
+def read_file_path(node: Node) -> str:
+    """The path of a regular file, or of one that is still to be made."""
+    path = read_path(node)
+    if fault := regular_fault(path):
+        raise Wrong.here(f"{quoted(path)} cannot be used: {fault}")
+    return path
+
+
+def read_database_path(node: Node) -> str:
+    """The path of an SQLite file."""
+    path = read_file_path(node)
+    if path.startswith(":memory:"):
+        raise Wrong.here(
+            f"{quoted(path)} means a database in memory to SQLite: give the path of a file"
+        )
+    return path
+
+
+def read_log_path(node: Node) -> str:
+    """The path of a file to which lines can be appended, or another output by its name."""
+    path = read_path(node)
+    if fault := append_fault(path):
+        raise Wrong.here(f"no lines can be appended to {quoted(path)}: {fault}")
     return path
 
 
@@ -473,10 +511,16 @@ def _check_endpoint(
     :param own_tls: what it means if its TLS is ours: then its files are read instead.
     """
     if own_tls is not None:
-        faults = _tls_faults(own_tls[1])
+        faults = tls_faults(own_tls[1])
         if faults:
             raise Wrong(*(((), message) for _, message in faults))
         return
+    for key, _, value in endpoint_fields(address.description):
+        if key in _FILES_OF_TWISTED:  # which it would read without end, or for ever
+            try:
+                read_file(value, _MAX_FILE_BYTES)
+            except FileError as error:
+                raise Wrong.here(str(error)) from None
     from twisted.internet import reactor
 
     try:
@@ -484,6 +528,28 @@ def _check_endpoint(
     except Exception as error:  # each kind of endpoint raises its own
         text = quoted(address.description)
         raise Wrong.here(f"Twisted cannot use {text}: {_reason(error)}") from None
+
+
+def _check_folder_of_tls(address: EndpointAddress) -> None:
+    """Twisted takes ``tls:8443`` for port 443, and for a folder 8443 of certificates."""
+    (kind, *_), (first, equals, value), *_ = [*endpoint_fields(address.description), ("", "", "")]
+    folder = value if equals else first
+    if kind.lower() == "tls" and not os.path.isdir(folder):
+        raise Wrong.here(
+            f"tls: is followed by a folder of certificates, and {quoted(folder)} is none:"
+            ' write listen: ":8443" and tls: {certificate: FILE, key: FILE}'
+        )
+
+
+def _check_port(address: EndpointAddress, lowest: int) -> None:
+    """Refuse a port that there cannot be, which Twisted would only find out when it uses it."""
+    where = socket_address(address, listens=lowest == 0)
+    if isinstance(where, TcpAddress):
+        parse_port(str(where.port), lowest)
+
+
+_FILES_OF_TWISTED = ("privateKey", "certKey", "extraCertChain", "dhParameters", "certificate")
+_MAX_FILE_BYTES = 1 << 20
 
 
 def _reason(error: Exception) -> str:

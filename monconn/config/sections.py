@@ -15,6 +15,7 @@ from monconn.config.fields import Wrong
 from monconn.config.yaml import Node, Scalar, Sequence, plain
 from monconn.errors import quoted
 from monconn.policy.kinds import Count, Flag, PositiveSeconds, Seconds
+from monconn.policy.tls import BackendTls
 
 _AN_OBSERVER = "a mapping such as {use: package.module:Class}"
 
@@ -35,7 +36,15 @@ class TlsConfig:
 
 
 def _read_tls(node: Node) -> TlsConfig:
-    return fields.structure(node, TlsConfig)
+    tls = fields.structure(node, TlsConfig)
+    # The same files as for a backend that asks for a certificate, and so the same faults.
+    faults = fields.tls_faults(
+        BackendTls(ca=tls.client_authority, certificate=tls.certificate, key=tls.key)
+    )
+    if faults:
+        names = {"ca": "client_authority"}
+        raise Wrong(*((tuple(names.get(key, key) for key in path), text) for path, text in faults))
+    return tls
 
 
 @attrs.frozen
@@ -66,9 +75,9 @@ class ManholeConfig:
 
     listen: Annotated[TcpAddress | UnixAddress, fields.read_plain_listen]
     """The address; on this machine only."""
-    authorized_keys: fields.FilePath
+    authorized_keys: Annotated[str, fields.read_file_path]
     """The file with the public keys that may log in."""
-    host_key: Annotated[str | None, fields.read_path] = None
+    host_key: Annotated[str | None, fields.read_file_path] = None
     """The file of the server's key, created on first use; None for one in the state folder."""
 
 
@@ -95,7 +104,7 @@ def _read_history_size(node: Node) -> int:
 class JsonLogConfig:
     """A log of one line of JSON per event of a connection."""
 
-    path: fields.FilePath
+    path: Annotated[str, fields.read_log_path]
     """A file; or ``stdout``, or ``syslog``."""
     at_open: Flag = False
     """Whether to write a line when a connection opens."""
@@ -117,7 +126,7 @@ class MetricsConfig:
 class HistoryConfig:
     """Past connections and events, in a file."""
 
-    path: fields.FilePath
+    path: Annotated[str, fields.read_database_path]
     """An SQLite database, created on first use."""
     keep: PositiveSeconds = 30 * 86400.0
     """Seconds after which rows are deleted."""
@@ -179,6 +188,8 @@ class ObserverConfig:
     """The services that it observes; None for all."""
     filter: str | None = None
     """The connections that it observes, in the filter language; None for all."""
+    lines: dict[str, int] = attrs.field(factory=dict, eq=False, repr=False)
+    """The lines of the file at which its keys are."""
 
 
 def _read_observer(node: Node) -> ObserverConfig:
@@ -192,8 +203,8 @@ def _read_observer(node: Node) -> ObserverConfig:
         raise Wrong((("use",), str(wrong))) from None
     try:
         signature: inspect.Signature | None = inspect.signature(make)
-    except ValueError:
-        signature = None  # a class in C may have none to inspect
+    except Exception:  # a class in C may have none to inspect, and others answer as they like
+        signature = None
     # Those that the class itself has a parameter for are its own: there were such classes before
     # there were these keys.
     own = set() if signature is None else set(signature.parameters)
@@ -214,7 +225,12 @@ def _read_observer(node: Node) -> ObserverConfig:
         except TypeError as error:
             raise Wrong.here(f"{use} cannot be made with these options: {error}") from None
     return ObserverConfig(
-        use, make, options, services=chosen.get("services"), filter=chosen.get("filter")
+        use,
+        make,
+        options,
+        services=chosen.get("services"),
+        filter=chosen.get("filter"),
+        lines=mapping.lines,
     )
 
 
@@ -232,9 +248,7 @@ def _imported(use: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # importing runs code that may fail in any way
+    except BaseException as error:  # importing runs code that may fail in any way, or exit
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise Wrong.here(f"{quoted(use)} cannot be imported: {message}") from None
     if not callable(found):

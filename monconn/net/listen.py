@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDes
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from monconn import unixsocket
+from monconn import files, unixsocket
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.errors import ListenError, os_error_text
 from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index
@@ -295,6 +295,7 @@ class Listener:
                 self._log.info("the socket {path} is in its place again", path=self._file.path)
             return
         if not self._has_lost_file:
+            files.lost["socket"] += 1
             self._log.warn(
                 "the socket {path} was moved, removed or replaced: clients do not find it",
                 path=self._file.path,

@@ -230,7 +230,7 @@ class Application(MultiService):
         services = [
             f"{monitor.name} {len(monitor)} (at most {format_duration(self._rest_of(monitor))})"
             for monitor in self.registry
-            if len(monitor)
+            if len(monitor) and monitor.policy.wait_timeout
         ]
         if len(services) > _SERVICES_SHOWN:
             services[_SERVICES_SHOWN:] = [f"and {len(services) - _SERVICES_SHOWN} more services"]

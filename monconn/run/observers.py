@@ -74,7 +74,8 @@ def check_observers(config: Config, source: str) -> Config:
             try:
                 check()
             except (FilterError, ObserverError) as error:
-                problems.append(Problem(source, None, f"observers[{index}].{key}", str(error)))
+                line = each.lines.get(key)
+                problems.append(Problem(source, line, f"observers[{index}].{key}", str(error)))
     if problems:
         raise ConfigError(problems)
     return config
@@ -105,8 +106,6 @@ def _make_observer(config: ObserverConfig) -> AnyObserver:
     try:
         observer = config.make(**config.options)
         missing = [each for each in IObserver if not hasattr(observer, each)]
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # it is the user's code, and may fail in any way
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise ObserverError(f"observers: {config.use} cannot be made: {message}") from error

@@ -102,7 +102,9 @@ class StopSignals:
         self._early = number
         self._count = 1
         # A second one ends the program even while it starts, in the middle of a call of C, too.
-        _handle(self._numbers, deadly())
+        _handle(STOP_SIGNALS, deadly())
+        if signal.SIGHUP in self._numbers:
+            signal.signal(signal.SIGHUP, ignore)
         _write_line(
             f"{signal.Signals(number).name}: stops as soon as it has started;"
             " a second signal ends it at once"
@@ -114,9 +116,11 @@ class StopSignals:
             self._act_on(self._early)
 
     def _received(self, number: int, frame: Any) -> None:
+        if self._count and number == signal.SIGHUP:
+            return  # the kernel and the shell both send one when a terminal is closed
         self._count += 1
         if self._count > 1:
-            _handle(self._numbers, deadly())
+            _handle(STOP_SIGNALS, deadly())
             self._hurry(number)
         self._reactor.callFromThread(partial(self._act_on, number))
 

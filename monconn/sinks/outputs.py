@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -11,7 +12,9 @@ from typing import Any, Protocol, cast
 
 from twisted.logger import Logger
 
+from monconn import files
 from monconn.errors import FileError, os_error_text
+from monconn.files import append_fault, file_name, path_fault
 
 FILE_MODE = 0o640
 CHECK_SECONDS = 1.0
@@ -113,7 +116,11 @@ class FileSink(_Descriptor):
 
     def __init__(self, path: str, seconds: Callable[[], float]) -> None:
         self.place = path
-        self._path = os.path.abspath(os.path.expanduser(path))  # a daemon changes its directory
+        self._path = os.path.expanduser(path)
+        try:
+            self._path = os.path.abspath(self._path)  # a daemon changes its directory
+        except OSError:
+            pass  # the working directory is gone: open says so
         self._seconds = seconds
         self._must_reopen = False
         self._cannot_reopen = False
@@ -121,11 +128,17 @@ class FileSink(_Descriptor):
 
     def open(self) -> None:
         """Open the file; harmless the second time."""
-        if self._fd < 0:
-            try:
-                self._open()
-            except OSError as error:
-                raise FileError(f"json_log: {self.place}: {os_error_text(error)}") from None
+        if self._fd >= 0:
+            return
+        if fault := path_fault(self._path) or append_fault(self._path):
+            raise FileError(f"json_log: {file_name(self.place)}: {fault}")
+        try:
+            self._open()
+        except OSError as error:
+            reason = os_error_text(error)
+            if error.errno == errno.ENXIO and _is_fifo(self._path):
+                reason = f"nobody reads this FIFO ({reason})"
+            raise FileError(f"json_log: {self.place}: {reason}") from None
 
     def _open(self) -> None:
         # O_NONBLOCK: opening a FIFO without a reader fails (ENXIO) instead of blocking the start.
@@ -144,7 +157,10 @@ class FileSink(_Descriptor):
 
     def _before_write(self) -> None:
         """Open the file at the path, if that is another one by now."""
-        if self._fd < 0 or not (self._must_reopen or self._was_replaced()):
+        if self._fd < 0:
+            return
+        was_asked = self._must_reopen
+        if not (was_asked or self._was_replaced()):
             return
         self._must_reopen = False
         try:
@@ -152,8 +168,18 @@ class FileSink(_Descriptor):
             self._cannot_reopen = False
         except OSError as error:
             self._continue_with_open_file(error)
+        else:
+            if not was_asked:
+                files.lost["json_log"] += 1
+                self._log.info(
+                    "json_log: {place} was moved, removed or replaced; writing to a new file there",
+                    place=self.place,
+                )
 
     def _was_replaced(self) -> bool:
+        # At each write, as lines in a file without a name are lost.
+        if os.fstat(self._fd).st_nlink == 0:
+            return True
         now = self._seconds()
         if now - self._checked < CHECK_SECONDS:
             return False
@@ -240,6 +266,13 @@ class SyslogSink:
     def close(self) -> None:
         """Disconnect from syslog."""
         syslog.closelog()
+
+
+def _is_fifo(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _ends_mid_line(path: str) -> bool:

@@ -477,6 +477,17 @@ WRONG_LISTENERS = [
     ('"tcp:80:bogus=1"', "it has no option 'bogus'"),
     (r'"ssl:443:privateKey=a\\"', "backslash"),
     (r'"we\ud800b:80"', r"'we\ud800b'"),
+    ('"stdio:"', '"stdio:" is no place where clients can connect'),
+    (r"'monconn:stdio\:'", "is no place where clients can connect"),
+    ('"fd:3"', '"fd:3" is no place where clients can connect'),
+    (
+        '"tls:8443"',
+        'followed by a folder of certificates, and "8443" is none: write listen: ":8443"',
+    ),
+    ('"tcp:65536:backlog=5"', "from 0 to 65535"),
+    ('"unix:/"', "there is a directory, which is left alone"),
+    ('"ssl:443:privateKey=/dev/zero"', '"/dev/zero" is a device, and no regular file'),
+    ('"ssl:443:privateKey=/dev/zero:backlog=5"', '"/dev/zero" is a device, and no regular file'),
 ]
 
 
@@ -495,6 +506,9 @@ def test_wrong_listeners(listen: str, expected_text: str) -> None:
         ("22:22", "in quotes"),
         ('":0"', "from 1 to 65535"),
         ('"tls:web"', "'port' is missing"),
+        ('"tls:web:99999"', "from 1 to 65535"),
+        ('"ssl:web:0"', "from 1 to 65535"),
+        ('"tcp:web:65536:timeout=5"', "from 1 to 65535"),
         ('"tls:web:https"', "'https' is not a number"),
         ('"tls:web:443:trustRoot=/tmp"', "it has no option 'trustRoot'"),
         ('"ssl:web:443:caCertsDir=/no/such"', "No such file or directory"),

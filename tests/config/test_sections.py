@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,38 @@ def test_defaults() -> None:
         ("history: {path: x, max_size: 1.5}", "history.max_size: must be a number of bytes or a"),
         ("history: {path: ''}", "history.path: must be the path of a file, not an empty text"),
         ("json_log: {path: ' '}", "json_log.path: must be the path of a file, not an empty"),
+        (
+            'json_log: {path: "a\\0b"}',
+            "json_log.path: 'a\\x00b' cannot be a path: a path has no NUL",
+        ),
+        ('history: {path: "a\\uD800"}', "cannot be a path: it has a character that no path can"),
+        (
+            'manhole: {listen: "127.0.0.1:0", authorized_keys: "a\\0"}',
+            "manhole.authorized_keys: 'a\\x00' cannot be a path",
+        ),
+        (
+            "json_log: {path: /}",
+            'json_log.path: no lines can be appended to "/": it is a directory',
+        ),
+        ("history: {path: ':memory:'}", "means a database in memory to SQLite: give the path of"),
+        (
+            "history: {path: /dev/null}",
+            '"/dev/null" cannot be used: it is a device, and no',
+        ),
+        (
+            "manhole: {listen: '127.0.0.1:0', authorized_keys: /, host_key: k}",
+            'manhole.authorized_keys: "/" cannot be used: it is a directory, and no regular file',
+        ),
+        ("json_log: {path: /proc/self/mem}", "it is a file of the kernel's"),
+        (
+            "control: {listen: 'unix:/'}",
+            'control.listen: cannot listen on "unix:/": there is a dir',
+        ),
+        ("metrics: {listen: ':80'}", 'metrics.listen: cannot listen on :80: the service "web" lis'),
+        (
+            "metrics: {listen: 'unix:/run/x:mode=600'}\ncontrol: {listen: 'unix:/run/x'}",
+            "metrics.listen: cannot listen on unix:/run/x:mode=600: control listens there already",
+        ),
         ("history: {path: x, max_size: 10}", "history.max_size: must be at least 1MiB"),
         ("devices: {prefix_v4: 33}", "devices.prefix_v4: must be from 1 to 32"),
         ("devices: {prefix_v6: 0}", "devices.prefix_v6: must be from 1 to 128"),
@@ -161,6 +194,28 @@ def test_observers_with_options_of_every_kind() -> None:
     assert isinstance(made, CustomObserver)
     assert made.path == {"a": [1, None, "x"]}
     assert made.limit == 3
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "SystemExit(3)", "GeneratorExit"])
+def test_a_module_that_would_end_the_program_is_reported(
+    raised: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "observer_that_exits.py").write_text(f"raise {raised}")
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = problems("observers: [{use: 'observer_that_exits:X'}]")
+    assert f"cannot be imported: {raised.partition('(')[0]}" in problem
+
+
+def test_files_of_the_control_port_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    tls = f"{{certificate: {tmp_path}/none, key: {tmp_path}/fifo, client_authority: /dev/zero}}"
+    found = problems(f"control: {{listen: '127.0.0.1:0', tls: {tls}}}")
+    assert found == [
+        f'file.yaml:2: control.tls.certificate: "{tmp_path}/none" cannot be read:'
+        " No such file or directory",
+        'file.yaml:2: control.tls.client_authority: "/dev/zero" is a device, and no regular file',
+        f'file.yaml:2: control.tls.key: "{tmp_path}/fifo" is a FIFO, and no regular file',
+    ]
 
 
 def test_a_failing_module_is_reported_without_a_traceback(

@@ -20,6 +20,7 @@ from twisted.protocols.wire import Echo
 from twisted.python.failure import Failure
 from zope.interface import provider
 
+from monconn import files
 from monconn.addresses import TcpAddress, UnixAddress, parse_network
 from monconn.errors import ListenError
 from monconn.model.record import ConnectionRecord
@@ -378,7 +379,7 @@ def replace_by_a_stale_one(path: Path) -> None:
 def test_a_file_that_is_lost_is_made_anew(
     lose: Callable[[Path], None], front: Taken, tmp_path: Path, warnings: list[LogEvent]
 ) -> None:
-    path = tmp_path / "front"
+    path, before = tmp_path / "front", files.lost["socket"]
     check_file(front)
     assert warnings == []
     lose(path)
@@ -386,6 +387,7 @@ def test_a_file_that_is_lost_is_made_anew(
     check_file(front)
     assert can_connect(front, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o620
+    assert files.lost["socket"] == before + 1
     lost, made = texts(warnings)
     assert lost == f"the socket {path} was moved, removed or replaced: clients do not find it"
     assert made == f"the socket {path} is made anew"

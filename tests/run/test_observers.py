@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from monconn.addresses import TcpAddress
-from monconn.config.config import Config, ServiceConfig
+from monconn.config.config import Config, ServiceConfig, parse
 from monconn.config.sections import ObserverConfig
 from monconn.errors import ConfigError, ObserverError
 from monconn.model.record import ConnectionRecord
@@ -148,6 +148,19 @@ def test_an_async_def_that_would_never_run_is_found_before_and_at_the_start() ->
     )
     with pytest.raises(ObserverError, match="observers: mine:NeverRuns: NeverRuns"):
         CustomObservers(wrong, Registry(), Clock())
+
+
+def test_what_is_wrong_with_one_is_found_with_its_line() -> None:
+    text = f"""services: {{web: {{listen: ":80", backend: ":81"}}}}
+observers:
+  - use: {__name__}:Mine
+    filter: "sevice:web"
+  - services: [web]
+    use: {__name__}:NeverRuns
+"""
+    with pytest.raises(ConfigError) as found:
+        check_observers(parse(text, "file.yaml"), "file.yaml")
+    assert [problem.line for problem in found.value.problems] == [4, 6]
 
 
 def test_one_that_cannot_be_made_for_whatever_reason() -> None:

@@ -89,6 +89,35 @@ def test_the_second_is_known_at_once_and_a_third_would_end_the_program(stopping:
     assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_DFL}
 
 
+def test_a_closed_terminal_may_send_two_of_which_none_is_the_second(
+    stopping: Stopping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel sends one, and the shell another."""
+    monkeypatch.setattr("monconn.run.signals.has_terminal", lambda: True)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    stopping.signals.install()
+    stopping.reactor.run()
+    for _ in range(3):
+        signal.raise_signal(signal.SIGHUP)
+    assert (stopping.counts(), stopping.hurried) == ((1, 0), [])
+    signal.raise_signal(signal.SIGTERM)
+    assert (stopping.counts(), stopping.hurried) == ((1, 1), [signal.SIGTERM])
+    signal.raise_signal(signal.SIGHUP)
+    assert stopping.counts() == (1, 1)
+
+
+def test_a_closed_terminal_before_the_reactor_runs(
+    stopping: Stopping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monconn.run.signals.has_terminal", lambda: True)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    stopping.signals.install()
+    for _ in range(2):
+        signal.raise_signal(signal.SIGHUP)
+    stopping.reactor.run()
+    assert (stopping.counts(), stopping.received) == ((1, 0), [("SIGHUP", False)])
+
+
 def test_a_handler_that_is_there_is_left_in_its_place(stopping: Stopping) -> None:
     """Such as twistd's of SIGUSR1, or what nohup does with SIGHUP."""
     others = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]

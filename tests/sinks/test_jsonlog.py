@@ -642,6 +642,57 @@ def test_no_descriptor_is_left_open(file_sink: FileSink, path: Path, clock: Cloc
     assert not os.get_inheritable(file_sink._fd)
 
 
+def test_lines_are_not_lost_in_a_file_that_was_removed(
+    file_sink: FileSink, path: Path, logged: Sequence[LogEvent]
+) -> None:
+    file_sink.write(b"1\n")
+    path.unlink()
+    file_sink.write(b"2\n")
+    assert path.read_bytes() == b"2\n"
+    assert texts(logged) == [
+        f"json_log: {path} was moved, removed or replaced; writing to a new file there"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/proc/self/mem", "it is a file of the kernel's"),
+        ("a\0b", "a path has no NUL in it"),
+        ("a\ud800", "it has a character that no path can have"),
+    ],
+)
+def test_what_is_no_place_for_a_log(path: str, reason: str) -> None:
+    with pytest.raises(FileError, match=reason) as caught:
+        FileSink(path, time.monotonic).open()
+    assert str(caught.value).isprintable()
+
+
+def test_a_pipe_whose_reader_has_gone_loses_lines_until_there_is_one(
+    start: Start, tmp_path: Path, logged: Sequence[LogEvent]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    def open_reader() -> int:
+        return os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+
+    reader = open_reader()
+    running = start(path=str(tmp_path / "pipe"))
+    os.close(reader)
+    running.open_and_close()
+    running.clock.advance(BATCH_SECONDS)
+    wait_until(lambda: running.service.dropped == 1)
+    reader = open_reader()
+    running.open_and_close()
+    running.service.stopService()
+    assert events_of(os.read(reader, 65536)) == ["dropped", "closed"]
+    os.close(reader)
+    assert texts(logged) == [
+        f"json_log: cannot write to {tmp_path}/pipe: broken pipe; lines are lost",
+        f"json_log: writing to {tmp_path}/pipe again",
+    ]
+
+
 def test_a_file_that_cannot_be_reopened_is_written_on(
     file_sink: FileSink, path: Path, clock: Clock, logged: Sequence[LogEvent]
 ) -> None:

@@ -158,6 +158,12 @@ class Families(Collector):
             ["observer"],
             (([name], count) for name, count in self.sample.dropped.items()),
         )
+        yield _counter(
+            "monconn_files_lost_total",
+            "How often a file was moved, removed or replaced by others, and made anew.",
+            ["file"],
+            (([name], count) for name, count in self.sample.files_lost.items()),
+        )
         yield GaugeMetricFamily(
             "monconn_reactor_lag_seconds",
             "How late the reactor's last one-second timer was.",

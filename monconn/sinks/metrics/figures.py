@@ -132,3 +132,5 @@ class Sample:
     """None if the loop does not measure its turns."""
     started_at: float
     """Wall-clock seconds since the epoch."""
+    files_lost: Mapping[str, int] = attrs.field(factory=dict)
+    """As :data:`monconn.files.lost`."""

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+from monconn import files
 from monconn.addresses import UnixAddress
 from monconn.clock import Clock
 from monconn.config.sections import MetricsConfig
@@ -127,6 +128,7 @@ class MetricsService(Service):
             lag_max_seconds=self._lag.max_seconds,
             turns=None if self._turns is None else self._turns.figures(),
             started_at=self._started_at,
+            files_lost=dict(files.lost),
         )
 
     def _service_sample(self, monitor: Monitor) -> ServiceSample:

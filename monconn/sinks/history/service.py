@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from monconn import files
 from monconn._version import __version__
 from monconn.clock import Clock
 from monconn.config.sections import HistoryConfig
@@ -321,6 +322,7 @@ class HistoryService(Service):
         except Exception as failure:  # the folder is gone, or another program's file is there
             self._log_error(failure)
             return
+        files.lost["history"] += 1
         self._log.warn("history: {path}: {error}: begun anew", path=config.path, error=error)
         self._totals = {}  # all counters are written again
         self._queue.add(Event(time.time(), "started", detail=f"{error}: begun anew"))

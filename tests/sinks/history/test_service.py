@@ -18,6 +18,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import provider
 from zope.interface.verify import verifyObject
 
+from monconn import files
 from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError
 from monconn.model.actions import OWN_CODE, Action
@@ -573,6 +574,7 @@ async def test_a_file_that_is_gone_is_made_anew(
     await world.until(lambda: world.rows() == 3)
     asking = await world.history.run(lambda db: connections(db, HistoryFilter()))
     assert len(asking) == 3
+    lost_before = files.lost["history"]
     change(path)
     new = 0 if is_idle else 2
     world.notify("closed", *[closed(id=5)] * new)
@@ -581,6 +583,7 @@ async def test_a_file_that_is_gone_is_made_anew(
     await world.until(lambda: path.exists() and world.rows() == rows_before + new)
     await world.until(lambda: world.rows("counters") == 3)
     assert (log[1:], world.history.dropped) == ([], 0)
+    assert files.lost["history"] == lost_before + 1
     assert len(await world.history.run(lambda db: connections(db, HistoryFilter()))) == (
         rows_before + new
     )

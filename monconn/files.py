@@ -10,7 +10,7 @@ from pathlib import Path
 from monconn.errors import FileError
 from monconn.units import format_bytes
 
-lost: Counter[str] = Counter(socket=0, json_log=0)
+lost: Counter[str] = Counter(socket=0, json_log=0, history=0)
 """How often a file of this process was moved, removed or replaced by others, by what it is."""
 
 _KINDS = (

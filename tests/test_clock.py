@@ -41,11 +41,12 @@ time.time = lambda: true_time() + leap  # before Twisted binds it
 {install}
 from twisted.internet import reactor
 from twisted.internet.task import LoopingCall
-seen = []
+seen = set()
 def see(name):
-    seen.append(name)
-    if len(set(seen)) == 4:
-        reactor.stop()
+    if len(seen) < 4:
+        seen.add(name)
+        if len(seen) == 4:
+            reactor.stop()
 def jump():
     global leap
     leap = float(sys.argv[1])
@@ -57,7 +58,7 @@ reactor.callLater(0.05, jump)
 reactor.callLater(0.1, lambda: (see("before"), periodic.start(0.02)))
 signal.alarm(20)  # ends the process, if timers wait for the wall clock
 reactor.run()
-print(sorted(set(seen)))
+print(sorted(seen))
 """
 
 

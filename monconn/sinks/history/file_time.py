@@ -136,7 +136,8 @@ class FileTime:
     def forget(self, keep_seconds: float) -> None:
         """Forget the stretches that are older than what is retained."""
         now = self._now.end
-        self._past = [each for each in self._past if now - each.end <= keep_seconds]
+        past = self._past[-MOST_STRETCHES:]
+        self._past = [each for each in past if now - each.end <= keep_seconds]
 
 
 def load(db: sqlite3.Connection) -> list[Stretch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
@@ -143,9 +144,15 @@ def _facts(text: Any) -> dict[str, Any]:
         facts = json.loads(text)
     except (TypeError, ValueError, RecursionError):
         facts = None
-    if not isinstance(facts, dict):
-        raise sqlite3.DatabaseError("the facts of a connection are no JSON object")
+    if not isinstance(facts, dict) or not all(map(_is_fact, facts.values())):
+        raise sqlite3.DatabaseError("the facts of a connection are no JSON object of plain values")
     return facts
+
+
+def _is_fact(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)  # JSON has no others, but Python reads 1e999 as one
+    return isinstance(value, str | int)
 
 
 def _event_dict(row: dict[str, Any]) -> dict[str, Any]:

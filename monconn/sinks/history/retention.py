@@ -59,8 +59,9 @@ def prune(
     """
     until = time.monotonic() + _TURN_SECONDS
     old = outside(retained(stretches, keep_seconds), now, keep_seconds)
+    latest = max([now, *(each.end_at for each in stretches if not each.lead)])
     while True:
-        has_more = _forget_old(db, old, now) or _shrink(db, max_size, stretches, now)
+        has_more = _forget_old(db, old, latest) or _shrink(db, max_size, stretches, now)
         if not has_more or time.monotonic() >= until:
             break
     if log_size(path) > 2 * log_bytes(max_size):
@@ -68,12 +69,12 @@ def prune(
     return has_more
 
 
-def _forget_old(db: sqlite3.Connection, old: Sequence[tuple[float, float]], now: float) -> bool:
+def _forget_old(db: sqlite3.Connection, old: Sequence[tuple[float, float]], latest: float) -> bool:
     has_forgotten = False
     for table in _TABLES:
         for since, before in old:
             # What a row covers must not reach into what is retained.
-            has_forgotten |= _forget(db, table, now, since, before - table.lasts)
+            has_forgotten |= _forget(db, table, latest, since, before - table.lasts)
     return has_forgotten
 
 
@@ -116,12 +117,15 @@ def _age(db: sqlite3.Connection, table: _Table, stretches: Sequence[Stretch], no
 def _forget(
     db: sqlite3.Connection,
     table: _Table,
-    now: float,
+    latest: float,
     since: float = -math.inf,
     before: float = math.inf,
     rows: int = STEP_ROWS,
 ) -> bool:
-    """Remove the oldest rows of a table within a time; returns False if there were none."""
+    """Remove the oldest rows of a table within a time; returns False if there were none.
+
+    :param latest: the latest wall-clock time that may be right.
+    """
     values = {"since": since, "before": before}
     oldest = (
         f"SELECT {table.key}, {table.time} AS time FROM {table.name}"
@@ -137,7 +141,9 @@ def _forget(
             values,
         )
         complete = last + table.lasts if table.lasts else math.nextafter(last, math.inf)
-        if last <= now:  # else it is from a clock that was ahead, and nothing before it is missing
+        if (
+            last <= latest
+        ):  # else it is from a clock that was ahead, and nothing before it is missing
             db.execute(
                 "INSERT INTO kept VALUES (?, ?)"
                 " ON CONFLICT DO UPDATE SET since = max(since, excluded.since)",

@@ -242,6 +242,8 @@ def is_locked(path: str, descriptor: int) -> bool:
 
 Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
 """Which file there is, and which write-ahead log beside it; None for one that does not exist."""
+GONE: Identity = ((-1, -1), None)
+"""The identity of no file at all."""
 
 
 def identity(path: str) -> Identity:

@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from monconn import files
 from monconn._version import __version__
 from monconn.clock import Clock
 from monconn.config.sections import HistoryConfig
@@ -312,6 +313,7 @@ class HistoryService(Service):
             with suppress(sqlite3.Error):
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             db.close()
+            self._identity = schema.GONE  # so that a file that comes back is opened again, too
             schema.remove_log(config.path, known)
             return _open_file(config.path, config.max_size)
 
@@ -320,6 +322,7 @@ class HistoryService(Service):
         except Exception as failure:  # the folder is gone, or another program's file is there
             self._log_error(failure)
             return
+        files.lost["history"] += 1
         self._log.warn("history: {path}: {error}: begun anew", path=config.path, error=error)
         self._totals = {}  # all counters are written again
         self._queue.add(Event(time.time(), "started", detail=f"{error}: begun anew"))

@@ -262,7 +262,9 @@ def test_what_is_no_history(tmp_path: Path, make: Callable[[str], object], messa
         result = monconn(verb, "--file", path)
         assert (result.exit_code, result.stderr) == (1, f"monconn: history: {path}: {message}\n")
     result = monconn("check", str(config))
-    assert result.stderr == f"{config}: history.path: history: {path}: {message}\n"
+    assert result.stderr.startswith(str(config))
+    assert "history.path: " in result.stderr
+    assert result.stderr.endswith(f"{message}\n")
     assert (result.exit_code, result.stdout) == (2, "")
 
 

@@ -75,7 +75,7 @@ def test_what_was_written_is_there_the_next_time(path: Path) -> None:
         ("text", "file is not a database"),
         ("foreign", "is a database, but no history of monconn's"),
         ("newer", "was written by another version of monconn"),
-        ("folder", "is a folder, and no regular file"),
+        ("folder", "is a directory, and no regular file"),
     ],
 )
 def test_other_files_are_left_alone(
@@ -161,7 +161,16 @@ def test_a_connection_has_its_pipe_and_its_facts(path: Path) -> None:
     db.close()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "1", b"\xff"])
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": [1]}', '{"a": null}'])
+def test_facts_of_another_type_are_an_error_of_the_file(path: Path, text: str) -> None:
+    db = history(path, [closed()])
+    db.execute("UPDATE connections SET facts = ?", (text,))
+    with pytest.raises(sqlite3.DatabaseError, match="no JSON object of plain values"):
+        connections(db, HistoryFilter())
+    db.close()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "1", b"\xff", "[" * 100_000])
 def test_damaged_facts_are_an_error_of_the_file(path: Path, text: object) -> None:
     db = history(path, [closed()])
     db.execute("UPDATE connections SET facts = ?", (text,))

@@ -64,6 +64,7 @@ def test_long_work_takes_its_share_of_each_turn() -> None:
     done: list[str] = []
     clock = TurningClock()
     work = in_turns(clock, steps(clock, done, "a", 3 * STEPS_A_TURN))
+    clock.turn()  # the one in which it has begun
     for turn in range(1, 4):
         assert abs(len(done) - turn * STEPS_A_TURN) <= 2, "rounding"
         clock.turn()
@@ -78,6 +79,7 @@ def test_works_share_a_turn() -> None:
     clock = TurningClock()
     for name in "abc":
         in_turns(clock, steps(clock, done, name, 10 * STEPS_A_TURN))
+    clock.turn()
     for _ in range(6):
         before = len(done)
         clock.turn()
@@ -92,7 +94,7 @@ def test_short_works_share_the_turn_as_well() -> None:
     for _ in range(20):
         in_turns(clock, steps(clock, done, "a", STEPS_A_TURN // 4))
     assert len(done) <= STEPS_A_TURN + 2
-    for _ in range(20):
+    for _ in range(21):
         clock.turn()
     assert len(done) == 20 * (STEPS_A_TURN // 4)
 
@@ -102,6 +104,7 @@ def test_short_work_does_not_wait_for_the_end_of_long_work() -> None:
     clock = TurningClock()
     in_turns(clock, steps(clock, done, "long", 100 * STEPS_A_TURN))
     short = in_turns(clock, steps(clock, done, "short", 1))
+    clock.turn()
     clock.turn()
     assert short.called
 
@@ -127,7 +130,7 @@ def test_what_a_step_raises_is_the_result_and_ends_no_other_work() -> None:
     failed = in_turns(clock, fails())
     errors: list[Any] = []
     failed.addErrback(lambda failure: errors.append(failure.value))
-    for _ in range(3):
+    for _ in range(4):
         clock.turn()
     assert str(errors[0]) == "no"
     assert len(done) == 2 * STEPS_A_TURN
@@ -140,9 +143,9 @@ def test_cancelled_work_does_no_further_step() -> None:
     work.addErrback(lambda failure: failure.trap(CancelledError))
     before = len(done)
     work.cancel()
-    clock.turn()
+    for _ in range(3):
+        clock.turn()
     assert len(done) == before
-    clock.turn()
     assert clock not in turns._works
 
 
@@ -164,7 +167,7 @@ def test_a_step_may_add_work_and_cancel_its_own() -> None:
 
     work = in_turns(clock, begin())
     work.addErrback(lambda failure: failure.trap(CancelledError))
-    for _ in range(3):
+    for _ in range(4):
         clock.turn()
     assert done == ["added"]
 

@@ -49,7 +49,7 @@ LONG_SECONDS = 0.012
 """If serving the sockets of a turn has taken longer, each may pass on half as much in the next;
 twice as much, if it was shorter than the other. A mebibyte takes 0.15 ms spliced, 0.5 copied,
 1 over TLS, and 2 if the kernel has to find memory for it."""
-SHARE_SECONDS = 0.004
+SHARE_SECONDS = 0.003
 """How long TLS handshakes may take in one turn, each step of which costs 0.1 to 1 ms; and so may
 floods of short records, of which each costs 3 µs."""
 

@@ -16,7 +16,7 @@ lost: Counter[str] = Counter(socket=0, json_log=0, history=0)
 _KINDS = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -83,7 +83,9 @@ def append_fault(path: str) -> str | None:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):  # nothing is there yet
         return None
-    if stat.S_ISDIR(mode) or stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
+    if stat.S_ISDIR(mode):
+        return "it is a directory"  # as the operating system says when it is to be opened
+    if stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
         return f"it is {kind_of_file(mode)}"
     # To write there changes the kernel, or this process: /proc/self/mem is its memory. What
     # /dev/stdout leads to by way of /proc has its own place, or is no regular file.

@@ -32,7 +32,7 @@ def test_a_device_without_an_end_is_not_read() -> None:
 
 
 def test_folders_and_sockets_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r'" is a directory, and no regular file$'):
+    with pytest.raises(FileError, match=r'" is a folder, and no regular file$'):
         read_file(str(tmp_path), 10)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))

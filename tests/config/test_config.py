@@ -485,7 +485,7 @@ WRONG_LISTENERS = [
         'followed by a folder of certificates, and "8443" is none: write listen: ":8443"',
     ),
     ('"tcp:65536:backlog=5"', "from 0 to 65535"),
-    ('"unix:/"', "there is a directory, which is left alone"),
+    ('"unix:/"', "there is a folder, which is left alone"),
     ('"ssl:443:privateKey=/dev/zero"', '"/dev/zero" is a device, and no regular file'),
     ('"ssl:443:privateKey=/dev/zero:backlog=5"', '"/dev/zero" is a device, and no regular file'),
 ]

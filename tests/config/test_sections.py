@@ -113,12 +113,12 @@ def test_defaults() -> None:
         ),
         (
             "manhole: {listen: '127.0.0.1:0', authorized_keys: /, host_key: k}",
-            'manhole.authorized_keys: "/" cannot be used: it is a directory, and no regular file',
+            'manhole.authorized_keys: "/" cannot be used: it is a folder, and no regular file',
         ),
         ("json_log: {path: /proc/self/mem}", "it is a file of the kernel's"),
         (
             "control: {listen: 'unix:/'}",
-            'control.listen: cannot listen on "unix:/": there is a dir',
+            'control.listen: cannot listen on "unix:/": there is a fol',
         ),
         ("metrics: {listen: ':80'}", 'metrics.listen: cannot listen on :80: the service "web" lis'),
         (

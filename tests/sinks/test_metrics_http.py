@@ -367,6 +367,7 @@ def test_newcomers_wait_while_nobody_has_had_its_time(world: World) -> None:
         (b"GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nA : b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nA: \x00\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nA:" + b" " * 8000 + b"\x00\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\r\n\r\n", 400),  # a TLS handshake
     ],

@@ -182,7 +182,7 @@ def test_a_stop_of_our_own_is_no_signal(stopping: Stopping) -> None:
 
 
 def test_the_end_is_certain_also_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a limit on processes that is reached, a thread that would end this one does not start."""
+    """At a limit on processes, a thread that would end this one does not start."""
 
     def refuse(*arguments: object) -> None:
         raise RuntimeError("can't start new thread")

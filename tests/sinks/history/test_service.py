@@ -419,7 +419,7 @@ def endless(db: sqlite3.Connection) -> Any:
 
 @pytest_twisted.ensureDeferred
 async def test_a_query_that_takes_too_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "QUERY_SECONDS", 0.05)
+    monkeypatch.setattr(service, "QUERY_SECONDS", 0.3)
     world = World(path)
     world.history.startService()
     with pytest.raises(FileError, match=r"longer than 0.05 s: ask for a shorter period"):
@@ -783,7 +783,7 @@ async def test_queries_do_not_queue_up(path: Path, monkeypatch: pytest.MonkeyPat
 async def test_who_has_waited_too_long_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "QUERY_SECONDS", 0.05)
+    monkeypatch.setattr(service, "QUERY_SECONDS", 0.3)
     world = World(path)
     world.history.startService()
     asked = [world.history.run(endless) for _ in range(2)]  # takes both readers

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import FrameType
 
 import attrs
@@ -291,7 +292,9 @@ class TurnWatch:
         """Watch from now on."""
         self._meter.watch = self
         # A daemon thread: nothing waits for its end.
-        threading.Thread(target=self._work, name="monconn-turns", daemon=True).start()
+        thread = threading.Thread(target=self._work, name="monconn-turns", daemon=True)
+        with suppress(RuntimeError):  # the system gives us no more: turns are only measured
+            thread.start()
 
     def stop(self) -> None:
         """Watch no more; harmless the second time."""

@@ -223,6 +223,22 @@ def test_a_failure_is_the_answer_of_all_who_waited(
     logged_failures.clear()
 
 
+def test_without_a_thread_scrapes_fail_and_later_ones_do_not(
+    world: World, logged_failures: list[Failure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert status(world.connect(GET)) == 500
+    logged_failures.clear()
+    later = world.connect(GET)
+    world.clock.advance(encoding.LEAST_PAUSE_SECONDS)
+    world.encode()
+    assert status(later) == 200
+
+
 # -- clients who are slow, or do not read
 
 

@@ -6,8 +6,9 @@ sections. In the Go tool's style each top-level key is a service.
 
 from __future__ import annotations
 
+import errno
 import os
-import pathlib
+import stat
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -40,6 +41,7 @@ from monconn.config.sections import (
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
+from monconn.files import path_fault
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.tls import BackendTls, ListenTls
@@ -164,12 +166,11 @@ def load(path: str | os.PathLike[str]) -> Config:
     """
     source = os.fspath(path)
     try:
-        with pathlib.Path(path).open("rb") as file:
-            content = file.read(yamlmap.MAX_CHARACTERS + 1)
+        content = _read(source, yamlmap.MAX_CHARACTERS + 1)
     except OSError as error:
         raise _one_problem(source, f"cannot be read: {error.strerror}") from None
     except ValueError:
-        raise _one_problem(source, "cannot be read: a path has no NUL in it") from None
+        raise _one_problem(source, f"cannot be read: {path_fault(source)}") from None
     if len(content) > yamlmap.MAX_CHARACTERS:
         raise _one_problem(source, yamlmap.TOO_BIG)
     try:
@@ -177,6 +178,31 @@ def load(path: str | os.PathLike[str]) -> Config:
     except UnicodeDecodeError as error:
         raise _one_problem(source, "is not a text in UTF-8", _line_at(error)) from None
     return parse(text, source)
+
+
+def _read(path: str, limit: int) -> bytes:
+    """What can be read at a path: a file, or a pipe such as a shell's ``<(…)``.
+
+    :param limit: how many bytes are read at most.
+    :raises OSError: it cannot be read.
+    """
+
+    def open_at_once(path: str, flags: int) -> int:
+        # open(2) would wait until somebody opens a FIFO to write.
+        return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
+
+    with open(path, "rb", opener=open_at_once) as file:
+        fd, begin = file.fileno(), b""
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            try:
+                begin = os.read(fd, limit)
+            except BlockingIOError:  # there is a writer, who has not written yet
+                pass
+            else:
+                if not begin:
+                    raise OSError(errno.ENXIO, "nobody writes into this pipe")
+        os.set_blocking(fd, True)
+        return begin + file.read(limit - len(begin))
 
 
 def parse(text: str, source: str) -> Config:

@@ -785,6 +785,7 @@ def test_wrong_content(
         (".", "Is a directory"),
         ("a\0b", "NUL"),
         ("a" * 999, "too long"),
+        ("a\ud800", "a character that no path can have"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, expected_text: str) -> None:
@@ -794,6 +795,28 @@ def test_unreadable_files(tmp_path: Path, name: str, expected_text: str) -> None
     (problem,) = caught.value.problems
     assert (problem.source, problem.line) == (path, None)
     assert expected_text in problem.message
+
+
+def test_a_pipe_is_read_if_somebody_writes_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="nobody writes into this pipe"):
+        config.load(path)
+    # As of a shell's <(…): somebody has the other end, and takes his time.
+    reading, writing = os.pipe()
+    wait = os.set_blocking
+
+    def write_and_wait(fd: int, blocking: bool) -> None:
+        with open(writing, "w") as pipe:
+            pipe.write('services: {a: {listen: ":80", backend: ":1"}}')
+        wait(fd, blocking)
+
+    monkeypatch.setattr(os, "set_blocking", write_and_wait)
+    (service,) = config.load(f"/dev/fd/{reading}").services
+    os.close(reading)
+    assert service.name == "a"
 
 
 def test_all_problems_at_once_in_the_order_of_their_lines() -> None:

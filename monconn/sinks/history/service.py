@@ -393,6 +393,9 @@ class HistoryService(Service):
     def _log_error(self, error: Exception) -> None:
         if not self._is_failing:
             self._is_failing = True
+            if isinstance(error, FileError):  # which names the file
+                self._log.warn("{error}: nothing can be written for now", error=error)
+                return
             self._log.warn(
                 "history: {path} cannot be written: {error}",
                 path=self._config.path,

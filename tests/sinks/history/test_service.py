@@ -721,6 +721,21 @@ async def test_no_file_can_be_made_anew_for_a_while(path: Path, log: list[str]) 
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_folder_in_the_place_of_the_file_is_named_once(path: Path, log: list[str]) -> None:
+    world = World(path)
+    world.history.startService()
+    await world.until(lambda: world.rows("events") == 1)
+    path.unlink()
+    path.mkdir()
+    await world.until(lambda: bool(log))
+    assert log == [
+        f"history: {path}: is a folder, and no regular file: nothing can be written for now"
+    ]
+    path.rmdir()
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_file_that_comes_back(path: Path, log: list[str]) -> None:
     world = World(path)
     world.history.startService()

@@ -22,8 +22,9 @@ from monconn.ops.rows import ORDERS
 from monconn.steps import SORTED_AT_ONCE, RowSteps, result_of, sort_in_steps
 from monconn.turns import WORK_SECONDS
 from tests.properties import examples
+from tests.turning import TurnClock
 
-from .world import TurnClock, World
+from .world import World
 
 MANY = 2_000
 STEPS_A_TURN = 50

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
-from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import provider
@@ -30,6 +29,7 @@ from twisted.conch.ssh.keys import Key
 
 from monconn.faces.manhole import keys, server
 from tests.properties import examples
+from tests.turning import TurnClock
 
 VERSION = b"SSH-2.0-stranger\r\n"
 HOST_KEY = Key(ed25519.Ed25519PrivateKey.generate())
@@ -43,17 +43,6 @@ def packet(payload: bytes) -> bytes:
 
 
 IGNORE = packet(b"\x02" + bytes(4))
-
-
-class TurnClock(Clock):
-    """A clock whose timers of a turn are those that were set before it, as in a reactor."""
-
-    def turn(self) -> None:
-        now = self.seconds()
-        for each in [each for each in self.calls if each.getTime() <= now]:
-            self.calls.remove(each)
-            each.called = 1
-            each.func(*each.args, **each.kw)
 
 
 class World:

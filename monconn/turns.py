@@ -26,6 +26,9 @@ WORK_SECONDS = 0.003
 """How long the work of :func:`in_turns` may take in one turn, all of it together."""
 SLICE_SECONDS = 0.001
 """After how long the next of several works has its go."""
+QUEUE_SECONDS = 0.004
+"""How long the calls of a :class:`TurnQueue` take in one turn; the last may exceed it by its own
+time."""
 
 TURN_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 """The ranges of the histograms of turns, in seconds."""
@@ -147,6 +150,36 @@ class _Works:
 
 
 _works: dict[Clock, _Works] = {}
+
+
+class TurnQueue:
+    """What the clients of a server have asked for: one call for each in a turn, whatever it sends.
+
+    :param clock: monotonic time and timers.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._calls: deque[Callable[[], object]] = deque()
+        self._timer: IDelayedCall | None = None
+
+    def add(self, call: Callable[[], object]) -> None:
+        """Call something in a later turn; it must not raise."""
+        self._calls.append(call)
+        if self._timer is None:
+            self._timer = self._clock.callLater(0, self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._timer = None
+        ends = self._clock.seconds() + QUEUE_SECONDS
+        try:
+            for _ in range(len(self._calls)):  # what they add is for the turn after this one
+                self._calls.popleft()()
+                if self._clock.seconds() >= ends:
+                    break
+        finally:
+            if self._calls and self._timer is None:
+                self._timer = self._clock.callLater(0, self._take_turn)
 
 
 # -- how long turns take

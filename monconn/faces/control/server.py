@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
 from ipaddress import ip_network
 from typing import Any
 
@@ -28,6 +27,7 @@ from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import CloseResult, Operations
 from monconn.steps import RowSteps
+from monconn.turns import TurnQueue
 
 CLIENTS_AT_ONCE = 64
 MAX_STRANGERS = 64
@@ -37,43 +37,10 @@ HELLO_SECONDS = 10.0
 """How long a client may take from its connection to its Hello, a TLS handshake included."""
 HANG_UP_SECONDS = 1.0
 """How often it is checked whether clients that are not read from have hung up."""
-TURN_SECONDS = 0.004
-"""How long all clients together hold the reactor in one turn; the last request of a turn may
-exceed it by its own time."""
 _DESCRIPTION_BYTES = 4096
 _ID_DIGITS = 18  # as in a filter; and so the ids of a request fit into the answer
 
 Answer = Deferred[dict[str, Any]]
-
-
-class TurnQueue:
-    """Calls that wait for a turn of the reactor: one for each client, however much it has sent.
-
-    :param clock: gives monotonic time, and calls in the next turn.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._calls: deque[Callable[[], object]] = deque()
-        self._timer: Any = None
-
-    def add(self, call: Callable[[], object]) -> None:
-        """Call something in a later turn; it must not raise."""
-        self._calls.append(call)
-        if self._timer is None:
-            self._timer = self._clock.callLater(0, self._turn)
-
-    def _turn(self) -> None:
-        self._timer = None
-        ends = self._clock.seconds() + TURN_SECONDS
-        try:
-            for _ in range(len(self._calls)):  # what they add is for the turn after this one
-                self._calls.popleft()()
-                if self._clock.seconds() >= ends:
-                    break
-        finally:
-            if self._calls and self._timer is None:
-                self._timer = self._clock.callLater(0, self._turn)
 
 
 class Places:

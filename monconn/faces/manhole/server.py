@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections import deque
 from typing import Any
 
 from twisted.conch import error
@@ -19,7 +18,7 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.internet.interfaces import IPushProducer
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer, provider
@@ -34,6 +33,7 @@ from monconn.model.actions import Actor
 from monconn.net.sockets import peer_pid
 from monconn.ops.operations import Operations
 from monconn.ratelimit import RateLimitedLog
+from monconn.turns import TurnQueue
 
 LOGIN_SECONDS = 30.0
 """How long a login may take."""
@@ -48,9 +48,6 @@ MAX_CONNECTIONS = 32
 """Connections that have logged in."""
 CLIENTS_PER_TURN = 4
 """Accepted in one turn of the reactor."""
-PACKETS_PER_TURN = 4
-"""Of all clients together, handled in one turn of the reactor: a key exchange or a signature takes
-a millisecond or two."""
 STRANGERS_LINES_A_SECOND = 5
 """In the log, about clients that have not logged in."""
 MAX_SESSIONS = 8
@@ -337,7 +334,7 @@ class Transport(ssh_transport.SSHServerTransport):
         self.is_congested = False
         if self._is_held:
             self._is_held = False
-            self.factory.enqueue(self)
+            self.factory.queue.add(self._handle_packet)
         for channel in getattr(self.service, "channels", {}).values():
             channel.continue_output()
 
@@ -376,18 +373,15 @@ class Transport(ssh_transport.SSHServerTransport):
             self._drop("has sent too much without logging in")
         else:
             self.transport.pauseProducing()
-            self.factory.enqueue(self)
+            self.factory.queue.add(self._handle_packet)
 
-    def handle_packet(self) -> bool:
-        """Handle one packet of what was received.
-
-        :returns: whether there may be more; if not, the client is read from again.
-        """
+    def _handle_packet(self) -> None:
+        """Handle one packet of what was received; if there is none, read from the client."""
         if self._has_ended:
-            return False
+            return
         if self.is_congested:
             self._is_held = True
-            return False
+            return
         self._may_take_packet = True
         try:
             super().dataReceived(b"")
@@ -398,14 +392,14 @@ class Transport(ssh_transport.SSHServerTransport):
             else:  # any peer may send anything, and must not fill the log with tracebacks
                 self._drop(f"does not speak SSH: {quoted(repr(problem))}")
         if self._has_ended:
-            return False
+            return
         if self._may_take_packet:
             self.transport.resumeProducing()
-            return False
-        return True
+        else:
+            self.factory.queue.add(self._handle_packet)
 
     def getPacket(self) -> Any:
-        """The next packet of what was received; one for each call of :meth:`handle_packet`."""
+        """The next packet of what was received; one for each call of :meth:`_handle_packet`."""
         if not self._may_take_packet or self._has_ended:
             return None
         packet = super().getPacket()
@@ -479,8 +473,8 @@ class ManholeFactory(factory.SSHFactory):
         self.connections: dict[Transport, None] = {}
         """The oldest first."""
         self._closing: Deferred[None] | None = None
-        self._queue: deque[Transport] = deque()
-        self._turn: IDelayedCall | None = None
+        self.queue = TurnQueue(clock)
+        """Packets of all clients: a key exchange or a signature takes a millisecond or two."""
         self._strangers_log = RateLimitedLog(
             clock, STRANGERS_LINES_A_SECOND, self._log_summary_of_strangers
         )
@@ -519,27 +513,6 @@ class ManholeFactory(factory.SSHFactory):
             self.log_stranger("displaced", "{peer} is displaced: too many log in", peer=oldest.peer)
             del self.connections[oldest]  # its connectionLost comes later
             oldest.abort()
-
-    def enqueue(self, connection: Transport) -> None:
-        """Handle what a connection has received, a packet when it is its turn."""
-        self._queue.append(connection)
-        if self._turn is None:
-            self._take_turn()
-
-    def _take_turn(self) -> None:
-        # At once for the first that comes, and those that come later in the same turn wait.
-        self._turn = self.clock.callLater(0, self._next_turn)
-        for _ in range(PACKETS_PER_TURN):
-            if not self._queue:
-                break
-            connection = self._queue.popleft()
-            if connection.handle_packet():
-                self._queue.append(connection)
-
-    def _next_turn(self) -> None:
-        self._turn = None
-        if self._queue:
-            self._take_turn()
 
     def log_stranger(self, kind: str, format: str, **values: Any) -> None:
         """Log a line about a client that has not logged in; too many of them are summed up.

@@ -20,9 +20,10 @@ from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
 from monconn.config.sections import ControlConfig, TlsConfig
 from monconn.faces.control.client import Client
-from monconn.faces.control.server import MAX_STRANGERS, TURN_SECONDS, ControlProtocol
+from monconn.faces.control.server import MAX_STRANGERS, ControlProtocol
 from monconn.faces.control.service import ACCEPTED_A_TURN, ControlService, TlsFactory
 from monconn.monitor.registry import Registry
+from monconn.turns import QUEUE_SECONDS
 from tests import running_reactor
 from tests.certificates import make_certificate
 
@@ -72,7 +73,7 @@ def test_handshakes_share_the_time_of_a_turn(
     step = BufferingTLSTransport.dataReceived
 
     def slow_step(self: Any, data: bytes) -> None:
-        server.clock.rightNow += TURN_SECONDS / 2
+        server.clock.rightNow += QUEUE_SECONDS / 2
         step(self, data)
 
     monkeypatch.setattr(BufferingTLSTransport, "dataReceived", slow_step)

@@ -25,7 +25,7 @@ from monconn.log import Logger
 WORK_SECONDS = 0.003
 """How long the work of :func:`in_turns` may take in one turn, all of it together."""
 SLICE_SECONDS = 0.001
-"""After how long the next of several works has its go."""
+"""After how long the next of several works is continued."""
 QUEUE_SECONDS = 0.004
 """How long the calls of a :class:`TurnQueue` take in one turn; the last may exceed it by its own
 time."""
@@ -222,7 +222,7 @@ class TurnFigures:
 class TurnMeter:
     """Measures the turns of a loop, which tells it where each begins and ends.
 
-    A loop that serves an event in 20 µs has no time for more than a look at the clock. The
+    A loop that serves an event in 20 µs has no time for more than to read the clock. The
     processor time is a system call of 0.4 µs: it is read once a millisecond at most. As the thread
     uses none while it waits, a turn's is what was used since the last reading.
 
@@ -236,8 +236,8 @@ class TurnMeter:
         self.count = 0
         """How many turns are over."""
         self.sum_seconds = 0.0
-        self.look_at = 0.0
-        """A turn that ends later than this is to be given to :meth:`look`."""
+        self.measure_from = 0.0
+        """A turn that ends later than this is to be given to :meth:`measure`."""
         self.is_waiting = True
         """Whether the loop waits for events."""
         self.thread_id = threading.get_ident()
@@ -259,14 +259,14 @@ class TurnMeter:
         """The loop begins: what came before it was no turn."""
         self.thread_id = threading.get_ident()
         self.is_waiting = False
-        self.look_at = self._seconds() + QUICK_SECONDS
+        self.measure_from = self._seconds() + QUICK_SECONDS
         self._cpu_seconds = self._cpu_before = time.thread_time()
 
-    def look(self, began: float, ended: float) -> None:
+    def measure(self, began: float, ended: float) -> None:
         """Measure a turn that may have taken long."""
         cpu_seconds = time.thread_time()
         used, self._cpu_seconds = cpu_seconds - self._cpu_seconds, cpu_seconds
-        self.look_at = ended + QUICK_SECONDS
+        self.measure_from = ended + QUICK_SECONDS
         took = ended - began
         if took <= QUICK_SECONDS:
             return
@@ -306,7 +306,7 @@ class TurnMeter:
 
 
 class TurnWatch:
-    """Notes what runs in long turns, from a thread that looks every :data:`SAMPLE_SECONDS`.
+    """Notes what runs in long turns, from a thread that checks every :data:`SAMPLE_SECONDS`.
 
     It sleeps while the loop waits. In a long turn that runs Python it gets the interpreter's lock
     like any thread; in one that waits for the kernel or a library, when that returns.

@@ -187,8 +187,8 @@ class Loop:
         began = self.now
         self.now += seconds
         self.meter.sum_seconds += seconds
-        if self.now > self.meter.look_at:
-            self.meter.look(began, self.now)
+        if self.now > self.meter.measure_from:
+            self.meter.measure(began, self.now)
         self.meter.count += 1
 
 

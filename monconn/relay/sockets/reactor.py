@@ -94,7 +94,7 @@ class MonconnReactor(EPollReactor):
 
         :returns: the events of all other descriptors.
         """
-        # Without a call, but for turns that take long, or come a millisecond after the last that was
+        # Without a call, but for turns that are long, or come a millisecond after the last that was
         # measured: for a small message this is a percent of everything.
         meter, began, now = self.turn_meter, self.socket_loop.fetched, time.monotonic()
         meter.sum_seconds += now - began

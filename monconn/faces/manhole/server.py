@@ -32,6 +32,7 @@ from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.net.sockets import peer_pid
 from monconn.ops.operations import Operations
+from monconn.places import Places
 from monconn.ratelimit import RateLimitedLog
 from monconn.turns import TurnQueue
 
@@ -356,6 +357,7 @@ class Transport(ssh_transport.SSHServerTransport):
         """The login has succeeded: cancel its timeout."""
         self.actor = actor
         self.is_authenticated = True
+        self.factory.strangers.leave(self)
         self._cancel_timeouts()
 
     def _cancel_timeouts(self) -> None:
@@ -470,8 +472,13 @@ class ManholeFactory(factory.SSHFactory):
         self.portal = Portal(Realm(operations), [KeyChecker(authorized)])
         self.services = {b"ssh-userauth": Login, b"ssh-connection": Connection}
         self.clock = clock
-        self.connections: dict[Transport, None] = {}
-        """The oldest first."""
+        self.connections: set[Transport] = set()
+        # With and without a complete key exchange: else one kind of stranger, whose connections are
+        # cheap, or one whose connections stay, could displace everybody of the other kind.
+        self.strangers = Places[Transport](
+            MAX_UNAUTHENTICATED, lambda connection: connection.is_encrypted
+        )
+        """Those that have not logged in."""
         self._closing: Deferred[None] | None = None
         self.queue = TurnQueue(clock)
         """Packets of all clients: a key exchange or a signature takes a millisecond or two."""
@@ -481,38 +488,25 @@ class ManholeFactory(factory.SSHFactory):
 
     def buildProtocol(self, addr: Any) -> Any:
         """Make a connection's protocol; None, which closes it, if too many have logged in."""
-        if sum(each.is_authenticated for each in self.connections) >= MAX_CONNECTIONS:
+        if len(self.connections) - len(self.strangers) >= MAX_CONNECTIONS:
             self.log_stranger("refused", "refused a connection: too many have logged in")
             return None
         return super().buildProtocol(addr)
 
     def is_full(self) -> bool:
         """Whether there are too many without a login, and none has had its time yet."""
-        oldest = self._displaceable()
+        oldest = self.strangers.replaced_by(False)
         return oldest is not None and self.clock.seconds() - oldest.began < GRACE_SECONDS
-
-    def _displaceable(self) -> Transport | None:
-        """Who makes room for a further connection; None while there is room.
-
-        The oldest, of those with or of those without a complete key exchange, whichever are more:
-        else one kind of stranger, whose connections are cheap, or one whose connections stay, could
-        displace everybody of the other kind.
-        """
-        strangers = [each for each in self.connections if not each.is_authenticated]
-        if len(strangers) < MAX_UNAUTHENTICATED:
-            return None
-        encrypted = [each for each in strangers if each.is_encrypted]
-        others = [each for each in strangers if not each.is_encrypted]
-        return max(others, encrypted, key=len)[0]
 
     def connected(self, connection: Transport) -> None:
         """Note a new connection, in the place of another if there are too many without a login."""
-        oldest = self._displaceable()
-        self.connections[connection] = None
-        if oldest is not None:
-            self.log_stranger("displaced", "{peer} is displaced: too many log in", peer=oldest.peer)
-            del self.connections[oldest]  # its connectionLost comes later
-            oldest.abort()
+        replaced = self.strangers.enter(connection)
+        self.connections.add(connection)
+        if replaced is not None:
+            peer = replaced.peer
+            self.log_stranger("displaced", "{peer} is displaced: too many log in", peer=peer)
+            self.connections.remove(replaced)  # its connectionLost comes later
+            replaced.abort()
 
     def log_stranger(self, kind: str, format: str, **values: Any) -> None:
         """Log a line about a client that has not logged in; too many of them are summed up.
@@ -535,7 +529,8 @@ class ManholeFactory(factory.SSHFactory):
 
     def lost(self, connection: Transport) -> None:
         """Note that a connection has ended."""
-        self.connections.pop(connection, None)
+        self.connections.discard(connection)
+        self.strangers.leave(connection)
         if self._closing is not None and not self.connections:
             closing, self._closing = self._closing, None
             closing.callback(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ async def test_an_operator_gets_in_among_handshakes_that_stand_still(tmp_path: P
             address = f"tls:{port.where}:{own.certificate}:{own.key}:{own.certificate}"
             strangers = [socket.create_connection(where) for _ in range(2 * MAX_STRANGERS)]
             for stranger in strangers[::2]:
-                stranger.sendall(b"\x16\x03\x01")  # the beginning of a handshake
+                with suppress(ConnectionError):  # another has its place already
+                    stranger.sendall(b"\x16\x03\x01")  # the beginning of a handshake
             with Client(address) as operator:
                 more = [socket.create_connection(where) for _ in range(2 * MAX_STRANGERS)]
                 assert operator.call("Hello", version=1)["version"] == "1"

@@ -27,6 +27,7 @@ LOWEST = {
     "steps",
     "background",
     "ratelimit",
+    "places",
     "unixsocket",
     "_version",
     "_moved",

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer, provider
 
@@ -19,6 +18,7 @@ from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
+from tests.turning import TurnClock
 
 T = TypeVar("T")
 
@@ -48,17 +48,6 @@ class FakeConnection:
 
     def policy_changed(self) -> None:
         pass
-
-
-class TurnClock(Clock):
-    """A clock that, as a reactor, calls only what was due when a turn began."""
-
-    def turn(self) -> None:
-        for call in [each for each in self.calls if each.getTime() <= self.rightNow]:
-            if call.active():
-                self.calls.remove(call)
-                call.called = 1
-                call.func(*call.args, **call.kw)
 
 
 class Actions(Observer):

@@ -54,10 +54,8 @@ class ControlService(Service):
     ) -> None:
         self._config = config
         self._reactor = reactor
-        self._clock = clock
         self._factory = ControlFactory(operations or Operations(registry, clock))
         self._listener: Listener | None = None
-        self._accepted = 0  # in this turn
         self.where: str | None = None
         """How a client names it; None while there is none."""
 
@@ -115,20 +113,7 @@ class ControlService(Service):
         factory = self._secured()
         sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         self.where = client_address(address, sock)
-        self._listener = serve_factory(sock, self._reactor, factory)
-        self._listener.must_wait = self._must_wait
-
-    def _must_wait(self) -> bool:
-        """Whether as many clients as in one turn are accepted already."""
-        if self._accepted == 0:
-            self._clock.callLater(0, self._next_turn)
-        self._accepted += 1
-        return self._accepted > ACCEPTED_A_TURN
-
-    def _next_turn(self) -> None:
-        self._accepted = 0
-        if self._listener is not None:
-            self._listener.resume()
+        self._listener = serve_factory(sock, self._reactor, factory, ACCEPTED_A_TURN)
 
     def _secured(self) -> Any:
         tls = self._config.tls

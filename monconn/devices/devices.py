@@ -62,6 +62,7 @@ class Devices(Observer):
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
+        self._unscheduled: set[Device] = set()  # of those counted: each once, however often
         self.forgotten = 0
         """How many devices were dropped to make room for others."""
         self._opened.update(dict.fromkeys(monitor.connections()))
@@ -104,6 +105,11 @@ class Devices(Observer):
             if known is not None:
                 self._count_closed(record, known)
             yield
+        while self._unscheduled:
+            device = self._unscheduled.pop()
+            if not device.is_forgotten:
+                self._schedule(device)
+            yield
 
     def _count_opened(self, record: ConnectionRecord) -> Device:
         name = self._identity.of(record.client_ip)
@@ -114,8 +120,7 @@ class Devices(Observer):
         else:
             self._connected.move_to_end(name)
         storm_begins = device.open(record, self._config)
-        if record.closed is None:  # else it is counted as closed right after
-            self._schedule(device)
+        self._unscheduled.add(device)
         if device.is_away_too_long:
             away = format_duration(record.opened - device.left)
             self._end_silence(device, f"came back after {away}")
@@ -137,7 +142,7 @@ class Devices(Observer):
         else:
             del self._connected[device.name]
             self._away[device.name] = device
-        self._schedule(device)
+        self._unscheduled.add(device)
         if device.is_silent:
             if silence is not None:
                 self._end_silence(device, _spoke_after(silence))

@@ -38,6 +38,8 @@ MOST_MEASURED = 100
 and a network behind one address may have thousands."""
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
+MOST_UNSCHEDULED = 100
+"""Devices that may wait to be scheduled while others are counted."""
 
 
 class Devices(Observer):
@@ -98,18 +100,24 @@ class Devices(Observer):
             device = self._count_opened(record)
             if record.closed is not None:
                 self._count_closed(record, device)
+            if len(self._unscheduled) >= MOST_UNSCHEDULED:
+                self._schedule_counted()
             yield
         while self._closed and not self._opened:
             record = self._closed.popleft()
             known = self._connected.get(self._identity.of(record.client_ip))
             if known is not None:
                 self._count_closed(record, known)
+            if len(self._unscheduled) >= MOST_UNSCHEDULED:
+                self._schedule_counted()
             yield
+        self._schedule_counted()
+
+    def _schedule_counted(self) -> None:
         while self._unscheduled:
             device = self._unscheduled.pop()
             if not device.is_forgotten:
                 self._schedule(device)
-            yield
 
     def _count_opened(self, record: ConnectionRecord) -> Device:
         name = self._identity.of(record.client_ip)

@@ -305,16 +305,16 @@ class Relay:
         self.record.end(reason, self._monitor.clock.seconds(), detail)
 
     def _handle(self, event: Event) -> None:
-        outcome = TABLE[self._state].get(event)
+        before = self._state
+        outcome = _OUTCOMES[before].get(event)
         if outcome is None or len(self._gone) == 2:
             return
-        before = self._state
-        self._state, actions = outcome
-        self.record.state = _RECORD_STATE[self._state]
-        for action in actions:
-            _METHOD[action](self)()
-        has_limits = self._monitor.timeouts.follow_changes or self.record.ending is not None
-        if has_limits and self._state != before and len(self._gone) < 2:
+        self._state, self.record.state, methods = outcome
+        for method in methods:
+            method(self)()
+        if self._state == before or len(self._gone) == 2:
+            return
+        if self.record.ending is not None or self._monitor.timeouts.follow_changes:
             self._reschedule_check()
 
     def _leave(self, side: Side) -> None:
@@ -458,7 +458,8 @@ class Relay:
             self._deadlines.schedule(self, min(when, first) if now < first else when)
 
 
-_METHOD: dict[Action, Callable[[Relay], Callable[[], None]]] = {
+_Method = Callable[[Relay], Callable[[], None]]
+_METHOD: dict[Action, _Method] = {
     "end_client": attrgetter("client.end_writing"),
     "end_backend": attrgetter("backend.end_writing"),
     "close_client": attrgetter("client.close"),
@@ -467,4 +468,13 @@ _METHOD: dict[Action, Callable[[Relay], Callable[[], None]]] = {
     "reset_backend": attrgetter("backend.reset"),
     "abort_client": attrgetter("client.abort"),
     "abort_backend": attrgetter("backend.abort"),
+}
+# The verdict table with all that follows from an outcome looked up: it is needed five times for
+# each connection.
+_OUTCOMES: dict[RelayState, dict[Event, tuple[RelayState, State, tuple[_Method, ...]]]] = {
+    before: {
+        event: (state, _RECORD_STATE[state], tuple(_METHOD[action] for action in actions))
+        for event, (state, actions) in outcomes.items()
+    }
+    for before, outcomes in TABLE.items()
 }

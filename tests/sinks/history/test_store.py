@@ -351,3 +351,9 @@ def test_calls_in_python_for_a_row() -> None:
     record.note_tcp("backend", bytes(232), 1.0)
     _connection_row(record, RUN)  # from now on, what is looked up is cached
     assert calls_in_python(lambda: _connection_row(record, RUN)) <= 2 + ROW_CALLS
+
+
+def test_durations_of_a_row_are_whole_microseconds() -> None:
+    record = closed()
+    record.connected = record.opened + 1 / 3
+    assert 0.333333 in _connection_row(record, RUN)

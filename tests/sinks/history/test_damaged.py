@@ -280,7 +280,7 @@ def link_to_device(path: Path) -> None:
         (make_fifo, "is a FIFO, and no regular file"),
         (make_socket, "is a socket, and no regular file"),
         (link_to_device, "is a device, and no regular file"),
-        (Path.mkdir, "is a directory, and no regular file"),
+        (Path.mkdir, "is a folder, and no regular file"),
     ],
 )
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ soak: $(VENV)/.has-run ## load, kill and attack it for two minutes; ARGS="--seco
 	@$(VENV)/bin/python soak/run.py $(ARGS)
 
 .PHONY: full
-full: ## what CI has no time for: each Python found, long property tests, all benchmarks
+full: ## what CI has no time for: each Python found, long property tests, benchmarks, a long soak
 	@.ci/full
 
 .PHONY: clean

@@ -164,13 +164,16 @@ def _lock(folder: int) -> None:
 def _remove_stale(path: str | os.PathLike[str]) -> bool:
     """Remove a socket without a listener; returns whether nothing is at the path any more.
 
-    Only a socket whose ``connect(2)`` is *refused* has no listener: no permission, or a full queue,
-    means that it is in use.
+    Only a socket whose ``connect(2)`` is *refused* belongs to no program any more: no permission,
+    or another type, means that it is in use.
     """
     try:
         before = os.lstat(path)
-        # connect(2) is refused by regular files, too.
-        if not stat.S_ISSOCK(before.st_mode) or _connect(path) != errno.ECONNREFUSED:
+        if not stat.S_ISSOCK(before.st_mode):  # connect(2) is refused by regular files, too
+            return False
+        # A datagram socket gets EPROTOTYPE from a listener, which hears nothing of it: a service
+        # would forward a connection to its backend, and record it.
+        if _connect(path, socket.SOCK_DGRAM) != errno.ECONNREFUSED:
             return False
         if not os.path.samestat(before, os.lstat(path)):
             return False
@@ -210,9 +213,9 @@ def _listener_of(path: str) -> str:
         return f"process {pid}"
 
 
-def _connect(path: str | os.PathLike[str]) -> int:
-    """The errno of connecting to a path, 0 for success."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+def _connect(path: str | os.PathLike[str], kind: int = socket.SOCK_STREAM) -> int:
+    """The errno of connecting a socket of a kind to a path, 0 for success."""
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         # A UNIX socket connects, or fails, at once: nothing is left to wait for.
         probe.setblocking(False)
         return probe.connect_ex(os.fspath(path))

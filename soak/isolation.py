@@ -46,12 +46,16 @@ class Outcome:
 
     def __str__(self) -> str:
         return (
-            f"{self.name:<58} {self.turn_seconds * 1e3:6.1f} {self.wall_seconds * 1e3:6.1f}"
-            f" {self.trip_seconds * 1e3:6.0f} {self.memory_bytes >> 20:5d}"
+            f"{self.name:<56}{self.turn_seconds * 1e3:6.1f}{self.wall_seconds * 1e3:6.0f}"
+            f"{self.trip_seconds * 1e3:7.0f}{self.memory_bytes >> 20:5d}"
         )
 
 
-HEADER = f"{'':<58} {'turn':>6} {'(wall)':>6} {'trip':>6} {'MiB':>5}"
+LEGEND = (
+    "attacks; in ms: the longest turn of the loop in processor time and by the clock, and the"
+    " worst round trip of another service's client; memory at its highest"
+)
+HEADER = f"{'':<56}{'turn':>6}{'clock':>6}{'trip':>7}{'MiB':>5}"
 
 
 class Isolation:
@@ -98,12 +102,12 @@ class Isolation:
                 self._scrapes_are_answered,
             )
             yield self._try(
-                f"list, ip, devices, history, report again and again, {live}",
+                f"list, ip, devices, history, report in turn, {live}",
                 contextlib.nullcontext(),
                 self._all_listings,
             )
         yield self._try(
-            "50 clients at once wait for a name that is never resolved",
+            "50 clients wait for a name that is never resolved",
             self._strangers("names", place.names, 50),
             self._scrapes_are_answered,
         )
@@ -133,7 +137,7 @@ class Isolation:
         blocks = self._count(10_000)
         with self._held(clients):
             yield self._try(
-                f"{blocks:,} blocks, one after the other, {clients:,} live",
+                f"{blocks:,} blocks one after the other, {clients:,} live",
                 contextlib.nullcontext(),
                 lambda: self._block(blocks),
             )

@@ -13,7 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,7 @@ if __package__ in (None, ""):
 from benchmarks.contestants import make_certificate
 from benchmarks.servers import BenchmarkError, compile_load
 from soak.audit import audit, in_totals, lost_by_kill, snapshot
-from soak.isolation import HEADER, Isolation
+from soak.isolation import HEADER, LEGEND, Isolation
 from soak.loads import ROOT, Mixed
 from soak.process import Backends, Monconn, Place, SoakError
 
@@ -34,6 +36,7 @@ WARM_UP_SECONDS = 8.0
 ROUND_SECONDS = 30.0
 ALLOWED_GROWTH = 1.1
 """Resident memory after a load, divided by that before."""
+LINE_CHARACTERS = 80
 MUST_COME_BACK = ("timers", "threads", "readers", "relay sockets", "descriptors")
 
 
@@ -45,7 +48,16 @@ class Report:
         self._since = time.monotonic()
 
     def say(self, text: str) -> None:
-        print(f"{time.monotonic() - self._since:6.1f} s  {text}", flush=True)
+        now = f"{time.monotonic() - self._since:6.1f} s  "
+        wrapper = textwrap.TextWrapper(
+            LINE_CHARACTERS - len(now), break_long_words=False, break_on_hyphens=False
+        )
+        lines = [line for each in text.splitlines() for line in wrapper.wrap(each)]
+        print(now + f"\n{' ' * len(now)}".join(lines), flush=True)
+
+    def row(self, text: str) -> None:
+        """Print a row of a table."""
+        print(text, flush=True)
 
     def check(self, faults: list[str], right: str) -> None:
         """Print the faults, or what is right."""
@@ -140,9 +152,10 @@ class Soak:
         """Attack it in every way, and see how long others wait."""
         monconn = Monconn(self._place)
         try:
-            self._report.say(HEADER)
+            self._report.say(LEGEND)
+            self._report.row(HEADER)
             for outcome in Isolation(monconn, self._load, scale).outcomes():
-                self._report.say(str(outcome))
+                self._report.row(str(outcome))
                 self._report.check(outcome.faults, "")
             monconn.quiet_figures()
             self._stop(monconn)
@@ -166,8 +179,7 @@ class Soak:
         load = Mixed(monconn, self._load, self._rng.randrange(1 << 30))
         load.run(seconds)
         monconn.quiet_figures()
-        done = ", ".join(f"{name} {count:,}" for name, count in sorted(load.counts.items()))
-        self._report.say(f"done: {done}")
+        self._report.say(done_in_words(load.counts))
         self._report.check(load.faults, f"no client or watcher saw a fault in {seconds:.0f} s")
         churned = load.counts["churned"]
         self._report.check(
@@ -185,27 +197,53 @@ class Soak:
         growth = now["resident bytes"] / start["resident bytes"]
         if growth > ALLOWED_GROWTH:
             faults.append(f"resident memory has grown {growth:.2f}-fold")
-        per_million = 1e6 / max(connections, 1)
-        drift = ", ".join(
-            f"{name} {(now[name] - start[name]) / unit * per_million:+,.1f}{text}"
-            for name, unit, text in (
-                ("resident bytes", 1 << 20, " MiB"),
-                ("memory blocks", 1000, " thousand"),
-                ("descriptors", 1, ""),
-                ("timers", 1, ""),
-            )
-        )
         self._report.check(faults, f"in use as before the load: {_in_words(now)}")
-        self._report.say(f"after {connections:,} connections; drift per million: {drift}")
+        self._report.say(drift(start, now, connections))
 
     def _stop(self, monconn: Monconn) -> None:
         status = monconn.stop()
         faults = [] if status == 0 else [f"exit status {status}"]
         text = monconn.log.read_text(errors="replace")
-        faults += [f"the log has a traceback: {monconn.log}"] * ("Traceback" in text)
+        faults += ["the log has a traceback"] * ("Traceback" in text)
         left = [each.name for each in self._place.folder.glob("*.sock")]
         faults += [f"left behind: {name}" for name in left if name == "control.sock"]
         self._report.check(faults, "SIGTERM: ended in order, no traceback, no socket left")
+
+
+_ENDINGS = {"chaos_backend C": "backend closes", "chaos_backend R": "backend resets"}
+
+
+def done_in_words(counts: Counter[str]) -> str:
+    """What clients and watchers did in a mixed load."""
+    ways = ", ".join(
+        f"{count:,} {_ENDINGS.get(name, name.removeprefix('chaos_'))}"
+        for name, count in sorted(counts.items())
+        if name.startswith("chaos_") and name != "chaos_connections"
+    )
+    return (
+        f"done: {counts['churned']:,} short connections; {counts['messages']:,} messages on"
+        f" 200 open ones; {counts['bulk_bytes'] >> 20:,} MiB of bulk; {counts['stalled']:,}"
+        f" clients that read nothing; {counts['tls_connections']:,} TLS connections,"
+        f" {counts['tls_bytes'] >> 20:,} MiB over TLS; {counts['chaos_connections']:,} echoes"
+        f" checked ({ways}); {counts['devices_connections']:,} connections of devices,"
+        f" {counts['devices_messages']:,} messages; watched by {counts['scrapes']:,} scrapes,"
+        f" {counts['listings']:,} lists, {counts['events']:,} events, {counts['tops']:,} tops"
+    )
+
+
+def drift(start: dict[str, int], now: dict[str, int], connections: int) -> str:
+    """What has grown, and by how much that would be for a million connections."""
+    per_million = 1e6 / max(connections, 1)
+    parts = []
+    for name, unit, text in (
+        ("resident bytes", 1 << 20, " MiB"),
+        ("memory blocks", 1000, " thousand"),
+        ("descriptors", 1, ""),
+        ("timers", 1, ""),
+    ):
+        grown = (now[name] - start[name]) / unit
+        parts.append(f"{name} {grown:+,.1f}{text} ({grown * per_million:+,.0f})")
+    return f"drift after {connections:,} connections (per million): {', '.join(parts)}"
 
 
 def _in_words(figures: dict[str, int]) -> str:
@@ -223,23 +261,46 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 30)
     report = Report()
-    report.say(f"seed {seed}")
+    parts = {
+        None: f"a mixed load, with kill -9, then attacks: {arguments.seconds:g} s or a little more",
+        "mixed": f"a mixed load, with kill -9: {arguments.seconds - ISOLATION_SECONDS:g} s or more",
+        "isolation": "attacks: a minute or so",
+    }
+    report.say(f"{parts[arguments.part]}; seed {seed}")
+    load, processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > processors:
+        # A turn takes more processor time, too, if others use the caches in between.
+        report.say(
+            f"note: other programs keep this machine busy (load {load:.1f} on {processors}"
+            " processors): turns take longer, and limits may not hold"
+        )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.environ["PYTHONPATH"] = str(ROOT)
-    with tempfile.TemporaryDirectory(prefix="monconn-soak-") as name:
-        folder = Path(name)
-        try:
-            load_program = compile_load(folder)
-            with place_for(folder, load_program) as place:
-                soak = Soak(place, load_program, seed, report)
-                if arguments.part != "isolation":
-                    soak.run(arguments.seconds - ISOLATION_SECONDS)
-                if arguments.part != "mixed":
-                    soak.isolate(arguments.scale)
-        except (BenchmarkError, SoakError) as error:
-            report.check([str(error)], "")
-    report.say(f"{report.faults} faults" if report.faults else "all held")
+    folder = Path(tempfile.mkdtemp(prefix="monconn-soak-"))
+    is_over = False
+    try:
+        load_program = compile_load(folder)
+        with place_for(folder, load_program) as place:
+            soak = Soak(place, load_program, seed, report)
+            if arguments.part != "isolation":
+                soak.run(arguments.seconds - ISOLATION_SECONDS)
+            if arguments.part != "mixed":
+                soak.isolate(arguments.scale)
+        is_over = True
+    except (BenchmarkError, SoakError) as error:
+        report.check([str(error)], "")
+    except KeyboardInterrupt:
+        report.say("interrupted")
+        return 130
+    finally:
+        if is_over and not report.faults:
+            shutil.rmtree(folder)
+        else:
+            report.say(f"logs and history are kept in {folder}")
+    report.say(
+        f"{report.faults} fault{'' if report.faults == 1 else 's'}" if report.faults else "all held"
+    )
     return 1 if report.faults else 0
 
 

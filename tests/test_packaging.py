@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -146,3 +147,9 @@ def test_installed_wheel_shows_the_plugin(wheel: Path, tmp_path: Path) -> None:
 def test_editable_install_shows_the_plugin(tmp_path: Path) -> None:
     """As `make test` installs it; setuptools' import hook would hide the plugin."""
     assert run_python("-c", FIND_PLUGIN, cwd=tmp_path) == str(ROOT / PLUGIN)
+
+
+def test_the_source_archive_has_every_folder_that_the_tests_import() -> None:
+    """setuptools adds only what is installed."""
+    grafted = set(re.findall(r"^graft (\w+)$", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE))
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"monconn"} <= grafted

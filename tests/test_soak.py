@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pytest
 
 from benchmarks.servers import compile_load
 from soak.audit import Figures, audit, in_log, lost_by_kill, snapshot
-from soak.isolation import Isolation
+from soak.isolation import HEADER, LEGEND, Isolation, Outcome
 from soak.loads import Mixed
 from soak.process import Monconn, Place
-from soak.run import place_for
+from soak.run import Report, done_in_words, drift, place_for
 from tests import ROOT
 
 
@@ -83,3 +84,22 @@ def test_make_soak_is_there() -> None:
         ["make", "soak", "ARGS=--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert "--seconds" in done.stdout, done.stderr
+
+
+def test_what_it_prints_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each line has 80 characters at most; figures of a short load are not blown up."""
+    report = Report()
+    counts: Counter[str] = Counter(churned=10**7, bulk_bytes=10**12, chaos_reset=10**6)
+    report.say(done_in_words(counts))
+    names = ("resident bytes", "memory blocks", "descriptors", "timers")
+    start = dict.fromkeys(names, 0)
+    report.say(drift(start, start | {"resident bytes": 4 << 20}, 5000))
+    report.check(["monconn does not start:\nmonconn: why"], "")
+    report.say(LEGEND)
+    report.row(HEADER)
+    report.row(str(Outcome("name", 0.0123, 0.1, 1.0, 1 << 30, [])))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "resident bytes +4.0 MiB (+800)" in " ".join(printed.split())
+    assert "\n          monconn: why\n" in printed
+    assert len(HEADER) == len(str(Outcome("name", 0.0123, 0.1, 1.0, 1 << 30, [])))

@@ -34,6 +34,22 @@ def test_a_listener_is_left_alone(path: Path, listener: socket.socket) -> None:
     assert path.exists()
 
 
+def test_a_listener_does_not_notice_that_it_is_looked_for(
+    path: Path, listener: socket.socket
+) -> None:
+    listener.setblocking(False)
+    remove_stale(path)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+def test_a_socket_that_does_not_listen_yet_is_left_alone(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        remove_stale(path)
+        assert path.exists()
+
+
 def test_a_listener_whose_queue_is_full_is_left_alone(path: Path, listener: socket.socket) -> None:
     waiting = []
     while True:

@@ -404,6 +404,8 @@ def read_database_path(node: Node) -> str:
         raise Wrong.here(
             f"{quoted(path)} means a database in memory to SQLite: give the path of a file"
         )
+    if path.startswith("file:"):
+        raise Wrong.here(f"{quoted(path)} is a URI: give the path of the file, without options")
     return path
 
 

@@ -107,6 +107,7 @@ def test_defaults() -> None:
             'json_log.path: no lines can be appended to "/": it is a directory',
         ),
         ("history: {path: ':memory:'}", "means a database in memory to SQLite: give the path of"),
+        ("history: {path: 'file:x?mode=memory'}", "is a URI: give the path of the file, without"),
         (
             "history: {path: /dev/null}",
             '"/dev/null" cannot be used: it is a device, and no',

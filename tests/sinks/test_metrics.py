@@ -776,6 +776,10 @@ ALERTS: dict[str, list[tuple[str, str, str]]] = {
     "MonconnDrops": [
         ('monconn_observer_dropped_total{%s,observer="json_log"}', "0+6x60", "3x60"),
     ],
+    "MonconnFileLost": [
+        ('monconn_files_lost_total{%s,file="history"}', "0x40 1x20", "1x60"),
+        ('monconn_files_lost_total{%s,file="json_log"}', "0+1x60", "0+1x60"),
+    ],
     "MonconnDescriptorsShort": [
         ("process_open_fds{%s}", "900x60", "90x60"),
         ("process_max_fds{%s}", "1000x60", "1000x60"),
@@ -831,7 +835,7 @@ def expressions() -> dict[str, str]:
 
 
 def test_the_examples_use_only_existing_metrics() -> None:
-    ours = Program("web")
+    ours = Program("web", turns=TurnMeter())
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()} | {"up"}
     reasons = {*REASONS, *REFUSALS}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import click
 
 from monconn._version import __version__
+from monconn.addresses import UnixAddress
 from monconn.config.config import Config, from_pairs, load
 from monconn.errors import ConfigError, FileError, Problem, printable
 from monconn.faces.cli.inspect import VERBS
 from monconn.faces.cli.output import Program, print_line
+from monconn.files import file_name
 
 _EXAMPLE = "monconn -p :2222=127.0.0.1:22"
 
@@ -61,15 +64,40 @@ def check(context: click.Context, file: str) -> None:
     config = _configuration(lambda: _checked(file))
     count = len(config.services)
     print_line(f"{file} is valid: {count} service{'' if count == 1 else 's'}")
+    for key, warning in (*_missing(config), *_certificates(config)):
+        click.echo(printable(f"{file}: {key}: warning: {warning}"), err=True)
+
+
+def _missing(config: Config) -> Iterator[tuple[str, str]]:
+    """What has to be there at the start, and is not yet: each key and what to say of it."""
+    listeners = [(f"services.{each.name}", each.listening()[0]) for each in config.services]
+    for name in ("control", "metrics", "manhole"):
+        section = getattr(config, name)
+        listeners.append((name, section and section.listen))
+    paths = [(f"{key}.listen", at.path) for key, at in listeners if isinstance(at, UnixAddress)]
+    if config.json_log is not None and config.json_log.path not in ("stdout", "syslog"):
+        paths.append(("json_log.path", os.path.expanduser(config.json_log.path)))
+    if config.history is not None:
+        paths.append(("history.path", config.history.path))
+    for key, path in paths:
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):
+            yield key, f"there is no folder {file_name(folder)}: monconn makes none"
+    if config.manhole is not None:
+        path = os.path.expanduser(config.manhole.authorized_keys)
+        if not os.path.exists(path):
+            yield "manhole.authorized_keys", f"there is no file {file_name(path)}"
+
+
+def _certificates(config: Config) -> Iterator[tuple[str, str]]:
+    """What is to be said of the services' certificates."""
     for service in config.services:
         _, tls = service.listening()
         if tls is not None:
             from monconn.net.tls import ServerTls  # and OpenSSL, only if it is wanted
 
             for warning in ServerTls(tls).warnings:
-                click.echo(
-                    printable(f"{file}: services.{service.name}: warning: {warning}"), err=True
-                )
+                yield f"services.{service.name}", warning
 
 
 @main.command()
@@ -103,7 +131,7 @@ def _checked(file: str) -> Config:
         try:
             check_file(config.history.path)
         except FileError as error:
-            raise ConfigError([Problem(file, None, "history.path", str(error))]) from None
+            raise ConfigError([Problem(file, None, "", str(error))]) from None
     return config
 
 

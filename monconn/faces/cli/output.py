@@ -26,7 +26,8 @@ _MOST_MESSAGE_CHARACTERS = 4_000
 _CHUNK_CHARACTERS = 64 * 1024
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How cells begin that spreadsheets evaluate (OWASP, *CSV Injection*)."""
-
+_ENDED_NORMALLY = "--"
+"""The code of most connections; two signs without an operand are a text to every spreadsheet."""
 
 _OUTPUT_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """What a write to the standard output fails with, but for EPIPE; nothing else that a verb does
@@ -237,7 +238,8 @@ def csv_cell(value: Any) -> Any:
     if value is None or isinstance(value, (int, float)):
         return value
     text = str(value)
-    return printable(f"'{text}" if text.startswith(_FORMULA) else text)
+    is_formula = text.startswith(_FORMULA) and text != _ENDED_NORMALLY
+    return printable(f"'{text}" if is_formula else text)
 
 
 def _print_pieces(pieces: Iterator[str]) -> None:

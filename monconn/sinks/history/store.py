@@ -179,7 +179,7 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         record.opened_at,
         record.closed_at,
         round((closed - opened) * 1e6) / 1e6,
-        None if connected is None else connected - opened,
+        None if connected is None else round((connected - opened) * 1e6) / 1e6,
         None if first_up is None else round((first_up - opened) * 1e6) / 1e6,
         None if first_down is None else round((first_down - opened) * 1e6) / 1e6,
         None if last_up is None else round((last_up - opened) * 1e6) / 1e6,

@@ -115,6 +115,36 @@ def test_check_warns_of_a_certificate_that_has_expired(file: Path, tmp_path: Pat
     assert " has expired on " in result.stderr
 
 
+def test_check_warns_of_what_the_start_will_miss(file: Path, tmp_path: Path) -> None:
+    """A folder may come later, as systemd's RuntimeDirectory does: so it is no error."""
+    there, gone = tmp_path / "here.log", tmp_path / "gone"
+    file.write_text(
+        f"services: {{web: {{listen: 'unix:{gone}/a', backend: 'unix:{gone}/b'}}}}\n"
+        f"control: {{listen: 'unix:{gone}/c'}}\n"
+        f"metrics: {{listen: 'unix:{tmp_path}/here.sock'}}\n"
+        f"manhole: {{listen: 'unix:{gone}/d', authorized_keys: {gone}/keys}}\n"
+        f"json_log: {{path: {there}}}\n"
+        f"history: {{path: {gone}/history.db}}\n"
+    )
+    result = monconn("check", file)
+    assert (result.exit_code, result.stdout) == (0, f"{file} is valid: 1 service\n")
+    folder = f'warning: there is no folder "{gone}": monconn makes none'
+    assert result.stderr.splitlines() == [
+        f"{file}: services.web.listen: {folder}",
+        f"{file}: control.listen: {folder}",
+        f"{file}: manhole.listen: {folder}",
+        f"{file}: history.path: {folder}",
+        f'{file}: manhole.authorized_keys: warning: there is no file "{gone}/keys"',
+    ]
+
+
+def test_check_of_a_file_that_is_no_history(file: Path) -> None:
+    file.write_text(f"{RIGHT}history: {{path: {file}}}\n")
+    result = monconn("check", file)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"{file}: history: {file}: file is not a database\n"
+
+
 def test_check_of_a_wrong_file_reports_all_problems(file: Path) -> None:
     file.write_text(WRONG)
     result = monconn("check", file)

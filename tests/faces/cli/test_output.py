@@ -178,6 +178,8 @@ def test_json_is_right_and_printable(value: Any) -> None:
         ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
         ("+1", "'+1"),
         ("-1", "'-1"),
+        ("--", "--"),  # the code of a connection that ended normally
+        ("--1", "'--1"),
         ("@SUM(A1)", "'@SUM(A1)"),
         ("\t=1", r"'\t=1"),
         ("\r=1", r"'\r=1"),

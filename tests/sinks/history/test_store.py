@@ -75,7 +75,7 @@ def test_what_was_written_is_there_the_next_time(path: Path) -> None:
         ("text", "file is not a database"),
         ("foreign", "is a database, but no history of monconn's"),
         ("newer", "was written by another version of monconn"),
-        ("folder", "is a directory, and no regular file"),
+        ("folder", "is a folder, and no regular file"),
     ],
 )
 def test_other_files_are_left_alone(
@@ -351,3 +351,9 @@ def test_calls_in_python_for_a_row() -> None:
     record.note_tcp("backend", bytes(232), 1.0)
     _connection_row(record, RUN)  # from now on, what is looked up is cached
     assert calls_in_python(lambda: _connection_row(record, RUN)) <= 2 + ROW_CALLS
+
+
+def test_durations_of_a_row_are_whole_microseconds() -> None:
+    record = closed()
+    record.connected = record.opened + 1 / 3
+    assert 0.333333 in _connection_row(record, RUN)

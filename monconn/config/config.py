@@ -6,9 +6,7 @@ sections. In the Go tool's style each top-level key is a service.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -41,7 +39,7 @@ from monconn.config.sections import (
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
-from monconn.files import path_fault
+from monconn.files import path_fault, read_until_end
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.tls import BackendTls, ListenTls
@@ -166,7 +164,7 @@ def load(path: str | os.PathLike[str]) -> Config:
     """
     source = os.fspath(path)
     try:
-        content = _read(source, yamlmap.MAX_CHARACTERS + 1)
+        content = read_until_end(path, yamlmap.MAX_CHARACTERS)
     except OSError as error:
         raise _one_problem(source, f"cannot be read: {error.strerror}") from None
     except ValueError:
@@ -178,31 +176,6 @@ def load(path: str | os.PathLike[str]) -> Config:
     except UnicodeDecodeError as error:
         raise _one_problem(source, "is not a text in UTF-8", _line_at(error)) from None
     return parse(text, source)
-
-
-def _read(path: str, limit: int) -> bytes:
-    """What can be read at a path: a file, or a pipe such as a shell's ``<(…)``.
-
-    :param limit: how many bytes are read at most.
-    :raises OSError: it cannot be read.
-    """
-
-    def open_at_once(path: str, flags: int) -> int:
-        # open(2) would wait until somebody opens a FIFO to write.
-        return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
-
-    with open(path, "rb", opener=open_at_once) as file:
-        fd, begin = file.fileno(), b""
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            try:
-                begin = os.read(fd, limit)
-            except BlockingIOError:  # there is a writer, who has not written yet
-                pass
-            else:
-                if not begin:
-                    raise OSError(errno.ENXIO, "nobody writes into this pipe")
-        os.set_blocking(fd, True)
-        return begin + file.read(limit - len(begin))
 
 
 def parse(text: str, source: str) -> Config:

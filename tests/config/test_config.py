@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monconn import addresses
+from monconn import addresses, files
 from monconn.addresses import (
     EndpointAddress,
     TcpAddress,
@@ -797,26 +797,26 @@ def test_unreadable_files(tmp_path: Path, name: str, expected_text: str) -> None
     assert expected_text in problem.message
 
 
-def test_a_pipe_is_read_if_somebody_writes_into_it(
+def test_a_pipe_is_read_and_never_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    with pytest.raises(ConfigError, match="nobody writes into this pipe"):
-        config.load(path)
-    # As of a shell's <(…): somebody has the other end, and takes his time.
-    reading, writing = os.pipe()
-    wait = os.set_blocking
-
-    def write_and_wait(fd: int, blocking: bool) -> None:
-        with open(writing, "w") as pipe:
-            pipe.write('services: {a: {listen: ":80", backend: ":1"}}')
-        wait(fd, blocking)
-
-    monkeypatch.setattr(os, "set_blocking", write_and_wait)
-    (service,) = config.load(f"/dev/fd/{reading}").services
-    os.close(reading)
-    assert service.name == "a"
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    text = NATIVE.encode()
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "READ_SECONDS", 0.0)
+        with pytest.raises(ConfigError, match="cannot be read: its end did not come within"):
+            config.load(fifo)  # nobody writes
+        end = os.open(fifo, os.O_RDWR)
+        os.write(end, text)
+        with pytest.raises(ConfigError, match="cannot be read: its end did not come within"):
+            config.load(fifo)  # and nobody ends it
+        os.close(end)
+    reader, writer = os.pipe()
+    os.write(writer, text)
+    os.close(writer)
+    assert [each.name for each in config.load(f"/dev/fd/{reader}").services] == ["web"]
+    os.close(reader)
 
 
 def test_all_problems_at_once_in_the_order_of_their_lines() -> None:

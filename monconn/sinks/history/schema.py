@@ -18,7 +18,7 @@ import attrs
 
 from monconn.clock import retry_pauses
 from monconn.errors import FileError, os_error_text, printable, quoted
-from monconn.files import kind_of_file, path_fault
+from monconn.files import is_of_kernel, kind_of_file, path_fault
 
 SCHEMA_VERSION = 3
 """Older versions lack some of the columns in :data:`_ADDED_COLUMNS`."""
@@ -325,6 +325,8 @@ def check_path(path: str) -> None:
         raise no_history(path, os_error_text(error)) from None
     if not stat.S_ISREG(mode):  # SQLite would wait for a FIFO's writer, and read /dev/zero
         raise no_history(path, f"is {kind_of_file(mode)}, and no regular file")
+    if is_of_kernel(path):  # to read /proc/kmsg is to wait for the kernel's next message
+        raise no_history(path, "is a file of the kernel's")
 
 
 def check_file(path: str) -> None:

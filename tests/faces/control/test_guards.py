@@ -43,7 +43,7 @@ from monconn.net.sockets import PeerCredentials
 from monconn.ops.operations import Operations
 from tests import running_reactor
 from tests.certificates import Certificate, make_certificate
-from tests.ops.world import logged_lines
+from tests.logged import logged_lines
 
 from .conftest import Port, with_port
 

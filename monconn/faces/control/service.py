@@ -27,7 +27,7 @@ from monconn.net.listen import Listener, ServeReactor, client_address, open_list
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
 
-ACCEPTED_A_TURN = 4
+CLIENTS_PER_TURN = 4
 """Clients accepted in one turn of the reactor; the others stay in the kernel's queue."""
 
 
@@ -113,7 +113,7 @@ class ControlService(Service):
         factory = self._secured()
         sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         self.where = client_address(address, sock)
-        self._listener = serve_factory(sock, self._reactor, factory, ACCEPTED_A_TURN)
+        self._listener = serve_factory(sock, self._reactor, factory, CLIENTS_PER_TURN)
 
     def _secured(self) -> Any:
         tls = self._config.tls

@@ -310,6 +310,17 @@ def test_tcp_does_not_identify_the_peer(tmp_path: Path) -> None:
         started(ControlConfig(TcpAddress("127.0.0.1", 0)))
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_what_is_no_file_is_not_read(tmp_path: Path, number: int) -> None:
+    """It may have come after the configuration was checked: a FIFO would hold the start."""
+    own = make_certificate(tmp_path)
+    paths = [str(own.certificate), str(own.key), str(own.certificate)]
+    paths[number] = str(tmp_path / "fifo")
+    os.mkfifo(paths[number])
+    with pytest.raises(ListenError, match="is a FIFO, and no regular file"):
+        started(ControlConfig(TcpAddress("127.0.0.1", 0), tls=TlsConfig(*paths)))
+
+
 # -- where
 
 

@@ -2,7 +2,7 @@
 
 A turn is what the loop does between two waits for events. Whoever has an event meanwhile waits for
 its end, so no work may take more than a few milliseconds of one: what is longer is divided by
-:func:`in_turns`.
+:func:`in_turns`, and what many clients may ask for at once waits in a :class:`TurnQueue`.
 """
 
 from __future__ import annotations

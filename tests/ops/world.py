@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
-from zope.interface import implementer, provider
+from zope.interface import implementer
 
 from monconn.addresses import TcpAddress
 from monconn.model.actions import Action
@@ -98,19 +96,3 @@ class World:
         return [
             row.id for row in self.result(self.operations.connections(filter, **arguments)).rows
         ]
-
-
-@contextmanager
-def logged_lines() -> Iterator[list[str]]:
-    """The lines logged within the block."""
-    lines: list[str] = []
-
-    @provider(ILogObserver)
-    def observer(event: LogEvent) -> None:
-        lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observer)
-    try:
-        yield lines
-    finally:
-        globalLogPublisher.removeObserver(observer)

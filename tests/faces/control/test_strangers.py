@@ -22,7 +22,7 @@ from monconn.clock import MonotonicClock
 from monconn.config.sections import ControlConfig, TlsConfig
 from monconn.faces.control.client import Client
 from monconn.faces.control.server import MAX_STRANGERS, ControlProtocol
-from monconn.faces.control.service import ACCEPTED_A_TURN, ControlService, TlsFactory
+from monconn.faces.control.service import CLIENTS_PER_TURN, ControlService, TlsFactory
 from monconn.monitor.registry import Registry
 from monconn.turns import QUEUE_SECONDS
 from tests import running_reactor
@@ -123,7 +123,7 @@ async def test_a_few_are_accepted_in_a_turn(
     while sum(turns) < len(clients):
         turns.append(0)
         await deferLater(reactor, 0)
-    assert max(turns) <= 2 * ACCEPTED_A_TURN  # this loop's turns may hold two of the reactor's
+    assert max(turns) <= 2 * CLIENTS_PER_TURN  # this loop's turns may hold two of the reactor's
     for client in clients:
         client.close()
     service.stopService()

@@ -6,7 +6,7 @@ import os
 import struct
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import provider
 
 from monconn.errors import ListenError
@@ -75,21 +75,6 @@ class World:
 
 def is_open(transport: StringTransport) -> bool:
     return not transport.disconnecting and not transport.disconnected
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """The lines that the manhole has logged."""
-    lines: list[str] = []
-
-    @provider(ILogObserver)
-    def observer(event: LogEvent) -> None:
-        if event.get("log_namespace") == "monconn.manhole":
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observer)
-    yield lines
-    globalLogPublisher.removeObserver(observer)
 
 
 # -- the file of keys

@@ -14,8 +14,6 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
-from zope.interface import provider
 from zope.interface.verify import verifyObject
 
 from monconn import files
@@ -31,6 +29,7 @@ from monconn.sinks.history import schema, service, store, write_queue
 from monconn.sinks.history.query import HistoryFilter, connections, events, open_read_only, report
 from monconn.sinks.history.service import HistoryService
 from monconn.sinks.history.write_queue import WriteQueue
+from tests.logged import logged_lines
 
 from .past import closed, count, history, refused
 
@@ -90,16 +89,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-
-    @provider(ILogObserver)
-    def observer(event: LogEvent) -> None:
-        if event["log_namespace"].startswith("monconn.sinks.history"):
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observer)
-    yield lines
-    globalLogPublisher.removeObserver(observer)
+    with logged_lines("monconn.sinks.history") as lines:
+        yield lines
 
 
 def test_the_write_queue_is_an_observer() -> None:

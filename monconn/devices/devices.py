@@ -391,7 +391,7 @@ class DevicesService(Service):
                 devices.poll(previous) for devices in tuple(self._followed.values())
             )
             turn_ends = started + TURN_SECONDS
-            while sum(1 for _ in islice(steps, STEPS_PER_TIME_CHECK)) == STEPS_PER_TIME_CHECK:
+            while len(tuple(islice(steps, STEPS_PER_TIME_CHECK))) == STEPS_PER_TIME_CHECK:
                 if self._clock.seconds() >= turn_ends:
                     yield 0.0
                     turn_ends = self._clock.seconds() + TURN_SECONDS

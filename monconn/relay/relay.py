@@ -223,19 +223,20 @@ class Relay:
 
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
-        if self.record.reason is not None:
+        record, side = self.record, end.side
+        if record.reason is not None:
             # It only follows ours; or it is how a loop of services, which has given the reason to
             # all of its connections, is undone from where it was found.
             self._handle("cut")
             return
-        self.record.note_end(end.side, "fin")
+        record.note_end(side, "fin")
         now = self._monitor.clock.seconds()
-        if self.record.half_closed is None:
-            self.record.half_closed = now
-        if end.side == "backend":
-            self.record.backend_ended = now
-        self._handle(_EOF_EVENT[end.side])
-        if end.side == "backend" and len(self._gone) < 2:
+        if record.half_closed is None:
+            record.half_closed = now
+        if side == "backend":
+            record.backend_ended = now
+        self._handle(_EOF_EVENT[side])
+        if side == "backend" and len(self._gone) < 2:
             latest = self._monitor.timeouts.latest_check(now)
             if latest is not None:
                 self._deadlines.schedule_by(self, latest)
@@ -250,8 +251,10 @@ class Relay:
 
     def gone(self, end: End) -> None:
         """Implements ``EndListener.gone``."""
-        self._handle(_GONE_EVENT[end.side])
-        self._leave(end.side)
+        side = end.side
+        if self._state in _HEEDS_GONE:  # few do, and it happens twice to each connection
+            self._handle(_GONE_EVENT[side])
+        self._leave(side)
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
         """Implements ``EndListener.broken``."""
@@ -469,6 +472,9 @@ _METHOD: dict[Action, _Method] = {
     "abort_client": attrgetter("client.abort"),
     "abort_backend": attrgetter("backend.abort"),
 }
+_HEEDS_GONE = frozenset(
+    state for state, outcomes in TABLE.items() if outcomes.keys() & {*_GONE_EVENT.values()}
+)
 # The verdict table with all that follows from an outcome looked up: it is needed five times for
 # each connection.
 _OUTCOMES: dict[RelayState, dict[Event, tuple[RelayState, State, tuple[_Method, ...]]]] = {

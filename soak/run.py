@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -279,6 +280,13 @@ def main() -> int:
     os.environ["PYTHONPATH"] = str(ROOT)
     folder = Path(tempfile.mkdtemp(prefix="monconn-soak-"))
     is_over = False
+
+    def interrupt(*_: object) -> None:
+        report.say("interrupted")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.killpg(0, signal.SIGKILL)  # at once: what sees another go first would say so
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         load_program = compile_load(folder)
         with place_for(folder, load_program) as place:
@@ -290,9 +298,6 @@ def main() -> int:
         is_over = True
     except (BenchmarkError, SoakError) as error:
         report.check([str(error)], "")
-    except KeyboardInterrupt:
-        report.say("interrupted")
-        return 130
     finally:
         if is_over and not report.faults:
             shutil.rmtree(folder)
@@ -304,5 +309,20 @@ def main() -> int:
     return 1 if report.faults else 0
 
 
+def in_own_group() -> int:
+    """Run :func:`main` in a process group of its own, which a signal ends as a whole.
+
+    Else Ctrl-C would reach monconn and each program of the load, and each would have a traceback.
+    """
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        return main()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: os.kill(pid, signal.SIGINT))
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + signal.SIGINT
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_own_group())

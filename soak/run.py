@@ -38,6 +38,8 @@ ROUND_SECONDS = 30.0
 ALLOWED_GROWTH = 1.1
 """Resident memory after a load, divided by that before."""
 LINE_CHARACTERS = 80
+RETAINED_PIPE_ENDS = 32
+"""Of 16 pipes that the relay retains for splicing, as many as were needed at once."""
 MUST_COME_BACK = ("timers", "threads", "readers", "relay sockets", "descriptors")
 
 
@@ -195,6 +197,9 @@ class Soak:
             for name in MUST_COME_BACK
             if now[name] > start[name]
         ]
+        pipe_ends = now["pipe ends"] - start["pipe ends"]
+        if pipe_ends > RETAINED_PIPE_ENDS:
+            faults.append(f"{pipe_ends} more ends of pipes, and {RETAINED_PIPE_ENDS} are retained")
         growth = now["resident bytes"] / start["resident bytes"]
         if growth > ALLOWED_GROWTH:
             faults.append(f"resident memory has grown {growth:.2f}-fold")
@@ -264,7 +269,7 @@ def main() -> int:
     report = Report()
     parts = {
         None: f"a mixed load, with kill -9, then attacks: {arguments.seconds:g} s or a little more",
-        "mixed": f"a mixed load, with kill -9: {arguments.seconds - ISOLATION_SECONDS:g} s or more",
+        "mixed": f"a mixed load, with kill -9: {arguments.seconds:g} s or a little more",
         "isolation": "attacks: a minute or so",
     }
     report.say(f"{parts[arguments.part]}; seed {seed}")
@@ -292,7 +297,8 @@ def main() -> int:
         with place_for(folder, load_program) as place:
             soak = Soak(place, load_program, seed, report)
             if arguments.part != "isolation":
-                soak.run(arguments.seconds - ISOLATION_SECONDS)
+                attacks = 0 if arguments.part == "mixed" else ISOLATION_SECONDS
+                soak.run(arguments.seconds - attacks)
             if arguments.part != "mixed":
                 soak.isolate(arguments.scale)
         is_over = True

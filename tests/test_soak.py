@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from soak.isolation import HEADER, LEGEND, Isolation, Outcome
 from soak.loads import Mixed
 from soak.process import Monconn, Place
 from soak.run import Report, done_in_words, drift, place_for
+from soak.under_test import count_pipes
 from tests import ROOT
 
 
@@ -121,3 +123,15 @@ def test_an_interrupted_run_ends_with_one_line() -> None:
     assert process.returncode == 130
     assert "Traceback" not in rest
     assert rest.endswith("  interrupted\n")
+
+
+def test_ends_of_pipes_are_counted_apart() -> None:
+    """The relay retains pipes, more or fewer of them: they are no leak of descriptors."""
+    before = count_pipes()
+    reader, writer = os.pipe()
+    try:
+        assert count_pipes() == before + 2
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert count_pipes() == before

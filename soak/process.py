@@ -165,7 +165,6 @@ class Monconn:
             time.sleep(0.2)
         processes.wait_until_quiet(self.pid)
         figures: dict[str, int] = self.ask("figures")
-        figures["descriptors"] = len(os.listdir(f"/proc/{self.pid}/fd"))
         figures["resident bytes"] = processes.rss_bytes(self.pid)
         return figures
 

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,8 @@ ROUND_SECONDS = 30.0
 ALLOWED_GROWTH = 1.1
 """Resident memory after a load, divided by that before."""
 LINE_CHARACTERS = 80
+RETAINED_PIPE_ENDS = 32
+"""Of 16 pipes that the relay retains for splicing, as many as were needed at once."""
 MUST_COME_BACK = ("timers", "threads", "readers", "relay sockets", "descriptors")
 
 
@@ -194,6 +197,9 @@ class Soak:
             for name in MUST_COME_BACK
             if now[name] > start[name]
         ]
+        pipe_ends = now["pipe ends"] - start["pipe ends"]
+        if pipe_ends > RETAINED_PIPE_ENDS:
+            faults.append(f"{pipe_ends} more ends of pipes, and {RETAINED_PIPE_ENDS} are retained")
         growth = now["resident bytes"] / start["resident bytes"]
         if growth > ALLOWED_GROWTH:
             faults.append(f"resident memory has grown {growth:.2f}-fold")
@@ -263,7 +269,7 @@ def main() -> int:
     report = Report()
     parts = {
         None: f"a mixed load, with kill -9, then attacks: {arguments.seconds:g} s or a little more",
-        "mixed": f"a mixed load, with kill -9: {arguments.seconds - ISOLATION_SECONDS:g} s or more",
+        "mixed": f"a mixed load, with kill -9: {arguments.seconds:g} s or a little more",
         "isolation": "attacks: a minute or so",
     }
     report.say(f"{parts[arguments.part]}; seed {seed}")
@@ -279,20 +285,25 @@ def main() -> int:
     os.environ["PYTHONPATH"] = str(ROOT)
     folder = Path(tempfile.mkdtemp(prefix="monconn-soak-"))
     is_over = False
+
+    def interrupt(*_: object) -> None:
+        report.say("interrupted")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.killpg(0, signal.SIGKILL)  # at once: what sees another go first would say so
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         load_program = compile_load(folder)
         with place_for(folder, load_program) as place:
             soak = Soak(place, load_program, seed, report)
             if arguments.part != "isolation":
-                soak.run(arguments.seconds - ISOLATION_SECONDS)
+                attacks = 0 if arguments.part == "mixed" else ISOLATION_SECONDS
+                soak.run(arguments.seconds - attacks)
             if arguments.part != "mixed":
                 soak.isolate(arguments.scale)
         is_over = True
     except (BenchmarkError, SoakError) as error:
         report.check([str(error)], "")
-    except KeyboardInterrupt:
-        report.say("interrupted")
-        return 130
     finally:
         if is_over and not report.faults:
             shutil.rmtree(folder)
@@ -304,5 +315,20 @@ def main() -> int:
     return 1 if report.faults else 0
 
 
+def in_own_group() -> int:
+    """Run :func:`main` in a process group of its own, which a signal ends as a whole.
+
+    Else Ctrl-C would reach monconn and each program of the load, and each would have a traceback.
+    """
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        return main()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: os.kill(pid, signal.SIGINT))
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + signal.SIGINT
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_own_group())

@@ -7,8 +7,10 @@ resolved, as by a name server that does not answer.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
+import os
 import queue
 import socket
 import sys
@@ -69,7 +71,11 @@ class Probe:
     def figures(self) -> dict[str, int]:
         """What must come back once all clients have left."""
         gc.collect()
+        pipes = count_pipes()
         return {
+            # Counted here, where the connection of whoever asks is open each time.
+            "descriptors": len(os.listdir("/proc/self/fd")) - pipes,
+            "pipe ends": pipes,
             "timers": len(self._reactor.getDelayedCalls()),
             "threads": threading.active_count(),
             "readers": len(self._reactor.getReaders()),
@@ -111,6 +117,15 @@ class Probe:
 
 
 QUESTIONS = ("figures", "longest_turn", "fill_addresses")
+
+
+def count_pipes() -> int:
+    """How many descriptors of this process are an end of a pipe."""
+    count = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            count += os.readlink(f"/proc/self/fd/{name}").startswith("pipe:")
+    return count
 
 
 def serve(probe: Probe, listener: socket.socket) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from soak.isolation import HEADER, LEGEND, Isolation, Outcome
 from soak.loads import Mixed
 from soak.process import Monconn, Place
 from soak.run import Report, done_in_words, drift, place_for
+from soak.under_test import count_pipes
 from tests import ROOT
 
 
@@ -103,3 +107,31 @@ def test_what_it_prints_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> N
     assert "resident bytes +4.0 MiB (+800)" in " ".join(printed.split())
     assert "\n          monconn: why\n" in printed
     assert len(HEADER) == len(str(Outcome("name", 0.0123, 0.1, 1.0, 1 << 30, [])))
+
+
+def test_an_interrupted_run_ends_with_one_line() -> None:
+    command = [sys.executable, str(ROOT / "soak" / "run.py"), "--part", "isolation"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "attacks; in ms" in line:  # monconn and all backends are up
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert rest.endswith("  interrupted\n")
+
+
+def test_ends_of_pipes_are_counted_apart() -> None:
+    """The relay retains pipes, more or fewer of them: they are no leak of descriptors."""
+    before = count_pipes()
+    reader, writer = os.pipe()
+    try:
+        assert count_pipes() == before + 2
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert count_pipes() == before

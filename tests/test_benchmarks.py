@@ -38,7 +38,6 @@ from benchmarks.servers import (
     LoadProcess,
     Server,
     StartError,
-    compile_load,
     first_byte,
     free_port,
 )
@@ -307,16 +306,6 @@ def test_stop_kills_what_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- the load generator
-
-
-@pytest.fixture(scope="module")
-def load_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return compile_load(tmp_path_factory.mktemp("load"))
-    except BenchmarkError as error:
-        if "no C compiler" in str(error):
-            pytest.skip(str(error))
-        raise
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.servers import compile_load
 from soak.audit import Figures, audit, in_log, lost_by_kill, snapshot
 from soak.isolation import HEADER, LEGEND, Isolation, Outcome
 from soak.loads import Mixed
@@ -23,13 +22,13 @@ from tests import ROOT
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Path]]:
+def place(
+    tmp_path_factory: pytest.TempPathFactory, load_program: Path
+) -> Iterator[tuple[Place, Path]]:
     """Backends, and where the load generator is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        folder = tmp_path_factory.mktemp("soak")
-        load_program = compile_load(folder)
-        with place_for(folder, load_program) as made:
+        with place_for(tmp_path_factory.mktemp("soak"), load_program) as made:
             yield made, load_program
 
 

@@ -54,7 +54,7 @@ _OTHER_NAMES = {
     "last_reason": "reason",
     "code": "reason",
 }
-"""Names of columns and in JSON that users may try as keys, and the keys to suggest instead."""
+"""Names of columns, and in JSON, that users may try as keys, and the keys to suggest instead."""
 _ONLY_LIVE = ("rate",)
 """Keys that listings without live connections lack: there, they are an error rather than facts, of
 which no row would have one."""

@@ -1,12 +1,12 @@
 """The first lines of the ``monconn`` command: what a signal does while Python imports the rest.
 
 Beside the package and not in it, as whatever is in it imports the package first, and thereby
-Twisted. By itself Python would answer Ctrl-C with the traceback of an import.
+Twisted. By itself Python would answer Ctrl-C with the traceback of an import, or lose it in a
+callback of the import system. So as little as possible is imported before the handlers are set.
 """
 
 import os
 import signal
-from typing import Any
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def _end(number: int, frame: Any) -> None:
+def _end(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_DFL)  # before anything that can hang
     try:
         os.write(2, f"monconn: ended by {signal.Signals(number).name} during its start\n".encode())
@@ -41,5 +41,5 @@ def _end(number: int, frame: Any) -> None:
     os._exit(128 + number)  # the first process of a container survives that
 
 
-def _ignore(number: int, frame: Any) -> None:
+def _ignore(number: int, frame: object) -> None:
     """Do nothing: what these mean is known once the configuration is."""

@@ -40,6 +40,8 @@ enum {
     MAX_SAMPLES = 4000000,
     EVENTS = 256,
     SERVE_SECONDS = 1200,
+    FIRST_USUAL_PORT = 20000,
+    USUAL_PORTS = 12000,
     OPEN_SECONDS = 60,
     GRACE_SECONDS = 15,
 };
@@ -169,11 +171,16 @@ static void serve_accept(int listener) {
 static int serve(void) {
     static struct conn listener_mark, stdin_mark;
     struct sockaddr_in address = loopback();
-    socklen_t size = sizeof address;
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    if (bind(listener, (struct sockaddr *)&address, size) || listen(listener, 4096))
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), failed = -1;
+    /* As services do, below the ports that the kernel gives to clients (32768 and up, unless
+       configured): of others monconn asks for each connection whether it has met itself. */
+    for (int i = 0; i < USUAL_PORTS && failed; i++) {
+        int port = FIRST_USUAL_PORT + (getpid() + i) % USUAL_PORTS;
+        address.sin_port = htons((uint16_t)port);
+        failed = bind(listener, (struct sockaddr *)&address, sizeof address);
+    }
+    if (failed || listen(listener, 4096))
         die("listen");
-    getsockname(listener, (struct sockaddr *)&address, &size);
     watch(&listener_mark, listener, EPOLL_CTL_ADD, EPOLLIN);
     watch(&stdin_mark, STDIN_FILENO, EPOLL_CTL_ADD, EPOLLIN);
     alarm(SERVE_SECONDS);

@@ -13,6 +13,7 @@ import re
 import attrs
 
 from monconn.errors import AddressError, quoted
+from monconn.files import path_fault
 
 
 @attrs.frozen
@@ -430,12 +431,9 @@ def _parse_unix(text: str, rest: str, side: _Side) -> UnixAddress | EndpointAddr
 def _unix_path(path: str) -> str:
     if not path:
         raise AddressError("the path is missing: write unix:PATH, such as unix:/run/web.sock")
-    try:
-        length = len(os.fsencode(path))
-    except UnicodeEncodeError:
-        raise AddressError(f"{quoted(path)} cannot be a path") from None
-    if "\0" in path:
-        raise AddressError(f"{quoted(path)} cannot be a path: it contains a NUL")
+    if fault := path_fault(path):
+        raise AddressError(f"{quoted(path)} cannot be a path: {fault}")
+    length = len(os.fsencode(path))
     if length > _MAX_UNIX_PATH_BYTES:
         raise AddressError(
             f"the path {quoted(path)} has {length} bytes,"

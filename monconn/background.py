@@ -15,8 +15,8 @@ Item = TypeVar("Item")
 class BackgroundQueue(Generic[Item]):
     """Handles items in a thread of its own; those that find the queue full are dropped.
 
-    The thread starts with the first item. It is a daemon thread, as a disk or a terminal that hangs
-    must not keep the program from ending.
+    The thread starts with the first item; while the system gives us none, items are dropped. It is
+    a daemon thread, as a disk or a terminal that hangs must not keep the program from ending.
 
     :param handle: called in the thread with an item and the number of items dropped since the one
         before it. An exception is logged, and the thread goes on.
@@ -44,17 +44,26 @@ class BackgroundQueue(Generic[Item]):
         """
         with self._changed:
             # An empty queue takes any item, however large: else that one could never pass.
-            if self._stopped or (self._queue and self._queued_size + size > self._limit):
+            is_full = bool(self._queue) and self._queued_size + size > self._limit
+            if self._stopped or is_full or not self._has_thread():
                 self.dropped += 1
                 self._dropped_since += 1
                 return False
             self._queue.append((item, size, self._dropped_since))
             self._dropped_since = 0
             self._queued_size += size
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True)
-                self._thread.start()
             self._changed.notify()
+        return True
+
+    def _has_thread(self) -> bool:
+        """Whether there is a thread; it is started if there is none yet."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system gives us no more threads; the next item tries again
+                return False
+            self._thread = thread
         return True
 
     def _work(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import stat
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +15,9 @@ from monconn.units import format_bytes
 
 lost: Counter[str] = Counter(socket=0, json_log=0, history=0)
 """How often a file of this process was moved, removed or replaced by others, by what it is."""
+
+READ_SECONDS = 10.0
+"""How long the end of a pipe is waited for."""
 
 _KINDS = (
     (stat.S_ISREG, "a file"),
@@ -54,6 +60,39 @@ def read_file(path: str, limit: int) -> bytes:
     return content
 
 
+def read_until_end(path: str | os.PathLike[str], limit: int) -> bytes:
+    """What a file, a pipe or a device gives up to its end, but for no longer than a while.
+
+    Unlike :func:`read_file` for what may well be a pipe, such as the shell's ``<(...)``.
+
+    :param limit: of what has no end, one byte more than this is read.
+    :raises OSError: it cannot be read; ETIMEDOUT if it does not end within
+        :data:`READ_SECONDS`.
+    """
+    until = time.monotonic() + READ_SECONDS
+    # O_NONBLOCK: else open(2) would wait for a writer of a FIFO, and read(2) for what it writes.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        content = b""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while len(content) <= limit:
+            # A FIFO that nobody has opened for writing yet is not at its end for poll(2).
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                text = f"its end did not come within {READ_SECONDS:g} seconds"
+                raise TimeoutError(errno.ETIMEDOUT, text)
+            try:
+                piece = os.read(fd, limit + 1 - len(content))
+            except BlockingIOError:
+                continue
+            if not piece:
+                break
+            content += piece
+        return content
+    finally:
+        os.close(fd)
+
+
 def _require_regular(path: str, mode: int) -> None:
     if not stat.S_ISREG(mode):
         raise FileError(f"{file_name(path)} is {kind_of_file(mode)}, and no regular file")
@@ -87,11 +126,16 @@ def append_fault(path: str) -> str | None:
         return "it is a directory"  # as the operating system says when it is to be opened
     if stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
         return f"it is {kind_of_file(mode)}"
-    # To write there changes the kernel, or this process: /proc/self/mem is its memory. What
-    # /dev/stdout leads to by way of /proc has its own place, or is no regular file.
-    if stat.S_ISREG(mode) and os.path.realpath(path).startswith(("/proc/", "/sys/")):
-        return "it is a file of the kernel's"
-    return None
+    # To write there changes the kernel, or this process: /proc/self/mem is its memory.
+    return "it is a file of the kernel's" if stat.S_ISREG(mode) and is_of_kernel(path) else None
+
+
+def is_of_kernel(path: str) -> bool:
+    """Whether a path leads to what only looks like a file: to read it may take for ever.
+
+    What ``/dev/stdout`` leads to by way of ``/proc`` has its own place, or is no regular file.
+    """
+    return os.path.realpath(path).startswith(("/proc/", "/sys/"))
 
 
 def socket_fault(path: str) -> str | None:

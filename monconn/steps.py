@@ -7,7 +7,7 @@ of work, so that whoever runs it can let others run in between.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from operator import itemgetter
 from typing import TypeVar
 
@@ -37,20 +37,6 @@ def result_of(clock: Clock, steps: Generator[None, None, T]) -> Deferred[T]:
         results.append((yield from steps))
 
     return in_turns(clock, run()).addCallback(lambda _: results[0])
-
-
-def rows_of(clock: Clock, rows: Iterable[T | None]) -> Deferred[list[T]]:
-    """All the rows, made in as many turns as they take."""
-
-    def collect() -> Generator[None, None, list[T]]:
-        found = []
-        for row in rows:
-            if row is not None:
-                found.append(row)
-            yield
-        return found
-
-    return result_of(clock, collect())
 
 
 def sort_in_steps(

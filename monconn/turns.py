@@ -2,7 +2,7 @@
 
 A turn is what the loop does between two waits for events. Whoever has an event meanwhile waits for
 its end, so no work may take more than a few milliseconds of one: what is longer is divided by
-:func:`in_turns`.
+:func:`in_turns`, and what many clients may ask for at once waits in a :class:`TurnQueue`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import FrameType
 
 import attrs
@@ -25,7 +26,10 @@ from monconn.log import Logger
 WORK_SECONDS = 0.003
 """How long the work of :func:`in_turns` may take in one turn, all of it together."""
 SLICE_SECONDS = 0.001
-"""After how long the next of several works has its go."""
+"""After how long the next of several works is continued."""
+QUEUE_SECONDS = 0.004
+"""How long the calls of a :class:`TurnQueue` take in one turn; the last may exceed it by its own
+time."""
 
 TURN_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 """The ranges of the histograms of turns, in seconds."""
@@ -149,6 +153,36 @@ class _Works:
 _works: dict[Clock, _Works] = {}
 
 
+class TurnQueue:
+    """What the clients of a server have asked for: one call for each in a turn, whatever it sends.
+
+    :param clock: monotonic time and timers.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._calls: deque[Callable[[], object]] = deque()
+        self._timer: IDelayedCall | None = None
+
+    def add(self, call: Callable[[], object]) -> None:
+        """Call something in a later turn; it must not raise."""
+        self._calls.append(call)
+        if self._timer is None:
+            self._timer = self._clock.callLater(0, self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._timer = None
+        ends = self._clock.seconds() + QUEUE_SECONDS
+        try:
+            for _ in range(len(self._calls)):  # what they add is for the turn after this one
+                self._calls.popleft()()
+                if self._clock.seconds() >= ends:
+                    break
+        finally:
+            if self._calls and self._timer is None:
+                self._timer = self._clock.callLater(0, self._take_turn)
+
+
 # -- how long turns take
 
 
@@ -189,7 +223,7 @@ class TurnFigures:
 class TurnMeter:
     """Measures the turns of a loop, which tells it where each begins and ends.
 
-    A loop that serves an event in 20 µs has no time for more than a look at the clock. The
+    A loop that serves an event in 20 µs has no time for more than to read the clock. The
     processor time is a system call of 0.4 µs: it is read once a millisecond at most. As the thread
     uses none while it waits, a turn's is what was used since the last reading.
 
@@ -203,8 +237,8 @@ class TurnMeter:
         self.count = 0
         """How many turns are over."""
         self.sum_seconds = 0.0
-        self.look_at = 0.0
-        """A turn that ends later than this is to be given to :meth:`look`."""
+        self.measure_from = 0.0
+        """A turn that ends later than this is to be given to :meth:`measure`."""
         self.is_waiting = True
         """Whether the loop waits for events."""
         self.thread_id = threading.get_ident()
@@ -226,14 +260,14 @@ class TurnMeter:
         """The loop begins: what came before it was no turn."""
         self.thread_id = threading.get_ident()
         self.is_waiting = False
-        self.look_at = self._seconds() + QUICK_SECONDS
+        self.measure_from = self._seconds() + QUICK_SECONDS
         self._cpu_seconds = self._cpu_before = time.thread_time()
 
-    def look(self, began: float, ended: float) -> None:
+    def measure(self, began: float, ended: float) -> None:
         """Measure a turn that may have taken long."""
         cpu_seconds = time.thread_time()
         used, self._cpu_seconds = cpu_seconds - self._cpu_seconds, cpu_seconds
-        self.look_at = ended + QUICK_SECONDS
+        self.measure_from = ended + QUICK_SECONDS
         took = ended - began
         if took <= QUICK_SECONDS:
             return
@@ -273,7 +307,7 @@ class TurnMeter:
 
 
 class TurnWatch:
-    """Notes what runs in long turns, from a thread that looks every :data:`SAMPLE_SECONDS`.
+    """Notes what runs in long turns, from a thread that checks every :data:`SAMPLE_SECONDS`.
 
     It sleeps while the loop waits. In a long turn that runs Python it gets the interpreter's lock
     like any thread; in one that waits for the kernel or a library, when that returns.
@@ -291,7 +325,9 @@ class TurnWatch:
         """Watch from now on."""
         self._meter.watch = self
         # A daemon thread: nothing waits for its end.
-        threading.Thread(target=self._work, name="monconn-turns", daemon=True).start()
+        thread = threading.Thread(target=self._work, name="monconn-turns", daemon=True)
+        with suppress(RuntimeError):  # the system gives us no more: turns are only measured
+            thread.start()
 
     def stop(self) -> None:
         """Watch no more; harmless the second time."""

@@ -219,3 +219,23 @@ def workers_of_first_items(count: int) -> int:
         thread.join()
     assert queue.stop(WAIT_SECONDS)
     return len(workers)
+
+
+def test_no_thread_can_be_started_for_a_while(
+    handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a limit on processes: what comes meanwhile is counted, and all later is handled."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    queue = BackgroundQueue(handler, limit=1000)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert not queue.put("lost")
+        assert not queue.put("lost")
+        assert BackgroundQueue(handler, limit=1000).stop(WAIT_SECONDS)
+    assert queue.put("handled")
+    handler.release()
+    assert queue.stop(WAIT_SECONDS)
+    assert (handler.handled, queue.dropped) == ([("handled", 2)], 2)

@@ -79,7 +79,7 @@ ENDING = {
     ],
 }
 SERVING = {"wrap_echo.py", "wrap_web.py", "echo_with_control.py"}
-ELSEWHERE = {  # which tests/cli/test_inspect.py and tests/telemetry run
+ELSEWHERE = {  # which tests/faces/cli/test_inspect.py and tests/sinks/test_metrics.py run
     "control_client.py",
     "grafana-dashboard.json",
     "prometheus-rules.yml",

@@ -15,22 +15,13 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # From the bottom to the top. A part is a module or a folder right below monconn, or one of the
 # folders below faces; in ops and faces.control, each module is one, and so is net.tls; "monconn" is
 # the package's __init__.
-LOWEST = {
-    "errors",
-    "log",
-    "addresses",
-    "files",
-    "units",
-    "clock",
-    "histogram",
-    "turns",
-    "steps",
-    "background",
-    "ratelimit",
-    "unixsocket",
-    "_version",
-    "_moved",
-}
+LOWEST_ROWS = (
+    {"errors", "units", "files", "addresses", "_version", "_moved"},
+    {"clock", "ratelimit", "background", "log"},
+    {"turns", "histogram", "steps", "places"},
+    {"unixsocket"},
+)
+LOWEST = set[str]().union(*LOWEST_ROWS)
 CORE = LOWEST | {"model", "policy", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
 BELOW_OPS = CORE | {"config", "net", "net.tls", *SIDE_BY_SIDE}
@@ -50,7 +41,11 @@ SERVERS = {"faces.control.service", "faces.manhole"}
 
 # What each part may import, beside its own modules.
 MAY_IMPORT: dict[str, set[str]] = {
-    **dict.fromkeys(LOWEST, LOWEST),
+    **{
+        each: set[str]().union(*LOWEST_ROWS[: number + 1])
+        for number, row in enumerate(LOWEST_ROWS)
+        for each in row
+    },
     "model": LOWEST,
     "policy": LOWEST | {"model"},
     # What a configuration says of TLS is only known to be right once its files are read.

@@ -28,13 +28,13 @@ from monconn.turns import (
     describe_stack,
     in_turns,
 )
-from tests.turning import TurningClock
+from tests.turning import TurnClock
 
 STEP_SECONDS = SLICE_SECONDS / 10
 STEPS_A_TURN = round(WORK_SECONDS / STEP_SECONDS)
 
 
-def steps(clock: TurningClock, done: list[str], name: str, count: int) -> Iterator[None]:
+def steps(clock: TurnClock, done: list[str], name: str, count: int) -> Iterator[None]:
     for _ in range(count):
         clock.work(STEP_SECONDS)
         done.append(name)
@@ -46,7 +46,7 @@ def steps(clock: TurningClock, done: list[str], name: str, count: int) -> Iterat
 
 def test_short_work_is_done_at_once() -> None:
     done: list[str] = []
-    clock = TurningClock()
+    clock = TurnClock()
     results: list[object] = []
     in_turns(clock, steps(clock, done, "a", 5)).addCallback(results.append)
     assert len(done) == 5
@@ -62,7 +62,7 @@ def test_work_that_takes_no_time_leaves_no_timer() -> None:
 
 def test_long_work_takes_its_share_of_each_turn() -> None:
     done: list[str] = []
-    clock = TurningClock()
+    clock = TurnClock()
     work = in_turns(clock, steps(clock, done, "a", 3 * STEPS_A_TURN))
     clock.turn()  # the one in which it has begun
     for turn in range(1, 4):
@@ -76,7 +76,7 @@ def test_long_work_takes_its_share_of_each_turn() -> None:
 
 def test_works_share_a_turn() -> None:
     done: list[str] = []
-    clock = TurningClock()
+    clock = TurnClock()
     for name in "abc":
         in_turns(clock, steps(clock, done, name, 10 * STEPS_A_TURN))
     clock.turn()
@@ -90,7 +90,7 @@ def test_works_share_a_turn() -> None:
 
 def test_short_works_share_the_turn_as_well() -> None:
     done: list[str] = []
-    clock = TurningClock()
+    clock = TurnClock()
     for _ in range(20):
         in_turns(clock, steps(clock, done, "a", STEPS_A_TURN // 4))
     assert len(done) <= STEPS_A_TURN + 2
@@ -101,7 +101,7 @@ def test_short_works_share_the_turn_as_well() -> None:
 
 def test_short_work_does_not_wait_for_the_end_of_long_work() -> None:
     done: list[str] = []
-    clock = TurningClock()
+    clock = TurnClock()
     in_turns(clock, steps(clock, done, "long", 100 * STEPS_A_TURN))
     short = in_turns(clock, steps(clock, done, "short", 1))
     clock.turn()
@@ -111,7 +111,7 @@ def test_short_work_does_not_wait_for_the_end_of_long_work() -> None:
 
 def test_the_next_turn_has_its_whole_share() -> None:
     done: list[str] = []
-    clock = TurningClock()
+    clock = TurnClock()
     in_turns(clock, steps(clock, done, "a", STEPS_A_TURN // 2))
     clock.turn()
     in_turns(clock, steps(clock, done, "a", STEPS_A_TURN - 2))
@@ -120,7 +120,7 @@ def test_the_next_turn_has_its_whole_share() -> None:
 
 def test_what_a_step_raises_is_the_result_and_ends_no_other_work() -> None:
     done: list[str] = []
-    clock = TurningClock()
+    clock = TurnClock()
 
     def fails() -> Iterator[None]:
         yield
@@ -138,7 +138,7 @@ def test_what_a_step_raises_is_the_result_and_ends_no_other_work() -> None:
 
 def test_cancelled_work_does_no_further_step() -> None:
     done: list[str] = []
-    clock = TurningClock()
+    clock = TurnClock()
     work = in_turns(clock, steps(clock, done, "a", 10 * STEPS_A_TURN))
     work.addErrback(lambda failure: failure.trap(CancelledError))
     before = len(done)
@@ -150,7 +150,7 @@ def test_cancelled_work_does_no_further_step() -> None:
 
 
 def test_a_step_may_add_work_and_cancel_its_own() -> None:
-    clock = TurningClock()
+    clock = TurnClock()
     done: list[str] = []
 
     def adds() -> Iterator[None]:
@@ -187,8 +187,8 @@ class Loop:
         began = self.now
         self.now += seconds
         self.meter.sum_seconds += seconds
-        if self.now > self.meter.look_at:
-            self.meter.look(began, self.now)
+        if self.now > self.meter.measure_from:
+            self.meter.measure(began, self.now)
         self.meter.count += 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 
 
-class TurningClock(Clock):
+class TurnClock(Clock):
     """Time passes by :meth:`work`, and only then, unless the clock is advanced."""
 
     def work(self, seconds: float) -> None:
@@ -13,10 +13,9 @@ class TurningClock(Clock):
         self.rightNow += seconds
 
     def turn(self) -> None:
-        """Make the calls that are due; what they set is due in the next turn."""
-        now = self.seconds()
-        due = [call for call in self.calls if call.getTime() <= now]
-        self.calls = [call for call in self.calls if call.getTime() > now]
-        for call in due:
-            call.called = 1
-            call.func(*call.args, **call.kw)
+        """Make the calls that are due, as a reactor does: what they set is due in the next turn."""
+        for call in [each for each in self.calls if each.getTime() <= self.rightNow]:
+            if call.active():
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)

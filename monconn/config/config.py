@@ -7,7 +7,6 @@ sections. In the Go tool's style each top-level key is a service.
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -40,6 +39,7 @@ from monconn.config.sections import (
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
+from monconn.files import path_fault, read_until_end
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.tls import BackendTls, ListenTls
@@ -164,12 +164,11 @@ def load(path: str | os.PathLike[str]) -> Config:
     """
     source = os.fspath(path)
     try:
-        with pathlib.Path(path).open("rb") as file:
-            content = file.read(yamlmap.MAX_CHARACTERS + 1)
+        content = read_until_end(path, yamlmap.MAX_CHARACTERS)
     except OSError as error:
         raise _one_problem(source, f"cannot be read: {error.strerror}") from None
     except ValueError:
-        raise _one_problem(source, "cannot be read: a path has no NUL in it") from None
+        raise _one_problem(source, f"cannot be read: {path_fault(source)}") from None
     if len(content) > yamlmap.MAX_CHARACTERS:
         raise _one_problem(source, yamlmap.TOO_BIG)
     try:

@@ -38,6 +38,8 @@ MOST_MEASURED = 100
 and a network behind one address may have thousands."""
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
+MOST_UNSCHEDULED = 100
+"""Devices that may wait to be scheduled while others are counted."""
 
 
 class Devices(Observer):
@@ -62,6 +64,7 @@ class Devices(Observer):
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
+        self._unscheduled: set[Device] = set()  # of those counted: each once, however often
         self.forgotten = 0
         """How many devices were dropped to make room for others."""
         self._opened.update(dict.fromkeys(monitor.connections()))
@@ -97,13 +100,24 @@ class Devices(Observer):
             device = self._count_opened(record)
             if record.closed is not None:
                 self._count_closed(record, device)
+            if len(self._unscheduled) >= MOST_UNSCHEDULED:
+                self._schedule_counted()
             yield
         while self._closed and not self._opened:
             record = self._closed.popleft()
             known = self._connected.get(self._identity.of(record.client_ip))
             if known is not None:
                 self._count_closed(record, known)
+            if len(self._unscheduled) >= MOST_UNSCHEDULED:
+                self._schedule_counted()
             yield
+        self._schedule_counted()
+
+    def _schedule_counted(self) -> None:
+        while self._unscheduled:
+            device = self._unscheduled.pop()
+            if not device.is_forgotten:
+                self._schedule(device)
 
     def _count_opened(self, record: ConnectionRecord) -> Device:
         name = self._identity.of(record.client_ip)
@@ -114,8 +128,7 @@ class Devices(Observer):
         else:
             self._connected.move_to_end(name)
         storm_begins = device.open(record, self._config)
-        if record.closed is None:  # else it is counted as closed right after
-            self._schedule(device)
+        self._unscheduled.add(device)
         if device.is_away_too_long:
             away = format_duration(record.opened - device.left)
             self._end_silence(device, f"came back after {away}")
@@ -137,7 +150,7 @@ class Devices(Observer):
         else:
             del self._connected[device.name]
             self._away[device.name] = device
-        self._schedule(device)
+        self._unscheduled.add(device)
         if device.is_silent:
             if silence is not None:
                 self._end_silence(device, _spoke_after(silence))
@@ -378,7 +391,7 @@ class DevicesService(Service):
                 devices.poll(previous) for devices in tuple(self._followed.values())
             )
             turn_ends = started + TURN_SECONDS
-            while sum(1 for _ in islice(steps, STEPS_PER_TIME_CHECK)) == STEPS_PER_TIME_CHECK:
+            while len(tuple(islice(steps, STEPS_PER_TIME_CHECK))) == STEPS_PER_TIME_CHECK:
                 if self._clock.seconds() >= turn_ends:
                     yield 0.0
                     turn_ends = self._clock.seconds() + TURN_SECONDS

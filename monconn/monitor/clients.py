@@ -46,24 +46,24 @@ class ClientTotals:
 
     def opened(self, record: ConnectionRecord) -> None:
         """Count a connection that has opened."""
-        self._seen(record, record.opened_at).opened += 1
+        self._seen(record.client_ip, record.opened_at).opened += 1
 
     def closed(self, record: ConnectionRecord) -> None:
         """Add the bytes of a connection that has closed."""
-        total = self._seen(record, record.closed_at or record.opened_at)
+        total = self._seen(record.client_ip, record.closed_at or record.opened_at)
         total.up += record.up
         total.down += record.down
         total.last_reason = record.reason
 
-    def _seen(self, record: ConnectionRecord, at: float) -> ClientTotal:
-        total = self._by_ip.get(record.client_ip)
+    def _seen(self, ip: str, at: float) -> ClientTotal:
+        total = self._by_ip.get(ip)
         if total is None:
-            total = self._by_ip[record.client_ip] = ClientTotal(at, at)
+            total = self._by_ip[ip] = ClientTotal(at, at)
             if len(self._by_ip) > self._retained:
                 self._by_ip.popitem(last=False)
                 self.forgotten += 1
         else:
-            self._by_ip.move_to_end(record.client_ip)
+            self._by_ip.move_to_end(ip)
             total.last_seen_at = at
         return total
 

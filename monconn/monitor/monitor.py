@@ -220,7 +220,8 @@ class Monitor:
         :returns: a record for :meth:`opened`; or None if it was refused, which is then counted
             and observers are notified.
         """
-        client_ip = plain_ip(client_ip)
+        if ":" in client_ip:  # else it is in its only notation
+            client_ip = plain_ip(client_ip)
         if record is None:
             record = ConnectionRecord(
                 id=next(_ids),

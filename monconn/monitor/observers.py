@@ -120,16 +120,18 @@ class Observers:
             self.by_hook[hook] = tuple(each for each in subscribed if each[0] is not observer)
         self.watched = bool(self.by_hook["data"])
 
-    def notify(self, hook: str, *args: object) -> None:
+    def notify(self, hook: str, subject: object, *more: object) -> None:
         """Call a hook of each observer that overrides it; within a hook, after that one's event.
 
+        :param subject: the record, or what else has changed.
+        :param more: the hook's other arguments.
         :raises KeyboardInterrupt: the user has interrupted the program while an observer ran.
         """
         before = self.by_hook[hook]
         if not before:
             return
         if _delivery.is_running:
-            self._add(_Event(hook, args, ((self, before),)))
+            self._add(_Event(hook, (subject, *more), ((self, before),)))
             return
         _delivery.is_running = True
         try:
@@ -138,7 +140,11 @@ class Observers:
                 # An earlier one in this very loop may have had it removed.
                 if now is before or any(each is other for other in now):
                     try:
-                        each[1](*args)
+                        # Most hooks have one argument, and a call with a tuple takes longer.
+                        if more:
+                            each[1](subject, *more)
+                        else:
+                            each[1](subject)
                     except BaseException:
                         self._failed(each[0])
         finally:

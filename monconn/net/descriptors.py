@@ -36,12 +36,12 @@ PIPES = 48
 _CREDIT = 1000
 """Clients accepted before the limit is looked up again: it can be changed from outside, with
 prlimit(1)."""
-TELL_SECONDS = 60.0
+LOG_PERIOD_SECONDS = 60.0
 """How often it is logged at most that clients wait."""
 WAKE_SECONDS = 0.01
-"""How long after a connection has closed the listeners look again, all of them at once."""
+"""How long after a connection has closed it is checked whether there is room, for all listeners."""
 CHECK_SECONDS = 1.0
-"""How often they do so if none of our connections has closed: others may have descriptors, too."""
+"""How often it is if none of our connections has closed: others may have descriptors, too."""
 
 
 def raise_limit(reactor: object) -> int:
@@ -129,10 +129,10 @@ class Descriptors:
         self._cancel: Cancel | None = None
         self._timer: IDelayedCall | None = None
         self._is_soon = False
-        self._looks = 0
-        self._was_first: dict[Callable[[], object], int] = {}  # in which look
+        self._checks = 0
+        self._was_first: dict[Callable[[], object], int] = {}  # in which check
         self._is_short = False
-        self._tell_again = 0.0
+        self._log_from = 0.0
         self.credit: float = 0
         """How many clients may be accepted before :meth:`has_room` is asked again."""
         self.first_reserved: float = 0
@@ -166,7 +166,7 @@ class Descriptors:
         if room > 0 and _lowest_free() >= self.first_reserved:
             room = 0
         self.credit = max(min(room, _CREDIT), 0)
-        if self._is_short and room > self.most() // 16:  # else each that leaves would be news
+        if self._is_short and room > self.most() // 16:  # else each that leaves would be logged
             self._is_short = False
         return room > 0
 
@@ -182,17 +182,17 @@ class Descriptors:
         if not self._is_short:
             self._is_short = True
             self.waits += 1
-            self._tell()
+            self._log_shortage()
         self._waiting[resume] = None
         if self._timer is None:
             self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
-            self._cancel = self._when_room(self._look_soon)
+            self._cancel = self._when_room(self._check_soon)
 
-    def _tell(self) -> None:
+    def _log_shortage(self) -> None:
         now = self._clock.seconds()
-        if now < self._tell_again:
+        if now < self._log_from:
             return
-        self._tell_again = now + TELL_SECONDS
+        self._log_from = now + LOG_PERIOD_SECONDS
         self._log.warn(
             "the limit of {limit:,} descriptors has no room for more than {connections:,}"
             " connections: other clients wait in the queue",
@@ -206,10 +206,10 @@ class Descriptors:
         if resume in self._waiting:
             del self._waiting[resume]
             if not self._waiting:
-                self._stop_looking()
+                self._stop_checking()
 
-    def _look_soon(self) -> None:
-        """A connection has closed: look, together with all those that close meanwhile."""
+    def _check_soon(self) -> None:
+        """A connection has closed: check, together with all those that close meanwhile."""
         if self._timer is not None and not self._is_soon:
             self._is_soon = True
             self._timer.reset(WAKE_SECONDS)
@@ -220,16 +220,16 @@ class Descriptors:
             self._timer = self._clock.callLater(CHECK_SECONDS, self._check)
             return
         self._timer = None
-        self._stop_looking()
+        self._stop_checking()
         # The first may take all that there is: next time it is the last.
         waiting = sorted(self._waiting, key=lambda each: self._was_first.get(each, 0))
         self._waiting.clear()
-        self._looks += 1
-        self._was_first[waiting[0]] = self._looks
+        self._checks += 1
+        self._was_first[waiting[0]] = self._checks
         for resume in waiting:
             resume()
 
-    def _stop_looking(self) -> None:
+    def _stop_checking(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

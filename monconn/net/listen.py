@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import select
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -29,7 +30,10 @@ from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index
 BACKLOG = 4096
 """The kernel's queue of clients not yet accepted; ``net.core.somaxconn`` may shorten it."""
 BATCH = 64
-"""Clients accepted in one turn of the reactor, so that a flood of them does not starve others."""
+"""Clients accepted in one turn of the reactor, so that a flood of them does not starve others. Each
+takes up to 0.1 ms: listeners that are flooded at the same time share it."""
+FLOODED_SECONDS = 0.1
+"""For how long a listener counts as flooded that has accepted as many clients as it may."""
 SHORTAGE_PAUSE_SECONDS = 0.25
 """How long to leave clients in the queue once descriptors or memory have run out. Without the
 pause the listener would stay readable and the loop would spin."""
@@ -39,6 +43,8 @@ FILE_CHECK_SECONDS = 5.0
 service runs on for ever, and nobody can reach it."""
 
 SocketAddress = TcpAddress | UnixAddress
+# When they have last accepted a whole batch (monotonic seconds), the longest ago first.
+_flooded: dict[Listener, float] = {}
 # accept(2) fails with these because of this process or this machine, not because of the client.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -248,7 +254,8 @@ class Listener:
     def doRead(self) -> None:
         """Accept a batch: at least one client is in the queue."""
         descriptors = self._descriptors
-        for _ in range(self._batch):
+        _flooded.pop(self, None)
+        for _ in range(self._share() if _flooded else self._batch):
             if self._sock is None:
                 return
             if self.must_wait():
@@ -285,6 +292,17 @@ class Listener:
             except Exception:  # the reactor would close the listener because of it
                 client.close()
                 self._log.failure("a client could not be served")
+        if self._sock is not None:
+            _flooded[self] = time.monotonic()
+
+    def _share(self) -> int:
+        """How many clients it may accept while others are flooded."""
+        now = time.monotonic()
+        for each, when in tuple(_flooded.items()):
+            if now - when < FLOODED_SECONDS:
+                break
+            del _flooded[each]
+        return max(self._batch // (len(_flooded) + 1), 1)
 
     def accept_queued(self) -> None:
         """Accept those who are in the queue now, before :meth:`close`, which would reset them."""
@@ -319,6 +337,7 @@ class Listener:
         The socket is closed and never shut down, which would stop every process that it was
         handed to. The file of a UNIX socket is removed if it is still the one made for it.
         """
+        _flooded.pop(self, None)
         if self._sock is None:
             return
         if self._pause is not None:

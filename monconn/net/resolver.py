@@ -320,11 +320,11 @@ class Resolver:
             self._answered(OSError(errno.EMFILE, "too many names are being looked up"), query)
             return
         self._query_timers = [
-            self._clock.callLater(PATIENCE_SECONDS, self._be_impatient),
+            self._clock.callLater(PATIENCE_SECONDS, self._answer_is_late),
             self._clock.callLater(QUERY_SECONDS, self._give_up_query),
         ]
 
-    def _be_impatient(self) -> None:
+    def _answer_is_late(self) -> None:
         """Those who wait get the last addresses, and those who come until the query is over."""
         if self._may_be_used():
             self._use_stale(QUERY_SECONDS, "no answer yet")

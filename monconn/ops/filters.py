@@ -268,18 +268,16 @@ class Filter:
         """The same term by term, without quotes."""
         return [_term_text(self.keys, term) for term in self.terms]
 
-    def to_sql(self, prefix: str = "filter") -> Condition:
+    def to_sql(self) -> Condition:
         """The filter as an SQL condition on the columns that the keys name.
 
-        :param prefix: is in the names of parameters and of the functions for facts, so that they
-            differ from others.
         :raises FilterError: a key has no column.
         """
         values: dict[str, Any] = {}
         functions = dict(SQL_FUNCTIONS)
 
         def bind(value: Any) -> str:
-            name = f"{prefix}{len(values)}"
+            name = f"filter{len(values)}"
             values[name] = value
             return f":{name}"
 
@@ -291,7 +289,7 @@ class Filter:
             elif not name:
                 columns = (self.keys.sql_text,)
             else:
-                function = f"monconn_{prefix}_fact{number}"
+                function = f"monconn_filter_fact{number}"
                 functions[function] = _fact_reader(name[len(_FACT_PREFIX) :])
                 columns = (self.keys.sql_facts and f"{function}({self.keys.sql_facts})",)
             if not (columns and all(columns)):

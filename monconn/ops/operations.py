@@ -23,7 +23,7 @@ from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
 from monconn.devices.devices import DevicesService
 from monconn.devices.diagnosis import diagnose
-from monconn.errors import FileError, NotConfigured, QuestionError, quoted
+from monconn.errors import NotConfigured, QuestionError, quoted
 from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord
@@ -79,8 +79,6 @@ if TYPE_CHECKING:
 QUERIES_AT_ONCE = 4
 """Queries over live connections that are worked on at the same time; the others wait for them.
 Each makes lists of all connections, 100 bytes for each of them."""
-HISTORY_QUERIES = 64
-"""The most queries of the history that may be under way: they are answered one after the other."""
 _MOST_ROWS = 10**9  # more than there are, and what islice() takes
 _LISTED_IDS = 10
 """Ids that a line of the log names."""
@@ -165,7 +163,6 @@ class Operations:
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
         self._room = DeferredSemaphore(QUERIES_AT_ONCE)
-        self._history_queries = 0  # that are under way
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.
@@ -494,20 +491,11 @@ class Operations:
         )
 
     def _run_in_history(self, query: Callable[[Any], T]) -> Deferred[T]:
-        """Run a query in the history's thread, unless too many wait for it.
+        """Run a query in a thread of the history's, which cannot be taken back.
 
-        A query cannot be taken back: who asked for it may leave, and the next one comes.
+        So it counts among those that are under way until it is over, though who asked has left.
         """
-        history = self._stored_history()
-        if self._history_queries >= HISTORY_QUERIES:
-            raise FileError(f"{HISTORY_QUERIES} queries of the history are under way already")
-        self._history_queries += 1
-
-        def answered(result: Any) -> Any:
-            self._history_queries -= 1
-            return result
-
-        return _uncancellable(history.run(query).addBoth(answered))
+        return _uncancellable(self._stored_history().run(query))
 
     def _stored_history(self) -> HistoryService:
         if self._history is None:

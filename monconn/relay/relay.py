@@ -223,19 +223,20 @@ class Relay:
 
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
-        if self.record.reason is not None:
+        record, side = self.record, end.side
+        if record.reason is not None:
             # It only follows ours; or it is how a loop of services, which has given the reason to
             # all of its connections, is undone from where it was found.
             self._handle("cut")
             return
-        self.record.note_end(end.side, "fin")
+        record.note_end(side, "fin")
         now = self._monitor.clock.seconds()
-        if self.record.half_closed is None:
-            self.record.half_closed = now
-        if end.side == "backend":
-            self.record.backend_ended = now
-        self._handle(_EOF_EVENT[end.side])
-        if end.side == "backend" and len(self._gone) < 2:
+        if record.half_closed is None:
+            record.half_closed = now
+        if side == "backend":
+            record.backend_ended = now
+        self._handle(_EOF_EVENT[side])
+        if side == "backend" and len(self._gone) < 2:
             latest = self._monitor.timeouts.latest_check(now)
             if latest is not None:
                 self._deadlines.schedule_by(self, latest)
@@ -250,8 +251,10 @@ class Relay:
 
     def gone(self, end: End) -> None:
         """Implements ``EndListener.gone``."""
-        self._handle(_GONE_EVENT[end.side])
-        self._leave(end.side)
+        side = end.side
+        if self._state in _HEEDS_GONE:  # few do, and it happens twice to each connection
+            self._handle(_GONE_EVENT[side])
+        self._leave(side)
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
         """Implements ``EndListener.broken``."""
@@ -305,16 +308,16 @@ class Relay:
         self.record.end(reason, self._monitor.clock.seconds(), detail)
 
     def _handle(self, event: Event) -> None:
-        outcome = TABLE[self._state].get(event)
+        before = self._state
+        outcome = _OUTCOMES[before].get(event)
         if outcome is None or len(self._gone) == 2:
             return
-        before = self._state
-        self._state, actions = outcome
-        self.record.state = _RECORD_STATE[self._state]
-        for action in actions:
-            _METHOD[action](self)()
-        has_limits = self._monitor.timeouts.follow_changes or self.record.ending is not None
-        if has_limits and self._state != before and len(self._gone) < 2:
+        self._state, self.record.state, methods = outcome
+        for method in methods:
+            method(self)()
+        if self._state == before or len(self._gone) == 2:
+            return
+        if self.record.ending is not None or self._monitor.timeouts.follow_changes:
             self._reschedule_check()
 
     def _leave(self, side: Side) -> None:
@@ -458,7 +461,8 @@ class Relay:
             self._deadlines.schedule(self, min(when, first) if now < first else when)
 
 
-_METHOD: dict[Action, Callable[[Relay], Callable[[], None]]] = {
+_Method = Callable[[Relay], Callable[[], None]]
+_METHOD: dict[Action, _Method] = {
     "end_client": attrgetter("client.end_writing"),
     "end_backend": attrgetter("backend.end_writing"),
     "close_client": attrgetter("client.close"),
@@ -467,4 +471,16 @@ _METHOD: dict[Action, Callable[[Relay], Callable[[], None]]] = {
     "reset_backend": attrgetter("backend.reset"),
     "abort_client": attrgetter("client.abort"),
     "abort_backend": attrgetter("backend.abort"),
+}
+_HEEDS_GONE = frozenset(
+    state for state, outcomes in TABLE.items() if outcomes.keys() & {*_GONE_EVENT.values()}
+)
+# The verdict table with all that follows from an outcome looked up: it is needed five times for
+# each connection.
+_OUTCOMES: dict[RelayState, dict[Event, tuple[RelayState, State, tuple[_Method, ...]]]] = {
+    before: {
+        event: (state, _RECORD_STATE[state], tuple(_METHOD[action] for action in actions))
+        for event, (state, actions) in outcomes.items()
+    }
+    for before, outcomes in TABLE.items()
 }

@@ -194,7 +194,11 @@ def _end_after(seconds: float, status: int) -> None:
         os._exit(status)
 
     # Not by threading, whose lock the code that a signal has interrupted may hold.
-    _thread.start_new_thread(end, ())
+    try:
+        _thread.start_new_thread(end, ())
+    except RuntimeError:  # the system gives us no more threads; the kernel ends us then
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 class _PoolThread(threading.Thread):

@@ -28,21 +28,17 @@ class CloseLog(Observer):
         """Write the summary now, if there is anything to summarize."""
 
     def closed(self, record: ConnectionRecord) -> None:
-        """Log a connection that has closed."""
-        self._write(record, str(record.reason))
-
-    def refused(self, record: ConnectionRecord) -> None:
-        """Log a client that was refused."""
-        self._write(record, f"refused: {record.refusal}")
-
-    def _write(self, record: ConnectionRecord, kind: str) -> None:
+        """Log a connection that has closed, or a client that was refused."""
         if self._limited.has_room():
             line = record.describe(self._clock.seconds())
             self._log.info("{service}: {line}", service=record.service, line=line)
         else:
             self._summary_up += record.up
             self._summary_down += record.down
-            self._limited.add(kind)
+            is_refused = record.refusal is not None
+            self._limited.add(f"refused: {record.refusal}" if is_refused else str(record.reason))
+
+    refused = closed
 
     def _write_summary(self, count: int, reasons: str) -> None:
         self._log.info(

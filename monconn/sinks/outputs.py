@@ -193,8 +193,7 @@ class FileSink(_Descriptor):
 
         :raises OSError: it was deleted, so that the lines could never be read.
         """
-        if os.fstat(self._fd).st_nlink == 0:
-            self._must_reopen = True
+        if os.fstat(self._fd).st_nlink == 0:  # so that the next write tries again
             raise error
         if not self._cannot_reopen:
             self._cannot_reopen = True

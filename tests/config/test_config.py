@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monconn import addresses
+from monconn import addresses, files
 from monconn.addresses import (
     EndpointAddress,
     TcpAddress,
@@ -785,6 +785,7 @@ def test_wrong_content(
         (".", "Is a directory"),
         ("a\0b", "NUL"),
         ("a" * 999, "too long"),
+        ("a\ud800", "a character that no path can have"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, expected_text: str) -> None:
@@ -794,6 +795,28 @@ def test_unreadable_files(tmp_path: Path, name: str, expected_text: str) -> None
     (problem,) = caught.value.problems
     assert (problem.source, problem.line) == (path, None)
     assert expected_text in problem.message
+
+
+def test_a_pipe_is_read_and_never_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    text = NATIVE.encode()
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "READ_SECONDS", 0.0)
+        with pytest.raises(ConfigError, match="cannot be read: its end did not come within"):
+            config.load(fifo)  # nobody writes
+        end = os.open(fifo, os.O_RDWR)
+        os.write(end, text)
+        with pytest.raises(ConfigError, match="cannot be read: its end did not come within"):
+            config.load(fifo)  # and nobody ends it
+        os.close(end)
+    reader, writer = os.pipe()
+    os.write(writer, text)
+    os.close(writer)
+    assert [each.name for each in config.load(f"/dev/fd/{reader}").services] == ["web"]
+    os.close(reader)
 
 
 def test_all_problems_at_once_in_the_order_of_their_lines() -> None:

@@ -8,11 +8,15 @@ import os
 import pty
 import signal
 import socket
+import subprocess
+import sys
 import termios
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+import monconn_command
 
 from .programs import SCRIPTS, Monconn, Program, connect, write_config
 
@@ -134,6 +138,19 @@ sys.meta_path.insert(0, Interrupting())
     monconn.err.wait_for("start$")
     assert str(monconn.err) == f"monconn: ended by {name} during its start\n"
     assert str(monconn.out) == ""
+
+
+def test_the_command_imports_little_before_it_handles_signals() -> None:
+    code = """
+import os, signal, sys
+before = set(sys.modules)
+import monconn_command
+print(*set(sys.modules) - before)
+"""
+    # -S: modules that a site imports for purposes of its own would hide that we do.
+    paths = {"PYTHONPATH": str(Path(monconn_command.__file__).parent)}
+    ran = subprocess.run([sys.executable, "-S", "-c", code], env=paths, stdout=subprocess.PIPE)
+    assert ran.stdout.split() == [b"monconn_command"]
 
 
 def test_signals_of_tools_while_python_imports_do_not_end_it(

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from monconn.monitor.deadlines import Deadlines
 from monconn.turns import WORK_SECONDS
-from tests.turning import TurningClock
+from tests.turning import TurnClock
 
 NEVER = float("inf")
 BUCKET = Deadlines.BUCKET_SECONDS
@@ -265,7 +265,7 @@ def test_deadlines_that_change_all_the_time_leave_nothing_behind() -> None:
 
 
 def test_thousands_that_are_due_at_once_are_checked_in_parts() -> None:
-    clock = TurningClock()
+    clock = TurnClock()
     deadlines = Deadlines(clock)
     a_turn, count = 40, 1000
     checked: list[float] = []

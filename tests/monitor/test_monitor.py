@@ -24,7 +24,7 @@ from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.testing import RecordingObserver
 from monconn.turns import WORK_SECONDS
-from tests.turning import TurningClock
+from tests.turning import TurnClock
 
 
 @implementer(IConnection)
@@ -728,20 +728,20 @@ class SlowConnection(Connection):
     """Each call takes as long as :data:`ENDED_A_TURN` of a turn's work."""
 
     def end(self, reason: Any, reset: bool = False) -> None:
-        assert isinstance(self.monitor.clock, TurningClock)
+        assert isinstance(self.monitor.clock, TurnClock)
         self.monitor.clock.work(STEP_SECONDS)
         super().end(reason, reset)
 
     def policy_changed(self) -> None:
-        assert isinstance(self.monitor.clock, TurningClock)
+        assert isinstance(self.monitor.clock, TurnClock)
         self.monitor.clock.work(STEP_SECONDS)
         super().policy_changed()
 
 
 @pytest.fixture
-def busy() -> tuple[Monitor, TurningClock, list[SlowConnection]]:
+def busy() -> tuple[Monitor, TurnClock, list[SlowConnection]]:
     """A monitor with many connections, and the turns of its clock."""
-    clock = TurningClock()
+    clock = TurnClock()
     monitor = Monitor("web", clock=clock)
     connections = []
     for number in range(MANY):
@@ -753,10 +753,10 @@ def busy() -> tuple[Monitor, TurningClock, list[SlowConnection]]:
     return monitor, clock, connections
 
 
-Busy = tuple[Monitor, TurningClock, list[SlowConnection]]
+Busy = tuple[Monitor, TurnClock, list[SlowConnection]]
 
 
-def turns_until(clock: TurningClock, count: Callable[[], int], end: int) -> list[int]:
+def turns_until(clock: TurnClock, count: Callable[[], int], end: int) -> list[int]:
     """Turn until a count has reached its end; by how much it has changed in each turn."""
     changes: list[int] = []
     before = count()

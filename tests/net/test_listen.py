@@ -137,6 +137,34 @@ def test_a_batch_is_bounded(opened: Any, connect: Any) -> None:
     taken.close()
 
 
+def test_listeners_that_are_flooded_share_a_batch(
+    opened: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monconn.net.listen.FLOODED_SECONDS", 60.0)
+    flooded = [Taken(opened(LOOPBACK)) for _ in range(4)]
+    for taken in flooded:
+        for _ in range(2 * BATCH):
+            connect(taken.listener._sock)
+    counts: list[int] = []
+    while sum(counts) < len(flooded) * 2 * BATCH:
+        before = sum(len(taken.clients) for taken in flooded)
+        for taken in flooded:
+            taken.listener.doRead()
+        counts.append(sum(len(taken.clients) for taken in flooded) - before)
+    assert counts[0] < 3 * BATCH
+    assert counts[1] == BATCH
+    other = Taken(opened(LOOPBACK))
+    connect(other.listener._sock)
+    for taken in (*flooded, other):
+        taken.listener.doRead()  # the last queues are empty
+    for _ in range(BATCH):
+        connect(other.listener._sock)
+    other.listener.doRead()
+    assert len(other.clients) == BATCH + 1, "nobody else is flooded"
+    for taken in (*flooded, other):
+        taken.close()
+
+
 def test_clients_that_must_wait_stay_in_the_queue_in_the_middle_of_a_batch(
     opened: Any, connect: Any
 ) -> None:

@@ -15,8 +15,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
-from zope.interface import provider
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.net.resolver import (
@@ -33,6 +31,7 @@ from monconn.net.resolver import (
     Resolver,
     SocketAddress,
 )
+from tests.logged import logged_lines
 from tests.properties import examples
 
 
@@ -196,16 +195,8 @@ NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 @pytest.fixture
 def messages() -> Iterator[list[str]]:
     """What the resolver logs."""
-    texts: list[str] = []
-
-    @provider(ILogObserver)
-    def observer(event: LogEvent) -> None:
-        if event.get("log_namespace") == "monconn.net.resolver.Resolver":
-            texts.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observer)
-    yield texts
-    globalLogPublisher.removeObserver(observer)
+    with logged_lines("monconn.net.resolver.Resolver") as lines:
+        yield lines
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,9 @@ from monconn.ops.operations import (
 )
 from monconn.ops.rows import ClosedConnectionRow, ConnectionRow
 from monconn.turns import WORK_SECONDS
+from tests.logged import logged_lines
 
-from .world import World, logged_lines, rows
+from .world import World, rows
 
 ALICE = Actor.process(1000, 4242, "alice")
 

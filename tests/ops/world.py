@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
-from zope.interface import implementer, provider
+from zope.interface import implementer
 
 from monconn.addresses import TcpAddress
 from monconn.model.actions import Action
@@ -19,6 +16,7 @@ from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
+from tests.turning import TurnClock
 
 T = TypeVar("T")
 
@@ -48,17 +46,6 @@ class FakeConnection:
 
     def policy_changed(self) -> None:
         pass
-
-
-class TurnClock(Clock):
-    """A clock that, as a reactor, calls only what was due when a turn began."""
-
-    def turn(self) -> None:
-        for call in [each for each in self.calls if each.getTime() <= self.rightNow]:
-            if call.active():
-                self.calls.remove(call)
-                call.called = 1
-                call.func(*call.args, **call.kw)
 
 
 class Actions(Observer):
@@ -109,19 +96,3 @@ class World:
         return [
             row.id for row in self.result(self.operations.connections(filter, **arguments)).rows
         ]
-
-
-@contextmanager
-def logged_lines() -> Iterator[list[str]]:
-    """The lines logged within the block."""
-    lines: list[str] = []
-
-    @provider(ILogObserver)
-    def observer(event: LogEvent) -> None:
-        lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observer)
-    try:
-        yield lines
-    finally:
-        globalLogPublisher.removeObserver(observer)

@@ -33,7 +33,7 @@ from monconn.relay.sockets.loop import (
     SocketLoop,
     TurnShare,
 )
-from tests.turning import TurningClock
+from tests.turning import TurnClock
 
 from .world import PATIENCE_SECONDS, World, exactly, unread, until
 
@@ -305,7 +305,7 @@ class Costly(End):
     :param rounds: how often it has more to do.
     """
 
-    def __init__(self, share: TurnShare, clock: TurningClock, rounds: int = 1) -> None:
+    def __init__(self, share: TurnShare, clock: TurnClock, rounds: int = 1) -> None:
         super().__init__()
         self._share = share
         self._clock = clock
@@ -328,7 +328,7 @@ class Costly(End):
 
 
 def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
-    clock = TurningClock()
+    clock = TurnClock()
     share = TurnShare(own.loop, clock)
     works = [Costly(share, clock, rounds=2) for _ in range(10)]
     own.loop.serve([])
@@ -346,7 +346,7 @@ def test_the_share_of_a_turn_is_not_renewed_within_it(own: Turns) -> None:
 
 
 def test_those_that_wait_for_a_share_are_served_in_turn(own: Turns) -> None:
-    clock = TurningClock()
+    clock = TurnClock()
     share = TurnShare(own.loop, clock)
     works = [Costly(share, clock, rounds=5) for _ in range(4)]
     own.loop.serve([])
@@ -360,7 +360,7 @@ def test_those_that_wait_for_a_share_are_served_in_turn(own: Turns) -> None:
 
 def test_a_share_is_renewed_though_the_loop_has_no_events(nested: Turns) -> None:
     """Any other reactor serves the loop only if it has events."""
-    clock = TurningClock()
+    clock = TurnClock()
     share = TurnShare(nested.loop, clock)
     work = Costly(share, clock, rounds=10)
     work.begin()
@@ -372,7 +372,7 @@ def test_a_share_is_renewed_though_the_loop_has_no_events(nested: Turns) -> None
 def test_one_that_fails_as_it_is_resumed_keeps_no_other_from_its_share(
     own: Turns, logged_failures: list[Failure]
 ) -> None:
-    clock = TurningClock()
+    clock = TurnClock()
     share = TurnShare(own.loop, clock)
     bad, good = Costly(share, clock, 4), Costly(share, clock, 4)
     own.loop.serve([])
@@ -388,7 +388,7 @@ def test_one_that_fails_as_it_is_resumed_keeps_no_other_from_its_share(
 
 
 def test_each_of_many_sockets_passes_on_less_if_that_takes_long(own: Turns) -> None:
-    clock = TurningClock()
+    clock = TurnClock()
     loop = SocketLoop(own.reactor._poller, clock)
     took: list[float] = []
 

@@ -549,6 +549,26 @@ def an_operator_does_not_wait_for_it(world: World) -> None:
     assert world.closed()[0].reason == "operator"
 
 
+@scenario(families=("ipv4",))
+def an_operator_ends_it_after_one_side_has_acknowledged(world: World) -> None:
+    client, backend = world.pair()
+    data = payload(400_000)
+    record = world.live()
+    for end in (client, backend):
+        end.sendall(data)
+        end.shutdown(socket.SHUT_WR)
+    until(lambda: record.up == record.down == len(data))
+    until(lambda: record.client_end == record.backend_end == "fin")
+    until_settled(lambda: unread(backend))
+    assert to_the_end(backend) == (data, "fin")
+    backend.close()
+    until_settled(lambda: unread(client))
+    world.on_reactor(world.monitor.close, record.id)
+    assert to_the_end(client) == (data, "fin")
+    (record,) = world.closed()
+    assert (record.reason, record.client_end, record.backend_end) == ("operator", "fin", "fin")
+
+
 # -- unreachable backends
 
 

@@ -827,6 +827,52 @@ def short_records_take_no_larger_share(world: World) -> None:
     world.closed()
 
 
+@case("tls_to_plain")
+def those_who_begin_to_send_short_records_wait_for_a_share(world: World) -> None:
+    """What is in 64 KiB of those who have sent long ones is not known before it is read."""
+    pairs = [world.pair() for _ in range(6)]
+    count = 2_500
+    for client, backend in pairs:
+        sending = world.meanwhile(client.sendall, ANSWER)
+        assert exactly(backend, len(ANSWER)) == ANSWER
+        sending.result()
+    loop = world.paths._loop
+    assert loop is not None
+    relays = [each for each in world.monitor._live.values() if isinstance(each, Relay)]
+    for relay in relays:
+        world.on_reactor(relay.hold, "up", HOLD_PAUSE)
+    for client, _ in pairs:
+        tls = tls_of(client).tls
+        records = []
+        for _ in range(count):
+            tls.send(b"x")
+            records.append(tls.bio_read(100))
+        socket.socket.sendall(client, b"".join(records))
+        until_settled(lambda sock=client: unsent(sock))  # type: ignore[misc]
+    read: Counter[int] = Counter()
+    find = RecordFinder.pieces
+
+    def counting(finder: RecordFinder, received: memoryview) -> list[tuple[int, int]]:
+        pieces = find(finder, received)
+        read[loop.turn] += sum(records for _, records in pieces)
+        return pieces
+
+    def release_all() -> None:
+        loop.turn += 1  # all of it is one turn
+        for relay in relays:
+            relay.release("up", HOLD_PAUSE)
+
+    with patch.object(RecordFinder, "pieces", counting):
+        world.on_reactor(release_all)
+        for _, backend in pairs:
+            assert exactly(backend, count) == b"x" * count
+    assert sum(read.values()) >= len(pairs) * count
+    assert max(read.values()) < 3 * count, "nearly all were read in one turn"
+    for client, backend in pairs:
+        to_the_end_of_pair(client, backend)
+    world.closed(len(pairs))
+
+
 # -- memory
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 from twisted.internet.error import ReactorNotRunning
 
-from monconn.run.signals import OTHER_SIGNALS, STOP_SIGNALS, StopSignals
+from monconn.run.signals import LAST_SECONDS, OTHER_SIGNALS, STOP_SIGNALS, StopSignals, end_hurried
 
 
 class FakeReactor:
@@ -178,3 +179,20 @@ def test_a_stop_of_our_own_is_no_signal(stopping: Stopping) -> None:
     stopping.reactor.run()
     stopping.signals.stop()
     assert (stopping.counts(), stopping.received) == ((1, 0), [])
+
+
+def test_the_end_is_certain_also_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a limit on processes, a thread that would end this one does not start."""
+
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        end_hurried(signal.SIGTERM)
+        seconds, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        assert 0 < seconds <= LAST_SECONDS
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from monconn import files
 from monconn.config.sections import JsonLogConfig
 from monconn.errors import FileError
 from monconn.model.actions import OWN_CODE, Action
@@ -745,6 +746,23 @@ def test_lines_are_not_lost_in_a_file_that_was_removed(
     assert texts(logged) == [
         f"json_log: {path} was moved, removed or replaced; writing to a new file there"
     ]
+
+
+def test_a_file_that_cannot_be_made_anew_at_once_is_counted_when_it_can(
+    file_sink: FileSink, path: Path, logged: Sequence[LogEvent]
+) -> None:
+    before = files.lost["json_log"]
+    path.unlink()
+    path.mkdir()
+    for _ in range(2):
+        with pytest.raises(WriteFailed, match="is a directory"):
+            file_sink.write(b"1\n")
+    path.rmdir()
+    file_sink.write(b"2\n")
+    file_sink.write(b"3\n")
+    assert path.read_bytes() == b"2\n3\n"
+    assert files.lost["json_log"] == before + 1
+    assert len(texts(logged)) == 1
 
 
 @pytest.mark.parametrize(

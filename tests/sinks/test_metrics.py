@@ -173,7 +173,7 @@ def test_turns_of_the_loop() -> None:
         began = now[0]
         now[0] += seconds
         meter.sum_seconds += seconds
-        meter.look(began, now[0])
+        meter.measure(began, now[0])
         meter.count += 1
     values = Program("web", turns=meter).values()
     assert values["monconn_turn_seconds_count"] == values["monconn_turn_cpu_seconds_count"] == 3

@@ -223,6 +223,22 @@ def test_a_failure_is_the_answer_of_all_who_waited(
     logged_failures.clear()
 
 
+def test_without_a_thread_scrapes_fail_and_later_ones_do_not(
+    world: World, logged_failures: list[Failure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert status(world.connect(GET)) == 500
+    logged_failures.clear()
+    later = world.connect(GET)
+    world.clock.advance(encoding.LEAST_PAUSE_SECONDS)
+    world.encode()
+    assert status(later) == 200
+
+
 # -- clients who are slow, or do not read
 
 
@@ -367,6 +383,7 @@ def test_newcomers_wait_while_nobody_has_had_its_time(world: World) -> None:
         (b"GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nA : b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nA: \x00\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nA:" + b" " * 8000 + b"\x00\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\r\n\r\n", 400),  # a TLS handshake
     ],

@@ -131,7 +131,8 @@ def _checked(file: str) -> Config:
         try:
             check_file(config.history.path)
         except FileError as error:
-            raise ConfigError([Problem(file, None, "", str(error))]) from None
+            message = str(error).removeprefix("history: ")
+            raise ConfigError([Problem(file, None, "history.path", message)]) from None
     return config
 
 

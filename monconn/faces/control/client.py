@@ -25,6 +25,7 @@ from monconn.errors import (
     quoted,
 )
 from monconn.faces.control.place import check_folder, control_folder, live_sockets
+from monconn.files import path_fault
 
 VERSION = 1
 ANSWER_SECONDS = 20.0
@@ -323,8 +324,9 @@ def _connected(where: str) -> socket.socket:
         forms = "/PATH, unix:PATH or tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY"
         raise BadAddress(f"{quoted(where)} is no address of a control port: write {forms}")
     path = rest if kind == "unix" else where
-    if "\0" in path:  # connect(2) would end the path there, or take it for an abstract name
-        raise BadAddress(f"{quoted(where)} cannot be a path: it contains a NUL")
+    # connect(2) would end a path at a NUL, or take it for an abstract name.
+    if fault := path_fault(path):
+        raise BadAddress(f"{quoted(where)} cannot be a path: {fault}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(ANSWER_SECONDS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, deque
 from collections.abc import Callable
 from ipaddress import ip_network
+from operator import attrgetter
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -27,7 +27,9 @@ from monconn.model.actions import Actor
 from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import CloseResult, Operations
+from monconn.places import Places
 from monconn.steps import RowSteps
+from monconn.turns import TurnQueue
 
 CLIENTS_AT_ONCE = 64
 MAX_STRANGERS = 64
@@ -37,72 +39,10 @@ HELLO_SECONDS = 10.0
 """How long a client may take from its connection to its Hello, a TLS handshake included."""
 HANG_UP_SECONDS = 1.0
 """How often it is checked whether clients that are not read from have hung up."""
-TURN_SECONDS = 0.004
-"""How long all clients together hold the reactor in one turn; the last request of a turn may
-exceed it by its own time."""
 _DESCRIPTION_BYTES = 4096
 _ID_DIGITS = 18  # as in a filter; and so the ids of a request fit into the answer
 
 Answer = Deferred[dict[str, Any]]
-
-
-class TurnQueue:
-    """Calls that wait for a turn of the reactor: one for each client, however much it has sent.
-
-    :param clock: gives monotonic time, and calls in the next turn.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._calls: deque[Callable[[], object]] = deque()
-        self._timer: Any = None
-
-    def add(self, call: Callable[[], object]) -> None:
-        """Call something in a later turn; it must not raise."""
-        self._calls.append(call)
-        if self._timer is None:
-            self._timer = self._clock.callLater(0, self._turn)
-
-    def _turn(self) -> None:
-        self._timer = None
-        ends = self._clock.seconds() + TURN_SECONDS
-        try:
-            for _ in range(len(self._calls)):  # what they add is for the turn after this one
-                self._calls.popleft()()
-                if self._clock.seconds() >= ends:
-                    break
-        finally:
-            if self._calls and self._timer is None:
-                self._timer = self._clock.callLater(0, self._turn)
-
-
-class Places:
-    """A limited number of places, in which one who comes replaces another if all are taken."""
-
-    def __init__(self) -> None:
-        self._origins: dict[ControlProtocol, str] = {}  # in the order in which they came
-
-    def __len__(self) -> int:
-        return len(self._origins)
-
-    def enter(self, client: ControlProtocol, origin: str) -> ControlProtocol | None:
-        """Take a place.
-
-        :returns: the one who loses its own: the first of those from the origin that has the most,
-            so that many from one do not drive out one from another.
-        """
-        self._origins[client] = origin
-        if len(self._origins) <= MAX_STRANGERS:
-            return None
-        # Of several that have the most, most_common() names the one that came first.
-        ((crowded, _),) = Counter(self._origins.values()).most_common(1)
-        replaced = next(each for each, its in self._origins.items() if its == crowded)
-        self.leave(replaced)
-        return replaced
-
-    def leave(self, client: ControlProtocol) -> None:
-        """Give a place back; harmless for one that has none."""
-        self._origins.pop(client, None)
 
 
 class UnreadClients:
@@ -152,9 +92,9 @@ class ControlFactory(Factory):
         """All who are connected."""
         self.greeted: set[ControlProtocol] = set()
         """Those who have sent Hello."""
-        self.handshaking = Places()
+        self.handshaking = Places[ControlProtocol](MAX_STRANGERS, _origin_of)
         """Those amid a TLS handshake."""
-        self.silent = Places()
+        self.silent = Places[ControlProtocol](MAX_STRANGERS, _origin_of)
         """Those who are authenticated and have not sent Hello."""
         self.unread = UnreadClients(operations.clock)
         """Those who are not read from for now."""
@@ -178,7 +118,7 @@ class ControlProtocol(amp.AMP):
     is read than one chunk.
 
     :param factory: knows the other clients, and what can be asked for.
-    :param origin: where the client comes from: those from one origin share places.
+    :param origin: where the client comes from, which is its group in :class:`Places`.
     """
 
     transport: Any
@@ -187,7 +127,7 @@ class ControlProtocol(amp.AMP):
     def __init__(self, factory: ControlFactory, origin: str = "") -> None:
         super().__init__()
         self._factory = factory
-        self._origin = origin
+        self.origin = origin
         self._operations = factory.operations
         self._boxes = BoxReader()
         self._timer: Any = None
@@ -226,8 +166,8 @@ class ControlProtocol(amp.AMP):
         if not self._is_closed:
             self._enter(self._factory.silent)
 
-    def _enter(self, places: Places) -> None:
-        replaced = places.enter(self, self._origin)
+    def _enter(self, places: Places[ControlProtocol]) -> None:
+        replaced = places.enter(self)
         if replaced is not None:
             replaced.close()
 
@@ -545,6 +485,9 @@ _COMMANDS = frozenset(
     for each in vars(commands).values()
     if isinstance(each, type) and issubclass(each, amp.Command)
 )
+
+
+_origin_of: Callable[[ControlProtocol], str] = attrgetter("origin")
 
 
 def _origin(ip: str) -> str:

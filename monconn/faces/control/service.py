@@ -21,14 +21,16 @@ from monconn.errors import ControlError, ListenError, os_error_text
 from monconn.faces.control.peers import user_name
 from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
 from monconn.faces.control.server import ControlFactory
+from monconn.files import read_file
 from monconn.log import Logger
 from monconn.monitor.registry import Registry
 from monconn.net.listen import Listener, ServeReactor, client_address, open_listener, serve_factory
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
 
-ACCEPTED_A_TURN = 4
+CLIENTS_PER_TURN = 4
 """Clients accepted in one turn of the reactor; the others stay in the kernel's queue."""
+_MAX_FILE_BYTES = 16 << 20  # as of the services' certificates
 
 
 class ControlService(Service):
@@ -54,10 +56,8 @@ class ControlService(Service):
     ) -> None:
         self._config = config
         self._reactor = reactor
-        self._clock = clock
         self._factory = ControlFactory(operations or Operations(registry, clock))
         self._listener: Listener | None = None
-        self._accepted = 0  # in this turn
         self.where: str | None = None
         """How a client names it; None while there is none."""
 
@@ -115,28 +115,19 @@ class ControlService(Service):
         factory = self._secured()
         sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         self.where = client_address(address, sock)
-        self._listener = serve_factory(sock, self._reactor, factory)
-        self._listener.must_wait = self._must_wait
-
-    def _must_wait(self) -> bool:
-        """Whether as many clients as in one turn are accepted already."""
-        if self._accepted == 0:
-            self._clock.callLater(0, self._next_turn)
-        self._accepted += 1
-        return self._accepted > ACCEPTED_A_TURN
-
-    def _next_turn(self) -> None:
-        self._accepted = 0
-        if self._listener is not None:
-            self._listener.resume()
+        self._listener = serve_factory(sock, self._reactor, factory, CLIENTS_PER_TURN)
 
     def _secured(self) -> Any:
         tls = self._config.tls
         if tls is None:
             return self._factory
         try:
-            pem = Path(tls.key).read_bytes() + b"\n" + Path(tls.certificate).read_bytes()
-            authority = Certificate.loadPEM(Path(tls.client_authority).read_bytes())
+            key, certificate, authority_pem = (
+                read_file(each, _MAX_FILE_BYTES)
+                for each in (tls.key, tls.certificate, tls.client_authority)
+            )
+            pem = key + b"\n" + certificate
+            authority = Certificate.loadPEM(authority_pem)
             options = PrivateCertificate.loadPEM(pem).options(authority)
         except Exception as error:  # OpenSSL's have no type in common
             raise ListenError(f"control: its certificates cannot be used: {error}") from None

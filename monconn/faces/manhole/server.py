@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections import deque
 from typing import Any
 
 from twisted.conch import error
@@ -19,7 +18,7 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.internet.interfaces import IPushProducer
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer, provider
@@ -33,7 +32,9 @@ from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.net.sockets import peer_pid
 from monconn.ops.operations import Operations
+from monconn.places import Places
 from monconn.ratelimit import RateLimitedLog
+from monconn.turns import TurnQueue
 
 LOGIN_SECONDS = 30.0
 """How long a login may take."""
@@ -48,9 +49,6 @@ MAX_CONNECTIONS = 32
 """Connections that have logged in."""
 CLIENTS_PER_TURN = 4
 """Accepted in one turn of the reactor."""
-PACKETS_PER_TURN = 4
-"""Of all clients together, handled in one turn of the reactor: a key exchange or a signature takes
-a millisecond or two."""
 STRANGERS_LINES_A_SECOND = 5
 """In the log, about clients that have not logged in."""
 MAX_SESSIONS = 8
@@ -337,7 +335,7 @@ class Transport(ssh_transport.SSHServerTransport):
         self.is_congested = False
         if self._is_held:
             self._is_held = False
-            self.factory.enqueue(self)
+            self.factory.queue.add(self._handle_packet)
         for channel in getattr(self.service, "channels", {}).values():
             channel.continue_output()
 
@@ -359,6 +357,7 @@ class Transport(ssh_transport.SSHServerTransport):
         """The login has succeeded: cancel its timeout."""
         self.actor = actor
         self.is_authenticated = True
+        self.factory.strangers.leave(self)
         self._cancel_timeouts()
 
     def _cancel_timeouts(self) -> None:
@@ -376,18 +375,15 @@ class Transport(ssh_transport.SSHServerTransport):
             self._drop("has sent too much without logging in")
         else:
             self.transport.pauseProducing()
-            self.factory.enqueue(self)
+            self.factory.queue.add(self._handle_packet)
 
-    def handle_packet(self) -> bool:
-        """Handle one packet of what was received.
-
-        :returns: whether there may be more; if not, the client is read from again.
-        """
+    def _handle_packet(self) -> None:
+        """Handle one packet of what was received; if there is none, read from the client."""
         if self._has_ended:
-            return False
+            return
         if self.is_congested:
             self._is_held = True
-            return False
+            return
         self._may_take_packet = True
         try:
             super().dataReceived(b"")
@@ -398,14 +394,14 @@ class Transport(ssh_transport.SSHServerTransport):
             else:  # any peer may send anything, and must not fill the log with tracebacks
                 self._drop(f"does not speak SSH: {quoted(repr(problem))}")
         if self._has_ended:
-            return False
+            return
         if self._may_take_packet:
             self.transport.resumeProducing()
-            return False
-        return True
+        else:
+            self.factory.queue.add(self._handle_packet)
 
     def getPacket(self) -> Any:
-        """The next packet of what was received; one for each call of :meth:`handle_packet`."""
+        """The next packet of what was received; one for each call of :meth:`_handle_packet`."""
         if not self._may_take_packet or self._has_ended:
             return None
         packet = super().getPacket()
@@ -476,70 +472,41 @@ class ManholeFactory(factory.SSHFactory):
         self.portal = Portal(Realm(operations), [KeyChecker(authorized)])
         self.services = {b"ssh-userauth": Login, b"ssh-connection": Connection}
         self.clock = clock
-        self.connections: dict[Transport, None] = {}
-        """The oldest first."""
+        self.connections: set[Transport] = set()
+        # With and without a complete key exchange: else one kind of stranger, whose connections are
+        # cheap, or one whose connections stay, could displace everybody of the other kind.
+        self.strangers = Places[Transport](
+            MAX_UNAUTHENTICATED, lambda connection: connection.is_encrypted
+        )
+        """Those that have not logged in."""
         self._closing: Deferred[None] | None = None
-        self._queue: deque[Transport] = deque()
-        self._turn: IDelayedCall | None = None
+        self.queue = TurnQueue(clock)
+        """Packets of all clients: a key exchange or a signature takes a millisecond or two."""
         self._strangers_log = RateLimitedLog(
             clock, STRANGERS_LINES_A_SECOND, self._log_summary_of_strangers
         )
 
     def buildProtocol(self, addr: Any) -> Any:
         """Make a connection's protocol; None, which closes it, if too many have logged in."""
-        if sum(each.is_authenticated for each in self.connections) >= MAX_CONNECTIONS:
+        if len(self.connections) - len(self.strangers) >= MAX_CONNECTIONS:
             self.log_stranger("refused", "refused a connection: too many have logged in")
             return None
         return super().buildProtocol(addr)
 
     def is_full(self) -> bool:
         """Whether there are too many without a login, and none has had its time yet."""
-        oldest = self._displaceable()
+        oldest = self.strangers.replaced_by(False)
         return oldest is not None and self.clock.seconds() - oldest.began < GRACE_SECONDS
-
-    def _displaceable(self) -> Transport | None:
-        """Who makes room for a further connection; None while there is room.
-
-        The oldest, of those with or of those without a complete key exchange, whichever are more:
-        else one kind of stranger, whose connections are cheap, or one whose connections stay, could
-        displace everybody of the other kind.
-        """
-        strangers = [each for each in self.connections if not each.is_authenticated]
-        if len(strangers) < MAX_UNAUTHENTICATED:
-            return None
-        encrypted = [each for each in strangers if each.is_encrypted]
-        others = [each for each in strangers if not each.is_encrypted]
-        return max(others, encrypted, key=len)[0]
 
     def connected(self, connection: Transport) -> None:
         """Note a new connection, in the place of another if there are too many without a login."""
-        oldest = self._displaceable()
-        self.connections[connection] = None
-        if oldest is not None:
-            self.log_stranger("displaced", "{peer} is displaced: too many log in", peer=oldest.peer)
-            del self.connections[oldest]  # its connectionLost comes later
-            oldest.abort()
-
-    def enqueue(self, connection: Transport) -> None:
-        """Handle what a connection has received, a packet when it is its turn."""
-        self._queue.append(connection)
-        if self._turn is None:
-            self._take_turn()
-
-    def _take_turn(self) -> None:
-        # At once for the first that comes, and those that come later in the same turn wait.
-        self._turn = self.clock.callLater(0, self._next_turn)
-        for _ in range(PACKETS_PER_TURN):
-            if not self._queue:
-                break
-            connection = self._queue.popleft()
-            if connection.handle_packet():
-                self._queue.append(connection)
-
-    def _next_turn(self) -> None:
-        self._turn = None
-        if self._queue:
-            self._take_turn()
+        replaced = self.strangers.enter(connection)
+        self.connections.add(connection)
+        if replaced is not None:
+            peer = replaced.peer
+            self.log_stranger("displaced", "{peer} is displaced: too many log in", peer=peer)
+            self.connections.remove(replaced)  # its connectionLost comes later
+            replaced.abort()
 
     def log_stranger(self, kind: str, format: str, **values: Any) -> None:
         """Log a line about a client that has not logged in; too many of them are summed up.
@@ -562,7 +529,8 @@ class ManholeFactory(factory.SSHFactory):
 
     def lost(self, connection: Transport) -> None:
         """Note that a connection has ended."""
-        self.connections.pop(connection, None)
+        self.connections.discard(connection)
+        self.strangers.leave(connection)
         if self._closing is not None and not self.connections:
             closing, self._closing = self._closing, None
             closing.callback(None)

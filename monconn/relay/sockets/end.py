@@ -487,7 +487,7 @@ class SocketEnd:
                 self.stages.end_of_input()  # stages_drained follows
             elif not self.send_queue.blocked:
                 self._finish()
-        elif self._is_finishing:
+        elif self.phase == "draining" and self._is_finishing:
             self._leave()  # the kernel goes on delivering
 
     def reset(self) -> None:

@@ -54,6 +54,11 @@ SHARE_SECONDS = 0.003
 floods of short records, of which each costs 3 µs."""
 
 
+FREE_BYTES = 1 << 22
+"""About how many bytes of TLS are read in one turn before those that are left wait for their share,
+too: 4 ms. A hundred sockets with much to read at once would take a tenth of a second."""
+
+
 class SocketHandler(Protocol):
     """Receives the events of one socket."""
 
@@ -210,6 +215,8 @@ class TurnShare:
         self._clock = clock
         self._turn = -1  # of which the share is
         self._until = 0.0
+        self._counted_turn = -1  # in which so many bytes were counted
+        self._counted_bytes = 0
         self._waiting: deque[SharingHandler] = deque()
         self._timer: IDelayedCall | None = None
 
@@ -227,6 +234,19 @@ class TurnShare:
         self._waiting.append(handler)
         self._set_timer()
         return False
+
+    def count(self, size: int) -> None:
+        """Count what was done without a share, or within one.
+
+        :param size: in bytes; what costs more than its bytes counts as more.
+        """
+        if self._counted_turn != self._loop.turn:
+            self._counted_turn, self._counted_bytes = self._loop.turn, 0
+        self._counted_bytes += size
+
+    def is_needed(self) -> bool:
+        """Whether so much was done in this turn that nothing more is to be without a share."""
+        return self._counted_turn == self._loop.turn and self._counted_bytes >= FREE_BYTES
 
     def _has_time(self) -> bool:
         """Whether some of this turn's share is left; there is always for the first."""

@@ -94,12 +94,12 @@ class MonconnReactor(EPollReactor):
 
         :returns: the events of all other descriptors.
         """
-        # Without a call, but for turns that take long or come a millisecond after the last look:
-        # for a small message this is a percent of everything.
+        # Without a call, but for turns that are long, or come a millisecond after the last that was
+        # measured: for a small message this is a percent of everything.
         meter, began, now = self.turn_meter, self.socket_loop.fetched, time.monotonic()
         meter.sum_seconds += now - began
-        if now > meter.look_at:
-            meter.look(began, now)
+        if now > meter.measure_from:
+            meter.measure(began, now)
         meter.count += 1
         meter.is_waiting = True
         events = self._poller.poll(-1 if timeout is None else timeout, EVENTS_A_TURN)

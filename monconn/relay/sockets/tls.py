@@ -46,6 +46,8 @@ _LEAST_BYTES_A_READ = 1 << 12
 _MANY_RECORDS = 64
 _SHORT_RECORD_BYTES = 128
 """Who sends as many that are as short is read from little by little, and in its share of a turn."""
+_RECORD_COST_BYTES = 1 << 11
+"""A record takes 2 µs or more, however short it is: as much as so many bytes."""
 _ACKNOWLEDGED_SECONDS = 0.2
 """How often a peer that has said its end, and sent no FIN, is checked for having all of ours."""
 _IN = getattr(select, "EPOLLIN", 1)
@@ -274,9 +276,10 @@ class TlsEnd(SocketEnd):
     def _copy(self, wanted: int = CHUNK_BYTES) -> int:
         """See ``SocketEnd._copy``; but who sends short records waits for its share of a turn.
 
-        So does who has sent nothing yet; and who has ever sent many goes on doing so.
+        So does who has sent nothing yet; and who has ever sent many goes on doing so. All others
+        wait, too, once much was read in this turn: what is in 64 KiB is not known before.
         """
-        if self._sends_short_records is not False:
+        if self._sends_short_records is not False or self._shared.records.is_needed():
             if self._is_waiting:
                 return 0
             if not self._shared.records.take(self):
@@ -339,6 +342,7 @@ class TlsEnd(SocketEnd):
             how = "reset" if is_alert(error) else "none"
             detail = fault_text(error, tls)
         self._empty_records = empty
+        self._shared.records.count(taken + reads * _RECORD_COST_BYTES)
         if count:
             if self.is_watched or self._observers.watched:
                 self.reports.data(self, bytes(read_buffer[:count]))

@@ -424,7 +424,7 @@ class TransportEnd(Protocol):
                 self.stages.end_of_input()  # stages_drained follows
             else:
                 self._finish_output()
-        elif self._finishing is not None:
+        elif self.phase == "draining" and self._finishing is not None:
             self.transport.loseConnection()  # the kernel goes on delivering
 
     def reset(self) -> None:

@@ -14,9 +14,11 @@ from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+import attrs
+
 from monconn.clock import retry_pauses
 from monconn.errors import FileError, os_error_text, printable, quoted
-from monconn.files import kind_of_file, path_fault
+from monconn.files import is_of_kernel, kind_of_file, path_fault
 
 SCHEMA_VERSION = 3
 """Older versions lack some of the columns in :data:`_ADDED_COLUMNS`."""
@@ -260,6 +262,42 @@ def remove_log(path: str, known: Identity) -> None:
                 os.unlink(beside)
 
 
+def is_emptied(path: str, known: Identity) -> bool:
+    """Whether somebody has truncated a file that had tables: it never is empty by itself."""
+    return _inode(path) == known[0] and os.stat(path).st_size == 0
+
+
+@attrs.frozen
+class LogIndex:
+    """The index beside the write-ahead log (``-shm``): which file it is, and its size."""
+
+    inode: tuple[int, int]
+    size: int
+
+
+def restore_index(path: str, known: LogIndex | None) -> LogIndex | None:
+    """Give the index of the write-ahead log back what others have cut off, as zeros.
+
+    SQLite maps it into memory, and does not look at its size again: to use what the file does not
+    have any more is SIGBUS, which ends the process with all its connections. ``truncate`` does
+    that, as does logrotate's ``copytruncate`` for a pattern that fits. What is zero fails its
+    checksum, so that SQLite makes the index anew from the log. By path, and never by a descriptor:
+    closing one would release the locks that SQLite has on the file in this process.
+
+    :param known: as this returned it when the file was used last.
+    """
+    index = f"{path}-shm"
+    try:
+        found = os.stat(index)
+        now = LogIndex((found.st_dev, found.st_ino), found.st_size)
+        if known is None or now.inode != known.inode or now.size >= known.size:
+            return now
+        os.truncate(index, known.size)
+    except OSError:
+        pass
+    return known
+
+
 def _inode(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
@@ -287,6 +325,8 @@ def check_path(path: str) -> None:
         raise no_history(path, os_error_text(error)) from None
     if not stat.S_ISREG(mode):  # SQLite would wait for a FIFO's writer, and read /dev/zero
         raise no_history(path, f"is {kind_of_file(mode)}, and no regular file")
+    if is_of_kernel(path):  # to read /proc/kmsg is to wait for the kernel's next message
+        raise no_history(path, "is a file of the kernel's")
 
 
 def check_file(path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -133,6 +134,7 @@ class HistoryService(Service):
     def _use(self, file: _File) -> None:
         """Go on with a file that has been opened, and tell of a wall clock that is wrong."""
         self._db, self._identity = file.db, file.identity
+        self._index = schema.restore_index(self._config.path, None)
         self._time = FileTime(file.stretches)
         gap = self._time.gap_seconds
         if gap <= -LEAP_SECONDS:
@@ -177,7 +179,8 @@ class HistoryService(Service):
         os.close(self._lock)
         for pool in (self._writers, self._readers):
             # It joins the pool's threads, which may wait for a disk that does not answer.
-            _daemon_thread(target=pool.stop).start()
+            with suppress(RuntimeError):  # the system gives us no more threads
+                _daemon_thread(target=_stop_pool, args=(pool,)).start()
 
     def _log_failure(self, failure: Failure) -> None:
         self._log.failure("writing the history failed", failure)
@@ -289,6 +292,8 @@ class HistoryService(Service):
         (file, log), (now_file, now_log) = known, schema.identity(self._config.path)
         if now_file != file:
             raise schema.FileReplaced("the file was moved, removed or replaced")
+        if schema.is_emptied(self._config.path, known):
+            raise schema.FileReplaced("the file was emptied")
         if log is None:
             self._identity = (file, now_log)  # there is one from the first write on
         elif now_log != log:
@@ -308,6 +313,8 @@ class HistoryService(Service):
         config, known = self._config, self._identity
 
         def open_again(db: sqlite3.Connection) -> _File:
+            if schema.is_emptied(config.path, known):
+                os.unlink(config.path)  # else it gets the log's pages below, and lacks all others
             # A file that was moved without its log gets what that has. SQLite leaves the log of a
             # file that has no name behind, and would take it for the next file's.
             with suppress(sqlite3.Error):
@@ -358,16 +365,41 @@ class HistoryService(Service):
 
     async def _in_writer(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Use the writing connection in its thread, or here while the reactor does not run yet."""
+        path = self._config.path
+
+        def use(db: sqlite3.Connection) -> T:
+            self._index = schema.restore_index(path, self._index)
+            try:
+                return work(db)
+            finally:
+                self._index = schema.restore_index(path, self._index)  # it may have grown
+
         if not self._reactor.running:
-            return work(self._db)
-        result: T = await deferToThreadPool(self._reactor, self._writers, work, self._db)
+            return use(self._db)
+        result: T = await self._in_pool(self._writers, use, self._db)
+        return result
+
+    def _in_pool(self, pool: ThreadPool, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
+        """Call something in a thread of a pool.
+
+        :raises OSError: EAGAIN, if the system gives us no thread for it.
+        """
+        try:
+            result: Deferred[T] = deferToThreadPool(self._reactor, pool, work, *arguments)
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from error
         return result
 
     def _log_error(self, error: Exception) -> None:
         if not self._is_failing:
             self._is_failing = True
+            if isinstance(error, FileError):  # which names the file
+                self._log.warn("{error}: nothing can be written for now", error=error)
+                return
             self._log.warn(
-                "history: {path} cannot be written: {error}", path=self._config.path, error=error
+                "history: {path} cannot be written: {error}",
+                path=self._config.path,
+                error=os_error_text(error) if isinstance(error, OSError) else error,
             )
 
     def _log_recovery(self) -> None:
@@ -392,10 +424,11 @@ class HistoryService(Service):
             return fail(no_history(self._config.path, "the history is closed"))
         if self._queries >= MOST_QUERIES:
             return fail(self._busy())
+        try:
+            answer = self._in_pool(self._readers, self._query, query, time.monotonic())
+        except OSError as error:
+            return fail(no_history(self._config.path, os_error_text(error)))
         self._queries += 1
-        answer: Deferred[T] = deferToThreadPool(
-            self._reactor, self._readers, self._query, query, time.monotonic()
-        )
         answer.addBoth(self._answered)
         return answer.addErrback(self._explain)
 
@@ -410,6 +443,8 @@ class HistoryService(Service):
         """Run a query; called in a thread."""
         if time.monotonic() > asked + QUERY_SECONDS:
             raise self._busy()  # whoever asked may have gone; so a long queue gets short at once
+        # SQLite shares the index of the log between all connections of a process.
+        schema.restore_index(self._config.path, self._index)
         # Opened for each query, which costs a millisecond: it is the file that is there now.
         with (
             closing(open_read_only(self._config.path)) as db,
@@ -450,6 +485,11 @@ def _pool(threads: int) -> ThreadPool:
     pool.threadFactory = _daemon_thread  # type: ignore[assignment]
     pool.start()
     return pool
+
+
+def _stop_pool(pool: ThreadPool) -> None:
+    with suppress(RuntimeError):  # one of its threads could not be started, nor be joined now
+        pool.stop()
 
 
 def _daemon_thread(*args: Any, **kwargs: Any) -> threading.Thread:

@@ -174,16 +174,16 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         record.service,
         record.client,
         record.client_ip,
-        packed(record.client_ip),
+        _bound(record.client_ip),
         record.backend,
         record.opened_at,
         record.closed_at,
-        round((closed - opened) * 1e6) / 1e6,
-        None if connected is None else round((connected - opened) * 1e6) / 1e6,
-        None if first_up is None else round((first_up - opened) * 1e6) / 1e6,
-        None if first_down is None else round((first_down - opened) * 1e6) / 1e6,
-        None if last_up is None else round((last_up - opened) * 1e6) / 1e6,
-        None if last_down is None else round((last_down - opened) * 1e6) / 1e6,
+        ((closed - opened) * 1e6 + 0.5) // 1 / 1e6,
+        None if connected is None else ((connected - opened) * 1e6 + 0.5) // 1 / 1e6,
+        None if first_up is None else ((first_up - opened) * 1e6 + 0.5) // 1 / 1e6,
+        None if first_down is None else ((first_down - opened) * 1e6 + 0.5) // 1 / 1e6,
+        None if last_up is None else ((last_up - opened) * 1e6 + 0.5) // 1 / 1e6,
+        None if last_down is None else ((last_down - opened) * 1e6 + 0.5) // 1 / 1e6,
         record.up,
         record.down,
         record.reason,
@@ -197,7 +197,7 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         backend_rtt,
         backend_retransmits,
         _plain(record.detail),
-        facts_text(record.facts),
+        facts_text(record.facts) if record.has_facts else None,
         record.pipe,
         None if client_heard is None else round(max(0.0, closed - client_heard) * 1e3) / 1e3,
         None if backend_heard is None else round(max(0.0, closed - backend_heard) * 1e3) / 1e3,
@@ -237,6 +237,14 @@ def _event_row(event: Event) -> tuple[Any, ...]:
 def _plain(text: str) -> str:
     """A text of the operating system or of a client, without what UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+@lru_cache(maxsize=4096)
+def _bound(ip: str) -> bytearray | None:
+    """:func:`packed` for a parameter: of bytes, unlike these, sqlite3 asks whether they are to be
+    adapted, which takes longer than most else that it does with a value."""
+    address = packed(ip)
+    return None if address is None else bytearray(address)
 
 
 @lru_cache(maxsize=4096)

@@ -108,7 +108,9 @@ class Encoder:
         except Exception:
             self._done(content_type, Failure(), 0.0)
         else:
-            self._thread.put((content_type, waiting.encode, families))
+            if not self._thread.put((content_type, waiting.encode, families)):
+                failure = Failure(RuntimeError("no thread can be started to encode them"))
+                self._done(content_type, failure, 0.0)
 
     def _encode_in_thread(self, item: tuple[str, _Encode, Families], dropped: int) -> None:
         content_type, encode, families = item

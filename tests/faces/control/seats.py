@@ -15,7 +15,7 @@ from monconn.faces.control import peers
 from monconn.faces.control.server import ControlFactory, ControlProtocol
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
-from tests.ops.world import TurnClock
+from tests.turning import TurnClock
 
 Address = IPv4Address | IPv6Address
 

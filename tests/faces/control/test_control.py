@@ -24,7 +24,7 @@ from monconn.faces.control.service import ControlService
 from monconn.model.alarms import Alarm
 from monconn.monitor.registry import Registry
 from tests import running_reactor
-from tests.ops.world import logged_lines
+from tests.logged import logged_lines
 
 from .conftest import Port, with_port
 

@@ -43,7 +43,7 @@ from monconn.net.sockets import PeerCredentials
 from monconn.ops.operations import Operations
 from tests import running_reactor
 from tests.certificates import Certificate, make_certificate
-from tests.ops.world import logged_lines
+from tests.logged import logged_lines
 
 from .conftest import Port, with_port
 
@@ -308,6 +308,17 @@ def test_tcp_does_not_identify_the_peer(tmp_path: Path) -> None:
         assert not peers.is_authorized(Transport())
     with pytest.raises(ListenError, match="needs tls"):
         started(ControlConfig(TcpAddress("127.0.0.1", 0)))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_what_is_no_file_is_not_read(tmp_path: Path, number: int) -> None:
+    """It may have come after the configuration was checked: a FIFO would hold the start."""
+    own = make_certificate(tmp_path)
+    paths = [str(own.certificate), str(own.key), str(own.certificate)]
+    paths[number] = str(tmp_path / "fifo")
+    os.mkfifo(paths[number])
+    with pytest.raises(ListenError, match="is a FIFO, and no regular file"):
+        started(ControlConfig(TcpAddress("127.0.0.1", 0), tls=TlsConfig(*paths)))
 
 
 # -- where

@@ -21,7 +21,6 @@ from monconn.faces.control.server import (
     HANG_UP_SECONDS,
     HELLO_SECONDS,
     MAX_STRANGERS,
-    TURN_SECONDS,
     ControlProtocol,
 )
 from monconn.model.alarms import Alarm
@@ -29,7 +28,7 @@ from monconn.model.record import FACTS
 from monconn.ops.filters import Filter
 from monconn.ops.operations import Listing
 from monconn.ops.rows import HistoryEventRow
-from monconn.turns import WORK_SECONDS
+from monconn.turns import QUEUE_SECONDS, WORK_SECONDS
 from tests.ops.world import FakeConnection
 from tests.properties import examples
 
@@ -84,7 +83,7 @@ def test_the_requests_of_all_clients_share_the_time_of_a_turn(
     begun: list[int] = []
 
     def services(service: str | None) -> list[Any]:
-        server.clock.rightNow += TURN_SECONDS  # as long as a turn's share
+        server.clock.rightNow += QUEUE_SECONDS  # as long as a turn's share
         begun[-1] += 1
         return []
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,8 +24,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThread
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
-from zope.interface import implementer, provider
+from zope.interface import implementer
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import MonotonicClock
@@ -193,21 +192,6 @@ async def world(tmp_path: Path, program: Callable[[str], str]) -> AsyncIterator[
     made = World(tmp_path, program("ssh"), program("ssh-keygen"))
     yield made
     await made.close()
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """The lines that the manhole has logged."""
-    lines: list[str] = []
-
-    @provider(ILogObserver)
-    def observer(event: LogEvent) -> None:
-        if event.get("log_namespace") == "monconn.manhole":
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observer)
-    yield lines
-    globalLogPublisher.removeObserver(observer)
 
 
 # -- who can log in

@@ -6,7 +6,7 @@ import os
 import struct
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
-from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import provider
 
 from monconn.errors import ListenError
@@ -29,7 +28,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from twisted.conch.ssh.keys import Key
 
 from monconn.faces.manhole import keys, server
+from monconn.turns import QUEUE_SECONDS
 from tests.properties import examples
+from tests.turning import TurnClock
 
 VERSION = b"SSH-2.0-stranger\r\n"
 HOST_KEY = Key(ed25519.Ed25519PrivateKey.generate())
@@ -43,17 +44,6 @@ def packet(payload: bytes) -> bytes:
 
 
 IGNORE = packet(b"\x02" + bytes(4))
-
-
-class TurnClock(Clock):
-    """A clock whose timers of a turn are those that were set before it, as in a reactor."""
-
-    def turn(self) -> None:
-        now = self.seconds()
-        for each in [each for each in self.calls if each.getTime() <= now]:
-            self.calls.remove(each)
-            each.called = 1
-            each.func(*each.args, **each.kw)
 
 
 class World:
@@ -85,21 +75,6 @@ class World:
 
 def is_open(transport: StringTransport) -> bool:
     return not transport.disconnecting and not transport.disconnected
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """The lines that the manhole has logged."""
-    lines: list[str] = []
-
-    @provider(ILogObserver)
-    def observer(event: LogEvent) -> None:
-        if event.get("log_namespace") == "monconn.manhole":
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observer)
-    yield lines
-    globalLogPublisher.removeObserver(observer)
 
 
 # -- the file of keys
@@ -258,22 +233,29 @@ def test_odd_files_have_a_clear_error(
 # -- connections
 
 
-def test_a_few_packets_are_handled_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packets_of_all_clients_share_the_time_of_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = World()
     handled: list[Any] = []
-    monkeypatch.setattr(server.Transport, "ssh_IGNORE", lambda self, _: handled.append(self))
+
+    def ignored(protocol: Any, _: bytes) -> None:
+        handled.append(protocol)
+        world.clock.work(QUEUE_SECONDS / 2)
+
+    monkeypatch.setattr(server.Transport, "ssh_IGNORE", ignored)
     clients = [world.connect() for _ in range(3)]
     for protocol, transport in clients:
         protocol.dataReceived(VERSION + IGNORE * 20)
         assert transport.producerState == "paused"
-    before = len(handled)
-    assert before <= server.PACKETS_PER_TURN
+    assert not handled
     while len(handled) < 60:
-        world.clock.turn()
-        assert before < len(handled) <= before + server.PACKETS_PER_TURN
         before = len(handled)
-    counts = [handled[:30].count(protocol) for protocol, _ in clients]
-    assert max(counts) - min(counts) <= server.PACKETS_PER_TURN + 1  # in turns
+        world.clock.turn()
+        assert before < len(handled) <= before + 2
+        counts = [handled.count(protocol) for protocol, _ in clients]
+        assert max(counts) - min(counts) <= 1
+    world.clock.turn()
     world.clock.turn()
     assert all(transport.producerState == "producing" for _, transport in clients)
     world.close()
@@ -284,6 +266,7 @@ def test_what_is_sent_before_the_login_is_limited(data: bytes, logged: list[str]
     world = World()
     protocol, transport = world.connect()
     protocol.dataReceived(VERSION)
+    world.clock.turn()
     sent = 0
     while is_open(transport):
         protocol.dataReceived(data)
@@ -369,12 +352,13 @@ def test_what_strangers_say_is_logged_a_few_times_a_second(logged: list[str]) ->
     for number in range(200):
         protocol, _ = world.connect()
         said = texts[number % 2]
-        protocol.dataReceived(VERSION + packet(b"\x03" + bytes(4)))  # UNIMPLEMENTED
-        protocol.dataReceived(
-            packet(b"\x01" + struct.pack(">LL", 2, len(said)) + said + bytes(4))  # DISCONNECT
-        )
-        for _ in range(3):
-            world.clock.turn()
+        for data in (
+            VERSION + packet(b"\x03" + bytes(4)),  # UNIMPLEMENTED
+            packet(b"\x01" + struct.pack(">LL", 2, len(said)) + said + bytes(4)),  # DISCONNECT
+        ):
+            protocol.dataReceived(data)
+            for _ in range(3):
+                world.clock.turn()
         protocol.connectionLost(None)
     assert len(logged) == len(everything) == server.STRANGERS_LINES_A_SECOND
     assert all(line.isprintable() and len(line) < 500 for line in logged)

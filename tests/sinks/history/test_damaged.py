@@ -274,9 +274,14 @@ def link_to_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
+def link_to_kernel(path: Path) -> None:
+    path.symlink_to("/proc/self/status")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (link_to_kernel, "is a file of the kernel's"),
         (make_fifo, "is a FIFO, and no regular file"),
         (make_socket, "is a socket, and no regular file"),
         (link_to_device, "is a device, and no regular file"),

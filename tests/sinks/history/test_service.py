@@ -14,8 +14,6 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
-from zope.interface import provider
 from zope.interface.verify import verifyObject
 
 from monconn import files
@@ -31,6 +29,7 @@ from monconn.sinks.history import schema, service, store, write_queue
 from monconn.sinks.history.query import HistoryFilter, connections, events, open_read_only, report
 from monconn.sinks.history.service import HistoryService
 from monconn.sinks.history.write_queue import WriteQueue
+from tests.logged import logged_lines
 
 from .past import closed, count, history, refused
 
@@ -73,6 +72,12 @@ class World:
         finally:
             db.close()
 
+    async def idle(self) -> None:
+        """Wait until the thread that writes has nothing to do, as the clock stands still."""
+        saving = self.history._saving
+        while saving is not None and not saving.called:
+            await deferLater(self.reactor, 0.01)
+
     async def stop(self) -> None:
         await self.history.stopService()
 
@@ -84,16 +89,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-
-    @provider(ILogObserver)
-    def observer(event: LogEvent) -> None:
-        if event["log_namespace"].startswith("monconn.sinks.history"):
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observer)
-    yield lines
-    globalLogPublisher.removeObserver(observer)
+    with logged_lines("monconn.sinks.history") as lines:
+        yield lines
 
 
 def test_the_write_queue_is_an_observer() -> None:
@@ -413,7 +410,7 @@ def endless(db: sqlite3.Connection) -> Any:
 
 @pytest_twisted.ensureDeferred
 async def test_a_query_that_takes_too_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "QUERY_SECONDS", 0.05)
+    monkeypatch.setattr(service, "QUERY_SECONDS", 0.3)
     world = World(path)
     world.history.startService()
     with pytest.raises(FileError, match=r"longer than 0.05 s: ask for a shorter period"):
@@ -604,6 +601,74 @@ async def test_a_file_that_is_gone_is_made_anew(
 
 
 @pytest_twisted.ensureDeferred
+async def test_no_thread_can_be_started_for_a_while(
+    path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    world = World(path)
+    world.history.startService()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        world.notify("closed", closed())
+        await world.until(lambda: bool(log))
+        for _ in range(service.MOST_QUERIES + 1):
+            with pytest.raises(FileError, match="can't start new thread"):
+                await world.history.run(lambda db: connections(db, HistoryFilter()))
+    assert "cannot be written: can't start new thread" in log[0]
+    await world.until(lambda: world.rows() == 1)
+    await world.until(lambda: len(log) == 2)
+    assert "can be written again; lost so far: 0" in log[1]
+    assert len(await world.history.run(lambda db: connections(db, HistoryFilter()))) == 1
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_index_that_is_cut_off_ends_nothing(path: Path, log: list[str]) -> None:
+    """SQLite maps it: without its pages, to read it is SIGBUS, which ends the process."""
+    world = World(path)
+    world.history.startService()
+    world.notify("closed", closed(id=1))
+    await world.until(lambda: world.rows() == 1)
+    await world.idle()
+    index = Path(f"{path}-shm")
+    size = index.stat().st_size
+    for length in (0, 1, size - 1):
+        os.truncate(index, length)
+        found = await world.history.run(lambda db: connections(db, HistoryFilter()))
+        os.truncate(index, length)
+        world.notify("closed", closed(id=2))
+        world.clock.advance(1.0)
+        await world.idle()
+        assert (index.stat().st_size, world.rows()) == (size, len(found) + 1)
+    os.truncate(index, 0)
+    await world.stop()
+    assert (world.rows(), log) == (4, [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_that_are_emptied_are_made_anew(path: Path, log: list[str]) -> None:
+    world = World(path)
+    world.history.startService()
+    world.monitor.carry_over(Totals(3, 4, 5))
+    world.notify("closed", *(closed(id=each) for each in (1, 2, 3)))
+    await world.until(lambda: world.rows() == 3)
+    await world.idle()
+    lost_before = files.lost["history"]
+    for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        os.truncate(each, 0)
+    world.notify("closed", closed(id=4))
+    await world.until(lambda: bool(log))
+    assert "the file was emptied: begun anew" in log[0]
+    assert files.lost["history"] == lost_before + 1
+    await world.until(lambda: path.exists() and path.stat().st_size > 0 and world.rows() == 1)
+    await world.until(lambda: world.rows("counters") == 3)
+    await world.stop()
+    assert (world.rows(), world.history.dropped, log[1:]) == (1, 0, [])
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_batch_that_went_into_a_file_that_is_gone_is_written_again(
     path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -643,6 +708,21 @@ async def test_no_file_can_be_made_anew_for_a_while(path: Path, log: list[str]) 
     await world.until(lambda: path.exists() and len(log) == 3 and world.rows() == 1)
     assert "begun anew" in log[1]
     assert "can be written again; lost so far: 0" in log[2]
+    await world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_folder_in_the_place_of_the_file_is_named_once(path: Path, log: list[str]) -> None:
+    world = World(path)
+    world.history.startService()
+    await world.until(lambda: world.rows("events") == 1)
+    path.unlink()
+    path.mkdir()
+    await world.until(lambda: bool(log))
+    assert log == [
+        f"history: {path}: is a folder, and no regular file: nothing can be written for now"
+    ]
+    path.rmdir()
     await world.stop()
 
 
@@ -709,7 +789,7 @@ async def test_queries_do_not_queue_up(path: Path, monkeypatch: pytest.MonkeyPat
 async def test_who_has_waited_too_long_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "QUERY_SECONDS", 0.05)
+    monkeypatch.setattr(service, "QUERY_SECONDS", 0.3)
     world = World(path)
     world.history.startService()
     asked = [world.history.run(endless) for _ in range(2)]  # takes both readers

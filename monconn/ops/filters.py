@@ -52,8 +52,9 @@ _OTHER_NAMES = {
     "down_rate": "rate",
     "refusal": "reason",
     "last_reason": "reason",
+    "code": "reason",
 }
-"""JSON names that users may try as keys, and the keys to suggest instead."""
+"""Names of columns, and in JSON, that users may try as keys, and the keys to suggest instead."""
 _ONLY_LIVE = ("rate",)
 """Keys that listings without live connections lack: there, they are an error rather than facts, of
 which no row would have one."""

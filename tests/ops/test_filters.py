@@ -203,6 +203,7 @@ def test_facts(text: str, expected: bool) -> None:
             "client_ip:10.1",
             'unknown key "client_ip" in term 1 "client_ip:10.1": did you mean client?',
         ),
+        ("code:SC", 'unknown key "code" in term 1 "code:SC": did you mean reason?'),
         ("serv:mqtt", 'unknown key "serv" in term 1 "serv:mqtt": did you mean service?'),
         (
             "reason:handshake_failed",

@@ -142,7 +142,7 @@ def test_check_of_a_file_that_is_no_history(file: Path) -> None:
     file.write_text(f"{RIGHT}history: {{path: {file}}}\n")
     result = monconn("check", file)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"{file}: history: {file}: file is not a database\n"
+    assert result.stderr == f"{file}: history.path: {file}: file is not a database\n"
 
 
 def test_check_of_a_wrong_file_reports_all_problems(file: Path) -> None:

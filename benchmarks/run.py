@@ -334,7 +334,8 @@ def _own_seconds() -> float:
 
 
 def write(folder: Path, results: Results, conditions: report.Conditions) -> None:
-    """Write the results and their plot."""
+    """Write the results and their plot; the folder is made if there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "RESULTS.md").write_text(report.results_text(results, conditions), encoding="utf-8")
     (folder / report.PLOT).write_text(report.plot_text(results), encoding="utf-8")
     say(f"written: {folder / 'RESULTS.md'}")

@@ -97,7 +97,7 @@ CALLS_PER_SPLICE: dict[str, float] = {
 STRAYS = 20
 """Calls of each kind that are not due to what is measured: memory, timers and checks, the log."""
 
-PYTHON_CALLS_PER_CONNECTION = 101
+PYTHON_CALLS_PER_CONNECTION = 97
 PYTHON_CALLS_OF_JSON_LOG = 4
 """More for each connection with the JSON log on: its end is queued, its updates begin and end. What
 the thread does that encodes the lines is counted in tests/sinks."""

@@ -62,11 +62,11 @@ def encode(values: Mapping[str, Any]) -> bytes:
     """
     try:
         line = _dumps(values, option=_APPEND_NEWLINE)
-        if line.isascii():
-            return line
+        if not line.isascii():
+            line = _escape(values).encode() + b"\n"
     except TypeError:  # orjson.JSONEncodeError, by another name
-        pass
-    return _escape(values).encode() + b"\n"
+        line = _escape(values).encode() + b"\n"
+    return line.replace(b"\x7f", b"\\u007f")  # DEL, which JSON allows raw
 
 
 class _Line(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from monconn.relay.sockets.loop import HAS_EPOLL
 from tests import ROOT
 
 from .programs import Monconn, connect, receive, until, write_config
@@ -84,6 +85,45 @@ def test_an_object_that_is_no_observer_is_reported(
     assert "types:SimpleNamespace is no observer, it has no alarmed, closed, " in str(
         monconn.program.err
     )
+
+
+SLOW = """
+import time
+
+from monconn import Observer
+from monconn.turns import LONG_SECONDS
+
+
+class Slow(Observer):
+    def opened(self, record):
+        from twisted.internet import reactor
+
+        meter = reactor.turn_meter
+        while not meter.watch.what_ran(meter.count):  # for as long as the machine likes
+            time.sleep(0.01)
+        time.sleep(LONG_SECONDS)
+"""
+
+
+def test_the_log_names_an_observer_that_holds_up_the_loop(
+    launch: Callable[..., Monconn], echo_port: int, tmp_path: Path
+) -> None:
+    if not HAS_EPOLL:
+        pytest.skip("this system has no epoll: the reactor is not ours")
+    (tmp_path / "mine.py").write_text(SLOW)
+    service = {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{echo_port}"}
+    path = write_config(tmp_path, web=service)
+    path.write_text(path.read_text()[:-1] + ', "observers": [{"use": "mine:Slow"}]}')
+    monconn = launch("monconn", "-c", path, env={"PYTHONPATH": str(tmp_path)})
+    for _ in range(2):
+        with connect(monconn.port()) as client:
+            client.sendall(b"ping")
+            assert receive(client, 4) == b"ping"
+    assert monconn.stop() == 0
+    lines = re.findall(r".*the loop was busy.*", str(monconn.program.out))
+    assert len(lines) == 1, "one a minute"
+    assert re.search(r"busy for \d+ ms \(\d+ ms of processor time\): mine\.", lines[0])
+    assert "opened:" in lines[0]
 
 
 class Posted(BaseHTTPRequestHandler):

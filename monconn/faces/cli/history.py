@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -199,8 +198,6 @@ def _open_history(file: str | None, control: str | None) -> Iterator[_ServerHist
 
         from monconn.sinks.history.schema import limited, no_history, open_read_only
 
-        if os.path.exists(file) and not os.path.isfile(file):
-            raise no_history(file, "is not a file")  # SQLite would wait for a FIFO's writer
         with closing(open_read_only(file)) as db:
             try:
                 with limited(db, file, _FILE_SECONDS), understood(file):

@@ -160,11 +160,11 @@ def _json(value: Any) -> str:
     # What must not reach a terminal, or cannot be shown, is an escape of JSON's, as is half of a
     # surrogate pair, of a path that is no UTF-8.
     try:
-        text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
-        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+        shown = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+        shown.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except UnicodeEncodeError:
-        return json.dumps(value)
-    return text
+        shown = json.dumps(value)
+    return shown.replace("\x7f", "\\u007f")  # DEL, which JSON allows raw
 
 
 def print_rows(row_class: type[Row], rows: Iterable[Any], as_json: bool) -> int:

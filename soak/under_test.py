@@ -76,6 +76,7 @@ class Probe:
             "relay sockets": len(self._reactor.socket_loop),
             "live": sum(len(monitor) for monitor in self._app.registry),
             "memory blocks": sys.getallocatedblocks(),
+            "empty pipes": len(self._app.supervisor._paths._pipes),
         }
 
     def longest_turn(self) -> dict[str, float]:

@@ -54,6 +54,9 @@ LAST_SECONDS = 300.0
 ANSWERS_A_TURN = 64
 """Connections that go on in one turn of the reactor once their backend's name is resolved: each
 then takes 50 µs, and with the handshake of TLS more."""
+MOST_ADDRESSES = 64
+"""How many addresses of an answer are used, which may have thousands over TCP: they are ordered and
+compared again for each connection that fails. Within a connect timeout no more can be tried."""
 MOST_LOOKUPS = 16
 """Queries of one service at once, each in a thread. Only services that choose their backends by
 what clients say have so many names; what they use up is theirs alone."""
@@ -287,7 +290,10 @@ class Resolver:
 
     def _others(self, tried: Sequence[SocketAddress]) -> Sequence[SocketAddress]:
         """The addresses that were not tried and are not too old."""
-        return [each for each in self._known if each not in tried] if self._may_be_used() else []
+        if not self._may_be_used():
+            return []
+        known = set(tried)
+        return [each for each in self._known if each not in known]
 
     def refresh(self) -> None:
         """Ask anew, without anyone waiting for it: no address has answered in time."""
@@ -360,7 +366,7 @@ class Resolver:
                 self._log.info("{name} is resolved again", name=self._name)
             self._failure = None
             self._last = {each: until for each, until in self._last.items() if now < until}
-            self._known = self._ordered(_alternating(answer))
+            self._known = self._ordered(_alternating(answer)[:MOST_ADDRESSES])
             self._answered_at, self._good_until = now, now + CACHE_SECONDS
         self._end_renewal()
 

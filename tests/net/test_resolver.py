@@ -21,6 +21,7 @@ from monconn.net.resolver import (
     ANSWERS_A_TURN,
     CACHE_SECONDS,
     LAST_SECONDS,
+    MOST_ADDRESSES,
     MOST_LOOKUPS,
     PATIENCE_SECONDS,
     QUERY_INTERVAL_SECONDS,
@@ -371,6 +372,12 @@ def test_an_address_is_never_asked_for(address: TcpAddress | UnixAddress) -> Non
 def test_families_take_turns(world: World) -> None:
     addresses = v6(1), v6(2), v6(3), v4(1), v4(2), v6(1)
     assert world.known(*addresses) == [v6(1), v4(1), v6(2), v4(2), v6(3)]
+
+
+def test_of_thousands_of_addresses_some_of_both_families_are_used(world: World) -> None:
+    known = world.known(*map(v6, range(2_000)), *map(v4, range(4_000)))
+    assert len(known) == MOST_ADDRESSES
+    assert known[:4] == [v6(0), v4(0), v6(1), v4(1)]
 
 
 def test_the_order_of_an_answer_is_kept_within_a_family(world: World) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from twisted.internet.task import Clock
 
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.model.reasons import Reason
@@ -19,11 +18,13 @@ from monconn.net.sockets import SHORTAGES
 from monconn.relay.sockets import connect
 from monconn.relay.sockets.connect import (
     ATTEMPT_DELAY_SECONDS,
+    FAILURES_AT_ONCE,
     MOST_ATTEMPTS,
     ConnectAttempt,
     Connector,
 )
 from monconn.relay.sockets.loop import ERR, HUP, OUT
+from tests.turning import TurningClock
 
 PORT = 80
 REFUSED, UNREACHABLE, TIMEOUT = errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ETIMEDOUT
@@ -121,7 +122,7 @@ class World:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
-        self.clock = Clock()
+        self.clock = TurningClock()
         self.sockets: dict[int, FakeSocket] = {}
         self.at_once: dict[int, int] = {}
         self.local = ("192.0.2.99", 5)
@@ -261,6 +262,46 @@ def test_the_next_is_tried_at_once_when_one_fails(world: World) -> None:
     assert world.won == 3
     assert world.resolver.preferred == [(addresses(3)[0], addresses(1, 2))]
     world.expect_nothing_left()
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> World:
+    """An attempt with many addresses, each of which takes a millisecond to fail."""
+    numbers = range(1, 201)
+    world = World(monkeypatch, *numbers)
+    clock = world.clock
+    world.at_once = dict.fromkeys(numbers, UNREACHABLE)
+
+    def take_time(family: int) -> FakeSocket:
+        clock.work(0.001)
+        return FakeSocket(world)
+
+    monkeypatch.setattr(connect, "_make_socket", take_time)
+    return world
+
+
+def test_many_that_fail_at_once_are_tried_in_several_turns(failing: World) -> None:
+    failing.attempt.begin()
+    counts = [len(failing.sockets)]
+    while failing.failure is None:
+        assert failing.clock.getDelayedCalls()
+        before = len(failing.sockets)
+        failing.clock.turn()
+        counts.append(len(failing.sockets) - before)
+    assert max(counts) <= 2 * FAILURES_AT_ONCE
+    assert sum(counts) == 200
+    assert failing.failure == ("backend_unreachable", "no route to host")
+
+
+def test_who_gives_up_tries_none_in_a_later_turn(failing: World) -> None:
+    failing.attempt.begin()
+    tried = len(failing.sockets)
+    assert tried < 200
+    failing.attempt.give_up()
+    while failing.clock.getDelayedCalls():
+        failing.clock.turn()
+    assert len(failing.sockets) == tried
+    assert failing.failure is None
 
 
 def test_any_number_of_silent_ones_does_not_hide_one_that_answers(

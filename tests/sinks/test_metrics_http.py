@@ -195,6 +195,23 @@ def test_those_who_wait_together_share_an_encoding(world: World) -> None:
     assert all(b'{observer="observer3"} 3.0' in each.written for each in formats)
 
 
+def test_those_who_want_versions_of_their_own_share_an_encoding(world: World) -> None:
+    world.connect(GET)
+    accept = b"GET /metrics HTTP/1.1\r\nAccept: %b;version=1.%d.0;escaping=%b\r\n\r\n"
+    strangers = [
+        world.connect(accept % (kind, number, escaping))
+        for number in range(10)
+        for kind in (b"application/openmetrics-text", b"text/plain")
+        for escaping in (b"allow-utf-8", b"dots", b"values")
+    ]
+    for _ in range(3):
+        world.encode()
+    assert world.samples == 3
+    for each in strangers:
+        each.read_all()
+        assert status(each) == 200
+
+
 def test_between_two_encodings_there_is_a_pause(world: World) -> None:
     world.connect(GET)
     world.threads.run_one()

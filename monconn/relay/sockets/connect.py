@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall
@@ -27,6 +27,7 @@ from monconn.net.loops import (
 from monconn.net.resolver import Resolver, SocketAddress
 from monconn.net.sockets import RESET_ERRNOS, SHORTAGES, reset_on_close
 from monconn.relay.sockets.loop import ERR, HUP, SocketLoop
+from monconn.turns import in_turns
 
 _FAILED = ERR | HUP
 ATTEMPT_DELAY_SECONDS = 0.25
@@ -34,6 +35,9 @@ ATTEMPT_DELAY_SECONDS = 0.25
 MOST_ATTEMPTS = 8
 """Addresses that one connection tries at once; then the one that has taken longest, 2 s at least,
 is given up for the next, so that any number of dead ones does not hide one that answers."""
+FAILURES_AT_ONCE = 4
+"""Addresses that may fail at once, as those of networks without a route do, before the next are
+tried in turns of the loop that all attempts share: each takes 50 µs, and a name may have many."""
 RETRY_SECONDS = 0.01
 """How long after a UNIX socket's queue was full the next attempt is made."""
 RETRIES_A_TURN = 64
@@ -164,12 +168,14 @@ class ConnectAttempt:
     :param listener: notified of success or failure.
     """
 
+    _log = Logger()
     __slots__ = (
         "_addresses",
         "_asked_anew",
         "_cancel_query",
         "_connector",
         "_failure",
+        "_goes_on_later",
         "_is_over",
         "_listener",
         "_next",
@@ -185,6 +191,7 @@ class ConnectAttempt:
         self._tries: list[_Try] = []  # that go on, the oldest first
         self._failure = 0  # the error number that says most
         self._asked_anew = False
+        self._goes_on_later = False
         self._is_over = False
         self._timer: IDelayedCall | None = None
         self._cancel_query: Callable[[], object] | None = None
@@ -232,7 +239,15 @@ class ConnectAttempt:
 
         :returns: False if it is a UNIX socket whose queue is full.
         """
+        if self._goes_on_later:
+            return True
+        tried = 0
         while self._next < len(self._addresses):
+            if tried == FAILURES_AT_ONCE:
+                self._goes_on_later = True
+                in_turns(self._connector.clock, self._connect_later())
+                return True
+            tried += 1
             address = self._addresses[self._next]
             error_number = self._try(address)
             if error_number == errno.EAGAIN and address[0] == socket.AF_UNIX:
@@ -247,6 +262,16 @@ class ConnectAttempt:
         if not self._tries and not self._is_over:
             self._exhausted()
         return True
+
+    def _connect_later(self) -> Iterator[None]:
+        yield  # the first step may be done at once
+        self._goes_on_later = False
+        if not self._is_over:
+            try:
+                self.connect()
+            except Exception:
+                self._log.failure("an attempt to connect failed")
+                self.failed()
 
     def _try(self, address: SocketAddress) -> int:
         """Begin to connect to an address.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import select
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReadDescriptor
@@ -44,6 +44,9 @@ LEAST_SOCKET_BYTES = 1 << 16
 up to twice as much."""
 FEW_EVENTS = 16
 """With no more, a turn is never too long for that."""
+LOOK_EVENTS = 8
+"""With more, it is checked after each so many how long the turn has taken: sockets that have been
+quiet before, and all have much to read now, would hold it for a tenth of a second."""
 SHORT_SECONDS = 0.006
 LONG_SECONDS = 0.012
 """If serving the sockets of a turn has taken longer, each may pass on half as much in the next;
@@ -142,7 +145,7 @@ class SocketLoop:
         handlers, changed = self._handlers, self._changed
         changed.clear()
         others = []
-        remaining = iter(events)
+        remaining = self._in_time(events) if has_many else iter(events)
         for fd, bits in remaining:
             handler = handlers.get(fd)
             if fd in changed:
@@ -163,6 +166,15 @@ class SocketLoop:
         if has_many:
             self._adapt_socket_bytes(self._seconds() - self.fetched)
         return others
+
+    def _in_time(self, events: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Many events; once they have taken long, those that are left may each pass on little."""
+        granted = self.socket_bytes
+        for number, event in enumerate(events, 1):
+            yield event
+            if not number % LOOK_EVENTS and self._seconds() - self.fetched > SHORT_SECONDS:
+                self.socket_bytes = LEAST_SOCKET_BYTES
+        self.socket_bytes = granted
 
     def _adapt_socket_bytes(self, took_seconds: float) -> None:
         """Set how much each socket may pass on, by how long a turn with many has taken."""

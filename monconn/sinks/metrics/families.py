@@ -246,12 +246,20 @@ def _filled(family: Any, rows: _Rows) -> Metric:
 
 
 def encoder_for(accept: str) -> tuple[Callable[[Collector], bytes], str]:
-    """Choose the text format of an answer.
+    """Choose the text format of an answer: OpenMetrics, or Prometheus' own.
+
+    There are no more than these two, whatever versions and ways to escape names are asked for: all
+    who want one share an encoding, and each more would make all others wait. (No name of ours has
+    anything to escape.)
 
     :param accept: the request's ``Accept`` header; what cannot be parsed gets the plain format.
     :returns: a function that encodes metrics, and the content type.
     """
     try:
-        return choose_encoder(accept)
+        chosen: str = choose_encoder(accept)[1]
     except (TypeError, ValueError):  # a malformed version parameter
-        return choose_encoder("")
+        chosen = ""
+    return choose_encoder(_OPEN_METRICS if chosen.startswith(_OPEN_METRICS) else "")
+
+
+_OPEN_METRICS = "application/openmetrics-text"

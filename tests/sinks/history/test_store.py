@@ -75,7 +75,7 @@ def test_what_was_written_is_there_the_next_time(path: Path) -> None:
         ("text", "file is not a database"),
         ("foreign", "is a database, but no history of monconn's"),
         ("newer", "was written by another version of monconn"),
-        ("folder", "is a directory, and no regular file"),
+        ("folder", "is a folder, and no regular file"),
     ],
 )
 def test_other_files_are_left_alone(

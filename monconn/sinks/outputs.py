@@ -123,6 +123,7 @@ class FileSink(_Descriptor):
         self._seconds = seconds
         self._must_reopen = False
         self._cannot_reopen = False
+        self._has_lost_file = False
         self._checked = 0.0
 
     def open(self) -> None:
@@ -134,16 +135,21 @@ class FileSink(_Descriptor):
         try:
             self._open()
         except OSError as error:
-            reason = os_error_text(error)
-            if error.errno == errno.ENXIO and _is_fifo(self._path):
-                reason = f"nobody reads this FIFO ({reason})"
-            raise FileError(f"json_log: {self.place}: {reason}") from None
+            raise FileError(f"json_log: {self.place}: {os_error_text(error)}") from None
 
     def _open(self) -> None:
+        if fault := append_fault(self._path):  # when it is opened again, too
+            raise OSError(errno.EINVAL, fault.removeprefix("it "))
         # O_NONBLOCK: opening a FIFO without a reader fails (ENXIO) instead of blocking the start.
         # O_APPEND: the file may be truncated by others, as logrotate does with copytruncate.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        opened = os.open(self._path, flags, FILE_MODE)
+        try:
+            opened = os.open(self._path, flags, FILE_MODE)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not _is_fifo(self._path):
+                raise
+            text = f"nobody reads this named pipe ({os_error_text(error)})"
+            raise OSError(errno.ENXIO, text) from None
         os.set_blocking(opened, True)
         self.close()
         self._fd = opened
@@ -161,6 +167,9 @@ class FileSink(_Descriptor):
         was_asked = self._must_reopen
         if not (was_asked or self._was_replaced()):
             return
+        if not (was_asked or self._has_lost_file):
+            self._has_lost_file = True
+            files.lost["json_log"] += 1
         self._must_reopen = False
         try:
             self._open()
@@ -168,8 +177,8 @@ class FileSink(_Descriptor):
         except OSError as error:
             self._continue_with_open_file(error)
         else:
-            if not was_asked:
-                files.lost["json_log"] += 1
+            if self._has_lost_file:
+                self._has_lost_file = False
                 self._log.info(
                     "json_log: {place} was moved, removed or replaced; writing to a new file there",
                     place=self.place,

@@ -24,7 +24,7 @@ from monconn.relay.sockets.connect import (
     Connector,
 )
 from monconn.relay.sockets.loop import ERR, HUP, OUT
-from tests.turning import TurningClock
+from tests.turning import TurnClock
 
 PORT = 80
 REFUSED, UNREACHABLE, TIMEOUT = errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ETIMEDOUT
@@ -122,7 +122,7 @@ class World:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
-        self.clock = TurningClock()
+        self.clock = TurnClock()
         self.sockets: dict[int, FakeSocket] = {}
         self.at_once: dict[int, int] = {}
         self.local = ("192.0.2.99", 5)

@@ -766,6 +766,38 @@ def test_a_file_that_cannot_be_made_anew_at_once_is_counted_when_it_can(
 
 
 @pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkdir, "is a directory"),
+        (os.mkfifo, "nobody reads this named pipe (no such device or address)"),
+        (lambda path: os.symlink("/proc/self/mem", path), "is a file of the kernel's"),
+    ],
+)
+def test_what_takes_the_place_of_a_file_is_told_and_counted_once(
+    file_sink: FileSink,
+    path: Path,
+    logged: Sequence[LogEvent],
+    make: Callable[[Path], object],
+    reason: str,
+) -> None:
+    lost_before = files.lost["json_log"]
+    file_sink.write(b"1\n")
+    path.unlink()
+    make(path)
+    for _ in range(3):
+        with pytest.raises(WriteFailed) as caught:
+            file_sink.write(b"2\n")
+        assert str(caught.value) == reason
+    path.rename(path.with_name("other"))
+    file_sink.write(b"3\n")
+    assert path.read_bytes() == b"3\n"
+    assert files.lost["json_log"] == lost_before + 1
+    assert texts(logged) == [
+        f"json_log: {path} was moved, removed or replaced; writing to a new file there"
+    ]
+
+
+@pytest.mark.parametrize(
     ("path", "reason"),
     [
         ("/proc/self/mem", "it is a file of the kernel's"),

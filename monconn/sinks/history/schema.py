@@ -18,7 +18,7 @@ import attrs
 
 from monconn.clock import retry_pauses
 from monconn.errors import FileError, os_error_text, printable, quoted
-from monconn.files import is_of_kernel, kind_of_file, path_fault
+from monconn.files import is_of_kernel, kind_of_file, path_fault, regular_fault
 
 SCHEMA_VERSION = 3
 """Older versions lack some of the columns in :data:`_ADDED_COLUMNS`."""
@@ -242,6 +242,9 @@ def is_locked(path: str, descriptor: int) -> bool:
         return False
 
 
+_BESIDE = ("-journal", "-wal", "-shm")
+"""What SQLite looks for beside a database, and opens: of a FIFO, it would wait for a writer."""
+
 Identity = tuple[tuple[int, int] | None, tuple[int, int] | None]
 """Which file there is, and which write-ahead log beside it; None for one that does not exist."""
 GONE: Identity = ((-1, -1), None)
@@ -323,6 +326,9 @@ def check_path(path: str) -> None:
         return
     except OSError as error:
         raise no_history(path, os_error_text(error)) from None
+    for beside in _BESIDE:
+        if fault := regular_fault(path + beside):
+            raise no_history(path + beside, fault.removeprefix("it "))
     if not stat.S_ISREG(mode):  # SQLite would wait for a FIFO's writer, and read /dev/zero
         raise no_history(path, f"is {kind_of_file(mode)}, and no regular file")
     if is_of_kernel(path):  # to read /proc/kmsg is to wait for the kernel's next message

@@ -301,6 +301,21 @@ def test_what_is_no_file_is_never_opened(
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("beside", ["-journal", "-wal", "-shm"])
+@pytest.mark.parametrize(
+    "open_file",
+    [lambda path: open_for_writing(path, MEBIBYTE), open_read_only, check_file, schema.lock],
+)
+def test_what_is_beside_a_history_and_no_file_is_never_opened(
+    path: Path, beside: str, open_file: Callable[[str], object]
+) -> None:
+    """To open a FIFO is to wait until somebody writes into it."""
+    open_for_writing(str(path), MEBIBYTE).close()
+    os.mkfifo(f"{path}{beside}")
+    with pytest.raises(FileError, match=f"{beside}: is a FIFO, and no regular file"):
+        open_file(str(path))
+
+
 @pytest.mark.parametrize(
     "odd",
     [":memory:", "file:x.db", "file:x.db?mode=memory", "a\0b", "a\ud800b", "x" * 300, "no/such/x"],

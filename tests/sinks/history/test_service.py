@@ -410,7 +410,7 @@ def endless(db: sqlite3.Connection) -> Any:
 
 @pytest_twisted.ensureDeferred
 async def test_a_query_that_takes_too_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "QUERY_SECONDS", 0.3)
+    monkeypatch.setattr(service, "QUERY_SECONDS", 0.05)
     world = World(path)
     world.history.startService()
     with pytest.raises(FileError, match=r"longer than 0.05 s: ask for a shorter period"):

@@ -151,9 +151,12 @@ async def test_a_name_without_an_ipv4_address(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest_twisted.ensureDeferred
 async def test_an_address_needs_no_name_server(answers: Answers) -> None:
-    for text in ("tcp:127.0.0.1:1:timeout=5", "tls:127.0.0.1:1:timeout=5"):
-        with pytest.raises(error.ConnectionRefusedError):
-            await Names().dial(EndpointAddress(text))(Noticing())
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and no listen(2): nobody else can have the port
+        port = nobody.getsockname()[1]
+        for kind in ("tcp", "tls"):
+            with pytest.raises(error.ConnectionRefusedError):
+                await Names().dial(EndpointAddress(f"{kind}:127.0.0.1:{port}"))(Noticing())
     assert answers.asked == []
 
 

@@ -165,9 +165,6 @@ class Monconn:
             time.sleep(0.2)
         processes.wait_until_quiet(self.pid)
         figures: dict[str, int] = self.ask("figures")
-        # Empty pipes are retained, sixteen at most: how many there are is a matter of chance.
-        pipes = 2 * figures["empty pipes"]
-        figures["descriptors"] = len(os.listdir(f"/proc/{self.pid}/fd")) - pipes
         figures["resident bytes"] = processes.rss_bytes(self.pid)
         return figures
 

@@ -41,6 +41,8 @@ UPDATES_A_TURN = 50
 """Updates in one turn of the reactor, so that thousands due at once do not delay the data path."""
 TURN_SECONDS = 0.01
 """The pause between two such turns while more updates are due."""
+DROPPED_LINE_SECONDS = 60.0
+"""The time between two lines that say how many lines were dropped."""
 POLL_SECONDS = 1.0
 """How often due updates are polled for."""
 FLUSH_SECONDS = 1.0
@@ -185,6 +187,8 @@ class JsonLog(Observer):
     :param at_half_close: whether to write one when its first side has ended in order.
     """
 
+    _log = Logger()
+
     def __init__(
         self, sink: Sink, clock: Clock, *, at_open: bool, at_half_close: bool = False
     ) -> None:
@@ -196,8 +200,10 @@ class JsonLog(Observer):
         # Lines go to the thread in batches: waking it costs both threads more than a line does.
         self._lines: list[ConnectionRecord | _Line] = []
         self._timer: IDelayedCall | None = None
+        self._place = sink.place
         self._dropped = 0
         self._dropped_since = 0
+        self._next_dropped_line = clock.seconds()
         # An observer is not called through the methods of its base class: what is not wanted costs
         # a connection nothing.
         if not at_open:
@@ -258,6 +264,13 @@ class JsonLog(Observer):
         else:
             self._dropped += len(lines)
             self._dropped_since += len(lines)
+            if self._clock.seconds() >= self._next_dropped_line:
+                self._next_dropped_line = self._clock.seconds() + DROPPED_LINE_SECONDS
+                self._log.warn(
+                    "json_log: {place} does not take lines in time; dropped so far: {dropped}",
+                    place=self._place,
+                    dropped=self.dropped,
+                )
 
     def stop(self, wait_seconds: float) -> bool:
         """Stop, after what is queued is written; returns whether that was done in time."""

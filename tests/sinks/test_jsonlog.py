@@ -515,6 +515,26 @@ def test_no_timer_is_left_after_the_stop(start: Start, sink: MemorySink) -> None
 # -- dropped lines
 
 
+def test_a_disk_that_hangs_is_told_once_a_minute(
+    start: Start, sink: MemorySink, monkeypatch: pytest.MonkeyPatch, logged: Sequence[LogEvent]
+) -> None:
+    monkeypatch.setattr(jsonlog, "QUEUED_LINES", 100)
+    running = start(sink)
+    sink.may_write.clear()
+    for _ in range(100):
+        running.open_and_close()
+    assert sink.is_writing.wait(WAIT_SECONDS)
+    for _ in range(400):  # an empty queue takes the first hundred
+        running.open_and_close()
+    line = f"json_log: {sink.place} does not take lines in time; dropped so far:"
+    assert texts(logged) == [f"{line} 100"]
+    running.clock.advance(jsonlog.DROPPED_LINE_SECONDS)
+    for _ in range(200):
+        running.open_and_close()
+    assert texts(logged) == [f"{line} 100", f"{line} 400"]
+    sink.may_write.set()
+
+
 def test_lines_that_find_the_queue_full_are_dropped_and_reported(
     start: Start, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

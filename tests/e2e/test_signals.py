@@ -256,7 +256,7 @@ class InExecutor(monconn.Observer):
 class InLoop(monconn.Observer):
     def opened(self, record):
         print("hangs", flush=True)
-        while True:  # Python runs handlers between calls of C: one long call may begin amid a signal
+        while True:  # Python runs handlers between calls of C, and may miss one as a call begins
             time.sleep(0.01)
 """
 

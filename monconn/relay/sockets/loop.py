@@ -35,8 +35,9 @@ READ_ON = PRI | RDHUP | HUP | ERR
 """Once one of these was reported, a read that returns less than its limit may not have emptied the
 socket: no further event reports an end that has arrived already, and recv stops at TCP's urgent
 mark. Then each read must be followed by another, until EAGAIN or the end."""
-EVENTS_A_TURN = 128
-"""How many sockets are served before the reactor's other descriptors are."""
+EVENTS_A_TURN = 64
+"""How many sockets are served before the reactor's other descriptors are. One that has 64 KiB to
+read and to pass on takes 0.16 ms, and of thousands that are reset at once each one has."""
 SOCKET_BYTES = 1 << 20
 """About how much one socket passes on before the others of a turn are served."""
 LEAST_SOCKET_BYTES = 1 << 16

@@ -20,6 +20,7 @@ from soak.process import Place
 
 AGREE_SECONDS = 5.0
 """How long the log and the history may take until their last lines are written."""
+ROUNDING_SECONDS = 0.001
 LOST_SECONDS = 1.5
 """What a kill may cost: the history is written once a second."""
 _METRIC = re.compile(r"^(\w+)\{([^}]*)\} ([\d.e+]+)$", re.MULTILINE)
@@ -97,7 +98,7 @@ def lost_by_kill(place: Place, killed_at: float) -> list[str]:
     :param killed_at: wall-clock seconds.
     """
     surely = killed_at - LOST_SECONDS
-    logged = damaged = 0
+    logged = logged_about = damaged = 0  # the log's times are rounded to milliseconds
     for line in place.json_log.read_bytes().split(b"\n")[:-1]:  # the last one may be cut
         try:
             row = json.loads(line)
@@ -105,14 +106,17 @@ def lost_by_kill(place: Place, killed_at: float) -> list[str]:
             damaged += 1
             continue
         if row["event"] == "closed":
-            closed_at = datetime.fromisoformat(row["closed_at"].replace("Z", "+00:00"))
-            logged += closed_at.timestamp() < surely
+            closed_at = datetime.fromisoformat(row["closed_at"].replace("Z", "+00:00")).timestamp()
+            logged += closed_at < surely - ROUNDING_SECONDS
+            logged_about += closed_at < surely + ROUNDING_SECONDS
     query = "SELECT count(*) FROM connections WHERE closed_at < ?"
     with closing(sqlite3.connect(f"file:{place.history}?mode=ro", uri=True)) as database:
         stored = database.execute(query, (surely,)).fetchone()[0]
     faults = []
-    if abs(logged - stored) > 1:  # the log's times are rounded
-        faults.append(f"before the last {LOST_SECONDS:g} s: log {logged}, history {stored}")
+    if not logged <= stored <= logged_about:
+        faults.append(
+            f"before the last {LOST_SECONDS:g} s: log {logged} to {logged_about}, history {stored}"
+        )
     if damaged:
         faults.append(f"{damaged} lines of the log are no JSON")
     return faults

@@ -49,10 +49,10 @@ LOOK_EVENTS = 8
 """With more, it is checked after each so many how long the turn has taken: sockets that have been
 quiet before, and all have much to read now, would hold it for a tenth of a second."""
 SHORT_SECONDS = 0.006
-LONG_SECONDS = 0.012
-"""If serving the sockets of a turn has taken longer, each may pass on half as much in the next;
-twice as much, if it was shorter than the other. A mebibyte takes 0.15 ms spliced, 0.5 copied,
-1 over TLS, and 2 if the kernel has to find memory for it."""
+LONG_SECONDS = 0.01
+"""If serving the sockets of a turn has taken longer, the rest is left to a later one, and each may
+pass on half as much in the next; twice as much, if it was shorter than the other. A mebibyte takes
+0.15 ms spliced, 0.5 copied, 1 over TLS, and 2 if the kernel has to find memory for it."""
 SHARE_SECONDS = 0.003
 """How long TLS handshakes may take in one turn, each step of which costs 0.1 to 1 ms; and so may
 floods of short records, of which each costs 3 µs."""
@@ -169,11 +169,18 @@ class SocketLoop:
         return others
 
     def _in_time(self, events: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Many events; once they have taken long, those that are left may each pass on little."""
+        """Many events; once they have taken long, those that are left may each pass on little, and
+        once they have taken too long, those are left to a later turn."""
         granted = self.socket_bytes
         for number, event in enumerate(events, 1):
             yield event
-            if not number % LOOK_EVENTS and self._seconds() - self.fetched > SHORT_SECONDS:
+            if number % LOOK_EVENTS:
+                continue
+            took_seconds = self._seconds() - self.fetched
+            if took_seconds > LONG_SECONDS:
+                self._rearm_all(events[number:])
+                break
+            if took_seconds > SHORT_SECONDS:
                 self.socket_bytes = LEAST_SOCKET_BYTES
         self.socket_bytes = granted
 
@@ -185,7 +192,8 @@ class SocketLoop:
             self.socket_bytes = min(SOCKET_BYTES, self.socket_bytes * 2)
 
     def _rearm_all(self, events: Iterable[tuple[int, int]]) -> None:
-        """Have events that will not be served now reported again, if the loop goes on at all."""
+        """Have events that will not be served now reported again; those of other descriptors are,
+        as they are level-triggered."""
         for fd, _ in events:
             if fd in self._handlers and fd not in self._changed:
                 self.rearm(fd)

@@ -161,7 +161,10 @@ class Monconn:
         until = time.monotonic() + QUIET_SECONDS
         while self.ask("figures")["live"]:
             if time.monotonic() > until:
-                raise SoakError(f"connections are still live {QUIET_SECONDS:g} s after the load")
+                raise SoakError(
+                    f"connections are still live {QUIET_SECONDS:g} s after the load, such as"
+                    f" {self.ask('live')}"
+                )
             time.sleep(0.2)
         processes.wait_until_quiet(self.pid)
         figures: dict[str, int] = self.ask("figures")

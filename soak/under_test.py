@@ -90,6 +90,11 @@ class Probe:
             "memory blocks": sys.getallocatedblocks(),
         }
 
+    def live(self) -> list[dict[str, Any]]:
+        """A few of the connections that are live."""
+        records = [each for monitor in self._app.registry for each in monitor.connections()]
+        return [each.snapshot(time.monotonic()) for each in records[:3]]
+
     def longest_turn(self) -> dict[str, float]:
         """The longest turn since this was asked last."""
         longest = self._timed.longest
@@ -122,7 +127,7 @@ class Probe:
         return done.get(timeout=ANSWER_SECONDS)
 
 
-QUESTIONS = ("figures", "longest_turn", "fill_addresses")
+QUESTIONS = ("figures", "live", "longest_turn", "fill_addresses")
 
 
 def count_pipes() -> int:

@@ -29,7 +29,7 @@ from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index
 
 BACKLOG = 4096
 """The kernel's queue of clients not yet accepted; ``net.core.somaxconn`` may shorten it."""
-BATCH = 64
+BATCH = 32
 """Clients accepted in one turn of the reactor, so that a flood of them does not starve others. Each
 takes up to 0.1 ms: listeners that are flooded at the same time share it."""
 FLOODED_SECONDS = 0.1

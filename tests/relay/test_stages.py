@@ -483,3 +483,33 @@ def test_a_stage_that_cannot_be_removed_at_first_stops_nobody_for_good(
     stage.fails = False
     world.on_reactor(remove)
     assert receiving.result() == DATA
+
+
+@pytest.mark.parametrize("pipe", PIPES)
+@pytest_twisted.ensureDeferred
+async def test_a_reset_that_is_reported_with_more_bytes_than_a_stage_takes(
+    tmp_path: Path, pipe: str
+) -> None:
+    """The sender is held amid the only event that reports the reset, which is passed on even so."""
+
+    def play() -> None:
+        with World(tmp_path, "ipv4", pipe, grace_seconds=0.2) as world:
+            client, _ = world.pair()
+            until(lambda: world.live().state == "open")
+            # Else the kernel may hold the bytes back, and a reset drops what it holds.
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stage = HoldingStage()
+            world.on_reactor(relay_of(world).add_stage, "up", stage)
+
+            def send_and_reset() -> None:
+                """While the reactor waits, so that it finds all of this at once."""
+                client.setblocking(False)
+                client.send(DATA[: HELD_BYTES + 16 * KIB])
+                reset(client)
+
+            world.on_reactor(send_and_reset)
+            (record,) = world.closed()
+            assert (record.reason, record.client_end) == ("client_reset", "reset")
+            assert record.up == stage.most_held > 0
+
+    await deferToThread(play)

@@ -229,18 +229,17 @@ class SocketEnd:
         if events & _READABLE and self.phase != "closed":
             seen = self._seen
             self._seen = seen | events & READ_ON
+            if events & BROKEN and seen & RDHUP and not seen & BROKEN:
+                self._seen |= ENDED  # a reset reports both: the end came first
             if self.holds or self._input_ended or self.phase != "open":
-                self._handle_unread_events(events, seen & RDHUP)
+                self._handle_unread_events(events)
             # A read that returned less than it may has emptied the socket, so that no second one is
             # needed to see EAGAIN: for a small message it would double the cost of reading.
             elif self._is_bulk or self._copy():
                 self._read()
 
-    def _handle_unread_events(self, events: int, had_ended: int) -> None:
-        """Act on an event of a peer that is not read from.
-
-        :param had_ended: whether an event before this one has reported the end of its input.
-        """
+    def _handle_unread_events(self, events: int) -> None:
+        """Act on an event of a peer that is not read from."""
         if self.phase == "draining" and not self._input_ended:
             self._discard_input()
         elif self._input_ended or self.phase == "resetting":
@@ -255,13 +254,13 @@ class SocketEnd:
             if self.record.connected is None and not self._has_input():
                 self._copy()  # which meets the end, if one came before the reset, or the error
             else:
-                self._break_later(had_ended)
+                self._break_later()
 
     def _has_input(self) -> bool:
         """Whether there are bytes that were not read."""
         return unread_bytes(self._sock) > 0
 
-    def _break_later(self, had_ended: int) -> None:
+    def _break_later(self) -> None:
         """Let the other side take what the peer sent before its connection failed.
 
         A reset is passed on after some seconds at the latest. But if the peer had ended in order
@@ -276,9 +275,9 @@ class SocketEnd:
             self.send_queue.error = self._socket_error(errno.EPIPE)
         # A reset is EPIPE in CLOSE_WAIT, that is after the peer's FIN, and ECONNRESET in all other
         # states (tcp_reset of net/ipv4/tcp_input.c).
-        if had_ended or self.send_queue.error.errno == errno.EPIPE:
+        if self.send_queue.error.errno == errno.EPIPE:
             self._seen |= ENDED
-        elif self.bucket is None:  # else it is scheduled already
+        if not self._seen & ENDED and self.bucket is None:  # else it is scheduled already
             self._shared.deadlines.schedule(self, self._monitor.clock.seconds() + GRACE_SECONDS)
 
     def check(self, now: float) -> float | None:
@@ -401,6 +400,9 @@ class SocketEnd:
         """Implements ``End.hold``."""
         self.holds |= hold
         self._has_unread = True  # we may be amid reading
+        # No further event reports a failure that has been reported, and reading stops before it.
+        if self._seen & BROKEN and self.phase == "open" and not self._input_ended:
+            self._break_later()
 
     def release(self, hold: int) -> None:
         """Implements ``End.release``."""
@@ -454,7 +456,9 @@ class SocketEnd:
         if self.phase != "open" or self._input_ended:
             self._break(error)
         else:
-            self._break_later(self._seen & RDHUP)
+            if self._seen & RDHUP and not self._seen & BROKEN:
+                self._seen |= ENDED
+            self._break_later()
             self._seen |= _PARTED
             self._loop.rearm(self._fd)
 

@@ -67,7 +67,8 @@ setup(
     py_modules=["monconn_command"],
     # Makes an editable install write a .pth file; setuptools' import hook would hide the plugin.
     package_dir={"": "."},
-    package_data={"monconn": ["py.typed"]},
+    # monconn/docs is a symbolic link to docs, for `monconn help`.
+    package_data={"monconn": ["py.typed", "docs/*.md"]},
     install_requires=[
         "Twisted[tls]>=24.11.0",
         "zope.interface>=7.1.0",

@@ -37,9 +37,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    linked = {link.partition("#")[0] for link in _LINK.findall((ROOT / "README.md").read_text())}
-    assert {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} <= linked
+def test_the_readme_leads_to_the_index_and_the_index_to_every_page() -> None:
+    def linked(page: Path) -> set[str]:
+        return {link.partition("#")[0] for link in _LINK.findall(page.read_text())}
+
+    assert "docs/README.md" in linked(ROOT / "README.md")
+    assert {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"} <= linked(
+        ROOT / "docs" / "README.md"
+    )
 
 
 def commands(page: Path) -> Iterator[list[str]]:

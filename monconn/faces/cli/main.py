@@ -11,6 +11,7 @@ from monconn._version import __version__
 from monconn.addresses import UnixAddress
 from monconn.config.config import Config, from_pairs, load
 from monconn.errors import ConfigError, FileError, Problem, printable
+from monconn.faces.cli.help import help_command
 from monconn.faces.cli.inspect import VERBS
 from monconn.faces.cli.output import Program, print_line
 from monconn.files import file_name
@@ -109,7 +110,7 @@ def demo(context: click.Context) -> None:
     context.exit(run_demo(debug=context.obj["debug"]))
 
 
-for verb in VERBS:
+for verb in (*VERBS, help_command):
     main.add_command(verb)
 
 

@@ -50,6 +50,12 @@ format: $(VENV)/.has-dev ## format the code and fix what the linter can
 	@$(VENV)/bin/ruff check --fix-only --quiet .
 	@$(VENV)/bin/ruff format .
 
+.PHONY: docs
+docs: $(VENV)/.has-docs ## make the documentation's site in build/website/
+	@echo "monconn: making the documentation in build/website/"
+	@$(VENV)/bin/python website/build.py
+	@echo "monconn: open build/website/index.html"
+
 .PHONY: build
 build: $(VENV)/.has-dev ## make a wheel and a source archive in dist/
 	@echo "monconn: building dist/"
@@ -93,6 +99,11 @@ $(VENV)/.has-dev: $(VENV)/.made $(INPUTS)
 	@echo "monconn: installing monconn, its tests' needs and the linters into $(VENV)"
 	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@touch $(VENV)/.has-run $(VENV)/.has-test $@
+
+$(VENV)/.has-docs: $(VENV)/.made $(INPUTS)
+	@echo "monconn: installing monconn and Sphinx into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,docs]'
+	@touch $(VENV)/.has-run $@
 
 $(VENV_LOWEST)/.has-lowest: $(VENV_LOWEST)/.made $(INPUTS) .ci/lowest.txt
 	@echo "monconn: installing monconn and its oldest dependencies into $(VENV_LOWEST)"

@@ -96,6 +96,7 @@ setup(
             "ruff~=0.17.6",
             "types-PyYAML",
         ],
+        "docs": ["sphinx~=9.0.4", "myst-parser~=5.2.0", "furo~=2025.12.19"],
     },
     entry_points={"console_scripts": ["monconn = monconn_command:main"]},
 )

@@ -56,12 +56,18 @@ docs: $(VENV)/.has-docs ## make the documentation's site in build/website/
 	@$(VENV)/bin/python website/build.py
 	@echo "monconn: open build/website/index.html"
 
+.PHONY: man
+man: $(VENV)/.has-dev ## make the manual pages anew, after a change of options or configuration
+	@$(VENV)/bin/python man/make.py
+
 .PHONY: build
 build: $(VENV)/.has-dev ## make a wheel and a source archive in dist/
 	@echo "monconn: building dist/"
 	@rm -rf build dist
 	@output=$$($(VENV)/bin/python -m build 2>&1) || { echo "$$output"; exit 1; }
 	@rm -rf build
+	@$(VENV)/bin/python -m twine check --strict dist/* >/dev/null || \
+		{ $(VENV)/bin/python -m twine check --strict dist/*; exit 1; }
 	@ls dist
 
 .PHONY: bench

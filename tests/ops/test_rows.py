@@ -15,13 +15,14 @@ from monconn.model.actions import OWN_CODE, Action, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord
 from monconn.ops import rows
-from monconn.ops.columns import Column, Row, format_value, local_time
+from monconn.ops.columns import Column, Row, format_value
 from monconn.ops.details import connection_details
 from monconn.ops.feed import connection_row
 from monconn.ops.operations import Operations
 from monconn.ops.rates import Rates
 from monconn.ops.text_table import text_table
 from monconn.sinks.history.query import CONNECTION_KEYS, EVENT_KEYS
+from monconn.units import local_time
 
 from .world import World
 from .world import rows as rows_of
@@ -228,7 +229,7 @@ def test_clients_of_several_services_are_added_up() -> None:
         (0.4, "bytes_per_second", "-"),
         (2048.7, "bytes_per_second", "2.0 KiB/s"),
         (61.0, "seconds", "1m01s"),
-        ([], "list", ""),
+        ([], "list", "-"),
         (["a", "b"], "list", "a, b"),
         (False, "flag", "no"),
         ({"rate": 2}, "object", "rate 2"),

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from monconn.errors import printable
-from monconn.ops.columns import Column, Row, local_time
+from monconn.ops.colours import colour_of
+from monconn.ops.columns import Column, Row
 from monconn.ops.details import connection_details
-from monconn.ops.text_table import cell_width, text_table, wrapped
-from monconn.units import format_bytes, format_duration
+from monconn.ops.text_table import text_table, wrapped
+from monconn.units import format_bytes, format_duration, local_time
 
 Json = Mapping[str, Any]
 
 _PLAIN = "\x1b[0m"
-_BOLD = "\x1b[1m"
+_DIM = "\x1b[2m"
 _COLOURS = {
-    "closing": "\x1b[33m",
-    "half_closed": "\x1b[33m",
-    "connecting": "\x1b[36m",
-    "unreachable": "\x1b[31m",
-    "silent": "\x1b[31m",
-    "reconnect_storm": "\x1b[31m",
+    "red": "\x1b[31m",
+    "yellow": "\x1b[33m",
+    "cyan": "\x1b[36m",
+    "magenta": "\x1b[35m",
 }
-"""Transient states, unreachable peers, and alarms: coloured where they are a word of a table."""
-_COLOURED = re.compile(rf"(?<!\S)({'|'.join(_COLOURS)})(?=,| |$)(?! is over)")
 
 
 def table(
@@ -35,22 +31,22 @@ def table(
     width: int | None = None,
     coloured: bool = False,
 ) -> str:
-    """Rows as a table: titles, a rule, and a line for each row.
+    """Rows as a table, titles first; or as blocks where not even the most important columns fit.
 
     :param rows: rows, or their JSON.
     :param width: in characters, of a terminal: the least important columns leave a table that is
         wider. None for as wide as it takes.
+    :param coloured: with the colours of a terminal: quiet titles, and what values mean.
     """
-    titles, *lines = text_table(columns, rows, width)
-    rule = "─" * max(map(cell_width, (titles, *lines)))
-    if coloured:
-        titles = f"{_BOLD}{titles}{_PLAIN}"
-        lines = [_COLOURED.sub(_coloured, line) for line in lines]
-    return "".join(f"{line}\n" for line in (titles, rule, *lines))
+    lines = text_table(columns, rows, width, _paint if coloured else None)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _coloured(found: re.Match[str]) -> str:
-    return f"{_COLOURS[found[1]]}{found[1]}{_PLAIN}"
+def _paint(column: Column | None, text: str, cell: str) -> str:
+    if column is None:
+        return f"{_DIM}{cell}{_PLAIN}"
+    colour = colour_of(column.name, text)
+    return f"{_COLOURS[colour]}{cell}{_PLAIN}" if colour else cell
 
 
 def details(connection: Json, width: int | None = None) -> str:

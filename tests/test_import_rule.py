@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.columns": LOWEST,
     "ops.rows": LOWEST | {"ops.columns"},
     "ops.text_table": LOWEST | {"ops.columns"},
-    "ops.details": LOWEST | {"ops.columns", "ops.rows"},
+    "ops.details": LOWEST | {"ops.columns", "ops.rows", "ops.text_table"},
     "ops.sorting": LOWEST | {"ops.columns"},
     "ops.colours": LOWEST | {"model"},
     "ops.filters": LOWEST | {"model", "policy"},

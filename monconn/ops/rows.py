@@ -112,7 +112,7 @@ class ConnectionRow(Row):
     )
     opened_at: str = field("OPENED", "time", importance=13, help="When the client came.")
     age_seconds: float = field(
-        "AGE", "seconds", importance=4, order="age", help="Since then, or until its end."
+        "AGE", "seconds", importance=6, order="age", help="Since then, or until its end."
     )
     # Tells the device that has dropped off from the one that works.
     idle_seconds: float = field(
@@ -155,7 +155,7 @@ class ConnectionRow(Row):
         "CLIENT HEARD",
         "seconds",
         nullable=True,
-        importance=7,
+        importance=8,
         help="Since the client's last ACK or data.",
     )
     backend_last_heard_seconds: float | None = field(
@@ -200,13 +200,13 @@ class ConnectionRow(Row):
         optional=True, importance=13, help="The state in which that was decided."
     )
     code: str | None = field(
-        optional=True, importance=7, width=4, help="The reason in HAProxy's two letters."
+        optional=True, importance=9, width=4, help="The reason in HAProxy's two letters."
     )
     closed_by: str | None = field(
         "CLOSED BY", optional=True, importance=13, help="Who ended it: a side, or monconn."
     )
     detail: str | None = field(
-        optional=True, importance=8, width=20, max_width=60, help="More about the reason."
+        optional=True, importance=10, width=20, max_width=60, help="More about the reason."
     )
     facts: Mapping[str, Any] | None = field(
         "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
@@ -224,10 +224,10 @@ class ConnectionRow(Row):
         help="Linux' figures of the backend's socket.",
     )
     up_rate: float = field(
-        "UP/S", "bytes_per_second", importance=6, help="Bytes a second from the client."
+        "UP/S", "bytes_per_second", importance=7, help="Bytes a second from the client."
     )
     down_rate: float = field(
-        "DOWN/S", "bytes_per_second", importance=6, help="Bytes a second from the backend."
+        "DOWN/S", "bytes_per_second", importance=7, help="Bytes a second from the backend."
     )
     diagnosis: Mapping[str, Any] | None = field(
         "LOOKS LIKE", "object", optional=True, importance=13, help="Only of a single connection."
@@ -239,7 +239,9 @@ class ClosedConnectionRow(ConnectionRow):
     """One connection that is over: the same fields, and another table."""
 
     TABLE: ClassVar[TableOf] = (
-        *("id", "client", "service", "reason", "code", "up", "down"),
+        # When it ended is worth more than a number that will soon be of no use.
+        attrs.evolve(ConnectionRow.fields()["id"], importance=6),
+        *("client", "service", "reason", "code", "up", "down"),
         *("duration_seconds", "closed_at", "detail"),
     )
 
@@ -321,11 +323,11 @@ class DeviceRow(Row):
     )
     service: str = field(importance=4, width=10, max_width=18, help="The service's name.")
     connections: int = field("NOW", "count", importance=1, help="Live connections.")
-    total: int = field("TOTAL", "count", importance=7, help="Connections ever opened.")
+    total: int = field("TOTAL", "count", importance=8, help="Connections ever opened.")
     first_seen: str = field("FIRST SEEN", "time", importance=13, help="When it came first.")
-    last_seen: str = field("LAST SEEN", "time", importance=8, help="When it was there last.")
+    last_seen: str = field("LAST SEEN", "time", importance=9, help="When it was there last.")
     reconnect_seconds: float | None = field(
-        "COMES EVERY", "seconds", nullable=True, importance=6, help="Median time to come back."
+        "COMES EVERY", "seconds", nullable=True, importance=7, help="Median time to come back."
     )
     heartbeat_seconds: float | None = field(
         "SPEAKS EVERY", "seconds", nullable=True, importance=5, help="Median time between messages."
@@ -336,10 +338,10 @@ class DeviceRow(Row):
     last_heard_seconds: float | None = field(
         "HEARD", "seconds", nullable=True, importance=3, help="Since its last ACK or data."
     )
-    up: int = field("UP", "bytes", importance=9, help="Bytes from the device.")
-    down: int = field("DOWN", "bytes", importance=9, help="Bytes to the device.")
+    up: int = field("UP", "bytes", importance=10, help="Bytes from the device.")
+    down: int = field("DOWN", "bytes", importance=10, help="Bytes to the device.")
     last_reason: str | None = field(
-        "LAST END", nullable=True, importance=7, width=19, help="Why its last connection ended."
+        "LAST END", nullable=True, importance=8, width=19, help="Why its last connection ended."
     )
     alarms: list[str] = field(
         "ALARMS", "list", importance=0, width=15, help="What is wrong with it now."

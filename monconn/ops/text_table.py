@@ -13,14 +13,16 @@ from monconn.ops.columns import Column, Row
 _FREE_TEXT = frozenset({"detail", "target"})
 """Fields whose cells may be cut: the start of a sentence is useful, half an address is not."""
 _GAPS = (2, 1)
-"""Spaces between two columns: one where a column would have to leave otherwise."""
+"""Spaces between two columns: one where a column that is worth it would have to leave otherwise."""
+_WORTH_IT = 6
+"""The greatest importance of such a column."""
 _LEAST_FREE_TEXT = 8
 _ROWS_PER_STEP = 10
 _CUT_MARK = "..."
 
 
 Paint = Callable[[Column | None, str, str], str]
-"""Colours a cell: takes its column, its text, and the cell, which is the text cut and padded.
+"""Colours a cell: takes its column, its text, and the text as it is shown, which may be cut.
 Without a column it is a title, or the line of them."""
 
 
@@ -83,9 +85,14 @@ def text_table_steps(
         for index, cell in cells.items():
             column, text = columns[index], texts[index][number]
             shown = _cut(text, cell)
-            if column.align == "right" or index != last:
-                shown = _pad(shown, cell, column.align == "right")
-            line.append(paint(column, text, shown) if paint is not None and number else shown)
+            padding = " " * (cell - cell_width(shown))
+            if paint is not None and number:
+                shown = paint(column, text, shown)
+            if column.align == "right":
+                shown = padding + shown
+            elif index != last:
+                shown += padding
+            line.append(shown)
         joined = (" " * gap).join(line).rstrip()
         write(joined if paint is None or number else paint(None, joined, joined))
         if not number % _ROWS_PER_STEP:
@@ -110,7 +117,7 @@ def _write_blocks(
                 continue  # what is not known would only push who and why off the screen
             lines = wrapped(text, width - margin) if column.name in _FREE_TEXT else [text]
             widest = max(map(cell_width, lines))
-            title, indent = _pad(column.title, margin, False), margin
+            title, indent = column.title.ljust(margin), margin
             if paint is not None:
                 title = paint(None, column.title, title)
                 lines = [paint(column, text, line) for line in lines]
@@ -170,12 +177,15 @@ def _fit(
         return width - sum(map(least, chosen)) - gap * (len(chosen) - 1)
 
     most_important = min(column.importance for column in columns)
-    while room(_GAPS[-1]) < 0:
+    while True:
         importance = max(columns[index].importance for index in chosen)
+        gaps = _GAPS if importance <= _WORTH_IT else _GAPS[:1]
+        if room(gaps[-1]) >= 0:
+            break
         if importance == most_important:
             return None if len(chosen) > 1 else ({chosen[0]: widths[chosen[0]]}, _GAPS[0])
         chosen = [index for index in chosen if columns[index].importance != importance]
-    gap = next(each for each in _GAPS if room(each) >= 0)
+    gap = next(each for each in gaps if room(each) >= 0)
     spare = room(gap)
     cells = {}
     for index in chosen:
@@ -193,8 +203,3 @@ def _cut(text: str, width: int) -> str:
     while cell_width(text) > room:  # wide characters
         text = text[:-1]
     return text + _CUT_MARK
-
-
-def _pad(text: str, width: int, to_the_right: bool) -> str:
-    padding = " " * (width - cell_width(text))
-    return padding + text if to_the_right else text + padding

@@ -38,8 +38,9 @@ def test_free_text_is_cut_before_columns_are_left_out() -> None:
 
 def test_the_least_important_columns_are_left_out_and_addresses_are_never_cut() -> None:
     for width, titles in (
-        (49, "ID CLIENT UP REASON DETAIL"),
-        (48, "ID CLIENT REASON DETAIL"),
+        (53, "ID CLIENT UP REASON DETAIL"),
+        (52, "ID CLIENT REASON DETAIL"),
+        (41, "ID CLIENT REASON DETAIL"),
         (40, "ID CLIENT REASON"),
         (20, "ID CLIENT"),
         (16, "ID CLIENT"),

@@ -18,6 +18,7 @@ from monconn.faces.cli.output import (
     print_json,
     print_rows,
     print_text,
+    terminal_width,
     understood,
 )
 from monconn.faces.cli.verbs import (
@@ -130,7 +131,7 @@ def report(file: str | None, control: str | None, as_json: bool, **period: Any) 
         else:
             from monconn.faces.cli.report_text import report as report_text
 
-            print_text(report_text(made))
+            print_text(report_text(made, terminal_width()))
 
 
 # -- where the history is

@@ -35,6 +35,7 @@ from monconn.faces.cli.verbs import (
 )
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
 from monconn.ops.columns import Row
+from monconn.ops.details import detail_lines
 from monconn.ops.filter_keys import (
     BLOCK_KEYS,
     CONNECTION_KEYS,
@@ -177,9 +178,7 @@ def show(server: Client, id_: int, as_json: bool) -> None:
     if as_json:
         print_json(connection)
     else:
-        from monconn.faces.cli import render
-
-        print_text(render.details(connection, terminal_width()))
+        print_text("".join(f"{line}\n" for line in detail_lines(connection, terminal_width())))
 
 
 @click.command()

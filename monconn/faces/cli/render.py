@@ -8,8 +8,7 @@ from typing import Any
 from monconn.errors import printable
 from monconn.ops.colours import colour_of
 from monconn.ops.columns import Column, Row
-from monconn.ops.details import connection_details
-from monconn.ops.text_table import text_table, wrapped
+from monconn.ops.text_table import text_table
 from monconn.units import format_bytes, format_duration, local_time
 
 Json = Mapping[str, Any]
@@ -47,21 +46,6 @@ def _paint(column: Column | None, text: str, cell: str) -> str:
         return f"{_DIM}{cell}{_PLAIN}"
     colour = colour_of(column.name, text)
     return f"{_COLOURS[colour]}{cell}{_PLAIN}" if colour else cell
-
-
-def details(connection: Json, width: int | None = None) -> str:
-    """One connection, with a line for each of its fields.
-
-    :param width: in characters, of a terminal: longer texts go on beneath. None for as wide as they
-        take.
-    """
-    fields = [*connection_details(connection)]
-    widest = max(len(name) for name, _ in fields)
-    return "".join(
-        f"{name if index == 0 else '':{widest}}  {line}\n"
-        for name, text in fields
-        for index, line in enumerate([text] if width is None else wrapped(text, width - widest - 2))
-    )
 
 
 def event_line(event: Json) -> str:

@@ -10,9 +10,10 @@ import attrs
 import pytest
 
 from monconn.faces.cli.output import print_json
-from monconn.faces.cli.render import details, table
+from monconn.faces.cli.render import table
 from monconn.model.record import ConnectionRecord
 from monconn.ops.columns import Row
+from monconn.ops.details import detail_lines
 from monconn.ops.rows import (
     ClosedConnectionRow,
     ConnectionRow,
@@ -113,8 +114,8 @@ DEVICE: dict[str, Any] = {
 def test_details_break_between_words_where_a_terminal_is_narrow() -> None:
     why = "a round trip to the client takes 231 ms, and 14 segments were sent again, of 310"
     connection = {"state": "open", "diagnosis": {"looks_like": "slow network", "because": [why]}}
-    assert details(connection).splitlines()[-1] == f"because     {why}"
-    *_, first, second = details(connection, 80).splitlines()
+    assert detail_lines(connection)[-1] == f"because     {why}"
+    *_, first, second = detail_lines(connection, 80)
     assert first.startswith("because     a round trip")
     assert len(first) <= 80
     assert second.startswith("            ")

@@ -213,12 +213,10 @@ class Row:
         :returns: None if there is none.
         """
         wanted = name.strip().casefold().replace(" ", "_")
-        known = cls.known_columns()
-        for full_name in (wanted, f"{wanted}_seconds", f"{wanted}_at"):
-            if full_name in known:
-                return known[full_name]
-        titles = ((each.title.casefold().replace(" ", "_"), each) for each in cls.columns())
-        return next((column for title, column in titles if title == wanted), None)
+        titles = {each.title.casefold().replace(" ", "_"): each for each in cls.columns()}
+        known = {**cls.known_columns(), **titles}
+        names = (wanted, f"{wanted}_seconds", f"{wanted}_at")
+        return next((known[each] for each in names if each in known), None)
 
     @classmethod
     def _column(cls, entry: str | tuple[str, str] | Column) -> Column:

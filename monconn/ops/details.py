@@ -15,6 +15,8 @@ GROUP_END = ("", "")
 """Between two groups of lines: an empty one."""
 _NAME_CHARACTERS = 24
 """The most of the name of a fact, or of a field that only a newer server knows."""
+_NAMES = ("id", "uid", "community_id", "backend_community_id")
+"""What a connection is called, here and elsewhere."""
 _Lines = Iterator[tuple[str, str]]
 
 
@@ -53,7 +55,7 @@ def detail_lines(connection: Row | Mapping[str, Any], width: int | None = None) 
 
 
 def _who(values: Mapping[str, Any]) -> _Lines:
-    for name in ("id", "service", "client", "listener", "backend", "pipe"):
+    for name in (*_NAMES, "service", "client", "listener", "backend", "pipe"):
         if values.get(name) is not None:
             yield name, str(values[name])
     ip = values.get("client_ip")

@@ -43,7 +43,9 @@ def record_key(sort: Sort, rates: Rates, now: float) -> Callable[[ConnectionReco
         return attrgetter(name)
     keys: dict[str, Callable[[ConnectionRecord], Any]] = {
         "age_seconds": lambda record: record.age_seconds(now),
-        "duration_seconds": lambda record: record.age_seconds(now),
+        "duration_seconds": lambda record: (
+            None if record.closed is None else record.age_seconds(now)
+        ),
         "idle_seconds": lambda record: record.idle_seconds(now),
         "up_rate": lambda record: rates.of(record, now)[0],
         "down_rate": lambda record: rates.of(record, now)[1],

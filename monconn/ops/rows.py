@@ -73,7 +73,7 @@ def unreachable_text(connection: Mapping[str, Any]) -> str:
     return f"{who} unreachable for {format_duration(max(seconds.values()))}"
 
 
-_STATE_HELP = "How far it is; of a table also which side is unreachable."
+_STATE_HELP = "How far it is, and which side is unreachable."
 
 
 def _state(connection: Mapping[str, Any]) -> Any:
@@ -112,7 +112,11 @@ class ConnectionRow(Row):
     )
     opened_at: str = field("OPENED", "time", importance=13, help="When the client came.")
     age_seconds: float = field(
-        "AGE", "seconds", importance=6, order="age", help="Since then, or until its end."
+        "AGE",
+        "seconds",
+        importance=6,
+        order="age",
+        help="From its opening to its end, or to now.",
     )
     # Tells the device that has dropped off from the one that works.
     idle_seconds: float = field(

@@ -20,6 +20,7 @@ from monconn.ops.columns import Column, Row
 from monconn.steps import SORTED_AT_ONCE, sort_in_steps
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Row | Mapping[str, Any])
 
 _NOT_SORTABLE = ("list", "object")
 _SHORT = re.compile(r"_(seconds|at)$")
@@ -57,7 +58,9 @@ def parse_sort(text: str, row_class: type[Row]) -> Sort:
     column = row_class.find_column(name)
     if column is None or column.unit in _NOT_SORTABLE:
         known = ", ".join(sort_names(row_class))
-        raise QuestionError(f"{quoted(text)} is nothing to sort by: {known}; with - the other way")
+        raise QuestionError(
+            f"{quoted(text)} is nothing to sort by; there are {known}; each with - the other way"
+        )
     is_descending = column.unit not in ("text", "flag") and column.name != "id"
     return Sort((column.name,), is_descending != text.startswith("-"))
 
@@ -114,9 +117,7 @@ def first_in_order(
     return chosen, total
 
 
-def sorted_rows(
-    rows: Iterable[Row | Mapping[str, Any]], sort: Sort, row_class: type[Row]
-) -> Sequence[Row | Mapping[str, Any]]:
+def sorted_rows(rows: Iterable[R], sort: Sort, row_class: type[Row]) -> list[R]:
     """Rows, or their JSON, in order."""
     known = row_class.known_columns()
     columns = [known[name] for name in sort.fields]

@@ -17,6 +17,7 @@ from monconn.errors import ControlError, UnitError
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.listings import Asked, listing, listing_options
 from monconn.faces.cli.output import (
+    has_colours,
     print_error,
     print_json,
     print_line,
@@ -206,7 +207,7 @@ def events(
         if as_json:
             print_json(event)
         else:
-            print_line(render.event_line(event))
+            print_text(f"{render.event_line(event, coloured=has_colours())}\n")
 
 
 # -- actions

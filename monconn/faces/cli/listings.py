@@ -14,7 +14,7 @@ import attrs
 import click
 
 from monconn.errors import QuestionError, quoted
-from monconn.faces.cli.output import Look, print_error, print_line, print_rows
+from monconn.faces.cli.output import Look, print_error, print_line, print_rows, terminal_width
 from monconn.faces.cli.verbs import asks_server, filter_argument, filter_text, service_option
 from monconn.faces.control.client import Client
 from monconn.ops.columns import Column, Row
@@ -173,7 +173,10 @@ def _columns(text: str, row_class: type[Row]) -> tuple[Column, ...]:
     if unknown or not names:
         known = ", ".join(row_class.known_columns())
         what = f"{quoted(unknown[0])} is no column" if unknown else "no column is named"
-        raise click.BadParameter(f"{what}: {known}; or help", param_hint="--columns")
+        raise click.BadParameter(
+            f"{what}; there are {known}; --columns help says what each means",
+            param_hint="--columns",
+        )
     return tuple({each.name: each for each in found if each is not None}.values())
 
 
@@ -183,8 +186,12 @@ def _print_columns(row_class: type[Row]) -> None:
     rows = [
         {"name": name, "title": column.title, "help": column.help} for name, column in known.items()
     ]
-    columns = (Column("name", "COLUMN"), Column("title", "TITLE"), Column("help", "MEANING"))
-    for line in text_table(columns, rows):
+    columns = (
+        Column("name", "COLUMN", importance=0),
+        Column("title", "TITLE", importance=1),
+        Column("help", "MEANING", importance=0),
+    )
+    for line in text_table(columns, rows, terminal_width()):
         print_line(line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -48,26 +49,41 @@ def _paint(column: Column | None, text: str, cell: str) -> str:
     return f"{_COLOURS[colour]}{cell}{_PLAIN}" if colour else cell
 
 
-def event_line(event: Json) -> str:
-    """An event of the feed as a line."""
-    return printable(f"{local_time(event['at'])} {_event_text(event)}")
+def event_line(event: Json, *, coloured: bool = False) -> str:
+    """An event of the feed as a line, in the words of the log.
+
+    :param coloured: with the colours of a terminal, by which a reason or an alarm stands out.
+    """
+    text, word, column = _event_text(event)
+    line = printable(f"{local_time(event['at'])} {text}")
+    colour = colour_of(column, word)
+    if coloured and colour:
+        # Not within the name of a service: the word stands alone.
+        line = re.sub(
+            rf"(?<= ){re.escape(word)}(?= |$)", f"{_COLOURS[colour]}{word}{_PLAIN}", line, count=1
+        )
+    return line
 
 
-def _event_text(event: Json) -> str:
+def _event_text(event: Json) -> tuple[str, str, str]:
+    """The line without its time, the word in it that has a meaning, and which kind of word."""
     kind = event["event"]
     if kind == "action":
-        return str(event["text"])
+        return str(event["text"]), "", ""
     if kind == "alarm":
-        verb = "is over" if event["over"] else "begins"
-        return f"{event['service']}: {event['device']} {event['alarm']} {verb}: {event['detail']}"
+        verb = "is over" if event["over"] else "alarm"
+        alarm = event["alarm"]
+        text = f"{event['service']}: {event['device']} {alarm} {verb}: {event['detail']}"
+        return text, alarm, "" if event["over"] else "alarm"
     client = f"{event['service']}: {event.get('client')}"
     if kind == "half_closed":
-        return f"{client} half-closed by the {event['side']}, id {event['id']}"
+        return f"{client} half-closed by the {event['side']}, id {event['id']}", "", ""
     if kind == "opened":
-        return f"{client} opened, id {event['id']}"
+        return f"{client} opened, id {event['id']}", "", ""
     detail = f" ({event['detail']})" if event.get("detail") else ""
     if kind == "refused":
-        return f"{client} refused: {event['refusal']}{detail}"
+        return f"{client} refused: {event['refusal']}{detail}", event["refusal"], "refusal"
     moved = f"up {format_bytes(event['up'])}, down {format_bytes(event['down'])}"
     duration = format_duration(event["duration_seconds"])
-    return f"{client} {event['reason']} after {duration}, {moved}{detail}"
+    reason = event["reason"]
+    return f"{client} {reason} after {duration}, {moved}{detail}", reason, "reason"

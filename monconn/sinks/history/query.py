@@ -52,17 +52,18 @@ EVENT_KEYS = (
 """The keys that an event may have: each kind has some of them."""
 
 
-# Addresses are sorted as numbers, which the text of them is not.
+# Addresses are sorted as numbers, IPv4 first; their text would not be.
+_ADDRESS = ("length(client_address)", "client_address")
 _CONNECTION_ORDERS: dict[str, tuple[str, ...]] = {
     **{key: (key,) for key in CONNECTION_KEYS if key != "facts"},
-    "client": ("client_address", "client"),
-    "client_ip": ("client_address", "client_ip"),
+    "client": (*_ADDRESS, "client"),
+    "client_ip": (*_ADDRESS, "client_ip"),
 }
 _EVENT_ORDERS: dict[str, tuple[str, ...]] = {
     **{key: (key,) for key in ("event", "at", "service", "over", "count", "detail")},
     **dict.fromkeys(("what", "refusal", "code", "alarm", "action"), ("word",)),
-    **dict.fromkeys(("client", "device"), ("client_address", "client")),
-    "client_ip": ("client_address", "client_ip"),
+    **dict.fromkeys(("client", "device"), (*_ADDRESS, "client")),
+    "client_ip": (*_ADDRESS, "client_ip"),
     "actor": ("client",),
 }
 

@@ -23,6 +23,7 @@ from twisted.internet.threads import deferToThread
 from monconn.faces.cli.main import main
 from monconn.monitor.monitor import Monitor
 from monconn.ops.operations import Operations
+from monconn.ops.sorting import sort_key
 from tests import ROOT
 from tests.faces.control.conftest import FakeConnection, Port
 
@@ -113,6 +114,80 @@ def test_list_takes_options(services: Services) -> None:
     failed = services.monconn("list", "--client", "nonsense")
     assert (failed.exit_code, failed.stdout) == (2, "")
     assert failed.stderr.startswith('monconn: "nonsense" is neither')
+
+
+@with_services
+def test_listings_have_the_same_options(services: Services) -> None:
+    services.lines("block", "192.0.2.128/25", "10.0.0.0/8", "192.0.2.64/26")
+    for verb, column, others in (
+        ("list", "client", ["id", "service"]),
+        ("ip", "ip", ["up", "down"]),
+        ("stats", "service", ["connections"]),
+        ("blocks", "network", ["service"]),
+    ):
+        head, *rows = services.lines(verb, "--columns", f"{column},{others[0]}")
+        assert len(head) == 2
+        names = [row[0] for row in rows]
+        for arguments, expected in (
+            (["--sort", column], sorted(names, key=sort_key)),
+            (["--sort", f"-{column}"], sorted(names, key=sort_key, reverse=True)),
+            (["--sort", column, "--limit", "1"], sorted(names, key=sort_key)[:1]),
+        ):
+            columns = ["--columns", f"{column},{others[0]}"]
+            assert [row[0] for row in services.lines(verb, *columns, *arguments)[1:]] == expected
+            csv = services.monconn(verb, *columns, *arguments, "--csv").stdout.splitlines()
+            assert [line.split(",")[0] for line in csv[1:]] == expected
+            made = services.json(verb, *columns, *arguments)
+            assert [next(iter(row.values())) for row in made] == expected
+            assert all(len(row) == 2 for row in made)
+        assert len(services.lines(verb, "--limit", "1", "--wide")) == 2
+
+
+@pytest.mark.parametrize("verb", ["list", "devices", "ip", "stats", "blocks", "history"])
+def test_a_mistake_in_an_option_is_told_before_a_server_is_asked(verb: str) -> None:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, [verb, *arguments, "--control", "/nowhere"])
+
+    result = run("--columns", "colour")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert '"colour" is no column; there are ' in result.stderr
+    assert "--columns help" in result.stderr
+    result = run("--sort", "colour")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert '"colour" is nothing to sort by; there are ' in result.stderr
+    assert run("--csv", "--json").exit_code == 2
+    result = run("--columns", "help")
+    assert result.exit_code == 0
+    titles, *lines = result.stdout.splitlines()
+    assert titles.split() == ["COLUMN", "TITLE", "MEANING"]
+    assert all(line.endswith(".") for line in lines)
+
+
+@with_services
+def test_services_are_chosen_by_name_or_by_filter(services: Services) -> None:
+    def names(*arguments: str) -> list[str]:
+        return [row["sid"] for row in services.json("stats", *arguments)]
+
+    assert names("connections:2..") == ["web"]
+    assert names("not:service:web") == ["ssh"]
+    assert names("service:web", "service:ssh") == ["web", "ssh"]
+    assert names("10.0.0.5", "port:22") == ["ssh"]
+    assert services.json("stats", "web")["sid"] == "web"
+    failed = services.monconn("stats", "connections:many")
+    assert (failed.exit_code, failed.stdout) == (2, "")
+
+
+@with_services
+def test_piped_listings_are_for_awk(services: Services) -> None:
+    for verb in (["list"], ["list", "--closed"], ["ip"], ["stats"], ["blocks"], ["devices"]):
+        result = services.monconn(*verb)
+        if result.exit_code:  # devices are not watched here
+            continue
+        title = result.stdout.splitlines()[0]
+        assert title == title.upper()
+        assert title.strip()
+        assert result.stderr == ""
+        assert "none" not in result.stdout
 
 
 @with_services

@@ -197,6 +197,7 @@ def test_json_is_right_and_printable(value: Any) -> None:
         (None, None),
         (-5, -5),
         (-0.25, -0.25),
+        (0.1 + 0.2, 0.3),
         (True, True),
         ("192.0.2.1:80", "192.0.2.1:80"),
         ("", ""),

@@ -35,15 +35,10 @@ def test_runs_differ() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "42",
-        "k7xq2m9tbw4c",
-        "k7xq2m9tbw4c-",
-        "k7xq2m9tbw4c-0",
-        "k7xq2m9tbw4c-042",
-        "7kxq2m9tbw4c-1",
-    ]
-    + ["k7xq2m9tbw4-42", "k7xq2m9tbw4i-42", "k7xq2m9tbw4c-42x", "a k7xq2m9tbw4c-42"],
+        *("", "42", "k7xq2m9tbw4c", "k7xq2m9tbw4c-", "k7xq2m9tbw4c-0", "k7xq2m9tbw4c-042"),
+        *("7kxq2m9tbw4c-1", "k7xq2m9tbw4-42", "k7xq2m9tbw4i-42", "k7xq2m9tbw4c-42x"),
+        "a k7xq2m9tbw4c-42",
+    ],
 )
 def test_what_is_no_uid(text: str) -> None:
     assert parse_uid(text) is None

@@ -211,6 +211,10 @@ _OBSERVER = {
 }
 
 
+_NO_HOSTS = frozenset({"unix", "tcp", "tcp6", "ssl", "tls", "systemd"})
+"""What may stand before digits that are no port: ``unix:PID``, and types of endpoint strings."""
+
+
 def _endpoint(text: str) -> Document:
     """``IP:PORT``, ``NAME:PORT``, ``:PORT``, a UNIX socket or an endpoint string as ECS has it.
 
@@ -223,7 +227,7 @@ def _endpoint(text: str) -> Document:
         ip, port = split_address(text)
     except AddressError:
         is_port = digits.isascii() and digits.isdecimal() and len(digits) <= 5
-        if not is_port or ":" in host or host == "unix":  # unix:PID, or an endpoint string
+        if not is_port or ":" in host or host in _NO_HOSTS:
             return {"address": text}
         return {"address": host, "port": int(digits)} if host else {"port": int(digits)}
     if ip in ("0.0.0.0", "::"):  # a listener on all addresses: which it was is not known

@@ -250,7 +250,7 @@ ADDRESSES: list[tuple[str, dict[str, Any]]] = [
     ("unix", {"address": "unix"}),
     ("unix:/run/web.sock", {"address": "unix:/run/web.sock"}),
     ("tls:db.example:5432", {"address": "tls:db.example:5432"}),
-    ("tcp:80", {"address": "tcp", "port": 80}),
+    ("tcp:80", {"address": "tcp:80"}),
     ("local", {"address": "local"}),
     ("a:999999", {"address": "a:999999"}),
 ]

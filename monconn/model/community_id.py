@@ -26,10 +26,13 @@ def split_address(text: str) -> tuple[str, int]:
     ip = host.strip("[]").partition("%")[0]
     try:
         socket.inet_pton(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip)
-        number = int(port)
-    except (OSError, ValueError):
-        raise AddressError(f"{text!r} is no IP with a port") from None
-    return ip, number
+    except (OSError, ValueError):  # ValueError: a NUL, or half of a surrogate pair
+        is_one = False
+    else:
+        is_one = port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 65536
+    if not is_one:
+        raise AddressError(f"{text!r} is no IP with a port")
+    return ip, int(port)
 
 
 def community_id(one: str, other: str) -> str:

@@ -91,8 +91,8 @@ def connection(
     client = _endpoint(record.client)
     server = _endpoint(record.client_local or record.listener)
     backend = _endpoint(record.backend_peer or record.backend)
-    if record.backend_peer:
-        backend["address"] = _endpoint(record.backend)["address"]
+    if record.backend_peer and (name := _endpoint(record.backend).get("address")):
+        backend["address"] = name
     if record.backend_local:
         backend["local"] = _endpoint(record.backend_local)
     if backend_community_id := record.backend_community_id:
@@ -112,7 +112,8 @@ def connection(
         if found:
             network["community_id"] = found
     own = {key: value for key, value in values.items() if value is not None and key not in _MAPPED}
-    own["backend"] = backend
+    if backend:  # else it is a wrapped factory, and there is none
+        own["backend"] = backend
     made["monconn"] = own
     if outcome == _FAILURE and record.detail:
         made["error"] = {"message": record.detail}
@@ -215,20 +216,32 @@ _NO_HOSTS = frozenset({"unix", "tcp", "tcp6", "ssl", "tls", "systemd"})
 """What may stand before digits that are no port: ``unix:PID``, and types of endpoint strings."""
 
 
+def as_unicode(value: Any) -> Any:
+    """A document whose texts are Unicode, as an index refuses others.
+
+    Paths of UNIX sockets may be none: each of their bytes that is no UTF-8 becomes a question mark.
+    """
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {as_unicode(key): as_unicode(each) for key, each in value.items()}
+    return [as_unicode(each) for each in value] if isinstance(value, list) else value
+
+
 def _endpoint(text: str) -> Document:
     """``IP:PORT``, ``NAME:PORT``, ``:PORT``, a UNIX socket or an endpoint string as ECS has it.
 
     Whatever it is becomes the ``address``; there are an ``ip`` and a ``port`` only if it has them,
     as an index refuses the whole document if one is of another type.
     """
-    host, _, digits = text.rpartition(":")
+    host, colon, digits = text.rpartition(":")
     host = host.strip("[]")
     try:
         ip, port = split_address(text)
     except AddressError:
-        is_port = digits.isascii() and digits.isdecimal() and len(digits) <= 5
+        is_port = colon and digits.isascii() and digits.isdecimal() and len(digits) <= 5
         if not is_port or ":" in host or host in _NO_HOSTS:
-            return {"address": text}
+            return {"address": text} if text else {}
         return {"address": host, "port": int(digits)} if host else {"port": int(digits)}
     if ip in ("0.0.0.0", "::"):  # a listener on all addresses: which it was is not known
         return {"port": port}

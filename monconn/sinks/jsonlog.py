@@ -163,18 +163,24 @@ IDENTIFIED = Format(_ended_identified, _line_identified, wants_addresses=True)
 def _ended_as_ecs(record: ConnectionRecord) -> bytes:
     values = record.snapshot(record.opened)
     event = "closed" if record.refusal is None else "refused"
-    return encode(ecs.connection(event, values["closed_at"], record, values))
+    return _encode_document(ecs.connection(event, values["closed_at"], record, values))
 
 
 def _line_as_ecs(line: _Line) -> bytes:
     at, subject = iso_time(line.at), line.subject
     if isinstance(subject, _Live):
-        return encode(ecs.connection(line.event, at, *subject))
+        return _encode_document(ecs.connection(line.event, at, *subject))
     if isinstance(subject, Alarm):
-        return encode(ecs.alarm(at, subject))
+        return _encode_document(ecs.alarm(at, subject))
     if isinstance(subject, Action):
-        return encode(ecs.action(at, subject))
-    return encode(ecs.dropped(at, subject))
+        return _encode_document(ecs.action(at, subject))
+    return _encode_document(ecs.dropped(at, subject))
+
+
+def _encode_document(document: ecs.Document) -> bytes:
+    line = encode(document)
+    # A half of a surrogate pair, or a whole one, which is rare enough to be looked at again.
+    return encode(ecs.as_unicode(document)) if b"\\ud" in line else line
 
 
 def _with_head(event: Event, at: str, values: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import example, given, settings, strategies
 from twisted.internet.task import Clock
 
 from monconn.config.sections import JsonLogConfig
@@ -105,7 +105,7 @@ def is_of(kind: str, value: Any) -> bool:
         return datetime.fromisoformat(value).tzinfo is not None
     if kind == "object":
         return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
-    return isinstance(value, str) and value != ""
+    return isinstance(value, str) and value != "" and bool(value.encode())  # is Unicode
 
 
 def check(document: Mapping[str, Any]) -> None:
@@ -147,7 +147,9 @@ def close(record: ConnectionRecord, reason: Reason = "client_closed", detail: st
 
 
 def ended(record: ConnectionRecord) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(FORMAT.encode_ended(record))
+    line = FORMAT.encode_ended(record)
+    assert line.isascii()
+    made: dict[str, Any] = json.loads(line)
     check(made)
     return made
 
@@ -252,6 +254,7 @@ ADDRESSES: list[tuple[str, dict[str, Any]]] = [
     ("tls:db.example:5432", {"address": "tls:db.example:5432"}),
     ("tcp:80", {"address": "tcp:80"}),
     ("local", {"address": "local"}),
+    ("80", {"address": "80"}),
     ("a:999999", {"address": "a:999999"}),
 ]
 
@@ -267,13 +270,28 @@ def test_addresses_of_every_form(text: str, expected: dict[str, Any]) -> None:
     assert ("transport" in made["network"]) == ("ip" in expected)
 
 
+ANY_TEXT = strategies.one_of(
+    strategies.text(),
+    strategies.text(strategies.characters()),  # with halves of surrogate pairs
+    strategies.from_regex(r"\[?[0-9a-f.:%]{1,20}\]?:[0-9]{1,6}", fullmatch=True),
+)
+
+
 @settings(max_examples=examples(300))
-@given(strategies.text(), strategies.text(), strategies.text())
+@given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
+@example("\udc80", "unix:/\udcff", "\ud83d\ude00")
+@example("127.0.0.1:65536", "[::1]:٣", "127.0.0.1\0:1")
 def test_any_text_is_an_address(client: str, listener: str, backend: str) -> None:
-    record = make_record(client=client or "x", listener=listener or "x", backend=backend or "x")
+    record = make_record(client=client, listener=listener, backend=backend)
     record.client_local, record.backend_peer = listener or None, backend or None
     close(record)
     ended(record)
+
+
+def test_a_wrapped_server_has_no_backend() -> None:
+    record = make_record(listener="127.0.0.1:80", backend="")
+    close(record)
+    assert "backend" not in ended(record)["monconn"]
 
 
 def test_a_connection_that_we_made_as_a_client() -> None:

@@ -508,7 +508,7 @@ async def test_list_and_show(world: World) -> None:
     assert len((await world.ssh("list", "mail")).out.splitlines()) == 2
     printed = (await world.ssh("show", str(first.record.id))).out
     assert re.search(r"^client +10\.1\.2\.3:4567$", printed, re.MULTILINE)
-    assert re.search(r"^up +2\.0 KiB \(2,048 bytes\)$", printed, re.MULTILINE)
+    assert re.search(r"^up +2\.0 KiB \(2,048 bytes\)", printed, re.MULTILINE)
 
 
 @pytest_twisted.ensureDeferred

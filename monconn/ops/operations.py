@@ -283,11 +283,14 @@ class Operations:
                 monitor.measure(record.id)
             yield connection_row(record, self._rates, self.clock.seconds())
 
-    def connection(self, connection_id: int) -> Deferred[ConnectionRow]:
+    def connection(self, connection_id: int | str) -> Deferred[ConnectionRow]:
         """One connection, live or closed lately, with its diagnosis and what TCP knows.
 
+        :param connection_id: its id, or its uid.
         :raises UnknownConnection: there is none with this id.
         """
+        if isinstance(connection_id, str):
+            connection_id = self.registry.id_of(connection_id)
         self.registry.record(connection_id)  # raises at once, not in the Deferred
 
         def make(_: object) -> ConnectionRow:
@@ -295,13 +298,19 @@ class Operations:
             for monitor in self.registry:
                 if connection_id in monitor:
                     monitor.measure(connection_id)
+                    monitor.ask_addresses(connection_id)
             row = connection_row(
                 record,
                 self._rates,
                 now,
                 ConnectionRow if record.closed is None else ClosedConnectionRow,
             )
-            return attrs.evolve(row, diagnosis=diagnose(record, now))
+            return attrs.evolve(
+                row,
+                diagnosis=diagnose(record, now),
+                community_id=record.community_id,
+                backend_community_id=record.backend_community_id,
+            )
 
         return self._rates_known().addCallback(make)
 
@@ -542,6 +551,7 @@ class Operations:
         :param reset: at once, dropping what is under way; else what is held is delivered first.
         :raises QuestionError: nothing, or too many ids are given.
         :raises FilterError: the filter cannot be understood.
+        :raises UnknownConnection: it has the uid of another run of the program.
         :raises UnknownService: there is no such service.
         :raises AddressError: the client is no network.
         """
@@ -551,6 +561,7 @@ class Operations:
         if ids is not None and len(ids) > MAX_IDS:
             raise QuestionError(f"no more than {MAX_IDS} ids at once")
         terms = self.filter(filter, mode="action").terms if filter else ()
+        terms = tuple(map(self._by_id, terms))
         if ids is None:
             ids, terms = _split_ids(terms)
         wanted = (Filter(terms, CONNECTION_KEYS), _short_forms(client))
@@ -606,6 +617,16 @@ class Operations:
 
         ready = self._rates_known() if wanted[0].uses("rate") else succeed(None)
         return ready.addCallback(lambda _: self._in_line(choose()))
+
+    def _by_id(self, term: Term) -> Term:
+        """The same term, but for a uid: by the id that it has here, as ids are looked up.
+
+        :raises UnknownConnection: it is none of this process's.
+        """
+        if term.key != "uid" or term.is_negated or not isinstance(term.value, Exact):
+            return term
+        connection_id = self.registry.id_of(term.value.text)
+        return Term("id", Range(connection_id, connection_id))
 
     def block(
         self,

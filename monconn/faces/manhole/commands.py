@@ -21,6 +21,7 @@ from monconn.errors import (
     quoted,
 )
 from monconn.model.actions import Actor
+from monconn.model.uid import parse_uid
 from monconn.ops.columns import Row
 from monconn.ops.details import detail_lines
 from monconn.ops.filters import FilterError
@@ -83,9 +84,10 @@ class Commands:
     def show(self, connection_id: int | str) -> Deferred[None]:
         """All that is known of a connection, live or closed lately: a line for each field."""
         text = str(connection_id)
-        if not re.fullmatch(r"[0-9]{1,18}", text):
+        is_id = re.fullmatch(r"[0-9]{1,18}", text) is not None
+        if not is_id and parse_uid(text) is None:
             raise QuestionError(f"{quoted(text)} is not the id of a connection")
-        return self._operations.connection(int(text)).addCallback(
+        return self._operations.connection(int(text) if is_id else text).addCallback(
             lambda row: self._write_lines(detail_lines(row, self._width()))
         )
 

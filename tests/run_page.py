@@ -44,14 +44,15 @@ from tests.pages import Block, Command, blocks, commands
 
 # What is not run, and why. Nothing else is left out.
 NOT_RUN = {
-    r"^(pip|pipx) install|^python3 -m venv": "tests/test_packaging.py installs it, without network",
+    r"^(\S*/)?(pip|pipx|uv tool) install|^python3 -m venv|^ln -s /opt": "tests/test_packaging.py installs it, without network",
     r"^(sudo )?apt(-get)? install": "installs programs for the whole machine",
     r"^git clone": "there is no network",
     r"^(sudo )?systemctl (?!kill)|^journalctl": "no systemd runs; the unit itself is verified",
+    r"^adduser|^install -d": "makes a user; the machine of a page has it",
     r"^man ": "tests/test_packaging.py reads the manual pages",
 }
 # What runs until it is interrupted. Those that serve end with the page, or with the next one.
-SERVES = re.compile(r"(^|&& |\w=\S+ )(\S*/)?(monconn (-p|-c|-D|demo)|twistd|twist)\b")
+SERVES = re.compile(r"(^|&& |\w=\S+ )(\S*/)?(monconn (-p|-c|-D|demo)|twistd|twist|python3 \w+\.py)\b")
 FOLLOWS = re.compile(r"^(monconn (events|top)|tail -F)")
 # Neither a shell nor a new Python would add anything to these but their time.
 IN_PROCESS = re.compile(r"monconn (?!shell)[^|&;<>()$`'\"\\*?\[\]{}!~\n#]*(#.*)?$")
@@ -71,6 +72,8 @@ HISTORY = "/var/lib/monconn/history.db"
 PATIENCE_SECONDS = 30.0
 SHOWN_ID = 42
 """Of the connection that the pages show, close and explain."""
+LASTING_ID = re.compile(rf"\b[0-9a-z]{{12}}-{SHOWN_ID}\b")
+"""Of the same connection, in any run of monconn: that of ours takes its place."""
 
 SERVER = """
 services:
@@ -292,13 +295,19 @@ class Machine:
             self._serve(command.text)
         else:
             self._need_server()
-            if FOLLOWS.match(command.text):
-                self._follow(command.text)
+            text = LASTING_ID.sub(lambda found: self._lasting_id(), command.text)
+            if FOLLOWS.match(text):
+                self._follow(text)
                 return
-            output = self._shell(command.text)
+            output = self._shell(text)
             self._compare(command, output)
             self.printed.append((command, output))
             self.clients.stay()
+
+    @staticmethod
+    def _lasting_id() -> str:
+        with Client(find_server(None)) as control:
+            return str(json.loads(control.call("ShowConnection", id=SHOWN_ID)["connection"])["uid"])
 
     def _shell(self, text: str) -> str:
         if IN_PROCESS.match(text):
@@ -375,7 +384,8 @@ class Machine:
         _wait_for(lambda: self._has_ended() or self._is_controlled())
         if self._has_ended():
             raise PageError(f"{text}\nhas ended:\n{log.read_text()}")
-        self.clients.come()
+        if "demo" not in text:  # which has clients of its own
+            self.clients.come()
         time.sleep(self.settle_seconds)
 
     def _has_ended(self) -> bool:
@@ -463,7 +473,11 @@ class Machine:
         name = block.file_name
         if name is None or not name.endswith(".service"):
             raise PageError(f"{block.text}\nis no unit of systemd with the name of its file")
-        self._shell(f"systemd-analyze verify --man=no {name}")
+        # The only thing of ours that is elsewhere on this machine is the environment.
+        path = self.home / Path(name).name
+        text = block.text.replace("/opt/monconn/bin/", f"{Path(sys.executable).parent}/")
+        path.write_text(text, encoding="utf-8")
+        self._shell(f"systemd-analyze verify --man=no {path}")
 
     def _run_logrotate(self, path: Path) -> None:
         self._need_server()

@@ -52,7 +52,9 @@ NOT_RUN = {
     r"^man ": "tests/test_packaging.py reads the manual pages",
 }
 # What runs until it is interrupted. Those that serve end with the page, or with the next one.
-SERVES = re.compile(r"(^|&& |\w=\S+ )(\S*/)?(monconn (-p|-c|-D|demo)|twistd|twist|python3 \w+\.py)\b")
+SERVES = re.compile(
+    r"(^|&& |\w=\S+ )(\S*/)?(monconn (-p|-c|-D|demo)|twistd|twist|python3 \w+\.py)\b"
+)
 FOLLOWS = re.compile(r"^(monconn (events|top)|tail -F)")
 # Neither a shell nor a new Python would add anything to these but their time.
 IN_PROCESS = re.compile(r"monconn (?!shell)[^|&;<>()$`'\"\\*?\[\]{}!~\n#]*(#.*)?$")
@@ -72,6 +74,7 @@ HISTORY = "/var/lib/monconn/history.db"
 PATIENCE_SECONDS = 30.0
 SHOWN_ID = 42
 """Of the connection that the pages show, close and explain."""
+CONTROL = "MONCONN_CONTROL"
 LASTING_ID = re.compile(rf"\b[0-9a-z]{{12}}-{SHOWN_ID}\b")
 """Of the same connection, in any run of monconn: that of ours takes its place."""
 
@@ -189,11 +192,16 @@ class Clients:
         self._open: list[socket.socket] = []
         self._listeners: list[tuple[str, int]] = []
 
-    def come(self) -> None:
-        """Connect to the services that run now, until the connections that pages name exist."""
-        with Client(find_server(None)) as control:
+    def come(self, log: str) -> None:
+        """Connect to the services that run now, until the connections that pages name exist.
+
+        :param log: where the server says what it listens on, if its monitors do not know.
+        """
+        with Client(find_server(os.environ.get(CONTROL))) as control:
             rows = control.rows("ListServices")
+            said = re.findall(r"listening on ([\d.]+:\d+)", log)
             listeners = [self._address(str(row["listen"])) for row in rows]
+            listeners += [self._address(each) for each in said]
             self._listeners = [each for each in listeners if each is not None]
             if self._listeners:
                 for number in range(SHOWN_ID + len(CLIENTS)):
@@ -209,12 +217,18 @@ class Clients:
 
     def stay(self) -> None:
         """Let in again whom a command has blocked, and talk."""
-        with suppress(MonconnError), Client(find_server(None)) as control:
+        with suppress(MonconnError), Client(find_server(os.environ.get(CONTROL))) as control:
             for row in control.rows("ListBlocks"):
                 control.call("Unblock", network=row["network"])
         for sock in self._open:
             with suppress(OSError):
                 sock.send(b"reading\n")
+
+    def go(self) -> None:
+        """Leave, so that a server that ends has nobody to wait for."""
+        for sock in self._open:
+            sock.close()
+        self._open = []
 
     def come_and_go(self, watching: subprocess.Popen[str]) -> None:
         """Be something to see, until a command that watches has seen it."""
@@ -306,7 +320,7 @@ class Machine:
 
     @staticmethod
     def _lasting_id() -> str:
-        with Client(find_server(None)) as control:
+        with Client(find_server(os.environ.get(CONTROL))) as control:
             return str(json.loads(control.call("ShowConnection", id=SHOWN_ID)["connection"])["uid"])
 
     def _shell(self, text: str) -> str:
@@ -367,9 +381,15 @@ class Machine:
             self._serve(f"monconn -c {path}")
             _wait_for(lambda: os.path.exists(HISTORY))
 
-    def _serve(self, text: str) -> None:
-        """Start a server in place of the one before, and wait for its control port."""
+    def _serve(self, text: str, control: str | None = None) -> None:
+        """Start a server in place of the one before, and wait for its control port.
+
+        :param control: where that is, if not where the command looks for it.
+        """
         self.close()
+        os.environ.pop(CONTROL, None)
+        if control is not None:
+            os.environ[CONTROL] = control
         log = self.home / "server.log"
         with log.open("w") as output:
             self._server = subprocess.Popen(
@@ -385,7 +405,7 @@ class Machine:
         if self._has_ended():
             raise PageError(f"{text}\nhas ended:\n{log.read_text()}")
         if "demo" not in text:  # which has clients of its own
-            self.clients.come()
+            self.clients.come(log.read_text())
         time.sleep(self.settle_seconds)
 
     def _has_ended(self) -> bool:
@@ -394,17 +414,18 @@ class Machine:
     @staticmethod
     def _is_controlled() -> bool:
         try:
-            with Client(find_server(None)):
+            with Client(find_server(os.environ.get(CONTROL))):
                 return True
         except MonconnError:
             return False
 
     def _end_server(self) -> None:
         assert self._server is not None
+        self.clients.go()
         with suppress(ProcessLookupError):
             os.killpg(self._server.pid, signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            self._server.wait(0.2)
+            self._server.wait(3.0)
         if self._server.poll() is None:
             os.killpg(self._server.pid, signal.SIGINT)  # does not wait for connections
         self._server.wait(PATIENCE_SECONDS)
@@ -478,6 +499,14 @@ class Machine:
         text = block.text.replace("/opt/monconn/bin/", f"{Path(sys.executable).parent}/")
         path.write_text(text, encoding="utf-8")
         self._shell(f"systemd-analyze verify --man=no {path}")
+        # What systemd would run is what the rest of the page is about.
+        found = re.search(r"^ExecStart=(.* -c (\S+))$", text, re.MULTILINE)
+        if found is None:
+            raise PageError(f"{block.text}\nstarts no monconn")
+        control = re.search(
+            r"control: .*unix:([\w./]+)", Path(found[2]).read_text(encoding="utf-8")
+        )
+        self._serve(found[1], control[1] if control else None)
 
     def _run_logrotate(self, path: Path) -> None:
         self._need_server()

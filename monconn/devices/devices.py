@@ -11,11 +11,12 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
+from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import AlarmLog
 from monconn.devices.heartbeat import INFINITE, Device, typical_seconds
-from monconn.devices.identity import DeviceIdentity
+from monconn.devices.identity import DeviceIdentity, network_of
 from monconn.model.alarms import Alarm, AlarmKind
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import DeadlineWheel
@@ -135,7 +136,7 @@ class Devices(Observer):
         if storm_begins:
             self._begin_storm(device)
         if len(self._connected) + len(self._away) > self._config.kept:
-            self._forget_one()
+            self._drop_oldest()
         return device
 
     def _count_closed(self, record: ConnectionRecord, device: Device) -> None:
@@ -157,16 +158,52 @@ class Devices(Observer):
             elif device.signed_off():
                 self._end_silence(device, f"its connection has ended: {record.reason}")
 
-    def _forget_one(self) -> None:
+    def _drop_oldest(self) -> None:
         """Drop the device seen longest ago, one without a connection if there is any."""
         _, device = (self._away or self._connected).popitem(last=False)
         self.forgotten += 1
+        self._drop(device, _FORGOTTEN)
+
+    def _drop(self, device: Device, why: str) -> None:
+        """End the alarms of a device that is no longer among those that are known."""
         device.is_forgotten = True
         self._deadlines.cancel(device)
         if device.is_silent:
-            self._end_silence(device, _FORGOTTEN)
+            self._end_silence(device, why)
         if device.is_storm:
-            self._end_storm(device, _FORGOTTEN)
+            self._end_storm(device, why)
+
+    def forget(self, network: Network) -> int:
+        """Forget every device that has an address in a network, and what is usual for it.
+
+        One that has live connections is a new device from now on.
+
+        :param network: an IP or a network; a device that is a larger network, as IPv6 clients are,
+            is forgotten for one address of it.
+        :returns: how many devices were forgotten.
+        """
+        return last_of(self.forget_in_steps(network))
+
+    def forget_in_steps(self, network: Network) -> Iterator[int]:
+        """The same in steps, each of which yields how many were forgotten so far."""
+        count = 0
+        for device in self.all():
+            found = network_of(device.name)
+            if (
+                found is not None
+                and found.version == network.version
+                and found.overlaps(network)
+                and not device.is_forgotten
+            ):
+                self._forget_one(device, "forgotten by the operator")
+                count += 1
+            yield count
+
+    def _forget_one(self, device: Device, why: str) -> None:
+        """Forget a device; its live connections are those of a new one."""
+        (self._away if device.live is None else self._connected).pop(device.name)
+        self._opened.update(dict.fromkeys(device.live or ()))
+        self._drop(device, why)
 
     def _schedule(self, device: Device) -> None:
         """Have a device checked when its next alarm begins or ends."""
@@ -359,6 +396,22 @@ class DevicesService(Service):
                 row["last_heard_seconds"] = devices.measure(row["device"])
         return row
 
+    def forget(self, network: Network, service: str | None = None) -> int:
+        """Forget the devices of a network at one service, or at all: see :meth:`Devices.forget`.
+
+        :raises UnknownService: there is none with this name.
+        """
+        return last_of(self.forget_in_steps(network, service))
+
+    def forget_in_steps(self, network: Network, service: str | None = None) -> Iterator[int]:
+        """The same in steps, each of which yields how many were forgotten so far."""
+        chosen = list(self._registry) if service is None else [self._registry.get(service)]
+        before = count = 0
+        for monitor in chosen:
+            for count in self._followed[monitor].forget_in_steps(network):
+                yield before + count
+            before, count = before + count, 0
+
     def startService(self) -> None:
         """Start to poll."""
         super().startService()
@@ -396,6 +449,14 @@ class DevicesService(Service):
                     yield 0.0
                     turn_ends = self._clock.seconds() + TURN_SECONDS
             yield max(started + POLL_SECONDS - self._clock.seconds(), 0.0)
+
+
+def last_of(counts: Iterable[int]) -> int:
+    """The last of the counts that steps yield; 0 if there were none."""
+    count = 0
+    for count in counts:  # noqa: B007
+        pass
+    return count
 
 
 _FORGOTTEN = "forgotten, as others were seen later"

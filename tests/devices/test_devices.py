@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -873,3 +874,35 @@ def test_an_alarm_is_announced_once(world: World, events: list[LogEvent]) -> Non
 def test_alarms_that_others_raise_are_logged(world: World, events: list[LogEvent]) -> None:
     world.monitor.alarm(Alarm("silent", "web", "10.0.0.9", 0.0, False, "by own code"))
     assert lines(events) == [(LogLevel.warn, "web: 10.0.0.9 silent alarm: by own code")]
+
+
+# -- what the operator forgets
+
+
+def test_an_operator_forgets_a_device(world: World) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 60.0, 5)
+    world.enter("10.0.0.2")
+    world.wait(200.0)
+    assert world.kinds() == ["silent"]
+    assert world.devices.forget(ip_network("10.0.0.1/32")) == 1
+    assert world.alarms() == [("silent", "10.0.0.1", True)]
+    rows = {row["device"]: row for row in rows_of(world)}
+    row = rows["10.0.0.1"]  # as its connection lives on, it is a new one
+    assert (row["connections"], row["total"], row["heartbeat_seconds"]) == (1, 1, None)
+    assert world.devices.forget(ip_network("10.0.0.0/8"), "web") == 2
+    connection.end()
+    assert sum(row["connections"] for row in rows_of(world)) == 1
+    with pytest.raises(UnknownService):
+        world.devices.forget(ip_network("10.0.0.0/8"), "ssh")
+
+
+@pytest.mark.parametrize(("network", "count"), [("2001:db8:1:2::99/128", 1), ("10.0.0.0/8", 0)])
+def test_an_address_of_a_network_forgets_the_device_that_the_network_is(
+    world: World, network: str, count: int
+) -> None:
+    world.enter("2001:db8:1:2:3::4").end()
+    world.enter("unix").end()
+    assert world.devices.forget(ip_network(network)) == count
+    assert len(rows_of(world)) == 2 - count

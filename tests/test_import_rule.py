@@ -33,8 +33,9 @@ ROWS = {
     "ops.filter_keys",
     "ops.text_table",
     "ops.details",
+    "ops.device_rows",
 }
-OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations"}
+OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations", "ops.device"}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
 SERVERS = {"faces.control.service", "faces.manhole"}
@@ -63,11 +64,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.rows": LOWEST | {"ops.columns"},
     "ops.text_table": LOWEST | {"ops.columns"},
     "ops.details": LOWEST | {"ops.columns", "ops.rows"},
+    "ops.device_rows": LOWEST | {"ops.columns", "ops.text_table"},
+    "ops.device": BELOW_OPS | ROWS,
     "ops.filters": LOWEST | {"model", "policy"},
     "ops.filter_keys": LOWEST | {"model", "ops.filters"},
     "ops.rates": LOWEST | {"model"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
-    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed"},
+    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed", "ops.device"},
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,

@@ -163,7 +163,7 @@ class Devices(Observer):
     def _count_refused(self, record: ConnectionRecord) -> None:
         """Count an attempt of a device that has had a connection; no stranger becomes a device."""
         name = self._identity.of(record.client_ip)
-        device = self._connected.get(name) or self._away.get(name)
+        device = self.get(name)
         if device is None:
             return
         storm_begins = device.failed is not None and device.attempt(record.opened, self._config)
@@ -428,7 +428,7 @@ class Devices(Observer):
         They must come in the order in which they were seen, the last one first.
         """
         name = stored.device
-        device = self._connected.get(name) or self._away.get(name)
+        device = self.get(name)
         if device is None:
             if len(self._connected) + len(self._away) >= self._config.kept:
                 self._deleted[name] = None
@@ -463,6 +463,14 @@ class Devices(Observer):
             if record.id in self._monitor:
                 self._monitor.measure(record.id)
         return device.last_heard_seconds(self._clock.seconds())
+
+    def get(self, name: str) -> Device | None:
+        """The device with a name."""
+        return self._connected.get(name) or self._away.get(name)
+
+    def name_of(self, client_ip: str) -> str:
+        """The name of the device that a client's IP belongs to, known or not."""
+        return self._identity.of(client_ip)
 
     def all(self) -> list[Device]:
         """Every device, in no order."""
@@ -537,6 +545,16 @@ class DevicesService(Service):
         ordered = yield from sort_in_steps(keyed, reverse=True)
         for _, (device, name) in ordered:
             yield device.snapshot(name, self._clock.seconds())
+
+    def of(self, service: str) -> Devices:
+        """The devices of one service.
+
+        :raises UnknownService: there is none with this name.
+        """
+        monitor = self._registry.get(service)
+        if monitor not in self._followed:
+            self._follow(monitor)
+        return self._followed[monitor]
 
     def measured(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row whose ``last_heard_seconds`` are those of this moment, by asking the kernel.

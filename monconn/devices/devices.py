@@ -75,7 +75,10 @@ class Devices(Observer):
         """The last alarms that began or ended."""
         self._changed: dict[Device, None] | None = None  # since it was stored; None: none is
         self._deleted: dict[str, None] = {}  # those forgotten that are stored
-        self._urgent = False  # whether an alarm has changed since
+        self.may_store = False
+        """Whether all devices of earlier runs are restored, so that they may be replaced."""
+        self.has_urgent = False
+        """Whether an alarm has begun or ended since devices were taken."""
         self.forgotten = 0
         """How many devices were dropped to make room for others."""
         self._opened.update(dict.fromkeys(monitor.connections()))
@@ -189,7 +192,7 @@ class Devices(Observer):
         if device.is_silent:
             if silence is not None:
                 self._end_silence(device, _spoke_after(silence))
-            elif device.signed_off():
+            elif device.signed_off() and not self._monitor.stopping:
                 self._end_silence(device, f"its connection has ended: {record.reason}")
 
     def _drop_oldest(self) -> None:
@@ -206,6 +209,7 @@ class Devices(Observer):
             self._changed.pop(device, None)
             if device.is_stored:
                 self._deleted[device.name] = None
+                self.has_urgent = self.has_urgent or device.alarms is not None
         if device.is_silent:
             self._end_silence(device, why)
         if device.is_storm:
@@ -389,15 +393,14 @@ class Devices(Observer):
         if self._changed is not None and not device.is_forgotten:
             self._changed.pop(device, None)
             self._changed[device] = None
-            self._urgent = True
+            self.has_urgent = True
         self._monitor.alarm(alarm)
 
     # -- from one run to the next
 
     def store_changes(self) -> None:
-        """Remember from now on which devices have changed, for :meth:`take_changed`."""
-        if self._changed is None:
-            self._changed = dict.fromkeys(self.all())
+        """Remember from now on what changes, and take all that is there for changed."""
+        self._changed = dict.fromkeys(self.all())
 
     def take_changed(self, most: int) -> tuple[list[StoredDevice], list[str]]:
         """The devices that have changed since they were taken, and names of forgotten ones.
@@ -406,10 +409,10 @@ class Devices(Observer):
 
         :param most: how many of each.
         """
-        if self._changed is None:
+        changed = self._changed
+        if changed is None or not self.may_store:
             return [], []
         now, wall_now = self._clock.seconds(), time.time()
-        changed = self._changed
         devices: list[Device] = []
         while changed and len(devices) < most:
             device, _ = changed.popitem()  # the last one
@@ -418,9 +421,9 @@ class Devices(Observer):
         names = list(islice(self._deleted, most))
         for name in names:
             del self._deleted[name]
-        self._urgent = bool(changed) and self._urgent
+        self.has_urgent = self.has_urgent and bool(changed or self._deleted)
         stored = [each.to_store(self._monitor.name, now, wall_now) for each in devices]
-        return stored, names
+        return stored, [name for name in names if self.get(name) is None]
 
     def restore(self, stored: StoredDevice) -> None:
         """Add a device of an earlier run, or what that knew of a device that was seen again.
@@ -493,6 +496,8 @@ class DevicesService(Service):
         self._clock = clock
         self._log = AlarmLog(clock)
         self._followed: dict[Monitor, Devices] = {}
+        self._is_stored = False
+        self._left: list[tuple[str, Devices]] = []  # of deleted services, until they are stored
         self._turns = self._poll_for_ever()
         self._timer: IDelayedCall | None = None
         # An observer like any other, so that it logs the alarms that other code raises, too.
@@ -504,6 +509,8 @@ class DevicesService(Service):
     def _follow(self, monitor: Monitor) -> None:
         devices = Devices(self._config, monitor, self._clock)
         self._followed[monitor] = devices
+        if self._is_stored:
+            devices.store_changes()
         monitor.add_observer(devices)
 
     def _leave_deleted(self) -> None:
@@ -511,6 +518,8 @@ class DevicesService(Service):
         for monitor in self._followed.keys() - remaining:
             devices = self._followed.pop(monitor)
             devices.end_alarms("the service was removed")
+            if self._is_stored:
+                self._left.append((monitor.name, devices))
             monitor.remove_observer(devices)
 
     @property
@@ -545,6 +554,58 @@ class DevicesService(Service):
         ordered = yield from sort_in_steps(keyed, reverse=True)
         for _, (device, name) in ordered:
             yield device.snapshot(name, self._clock.seconds())
+
+    # -- from one run to the next: what a history asks for
+
+    def _all(self) -> Iterator[tuple[str, Devices]]:
+        yield from self._left
+        for monitor, devices in self._followed.items():
+            yield monitor.name, devices
+
+    @property
+    def has_urgent(self) -> bool:
+        """Whether an alarm has begun or ended since devices were taken."""
+        return any(devices.has_urgent for _, devices in self._all())
+
+    def store_changes(self) -> None:
+        """Remember from now on what changes, and take all that is there for changed."""
+        self._is_stored = True
+        for _, devices in self._all():
+            devices.store_changes()
+
+    def take_changed(self, most: int) -> tuple[list[StoredDevice], list[tuple[str, str]]]:
+        """Devices that have changed since they were taken, and those that were forgotten.
+
+        :param most: how many of each.
+        :returns: of those that were forgotten, the service and the name.
+        """
+        stored: list[StoredDevice] = []
+        forgotten: list[tuple[str, str]] = []
+        for service, devices in self._all():
+            room = most - max(len(stored), len(forgotten))
+            if room <= 0:
+                return stored, forgotten
+            changed, names = devices.take_changed(room)
+            stored += changed
+            forgotten += [(service, name) for name in names]
+        if not stored and not forgotten:
+            self._left.clear()
+        return stored, forgotten
+
+    def restore(self, service: str, stored: Iterable[StoredDevice]) -> Iterator[None]:
+        """Add devices of an earlier run, the one seen last first; in steps."""
+        for monitor, devices in tuple(self._followed.items()):
+            if monitor.name == service:
+                devices.catch_up()
+                for each in stored:
+                    devices.restore(each)
+                    yield
+
+    def restored(self, service: str) -> None:
+        """There are no more: its devices may be taken from now on."""
+        for monitor, devices in self._followed.items():
+            if monitor.name == service:
+                devices.may_store = True
 
     def of(self, service: str) -> Devices:
         """The devices of one service.

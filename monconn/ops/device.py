@@ -100,7 +100,7 @@ async def tell_story(
     events: list[dict[str, Any]] = []
     problem = None
     if run_in_history is not None:
-        from monconn.sinks.history.devices import past_of
+        from monconn.sinks.history.past import past_of
 
         names = [monitor.name for monitor in monitors]
         try:

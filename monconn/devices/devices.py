@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
@@ -52,16 +53,19 @@ class Devices(Observer):
     Opened and closed connections are only queued as they come, so that the data path pays next to
     nothing; :meth:`poll` and queries count them first.
 
-    :param config: what a device is, and the limits for alarms.
+    :param config: what a device is, and the limits for alarms, where the service's policy does not
+        say otherwise.
     :param monitor: the service; its observers are notified of alarms.
     :param clock: monotonic time.
     """
 
     def __init__(self, config: DevicesConfig, monitor: Monitor, clock: Clock) -> None:
-        self._config = config
+        self._usual = config
+        self._rules = monitor.policy.devices
+        self._config = attrs.evolve(config, **self._rules.given())
         self._monitor = monitor
         self._clock = clock
-        self._identity = DeviceIdentity(config)
+        self._identity = DeviceIdentity(self._config)
         self._deadlines: DeadlineWheel[Device] = DeadlineWheel(BUCKET_SECONDS)
         self._opened: OrderedDict[ConnectionRecord, None] = OrderedDict()
         self._closed: deque[ConnectionRecord] = deque()  # of those counted as opened
@@ -267,6 +271,8 @@ class Devices(Observer):
 
         :param now: the time as of which devices are checked; monotonic seconds.
         """
+        if self._monitor.policy.devices is not self._rules:
+            yield from self._apply()
         yield from self._count_queued()
         for device in tuple(self._connected.values()):
             for record in tuple(device.live or ()):
@@ -280,6 +286,27 @@ class Devices(Observer):
             yield
         for device in tuple(self._alarmed):
             self._check_alarms(device)
+            yield
+
+    def _apply(self) -> Iterator[None]:
+        """Follow a policy that was replaced; alarms that it switches off are ended by the poll."""
+        before, self._rules = self._config, self._monitor.policy.devices
+        self._config = config = attrs.evolve(self._usual, **self._rules.given())
+        if (config.prefix_v4, config.prefix_v6) != (before.prefix_v4, before.prefix_v6):
+            self.catch_up()  # by their names of before
+            self._identity = DeviceIdentity(config)
+            for device in self.all():
+                if not device.is_forgotten:
+                    self._forget_one(device, "forgotten, as another prefix makes a device now")
+                yield
+        elif config.silent_heartbeats != before.silent_heartbeats:
+            for device in self.all():
+                if not device.is_forgotten:
+                    device.apply(config.silent_heartbeats)
+                    self._schedule(device)
+                yield
+        while len(self._connected) + len(self._away) > config.kept:
+            self._drop_oldest()
             yield
 
     def _note_message(self, record: ConnectionRecord, device: Device) -> None:

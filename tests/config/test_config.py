@@ -21,7 +21,7 @@ from monconn.addresses import (
     parse_backend,
     parse_listen,
 )
-from monconn.config import config
+from monconn.config import config, listeners
 from monconn.config import yaml as yamlmap
 from monconn.errors import ConfigError, Problem
 from monconn.policy.policy import Policy
@@ -597,19 +597,19 @@ def services_of(pairs: list[tuple[str, str]]) -> list[config.ServiceConfig]:
 
 @pytest.mark.parametrize("pairs", CYCLES.values(), ids=CYCLES)
 def test_cycles(pairs: list[tuple[str, str]]) -> None:
-    ((name, message),) = config.cycles(services_of(pairs))
+    ((name, message),) = listeners.cycles(services_of(pairs))
     assert name == ("b" if len(pairs) == 4 else "a")
     assert "each connection would make another" in message
 
 
 @pytest.mark.parametrize("pairs", NO_CYCLES.values(), ids=NO_CYCLES)
 def test_no_cycles(pairs: list[tuple[str, str]]) -> None:
-    assert config.cycles(services_of(pairs)) == []
+    assert listeners.cycles(services_of(pairs)) == []
 
 
 def test_each_cycle_is_said_once_with_its_way() -> None:
     pairs = [(":4", ":2"), (":1", ":1"), (":3", ":4"), (":2", ":3")]
-    assert [message.partition(":")[0] for _, message in config.cycles(services_of(pairs))] == [
+    assert [message.partition(":")[0] for _, message in listeners.cycles(services_of(pairs))] == [
         "leads back to its own listener (a → d → c → a)",
         "forwards to its own listener, ",
     ]
@@ -617,8 +617,8 @@ def test_each_cycle_is_said_once_with_its_way() -> None:
 
 def test_a_long_chain_is_no_cycle_and_its_end_may_make_it_one() -> None:
     pairs = [(f":{port}", f":{port + 1}") for port in range(1, 3000)]
-    assert config.cycles(services_of(pairs)) == []
-    ((name, _),) = config.cycles(services_of([*pairs, (":3000", ":1")]))
+    assert listeners.cycles(services_of(pairs)) == []
+    ((name, _),) = listeners.cycles(services_of([*pairs, (":3000", ":1")]))
     assert name == "a"
 
 
@@ -626,8 +626,8 @@ def test_a_symbolic_link_leads_to_the_same_place(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     pairs = [(f"unix:{tmp_path}/link/web", f"unix:{tmp_path}/real/web")]
-    assert config.cycles(services_of(pairs))
-    assert config.clashes(services_of([(pairs[0][0], ":1"), (pairs[0][1], ":1")]))
+    assert listeners.cycles(services_of(pairs))
+    assert listeners.clashes(services_of([(pairs[0][0], ":1"), (pairs[0][1], ":1")]))
 
 
 @pytest.mark.parametrize(

@@ -571,7 +571,10 @@ def test_a_port_that_was_just_closed_can_be_opened_at_once(opened: Any, connect:
 
 def test_a_taken_address_is_a_clear_error(opened: Any) -> None:
     port = port_of(opened(LOOPBACK))
-    problem = rf"^cannot listen on 127\.0\.0\.1:{port}: address already in use$"
+    problem = (
+        rf"^cannot listen on 127\.0\.0\.1:{port}: address already in use"
+        rf" by process {os.getpid()} \(.+\): stop that first, or choose another port$"
+    )
     with pytest.raises(ListenError, match=problem):
         open_listener(TcpAddress("127.0.0.1", port))
 

@@ -653,7 +653,8 @@ def test_a_file_that_cannot_be_opened_prevents_the_start(tmp_path: Path, first_s
     service = JsonLogService(config, Registry(), FakeReactor(), Clock())
     with pytest.raises(FileError) as caught:
         getattr(service, first_step)()
-    assert str(caught.value) == f"json_log: {path}: no such file or directory"
+    problem = f'there is no folder "{path.parent}", and monconn makes none'
+    assert str(caught.value) == f"json_log: {path}: no such file or directory: {problem}"
     assert not service.running
 
 

@@ -172,6 +172,18 @@ class ConfigFile:
             return None
         return yamlmap.line_of(self.root, path)
 
+    def node_at(self, path: Path) -> Node | None:
+        """What is written at a path; None if nothing is."""
+        node: Node = self.root
+        for part in path:
+            if isinstance(node, Mapping) and part in node.nodes:
+                node = node.nodes[str(part)]
+            elif isinstance(node, yamlmap.Sequence) and isinstance(part, int):
+                node = node.nodes[part]
+            else:
+                return None
+        return node if path else None
+
     @property
     def is_go_style(self) -> bool:
         """Whether it is written as for the Go tool."""
@@ -407,19 +419,19 @@ def _beside_backend(backend: Address) -> str | None:
 
 _GO_DEFAULTS = Policy.of(read_timeout=600, half_close_timeout=0)
 _KINDS_OF_DURATIONS = (SECONDS, OPTIONAL_SECONDS, POSITIVE_SECONDS)
-_DURATIONS = {key for key, each in SETTINGS.items() if each.kind in _KINDS_OF_DURATIONS}
+GO_DURATIONS = {key for key, each in SETTINGS.items() if each.kind in _KINDS_OF_DURATIONS}
 _GO_READERS: dict[str, fields.Reader] = {
     "listen_ip": fields.read_host,
     "listen_port": fields.read_listen_port,
     "backend_ip": fields.read_host,
     "backend_port": fields.read_backend_port,
     **_SETTING_READERS,
-    **dict.fromkeys(_DURATIONS, fields.read_seconds),
+    **dict.fromkeys(GO_DURATIONS, fields.read_seconds),
 }
 
 
-GO_KEYS = {"listen": "listen_port", "backend": "backend_port"}
-"""The keys of the Go tool's style that have the place of ours."""
+GO_ADDRESSES = {"listen": ("listen_ip", "listen_port"), "backend": ("backend_ip", "backend_port")}
+"""The keys of the Go tool's style that have the place of ours; the last of each must be there."""
 
 
 def _go_service(name: str, node: Node) -> ServiceConfig:
@@ -442,7 +454,7 @@ def _go_service(name: str, node: Node) -> ServiceConfig:
     listen = TcpAddress(values.pop("listen_ip", ""), values.pop("listen_port"))
     backend = TcpAddress(values.pop("backend_ip", "") or "127.0.0.1", values.pop("backend_port"))
     # In the Go tool's style, a duration of 0 means the default.
-    settings = {key: value for key, value in values.items() if value or key not in _DURATIONS}
+    settings = {key: value for key, value in values.items() if value or key not in GO_DURATIONS}
     return ServiceConfig(name, listen, backend, _GO_DEFAULTS.changed(**settings))
 
 

@@ -355,6 +355,7 @@ class ServerTls:
             ]
         if found:
             raise TlsError(*found)
+        self.remarks = list(dict.fromkeys(self.remarks))  # names may share a certificate
 
     def _context(self, identity: Identity, found: Found, name: str = "") -> SSL.Context:
         settings = self.settings

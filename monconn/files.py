@@ -123,7 +123,7 @@ def append_fault(path: str) -> str | None:
     except (OSError, ValueError):  # nothing is there yet
         return None
     if stat.S_ISDIR(mode):
-        return "it is a directory"  # as the operating system says when it is to be opened
+        return "it is a folder"
     if stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
         return f"it is {kind_of_file(mode)}"
     # To write there changes the kernel, or this process: /proc/self/mem is its memory.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import subprocess
 import sys
@@ -194,3 +196,50 @@ def test_a_file_with_an_endpoint_runs_on_our_reactor(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _SHOWS_REACTOR, "-c", str(file)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "MonconnReactor" in result.stdout, result.stderr
+
+
+def test_the_settings_in_effect(file: Path, tmp_path: Path) -> None:
+    file.write_text(
+        "defaults: {max_idle: 5m}\n"
+        "services:\n"
+        "  web:\n"
+        "    listen: ':0'\n"
+        "    backend: '10.0.0.5:80'\n"
+        f"    ip_blacklist: [{', '.join(f'192.0.2.{number}' for number in range(20))}]\n"
+    )
+    result = monconn("check", "--explain", file)
+    assert (result.exit_code, result.stderr) == (0, "")
+    title, *lines = result.stdout.splitlines()
+    assert title == "services.web"
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert ["listen", ":0", "line 4"] in cells
+    assert ["max_idle", "5m", "defaults, line 1"] in cells
+    assert ["connect_timeout", "10s", "built in"] in cells
+    assert ["manhole", "off", "built in"] in cells
+    assert ["listen", f"unix:{tmp_path}/monconn/control.sock", "built in"] in cells
+    (row,) = json_rows(monconn("check", "--explain", "--json", file), "max_idle")
+    expected = {"section": "services.web", "value": "5m", "from": "defaults", "line": 1}
+    assert row == {"key": "max_idle", **expected}
+    assert monconn("check", "--json", file).exit_code == 2
+
+
+def json_rows(result: Result, key: str) -> list[dict[str, object]]:
+    return [row for row in json.loads(result.stdout) if row["key"] == key]
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_settings_are_as_wide_as_the_terminal_and_never_cut(file: Path, width: int) -> None:
+    networks = [f"192.0.2.{number}" for number in range(40)]
+    path = "/" + "x" * 90
+    file.write_text(
+        f"services: {{web: {{listen: 'unix:{path}', backend: ':1', ip_blacklist:"
+        f" [{', '.join(networks)}], keepalive: {{client: false}},"
+        " unreachable_timeout: {client: 5s}}}\n"
+    )
+    with patch("monconn.faces.cli.check.terminal_width", return_value=width):
+        lines = monconn("check", "--explain", file).stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(lines).replace(" ", "").replace("line1", "")
+    assert f"unix:{path}" in text
+    assert f"[{','.join(f'{each}/32' for each in networks)}]" in text
+    assert len({line.rindex("built in") for line in lines if line.endswith("built in")}) == 1

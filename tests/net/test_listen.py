@@ -519,7 +519,8 @@ def test_a_file_that_is_moved_back_is_ours_again(
     check_file(front)
     assert can_connect(front, path)
     assert texts(warnings)[1:] == [
-        f"the socket {path} cannot be made anew for now: no such file or directory",
+        f"the socket {path} cannot be made anew for now: no such file or directory:"
+        f' there is no folder "{path.parent}", and monconn makes none',
         f"the socket {path} is in its place again",
     ]
 

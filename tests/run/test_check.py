@@ -248,7 +248,7 @@ def test_another_monconn_that_writes_the_history(world: World) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         text = "history: {path: '{folder}/db'}\n"
         (error,) = world.check(text)
-        assert f"another monconn, process {os.getpid()} (" in error.message
+        assert f"of its own (process {os.getpid()} (" in error.message
         assert error_of_start(world.folder / "monconn.yaml") == f"history: {error.message}"
         assert flock_holder(str(lock)) == Process.of(os.getpid())
 

@@ -244,9 +244,9 @@ def lock(path: str) -> int:
 
 
 def _locked_by(path: str, holder: Process | None) -> FileError:
-    who = "another monconn" if holder is None else f"another monconn, {holder},"
-    error = no_history(path, f"{who} writes it: each needs a file of its own")
-    error.__cause__ = InUse(who, holder)
+    message = "another monconn writes it: each needs a file of its own"
+    error = no_history(path, message if holder is None else f"{message} ({holder} has this one)")
+    error.__cause__ = InUse(message, holder)
     return error
 
 

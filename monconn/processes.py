@@ -142,14 +142,20 @@ def _owner(
         for inode in _sockets_of(pid) & wanted:
             process = Process.of(pid)
             if is_it(inode, process):
+                _found[:] = [pid]
                 return process
     return None
+
+
+_found: list[int] = []
+"""Who was found last: it is likely to have more of what is looked for."""
 
 
 def _pids() -> Iterator[int]:
     yield os.getpid()
     # All descriptors of all processes may be many: nobody waits for that while the reactor runs.
     if not isInIOThread():
+        yield from _found
         try:
             yield from sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
         except OSError:

@@ -1009,3 +1009,43 @@ def test_any_pairs_are_read_or_refused(pairs: list[str]) -> None:
         config.from_pairs(pairs)
     except ConfigError as error:
         check_problems(error.problems, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_clash"),
+    [
+        ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0", True),
+        ("systemd:domain=INET:index=0", "systemd:domain=INET:index=1", False),
+        ("tcp:80:interface=127.0.0.1:backlog=5", "127.0.0.1:80", True),
+        ("tcp:80:backlog=5", "127.0.0.1:80", True),
+        ("tcp:80:backlog=5", "[::1]:80", False),
+        ("tcp:80:interface=127.0.0.1:backlog=5", "127.0.0.2:80", False),
+        ("ssl:80:privateKey=k.pem", ":80", True),
+        ("localhost:80", "127.0.0.1:80", True),
+        ("localhost:80", "127.0.0.2:80", False),
+        ("unix:/tmp/a/../x", "unix:/tmp/x", True),
+    ],
+)
+def test_a_place_that_is_claimed_twice(
+    first: str, second: str, is_clash: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [(2, 1, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr("monconn.config.listeners.socket.getaddrinfo", lambda *_, **__: found)
+    pairs = [
+        (addresses.parse_listen(each), addresses.parse_backend(":9")) for each in (first, second)
+    ]
+    services = [config.ServiceConfig(name, *pair) for name, pair in zip("ab", pairs, strict=True)]
+    assert bool(listeners.clashes(services)) == is_clash
+    assert bool(listeners.clashes(services[::-1])) == is_clash
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", ".lock"])
+def test_a_log_that_is_the_history(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    text = (
+        "services: {web: {listen: ':80', backend: ':81'}}\n"
+        f"json_log: {{path: {tmp_path}/link/file{suffix}}}\nhistory: {{path: {tmp_path}/file}}\n"
+    )
+    with pytest.raises(ConfigError, match=r":2: json_log.path: .* is the history's"):
+        config.parse(text, "f")
+    config.parse(text.replace("/link/file", "/link/other"), "f")

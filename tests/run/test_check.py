@@ -305,6 +305,22 @@ def test_where_this_user_may_not_write(world: World, stranger: Path, text: str) 
     assert str(raised.value) == f"{error.path[0]}: {error.message}"
 
 
+def test_files_that_this_user_may_not_write(world: World, stranger: Path) -> None:
+    os.seteuid(0)
+    stranger.chmod(0o777)
+    for name in ("log", "db"):
+        (stranger / name).touch(mode=0o644)
+    os.seteuid(65534)
+    for text in ("json_log: {path: '%s/log'}\n", "history: {path: '%s/db'}\n"):
+        config = load_of(text % stranger)
+        (error,) = check_start(config, "nowhere.yaml")
+        assert error.message.endswith(": permission denied")
+        app = Application(config, MemoryReactorClock())
+        with pytest.raises(MonconnError) as raised:
+            app.startService()
+        assert str(raised.value) == f"{error.path[0]}: {error.message}"
+
+
 def load_of(text: str) -> Any:
     from monconn.config.config import parse
 

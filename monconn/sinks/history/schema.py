@@ -432,11 +432,15 @@ def limited(
 
 
 def _make_private(path: str) -> None:
-    """Create the file with mode 0600; SQLite gives its log the same mode."""
+    """Create the file with mode 0600; SQLite gives its log the same mode.
+
+    :raises OSError: it cannot be created, or not be written.
+    """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        pass
+        if fault := writing_fault(path):  # to SQLite, that is "a readonly database"
+            raise fault from None
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:

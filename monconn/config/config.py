@@ -419,14 +419,14 @@ def _beside_backend(backend: Address) -> str | None:
 
 _GO_DEFAULTS = Policy.of(read_timeout=600, half_close_timeout=0)
 _KINDS_OF_DURATIONS = (SECONDS, OPTIONAL_SECONDS, POSITIVE_SECONDS)
-GO_DURATIONS = {key for key, each in SETTINGS.items() if each.kind in _KINDS_OF_DURATIONS}
+_DURATIONS = {key for key, each in SETTINGS.items() if each.kind in _KINDS_OF_DURATIONS}
 _GO_READERS: dict[str, fields.Reader] = {
     "listen_ip": fields.read_host,
     "listen_port": fields.read_listen_port,
     "backend_ip": fields.read_host,
     "backend_port": fields.read_backend_port,
     **_SETTING_READERS,
-    **dict.fromkeys(GO_DURATIONS, fields.read_seconds),
+    **dict.fromkeys(_DURATIONS, fields.read_seconds),
 }
 
 
@@ -454,8 +454,13 @@ def _go_service(name: str, node: Node) -> ServiceConfig:
     listen = TcpAddress(values.pop("listen_ip", ""), values.pop("listen_port"))
     backend = TcpAddress(values.pop("backend_ip", "") or "127.0.0.1", values.pop("backend_port"))
     # In the Go tool's style, a duration of 0 means the default.
-    settings = {key: value for key, value in values.items() if value or key not in GO_DURATIONS}
+    settings = {key: value for key, value in values.items() if value or key not in _DURATIONS}
     return ServiceConfig(name, listen, backend, _GO_DEFAULTS.changed(**settings))
+
+
+def go_default(key: str, node: Node) -> bool:
+    """Whether a value in a file of the Go tool's style stands for the default of its key."""
+    return _is_null(node) or (key in _DURATIONS and fields.read_seconds(node) == 0)
 
 
 def _is_null(node: Node) -> bool:

@@ -8,17 +8,17 @@ from typing import Any, Literal
 
 import attrs
 
-from monconn.config import fields
 from monconn.config import yaml as yamlmap
-from monconn.config.config import GO_ADDRESSES, GO_DURATIONS, ConfigFile, ServiceConfig
+from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
 from monconn.config.sections import ObserverConfig
-from monconn.config.yaml import Node, Path, Scalar
+from monconn.config.yaml import Path
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.sides import Keepalive, Sides
 from monconn.policy.timeouts import BACKEND_ENDED_SECONDS
 from monconn.units import duration_text, size_text
 
-From = Literal["file", "defaults", "built_in"]
+From = Literal["file", "defaults", "devices", "built_in"]
+"""``devices`` is that section, for a service's settings of the same names."""
 
 SERVICE_KEYS = (
     "listen",
@@ -96,7 +96,8 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
     usual = usual or {}
     sections = [_service(file, each) for each in file.config.services]
     for name in SECTIONS:
-        section, line = getattr(file.config, name), file.line_of((name,))
+        section = getattr(file.config, name)
+        line = None if file.is_go_style else file.line_of((name,))
         if section is None:
             origin: From = "built_in" if line is None else "file"
             settings = [Setting(name, "off", origin, line)]
@@ -143,28 +144,29 @@ def _addresses(file: ConfigFile, service: ServiceConfig, path: Path) -> Iterator
 def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[Setting]:
     """The setting of a service's policy, or one for each side."""
     value = policy.settings()[key]
-    here: Path = (*path, key)
+    # Those of devices are written below that key, and what is unset is as the section says.
+    below = ("devices",) if SETTINGS[key].path[0] == "devices" else ()
+    written = (*below, key)
+    here: Path = (*path, *written)
     node = file.node_at(here)
     if file.is_go_style:
-        if node is not None and _means_default(key, node):
+        if node is not None and go_default(key, node):
             here, node = (), None
     elif node is None:
-        here = ("defaults", key)
+        here = ("defaults", *written)
         node = file.node_at(here)
+    name = ".".join(written)
+    if below and value is None:
+        found = _setting(file, name, _text(key, getattr(file.config.devices, key)), written)
+        yield found if found.line is None else attrs.evolve(found, origin="devices")
+        return
     if not isinstance(value, Sides) or value.client == value.backend:
         one = value.client if isinstance(value, Sides) else value
-        yield _setting(file, key, _text(key, one), here)
+        yield _setting(file, name, _text(key, one), here)
         return
     for side in ("client", "backend"):
         of_side = (*here, side) if isinstance(node, yamlmap.Mapping) else here
-        yield _setting(file, f"{key}.{side}", _text(key, getattr(value, side)), of_side)
-
-
-def _means_default(key: str, node: Node) -> bool:
-    """Whether a value of the Go tool's style stands for the default: nothing, or no time at all."""
-    if isinstance(node, Scalar) and node.value is None:
-        return True
-    return key in GO_DURATIONS and fields.read_seconds(node) == 0
+        yield _setting(file, f"{name}.{side}", _text(key, getattr(value, side)), of_side)
 
 
 def _fields(
@@ -221,7 +223,7 @@ def _setting(file: ConfigFile, key: str, value: str, path: Path) -> Setting:
     if file.node_at(path) is None:
         return Setting(key, value, "built_in", None)
     origin: From = "file"
-    if path[0] == "defaults" and not file.is_go_style:
+    if not file.is_go_style and path[0] == "defaults":
         origin = "defaults"
     return Setting(key, value, origin, file.line_of(path))
 

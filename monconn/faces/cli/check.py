@@ -139,7 +139,7 @@ def _origin(setting: Setting, is_go_style: bool) -> str:
     where = f"line {setting.line}"
     if setting.written_as:
         return f"{where} ({setting.written_as})"
-    return where if setting.origin == "file" else f"defaults, {where}"
+    return where if setting.origin == "file" else f"{setting.origin}, {where}"
 
 
 def _usual(config: Config) -> dict[str, str]:

@@ -20,7 +20,7 @@ from monconn.addresses import (
     parse_listen,
     split_pair,
 )
-from monconn.config import fields
+from monconn.config import address_fields, fields
 from monconn.config import yaml as yamlmap
 from monconn.config.fields import Wrong
 from monconn.config.listeners import clashes, cycles, taken_by_others
@@ -123,10 +123,10 @@ def _only_of_a_service(node: Node) -> None:
 _SETTING_READERS = {key: fields.NODE_READERS[each.kind] for key, each in SETTINGS.items()}
 _OF_ONE_SERVICE = dict.fromkeys(("listen", "backend", "tls", "backend_tls"), _only_of_a_service)
 _NATIVE_READERS: dict[str, fields.Reader] = {
-    "listen": fields.read_listen,
-    "backend": fields.read_backend,
-    "tls": fields.read_tls,
-    "backend_tls": fields.read_backend_tls,
+    "listen": address_fields.read_listen,
+    "backend": address_fields.read_backend,
+    "tls": address_fields.read_tls,
+    "backend_tls": address_fields.read_backend_tls,
     **_SETTING_READERS,
 }
 
@@ -421,10 +421,10 @@ _GO_DEFAULTS = Policy.of(read_timeout=600, half_close_timeout=0)
 _KINDS_OF_DURATIONS = (SECONDS, OPTIONAL_SECONDS, POSITIVE_SECONDS)
 _DURATIONS = {key for key, each in SETTINGS.items() if each.kind in _KINDS_OF_DURATIONS}
 _GO_READERS: dict[str, fields.Reader] = {
-    "listen_ip": fields.read_host,
-    "listen_port": fields.read_listen_port,
-    "backend_ip": fields.read_host,
-    "backend_port": fields.read_backend_port,
+    "listen_ip": address_fields.read_host,
+    "listen_port": address_fields.read_listen_port,
+    "backend_ip": address_fields.read_host,
+    "backend_port": address_fields.read_backend_port,
     **_SETTING_READERS,
     **dict.fromkeys(_DURATIONS, fields.read_seconds),
 }

@@ -22,6 +22,10 @@ _LISTENING = "0A"  # TCP_LISTEN of the kernel's tcp_states.h
 _ACCEPTING = 1 << 16  # __SO_ACCEPTCON of the kernel's net.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _TCP_FILES = ("/proc/net/tcp", "/proc/net/tcp6")
+_MOST_CHARACTERS, _MOST_DESCRIPTORS = 4 << 20, 100_000
+_MOST_CHARACTERS_OF_A_TURN, _MOST_DESCRIPTORS_OF_A_TURN = 64 << 10, 1000
+"""What is read while a reactor runs, whose connections must not wait for it. The kernel's tables of
+TCP sockets begin with those that listen."""
 
 
 @attrs.frozen
@@ -153,8 +157,7 @@ _found: list[int] = []
 
 def _pids() -> Iterator[int]:
     yield os.getpid()
-    # All descriptors of all processes may be many: nobody waits for that while the reactor runs.
-    if not isInIOThread():
+    if not isInIOThread():  # all descriptors of all processes may be many
         yield from _found
         try:
             yield from sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
@@ -169,7 +172,8 @@ def _sockets_of(pid: int) -> set[str]:
         names = os.listdir(folder)
     except OSError:  # another user's
         return found
-    for name in names:
+    most = _MOST_DESCRIPTORS_OF_A_TURN if isInIOThread() else _MOST_DESCRIPTORS
+    for name in names[:most]:
         try:
             match = _SOCKET.fullmatch(os.readlink(f"{folder}/{name}"))
         except OSError:
@@ -184,14 +188,15 @@ def _rows(file: str, *, header: bool = True, columns: int = 0) -> Iterator[list[
 
     :param columns: how many there are, if there may be spaces in the last.
     """
-    for line in _read(file).split("\n")[int(header) :]:
+    for line in _read(file).split("\n")[int(header) : -1]:  # the last may be cut off
         yield line.split(None, columns - 1)
 
 
 def _read(file: str) -> str:
+    most = _MOST_CHARACTERS_OF_A_TURN if isInIOThread() else _MOST_CHARACTERS
     try:
         with open(file, errors="surrogateescape") as opened:
-            return opened.read()
+            return opened.read(most)
     except OSError:
         return ""
 

@@ -26,7 +26,7 @@ def check(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("how", ["monconn", "twistd -n", "twistd -y"])
+@pytest.mark.parametrize("how", ["monconn", "twistd -y"])
 def test_what_a_monconn_with_this_file_has_is_no_error(
     launch: Launch, tmp_path: Path, how: str
 ) -> None:
@@ -63,7 +63,7 @@ def test_what_a_monconn_with_this_file_has_is_no_error(
     assert running.stop() == 0
 
 
-@pytest.mark.parametrize("how", ["monconn", "twistd -n", "twist"])
+@pytest.mark.parametrize("how", ["monconn", "twistd -n"])
 def test_an_endpoint_that_is_taken(launch: Launch, tmp_path: Path, how: str) -> None:
     """Twisted listens there, and says less of what is wrong."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

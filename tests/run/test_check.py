@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import attrs
 import pytest
@@ -515,6 +515,23 @@ def test_the_process_that_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for path in ("sock et", str(tmp_path / "sock et"), str(tmp_path / "link" / "sock et")):
             assert unix_holder(path) == me
         assert unix_holder(str(tmp_path / "other" / "sock et")) is None
+
+
+def test_a_reactor_that_runs_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only of this process is it looked for, and not in all that a table may have."""
+    read: list[str] = []
+
+    def listdir(path: str) -> list[str]:
+        read.append(path)
+        return os.listdir(path)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr("monconn.processes.isInIOThread", lambda: True)
+        monkeypatch.setattr("monconn.processes.os", Mock(wraps=os, listdir=listdir))
+        assert tcp_holder("127.0.0.1", server.getsockname()[1]) == Process.of(os.getpid())
+        assert read == [f"/proc/{os.getpid()}/fd"]
+        monkeypatch.setattr("monconn.processes._MOST_CHARACTERS_OF_A_TURN", 1)
+        assert tcp_holder("127.0.0.1", server.getsockname()[1]) is None
 
 
 def test_without_proc_nobody_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -458,6 +458,27 @@ def test_certificates(world: World) -> None:
     assert found(make(world, "fine")) == ""
 
 
+def test_certificates_that_are_not_of_a_listener(world: World) -> None:
+    """The authorities of a backend, what is shown to it, and those of the control port."""
+    fine, ended = make(world, "fine"), make(world, "ended", days=(-9, -1))
+    ended.key.chmod(0o640)  # the group of those who may read it is the administrator's choice
+    shown = f"ca: {ended.certificate}, certificate: {ended.certificate}, key: {ended.key}"
+    found = world.check(
+        "services: {web: {listen: ':0', backend: 'tls:127.0.0.1:9',"
+        f" backend_tls: {{{shown}}}}}}}\n"
+        f"control: {{listen: '127.0.0.1:0', tls: {{certificate: {fine.certificate},"
+        f" key: {fine.key}, client_authority: {ended.certificate}}}}}\n"
+    )
+    assert {each.level for each in found} == {"warning"}
+    expired = f'the certificate in "{ended.certificate}" has expired on '
+    assert [each.path for each in found if each.message.startswith(expired)] == [
+        ("control", "tls"),
+        ("services", "web", "backend_tls"),
+        ("services", "web", "backend_tls"),
+    ]
+    assert len(found) == 3
+
+
 def make(world: World, name: str, *args: Any, days: tuple[float, float] = (-9, 90)) -> Certificate:
     made = make_certificate(world.folder / name, *args, days=days, common_name=name)
     made.key.chmod(0o600)

@@ -17,7 +17,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # the package's __init__.
 LOWEST_ROWS = (
     {"errors", "units", "files", "addresses", "_version", "_moved"},
-    {"clock", "ratelimit", "background", "log"},
+    {"clock", "ratelimit", "background", "log", "processes"},
     {"turns", "histogram", "steps", "places"},
     {"unixsocket"},
 )
@@ -35,8 +35,9 @@ ROWS = {
     "ops.details",
     "ops.sorting",
     "ops.colours",
+    "ops.device_rows",
 }
-OPS = ROWS | {"ops.rates", "ops.record_keys", "ops.feed", "ops.operations"}
+OPS = ROWS | {"ops.rates", "ops.record_keys", "ops.feed", "ops.operations", "ops.device"}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
 SERVERS = {"faces.control.service", "faces.manhole"}
@@ -67,12 +68,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.details": LOWEST | {"ops.columns", "ops.rows", "ops.text_table"},
     "ops.sorting": LOWEST | {"ops.columns"},
     "ops.colours": LOWEST | {"model"},
+    "ops.device_rows": LOWEST | {"ops.columns", "ops.text_table"},
+    "ops.device": BELOW_OPS | ROWS,
     "ops.filters": LOWEST | {"model", "policy"},
     "ops.filter_keys": LOWEST | {"model", "ops.filters"},
     "ops.rates": LOWEST | {"model"},
     "ops.record_keys": LOWEST | {"model", "ops.rates", "ops.sorting"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
-    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.record_keys", "ops.feed"},
+    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.record_keys", "ops.feed", "ops.device"},
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
+from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import AlarmLog
-from monconn.devices.heartbeat import INFINITE, Device, typical_seconds
-from monconn.devices.identity import DeviceIdentity
+from monconn.devices.heartbeat import INFINITE, NO_ATTEMPTS, Device, typical_seconds
+from monconn.devices.identity import DeviceIdentity, network_of
 from monconn.model.alarms import Alarm, AlarmKind
+from monconn.model.devices import StoredDevice
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import DeadlineWheel
 from monconn.monitor.interfaces import Observer
@@ -38,6 +41,8 @@ MOST_MEASURED = 100
 and a network behind one address may have thousands."""
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
+ALARMS_RETAINED = 1_000
+"""Alarms of one service that are remembered after they are over."""
 MOST_UNSCHEDULED = 100
 """Devices that may wait to be scheduled while others are counted."""
 
@@ -48,16 +53,19 @@ class Devices(Observer):
     Opened and closed connections are only queued as they come, so that the data path pays next to
     nothing; :meth:`poll` and queries count them first.
 
-    :param config: what a device is, and the limits for alarms.
+    :param config: what a device is, and the limits for alarms, where the service's policy does not
+        say otherwise.
     :param monitor: the service; its observers are notified of alarms.
     :param clock: monotonic time.
     """
 
     def __init__(self, config: DevicesConfig, monitor: Monitor, clock: Clock) -> None:
-        self._config = config
+        self._usual = config
+        self._rules = monitor.policy.devices
+        self._config = attrs.evolve(config, **self._rules.given())
         self._monitor = monitor
         self._clock = clock
-        self._identity = DeviceIdentity(config)
+        self._identity = DeviceIdentity(self._config)
         self._deadlines: DeadlineWheel[Device] = DeadlineWheel(BUCKET_SECONDS)
         self._opened: OrderedDict[ConnectionRecord, None] = OrderedDict()
         self._closed: deque[ConnectionRecord] = deque()  # of those counted as opened
@@ -65,6 +73,16 @@ class Devices(Observer):
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
         self._unscheduled: set[Device] = set()  # of those counted: each once, however often
+        self._refused: deque[ConnectionRecord] = deque(maxlen=MOST_PENDING)
+        self._alarmed: dict[Device, None] = {}  # those with an alarm that is active
+        self.alarms: deque[Alarm] = deque(maxlen=ALARMS_RETAINED)
+        """The last alarms that began or ended."""
+        self._changed: dict[Device, None] | None = None  # since it was stored; None: none is
+        self._deleted: dict[str, None] = {}  # those forgotten that are stored
+        self.may_store = False
+        """Whether all devices of earlier runs are restored, so that they may be replaced."""
+        self.has_urgent = False
+        """Whether an alarm has begun or ended since devices were taken."""
         self.forgotten = 0
         """How many devices were dropped to make room for others."""
         self._opened.update(dict.fromkeys(monitor.connections()))
@@ -87,6 +105,11 @@ class Devices(Observer):
             self._closed.append(record)
             if len(self._closed) > MOST_PENDING:
                 self.catch_up()
+
+    def refused(self, record: ConnectionRecord) -> None:
+        """Queue an attempt that was refused: of many, the last ones."""
+        if record.refusal not in NO_ATTEMPTS:
+            self._refused.append(record)
 
     def catch_up(self) -> None:
         """Count all connections that are queued."""
@@ -111,6 +134,9 @@ class Devices(Observer):
             if len(self._unscheduled) >= MOST_UNSCHEDULED:
                 self._schedule_counted()
             yield
+        while self._refused and not self._opened:
+            self._count_refused(self._refused.popleft())
+            yield
         self._schedule_counted()
 
     def _schedule_counted(self) -> None:
@@ -127,16 +153,30 @@ class Devices(Observer):
             self._connected[name] = device
         else:
             self._connected.move_to_end(name)
+        word = device.failed
         storm_begins = device.open(record, self._config)
         self._unscheduled.add(device)
+        if self._changed is not None:
+            self._changed[device] = None
         if device.is_away_too_long:
             away = format_duration(record.opened - device.left)
             self._end_silence(device, f"came back after {away}")
         if storm_begins:
-            self._begin_storm(device)
+            self._begin_storm(device, word)
         if len(self._connected) + len(self._away) > self._config.kept:
-            self._forget_one()
+            self._drop_oldest()
         return device
+
+    def _count_refused(self, record: ConnectionRecord) -> None:
+        """Count an attempt of a device that has had a connection; no stranger becomes a device."""
+        name = self._identity.of(record.client_ip)
+        device = self.get(name)
+        if device is None:
+            return
+        storm_begins = device.failed is not None and device.attempt(record.opened, self._config)
+        device.failed = record.refusal
+        if storm_begins:
+            self._begin_storm(device, record.refusal)
 
     def _count_closed(self, record: ConnectionRecord, device: Device) -> None:
         if device.is_forgotten or device.live is None or record not in device.live:
@@ -151,22 +191,65 @@ class Devices(Observer):
             del self._connected[device.name]
             self._away[device.name] = device
         self._unscheduled.add(device)
+        if self._changed is not None:
+            self._changed[device] = None
         if device.is_silent:
             if silence is not None:
                 self._end_silence(device, _spoke_after(silence))
-            elif device.signed_off():
+            elif device.signed_off() and not self._monitor.stopping:
                 self._end_silence(device, f"its connection has ended: {record.reason}")
 
-    def _forget_one(self) -> None:
+    def _drop_oldest(self) -> None:
         """Drop the device seen longest ago, one without a connection if there is any."""
         _, device = (self._away or self._connected).popitem(last=False)
         self.forgotten += 1
+        self._drop(device, _FORGOTTEN)
+
+    def _drop(self, device: Device, why: str) -> None:
+        """End the alarms of a device that is no longer among those that are known."""
         device.is_forgotten = True
         self._deadlines.cancel(device)
+        if self._changed is not None:
+            self._changed.pop(device, None)
+            if device.is_stored:
+                self._deleted[device.name] = None
+                self.has_urgent = self.has_urgent or device.alarms is not None
         if device.is_silent:
-            self._end_silence(device, _FORGOTTEN)
+            self._end_silence(device, why)
         if device.is_storm:
-            self._end_storm(device, _FORGOTTEN)
+            self._end_storm(device, why)
+
+    def forget(self, network: Network) -> int:
+        """Forget every device that has an address in a network, and what is usual for it.
+
+        One that has live connections is a new device from now on.
+
+        :param network: an IP or a network; a device that is a larger network, as IPv6 clients are,
+            is forgotten for one address of it.
+        :returns: how many devices were forgotten.
+        """
+        return last_of(self.forget_in_steps(network))
+
+    def forget_in_steps(self, network: Network) -> Iterator[int]:
+        """The same in steps, each of which yields how many were forgotten so far."""
+        count = 0
+        for device in self.all():
+            found = network_of(device.name)
+            if (
+                found is not None
+                and found.version == network.version
+                and found.overlaps(network)
+                and not device.is_forgotten
+            ):
+                self._forget_one(device, "forgotten by the operator")
+                count += 1
+            yield count
+
+    def _forget_one(self, device: Device, why: str) -> None:
+        """Forget a device; its live connections are those of a new one."""
+        (self._away if device.live is None else self._connected).pop(device.name)
+        self._opened.update(dict.fromkeys(device.live or ()))
+        self._drop(device, why)
 
     def _schedule(self, device: Device) -> None:
         """Have a device checked when its next alarm begins or ends."""
@@ -188,6 +271,8 @@ class Devices(Observer):
 
         :param now: the time as of which devices are checked; monotonic seconds.
         """
+        if self._monitor.policy.devices is not self._rules:
+            yield from self._apply()
         yield from self._count_queued()
         for device in tuple(self._connected.values()):
             for record in tuple(device.live or ()):
@@ -199,6 +284,30 @@ class Devices(Observer):
         for device in self._deadlines.take_due(now):
             self._check(device, now)
             yield
+        for device in tuple(self._alarmed):
+            self._check_alarms(device)
+            yield
+
+    def _apply(self) -> Iterator[None]:
+        """Follow a policy that was replaced; alarms that it switches off are ended by the poll."""
+        before, self._rules = self._config, self._monitor.policy.devices
+        self._config = config = attrs.evolve(self._usual, **self._rules.given())
+        if (config.prefix_v4, config.prefix_v6) != (before.prefix_v4, before.prefix_v6):
+            self.catch_up()  # by their names of before
+            self._identity = DeviceIdentity(config)
+            for device in self.all():
+                if not device.is_forgotten:
+                    self._forget_one(device, "forgotten, as another prefix makes a device now")
+                yield
+        elif config.silent_heartbeats != before.silent_heartbeats:
+            for device in self.all():
+                if not device.is_forgotten:
+                    device.apply(config.silent_heartbeats)
+                    self._schedule(device)
+                yield
+        while len(self._connected) + len(self._away) > config.kept:
+            self._drop_oldest()
+            yield
 
     def _note_message(self, record: ConnectionRecord, device: Device) -> None:
         silence = device.note_message(record, self._config.silent_heartbeats)
@@ -206,6 +315,8 @@ class Devices(Observer):
             return
         self._connected.move_to_end(device.name)
         self._schedule(device)
+        if self._changed is not None:
+            self._changed[device] = None
         if device.is_silent:
             self._end_silence(device, _spoke_after(silence))
 
@@ -217,9 +328,23 @@ class Devices(Observer):
         if device.silent_due() <= now:
             if self._monitor.stopping:
                 return  # no client can come back, and all are being disconnected
-            self._begin_silence(device, now)
+            if self._is_blocked(device):
+                device.restored = now  # it cannot come back; once it may, it is given its time
+            else:
+                self._begin_silence(device, now)
         if not device.is_forgotten:
             self._schedule(device)
+
+    def _is_blocked(self, device: Device) -> bool:
+        return device.live is None and self._monitor.is_blocked(device.name.partition("/")[0])
+
+    def _check_alarms(self, device: Device) -> None:
+        """End the alarms for which there is no reason any more, though the device did nothing."""
+        why = "it is blocked" if self._is_blocked(device) else None
+        if device.is_silent and (why or not self._config.silent_heartbeats):
+            self._end_silence(device, why or "silent_heartbeats is 0 now")
+        if device.is_storm and (why or not self._config.storm_connections):
+            self._end_storm(device, why or "storm_connections is 0 now")
 
     # -- alarms
 
@@ -236,6 +361,8 @@ class Devices(Observer):
             since = device.quiet_since
         typical = format_duration(typical_seconds(gaps) or 0.0)
         detail = f"{what} for {format_duration(now - since)}, usually {usual} every {typical}"
+        if device.restored > since:
+            detail += f"; monconn was restarted {format_duration(now - device.restored)} ago"
         self._notify("silent", device, False, detail)
 
     def _end_silence(self, device: Device, detail: str) -> None:
@@ -244,23 +371,113 @@ class Devices(Observer):
             self._schedule(device)
         self._notify("silent", device, True, detail)
 
-    def _begin_storm(self, device: Device) -> None:
+    def _begin_storm(self, device: Device, word: str | None) -> None:
         if device.is_forgotten:
             return
         device.is_storm = True
         self._schedule(device)
         openings = device.openings or (0.0,)
         detail = _count_text(len(openings), openings[-1] - openings[0])
-        self._notify("reconnect_storm", device, False, detail)
+        self._notify("reconnect_storm", device, False, f"{detail}, each after a failure ({word})")
 
     def _end_storm(self, device: Device, detail: str) -> None:
         device.is_storm = False
         self._notify("reconnect_storm", device, True, detail)
 
-    def _notify(self, kind: AlarmKind, device: Device, is_over: bool, detail: str) -> None:
-        self._monitor.alarm(
-            Alarm(kind, self._monitor.name, device.name, time.time(), is_over, detail)
-        )
+    def end_alarms(self, why: str) -> None:
+        """End every alarm that is active.
+
+        :param why: the reason in words.
+        """
+        for device in tuple(self._alarmed):
+            if device.is_silent:
+                self._end_silence(device, why)
+            if device.is_storm:
+                self._end_storm(device, why)
+
+    def _notify(
+        self,
+        kind: AlarmKind,
+        device: Device,
+        is_over: bool,
+        detail: str,
+        goes_on_from: float | None = None,
+    ) -> None:
+        at = time.time() if goes_on_from is None else goes_on_from
+        goes_on = goes_on_from is not None
+        alarm = Alarm(kind, self._monitor.name, device.name, at, is_over, detail, goes_on)
+        active = device.alarms = device.alarms or {}
+        if is_over:
+            active.pop(kind, None)
+        else:
+            active[kind] = alarm
+        if active:
+            self._alarmed[device] = None
+        else:
+            device.alarms = None
+            self._alarmed.pop(device, None)
+        self.alarms.append(alarm)
+        if self._changed is not None and not device.is_forgotten:
+            self._changed.pop(device, None)
+            self._changed[device] = None
+            self.has_urgent = True
+        self._monitor.alarm(alarm)
+
+    # -- from one run to the next
+
+    def store_changes(self) -> None:
+        """Remember from now on what changes, and take all that is there for changed."""
+        self._changed = dict.fromkeys(self.all())
+
+    def take_changed(self, most: int) -> tuple[list[StoredDevice], list[str]]:
+        """The devices that have changed since they were taken, and names of forgotten ones.
+
+        Those whose alarms have changed come first.
+
+        :param most: how many of each.
+        """
+        changed = self._changed
+        if changed is None or not self.may_store:
+            return [], []
+        now, wall_now = self._clock.seconds(), time.time()
+        devices: list[Device] = []
+        while changed and len(devices) < most:
+            device, _ = changed.popitem()  # the last one
+            device.is_stored = True
+            devices.append(device)
+        names = list(islice(self._deleted, most))
+        for name in names:
+            del self._deleted[name]
+        self.has_urgent = self.has_urgent and bool(changed or self._deleted)
+        stored = [each.to_store(self._monitor.name, now, wall_now) for each in devices]
+        return stored, [name for name in names if self.get(name) is None]
+
+    def restore(self, stored: StoredDevice) -> None:
+        """Add a device of an earlier run, or what that knew of a device that was seen again.
+
+        They must come in the order in which they were seen, the last one first.
+        """
+        name = stored.device
+        device = self.get(name)
+        if device is None:
+            if len(self._connected) + len(self._away) >= self._config.kept:
+                self._deleted[name] = None
+                return
+            device = self._away[name] = Device(name, stored.first_seen_at)
+            self._away.move_to_end(name, last=False)
+        times = self._config.silent_heartbeats
+        was_seen = bool(device.total)
+        device.restore(stored, self._clock.seconds(), time.time(), times)
+        device.is_stored = True
+        for alarm in stored.alarms:
+            if alarm.kind == "silent" and not was_seen:
+                device.is_silent, device.is_away_too_long = True, alarm.is_away
+                self._notify("silent", device, False, alarm.detail, alarm.at)
+            elif alarm.kind == "silent":
+                self._notify("silent", device, True, "came back while monconn was restarted")
+            else:
+                self._notify(alarm.kind, device, True, "monconn was restarted")
+        self._schedule(device)
 
     # -- queries
 
@@ -276,6 +493,14 @@ class Devices(Observer):
             if record.id in self._monitor:
                 self._monitor.measure(record.id)
         return device.last_heard_seconds(self._clock.seconds())
+
+    def get(self, name: str) -> Device | None:
+        """The device with a name."""
+        return self._connected.get(name) or self._away.get(name)
+
+    def name_of(self, client_ip: str) -> str:
+        """The name of the device that a client's IP belongs to, known or not."""
+        return self._identity.of(client_ip)
 
     def all(self) -> list[Device]:
         """Every device, in no order."""
@@ -298,6 +523,8 @@ class DevicesService(Service):
         self._clock = clock
         self._log = AlarmLog(clock)
         self._followed: dict[Monitor, Devices] = {}
+        self._is_stored = False
+        self._left: list[tuple[str, Devices]] = []  # of deleted services, until they are stored
         self._turns = self._poll_for_ever()
         self._timer: IDelayedCall | None = None
         # An observer like any other, so that it logs the alarms that other code raises, too.
@@ -309,12 +536,18 @@ class DevicesService(Service):
     def _follow(self, monitor: Monitor) -> None:
         devices = Devices(self._config, monitor, self._clock)
         self._followed[monitor] = devices
+        if self._is_stored:
+            devices.store_changes()
         monitor.add_observer(devices)
 
     def _leave_deleted(self) -> None:
         remaining = set(self._registry)
         for monitor in self._followed.keys() - remaining:
-            monitor.remove_observer(self._followed.pop(monitor))
+            devices = self._followed.pop(monitor)
+            devices.end_alarms("the service was removed")
+            if self._is_stored:
+                self._left.append((monitor.name, devices))
+            monitor.remove_observer(devices)
 
     @property
     def forgotten(self) -> int:
@@ -349,6 +582,68 @@ class DevicesService(Service):
         for _, (device, name) in ordered:
             yield device.snapshot(name, self._clock.seconds())
 
+    # -- from one run to the next: what a history asks for
+
+    def _all(self) -> Iterator[tuple[str, Devices]]:
+        yield from self._left
+        for monitor, devices in self._followed.items():
+            yield monitor.name, devices
+
+    @property
+    def has_urgent(self) -> bool:
+        """Whether an alarm has begun or ended since devices were taken."""
+        return any(devices.has_urgent for _, devices in self._all())
+
+    def store_changes(self) -> None:
+        """Remember from now on what changes, and take all that is there for changed."""
+        self._is_stored = True
+        for _, devices in self._all():
+            devices.store_changes()
+
+    def take_changed(self, most: int) -> tuple[list[StoredDevice], list[tuple[str, str]]]:
+        """Devices that have changed since they were taken, and those that were forgotten.
+
+        :param most: how many of each.
+        :returns: of those that were forgotten, the service and the name.
+        """
+        stored: list[StoredDevice] = []
+        forgotten: list[tuple[str, str]] = []
+        for service, devices in self._all():
+            room = most - max(len(stored), len(forgotten))
+            if room <= 0:
+                return stored, forgotten
+            changed, names = devices.take_changed(room)
+            stored += changed
+            forgotten += [(service, name) for name in names]
+        if not stored and not forgotten:
+            self._left.clear()
+        return stored, forgotten
+
+    def restore(self, service: str, stored: Iterable[StoredDevice]) -> Iterator[None]:
+        """Add devices of an earlier run, the one seen last first; in steps."""
+        for monitor, devices in tuple(self._followed.items()):
+            if monitor.name == service:
+                devices.catch_up()
+                for each in stored:
+                    devices.restore(each)
+                    yield
+
+    def restored(self, service: str) -> None:
+        """There are no more: its devices may be taken from now on."""
+        for monitor, devices in self._followed.items():
+            if monitor.name == service:
+                devices.may_store = True
+
+    def of(self, service: str) -> Devices:
+        """The devices of one service.
+
+        :raises UnknownService: there is none with this name.
+        """
+        monitor = self._registry.get(service)
+        if monitor not in self._followed:
+            self._follow(monitor)
+        return self._followed[monitor]
+
     def measured(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row whose ``last_heard_seconds`` are those of this moment, by asking the kernel.
 
@@ -358,6 +653,22 @@ class DevicesService(Service):
             if monitor.name == row["service"]:
                 row["last_heard_seconds"] = devices.measure(row["device"])
         return row
+
+    def forget(self, network: Network, service: str | None = None) -> int:
+        """Forget the devices of a network at one service, or at all: see :meth:`Devices.forget`.
+
+        :raises UnknownService: there is none with this name.
+        """
+        return last_of(self.forget_in_steps(network, service))
+
+    def forget_in_steps(self, network: Network, service: str | None = None) -> Iterator[int]:
+        """The same in steps, each of which yields how many were forgotten so far."""
+        chosen = list(self._registry) if service is None else [self._registry.get(service)]
+        before = count = 0
+        for monitor in chosen:
+            for count in self._followed[monitor].forget_in_steps(network):
+                yield before + count
+            before, count = before + count, 0
 
     def startService(self) -> None:
         """Start to poll."""
@@ -396,6 +707,14 @@ class DevicesService(Service):
                     yield 0.0
                     turn_ends = self._clock.seconds() + TURN_SECONDS
             yield max(started + POLL_SECONDS - self._clock.seconds(), 0.0)
+
+
+def last_of(counts: Iterable[int]) -> int:
+    """The last of the counts that steps yield; 0 if there were none."""
+    count = 0
+    for count in counts:  # noqa: B007
+        pass
+    return count
 
 
 _FORGOTTEN = "forgotten, as others were seen later"

@@ -14,6 +14,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
+from monconn.faces.cli.device import device
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.listings import Asked, listing, listing_options
 from monconn.faces.cli.output import (
@@ -113,7 +114,10 @@ def list_connections(
     click.option("--alarms", is_flag=True, help="Only those with an alarm that goes on."),
 )
 def devices(server: Client, alarms: bool, **arguments: Any) -> Iterable[Any]:
-    """Devices: how often each connects and sends, and its alarms."""
+    """Devices: how often each connects and sends, and its alarms.
+
+    monconn device IP tells more of one of them.
+    """
     rows = server.rows("ListDevices", **arguments)
     return (row for row in rows if row["alarms"] or not alarms)
 
@@ -401,6 +405,7 @@ VERBS = (
     blocks,
     events,
     devices,
+    device,
     history,
     report,
     top,

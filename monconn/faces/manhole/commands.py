@@ -24,6 +24,7 @@ from monconn.model.actions import Actor
 from monconn.model.uid import parse_uid
 from monconn.ops.columns import Row
 from monconn.ops.details import detail_lines
+from monconn.ops.device_rows import story_lines
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ClosedConnectionRow, ConnectionRow
@@ -32,6 +33,9 @@ from monconn.turns import in_turns
 
 DONE, FAILED, MISUSED = 0, 1, 2
 """Exit statuses."""
+_DEVICE_ROWS = 20
+_DEVICE_WIDTH = 100
+"""Where there is no terminal."""
 
 
 class Commands:
@@ -89,6 +93,19 @@ class Commands:
             raise QuestionError(f"{quoted(text)} is not the id of a connection")
         return self._operations.connection(int(text) if is_id else text).addCallback(
             lambda row: self._write_lines(detail_lines(row, self._width()))
+        )
+
+    def device(self, name: str) -> Deferred[None]:
+        """One device: who it is, what is usual for it, and what happened to it."""
+        return self._operations.device(str(name), limit=_DEVICE_ROWS).addCallback(
+            lambda story: self._write_lines(
+                story_lines(
+                    story.head,
+                    [row.to_json() for row in story.rows],
+                    self._width() or _DEVICE_WIDTH,
+                    None,
+                )
+            )
         )
 
     def close(
@@ -190,6 +207,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("list [FILTER...]", "the live connections", Commands.connections),
     ("stats [SERVICE]", "each service in figures", Commands.stats),
     ("show ID", "all that is known of a connection", Commands.show),
+    ("device IP|NAME", "one device: its rhythm, its alarms, its last connections", Commands.device),
     ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),
     ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
     ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),

@@ -33,6 +33,9 @@ ROWS = {
     "ops.filter_keys",
     "ops.text_table",
     "ops.details",
+    "ops.explanations",
+    "ops.account",
+    "ops.explain_text",
 }
 OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations"}
 BELOW_FACES = BELOW_OPS | OPS
@@ -63,6 +66,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.rows": LOWEST | {"ops.columns"},
     "ops.text_table": LOWEST | {"ops.columns"},
     "ops.details": LOWEST | {"ops.columns", "ops.rows"},
+    "ops.explanations": LOWEST,
+    "ops.account": LOWEST | {"ops.columns", "ops.explanations"},
+    "ops.explain_text": LOWEST | {"ops.account", "ops.explanations", "ops.text_table"},
     "ops.filters": LOWEST | {"model", "policy"},
     "ops.filter_keys": LOWEST | {"model", "ops.filters"},
     "ops.rates": LOWEST | {"model"},

@@ -103,7 +103,7 @@ def history(
     if as_csv and as_json:
         raise click.UsageError("--csv or --json, not both")
     row_class: type[Row] = HistoryEventRow if events else HistoryConnectionRow
-    with _open_history(file, control) as source:
+    with open_history(file, control) as source:
         rows = source.rows(events, terms, period)
         if as_csv:
             # Always the same columns: what a newer server has more is left out.
@@ -132,7 +132,7 @@ def report(file: str | None, control: str | None, as_json: bool, **period: Any) 
     """
     if period["since"] is None:
         period["since"] = (period["until"] or time.time()) - _REPORT_SECONDS
-    with _open_history(file, control) as source:
+    with open_history(file, control) as source:
         made = source.report(period)
         if as_json:
             print_json(made)
@@ -189,7 +189,12 @@ class _FileHistory:
 
 
 @contextmanager
-def _open_history(file: str | None, control: str | None) -> Iterator[_ServerHistory | _FileHistory]:
+def open_history(file: str | None, control: str | None) -> Iterator[_ServerHistory | _FileHistory]:
+    """The history of a running monconn, or of a file.
+
+    :param file: its path; None for that of the server.
+    :param control: the server, as :func:`find_server` takes it.
+    """
     if file is None:
         with Client(find_server(control)) as server, understood(server.where):
             yield _ServerHistory(server)

@@ -13,6 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
+from monconn.faces.cli.explain import explain
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.output import (
     print_error,
@@ -352,6 +353,7 @@ VERBS = (
     devices,
     history,
     report,
+    explain,
     top,
     shell,
     completion,

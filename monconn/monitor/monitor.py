@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
-from monconn.errors import SettingTypeError, UnknownConnection
+from monconn.errors import SettingError, SettingTypeError, UnknownConnection, quoted
 from monconn.log import Logger
 from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
@@ -49,7 +49,7 @@ _ids = itertools.count(1)
 class Monitor:
     """Watches one service, and is the only place where anything is done to it.
 
-    :param name: the service's name (``sid`` in the Go tool).
+    :param name: the service's name (``sid`` in the Go tool); printable text.
     :param rules: which clients to admit; all if left out.
     :param timeouts: when to end connections.
     :param policy: every setting at once; rules and timeouts go before those in it.
@@ -76,6 +76,8 @@ class Monitor:
     ) -> None:
         if not isinstance(name, str):
             raise SettingTypeError(f"Monitor(name={name!r}): must be a text")
+        if not name.strip() or not name.isprintable():  # as a service's key in a configuration
+            raise SettingError(f"Monitor(name={quoted(name)}): must be printable text")
         policy = Policy() if policy is None else _as_policy(policy)
         if rules is not None:
             policy = attrs.evolve(policy, rules=rules)

@@ -11,12 +11,14 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
+from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import AlarmLog
-from monconn.devices.heartbeat import INFINITE, Device, typical_seconds
-from monconn.devices.identity import DeviceIdentity
+from monconn.devices.heartbeat import INFINITE, NO_ATTEMPTS, Device, typical_seconds
+from monconn.devices.identity import DeviceIdentity, network_of
 from monconn.model.alarms import Alarm, AlarmKind
+from monconn.model.devices import StoredDevice
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import DeadlineWheel
 from monconn.monitor.interfaces import Observer
@@ -38,6 +40,8 @@ MOST_MEASURED = 100
 and a network behind one address may have thousands."""
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
+ALARMS_RETAINED = 1_000
+"""Alarms of one service that are remembered after they are over."""
 MOST_UNSCHEDULED = 100
 """Devices that may wait to be scheduled while others are counted."""
 
@@ -65,6 +69,13 @@ class Devices(Observer):
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
         self._unscheduled: set[Device] = set()  # of those counted: each once, however often
+        self._refused: deque[ConnectionRecord] = deque(maxlen=MOST_PENDING)
+        self._alarmed: dict[Device, None] = {}  # those with an alarm that is active
+        self.alarms: deque[Alarm] = deque(maxlen=ALARMS_RETAINED)
+        """The last alarms that began or ended."""
+        self._changed: dict[Device, None] | None = None  # since it was stored; None: none is
+        self._deleted: dict[str, None] = {}  # those forgotten that are stored
+        self._urgent = False  # whether an alarm has changed since
         self.forgotten = 0
         """How many devices were dropped to make room for others."""
         self._opened.update(dict.fromkeys(monitor.connections()))
@@ -87,6 +98,11 @@ class Devices(Observer):
             self._closed.append(record)
             if len(self._closed) > MOST_PENDING:
                 self.catch_up()
+
+    def refused(self, record: ConnectionRecord) -> None:
+        """Queue an attempt that was refused: of many, the last ones."""
+        if record.refusal not in NO_ATTEMPTS:
+            self._refused.append(record)
 
     def catch_up(self) -> None:
         """Count all connections that are queued."""
@@ -111,6 +127,9 @@ class Devices(Observer):
             if len(self._unscheduled) >= MOST_UNSCHEDULED:
                 self._schedule_counted()
             yield
+        while self._refused and not self._opened:
+            self._count_refused(self._refused.popleft())
+            yield
         self._schedule_counted()
 
     def _schedule_counted(self) -> None:
@@ -127,16 +146,30 @@ class Devices(Observer):
             self._connected[name] = device
         else:
             self._connected.move_to_end(name)
+        word = device.failed
         storm_begins = device.open(record, self._config)
         self._unscheduled.add(device)
+        if self._changed is not None:
+            self._changed[device] = None
         if device.is_away_too_long:
             away = format_duration(record.opened - device.left)
             self._end_silence(device, f"came back after {away}")
         if storm_begins:
-            self._begin_storm(device)
+            self._begin_storm(device, word)
         if len(self._connected) + len(self._away) > self._config.kept:
-            self._forget_one()
+            self._drop_oldest()
         return device
+
+    def _count_refused(self, record: ConnectionRecord) -> None:
+        """Count an attempt of a device that has had a connection; no stranger becomes a device."""
+        name = self._identity.of(record.client_ip)
+        device = self._connected.get(name) or self._away.get(name)
+        if device is None:
+            return
+        storm_begins = device.failed is not None and device.attempt(record.opened, self._config)
+        device.failed = record.refusal
+        if storm_begins:
+            self._begin_storm(device, record.refusal)
 
     def _count_closed(self, record: ConnectionRecord, device: Device) -> None:
         if device.is_forgotten or device.live is None or record not in device.live:
@@ -151,22 +184,64 @@ class Devices(Observer):
             del self._connected[device.name]
             self._away[device.name] = device
         self._unscheduled.add(device)
+        if self._changed is not None:
+            self._changed[device] = None
         if device.is_silent:
             if silence is not None:
                 self._end_silence(device, _spoke_after(silence))
             elif device.signed_off():
                 self._end_silence(device, f"its connection has ended: {record.reason}")
 
-    def _forget_one(self) -> None:
+    def _drop_oldest(self) -> None:
         """Drop the device seen longest ago, one without a connection if there is any."""
         _, device = (self._away or self._connected).popitem(last=False)
         self.forgotten += 1
+        self._drop(device, _FORGOTTEN)
+
+    def _drop(self, device: Device, why: str) -> None:
+        """End the alarms of a device that is no longer among those that are known."""
         device.is_forgotten = True
         self._deadlines.cancel(device)
+        if self._changed is not None:
+            self._changed.pop(device, None)
+            if device.is_stored:
+                self._deleted[device.name] = None
         if device.is_silent:
-            self._end_silence(device, _FORGOTTEN)
+            self._end_silence(device, why)
         if device.is_storm:
-            self._end_storm(device, _FORGOTTEN)
+            self._end_storm(device, why)
+
+    def forget(self, network: Network) -> int:
+        """Forget every device that has an address in a network, and what is usual for it.
+
+        One that has live connections is a new device from now on.
+
+        :param network: an IP or a network; a device that is a larger network, as IPv6 clients are,
+            is forgotten for one address of it.
+        :returns: how many devices were forgotten.
+        """
+        return last_of(self.forget_in_steps(network))
+
+    def forget_in_steps(self, network: Network) -> Iterator[int]:
+        """The same in steps, each of which yields how many were forgotten so far."""
+        count = 0
+        for device in self.all():
+            found = network_of(device.name)
+            if (
+                found is not None
+                and found.version == network.version
+                and found.overlaps(network)
+                and not device.is_forgotten
+            ):
+                self._forget_one(device, "forgotten by the operator")
+                count += 1
+            yield count
+
+    def _forget_one(self, device: Device, why: str) -> None:
+        """Forget a device; its live connections are those of a new one."""
+        (self._away if device.live is None else self._connected).pop(device.name)
+        self._opened.update(dict.fromkeys(device.live or ()))
+        self._drop(device, why)
 
     def _schedule(self, device: Device) -> None:
         """Have a device checked when its next alarm begins or ends."""
@@ -199,6 +274,9 @@ class Devices(Observer):
         for device in self._deadlines.take_due(now):
             self._check(device, now)
             yield
+        for device in tuple(self._alarmed):
+            self._check_alarms(device)
+            yield
 
     def _note_message(self, record: ConnectionRecord, device: Device) -> None:
         silence = device.note_message(record, self._config.silent_heartbeats)
@@ -206,6 +284,8 @@ class Devices(Observer):
             return
         self._connected.move_to_end(device.name)
         self._schedule(device)
+        if self._changed is not None:
+            self._changed[device] = None
         if device.is_silent:
             self._end_silence(device, _spoke_after(silence))
 
@@ -217,9 +297,23 @@ class Devices(Observer):
         if device.silent_due() <= now:
             if self._monitor.stopping:
                 return  # no client can come back, and all are being disconnected
-            self._begin_silence(device, now)
+            if self._is_blocked(device):
+                device.restored = now  # it cannot come back; once it may, it is given its time
+            else:
+                self._begin_silence(device, now)
         if not device.is_forgotten:
             self._schedule(device)
+
+    def _is_blocked(self, device: Device) -> bool:
+        return device.live is None and self._monitor.is_blocked(device.name.partition("/")[0])
+
+    def _check_alarms(self, device: Device) -> None:
+        """End the alarms for which there is no reason any more, though the device did nothing."""
+        why = "it is blocked" if self._is_blocked(device) else None
+        if device.is_silent and (why or not self._config.silent_heartbeats):
+            self._end_silence(device, why or "silent_heartbeats is 0 now")
+        if device.is_storm and (why or not self._config.storm_connections):
+            self._end_storm(device, why or "storm_connections is 0 now")
 
     # -- alarms
 
@@ -236,6 +330,8 @@ class Devices(Observer):
             since = device.quiet_since
         typical = format_duration(typical_seconds(gaps) or 0.0)
         detail = f"{what} for {format_duration(now - since)}, usually {usual} every {typical}"
+        if device.restored > since:
+            detail += f"; monconn was restarted {format_duration(now - device.restored)} ago"
         self._notify("silent", device, False, detail)
 
     def _end_silence(self, device: Device, detail: str) -> None:
@@ -244,23 +340,114 @@ class Devices(Observer):
             self._schedule(device)
         self._notify("silent", device, True, detail)
 
-    def _begin_storm(self, device: Device) -> None:
+    def _begin_storm(self, device: Device, word: str | None) -> None:
         if device.is_forgotten:
             return
         device.is_storm = True
         self._schedule(device)
         openings = device.openings or (0.0,)
         detail = _count_text(len(openings), openings[-1] - openings[0])
-        self._notify("reconnect_storm", device, False, detail)
+        self._notify("reconnect_storm", device, False, f"{detail}, each after a failure ({word})")
 
     def _end_storm(self, device: Device, detail: str) -> None:
         device.is_storm = False
         self._notify("reconnect_storm", device, True, detail)
 
-    def _notify(self, kind: AlarmKind, device: Device, is_over: bool, detail: str) -> None:
-        self._monitor.alarm(
-            Alarm(kind, self._monitor.name, device.name, time.time(), is_over, detail)
-        )
+    def end_alarms(self, why: str) -> None:
+        """End every alarm that is active.
+
+        :param why: the reason in words.
+        """
+        for device in tuple(self._alarmed):
+            if device.is_silent:
+                self._end_silence(device, why)
+            if device.is_storm:
+                self._end_storm(device, why)
+
+    def _notify(
+        self,
+        kind: AlarmKind,
+        device: Device,
+        is_over: bool,
+        detail: str,
+        goes_on_from: float | None = None,
+    ) -> None:
+        at = time.time() if goes_on_from is None else goes_on_from
+        goes_on = goes_on_from is not None
+        alarm = Alarm(kind, self._monitor.name, device.name, at, is_over, detail, goes_on)
+        active = device.alarms = device.alarms or {}
+        if is_over:
+            active.pop(kind, None)
+        else:
+            active[kind] = alarm
+        if active:
+            self._alarmed[device] = None
+        else:
+            device.alarms = None
+            self._alarmed.pop(device, None)
+        self.alarms.append(alarm)
+        if self._changed is not None and not device.is_forgotten:
+            self._changed.pop(device, None)
+            self._changed[device] = None
+            self._urgent = True
+        self._monitor.alarm(alarm)
+
+    # -- from one run to the next
+
+    def store_changes(self) -> None:
+        """Remember from now on which devices have changed, for :meth:`take_changed`."""
+        if self._changed is None:
+            self._changed = dict.fromkeys(self.all())
+
+    def take_changed(self, most: int) -> tuple[list[StoredDevice], list[str]]:
+        """The devices that have changed since they were taken, and names of forgotten ones.
+
+        Those whose alarms have changed come first.
+
+        :param most: how many of each.
+        """
+        if self._changed is None:
+            return [], []
+        now, wall_now = self._clock.seconds(), time.time()
+        changed = self._changed
+        devices: list[Device] = []
+        while changed and len(devices) < most:
+            device, _ = changed.popitem()  # the last one
+            device.is_stored = True
+            devices.append(device)
+        names = list(islice(self._deleted, most))
+        for name in names:
+            del self._deleted[name]
+        self._urgent = bool(changed) and self._urgent
+        stored = [each.to_store(self._monitor.name, now, wall_now) for each in devices]
+        return stored, names
+
+    def restore(self, stored: StoredDevice) -> None:
+        """Add a device of an earlier run, or what that knew of a device that was seen again.
+
+        They must come in the order in which they were seen, the last one first.
+        """
+        name = stored.device
+        device = self._connected.get(name) or self._away.get(name)
+        if device is None:
+            if len(self._connected) + len(self._away) >= self._config.kept:
+                self._deleted[name] = None
+                return
+            device = self._away[name] = Device(name, stored.first_seen_at)
+            self._away.move_to_end(name, last=False)
+        times = self._config.silent_heartbeats
+        was_seen = bool(device.total)
+        device.restore(stored, self._clock.seconds(), time.time(), times)
+        device.is_stored = True
+        for alarm in stored.alarms:
+            if alarm.kind == "silent" and not was_seen:
+                device.is_silent, device.is_away_too_long = True, alarm.is_away
+                self._notify("silent", device, False, alarm.detail, alarm.at)
+            elif alarm.kind == "silent":
+                self._notify("silent", device, True, "came back while monconn was restarted")
+            else:
+                self._notify(alarm.kind, device, True, "monconn was restarted")
+        self._schedule(device)
 
     # -- queries
 
@@ -314,7 +501,9 @@ class DevicesService(Service):
     def _leave_deleted(self) -> None:
         remaining = set(self._registry)
         for monitor in self._followed.keys() - remaining:
-            monitor.remove_observer(self._followed.pop(monitor))
+            devices = self._followed.pop(monitor)
+            devices.end_alarms("the service was removed")
+            monitor.remove_observer(devices)
 
     @property
     def forgotten(self) -> int:
@@ -359,6 +548,22 @@ class DevicesService(Service):
                 row["last_heard_seconds"] = devices.measure(row["device"])
         return row
 
+    def forget(self, network: Network, service: str | None = None) -> int:
+        """Forget the devices of a network at one service, or at all: see :meth:`Devices.forget`.
+
+        :raises UnknownService: there is none with this name.
+        """
+        return last_of(self.forget_in_steps(network, service))
+
+    def forget_in_steps(self, network: Network, service: str | None = None) -> Iterator[int]:
+        """The same in steps, each of which yields how many were forgotten so far."""
+        chosen = list(self._registry) if service is None else [self._registry.get(service)]
+        before = count = 0
+        for monitor in chosen:
+            for count in self._followed[monitor].forget_in_steps(network):
+                yield before + count
+            before, count = before + count, 0
+
     def startService(self) -> None:
         """Start to poll."""
         super().startService()
@@ -396,6 +601,14 @@ class DevicesService(Service):
                     yield 0.0
                     turn_ends = self._clock.seconds() + TURN_SECONDS
             yield max(started + POLL_SECONDS - self._clock.seconds(), 0.0)
+
+
+def last_of(counts: Iterable[int]) -> int:
+    """The last of the counts that steps yield; 0 if there were none."""
+    count = 0
+    for count in counts:  # noqa: B007
+        pass
+    return count
 
 
 _FORGOTTEN = "forgotten, as others were seen later"

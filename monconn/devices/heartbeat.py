@@ -5,9 +5,12 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+import attrs
+
 from monconn.config.sections import DevicesConfig
-from monconn.model.alarms import AlarmKind
-from monconn.model.reasons import Reason
+from monconn.model.alarms import ALARM_KINDS, Alarm, AlarmKind
+from monconn.model.devices import StoredAlarm, StoredDevice
+from monconn.model.reasons import Reason, Refusal
 from monconn.model.record import ConnectionRecord, iso_time
 
 INFINITE = float("inf")
@@ -15,7 +18,7 @@ NEVER = -INFINITE
 GAPS_RETAINED = 9
 """The last intervals between messages, or between reconnects; the typical one is their median."""
 GAPS_NEEDED = 3
-"""The fewest intervals that give a typical one; without it a device has no deadline."""
+"""The fewest intervals that give a typical one."""
 LEAST_SILENT_SECONDS = 5.0
 """The shortest silence that raises an alarm: new messages are polled for once a second."""
 ONE_MESSAGE_SECONDS = 0.5
@@ -23,6 +26,54 @@ ONE_MESSAGE_SECONDS = 0.5
 opens several short connections in a row would be expected every few milliseconds."""
 ONE_ARRIVAL_SECONDS = 1.0
 """A connection that follows another one sooner is no reconnect: programs often open several."""
+RETURN_SECONDS = 120.0
+"""How long devices may take at least to come back after monconn was restarted: many wait longer
+after each attempt that failed, and their attempts failed while it did not run."""
+_SHORT_SECONDS = 2.0
+"""Intervals below are equal: polls once a second see 1.4 s, then 0.7 s, of messages every 0.7 s."""
+
+
+@attrs.frozen
+class Rhythm:
+    """How regular intervals must be before their absence raises an alarm.
+
+    Of random intervals, as those of a person, few series look regular by chance. If they come at
+    random (exponentially distributed), the chance that nine are regular is 1 in 90 by
+    :data:`MESSAGES`, and 1 in 30,000 by :data:`RECONNECTS`.
+    """
+
+    shortest: float
+    """Of an interval, as a share of the typical one."""
+    longest: float
+    needed: int
+    """How many intervals; only when there are :data:`GAPS_RETAINED` may one be an exception."""
+    seconds: float
+    """For how long they must have been regular."""
+
+    def limit_seconds(self, gaps: array[float], times: int) -> float:
+        """The interval that is too long; infinite for a device whose intervals are not regular.
+
+        :param times: how many typical intervals are too long; 0 for never.
+        """
+        count = len(gaps)
+        if count < self.needed or not times:
+            return INFINITE
+        ordered = sorted(gaps)
+        typical = max(ordered[count // 2], _SHORT_SECONDS)
+        shortest, longest = typical * self.shortest, typical * self.longest
+        exceptions = sum(
+            each < shortest or each > longest for each in ordered if each > _SHORT_SECONDS
+        )
+        if exceptions > (count == GAPS_RETAINED):
+            return INFINITE
+        return max(ordered[count // 2] * times, LEAST_SILENT_SECONDS)
+
+
+MESSAGES = Rhythm(shortest=0.4, longest=1.75, needed=5, seconds=30.0)
+"""Of messages, by devices that stay connected, or whose connection was cut."""
+RECONNECTS = Rhythm(shortest=0.8, longest=1.25, needed=8, seconds=900.0)
+"""Of connections, by devices that close each in good order. Clients that come and go at will do
+that, too, so more is asked for: ten minutes of curl in a loop are no rhythm yet."""
 
 ORDERLY: frozenset[Reason | None] = frozenset(
     ("client_closed", "backend_closed", "operator", "blocked", "stopping", "lifetime")
@@ -30,6 +81,11 @@ ORDERLY: frozenset[Reason | None] = frozenset(
 """Reasons after which only a device that usually reconnects is expected back."""
 FORCED: frozenset[Reason | None] = frozenset(("operator", "blocked", "stopping"))
 """Reasons after which no device is expected back: we disconnected it."""
+GOOD_ENDS: frozenset[Reason | None] = ORDERLY | {"idle_timeout", "read_timeout", None}
+"""Ends after which a connection is no part of a storm: in good order, or by a limit on silence, to
+which pools of connections leave those that they do not need."""
+NO_ATTEMPTS: frozenset[Refusal | None] = frozenset(("blocked", "stopping"))
+"""Refusals that are meant: clients that go on trying are no storm."""
 
 
 def with_gap(gaps: array[float] | None, seconds: float) -> array[float]:
@@ -49,24 +105,6 @@ def typical_seconds(gaps: array[float] | None) -> float | None:
     return sorted(gaps)[len(gaps) // 2]
 
 
-def limit_seconds(gaps: array[float], times: int) -> float:
-    """The interval that is too long; infinite for a device without a regular one.
-
-    A device that exceeded the limit more than once in its last intervals is not regular: an alarm
-    for it would only repeat that.
-
-    :param times: how many typical intervals are too long; 0 for never.
-    """
-    count = len(gaps)
-    if count < GAPS_NEEDED or not times:
-        return INFINITE
-    ordered = sorted(gaps)
-    limit = ordered[count // 2] * times
-    if limit < LEAST_SILENT_SECONDS:
-        limit = LEAST_SILENT_SECONDS
-    return INFINITE if ordered[-2] > limit else limit
-
-
 class Device:
     """One device of one service.
 
@@ -79,13 +117,17 @@ class Device:
     """
 
     __slots__ = (
+        "alarms",
         "bucket",
         "down",
+        "failed",
         "first_seen_at",
         "is_away_too_long",
+        "is_expected",
         "is_forgotten",
         "is_silent",
         "is_storm",
+        "is_stored",
         "last_message",
         "last_reason",
         "last_seen_at",
@@ -93,12 +135,15 @@ class Device:
         "live",
         "message_gaps",
         "message_limit",
+        "messages_since",
         "name",
         "opened",
         "openings",
         "quiet_since",
         "reconnect_gaps",
         "reconnect_limit",
+        "reconnects_since",
+        "restored",
         "total",
         "up",
     )
@@ -115,11 +160,24 @@ class Device:
         """The start of its silence: its last message, or its return if that was expected."""
         self.message_gaps: array[float] | None = None
         self.reconnect_gaps: array[float] | None = None
+        self.messages_since: float | None = None
+        """Since when its messages have been regular; None if they are not."""
+        self.reconnects_since: float | None = None
         self.message_limit = self.reconnect_limit = INFINITE
+        self.failed: Reason | Refusal | None = None
+        """How its last connection or attempt failed, if it has not connected since then."""
         self.openings: array[float] | None = None
-        """When its last connections opened, as many as make a storm; None before the second."""
+        """When it reconnected after such a failure, as often as makes a storm; None before."""
         self.bucket: int | None = None
         """The wheel's, which bucket it is in (:class:`monconn.monitor.deadlines.Scheduled`)."""
+        self.alarms: dict[AlarmKind, Alarm] | None = None
+        """Those that are active, as they began."""
+        self.restored = NEVER
+        """When it was restored from an earlier run; what was before is no interval."""
+        self.is_expected = False
+        """Whether it was connected when that run ended, so that it should come back."""
+        self.is_stored = False
+        """Whether the history has it."""
         self.is_silent = self.is_storm = self.is_forgotten = False
         self.is_away_too_long = False
         """Whether it is silent because it did not reconnect; else, its connection is silent."""
@@ -129,15 +187,13 @@ class Device:
 
         :returns: whether a reconnect storm begins with it.
         """
-        storms = False
         at = record.opened
-        if self.total:
-            gap = at - self.opened
-            if gap >= ONE_ARRIVAL_SECONDS:
-                gaps = self.reconnect_gaps = with_gap(self.reconnect_gaps, gap)
-                self.reconnect_limit = limit_seconds(gaps, config.silent_heartbeats)
-            if config.storm_connections:
-                storms = self._storms(at, config)
+        if self.opened > self.restored and at - self.opened >= ONE_ARRIVAL_SECONDS:
+            self._count_reconnect(at, config.silent_heartbeats)
+        storms = False
+        if self.failed is not None and at >= self.left:  # else it was there when the other failed
+            storms = self.attempt(at, config)
+            self.failed = None
         if self.live is not None:
             self.live.add(record)
         else:
@@ -149,16 +205,31 @@ class Device:
         self.last_seen_at = record.opened_at
         return storms
 
-    def _storms(self, at: float, config: DevicesConfig) -> bool:
-        """Whether too many were opened within ``storm_within``, and no storm has begun yet."""
+    def _count_reconnect(self, at: float, silent_times: int) -> None:
+        gaps = self.reconnect_gaps = with_gap(self.reconnect_gaps, at - self.opened)
+        limit = RECONNECTS.limit_seconds(gaps, silent_times)
+        if limit == INFINITE:
+            self.reconnects_since = None
+        elif self.reconnects_since is None:
+            self.reconnects_since = at - sum(gaps)
+        elif at - self.reconnects_since < RECONNECTS.seconds:
+            limit = INFINITE
+        self.reconnect_limit = limit
+
+    def attempt(self, at: float, config: DevicesConfig) -> bool:
+        """Count an attempt to connect after a failure.
+
+        :returns: whether there were too many within ``storm_within``, and no storm has begun yet.
+        """
+        if not config.storm_connections:
+            return False
         openings = self.openings
         if openings is None:
-            openings = self.openings = array("d", (self.opened,))
+            openings = self.openings = array("d", (self.opened,))  # the one that has failed
         openings.append(at)
         if len(openings) <= config.storm_connections:
             return False
-        if len(openings) > config.storm_connections + 1:
-            del openings[0]
+        del openings[: -config.storm_connections - 1]
         return not self.is_storm and at - openings[0] < config.storm_within
 
     def note_message(self, record: ConnectionRecord, silent_times: int) -> float | None:
@@ -169,9 +240,17 @@ class Device:
         at = record.last_up
         if at is None or at <= self.last_message:
             return None
-        if self.last_message != NEVER and at - self.last_message >= ONE_MESSAGE_SECONDS:
+        if self.last_message > self.restored and at - self.last_message >= ONE_MESSAGE_SECONDS:
             gaps = self.message_gaps = with_gap(self.message_gaps, at - self.last_message)
-            self.message_limit = limit_seconds(gaps, silent_times)
+            limit = MESSAGES.limit_seconds(gaps, silent_times)
+            if limit == INFINITE:
+                self.messages_since = None
+            else:
+                if self.messages_since is None:
+                    self.messages_since = at - sum(gaps)
+                if at - self.messages_since < MESSAGES.seconds:
+                    limit = INFINITE
+            self.message_limit = limit
         silence = at - self.quiet_since
         self.last_message = self.quiet_since = at
         self.last_seen_at = record.opened_at + (at - record.opened)
@@ -186,6 +265,9 @@ class Device:
         self.up += record.up
         self.down += record.down
         self.last_reason = record.reason
+        self.is_expected = False
+        if record.reason not in GOOD_ENDS:
+            self.failed = record.reason
         self.left = now if record.closed is None else record.closed
         if record.closed_at is not None:
             self.last_seen_at = record.closed_at
@@ -201,16 +283,24 @@ class Device:
         if self.is_silent:
             return INFINITE
         message_due = self.quiet_since + self.message_limit
+        if self.restored > self.quiet_since:
+            message_due = self.restored + max(self.message_limit, RETURN_SECONDS)
         if self.live is not None:
             return message_due
-        if self.last_reason in FORCED:
-            return INFINITE
-        if self.last_reason in ORDERLY:
-            return self.return_due()
+        if not self.is_expected:
+            if self.last_reason in FORCED:
+                return INFINITE
+            if self.last_reason in ORDERLY:
+                return self.return_due()
         return min(message_due, self.return_due())
 
     def return_due(self) -> float:
-        """When it will have been disconnected for too long, if it usually reconnects."""
+        """When it will have been disconnected for too long, if it usually reconnects.
+
+        What passed before it was restored is no absence of its own: it could not connect.
+        """
+        if self.restored > self.left:
+            return self.restored + max(self.reconnect_limit, RETURN_SECONDS)
         return self.left + self.reconnect_limit
 
     def calm_due(self, config: DevicesConfig) -> float:
@@ -240,11 +330,6 @@ class Device:
         :param now: monotonic seconds.
         """
         live = self.live or ()
-        alarms: list[AlarmKind] = []
-        if self.is_silent:
-            alarms.append("silent")
-        if self.is_storm:
-            alarms.append("reconnect_storm")
         return {
             "device": self.name,
             "service": service,
@@ -261,8 +346,81 @@ class Device:
             "up": self.up + sum(record.up for record in live),
             "down": self.down + sum(record.down for record in live),
             "last_reason": self.last_reason,
-            "alarms": alarms,
+            "alarms": sorted(self.alarms or (), key=ALARM_KINDS.index),
         }
+
+    # -- from one run to the next
+
+    def to_store(self, service: str, now: float, wall_now: float) -> StoredDevice:
+        """All of it that outlives this run.
+
+        :param now: monotonic seconds.
+        :param wall_now: the same moment in seconds of the wall clock.
+        """
+        live = self.live or ()
+        offset = wall_now - now
+        return StoredDevice(
+            service,
+            self.name,
+            self.first_seen_at,
+            self.last_seen_at,
+            self.total,
+            self.up + sum(record.up for record in live),
+            self.down + sum(record.down for record in live),
+            self.last_reason,
+            left_at=None if live or self.left == NEVER else self.left + offset,
+            last_message_at=None if self.last_message == NEVER else self.last_message + offset,
+            message_gaps=tuple(self.message_gaps or ()),
+            message_gaps_for=_seconds_since(self.messages_since, self.last_message),
+            reconnect_gaps=tuple(self.reconnect_gaps or ()),
+            reconnect_gaps_for=_seconds_since(self.reconnects_since, self.opened),
+            alarms=tuple(
+                StoredAlarm(kind, alarm.at, alarm.detail, self.is_away_too_long)
+                for kind, alarm in (self.alarms or {}).items()
+            ),
+        )
+
+    def restore(self, stored: StoredDevice, now: float, wall_now: float, silent_times: int) -> None:
+        """Have it go on from where an earlier run has left it; it may have been seen since then.
+
+        :param now: monotonic seconds.
+        :param wall_now: the same moment in seconds of the wall clock.
+        """
+
+        def monotonic(at: float | None) -> float:
+            return NEVER if at is None else min(at - wall_now, 0.0) + now
+
+        is_new = not self.total
+        self.first_seen_at = min(self.first_seen_at, stored.first_seen_at)
+        self.total += stored.total
+        self.up += stored.up
+        self.down += stored.down
+        if self.reconnect_gaps is None and stored.reconnect_gaps:
+            gaps = self.reconnect_gaps = array("f", stored.reconnect_gaps[-GAPS_RETAINED:])
+            since = self.reconnects_since = _before(now, stored.reconnect_gaps_for)
+            if since is not None and now - since >= RECONNECTS.seconds:
+                self.reconnect_limit = RECONNECTS.limit_seconds(gaps, silent_times)
+        if self.message_gaps is None and stored.message_gaps:
+            gaps = self.message_gaps = array("f", stored.message_gaps[-GAPS_RETAINED:])
+            since = self.messages_since = _before(now, stored.message_gaps_for)
+            if since is not None and now - since >= MESSAGES.seconds:
+                self.message_limit = MESSAGES.limit_seconds(gaps, silent_times)
+        if not is_new:
+            return
+        self.restored = now
+        self.last_seen_at = stored.last_seen_at
+        self.last_reason = stored.last_reason
+        self.is_expected = stored.left_at is None or stored.last_reason == "stopping"
+        self.last_message = self.quiet_since = monotonic(stored.last_message_at)
+        self.opened = self.left = monotonic(stored.left_at or stored.last_seen_at)
+
+
+def _seconds_since(since: float | None, at: float) -> float | None:
+    return None if since is None else at - since
+
+
+def _before(now: float, seconds: float | None) -> float | None:
+    return None if seconds is None else now - seconds
 
 
 def _rounded(seconds: float | None) -> float | None:

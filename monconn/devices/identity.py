@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from ipaddress import ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
+from monconn.addresses import Network
 from monconn.config.sections import DevicesConfig
 
 CACHED_NAMES = 4_096
@@ -44,6 +46,14 @@ class DeviceIdentity:
             return client_ip
         packed = (int.from_bytes(packed, "big") & self._mask_v4).to_bytes(4, "big")
         return f"{inet_ntop(AF_INET, packed)}/{self._prefix_v4}"
+
+
+def network_of(device: str) -> Network | None:
+    """The addresses of a device, by its name; None of one that has none, such as ``unix``."""
+    try:
+        return ip_network(device.partition("%")[0], strict=False)
+    except ValueError:
+        return None
 
 
 def _mask(prefix: int, longest: int) -> int:

@@ -25,10 +25,12 @@ class Alarm:
     is_over: bool
     detail: str
     """The figures for which it was raised or ended, as text."""
+    goes_on: bool = False
+    """Whether it began in an earlier run of monconn, and is active still: it is no new one."""
 
     def snapshot(self) -> dict[str, Any]:
         """All of it as plain values for JSON."""
-        return {
+        values = {
             "alarm": self.kind,
             "service": self.service,
             "device": self.device,
@@ -36,8 +38,11 @@ class Alarm:
             "over": self.is_over,
             "detail": self.detail,
         }
+        if self.goes_on:
+            values["goes_on"] = True
+        return values
 
     def describe(self) -> str:
         """One line for people."""
-        word = "is over" if self.is_over else "alarm"
+        word = "is over" if self.is_over else "alarm goes on" if self.goes_on else "alarm"
         return f"{self.device} {self.kind} {word}: {self.detail}"

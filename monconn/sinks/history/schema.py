@@ -141,6 +141,28 @@ CREATE TABLE IF NOT EXISTS clock (
 )
 """
 
+# The devices that there are, see devices; the same holds for it.
+_DEVICES = """
+CREATE TABLE IF NOT EXISTS devices (
+    service TEXT NOT NULL,
+    device TEXT NOT NULL,
+    first_address BLOB,
+    last_address BLOB,
+    first_seen_at REAL NOT NULL,
+    last_seen_at REAL NOT NULL,
+    total INTEGER NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    last_reason TEXT,
+    alarms TEXT NOT NULL,
+    usual TEXT NOT NULL,
+    PRIMARY KEY (service, device)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS devices_by_time ON devices (last_seen_at);
+"""
+_LATER_TABLES = {"clock", "devices"}
+"""Tables that a file of the same version may lack."""
+
 
 class FileReplaced(Exception):
     """A history's file, or one beside it, was moved, removed or replaced while it was open."""
@@ -161,6 +183,7 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
             if (version := _check(db, path)) < SCHEMA_VERSION:
                 _update(db, version)
             db.execute(_CLOCK)
+            db.executescript(f"BEGIN IMMEDIATE; {_DEVICES} COMMIT;")
             _check_columns(db, path)
             set_up(db, max_size)
     except (OSError, sqlite3.Error) as error:
@@ -446,7 +469,7 @@ def _check(db: sqlite3.Connection, path: str) -> int:
     # A view would be read as well, and need not end; a virtual table may be anything.
     tables = db.execute("SELECT name, sql FROM main.sqlite_master WHERE type = 'table'")
     found = {name for name, sql in tables if not str(sql).upper().startswith("CREATE VIRTUAL")}
-    for name in sorted(_usual_columns().keys() - found - {"clock"}):
+    for name in sorted(_usual_columns().keys() - found - _LATER_TABLES):
         raise no_history(path, f"is damaged: its table {name} is missing")
     return version
 
@@ -489,7 +512,7 @@ def table_columns(db: sqlite3.Connection, table: str) -> Columns:
 def _usual_columns() -> dict[str, Columns]:
     """The columns of all tables of the current version."""
     with closing(sqlite3.connect(":memory:")) as db:
-        db.executescript(f"{_SCHEMA};{_CLOCK}")
+        db.executescript(f"{_SCHEMA};{_CLOCK};{_DEVICES}")
         tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         return {name: table_columns(db, name) for (name,) in tables}
 

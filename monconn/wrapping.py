@@ -46,7 +46,7 @@ from monconn.model.reasons import (
     SideEnd,
 )
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
 from monconn.monitor.watchers import Watch, Watchers
@@ -55,6 +55,8 @@ from monconn.net.sockets import (
     buffered_bytes,
     descriptor_of,
     end_by_errno,
+    local_address,
+    peer_address,
     peer_pid,
     set_keepalive,
     track_errors,
@@ -71,7 +73,7 @@ _BYTES = (bytes, bytearray, memoryview)
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
-@implementer(IConnection, IWatchable)
+@implementer(IConnection, IWatchable, IAddressed)
 class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     """Counts the bytes of a wrapped protocol's connection, and records how it ends.
 
@@ -133,6 +135,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if self._remote == "client":
             record.reading_since = record.opened
         self._schedule_check()
+        if self._monitor.observers.wants_addresses:
+            self.ask_addresses()
         self._monitor.opened(self)
         self.factory.registerProtocol(self)
         if self.wrappedProtocol is not None:  # an observer may have ended the connection
@@ -424,6 +428,16 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         tcp, now = self._socket.tcp_info(), self._monitor.clock.seconds()
         interval = None if self._keepalive is None else self._keepalive.interval
         self.record.note_tcp(self._remote, tcp, now, interval)
+
+    def ask_addresses(self) -> None:
+        """Complete the addresses of the socket in the record."""
+        if self._socket is None:
+            return
+        if self._remote == "client":
+            self.record.client_local = local_address(self._socket)
+        elif self.record.backend_peer is None:
+            self.record.backend_local = local_address(self._socket)
+            self.record.backend_peer = peer_address(self._socket)
 
     def policy_changed(self) -> None:
         """Apply the monitor's keepalive, and set the timer for its new time limits."""

@@ -10,7 +10,9 @@ from typing import Any
 
 import attrs
 
-from monconn.model import tcpinfo
+from monconn.errors import AddressError
+from monconn.model import tcpinfo, uid
+from monconn.model.community_id import community_id
 from monconn.model.reasons import (
     CLOSER_OF,
     LOST_REASONS,
@@ -147,6 +149,17 @@ class ConnectionRecord:
     socket was closed (see :mod:`monconn.model.tcpinfo`); None if there is no such TCP socket."""
     backend_tcp: bytes | None = None
     """The same for the backend's socket."""
+    client_peer: str | None = None
+    """The address of the client's socket, if a preface (a PROXY header) has named another one as
+    :attr:`client`."""
+    client_local: str | None = None
+    """The address that the client has connected to, as ``IP:PORT``, if it is known: it may be one
+    of many where a service listens on all, and the kernel is asked only if somebody wants to
+    know (:meth:`~monconn.monitor.monitor.Monitor.ask_addresses`)."""
+    backend_local: str | None = None
+    """The address from which the backend was connected to, if it is known."""
+    backend_peer: str | None = None
+    """The backend's own address, if it is known: ``backend`` may be a name."""
     detail: str = ""
     """More about the reason or the refusal, if there is more: the text of an error, or that a TLS
     client ended without saying so (close_notify)."""
@@ -176,6 +189,22 @@ class ConnectionRecord:
                 self.first_down, self.asked = now, self.last_up
             self.down += count
             self.last_down = now
+
+    @property
+    def uid(self) -> str:
+        """The connection's lasting id, unlike :attr:`id`; see :mod:`monconn.model.uid`."""
+        return f"{uid.run}-{self.id}"
+
+    @property
+    def community_id(self) -> str | None:
+        """The Community ID of the client's connection to us, by the addresses in its packets; None
+        if they are not known."""
+        return _community_id(self.client_peer or self.client, self.client_local)
+
+    @property
+    def backend_community_id(self) -> str | None:
+        """The same of our connection to the backend."""
+        return _community_id(self.backend_local, self.backend_peer)
 
     @property
     def has_facts(self) -> bool:
@@ -450,6 +479,7 @@ class ConnectionRecord:
         last_up, last_down = self.last_up, self.last_down
         values: dict[str, Any] = {
             "id": self.id,
+            "uid": f"{uid.run}-{self.id}",
             "service": self.service,
             "client": self.client,
             "client_ip": self.client_ip,
@@ -506,6 +536,15 @@ class ConnectionRecord:
         if self.backend_tcp is not None:
             values["backend_tcp"] = tcpinfo.decode(self.backend_tcp)
         return values
+
+
+def _community_id(one: str | None, other: str | None) -> str | None:
+    if one is None or other is None:
+        return None
+    try:
+        return community_id(one, other)
+    except AddressError:
+        return None
 
 
 def _since(moment: float | None, until: float) -> float | None:

@@ -46,6 +46,13 @@ class IWatchable(Interface):
         """
 
 
+class IAddressed(Interface):
+    """A connection that can say which addresses its sockets have."""
+
+    def ask_addresses() -> None:
+        """Complete the addresses of its sockets in the record (``getsockname``)."""
+
+
 class IObserver(Interface):
     """Is notified of what happens to connections.
 
@@ -100,7 +107,16 @@ class IHalfCloseObserver(Interface):
         """
 
 
-@implementer(IObserver, IActionObserver, IHalfCloseObserver)
+class IAddressObserver(Interface):
+    """An optional attribute of observers, besides those of :class:`IObserver`."""
+
+    wants_addresses: bool = Attribute(
+        "whether each record is to say which addresses its sockets have, which costs up to three"
+        " system calls for each connection; read when the observer is added"
+    )
+
+
+@implementer(IObserver, IActionObserver, IHalfCloseObserver, IAddressObserver)
 class Observer:
     """An observer that ignores everything: override the hooks that you need.
 
@@ -108,6 +124,7 @@ class Observer:
     """
 
     watches_payload = False
+    wants_addresses = False
 
     def opened(self, record: ConnectionRecord) -> None:
         """Does nothing."""

@@ -24,7 +24,7 @@ from monconn.model.reasons import Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.clients import ClientTotals
-from monconn.monitor.interfaces import IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
 from monconn.monitor.liverules import LiveRules
 from monconn.monitor.observers import AnyObserver, Observers, Where, when_delivered
 from monconn.monitor.subscriptions import Cancel, Subscriptions
@@ -208,6 +208,7 @@ class Monitor:
         client_ip: str,
         *,
         backend: str = "",
+        local: str | None = None,
         record: ConnectionRecord | None = None,
     ) -> ConnectionRecord | None:
         """Admit or refuse a client.
@@ -218,6 +219,8 @@ class Monitor:
         :param client: its address, in the form of :attr:`ConnectionRecord.client`.
         :param client_ip: its IP, in any notation.
         :param backend: where it is forwarded to, if not to the service's own backend.
+        :param local: the address that it has connected to, as :attr:`ConnectionRecord.client_local`
+            says, if that is known already.
         :param record: what was returned before, if it is asked about again; it begins anew.
         :returns: a record for :meth:`opened`; or None if it was refused, which is then counted
             and observers are notified.
@@ -234,6 +237,7 @@ class Monitor:
                 backend=backend or self.backend,
                 opened_at=time.time(),
                 opened=self.clock.seconds(),
+                client_local=local,
             )
         else:
             record.opened_at, record.opened = time.time(), self.clock.seconds()
@@ -382,6 +386,16 @@ class Monitor:
         :raises UnknownConnection: there is none with this id.
         """
         self._connection(connection_id).measure()
+
+    def ask_addresses(self, connection_id: int) -> None:
+        """Have a connection's record say which addresses its sockets have, as far as the kernel
+        knows.
+
+        :raises UnknownConnection: there is none with this id.
+        """
+        connection = self._connection(connection_id)
+        if IAddressed.providedBy(connection):
+            IAddressed(connection).ask_addresses()
 
     def watch(self, connection_id: int, call: Watch) -> Cancel:
         """Subscribe to one connection's payload, at no cost to the others.

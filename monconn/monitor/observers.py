@@ -92,6 +92,9 @@ class Observers:
         """Write the summary of the actions that were not logged one by one, if there are any."""
         self.watched = False
         """Whether any wants payload: checked before bytes are copied out of the kernel."""
+        self.wants_addresses = False
+        """Whether any wants the addresses of the sockets in each record."""
+        self._wanting_addresses: tuple[AnyObserver, ...] = ()
         self.by_hook: dict[str, tuple[_Entry, ...]] = dict.fromkeys(_HOOKS, ())
         """The observers to notify, by hook; only those that override it. The tuples are replaced
         and never changed, so that an event keeps those who were there when it happened."""
@@ -113,12 +116,19 @@ class Observers:
         for hook, call in calls.items():
             self.by_hook[hook] += ((observer, call),)
         self.watched = bool(self.by_hook["data"])
+        if getattr(observer, "wants_addresses", False):
+            self._wanting_addresses += (observer,)
+            self.wants_addresses = True
 
     def remove(self, observer: AnyObserver) -> None:
         """Notify an observer no more; harmless for one that is not subscribed."""
         for hook, subscribed in self.by_hook.items():
             self.by_hook[hook] = tuple(each for each in subscribed if each[0] is not observer)
         self.watched = bool(self.by_hook["data"])
+        self._wanting_addresses = tuple(
+            each for each in self._wanting_addresses if each is not observer
+        )
+        self.wants_addresses = bool(self._wanting_addresses)
 
     def notify(self, hook: str, subject: object, *more: object) -> None:
         """Call a hook of each observer that overrides it; within a hook, after that one's event.

@@ -15,6 +15,7 @@ from monconn.errors import (
     UnknownService,
     quoted,
 )
+from monconn.model import uid
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.observers import AnyObserver, Where, hooks_of
@@ -138,6 +139,22 @@ class Registry:
                 if record.id == connection_id:
                     return record
         raise UnknownConnection(f"no connection has the id {connection_id}, or had it lately")
+
+    def id_of(self, connection_uid: str) -> int:
+        """The id that a connection with this uid has, or had, in this process.
+
+        :raises UnknownConnection: it is none of this process's.
+        """
+        parsed = uid.parse_uid(connection_uid)
+        if parsed is None:
+            raise UnknownConnection(f"{quoted(connection_uid)} is no uid of a connection")
+        run, connection_id = parsed
+        if run != uid.run:
+            raise UnknownConnection(
+                f"the connection {connection_uid} is of another run of monconn: a history, if one"
+                f" is stored, has it as uid:{connection_uid}"
+            )
+        return connection_id
 
     def names(self) -> list[str]:
         """The services' names, oldest first."""

@@ -20,6 +20,7 @@ from weakref import ref
 from twisted.internet.abstract import FileDescriptor
 from twisted.python.failure import Failure
 
+from monconn.addresses import plain_ip
 from monconn.model.reasons import SideEnd
 
 _SO_MEMINFO = 55
@@ -223,6 +224,32 @@ def buffered_bytes(descriptor: Any) -> int:
 def unacknowledged_bytes(sock: socket.SocketType) -> int:
     """How many sent bytes the peer's kernel has not yet acknowledged (``SIOCOUTQ``)."""
     return _queued(sock, termios.TIOCOUTQ)
+
+
+def local_address(sock: socket.SocketType) -> str | None:
+    """The address of our side of a socket as ``IP:PORT``, without a zone, as it is in its packets.
+
+    :returns: None if there is none: of a UNIX socket, or of a listener on all addresses.
+    """
+    try:
+        return _name_text(sock.getsockname())
+    except OSError:
+        return None
+
+
+def peer_address(sock: socket.SocketType) -> str | None:
+    """The same for its peer's side."""
+    try:
+        return _name_text(sock.getpeername())
+    except OSError:  # ENOTCONN: it has reset the connection
+        return None
+
+
+def _name_text(name: Any) -> str | None:
+    if not isinstance(name, tuple) or name[0] in ("0.0.0.0", "::"):
+        return None
+    ip = plain_ip(name[0].partition("%")[0])
+    return f"[{ip}]:{name[1]}" if ":" in ip else f"{ip}:{name[1]}"
 
 
 def tcp_info(sock: socket.SocketType) -> bytes | None:

@@ -64,6 +64,7 @@ def _record_text(record: ConnectionRecord) -> str:
 CONNECTION_KEYS = Keys(
     _table(
         Key("id", "count", lambda r, _: r.id),
+        Key("uid", "text", lambda r, _: r.uid),
         Key("service", "text", lambda r, _: r.service),
         Key("client", "network", lambda r, _: r.client, address=lambda r: r.client_ip),
         Key("state", "choice", lambda r, _: r.state, STATES),
@@ -252,6 +253,7 @@ EVENT_KEYS = Keys(
     _table(
         Key("event", "choice", _field("event"), EVENT_KINDS),
         Key("id", "count", _field("id")),
+        Key("uid", "text", _field("uid")),
         _SERVICE,
         Key("client", "network", _event_client, address=_event_ip),
         Key("state", "choice", _field("state"), STATES),
@@ -287,6 +289,7 @@ def _history_idle(row: Mapping[str, Any], _: Context) -> float | None:
 HISTORY_KEYS = Keys(
     _table(
         Key("id", "count", _field("id"), sql=("id",)),
+        Key("uid", "text", _field("uid"), sql=("uid",)),
         _SERVICE,
         _CLIENT,
         Key("state", "choice", lambda row, _: "closed", STATES, sql=("'closed'",)),

@@ -22,6 +22,7 @@ from monconn.addresses import Network, parse_network
 from monconn.errors import AddressError, MonconnError, UnitError, quoted
 from monconn.model.reasons import REFUSALS
 from monconn.model.record import ConnectionRecord
+from monconn.model.uid import parse_uid
 from monconn.policy.networks import matcher
 from monconn.units import parse_duration, parse_size
 
@@ -473,6 +474,8 @@ def _bare_word(
     # Before all else, as there may be thousands.
     if mode == "action" and re.fullmatch(r"[0-9]{1,18}", word) and "id" in keys.by_name:
         return "id", Range(int(word), int(word))
+    if "uid" in keys.by_name and parse_uid(word) is not None:
+        return "uid", Exact(word.casefold())
     network = _network(word)
     if mode == "action":
         advice = "write an id, or KEY:VALUE"
@@ -558,6 +561,8 @@ def _parse_value(key: Key, text: str, known: Collection[str]) -> Value:
         return _text_value(text)
     if key.kind == "text":
         is_known = text.casefold() in map(str.casefold, known)
+        if key.name == "uid":  # a whole one, which others may begin with, means only itself
+            is_known = parse_uid(text) is not None
         return Exact(text.casefold()) if is_known else _text_value(text)
     return _range_value(key, text)
 

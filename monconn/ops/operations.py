@@ -294,11 +294,14 @@ class Operations:
                 monitor.measure(record.id)
             yield connection_row(record, self._rates, self.clock.seconds())
 
-    def connection(self, connection_id: int) -> Deferred[ConnectionRow]:
+    def connection(self, connection_id: int | str) -> Deferred[ConnectionRow]:
         """One connection, live or closed lately, with its diagnosis and what TCP knows.
 
+        :param connection_id: its id, or its uid.
         :raises UnknownConnection: there is none with this id.
         """
+        if isinstance(connection_id, str):
+            connection_id = self.registry.id_of(connection_id)
         self.registry.record(connection_id)  # raises at once, not in the Deferred
 
         def make(_: object) -> ConnectionRow:
@@ -306,13 +309,19 @@ class Operations:
             for monitor in self.registry:
                 if connection_id in monitor:
                     monitor.measure(connection_id)
+                    monitor.ask_addresses(connection_id)
             row = connection_row(
                 record,
                 self._rates,
                 now,
                 ConnectionRow if record.closed is None else ClosedConnectionRow,
             )
-            return attrs.evolve(row, diagnosis=diagnose(record, now))
+            return attrs.evolve(
+                row,
+                diagnosis=diagnose(record, now),
+                community_id=record.community_id,
+                backend_community_id=record.backend_community_id,
+            )
 
         return self._rates_known().addCallback(make)
 

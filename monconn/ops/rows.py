@@ -84,6 +84,9 @@ class ConnectionRow(Row):
     )
 
     id: int = field("ID", "count", importance=1, width=6, order="id")
+    uid: str | None = field(
+        "UID", optional=True, importance=13, width=18, max_width=24, help="Unique over restarts."
+    )
     # Narrower than elsewhere, so that monconn top has room for it and for IDLE in 80 columns.
     service: str = field(importance=4, width=9, max_width=18)
     client: str = field(importance=0, width=21, max_width=28, help="IP:PORT, or unix:PID.")
@@ -136,6 +139,20 @@ class ConnectionRow(Row):
     down_rate: float = field("DOWN/S", "bytes_per_second", importance=5)
     diagnosis: Mapping[str, Any] | None = field(
         "LOOKS LIKE", "object", optional=True, importance=13, help="Only of a single connection."
+    )
+    community_id: str | None = field(
+        "COMMUNITY ID",
+        optional=True,
+        importance=13,
+        width=30,
+        help="Only of a single connection: of the client's side, as Zeek and others compute it.",
+    )
+    backend_community_id: str | None = field(
+        "BACKEND COMMUNITY ID",
+        optional=True,
+        importance=13,
+        width=30,
+        help="Only of a single connection: of our connection to the backend.",
     )
 
 
@@ -303,6 +320,7 @@ class HistoryConnectionRow(Row):
     facts: Mapping[str, Any] | None = field(
         "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
     )
+    uid: str | None = field("UID", optional=True, importance=13, width=18, max_width=24)
 
 
 def _who(event: Mapping[str, Any]) -> Any:

@@ -112,6 +112,9 @@ class End(Protocol):
     def tcp_info(self) -> bytes | None:
         """The kernel's statistics of the socket; None if there are none (any more)."""
 
+    def addresses(self) -> tuple[str | None, str | None]:
+        """Our address and the peer's, as ``IP:PORT``; None for what is not known (any more)."""
+
     def pending_bytes(self) -> int:
         """How many bytes the peer has not acknowledged yet: in the send queue, or in the kernel's.
 

@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory
 from monconn.addresses import plain_ip
 from monconn.monitor.monitor import Monitor
 from monconn.net.peers import RefusedProtocol, describe_peer
-from monconn.net.sockets import peer_pid, zone_name
+from monconn.net.sockets import local_address, peer_pid, zone_name
 from monconn.relay.paths import DataPath, TransportPath
 from monconn.relay.preface import Preface
 
@@ -22,10 +22,20 @@ class Forwarder:
     :param monitor: the service's monitor.
     :param path: moves their bytes.
     :param preface: reads their first bytes before they are admitted, if given.
+    :param local: the address of the listening socket, if it is a single one; see
+        :attr:`~monconn.model.record.ConnectionRecord.client_local`.
     """
 
-    def __init__(self, monitor: Monitor, path: DataPath, preface: Preface | None = None) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        path: DataPath,
+        preface: Preface | None = None,
+        *,
+        local: str | None = None,
+    ) -> None:
         self._monitor = monitor
+        self._local = local
         self._preface = preface
         self.use(path)
 
@@ -46,7 +56,10 @@ class Forwarder:
         if self._room is not None:
             self._path.wait(self._room, peer, sock)
             return
-        record = self._monitor.admit(*peer)
+        local = self._local
+        if local is None and self._monitor.observers.wants_addresses:
+            local = local_address(sock)
+        record = self._monitor.admit(*peer, local=local)
         if record is None:
             sock.close()
         else:

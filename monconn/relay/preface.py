@@ -161,6 +161,8 @@ class PrefaceRoom:
         if record is None:
             client.drop()
             return
+        if decision.client_ip:
+            record.client_peer = client.peer[0]
         try:
             for name, value in decision.facts.items():
                 record.set_fact(name, value)

@@ -19,7 +19,7 @@ from monconn.model.reasons import (
 )
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
-from monconn.monitor.interfaces import IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
 from monconn.monitor.watchers import Watch, Watchers
@@ -48,7 +48,7 @@ _DROPPED_EVENT: dict[Side, Event] = {"client": "client_dropped", "backend": "bac
 _LOST_REASON: dict[Side, Reason] = {side: reason for reason, side in LOST_REASONS.items()}
 
 
-@implementer(IConnection, IWatchable)
+@implementer(IConnection, IWatchable, IAddressed)
 class Relay:
     """Moves bytes between two Ends until the verdict table says how it ends.
 
@@ -200,6 +200,8 @@ class Relay:
 
     def connected(self, end: End) -> None:
         """Implements ``EndListener.connected``."""
+        if self._monitor.observers.wants_addresses:
+            self._ask_addresses(end)
         if end.side == "client":
             self._begin()
         else:
@@ -303,6 +305,20 @@ class Relay:
             probing = keepalive.of(end.side)
             interval = None if probing is None else probing.interval
             self.record.note_tcp(end.side, end.tcp_info(), now, interval)
+
+    def ask_addresses(self) -> None:
+        """Implements ``IAddressed.ask_addresses``."""
+        self._ask_addresses(self.client)
+        self._ask_addresses(self.backend)
+
+    def _ask_addresses(self, end: End) -> None:
+        # Not done for each connection, as it costs up to two system calls for each side.
+        record = self.record
+        if end.side == "client":
+            if record.client_local is None:
+                record.client_local = end.addresses()[0]
+        elif record.backend_peer is None:
+            record.backend_local, record.backend_peer = end.addresses()
 
     def _set_reason(self, reason: Reason, detail: str = "") -> None:
         self.record.end(reason, self._monitor.clock.seconds(), detail)

@@ -30,7 +30,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
 from monconn.net.listen import Listener, ListenReactor, is_name, open_listener
 from monconn.net.loops import Target, target_of_name
-from monconn.net.sockets import set_keepalive
+from monconn.net.sockets import local_address, set_keepalive
 from monconn.net.tls import ServerTls, files_digest
 from monconn.net.tls_faults import TlsError
 from monconn.policy.tls import ListenTls
@@ -101,8 +101,9 @@ class SocketPort:
         self._monitor = monitor
         self._paths = paths
         self._digests = _digests(config)
-        self._forwarder = Forwarder(monitor, self._path(config))
+        path = self._path(config)
         self._sock = open_listener(address, keepalive=config.policy.keepalive.client)
+        self._forwarder = Forwarder(monitor, path, local=local_address(self._sock))
         self.listen = _bound_address(config.listen, self._sock)
         self._listener = Listener(
             self._sock,

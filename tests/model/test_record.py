@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies
 
+from monconn.model import uid
 from monconn.model.reasons import BROKEN_REASONS, CLOSED_REASONS, REASONS, REFUSALS, Reason, Side
 from monconn.model.record import (
     FACT_CHARACTERS,
@@ -266,6 +267,7 @@ def test_connect_seconds(connected: float | None, seconds: float | None) -> None
 
 LIVE_TYPES = {
     "id": int,
+    "uid": str,
     "service": str,
     "client": str,
     "client_ip": str,
@@ -358,6 +360,7 @@ def test_snapshot_of_a_closed_connection() -> None:
     }
     assert make_record(**fields).snapshot(now=999.0) == {
         "id": 7,
+        "uid": f"{uid.run}-7",
         "service": "web",
         "client": "192.0.2.1:4711",
         "client_ip": "192.0.2.1",

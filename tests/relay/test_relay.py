@@ -110,6 +110,9 @@ class FakeEnd:
     def tcp_info(self) -> bytes | None:
         return self.tcp
 
+    def addresses(self) -> tuple[str | None, str | None]:
+        return None, None
+
     def pending_bytes(self) -> int:
         return self.held
 

@@ -20,6 +20,7 @@ from monconn.faces.cli.output import (
 )
 from monconn.faces.cli.verbs import json_option, reports_errors, server_option
 from monconn.faces.control.client import Client, CommandFailed, find_server
+from monconn.model.uid import parse_uid
 from monconn.ops import explain_text
 from monconn.ops.account import account_of
 from monconn.ops.explanations import EXPLANATIONS, explain_code
@@ -50,12 +51,12 @@ def explain(words: Sequence[str], as_json: bool, file: str | None, control: str 
     """Say what an end means, what usually causes it, and what to look at next.
 
     REASON is any word of a log line, such as client_reset, half_closed, silent or ECONNRESET; CODE
-    is HAProxy's pair of letters, such as CD or --. With the ID of a connection, live, closed lately
+    is HAProxy's pair of letters, such as CD or --. With the ID or uid of a connection, live, closed lately
     or in the history, it says what happened to that one. All words, if none is given.
     """
     text = " ".join(words).strip()
-    if _ID.fullmatch(text):
-        _explain_connection(int(text), file, control, as_json)
+    if _ID.fullmatch(text) or parse_uid(text):
+        _explain_connection(text, file, control, as_json)
         return
     blocks = explain_text.looked_up(text)
     if as_json:
@@ -69,40 +70,44 @@ def explain(words: Sequence[str], as_json: bool, file: str | None, control: str 
 # -- one connection
 
 
-def _explain_connection(
-    connection_id: int, file: str | None, control: str | None, as_json: bool
-) -> None:
+def _explain_connection(text: str, file: str | None, control: str | None, as_json: bool) -> None:
     if file is None:
         with Client(find_server(control)) as server, understood(server.where):
-            values, note = _shown(server, connection_id), ""
+            values, note = _shown(server, text), ""
             if values is None:
-                values, note = _from_history(connection_id, None, control)
+                values, note = _from_history(text, None, control)
             _print_connection(values, note, as_json)
     else:
         with understood(file):
-            _print_connection(*_from_history(connection_id, file, control), as_json)
+            _print_connection(*_from_history(text, file, control), as_json)
 
 
-def _shown(server: Client, connection_id: int) -> dict[str, Any] | None:
-    """The connection that a running monconn still knows; None if it has none with this id."""
+def _shown(server: Client, text: str) -> dict[str, Any] | None:
+    """The connection that a running monconn still knows; None if it has none with this id.
+
+    :param text: its id, or its uid.
+    """
+    parsed = parse_uid(text)
+    number, uid = (int(text), None) if parsed is None else (parsed[1], text.lower())
     try:
-        values = json.loads(server.call("ShowConnection", id=connection_id)["connection"])
+        answer = server.call("ShowConnection", id=number, uid=uid)
     except CommandFailed as error:
         if error.code != "UNKNOWN_CONNECTION":
             raise
         return None
-    return dict(values)
+    values: dict[str, Any] = json.loads(answer["connection"])
+    return values if uid in (None, values.get("uid")) else None  # a server that knows no uids
 
 
-def _from_history(
-    connection_id: int, file: str | None, control: str | None
-) -> tuple[dict[str, Any], str]:
+def _from_history(text: str, file: str | None, control: str | None) -> tuple[dict[str, Any], str]:
     """The latest connection of the history with an id, and what is to be said of others."""
-    unknown = f"no connection has the id {connection_id}, or had it lately"
+    is_uid = parse_uid(text) is not None
+    what = "uid" if is_uid else "id"
+    unknown = f"no connection has the {what} {text}, or had it lately"
+    period = dict.fromkeys(("service", "client", "since", "until", "reason")) | {"limit": 2}
     try:
         with open_history(file, control) as source:
-            period = dict.fromkeys(("service", "client", "since", "until", "reason"))
-            found = list(source.rows(False, [f"id:{connection_id}"], period | {"limit": 2}))
+            found = list(source.rows(False, [f"{what}:{text}"], period))
     except CommandFailed as error:
         if error.code != "NOT_KEPT":
             raise
@@ -112,21 +117,22 @@ def _from_history(
     note = ""
     if len(found) > 1:
         note = (
-            f"Ids begin anew with each run of monconn: this is the latest with the id"
-            f" {connection_id}, of the run since {found[0]['run_started_at']}."
+            f"ids begin anew with each run of monconn: this is the latest with the id {text}, of"
+            f" the run since {found[0]['run_started_at']}; a uid names one connection of all"
         )
     return dict(found[0]), note
 
 
 def _print_connection(values: dict[str, Any], note: str, as_json: bool) -> None:
     account = account_of(values)
-    made = {
-        "connection": values,
-        "account": list(account.sentences),
-        "explanations": [each.to_json() for each in account.explanations],
-    }
     if as_json:
-        print_json(made)
+        print_json(
+            {
+                "connection": values,
+                "account": list(account.sentences),
+                "explanations": [each.to_json() for each in account.explanations],
+            }
+        )
     else:
         print_text(explain_text.rendered(explain_text.account(account), terminal_width()))
     if note:

@@ -35,6 +35,7 @@ from monconn.faces.cli.verbs import (
     service_option,
 )
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
+from monconn.model.uid import parse_uid
 from monconn.ops.filter_keys import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
 from monconn.ops.rows import (
     ORDERS,
@@ -137,13 +138,28 @@ def _with_ips(server: Client, rows: Sequence[dict[str, Any]]) -> Iterator[dict[s
         yield row | {"ips": list(server.rows("ListIps", service=row["sid"]))}
 
 
+def _connection_id(
+    context: click.Context, argument: click.Parameter, text: str
+) -> tuple[int, str | None]:
+    """An id, and the uid that it was read from, if it was."""
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return int(text), None
+    parsed = parse_uid(text)
+    if parsed is None:
+        raise click.BadParameter(f"{text!r} is no id, and no uid of a connection")
+    return parsed[1], text.lower()
+
+
 @click.command()
-@click.argument("id_", metavar="ID", type=int)
+@click.argument("id_", metavar="ID|UID", callback=_connection_id)
 @json_option
 @asks_server
-def show(server: Client, id_: int, as_json: bool) -> None:
+def show(server: Client, id_: tuple[int, str | None], as_json: bool) -> None:
     """All that is known of one connection, live or closed lately."""
-    connection = json.loads(server.call("ShowConnection", id=id_)["connection"])
+    number, uid = id_
+    connection = json.loads(server.call("ShowConnection", id=number, uid=uid)["connection"])
+    if uid is not None and connection.get("uid") != uid:
+        raise ControlError(f"the monconn at {server.where} is too old to know uids: give an id")
     if as_json:
         print_json(connection)
     else:

@@ -207,7 +207,11 @@ class NextPage(_Command):
 class ShowConnection(_Command):
     """One connection, live or closed lately, whole: with its ``diagnosis``, and what TCP knows."""
 
-    arguments = [(b"id", Integer())]
+    arguments = [
+        (b"id", Integer()),
+        # Goes before the id, which is there for servers that know no uids: their answer has none.
+        (b"uid", amp.Unicode(optional=True)),
+    ]
     response = [(b"connection", amp.String())]  # a JSON object
 
 

@@ -382,9 +382,9 @@ class ControlProtocol(amp.AMP):
         )
 
     @commands.ShowConnection.responder
-    def show_connection(self, id: int) -> Answer:
+    def show_connection(self, id: int, uid: str | None = None) -> Answer:
         """One connection, whole."""
-        return self._operations.connection(id).addCallback(
+        return self._operations.connection(id if uid is None else uid).addCallback(
             lambda row: {"connection": encoded_row(row.to_json())}
         )
 

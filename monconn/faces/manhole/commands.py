@@ -21,6 +21,7 @@ from monconn.errors import (
     quoted,
 )
 from monconn.model.actions import Actor
+from monconn.model.uid import parse_uid
 from monconn.ops import explain_text
 from monconn.ops.account import account_of
 from monconn.ops.columns import Row
@@ -72,17 +73,19 @@ class Commands:
     def show(self, connection_id: int | str) -> Deferred[None]:
         """All that is known of a connection, live or closed lately: a line for each field."""
         text = str(connection_id)
-        if not re.fullmatch(r"[0-9]{1,18}", text):
+        is_id = re.fullmatch(r"[0-9]{1,18}", text) is not None
+        if not is_id and parse_uid(text) is None:
             raise QuestionError(f"{quoted(text)} is not the id of a connection")
-        return self._operations.connection(int(text)).addCallback(
+        return self._operations.connection(int(text) if is_id else text).addCallback(
             lambda row: self._write_lines(_detail_lines(row))
         )
 
     def explain(self, word: int | str = "") -> Deferred[None]:
         """What a word of a log line, one of HAProxy's codes, or the end of a connection means."""
         text = str(word).strip()
-        if re.fullmatch(r"[0-9]{1,18}", text):
-            return self._operations.connection(int(text)).addCallback(
+        is_id = re.fullmatch(r"[0-9]{1,18}", text)
+        if is_id or parse_uid(text):
+            return self._operations.connection(int(text) if is_id else text).addCallback(
                 lambda row: self._write_blocks(explain_text.account(account_of(row)))
             )
         self._write_blocks(explain_text.looked_up(text))

@@ -17,6 +17,8 @@ from monconn.monitor.monitor import Monitor
 from monconn.net.loops import Loops
 from monconn.net.sockets import (
     end_by_errno,
+    local_address,
+    peer_address,
     reset_on_close,
     set_keepalive,
     tcp_info,
@@ -522,6 +524,11 @@ class SocketEnd:
     def tcp_info(self) -> bytes | None:
         """Implements ``End.tcp_info``."""
         return None if self._sock is None else tcp_info(self._sock)
+
+    def addresses(self) -> tuple[str | None, str | None]:
+        """Implements ``End.addresses``."""
+        sock = self._sock
+        return (None, None) if sock is None else (local_address(sock), peer_address(sock))
 
     def pending_bytes(self) -> int:
         """Implements ``End.pending_bytes``."""

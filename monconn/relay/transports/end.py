@@ -34,6 +34,8 @@ from monconn.net.sockets import (
     descriptor_of,
     end_by_errno,
     has_failed,
+    local_address,
+    peer_address,
     set_keepalive,
     track_errors,
     unacknowledged_bytes,
@@ -479,6 +481,11 @@ class TransportEnd(Protocol):
     def tcp_info(self) -> bytes | None:
         """Implements ``End.tcp_info``; once it is closed, what was known last."""
         return None if self._socket is None else self._socket.tcp_info()
+
+    def addresses(self) -> tuple[str | None, str | None]:
+        """Implements ``End.addresses``."""
+        sock = self._socket
+        return (None, None) if sock is None else (local_address(sock), peer_address(sock))
 
     def pending_bytes(self) -> int:
         """Implements ``End.pending_bytes``."""

@@ -39,7 +39,7 @@ CONNECTION_KEYS = (
     *("first_down_seconds", "last_up_seconds", "last_down_seconds", "up", "down", "reason"),
     *("phase", "code", "closed_by", "client_end", "backend_end", "client_rtt_seconds"),
     *("client_retransmits", "backend_rtt_seconds", "backend_retransmits", "detail"),
-    *("pipe", "client_last_heard_seconds", "backend_last_heard_seconds", "facts"),
+    *("pipe", "client_last_heard_seconds", "backend_last_heard_seconds", "facts", "uid"),
 )
 """The keys of a connection; those from ``detail`` on only if there is such a value."""
 EVENT_KEYS = (
@@ -117,7 +117,7 @@ def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
     for name in ("detail", "pipe"):
         if not row[name]:
             del row[name]
-    for name in ("client_last_heard_seconds", "backend_last_heard_seconds"):
+    for name in ("client_last_heard_seconds", "backend_last_heard_seconds", "uid"):
         if row[name] is None:
             del row[name]
     if facts is not None:

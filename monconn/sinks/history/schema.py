@@ -20,7 +20,7 @@ from monconn.clock import retry_pauses
 from monconn.errors import FileError, os_error_text, printable, quoted
 from monconn.files import is_of_kernel, kind_of_file, path_fault, regular_fault
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Older versions lack some of the columns in :data:`_ADDED_COLUMNS`."""
 APPLICATION_ID = 0x6D6F6E63
 """``monc``: marks the file's header, so that no other database is taken for ours."""
@@ -41,6 +41,7 @@ _ADDED_COLUMNS = (
     (2, "pipe", "TEXT"),
     (3, "client_last_heard_seconds", "REAL"),
     (3, "backend_last_heard_seconds", "REAL"),
+    (4, "uid", "TEXT"),
 )
 """Columns of ``connections`` that version 1 lacked, each with the version that has added it: the
 last ones of the table, as ALTER TABLE adds them."""
@@ -79,7 +80,8 @@ CREATE TABLE connections (
     facts TEXT,
     pipe TEXT,
     client_last_heard_seconds REAL,
-    backend_last_heard_seconds REAL
+    backend_last_heard_seconds REAL,
+    uid TEXT
 );
 CREATE INDEX connections_by_time ON connections (closed_at);
 CREATE INDEX connections_by_client ON connections (client_address, closed_at);

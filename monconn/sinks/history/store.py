@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from monconn.model import tcpinfo
+from monconn.model import tcpinfo, uid
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import REFUSALS, HistoryEventKind
@@ -201,6 +201,7 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         record.pipe,
         None if client_heard is None else round(max(0.0, closed - client_heard) * 1e3) / 1e3,
         None if backend_heard is None else round(max(0.0, closed - backend_heard) * 1e3) / 1e3,
+        f"{uid.run}-{record.id}",
     )
 
 

@@ -104,6 +104,7 @@ def test_a_live_connection_and_one_closed_lately(services: Services) -> None:
     assert made["connection"]["reason"] == "client_reset"
     assert [each["word"] for each in made["explanations"]] == ["client_reset"]
     assert "".join(made["account"]) != ""
+    assert services.json("explain", record.uid)["connection"]["id"] == record.id
 
 
 @with_services
@@ -123,6 +124,10 @@ def test_a_connection_of_a_history(tmp_path: Path) -> None:
     assert "The client 192.0.2.9:4711 at web vanished after 2.00 s, on 2023-11-15" in result.stdout
     assert "monconn devices client:192.0.2.9" in result.stdout
     assert "this is the latest with the id 7, of the run since 2023-11-15" in result.stderr
+    uid = closed(id=7).uid
+    result = explain(uid, "--file", str(path))
+    assert result.stdout.startswith("The client 192.0.2.9:4711")
+    assert "uid:" not in result.stdout
     result = explain("8", "--file", str(path))
     assert (result.exit_code, result.stdout) == (1, "")
     assert (

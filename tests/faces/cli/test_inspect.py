@@ -147,6 +147,16 @@ def test_show(services: Services) -> None:
     id_ = str(services.connections[0].record.id)
     assert ["up", "5.6", "KiB", "(5,734", "bytes)"] in services.lines("show", id_)
     assert services.json("show", id_)["up"] == 5734
+    uid = services.connections[0].record.uid
+    assert services.json("show", uid)["id"] == services.json("show", uid.upper())["id"] == int(id_)
+    assert [row["uid"] for row in services.json("list", f"uid:{uid}")] == [uid]
+    assert services.json("list", uid[:-1] + "99") == []
+    run = uid.partition("-")[0]
+    assert len(services.json("list", f"uid:{run}")) == len(services.json("list"))
+    failed = services.monconn("show", "k7xq2m9tbw4c-1")
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert "is of another run of monconn" in failed.stderr
+    assert services.monconn("show", "nonsense").exit_code == 2
     failed = services.monconn("show", "987654321")
     assert (failed.exit_code, failed.stdout) == (1, "")
     assert failed.stderr == "monconn: no connection has the id 987654321, or had it lately\n"

@@ -204,6 +204,13 @@ def test_show_of_a_live_and_of_a_closed_connection(port: Port) -> None:
     port.on_reactor(made.end, "operator")
     details = json.loads(client.call("ShowConnection", id=made.record.id)["connection"])
     assert (details["state"], details["reason"]) == ("closed", "operator")
+    uid = made.record.uid
+    details = json.loads(client.call("ShowConnection", id=0, uid=uid)["connection"])
+    assert (details["id"], details["uid"]) == (made.record.id, uid)
+    for unknown in ("k7xq2m9tbw4c-1", "k7xq2m9tbw4c"):
+        failed = failure_of(client.call, "ShowConnection", id=made.record.id, uid=unknown)
+        assert failed.code == "UNKNOWN_CONNECTION"
+        assert unknown in str(failed)
     failed = failure_of(client.call, "ShowConnection", id=made.record.id + 10**9)
     assert failed.code == "UNKNOWN_CONNECTION"
     assert str(made.record.id + 10**9) in str(failed)

@@ -23,6 +23,7 @@ from tests import ROOT
 from .past import MEBIBYTE, NOON, RUN, closed, history
 from .version_1 import make_version_1
 from .version_2 import make_version_2
+from .version_3 import make_version_3
 
 UPDATER = """
 import os, signal, sqlite3, sys
@@ -74,7 +75,7 @@ def test_version_1_is_updated_by_its_writer(path: Path, tmp_path: Path) -> None:
     new = history(tmp_path / "new.db")
     assert (version(db), columns(db)) == (version(new), columns(new))
     new.close()
-    assert version(db) == schema.SCHEMA_VERSION == 3
+    assert version(db) == schema.SCHEMA_VERSION
     record = closed(NOON + 3, id=3, pipe="splice")
     record.set_fact("tag", "x")
     write(db, [record], {}, RUN)
@@ -116,9 +117,29 @@ def test_version_2_is_read_and_left_alone(path_2: Path) -> None:
     assert path_2.read_bytes() == before
 
 
+def test_version_3_is_updated_by_its_writer(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    make_version_3(path)
+    reader = open_read_only(str(path))
+    assert (version(reader), ids(reader), ids(reader, "uid:x")) == (3, [2, 1], [])
+    reader.close()
+    db = open_for_writing(str(path), MEBIBYTE)
+    record = closed(NOON + 3, id=3)
+    write(db, [record], {}, RUN)
+    latest, _, before = connections(db, HistoryFilter())
+    assert latest["uid"] == record.uid
+    assert "uid" not in before
+    assert ids(db, f"uid:{record.uid}") == ids(db, record.uid) == [3]
+    assert ids(db, f"not:uid:{record.uid}") == [2, 1]
+    db.close()
+
+
 @pytest.mark.parametrize(
     "statement",
-    ["facts TEXT", "pipe TEXT", "backend_last_heard_seconds REAL", "user_version = 3", "COMMIT"],
+    [
+        *("facts TEXT", "pipe TEXT", "backend_last_heard_seconds REAL", "uid TEXT"),
+        *(f"user_version = {schema.SCHEMA_VERSION}", "COMMIT"),
+    ],
 )
 def test_killed_while_updating(path: Path, statement: str) -> None:
     arguments = [sys.executable, "-c", UPDATER, str(path), statement]
@@ -127,7 +148,7 @@ def test_killed_while_updating(path: Path, statement: str) -> None:
     assert (version(reader), ids(reader)) == (1, [2, 1])
     reader.close()
     db = open_for_writing(str(path), MEBIBYTE)
-    assert (version(db), ids(db)) == (3, [2, 1])
+    assert (version(db), ids(db)) == (schema.SCHEMA_VERSION, [2, 1])
     db.close()
 
 

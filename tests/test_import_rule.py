@@ -37,7 +37,7 @@ ROWS = {
     "ops.account",
     "ops.explain_text",
 }
-OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations"}
+OPS = ROWS | {"ops.rates", "ops.feed", "ops.forget", "ops.operations"}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
 SERVERS = {"faces.control.service", "faces.manhole"}
@@ -73,7 +73,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.filter_keys": LOWEST | {"model", "ops.filters"},
     "ops.rates": LOWEST | {"model"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
-    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed"},
+    "ops.forget": CORE | {"devices"},
+    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed", "ops.forget"},
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,

@@ -51,8 +51,8 @@ def explain(words: Sequence[str], as_json: bool, file: str | None, control: str 
     """Say what an end means, what usually causes it, and what to look at next.
 
     REASON is any word of a log line, such as client_reset, half_closed, silent or ECONNRESET; CODE
-    is HAProxy's pair of letters, such as CD or --. With the ID or uid of a connection, live, closed lately
-    or in the history, it says what happened to that one. All words, if none is given.
+    is HAProxy's pair of letters, such as CD or --. With the ID or uid of a connection, live, closed
+    lately or in the history, it says what happened to that one. All words, if none is given.
     """
     text = " ".join(words).strip()
     if _ID.fullmatch(text) or parse_uid(text):

@@ -14,6 +14,7 @@ from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli.explain import explain
+from monconn.faces.cli.forget import forget
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.output import (
     print_error,
@@ -370,6 +371,7 @@ VERBS = (
     history,
     report,
     explain,
+    forget,
     top,
     shell,
     completion,

@@ -94,16 +94,10 @@ def _print(made: dict[str, Any], dry_run: bool) -> None:
     for name, count in removed.items():
         print_line(f"  {count:>{widest},}  {LABELS.get(name, name)}")
     if made["live"]:
-        count = made["live"]
-        are = (
-            "1 live connection of it goes on, and is"
-            if count == 1
-            else (f"{count} live connections of it go on, and are")
-        )
-        print_line(
-            f"  {are} recorded at its end: close first (monconn close client:{client}),"
-            " and forget again"
-        )
+        text = "1 live connection of it goes on, and is recorded at its end"
+        if made["live"] > 1:
+            text = f"{made['live']} live connections of it go on, and are recorded at their end"
+        print_line(f"  {text}: close first (monconn close client:{client}), and forget again")
     if made["blocks"]:
         print_line(
             f"  it is blocked at {', '.join(made['blocks'])}, by an entry that names it:"

@@ -66,8 +66,9 @@ LABELS = {
 
 
 def amounts(removed: Mapping[str, int]) -> str:
-    """The amounts of :attr:`ForgetResult.removed` in one line."""
-    return ", ".join(f"{LABELS.get(name, name)} {count}" for name, count in removed.items())
+    """The amounts of :attr:`ForgetResult.removed` in one line, but for those of nothing."""
+    found = (f"{LABELS.get(name, name)} {count}" for name, count in removed.items() if count)
+    return ", ".join(found) or "nothing was there"
 
 
 def memory_steps(

@@ -110,6 +110,10 @@ class UnknownConnection(MonconnError, KeyError):
     """No live connection has this id."""
 
 
+class UnknownDevice(MonconnError):
+    """No device has this name, or more than one is meant."""
+
+
 def os_error_text(error: BaseException | None) -> str:
     """The operating system's text for an error, in lower case, to be put after a colon.
 

@@ -36,8 +36,9 @@ ROWS = {
     "ops.explanations",
     "ops.account",
     "ops.explain_text",
+    "ops.device_rows",
 }
-OPS = ROWS | {"ops.rates", "ops.feed", "ops.forget", "ops.operations"}
+OPS = ROWS | {"ops.rates", "ops.feed", "ops.forget", "ops.operations", "ops.device"}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
 SERVERS = {"faces.control.service", "faces.manhole"}
@@ -66,6 +67,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.rows": LOWEST | {"ops.columns"},
     "ops.text_table": LOWEST | {"ops.columns"},
     "ops.details": LOWEST | {"ops.columns", "ops.rows"},
+    "ops.device_rows": LOWEST | {"ops.columns", "ops.text_table"},
+    "ops.device": BELOW_OPS | ROWS,
     "ops.explanations": LOWEST,
     "ops.account": LOWEST | {"ops.columns", "ops.explanations"},
     "ops.explain_text": LOWEST | {"ops.account", "ops.explanations", "ops.text_table"},
@@ -74,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.rates": LOWEST | {"model"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
     "ops.forget": CORE | {"devices"},
-    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed", "ops.forget"},
+    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed", "ops.forget", "ops.device"},
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,

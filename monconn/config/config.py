@@ -115,14 +115,37 @@ def _read_services(node: Node, defaults: Policy = _NO_DEFAULTS) -> tuple[Service
 
 def _read_defaults(node: Node) -> Policy:
     mapping = fields.require_mapping(node, _DEFAULTS)
-    return Policy().changed(**_values(mapping, {**_OF_ONE_SERVICE, **_SETTING_READERS}))
+    values = _values(mapping, {**_OF_ONE_SERVICE, **_SETTING_READERS})
+    return Policy().changed(**_with_devices(values))
 
 
 def _only_of_a_service(node: Node) -> None:
     raise Wrong.here("belongs to one service: write it under its name in services")
 
 
-_SETTING_READERS = {key: fields.NODE_READERS[each.kind] for key, each in SETTINGS.items()}
+def _read_devices(node: Node) -> dict[str, Any]:
+    """The settings of a service's devices, by their keys."""
+    mapping = fields.require_mapping(node, "a mapping such as {silent_heartbeats: 0}")
+    values, found = fields.read_keys(mapping, _DEVICE_READERS)
+    if found:
+        raise Wrong(*found)
+    return values
+
+
+def _with_devices(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their keys, those below ``devices`` among them."""
+    of_devices = values.pop("devices", {})
+    return {**values, **of_devices}
+
+
+_ALL_READERS = {key: fields.NODE_READERS[each.kind] for key, each in SETTINGS.items()}
+_DEVICE_READERS = {
+    key: _ALL_READERS[key] for key, each in SETTINGS.items() if "devices" in each.path
+}
+_SETTING_READERS = {
+    **{key: read for key, read in _ALL_READERS.items() if key not in _DEVICE_READERS},
+    "devices": _read_devices,
+}
 _OF_ONE_SERVICE = dict.fromkeys(("listen", "backend", "tls", "backend_tls"), _only_of_a_service)
 _NATIVE_READERS: dict[str, fields.Reader] = {
     "listen": fields.read_listen,
@@ -321,7 +344,8 @@ def _native_service(name: str, node: Node, defaults: Policy) -> ServiceConfig:
     found += [((key,), message) for key, message in misfits]
     if found:
         raise Wrong(*found)
-    return ServiceConfig(name, listen, backend, defaults.changed(**values), tls, backend_tls)
+    policy = defaults.changed(**_with_devices(values))
+    return ServiceConfig(name, listen, backend, policy, tls, backend_tls)
 
 
 def _tls_misfits(
@@ -362,7 +386,7 @@ _GO_READERS: dict[str, fields.Reader] = {
     "listen_port": fields.read_listen_port,
     "backend_ip": fields.read_host,
     "backend_port": fields.read_backend_port,
-    **_SETTING_READERS,
+    **{key: read for key, read in _SETTING_READERS.items() if key != "devices"},
     **dict.fromkeys(_DURATIONS, fields.read_seconds),
 }
 

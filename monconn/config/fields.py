@@ -35,7 +35,7 @@ from monconn.addresses import (
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import AddressError, FileError, quoted
 from monconn.files import append_fault, path_fault, read_file, regular_fault, socket_fault
-from monconn.policy import kinds, sides
+from monconn.policy import devices, kinds, sides
 from monconn.policy import tls as tls_settings
 from monconn.policy.kinds import MAX_COUNT, Kind
 from monconn.policy.sides import Keepalive, Sides
@@ -456,6 +456,11 @@ NODE_READERS: dict[Kind, Reader] = {
     tls_settings.PROTOCOLS: _read_protocols,
     tls_settings.SERVER_NAME: lambda node: tls_settings.check_host(read_text(node)),
     tls_settings.CERTIFICATES: _read_certificates,
+    devices.PREFIX_V4: lambda node: devices.PREFIX_V4.check(read_count(node)),
+    devices.PREFIX_V6: lambda node: devices.PREFIX_V6.check(read_count(node)),
+    devices.KEPT: lambda node: devices.KEPT.check(read_count(node)),
+    devices.TIMES: read_count,
+    devices.WITHIN: read_positive_seconds,
     sides.KEEPALIVE: read_keepalive,
     sides.SECONDS_OF_SIDES: read_seconds_of_sides,
     sides.PROBE_SECONDS: lambda node: sides.PROBE_SECONDS.check(read_seconds(node)),

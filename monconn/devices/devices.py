@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
@@ -52,16 +53,19 @@ class Devices(Observer):
     Opened and closed connections are only queued as they come, so that the data path pays next to
     nothing; :meth:`poll` and queries count them first.
 
-    :param config: what a device is, and the limits for alarms.
+    :param config: what a device is, and the limits for alarms, where the service's policy does not
+        say otherwise.
     :param monitor: the service; its observers are notified of alarms.
     :param clock: monotonic time.
     """
 
     def __init__(self, config: DevicesConfig, monitor: Monitor, clock: Clock) -> None:
-        self._config = config
+        self._usual = config
+        self._rules = monitor.policy.devices
+        self._config = attrs.evolve(config, **self._rules.given())
         self._monitor = monitor
         self._clock = clock
-        self._identity = DeviceIdentity(config)
+        self._identity = DeviceIdentity(self._config)
         self._deadlines: DeadlineWheel[Device] = DeadlineWheel(BUCKET_SECONDS)
         self._opened: OrderedDict[ConnectionRecord, None] = OrderedDict()
         self._closed: deque[ConnectionRecord] = deque()  # of those counted as opened
@@ -75,7 +79,10 @@ class Devices(Observer):
         """The last alarms that began or ended."""
         self._changed: dict[Device, None] | None = None  # since it was stored; None: none is
         self._deleted: dict[str, None] = {}  # those forgotten that are stored
-        self._urgent = False  # whether an alarm has changed since
+        self.may_store = False
+        """Whether all devices of earlier runs are restored, so that they may be replaced."""
+        self.has_urgent = False
+        """Whether an alarm has begun or ended since devices were taken."""
         self.forgotten = 0
         """How many devices were dropped to make room for others."""
         self._opened.update(dict.fromkeys(monitor.connections()))
@@ -163,7 +170,7 @@ class Devices(Observer):
     def _count_refused(self, record: ConnectionRecord) -> None:
         """Count an attempt of a device that has had a connection; no stranger becomes a device."""
         name = self._identity.of(record.client_ip)
-        device = self._connected.get(name) or self._away.get(name)
+        device = self.get(name)
         if device is None:
             return
         storm_begins = device.failed is not None and device.attempt(record.opened, self._config)
@@ -189,7 +196,7 @@ class Devices(Observer):
         if device.is_silent:
             if silence is not None:
                 self._end_silence(device, _spoke_after(silence))
-            elif device.signed_off():
+            elif device.signed_off() and not self._monitor.stopping:
                 self._end_silence(device, f"its connection has ended: {record.reason}")
 
     def _drop_oldest(self) -> None:
@@ -206,6 +213,7 @@ class Devices(Observer):
             self._changed.pop(device, None)
             if device.is_stored:
                 self._deleted[device.name] = None
+                self.has_urgent = self.has_urgent or device.alarms is not None
         if device.is_silent:
             self._end_silence(device, why)
         if device.is_storm:
@@ -224,18 +232,26 @@ class Devices(Observer):
 
     def forget_in_steps(self, network: Network) -> Iterator[int]:
         """The same in steps, each of which yields how many were forgotten so far."""
+
+        def has_address(name: str) -> bool:
+            found = network_of(name)
+            return found is not None and (
+                found.version == network.version and found.overlaps(network)
+            )
+
         count = 0
         for device in self.all():
-            found = network_of(device.name)
-            if (
-                found is not None
-                and found.version == network.version
-                and found.overlaps(network)
-                and not device.is_forgotten
-            ):
+            if not device.is_forgotten and has_address(device.name):
                 self._forget_one(device, "forgotten by the operator")
                 count += 1
             yield count
+        kept = []
+        for alarm in tuple(self.alarms):
+            if not has_address(alarm.device):
+                kept.append(alarm)
+            yield count
+        self.alarms.clear()
+        self.alarms.extend(kept)
 
     def _forget_one(self, device: Device, why: str) -> None:
         """Forget a device; its live connections are those of a new one."""
@@ -263,6 +279,8 @@ class Devices(Observer):
 
         :param now: the time as of which devices are checked; monotonic seconds.
         """
+        if self._monitor.policy.devices is not self._rules:
+            yield from self._apply()
         yield from self._count_queued()
         for device in tuple(self._connected.values()):
             for record in tuple(device.live or ()):
@@ -276,6 +294,27 @@ class Devices(Observer):
             yield
         for device in tuple(self._alarmed):
             self._check_alarms(device)
+            yield
+
+    def _apply(self) -> Iterator[None]:
+        """Follow a policy that was replaced; alarms that it switches off are ended by the poll."""
+        before, self._rules = self._config, self._monitor.policy.devices
+        self._config = config = attrs.evolve(self._usual, **self._rules.given())
+        if (config.prefix_v4, config.prefix_v6) != (before.prefix_v4, before.prefix_v6):
+            self.catch_up()  # by their names of before
+            self._identity = DeviceIdentity(config)
+            for device in self.all():
+                if not device.is_forgotten:
+                    self._forget_one(device, "forgotten, as another prefix makes a device now")
+                yield
+        elif config.silent_heartbeats != before.silent_heartbeats:
+            for device in self.all():
+                if not device.is_forgotten:
+                    device.apply(config.silent_heartbeats)
+                    self._schedule(device)
+                yield
+        while len(self._connected) + len(self._away) > config.kept:
+            self._drop_oldest()
             yield
 
     def _note_message(self, record: ConnectionRecord, device: Device) -> None:
@@ -389,15 +428,14 @@ class Devices(Observer):
         if self._changed is not None and not device.is_forgotten:
             self._changed.pop(device, None)
             self._changed[device] = None
-            self._urgent = True
+            self.has_urgent = True
         self._monitor.alarm(alarm)
 
     # -- from one run to the next
 
     def store_changes(self) -> None:
-        """Remember from now on which devices have changed, for :meth:`take_changed`."""
-        if self._changed is None:
-            self._changed = dict.fromkeys(self.all())
+        """Remember from now on what changes, and take all that is there for changed."""
+        self._changed = dict.fromkeys(self.all())
 
     def take_changed(self, most: int) -> tuple[list[StoredDevice], list[str]]:
         """The devices that have changed since they were taken, and names of forgotten ones.
@@ -406,10 +444,10 @@ class Devices(Observer):
 
         :param most: how many of each.
         """
-        if self._changed is None:
+        changed = self._changed
+        if changed is None or not self.may_store:
             return [], []
         now, wall_now = self._clock.seconds(), time.time()
-        changed = self._changed
         devices: list[Device] = []
         while changed and len(devices) < most:
             device, _ = changed.popitem()  # the last one
@@ -418,9 +456,9 @@ class Devices(Observer):
         names = list(islice(self._deleted, most))
         for name in names:
             del self._deleted[name]
-        self._urgent = bool(changed) and self._urgent
+        self.has_urgent = self.has_urgent and bool(changed or self._deleted)
         stored = [each.to_store(self._monitor.name, now, wall_now) for each in devices]
-        return stored, names
+        return stored, [name for name in names if self.get(name) is None]
 
     def restore(self, stored: StoredDevice) -> None:
         """Add a device of an earlier run, or what that knew of a device that was seen again.
@@ -428,7 +466,7 @@ class Devices(Observer):
         They must come in the order in which they were seen, the last one first.
         """
         name = stored.device
-        device = self._connected.get(name) or self._away.get(name)
+        device = self.get(name)
         if device is None:
             if len(self._connected) + len(self._away) >= self._config.kept:
                 self._deleted[name] = None
@@ -464,6 +502,14 @@ class Devices(Observer):
                 self._monitor.measure(record.id)
         return device.last_heard_seconds(self._clock.seconds())
 
+    def get(self, name: str) -> Device | None:
+        """The device with a name."""
+        return self._connected.get(name) or self._away.get(name)
+
+    def name_of(self, client_ip: str) -> str:
+        """The name of the device that a client's IP belongs to, known or not."""
+        return self._identity.of(client_ip)
+
     def all(self) -> list[Device]:
         """Every device, in no order."""
         self.catch_up()
@@ -485,6 +531,8 @@ class DevicesService(Service):
         self._clock = clock
         self._log = AlarmLog(clock)
         self._followed: dict[Monitor, Devices] = {}
+        self._is_stored = False
+        self._left: list[tuple[str, Devices]] = []  # of deleted services, until they are stored
         self._turns = self._poll_for_ever()
         self._timer: IDelayedCall | None = None
         # An observer like any other, so that it logs the alarms that other code raises, too.
@@ -496,6 +544,8 @@ class DevicesService(Service):
     def _follow(self, monitor: Monitor) -> None:
         devices = Devices(self._config, monitor, self._clock)
         self._followed[monitor] = devices
+        if self._is_stored:
+            devices.store_changes()
         monitor.add_observer(devices)
 
     def _leave_deleted(self) -> None:
@@ -503,6 +553,8 @@ class DevicesService(Service):
         for monitor in self._followed.keys() - remaining:
             devices = self._followed.pop(monitor)
             devices.end_alarms("the service was removed")
+            if self._is_stored:
+                self._left.append((monitor.name, devices))
             monitor.remove_observer(devices)
 
     @property
@@ -537,6 +589,68 @@ class DevicesService(Service):
         ordered = yield from sort_in_steps(keyed, reverse=True)
         for _, (device, name) in ordered:
             yield device.snapshot(name, self._clock.seconds())
+
+    # -- from one run to the next: what a history asks for
+
+    def _all(self) -> Iterator[tuple[str, Devices]]:
+        yield from self._left
+        for monitor, devices in self._followed.items():
+            yield monitor.name, devices
+
+    @property
+    def has_urgent(self) -> bool:
+        """Whether an alarm has begun or ended since devices were taken."""
+        return any(devices.has_urgent for _, devices in self._all())
+
+    def store_changes(self) -> None:
+        """Remember from now on what changes, and take all that is there for changed."""
+        self._is_stored = True
+        for _, devices in self._all():
+            devices.store_changes()
+
+    def take_changed(self, most: int) -> tuple[list[StoredDevice], list[tuple[str, str]]]:
+        """Devices that have changed since they were taken, and those that were forgotten.
+
+        :param most: how many of each.
+        :returns: of those that were forgotten, the service and the name.
+        """
+        stored: list[StoredDevice] = []
+        forgotten: list[tuple[str, str]] = []
+        for service, devices in self._all():
+            room = most - max(len(stored), len(forgotten))
+            if room <= 0:
+                return stored, forgotten
+            changed, names = devices.take_changed(room)
+            stored += changed
+            forgotten += [(service, name) for name in names]
+        if not stored and not forgotten:
+            self._left.clear()
+        return stored, forgotten
+
+    def restore(self, service: str, stored: Iterable[StoredDevice]) -> Iterator[None]:
+        """Add devices of an earlier run, the one seen last first; in steps."""
+        for monitor, devices in tuple(self._followed.items()):
+            if monitor.name == service:
+                devices.catch_up()
+                for each in stored:
+                    devices.restore(each)
+                    yield
+
+    def restored(self, service: str) -> None:
+        """There are no more: its devices may be taken from now on."""
+        for monitor, devices in self._followed.items():
+            if monitor.name == service:
+                devices.may_store = True
+
+    def of(self, service: str) -> Devices:
+        """The devices of one service.
+
+        :raises UnknownService: there is none with this name.
+        """
+        monitor = self._registry.get(service)
+        if monitor not in self._followed:
+            self._follow(monitor)
+        return self._followed[monitor]
 
     def measured(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row whose ``last_heard_seconds`` are those of this moment, by asking the kernel.

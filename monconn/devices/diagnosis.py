@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -143,6 +144,84 @@ def _figures(record: ConnectionRecord, now: float) -> Iterator[str]:
     if is_awaited and (record.last_up or 0.0) > (record.last_down or now):
         waiting = format_duration(now - (record.last_up or now))
         yield f"the backend has sent nothing for {waiting} since the client's last bytes"
+
+
+# -- what a device's connections have in common
+
+FEWEST_ENDS = 4
+"""The fewest ends of the same kind that are called a pattern."""
+MOST_ENDS = 50
+"""The last ends that are looked at: an older pattern may be over."""
+_MOST = 0.75
+"""The share of ends that are most of them."""
+_ALIKE = 1.25
+"""How many times the shortest of several times the longest may be for them to be the same."""
+_LEAST_IDLE_SECONDS = 20.0
+_LEAST_IDLE_SHARE = 0.5
+_CUT = frozenset(("client_reset", "client_lost", "backend_reset", "backend_lost"))
+"""Ends that a peer, or something between, has caused without an end in good order."""
+
+
+@attrs.frozen
+class DeviceEnd:
+    """The end of one connection of a device."""
+
+    reason: str
+    lasted_seconds: float
+    idle_seconds: float
+    """Before the end, without a byte in either direction."""
+    away_seconds: float | None = None
+    """From the end to the device's next connection; None if there is none."""
+
+
+def device_pattern(ends: Sequence[DeviceEnd]) -> list[str]:
+    """What a device's last connections have in common, in sentences; none if they have nothing.
+
+    :param ends: newest first.
+    """
+    ends = ends[:MOST_ENDS]
+    if not ends:
+        return []
+    counts = Counter(each.reason for each in ends)
+    reason, count = counts.most_common(1)[0]
+    if count < FEWEST_ENDS or count < _MOST * len(ends):
+        return []
+    alike = [each for each in ends if each.reason == reason]
+    share = "all" if count == len(ends) else f"{count}"
+    text = f"Of its last {len(ends)} connections {share} ended with {reason}"
+    lasted, idle = [each.lasted_seconds for each in alike], [each.idle_seconds for each in alike]
+    same_idle = (
+        _are_alike(idle)
+        and min(idle) >= _LEAST_IDLE_SECONDS
+        and min(idle) >= _LEAST_IDLE_SHARE * max(lasted)
+    )
+    if _are_alike(lasted):
+        text += f", each after {_span(lasted)}"
+    if same_idle:
+        text += f", {'when' if _are_alike(lasted) else 'each when'} no byte had moved for"
+        text += f" {_span(idle)}"
+    away = [each.away_seconds for each in alike if each.away_seconds is not None]
+    if len(away) >= FEWEST_ENDS and _are_alike(away):
+        text += f"; it is back after {_span(away)}"
+    sentences = [f"{text}."]
+    if same_idle and reason in _CUT:
+        sentences.append(
+            "The same silence before each end: something on the way, or a side, cuts idle"
+            " connections. Keepalive or heartbeats at shorter intervals prevent that."
+        )
+    elif _are_alike(lasted) and reason in _CUT:
+        sentences.append("The same age at each end points to a timer, and not to the network.")
+    return sentences
+
+
+def _are_alike(seconds: Sequence[float]) -> bool:
+    """Whether all are nearly the same, and long enough for that to say something."""
+    return bool(seconds) and min(seconds) >= 1.0 and max(seconds) <= _ALIKE * min(seconds)
+
+
+def _span(seconds: Sequence[float]) -> str:
+    shortest, longest = format_duration(min(seconds)), format_duration(max(seconds))
+    return shortest if shortest == longest else f"{shortest} to {longest}"
 
 
 def _network_text(side: Side, info: TcpInfo) -> str:

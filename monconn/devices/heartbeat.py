@@ -349,6 +349,16 @@ class Device:
             "alarms": sorted(self.alarms or (), key=ALARM_KINDS.index),
         }
 
+    def apply(self, silent_times: int) -> None:
+        """Replace the number of typical intervals that are too long."""
+        self.message_limit = self.reconnect_limit = INFINITE
+        gaps, since = self.message_gaps, self.messages_since
+        if gaps and since is not None and self.last_message - since >= MESSAGES.seconds:
+            self.message_limit = MESSAGES.limit_seconds(gaps, silent_times)
+        gaps, since = self.reconnect_gaps, self.reconnects_since
+        if gaps and since is not None and self.opened - since >= RECONNECTS.seconds:
+            self.reconnect_limit = RECONNECTS.limit_seconds(gaps, silent_times)
+
     # -- from one run to the next
 
     def to_store(self, service: str, now: float, wall_now: float) -> StoredDevice:

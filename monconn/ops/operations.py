@@ -30,6 +30,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.columns import Row
+from monconn.ops.device import DeviceStory, tell_story
 from monconn.ops.feed import Feed, FeedEvent, Subscription, connection_row
 from monconn.ops.filter_keys import (
     BLOCK_KEYS,
@@ -414,6 +415,29 @@ class Operations:
         else:
             found = (row and measured(row) for row in wanted.sift(rows, self._context()))
         return (row and DeviceRow(**row) for row in found)
+
+    def device(
+        self,
+        name: str,
+        *,
+        service: str | None = None,
+        since: float | None = None,
+        limit: int | None = None,
+    ) -> Deferred[DeviceStory]:
+        """The story of one device; arguments are those of :func:`~monconn.ops.device.tell_story`.
+
+        :raises UnknownService: there is no such service.
+        :raises NotConfigured: devices are not watched.
+        :raises UnknownDevice: in the Deferred: nothing is known of such a device.
+        """
+        monitors = self.monitors(service)
+        if self._devices is None:
+            raise NotConfigured("devices are not watched here")
+        run = None if self._history is None else self._run_in_history
+        telling = tell_story(
+            name, monitors, self._devices, self.clock, run, since=since, limit=limit
+        )
+        return Deferred.fromCoroutine(telling)
 
     def blocks(self, service: str | None = None, filter: Terms = None) -> RowSteps[BlockRow]:
         """The blocked networks of each service.

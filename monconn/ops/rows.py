@@ -385,6 +385,9 @@ class AlarmRow(Row):
     at: str = field("AT", "time", importance=2)
     over: bool = field("OVER", "flag", importance=4)
     detail: str = field(importance=5, width=20, max_width=60)
+    goes_on: bool | None = field(
+        "GOES ON", "flag", optional=True, importance=13, help="Begun before monconn was restarted."
+    )
 
 
 @attrs.frozen(slots=False)

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from monconn.errors import SettingError
+from monconn.policy.devices import DeviceRules
 from monconn.policy.kinds import Flag, Seconds
 from monconn.policy.rules import Rules
 from monconn.policy.settings import FORWARDING_ONLY, Setting, settings_of, validated
@@ -20,7 +21,8 @@ from monconn.policy.timeouts import Timeouts
 class Policy:
     """Every setting of a service: which clients it admits, and its limits on connections.
 
-    A new setting is one more field here, in :class:`Rules` or in :class:`Timeouts`: the keys of
+    A new setting is one more field here, in :class:`Rules`, :class:`Timeouts` or
+    :class:`DeviceRules`: the keys of
     configuration files and endpoint strings follow from the fields.
 
     :raises SettingError: a value is not valid.
@@ -28,6 +30,7 @@ class Policy:
 
     rules: Rules = attrs.field(default=Rules())
     timeouts: Timeouts = attrs.field(default=Timeouts())
+    devices: DeviceRules = attrs.field(default=DeviceRules())
     wait_timeout: Seconds = attrs.field(default=60.0, metadata=FORWARDING_ONLY)
     """Seconds that a stopping service waits for its connections; 0 = not at all."""
     keepalive: KeepaliveOfSides = attrs.field(default=True, converter=check_keepalive)

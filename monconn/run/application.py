@@ -110,7 +110,9 @@ class Application(MultiService):
             return None
         from monconn.sinks.history.service import HistoryService
 
-        return self._add(HistoryService(config, *self._shared))
+        history = HistoryService(config, *self._shared)
+        history.keep_devices(self._devices)
+        return self._add(history)
 
     def _add_json_log(self, config: JsonLogConfig | None) -> Any:
         if config is None:

@@ -24,6 +24,7 @@ from monconn.addresses import (
 from monconn.config import config
 from monconn.config import yaml as yamlmap
 from monconn.errors import ConfigError, Problem
+from monconn.policy.devices import DeviceRules
 from monconn.policy.policy import Policy
 from monconn.policy.sides import Keepalive, Sides
 from tests.properties import examples
@@ -136,8 +137,45 @@ def test_native_defaults() -> None:
             ("keepalive", Sides(Keepalive(), Keepalive())),
             ("unreachable_timeout", Sides(0.0, 0.0)),
             ("print_bytes", False),
+            # None: as devices: of the file says.
+            ("prefix_v4", None),
+            ("prefix_v6", None),
+            ("kept", None),
+            ("silent_heartbeats", None),
+            ("storm_connections", None),
+            ("storm_within", None),
         ]
     )
+
+
+def test_devices_of_a_service() -> None:
+    config = parse(
+        "defaults: {devices: {storm_within: 2m}}\n"
+        "devices: {silent_heartbeats: 4}\n"
+        "services:\n"
+        '  web: {listen: ":80", backend: ":81", devices: {silent_heartbeats: 0, prefix_v4: 24}}\n'
+        '  ssh: {listen: ":22", backend: ":23"}\n'
+    )
+    web, ssh = config.services
+    assert web.policy.devices == DeviceRules(prefix_v4=24, silent_heartbeats=0, storm_within=120.0)
+    assert ssh.policy.devices.given() == {"storm_within": 120.0}
+    assert config.devices.silent_heartbeats == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{silent: 0}", "services.web.devices.silent: is not a known key: did you mean silent_h"),
+        ("{prefix_v4: 33}", "services.web.devices.prefix_v4: must be from 1 to 32"),
+        ("{kept: 0}", "services.web.devices.kept: must be from 1 to"),
+        ("{storm_within: 0}", "services.web.devices.storm_within: must be more than 0"),
+        ("5", "services.web.devices: must be a mapping such as {silent_heartbeats: 0}"),
+    ],
+)
+def test_wrong_devices_of_a_service(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f'services:\n  web:\n    listen: ":80"\n    backend: ":81"\n    devices: {text}\n')
+    assert f":5: {problem}" in str(caught.value)
 
 
 def test_services_keep_their_order_and_are_frozen() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from monconn.addresses import parse_network
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import DevicesService
+from monconn.devices.devices import Devices, DevicesService
 from monconn.errors import AddressError
 from monconn.model.actions import Actor
+from monconn.model.alarms import Alarm
 from monconn.ops.operations import Operations
 from tests.logged import logged_lines
 from tests.ops.world import World
@@ -74,9 +76,13 @@ def test_a_network_and_connections_that_name_it_in_a_fact() -> None:
 
 
 def test_no_alarm_that_is_remembered_names_it() -> None:
-    world = world_of_clients()
-    assert world.result(world.operations.forget(ACTOR, "0.0.0.0/0")).removed["devices"] == 4
-    assert [row for row in world.operations.devices() if row] == []
+    world = World("mqtt")
+    monitor = world.registry.get("mqtt")
+    devices = Devices(DevicesConfig(), monitor, world.clock)
+    for ip in (CLIENT, "192.0.2.9"):
+        devices.alarms.append(Alarm("silent", "mqtt", ip, 0.0, True, ""))
+    assert devices.forget(parse_network(CLIENT)) == 0
+    assert [each.device for each in devices.alarms] == ["192.0.2.9"]
 
 
 @pytest.mark.parametrize("client", ["unix", "", "fe80::1%eth0"])

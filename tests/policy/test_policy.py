@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from monconn.errors import MonconnError, SettingError, SettingTypeError
+from monconn.policy.devices import DeviceRules
 from monconn.policy.networks import NetworkSet
 from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.rules import Rules
@@ -21,9 +22,9 @@ from monconn.policy.timeouts import Timeouts
 def test_every_field_is_a_setting() -> None:
     names = [
         field.name
-        for cls in (Rules, Timeouts, Policy)
+        for cls in (Rules, Timeouts, DeviceRules, Policy)
         for field in attrs.fields(cls)
-        if field.init and field.name not in ("rules", "timeouts")
+        if field.init and field.name not in ("rules", "timeouts", "devices")
     ]
     assert [each.path[-1] for each in SETTINGS.values()] == names
     assert list(Policy().settings()) == list(SETTINGS)

@@ -13,6 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
+from monconn.faces.cli.device import device
 from monconn.faces.cli.explain import explain
 from monconn.faces.cli.forget import forget
 from monconn.faces.cli.history import history, report
@@ -94,7 +95,10 @@ def list_connections(server: Client, closed: bool, sort: str | None, **arguments
 
 @listing("devices", DEVICE_KEYS)
 def devices(server: Client, **arguments: Any) -> Listed:
-    """Devices: how often each connects and sends, and its alarms."""
+    """Devices: how often each connects and sends, and its alarms.
+
+    monconn device IP tells more of one of them.
+    """
     return DeviceRow, server.rows("ListDevices", **arguments)
 
 
@@ -368,6 +372,7 @@ VERBS = (
     blocks,
     events,
     devices,
+    device,
     history,
     report,
     explain,

@@ -22,6 +22,7 @@ from monconn.errors import (
     NotConfigured,
     QuestionError,
     UnknownConnection,
+    UnknownDevice,
     UnknownService,
 )
 from monconn.ops.filters import FilterError
@@ -49,6 +50,7 @@ _ERRORS: dict[type[Exception], bytes] = {
     QuestionError: b"BAD_REQUEST",
     UnknownConnection: b"UNKNOWN_CONNECTION",
     UnknownService: b"UNKNOWN_SERVICE",
+    UnknownDevice: b"UNKNOWN_DEVICE",
     UnknownPage: b"UNKNOWN_PAGE",
     NotConfigured: b"NOT_KEPT",
     FilterError: b"BAD_FILTER",
@@ -213,6 +215,18 @@ class ShowConnection(_Command):
         (b"uid", amp.Unicode(optional=True)),
     ]
     response = [(b"connection", amp.String())]  # a JSON object
+
+
+class ShowDevice(_Command):
+    """One device: who it is, what is usual for it, its alarms; and its timeline, newest first."""
+
+    arguments = [
+        (b"device", amp.Unicode()),  # its name, an IP, or a fact about a connection of it
+        _SERVICE,
+        (b"since", Number(optional=True)),  # seconds of the wall clock; a week ago if left out
+        (b"limit", Integer(optional=True)),
+    ]
+    response = [(b"device", amp.String()), *_ROWS]  # a JSON object, and the timeline
 
 
 class CloseConnections(_Command):

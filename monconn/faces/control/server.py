@@ -388,6 +388,15 @@ class ControlProtocol(amp.AMP):
             lambda row: {"connection": encoded_row(row.to_json())}
         )
 
+    @commands.ShowDevice.responder
+    def show_device(self, device: str, **arguments: Any) -> Answer:
+        """One device's story."""
+        return self._operations.device(device, **arguments).addCallback(
+            lambda story: self._rows(
+                iter(story.rows), {"device": encoded_row(story.head)}, held=len(story.rows)
+            )
+        )
+
     @commands.NextPage.responder
     def next_page(self, next: int) -> Answer:
         """More of the list that was requested last."""

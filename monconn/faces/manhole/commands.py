@@ -26,6 +26,7 @@ from monconn.ops import explain_text
 from monconn.ops.account import account_of
 from monconn.ops.columns import Row
 from monconn.ops.details import connection_details
+from monconn.ops.device_rows import story_lines
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ConnectionRow
@@ -34,6 +35,9 @@ from monconn.turns import in_turns
 
 DONE, FAILED, MISUSED = 0, 1, 2
 """Exit statuses."""
+_DEVICE_ROWS = 20
+_DEVICE_WIDTH = 100
+"""Where there is no terminal."""
 
 
 class Commands:
@@ -90,6 +94,19 @@ class Commands:
             )
         self._write_blocks(explain_text.looked_up(text))
         return succeed(None)
+
+    def device(self, name: str) -> Deferred[None]:
+        """One device: who it is, what is usual for it, and what happened to it."""
+        return self._operations.device(str(name), limit=_DEVICE_ROWS).addCallback(
+            lambda story: self._write_lines(
+                story_lines(
+                    story.head,
+                    [row.to_json() for row in story.rows],
+                    self._width() or _DEVICE_WIDTH,
+                    None,
+                )
+            )
+        )
 
     def close(
         self, connections: int | Terms, *, reset: bool = False, dry_run: bool = False
@@ -200,6 +217,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("stats [SERVICE]", "each service in figures", Commands.stats),
     ("show ID", "all that is known of a connection", Commands.show),
     ("explain [REASON|CODE|ID]", "what an end means, and what to look at next", Commands.explain),
+    ("device IP|NAME", "one device: its rhythm, its alarms, its last connections", Commands.device),
     ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),
     ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
     ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),

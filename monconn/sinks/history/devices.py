@@ -1,10 +1,235 @@
-"""The devices in a history: what is usual for them, from one run of monconn to the next."""
+"""The devices in a history: what is usual for them, from one run of monconn to the next.
+
+Its table has a row for each device, which is replaced when the device has changed: a minute later
+at most, and together with the event of an alarm of it. So the alarms in these rows are those that
+the events leave open, whenever monconn is killed.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import json
+import math
 import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import attrs
 
 from monconn.addresses import Network
+from monconn.model.alarms import ALARM_KINDS
+from monconn.model.devices import StoredAlarm, StoredDevice
+from monconn.model.reasons import REASONS
+from monconn.sinks.history.filters import rows
+
+PAGE_ROWS = 1_000
+_MOST_OPEN_ALARMS = 10_000
+_MOST_GAPS = 100
+_LATEST = 1e12
+
+
+class DeviceSource(Protocol):
+    """Where the devices are that are to be stored."""
+
+    @property
+    def has_urgent(self) -> bool:
+        """Whether an alarm has begun or ended since devices were taken."""
+
+    def store_changes(self) -> None:
+        """Remember from now on what changes, and take all that is there for changed."""
+
+    def take_changed(self, most: int) -> tuple[list[StoredDevice], list[tuple[str, str]]]:
+        """Devices that have changed since they were taken, and those that were forgotten: service
+        and name."""
+
+    def restore(self, service: str, stored: Iterable[StoredDevice]) -> Iterator[None]:
+        """Add devices of an earlier run, in steps; they come in the order of last_seen_at, the
+        latest first."""
+
+    def restored(self, service: str) -> None:
+        """There are no more: its devices may be taken from now on."""
+
+
+def save(db: sqlite3.Connection, devices: Sequence[StoredDevice]) -> None:
+    """Replace the rows of devices, within a transaction."""
+    db.executemany(
+        "INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [_row(each) for each in devices],
+    )
+
+
+def delete(db: sqlite3.Connection, names: Sequence[tuple[str, str]]) -> None:
+    """Delete the rows of devices, within a transaction.
+
+    :param names: the service and the name of each.
+    """
+    db.executemany("DELETE FROM devices WHERE service = ? AND device = ?", names)
+
+
+def _row(device: StoredDevice) -> tuple[Any, ...]:
+    first, last = _addresses(device.device)
+    usual = {
+        "left_at": device.left_at,
+        "last_message_at": device.last_message_at,
+        "messages": [round(each, 3) for each in device.message_gaps],
+        "messages_for": device.message_gaps_for,
+        "reconnects": [round(each, 3) for each in device.reconnect_gaps],
+        "reconnects_for": device.reconnect_gaps_for,
+    }
+    return (
+        device.service,
+        device.device,
+        first,
+        last,
+        device.first_seen_at,
+        device.last_seen_at,
+        device.total,
+        device.up,
+        device.down,
+        device.last_reason,
+        json.dumps([attrs.asdict(each) for each in device.alarms]),
+        json.dumps(usual),
+    )
+
+
+def _addresses(device: str) -> tuple[bytes | None, bytes | None]:
+    """The first and the last address of a device; None of one that has none, such as ``unix``."""
+    try:
+        network = ipaddress.ip_network(device.partition("%")[0], strict=False)
+    except ValueError:
+        return None, None
+    return network.network_address.packed, network.broadcast_address.packed
+
+
+@attrs.frozen
+class Page:
+    """Some of the devices of a service.
+
+    :param devices: the one seen last first.
+    :param unusable: how many rows have values that no device can have.
+    :param next: where the next page begins; None after the last.
+    """
+
+    devices: list[StoredDevice]
+    unusable: int
+    next: tuple[float, str] | None
+
+
+def load(db: sqlite3.Connection, service: str, after: tuple[float, str] = (math.inf, "")) -> Page:
+    """The stored devices of a service, page by page.
+
+    :param after: the ``next`` of the page before.
+    """
+    found = rows(
+        db,
+        "SELECT * FROM devices WHERE service = :service AND (last_seen_at < :at"
+        " OR (last_seen_at = :at AND device > :device))"
+        " ORDER BY last_seen_at DESC, device LIMIT :limit",
+        {"service": service, "at": after[0], "device": after[1], "limit": PAGE_ROWS},
+    )
+    devices = []
+    for row in found:
+        try:
+            devices.append(_device(row))
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
+            continue
+    following = None
+    if len(found) == PAGE_ROWS:
+        at, name = found[-1]["last_seen_at"], found[-1]["device"]
+        if isinstance(at, int | float) and isinstance(name, str):
+            following = (float(at), name)
+    return Page(devices, len(found) - len(devices), following)
+
+
+def _device(row: dict[str, Any]) -> StoredDevice:
+    """A device from its row, which another program may have written.
+
+    :raises ValueError: a value is none that a device can have; or another of the errors for that.
+    """
+    usual = json.loads(row["usual"])
+    alarms = json.loads(row["alarms"])
+    reason = row["last_reason"]
+    if reason is not None and reason not in REASONS:
+        raise ValueError
+    for name in ("total", "up", "down"):
+        if type(row[name]) is not int or row[name] < 0:
+            raise ValueError
+    return StoredDevice(
+        row["service"],
+        row["device"],
+        _number(row["first_seen_at"]),
+        _number(row["last_seen_at"]),
+        row["total"],
+        row["up"],
+        row["down"],
+        reason,
+        left_at=_optional(usual["left_at"]),
+        last_message_at=_optional(usual["last_message_at"]),
+        message_gaps=tuple(map(_number, usual["messages"][:_MOST_GAPS])),
+        message_gaps_for=_optional(usual["messages_for"]),
+        reconnect_gaps=tuple(map(_number, usual["reconnects"][:_MOST_GAPS])),
+        reconnect_gaps_for=_optional(usual["reconnects_for"]),
+        alarms=tuple(_alarm(each) for each in alarms[: len(ALARM_KINDS)]),
+    )
+
+
+def _alarm(values: dict[str, Any]) -> StoredAlarm:
+    if values["kind"] not in ALARM_KINDS or not isinstance(values["detail"], str):
+        raise ValueError
+    return StoredAlarm(
+        values["kind"], _number(values["at"]), values["detail"], bool(values["is_away"])
+    )
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 <= value < _LATEST:
+        raise ValueError
+    return float(value)
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else _number(value)
+
+
+# -- alarms whose devices nobody watches any more
+
+OpenAlarm = tuple[str, str, str]
+"""The service, the device, and the kind of an alarm."""
+
+
+def end_alarms_elsewhere(db: sqlite3.Connection, services: Sequence[str]) -> list[OpenAlarm]:
+    """Clear the alarms in the rows of services that there are no more.
+
+    :param services: those that there are.
+    :returns: the alarms that were there.
+    """
+    marks = ", ".join("?" * len(services))
+    elsewhere = f"alarms != '[]' AND service NOT IN ({marks})"
+    with db:
+        found = db.execute(
+            f"SELECT service, device, alarms FROM devices WHERE {elsewhere}", services
+        ).fetchall()
+        db.execute(f"UPDATE devices SET alarms = '[]' WHERE {elsewhere}", services)
+    ended: list[OpenAlarm] = []
+    for service, device, text in found:
+        try:
+            ended += [(service, device, _alarm(each).kind) for each in json.loads(text)]
+        except (TypeError, ValueError, KeyError, RecursionError):
+            continue
+    return ended
+
+
+def open_alarms(db: sqlite3.Connection) -> list[OpenAlarm]:
+    """The alarms that the events leave open, of a file in which no devices are stored yet."""
+    if db.execute("SELECT 1 FROM devices LIMIT 1").fetchone() is not None:
+        return []
+    # SQLite takes bare columns from the row with the maximum.
+    found = db.execute(
+        "SELECT service, client, word, over, max(entry) FROM events WHERE event = 'alarm'"
+        " AND service IS NOT NULL AND client IS NOT NULL AND word IS NOT NULL"
+        f" GROUP BY service, client, word LIMIT {_MOST_OPEN_ALARMS}"
+    )
+    return [(service, client, word) for service, client, word, over, _ in found if not over]
 
 
 def delete_devices(db: sqlite3.Connection, network: Network, service: str | None = None) -> int:

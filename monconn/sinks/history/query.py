@@ -62,7 +62,7 @@ def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[s
         {**values, "limit": selection.limit},
         selection.condition,
     )
-    return [_connection_dict(row) for row in _checked("connections", found)]
+    return [connection_dict(row) for row in checked("connections", found)]
 
 
 def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, A
         {**values, "limit": selection.limit},
         selection.condition,
     )
-    return [_event_dict(row) for row in _checked("events", found)]
+    return [event_dict(row) for row in checked("events", found)]
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -88,7 +88,7 @@ _LAST_SECONDS = 253_402_300_800.0
 """The end of the year 9999, beyond which there is no date."""
 
 
-def _checked(table: str, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def checked(table: str, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows whose values are of their columns' types, which SQLite itself does not care about.
 
     :raises sqlite3.DatabaseError: some other program has written another one.
@@ -109,7 +109,8 @@ def _checked(table: str, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]
         yield values
 
 
-def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
+def connection_dict(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of ``connections`` as JSON has it; the row is changed."""
     del row["entry"], row["client_address"]
     for name in ("run_started_at", "opened_at", "closed_at"):
         row[name] = _time(row[name])
@@ -155,7 +156,8 @@ def _is_fact(value: object) -> bool:
     return isinstance(value, str | int)
 
 
-def _event_dict(row: dict[str, Any]) -> dict[str, Any]:
+def event_dict(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of ``events`` as JSON has it."""
     values = {"event": row["event"], "at": _time(row["at"])}
     if row["event"] == "alarm":
         values.update(alarm=row["word"], service=row["service"], device=row["client"])

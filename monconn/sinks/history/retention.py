@@ -37,7 +37,8 @@ _CONNECTIONS = _Table("connections", "closed_at", "entry")
 _EVENTS = _Table("events", "at", "entry")
 _HOURS = _Table("hours", "hour", "hour, service, client_ip, reason", HOUR_SECONDS)
 _REFUSALS = _Table("refusals", "hour", "hour, service, refusal", HOUR_SECONDS)
-_TABLES = (_CONNECTIONS, _EVENTS, _HOURS, _REFUSALS)
+_DEVICES = _Table("devices", "last_seen_at", "service, device")
+_TABLES = (_CONNECTIONS, _EVENTS, _HOURS, _REFUSALS, _DEVICES)
 
 
 def prune(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from typing import Any, NoReturn, TypeVar
 from weakref import WeakSet
@@ -27,19 +28,25 @@ from monconn.clock import Clock
 from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError, os_error_text
 from monconn.log import Logger
+from monconn.model.devices import StoredDevice
 from monconn.model.totals import Totals
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
-from monconn.sinks.history import file_time, schema, store
+from monconn.sinks.history import devices, file_time, schema, store
+from monconn.sinks.history.devices import DeviceSource, OpenAlarm
 from monconn.sinks.history.file_time import LEAP_SECONDS, FileTime, Stretch
 from monconn.sinks.history.forget import Removal, empty_log, overwrite
 from monconn.sinks.history.retention import prune
 from monconn.sinks.history.schema import OPEN_SECONDS, limited, no_history, open_read_only
 from monconn.sinks.history.store import Event, Item
 from monconn.sinks.history.write_queue import WriteQueue
+from monconn.turns import in_turns
 from monconn.units import format_duration
 
 T = TypeVar("T")
+
+_RESTARTED = "monconn was restarted"
+_LOAD_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 
 WRITE_SECONDS = 1.0
 QUERY_SECONDS = 10.0
@@ -54,6 +61,9 @@ MOST_QUERIES = 16
 _PRUNE_SECONDS = 60.0
 _REFUSED_LINE_SECONDS = 60.0
 _LIVE_PER_TICK = 10_000
+DEVICES_SECONDS = 60.0
+"""How often devices are stored that have changed; those whose alarms have, are at once."""
+DEVICES_PER_TICK = 2_000
 
 
 @attrs.frozen
@@ -64,6 +74,8 @@ class _Batch:
     totals: dict[str, Totals]
     run: float
     stretches: list[Stretch]
+    devices: list[StoredDevice]
+    forgotten: list[tuple[str, str]]
 
 
 @attrs.frozen
@@ -115,10 +127,22 @@ class HistoryService(Service):
         self._batches = DeferredLock()
         """Held while a batch is taken out of the queue and written: there is one at a time."""
         self._queries = 0
+        self._devices: DeviceSource | None = None
+        self._next_devices = 0.0
+        self._unsaved: tuple[list[StoredDevice], list[tuple[str, str]]] = ([], [])
+        """The devices taken last, until they are in the file."""
+        self._to_restore: list[str] = []
+        """Services whose devices are to be restored."""
+        self._restoring: Deferred[None] | None = None
         self._is_forgetting = False
         registry.observe(self._queue)
         registry.when_added(self._resume)
         registry.when_deleted(self._note_last)
+
+    def keep_devices(self, source: DeviceSource) -> None:
+        """Store devices from now on, and restore those of earlier runs; called before the start."""
+        self._devices = source
+        source.store_changes()
 
     @property
     def dropped(self) -> int:
@@ -149,7 +173,11 @@ class HistoryService(Service):
             self._resume(monitor)
         self._queue.add(Event(self._run_started_at, "started", detail=f"monconn {__version__}"))
         self._use(file)
-        self._next_prune = self._clock.seconds()
+        self._next_prune = self._next_devices = self._clock.seconds()
+        self._has_checked_services, self._started = False, self._next_prune
+        if self._devices is not None:
+            self._restoring = Deferred.fromCoroutine(self._begin_with_devices())
+            self._restoring.addErrback(self._log_failure)
         self._ticking.start(WRITE_SECONDS, now=False).addErrback(self._log_failure)
 
     def _use(self, file: _File) -> None:
@@ -216,6 +244,9 @@ class HistoryService(Service):
             self._queue.add(Event(time.time(), "stopped"))
             if not await self._save(self._changed_totals()):
                 await self._save(self._changed_totals())  # into a file that was begun anew for it
+            self._take_devices(at_once=True)
+            while any(self._unsaved) and await self._save({}):
+                self._take_devices(at_once=True)
             await self._in_writer(lambda db: db.close())  # SQLite removes its log with the last one
 
     # -- counters
@@ -228,6 +259,11 @@ class HistoryService(Service):
         totals = self._last.get(monitor.name, self._totals.get(monitor.name))
         if self._config.resume_counters and totals is not None:
             monitor.carry_over(totals)
+        if self._devices is not None:
+            self._to_restore.append(monitor.name)
+            if self._restoring is not None and self._restoring.called:
+                self._restoring = Deferred.fromCoroutine(self._restore_devices())
+                self._restoring.addErrback(self._log_failure)
 
     def _note_last(self, monitor: Monitor) -> None:
         if self.running:
@@ -242,6 +278,78 @@ class HistoryService(Service):
         live = sum(len(monitor) for monitor in self._registry)
         return self._ticks % (1 + live // _LIVE_PER_TICK) == 0
 
+    # -- devices
+
+    async def _end_alarms(self, when: Callable[[], Awaitable[list[OpenAlarm]]], why: str) -> None:
+        """End alarms that nobody would end any more."""
+        try:
+            ended = await when()
+        except (sqlite3.Error, OSError, FileError) as error:
+            self._log_devices(error)
+            return
+        for service, device, kind in ended:
+            now = time.time()
+            self._queue.add(Event(now, "alarm", service, device, device, kind, True, 1, why))
+
+    async def _begin_with_devices(self) -> None:
+        await self._end_alarms(lambda: self.run(devices.open_alarms), _RESTARTED)
+        await self._restore_devices()
+
+    async def _end_alarms_elsewhere(self) -> None:
+        services = self._registry.names()
+        await self._end_alarms(
+            lambda: self._in_writer(lambda db: devices.end_alarms_elsewhere(db, services)),
+            "there is no such service any more",
+        )
+
+    async def _restore_devices(self) -> None:
+        """Have the devices of services go on; page by page, in the threads for queries."""
+        source = self._devices
+        while source is not None and self._to_restore and self.running:
+            service = self._to_restore.pop(0)
+            unusable = 0
+            after: tuple[float, str] | None = (math.inf, "")
+            try:
+                while after is not None:
+                    page = await self._next_page(service, after)
+                    await in_turns(self._clock, source.restore(service, page.devices))
+                    unusable += page.unusable
+                    after = page.next
+            except (sqlite3.Error, OSError, FileError) as error:
+                if not self.running:
+                    return  # those that are not restored stay as they are in the file
+                self._log_devices(error)
+            if unusable:
+                self._log_devices(f"{unusable} of {service} have values that no device can have")
+            source.restored(service)
+
+    async def _next_page(self, service: str, after: tuple[float, str]) -> devices.Page:
+        for pause in (*_LOAD_PAUSES_SECONDS, None):
+            try:
+                return await self.run(lambda db: devices.load(db, service, after))
+            except FileError:  # many others may ask at this moment
+                if pause is None or not self.running:
+                    raise
+                await deferLater(self._clock, pause)  # type: ignore[arg-type]
+        raise AssertionError
+
+    def _log_devices(self, error: object) -> None:
+        self._log.warn(
+            "history: {path}: not every device can go on from the last run: {error}",
+            path=self._config.path,
+            error=error,
+        )
+
+    def _take_devices(self, *, at_once: bool = False) -> None:
+        """Take some that have changed, if it is time and all taken before are in the file."""
+        if self._devices is None or any(self._unsaved):
+            return
+        now = self._clock.seconds()
+        if at_once or self._devices.has_urgent or now >= self._next_devices:
+            self._unsaved = self._devices.take_changed(DEVICES_PER_TICK)
+            if not any(self._unsaved):
+                self._next_devices = now + DEVICES_SECONDS
+
     # -- writing
 
     def _tick(self) -> Deferred[None]:
@@ -253,14 +361,20 @@ class HistoryService(Service):
 
     async def _save_and_prune(self, totals: dict[str, Totals]) -> None:
         async with self._batches:
+            all_are_there = self._clock.seconds() >= self._started + DEVICES_SECONDS
+            if self._devices is not None and all_are_there and not self._has_checked_services:
+                self._has_checked_services = True
+                await self._end_alarms_elsewhere()
             is_written = await self._save(totals)
             if is_written and self._clock.seconds() >= self._next_prune and await self._prune():
                 self._log_recovery()
 
     async def _save(self, totals: dict[str, Totals]) -> bool:
         """Write what is queued; returns False if it must be tried again."""
+        self._take_devices()
         items = [*self._queue.take(), *self._lost_event()]
-        batch = _Batch(items, totals, self._run_started_at, self._time.changed())
+        stretches = self._time.changed()
+        batch = _Batch(items, totals, self._run_started_at, stretches, *self._unsaved)
         try:
             errors = await self._in_writer(lambda db: self._write(db, batch))
         except (schema.FileReplaced, sqlite3.OperationalError, OSError) as error:
@@ -273,10 +387,12 @@ class HistoryService(Service):
             return False
         except Exception as error:
             self._queue.done()
+            self._unsaved = ([], [])
             self._lost += len(items)
             self._log_error(error)
             return False
         self._queue.done()
+        has_devices, self._unsaved = any(self._unsaved), ([], [])
         self._lost += len(errors)
         if errors and self._clock.seconds() >= self._next_refused_line:
             self._next_refused_line = self._clock.seconds() + _REFUSED_LINE_SECONDS
@@ -286,7 +402,7 @@ class HistoryService(Service):
                 count=len(errors),
                 error=errors[0],
             )
-        if items or totals:
+        if items or totals or has_devices:
             self._next_prune = self._clock.seconds()
         self._totals.update(totals)
         self._last = {name: last for name, last in self._last.items() if last != totals.get(name)}
@@ -302,11 +418,19 @@ class HistoryService(Service):
         if not schema.is_locked(path, self._lock):
             self._lock_again()
         self._check_identity(before)
-        if not (batch.items or batch.totals):
+        if not (batch.items or batch.totals or batch.devices or batch.forgotten):
             return []
         if schema.log_size(path) > self._config.max_size:
             raise sqlite3.OperationalError("another program reads it and does not stop")
-        errors = store.write(db, batch.items, batch.totals, batch.run, batch.stretches)
+        errors = store.write(
+            db,
+            batch.items,
+            batch.totals,
+            batch.run,
+            batch.stretches,
+            batch.devices,
+            batch.forgotten,
+        )
         self._check_identity(before)
         return errors
 
@@ -355,6 +479,8 @@ class HistoryService(Service):
         files.lost["history"] += 1
         self._log.warn("history: {path}: {error}: begun anew", path=config.path, error=error)
         self._totals = {}  # all counters are written again
+        if self._devices is not None:
+            self._devices.store_changes()  # and all devices
         self._queue.add(Event(time.time(), "started", detail=f"{error}: begun anew"))
         self._use(file)
 
@@ -449,6 +575,9 @@ class HistoryService(Service):
             return fail(no_history(self._config.path, "the history is closed"))
         if self._is_forgetting:
             return fail(no_history(self._config.path, "a client is being removed: ask again later"))
+        if self._restoring is not None and not self._restoring.called and not dry_run:
+            # Else those that have been read, and are not in memory yet, would be stored again.
+            return fail(no_history(self._config.path, "devices are being read: ask again later"))
         self._is_forgetting = True
 
         def ended(result: Any) -> Any:

@@ -16,10 +16,11 @@ import attrs
 from monconn.model import tcpinfo, uid
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
+from monconn.model.devices import StoredDevice
 from monconn.model.reasons import REFUSALS, HistoryEventKind
 from monconn.model.record import ConnectionRecord
 from monconn.model.totals import Totals
-from monconn.sinks.history import file_time
+from monconn.sinks.history import devices, file_time
 from monconn.sinks.history.file_time import Stretch
 
 T = TypeVar("T")
@@ -53,12 +54,16 @@ def write(
     totals: Mapping[str, Totals],
     run_started_at: float,
     stretches: Sequence[Stretch] = (),
+    changed: Sequence[StoredDevice] = (),
+    forgotten: Sequence[tuple[str, str]] = (),
 ) -> list[Exception]:
     """Write a batch in one transaction.
 
     :param totals: the services' counters; only those that have changed.
     :param run_started_at: wall-clock seconds; with it, ids of this run differ from those of others.
     :param stretches: those of the file's time that have changed.
+    :param changed: devices.
+    :param forgotten: the service and the name of each device that is to be deleted.
     :returns: for each item that can never be written, why; all others are written.
     :raises sqlite3.DatabaseError: the file cannot be written, and nothing was.
     """
@@ -68,6 +73,8 @@ def write(
             db, list(items), lambda each: _write_items(db, each, run_started_at)
         )
         _write_possible(db, list(totals.items()), lambda each: _save(db, dict(each)))
+        _write_possible(db, list(forgotten), lambda each: devices.delete(db, each))
+        _write_possible(db, list(changed), lambda each: devices.save(db, each))
         file_time.save(db, stretches)
     return errors
 

@@ -46,8 +46,9 @@ class WriteQueue(Observer):
             self._more_refused[record.service, record.refusal] += 1
 
     def alarmed(self, alarm: Alarm) -> None:
-        """Queue an alarm that begins or is over."""
-        self.add(alarm)
+        """Queue an alarm that begins or is over; one that goes on is there already."""
+        if not alarm.goes_on:
+            self.add(alarm)
 
     def acted(self, action: Action) -> None:
         """Implements ``IActionObserver.acted``: queue the action to be written."""

@@ -52,7 +52,7 @@ class ServiceFigures(Observer):
     def alarmed(self, alarm: Alarm) -> None:
         """Count an alarm that begins or is over."""
         if not alarm.is_over:
-            self.alarms[alarm.kind] += 1
+            self.alarms[alarm.kind] += not alarm.goes_on
             self.alarms_active[alarm.kind] += 1
         elif self.alarms_active[alarm.kind]:  # else it began before this observer was added
             self.alarms_active[alarm.kind] -= 1

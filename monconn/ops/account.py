@@ -10,7 +10,7 @@ import attrs
 
 from monconn.errors import printable
 from monconn.ops.columns import Row, local_time
-from monconn.ops.explanations import Explanation, Step, errors_in, explain_code, of_kind
+from monconn.ops.explanations import Explanation, Step, errors_in, of_kind
 from monconn.units import format_bytes, format_duration
 
 Values = Mapping[str, Any]
@@ -48,12 +48,14 @@ _PLACEHOLDER = re.compile(r"\b(IP|ID|SERVICE)\b")
 class Account:
     """What is to be said of one connection.
 
-    :param sentences: what its record shows; the last ones say what is not known.
+    :param sentences: what its record shows.
+    :param unknown: what it does not show.
     :param explanations: what its reason, its refusal and the errors of its detail mean; the
         commands of their steps name this connection.
     """
 
     sentences: tuple[str, ...]
+    unknown: tuple[str, ...]
     explanations: tuple[Explanation, ...]
 
 
@@ -71,7 +73,8 @@ def account_of(connection: Row | Values) -> Account:
         found = [of_kind(str(values.get("state")), "state")]
     explanations = [each for each in (*found, *errors_in(_text(values, "detail"))) if each]
     return Account(
-        tuple(printable(each) for each in _sentences(values)),
+        tuple(map(printable, _sentences(values))),
+        tuple(map(printable, _unknown(values))),
         tuple(_about(each, values) for each in explanations),
     )
 
@@ -117,8 +120,8 @@ def _sentences(values: Values) -> Iterator[str]:
     for side in _SIDES:
         yield from _network(values, side)
     yield from _usual_timeout(values)
-    yield from _code(values)
-    yield from _unknown(values)
+    if values.get("code") not in (None, "--"):
+        yield f"HAProxy writes this end as {values['code']} (monconn explain {values['code']})."
 
 
 def _how_it_ended(values: Values) -> str:
@@ -201,7 +204,9 @@ def _network(values: Values, side: str) -> Iterator[str]:
     parts = []
     if rtt:
         parts.append(f"round trip {_duration(rtt)}")
-    if retransmits is not None:
+    if retransmits == 0:
+        parts.append("nothing was sent to it again")
+    elif retransmits is not None:
         of = f" of {tcp['segments_sent']}" if tcp and tcp.get("segments_sent") else ""
         parts.append(f"{retransmits}{of} segments sent to it again")
     if tcp:
@@ -213,7 +218,9 @@ def _network(values: Values, side: str) -> Iterator[str]:
             full = _duration(tcp["window_limited_seconds"])
             parts.append(f"its receive window was full for {full}")
     heard = values.get(f"{side}_last_heard_seconds")
-    if heard is not None:
+    if heard is not None and is_over and heard < 0.001:
+        parts.append("its kernel was heard until the end")
+    elif heard is not None:
         when = "before the end" if is_over else "ago"
         parts.append(f"its kernel was last heard {_duration(heard)} {when}")
     unreachable = values.get(f"{side}_unreachable_seconds")
@@ -242,15 +249,10 @@ def _usual_timeout(values: Values) -> Iterator[str]:
             )
 
 
-def _code(values: Values) -> Iterator[str]:
-    code = values.get("code")
-    found = explain_code(code) if isinstance(code, str) else None
-    if found is not None and code != "--":
-        yield f"HAProxy's code {code}: {found.who}; {found.phase}."
-
-
 def _unknown(values: Values) -> Iterator[str]:
     """What the figures do not tell."""
+    if values.get("refusal"):
+        return
     if values.get("reason") in ("client_closed", "backend_closed"):
         side = values["reason"].partition("_")[0]
         yield f"Not known: why the {side}'s program closed; TCP does not tell."

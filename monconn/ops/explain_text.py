@@ -159,6 +159,9 @@ def code(found: CodeExplanation) -> Iterator[Block]:
 def account(found: Account) -> Iterator[Block]:
     """One connection, and then what its end means."""
     yield Block(" ".join(found.sentences))
+    if found.unknown:
+        yield _EMPTY
+        yield Block(" ".join(found.unknown))
     for each in found.explanations:
         yield _EMPTY
         yield from _word(each)

@@ -220,7 +220,8 @@ def told(**fields: Any) -> str:
         "backend_end": "none",
         **fields,
     }
-    return " ".join(account_of(values).sentences)
+    account = account_of(values)
+    return " ".join((*account.sentences, *account.unknown))
 
 
 def test_a_reset_is_told_with_its_figures() -> None:
@@ -234,7 +235,7 @@ def test_a_reset_is_told_with_its_figures() -> None:
         "The network to the client: round trip 38 ms, 4 of 31 segments sent to it again,"
         " 9 segments unacknowledged."
     ) in text
-    assert "HAProxy's code CD: the client's side ended it" in text
+    assert "HAProxy writes this end as CD (monconn explain CD)." in text
     assert "Not known: whether the peer itself reset it, or something on the way." in text
     assert "Nothing is recorded of TCP on the side of the backend." in text
 
@@ -279,6 +280,7 @@ def test_live_refused_and_stored_ones_are_told_too() -> None:
     row = refused(word="blocked").snapshot(102.0)
     account = account_of(row)
     assert account.sentences == ("The client 192.0.2.1:4711 at web was refused (blocked).",)
+    assert account.unknown == ()
     assert [each.kind for each in account.explanations] == ["refusal"]
 
 

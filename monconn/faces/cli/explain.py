@@ -130,6 +130,7 @@ def _print_connection(values: dict[str, Any], note: str, as_json: bool) -> None:
             {
                 "connection": values,
                 "account": list(account.sentences),
+                "not_known": list(account.unknown),
                 "explanations": [each.to_json() for each in account.explanations],
             }
         )

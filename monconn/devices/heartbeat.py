@@ -68,7 +68,6 @@ class Rhythm:
             return INFINITE
         return max(ordered[count // 2] * times, LEAST_SILENT_SECONDS)
 
-
     def regular_seconds(self, gaps: array[float]) -> float:
         """How long it is since the end of the last interval that was longer than a regular one.
 

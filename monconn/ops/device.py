@@ -260,6 +260,7 @@ def _remember(
 ) -> Generator[None, None, _Memory]:
     memory = _Memory()
     for monitor, devices in followed:
+        devices.catch_up()
         is_blocked = monitor.is_blocked(name.partition("/")[0])
         memory.is_blocked = memory.is_blocked or is_blocked
         device = devices.get(name)

@@ -101,8 +101,8 @@ async def with_a_heartbeat(path: Path, **config: Any) -> Run:
 async def test_what_is_usual_for_a_device_is_known_after_a_restart(path: Path) -> None:
     run = await with_a_heartbeat(path)
     before = run.row()
-    for connection in run.monitor.connections():
-        run.monitor.close(connection.id)
+    for record in run.monitor.connections():
+        run.monitor.close(record.id)
     await run.stop()
     after = Run(path, start=5000.0)
     await after.restored()

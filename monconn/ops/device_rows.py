@@ -224,10 +224,11 @@ def _what(row: Json) -> str:
         return f"open since then, id {row.get('id')}"
     if kind == "absent":
         usual = row.get("usual_seconds")
-        text = "no connection until then"
-        if usual is not None:
-            text += f", usually every {format_duration(usual)}"
-        return f"{text}; {detail}" if detail else text
+        if detail:
+            return f"no connection; {detail}"
+        return "no connection until then" + (
+            f", usually every {format_duration(usual)}" if usual is not None else ""
+        )
     if kind == "refused":
         return f"refused: {row.get('refusal')}{more}"
     if kind == "alarm":

@@ -232,7 +232,7 @@ class Devices(Observer):
 
     def forget_in_steps(self, network: Network) -> Iterator[int]:
         """The same in steps, each of which yields how many were forgotten so far."""
-        count = 0
+        names = set()
         for device in self.all():
             found = network_of(device.name)
             if (
@@ -242,8 +242,11 @@ class Devices(Observer):
                 and not device.is_forgotten
             ):
                 self._forget_one(device, "forgotten by the operator")
-                count += 1
-            yield count
+                names.add(device.name)
+            yield len(names)
+        kept = [alarm for alarm in self.alarms if alarm.device not in names]
+        self.alarms.clear()
+        self.alarms += kept
 
     def _forget_one(self, device: Device, why: str) -> None:
         """Forget a device; its live connections are those of a new one."""

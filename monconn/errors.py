@@ -66,6 +66,20 @@ class ConfigError(MonconnError):
         return printable_lines(Exception.__str__(self))
 
 
+@attrs.frozen
+class Remark:
+    """What no start fails with, and whoever starts it may want to know.
+
+    :param message: in one sentence.
+    :param is_warning: whether something will not work as it should; else it is only a note.
+    :param key: the key of its section in a configuration, if it is not about where it listens.
+    """
+
+    message: str
+    is_warning: bool = True
+    key: str = ""
+
+
 class SettingError(MonconnError, ValueError):
     """A setting that Python code gives has a value that is not valid."""
 
@@ -75,7 +89,14 @@ class SettingTypeError(SettingError, TypeError):
 
 
 class ListenError(MonconnError):
-    """A listener that could not be opened."""
+    """A listener that could not be opened.
+
+    :param key: the key of its section in a configuration that it is about.
+    """
+
+    def __init__(self, message: str, key: str = "listen") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class FileError(MonconnError):
@@ -115,14 +136,15 @@ class UnknownDevice(MonconnError):
 
 
 def os_error_text(error: BaseException | None) -> str:
-    """The operating system's text for an error, in lower case, to be put after a colon.
+    """The operating system's text for an error, to be put after a colon: so it begins small.
 
     :param error: an ``OSError``, or any other exception, whose text is used instead: name
         resolution, SQLite and TLS raise classes of their own in the same places. (None only
         because a Twisted ``Failure`` is typed so.)
     """
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return printable(str(text).lower())
+    text = str(getattr(error, "strerror", None) or str(error) or type(error).__name__.lower())
+    # What follows may be a path; and an abbreviation stays one.
+    return printable(text if text[1:2].isupper() else text[:1].lower() + text[1:])
 
 
 def printable(value: object) -> str:

@@ -123,7 +123,7 @@ def append_fault(path: str) -> str | None:
     except (OSError, ValueError):  # nothing is there yet
         return None
     if stat.S_ISDIR(mode):
-        return "it is a directory"  # as the operating system says when it is to be opened
+        return "it is a folder"
     if stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
         return f"it is {kind_of_file(mode)}"
     # To write there changes the kernel, or this process: /proc/self/mem is its memory.
@@ -145,6 +145,57 @@ def socket_fault(path: str) -> str | None:
     except (OSError, ValueError):
         return None
     return None if stat.S_ISSOCK(mode) else f"there is {kind_of_file(mode)}, which is left alone"
+
+
+def making_fault(path: str) -> OSError | None:
+    """The error with which no file can be made at a path; None if one can.
+
+    As :func:`explained` has it; nothing is tried.
+    """
+    folder = os.path.dirname(path) or "."
+    try:
+        os.stat(os.path.join(folder, "."))  # ENOTDIR if it is none
+    except OSError as error:
+        return explained(error, path)
+    if os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        return None
+    return explained(_no_access(folder), path)
+
+
+def writing_fault(path: str) -> OSError | None:
+    """The error with which a file cannot be opened for writing, or made if there is none.
+
+    :returns: None if it can be, as far as can be known without trying.
+    """
+    if not os.path.exists(path):
+        return making_fault(os.path.realpath(path))  # a dangling link leads to the file to be made
+    if os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        return None
+    return _no_access(path)
+
+
+def _no_access(path: str) -> OSError:
+    try:
+        is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+    except OSError:
+        is_read_only = False
+    number = errno.EROFS if is_read_only else errno.EACCES
+    return OSError(number, os.strerror(number))
+
+
+def explained(error: OSError, path: str) -> OSError:
+    """An error of making a file, with what it is about: its folder, unless the file is there."""
+    number, text = error.errno, error.strerror
+    if os.path.lexists(path) or number not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+        return error
+    folder = file_name(os.path.dirname(os.path.abspath(path)))
+    if number == errno.ENOENT:
+        text = f"{text}: there is no folder {folder}, and monconn makes none"
+    elif number == errno.ENOTDIR:
+        text = f"{text}: {folder} is no folder"
+    else:
+        text = f"{text}: this user may not make files in {folder}"
+    return OSError(number, text)
 
 
 def path_fault(path: str) -> str | None:

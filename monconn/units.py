@@ -120,3 +120,25 @@ def _seconds_from_text(text: str) -> Fraction:
 
 def _not_a_duration(what: str) -> str:
     return f"must be a number of seconds or a text like 500ms, 15m or 1h30m, not {what}"
+
+
+# -- as a configuration has them
+
+
+def duration_text(seconds: float) -> str:
+    """A duration exactly, as it may be written in a configuration: 500ms, 15m, 1h30m, 30d."""
+    rest = round(seconds * 1000)
+    parts = []
+    for name, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{name}")
+    return "".join(parts) or "0"
+
+
+def size_text(count: int) -> str:
+    """A size exactly, as it may be written in a configuration: 1GiB, 64KiB, 1000."""
+    for name, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count and not count % size:
+            return f"{count // size}{name}"
+    return str(count)

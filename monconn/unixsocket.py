@@ -14,7 +14,6 @@ import fcntl
 import os
 import socket
 import stat
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +21,9 @@ from contextlib import contextmanager
 import attrs
 
 from monconn.clock import retry_pauses
-from monconn.errors import printable
-from monconn.files import kind_of_file
+from monconn.errors import Remark
+from monconn.files import explained, file_name, kind_of_file, making_fault
+from monconn.processes import InUse, unix_holder
 
 _LOCK_PAUSES_SECONDS = (0.02,) * 50
 """Between tries to lock a folder; others hold it for less than a millisecond."""
@@ -84,7 +84,7 @@ def listen(path: str, mode: int | None, backlog: int) -> ListeningSocket:
                 if error.errno != errno.EADDRINUSE:
                     raise
                 if not _remove_stale(path):
-                    raise OSError(errno.EADDRINUSE, _in_use(path)) from error
+                    raise _in_use(path) from error
                 sock.bind(path)
             if mode is not None:
                 os.chmod(path, mode)  # before listen(2): until then all connects are refused
@@ -95,10 +95,33 @@ def listen(path: str, mode: int | None, backlog: int) -> ListeningSocket:
             # With the folder still locked: a socket that does not listen yet looks stale.
             sock.listen(backlog)
         sock.setblocking(False)
-    except BaseException:  # only to close it
+    except BaseException as error:  # only to close it
         sock.close()
+        if isinstance(error, OSError) and (told := explained(error, path)) is not error:
+            raise told from error
         raise
     return sock
+
+
+def check(path: str) -> list[Remark]:
+    """Find what :func:`listen` would fail with, without making or removing anything.
+
+    :returns: whether a socket would be replaced.
+    :raises OSError: the same as :func:`listen` would.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        if fault := making_fault(path):
+            raise fault from None
+        return []
+    except OSError as error:
+        raise explained(error, path) from None
+    if not stat.S_ISSOCK(mode) or _connect(path, socket.SOCK_DGRAM) != errno.ECONNREFUSED:
+        raise _in_use(path)
+    if fault := making_fault(path):
+        raise fault
+    return [Remark(f"{file_name(path)} has no listener any more: it is replaced", False)]
 
 
 def is_listening(path: str | os.PathLike[str]) -> bool:
@@ -183,34 +206,18 @@ def _remove_stale(path: str | os.PathLike[str]) -> bool:
     return True
 
 
-def _in_use(path: str) -> str:
-    """What is at a path that could not be bound, for a message."""
+def _in_use(path: str) -> InUse:
+    """The error about what is at a path that cannot be bound."""
     text = os.strerror(errno.EADDRINUSE)
     try:
         mode = os.lstat(path).st_mode
     except OSError:
-        return text
+        return InUse(text)
     if not stat.S_ISSOCK(mode):
-        return f"{text}: there is {kind_of_file(mode)}, which is left alone"
-    return f"{text} by {_listener_of(path)}: stop that first, or choose another path"
-
-
-def _listener_of(path: str) -> str:
-    """Who listens at a path, as far as the kernel tells."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(path) or not hasattr(socket, "SO_PEERCRED"):
-            return "another program"
-        # Those of the process that has called listen(2) (unix(7)).
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    pid, uid, _ = struct.unpack("iIi", credentials)
-    if not pid:  # in a PID namespace that is not ours
-        return f"a process of user {uid} in another container"
-    try:
-        with open(f"/proc/{pid}/comm", errors="replace") as file:
-            return f"process {pid} ({printable(file.read().strip())})"
-    except OSError:
-        return f"process {pid}"
+        return InUse(f"{text}: there is {kind_of_file(mode)}, which is left alone")
+    holder = unix_holder(path)
+    who = holder or "another program"
+    return InUse(f"{text} by {who}: stop that first, or choose another path", holder)
 
 
 def _connect(path: str | os.PathLike[str], kind: int = socket.SOCK_STREAM) -> int:

@@ -17,7 +17,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # the package's __init__.
 LOWEST_ROWS = (
     {"errors", "units", "files", "addresses", "_version", "_moved"},
-    {"clock", "ratelimit", "background", "log"},
+    {"clock", "ratelimit", "background", "log", "processes"},
     {"turns", "histogram", "steps", "places"},
     {"unixsocket"},
 )

@@ -16,16 +16,14 @@ from monconn.addresses import (
     Address,
     EndpointAddress,
     TcpAddress,
-    UnixAddress,
-    is_loopback,
     parse_backend,
     parse_listen,
-    socket_address,
     split_pair,
 )
-from monconn.config import fields
+from monconn.config import address_fields, fields
 from monconn.config import yaml as yamlmap
 from monconn.config.fields import Wrong
+from monconn.config.listeners import clashes, cycles, taken_by_others
 from monconn.config.sections import (
     USUAL_CONTROL,
     USUAL_DEVICES,
@@ -148,10 +146,10 @@ _SETTING_READERS = {
 }
 _OF_ONE_SERVICE = dict.fromkeys(("listen", "backend", "tls", "backend_tls"), _only_of_a_service)
 _NATIVE_READERS: dict[str, fields.Reader] = {
-    "listen": fields.read_listen,
-    "backend": fields.read_backend,
-    "tls": fields.read_tls,
-    "backend_tls": fields.read_backend_tls,
+    "listen": address_fields.read_listen,
+    "backend": address_fields.read_backend,
+    "tls": address_fields.read_tls,
+    "backend_tls": address_fields.read_backend_tls,
     **_SETTING_READERS,
 }
 
@@ -180,8 +178,55 @@ class Config:
     """Custom observers."""
 
 
+@attrs.frozen
+class ConfigFile:
+    """A configuration, and the file that says it."""
+
+    config: Config
+    source: str
+    """The file's name."""
+    root: Node
+    """What is written in it, with lines."""
+
+    def line_of(self, path: Path) -> int | None:
+        """The line of a key, or of the deepest part of its path that the file has; None if it has
+        no part of it."""
+        if not path or not isinstance(self.root, Mapping) or path[0] not in self.root.nodes:
+            return None
+        return yamlmap.line_of(self.root, path)
+
+    def node_at(self, path: Path) -> Node | None:
+        """What is written at a path; None if nothing is."""
+        node: Node = self.root
+        for part in path:
+            if isinstance(node, Mapping) and part in node.nodes:
+                node = node.nodes[str(part)]
+            elif isinstance(node, yamlmap.Sequence) and isinstance(part, int):
+                node = node.nodes[part]
+            else:
+                return None
+        return node if path else None
+
+    @property
+    def is_go_style(self) -> bool:
+        """Whether it is written as for the Go tool."""
+        return _is_go_style(self.root)
+
+    def path_of_service(self, name: str) -> Path:
+        """The path of a service."""
+        return (name,) if self.is_go_style else ("services", name)
+
+
 def load(path: str | os.PathLike[str]) -> Config:
     """The configuration in a file.
+
+    :raises ConfigError: with all problems, in the order of their lines.
+    """
+    return load_file(path).config
+
+
+def load_file(path: str | os.PathLike[str]) -> ConfigFile:
+    """The configuration in a file, and where in the file it says what.
 
     :raises ConfigError: with all problems, in the order of their lines.
     """
@@ -198,7 +243,7 @@ def load(path: str | os.PathLike[str]) -> Config:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _one_problem(source, "is not a text in UTF-8", _line_at(error)) from None
-    return parse(text, source)
+    return parse_file(text, source)
 
 
 def parse(text: str, source: str) -> Config:
@@ -207,6 +252,11 @@ def parse(text: str, source: str) -> Config:
     :param source: the file's name, for the problems.
     :raises ConfigError: with all problems, in the order of their lines.
     """
+    return parse_file(text, source).config
+
+
+def parse_file(text: str, source: str) -> ConfigFile:
+    """The same as :func:`parse`, with its lines."""
     root, problems = yamlmap.read(text, source)
     if root is None:
         raise ConfigError(problems or [Problem(source, None, "", _NO_SERVICES)])
@@ -219,7 +269,7 @@ def parse(text: str, source: str) -> Config:
         ]
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.line or 0, problem.path)))
-    return config
+    return ConfigFile(config, source, root)
 
 
 def from_pairs(pairs: Iterable[str]) -> Config:
@@ -260,9 +310,13 @@ def _line_at(error: UnicodeDecodeError) -> int:
     return error.object.count(b"\n", 0, error.start) + 1
 
 
+def _is_go_style(root: Node) -> bool:
+    return isinstance(root, Mapping) and "services" not in root.nodes
+
+
 def _config_of(root: Node) -> Config:
     mapping = fields.require_mapping(root, _A_MAPPING_OF_SERVICES)
-    if "services" not in mapping.nodes:
+    if _is_go_style(mapping):
         return Config(_services_in(mapping, _go_service, "listen_port", "backend_port"))
     # The services are read last, as their common defaults are another section.
     rest = {key: node for key, node in mapping.nodes.items() if key != "services"}
@@ -277,7 +331,8 @@ def _config_of(root: Node) -> Config:
         found += [(("services", *path), message) for path, message in wrong.found]
     else:
         found += _unknown_services(config, services)
-        found += _taken_by_others(config, services)
+        found += taken_by_others(config, services)
+        found += _same_file(config)
     if found:
         raise Wrong(*found)
     return attrs.evolve(config, services=services)
@@ -292,6 +347,17 @@ def _unknown_services(config: Config, services: tuple[ServiceConfig, ...]) -> fi
         for name in observer.services or ()
         if name not in names
     ]
+
+
+def _same_file(config: Config) -> fields.Found:
+    """A log that would be written into the history."""
+    log, history = config.json_log, config.history
+    if log is None or history is None:
+        return []
+    path, file = os.path.realpath(os.path.expanduser(log.path)), os.path.realpath(history.path)
+    if not path.startswith(file) or path[len(file) :] not in ("", "-wal", "-shm", ".lock"):
+        return []
+    return [(("json_log", "path"), f"{quoted(log.path)} is the history's: each has its own file")]
 
 
 def _services_in(
@@ -382,13 +448,17 @@ _GO_DEFAULTS = Policy.of(read_timeout=600, half_close_timeout=0)
 _KINDS_OF_DURATIONS = (SECONDS, OPTIONAL_SECONDS, POSITIVE_SECONDS)
 _DURATIONS = {key for key, each in SETTINGS.items() if each.kind in _KINDS_OF_DURATIONS}
 _GO_READERS: dict[str, fields.Reader] = {
-    "listen_ip": fields.read_host,
-    "listen_port": fields.read_listen_port,
-    "backend_ip": fields.read_host,
-    "backend_port": fields.read_backend_port,
+    "listen_ip": address_fields.read_host,
+    "listen_port": address_fields.read_listen_port,
+    "backend_ip": address_fields.read_host,
+    "backend_port": address_fields.read_backend_port,
     **{key: read for key, read in _SETTING_READERS.items() if key != "devices"},
     **dict.fromkeys(_DURATIONS, fields.read_seconds),
 }
+
+
+GO_ADDRESSES = {"listen": ("listen_ip", "listen_port"), "backend": ("backend_ip", "backend_port")}
+"""The keys of the Go tool's style that have the place of ours; the last of each must be there."""
 
 
 def _go_service(name: str, node: Node) -> ServiceConfig:
@@ -413,6 +483,11 @@ def _go_service(name: str, node: Node) -> ServiceConfig:
     # In the Go tool's style, a duration of 0 means the default.
     settings = {key: value for key, value in values.items() if value or key not in _DURATIONS}
     return ServiceConfig(name, listen, backend, _GO_DEFAULTS.changed(**settings))
+
+
+def go_default(key: str, node: Node) -> bool:
+    """Whether a value in a file of the Go tool's style stands for the default of its key."""
+    return _is_null(node) or (key in _DURATIONS and fields.read_seconds(node) == 0)
 
 
 def _is_null(node: Node) -> bool:
@@ -441,175 +516,3 @@ def _not_an_endpoint(address: Address) -> Address:
             " other endpoint strings belong in the configuration file"
         )
     return address
-
-
-# -- two services on one listener, and services that lead to each other
-
-
-_EVERY_HOST = {"": ("IPv4", "IPv6"), "0.0.0.0": ("IPv4",), "::": ("IPv6",)}
-# Where a connection to "any address" of each family leads, and what the names of this host are.
-_THIS_HOST = {
-    "": ("127.0.0.1",),
-    "0.0.0.0": ("127.0.0.1",),
-    "::": ("::1",),
-    "localhost": ("127.0.0.1", "::1"),
-}
-
-
-def clashes(services: Iterable[ServiceConfig]) -> list[tuple[str, str]]:
-    """The name of each service that listens where an earlier one does, and a message."""
-    taken: dict[tuple[str, object], dict[str, str]] = {}
-    clashes = []
-    for service in services:
-        others = [
-            _claim(taken.setdefault(place, {}), host, service.name)
-            for place, host in _places(service.listening()[0])
-        ]
-        other = next(filter(None, others), None)
-        if other is not None:
-            clashes.append((service.name, _taken_message(service, other)))
-    return clashes
-
-
-def _taken_message(service: ServiceConfig, other: str) -> str:
-    return f"cannot listen on {service.listen}: the service {quoted(other)} listens there already"
-
-
-def _taken_by_others(config: Config, services: tuple[ServiceConfig, ...]) -> fields.Found:
-    """The admin interfaces that listen where a service or another one does."""
-    taken: dict[tuple[str, object], dict[str, str]] = {}
-    listeners: list[tuple[str, Path, Address | None]] = [
-        (f"the service {quoted(each.name)}", (), each.listening()[0]) for each in services
-    ]
-    for key in ("control", "manhole", "metrics"):
-        address = getattr(getattr(config, key), "listen", None)
-        listeners.append((key, (key, "listen"), address))
-    found: fields.Found = []
-    for name, path, address in listeners:
-        others = [_claim(taken.setdefault(each, {}), host, name) for each, host in _places(address)]
-        other = next(filter(None, others), None)
-        if other is not None and path:  # those of services are reported with them
-            found.append((path, f"cannot listen on {address}: {other} listens there already"))
-    return found
-
-
-def _places(listen: Address | None) -> list[tuple[tuple[str, object], str]]:
-    """The places that a listener takes: a port per address family, or a path; and the host."""
-    if isinstance(listen, UnixAddress):
-        return [(("unix", os.path.realpath(listen.path)), "")]
-    if not isinstance(listen, TcpAddress) or listen.port == 0:
-        return []
-    host = listen.host.lower()
-    families = _EVERY_HOST.get(host) or (_family(host),)
-    return [((family, listen.port), "" if host in _EVERY_HOST else host) for family in families]
-
-
-def _family(host: str) -> str:
-    return "IPv6" if ":" in host else "IPv4"
-
-
-def _claim(names: dict[str, str], host: str, name: str) -> str | None:
-    """Take a host of one place, where "" is every host.
-
-    :returns: the service that has it already, if one has.
-    """
-    other = names.get(host) or names.get("")
-    if host == "" and names:
-        other = other or next(iter(names.values()))
-    names.setdefault(host, name)
-    return other
-
-
-def cycles(services: Iterable[ServiceConfig]) -> list[tuple[str, str]]:
-    """Each cycle of services that forward to each other: the name of its first one, and a message.
-
-    Each connection would make another, without end. What names stand for, and which addresses this
-    host has, is not known here: :mod:`monconn.net.loops` finds that as connections are made.
-    """
-    by_name = {service.name: service for service in services}
-    listeners: dict[tuple[str, object], dict[str, list[str]]] = {}
-    for service in by_name.values():
-        for place, host in _reached_at(socket_address(service.listen, listens=True)):
-            listeners.setdefault(place, {}).setdefault(host, []).append(service.name)
-    leads_to = {
-        name: list(
-            dict.fromkeys(
-                other
-                for place, host in _leads_to(socket_address(service.backend, listens=False))
-                for other in _listening_at(listeners.get(place, {}), host)
-            )
-        )
-        for name, service in by_name.items()
-    }
-    return [(cycle[0], _cycle_message(by_name, cycle)) for cycle in _find_cycles(leads_to)]
-
-
-def _reached_at(listen: Address | None) -> list[tuple[tuple[str, object], str]]:
-    """The places at which a listener can be reached; one on a name of this host, at its IPs."""
-    if isinstance(listen, TcpAddress) and _plain_host(listen.host) == "localhost":
-        hosts = _THIS_HOST["localhost"]
-        return [each for host in hosts for each in _places(TcpAddress(host, listen.port))]
-    if isinstance(listen, TcpAddress):
-        listen = TcpAddress(_plain_host(listen.host), listen.port)
-    return _places(listen)
-
-
-def _leads_to(backend: Address | None) -> list[tuple[tuple[str, object], str]]:
-    """The places that a connection to a backend may lead to."""
-    if not isinstance(backend, TcpAddress):
-        return _places(backend)
-    host = _plain_host(backend.host)
-    hosts = _THIS_HOST.get(host, (host,))
-    return [((_family(each), backend.port), each) for each in hosts]
-
-
-def _plain_host(host: str) -> str:
-    name = host.lower().rstrip(".")
-    return "localhost" if name.endswith(".localhost") else name  # RFC 6761, 6.3
-
-
-def _listening_at(by_host: dict[str, list[str]], host: str) -> list[str]:
-    """The services that a host of a place leads to; a listener on all addresses has the loopback's.
-
-    ``by_host`` has "" for all addresses.
-    """
-    every = by_host.get("", []) if is_loopback(host) else []
-    return by_host.get(host, []) + every
-
-
-def _find_cycles(leads_to: dict[str, list[str]]) -> list[list[str]]:
-    """Cycles, if there are any; of those with services in common perhaps not all.
-
-    Each begins with the service that comes first in the configuration.
-    """
-    found: list[list[str]] = []
-    order = {name: index for index, name in enumerate(leads_to)}
-    done: set[str] = set()
-    for first in leads_to:
-        if first in done:
-            continue
-        # Depth first, without recursion: a chain may have thousands of services.
-        done.add(first)
-        path = {first: iter(leads_to[first])}
-        while path:
-            name = next(reversed(path))
-            other = next(path[name], None)
-            if other is None:
-                del path[name]
-            elif other in path:
-                way = list(path)
-                cycle = way[way.index(other) :]
-                start = cycle.index(min(cycle, key=order.__getitem__))
-                found.append(cycle[start:] + cycle[:start])
-            elif other not in done:
-                done.add(other)
-                path[other] = iter(leads_to[other])
-    return found
-
-
-def _cycle_message(services: dict[str, ServiceConfig], cycle: list[str]) -> str:
-    first = services[cycle[0]]
-    if len(cycle) == 1:
-        return f"forwards to its own listener, {first.listen}: each connection would make another"
-    way = " → ".join([*cycle, cycle[0]])
-    return f"leads back to its own listener ({way}): each connection would make another"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import attrs
 
 from monconn.addresses import TcpAddress, UnixAddress, is_loopback
-from monconn.config import fields
+from monconn.config import address_fields, fields
 from monconn.config.fields import Wrong
 from monconn.config.yaml import Node, Scalar, Sequence, plain
 from monconn.errors import quoted
@@ -38,7 +38,7 @@ class TlsConfig:
 def _read_tls(node: Node) -> TlsConfig:
     tls = fields.structure(node, TlsConfig)
     # The same files as for a backend that asks for a certificate, and so the same faults.
-    faults = fields.tls_faults(
+    faults = address_fields.tls_faults(
         BackendTls(ca=tls.client_authority, certificate=tls.certificate, key=tls.key)
     )
     if faults:
@@ -51,7 +51,7 @@ def _read_tls(node: Node) -> TlsConfig:
 class ControlConfig:
     """The control port."""
 
-    listen: fields.PlainListen = None
+    listen: Annotated[TcpAddress | UnixAddress | None, address_fields.read_plain_listen] = None
     """The address; None for the UNIX socket that the command line connects to by default."""
     tls: Annotated[TlsConfig | None, _read_tls] = None
 
@@ -73,7 +73,7 @@ def _read_control(node: Node) -> ControlConfig | None:
 class ManholeConfig:
     """The manhole: a Python prompt over SSH."""
 
-    listen: Annotated[TcpAddress | UnixAddress, fields.read_plain_listen]
+    listen: Annotated[TcpAddress | UnixAddress, address_fields.read_plain_listen]
     """The address; on this machine only."""
     authorized_keys: Annotated[str, fields.read_file_path]
     """The file with the public keys that may log in."""
@@ -118,7 +118,7 @@ class JsonLogConfig:
 class MetricsConfig:
     """Metrics for Prometheus."""
 
-    listen: Annotated[TcpAddress | UnixAddress, fields.read_plain_listen]
+    listen: Annotated[TcpAddress | UnixAddress, address_fields.read_plain_listen]
     """The address at which ``/metrics`` is served."""
 
 

@@ -245,13 +245,16 @@ class Devices(Observer):
                 self._forget_one(device, "forgotten by the operator")
                 count += 1
             yield count
-        kept = []
+        # Also those of devices that were dropped to make room for others. By identity, and removed
+        # in one step: others are raised meanwhile.
+        gone = set()
         for alarm in tuple(self.alarms):
-            if not has_address(alarm.device):
-                kept.append(alarm)
+            if has_address(alarm.device):
+                gone.add(id(alarm))
             yield count
+        kept = [alarm for alarm in self.alarms if id(alarm) not in gone]
         self.alarms.clear()
-        self.alarms.extend(kept)
+        self.alarms += kept
 
     def _forget_one(self, device: Device, why: str) -> None:
         """Forget a device; its live connections are those of a new one."""

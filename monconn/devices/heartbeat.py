@@ -68,6 +68,19 @@ class Rhythm:
             return INFINITE
         return max(ordered[count // 2] * times, LEAST_SILENT_SECONDS)
 
+    def regular_seconds(self, gaps: array[float]) -> float:
+        """How long it is since the end of the last interval that was longer than a regular one.
+
+        A browser's requests are regular, too, between the pauses in which a page is read.
+        """
+        longest = self.longest * max(sorted(gaps)[len(gaps) // 2], _SHORT_SECONDS)
+        seconds = 0.0
+        for gap in reversed(gaps):
+            if gap > longest:
+                break
+            seconds += gap
+        return seconds
+
 
 MESSAGES = Rhythm(shortest=0.4, longest=1.75, needed=5, seconds=30.0)
 """Of messages, by devices that stay connected, or whose connection was cut."""
@@ -246,8 +259,9 @@ class Device:
             if limit == INFINITE:
                 self.messages_since = None
             else:
-                if self.messages_since is None:
-                    self.messages_since = at - sum(gaps)
+                seconds = MESSAGES.regular_seconds(gaps)
+                if self.messages_since is None or not seconds:
+                    self.messages_since = at - seconds
                 if at - self.messages_since < MESSAGES.seconds:
                     limit = INFINITE
             self.message_limit = limit

@@ -53,13 +53,25 @@ def raise_limit(reactor: object) -> int:
     :returns: the limit before.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = USEFUL_LIMIT if hard == resource.RLIM_INFINITY else min(hard, USEFUL_LIMIT)
+    most = _highest(hard)
     if soft != resource.RLIM_INFINITY and soft < most and not isinstance(reactor, SelectReactor):
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         except (OSError, ValueError):  # above fs.nr_open, or OPEN_MAX on macOS
             pass
     return _finite(soft)
+
+
+def limit_of_start() -> tuple[int, int]:
+    """The limit that :func:`raise_limit` would set for a start, and how many connections it has
+    room for, about."""
+    soft, hard = (_finite(each) for each in resource.getrlimit(resource.RLIMIT_NOFILE))
+    limit = max(soft, _highest(hard))
+    return limit, most_connections(limit, _open_descriptors())
+
+
+def _highest(hard: int) -> int:
+    return USEFUL_LIMIT if hard == resource.RLIM_INFINITY else min(hard, USEFUL_LIMIT)
 
 
 def limit_of(reactor: object) -> int:

@@ -20,12 +20,13 @@ from twisted.python.threadable import isInIOThread
 from zope.interface import implementer
 
 from monconn import files, unixsocket
-from monconn.addresses import TcpAddress, UnixAddress
-from monconn.errors import ListenError, os_error_text
+from monconn.addresses import Address, TcpAddress, UnixAddress
+from monconn.errors import ListenError, Remark, os_error_text
 from monconn.log import Logger
 from monconn.net.descriptors import Descriptors, Unlimited
 from monconn.net.resolver import address_now
 from monconn.net.sockets import ProbeTimes, set_keepalive, zone_index
+from monconn.processes import InUse, tcp_holder
 
 BACKLOG = 4096
 """The kernel's queue of clients not yet accepted; ``net.core.somaxconn`` may shorten it."""
@@ -94,34 +95,94 @@ def open_listener(
     :raises ListenError: the address cannot be had; its cause is the ``OSError``.
     """
     try:
-        return _bind(address, keepalive, default_mode)
+        sock = _bind(address, keepalive, default_mode)
+        if not isinstance(address, UnixAddress):
+            _listen(sock)
+        return sock
     except OSError as error:
-        raise ListenError(f"cannot listen on {address}: {os_error_text(error)}") from error
+        cause = in_words(error, address)
+        raise _listen_error(address, cause) from cause
+
+
+def check_listener(address: SocketAddress, named: Address | None = None) -> list[Remark]:
+    """Find what :func:`open_listener` would fail with, so that nobody notices.
+
+    A TCP address is bound for a moment, by the same options, and never listened on: until it is
+    closed others can have it all the same, if they set SO_REUSEADDR, too.
+
+    :param named: the address as it is configured, for the message.
+    :returns: what is worth knowing of what is there.
+    :raises ListenError: the same as :func:`open_listener` would.
+    """
+    try:
+        if isinstance(address, UnixAddress):
+            return unixsocket.check(address.path)
+        _bind(address, None, None).close()
+        return []
+    except OSError as error:
+        cause = in_words(error, address)
+        raise _listen_error(named or address, cause) from cause
+
+
+def in_words(error: Exception, address: Address | None) -> Exception:
+    """An error of listening, with what it is about and what helps.
+
+    :param address: the socket's, if it is known.
+    """
+    number = getattr(error, "errno", None)
+    if not isinstance(address, TcpAddress) or number is None:
+        return error
+    text = os_error_text(error)
+    if number == errno.EADDRINUSE:
+        ip = "" if is_name(address) else address.host.replace("localhost", "127.0.0.1")
+        holder = tcp_holder(ip, address.port)
+        if holder is None:
+            return error
+        return InUse(f"{text} by {holder}: stop that first, or choose another port", holder)
+    if number == errno.EADDRNOTAVAIL and address.host not in ("", "0.0.0.0", "::"):
+        return OSError(number, f"{text}: this host has no address {address.host}")
+    if number == errno.EACCES and address.port < (first := _first_unprivileged_port()):
+        advice = f"ports below {first} need root, or the capability CAP_NET_BIND_SERVICE"
+        return OSError(number, f"{text}: {advice}")
+    return error
+
+
+def _listen_error(named: Address, cause: Exception) -> ListenError:
+    return ListenError(f"cannot listen on {named}: {os_error_text(cause)}")
+
+
+def _first_unprivileged_port() -> int:
+    try:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 1024
 
 
 def _bind(
     address: SocketAddress, keepalive: ProbeTimes | None, default_mode: int | None
 ) -> socket.socket:
+    """A socket with an address; a UNIX socket listens already."""
     if isinstance(address, UnixAddress):
         mode = default_mode if address.mode is None else address.mode
         return unixsocket.listen(address.path, mode, BACKLOG)
     if address.host == "":
         if socket.has_dualstack_ipv6():
-            return _listening(
+            return _bound(
                 socket.AF_INET6, ("::", address.port), dual_stack=True, keepalive=keepalive
             )
-        return _listening(socket.AF_INET, ("0.0.0.0", address.port), keepalive=keepalive)
+        return _bound(socket.AF_INET, ("0.0.0.0", address.port), keepalive=keepalive)
     ip, _, zone = address.host.partition("%")
     if zone:
         scoped = ip, address.port, 0, zone_index(zone)
-        return _listening(socket.AF_INET6, scoped, keepalive=keepalive)
+        return _bound(socket.AF_INET6, scoped, keepalive=keepalive)
     if is_name(address):
         if isInIOThread():
             raise OSError(errno.EWOULDBLOCK, "looking a name up would hold up every connection")
         family, where = address_now(address)
     else:
         family, where = _numeric(address)
-    return _listening(family, where, keepalive=keepalive)
+    return _bound(family, where, keepalive=keepalive)
 
 
 def is_name(address: SocketAddress) -> bool:
@@ -142,7 +203,16 @@ def _numeric(address: TcpAddress) -> tuple[socket.AddressFamily, Any]:
     return family, where
 
 
-def _listening(
+def _listen(sock: socket.socket) -> None:
+    try:
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:  # only to close it
+        sock.close()
+        raise
+
+
+def _bound(
     family: int,
     where: Any,
     *,
@@ -161,8 +231,6 @@ def _listening(
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         sock.bind(where)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
     except BaseException:  # only to close it
         sock.close()
         raise

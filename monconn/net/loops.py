@@ -98,7 +98,7 @@ class Loops:
         if now >= until:
             if len(self._own_hosts) >= MOST_DIALS:
                 self._own_hosts.clear()
-            is_own = _is_own_host(family, where)
+            is_own = is_own_host(family, where)
             self._own_hosts[key] = now + OWN_HOST_SECONDS, is_own
         return is_own
 
@@ -199,7 +199,7 @@ def _key(name: Any) -> object:
     return (plain_ip(name[0]), name[1]) if isinstance(name, tuple) else name
 
 
-def _is_own_host(family: int, where: Any) -> bool:
+def is_own_host(family: int, where: Any) -> bool:
     """Whether an address is one of this host: only to such a one can a socket be bound.
 
     (To any, if ``net.ipv4.ip_nonlocal_bind`` is set; then more connections are noted in vain.)

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -133,6 +134,47 @@ def address_now(address: TcpAddress) -> SocketAddress:
         return _first(answers.get(timeout=LISTEN_SECONDS))
     except Empty:
         raise _not_in_time() from None
+
+
+def check_names(names: Iterable[str], seconds: float) -> dict[str, list[str] | OSError]:
+    """The IP addresses of names, or why a name has none; waits for all of them together.
+
+    :param seconds: the longest that this takes.
+    """
+    waiting = list(dict.fromkeys(names))
+    asked = SimpleQueue[str]()
+    for name in waiting:
+        asked.put(name)
+    answers = SimpleQueue[tuple[str, "list[str] | OSError"]]()
+
+    def run() -> None:
+        while not asked.empty():
+            try:
+                name = asked.get_nowait()
+                found = _resolve(TcpAddress(name, 0))
+                answers.put((name, list(dict.fromkeys(where[0] for _, where in found))))
+            except Empty:
+                return
+            except UnicodeError:  # a label that IDNA does not encode
+                answers.put((name, OSError(errno.EINVAL, "no valid name")))
+            except OSError as error:
+                answers.put((name, error))
+
+    known: dict[str, list[str] | OSError] = {}
+    for _ in waiting[:MOST_LOOKUPS]:
+        try:
+            threading.Thread(target=run, name="monconn lookup", daemon=True).start()
+        except RuntimeError:  # the system gives us no more threads; there may be some
+            break
+    until = time.monotonic() + seconds
+    while len(known) < len(waiting):
+        try:
+            name, answer = answers.get(timeout=max(0.0, until - time.monotonic()))
+        except Empty:
+            break
+        known[name] = answer
+    late = OSError(errno.ETIMEDOUT, f"no answer within {seconds:g} seconds")
+    return {name: known.get(name, late) for name in waiting}
 
 
 def address_later(address: TcpAddress, lookups: Lookups, clock: Clock) -> Deferred[SocketAddress]:

@@ -8,8 +8,9 @@ OpenSSL takes a client's bare FIN for a fatal error, and writes nothing of the a
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -21,17 +22,20 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
-from monconn.errors import FileError, printable, quoted
+from monconn.errors import FileError, Remark, printable, quoted
 from monconn.files import file_name, read_file
 from monconn.net.tls_faults import (
     Found,
     TlsError,
     chain_fault,
+    ends_soon,
     error_text,
     ip_of,
     name_fault,
     openssl_text,
+    order_fault,
     out_of_time,
+    subject,
 )
 from monconn.policy.tls import BackendTls, Identity, ListenTls, split_ciphers
 
@@ -165,12 +169,10 @@ def _passphrase_in(path: str) -> bytes:
     return line
 
 
-def _use_identity(
-    context: SSL.Context, identity: Identity, found: Found
-) -> x509.Certificate | None:
+def _use_identity(context: SSL.Context, identity: Identity, found: Found) -> list[x509.Certificate]:
     """Have a context show a certificate; what is wrong with its files is added to ``found``.
 
-    :returns: the certificate, if nothing was.
+    :returns: the certificate and the rest of its chain, if nothing was.
     """
     faults = len(found)
 
@@ -194,14 +196,14 @@ def _use_identity(
     if has_passphrase and (certificates is not None or key_setting == "key"):
         key = read(key_setting, lambda path: _key_in(path, passphrase, key_setting), key_file)
     if len(found) > faults:
-        return None
+        return []
     own: x509.Certificate
     try:
         own, *others = [each.to_cryptography() for each in (*certificates, *chain)]
         if not _fits(key, own):
             fault = f"is not that of the first certificate in {file_name(identity.certificate)}"
             found.append(((key_setting,), f"the key in {file_name(key_file)} {fault}"))
-            return None
+            return []
         _give(context.use_certificate, crypto.X509.from_cryptography, own)
         for each in others:
             _give(context.add_extra_chain_cert, crypto.X509.from_cryptography, each)
@@ -211,8 +213,40 @@ def _use_identity(
         found.append(
             (("certificate",), f"OpenSSL refuses {file_name(identity.certificate)}: {text}")
         )
-        return None
-    return own
+        return []
+    return [own, *others]
+
+
+def _warnings_of(
+    identity: Identity, certificates: list[x509.Certificate], name: str = ""
+) -> Iterator[str]:
+    """What peers are likely to refuse of a certificate, in sentences.
+
+    :param name: the server name that it is configured for.
+    """
+    what = f"the certificate in {file_name(identity.certificate)}"
+    own, *others = certificates
+    if when := out_of_time(own):
+        yield f"{what} {when}"
+    if name and (fault := name_fault(own, name, what)):
+        yield fault
+    for each in others:
+        if when := out_of_time(each):
+            yield f"the certificate {subject(each)} in the chain of {what[4:]} {when}"
+    if fault := order_fault(certificates):
+        yield f"the chain of {what} is not in order: {fault}"
+
+
+def _remarks_on(identity: Identity, certificates: list[x509.Certificate]) -> Iterator[Remark]:
+    """What is to be seen to before long: it is no fault yet."""
+    if when := ends_soon(certificates[0]):
+        yield Remark(f"the certificate in {file_name(identity.certificate)} {when}")
+    for path in dict.fromkeys((identity.key or identity.certificate, identity.passphrase_file)):
+        if path is not None and os.stat(path).st_mode & 0o007:
+            what = "passphrase" if path == identity.passphrase_file else "key"
+            yield Remark(
+                f"the {what} in {file_name(path)} is open to other users: chmod 600 {path}"
+            )
 
 
 def _fits(key: Any, certificate: x509.Certificate) -> bool:
@@ -262,6 +296,13 @@ def _in(ca: str) -> list[Path]:
     return sorted(path.glob("*.[pP][eE][mM]")) if path.is_dir() else [path]
 
 
+def _readable_in(file: Path) -> list[x509.Certificate]:
+    try:
+        return [each.to_cryptography() for each in _certificates_in(str(file))]
+    except (TlsError, ValueError):
+        return []
+
+
 def files_digest(settings: ListenTls | BackendTls) -> bytes:
     """A digest of the content of all files that settings name; those not readable count, too."""
     identities = [settings.identity]
@@ -298,13 +339,15 @@ class ServerTls:
         found: Found = []
         self.settings = settings
         self.warnings: list[str] = []
-        """What clients are likely to refuse, in sentences: certificates out of their time."""
+        """What clients are likely to refuse, in sentences: certificates out of their time, …"""
+        self.remarks: list[Remark] = []
+        """What is to be seen to before long."""
         self._protocols = tuple(each.encode() for each in settings.alpn)
         self._main = self._context(settings.identity, found)
         self._by_name: dict[str, SSL.Context] = {}
         for name, identity in settings.certificates.items():
             faults: Found = []
-            self._by_name[name] = self._context(identity, faults)
+            self._by_name[name] = self._context(identity, faults, name)
             found += [
                 (("certificates", name, *key), message)
                 for key, message in faults
@@ -312,8 +355,9 @@ class ServerTls:
             ]
         if found:
             raise TlsError(*found)
+        self.remarks = list(dict.fromkeys(self.remarks))  # names may share a certificate
 
-    def _context(self, identity: Identity, found: Found) -> SSL.Context:
+    def _context(self, identity: Identity, found: Found, name: str = "") -> SSL.Context:
         settings = self.settings
         context = _context(SSL.TLS_METHOD, settings.minimum_version, settings.ciphers, found)
         context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
@@ -323,9 +367,10 @@ class ServerTls:
         context.set_alpn_select_callback(self._choose_protocol)
         if settings.certificates:
             context.set_tlsext_servername_callback(self._choose_certificate)
-        own = _use_identity(context, identity, found)
-        if own is not None and (when := out_of_time(own)):
-            self.warnings.append(f"the certificate in {file_name(identity.certificate)} {when}")
+        certificates = _use_identity(context, identity, found)
+        if certificates:
+            self.warnings += _warnings_of(identity, certificates, name)
+            self.remarks += _remarks_on(identity, certificates)
         return context
 
     def connection(self) -> SSL.Connection:
@@ -377,6 +422,23 @@ class ClientTls:
         sends_name = settings.server_name != "" and ip_of(self._host) is None
         self._server_name = self._host.encode("ascii") if sends_name else None
         self._context = _client_context(settings)
+
+    @property
+    def remarks(self) -> list[Remark]:
+        """What is wrong, or will be before long, with the certificates in the files."""
+        remarks: list[Remark] = []
+        ca, identity = self.settings.ca, self.settings.identity
+        if ca is not None and self.settings.verify:
+            times = [out_of_time(each) for file in _in(ca) for each in _readable_in(file)]
+            if times and all(times):
+                what = "certificate" if len(times) == 1 else "last certificate"
+                remarks.append(Remark(f"the {what} in {file_name(ca)} {times[-1]}"))
+        if identity is not None:
+            context = SSL.Context(SSL.TLS_METHOD)
+            if certificates := _use_identity(context, identity, []):
+                remarks += map(Remark, _warnings_of(identity, certificates))
+                remarks += _remarks_on(identity, certificates)
+        return remarks
 
     def connection(self) -> SSL.Connection:
         """A connection without a socket, for one dial."""

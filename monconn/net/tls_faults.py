@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import ipaddress
 import re
-from collections.abc import Iterable
-from datetime import datetime, timezone
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -20,6 +21,10 @@ from monconn.errors import MonconnError, printable, quoted
 
 Found = list[tuple[tuple[str, ...], str]]
 """Faults: the key of the setting that each belongs to, and a message."""
+
+SOON = timedelta(days=14)
+"""How long before its end a certificate should have been renewed: most are after two thirds of
+their time, which is a month before the end of one for three months."""
 
 
 class TlsError(MonconnError):
@@ -161,23 +166,31 @@ def openssl_text(error: Exception) -> str:
 # -- certificates
 
 
-def name_fault(certificate: x509.Certificate, host: str) -> str:
-    """Why a certificate is not for a host; empty if it is (RFC 9525)."""
+def name_fault(
+    certificate: x509.Certificate, host: str, what: str = "the backend's certificate"
+) -> str:
+    """Why a certificate is not for a host; empty if it is (RFC 9525).
+
+    :param host: a name or an IP address; a name that begins with ``*.`` must be in it as it is.
+    :param what: the certificate, for the message.
+    """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         names = x509.SubjectAlternativeName([])
     known = [each for each in names if isinstance(each, x509.DNSName | x509.IPAddress)]
     if not known:  # service_identity takes it for one that is for every host
-        return "the backend's certificate names no host (subjectAltName)"
+        return f"{what} names no host (subjectAltName)"
+    if host.startswith("*.") and any(str(each.value).lower() == host for each in known):
+        return ""
     ip = ip_of(host)
     try:
         if ip is not None:
             verify_certificate_ip_address(certificate, str(ip))
         else:
             verify_certificate_hostname(certificate, host)
-    except (VerificationError, CertificateError):
-        return f"the backend's certificate is not for {host}, but for {_listed(known)}"
+    except (VerificationError, CertificateError, ValueError):
+        return f"{what} is not for {host}, but for {_listed(known)}"
     return ""
 
 
@@ -243,6 +256,32 @@ def out_of_time(certificate: x509.Certificate) -> str:
     if now > certificate.not_valid_after_utc:
         return f"has expired on {_day(certificate.not_valid_after_utc)}"
     return ""
+
+
+def order_fault(certificates: Sequence[x509.Certificate]) -> str:
+    """Which certificate of a chain is not followed by its authority's; empty if none.
+
+    Some clients look for it at another place, too, and others refuse (RFC 8446, 4.4.2).
+    """
+    for each, signer in pairwise(certificates):
+        if each.issuer != signer.subject:
+            names = _subject(each.subject), _subject(signer.subject), _subject(each.issuer)
+            return "{} is followed by {}, and not by its authority {}".format(*names)
+    return ""
+
+
+def ends_soon(certificate: x509.Certificate) -> str:
+    """When a certificate expires, if that is within :data:`SOON`; empty if not."""
+    rest = certificate.not_valid_after_utc - datetime.now(timezone.utc)
+    if not timedelta() <= rest < SOON:
+        return ""
+    days = "in less than a day" if rest.days < 1 else f"in {rest.days + 1} days"
+    return f"expires {days}, on {_day(certificate.not_valid_after_utc)}"
+
+
+def subject(certificate: x509.Certificate) -> str:
+    """Whom a certificate is about, for a message."""
+    return _subject(certificate.subject)
 
 
 def _subject(name: x509.Name) -> str:

@@ -22,16 +22,24 @@ from monconn.addresses import (
     UnixAddress,
     refuse_local_names,
     refuse_proxy_headers,
+    socket_address,
 )
 from monconn.config.config import ServiceConfig
-from monconn.errors import AddressError, ListenError, os_error_text
+from monconn.errors import AddressError, ListenError, Remark, os_error_text
 from monconn.log import Logger
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.subscriptions import Cancel
-from monconn.net.listen import Listener, ListenReactor, is_name, open_listener
+from monconn.net.listen import (
+    Listener,
+    ListenReactor,
+    check_listener,
+    in_words,
+    is_name,
+    open_listener,
+)
 from monconn.net.loops import Target, target_of_name
 from monconn.net.sockets import local_address, set_keepalive
-from monconn.net.tls import ServerTls, files_digest
+from monconn.net.tls import ClientTls, ServerTls, files_digest
 from monconn.net.tls_faults import TlsError
 from monconn.policy.tls import ListenTls
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
@@ -123,11 +131,7 @@ class SocketPort:
         self._listener.resume()
 
     def _path(self, config: ServiceConfig) -> DataPath:
-        address, tls = listening(config)
-        try:
-            server_tls = None if tls is None else ServerTls(tls)
-        except TlsError as error:
-            raise ListenError(f"cannot listen on {config.listen}: {error}") from error
+        address, server_tls = _listening_tls(config)
         for warning in () if server_tls is None else server_tls.warnings:
             self._log.warn("{service}: {warning}", service=config.name, warning=warning)
         with _backend_errors(config):
@@ -222,7 +226,10 @@ class EndpointPort:
         return self
 
     def _failed(self, failure: Failure) -> Any:
-        error = getattr(failure.value, "socketError", failure.value)
+        raised: Any = failure.value
+        error = in_words(
+            getattr(raised, "socketError", raised), socket_address(self._address, listens=True)
+        )
         raise ListenError(
             f"cannot listen on {self._address}: {os_error_text(error)}"
         ) from failure.value
@@ -299,6 +306,46 @@ async def _open_name(
     # Of a link-local address, the zone is the fourth part.
     ip = f"{where[0]}%{where[3]}" if len(where) > 3 and where[3] else where[0]
     return SocketPort(config, monitor, paths, reactor, ip)
+
+
+def check_port(config: ServiceConfig) -> list[Remark]:
+    """Find what :func:`open_port` would fail with, without listening and without connecting.
+
+    What Twisted would listen on is only known for the kinds of endpoints that name a socket.
+
+    :returns: what is worth knowing of the socket, and of certificates and keys.
+    :raises ListenError: the service cannot be started.
+    :raises AddressError: its backend cannot be used.
+    """
+    address, server_tls = _listening_tls(config)
+    remarks: list[Remark] = []
+    if server_tls is not None:
+        key = "listen" if config.tls is None else "tls"  # an endpoint string says it by itself
+        found = [*map(Remark, server_tls.warnings), *server_tls.remarks]
+        remarks += [attrs.evolve(each, key=key) for each in found]
+    backend, backend_tls = config.forwarding()
+    if backend_tls is not None:
+        assert isinstance(backend, TcpAddress)
+        with _backend_errors(config):
+            found = ClientTls(backend_tls, backend.host).remarks
+        key = "backend" if config.backend_tls is None else "backend_tls"
+        remarks += [attrs.evolve(each, key=key) for each in found]
+    where = socket_address(address, listens=True)
+    if where is not None:
+        remarks += check_listener(where, address)
+    return remarks
+
+
+def _listening_tls(config: ServiceConfig) -> tuple[Address, ServerTls | None]:
+    """Where a service listens, and what makes the TLS connections if they are ours.
+
+    :raises ListenError: a file that ``tls`` names cannot be used.
+    """
+    address, tls = listening(config)
+    try:
+        return address, None if tls is None else ServerTls(tls)
+    except TlsError as error:
+        raise ListenError(f"cannot listen on {config.listen}: {error}") from error
 
 
 def listening(config: ServiceConfig) -> tuple[Address, ListenTls | None]:

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succee
 
 from monconn.addresses import EndpointAddress, UnixAddress, parse_listen
 from monconn.clock import Clock, MonotonicClock
-from monconn.config.config import ServiceConfig, clashes, cycles
+from monconn.config.config import ServiceConfig
+from monconn.config.listeners import clashes, cycles
 from monconn.errors import AddressError, DuplicateService, ListenError, UnknownService, quoted
 from monconn.log import Logger
 from monconn.monitor.monitor import Monitor

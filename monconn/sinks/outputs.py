@@ -7,12 +7,13 @@ import os
 import stat
 import sys
 import syslog
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from monconn import files
-from monconn.errors import FileError, os_error_text
-from monconn.files import append_fault, file_name, path_fault
+from monconn.errors import FileError, Remark, os_error_text
+from monconn.files import append_fault, explained, file_name, path_fault, writing_fault
 from monconn.log import Logger
 
 FILE_MODE = 0o640
@@ -72,6 +73,24 @@ def sink_for(path: str, seconds: Callable[[], float]) -> Sink:
     return FileSink(path, seconds)
 
 
+def check_sink(path: str) -> list[Remark]:
+    """Find what a sink of a configuration could not be opened with, without opening it.
+
+    :returns: what is not known.
+    :raises FileError: it cannot be opened.
+    """
+    if path in ("stdout", "syslog"):
+        return []
+    sink = FileSink(path, time.monotonic)
+    sink.check()
+    if fault := writing_fault(sink.path):
+        raise sink.error(fault)
+    if _is_fifo(sink.path):
+        # To whoever reads it, a writer that closes it is its end.
+        return [Remark("it is not tried whether somebody reads this named pipe", False)]
+    return []
+
+
 class _Descriptor:
     """Writes to a file descriptor; after a partial write it continues on a new line."""
 
@@ -115,9 +134,9 @@ class FileSink(_Descriptor):
 
     def __init__(self, path: str, seconds: Callable[[], float]) -> None:
         self.place = path
-        self._path = os.path.expanduser(path)
+        self.path = os.path.expanduser(path)
         try:
-            self._path = os.path.abspath(self._path)  # a daemon changes its directory
+            self.path = os.path.abspath(self.path)  # a daemon changes its directory
         except OSError:
             pass  # the working directory is gone: open says so
         self._seconds = seconds
@@ -130,30 +149,41 @@ class FileSink(_Descriptor):
         """Open the file; harmless the second time."""
         if self._fd >= 0:
             return
-        if fault := path_fault(self._path) or append_fault(self._path):
-            raise FileError(f"json_log: {file_name(self.place)}: {fault}")
+        self.check()
         try:
             self._open()
         except OSError as error:
-            raise FileError(f"json_log: {self.place}: {os_error_text(error)}") from None
+            raise self.error(explained(error, self.path)) from None
+
+    def check(self) -> None:
+        """Look whether lines can be appended to what is there.
+
+        :raises FileError: they cannot.
+        """
+        if fault := path_fault(self.path) or append_fault(self.path):
+            raise FileError(f"json_log: {file_name(self.place)}: {fault}")
+
+    def error(self, error: OSError) -> FileError:
+        """The error of a file that cannot be opened."""
+        return FileError(f"json_log: {self.place}: {os_error_text(error)}")
 
     def _open(self) -> None:
-        if fault := append_fault(self._path):  # when it is opened again, too
+        if fault := append_fault(self.path):  # when it is opened again, too
             raise OSError(errno.EINVAL, fault.removeprefix("it "))
         # O_NONBLOCK: opening a FIFO without a reader fails (ENXIO) instead of blocking the start.
         # O_APPEND: the file may be truncated by others, as logrotate does with copytruncate.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         try:
-            opened = os.open(self._path, flags, FILE_MODE)
+            opened = os.open(self.path, flags, FILE_MODE)
         except OSError as error:
-            if error.errno != errno.ENXIO or not _is_fifo(self._path):
+            if error.errno != errno.ENXIO or not _is_fifo(self.path):
                 raise
             text = f"nobody reads this named pipe ({os_error_text(error)})"
             raise OSError(errno.ENXIO, text) from None
         os.set_blocking(opened, True)
         self.close()
         self._fd = opened
-        self._is_mid_line = _ends_mid_line(self._path)
+        self._is_mid_line = _ends_mid_line(self.path)
         self._checked = self._seconds()
 
     def reopen(self) -> None:
@@ -193,7 +223,7 @@ class FileSink(_Descriptor):
             return False
         self._checked = now
         try:
-            return not os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+            return not os.path.samestat(os.stat(self.path), os.fstat(self._fd))
         except OSError:
             return True
 

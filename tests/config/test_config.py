@@ -21,7 +21,7 @@ from monconn.addresses import (
     parse_backend,
     parse_listen,
 )
-from monconn.config import config
+from monconn.config import config, listeners
 from monconn.config import yaml as yamlmap
 from monconn.errors import ConfigError, Problem
 from monconn.policy.devices import DeviceRules
@@ -640,19 +640,19 @@ def services_of(pairs: list[tuple[str, str]]) -> list[config.ServiceConfig]:
 
 @pytest.mark.parametrize("pairs", CYCLES.values(), ids=CYCLES)
 def test_cycles(pairs: list[tuple[str, str]]) -> None:
-    ((name, message),) = config.cycles(services_of(pairs))
+    ((name, message),) = listeners.cycles(services_of(pairs))
     assert name == ("b" if len(pairs) == 4 else "a")
     assert "each connection would make another" in message
 
 
 @pytest.mark.parametrize("pairs", NO_CYCLES.values(), ids=NO_CYCLES)
 def test_no_cycles(pairs: list[tuple[str, str]]) -> None:
-    assert config.cycles(services_of(pairs)) == []
+    assert listeners.cycles(services_of(pairs)) == []
 
 
 def test_each_cycle_is_said_once_with_its_way() -> None:
     pairs = [(":4", ":2"), (":1", ":1"), (":3", ":4"), (":2", ":3")]
-    assert [message.partition(":")[0] for _, message in config.cycles(services_of(pairs))] == [
+    assert [message.partition(":")[0] for _, message in listeners.cycles(services_of(pairs))] == [
         "leads back to its own listener (a → d → c → a)",
         "forwards to its own listener, ",
     ]
@@ -660,8 +660,8 @@ def test_each_cycle_is_said_once_with_its_way() -> None:
 
 def test_a_long_chain_is_no_cycle_and_its_end_may_make_it_one() -> None:
     pairs = [(f":{port}", f":{port + 1}") for port in range(1, 3000)]
-    assert config.cycles(services_of(pairs)) == []
-    ((name, _),) = config.cycles(services_of([*pairs, (":3000", ":1")]))
+    assert listeners.cycles(services_of(pairs)) == []
+    ((name, _),) = listeners.cycles(services_of([*pairs, (":3000", ":1")]))
     assert name == "a"
 
 
@@ -669,8 +669,8 @@ def test_a_symbolic_link_leads_to_the_same_place(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     pairs = [(f"unix:{tmp_path}/link/web", f"unix:{tmp_path}/real/web")]
-    assert config.cycles(services_of(pairs))
-    assert config.clashes(services_of([(pairs[0][0], ":1"), (pairs[0][1], ":1")]))
+    assert listeners.cycles(services_of(pairs))
+    assert listeners.clashes(services_of([(pairs[0][0], ":1"), (pairs[0][1], ":1")]))
 
 
 @pytest.mark.parametrize(
@@ -1052,3 +1052,43 @@ def test_any_pairs_are_read_or_refused(pairs: list[str]) -> None:
         config.from_pairs(pairs)
     except ConfigError as error:
         check_problems(error.problems, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_clash"),
+    [
+        ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0", True),
+        ("systemd:domain=INET:index=0", "systemd:domain=INET:index=1", False),
+        ("tcp:80:interface=127.0.0.1:backlog=5", "127.0.0.1:80", True),
+        ("tcp:80:backlog=5", "127.0.0.1:80", True),
+        ("tcp:80:backlog=5", "[::1]:80", False),
+        ("tcp:80:interface=127.0.0.1:backlog=5", "127.0.0.2:80", False),
+        ("ssl:80:privateKey=k.pem", ":80", True),
+        ("localhost:80", "127.0.0.1:80", True),
+        ("localhost:80", "127.0.0.2:80", False),
+        ("unix:/tmp/a/../x", "unix:/tmp/x", True),
+    ],
+)
+def test_a_place_that_is_claimed_twice(
+    first: str, second: str, is_clash: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [(2, 1, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr("monconn.config.listeners.socket.getaddrinfo", lambda *_, **__: found)
+    pairs = [
+        (addresses.parse_listen(each), addresses.parse_backend(":9")) for each in (first, second)
+    ]
+    services = [config.ServiceConfig(name, *pair) for name, pair in zip("ab", pairs, strict=True)]
+    assert bool(listeners.clashes(services)) == is_clash
+    assert bool(listeners.clashes(services[::-1])) == is_clash
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", ".lock"])
+def test_a_log_that_is_the_history(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    text = (
+        "services: {web: {listen: ':80', backend: ':81'}}\n"
+        f"json_log: {{path: {tmp_path}/link/file{suffix}}}\nhistory: {{path: {tmp_path}/file}}\n"
+    )
+    with pytest.raises(ConfigError, match=r":2: json_log.path: .* is the history's"):
+        config.parse(text, "f")
+    config.parse(text.replace("/link/file", "/link/other"), "f")

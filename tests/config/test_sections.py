@@ -104,7 +104,7 @@ def test_defaults() -> None:
         ),
         (
             "json_log: {path: /}",
-            'json_log.path: no lines can be appended to "/": it is a directory',
+            'json_log.path: no lines can be appended to "/": it is a folder',
         ),
         ("history: {path: ':memory:'}", "means a database in memory to SQLite: give the path of"),
         ("history: {path: 'file:x?mode=memory'}", "is a URI: give the path of the file, without"),

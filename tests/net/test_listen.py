@@ -519,7 +519,8 @@ def test_a_file_that_is_moved_back_is_ours_again(
     check_file(front)
     assert can_connect(front, path)
     assert texts(warnings)[1:] == [
-        f"the socket {path} cannot be made anew for now: no such file or directory",
+        f"the socket {path} cannot be made anew for now: no such file or directory:"
+        f' there is no folder "{path.parent}", and monconn makes none',
         f"the socket {path} is in its place again",
     ]
 
@@ -571,7 +572,10 @@ def test_a_port_that_was_just_closed_can_be_opened_at_once(opened: Any, connect:
 
 def test_a_taken_address_is_a_clear_error(opened: Any) -> None:
     port = port_of(opened(LOOPBACK))
-    problem = rf"^cannot listen on 127\.0\.0\.1:{port}: address already in use$"
+    problem = (
+        rf"^cannot listen on 127\.0\.0\.1:{port}: address already in use"
+        rf" by process {os.getpid()} \(.+\): stop that first, or choose another port$"
+    )
     with pytest.raises(ListenError, match=problem):
         open_listener(TcpAddress("127.0.0.1", port))
 

@@ -122,7 +122,7 @@ def test_only_a_client_of_this_host_is_awaited(
     monkeypatch: pytest.MonkeyPatch, is_own: bool
 ) -> None:
     """Also one that comes from another of its addresses than it goes to."""
-    monkeypatch.setattr(module, "_is_own_host", lambda *_: is_own)
+    monkeypatch.setattr(module, "is_own_host", lambda *_: is_own)
     loops, second = Loops(), record("b")
     loops.unknown_dials += 1
     loops.accepted(second, Client("192.0.2.7"))
@@ -185,7 +185,7 @@ def test_only_what_may_be_a_listener_of_ours_leads_here(monkeypatch: pytest.Monk
     assert loops.leads_here("/run/web", socket.AF_UNIX, "/var/run/web")
     assert not loops.leads_here(81, v4, ("127.0.0.1", 81))
     assert not loops.leads_here(80, v4, ("192.0.2.1", 80)), "another host's"
-    monkeypatch.setattr(module, "_is_own_host", lambda *_: True)
+    monkeypatch.setattr(module, "is_own_host", lambda *_: True)
     assert not loops.leads_here(80, v4, ("192.0.2.1", 80)), "asked a moment ago"
     now = module.OWN_HOST_SECONDS
     assert loops.leads_here(80, v4, ("192.0.2.1", 80)), "it has become ours"

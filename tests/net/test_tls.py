@@ -366,7 +366,8 @@ def test_a_certificate_of_our_own_out_of_its_time(
     make: Make, days: tuple[int, int], text: str
 ) -> None:
     """No error: clients may have another clock, or look away; but whoever runs it should know."""
-    made, right = make("a", days=days), make("b")
+    names = (x509.DNSName("www.example.org"),)
+    made, right = make("a", names, days=days), make("b")
     for server in (
         server_of(made),
         server_of(right, certificates={"www.example.org": identity(made)}),

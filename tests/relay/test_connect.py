@@ -446,7 +446,7 @@ def test_only_a_socket_to_a_listener_of_ours_is_noted(
     alone: World, is_own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backend on another host often has the port that we listen on."""
-    monkeypatch.setattr("monconn.net.loops._is_own_host", lambda *_: is_own)
+    monkeypatch.setattr("monconn.net.loops.is_own_host", lambda *_: is_own)
     alone.loops.listens(PORT)
     alone.begin()
     assert list(alone.loops.dials) == ([alone.local] if is_own else [])

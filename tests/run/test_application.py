@@ -242,7 +242,7 @@ def test_a_missing_permission_is_not_tried_again(sleep: Mock) -> None:
     denied = PermissionError(errno.EACCES, "Permission denied")
     with (
         patch("monconn.net.listen._bind", side_effect=denied),
-        pytest.raises(ListenError, match=r"^cannot listen on 0\.0\.0\.0:80: permission denied$"),
+        pytest.raises(ListenError, match=r"^cannot listen on 0\.0\.0\.0:80: permission denied: "),
     ):
         app.privilegedStartService()
     sleep.assert_not_called()

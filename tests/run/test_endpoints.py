@@ -529,7 +529,9 @@ def test_an_unavailable_control_port_ends_the_program_in_one_line(
 ) -> None:
     web = twistd("web", "--listen", f"monconn:{INNER}:mon.control={tmp_path}/no/c.sock")
     assert web.status() == 1
-    web.out.wait_for(r"monconn: cannot listen on .*no such file or directory$")
+    web.out.wait_for(
+        r"monconn: cannot listen on .*no such file or directory: there is no folder .* makes none$"
+    )
     assert "Traceback" not in str(web.out) + str(web.err)
 
 

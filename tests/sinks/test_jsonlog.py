@@ -653,13 +653,14 @@ def test_a_file_that_cannot_be_opened_prevents_the_start(tmp_path: Path, first_s
     service = JsonLogService(config, Registry(), FakeReactor(), Clock())
     with pytest.raises(FileError) as caught:
         getattr(service, first_step)()
-    assert str(caught.value) == f"json_log: {path}: no such file or directory"
+    problem = f'there is no folder "{path.parent}", and monconn makes none'
+    assert str(caught.value) == f"json_log: {path}: no such file or directory: {problem}"
     assert not service.running
 
 
 def test_a_folder_or_a_pipe_without_reader_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, reason in ((tmp_path, "is a directory"), (tmp_path / "pipe", "no such device")):
+    for path, reason in ((tmp_path, "is a folder"), (tmp_path / "pipe", "no such device")):
         with pytest.raises(FileError, match=reason):
             FileSink(str(path), time.monotonic).open()
 
@@ -775,7 +776,7 @@ def test_a_file_that_cannot_be_made_anew_at_once_is_counted_when_it_can(
     path.unlink()
     path.mkdir()
     for _ in range(2):
-        with pytest.raises(WriteFailed, match="is a directory"):
+        with pytest.raises(WriteFailed, match="is a folder"):
             file_sink.write(b"1\n")
     path.rmdir()
     file_sink.write(b"2\n")
@@ -788,7 +789,7 @@ def test_a_file_that_cannot_be_made_anew_at_once_is_counted_when_it_can(
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (os.mkdir, "is a directory"),
+        (os.mkdir, "is a folder"),
         (os.mkfifo, "nobody reads this named pipe (no such device or address)"),
         (lambda path: os.symlink("/proc/self/mem", path), "is a file of the kernel's"),
     ],
@@ -866,7 +867,7 @@ def test_a_file_that_cannot_be_reopened_is_written_on(
         file_sink.write(line)
     assert old.read_bytes() == b"1\n2\n"
     assert texts(logged) == [
-        f"json_log: cannot reopen {path}: is a directory; going on with the file that is open"
+        f"json_log: cannot reopen {path}: is a folder; going on with the file that is open"
     ]
     path.rmdir()
     clock.advance(1.0)
@@ -881,7 +882,7 @@ def test_a_deleted_file_that_cannot_be_created_again_loses_lines(
     path.mkdir()
     clock.advance(1.0)
     for _ in range(3):  # and later lines do not go into the deleted file
-        with pytest.raises(WriteFailed, match="is a directory") as caught:
+        with pytest.raises(WriteFailed, match="is a folder") as caught:
             file_sink.write(b"1\n")
         assert caught.value.rest == b"1\n"
         clock.advance(0.1)

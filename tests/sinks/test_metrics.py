@@ -665,8 +665,8 @@ async def test_a_port_that_is_taken() -> None:
         port = other.getsockname()[1]
         with pytest.raises(ListenError) as raised:
             start(TcpAddress("127.0.0.1", port))
-    expected = f"metrics: cannot listen on 127.0.0.1:{port}: address already in use"
-    assert str(raised.value) == expected
+    expected = f"metrics: cannot listen on 127.0.0.1:{port}: address already in use by process "
+    assert str(raised.value).startswith(f"{expected}{os.getpid()} (")
 
 
 @pytest_twisted.ensureDeferred

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
@@ -17,16 +18,31 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import Clock, retry_pauses
 from monconn.config.sections import ControlConfig
-from monconn.errors import ControlError, ListenError, os_error_text
+from monconn.errors import ControlError, ListenError, Remark, os_error_text
 from monconn.faces.control.peers import user_name
-from monconn.faces.control.place import FIRST_NAME, control_folder, make_folder, remove_stale
+from monconn.faces.control.place import (
+    FIRST_NAME,
+    check_folder,
+    control_folder,
+    make_folder,
+    remove_stale,
+)
 from monconn.faces.control.server import ControlFactory
-from monconn.files import read_file
+from monconn.files import making_fault, read_file
 from monconn.log import Logger
 from monconn.monitor.registry import Registry
-from monconn.net.listen import Listener, ServeReactor, client_address, open_listener, serve_factory
+from monconn.net.listen import (
+    Listener,
+    ServeReactor,
+    check_listener,
+    client_address,
+    open_listener,
+    serve_factory,
+)
+from monconn.net.tls import ClientTls
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
+from monconn.policy.tls import BackendTls
 
 CLIENTS_PER_TURN = 4
 """Clients accepted in one turn of the reactor; the others stay in the kernel's queue."""
@@ -105,33 +121,71 @@ class ControlService(Service):
         with _locked(folder):
             remove_stale(folder)
             path = folder / FIRST_NAME
-            if path.exists():
+            if os.path.lexists(path):  # another program's, or a link that leads nowhere
                 path = folder / f"control-{os.getpid()}.sock"
             self._listen(UnixAddress(os.fspath(path), 0o600))
 
     def _listen(self, address: TcpAddress | UnixAddress) -> None:
-        if isinstance(address, TcpAddress) and self._config.tls is None:
-            raise ListenError(f"control: {address} needs tls, as TCP does not authenticate clients")
-        factory = self._secured()
+        options = _tls_options(self._config, address)
+        factory = self._factory if options is None else TlsFactory(options, self._factory)
         sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
         self.where = client_address(address, sock)
         self._listener = serve_factory(sock, self._reactor, factory, CLIENTS_PER_TURN)
 
-    def _secured(self) -> Any:
-        tls = self._config.tls
-        if tls is None:
-            return self._factory
-        try:
-            key, certificate, authority_pem = (
-                read_file(each, _MAX_FILE_BYTES)
-                for each in (tls.key, tls.certificate, tls.client_authority)
-            )
-            pem = key + b"\n" + certificate
-            authority = Certificate.loadPEM(authority_pem)
-            options = PrivateCertificate.loadPEM(pem).options(authority)
-        except Exception as error:  # OpenSSL's have no type in common
-            raise ListenError(f"control: its certificates cannot be used: {error}") from None
-        return TlsFactory(options, self._factory)
+
+def check_control(config: ControlConfig) -> list[Remark]:
+    """Find what the start of :class:`ControlService` would fail with, without listening.
+
+    :returns: why there would be no control port, if it has no configured address.
+    :raises ListenError: the configured address cannot be listened on.
+    """
+    if config.listen is not None:
+        remarks = []
+        if _tls_options(config, config.listen) is not None and config.tls is not None:
+            tls = config.tls
+            peers = BackendTls(ca=tls.client_authority, certificate=tls.certificate, key=tls.key)
+            remarks = [
+                attrs.evolve(each, key="tls") for each in ClientTls(peers, "localhost").remarks
+            ]
+        return [*remarks, *check_listener(config.listen)]
+    folder = control_folder()
+    try:
+        if os.path.lexists(folder):
+            check_folder(folder)
+            if fault := making_fault(os.fspath(folder / FIRST_NAME)):
+                raise fault
+        else:
+            first = next(each for each in (folder, *folder.parents) if each.parent.exists())
+            if fault := making_fault(os.fspath(first)):
+                raise ControlError(f"{folder}: {os_error_text(fault)}")
+    except (ControlError, OSError) as error:
+        return [Remark(f"no control port: {error}")]
+    return []
+
+
+def _tls_options(
+    config: ControlConfig, address: TcpAddress | UnixAddress
+) -> CertificateOptions | None:
+    """What makes the TLS connections of clients; None for a UNIX socket, which needs none.
+
+    :raises ListenError: it is needed and not configured, or a file cannot be used.
+    """
+    tls = config.tls
+    if tls is None:
+        if isinstance(address, TcpAddress):
+            raise ListenError(f"control: {address} needs tls, as TCP does not authenticate clients")
+        return None
+    try:
+        key, certificate, authority_pem = (
+            read_file(each, _MAX_FILE_BYTES)
+            for each in (tls.key, tls.certificate, tls.client_authority)
+        )
+        pem = key + b"\n" + certificate
+        authority = Certificate.loadPEM(authority_pem)
+        options: CertificateOptions = PrivateCertificate.loadPEM(pem).options(authority)
+        return options
+    except Exception as error:  # OpenSSL's have no type in common
+        raise ListenError(f"control: its certificates cannot be used: {error}") from None
 
 
 class TlsTransport(BufferingTLSTransport):

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.conch.ssh.keys import FingerprintFormats, Key
 
 from monconn.errors import ListenError, MonconnError, os_error_text, quoted
+from monconn.files import making_fault
 from monconn.log import Logger
 
 MAX_FILE_BYTES = 1 << 20
@@ -57,6 +58,8 @@ class AuthorizedKeys:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self.unused: list[str] = []
+        """The lines of the file that are not used, and why: in sentences, the first of many."""
         self._read: tuple[int, ...] | None = None
         self._digest = b""
         self._blobs: frozenset[bytes] = frozenset()
@@ -79,11 +82,13 @@ class AuthorizedKeys:
             digest = sha256(data).digest()
             if digest != self._digest:
                 self._blobs = self._parse(data)
+                for line in self.unused:
+                    _log.warn("{line}", line=line)
             self._read, self._digest = _identity(found), digest
         return self._blobs
 
     def _parse(self, data: bytes) -> frozenset[bytes]:
-        blobs, unused_lines = set(), 0
+        blobs, self.unused, unused_lines = set(), [], 0
         for number, line in enumerate(data.splitlines(), 1):
             line = line.strip()
             if not line or line.startswith(b"#"):
@@ -94,18 +99,10 @@ class AuthorizedKeys:
                 continue
             unused_lines += 1
             if unused_lines <= MAX_WARNINGS:
-                _log.warn(
-                    "{path}:{number}: not used: {problem}",
-                    path=self._path,
-                    number=number,
-                    problem=problem,
-                )
+                self.unused.append(f"{self._path}:{number}: not used: {problem}")
         if unused_lines > MAX_WARNINGS:
-            _log.warn(
-                "{path}: further lines that are not used: {count}",
-                path=self._path,
-                count=unused_lines - MAX_WARNINGS,
-            )
+            more = unused_lines - MAX_WARNINGS
+            self.unused.append(f"{self._path}: further lines that are not used: {more}")
         return frozenset(blobs)
 
 
@@ -179,26 +176,69 @@ def host_key(path: Path) -> Key:
     :raises ListenError: it is no ed25519 key, is open to others, or can be neither read nor
         created.
     """
-    try:
+    with _host_key_errors(path):
         if not os.path.lexists(path):
             _create_host_key(path)
+    return _existing_host_key(path)
+
+
+def check_host_key(path: Path) -> None:
+    """Find what :func:`host_key` would fail with, without creating anything.
+
+    :raises ListenError: the same as that would.
+    """
+    with _host_key_errors(path):
+        is_there = os.path.lexists(path)
+        if not is_there:
+            _check_creation(path)
+            if path.parent.exists():
+                _check_folders(os.fspath(path), [path.parent])
+    if is_there:
+        _existing_host_key(path)
+
+
+def _existing_host_key(path: Path) -> Key:
+    with _host_key_errors(path):
         data, _ = _read_trusted(os.fspath(path), [path.parent], forbidden=0o077)
-    except ValueError:  # NUL, or a character that file names cannot have
-        raise ListenError(f"host key {quoted(str(path))}: not a path") from None
-    except OSError as error:
-        raise ListenError(f"host key {path}: {os_error_text(error)}") from None
-    except KeyFileError as error:
-        raise ListenError(f"host key {error}") from None
     try:
         key: Key = Key.fromString(data)
     except Exception:  # of many types: BadKeyError, EncryptedKeyError, …
-        raise ListenError(f"host key {path}: not a private key, or one with a passphrase") from None
+        raise _host_key_error(
+            f"host key {path}: not a private key, or one with a passphrase"
+        ) from None
     if key.isPublic() or key.sshType() != b"ssh-ed25519":
-        raise ListenError(f"host key {path}: not a private key of type ed25519")
+        raise _host_key_error(f"host key {path}: not a private key of type ed25519")
     return key
 
 
+@contextmanager
+def _host_key_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError:  # NUL, or a character that file names cannot have
+        raise _host_key_error(f"host key {quoted(str(path))}: not a path") from None
+    except OSError as error:
+        raise _host_key_error(f"host key {path}: {os_error_text(error)}") from None
+    except KeyFileError as error:
+        raise _host_key_error(f"host key {error}") from None
+
+
+def _host_key_error(message: str) -> ListenError:
+    return ListenError(message, "host_key")
+
+
+def _check_creation(path: Path) -> None:
+    """Check that a file can be made, with the folders that are missing above it.
+
+    :raises OSError: it cannot.
+    """
+    first = next(each for each in (path, *path.parents) if os.path.lexists(each.parent))
+    if fault := making_fault(os.fspath(first)):
+        raise fault
+
+
 def _create_host_key(path: Path) -> None:
+    _check_creation(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     pem = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()

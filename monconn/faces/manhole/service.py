@@ -12,12 +12,13 @@ from twisted.internet.defer import Deferred
 
 from monconn.addresses import TcpAddress, UnixAddress, is_loopback
 from monconn.clock import Clock
-from monconn.errors import ListenError
+from monconn.errors import ListenError, Remark
 from monconn.log import Logger
 from monconn.monitor.registry import Registry
 from monconn.net.listen import (
     Listener,
     ServeReactor,
+    check_listener,
     open_listener,
     serve_factory,
     wait_while_full,
@@ -84,7 +85,7 @@ class ManholeService(Service):
         try:
             self._listen()
         except ListenError as error:
-            raise ListenError(f"manhole: {error}") from error
+            raise ListenError(f"manhole: {error}", error.key) from error
         self._log.info("manhole at {where}", where=self.where)
 
     def startService(self) -> None:
@@ -110,7 +111,7 @@ class ManholeService(Service):
         return self._factory.close()  # type: ignore[no-any-return]
 
     def _listen(self) -> None:
-        address = self._checked_address()
+        address = _checked_address(self._config)
         factory = self._make_factory()
         sock = open_listener(address, keepalive=Keepalive())
         if sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0]):
@@ -123,35 +124,70 @@ class ManholeService(Service):
         wait_while_full(self._listener, factory.is_full, factory.retry_seconds)
         self._listener.resume()
 
-    def _checked_address(self) -> TcpAddress | UnixAddress:
-        address = self._config.listen
-        if isinstance(address, UnixAddress):
-            return UnixAddress(address.path, 0o600)
-        if not is_loopback(address.host):
-            raise ListenError(_reachable(address))
-        return address
-
     def _make_factory(self) -> Any:
-        try:
-            import twisted.conch.manhole_ssh  # noqa: F401  which imports cryptography, too
-        except ImportError:
-            raise ListenError("needs Conch: pip install 'monconn[manhole]'") from None
+        authorized = _authorized_keys(self._config)
         from monconn.faces.manhole import keys
         from monconn.faces.manhole.server import ManholeFactory
 
-        path = os.path.expanduser(self._config.authorized_keys)
-        try:
-            authorized = keys.AuthorizedKeys(path)
-            found = authorized.blobs()
-        except keys.KeyFileError as error:
-            raise ListenError(f"authorized_keys {error}") from None
-        if not found:
-            raise ListenError(f"authorized_keys {path}: has no usable key")
-        own = self._config.host_key
-        host_key = keys.host_key(
-            keys.default_host_key() if own is None else Path(os.path.expanduser(own))
-        )
+        host_key = keys.host_key(_host_key_path(self._config))
         return ManholeFactory(host_key, authorized, self._operations, self._clock)
+
+
+def check_manhole(config: ManholeSettings) -> list[Remark]:
+    """Find what the start of :class:`ManholeService` would fail with, without listening.
+
+    :returns: lines of ``authorized_keys`` that are not used.
+    :raises ListenError: it could not be opened, or only unsafely.
+    """
+    try:
+        address = _checked_address(config)
+        authorized = _authorized_keys(config)
+        from monconn.faces.manhole import keys
+
+        keys.check_host_key(_host_key_path(config))
+        unused = [Remark(each, key="authorized_keys") for each in authorized.unused]
+        return [*unused, *check_listener(address)]
+    except ListenError as error:
+        raise ListenError(f"manhole: {error}", error.key) from error
+
+
+def _checked_address(config: ManholeSettings) -> TcpAddress | UnixAddress:
+    address = config.listen
+    if isinstance(address, UnixAddress):
+        return UnixAddress(address.path, 0o600)
+    if not is_loopback(address.host):
+        raise ListenError(_reachable(address))
+    return address
+
+
+def _authorized_keys(config: ManholeSettings) -> Any:
+    """The keys that may log in.
+
+    :raises ListenError: Conch is missing, there is no usable key, or others could have written the
+        file.
+    """
+    try:
+        import twisted.conch.manhole_ssh  # noqa: F401  which imports cryptography, too
+    except ImportError:
+        raise ListenError("needs Conch: pip install 'monconn[manhole]'") from None
+    from monconn.faces.manhole import keys
+
+    path = os.path.expanduser(config.authorized_keys)
+    try:
+        authorized = keys.AuthorizedKeys(path)
+        found = authorized.blobs()
+    except keys.KeyFileError as error:
+        raise ListenError(f"authorized_keys {error}", "authorized_keys") from None
+    if not found:
+        raise ListenError(f"authorized_keys {path}: has no usable key", "authorized_keys")
+    return authorized
+
+
+def _host_key_path(config: ManholeSettings) -> Path:
+    from monconn.faces.manhole import keys
+
+    own = config.host_key
+    return keys.default_host_key() if own is None else Path(os.path.expanduser(own))
 
 
 def _reachable(address: TcpAddress | UnixAddress) -> str:

@@ -17,8 +17,16 @@ from pathlib import Path
 import attrs
 
 from monconn.clock import retry_pauses
-from monconn.errors import FileError, os_error_text, printable, quoted
-from monconn.files import is_of_kernel, kind_of_file, path_fault, regular_fault
+from monconn.errors import FileError, Remark, os_error_text, printable, quoted
+from monconn.files import (
+    explained,
+    is_of_kernel,
+    kind_of_file,
+    path_fault,
+    regular_fault,
+    writing_fault,
+)
+from monconn.processes import InUse, Process, flock_holder
 
 SCHEMA_VERSION = 4
 """Older versions lack some of the columns in :data:`_ADDED_COLUMNS`."""
@@ -161,6 +169,7 @@ CREATE TABLE IF NOT EXISTS devices (
     PRIMARY KEY (service, device)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS devices_by_time ON devices (last_seen_at);
+CREATE INDEX IF NOT EXISTS devices_by_service ON devices (service, last_seen_at, device);
 """
 _LATER_TABLES = {"clock", "devices"}
 """Tables that a file of the same version may lack."""
@@ -240,11 +249,12 @@ def lock(path: str) -> int:
     :returns: a descriptor, whose closing releases the lock.
     :raises FileError: another monconn has it, or its file cannot be opened.
     """
+    file = lock_file(path)
     try:
         check_path(path)
-        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise no_history(path, os_error_text(error)) from None
+        raise no_history(path, os_error_text(explained(error, file))) from None
     # The program before, which holds it, may be about to end.
     for pause in (*retry_pauses(_LOCK_PAUSES_SECONDS), None):
         try:
@@ -256,13 +266,25 @@ def lock(path: str) -> int:
         except OSError:  # ENOLCK, EOPNOTSUPP: a file system without locks
             return descriptor
     os.close(descriptor)
-    raise no_history(path, "another monconn writes it: each needs a file of its own")
+    raise _locked_by(path, flock_holder(file))
+
+
+def _locked_by(path: str, holder: Process | None) -> FileError:
+    message = "another monconn writes it: each needs a file of its own"
+    error = no_history(path, message if holder is None else f"{message} ({holder} has this one)")
+    error.__cause__ = InUse(message, holder)
+    return error
+
+
+def lock_file(path: str) -> str:
+    """The file that a history's only writer has locked."""
+    return f"{path}.lock"
 
 
 def is_locked(path: str, descriptor: int) -> bool:
     """Whether the lock of a descriptor from :func:`lock` is still the one that others would see."""
     try:
-        return os.path.samestat(os.stat(f"{path}.lock"), os.fstat(descriptor))
+        return os.path.samestat(os.stat(lock_file(path)), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
@@ -360,10 +382,30 @@ def check_path(path: str) -> None:
         raise no_history(path, "is a file of the kernel's")
 
 
-def check_file(path: str) -> None:
-    """Check what ``monconn check`` can know of a history, which may not exist yet.
+def check_start(path: str) -> list[Remark]:
+    """Find what the start of a history would fail with; it may not exist yet.
 
     SQLite would create files beside it, so only its header is read.
+
+    :returns: none.
+
+    :raises FileError: it is something else or of a newer version, it cannot be made or written, or
+        another monconn writes it.
+    """
+    check_path(path)
+    file = lock_file(path)
+    for each in (file, path):
+        if fault := writing_fault(each):
+            raise no_history(path, os_error_text(fault))
+    check_file(path)
+    # Not tried: a monconn that starts right now would find it locked.
+    if holder := flock_holder(file):
+        raise _locked_by(path, holder)
+    return []
+
+
+def check_file(path: str) -> None:
+    """Check that a file, if there is one, is a history, by its header alone.
 
     :raises FileError: it is something else, or of a newer version.
     """
@@ -416,11 +458,15 @@ def limited(
 
 
 def _make_private(path: str) -> None:
-    """Create the file with mode 0600; SQLite gives its log the same mode."""
+    """Create the file with mode 0600; SQLite gives its log the same mode.
+
+    :raises OSError: it cannot be created, or not be written.
+    """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        pass
+        if fault := writing_fault(path):  # to SQLite, that is "a readonly database"
+            raise fault from None
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -13,13 +14,14 @@ from monconn import files
 from monconn.addresses import UnixAddress
 from monconn.clock import Clock
 from monconn.config.sections import MetricsConfig
-from monconn.errors import ListenError
+from monconn.errors import ListenError, Remark
 from monconn.log import Logger
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.descriptors import Descriptors
 from monconn.net.listen import (
     Listener,
+    check_listener,
     client_address,
     open_listener,
     serve_factory,
@@ -33,6 +35,34 @@ if TYPE_CHECKING:  # needs prometheus-client
     from monconn.sinks.metrics.http import MetricsFactory
 
 _MISSING = "metrics need prometheus-client: pip install 'monconn[metrics]'"
+
+
+def check_metrics(config: MetricsConfig) -> list[Remark]:
+    """Find what the start of :class:`MetricsService` would fail with, without listening.
+
+    :raises ListenError: the address cannot be bound, or the library is missing.
+    """
+    _factory_class()
+    with _errors():
+        return check_listener(config.listen)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except ListenError as error:
+        raise ListenError(f"metrics: {error}") from error
+
+
+def _factory_class() -> type[MetricsFactory]:
+    try:
+        from monconn.sinks.metrics.http import MetricsFactory
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "prometheus_client":
+            raise
+        raise ListenError(_MISSING) from None
+    return MetricsFactory
 
 
 class MetricsService(Service):
@@ -92,10 +122,8 @@ class MetricsService(Service):
             return
         self._factory = factory = self._make_factory()
         address = self._config.listen
-        try:
+        with _errors():
             sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
-        except ListenError as error:
-            raise ListenError(f"metrics: {error}") from error
         self.where = client_address(address, sock)
         self._listener = serve_factory(sock, self._reactor, factory, factory.batch)
         wait_while_full(self._listener, factory.is_full, factory.retry_seconds)
@@ -120,13 +148,7 @@ class MetricsService(Service):
             self._factory.close()
 
     def _make_factory(self) -> MetricsFactory:
-        try:
-            from monconn.sinks.metrics.http import MetricsFactory
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "prometheus_client":
-                raise
-            raise ListenError(_MISSING) from None
-        return MetricsFactory(self.sample, self._reactor, self._clock)
+        return _factory_class()(self.sample, self._reactor, self._clock)
 
     # -- figures
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from monconn.relay.sockets.loop import HAS_EPOLL
 
 from ...certificates import make_certificate
 
-RIGHT = "services: {web: {listen: ':80', backend: '10.0.0.5:80'}}\n"
+RIGHT = "services: {web: {listen: ':0', backend: '10.0.0.5:80'}}\n"
 WRONG = "services:\n  web: {listn: ':80', backend: '10.0.0.5:80'}\n"
 
 
@@ -30,6 +33,12 @@ def run() -> Iterator[Mock]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "monconn.yaml"
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where control sockets would be."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 def monconn(*args: object) -> Result:
@@ -100,49 +109,58 @@ def test_check_of_a_right_file(file: Path) -> None:
     file.write_text(RIGHT)
     result = monconn("check", file)
     assert (result.exit_code, result.output) == (0, f"{file} is valid: 1 service\n")
-    file.write_text(RIGHT.replace("{web", "{ssh: {listen: ':2222', backend: ':22'}, web"))
+    file.write_text(RIGHT.replace("{web", "{ssh: {listen: ':0', backend: ':22'}, web"))
     assert monconn("check", file).output == f"{file} is valid: 2 services\n"
 
 
 def test_check_warns_of_a_certificate_that_has_expired(file: Path, tmp_path: Path) -> None:
     made = make_certificate(tmp_path, days=(-3, -1))
+    made.key.chmod(0o600)
     tls = f"tls: {{certificate: {made.certificate}, key: {made.key}}}"
     file.write_text(RIGHT.replace("'10.0.0.5:80'", f"'10.0.0.5:80', {tls}"))
     result = monconn("check", file)
     assert (result.exit_code, result.stdout) == (0, f"{file} is valid: 1 service\n")
-    place = f"{file}: services.web: warning: the certificate in "
+    place = f"{file}:1: services.web.tls: warning: the certificate in "
     assert result.stderr.startswith(place)
     assert " has expired on " in result.stderr
 
 
-def test_check_warns_of_what_the_start_will_miss(file: Path, tmp_path: Path) -> None:
-    """A folder may come later, as systemd's RuntimeDirectory does: so it is no error."""
+def test_check_finds_what_the_start_will_miss(file: Path, tmp_path: Path) -> None:
     there, gone = tmp_path / "here.log", tmp_path / "gone"
+    (tmp_path / "keys").write_text("nonsense\n")
     file.write_text(
         f"services: {{web: {{listen: 'unix:{gone}/a', backend: 'unix:{gone}/b'}}}}\n"
         f"control: {{listen: 'unix:{gone}/c'}}\n"
         f"metrics: {{listen: 'unix:{tmp_path}/here.sock'}}\n"
-        f"manhole: {{listen: 'unix:{gone}/d', authorized_keys: {gone}/keys}}\n"
+        f"manhole:\n  listen: 'unix:{tmp_path}/d'\n  authorized_keys: {tmp_path}/keys\n"
         f"json_log: {{path: {there}}}\n"
         f"history: {{path: {gone}/history.db}}\n"
     )
     result = monconn("check", file)
-    assert (result.exit_code, result.stdout) == (0, f"{file} is valid: 1 service\n")
-    folder = f'warning: there is no folder "{gone}": monconn makes none'
+    assert (result.exit_code, result.stdout) == (2, "")
+    missing = f'no such file or directory: there is no folder "{gone}", and monconn makes none'
     assert result.stderr.splitlines() == [
-        f"{file}: services.web.listen: {folder}",
-        f"{file}: control.listen: {folder}",
-        f"{file}: manhole.listen: {folder}",
-        f"{file}: history.path: {folder}",
-        f'{file}: manhole.authorized_keys: warning: there is no file "{gone}/keys"',
+        f"{file}:1: services.web.listen: cannot listen on unix:{gone}/a: {missing}",
+        f"{file}:2: control.listen: cannot listen on unix:{gone}/c: {missing}",
+        f"{file}:6: manhole.authorized_keys: authorized_keys {tmp_path}/keys: has no usable key",
+        f"{file}:8: history.path: {gone}/history.db: {missing}",
     ]
+
+
+def test_check_in_the_style_of_the_go_tool(file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file.write_text(f"web:\n  listen_ip: 127.0.0.1\n  listen_port: {port}\n  backend_port: 9\n")
+        result = monconn("check", file)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"{file}:3: web.listen_port: cannot listen on 127.0.0.1:{port}")
 
 
 def test_check_of_a_file_that_is_no_history(file: Path) -> None:
     file.write_text(f"{RIGHT}history: {{path: {file}}}\n")
     result = monconn("check", file)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"{file}: history.path: {file}: file is not a database\n"
+    assert result.stderr == f"{file}:2: history.path: {file}: file is not a database\n"
 
 
 def test_check_of_a_wrong_file_reports_all_problems(file: Path) -> None:
@@ -178,3 +196,50 @@ def test_a_file_with_an_endpoint_runs_on_our_reactor(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _SHOWS_REACTOR, "-c", str(file)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "MonconnReactor" in result.stdout, result.stderr
+
+
+def test_the_settings_in_effect(file: Path, tmp_path: Path) -> None:
+    file.write_text(
+        "defaults: {max_idle: 5m}\n"
+        "services:\n"
+        "  web:\n"
+        "    listen: ':0'\n"
+        "    backend: '10.0.0.5:80'\n"
+        f"    ip_blacklist: [{', '.join(f'192.0.2.{number}' for number in range(20))}]\n"
+    )
+    result = monconn("check", "--explain", file)
+    assert (result.exit_code, result.stderr) == (0, "")
+    title, *lines = result.stdout.splitlines()
+    assert title == "services.web"
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert ["listen", ":0", "line 4"] in cells
+    assert ["max_idle", "5m", "defaults, line 1"] in cells
+    assert ["connect_timeout", "10s", "built in"] in cells
+    assert ["manhole", "off", "built in"] in cells
+    assert ["listen", f"unix:{tmp_path}/monconn/control.sock", "built in"] in cells
+    (row,) = json_rows(monconn("check", "--explain", "--json", file), "max_idle")
+    expected = {"section": "services.web", "value": "5m", "from": "defaults", "line": 1}
+    assert row == {"key": "max_idle", **expected}
+    assert monconn("check", "--json", file).exit_code == 2
+
+
+def json_rows(result: Result, key: str) -> list[dict[str, object]]:
+    return [row for row in json.loads(result.stdout) if row["key"] == key]
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_settings_are_as_wide_as_the_terminal_and_never_cut(file: Path, width: int) -> None:
+    networks = [f"192.0.2.{number}" for number in range(40)]
+    path = "/" + "x" * 90
+    file.write_text(
+        f"services: {{web: {{listen: 'unix:{path}', backend: ':1', ip_blacklist:"
+        f" [{', '.join(networks)}], keepalive: {{client: false}},"
+        " unreachable_timeout: {client: 5s}}}\n"
+    )
+    with patch("monconn.faces.cli.check.terminal_width", return_value=width):
+        lines = monconn("check", "--explain", file).stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(lines).replace(" ", "").replace("line1", "")
+    assert f"unix:{path}" in text
+    assert f"[{','.join(f'{each}/32' for each in networks)}]" in text
+    assert len({line.rindex("built in") for line in lines if line.endswith("built in")}) == 1

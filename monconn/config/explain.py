@@ -1,0 +1,250 @@
+"""The settings in effect, each with where it comes from: a line, ``defaults:``, or built in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import attrs
+
+from monconn.config import yaml as yamlmap
+from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
+from monconn.config.sections import ObserverConfig
+from monconn.config.yaml import Path
+from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.sides import Keepalive, Sides
+from monconn.policy.timeouts import BACKEND_ENDED_SECONDS
+from monconn.units import duration_text, size_text
+
+From = Literal["file", "defaults", "devices", "built_in"]
+"""``devices`` is that section, for a service's settings of the same names."""
+
+SERVICE_KEYS = (
+    "listen",
+    "backend",
+    "connect_timeout",
+    "read_timeout",
+    "write_timeout",
+    "max_idle",
+    "half_close_timeout",
+    "max_lifetime",
+    "wait_timeout",
+    "conn_limit",
+    "when_full",
+    "ip_limit",
+    "ip_blacklist",
+    "keepalive",
+    "unreachable_timeout",
+    "tls",
+    "backend_tls",
+    "print_bytes",
+)
+"""The order of the documentation; other keys come after these."""
+SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "devices")
+
+_ZERO = {
+    "conn_limit": "no limit",
+    "ip_limit": "no limit",
+    "wait_timeout": "does not wait",
+    "silent_heartbeats": "never",
+    "storm_connections": "never",
+}
+"""What 0 means, where it is not "off"."""
+_UNSET = {
+    "half_close_timeout": f"{duration_text(BACKEND_ENDED_SECONDS)} once the backend has ended"
+}
+_SECRET = re.compile("pass|secret|token|key|credential|auth", re.IGNORECASE)
+_USER_IN_URL = re.compile(r"(\w://[^\s/@:]*):[^\s/@]+@")
+_NOT_SHOWN = "(not shown)"
+
+
+@attrs.frozen
+class Setting:
+    """One setting that is in effect."""
+
+    key: str
+    value: str
+    """As it may be written in a file, and perhaps what it means."""
+    origin: From
+    line: int | None
+    """Of the file, unless it is built in."""
+    written_as: str = ""
+    """Its name in a file of the Go tool's style, if that is another one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {"key": self.key, "value": self.value, "from": self.origin, "line": self.line}
+
+
+@attrs.frozen
+class Section:
+    """The settings of one service, or of one of the other sections."""
+
+    path: str
+    """Such as ``services.web`` or ``history``."""
+    line: int | None
+    settings: list[Setting]
+
+
+def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Section]:
+    """Every setting of a configuration, in the documentation's order.
+
+    :param usual: texts of values that are chosen at the start, by paths such as
+        ``control.listen``.
+    """
+    usual = usual or {}
+    sections = [_service(file, each) for each in file.config.services]
+    for name in SECTIONS:
+        section = getattr(file.config, name)
+        line = None if file.is_go_style else file.line_of((name,))
+        if section is None:
+            origin: From = "built_in" if line is None else "file"
+            settings = [Setting(name, "off", origin, line)]
+        else:
+            settings = list(_fields(file, section, (name,), "", usual))
+        sections.append(Section(name, line, settings))
+    for index, observer in enumerate(file.config.observers):
+        path = ("observers", index)
+        sections.append(
+            Section(f"observers[{index}]", file.line_of(path), list(_observer(observer)))
+        )
+    return sections
+
+
+def _service(file: ConfigFile, service: ServiceConfig) -> Section:
+    path = file.path_of_service(service.name)
+    settings = [
+        *(_addresses(file, service, path)),
+        *(each for key in SETTINGS for each in _policy(file, service.policy, path, key)),
+    ]
+    for field in attrs.fields(ServiceConfig):
+        if field.name in ("name", "listen", "backend", "policy"):
+            continue
+        value, here = getattr(service, field.name), (*path, field.name)
+        if attrs.has(type(value)):
+            settings += _fields(file, value, here, f"{field.name}.", {})
+        else:
+            settings.append(_setting(file, field.name, _text(field.name, value), here))
+    order = {key: number for number, key in enumerate(SERVICE_KEYS)}
+    settings.sort(key=lambda each: order.get(each.key.partition(".")[0], len(order)))
+    return Section(yamlmap.format_path(("services", service.name)), file.line_of(path), settings)
+
+
+def _addresses(file: ConfigFile, service: ServiceConfig, path: Path) -> Iterator[Setting]:
+    for key in ("listen", "backend"):
+        value = str(getattr(service, key))
+        if not file.is_go_style:
+            yield _setting(file, key, value, (*path, key))
+            continue
+        names = [each for each in GO_ADDRESSES[key] if file.node_at((*path, each)) is not None]
+        yield Setting(key, value, "file", file.line_of((*path, names[-1])), ", ".join(names))
+
+
+def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[Setting]:
+    """The setting of a service's policy, or one for each side."""
+    value = policy.settings()[key]
+    # Those of devices are written below that key, and what is unset is as the section says.
+    below = ("devices",) if SETTINGS[key].path[0] == "devices" else ()
+    written = (*below, key)
+    here: Path = (*path, *written)
+    node = file.node_at(here)
+    if file.is_go_style:
+        if node is not None and go_default(key, node):
+            here, node = (), None
+    elif node is None:
+        here = ("defaults", *written)
+        node = file.node_at(here)
+    name = ".".join(written)
+    if below and value is None:
+        found = _setting(file, name, _text(key, getattr(file.config.devices, key)), written)
+        yield found if found.line is None else attrs.evolve(found, origin="devices")
+        return
+    if not isinstance(value, Sides) or value.client == value.backend:
+        one = value.client if isinstance(value, Sides) else value
+        yield _setting(file, name, _text(key, one), here)
+        return
+    for side in ("client", "backend"):
+        of_side = (*here, side) if isinstance(node, yamlmap.Mapping) else here
+        yield _setting(file, f"{name}.{side}", _text(key, getattr(value, side)), of_side)
+
+
+def _fields(
+    file: ConfigFile, thing: Any, path: Path, prefix: str, usual: Mapping[str, str]
+) -> Iterator[Setting]:
+    """The fields of an attrs class, and of the classes in them."""
+    for field in attrs.fields(type(thing)):
+        if not field.init:
+            continue
+        value, here, key = getattr(thing, field.name), (*path, field.name), prefix + field.name
+        if isinstance(value, Mapping) and value:
+            for name, each in value.items():
+                yield from _fields(file, each, (*here, name), f"{key}.{name}.", usual)
+        elif attrs.has(type(value)) and not _is_plain(value):
+            yield from _fields(file, value, here, f"{key}.", usual)
+        else:
+            text = _text(field.name, value)
+            if value is None and (chosen := usual.get(yamlmap.format_path(here))):
+                text = chosen
+            yield _setting(file, key, text, here)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an attrs class is written as one value, such as an address."""
+    return isinstance(value, Keepalive) or type(value).__module__ == "monconn.addresses"
+
+
+def _observer(observer: ObserverConfig) -> Iterator[Setting]:
+    def setting(key: str, value: str) -> Setting:
+        line = observer.lines.get(key)
+        return Setting(key, value, "built_in" if line is None else "file", line)
+
+    yield setting("use", observer.use)
+    for key, value in observer.options.items():
+        yield setting(key, _NOT_SHOWN if _SECRET.search(key) else _masked(value))
+    yield setting("services", "all" if observer.services is None else ", ".join(observer.services))
+    yield setting("filter", "none" if observer.filter is None else observer.filter)
+
+
+def _masked(value: Any) -> str:
+    """A value of any kind, without what is secret in it."""
+    if isinstance(value, dict):
+        inner = (
+            f"{key}: {_NOT_SHOWN if _SECRET.search(str(key)) else _masked(each)}"
+            for key, each in value.items()
+        )
+        return f"{{{', '.join(inner)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_masked, value))}]"
+    return _USER_IN_URL.sub(r"\1:***@", _plain(value))
+
+
+def _setting(file: ConfigFile, key: str, value: str, path: Path) -> Setting:
+    if file.node_at(path) is None:
+        return Setting(key, value, "built_in", None)
+    origin: From = "file"
+    if not file.is_go_style and path[0] == "defaults":
+        origin = "defaults"
+    return Setting(key, value, origin, file.line_of(path))
+
+
+def _text(key: str, value: Any) -> str:
+    """A value as it may be written in a file: every float is one of seconds."""
+    if value is None:
+        return _UNSET.get(key, "false" if key == "keepalive" else "none")
+    if isinstance(value, Keepalive):
+        idle, interval = duration_text(value.idle), duration_text(value.interval)
+        return f"{{idle: {idle}, interval: {interval}, count: {value.count}}}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]" if value else "none"
+    if isinstance(value, Mapping):
+        return "none"
+    if value == 0 and not isinstance(value, bool):
+        return f"0 ({_ZERO.get(key, 'off')})"
+    if key == "max_size":
+        return size_text(value)
+    return duration_text(value) if isinstance(value, float) else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,214 @@
+"""What a start of a configuration would find, without starting it: nothing is opened or made.
+
+Each part that a start opens has its own check, next to what opens it, which raises what the start
+would. What no start looks at is here: names, loops over addresses of this host, limits that do not
+go together.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Literal
+
+import attrs
+
+from monconn.addresses import TcpAddress, socket_address
+from monconn.config.config import Config, ServiceConfig
+from monconn.config.listeners import cycles
+from monconn.config.yaml import Path
+from monconn.errors import ListenError, MonconnError, Remark, os_error_text, quoted
+from monconn.faces.control.service import check_control
+from monconn.model.reasons import Side
+from monconn.net.descriptors import limit_of_start
+from monconn.net.listen import is_name
+from monconn.net.loops import is_own_host
+from monconn.net.resolver import check_names
+from monconn.policy.policy import Policy
+from monconn.processes import Process, holder_of
+from monconn.run.ports import check_port
+from monconn.sinks.outputs import check_sink
+from monconn.units import duration_text
+
+NAME_SECONDS = 5.0
+"""How long all names together may take to be resolved."""
+
+Level = Literal["error", "warning", "note"]
+
+
+@attrs.frozen
+class Finding:
+    """One thing that a start would find.
+
+    :param level: whether the start fails (``error``), goes on with something that will not work as
+        it should (``warning``), or goes on (``note``).
+    :param path: the key; a service's begins with ``services`` in whatever style.
+    """
+
+    level: Level
+    path: Path
+    message: str
+
+
+def check_start(config: Config, source: str) -> list[Finding]:
+    """Find what a start of a configuration would find now, as this user and on this host.
+
+    No backend is connected to: it would take that for a client.
+
+    :param source: the configuration's file: what a monconn that runs it already has taken is no
+        error.
+    """
+    found: list[Finding] = []
+    for path, check in _checks(config):
+        try:
+            found += [_remark(path, each) for each in check()]
+        except MonconnError as error:
+            found.append(_error(path, error, source))
+    found += _names_and_loops(config.services)
+    for service in config.services:
+        path = ("services", service.name)
+        found += [
+            Finding("warning", (*path, key), message)
+            for key, message in (*_contradictions(service.policy), *_too_many(service.policy))
+        ]
+    return found
+
+
+def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark]]]]:
+    """The checks of what a start opens, in its order, and the key that each is about."""
+    if history := config.history:
+        from monconn.sinks.history.schema import check_start as check_history
+
+        yield ("history", "path"), lambda: check_history(history.path)
+    if log := config.json_log:
+        yield ("json_log", "path"), lambda: check_sink(log.path)
+    if metrics := config.metrics:
+        from monconn.sinks.metrics.service import check_metrics
+
+        yield ("metrics", "listen"), lambda: check_metrics(metrics)
+    if manhole := config.manhole:
+        from monconn.faces.manhole.service import check_manhole
+
+        yield ("manhole", "listen"), lambda: check_manhole(manhole)
+    if control := config.control:
+        yield ("control", "listen"), lambda: check_control(control)
+    for service in config.services:
+        yield ("services", service.name, "listen"), lambda each=service: check_port(each)  # type: ignore[misc]
+
+
+def _remark(path: Path, remark: Remark) -> Finding:
+    path = (*path[:-1], remark.key) if remark.key else path
+    return Finding("warning" if remark.is_warning else "note", path, remark.message)
+
+
+def _error(path: Path, error: MonconnError, source: str) -> Finding:
+    holder = holder_of(error)
+    if holder is not None and _runs(holder, source):
+        text = f"taken by monconn (process {holder.pid}), which runs this file already"
+        return Finding("note", path, text)
+    if isinstance(error, ListenError):
+        path = (*path[:-1], error.key)
+    return Finding("error", path, str(error).removeprefix(f"{path[0]}: "))
+
+
+_FILE_OPTIONS = ("-c", "--config")
+
+
+def _runs(process: Process, source: str) -> bool:
+    """Whether a process is a monconn that was started with a file."""
+    arguments = process.arguments()
+    if not any("monconn" in each for each in arguments):
+        return False
+    after = [b for a, b in pairwise(arguments) if a in _FILE_OPTIONS]
+    joined = [each.partition("=")[2] for each in arguments if each.startswith("--config=")]
+    short = [each[2:] for each in arguments if each.startswith("-c") and len(each) > 2]
+    named = process.environment().get("MONCONN_CONFIG")  # for monconn.tac
+    for each in (*after, *joined, *short, *([] if named is None else [named])):
+        try:
+            if os.path.samefile(process.path(each), source):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+# -- names and loops
+
+
+def _names_and_loops(services: tuple[ServiceConfig, ...]) -> list[Finding]:
+    """Backends whose names cannot be resolved, and those that lead back to their own service."""
+    hosts = {
+        service.name: address.host
+        for service in services
+        if isinstance(address := socket_address(service.backend, listens=False), TcpAddress)
+        and is_name(address)
+    }
+    known = check_names(hosts.values(), NAME_SECONDS)
+    found = []
+    for service, host in hosts.items():
+        answer = known[host]
+        if isinstance(answer, OSError):
+            text = f"{quoted(host)} cannot be resolved: {os_error_text(answer)}"
+            found.append(Finding("warning", ("services", service, "backend"), text))
+
+    def addresses(host: str) -> list[str]:
+        answer = known.get(host)
+        return answer if isinstance(answer, list) else [host]
+
+    loops = cycles(services, addresses=addresses, is_own=_is_own)
+    return found + [
+        Finding("warning", ("services", name, "backend"), message) for name, message in loops
+    ]
+
+
+def _is_own(host: str) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return is_own_host(family, (host.partition("%")[0], 0))
+    except OSError:
+        return False
+
+
+# -- limits
+
+
+def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Settings that another one leaves without effect: each key, and a message."""
+    rules, timeouts = policy.rules, policy.timeouts
+    if 0 < rules.conn_limit < rules.ip_limit:
+        text = f"is never reached: conn_limit is {rules.conn_limit}"
+        yield "ip_limit", text
+    if timeouts.max_idle:
+        for key in ("read_timeout", "half_close_timeout"):
+            limit = getattr(timeouts, key)
+            if limit and limit > timeouts.max_idle:
+                yield (
+                    key,
+                    f"of {duration_text(limit)} never strikes: max_idle of"
+                    f" {duration_text(timeouts.max_idle)} comes first",
+                )
+    sides: tuple[Side, ...] = ("client", "backend")
+    unasked = [
+        side
+        for side in sides
+        if timeouts.unreachable_timeout.of(side) and policy.keepalive.of(side) is None
+    ]
+    if unasked:
+        yield (
+            "unreachable_timeout",
+            f"finds no {' or '.join(unasked)} that is silent: with keepalive off nobody asks"
+            " whether it is there",
+        )
+
+
+def _too_many(policy: Policy) -> Iterator[tuple[str, str]]:
+    limit, most = limit_of_start()
+    if policy.rules.conn_limit > most:
+        yield (
+            "conn_limit",
+            f"of {policy.rules.conn_limit:,} is more than the limit of {limit:,} descriptors has"
+            f" room for, about {most:,} connections: raise that (ulimit -Hn, or LimitNOFILE= of"
+            " systemd)",
+        )

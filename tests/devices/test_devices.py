@@ -935,6 +935,7 @@ def test_an_operator_forgets_a_device(world: World) -> None:
     assert world.kinds() == ["silent"]
     assert world.devices.forget(ip_network("10.0.0.1/32")) == 1
     assert world.alarms() == [("silent", "10.0.0.1", True)]
+    assert not world.devices.of("web").alarms  # they name it
     rows = {row["device"]: row for row in rows_of(world)}
     row = rows["10.0.0.1"]  # as its connection lives on, it is a new one
     assert (row["connections"], row["total"], row["heartbeat_seconds"]) == (1, 1, None)

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Iterable
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from monconn.addresses import parse_network
 from monconn.errors import (
@@ -22,6 +22,8 @@ from monconn.errors import (
 )
 from monconn.model.actions import Actor
 from monconn.model.uid import parse_uid
+from monconn.ops import explain_text
+from monconn.ops.account import account_of
 from monconn.ops.columns import Row
 from monconn.ops.details import detail_lines
 from monconn.ops.device_rows import story_lines
@@ -95,6 +97,17 @@ class Commands:
             lambda row: self._write_lines(detail_lines(row, self._width()))
         )
 
+    def explain(self, word: int | str = "") -> Deferred[None]:
+        """What a word of a log line, one of HAProxy's codes, or the end of a connection means."""
+        text = str(word).strip()
+        is_id = re.fullmatch(r"[0-9]{1,18}", text)
+        if is_id or parse_uid(text):
+            return self._operations.connection(int(text) if is_id else text).addCallback(
+                lambda row: self._write_blocks(explain_text.account(account_of(row)))
+            )
+        self._write_blocks(explain_text.looked_up(text))
+        return succeed(None)
+
     def device(self, name: str) -> Deferred[None]:
         """One device: who it is, what is usual for it, and what happened to it."""
         return self._operations.device(str(name), limit=_DEVICE_ROWS).addCallback(
@@ -162,6 +175,9 @@ class Commands:
 
         return in_turns(self._operations.clock, steps).addCallback(write)
 
+    def _write_blocks(self, blocks: Iterable[explain_text.Block]) -> None:
+        self._write(explain_text.rendered(blocks, self._width()))
+
     def _write_lines(self, lines: Iterable[str]) -> None:
         text = "".join(f"{printable(line)}\n" for line in lines)
         if text:
@@ -207,6 +223,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("list [FILTER...]", "the live connections", Commands.connections),
     ("stats [SERVICE]", "each service in figures", Commands.stats),
     ("show ID", "all that is known of a connection", Commands.show),
+    ("explain [REASON|CODE|ID]", "what an end means, and what to look at next", Commands.explain),
     ("device IP|NAME", "one device: its rhythm, its alarms, its last connections", Commands.device),
     ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),
     ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),

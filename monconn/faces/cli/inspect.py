@@ -121,7 +121,7 @@ def devices(server: Client, alarms: bool, **arguments: Any) -> Iterable[Any]:
     monconn device IP tells more of one of them.
     """
     rows = server.rows("ListDevices", **arguments)
-    return (row for row in rows if row["alarms"] or not alarms)
+    return (row for row in rows if row["alarms"]) if alarms else rows
 
 
 @listing("ip", IP_KEYS, ClientRow)

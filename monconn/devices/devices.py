@@ -473,6 +473,10 @@ class Devices(Observer):
         if device is None:
             if len(self._connected) + len(self._away) >= self._config.kept:
                 self._deleted[name] = None
+                device = Device(name, stored.first_seen_at)
+                device.is_forgotten = True
+                for alarm in stored.alarms:
+                    self._notify(alarm.kind, device, True, _FORGOTTEN)
                 return
             device = self._away[name] = Device(name, stored.first_seen_at)
             self._away.move_to_end(name, last=False)

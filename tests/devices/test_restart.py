@@ -280,17 +280,21 @@ async def test_rows_that_cannot_be_used_lose_nothing_else(path: Path, change: st
 
 @pytest_twisted.ensureDeferred
 async def test_no_more_devices_are_restored_than_are_kept(path: Path) -> None:
-    run = Run(path)
-    await run.restored()
+    run = await with_a_heartbeat(path)
+    run.wait(200.0)
+    assert run.kinds() == ["silent"]
     for number in range(20):
         run.enter(f"10.0.1.{number}").end()
         run.wait(1.0)
         time.sleep(0.002)  # last_seen is the wall clock's
     await run.stop()
+    with sqlite3.connect(path) as db:  # the other clock was in a hurry
+        db.execute("UPDATE devices SET last_seen_at = 1e9 WHERE device = '10.0.0.1'")
     after = Run(path, kept=5)
     await after.restored()
     names = [row["device"] for row in after.devices.rows()]
     assert names == [f"10.0.1.{number}" for number in range(19, 14, -1)]
+    assert after.alarms() == [("silent", "10.0.0.1", True)]
     await after.stop()
     with closing(open_read_only(str(path))) as db:
         assert db.execute("SELECT count(*) FROM devices").fetchone()[0] == 5

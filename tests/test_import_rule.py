@@ -35,9 +35,19 @@ ROWS = {
     "ops.details",
     "ops.sorting",
     "ops.colours",
+    "ops.explanations",
+    "ops.account",
+    "ops.explain_text",
     "ops.device_rows",
 }
-OPS = ROWS | {"ops.rates", "ops.record_keys", "ops.feed", "ops.operations", "ops.device"}
+OPS = ROWS | {
+    "ops.rates",
+    "ops.record_keys",
+    "ops.feed",
+    "ops.forget",
+    "ops.operations",
+    "ops.device",
+}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
 SERVERS = {"faces.control.service", "faces.manhole"}
@@ -70,12 +80,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.colours": LOWEST | {"model"},
     "ops.device_rows": LOWEST | {"ops.columns", "ops.text_table"},
     "ops.device": BELOW_OPS | ROWS,
+    "ops.explanations": LOWEST,
+    "ops.account": LOWEST | {"ops.columns", "ops.explanations"},
+    "ops.explain_text": LOWEST | {"ops.account", "ops.explanations", "ops.text_table"},
     "ops.filters": LOWEST | {"model", "policy"},
     "ops.filter_keys": LOWEST | {"model", "ops.filters"},
     "ops.rates": LOWEST | {"model"},
     "ops.record_keys": LOWEST | {"model", "ops.rates", "ops.sorting"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
-    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.record_keys", "ops.feed", "ops.device"},
+    "ops.forget": CORE | {"devices"},
+    "ops.operations": BELOW_OPS
+    | ROWS
+    | {"ops.rates", "ops.record_keys", "ops.feed", "ops.forget", "ops.device"},
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,

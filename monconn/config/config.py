@@ -286,6 +286,9 @@ def from_pairs(pairs: Iterable[str]) -> Config:
         except AddressError as error:
             messages.append(str(error))
             continue
+        if not service.name.isprintable():
+            messages.append(f"{quoted(pair)}: its name would be no printable text: use -c FILE")
+            continue
         if service.name in services:
             messages.append(f"{quoted(pair)}: {quoted(service.name)} is given twice: keep one")
             continue

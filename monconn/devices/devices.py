@@ -232,18 +232,29 @@ class Devices(Observer):
 
     def forget_in_steps(self, network: Network) -> Iterator[int]:
         """The same in steps, each of which yields how many were forgotten so far."""
+
+        def has_address(name: str) -> bool:
+            found = network_of(name)
+            return found is not None and (
+                found.version == network.version and found.overlaps(network)
+            )
+
         count = 0
         for device in self.all():
-            found = network_of(device.name)
-            if (
-                found is not None
-                and found.version == network.version
-                and found.overlaps(network)
-                and not device.is_forgotten
-            ):
+            if not device.is_forgotten and has_address(device.name):
                 self._forget_one(device, "forgotten by the operator")
                 count += 1
             yield count
+        # Also those of devices that were dropped to make room for others. By identity, and removed
+        # in one step: others are raised meanwhile.
+        gone = set()
+        for alarm in tuple(self.alarms):
+            if has_address(alarm.device):
+                gone.add(id(alarm))
+            yield count
+        kept = [alarm for alarm in self.alarms if id(alarm) not in gone]
+        self.alarms.clear()
+        self.alarms += kept
 
     def _forget_one(self, device: Device, why: str) -> None:
         """Forget a device; its live connections are those of a new one."""
@@ -462,6 +473,10 @@ class Devices(Observer):
         if device is None:
             if len(self._connected) + len(self._away) >= self._config.kept:
                 self._deleted[name] = None
+                device = Device(name, stored.first_seen_at)
+                device.is_forgotten = True
+                for alarm in stored.alarms:
+                    self._notify(alarm.kind, device, True, _FORGOTTEN)
                 return
             device = self._away[name] = Device(name, stored.first_seen_at)
             self._away.move_to_end(name, last=False)

@@ -158,8 +158,24 @@ _ALIKE = 1.25
 """How many times the shortest of several times the longest may be for them to be the same."""
 _LEAST_IDLE_SECONDS = 20.0
 _LEAST_IDLE_SHARE = 0.5
-_CUT = frozenset(("client_reset", "client_lost", "backend_reset", "backend_lost"))
-"""Ends that a peer, or something between, has caused without an end in good order."""
+_RESETS = ("client_reset", "backend_reset")
+_CUTS_IDLE = (
+    "The same silence before each reset: {}, or something on the way, cuts idle connections."
+    " Keepalive or heartbeats at shorter intervals prevent that."
+)
+_NOTICED = (
+    "That silence is what it takes to notice (keepalive, or a time limit) that nobody answers:"
+    " it had vanished before."
+)
+_AFTER_SILENCE = {
+    "client_reset": _CUTS_IDLE.format("the client"),
+    "backend_reset": _CUTS_IDLE.format("the backend"),
+    "client_closed": "The same silence before each end: an idle timeout of the client.",
+    "backend_closed": "The same silence before each end: an idle timeout of the backend.",
+    "client_lost": _NOTICED,
+    "backend_lost": _NOTICED,
+}
+"""What the same silence before each end says."""
 
 
 @attrs.frozen
@@ -204,12 +220,9 @@ def device_pattern(ends: Sequence[DeviceEnd]) -> list[str]:
     if len(away) >= FEWEST_ENDS and _are_alike(away):
         text += f"; it is back after {_span(away)}"
     sentences = [f"{text}."]
-    if same_idle and reason in _CUT:
-        sentences.append(
-            "The same silence before each end: something on the way, or a side, cuts idle"
-            " connections. Keepalive or heartbeats at shorter intervals prevent that."
-        )
-    elif _are_alike(lasted) and reason in _CUT:
+    if same_idle and reason in _AFTER_SILENCE:
+        sentences.append(_AFTER_SILENCE[reason])
+    elif not same_idle and _are_alike(lasted) and reason in _RESETS:
         sentences.append("The same age at each end points to a timer, and not to the network.")
     return sentences
 

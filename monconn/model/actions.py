@@ -14,7 +14,15 @@ from monconn.model.record import iso_time
 
 ActorKind = Literal["process", "certificate", "ssh", "signal", "code"]
 ActionKind = Literal[
-    "close", "reset", "block", "unblock", "reset_stats", "subtract_stats", "stop", "stop_now"
+    "close",
+    "reset",
+    "block",
+    "unblock",
+    "reset_stats",
+    "subtract_stats",
+    "forget",
+    "stop",
+    "stop_now",
 ]
 ACTION_KINDS: tuple[ActionKind, ...] = get_args(ActionKind)
 
@@ -102,7 +110,8 @@ class Action:
     :param actor: who asked for it.
     :param at: wall-clock seconds.
     :param service: the one service that it was limited to; None for all.
-    :param target: which connections or networks: a filter's text, ids, a network, an amount.
+    :param target: which connections or networks: a filter's text, ids, a network, an amount. Of
+        ``forget``, only how much was removed: the client's address would be stored with it.
     :param count: how many connections were ended by it.
     :param changed: False where the state was the requested one already (blocked, not blocked).
     """
@@ -140,6 +149,7 @@ class Action:
             "unblock": f"unblocked {target} at {where}",
             "reset_stats": f"set the totals of {where} to zero",
             "subtract_stats": f"subtracted {target} from the totals of {where}",
+            "forget": f"removed what was stored of {target}",
             "stop": f"stopping ({ended} live)",
             "stop_now": f"stopping at once ({ended} live)",
         }[self.kind]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 from binascii import b2a_base64
+from functools import lru_cache
 from hashlib import sha1
 
 from monconn.errors import AddressError
@@ -17,6 +18,7 @@ _SEED = b"\0\0"
 _TCP = bytes((socket.IPPROTO_TCP, 0))  # the protocol, and a byte to align what follows
 
 
+@lru_cache(1024)  # a line of a log needs each several times, and those of our sides are the same
 def split_address(text: str) -> tuple[str, int]:
     """The IP and the port of ``IP:PORT``; the zone of a link-local IP is no part of it.
 

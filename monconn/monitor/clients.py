@@ -71,6 +71,14 @@ class ClientTotals:
         """The totals of one IP, without its live connections' bytes; None if it is not known."""
         return self._by_ip.get(ip)
 
+    def forget(self, ip: str) -> bool:
+        """Drop the totals of an IP; False if there are none. They are not counted as forgotten."""
+        return self._by_ip.pop(ip, None) is not None
+
+    def ips(self) -> list[str]:
+        """The IPs, the one seen longest ago first."""
+        return list(self._by_ip)
+
     def snapshot(self, live: Iterable[ConnectionRecord]) -> list[dict[str, Any]]:
         """Every IP's totals as plain values for JSON, the one seen last first.
 

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
-from monconn.errors import SettingTypeError, UnknownConnection
+from monconn.errors import SettingError, SettingTypeError, UnknownConnection, quoted
 from monconn.log import Logger
 from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
@@ -30,7 +30,8 @@ from monconn.monitor.observers import AnyObserver, Observers, Where, when_delive
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
 from monconn.policy.blocks import Blocks, BlockSource
-from monconn.policy.networks import ips_within
+from monconn.policy.mentions import mentions
+from monconn.policy.networks import ips_within, matcher
 from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
@@ -49,7 +50,7 @@ _ids = itertools.count(1)
 class Monitor:
     """Watches one service, and is the only place where anything is done to it.
 
-    :param name: the service's name (``sid`` in the Go tool).
+    :param name: the service's name (``sid`` in the Go tool); printable text.
     :param rules: which clients to admit; all if left out.
     :param timeouts: when to end connections.
     :param policy: every setting at once; rules and timeouts go before those in it.
@@ -76,6 +77,8 @@ class Monitor:
     ) -> None:
         if not isinstance(name, str):
             raise SettingTypeError(f"Monitor(name={name!r}): must be a text")
+        if not name.strip() or not name.isprintable():  # as a service's key in a configuration
+            raise SettingError(f"Monitor(name={quoted(name)}): must be printable text")
         policy = Policy() if policy is None else _as_policy(policy)
         if rules is not None:
             policy = attrs.evolve(policy, rules=rules)
@@ -590,6 +593,34 @@ class Monitor:
     def is_blocked(self, ip: str) -> bool:
         """Whether a client's IP is in a blocked network."""
         return self._blocks.covers(plain_ip(ip))
+
+    def forget_in_steps(
+        self, network: Network, *, dry_run: bool = False
+    ) -> Generator[None, None, tuple[int, int]]:
+        """Drop what is remembered of a network's clients: closed connections, and IPs' totals.
+
+        Live connections, and the service's totals, stay as they are.
+
+        :param dry_run: only count.
+        :returns: how many closed connections and how many IPs there were.
+        """
+        is_within, is_mentioned = matcher([network]), mentions(network)
+        found: set[int] = set()
+        for record in tuple(self.closed_records):
+            facts = map(str, record.facts.values()) if record.has_facts else ()
+            if is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts))):
+                found.add(record.id)
+            yield
+        if found and not dry_run:
+            kept = [each for each in self.closed_records if each.id not in found]
+            self.closed_records.clear()
+            self.closed_records.extend(kept)
+        ips = 0
+        for ip in self.clients.ips():
+            if is_within(ip) and (dry_run or self.clients.forget(ip)):
+                ips += 1
+            yield
+        return len(found), ips
 
     def subtract(self, up: int, down: int, *, actor: Actor | None = OWN_CODE) -> None:
         """Subtract bytes from the totals, once they are stored elsewhere.

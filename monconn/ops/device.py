@@ -140,6 +140,10 @@ class _Story:
             if _seconds(values["closed_at"]) >= self.since:
                 by_key[_connection_key(values)] = values
             yield
+        known = set(by_key)
+        for record in memory.closed:
+            known.add((record.service, record.id, iso_time(record.opened_at)))
+            yield
         ended = sorted(by_key.values(), key=lambda each: str(each["closed_at"]), reverse=True)
         del ended[self.limit :]
         live = [record.snapshot(now) for record in memory.live]
@@ -174,7 +178,7 @@ class _Story:
             "alarms": memory.active,
             "pattern": device_pattern(_ends(ended, live)),
             "since": iso_time(self.since),
-            "timeline_total": len(timeline),
+            "timeline_total": len(timeline) + len(known) - len(ended),
         }
         return head, timeline[: self.limit]
 
@@ -260,6 +264,7 @@ def _remember(
 ) -> Generator[None, None, _Memory]:
     memory = _Memory()
     for monitor, devices in followed:
+        devices.catch_up()
         is_blocked = monitor.is_blocked(name.partition("/")[0])
         memory.is_blocked = memory.is_blocked or is_blocked
         device = devices.get(name)

@@ -36,6 +36,7 @@ _ENDS = {
 }
 _NAME_WIDTH = 11
 _LEAST_ROWS = 5
+_CUT = "..."
 
 
 @attrs.frozen(slots=False)
@@ -75,8 +76,8 @@ def story_lines(head: Json, rows: Sequence[Json], width: int, most_lines: int | 
     :param head: all but the timeline, as JSON.
     :param rows: the timeline as JSON, newest first.
     :param width: in characters.
-    :param most_lines: of all of it, unless the timeline would have less than five rows; None for
-        no limit.
+    :param most_lines: of all of it, unless the timeline would have less than five rows, each of
+        which gets a line; None for all rows, in as many lines as they need.
     """
     lines = [printable(line) for line in _head_lines(head, width)]
     has_services = len({row["service"] for row in rows if row.get("service")}) > 1
@@ -93,6 +94,8 @@ def story_lines(head: Json, rows: Sequence[Json], width: int, most_lines: int | 
             for n, text in enumerate(fixed)
         )
         parts = wrapped(printable(what), room)
+        if most_lines is not None and len(parts) > 1 and not what.startswith("ALARM"):
+            parts = [parts[0][: room - len(_CUT)] + _CUT]  # the reason comes first
         indent = " " * (sum(widths) + 2 * len(widths))
         timeline.append([f"{first}  {parts[0]}", *(indent + part for part in parts[1:])])
     shown: list[str] = []
@@ -221,10 +224,11 @@ def _what(row: Json) -> str:
         return f"open since then, id {row.get('id')}"
     if kind == "absent":
         usual = row.get("usual_seconds")
-        text = "no connection until then"
-        if usual is not None:
-            text += f", usually every {format_duration(usual)}"
-        return f"{text}; {detail}" if detail else text
+        if detail:
+            return f"no connection; {detail}"
+        return "no connection until then" + (
+            f", usually every {format_duration(usual)}" if usual is not None else ""
+        )
     if kind == "refused":
         return f"refused: {row.get('refusal')}{more}"
     if kind == "alarm":

@@ -53,6 +53,7 @@ from monconn.ops.filters import (
     Term,
     parse,
 )
+from monconn.ops.forget import ForgetResult, memory_steps
 from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS, Rates
 from monconn.ops.record_keys import MEASURED_FIELDS, record_key
 from monconn.ops.rows import (
@@ -737,6 +738,37 @@ class Operations:
         if not dry_run:
             self._report("subtract_stats", actor, [monitor], service, f"{up} B up, {down} B down")
         return _change(True, [monitor])
+
+    def forget(
+        self, actor: Actor, client: str | Network, *, dry_run: bool | None = None
+    ) -> Deferred[ForgetResult]:
+        """Remove what is stored of a client: in memory, in the history, and what is usual for it.
+
+        Its live connections go on, and are recorded when they end. The action's entry in the log
+        and in the history does not name the client. It goes on to its end though who asked leaves.
+
+        :param client: an IP, or a network of clients.
+        :param dry_run: only count.
+        :raises AddressError: it is no network.
+        """
+        network = parse_network(str(client))
+        monitors, history = list(self.registry), self._history
+
+        async def run() -> ForgetResult:
+            # First of all in memory: what ends alarms of its devices is stored by that.
+            steps = memory_steps(monitors, self._devices, network, bool(dry_run))
+            done = await self._in_line(steps)
+            if history is not None:
+                found = await history.forget(network, dry_run=bool(dry_run))
+                stored = {f"history_{name}": count for name, count in found.counts.items()}
+                done = attrs.evolve(done, removed={**done.removed, **stored}, problem=found.problem)
+            if not dry_run:
+                kind = "a client" if network.num_addresses == 1 else "a network's clients"
+                target = f"{kind}: {done.summary()}"
+                self._report("forget", actor, monitors, None, target)
+            return done
+
+        return _uncancellable(Deferred.fromCoroutine(run()))
 
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.

@@ -431,6 +431,11 @@ def test_wrong_pairs(pairs: list[str], wrong: dict[str, str]) -> None:
         assert expected_text in problem.message
 
 
+def test_a_pair_whose_name_would_be_unprintable() -> None:
+    with pytest.raises(ConfigError, match="its name would be no printable text: use -c FILE"):
+        config.from_pairs(["unix:/run/a\x1b=:1"])
+
+
 def test_no_pairs() -> None:
     with pytest.raises(ConfigError, match=r"^-p: no services: write LISTEN=BACKEND"):
         config.from_pairs([])

@@ -24,7 +24,11 @@ from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.policy.devices import DeviceRules
+from monconn.policy.policy import Policy
+from monconn.sinks.metrics.figures import ServiceFigures
 from monconn.testing import RecordingObserver, make_monitor
+from tests.properties import examples
 
 FLEET = 5_000
 
@@ -323,6 +327,60 @@ def test_counts_are_those_of_the_monitor(steps: list[tuple[str, int, str]]) -> N
     assert all(
         row["alarms"] == [] or raised[row["alarms"][0], row["device"]] for row in rows_of(world)
     )
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["open", "speak", "fail", "end", "wait", "long", "block", "unblock", "forget", "off"]
+        ),
+        st.integers(0, 2),
+    ),
+    max_size=80,
+)
+
+
+@settings(deadline=None, max_examples=examples(150))
+@given(CHANGES)
+def test_alarms_that_have_begun_and_are_not_over_are_those_of_the_rows(
+    steps: list[tuple[str, int]],
+) -> None:
+    """Whatever happens; and each ends once, and the metrics agree."""
+    world = World(storm_connections=1, silent_heartbeats=1, kept=2)
+    figures = ServiceFigures()
+    world.monitor.add_observer(figures)
+    live: list[Connection] = []
+    active: set[tuple[str, str]] = set()
+    for what, number in steps:
+        ip = number_ip(number)
+        live = [each for each in live if each.record.closed is None]
+        if what == "open" and not world.monitor.is_blocked(ip):
+            live.append(world.enter(ip))
+        elif what == "speak" and live:
+            world.speak_every(live[number % len(live)], 10.0, 6)
+        elif what in ("fail", "end") and live:
+            live[number % len(live)].end("client_reset" if what == "fail" else "client_closed")
+        elif what in ("wait", "long"):
+            world.wait(5.0 if what == "wait" else 70.0)
+        elif what == "block":
+            world.monitor.block(ip)
+        elif what == "unblock":
+            world.monitor.unblock(ip)
+        elif what == "forget":
+            world.devices.forget(ip_network(ip))
+        elif what == "off":
+            rules = DeviceRules(silent_heartbeats=number % 2, storm_connections=number // 2)
+            world.monitor.apply(Policy(devices=rules))
+        for kind, device, is_over in world.alarms():
+            assert is_over == ((kind, device) in active)
+            (active.discard if is_over else active.add)((kind, device))
+        shown = {(kind, row["device"]) for row in rows_of(world) for kind in row["alarms"]}
+        assert shown == active
+        for kind, count in figures.alarms_active.items():
+            assert count == sum(kind == each for each, _ in active)
+    world.registry.delete("web")
+    world.wait(1.0)
+    assert sum(figures.alarms_active.values()) == 0
 
 
 def rows_of(world: World) -> list[dict[str, Any]]:
@@ -935,6 +993,7 @@ def test_an_operator_forgets_a_device(world: World) -> None:
     assert world.kinds() == ["silent"]
     assert world.devices.forget(ip_network("10.0.0.1/32")) == 1
     assert world.alarms() == [("silent", "10.0.0.1", True)]
+    assert not world.devices.of("web").alarms  # they name it
     rows = {row["device"]: row for row in rows_of(world)}
     row = rows["10.0.0.1"]  # as its connection lives on, it is a new one
     assert (row["connections"], row["total"], row["heartbeat_seconds"]) == (1, 1, None)

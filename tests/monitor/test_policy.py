@@ -51,6 +51,13 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
         Monitor(**arguments)
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[2J", "\u202e", "\udc80"])
+def test_a_name_is_printable_text_as_in_a_configuration(name: str) -> None:
+    with pytest.raises(SettingError, match="must be printable text") as raised:
+        Monitor(name)
+    assert str(raised.value).isprintable()
+
+
 # -- ways to change it
 
 

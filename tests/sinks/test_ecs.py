@@ -19,6 +19,7 @@ from monconn.model.reasons import REASONS, Reason
 from monconn.model.record import ConnectionRecord
 from monconn.sinks import ecs, jsonlog
 from monconn.sinks.jsonlog import JsonLog, _Writer, format_of
+from tests.counting import calls_in_python
 from tests.properties import examples
 
 from .test_jsonlog import MemorySink
@@ -413,3 +414,18 @@ def test_lines_that_are_missing() -> None:
     check(line)
     assert line["event"]["kind"] == "pipeline_error"
     assert line["monconn"] == {"count": 250}
+
+
+CALLS_PER_LINE = 27
+"""In Python: some twice as many as a line of the native format, and addresses met before."""
+
+
+def test_calls_in_python_for_a_line() -> None:
+    record = make_record(client_local="198.51.100.9:80", backend_peer="10.0.0.5:80")
+    record.backend_local = "10.0.0.1:40000"
+    record.note_tcp("client", bytes(232), 102.0)
+    record.note_tcp("backend", bytes(232), 102.0)
+    close(record)
+    writer = _Writer(MemorySink(), FORMAT)
+    writer._encoded([record])
+    assert calls_in_python(lambda: writer._encoded([record] * 100)) <= 2 + 100 * CALLS_PER_LINE

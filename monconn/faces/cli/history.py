@@ -100,7 +100,7 @@ def history(
     searched everywhere.
     """
     period |= {"limit": asked.limit, "sort": asked.sort}
-    with _open_history(file, control) as source:
+    with open_history(file, control) as source:
         count = print_rows(asked.row_class, source.rows(events, terms, period), look=asked.look)
         most_rows = source.most_rows if asked.limit else _USUAL_ROWS
     if count == most_rows:
@@ -124,7 +124,7 @@ def report(file: str | None, control: str | None, as_json: bool, **period: Any) 
     """
     if period["since"] is None:
         period["since"] = (period["until"] or time.time()) - _REPORT_SECONDS
-    with _open_history(file, control) as source:
+    with open_history(file, control) as source:
         made = source.report(period)
         if as_json:
             print_json(made)
@@ -190,7 +190,12 @@ class _FileHistory:
 
 
 @contextmanager
-def _open_history(file: str | None, control: str | None) -> Iterator[_ServerHistory | _FileHistory]:
+def open_history(file: str | None, control: str | None) -> Iterator[_ServerHistory | _FileHistory]:
+    """The history of a running monconn, or of a file.
+
+    :param file: its path; None for that of the server.
+    :param control: the server, as :func:`find_server` takes it.
+    """
     if file is None:
         with Client(find_server(control)) as server, understood(server.where):
             yield _ServerHistory(server)

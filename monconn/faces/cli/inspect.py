@@ -15,6 +15,8 @@ from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli.device import device
+from monconn.faces.cli.explain import explain
+from monconn.faces.cli.forget import forget
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.listings import Asked, listing, listing_options
 from monconn.faces.cli.output import (
@@ -119,7 +121,7 @@ def devices(server: Client, alarms: bool, **arguments: Any) -> Iterable[Any]:
     monconn device IP tells more of one of them.
     """
     rows = server.rows("ListDevices", **arguments)
-    return (row for row in rows if row["alarms"] or not alarms)
+    return (row for row in rows if row["alarms"]) if alarms else rows
 
 
 @listing("ip", IP_KEYS, ClientRow)
@@ -408,6 +410,8 @@ VERBS = (
     device,
     history,
     report,
+    explain,
+    forget,
     top,
     shell,
     completion,

@@ -29,7 +29,7 @@ from monconn.files import path_fault
 
 VERSION = 1
 ANSWER_SECONDS = 20.0
-"""How long an answer may take, from the request to its last byte."""
+"""How long an answer may take, from the request to its last byte, unless a client allows more."""
 LIST_SECONDS = 300.0
 """How long the pages of one list may take, not counting what is done with their rows meanwhile."""
 LIST_ROWS = 500_000
@@ -123,6 +123,8 @@ class Client:
         self._deadline: float | None = None
         self._early_events: deque[dict[str, str]] = deque(maxlen=_EARLY_EVENTS)
         self._asked = 0
+        self.answer_seconds = ANSWER_SECONDS
+        """How long an answer may take, from the request to its last byte."""
         self.events_dropped = 0
         """Events that the server has dropped so far, as this client reads too slowly."""
         self.hello: dict[str, str] = {}
@@ -182,7 +184,7 @@ class Client:
         box |= {key: _text(value) for key, value in arguments.items() if value is not None}
         data = _encoded(box)
         try:
-            self._deadline = time.monotonic() + ANSWER_SECONDS
+            self._deadline = time.monotonic() + self.answer_seconds
             self._sock.settimeout(ANSWER_SECONDS)
             self._sock.sendall(data)
             answer = self._answer()

@@ -284,6 +284,16 @@ class SubtractStats(_Command):
     response = _NOTHING
 
 
+class Forget(_Command):
+    """Remove what is stored of an IP's or a network's clients: in memory and in the history.
+
+    The answer comes when that is done, which takes as long as the history's file is large.
+    """
+
+    arguments = [(b"network", amp.Unicode()), _DRY_RUN]
+    response = [(b"forgotten", amp.String())]  # a JSON object: removed, live, blocks, problem, ...
+
+
 class Subscribe(_Command):
     """Push each :class:`Event` from now on; a second subscription replaces the first."""
 

@@ -456,6 +456,12 @@ class ControlProtocol(amp.AMP):
         self._operations.subtract_stats(self._actor(), **arguments)
         return {}
 
+    @commands.Forget.responder
+    def forget(self, network: str, dry_run: bool | None = None) -> Answer:
+        """Remove what is stored of a network's clients."""
+        done = self._operations.forget(self._actor(), network, dry_run=dry_run)
+        return done.addCallback(lambda result: {"forgotten": _json(result.to_json())})
+
     def _actor(self) -> Actor:
         actor = peers.actor(self.transport)
         if actor is None:

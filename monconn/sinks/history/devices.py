@@ -12,6 +12,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Protocol
 
 import attrs
@@ -87,13 +88,20 @@ def _row(device: StoredDevice) -> tuple[Any, ...]:
         device.up,
         device.down,
         device.last_reason,
-        json.dumps([attrs.asdict(each) for each in device.alarms]),
+        json.dumps([attrs.asdict(each) for each in device.alarms]) if device.alarms else "[]",
         json.dumps(usual),
     )
 
 
 def _addresses(device: str) -> tuple[bytes | None, bytes | None]:
     """The first and the last address of a device; None of one that has none, such as ``unix``."""
+    if "/" not in device:
+        try:
+            address = inet_pton(AF_INET6 if ":" in device else AF_INET, device)
+        except OSError:
+            pass
+        else:
+            return address, address
     try:
         network = ipaddress.ip_network(device.partition("%")[0], strict=False)
     except ValueError:
@@ -122,9 +130,9 @@ def load(db: sqlite3.Connection, service: str, after: tuple[float, str] = (math.
     """
     found = rows(
         db,
-        "SELECT * FROM devices WHERE service = :service AND (last_seen_at < :at"
-        " OR (last_seen_at = :at AND device > :device))"
-        " ORDER BY last_seen_at DESC, device LIMIT :limit",
+        "SELECT * FROM devices WHERE service = :service"
+        " AND (last_seen_at, device) < (:at, :device)"
+        " ORDER BY last_seen_at DESC, device DESC LIMIT :limit",
         {"service": service, "at": after[0], "device": after[1], "limit": PAGE_ROWS},
     )
     devices = []

@@ -169,6 +169,7 @@ CREATE TABLE IF NOT EXISTS devices (
     PRIMARY KEY (service, device)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS devices_by_time ON devices (last_seen_at);
+CREATE INDEX IF NOT EXISTS devices_by_service ON devices (service, last_seen_at, device);
 """
 _LATER_TABLES = {"clock", "devices"}
 """Tables that a file of the same version may lack."""

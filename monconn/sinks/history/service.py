@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -23,6 +23,7 @@ from twisted.python.threadpool import ThreadPool
 
 from monconn import files
 from monconn._version import __version__
+from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError, os_error_text
@@ -34,6 +35,7 @@ from monconn.monitor.registry import Registry
 from monconn.sinks.history import devices, file_time, schema, store
 from monconn.sinks.history.devices import DeviceSource, OpenAlarm
 from monconn.sinks.history.file_time import LEAP_SECONDS, FileTime, Stretch
+from monconn.sinks.history.forget import Removal, empty_log, overwrite
 from monconn.sinks.history.retention import prune
 from monconn.sinks.history.schema import OPEN_SECONDS, limited, no_history, open_read_only
 from monconn.sinks.history.store import Event, Item
@@ -49,6 +51,10 @@ _LOAD_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 WRITE_SECONDS = 1.0
 QUERY_SECONDS = 10.0
 STOP_SECONDS = 2.0
+OVERWRITE_SECONDS = 300.0
+"""How long the file may be made anew at most, once a client's rows are removed."""
+EMPTY_LOG_TRIES = 25
+"""How often it is tried to empty the log, while queries read what it had before."""
 READERS = 2
 MOST_QUERIES = 16
 """The most queries that may run or wait; whoever asks more is told at once."""
@@ -57,7 +63,10 @@ _REFUSED_LINE_SECONDS = 60.0
 _LIVE_PER_TICK = 10_000
 DEVICES_SECONDS = 60.0
 """How often devices are stored that have changed; those whose alarms have, are at once."""
-DEVICES_PER_TICK = 2_000
+DEVICES_PER_TICK = 500
+"""They are taken in one turn of the loop: 3 ms."""
+_TIMES_AT_STOP = 10
+"""How many times as many at once when no connection waits any more."""
 
 
 @attrs.frozen
@@ -70,6 +79,18 @@ class _Batch:
     stretches: list[Stretch]
     devices: list[StoredDevice]
     forgotten: list[tuple[str, str]]
+
+
+@attrs.frozen
+class Forgotten:
+    """What was removed of a client, or of a dry run, what would be.
+
+    :param counts: how many rows, by what they are (:data:`monconn.sinks.history.forget.COUNTED`).
+    :param problem: why bytes of them may be left in the file; empty if there are none.
+    """
+
+    counts: dict[str, int]
+    problem: str = ""
 
 
 class HistoryService(Service):
@@ -106,6 +127,8 @@ class HistoryService(Service):
         self._lost = 0
         self._lost_reported = 0
         self._saving: Deferred[None] | None = None
+        self._batches = DeferredLock()
+        """Held while a batch is taken out of the queue and written: there is one at a time."""
         self._queries = 0
         self._devices: DeviceSource | None = None
         self._next_devices = 0.0
@@ -114,6 +137,7 @@ class HistoryService(Service):
         self._to_restore: list[str] = []
         """Services whose devices are to be restored."""
         self._restoring: Deferred[None] | None = None
+        self._is_forgetting = False
         registry.observe(self._queue)
         registry.when_added(self._resume)
         registry.when_deleted(self._note_last)
@@ -218,14 +242,15 @@ class HistoryService(Service):
             waiting: Deferred[None] = Deferred()
             self._saving.addBoth(lambda _: waiting.callback(None))
             await waiting
-        self._check_clock()
-        self._queue.add(Event(time.time(), "stopped"))
-        if not await self._save(self._changed_totals()):
-            await self._save(self._changed_totals())  # into a file that was begun anew for it
-        self._take_devices(at_once=True)
-        while any(self._unsaved) and await self._save({}):
+        async with self._batches:
+            self._check_clock()
+            self._queue.add(Event(time.time(), "stopped"))
+            if not await self._save(self._changed_totals()):
+                await self._save(self._changed_totals())  # into a file that was begun anew for it
             self._take_devices(at_once=True)
-        await self._in_writer(lambda db: db.close())  # SQLite removes its log with the last one
+            while any(self._unsaved) and await self._save({}):
+                self._take_devices(at_once=True)
+            await self._in_writer(lambda db: db.close())  # SQLite removes its log with the last one
 
     # -- counters
 
@@ -324,7 +349,8 @@ class HistoryService(Service):
             return
         now = self._clock.seconds()
         if at_once or self._devices.has_urgent or now >= self._next_devices:
-            self._unsaved = self._devices.take_changed(DEVICES_PER_TICK)
+            most = DEVICES_PER_TICK * (_TIMES_AT_STOP if self._is_stopping else 1)
+            self._unsaved = self._devices.take_changed(most)
             if not any(self._unsaved):
                 self._next_devices = now + DEVICES_SECONDS
 
@@ -338,13 +364,14 @@ class HistoryService(Service):
         return self._saving
 
     async def _save_and_prune(self, totals: dict[str, Totals]) -> None:
-        all_are_there = self._clock.seconds() >= self._started + DEVICES_SECONDS
-        if self._devices is not None and all_are_there and not self._has_checked_services:
-            self._has_checked_services = True
-            await self._end_alarms_elsewhere()
-        is_written = await self._save(totals)
-        if is_written and self._clock.seconds() >= self._next_prune and await self._prune():
-            self._log_recovery()
+        async with self._batches:
+            all_are_there = self._clock.seconds() >= self._started + DEVICES_SECONDS
+            if self._devices is not None and all_are_there and not self._has_checked_services:
+                self._has_checked_services = True
+                await self._end_alarms_elsewhere()
+            is_written = await self._save(totals)
+            if is_written and self._clock.seconds() >= self._next_prune and await self._prune():
+                self._log_recovery()
 
     async def _save(self, totals: dict[str, Totals]) -> bool:
         """Write what is queued; returns False if it must be tried again."""
@@ -537,6 +564,74 @@ class HistoryService(Service):
                 dropped=self.dropped,
             )
 
+    # -- forgetting clients
+
+    def forget(self, network: Network, *, dry_run: bool = False) -> Deferred[Forgotten]:
+        """Remove all that the file has of a network's clients; nothing waits for that.
+
+        What is queued is written before, and is removed, too. Between its parts what happens goes
+        on being written; while the file is made anew at the end it is queued.
+
+        :param dry_run: only count.
+        :returns: fires once it is done, or fails with a ``FileError``; what was removed by then is.
+        """
+        if not self.running:
+            return fail(no_history(self._config.path, "the history is closed"))
+        if self._is_forgetting:
+            return fail(no_history(self._config.path, "a client is being removed: ask again later"))
+        if self._restoring is not None and not self._restoring.called and not dry_run:
+            # Else those that have been read, and are not in memory yet, would be stored again.
+            return fail(no_history(self._config.path, "devices are being read: ask again later"))
+        self._is_forgetting = True
+
+        def ended(result: Any) -> Any:
+            self._is_forgetting = False
+            return result
+
+        removal = Removal(network, dry_run)
+        work = self._count(removal) if dry_run else self._forget(removal)
+        return Deferred.fromCoroutine(work).addBoth(ended).addErrback(self._explain)
+
+    async def _count(self, removal: Removal) -> Forgotten:
+        while await self.run(removal.work):
+            pass
+        return Forgotten(dict(removal.counts))
+
+    async def _forget(self, removal: Removal) -> Forgotten:
+        async with self._batches:
+            if not await self._save({}):
+                raise no_history(self._config.path, "cannot be written: the log says why")
+        while await self._in_part(removal.work):
+            pass
+        store.forget_addresses()
+        try:
+            await self._in_part(overwrite)
+            problem = await self._empty_log()
+        except (sqlite3.Error, FileError) as error:  # all rows are removed nevertheless
+            problem = str(error)
+        return Forgotten(dict(removal.counts), problem)
+
+    async def _empty_log(self) -> str:
+        for _ in range(EMPTY_LOG_TRIES):
+            if await self._in_part(empty_log):
+                return ""
+            await deferLater(self._clock, WRITE_SECONDS / 2)  # type: ignore[arg-type]
+        return "another program reads the file, and keeps its log (-wal) from being emptied"
+
+    async def _in_part(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something in the writing thread between two batches, until the history is closed."""
+        path = self._config.path
+
+        def use(db: sqlite3.Connection) -> T:
+            self._check_identity(self._identity)
+            with limited(db, path, OVERWRITE_SECONDS, lambda: self._is_stopping):
+                return work(db)
+
+        async with self._batches:
+            if self._is_stopping:
+                raise no_history(path, "the history is closed")
+            return await self._in_writer(use)
+
     # -- reading
 
     def run(self, query: Callable[[sqlite3.Connection], T]) -> Deferred[T]:
@@ -579,7 +674,7 @@ class HistoryService(Service):
             return query(db)
 
     def _explain(self, failure: Failure) -> NoReturn:
-        if failure.check(sqlite3.Error):
+        if failure.check(sqlite3.Error, schema.FileReplaced):
             raise no_history(self._config.path, f"cannot be read: {failure.value}") from None
         failure.raiseException()
 

@@ -268,6 +268,12 @@ def packed(ip: str) -> bytes | None:
         return None
 
 
+def forget_addresses() -> None:
+    """Forget the addresses whose packed forms are at hand."""
+    _bound.cache_clear()
+    packed.cache_clear()
+
+
 def _add_up(
     db: sqlite3.Connection, connections: list[ConnectionRecord], events: list[Event]
 ) -> None:

@@ -8,8 +8,9 @@ from tests.ops.world import World
 
 
 def test_names_are_printable_in_every_answer() -> None:
-    world = World("\x1b[2J\nforged\u202e")
-    (connection,) = world.connect("\x1b[2J\nforged\u202e", "192.0.2.1")
+    world = World("web")
+    world.registry.get("web").name = "\x1b[2J\nforged\u202e"  # none can be made with that name
+    (connection,) = world.connect("web", "192.0.2.1")
     written: list[str] = []
     commands = Commands(world.operations, OWN_CODE, written.append)
     commands.stats()

@@ -1,0 +1,286 @@
+"""One connection in sentences, made of the figures of its record and of nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from monconn.errors import printable
+from monconn.ops.columns import Row
+from monconn.ops.explanations import Explanation, Step, errors_in, of_kind
+from monconn.units import format_bytes, format_duration, local_time
+
+Values = Mapping[str, Any]
+
+_LOST = ("client_lost", "backend_lost")
+_SIDES = ("client", "backend")
+_SENTENCES = {
+    "client_closed": "closed its side first",
+    "client_reset": "reset the connection",
+    "client_lost": "vanished",
+    "backend_closed": "closed its side first",
+    "backend_reset": "reset the connection, or cut it off",
+    "backend_lost": "vanished",
+    "backend_refused": "refused the connection",
+    "backend_unreachable": "could not be reached",
+    "connect_timeout": "was not connected within connect_timeout",
+}
+_USUAL_TIMEOUTS: tuple[tuple[float, str], ...] = (
+    (60.0, "AWS application load balancers, nginx (proxy_read_timeout), many others"),
+    (75.0, "nginx (keepalive_timeout)"),
+    (240.0, "Azure's load balancers and NAT"),
+    (350.0, "AWS network load balancers and NAT gateways"),
+    (600.0, "Google Cloud's firewalls and load balancers"),
+    (7_440.0, "NATs that follow RFC 5382"),
+    (432_000.0, "Linux' connection tracking (nf_conntrack_tcp_timeout_established)"),
+)
+"""Default idle time-outs of what is often on the way, in seconds, and whose they are."""
+_ENDED_BY_PEER = frozenset(
+    ("client_reset", "client_closed", "client_lost", "backend_reset", "backend_closed", *_LOST)
+)
+_PLACEHOLDER = re.compile(r"\b(IP|ID|SERVICE)\b")
+
+
+@attrs.frozen
+class Account:
+    """What is to be said of one connection.
+
+    :param sentences: what its record shows.
+    :param unknown: what it does not show.
+    :param explanations: what its reason, its refusal and the errors of its detail mean; the
+        commands of their steps name this connection.
+    """
+
+    sentences: tuple[str, ...]
+    unknown: tuple[str, ...]
+    explanations: tuple[Explanation, ...]
+
+
+def account_of(connection: Row | Values) -> Account:
+    """Say in words what a record shows: of a live connection, a closed one, or of the history.
+
+    :param connection: a row, or its JSON.
+    """
+    values = connection.to_json() if isinstance(connection, Row) else connection
+    found = [
+        of_kind(str(values.get("reason")), "reason"),
+        of_kind(str(values.get("refusal")), "refusal"),
+    ]
+    if not any(found):
+        found = [of_kind(str(values.get("state")), "state")]
+    explanations = [each for each in (*found, *errors_in(_text(values, "detail"))) if each]
+    return Account(
+        tuple(map(printable, _sentences(values))),
+        tuple(map(printable, _unknown(values))),
+        tuple(_about(each, values) for each in explanations),
+    )
+
+
+def _about(explanation: Explanation, values: Values) -> Explanation:
+    """An explanation whose steps name the connection instead of ``IP``, ``ID`` and ``SERVICE``."""
+    words = {
+        "IP": _text(values, "client_ip"),
+        "ID": _text(values, "id"),
+        "SERVICE": _text(values, "service"),
+    }
+    # What a shell would take for something else stays a placeholder.
+    words = {name: word for name, word in words.items() if re.fullmatch(r"[\w.:-]+", word)}
+    if not re.fullmatch(r"[0-9a-fA-F.:]+", words.get("IP", "")):
+        words.pop("IP", None)  # "unix" and "local" are no addresses
+
+    def fill(step: Step) -> Step:
+        command = _PLACEHOLDER.sub(lambda found: words.get(found[0], found[0]), step.command)
+        return attrs.evolve(step, command=command)
+
+    return attrs.evolve(explanation, next=tuple(map(fill, explanation.next)))
+
+
+def _sentences(values: Values) -> Iterator[str]:
+    yield _how_it_ended(values)
+    if values.get("refusal"):
+        if values.get("detail"):
+            yield f"Detail: {values['detail']}."
+        return
+    if values.get("detail"):
+        yield f"Detail: {values['detail']}."
+    if values.get("connect_seconds") is not None:
+        yield (
+            f"The backend {_text(values, 'backend')} was connected after"
+            f" {_duration(values['connect_seconds'])}."
+        )
+    elif values.get("phase") == "connecting":  # a wrapped factory's is "open" from the start
+        yield f"The backend {_text(values, 'backend')} was never connected."
+    elif values.get("state") == "connecting":
+        yield f"The backend {_text(values, 'backend')} is not connected yet."
+    yield from _what_was_sent(values)
+    yield from _ends(values)
+    for side in _SIDES:
+        yield from _network(values, side)
+    yield from _usual_timeout(values)
+    if values.get("code") not in (None, "--"):
+        yield f"HAProxy writes this end as {values['code']} (monconn explain {values['code']})."
+
+
+def _how_it_ended(values: Values) -> str:
+    client = f"{_text(values, 'client')} at {_text(values, 'service')}"
+    if values.get("refusal"):
+        return f"The client {client} was refused ({values['refusal']})."
+    reason = values.get("reason")
+    age = _seconds(values, "duration_seconds", "age_seconds")
+    lasted = "" if age is None else f" after {_duration(age)}"
+    if values.get("closed_at"):
+        lasted += (
+            f", on {local_time(values['closed_at'])}"
+            if _is_dated(values)
+            else (f", at {local_time(values['closed_at'])}")
+        )
+    if reason is None:
+        state = str(values.get("state", "")).replace("_", "-")
+        return f"The client {client} is {state}{'' if age is None else f', {_duration(age)} old'}."
+    text = _SENTENCES.get(reason)
+    if text is None:
+        return f"The connection of the client {client} ended by {reason}{lasted}."
+    if reason.startswith("client"):
+        return f"The client {client} {text}{lasted}."
+    backend = _text(values, "backend")
+    return f"The backend {backend} {text}{lasted}; the client was {client}."
+
+
+def _is_dated(values: Values) -> bool:
+    return " " in local_time(values["closed_at"])
+
+
+def _what_was_sent(values: Values) -> Iterator[str]:
+    age = _seconds(values, "duration_seconds", "age_seconds")
+    had = "had" if values.get("reason") else "has"
+    before = "before the end" if values.get("reason") else "ago"
+    parts = []
+    for side, count, last in (
+        ("client", "up", "last_up_seconds"),
+        ("backend", "down", "last_down_seconds"),
+    ):
+        sent = values.get(count)
+        if not sent:
+            parts.append(f"the {side} {had} sent nothing")
+            continue
+        part = f"the {side} {had} sent {format_bytes(int(sent))}"
+        if age is not None and values.get(last) is not None:
+            part += f", the last of it {_duration(max(0.0, age - values[last]))} {before}"
+        parts.append(part)
+    text = "; ".join(parts)
+    yield f"{text[0].upper()}{text[1:]}."
+
+
+def _ends(values: Values) -> Iterator[str]:
+    """How the sides had ended, where the reason does not say that already."""
+    reason = values.get("reason")
+    ends = {side: values.get(f"{side}_end") for side in _SIDES}
+    for side, other in (_SIDES, _SIDES[::-1]):
+        if ends[side] != "fin":
+            continue
+        if reason in _LOST or reason == "half_close_timeout":
+            yield f"The {side} had closed its side before, in good order."
+        elif reason in (None, f"{other}_reset"):
+            has = "had" if reason else "has"
+            yield f"The {side} {has} closed its side in good order."
+    if reason == "write_timeout":
+        stalled = next((side for side in _SIDES if ends[side] == "timeout"), None)
+        if stalled:
+            yield f"It was the {stalled} that took no bytes."
+    if reason in _LOST and values.get("closed_by") not in (None, reason.partition("_")[0]):
+        yield f"Because of that the {values['closed_by']} ended the connection first (closed_by)."
+
+
+def _network(values: Values, side: str) -> Iterator[str]:
+    tcp = values.get(f"{side}_tcp")
+    is_over = values.get("reason") is not None
+    if tcp:
+        rtt, retransmits = tcp.get("rtt_seconds"), tcp.get("retransmits")
+    else:
+        rtt, retransmits = values.get(f"{side}_rtt_seconds"), values.get(f"{side}_retransmits")
+    parts = []
+    if rtt:
+        parts.append(f"round trip {_duration(rtt)}")
+    if retransmits == 0:
+        parts.append("nothing was sent to it again")
+    elif retransmits is not None:
+        of = f" of {tcp['segments_sent']}" if tcp and tcp.get("segments_sent") else ""
+        parts.append(f"{retransmits}{of} segments sent to it again")
+    if tcp:
+        if tcp.get("unacked_segments"):
+            parts.append(f"{tcp['unacked_segments']} segments unacknowledged")
+        if tcp.get("not_sent_bytes"):
+            parts.append(f"{format_bytes(int(tcp['not_sent_bytes']))} not sent yet")
+        if tcp.get("window_limited_seconds"):
+            full = _duration(tcp["window_limited_seconds"])
+            parts.append(f"its receive window was full for {full}")
+    heard = values.get(f"{side}_last_heard_seconds")
+    if heard is not None and is_over and heard < 0.001:
+        parts.append("its kernel was heard until the end")
+    elif heard is not None:
+        when = "before the end" if is_over else "ago"
+        parts.append(f"its kernel was last heard {_duration(heard)} {when}")
+    unreachable = values.get(f"{side}_unreachable_seconds")
+    if unreachable is not None:
+        parts.append(
+            f"it had not answered for {_duration(unreachable)}"
+            if is_over
+            else f"it has not answered for {_duration(unreachable)}"
+        )
+    if parts:
+        yield f"The network to the {side}: {', '.join(parts)}."
+
+
+def _usual_timeout(values: Values) -> Iterator[str]:
+    """That the last silence is as long as a time-out that is often on the way."""
+    age = _seconds(values, "duration_seconds")
+    if age is None or values.get("reason") not in _ENDED_BY_PEER:
+        return
+    moments = [values.get("last_up_seconds"), values.get("last_down_seconds")]
+    silence = age - max((each for each in moments if each is not None), default=0.0)
+    for seconds, whose in _USUAL_TIMEOUTS:
+        if seconds - 0.5 <= silence <= seconds + max(2.0, seconds * 0.01):
+            yield (
+                f"Nothing had been sent for {_duration(silence)}, close to {_duration(seconds)},"
+                f" the idle time-out of {whose}; that may be a coincidence."
+            )
+
+
+def _unknown(values: Values) -> Iterator[str]:
+    """What the figures do not tell."""
+    if values.get("refusal"):
+        return
+    if values.get("reason") in ("client_closed", "backend_closed"):
+        side = values["reason"].partition("_")[0]
+        yield f"Not known: why the {side}'s program closed; TCP does not tell."
+    elif values.get("reason") in ("client_reset", "backend_reset"):
+        yield "Not known: whether the peer itself reset it, or something on the way."
+    elif values.get("reason") in _LOST:
+        yield "Not known: whether the host is gone, or only the way to it."
+    missing = [
+        side
+        for side in _SIDES
+        if not values.get(f"{side}_tcp") and values.get(f"{side}_rtt_seconds") is None
+    ]
+    if missing:
+        yield f"Nothing is recorded of TCP on the side of the {' and of the '.join(missing)}."
+
+
+def _seconds(values: Values, *names: str) -> float | None:
+    """The first of these values that is there."""
+    return next((float(values[each]) for each in names if values.get(each) is not None), None)
+
+
+def _duration(seconds: float) -> str:
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    text = format_duration(seconds)
+    return re.sub(r"(\d)s$", r"\1 s", text) if re.fullmatch(r"[\d.]+s", text) else text
+
+
+def _text(values: Values, name: str) -> str:
+    value = values.get(name)
+    return "" if value is None else str(value)

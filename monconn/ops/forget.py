@@ -1,0 +1,119 @@
+"""Forgetting a client: what is removed, what stays, and what cannot be removed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from monconn.addresses import Network
+from monconn.devices.devices import DevicesService
+from monconn.devices.identity import network_of
+from monconn.monitor.monitor import Monitor
+from monconn.policy.networks import matcher
+
+NOT_REMOVED = (
+    "lines of logs (monconn's own, the JSON log, syslog and its servers)",
+    "what other programs have stored (captures, webhooks, copies of the history)",
+    "addresses in the configuration (ip_blacklist)",
+)
+"""What monconn cannot remove, as it is not there or not its own any more."""
+
+
+@attrs.frozen
+class ForgetResult:
+    """What was removed of a client, or of a dry run, what would be.
+
+    :param removed: how much, by what it is: ``closed`` connections and ``ips`` in memory,
+        ``devices``; and of the history, if there is one, ``history_connections``,
+        ``history_events``, ``history_hourly_sums`` and ``history_devices``.
+    :param live: connections of the client that are live: they stay, and are recorded as they end.
+    :param blocks: the services that block it by an entry of its own, which stays.
+    :param problem: why bytes may be left in the history's file; empty if there are none.
+    """
+
+    removed: Mapping[str, int]
+    live: int
+    blocks: tuple[str, ...]
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            "removed": dict(self.removed),
+            "live": self.live,
+            "blocks": list(self.blocks),
+            "problem": self.problem,
+            "not_removed": list(NOT_REMOVED),
+        }
+
+    def summary(self) -> str:
+        """What was removed, for the audit trail: without any address."""
+        return amounts(self.removed)
+
+
+LABELS = {
+    "closed": "closed connections in memory",
+    "ips": "IPs' totals in memory",
+    "devices": "devices in memory",
+    "history_connections": "connections in the history",
+    "history_events": "events in the history",
+    "history_hourly_sums": "hourly sums in the history",
+    "history_devices": "devices in the history",
+}
+"""What the amounts of :attr:`ForgetResult.removed` are of."""
+
+
+def amounts(removed: Mapping[str, int]) -> str:
+    """The amounts of :attr:`ForgetResult.removed` in one line, but for those of nothing."""
+    found = (f"{LABELS.get(name, name)} {count}" for name, count in removed.items() if count)
+    return ", ".join(found) or "nothing was there"
+
+
+def memory_steps(
+    monitors: Sequence[Monitor],
+    devices: DevicesService | None,
+    network: Network,
+    dry_run: bool,
+) -> Generator[None, None, ForgetResult]:
+    """Remove what is in memory, in steps; or only count it.
+
+    :returns: the result as far as it is about memory.
+    """
+    removed = {"closed": 0, "ips": 0, "devices": 0}
+    is_within = matcher([network])
+    live = 0
+    for monitor in monitors:
+        closed, ips = yield from monitor.forget_in_steps(network, dry_run=dry_run)
+        removed["closed"] += closed
+        removed["ips"] += ips
+        for record in monitor.iter_connections():
+            live += is_within(record.client_ip)
+            yield
+    if devices is not None and dry_run:
+        for row in devices.rows_in_steps():
+            found = None if row is None else network_of(row["device"])
+            if found is not None and found.version == network.version:
+                removed["devices"] += found.overlaps(network)
+            yield
+    elif devices is not None:
+        for count in devices.forget_in_steps(network):
+            removed["devices"] = count
+            yield
+    blocks = []
+    for monitor in monitors:
+        for block in monitor.iter_blocks():
+            # One that is wider names others, too.
+            if block.version == network.version and _is_within(block, network):
+                blocks.append(monitor.name)
+                break
+            yield
+    return ForgetResult(removed, live, tuple(blocks))
+
+
+def _is_within(one: Network, network: Network) -> bool:
+    return (
+        one.network_address.packed >= network.network_address.packed
+        and one.broadcast_address.packed <= network.broadcast_address.packed
+    )

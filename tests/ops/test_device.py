@@ -1,0 +1,214 @@
+"""A device's story, from memory and from the history."""
+
+from __future__ import annotations
+
+import time
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from monconn.config.sections import DevicesConfig, HistoryConfig
+from monconn.devices.devices import DevicesService
+from monconn.devices.diagnosis import DeviceEnd, device_pattern
+from monconn.errors import MonconnError, NotConfigured, UnknownDevice
+from monconn.ops.device import MOST_ROWS, DeviceStory
+from monconn.ops.device_rows import story_lines
+from monconn.ops.operations import Operations
+from monconn.sinks.history.service import HistoryService
+
+from .world import World
+
+
+class DeviceWorld(World):
+    def __init__(self, *services: str, **config: Any) -> None:
+        super().__init__(*services)
+        self.devices = DevicesService(DevicesConfig(**config), self.registry, self.clock)
+        self.operations = Operations(self.registry, self.clock, devices=self.devices)
+
+    def story(self, name: str, **arguments: Any) -> DeviceStory:
+        result: Any = self.result(self.operations.device(name, **arguments))
+        if isinstance(result, DeviceStory):
+            return result
+        result.raiseException()
+        raise AssertionError
+
+
+@pytest.fixture
+def world() -> DeviceWorld:
+    return DeviceWorld("web", "mqtt")
+
+
+def whats(story: DeviceStory) -> list[str]:
+    return [row.what for row in story.rows]
+
+
+def test_story(world: DeviceWorld) -> None:
+    first, second = world.connect("web", "10.0.0.7", "10.0.0.7")
+    world.connect("web", "10.0.0.8")
+    first.record.count("up", 10, world.clock.seconds())
+    first.record.facts["tls_server_name"] = "sensor.example"
+    world.clock.advance(5)
+    first.end("client_reset")
+    (third,) = world.connect("mqtt", "10.0.0.7")
+    story = world.story("10.0.0.7")
+    head = story.head
+    assert head["device"] == "10.0.0.7"
+    assert {each["service"] for each in head["services"]} == {"mqtt", "web"}
+    assert head["connections_total"] == 2
+    assert {each["id"] for each in head["connections"]} == {second.record.id, third.record.id}
+    assert head["facts"] == {"tls_server_name": "sensor.example"}
+    assert sorted(whats(story)) == ["ended", "open", "open"]
+    (ended,) = [row for row in story.rows if row.what == "ended"]
+    assert (ended.reason, ended.duration_seconds, ended.up) == ("client_reset", 5.0, 10)
+    assert world.story("10.0.0.7", service="web").head["connections_total"] == 1
+    assert world.story("SENSOR.example").head["device"] == "10.0.0.7"
+
+
+def test_a_device_that_is_a_network_is_found_by_any_address(world: DeviceWorld) -> None:
+    world.connect("web", "2001:db8::1", "2001:db8::2")
+    for name in ("2001:db8::1", "2001:db8:0::ffff", "2001:db8::/64"):
+        story = world.story(name)
+        assert story.head["device"] == "2001:db8::/64"
+    assert {each["address"] for each in story.head["addresses"]} == {"2001:db8::1", "2001:db8::2"}
+
+
+def test_unknown_devices(world: DeviceWorld) -> None:
+    one, other = world.connect("web", "10.0.0.7", "10.0.0.8")
+    one.record.facts["user"] = other.record.facts["user"] = "ada"
+    with pytest.raises(UnknownDevice, match=r"no device .10\.0\.0\.9.; similar: 10\.0\.0\.7, 10"):
+        world.story("10.0.0.9")
+    with pytest.raises(UnknownDevice, match="monconn devices lists"):
+        world.story("nothing")
+    with pytest.raises(UnknownDevice, match=r"several devices: 10\.0\.0\.7, 10\.0\.0\.8"):
+        world.story("ada")
+    with pytest.raises(MonconnError):
+        world.story("10.0.0.7", service="ssh")
+    with pytest.raises(NotConfigured):
+        Operations(world.registry, world.clock).device("10.0.0.7")
+
+
+def test_absences_are_told_if_they_are_longer_than_usual(world: DeviceWorld) -> None:
+    now = time.time()
+    for number in range(6):
+        (connection,) = world.connect("web", "10.0.0.7")
+        connection.record.opened_at = now - 1000 + number * 60 + (300 if number > 3 else 0)
+        connection.end("client_closed")
+        connection.record.closed_at = connection.record.opened_at + 1.0
+    story = world.story("10.0.0.7")
+    absences = [row.duration_seconds for row in story.rows if row.what == "absent"]
+    assert absences == [359.0]
+
+
+def test_a_timeline_is_limited(world: DeviceWorld) -> None:
+    for connection in world.connect("web", *["10.0.0.7"] * 50):
+        connection.end("client_closed")
+    story = world.story("10.0.0.7", limit=10)
+    assert len(story.rows) == 10
+    assert len(world.story("10.0.0.7", limit=10 * MOST_ROWS).rows) == 50
+
+
+def test_a_story_fits_a_terminal(world: DeviceWorld) -> None:
+    for _ in range(60):
+        (connection,) = world.connect("web", "10.0.0.7")
+        connection.record.detail = "a \x1b[31mdetail\x1b[0m of the peer's " * 3
+        world.clock.advance(6)
+        connection.end("client_reset")
+    story = world.story("10.0.0.7")
+    rows = [row.to_json() for row in story.rows]
+    for width in (60, 80, 120, 200):
+        lines = story_lines(story.head, rows, width, 22)
+        assert max(map(len, lines)) <= width
+        assert "\x1b" not in "".join(lines)
+        assert lines[0].startswith("device     10.0.0.7 at web")
+        assert lines[-1].endswith("more: --all")
+    assert len(story_lines(story.head, rows, 80, 22)) <= 24
+    assert len(story_lines(story.head, rows, 80, None)) > 60
+
+
+def test_json_of_a_story_has_all_of_it(world: DeviceWorld) -> None:
+    world.connect("web", "10.0.0.7")
+    made = world.story("10.0.0.7").to_json()
+    assert made["timeline"][0]["what"] == "open"
+    assert {"device", "services", "alarms", "pattern", "since", "history"} <= made.keys()
+
+
+# -- with a history
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_only_the_history_knows_is_merged_without_duplicates(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    world = DeviceWorld("web")
+    config = HistoryConfig(str(tmp_path / "history.db"))
+    history = HistoryService(config, world.registry, reactor, world.clock)
+    world.operations = Operations(
+        world.registry, world.clock, devices=world.devices, history=history
+    )
+    history.startService()
+    monitor = world.registry.get("web")
+    for _ in range(3):
+        (connection,) = world.connect("web", "10.0.0.7")
+        connection.end("client_closed")
+    world.connect("web", "10.0.0.8")[0].end("client_closed")
+    world.clock.advance(1.0)
+    saving: Deferred[None] | None = history._saving
+    assert saving is not None
+    await saving
+    monitor.closed_records.popleft()  # memory has forgotten the first
+    told = world.operations.device("10.0.0.7")
+    story = await told
+    assert whats(story).count("ended") == 3
+    assert whats(story)[-1] == "started"
+    assert story.head["history"] is True
+    world.devices.forget(ip_network("10.0.0.7"))
+    monitor.closed_records.clear()
+    story = await world.operations.device("10.0.0.7")
+    assert (whats(story).count("ended"), story.head["services"]) == (3, [])
+    with pytest.raises(UnknownDevice):
+        await world.operations.device("10.0.0.9")
+    await history.stopService()
+
+
+# -- patterns
+
+
+def ends(*figures: tuple[str, float, float]) -> list[DeviceEnd]:
+    return [DeviceEnd(*each) for each in figures]
+
+
+def test_a_device_that_is_cut_when_it_is_idle() -> None:
+    first, second = device_pattern(ends(*[("client_lost", 660.0 + n, 600.0 + n) for n in range(9)]))
+    assert first == (
+        "Of its last 9 connections all ended with client_lost, each after 11m00s to 11m08s, when"
+        " no byte had moved for 10m00s to 10m08s."
+    )
+    assert second.endswith("it had vanished before.")  # which is up to keepalive, and no proof
+    _, second = device_pattern(ends(*[("client_reset", 660.0 + n, 600.0 + n) for n in range(9)]))
+    assert second.startswith("The same silence before each reset: the client, or something on")
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        [],
+        [("client_lost", 660.0, 600.0)] * 3,
+        [("client_lost", 60.0, 0.0), ("client_closed", 60.0, 0.0)] * 5,
+    ],
+)
+def test_no_pattern_where_the_figures_prove_none(figures: list[tuple[str, float, float]]) -> None:
+    assert device_pattern(ends(*figures)) == []
+
+
+def test_a_normal_device_is_not_accused() -> None:
+    (only,) = device_pattern(ends(*[("client_closed", 60.0, 5.0)] * 8))
+    assert only == "Of its last 8 connections all ended with client_closed, each after 1m00s."
+
+
+def test_different_ages_and_silences_are_no_pattern_of_time() -> None:
+    (only,) = device_pattern(ends(*[("client_lost", 10.0 * 3**n, 1.0 * 3**n) for n in range(6)]))
+    assert only == "Of its last 6 connections all ended with client_lost."

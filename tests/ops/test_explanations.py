@@ -1,0 +1,307 @@
+"""The words of a log line, explained; and one connection in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monconn.errors import QuestionError
+from monconn.faces.cli.main import main
+from monconn.model.alarms import ALARM_KINDS
+from monconn.model.reasons import (
+    EVENT_KINDS,
+    HISTORY_EVENT_KINDS,
+    PIPES,
+    REASONS,
+    REFUSALS,
+    STATES,
+    SideEnd,
+)
+from monconn.net import sockets
+from monconn.ops import explain_text
+from monconn.ops.account import account_of
+from monconn.ops.explanations import (
+    EXPLANATIONS,
+    PHASE_LETTERS,
+    WHO_LETTERS,
+    close_matches,
+    explain,
+    explain_code,
+    of_kind,
+)
+from monconn.ops.filter_keys import CONNECTION_KEYS, HISTORY_EVENT_KEYS, HISTORY_KEYS
+from monconn.ops.filters import parse
+from tests import ROOT
+from tests.properties import examples
+from tests.sinks.history.past import closed, refused
+
+VALUES = {
+    "reason": REASONS,
+    "refusal": REFUSALS,
+    "state": STATES,
+    "end": get_args(SideEnd),
+    "alarm": ALARM_KINDS,
+    "event": (*EVENT_KINDS, *HISTORY_EVENT_KINDS),
+    "pipe": PIPES,
+}
+
+
+def test_each_value_of_each_list_has_one_explanation() -> None:
+    for kind, values in VALUES.items():
+        found = [each.word for each in EXPLANATIONS if each.kind == kind]
+        assert sorted(found) == sorted(set(values)), kind
+
+
+def test_each_error_that_ends_a_connection_has_one() -> None:
+    numbers = {*sockets.SHORTAGES, *sockets.RESET_ERRNOS, *sockets._PEER_LOST_ERRNOS}
+    numbers |= {errno.ECONNREFUSED, errno.EACCES, errno.ENOENT}
+    if hasattr(errno, "ENONET"):
+        numbers.remove(errno.ENONET)  # of a machine without any network: nobody sees it
+    words = {each.word for each in EXPLANATIONS if each.kind == "error"}
+    assert {errno.errorcode[each] for each in numbers} <= words
+    for word in words:
+        (found,) = explain(os.strerror(getattr(errno, word)))
+        assert found.word == word
+
+
+def test_reasons_refusals_and_alarms_say_why_and_what_next() -> None:
+    for each in EXPLANATIONS:
+        assert each.short
+        if each.kind in ("reason", "alarm") or (each.kind == "refusal" and each.causes):
+            assert each.meaning
+            assert each.causes
+            assert each.next
+            assert each.see
+
+
+def test_the_letters_are_those_that_records_have() -> None:
+    """Every pair that a record can have has its letters, and its reason, explained."""
+    for reason, phase, client, backend, is_shortage in product(
+        REASONS, ("connecting", "open"), get_args(SideEnd), get_args(SideEnd), (False, True)
+    ):
+        record = closed(
+            reason=reason,
+            phase=phase,
+            client_end=client,
+            backend_end=backend,
+            is_shortage=is_shortage,
+        )
+        assert record.code is not None
+        found = explain_code(record.code)
+        assert found is not None
+        known = of_kind(reason, "reason")
+        assert known is not None
+        assert record.code[0] in {each[0] for each in known.codes}
+        if phase == "connecting":
+            assert known in found.reasons
+    assert {each.word for each in explain_code("PR").reasons} == set(REFUSALS)  # type: ignore[union-attr]
+    assert explain_code("cd") is None
+    assert {code[0] for each in EXPLANATIONS for code in each.codes} == set(WHO_LETTERS)
+    assert {code[1] for each in EXPLANATIONS for code in each.codes} | {"R"} == set(PHASE_LETTERS)
+
+
+def test_words_are_found_however_they_are_written() -> None:
+    assert [each.word for each in explain(" Client Reset ")] == ["client_reset"]
+    assert [each.word for each in explain("half-closed")] == ["half_closed", "half_closed"]
+    assert [each.kind for each in explain("blocked")] == ["reason", "refusal"]
+    assert [each.word for each in explain("max_idle")] == ["idle_timeout"]
+    assert [each.word for each in explain("econnreset")] == ["ECONNRESET"]
+    assert explain("") == explain("no such word") == []
+    assert close_matches("client_rest")[0] == "client_reset"
+    assert close_matches("storm")[:3] == ["reconnect_storm", "storm_connections", "storm_within"]
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=examples(50))
+def test_any_text_is_explained_or_refused_in_one_line(text: str) -> None:
+    message = ""
+    try:
+        assert explain_text.rendered(explain_text.looked_up(text), 80)
+    except QuestionError as error:
+        message = str(error)
+    assert message.isprintable()
+
+
+def steps() -> list[tuple[str, str]]:
+    return [
+        (each.word, step.command) for each in EXPLANATIONS for step in each.next if step.command
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "command"), [each for each in steps() if each[1][:7] == "monconn"]
+)
+def test_each_command_is_understood(word: str, command: str) -> None:
+    command = command.replace("IP", "192.0.2.7").replace("ID", "42").replace("SERVICE", "mqtt")
+    verb, *arguments = shlex.split(command)[1:]
+    context = main.commands[verb].make_context(verb, [*arguments])
+    keys = {
+        "history": HISTORY_EVENT_KEYS if "--events" in arguments else HISTORY_KEYS,
+        "list": CONNECTION_KEYS,
+    }
+    if verb in keys:
+        parse(context.params["terms"], keys[verb])
+    context.close()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    for each in EXPLANATIONS:
+        for block in explain_text.words([each]):
+            for line in explain_text.rendered([block], width).splitlines():
+                assert len(line) <= width or block.is_whole
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.strip().lower()).replace(" ", "-") for each in headings}
+
+
+def test_the_sections_that_it_points_to_are_there() -> None:
+    for see in {each.see for each in EXPLANATIONS if each.see}:
+        name, _, anchor = see.partition("#")
+        assert not anchor or anchor in anchors(ROOT / "docs" / name), see
+
+
+def cells(heading: str) -> dict[str, list[str]]:
+    """The rows of a table of docs/reasons.md by their first cell, without links and code marks."""
+    text = (ROOT / "docs/reasons.md").read_text(encoding="utf-8")
+    table = text[text.index(heading) :].partition("\n\n")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines()[2:]]
+    plain = [
+        [re.sub(r" \(\[[^]]*\]\([^)]*\)\)|`", "", cell).strip() for cell in row] for row in rows
+    ]
+    return {row[0]: row[1:] for row in plain}
+
+
+def test_the_docs_say_the_same() -> None:
+    assert cells("| reason |") == {
+        each.word: [each.short, cells("| reason |")[each.word][1], " ".join(each.codes)]
+        for each in EXPLANATIONS
+        if each.kind == "reason"
+    }
+    assert cells("| refusal |") == {
+        each.word: [each.short] for each in EXPLANATIONS if each.kind == "refusal"
+    }
+    for title, letters in (("| first |", WHO_LETTERS), ("| second |", PHASE_LETTERS)):
+        assert cells(title) == {letter: [text] for letter, text in letters.items()}
+
+
+# -- one connection
+
+
+def told(**fields: Any) -> str:
+    """What is said of a connection that lasted 10 s, as a row's JSON."""
+    values = {
+        "id": 42,
+        "service": "mqtt",
+        "client": "192.0.2.7:51312",
+        "client_ip": "192.0.2.7",
+        "backend": "10.0.0.5:1883",
+        "state": "closed",
+        "phase": "open",
+        "up": 2150,
+        "down": 12_000,
+        "age_seconds": 10.0,
+        "duration_seconds": 10.0,
+        "connect_seconds": 0.003,
+        "last_up_seconds": 7.2,
+        "last_down_seconds": 9.5,
+        "client_end": "none",
+        "backend_end": "none",
+        **fields,
+    }
+    account = account_of(values)
+    return " ".join((*account.sentences, *account.unknown))
+
+
+def test_a_reset_is_told_with_its_figures() -> None:
+    tcp = {"rtt_seconds": 0.038, "retransmits": 4, "segments_sent": 31, "unacked_segments": 9}
+    text = told(reason="client_reset", code="CD", client_end="reset", client_tcp=tcp)
+    assert text.startswith("The client 192.0.2.7:51312 at mqtt reset the connection after 10.0 s.")
+    assert "The backend 10.0.0.5:1883 was connected after 3 ms." in text
+    assert "The client had sent 2.1 KiB, the last of it 2.80 s before the end; " in text
+    assert "the backend had sent 11.7 KiB, the last of it 500 ms before the end." in text
+    assert (
+        "The network to the client: round trip 38 ms, 4 of 31 segments sent to it again,"
+        " 9 segments unacknowledged."
+    ) in text
+    assert "HAProxy writes this end as CD (monconn explain CD)." in text
+    assert "Not known: whether the peer itself reset it, or something on the way." in text
+    assert "Nothing is recorded of TCP on the side of the backend." in text
+
+
+def test_only_what_the_figures_prove_is_said() -> None:
+    text = told(reason="client_closed", code="--", up=0, down=0)
+    assert "The client had sent nothing; the backend had sent nothing." in text
+    assert "HAProxy" not in text
+    assert "Nothing is recorded of TCP on the side of the client and of the backend." in text
+    assert "never connected" in told(
+        reason="backend_refused", phase="connecting", connect_seconds=None
+    )
+    # A wrapped factory has no backend to connect to.
+    assert "connected" not in told(reason="client_closed", connect_seconds=None)
+
+
+def test_who_ended_because_of_a_lost_side() -> None:
+    text = told(reason="client_lost", closed_by="backend", client_end="timeout", backend_end="fin")
+    assert "The client 192.0.2.7:51312 at mqtt vanished after 10.0 s." in text
+    assert "The backend had closed its side before, in good order." in text
+    assert "Because of that the backend ended the connection first" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"), [(349.9, True), (350.2, True), (355.0, False), (340.0, False)]
+)
+def test_a_silence_as_long_as_a_usual_timeout_is_named(seconds: float, says: bool) -> None:
+    text = told(
+        reason="client_reset",
+        duration_seconds=100.0 + seconds,
+        last_up_seconds=100.0,
+        last_down_seconds=50.0,
+    )
+    assert ("the idle time-out of AWS network load balancers" in text) is says
+
+
+def test_live_refused_and_stored_ones_are_told_too() -> None:
+    text = told(state="half_closed", duration_seconds=None, backend_end="fin")
+    assert text.startswith("The client 192.0.2.7:51312 at mqtt is half-closed, 10.0 s old.")
+    assert "The backend has closed its side in good order." in text
+    assert "the last of it 2.80 s ago" in text
+    row = refused(word="blocked").snapshot(102.0)
+    account = account_of(row)
+    assert account.sentences == ("The client 192.0.2.1:4711 at web was refused (blocked).",)
+    assert account.unknown == ()
+    assert [each.kind for each in account.explanations] == ["refusal"]
+
+
+def test_the_next_steps_name_the_connection() -> None:
+    account = account_of(
+        closed(reason="client_reset", detail="connection reset by peer").snapshot(102.0)
+    )
+    assert [each.word for each in account.explanations] == ["client_reset", "ECONNRESET"]
+    commands = [step.command for step in account.explanations[0].next]
+    assert "monconn show 1" in commands
+    assert "monconn history client:192.0.2.1 reason:client_reset --since 1d" in commands
+
+
+def test_a_name_that_a_shell_would_run_stays_a_placeholder() -> None:
+    record = closed(reason="backend_closed", service="x; rm -rf ~", client_ip="unix")
+    (explanation,) = account_of(record.snapshot(102.0)).explanations
+    assert not any("rm" in step.command for step in explanation.next)
+    assert any("service:SERVICE" in step.command for step in explanation.next)
+
+
+@given(st.dictionaries(st.sampled_from(("service", "client", "backend", "detail")), st.text()))
+@settings(max_examples=examples(50))
+def test_what_a_peer_has_said_stays_printable(texts: dict[str, str]) -> None:
+    assert all(each.isprintable() for each in [told(reason="client_closed", **texts)])

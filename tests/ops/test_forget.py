@@ -1,0 +1,91 @@
+"""Forgetting clients in memory, and the action's entry, which does not name them."""
+
+from __future__ import annotations
+
+import pytest
+
+from monconn.addresses import parse_network
+from monconn.config.sections import DevicesConfig
+from monconn.devices.devices import Devices, DevicesService
+from monconn.errors import AddressError
+from monconn.model.actions import Actor
+from monconn.model.alarms import Alarm
+from monconn.ops.operations import Operations
+from tests.logged import logged_lines
+from tests.ops.world import World
+
+ACTOR = Actor.process(1000, 42, "ada")
+CLIENT = "198.51.100.77"
+
+
+def world_of_clients() -> World:
+    world = World("mqtt", "web")
+    devices = DevicesService(DevicesConfig(), world.registry, world.clock)
+    world.operations = Operations(world.registry, world.clock, devices=devices)
+    for service in ("mqtt", "web"):
+        for ended in world.connect(service, CLIENT, "192.0.2.9"):
+            ended.end("client_closed")
+    return world
+
+
+def test_a_client_is_forgotten_and_others_are_not() -> None:
+    world = world_of_clients()
+    with logged_lines("monconn") as lines:
+        dry = world.result(world.operations.forget(ACTOR, CLIENT, dry_run=True))
+        assert (world.actions.all, lines) == ([], [])
+        done = world.result(world.operations.forget(ACTOR, CLIENT))
+    assert dry == done
+    assert done.removed == {"closed": 2, "ips": 2, "devices": 2}
+    assert (done.live, done.blocks, done.problem) == (0, (), "")
+    for monitor in world.registry:
+        assert [each.client_ip for each in monitor.closed_records] == ["192.0.2.9"]
+        assert monitor.clients.ips() == ["192.0.2.9"]
+        assert monitor.totals().opened == 2  # sums without addresses stay
+    assert [row.device for row in world.operations.devices() if row] == ["192.0.2.9"] * 2
+    (action,) = world.actions.all
+    assert (action.kind, action.actor, action.service) == ("forget", ACTOR, None)
+    assert action.describe() == (
+        "removed what was stored of a client: closed connections in memory 2, IPs' totals in"
+        " memory 2, devices in memory 2 for uid 1000 (ada), pid 42"
+    )
+    assert CLIENT not in "".join(lines)
+    again = world.result(world.operations.forget(ACTOR, CLIENT))
+    assert set(again.removed.values()) == {0}
+
+
+def test_live_connections_and_blocks_stay_and_are_told() -> None:
+    world = world_of_clients()
+    (live,) = world.connect("mqtt", CLIENT)
+    world.operations.block(ACTOR, CLIENT, service="web")
+    world.operations.block(ACTOR, "198.51.0.0/16", service="web")
+    done = world.result(world.operations.forget(ACTOR, CLIENT))
+    assert (done.live, done.blocks) == (1, ("web",))
+    assert live.record.id in world.registry.get("mqtt")
+    live.end("client_closed")  # and is recorded
+    assert [each.client_ip for each in world.registry.get("mqtt").closed_records][-1] == CLIENT
+
+
+def test_a_network_and_connections_that_name_it_in_a_fact() -> None:
+    world = world_of_clients()
+    (proxied,) = world.connect("web", "10.0.0.1")
+    proxied.record.facts["real_client"] = "198.51.100.78"
+    proxied.end("client_closed")
+    done = world.result(world.operations.forget(ACTOR, "198.51.100.0/24"))
+    assert done.removed["closed"] == 3
+    assert "a network's clients" in world.actions.all[-1].describe()
+
+
+def test_no_alarm_that_is_remembered_names_it() -> None:
+    world = World("mqtt")
+    monitor = world.registry.get("mqtt")
+    devices = Devices(DevicesConfig(), monitor, world.clock)
+    for ip in (CLIENT, "192.0.2.9"):
+        devices.alarms.append(Alarm("silent", "mqtt", ip, 0.0, True, ""))
+    assert devices.forget(parse_network(CLIENT)) == 0
+    assert [each.device for each in devices.alarms] == ["192.0.2.9"]
+
+
+@pytest.mark.parametrize("client", ["unix", "", "fe80::1%eth0"])
+def test_what_is_no_client(client: str) -> None:
+    with pytest.raises(AddressError):
+        world_of_clients().operations.forget(ACTOR, client)

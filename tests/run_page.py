@@ -57,6 +57,9 @@ SERVES = re.compile(
     r"(^|&& |\w=\S+ )(\S*/)?(monconn (-p|-c|-D|demo)|twistd|twist|python3 \w+\.py)\b"
 )
 FOLLOWS = re.compile(r"^(monconn (events|top)|tail -F)")
+# What asks on the terminal before it does it; the answer is yes.
+ASKS = re.compile(r"monconn forget (?!.*--(yes|dry-run|file))")
+CHECKS = re.compile(r"monconn check")
 # Neither a shell nor a new Python would add anything to these but their time.
 IN_PROCESS = re.compile(r"monconn (?!shell)[^|&;<>()$`'\"\\*?\[\]{}!~\n#]*(#.*)?$")
 MAKE = re.compile(r"^make\b")
@@ -130,6 +133,8 @@ def make_machine(page: Path, home: Path) -> None:
     run(f"echo monconn:x:0:0::{home}:/bin/sh >>/etc/passwd; echo monconn:x:0: >>/etc/group")
 
     text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"unix:(/run/[\w/]+)/", text):
+        Path(path).mkdir(parents=True, exist_ok=True)
     _make_certificates(text, home)
     run("mkdir -p /etc/ssh; rm -f /etc/ssh/ssh_host_*")
     run("ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key")
@@ -167,8 +172,11 @@ class Backends:
 
     def __init__(self, text: str) -> None:
         found = re.findall(r"backend: \"?([\d.]*:\d+)|=((?:\d+\.){3}\d+:\d+|:\d+)\b", text)
+        everywhere = re.findall(r"listen: \"(?:\[::\])?:(\d+)\"", text)  # no place for a backend
         for address in sorted({each for pair in found for each in pair if each} | {"127.0.0.1:9"}):
             host, _, port = address.rpartition(":")
+            if port in everywhere:
+                continue
             listener = socket.create_server((host or "127.0.0.1", int(port)))
             threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
@@ -309,11 +317,16 @@ class Machine:
         elif SERVES.search(command.text):
             self._serve(command.text)
         else:
-            self._need_server()
+            if CHECKS.match(command.text):
+                self.close()  # it has the ports that the file wants
+            else:
+                self._need_server()
             text = LASTING_ID.sub(lambda found: self._lasting_id(), command.text)
             if FOLLOWS.match(text):
                 self._follow(text)
                 return
+            if ASKS.match(text.partition(" #")[0]):
+                text = f"echo y | script -qefc {shlex.quote(text)} /dev/null"
             output = self._shell(text)
             self._compare(command, output)
             self.printed.append((command, output))
@@ -451,6 +464,7 @@ class Machine:
     # -- other languages
 
     def _run_yaml(self, block: Block) -> None:
+        self.close()  # it has the ports that the file wants
         # Several variants of one section stand below each other, with an empty line between.
         parts = block.text.split("\n\n")
         tops = [line.partition(":")[0] for line in block.text.splitlines() if line[:1].isalpha()]

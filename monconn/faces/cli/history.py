@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from monconn.errors import UnitError
+from monconn.faces.cli import completion
 from monconn.faces.cli.output import (
     print_csv,
     print_error,
@@ -30,6 +31,7 @@ from monconn.faces.cli.verbs import (
     service_option,
 )
 from monconn.faces.control.client import Client, find_server
+from monconn.model.reasons import REASONS, REFUSALS
 from monconn.ops.columns import Row
 from monconn.ops.filter_keys import HISTORY_EVENT_KEYS, HISTORY_KEYS
 from monconn.ops.filters import parse
@@ -76,7 +78,12 @@ _file_option = click.option(
 @client_option
 @_since_option
 @_until_option
-@click.option("--reason", metavar="REASON", help="Only those that ended so, as in docs/reasons.md.")
+@click.option(
+    "--reason",
+    metavar="REASON",
+    shell_complete=completion.choices((*REASONS, *REFUSALS)),
+    help="Only those that ended so, as in docs/reasons.md.",
+)
 @click.option(
     "--limit", type=click.IntRange(1, _MOST_ROWS), help="No more than so many, else 1,000."
 )

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
-from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
+from monconn.faces.cli import completion
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.output import (
     print_error,
@@ -22,6 +22,7 @@ from monconn.faces.cli.output import (
     print_text,
     terminal_width,
 )
+from monconn.faces.cli.ps import ps
 from monconn.faces.cli.verbs import (
     Listed,
     asks_server,
@@ -34,6 +35,7 @@ from monconn.faces.cli.verbs import (
     service_option,
 )
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
+from monconn.model.reasons import STATES
 from monconn.ops.filter_keys import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
 from monconn.ops.rows import (
     ORDERS,
@@ -49,7 +51,6 @@ from monconn.units import parse_duration
 
 _IDS_AT_ONCE = 1_000
 """A value on the wire has room for some 6,000, and an action takes 2,000."""
-_SHELLS = ("bash", "zsh", "fish")
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -68,7 +69,12 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     "list",
     CONNECTION_KEYS,
     client_option,
-    click.option("--state", metavar="STATE", help="Only those that are open, half_closed, ..."),
+    click.option(
+        "--state",
+        metavar="STATE",
+        shell_complete=completion.choices(STATES),
+        help="Only those that are open, half_closed, ...",
+    ),
     click.option(
         "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
     ),
@@ -112,7 +118,7 @@ def blocks(server: Client, **arguments: Any) -> Listed:
 
 
 @click.command()
-@click.argument("service", required=False)
+@click.argument("service", required=False, shell_complete=completion.services)
 @json_option
 @asks_server
 def stats(server: Client, service: str | None, as_json: bool) -> None:
@@ -137,7 +143,7 @@ def _with_ips(server: Client, rows: Sequence[dict[str, Any]]) -> Iterator[dict[s
 
 
 @click.command()
-@click.argument("id_", metavar="ID", type=int)
+@click.argument("id_", metavar="ID", type=int, shell_complete=completion.connection_ids)
 @json_option
 @asks_server
 def show(server: Client, id_: int, as_json: bool) -> None:
@@ -180,8 +186,13 @@ def events(server: Client, terms: Sequence[str], service: str | None, as_json: b
 
 
 @click.command()
-@filter_argument(CONNECTION_KEYS, "[ID|TERM]...")
-@click.option("--client", metavar="NET", help="All connections of this IP or network.")
+@filter_argument(CONNECTION_KEYS, "[ID|TERM]...", with_ids=True)
+@click.option(
+    "--client",
+    metavar="NET",
+    shell_complete=completion.clients,
+    help="All connections of this IP or network.",
+)
 @service_option
 @click.option("--reset", is_flag=True, help="At once, by a reset; else what is held is delivered.")
 @dry_run_option
@@ -235,7 +246,9 @@ def close(
 
 
 @click.command()
-@click.argument("networks", metavar="NET...", nargs=-1, required=True)
+@click.argument(
+    "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.clients
+)
 @service_option
 @dry_run_option
 @json_option
@@ -246,7 +259,9 @@ def block(server: Client, **arguments: Any) -> None:
 
 
 @click.command()
-@click.argument("networks", metavar="NET...", nargs=-1, required=True)
+@click.argument(
+    "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.blocked
+)
 @service_option
 @dry_run_option
 @json_option
@@ -324,21 +339,6 @@ def top(server: Client) -> None:
     raise click.exceptions.Exit(run_top(server.where))
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(_SHELLS))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print a script that completes monconn's verbs and filters in a SHELL.
-
-    For bash, for example: eval "$(monconn completion bash)"
-    """
-    kind = get_completion_class(shell)
-    assert kind is not None
-    print_text(
-        kind(context.find_root().command, {}, "monconn", "_MONCONN_COMPLETE").source() + "\n"
-    )
-
-
 VERBS = (
     list_connections,
     show,
@@ -354,5 +354,6 @@ VERBS = (
     report,
     top,
     shell,
-    completion,
+    ps,
+    completion.completion,
 )

@@ -11,6 +11,7 @@ from monconn._version import __version__
 from monconn.addresses import UnixAddress
 from monconn.config.config import Config, from_pairs, load
 from monconn.errors import ConfigError, FileError, Problem, printable
+from monconn.faces.cli.completion import files
 from monconn.faces.cli.inspect import VERBS
 from monconn.faces.cli.output import Program, print_line
 from monconn.files import file_name
@@ -32,7 +33,14 @@ _EXAMPLE = "monconn -p :2222=127.0.0.1:22"
     help="Forward, as in :2222=127.0.0.1:22, [::1]:80=[::1]:8080 or unix:PATH on either"
     " side; may be given more than once.",
 )
-@click.option("-c", "--config", "file", metavar="FILE", help="Run the services of a YAML file.")
+@click.option(
+    "-c",
+    "--config",
+    "file",
+    metavar="FILE",
+    shell_complete=files,
+    help="Run the services of a YAML file.",
+)
 @click.option("-D", "--debug", is_flag=True, help="Log everything.")
 @click.version_option(__version__, prog_name="monconn")
 @click.pass_context
@@ -57,7 +65,7 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
 
 
 @main.command()
-@click.argument("file")
+@click.argument("file", shell_complete=files)
 @click.pass_context
 def check(context: click.Context, file: str) -> None:
     """Validate a configuration FILE: exit status 0 if it is right, 2 if not."""

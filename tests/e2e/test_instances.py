@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
-from .programs import HANG_SECONDS, SCRIPTS, Monconn, write_config
+from monconn.faces.cli.main import main
+
+from .programs import Monconn, write_config
 
 
-def monconn(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(SCRIPTS / "monconn"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+def monconn(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
 
 
 def test_several_are_listed_and_one_is_chosen(
@@ -37,7 +38,7 @@ def test_several_are_listed_and_one_is_chosen(
     assert (listed[0]["config"], listed[1]["config"]) == (None, str(file))
     assert listed[1]["command"].startswith("twistd --pidfile=")
     several = monconn("list")
-    assert (several.returncode, several.stdout) == (2, "")
+    assert (several.exit_code, several.stdout) == (2, "")
     assert [line.split()[:2] for line in several.stderr.splitlines()[1:]] == [
         ["--pid", str(pid)] for pid in pids
     ]
@@ -47,7 +48,7 @@ def test_several_are_listed_and_one_is_chosen(
     try:
         answers = [each["services"] for each in json.loads(monconn("ps", "--json").stdout)]
         assert answers == [None, ["web", "mqtt"]]
-        assert monconn("stats", "--name", "web").returncode == 0
+        assert monconn("stats", "--name", "web").exit_code == 0
         assert f"--pid {pids[0]}  (does not answer)" in monconn("list").stderr
     finally:
         plain.send(signal.SIGCONT)

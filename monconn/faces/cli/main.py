@@ -49,7 +49,8 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
     if context.invoked_subcommand is not None:
         if pairs or file is not None:
             raise click.UsageError("-p and -c do not go with a command")
-        if context.obj is not None:  # the signals' handlers of monconn_command are for services
+        # The signals' handlers of monconn_command are for what runs services.
+        if context.obj is not None and context.invoked_subcommand != demo.name:
             context.obj()
         context.obj = {"debug": debug}
         return

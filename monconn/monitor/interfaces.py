@@ -89,6 +89,16 @@ class IActionObserver(Interface):
         """
 
 
+class IBackendConnectedObserver(Interface):
+    """An optional hook of observers, besides the methods of :class:`IObserver`."""
+
+    def backend_connected(record: ConnectionRecord) -> None:
+        """The forwarder is connected to the backend; ``record.connect_seconds`` says how soon.
+
+        Never called for wrapped factories, and not if the dial fails: then the connection ends.
+        """
+
+
 class IHalfCloseObserver(Interface):
     """An optional hook of observers, besides the methods of :class:`IObserver`."""
 
@@ -100,7 +110,7 @@ class IHalfCloseObserver(Interface):
         """
 
 
-@implementer(IObserver, IActionObserver, IHalfCloseObserver)
+@implementer(IObserver, IActionObserver, IBackendConnectedObserver, IHalfCloseObserver)
 class Observer:
     """An observer that ignores everything: override the hooks that you need.
 
@@ -113,6 +123,9 @@ class Observer:
         """Does nothing."""
 
     def refused(self, record: ConnectionRecord) -> None:
+        """Does nothing."""
+
+    def backend_connected(self, record: ConnectionRecord) -> None:
         """Does nothing."""
 
     def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:

@@ -15,8 +15,7 @@ from monconn.faces.cli.completion import files
 from monconn.faces.cli.inspect import VERBS
 from monconn.faces.cli.output import Program, print_line
 from monconn.files import file_name
-
-_EXAMPLE = "monconn -p :2222=127.0.0.1:22"
+from monconn.run.sources import fault
 
 
 @click.group(
@@ -41,7 +40,9 @@ _EXAMPLE = "monconn -p :2222=127.0.0.1:22"
     shell_complete=files,
     help="Run the services of a YAML file.",
 )
-@click.option("-D", "--debug", is_flag=True, help="Log everything.")
+@click.option(
+    "-D", "--debug", is_flag=True, help="Log what happens to each connection, and all else."
+)
 @click.version_option(__version__, prog_name="monconn")
 @click.pass_context
 def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug: bool) -> None:
@@ -54,10 +55,8 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
             context.obj()
         context.obj = {"debug": debug}
         return
-    if pairs and file is not None:
-        raise click.UsageError("-c and -p do not go together: put the services into the file")
-    if not pairs and file is None:
-        raise click.UsageError(f"nothing to do: give -p or -c, as in {_EXAMPLE}")
+    if problem := fault(file, pairs, "monconn"):
+        raise click.UsageError(problem)
     from monconn.faces.cli.run import install_reactor, run  # Twisted and all: not needed for --help
 
     install_reactor()  # before endpoints are parsed: Twisted would install its default reactor

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import socket
-import ssl
 import struct
 import time
 from collections import deque
@@ -336,6 +335,8 @@ def _connected_by_tls(where: str, rest: str, seconds: float) -> socket.socket:
     found = _TLS_ADDRESS.fullmatch(rest)
     if found is None or not 0 < int(found[2]) <= 65_535:
         raise BadAddress(f"{quoted(where)} is not tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY")
+    import ssl  # only here: it is a part of the time that each verb takes to start
+
     host, port, *files = found.groups()
     host = host.strip("[]")
     certificate, key, authority = files

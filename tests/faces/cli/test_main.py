@@ -178,3 +178,15 @@ def test_a_file_with_an_endpoint_runs_on_our_reactor(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _SHOWS_REACTOR, "-c", str(file)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "MonconnReactor" in result.stdout, result.stderr
+
+
+def test_the_verbs_need_nothing_of_twisted() -> None:
+    """It would be most of the time that each of them, and each TAB, takes to start."""
+    code = """
+import sys
+import monconn.faces.cli.main, monconn.faces.control.instances
+print(*sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    imported = {name.partition(".")[0] for name in result.stdout.split()}
+    assert imported & {"twisted", "OpenSSL", "zope", "textual", "rich", "click"} == {"click"}

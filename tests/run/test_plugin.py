@@ -122,3 +122,11 @@ def test_an_unavailable_listener_ends_the_program(
     assert caught.value.code == 1  # for the shell
     assert str(caught.value) == "cannot listen on x"  # printed by the parent of a daemon
     assert isinstance(caught.value, Exception)  # else twistd leaves its PID file behind
+
+
+@pytest.mark.parametrize("arguments", [[], ["-D"]])
+def test_debugging_is_off_unless_asked_for(arguments: list[str]) -> None:
+    made = options(*arguments, "-p", ":2222=127.0.0.1:22")
+    with patch("monconn.run.plugin.make_service") as make_service:
+        plugin.makeService(made)
+    make_service.assert_called_once_with(made["loaded"], debug=bool(arguments))

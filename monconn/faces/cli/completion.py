@@ -159,6 +159,8 @@ def _ids(context: click.Context, typed: str, *, closed: bool | None = None) -> d
     found: dict[str, str] = {}
     for each in (False, True) if closed is None else (closed,):
         arguments = {"limit": MOST_VALUES, "filter": ranges or None, "closed": each or None}
+        if each:
+            arguments["sort"] = "closed"  # the latest first
         for row in _rows(context, "ListConnections", **arguments):
             how = row.get("reason") if each else row.get("state")
             text = f"{row.get('client')} {row.get('service')} {how}"

@@ -117,9 +117,10 @@ def test_values_of_the_running_one_are_completed(services: Services) -> None:
     assert in_bash("monconn block 192", where) == ["192.0.2.1"]
     services.lines("block", "10.0.0.0/8")
     assert in_bash("monconn unblock ", where) == ["10.0.0.0/8"]
+    services.port.on_reactor(services.connections[0].end, "operator")
     services.port.on_reactor(services.connections[2].end, "operator")
-    assert in_bash("monconn show ", where) == [web, web6, ssh]
-    assert in_bash("monconn close ", where)[:3] == [web, web6, "id:"]
+    assert in_bash("monconn show ", where) == [web6, ssh, web]  # live, then the latest first
+    assert in_bash("monconn close ", where)[:2] == [web6, "id:"]
     client = "[2001:db8::1]:1025 web open"
     assert offered("zsh", f"monconn show {web6}", where)[:3] == ["plain", web6, client]
     assert offered("fish", f"monconn show {web6}", where)[0] == f"plain,{web6}\t{client}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 
@@ -100,6 +100,16 @@ def _read_history_size(node: Node) -> int:
     return size
 
 
+JsonLogFormat = Literal["native", "ecs"]
+
+
+def _read_json_log_format(node: Node) -> JsonLogFormat:
+    value = fields.read_text(node)
+    if value == "native" or value == "ecs":
+        return "native" if value == "native" else "ecs"
+    raise Wrong.here(f"must be native or ecs, not {quoted(value)}")
+
+
 @attrs.frozen
 class JsonLogConfig:
     """A log of one line of JSON per event of a connection."""
@@ -112,6 +122,10 @@ class JsonLogConfig:
     """Whether to write a line when one side has ended in order and the other has not."""
     every: Seconds = 60.0
     """Seconds between the lines of a live connection; 0 is only the one when it closes."""
+    format: Annotated[JsonLogFormat, _read_json_log_format] = "native"
+    """The names and types of the fields: our own, or those of the Elastic Common Schema."""
+    community_id: Flag = False
+    """Whether lines of the native format have Community IDs; those of ECS always have them."""
 
 
 @attrs.frozen

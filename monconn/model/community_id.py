@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 from binascii import b2a_base64
+from functools import lru_cache
 from hashlib import sha1
 
 from monconn.errors import AddressError
@@ -17,6 +18,7 @@ _SEED = b"\0\0"
 _TCP = bytes((socket.IPPROTO_TCP, 0))  # the protocol, and a byte to align what follows
 
 
+@lru_cache(1024)  # a line of a log needs each several times, and those of our sides are the same
 def split_address(text: str) -> tuple[str, int]:
     """The IP and the port of ``IP:PORT``; the zone of a link-local IP is no part of it.
 
@@ -26,10 +28,13 @@ def split_address(text: str) -> tuple[str, int]:
     ip = host.strip("[]").partition("%")[0]
     try:
         socket.inet_pton(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip)
-        number = int(port)
-    except (OSError, ValueError):
-        raise AddressError(f"{text!r} is no IP with a port") from None
-    return ip, number
+    except (OSError, ValueError):  # ValueError: a NUL, or half of a surrogate pair
+        is_one = False
+    else:
+        is_one = port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 65536
+    if not is_one:
+        raise AddressError(f"{text!r} is no IP with a port")
+    return ip, int(port)
 
 
 def community_id(one: str, other: str) -> str:

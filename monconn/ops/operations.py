@@ -583,6 +583,7 @@ class Operations:
         :param reset: at once, dropping what is under way; else what is held is delivered first.
         :raises QuestionError: nothing, or too many ids are given.
         :raises FilterError: the filter cannot be understood.
+        :raises UnknownConnection: it has the uid of another run of the program.
         :raises UnknownService: there is no such service.
         :raises AddressError: the client is no network.
         """
@@ -592,6 +593,7 @@ class Operations:
         if ids is not None and len(ids) > MAX_IDS:
             raise QuestionError(f"no more than {MAX_IDS} ids at once")
         terms = self.filter(filter, mode="action").terms if filter else ()
+        terms = tuple(map(self._by_id, terms))
         if ids is None:
             ids, terms = _split_ids(terms)
         wanted = (Filter(terms, CONNECTION_KEYS), _short_forms(client))
@@ -647,6 +649,16 @@ class Operations:
 
         ready = self._rates_known() if wanted[0].uses("rate") else succeed(None)
         return ready.addCallback(lambda _: self._in_line(choose()))
+
+    def _by_id(self, term: Term) -> Term:
+        """The same term, but for a uid: by the id that it has here, as ids are looked up.
+
+        :raises UnknownConnection: it is none of this process's.
+        """
+        if term.key != "uid" or term.is_negated or not isinstance(term.value, Exact):
+            return term
+        connection_id = self.registry.id_of(term.value.text)
+        return Term("id", Range(connection_id, connection_id))
 
     def block(
         self,

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+import attrs
 import orjson
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
@@ -25,6 +26,7 @@ from monconn.model.reasons import Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.registry import Registry
+from monconn.sinks import ecs
 from monconn.sinks.outputs import Sink, WriteFailed, sink_for
 
 SCHEMA = 2
@@ -71,33 +73,114 @@ def encode(values: Mapping[str, Any]) -> bytes:
     return line.replace(b"\x7f", b"\\u007f")  # DEL, which JSON allows raw
 
 
+class _Live(NamedTuple):
+    """A live connection as it was at an event."""
+
+    record: ConnectionRecord
+    values: dict[str, Any]
+
+
 class _Line(NamedTuple):
     """A line that is still to be encoded, which is left to the thread.
 
-    The subject must not change any more: an alarm, an action, or values as they were.
+    Of the subject nothing matters that may still change. An integer is how many lines are missing.
     """
 
     event: Event
     at: float
-    subject: Alarm | Action | dict[str, Any]
-
-    def encode(self) -> bytes:
-        subject = self.subject
-        if isinstance(subject, Alarm):
-            values = subject.snapshot()
-        elif isinstance(subject, Action):
-            values = subject.to_dict()
-        else:
-            values = subject
-        return _with_head(self.event, iso_time(self.at), values)
+    subject: Alarm | Action | _Live | int
 
 
-def _encode_record(record: ConnectionRecord) -> bytes:
-    """The line of a connection that has closed, or of a client that was refused."""
+@attrs.frozen
+class Format:
+    """How events become lines.
+
+    :param encode_ended: the line of a connection that has closed, or of a client that was refused.
+    :param encode: any other line.
+    :param wants_addresses: whether it shows the addresses of the sockets.
+    """
+
+    encode_ended: Callable[[ConnectionRecord], bytes]
+    encode: Callable[[_Line], bytes]
+    wants_addresses: bool = False
+
+
+def format_of(config: JsonLogConfig) -> Format:
+    """The format that is configured."""
+    if config.format == "ecs":
+        return Format(_ended_as_ecs, _line_as_ecs, wants_addresses=True)
+    return IDENTIFIED if config.community_id else NATIVE
+
+
+def _encode_ended(record: ConnectionRecord) -> bytes:
     values = record.snapshot(record.opened)
     return _with_head(
         "closed" if record.refusal is None else "refused", values["closed_at"], values
     )
+
+
+def _encode_line(line: _Line) -> bytes:
+    subject = line.subject
+    if isinstance(subject, _Live):
+        values = subject.values
+    elif isinstance(subject, Alarm):
+        values = subject.snapshot()
+    elif isinstance(subject, Action):
+        values = subject.to_dict()
+    else:
+        values = {"count": subject}
+    return _with_head(line.event, iso_time(line.at), values)
+
+
+NATIVE = Format(_encode_ended, _encode_line)
+
+
+def _identified(record: ConnectionRecord, values: dict[str, Any]) -> dict[str, Any]:
+    """Add the Community IDs that are known."""
+    ids = {
+        "community_id": record.community_id,
+        "backend_community_id": record.backend_community_id,
+    }
+    return values | {name: each for name, each in ids.items() if each is not None}
+
+
+def _ended_identified(record: ConnectionRecord) -> bytes:
+    values = record.snapshot(record.opened)
+    event: Event = "closed" if record.refusal is None else "refused"
+    return _with_head(event, values["closed_at"], _identified(record, values))
+
+
+def _line_identified(line: _Line) -> bytes:
+    if isinstance(line.subject, _Live):
+        record, values = line.subject
+        line = line._replace(subject=_Live(record, _identified(record, values)))
+    return _encode_line(line)
+
+
+IDENTIFIED = Format(_ended_identified, _line_identified, wants_addresses=True)
+
+
+def _ended_as_ecs(record: ConnectionRecord) -> bytes:
+    values = record.snapshot(record.opened)
+    event = "closed" if record.refusal is None else "refused"
+    return _encode_document(ecs.connection(event, values["closed_at"], record, values))
+
+
+def _line_as_ecs(line: _Line) -> bytes:
+    at, subject = iso_time(line.at), line.subject
+    if isinstance(subject, _Live):
+        return _encode_document(ecs.connection(line.event, at, *subject))
+    if isinstance(subject, Alarm):
+        return _encode_document(ecs.alarm(at, subject))
+    if isinstance(subject, Action):
+        return _encode_document(ecs.action(at, subject))
+    return _encode_document(ecs.dropped(at, subject))
+
+
+def _encode_document(document: ecs.Document) -> bytes:
+    line = encode(document)
+    # A half of a surrogate pair, or a whole one, which is rare enough to be looked at again.
+    return encode(ecs.as_unicode(document)) if b"\\ud" in line else line
 
 
 def _with_head(event: Event, at: str, values: Mapping[str, Any]) -> bytes:
@@ -117,8 +200,9 @@ class _Writer:
 
     _log = Logger()
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, format: Format = NATIVE) -> None:
         self._sink = sink
+        self._format = format
         self._unreported = 0
         self._is_failing = self._has_failed_to_encode = False
         self.lost = 0
@@ -143,9 +227,9 @@ class _Writer:
         for line in lines:
             try:
                 if isinstance(line, ConnectionRecord):
-                    encoded.append(_encode_record(line))
+                    encoded.append(self._format.encode_ended(line))
                 else:
-                    encoded.append(line.encode())
+                    encoded.append(self._format.encode(line))
             except Exception:
                 if not self._has_failed_to_encode:
                     self._has_failed_to_encode = True
@@ -155,7 +239,7 @@ class _Writer:
     def _notice(self) -> bytes:
         if not self._unreported:
             return b""
-        return _Line("dropped", time.time(), {"count": self._unreported}).encode()
+        return self._format.encode(_Line("dropped", time.time(), self._unreported))
 
     def _unwritten(self, data: bytes) -> bytes:
         """Write, and return what could not be written."""
@@ -185,15 +269,23 @@ class JsonLog(Observer):
     :param clock: monotonic time and timers.
     :param at_open: whether to write a line when a connection opens.
     :param at_half_close: whether to write one when its first side has ended in order.
+    :param format: how events become lines.
     """
 
     _log = Logger()
 
     def __init__(
-        self, sink: Sink, clock: Clock, *, at_open: bool, at_half_close: bool = False
+        self,
+        sink: Sink,
+        clock: Clock,
+        *,
+        at_open: bool,
+        at_half_close: bool = False,
+        format: Format = NATIVE,
     ) -> None:
+        self.wants_addresses = format.wants_addresses
         self._clock = clock
-        self._writer = _Writer(sink)
+        self._writer = _Writer(sink, format)
         self._queue: BackgroundQueue[_Batch] = BackgroundQueue(
             lambda batch, _: self._writer.write(batch), QUEUED_LINES
         )
@@ -218,16 +310,20 @@ class JsonLog(Observer):
 
     def opened(self, record: ConnectionRecord) -> None:
         """Write a line, if configured."""
-        self._add(_Line("opened", time.time(), record.snapshot(self._clock.seconds())))
+        self._add(_Line("opened", time.time(), self._now(record)))
 
     def half_closed(self, record: ConnectionRecord, side: Side) -> None:
         """Write a line, if configured."""
-        values = {**record.snapshot(self._clock.seconds()), "side": side}
-        self._add(_Line("half_closed", time.time(), values))
+        live = self._now(record)
+        live.values["side"] = side
+        self._add(_Line("half_closed", time.time(), live))
 
     def update(self, record: ConnectionRecord) -> None:
         """Write the present state of a live connection."""
-        self._add(_Line("update", time.time(), record.snapshot(self._clock.seconds())))
+        self._add(_Line("update", time.time(), self._now(record)))
+
+    def _now(self, record: ConnectionRecord) -> _Live:
+        return _Live(record, record.snapshot(self._clock.seconds()))
 
     def closed(self, record: ConnectionRecord) -> None:
         """Write the final state of a connection."""
@@ -376,7 +472,11 @@ class JsonLogService(Service):
         self._reactor = reactor
         self._sink = sink_for(config.path, clock.seconds) if sink is None else sink
         self._lines = JsonLog(
-            self._sink, clock, at_open=config.at_open, at_half_close=config.at_half_close
+            self._sink,
+            clock,
+            at_open=config.at_open,
+            at_half_close=config.at_half_close,
+            format=format_of(config),
         )
         self._updates: Updates | None = None
         self._previous_handler: Any = None

@@ -72,6 +72,8 @@ devices: {prefix_v4: 24, prefix_v6: 56, kept: 10, silent_heartbeats: 5,
 
 
 def test_defaults() -> None:
+    config = read("json_log: {path: x, format: ecs, community_id: true}\n")
+    assert config.json_log == JsonLogConfig("x", format="ecs", community_id=True)
     config = read("json_log: {path: x}\nmetrics: {listen: 'unix:/m'}\nhistory: {path: y}\n")
     assert config.json_log == JsonLogConfig("x", at_open=False, every=60.0)
     assert config.metrics == MetricsConfig(UnixAddress("/m"))
@@ -116,6 +118,9 @@ def test_defaults() -> None:
             "manhole: {listen: '127.0.0.1:0', authorized_keys: /, host_key: k}",
             'manhole.authorized_keys: "/" cannot be used: it is a folder, and no regular file',
         ),
+        ("json_log: {path: x, format: xml}", 'json_log.format: must be native or ecs, not "xml"'),
+        ("json_log: {path: x, format: 1}", "json_log.format: must be"),
+        ("json_log: {path: x, community_id: 1}", "json_log.community_id: must be true or false"),
         ("json_log: {path: /proc/self/mem}", "it is a file of the kernel's"),
         (
             "control: {listen: 'unix:/'}",

@@ -58,12 +58,12 @@ class World:
 
     def logged(self, count: int) -> list[dict[str, Any]]:
         """The lines of the JSON log, once there are so many."""
-        return until(
-            lambda: (
-                len(lines := self.log_path.read_text().splitlines()) >= count
-                and [json.loads(line) for line in lines]
-            )
-        )
+
+        def lines() -> list[dict[str, Any]]:
+            return [json.loads(line) for line in self.log_path.read_text().splitlines()]
+
+        until(lambda: len(lines()) >= count)
+        return lines()
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,50 @@ def test_a_shown_connection_has_its_community_ids(
         shown = world.ask("show", uid)
         assert shown.get("community_id") == (expected if is_shown or is_single else None)
         assert ("backend_community_id" in shown) == is_shown
+    assert world.monconn.stop() == 0
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", ":0"])
+@pytest.mark.parametrize("format", ["native", "ecs"])
+def test_lines_have_community_ids_if_they_are_wanted(
+    launch: Callable[..., Monconn], echo_port: int, tmp_path: Path, listen: str, format: str
+) -> None:
+    wanted = {"format": "ecs"} if format == "ecs" else {"community_id": True}
+    world = World(launch, tmp_path, listen, echo_port, at_open=True, **wanted)
+    with connect(world.monconn.port()) as client:
+        client.sendall(b"x")
+        assert receive(client, 1) == b"x"
+        expected = by_the_wire(client)
+    world.ask("block", "127.0.0.1")
+    with connect(world.monconn.port()) as refused:
+        assert refused.recv(1) == b""
+        then = by_the_wire(refused)
+    opened, closed, _, refusal = world.logged(4)
+    if format == "native":
+        assert [each["community_id"] for each in (opened, closed, refusal)] == [
+            *(expected, expected, then)
+        ]
+        assert closed["backend_community_id"].startswith("1:")
+        assert "backend_community_id" not in refusal
+    else:
+        assert [each["network"]["community_id"] for each in (opened, closed, refusal)] == [
+            *(expected, expected, then)
+        ]
+        local = closed["monconn"]["backend"]["local"]
+        assert closed["monconn"]["backend"]["community_id"] == community_id(
+            address((local["ip"], local["port"])), f"127.0.0.1:{echo_port}"
+        )
+    assert world.monconn.stop() == 0
+
+
+def test_lines_have_none_otherwise(
+    launch: Callable[..., Monconn], echo_port: int, tmp_path: Path
+) -> None:
+    world = World(launch, tmp_path, "127.0.0.1:0", echo_port)
+    with connect(world.monconn.port()) as client:
+        client.sendall(b"x")
+        assert receive(client, 1) == b"x"
+    (closed,) = world.logged(1)
+    assert not [key for key in closed if "community" in key]
+    assert closed["uid"].endswith(f"-{closed['id']}")
     assert world.monconn.stop() == 0

@@ -267,6 +267,42 @@ def test_system_calls_of_a_connection_to_an_ephemeral_port(
     assert not too_many(calls, CALLS_PER_CONNECTION_TO_AN_EPHEMERAL_PORT, CONNECTIONS)
 
 
+@pytest.mark.parametrize(
+    ("host", "names", "peers"),
+    # A listener on a single address knows which one each client has connected to.
+    [("127.0.0.1", 1, 1), ("0.0.0.0", 2, 1)],
+)
+def test_system_calls_of_a_connection_whose_addresses_are_wanted(
+    launch: Callable[..., Monconn],
+    serve: Callable[..., Backend],
+    system_calls: SystemCalls,
+    tmp_path: Path,
+    host: str,
+    names: int,
+    peers: int,
+) -> None:
+    backend = serve(greet_and_echo, ports=usual_ports())
+    service = {"listen": f"{host}:0", "backend": f"127.0.0.1:{backend.port}"}
+    config = {
+        "services": {"web": service},
+        "json_log": {"path": str(tmp_path / "log.json"), "format": "ecs"},
+        "control": False,
+    }
+    (tmp_path / "monconn.yaml").write_text(json.dumps(config))
+    monconn = launch("monconn", "-c", tmp_path / "monconn.yaml")
+    port = monconn.port()
+    make_connections(port, 5)
+    calls = system_calls(monconn.program, lambda: make_connections(port, CONNECTIONS))
+    limits = CALLS_PER_CONNECTION | {
+        "getsockname": CALLS_PER_CONNECTION["getsockname"] + names,
+        "getpeername": peers,
+    }
+    assert calls["getpeername"] > CONNECTIONS * peers - STRAYS, "not all were counted"
+    # Others are those of the thread that writes the log: its file, and memory.
+    of_sockets = {name: count for name, count in calls.items() if name in limits}
+    assert not too_many(of_sockets, limits, CONNECTIONS)
+
+
 def test_system_calls_of_a_message(
     launch: Callable[..., Monconn], serve: Callable[..., Backend], system_calls: SystemCalls
 ) -> None:

@@ -32,7 +32,11 @@ def test_a_zone_is_not_in_the_packets() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["unix:1", "unix", "", "name:80", "127.0.0.1", "127.0.0.1:x", "127.1:80", "[::1]:80"]
+    "text",
+    [
+        *("unix:1", "unix", "", "80", "name:80", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536"),
+        *("127.1:80", "[::1]:80", "127.0.0.1:+1", "127.0.0.1:\u0663", "127.0.0.1\0:1", "\udc80:1"),
+    ],
 )
 def test_what_has_none(text: str) -> None:
     with pytest.raises(AddressError):

@@ -562,3 +562,19 @@ def test_a_failing_where_is_the_observers_failure(
     assert not any(some is each[0] for each in monitor.observers.by_hook["closed"])
     assert [failure.type for failure in logged_failures] == [ZeroDivisionError]
     logged_failures.clear()
+
+
+def test_addresses_are_wanted_as_long_as_an_observer_wants_them() -> None:
+    class Wants(Observer):
+        wants_addresses = True
+
+    monitor = Monitor("web", clock=Clock())
+    first, second = Wants(), Wants()
+    assert not monitor.observers.wants_addresses
+    for each in (Observer(), first, second):
+        monitor.add_observer(each)
+    assert monitor.observers.wants_addresses
+    monitor.remove_observer(first)
+    assert monitor.observers.wants_addresses
+    monitor.remove_observer(second)
+    assert not monitor.observers.wants_addresses

@@ -305,6 +305,21 @@ def test_invalid_unicode_is_refused() -> None:
 # -- what exists now
 
 
+@pytest.mark.parametrize("keys", [CONNECTION_KEYS, EVENT_KEYS, HISTORY_KEYS])
+def test_a_uid_in_full_is_only_itself(keys: Keys) -> None:
+    short, long = (record(id=each) for each in (4, 42))
+    for term in (short.uid, f"uid:{short.uid}", f"uid:{short.uid.upper()}"):
+        wanted = parse(term, keys)
+        assert wanted.to_text() == f"uid:={short.uid}"
+        assert parse(wanted.to_text(), keys) == wanted
+        rows: list[Any] = [short, long]
+        if keys is not CONNECTION_KEYS:
+            rows = [each.snapshot(NOW) for each in rows]
+        assert list(wanted.select(rows, Context(NOW))) == rows[:1]
+    run = short.uid.partition("-")[0]
+    assert len(list(parse(f"uid:{run}", CONNECTION_KEYS).select([short, long], Context()))) == 2
+
+
 def test_a_service_in_full_is_only_itself() -> None:
     known = {"service": ["web", "web2"]}
     for text in ("service:web", "web", "service=web"):

@@ -340,6 +340,23 @@ def test_an_unknown_id_in_a_filter_is_reported() -> None:
     assert (result.ids, result.unknown) == ((made.record.id,), (10**9,))
 
 
+def test_connections_are_closed_and_shown_by_their_uids() -> None:
+    world = World("web")
+    first, second, third, fourth = (
+        each.record for each in world.connect("web", *(f"192.0.2.{each}" for each in range(4)))
+    )
+    row = world.result(world.operations.connection(second.uid))
+    assert (row.id, row.uid) == (second.id, second.uid)
+    assert closed_ids(world, filter=first.uid.upper()) == (first.id,)
+    # Like ids, several are alternatives, also together with ids.
+    filter = f"{second.uid} {third.id} uid:{second.uid}"
+    assert closed_ids(world, filter=filter) == (second.id, third.id)
+    result = world.result(world.operations.close(ALICE, filter=f"{first.uid} {fourth.uid}"))
+    assert (result.ids, result.unknown) == ((fourth.id,), (first.id,))
+    with pytest.raises(UnknownConnection, match="is of another run"):
+        world.operations.close(ALICE, filter="k7xq2m9tbw4c-1")
+
+
 def test_an_ending_connection_is_closed_only_by_its_id_or_a_reset() -> None:
     world = World("web")
     (made,) = world.connect("web", "192.0.2.1")

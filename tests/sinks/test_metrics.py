@@ -34,18 +34,25 @@ from monconn.clock import MonotonicClock
 from monconn.config.sections import MetricsConfig
 from monconn.errors import ListenError
 from monconn.histogram import Histogram
+from monconn.model import tcpinfo
 from monconn.model.alarms import ALARM_KINDS, Alarm
 from monconn.model.reasons import REASONS, REFUSALS, Reason
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.net.sockets import TCP_INFO_BYTES
+from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.rules import Rules
+from monconn.policy.sides import Sides
+from monconn.policy.timeouts import Timeouts
 from monconn.sinks.metrics import http as metrics_http
-from monconn.sinks.metrics.families import Families, encoder_for
+from monconn.sinks.metrics.families import Families, _time_limits, encoder_for
+from monconn.sinks.metrics.figures import DECODED_AT_ONCE, ServiceFigures
 from monconn.sinks.metrics.service import MetricsService
 from monconn.turns import TurnMeter
 from tests import ROOT
+from tests.counting import calls_in_python
 
 RULES = ROOT / "examples" / "prometheus-rules.yml"
 DASHBOARD = ROOT / "examples" / "grafana-dashboard.json"
@@ -392,11 +399,120 @@ def test_a_sample_does_not_change() -> None:
     """It is encoded in a thread, while connections go on."""
     program = Program("web")
     sample = program.service.sample()
-    Connection(program.registry.get("web"), "10.0.0.1").end("client_closed")
+    before = encoder_for("")[0](Families(sample)).decode()
+    connection = Connection(program.registry.get("web"), "10.0.0.1")
+    connection.record.client_tcp = tcp_info(20_000, 3)
+    connection.end("client_closed")
     program.registry.get("web").alarm(alarm(False))
+    program.registry.get("web").rules.conn_limit = 7
     text = encoder_for("")[0](Families(sample)).decode()
-    figures = {name: n for name, n in values_of(text).items() if 'service="web"' in name}
-    assert set(figures.values()) == {0.0}
+    figures, then = (
+        {name: n for name, n in values_of(each).items() if 'service="web"' in name}
+        for each in (text, before)
+    )
+    assert figures == then
+    assert {n for name, n in figures.items() if "time_limit" not in name} == {0.0}
+
+
+# -- limits, and what TCP knows
+
+
+def tcp_info(rtt_microseconds: int, retransmits: int) -> bytes:
+    """A ``struct tcp_info`` with two of its fields."""
+    raw = bytearray(TCP_INFO_BYTES)
+    tcpinfo.ROUND_TRIP_AND_RETRANSMITS.pack_into(raw, 0, rtt_microseconds, retransmits)
+    return bytes(raw)
+
+
+def test_limits_are_gauges_if_they_are_on() -> None:
+    program = Program("web")
+    web = program.registry.get("web")
+    assert not [name for name in program.values() if re.search("(connections|ips)_limit", name)]
+    web.apply(Policy.of(conn_limit=100, ip_limit=50, max_idle=60, read_timeout=0))
+    web.apply(web.policy.changed(unreachable_timeout=Sides(30.0, 0.0), half_close_timeout=7))
+    values = program.values()
+    assert values['monconn_connections_limit{service="web"}'] == 100
+    assert values['monconn_client_ips_limit{service="web"}'] == 50
+    limits = {
+        found[1]: seconds
+        for name, seconds in values.items()
+        if (found := re.fullmatch(r'monconn_time_limit_seconds{limit="(\w+)",service="web"}', name))
+    }
+    assert limits == {
+        "connect_timeout": 10,
+        "write_timeout": 600,
+        "max_idle": 60,
+        "half_close_timeout": 7,
+        "client_unreachable_timeout": 30,
+    }
+
+
+def test_every_time_limit_is_a_setting() -> None:
+    names = [name for name, _ in _time_limits(Timeouts())]
+    assert {name.removeprefix("client_").removeprefix("backend_") for name in names} == {
+        key for key, each in SETTINGS.items() if each.path[0] == "timeouts"
+    }
+
+
+@pytest.mark.parametrize("count", [1, DECODED_AT_ONCE - 1, DECODED_AT_ONCE, DECODED_AT_ONCE + 1])
+def test_what_tcp_knows_of_each_side(count: int) -> None:
+    program = Program("web")
+    web = program.registry.get("web")
+    for _ in range(count):
+        connection = Connection(web, "10.0.0.1")
+        connection.record.client_tcp = tcp_info(23_000, 3)
+        connection.record.backend_tcp = tcp_info(400, 0)
+        connection.end("client_closed")
+    Connection(web, "10.0.0.2").end("backend_refused")  # which has none
+    fresh = Connection(web, "10.0.0.2")
+    fresh.record.client_tcp = tcp_info(0, 0)  # nothing was measured
+    fresh.end("client_closed")
+    values = program.values()
+
+    def buckets(name: str, side: str) -> dict[str, float]:
+        labels = f'service="web",side="{side}"'
+        found, before = {}, 0.0
+        for key, value in values.items():
+            if matched := re.fullmatch(rf'{name}_bucket{{le="(.+)",{labels}}}', key):
+                if value > before:
+                    found[matched[1]] = value - before
+                before = value
+        return found
+
+    assert buckets("monconn_rtt_seconds", "client") == {"0.025": count}
+    assert buckets("monconn_rtt_seconds", "backend") == {"0.0005": count}
+    assert buckets("monconn_retransmitted_segments", "client") == {"0.0": 1, "5.0": count}
+    assert buckets("monconn_retransmitted_segments", "backend") == {"0.0": count}
+    client = '{service="web",side="client"}'
+    assert values[f"monconn_rtt_seconds_sum{client}"] == pytest.approx(0.023 * count)
+    assert values[f"monconn_retransmitted_segments_sum{client}"] == 3 * count
+
+
+def test_what_is_put_aside_is_bounded() -> None:
+    figures, program = ServiceFigures(), Program("web")
+    program.registry.get("web").add_observer(figures)
+    for _ in range(5 * DECODED_AT_ONCE + 3):
+        Connection(program.registry.get("web"), "10.0.0.1").end("client_closed")
+    assert len(figures._undecoded) == 3
+
+
+CALLS_AT_AN_END = 5
+"""In Python, for each connection that closes. In batches, so that decoding adds hardly any."""
+
+
+def test_calls_in_python_for_an_end() -> None:
+    record = ConnectionRecord(1, "web", "192.0.2.1:1", "192.0.2.1", ":80", "b:80", 0.0, 0.0)
+    record.client_tcp = record.backend_tcp = tcp_info(23_000, 3)
+    record.connected, record.first_down = 0.5, 0.6
+    record.end("client_closed", 1.0)
+    record.closed = 1.0
+    figures, count = ServiceFigures(), 10 * DECODED_AT_ONCE
+
+    def close() -> None:
+        for _ in range(count):
+            figures.closed(record)
+
+    assert calls_in_python(close) <= count * (CALLS_AT_AN_END + 0.1)
 
 
 # -- formats
@@ -764,6 +880,18 @@ ALERTS: dict[str, list[tuple[str, str, str]]] = {
         ('monconn_connections_refused_total{%s,reason="conn_limit"}', "0+6x60", "0x60"),
         ('monconn_connections_refused_total{%s,reason="blocked"}', "0+6x60", "0+6x60"),
     ],
+    "MonconnNearLimit": [
+        ("monconn_connections{%s}", "95x60", "80x60"),
+        ("monconn_connections_limit{%s}", "100x60", "100x60"),
+        ("monconn_client_ips{%s}", "5x60", "5x60"),
+    ],
+    "MonconnSegmentsLost": [
+        (
+            'monconn_retransmitted_segments_bucket{%s,side="client",le="5.0"}',
+            *("0+40x60", "0+59x60"),
+        ),
+        ('monconn_retransmitted_segments_count{%s,side="client"}', "0+60x60", "0+60x60"),
+    ],
     "MonconnHandshakesFail": [
         ('monconn_connections_refused_total{%s,reason="handshake_failed"}', "0+6x60", "0+3x60"),
         ("monconn_connections_opened_total{%s}", "0+3x60", "0+6x60"),
@@ -836,6 +964,7 @@ def expressions() -> dict[str, str]:
 
 def test_the_examples_use_only_existing_metrics() -> None:
     ours = Program("web", turns=TurnMeter())
+    ours.registry.get("web").apply(Policy.of(conn_limit=9, ip_limit=9))
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()} | {"up"}
     reasons = {*REASONS, *REFUSALS}
@@ -851,6 +980,7 @@ def test_the_examples_use_only_existing_metrics() -> None:
 
 def test_every_metric_of_ours_is_on_the_dashboard() -> None:
     ours = Program("web")
+    ours.registry.get("web").apply(Policy.of(conn_limit=9, ip_limit=9))
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()}
     ours_alone = {re.sub("_(sum|count)$", "_bucket", n) for n in names if n.startswith("monconn_")}
@@ -886,6 +1016,7 @@ def test_no_panel_overlaps_another() -> None:
 def test_the_page_documents_every_metric() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     ours = Program("web")
+    ours.registry.get("web").apply(Policy.of(conn_limit=9, ip_limit=9))
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()}
     ours_alone = {re.sub("_(sum|count|bucket)$", "", n) for n in names if n.startswith("monconn_")}

@@ -1151,3 +1151,28 @@ async def test_each_connection_of_a_reconnecting_client_is_watched(world: World)
     assert [record.reason for record in records] == ["backend_closed"] * 3
     assert len({record.id for record in records}) == 3
     await until(lambda: once.lost == 3)
+
+
+# -- addresses
+
+
+@pytest.mark.parametrize("is_wanted", [False, True])
+@real
+async def test_addresses_of_wrapped_servers_and_clients(world: World, is_wanted: bool) -> None:
+    class Wants(Observer):
+        wants_addresses = is_wanted
+
+    world.monitor.add_observer(Wants())
+    port = world.listen(world.wrap(Factory.forProtocol(Inbox)))
+    await world.connect(port, world.wrap(Factory.forProtocol(Inbox), is_client=True))
+    await until(lambda: len(world.monitor) == 2)
+    server, client = sorted(world.monitor.connections(), key=lambda each: each.client_ip)
+    for record in (server, client):
+        if not is_wanted:
+            assert record.client_local is record.backend_peer is None
+            world.monitor.ask_addresses(record.id)
+    assert server.client_local == f"{HOST}:{port}"
+    assert (client.backend_local, client.backend_peer) == (server.client, f"{HOST}:{port}")
+    # It is one connection on the wire.
+    assert server.community_id == client.backend_community_id is not None
+    assert server.backend_community_id is client.community_id is None

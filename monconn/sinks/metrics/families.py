@@ -28,7 +28,9 @@ from prometheus_client.utils import floatToGoString
 from monconn._version import __version__
 from monconn.histogram import Histogram
 from monconn.model.reasons import REFUSALS
-from monconn.sinks.metrics.figures import Sample, ServiceFigures
+from monconn.policy.sides import Sides
+from monconn.policy.timeouts import Timeouts
+from monconn.sinks.metrics.figures import Sample, ServiceFigures, TcpFigures
 from monconn.turns import TurnFigures
 
 _PROCESS = ProcessCollector(registry=None)  # type: ignore[no-untyped-call, unused-ignore]
@@ -44,6 +46,7 @@ class Families(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metric families; see ``prometheus_client.registry.Collector``."""
         yield from self._counts()
+        yield from self._limits()
         yield from self._histograms()
         yield from self._alarms()
         yield from self._program()
@@ -102,6 +105,41 @@ class Families(Collector):
             ),
         )
 
+    def _limits(self) -> Iterator[Metric]:
+        """The limits that are configured; one that is off is absent, and matches no expression."""
+        services = self.sample.services
+        yield _gauge(
+            "monconn_connections_limit",
+            "How many connections there may be at once (conn_limit), if there is a limit.",
+            ["service"],
+            (
+                ([each.name], each.policy.rules.conn_limit)
+                for each in services
+                if each.policy.rules.conn_limit
+            ),
+        )
+        yield _gauge(
+            "monconn_client_ips_limit",
+            "How many client IPs may have connections at once (ip_limit), if there is a limit.",
+            ["service"],
+            (
+                ([each.name], each.policy.rules.ip_limit)
+                for each in services
+                if each.policy.rules.ip_limit
+            ),
+        )
+        yield _gauge(
+            "monconn_time_limit_seconds",
+            "Time limits of connections, by the name of the setting, as far as they are on.",
+            ["service", "limit"],
+            (
+                ([each.name, limit], seconds)
+                for each in services
+                for limit, seconds in _time_limits(each.policy.timeouts)
+                if seconds
+            ),
+        )
+
     def _histograms(self) -> Iterator[Metric]:
         yield self._histogram(
             "monconn_connection_duration_seconds",
@@ -119,6 +157,26 @@ class Families(Collector):
             " closed.",
             lambda figures: figures.first_byte,
         )
+
+        yield self._tcp_histogram(
+            "monconn_rtt_seconds",
+            "Smoothed round-trip time of TCP as a connection closed, of each side that is on TCP.",
+            lambda figures: figures.rtt,
+        )
+        yield self._tcp_histogram(
+            "monconn_retransmitted_segments",
+            "How many TCP segments were sent again, of each connection that has closed.",
+            lambda figures: figures.retransmits,
+        )
+
+    def _tcp_histogram(
+        self, name: str, text: str, choose: Callable[[TcpFigures], Histogram]
+    ) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=["service", "side"])
+        for each in self.sample.services:
+            for side, figures in each.figures.tcp.items():
+                _add_histogram(family, [each.name, side], choose(figures))
+        return family
 
     def _histogram(
         self, name: str, text: str, choose: Callable[[ServiceFigures], Histogram]
@@ -221,6 +279,17 @@ class Families(Collector):
             "The most processor time that a turn of the event loop used, in the last minute.",
             turns.longest_cpu_seconds,
         )
+
+
+def _time_limits(timeouts: Timeouts) -> Iterator[tuple[str, float | None]]:
+    """The settings by name, with the side where each has its own, and their seconds."""
+    for field in attrs.fields(type(timeouts)):
+        value = getattr(timeouts, field.name)
+        if isinstance(value, Sides):
+            yield f"client_{field.name}", value.client
+            yield f"backend_{field.name}", value.backend
+        elif field.init:  # else it follows from others
+            yield field.name, value
 
 
 def _add_histogram(

@@ -174,4 +174,5 @@ class MetricsService(Service):
             client_ips=monitor.client_ips(),
             totals=monitor.counted(),
             figures=self._figures[monitor].copy(),
+            policy=monitor.policy,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 from monconn.faces.cli.main import main
@@ -81,6 +82,12 @@ def test_an_unknown_word(word: str, hint: str) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert hint in result.stderr
     assert "\x1b" not in result.stderr
+
+
+def test_the_shell_completes_words() -> None:
+    completed = ShellComplete(main, {}, "monconn", "_MONCONN_COMPLETE")
+    found = completed.get_completions(["explain"], "client_")
+    assert [each.value for each in found] == ["client_closed", "client_lost", "client_reset"]
 
 
 def test_a_connection_without_a_running_monconn() -> None:

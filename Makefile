@@ -7,6 +7,9 @@ VENV_LOWEST ?= .venv-3.10-lowest
 PYTHON_LOWEST = $(eval PYTHON_LOWEST := $(shell .ci/python 3.10))$(PYTHON_LOWEST)
 ARGS ?=
 
+# Where `make install` puts the command.
+BIN ?= $(HOME)/.local/bin
+
 PIP_INSTALL = -m pip install -qq --disable-pip-version-check
 INPUTS = setup.py pyproject.toml monconn/_version.py
 
@@ -22,6 +25,19 @@ help: ## list the targets
 .PHONY: run
 run: $(VENV)/.has-run ## try it: install, then `monconn demo`
 	@$(VENV)/bin/monconn demo $(ARGS)
+
+.PHONY: install
+install: $(VENV)/.has-run ## have `monconn` found everywhere: a link in ~/.local/bin
+	@$(VENV)/bin/python -c 'import os, sys; \
+		ours, link = map(os.path.abspath, sys.argv[1:]); \
+		os.path.lexists(link) and os.path.realpath(link) != os.path.realpath(ours) and \
+		sys.exit(f"monconn: {link} is there already, and is not of this clone: left as it is")' \
+		"$(VENV)/bin/monconn" "$(BIN)/monconn"
+	@mkdir -p "$(BIN)"
+	@ln -sf "$(abspath $(VENV))/bin/monconn" "$(BIN)/monconn"
+	@echo "monconn: $(BIN)/monconn runs $(abspath $(VENV))/bin/monconn; to undo it, remove it"
+	@case ":$$PATH:" in *":$(BIN):"*) ;; *) \
+		echo "monconn: $(BIN) is not on your PATH: log in anew, or export PATH=\"\$$PATH:$(BIN)\"";; esac
 
 .PHONY: test
 test: $(VENV)/.has-test ## run the tests; ARGS="-k name" goes to pytest

@@ -1,8 +1,8 @@
 """The first lines of the ``monconn`` command: what a signal does while Python imports the rest.
 
-Beside the package and not in it, as whatever is in it imports the package first, and thereby
-Twisted. By itself Python would answer Ctrl-C with the traceback of an import, or lose it in a
-callback of the import system. So as little as possible is imported before the handlers are set.
+Beside the package and not in it, as whatever is in it imports the package first. By itself Python
+would answer Ctrl-C with the traceback of an import, or lose it in a callback of the import system.
+So as little as possible is imported before the handlers are set.
 """
 
 import os

@@ -10,7 +10,6 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -45,15 +44,22 @@ RENAMED: dict[str, dict[str, str]] = {
 _PACKAGES = {name.rpartition(".")[0] for name in MOVED} - {"monconn"}
 
 
-class _MovedModules(MetaPathFinder, Loader):
-    """Finds a module under its old name, and fills it from the new one."""
+class _MovedModules:
+    """Finds a module under its old name, and fills it from the new one.
+
+    A finder and a loader (importlib.abc) without those as base classes: every start would import
+    them, which takes longer than all that is here.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name in _PACKAGES or name in MOVED:
-            return ModuleSpec(name, self, is_package=name in _PACKAGES)
+            return ModuleSpec(name, self, is_package=name in _PACKAGES)  # type: ignore[arg-type]
         return None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Have an ordinary module made."""
 
     def exec_module(self, module: ModuleType) -> None:
         new_name = MOVED.get(module.__name__)

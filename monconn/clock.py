@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from twisted.internet.interfaces import IDelayedCall
-from twisted.python.threadable import isInIOThread
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
 
 
 class Timers(Protocol):
@@ -34,8 +35,11 @@ def retry_pauses(pauses_seconds: Sequence[float]) -> Sequence[float]:
 
     There a sleep would stop every connection; before the reactor runs there is nothing to stop.
     """
-    # False until a reactor has started; importing one here to ask it would install it.
-    return () if isInIOThread() else pauses_seconds
+    # Nobody's until a reactor has started; importing one here to ask it would install it. The
+    # command's verbs, which import nothing of Twisted's, have none.
+    threadable = sys.modules.get("twisted.python.threadable")
+    in_reactor = threadable is not None and threadable.isInIOThread()
+    return () if in_reactor else pauses_seconds
 
 
 class SteadyClock:

@@ -49,7 +49,8 @@ OPS = ROWS | {
     "ops.device",
 }
 BELOW_FACES = BELOW_OPS | OPS
-CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
+# They know nothing of the server's side:
+CLIENT = {"faces.control.client", "faces.control.instances", "faces.control.place"}
 SERVERS = {"faces.control.service", "faces.manhole"}
 
 # What each part may import, beside its own modules.
@@ -95,7 +96,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,
-    "faces.control.client": LOWEST | {"faces.control.place"},
+    # Each imports the other: to find the one that is meant, all are asked.
+    "faces.control.client": LOWEST | {"faces.control.instances"},
+    "faces.control.instances": LOWEST | {"faces.control.client", "faces.control.place"},
     "faces.control.commands": LOWEST | {"ops.filters"},
     "faces.control.peers": LOWEST | {"model", "net"},
     "faces.control.pages": LOWEST,

@@ -258,3 +258,30 @@ def test_the_description_leads_nowhere_that_does_not_exist(wheel: Path) -> None:
     description = str(Parser().parsestr(read(wheel, "METADATA")).get_payload())
     assert description.startswith("# monconn\n")
     assert re.findall(r"\]\((?!https?://)[^)]*\)", description) == []
+
+
+# -- make install
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+def test_make_install_links_the_command_and_nothing_else(tmp_path: Path) -> None:
+    environment = Path(sysconfig.get_path("scripts")).parent
+    link = tmp_path / "bin" / "monconn"
+
+    def install() -> subprocess.CompletedProcess[str]:
+        command = f"make -s -o {environment}/.has-run install VENV={environment} BIN={link.parent}"
+        return subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    for _ in range(2):  # the second time changes nothing
+        done = install()
+        assert done.returncode == 0, done.stderr
+        assert link.resolve() == (environment / "bin" / "monconn").resolve()
+        assert f"{link.parent} is not on your PATH" in done.stdout
+    printed = subprocess.run([link, "--version"], capture_output=True, text=True, timeout=60)
+    assert printed.stdout.startswith("monconn, version ")
+    link.unlink()
+    link.write_text("not ours")
+    done = install()
+    assert done.returncode != 0
+    assert f"monconn: {link} is there already, and is not of this clone" in done.stderr
+    assert link.read_text() == "not ours"

@@ -80,6 +80,9 @@ class AsyncObserver:
     async def refused(self, record: ConnectionRecord) -> None:
         """Does nothing."""
 
+    async def backend_connected(self, record: ConnectionRecord) -> None:
+        """Does nothing."""
+
     async def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Does nothing; called only if :attr:`watches_payload` is true."""
 

@@ -96,6 +96,16 @@ class IActionObserver(Interface):
         """
 
 
+class IBackendConnectedObserver(Interface):
+    """An optional hook of observers, besides the methods of :class:`IObserver`."""
+
+    def backend_connected(record: ConnectionRecord) -> None:
+        """The forwarder is connected to the backend; ``record.connect_seconds`` says how soon.
+
+        Never called for wrapped factories, and not if the dial fails: then the connection ends.
+        """
+
+
 class IHalfCloseObserver(Interface):
     """An optional hook of observers, besides the methods of :class:`IObserver`."""
 
@@ -116,7 +126,13 @@ class IAddressObserver(Interface):
     )
 
 
-@implementer(IObserver, IActionObserver, IHalfCloseObserver, IAddressObserver)
+@implementer(
+    IObserver,
+    IActionObserver,
+    IBackendConnectedObserver,
+    IHalfCloseObserver,
+    IAddressObserver,
+)
 class Observer:
     """An observer that ignores everything: override the hooks that you need.
 
@@ -130,6 +146,9 @@ class Observer:
         """Does nothing."""
 
     def refused(self, record: ConnectionRecord) -> None:
+        """Does nothing."""
+
+    def backend_connected(self, record: ConnectionRecord) -> None:
         """Does nothing."""
 
     def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:

@@ -287,6 +287,13 @@ class Monitor:
         """Notify the observers that watch payload of a chunk."""
         self.observers.notify("data", record, direction, data)
 
+    def backend_connected(self, record: ConnectionRecord) -> None:
+        """Notify observers that a connection's backend is connected.
+
+        Data paths ask ``observers.by_hook`` first, as few observers want to know.
+        """
+        self.observers.notify("backend_connected", record)
+
     def half_closed(self, record: ConnectionRecord, side: Side) -> None:
         """Notify observers that the first of the two sides has ended in order.
 

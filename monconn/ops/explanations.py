@@ -161,7 +161,7 @@ _REASONS = (
         ),
         (
             Step("When was it last heard, and how bad was the network before?", "monconn show ID"),
-            Step("Does it come back, how often, from which address?", "monconn devices client:IP"),
+            Step("Does it come back, how often, after which silence?", "monconn device IP"),
             Step(
                 "Has it happened before, and to others at the same time?",
                 "monconn history reason:client_lost --since 1d",
@@ -353,8 +353,8 @@ _REASONS = (
         (
             Step("Had it sent anything, and who was to speak next?", "monconn show ID"),
             Step(
-                "Its usual interval between messages (SPEAKS EVERY): read_timeout must be longer.",
-                "monconn devices client:IP",
+                "Its usual interval between messages: read_timeout must be longer.",
+                "monconn device IP",
             ),
             Step("read_timeout: 0 switches it off; max_idle counts both directions."),
         ),
@@ -400,8 +400,8 @@ _REASONS = (
         (
             Step("Who spoke last, and when?", "monconn show ID"),
             Step(
-                "How long its pauses usually are (SPEAKS EVERY)",
-                "monconn devices client:IP",
+                "How long its pauses usually are",
+                "monconn device IP",
             ),
             Step(
                 "max_idle: 8h for services that may be silent, or a keepalive in the protocol"
@@ -693,12 +693,12 @@ _ALARMS = (
     Explanation(
         "silent",
         "alarm",
-        "a device has sent nothing for longer than is usual for it",
-        "Its silence is longer than silent_heartbeats times (3, unless set) the median of its last"
-        " intervals, and at least 5 s: it has sent nothing on a live connection, or lost its last"
-        " one and did not come back, or stays away although it usually reconnects. The alarm's"
-        " detail has its figures. It is a device that behaves otherwise than before, which need not"
-        " be a fault.",
+        "a device breaks its own rhythm: it has sent nothing, or stays away, for too long",
+        "It sent messages regularly, and its silence is now longer than silent_heartbeats times (3,"
+        " unless set) the median of its last intervals, and at least 5 s; or it used to come back"
+        " by the clock, and has not come for so long. The alarm's detail has the figures. It is a"
+        " device that behaves otherwise than before, which need not be a fault. One without a"
+        " regular rhythm, such as a person or a browser, is never silent.",
         (
             "The device has lost power or network; its connection may still look live.",
             "Its program hangs, or is being updated.",
@@ -706,29 +706,31 @@ _ALARMS = (
             "It cannot reach us: expired certificate, changed address, a firewall.",
         ),
         (
+            Step("Its rhythm, its silences and its last ends, on one screen", "monconn device IP"),
             Step("Is its kernel still heard (HEARD), is it unreachable?", "monconn list client:IP"),
-            Step("What is usual for it, since when is it silent", "monconn devices client:IP"),
-            Step("Its last ends", "monconn history client:IP --since 1d"),
-            Step("silent_heartbeats: 5 is more patient, 0 raises none."),
+            Step("silent_heartbeats: 5 is more patient, 0 raises none; also for one service."),
         ),
         see="devices.md#silent",
     ),
     Explanation(
         "reconnect_storm",
         "alarm",
-        "a device connects far too often",
+        "a device connects again and again, each time after a failure",
         "It opened more than storm_connections connections (10, unless set) within storm_within"
-        " (1m): something ends them, and it tries again without waiting.",
+        " (1m), each after one that had failed or was refused: it tries again without waiting. The"
+        " alarm's detail names the failure. Connections that end in good order, however many, are"
+        " no storm.",
         (
-            "The server throws it out at once: wrong password, unknown client id, full disk.",
-            "Two devices with the same MQTT client id, which the broker disconnects in turn.",
-            "The TLS handshake or the login fails, and the client retries without a pause.",
-            "The backend is down: look for backend_refused.",
-            "Many clients behind one address (NAT), or a load tester: not a fault.",
+            "The backend is down, or throws it out with a reset: backend_refused, backend_reset.",
+            "Its TLS handshake fails (handshake_failed, a fatal alert), and it retries at once.",
+            "It resets its connections itself: a client library with a bug, or a watchdog that"
+            " restarts the device (client_reset).",
+            "The service is full (conn_limit), and its client does not wait before it retries.",
+            "Many clients behind one address (NAT), whose failures add up.",
         ),
         (
-            Step("Why do they end, after how long?", "monconn list --closed client:IP"),
-            Step("How often in all", "monconn devices client:IP"),
+            Step("Which failures, after how long?", "monconn device IP"),
+            Step("Its last ends", "monconn list --closed client:IP"),
             Step("storm_connections: 100 for many behind one address, 0 raises none."),
         ),
         see="devices.md#reconnect_storm",

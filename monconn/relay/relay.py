@@ -208,6 +208,9 @@ class Relay:
             self.record.connected = self._monitor.clock.seconds()
             self._handle("connected")
             self._release(self.client, HOLD_CONNECTING)
+            # It may have ended by now, by what was held for the backend.
+            if self._monitor.observers.by_hook["backend_connected"] and len(self._gone) < 2:
+                self._monitor.backend_connected(self.record)
 
     def _begin(self) -> None:
         self.record.reading_since = self.record.opened

@@ -27,6 +27,7 @@ from monconn.ops.operations import Operations
 from monconn.run.observers import CustomObservers
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
+from monconn.sinks.debuglog import DebugLog
 from monconn.sinks.hexdump import HexDump
 from monconn.turns import TurnMeter, TurnWatch
 from monconn.units import format_duration
@@ -49,6 +50,7 @@ class Application(MultiService):
     :param registry: where the services' monitors are added.
     :param show: takes the text of hex dumps; called in a thread.
     :param failed: called with the error of a listener that failed only once the reactor ran.
+    :param debug: log what happens to each connection.
     """
 
     _log = Logger()
@@ -61,6 +63,7 @@ class Application(MultiService):
         *,
         show: Callable[[str], object] | None = None,
         failed: Callable[[ListenError], object] | None = None,
+        debug: bool = False,
     ) -> None:
         super().__init__()
         self.registry = Registry() if registry is None else registry
@@ -84,6 +87,8 @@ class Application(MultiService):
         self._devices = self._add(DevicesService(config.devices, self.registry, self._clock))
         self._history = self._add_history(config.history)
         self._json_log = self._add_json_log(config.json_log)
+        if debug:
+            self.registry.observe(DebugLog(self.registry))
         self.registry.observe(self._close_log)
         self._add_metrics(config.metrics)
         self._turns: TurnMeter | None = getattr(reactor, "turn_meter", None)  # a MonconnReactor's

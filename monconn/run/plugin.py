@@ -14,13 +14,15 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python import usage
 
+from monconn._version import __version__
 from monconn.clock import make_steady
 from monconn.config.config import Config, from_pairs, load
-from monconn.errors import ConfigError, ListenError, MonconnError
+from monconn.errors import ConfigError, ListenError, MonconnError, quoted
 from monconn.log import Logger
 from monconn.net.descriptors import raise_limit
 from monconn.run.application import Application
 from monconn.run.signals import StopSignals, abandon_pool_threads, end_hurried, end_soon
+from monconn.run.sources import fault
 
 CONFIG_VARIABLE = "MONCONN_CONFIG"
 DEFAULT_CONFIG = "monconn.yaml"
@@ -32,6 +34,7 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = "Watch the TCP connections of a service, by forwarding them."
     optParameters = [["config", "c", None, "configuration file (YAML)"]]
+    optFlags = [["debug", "D", "log what happens to each connection"]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,10 +46,21 @@ class Options(usage.Options):
 
     opt_p = opt_pair
 
+    def opt_version(self) -> None:
+        """Display monconn's version and exit."""
+        print(f"monconn, version {__version__}")
+        raise SystemExit(0)
+
+    def parseArgs(self, *args: str) -> None:
+        """Refuse what is no option; a file without ``-c``, for example."""
+        if args:
+            raise usage.UsageError(f"unexpected {quoted(args[0])}: a file is given by -c FILE")
+
     def postOptions(self) -> None:
         """Read the configuration."""
-        if (self["config"] is None) == (not self["pairs"]):
-            raise usage.UsageError("give either --config FILE or -p LISTEN=BACKEND")
+        launcher = os.path.basename(sys.argv[0])
+        if problem := fault(self["config"], self["pairs"], f"{launcher} monconn"):
+            raise usage.UsageError(problem)
         try:
             self["loaded"] = from_pairs(self["pairs"]) if self["pairs"] else load(self["config"])
         except ConfigError as error:  # UsageError would print the whole usage before it
@@ -55,16 +69,19 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """The service for ``twistd`` and ``twist``."""
-    return make_service(options["loaded"])
+    return make_service(options["loaded"], debug=bool(options["debug"]))
 
 
-def make_service(config: Config) -> IService:
-    """The service of a configuration, with the signals that stop it."""
+def make_service(config: Config, *, debug: bool = False) -> IService:
+    """The service of a configuration, with the signals that stop it.
+
+    :param debug: log what happens to each connection.
+    """
     from twisted.internet import reactor
 
     make_steady(reactor)
     try:
-        return _TwistdApp(config, reactor)
+        return _TwistdApp(config, reactor, debug)
     except MonconnError as error:
         raise SystemExit(f"monconn: {error}") from None
 
@@ -94,9 +111,9 @@ class _TwistdApp(Application):
 
     _log = Logger()
 
-    def __init__(self, config: Config, reactor: Any) -> None:
+    def __init__(self, config: Config, reactor: Any, debug: bool) -> None:
         self._descriptors_before = raise_limit(reactor)
-        super().__init__(config, reactor, failed=self._fail)
+        super().__init__(config, reactor, failed=self._fail, debug=debug)
         self._reactor = reactor
         self._status = 0
         self._signals = StopSignals(reactor, self.stop_now, self.signal_received, end_hurried)

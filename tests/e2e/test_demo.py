@@ -2,28 +2,130 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from .programs import SCRIPTS, Program, connect
+import pytest
+
+import monconn.faces.cli.demo as demo_module
+
+from .programs import HANG_SECONDS, SCRIPTS, Program, connect
+
+DEVICES = [f"127.0.0.{number}" for number in range(11, 18)]
+HINTS = ("list", "list --closed", "devices", "device 127", "explain client_reset", "show 5", "top")
 
 
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("runtime")
 def test_demo(start: Callable[..., Program]) -> None:
     demo = start(SCRIPTS / "monconn", "demo")
-    port = int(demo.out.wait_for(r"nc -N 127\.0\.0\.1 (\d+) ")[1])
+    port = int(demo.out.wait_for(r"nc -N 127\.0\.0\.1 (\d+)$")[1])
+    demo.out.wait_for("Ctrl-C ends it")
     with connect(port) as client:
         client.sendall(b"hello\n")
         assert client.recv(100) == b"ok 6\n"
-    demo.out.wait_for(r"demo: 127\.0\.0\.1:\d+ client_closed after \S+, up 6 B, down 5 B$")
-    devices = [f"127.0.0.{number}" for number in range(11, 16)]
-    for device in devices:  # in the introduction, and then in the table
-        demo.out.wait_for(rf"^  {re.escape(device)}  \w+: ")
-        demo.out.wait_for(rf"^ *\d+ +{re.escape(device)}:\d+ +open ")
-    demo.out.wait_for(r"demo: 127\.0\.0\.14:\d+ client_closed after ")  # the visitor
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b"goodbye\n"
+    demo.out.wait_for(r"demo: 127\.0\.0\.1:\d+ client_closed after \S+, up 6 B, down 13 B$")
+    introduction = str(demo.out)
+    monconn = re.escape(str(SCRIPTS / "monconn"))
+    for device in DEVICES:
+        assert re.search(rf"^  {re.escape(device)}  \w+", introduction, re.MULTILINE)
+    for hint in HINTS:
+        assert re.search(rf"^  ({monconn}|\S+bin/monconn|monconn) {hint}", introduction, re.M), hint
+    listed = subprocess.run(
+        [SCRIPTS / "monconn", "list", "client:127.0.0.15", "--json"],
+        capture_output=True,
+        timeout=HANG_SECONDS,
+    )
+    assert [row["id"] for row in json.loads(listed.stdout)] == [5]
+    demo.out.wait_for(r"demo: 127\.0\.0\.17:\d+ client_closed after ")  # the visitor
+    demo.out.wait_for(r"demo: 127\.0\.0\.14:\d+ client_reset after ")  # that crashes
+    demo.out.wait_for(r"warn: demo: 127\.0\.0\.14 reconnect_storm alarm")
     demo.send(signal.SIGINT)
     assert demo.status() == 0
-    for device in devices[:3]:  # those that would stay for ever
+    for device in DEVICES[:3]:  # those that would stay longer
         demo.out.wait_for(rf"demo: {re.escape(device)}:\d+ stopping after ")
     assert str(demo.err) == ""
-    assert not re.search("Traceback|error|warn", str(demo.out))
+    text = str(demo.out)
+    assert not re.search("Traceback|error", text)
+    assert set(re.findall("warn: .* alarm", text)) <= {
+        "warn: demo: 127.0.0.14 reconnect_storm alarm",
+        "warn: demo: 127.0.0.13 silent alarm",
+    }
+    assert max(len(line) for line in introduction.splitlines() if monconn not in line) <= 100
+
+
+@pytest.mark.parametrize("may_drop", [True, False])
+@pytest.mark.usefixtures("runtime")
+def test_the_one_that_falls_silent(start: Callable[..., Program], may_drop: bool) -> None:
+    """It vanishes where the kernel lets us have it vanish; the description says which."""
+    if may_drop and not demo_module._may_drop_packets():
+        pytest.skip("this user must not have the kernel drop packets")
+    code = f"""
+import monconn.faces.cli.demo as demo
+demo._may_drop_packets = lambda: {may_drop}
+demo._UNREACHABLE_SECONDS = demo._IDLE_SECONDS = 1.0
+demo._ANSWER_SECONDS = demo._Vanishing.stay = demo._FallingSilent.stay = 0.5
+demo.run_demo()
+"""
+    demo = start(sys.executable, "-c", code)
+    if may_drop:
+        demo.out.wait_for(r"^  127\.0\.0\.13  vanishes ")
+        demo.out.wait_for(r"127\.0\.0\.13:\d+ client_lost after .* \(unreachable_timeout\)")
+    else:
+        demo.out.wait_for(r"^  127\.0\.0\.13  silent ")
+        demo.out.wait_for(r"127\.0\.0\.13:\d+ idle_timeout after ")
+    assert "Traceback" not in str(demo.out)
+
+
+@pytest.mark.parametrize("module", ["monconn.faces.cli.demo", "monconn.run.application"])
+def test_ctrl_c_while_it_starts_is_one_line(
+    start: Callable[..., Program], tmp_path: Path, module: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+""")
+    demo = start(SCRIPTS / "monconn", "demo", env={"PYTHONPATH": str(tmp_path)})
+    assert demo.status() == -signal.SIGINT
+    assert str(demo.out) == ""
+    demo.err.wait_for("start$")
+    assert str(demo.err) == "monconn: ended by SIGINT during its start\n"
+
+
+def test_the_command_is_named_as_it_must_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "a b" / "bin" / "monconn"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path / "a b")
+    assert demo_module.typed_command() == "bin/monconn"
+    monkeypatch.chdir("/")
+    assert demo_module.typed_command() == f"'{str(program)[1:]}'"
+    monkeypatch.chdir(program.parent)
+    assert demo_module.typed_command() == "./monconn"  # a bare name would be looked up
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert demo_module.typed_command() == f"'{program}'"
+    (tmp_path / "monconn").symlink_to(program)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert demo_module.typed_command() == "monconn"

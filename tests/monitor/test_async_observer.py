@@ -50,6 +50,9 @@ class Slow(AsyncObserver):
     async def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         await self.wait("data")
 
+    async def backend_connected(self, record: ConnectionRecord) -> None:
+        await self.wait("backend_connected")
+
     async def half_closed(self, record: ConnectionRecord, side: Side) -> None:
         await self.wait("half_closed")
 
@@ -105,8 +108,8 @@ def test_methods_run_one_at_a_time_and_in_order(monitor: ManualMonitor) -> None:
     while observer.waiting:
         observer.proceed()
         turn(monitor)
-    order = ["opened", "opened", "acted", "refused", "data", "half_closed", "alarmed"]
-    order += ["closed", "closed"]
+    order = ["opened", "opened", "acted", "refused", "backend_connected", "data", "half_closed"]
+    order += ["alarmed", "closed", "closed"]
     assert observer.calls == [each for hook in order for each in (hook, f"{hook} ends")]
     assert set(order) == set(HOOKS)
     assert monitor.clock.getDelayedCalls() == []

@@ -23,7 +23,10 @@ from monconn.monitor.interfaces import IConnection, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 
-HOOKS = ("opened", "refused", "data", "half_closed", "closed", "alarmed", "acted")
+HOOKS = (
+    *("opened", "refused", "backend_connected", "data", "half_closed", "closed", "alarmed"),
+    "acted",
+)
 
 
 @implementer(IConnection)
@@ -72,6 +75,9 @@ class Events(Observer):
 
     def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         self.happened("data", record)
+
+    def backend_connected(self, record: ConnectionRecord) -> None:
+        self.happened("backend_connected", record)
 
     def half_closed(self, record: ConnectionRecord, side: Side) -> None:
         self.happened("half_closed", record)
@@ -145,6 +151,8 @@ def live_through_all_hooks(monitor: Monitor) -> None:
     monitor.block("10.0.0.3")
     enter(monitor, "10.0.0.3")
     if record.id in monitor:
+        monitor.backend_connected(record)
+    if record.id in monitor:
         monitor.saw(record, "up", b"x")
     if record.id in monitor:
         monitor.half_closed(record, "client")
@@ -209,7 +217,7 @@ def test_the_others_hear_everything_in_order(
     assert after.heard == before.heard
     for ip in ("10.0.0.1", "10.0.0.2", "10.0.0.7"):
         heard = [each for each in after.of(ip) if each not in ("block", "unblock")]
-        order = ["opened", "data", "half_closed", "closed"]
+        order = ["opened", "backend_connected", "data", "half_closed", "closed"]
         assert heard == sorted(set(heard), key=order.index), heard
         assert heard[:1] + heard[-1:] == ["opened", "closed"] or (ip == "10.0.0.7" and not heard)
     assert after.of("10.0.0.3") == ["refused"]
@@ -542,6 +550,7 @@ def test_only_some_connections(clock: Clock) -> None:
         "10.0.0.1 opened",
         "10.0.0.3/32 block",  # which concerns no single connection
         "10.0.0.3 refused",
+        "10.0.0.1 backend_connected",
         "10.0.0.1 data",
         "10.0.0.1 half_closed",
         "10.0.0.9 alarmed",
@@ -549,7 +558,7 @@ def test_only_some_connections(clock: Clock) -> None:
     ]
     stop()
     enter(monitor)
-    assert len(some.heard) == 7
+    assert len(some.heard) == 8
 
 
 def test_a_failing_where_is_the_observers_failure(

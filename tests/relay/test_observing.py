@@ -20,7 +20,7 @@ from monconn.testing import RecordingObserver
 from .test_relay import FakeEnd, Stage, close_in_order
 from .world import PIPES, World, exactly, to_the_end
 
-HOOKS = ("opened", "data", "half_closed", "closed")
+HOOKS = ("opened", "backend_connected", "data", "half_closed", "closed")
 WAYS = ("close", "reset", "block", "stop_now")
 
 
@@ -164,6 +164,9 @@ class Acts(Observer):
 
     def opened(self, record: ConnectionRecord) -> None:
         self._act("opened", record)
+
+    def backend_connected(self, record: ConnectionRecord) -> None:
+        self._act("backend_connected", record)
 
     def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         self._act("data", record)

@@ -13,6 +13,7 @@ from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
 from twisted.python.usage import UsageError
 
+from monconn._version import __version__
 from monconn.config.config import Config
 from monconn.errors import ListenError
 from monconn.run import plugin
@@ -60,10 +61,24 @@ def test_a_file(file: Path) -> None:
     assert names(options("-c", file)["loaded"]) == ["web"]
 
 
-@pytest.mark.parametrize("args", [[], ["-c", "x.yaml", "-p", ":1=:2"]])
-def test_wrong_use(args: list[str]) -> None:
-    with pytest.raises(UsageError, match=r"^give either --config FILE or -p LISTEN=BACKEND$"):
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        ([], r"nothing to do: give -p or -c, as in \S+ monconn -p :2222=127\.0\.0\.1:22"),
+        (["-c", "x.yaml", "-p", ":1=:2"], "-c and -p do not go together: put the services into"),
+        (["x.yaml"], r'unexpected "x\.yaml": a file is given by -c FILE'),
+    ],
+)
+def test_wrong_use(args: list[str], problem: str) -> None:
+    with pytest.raises(UsageError, match=f"^{problem}"):
         options(*args)
+
+
+def test_the_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        options("--version")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"monconn, version {__version__}\n"
 
 
 def test_a_wrong_configuration_ends_the_program_with_its_problems(file: Path) -> None:
@@ -107,3 +122,11 @@ def test_an_unavailable_listener_ends_the_program(
     assert caught.value.code == 1  # for the shell
     assert str(caught.value) == "cannot listen on x"  # printed by the parent of a daemon
     assert isinstance(caught.value, Exception)  # else twistd leaves its PID file behind
+
+
+@pytest.mark.parametrize("arguments", [[], ["-D"]])
+def test_debugging_is_off_unless_asked_for(arguments: list[str]) -> None:
+    made = options(*arguments, "-p", ":2222=127.0.0.1:22")
+    with patch("monconn.run.plugin.make_service") as make_service:
+        plugin.makeService(made)
+    make_service.assert_called_once_with(made["loaded"], debug=bool(arguments))

@@ -13,6 +13,7 @@ from monconn.config.explain import Section, Setting
 from monconn.config.explain import explain as explain_file
 from monconn.config.yaml import Path, format_path
 from monconn.errors import ConfigError, Problem, printable
+from monconn.faces.cli.completion import files
 from monconn.faces.cli.output import print_json, print_line, print_text, terminal_width
 from monconn.faces.control.place import FIRST_NAME, control_folder
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", shell_complete=files)
 @click.option(
     "--explain",
     is_flag=True,

@@ -1,79 +1,73 @@
-"""``monconn demo``: a backend, a few devices, and monconn between them."""
+"""``monconn demo``: a backend, a few devices, and monconn between them.
+
+Each device does one thing that happens to real ones. That one vanishes, and one's network loses
+packets, is real as well where the kernel lets us: the device's own socket drops what comes in.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import os
 import random
-from typing import Any
+import shlex
+import shutil
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
-import attrs
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall
+from zope.interface import implementer
 
 from monconn.addresses import TcpAddress
 from monconn.config.config import Config, ServiceConfig
-from monconn.faces.cli import render
+from monconn.config.sections import DevicesConfig
+from monconn.errors import ControlError
 from monconn.faces.cli.logs import TextLog
 from monconn.faces.cli.run import install_reactor, run
+from monconn.faces.control import instances
 from monconn.monitor.monitor import Monitor
 from monconn.net.listen import open_listener
-from monconn.ops.rows import ConnectionRow
 from monconn.policy.policy import Policy
+from monconn.policy.sides import Sides
 from monconn.run.application import Application
 
-_COLUMNS = ("id", "client", "state", "up", "down", "age_seconds", "idle_seconds")
-_TABLE_SECONDS = 5.0
-_FIRST_TABLE_SECONDS = 1.0
+_NAME = "demo"
+_WELCOME_SECONDS = 0.3
+_SLOW_DEVICE = "127.0.0.15"
 _WELCOME = """
-monconn demo: a small backend on {backend}, monconn in front of it on {listen},
-and simulated devices that connect through it, each from an address of its own:
+monconn demo: {count} simulated devices, a backend, and monconn between them. Each
+line below is a connection that has ended, with the reason, or an alarm.
 
 {devices}
 
-Live connections are listed every {seconds:.0f} s, and each connection that ends gets a line that
-says why. Try, in a second terminal:
+Try, in a second terminal:
 
-  {hello:<41} a connection of your own
-  monconn list idle:2s..                    who says nothing
-  monconn list --closed client:127.0.0.15   how the crasher's connections ended
-  monconn top                               all of it on the whole screen
-  monconn -p :2222=127.0.0.1:22             watch your SSH server on port 2222
+{commands}
 
-In a clone whose .venv is not active, write .venv/bin/monconn.
-
-Ctrl-C ends it.
+A connection of your own:   nc -N {host} {port}
+Then watch one of your own: {monconn} -p :2222=127.0.0.1:22
+{others}Ctrl-C ends it.
 
 """
-
-
-@attrs.frozen
-class _Device:
-    """The behaviour of a simulated device.
-
-    :param address: the address that it connects from, which tells devices apart in the table.
-    :param send_seconds: between two readings that it sends; 0: it sends nothing.
-    :param size: of a reading, in bytes, on average.
-    :param connect_seconds: between two connections; 0: it connects once.
-    :param stay_seconds: the length of a connection; 0: it never ends.
-    :param resets: whether it ends a connection by a reset.
-    """
-
-    address: str
-    description: str
-    send_seconds: float
-    size: int
-    connect_seconds: float = 0.0
-    stay_seconds: float = 0.0
-    resets: bool = False
-
-
-_DEVICES = (
-    _Device("127.0.0.11", "steady: a reading every second", 1.0, 60),
-    _Device("127.0.0.12", "chatty: bigger readings, faster", 0.3, 1500),
-    _Device("127.0.0.13", "silent: connects and sends nothing", 0.0, 0),
-    _Device("127.0.0.14", "visitor: connects, sends and leaves, every 4 s", 0.5, 200, 4.0, 2.5),
-    _Device("127.0.0.15", "crasher: ends by a reset, every 7 s", 1.0, 100, 7.0, 5.0, True),
+_COMMANDS = (
+    ("list", "who is connected"),
+    ("list --closed", "who was, and why each ended"),
+    ("devices", "how often each sends, and its alarms"),
+    ("device 127.0.0.14", "the story of one"),
+    ("explain client_reset", "what a reason means"),
+    ("show {slow_id}", "what is slow about 127.0.0.15"),
+    ("top", "all of it on the whole screen"),
 )
+_DEVICES_CONFIG = DevicesConfig(storm_connections=5, storm_within=30.0)
+"""A storm is seen soon, and is one as long as the device crashes every few seconds."""
+_UNREACHABLE_SECONDS = 8.0
+_IDLE_SECONDS = 20.0
 
 
 def run_demo(*, debug: bool = False) -> int:
@@ -83,119 +77,358 @@ def run_demo(*, debug: bool = False) -> int:
     """
     install_reactor()
     backend = open_listener(TcpAddress("127.0.0.1", 0))
+    drops = _may_drop_packets()
+    limits: dict[str, Any] = (
+        {"unreachable_timeout": Sides(client=_UNREACHABLE_SECONDS, backend=0.0)}
+        if drops
+        else {"max_idle": _IDLE_SECONDS}
+    )
     service = ServiceConfig(
-        name="demo",
+        name=_NAME,
         listen=TcpAddress("127.0.0.1", 0),
         backend=TcpAddress("127.0.0.1", backend.getsockname()[1]),
-        policy=Policy(wait_timeout=0.5),  # at a stop: most devices never end their connection
+        # wait_timeout is for the stop: most devices never end their connection.
+        policy=Policy.of(wait_timeout=0.5, **limits),
     )
+    kinds = _KINDS_THAT_DROP if drops else _KINDS
 
     def prepare(app: Application, reactor: Any, log: TextLog) -> None:
-        reactor.adoptStreamPort(backend.fileno(), backend.family, _BackendFactory())
+        reactor.adoptStreamPort(backend.fileno(), backend.family, _BackendFactory(reactor))
         backend.close()
-        monitor = app.registry.get("demo")
+        monitor = app.registry.get(_NAME)
         host, _, port = monitor.listen.rpartition(":")
-        log.write(_welcome(monitor, f"printf 'hello\\n' | nc -N {host} {port}"))
-        _start_devices(reactor, host, int(port))
-        reactor.callLater(_FIRST_TABLE_SECONDS, _start_table, reactor, monitor, log)
+        for number, kind in enumerate(kinds):
+            _Device(reactor, kind, _address(number), host, int(port)).connect()
+        # Once they are connected, so that it can name a connection.
+        reactor.callLater(_WELCOME_SECONDS, lambda: log.write(_welcome(monitor, kinds)))
 
-    return run(Config(services=(service,)), debug=debug, prepare=prepare)
+    config = Config(services=(service,), devices=_DEVICES_CONFIG)
+    return run(config, debug=debug, prepare=prepare)
 
 
-def _welcome(monitor: Monitor, hello: str) -> str:
-    devices = "\n".join(f"  {device.address}  {device.description}" for device in _DEVICES)
+def _address(number: int) -> str:
+    return f"127.0.0.{11 + number}"
+
+
+def _welcome(monitor: Monitor, kinds: Sequence[type[_DeviceProtocol]]) -> str:
+    host, _, port = monitor.listen.rpartition(":")
+    monconn = typed_command()
+    devices = [f"  {_address(n)}  {kind.does:9} {kind.how}" for n, kind in enumerate(kinds)]
+    ids = {each.client_ip: each.id for each in monitor.connections()}
+    slow_id = ids.get(_SLOW_DEVICE, "ID")
+    commands = [(f"{monconn} {what.format(slow_id=slow_id)}", why) for what, why in _COMMANDS]
+    width = max(len(what) for what, _ in commands)
     return _WELCOME.format(
-        backend=monitor.backend,
-        listen=monitor.listen,
-        devices=devices,
-        seconds=_TABLE_SECONDS,
-        hello=hello,
+        count=len(devices),
+        devices="\n".join(devices),
+        commands="\n".join(f"  {what:{width}}  {why}" for what, why in commands),
+        host=host,
+        port=port,
+        monconn=monconn,
+        others=f"Others run, too: add --name {_NAME} to each command.\n" if _others() else "",
     )
 
 
-def _start_table(reactor: Any, monitor: Monitor, log: TextLog) -> None:
-    columns = ConnectionRow.columns(*_COLUMNS)
-
-    def write_table() -> None:
-        now = monitor.clock.seconds()
-        rows = [record.snapshot(now) for record in monitor.connections()]
-        log.write(f"\n{render.table(columns, rows, coloured=log.is_terminal)}\n")
-
-    _repeat(reactor, _TABLE_SECONDS, write_table)
+def _others() -> bool:
+    """Whether other monconns of this user run, so that one must be chosen."""
+    try:
+        return any(each.pid != os.getpid() for each in instances.running())
+    except ControlError:
+        return False
 
 
-def _start_devices(reactor: Any, host: str, port: int) -> None:
-    for device in _DEVICES:
-        endpoint = TCP4ClientEndpoint(reactor, host, port, bindAddress=(device.address, 0))
-        if device.connect_seconds:
-            _repeat(reactor, device.connect_seconds, _connect, reactor, endpoint, device)
-        else:
-            _connect(reactor, endpoint, device)
+def typed_command() -> str:
+    """This command as it must be typed in a shell: by its path, unless it is found without."""
+    path = sys.argv[0]
+    found = shutil.which("monconn")
+    if found is not None and os.path.exists(path) and os.path.samefile(found, path):
+        return "monconn"
+    relative = os.path.relpath(path)
+    if relative.startswith(".."):
+        return shlex.quote(os.path.abspath(path))
+    return shlex.quote(relative if "/" in relative else f"./{relative}")
 
 
-def _connect(reactor: Any, endpoint: TCP4ClientEndpoint, device: _Device) -> None:
-    connecting = endpoint.connect(_DeviceFactory(reactor, device))
-    connecting.addErrback(lambda failure: None)  # at a stop nothing listens
+# -- a kernel that drops what comes in
+
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
+# Of classic BPF (linux/filter.h): the operation, two jumps, and a value. What a filter returns is
+# how many bytes of a packet remain; a packet of none is dropped before TCP sees it.
+_Instruction = tuple[int, int, int, int]
+_RETURN, _LOAD_WORD, _JUMP_IF_GREATER = 0x06, 0x20, 0x25
+_RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
+_DROP: _Instruction = (_RETURN, 0, 0, 0)
+_KEEP: _Instruction = (_RETURN, 0, 0, 0xFFFFFFFF)
+_DROP_ALL = (_DROP,)
+_DROP_A_FIFTH = (
+    (_LOAD_WORD, 0, 0, _RANDOM),
+    (_JUMP_IF_GREATER, 0, 1, 0xFFFFFFFF // 5 * 4),
+    _DROP,
+    _KEEP,
+)
 
 
-def _repeat(reactor: Any, seconds: float, call: Any, *args: Any) -> LoopingCall:
-    calls = LoopingCall(call, *args)
-    calls.clock = reactor
-    calls.start(seconds)
-    return calls
+def _drop_packets(sock: socket.socket, program: tuple[_Instruction, ...]) -> None:
+    """Have the kernel drop packets to a TCP socket, as a network would.
+
+    :raises OSError: this kernel, or this user, must not: newer ones ask for CAP_NET_ADMIN.
+    """
+    code = b"".join(struct.pack("HBBI", *each) for each in program)
+    buffer = ctypes.create_string_buffer(code)
+    filter_ = struct.pack("HL", len(program), ctypes.addressof(buffer))  # struct sock_fprog
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
 
 
-class _BackendProtocol(Protocol):
-    """The backend: answers each reading with its length."""
-
-    transport: Any
-
-    def dataReceived(self, data: bytes) -> None:
-        self.transport.write(b"ok %d\n" % len(data))
-
-
-class _BackendFactory(Factory):
-    protocol = _BackendProtocol
-    noisy = False
+def _may_drop_packets() -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    with socket.socket() as sock:
+        try:
+            _drop_packets(sock, _DROP_A_FIFTH)
+        except OSError:
+            return False
+    return True
 
 
-class _DeviceProtocol(Protocol):
-    """A device's connection."""
+# -- devices
 
-    transport: Any
+_MUCH = b"much\n"
+_MUCH_BYTES = 256 * 1024
+_SLOW_QUESTION = b"think\n"
+_ANSWER_SECONDS = 2.0
 
-    def __init__(self, reactor: Any, device: _Device) -> None:
-        self._reactor = reactor
-        self._device = device
-        self._readings: LoopingCall | None = None
 
-    def connectionMade(self) -> None:
-        if self._device.send_seconds:
-            self._readings = _repeat(self._reactor, self._device.send_seconds, self._send)
-        if self._device.stay_seconds:
-            self._reactor.callLater(self._device.stay_seconds, self._leave)
+class _Device:
+    """A device, which connects again and again from one address.
 
-    def _send(self) -> None:
-        size = max(1, int(random.gauss(self._device.size, self._device.size / 4)))
-        self.transport.write(random.randbytes(size).hex()[: size - 1].encode() + b"\n")
+    :param kind: what it does while it is connected, and how long it is away in between.
+    """
 
-    def _leave(self) -> None:
-        if self._device.resets:
-            self.transport.abortConnection()
-        else:
-            self.transport.loseConnection()
+    def __init__(
+        self, reactor: Any, kind: type[_DeviceProtocol], address: str, host: str, port: int
+    ) -> None:
+        self.reactor = reactor
+        self._kind = kind
+        self._pauses = kind.pauses()
+        self._endpoint = TCP4ClientEndpoint(reactor, host, port, bindAddress=(address, 0))
+        self._factory = _DeviceFactory(self)
 
-    def connectionLost(self, reason: Any = None) -> None:
-        if self._readings is not None:
-            self._readings.stop()
+    def connect(self) -> None:
+        self._endpoint.connect(self._factory).addErrback(lambda failure: None)  # at a stop
+
+    def made(self) -> _DeviceProtocol:
+        return self._kind(self)
+
+    def away(self) -> None:
+        """Connect again later, if this kind ever does."""
+        pause = next(self._pauses, None)
+        if pause is not None:
+            self.reactor.callLater(pause, self.connect)
 
 
 class _DeviceFactory(Factory):
     noisy = False
 
-    def __init__(self, reactor: Any, device: _Device) -> None:
-        self._reactor = reactor
+    def __init__(self, device: _Device) -> None:
         self._device = device
 
     def buildProtocol(self, addr: object) -> _DeviceProtocol:
-        return _DeviceProtocol(self._reactor, self._device)
+        return self._device.made()
+
+
+class _DeviceProtocol(Protocol):
+    """A connection of a device: sends readings; the answers do not matter to it."""
+
+    does: ClassVar[str]
+    how: ClassVar[str]
+    every = 1.0
+    size = 60
+    stay: ClassVar[float | None] = None
+
+    transport: Any
+
+    @staticmethod
+    def pauses() -> Iterator[float]:
+        """The seconds between its connections."""
+        return iter(())
+
+    def __init__(self, device: _Device) -> None:
+        self.device = device
+        self._readings = LoopingCall(self.send)
+        self._readings.clock = device.reactor
+
+    def connectionMade(self) -> None:
+        self._readings.start(self.every)
+        if self.stay is not None:
+            self.device.reactor.callLater(self.stay, self.leave)
+
+    def send(self) -> None:
+        size = max(1, int(random.gauss(self.size, self.size / 4)))
+        self.transport.write(random.randbytes(size).hex()[: size - 1].encode() + b"\n")
+
+    def stop(self) -> None:
+        if self._readings.running:
+            self._readings.stop()
+
+    def leave(self) -> None:
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.stop()
+        self.device.away()
+
+
+class _Steady(_DeviceProtocol):
+    does, how = "steady", "a reading every second"
+
+
+class _Chatty(_DeviceProtocol):
+    does, how = "chatty", "bigger readings, three a second"
+    every, size = 0.33, 1500
+
+
+class _Vanishing(_DeviceProtocol):
+    does, how = "vanishes", "no end, no reset: from one moment on, it answers nothing"
+    stay = 6.0
+
+    @staticmethod
+    def pauses() -> Iterator[float]:
+        return itertools.repeat(0.0)
+
+    def leave(self) -> None:
+        """Say a last word, and be gone when the answer comes."""
+        self.stop()
+        self.transport.write(_SLOW_QUESTION)
+        reactor = self.device.reactor
+        reactor.callLater(_ANSWER_SECONDS / 2, self._vanish)
+        # By then it is lost. Its socket has heard nothing of that: it is let go without a word.
+        reactor.callLater(2.5 * _UNREACHABLE_SECONDS, self.transport.abortConnection)
+
+    def _vanish(self) -> None:
+        if self.transport.connected:
+            _drop_packets(self.transport.getHandle(), _DROP_ALL)
+
+
+class _FallingSilent(_DeviceProtocol):
+    does, how = "silent", "sends for a while, then nothing, and does not end"
+    stay = 6.0
+
+    @staticmethod
+    def pauses() -> Iterator[float]:
+        return itertools.repeat(5.0)
+
+    def leave(self) -> None:
+        self.stop()
+
+
+class _Crashing(_DeviceProtocol):
+    does, how = "crashes", "soon after it has connected, again and again"
+    stay = 0.5
+
+    @staticmethod
+    def pauses() -> Iterator[float]:
+        return itertools.chain(itertools.repeat(0.5, 6), itertools.repeat(5.0))
+
+    def leave(self) -> None:
+        self.transport.abortConnection()
+
+
+class _FarAway(_DeviceProtocol):
+    does, how = "far away", "its network loses one packet in five"
+    every = 0.33
+
+    def connectionMade(self) -> None:
+        _drop_packets(self.transport.getHandle(), _DROP_A_FIFTH)
+        super().connectionMade()
+
+
+class _ReadingSlowly(_DeviceProtocol):
+    does, how = "slow", "asks for much, and reads it slowly"
+    every = 1.0
+
+    def connectionMade(self) -> None:
+        self._left = 0
+        self.transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        super().connectionMade()
+
+    def send(self) -> None:
+        """Ask if there is nothing left to be read; read a little."""
+        if self._left <= 0:
+            self._left = _MUCH_BYTES
+            self.transport.write(_MUCH)
+        self.transport.resumeProducing()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._left -= len(data)
+        self.transport.pauseProducing()
+
+
+class _Asking(_DeviceProtocol):
+    does, how = "asks", "ends its side, then takes its answer (a half-close)"
+    stay = 0.1
+
+    @staticmethod
+    def pauses() -> Iterator[float]:
+        return itertools.repeat(8.0)
+
+    def leave(self) -> None:
+        self.stop()
+        self.transport.loseWriteConnection()
+
+
+class _Visiting(_DeviceProtocol):
+    does, how = "visits", "for 3 s, every 9 s, and leaves in good order"
+    every, size, stay = 0.5, 200, 3.0
+
+    @staticmethod
+    def pauses() -> Iterator[float]:
+        return itertools.repeat(6.0)
+
+
+_KINDS_THAT_DROP = (_Steady, _Chatty, _Vanishing, _Crashing, _FarAway, _Asking, _Visiting)
+_KINDS = (_Steady, _Chatty, _FallingSilent, _Crashing, _ReadingSlowly, _Asking, _Visiting)
+
+
+# -- the backend
+
+
+@implementer(IHalfCloseableProtocol)
+class _BackendProtocol(Protocol):
+    """The backend: answers each reading with its length, and two questions otherwise.
+
+    It needs time for one of them, and to say goodbye to a client that ends its side.
+    """
+
+    transport: Any
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def dataReceived(self, data: bytes) -> None:
+        if data.endswith(_MUCH):  # it may come with what was sent before it
+            self.transport.write(bytes(_MUCH_BYTES))
+        elif data.endswith(_SLOW_QUESTION):
+            self._reactor.callLater(_ANSWER_SECONDS, self.transport.write, b"done\n")
+        else:
+            self.transport.write(b"ok %d\n" % len(data))
+
+    def readConnectionLost(self) -> None:
+        """Implements ``IHalfCloseableProtocol.readConnectionLost``."""
+        self._reactor.callLater(_ANSWER_SECONDS, self._say_goodbye)
+
+    def _say_goodbye(self) -> None:
+        self.transport.write(b"goodbye\n")
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Implements ``IHalfCloseableProtocol.writeConnectionLost``: nothing follows."""
+
+
+class _BackendFactory(Factory):
+    noisy = False
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def buildProtocol(self, addr: object) -> _BackendProtocol:
+        return _BackendProtocol(self._reactor)

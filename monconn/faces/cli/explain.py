@@ -40,7 +40,9 @@ class _WithDashes(click.Command):
 
 
 @click.command(cls=_WithDashes)
-@click.argument("words", metavar="[REASON|CODE|ID]", nargs=-1)
+@click.argument(
+    "words", metavar="[REASON|CODE|ID]", nargs=-1, shell_complete=lambda *given: _complete(given[2])
+)
 @json_option
 @click.option(
     "--file", type=click.Path(dir_okay=False), help="The history's file in which to look for ID."
@@ -65,6 +67,11 @@ def explain(words: Sequence[str], as_json: bool, file: str | None, control: str 
         print_json([each.to_json() for each in found] if pair is None else pair.to_json())
     else:
         print_text(explain_text.rendered(blocks, terminal_width()))
+
+
+def _complete(incomplete: str) -> list[str]:
+    words = sorted({each.word for each in EXPLANATIONS})
+    return [each for each in words if each.startswith(incomplete)]
 
 
 # -- one connection

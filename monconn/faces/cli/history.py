@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from monconn.errors import UnitError
+from monconn.faces.cli import completion
 from monconn.faces.cli.listings import Asked, listing_options
 from monconn.faces.cli.output import (
     print_error,
@@ -31,6 +32,7 @@ from monconn.faces.cli.verbs import (
     service_option,
 )
 from monconn.faces.control.client import Client, find_server
+from monconn.model.reasons import REASONS, REFUSALS
 from monconn.ops.columns import Row
 from monconn.ops.filter_keys import HISTORY_EVENT_KEYS, HISTORY_KEYS
 from monconn.ops.filters import parse
@@ -80,7 +82,12 @@ def _row_class(events: bool = False, **_: Any) -> type[Row]:
 @client_option
 @_since_option
 @_until_option
-@click.option("--reason", metavar="REASON", help="Only those that ended so, as in docs/reasons.md.")
+@click.option(
+    "--reason",
+    metavar="REASON",
+    shell_complete=completion.choices((*REASONS, *REFUSALS)),
+    help="Only those that ended so, as in docs/reasons.md.",
+)
 @click.option("--events", is_flag=True, help="Refusals, alarms, actions, starts, stops instead.")
 @listing_options(_row_class)
 @_file_option

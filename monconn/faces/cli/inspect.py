@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any
 
 import click
-from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
+from monconn.faces.cli import completion
 from monconn.faces.cli.device import device
 from monconn.faces.cli.explain import explain
 from monconn.faces.cli.forget import forget
@@ -28,6 +28,7 @@ from monconn.faces.cli.output import (
     print_text,
     terminal_width,
 )
+from monconn.faces.cli.ps import ps
 from monconn.faces.cli.verbs import (
     asks_server,
     client_option,
@@ -38,6 +39,7 @@ from monconn.faces.cli.verbs import (
     service_option,
 )
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
+from monconn.model.reasons import STATES
 from monconn.model.uid import parse_uid
 from monconn.ops.columns import Row
 from monconn.ops.details import detail_lines
@@ -63,7 +65,6 @@ from monconn.units import parse_duration
 
 _IDS_AT_ONCE = 1_000
 """A value on the wire has room for some 6,000, and an action takes 2,000."""
-_SHELLS = ("bash", "zsh", "fish")
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -87,7 +88,12 @@ def _connection_class(closed: bool = False, **_: Any) -> type[Row]:
     CONNECTION_KEYS,
     _connection_class,
     client_option,
-    click.option("--state", metavar="STATE", help="Only those that are open, half_closed, ..."),
+    click.option(
+        "--state",
+        metavar="STATE",
+        shell_complete=completion.choices(STATES),
+        help="Only those that are open, half_closed, ...",
+    ),
     click.option(
         "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
     ),
@@ -141,7 +147,7 @@ def blocks(server: Client, **arguments: Any) -> Iterable[Any]:
 
 
 @click.command()
-@filter_argument(SERVICE_KEYS, "[SERVICE|FILTER]...")
+@filter_argument(SERVICE_KEYS, "[SERVICE|FILTER]...", or_else="services")
 @listing_options(ServiceRow)
 @asks_server
 def stats(server: Client, terms: Sequence[str], asked: Asked) -> None:
@@ -189,7 +195,12 @@ def _connection_id(
 
 
 @click.command()
-@click.argument("id_", metavar="ID|UID", callback=_connection_id)
+@click.argument(
+    "id_",
+    metavar="ID|UID",
+    callback=_connection_id,
+    shell_complete=completion.connection_ids,
+)
 @json_option
 @asks_server
 def show(server: Client, id_: tuple[int, str | None], as_json: bool) -> None:
@@ -236,8 +247,13 @@ def events(
 
 
 @click.command()
-@filter_argument(CONNECTION_KEYS, "[ID|TERM]...")
-@click.option("--client", metavar="NET", help="All connections of this IP or network.")
+@filter_argument(CONNECTION_KEYS, "[ID|TERM]...", or_else="ids")
+@click.option(
+    "--client",
+    metavar="NET",
+    shell_complete=completion.clients,
+    help="All connections of this IP or network.",
+)
 @service_option
 @click.option("--reset", is_flag=True, help="At once, by a reset; else what is held is delivered.")
 @dry_run_option
@@ -292,7 +308,9 @@ def close(
 
 
 @click.command()
-@click.argument("networks", metavar="NET...", nargs=-1, required=True)
+@click.argument(
+    "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.clients
+)
 @service_option
 @dry_run_option
 @json_option
@@ -303,7 +321,9 @@ def block(server: Client, **arguments: Any) -> None:
 
 
 @click.command()
-@click.argument("networks", metavar="NET...", nargs=-1, required=True)
+@click.argument(
+    "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.blocked
+)
 @service_option
 @dry_run_option
 @json_option
@@ -381,21 +401,6 @@ def top(server: Client) -> None:
     raise click.exceptions.Exit(run_top(server.where))
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(_SHELLS))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print a script that completes monconn's verbs and filters in a SHELL.
-
-    For bash, for example: eval "$(monconn completion bash)"
-    """
-    kind = get_completion_class(shell)
-    assert kind is not None
-    print_text(
-        kind(context.find_root().command, {}, "monconn", "_MONCONN_COMPLETE").source() + "\n"
-    )
-
-
 VERBS = (
     list_connections,
     show,
@@ -414,5 +419,6 @@ VERBS = (
     forget,
     top,
     shell,
-    completion,
+    ps,
+    completion.completion,
 )

@@ -7,11 +7,11 @@ import click
 from monconn._version import __version__
 from monconn.config.config import from_pairs
 from monconn.faces.cli.check import check, configuration, load
+from monconn.faces.cli.completion import files
 from monconn.faces.cli.help import help_command
 from monconn.faces.cli.inspect import VERBS
 from monconn.faces.cli.output import Program
-
-_EXAMPLE = "monconn -p :2222=127.0.0.1:22"
+from monconn.run.sources import fault
 
 
 @click.group(
@@ -28,8 +28,17 @@ _EXAMPLE = "monconn -p :2222=127.0.0.1:22"
     help="Forward, as in :2222=127.0.0.1:22, [::1]:80=[::1]:8080 or unix:PATH on either"
     " side; may be given more than once.",
 )
-@click.option("-c", "--config", "file", metavar="FILE", help="Run the services of a YAML file.")
-@click.option("-D", "--debug", is_flag=True, help="Log everything.")
+@click.option(
+    "-c",
+    "--config",
+    "file",
+    metavar="FILE",
+    shell_complete=files,
+    help="Run the services of a YAML file.",
+)
+@click.option(
+    "-D", "--debug", is_flag=True, help="Log what happens to each connection, and all else."
+)
 @click.version_option(__version__, prog_name="monconn")
 @click.pass_context
 def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug: bool) -> None:
@@ -37,14 +46,13 @@ def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug
     if context.invoked_subcommand is not None:
         if pairs or file is not None:
             raise click.UsageError("-p and -c do not go with a command")
-        if context.obj is not None:  # the signals' handlers of monconn_command are for services
+        # The signals' handlers of monconn_command are for what runs services.
+        if context.obj is not None and context.invoked_subcommand != demo.name:
             context.obj()
         context.obj = {"debug": debug}
         return
-    if pairs and file is not None:
-        raise click.UsageError("-c and -p do not go together: put the services into the file")
-    if not pairs and file is None:
-        raise click.UsageError(f"nothing to do: give -p or -c, as in {_EXAMPLE}")
+    if problem := fault(file, pairs, "monconn"):
+        raise click.UsageError(problem)
     from monconn.faces.cli.run import install_reactor, run  # Twisted and all: not needed for --help
 
     install_reactor()  # before endpoints are parsed: Twisted would install its default reactor

@@ -55,7 +55,7 @@ def run(
 
     try:
         abandon_pool_threads(reactor)
-        app = Application(config, reactor, show=output.write, failed=stop_after)
+        app = Application(config, reactor, show=output.write, failed=stop_after, debug=debug)
         signals = StopSignals(reactor, app.stop_now, app.signal_received, end_hurried)
         signals.install()
         app.privilegedStartService()

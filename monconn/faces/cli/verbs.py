@@ -5,32 +5,88 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from monconn.errors import AddressError, MonconnError, QuestionError
+from monconn.faces.cli import completion
 from monconn.faces.cli.output import print_error, understood
 from monconn.faces.control.client import BadAddress, Client, NoServer, SeveralServers, find_server
-from monconn.ops.filters import FilterError, Keys, complete
+from monconn.ops.filters import FilterError, Keys
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _USAGE_ERRORS = (SeveralServers, BadAddress, AddressError, QuestionError, FilterError)
 _USAGE_CODES = ("BAD_REQUEST", "BAD_FILTER")
 
-server_option = click.option(
-    "--control",
-    envvar="MONCONN_CONTROL",
-    metavar="ADDRESS",
-    help="The server to ask: a path, or as docs/control.md has it. [env: MONCONN_CONTROL]",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-service_option = click.option("--service", metavar="NAME", help="Only this service.")
-client_option = click.option("--client", metavar="NET", help="Only clients of this IP or network.")
+service_option = click.option(
+    "--service",
+    metavar="NAME",
+    shell_complete=completion.services,
+    help="Only this service.",
+)
+client_option = click.option(
+    "--client",
+    metavar="NET",
+    shell_complete=completion.clients,
+    help="Only clients of this IP or network.",
+)
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Only say what would be done, and change nothing."
 )
+
+
+def server_option(function: F) -> F:
+    """The options that choose a server; the function gets an address, or None, as ``control``."""
+
+    @click.option(
+        "--control",
+        envvar="MONCONN_CONTROL",
+        metavar="ADDRESS",
+        help="The server to ask: a path, or as docs/control.md has it. [env: MONCONN_CONTROL]",
+    )
+    @click.option(
+        "--pid",
+        "server_pid",
+        type=click.IntRange(min=1),
+        metavar="PID",
+        shell_complete=completion.pids,
+        help="Of several that run, the one with this process id: monconn ps lists them.",
+    )
+    @click.option(
+        "--name",
+        "server_name",
+        metavar="NAME",
+        shell_complete=completion.instance_names,
+        help="Of several, the one that has this service, or runs this file.",
+    )
+    @functools.wraps(function)
+    def run(
+        control: str | None, server_pid: int | None, server_name: str | None, **arguments: Any
+    ) -> None:
+        where = server_address(control, server_pid, server_name)
+        function(control=where, **arguments)
+
+    return run  # type: ignore[return-value]
+
+
+def server_address(control: str | None, pid: int | None, name: str | None) -> str | None:
+    """What the three options mean, as :func:`find_server` takes it.
+
+    ``--pid`` and ``--name`` go before an address in the environment.
+
+    :raises click.UsageError: more than one is given.
+    """
+    context = click.get_current_context()
+    is_given = context.get_parameter_source("control") is ParameterSource.COMMANDLINE
+    if (pid is not None) + (name is not None) + is_given > 1:
+        raise click.UsageError("--control, --pid and --name: one of them")
+    if pid is not None:
+        return f"pid:{pid}"
+    return control if name is None else f"name:{name}"
 
 
 def reports_errors(function: F) -> F:
@@ -72,38 +128,18 @@ def asks_server(function: F) -> F:
 # -- filters
 
 
-def filter_argument(keys: Keys, metavar: str = "[FILTER]...") -> Callable[[Any], Any]:
-    """The argument ``terms``, which the shell can complete."""
+def filter_argument(
+    keys: Keys, metavar: str = "[FILTER]...", *, or_else: Literal["", "ids", "services"] = ""
+) -> Callable[[Any], Any]:
+    """The argument ``terms``, which the shell can complete.
+
+    :param or_else: what may be given in place of a term.
+    """
     return click.argument(
-        "terms", metavar=metavar, nargs=-1, shell_complete=functools.partial(_complete_term, keys)
+        "terms", metavar=metavar, nargs=-1, shell_complete=completion.terms(keys, or_else)
     )
 
 
 def filter_text(terms: Sequence[str]) -> str | None:
     """The terms in one line, as the control port takes them; None if there are none."""
     return shlex.join(terms) or None
-
-
-def _complete_term(
-    keys: Keys, context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[str]:
-    typed_words = [*(context.params.get("terms") or ()), incomplete]
-    start = len(typed_words) - 1
-    # bash makes each colon a word of its own, and replaces only what follows the last one.
-    while start > 0 and ":" in (typed_words[start], typed_words[start - 1]):
-        start -= 1
-    typed = "".join(typed_words[start:])
-    is_split = start < len(typed_words) - 1
-    prefix = typed[: typed.rindex(":") + 1] if is_split else ""
-    services = _service_names(context) if "service:" in typed else []
-    return [each.removeprefix(prefix) for each in complete(typed, keys, {"service": services})]
-
-
-def _service_names(context: click.Context) -> list[str]:
-    try:
-        with Client(find_server(context.params.get("control"))) as server:
-            with understood(server.where):
-                names = [str(row["sid"]) for row in server.rows("ListServices")]
-            return [name for name in names if name.isprintable()]
-    except MonconnError:
-        return []

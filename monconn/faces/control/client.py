@@ -9,7 +9,6 @@ import json
 import os
 import re
 import socket
-import ssl
 import struct
 import time
 from collections import deque
@@ -24,7 +23,6 @@ from monconn.errors import (
     printable_lines,
     quoted,
 )
-from monconn.faces.control.place import check_folder, control_folder, live_sockets
 from monconn.files import path_fault
 
 VERSION = 1
@@ -81,23 +79,17 @@ class CommandFailed(ControlError):
 def find_server(where: str | None) -> str:
     """The address of the server to talk to.
 
-    :param where: as :class:`Client` takes it; if None, the one control socket of this user.
+    :param where: as :class:`Client` takes it, or ``pid:PID`` or ``name:NAME``, which choose among
+        the servers of this user (:mod:`monconn.faces.control.instances`); None for the only one.
     :raises NoServer: there is none.
     :raises SeveralServers: there is more than one.
     :raises ControlError: other users can put sockets into the folder of control sockets.
     """
-    if where:
+    if where and not where.startswith(("pid:", "name:")):
         return where
-    folder = control_folder()
-    if folder.exists():
-        check_folder(folder)
-    found = live_sockets(folder)
-    if not found:
-        raise NoServer(f"no monconn is running: nobody answers in {folder}")
-    if len(found) > 1:
-        lines = "\n".join(f"  --control {printable(path)}" for path in found)
-        raise SeveralServers(f"{len(found)} monconns are running; say which:\n{lines}")
-    return os.fspath(found[0])
+    from monconn.faces.control import instances  # which asks them, by the client
+
+    return instances.choose(where or "")
 
 
 class Client:
@@ -108,23 +100,24 @@ class Client:
 
     :param where: ``unix:PATH``, a path, or ``tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY``, the
         last three PEM files.
+    :param answer_seconds: how long connecting, and each answer, may take; usually 20 s.
     :raises BadAddress: this is no address.
     :raises NoServer: nobody answers there, or it is no control port.
     :raises ControlError: it speaks another version of the protocol.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, answer_seconds: float | None = None) -> None:
         self.where = where
+        self.answer_seconds = ANSWER_SECONDS if answer_seconds is None else answer_seconds
+        """How long an answer may take, from the request to its last byte."""
         try:
-            self._sock = _connected(where)
+            self._sock = _connected(where, self.answer_seconds)
         except OSError as error:
             raise NoServer(f"nobody answers at {where}: {os_error_text(error)}") from None
         self._received = bytearray()
         self._deadline: float | None = None
         self._early_events: deque[dict[str, str]] = deque(maxlen=_EARLY_EVENTS)
         self._asked = 0
-        self.answer_seconds = ANSWER_SECONDS
-        """How long an answer may take, from the request to its last byte."""
         self.events_dropped = 0
         """Events that the server has dropped so far, as this client reads too slowly."""
         self.hello: dict[str, str] = {}
@@ -185,7 +178,7 @@ class Client:
         data = _encoded(box)
         try:
             self._deadline = time.monotonic() + self.answer_seconds
-            self._sock.settimeout(ANSWER_SECONDS)
+            self._sock.settimeout(self.answer_seconds)
             self._sock.sendall(data)
             answer = self._answer()
         except OSError as error:
@@ -235,7 +228,7 @@ class Client:
     def _next_event(self) -> dict[str, str]:
         self._deadline = None  # until the next event begins; then it must come whole in time
         self._receive(1)
-        self._deadline = time.monotonic() + ANSWER_SECONDS
+        self._deadline = time.monotonic() + self.answer_seconds
         return self._box()
 
     def _answer(self) -> dict[str, str]:
@@ -323,10 +316,10 @@ def rows_of(
         seconds += time.monotonic() - began
 
 
-def _connected(where: str) -> socket.socket:
+def _connected(where: str, seconds: float) -> socket.socket:
     kind, _, rest = where.partition(":")
     if kind == "tls":
-        return _connected_by_tls(where, rest)
+        return _connected_by_tls(where, rest, seconds)
     if kind != "unix" and "/" not in where:
         forms = "/PATH, unix:PATH or tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY"
         raise BadAddress(f"{quoted(where)} is no address of a control port: write {forms}")
@@ -336,7 +329,7 @@ def _connected(where: str) -> socket.socket:
         raise BadAddress(f"{quoted(where)} cannot be a path: {fault}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(ANSWER_SECONDS)
+        sock.settimeout(seconds)
         sock.connect(path)
     except BaseException:
         sock.close()
@@ -344,10 +337,12 @@ def _connected(where: str) -> socket.socket:
     return sock
 
 
-def _connected_by_tls(where: str, rest: str) -> socket.socket:
+def _connected_by_tls(where: str, rest: str, seconds: float) -> socket.socket:
     found = _TLS_ADDRESS.fullmatch(rest)
     if found is None or not 0 < int(found[2]) <= 65_535:
         raise BadAddress(f"{quoted(where)} is not tls:HOST:PORT:CERTIFICATE:KEY:AUTHORITY")
+    import ssl  # only here: it is a part of the time that each verb takes to start
+
     host, port, *files = found.groups()
     host = host.strip("[]")
     certificate, key, authority = files
@@ -360,7 +355,7 @@ def _connected_by_tls(where: str, rest: str) -> socket.socket:
     except OSError as error:
         raise BadAddress(f"{quoted(where)} cannot be used: {os_error_text(error)}") from None
     try:
-        plain = socket.create_connection((host, int(port)), ANSWER_SECONDS)
+        plain = socket.create_connection((host, int(port)), seconds)
     except UnicodeError:
         raise BadAddress(f"{quoted(host)} cannot be the name of a host") from None
     try:

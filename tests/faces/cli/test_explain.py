@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 from monconn.faces.cli.main import main
@@ -83,6 +84,12 @@ def test_an_unknown_word(word: str, hint: str) -> None:
     assert "\x1b" not in result.stderr
 
 
+def test_the_shell_completes_words() -> None:
+    completed = ShellComplete(main, {}, "monconn", "_MONCONN_COMPLETE")
+    found = completed.get_completions(["explain"], "client_")
+    assert [each.value for each in found] == ["client_closed", "client_lost", "client_reset"]
+
+
 def test_a_connection_without_a_running_monconn() -> None:
     result = explain("42")
     assert (result.exit_code, result.stdout) == (3, "")
@@ -122,7 +129,7 @@ def test_a_connection_of_a_history(tmp_path: Path) -> None:
     history(path, [closed(NOON, id=7), closed(NOON + 60, "192.0.2.9", **fields)]).close()
     result = explain("7", "--file", str(path))
     assert "The client 192.0.2.9:4711 at web vanished after 2.00 s, on 2023-11-15" in result.stdout
-    assert "monconn devices client:192.0.2.9" in result.stdout
+    assert "monconn device 192.0.2.9" in result.stdout
     assert "this is the latest with the id 7, of the run since 2023-11-15" in result.stderr
     uid = closed(id=7).uid
     result = explain(uid, "--file", str(path))

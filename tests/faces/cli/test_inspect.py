@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -544,7 +543,8 @@ def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["list"])
     assert (result.exit_code, result.stdout) == (3, "")
     assert (
-        result.stderr == f"monconn: no monconn is running: nobody answers in {tmp_path}/monconn\n"
+        result.stderr == f"monconn: no monconn is running: nobody answers in {tmp_path}/monconn;"
+        " start one: monconn -p LISTEN=BACKEND, monconn -c FILE, or monconn demo\n"
     )
     result = CliRunner().invoke(main, ["list", "--control", f"unix:{tmp_path}/none"])
     assert result.exit_code == 3
@@ -560,63 +560,3 @@ def test_invalid_addresses(where: str) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(shell: str) -> None:
-    result = CliRunner().invoke(main, ["completion", shell])
-    assert result.exit_code == 0
-    assert "_MONCONN_COMPLETE" in result.stdout
-
-
-def completions(shell: str, arguments: str, position: int, control: str = "") -> list[str]:
-    """What a shell is offered.
-
-    :param arguments: as the shell has split them, with blanks between.
-    :param position: the number of the word that is being typed.
-    """
-    environment = {
-        **os.environ,
-        "_MONCONN_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": arguments,
-        "COMP_CWORD": str(position),
-        "MONCONN_CONTROL": control,
-        "XDG_RUNTIME_DIR": "/nonexistent",
-    }
-    command = "import sys; sys.argv[0] = 'monconn'; from monconn.faces.cli.main import main; main()"
-    found = subprocess.run(
-        [sys.executable, "-c", command], env=environment, capture_output=True, text=True, timeout=30
-    )
-    assert found.stderr == ""
-    return [line for line in found.stdout.split() if line not in ("plain", "_")]
-
-
-def test_completion_knows_the_verbs() -> None:
-    assert completions("bash", "monconn bl", 1) == ["plain,block", "plain,blocks"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "offered"),
-    [  # bash makes each colon a word, and replaces what follows it
-        ("list cli", ["client:"]),
-        ("list closed_by : o", ["operator"]),
-        ("list closed_by :", ["client", "backend", "operator", "monconn"]),
-        ("close up:1.. not : reason : client_l", ["client_lost"]),
-        ("history rea", ["reason:"]),
-        ("list not : cli", ["client:"]),
-    ],
-)
-def test_bash_completes_filters(arguments: str, offered: list[str]) -> None:
-    found = completions("bash", f"monconn {arguments}", len(arguments.split()))
-    assert found == [f"plain,{each}" for each in offered]
-
-
-def test_zsh_completes_filters() -> None:
-    assert completions("zsh", "monconn list closed_by:o", 2) == ["closed_by:operator"]
-
-
-@with_services
-def test_the_names_of_services_are_completed(services: Services) -> None:
-    where = services.port.where
-    assert completions("bash", "monconn list service : w", 4, where) == ["plain,web"]
-    assert completions("bash", "monconn list service : w", 4, f"{where}.gone") == []

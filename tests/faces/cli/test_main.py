@@ -243,3 +243,15 @@ def test_settings_are_as_wide_as_the_terminal_and_never_cut(file: Path, width: i
     assert f"unix:{path}" in text
     assert f"[{','.join(f'{each}/32' for each in networks)}]" in text
     assert len({line.rindex("built in") for line in lines if line.endswith("built in")}) == 1
+
+
+def test_the_verbs_need_nothing_of_twisted() -> None:
+    """It would be most of the time that each of them, and each TAB, takes to start."""
+    code = """
+import sys
+import monconn.faces.cli.main, monconn.faces.control.instances
+print(*sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    imported = {name.partition(".")[0] for name in result.stdout.split()}
+    assert imported & {"twisted", "OpenSSL", "zope", "textual", "rich", "click"} == {"click"}

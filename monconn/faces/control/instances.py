@@ -1,0 +1,238 @@
+"""The running monconns of this user: which there are, and which one is meant.
+
+What the kernel knows of them is known of each; what only they can say is asked for in little time,
+as one of them may be stopped, or hang.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
+
+import attrs
+
+from monconn import unixsocket
+from monconn.errors import ControlError, printable, printable_lines
+from monconn.faces.control.client import BadAddress, Client, NoServer, SeveralServers
+from monconn.faces.control.place import check_folder, control_folder, live_sockets
+
+ASK_SECONDS = 1.0
+"""How long each of three steps may take: connecting, Hello, and the names of its services."""
+MOST_ASKED = 64
+_ASKED_AT_ONCE = 16
+_LISTED = 20
+_SERVICES_CHARACTERS = 28
+_LINE_CHARACTERS = 79
+_COMMAND_BYTES = 64 * 1024
+HOW_TO_START = "monconn -p LISTEN=BACKEND, monconn -c FILE, or monconn demo"
+
+
+@attrs.frozen
+class Instance:
+    """One running monconn, or whatever listens at a control socket of this user.
+
+    :param where: the path of its control socket.
+    :param pid: its process id, as the kernel says; None if it does not.
+    :param command: its arguments, the interpreter included; empty if they are not known.
+    :param started_at: when its process began, in seconds since 1970; None if it is not known.
+    """
+
+    where: str
+    pid: int | None
+    command: tuple[str, ...] = ()
+    started_at: float | None = None
+
+    @property
+    def short_command(self) -> str:
+        """The command as it was typed, as far as is known: without interpreter and path."""
+        words = list(self.command)
+        if len(words) > 1 and PurePath(words[0]).name.startswith("python"):
+            del words[0]
+        if words:
+            words[0] = PurePath(words[0]).name
+        return printable(" ".join(words))
+
+    @property
+    def config_file(self) -> str | None:
+        """What ``-c`` or ``--config`` gives, of the ``monconn`` command and of ``twistd``."""
+        words = iter(self.command[1:])
+        for word in words:
+            if word in ("-c", "--config"):
+                return next(words, None)
+            if word.startswith("--config="):
+                return word.partition("=")[2]
+            if word.startswith("-c"):
+                return word[2:]
+        return None
+
+    def runs_file(self, name: str) -> bool:
+        """Whether its configuration is a file of this name, with or without folder and ending."""
+        file = self.config_file
+        return file is not None and name in (file, PurePath(file).name, PurePath(file).stem)
+
+
+@attrs.frozen
+class Answer:
+    """What an instance says of itself.
+
+    :param server: its name and version; None if it does not answer.
+    :param services: the names of its services; None if it does not answer.
+    """
+
+    server: str | None = None
+    services: list[str] | None = None
+
+    def services_text(self, most_characters: int = _SERVICES_CHARACTERS) -> str:
+        """The names, as many as there is room for, and how many more there are."""
+        if self.services is None:
+            return "(does not answer)"
+        if not self.services:
+            return "(no services)"
+        names = [printable(each) for each in self.services]
+        shown = names[:1]
+        for name in names[1:]:
+            if len(", ".join([*shown, name])) > most_characters:
+                break
+            shown.append(name)
+        more = len(names) - len(shown)
+        return f"{', '.join(shown)}{f' and {more} more' if more else ''}"
+
+
+class NoSuchServer(NoServer):
+    """Some monconn runs, and none that was chosen."""
+
+    def __str__(self) -> str:
+        return printable_lines(Exception.__str__(self))  # a line for each
+
+
+def running() -> list[Instance]:
+    """The instances whose control socket is where the command looks; none of them is asked.
+
+    :raises ControlError: other users can put sockets into that folder.
+    """
+    folder = control_folder()
+    if folder.exists():
+        check_folder(folder)
+    boot = _boot_time()
+    return [_instance(os.fspath(path), boot) for path in live_sockets(folder)]
+
+
+def ask(instances: Iterable[Instance]) -> list[tuple[Instance, Answer]]:
+    """Each instance with what it says; several are asked at once, and none for long."""
+    asked = list(instances)[:MOST_ASKED]
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return list(zip(asked, pool.map(_ask, asked), strict=True))
+
+
+def none_running() -> NoServer:
+    """The error that there is no instance, with how to start one."""
+    folder = control_folder()
+    return NoServer(f"no monconn is running: nobody answers in {folder}; start one: {HOW_TO_START}")
+
+
+def choose(where: str) -> str:
+    """The control socket of the instance that is meant.
+
+    :param where: ``pid:PID``; ``name:NAME``, of one of its services or of its configuration file;
+        or empty for the only one.
+    :raises BadAddress: a PID that is no number.
+    :raises NoServer: none is meant, or none is running.
+    :raises SeveralServers: more than one is meant.
+    """
+    found = running()
+    if not found:
+        raise none_running()
+    kind, _, value = where.partition(":")
+    meant = found
+    if kind == "pid":
+        if not value.isascii() or not value.isdigit():
+            raise BadAddress(f"pid:{printable(value)} is no process id")
+        meant = [each for each in found if each.pid == int(value)]
+    elif kind == "name":
+        meant = _named(found, value)
+    if not meant:
+        what = f"has the pid {value}" if kind == "pid" else f"has a service or a file {value}"
+        raise NoSuchServer(_lines(f"no running monconn {printable(what)}; there are:", found))
+    if len(meant) > 1:
+        raise SeveralServers(_lines(f"{len(meant)} monconns are running; say which:", meant))
+    return meant[0].where
+
+
+def _named(instances: Sequence[Instance], name: str) -> list[Instance]:
+    """Those with a service of this name; else those whose configuration file has it."""
+    with_service = [each for each, said in ask(instances) if name in (said.services or ())]
+    return with_service or [each for each in instances if each.runs_file(name)]
+
+
+def _lines(head: str, instances: Sequence[Instance]) -> str:
+    """A line for each instance, with the option that chooses it."""
+    pids = [each.pid for each in instances]
+    rows = []
+    for each, said in ask(instances[:_LISTED]):
+        is_unique = each.pid and pids.count(each.pid) == 1
+        option = f"--pid {each.pid}" if is_unique else f"--control {printable(each.where)}"
+        rows.append((option, said.services_text(), each.short_command))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [head]
+    for option, services, command in rows:
+        line = f"  {option:{widths[0]}}  {services:{widths[1]}}"
+        room = max(_LINE_CHARACTERS - len(line) - 2, 0)
+        if len(command) > room:
+            command = f"{command[: room - 1]}…" if room > 1 else ""
+        lines.append(f"{line}  {command}".rstrip())
+    if len(instances) > _LISTED:
+        lines.append(f"  and {len(instances) - _LISTED} more: monconn ps")
+    return "\n".join(lines)
+
+
+def _ask(instance: Instance) -> Answer:
+    try:
+        with Client(instance.where, ASK_SECONDS) as client:
+            rows = json.loads(client.call("ListServices")["rows"])  # of many, the first page
+            server = client.hello.get("server")
+            return Answer(server, [str(row["sid"]) for row in rows])
+    except (ControlError, LookupError, TypeError, ValueError, RecursionError):
+        return Answer()
+
+
+def _instance(path: str, boot: float | None) -> Instance:
+    found = unixsocket.listener(path)
+    pid = found[0] if found is not None else 0
+    if not pid:
+        return Instance(path, None)
+    return Instance(path, pid, _command(pid), _started_at(pid, boot))
+
+
+def _command(pid: int) -> tuple[str, ...]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            data = file.read(_COMMAND_BYTES)
+    except OSError:
+        return ()
+    return tuple(os.fsdecode(each) for each in data.rstrip(b"\0").split(b"\0"))
+
+
+def _started_at(pid: int, boot: float | None) -> float | None:
+    """When a process began; None if the system does not say (proc(5))."""
+    if boot is None:
+        return None
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            data = file.read(_COMMAND_BYTES)
+        # The second field is a name in parentheses, which may hold anything.
+        fields = data[data.rindex(b")") + 2 :].split()
+        return boot + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _boot_time() -> float | None:
+    try:
+        with open("/proc/uptime", "rb") as file:
+            return time.time() - float(file.read(100).split()[0])
+    except (OSError, ValueError, IndexError):
+        return None

@@ -107,22 +107,6 @@ def is_listening(path: str | os.PathLike[str]) -> bool:
     return _connect(path) in (0, errno.EAGAIN)
 
 
-def listener(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """The process that listens at a path, by its id and its user's.
-
-    :returns: None if nobody listens, or if it cannot be known: the listener's queue is full, or the
-        system does not tell. The process id is 0 if it is in a PID namespace that is not ours.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(os.fspath(path)) or not hasattr(socket, "SO_PEERCRED"):
-            return None
-        # Those of the process that has called listen(2) (unix(7)).
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    pid, uid, _ = struct.unpack("iIi", credentials)
-    return pid, uid
-
-
 def remove_stale(path: str | os.PathLike[str]) -> None:
     """Remove the socket that a program left at a path when it ended; nothing else.
 
@@ -213,10 +197,13 @@ def _in_use(path: str) -> str:
 
 def _listener_of(path: str) -> str:
     """Who listens at a path, as far as the kernel tells."""
-    found = listener(path)
-    if found is None:
-        return "another program"
-    pid, uid = found
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(path) or not hasattr(socket, "SO_PEERCRED"):
+            return "another program"
+        # Those of the process that has called listen(2) (unix(7)).
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, _ = struct.unpack("iIi", credentials)
     if not pid:  # in a PID namespace that is not ours
         return f"a process of user {uid} in another container"
     try:

@@ -108,9 +108,10 @@ class Client:
 
     def __init__(self, where: str, answer_seconds: float | None = None) -> None:
         self.where = where
-        self._answer_seconds = ANSWER_SECONDS if answer_seconds is None else answer_seconds
+        self.answer_seconds = ANSWER_SECONDS if answer_seconds is None else answer_seconds
+        """How long an answer may take, from the request to its last byte."""
         try:
-            self._sock = _connected(where, self._answer_seconds)
+            self._sock = _connected(where, self.answer_seconds)
         except OSError as error:
             raise NoServer(f"nobody answers at {where}: {os_error_text(error)}") from None
         self._received = bytearray()
@@ -171,8 +172,8 @@ class Client:
         box |= {key: _text(value) for key, value in arguments.items() if value is not None}
         data = _encoded(box)
         try:
-            self._deadline = time.monotonic() + self._answer_seconds
-            self._sock.settimeout(self._answer_seconds)
+            self._deadline = time.monotonic() + self.answer_seconds
+            self._sock.settimeout(self.answer_seconds)
             self._sock.sendall(data)
             answer = self._answer()
         except OSError as error:
@@ -222,7 +223,7 @@ class Client:
     def _next_event(self) -> dict[str, str]:
         self._deadline = None  # until the next event begins; then it must come whole in time
         self._receive(1)
-        self._deadline = time.monotonic() + self._answer_seconds
+        self._deadline = time.monotonic() + self.answer_seconds
         return self._box()
 
     def _answer(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
-from monconn.faces.cli.device import device
+from monconn.faces.cli.device import device, with_hint
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.output import (
     print_error,
@@ -96,7 +96,7 @@ def devices(server: Client, **arguments: Any) -> Listed:
 
     monconn device IP tells more of one of them.
     """
-    return DeviceRow, server.rows("ListDevices", **arguments)
+    return DeviceRow, with_hint(server.rows("ListDevices", **arguments))
 
 
 @listing("ip", IP_KEYS)

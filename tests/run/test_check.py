@@ -547,7 +547,7 @@ def test_a_reactor_that_runs_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> 
         return os.listdir(path)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr("monconn.processes.isInIOThread", lambda: True)
+        monkeypatch.setattr("monconn.processes._is_in_loop", lambda: True)
         monkeypatch.setattr("monconn.processes.os", Mock(wraps=os, listdir=listdir))
         assert tcp_holder("127.0.0.1", server.getsockname()[1]) == Process.of(os.getpid())
         assert read == [f"/proc/{os.getpid()}/fd"]

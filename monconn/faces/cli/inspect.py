@@ -14,7 +14,7 @@ import click
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli import completion
-from monconn.faces.cli.device import device
+from monconn.faces.cli.device import device, with_hint
 from monconn.faces.cli.explain import explain
 from monconn.faces.cli.forget import forget
 from monconn.faces.cli.history import history, report
@@ -127,7 +127,7 @@ def devices(server: Client, alarms: bool, **arguments: Any) -> Iterable[Any]:
     monconn device IP tells more of one of them.
     """
     rows = server.rows("ListDevices", **arguments)
-    return (row for row in rows if row["alarms"]) if alarms else rows
+    return with_hint((row for row in rows if row["alarms"]) if alarms else rows)
 
 
 @listing("ip", IP_KEYS, ClientRow)

@@ -244,7 +244,7 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         width=30,
-        help="Only of a single connection: of the client's side, as Zeek and others compute it.",
+        help="Its Community ID, of the client's side.",
     )
     backend_community_id: str | None = field(
         "BACKEND COMMUNITY ID",

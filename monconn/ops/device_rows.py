@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import attrs
 
 from monconn.errors import printable
-from monconn.ops.columns import Row, TableOf, field, local_time
+from monconn.ops.columns import Row, TableOf, field
 from monconn.ops.text_table import cell_width, wrapped
-from monconn.units import format_bytes, format_duration
+from monconn.units import format_bytes, format_duration, local_time
 
 Json = Mapping[str, Any]
 

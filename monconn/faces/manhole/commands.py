@@ -22,11 +22,11 @@ from monconn.errors import (
 )
 from monconn.model.actions import Actor
 from monconn.ops.columns import Row
-from monconn.ops.details import connection_details
+from monconn.ops.details import detail_lines
 from monconn.ops.device_rows import story_lines
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import CloseResult, Operations, Terms
-from monconn.ops.rows import BlockRow, ConnectionRow
+from monconn.ops.rows import BlockRow, ClosedConnectionRow, ConnectionRow
 from monconn.ops.text_table import text_table_steps
 from monconn.turns import in_turns
 
@@ -60,11 +60,27 @@ class Commands:
         self._write = write
         self._width = width
 
-    def connections(self, filter: Terms = None) -> Deferred[None]:
-        """The live connections as a table, oldest first."""
-        return self._operations.connections(filter).addCallback(
-            lambda found: self._write_table(ConnectionRow, found.rows, "no connections")
-        )
+    def connections(
+        self,
+        filter: Terms = None,
+        *,
+        sort: str | None = None,
+        limit: int | str | None = None,
+        closed: bool = False,
+    ) -> Deferred[None]:
+        """The live connections as a table, oldest first; or those that were closed last.
+
+        :param sort: a column such as ``idle``; ``-idle`` for the other way round.
+        """
+        if limit is not None and not re.fullmatch(r"[0-9]{1,9}", str(limit)):
+            raise QuestionError(f"{quoted(str(limit))} is no number of rows")
+        limit = None if limit is None else int(limit)
+        if closed:
+            sort = sort or "closed"
+        row_class = ClosedConnectionRow if closed else ConnectionRow
+        return self._operations.connections(
+            filter, sort=sort, limit=limit, closed=closed
+        ).addCallback(lambda found: self._write_table(row_class, found.rows, "no connections"))
 
     def stats(self, service: str | None = None) -> None:
         """A line for each service."""
@@ -77,7 +93,7 @@ class Commands:
         if not re.fullmatch(r"[0-9]{1,18}", text):
             raise QuestionError(f"{quoted(text)} is not the id of a connection")
         return self._operations.connection(int(text)).addCallback(
-            lambda row: self._write_lines(_detail_lines(row))
+            lambda row: self._write_lines(detail_lines(row, self._width()))
         )
 
     def device(self, name: str) -> Deferred[None]:
@@ -153,12 +169,6 @@ class Commands:
             self._write(text)
 
 
-def _detail_lines(row: Row) -> list[str]:
-    lines = [*connection_details(row)]
-    width = max(len(name) for name, _ in lines)
-    return [f"{name:<{width}}  {text}" for name, text in lines]
-
-
 @attrs.frozen
 class Command:
     """A one-shot command.
@@ -179,23 +189,34 @@ class Command:
         :raises QuestionError: the arguments do not match the usage.
         """
         form = self.usage.split()[1:]
-        options = {each.strip("[]") for each in form if each.startswith("[--")}
+        options = [each.strip("[]") for each in form if each.startswith("[--")]
+        takes_value = {name: bool(value) for name, _, value in (e.partition("=") for e in options)}
         operands = [each for each in form if not each.startswith("[--")]
-        given = {word: True for word in arguments if word.startswith("--")}
-        arguments = [word for word in arguments if word not in given]
+        given = [word for word in arguments if word.startswith("--")]
+        arguments = [word for word in arguments if not word.startswith("--")]
         takes_several = any("..." in each for each in operands)
-        for word in given.keys() - options:
-            raise QuestionError(f"there is no option {quoted(word)}")
+        by_keyword: dict[str, str | bool] = {}
+        for word in given:
+            name, equals, value = word.partition("=")
+            if name not in takes_value:
+                raise QuestionError(f"there is no option {quoted(word)}")
+            if takes_value[name] != bool(value) or bool(equals) != bool(value):
+                form_of_it = next(each for each in options if each.partition("=")[0] == name)
+                raise QuestionError(f"{quoted(word)} is not {form_of_it}")
+            by_keyword[name[2:].replace("-", "_")] = value or True
         if len(arguments) < sum(not each.startswith("[") for each in operands):
             raise QuestionError("missing operand")
         if len(arguments) > len(operands) and not takes_several:
             raise QuestionError(f"unexpected operand {quoted(arguments[len(operands)])}")
-        by_keyword = {name[2:].replace("-", "_"): True for name in given}
         return self.method(commands, *([arguments] if takes_several else arguments), **by_keyword)
 
 
 _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
-    ("list [FILTER...]", "the live connections", Commands.connections),
+    (
+        "list [FILTER...] [--closed] [--sort=COLUMN] [--limit=N]",
+        "the live connections, or those that ended last",
+        Commands.connections,
+    ),
     ("stats [SERVICE]", "each service in figures", Commands.stats),
     ("show ID", "all that is known of a connection", Commands.show),
     ("device IP|NAME", "one device: its rhythm, its alarms, its last connections", Commands.device),

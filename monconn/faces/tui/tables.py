@@ -86,14 +86,17 @@ def live_table(trends: Trends) -> Table:
     last_rates = attrs.evolve(
         _TREND, order="rate", value=lambda row: trend(trends.of(row["id"]), _MAX_TREND)
     )
-    columns = _insert(ConnectionRow.columns(), "service", *ConnectionRow.columns("backend"))
+    # A screen that changes every second is watched for rates rather than for totals.
+    importances = {"state": 2, "service": 3, "down_rate": 4, "up_rate": 5, "up": 9, "down": 9}
+    usual = _weighted(ConnectionRow.columns(), **importances)
+    columns = _insert(usual, "service", *ConnectionRow.columns("backend"))
     columns = _insert(columns, "down_rate", last_rates)
     return Table([*columns, *ConnectionRow.columns("pipe")])
 
 
 def closed_table() -> Table:
     """The table of the connections that were closed last."""
-    return Table(ClosedConnectionRow.columns())
+    return Table(_weighted(ClosedConnectionRow.columns(), id=1, up=6, down=6, duration_seconds=5))
 
 
 def service_table() -> Table:
@@ -105,6 +108,14 @@ def service_table() -> Table:
         attrs.evolve(_TREND, importance=6, value=lambda row: trend(row["trend"], _MAX_TREND)),
     )
     return Table(_insert(ServiceRow.columns(), "refused", *rates))
+
+
+def _weighted(columns: Sequence[Column], **importances: int) -> tuple[Column, ...]:
+    """Columns with the importance that they have here."""
+    return tuple(
+        attrs.evolve(each, importance=importances.get(each.name, each.importance))
+        for each in columns
+    )
 
 
 def _insert(columns: Sequence[Column], after: str, *more: Column) -> tuple[Column, ...]:

@@ -251,7 +251,7 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         width=30,
-        help="Only of a single connection: of our connection to the backend.",
+        help="Its Community ID, of the backend's side.",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import click
 
 from monconn.errors import printable
 from monconn.faces.cli.history import parse_moment
-from monconn.faces.cli.output import print_json, print_text, terminal_width
+from monconn.faces.cli.output import has_colours, print_json, print_text, terminal_width
 from monconn.faces.cli.verbs import asks_server, json_option, service_option
 from monconn.faces.control.client import Client
 from monconn.ops.device_rows import story_lines
@@ -72,7 +71,7 @@ def device(
     most_lines = None
     if width is not None and not (limit or shows_all):
         most_lines = shutil.get_terminal_size().lines - 2  # the prompt, and what is left out
-    coloured = width is not None and not os.environ.get("NO_COLOR")
+    coloured = has_colours()
     for line in story_lines(head, timeline, width or _PIPE_WIDTH, most_lines):
         text = printable(line)
         if coloured and (text.startswith("ALARM ") or "  ALARM " in text):

@@ -6,22 +6,30 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import attrs
 
-from monconn.errors import printable
-from monconn.faces.control.client import BadAnswer, CommandFailed, rows_of
-from monconn.faces.tui.model import Query, Row, Snapshot
+from monconn.errors import ControlError, printable
+from monconn.faces.control.client import BadAnswer, CommandFailed, NoServer, rows_of
+from monconn.faces.tui.model import Query, Snapshot
+from monconn.faces.tui.ordering import Row
 from monconn.ops.columns import Row as OpsRow
 from monconn.ops.columns import RowError
 from monconn.ops.details import connection_details
+from monconn.ops.filter_keys import DEVICE_KEYS
 from monconn.ops.filters import Filter
-from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
+from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, DeviceRow, ServiceRow
 
 _MOST_ROWS = 10_000
 """The most rows of any list: 500 connections are asked for, and services are few."""
+MOST_DEVICES = 500
+"""The most devices that are listed; of those with alarms there are seldom more."""
+ALARM_SECONDS = 5.0
+"""Between two questions for alarms, which devices do not change faster."""
+_ALARM_TERMS = " ".join(f"alarm:{kind}" for kind in DEVICE_KEYS.by_name["alarm"].choices)
 
 
 class Caller(Protocol):
@@ -89,6 +97,8 @@ class Poller:
         self._seconds = seconds
         self._client: Caller | None = None
         self._query: Query | None = None
+        self._alarms: int | None = None
+        self._alarms_at = float("-inf")
         self._actions: SimpleQueue[tuple[ActionRequest, int]] = SimpleQueue()
         self._wake = threading.Event()
         self._stopped = False
@@ -169,6 +179,11 @@ class Poller:
         if query.details is not None:
             details = _details(client, query.details)
             return Snapshot(query, time.monotonic(), details=details)
+        server, pid = client.hello.get("server", ""), int(client.hello.get("pid", 0))
+        if query.devices:
+            devices = self._devices(client)
+            at = time.monotonic()
+            return Snapshot(query, at, server, pid, devices=devices, alarms=self._alarms)
         services, _ = _list(client, ServiceRow, "sid", "ListServices")
         rows, total = _list(
             client,
@@ -180,21 +195,55 @@ class Poller:
             limit=query.limit,
         )
         closed: list[Row] = []
+        closed_total = 0
         if query.closed_limit:
             # Which state a live connection has says nothing about those that are closed.
             terms = tuple(term for term in query.filter.terms if term.key != "state")
-            closed, _ = _list(
+            closed, closed_total = _list(
                 client,
                 ClosedConnectionRow,
                 "id",
                 "ListConnections",
                 filter=Filter(terms, query.filter.keys).to_text() or None,
                 closed=True,
-                sort="closed",
+                sort=query.closed_order,
                 limit=query.closed_limit,
             )
-        server, pid = client.hello.get("server", ""), int(client.hello.get("pid", 0))
-        return Snapshot(query, time.monotonic(), server, pid, services, rows, total, closed)
+        if time.monotonic() - self._alarms_at >= ALARM_SECONDS:
+            self._with_alarms(client)
+        return Snapshot(
+            query,
+            time.monotonic(),
+            server,
+            pid,
+            services,
+            rows,
+            total,
+            closed,
+            closed_total,
+            alarms=self._alarms,
+        )
+
+    def _with_alarms(self, client: Caller) -> list[Row]:
+        """The devices with alarms, which are counted: none of a server that is too old for it."""
+        try:
+            rows = _first_rows(client, DeviceRow, "device", "ListDevices", filter=_ALARM_TERMS)
+        except (NoServer, BadAnswer):
+            raise
+        except ControlError:  # no such command, filter or kind of alarm
+            rows, self._alarms = [], None
+        else:
+            self._alarms = len(rows)
+        self._alarms_at = time.monotonic()
+        return rows
+
+    def _devices(self, client: Caller) -> list[Row]:
+        """The first devices; those with alarms before the others."""
+        rows = self._with_alarms(client)
+        known = {(row.get("service"), row["device"]) for row in rows}
+        others = _first_rows(client, DeviceRow, "device", "ListDevices")
+        rows += (row for row in others if (row.get("service"), row["device"]) not in known)
+        return rows[:MOST_DEVICES]
 
     def _connected(self) -> Caller:
         if self._client is None:
@@ -203,6 +252,7 @@ class Poller:
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None
+        self._alarms, self._alarms_at = None, float("-inf")
         if client is not None:
             client.close()
 
@@ -225,6 +275,18 @@ def _list(
         if len(rows) > _MOST_ROWS:
             raise BadAnswer(f"the server sends more than {_MOST_ROWS:,} rows")
     return rows, total
+
+
+def _first_rows(
+    client: Caller, row_class: type[OpsRow], key: str, command: str, /, **arguments: Any
+) -> list[Row]:
+    """The first rows of a list; further pages are not asked for."""
+    page = client.call(command, **arguments)
+    rows: list[Row] = []
+    for row in islice(rows_of(client.call, page, "the server"), MOST_DEVICES):
+        _check(row_class, key, row)
+        rows.append(row)
+    return rows
 
 
 def _check(row_class: type[OpsRow], key: str, row: Any) -> None:

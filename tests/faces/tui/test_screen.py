@@ -12,7 +12,8 @@ from textual.containers import VerticalScroll
 from textual.events import Key
 from textual.widgets import Input
 
-from monconn.faces.tui.dialogs import Confirm, Details, Help
+from monconn.faces.tui.details import Details
+from monconn.faces.tui.dialogs import Confirm, Help
 from monconn.faces.tui.model import Query, Snapshot
 from monconn.faces.tui.screen import PollerUpdate
 from monconn.faces.tui.widgets import Lines
@@ -44,10 +45,9 @@ def test_first_screen(is_stepped: bool) -> None:
         assert "8 live" in screen.lines("status")[0]
         assert screen.ids() == [8, 7, 6, 5, 4, 3, 2, 1]
         assert [line.split()[0] for line in screen.lines("services")] == [
-            "SERVICE",
+            "SERVICE▼",
             "web",
             "ssh",
-            "all",
         ]
         assert "9030" in screen.lines("closed")[1]
         assert "client_closed" in screen.lines("closed")[1]

@@ -15,12 +15,12 @@ from monconn.ops.columns import Unit, format_value
 from monconn.units import format_duration
 
 CHARTS: tuple[tuple[str, str, Unit, str], ...] = (
-    ("connections", "live", "count", ""),
+    ("connections", "connections", "count", ""),
     ("up", "up", "bytes_per_second", "up"),
     ("down", "down", "bytes_per_second", "down"),
 )
 """The name, the title, the unit and the style of each chart."""
-_FIGURE_CELLS = len("down 1023.9 MiB/s ")
+_FIGURE_CELLS = len(" connections 1,234 ")
 
 
 def status_line(model: Model, width: int) -> Text:

@@ -52,7 +52,7 @@ def share_out(
     """Share out a screen's lines.
 
     The live connections get most of them. What they do not need is for the services, and then for
-    the closed connections; a table that has the focus, and more rows than it has lines, gets half.
+    the closed connections. Either of these gets a third while it has the focus.
 
     :param services: how many services there are; a single one has no table.
     :param live: how many live connections there are, or will be soon.
@@ -64,10 +64,10 @@ def share_out(
     chart = _CHART_LINES if boxed else 1
     titles = 3 if boxed else 1
     count = services if services > 1 else 0
-    service_rows = min(count, lines // 2 if focus == "services" else max(lines // 6, 1))
+    service_rows = min(count, lines // 3 if focus == "services" else max(lines // 6, 1))
     closed_rows = min(max(lines // 6, 3), 12) if lines >= 16 else 0
     if closed_rows and focus == "closed":
-        closed_rows = max(closed_rows, lines // 2 - titles)
+        closed_rows = max(closed_rows, lines // 3)
     tables = 1 + bool(service_rows) + bool(closed_rows)
     room = lines - other_lines - chart - (2 if boxed else 0) - tables * titles
     least = min(3, room)

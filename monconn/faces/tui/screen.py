@@ -185,6 +185,7 @@ class TopApp(App[int]):
 
     def on_resize(self) -> None:
         """Lay out again: more or fewer rows fit."""
+        self._forget_widths()
         self._lay_out()
         self._changed()
 
@@ -253,6 +254,11 @@ class TopApp(App[int]):
             if style.height is None or style.height.value != height:
                 style.height = height
         model.set_layout(layout)
+
+    def _forget_widths(self) -> None:
+        """Let columns be narrow again, as other rows are to come."""
+        for table in self._tables.values():
+            table.forget()
 
     def draw(self) -> None:
         """Show what the model holds now; only lines that changed are sent to the terminal."""
@@ -525,6 +531,7 @@ class TopApp(App[int]):
         if event.input is not box or not box.display:
             return
         self.model.filter_by(event.value)
+        self._forget_widths()
         box.offer()
         self._changed()
 
@@ -544,6 +551,7 @@ class TopApp(App[int]):
         """Show all connections again."""
         if len(self.screen_stack) == 1:
             self.model.filter_by("")
+            self._forget_widths()
             self._close_filter()
 
     def _close_filter(self) -> None:

@@ -7,6 +7,7 @@ room for. Column widths, colours, and how a cell is cut are also decided here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 
 import attrs
 from rich.cells import cell_len, set_cell_size
@@ -29,6 +30,10 @@ _WHOLE = ("client", "device", "reason", "alarms", "id", "sid")
 _SHORTEST = 4
 """The narrowest column: the title, and no value that is cut beyond recognition."""
 _MOST_WHOLE = 47  # an IPv6 address in brackets, and its port
+_MOST_NAME = 14  # of a service, beside who and why in 80 columns
+_ONLY_IF_ANY = ("facts", "detail")
+"""Columns that most rows have nothing for: without any value they are left out."""
+_NOTHING = len("-")
 
 
 class Table:
@@ -70,6 +75,12 @@ class Table:
         columns = [column for column in self._columns if column.name not in without]
         texts = [[_text(column, row) for row in rows] for column in columns]
         self._measure(columns, texts)
+        has_values = [
+            not rows or column.name not in _ONLY_IF_ANY or self._needed[column.name] > _NOTHING
+            for column in columns
+        ]
+        columns = [*compress(columns, has_values)]
+        texts = [*compress(texts, has_values)]
         fitting = list(_fit([self._sized(column) for column in columns], width))
         places = {column.name: place for place, column in enumerate(columns)}
         lines = [self._titles(fitting, width, order)]
@@ -122,6 +133,8 @@ class Table:
         if column.name in _WHOLE:
             width = min(needed, _MOST_WHOLE)
             return attrs.evolve(column, width=width, max_width=needed)
+        if column.name == "service":
+            return attrs.evolve(column, width=min(needed, _MOST_NAME), max_width=needed)
         if column.align == "right":
             return attrs.evolve(column, width=max(column.width, needed))
         return attrs.evolve(column, width=min(column.width, needed), max_width=needed)
@@ -139,7 +152,11 @@ def live_table(trends: Trends) -> Table:
 
 def closed_table() -> Table:
     """The table of the connections that were closed last."""
-    return Table("closed", ClosedConnectionRow.columns())
+    columns = _insert(
+        ClosedConnectionRow.columns(), "service", *ClosedConnectionRow.columns("backend")
+    )
+    columns = _insert(columns, "code", *ClosedConnectionRow.columns("closed_by"))
+    return Table("closed", [*columns, *ClosedConnectionRow.columns("facts")])
 
 
 def service_table() -> Table:

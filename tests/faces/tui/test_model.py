@@ -368,7 +368,7 @@ def test_live_connections_get_most_of_a_small_screen() -> None:
 
     assert shared(1, 5000) == (0, 15, 4)
     assert shared(50, 5000) == (4, 10, 4)
-    assert shared(50, 5000, "services") == (11, 3, 4)
+    assert shared(50, 5000, "services") == (8, 6, 4)
     assert shared(8, 4) == (8, 4, 6)  # what live ones do not need is for services
     assert shared(2, 4) == (2, 4, 12)  # and then for closed ones
 

@@ -280,7 +280,7 @@ def test_closed_ones_can_be_opened_but_not_closed() -> None:
 def test_details_scroll_in_80_columns_and_24_lines() -> None:
     server = FakeServer()
     why = "the backend's first byte took so much longer than a round trip that no line holds it all"
-    server.live[8]["diagnosis"] = {"looks_like": "slow backend", "because": [why]}
+    server.live[8]["diagnosis"] = {"looks_like": "slow backend", "because": [why] * 4}
 
     async def steps(screen: Screen) -> None:
         await screen.press("enter")

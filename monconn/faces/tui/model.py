@@ -5,7 +5,7 @@ Knows neither a screen nor a socket.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +13,7 @@ import attrs
 from monconn.faces.tui.charts import Chart, Trends
 from monconn.faces.tui.cursor import Cursor
 from monconn.faces.tui.layout import FOCUSES, Focus, Layout
-from monconn.faces.tui.ordering import Row, calm
+from monconn.faces.tui.ordering import Row, kept
 from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.filters import Filter, FilterError, parse
 from monconn.ops.rows import Order
@@ -65,6 +65,8 @@ class Snapshot:
     :param details: None also if the server no longer knows the connection.
     :param devices: the first devices, those with alarms before the others.
     :param alarms: how many devices have alarms; None if the server does not say.
+    :param is_sorted: whether the live connections are in a new order: see
+        :data:`~monconn.faces.tui.ordering.SORT_SECONDS`.
     """
 
     query: Query
@@ -79,6 +81,7 @@ class Snapshot:
     details: Row | None = None
     devices: Sequence[Row] = ()
     alarms: int | None = None
+    is_sorted: bool = True
 
 
 class Model:
@@ -162,7 +165,7 @@ class Model:
             self.closed_order = order
         else:
             self.service_order = order
-            self._sort_services(())
+            self._sort_services(is_kept=False)
         self.paused = False
         self.cursors[table].to_top()
 
@@ -280,7 +283,8 @@ class Model:
             return
         if self.paused:
             return
-        before, self.snapshot = self.snapshot, snapshot
+        before, before_rows = self.snapshot, self.rows
+        self.snapshot = snapshot
         self.alarms = snapshot.alarms
         is_other = snapshot.pid != before.pid
         if is_other:  # another process numbers its own connections
@@ -294,9 +298,11 @@ class Model:
         self._room.update(snapshot.at, snapshot.total)
         if _names(snapshot) != _names(before):
             self._parse_filter()  # a word may have become the name of a service
-        is_same = snapshot.query.order == before.query.order and not is_other
-        self._sort_rows([row["id"] for row in self.rows] if is_same else [])
-        self._sort_services([row["sid"] for row in self.service_rows] if not is_other else [])
+        is_sorted = snapshot.is_sorted or is_other
+        self.rows = snapshot.rows
+        if not is_sorted:
+            self.rows = kept(snapshot.rows, [row["id"] for row in before_rows], "id")
+        self._sort_services(is_kept=not is_sorted)
         self._follow()
 
     def _update_rates(self, snapshot: Snapshot) -> None:
@@ -307,20 +313,19 @@ class Model:
         for way in ("up", "down"):
             self.charts[way].add(snapshot.at, rates.get(("", way), 0.0))
 
-    def _sort_rows(self, before: Collection[int]) -> None:
-        self.rows = self.snapshot.rows
-        if self.snapshot.query.order == "rate":
-            self.rows = calm(self.rows, list(before), "id", row_rate)
-
-    def _sort_services(self, before: Collection[str]) -> None:
+    def _sort_services(self, *, is_kept: bool) -> None:
+        before = [row["sid"] for row in self.service_rows]
         rows = [self._with_rates(row, row["sid"]) for row in self.snapshot.services]
         order = self.service_order
         key = {"now": "connections", "total": "total", "refused": "refused"}.get(order)
         if key is not None:
             rows.sort(key=lambda row: -(row.get(key) or 0))
+        elif order == "rate" and is_kept:
+            rows = kept(rows, before, "sid")
         elif order == "rate":
-            rows.sort(key=lambda row: -_summed(row))
-            rows = calm(rows, list(before), "sid", _summed)
+            rows.sort(key=lambda row: -row_rate(row))
+        else:
+            rows.sort(key=lambda row: str(row["sid"]).casefold())
         self.service_rows = rows
 
     def _with_rates(self, row: Row, service: str) -> Row:
@@ -381,10 +386,6 @@ class _Room:
 def row_rate(row: Row) -> float:
     """Bytes a second, both ways together."""
     return float(row.get("up_rate") or 0) + float(row.get("down_rate") or 0)
-
-
-def _summed(row: Row) -> float:
-    return float(row["up_rate"] + row["down_rate"])
 
 
 def _names(snapshot: Snapshot) -> list[Any]:

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-CLEARLY_MORE = 1.25
-"""By how much a rate must be higher than that of the row above, to pass it."""
-
 Row = dict[str, Any]
+"""The JSON of a row of :mod:`monconn.ops.rows`."""
+SORT_SECONDS = 5.0
+"""How long rows that are sorted by their rate keep their places. Rates are never the same twice: at
+each poll most rows would jump, and of thousands of connections that send now and then, all others
+would come into view."""
 
 
-def calm(
-    rows: Sequence[Row], before: Sequence[Any], key: str, rate: Callable[[Row], float]
-) -> list[Row]:
-    """Rows with the highest rate first, without rows of about the same rate changing places.
+def kept(rows: Sequence[Row], before: Sequence[Any], key: str) -> list[Row]:
+    """Rows in the order that they had before, and then those that are new.
 
-    Rates are never the same twice, so that sorted by them alone most rows would jump at each poll,
-    and nobody could read them.
-
-    :param rows: in their exact order.
-    :param before: the keys of the rows in the order of the last poll.
+    :param before: the keys of the rows as they stood.
     :param key: the field that a row is known by.
     """
     places = {each: place for place, each in enumerate(before)}
-    known = sorted((row for row in rows if row[key] in places), key=lambda row: places[row[key]])
-    found: list[Row] = []
-    rates: list[float] = []
-    for row in [*known, *(row for row in rows if row[key] not in places)]:
-        own = rate(row)
-        place = len(found)
-        while place and own > rates[place - 1] * CLEARLY_MORE:
-            place -= 1
-        found.insert(place, row)
-        rates.insert(place, own)
-    return found
+    return sorted(rows, key=lambda row: places.get(row[key], len(places)))

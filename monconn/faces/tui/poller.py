@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import attrs
 from monconn.errors import ControlError, printable
 from monconn.faces.control.client import BadAnswer, CommandFailed, NoServer, rows_of
 from monconn.faces.tui.model import Query, Snapshot
-from monconn.faces.tui.ordering import Row
+from monconn.faces.tui.ordering import SORT_SECONDS, Row
 from monconn.ops.columns import Row as OpsRow
 from monconn.ops.columns import RowError
 from monconn.ops.details import connection_details
@@ -27,6 +27,8 @@ _MOST_ROWS = 10_000
 """The most rows of any list: 500 connections are asked for, and services are few."""
 MOST_DEVICES = 500
 """The most devices that are listed; of those with alarms there are seldom more."""
+_MOST_HELD = 200
+"""The most connections that are asked for by their ids: the server parses each of them."""
 ALARM_SECONDS = 5.0
 """Between two questions for alarms, which devices do not change faster."""
 _ALARM_TERMS = " ".join(f"alarm:{kind}" for kind in DEVICE_KEYS.by_name["alarm"].choices)
@@ -78,6 +80,20 @@ class Refused:
     message: str
 
 
+@attrs.frozen
+class _Sorted:
+    """The live connections as they were sorted last.
+
+    :param at: when, in monotonic seconds.
+    :param total: how many there were, with those that were not sent.
+    """
+
+    query: Query
+    at: float
+    ids: Sequence[int]
+    total: int
+
+
 Update = Snapshot | ActionResult | Lost | Refused
 
 
@@ -99,6 +115,7 @@ class Poller:
         self._query: Query | None = None
         self._alarms: int | None = None
         self._alarms_at = float("-inf")
+        self._sorted: _Sorted | None = None
         self._actions: SimpleQueue[tuple[ActionRequest, int]] = SimpleQueue()
         self._wake = threading.Event()
         self._stopped = False
@@ -185,15 +202,7 @@ class Poller:
             at = time.monotonic()
             return Snapshot(query, at, server, pid, devices=devices, alarms=self._alarms)
         services, _ = _list(client, ServiceRow, "sid", "ListServices")
-        rows, total = _list(
-            client,
-            ConnectionRow,
-            "id",
-            "ListConnections",
-            filter=query.filter.to_text() or None,
-            sort=query.order,
-            limit=query.limit,
-        )
+        rows, total, is_sorted = self._live(client, query)
         closed: list[Row] = []
         closed_total = 0
         if query.closed_limit:
@@ -222,6 +231,35 @@ class Poller:
             closed,
             closed_total,
             alarms=self._alarms,
+            is_sorted=is_sorted,
+        )
+
+    def _live(self, client: Caller, query: Query) -> tuple[list[Row], int, bool]:
+        """The live connections, how many there are, and whether they are in a new order."""
+        last, now = self._sorted, time.monotonic()
+        is_due = query.order != "rate" or last is None or last.query != query
+        if not is_due and last is not None and now - last.at < SORT_SECONDS:
+            if last.total <= len(last.ids) or len(last.ids) > _MOST_HELD:
+                rows, total = self._list_live(client, query)
+                return rows, total, False
+            # Others have the highest rates by now: ask for those that are on the screen.
+            filter_text = " ".join(f"id:{each}" for each in last.ids)
+            rows, count = _list(client, ConnectionRow, "id", "ListConnections", filter=filter_text)
+            if 4 * count >= 3 * len(last.ids):  # most of them live still
+                return rows, last.total, False
+        rows, total = self._list_live(client, query)
+        self._sorted = _Sorted(query, now, [row["id"] for row in rows], total)
+        return rows, total, True
+
+    def _list_live(self, client: Caller, query: Query) -> tuple[list[Row], int]:
+        return _list(
+            client,
+            ConnectionRow,
+            "id",
+            "ListConnections",
+            filter=query.filter.to_text() or None,
+            sort=query.order,
+            limit=query.limit,
         )
 
     def _with_alarms(self, client: Caller) -> list[Row]:
@@ -252,7 +290,7 @@ class Poller:
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None
-        self._alarms, self._alarms_at = None, float("-inf")
+        self._alarms, self._alarms_at, self._sorted = None, float("-inf"), None
         if client is not None:
             client.close()
 

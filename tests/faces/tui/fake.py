@@ -300,5 +300,6 @@ async def running(
         screen = Screen(app, pilot, is_stepped)
         await screen.until(lambda: bool(app.model.snapshot.pid))
         await screen.until(lambda: len(app.query_one("#live", Lines).plain) > 1)
+        await screen.until(lambda: not server.live or bool(screen.ids()))
         yield screen
     assert server.unknown == []

@@ -453,6 +453,7 @@ def test_closed_connections_scroll_and_sort() -> None:
         await screen.until(lambda: screen.lines("closed")[-1].split()[0] == "9001")
         await screen.press("s")
         await screen.until(lambda: "DOWN▼" in screen.lines("closed")[0])
+        await screen.poll()
 
     play(server, steps)
     sent = [each["sort"] for each in server.asked("ListConnections") if "closed" in each]

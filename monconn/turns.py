@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IDelayedCall
 from monconn.clock import Clock
 from monconn.histogram import Histogram
 from monconn.log import Logger
+from monconn.units import format_duration
 
 WORK_SECONDS = 0.003
 """How long the work of :func:`in_turns` may take in one turn, all of it together."""
@@ -289,9 +290,9 @@ class TurnMeter:
         others, self._not_logged = self._not_logged, 0
         what = self.watch.what_ran(self.count) if self.watch is not None else ""
         self._log.warn(
-            "the loop was busy for {wall_ms} ms ({cpu_ms} ms of processor time){what}{others}",
-            wall_ms=round(took * 1000),
-            cpu_ms=round(used * 1000),
+            "the loop was busy for {wall} ({cpu} of processor time){what}{others}",
+            wall=format_duration(took),
+            cpu=format_duration(used),
             what=f": {what}" if what else "",
             others=f"; {others} more such turns since the last message" if others else "",
         )

@@ -1,10 +1,15 @@
-"""Durations and sizes as people write and read them, and sparklines."""
+"""Durations, sizes, rates and times as people write and read them, and sparklines.
+
+Whatever is for people (tables, details, log lines, reports, alarms) is formatted by these functions
+and no others, so that a figure looks the same wherever it is read.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from fractions import Fraction
 
 from monconn.errors import UnitError, quoted
@@ -59,11 +64,17 @@ def parse_size(value: int | str) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as a short text of two units at most: 0.35s, 12.3s, 4m05s, 2h03m, 3d04h."""
+    """A duration as a short text of two units at most: 38ms, 1.25s, 12.3s, 4m05s, 2h03m, 3d04h.
+
+    Below ten milliseconds it has a second digit (2.1ms, 0.21ms), as round trips do in a local
+    network; what is shorter than 5 µs is 0s.
+    """
     if not math.isfinite(seconds):
         return str(seconds)
     if seconds < 0:
         return f"-{format_duration(-seconds)}"
+    if round(seconds, 3) < 1:
+        return _format_milliseconds(seconds * 1000)
     if round(seconds, 2) < 10:
         return f"{seconds:.2f}s"
     if round(seconds, 1) < 60:
@@ -75,6 +86,16 @@ def format_duration(seconds: float) -> str:
             return f"{count // 60}{large}{count % 60:02}{small}"
     hours = round(seconds / 3600)
     return f"{hours // 24}d{hours % 24:02}h"
+
+
+def _format_milliseconds(milliseconds: float) -> str:
+    # Rounded before the digits are chosen, so that 9.96 becomes 10ms and never 10.0ms.
+    if round(milliseconds, 1) >= 10:
+        return f"{milliseconds:.0f}ms"
+    if round(milliseconds, 2) >= 1:
+        return f"{milliseconds:.1f}ms"
+    rounded = round(milliseconds, 2)
+    return f"{rounded:.2f}ms" if rounded else "0s"
 
 
 def format_bytes(count: int) -> str:
@@ -90,6 +111,25 @@ def format_bytes(count: int) -> str:
     if tenths == 10240 and power < len(_BINARY_UNITS):
         return format_bytes(1024 * unit_bytes)  # 1023.96 KiB is 1.0 MiB
     return f"{tenths // 10}.{tenths % 10} {_BINARY_UNITS[power - 1]}"
+
+
+def format_rate(bytes_per_second: float) -> str:
+    """A rate as a short text: 12.1 KiB/s; a dash below one byte a second."""
+    return f"{format_bytes(int(bytes_per_second))}/s" if bytes_per_second >= 1 else "-"
+
+
+def local_time(iso: str, *, always_dated: bool = False) -> str:
+    """A time of day in the local zone, with the date unless it is today.
+
+    :param iso: as in JSON: ISO 8601 with its zone.
+    :param always_dated: with the date also if it is today.
+    :raises ValueError: it is no such time.
+    :raises OverflowError: it is beyond what has a date.
+    """
+    moment = datetime.fromisoformat(iso).astimezone()
+    is_today = moment.date() == datetime.now().astimezone().date()
+    is_short = is_today and not always_dated
+    return moment.strftime("%H:%M:%S" if is_short else "%Y-%m-%d %H:%M:%S")
 
 
 def sparkline(values: Sequence[float]) -> str:

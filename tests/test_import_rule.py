@@ -33,8 +33,10 @@ ROWS = {
     "ops.filter_keys",
     "ops.text_table",
     "ops.details",
+    "ops.sorting",
+    "ops.colours",
 }
-OPS = ROWS | {"ops.rates", "ops.feed", "ops.operations"}
+OPS = ROWS | {"ops.rates", "ops.record_keys", "ops.feed", "ops.operations"}
 BELOW_FACES = BELOW_OPS | OPS
 CLIENT = {"faces.control.client", "faces.control.place"}  # knows nothing of the server's side
 SERVERS = {"faces.control.service", "faces.manhole"}
@@ -62,12 +64,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.columns": LOWEST,
     "ops.rows": LOWEST | {"ops.columns"},
     "ops.text_table": LOWEST | {"ops.columns"},
-    "ops.details": LOWEST | {"ops.columns", "ops.rows"},
+    "ops.details": LOWEST | {"ops.columns", "ops.rows", "ops.text_table"},
+    "ops.sorting": LOWEST | {"ops.columns"},
+    "ops.colours": LOWEST | {"model"},
     "ops.filters": LOWEST | {"model", "policy"},
     "ops.filter_keys": LOWEST | {"model", "ops.filters"},
     "ops.rates": LOWEST | {"model"},
+    "ops.record_keys": LOWEST | {"model", "ops.rates", "ops.sorting"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
-    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.feed"},
+    "ops.operations": BELOW_OPS | ROWS | {"ops.rates", "ops.record_keys", "ops.feed"},
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,

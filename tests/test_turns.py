@@ -267,8 +267,8 @@ def test_a_long_turn_is_logged_at_most_once_a_minute(cpu: list[float]) -> None:
         loop.now += LOG_PERIOD_SECONDS
         loop.turn(0.2)
     assert [formatEvent(event) for event in events] == [
-        "the loop was busy for 312 ms (300 ms of processor time)",
-        "the loop was busy for 200 ms (0 ms of processor time);"
+        "the loop was busy for 312ms (300ms of processor time)",
+        "the loop was busy for 200ms (0s of processor time);"
         " 3 more such turns since the last message",
     ]
 

@@ -59,8 +59,15 @@ def test_invalid_duration(value: Any) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0.00s"),
-        (0.35, "0.35s"),
+        (0, "0s"),
+        (0.000004, "0s"),
+        (0.00021, "0.21ms"),
+        (0.00214, "2.1ms"),
+        (0.00996, "10ms"),
+        (0.0382, "38ms"),
+        (0.35, "350ms"),
+        (0.9994, "999ms"),
+        (0.9996, "1.00s"),
         (9.994, "9.99s"),
         (9.996, "10.0s"),
         (12.34, "12.3s"),
@@ -109,13 +116,22 @@ def test_a_number_of_seconds_is_unchanged(seconds: float) -> None:
 
 
 # Below each limit: the last digit shown, in seconds.
-STEPS = [(9.995, 0.01), (59.95, 0.1), (3599.5, 1), (86370, 60), (math.inf, 3600)]
+STEPS = [
+    (0.000995, 1e-5),
+    (0.00995, 1e-4),
+    (0.9995, 1e-3),
+    (9.995, 0.01),
+    (59.95, 0.1),
+    (3599.5, 1),
+    (86370, 60),
+    (math.inf, 3600),
+]
 
 
 @given(seconds=st.floats(0, 36524 * 86400))
 def test_a_formatted_duration_reads_back_nearly_the_same(seconds: float) -> None:
     step = next(step for limit, step in STEPS if seconds < limit)
-    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, abs=step / 2 + 1e-6)
+    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, abs=step / 2 + 1e-7)
 
 
 @given(one=century, other=century)

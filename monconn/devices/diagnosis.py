@@ -147,13 +147,13 @@ def _figures(record: ConnectionRecord, now: float) -> Iterator[str]:
 
 def _network_text(side: Side, info: TcpInfo) -> str:
     return (
-        f"a round trip to the {side} takes {info.rtt_seconds * 1000:.3g} ms, and"
+        f"a round trip to the {side} takes {format_duration(info.rtt_seconds)}, and"
         f" {info.retransmits} segments were sent again, of {info.segments_sent} with data"
     )
 
 
 def _answer_text(record: ConnectionRecord, answer: float) -> str:
-    took = f"{answer * 1000:.3g} ms" if answer < 1 else format_duration(answer)
+    took = format_duration(answer)
     if record.first_down is None:
         return f"the backend has not answered for {took}"
     return f"the backend's first byte took {took}"

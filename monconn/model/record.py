@@ -445,7 +445,7 @@ class ConnectionRecord:
         # value, and round(x, 6), which goes by way of the digits, it takes thrice as long. To add
         # a half and divide by // 1 rounds in two thirds of the time of round(x).
         opened, until = self.opened, now if self.closed is None else self.closed
-        age_seconds = ((until - opened) * 1e3 + 0.5) // 1 / 1e3
+        age_seconds = ((until - opened) * 1e6 + 0.5) // 1 / 1e6
         connected, first_up, first_down = self.connected, self.first_up, self.first_down
         last_up, last_down = self.last_up, self.last_down
         values: dict[str, Any] = {
@@ -461,7 +461,7 @@ class ConnectionRecord:
             "down": self.down,
             "opened_at": iso_time(self.opened_at),
             "age_seconds": age_seconds,
-            "idle_seconds": ((until - self.last_activity) * 1e3 + 0.5) // 1 / 1e3,
+            "idle_seconds": ((until - self.last_activity) * 1e6 + 0.5) // 1 / 1e6,
             "connect_seconds": None
             if connected is None
             else ((connected - opened) * 1e6 + 0.5) // 1 / 1e6,

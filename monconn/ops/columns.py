@@ -8,14 +8,13 @@ nothing here needs a monitor, a reactor or a library for terminals.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar, Literal, TypeVar
 
 import attrs
 
 from monconn.errors import MonconnError
-from monconn.units import format_bytes, format_duration
+from monconn.units import format_bytes, format_duration, format_rate, local_time
 
 Unit = Literal[
     "text",
@@ -59,7 +58,8 @@ class Column:
     :param name: the field's name, in Python and in JSON.
     :param title: in capitals.
     :param unit: what the value is, which decides alignment and format.
-    :param importance: 0 for what stays longest where a table must get narrower.
+    :param importance: 0 for what never leaves a table (who, and why), and more for what leaves
+        earlier where it must get narrower. Columns of the same importance leave together.
     :param width: characters that the column needs.
     :param max_width: characters that it can make use of.
     :param order: the name of the sort order by this column; empty if there is none.
@@ -84,18 +84,18 @@ class Column:
         """The alignment: right for numbers, left for all else."""
         return "right" if self.unit in _NUMBERS else "left"
 
-    def text(self, row: Row | Mapping[str, Any]) -> str:
-        """The cell for people, cut at 256 characters, which no address has.
+    def raw(self, row: Row | Mapping[str, Any]) -> Any:
+        """The value for programs.
 
         :param row: a row, or its JSON; a key that an older server does not send counts as None.
         """
         if self.value is not None:
-            value = self.value(row.to_json() if isinstance(row, Row) else row)
-        elif isinstance(row, Row):
-            value = getattr(row, self.name)
-        else:
-            value = row.get(self.name)
-        text = format_value(value, self.unit)
+            return self.value(row.to_json() if isinstance(row, Row) else row)
+        return getattr(row, self.name) if isinstance(row, Row) else row.get(self.name)
+
+    def text(self, row: Row | Mapping[str, Any]) -> str:
+        """The cell for people, cut at 256 characters, which no address has."""
+        text = format_value(self.raw(row), self.unit)
         if len(text) > _CELL_CHARACTERS:
             text = f"{text[: _CELL_CHARACTERS - 1]}…"
         return text
@@ -146,6 +146,8 @@ class Row:
 
     TABLE: ClassVar[TableOf] = ()
     """The columns of the usual table: names of fields, names with other titles, or columns."""
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset()
+    """Fields that rows have gained: whoever reads a CSV by position relies on its columns."""
 
     @classmethod
     def of(cls: type[R], values: Mapping[str, Any]) -> R:
@@ -189,6 +191,34 @@ class Row:
         return tuple(cls._column(each) for each in names or cls.TABLE)
 
     @classmethod
+    def csv_columns(cls) -> tuple[Column, ...]:
+        """The columns of a CSV: all fields but objects, which have no form there."""
+        return tuple(
+            column
+            for name, column in cls.fields().items()
+            if column.unit != "object" and name not in cls.NOT_IN_CSV
+        )
+
+    @classmethod
+    def known_columns(cls) -> Mapping[str, Column]:
+        """All columns that a table of such rows can have, by name: each field, and what the usual
+        table makes of several. Those of the usual table come first, with its titles."""
+        return _known_columns(cls)
+
+    @classmethod
+    def find_column(cls, name: str) -> Column | None:
+        """The column that people mean: by its field's name, which may lack ``_seconds`` or
+        ``_at``, or by its title in the usual table (``silent for``, or ``silent_for``).
+
+        :returns: None if there is none.
+        """
+        wanted = name.strip().casefold().replace(" ", "_")
+        titles = {each.title.casefold().replace(" ", "_"): each for each in cls.columns()}
+        known = {**cls.known_columns(), **titles}
+        names = (wanted, f"{wanted}_seconds", f"{wanted}_at")
+        return next((known[each] for each in names if each in known), None)
+
+    @classmethod
     def _column(cls, entry: str | tuple[str, str] | Column) -> Column:
         if isinstance(entry, Column):
             return entry
@@ -212,9 +242,15 @@ def _make_optional(cls: type[Row]) -> tuple[str, ...]:
     return tuple(each.name for each in attrs.fields(cls) if each.metadata["optional"])
 
 
+def _make_known_columns(cls: type[Row]) -> dict[str, Column]:
+    usual = {column.name: column for column in cls.columns()}
+    return usual | {name: each for name, each in _fields(cls).items() if name not in usual}
+
+
 # mypy takes a row class for one of its rows when it asks whether it can be hashed.
 _fields: Callable[[Any], dict[str, Column]] = cache(_make_fields)
 _optional: Callable[[Any], tuple[str, ...]] = cache(_make_optional)
+_known_columns: Callable[[Any], dict[str, Column]] = cache(_make_known_columns)
 
 
 _TYPES: dict[Unit, type] = {"text": str, "time": str, "flag": bool, "list": list, "object": dict}
@@ -236,12 +272,12 @@ def _is_valid(value: Any, unit: Unit) -> bool:
 
 def format_value(value: Any, unit: Unit) -> str:
     """A value as people read it; a dash for None and for the empty text."""
-    if value is None or value == "":
+    if value is None or value == "" or value == [] or value == {}:
         return "-"
     if unit == "bytes":
         return format_bytes(int(value))
     if unit == "bytes_per_second":
-        return f"{format_bytes(int(value))}/s" if value >= 1 else "-"
+        return format_rate(value)
     if unit == "seconds":
         return format_duration(value)
     if unit == "time":
@@ -253,10 +289,3 @@ def format_value(value: Any, unit: Unit) -> str:
     if unit == "object":
         return ", ".join(f"{key} {each}" for key, each in dict(value).items())
     return str(value)
-
-
-def local_time(iso: str) -> str:
-    """A time of day in the local zone, with the date unless it is today."""
-    moment = datetime.fromisoformat(iso).astimezone()
-    is_today = moment.date() == datetime.now().astimezone().date()
-    return moment.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")

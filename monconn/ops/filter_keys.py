@@ -210,6 +210,21 @@ DEVICE_KEYS = Keys(
 )
 """The keys of a device, as :meth:`monconn.devices.heartbeat.Device.snapshot` gives it."""
 
+SERVICE_KEYS = Keys(
+    _table(
+        Key("service", "text", _field("sid")),
+        Key("connections", "count", _field("connections")),
+        Key("ips", "count", _field("ip_count")),
+        Key("total", "count", _field("total")),
+        Key("refused", "count", _field("refused")),
+        *_TRAFFIC,
+        Key("backend", "text", _field("backend")),
+        Key("port", "port", _row_ports("listen", "backend"), is_many=True),
+    ),
+    text=_row_text("sid", "listen", "backend"),
+)
+"""The keys of a service, as :meth:`monconn.monitor.monitor.Monitor.stats` gives it."""
+
 IP_KEYS = Keys(
     _table(
         _SERVICE, _device_client("client", "ip"), _device_client("ip", "ip"), *_COUNTS, *_TRAFFIC

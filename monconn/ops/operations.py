@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
@@ -54,8 +53,8 @@ from monconn.ops.filters import (
     parse,
 )
 from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS, Rates
+from monconn.ops.record_keys import MEASURED_FIELDS, record_key
 from monconn.ops.rows import (
-    ORDERS,
     BlockRow,
     ClientRow,
     ClosedConnectionRow,
@@ -64,16 +63,17 @@ from monconn.ops.rows import (
     HistoryConnectionRow,
     HistoryEventRow,
     IpRow,
-    Order,
     ReportRow,
     ServiceRow,
 )
+from monconn.ops.sorting import first_in_order, parse_sort
 from monconn.policy.blocks import network_order
 from monconn.policy.networks import ips_within
-from monconn.steps import SORTED_AT_ONCE, RowSteps, result_of, sort_in_steps
+from monconn.steps import RowSteps, result_of, sort_in_steps
 from monconn.turns import in_turns
 
 if TYPE_CHECKING:
+    from monconn.sinks.history.query import Order as HistoryOrder
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
 
 QUERIES_AT_ONCE = 4
@@ -216,8 +216,8 @@ class Operations:
             form says must hold, whatever the filter says.
         :param idle_over: seconds.
         :param text: is searched in client, service, state, backend and reason.
-        :param sort: one of :data:`~monconn.ops.rows.ORDERS`: ``id``, the default, is oldest first;
-            by the others, the most (or the latest) comes first.
+        :param sort: the name of a column, as :func:`~monconn.ops.sorting.parse_sort` takes it; the
+            default is ``id``, oldest first.
         :raises UnknownService: there is no such service.
         :raises FilterError: the filter cannot be understood.
         :raises QuestionError: there is no such state or order.
@@ -225,7 +225,7 @@ class Operations:
         """
         monitors = self.monitors(service)
         wanted = (self.filter(filter), _short_forms(client, state, idle_over, text))
-        order = cast(Order, _one_of(ORDERS, sort) or "id")
+        order = parse_sort(sort or "id", ClosedConnectionRow if closed else ConnectionRow)
         first = min(max(offset or 0, 0), _MOST_ROWS)
         last = min(first + (_MOST_ROWS if limit is None else max(limit, 0)), _MOST_ROWS)
 
@@ -233,24 +233,13 @@ class Operations:
             records: Iterable[ConnectionRecord],
         ) -> Generator[None, None, tuple[list[ConnectionRecord], int]]:
             now = self.clock.seconds()
-            key, is_reverse = _sort_key(order, self._rates, now), order != "id"
-            keyed: list[tuple[float, ConnectionRecord]] = []
-            total = 0
-            for record in _sift(records, wanted, Context(now, self._rates)):
-                if record is not None:
-                    total += 1
-                    keyed.append((key(record), record))
-                    if last <= SORTED_AT_ONCE and len(keyed) == 2 * SORTED_AT_ONCE:
-                        keyed.sort(key=itemgetter(0), reverse=is_reverse)
-                        del keyed[last:]
-                yield
-            ordered = yield from sort_in_steps(keyed, reverse=is_reverse)
-            chosen = []
-            for _, record in islice(ordered, last):
-                chosen.append(record)
-                yield
-            del chosen[:first]
-            return chosen, total
+            chosen, total = yield from first_in_order(
+                _sift(records, wanted, Context(now, self._rates)),
+                record_key(order, self._rates, now),
+                order.is_descending,
+                last,
+            )
+            return chosen[first:], total
 
         def list_closed() -> Generator[None, None, Listing[ConnectionRow]]:
             # Copies: others close meanwhile.
@@ -263,7 +252,7 @@ class Operations:
             return Listing(rows, total)
 
         def list_live() -> Generator[None, None, Listing[ConnectionRow]]:
-            if _must_measure(wanted):
+            if _must_measure(wanted) or order.fields[0] in MEASURED_FIELDS:
                 yield from self._measure(monitors)
             live, total = yield from find(_live(monitors))
             return Listing(self._measured_rows(live), total)
@@ -436,10 +425,11 @@ class Operations:
 
         :param filter: over :data:`~monconn.ops.filter_keys.HISTORY_KEYS`.
         :param period: ``service``, ``client``, ``since``, ``until`` (wall-clock seconds),
-            ``reason`` and ``limit``, as :func:`monconn.sinks.history.query.make_filter` takes them.
+            ``reason`` and ``limit``, as :func:`monconn.sinks.history.query.make_filter` takes them;
+            and ``sort``, as :func:`~monconn.ops.sorting.parse_sort` does.
         :raises NotConfigured: no history is stored.
         :raises FilterError: the filter cannot be understood.
-        :raises QuestionError: there is no such reason, or no time between since and until.
+        :raises QuestionError: there is no such reason or order, or no time between since and until.
         """
         return self._from_history("connections", HISTORY_KEYS, filter, period).addCallback(
             lambda found: Listing((HistoryConnectionRow(**each) for each in found), len(found))
@@ -465,9 +455,12 @@ class Operations:
         from monconn.sinks.history import query
 
         wanted = self.filter(filter, keys)
+        sort = period.get("sort")
+        row_class = HistoryEventRow if what == "events" else HistoryConnectionRow
         selection = query.make_filter(
             **{
-                **period,
+                **{name: each for name, each in period.items() if name != "sort"},
+                "order": None if sort is None else _history_order(sort, row_class),
                 "limit": min(period.get("limit") or query.USUAL_ROWS, query.MOST_ROWS),
                 "condition": wanted.to_sql() if wanted else None,
             }
@@ -726,6 +719,13 @@ class Operations:
             first.report(Action(kind, actor, time.time(), service, target, count, changed), others)
 
 
+def _history_order(text: str, row_class: type[Row]) -> HistoryOrder:
+    from monconn.sinks.history import query
+
+    sort = parse_sort(text, row_class)
+    return query.Order(sort.fields[0], sort.is_descending)
+
+
 def _change(changed: bool, monitors: Iterable[Monitor], count: int = 0) -> ChangeResult:
     return ChangeResult(changed, count, tuple(monitor.name for monitor in monitors))
 
@@ -838,16 +838,3 @@ def _ids_text(ids: Sequence[int]) -> str:
     listed = ", ".join(map(str, ids[:_LISTED_IDS]))
     more = f" and {len(ids) - _LISTED_IDS} more" if len(ids) > _LISTED_IDS else ""
     return f"{'id' if len(ids) == 1 else 'ids'} {listed}{more}"
-
-
-def _sort_key(order: Order, rates: Rates, now: float) -> Callable[[ConnectionRecord], float]:
-    keys: dict[Order, Callable[[ConnectionRecord], float]] = {
-        "id": lambda record: record.id,
-        "up": lambda record: record.up,
-        "down": lambda record: record.down,
-        "age": lambda record: record.age_seconds(now),
-        "idle": lambda record: record.idle_seconds(now),
-        "rate": lambda record: sum(rates.of(record, now)),
-        "closed": lambda record: record.closed or 0.0,
-    }
-    return keys[order]

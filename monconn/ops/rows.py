@@ -29,22 +29,27 @@ class ServiceRow(Row):
         *("sid", "listen", "backend", "connections", "ip_count", "total", "refused", "up"),
         *("down", "uptime"),
     )
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips"})  # a list of its own
 
     sid: str = field("SERVICE", importance=0, width=14, max_width=30, help="The service's name.")
-    listen: str = field(importance=11, width=15, max_width=40)
-    backend: str = field(importance=10, width=15, max_width=40)
+    listen: str = field(importance=9, width=15, max_width=40, help="Where it listens.")
+    backend: str = field(importance=8, width=15, max_width=40, help="Whom it forwards to.")
     booted_at: str = field("STARTED", "time", importance=12, help="When counting began.")
-    uptime: float = field("UPTIME", "seconds", importance=9, help="Seconds since then.")
-    accessed: str | None = field("LAST CLIENT", "time", nullable=True, importance=12)
+    uptime: float = field("UPTIME", "seconds", importance=5, help="Seconds since then.")
+    accessed: str | None = field(
+        "LAST CLIENT", "time", nullable=True, importance=12, help="When the last client came."
+    )
     connections: int = field("NOW", "count", importance=1, help="Live connections.")
     total: int = field("TOTAL", "count", importance=3, help="Connections ever opened.")
     ips: list[str] | None = field(
         "CLIENT IPS", "list", optional=True, importance=13, help="IPs with live connections."
     )
     refused: int = field("REFUSED", "count", importance=4, help="Clients not let in.")
-    refused_by: Mapping[str, int] = field("REFUSED BY", "object", importance=13)
-    up: int = field("UP", "bytes", importance=8, help="From clients to the backend.")
-    down: int = field("DOWN", "bytes", importance=7, help="From the backend to clients.")
+    refused_by: Mapping[str, int] = field(
+        "REFUSED BY", "object", importance=13, help="How many by which rule."
+    )
+    up: int = field("UP", "bytes", importance=2, help="Bytes from clients to the backend.")
+    down: int = field("DOWN", "bytes", importance=2, help="Bytes from the backend to clients.")
     ip_count: int | None = field(
         "IPS", "count", optional=True, importance=6, help="How many IPs have live connections."
     )
@@ -68,6 +73,9 @@ def unreachable_text(connection: Mapping[str, Any]) -> str:
     return f"{who} unreachable for {format_duration(max(seconds.values()))}"
 
 
+_STATE_HELP = "How far it is, and which side is unreachable."
+
+
 def _state(connection: Mapping[str, Any]) -> Any:
     return unreachable_text(connection) or connection.get("state")
 
@@ -78,62 +86,153 @@ class ConnectionRow(Row):
 
     TABLE: ClassVar[TableOf] = (
         *("id", "client", "service"),
-        Column("state", "STATE", importance=2, width=11, value=_state),
+        Column("state", "STATE", importance=0, width=11, value=_state, help=_STATE_HELP),
         *("up", "down", "up_rate", "down_rate", "age_seconds", "idle_seconds"),
         ("client_last_heard_seconds", "HEARD"),
     )
 
-    id: int = field("ID", "count", importance=1, width=6, order="id")
+    id: int = field(
+        "ID", "count", importance=1, width=6, order="id", help="Its number, as show and close take."
+    )
     # Narrower than elsewhere, so that monconn top has room for it and for IDLE in 80 columns.
-    service: str = field(importance=4, width=9, max_width=18)
+    service: str = field(importance=5, width=9, max_width=18, help="The service's name.")
     client: str = field(importance=0, width=21, max_width=28, help="IP:PORT, or unix:PID.")
-    client_ip: str = field(importance=13, width=15, max_width=39)
-    listener: str = field(importance=13, width=15, max_width=28)
-    backend: str = field(importance=11, width=21, max_width=28)
-    state: str = field(importance=2, width=11)
+    client_ip: str = field(
+        "CLIENT IP", importance=13, width=15, max_width=39, help="The client's IP alone."
+    )
+    listener: str = field(importance=13, width=15, max_width=28, help="Where the service listens.")
+    backend: str = field(importance=11, width=21, max_width=28, help="Whom it is forwarded to.")
+    state: str = field(importance=0, width=11, help=_STATE_HELP)
     pipe: str = field(importance=12, width=6, help="How bytes are moved.")
-    up: int = field("UP", "bytes", importance=9, order="up")
-    down: int = field("DOWN", "bytes", importance=9, order="down")
-    opened_at: str = field("OPENED", "time", importance=13)
-    age_seconds: float = field("AGE", "seconds", importance=7, order="age")
+    up: int = field(
+        "UP", "bytes", importance=3, order="up", help="Bytes from the client to the backend."
+    )
+    down: int = field(
+        "DOWN", "bytes", importance=3, order="down", help="Bytes from the backend to the client."
+    )
+    opened_at: str = field("OPENED", "time", importance=13, help="When the client came.")
+    age_seconds: float = field(
+        "AGE",
+        "seconds",
+        importance=6,
+        order="age",
+        help="From its opening to its end, or to now.",
+    )
     # Tells the device that has dropped off from the one that works.
     idle_seconds: float = field(
-        "IDLE", "seconds", importance=3, order="idle", help="Since a byte last moved."
+        "IDLE", "seconds", importance=2, order="idle", help="Since a byte last moved."
     )
-    connect_seconds: float | None = field("CONNECTED IN", "seconds", nullable=True, importance=13)
-    first_up_seconds: float | None = field("FIRST UP", "seconds", nullable=True, importance=13)
-    first_down_seconds: float | None = field("FIRST DOWN", "seconds", nullable=True, importance=13)
-    last_up_seconds: float | None = field("LAST UP", "seconds", nullable=True, importance=13)
-    last_down_seconds: float | None = field("LAST DOWN", "seconds", nullable=True, importance=13)
-    client_end: str = field("CLIENT END", importance=13)
-    backend_end: str = field("BACKEND END", importance=13)
+    connect_seconds: float | None = field(
+        "CONNECTED IN",
+        "seconds",
+        nullable=True,
+        importance=13,
+        help="How long the backend took to accept.",
+    )
+    first_up_seconds: float | None = field(
+        *("FIRST UP", "seconds"),
+        nullable=True,
+        importance=13,
+        help="From the opening to the client's first byte.",
+    )
+    first_down_seconds: float | None = field(
+        *("FIRST DOWN", "seconds"),
+        nullable=True,
+        importance=13,
+        help="From the opening to the backend's first byte.",
+    )
+    last_up_seconds: float | None = field(
+        *("LAST UP", "seconds"),
+        nullable=True,
+        importance=13,
+        help="From the opening to the client's last byte.",
+    )
+    last_down_seconds: float | None = field(
+        *("LAST DOWN", "seconds"),
+        nullable=True,
+        importance=13,
+        help="From the opening to the backend's last byte.",
+    )
+    client_end: str = field("CLIENT END", importance=13, help="How the client's side ended.")
+    backend_end: str = field("BACKEND END", importance=13, help="How the backend's side ended.")
     client_last_heard_seconds: float | None = field(
-        "CLIENT HEARD", "seconds", nullable=True, importance=10, help="Since its last ACK or data."
+        "CLIENT HEARD",
+        "seconds",
+        nullable=True,
+        importance=8,
+        help="Since the client's last ACK or data.",
     )
     backend_last_heard_seconds: float | None = field(
-        "BACKEND HEARD", "seconds", nullable=True, importance=13, help="Since its last ACK or data."
+        "BACKEND HEARD",
+        "seconds",
+        nullable=True,
+        importance=13,
+        help="Since the backend's last ACK or data.",
     )
     client_unreachable_seconds: float | None = field(
-        "CLIENT UNREACHABLE", "seconds", optional=True, importance=13, help="For how long."
+        "CLIENT UNREACHABLE",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="For how long the client has not answered.",
     )
     backend_unreachable_seconds: float | None = field(
-        "BACKEND UNREACHABLE", "seconds", optional=True, importance=13, help="For how long."
+        "BACKEND UNREACHABLE",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="For how long the backend has not answered.",
     )
-    closed_at: str | None = field("CLOSED", "time", optional=True, importance=5, order="closed")
-    duration_seconds: float | None = field("LASTED", "seconds", optional=True, importance=4)
-    refusal: str | None = field(optional=True, importance=3, width=12)
-    reason: str | None = field(optional=True, importance=2, width=19)
-    phase: str | None = field(optional=True, importance=13)
-    code: str | None = field(optional=True, importance=7, width=4)
-    closed_by: str | None = field("CLOSED BY", optional=True, importance=13)
-    detail: str | None = field(optional=True, importance=12, width=20, max_width=60)
+    closed_at: str | None = field(
+        "CLOSED", "time", optional=True, importance=4, order="closed", help="When it ended."
+    )
+    duration_seconds: float | None = field(
+        "LASTED",
+        "seconds",
+        optional=True,
+        importance=2,
+        order="age",
+        help="From its opening to its end.",
+    )
+    refusal: str | None = field(
+        optional=True, importance=3, width=12, help="Why the client was not let in."
+    )
+    reason: str | None = field(
+        optional=True, importance=0, width=19, help="Why it ended (docs/reasons.md)."
+    )
+    phase: str | None = field(
+        optional=True, importance=13, help="The state in which that was decided."
+    )
+    code: str | None = field(
+        optional=True, importance=9, width=4, help="The reason in HAProxy's two letters."
+    )
+    closed_by: str | None = field(
+        "CLOSED BY", optional=True, importance=13, help="Who ended it: a side, or monconn."
+    )
+    detail: str | None = field(
+        optional=True, importance=10, width=20, max_width=60, help="More about the reason."
+    )
     facts: Mapping[str, Any] | None = field(
         "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
     )
-    client_tcp: TcpFigures | None = field("CLIENT TCP", "object", optional=True, importance=13)
-    backend_tcp: TcpFigures | None = field("BACKEND TCP", "object", optional=True, importance=13)
-    up_rate: float = field("UP/S", "bytes_per_second", importance=6)
-    down_rate: float = field("DOWN/S", "bytes_per_second", importance=5)
+    client_tcp: TcpFigures | None = field(
+        *("CLIENT TCP", "object"),
+        optional=True,
+        importance=13,
+        help="Linux' figures of the client's socket.",
+    )
+    backend_tcp: TcpFigures | None = field(
+        *("BACKEND TCP", "object"),
+        optional=True,
+        importance=13,
+        help="Linux' figures of the backend's socket.",
+    )
+    up_rate: float = field(
+        "UP/S", "bytes_per_second", importance=7, help="Bytes a second from the client."
+    )
+    down_rate: float = field(
+        "DOWN/S", "bytes_per_second", importance=7, help="Bytes a second from the backend."
+    )
     diagnosis: Mapping[str, Any] | None = field(
         "LOOKS LIKE", "object", optional=True, importance=13, help="Only of a single connection."
     )
@@ -144,8 +243,10 @@ class ClosedConnectionRow(ConnectionRow):
     """One connection that is over: the same fields, and another table."""
 
     TABLE: ClassVar[TableOf] = (
-        *("id", "client", "service", "reason", "code", "up", "down"),
-        *(("age_seconds", "LASTED"), "closed_at", "detail"),
+        # When it ended is worth more than a number that will soon be of no use.
+        attrs.evolve(ConnectionRow.fields()["id"], importance=6),
+        *("client", "service", "reason", "code", "up", "down"),
+        *("duration_seconds", "closed_at", "detail"),
     )
 
 
@@ -162,8 +263,8 @@ class IpRow(Row):
 
     TABLE: ClassVar[TableOf] = ("ip", "connections")
 
-    ip: str = field("IP", importance=0, width=15, max_width=39)
-    connections: int = field("NOW", "count", importance=1)
+    ip: str = field("IP", importance=0, width=15, max_width=39, help="The client's IP.")
+    connections: int = field("NOW", "count", importance=1, help="Live connections.")
 
 
 @attrs.frozen(slots=False)
@@ -174,15 +275,19 @@ class ClientRow(Row):
         *("ip", "connections", "total", "up", "down", "first_seen", "last_seen", "last_reason"),
     )
 
-    service: str | None = field(optional=True, importance=8, width=10, max_width=18)
-    ip: str = field("IP", importance=0, width=15, max_width=39)
-    connections: int = field("NOW", "count", importance=1)
-    total: int = field("TOTAL", "count", importance=2)
-    up: int = field("UP", "bytes", importance=4)
-    down: int = field("DOWN", "bytes", importance=3)
-    first_seen: str = field("FIRST SEEN", "time", importance=7)
-    last_seen: str = field("LAST SEEN", "time", importance=5)
-    last_reason: str | None = field("LAST END", nullable=True, importance=6, width=19)
+    service: str | None = field(
+        optional=True, importance=8, width=10, max_width=18, help="The service's name."
+    )
+    ip: str = field("IP", importance=0, width=15, max_width=39, help="The client's IP.")
+    connections: int = field("NOW", "count", importance=1, help="Live connections.")
+    total: int = field("TOTAL", "count", importance=2, help="Connections ever opened.")
+    up: int = field("UP", "bytes", importance=3, help="Bytes from the client.")
+    down: int = field("DOWN", "bytes", importance=3, help="Bytes to the client.")
+    first_seen: str = field("FIRST SEEN", "time", importance=7, help="When it came first.")
+    last_seen: str = field("LAST SEEN", "time", importance=5, help="When it was there last.")
+    last_reason: str | None = field(
+        "LAST END", nullable=True, importance=4, width=19, help="Why its last connection ended."
+    )
 
 
 def sum_by_ip(rows: Iterable[ClientRow]) -> list[ClientRow]:
@@ -217,28 +322,34 @@ class DeviceRow(Row):
         "alarms",
     )
 
-    device: str = field(importance=0, width=15, max_width=43)
-    service: str = field(importance=4, width=10, max_width=18)
-    connections: int = field("NOW", "count", importance=2)
-    total: int = field("TOTAL", "count", importance=7)
-    first_seen: str = field("FIRST SEEN", "time", importance=13)
-    last_seen: str = field("LAST SEEN", "time", importance=8)
+    device: str = field(
+        importance=0, width=15, max_width=43, help="The client's IP, or its network."
+    )
+    service: str = field(importance=4, width=10, max_width=18, help="The service's name.")
+    connections: int = field("NOW", "count", importance=1, help="Live connections.")
+    total: int = field("TOTAL", "count", importance=8, help="Connections ever opened.")
+    first_seen: str = field("FIRST SEEN", "time", importance=13, help="When it came first.")
+    last_seen: str = field("LAST SEEN", "time", importance=9, help="When it was there last.")
     reconnect_seconds: float | None = field(
-        "COMES EVERY", "seconds", nullable=True, importance=6, help="Median time to come back."
+        "COMES EVERY", "seconds", nullable=True, importance=7, help="Median time to come back."
     )
     heartbeat_seconds: float | None = field(
         "SPEAKS EVERY", "seconds", nullable=True, importance=5, help="Median time between messages."
     )
     silent_seconds: float | None = field(
-        "SILENT FOR", "seconds", nullable=True, importance=3, help="Since its last message."
+        "SILENT FOR", "seconds", nullable=True, importance=2, help="Since its last message."
     )
     last_heard_seconds: float | None = field(
-        "HEARD", "seconds", nullable=True, importance=6, help="Since its last ACK or data."
+        "HEARD", "seconds", nullable=True, importance=3, help="Since its last ACK or data."
     )
-    up: int = field("UP", "bytes", importance=10)
-    down: int = field("DOWN", "bytes", importance=9)
-    last_reason: str | None = field("LAST END", nullable=True, importance=11, width=19)
-    alarms: list[str] = field("ALARMS", "list", importance=1, width=15)
+    up: int = field("UP", "bytes", importance=10, help="Bytes from the device.")
+    down: int = field("DOWN", "bytes", importance=10, help="Bytes to the device.")
+    last_reason: str | None = field(
+        "LAST END", nullable=True, importance=8, width=19, help="Why its last connection ended."
+    )
+    alarms: list[str] = field(
+        "ALARMS", "list", importance=0, width=15, help="What is wrong with it now."
+    )
 
 
 @attrs.frozen(slots=False)
@@ -247,8 +358,8 @@ class BlockRow(Row):
 
     TABLE: ClassVar[TableOf] = ("network", "service")
 
-    service: str = field(importance=1, width=10, max_width=18)
-    network: str = field(importance=0, width=18, max_width=43)
+    service: str = field(importance=1, width=10, max_width=18, help="The service's name.")
+    network: str = field(importance=0, width=18, max_width=43, help="The IP or the network.")
 
 
 @attrs.frozen(slots=False)
@@ -259,46 +370,100 @@ class HistoryConnectionRow(Row):
         *("closed_at", "client", "service", "reason", "code", "up", "down", "duration_seconds"),
         "detail",
     )
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset(
+        {"pipe", "client_last_heard_seconds", "backend_last_heard_seconds"}
+    )
 
     run_started_at: str = field("RUN", "time", importance=13, help="Ids are unique within a run.")
-    id: int = field("ID", "count", importance=13)
-    service: str = field(importance=6, width=10, max_width=18)
-    client: str = field(importance=0, width=21, max_width=28)
-    client_ip: str = field("CLIENT IP", importance=13, width=15, max_width=39)
-    backend: str = field(importance=13, width=21, max_width=28)
-    opened_at: str = field("OPENED", "time", importance=13)
-    closed_at: str = field("CLOSED", "time", importance=1)
-    duration_seconds: float = field("LASTED", "seconds", importance=3)
-    connect_seconds: float | None = field("CONNECTED IN", "seconds", nullable=True, importance=13)
-    first_up_seconds: float | None = field("FIRST UP", "seconds", nullable=True, importance=13)
-    first_down_seconds: float | None = field("FIRST DOWN", "seconds", nullable=True, importance=13)
-    last_up_seconds: float | None = field("LAST UP", "seconds", nullable=True, importance=13)
-    last_down_seconds: float | None = field("LAST DOWN", "seconds", nullable=True, importance=13)
-    up: int = field("UP", "bytes", importance=5)
-    down: int = field("DOWN", "bytes", importance=4)
-    reason: str = field(importance=2, width=19)
-    phase: str = field(importance=13)
-    code: str = field(importance=7, width=4)
-    closed_by: str = field("CLOSED BY", importance=13)
-    client_end: str = field("CLIENT END", importance=13)
-    backend_end: str = field("BACKEND END", importance=13)
+    id: int = field("ID", "count", importance=13, help="Its number in that run.")
+    service: str = field(importance=5, width=10, max_width=18, help="The service's name.")
+    client: str = field(importance=0, width=21, max_width=28, help="IP:PORT, or unix:PID.")
+    client_ip: str = field(
+        "CLIENT IP", importance=13, width=15, max_width=39, help="The client's IP alone."
+    )
+    backend: str = field(importance=13, width=21, max_width=28, help="Whom it was forwarded to.")
+    opened_at: str = field("OPENED", "time", importance=13, help="When the client came.")
+    closed_at: str = field("CLOSED", "time", importance=1, help="When it ended.")
+    duration_seconds: float = field(
+        "LASTED", "seconds", importance=2, help="From its opening to its end."
+    )
+    connect_seconds: float | None = field(
+        *("CONNECTED IN", "seconds"),
+        nullable=True,
+        importance=13,
+        help="How long the backend took to accept.",
+    )
+    first_up_seconds: float | None = field(
+        *("FIRST UP", "seconds"),
+        nullable=True,
+        importance=13,
+        help="From the opening to the client's first byte.",
+    )
+    first_down_seconds: float | None = field(
+        *("FIRST DOWN", "seconds"),
+        nullable=True,
+        importance=13,
+        help="From the opening to the backend's first byte.",
+    )
+    last_up_seconds: float | None = field(
+        *("LAST UP", "seconds"),
+        nullable=True,
+        importance=13,
+        help="From the opening to the client's last byte.",
+    )
+    last_down_seconds: float | None = field(
+        *("LAST DOWN", "seconds"),
+        nullable=True,
+        importance=13,
+        help="From the opening to the backend's last byte.",
+    )
+    up: int = field("UP", "bytes", importance=3, help="Bytes from the client to the backend.")
+    down: int = field("DOWN", "bytes", importance=3, help="Bytes from the backend to the client.")
+    reason: str = field(importance=0, width=19, help="Why it ended (docs/reasons.md).")
+    phase: str = field(importance=13, help="The state in which that was decided.")
+    code: str = field(importance=7, width=4, help="The reason in HAProxy's two letters.")
+    closed_by: str = field("CLOSED BY", importance=13, help="Who ended it: a side, or monconn.")
+    client_end: str = field("CLIENT END", importance=13, help="How the client's side ended.")
+    backend_end: str = field("BACKEND END", importance=13, help="How the backend's side ended.")
     client_rtt_seconds: float | None = field(
-        "CLIENT RTT", "seconds", nullable=True, importance=13, help="Smoothed round-trip time."
+        *("CLIENT RTT", "seconds"),
+        nullable=True,
+        importance=13,
+        help="Smoothed round-trip time to the client.",
     )
     client_retransmits: int | None = field(
-        "CLIENT RETRANSMITS", "count", nullable=True, importance=13
+        *("CLIENT RETRANSMITS", "count"),
+        nullable=True,
+        importance=13,
+        help="Segments that were sent again to the client.",
     )
-    backend_rtt_seconds: float | None = field("BACKEND RTT", "seconds", nullable=True)
+    backend_rtt_seconds: float | None = field(
+        *("BACKEND RTT", "seconds"),
+        nullable=True,
+        importance=13,
+        help="Smoothed round-trip time to the backend.",
+    )
     backend_retransmits: int | None = field(
-        "BACKEND RETRANSMITS", "count", nullable=True, importance=13
+        *("BACKEND RETRANSMITS", "count"),
+        nullable=True,
+        importance=13,
+        help="Segments that were sent again to the backend.",
     )
-    detail: str | None = field(optional=True, importance=12, width=20, max_width=60)
+    detail: str | None = field(
+        optional=True, importance=8, width=20, max_width=60, help="More about the reason."
+    )
     pipe: str | None = field(optional=True, importance=13, help="How bytes were copied.")
     client_last_heard_seconds: float | None = field(
-        "CLIENT HEARD", "seconds", optional=True, importance=13, help="Before the end."
+        *("CLIENT HEARD", "seconds"),
+        optional=True,
+        importance=13,
+        help="From the client's last ACK or data to the end.",
     )
     backend_last_heard_seconds: float | None = field(
-        "BACKEND HEARD", "seconds", optional=True, importance=13, help="Before the end."
+        *("BACKEND HEARD", "seconds"),
+        optional=True,
+        importance=13,
+        help="From the backend's last ACK or data to the end.",
     )
     facts: Mapping[str, Any] | None = field(
         "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
@@ -326,26 +491,60 @@ class HistoryEventRow(Row):
 
     TABLE: ClassVar[TableOf] = (
         *("at", "event", "service"),
-        Column("client", "CLIENT", importance=2, width=21, max_width=28, value=_who),
-        Column("what", "WHAT", importance=1, width=15, value=_what),
+        Column(
+            "client",
+            "CLIENT",
+            importance=0,
+            width=21,
+            max_width=28,
+            value=_who,
+            help="The client that was refused, or the device.",
+        ),
+        Column(
+            "what",
+            "WHAT",
+            importance=0,
+            width=15,
+            value=_what,
+            help="The refusal, the alarm or the action.",
+        ),
         "detail",
     )
 
-    event: str = field(importance=5, width=8)
-    at: str = field("AT", "time", importance=0)
-    service: str | None = field(optional=True, importance=6, width=10, max_width=18)
-    client: str | None = field(optional=True, importance=2, width=21, max_width=28)
-    client_ip: str | None = field("CLIENT IP", optional=True, importance=13)
-    refusal: str | None = field(optional=True, importance=3)
-    code: str | None = field(optional=True, importance=13, width=4)
-    alarm: str | None = field(optional=True, importance=3)
-    device: str | None = field(optional=True, importance=2)
-    over: bool | None = field("OVER", "flag", optional=True, importance=3)
-    count: int | None = field("COUNT", "count", optional=True, importance=3)
+    event: str = field(importance=5, width=8, help="Which kind of event.")
+    at: str = field("AT", "time", importance=1, help="When it happened.")
+    service: str | None = field(
+        optional=True, importance=6, width=10, max_width=18, help="The service's name."
+    )
+    client: str | None = field(
+        optional=True, importance=2, width=21, max_width=28, help="The client that was refused."
+    )
+    client_ip: str | None = field(
+        "CLIENT IP", optional=True, importance=13, help="The client's IP alone."
+    )
+    refusal: str | None = field(optional=True, importance=3, help="Why the client was not let in.")
+    code: str | None = field(
+        optional=True, importance=13, width=4, help="The refusal in HAProxy's two letters."
+    )
+    alarm: str | None = field(optional=True, importance=3, help="Which alarm.")
+    device: str | None = field(optional=True, importance=2, help="Whose alarm.")
+    over: bool | None = field(
+        "OVER", "flag", optional=True, importance=3, help="Whether the alarm is over."
+    )
+    count: int | None = field(
+        *("COUNT", "count"),
+        optional=True,
+        importance=3,
+        help="How many clients, connections or items it is about.",
+    )
     # In 80 columns beside a date, and what an action was stands nowhere else.
-    detail: str | None = field(optional=True, importance=4, width=12, max_width=60)
-    action: str | None = field(optional=True, importance=3, width=14)
-    actor: str | None = field(optional=True, importance=2, width=20, max_width=40)
+    detail: str | None = field(
+        optional=True, importance=4, width=12, max_width=60, help="More about it."
+    )
+    action: str | None = field(optional=True, importance=3, width=14, help="What was done.")
+    actor: str | None = field(
+        optional=True, importance=2, width=20, max_width=40, help="Who asked for it."
+    )
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain values; refusals that were counted together have a client of null."""

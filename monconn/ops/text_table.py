@@ -12,27 +12,41 @@ from monconn.ops.columns import Column, Row
 
 _FREE_TEXT = frozenset({"detail", "target"})
 """Fields whose cells may be cut: the start of a sentence is useful, half an address is not."""
-_GAP = "  "
+_GAPS = (2, 1)
+"""Spaces between two columns: one where a column that is worth it would have to leave otherwise."""
+_WORTH_IT = 6
+"""The greatest importance of such a column."""
+_LEAST_FREE_TEXT = 8
 _ROWS_PER_STEP = 10
 _CUT_MARK = "..."
+
+
+Paint = Callable[[Column | None, str, str], str]
+"""Colours a cell: takes its column, its text, and the text as it is shown, which may be cut.
+Without a column it is a title, or the line of them."""
 
 
 def text_table(
     columns: Sequence[Column],
     rows: Iterable[Row | Mapping[str, Any]],
     width: int | None = None,
+    paint: Paint | None = None,
 ) -> list[str]:
     """The lines of a table: the titles, then a line for each row, without spaces at their ends.
 
-    Where the table is too wide, cells of free text are cut down to their column's least width,
-    and then columns are left out, the least important first. No other cell is ever cut, and one
-    column always stays: the table is wider than asked for only if that column is.
+    Where the table is too wide, the columns that are least important leave it, as many as must for
+    the longest values of the others; those of importance 0 (or, if there are none, the most
+    important ones) never do. Cells of free text are cut to what room is left; no other cell is ever
+    cut. If even the columns that never leave are too wide together, there is no table but a block
+    for each row, with a line for each of its values, of all columns: a value on a line of its own
+    if it is too long to stand beside its title.
 
     :param rows: rows, or their JSON.
     :param width: in terminal cells; None for as wide as the rows need.
+    :param paint: None for no colours.
     """
     lines: list[str] = []
-    for _ in text_table_steps(columns, rows, width, lines.append):
+    for _ in text_table_steps(columns, rows, width, lines.append, paint):
         pass
     return lines
 
@@ -42,6 +56,7 @@ def text_table_steps(
     rows: Iterable[Row | Mapping[str, Any] | None],
     width: int | None,
     write: Callable[[str], object],
+    paint: Paint | None = None,
 ) -> Iterator[None]:
     """:func:`text_table` in steps of a few rows each, as ``monconn.turns.in_turns`` takes them.
 
@@ -58,15 +73,61 @@ def text_table_steps(
                 widths[index] = max(widths[index], cell_width(text))
         if not count % _ROWS_PER_STEP:
             yield
-    fitted = _fit([*zip(columns, texts, widths, strict=True)], width)
-    for number in range(len(texts[0]) if texts else 0):
-        cells = (
-            _pad(column_texts[number], column_width, column.align == "right")
-            for column, column_texts, column_width in fitted
-        )
-        write(_GAP.join(cells).rstrip())
+    fitted = _fit(columns, widths, width)
+    row_count = len(texts[0]) if texts else 0
+    if fitted is None and row_count > 1:
+        yield from _write_blocks(columns, texts, width or 0, write, paint)
+        return
+    cells, gap = fitted or (dict(enumerate(widths)), _GAPS[-1])
+    last = max(cells, default=0)
+    for number in range(row_count):
+        line = []
+        for index, cell in cells.items():
+            column, text = columns[index], texts[index][number]
+            shown = _cut(text, cell)
+            padding = " " * (cell - cell_width(shown))
+            if paint is not None and number:
+                shown = paint(column, text, shown)
+            if column.align == "right":
+                shown = padding + shown
+            elif index != last:
+                shown += padding
+            line.append(shown)
+        joined = (" " * gap).join(line).rstrip()
+        write(joined if paint is None or number else paint(None, joined, joined))
         if not number % _ROWS_PER_STEP:
             yield
+
+
+def _write_blocks(
+    columns: Sequence[Column],
+    texts: Sequence[Sequence[str]],
+    width: int,
+    write: Callable[[str], object],
+    paint: Paint | None,
+) -> Iterator[None]:
+    """Write a block of lines for each row, with an empty line between two of them."""
+    margin = max(cell_width(column.title) for column in columns) + _GAPS[0]
+    for number in range(1, len(texts[0])):
+        if number > 1:
+            write("")
+        for column, column_texts in zip(columns, texts, strict=True):
+            text = column_texts[number]
+            if text == "-" and column.importance:
+                continue  # what is not known would only push who and why off the screen
+            lines = wrapped(text, width - margin) if column.name in _FREE_TEXT else [text]
+            widest = max(map(cell_width, lines))
+            title, indent = column.title.ljust(margin), margin
+            if paint is not None:
+                title = paint(None, column.title, title)
+                lines = [paint(column, text, line) for line in lines]
+            if margin + widest > width:
+                write(title.rstrip())
+                indent = _GAPS[0]
+                title = " " * indent
+            for position, line in enumerate(lines):
+                write(f"{' ' * indent if position else title}{line}")
+        yield
 
 
 def cell_width(text: str) -> int:
@@ -93,34 +154,52 @@ def _character_width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-_Fitted = list[tuple[Column, list[str], int]]
+def _fit(
+    columns: Sequence[Column], widths: Sequence[int], width: int | None
+) -> tuple[dict[int, int], int] | None:
+    """Which columns stay, in their order, with the width that each gets; and the gap between two.
 
+    :param widths: what each column needs, so that no cell of it is cut.
+    :returns: None if those that never leave are too wide.
+    """
+    chosen = list(range(len(columns)))
+    if width is None or not chosen:
+        return {index: widths[index] for index in chosen}, _GAPS[0]
 
-def _fit(columns: _Fitted, width: int | None) -> _Fitted:
-    """The columns that stay, each with the width that it gets."""
-    while width is not None and len(columns) > 1:
-        excess = sum(each + len(_GAP) for _, _, each in columns) - len(_GAP) - width
-        if excess <= 0:
+    def least(index: int) -> int:
+        column, needed = columns[index], widths[index]
+        if column.name not in _FREE_TEXT:
+            return needed
+        return min(needed, max(column.width, cell_width(column.title), _LEAST_FREE_TEXT))
+
+    def room(gap: int) -> int:
+        """What is left beside the least that the chosen columns need."""
+        return width - sum(map(least, chosen)) - gap * (len(chosen) - 1)
+
+    most_important = min(column.importance for column in columns)
+    while True:
+        importance = max(columns[index].importance for index in chosen)
+        gaps = _GAPS if importance <= _WORTH_IT else _GAPS[:1]
+        if room(gaps[-1]) >= 0:
             break
-        cut = [
-            (column, texts, max(each - excess, column.width))
-            if column.name in _FREE_TEXT and each > column.width
-            else (column, texts, each)
-            for column, texts, each in columns
-        ]
-        if cut == columns:
-            least = max(range(len(columns)), key=lambda index: columns[index][0].importance)
-            del cut[least]
-        columns = cut
-    return columns
+        if importance == most_important:
+            return None if len(chosen) > 1 else ({chosen[0]: widths[chosen[0]]}, _GAPS[0])
+        chosen = [index for index in chosen if columns[index].importance != importance]
+    gap = next(each for each in gaps if room(each) >= 0)
+    spare = room(gap)
+    cells = {}
+    for index in chosen:
+        more = min(spare, widths[index] - least(index))
+        cells[index] = least(index) + more
+        spare -= more
+    return cells, gap
 
 
-def _pad(text: str, width: int, to_the_right: bool) -> str:
-    if cell_width(text) > width:
-        room = width - len(_CUT_MARK)
-        text = text[:room]
-        while cell_width(text) > room:  # wide characters
-            text = text[:-1]
-        text += _CUT_MARK
-    padding = " " * (width - cell_width(text))
-    return padding + text if to_the_right else text + padding
+def _cut(text: str, width: int) -> str:
+    if cell_width(text) <= width:
+        return text
+    room = width - len(_CUT_MARK)
+    text = text[:room]
+    while cell_width(text) > room:  # wide characters
+        text = text[:-1]
+    return text + _CUT_MARK

@@ -55,23 +55,23 @@ def record(**fields: Any) -> ConnectionRecord:
 @pytest.mark.parametrize(
     ("fields", "looks_like", "because"),
     [
-        ({}, "nothing slow", "the backend's first byte took 1 ms"),
+        ({}, "nothing slow", "the backend's first byte took 1.0ms"),
         ({"first_down": 102.502}, "slow backend", "the backend's first byte took 2.50s"),
         ({"first_down": None}, "slow backend", "the backend has not answered for 10.0s"),
         (
             {"client_tcp": tcp(rtt_seconds=0.3)},
             "slow network to the client",
-            "a round trip to the client takes 300 ms," + SENT_AGAIN.format(0),
+            "a round trip to the client takes 300ms," + SENT_AGAIN.format(0),
         ),
         (
             {"client_tcp": tcp(retransmits=20)},
             "slow network to the client",
-            "a round trip to the client takes 0.2 ms," + SENT_AGAIN.format(20),
+            "a round trip to the client takes 0.20ms," + SENT_AGAIN.format(20),
         ),
         (
             {"backend_tcp": tcp(rtt_seconds=0.3), "first_down": 100.303},
             "slow network to the backend",
-            "a round trip to the backend takes 300 ms," + SENT_AGAIN.format(0),
+            "a round trip to the backend takes 300ms," + SENT_AGAIN.format(0),
         ),
         (
             {"client_tcp": tcp(limited=3.5)},
@@ -97,7 +97,7 @@ def test_the_greatest_delay_is_named_and_the_other_is_listed() -> None:
     both = record(first_down=105.0, client_tcp=tcp(rtt_seconds=0.3))
     diagnosis = diagnose(both, NOW)
     assert diagnosis["looks_like"] == "slow backend"
-    assert diagnosis["because"][1].startswith("a round trip to the client takes 300 ms")
+    assert diagnosis["because"][1].startswith("a round trip to the client takes 300ms")
     other = record(first_down=100.4, client_tcp=tcp(rtt_seconds=2.0))
     assert diagnose(other, NOW)["looks_like"] == "slow network to the client"
 

@@ -128,7 +128,7 @@ def test_show_includes_tcp_info_and_the_diagnosis(world: World) -> None:
         assert 0 < details["first_up_seconds"] <= details["first_down_seconds"]
         text = world.ask("show", str(live["id"]), "--control", world.control)
     assert details["diagnosis"]["looks_like"] in text
-    assert re.search(r"^client_tcp  .*sent again 0 of 1 segments", text, re.M)
+    assert re.search(r"^client TCP  .*sent again 0 of 1 segments", text, re.M)
     assert len(re.findall(r"^because ", text, re.M)) == 3
 
 

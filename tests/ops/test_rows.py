@@ -15,13 +15,14 @@ from monconn.model.actions import OWN_CODE, Action, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord
 from monconn.ops import rows
-from monconn.ops.columns import Column, Row, format_value, local_time
-from monconn.ops.details import connection_details
+from monconn.ops.columns import Column, Row, format_value
+from monconn.ops.details import connection_details, detail_lines
 from monconn.ops.feed import connection_row
 from monconn.ops.operations import Operations
 from monconn.ops.rates import Rates
 from monconn.ops.text_table import text_table
 from monconn.sinks.history.query import CONNECTION_KEYS, EVENT_KEYS
+from monconn.units import local_time
 
 from .world import World
 from .world import rows as rows_of
@@ -108,6 +109,62 @@ def test_every_column_of_a_table_is_of_a_field(row_class: type[Row]) -> None:
         assert column.width > 0
         assert column.title == column.title.upper()
     assert [each.name for each in attrs.fields(row_class)] == list(row_class.fields())
+
+
+LISTINGS = [
+    rows.ServiceRow,
+    rows.ConnectionRow,
+    rows.ClosedConnectionRow,
+    rows.ClientRow,
+    rows.DeviceRow,
+    rows.BlockRow,
+    rows.HistoryConnectionRow,
+    rows.HistoryEventRow,
+]
+
+
+@pytest.mark.parametrize("row_class", LISTINGS, ids=lambda each: each.__name__)
+def test_every_column_of_a_listing_says_what_it_means(row_class: type[Row]) -> None:
+    for name, column in row_class.known_columns().items():
+        assert column.help.endswith("."), name
+        assert len(column.help) <= 52, name  # beside its name in 80 columns
+        # A title that people see counts more than a field that they don't.
+        assert name == "ips" or row_class.find_column(name) is column
+    for column in row_class.columns():
+        assert row_class.find_column(column.title) == column
+        assert row_class.find_column(column.title.lower().replace(" ", "_")) == column
+    assert row_class.find_column("colour") is None
+
+
+def test_details_say_all_that_a_row_knows() -> None:
+    """Whatever fields rows will have."""
+    for name, column in rows.ConnectionRow.fields().items():
+        if name in ("phase", "diagnosis", "client_ip", "duration_seconds"):
+            continue  # beside another one, or the same as one
+        sample: dict[str, Any] = {
+            "text": "a sample",
+            "time": "2020-01-01T00:00:00+00:00",
+            "object": {"sample": 7},
+        }
+        value = sample.get(column.unit, 7)
+        if name.endswith("_tcp"):
+            value = full_record().snapshot(110.0)[name]
+        given = {"up": 7, "down": 7, name: value, "state": "open"}
+        without = {key: each for key, each in given.items() if key != name}
+        assert list(connection_details(given)) != list(connection_details(without)), name
+
+
+def test_details_have_no_dictionaries_or_lists_and_empty_lines_only_between_groups() -> None:
+    for record in (full_record(), live_record(), refused_record()):
+        row = connection_row(record, Rates(), 110.0)
+        row = attrs.evolve(row, diagnosis={"looks_like": "nothing slow", "because": ["a", "b"]})
+        lines = detail_lines({**row.to_json(), "shape": {"a": 1}, "sizes": [1, 2]}, 80)
+        text = "\n".join(lines)
+        assert not set("{}[]") & set(text)
+        assert max(map(len, lines)) <= 80
+        assert lines[0].startswith("id ")
+        assert "\n\n\n" not in text
+        assert lines[-1].split() == ["sizes", "1,", "2"]
 
 
 @pytest.mark.parametrize("row_class", ROW_CLASSES, ids=lambda each: each.__name__)
@@ -228,7 +285,7 @@ def test_clients_of_several_services_are_added_up() -> None:
         (0.4, "bytes_per_second", "-"),
         (2048.7, "bytes_per_second", "2.0 KiB/s"),
         (61.0, "seconds", "1m01s"),
-        ([], "list", ""),
+        ([], "list", "-"),
         (["a", "b"], "list", "a, b"),
         (False, "flag", "no"),
         ({"rate": 2}, "object", "rate 2"),

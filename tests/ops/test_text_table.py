@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from monconn.ops.columns import Column
+import re
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monconn.errors import printable
+from monconn.ops import rows
+from monconn.ops.columns import Column, Row
 from monconn.ops.text_table import cell_width, text_table
+from tests.properties import examples
 
 COLUMNS = (
     Column("id", "ID", "count", importance=1),
@@ -38,10 +47,13 @@ def test_free_text_is_cut_before_columns_are_left_out() -> None:
 
 def test_the_least_important_columns_are_left_out_and_addresses_are_never_cut() -> None:
     for width, titles in (
+        (53, "ID CLIENT UP REASON DETAIL"),
         (52, "ID CLIENT REASON DETAIL"),
+        (41, "ID CLIENT REASON DETAIL"),
         (40, "ID CLIENT REASON"),
         (20, "ID CLIENT"),
-        (16, "CLIENT"),
+        (16, "ID CLIENT"),
+        (15, "CLIENT"),
         (1, "CLIENT"),
     ):
         heading, first, _ = text_table(COLUMNS, ROWS, width)
@@ -53,5 +65,107 @@ def test_the_least_important_columns_are_left_out_and_addresses_are_never_cut() 
 def test_wide_characters_and_control_characters() -> None:
     assert [cell_width(each) for each in ("abc", "é", "e\u0301", "日本")] == [3, 1, 1, 4]
     columns = (Column("client", "C"), Column("detail", "DETAIL", width=8))
-    rows = [{"client": "日本", "detail": "\x1b[2J"}, {"client": "x", "detail": "日" * 9}]
-    assert text_table(columns, rows, 16) == ["C     DETAIL", "日本  \\x1b[2J", "x     日日日..."]
+    both = [{"client": "日本", "detail": "\x1b[2J"}, {"client": "x", "detail": "日" * 9}]
+    assert text_table(columns, both, 16) == ["C     DETAIL", "日本  \\x1b[2J", "x     日日日..."]
+
+
+# -- whatever is in the rows
+
+LONG = st.sampled_from(
+    [
+        "192.0.2.1:5",
+        "[2001:db8:1111:2222:3333:4444:5555:6666]:40022",
+        "half_close_timeout",
+        "silent, reconnect_storm",
+        "unix:/run/a/very/long/path/of/a/socket/that/does/not/fit/anywhere",
+        "日本語のサービス",
+        "",
+    ]
+)
+TEXTS = LONG | st.text(max_size=60)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "text": TEXTS,
+    "count": st.integers(0, 10**9),
+    "bytes": st.integers(0, 1 << 50),
+    "bytes_per_second": st.floats(0, 1e12),
+    "seconds": st.floats(0, 1e9),
+    "time": st.sampled_from(["2020-01-01T00:00:00+00:00", "2026-11-26T09:16:05.065+00:00"]),
+    "flag": st.booleans(),
+    "list": st.lists(st.sampled_from(["silent", "reconnect_storm"]), max_size=2),
+    "object": st.dictionaries(TEXTS, st.integers(), max_size=2),
+}
+LISTINGS: list[type[Row]] = [
+    rows.ServiceRow,
+    rows.ConnectionRow,
+    rows.ClosedConnectionRow,
+    rows.ClientRow,
+    rows.DeviceRow,
+    rows.BlockRow,
+    rows.HistoryConnectionRow,
+    rows.HistoryEventRow,
+]
+
+
+def rows_of(row_class: type[Row]) -> st.SearchStrategy[list[dict[str, Any]]]:
+    values = {name: VALUES[column.unit] for name, column in row_class.fields().items()}
+    return st.lists(st.fixed_dictionaries({}, optional=values), max_size=4)
+
+
+@settings(max_examples=examples(150), deadline=None)
+@given(st.data(), st.sampled_from(LISTINGS), st.integers(40, 250))
+def test_no_line_is_too_long_and_nothing_that_matters_is_cut(
+    data: st.DataObject, row_class: type[Row], width: int
+) -> None:
+    found = data.draw(rows_of(row_class))
+    columns = row_class.columns()
+    never_leave = [column for column in columns if column.importance == 0]
+    lines = text_table(columns, found, width)
+    # A value that is longer than a line stands alone on it; there is no better place.
+    values = {printable(column.text(row)) for row in found for column in columns}
+    assert all(
+        cell_width(line) <= width or any(line in (value, f"  {value}") for value in values)
+        for line in lines
+    )
+    plain = "\n".join(lines)
+    for column in never_leave:
+        assert not found or column.title in plain
+        for row in found:
+            assert printable(column.text(row)).strip() in plain
+    is_table = not found or len(lines) == len(found) + 1
+    if is_table:
+        assert all(column.title in lines[0] for column in never_leave)
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(st.data(), st.sampled_from(LISTINGS), st.integers(40, 250))
+def test_columns_leave_by_importance(data: st.DataObject, row_class: type[Row], width: int) -> None:
+    found = data.draw(rows_of(row_class))
+    lines = text_table(row_class.columns(), found, width)
+    if len(lines) != len(found) + 1:
+        return  # blocks
+    columns = row_class.columns()
+    stays: set[int] = set()
+    gone: set[int] = set()
+    for column in columns:
+        is_there = re.search(rf"(?<!\S){re.escape(column.title)}(?!\S)", lines[0])
+        (stays if is_there else gone).add(column.importance)
+    if gone:
+        assert max(stays) < min(gone)
+
+
+@given(st.data(), st.sampled_from(LISTINGS), st.integers(40, 250))
+def test_colours_change_nothing_else(data: st.DataObject, row_class: type[Row], width: int) -> None:
+    found = data.draw(rows_of(row_class))
+    plain = text_table(row_class.columns(), found, width)
+    painted = text_table(row_class.columns(), found, width, mark)
+    assert [line.replace("\x00", "").replace("\x01", "").rstrip() for line in painted] == plain
+
+
+def mark(column: Column | None, text: str, cell: str) -> str:
+    return f"\x00{cell}\x01"
+
+
+def test_in_a_pipe_every_usual_column_is_there() -> None:
+    for row_class in LISTINGS:
+        (titles,) = text_table(row_class.columns(), [])
+        assert titles == "  ".join(column.title for column in row_class.columns())

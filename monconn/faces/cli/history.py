@@ -12,12 +12,13 @@ from typing import Any
 import click
 
 from monconn.errors import UnitError
+from monconn.faces.cli.listings import Asked, listing_options
 from monconn.faces.cli.output import (
-    print_csv,
     print_error,
     print_json,
     print_rows,
     print_text,
+    terminal_width,
     understood,
 )
 from monconn.faces.cli.verbs import (
@@ -34,6 +35,7 @@ from monconn.ops.columns import Row
 from monconn.ops.filter_keys import HISTORY_EVENT_KEYS, HISTORY_KEYS
 from monconn.ops.filters import parse
 from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
+from monconn.ops.sorting import parse_sort
 from monconn.units import parse_duration
 
 _USUAL_ROWS = 1_000
@@ -41,8 +43,6 @@ _MOST_ROWS = 1_000_000
 _REPORT_SECONDS = 86400.0
 _FILE_SECONDS = 60.0
 """How long a query of a file may take: six times as long as one of a running monconn."""
-_NOT_IN_CSV = {"pipe", "facts", "client_last_heard_seconds", "backend_last_heard_seconds"}
-"""Fields that rows have gained since 0.1; whoever reads a CSV by position relies on its columns."""
 
 
 def parse_moment(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -70,6 +70,10 @@ _file_option = click.option(
 )
 
 
+def _row_class(events: bool = False, **_: Any) -> type[Row]:
+    return HistoryEventRow if events else HistoryConnectionRow
+
+
 @click.command()
 @filter_argument(HISTORY_KEYS)
 @service_option
@@ -77,12 +81,8 @@ _file_option = click.option(
 @_since_option
 @_until_option
 @click.option("--reason", metavar="REASON", help="Only those that ended so, as in docs/reasons.md.")
-@click.option(
-    "--limit", type=click.IntRange(1, _MOST_ROWS), help="No more than so many, else 1,000."
-)
 @click.option("--events", is_flag=True, help="Refusals, alarms, actions, starts, stops instead.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
-@json_option
+@listing_options(_row_class)
 @_file_option
 @server_option
 @reports_errors
@@ -91,29 +91,21 @@ def history(
     file: str | None,
     control: str | None,
     events: bool,
-    as_csv: bool,
-    as_json: bool,
+    asked: Asked,
     **period: Any,
 ) -> None:
-    """Connections that are over, the latest first.
+    """Connections that are over, the latest first; the latest 1,000 unless --limit says more.
 
     A FILTER is a term such as reason:client_lost or age:1h.. (docs/filters.md), or a word that is
     searched everywhere.
     """
-    if as_csv and as_json:
-        raise click.UsageError("--csv or --json, not both")
-    row_class: type[Row] = HistoryEventRow if events else HistoryConnectionRow
+    period |= {"limit": asked.limit, "sort": asked.sort}
     with _open_history(file, control) as source:
-        rows = source.rows(events, terms, period)
-        if as_csv:
-            # Always the same columns: what a newer server has more is left out.
-            columns = [name for name in row_class.fields() if name not in _NOT_IN_CSV]
-            count = print_csv(columns, rows)
-        else:
-            count = print_rows(row_class, rows, as_json)
-        most_rows = source.most_rows if period["limit"] else _USUAL_ROWS
+        count = print_rows(asked.row_class, source.rows(events, terms, period), look=asked.look)
+        most_rows = source.most_rows if asked.limit else _USUAL_ROWS
     if count == most_rows:
-        print_error(f"only the latest {most_rows} are shown: say --limit, or --until")
+        which = "first" if asked.sort else "latest"
+        print_error(f"only the {which} {most_rows} are shown: say --limit, or --until")
 
 
 @click.command()
@@ -139,7 +131,7 @@ def report(file: str | None, control: str | None, as_json: bool, **period: Any) 
         else:
             from monconn.faces.cli.report_text import report as report_text
 
-            print_text(report_text(made))
+            print_text(report_text(made, terminal_width()))
 
 
 # -- where the history is
@@ -178,8 +170,17 @@ class _FileHistory:
 
         find: Callable[..., list[dict[str, Any]]] = query.events if events else query.connections
         wanted = parse(terms, HISTORY_EVENT_KEYS if events else HISTORY_KEYS)
-        condition = wanted.to_sql() if wanted else None
-        return find(self._db, query.make_filter(events=events, condition=condition, **period))
+        sort = period.pop("sort")
+        order = None
+        if sort is not None:
+            parsed = parse_sort(sort, _row_class(events))
+            order = query.Order(parsed.fields[0], parsed.is_descending)
+        period |= {
+            "limit": min(period["limit"] or _USUAL_ROWS, _MOST_ROWS),
+            "condition": wanted.to_sql() if wanted else None,
+            "order": order,
+        }
+        return find(self._db, query.make_filter(events=events, **period))
 
     def report(self, period: dict[str, Any]) -> dict[str, Any]:
         from monconn.sinks.history import query

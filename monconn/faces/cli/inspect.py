@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import click
@@ -13,7 +14,9 @@ from click.shell_completion import get_completion_class
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli.history import history, report
+from monconn.faces.cli.listings import Asked, listing, listing_options
 from monconn.faces.cli.output import (
+    has_colours,
     print_error,
     print_json,
     print_line,
@@ -22,21 +25,28 @@ from monconn.faces.cli.output import (
     terminal_width,
 )
 from monconn.faces.cli.verbs import (
-    Listed,
     asks_server,
     client_option,
     dry_run_option,
     filter_argument,
     filter_text,
     json_option,
-    listing,
     service_option,
 )
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
 from monconn.faces.tui.terminal import check_terminal
-from monconn.ops.filter_keys import BLOCK_KEYS, CONNECTION_KEYS, DEVICE_KEYS, EVENT_KEYS, IP_KEYS
+from monconn.ops.columns import Row
+from monconn.ops.details import detail_lines
+from monconn.ops.filter_keys import (
+    BLOCK_KEYS,
+    CONNECTION_KEYS,
+    DEVICE_KEYS,
+    EVENT_KEYS,
+    IP_KEYS,
+    SERVICE_KEYS,
+)
+from monconn.ops.filters import Context, parse
 from monconn.ops.rows import (
-    ORDERS,
     BlockRow,
     ClientRow,
     ClosedConnectionRow,
@@ -64,67 +74,90 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 # -- listings
 
 
+def _connection_class(closed: bool = False, **_: Any) -> type[Row]:
+    return ClosedConnectionRow if closed else ConnectionRow
+
+
 @listing(
     "list",
     CONNECTION_KEYS,
+    _connection_class,
     client_option,
     click.option("--state", metavar="STATE", help="Only those that are open, half_closed, ..."),
     click.option(
         "--idle-over", metavar="TIME", callback=_seconds, help="Only those idle longer, as in 5m."
     ),
     click.option("--text", metavar="WORD", help="Only those with this text in any column."),
-    click.option("--sort", type=click.Choice(ORDERS), help="The most first; id: oldest first."),
-    click.option("--limit", type=click.IntRange(min=1), help="No more than so many."),
     click.option("--closed", is_flag=True, help="Those that were closed last, instead."),
+    is_arranged=True,
 )
-def list_connections(server: Client, closed: bool, sort: str | None, **arguments: Any) -> Listed:
+def list_connections(
+    server: Client, closed: bool, sort: str | None, **arguments: Any
+) -> Iterable[Any]:
     """Connections, one a line.
 
     A FILTER is a term such as service:mqtt, client:10.0.0.0/8, idle:5m.. or not:state:open
     (docs/filters.md), or a word that is searched in every column.
     """
     if closed:
-        arguments |= {"closed": True, "sort": sort or "closed"}
-        return ClosedConnectionRow, server.rows("ListConnections", **arguments)
-    return ConnectionRow, server.rows("ListConnections", sort=sort, **arguments)
+        arguments |= {"closed": True}
+        sort = sort or "closed"
+    return server.rows("ListConnections", sort=sort, **arguments)
 
 
-@listing("devices", DEVICE_KEYS)
-def devices(server: Client, **arguments: Any) -> Listed:
+@listing(
+    "devices",
+    DEVICE_KEYS,
+    DeviceRow,
+    click.option("--alarms", is_flag=True, help="Only those with an alarm that goes on."),
+)
+def devices(server: Client, alarms: bool, **arguments: Any) -> Iterable[Any]:
     """Devices: how often each connects and sends, and its alarms."""
-    return DeviceRow, server.rows("ListDevices", **arguments)
+    rows = server.rows("ListDevices", **arguments)
+    return (row for row in rows if row["alarms"] or not alarms)
 
 
-@listing("ip", IP_KEYS)
-def clients(server: Client, **arguments: Any) -> Listed:
+@listing("ip", IP_KEYS, ClientRow)
+def clients(server: Client, **arguments: Any) -> Iterable[Any]:
     """What each client IP has done.
 
     A FILTER is tried on what the IP has done at each service, before that is added up.
     """
     rows = server.rows("ListClients", **arguments)
-    return ClientRow, sum_by_ip(map(ClientRow.of, rows))
+    return sum_by_ip(map(ClientRow.of, rows))
 
 
-@listing("blocks", BLOCK_KEYS)
-def blocks(server: Client, **arguments: Any) -> Listed:
+@listing("blocks", BLOCK_KEYS, BlockRow)
+def blocks(server: Client, **arguments: Any) -> Iterable[Any]:
     """The blocked networks."""
-    return BlockRow, server.rows("ListBlocks", **arguments)
+    return server.rows("ListBlocks", **arguments)
 
 
 @click.command()
-@click.argument("service", required=False)
-@json_option
+@filter_argument(SERVICE_KEYS, "[SERVICE|FILTER]...")
+@listing_options(ServiceRow)
 @asks_server
-def stats(server: Client, service: str | None, as_json: bool) -> None:
-    """The services in figures, or one of them."""
-    rows = list(server.rows("ListServices", service=service))
-    if not as_json:
-        print_rows(ServiceRow, rows, as_json)  # how many IPs there are is in the rows
-    elif service is None:
-        print_rows(ServiceRow, _with_ips(server, rows), as_json)
-    else:
-        (row,) = _with_ips(server, rows)
-        print_json(row)
+def stats(server: Client, terms: Sequence[str], asked: Asked) -> None:
+    """The services in figures: all, or the one of this name, or those that match.
+
+    A FILTER is a term such as connections:100.. or up:1GiB.. (docs/filters.md).
+    """
+    name = terms[0] if len(terms) == 1 and not _is_term(terms[0]) else None
+    wanted = parse(() if name is not None else terms, SERVICE_KEYS)
+    rows = wanted.select(server.rows("ListServices", service=name), Context())
+    arranged = list(asked.arranged(rows))
+    if asked.look.form == "json":  # how many IPs there are is in the rows
+        arranged = list(_with_ips(server, arranged))
+        if name is not None and asked.look.columns is None:
+            (row,) = arranged
+            print_json(row)
+            return
+    print_rows(ServiceRow, arranged, look=asked.look)
+
+
+def _is_term(text: str) -> bool:
+    key, colon, _ = text.removeprefix("not:").partition(":")
+    return bool(colon) and (key in SERVICE_KEYS.by_name or text.startswith("not:"))
 
 
 def _with_ips(server: Client, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -146,17 +179,18 @@ def show(server: Client, id_: int, as_json: bool) -> None:
     if as_json:
         print_json(connection)
     else:
-        from monconn.faces.cli import render
-
-        print_text(render.details(connection, terminal_width()))
+        print_text("".join(f"{line}\n" for line in detail_lines(connection, terminal_width())))
 
 
 @click.command()
 @filter_argument(EVENT_KEYS)
 @service_option
+@click.option("--limit", type=click.IntRange(min=1), help="End after so many.")
 @json_option
 @asks_server
-def events(server: Client, terms: Sequence[str], service: str | None, as_json: bool) -> None:
+def events(
+    server: Client, terms: Sequence[str], service: str | None, limit: int | None, as_json: bool
+) -> None:
     """What happens, as it happens: a line for each event.
 
     Connections opened, refused and closed; alarms; actions. A FILTER such as event:closed
@@ -166,14 +200,14 @@ def events(server: Client, terms: Sequence[str], service: str | None, as_json: b
     from monconn.faces.cli import render
 
     dropped = 0
-    for event in server.events(service=service, filter=filter_text(terms)):
+    for event in islice(server.events(service=service, filter=filter_text(terms)), limit):
         if server.events_dropped > dropped:
             print_error(f"{server.events_dropped - dropped} events missed")
             dropped = server.events_dropped
         if as_json:
             print_json(event)
         else:
-            print_line(render.event_line(event))
+            print_text(f"{render.event_line(event, coloured=has_colours())}\n")
 
 
 # -- actions
@@ -225,9 +259,10 @@ def close(
         print_json(made | {"dry_run": True, "connections": rows} if dry_run else made)
     else:
         if rows:
-            print_rows(ConnectionRow, rows, as_json)
+            print_rows(ConnectionRow, rows)
         would_be = " would be" if dry_run else ""
-        print_line(f"{_connections(count)}{would_be} closed")
+        if count or not unknown:
+            print_line(f"{_connections(count)}{would_be} closed")
         for each in unknown:
             print_error(f"no live connection has the id {each}")
     if unknown and not dry_run:

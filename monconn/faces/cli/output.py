@@ -5,20 +5,22 @@ from __future__ import annotations
 import codecs
 import csv
 import errno
+import functools
 import io
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
+import attrs
 import click
 
 from monconn.errors import MonconnError, os_error_text, printable
 from monconn.faces.control.client import BadAnswer
-from monconn.ops.columns import Row
+from monconn.ops.columns import Column, Row, format_value
 
 _MESSAGE_CHARACTERS = 1_000
 _MOST_MESSAGE_CHARACTERS = 4_000
@@ -26,6 +28,7 @@ _MOST_MESSAGE_CHARACTERS = 4_000
 _CHUNK_CHARACTERS = 64 * 1024
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How cells begin that spreadsheets evaluate (OWASP, *CSV Injection*)."""
+_CSV_DECIMALS = 6
 _ENDED_NORMALLY = "--"
 """The code of most connections; two signs without an operand are a text to every spreadsheet."""
 
@@ -57,13 +60,29 @@ class Program(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors=_ESCAPING)
         try:
-            return super().main(*args, **kwargs)
+            return self._main(*args, **kwargs)
         except OSError as error:
             if error.errno not in _OUTPUT_FAILED:
                 raise
             _drop_output()
             print_error(f"cannot write the output: {os_error_text(error)}")
             sys.exit(1)
+
+    def _main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as click does; but to a terminal that says it has only ASCII, click would write its
+        errors in UTF-8, unless it is given the stream."""
+        is_standalone = kwargs.pop("standalone_mode", True)
+        run: Callable[..., Any] = functools.partial(super().main, standalone_mode=False)
+        if not is_standalone:
+            return run(*args, **kwargs)
+        try:
+            status = run(*args, **kwargs)
+        except click.ClickException as error:
+            error.show(file=sys.stderr)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(1)
+        sys.exit(status if isinstance(status, int) else 0)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the command line; an error that repeats an argument is printable."""
@@ -137,6 +156,16 @@ def print_error(text: object) -> None:
         pass  # there is no other place to say it
 
 
+def print_note(text: str) -> None:
+    """Print a line to standard error that is no error; harmless if it is lost."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(f"{printable(text)}\n")
+            sys.stderr.flush()
+    except OSError:
+        pass
+
+
 def terminal_width() -> int | None:
     """How many characters a line of the standard output has; None if that is no terminal."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -168,38 +197,97 @@ def _json(value: Any) -> str:
     return shown.replace("\x7f", "\\u007f")  # DEL, which JSON allows raw
 
 
-def print_rows(row_class: type[Row], rows: Iterable[Any], as_json: bool) -> int:
-    """Print rows as JSON, or as a table of the class' columns, as wide as a terminal at most.
+@attrs.frozen
+class Look:
+    """How rows are printed.
 
-    :param rows: rows, or their JSON. For JSON, each is printed as it comes.
+    :param columns: those that were asked for, which never leave; None for the usual ones.
+    :param is_wide: all of them, however wide a terminal is.
+    :param form: JSON and CSV are for programs.
+    """
+
+    columns: tuple[Column, ...] | None = None
+    is_wide: bool = False
+    form: Literal["table", "json", "csv"] = "table"
+
+
+USUAL_LOOK = Look()
+
+
+def print_rows(
+    row_class: type[Row], rows: Iterable[Any], as_json: bool = False, look: Look = USUAL_LOOK
+) -> int:
+    """Print rows as a table of the class' columns, as wide as a terminal at most, JSON or CSV.
+
+    A table begins with its titles, even if there are no rows, so that what reads it can rely on
+    that.
+
+    :param rows: rows, or their JSON. For JSON and CSV, each is printed as it comes.
+    :param as_json: short for a look.
     :returns: how many there are.
     """
-    if as_json:
-        return _print_json_rows(rows)
-    rows = list(rows)
-    if not rows:
-        print_line("none")
-    else:
-        from monconn.faces.cli import render
+    if as_json or look.form == "json":
+        return _print_json_rows(rows, look.columns)
+    if look.form == "csv":
+        return _print_csv_rows(row_class, rows, look.columns)
+    from monconn.faces.cli import render
 
-        width = terminal_width()
-        coloured = width is not None and not os.environ.get("NO_COLOR")
-        print_text(render.table(row_class.columns(), rows, width=width, coloured=coloured))
+    rows = list(rows)
+    width = terminal_width()
+    columns = row_class.columns()
+    if look.columns is not None:
+        columns = tuple(attrs.evolve(each, importance=0) for each in look.columns)
+    print_text(
+        render.table(columns, rows, width=None if look.is_wide else width, coloured=has_colours())
+    )
+    if not rows and width is not None:  # nobody who reads a pipe wants it
+        print_note("none")
     return len(rows)
 
 
-def _print_json_rows(rows: Iterable[Any]) -> int:
+def has_colours() -> bool:
+    """Whether the standard output is a terminal that shows colours, and they are wanted.
+
+    ``NO_COLOR`` is https://no-color.org; a terminal that calls itself dumb has none.
+    """
+    is_terminal = terminal_width() is not None
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _print_json_rows(rows: Iterable[Any], columns: Sequence[Column] | None) -> int:
     count = 0
 
     def pieces() -> Iterator[str]:
         nonlocal count
         for row in rows:
-            yield f"{', ' if count else '['}{_json(row.to_json() if isinstance(row, Row) else row)}"
+            value = row.to_json() if isinstance(row, Row) else row
+            if columns is not None:
+                value = {column.name: column.raw(row) for column in columns}
+            yield f"{', ' if count else '['}{_json(value)}"
             count += 1
         yield "]\n" if count else "[]\n"
 
     _print_pieces(pieces())
     return count
+
+
+def _print_csv_rows(
+    row_class: type[Row], rows: Iterable[Any], columns: Sequence[Column] | None
+) -> int:
+    """Print rows as CSV: always the same columns, whatever more a newer server sends."""
+    if columns is None:
+        columns = row_class.csv_columns()
+
+    def cells(row: Any) -> dict[str, Any]:
+        return {column.name: _csv_value(column, column.raw(row)) for column in columns}
+
+    return print_csv((column.name for column in columns), map(cells, rows))
+
+
+def _csv_value(column: Column, value: Any) -> Any:
+    if value is not None and column.unit in ("list", "object"):
+        return format_value(value, column.unit) if value else ""
+    return value
 
 
 def print_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> int:
@@ -234,7 +322,13 @@ def _csv_line(cells: list[Any]) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A value as a cell of CSV: a number or None as it is, any other as text."""
+    """A value as a cell of CSV: a number or None as it is, any other as text.
+
+    Of seconds, six decimals: the clock has no more, and the rest of the digits of a float is what
+    subtracting two moments leaves.
+    """
+    if isinstance(value, float):
+        return round(value, _CSV_DECIMALS)
     if value is None or isinstance(value, (int, float)):
         return value
     text = str(value)

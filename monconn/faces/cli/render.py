@@ -7,25 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from monconn.errors import printable
-from monconn.ops.columns import Column, Row, local_time
-from monconn.ops.details import connection_details
-from monconn.ops.text_table import cell_width, text_table, wrapped
-from monconn.units import format_bytes, format_duration
+from monconn.ops.colours import colour_of
+from monconn.ops.columns import Column, Row
+from monconn.ops.text_table import text_table
+from monconn.units import format_bytes, format_duration, local_time
 
 Json = Mapping[str, Any]
 
 _PLAIN = "\x1b[0m"
-_BOLD = "\x1b[1m"
+_DIM = "\x1b[2m"
 _COLOURS = {
-    "closing": "\x1b[33m",
-    "half_closed": "\x1b[33m",
-    "connecting": "\x1b[36m",
-    "unreachable": "\x1b[31m",
-    "silent": "\x1b[31m",
-    "reconnect_storm": "\x1b[31m",
+    "red": "\x1b[31m",
+    "yellow": "\x1b[33m",
+    "cyan": "\x1b[36m",
+    "magenta": "\x1b[35m",
 }
-"""Transient states, unreachable peers, and alarms: coloured where they are a word of a table."""
-_COLOURED = re.compile(rf"(?<!\S)({'|'.join(_COLOURS)})(?=,| |$)(?! is over)")
 
 
 def table(
@@ -35,59 +31,59 @@ def table(
     width: int | None = None,
     coloured: bool = False,
 ) -> str:
-    """Rows as a table: titles, a rule, and a line for each row.
+    """Rows as a table, titles first; or as blocks where not even the most important columns fit.
 
     :param rows: rows, or their JSON.
     :param width: in characters, of a terminal: the least important columns leave a table that is
         wider. None for as wide as it takes.
+    :param coloured: with the colours of a terminal: quiet titles, and what values mean.
     """
-    titles, *lines = text_table(columns, rows, width)
-    rule = "─" * max(map(cell_width, (titles, *lines)))
-    if coloured:
-        titles = f"{_BOLD}{titles}{_PLAIN}"
-        lines = [_COLOURED.sub(_coloured, line) for line in lines]
-    return "".join(f"{line}\n" for line in (titles, rule, *lines))
+    lines = text_table(columns, rows, width, _paint if coloured else None)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _coloured(found: re.Match[str]) -> str:
-    return f"{_COLOURS[found[1]]}{found[1]}{_PLAIN}"
+def _paint(column: Column | None, text: str, cell: str) -> str:
+    if column is None:
+        return f"{_DIM}{cell}{_PLAIN}"
+    colour = colour_of(column.name, text)
+    return f"{_COLOURS[colour]}{cell}{_PLAIN}" if colour else cell
 
 
-def details(connection: Json, width: int | None = None) -> str:
-    """One connection, with a line for each of its fields.
+def event_line(event: Json, *, coloured: bool = False) -> str:
+    """An event of the feed as a line, in the words of the log.
 
-    :param width: in characters, of a terminal: longer texts go on beneath. None for as wide as they
-        take.
+    :param coloured: with the colours of a terminal, by which a reason or an alarm stands out.
     """
-    fields = [*connection_details(connection)]
-    widest = max(len(name) for name, _ in fields)
-    return "".join(
-        f"{name if index == 0 else '':{widest}}  {line}\n"
-        for name, text in fields
-        for index, line in enumerate([text] if width is None else wrapped(text, width - widest - 2))
-    )
+    text, word, column = _event_text(event)
+    line = printable(f"{local_time(event['at'])} {text}")
+    colour = colour_of(column, word)
+    if coloured and colour:
+        # Not within the name of a service: the word stands alone.
+        line = re.sub(
+            rf"(?<= ){re.escape(word)}(?= |$)", f"{_COLOURS[colour]}{word}{_PLAIN}", line, count=1
+        )
+    return line
 
 
-def event_line(event: Json) -> str:
-    """An event of the feed as a line."""
-    return printable(f"{local_time(event['at'])} {_event_text(event)}")
-
-
-def _event_text(event: Json) -> str:
+def _event_text(event: Json) -> tuple[str, str, str]:
+    """The line without its time, the word in it that has a meaning, and which kind of word."""
     kind = event["event"]
     if kind == "action":
-        return str(event["text"])
+        return str(event["text"]), "", ""
     if kind == "alarm":
-        verb = "is over" if event["over"] else "begins"
-        return f"{event['service']}: {event['device']} {event['alarm']} {verb}: {event['detail']}"
+        verb = "is over" if event["over"] else "alarm"
+        alarm = event["alarm"]
+        text = f"{event['service']}: {event['device']} {alarm} {verb}: {event['detail']}"
+        return text, alarm, "" if event["over"] else "alarm"
     client = f"{event['service']}: {event.get('client')}"
     if kind == "half_closed":
-        return f"{client} half-closed by the {event['side']}, id {event['id']}"
+        return f"{client} half-closed by the {event['side']}, id {event['id']}", "", ""
     if kind == "opened":
-        return f"{client} opened, id {event['id']}"
+        return f"{client} opened, id {event['id']}", "", ""
     detail = f" ({event['detail']})" if event.get("detail") else ""
     if kind == "refused":
-        return f"{client} refused: {event['refusal']}{detail}"
+        return f"{client} refused: {event['refusal']}{detail}", event["refusal"], "refusal"
     moved = f"up {format_bytes(event['up'])}, down {format_bytes(event['down'])}"
     duration = format_duration(event["duration_seconds"])
-    return f"{client} {event['reason']} after {duration}, {moved}{detail}"
+    reason = event["reason"]
+    return f"{client} {reason} after {duration}, {moved}{detail}", reason, "reason"

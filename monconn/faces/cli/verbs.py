@@ -1,26 +1,20 @@
-"""Shared parts of the verbs: the choice of a server, filters, and error reports.
-
-A verb that lists rows is declared in a few lines: see :func:`listing`.
-"""
+"""Shared parts of the verbs: the choice of a server, filters, and error reports."""
 
 from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from monconn.errors import AddressError, MonconnError, QuestionError, quoted
-from monconn.faces.cli.output import print_error, print_rows, understood
+from monconn.errors import AddressError, MonconnError, QuestionError
+from monconn.faces.cli.output import print_error, understood
 from monconn.faces.control.client import BadAddress, Client, NoServer, SeveralServers, find_server
-from monconn.ops.columns import Row
-from monconn.ops.filters import Exact, FilterError, Keys, Part, complete, parse
+from monconn.ops.filters import FilterError, Keys, complete
 
 F = TypeVar("F", bound=Callable[..., Any])
-Listed = tuple[type[Row], Iterable[Any]]
-"""The result of a listing: the row class, which has the columns, and the rows, as JSON or not."""
 
 _USAGE_ERRORS = (SeveralServers, BadAddress, AddressError, QuestionError, FilterError)
 _USAGE_CODES = ("BAD_REQUEST", "BAD_FILTER")
@@ -75,38 +69,6 @@ def asks_server(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
-def listing(
-    name: str, keys: Keys, *options: Callable[[Any], Any]
-) -> Callable[[Callable[..., Listed]], click.Command]:
-    """Make a function a verb that lists rows: with ``FILTER…``, ``--service`` and ``--json``.
-
-    The function takes the server and, as arguments of the control port's command, ``filter``,
-    ``service`` and the options. Its docstring is the verb's help::
-
-        @listing("blocks", BLOCK_KEYS)
-        def blocks(server: Client, **arguments: Any) -> Listed:
-            \"""The blocked networks.\"""
-            return BlockRow, server.rows("ListBlocks", **arguments)
-
-    :param keys: what the filter may ask for.
-    :param options: more options of click, in the order of the help.
-    """
-
-    def declare(function: Callable[..., Listed]) -> click.Command:
-        @functools.wraps(function)
-        def run(server: Client, terms: Sequence[str], as_json: bool, **arguments: Any) -> None:
-            row_class, made = function(server, filter=filter_text(terms), **arguments)
-            if not print_rows(row_class, made, as_json):
-                _doubt_services(server, terms, keys)
-
-        verb: Callable[..., Any] = asks_server(run)
-        for option in reversed((filter_argument(keys), service_option, *options, json_option)):
-            verb = option(verb)
-        return click.command(name)(verb)
-
-    return declare
-
-
 # -- filters
 
 
@@ -120,23 +82,6 @@ def filter_argument(keys: Keys, metavar: str = "[FILTER]...") -> Callable[[Any],
 def filter_text(terms: Sequence[str]) -> str | None:
     """The terms in one line, as the control port takes them; None if there are none."""
     return shlex.join(terms) or None
-
-
-def _doubt_services(server: Client, terms: Sequence[str], keys: Keys) -> None:
-    """Say which terms match the name of no service that runs: nothing matches a slip, either."""
-    try:
-        wanted = [each for each in parse(terms, keys).terms if each.key == "service"]
-    except FilterError:  # the server, which has understood it, is newer
-        return
-    texts = [
-        each.value.text
-        for each in wanted
-        if not each.is_negated and isinstance(each.value, Part | Exact)
-    ]
-    names = [row["sid"] for row in server.rows("ListServices")] if texts else []
-    for text in texts:
-        if not any(text in name.casefold() for name in names):
-            print_error(f"no service's name has {quoted(text)} in it: {', '.join(names)}")
 
 
 def _complete_term(

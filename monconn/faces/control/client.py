@@ -162,13 +162,18 @@ class Client:
         :raises CommandFailed: the server answers with an error.
         :raises NoServer: the connection is lost, or there is no answer in time.
         :raises BadAnswer: the answer is none to this request, or malformed.
-        :raises ControlError: an argument is too long, or the server too old for ``filter`` and
-            ``dry_run``.
+        :raises ControlError: an argument is too long, or the server too old for ``filter``,
+            ``dry_run`` and ``sort``.
         :raises QuestionError: an argument is not UTF-8.
         """
         # It would ignore them, and so list everything, or act where it should only answer.
         needed = [each for each in ("filter", "dry_run") if arguments.get(each)]
-        if needed and "filters" not in self.hello:
+        if "filters" in self.hello:
+            needed.clear()
+        # An older server knows some orders of connections, and says which.
+        if command == "ListHistory" and arguments.get("sort") and "sorts" not in self.hello:
+            needed.append("sort")
+        if needed:
             server = printable(self.hello.get("server"))
             raise ControlError(f"{server} runs, which is too old for {needed[0]}: restart it")
         self._asked += 1

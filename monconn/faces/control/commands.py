@@ -113,6 +113,8 @@ class Hello(_Command):
         (b"manhole", amp.Unicode(optional=True)),  # where it is, if there is one
         # A server without it ignores both arguments: it would list everything, and act for real.
         (b"filters", amp.Boolean(optional=True)),  # whether filter and dry_run are understood
+        # Whether every column's name is understood as sort, which ListHistory had not at all.
+        (b"sorts", amp.Boolean(optional=True)),
     ]
 
 
@@ -132,7 +134,7 @@ class ListConnections(_Command):
         (b"state", amp.Unicode(optional=True)),
         (b"idle_over", Number(optional=True)),  # seconds
         (b"text", amp.Unicode(optional=True)),  # in client, service, state, backend or reason
-        (b"sort", amp.Unicode(optional=True)),  # id up down age idle rate closed
+        (b"sort", amp.Unicode(optional=True)),  # a column's name; -NAME for the other way round
         (b"offset", Integer(optional=True)),
         (b"limit", Integer(optional=True)),
         (b"closed", amp.Boolean(optional=True)),
@@ -173,6 +175,7 @@ class ListHistory(_Command):
         (b"reason", amp.Unicode(optional=True)),  # of an event: the refusal, or the alarm
         (b"limit", Integer(optional=True)),
         (b"events", amp.Boolean(optional=True)),  # these instead of connections
+        (b"sort", amp.Unicode(optional=True)),  # a column's name; -NAME for the other way round
         _FILTER,
     ]
     response = _ROWS

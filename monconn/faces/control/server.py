@@ -330,6 +330,7 @@ class ControlProtocol(amp.AMP):
             "pid": os.getpid(),
             "manhole": self._operations.manhole(),
             "filters": True,
+            "sorts": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.

@@ -22,10 +22,10 @@ from monconn.errors import (
 )
 from monconn.model.actions import Actor
 from monconn.ops.columns import Row
-from monconn.ops.details import connection_details
+from monconn.ops.details import detail_lines
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import CloseResult, Operations, Terms
-from monconn.ops.rows import BlockRow, ConnectionRow
+from monconn.ops.rows import BlockRow, ClosedConnectionRow, ConnectionRow
 from monconn.ops.text_table import text_table_steps
 from monconn.turns import in_turns
 
@@ -56,11 +56,24 @@ class Commands:
         self._write = write
         self._width = width
 
-    def connections(self, filter: Terms = None) -> Deferred[None]:
-        """The live connections as a table, oldest first."""
-        return self._operations.connections(filter).addCallback(
-            lambda found: self._write_table(ConnectionRow, found.rows, "no connections")
-        )
+    def connections(
+        self,
+        filter: Terms = None,
+        *,
+        sort: str | None = None,
+        limit: int | None = None,
+        closed: bool = False,
+    ) -> Deferred[None]:
+        """The live connections as a table, oldest first; or those that were closed last.
+
+        :param sort: a column such as ``idle``; ``-idle`` for the other way round.
+        """
+        if closed:
+            sort = sort or "closed"
+        row_class = ClosedConnectionRow if closed else ConnectionRow
+        return self._operations.connections(
+            filter, sort=sort, limit=limit, closed=closed
+        ).addCallback(lambda found: self._write_table(row_class, found.rows, "no connections"))
 
     def stats(self, service: str | None = None) -> None:
         """A line for each service."""
@@ -73,7 +86,7 @@ class Commands:
         if not re.fullmatch(r"[0-9]{1,18}", text):
             raise QuestionError(f"{quoted(text)} is not the id of a connection")
         return self._operations.connection(int(text)).addCallback(
-            lambda row: self._write_lines(_detail_lines(row))
+            lambda row: self._write_lines(detail_lines(row, self._width()))
         )
 
     def close(
@@ -134,12 +147,6 @@ class Commands:
         text = "".join(f"{printable(line)}\n" for line in lines)
         if text:
             self._write(text)
-
-
-def _detail_lines(row: Row) -> list[str]:
-    lines = [*connection_details(row)]
-    width = max(len(name) for name, _ in lines)
-    return [f"{name:<{width}}  {text}" for name, text in lines]
 
 
 @attrs.frozen

@@ -38,7 +38,8 @@ _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _HELP = """\
 monitors                      each service in figures; monitors["web"] is one monitor
 monitor("web")                the same; Tab completes names
-connections("web idle:5m..")  the live connections that a filter finds, or all
+connections("web idle:5m..")  the live connections that a filter finds, or all; takes
+                              sort="idle", limit=10 and closed=True for those that ended last
 show(42)                      all that is known of a connection
 close(42, reset=False)        end a connection, or those that a filter finds
 block("10.0.0.0/8")           refuse a network at every service, and end its connections

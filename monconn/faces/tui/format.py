@@ -5,46 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from monconn.ops.colours import Colour, colour_of
 from monconn.ops.details import connection_details
 
-_ORDERLY = ("client_closed", "backend_closed")
-_BROKEN = ("_reset", "_lost", "_refused", "_unreachable", "error")
-_STATE_STYLES = {
-    "connecting": "connecting",
-    "half_closed": "half_closed",
-    "closing": "closing",
-    "unreachable": "error",
+_NOTHING = ("-", "0 B", "")
+_BY_NAME = {"up": "up", "up_rate": "up", "down": "down", "down_rate": "down", "trend": "trend"}
+_BY_COLOUR: Mapping[Colour, str] = {
+    "": "",
+    "red": "error",
+    "yellow": "warning",
+    "cyan": "half_closed",
+    "magenta": "closing",
 }
-_NOTHING = (None, "", 0, 0.0)
-_UP = ("up", "up_rate")
-_DOWN = ("down", "down_rate")
-_REASONS = ("reason", "refusal", "last_reason")
 
 
-def style_of(name: str, value: Any) -> str:
+def style_of(name: str, text: str) -> str:
     """The name of the style of a field's value; empty for none.
 
-    States other than open have one each. A reason is an error if something broke off, a warning if
-    it is a limit or the operator's decision, and has no style after an orderly close. Bytes have
-    the style of their direction.
+    Bytes have the style of their direction; all else that of its meaning, as everywhere.
+
+    :param text: the value, as in a table.
     """
-    if name in _UP or name in _DOWN:
-        if value in _NOTHING:
-            return "dim"
-        return "up" if name in _UP else "down"
-    if name == "trend":
-        return name
-    text = str(value or "")
-    if name == "state":
-        return _STATE_STYLES.get("unreachable" if "unreachable" in text else text, "")
-    if name == "alarms":
-        return "error" if value else ""
-    if name not in _REASONS or not text or text in _ORDERLY:
-        return ""
-    return "error" if text.endswith(_BROKEN) else "warning"
+    if name in _BY_NAME:
+        return "dim" if text in _NOTHING else _BY_NAME[name]
+    return _BY_COLOUR[colour_of(name, text)]
 
 
 def details(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The name, the text and the style of each line of a connection's details."""
     for name, text in connection_details(row):
-        yield name, text, style_of(name, text if name == "state" else row.get(name))
+        yield name, text, style_of(name, text)

@@ -91,8 +91,7 @@ class Table:
                 if column.name == "state" and cell_len(text) > cells:
                     text = _UNREACHABLE  # which side, and for how long, is in the details
                 # The selected row is one block, without colours.
-                value = text if column.name == "state" else row.get(column.name)
-                style = "" if row is selected else style_of(column.name, value)
+                style = "" if row is selected else style_of(column.name, text)
                 _append(line, _padded(text, column, cells), style)
             if row is selected:
                 line.append(" " * max(width - line.cell_len, 0))
@@ -145,16 +144,18 @@ def live_table(trends: Trends) -> Table:
     last_rates = attrs.evolve(
         _TREND, order="rate", value=lambda row: trend(trends.of(row["id"]), _MAX_TREND)
     )
-    columns = _insert(ConnectionRow.columns(), "service", *ConnectionRow.columns("backend"))
+    # A screen that changes every second is watched for rates rather than for totals.
+    importances = {"state": 2, "service": 3, "down_rate": 4, "up_rate": 5, "up": 9, "down": 9}
+    usual = _weighted(ConnectionRow.columns(), **importances)
+    columns = _insert(usual, "service", *ConnectionRow.columns("backend"))
     columns = _insert(columns, "down_rate", last_rates)
     return Table("live", [*columns, *ConnectionRow.columns("pipe", "facts")])
 
 
 def closed_table() -> Table:
     """The table of the connections that were closed last."""
-    columns = _insert(
-        ClosedConnectionRow.columns(), "service", *ClosedConnectionRow.columns("backend")
-    )
+    usual = _weighted(ClosedConnectionRow.columns(), id=1, up=6, down=6, duration_seconds=5)
+    columns = _insert(usual, "service", *ClosedConnectionRow.columns("backend"))
     columns = _insert(columns, "code", *ClosedConnectionRow.columns("closed_by"))
     return Table("closed", [*columns, *ClosedConnectionRow.columns("facts")])
 
@@ -177,6 +178,14 @@ def device_table() -> Table:
     alarms = DeviceRow.columns("alarms")
     others = [each for each in DeviceRow.columns() if each.name not in ("device", "alarms")]
     return Table("devices", [*DeviceRow.columns("device"), *alarms, *others])
+
+
+def _weighted(columns: Sequence[Column], **importances: int) -> tuple[Column, ...]:
+    """Columns with the importance that they have here."""
+    return tuple(
+        attrs.evolve(each, importance=importances.get(each.name, each.importance))
+        for each in columns
+    )
 
 
 def _insert(columns: Sequence[Column], after: str, *more: Column) -> tuple[Column, ...]:

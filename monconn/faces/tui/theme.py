@@ -48,7 +48,6 @@ STYLES: Mapping[str, str] = {
     "down": "color: $text-primary;",
     "warning": "color: $text-warning;",
     "error": "color: $text-error;",
-    "connecting": "color: $text-warning;",
     "half_closed": "color: $text-primary;",
     "closing": "color: $text-accent;",
     "header": "background: $panel; text-style: bold;",

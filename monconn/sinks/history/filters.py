@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -38,6 +38,17 @@ class Condition(Protocol):
 
 
 @attrs.frozen
+class Order:
+    """By what rows are sorted; those that have no such value come last either way.
+
+    :param name: a key of the rows.
+    """
+
+    name: str
+    is_descending: bool
+
+
+@attrs.frozen
 class HistoryFilter:
     """Conditions on the rows of a history; None is no condition."""
 
@@ -50,6 +61,8 @@ class HistoryFilter:
     reason: str | None = None
     """The reason of a connection; of an event, the refusal, or the kind of the alarm or action."""
     limit: int = USUAL_ROWS
+    order: Order | None = None
+    """None for the latest first."""
     condition: Condition | None = None
     """A further condition on the columns of connections or of events. A report takes
     none: the sums of whole hours lack most columns."""
@@ -69,6 +82,7 @@ def make_filter(
     until: float | None = None,
     reason: str | None = None,
     limit: int | None = None,
+    order: Order | None = None,
     condition: Condition | None = None,
 ) -> HistoryFilter:
     """A filter from values as users give them.
@@ -88,7 +102,7 @@ def make_filter(
         raise QuestionError("there is no time between since and until")
     network = None if client is None else parse_network(client)
     limit = max(limit or USUAL_ROWS, 1)
-    return HistoryFilter(service, network, since, until, reason, limit, condition)
+    return HistoryFilter(service, network, since, until, reason, limit, order, condition)
 
 
 def where(
@@ -124,6 +138,20 @@ def where(
         conditions.append(f"({selection.condition.text})")
         values.update(selection.condition.values)
     return " AND ".join(conditions), values
+
+
+def order_by(order: Order | None, time_column: str, columns: Mapping[str, Sequence[str]]) -> str:
+    """What follows ``ORDER BY``.
+
+    :param columns: of each key by which rows can be sorted, the columns that hold it.
+    """
+    latest = f"{time_column} DESC, entry DESC"
+    if order is None:
+        return latest
+    direction = "DESC" if order.is_descending else "ASC"
+    # Without a collation for figures, which NOCASE leaves as they are.
+    sorted_by = [f"{each} COLLATE NOCASE {direction}" for each in columns[order.name]]
+    return ", ".join((f"{columns[order.name][0]} IS NULL", *sorted_by, latest))
 
 
 def rows(

@@ -13,7 +13,9 @@ from monconn.sinks.history.filters import (
     MOST_ROWS,
     USUAL_ROWS,
     HistoryFilter,
+    Order,
     make_filter,
+    order_by,
     rows,
     where,
 )
@@ -26,6 +28,7 @@ __all__ = [
     "MOST_ROWS",
     "USUAL_ROWS",
     "HistoryFilter",
+    "Order",
     "connections",
     "events",
     "make_filter",
@@ -49,16 +52,34 @@ EVENT_KEYS = (
 """The keys that an event may have: each kind has some of them."""
 
 
-def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
-    """The connections that have closed, newest first, with the keys of a record's snapshot.
+# Addresses are sorted as numbers, IPv4 first; their text would not be.
+_ADDRESS = ("length(client_address)", "client_address")
+_CONNECTION_ORDERS: dict[str, tuple[str, ...]] = {
+    **{key: (key,) for key in CONNECTION_KEYS if key != "facts"},
+    "client": (*_ADDRESS, "client"),
+    "client_ip": (*_ADDRESS, "client_ip"),
+}
+_EVENT_ORDERS: dict[str, tuple[str, ...]] = {
+    **{key: (key,) for key in ("event", "at", "service", "over", "count", "detail")},
+    **dict.fromkeys(("what", "refusal", "code", "alarm", "action"), ("word",)),
+    **dict.fromkeys(("client", "device"), (*_ADDRESS, "client")),
+    "client_ip": (*_ADDRESS, "client_ip"),
+    "actor": ("client",),
+}
 
+
+def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
+    """The connections that have closed, newest first unless the selection says otherwise, with
+    the keys of a record's snapshot.
+
+    :raises KeyError: they cannot be sorted by what it says.
     :raises sqlite3.Error: the file cannot be read.
     """
     conditions, values = where(selection, "closed_at", "reason")
     found = rows(
         db,
         f"SELECT * FROM connections WHERE {conditions}"
-        " ORDER BY closed_at DESC, entry DESC LIMIT :limit",
+        f" ORDER BY {order_by(selection.order, 'closed_at', _CONNECTION_ORDERS)} LIMIT :limit",
         {**values, "limit": selection.limit},
         selection.condition,
     )
@@ -66,11 +87,12 @@ def connections(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[s
 
 
 def events(db: sqlite3.Connection, selection: HistoryFilter) -> list[dict[str, Any]]:
-    """Refusals, alarms, actions, starts and stops, newest first."""
+    """Refusals, alarms, actions, starts and stops; the rest is as with :func:`connections`."""
     conditions, values = where(selection, "at", "word")
     found = rows(
         db,
-        f"SELECT * FROM events WHERE {conditions} ORDER BY at DESC, entry DESC LIMIT :limit",
+        f"SELECT * FROM events WHERE {conditions}"
+        f" ORDER BY {order_by(selection.order, 'at', _EVENT_ORDERS)} LIMIT :limit",
         {**values, "limit": selection.limit},
         selection.condition,
     )
@@ -113,6 +135,9 @@ def _connection_dict(row: dict[str, Any]) -> dict[str, Any]:
     del row["entry"], row["client_address"]
     for name in ("run_started_at", "opened_at", "closed_at"):
         row[name] = _time(row[name])
+    for name, value in row.items():
+        if type(value) is float:  # the difference of two moments of the clock, in microseconds
+            row[name] = round(value, 6)
     facts = row.pop("facts")
     for name in ("detail", "pipe"):
         if not row[name]:

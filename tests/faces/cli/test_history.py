@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -21,6 +22,7 @@ from monconn.faces.cli.history import parse_moment
 from monconn.faces.cli.main import main
 from monconn.model.record import ConnectionRecord
 from monconn.ops.rows import HistoryConnectionRow, HistoryEventRow
+from monconn.ops.sorting import sort_names
 from monconn.sinks.history import query
 from monconn.sinks.history.schema import open_for_writing
 from monconn.sinks.history.store import Event, write
@@ -109,7 +111,9 @@ def test_a_history_whose_values_are_not_what_they_should_be(
 def test_an_empty_history(tmp_path: Path) -> None:
     path = str(tmp_path / "history.db")
     open_for_writing(path, 1 << 30).close()
-    assert monconn("history", "--file", path).stdout == "none\n"
+    assert monconn("history", "--file", path).stdout.split() == [
+        *("CLOSED", "CLIENT", "SERVICE", "REASON", "CODE", "UP", "DOWN", "LASTED", "DETAIL")
+    ]
     assert monconn("history", "--file", path, "--csv").stdout.startswith(
         "run_started_at,id,service"
     )
@@ -201,7 +205,7 @@ def test_filters_of_a_file(history_file: str, terms: tuple[str, ...], ids: set[i
 
 def test_filters_of_events_in_a_file(history_file: str) -> None:
     result = monconn("history", "--file", history_file, "--events", "event:refused", "reason:limit")
-    titles, _, row = result.stdout.splitlines()
+    titles, row = result.stdout.splitlines()
     assert titles.split() == ["AT", "EVENT", "SERVICE", "CLIENT", "WHAT", "DETAIL"]
     assert row.split()[1:] == ["refused", "web", "192.0.2.9:7", "ip_limit", "-"]
 
@@ -235,6 +239,37 @@ def test_csv_of_a_file(history_file: str) -> None:
         "client_retransmits,backend_rtt_seconds,backend_retransmits,detail"
     )
     assert row.split(",")[1:4] == ["2", "web", "[2001:db8::1]:7"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "ids"),
+    [("up", [2, 1]), ("-up", [1, 2]), ("lasted", [1, 2]), ("client", [1, 2]), ("reason", [2, 1])],
+)
+def test_sorted_by_any_column(history_file: str, sort: str, ids: list[int]) -> None:
+    result = monconn("history", "--file", history_file, "--json", "--sort", sort)
+    assert [row["id"] for row in json.loads(result.stdout)] == ids
+    result = monconn("history", "--file", history_file, "--json", "--sort", sort, "--limit", "1")
+    assert [row["id"] for row in json.loads(result.stdout)] == ids[:1]
+
+
+def test_every_order_of_a_history_is_one_of_the_file(history_file: str) -> None:
+    for row_class, options in ((HistoryConnectionRow, []), (HistoryEventRow, ["--events"])):
+        for name in sort_names(row_class):
+            result = monconn("history", "--file", history_file, *options, "--sort", name)
+            assert (result.exit_code, len(result.stdout.splitlines())) == (0, 3), name
+
+
+def test_figures_have_no_more_digits_than_the_clock(history_file: str) -> None:
+    with closing(sqlite3.connect(history_file)) as db:
+        db.execute(
+            "UPDATE connections SET duration_seconds = 0.1 + 0.2, connect_seconds = 1e-5 / 3"
+        )
+        db.commit()
+    made = monconn("history", "--file", history_file, "--csv", "id:2").stdout.splitlines()
+    row = dict(zip(*(line.split(",") for line in made), strict=True))
+    assert (row["duration_seconds"], row["connect_seconds"]) == ("0.3", "3e-06")
+    (made_json,) = json.loads(monconn("history", "--file", history_file, "--json", "id:2").stdout)
+    assert made_json["duration_seconds"] == 0.3
 
 
 @pytest.mark.parametrize(

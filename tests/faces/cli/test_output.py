@@ -24,6 +24,7 @@ from tests.properties import examples
 
 NAME = "日本 é \u202e\x1b[31m"
 SERVICE = {"sid": NAME, "listen": ":80", "backend": "unix:/run/caf\udce9", "up": 5 << 30}
+SIGNS = "─▏▁█ → 1 ± 2 × …"
 SOURCE = "from monconn.faces.cli.main import main; main(prog_name='monconn')"
 
 
@@ -33,7 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileServer]:
 
     def send(request: dict[str, str]) -> Iterator[bytes]:
         rows = json.dumps([NAME] if request["_command"] == "ListIps" else [SERVICE])
-        yield answer(request, {"rows": rows})
+        connection = json.dumps({"id": 1, "state": "open", "detail": SIGNS})
+        yield answer(request, {"rows": rows, "connection": connection})
 
     with hostile_server(tmp_path_factory.mktemp("server")) as made:
         made.answers = send
@@ -65,11 +67,35 @@ def test_what_an_encoding_lacks_is_an_escape(server: HostileServer, encoding: st
     text = made.stdout.decode(encoding)
     assert shown + r"\u202e\x1b[31m" in text
     assert r"unix:/run/caf\udce9" in text
-    assert ("-----" in text) == (encoding != "utf-8")
     made = monconn(server, "stats", "--json", env=env)
     assert (made.returncode, made.stderr) == (0, b"")
     assert json.loads(made.stdout.decode(encoding))[0]["sid"] == NAME
     assert made.stdout.strip().decode(encoding).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", "-|_# -> 1 +- 2 x ..."), ("latin-1", "-|_# -> 1 ± 2 × ..."), ("utf-8", SIGNS)],
+)
+def test_our_own_signs_have_forms_in_every_encoding(
+    server: HostileServer, encoding: str, shown: str
+) -> None:
+    made = monconn(server, "show", "1", env={"PYTHONIOENCODING": encoding})
+    assert (made.returncode, made.stderr) == (0, b"")
+    assert shown in made.stdout.decode(encoding)
+
+
+@pytest.mark.parametrize("arguments", [["liste\u20ac"], ["list", "--sort", "\u20ac"], ["--\u20ac"]])
+@pytest.mark.parametrize(
+    "env", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONUTF8": "0", "LC_ALL": "C"}], ids=str
+)
+def test_a_mistake_in_the_command_is_told_in_ascii(
+    server: HostileServer, arguments: list[str], env: dict[str, str]
+) -> None:
+    made = monconn(server, *arguments, env={**env, "PYTHONCOERCECLOCALE": "0"})
+    assert made.returncode == 2
+    assert made.stderr.isascii()
+    assert b"Usage: " in made.stderr
 
 
 def test_csv_is_utf_8_whatever_the_terminal(server: HostileServer) -> None:
@@ -171,6 +197,7 @@ def test_json_is_right_and_printable(value: Any) -> None:
         (None, None),
         (-5, -5),
         (-0.25, -0.25),
+        (0.1 + 0.2, 0.3),
         (True, True),
         ("192.0.2.1:80", "192.0.2.1:80"),
         ("", ""),

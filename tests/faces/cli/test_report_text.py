@@ -52,7 +52,7 @@ def lines(**made: Any) -> list[str]:
 
 def test_nothing_happened() -> None:
     assert lines() == [
-        "2026-01-31 00:00 to 2026-02-01 00:00",
+        "2026-01-31 00:00:00 to 2026-02-01 00:00:00",
         "",
         "connections  0, refused 0",
         "bytes        up 0 B, down 0 B",
@@ -89,9 +89,9 @@ def test_hours_are_a_chart() -> None:
     found = lines(hours=[hour(at, count) for at, count in enumerate(counts)], busiest=[hour(3, 8)])
     assert found[5:] == [
         "connections each hour",
-        "  2026-01-31 00:00  ▁▃▅█",
+        "  2026-01-31 00:00:00  ▁▃▅█",
         "busiest",
-        "  2026-01-31 03:00  8 connections, 8.0 KiB",
+        "  2026-01-31 03:00:00  8 connections, 8.0 KiB",
     ]
 
 
@@ -99,7 +99,7 @@ def test_a_long_chart_continues_in_the_next_line() -> None:
     points = [hour(1, 1)] * 100
     found = lines(hours=points, hours_each=5)
     assert found[5].startswith("connections each 5 hours")
-    assert [len(line) for line in found[6:8]] == [20 + 56, 20 + 44]
+    assert [len(line) for line in found[6:8]] == [23 + 56, 23 + 44]
 
 
 def test_limits_of_the_figures_are_reported() -> None:
@@ -112,8 +112,8 @@ def test_limits_of_the_figures_are_reported() -> None:
     )
     assert found[0].endswith(" of web")
     assert found[1].startswith("single connections of this time have been deleted")
-    assert found[2] == "nothing is stored of the time before 2026-01-31 06:00"
-    assert "lasted       mean 2.1 ms, median 1.50s, p95 1m40s" in found
+    assert found[2] == "nothing is stored of the time before 2026-01-31 06:00:00"
+    assert "lasted       mean 2.1ms, median 1.50s, p95 1m40s" in found
     assert "not stored   7: more than could be written" in found
 
 

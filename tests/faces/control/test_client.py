@@ -22,6 +22,9 @@ def test_filters_and_dry_runs_are_not_sent_to_a_server_that_ignores_them(port: P
         client.call("CloseConnections", service="web", dry_run=True)
     with pytest.raises(ControlError, match="too old for filter"):
         list(client.rows("ListConnections", filter="up:1.."))
+    del client.hello["sorts"]
+    with pytest.raises(ControlError, match="too old for sort"):
+        client.call("ListHistory", sort="up")
     assert made.record.reason is None
     assert len(list(client.rows("ListConnections", service="web", filter=None))) == 1
     assert client.call("CloseConnections", service="web", dry_run=False)["closed"] == "1"

@@ -97,5 +97,5 @@ def test_every_row_of_the_server_can_be_displayed(port: Port) -> None:
         view.poll()
         assert model.details_row is not None
         names = [name for name, _, _ in details(model.details_row)]
-        assert {"client", "up_rate", "looks_like"} <= set(names)
+        assert {"client", "up", "looks like"} <= set(names)
         model.close_details()

@@ -1,0 +1,231 @@
+"""What all listings have in common: a filter, the order, how many rows, which columns, which form.
+
+A verb that lists rows is declared in a few lines: see :func:`listing`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import attrs
+import click
+
+from monconn.errors import QuestionError, quoted
+from monconn.faces.cli.output import Look, print_error, print_line, print_rows, terminal_width
+from monconn.faces.cli.verbs import asks_server, filter_argument, filter_text, service_option
+from monconn.faces.control.client import Client
+from monconn.ops.columns import Column, Row
+from monconn.ops.filters import Exact, FilterError, Keys, Part, parse
+from monconn.ops.sorting import parse_sort, sort_names, sorted_rows
+from monconn.ops.text_table import text_table
+
+RowClass = type[Row] | Callable[..., type[Row]]
+"""The class of a listing's rows, or a function of the verb's arguments that chooses it."""
+_HELP = "help"
+
+
+@attrs.frozen
+class Asked:
+    """What the options that all listings have say.
+
+    :param sort: as it was typed; None for the listing's own order.
+    :param limit: the most rows; None for all.
+    """
+
+    row_class: type[Row]
+    look: Look
+    sort: str | None = None
+    limit: int | None = None
+
+    def arranged(self, rows: Iterable[Any]) -> Iterable[Any]:
+        """Rows in the order that was asked for, and no more of them than that."""
+        if self.sort is not None:
+            rows = sorted_rows(rows, parse_sort(self.sort, self.row_class), self.row_class)
+        return rows if self.limit is None else islice(rows, self.limit)
+
+
+def listing(
+    name: str,
+    keys: Keys,
+    row_class: RowClass,
+    *options: Callable[[Any], Any],
+    is_arranged: bool = False,
+) -> Callable[[Callable[..., Iterable[Any]]], click.Command]:
+    """Make a function a verb that lists rows: with ``FILTER…``, ``--service`` and the options of
+    all listings.
+
+    The function takes the server and, as arguments of the control port's command, ``filter``,
+    ``service`` and the options; it returns rows, or their JSON. Its docstring is the verb's help::
+
+        @listing("blocks", BLOCK_KEYS, BlockRow)
+        def blocks(server: Client, **arguments: Any) -> Iterable[Any]:
+            \"""The blocked networks.\"""
+            return server.rows("ListBlocks", **arguments)
+
+    :param keys: what the filter may ask for.
+    :param row_class: given the verb's own options, if it is a function.
+    :param options: more options of click, in the order of the help.
+    :param is_arranged: whether the function takes ``sort`` and ``limit`` too, as the server sorts.
+    """
+
+    def declare(function: Callable[..., Iterable[Any]]) -> click.Command:
+        @functools.wraps(function)
+        def run(server: Client, terms: Sequence[str], asked: Asked, **arguments: Any) -> None:
+            if is_arranged:
+                arguments |= {"sort": asked.sort, "limit": asked.limit}
+            rows = function(server, filter=filter_text(terms), **arguments)
+            if not is_arranged:
+                rows = asked.arranged(rows)
+            if not print_rows(asked.row_class, rows, look=asked.look):
+                _doubt_services(server, terms, keys)
+
+        verb: Callable[..., Any] = listing_options(row_class)(asks_server(run))
+        for option in reversed((filter_argument(keys), service_option, *options)):
+            verb = option(verb)
+        return click.command(name)(verb)
+
+    return declare
+
+
+def listing_options(row_class: RowClass) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options of all listings to a verb, whose function is given an :class:`Asked`.
+
+    A mistake in them is an error before any server is asked.
+    """
+
+    def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(
+            sort: str | None,
+            limit: int | None,
+            columns: str | None,
+            wide: bool,
+            as_csv: bool,
+            as_json: bool,
+            **arguments: Any,
+        ) -> None:
+            if as_csv and as_json:
+                raise click.UsageError("--csv or --json, not both")
+            row_type = _chosen(row_class, arguments)
+            if columns == _HELP:
+                _print_columns(row_type)
+                return
+            look = Look(
+                None if columns is None else _columns(columns, row_type),
+                wide,
+                "csv" if as_csv else "json" if as_json else "table",
+            )
+            try:
+                if sort is not None:
+                    parse_sort(sort, row_type)
+            except QuestionError as error:
+                raise click.BadParameter(str(error), param_hint="--sort") from None
+            function(asked=Asked(row_type, look, sort, limit), **arguments)
+
+        verb: Callable[..., Any] = run
+        for option in reversed(
+            (
+                click.option(
+                    "--sort",
+                    metavar="COLUMN",
+                    help="The most or latest first, texts from A; -COLUMN: the other way.",
+                    shell_complete=functools.partial(_complete_sort, row_class),
+                ),
+                click.option(
+                    "--limit", type=click.IntRange(min=1), help="No more than so many rows."
+                ),
+                click.option(
+                    "--columns",
+                    metavar="A,B,...",
+                    help="These columns; help lists them all.",
+                    shell_complete=functools.partial(_complete_columns, row_class),
+                ),
+                click.option(
+                    "--wide", is_flag=True, help="All usual columns, even if lines get too long."
+                ),
+                click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets."),
+                click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
+            )
+        ):
+            verb = option(verb)
+        return verb
+
+    return declare
+
+
+def _chosen(row_class: RowClass, arguments: dict[str, Any]) -> type[Row]:
+    if isinstance(row_class, type):
+        return row_class
+    return row_class(**arguments)
+
+
+# -- columns
+
+
+def _columns(text: str, row_class: type[Row]) -> tuple[Column, ...]:
+    """The columns with these names, which are separated by commas."""
+    names = [each for each in text.split(",") if each.strip()]
+    found = [row_class.find_column(each) for each in names]
+    unknown = [name for name, column in zip(names, found, strict=True) if column is None]
+    if unknown or not names:
+        known = ", ".join(row_class.known_columns())
+        what = f"{quoted(unknown[0])} is no column" if unknown else "no column is named"
+        raise click.BadParameter(
+            f"{what}; there are {known}; --columns help says what each means",
+            param_hint="--columns",
+        )
+    return tuple({each.name: each for each in found if each is not None}.values())
+
+
+def _print_columns(row_class: type[Row]) -> None:
+    """Print each column that there is, and what it means."""
+    known = row_class.known_columns()
+    rows = [
+        {"name": name, "title": column.title, "help": column.help} for name, column in known.items()
+    ]
+    columns = (
+        Column("name", "COLUMN", importance=0),
+        Column("title", "TITLE", importance=1),
+        Column("help", "MEANING", importance=0),
+    )
+    for line in text_table(columns, rows, terminal_width()):
+        print_line(line)
+
+
+def _complete_sort(
+    row_class: RowClass, context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    sign = "-" if incomplete.startswith("-") else ""
+    names = sort_names(_chosen(row_class, context.params))
+    return [f"{sign}{each}" for each in names if each.startswith(incomplete.removeprefix("-"))]
+
+
+def _complete_columns(
+    row_class: RowClass, context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    names = _chosen(row_class, context.params).known_columns()
+    return [f"{before}{comma}{each}" for each in names if each.startswith(last)]
+
+
+# -- filters
+
+
+def _doubt_services(server: Client, terms: Sequence[str], keys: Keys) -> None:
+    """Say which terms match the name of no service that runs: nothing matches a slip, either."""
+    try:
+        wanted = [each for each in parse(terms, keys).terms if each.key == "service"]
+    except FilterError:  # the server, which has understood it, is newer
+        return
+    texts = [
+        each.value.text
+        for each in wanted
+        if not each.is_negated and isinstance(each.value, Part | Exact)
+    ]
+    names = [row["sid"] for row in server.rows("ListServices")] if texts else []
+    for text in texts:
+        if not any(text in name.casefold() for name in names):
+            print_error(f"no service's name has {quoted(text)} in it: {', '.join(names)}")

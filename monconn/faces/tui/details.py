@@ -21,6 +21,7 @@ from monconn.ops.text_table import wrapped
 
 _RATES = (("up_rate", "up"), ("down_rate", "down"))
 _CHART_LINES = 3
+_FIGURE_CELLS = len(" down 1023.9 MiB/s ")
 _KEYS = (
     ("Esc", "back", "app.leave_screen"),
     ("c", "close", "app.act('c')"),
@@ -127,14 +128,14 @@ class Details(ModalScreen[None]):
         values = self._model.detail_trends.of(name)
         row = self._model.details_row or {}
         figure = f"{title} {format_value(float(row.get(name) or 0), 'bytes_per_second')}"
+        lines.border_title = figure if boxed else ""
         if boxed:
-            lines.border_title, room = figure, width
+            room = min(width, TREND_LENGTH)
+            lines.set_lines([Text(each, title) for each in bars(values, room, height)])
         else:
-            lines.border_title, room = "", max(width - 20, 0)
-        drawn = [Text(each, title) for each in bars(values, min(room, TREND_LENGTH), height)]
-        if not boxed:
-            drawn = [Text.assemble((f" {figure}".ljust(20), title), drawn[0])]
-        lines.set_lines(drawn)
+            shown = values[-max(width - _FIGURE_CELLS, 0) :]
+            (text,) = bars(shown, len(shown), 1)
+            lines.set_lines([Text(f" {figure}".ljust(_FIGURE_CELLS) + text, title)])
 
     def _lines(self, width: int) -> list[Text]:
         model = self._model

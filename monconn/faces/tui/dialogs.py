@@ -98,7 +98,7 @@ class Help(ModalScreen[None]):
         """All keys, whatever the width of the screen."""
         text = Text()
         for key, meaning in _KEYS:
-            text.append(f"{key:<15}", "bold")
+            text.append(f"{key:<16}", "bold")
             text.append(f"{meaning}\n")
         for title, help in (("mouse", _HELP_ON_MOUSE), ("filters", _HELP_ON_FILTERS)):
             text.append(f"\n{title}\n", "bold")

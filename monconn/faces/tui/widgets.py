@@ -77,8 +77,10 @@ class Lines(Widget):
             return Strip.blank(width, style)
         line = self._lines[y].copy()
         line.truncate(width, overflow="ellipsis", pad=True)
-        line.end, line.style = "", self._style(line.style)
-        line.spans = [Span(each.start, each.end, self._style(each.style)) for each in line.spans]
+        line.end = ""
+        # Rich leaves out the style of a text without spans.
+        spans = [Span(0, len(line), line.style), *line.spans]
+        line.spans = [Span(each.start, each.end, self._style(each.style)) for each in spans]
         segments = list(line.render(self.app.console))
         return Strip(segments).adjust_cell_length(width).apply_style(style)
 

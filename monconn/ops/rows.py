@@ -539,7 +539,7 @@ class HistoryEventRow(Row):
     )
     # In 80 columns beside a date, and what an action was stands nowhere else.
     detail: str | None = field(
-        optional=True, importance=4, width=12, max_width=60, help="More about it."
+        optional=True, importance=4, width=16, max_width=60, help="More about it."
     )
     action: str | None = field(optional=True, importance=3, width=14, help="What was done.")
     actor: str | None = field(

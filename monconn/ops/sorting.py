@@ -24,7 +24,8 @@ R = TypeVar("R", bound=Row | Mapping[str, Any])
 
 _NOT_SORTABLE = ("list", "object")
 _SHORT = re.compile(r"_(seconds|at)$")
-_DIGITS = re.compile(r"([0-9]{1,18})")
+_DIGITS = re.compile(r"[0-9]+")
+_LONGEST_NUMBER = 10
 RATE = "rate"
 """The order by both of a connection's rates, which no column is."""
 
@@ -78,12 +79,17 @@ def sort_names(row_class: type[Row]) -> list[str]:
 
 
 def sort_key(value: Any) -> Any:
-    """A value as it is compared: digits within a text as numbers, so that 10.0.0.9 comes first."""
+    """A value as it is compared: digits within a text as numbers, so that 10.0.0.9 comes before
+    10.0.0.10, and its letters whatever their case."""
     if not isinstance(value, str):
         return value
-    pieces: list[Any] = _DIGITS.split(value.casefold())
-    pieces[1::2] = map(int, pieces[1::2])
-    return pieces
+    # Texts again: a thousand of them are sorted in a tenth of a millisecond, and lists of pieces in
+    # more than one. Whoever sorts has a part of a turn only.
+    return _DIGITS.sub(_padded, value.casefold())
+
+
+def _padded(digits: re.Match[str]) -> str:
+    return digits[0].zfill(_LONGEST_NUMBER)
 
 
 def first_in_order(

@@ -128,7 +128,7 @@ def test_a_long_list_is_that_of_a_short_time(busy: Busy) -> None:
 
 def test_a_limited_list_holds_no_more_than_it_needs(busy: Busy) -> None:
     busy.connect("ssh", *(f"10.1.{n // 250}.{n % 250}" for n in range(2 * SORTED_AT_ONCE)))
-    for order in ORDERS:
+    for order in (*ORDERS, "client", "-client", "service", "reason", "-up"):
         _, whole = busy.turns_of(busy.operations.connections(sort=order))
         _, part = busy.turns_of(busy.operations.connections(sort=order, offset=700, limit=100))
         assert part.total == whole.total == MANY + 2 * SORTED_AT_ONCE

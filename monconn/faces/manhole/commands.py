@@ -61,13 +61,16 @@ class Commands:
         filter: Terms = None,
         *,
         sort: str | None = None,
-        limit: int | None = None,
+        limit: int | str | None = None,
         closed: bool = False,
     ) -> Deferred[None]:
         """The live connections as a table, oldest first; or those that were closed last.
 
         :param sort: a column such as ``idle``; ``-idle`` for the other way round.
         """
+        if limit is not None and not re.fullmatch(r"[0-9]{1,9}", str(limit)):
+            raise QuestionError(f"{quoted(str(limit))} is no number of rows")
+        limit = None if limit is None else int(limit)
         if closed:
             sort = sort or "closed"
         row_class = ClosedConnectionRow if closed else ConnectionRow
@@ -169,23 +172,34 @@ class Command:
         :raises QuestionError: the arguments do not match the usage.
         """
         form = self.usage.split()[1:]
-        options = {each.strip("[]") for each in form if each.startswith("[--")}
+        options = [each.strip("[]") for each in form if each.startswith("[--")]
+        takes_value = {name: bool(value) for name, _, value in (e.partition("=") for e in options)}
         operands = [each for each in form if not each.startswith("[--")]
-        given = {word: True for word in arguments if word.startswith("--")}
-        arguments = [word for word in arguments if word not in given]
+        given = [word for word in arguments if word.startswith("--")]
+        arguments = [word for word in arguments if not word.startswith("--")]
         takes_several = any("..." in each for each in operands)
-        for word in given.keys() - options:
-            raise QuestionError(f"there is no option {quoted(word)}")
+        by_keyword: dict[str, str | bool] = {}
+        for word in given:
+            name, equals, value = word.partition("=")
+            if name not in takes_value:
+                raise QuestionError(f"there is no option {quoted(word)}")
+            if takes_value[name] != bool(value) or bool(equals) != bool(value):
+                form_of_it = next(each for each in options if each.partition("=")[0] == name)
+                raise QuestionError(f"{quoted(word)} is not {form_of_it}")
+            by_keyword[name[2:].replace("-", "_")] = value or True
         if len(arguments) < sum(not each.startswith("[") for each in operands):
             raise QuestionError("missing operand")
         if len(arguments) > len(operands) and not takes_several:
             raise QuestionError(f"unexpected operand {quoted(arguments[len(operands)])}")
-        by_keyword = {name[2:].replace("-", "_"): True for name in given}
         return self.method(commands, *([arguments] if takes_several else arguments), **by_keyword)
 
 
 _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
-    ("list [FILTER...]", "the live connections", Commands.connections),
+    (
+        "list [FILTER...] [--closed] [--sort=COLUMN] [--limit=N]",
+        "the live connections, or those that ended last",
+        Commands.connections,
+    ),
     ("stats [SERVICE]", "each service in figures", Commands.stats),
     ("show ID", "all that is known of a connection", Commands.show),
     ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),

@@ -59,6 +59,8 @@ PIPE_THROUGH = (
     "        os.write(ways[fd], data)\n"
 )
 
+LIST_USAGE = "list [FILTER...] [--closed] [--sort=COLUMN] [--limit=N]"
+
 
 @attrs.frozen
 class Settings:
@@ -508,7 +510,7 @@ async def test_list_and_show(world: World) -> None:
     assert len((await world.ssh("list", "mail")).out.splitlines()) == 2
     printed = (await world.ssh("show", str(first.record.id))).out
     assert re.search(r"^client +10\.1\.2\.3:4567$", printed, re.MULTILINE)
-    assert re.search(r"^up +2\.0 KiB \(2,048 bytes\)$", printed, re.MULTILINE)
+    assert re.search(r"^up +2\.0 KiB \(2,048 bytes\)", printed, re.MULTILINE)
 
 
 @pytest_twisted.ensureDeferred
@@ -544,6 +546,9 @@ async def test_block_and_unblock(world: World) -> None:
     ("arguments", "status", "err"),
     [
         ("show 99999999", 1, "no connection has the id 99999999, or had it lately\n"),
+        ("list --sort", 2, f'"--sort" is not --sort=COLUMN; usage: {LIST_USAGE}\n'),
+        ("list --limit=many", 2, f'"many" is no number of rows; usage: {LIST_USAGE}\n'),
+        ("list --closed=yes", 2, f'"--closed=yes" is not --closed; usage: {LIST_USAGE}\n'),
         ("stats nobody", 1, 'there is no service named "nobody"\n'),
         ("show x", 2, '"x" is not the id of a connection; usage: show ID\n'),
         ("close", 2, "missing operand; usage: close ID|TERM... [--reset] [--dry-run]\n"),
@@ -558,6 +563,18 @@ async def test_commands_that_cannot_be_carried_out(
 ) -> None:
     world.open()
     assert await world.ssh(arguments) == Ran(status, "", err)
+
+
+@pytest_twisted.ensureDeferred
+async def test_list_has_an_order_and_a_limit(world: World) -> None:
+    world.open()
+    ran = await world.ssh("list --sort=-client --limit=1")
+    assert (ran.status, ran.err) == (0, "")
+    ran = await world.ssh("list --closed --sort=lasted web")
+    assert (ran.status, ran.err) == (0, "")
+    ran = await world.ssh("list --sort=colour")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith('"colour" is nothing to sort by; there are id, client, ')
 
 
 @pytest_twisted.ensureDeferred
@@ -635,7 +652,7 @@ async def test_filters(world: World) -> None:
     ran = await world.ssh("list", "stat:open")
     assert ran.status == 2
     assert "in term 1" in ran.err
-    assert ran.err.endswith("usage: list [FILTER...]\n")
+    assert ran.err.endswith(f"usage: {LIST_USAGE}\n")
     ran = await world.ssh("close", "client:10.0.0.0/8", "not:service:web")
     assert ran == Ran(0, f"connection {second.record.id} closed\n", "")
     assert first.ended == []

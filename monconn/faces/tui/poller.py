@@ -166,13 +166,13 @@ class Poller:
             return
         try:
             self._notify(self._answer(query))
-        except CommandFailed as error:
-            self._notify(Refused(str(error)))
-        except (
-            Exception
-        ) as error:  # disconnected, or the server does not speak the control protocol
-            self._disconnect()
-            self._notify(Lost(printable(str(error) or type(error).__name__)))
+        except Exception as error:
+            message = printable(str(error) or type(error).__name__)
+            if self._client is not None and _is_refusal(error):
+                self._notify(Refused(message))
+            else:  # disconnected, or the server does not speak the control protocol
+                self._disconnect()
+                self._notify(Lost(message))
 
     def _act(self, action: ActionRequest, pid: int) -> ActionResult:
         try:
@@ -237,9 +237,10 @@ class Poller:
     def _live(self, client: Caller, query: Query) -> tuple[list[Row], int, bool]:
         """The live connections, how many there are, and whether they are in a new order."""
         last, now = self._sorted, time.monotonic()
+        can_hold = "filters" in client.hello
         is_due = query.order != "rate" or last is None or last.query != query
         if not is_due and last is not None and now - last.at < SORT_SECONDS:
-            if last.total <= len(last.ids) or len(last.ids) > _MOST_HELD:
+            if last.total <= len(last.ids) or not can_hold or len(last.ids) > _MOST_HELD:
                 rows, total = self._list_live(client, query)
                 return rows, total, False
             # Others have the highest rates by now: ask for those that are on the screen.
@@ -266,9 +267,9 @@ class Poller:
         """The devices with alarms, which are counted: none of a server that is too old for it."""
         try:
             rows = _first_rows(client, DeviceRow, "device", "ListDevices", filter=_ALARM_TERMS)
-        except (NoServer, BadAnswer):
-            raise
-        except ControlError:  # no such command, filter or kind of alarm
+        except ControlError as error:  # no such command, filter or kind of alarm
+            if not _is_refusal(error):
+                raise
             rows, self._alarms = [], None
         else:
             self._alarms = len(rows)
@@ -293,6 +294,11 @@ class Poller:
         self._alarms, self._alarms_at, self._sorted = None, float("-inf"), None
         if client is not None:
             client.close()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an error concerns one question only, as of a server that is too old for it."""
+    return isinstance(error, ControlError) and not isinstance(error, NoServer | BadAnswer)
 
 
 def _list(

@@ -11,6 +11,7 @@ from typing import Any
 
 from textual.pilot import Pilot
 
+from monconn.errors import ControlError
 from monconn.faces.control import commands
 from monconn.faces.control.client import CommandFailed, NoServer
 from monconn.faces.tui.poller import Poller
@@ -98,6 +99,7 @@ class FakeServer:
         self.live = {number: connection(number, services) for number in range(1, count + 1)}
         self.closed = {number: closed(number, services) for number in range(9001, 9031)}
         self.devices = [device(1), device(2, "silent"), device(3)]
+        self.is_before_filters = False
         self.too_old_for: set[str] = set()
         """Commands that this server does not have."""
         self.gone = False
@@ -127,6 +129,8 @@ class FakeClient:
         self._server = server
         self._rest: list[str] = []
         self.hello = {"version": "1", "server": "monconn 0.1", "pid": str(server.pid)}
+        if not server.is_before_filters:
+            self.hello["filters"] = "True"
 
     def close(self) -> None:
         """Close the connection."""
@@ -139,6 +143,8 @@ class FakeClient:
         if self._server.gone:
             raise NoServer("unix:/run/fake.sock does not answer: it has closed the connection")
         arguments = {key: value for key, value in arguments.items() if value is not None}
+        if self._server.is_before_filters and "filter" in arguments:  # as Client has it
+            raise ControlError("monconn 0.1 runs, which is too old for filter: restart it")
         if command in self._server.too_old_for:
             raise CommandFailed("UNHANDLED", f"unknown: {command}")
         handler = _HANDLERS.get(command)

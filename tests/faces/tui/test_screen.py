@@ -613,6 +613,25 @@ def test_a_server_without_devices() -> None:
     play(server, steps)
 
 
+def test_a_server_that_is_older_than_filters() -> None:
+    server = FakeServer(300)
+    server.is_before_filters = True
+
+    async def steps(screen: Screen) -> None:
+        for _ in range(3):
+            await screen.poll()
+        assert len(screen.ids()) > 9
+        assert not screen.app.model.lost
+        await type_filter(screen, "ssh")
+        await screen.press("enter")
+        await screen.until(lambda: "too old for filter" in screen.lines("message")[0])
+        assert not screen.app.model.lost
+        await screen.press("escape")
+        await screen.until(lambda: len(screen.ids()) > 9)
+
+    play(server, steps)
+
+
 # -- completion
 
 

@@ -101,7 +101,9 @@ class Details(ModalScreen[None]):
         messages = self.query_one("#message", Lines)
         messages.set_lines([message])
         messages.display = bool(message)
-        keys = list(_KEYS)
+        is_closed = "closed_at" in (model.details_row or {})
+        self.query_one(Horizontal).display = not is_closed  # its bytes do not move any more
+        keys = [each for each in _KEYS if not is_closed or each[1] not in ("close", "reset")]
         if len(lines) > scroll.size.height:
             keys.insert(1, ("↑↓", "scroll", ""))
         self.query_one("#keys", Lines).set_lines([key_line(keys, width)])

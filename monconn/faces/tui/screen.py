@@ -128,7 +128,8 @@ class TopApp(App[int]):
     ]
 
     def __init__(self, connect: Callable[[], Caller], where: str, seconds: float = 1.0) -> None:
-        super().__init__()
+        # Or Textual would turn colours into greys: they are colours, too, for NO_COLOR.
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = self._first_theme()

@@ -71,8 +71,15 @@ WITHOUT_COLOURS: Mapping[str, str] = {
     "sorted": "bold underline",
     "badge": "bold reverse",
     "alarm": "bold reverse",
+    "error": "bold",
+    "failed": "bold",
+    "filter": "bold",
+    "strong": "bold",
+    "key": "bold",
+    "dim": "dim",
+    "old": "dim",
 }
-"""What is told by a background otherwise: rich styles for ``NO_COLOR``."""
+"""For ``NO_COLOR``: Rich's styles; others have none."""
 
 
 def first_theme(environment: Mapping[str, str], color_system: str | None) -> str:

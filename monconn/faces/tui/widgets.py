@@ -88,9 +88,10 @@ class Lines(Widget):
         if not isinstance(name, str) or name not in STYLES:
             return name
         if name not in self._styles_by_name:
-            style = self.get_component_rich_style(f"lines--{name}", partial=True)
-            if self.app.no_color and name in WITHOUT_COLOURS:
-                style = Style.parse(WITHOUT_COLOURS[name])
+            if self.app.no_color:
+                style = Style.parse(WITHOUT_COLOURS.get(name, ""))
+            else:
+                style = self.get_component_rich_style(f"lines--{name}", partial=True)
             self._styles_by_name[name] = style
         return self._styles_by_name[name]
 

@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 from textual.containers import VerticalScroll
 from textual.events import Key
+from textual.filter import NoColor
 from textual.geometry import Region
 from textual.widgets import Input
 
@@ -280,6 +281,7 @@ def test_closed_ones_can_be_opened_but_not_closed() -> None:
         assert "connection 9029 has ended already" in screen.lines("message")[0]
         await screen.press("enter")
         await screen.until(lambda: {"id": 9029} in server.asked("ShowConnection"))
+        await screen.until(lambda: screen.lines("keys")[0].startswith("Esc back  b block"))
 
     play(server, steps)
 
@@ -574,6 +576,8 @@ def test_without_colours_the_selected_row_is_seen(monkeypatch: pytest.MonkeyPatc
         await screen.pilot.pause()
         styles = [live.render_line(y)._segments[0].style for y in (1, 2)]
         assert [bool(style and style.reverse) for style in styles] == [True, False]
+        # Not the one that makes greys of them, which are colours as well.
+        assert any(isinstance(each, NoColor) for each in screen.app.get_line_filters())
 
     play(FakeServer(), steps)
 

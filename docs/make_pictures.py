@@ -45,6 +45,8 @@ START_SECONDS = 15.0
 WATCH_SECONDS = 25.0
 """How long the demo is watched: its devices vanish, crash and storm by then."""
 COLUMNS, LINES = 80, 24
+DEMO_COLUMNS, DEMO_LINES = 100, 40
+"""Of the picture of what the demo writes: its lines are those of a log."""
 _FONTS = "DejaVu Sans Mono, Menlo, Consolas, ui-monospace, monospace"
 _THEME = TerminalTheme(
     (15, 20, 27),
@@ -99,7 +101,7 @@ def _make_all() -> dict[Path, str]:
             if text.count("\n") < 3:
                 raise PictureError(f"monconn {' '.join(arguments)} lists nothing: {text!r}")
             made[PICTURES / f"{name}.svg"] = _terminal(text, f"$ monconn {' '.join(arguments)}")
-        made[DOCS / "demo.svg"] = _terminal(_first_lines(output), "$ monconn demo")
+        made[DOCS / "demo.svg"] = _terminal(_first_lines(output), "$ monconn demo", DEMO_COLUMNS)
     return made
 
 
@@ -143,9 +145,9 @@ def _address(process: subprocess.Popen[bytes], output: bytearray) -> str:
 
 
 def _first_lines(output: bytearray) -> str:
-    """What the demo says first, and the ends that follow, as far as a screen or two has room."""
+    """What the demo says first, and some of the ends that follow."""
     lines = output.decode(errors="replace").replace("\r", "").strip("\n").split("\n")
-    return "\n".join(lines[: 2 * LINES])
+    return "\n".join(lines[:DEMO_LINES])
 
 
 # -- monconn top
@@ -238,11 +240,11 @@ def _run_in_terminal(command: Sequence[str]) -> str:
 # -- SVG
 
 
-def _terminal(text: str, title: str) -> str:
+def _terminal(text: str, title: str, columns: int = COLUMNS) -> str:
     """A picture of what a terminal shows."""
     console = Console(
         record=True,
-        width=COLUMNS,
+        width=columns,
         file=io.StringIO(),
         force_terminal=True,
         color_system="truecolor",

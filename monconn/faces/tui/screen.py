@@ -318,10 +318,12 @@ class TopApp(App[int]):
         if not model.snapshot.pid:
             return [f"Asking {printable(self._where)} …"] if table == "live" else []
         if model.filter:
-            what = "live" if table == "live" else "closed"
-            return [f"No {what} connection matches the filter; Escape removes it."]
+            texts = [f"No {table} connection matches the filter; Escape removes it."]
+            if table == "live" and any(model.filter.uses(key) for key in ("reason", "closed_by")):
+                texts.append("Only closed connections have a reason.")
+            return texts
         if table == "closed":
-            return ["No connection has ended yet; here stands why, when one has."]
+            return ["No connection has ended yet. When one does, its reason is listed here."]
         texts = ["No live connection. As soon as a client connects, it is listed here."]
         if table == "live":
             for row in model.snapshot.services[: max(model.live.height - 1, 0)]:

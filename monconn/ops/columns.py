@@ -147,7 +147,8 @@ class Row:
     TABLE: ClassVar[TableOf] = ()
     """The columns of the usual table: names of fields, names with other titles, or columns."""
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset()
-    """Fields that rows have gained: whoever reads a CSV by position relies on its columns."""
+    """Fields that a CSV has not: those that rows have gained, as whoever reads a CSV by position
+    relies on its columns, and those that a listing never has."""
 
     @classmethod
     def of(cls: type[R], values: Mapping[str, Any]) -> R:

@@ -274,6 +274,7 @@ class ClientRow(Row):
     TABLE: ClassVar[TableOf] = (
         *("ip", "connections", "total", "up", "down", "first_seen", "last_seen", "last_reason"),
     )
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"service"})  # its rows are of all services
 
     service: str | None = field(
         optional=True, importance=8, width=10, max_width=18, help="The service's name."

@@ -114,7 +114,7 @@ def list_connections(
 def devices(server: Client, alarms: bool, **arguments: Any) -> Iterable[Any]:
     """Devices: how often each connects and sends, and its alarms."""
     rows = server.rows("ListDevices", **arguments)
-    return (row for row in rows if row["alarms"] or not alarms)
+    return (row for row in rows if row["alarms"]) if alarms else rows
 
 
 @listing("ip", IP_KEYS, ClientRow)

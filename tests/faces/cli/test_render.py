@@ -10,7 +10,8 @@ import attrs
 import pytest
 
 from monconn.faces.cli.output import print_json
-from monconn.faces.cli.render import table
+from monconn.faces.cli.render import event_line, table
+from monconn.model.alarms import Alarm
 from monconn.model.record import ConnectionRecord
 from monconn.ops.columns import Row
 from monconn.ops.details import detail_lines
@@ -205,6 +206,66 @@ def test_the_detail_of_an_event_stays_in_80_columns(event: dict[str, Any], shown
     text = table(HistoryEventRow.columns(), [event, *others], width=80)
     assert re.search(shown.replace("  ", " +(- +)?"), text.splitlines()[1])
     assert max(map(len, text.splitlines())) <= 80
+
+
+CLOSED_EVENT = {
+    "event": "closed",
+    "at": "2020-01-01T00:00:00+00:00",
+    "service": "operator blocked",
+    "client": "192.0.2.7:5",
+    "reason": "blocked",
+    "duration_seconds": 0.0382,
+    "up": 2048,
+    "down": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("event", "text", "coloured"),
+    [
+        (
+            CLOSED_EVENT,
+            "operator blocked: 192.0.2.7:5 blocked after 38ms, up 2.0 KiB, down 0 B",
+            "\x1b[33mblocked\x1b[0m after",
+        ),
+        (
+            CLOSED_EVENT | {"reason": "client_reset", "detail": "ECONNRESET"},
+            "192.0.2.7:5 client_reset after 38ms, up 2.0 KiB, down 0 B (ECONNRESET)",
+            "\x1b[31mclient_reset\x1b[0m after",
+        ),
+        (
+            CLOSED_EVENT | {"reason": "client_closed"},
+            "client_closed after 38ms, up 2.0 KiB, down 0 B",
+            "",
+        ),
+        (
+            CLOSED_EVENT | {"event": "refused", "refusal": "ip_limit"},
+            "192.0.2.7:5 refused: ip_limit",
+            "refused: \x1b[33mip_limit\x1b[0m",
+        ),
+        (
+            Alarm("silent", "mqtt", "192.0.2.7", 0.0, False, "said nothing for 31.0s").snapshot()
+            | {"event": "alarm"},
+            "mqtt: 192.0.2.7 silent alarm: said nothing for 31.0s",
+            "\x1b[31msilent\x1b[0m alarm",
+        ),
+        (
+            Alarm("silent", "mqtt", "192.0.2.7", 0.0, True, "spoke after 31.0s").snapshot()
+            | {"event": "alarm"},
+            "mqtt: 192.0.2.7 silent is over: spoke after 31.0s",
+            "",
+        ),
+    ],
+)
+def test_events_are_lines_in_the_words_of_the_log(
+    event: dict[str, Any], text: str, coloured: str
+) -> None:
+    line = event_line(event)
+    assert line.endswith(text)
+    painted = event_line(event, coloured=True)
+    assert re.sub(r"\x1b\[\d*m", "", painted) == line
+    assert (painted != line) == bool(coloured)
+    assert coloured in painted
 
 
 def test_json_of_a_path_that_is_no_utf_8(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -707,6 +708,16 @@ def test_control_c_quits_at_once(keys: list[str]) -> None:
     async def steps(screen: Screen) -> None:
         await screen.press(*keys)
         assert screen.app.return_value == 0
+
+    play(FakeServer(), steps)
+
+
+def test_a_signal_ends_it_as_a_key_does() -> None:
+    """Else the terminal would be left as it is while the screen is shown."""
+
+    async def steps(screen: Screen) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await screen.until(lambda: screen.app.return_value == 128 + signal.SIGTERM)
 
     play(FakeServer(), steps)
 

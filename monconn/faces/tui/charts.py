@@ -77,11 +77,6 @@ class Chart:
         """The last means, oldest first; None where there was no sample."""
         return list(self._buckets)[-count:] if count > 0 else []
 
-    @property
-    def highest(self) -> float:
-        """The highest mean of all."""
-        return max((each for each in self._buckets if each is not None), default=0.0)
-
 
 def trend(values: Sequence[float], width: int) -> str:
     """The last values as a sparkline of so many characters, the newest on the right."""

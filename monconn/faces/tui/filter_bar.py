@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.text import Text
 from textual.binding import Binding
 from textual.events import Key
-from textual.message import Message
 from textual.suggester import Suggester
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
@@ -19,7 +18,6 @@ from monconn.ops.filters import Kind, complete
 
 MAX_FILTER_CHARACTERS = 4000
 """The longest filter, in characters; a value on the wire holds 65,535 bytes."""
-MOST_CHOICES = 8
 _MOST_VALUES = 50
 _RANGES: Mapping[Kind, Sequence[str]] = {
     "seconds": ("10s..", "1m..", "10m..", "1h..", "..1m"),
@@ -112,9 +110,6 @@ class FilterInput(Input):
         Binding("up", "choose(-1)", show=False),
     ]
 
-    class Left(Message):
-        """The user wants no filter."""
-
     def __init__(self, model: Model, choice_list: ChoiceList) -> None:
         super().__init__(
             id="filter",
@@ -179,7 +174,7 @@ class ChoiceList(OptionList, can_focus=False):
     DEFAULT_CSS = """
     ChoiceList { layer: above; dock: bottom; width: auto; min-width: 24; max-width: 60%;
                  height: auto; max-height: 10; margin: 0 0 2 1; padding: 0 1; display: none;
-                 border: round $border; background: $surface; }
+                 border: round $border; background: $surface; scrollbar-size-vertical: 1; }
     """
 
     def show(self, texts: Sequence[str]) -> None:

@@ -525,6 +525,7 @@ class TopApp(App[int]):
         box.display, box.disabled = True, False
         box.value = self.model.filter_text
         box.focus()
+        self.call_after_refresh(box.offer)
         self._lay_out()
         self.draw()
 

@@ -654,7 +654,9 @@ async def offered(screen: Screen, *texts: str) -> None:
 def test_filters_are_completed() -> None:
     async def steps(screen: Screen) -> None:
         box = screen.app.query_one("#filter", Input)
-        await type_filter(screen, "ser")
+        await screen.press("slash")
+        await offered(screen, "id:", "service:", "client:")
+        await type_more(screen, "ser")
         await offered(screen, "service:")
         await screen.press("tab")
         await screen.until(lambda: box.value == "service:")

@@ -66,12 +66,24 @@ format: $(VENV)/.has-dev ## format the code and fix what the linter can
 	@$(VENV)/bin/ruff check --fix-only --quiet .
 	@$(VENV)/bin/ruff format .
 
+.PHONY: docs
+docs: $(VENV)/.has-docs ## make the documentation's site in build/website/
+	@echo "monconn: making the documentation in build/website/"
+	@$(VENV)/bin/python website/build.py
+	@echo "monconn: open build/website/index.html"
+
+.PHONY: man
+man: $(VENV)/.has-dev ## make the manual pages anew, after a change of options or configuration
+	@$(VENV)/bin/python man/make.py
+
 .PHONY: build
 build: $(VENV)/.has-dev ## make a wheel and a source archive in dist/
 	@echo "monconn: building dist/"
 	@rm -rf build dist
 	@output=$$($(VENV)/bin/python -m build 2>&1) || { echo "$$output"; exit 1; }
 	@rm -rf build
+	@$(VENV)/bin/python -m twine check --strict dist/* >/dev/null || \
+		{ $(VENV)/bin/python -m twine check --strict dist/*; exit 1; }
 	@ls dist
 
 .PHONY: bench
@@ -109,6 +121,11 @@ $(VENV)/.has-dev: $(VENV)/.made $(INPUTS)
 	@echo "monconn: installing monconn, its tests' needs and the linters into $(VENV)"
 	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@touch $(VENV)/.has-run $(VENV)/.has-test $@
+
+$(VENV)/.has-docs: $(VENV)/.made $(INPUTS)
+	@echo "monconn: installing monconn and Sphinx into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[all,docs]'
+	@touch $(VENV)/.has-run $@
 
 $(VENV_LOWEST)/.has-lowest: $(VENV_LOWEST)/.made $(INPUTS) .ci/lowest.txt
 	@echo "monconn: installing monconn and its oldest dependencies into $(VENV_LOWEST)"

@@ -17,9 +17,24 @@ def version() -> str:
     return found[1]
 
 
+# The public address of the repository. There is none yet: then a package index is told no address,
+# and of the README's links and pictures only what leads somewhere from there.
+REPOSITORY_URL = ""
+PROJECT_URLS = {
+    "Source": REPOSITORY_URL,
+    "Documentation": f"{REPOSITORY_URL}/tree/main/docs",
+    "Changelog": f"{REPOSITORY_URL}/blob/main/CHANGELOG.md",
+}
+
+
 def readme() -> str:
+    """The README as a package index can show it."""
     path = HERE / "README.md"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if REPOSITORY_URL:
+        return re.sub(r"\]\((?!\w+:)", f"]({REPOSITORY_URL}/blob/main/", text)
+    text = re.sub(r"^!\[[^\]]*\]\([^)]*\)\n+", "", text, flags=re.MULTILINE)
+    return re.sub(r"\[([^\[\]]+)\]\((?!\w+:)[^)\s]+\)", r"\1", text)
 
 
 # .ci/lowest.txt pins each of these lower bounds, and `make test-lowest` runs the tests with them.
@@ -43,21 +58,26 @@ setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     author="The monconn developers",
+    url=REPOSITORY_URL or None,
+    project_urls=PROJECT_URLS if REPOSITORY_URL else {},
     license="MIT",
     license_files=["LICENSE"],
-    keywords="tcp proxy forwarder monitor twisted",
+    keywords=["tcp", "proxy", "forwarder", "monitor", "monitoring", "twisted", "observability"],
     classifiers=[
-        "Development Status :: 3 - Alpha",
+        "Development Status :: 4 - Beta",
         "Environment :: Console",
+        "Environment :: No Input/Output (Daemon)",
         "Framework :: Twisted",
         "Intended Audience :: Developers",
         "Intended Audience :: System Administrators",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Topic :: Internet :: Proxy Servers",
         "Topic :: System :: Networking :: Monitoring",
         "Typing :: Typed",
     ],
@@ -67,7 +87,13 @@ setup(
     py_modules=["monconn_command"],
     # Makes an editable install write a .pth file; setuptools' import hook would hide the plugin.
     package_dir={"": "."},
-    package_data={"monconn": ["py.typed"]},
+    # monconn/docs is a symbolic link to docs, for `monconn help`.
+    package_data={"monconn": ["py.typed", "docs/*.md"]},
+    # Below the environment, where man finds them beside a bin/ that is on the path.
+    data_files=[
+        ("share/man/man1", ["man/monconn.1"]),
+        ("share/man/man5", ["man/monconn.yaml.5"]),
+    ],
     install_requires=[
         "Twisted[tls]>=24.11.0",
         "zope.interface>=7.1.0",
@@ -90,11 +116,13 @@ setup(
         "dev": [
             *TEST,
             "build>=1.2",
+            "twine~=7.0.0",
             "mypy~=2.4.0",
             "mypy-zope~=1.0.17",
             "ruff~=0.17.6",
             "types-PyYAML",
         ],
+        "docs": ["sphinx~=9.0.4", "myst-parser~=5.2.0", "furo~=2025.12.19"],
     },
     entry_points={"console_scripts": ["monconn = monconn_command:main"]},
 )

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from monconn.faces.cli.main import main
 from tests import ROOT
+from tests import pages as run_pages
+from tests.pages import Command, blocks
+from tests.run_page import on_machine, with_output
 
+PROGRAMS_OF_PAGES = (
+    *("awk", "curl", "jq", "logrotate", "openssl", "promtool", "sqlite3", "ssh"),
+    "systemd-analyze",
+)
+PAGE_SECONDS = 120
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 _FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -37,9 +47,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    linked = {link.partition("#")[0] for link in _LINK.findall((ROOT / "README.md").read_text())}
-    assert {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} <= linked
+def test_the_readme_leads_to_the_index_and_the_index_to_every_page() -> None:
+    def linked(page: Path) -> set[str]:
+        return {link.partition("#")[0] for link in _LINK.findall(page.read_text())}
+
+    assert "docs/README.md" in linked(ROOT / "README.md")
+    assert {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"} <= linked(
+        ROOT / "docs" / "README.md"
+    )
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -63,3 +78,51 @@ def test_every_command_is_understood(page: Path) -> None:
             main.make_context("monconn", words).close()
         else:
             verb.make_context(words[0], words[1:]).close()
+
+
+@pytest.mark.parametrize("page", run_pages.PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_says_what_it_is(page: Path) -> None:
+    """Only what is text is not run: so no text looks like a command."""
+    for block in run_pages.blocks(page):
+        assert block.language in run_pages.LANGUAGES, block.where
+        if block.language == "text":
+            assert not re.search(r"^(\$|monconn|twistd|make|sudo) ", block.text, re.M), block.where
+
+
+@pytest.fixture(scope="module")
+def machines(program: Callable[[str], str]) -> None:
+    """Skips the test without what a page's machine needs; where CI runs, fails it."""
+    for name in ("unshare", "ip", "script", "ssh-keygen", "pkill", *PROGRAMS_OF_PAGES):
+        program(name)
+    # Rights are no program: a sandbox may lack them, and then nothing can be run.
+    tried = subprocess.run(on_machine(["--help"]), cwd=ROOT, capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"this system gives us no namespaces: {tried.stderr}")
+
+
+@pytest.mark.usefixtures("machines")
+@pytest.mark.parametrize(
+    "page",
+    [page for page in run_pages.PAGES if any(each.language != "text" for each in blocks(page))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_all_that_a_page_shows_runs_as_it_is_written(page: Path) -> None:
+    """Commands, configurations, Python, SQL and units: see tests/run_page.py."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.run_page", str(page)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PAGE_SECONDS,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}{done.stderr}"
+
+
+def test_samples_are_replaced_by_what_was_printed() -> None:
+    page = "```console\n$ a\nold\nolder\n\n$ b\n$ c\nold\n```\nend\n"
+    printed = [
+        (Command(2, "a", ("old", "older")), "new\n"),
+        (Command(6, "b"), "not shown\n"),
+        (Command(7, "c", ("old",)), "one\ntwo\n"),
+    ]
+    assert with_output(page, printed) == ("```console\n$ a\nnew\n\n$ b\n$ c\none\ntwo\n```\nend\n")

@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.parser import Parser
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from man import make
+from monconn.faces.cli.main import main
 from tests import ROOT
 
 PLUGIN = "twisted/plugins/monconn_plugin.py"
@@ -52,16 +55,36 @@ def run_python(*arguments: str, cwd: Path, **environment: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel made from a copy of the sources: a build leaves files beside setup.py."""
-    tmp = tmp_path_factory.mktemp("wheel")
-    source = tmp / "source"
-    made = (".*", "*.egg-info", "__pycache__", "build", "dist", "dropin.cache")
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*made))
+def make_wheel(source: Path, folder: Path) -> Path:
+    """Make a wheel of a folder or of a source archive."""
     pip_wheel = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    run_python(*pip_wheel, "--wheel-dir", str(tmp), str(source), cwd=tmp)
-    (path,) = tmp.glob("monconn-*.whl")
+    run_python(*pip_wheel, "--wheel-dir", str(folder), str(source), cwd=folder)
+    (path,) = folder.glob("monconn-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, with its links: a build leaves files beside setup.py."""
+    path = tmp_path_factory.mktemp("source") / "source"
+    made = (".venv*", ".git", ".*_cache", "*.egg-info", "__pycache__", "build", "dist")
+    ignored = shutil.ignore_patterns(*made, ".hypothesis", "dropin.cache")
+    shutil.copytree(ROOT, path, ignore=ignored, symlinks=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def archive(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive."""
+    folder = tmp_path_factory.mktemp("archive")
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    run_python("-c", build, str(folder), cwd=source)
+    (path,) = folder.glob("monconn-*.tar.gz")
     return path
 
 
@@ -99,8 +122,13 @@ def test_wheel_does_not_replace_twisted(names: list[str]) -> None:
 
 
 def test_wheel_holds_nothing_else(names: list[str]) -> None:
-    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    tops = {name.split("/")[0] for name in names if not re.match(r"[^/]*\.(dist-info|data)/", name)}
     assert tops == {"monconn", "monconn_command.py", "twisted"}
+    data = [name.partition(".data/data/")[2] for name in names if ".data/" in name]
+    assert sorted(data) == ["share/man/man1/monconn.1", "share/man/man5/monconn.yaml.5"]
+    others = {name for name in names if name.startswith("monconn/") and not name.endswith(".py")}
+    pages = {f"monconn/docs/{path.name}" for path in ROOT.glob("docs/*.md")}
+    assert others == {"monconn/py.typed", *pages}
 
 
 def test_wheel_is_typed(names: list[str]) -> None:
@@ -153,6 +181,86 @@ def test_the_source_archive_has_every_folder_that_the_tests_import() -> None:
     """setuptools adds only what is installed."""
     grafted = set(re.findall(r"^graft (\w+)$", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE))
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"monconn"} <= grafted
+
+
+def test_the_source_archive_makes_the_same_wheel(
+    archive: Path, names: list[str], tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(make_wheel(archive, tmp_path)) as made:
+        assert sorted(made.namelist()) == sorted(names)
+
+
+def test_the_source_archive_has_all_that_the_tests_need(archive: Path) -> None:
+    with tarfile.open(archive) as opened:
+        packed = {name.partition("/")[2] for name in opened.getnames()}
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("this is no clone")
+    left_out = set(listed.stdout.split()) - packed
+    assert left_out == {".gitignore"}
+
+
+def test_an_installed_wheel_runs_and_brings_the_pages_along(wheel: Path, tmp_path: Path) -> None:
+    """In an environment of its own, with only our dependencies from this one."""
+    venv = tmp_path / "venv"
+    run_python("-m", "venv", "--without-pip", str(venv), cwd=tmp_path)
+    (site,) = venv.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    pip = ["-m", "pip", "--python", str(venv), "install", "--quiet", "--no-deps", "--no-index"]
+    run_python(*pip, str(wheel), cwd=tmp_path)
+
+    def monconn(*words: str) -> str:
+        environment = {key: os.environ[key] for key in os.environ if not key.startswith("PYTHON")}
+        argv = [str(venv / "bin" / "monconn"), *words]
+        return subprocess.run(
+            argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    where = [str(venv / "bin" / "python"), "-c", "import monconn; print(monconn.__file__)"]
+    assert subprocess.check_output(where, cwd=tmp_path, text=True).startswith(str(site))
+    assert monconn("help", "reasons") == (ROOT / "docs" / "reasons.md").read_text()
+    assert "which-device-drops" in monconn("help")
+    for name in ("man1/monconn.1", "man5/monconn.yaml.5"):
+        assert (venv / "share" / "man" / name).is_file()
+
+
+# -- manual pages
+
+
+@pytest.mark.parametrize("name", make.PAGES)
+def test_the_manual_pages_are_up_to_date(name: str) -> None:
+    current = (ROOT / "man" / name).read_text(encoding="utf-8") == make.PAGES[name]()
+    assert current, "run make man"
+
+
+@pytest.mark.parametrize("name", make.PAGES)
+def test_mandoc_finds_nothing_wrong_with_the_manual_pages(
+    name: str, program: Callable[[str], str]
+) -> None:
+    argv = [program("mandoc"), "-Tlint", str(ROOT / "man" / name)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_the_manual_page_names_every_verb(program: Callable[[str], str]) -> None:
+    argv = [program("mandoc"), "-Tascii", str(ROOT / "man" / "monconn.1")]
+    text = re.sub(".\b", "", subprocess.check_output(argv, text=True))
+    for verb in main.commands.values():
+        assert re.search(rf"^ +{verb.name} \[OPTIONS\]", text, re.MULTILINE) or verb.hidden
+
+
+# -- the metadata
+
+
+def test_the_description_leads_nowhere_that_does_not_exist(wheel: Path) -> None:
+    description = str(Parser().parsestr(read(wheel, "METADATA")).get_payload())
+    assert description.startswith("# monconn\n")
+    assert re.findall(r"\]\((?!https?://)[^)]*\)", description) == []
+
+
+# -- make install
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")

@@ -8,6 +8,7 @@ from monconn._version import __version__
 from monconn.config.config import from_pairs
 from monconn.faces.cli.check import check, configuration, load
 from monconn.faces.cli.completion import files
+from monconn.faces.cli.help import help_command
 from monconn.faces.cli.inspect import VERBS
 from monconn.faces.cli.output import Program
 from monconn.run.sources import fault
@@ -66,5 +67,5 @@ def demo(context: click.Context) -> None:
     context.exit(run_demo(debug=context.obj["debug"]))
 
 
-for verb in (check, *VERBS):
+for verb in (check, *VERBS, help_command):
     main.add_command(verb)

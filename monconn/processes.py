@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import attrs
-from twisted.python.threadable import isInIOThread
 
 from monconn.errors import printable
 
@@ -155,9 +154,15 @@ _found: list[int] = []
 """Who was found last: it is likely to have more of what is looked for."""
 
 
+def _is_in_loop() -> bool:
+    """Whether this is the thread of a reactor that runs; Twisted is not imported to know that."""
+    threadable = sys.modules.get("twisted.python.threadable")
+    return threadable is not None and bool(threadable.isInIOThread())
+
+
 def _pids() -> Iterator[int]:
     yield os.getpid()
-    if not isInIOThread():  # all descriptors of all processes may be many
+    if not _is_in_loop():  # all descriptors of all processes may be many
         yield from _found
         try:
             yield from sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
@@ -172,7 +177,7 @@ def _sockets_of(pid: int) -> set[str]:
         names = os.listdir(folder)
     except OSError:  # another user's
         return found
-    most = _MOST_DESCRIPTORS_OF_A_TURN if isInIOThread() else _MOST_DESCRIPTORS
+    most = _MOST_DESCRIPTORS_OF_A_TURN if _is_in_loop() else _MOST_DESCRIPTORS
     for name in names[:most]:
         try:
             match = _SOCKET.fullmatch(os.readlink(f"{folder}/{name}"))
@@ -193,7 +198,7 @@ def _rows(file: str, *, header: bool = True, columns: int = 0) -> Iterator[list[
 
 
 def _read(file: str) -> str:
-    most = _MOST_CHARACTERS_OF_A_TURN if isInIOThread() else _MOST_CHARACTERS
+    most = _MOST_CHARACTERS_OF_A_TURN if _is_in_loop() else _MOST_CHARACTERS
     try:
         with open(file, errors="surrogateescape") as opened:
             return opened.read(most)

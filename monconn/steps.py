@@ -11,11 +11,6 @@ from collections.abc import Generator, Iterator
 from operator import itemgetter
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred
-
-from monconn.clock import Clock
-from monconn.turns import in_turns
-
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -24,19 +19,6 @@ RowSteps = Iterator[T | None]
 
 SORTED_AT_ONCE = 1_000
 """Elements sorted in one step: less than half a millisecond."""
-
-
-def result_of(clock: Clock, steps: Generator[None, None, T]) -> Deferred[T]:
-    """Run steps in as many turns as they take.
-
-    :returns: fires with what the generator returns, or has raised; at once if that is soon.
-    """
-    results: list[T] = []
-
-    def run() -> Iterator[None]:
-        results.append((yield from steps))
-
-    return in_turns(clock, run()).addCallback(lambda _: results[0])
 
 
 def sort_in_steps(

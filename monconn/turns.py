@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from types import FrameType
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -23,6 +24,8 @@ from monconn.clock import Clock
 from monconn.histogram import Histogram
 from monconn.log import Logger
 from monconn.units import format_duration
+
+T = TypeVar("T")
 
 WORK_SECONDS = 0.003
 """How long the work of :func:`in_turns` may take in one turn, all of it together."""
@@ -67,6 +70,19 @@ def in_turns(clock: Clock, steps: Iterable[object]) -> Deferred[None]:
     work = _Work(iter(steps))
     works.add(work)
     return work.done
+
+
+def result_of(clock: Clock, steps: Generator[None, None, T]) -> Deferred[T]:
+    """Run steps in as many turns as they take.
+
+    :returns: fires with what the generator returns, or has raised; at once if that is soon.
+    """
+    results: list[T] = []
+
+    def run() -> Iterator[None]:
+        results.append((yield from steps))
+
+    return in_turns(clock, run()).addCallback(lambda _: results[0])
 
 
 class _Work:

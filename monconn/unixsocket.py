@@ -14,7 +14,6 @@ import fcntl
 import os
 import socket
 import stat
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,22 +128,6 @@ def is_listening(path: str | os.PathLike[str]) -> bool:
     """Whether a program that this user may talk to listens at a path."""
     # EAGAIN: the queue of its listener is full, so there is one.
     return _connect(path) in (0, errno.EAGAIN)
-
-
-def listener(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """The process that listens at a path, by its id and its user's.
-
-    :returns: None if nobody listens, or if it cannot be known: the listener's queue is full, or the
-        system does not tell. The process id is 0 if it is in a PID namespace that is not ours.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(os.fspath(path)) or not hasattr(socket, "SO_PEERCRED"):
-            return None
-        # Those of the process that has called listen(2) (unix(7)).
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    pid, uid, _ = struct.unpack("iIi", credentials)
-    return pid, uid
 
 
 def remove_stale(path: str | os.PathLike[str]) -> None:

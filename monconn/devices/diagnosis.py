@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from monconn.model import tcpinfo
-from monconn.model.reasons import LOST_REASONS, Side
+from monconn.model.reasons import CLOSED_REASONS, LOST_REASONS, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.tcpinfo import TcpInfo
 from monconn.units import format_duration
@@ -204,7 +204,7 @@ def device_pattern(ends: Sequence[DeviceEnd]) -> list[str]:
         return []
     alike = [each for each in ends if each.reason == reason]
     share = "all" if count == len(ends) else f"{count}"
-    text = f"Of its last {len(ends)} connections {share} ended with {reason}"
+    text = begin = f"Of its last {len(ends)} connections {share} ended with {reason}"
     lasted, idle = [each.lasted_seconds for each in alike], [each.idle_seconds for each in alike]
     same_idle = (
         _are_alike(idle)
@@ -219,6 +219,8 @@ def device_pattern(ends: Sequence[DeviceEnd]) -> list[str]:
     away = [each.away_seconds for each in alike if each.away_seconds is not None]
     if len(away) >= FEWEST_ENDS and _are_alike(away):
         text += f"; it is back after {_span(away)}"
+    if text == begin and reason in CLOSED_REASONS.values():
+        return []  # that they ended in good order is nothing to point out
     sentences = [f"{text}."]
     if same_idle and reason in _AFTER_SILENCE:
         sentences.append(_AFTER_SILENCE[reason])

@@ -219,10 +219,11 @@ def _network(values: Values, side: str) -> Iterator[str]:
             parts.append(f"its receive window was full for {full}")
     heard = values.get(f"{side}_last_heard_seconds")
     if heard is not None and is_over and heard < 0.001:
-        parts.append("its kernel was heard until the end")
+        parts.append("it sent or acknowledged until the end")
     elif heard is not None:
         when = "before the end" if is_over else "ago"
-        parts.append(f"its kernel was last heard {_duration(heard)} {when}")
+        # A reset does not count in tcp_info.
+        parts.append(f"its last byte or acknowledgement came {_duration(heard)} {when}")
     unreachable = values.get(f"{side}_unreachable_seconds")
     if unreachable is not None:
         parts.append(

@@ -21,7 +21,7 @@ from monconn.model.record import ConnectionRecord, iso_time
 from monconn.monitor.monitor import Monitor
 from monconn.ops.device_rows import TimelineRow
 from monconn.ops.rows import DeviceRow
-from monconn.steps import result_of
+from monconn.turns import result_of
 
 USUAL_ROWS = 100
 MOST_ROWS = 1_000

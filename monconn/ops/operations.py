@@ -71,8 +71,8 @@ from monconn.ops.rows import (
 from monconn.ops.sorting import first_in_order, parse_sort
 from monconn.policy.blocks import network_order
 from monconn.policy.networks import ips_within
-from monconn.steps import RowSteps, result_of, sort_in_steps
-from monconn.turns import in_turns
+from monconn.steps import RowSteps, sort_in_steps
+from monconn.turns import in_turns, result_of
 
 if TYPE_CHECKING:
     from monconn.sinks.history.query import Order as HistoryOrder

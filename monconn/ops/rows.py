@@ -244,14 +244,14 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         width=30,
-        help="Only of a single connection: of the client's side, as Zeek and others compute it.",
+        help="Its Community ID, of the client's side.",
     )
     backend_community_id: str | None = field(
         "BACKEND COMMUNITY ID",
         optional=True,
         importance=13,
         width=30,
-        help="Only of a single connection: of our connection to the backend.",
+        help="Its Community ID, of the backend's side.",
     )
 
 
@@ -389,7 +389,7 @@ class HistoryConnectionRow(Row):
         "detail",
     )
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset(
-        {"pipe", "client_last_heard_seconds", "backend_last_heard_seconds"}
+        {"pipe", "client_last_heard_seconds", "backend_last_heard_seconds", "uid"}
     )
 
     run_started_at: str = field("RUN", "time", importance=13, help="Ids are unique within a run.")
@@ -486,7 +486,9 @@ class HistoryConnectionRow(Row):
     facts: Mapping[str, Any] | None = field(
         "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
     )
-    uid: str | None = field("UID", optional=True, importance=13, width=18, max_width=24)
+    uid: str | None = field(
+        "UID", optional=True, importance=13, width=18, max_width=24, help="Unique over restarts."
+    )
 
 
 def _who(event: Mapping[str, Any]) -> Any:

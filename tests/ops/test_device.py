@@ -209,6 +209,10 @@ def test_a_normal_device_is_not_accused() -> None:
     assert only == "Of its last 8 connections all ended with client_closed, each after 1m00s."
 
 
+def test_ends_in_good_order_alone_are_no_pattern() -> None:
+    assert device_pattern(ends(*[("client_closed", 10.0 * 3**n, 1.0) for n in range(6)])) == []
+
+
 def test_different_ages_and_silences_are_no_pattern_of_time() -> None:
     (only,) = device_pattern(ends(*[("client_lost", 10.0 * 3**n, 1.0 * 3**n) for n in range(6)]))
     assert only == "Of its last 6 connections all ended with client_lost."

@@ -18,8 +18,8 @@ from monconn.ops.feed import QUEUED_EVENTS, FeedEvent, Subscription
 from monconn.ops.operations import QUERIES_AT_ONCE, Operations
 from monconn.ops.rates import MOST_SECONDS, Rates
 from monconn.ops.rows import ORDERS
-from monconn.steps import SORTED_AT_ONCE, RowSteps, result_of, sort_in_steps
-from monconn.turns import WORK_SECONDS
+from monconn.steps import SORTED_AT_ONCE, RowSteps, sort_in_steps
+from monconn.turns import WORK_SECONDS, result_of
 from tests.properties import examples
 from tests.turning import TurnClock
 

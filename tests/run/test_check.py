@@ -183,10 +183,14 @@ def test_check_finds_what_a_start_fails_with(world: World, text: str, key: str, 
     ],
 )
 def test_what_starts_is_no_error(world: World, text: str) -> None:
+    class Reactor(MemoryReactorClock):
+        def callFromThread(self, call: Callable[..., object], *arguments: object) -> None:
+            """What a history's thread has found is for a start that goes on."""
+
     found = world.check(text)
     assert [each for each in found if each.level != "note"] == []
     assert list((world.folder / "there").iterdir()) == []
-    app = Application(load(world.folder / "monconn.yaml"), MemoryReactorClock())
+    app = Application(load(world.folder / "monconn.yaml"), Reactor())
     app.startService()
     for service in app:
         service.stopService()
@@ -547,7 +551,7 @@ def test_a_reactor_that_runs_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> 
         return os.listdir(path)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr("monconn.processes.isInIOThread", lambda: True)
+        monkeypatch.setattr("monconn.processes._is_in_loop", lambda: True)
         monkeypatch.setattr("monconn.processes.os", Mock(wraps=os, listdir=listdir))
         assert tcp_holder("127.0.0.1", server.getsockname()[1]) == Process.of(os.getpid())
         assert read == [f"/proc/{os.getpid()}/fd"]

@@ -47,9 +47,10 @@ Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem[
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print a script that completes verbs, options and values in a SHELL.
+    """Print the script for completion in a SHELL.
 
-    For bash, for example: eval "$(monconn completion bash)"
+    It completes verbs, options, filters and values of the running monconn. For bash, for example:
+    eval "$(monconn completion bash)"
     """
     kind = get_completion_class(shell)
     assert kind is not None

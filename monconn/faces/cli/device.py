@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 
+from monconn.errors import printable
 from monconn.faces.cli.history import parse_moment
-from monconn.faces.cli.output import print_json, print_line, terminal_width
+from monconn.faces.cli.output import has_colours, print_json, print_text, terminal_width
 from monconn.faces.cli.verbs import asks_server, json_option, service_option
 from monconn.faces.control.client import Client
 from monconn.ops.device_rows import story_lines
@@ -17,6 +19,19 @@ from monconn.ops.device_rows import story_lines
 _USUAL_ROWS = 100
 _MOST_ROWS = 1_000
 _PIPE_WIDTH = 100
+_RED, _PLAIN = "\x1b[31m", "\x1b[0m"
+
+
+def with_hint(rows: Iterable[Any]) -> Iterator[Any]:
+    """The rows of a table of devices, below which a terminal shows what to type next."""
+    count = 0
+    for row in rows:
+        yield row
+        count += 1
+    context = click.get_current_context()
+    is_table = not (context.params.get("as_json") or context.params.get("as_csv"))
+    if count and is_table and terminal_width() is not None:
+        context.call_on_close(lambda: print_text("\nmonconn device IP tells more of one of them\n"))
 
 
 @click.command()
@@ -56,5 +71,9 @@ def device(
     most_lines = None
     if width is not None and not (limit or shows_all):
         most_lines = shutil.get_terminal_size().lines - 2  # the prompt, and what is left out
+    coloured = has_colours()
     for line in story_lines(head, timeline, width or _PIPE_WIDTH, most_lines):
-        print_line(line)
+        text = printable(line)
+        if coloured and (text.startswith("ALARM ") or "  ALARM " in text):
+            text = text.replace("ALARM", f"{_RED}ALARM{_PLAIN}", 1)
+        print_text(f"{text}\n")

@@ -177,7 +177,7 @@ class _FileHistory:
 
         find: Callable[..., list[dict[str, Any]]] = query.events if events else query.connections
         wanted = parse(terms, HISTORY_EVENT_KEYS if events else HISTORY_KEYS)
-        sort = period.pop("sort")
+        sort = period.pop("sort", None)
         order = None
         if sort is not None:
             parsed = parse_sort(sort, _row_class(events))

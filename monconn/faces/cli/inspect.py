@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -14,7 +13,7 @@ import click
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli import completion
-from monconn.faces.cli.device import device
+from monconn.faces.cli.device import device, with_hint
 from monconn.faces.cli.explain import explain
 from monconn.faces.cli.forget import forget
 from monconn.faces.cli.history import history, report
@@ -39,6 +38,7 @@ from monconn.faces.cli.verbs import (
     service_option,
 )
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
+from monconn.faces.tui.terminal import check_terminal
 from monconn.model.reasons import STATES
 from monconn.model.uid import parse_uid
 from monconn.ops.columns import Row
@@ -127,7 +127,7 @@ def devices(server: Client, alarms: bool, **arguments: Any) -> Iterable[Any]:
     monconn device IP tells more of one of them.
     """
     rows = server.rows("ListDevices", **arguments)
-    return (row for row in rows if row["alarms"]) if alarms else rows
+    return with_hint((row for row in rows if row["alarms"]) if alarms else rows)
 
 
 @listing("ip", IP_KEYS, ClientRow)
@@ -392,8 +392,7 @@ def shell(server: Client, command: Sequence[str]) -> None:
 @asks_server
 def top(server: Client) -> None:
     """Watch connections on the whole screen."""
-    if terminal_width() is None or sys.stdin is None or not sys.stdin.isatty():
-        raise ControlError("top needs a terminal: monconn list and monconn events do not")
+    check_terminal()
     try:
         from monconn.faces.tui.screen import run_top
     except ImportError:

@@ -36,9 +36,7 @@ from monconn.run.sources import fault
     shell_complete=files,
     help="Run the services of a YAML file.",
 )
-@click.option(
-    "-D", "--debug", is_flag=True, help="Log what happens to each connection, and all else."
-)
+@click.option("-D", "--debug", is_flag=True, help="Log all that happens to each connection.")
 @click.version_option(__version__, prog_name="monconn")
 @click.pass_context
 def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug: bool) -> None:

@@ -65,7 +65,7 @@ def _row(instance: instances.Instance, said: instances.Answer) -> InstanceRow:
 @json_option
 @reports_errors
 def ps(as_json: bool) -> None:
-    """The monconns that run: process id, services, start, command line.
+    """The monconns that run, with their services.
 
     Those of this user whose control port is where it usually is. One that is stopped or hangs is
     listed as one that does not answer.

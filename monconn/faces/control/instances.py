@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import struct
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,6 @@ from pathlib import PurePath
 
 import attrs
 
-from monconn import unixsocket
 from monconn.errors import ControlError, printable, printable_lines
 from monconn.faces.control.client import BadAddress, Client, NoServer, SeveralServers
 from monconn.faces.control.place import check_folder, control_folder, live_sockets
@@ -28,6 +29,7 @@ _LISTED = 20
 _SERVICES_CHARACTERS = 28
 _LINE_CHARACTERS = 79
 _COMMAND_BYTES = 64 * 1024
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user, group
 HOW_TO_START = "monconn -p LISTEN=BACKEND, monconn -c FILE, or monconn demo"
 
 
@@ -200,11 +202,25 @@ def _ask(instance: Instance) -> Answer:
 
 
 def _instance(path: str, boot: float | None) -> Instance:
-    found = unixsocket.listener(path)
-    pid = found[0] if found is not None else 0
+    pid = _listener(path)
     if not pid:
         return Instance(path, None)
     return Instance(path, pid, _command(pid), _started_at(pid, boot))
+
+
+def _listener(path: str) -> int:
+    """The id of the process that listens at a path; 0 if it is not known.
+
+    Not known: its queue is full, it is in a PID namespace that is not ours, or the system has no
+    ``SO_PEERCRED`` (unix(7): of who has called listen(2)).
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(path) or not hasattr(socket, "SO_PEERCRED"):
+            return 0
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, _, _ = _CREDENTIALS.unpack(credentials)
+    return int(pid)
 
 
 def _command(pid: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from monconn.clock import Clock
-from monconn.steps import result_of
+from monconn.turns import result_of
 
 PAGE_BYTES = 60_000
 """The most bytes of rows in one answer."""

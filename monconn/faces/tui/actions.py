@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from monconn.errors import printable
-from monconn.faces.tui.model import Row
+from monconn.faces.tui.ordering import Row
 from monconn.faces.tui.poller import ActionRequest
 
 _NO_IPS = ("unix", "local")

@@ -5,23 +5,33 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import attrs
 
-from monconn.errors import printable
-from monconn.faces.control.client import BadAnswer, CommandFailed, rows_of
-from monconn.faces.tui.model import Query, Row, Snapshot
+from monconn.errors import ControlError, printable
+from monconn.faces.control.client import BadAnswer, CommandFailed, NoServer, rows_of
+from monconn.faces.tui.model import Query, Snapshot
+from monconn.faces.tui.ordering import SORT_SECONDS, Row
 from monconn.ops.columns import Row as OpsRow
 from monconn.ops.columns import RowError
 from monconn.ops.details import connection_details
+from monconn.ops.filter_keys import DEVICE_KEYS
 from monconn.ops.filters import Filter
-from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, ServiceRow
+from monconn.ops.rows import ClosedConnectionRow, ConnectionRow, DeviceRow, ServiceRow
 
 _MOST_ROWS = 10_000
 """The most rows of any list: 500 connections are asked for, and services are few."""
+MOST_DEVICES = 500
+"""The most devices that are listed; of those with alarms there are seldom more."""
+_MOST_HELD = 200
+"""The most connections that are asked for by their ids: the server parses each of them."""
+ALARM_SECONDS = 5.0
+"""Between two questions for alarms, which devices do not change faster."""
+_ALARM_TERMS = " ".join(f"alarm:{kind}" for kind in DEVICE_KEYS.by_name["alarm"].choices)
 
 
 class Caller(Protocol):
@@ -70,6 +80,20 @@ class Refused:
     message: str
 
 
+@attrs.frozen
+class _Sorted:
+    """The live connections as they were sorted last.
+
+    :param at: when, in monotonic seconds.
+    :param total: how many there were, with those that were not sent.
+    """
+
+    query: Query
+    at: float
+    ids: Sequence[int]
+    total: int
+
+
 Update = Snapshot | ActionResult | Lost | Refused
 
 
@@ -89,6 +113,9 @@ class Poller:
         self._seconds = seconds
         self._client: Caller | None = None
         self._query: Query | None = None
+        self._alarms: int | None = None
+        self._alarms_at = float("-inf")
+        self._sorted: _Sorted | None = None
         self._actions: SimpleQueue[tuple[ActionRequest, int]] = SimpleQueue()
         self._wake = threading.Event()
         self._stopped = False
@@ -139,13 +166,13 @@ class Poller:
             return
         try:
             self._notify(self._answer(query))
-        except CommandFailed as error:
-            self._notify(Refused(str(error)))
-        except (
-            Exception
-        ) as error:  # disconnected, or the server does not speak the control protocol
-            self._disconnect()
-            self._notify(Lost(printable(str(error) or type(error).__name__)))
+        except Exception as error:
+            message = printable(str(error) or type(error).__name__)
+            if self._client is not None and _is_refusal(error):
+                self._notify(Refused(message))
+            else:  # disconnected, or the server does not speak the control protocol
+                self._disconnect()
+                self._notify(Lost(message))
 
     def _act(self, action: ActionRequest, pid: int) -> ActionResult:
         try:
@@ -169,8 +196,64 @@ class Poller:
         if query.details is not None:
             details = _details(client, query.details)
             return Snapshot(query, time.monotonic(), details=details)
+        server, pid = client.hello.get("server", ""), int(client.hello.get("pid", 0))
+        if query.devices:
+            devices = self._devices(client)
+            at = time.monotonic()
+            return Snapshot(query, at, server, pid, devices=devices, alarms=self._alarms)
         services, _ = _list(client, ServiceRow, "sid", "ListServices")
-        rows, total = _list(
+        rows, total, is_sorted = self._live(client, query)
+        closed: list[Row] = []
+        closed_total = 0
+        if query.closed_limit:
+            # Which state a live connection has says nothing about those that are closed.
+            terms = tuple(term for term in query.filter.terms if term.key != "state")
+            closed, closed_total = _list(
+                client,
+                ClosedConnectionRow,
+                "id",
+                "ListConnections",
+                filter=Filter(terms, query.filter.keys).to_text() or None,
+                closed=True,
+                sort=query.closed_order,
+                limit=query.closed_limit,
+            )
+        if time.monotonic() - self._alarms_at >= ALARM_SECONDS:
+            self._with_alarms(client)
+        return Snapshot(
+            query,
+            time.monotonic(),
+            server,
+            pid,
+            services,
+            rows,
+            total,
+            closed,
+            closed_total,
+            alarms=self._alarms,
+            is_sorted=is_sorted,
+        )
+
+    def _live(self, client: Caller, query: Query) -> tuple[list[Row], int, bool]:
+        """The live connections, how many there are, and whether they are in a new order."""
+        last, now = self._sorted, time.monotonic()
+        can_hold = "filters" in client.hello
+        is_due = query.order != "rate" or last is None or last.query != query
+        if not is_due and last is not None and now - last.at < SORT_SECONDS:
+            if last.total <= len(last.ids) or not can_hold or len(last.ids) > _MOST_HELD:
+                rows, total = self._list_live(client, query)
+                return rows, total, False
+            # Others have the highest rates by now: ask for those that are on the screen.
+            filter_text = " ".join(f"id:{each}" for each in last.ids)
+            rows, count = _list(client, ConnectionRow, "id", "ListConnections", filter=filter_text)
+            if 4 * count >= 3 * len(last.ids):  # most of them live still
+                return rows, last.total, False
+        rows, total = self._list_live(client, query)
+        self._sorted = _Sorted(query, now, [row["id"] for row in rows], total)
+        return rows, total, True
+
+    def _list_live(self, client: Caller, query: Query) -> tuple[list[Row], int]:
+        return _list(
             client,
             ConnectionRow,
             "id",
@@ -179,22 +262,27 @@ class Poller:
             sort=query.order,
             limit=query.limit,
         )
-        closed: list[Row] = []
-        if query.closed_limit:
-            # Which state a live connection has says nothing about those that are closed.
-            terms = tuple(term for term in query.filter.terms if term.key != "state")
-            closed, _ = _list(
-                client,
-                ClosedConnectionRow,
-                "id",
-                "ListConnections",
-                filter=Filter(terms, query.filter.keys).to_text() or None,
-                closed=True,
-                sort="closed",
-                limit=query.closed_limit,
-            )
-        server, pid = client.hello.get("server", ""), int(client.hello.get("pid", 0))
-        return Snapshot(query, time.monotonic(), server, pid, services, rows, total, closed)
+
+    def _with_alarms(self, client: Caller) -> list[Row]:
+        """The devices with alarms, which are counted: none of a server that is too old for it."""
+        try:
+            rows = _first_rows(client, DeviceRow, "device", "ListDevices", filter=_ALARM_TERMS)
+        except ControlError as error:  # no such command, filter or kind of alarm
+            if not _is_refusal(error):
+                raise
+            rows, self._alarms = [], None
+        else:
+            self._alarms = len(rows)
+        self._alarms_at = time.monotonic()
+        return rows
+
+    def _devices(self, client: Caller) -> list[Row]:
+        """The first devices; those with alarms before the others."""
+        rows = self._with_alarms(client)
+        known = {(row.get("service"), row["device"]) for row in rows}
+        others = _first_rows(client, DeviceRow, "device", "ListDevices")
+        rows += (row for row in others if (row.get("service"), row["device"]) not in known)
+        return rows[:MOST_DEVICES]
 
     def _connected(self) -> Caller:
         if self._client is None:
@@ -203,8 +291,14 @@ class Poller:
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None
+        self._alarms, self._alarms_at, self._sorted = None, float("-inf"), None
         if client is not None:
             client.close()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an error concerns one question only, as of a server that is too old for it."""
+    return isinstance(error, ControlError) and not isinstance(error, NoServer | BadAnswer)
 
 
 def _list(
@@ -225,6 +319,18 @@ def _list(
         if len(rows) > _MOST_ROWS:
             raise BadAnswer(f"the server sends more than {_MOST_ROWS:,} rows")
     return rows, total
+
+
+def _first_rows(
+    client: Caller, row_class: type[OpsRow], key: str, command: str, /, **arguments: Any
+) -> list[Row]:
+    """The first rows of a list; further pages are not asked for."""
+    page = client.call(command, **arguments)
+    rows: list[Row] = []
+    for row in islice(rows_of(client.call, page, "the server"), MOST_DEVICES):
+        _check(row_class, key, row)
+        rows.append(row)
+    return rows
 
 
 def _check(row_class: type[OpsRow], key: str, row: Any) -> None:

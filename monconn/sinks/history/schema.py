@@ -171,6 +171,7 @@ CREATE TABLE IF NOT EXISTS devices (
 CREATE INDEX IF NOT EXISTS devices_by_time ON devices (last_seen_at);
 CREATE INDEX IF NOT EXISTS devices_by_service ON devices (service, last_seen_at, device);
 """
+_HAS_DEVICES = "SELECT count(*) FROM main.sqlite_master WHERE name = 'devices_by_service'"
 _LATER_TABLES = {"clock", "devices"}
 """Tables that a file of the same version may lack."""
 
@@ -194,7 +195,8 @@ def open_for_writing(path: str, max_size: int) -> sqlite3.Connection:
             if (version := _check(db, path)) < SCHEMA_VERSION:
                 _update(db, version)
             db.execute(_CLOCK)
-            db.executescript(f"BEGIN IMMEDIATE; {_DEVICES} COMMIT;")
+            if not db.execute(_HAS_DEVICES).fetchone()[0]:  # else nothing must wait for a lock
+                db.executescript(f"BEGIN IMMEDIATE; {_DEVICES} COMMIT;")
             _check_columns(db, path)
             set_up(db, max_size)
     except (OSError, sqlite3.Error) as error:

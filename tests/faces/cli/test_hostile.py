@@ -280,7 +280,7 @@ def test_completion_offers_no_names_that_a_terminal_would_obey(server: HostileSe
 def test_top_needs_a_terminal(server: HostileServer) -> None:
     answer_with(server, usual(ConnectionRow), {})
     status, output = run("top", where=server.where)
-    assert status == 1
+    assert status == 2
     assert output.startswith("monconn: top needs a terminal: ")
 
 

@@ -189,7 +189,7 @@ def test_those_that_do_not_answer_are_listed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(instances, "Client", Waiting)
     result = CliRunner().invoke(main, ["ps"])
     assert result.exit_code == 0
-    rows = result.stdout.splitlines()[2:]
+    rows = result.stdout.splitlines()[1:]
     assert len(rows) == 20
     assert all("(does not answer)" in row for row in rows)
     assert set(waited) == {instances.ASK_SECONDS}

@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from textual.pilot import Pilot
 
+from monconn.errors import ControlError
 from monconn.faces.control import commands
 from monconn.faces.control.client import CommandFailed, NoServer
 from monconn.faces.tui.poller import Poller
 from monconn.faces.tui.screen import TopApp
 from monconn.faces.tui.widgets import Lines
-from monconn.ops.filter_keys import EVENT_KEYS
+from monconn.ops.filter_keys import DEVICE_KEYS, EVENT_KEYS
 from monconn.ops.filters import Context, parse
 
 _POLL_SECONDS = 0.05
 REASONS = ("client_closed", "backend_reset", "idle_timeout", "backend_refused", "operator")
 
 
-def connection(number: int, **others: Any) -> dict[str, Any]:
+SERVICES = ("web", "ssh")
+
+
+def connection(number: int, services: Sequence[str] = SERVICES, /, **others: Any) -> dict[str, Any]:
     """A live connection, as the control port sends it."""
-    service = ("web", "ssh")[number % 3 == 0]
+    service = services[0] if number % 3 else services[-1]
     return {
         "id": number,
         "service": service,
@@ -49,9 +53,9 @@ def connection(number: int, **others: Any) -> dict[str, Any]:
     }
 
 
-def closed(number: int, **others: Any) -> dict[str, Any]:
+def closed(number: int, services: Sequence[str] = SERVICES, /, **others: Any) -> dict[str, Any]:
     """A closed one."""
-    row = connection(number, state="closed", up_rate=0.0, down_rate=0.0)
+    row = connection(number, services, state="closed", up_rate=0.0, down_rate=0.0)
     reason = REASONS[number % len(REASONS)]
     ended = {
         "closed_at": f"2026-11-23T01:{number // 60 % 60:02}:{number % 60:02}.000+00:00",
@@ -63,15 +67,41 @@ def closed(number: int, **others: Any) -> dict[str, Any]:
     return row | ended | others
 
 
+def device(number: int, *alarms: str, service: str = "web") -> dict[str, Any]:
+    """A device, as the control port sends it."""
+    return {
+        "device": f"10.0.0.{number}",
+        "service": service,
+        "connections": 1,
+        "total": number,
+        "first_seen": "2026-11-23T01:02:03.456+00:00",
+        "last_seen": "2026-11-23T01:02:03.456+00:00",
+        "reconnect_seconds": None,
+        "heartbeat_seconds": 30.0,
+        "silent_seconds": 12.5 * number,
+        "last_heard_seconds": 1.5,
+        "up": 1000 * number,
+        "down": 0,
+        "last_reason": None,
+        "alarms": list(alarms),
+    }
+
+
 class FakeServer:
     """Answers as a control port does, and records what it was asked.
 
     :param count: how many connections are live.
+    :param services: the names of the services, of which the first and the last have connections.
     """
 
-    def __init__(self, count: int = 8) -> None:
-        self.live = {number: connection(number) for number in range(1, count + 1)}
-        self.closed = {number: closed(number) for number in range(9001, 9031)}
+    def __init__(self, count: int = 8, services: Sequence[str] = SERVICES) -> None:
+        self.services = services
+        self.live = {number: connection(number, services) for number in range(1, count + 1)}
+        self.closed = {number: closed(number, services) for number in range(9001, 9031)}
+        self.devices = [device(1), device(2, "silent"), device(3)]
+        self.is_before_filters = False
+        self.too_old_for: set[str] = set()
+        """Commands that this server does not have."""
         self.gone = False
         self.pid = 4711
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -99,6 +129,8 @@ class FakeClient:
         self._server = server
         self._rest: list[str] = []
         self.hello = {"version": "1", "server": "monconn 0.1", "pid": str(server.pid)}
+        if not server.is_before_filters:
+            self.hello["filters"] = "True"
 
     def close(self) -> None:
         """Close the connection."""
@@ -111,6 +143,10 @@ class FakeClient:
         if self._server.gone:
             raise NoServer("unix:/run/fake.sock does not answer: it has closed the connection")
         arguments = {key: value for key, value in arguments.items() if value is not None}
+        if self._server.is_before_filters and "filter" in arguments:  # as Client has it
+            raise ControlError("monconn 0.1 runs, which is too old for filter: restart it")
+        if command in self._server.too_old_for:
+            raise CommandFailed("UNHANDLED", f"unknown: {command}")
         handler = _HANDLERS.get(command)
         known = () if handler is None else getattr(commands, command).arguments
         wrong = set(arguments) - {name.decode() for name, _ in known}
@@ -122,7 +158,7 @@ class FakeClient:
 
     def _list_services(self) -> dict[str, str]:
         rows = []
-        for name in ("web", "ssh"):
+        for name in self._server.services:
             live = [row for row in self._server.live.values() if row["service"] == name]
             rows.append(
                 {
@@ -145,7 +181,7 @@ class FakeClient:
         if filter and server.bad_filter:
             raise CommandFailed("BAD_FILTER", server.bad_filter)
         # Those of events are for plain rows, as there are here.
-        wanted = parse(filter, EVENT_KEYS, known={"service": ["web", "ssh"]})
+        wanted = parse(filter, EVENT_KEYS, known={"service": self._server.services})
         rows = list(
             wanted.select((server.closed if closed else server.live).values(), Context(0.0))
         )
@@ -157,6 +193,10 @@ class FakeClient:
         half = (len(found) + 1) // 2
         self._rest = [json.dumps(found[half:])]
         return {"rows": json.dumps(found[:half]), "total": str(len(rows)), "next": "1"}
+
+    def _list_devices(self, filter: str = "") -> dict[str, str]:
+        wanted = parse(filter, DEVICE_KEYS)
+        return {"rows": json.dumps(list(wanted.select(self._server.devices, Context(0.0))))}
 
     def _next_page(self, next: int) -> dict[str, str]:
         return {"rows": self._rest.pop(0)}
@@ -181,6 +221,7 @@ class FakeClient:
 _HANDLERS: dict[str, Callable[..., dict[str, str]]] = {
     "ListServices": FakeClient._list_services,
     "ListConnections": FakeClient._list_connections,
+    "ListDevices": FakeClient._list_devices,
     "NextPage": FakeClient._next_page,
     "ShowConnection": FakeClient._show_connection,
     "CloseConnections": FakeClient._close_connections,
@@ -265,5 +306,6 @@ async def running(
         screen = Screen(app, pilot, is_stepped)
         await screen.until(lambda: bool(app.model.snapshot.pid))
         await screen.until(lambda: len(app.query_one("#live", Lines).plain) > 1)
+        await screen.until(lambda: not server.live or bool(screen.ids()))
         yield screen
     assert server.unknown == []

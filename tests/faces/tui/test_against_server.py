@@ -75,7 +75,7 @@ def test_filters_lists_and_actions(port: Port) -> None:
     assert view.closed_clients() == ["192.0.2.3"]
     assert view.act("b") == "done: block 192.0.2.1 at all services"
     assert view.clients() == ["192.0.2.2"]
-    view.model.closed_has_focus = True
+    view.model.focus = "closed"
     view.model.closed.index = view.closed_clients().index("192.0.2.1")
     assert view.act("u") == "done: unblock 192.0.2.1 at all services"
     assert view.act("u") == "unblock 192.0.2.1 at all services: it was so already"
@@ -91,7 +91,7 @@ def test_every_row_of_the_server_can_be_displayed(port: Port) -> None:
     model = view.model
     assert len(live_table(model.trends).lines(model.rows, 400)) == 2
     assert len(closed_table().lines(model.closed_rows, 400)) == 2
-    assert len(service_table().lines(model.service_rows(3), 400)) == 2
+    assert len(service_table().lines(model.service_rows, 400)) == 2
     for row in (*model.rows, *model.closed_rows):
         model.open_details(row["id"])
         view.poll()

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from monconn.faces.tui.header import chart_line, chart_titles, status_line
 from monconn.faces.tui.model import Model, Query, Snapshot
 from monconn.faces.tui.poller import Lost, Poller, Refused, Update
-from monconn.faces.tui.status import status_line
-from monconn.faces.tui.tables import closed_table, live_table, service_table
+from monconn.faces.tui.tables import closed_table, device_table, live_table, service_table
 from monconn.ops.columns import RowError
 from monconn.ops.details import connection_details
-from monconn.ops.rows import ConnectionRow
+from monconn.ops.rows import ConnectionRow, DeviceRow
 from tests.properties import examples
 
 from .fake import FakeClient, FakeServer, connection
@@ -30,7 +30,15 @@ odd = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=4,
 )
-KEYS = [*ConnectionRow.fields(), "sid", "uptime", "connections", "total", "refused"]
+KEYS = [
+    *ConnectionRow.fields(),
+    "sid",
+    "uptime",
+    "connections",
+    "total",
+    "refused",
+    *DeviceRow.fields(),
+]
 
 
 class Tampered(FakeClient):
@@ -66,13 +74,15 @@ def poll(client: FakeClient, query: Query) -> list[Update]:
 
 def draw(model: Model) -> None:
     """All that is drawn of a model."""
-    model.set_heights(20, 5)
+    model.set_heights(20, 5, 5)
     model.move(1)
     live = live_table(model.trends)
     lines = live.lines(model.rows, 120, selected=model.selected, order=model.order)
     lines += closed_table().lines(model.closed_rows, 80)
-    lines += service_table().lines(model.service_rows(5), 100)
-    lines.append(status_line(model, 80))
+    lines += service_table().lines(model.service_rows, 100)
+    lines += device_table().lines(model.devices, 100)
+    lines += [status_line(model, 80), chart_line(model, 80)]
+    assert all(text.isprintable() for text in chart_titles(model, "up", 30))
     assert all(line.plain.isprintable() for line in lines)
     if model.details_row is not None:
         fields = connection_details(model.details_row)
@@ -96,7 +106,11 @@ def test_whatever_rows_a_server_sends_they_are_drawn_or_it_is_lost(
     changes: dict[str, Any], left_out: set[str]
 ) -> None:
     model = Model()
-    for query in (Query(limit=9, closed_limit=3), Query(limit=9, details=1)):
+    for query in (
+        Query(limit=9, closed_limit=3),
+        Query(devices=True),
+        Query(limit=9, details=1),
+    ):
         if query.details is not None:
             model.open_details(1) if not model.rows else model.open_details(model.rows[0]["id"])
             query = Query(details=model.details)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import itertools
+from datetime import datetime, time
 from typing import Any
 
 import pytest
 
 from monconn.errors import printable
 from monconn.faces.tui.actions import Plan, plan
+from monconn.faces.tui.charts import Trends, trend
 from monconn.faces.tui.cursor import Cursor
-from monconn.faces.tui.format import details, trend
+from monconn.faces.tui.format import details
+from monconn.faces.tui.layout import FOCUSES, Focus, share_out
 from monconn.faces.tui.model import (
     MAX_ROWS,
     ORDERS,
     Model,
     Snapshot,
 )
-from monconn.faces.tui.status import heights
 from monconn.faces.tui.tables import Table, closed_table, live_table, service_table
 from monconn.ops.columns import Row
 from monconn.ops.rows import ORDERS as ORDERS_OF_THE_SERVER
@@ -126,7 +128,7 @@ def test_too_many_terms_change_nothing(model: Model) -> None:
 def test_asks_for_a_page_more_than_fits(model: Model) -> None:
     query = model.query()
     assert query is not None
-    assert (query.order, query.limit, query.closed_limit) == ("rate", 6, 2)
+    assert (query.order, query.limit, query.closed_limit) == ("rate", 6, 4)
 
 
 def test_never_asks_for_more_than_the_most(model: Model) -> None:
@@ -140,13 +142,13 @@ def test_never_asks_for_more_than_the_most(model: Model) -> None:
 
 
 def test_paused_asks_for_nothing_and_changes_nothing(model: Model) -> None:
-    answered(model, 1, 2)
+    answered(model, 2, 1)
     query = model.query()
     model.paused = True
     assert model.query() is None
     assert query is not None
     model.update(Snapshot(query, 2.0, rows=rows(3)))
-    assert [row["id"] for row in model.rows] == [1, 2]
+    assert [row["id"] for row in model.rows] == [2, 1]
 
 
 def test_another_order_ends_the_pause(model: Model) -> None:
@@ -185,10 +187,10 @@ def test_rates_of_services_and_of_all_of_them(model: Model) -> None:
     assert model.service_trends.of(("a", "up"))[-1] == 5.0
     assert model.service_trends.of(("b", "up"))[-1] == 0.0  # the totals were reset
     assert model.service_trends.of(("", "down"))[-1] == 110.0
-    assert [row["sid"] for row in model.service_rows(5)] == ["a", "b", "all 2"]
-    assert [row["sid"] for row in model.service_rows(2)] == ["a", "all 2"]
-    assert model.service_rows(5)[-1]["down_rate"] == 110.0
-    assert model.service_rows(5)[-1]["trend"] == [0.0, 115.0]
+    assert [row["sid"] for row in model.service_rows] == ["a", "b"]
+    assert [row["down_rate"] for row in model.service_rows] == [10.0, 100.0]
+    assert model.service_rows[0]["trend"] == [0.0, 15.0]
+    assert model.charts["down"].last == 110.0
     assert model.live_count == 2
 
 
@@ -229,17 +231,21 @@ def test_lines_are_never_wider_than_the_screen(width: int, model: Model) -> None
     for line in closed_table().lines([closed(1)], width):
         assert line.cell_len <= width
     answered(model, services=[service("web", 0, 0), service("ssh", 0, 0)])
-    for line in service_table().lines(model.service_rows(3), width):
+    for line in service_table().lines(model.service_rows, width):
         assert line.cell_len <= width
 
 
 def test_narrow_screens_show_the_most_important_columns(model: Model) -> None:
-    titles = live_table(model.trends).lines([], 80)[0].plain.split()
-    assert titles == ["ID", "CLIENT", "SERVICE", "STATE", "UP/S", "DOWN/S", "IDLE"]
-    titles = live_table(model.trends).lines([], 97)[0].plain.split()
-    assert titles == ["ID", "CLIENT", "SERVICE", "STATE", "UP/S", "DOWN/S", "TREND", "AGE", "IDLE"]
-    titles = live_table(model.trends).lines([], 200)[0].plain.split()
-    assert titles[2:4] == ["SERVICE", "BACKEND"]
+    row = connection(123456, client="192.168.100.200:54321", service="mqtt-prod")
+
+    def titles(width: int, *without: str) -> list[str]:
+        table = live_table(model.trends)
+        return table.lines([row], width, without=without)[0].plain.split()
+
+    assert titles(80) == ["ID", "CLIENT", "SERVICE", "STATE", "UP/S", "DOWN/S", "IDLE"]
+    assert titles(80, "service")[:4] == ["ID", "CLIENT", "STATE", "UP/S"]
+    assert titles(97)[-3:] == ["TREND", "AGE", "IDLE"]
+    assert titles(200)[2:4] == ["SERVICE", "BACKEND"]
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -249,9 +255,9 @@ def test_an_unreachable_peer_is_seen_in_the_table(model: Model, width: int) -> N
     _, first, second = live_table(model.trends).lines(rows, width)
     text = "client unreachable for 12.3s" if width == 200 else "unreachable"
     assert f" {text} " in first.plain
-    assert "red" in {str(span.style) for span in first.spans}
+    assert "error" in {str(span.style) for span in first.spans}
     assert " unreachable " not in second.plain
-    assert ("state", "open, client unreachable for 12.3s", "red") in list(details(rows[0]))
+    assert ("state", "open, client unreachable for 12.3s", "error") in list(details(rows[0]))
 
 
 def test_every_column_of_a_listing_is_there(model: Model) -> None:
@@ -274,16 +280,41 @@ def test_values_are_written_as_in_a_listing(model: Model) -> None:
         assert column.text(connection(7)).removesuffix("/s") in line
 
 
-def test_dates_are_cut_before_the_time_of_day() -> None:
+def test_times_have_their_dates_unless_they_are_of_today() -> None:
     row = closed(1, closed_at="2020-01-01T01:02:03+00:00", detail="x")
     at = datetime.fromisoformat(row["closed_at"]).astimezone()
-    assert f"{at:%Y-%m-%d %H:%M:%S}" in closed_table().lines([row], 200)[1].plain
-    assert f" {at:%H:%M:%S}" in closed_table().lines([row], 80)[1].plain
-    assert f"{at:%Y}" not in closed_table().lines([row], 80)[1].plain
+    for width in (80, 200):
+        assert f" {at:%Y-%m-%d %H:%M:%S}" in closed_table().lines([row], width)[1].plain
+    now = datetime.now().astimezone()
+    row = closed(1, closed_at=now.isoformat(), detail="x")
+    line = closed_table().lines([row], 80)[1].plain
+    assert f" {now:%H:%M:%S}" in line
+    assert f"{now:%Y-%m-%d}" not in line or now.time() < time(0, 1)  # midnight in between
 
 
-def test_numbers_are_never_cut_unseen() -> None:
-    assert closed_table().lines([closed(12345678)], 80)[1].plain.startswith("123…78 ")
+def test_who_and_why_are_never_cut_in_80_columns() -> None:
+    client = "[2001:db8:1111:2222:3333:4444:5555:6666]:54321"
+    row = closed(12345678, client=client, reason="backend_unreachable")
+    line = closed_table().lines([row], 80)[1].plain
+    assert line.startswith(f"12345678 {client}")
+    assert "backend_unreachable" in line
+    assert client in live_table(Trends()).lines([connection(1, client=client)], 80)[1].plain
+
+
+def test_a_column_never_gets_narrower_while_the_same_is_listed(model: Model) -> None:
+    table = live_table(model.trends)
+    short, long = connection(1, client="10.0.0.1:1"), connection(2, client="192.168.100.200:54321")
+    wide = table.lines([long], 120)[0]
+    assert table.lines([short], 120)[0] == wide
+    table.forget()
+    assert table.lines([short], 120)[0] != wide
+
+
+def test_unused_room_is_for_text_that_needs_it(model: Model) -> None:
+    row = connection(1, facts={"mqtt_client": "a-rather-long-name-of-a-sensor-42"})
+    assert (
+        "a-rather-long-name-of-a-sensor-42" in live_table(model.trends).lines([row], 220)[1].plain
+    )
 
 
 def test_details_have_every_field() -> None:
@@ -293,16 +324,17 @@ def test_details_have_every_field() -> None:
     }
     assert found["id"] == ("4", "")
     assert found["down"][0].startswith("212.2 KiB (217,284 bytes)")
+    assert found["down"][1] == "down"
     assert found["connected in"] == ("1.2ms", "")
     assert found["opened"][0].endswith("(2026-11-23T01:02:03.456+00:00)")
-    assert found["reason"] == ("x_reset", "red")
+    assert found["reason"] == ("x_reset", "error")
     assert found["shape"] == ("a 1", "")  # of a newer server
 
 
 def test_long_addresses_keep_both_ends(model: Model) -> None:
     client = "[2001:db8:1111:2222:3333:4444:5555:6666]:54321"
-    line = live_table(model.trends).lines([connection(1, client=client)], 80)[1].plain
-    assert "[2001:db8:…555:6666]:54321"[:8] in line
+    line = live_table(model.trends).lines([connection(1, client=client)], 40)[1].plain
+    assert "[2001:db8:" in line
     assert ":54321" in line
 
 
@@ -317,12 +349,28 @@ def test_trend() -> None:
     assert trend([1, 2, 3], 0) == ""
 
 
-@pytest.mark.parametrize("lines", range(1, 100))
-def test_heights_fit(lines: int) -> None:
-    given = heights(lines, services=9)
-    titles = 1 + bool(given.services) + bool(given.closed)
-    used = given.services + given.live + given.closed + titles + 3
-    assert used == lines or (given.live == 0 and lines < 5)
+@pytest.mark.parametrize("focus", FOCUSES)
+@pytest.mark.parametrize("columns", [80, 200])
+def test_tables_fit_on_every_screen(columns: int, focus: Focus) -> None:
+    for lines, services, live in itertools.product(range(1, 100), (0, 1, 2, 9, 50), (0, 5, 500)):
+        given = share_out(columns, lines, services=services, live=live, focus=focus, other_lines=2)
+        chart = given.chart and given.chart + given.frame
+        used = sum(map(given.height, (given.services, given.closed))) + chart + 2
+        assert used + given.live + 1 + given.frame == lines or lines < 3
+        assert given.live >= min(3, lines - 3)
+        assert given.services <= services
+
+
+def test_live_connections_get_most_of_a_small_screen() -> None:
+    def shared(services: int, live: int, focus: Focus = "live") -> tuple[int, int, int]:
+        given = share_out(80, 24, services=services, live=live, focus=focus, other_lines=2)
+        return given.services, given.live, given.closed
+
+    assert shared(1, 5000) == (0, 15, 4)
+    assert shared(50, 5000) == (4, 10, 4)
+    assert shared(50, 5000, "services") == (8, 6, 4)
+    assert shared(8, 4) == (8, 4, 6)  # what live ones do not need is for services
+    assert shared(2, 4) == (2, 4, 12)  # and then for closed ones
 
 
 def test_impossible_actions_are_reported() -> None:

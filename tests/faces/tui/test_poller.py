@@ -9,12 +9,13 @@ from queue import Queue
 import pytest
 
 from monconn.faces.control.client import CommandFailed
+from monconn.faces.tui.charts import Chart, bars
 from monconn.faces.tui.model import Query, Snapshot
 from monconn.faces.tui.poller import ActionRequest, ActionResult, Lost, Poller, Refused, Update
 from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.filters import parse
 
-from .fake import FakeServer
+from .fake import FakeServer, connection
 
 WAIT_SECONDS = 8.0
 
@@ -92,3 +93,49 @@ def test_live_view_needs_no_reactor() -> None:
     code = "import sys, monconn.faces.tui.screen; print('twisted.internet.reactor' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"
+
+
+def test_of_many_connections_the_same_are_asked_for_some_seconds() -> None:
+    updates: list[Update] = []
+    server = FakeServer(300)
+    poller = Poller(server.client, updates.append, 1.0)
+
+    def rows() -> tuple[bool, list[int]]:
+        poller.poll()
+        update = updates.pop()
+        assert isinstance(update, Snapshot)
+        assert update.total == 300
+        return update.is_sorted, sorted(row["id"] for row in update.rows)
+
+    query = Query("rate", limit=4)
+    poller.set_query(query)
+    assert rows() == (True, [297, 298, 299, 300])
+    server.live[1]["up_rate"] = 1e9  # which would be the first
+    assert rows() == (False, [297, 298, 299, 300])
+    del server.live[299]
+    server.live[301] = connection(301)
+    assert rows() == (False, [297, 298, 300])
+    del server.live[300], server.live[298]
+    server.live.update((number, connection(number)) for number in (302, 303))
+    assert rows() == (True, [1, 301, 302, 303])  # too few were left
+    poller.set_query(Query("id", limit=4))
+    assert rows()[0]
+
+
+def test_bars_move_only_when_their_time_is_over() -> None:
+    chart = Chart()
+    for at, value in ((30.0, 2), (31.0, 4), (33.0, 10), (36.0, 0)):
+        chart.add(at, value)
+    assert chart.values(9) == [3.0, 10, 0]
+    chart.add(42.0, 5)  # nobody was asked meanwhile
+    assert chart.values(3) == [0, None, 5]
+    assert chart.last == 5
+    chart.clear()
+    assert chart.values(9) == []
+
+
+def test_bars_over_several_lines() -> None:
+    assert bars([0, 8, None, 4], 5, 2) == ["  █ ▁", " ▁█ █"]
+    assert bars([0, 0], 2, 1) == ["▁▁"]
+    assert bars([], 3, 1) == ["   "]
+    assert bars([1, 2], 0, 1) == [""]

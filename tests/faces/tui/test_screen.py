@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import signal
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
 from textual.containers import VerticalScroll
 from textual.events import Key
+from textual.filter import NoColor
+from textual.geometry import Region
 from textual.widgets import Input
 
-from monconn.faces.tui.dialogs import Confirm, Details, Help
-from monconn.faces.tui.model import Query, Snapshot
+from monconn.errors import QuestionError
+from monconn.faces.tui.details import Details
+from monconn.faces.tui.dialogs import Confirm, Help
+from monconn.faces.tui.filter_bar import ChoiceList, choices, known_values
+from monconn.faces.tui.model import Model, Query, Snapshot
 from monconn.faces.tui.screen import PollerUpdate
+from monconn.faces.tui.terminal import check_terminal
+from monconn.faces.tui.theme import DARK, LIGHT, first_theme
 from monconn.faces.tui.widgets import Lines
 
 from .fake import FakeServer, Screen, connection, running
@@ -44,10 +54,9 @@ def test_first_screen(is_stepped: bool) -> None:
         assert "8 live" in screen.lines("status")[0]
         assert screen.ids() == [8, 7, 6, 5, 4, 3, 2, 1]
         assert [line.split()[0] for line in screen.lines("services")] == [
-            "SERVICE",
-            "web",
+            "SERVICE▼",
             "ssh",
-            "all",
+            "web",
         ]
         assert "9030" in screen.lines("closed")[1]
         assert "client_closed" in screen.lines("closed")[1]
@@ -273,6 +282,7 @@ def test_closed_ones_can_be_opened_but_not_closed() -> None:
         assert "connection 9029 has ended already" in screen.lines("message")[0]
         await screen.press("enter")
         await screen.until(lambda: {"id": 9029} in server.asked("ShowConnection"))
+        await screen.until(lambda: screen.lines("keys")[0].startswith("Esc back  b block"))
 
     play(server, steps)
 
@@ -280,7 +290,7 @@ def test_closed_ones_can_be_opened_but_not_closed() -> None:
 def test_details_scroll_in_80_columns_and_24_lines() -> None:
     server = FakeServer()
     why = "the backend's first byte took so much longer than a round trip that no line holds it all"
-    server.live[8]["diagnosis"] = {"looks_like": "slow backend", "because": [why]}
+    server.live[8]["diagnosis"] = {"looks_like": "slow backend", "because": [why] * 4}
 
     async def steps(screen: Screen) -> None:
         await screen.press("enter")
@@ -400,3 +410,331 @@ def test_quit() -> None:
         assert screen.app.return_value == 0
 
     play(FakeServer(), steps)
+
+
+# -- tables
+
+
+def test_fifty_services_scroll_and_sort_in_80_columns_and_24_lines() -> None:
+    names = [f"service-{number:02}" for number in range(1, 51)]
+
+    async def steps(screen: Screen) -> None:
+        assert len(screen.ids()) == 10  # most of the screen
+        assert screen.lines("services")[1].startswith("service-01 ")
+        await screen.press("shift+tab", "end")
+        await screen.until(lambda: screen.lines("services")[-1].startswith("service-50 "))
+        await screen.press("s")  # by live connections: only the first and the last have any
+        await screen.until(lambda: screen.lines("services")[2].startswith("service-50 "))
+        assert "NOW▼" in screen.lines("services")[0]
+        await screen.press("home", "down", "enter")
+        await screen.until(lambda: "filter service:=service-50" in screen.lines("status")[0])
+        assert screen.app.model.focus == "live"
+
+    play(FakeServer(300, names), steps, (80, 24))
+
+
+@pytest.mark.parametrize("services", [("web",), ("web", "ssh")])
+def test_service_is_a_column_in_80_columns_if_there_are_several(services: tuple[str, ...]) -> None:
+    async def steps(screen: Screen) -> None:
+        for name in ("live", "closed"):
+            assert ("SERVICE" in screen.lines(name)[0]) is (len(services) > 1)
+        if len(services) == 1:  # which has no table, but a place in the first line
+            assert not screen.app.query_one("#services").display
+            assert "127.0.0.1:80" in screen.lines("status")[0]
+
+    play(FakeServer(9, services), steps, (80, 24))
+
+
+def test_closed_connections_scroll_and_sort() -> None:
+    server = FakeServer(300)
+
+    async def steps(screen: Screen) -> None:
+        await screen.press("tab")
+        for _ in range(9):
+            await screen.press("pagedown")
+            await screen.poll()
+        await screen.until(lambda: screen.lines("closed")[-1].split()[0] == "9001")
+        await screen.press("s")
+        await screen.until(lambda: "DOWN▼" in screen.lines("closed")[0])
+        await screen.poll()
+
+    play(server, steps)
+    sent = [each["sort"] for each in server.asked("ListConnections") if "closed" in each]
+    assert sent[-1] == "down"
+
+
+def test_frames_on_a_large_screen() -> None:
+    async def steps(screen: Screen) -> None:
+        live = screen.app.query_one("#live", Lines)
+        await screen.until(lambda: live.border_title == "live 300")
+        assert live.border_subtitle == f"1–{len(screen.ids())}"
+        assert screen.app.query_one("#connections", Lines).border_title == "connections 300"
+        assert "2,768 so far" in str(screen.app.query_one("#connections", Lines).border_subtitle)
+        await screen.pilot.resize_terminal(80, 24)
+        await screen.until(lambda: " connections 300" in screen.lines("chart_line")[0])
+        await screen.until(lambda: not screen.app.screen.has_class("-boxed"))
+        await screen.until(lambda: live.size.width == 80)
+
+    play(FakeServer(300), steps, (120, 40))
+
+
+def test_no_connection_yet() -> None:
+    server = FakeServer(0)
+    server.closed.clear()
+
+    async def steps(screen: Screen) -> None:
+        await screen.until(lambda: "No live connection." in screen.lines("live")[1])
+        assert "web listens on :8080" in screen.lines("live")[2]
+        assert "No connection has ended yet" in screen.lines("closed")[1]
+        await type_filter(screen, "xyz")
+        await screen.until(lambda: "matches the filter" in screen.lines("live")[1])
+
+    play(server, steps)
+
+
+def test_places_are_kept_for_some_seconds() -> None:
+    server = FakeServer(3)
+
+    async def steps(screen: Screen) -> None:
+        await screen.poll()  # with the limit that the heights allow by now
+        assert screen.ids() == [3, 2, 1]
+        server.live[1]["up_rate"] = 1e6
+        server.live[4] = connection(4)
+        await screen.until(lambda: len(screen.ids()) == 4)
+        assert screen.ids() == [3, 2, 1, 4]
+
+    play(server, steps)
+
+
+# -- mouse, colours
+
+
+async def click(screen: Screen, name: str, x: int, y: int, times: int = 1) -> None:
+    await screen.pilot.click(f"#{name}", offset=(x, y), times=times)
+
+
+def test_mouse() -> None:
+    server = FakeServer(300)
+
+    async def steps(screen: Screen) -> None:
+        app = screen.app
+        await click(screen, "closed", 5, 2)
+        assert app.model.focus == "closed"
+        assert app.model.selected == screen.app.model.closed_rows[1]
+        await click(screen, "live", screen.lines("live")[0].index("IDLE"), 0)
+        await screen.until(lambda: "IDLE▼" in screen.lines("live")[0])
+        app.query_one("#live", Lines).post_message(Lines.Scrolled("live", 3))
+        await screen.pilot.pause()
+        assert app.model.live.index == 3
+        await click(screen, "live", 5, 2, times=2)
+        await screen.until(lambda: isinstance(app.screen, Details))
+        await click(screen, "keys", 1, 0)
+        assert not isinstance(app.screen, Details)
+        await click(screen, "keys", screen.lines("keys")[0].index("p pause"), 0)
+        assert app.model.paused
+
+    play(server, steps)
+
+
+def test_themes() -> None:
+    async def steps(screen: Screen) -> None:
+        screen.app.theme = DARK
+        drawn = []
+        for theme in (DARK, LIGHT, "ansi-dark", DARK):
+            assert screen.app.theme == theme
+            await screen.pilot.pause()
+            (strip,) = screen.app.query_one("#live", Lines).render_lines(Region(0, 0, 80, 1))
+            drawn.append([segment.style for segment in strip])
+            await screen.press("t")
+        assert drawn[0] == drawn[3]
+        assert drawn[0] != drawn[1] != drawn[2]
+
+    play(FakeServer(), steps)
+
+
+@pytest.mark.parametrize(
+    ("environment", "colours", "theme"),
+    [
+        ({}, "truecolor", DARK),
+        ({}, "256", DARK),
+        ({}, "standard", "ansi-dark"),
+        ({"COLORFGBG": "0;15"}, "truecolor", LIGHT),
+        ({"COLORFGBG": "0;15"}, "standard", "ansi-light"),
+        ({"COLORFGBG": "15;0"}, "truecolor", DARK),
+        ({"COLORFGBG": "0;default;15"}, "truecolor", LIGHT),
+        ({"TEXTUAL_THEME": "nord", "COLORFGBG": "0;15"}, "truecolor", "nord"),
+    ],
+)
+def test_first_theme(environment: dict[str, str], colours: str, theme: str) -> None:
+    assert first_theme(environment, colours) == theme
+
+
+def test_without_colours_the_selected_row_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def steps(screen: Screen) -> None:
+        live = screen.app.query_one("#live", Lines)
+        await screen.pilot.pause()
+        styles = [live.render_line(y)._segments[0].style for y in (1, 2)]
+        assert [bool(style and style.reverse) for style in styles] == [True, False]
+        # Not the one that makes greys of them, which are colours as well.
+        assert any(isinstance(each, NoColor) for each in screen.app.get_line_filters())
+
+    play(FakeServer(), steps)
+
+
+# -- devices
+
+
+def test_devices_with_alarms() -> None:
+    server = FakeServer()
+
+    async def steps(screen: Screen) -> None:
+        await screen.until(lambda: " 1 device has alarms " in screen.lines("status")[0])
+        await screen.press("d")
+        await screen.until(lambda: len(screen.lines("devices")) == 4)
+        names = [line.split()[:2] for line in screen.lines("devices")]
+        assert names[:2] == [["DEVICE", "ALARMS"], ["10.0.0.2", "silent"]]
+        assert [name for name, _ in names[2:]] == ["10.0.0.1", "10.0.0.3"]
+        await screen.press("down", "enter")
+        await screen.until(lambda: screen.ids() == [1])
+        assert "filter client:10.0.0.1 service:=web" in screen.lines("status")[0]
+
+    play(server, steps)
+
+
+def test_a_server_without_devices() -> None:
+    server = FakeServer()
+    server.too_old_for.add("ListDevices")
+
+    async def steps(screen: Screen) -> None:
+        assert "alarm" not in screen.lines("status")[0]
+        assert screen.app.model.alarms is None
+        await screen.press("d")
+        await screen.until(lambda: "No device" in screen.lines("devices")[1])
+        await screen.press("escape")
+        await screen.until(lambda: len(screen.ids()) == 8)
+
+    play(server, steps)
+
+
+def test_a_server_that_is_older_than_filters() -> None:
+    server = FakeServer(300)
+    server.is_before_filters = True
+
+    async def steps(screen: Screen) -> None:
+        for _ in range(3):
+            await screen.poll()
+        assert len(screen.ids()) > 9
+        assert not screen.app.model.lost
+        await type_filter(screen, "ssh")
+        await screen.press("enter")
+        await screen.until(lambda: "too old for filter" in screen.lines("message")[0])
+        assert not screen.app.model.lost
+        await screen.press("escape")
+        await screen.until(lambda: len(screen.ids()) > 9)
+
+    play(server, steps)
+
+
+# -- completion
+
+
+async def offered(screen: Screen, *texts: str) -> None:
+    """Wait until these are the first choices."""
+    choice_list = screen.app.query_one(ChoiceList)
+
+    def are_offered() -> bool:
+        found = [str(each.prompt) for each in choice_list.options[: len(texts)]]
+        return bool(choice_list.display) is bool(texts) and found == [*texts]
+
+    await screen.until(are_offered)
+
+
+def test_filters_are_completed() -> None:
+    async def steps(screen: Screen) -> None:
+        box = screen.app.query_one("#filter", Input)
+        await screen.press("slash")
+        await offered(screen, "id:", "service:", "client:")
+        await type_more(screen, "ser")
+        await offered(screen, "service:")
+        await screen.press("tab")
+        await screen.until(lambda: box.value == "service:")
+        await offered(screen, "service:web", "service:ssh")
+        await screen.press("down", "down", "enter")
+        await screen.until(lambda: box.value == "service:ssh ")
+        await type_more(screen, "reason:client_r")
+        await offered(screen, "reason:client_reset")
+        await screen.until(lambda: box._suggestion == "service:ssh reason:client_reset")
+        await screen.press("right")
+        await screen.until(lambda: box.value == "service:ssh reason:client_reset")
+        await offered(screen)
+        await screen.press("enter")
+        assert not box.display
+        await screen.press("escape")
+
+    play(FakeServer(), steps)
+
+
+async def type_more(screen: Screen, text: str) -> None:
+    names = {":": "colon", "_": "underscore"}
+    await screen.press(*(names.get(each, each) for each in text))
+
+
+def test_what_a_term_can_become() -> None:
+    known = {"service": ["web", "two words"], "idle": ["5m.."], "fact": ["user"], "user": ["ann"]}
+    assert choices("id", known) == ["id:", "idle:"]
+    assert choices("web not:sta", known) == ["not:state:"]
+    assert choices("state:half", known) == ["state:half_closed"]
+    assert choices("idle:", known) == ["idle:5m.."]
+    assert choices("ha", known) == ["half_closed"]
+    assert choices("us", known) == ["user:"]
+    assert choices("user:", known) == ["user:ann"]
+    assert choices("service:", known) == ["service:web"]  # not what would have to be quoted
+    assert choices("state:open", known) == []
+    assert choices("'sta", known) == []
+    assert "service:" in choices("", known)
+
+
+def test_values_that_a_terminal_would_obey_are_not_offered() -> None:
+    model = Model()
+    model.update(Snapshot(Query(), 1.0, pid=1, services=[{"sid": "a\x1b[2J"}, {"sid": "b"}]))
+    assert known_values(model)["service"] == ["b"]
+
+
+# -- the end
+
+
+@pytest.mark.parametrize("keys", [["ctrl+c"], ["slash", "a", "ctrl+c"], ["d", "ctrl+c"]])
+def test_control_c_quits_at_once(keys: list[str]) -> None:
+    async def steps(screen: Screen) -> None:
+        await screen.press(*keys)
+        assert screen.app.return_value == 0
+
+    play(FakeServer(), steps)
+
+
+def test_a_signal_ends_it_as_a_key_does() -> None:
+    """Else the terminal would be left as it is while the screen is shown."""
+
+    async def steps(screen: Screen) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await screen.until(lambda: screen.app.return_value == 128 + signal.SIGTERM)
+
+    play(FakeServer(), steps)
+
+
+def test_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for name in ("__stdin__", "__stdout__", "__stderr__"):
+        monkeypatch.setattr(sys, name, Terminal())
+    check_terminal({"TERM": "xterm"})
+    with pytest.raises(QuestionError, match="not a dumb one"):
+        check_terminal({"TERM": "dumb"})
+    for other in (io.StringIO(), None):
+        monkeypatch.setattr(sys, "__stderr__", other)
+        with pytest.raises(QuestionError, match="top needs a terminal"):
+            check_terminal({"TERM": "xterm"})

@@ -1,0 +1,30 @@
+"""The line that names the keys, each of which may be clicked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from monconn.faces.tui.widgets import action
+
+KeyHint = tuple[str, str, str]
+"""A key, what it does, and the action that a click on it does; empty for none."""
+_GAP = 2
+
+
+def key_line(keys: Sequence[KeyHint], width: int) -> Text:
+    """The keys that work here, as many as there is room for; the first ones before the others."""
+    line = Text()
+    for key, meaning, what in keys:
+        gap = _GAP if line else 0
+        if line.cell_len + cell_len(key) + cell_len(meaning) + 1 + gap > width:
+            continue
+        line.append(" " * gap)
+        start = len(line)
+        line.append(key, "key")
+        line.append(f" {meaning}")
+        if what:
+            line.stylize(action(what), start)
+    return line

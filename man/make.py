@@ -60,7 +60,7 @@ ENVIRONMENT = (
 
 def command_page() -> str:
     """monconn(1)."""
-    context = click.Context(program, info_name="monconn")
+    context = click.Context(program, info_name="monconn", **program.context_settings)
     lines = [
         *_head("MONCONN", 1, "monconn", "see what happens on the TCP connections of a service"),
         ".SH SYNOPSIS",
@@ -73,6 +73,9 @@ def command_page() -> str:
         *escaped(DESCRIPTION),
         ".SH OPTIONS",
         *_options(program, context),
+        ".TP",
+        "\\fB\\-h, \\-\\-help\\fR",
+        "Show the options, also after a command, and exit.",
         ".SH COMMANDS",
     ]
     for name in program.list_commands(context):
@@ -112,7 +115,7 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
         record = parameter.get_help_record(context)
         if isinstance(parameter, click.Option) and record is not None:
             names, text = record
-            if names != "--help" and not parameter.hidden:
+            if "--help" not in parameter.opts and not parameter.hidden:
                 yield from (".TP", f"\\fB{escape(names)}\\fR", *escaped(text))
 
 

@@ -42,7 +42,7 @@ def main() -> int:
         index.write(navigation((ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
     warnings_are_errors = ["-W", "--keep-going"]
     options = ["-q", "-b", "dirhtml", "-j", "auto", "-c", str(ROOT / "website")]
-    status = build_main([*options, *warnings_are_errors, str(SOURCE), str(SITE)])
+    status: int = build_main([*options, *warnings_are_errors, str(SOURCE), str(SITE)])
     if status == 0:
         # The way in, as Sphinx puts the index where it stands.
         (SITE / "index.html").write_text(

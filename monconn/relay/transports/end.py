@@ -184,8 +184,7 @@ class TransportEnd(Protocol):
     def _was_reset(self, detail: str) -> None:
         """Report a backend that has accepted the connection, and reset it at once."""
         self.reports.connected(self)
-        if not self._is_over():  # an observer may have ended it
-            self.reports.broken(self, "reset", detail)
+        self.reports.broken(self, "reset", detail)
 
     def connectionMade(self) -> None:
         """The transport is connected; over TLS, the handshake may be still to come."""

@@ -31,7 +31,7 @@ from .seats import HELLO, LIST, Server, count, patch_peers
 
 CODES = {
     *("DENIED", "BAD_REQUEST", "BAD_FILTER", "UNKNOWN_CONNECTION", "UNKNOWN_SERVICE"),
-    *("UNKNOWN_PAGE", "NOT_KEPT", "CANNOT_READ", "UNHANDLED"),
+    *("UNKNOWN_PAGE", "UNKNOWN_DEVICE", "NOT_KEPT", "CANNOT_READ", "UNHANDLED"),
 }
 COMMANDS = [
     each

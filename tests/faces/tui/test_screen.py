@@ -655,7 +655,7 @@ def test_filters_are_completed() -> None:
     async def steps(screen: Screen) -> None:
         box = screen.app.query_one("#filter", Input)
         await screen.press("slash")
-        await offered(screen, "id:", "service:", "client:")
+        await offered(screen, "id:", "uid:", "service:")
         await type_more(screen, "ser")
         await offered(screen, "service:")
         await screen.press("tab")

@@ -419,7 +419,7 @@ def test_accept_error_by_type(number: int, waits: bool, text: str) -> None:
 
 
 def test_stats_are_serialised() -> None:
-    name = 'we"b\\ \n{}% \N{SNOWMAN}'
+    name = 'we"b\\ {}% \N{SNOWMAN}'
     monitor = make_monitor(name, listen='unix:/tmp/"quoted"')
     protocol = enter(monitor, "10.0.0.1")
     stats = json.loads(json.dumps(monitor.stats()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,21 +102,45 @@ def machines(program: Callable[[str], str]) -> None:
         pytest.skip(f"this system gives us no namespaces: {tried.stderr}")
 
 
-@pytest.mark.usefixtures("machines")
+@pytest.fixture(scope="module")
+def runs(
+    machines: None, request: pytest.FixtureRequest
+) -> Iterator[Mapping[Path, Future[subprocess.CompletedProcess[str]]]]:
+    """The pages whose tests are selected, as they run: as many at a time as there are processors.
+
+    Each has a machine of its own, and waits most of the time for programs that start.
+    """
+
+    def run(page: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tests.run_page", str(page)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PAGE_SECONDS,
+        )
+
+    pages = [
+        page
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "runs" in item.fixturenames
+        if isinstance(page := item.callspec.params["page"], Path)
+    ]
+    pool = ThreadPoolExecutor(os.cpu_count())
+    yield {page: pool.submit(run, page) for page in pages}
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize(
     "page",
     [page for page in run_pages.PAGES if any(each.language != "text" for each in blocks(page))],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_all_that_a_page_shows_runs_as_it_is_written(page: Path) -> None:
+def test_all_that_a_page_shows_runs_as_it_is_written(
+    page: Path, runs: Mapping[Path, Future[subprocess.CompletedProcess[str]]]
+) -> None:
     """Commands, configurations, Python, SQL and units: see tests/run_page.py."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.run_page", str(page)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PAGE_SECONDS,
-    )
+    done = runs[page].result()
     assert done.returncode == 0, f"{done.stdout[-2000:]}{done.stderr}"
 
 

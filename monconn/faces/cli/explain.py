@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from monconn.errors import ControlError
+from monconn.faces.cli import completion
 from monconn.faces.cli.history import open_history
 from monconn.faces.cli.output import (
     print_error,
@@ -41,7 +43,7 @@ class _WithDashes(click.Command):
 
 @click.command(cls=_WithDashes)
 @click.argument(
-    "words", metavar="[REASON|CODE|ID]", nargs=-1, shell_complete=lambda *given: _complete(given[2])
+    "words", metavar="[REASON|CODE|ID]", nargs=-1, shell_complete=lambda *given: _complete(*given)
 )
 @json_option
 @click.option(
@@ -69,9 +71,11 @@ def explain(words: Sequence[str], as_json: bool, file: str | None, control: str 
         print_text(explain_text.rendered(blocks, terminal_width()))
 
 
-def _complete(incomplete: str) -> list[str]:
-    words = sorted({each.word for each in EXPLANATIONS})
-    return [each for each in words if each.startswith(incomplete)]
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    """Words in the order of docs/reasons.md, why connections end first; then ids."""
+    words = dict.fromkeys(each.word for each in EXPLANATIONS)
+    found = [CompletionItem(each) for each in words if each.startswith(incomplete)]
+    return [*found, *completion.connection_ids(context, parameter, incomplete)]
 
 
 # -- one connection

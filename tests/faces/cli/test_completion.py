@@ -110,6 +110,8 @@ def test_values_of_the_running_one_are_completed(services: Services) -> None:
     assert in_bash("monconn list --service ", where) == ["web", "ssh"]
     assert in_bash("monconn stats s", where) == ["ssh", "service:"]
     assert in_bash("monconn show ", where) == [web, web6, ssh]
+    assert in_bash("monconn explain ", where)[-3:] == [web, web6, ssh]
+    assert in_bash(f"monconn explain {web6}", where) == [web6]
     assert in_bash(f"monconn close {web6}", where)[0] == web6
     assert in_bash("monconn close ", where)[:4] == [web, web6, ssh, "id:"]
     assert in_bash(f"monconn list id:{web}", where)[0] == web

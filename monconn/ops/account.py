@@ -10,24 +10,13 @@ import attrs
 
 from monconn.errors import printable
 from monconn.ops.columns import Row
-from monconn.ops.explanations import Explanation, Step, errors_in, of_kind
+from monconn.ops.explanations import Explanation, Step, errors_in, in_brief, of_kind
 from monconn.units import format_bytes, format_duration, local_time
 
 Values = Mapping[str, Any]
 
 _LOST = ("client_lost", "backend_lost")
 _SIDES = ("client", "backend")
-_SENTENCES = {
-    "client_closed": "closed its side first",
-    "client_reset": "reset the connection",
-    "client_lost": "vanished",
-    "backend_closed": "closed its side first",
-    "backend_reset": "reset the connection, or cut it off",
-    "backend_lost": "vanished",
-    "backend_refused": "refused the connection",
-    "backend_unreachable": "could not be reached",
-    "connect_timeout": "was not connected within connect_timeout",
-}
 _USUAL_TIMEOUTS: tuple[tuple[float, str], ...] = (
     (60.0, "AWS application load balancers, nginx (proxy_read_timeout), many others"),
     (75.0, "nginx (keepalive_timeout)"),
@@ -141,13 +130,14 @@ def _how_it_ended(values: Values) -> str:
         state = str(values.get("state", "")).replace("_", "-")
         old = "" if age is None else f", {format_duration(age)} old"
         return f"The client {client} is {state}{old}."
-    text = _SENTENCES.get(reason)
-    if text is None:
-        return f"The connection of the client {client} ended by {reason}{lasted}."
-    if reason.startswith("client"):
+    side, _, text = in_brief(reason).removeprefix("the ").partition(" ")
+    text = re.sub(r"\bit\b", "the connection", text, count=1)
+    if side == "client" and reason.startswith("client_"):
         return f"The client {client} {text}{lasted}."
-    backend = _text(values, "backend")
-    return f"The backend {backend} {text}{lasted}; the client was {client}."
+    if side == "backend":
+        backend = _text(values, "backend")
+        return f"The backend {backend} {text}{lasted}; the client was {client}."
+    return f"The connection of the client {client} ended by {reason}{lasted}."
 
 
 def _is_dated(values: Values) -> bool:

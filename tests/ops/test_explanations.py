@@ -36,6 +36,7 @@ from monconn.ops.explanations import (
     close_matches,
     explain,
     explain_code,
+    in_brief,
     of_kind,
 )
 from monconn.ops.filter_keys import CONNECTION_KEYS, HISTORY_EVENT_KEYS, HISTORY_KEYS
@@ -305,3 +306,14 @@ def test_a_name_that_a_shell_would_run_stays_a_placeholder() -> None:
 @settings(max_examples=examples(50))
 def test_what_a_peer_has_said_stays_printable(texts: dict[str, str]) -> None:
     assert all(each.isprintable() for each in [told(reason="client_closed", **texts)])
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_has_a_few_words_for_a_line_of_a_list(reason: str) -> None:
+    words = in_brief(reason)
+    assert 0 < len(words) <= 60
+    assert not words.endswith(".")
+
+
+def test_a_reason_of_a_newer_server_has_no_words() -> None:
+    assert in_brief("eaten") == ""

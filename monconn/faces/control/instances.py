@@ -87,7 +87,7 @@ class Answer:
     server: str | None = None
     services: list[str] | None = None
 
-    def services_text(self, most_characters: int = _SERVICES_CHARACTERS) -> str:
+    def services_text(self) -> str:
         """The names, as many as there is room for, and how many more there are."""
         if self.services is None:
             return "(does not answer)"
@@ -96,7 +96,7 @@ class Answer:
         names = [printable(each) for each in self.services]
         shown = names[:1]
         for name in names[1:]:
-            if len(", ".join([*shown, name])) > most_characters:
+            if len(", ".join([*shown, name])) > _SERVICES_CHARACTERS:
                 break
             shown.append(name)
         more = len(names) - len(shown)

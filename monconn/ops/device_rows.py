@@ -10,7 +10,7 @@ import attrs
 from monconn.errors import printable
 from monconn.ops.columns import Row, TableOf, field
 from monconn.ops.explanations import in_brief
-from monconn.ops.text_table import cell_width, wrapped
+from monconn.ops.text_table import beside, cell_width, wrapped
 from monconn.units import format_bytes, format_duration, local_time
 
 Json = Mapping[str, Any]
@@ -122,9 +122,8 @@ def _head_lines(head: Json, width: int) -> Iterator[str]:
         yield from _named("history", f"not asked: {head['history_problem']}", width)
 
 
-def _named(name: str, text: str, width: int) -> Iterator[str]:
-    for number, line in enumerate(wrapped(printable(text), width - _NAME_WIDTH)):
-        yield f"{'' if number else name:<{_NAME_WIDTH}}{line}"
+def _named(name: str, text: str, width: int) -> list[str]:
+    return beside(name, _NAME_WIDTH, printable(text), width)
 
 
 def _who(head: Json) -> str:

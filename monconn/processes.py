@@ -1,4 +1,4 @@
-"""Which process listens where, as far as the kernel tells by ``/proc`` (proc(5)).
+"""Which process listens where, and what it is, as far as the kernel tells by ``/proc`` (proc(5)).
 
 Nobody is connected to for it: a listener would record that as a client. Only the processes of this
 user are known so, and to root those of all users.
@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import attrs
@@ -45,7 +46,18 @@ class Process:
 
     def arguments(self) -> list[str]:
         """Its command line; empty if that may not be read."""
-        return _read(f"/proc/{self.pid}/cmdline").split("\0")[:-1]
+        text = _read(f"/proc/{self.pid}/cmdline")
+        return text.removesuffix("\0").split("\0") if text else []
+
+    def started_at(self) -> float | None:
+        """When it began, in seconds since 1970; None if the system does not say."""
+        try:
+            booted = time.time() - float(_read("/proc/uptime").split()[0])
+            # The second field is a name in parentheses, which may hold anything.
+            fields = _read(f"/proc/{self.pid}/stat").rpartition(")")[2].split()
+            return booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        except (ValueError, IndexError):
+            return None
 
     def environment(self) -> dict[str, str]:
         """The variables that it was started with; empty if they may not be read."""
@@ -200,7 +212,7 @@ def _rows(file: str, *, header: bool = True, columns: int = 0) -> Iterator[list[
 def _read(file: str) -> str:
     most = _MOST_CHARACTERS_OF_A_TURN if _is_in_loop() else _MOST_CHARACTERS
     try:
-        with open(file, errors="surrogateescape") as opened:
+        with open(file, errors="surrogateescape", newline="") as opened:
             return opened.read(most)
     except OSError:
         return ""

@@ -79,7 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.details": LOWEST | {"ops.columns", "ops.rows", "ops.text_table"},
     "ops.sorting": LOWEST | {"ops.columns"},
     "ops.colours": LOWEST | {"model"},
-    "ops.device_rows": LOWEST | {"ops.columns", "ops.text_table"},
+    "ops.device_rows": LOWEST | {"ops.columns", "ops.explanations", "ops.text_table"},
     "ops.device": BELOW_OPS | ROWS,
     "ops.explanations": LOWEST,
     "ops.account": LOWEST | {"ops.columns", "ops.explanations"},

@@ -10,24 +10,13 @@ import attrs
 
 from monconn.errors import printable
 from monconn.ops.columns import Row
-from monconn.ops.explanations import Explanation, Step, errors_in, of_kind
+from monconn.ops.explanations import Explanation, Step, errors_in, in_brief, of_kind
 from monconn.units import format_bytes, format_duration, local_time
 
 Values = Mapping[str, Any]
 
 _LOST = ("client_lost", "backend_lost")
 _SIDES = ("client", "backend")
-_SENTENCES = {
-    "client_closed": "closed its side first",
-    "client_reset": "reset the connection",
-    "client_lost": "vanished",
-    "backend_closed": "closed its side first",
-    "backend_reset": "reset the connection, or cut it off",
-    "backend_lost": "vanished",
-    "backend_refused": "refused the connection",
-    "backend_unreachable": "could not be reached",
-    "connect_timeout": "was not connected within connect_timeout",
-}
 _USUAL_TIMEOUTS: tuple[tuple[float, str], ...] = (
     (60.0, "AWS application load balancers, nginx (proxy_read_timeout), many others"),
     (75.0, "nginx (keepalive_timeout)"),
@@ -109,7 +98,7 @@ def _sentences(values: Values) -> Iterator[str]:
     if values.get("connect_seconds") is not None:
         yield (
             f"The backend {_text(values, 'backend')} was connected after"
-            f" {_duration(values['connect_seconds'])}."
+            f" {format_duration(values['connect_seconds'])}."
         )
     elif values.get("phase") == "connecting":  # a wrapped factory's is "open" from the start
         yield f"The backend {_text(values, 'backend')} was never connected."
@@ -130,7 +119,7 @@ def _how_it_ended(values: Values) -> str:
         return f"The client {client} was refused ({values['refusal']})."
     reason = values.get("reason")
     age = _seconds(values, "duration_seconds", "age_seconds")
-    lasted = "" if age is None else f" after {_duration(age)}"
+    lasted = "" if age is None else f" after {format_duration(age)}"
     if values.get("closed_at"):
         lasted += (
             f", on {local_time(values['closed_at'])}"
@@ -139,14 +128,16 @@ def _how_it_ended(values: Values) -> str:
         )
     if reason is None:
         state = str(values.get("state", "")).replace("_", "-")
-        return f"The client {client} is {state}{'' if age is None else f', {_duration(age)} old'}."
-    text = _SENTENCES.get(reason)
-    if text is None:
-        return f"The connection of the client {client} ended by {reason}{lasted}."
-    if reason.startswith("client"):
+        old = "" if age is None else f", {format_duration(age)} old"
+        return f"The client {client} is {state}{old}."
+    side, _, text = in_brief(reason).removeprefix("the ").partition(" ")
+    text = re.sub(r"\bit\b", "the connection", text, count=1)
+    if side == "client" and reason.startswith("client_"):
         return f"The client {client} {text}{lasted}."
-    backend = _text(values, "backend")
-    return f"The backend {backend} {text}{lasted}; the client was {client}."
+    if side == "backend":
+        backend = _text(values, "backend")
+        return f"The backend {backend} {text}{lasted}; the client was {client}."
+    return f"The connection of the client {client} ended by {reason}{lasted}."
 
 
 def _is_dated(values: Values) -> bool:
@@ -168,7 +159,7 @@ def _what_was_sent(values: Values) -> Iterator[str]:
             continue
         part = f"the {side} {had} sent {format_bytes(int(sent))}"
         if age is not None and values.get(last) is not None:
-            part += f", the last of it {_duration(max(0.0, age - values[last]))} {before}"
+            part += f", the last of it {format_duration(max(0.0, age - values[last]))} {before}"
         parts.append(part)
     text = "; ".join(parts)
     yield f"{text[0].upper()}{text[1:]}."
@@ -203,7 +194,7 @@ def _network(values: Values, side: str) -> Iterator[str]:
         rtt, retransmits = values.get(f"{side}_rtt_seconds"), values.get(f"{side}_retransmits")
     parts = []
     if rtt:
-        parts.append(f"round trip {_duration(rtt)}")
+        parts.append(f"round trip {format_duration(rtt)}")
     if retransmits == 0:
         parts.append("nothing was sent to it again")
     elif retransmits is not None:
@@ -215,7 +206,7 @@ def _network(values: Values, side: str) -> Iterator[str]:
         if tcp.get("not_sent_bytes"):
             parts.append(f"{format_bytes(int(tcp['not_sent_bytes']))} not sent yet")
         if tcp.get("window_limited_seconds"):
-            full = _duration(tcp["window_limited_seconds"])
+            full = format_duration(tcp["window_limited_seconds"])
             parts.append(f"its receive window was full for {full}")
     heard = values.get(f"{side}_last_heard_seconds")
     if heard is not None and is_over and heard < 0.001:
@@ -223,14 +214,11 @@ def _network(values: Values, side: str) -> Iterator[str]:
     elif heard is not None:
         when = "before the end" if is_over else "ago"
         # A reset does not count in tcp_info.
-        parts.append(f"its last byte or acknowledgement came {_duration(heard)} {when}")
+        parts.append(f"its last byte or acknowledgement came {format_duration(heard)} {when}")
     unreachable = values.get(f"{side}_unreachable_seconds")
     if unreachable is not None:
-        parts.append(
-            f"it had not answered for {_duration(unreachable)}"
-            if is_over
-            else f"it has not answered for {_duration(unreachable)}"
-        )
+        had = "had" if is_over else "has"
+        parts.append(f"it {had} not answered for {format_duration(unreachable)}")
     if parts:
         yield f"The network to the {side}: {', '.join(parts)}."
 
@@ -245,8 +233,9 @@ def _usual_timeout(values: Values) -> Iterator[str]:
     for seconds, whose in _USUAL_TIMEOUTS:
         if seconds - 0.5 <= silence <= seconds + max(2.0, seconds * 0.01):
             yield (
-                f"Nothing had been sent for {_duration(silence)}, close to {_duration(seconds)},"
-                f" the idle time-out of {whose}; that may be a coincidence."
+                f"Nothing had been sent for {format_duration(silence)}, close to"
+                f" {format_duration(seconds)}, the idle time-out of {whose}; that may be a"
+                " coincidence."
             )
 
 
@@ -273,13 +262,6 @@ def _unknown(values: Values) -> Iterator[str]:
 def _seconds(values: Values, *names: str) -> float | None:
     """The first of these values that is there."""
     return next((float(values[each]) for each in names if values.get(each) is not None), None)
-
-
-def _duration(seconds: float) -> str:
-    if 0 < seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    text = format_duration(seconds)
-    return re.sub(r"(\d)s$", r"\1 s", text) if re.fullmatch(r"[\d.]+s", text) else text
 
 
 def _text(values: Values, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from monconn.errors import printable
 from monconn.ops.columns import Row, Unit, format_value
 from monconn.ops.rows import ConnectionRow, unreachable_text
-from monconn.ops.text_table import cell_width, wrapped
+from monconn.ops.text_table import beside, cell_width
 from monconn.units import format_bytes, format_duration, format_rate, local_time
 
 GROUP_END = ("", "")
@@ -46,12 +46,7 @@ def detail_lines(connection: Row | Mapping[str, Any], width: int | None = None) 
     """
     details = [*connection_details(connection)]
     margin = max((cell_width(name) for name, _ in details), default=0) + 2
-    lines = []
-    for name, text in details:
-        pieces = [text] if width is None else wrapped(text, width - margin)
-        for number, piece in enumerate(pieces):
-            lines.append(f"{'' if number else name:{margin}}{piece}".rstrip())
-    return lines
+    return [line for name, text in details for line in beside(name, margin, text, width)]
 
 
 def _who(values: Mapping[str, Any]) -> _Lines:

@@ -9,31 +9,12 @@ import attrs
 
 from monconn.errors import printable
 from monconn.ops.columns import Row, TableOf, field
-from monconn.ops.text_table import cell_width, wrapped
+from monconn.ops.explanations import in_brief
+from monconn.ops.text_table import beside, cell_width, wrapped
 from monconn.units import format_bytes, format_duration, local_time
 
 Json = Mapping[str, Any]
 
-_ENDS = {
-    "client_closed": "the client closed it",
-    "client_reset": "the client reset it",
-    "client_lost": "the client stopped answering",
-    "backend_closed": "the backend closed it",
-    "backend_reset": "the backend reset it",
-    "backend_lost": "the backend stopped answering",
-    "backend_refused": "the backend refused the connection",
-    "backend_unreachable": "the backend could not be reached",
-    "connect_timeout": "the backend did not accept in time",
-    "read_timeout": "the client sent nothing for too long",
-    "write_timeout": "a side took nothing for too long",
-    "idle_timeout": "no byte moved for too long",
-    "half_close_timeout": "one side ended, the other did not in time",
-    "lifetime": "it was as old as it may be",
-    "operator": "an operator ended it",
-    "blocked": "its client is blocked",
-    "stopping": "monconn stopped",
-    "error": "failed on our side",
-}
 _NAME_WIDTH = 11
 _LEAST_ROWS = 5
 _CUT = "..."
@@ -141,9 +122,8 @@ def _head_lines(head: Json, width: int) -> Iterator[str]:
         yield from _named("history", f"not asked: {head['history_problem']}", width)
 
 
-def _named(name: str, text: str, width: int) -> Iterator[str]:
-    for number, line in enumerate(wrapped(printable(text), width - _NAME_WIDTH)):
-        yield f"{'' if number else name:<{_NAME_WIDTH}}{line}"
+def _named(name: str, text: str, width: int) -> list[str]:
+    return beside(name, _NAME_WIDTH, printable(text), width)
 
 
 def _who(head: Json) -> str:
@@ -219,7 +199,7 @@ def _what(row: Json) -> str:
     more = f" ({detail})" if detail else ""
     if kind == "ended":
         reason = str(row.get("reason"))
-        return f"{reason}: {_ENDS.get(reason, 'it ended')}{more}"
+        return f"{reason}: {in_brief(reason) or 'it ended'}{more}"
     if kind == "open":
         return f"open since then, id {row.get('id')}"
     if kind == "absent":

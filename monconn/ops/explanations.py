@@ -46,6 +46,8 @@ class Explanation:
     :param next: what to look at, and what to change.
     :param codes: of a reason: HAProxy's letters that it usually has.
     :param see: the page of the documentation, and its section.
+    :param brief: of a reason: the same as ``short`` in a few words, if that has more; "it" is the
+        connection.
     """
 
     word: str
@@ -56,11 +58,14 @@ class Explanation:
     next: tuple[Step, ...] = ()
     codes: tuple[str, ...] = ()
     see: str = ""
+    brief: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values."""
         return {
-            **attrs.asdict(self, filter=lambda field, _: field.name not in ("next", "causes")),
+            **attrs.asdict(
+                self, filter=lambda field, _: field.name not in ("next", "causes", "brief")
+            ),
             "codes": list(self.codes),
             "causes": list(self.causes),
             "next": [attrs.asdict(each) for each in self.next],
@@ -138,6 +143,7 @@ _REASONS = (
         ),
         ("CC", "CD", "CL"),
         "reasons.md",
+        brief="the client reset it",
     ),
     Explanation(
         "client_lost",
@@ -174,6 +180,7 @@ _REASONS = (
         ),
         ("CC", "CD", "CL"),
         "reasons.md#sides-that-vanish",
+        brief="the client vanished",
     ),
     Explanation(
         "backend_closed",
@@ -202,6 +209,7 @@ _REASONS = (
         ),
         ("--",),
         "reasons.md",
+        brief="the backend closed its side first",
     ),
     Explanation(
         "backend_reset",
@@ -235,6 +243,7 @@ _REASONS = (
         ),
         ("SD",),
         "reasons.md#ends-over-tls",
+        brief="the backend reset it, or cut it off",
     ),
     Explanation(
         "backend_lost",
@@ -262,6 +271,7 @@ _REASONS = (
         ),
         ("SD",),
         "reasons.md#sides-that-vanish",
+        brief="the backend vanished",
     ),
     Explanation(
         "backend_refused",
@@ -287,6 +297,7 @@ _REASONS = (
         ),
         ("SC",),
         "forwarding.md#how-a-backend-is-connected-to",
+        brief="the backend refused the connection",
     ),
     Explanation(
         "backend_unreachable",
@@ -311,6 +322,7 @@ _REASONS = (
         ),
         ("SC",),
         "forwarding.md#how-a-backend-is-connected-to",
+        brief="the backend could not be reached",
     ),
     Explanation(
         "connect_timeout",
@@ -337,6 +349,7 @@ _REASONS = (
         ),
         ("sC",),
         "forwarding.md#how-a-backend-is-connected-to",
+        brief="the backend was not connected within connect_timeout",
     ),
     Explanation(
         "read_timeout",
@@ -382,6 +395,7 @@ _REASONS = (
         ),
         ("cD", "cL", "sD"),
         "configuration.md#keys-of-a-service",
+        brief="one side took no bytes for write_timeout",
     ),
     Explanation(
         "idle_timeout",
@@ -437,6 +451,7 @@ _REASONS = (
         ),
         ("cL", "sD"),
         "reasons.md#half-closed-connections",
+        brief="one side had closed, the other did not follow in time",
     ),
     Explanation(
         "lifetime",
@@ -498,6 +513,7 @@ _REASONS = (
         ),
         ("KD", "KL"),
         "forwarding.md#signals",
+        brief="monconn stopped",
     ),
     Explanation(
         "error",
@@ -523,6 +539,7 @@ _REASONS = (
         ),
         ("ID", "RC"),
         "reasons.md",
+        brief="caused by neither side",
     ),
 )
 
@@ -1034,3 +1051,9 @@ def close_matches(word: str) -> list[str]:
 def of_kind(word: str, *kinds: Kind) -> Explanation | None:
     """The explanation of a value of one of these lists."""
     return next((each for each in EXPLANATIONS if each.word == word and each.kind in kinds), None)
+
+
+def in_brief(reason: str) -> str:
+    """What a reason says, in a few words; empty if it is unknown, as one of a newer server."""
+    found = of_kind(reason, "reason")
+    return "" if found is None else found.brief or found.short

@@ -148,6 +148,16 @@ def wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
+def beside(name: str, margin: int, text: str, width: int | None) -> list[str]:
+    """A name with a text beside it, which goes on beneath itself, between words.
+
+    :param margin: the terminal cells of the name and what is between.
+    :param width: of all, in terminal cells; None for one line, as long as it is.
+    """
+    pieces = [text] if width is None else wrapped(text, width - margin)
+    return [f"{'' if n else name:{margin}}{piece}".rstrip() for n, piece in enumerate(pieces)]
+
+
 def _character_width(character: str) -> int:
     if unicodedata.combining(character):
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +15,7 @@ from monconn.errors import ConfigError, Problem, printable
 from monconn.faces.cli.completion import files
 from monconn.faces.cli.output import print_json, print_line, print_text, terminal_width
 from monconn.faces.control.place import FIRST_NAME, control_folder
+from monconn.ops.text_table import wrapped
 
 if TYPE_CHECKING:
     from monconn.run.check import Finding
@@ -125,7 +125,7 @@ def _settings_text(sections: list[Section], is_go_style: bool, width: int) -> st
         lines.append(title)
         for each in section.settings:
             key, value = printable(each.key), printable(each.value)
-            first, *rest = textwrap.wrap(value, values, break_on_hyphens=False) or [""]
+            first, *rest = wrapped(value, values)
             if len(key) > keys:
                 lines.append(f"  {key}")
                 key = ""

@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
@@ -20,6 +19,7 @@ import attrs
 from monconn.errors import ControlError, printable, printable_lines
 from monconn.faces.control.client import BadAddress, Client, NoServer, SeveralServers
 from monconn.faces.control.place import check_folder, control_folder, live_sockets
+from monconn.processes import Process
 
 ASK_SECONDS = 1.0
 """How long each of three steps may take: connecting, Hello, and the names of its services."""
@@ -28,7 +28,6 @@ _ASKED_AT_ONCE = 16
 _LISTED = 20
 _SERVICES_CHARACTERS = 28
 _LINE_CHARACTERS = 79
-_COMMAND_BYTES = 64 * 1024
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user, group
 HOW_TO_START = "monconn -p LISTEN=BACKEND, monconn -c FILE, or monconn demo"
 
@@ -88,7 +87,7 @@ class Answer:
     server: str | None = None
     services: list[str] | None = None
 
-    def services_text(self, most_characters: int = _SERVICES_CHARACTERS) -> str:
+    def services_text(self) -> str:
         """The names, as many as there is room for, and how many more there are."""
         if self.services is None:
             return "(does not answer)"
@@ -97,7 +96,7 @@ class Answer:
         names = [printable(each) for each in self.services]
         shown = names[:1]
         for name in names[1:]:
-            if len(", ".join([*shown, name])) > most_characters:
+            if len(", ".join([*shown, name])) > _SERVICES_CHARACTERS:
                 break
             shown.append(name)
         more = len(names) - len(shown)
@@ -119,8 +118,7 @@ def running() -> list[Instance]:
     folder = control_folder()
     if folder.exists():
         check_folder(folder)
-    boot = _boot_time()
-    return [_instance(os.fspath(path), boot) for path in live_sockets(folder)]
+    return [_instance(os.fspath(path)) for path in live_sockets(folder)]
 
 
 def ask(instances: Iterable[Instance]) -> list[tuple[Instance, Answer]]:
@@ -201,11 +199,12 @@ def _ask(instance: Instance) -> Answer:
         return Answer()
 
 
-def _instance(path: str, boot: float | None) -> Instance:
+def _instance(path: str) -> Instance:
     pid = _listener(path)
     if not pid:
         return Instance(path, None)
-    return Instance(path, pid, _command(pid), _started_at(pid, boot))
+    process = Process.of(pid)
+    return Instance(path, pid, tuple(process.arguments()), process.started_at())
 
 
 def _listener(path: str) -> int:
@@ -221,34 +220,3 @@ def _listener(path: str) -> int:
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, _, _ = _CREDENTIALS.unpack(credentials)
     return int(pid)
-
-
-def _command(pid: int) -> tuple[str, ...]:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            data = file.read(_COMMAND_BYTES)
-    except OSError:
-        return ()
-    return tuple(os.fsdecode(each) for each in data.rstrip(b"\0").split(b"\0"))
-
-
-def _started_at(pid: int, boot: float | None) -> float | None:
-    """When a process began; None if the system does not say (proc(5))."""
-    if boot is None:
-        return None
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            data = file.read(_COMMAND_BYTES)
-        # The second field is a name in parentheses, which may hold anything.
-        fields = data[data.rindex(b")") + 2 :].split()
-        return boot + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _boot_time() -> float | None:
-    try:
-        with open("/proc/uptime", "rb") as file:
-            return time.time() - float(file.read(100).split()[0])
-    except (OSError, ValueError, IndexError):
-        return None

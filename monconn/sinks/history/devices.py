@@ -240,16 +240,15 @@ def open_alarms(db: sqlite3.Connection) -> list[OpenAlarm]:
     return [(service, client, word) for service, client, word, over, _ in found if not over]
 
 
-def delete_devices(db: sqlite3.Connection, network: Network, service: str | None = None) -> int:
+def delete_devices(db: sqlite3.Connection, network: Network) -> int:
     """Delete the rows of every device that has an address in a network.
 
-    :param service: only at this one.
     :returns: how many rows there were.
     """
     first, last = network.network_address.packed, network.broadcast_address.packed
     deleted = db.execute(
         "DELETE FROM devices WHERE length(first_address) = :length AND first_address <= :last"
-        " AND last_address >= :first AND (:service IS NULL OR service = :service)",
-        {"length": len(first), "first": first, "last": last, "service": service},
+        " AND last_address >= :first",
+        {"length": len(first), "first": first, "last": last},
     )
     return deleted.rowcount

@@ -48,6 +48,7 @@ _CLASS_OF_ACTION: dict[ActionKind, tuple[list[str], list[str]]] = {
     "unblock": (["configuration"], ["change"]),
     "reset_stats": (["configuration"], ["change"]),
     "subtract_stats": (["configuration"], ["change"]),
+    "forget": (["database"], ["change"]),
     "stop": (["process"], ["end"]),
     "stop_now": (["process"], ["end"]),
 }

@@ -6,7 +6,7 @@ import pytest
 
 from monconn.addresses import parse_network
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import Devices, DevicesService
+from monconn.devices.devices import POLL_SECONDS, Devices, DevicesService
 from monconn.errors import AddressError
 from monconn.model.actions import Actor
 from monconn.model.alarms import Alarm
@@ -83,6 +83,36 @@ def test_no_alarm_that_is_remembered_names_it() -> None:
         devices.alarms.append(Alarm("silent", "mqtt", ip, 0.0, True, ""))
     assert devices.forget(parse_network(CLIENT)) == 0
     assert [each.device for each in devices.alarms] == ["192.0.2.9"]
+
+
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_devices_of_a_removed_service_are_not_stored_afterwards(is_noticed: bool) -> None:
+    world = World("mqtt", "web")
+    devices = DevicesService(DevicesConfig(), world.registry, world.clock)
+    devices.store_changes()
+    devices.restored("mqtt")
+    for ended in world.connect("mqtt", CLIENT):
+        ended.end("client_closed")
+    world.registry.delete("mqtt")
+    if is_noticed:
+        devices.startService()
+        world.clock.advance(POLL_SECONDS)
+        devices.stopService()
+    assert devices.forget(parse_network(CLIENT)) == 1
+    assert devices.take_changed(10)[0] == []
+
+
+def test_live_connections_of_many_devices_are_counted_in_steps() -> None:
+    """Else the next client would wait until all of them are."""
+    world = World("mqtt")
+    devices = Devices(DevicesConfig(), world.registry.get("mqtt"), world.clock)
+    world.registry.get("mqtt").add_observer(devices)
+    world.connect("mqtt", *[f"10.0.0.{number}" for number in range(100)])
+    assert len(devices) == 100
+    waiting = [len(devices._opened) for _ in devices.forget_in_steps(parse_network("0.0.0.0/0"))]
+    assert len(waiting) >= 100
+    assert max(waiting) == 0
+    assert len(devices) == 100  # new ones
 
 
 @pytest.mark.parametrize("client", ["unix", "", "fe80::1%eth0"])

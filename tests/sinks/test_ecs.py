@@ -72,7 +72,7 @@ TYPES = {
 }
 VALUES = {
     "event.kind": {"alert", "event", "pipeline_error"},
-    "event.category": {"network", "configuration", "process"},
+    "event.category": {"network", "configuration", "database", "process"},
     "event.outcome": {"success", "failure", "unknown"},
     "network.direction": {"ingress", "egress"},
     "network.type": {"ipv4", "ipv6"},
@@ -81,6 +81,7 @@ VALUES = {
 EXPECTED_TYPES = {
     "network": {"access", "allowed", "connection", "denied", "end", "info", "protocol", "start"},
     "configuration": {"access", "change", "creation", "deletion", "info"},
+    "database": {"access", "change", "info", "error"},
     "process": {"access", "change", "end", "info", "start"},
 }
 """Which types ECS expects of the events of a category."""

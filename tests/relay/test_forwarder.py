@@ -26,7 +26,6 @@ from monconn.relay.forwarder import Forwarder
 from monconn.relay.paths import MakeBackend, TransportPath
 from monconn.relay.relay import Relay
 from monconn.relay.transports.end import TransportEnd, TransportShared
-
 from tests.logged import logged_lines
 
 from .world import to_the_end

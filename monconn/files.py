@@ -167,7 +167,11 @@ def writing_fault(path: str) -> OSError | None:
 
     :returns: None if it can be, as far as can be known without trying.
     """
-    if not os.path.exists(path):
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # links that lead to no file, not even to one to be made
+            return error
         return making_fault(os.path.realpath(path))  # a dangling link leads to the file to be made
     if os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         return None

@@ -21,6 +21,7 @@ from monconn.errors import printable
 _LISTENING = "0A"  # TCP_LISTEN of the kernel's tcp_states.h
 _ACCEPTING = 1 << 16  # __SO_ACCEPTCON of the kernel's net.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
+_FLAGS = re.compile("[0-9A-F]{8}")
 _TCP_FILES = ("/proc/net/tcp", "/proc/net/tcp6")
 _MOST_CHARACTERS, _MOST_DESCRIPTORS = 4 << 20, 100_000
 _MOST_CHARACTERS_OF_A_TURN, _MOST_DESCRIPTORS_OF_A_TURN = 64 << 10, 1000
@@ -119,7 +120,9 @@ def unix_holder(path: str) -> Process | None:
     rows = [
         row
         for row in _rows("/proc/net/unix", columns=8)
-        if len(row) > 7 and int(row[3], 16) & _ACCEPTING and os.path.basename(row[7]) == name
+        # Others may bind paths with line breaks: what follows these looks like a row, and is none.
+        if len(row) > 7 and _FLAGS.fullmatch(row[3]) and int(row[3], 16) & _ACCEPTING
+        if os.path.basename(row[7]) == name
     ]
     by_inode = {row[6]: row[7] for row in rows}
 

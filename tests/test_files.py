@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from monconn.errors import FileError
-from monconn.files import path_fault, read_file
+from monconn.files import path_fault, read_file, writing_fault
 
 
 def test_reads_a_file_up_to_the_limit(tmp_path: Path) -> None:
@@ -57,3 +58,13 @@ def test_what_cannot_be_a_path(path: str) -> None:
 
 def test_bytes_that_are_no_text_can_be_a_path() -> None:
     assert path_fault(os.fsdecode(b"/tmp/\xff")) is None
+
+
+def test_links_in_a_circle_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "loop"
+    path.symlink_to("loop")
+    fault = writing_fault(str(path))
+    assert fault is not None
+    assert fault.errno == errno.ELOOP
+    (tmp_path / "dangling").symlink_to("new")
+    assert writing_fault(str(tmp_path / "dangling")) is None

@@ -244,6 +244,10 @@ class Devices(Observer):
             if not device.is_forgotten and has_address(device.name):
                 self._forget_one(device, "forgotten by the operator")
                 count += 1
+                # Its live connections now, and in steps: with those of many devices, whatever
+                # comes next would have to count all of them at once.
+                for _ in self._count_queued():
+                    yield count
             yield count
         # Also those of devices that were dropped to make room for others. By identity, and removed
         # in one step: others are raised meanwhile.
@@ -678,10 +682,12 @@ class DevicesService(Service):
 
     def forget_in_steps(self, network: Network, service: str | None = None) -> Iterator[int]:
         """The same in steps, each of which yields how many were forgotten so far."""
-        chosen = list(self._registry) if service is None else [self._registry.get(service)]
+        if service is not None:
+            self._registry.get(service)  # to raise
         before = count = 0
-        for monitor in chosen:
-            for count in self._followed[monitor].forget_in_steps(network):
+        # Also those of removed services, which are still to be stored.
+        for devices in [each for name, each in self._all() if service in (None, name)]:
+            for count in devices.forget_in_steps(network):
                 yield before + count
             before, count = before + count, 0
 

@@ -22,7 +22,7 @@ from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
 from monconn.devices.devices import DevicesService
 from monconn.devices.diagnosis import diagnose
-from monconn.errors import NotConfigured, QuestionError, quoted
+from monconn.errors import FileError, NotConfigured, QuestionError, quoted
 from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord
@@ -758,14 +758,20 @@ class Operations:
             # First of all in memory: what ends alarms of its devices is stored by that.
             steps = memory_steps(monitors, self._devices, network, bool(dry_run))
             done = await self._in_line(steps)
-            if history is not None:
-                found = await history.forget(network, dry_run=bool(dry_run))
-                stored = {f"history_{name}": count for name, count in found.counts.items()}
-                done = attrs.evolve(done, removed={**done.removed, **stored}, problem=found.problem)
+            kind = "a client" if network.num_addresses == 1 else "a network's clients"
+            try:
+                if history is not None:
+                    found = await history.forget(network, dry_run=bool(dry_run))
+                    stored = {f"history_{name}": count for name, count in found.counts.items()}
+                    removed = {**done.removed, **stored}
+                    done = attrs.evolve(done, removed=removed, problem=found.problem)
+            except FileError:
+                if not dry_run:  # what is gone is gone
+                    target = f"{kind}: {done.summary()}; the history failed"
+                    self._report("forget", actor, monitors, None, target)
+                raise
             if not dry_run:
-                kind = "a client" if network.num_addresses == 1 else "a network's clients"
-                target = f"{kind}: {done.summary()}"
-                self._report("forget", actor, monitors, None, target)
+                self._report("forget", actor, monitors, None, f"{kind}: {done.summary()}")
             return done
 
         return _uncancellable(Deferred.fromCoroutine(run()))

@@ -257,6 +257,9 @@ async def test_alarms_that_an_older_monconn_left_open_end(path: Path) -> None:
         "total = 'many'",
         "last_reason = 'magic'",
         "first_seen_at = 1e300",
+        "device = x'31'",
+        "device = 'a' || char(27)",
+        """alarms = '[{"kind": "silent", "at": 1, "detail": "\\ud800", "is_away": 0}]'""",
     ],
 )
 @pytest_twisted.ensureDeferred

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from monconn.addresses import parse_network
+import pytest
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+
+from monconn.addresses import Network, parse_network
 from monconn.config.sections import DevicesConfig
-from monconn.devices.devices import Devices, DevicesService
-from monconn.errors import AddressError
+from monconn.devices.devices import POLL_SECONDS, Devices, DevicesService
+from monconn.errors import AddressError, FileError
 from monconn.model.actions import Actor
 from monconn.model.alarms import Alarm
 from monconn.ops.operations import Operations
@@ -83,6 +87,55 @@ def test_no_alarm_that_is_remembered_names_it() -> None:
         devices.alarms.append(Alarm("silent", "mqtt", ip, 0.0, True, ""))
     assert devices.forget(parse_network(CLIENT)) == 0
     assert [each.device for each in devices.alarms] == ["192.0.2.9"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_was_removed_before_the_history_failed_is_told(dry_run: bool) -> None:
+    class Broken:
+        def forget(self, network: Network, *, dry_run: bool) -> Deferred[Any]:
+            return fail(FileError("history: is full"))
+
+    world = world_of_clients()
+    history: Any = Broken()
+    world.operations = Operations(world.registry, world.clock, history=history)
+    failed: list[Failure] = []
+    world.operations.forget(ACTOR, CLIENT, dry_run=dry_run).addErrback(failed.append)
+    world.clock.advance(1.0)
+    assert [each.type for each in failed] == [FileError]
+    expected = "a client: closed connections in memory 2, IPs' totals in memory 2"
+    assert [each.target for each in world.actions.all] == (
+        [] if dry_run else [f"{expected}; the history failed"]
+    )
+
+
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_devices_of_a_removed_service_are_not_stored_afterwards(is_noticed: bool) -> None:
+    world = World("mqtt", "web")
+    devices = DevicesService(DevicesConfig(), world.registry, world.clock)
+    devices.store_changes()
+    devices.restored("mqtt")
+    for ended in world.connect("mqtt", CLIENT):
+        ended.end("client_closed")
+    world.registry.delete("mqtt")
+    if is_noticed:
+        devices.startService()
+        world.clock.advance(POLL_SECONDS)
+        devices.stopService()
+    assert devices.forget(parse_network(CLIENT)) == 1
+    assert devices.take_changed(10)[0] == []
+
+
+def test_live_connections_of_many_devices_are_counted_in_steps() -> None:
+    """Else the next client would wait until all of them are."""
+    world = World("mqtt")
+    devices = Devices(DevicesConfig(), world.registry.get("mqtt"), world.clock)
+    world.registry.get("mqtt").add_observer(devices)
+    world.connect("mqtt", *[f"10.0.0.{number}" for number in range(100)])
+    assert len(devices) == 100
+    waiting = [len(devices._opened) for _ in devices.forget_in_steps(parse_network("0.0.0.0/0"))]
+    assert len(waiting) >= 100
+    assert max(waiting) == 0
+    assert len(devices) == 100  # new ones
 
 
 @pytest.mark.parametrize("client", ["unix", "", "fe80::1%eth0"])

@@ -11,15 +11,22 @@ from weakref import WeakSet
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
+from monconn.net.sockets import RESET_ERRNOS
 from monconn.policy.rules import Rules
 from monconn.relay.forwarder import Forwarder
 from monconn.relay.paths import MakeBackend, TransportPath
+from monconn.relay.relay import Relay
 from monconn.relay.transports.end import TransportEnd, TransportShared
+from tests.logged import logged_lines
 
 from .world import to_the_end
 
@@ -56,6 +63,87 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     yield client, accepted
     client.close()
     accepted.close()
+
+
+class Transport(StringTransport):
+    """That of a client that ends as soon as it is told the end."""
+
+    def __init__(self, end: TransportEnd) -> None:
+        super().__init__()
+        self._end = end
+
+    def _lost(self) -> None:
+        if self.connected:
+            self.connected = False
+            self._end.connectionLost(Failure(ConnectionDone()))
+
+    def loseConnection(self) -> None:
+        self._lost()
+
+    def loseWriteConnection(self) -> None:
+        self._end.readConnectionLost()
+
+    def abortConnection(self) -> None:
+        self._lost()
+
+    def unregisterProducer(self) -> None:
+        self.producer = None  # as reactors do, also if there is none
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+
+class ActsWhenConnected(Observer):
+    """Ends the connection once its backend is there."""
+
+    def __init__(self, monitor: Monitor, how: str) -> None:
+        self._monitor = monitor
+        self._how = how
+        self.heard: list[str] = []
+
+    def backend_connected(self, record: ConnectionRecord) -> None:
+        self.heard.append("backend_connected")
+        if self._how == "raise":
+            raise ValueError("an observer's")
+        if self._how != "nothing":
+            self._monitor.close(record.id, reset=self._how == "reset")
+
+    def closed(self, record: ConnectionRecord) -> None:
+        self.heard.append("closed")
+
+
+@pytest.mark.parametrize("number", sorted(RESET_ERRNOS))
+@pytest.mark.parametrize("how", ["", "nothing", "close", "reset", "raise"])
+def test_a_backend_that_resets_as_it_accepts(
+    how: str, number: int, logged_failures: list[Failure]
+) -> None:
+    """The dial has failed, and the connection is over, whatever is done in between."""
+    clock = Clock()
+    monitor, shared = Monitor("web", clock=clock), TransportShared.of(clock)
+    dialled: Deferred[Any] = Deferred()
+    backend = TransportEnd("backend", shared, dial=lambda _: dialled)
+    client = TransportEnd("client", shared)
+    record = monitor.admit("192.0.2.1:1024", "192.0.2.1")
+    assert record is not None
+    observer = ActsWhenConnected(monitor, how)
+    if how:
+        monitor.add_observer(observer)
+    relay = Relay(monitor, record, client, backend, Deadlines(clock))
+    client.makeConnection(Transport(client))
+    assert record.id in monitor
+    with logged_lines("monconn") as lines:
+        dialled.errback(ConnectError(osError=number))
+        clock.pump([1.0] * 60)
+    assert monitor.connections() == []
+    assert list(monitor.closed_records) == [record]
+    ours = {"close": "operator", "reset": "operator"}
+    assert record.reason == ours.get(how, "backend_reset")
+    heard = {"": [], "raise": ["backend_connected"]}
+    assert observer.heard == heard.get(how, ["backend_connected", "closed"])
+    assert len(lines) == (how in ("close", "reset", "raise"))
+    assert len(logged_failures) == (how == "raise")
+    logged_failures.clear()
+    assert relay.check(clock.seconds()) is None
 
 
 @pytest.mark.parametrize(

@@ -542,6 +542,15 @@ def test_the_process_that_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert unix_holder(str(tmp_path / "other" / "sock et")) is None
 
 
+def test_a_path_that_looks_like_a_row_of_the_table_is_no_row(tmp_path: Path) -> None:
+    folder = tmp_path / "x\n0: a b odd 0001 01 1 "
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as hostile:
+        hostile.bind(str(folder / "sock"))
+        hostile.listen()
+        assert unix_holder(str(tmp_path / "sock")) is None
+
+
 def test_a_reactor_that_runs_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only of this process is it looked for, and not in all that a table may have."""
     read: list[str] = []

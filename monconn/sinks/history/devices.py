@@ -159,6 +159,8 @@ def _device(row: dict[str, Any]) -> StoredDevice:
     reason = row["last_reason"]
     if reason is not None and reason not in REASONS:
         raise ValueError
+    if not isinstance(row["device"], str) or not row["device"].isprintable():
+        raise ValueError
     for name in ("total", "up", "down"):
         if type(row[name]) is not int or row[name] < 0:
             raise ValueError
@@ -184,6 +186,7 @@ def _device(row: dict[str, Any]) -> StoredDevice:
 def _alarm(values: dict[str, Any]) -> StoredAlarm:
     if values["kind"] not in ALARM_KINDS or not isinstance(values["detail"], str):
         raise ValueError
+    values["detail"].encode()  # JSON may have halves of surrogate pairs, which nothing else takes
     return StoredAlarm(
         values["kind"], _number(values["at"]), values["detail"], bool(values["is_away"])
     )

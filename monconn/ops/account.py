@@ -109,7 +109,7 @@ def _sentences(values: Values) -> Iterator[str]:
     if values.get("connect_seconds") is not None:
         yield (
             f"The backend {_text(values, 'backend')} was connected after"
-            f" {_duration(values['connect_seconds'])}."
+            f" {format_duration(values['connect_seconds'])}."
         )
     elif values.get("phase") == "connecting":  # a wrapped factory's is "open" from the start
         yield f"The backend {_text(values, 'backend')} was never connected."
@@ -130,7 +130,7 @@ def _how_it_ended(values: Values) -> str:
         return f"The client {client} was refused ({values['refusal']})."
     reason = values.get("reason")
     age = _seconds(values, "duration_seconds", "age_seconds")
-    lasted = "" if age is None else f" after {_duration(age)}"
+    lasted = "" if age is None else f" after {format_duration(age)}"
     if values.get("closed_at"):
         lasted += (
             f", on {local_time(values['closed_at'])}"
@@ -139,7 +139,8 @@ def _how_it_ended(values: Values) -> str:
         )
     if reason is None:
         state = str(values.get("state", "")).replace("_", "-")
-        return f"The client {client} is {state}{'' if age is None else f', {_duration(age)} old'}."
+        old = "" if age is None else f", {format_duration(age)} old"
+        return f"The client {client} is {state}{old}."
     text = _SENTENCES.get(reason)
     if text is None:
         return f"The connection of the client {client} ended by {reason}{lasted}."
@@ -168,7 +169,7 @@ def _what_was_sent(values: Values) -> Iterator[str]:
             continue
         part = f"the {side} {had} sent {format_bytes(int(sent))}"
         if age is not None and values.get(last) is not None:
-            part += f", the last of it {_duration(max(0.0, age - values[last]))} {before}"
+            part += f", the last of it {format_duration(max(0.0, age - values[last]))} {before}"
         parts.append(part)
     text = "; ".join(parts)
     yield f"{text[0].upper()}{text[1:]}."
@@ -203,7 +204,7 @@ def _network(values: Values, side: str) -> Iterator[str]:
         rtt, retransmits = values.get(f"{side}_rtt_seconds"), values.get(f"{side}_retransmits")
     parts = []
     if rtt:
-        parts.append(f"round trip {_duration(rtt)}")
+        parts.append(f"round trip {format_duration(rtt)}")
     if retransmits == 0:
         parts.append("nothing was sent to it again")
     elif retransmits is not None:
@@ -215,7 +216,7 @@ def _network(values: Values, side: str) -> Iterator[str]:
         if tcp.get("not_sent_bytes"):
             parts.append(f"{format_bytes(int(tcp['not_sent_bytes']))} not sent yet")
         if tcp.get("window_limited_seconds"):
-            full = _duration(tcp["window_limited_seconds"])
+            full = format_duration(tcp["window_limited_seconds"])
             parts.append(f"its receive window was full for {full}")
     heard = values.get(f"{side}_last_heard_seconds")
     if heard is not None and is_over and heard < 0.001:
@@ -223,13 +224,13 @@ def _network(values: Values, side: str) -> Iterator[str]:
     elif heard is not None:
         when = "before the end" if is_over else "ago"
         # A reset does not count in tcp_info.
-        parts.append(f"its last byte or acknowledgement came {_duration(heard)} {when}")
+        parts.append(f"its last byte or acknowledgement came {format_duration(heard)} {when}")
     unreachable = values.get(f"{side}_unreachable_seconds")
     if unreachable is not None:
         parts.append(
-            f"it had not answered for {_duration(unreachable)}"
+            f"it had not answered for {format_duration(unreachable)}"
             if is_over
-            else f"it has not answered for {_duration(unreachable)}"
+            else f"it has not answered for {format_duration(unreachable)}"
         )
     if parts:
         yield f"The network to the {side}: {', '.join(parts)}."
@@ -245,8 +246,9 @@ def _usual_timeout(values: Values) -> Iterator[str]:
     for seconds, whose in _USUAL_TIMEOUTS:
         if seconds - 0.5 <= silence <= seconds + max(2.0, seconds * 0.01):
             yield (
-                f"Nothing had been sent for {_duration(silence)}, close to {_duration(seconds)},"
-                f" the idle time-out of {whose}; that may be a coincidence."
+                f"Nothing had been sent for {format_duration(silence)}, close to"
+                f" {format_duration(seconds)}, the idle time-out of {whose}; that may be a"
+                " coincidence."
             )
 
 
@@ -273,13 +275,6 @@ def _unknown(values: Values) -> Iterator[str]:
 def _seconds(values: Values, *names: str) -> float | None:
     """The first of these values that is there."""
     return next((float(values[each]) for each in names if values.get(each) is not None), None)
-
-
-def _duration(seconds: float) -> str:
-    if 0 < seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    text = format_duration(seconds)
-    return re.sub(r"(\d)s$", r"\1 s", text) if re.fullmatch(r"[\d.]+s", text) else text
 
 
 def _text(values: Values, name: str) -> str:

@@ -57,7 +57,7 @@ class DebugLog(Observer):
 
     def backend_connected(self, record: ConnectionRecord) -> None:
         """Log to whom and how fast the backend was dialled."""
-        took = _milliseconds(record.connect_seconds)
+        took = _duration(record.connect_seconds)
         self._write(record, f"connected to {record.backend} in {took}")
 
     def half_closed(self, record: ConnectionRecord, side: Side) -> None:
@@ -135,7 +135,5 @@ def _covering_block(client_ip: str, monitor: Monitor) -> Network | None:
     return next((each for each in blocks if ip in each), None)
 
 
-def _milliseconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "no time"
-    return f"{seconds * 1000:.3g} ms" if seconds < 1 else format_duration(seconds)
+def _duration(seconds: float | None) -> str:
+    return "no time" if seconds is None else format_duration(seconds)

@@ -227,12 +227,12 @@ def told(**fields: Any) -> str:
 def test_a_reset_is_told_with_its_figures() -> None:
     tcp = {"rtt_seconds": 0.038, "retransmits": 4, "segments_sent": 31, "unacked_segments": 9}
     text = told(reason="client_reset", code="CD", client_end="reset", client_tcp=tcp)
-    assert text.startswith("The client 192.0.2.7:51312 at mqtt reset the connection after 10.0 s.")
-    assert "The backend 10.0.0.5:1883 was connected after 3 ms." in text
-    assert "The client had sent 2.1 KiB, the last of it 2.80 s before the end; " in text
-    assert "the backend had sent 11.7 KiB, the last of it 500 ms before the end." in text
+    assert text.startswith("The client 192.0.2.7:51312 at mqtt reset the connection after 10.0s.")
+    assert "The backend 10.0.0.5:1883 was connected after 3.0ms." in text
+    assert "The client had sent 2.1 KiB, the last of it 2.80s before the end; " in text
+    assert "the backend had sent 11.7 KiB, the last of it 500ms before the end." in text
     assert (
-        "The network to the client: round trip 38 ms, 4 of 31 segments sent to it again,"
+        "The network to the client: round trip 38ms, 4 of 31 segments sent to it again,"
         " 9 segments unacknowledged."
     ) in text
     assert "HAProxy writes this end as CD (monconn explain CD)." in text
@@ -254,7 +254,7 @@ def test_only_what_the_figures_prove_is_said() -> None:
 
 def test_who_ended_because_of_a_lost_side() -> None:
     text = told(reason="client_lost", closed_by="backend", client_end="timeout", backend_end="fin")
-    assert "The client 192.0.2.7:51312 at mqtt vanished after 10.0 s." in text
+    assert "The client 192.0.2.7:51312 at mqtt vanished after 10.0s." in text
     assert "The backend had closed its side before, in good order." in text
     assert "Because of that the backend ended the connection first" in text
 
@@ -274,9 +274,9 @@ def test_a_silence_as_long_as_a_usual_timeout_is_named(seconds: float, says: boo
 
 def test_live_refused_and_stored_ones_are_told_too() -> None:
     text = told(state="half_closed", duration_seconds=None, backend_end="fin")
-    assert text.startswith("The client 192.0.2.7:51312 at mqtt is half-closed, 10.0 s old.")
+    assert text.startswith("The client 192.0.2.7:51312 at mqtt is half-closed, 10.0s old.")
     assert "The backend has closed its side in good order." in text
-    assert "the last of it 2.80 s ago" in text
+    assert "the last of it 2.80s ago" in text
     row = refused(word="blocked").snapshot(102.0)
     account = account_of(row)
     assert account.sentences == ("The client 192.0.2.1:4711 at web was refused (blocked).",)

@@ -63,7 +63,7 @@ def test_the_life_of_a_connection(lines: list[str]) -> None:
     head = f"web: 192.0.2.1:4711 id {record.id}: "
     assert lines == [
         f"{head}admitted, dialling 10.0.0.5:80",
-        f"{head}connected to 10.0.0.5:80 in 12.3 ms",
+        f"{head}connected to 10.0.0.5:80 in 12ms",
         f"{head}the client has ended its side after 2.01s, the backend has not",
         f"{head}closed: idle_timeout, the client's end: fin, the backend's: none,"
         " max_idle is 1m00s",

@@ -128,7 +128,7 @@ def test_a_connection_of_a_history(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"id": 7, "reason": "client_lost", "client_end": "timeout"}
     history(path, [closed(NOON, id=7), closed(NOON + 60, "192.0.2.9", **fields)]).close()
     result = explain("7", "--file", str(path))
-    assert "The client 192.0.2.9:4711 at web vanished after 2.00 s, on 2023-11-15" in result.stdout
+    assert "The client 192.0.2.9:4711 at web vanished after 2.00s, on 2023-11-15" in result.stdout
     assert "monconn device 192.0.2.9" in result.stdout
     assert "this is the latest with the id 7, of the run since 2023-11-15" in result.stderr
     uid = closed(id=7).uid

@@ -308,7 +308,9 @@ class ClientRow(Row):
     up: int = field("UP", "bytes", importance=3, help="Bytes from the client.")
     down: int = field("DOWN", "bytes", importance=3, help="Bytes to the client.")
     first_seen: str = field("FIRST SEEN", "time", importance=7, help="When it came first.")
-    last_seen: str = field("LAST SEEN", "time", importance=5, help="When it was there last.")
+    last_seen: str = field(
+        "LAST SEEN", "time", importance=5, help="When a connection of it last opened or closed."
+    )
     last_reason: str | None = field(
         "LAST END", nullable=True, importance=4, width=19, help="Why its last connection ended."
     )
@@ -324,9 +326,11 @@ def sum_by_ip(rows: Iterable[ClientRow]) -> list[ClientRow]:
 
 
 def _sum(row: ClientRow, other: ClientRow) -> ClientRow:
-    later = max(row, other, key=lambda each: each.last_seen)
+    earlier, later = sorted((row, other), key=lambda each: each.last_seen)
     return attrs.evolve(
         later,
+        # None of its connections to that service has ended: the last end was at the other one.
+        last_reason=later.last_reason or earlier.last_reason,
         service=None,
         connections=row.connections + other.connections,
         total=row.total + other.total,

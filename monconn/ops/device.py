@@ -89,6 +89,7 @@ async def tell_story(
     :raises UnknownDevice: nothing is known of such a device.
     """
     limit = min(max(limit or USUAL_ROWS, 1), MOST_ROWS)
+    most_ends = max(limit, MOST_ENDS)  # a pattern is that of its ends, however few are shown
     since = time.time() - USUAL_SECONDS if since is None else since
     followed = [(monitor, devices.of(monitor.name)) for monitor in monitors]
     device, is_known = await result_of(clock, _find(name, followed))
@@ -104,19 +105,19 @@ async def tell_story(
 
         names = [monitor.name for monitor in monitors]
         try:
-            past = await run_in_history(lambda db: past_of(db, device, names, since, limit))
+            past = await run_in_history(lambda db: past_of(db, device, names, since, most_ends))
             connections, events = past.connections, past.events
         except FileError as error:
             problem = str(error)
     if not (is_known or memory.closed or connections or any(map(_is_of_device, events))):
         similar = await result_of(clock, _similar(name, followed))
         raise UnknownDevice(_unknown_text(name, similar))
-    story = _Story(device, memory, since, limit)
+    story = _Story(device, memory, since, most_ends)
     head, rows = await result_of(clock, story.assemble(connections, events, clock.seconds()))
     head["history"] = run_in_history is not None
     if problem is not None:
         head["history_problem"] = problem
-    return DeviceStory(head, rows)
+    return DeviceStory(head, rows[:limit])
 
 
 @attrs.define
@@ -124,7 +125,7 @@ class _Story:
     device: str
     memory: _Memory
     since: float
-    limit: int
+    most_ends: int
 
     def assemble(
         self, connections: list[dict[str, Any]], events: list[dict[str, Any]], now: float
@@ -135,7 +136,7 @@ class _Story:
         """
         memory = self.memory
         by_key = {_connection_key(each): each for each in connections}
-        for record in memory.closed[-self.limit :]:
+        for record in memory.closed[-self.most_ends :]:
             values = record.snapshot(now)
             if _seconds(values["closed_at"]) >= self.since:
                 by_key[_connection_key(values)] = values
@@ -145,7 +146,7 @@ class _Story:
             known.add((record.service, record.id, iso_time(record.opened_at)))
             yield
         ended = sorted(by_key.values(), key=lambda each: str(each["closed_at"]), reverse=True)
-        del ended[self.limit :]
+        del ended[self.most_ends :]
         live = [record.snapshot(now) for record in memory.live]
         happened = {_event_key(each): each for each in (*events, *memory.alarms)}
         timeline = []
@@ -180,7 +181,7 @@ class _Story:
             "since": iso_time(self.since),
             "timeline_total": len(timeline) + len(known) - len(ended),
         }
-        return head, timeline[: self.limit]
+        return head, timeline
 
 
 Followed = list[tuple[Monitor, Devices]]

@@ -133,25 +133,29 @@ class ConnectionRow(Row):
         help="How long the backend took to accept.",
     )
     first_up_seconds: float | None = field(
-        *("FIRST UP", "seconds"),
+        "FIRST UP",
+        "seconds",
         nullable=True,
         importance=13,
         help="From the opening to the client's first byte.",
     )
     first_down_seconds: float | None = field(
-        *("FIRST DOWN", "seconds"),
+        "FIRST DOWN",
+        "seconds",
         nullable=True,
         importance=13,
         help="From the opening to the backend's first byte.",
     )
     last_up_seconds: float | None = field(
-        *("LAST UP", "seconds"),
+        "LAST UP",
+        "seconds",
         nullable=True,
         importance=13,
         help="From the opening to the client's last byte.",
     )
     last_down_seconds: float | None = field(
-        *("LAST DOWN", "seconds"),
+        "LAST DOWN",
+        "seconds",
         nullable=True,
         importance=13,
         help="From the opening to the backend's last byte.",
@@ -219,13 +223,15 @@ class ConnectionRow(Row):
         "FACTS", "object", optional=True, importance=13, help="Protocol, tags and the like."
     )
     client_tcp: TcpFigures | None = field(
-        *("CLIENT TCP", "object"),
+        "CLIENT TCP",
+        "object",
         optional=True,
         importance=13,
         help="Linux' figures of the client's socket.",
     )
     backend_tcp: TcpFigures | None = field(
-        *("BACKEND TCP", "object"),
+        "BACKEND TCP",
+        "object",
         optional=True,
         importance=13,
         help="Linux' figures of the backend's socket.",
@@ -302,7 +308,9 @@ class ClientRow(Row):
     up: int = field("UP", "bytes", importance=3, help="Bytes from the client.")
     down: int = field("DOWN", "bytes", importance=3, help="Bytes to the client.")
     first_seen: str = field("FIRST SEEN", "time", importance=7, help="When it came first.")
-    last_seen: str = field("LAST SEEN", "time", importance=5, help="When it was there last.")
+    last_seen: str = field(
+        "LAST SEEN", "time", importance=5, help="When a connection of it last opened or closed."
+    )
     last_reason: str | None = field(
         "LAST END", nullable=True, importance=4, width=19, help="Why its last connection ended."
     )
@@ -318,9 +326,11 @@ def sum_by_ip(rows: Iterable[ClientRow]) -> list[ClientRow]:
 
 
 def _sum(row: ClientRow, other: ClientRow) -> ClientRow:
-    later = max(row, other, key=lambda each: each.last_seen)
+    earlier, later = sorted((row, other), key=lambda each: each.last_seen)
     return attrs.evolve(
         later,
+        # None of its connections to that service has ended: the last end was at the other one.
+        last_reason=later.last_reason or earlier.last_reason,
         service=None,
         connections=row.connections + other.connections,
         total=row.total + other.total,
@@ -406,31 +416,36 @@ class HistoryConnectionRow(Row):
         "LASTED", "seconds", importance=2, help="From its opening to its end."
     )
     connect_seconds: float | None = field(
-        *("CONNECTED IN", "seconds"),
+        "CONNECTED IN",
+        "seconds",
         nullable=True,
         importance=13,
         help="How long the backend took to accept.",
     )
     first_up_seconds: float | None = field(
-        *("FIRST UP", "seconds"),
+        "FIRST UP",
+        "seconds",
         nullable=True,
         importance=13,
         help="From the opening to the client's first byte.",
     )
     first_down_seconds: float | None = field(
-        *("FIRST DOWN", "seconds"),
+        "FIRST DOWN",
+        "seconds",
         nullable=True,
         importance=13,
         help="From the opening to the backend's first byte.",
     )
     last_up_seconds: float | None = field(
-        *("LAST UP", "seconds"),
+        "LAST UP",
+        "seconds",
         nullable=True,
         importance=13,
         help="From the opening to the client's last byte.",
     )
     last_down_seconds: float | None = field(
-        *("LAST DOWN", "seconds"),
+        "LAST DOWN",
+        "seconds",
         nullable=True,
         importance=13,
         help="From the opening to the backend's last byte.",
@@ -444,25 +459,29 @@ class HistoryConnectionRow(Row):
     client_end: str = field("CLIENT END", importance=13, help="How the client's side ended.")
     backend_end: str = field("BACKEND END", importance=13, help="How the backend's side ended.")
     client_rtt_seconds: float | None = field(
-        *("CLIENT RTT", "seconds"),
+        "CLIENT RTT",
+        "seconds",
         nullable=True,
         importance=13,
         help="Smoothed round-trip time to the client.",
     )
     client_retransmits: int | None = field(
-        *("CLIENT RETRANSMITS", "count"),
+        "CLIENT RETRANSMITS",
+        "count",
         nullable=True,
         importance=13,
         help="Segments that were sent again to the client.",
     )
     backend_rtt_seconds: float | None = field(
-        *("BACKEND RTT", "seconds"),
+        "BACKEND RTT",
+        "seconds",
         nullable=True,
         importance=13,
         help="Smoothed round-trip time to the backend.",
     )
     backend_retransmits: int | None = field(
-        *("BACKEND RETRANSMITS", "count"),
+        "BACKEND RETRANSMITS",
+        "count",
         nullable=True,
         importance=13,
         help="Segments that were sent again to the backend.",
@@ -472,13 +491,15 @@ class HistoryConnectionRow(Row):
     )
     pipe: str | None = field(optional=True, importance=13, help="How bytes were copied.")
     client_last_heard_seconds: float | None = field(
-        *("CLIENT HEARD", "seconds"),
+        "CLIENT HEARD",
+        "seconds",
         optional=True,
         importance=13,
         help="From the client's last ACK or data to the end.",
     )
     backend_last_heard_seconds: float | None = field(
-        *("BACKEND HEARD", "seconds"),
+        "BACKEND HEARD",
+        "seconds",
         optional=True,
         importance=13,
         help="From the backend's last ACK or data to the end.",
@@ -553,7 +574,8 @@ class HistoryEventRow(Row):
         "OVER", "flag", optional=True, importance=3, help="Whether the alarm is over."
     )
     count: int | None = field(
-        *("COUNT", "count"),
+        "COUNT",
+        "count",
         optional=True,
         importance=3,
         help="How many clients, connections or items it is about.",

@@ -111,6 +111,16 @@ def test_a_timeline_is_limited(world: DeviceWorld) -> None:
     assert len(world.story("10.0.0.7", limit=10 * MOST_ROWS).rows) == 50
 
 
+def test_a_pattern_is_the_same_however_few_lines_are_shown(world: DeviceWorld) -> None:
+    for connection in world.connect("web", *["10.0.0.7"] * 20):
+        connection.end("client_reset")
+    whole, few = world.story("10.0.0.7"), world.story("10.0.0.7", limit=2)
+    assert len(few.rows) == 2
+    assert "Of its last 20 connections" in whole.head["pattern"][0]
+    for key in ("pattern", "facts", "addresses", "timeline_total"):
+        assert few.head[key] == whole.head[key]
+
+
 def test_a_story_fits_a_terminal(world: DeviceWorld) -> None:
     for _ in range(60):
         (connection,) = world.connect("web", "10.0.0.7")

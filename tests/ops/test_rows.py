@@ -273,6 +273,9 @@ def test_clients_of_several_services_are_added_up() -> None:
     assert (first.first_seen, first.last_seen, first.last_reason) == ("t1", "t3", "y")
     assert "service" not in first.to_json()
     assert second.ip == "2"
+    # At the service where it was seen last, none of its connections has ended yet.
+    (only,) = rows.sum_by_ip([row("a", "1", "t1", "x"), row("b", "1", "t2", None)])
+    assert (only.last_seen, only.last_reason) == ("t2", "x")
 
 
 @pytest.mark.parametrize(

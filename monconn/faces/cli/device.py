@@ -43,7 +43,12 @@ def with_hint(rows: Iterable[Any]) -> Iterator[Any]:
     callback=parse_moment,
     help="The timeline from then: 2h ago, or a date; else a week.",
 )
-@click.option("--limit", type=click.IntRange(1, _MOST_ROWS), help="So many lines of the timeline.")
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(1, _MOST_ROWS),
+    help="So many lines of the timeline.",
+)
 @click.option("--all", "shows_all", is_flag=True, help="The whole timeline, and not one screen.")
 @json_option
 @asks_server

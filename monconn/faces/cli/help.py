@@ -80,7 +80,8 @@ def help_command(context: click.Context, topic: str | None) -> None:
     if topic is None:
         print_text(_list_of_topics())
         return
-    wanted = topic.casefold().removesuffix(".md")
+    # As messages name a page, docs/reasons.md#sides-that-vanish, it is found, too.
+    wanted = topic.casefold().partition("#")[0].removeprefix("docs/").removesuffix(".md")
     pages = {each.name: each for each in topics()}
     verb = program.command.get_command(program, wanted)
     if wanted in pages:
@@ -89,7 +90,7 @@ def help_command(context: click.Context, topic: str | None) -> None:
         with click.Context(verb, info_name=wanted, parent=program) as of_verb:
             print_text(f"{verb.get_help(of_verb)}\n")
     else:
-        names = [*pages, *program.command.list_commands(program)]
+        names = list(dict.fromkeys([*pages, *program.command.list_commands(program)]))
         close = difflib.get_close_matches(wanted, names, n=3)
         close += [name for name in names if wanted in name and name not in close]
         hint = f"did you mean {' or '.join(close)}?" if close else "monconn help lists them"

@@ -218,7 +218,7 @@ def show(server: Client, id_: tuple[int, str | None], as_json: bool) -> None:
 @click.command()
 @filter_argument(EVENT_KEYS)
 @service_option
-@click.option("--limit", type=click.IntRange(min=1), help="End after so many.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="End after so many.")
 @json_option
 @asks_server
 def events(

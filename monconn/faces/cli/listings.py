@@ -135,7 +135,10 @@ def listing_options(row_class: RowClass) -> Callable[[Callable[..., Any]], Calla
                     shell_complete=functools.partial(_complete_sort, row_class),
                 ),
                 click.option(
-                    "--limit", type=click.IntRange(min=1), help="No more than so many rows."
+                    "--limit",
+                    metavar="N",
+                    type=click.IntRange(min=1),
+                    help="No more than so many rows.",
                 ),
                 click.option(
                     "--columns",

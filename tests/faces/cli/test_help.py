@@ -39,7 +39,9 @@ def test_a_pipe_is_given_the_page_as_it_is() -> None:
     assert result.output == (ROOT / "docs" / "filters.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["FILTERS", "filters.md"])
+@pytest.mark.parametrize(
+    "name", ["FILTERS", "filters.md", "docs/filters.md", "docs/filters.md#ranges"]
+)
 def test_a_topic_may_be_written_so_too(name: str) -> None:
     assert asked(name).output.startswith("# Filters")
 
@@ -53,6 +55,7 @@ def test_a_verb_without_a_page_is_explained_by_its_options() -> None:
     [
         ("filter", "did you mean filters"),
         ("lsit", "did you mean list"),
+        ("histori", "did you mean history?"),
         ("xyzzy", "monconn help lists them"),
     ],
 )

@@ -84,7 +84,7 @@ def text_table_steps(
         line = []
         for index, cell in cells.items():
             column, text = columns[index], texts[index][number]
-            shown = _cut(text, cell)
+            shown = shortened(text, cell)
             padding = " " * (cell - cell_width(shown))
             if paint is not None and number:
                 shown = paint(column, text, shown)
@@ -195,7 +195,8 @@ def _fit(
     return cells, gap
 
 
-def _cut(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
+    """A text that takes at most so many cells of a terminal, with a mark where it was cut."""
     if cell_width(text) <= width:
         return text
     room = width - len(_CUT_MARK)

@@ -40,6 +40,7 @@ from monconn.ops.explanations import (
 )
 from monconn.ops.filter_keys import CONNECTION_KEYS, HISTORY_EVENT_KEYS, HISTORY_KEYS
 from monconn.ops.filters import parse
+from monconn.policy.timeouts import GRACE_SECONDS
 from tests import ROOT
 from tests.properties import examples
 from tests.sinks.history.past import closed, refused
@@ -305,3 +306,16 @@ def test_a_name_that_a_shell_would_run_stays_a_placeholder() -> None:
 @settings(max_examples=examples(50))
 def test_what_a_peer_has_said_stays_printable(texts: dict[str, str]) -> None:
     assert all(each.isprintable() for each in [told(reason="client_closed", **texts)])
+
+
+@pytest.mark.parametrize(
+    ("reason", "duration_seconds", "is_told"),
+    [("idle_timeout", 9.2, True), ("idle_timeout", 900.0, False), ("client_closed", 9.2, False)],
+)
+def test_a_duration_has_the_time_in_it_that_the_peers_had_to_close(
+    reason: str, duration_seconds: float, is_told: bool
+) -> None:
+    values = {"client": "10.0.0.7:1", "service": "web", "reason": reason, "state": "closed"}
+    account = account_of({**values, "duration_seconds": duration_seconds})
+    grace = f"up to {GRACE_SECONDS:.2f} s"
+    assert any(grace in each for each in account.sentences) == is_told

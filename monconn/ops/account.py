@@ -30,6 +30,15 @@ _USUAL_TIMEOUTS: tuple[tuple[float, str], ...] = (
 _ENDED_BY_PEER = frozenset(
     ("client_reset", "client_closed", "client_lost", "backend_reset", "backend_closed", *_LOST)
 )
+_GRACE_SECONDS = 5.0
+"""How long peers may take to close: ``GRACE_SECONDS`` of :mod:`monconn.policy.timeouts`."""
+_DECIDED_BY_US = frozenset(
+    (
+        *("connect_timeout", "read_timeout", "idle_timeout", "half_close_timeout"),
+        *("lifetime", "operator", "blocked", "stopping"),
+    )
+)
+"""Reasons of ends in good order that monconn begins, and whose peers may take their time."""
 _PLACEHOLDER = re.compile(r"\b(IP|ID|SERVICE)\b")
 
 
@@ -93,6 +102,13 @@ def _sentences(values: Values) -> Iterator[str]:
         if values.get("detail"):
             yield f"Detail: {values['detail']}."
         return
+    age = _seconds(values, "duration_seconds") or 0.0
+    is_large_share = _GRACE_SECONDS <= age <= 20 * _GRACE_SECONDS
+    if values.get("reason") in _DECIDED_BY_US and is_large_share:
+        yield (
+            f"That has up to {format_duration(_GRACE_SECONDS)} in it which its peers had to take the rest"
+            " and to close, once its end was decided."
+        )
     if values.get("detail"):
         yield f"Detail: {values['detail']}."
     if values.get("connect_seconds") is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
 import time
 from bisect import bisect_left
@@ -62,6 +63,8 @@ class _Memory:
 
     services: list[dict[str, Any]] = attrs.Factory(list)
     live: list[ConnectionRecord] = attrs.Factory(list)
+    live_since: dict[str, float] = attrs.Factory(dict)
+    """By service, the opening of the oldest live connection (wall clock)."""
     live_total: int = 0
     closed: list[ConnectionRecord] = attrs.Factory(list)
     alarms: list[dict[str, Any]] = attrs.Factory(list)
@@ -158,7 +161,7 @@ class _Story:
             timeline.append(_event_row(each))
             yield
         runs = [each for each in events if each["event"] in ("started", "stopped")]
-        timeline += yield from _absences([*ended, *live], runs, memory.services)
+        timeline += yield from _absences([*ended, *live], runs, memory.services, memory.live_since)
         timeline.sort(key=lambda row: (row.at, _ORDER.get(row.what, 0)), reverse=True)
         for connection in (*live, *ended):
             address = connection["client_ip"]
@@ -272,7 +275,10 @@ def _remember(
         if device is not None:
             memory.services.append(_service_values(device, monitor, service))
             memory.live_total += len(device.live or ())
-            memory.live += islice(device.live or (), _MOST_LIVE)
+            live = device.live or ()
+            memory.live += heapq.nlargest(_MOST_LIVE, live, key=lambda record: record.opened)
+            if live:
+                memory.live_since[monitor.name] = min(record.opened_at for record in live)
             memory.active += [
                 {
                     "alarm": kind,
@@ -391,11 +397,15 @@ def _absences(
     connections: Iterable[Mapping[str, Any]],
     runs: Sequence[Mapping[str, Any]],
     services: Sequence[Mapping[str, Any]],
+    live_since: Mapping[str, float],
 ) -> Generator[None, None, list[TimelineRow]]:
-    """The times without a connection that were longer than usual, at each service."""
+    """The times without a connection that were longer than usual, at each service.
+
+    :param live_since: since when there has been a live connection, as not all are given.
+    """
     usual = {each["service"]: each["reconnect_seconds"] for each in services}
     times = [_seconds(each["at"]) for each in runs]
-    by_service: dict[str, list[tuple[float, float]]] = {}
+    by_service = {service: [(since, INFINITE)] for service, since in live_since.items()}
     for each in connections:
         until = _seconds(each["closed_at"]) if each.get("closed_at") else INFINITE
         by_service.setdefault(each["service"], []).append((_seconds(each["opened_at"]), until))

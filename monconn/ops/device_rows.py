@@ -10,14 +10,17 @@ import attrs
 from monconn.errors import printable
 from monconn.ops.columns import Row, TableOf, field
 from monconn.ops.explanations import in_brief
-from monconn.ops.text_table import beside, cell_width, wrapped
+from monconn.ops.text_table import beside, cell_width, shortened, wrapped
 from monconn.units import format_bytes, format_duration, local_time
 
 Json = Mapping[str, Any]
 
 _NAME_WIDTH = 11
 _LEAST_ROWS = 5
-_CUT = "..."
+_MOST_SERVICES = 4
+"""If there are more, those where the device is gone and that know no rhythm have no lines."""
+_SERVICE_WIDTH = 24
+"""Of a service's name in the timeline, in characters: the reason after it must be seen."""
 
 
 @attrs.frozen(slots=False)
@@ -75,8 +78,8 @@ def story_lines(head: Json, rows: Sequence[Json], width: int, most_lines: int | 
             for n, text in enumerate(fixed)
         )
         parts = wrapped(printable(what), room)
-        if most_lines is not None and len(parts) > 1 and not what.startswith("ALARM"):
-            parts = [parts[0][: room - len(_CUT)] + _CUT]  # the reason comes first
+        if most_lines is not None and " ALARM " not in f" {what}":
+            parts = [shortened(printable(what), room)]  # the reason comes first
         indent = " " * (sum(widths) + 2 * len(widths))
         timeline.append([f"{first}  {parts[0]}", *(indent + part for part in parts[1:])])
     shown: list[str] = []
@@ -95,11 +98,22 @@ def story_lines(head: Json, rows: Sequence[Json], width: int, most_lines: int | 
 def _head_lines(head: Json, width: int) -> Iterator[str]:
     services: Sequence[Json] = head["services"]
     yield from _named("device", _who(head), width)
+    is_long = len(services) > _MOST_SERVICES
     for each in services:
+        if is_long and not each["alarms"] and not each["connections"] and not _has_rhythm(each):
+            continue
         name = f"{each['service']}: " if len(services) > 1 else ""
         yield from _named("heard", name + _heard(each), width)
         yield from _named("usual", name + _rhythm(each), width)
         yield from _named("total", name + _totals(each), width)
+    if is_long:
+        total = {
+            "total": sum(each["total"] for each in services),
+            "first_seen": min(each["first_seen"] for each in services),
+            "up": sum(each["up"] for each in services),
+            "down": sum(each["down"] for each in services),
+        }
+        yield from _named("total", f"{len(services)} services: {_totals(total)}", width)
     if head["connections_total"]:
         for each in head["connections"][:3]:
             yield from _named("now", _live_text(each), width)
@@ -120,6 +134,10 @@ def _head_lines(head: Json, width: int) -> Iterator[str]:
         yield from _named("" if number else "pattern", sentence, width)
     if head.get("history_problem"):
         yield from _named("history", f"not asked: {head['history_problem']}", width)
+
+
+def _has_rhythm(row: Json) -> bool:
+    return row.get("heartbeat_seconds") is not None or row.get("reconnect_seconds") is not None
 
 
 def _named(name: str, text: str, width: int) -> list[str]:
@@ -173,8 +191,8 @@ def _totals(row: Json) -> str:
 
 def _live_text(connection: Json) -> str:
     return (
-        f"id {connection['id']} from {connection['client']}, {connection['state']} for"
-        f" {format_duration(connection['age_seconds'])}, idle"
+        f"id {connection['id']} from {connection['client']}, {connection['state']},"
+        f" {format_duration(connection['age_seconds'])} old, idle"
         f" {format_duration(connection['idle_seconds'])}, up {format_bytes(connection['up'])},"
         f" down {format_bytes(connection['down'])}"
     )
@@ -184,7 +202,7 @@ def _cells(row: Json, has_services: bool) -> tuple[str, ...]:
     duration = row.get("duration_seconds")
     what = _what(row)
     if has_services and row.get("service"):
-        what = f"{row['service']}: {what}"
+        what = f"{shortened(printable(str(row['service'])), _SERVICE_WIDTH)}: {what}"
     return (
         local_time(row["at"]),
         "" if duration is None else format_duration(duration),

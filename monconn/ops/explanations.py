@@ -715,7 +715,8 @@ _ALARMS = (
         " unless set) the median of its last intervals, and at least 5 s; or it used to come back"
         " by the clock, and has not come for so long. The alarm's detail has the figures. It is a"
         " device that behaves otherwise than before, which need not be a fault. One without a"
-        " regular rhythm, such as a person or a browser, is never silent.",
+        " regular rhythm is never silent; what a person at a keyboard sends may by chance look"
+        " regular for a while.",
         (
             "The device has lost power or network; its connection may still look live.",
             "Its program hangs, or is being updated.",

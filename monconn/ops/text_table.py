@@ -16,6 +16,8 @@ _GAPS = (2, 1)
 """Spaces between two columns: one where a column that is worth it would have to leave otherwise."""
 _WORTH_IT = 6
 """The greatest importance of such a column."""
+_LEAST_BLOCK_WIDTH = 20
+"""Below it, a single column is no worse than a block: each value would take several lines."""
 _LEAST_FREE_TEXT = 8
 _ROWS_PER_STEP = 10
 _CUT_MARK = "..."
@@ -84,7 +86,7 @@ def text_table_steps(
         line = []
         for index, cell in cells.items():
             column, text = columns[index], texts[index][number]
-            shown = _cut(text, cell)
+            shown = shortened(text, cell)
             padding = " " * (cell - cell_width(shown))
             if paint is not None and number:
                 shown = paint(column, text, shown)
@@ -193,7 +195,8 @@ def _fit(
         if room(gaps[-1]) >= 0:
             break
         if importance == most_important:
-            return None if len(chosen) > 1 else ({chosen[0]: widths[chosen[0]]}, _GAPS[0])
+            is_block = len(chosen) > 1 or (len(columns) > 1 and width >= _LEAST_BLOCK_WIDTH)
+            return None if is_block else ({chosen[0]: widths[chosen[0]]}, _GAPS[0])
         chosen = [index for index in chosen if columns[index].importance != importance]
     gap = next(each for each in gaps if room(each) >= 0)
     spare = room(gap)
@@ -205,7 +208,8 @@ def _fit(
     return cells, gap
 
 
-def _cut(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
+    """A text that takes at most so many cells of a terminal, with a mark where it was cut."""
     if cell_width(text) <= width:
         return text
     room = width - len(_CUT_MARK)

@@ -18,6 +18,7 @@ from monconn.errors import MonconnError, NotConfigured, UnknownDevice
 from monconn.ops.device import MOST_ROWS, DeviceStory
 from monconn.ops.device_rows import story_lines
 from monconn.ops.operations import Operations
+from monconn.ops.text_table import cell_width
 from monconn.sinks.history.service import HistoryService
 
 from .world import World
@@ -226,3 +227,59 @@ def test_ends_in_good_order_alone_are_no_pattern() -> None:
 def test_different_ages_and_silences_are_no_pattern_of_time() -> None:
     (only,) = device_pattern(ends(*[("client_lost", 10.0 * 3**n, 1.0 * 3**n) for n in range(6)]))
     assert only == "Of its last 6 connections all ended with client_lost."
+
+
+def test_no_absence_while_one_of_very_many_connections_was_open(world: DeviceWorld) -> None:
+    (first,) = world.connect("web", "10.0.0.7")
+    first.record.opened_at -= 1_000.0
+    first.record.closed_at = first.record.opened_at + 1.0
+    first.end("client_closed")
+    first.record.closed_at = first.record.opened_at + 1.0
+    live = world.connect("web", *["10.0.0.7"] * 200)
+    for number, connection in enumerate(live):
+        connection.record.opened_at -= 990.0 - number
+        connection.record.opened -= 990.0 - number
+    story = world.story("10.0.0.7", limit=MOST_ROWS)
+    absences = [row.duration_seconds for row in story.rows if row.what == "absent"]
+    assert absences == [pytest.approx(9.0, abs=0.5)]
+    shown = [each["id"] for each in story.head["connections"]]
+    assert shown == [each.record.id for each in live[:-21:-1]]  # the latest ones
+
+
+def test_a_story_of_very_many_services() -> None:
+    names = [f"service{number}" for number in range(30)]
+    world = DeviceWorld(*names)
+    for name in names:
+        (connection,) = world.connect(name, "10.0.0.7")
+        world.clock.advance(1)
+        connection.end("client_closed")
+    story = world.story("10.0.0.7")
+    rows = [row.to_json() for row in story.rows]
+    lines = story_lines(story.head, rows, 80, 22)
+    assert len(lines) <= 24
+    assert any("30 services: 30 connections since " in line for line in lines)
+    assert sum("client_closed" in line for line in lines) > 5
+
+
+def test_neither_alarm_nor_reason_is_cut() -> None:
+    long, wide = "n" * 200, "\u6f22" * 60
+    world = DeviceWorld(long, wide)
+    for name in (long, wide):
+        (connection,) = world.connect(name, "10.0.0.7")
+        connection.record.detail = "\u6f22" * 50
+        connection.end("backend_unreachable")
+    rows: list[dict[str, Any]] = [row.to_json() for row in world.story("10.0.0.7").rows]
+    alarm = {"at": rows[0]["at"], "what": "alarm", "service": "b", "alarm": "silent"}
+    rows.append({**alarm, "detail": "said nothing for 9.20s, usually says so every 1.0s END"})
+    lines = story_lines(world.story("10.0.0.7").head, rows, 80, 22)
+    timeline = lines[lines.index("") :]
+    assert sum("backend_unreachable" in line for line in timeline) == 2
+    assert any("END" in line for line in timeline)
+    assert max(map(cell_width, timeline)) <= 80
+
+
+def test_the_age_of_a_live_connection_is_not_that_of_its_state(world: DeviceWorld) -> None:
+    world.connect("web", "10.0.0.7")
+    world.clock.advance(3600)
+    lines = story_lines(world.story("10.0.0.7").head, [], 120, 22)
+    assert any(", 1h00m old, idle " in line for line in lines)

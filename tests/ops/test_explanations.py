@@ -41,6 +41,7 @@ from monconn.ops.explanations import (
 )
 from monconn.ops.filter_keys import CONNECTION_KEYS, HISTORY_EVENT_KEYS, HISTORY_KEYS
 from monconn.ops.filters import parse
+from monconn.policy.timeouts import GRACE_SECONDS
 from tests import ROOT
 from tests.properties import examples
 from tests.sinks.history.past import closed, refused
@@ -317,3 +318,16 @@ def test_every_reason_has_a_few_words_for_a_line_of_a_list(reason: str) -> None:
 
 def test_a_reason_of_a_newer_server_has_no_words() -> None:
     assert in_brief("eaten") == ""
+
+
+@pytest.mark.parametrize(
+    ("reason", "duration_seconds", "is_told"),
+    [("idle_timeout", 9.2, True), ("idle_timeout", 900.0, False), ("client_closed", 9.2, False)],
+)
+def test_a_duration_has_the_time_in_it_that_the_peers_had_to_close(
+    reason: str, duration_seconds: float, is_told: bool
+) -> None:
+    values = {"client": "10.0.0.7:1", "service": "web", "reason": reason, "state": "closed"}
+    account = account_of({**values, "duration_seconds": duration_seconds})
+    grace = f"up to {GRACE_SECONDS:.2f} s"
+    assert any(grace in each for each in account.sentences) == is_told

@@ -169,3 +169,10 @@ def test_in_a_pipe_every_usual_column_is_there() -> None:
     for row_class in LISTINGS:
         (titles,) = text_table(row_class.columns(), [])
         assert titles == "  ".join(column.title for column in row_class.columns())
+
+
+def test_figures_stay_beside_a_name_wider_than_the_terminal() -> None:
+    columns = [Column("service", "SERVICE", importance=0), Column("total", "TOTAL", importance=1)]
+    lines = text_table(columns, [{"service": "n" * 200, "total": "12345"}], 80)
+    assert "12345" in "\n".join(lines)
+    assert "n" * 200 in "\n".join(lines)

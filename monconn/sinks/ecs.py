@@ -155,6 +155,8 @@ def alarm(at: str, alarm: Alarm) -> Document:
         "over": alarm.is_over,
         "detail": alarm.detail,
     }
+    if alarm.goes_on:
+        made["monconn"]["goes_on"] = True
     if device := _device(alarm.device):
         made["source"] = made["client"] = device
     return made

@@ -381,6 +381,15 @@ def test_an_alarm(device: str) -> None:
     assert ("source" in alarm) == ("/" not in device)
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_an_alarm_that_goes_on_is_no_new_one(goes_on: bool) -> None:
+    sink = MemorySink()
+    log = make_log(sink)
+    log.alarmed(Alarm("silent", "web", "192.0.2.1", NOON, False, "said nothing", goes_on))
+    (line,) = lines_of(log, sink)
+    assert line["monconn"].get("goes_on", False) == goes_on
+
+
 @pytest.mark.parametrize("kind", ACTION_KINDS)
 @pytest.mark.parametrize(
     ("actor", "user"),

@@ -106,8 +106,8 @@ def _sentences(values: Values) -> Iterator[str]:
     is_large_share = _GRACE_SECONDS <= age <= 20 * _GRACE_SECONDS
     if values.get("reason") in _DECIDED_BY_US and is_large_share:
         yield (
-            f"That has up to {format_duration(_GRACE_SECONDS)} in it which its peers had to take the rest"
-            " and to close, once its end was decided."
+            f"That has up to {format_duration(_GRACE_SECONDS)} in it which its peers had to take"
+            " the rest and to close, once its end was decided."
         )
     if values.get("detail"):
         yield f"Detail: {values['detail']}."

@@ -42,6 +42,7 @@ from monconn.ops.explanations import (
 from monconn.ops.filter_keys import CONNECTION_KEYS, HISTORY_EVENT_KEYS, HISTORY_KEYS
 from monconn.ops.filters import parse
 from monconn.policy.timeouts import GRACE_SECONDS
+from monconn.units import format_duration
 from tests import ROOT
 from tests.properties import examples
 from tests.sinks.history.past import closed, refused
@@ -329,5 +330,5 @@ def test_a_duration_has_the_time_in_it_that_the_peers_had_to_close(
 ) -> None:
     values = {"client": "10.0.0.7:1", "service": "web", "reason": reason, "state": "closed"}
     account = account_of({**values, "duration_seconds": duration_seconds})
-    grace = f"up to {GRACE_SECONDS:.2f} s"
+    grace = f"up to {format_duration(GRACE_SECONDS)} in it"
     assert any(grace in each for each in account.sentences) == is_told

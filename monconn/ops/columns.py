@@ -148,7 +148,9 @@ class Row:
     """The columns of the usual table: names of fields, names with other titles, or columns."""
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset()
     """Fields that a CSV has not: those that rows have gained, as whoever reads a CSV by position
-    relies on its columns, and those that a listing never has."""
+    relies on its columns."""
+    NOT_LISTED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only a single row by itself has: no listing offers a column of them."""
 
     @classmethod
     def of(cls: type[R], values: Mapping[str, Any]) -> R:
@@ -197,13 +199,13 @@ class Row:
         return tuple(
             column
             for name, column in cls.fields().items()
-            if column.unit != "object" and name not in cls.NOT_IN_CSV
+            if column.unit != "object" and name not in cls.NOT_IN_CSV | cls.NOT_LISTED
         )
 
     @classmethod
     def known_columns(cls) -> Mapping[str, Column]:
-        """All columns that a table of such rows can have, by name: each field, and what the usual
-        table makes of several. Those of the usual table come first, with its titles."""
+        """All columns that a table of such rows can have, by name: each field that is listed, and
+        what the usual table makes of several. Those of the usual table come first, with its titles."""
         return _known_columns(cls)
 
     @classmethod
@@ -245,7 +247,8 @@ def _make_optional(cls: type[Row]) -> tuple[str, ...]:
 
 def _make_known_columns(cls: type[Row]) -> dict[str, Column]:
     usual = {column.name: column for column in cls.columns()}
-    return usual | {name: each for name, each in _fields(cls).items() if name not in usual}
+    listed = {name: each for name, each in _fields(cls).items() if name not in cls.NOT_LISTED}
+    return usual | {name: each for name, each in listed.items() if name not in usual}
 
 
 # mypy takes a row class for one of its rows when it asks whether it can be hashed.

@@ -90,6 +90,10 @@ class ConnectionRow(Row):
         *("up", "down", "up_rate", "down_rate", "age_seconds", "idle_seconds"),
         ("client_last_heard_seconds", "HEARD"),
     )
+    # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
+    NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
+        {"diagnosis", "community_id", "backend_community_id"}
+    )
 
     id: int = field(
         "ID", "count", importance=1, width=6, order="id", help="Its number, as show and close take."

@@ -136,6 +136,16 @@ def test_every_column_of_a_listing_says_what_it_means(row_class: type[Row]) -> N
     assert row_class.find_column("colour") is None
 
 
+@pytest.mark.parametrize("row_class", [rows.ConnectionRow, rows.ClosedConnectionRow])
+def test_a_listing_offers_no_column_that_only_show_can_fill(row_class: type[Row]) -> None:
+    in_csv = [column.name for column in row_class.csv_columns()]
+    for name in ("community_id", "backend_community_id", "diagnosis"):
+        assert name in row_class.fields()
+        assert row_class.find_column(name) is None
+        assert name not in row_class.known_columns()
+        assert name not in in_csv
+
+
 def test_details_say_all_that_a_row_knows() -> None:
     """Whatever fields rows will have."""
     for name, column in rows.ConnectionRow.fields().items():

@@ -7,7 +7,8 @@ nothing here needs a monitor, a reactor or a library for terminals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -32,6 +33,7 @@ TableOf = tuple["str | tuple[str, str] | Column", ...]
 R = TypeVar("R", bound="Row")
 
 _NUMBERS = frozenset({"count", "bytes", "bytes_per_second", "seconds"})
+_MOST_NAMES = 4
 _CELL_CHARACTERS = 256
 """The most of one cell: all others of its column are padded to its width."""
 _WIDTHS: dict[Unit, int] = {
@@ -272,6 +274,19 @@ def _is_valid(value: Any, unit: Unit) -> bool:
         except (ValueError, OverflowError):
             return False
     return isinstance(value, _TYPES[unit])
+
+
+def some_names(wanted: str, names: Sequence[str]) -> str:
+    """Say what may be meant by the name of a column that there is not: all of forty names would be
+    five lines of a terminal.
+
+    :param names: those of the usual table first.
+    """
+    alike = difflib.get_close_matches(wanted.strip().casefold(), names, 3)
+    if alike:
+        return f"did you mean {' or '.join(alike)}?"
+    more = len(names) - _MOST_NAMES
+    return f"there are {', '.join(names[:_MOST_NAMES])}{f' and {more} more' if more > 0 else ''}"
 
 
 def format_value(value: Any, unit: Unit) -> str:

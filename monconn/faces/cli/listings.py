@@ -17,7 +17,7 @@ from monconn.errors import QuestionError, quoted
 from monconn.faces.cli.output import Look, print_error, print_line, print_rows, terminal_width
 from monconn.faces.cli.verbs import asks_server, filter_argument, filter_text, service_option
 from monconn.faces.control.client import Client
-from monconn.ops.columns import Column, Row
+from monconn.ops.columns import Column, Row, some_names
 from monconn.ops.filters import Exact, FilterError, Keys, Part, parse
 from monconn.ops.sorting import parse_sort, sort_names, sorted_rows
 from monconn.ops.text_table import text_table
@@ -25,6 +25,7 @@ from monconn.ops.text_table import text_table
 RowClass = type[Row] | Callable[..., type[Row]]
 """The class of a listing's rows, or a function of the verb's arguments that chooses it."""
 _HELP = "help"
+_ALL_COLUMNS = "--columns help lists them all"
 
 
 @attrs.frozen
@@ -122,7 +123,8 @@ def listing_options(row_class: RowClass) -> Callable[[Callable[..., Any]], Calla
                 if sort is not None:
                     parse_sort(sort, row_type)
             except QuestionError as error:
-                raise click.BadParameter(str(error), param_hint="--sort") from None
+                text = f"{error} ({_ALL_COLUMNS})"
+                raise click.BadParameter(text, param_hint="--sort") from None
             function(asked=Asked(row_type, look, sort, limit), **arguments)
 
         verb: Callable[..., Any] = run
@@ -174,12 +176,9 @@ def _columns(text: str, row_class: type[Row]) -> tuple[Column, ...]:
     found = [row_class.find_column(each) for each in names]
     unknown = [name for name, column in zip(names, found, strict=True) if column is None]
     if unknown or not names:
-        known = ", ".join(row_class.known_columns())
         what = f"{quoted(unknown[0])} is no column" if unknown else "no column is named"
-        raise click.BadParameter(
-            f"{what}; there are {known}; --columns help says what each means",
-            param_hint="--columns",
-        )
+        names = some_names(unknown[0] if unknown else "", list(row_class.known_columns()))
+        raise click.BadParameter(f"{what}; {names} ({_ALL_COLUMNS})", param_hint="--columns")
     return tuple({each.name: each for each in found if each is not None}.values())
 
 

@@ -7,8 +7,7 @@ nothing here needs a monitor, a reactor or a library for terminals.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -33,7 +32,6 @@ TableOf = tuple["str | tuple[str, str] | Column", ...]
 R = TypeVar("R", bound="Row")
 
 _NUMBERS = frozenset({"count", "bytes", "bytes_per_second", "seconds"})
-_MOST_NAMES = 4
 _CELL_CHARACTERS = 256
 """The most of one cell: all others of its column are padded to its width."""
 _WIDTHS: dict[Unit, int] = {
@@ -207,7 +205,8 @@ class Row:
     @classmethod
     def known_columns(cls) -> Mapping[str, Column]:
         """All columns that a table of such rows can have, by name: each field that is listed, and
-        what the usual table makes of several. Those of the usual table come first, with its titles."""
+        what the usual table makes of several. Those of the usual table come first, with its
+        titles."""
         return _known_columns(cls)
 
     @classmethod
@@ -274,19 +273,6 @@ def _is_valid(value: Any, unit: Unit) -> bool:
         except (ValueError, OverflowError):
             return False
     return isinstance(value, _TYPES[unit])
-
-
-def some_names(wanted: str, names: Sequence[str]) -> str:
-    """Say what may be meant by the name of a column that there is not: all of forty names would be
-    five lines of a terminal.
-
-    :param names: those of the usual table first.
-    """
-    alike = difflib.get_close_matches(wanted.strip().casefold(), names, 3)
-    if alike:
-        return f"did you mean {' or '.join(alike)}?"
-    more = len(names) - _MOST_NAMES
-    return f"there are {', '.join(names[:_MOST_NAMES])}{f' and {more} more' if more > 0 else ''}"
 
 
 def format_value(value: Any, unit: Unit) -> str:

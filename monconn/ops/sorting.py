@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import attrs
 
 from monconn.errors import QuestionError, quoted
-from monconn.ops.columns import Column, Row, some_names
+from monconn.ops.columns import Column, Row
 from monconn.steps import SORTED_AT_ONCE, sort_in_steps
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def parse_sort(text: str, row_class: type[Row]) -> Sort:
 
     :param text: the name of a column, as :meth:`Row.find_column` takes it; with a ``-`` before it
         for the other way round.
-    :raises QuestionError: there is no such column; it names some of those that there are.
+    :raises QuestionError: there is no such column; it names those that there are.
     """
     name = text.removeprefix("-")
     fields = {"up_rate", "down_rate"}
@@ -58,8 +58,9 @@ def parse_sort(text: str, row_class: type[Row]) -> Sort:
         return Sort(("up_rate", "down_rate"), not text.startswith("-"))
     column = row_class.find_column(name)
     if column is None or column.unit in _NOT_SORTABLE:
+        known = ", ".join(sort_names(row_class))
         raise QuestionError(
-            f"{quoted(text)} is nothing to sort by; {some_names(name, sort_names(row_class))}"
+            f"{quoted(text)} is nothing to sort by; there are {known}; each with - the other way"
         )
     is_descending = column.unit not in ("text", "flag") and column.name != "id"
     return Sort((column.name,), is_descending != text.startswith("-"))

@@ -5,6 +5,7 @@ A verb that lists rows is declared in a few lines: see :func:`listing`.
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -17,7 +18,7 @@ from monconn.errors import QuestionError, quoted
 from monconn.faces.cli.output import Look, print_error, print_line, print_rows, terminal_width
 from monconn.faces.cli.verbs import asks_server, filter_argument, filter_text, service_option
 from monconn.faces.control.client import Client
-from monconn.ops.columns import Column, Row, some_names
+from monconn.ops.columns import Column, Row
 from monconn.ops.filters import Exact, FilterError, Keys, Part, parse
 from monconn.ops.sorting import parse_sort, sort_names, sorted_rows
 from monconn.ops.text_table import text_table
@@ -25,6 +26,7 @@ from monconn.ops.text_table import text_table
 RowClass = type[Row] | Callable[..., type[Row]]
 """The class of a listing's rows, or a function of the verb's arguments that chooses it."""
 _HELP = "help"
+_MOST_NAMES = 4
 _ALL_COLUMNS = "--columns help lists them all"
 
 
@@ -122,8 +124,9 @@ def listing_options(row_class: RowClass) -> Callable[[Callable[..., Any]], Calla
             try:
                 if sort is not None:
                     parse_sort(sort, row_type)
-            except QuestionError as error:
-                text = f"{error} ({_ALL_COLUMNS})"
+            except QuestionError:
+                names = _some_names((sort or "").removeprefix("-"), sort_names(row_type))
+                text = f"{quoted(sort or '')} is nothing to sort by; {names}"
                 raise click.BadParameter(text, param_hint="--sort") from None
             function(asked=Asked(row_type, look, sort, limit), **arguments)
 
@@ -177,9 +180,22 @@ def _columns(text: str, row_class: type[Row]) -> tuple[Column, ...]:
     unknown = [name for name, column in zip(names, found, strict=True) if column is None]
     if unknown or not names:
         what = f"{quoted(unknown[0])} is no column" if unknown else "no column is named"
-        names = some_names(unknown[0] if unknown else "", list(row_class.known_columns()))
-        raise click.BadParameter(f"{what}; {names} ({_ALL_COLUMNS})", param_hint="--columns")
+        names = _some_names(unknown[0] if unknown else "", list(row_class.known_columns()))
+        raise click.BadParameter(f"{what}; {names}", param_hint="--columns")
     return tuple({each.name: each for each in found if each is not None}.values())
+
+
+def _some_names(wanted: str, names: Sequence[str]) -> str:
+    """Say what may be meant by the name of a column that there is not: all of forty names would be
+    five lines of a terminal.
+
+    :param names: those of the usual table first.
+    """
+    alike = difflib.get_close_matches(wanted.strip().casefold(), names, 3)
+    if alike:
+        return f"did you mean {' or '.join(alike)}? ({_ALL_COLUMNS})"
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"there are {', '.join(names[:_MOST_NAMES])}{more} ({_ALL_COLUMNS})"
 
 
 def _print_columns(row_class: type[Row]) -> None:

@@ -62,6 +62,7 @@ class Column:
         earlier where it must get narrower. Columns of the same importance leave together.
     :param width: characters that the column needs.
     :param max_width: characters that it can make use of.
+    :param wanted_width: of free text, the characters for which less important columns leave.
     :param order: the name of the sort order by this column; empty if there is none.
     :param help: what the field means, in one sentence.
     :param nullable: whether the value may be None.
@@ -74,6 +75,7 @@ class Column:
     importance: int = 5
     width: int = 0
     max_width: int = 0
+    wanted_width: int = 0
     order: str = ""
     help: str = ""
     nullable: bool = False
@@ -110,6 +112,7 @@ def field(
     importance: int = 5,
     width: int = 0,
     max_width: int = 0,
+    wanted_width: int = 0,
     order: str = "",
     help: str = "",
 ) -> Any:
@@ -125,6 +128,7 @@ def field(
         "importance": importance,
         "width": width or _WIDTHS[unit],
         "max_width": max_width,
+        "wanted_width": wanted_width,
         "order": order,
         "help": help,
         "nullable": nullable or optional,

@@ -557,10 +557,11 @@ class HistoryEventRow(Row):
         "detail",
     )
 
-    event: str = field(importance=5, width=8, help="Which kind of event.")
+    # WHAT says nearly as much.
+    event: str = field(importance=6, width=8, help="Which kind of event.")
     at: str = field("AT", "time", importance=1, help="When it happened.")
     service: str | None = field(
-        optional=True, importance=6, width=10, max_width=18, help="The service's name."
+        optional=True, importance=5, width=10, max_width=18, help="The service's name."
     )
     client: str | None = field(
         optional=True, importance=2, width=21, max_width=28, help="The client that was refused."
@@ -586,7 +587,12 @@ class HistoryEventRow(Row):
     )
     # In 80 columns beside a date, and what an action was stands nowhere else.
     detail: str | None = field(
-        optional=True, importance=4, width=16, max_width=60, help="More about it."
+        optional=True,
+        importance=4,
+        width=16,
+        max_width=60,
+        wanted_width=36,
+        help="More about it.",
     )
     action: str | None = field(optional=True, importance=3, width=14, help="What was done.")
     actor: str | None = field(

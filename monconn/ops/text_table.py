@@ -182,7 +182,9 @@ def _fit(
         column, needed = columns[index], widths[index]
         if column.name not in _FREE_TEXT:
             return needed
-        return min(needed, max(column.width, cell_width(column.title), _LEAST_FREE_TEXT))
+        is_next_to_leave = column.importance == importance
+        wanted = column.width if is_next_to_leave else max(column.width, column.wanted_width)
+        return min(needed, max(wanted, cell_width(column.title), _LEAST_FREE_TEXT))
 
     def room(gap: int) -> int:
         """What is left beside the least that the chosen columns need."""

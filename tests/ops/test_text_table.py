@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +61,22 @@ def test_the_least_important_columns_are_left_out_and_addresses_are_never_cut() 
         assert heading.split() == titles.split()
         assert "10.0.0.1:4567" in first
         assert len(first) <= max(width, len("10.0.0.1:4567"))
+
+
+def test_less_important_columns_leave_for_as_much_free_text_as_is_wanted() -> None:
+    columns = (*COLUMNS[:-1], attrs.evolve(COLUMNS[-1], wanted_width=25))
+    for width, titles, characters in (
+        (70, "ID CLIENT UP REASON DETAIL", 24),
+        (64, "ID CLIENT REASON DETAIL", 30),
+        (56, "ID CLIENT REASON DETAIL", 19),
+        (41, "ID CLIENT REASON DETAIL", 7),  # but it does not leave itself for that
+        (40, "ID CLIENT REASON", 0),
+    ):
+        heading, first, _ = text_table(columns, ROWS, width)
+        assert heading.split() == titles.split()
+        shown = first.removesuffix("...")
+        # Without a detail, the reason ends with a d: client_closed.
+        assert len(shown) - len(shown.rstrip("d")) == (characters or 1)
 
 
 def test_wide_characters_and_control_characters() -> None:

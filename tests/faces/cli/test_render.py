@@ -208,6 +208,15 @@ def test_the_detail_of_an_event_stays_in_80_columns(event: dict[str, Any], shown
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_event_and_service_leave_for_the_detail_of_an_alarm() -> None:
+    detail = "no message for 35s, usually every 10s"
+    alarm = {"event": "alarm", "alarm": "silent", "device": "192.0.2.123", "detail": detail}
+    for width, has_service in ((80, False), (120, True)):
+        line = table(HistoryEventRow.columns(), [EVENT | alarm], width=width).splitlines()[1]
+        assert line.endswith(detail)
+        assert ("mqtt-production" in line) is has_service
+
+
 CLOSED_EVENT = {
     "event": "closed",
     "at": "2020-01-01T00:00:00+00:00",

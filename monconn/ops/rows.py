@@ -270,9 +270,14 @@ class ClosedConnectionRow(ConnectionRow):
     """One connection that is over: the same fields, and another table."""
 
     TABLE: ClassVar[TableOf] = (
-        # When it ended is worth more than a number that will soon be of no use.
-        attrs.evolve(ConnectionRow.fields()["id"], importance=6),
-        *("client", "service", "reason", "code", "up", "down"),
+        # The id is what explain and show take next, and when it ended is what logs are searched
+        # for: both are worth more than the service and the amounts.
+        attrs.evolve(ConnectionRow.fields()["id"], importance=3),
+        "client",
+        attrs.evolve(ConnectionRow.fields()["service"], importance=6),
+        *("reason", "code"),
+        attrs.evolve(ConnectionRow.fields()["up"], importance=5),
+        attrs.evolve(ConnectionRow.fields()["down"], importance=5),
         *("duration_seconds", "closed_at", "detail"),
     )
 

@@ -212,8 +212,10 @@ def device_pattern(ends: Sequence[DeviceEnd]) -> list[str]:
     if count < FEWEST_ENDS or count < _MOST * len(ends):
         return []
     alike = [each for each in ends if each.reason == reason]
-    share = "all" if count == len(ends) else f"{count}"
-    text = begin = f"Of its last {len(ends)} connections {share} ended with {reason}"
+    which = f"All of its last {len(ends)} connections"
+    if count < len(ends):
+        which = f"Of its last {len(ends)} connections {count}"
+    text = begin = f"{which} ended with {reason}"
     lasted, idle = [each.lasted_seconds for each in alike], [each.idle_seconds for each in alike]
     same_idle = (
         _are_alike(idle)
@@ -251,7 +253,7 @@ def _span(seconds: Sequence[float]) -> str:
 def _network_text(side: Side, info: TcpInfo) -> str:
     return (
         f"a round trip to the {side} takes {format_duration(info.rtt_seconds)}, and"
-        f" {info.retransmits} segments were sent again, of {info.segments_sent} with data"
+        f" {info.retransmits:,} segments were sent again, of {info.segments_sent:,} with data"
     )
 
 

@@ -176,6 +176,11 @@ def test_a_backend_that_was_not_reached_is_not_called_slow(reason: Any, text: st
     assert timeout["looks_like"] == "slow to connect"
 
 
+def test_counts_of_segments_have_separators() -> None:
+    many = diagnose(record(client_tcp=tcp(retransmits=1004, segments=31_357)), NOW)
+    assert "1,004 segments were sent again, of 31,357 with data" in many["because"][0]
+
+
 def test_retransmitted_syns_are_no_loss_of_data() -> None:
     opening = tcp(retransmits=4, segments=1)
     assert diagnose(record(backend_tcp=opening), NOW)["looks_like"] == "nothing slow"

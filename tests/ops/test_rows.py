@@ -164,6 +164,13 @@ def test_details_say_all_that_a_row_knows() -> None:
         assert list(connection_details(given)) != list(connection_details(without)), name
 
 
+def test_details_have_counts_with_separators() -> None:
+    tcp = full_record().snapshot(110.0)["client_tcp"]
+    values = {"state": "open", "client_tcp": {**tcp, "retransmits": 1004, "segments_sent": 31_357}}
+    text = dict(filter(None, connection_details(values)))["client TCP"]
+    assert "sent again 1,004 of 31,357 segments" in text
+
+
 def test_details_have_no_dictionaries_or_lists_and_empty_lines_only_between_groups() -> None:
     for record in (full_record(), live_record(), refused_record()):
         row = connection_row(record, Rates(), 110.0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from monconn.errors import printable
 from monconn.ops import rows
 from monconn.ops.columns import Column, Row
-from monconn.ops.text_table import cell_width, text_table
+from monconn.ops.text_table import cell_width, text_table, wrapped
 from tests.properties import examples
 
 COLUMNS = (
@@ -84,6 +84,20 @@ def test_wide_characters_and_control_characters() -> None:
     columns = (Column("client", "C"), Column("detail", "DETAIL", width=8))
     both = [{"client": "日本", "detail": "\x1b[2J"}, {"client": "x", "detail": "日" * 9}]
     assert text_table(columns, both, 16) == ["C     DETAIL", "日本  \\x1b[2J", "x     日日日..."]
+
+
+def test_lines_of_wide_characters_break_by_cells() -> None:
+    assert wrapped("日本語 " * 7, 20) == ["日本語 日本語 日本語"] * 2 + ["日本語"]
+    assert wrapped("x " + "日" * 25, 20) == ["x " + "日" * 9, "日" * 10, "日" * 6]
+    assert wrapped("y" * 19 + " " + "日" * 11, 20) == ["y" * 19, "日" * 10, "日"]
+
+
+@settings(max_examples=examples(100))
+@given(text=st.text("ab é日本\u0301", max_size=200), width=st.integers(20, 90))
+def test_wrapped_lines_fit_and_nothing_is_lost(text: str, width: int) -> None:
+    lines = wrapped(text, width)
+    assert all(cell_width(line) <= width for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
 
 
 # -- whatever is in the rows

@@ -180,8 +180,8 @@ def _columns(text: str, row_class: type[Row]) -> tuple[Column, ...]:
     unknown = [name for name, column in zip(names, found, strict=True) if column is None]
     if unknown or not names:
         what = f"{quoted(unknown[0])} is no column" if unknown else "no column is named"
-        names = _some_names(unknown[0] if unknown else "", list(row_class.known_columns()))
-        raise click.BadParameter(f"{what}; {names}", param_hint="--columns")
+        known = _some_names(unknown[0] if unknown else "", list(row_class.known_columns()))
+        raise click.BadParameter(f"{what}; {known}", param_hint="--columns")
     return tuple({each.name: each for each in found if each is not None}.values())
 
 

@@ -567,14 +567,13 @@ class TopApp(App[int]):
         self._changed()
 
 
-def run_top(where: str, *, seconds: float = 1.0) -> int:
+def run_top(where: str) -> int:
     """Show a running monconn until the user leaves.
 
     :param where: its control port, as :class:`monconn.faces.control.client.Client` takes it.
-    :param seconds: between two polls.
     :returns: the exit status.
     :raises NoServer: no server answers there at the start.
     """
     Client(where).close()
-    status = TopApp(lambda: Client(where), where, seconds).run()
+    status = TopApp(lambda: Client(where), where).run()
     return 0 if status is None else status

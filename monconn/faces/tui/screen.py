@@ -321,6 +321,10 @@ class TopApp(App[int]):
             texts = [f"No {table} connection matches the filter; Escape removes it."]
             if table == "live" and any(model.filter.uses(key) for key in ("reason", "closed_by")):
                 texts.append("Only closed connections have a reason.")
+            facts = [term.key for term in model.filter.terms if term.key.startswith("fact.")]
+            if table == "live" and facts:
+                name = printable(facts[0].removeprefix("fact."))
+                texts.append(f"{name} is none of the keys, which Tab completes, but a fact's name.")
             return texts
         if table == "closed":
             return ["No connection has ended yet. When one does, its reason is listed here."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 import pytest
 
@@ -16,6 +17,13 @@ def test_each_page_of_the_index_is_in_the_navigation() -> None:
     found = navigation(index)
     for page in ROOT.glob("docs/*.md"):
         assert page.name == "README.md" or f"<{page.stem}>\n" in found
+
+
+def test_the_index_says_first_what_monconn_is_and_shows_it() -> None:
+    beginning, *_ = (ROOT / "docs" / "README.md").read_text().partition("\n## ")
+    assert "monconn is " in beginning
+    (picture,) = re.findall(r"^!\[[^\]]+\]\(([^)]+)\)$", beginning, re.MULTILINE)
+    assert (ROOT / "docs" / picture).is_file()
 
 
 @pytest.mark.parametrize("module", sorted(public_names()))

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from monconn.model import tcpinfo
-from monconn.model.reasons import CLOSED_REASONS, LOST_REASONS, Side
+from monconn.model.reasons import CLOSED_REASONS, LOST_REASONS, Reason, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.tcpinfo import TcpInfo
 from monconn.units import format_duration
@@ -25,6 +25,12 @@ LONG_WINDOW_LIMITED_SECONDS = 0.5
 """How long the peer's receive window must have been full before its reading is called slow."""
 LARGE_SHARE = 0.2
 """The share of the time with something to send that this must be, too."""
+_FAILED_TO_CONNECT: dict[Reason, str] = {
+    "backend_refused": "the backend refused",
+    "backend_unreachable": "the backend was found unreachable",
+    "error": "the attempt to connect to the backend failed",
+}
+"""Ends of an attempt to connect that say something else than that it takes long."""
 
 
 @attrs.frozen
@@ -73,7 +79,7 @@ def _suspects(record: ConnectionRecord, now: float) -> Iterator[_Suspect]:
     if may_answer and answer is not None and answer - backend_rtt >= SLOW_ANSWER_SECONDS:
         yield _Suspect("slow backend", answer - backend_rtt, _answer_text(record, answer))
     connecting = _connect_seconds(record, now)
-    if connecting - backend_rtt >= SLOW_ANSWER_SECONDS:
+    if connecting - backend_rtt >= SLOW_ANSWER_SECONDS and not _has_failed_to_connect(record):
         yield _Suspect("slow to connect", connecting, _connect_text(record, connecting))
 
 
@@ -135,6 +141,9 @@ def _reader_suspect(side: Side, info: TcpInfo) -> Iterator[_Suspect]:
 
 
 def _figures(record: ConnectionRecord, now: float) -> Iterator[str]:
+    if record.reason is not None and _has_failed_to_connect(record):
+        took = format_duration(_connect_seconds(record, now))
+        yield f"{_FAILED_TO_CONNECT[record.reason]} after {took}"
     for side, raw in _measured(record):
         yield _network_text(side, tcpinfo.parse(raw))
     answer = _answer_seconds(record, now)
@@ -203,8 +212,10 @@ def device_pattern(ends: Sequence[DeviceEnd]) -> list[str]:
     if count < FEWEST_ENDS or count < _MOST * len(ends):
         return []
     alike = [each for each in ends if each.reason == reason]
-    share = "all" if count == len(ends) else f"{count}"
-    text = begin = f"Of its last {len(ends)} connections {share} ended with {reason}"
+    which = f"All of its last {len(ends)} connections"
+    if count < len(ends):
+        which = f"Of its last {len(ends)} connections {count}"
+    text = begin = f"{which} ended with {reason}"
     lasted, idle = [each.lasted_seconds for each in alike], [each.idle_seconds for each in alike]
     same_idle = (
         _are_alike(idle)
@@ -242,7 +253,7 @@ def _span(seconds: Sequence[float]) -> str:
 def _network_text(side: Side, info: TcpInfo) -> str:
     return (
         f"a round trip to the {side} takes {format_duration(info.rtt_seconds)}, and"
-        f" {info.retransmits} segments were sent again, of {info.segments_sent} with data"
+        f" {info.retransmits:,} segments were sent again, of {info.segments_sent:,} with data"
     )
 
 
@@ -257,6 +268,10 @@ def _connect_seconds(record: ConnectionRecord, now: float) -> float:
     if record.connect_seconds is not None:
         return record.connect_seconds
     return (now if record.closed is None else record.closed) - record.opened
+
+
+def _has_failed_to_connect(record: ConnectionRecord) -> bool:
+    return record.connected is None and record.reason in _FAILED_TO_CONNECT
 
 
 def _connect_text(record: ConnectionRecord, seconds: float) -> str:

@@ -34,7 +34,17 @@ FACTS = 16
 64 KiB of one value on the control port."""
 FACT_CHARACTERS = 256
 FACT_NAME_CHARACTERS = 32
+MOST_FACT_NAMES = 1_000
+_fact_names = {"tls_version", "tls_server_name", "alpn"}  # those that monconn itself sets
 _FACT_NAME = re.compile(f"[a-z][a-z0-9_]{{0,{FACT_NAME_CHARACTERS - 1}}}")
+
+
+def known_fact_names() -> frozenset[str] | None:
+    """The names of all facts that a connection of this process has had, or may have at any time.
+
+    :returns: None if there are so many that not all are remembered.
+    """
+    return frozenset(_fact_names) if len(_fact_names) < MOST_FACT_NAMES else None
 
 
 class Facts(MutableMapping[str, Fact]):
@@ -246,6 +256,8 @@ class ConnectionRecord:
             # Half of a surrogate pair, as surrogateescape makes of bytes that are no UTF-8, is no
             # character: it cannot be encoded, and strict readers of JSON refuse the whole line.
             value = value[:FACT_CHARACTERS].encode(errors="replace").decode()
+        if len(_fact_names) < MOST_FACT_NAMES:
+            _fact_names.add(name)
         # A new dict: most connections share the empty one, and readers may iterate over the old.
         self._facts = {**self._facts, name: value}
 

@@ -214,11 +214,11 @@ def _network(values: Values, side: str) -> Iterator[str]:
     if retransmits == 0:
         parts.append("nothing was sent to it again")
     elif retransmits is not None:
-        of = f" of {tcp['segments_sent']}" if tcp and tcp.get("segments_sent") else ""
-        parts.append(f"{retransmits}{of} segments sent to it again")
+        of = f" of {tcp['segments_sent']:,}" if tcp and tcp.get("segments_sent") else ""
+        parts.append(f"{retransmits:,}{of} segments sent to it again")
     if tcp:
         if tcp.get("unacked_segments"):
-            parts.append(f"{tcp['unacked_segments']} segments unacknowledged")
+            parts.append(f"{tcp['unacked_segments']:,} segments unacknowledged")
         if tcp.get("not_sent_bytes"):
             parts.append(f"{format_bytes(int(tcp['not_sent_bytes']))} not sent yet")
         if tcp.get("window_limited_seconds"):

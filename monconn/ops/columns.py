@@ -62,6 +62,7 @@ class Column:
         earlier where it must get narrower. Columns of the same importance leave together.
     :param width: characters that the column needs.
     :param max_width: characters that it can make use of.
+    :param wanted_width: of free text, the characters for which less important columns leave.
     :param order: the name of the sort order by this column; empty if there is none.
     :param help: what the field means, in one sentence.
     :param nullable: whether the value may be None.
@@ -74,6 +75,7 @@ class Column:
     importance: int = 5
     width: int = 0
     max_width: int = 0
+    wanted_width: int = 0
     order: str = ""
     help: str = ""
     nullable: bool = False
@@ -110,6 +112,7 @@ def field(
     importance: int = 5,
     width: int = 0,
     max_width: int = 0,
+    wanted_width: int = 0,
     order: str = "",
     help: str = "",
 ) -> Any:
@@ -125,6 +128,7 @@ def field(
         "importance": importance,
         "width": width or _WIDTHS[unit],
         "max_width": max_width,
+        "wanted_width": wanted_width,
         "order": order,
         "help": help,
         "nullable": nullable or optional,
@@ -148,7 +152,9 @@ class Row:
     """The columns of the usual table: names of fields, names with other titles, or columns."""
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset()
     """Fields that a CSV has not: those that rows have gained, as whoever reads a CSV by position
-    relies on its columns, and those that a listing never has."""
+    relies on its columns."""
+    NOT_LISTED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only a single row by itself has: no listing offers a column of them."""
 
     @classmethod
     def of(cls: type[R], values: Mapping[str, Any]) -> R:
@@ -197,13 +203,14 @@ class Row:
         return tuple(
             column
             for name, column in cls.fields().items()
-            if column.unit != "object" and name not in cls.NOT_IN_CSV
+            if column.unit != "object" and name not in cls.NOT_IN_CSV | cls.NOT_LISTED
         )
 
     @classmethod
     def known_columns(cls) -> Mapping[str, Column]:
-        """All columns that a table of such rows can have, by name: each field, and what the usual
-        table makes of several. Those of the usual table come first, with its titles."""
+        """All columns that a table of such rows can have, by name: each field that is listed, and
+        what the usual table makes of several. Those of the usual table come first, with its
+        titles."""
         return _known_columns(cls)
 
     @classmethod
@@ -245,7 +252,8 @@ def _make_optional(cls: type[Row]) -> tuple[str, ...]:
 
 def _make_known_columns(cls: type[Row]) -> dict[str, Column]:
     usual = {column.name: column for column in cls.columns()}
-    return usual | {name: each for name, each in _fields(cls).items() if name not in usual}
+    listed = {name: each for name, each in _fields(cls).items() if name not in cls.NOT_LISTED}
+    return usual | {name: each for name, each in listed.items() if name not in usual}
 
 
 # mypy takes a row class for one of its rows when it asks whether it can be hashed.

@@ -132,9 +132,9 @@ def _tcp_text(tcp: Mapping[str, Any]) -> str:
     round_trip, variation = tcp["rtt_seconds"], tcp["rtt_variation_seconds"]
     return (
         f"round trip {format_duration(round_trip)} ± {format_duration(variation)},"
-        f" sent again {tcp['retransmits']} of {tcp['segments_sent']} segments,"
-        f" unacknowledged {tcp['unacked_segments']}, lost {tcp['lost_segments']},"
-        f" congestion window {tcp['cwnd_segments']} × {format_bytes(tcp['mss_bytes'])},"
+        f" sent again {tcp['retransmits']:,} of {tcp['segments_sent']:,} segments,"
+        f" unacknowledged {tcp['unacked_segments']:,}, lost {tcp['lost_segments']:,},"
+        f" congestion window {tcp['cwnd_segments']:,} × {format_bytes(tcp['mss_bytes'])},"
         f" not sent yet {format_bytes(tcp['not_sent_bytes'])}"
     )
 

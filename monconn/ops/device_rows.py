@@ -54,7 +54,13 @@ class TimelineRow(Row):
     detail: str | None = field(optional=True, importance=4, width=20, max_width=60)
 
 
-def story_lines(head: Json, rows: Sequence[Json], width: int, most_lines: int | None) -> list[str]:
+def story_lines(
+    head: Json,
+    rows: Sequence[Json],
+    width: int,
+    most_lines: int | None,
+    how_to_see_all: str = "--all",
+) -> list[str]:
     """A device's story for people.
 
     :param head: all but the timeline, as JSON.
@@ -62,6 +68,7 @@ def story_lines(head: Json, rows: Sequence[Json], width: int, most_lines: int | 
     :param width: in characters.
     :param most_lines: of all of it, unless the timeline would have less than five rows, each of
         which gets a line; None for all rows, in as many lines as they need.
+    :param how_to_see_all: put after the number of rows that are left out.
     """
     lines = [printable(line) for line in _head_lines(head, width)]
     has_services = len({row["service"] for row in rows if row.get("service")}) > 1
@@ -91,7 +98,7 @@ def story_lines(head: Json, rows: Sequence[Json], width: int, most_lines: int | 
         shown += entry
         count += 1
     left = len(timeline) - count + head.get("timeline_total", len(rows)) - len(rows)
-    more = [f"{left} more: --all" if most_lines is not None else f"{left} more"] if left else []
+    more = [f"{left:,} more{how_to_see_all and f': {how_to_see_all}'}"] if left else []
     return [*lines, "", *shown, *more]
 
 

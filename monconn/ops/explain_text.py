@@ -13,6 +13,7 @@ from monconn.ops.explanations import (
     CodeExplanation,
     Explanation,
     Kind,
+    close_codes,
     close_matches,
     explain,
     explain_code,
@@ -85,7 +86,7 @@ def looked_up(text: str) -> Iterator[Block]:
 
 def unknown_word(text: str) -> str:
     """The message for a word that is none."""
-    matches = close_matches(text)
+    matches = [*close_codes(text), *close_matches(text)]
     hint = f"did you mean {', '.join(matches)}?" if matches else "monconn explain lists all words"
     return f"there is no reason, code or other word {quoted(text)}: {hint}"
 

@@ -1039,6 +1039,14 @@ def errors_in(detail: str) -> list[Explanation]:
     return [each for part in parts for each in explain(part) if each.kind == "error"]
 
 
+def close_codes(word: str) -> list[str]:
+    """The codes that a word is but for the case of its letters."""
+    if len(word) != 2:
+        return []
+    known = dict.fromkeys((*(code for each in EXPLANATIONS for code in each.codes), REFUSED_CODE))
+    return [code for code in known if code.casefold() == word.casefold()]
+
+
 def close_matches(word: str) -> list[str]:
     """Known words that are written much like this one, the closest first."""
     known: Iterable[str] = dict.fromkeys((*(each.word for each in EXPLANATIONS), *_SETTINGS))

@@ -314,7 +314,8 @@ def parse(
     :param terms: one line, split as a shell does (quotes, backslash); or the terms one by one, as
         in ``argv``.
     :param known: by key, values that exist now, such as the services' names: one that is given in
-        full means only itself; by ``fact``, the names of facts.
+        full means only itself; by ``fact``, the names of facts: any other one is an error then,
+        unless it says ``fact.`` before it.
     :raises FilterError: says which term is wrong, and what to write.
     """
     most = MAX_TERMS + MAX_IDS
@@ -456,9 +457,14 @@ def _parse_term(text: str, keys: Keys, mode: Mode, known: Mapping[str, Collectio
 
 def _is_address(name: str, value: str, text: str) -> bool:
     """Whether a colon does not end a key, but belongs to an IP, to ``[::1]:80``, ``10.0.0.5:80``,
-    ``fe80::1%eth0`` or ``unix:PID``."""
+    ``db-1.example:80``, ``fe80::1%eth0`` or ``unix:PID``."""
     is_name = _FACT_NAME.fullmatch(name) is not None and name != "unix"
-    return not is_name or value.startswith(":") or _network(text) is not None
+    if not is_name or value.startswith(":") or _network(text) is not None:
+        return True
+    # No fact can be named so (model/record.py), but hosts are.
+    is_host = name == "localhost" or re.search("[.-]", name) is not None
+    is_fact = name.startswith(_FACT_PREFIX)
+    return is_host and not is_fact and re.fullmatch("[0-9]{1,5}", value) is not None
 
 
 def _is_old_form(text: str, keys: Keys) -> bool:
@@ -504,7 +510,7 @@ def _fact_name(
     if keys.facts is not None:
         if name.startswith(_FACT_PREFIX) and len(name) > len(_FACT_PREFIX):
             return name[len(_FACT_PREFIX) :]
-        if name in known.get("fact", ()):
+        if name in known.get("fact", ()) and not must_be_known:
             return name
     meant = _meant_key(name.lower(), keys.by_name)
     if meant:
@@ -513,6 +519,10 @@ def _fact_name(
         raise _Wrong(f"unknown key {quoted(name)}", f"there are {', '.join(keys.by_name)}")
     if must_be_known:
         raise _Wrong(f"unknown key {quoted(name)}", f"write not:fact.{name}:VALUE for a fact")
+    if "fact" in known:
+        keys_text = f"there are {', '.join(keys.by_name)}"
+        advice = f"{keys_text}; fact.{name}:VALUE for a fact that no connection has had yet"
+        raise _Wrong(f"unknown key {quoted(name)}", advice)
     return name
 
 

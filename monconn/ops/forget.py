@@ -53,21 +53,26 @@ class ForgetResult:
         return amounts(self.removed)
 
 
-LABELS = {
-    "closed": "closed connections in memory",
-    "ips": "IPs' totals in memory",
-    "devices": "devices in memory",
-    "history_connections": "connections in the history",
-    "history_events": "events in the history",
-    "history_hourly_sums": "hourly sums in the history",
-    "history_devices": "devices in the history",
+_LABELS = {
+    "closed": ("closed connection in memory", "closed connections in memory"),
+    "ips": ("IP's totals in memory", "IPs' totals in memory"),
+    "devices": ("device in memory", "devices in memory"),
+    "history_connections": ("connection in the history", "connections in the history"),
+    "history_events": ("event in the history", "events in the history"),
+    "history_hourly_sums": ("hourly sum in the history", "hourly sums in the history"),
+    "history_devices": ("device in the history", "devices in the history"),
 }
-"""What the amounts of :attr:`ForgetResult.removed` are of."""
+
+
+def label(name: str, count: int = 0) -> str:
+    """What an amount of :attr:`ForgetResult.removed` is of; itself if a newer server has more."""
+    one, several = _LABELS.get(name, (name, name))
+    return one if count == 1 else several
 
 
 def amounts(removed: Mapping[str, int]) -> str:
     """The amounts of :attr:`ForgetResult.removed` in one line, but for those of nothing."""
-    found = (f"{LABELS.get(name, name)} {count}" for name, count in removed.items() if count)
+    found = (f"{label(name)} {count}" for name, count in removed.items() if count)
     return ", ".join(found) or "nothing was there"
 
 

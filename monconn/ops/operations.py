@@ -25,7 +25,7 @@ from monconn.devices.diagnosis import diagnose
 from monconn.errors import FileError, NotConfigured, QuestionError, quoted
 from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.reasons import STATES
-from monconn.model.record import ConnectionRecord
+from monconn.model.record import ConnectionRecord, known_fact_names
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.columns import Row
@@ -174,11 +174,16 @@ class Operations:
         return list(self.registry) if service is None else [self.registry.get(service)]
 
     def filter(self, terms: Terms, keys: Keys = CONNECTION_KEYS, mode: Mode = "listing") -> Filter:
-        """Parse a filter; the names of services are known to it.
+        """Parse a filter; the names of services are known to it, and those of facts, but of a
+        history's, which has facts of earlier runs.
 
         :raises FilterError: it cannot be understood.
         """
-        return parse(terms or "", keys, mode, {"service": self.registry.names()})
+        known: dict[str, Collection[str]] = {"service": self.registry.names()}
+        facts = None if keys is HISTORY_KEYS else known_fact_names()
+        if facts is not None:
+            known["fact"] = facts
+        return parse(terms or "", keys, mode, known)
 
     # -- queries of what is live
 

@@ -90,6 +90,10 @@ class ConnectionRow(Row):
         *("up", "down", "up_rate", "down_rate", "age_seconds", "idle_seconds"),
         ("client_last_heard_seconds", "HEARD"),
     )
+    # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
+    NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
+        {"diagnosis", "community_id", "backend_community_id"}
+    )
 
     id: int = field(
         "ID", "count", importance=1, width=6, order="id", help="Its number, as show and close take."
@@ -266,9 +270,14 @@ class ClosedConnectionRow(ConnectionRow):
     """One connection that is over: the same fields, and another table."""
 
     TABLE: ClassVar[TableOf] = (
-        # When it ended is worth more than a number that will soon be of no use.
-        attrs.evolve(ConnectionRow.fields()["id"], importance=6),
-        *("client", "service", "reason", "code", "up", "down"),
+        # The id is what explain and show take next, and when it ended is what logs are searched
+        # for: both are worth more than the service and the amounts.
+        attrs.evolve(ConnectionRow.fields()["id"], importance=3),
+        "client",
+        attrs.evolve(ConnectionRow.fields()["service"], importance=6),
+        *("reason", "code"),
+        attrs.evolve(ConnectionRow.fields()["up"], importance=5),
+        attrs.evolve(ConnectionRow.fields()["down"], importance=5),
         *("duration_seconds", "closed_at", "detail"),
     )
 
@@ -553,10 +562,11 @@ class HistoryEventRow(Row):
         "detail",
     )
 
-    event: str = field(importance=5, width=8, help="Which kind of event.")
+    # WHAT says nearly as much.
+    event: str = field(importance=6, width=8, help="Which kind of event.")
     at: str = field("AT", "time", importance=1, help="When it happened.")
     service: str | None = field(
-        optional=True, importance=6, width=10, max_width=18, help="The service's name."
+        optional=True, importance=5, width=10, max_width=18, help="The service's name."
     )
     client: str | None = field(
         optional=True, importance=2, width=21, max_width=28, help="The client that was refused."
@@ -582,7 +592,12 @@ class HistoryEventRow(Row):
     )
     # In 80 columns beside a date, and what an action was stands nowhere else.
     detail: str | None = field(
-        optional=True, importance=4, width=16, max_width=60, help="More about it."
+        optional=True,
+        importance=4,
+        width=16,
+        max_width=60,
+        wanted_width=36,
+        help="More about it.",
     )
     action: str | None = field(optional=True, importance=3, width=14, help="What was done.")
     actor: str | None = field(

@@ -147,7 +147,37 @@ def wrapped(text: str, width: int) -> list[str]:
     width = max(width, 20)
     if cell_width(text) <= width:
         return [text]
-    return textwrap.wrap(text, width, break_on_hyphens=False)
+    if text.isascii():
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+    # The same for wide characters: textwrap counts characters, and not cells.
+    lines = [""]
+    for word in text.split():
+        needed, left = cell_width(word), width - cell_width(lines[-1]) - 1
+        if not lines[-1]:
+            lines.pop()
+            lines += _broken(word, width, width)
+        elif needed <= left:
+            lines[-1] += f" {word}"
+        elif needed <= width:
+            lines.append(word)
+        else:
+            first, *others = _broken(word, left, width)
+            lines[-1] = f"{lines[-1]} {first}".rstrip()
+            lines += others
+    return lines
+
+
+def _broken(word: str, room: int, width: int) -> Iterator[str]:
+    """A word in pieces: the first takes no more cells than there is room for, which may be none,
+    and each other one no more than a line."""
+    start = used = 0
+    for place, character in enumerate(word):
+        cells = _character_width(character)
+        if used + cells > room:
+            yield word[start:place]
+            start, used, room = place, 0, width
+        used += cells
+    yield word[start:]
 
 
 def beside(name: str, margin: int, text: str, width: int | None) -> list[str]:
@@ -182,7 +212,9 @@ def _fit(
         column, needed = columns[index], widths[index]
         if column.name not in _FREE_TEXT:
             return needed
-        return min(needed, max(column.width, cell_width(column.title), _LEAST_FREE_TEXT))
+        is_next_to_leave = column.importance == importance
+        wanted = column.width if is_next_to_leave else max(column.width, column.wanted_width)
+        return min(needed, max(wanted, cell_width(column.title), _LEAST_FREE_TEXT))
 
     def room(gap: int) -> int:
         """What is left beside the least that the chosen columns need."""

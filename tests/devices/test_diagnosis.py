@@ -158,6 +158,29 @@ def test_a_backend_that_is_slow_to_accept(fields: dict[str, Any], text: str) -> 
     assert diagnosis["because"][0] == f"the backend {text}"
 
 
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("backend_refused", "the backend refused after 302ms"),
+        ("backend_unreachable", "the backend was found unreachable after 302ms"),
+        ("error", "the attempt to connect to the backend failed after 302ms"),
+    ],
+)
+def test_a_backend_that_was_not_reached_is_not_called_slow(reason: Any, text: str) -> None:
+    ended = {"connected": None, "first_down": None, "backend_tcp": None, "closed": 100.302}
+    diagnosis = diagnose(record(reason=reason, asked=None, **ended), NOW)
+    assert diagnosis["looks_like"] == "nothing slow"
+    assert diagnosis["because"][0] == text
+    assert not any("has not accepted" in each for each in diagnosis["because"])
+    timeout = diagnose(record(reason="connect_timeout", asked=None, **ended), NOW)
+    assert timeout["looks_like"] == "slow to connect"
+
+
+def test_counts_of_segments_have_separators() -> None:
+    many = diagnose(record(client_tcp=tcp(retransmits=1004, segments=31_357)), NOW)
+    assert "1,004 segments were sent again, of 31,357 with data" in many["because"][0]
+
+
 def test_retransmitted_syns_are_no_loss_of_data() -> None:
     opening = tcp(retransmits=4, segments=1)
     assert diagnose(record(backend_tcp=opening), NOW)["looks_like"] == "nothing slow"

@@ -117,7 +117,7 @@ def test_a_pattern_is_the_same_however_few_lines_are_shown(world: DeviceWorld) -
         connection.end("client_reset")
     whole, few = world.story("10.0.0.7"), world.story("10.0.0.7", limit=2)
     assert len(few.rows) == 2
-    assert "Of its last 20 connections" in whole.head["pattern"][0]
+    assert "f its last 20 connections" in whole.head["pattern"][0]
     for key in ("pattern", "facts", "addresses", "timeline_total"):
         assert few.head[key] == whole.head[key]
 
@@ -195,7 +195,7 @@ def ends(*figures: tuple[str, float, float]) -> list[DeviceEnd]:
 def test_a_device_that_is_cut_when_it_is_idle() -> None:
     first, second = device_pattern(ends(*[("client_lost", 660.0 + n, 600.0 + n) for n in range(9)]))
     assert first == (
-        "Of its last 9 connections all ended with client_lost, each after 11m00s to 11m08s, when"
+        "All of its last 9 connections ended with client_lost, each after 11m00s to 11m08s, when"
         " no byte had moved for 10m00s to 10m08s."
     )
     assert second.endswith("it had vanished before.")  # which is up to keepalive, and no proof
@@ -217,7 +217,7 @@ def test_no_pattern_where_the_figures_prove_none(figures: list[tuple[str, float,
 
 def test_a_normal_device_is_not_accused() -> None:
     (only,) = device_pattern(ends(*[("client_closed", 60.0, 5.0)] * 8))
-    assert only == "Of its last 8 connections all ended with client_closed, each after 1m00s."
+    assert only == "All of its last 8 connections ended with client_closed, each after 1m00s."
 
 
 def test_ends_in_good_order_alone_are_no_pattern() -> None:
@@ -226,7 +226,7 @@ def test_ends_in_good_order_alone_are_no_pattern() -> None:
 
 def test_different_ages_and_silences_are_no_pattern_of_time() -> None:
     (only,) = device_pattern(ends(*[("client_lost", 10.0 * 3**n, 1.0 * 3**n) for n in range(6)]))
-    assert only == "Of its last 6 connections all ended with client_lost."
+    assert only == "All of its last 6 connections ended with client_lost."
 
 
 def test_no_absence_while_one_of_very_many_connections_was_open(world: DeviceWorld) -> None:

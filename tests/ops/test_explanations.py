@@ -227,6 +227,12 @@ def told(**fields: Any) -> str:
     return " ".join((*account.sentences, *account.unknown))
 
 
+def test_counts_of_segments_have_separators() -> None:
+    tcp = {"retransmits": 1004, "segments_sent": 31_000, "unacked_segments": 1009}
+    text = told(reason="client_lost", code="CD", client_end="timeout", client_tcp=tcp)
+    assert "1,004 of 31,000 segments sent to it again, 1,009 segments unacknowledged." in text
+
+
 def test_a_reset_is_told_with_its_figures() -> None:
     tcp = {"rtt_seconds": 0.038, "retransmits": 4, "segments_sent": 31, "unacked_segments": 9}
     text = told(reason="client_reset", code="CD", client_end="reset", client_tcp=tcp)

@@ -333,6 +333,37 @@ def test_a_known_fact_is_no_misspelling() -> None:
     assert parse("stat:x", CONNECTION_KEYS, known={"fact": ["stat"]}).to_text() == "fact.stat:x"
 
 
+@pytest.mark.parametrize("text", ["foo:bar", "not:foo:bar", "foo:1", "Tag:x"])
+def test_where_facts_are_known_any_other_key_is_an_error(text: str) -> None:
+    known = {"fact": ["tag"]}
+    with pytest.raises(FilterError) as caught:
+        parse(text, CONNECTION_KEYS, known=known)
+    assert "there are id, uid, service, client, state," in str(caught.value)
+    assert f"fact.{text.split(':')[-2]}:VALUE for a fact that no connection has had yet" in str(
+        caught.value
+    )
+    parse(text, CONNECTION_KEYS)  # facts of earlier runs, or of an observer's own
+    for right in ("tag:bar", "not:tag:bar", "fact.foo:bar"):
+        parse(right, CONNECTION_KEYS, known=known)
+    with pytest.raises(FilterError, match=r"write not:fact\.tag:VALUE"):  # none may have it now
+        parse("not:tag:bar", CONNECTION_KEYS, mode="action", known=known)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("::1", "10.0.0.1:80", "[::1]:80", "fe80::1%eth0", "12:30", "unix:7"),
+        *("localhost:80", "db.example:5432", "db-1:5432"),
+    ],
+)
+def test_addresses_and_times_are_no_keys(text: str) -> None:
+    for known in ({}, {"fact": ["tag"]}):
+        (term,) = parse(text, CONNECTION_KEYS, known=known).terms
+        assert term.key in ("", "client")
+        again = parse(parse(text, CONNECTION_KEYS).to_text(), CONNECTION_KEYS)
+        assert again.terms == (term,)
+
+
 # -- actions
 
 

@@ -56,6 +56,24 @@ def test_connections_are_filtered_sorted_and_counted() -> None:
     assert ([row.id for row in listing.rows], listing.total) == ([all_ids[1]], 3)
 
 
+def test_a_key_that_no_connection_has_ever_had_as_a_fact_is_an_error() -> None:
+    world = World("web")
+    (made,) = world.connect("web", "10.0.0.1")
+    unknown = "kind_of_x:7"
+    for ask in (
+        lambda: world.operations.connections(unknown),
+        lambda: world.operations.subscribe(lambda *_: None, filter=unknown),
+        lambda: world.operations.close(ALICE, filter=unknown),
+    ):
+        with pytest.raises(FilterError, match='unknown key "kind_of_x"'):
+            ask()
+    assert not world.ids("fact.kind_of_x:7 tls_version:1")
+    made.record.facts["kind_of_x"] = 7
+    assert world.ids(unknown) == [made.record.id]
+    made.end("client_closed")
+    assert not world.ids(unknown)  # but is no mistake
+
+
 def test_a_short_form_narrows_a_filter() -> None:
     """In one filter, two terms of a key would be alternatives."""
     world = World("web")

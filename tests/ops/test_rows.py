@@ -136,6 +136,16 @@ def test_every_column_of_a_listing_says_what_it_means(row_class: type[Row]) -> N
     assert row_class.find_column("colour") is None
 
 
+@pytest.mark.parametrize("row_class", [rows.ConnectionRow, rows.ClosedConnectionRow])
+def test_a_listing_offers_no_column_that_only_show_can_fill(row_class: type[Row]) -> None:
+    in_csv = [column.name for column in row_class.csv_columns()]
+    for name in ("community_id", "backend_community_id", "diagnosis"):
+        assert name in row_class.fields()
+        assert row_class.find_column(name) is None
+        assert name not in row_class.known_columns()
+        assert name not in in_csv
+
+
 def test_details_say_all_that_a_row_knows() -> None:
     """Whatever fields rows will have."""
     for name, column in rows.ConnectionRow.fields().items():
@@ -152,6 +162,13 @@ def test_details_say_all_that_a_row_knows() -> None:
         given = {"up": 7, "down": 7, name: value, "state": "open"}
         without = {key: each for key, each in given.items() if key != name}
         assert list(connection_details(given)) != list(connection_details(without)), name
+
+
+def test_details_have_counts_with_separators() -> None:
+    tcp = full_record().snapshot(110.0)["client_tcp"]
+    values = {"state": "open", "client_tcp": {**tcp, "retransmits": 1004, "segments_sent": 31_357}}
+    text = dict(filter(None, connection_details(values)))["client TCP"]
+    assert "sent again 1,004 of 31,357 segments" in text
 
 
 def test_details_have_no_dictionaries_or_lists_and_empty_lines_only_between_groups() -> None:

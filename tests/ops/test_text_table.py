@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monconn.errors import printable
 from monconn.ops import rows
 from monconn.ops.columns import Column, Row
-from monconn.ops.text_table import cell_width, text_table
+from monconn.ops.text_table import cell_width, text_table, wrapped
 from tests.properties import examples
 
 COLUMNS = (
@@ -62,11 +63,41 @@ def test_the_least_important_columns_are_left_out_and_addresses_are_never_cut() 
         assert len(first) <= max(width, len("10.0.0.1:4567"))
 
 
+def test_less_important_columns_leave_for_as_much_free_text_as_is_wanted() -> None:
+    columns = (*COLUMNS[:-1], attrs.evolve(COLUMNS[-1], wanted_width=25))
+    for width, titles, characters in (
+        (70, "ID CLIENT UP REASON DETAIL", 24),
+        (64, "ID CLIENT REASON DETAIL", 30),
+        (56, "ID CLIENT REASON DETAIL", 19),
+        (41, "ID CLIENT REASON DETAIL", 7),  # but it does not leave itself for that
+        (40, "ID CLIENT REASON", 0),
+    ):
+        heading, first, _ = text_table(columns, ROWS, width)
+        assert heading.split() == titles.split()
+        shown = first.removesuffix("...")
+        # Without a detail, the reason ends with a d: client_closed.
+        assert len(shown) - len(shown.rstrip("d")) == (characters or 1)
+
+
 def test_wide_characters_and_control_characters() -> None:
     assert [cell_width(each) for each in ("abc", "é", "e\u0301", "日本")] == [3, 1, 1, 4]
     columns = (Column("client", "C"), Column("detail", "DETAIL", width=8))
     both = [{"client": "日本", "detail": "\x1b[2J"}, {"client": "x", "detail": "日" * 9}]
     assert text_table(columns, both, 16) == ["C     DETAIL", "日本  \\x1b[2J", "x     日日日..."]
+
+
+def test_lines_of_wide_characters_break_by_cells() -> None:
+    assert wrapped("日本語 " * 7, 20) == ["日本語 日本語 日本語"] * 2 + ["日本語"]
+    assert wrapped("x " + "日" * 25, 20) == ["x " + "日" * 9, "日" * 10, "日" * 6]
+    assert wrapped("y" * 19 + " " + "日" * 11, 20) == ["y" * 19, "日" * 10, "日"]
+
+
+@settings(max_examples=examples(100))
+@given(text=st.text("ab é日本\u0301", max_size=200), width=st.integers(20, 90))
+def test_wrapped_lines_fit_and_nothing_is_lost(text: str, width: int) -> None:
+    lines = wrapped(text, width)
+    assert all(cell_width(line) <= width for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
 
 
 # -- whatever is in the rows

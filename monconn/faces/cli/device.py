@@ -77,7 +77,8 @@ def device(
     if width is not None and not (limit or shows_all):
         most_lines = shutil.get_terminal_size().lines - 2  # the prompt, and what is left out
     coloured = has_colours()
-    for line in story_lines(head, timeline, width or _PIPE_WIDTH, most_lines):
+    how_to_see_all = "" if shows_all else "--all"
+    for line in story_lines(head, timeline, width or _PIPE_WIDTH, most_lines, how_to_see_all):
         text = printable(line)
         if coloured and (text.startswith("ALARM ") or "  ALARM " in text):
             text = text.replace("ALARM", f"{_RED}ALARM{_PLAIN}", 1)

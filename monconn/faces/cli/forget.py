@@ -86,13 +86,13 @@ def _confirm(networks: Sequence[str]) -> None:
 
 
 def _print(made: dict[str, Any], dry_run: bool) -> None:
-    from monconn.ops.forget import LABELS
+    from monconn.ops.forget import label
 
     client, removed = made["client"], made["removed"]
     print_line(f"{client}: {'would be removed' if dry_run else 'removed'}")
     widest = max(len(f"{count:,}") for count in removed.values())
     for name, count in removed.items():
-        print_line(f"  {count:>{widest},}  {LABELS.get(name, name)}")
+        print_line(f"  {count:>{widest},}  {label(name, count)}")
     if made["live"]:
         text = "1 live connection of it goes on, and is recorded at its end"
         if made["live"] > 1:

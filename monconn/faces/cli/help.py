@@ -153,7 +153,7 @@ def _rendered(text: str, width: int) -> str:
         from rich.markdown import Markdown
         from rich.theme import Theme
     except ImportError:
-        return "\n".join(wrapped(text, width))
+        return "\n".join(filled_page(text, width))
     # Colours of the terminal and no backgrounds: so it can be read on a light one, too.
     theme = Theme(
         {
@@ -170,7 +170,7 @@ def _rendered(text: str, width: int) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def wrapped(text: str, width: int) -> Iterator[str]:
+def filled_page(text: str, width: int) -> Iterator[str]:
     """The lines of a page in Markdown, its paragraphs and list entries as long as there is room.
 
     Headings, tables and blocks of code are left as they are.

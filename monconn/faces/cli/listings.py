@@ -5,6 +5,7 @@ A verb that lists rows is declared in a few lines: see :func:`listing`.
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -25,6 +26,8 @@ from monconn.ops.text_table import text_table
 RowClass = type[Row] | Callable[..., type[Row]]
 """The class of a listing's rows, or a function of the verb's arguments that chooses it."""
 _HELP = "help"
+_MOST_NAMES = 4
+_ALL_COLUMNS = "--columns help lists them all"
 
 
 @attrs.frozen
@@ -121,8 +124,10 @@ def listing_options(row_class: RowClass) -> Callable[[Callable[..., Any]], Calla
             try:
                 if sort is not None:
                     parse_sort(sort, row_type)
-            except QuestionError as error:
-                raise click.BadParameter(str(error), param_hint="--sort") from None
+            except QuestionError:
+                names = _some_names((sort or "").removeprefix("-"), sort_names(row_type))
+                text = f"{quoted(sort or '')} is nothing to sort by; {names}"
+                raise click.BadParameter(text, param_hint="--sort") from None
             function(asked=Asked(row_type, look, sort, limit), **arguments)
 
         verb: Callable[..., Any] = run
@@ -174,13 +179,23 @@ def _columns(text: str, row_class: type[Row]) -> tuple[Column, ...]:
     found = [row_class.find_column(each) for each in names]
     unknown = [name for name, column in zip(names, found, strict=True) if column is None]
     if unknown or not names:
-        known = ", ".join(row_class.known_columns())
         what = f"{quoted(unknown[0])} is no column" if unknown else "no column is named"
-        raise click.BadParameter(
-            f"{what}; there are {known}; --columns help says what each means",
-            param_hint="--columns",
-        )
+        known = _some_names(unknown[0] if unknown else "", list(row_class.known_columns()))
+        raise click.BadParameter(f"{what}; {known}", param_hint="--columns")
     return tuple({each.name: each for each in found if each is not None}.values())
+
+
+def _some_names(wanted: str, names: Sequence[str]) -> str:
+    """Say what may be meant by the name of a column that there is not: all of forty names would be
+    five lines of a terminal.
+
+    :param names: those of the usual table first.
+    """
+    alike = difflib.get_close_matches(wanted.strip().casefold(), names, 3)
+    if alike:
+        return f"did you mean {' or '.join(alike)}? ({_ALL_COLUMNS})"
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"there are {', '.join(names[:_MOST_NAMES])}{more} ({_ALL_COLUMNS})"
 
 
 def _print_columns(row_class: type[Row]) -> None:

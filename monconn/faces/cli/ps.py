@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import attrs
 import click
 
-from monconn.faces.cli.output import print_rows
+from monconn.faces.cli.output import print_error, print_rows
 from monconn.faces.cli.verbs import json_option, reports_errors
 from monconn.faces.control import instances
 from monconn.ops.columns import Column, Row, TableOf, field
@@ -70,8 +70,11 @@ def ps(as_json: bool) -> None:
     Those of this user whose control port is where it usually is. One that is stopped or hangs is
     listed as one that does not answer.
     """
-    rows = [_row(*each) for each in instances.ask(instances.running())]
+    found = instances.running()
+    rows = [_row(*each) for each in instances.ask(found)]
     if rows or as_json:
         print_rows(InstanceRow, rows, as_json)
+    if len(found) > len(rows):
+        print_error(f"{len(found) - len(rows)} more run: only the first {len(rows)} are asked")
     if not rows:
         raise instances.none_running()

@@ -122,7 +122,10 @@ def running() -> list[Instance]:
 
 
 def ask(instances: Iterable[Instance]) -> list[tuple[Instance, Answer]]:
-    """Each instance with what it says; several are asked at once, and none for long."""
+    """Each instance with what it says; several are asked at once, and none for long.
+
+    :returns: of no more than the first :data:`MOST_ASKED`.
+    """
     asked = list(instances)[:MOST_ASKED]
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
         return list(zip(asked, pool.map(_ask, asked), strict=True))
@@ -156,6 +159,8 @@ def choose(where: str) -> str:
         meant = _named(found, value)
     if not meant:
         what = f"has the pid {value}" if kind == "pid" else f"has a service or a file {value}"
+        if kind == "name" and len(found) > MOST_ASKED:
+            what += f", of {MOST_ASKED} that were asked for their services, of {len(found)}"
         raise NoSuchServer(_lines(f"no running monconn {printable(what)}; there are:", found))
     if len(meant) > 1:
         raise SeveralServers(_lines(f"{len(meant)} monconns are running; say which:", meant))

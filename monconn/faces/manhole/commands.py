@@ -120,6 +120,7 @@ class Commands:
                     [row.to_json() for row in story.rows],
                     self._width() or _DEVICE_WIDTH,
                     None,
+                    how_to_see_all="",
                 )
             )
         )

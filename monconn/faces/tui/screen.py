@@ -321,6 +321,10 @@ class TopApp(App[int]):
             texts = [f"No {table} connection matches the filter; Escape removes it."]
             if table == "live" and any(model.filter.uses(key) for key in ("reason", "closed_by")):
                 texts.append("Only closed connections have a reason.")
+            facts = [term.key for term in model.filter.terms if term.key.startswith("fact.")]
+            if table == "live" and facts:
+                name = printable(facts[0].removeprefix("fact."))
+                texts.append(f"{name} is none of the keys, which Tab completes, but a fact's name.")
             return texts
         if table == "closed":
             return ["No connection has ended yet. When one does, its reason is listed here."]
@@ -567,14 +571,13 @@ class TopApp(App[int]):
         self._changed()
 
 
-def run_top(where: str, *, seconds: float = 1.0) -> int:
+def run_top(where: str) -> int:
     """Show a running monconn until the user leaves.
 
     :param where: its control port, as :class:`monconn.faces.control.client.Client` takes it.
-    :param seconds: between two polls.
     :returns: the exit status.
     :raises NoServer: no server answers there at the start.
     """
     Client(where).close()
-    status = TopApp(lambda: Client(where), where, seconds).run()
+    status = TopApp(lambda: Client(where), where).run()
     return 0 if status is None else status

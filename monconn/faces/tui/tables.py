@@ -154,7 +154,9 @@ def live_table(trends: Trends) -> Table:
 
 def closed_table() -> Table:
     """The table of the connections that were closed last."""
-    usual = _weighted(ClosedConnectionRow.columns(), id=1, up=6, down=6, duration_seconds=5)
+    usual = _weighted(
+        ClosedConnectionRow.columns(), id=1, service=5, up=6, down=6, duration_seconds=5
+    )
     columns = _insert(usual, "service", *ClosedConnectionRow.columns("backend"))
     columns = _insert(columns, "code", *ClosedConnectionRow.columns("closed_by"))
     return Table("closed", [*columns, *ClosedConnectionRow.columns("facts")])

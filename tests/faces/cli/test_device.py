@@ -63,7 +63,7 @@ def test_a_device_as_text(port: DevicePort) -> None:
     assert sum("client_reset: the client reset it" in line for line in lines) == 5
     assert lines[-1].endswith("client_reset: the client reset it")  # without a limit
     limited = port.monconn("device", "192.0.2.1", "--limit", "2").stdout.splitlines()
-    assert limited[-1] == "4 more"
+    assert limited[-1] == "4 more: --all"
 
 
 @with_port

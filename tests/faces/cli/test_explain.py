@@ -73,7 +73,9 @@ def test_json() -> None:
     ("word", "hint"),
     [
         ("client_rest", "did you mean client_reset, "),
-        ("cd", "monconn explain lists all words"),
+        ("cd", "did you mean CD, cD?"),
+        ("pr", "did you mean PR?"),
+        ("zz", "monconn explain lists all words"),
         ("\x1b[31m", "monconn explain lists all words"),
     ],
 )

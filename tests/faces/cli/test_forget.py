@@ -44,7 +44,7 @@ def test_a_dry_run_of_a_file_counts(path: Path) -> None:
         f"{CLIENT}: would be removed",
         "  2  connections in the history",
         "  4  events in the history",
-        "  1  hourly sums in the history",
+        "  1  hourly sum in the history",
         "  0  devices in the history",
     ]
     assert path.read_bytes() == before
@@ -89,7 +89,7 @@ def test_of_a_running_monconn(services: Services) -> None:
     services.port.on_reactor(services.connections[1].end, "client_closed")
     result = services.monconn("forget", "2001:db8::1", "--yes")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "  1  closed connections in memory\n" in result.stdout
+    assert "  1  closed connection in memory\n" in result.stdout
     assert "live" not in result.stdout
     result = services.monconn("forget", "192.0.2.1", "--dry-run")
     assert "2 live connections of it go on, and are recorded at their end: " in result.stdout

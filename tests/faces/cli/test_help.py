@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from monconn.faces.cli import help as help_module
-from monconn.faces.cli.help import topics, wrapped
+from monconn.faces.cli.help import filled_page, topics
 from monconn.faces.cli.main import main
 from tests import ROOT
 
@@ -125,7 +125,7 @@ some words.
 a  command that stays
 ```
 """
-    assert list(wrapped(page, 16)) == [
+    assert list(filled_page(page, 16)) == [
         "# A long heading that stays",
         "",
         "A paragraph of",

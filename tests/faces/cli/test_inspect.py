@@ -154,6 +154,11 @@ def test_a_mistake_in_an_option_is_told_before_a_server_is_asked(verb: str) -> N
     result = run("--sort", "colour")
     assert (result.exit_code, result.stdout) == (2, "")
     assert '"colour" is nothing to sort by; there are ' in result.stderr
+    for option in ("--columns", "--sort"):  # all that there are would be a screen of names
+        message = run(option, "colour").stderr.splitlines()[-1]
+        assert len(message) <= 2 * 80
+        assert message.endswith("(--columns help lists them all)")
+        assert "did you mean service" in run(option, "servcie").stderr or verb in ("stats", "ip")
     assert run("--csv", "--json").exit_code == 2
     result = run("--columns", "help")
     assert result.exit_code == 0

@@ -196,6 +196,23 @@ def test_those_that_do_not_answer_are_listed(monkeypatch: pytest.MonkeyPatch) ->
     assert max(at_once) > 2  # not one after the other
 
 
+@pytest.mark.usefixtures("mute")
+def test_how_many_are_not_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_client(*_: object) -> None:
+        raise NoServer("x")
+
+    monkeypatch.setattr(instances, "Client", no_client)
+    monkeypatch.setattr(instances, "MOST_ASKED", 18)
+    result = CliRunner().invoke(main, ["ps"])
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 1 + 18
+    assert result.stderr == "monconn: 2 more run: only the first 18 are asked\n"
+    with pytest.raises(NoServer, match="of 18 that were asked for their services, of 20; there"):
+        find_server("name:web")
+    monkeypatch.setattr(instances, "MOST_ASKED", 20)
+    assert CliRunner().invoke(main, ["ps"]).stderr == ""
+
+
 def test_none_runs(runtime: Path) -> None:
     result = CliRunner().invoke(main, ["ps"])
     assert (result.exit_code, result.stdout) == (3, "")

@@ -180,6 +180,16 @@ def test_the_reason_stays_in_80_columns(row_class: type[Row]) -> None:
         assert len(line) <= width
 
 
+def test_the_id_of_a_closed_connection_outlives_its_service_in_80_columns() -> None:
+    long = {"client": "192.0.2.123:51312", "service": "mqtt-production", "id": 123456}
+    for reason in ("client_lost", "half_close_timeout"):
+        row = CONNECTION | long | {"reason": reason}
+        titles, line = table(ClosedConnectionRow.columns(), [row], width=80).splitlines()
+        assert titles.split()[:3] == ["ID", "CLIENT", "REASON"]
+        assert "CLOSED" in titles
+        assert line.startswith("123456 ")
+
+
 EVENT: dict[str, Any] = {"at": "2020-01-01T00:00:00+00:00", "service": "mqtt-production"}
 REFUSED = EVENT | {"event": "refused", "client": "192.0.2.123:51312"}
 
@@ -206,6 +216,15 @@ def test_the_detail_of_an_event_stays_in_80_columns(event: dict[str, Any], shown
     text = table(HistoryEventRow.columns(), [event, *others], width=80)
     assert re.search(shown.replace("  ", " +(- +)?"), text.splitlines()[1])
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_event_and_service_leave_for_the_detail_of_an_alarm() -> None:
+    detail = "no message for 35s, usually every 10s"
+    alarm = {"event": "alarm", "alarm": "silent", "device": "192.0.2.123", "detail": detail}
+    for width, has_service in ((80, False), (120, True)):
+        line = table(HistoryEventRow.columns(), [EVENT | alarm], width=width).splitlines()[1]
+        assert line.endswith(detail)
+        assert ("mqtt-production" in line) is has_service
 
 
 CLOSED_EVENT = {

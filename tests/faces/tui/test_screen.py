@@ -488,6 +488,10 @@ def test_no_connection_yet() -> None:
         assert "No connection has ended yet" in screen.lines("closed")[1]
         await type_filter(screen, "xyz")
         await screen.until(lambda: "matches the filter" in screen.lines("live")[1])
+        assert "none of the keys" not in "".join(screen.lines("live"))
+        await screen.press("escape")
+        await type_filter(screen, "foo:bar")
+        await screen.until(lambda: "foo is none of the keys" in "".join(screen.lines("live")))
 
     play(server, steps)
 

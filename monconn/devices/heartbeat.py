@@ -35,20 +35,22 @@ _SHORT_SECONDS = 2.0
 
 @attrs.frozen
 class Rhythm:
-    """How regular intervals must be before their absence raises an alarm.
+    """How regular intervals must be, and for how long, before their absence raises an alarm.
 
     Of random intervals, as those of a person, few series look regular by chance. If they come at
-    random (exponentially distributed), the chance that nine are regular is 1 in 90 by
-    :data:`MESSAGES`, and 1 in 30,000 by :data:`RECONNECTS`.
+    random (exponentially distributed), nine are regular, but for the one exception, in 1 case of
+    23 by :data:`MESSAGES`. Who sends many has many such chances, so more than nine must be.
     """
 
     shortest: float
     """Of an interval, as a share of the typical one."""
     longest: float
     needed: int
-    """How many intervals; only when there are :data:`GAPS_RETAINED` may one be an exception."""
+    """How many of the last intervals; only of :data:`GAPS_RETAINED` may one be an exception."""
     seconds: float
-    """For how long they must have been regular."""
+    """For how long they must have been regular before the rhythm is known."""
+    intervals: int
+    """And for how many times the typical interval."""
 
     def limit_seconds(self, gaps: array[float], times: int) -> float:
         """The interval that is too long; infinite for a device whose intervals are not regular.
@@ -71,7 +73,7 @@ class Rhythm:
     def regular_seconds(self, gaps: array[float]) -> float:
         """How long it is since the end of the last interval that was longer than a regular one.
 
-        A browser's requests are regular, too, between the pauses in which a page is read.
+        People and browsers are regular, too, between the pauses in which something is read.
         """
         longest = self.longest * max(sorted(gaps)[len(gaps) // 2], _SHORT_SECONDS)
         seconds = 0.0
@@ -81,12 +83,29 @@ class Rhythm:
             seconds += gap
         return seconds
 
+    def is_known(self, gaps: array[float], regular_seconds: float | None) -> bool:
+        """Whether the intervals have been regular for long enough.
 
-MESSAGES = Rhythm(shortest=0.4, longest=1.75, needed=5, seconds=30.0)
-"""Of messages, by devices that stay connected, or whose connection was cut."""
-RECONNECTS = Rhythm(shortest=0.8, longest=1.25, needed=8, seconds=900.0)
+        :param regular_seconds: for how long they have been; None if they are not.
+        """
+        if regular_seconds is None or regular_seconds < self.seconds:
+            return False
+        return regular_seconds >= self.intervals * sorted(gaps)[len(gaps) // 2]
+
+
+MESSAGES = Rhythm(shortest=0.45, longest=2.2, needed=GAPS_RETAINED, seconds=300.0, intervals=20)
+"""Of messages, by devices that stay connected, or whose connection was cut.
+
+Who types sends every second or so, for a minute or two without a pause: hence the time. Random
+intervals of any length look regular for a while: hence their number. Of sessions of 120 messages
+at random intervals of 2 to 200 s on average, 1 % raise an alarm at most; if half a minute and five
+intervals were enough, 15 to 50 % would. A device that pings 60 s after its last packet, and
+reports each 90 s, sends after 60 and 30 s by turns: hence shares of about a half and two.
+"""
+RECONNECTS = Rhythm(shortest=0.8, longest=1.25, needed=8, seconds=900.0, intervals=0)
 """Of connections, by devices that close each in good order. Clients that come and go at will do
-that, too, so more is asked for: ten minutes of curl in a loop are no rhythm yet."""
+that, too, so more is asked for: ten minutes of curl in a loop are no rhythm yet. Eight that are so
+regular are no chance, however long each is."""
 
 ORDERLY: frozenset[Reason | None] = frozenset(
     ("client_closed", "backend_closed", "operator", "blocked", "stopping", "lifetime")
@@ -223,10 +242,11 @@ class Device:
         limit = RECONNECTS.limit_seconds(gaps, silent_times)
         if limit == INFINITE:
             self.reconnects_since = None
-        elif self.reconnects_since is None:
-            self.reconnects_since = at - sum(gaps)
-        elif at - self.reconnects_since < RECONNECTS.seconds:
-            limit = INFINITE
+        else:
+            if self.reconnects_since is None:
+                self.reconnects_since = at - sum(gaps)
+            if not RECONNECTS.is_known(gaps, at - self.reconnects_since):
+                limit = INFINITE
         self.reconnect_limit = limit
 
     def attempt(self, at: float, config: DevicesConfig) -> bool:
@@ -253,6 +273,7 @@ class Device:
         at = record.last_up
         if at is None or at <= self.last_message:
             return None
+        silence = at - self.quiet_since
         if self.last_message > self.restored and at - self.last_message >= ONE_MESSAGE_SECONDS:
             gaps = self.message_gaps = with_gap(self.message_gaps, at - self.last_message)
             limit = MESSAGES.limit_seconds(gaps, silent_times)
@@ -260,12 +281,14 @@ class Device:
                 self.messages_since = None
             else:
                 seconds = MESSAGES.regular_seconds(gaps)
-                if self.messages_since is None or not seconds:
+                # Once it is known, one message may be missed; after an alarm it is learned anew, or
+                # somebody who once seemed regular would raise one with each pause.
+                stays_known = silence <= self.message_limit < INFINITE
+                if self.messages_since is None or (not seconds and not stays_known):
                     self.messages_since = at - seconds
-                if at - self.messages_since < MESSAGES.seconds:
+                if not MESSAGES.is_known(gaps, at - self.messages_since):
                     limit = INFINITE
             self.message_limit = limit
-        silence = at - self.quiet_since
         self.last_message = self.quiet_since = at
         self.last_seen_at = record.opened_at + (at - record.opened)
         return silence
@@ -367,10 +390,10 @@ class Device:
         """Replace the number of typical intervals that are too long."""
         self.message_limit = self.reconnect_limit = INFINITE
         gaps, since = self.message_gaps, self.messages_since
-        if gaps and since is not None and self.last_message - since >= MESSAGES.seconds:
+        if gaps and MESSAGES.is_known(gaps, _seconds_since(since, self.last_message)):
             self.message_limit = MESSAGES.limit_seconds(gaps, silent_times)
         gaps, since = self.reconnect_gaps, self.reconnects_since
-        if gaps and since is not None and self.opened - since >= RECONNECTS.seconds:
+        if gaps and RECONNECTS.is_known(gaps, _seconds_since(since, self.opened)):
             self.reconnect_limit = RECONNECTS.limit_seconds(gaps, silent_times)
 
     # -- from one run to the next
@@ -421,13 +444,13 @@ class Device:
         self.down += stored.down
         if self.reconnect_gaps is None and stored.reconnect_gaps:
             gaps = self.reconnect_gaps = array("f", stored.reconnect_gaps[-GAPS_RETAINED:])
-            since = self.reconnects_since = _before(now, stored.reconnect_gaps_for)
-            if since is not None and now - since >= RECONNECTS.seconds:
+            self.reconnects_since = _before(now, stored.reconnect_gaps_for)
+            if RECONNECTS.is_known(gaps, stored.reconnect_gaps_for):
                 self.reconnect_limit = RECONNECTS.limit_seconds(gaps, silent_times)
         if self.message_gaps is None and stored.message_gaps:
             gaps = self.message_gaps = array("f", stored.message_gaps[-GAPS_RETAINED:])
-            since = self.messages_since = _before(now, stored.message_gaps_for)
-            if since is not None and now - since >= MESSAGES.seconds:
+            self.messages_since = _before(now, stored.message_gaps_for)
+            if MESSAGES.is_known(gaps, stored.message_gaps_for):
                 self.message_limit = MESSAGES.limit_seconds(gaps, silent_times)
         if not is_new:
             return

@@ -711,12 +711,13 @@ _ALARMS = (
         "silent",
         "alarm",
         "a device breaks its own rhythm: it has sent nothing, or stays away, for too long",
-        "It sent messages regularly, and its silence is now longer than silent_heartbeats times (3,"
-        " unless set) the median of its last intervals, and at least 5 s; or it used to come back"
-        " by the clock, and has not come for so long. The alarm's detail has the figures. It is a"
-        " device that behaves otherwise than before, which need not be a fault. One without a"
-        " regular rhythm is never silent; what a person at a keyboard sends may by chance look"
-        " regular for a while.",
+        "It sent messages regularly, for at least five minutes and twenty intervals, and its"
+        " silence is now longer than silent_heartbeats times (3, unless set) the median of its"
+        " last intervals, and at least 5 s; or it used to come back by the clock, and has not come"
+        " for so long. The alarm's detail has the figures. It is a device that behaves otherwise"
+        " than before, which need not be a fault. One without a regular rhythm, such as a person"
+        " at a keyboard, is not silent; but what sends for that long without a pause, such as an"
+        " upload, looks regular, too.",
         (
             "The device has lost power or network; its connection may still look live.",
             "Its program hangs, or is being updated.",

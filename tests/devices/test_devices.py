@@ -407,7 +407,7 @@ def test_short_connections_in_a_row_are_no_interval(world: World) -> None:
 def test_silent_while_connected(world: World) -> None:
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 60.0, 5)
+    world.speak_every(connection, 60.0, 21)
     assert world.row()["heartbeat_seconds"] == 60.0
     world.wait(178.0)  # 179 s since it spoke
     assert world.kinds() == []
@@ -420,7 +420,7 @@ def test_silent_while_connected(world: World) -> None:
     world.wait(1.0)
     assert world.kinds() == ["-silent"]
     assert world.row()["alarms"] == []
-    world.speak_every(connection, 60.0, 3)
+    world.speak_every(connection, 60.0, 21)
     world.wait(200.0)
     assert world.kinds() == ["silent"]  # and again
 
@@ -436,7 +436,7 @@ def test_three_intervals_make_a_typical_one(world: World) -> None:
 def test_no_device_is_silent_within_five_seconds(world: World) -> None:
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 1.0, 31)
+    world.speak_every(connection, 1.0, 301)
     world.wait(3.0)  # 4 s since it spoke
     assert world.kinds() == []
     world.wait(3.0)
@@ -452,14 +452,14 @@ def test_an_irregular_device_has_no_typical_interval(world: World) -> None:
         world.speak_every(connection, 1.0, 3)
         world.wait(60.0)
         raised += world.kinds()
-    assert raised.count("silent") <= 2
+    assert raised == []
 
 
 def test_a_slower_interval_is_learned(world: World) -> None:
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 10.0, 9)
-    world.speak_every(connection, 60.0, 30)
+    world.speak_every(connection, 10.0, 30)
+    world.speak_every(connection, 60.0, 40)
     assert world.kinds() == ["silent", "-silent"]
     world.wait(185.0)
     assert world.kinds() == ["silent"]
@@ -468,7 +468,7 @@ def test_a_slower_interval_is_learned(world: World) -> None:
 def test_message_just_before_the_poll_counts(world: World) -> None:
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 10.0, 5)
+    world.speak_every(connection, 10.0, 31)
     world.wait(29.0)
     world.clock.advance(0.9)
     connection.speak()
@@ -480,7 +480,7 @@ def test_a_process_that_was_stopped_raises_no_alarm(world: World) -> None:
     """Bytes that arrived meanwhile are read after the timers have run."""
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 10.0, 5)
+    world.speak_every(connection, 10.0, 31)
     world.clock.advance(3600.0)
     connection.speak()
     world.wait(5.0)
@@ -491,7 +491,7 @@ def test_a_process_that_was_stopped_raises_no_alarm(world: World) -> None:
 def test_disconnected_abnormally(world: World, reason: str) -> None:
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 20.0, 5)
+    world.speak_every(connection, 20.0, 21)
     connection.end(reason)
     world.wait(57.0)
     assert world.kinds() == []
@@ -509,7 +509,7 @@ def test_reconnected_without_a_message(world: World) -> None:
     """A device that only reconnects, again and again, is still silent."""
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 20.0, 5)
+    world.speak_every(connection, 20.0, 21)
     for _ in range(8):
         connection.end("backend_refused")
         world.wait(10.0)
@@ -523,7 +523,7 @@ def test_reconnected_without_a_message(world: World) -> None:
 def test_disconnected_normally(world: World, reason: str) -> None:
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 20.0, 5)
+    world.speak_every(connection, 20.0, 21)
     connection.end(reason)
     world.wait(3600.0)
     # When it comes back, it may take its time for the first word.
@@ -560,7 +560,7 @@ def test_never_silent_when_disabled() -> None:
     world = World(silent_heartbeats=0)
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 20.0, 5)
+    world.speak_every(connection, 20.0, 21)
     world.wait(600.0)
     connection.end("client_reset")
     world.visit_every(10.0, 5)
@@ -714,7 +714,7 @@ class Fleet:
 def test_steady_fleet_raises_no_alarm_and_a_silent_device_does(world: World) -> None:
     fleet = enter_fleet(world)
     senders = Fleet(world, fleet)
-    senders.advance(3 * 3600.0)
+    senders.advance(4.5 * 3600.0)
     assert world.alarms() == []
     senders.silent = set(random.Random(2).sample(fleet, 50))
     names = sorted(connection.record.client_ip for connection in senders.silent)
@@ -850,7 +850,7 @@ def test_a_connection_closed_because_of_an_alarm_is_counted_once(kept: int) -> N
 
 def test_alarms_of_the_forgotten_are_over() -> None:
     world = World(kept=1, storm_connections=3)
-    for _ in range(6):
+    for _ in range(32):
         connection = world.enter()
         connection.speak()
         world.wait(10.0)
@@ -917,7 +917,7 @@ def lines(events: Sequence[LogEvent]) -> list[tuple[LogLevel, str]]:
 def test_lines_of_an_alarm(world: World, events: Sequence[LogEvent]) -> None:
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 60.0, 5)
+    world.speak_every(connection, 60.0, 21)
     world.wait(182.0)
     connection.speak()
     world.wait(1.0)
@@ -968,7 +968,7 @@ def test_stop_and_start_again(world: World, events: Sequence[LogEvent]) -> None:
 def test_an_alarm_is_announced_once(world: World, events: list[LogEvent]) -> None:
     """The log is one of the observers."""
     connection = world.enter()
-    world.speak_every(connection, 10.0, 6)
+    world.speak_every(connection, 10.0, 32)
     world.wait(60.0)
     assert world.kinds() == ["silent"]
     assert [text for _, text in lines(events)] == [
@@ -987,7 +987,7 @@ def test_alarms_that_others_raise_are_logged(world: World, events: list[LogEvent
 def test_an_operator_forgets_a_device(world: World) -> None:
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 60.0, 5)
+    world.speak_every(connection, 60.0, 21)
     world.enter("10.0.0.2")
     world.wait(200.0)
     assert world.kinds() == ["silent"]

@@ -92,6 +92,104 @@ def test_a_browser(seed: int) -> None:
     assert raised + world.kinds() == []
 
 
+@pytest.mark.parametrize("mean", [2.0, 6.0, 20.0, 60.0])
+def test_a_person_at_a_keyboard_whose_messages_come_at_random(mean: float) -> None:
+    """Sessions of SSH, each of which ends in a long pause."""
+    dice, sessions = random.Random(int(mean)), 40
+    world = World()
+    for number in range(sessions):
+        connection = world.enter(f"10.0.1.{number}")
+        for _ in range(120):
+            connection.speak()
+            world.wait(dice.expovariate(1 / mean))
+        world.wait(10 * mean)
+        connection.end("client_closed")
+    begun = {device for kind, device, _ in world.alarms() if kind == "silent"}
+    assert len(begun) <= 0.03 * sessions
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seconds", [10.0, 40.0, 2 * MINUTE])
+def test_a_person_who_types_and_pauses(seconds: float, seed: int) -> None:
+    world, dice = World(), random.Random(seed)
+    connection = world.enter()
+    for _ in range(20):
+        started = world.clock.seconds()
+        while world.clock.seconds() - started < seconds:
+            connection.speak()
+            world.wait(dice.uniform(0.05, 2.0))
+        world.wait(dice.uniform(5.0, 60.0))
+    world.wait(HOUR)
+    assert world.kinds() == []
+
+
+@pytest.mark.parametrize("reason", ["", "client_lost"])
+@pytest.mark.parametrize(
+    ("seconds", "learned_seconds"), [(1.0, 5 * MINUTE), (10.0, 5 * MINUTE), (MINUTE, 20 * MINUTE)]
+)
+def test_a_sensor_that_reports_over_one_connection_and_stops(
+    seconds: float, learned_seconds: float, reason: str
+) -> None:
+    """With 20 % of jitter, and two reports missed: one before its rhythm is known, one after."""
+    for seed in SEEDS:
+        world, dice = World(), random.Random(seed)
+        connection = world.enter()
+        connection.speak()
+        count = int(1.3 * learned_seconds / seconds)
+        missed = {int(0.7 * count): 2.0, int(0.95 * count): 2.4}
+        for number in range(count):
+            world.wait(seconds * missed.get(number, dice.uniform(0.8, 1.2)))
+            connection.speak()
+        world.wait(2 * seconds)
+        assert world.kinds() == []
+        if reason:
+            connection.end(reason)
+        world.wait(2 * seconds + 10.0)
+        assert world.kinds() == ["silent"]
+        back = world.enter() if reason else connection
+        back.speak()
+        world.wait(2.0)
+        assert world.kinds() == ["-silent"]
+
+
+def test_somebody_who_once_seemed_regular_does_not_raise_an_alarm_with_each_pause() -> None:
+    """Such as a program that uploads for ten minutes, and then now and again for a little."""
+    world = World()
+    connection = world.enter()
+    world.speak_every(connection, 1.0, 600)
+    world.wait(MINUTE)
+    assert world.kinds() == ["silent"]
+    for _ in range(20):
+        world.speak_every(connection, 1.0, 20)
+        world.wait(MINUTE)
+    assert world.kinds() == ["-silent"]
+
+
+def test_a_device_that_leaves_in_good_order_stays_known() -> None:
+    world = World()
+    for seconds in (20 * MINUTE, 10 * MINUTE):
+        connection = world.enter()
+        connection.speak()
+        world.speak_every(connection, MINUTE, int(seconds / MINUTE))
+        connection.end("client_closed")
+        world.wait(HOUR)
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, MINUTE, 2)
+    connection.end("client_lost")
+    assert world.kinds() == []
+    world.wait(4 * MINUTE)
+    assert world.kinds() == ["silent"]
+
+
+@pytest.mark.parametrize("visits", range(8, 13))
+def test_a_few_visits_by_the_clock_are_no_rhythm(visits: int) -> None:
+    world = World()
+    world.visit_every(5.0, visits)
+    world.wait(HOUR)
+    assert world.kinds() == []
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("seconds", [MINUTE, 10 * MINUTE, HOUR])
 def test_a_sensor_that_connects_for_each_reading_and_stops(seconds: float, seed: int) -> None:
@@ -127,7 +225,7 @@ def test_a_device_that_pings_between_its_readings_and_vanishes() -> None:
     world = World()
     connection = world.enter()
     connection.speak(40)
-    for number in range(10):
+    for number in range(28):
         world.speak_every(connection, 59.0 if number % 2 else 29.0, 1)
     assert world.kinds() == []
     world.wait(4 * MINUTE)

@@ -92,7 +92,7 @@ async def with_a_heartbeat(path: Path, **config: Any) -> Run:
     await run.restored()
     connection = run.enter()
     connection.speak(3)
-    run.speak_every(connection, 60.0, 8)
+    run.speak_every(connection, 60.0, 21)
     assert run.kinds() == []
     return run
 
@@ -155,7 +155,7 @@ async def test_devices_have_time_to_come_back(path: Path) -> None:
     run = Run(path)
     await run.restored()
     connection = run.enter()
-    run.speak_every(connection, 2.0, 30)
+    run.speak_every(connection, 2.0, 152)
     await run.stop()
     after = Run(path)
     await after.restored()
@@ -310,7 +310,7 @@ def test_alarms_end_with_their_setting() -> None:
     world = World()
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 20.0, 6)
+    world.speak_every(connection, 20.0, 21)
     world.wait(100.0)
     assert world.kinds() == ["silent"]
     world.monitor.apply(Policy(devices=DeviceRules(silent_heartbeats=0)))
@@ -327,7 +327,7 @@ def test_a_blocked_device_is_not_expected_and_has_its_time_when_it_may_come_agai
     world = World()
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 60.0, 6)
+    world.speak_every(connection, 60.0, 21)
     connection.end("client_reset")
     world.wait(200.0)
     assert world.kinds() == ["silent"]
@@ -345,7 +345,7 @@ def test_alarms_of_a_removed_service_end() -> None:
     world = World()
     connection = world.enter()
     connection.speak()
-    world.speak_every(connection, 60.0, 6)
+    world.speak_every(connection, 60.0, 21)
     world.wait(200.0)
     assert world.kinds() == ["silent"]
     world.registry.delete("web")

@@ -7,6 +7,7 @@ nor a Markdown parser at hand; a test says when they are out of date. The format
 
 from __future__ import annotations
 
+import inspect
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,11 @@ def command_page() -> str:
             continue
         of_verb = click.Context(verb, info_name=name, parent=context)
         pieces = [f"\\fB{escape(name)}\\fR", *map(escape, verb.collect_usage_pieces(of_verb))]
-        lines += [f".SS {' '.join(pieces)}", *_help(verb.help or ""), *_options(verb, of_verb)]
+        lines += [
+            f".SS {' '.join(pieces)}",
+            *_help(inspect.cleandoc(verb.help or "")),
+            *_options(verb, of_verb),
+        ]
     for title, entries in (
         ("EXIT STATUS", EXIT_STATUS),
         ("FILES", FILES),

@@ -224,7 +224,7 @@ class Isolation:
     def _all_listings(self) -> None:
         for arguments in (
             ("list", "--json"),
-            ("list", "text:nothing-has-this"),
+            ("list", "nothing-has-this"),
             ("list", "--sort", "idle", "unreachable:0.."),
             ("ip",),
             ("devices",),

@@ -398,8 +398,11 @@ def test_tls_belongs_to_one_service() -> None:
 
 
 @pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
-def test_the_configurations_of_the_page(block: str, made: Certificate, tmp_path: Path) -> None:
-    for name in set(re.findall(r"/etc/monconn/([\w.]+)", block)):
+def test_the_configurations_of_the_page(
+    block: str, made: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for those with relative paths
+    for name in set(re.findall(r"(?:/etc/monconn/|: )(\w[\w.]*\.\w+)", block)):
         source = made.key if name.endswith(".key") else made.certificate
         (tmp_path / name).write_bytes(source.read_bytes())
     parsed = config.parse(block.replace("/etc/monconn", str(tmp_path)), "tls.md")

@@ -61,14 +61,16 @@ def test_the_readme_leads_to_the_index_and_the_index_to_every_page() -> None:
 
 def commands(page: Path) -> Iterator[list[str]]:
     """The arguments of each ``monconn`` in the blocks of a page."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.DOTALL)
-    for line in "".join(blocks).splitlines():
-        if re.match(r"(\$ )?(MONCONN_\w+=\S+ )?monconn ", line):
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            while "monconn" in words:
-                words = words[words.index("monconn") + 1 :]
-                ends = [at for at, word in enumerate(words) if word in ("&&", "|", ">", "&")]
-                yield words[: min(ends, default=len(words))]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.DOTALL)
+    for language, block in blocks:
+        prompt = r"\$ " if language == "console" else r"(\$ )?"  # else it is output
+        for line in block.splitlines():
+            if re.match(prompt + r"(MONCONN_\w+=\S+ )?monconn ", line):
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                while "monconn" in words:
+                    words = words[words.index("monconn") + 1 :]
+                    ends = [at for at, word in enumerate(words) if word in ("&&", "|", ">", "&")]
+                    yield words[: min(ends, default=len(words))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

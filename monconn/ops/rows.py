@@ -21,6 +21,11 @@ TcpFigures = Mapping[str, Any]
 """Figures of Linux' ``tcp_info``: :class:`monconn.model.tcpinfo.TcpInfo` as JSON."""
 
 
+def _seconds(title: str, help: str) -> Any:
+    """A field of seconds that may be unknown, and that tables show only if they are asked to."""
+    return field(title, "seconds", nullable=True, importance=13, help=help)
+
+
 @attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
@@ -129,40 +134,18 @@ class ConnectionRow(Row):
     idle_seconds: float = field(
         "IDLE", "seconds", importance=2, order="idle", help="Since a byte last moved."
     )
-    connect_seconds: float | None = field(
-        "CONNECTED IN",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="How long the backend took to accept.",
+    connect_seconds: float | None = _seconds("CONNECTED IN", "How long the backend took to accept.")
+    first_up_seconds: float | None = _seconds(
+        "FIRST UP", "From the opening to the client's first byte."
     )
-    first_up_seconds: float | None = field(
-        "FIRST UP",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="From the opening to the client's first byte.",
+    first_down_seconds: float | None = _seconds(
+        "FIRST DOWN", "From the opening to the backend's first byte."
     )
-    first_down_seconds: float | None = field(
-        "FIRST DOWN",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="From the opening to the backend's first byte.",
+    last_up_seconds: float | None = _seconds(
+        "LAST UP", "From the opening to the client's last byte."
     )
-    last_up_seconds: float | None = field(
-        "LAST UP",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="From the opening to the client's last byte.",
-    )
-    last_down_seconds: float | None = field(
-        "LAST DOWN",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="From the opening to the backend's last byte.",
+    last_down_seconds: float | None = _seconds(
+        "LAST DOWN", "From the opening to the backend's last byte."
     )
     client_end: str = field("CLIENT END", importance=13, help="How the client's side ended.")
     backend_end: str = field("BACKEND END", importance=13, help="How the backend's side ended.")
@@ -173,12 +156,8 @@ class ConnectionRow(Row):
         importance=8,
         help="Since the client's last ACK or data.",
     )
-    backend_last_heard_seconds: float | None = field(
-        "BACKEND HEARD",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="Since the backend's last ACK or data.",
+    backend_last_heard_seconds: float | None = _seconds(
+        "BACKEND HEARD", "Since the backend's last ACK or data."
     )
     client_unreachable_seconds: float | None = field(
         "CLIENT UNREACHABLE",
@@ -424,40 +403,18 @@ class HistoryConnectionRow(Row):
     duration_seconds: float = field(
         "LASTED", "seconds", importance=2, help="From its opening to its end."
     )
-    connect_seconds: float | None = field(
-        "CONNECTED IN",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="How long the backend took to accept.",
+    connect_seconds: float | None = _seconds("CONNECTED IN", "How long the backend took to accept.")
+    first_up_seconds: float | None = _seconds(
+        "FIRST UP", "From the opening to the client's first byte."
     )
-    first_up_seconds: float | None = field(
-        "FIRST UP",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="From the opening to the client's first byte.",
+    first_down_seconds: float | None = _seconds(
+        "FIRST DOWN", "From the opening to the backend's first byte."
     )
-    first_down_seconds: float | None = field(
-        "FIRST DOWN",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="From the opening to the backend's first byte.",
+    last_up_seconds: float | None = _seconds(
+        "LAST UP", "From the opening to the client's last byte."
     )
-    last_up_seconds: float | None = field(
-        "LAST UP",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="From the opening to the client's last byte.",
-    )
-    last_down_seconds: float | None = field(
-        "LAST DOWN",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="From the opening to the backend's last byte.",
+    last_down_seconds: float | None = _seconds(
+        "LAST DOWN", "From the opening to the backend's last byte."
     )
     up: int = field("UP", "bytes", importance=3, help="Bytes from the client to the backend.")
     down: int = field("DOWN", "bytes", importance=3, help="Bytes from the backend to the client.")
@@ -467,12 +424,8 @@ class HistoryConnectionRow(Row):
     closed_by: str = field("CLOSED BY", importance=13, help="Who ended it: a side, or monconn.")
     client_end: str = field("CLIENT END", importance=13, help="How the client's side ended.")
     backend_end: str = field("BACKEND END", importance=13, help="How the backend's side ended.")
-    client_rtt_seconds: float | None = field(
-        "CLIENT RTT",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="Smoothed round-trip time to the client.",
+    client_rtt_seconds: float | None = _seconds(
+        "CLIENT RTT", "Smoothed round-trip time to the client."
     )
     client_retransmits: int | None = field(
         "CLIENT RETRANSMITS",
@@ -481,12 +434,8 @@ class HistoryConnectionRow(Row):
         importance=13,
         help="Segments that were sent again to the client.",
     )
-    backend_rtt_seconds: float | None = field(
-        "BACKEND RTT",
-        "seconds",
-        nullable=True,
-        importance=13,
-        help="Smoothed round-trip time to the backend.",
+    backend_rtt_seconds: float | None = _seconds(
+        "BACKEND RTT", "Smoothed round-trip time to the backend."
     )
     backend_retransmits: int | None = field(
         "BACKEND RETRANSMITS",

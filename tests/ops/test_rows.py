@@ -111,7 +111,7 @@ def test_every_column_of_a_table_is_of_a_field(row_class: type[Row]) -> None:
     assert [each.name for each in attrs.fields(row_class)] == list(row_class.fields())
 
 
-LISTINGS = [
+LISTINGS: list[type[Row]] = [
     rows.ServiceRow,
     rows.ConnectionRow,
     rows.ClosedConnectionRow,

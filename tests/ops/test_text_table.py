@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monconn.errors import printable
-from monconn.ops import rows
 from monconn.ops.columns import Column, Row
 from monconn.ops.text_table import cell_width, text_table, wrapped
 from tests.properties import examples
+
+from .test_rows import LISTINGS
 
 COLUMNS = (
     Column("id", "ID", "count", importance=1),
@@ -125,16 +126,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "list": st.lists(st.sampled_from(["silent", "reconnect_storm"]), max_size=2),
     "object": st.dictionaries(TEXTS, st.integers(), max_size=2),
 }
-LISTINGS: list[type[Row]] = [
-    rows.ServiceRow,
-    rows.ConnectionRow,
-    rows.ClosedConnectionRow,
-    rows.ClientRow,
-    rows.DeviceRow,
-    rows.BlockRow,
-    rows.HistoryConnectionRow,
-    rows.HistoryEventRow,
-]
 
 
 def rows_of(row_class: type[Row]) -> st.SearchStrategy[list[dict[str, Any]]]:

@@ -367,12 +367,13 @@ class TlsEnd(SocketEnd):
         if was_fresh:
             return 1  # the socket was not read from yet
         self._is_bulk = taken >= CHUNK_BYTES or taken == wanted
-        if reads > _MANY_RECORDS and reads * _SHORT_RECORD_BYTES > taken:
+        if reads * _SHORT_RECORD_BYTES < taken:
+            self._most_bytes = min(2 * self._most_bytes, CHUNK_BYTES)
+        elif reads > _MANY_RECORDS:
             self._most_bytes = _LEAST_BYTES_A_READ
             self._sends_short_records = True
-        else:
-            self._most_bytes = min(2 * self._most_bytes, CHUNK_BYTES)
-            self._sends_short_records = self._sends_short_records or False
+        # Else they are few only because no more had come yet: more are not asked for.
+        self._sends_short_records = self._sends_short_records or False
         # A record takes 3 µs, however short it is: one who sends single bytes gets no larger share.
         return max(taken, reads * _LEAST_BYTES_A_READ) if taken == wanted or self._seen else 0
 

@@ -39,6 +39,7 @@ SERVICE_KEYS = (
     "tls",
     "backend_tls",
     "print_bytes",
+    "payload",
 )
 """The order of the documentation; other keys come after these."""
 SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "devices")

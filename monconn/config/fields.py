@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import attrs
 from cattrs import BaseValidationError, Converter, ForbiddenExtraKeysError
@@ -219,12 +219,16 @@ def _read_sides(
     return Sides(values.get("client", default), values.get("backend", default))
 
 
-def read_when_full(node: Node) -> Literal["wait", "refuse"]:
-    """``wait`` or ``refuse``: the treatment of clients beyond the limit."""
-    value = scalar_value(node)
-    if value == "wait" or value == "refuse":
-        return "wait" if value == "wait" else "refuse"
-    raise Wrong.here(f"must be wait or refuse, not {_as_written(node)}")
+def read_choice(kind: Kind) -> Reader:
+    """A reader of one of a few words."""
+
+    def read(node: Node) -> Any:
+        try:
+            return kind.check(scalar_value(node))
+        except ValueError as error:
+            raise Wrong.here(f"{error}, not {_as_written(node)}") from None
+
+    return read
 
 
 def read_networks(node: Node) -> tuple[Network, ...]:
@@ -320,7 +324,8 @@ NODE_READERS: dict[Kind, Reader] = {
     kinds.POSITIVE_SECONDS: read_positive_seconds,
     kinds.COUNT: read_count,
     kinds.FLAG: read_flag,
-    kinds.WHEN_FULL: read_when_full,
+    kinds.WHEN_FULL: read_choice(kinds.WHEN_FULL),
+    kinds.PAYLOAD: read_choice(kinds.PAYLOAD),
     kinds.NETWORKS: read_networks,
     tls_settings.FILE: read_path,
     tls_settings.OPTIONAL_FILE: read_path,

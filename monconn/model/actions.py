@@ -21,6 +21,10 @@ ActionKind = Literal[
     "reset_stats",
     "subtract_stats",
     "forget",
+    "tap",
+    "capture_start",
+    "capture_stop",
+    "read_recording",
     "stop",
     "stop_now",
 ]
@@ -111,6 +115,7 @@ class Action:
     :param at: wall-clock seconds.
     :param service: the one service that it was limited to; None for all.
     :param target: which connections or networks: a filter's text, ids, a network, an amount. Of
+        what concerns payload, also what is done with it. Of
         ``forget``, only how much was removed: the client's address would be stored with it.
     :param count: how many connections were ended by it.
     :param changed: False where the state was the requested one already (blocked, not blocked).
@@ -150,6 +155,10 @@ class Action:
             "reset_stats": f"set the totals of {where} to zero",
             "subtract_stats": f"subtracted {target} from the totals of {where}",
             "forget": f"removed what was stored of {target}",
+            "tap": f"began to tap {target} at {where}",
+            "capture_start": f"began to capture {target} at {where}",
+            "capture_stop": f"stopped capturing {target} at {where}",
+            "read_recording": f"read what was recorded of {target}",
             "stop": f"stopping ({ended} live)",
             "stop_now": f"stopping at once ({ended} live)",
         }[self.kind]

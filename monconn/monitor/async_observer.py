@@ -89,6 +89,9 @@ class AsyncObserver:
     async def half_closed(self, record: ConnectionRecord, side: Side) -> None:
         """Does nothing."""
 
+    async def identified(self, record: ConnectionRecord) -> None:
+        """Does nothing."""
+
     async def closed(self, record: ConnectionRecord) -> None:
         """Does nothing."""
 

@@ -117,6 +117,17 @@ class IHalfCloseObserver(Interface):
         """
 
 
+class IIdentifiedObserver(Interface):
+    """An optional hook of observers, besides the methods of :class:`IObserver`."""
+
+    def identified(record: ConnectionRecord) -> None:
+        """The connection's bytes have told more of it: ``record.facts`` have changed.
+
+        Called once for each chunk that told something, after ``opened`` and before ``closed``; not
+        for facts that observers or other code set.
+        """
+
+
 class IAddressObserver(Interface):
     """An optional attribute of observers, besides those of :class:`IObserver`."""
 
@@ -131,6 +142,7 @@ class IAddressObserver(Interface):
     IActionObserver,
     IBackendConnectedObserver,
     IHalfCloseObserver,
+    IIdentifiedObserver,
     IAddressObserver,
 )
 class Observer:
@@ -155,6 +167,9 @@ class Observer:
         """Does nothing."""
 
     def half_closed(self, record: ConnectionRecord, side: Side) -> None:
+        """Does nothing."""
+
+    def identified(self, record: ConnectionRecord) -> None:
         """Does nothing."""
 
     def closed(self, record: ConnectionRecord) -> None:

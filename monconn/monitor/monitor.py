@@ -301,6 +301,13 @@ class Monitor:
         """
         self.observers.notify("half_closed", record, side)
 
+    def identified(self, record: ConnectionRecord) -> None:
+        """Notify observers that a live connection's bytes have told more of it.
+
+        :param record: whose facts have changed.
+        """
+        self.observers.notify("identified", record)
+
     def alarm(self, alarm: Alarm) -> None:
         """Notify observers that a device behaves abnormally, or does so no longer."""
         self.observers.notify("alarmed", alarm)

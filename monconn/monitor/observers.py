@@ -29,9 +29,17 @@ CAUSED_EVENTS = 10_000
 from an event, before the first event is delivered; and how many events of connections that followed
 from another it may answer by causing more. One that answers each action with others would never
 come to an end; one that ends connections does, as there are only so many."""
-_OF_CONNECTIONS = ("opened", "refused", "backend_connected", "data", "half_closed", "closed")
+_OF_CONNECTIONS = (
+    "opened",
+    "refused",
+    "backend_connected",
+    "data",
+    "half_closed",
+    "identified",
+    "closed",
+)
 _HOOKS = (*_OF_CONNECTIONS, "alarmed", "acted")
-_OPTIONAL = ("backend_connected", "half_closed", "acted")
+_OPTIONAL = ("backend_connected", "half_closed", "identified", "acted")
 """Hooks that are in interfaces of their own: observers were there before them."""
 
 

@@ -37,6 +37,8 @@ class Kind:
     """
     parse: Callable[[str], Any]
     """The value from a text, as in an endpoint string; raises ``ValueError``."""
+    choices: tuple[str, ...] = ()
+    """The values, if it is a choice of few words."""
 
 
 def _check_seconds(value: object) -> float:
@@ -95,10 +97,20 @@ def _parse_networks(text: str) -> tuple[Network, ...]:
     return tuple(parse_network(each) for each in text.split(","))
 
 
-def _check_when_full(value: object) -> str:
-    if value not in ("wait", "refuse"):
-        raise ValueError("must be wait or refuse")
-    return str(value)
+def choice(name: str, *choices: str) -> Kind:
+    """The kind of a setting that is one of a few words.
+
+    :param name: for messages to developers.
+    """
+    *first, last = choices
+    message = f"must be {', '.join(first)} or {last}"
+
+    def check(value: object) -> str:
+        if value not in choices:
+            raise ValueError(message)
+        return str(value)
+
+    return Kind(name, check, check, choices)
 
 
 SECONDS = Kind("seconds", _check_seconds, parse_duration)
@@ -115,7 +127,8 @@ OPTIONAL_SECONDS = Kind(
 COUNT = Kind("count", _check_count, _parse_count)
 FLAG = Kind("flag", _check_flag, _parse_flag)
 NETWORKS = Kind("networks", _check_networks, _parse_networks)
-WHEN_FULL = Kind("when full", _check_when_full, _check_when_full)
+WHEN_FULL = choice("when full", "wait", "refuse")
+PAYLOAD = choice("payload", "allowed", "never")
 
 Seconds = Annotated[float, SECONDS]
 """A duration; 0 included."""
@@ -128,3 +141,4 @@ Networks = Annotated[tuple[Network, ...], NETWORKS]
 OptionalSeconds = Annotated[float | None, OPTIONAL_SECONDS]
 """A duration that may be unset."""
 WhenFull = Annotated[Literal["wait", "refuse"], WHEN_FULL]
+Payload = Annotated[Literal["allowed", "never"], PAYLOAD]

@@ -49,6 +49,10 @@ _CLASS_OF_ACTION: dict[ActionKind, tuple[list[str], list[str]]] = {
     "reset_stats": (["configuration"], ["change"]),
     "subtract_stats": (["configuration"], ["change"]),
     "forget": (["database"], ["change"]),
+    "tap": (["network"], ["access"]),
+    "capture_start": (["network"], ["access", "start"]),
+    "capture_stop": (["network"], ["end"]),
+    "read_recording": (["network"], ["access"]),
     "stop": (["process"], ["end"]),
     "stop_now": (["process"], ["end"]),
 }

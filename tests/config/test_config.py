@@ -137,6 +137,7 @@ def test_native_defaults() -> None:
             ("keepalive", Sides(Keepalive(), Keepalive())),
             ("unreachable_timeout", Sides(0.0, 0.0)),
             ("print_bytes", False),
+            ("payload", "allowed"),
             # None: as devices: of the file says.
             ("prefix_v4", None),
             ("prefix_v6", None),
@@ -470,6 +471,8 @@ WRONG_RULES = [
     ("when_full: [wait]", "wait or refuse, not a list"),
     ("keepalive: 1", "true or false"),
     ('keepalive: "yes"', "without quotes"),
+    ("payload: sometimes", 'must be allowed or never, not "sometimes"'),
+    ("payload: no", "must be allowed or never"),
     ("print_bytes:", "true or false, without quotes, not nothing"),
     ("ip_blacklist: {}", "a list such as"),
     ("ip_blacklist:", "a list such as"),

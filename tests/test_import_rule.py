@@ -47,6 +47,7 @@ OPS = ROWS | {
     "ops.forget",
     "ops.operations",
     "ops.device",
+    "ops.replay",
 }
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
@@ -90,6 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.record_keys": LOWEST | {"model", "ops.rates", "ops.sorting"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
     "ops.forget": CORE | {"devices"},
+    "ops.replay": LOWEST | {"model"},
     "ops.operations": BELOW_OPS
     | ROWS
     | {"ops.rates", "ops.record_keys", "ops.feed", "ops.forget", "ops.device"},

@@ -28,6 +28,7 @@ from monconn.faces.cli.output import (
     terminal_width,
 )
 from monconn.faces.cli.ps import ps
+from monconn.faces.cli.replay import replay_command
 from monconn.faces.cli.verbs import (
     asks_server,
     client_option,
@@ -416,6 +417,7 @@ VERBS = (
     report,
     explain,
     forget,
+    replay_command,
     top,
     shell,
     ps,

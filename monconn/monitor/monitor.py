@@ -338,7 +338,7 @@ class Monitor:
         self._ended.down += record.down
         self.clients.closed(record)
         self.closed_records.append(record)
-        if self.policy.recorder is not None:
+        if self.recorder.live:
             self.recorder.closed(record)
         self.observers.notify("closed", record)
         # As notify_room does, whose call each connection would pay for.
@@ -633,11 +633,10 @@ class Monitor:
         :param dry_run: only count.
         :returns: how many closed connections and how many IPs there were.
         """
-        is_within, is_mentioned = matcher([network]), mentions(network)
+        is_within, concerns = matcher([network]), _concerning(network)
         found: set[int] = set()
         for record in tuple(self.closed_records):
-            facts = map(str, record.facts.values()) if record.has_facts else ()
-            if is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts))):
+            if concerns(record):
                 found.add(record.id)
             yield
         if found and not dry_run:
@@ -650,6 +649,16 @@ class Monitor:
                 ips += 1
             yield
         return len(found), ips
+
+    def forget_recordings(
+        self, network: Network, *, dry_run: bool = False
+    ) -> Generator[None, None, int]:
+        """Drop what is recorded of a network's clients; those that are live are recorded no more.
+
+        :param dry_run: only count.
+        :returns: how many recordings there were.
+        """
+        return self.recorder.forget_in_steps(_concerning(network), dry_run=dry_run)
 
     def subtract(self, up: int, down: int, *, actor: Actor | None = OWN_CODE) -> None:
         """Subtract bytes from the totals, once they are stored elsewhere.
@@ -774,6 +783,17 @@ def _as_policy(policy: Policy) -> Policy:
     if not isinstance(policy, Policy):
         raise SettingTypeError(f"Monitor(policy={policy!r}): must be Policy(...)")
     return policy
+
+
+def _concerning(network: Network) -> Callable[[ConnectionRecord], bool]:
+    """Whether a connection is one of a network's clients, or mentions one."""
+    is_within, is_mentioned = matcher([network]), mentions(network)
+
+    def concerns(record: ConnectionRecord) -> bool:
+        facts = map(str, record.facts.values()) if record.has_facts else ()
+        return is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts)))
+
+    return concerns
 
 
 def _network(network: str | Network) -> Network:

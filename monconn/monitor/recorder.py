@@ -269,35 +269,35 @@ class Shelves:
     """Recordings by kind, the oldest of each first."""
 
     def __init__(self) -> None:
-        self._by_kind: dict[Kind, OrderedDict[int, Recording]] = {
+        self.by_kind: dict[Kind, OrderedDict[int, Recording]] = {
             kind: OrderedDict() for kind in KINDS
         }
 
     def put(self, recording: Recording) -> None:
         """Add a recording, as the latest of its kind."""
-        self._by_kind[recording.kind][recording.record.id] = recording
+        self.by_kind[recording.kind][recording.record.id] = recording
 
     def take(self, recording: Recording) -> None:
         """Remove a recording."""
-        del self._by_kind[recording.kind][recording.record.id]
+        del self.by_kind[recording.kind][recording.record.id]
 
     def find(self, connection_id: int) -> Recording | None:
         """A connection's recording."""
-        for recordings in self._by_kind.values():
+        for recordings in self.by_kind.values():
             if (found := recordings.get(connection_id)) is not None:
                 return found
         return None
 
     def oldest(self, kind: Kind) -> Recording | None:
         """The oldest of a kind."""
-        return next(iter(self._by_kind[kind].values()), None)
+        return next(iter(self.by_kind[kind].values()), None)
 
     def count(self, kind: Kind) -> int:
         """How many there are of a kind."""
-        return len(self._by_kind[kind])
+        return len(self.by_kind[kind])
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_kind.values()))
+        return sum(map(len, self.by_kind.values()))
 
     def ended(self) -> int:
         """How many there are of connections that have ended."""
@@ -305,7 +305,7 @@ class Shelves:
 
     def all(self) -> list[Recording]:
         """All that are there now."""
-        return [each for recordings in self._by_kind.values() for each in recordings.values()]
+        return [each for recordings in self.by_kind.values() for each in recordings.values()]
 
 
 class Arena:
@@ -351,6 +351,8 @@ class Recorder:
         self._clock = clock
         self._settings: RecorderSettings | None = None
         self._shelves = Shelves()
+        self.live = self._shelves.by_kind["live"]
+        """The recordings of live connections, by their ids."""
         self._causes: OrderedDict[int, Cause] = OrderedDict()  # of those dropped last
         self._timer: IDelayedCall | None = None
 

@@ -16,7 +16,13 @@ from twisted.internet.interfaces import IDelayedCall
 
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
-from monconn.errors import SettingError, SettingTypeError, UnknownConnection, quoted
+from monconn.errors import (
+    Forbidden,
+    SettingError,
+    SettingTypeError,
+    UnknownConnection,
+    quoted,
+)
 from monconn.log import Logger
 from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
@@ -100,6 +106,7 @@ class Monitor:
         self.recorder = Recorder(self.clock)
         """The first and last bytes of its connections, if the policy has them recorded."""
         self.recorder.configure(policy.recorder)
+        self.observers.forbid_payload(policy.payload == "never")
         self._blocks = Blocks(policy.rules.bans)
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
@@ -129,6 +136,7 @@ class Monitor:
         """
         before, self.policy = self.policy, _as_policy(policy)
         self.recorder.configure(policy.recorder)
+        self.observers.forbid_payload(policy.payload == "never")
         if policy.rules.bans != before.rules.bans:
             self._end_blocked(self._blocks.configure(policy.rules.bans))
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
@@ -188,7 +196,7 @@ class Monitor:
 
     @property
     def watched(self) -> bool:
-        """Whether any observer wants payload. Data paths ask :attr:`observers`, for each chunk."""
+        """Whether any observer is shown payload. Data paths ask :attr:`observers` each time."""
         return self.observers.watched
 
     def add_observer(self, observer: AnyObserver, *, where: Where | None = None) -> Cancel:
@@ -433,11 +441,20 @@ class Monitor:
         :param call: called with the direction and each chunk, as it is read from its sender.
         :returns: cancels that.
         :raises UnknownConnection: there is none with this id, or its payload cannot be watched.
+        :raises Forbidden: the policy has ``payload: never``; if it gets that later, nothing more is
+            shown.
         """
         connection = self._connection(connection_id)
+        if self.policy.payload == "never":
+            raise Forbidden(f"{self.name}: payload: never forbids to watch bytes")
         if not IWatchable.providedBy(connection):
             raise UnknownConnection(f"the connection {connection_id} cannot be watched")
-        return IWatchable(connection).add_watcher(call)
+
+        def watch(direction: Direction, data: bytes) -> None:
+            if self.policy.payload != "never":
+                call(direction, data)
+
+        return IWatchable(connection).add_watcher(watch)
 
     def _connection(self, connection_id: int) -> IConnection:
         try:

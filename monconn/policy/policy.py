@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +18,20 @@ from monconn.policy.settings import FORWARDING_ONLY, Setting, settings_of, valid
 from monconn.policy.sides import KeepaliveOfSides, check_keepalive
 from monconn.policy.timeouts import Timeouts
 
-NEVER_RECORDED = "payload: never forbids recordings: write recorder: false, or payload: allowed"
+_FORBIDDEN = {"print_bytes": "to print bytes", "recorder": "recordings"}
+"""The settings that payload: never contradicts, and what it forbids."""
+
+
+def forbidden_payload(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each setting that contradicts ``payload: never`` among others, and a message.
+
+    :param settings: values by their keys.
+    """
+    if settings.get("payload") == "never":
+        for key, what in _FORBIDDEN.items():
+            if settings.get(key):
+                advice = f"write {key}: false, or payload: allowed"
+                yield key, f"payload: never forbids {what}: {advice}"
 
 
 @attrs.frozen(field_transformer=validated)
@@ -45,7 +59,7 @@ class Policy:
     print_bytes: Flag = attrs.field(default=False, metadata=FORWARDING_ONLY)
     """Whether each chunk is printed as a hex dump."""
     payload: Payload = "allowed"
-    """Whether bytes may be shown or stored at all: by taps, captures and recordings."""
+    """Whether bytes may be shown or stored at all: by taps, captures, recordings or observers."""
 
     recorder: OptionalRecorder = None
     """How much of each connection's bytes is recorded; None for nothing.
@@ -67,8 +81,8 @@ class Policy:
         return min([self.timeouts.first_check_seconds, *idle])
 
     def __attrs_post_init__(self) -> None:
-        if self.payload == "never" and self.recorder is not None:
-            raise SettingError(f"Policy(payload='never', recorder=...): {NEVER_RECORDED}")
+        for _, message in forbidden_payload(attrs.asdict(self, recurse=False)):
+            raise SettingError(message)
 
     @classmethod
     def of(cls, **settings: Any) -> Policy:

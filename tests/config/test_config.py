@@ -497,6 +497,41 @@ def test_wrong_rules(rule: str, expected_text: str) -> None:
     assert bool(others) == ("!!" in rule)
 
 
+@pytest.mark.parametrize(
+    ("rules", "wrong"),
+    [
+        ("    payload: never\n    print_bytes: true\n", [(6, "services.web.print_bytes")]),
+        (
+            "    recorder: true\n    print_bytes: true\n    payload: never\n",
+            [(5, "services.web.recorder"), (6, "services.web.print_bytes")],
+        ),
+        ("    print_bytes: true\ndefaults: {payload: never}\n", [(5, "services.web.print_bytes")]),
+        ("    payload: never\ndefaults: {print_bytes: true}\n", [(5, "services.web.payload")]),
+        ("defaults:\n  recorder: true\n  payload: never\n", [(6, "defaults.recorder")]),
+    ],
+)
+def test_payload_never_contradicts_what_shows_or_stores_bytes(
+    rules: str, wrong: list[tuple[int, str]]
+) -> None:
+    text = f'services:\n  web:\n    listen: ":1"\n    backend: ":2"\n{rules}'
+    found = problems_of(text)
+    assert [(line, path) for line, path, _ in found] == wrong
+    assert all(
+        "payload: never forbids " in each and ": false, or payload:" in each for *_, each in found
+    )
+
+
+def test_payload_never_with_what_is_switched_off() -> None:
+    text = """
+defaults: {payload: never, print_bytes: false, recorder: false}
+services:
+  web: {listen: ":1", backend: ":2"}
+  open: {listen: ":3", backend: ":4", payload: allowed, print_bytes: true, recorder: true}
+"""
+    web, other = parse(text).services
+    assert (web.policy.payload, other.policy.payload) == ("never", "allowed")
+
+
 WRONG_LISTENERS = [
     ("22:22", 'YAML reads 22:22 as the number 1342: write it in quotes, "22:22"'),
     ("1:30.5", 'YAML reads 1:30.5 as the number 90.5: write it in quotes, "1:30.5"'),

@@ -161,7 +161,9 @@ def bytes_of_peers(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=examples(300))
 @given(st.lists(st.tuples(DIRECTIONS, bytes_of_peers()), min_size=1, max_size=5))
-def test_whatever_the_bytes_are_they_are_decoded_within_bounds(chunks: list[Chunk]) -> None:
+def test_whatever_the_bytes_are_they_are_decoded_within_bounds(
+    chunks: list[tuple[Direction, bytes]],
+) -> None:
     facts = decoded(*chunks)
     assert facts["protocol"] in ("tls", "http", "ssh", "mqtt", "postgresql", "unknown")
     assert len(facts) <= FACTS

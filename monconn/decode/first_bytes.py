@@ -9,11 +9,10 @@ from __future__ import annotations
 import string
 
 from monconn.decode import http, postgresql, ssh, tls
-from monconn.decode.interfaces import MOST_BYTES, MOST_CHUNKS, Decoder, Decoding
+from monconn.decode.interfaces import MOST_BYTES, MOST_CHUNKS, UNKNOWN, Decoder, Decoding
+from monconn.decode.mqtt import CONNECT, Mqtt
 from monconn.model.reasons import Direction
 from monconn.model.record import ConnectionRecord
-
-UNKNOWN = {"protocol": "unknown"}
 
 _Decoders = tuple[Decoder, ...]
 _BY_FIRST_BYTE: dict[str, dict[int, _Decoders]] = {
@@ -32,12 +31,20 @@ _BY_FIRST_BYTE: dict[str, dict[int, _Decoders]] = {
 
 
 class FirstBytes:
-    """Has no state, so that all connections share one: what they begin with."""
+    """Has no state, so that all connections share one: what they begin with.
+
+    :param follows_mqtt: whether MQTT is followed to its end.
+    """
+
+    def __init__(self, follows_mqtt: bool = False) -> None:
+        self._follows_mqtt = follows_mqtt
 
     def chunk(self, record: ConnectionRecord, direction: Direction, data: bytes) -> Decoding | None:
         """Implements ``Decoding.chunk``."""
         decoders = _BY_FIRST_BYTE[direction].get(data[0])
         if decoders is None:
+            if data[0] == CONNECT and direction == "up":
+                return Mqtt(record, self._follows_mqtt).chunk(record, direction, data)
             record.add_facts(UNKNOWN)
             return None
         return _Undecided(decoders).chunk(record, direction, data)
@@ -91,7 +98,7 @@ class _Undecided:
         return False
 
 
-_FIRST_BYTES = FirstBytes()
+_DECODINGS = {"auto": FirstBytes(), "mqtt": FirstBytes(follows_mqtt=True)}
 
 
 def decoding(setting: str) -> Decoding | None:
@@ -99,5 +106,4 @@ def decoding(setting: str) -> Decoding | None:
 
     :param setting: ``auto``, ``off`` or ``mqtt``.
     """
-    # mqtt: what follows its framing to the end takes this place.
-    return None if setting == "off" else _FIRST_BYTES
+    return _DECODINGS.get(setting)

@@ -21,6 +21,10 @@ MOST_CHUNKS = 64
 decoder begin anew."""
 
 
+UNKNOWN: Mapping[str, Fact] = {"protocol": "unknown"}
+"""The facts of bytes that no decoder knows."""
+
+
 class Outcome(NamedTuple):
     """What a decoder has found so far.
 

@@ -40,7 +40,7 @@ _fact_names = {  # those that monconn itself sets
     *("tls_version", "tls_server_name", "alpn", "tls_alpn_offered"),
     *("protocol", "http_method", "http_path", "http_host", "ssh_client", "ssh_server"),
     *("mqtt_client_id", "mqtt_user", "mqtt_version", "mqtt_keepalive_seconds"),
-    *("mqtt_clean_start", "mqtt_connack", "mqtt_disconnect"),
+    *("mqtt_clean_start", "mqtt_connack", "mqtt_disconnect", "mqtt_disconnect_by"),
     *("postgresql_user", "postgresql_database"),
 }
 _FACT_NAME = re.compile(f"[a-z][a-z0-9_]{{0,{FACT_NAME_CHARACTERS - 1}}}")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monconn.decode.first_bytes import UNKNOWN, decoding
-from monconn.decode.interfaces import MOST_BYTES, MOST_CHUNKS
+from monconn.decode.first_bytes import decoding
+from monconn.decode.interfaces import MOST_BYTES, MOST_CHUNKS, UNKNOWN
 from monconn.model.reasons import Direction
 from monconn.model.record import FACT_CHARACTERS, FACTS
 from tests.decode.world import Chunk, a_record, client_hello, decoded, in_records, startup
@@ -132,7 +132,8 @@ def test_it_does_not_matter_how_the_bytes_are_split(
     stream: tuple[bytes, bytes], up_cuts: list[int], down_cuts: list[int], data: st.DataObject
 ) -> None:
     up, down = stream
-    whole = decoded(("up", up), *([("down", down)] if down else []))
+    sent: list[Chunk] = [("up", up), ("down", down)]
+    whole = decoded(*(each for each in sent if each[1]))
     left: dict[Direction, list[bytes]] = {"up": split(up, up_cuts), "down": split(down, down_cuts)}
     first = left["up"].pop(0)
     chunks: list[Chunk] = [("up", first)]

@@ -6,7 +6,9 @@ if any: most connections are decided with their first chunk, without any object 
 
 from __future__ import annotations
 
-from monconn.decode import ssh
+import string
+
+from monconn.decode import http, postgresql, ssh, tls
 from monconn.decode.interfaces import MOST_BYTES, MOST_CHUNKS, UNKNOWN, Decoder, Decoding
 from monconn.decode.mqtt import CONNECT, Mqtt
 from monconn.model.reasons import Direction
@@ -16,7 +18,10 @@ _Decoders = tuple[Decoder, ...]
 _BY_FIRST_BYTE: dict[str, dict[int, _Decoders]] = {
     "up": {
         # A new decoder is one line here: by each first byte that its protocol may have.
-        ord("S"): (ssh.decode,),
+        **dict.fromkeys(string.ascii_uppercase.encode(), (http.decode,)),
+        ord("S"): (ssh.decode, http.decode),
+        0x16: (tls.decode,),
+        0x00: (postgresql.decode,),
     },
     # Of those whose server may speak first. All others are unknown once the server has.
     "down": {

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from monconn.decode.interfaces import NEED_MORE, Outcome, text
+import re
+
+from monconn.decode.interfaces import MOST_BYTES, NEED_MORE, Outcome, text
 from monconn.model.record import Fact
 
 _PREFIX = b"SSH-"
-_MOST_BANNER = 255
-"""With CR and LF."""
+_MOST_CHARACTERS = 253  # before CR and LF
+_BANNER = re.compile(rb"(SSH-[^\r\n]{1,%d})\r?\n" % _MOST_CHARACTERS)
+# A server may send other lines before it.
+_SERVER_BANNER = re.compile(rb"^" + _BANNER.pattern, re.MULTILINE)
+_PART_OF_BANNER = re.compile(rb"SSH-[^\r\n]{0,%d}\r?" % _MOST_CHARACTERS)
 
 
 def decode(up: bytes, down: bytes, is_all: bool) -> Outcome | None:
     """Decode the identification strings; see :data:`~monconn.decode.interfaces.Decoder`."""
-    client, server = _banner(up), _banner(down)
-    if client is None or server is None:
-        return None
-    facts: dict[str, Fact] = {}
-    if client:
-        facts["ssh_client"] = text(client)
-    if server:
-        facts["ssh_server"] = text(server)
-    if not facts:
+    client, server = _BANNER.match(up), _SERVER_BANNER.search(down)
+    if not client:
+        is_part = _PREFIX.startswith(up) or _PART_OF_BANNER.fullmatch(up)
+        if not is_part or (not up and not down.startswith(_PREFIX[: len(down)])):
+            return None
+    if not (client or server):
         return NEED_MORE
-    return Outcome({"protocol": "ssh", **facts}, bool(client and server))
-
-
-def _banner(data: bytes) -> bytes | None:
-    """A side's banner; empty if it has not come, and None if it is none."""
-    if not data.startswith(_PREFIX[: len(data)]):
-        return None
-    end = data.find(b"\n", 0, _MOST_BANNER)
-    if end < 0:
-        return None if len(data) >= _MOST_BANNER else b""
-    return data[:end].rstrip(b"\r")
+    facts: dict[str, Fact] = {"protocol": "ssh"}
+    if client:
+        facts["ssh_client"] = text(client[1])
+    if server:
+        facts["ssh_server"] = text(server[1])
+    is_done = client is not None and (server is not None or len(down) >= MOST_BYTES)
+    return Outcome(facts, is_done)

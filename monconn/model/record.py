@@ -88,7 +88,7 @@ class Facts(MutableMapping[str, Fact]):
         return repr(self._record._facts)
 
 
-_NO_FACTS: dict[str, Fact] = {}  # never changed: set_fact makes another one
+_NO_FACTS: Mapping[str, Fact] = {}  # never changed: set_fact makes another one
 
 
 @attrs.define(eq=False)
@@ -184,7 +184,7 @@ class ConnectionRecord:
     """Whether it ended because we had no descriptor, port or memory left."""
     came_through: ConnectionRecord | None = attrs.field(default=None, repr=False)
     """The connection of ours, through another service of this program, that its client is."""
-    _facts: dict[str, Fact] = attrs.field(default=_NO_FACTS, init=False)
+    _facts: Mapping[str, Fact] = attrs.field(default=_NO_FACTS, init=False)
 
     def count(self, direction: Direction, count: int, now: float) -> None:
         """Count bytes that were read from their sender.
@@ -281,11 +281,11 @@ class ConnectionRecord:
         So facts that were set before, by a handshake or by the program's own code, stay, and there
         is nothing to be caught in the data path.
 
-        :param facts: by names that are well-formed and known; texts without surrogates, and
-            numbers within 64 bits.
+        :param facts: which never change any more: by names that are well-formed and known; texts
+            without surrogates and of :data:`FACT_CHARACTERS` at most, and numbers within 64 bits.
         """
         if not self._facts and len(facts) <= FACTS:
-            self._facts = dict(facts)  # not one by one: every connection has some
+            self._facts = facts  # not one by one, nor copied: every connection has some
             return
         room = FACTS - len(self._facts)
         added = [each for each in facts.items() if each[0] not in self._facts][:room]

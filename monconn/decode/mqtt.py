@@ -469,6 +469,7 @@ class Mqtt:
     def _note_connect(self, body: bytes) -> None:
         """3.1; what is malformed, or not held, ends it: what came before is known."""
         facts: dict[str, Fact] = {"protocol": "mqtt"}
+        about: dict[str, Fact] = {}  # shown after whom it is about
         fields = _Fields(body)
         try:
             name, level = fields.data(), fields.integer(1) & ~_BRIDGE_LEVEL
@@ -479,12 +480,12 @@ class Mqtt:
             return
         version = _LEVELS.get((name, level), "")
         if version:
-            facts["mqtt_version"] = version
+            about["mqtt_version"] = version
         try:
             flags = fields.integer(1)
-            facts["mqtt_clean_start"] = bool(flags & 0x02)
+            about["mqtt_clean_start"] = bool(flags & 0x02)
             self._has_will = bool(flags & 0x04)
-            self._keepalive = facts["mqtt_keepalive_seconds"] = fields.integer(2)
+            self._keepalive = about["mqtt_keepalive_seconds"] = fields.integer(2)
             if version == "5.0":
                 fields.properties()
             client_id = fields.data()
@@ -504,7 +505,7 @@ class Mqtt:
         # Packets of a version that is not known are taken for those of the latest that is.
         followed = version or "5.0"
         self._up.kinds, self._down.kinds = _KINDS[followed, "up"], _KINDS[followed, "down"]
-        self._record.add_facts(facts)
+        self._record.add_facts({**facts, **about})
 
     def _note_connack(self, body: bytes) -> None:
         """3.2. Before 5.0 it has two bytes."""

@@ -69,6 +69,7 @@ from monconn.ops.rows import (
     ServiceRow,
 )
 from monconn.ops.sorting import first_in_order, parse_sort
+from monconn.ops.taps import Taps
 from monconn.policy.blocks import network_order
 from monconn.policy.networks import ips_within
 from monconn.steps import RowSteps, sort_in_steps
@@ -165,6 +166,7 @@ class Operations:
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
         self._room = DeferredSemaphore(QUERIES_AT_ONCE)
+        self.taps = Taps(registry, clock, self._context)
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.

@@ -105,8 +105,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faces.control.peers": LOWEST | {"model", "net"},
     "faces.control.pages": LOWEST,
     "faces.control.boxes": LOWEST,
+    "faces.control.taps": LOWEST | {"model", "ops.taps", "faces.control.pages"},
     "faces.control.server": BELOW_FACES
-    | {f"faces.control.{each}" for each in ("boxes", "commands", "pages", "peers")},
+    | {f"faces.control.{each}" for each in ("boxes", "commands", "pages", "peers", "taps")},
     "faces.control.service": BELOW_FACES
     | {"faces.control.server", "faces.control.peers", "faces.control.place"},
     "faces.manhole": BELOW_FACES,

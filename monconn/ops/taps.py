@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
 from monconn.clock import Clock
-from monconn.errors import QuestionError, UnknownConnection
+from monconn.errors import Forbidden, QuestionError, UnknownConnection
 from monconn.log import Logger
 from monconn.model import flow
 from monconn.model.flow import Data, FlowEvent, SideEnded
@@ -26,7 +26,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
-from monconn.ops.filter_keys import MEASURED_KEYS
+from monconn.ops.filter_keys import BLOCK_KEYS, MEASURED_KEYS
 from monconn.ops.filters import Context, Filter
 from monconn.turns import in_turns
 
@@ -39,6 +39,19 @@ QUEUE_BYTES = 4 * 1024 * 1024
 """The most that the events of one tap may hold; so a reader may be late by that much."""
 EVENT_BYTES = 256
 """What an event counts beside its bytes: chunks of one byte must not fill the memory."""
+
+
+@attrs.frozen
+class TapResult:
+    """The result of :meth:`monconn.ops.operations.Operations.tap`.
+
+    :param unknown: the ids asked for that no live connection has.
+    :param services_left_out: those that were asked for and have ``payload: never``.
+    """
+
+    tap: Tap
+    unknown: tuple[int, ...]
+    services_left_out: tuple[str, ...]
 
 
 class Tap:
@@ -79,7 +92,8 @@ class Tap:
         self.left_out = 0
         """How many connections matched and are not tapped, as there are too many."""
         self.chosen: Deferred[None] = succeed(None)
-        """Fires once all connections were tried that were live as the tap was opened."""
+        """Fires once all connections were tried that were live as the tap was opened. To cancel it
+        closes the tap."""
 
     def __len__(self) -> int:
         """How many connections are tapped now."""
@@ -331,7 +345,7 @@ class Taps(Observer):
 
             self._stop_observing = stop
         self._taps[tap] = None
-        choosing = in_turns(self._clock, self._choose(tap, ids)).addErrback(self._failed)
+        choosing = in_turns(self._clock, self._choose(tap, ids)).addErrback(self._failed, tap)
         tap.chosen = choosing.addCallback(lambda _: tap._wake_if_over())
         return tap
 
@@ -353,7 +367,8 @@ class Taps(Observer):
                 if tap._wants(record, context):
                     tap._add(monitor, record)
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure, tap: Tap) -> None:
+        tap.close()
         if not failure.check(CancelledError):
             self._log.failure("a tap failed to find its connections", failure)
 
@@ -400,3 +415,27 @@ class Taps(Observer):
             for connection_id, each in tuple(tap._flows.items()):
                 if each.belongs_to(monitor):
                     tap._end(connection_id)
+
+
+def services_by_payload(
+    monitors: Iterable[Monitor], filter: Filter
+) -> tuple[list[Monitor], tuple[str, ...]]:
+    """The services that a filter can mean, and may be seen; and the names of those that may not.
+
+    :param filter: over connections.
+    :raises Forbidden: none of them may be seen.
+    """
+    names = Filter(tuple(term for term in filter.terms if term.key == "service"), BLOCK_KEYS)
+    meant = [each for each in monitors if names.matches({"service": each.name}, Context())]
+    allowed = [each for each in meant if each.policy.payload != "never"]
+    forbidden = tuple(each.name for each in meant if each.policy.payload == "never")
+    if forbidden and not allowed:
+        raise payload_forbidden(forbidden)
+    return allowed, forbidden
+
+
+def payload_forbidden(services: Sequence[str]) -> Forbidden:
+    """The error for those who ask for bytes of services with ``payload: never``."""
+    names = ", ".join(services)
+    what = f"service {names} has" if len(services) == 1 else f"services {names} have"
+    return Forbidden(f"{what} payload: never in the configuration: no bytes are shown or stored")

@@ -76,6 +76,12 @@ class Gaps:
             expected = self._expected.setdefault(connection, {})
             yield from self._missing(event, event.direction, event.offset, expected)
             expected[event.direction] = event.offset + len(event.data)
+        elif isinstance(event, SideEnded):
+            if event.offset is not None:
+                expected = self._expected.setdefault(connection, {})
+                direction = _DIRECTION_OF[event.side]
+                yield from self._missing(event, direction, event.offset, expected)
+                expected[direction] = event.offset
         elif isinstance(event, Ended):
             expected = self._expected.pop(connection, {})
             yield from self._missing(event, "up", event.up, expected)
@@ -262,7 +268,7 @@ class JsonEncoder:
 
 def _with_iso_times(values: dict[str, Any]) -> dict[str, Any]:
     # With microseconds: others have milliseconds, but these are chunks' times.
-    times = {
+    times: dict[str, Any] = {
         key: datetime.fromtimestamp(values[key], timezone.utc).isoformat(timespec="microseconds")
         for key in ("at", "opened_at")
         if key in values

@@ -150,6 +150,8 @@ class _Reader:
         if event.how not in get_args(SideEnd):
             raise ValueError("a side has ended in no way that is known")
         self._ends[event.side] = event.how
+        if event.offset is not None:
+            self._end_at("up" if event.side == "client" else "down", event.offset)
         if event.side == "client" and event.how in ("fin", "reset"):
             self._add_step(b"", now)
 

@@ -90,7 +90,7 @@ def run_demo(*, debug: bool = False) -> int:
         listen=TcpAddress("127.0.0.1", 0),
         backend=TcpAddress("127.0.0.1", backend.getsockname()[1]),
         # wait_timeout is for the stop: most devices never end their connection.
-        policy=Policy.of(wait_timeout=0.5, **limits),
+        policy=Policy.of(wait_timeout=0.5, decode="mqtt", recorder=True, **limits),
     )
     kinds = _KINDS_THAT_DROP if drops else _KINDS
 

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Any
 
 import click
@@ -93,8 +94,8 @@ def replay_command(
     """Send to a backend what a client had sent, and compare its answer with the recorded one.
 
     ID or UID is a connection that is recorded (docs/bytes.md); FILE has what monconn recording
-    --json printed, and - is the standard input. Exit status: 0 if the answer is the same, 1 if it
-    differs, 2 if it cannot be tried.
+    --json or monconn tap --json printed, and - is the standard input. Exit status: 0 if the
+    answer is the same, 1 if it differs, 2 if it cannot be tried.
     """
     try:
         conversation = _recorded(what, control)
@@ -144,13 +145,23 @@ def _content(path: str) -> bytes:
 def _of_lines(content: bytes) -> Iterator[FlowEvent]:
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            values = json.loads(line)
-            event = from_json(values) if isinstance(values, dict) else None
-        except (ValueError, RecursionError):
-            event = None
-        if event is None:
-            raise QuestionError(f"line {number} is no event of monconn recording --json")
-        yield event
+            event = from_json(_with_seconds(json.loads(line)))
+        except (AttributeError, TypeError, ValueError, RecursionError):
+            raise QuestionError(
+                f"line {number} is no event of monconn recording --json, or monconn tap --json"
+            ) from None
+        if event is not None:  # such as a gap, which the offsets tell as well
+            yield event
+
+
+def _with_seconds(values: dict[str, Any]) -> dict[str, Any]:
+    """An event with its times in seconds, and not as texts of ISO 8601."""
+    times = {
+        key: datetime.fromisoformat(values[key]).timestamp()
+        for key in ("at", "opened_at")
+        if isinstance(values.get(key), str)
+    }
+    return {**values, **times}
 
 
 def _check_whole(conversation: Conversation, partial: bool) -> None:

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from monconn.faces.cli import replaying
 from monconn.faces.cli.main import main
 from monconn.model.flow import Began, Data, Ended, FlowEvent, SideEnded, to_json
+from monconn.ops.flow_text import JsonEncoder
 
 BEGAN = Began(7, 100.0, 100.0, "0-7", "mqtt", "192.0.2.7:5", None, "127.0.0.1:1883")
 CLIENT_ENDS = SideEnded(7, 100.0, "client", "fin")
@@ -298,7 +299,6 @@ def test_what_cannot_be_tried(replay: Callable[..., Result], to: str, error: str
         "",
         "x",
         "[]",
-        "{}",
         "[" * 100_000,
         '{"event": "data"}',
         json.dumps(to_json(BEGAN) | {"at": "x"}),
@@ -313,6 +313,19 @@ def test_a_file_that_is_no_recording(tmp_path: Path, line: str) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("monconn: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_what_a_tap_has_printed_is_a_recording(serve: Serve, tmp_path: Path) -> None:
+    """With times of ISO 8601, and gaps as objects of their own."""
+    encoder = JsonEncoder()
+    events: list[FlowEvent] = [BEGAN, up(0, b"?"), down(2, b"s"), BACKEND_ENDS]
+    file = tmp_path / "tapped"
+    file.write_bytes(b"".join(map(encoder.encode, events)))
+    assert b'"gap"' in file.read_bytes()
+    where = serve(lambda client: answer(client, b"yes"))
+    result = CliRunner().invoke(main, ["replay", str(file), "--to", where, "--partial"])
+    assert result.exit_code == 0, result.output
+    assert "missing    2 bytes of the backend's, from byte 0 on\n" in result.stdout
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -545,6 +545,12 @@ class Monitor:
         return self._figures(totals + Totals(up=up, down=down))
 
     def _figures(self, totals: Totals) -> dict[str, Any]:
+        of_recorder = {}
+        if self.policy.recorder is not None:
+            of_recorder = {
+                "recordings": len(self.recorder),
+                "recordings_dropped": self.recorder.dropped["room"],
+            }
         return {
             "sid": self.name,
             "listen": self.listen,
@@ -558,6 +564,7 @@ class Monitor:
             "refused_by": dict(totals.refused),
             "up": totals.up,
             "down": totals.down,
+            **of_recorder,
         }
 
     def describe(self) -> str:

@@ -219,6 +219,11 @@ class Recording:
         """Memory, in bytes."""
         return self.up.size + self.down.size + RECORDING_OVERHEAD
 
+    def byte_count(self) -> int:
+        """How many bytes are recorded."""
+        tracks = (self.up, self.down)
+        return sum(len(data) for track in tracks for _, _, data in track.chunks())
+
     def drop(self, cause: Cause) -> None:
         """Remove it from its recorder."""
         self._recorder.drop(self, cause)
@@ -241,6 +246,7 @@ class Recording:
             ("backend", "down", self.down),
         )
         for side, direction, track in sides:
+            sent = record.up if direction == "up" else record.down
             for at, offset, data in track.chunks():
                 latest[side] = at
                 of_bytes.append(Data(record.id, wall + at, direction, offset, data))
@@ -248,7 +254,7 @@ class Recording:
             if how != "none":
                 known = _end_time(record, side)
                 at = max(latest[side], now if known is None else known)
-                of_bytes.append(SideEnded(record.id, wall + at, side, how))
+                of_bytes.append(SideEnded(record.id, wall + at, side, how, sent))
         until = now if record.closed is None else record.closed
         first = attrs.evolve(began(record, record.opened_at), up=0, down=0)
         return [first, *sorted(of_bytes, key=_by_time), ended(record, wall + until)]
@@ -417,15 +423,16 @@ class Recorder:
             return f"its recording was dropped: {_CAUSES[cause]}"
         return "it opened before its service had a recorder, or its recording was dropped long ago"
 
-    def counts(self) -> dict[str, int]:
-        """How many recordings there are of ``live`` and of ``ended`` connections, how many were
-        ``dropped`` as there was no room, and how many ``bytes`` all of the process take."""
-        return {
-            "live": self._shelves.count("live"),
-            "ended": self._shelves.ended(),
-            "dropped": self.dropped["room"],
-            "bytes": self.arena.used,
-        }
+    def has_dropped(self, connection_id: int) -> bool:
+        """Whether a connection of this service had a recording, as far as that is remembered."""
+        return connection_id in self._causes
+
+    def __len__(self) -> int:
+        """How many recordings there are, of live connections and of others."""
+        return len(self._shelves)
+
+    def __bool__(self) -> bool:
+        return True
 
     # -- dropping
 

@@ -227,8 +227,8 @@ def test_a_recording_is_a_flow_of_events() -> None:
     assert rounded(closed) == rounded(
         [
             *of_bytes,
-            SideEnded(record.id, at + 4, "client", "fin"),
-            SideEnded(record.id, at + 5, "backend", "reset"),
+            SideEnded(record.id, at + 4, "client", "fin", 14),
+            SideEnded(record.id, at + 5, "backend", "reset", 3),
             Ended(record.id, at + 5, 14, 3, "backend_reset", "", facts),
         ]
     )
@@ -289,7 +289,7 @@ def test_of_those_that_have_ended_abnormal_ones_are_kept_longest() -> None:
     more = [world.close(world.open(), "backend_reset") for _ in range(3)]
     assert world.there(lost, *orderly, *more) == more
     assert "keep:" in world.recorder.why_not(lost)
-    assert world.recorder.counts()["ended"] == 3
+    assert len(world.recorder) == 3
     assert world.recorder.dropped["keep"] == 5
     assert world.arena.used == 3 * RECORDING_OVERHEAD
 
@@ -306,7 +306,7 @@ def test_each_is_kept_for_some_time_only_though_nothing_happens() -> None:
     assert world.there(first, second, live.record.id) == [second, live.record.id]
     assert "too old" in world.recorder.why_not(first)
     world.clock.advance(30)
-    assert world.recorder.counts()["ended"] == 0
+    assert len(world.recorder) == 1
     assert len(world.clock.getDelayedCalls()) == 0, "nothing is left to wait for"
     assert world.arena.used == RECORDING_OVERHEAD
 
@@ -333,12 +333,9 @@ def test_when_there_is_no_room_those_in_good_order_go_first_and_live_ones_last()
     ids = [each.record.id for each in lives]
     assert world.there(*ids) == ids[2:], "the latest are recorded"
     assert "no room" in world.recorder.why_not(ids[0])
-    assert world.recorder.counts() == {
-        "live": 5,
-        "ended": 0,
-        "dropped": 5,
-        "bytes": world.arena.used,
-    }
+    assert (len(world.recorder), world.recorder.dropped["room"]) == (5, 5)
+    stats = world.monitor.stats()
+    assert (stats["recordings"], stats["recordings_dropped"]) == (5, 5)
     world.send(first_live, bytes(100))  # it goes on, unrecorded
     assert world.recorder.events(world.close(first_live)) is None
 
@@ -376,7 +373,7 @@ def test_the_memory_is_bounded_and_counted(steps: list[tuple[str, int]]) -> None
         assert 0 <= world.arena.used <= 20_000
         recordings = world.arena.shelves.all()
         assert world.arena.used == sum(each.size() for each in recordings)
-        assert world.recorder.counts()["ended"] <= 4
+        assert len(world.recorder) <= 4 + len(lives)
 
 
 def test_the_recordings_of_a_client_can_be_forgotten() -> None:

@@ -22,6 +22,7 @@ from monconn.faces.cli.output import (
     print_text,
     understood,
 )
+from monconn.faces.cli.recording import recorded_events
 from monconn.faces.cli.replaying import Replayed, replay
 from monconn.faces.cli.verbs import json_option, reports_errors, server_option
 from monconn.faces.control.client import Client, NoServer, find_server
@@ -120,13 +121,9 @@ def replay_command(
 def _recorded(what: str, control: str | None) -> Conversation:
     if re.fullmatch(r"[0-9]{1,18}", what) or parse_uid(what):
         with Client(find_server(control)) as server, understood(server.where):
-            return conversation_of(_of_server(server, what))
+            return conversation_of(recorded_events(server, what, "replay"))
     with understood(what):
         return conversation_of(_of_lines(_content(what)))
-
-
-def _of_server(server: Client, what: str) -> Iterable[FlowEvent]:
-    raise QuestionError("recordings come with the recorder")
 
 
 def _content(path: str) -> bytes:

@@ -128,7 +128,8 @@ def test_the_servers_stop_gives_the_connection_back(port: Port) -> None:
 
 def unsent(transport: Any) -> int:
     """How many bytes a transport holds, as its client does not read."""
-    return len(transport.dataBuffer) - transport.offset + sum(map(len, transport._tempDataBuffer))
+    held: list[bytes] = [transport.dataBuffer[transport.offset :], *transport._tempDataBuffer]
+    return sum(map(len, held))
 
 
 @with_port

@@ -28,7 +28,7 @@ from zope.interface import implementer
 from monconn.addresses import TcpAddress
 from monconn.config.config import Config, ServiceConfig
 from monconn.config.sections import DevicesConfig
-from monconn.errors import ControlError
+from monconn.errors import ControlError, ListenError
 from monconn.faces.cli import demo_mqtt as mqtt
 from monconn.faces.cli.logs import TextLog
 from monconn.faces.cli.run import install_reactor, run
@@ -41,7 +41,9 @@ from monconn.run.application import Application
 
 _NAME = "demo"
 _WELCOME_SECONDS = 0.3
-_SLOW_DEVICE = "127.0.0.15"
+_STEADY_DEVICE, _SILENT_DEVICE, _SLOW_DEVICE = "127.0.0.11", "127.0.0.13", "127.0.0.15"
+_LISTEN_PORT, _BROKER_PORT = 1883, 11883
+"""Where these are free: the first is MQTT's own, by which Wireshark knows what it is shown."""
 _WELCOME = """
 monconn demo: {count} simulated devices, an MQTT broker, and monconn between them. Each
 line below is a connection that has ended, with the reason, or an alarm.
@@ -64,6 +66,8 @@ _COMMANDS = (
     ("device 127.0.0.14", "the story of one"),
     ("explain client_reset", "what a reason means"),
     ("show {slow_id}", "what is slow about 127.0.0.15"),
+    ("tap {steady_id}", "the bytes of pump-1, as they come"),
+    ("recording {silent_id}", "the bytes of pump-3, also when it has gone"),
     ("top", "all of it on the whole screen"),
 )
 _DEVICES_CONFIG = DevicesConfig(storm_connections=5, storm_within=30.0)
@@ -78,7 +82,10 @@ def run_demo(*, debug: bool = False) -> int:
     :returns: the exit status.
     """
     install_reactor()
-    backend = open_listener(TcpAddress("127.0.0.1", 0))
+    backend = _open(_BROKER_PORT)
+    listener = _open(_LISTEN_PORT)
+    port = listener.getsockname()[1]
+    listener.close()
     drops = _may_drop_packets()
     limits: dict[str, Any] = (
         {"unreachable_timeout": Sides(client=_UNREACHABLE_SECONDS, backend=0.0)}
@@ -87,7 +94,7 @@ def run_demo(*, debug: bool = False) -> int:
     )
     service = ServiceConfig(
         name=_NAME,
-        listen=TcpAddress("127.0.0.1", 0),
+        listen=TcpAddress("127.0.0.1", port),
         backend=TcpAddress("127.0.0.1", backend.getsockname()[1]),
         # wait_timeout is for the stop: most devices never end their connection.
         policy=Policy.of(wait_timeout=0.5, decode="mqtt", recorder=True, **limits),
@@ -108,6 +115,14 @@ def run_demo(*, debug: bool = False) -> int:
     return run(config, debug=debug, prepare=prepare)
 
 
+def _open(port: int) -> socket.socket:
+    """A listener on a port, or on any if that is taken."""
+    try:
+        return open_listener(TcpAddress("127.0.0.1", port))
+    except ListenError:
+        return open_listener(TcpAddress("127.0.0.1", 0))
+
+
 def _address(number: int) -> str:
     return f"127.0.0.{11 + number}"
 
@@ -118,9 +133,13 @@ def _welcome(monitor: Monitor, kinds: Sequence[type[_DeviceProtocol]]) -> str:
     devices = [
         f"  {_address(n)}  {kind.name:8}  {kind.does:9} {kind.how}" for n, kind in enumerate(kinds)
     ]
-    ids = {each.client_ip: each.id for each in monitor.connections()}
-    slow_id = ids.get(_SLOW_DEVICE, "ID")
-    commands = [(f"{monconn} {what.format(slow_id=slow_id)}", why) for what, why in _COMMANDS]
+    by_ip = {each.client_ip: each.id for each in monitor.connections()}
+    ids = {
+        "steady_id": by_ip.get(_STEADY_DEVICE, "ID"),
+        "silent_id": by_ip.get(_SILENT_DEVICE, "ID"),
+        "slow_id": by_ip.get(_SLOW_DEVICE, "ID"),
+    }
+    commands = [(f"{monconn} {what.format(**ids)}", why) for what, why in _COMMANDS]
     width = max(len(what) for what, _ in commands)
     return _WELCOME.format(
         count=len(devices),

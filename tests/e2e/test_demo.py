@@ -19,8 +19,10 @@ from monconn.faces.cli import demo_mqtt as mqtt
 from .programs import HANG_SECONDS, SCRIPTS, Program, connect
 
 DEVICES = [f"127.0.0.{number}" for number in range(11, 18)]
-HINTS = ("list", "list --closed", "devices", "device 127", "explain client_reset", "show 5")
-HINTS += ("tap 1", "recording 3", "top")
+HINTS = (
+    *("list", "list --closed", "devices", "device 127", "explain client_reset", "show 5"),
+    *("tap 1", "recording 3", "top"),
+)
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ OPS = ROWS | {
     "ops.record_keys",
     "ops.feed",
     "ops.forget",
+    "ops.taps",
     "ops.operations",
     "ops.device",
 }
@@ -90,9 +91,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.record_keys": LOWEST | {"model", "ops.rates", "ops.sorting"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
     "ops.forget": CORE | {"devices"},
+    "ops.taps": CORE | ROWS,
     "ops.operations": BELOW_OPS
     | ROWS
-    | {"ops.rates", "ops.record_keys", "ops.feed", "ops.forget", "ops.device"},
+    | {"ops.rates", "ops.record_keys", "ops.feed", "ops.forget", "ops.device", "ops.taps"},
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,
@@ -103,8 +105,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faces.control.peers": LOWEST | {"model", "net"},
     "faces.control.pages": LOWEST,
     "faces.control.boxes": LOWEST,
+    "faces.control.taps": LOWEST | {"model", "ops.taps", "faces.control.pages"},
     "faces.control.server": BELOW_FACES
-    | {f"faces.control.{each}" for each in ("boxes", "commands", "pages", "peers")},
+    | {f"faces.control.{each}" for each in ("boxes", "commands", "pages", "peers", "taps")},
     "faces.control.service": BELOW_FACES
     | {"faces.control.server", "faces.control.peers", "faces.control.place"},
     "faces.manhole": BELOW_FACES,

@@ -46,6 +46,7 @@ OPS = ROWS | {
     "ops.feed",
     "ops.forget",
     "ops.taps",
+    "ops.captures",
     "ops.operations",
     "ops.device",
 }
@@ -92,9 +93,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.feed": CORE | ROWS | {"ops.rates"},
     "ops.forget": CORE | {"devices"},
     "ops.taps": CORE | ROWS,
+    "ops.captures": BELOW_OPS | ROWS | {"ops.taps"},
     "ops.operations": BELOW_OPS
     | ROWS
-    | {"ops.rates", "ops.record_keys", "ops.feed", "ops.forget", "ops.device", "ops.taps"},
+    | {
+        "ops.rates",
+        "ops.record_keys",
+        "ops.feed",
+        "ops.forget",
+        "ops.device",
+        "ops.taps",
+        "ops.captures",
+    },
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,

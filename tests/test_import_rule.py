@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # folders below faces; in ops and faces.control, each module is one, and so is net.tls; "monconn" is
 # the package's __init__.
 LOWEST_ROWS = (
-    {"errors", "units", "files", "addresses", "_version", "_moved"},
+    {"errors", "units", "files", "addresses", "hexlines", "_version", "_moved"},
     {"clock", "ratelimit", "background", "log", "processes"},
     {"turns", "histogram", "steps", "places"},
     {"unixsocket"},
@@ -35,6 +35,7 @@ ROWS = {
     "ops.details",
     "ops.sorting",
     "ops.colours",
+    "ops.flow_text",
     "ops.explanations",
     "ops.account",
     "ops.explain_text",
@@ -81,6 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.details": LOWEST | {"ops.columns", "ops.rows", "ops.text_table"},
     "ops.sorting": LOWEST | {"ops.columns"},
     "ops.colours": LOWEST | {"model"},
+    "ops.flow_text": LOWEST | {"model", "ops.colours"},
     "ops.device_rows": LOWEST | {"ops.columns", "ops.explanations", "ops.text_table"},
     "ops.device": BELOW_OPS | ROWS,
     "ops.explanations": LOWEST,

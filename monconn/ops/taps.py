@@ -289,7 +289,9 @@ class _Flow:
         """Say that a side has ended, if that was not said."""
         if self._seen_ends.get(side) != how:
             self._seen_ends[side] = how
-            self._tap._put(SideEnded(self._record.id, time.time(), side, how))
+            record = self._record
+            sent = record.up if side == "client" else record.down
+            self._tap._put(SideEnded(record.id, time.time(), side, how, sent))
 
     def finish(self) -> None:
         """Say how it has ended, as far as that is known by now."""

@@ -1,0 +1,133 @@
+"""``monconn tap``: the bytes of live connections."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+
+from monconn.errors import FileError
+from monconn.faces.cli.output import has_colours, print_error, print_note, print_text
+from monconn.faces.cli.verbs import (
+    asks_server,
+    filter_argument,
+    filter_text,
+    json_option,
+    service_option,
+)
+from monconn.faces.control.client import Client
+from monconn.model import flow
+from monconn.model.flow import FlowEncoder
+from monconn.model.reasons import Direction
+from monconn.ops.filter_keys import CONNECTION_KEYS
+from monconn.ops.flow_text import HexEncoder, JsonEncoder, PlainTextEncoder, RawEncoder
+from monconn.units import format_bytes
+
+_HOW_TO_CHOOSE = (
+    "say which connections: by ids (monconn tap 42), by terms (monconn tap service:mqtt --follow),"
+    " or --all of them"
+)
+
+
+@click.command()
+@filter_argument(CONNECTION_KEYS, "[ID|TERM]...", or_else="ids")
+@service_option
+@click.option("--all", "is_all", is_flag=True, help="All connections.")
+@click.option("--follow", is_flag=True, help="Connections that match later, too.")
+@click.option("--text", "as_text", is_flag=True, help="Print text, and no hex dump.")
+@click.option(
+    "--raw",
+    metavar="up|down",
+    type=click.Choice(["up", "down"]),
+    help="Write the bytes of one connection as they are: those of its client, or its backend.",
+)
+@json_option
+@asks_server
+def tap(
+    server: Client,
+    terms: Sequence[str],
+    service: str | None,
+    is_all: bool,
+    follow: bool,
+    as_text: bool,
+    raw: Direction | None,
+    as_json: bool,
+) -> None:
+    """The bytes of live connections, as they come: a hex dump.
+
+    Those with these IDs, or that match all TERMs, such as client:10.0.0.0/8 or
+    mqtt_client_id:pump-7 (docs/filters.md). It ends when they have ended, or with Ctrl-C. Bytes
+    that come faster than they are read here are not shown, and it is said how many.
+    """
+    if as_text + as_json + (raw is not None) > 1:
+        raise click.UsageError("--text, --raw and --json: one of them")
+    if bool(terms or service) == is_all:
+        raise click.UsageError("--all goes with no other choice" if is_all else _HOW_TO_CHOOSE)
+    if raw is not None and sys.stdout is not None and sys.stdout.isatty():
+        raise click.UsageError(
+            "--raw writes bytes as they are, which a terminal may obey: redirect the output, or"
+            " use --text"
+        )
+    how = "raw" if raw else "json" if as_json else "text" if as_text else "hex"
+    answer = server.tap(filter=filter_text(terms), service=service, follow=follow or None, how=how)
+    encoder: FlowEncoder
+    write: Callable[[bytes], None] = _write_text
+    if raw is not None:
+        write = _write_bytes
+        encoder = RawEncoder(raw, print_note)
+    elif as_json:
+        encoder = JsonEncoder()
+    elif as_text:
+        encoder = PlainTextEncoder(coloured=has_colours())
+    else:
+        encoder = HexEncoder(coloured=has_colours())
+    _say_what_is_left_out(answer)
+    count = int(answer["connections"])
+    if raw is not None and count > 1:
+        raise click.UsageError(f"{count} connections match, and --raw is for one: give its id")
+    if not (count or follow):
+        print_error("no live connection matches: --follow waits for those that come")
+        raise click.exceptions.Exit(1)
+    print_note(_beginning(count, follow))
+    _show(server, encoder, write)
+
+
+def _say_what_is_left_out(answer: dict[str, str]) -> None:
+    for each in json.loads(answer["unknown"]):
+        print_error(f"no live connection has the id {each}")
+    for name in json.loads(answer["services_left_out"]):
+        print_note(f"service {name} is left out: it has payload: never")
+
+
+def _beginning(count: int, follow: bool) -> str:
+    connections = f"{count} connection{'' if count == 1 else 's'}"
+    return f"tapping {connections}{' and those to come' if follow else ''}: Ctrl-C ends it"
+
+
+def _show(server: Client, encoder: FlowEncoder, write: Callable[[bytes], None]) -> None:
+    """Write events as they come, until no more will."""
+    dropped = left_out = 0
+    write(encoder.start())
+    for events in server.flow_events():
+        write(b"".join(encoder.encode(event) for event in map(flow.from_json, events) if event))
+        if isinstance(encoder, RawEncoder) and encoder.has_ended:
+            break
+        if server.bytes_dropped > dropped:
+            more, dropped = server.bytes_dropped - dropped, server.bytes_dropped
+            print_note(f"{format_bytes(more)} not shown: they came faster than they were read here")
+        if server.connections_left_out > left_out:
+            more, left_out = server.connections_left_out - left_out, server.connections_left_out
+            print_note(f"{more} connections are left out: too many match")
+
+
+def _write_text(data: bytes) -> None:
+    print_text(data.decode("utf-8", "backslashreplace"))
+
+
+def _write_bytes(data: bytes) -> None:
+    if sys.stdout is None:
+        raise FileError("the standard output is closed")
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()

@@ -409,7 +409,8 @@ class Captures:
         if triggers is not None:
             self._stop_observing = self._registry.observe(triggers)
         details = f"capture {capture.number}{_without(forbidden)}"
-        self._report("capture_start", CONFIGURATION, allowed, None, f"{target} ({details})")
+        service = allowed[0].name if len(allowed) == 1 else None
+        self._report("capture_start", CONFIGURATION, allowed, service, f"{target} ({details})")
 
     def stop(self, wait_seconds: float = FLUSH_SECONDS) -> None:
         """End all captures, and write what is queued, waiting for no longer than that."""

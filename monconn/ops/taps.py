@@ -58,7 +58,9 @@ class TapResult:
 class Named(Protocol):
     """Has the name of a service."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The service's name."""
 
 
 N = TypeVar("N", bound=Named)

@@ -376,5 +376,5 @@ class CaptureStop(_Command):
 class ListCaptures(_Command):
     """The captures that run, and those that have ended last."""
 
-    arguments: list[tuple[bytes, amp.Argument]] = []
+    arguments = _NOTHING
     response = _ROWS

@@ -23,7 +23,7 @@ from monconn.log import Logger
 from monconn.model.actions import CONFIGURATION, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.flow import Began, Ended, FlowEvent
-from monconn.model.record import ConnectionRecord, iso_time
+from monconn.model.record import ConnectionRecord, iso_time, known_fact_names
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
@@ -33,7 +33,7 @@ from monconn.ops.rows import CaptureRow
 from monconn.ops.taps import Tap, Taps, services_by_payload
 from monconn.policy.networks import matcher
 from monconn.ratelimit import RateLimitedLog, RateLimiter
-from monconn.sinks.capture_files import FLUSH_SECONDS, CaptureFile, CaptureFiles
+from monconn.sinks.capture_files import FLUSH_SECONDS, CaptureFile, CaptureFiles, CaptureTotals
 from monconn.turns import in_turns
 from monconn.units import format_bytes
 
@@ -88,7 +88,10 @@ def parse_filter(text: str | None, services: Collection[str] = ()) -> Filter | N
     """
     if text is None or text.strip() == ALL:
         return None
-    return parse(text, CONNECTION_KEYS, "action", {"service": services})
+    known: dict[str, Collection[str]] = {"service": services}
+    if (facts := known_fact_names()) is not None:
+        known["fact"] = facts  # a slip in the name of a key would capture nothing, and say nothing
+    return parse(text, CONNECTION_KEYS, "action", known)
 
 
 class Capture:
@@ -113,6 +116,8 @@ class Capture:
         triggers: Triggers | None = None,
     ) -> None:
         self.number = number
+        self.service: str | None = None
+        """The one that it is limited to, as far as is known; None for all."""
         self.target = target
         self.by = by
         self.files = files
@@ -378,6 +383,8 @@ class Captures:
         self._last_number = 0
         self._running: dict[int, Capture] = {}
         self._ended: deque[Capture] = deque(maxlen=ENDED_RETAINED)
+        self._triggers: Triggers | None = None
+        """Those of the configuration; counted, also once their capture was stopped."""
         self._stop_observing: Callable[[], None] = lambda: None
 
     # -- from the start to the end of the program
@@ -407,10 +414,10 @@ class Captures:
         capture = self._add(files, target, CONFIGURATION, config.first, wanted, triggers=triggers)
         self._open_tap(capture, follow=True)
         if triggers is not None:
+            self._triggers = triggers
             self._stop_observing = self._registry.observe(triggers)
         details = f"capture {capture.number}{_without(forbidden)}"
-        service = allowed[0].name if len(allowed) == 1 else None
-        self._report("capture_start", CONFIGURATION, allowed, service, f"{target} ({details})")
+        self._report_start(CONFIGURATION, capture, allowed, details)
 
     def stop(self, wait_seconds: float = FLUSH_SECONDS) -> None:
         """End all captures, and write what is queued, waiting for no longer than that."""
@@ -444,19 +451,23 @@ class Captures:
 
     # -- queries
 
-    @property
-    def files(self) -> CaptureFiles | None:
-        """Where files are written; None if nothing may be captured."""
-        return self._files
-
     def __len__(self) -> int:
         """How many captures run."""
         return len(self._running)
 
-    def triggers(self) -> Triggers | None:
-        """What the configuration has set to begin captures; None if nothing is."""
-        found = (each.triggers for each in self._running.values() if each.triggers is not None)
-        return next(found, None)
+    def totals(self) -> CaptureTotals | None:
+        """What was captured so far; None if nothing may be."""
+        if self._files is None:
+            return None
+        figures, triggers = self._files.figures, self._triggers
+        return CaptureTotals(
+            running=len(self._running),
+            written=figures.written,
+            lost=figures.lost,
+            files=figures.files,
+            begun={} if triggers is None else dict(triggers.begun),
+            skipped={} if triggers is None else dict(triggers.skipped),
+        )
 
     def rows(self) -> Iterator[CaptureRow]:
         """All captures that run, and those that have ended last, in the order of their start."""
@@ -509,13 +520,12 @@ class Captures:
         capture = self._add(
             files, target, actor, first, wanted or None, most_connections=connections
         )
-        service = allowed[0].name if len(allowed) == 1 else None
         self._open_tap(capture, follow=ids is None, ids=ids)
         if seconds is not None:
             capture.until = capture.since + seconds
             capture.timer = self._clock.callLater(seconds, self._finish, capture)
         details = f"capture {capture.number}{_without(forbidden)}"
-        self._report("capture_start", actor, allowed, service, f"{target} ({details})")
+        self._report_start(actor, capture, allowed, details)
         return CaptureResult(capture.row(files), forbidden)
 
     def end(self, actor: Actor, numbers: Collection[int] | None) -> list[CaptureRow]:
@@ -533,13 +543,21 @@ class Captures:
         rows = []
         for capture in chosen:
             target = f"{capture.target} (capture {capture.number})"
-            self._report("capture_stop", actor, list(self._registry), None, target)
+            self._report("capture_stop", actor, list(self._registry), capture.service, target)
             self._finish(capture)
             assert self._files is not None
             rows.append(capture.row(self._files))
         return rows
 
     # -- one capture
+
+    def _report_start(
+        self, actor: Actor, capture: Capture, services: Sequence[Monitor], details: str
+    ) -> None:
+        if len(services) == 1:
+            capture.service = services[0].name
+        target = f"{capture.target} ({details})"
+        self._report("capture_start", actor, services, capture.service, target)
 
     def _add(
         self,

@@ -876,7 +876,9 @@ class Operations:
         terms = self.filter(filter, mode="action").terms if filter else ()
         wanted = Filter(tuple(map(self._by_id, terms)), CONNECTION_KEYS)
         ids, others = _split_ids(wanted.terms)
+        target = wanted.to_text() or "all"
         if ids is not None:
+            target = f"connection{_ids_text(ids).removeprefix('id')}"
             owners = {each: m for m in self.registry for each in ids if each in m}
             if unknown := [each for each in ids if each not in owners]:
                 raise UnknownConnection(f"no live connection has the {_ids_text(unknown)}")
@@ -884,7 +886,7 @@ class Operations:
                 raise payload_forbidden(list(dict.fromkeys(never)))
         return self.captures.begin(
             actor,
-            wanted.to_text() or "all",
+            target,
             Filter(others, CONNECTION_KEYS),
             ids,
             first=first,

@@ -134,7 +134,13 @@ class Application(MultiService):
             from monconn.sinks.metrics.service import MetricsService
 
             self._add(
-                MetricsService(config, *self._shared, self._dropped, self.supervisor.descriptors)
+                MetricsService(
+                    config,
+                    *self._shared,
+                    self._dropped,
+                    self.supervisor.descriptors,
+                    lambda: self.operations.captures.totals(),
+                )
             )
 
     def _dropped(self) -> dict[str, int]:

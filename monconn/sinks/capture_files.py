@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 import attrs
@@ -133,6 +133,23 @@ class Figures:
     def lost(self) -> int:
         """Payload bytes that are in no file."""
         return self.unwritten + self.dropped
+
+
+@attrs.frozen
+class CaptureTotals:
+    """All captures of a program so far, for metrics.
+
+    :param running: how many run now.
+    :param begun: how often each trigger of the configuration began one.
+    :param skipped: how often each did not.
+    """
+
+    running: int
+    written: int
+    lost: int
+    files: int
+    begun: Mapping[str, int]
+    skipped: Mapping[str, int]
 
 
 @attrs.define(eq=False)

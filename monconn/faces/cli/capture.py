@@ -12,7 +12,7 @@ import click
 from monconn.errors import ControlError, UnitError, printable
 from monconn.faces.cli import completion
 from monconn.faces.cli.listings import Asked, listing_options
-from monconn.faces.cli.output import print_error, print_json, print_line, print_rows
+from monconn.faces.cli.output import print_json, print_line, print_note, print_rows
 from monconn.faces.cli.verbs import asks_server, filter_argument, filter_text, json_option
 from monconn.faces.control.client import Client
 from monconn.ops.filter_keys import CONNECTION_KEYS
@@ -110,7 +110,7 @@ def start(
         print_line(f"capture {number} of {made['filter']}: {what}, to files in {made['folder']}")
         print_line(f"monconn capture stop {number} ends it, monconn capture list shows it")
     if left_out:
-        print_error(f"without {', '.join(left_out)}: payload: never in the configuration")
+        print_note(f"without {', '.join(left_out)}: payload: never in the configuration")
 
 
 @capture.command()

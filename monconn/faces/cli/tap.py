@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
-from monconn.errors import FileError
+from monconn.errors import FileError, os_error_text
+from monconn.faces.cli import completion
 from monconn.faces.cli.output import has_colours, print_error, print_note, print_text
 from monconn.faces.cli.verbs import (
     asks_server,
@@ -44,6 +48,13 @@ _HOW_TO_CHOOSE = (
     help="Write the bytes of one connection as they are: those of its client, or its backend.",
 )
 @json_option
+@click.option(
+    "--pcap",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    shell_complete=completion.files,
+    help="Write a pcapng file, for Wireshark; - is the standard output.",
+)
 @asks_server
 def tap(
     server: Client,
@@ -54,6 +65,7 @@ def tap(
     as_text: bool,
     raw: Direction | None,
     as_json: bool,
+    pcap: str | None,
 ) -> None:
     """The bytes of live connections, as they come: a hex dump.
 
@@ -61,28 +73,17 @@ def tap(
     mqtt_client_id:pump-7 (docs/filters.md). It ends when they have ended, or with Ctrl-C. Bytes
     that come faster than they are read here are not shown, and it is said how many.
     """
-    if as_text + as_json + (raw is not None) > 1:
-        raise click.UsageError("--text, --raw and --json: one of them")
+    if as_text + as_json + (raw is not None) + (pcap is not None) > 1:
+        raise click.UsageError("--text, --raw, --json and --pcap: one of them")
     if bool(terms or service) == is_all:
         raise click.UsageError("--all goes with no other choice" if is_all else _HOW_TO_CHOOSE)
-    if raw is not None and sys.stdout is not None and sys.stdout.isatty():
+    is_binary = raw is not None or pcap == "-"
+    if is_binary and sys.stdout is not None and sys.stdout.isatty():
         raise click.UsageError(
-            "--raw writes bytes as they are, which a terminal may obey: redirect the output, or"
-            " use --text"
+            "--raw and --pcap - write bytes, which are not for a terminal: redirect the output"
         )
-    how = "raw" if raw else "json" if as_json else "text" if as_text else "hex"
+    how = "raw" if raw else "json" if as_json else "text" if as_text else "pcap" if pcap else "hex"
     answer = server.tap(filter=filter_text(terms), service=service, follow=follow or None, how=how)
-    encoder: FlowEncoder
-    write: Callable[[bytes], None] = _write_text
-    if raw is not None:
-        write = _write_bytes
-        encoder = RawEncoder(raw, print_note)
-    elif as_json:
-        encoder = JsonEncoder()
-    elif as_text:
-        encoder = PlainTextEncoder(coloured=has_colours())
-    else:
-        encoder = HexEncoder(coloured=has_colours())
     _say_what_is_left_out(answer)
     count = int(answer["connections"])
     if raw is not None and count > 1:
@@ -91,7 +92,22 @@ def tap(
         print_error("no live connection matches: --follow waits for those that come")
         raise click.exceptions.Exit(1)
     print_note(_beginning(count, follow))
-    _show(server, encoder, write)
+    encoder: FlowEncoder
+    if pcap is not None:
+        from monconn.sinks.pcapng import PcapngEncoder  # only here: other verbs start sooner
+
+        with _opened(pcap) as write:
+            _show(server, PcapngEncoder(), write)
+    elif raw is not None:
+        _show(server, RawEncoder(raw, print_note), _write_bytes)
+    else:
+        if as_json:
+            encoder = JsonEncoder()
+        elif as_text:
+            encoder = PlainTextEncoder(coloured=has_colours())
+        else:
+            encoder = HexEncoder(coloured=has_colours())
+        _show(server, encoder, _write_text)
 
 
 def _say_what_is_left_out(answer: dict[str, str]) -> None:
@@ -131,3 +147,37 @@ def _write_bytes(data: bytes) -> None:
         raise FileError("the standard output is closed")
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Callable[[bytes], None]]:
+    """A file that is written anew, and that nobody else may read; or the standard output.
+
+    :raises FileError: it cannot be written.
+    """
+    if path == "-":
+        yield _write_bytes
+        return
+    try:
+        # A pipe with a name is opened once somebody reads it.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: {os_error_text(error)}") from None
+    with open(fd, "wb", buffering=0) as file:
+
+        def write(data: bytes) -> None:
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[file.write(view) or 0 :]
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise FileError(f"{path}: {os_error_text(error)}") from None
+
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            try:
+                os.fchmod(fd, 0o600)  # it may have been there, open to others
+            except OSError as error:
+                raise FileError(f"{path}: {os_error_text(error)}") from None
+        yield write

@@ -139,6 +139,10 @@ class UnknownDevice(MonconnError):
     """No device has this name, or more than one is meant."""
 
 
+class UnknownCapture(MonconnError):
+    """No capture of this number runs."""
+
+
 def os_error_text(error: BaseException | None) -> str:
     """The operating system's text for an error, to be put after a colon: so it begins small.
 

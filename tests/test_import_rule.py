@@ -47,6 +47,7 @@ OPS = ROWS | {
     "ops.feed",
     "ops.forget",
     "ops.taps",
+    "ops.captures",
     "ops.operations",
     "ops.device",
     "ops.replay",
@@ -97,9 +98,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.forget": CORE | {"devices"},
     "ops.replay": LOWEST | {"model"},
     "ops.taps": CORE | ROWS,
+    "ops.captures": BELOW_OPS | ROWS | {"ops.taps"},
     "ops.operations": BELOW_OPS
     | ROWS
-    | {"ops.rates", "ops.record_keys", "ops.feed", "ops.forget", "ops.device", "ops.taps"},
+    | {
+        "ops.rates",
+        "ops.record_keys",
+        "ops.feed",
+        "ops.forget",
+        "ops.device",
+        "ops.taps",
+        "ops.captures",
+    },
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,

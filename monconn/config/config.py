@@ -25,8 +25,10 @@ from monconn.config import yaml as yamlmap
 from monconn.config.fields import Wrong
 from monconn.config.listeners import clashes, cycles, taken_by_others
 from monconn.config.sections import (
+    USUAL_CAPTURE,
     USUAL_CONTROL,
     USUAL_DEVICES,
+    Capture,
     Control,
     Devices,
     History,
@@ -186,6 +188,8 @@ class Config:
     """Metrics for Prometheus; None for none."""
     history: History = None
     """Past connections and events, in a file; None for none."""
+    capture: Capture = USUAL_CAPTURE
+    """Bytes of connections, in files; None if there may be none."""
     devices: Devices = USUAL_DEVICES
     """Settings of devices and their alarms."""
     observers: Observers = ()

@@ -44,7 +44,7 @@ SERVICE_KEYS = (
     "recorder",
 )
 """The order of the documentation; other keys come after these."""
-SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "devices")
+SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "capture", "devices")
 
 _ZERO = {
     "conn_limit": "no limit",
@@ -52,8 +52,10 @@ _ZERO = {
     "wait_timeout": "does not wait",
     "silent_heartbeats": "never",
     "storm_connections": "never",
+    "first": "all",
 }
 """What 0 means, where it is not "off"."""
+_SIZES = {"max_size", "max_total", "rotate_size", "first"}
 _UNSET = {
     "half_close_timeout": f"{duration_text(BACKEND_ENDED_SECONDS)} once the backend has ended"
 }
@@ -247,7 +249,7 @@ def _text(key: str, value: Any) -> str:
         return "none"
     if value == 0 and not isinstance(value, bool):
         return f"0 ({_ZERO.get(key, 'off')})"
-    if key == "max_size":
+    if key in _SIZES:
         return size_text(value)
     return duration_text(value) if isinstance(value, float) else _plain(value)
 

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
+from monconn.config.sections import USUAL_CAPTURE, CaptureConfig
 from monconn.devices.devices import DevicesService
 from monconn.devices.diagnosis import diagnose
 from monconn.errors import FileError, NotConfigured, QuestionError, UnknownConnection, quoted
@@ -29,6 +30,7 @@ from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord, known_fact_names
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.ops.captures import CaptureResult, Captures
 from monconn.ops.columns import Row
 from monconn.ops.device import DeviceStory, tell_story
 from monconn.ops.feed import Feed, FeedEvent, Subscription, connection_row
@@ -59,6 +61,7 @@ from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS, Rates
 from monconn.ops.record_keys import MEASURED_FIELDS, record_key
 from monconn.ops.rows import (
     BlockRow,
+    CaptureRow,
     ClientRow,
     ClosedConnectionRow,
     ConnectionRow,
@@ -146,6 +149,7 @@ class Operations:
     :param devices: knows the devices; None if there is none.
     :param history: stores what happened; None if there is none.
     :param manhole: says where the manhole is; None from it if there is none.
+    :param capture: what is captured to files, and where; None if nothing may be.
     """
 
     def __init__(
@@ -156,6 +160,7 @@ class Operations:
         devices: DevicesService | None = None,
         history: HistoryService | None = None,
         manhole: Callable[[], str | None] = lambda: None,
+        capture: CaptureConfig | None = USUAL_CAPTURE,
     ) -> None:
         self.registry = registry
         self.clock = clock
@@ -168,6 +173,7 @@ class Operations:
         self._forget_timer: IDelayedCall | None = None
         self._room = DeferredSemaphore(QUERIES_AT_ONCE)
         self.taps = Taps(registry, clock, self._context)
+        self.captures = Captures(registry, clock, self.taps, capture, self._context, self._report)
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.
@@ -879,6 +885,57 @@ class Operations:
             f"connection {connection_id} is not recorded: {monitor.recorder.why_not(connection_id)}"
         )
         raise (NotConfigured if monitor.policy.recorder is None else UnknownConnection)(why)
+
+    def capture_start(
+        self,
+        actor: Actor,
+        *,
+        filter: Terms = None,
+        first: int | None = None,
+        seconds: float | None = None,
+        connections: int | None = None,
+    ) -> CaptureResult:
+        """Write the bytes of connections to files from now on, as :meth:`Captures.begin` does.
+
+        :param filter: ids, or terms with keys: those that match later are captured, too; all
+            connections if left out.
+        :param first: bytes of each direction; 0 for all.
+        :param seconds: after which it ends by itself.
+        :param connections: after how many connections it does.
+        :raises QuestionError: there are too many captures already, or an amount makes no sense.
+        :raises FilterError: the filter cannot be understood.
+        :raises UnknownConnection: an id is given that no live connection has.
+        :raises Forbidden: all that is meant has ``payload: never``.
+        :raises NotConfigured: the configuration allows no captures.
+        :raises FileError: the folder for the files cannot be used.
+        """
+        terms = self.filter(filter, mode="action").terms if filter else ()
+        wanted = Filter(tuple(map(self._by_id, terms)), CONNECTION_KEYS)
+        ids, others = _split_ids(wanted.terms)
+        target = wanted.to_text() or "all"
+        if ids is not None:
+            target = f"connection{_ids_text(ids).removeprefix('id')}"
+            owners = {each: m for m in self.registry for each in ids if each in m}
+            if unknown := [each for each in ids if each not in owners]:
+                raise UnknownConnection(f"no live connection has the {_ids_text(unknown)}")
+            if never := [m.name for m in owners.values() if m.policy.payload == "never"]:
+                raise payload_forbidden(list(dict.fromkeys(never)))
+        return self.captures.begin(
+            actor,
+            target,
+            Filter(others, CONNECTION_KEYS),
+            ids,
+            first=first,
+            seconds=seconds,
+            connections=connections,
+        )
+
+    def capture_stop(self, actor: Actor, ids: Sequence[int] | None = None) -> list[CaptureRow]:
+        """Stop captures, by their numbers, or all of them.
+
+        :raises UnknownCapture: none of this number runs; then none is stopped.
+        """
+        return self.captures.end(actor, ids)
 
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.

@@ -639,3 +639,46 @@ class ReportRow(Row):
     busiest: list[Mapping[str, Any]] = field("BUSIEST", "list")
     duration_seconds: Mapping[str, float] | None = field("LASTED", "object", nullable=True)
     connect_seconds: Mapping[str, float] | None = field("CONNECTED IN", "object", nullable=True)
+
+
+@attrs.frozen(slots=False)
+class CaptureRow(Row):
+    """One capture to files."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("id", "filter", "state", "connections", "live", "bytes", "lost_bytes", "file"),
+        *("since", "until", "by"),
+    )
+
+    id: int = field("ID", "count", importance=0, width=4, help="Its number, as stop takes it.")
+    filter: str = field(importance=0, width=12, max_width=40, help="What is captured.")
+    state: str = field(
+        importance=1, width=7, help="waiting, writing, failing, stuck (the disk hangs) or done."
+    )
+    connections: int = field("CONNS", "count", importance=3, width=5, help="Captured so far.")
+    live: int = field("NOW", "count", importance=6, width=5, help="Captured connections that live.")
+    bytes: int = field("BYTES", "bytes", importance=2, help="Of connections, in its files.")
+    lost_bytes: int = field(
+        "LOST", "bytes", importance=4, help="Of connections, that the disk did not take in time."
+    )
+    file: str | None = field(
+        nullable=True, importance=2, width=38, max_width=44, help="What is, or was last, written."
+    )
+    since: str = field("SINCE", "time", importance=5, help="When it was started.")
+    until: str | None = field(
+        "UNTIL", "time", optional=True, importance=8, help="When it will end, or has ended."
+    )
+    by: str = field("BY", importance=7, width=20, max_width=40, help="Who has started it.")
+    folder: str = field(importance=13, width=20, help="Where its files are.")
+    files: int = field("FILES", "count", importance=12, help="How many it has begun.")
+    first: int = field("FIRST", "bytes", importance=12, help="Of each direction; 0 is all.")
+    left_out: int = field(
+        "LEFT OUT", "count", importance=11, help="Connections that were too many at once."
+    )
+    triggers: int | None = field(
+        "TRIGGERS", "count", optional=True, importance=9, help="How many began a capture."
+    )
+    skipped_triggers: int | None = field(
+        "SKIPPED", "count", optional=True, importance=10, help="How many came too soon or often."
+    )
+    problem: str | None = field(optional=True, importance=9, help="Why nothing can be written.")

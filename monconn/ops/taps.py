@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -54,6 +55,27 @@ class TapResult:
     services_left_out: tuple[str, ...]
 
 
+class Named(Protocol):
+    """Has the name of a service."""
+
+    @property
+    def name(self) -> str:
+        """The service's name."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+class Choice(Protocol):
+    """Which connections a tap is for, as a :class:`~monconn.ops.filters.Filter` says."""
+
+    def uses(self, key: str) -> bool:
+        """Whether this key of a filter is asked for."""
+
+    def matches(self, row: Any, context: Context) -> bool:
+        """Whether a record is wanted."""
+
+
 class Tap:
     """The events of some connections, until they are taken; made by :meth:`Taps.open`.
 
@@ -67,7 +89,7 @@ class Tap:
         self,
         taps: Taps,
         ready: Callable[[Tap], object],
-        filter: Filter | None,
+        filter: Choice | None,
         services: frozenset[str] | None,
         follows: bool,
         first: int | None,
@@ -207,7 +229,9 @@ class _Flow:
         self._tap = tap
         self._monitor = monitor
         self._record = record
-        self._left = first
+        self._left: dict[Direction, int] | None = (
+            None if first is None else {"up": first, "down": first}
+        )
         self._has_begun = False
         self._seen_ends: dict[Side, SideEnd] = {}
         self._cancel: Callable[[], None] = lambda: None
@@ -256,11 +280,12 @@ class _Flow:
             self.begin(direction, size)
         offset = (record.up if direction == "up" else record.down) - size
         if self._left is not None:
-            data = data[: self._left]
-            self._left -= len(data)
-            if not self._left:
+            data = data[: self._left[direction]]
+            self._left[direction] -= len(data)
+            if not any(self._left.values()):
                 self._cancel()
-        self._tap._put_data(Data(record.id, time.time(), direction, offset, data))
+        if data:
+            self._tap._put_data(Data(record.id, time.time(), direction, offset, data))
 
     def note_end(self, side: Side, how: SideEnd) -> None:
         """Say that a side has ended, if that was not said."""
@@ -309,7 +334,7 @@ class Taps(Observer):
         self,
         ready: Callable[[Tap], object],
         *,
-        filter: Filter | None = None,
+        filter: Choice | None = None,
         ids: Collection[int] | None = None,
         services: Collection[str] | None = None,
         follow: bool = False,
@@ -328,8 +353,8 @@ class Taps(Observer):
         :param services: only connections of these.
         :param follow: tap those that match later as well; else the tap is over once its
             connections have ended.
-        :param first: how many bytes of each connection are seen, both directions together; then it
-            is spliced again, and of what follows only its end is seen.
+        :param first: how many bytes of each direction are seen; after both, the connection is
+            spliced again, and of what follows only its end is seen.
         :param queue_bytes: how much may wait until it is taken.
         :raises QuestionError: there are too many taps already.
         """
@@ -367,6 +392,13 @@ class Taps(Observer):
                 if measures:
                     monitor.measure(record.id)
                 if tap._wants(record, context):
+                    tap._add(monitor, record)
+
+    def add(self, tap: Tap, record: ConnectionRecord) -> None:
+        """Try one live connection, as what a tap is for has changed."""
+        if not tap.is_closed and tap._wants(record, self._context()):
+            for monitor in self._registry:
+                if record.id in monitor:
                     tap._add(monitor, record)
 
     def _failed(self, failure: Failure, tap: Tap) -> None:
@@ -427,13 +459,21 @@ def services_by_payload(
     :param filter: over connections.
     :raises Forbidden: none of them may be seen.
     """
-    names = Filter(tuple(term for term in filter.terms if term.key == "service"), BLOCK_KEYS)
-    meant = [each for each in monitors if names.matches({"service": each.name}, Context())]
+    meant = services_meant(monitors, filter)
     allowed = [each for each in meant if each.policy.payload != "never"]
     forbidden = tuple(each.name for each in meant if each.policy.payload == "never")
     if forbidden and not allowed:
         raise payload_forbidden(forbidden)
     return allowed, forbidden
+
+
+def services_meant(services: Iterable[N], filter: Filter) -> list[N]:
+    """The services that a filter can mean.
+
+    :param services: monitors, or configurations of services.
+    """
+    names = Filter(tuple(term for term in filter.terms if term.key == "service"), BLOCK_KEYS)
+    return [each for each in services if names.matches({"service": each.name}, Context())]
 
 
 def payload_forbidden(services: Sequence[str]) -> Forbidden:

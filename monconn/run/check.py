@@ -29,6 +29,7 @@ from monconn.net.resolver import check_names
 from monconn.policy.policy import Policy
 from monconn.processes import Process, holder_of
 from monconn.run.ports import check_port
+from monconn.sinks.capture_files import check_folder
 from monconn.sinks.outputs import check_sink
 from monconn.units import duration_text
 
@@ -84,6 +85,9 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         yield ("history", "path"), lambda: check_history(history.path)
     if log := config.json_log:
         yield ("json_log", "path"), lambda: check_sink(log.path)
+    capture = config.capture
+    if capture is not None and (capture.folder or capture.filter or capture.on):
+        yield ("capture", "folder"), lambda: check_folder(capture)
     if metrics := config.metrics:
         from monconn.sinks.metrics.service import check_metrics
 

@@ -164,20 +164,23 @@ def test_ids_that_are_not_live() -> None:
         opened(world, "a bare word")
 
 
-def test_the_first_bytes_of_each_connection() -> None:
+def test_the_first_bytes_of_each_direction() -> None:
     world, (live,) = world_with(1)
-    tap = world.operations.taps.open(ready, first=8)
+    tap = world.operations.taps.open(ready, first=4)
     live.data("up", b"12345")
+    live.data("up", b"unseen")
+    live.data("down", b"abc")
     assert live.is_watched
-    live.data("down", b"abcde")
+    live.data("down", b"de")
     assert not live.is_watched, "it is spliced again"
     live.data("up", b"unseen")
     live.end("operator")
     assert plain(taken(tap)) == [
         ("began", live.record.id, 0, 0),
-        ("up", 0, b"12345"),
+        ("up", 0, b"1234"),
         ("down", 0, b"abc"),
-        ("ended", 11, 5, "operator"),
+        ("down", 3, b"d"),
+        ("ended", 17, 5, "operator"),
     ]
 
 

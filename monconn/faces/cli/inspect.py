@@ -13,6 +13,7 @@ import click
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli import completion
+from monconn.faces.cli.capture import capture
 from monconn.faces.cli.device import device, with_hint
 from monconn.faces.cli.explain import explain
 from monconn.faces.cli.forget import forget
@@ -422,6 +423,7 @@ VERBS = (
     explain,
     forget,
     replay_command,
+    capture,
     top,
     shell,
     ps,

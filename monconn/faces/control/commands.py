@@ -22,6 +22,7 @@ from monconn.errors import (
     MonconnError,
     NotConfigured,
     QuestionError,
+    UnknownCapture,
     UnknownConnection,
     UnknownDevice,
     UnknownService,
@@ -53,6 +54,7 @@ _ERRORS: dict[type[Exception], bytes] = {
     UnknownConnection: b"UNKNOWN_CONNECTION",
     UnknownService: b"UNKNOWN_SERVICE",
     UnknownDevice: b"UNKNOWN_DEVICE",
+    UnknownCapture: b"UNKNOWN_CAPTURE",
     UnknownPage: b"UNKNOWN_PAGE",
     NotConfigured: b"NOT_KEPT",
     FilterError: b"BAD_FILTER",
@@ -121,6 +123,7 @@ class Hello(_Command):
         (b"sorts", amp.Boolean(optional=True)),
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
         (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
+        (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
     ]
 
 
@@ -358,4 +361,32 @@ class ReadRecording(_Command):
         (b"uid", amp.Unicode(optional=True)),  # goes before the id
         (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
     ]
+
+
+class CaptureStart(_Command):
+    """Write the bytes of connections to files in the server's folder from now on."""
+
+    arguments = [
+        _FILTER,  # terms with keys, or ids; everything, if left out
+        (b"first", Integer(optional=True)),  # bytes of each direction, 0 for all
+        (b"seconds", Number(optional=True)),  # after which it ends
+        (b"connections", Integer(optional=True)),  # after how many it ends
+    ]
+    response = [
+        (b"capture", amp.String()),  # a JSON object, as in ListCaptures
+        (b"services_left_out", amp.String()),  # a JSON array: those with payload: never
+    ]
+
+
+class CaptureStop(_Command):
+    """End captures."""
+
+    arguments = [(b"ids", amp.String(optional=True))]  # a JSON array of integers; all, if left out
+    response = _ROWS  # those that were ended
+
+
+class ListCaptures(_Command):
+    """The captures that run, and those that have ended last."""
+
+    arguments = _NOTHING
     response = _ROWS

@@ -342,6 +342,7 @@ class ControlProtocol(amp.AMP):
             "sorts": True,
             "taps": True,
             "recordings": True,
+            "captures": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -525,6 +526,26 @@ class ControlProtocol(amp.AMP):
         wanted = id if uid is None else uid
         events = self._operations.recording(self._actor(), wanted, how=how)
         return self._pager.first(map(to_json, in_pieces(events)))
+
+    @commands.CaptureStart.responder
+    def capture_start(self, **arguments: Any) -> dict[str, Any]:
+        """Write bytes of connections to files from now on."""
+        done = self._operations.capture_start(self._actor(), **arguments)
+        return {
+            "capture": encoded_row(done.row.to_json()),
+            "services_left_out": _json(done.services_left_out),
+        }
+
+    @commands.CaptureStop.responder
+    def capture_stop(self, ids: bytes | None = None) -> Answer:
+        """End captures."""
+        wanted = None if ids is None else _ids(ids)
+        return self._rows(iter(self._operations.capture_stop(self._actor(), wanted)))
+
+    @commands.ListCaptures.responder
+    def list_captures(self) -> Answer:
+        """The captures that run, and those that have ended last."""
+        return self._rows(self._operations.captures.rows())
 
     def _close_tap(self) -> None:
         if self._tap is not None:

@@ -18,6 +18,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import Observer
 from monconn.policy.policy import Policy
+from monconn.sinks.capture_files import CaptureTotals
 from monconn.turns import TurnFigures
 
 DURATION_BOUNDS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
@@ -197,3 +198,5 @@ class Sample:
     connections_possible: int = 0
     """How many connections the limit on descriptors has room for; 0 if that is not known."""
     descriptor_waits: int = 0
+    captures: CaptureTotals | None = None
+    """None if nothing may be captured."""

@@ -474,8 +474,8 @@ class Monitor:
         :param call: called with the direction and each chunk, as it is read from its sender.
         :returns: cancels that.
         :raises UnknownConnection: there is none with this id, or its payload cannot be watched.
-        :raises Forbidden: the policy has ``payload: never``; if it gets that later, nothing more is
-            shown.
+        :raises Forbidden: the policy has ``payload: never``; if it gets that later, the call comes
+            without bytes.
         """
         connection = self._connection(connection_id)
         if self.policy.payload == "never":
@@ -484,8 +484,7 @@ class Monitor:
             raise UnknownConnection(f"the connection {connection_id} cannot be watched")
 
         def watch(direction: Direction, data: bytes) -> None:
-            if self.policy.payload != "never":
-                call(direction, data)
+            call(direction, b"" if self.policy.payload == "never" else data)
 
         return IWatchable(connection).add_watcher(watch)
 

@@ -26,6 +26,8 @@ is not known then."""
 MISSED_FACTOR = 1.5
 """After so many keepalives without a packet the broker must close (3.1.2.10: MQTT-3.1.2-22 of 5.0,
 MQTT-3.1.2-24 of 3.1.1)."""
+SAME_MOMENT_SECONDS = 1.0
+"""What comes so soon after an end is taken for what had come before it, to be fair to a device."""
 PING_SECONDS = 1.0
 """From when on a ping counts as not answered; a broker answers within a round trip."""
 
@@ -376,7 +378,6 @@ class Mqtt:
         "_is_brokers_keepalive",
         "_is_followed",
         "_keepalive",
-        "_longest_gap",
         "_packet_at",
         "_ping_at",
         "_record",
@@ -396,7 +397,6 @@ class Mqtt:
         self._keepalive = 0  # seconds that the device may be silent; 0 if it may be so for ever
         self._is_brokers_keepalive = False
         self._packet_at: float | None = None  # when the device's last packet was whole
-        self._longest_gap = 0.0  # between two of them
         self._ping_at: float | None = None  # when the first ping without an answer was read
         self._up = _Packets(_KINDS["", "up"])
         self._down = _Packets(_KINDS["", "down"])
@@ -408,25 +408,34 @@ class Mqtt:
         else:
             whole = self._up.whole
             self._up.follow(data, self._found_up)
-            if self._up.whole != whole and not self._is_ending():
-                now = record.last_up
-                self._longest_gap = max(self._longest_gap, self._silence(now))
+            now = record.last_up or 0.0
+            # What comes right after an end has come before it, maybe: we may have been stopped, or
+            # busy, and then the order in which sockets are reported says nothing.
+            if self._up.whole != whole and (
+                not self._is_ending() or now - self._until() < SAME_MOMENT_SECONDS
+            ):
                 self._packet_at = now
-        if self._version is None and self._up.wrong_at is not None:
+        if self._is_followed and self._version is not None:
+            return self
+        self._chunks += 1
+        if self._chunks >= MOST_CHUNKS:
+            self._up.give_held(self._found_up)
+        if self._version is None:
+            if self._up.wrong_at is None and self._chunks < MOST_CHUNKS:
+                return self
             record.add_facts(UNKNOWN)
             return None
         if self._is_followed:
             return self
-        self._chunks += 1
         is_done = self._connack or self._down.wrong_at is not None or self._chunks >= MOST_CHUNKS
-        return None if is_done and self._version is not None else self
+        return None if is_done else self
 
     def ended(self, record: ConnectionRecord) -> None:
         """Implements ``Decoding.ended``."""
         self._up.give_held(self._found_up)
         if self._version is None:
             record.add_facts(UNKNOWN)
-        elif self._is_followed:
+        elif self._is_followed and record.phase != "connecting":
             for detail in self._details():
                 record.add_detail(detail)
 
@@ -434,14 +443,14 @@ class Mqtt:
         """Whether a side has ended: what the other says after that only answers it."""
         return self._record.half_closed is not None or self._record.ending is not None
 
-    def _silence(self, until: float | None) -> float:
+    def _silence(self, until: float) -> float:
         """For how long no packet has become whole although we read from the device.
 
         What it has sent meanwhile may be in the kernel's queue while we do not read, because the
         broker does not take it.
         """
         since, reading_since = self._packet_at, self._record.reading_since
-        if until is None or since is None or reading_since is None:
+        if since is None or reading_since is None:
             return 0.0
         return until - max(since, reading_since)
 
@@ -584,28 +593,24 @@ class Mqtt:
             elif silence > MISSED_FACTOR * keepalive:
                 late = silence - keepalive
                 yield f"device missed {whose} MQTT keepalive of {keepalive} s by {late:.1f} s"
-            elif silence > keepalive and record.first_end == "backend":
+            elif silence > keepalive and (
+                record.first_end == "backend" or record.reason == "backend_reset"
+            ):
                 # Brokers count whole seconds, and some are stricter than they have to be.
                 yield (
                     f"device was silent for {silence:.1f} s, longer than {whose} MQTT keepalive"
                     f" of {keepalive} s"
                 )
-            elif self._longest_gap > MISSED_FACTOR * keepalive:
-                late = self._longest_gap - keepalive
-                yield (
-                    f"device had missed {whose} MQTT keepalive of {keepalive} s before, by"
-                    f" {late:.1f} s"
-                )
         if self._ping_at is not None and self._down.wrong_at is None:
             waited = until - self._ping_at
             if waited >= PING_SECONDS:
-                yield f"broker had not answered the device's ping for {waited:.1f} s"
+                yield f"device's ping had no answer for {waited:.1f} s"
 
     def _end_details(self) -> Iterator[str]:
         record = self._record
         partial = self._up.partial()
         if partial:
-            yield f"device's last packet, a {partial}, is not whole"
+            yield f"device's last packet ({partial}) is not whole"
         if self._disconnect or self._connack != ACCEPTED:
             return
         will = ", so its will is due" if self._has_will else ""

@@ -616,12 +616,13 @@ class Mqtt:
         will = ", so its will is due" if self._has_will else ""
         if record.first_end == "client":
             yield f"device closed without DISCONNECT{will}"
+        elif record.first_end == "backend":
+            if self._version == "5.0":  # before, a broker could send none
+                yield "broker closed without DISCONNECT"
         elif record.reason == "client_reset":
             yield f"device reset without DISCONNECT{will}"
         elif record.reason == "client_lost":
             yield f"device vanished without DISCONNECT{will}"
-        elif record.first_end == "backend" and self._version == "5.0":
-            yield "broker closed without DISCONNECT"
 
     def _until(self) -> float:
         """When the connection began to end, as far as MQTT is concerned."""

@@ -108,6 +108,17 @@ def test_a_device_that_vanishes(mqtt: MqttStage) -> None:
     )
 
 
+def test_a_device_that_resets_after_the_brokers_end(mqtt: MqttStage) -> None:
+    mqtt.clock.advance(91)
+    mqtt.fin("backend")
+    mqtt.relay.broken(mqtt.client, "reset", "")
+
+    assert mqtt.over() == (
+        "client_reset",
+        "device missed its own MQTT keepalive of 60 s by 31.0 s",
+    )
+
+
 @pytest.mark.parametrize("held_seconds", [100.0, 60.0])
 def test_what_we_do_not_read_is_not_missed(mqtt: MqttStage, held_seconds: float) -> None:
     mqtt.relay.filled(mqtt.backend)  # the broker takes nothing

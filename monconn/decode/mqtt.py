@@ -26,6 +26,11 @@ is not known then."""
 MISSED_FACTOR = 1.5
 """After so many keepalives without a packet the broker must close (3.1.2.10: MQTT-3.1.2-22 of 5.0,
 MQTT-3.1.2-24 of 3.1.1)."""
+MOST_PACKETS = 1 << 14
+"""How many packets of one chunk are followed, as everybody else waits meanwhile: 2 ms. It takes
+pings or acknowledgements for whole chunks to have more of them."""
+_COST_OF_A_HEADER = 16
+"""How many of the packets that are short, and whole, cost as much as one that is not."""
 SAME_MOMENT_SECONDS = 1.0
 """What comes so soon after an end is taken for what had come before it, to be fair to a device."""
 PING_SECONDS = 1.0
@@ -237,6 +242,7 @@ class _Packets:
         "_type",
         "at",
         "has_ended",
+        "is_too_much",
         "kinds",
         "whole",
         "wrong_at",
@@ -249,7 +255,10 @@ class _Packets:
         self.whole = 0
         """How many packets have come to their end."""
         self.wrong_at: int | None = None
-        """Where it stopped to be MQTT, in bytes from the beginning of the direction."""
+        """Where it stopped to be MQTT, or to be followed, in bytes from the beginning of the
+        direction."""
+        self.is_too_much = False
+        """Whether it is not followed any more because a chunk had too many packets."""
         self.has_ended = False
         """Whether its DISCONNECT has come: nothing may come after that (3.14.4)."""
         self._has_type = False
@@ -269,7 +278,7 @@ class _Packets:
         """Take the bytes that come next."""
         if self.wrong_at is not None or self.has_ended:
             return
-        at, size, whole, ping = 0, len(data), 0, 0
+        at, size, whole, ping, most = 0, len(data), 0, 0, MOST_PACKETS
         while at < size:
             if self._left:
                 at = self._body(data, at, found)
@@ -279,7 +288,7 @@ class _Packets:
                 # Most packets are short, and neither they nor their headers are split: a loop of
                 # its own for them, as it is done for every message.
                 kinds = self.kinds
-                while size - at >= 3 or (size - at == 2 and not data[at + 1]):
+                while whole < most and (size - at >= 3 or (size - at == 2 and not data[at + 1])):
                     first, length = data[at], data[at + 1]
                     body = at + 2
                     if length >= 0x80:
@@ -295,8 +304,12 @@ class _Packets:
                         break
                     at = body + length
                     whole += 1
-                if at < size:
+                if whole >= most:
+                    if at < size:
+                        self.wrong_at, self.is_too_much = self.at + at, True
+                elif at < size:
                     at = self._header(data, at, found)
+                    most -= _COST_OF_A_HEADER
             if self.wrong_at is not None or self.has_ended:
                 break
         self.whole += whole
@@ -472,7 +485,7 @@ class Mqtt:
         elif first == _DISCONNECT:
             self._down.has_ended = True
             self._note_disconnect("backend", body)
-        elif not self._connack:
+        else:
             self._note_connack(body)
 
     def _note_connect(self, body: bytes) -> None:
@@ -538,6 +551,8 @@ class Mqtt:
             if client_id:
                 facts["mqtt_client_id"] = text(client_id)  # if it has named none itself
         record.add_facts({**facts, "mqtt_connack": self._connack})
+        kinds = self._down.kinds
+        self._down.kinds = kinds[:_CONNACK] + bytes([_WRONG]) + kinds[_CONNACK + 1 :]  # no second
         if self._connack != ACCEPTED and not self._is_followed:
             record.add_detail(f"broker said {as_words(self._connack)}")
 
@@ -561,11 +576,12 @@ class Mqtt:
 
     def _details(self) -> Iterator[str]:
         """What the record's detail is to say."""
-        if self._up.wrong_at is not None:
-            yield f"device's bytes are no MQTT{_after(self._up.wrong_at)}"
-        if self._down.wrong_at is not None:
-            yield f"broker's bytes are no MQTT{_after(self._down.wrong_at)}"
-        elif not self._connack:
+        for whose, packets in (("device's", self._up), ("broker's", self._down)):
+            if packets.is_too_much:
+                yield f"{whose} packets were too many to be followed{_after(packets.wrong_at)}"
+            elif packets.wrong_at is not None:
+                yield f"{whose} bytes are no MQTT{_after(packets.wrong_at)}"
+        if self._down.wrong_at is None and not self._connack:
             yield "broker did not answer the CONNECT"
         if self._connack not in ("", ACCEPTED):
             yield f"broker said {as_words(self._connack)}"
@@ -641,7 +657,7 @@ def _word(code: int) -> str:
     return (ACCEPTED if code == 0 else _REASON_WORDS.get(code)) or f"code_0x{code:02x}"
 
 
-def _after(count: int) -> str:
+def _after(count: int | None) -> str:
     return f" after {format_bytes(count)}" if count else ""
 
 

@@ -860,6 +860,11 @@ _MQTT = (
         ("The broker hung or was overloaded, or the answer was lost on the way.",),
         (Step("Did the broker answer others?", "monconn list service:SERVICE"),),
     ),
+    _mqtt(
+        "too_many_packets",
+        "so many packets came at once that they were not followed any further",
+        "Thousands in a chunk, almost all of them empty. Nothing is said of what came after.",
+    ),
     _mqtt("packet_not_whole", "the device's last MQTT packet had begun, and did not come whole"),
     _mqtt(
         "no_mqtt",
@@ -940,6 +945,7 @@ _MQTT_DETAILS = (
     (re.compile("device's ping had no answer"), "ping_not_answered"),
     (re.compile("device's last packet .*is not whole"), "packet_not_whole"),
     (re.compile("(device|broker)'s bytes are no MQTT"), "no_mqtt"),
+    (re.compile("(device|broker)'s packets were too many"), "too_many_packets"),
     (re.compile("device said goodbye, and wants its will"), "with_will"),
     (re.compile("device said goodbye"), "normal"),
 )

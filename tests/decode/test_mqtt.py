@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import string
 
 import pytest
@@ -323,6 +324,52 @@ def test_bodies_are_skipped_without_a_look_at_their_bytes() -> None:
     assert connection.end("client_closed") == (
         "device's last packet (PUBLISH) is not whole; device closed without DISCONNECT"
     )
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [
+        PINGREQ * (mqtt.MOST_PACKETS + 1),
+        b"\x40\x02\x00\x01" * (mqtt.MOST_PACKETS + 1),
+        b"\x30\x80\x80\x00" * (mqtt.MOST_PACKETS // 8),  # lengths in more bytes than they need
+    ],
+)
+def test_a_chunk_of_too_many_packets_is_not_followed(packets: bytes) -> None:
+    connection = Connection()
+    connection.open()
+    connection.chunk("up", packets)
+    connection.chunk("up", GOODBYE)
+    connection.chunk("down", PINGRESP)
+    connection.fin("client", 1000.0)
+
+    assert isinstance(connection.decoding, mqtt.Mqtt)
+    assert connection.decoding._up.whole <= 1 + mqtt.MOST_PACKETS
+    assert re.fullmatch(
+        r"device's packets were too many to be followed after [\d.]+ KiB",
+        connection.end("client_closed"),
+    )
+
+
+def test_many_packets_in_several_chunks_are_followed() -> None:
+    connection = Connection()
+    connection.open()
+    for _ in range(3):
+        connection.chunk("up", b"\x40\x02\x00\x01" * mqtt.MOST_PACKETS)
+    connection.chunk("up", GOODBYE)
+
+    assert connection.end("client_closed") == "device said goodbye"
+
+
+def test_a_broker_answers_once() -> None:
+    connection = Connection()
+    connection.open()
+    connection.chunk("down", b"\x20\x02\x00\x05")
+    connection.chunk("up", GOODBYE)
+
+    assert connection.end("client_closed") == (
+        "broker's bytes are no MQTT after 4 B; device said goodbye"
+    )
+    assert connection.facts["mqtt_connack"] == "accepted"
 
 
 # -- what the end means

@@ -380,6 +380,7 @@ def test_each_word_of_mqtt_is_explained_and_documented() -> None:
         ("device's ping had no answer for 20.0 s", "ping_not_answered"),
         ("device's last packet (PUBLISH) is not whole", "packet_not_whole"),
         ("broker's bytes are no MQTT after 29 B", "no_mqtt"),
+        ("device's packets were too many to be followed after 1.0 KiB", "too_many_packets"),
     ],
 )
 def test_each_detail_of_mqtt_is_explained(detail: str, word: str) -> None:

@@ -119,6 +119,20 @@ def test_a_device_that_resets_after_the_brokers_end(mqtt: MqttStage) -> None:
     )
 
 
+def test_a_broker_that_hangs_and_a_device_that_waits_for_its_answer(mqtt: MqttStage) -> None:
+    mqtt.clock.advance(60)
+    mqtt.up(PINGREQ)
+    mqtt.clock.advance(61)
+    mqtt.fin("client")
+    mqtt.clock.advance(10)
+    mqtt.relay.broken(mqtt.backend, "reset", "")
+
+    assert mqtt.over() == (
+        "backend_reset",
+        "device's ping had no answer for 61.0 s; device closed without DISCONNECT",
+    )
+
+
 @pytest.mark.parametrize("held_seconds", [100.0, 60.0])
 def test_what_we_do_not_read_is_not_missed(mqtt: MqttStage, held_seconds: float) -> None:
     mqtt.relay.filled(mqtt.backend)  # the broker takes nothing

@@ -43,7 +43,8 @@ class MqttStage(Stage):
     def over(self) -> tuple[str | None, str]:
         """The reason and the detail, once both sides are closed."""
         for side in ("client", "backend"):
-            self.relay.gone(self.end_of(side))
+            if self.record.closed is None:
+                self.relay.gone(self.end_of(side))
         assert self.monitor.connections() == []
         return self.record.reason, self.record.detail
 

@@ -42,6 +42,7 @@ SERVICE_KEYS = (
     "print_bytes",
     "payload",
     "recorder",
+    "decode",
 )
 """The order of the documentation; other keys come after these."""
 SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "capture", "devices")

@@ -26,6 +26,13 @@ is not known then."""
 MISSED_FACTOR = 1.5
 """After so many keepalives without a packet the broker must close (3.1.2.10: MQTT-3.1.2-22 of 5.0,
 MQTT-3.1.2-24 of 3.1.1)."""
+MOST_PACKETS = 1 << 14
+"""How many packets of one chunk are followed, as everybody else waits meanwhile: 2 ms. It takes
+pings or acknowledgements for whole chunks to have more of them."""
+_COST_OF_A_HEADER = 16
+"""How many of the packets that are short, and whole, cost as much as one that is not."""
+SAME_MOMENT_SECONDS = 1.0
+"""What comes so soon after an end is taken for what had come before it, to be fair to a device."""
 PING_SECONDS = 1.0
 """From when on a ping counts as not answered; a broker answers within a round trip."""
 
@@ -235,6 +242,7 @@ class _Packets:
         "_type",
         "at",
         "has_ended",
+        "is_too_much",
         "kinds",
         "whole",
         "wrong_at",
@@ -247,7 +255,10 @@ class _Packets:
         self.whole = 0
         """How many packets have come to their end."""
         self.wrong_at: int | None = None
-        """Where it stopped to be MQTT, in bytes from the beginning of the direction."""
+        """Where it stopped to be MQTT, or to be followed, in bytes from the beginning of the
+        direction."""
+        self.is_too_much = False
+        """Whether it is not followed any more because a chunk had too many packets."""
         self.has_ended = False
         """Whether its DISCONNECT has come: nothing may come after that (3.14.4)."""
         self._has_type = False
@@ -267,7 +278,7 @@ class _Packets:
         """Take the bytes that come next."""
         if self.wrong_at is not None or self.has_ended:
             return
-        at, size, whole, ping = 0, len(data), 0, 0
+        at, size, whole, ping, most = 0, len(data), 0, 0, MOST_PACKETS
         while at < size:
             if self._left:
                 at = self._body(data, at, found)
@@ -277,7 +288,7 @@ class _Packets:
                 # Most packets are short, and neither they nor their headers are split: a loop of
                 # its own for them, as it is done for every message.
                 kinds = self.kinds
-                while size - at >= 3 or (size - at == 2 and not data[at + 1]):
+                while whole < most and (size - at >= 3 or (size - at == 2 and not data[at + 1])):
                     first, length = data[at], data[at + 1]
                     body = at + 2
                     if length >= 0x80:
@@ -293,8 +304,12 @@ class _Packets:
                         break
                     at = body + length
                     whole += 1
-                if at < size:
+                if whole >= most:
+                    if at < size:
+                        self.wrong_at, self.is_too_much = self.at + at, True
+                elif at < size:
                     at = self._header(data, at, found)
+                    most -= _COST_OF_A_HEADER
             if self.wrong_at is not None or self.has_ended:
                 break
         self.whole += whole
@@ -376,7 +391,6 @@ class Mqtt:
         "_is_brokers_keepalive",
         "_is_followed",
         "_keepalive",
-        "_longest_gap",
         "_packet_at",
         "_ping_at",
         "_record",
@@ -396,7 +410,6 @@ class Mqtt:
         self._keepalive = 0  # seconds that the device may be silent; 0 if it may be so for ever
         self._is_brokers_keepalive = False
         self._packet_at: float | None = None  # when the device's last packet was whole
-        self._longest_gap = 0.0  # between two of them
         self._ping_at: float | None = None  # when the first ping without an answer was read
         self._up = _Packets(_KINDS["", "up"])
         self._down = _Packets(_KINDS["", "down"])
@@ -408,25 +421,34 @@ class Mqtt:
         else:
             whole = self._up.whole
             self._up.follow(data, self._found_up)
-            if self._up.whole != whole and not self._is_ending():
-                now = record.last_up
-                self._longest_gap = max(self._longest_gap, self._silence(now))
+            now = record.last_up or 0.0
+            # What comes right after an end has come before it, maybe: we may have been stopped, or
+            # busy, and then the order in which sockets are reported says nothing.
+            if self._up.whole != whole and (
+                not self._is_ending() or now - self._until() < SAME_MOMENT_SECONDS
+            ):
                 self._packet_at = now
-        if self._version is None and self._up.wrong_at is not None:
+        if self._is_followed and self._version is not None:
+            return self
+        self._chunks += 1
+        if self._chunks >= MOST_CHUNKS:
+            self._up.give_held(self._found_up)
+        if self._version is None:
+            if self._up.wrong_at is None and self._chunks < MOST_CHUNKS:
+                return self
             record.add_facts(UNKNOWN)
             return None
         if self._is_followed:
             return self
-        self._chunks += 1
         is_done = self._connack or self._down.wrong_at is not None or self._chunks >= MOST_CHUNKS
-        return None if is_done and self._version is not None else self
+        return None if is_done else self
 
     def ended(self, record: ConnectionRecord) -> None:
         """Implements ``Decoding.ended``."""
         self._up.give_held(self._found_up)
         if self._version is None:
             record.add_facts(UNKNOWN)
-        elif self._is_followed:
+        elif self._is_followed and record.phase != "connecting":
             for detail in self._details():
                 record.add_detail(detail)
 
@@ -434,14 +456,14 @@ class Mqtt:
         """Whether a side has ended: what the other says after that only answers it."""
         return self._record.half_closed is not None or self._record.ending is not None
 
-    def _silence(self, until: float | None) -> float:
+    def _silence(self, until: float) -> float:
         """For how long no packet has become whole although we read from the device.
 
         What it has sent meanwhile may be in the kernel's queue while we do not read, because the
         broker does not take it.
         """
         since, reading_since = self._packet_at, self._record.reading_since
-        if until is None or since is None or reading_since is None:
+        if since is None or reading_since is None:
             return 0.0
         return until - max(since, reading_since)
 
@@ -463,7 +485,7 @@ class Mqtt:
         elif first == _DISCONNECT:
             self._down.has_ended = True
             self._note_disconnect("backend", body)
-        elif not self._connack:
+        else:
             self._note_connack(body)
 
     def _note_connect(self, body: bytes) -> None:
@@ -529,6 +551,8 @@ class Mqtt:
             if client_id:
                 facts["mqtt_client_id"] = text(client_id)  # if it has named none itself
         record.add_facts({**facts, "mqtt_connack": self._connack})
+        kinds = self._down.kinds
+        self._down.kinds = kinds[:_CONNACK] + bytes([_WRONG]) + kinds[_CONNACK + 1 :]  # no second
         if self._connack != ACCEPTED and not self._is_followed:
             record.add_detail(f"broker said {as_words(self._connack)}")
 
@@ -552,11 +576,12 @@ class Mqtt:
 
     def _details(self) -> Iterator[str]:
         """What the record's detail is to say."""
-        if self._up.wrong_at is not None:
-            yield f"device's bytes are no MQTT{_after(self._up.wrong_at)}"
-        if self._down.wrong_at is not None:
-            yield f"broker's bytes are no MQTT{_after(self._down.wrong_at)}"
-        elif not self._connack:
+        for whose, packets in (("device's", self._up), ("broker's", self._down)):
+            if packets.is_too_much:
+                yield f"{whose} packets were too many to be followed{_after(packets.wrong_at)}"
+            elif packets.wrong_at is not None:
+                yield f"{whose} bytes are no MQTT{_after(packets.wrong_at)}"
+        if self._down.wrong_at is None and not self._connack:
             yield "broker did not answer the CONNECT"
         if self._connack not in ("", ACCEPTED):
             yield f"broker said {as_words(self._connack)}"
@@ -584,39 +609,37 @@ class Mqtt:
             elif silence > MISSED_FACTOR * keepalive:
                 late = silence - keepalive
                 yield f"device missed {whose} MQTT keepalive of {keepalive} s by {late:.1f} s"
-            elif silence > keepalive and record.first_end == "backend":
+            elif silence > keepalive and (
+                record.first_end == "backend"
+                or (record.first_end is None and record.reason == "backend_reset")
+            ):
                 # Brokers count whole seconds, and some are stricter than they have to be.
                 yield (
                     f"device was silent for {silence:.1f} s, longer than {whose} MQTT keepalive"
                     f" of {keepalive} s"
                 )
-            elif self._longest_gap > MISSED_FACTOR * keepalive:
-                late = self._longest_gap - keepalive
-                yield (
-                    f"device had missed {whose} MQTT keepalive of {keepalive} s before, by"
-                    f" {late:.1f} s"
-                )
         if self._ping_at is not None and self._down.wrong_at is None:
             waited = until - self._ping_at
             if waited >= PING_SECONDS:
-                yield f"broker had not answered the device's ping for {waited:.1f} s"
+                yield f"device's ping had no answer for {waited:.1f} s"
 
     def _end_details(self) -> Iterator[str]:
         record = self._record
         partial = self._up.partial()
         if partial:
-            yield f"device's last packet, a {partial}, is not whole"
+            yield f"device's last packet ({partial}) is not whole"
         if self._disconnect or self._connack != ACCEPTED:
             return
         will = ", so its will is due" if self._has_will else ""
         if record.first_end == "client":
             yield f"device closed without DISCONNECT{will}"
+        elif record.first_end == "backend":
+            if self._version == "5.0":  # before, a broker could send none
+                yield "broker closed without DISCONNECT"
         elif record.reason == "client_reset":
             yield f"device reset without DISCONNECT{will}"
         elif record.reason == "client_lost":
             yield f"device vanished without DISCONNECT{will}"
-        elif record.first_end == "backend" and self._version == "5.0":
-            yield "broker closed without DISCONNECT"
 
     def _until(self) -> float:
         """When the connection began to end, as far as MQTT is concerned."""
@@ -635,7 +658,7 @@ def _word(code: int) -> str:
     return (ACCEPTED if code == 0 else _REASON_WORDS.get(code)) or f"code_0x{code:02x}"
 
 
-def _after(count: int) -> str:
+def _after(count: int | None) -> str:
     return f" after {format_bytes(count)}" if count else ""
 
 

@@ -854,11 +854,16 @@ _MQTT = (
     ),
     _mqtt(
         "ping_not_answered",
-        "the broker had not answered a ping of the device's when the connection ended",
+        "a ping of the device's had no answer when the connection ended",
         "Most devices take a connection for dead if their PINGREQ is not answered in time, and"
         " connect anew.",
         ("The broker hung or was overloaded, or the answer was lost on the way.",),
         (Step("Did the broker answer others?", "monconn list service:SERVICE"),),
+    ),
+    _mqtt(
+        "too_many_packets",
+        "so many packets came at once that they were not followed any further",
+        "Thousands in a chunk, almost all of them empty. Nothing is said of what came after.",
     ),
     _mqtt("packet_not_whole", "the device's last MQTT packet had begun, and did not come whole"),
     _mqtt(
@@ -932,14 +937,15 @@ _MQTT = (
 )
 _MQTT_DETAILS = (
     (
-        re.compile("device (missed|had missed|was silent)|no packet from the device"),
+        re.compile("device (missed|was silent)|no packet from the device"),
         "keepalive_missed",
     ),
     (re.compile("(device|broker) .*without DISCONNECT"), "no_disconnect"),
     (re.compile("broker did not answer the CONNECT"), "no_connack"),
-    (re.compile("broker had not answered the device's ping"), "ping_not_answered"),
-    (re.compile("device's .*is not whole"), "packet_not_whole"),
+    (re.compile("device's ping had no answer"), "ping_not_answered"),
+    (re.compile("device's last packet .*is not whole"), "packet_not_whole"),
     (re.compile("(device|broker)'s bytes are no MQTT"), "no_mqtt"),
+    (re.compile("(device|broker)'s packets were too many"), "too_many_packets"),
     (re.compile("device said goodbye, and wants its will"), "with_will"),
     (re.compile("device said goodbye"), "normal"),
 )

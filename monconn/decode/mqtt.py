@@ -610,7 +610,8 @@ class Mqtt:
                 late = silence - keepalive
                 yield f"device missed {whose} MQTT keepalive of {keepalive} s by {late:.1f} s"
             elif silence > keepalive and (
-                record.first_end == "backend" or record.reason == "backend_reset"
+                record.first_end == "backend"
+                or (record.first_end is None and record.reason == "backend_reset")
             ):
                 # Brokers count whole seconds, and some are stricter than they have to be.
                 yield (

@@ -43,7 +43,8 @@ class MqttStage(Stage):
     def over(self) -> tuple[str | None, str]:
         """The reason and the detail, once both sides are closed."""
         for side in ("client", "backend"):
-            self.relay.gone(self.end_of(side))
+            if self.record.closed is None:
+                self.relay.gone(self.end_of(side))
         assert self.monitor.connections() == []
         return self.record.reason, self.record.detail
 
@@ -116,6 +117,20 @@ def test_a_device_that_resets_after_the_brokers_end(mqtt: MqttStage) -> None:
     assert mqtt.over() == (
         "client_reset",
         "device missed its own MQTT keepalive of 60 s by 31.0 s",
+    )
+
+
+def test_a_broker_that_hangs_and_a_device_that_waits_for_its_answer(mqtt: MqttStage) -> None:
+    mqtt.clock.advance(60)
+    mqtt.up(PINGREQ)
+    mqtt.clock.advance(61)
+    mqtt.fin("client")
+    mqtt.clock.advance(10)
+    mqtt.relay.broken(mqtt.backend, "reset", "")
+
+    assert mqtt.over() == (
+        "backend_reset",
+        "device's ping had no answer for 61.0 s; device closed without DISCONNECT",
     )
 
 

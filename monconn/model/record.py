@@ -43,6 +43,8 @@ _fact_names = {  # those that monconn itself sets
     *("mqtt_clean_start", "mqtt_connack", "mqtt_disconnect", "mqtt_disconnect_by"),
     *("postgresql_user", "postgresql_database"),
 }
+PROTOCOLS = ("tls", "http", "ssh", "mqtt", "postgresql", "unknown")
+"""The values of the fact ``protocol``, unless it is set by code that knows others."""
 _FACT_NAME = re.compile(f"[a-z][a-z0-9_]{{0,{FACT_NAME_CHARACTERS - 1}}}")
 
 

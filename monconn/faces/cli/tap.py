@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,6 +30,8 @@ from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.flow_text import HexEncoder, JsonEncoder, PlainTextEncoder, RawEncoder
 from monconn.units import format_bytes
 
+NOTE_SECONDS = 1.0
+"""How often it is said that bytes were lost."""
 _HOW_TO_CHOOSE = (
     "say which connections: by ids (monconn tap 42), by terms (monconn tap service:mqtt --follow),"
     " or --all of them"
@@ -124,18 +127,44 @@ def _beginning(count: int, follow: bool) -> str:
 
 def _show(server: Client, encoder: FlowEncoder, write: Callable[[bytes], None]) -> None:
     """Write events as they come, until no more will."""
-    dropped = left_out = 0
+    losses = _Losses(server)
     write(encoder.start())
-    for events in server.flow_events():
-        write(b"".join(encoder.encode(event) for event in map(flow.from_json, events) if event))
-        if isinstance(encoder, RawEncoder) and encoder.has_ended:
-            break
-        if server.bytes_dropped > dropped:
-            more, dropped = server.bytes_dropped - dropped, server.bytes_dropped
-            print_note(f"{format_bytes(more)} not shown: they came faster than they were read here")
-        if server.connections_left_out > left_out:
-            more, left_out = server.connections_left_out - left_out, server.connections_left_out
-            print_note(f"{more} connections are left out: too many match")
+    try:
+        for events in server.flow_events():
+            write(b"".join(encoder.encode(event) for event in map(flow.from_json, events) if event))
+            losses.say()
+            if isinstance(encoder, RawEncoder) and encoder.has_ended:
+                break
+    finally:  # also after Ctrl-C
+        losses.say(is_last=True)
+
+
+class _Losses:
+    """Says on standard error what is not shown, once a second at most.
+
+    :param server: counts it.
+    """
+
+    def __init__(self, server: Client) -> None:
+        self._server = server
+        self._said_bytes = self._said_connections = 0
+        self._quiet_until = 0.0
+
+    def say(self, *, is_last: bool = False) -> None:
+        """Say what was lost since it was said last, if that is long enough ago."""
+        dropped, left_out = self._server.bytes_dropped, self._server.connections_left_out
+        if (dropped, left_out) == (self._said_bytes, self._said_connections):
+            return
+        now = time.monotonic()
+        if now < self._quiet_until and not is_last:
+            return
+        self._quiet_until = now + NOTE_SECONDS
+        if dropped > self._said_bytes:
+            size = format_bytes(dropped - self._said_bytes)
+            print_note(f"{size} not shown: they came faster than they were read here")
+        if left_out > self._said_connections:
+            print_note(f"{left_out - self._said_connections} connections left out: too many match")
+        self._said_bytes, self._said_connections = dropped, left_out
 
 
 def _write_text(data: bytes) -> None:

@@ -111,6 +111,10 @@ class NotConfigured(MonconnError):
     """A query or an action needs a part that is not configured."""
 
 
+class Forbidden(MonconnError):
+    """The configuration forbids it, as ``payload: never`` does."""
+
+
 class ObserverError(MonconnError):
     """A custom observer that cannot be made."""
 

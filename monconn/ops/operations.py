@@ -22,7 +22,7 @@ from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
 from monconn.devices.devices import DevicesService
 from monconn.devices.diagnosis import diagnose
-from monconn.errors import FileError, NotConfigured, QuestionError, quoted
+from monconn.errors import FileError, NotConfigured, QuestionError, UnknownConnection, quoted
 from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord, known_fact_names
@@ -69,6 +69,7 @@ from monconn.ops.rows import (
     ServiceRow,
 )
 from monconn.ops.sorting import first_in_order, parse_sort
+from monconn.ops.taps import Tap, TapResult, Taps, payload_forbidden, services_by_payload
 from monconn.policy.blocks import network_order
 from monconn.policy.networks import ips_within
 from monconn.steps import RowSteps, sort_in_steps
@@ -165,6 +166,7 @@ class Operations:
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
         self._room = DeferredSemaphore(QUERIES_AT_ONCE)
+        self.taps = Taps(registry, clock, self._context)
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.
@@ -780,6 +782,68 @@ class Operations:
             return done
 
         return _uncancellable(Deferred.fromCoroutine(run()))
+
+    def tap(
+        self,
+        actor: Actor,
+        ready: Callable[[Tap], object],
+        *,
+        filter: Terms = None,
+        service: str | None = None,
+        follow: bool | None = None,
+        how: str | None = None,
+    ) -> Deferred[TapResult]:
+        """Have the bytes of live connections queued from now on, as :meth:`Taps.open` does.
+
+        Fires once the connections are tapped that are live now. To cancel it closes the tap.
+
+        :param filter: ids, or terms with keys; all connections if left out.
+        :param follow: tap connections that match later, too.
+        :param how: what is done with the bytes, for the log.
+        :raises QuestionError: there are too many taps already.
+        :raises FilterError: the filter cannot be understood.
+        :raises UnknownService: there is no such service.
+        :raises UnknownConnection: only ids are given, and no live connection has one of them.
+        :raises Forbidden: all services that are meant, or one of a connection that is given by its
+            id, have ``payload: never``.
+        """
+        monitors = self.monitors(service)
+        terms = self.filter(filter, mode="action").terms if filter else ()
+        wanted = Filter(tuple(map(self._by_id, terms)), CONNECTION_KEYS)
+        allowed, forbidden = services_by_payload(monitors, wanted)
+        ids, others = (None, wanted.terms) if follow else _split_ids(wanted.terms)
+        target = wanted.to_text() or "all connections"
+        unknown: tuple[int, ...] = ()
+        if ids is not None:
+            owners = {each: monitor for monitor in monitors for each in ids if each in monitor}
+            unknown = tuple(each for each in ids if each not in owners)
+            if len(unknown) == len(ids):
+                raise UnknownConnection(f"no live connection has the {_ids_text(ids)}")
+            allowed = list(dict.fromkeys(owners.values()))
+            if names := [each.name for each in allowed if each.policy.payload == "never"]:
+                raise payload_forbidden(names)
+            forbidden = ()  # no other is meant
+            target = f"connection{_ids_text(ids).removeprefix('id')}"
+        details = [each for each in (how, "following" if follow else None) if each]
+        if details:
+            target += f" ({', '.join(details)})"
+
+        async def run() -> TapResult:
+            if wanted.uses("rate"):
+                await self._rates_known()
+            tap = self.taps.open(
+                ready,
+                filter=Filter(others, CONNECTION_KEYS) if others else None,
+                ids=ids,
+                services=None if service is None else [service],
+                follow=bool(follow),
+            )
+            concerned = allowed[0].name if len(allowed) == 1 else service
+            self._report("tap", actor, allowed, concerned, target)
+            await tap.chosen
+            return TapResult(tap, unknown, forbidden)
+
+        return Deferred.fromCoroutine(run())
 
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.

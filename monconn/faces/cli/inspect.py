@@ -28,6 +28,7 @@ from monconn.faces.cli.output import (
     terminal_width,
 )
 from monconn.faces.cli.ps import ps
+from monconn.faces.cli.tap import tap
 from monconn.faces.cli.verbs import (
     asks_server,
     client_option,
@@ -410,6 +411,7 @@ VERBS = (
     unblock,
     blocks,
     events,
+    tap,
     devices,
     device,
     history,

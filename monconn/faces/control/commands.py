@@ -18,6 +18,7 @@ from twisted.protocols import amp
 from monconn.errors import (
     AddressError,
     FileError,
+    Forbidden,
     MonconnError,
     NotConfigured,
     QuestionError,
@@ -45,6 +46,7 @@ class UnknownPage(MonconnError):
 
 _ERRORS: dict[type[Exception], bytes] = {
     Denied: b"DENIED",
+    Forbidden: b"DENIED",
     BadRequest: b"BAD_REQUEST",
     AddressError: b"BAD_REQUEST",
     QuestionError: b"BAD_REQUEST",
@@ -117,6 +119,7 @@ class Hello(_Command):
         (b"filters", amp.Boolean(optional=True)),  # whether filter and dry_run are understood
         # Whether every column's name is understood as sort, which ListHistory had not at all.
         (b"sorts", amp.Boolean(optional=True)),
+        (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
     ]
 
 
@@ -307,6 +310,39 @@ class Event(amp.Command):
     arguments = [
         (b"event", amp.String()),  # a JSON object: event, at, sequence, and the row's own keys
         (b"dropped", Integer()),  # events that this client was too slow for, so far
+    ]
+    response = _NOTHING
+    requiresAnswer = False
+
+
+class Tap(_Command):
+    """Push the bytes of live connections from now on, in :class:`FlowEvents`.
+
+    A second one replaces the first; the end of the client's connection ends it.
+    """
+
+    arguments = [
+        _SERVICE,
+        _FILTER,  # terms with keys, and ids; everything, if left out
+        (b"follow", amp.Boolean(optional=True)),  # connections that match later, too
+        (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
+    ]
+    response = [
+        (b"connections", Integer()),  # how many are tapped now
+        (b"left_out", Integer()),  # how many more match, beyond the limit
+        (b"unknown", amp.String()),  # a JSON array of the ids that no live connection has
+        (b"services_left_out", amp.String()),  # a JSON array: those with payload: never
+    ]
+
+
+class FlowEvents(amp.Command):
+    """Server to client: what has happened on tapped connections, in order."""
+
+    arguments = [
+        (b"events", amp.String()),  # a JSON array of what monconn.model.flow.to_json makes
+        (b"dropped_bytes", Integer()),  # bytes that this client was too slow for, so far
+        (b"left_out", Integer()),  # connections that matched, beyond the limit, so far
+        (b"is_over", amp.Boolean()),  # whether there will be no more
     ]
     response = _NOTHING
     requiresAnswer = False

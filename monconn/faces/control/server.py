@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_network
 from operator import attrgetter
 from typing import Any
@@ -22,6 +23,7 @@ from monconn.errors import quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
 from monconn.faces.control.pages import PAGE_BYTES, HeldRows, Pager, encoded_row
+from monconn.faces.control.taps import TapSender
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.ops.columns import Row
@@ -139,6 +141,7 @@ class ControlProtocol(amp.AMP):
         self._is_slow = False
         self._is_reading = True
         self._subscription: Subscription | None = None
+        self._tap: TapSender | None = None
 
     # -- authentication, and limits on what a client may use
 
@@ -186,6 +189,7 @@ class ControlProtocol(amp.AMP):
         self._factory.silent.leave(self)
         self._stop_timer()
         self.unsubscribe()
+        self._close_tap()
         self._pager.drop()
         if self._under_way is not None:
             self._under_way.cancel()
@@ -301,6 +305,8 @@ class ControlProtocol(amp.AMP):
         self._is_slow = True
         if self._subscription is not None:
             self._subscription.pause()
+        if self._tap is not None:
+            self._tap.pause()
         self._pause_or_resume()
 
     def resumeProducing(self) -> None:
@@ -308,6 +314,8 @@ class ControlProtocol(amp.AMP):
         self._is_slow = False
         if self._subscription is not None:
             self._subscription.resume()
+        if self._tap is not None:
+            self._tap.resume()
         self._begin_next()
 
     def stopProducing(self) -> None:
@@ -331,6 +339,7 @@ class ControlProtocol(amp.AMP):
             "manhole": self._operations.manhole(),
             "filters": True,
             "sorts": True,
+            "taps": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -494,6 +503,24 @@ class ControlProtocol(amp.AMP):
             if len(encoded) > PAGE_BYTES:
                 encoded = encoded_row(event.to_json())
             self.callRemote(commands.Event, event=encoded, dropped=self._subscription.dropped)
+
+    # -- bytes
+
+    @commands.Tap.responder
+    def tap(self, **arguments: Any) -> Answer:
+        """Push the bytes of connections from now on; instead of those of an earlier tap."""
+        sender = TapSender(partial(self.callRemote, commands.FlowEvents), self._factory.queue)
+        opened = self._operations.tap(self._actor(), sender.ready, **arguments)
+        self._close_tap()
+        self._tap = sender
+        if self._is_slow:
+            sender.pause()
+        return opened.addCallback(sender.start)
+
+    def _close_tap(self) -> None:
+        if self._tap is not None:
+            self._tap.close()
+            self._tap = None
 
 
 _COMMANDS = frozenset(

@@ -289,12 +289,15 @@ class _Flow:
         unacknowledged = (sender.sequence - receiver.acknowledged) & 0xFFFFFFFF
         if receiver.owes and unacknowledged >= UNACKNOWLEDGED_BYTES:
             yield self._packet(receiver, at, _ACK)
-        comment = self._skip_to(sender, event.offset)
+        gap = comment = self._skip_to(sender, event.offset)
         for start in range(0, len(data), SEGMENT_BYTES):
             piece = data[start : start + SEGMENT_BYTES]
             flags = _ACK | _PSH if start + SEGMENT_BYTES >= len(data) else _ACK
             yield self._packet(sender, at, flags, comment, piece)
             comment = ""
+        if gap:
+            # Wireshark's "follow" waits for what is missing until this is acknowledged.
+            yield self._packet(receiver, at, _ACK)
 
     def end_side(self, event: SideEnded) -> Iterator[bytes]:
         sender = self._client if event.side == "client" else self._server

@@ -882,10 +882,9 @@ class Operations:
             monitor = self.registry.get(self.registry.record(connection_id).service)
         if monitor.policy.payload == "never":
             raise payload_forbidden([monitor.name])
-        why = (
-            f"connection {connection_id} is not recorded: {monitor.recorder.why_not(connection_id)}"
-        )
-        raise (NotConfigured if monitor.policy.recorder is None else UnknownConnection)(why)
+        why = monitor.recorder.why_not(connection_id)
+        error = NotConfigured if monitor.policy.recorder is None else UnknownConnection
+        raise error(f"connection {connection_id} is not recorded: {why}")
 
     def capture_start(
         self,

@@ -98,8 +98,7 @@ def _write_pcap(path: str, events: list[FlowEvent]) -> None:
         sys.stdout.buffer.flush()
         return
     try:
-        # The bytes are nobody else's business; and no one's file is written over by mistake.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
             file.write(data)
     except (OSError, ValueError) as error:

@@ -123,6 +123,7 @@ class Hello(_Command):
         (b"sorts", amp.Boolean(optional=True)),
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
         (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
+        (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
     ]
 
 
@@ -377,4 +378,16 @@ class ListCaptures(_Command):
     """The captures that run, and those that have ended last."""
 
     arguments = _NOTHING
+    response = _ROWS
+
+
+class ReadRecording(_Command):
+    """What is recorded of a connection, live or closed: an array of what
+    ``monconn.model.flow.to_json`` makes, in pages."""
+
+    arguments = [
+        (b"id", Integer()),
+        (b"uid", amp.Unicode(optional=True)),  # goes before the id
+        (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
+    ]
     response = _ROWS

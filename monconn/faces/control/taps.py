@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -15,6 +15,17 @@ from monconn.turns import TurnQueue
 
 PIECE_BYTES = 44_000
 """The most bytes of a connection in one event: base64 makes them a third longer."""
+
+
+def in_pieces(events: Iterable[FlowEvent]) -> Iterator[FlowEvent]:
+    """The same events, none of which has more than :data:`PIECE_BYTES`."""
+    for event in events:
+        if not isinstance(event, Data):
+            yield event
+            continue
+        for at in range(0, len(event.data), PIECE_BYTES):
+            data = event.data[at : at + PIECE_BYTES]
+            yield attrs.evolve(event, offset=event.offset + at, data=data)
 
 
 class TapSender:

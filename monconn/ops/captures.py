@@ -475,6 +475,10 @@ class Captures:
             skipped={} if triggers is None else dict(triggers.skipped),
         )
 
+    def file_count(self) -> int:
+        """How many files there are, as far as is known without asking the disk."""
+        return 0 if self._files is None else self._files.present
+
     def rows(self) -> Iterator[CaptureRow]:
         """All captures that run, and those that have ended last, in the order of their start."""
         if self._files is not None:

@@ -293,8 +293,14 @@ def _read_observers(node: Node) -> tuple[ObserverConfig, ...]:
 _ALL_BYTES = "all"
 _LEAST_FILE = 1 << 16
 _ALARM_PREFIX = "alarm:"
-TRIGGERS: tuple[str, ...] = (*REASONS, *(f"{_ALARM_PREFIX}{kind}" for kind in ALARM_KINDS))
-"""What a capture may be begun by: the reason of a connection's end, or an alarm."""
+ABNORMAL = "abnormal"
+TRIGGERS: tuple[str, ...] = (
+    *REASONS,
+    ABNORMAL,
+    *(f"{_ALARM_PREFIX}{kind}" for kind in ALARM_KINDS),
+)
+"""What a capture may be begun by: the reason of a connection's end, any reason that is no orderly
+end, or an alarm."""
 
 
 def _read_first(node: Node) -> int:
@@ -328,7 +334,7 @@ def _read_triggers(node: Node) -> tuple[str, ...]:
         if text not in TRIGGERS:
             alike = difflib.get_close_matches(text, [*TRIGGERS, *ALARM_KINDS], 1)
             known = ", ".join(TRIGGERS[:3])
-            advice = f"a reason ({known}, ...) or alarm:KIND"
+            advice = f"a reason ({known}, ...), {ABNORMAL} or alarm:KIND"
             if alike:
                 kind = alike[0]
                 advice = f"did you mean {_ALARM_PREFIX if kind in ALARM_KINDS else ''}{kind}?"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,12 +17,13 @@ from twisted.internet.interfaces import IDelayedCall
 
 from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
-from monconn.config.sections import CaptureConfig
+from monconn.config.sections import ABNORMAL, CaptureConfig
 from monconn.errors import AddressError, NotConfigured, QuestionError, UnknownCapture
 from monconn.log import Logger
 from monconn.model.actions import CONFIGURATION, Actor
 from monconn.model.alarms import Alarm
 from monconn.model.flow import Began, Ended, FlowEvent
+from monconn.model.reasons import ORDERLY_REASONS, REASONS, Reason
 from monconn.model.record import ConnectionRecord, iso_time, known_fact_names
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
@@ -57,8 +58,6 @@ _SUMMARY_LINES_PER_SECOND = 1
 
 Report = Callable[..., object]
 """Writes the log line of an action: as :meth:`Operations._report`."""
-Recording = Callable[[int], Iterable[FlowEvent]]
-"""What is recorded of a connection, by its id; nothing if nothing is."""
 
 
 class _Wanted(Protocol):
@@ -199,6 +198,7 @@ class Occasion:
     :param client: the client's IP, or its device.
     :param covers: whether an IP is the client's.
     :param connection: the one that has ended; None if it is about no single one.
+    :param reason: why that has ended.
     """
 
     trigger: str
@@ -206,6 +206,7 @@ class Occasion:
     covers: Callable[[str], bool]
     service: str
     connection: int | None = None
+    reason: Reason | None = None
 
 
 @attrs.define(eq=False)
@@ -239,7 +240,14 @@ class Triggers(Observer):
         context: Callable[[], Context],
         begin: Callable[[Occasion], object],
     ) -> None:
-        self._on = frozenset(config.on)
+        self._alarms = frozenset(config.on)
+        self._reasons: dict[Reason, str] = {}
+        """What each reason is named by in the configuration."""
+        for reason in REASONS:
+            if reason in config.on:
+                self._reasons[reason] = reason
+            elif ABNORMAL in config.on and reason not in ORDERLY_REASONS:
+                self._reasons[reason] = ABNORMAL
         self._next = config.next
         self._within = config.within
         self._clock = clock
@@ -258,17 +266,18 @@ class Triggers(Observer):
 
     def closed(self, record: ConnectionRecord) -> None:
         """Implements ``IObserver.closed``."""
-        reason = record.reason
-        if reason is None or reason not in self._on:
+        if record.reason is None or (trigger := self._reasons.get(record.reason)) is None:
             return
         if self._wanted is None or self._wanted.matches(record, self._context()):
             ip = record.client_ip
-            self._happened(Occasion(reason, ip, ip.__eq__, record.service, record.id))
+            self._happened(
+                Occasion(trigger, ip, ip.__eq__, record.service, record.id, record.reason)
+            )
 
     def alarmed(self, alarm: Alarm) -> None:
         """Implements ``IObserver.alarmed``."""
         trigger = f"alarm:{alarm.kind}"
-        if not (alarm.is_over or alarm.goes_on) and trigger in self._on:
+        if not (alarm.is_over or alarm.goes_on) and trigger in self._alarms:
             self._happened(Occasion(trigger, alarm.device, _covers(alarm), alarm.service))
 
     def _happened(self, occasion: Occasion) -> None:
@@ -356,7 +365,6 @@ class Captures:
     :param config: the folder, and what is captured from the start; None if nothing may be.
     :param context: what filters need beside a record.
     :param report: writes an action into the log, and notifies observers.
-    :param recording: what is recorded of a connection.
     """
 
     _log = Logger()
@@ -369,7 +377,6 @@ class Captures:
         config: CaptureConfig | None,
         context: Callable[[], Context],
         report: Report,
-        recording: Recording = lambda _: (),
     ) -> None:
         self._registry = registry
         self._clock = clock
@@ -377,7 +384,6 @@ class Captures:
         self._config = config
         self._context = context
         self._report = report
-        self._recording = recording
         self._files = None if config is None else CaptureFiles(config, clock.seconds)
         self._is_open = False
         self._last_number = 0
@@ -468,6 +474,10 @@ class Captures:
             begun={} if triggers is None else dict(triggers.begun),
             skipped={} if triggers is None else dict(triggers.skipped),
         )
+
+    def file_count(self) -> int:
+        """How many files there are, as far as is known without asking the disk."""
+        return 0 if self._files is None else self._files.present
 
     def rows(self) -> Iterator[CaptureRow]:
         """All captures that run, and those that have ended last, in the order of their start."""
@@ -661,18 +671,20 @@ class Captures:
         if capture is None or monitor is None or monitor.policy.payload == "never":
             return
         what = occasion.trigger
+        if occasion.reason is not None and occasion.reason != what:
+            what += f": {occasion.reason}"
         if occasion.connection is not None:
             what += f", connection {occasion.connection}"
         target = f"the next {self._config.next} connections of {occasion.client} ({what})"
         self._report("capture_start", CONFIGURATION, [monitor], monitor.name, target)
         if occasion.connection is not None:
-            self._store_recording(capture, occasion.connection)
+            self._store_recording(capture, monitor, occasion.connection)
         else:
             in_turns(self._clock, self._capture_device(capture, monitor, occasion.covers))
 
-    def _store_recording(self, capture: Capture, connection: int) -> None:
+    def _store_recording(self, capture: Capture, monitor: Monitor, connection: int) -> None:
         if connection not in capture.seen and capture.tap is not None:
-            for event in self._recording(connection):
+            for event in monitor.recorder.events(connection) or ():
                 capture.put(event)
 
     def _capture_device(
@@ -696,4 +708,4 @@ class Captures:
             if covers(record.client_ip):
                 latest = record.id
         if latest is not None:
-            self._store_recording(capture, latest)
+            self._store_recording(capture, monitor, latest)

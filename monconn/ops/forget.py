@@ -15,6 +15,7 @@ from monconn.policy.networks import matcher
 
 NOT_REMOVED = (
     "lines of logs (monconn's own, the JSON log, syslog and its servers)",
+    "capture files, out of which no client can be cut (monconn capture list says where they are)",
     "what other programs have stored (captures, webhooks, copies of the history)",
     "addresses in the configuration (ip_blacklist)",
 )
@@ -31,6 +32,7 @@ class ForgetResult:
         ``history_devices``.
     :param live: connections of the client that are live: they stay, and are recorded as they end.
     :param blocks: the services that block it by an entry of its own, which stays.
+    :param capture_files: how many files of captures there are, any of which may have bytes of it.
     :param problem: why bytes may be left in the history's file; empty if there are none.
     """
 
@@ -38,6 +40,7 @@ class ForgetResult:
     live: int
     blocks: tuple[str, ...]
     problem: str = ""
+    capture_files: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -46,6 +49,7 @@ class ForgetResult:
             "live": self.live,
             "blocks": list(self.blocks),
             "problem": self.problem,
+            "capture_files": self.capture_files,
             "not_removed": list(NOT_REMOVED),
         }
 

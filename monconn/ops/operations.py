@@ -775,6 +775,7 @@ class Operations:
             # First of all in memory: what ends alarms of its devices is stored by that.
             steps = memory_steps(monitors, self._devices, network, bool(dry_run))
             done = await self._in_line(steps)
+            done = attrs.evolve(done, capture_files=self.captures.file_count())
             kind = "a client" if network.num_addresses == 1 else "a network's clients"
             try:
                 if history is not None:
@@ -855,37 +856,6 @@ class Operations:
 
         return Deferred.fromCoroutine(run())
 
-    def recording(
-        self, actor: Actor, connection_id: int | str, *, how: str | None = None
-    ) -> list[FlowEvent]:
-        """What is recorded of a connection, live or closed: its first and its last bytes.
-
-        :param connection_id: its id, or its uid.
-        :param how: what is done with the bytes, for the log.
-        :raises UnknownConnection: there is no connection with this id, or no recording of it, or
-            not any more.
-        :raises NotConfigured: its service has no recorder.
-        :raises Forbidden: its service has ``payload: never``.
-        """
-        if isinstance(connection_id, str):
-            connection_id = self.registry.id_of(connection_id)
-        for monitor in self.registry:
-            events = monitor.recorder.events(connection_id)
-            if events is not None:
-                target = f"connection {connection_id}" + (f" ({how})" if how else "")
-                self._report("read_recording", actor, [monitor], monitor.name, target)
-                return events
-        for monitor in self.registry:
-            if monitor.recorder.has_dropped(connection_id):
-                break
-        else:
-            monitor = self.registry.get(self.registry.record(connection_id).service)
-        if monitor.policy.payload == "never":
-            raise payload_forbidden([monitor.name])
-        why = monitor.recorder.why_not(connection_id)
-        error = NotConfigured if monitor.policy.recorder is None else UnknownConnection
-        raise error(f"connection {connection_id} is not recorded: {why}")
-
     def capture_start(
         self,
         actor: Actor,
@@ -936,6 +906,37 @@ class Operations:
         :raises UnknownCapture: none of this number runs; then none is stopped.
         """
         return self.captures.end(actor, ids)
+
+    def recording(
+        self, actor: Actor, connection_id: int | str, *, how: str | None = None
+    ) -> list[FlowEvent]:
+        """What is recorded of a connection, live or closed: its first and its last bytes.
+
+        :param connection_id: its id, or its uid.
+        :param how: what is done with the bytes, for the log.
+        :raises UnknownConnection: there is no connection with this id, or no recording of it, or
+            not any more.
+        :raises NotConfigured: its service has no recorder.
+        :raises Forbidden: its service has ``payload: never``.
+        """
+        if isinstance(connection_id, str):
+            connection_id = self.registry.id_of(connection_id)
+        for monitor in self.registry:
+            events = monitor.recorder.events(connection_id)
+            if events is not None:
+                target = f"connection {connection_id}" + (f" ({how})" if how else "")
+                self._report("read_recording", actor, [monitor], monitor.name, target)
+                return events
+        for monitor in self.registry:
+            if monitor.recorder.has_dropped(connection_id):
+                break
+        else:
+            monitor = self.registry.get(self.registry.record(connection_id).service)
+        if monitor.policy.payload == "never":
+            raise payload_forbidden([monitor.name])
+        why = monitor.recorder.why_not(connection_id)
+        error = NotConfigured if monitor.policy.recorder is None else UnknownConnection
+        raise error(f"connection {connection_id} is not recorded: {why}")
 
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.

@@ -666,22 +666,22 @@ class CaptureRow(Row):
     )
 
     id: int = field("ID", "count", importance=0, width=4, help="Its number, as stop takes it.")
-    filter: str = field(importance=0, width=12, max_width=40, help="What is captured.")
+    filter: str = field(importance=1, width=12, max_width=40, help="What is captured.")
     state: str = field(
-        importance=1, width=7, help="waiting, writing, failing, stuck (the disk hangs) or done."
+        importance=0, width=7, help="waiting, writing, failing, stuck (the disk hangs) or done."
     )
-    connections: int = field("CONNS", "count", importance=3, width=5, help="Captured so far.")
-    live: int = field("NOW", "count", importance=6, width=5, help="Captured connections that live.")
-    bytes: int = field("BYTES", "bytes", importance=2, help="Of connections, in its files.")
+    connections: int = field("CONNS", "count", importance=5, width=5, help="Captured so far.")
+    live: int = field("NOW", "count", importance=8, width=5, help="Captured connections that live.")
+    bytes: int = field("BYTES", "bytes", importance=3, help="Of connections, in its files.")
     lost_bytes: int = field(
         "LOST", "bytes", importance=4, help="Of connections, that the disk did not take in time."
     )
     file: str | None = field(
         nullable=True, importance=2, width=38, max_width=44, help="What is, or was last, written."
     )
-    since: str = field("SINCE", "time", importance=5, help="When it was started.")
+    since: str = field("SINCE", "time", importance=6, help="When it was started.")
     until: str | None = field(
-        "UNTIL", "time", optional=True, importance=8, help="When it will end, or has ended."
+        "UNTIL", "time", optional=True, importance=9, help="When it will end, or has ended."
     )
     by: str = field("BY", importance=7, width=20, max_width=40, help="Who has started it.")
     folder: str = field(importance=13, width=20, help="Where its files are.")

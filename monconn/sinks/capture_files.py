@@ -368,6 +368,8 @@ class CaptureFiles:
         self.figures = Figures()
         """Those of all captures."""
         self.queue: BackgroundQueue[_Item] = BackgroundQueue(self._handle, QUEUED_BYTES)
+        self.present = 0
+        """How many files of ours there were in the folder when it was last looked at."""
         self._config = config
         self._number = 0
         self._total = 0
@@ -383,6 +385,7 @@ class CaptureFiles:
         check_folder(self._config)
         try:
             self._make_folder()
+            self.present = sum(_OURS.fullmatch(name) is not None for name in os.listdir(self.path))
         except OSError as error:
             text = os_error_text(explained(error, self.path))
             raise _no_folder(self.place, text) from None
@@ -477,6 +480,7 @@ class CaptureFiles:
         found = _our_files(folder)
         self._number = max([self._number, *(number for number, _, _ in found)])
         count = len(found) + more_files
+        self.present = count
         self._total = sum(size for _, _, size in found)
         for _, name, size in found:
             is_enough = self._total + more_bytes <= self._config.max_total
@@ -488,7 +492,7 @@ class CaptureFiles:
                 os.unlink(name, dir_fd=folder)
             except OSError:
                 continue
-            count -= 1
+            self.present = count = count - 1
             self._total -= size
         return count <= self._config.keep and self._total + more_bytes <= self._config.max_total
 

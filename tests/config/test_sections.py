@@ -106,7 +106,7 @@ capture:
         ("{on: [client_lots]}", 'capture.on[0]: "client_lots" is nothing that a capture begins on'),
         ("{on: [client_lots]}", "did you mean client_lost?"),
         ("{on: [silent]}", "did you mean alarm:silent?"),
-        ("{on: [5.5]}", "a reason (client_closed, client_reset, client_lost, ...) or alarm:KIND"),
+        ("{on: [5.5]}", "client_lost, ...), abnormal or alarm:KIND"),
         ("{on: [[]]}", "capture.on[0]: must be a text"),
         ("{files: 3}", "capture.files: is not a known key"),
     ],

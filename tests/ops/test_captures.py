@@ -304,15 +304,22 @@ def test_a_filter_that_is_none(capturing: Callable[..., Capturing]) -> None:
 # -- triggers
 
 
+def recorded(connection_id: int) -> list[FlowEvent] | None:
+    return [
+        flow.Began(
+            connection_id, 1.0, 1.0, "r-1", "mqtt", "192.0.2.1:4711", None, "192.0.2.250:1883"
+        ),
+        Data(connection_id, 1.0, "up", 0, b"last words"),
+        Ended(connection_id, 2.0, 10, 0, "client_lost"),
+    ]
+
+
 def armed(
     capturing: Callable[..., Capturing], *on: str, services: tuple[str, ...] = (), **config: Any
 ) -> Capturing:
     world = capturing(*services, on=on, **config)
-    world.operations.captures._recording = lambda number: [  # stands for the flight recorder
-        flow.Began(number, 1.0, 1.0, f"r-{number}", "mqtt", "192.0.2.1:4711", None, "b:1"),
-        Data(number, 1.0, "up", 0, b"last words"),
-        Ended(number, 2.0, 10, 0, "client_lost"),
-    ]
+    for monitor in world.registry:  # stands for the flight recorder
+        monitor.recorder.events = recorded  # type: ignore[method-assign]
     world.operations.captures.start()
     return world
 
@@ -337,6 +344,16 @@ def test_an_end_stores_the_recording_and_captures_the_next_ones(
     ]
     (row,) = world.rows
     assert (row.filter, row.triggers, row.skipped_triggers) == ("on client_lost", 1, 0)
+
+
+def test_every_end_that_is_no_orderly_one(capturing: Callable[..., Capturing]) -> None:
+    world = armed(capturing, "abnormal", "backend_reset")
+    world.lose("192.0.2.1", "client_closed")
+    first = world.lose("192.0.2.2", "idle_timeout")
+    second = world.lose("192.0.2.3", "backend_reset")
+    assert world.captured() == [first, second]
+    assert f"192.0.2.2 (abnormal: idle_timeout, connection {first})" in world.done()[1]
+    assert f"192.0.2.3 (backend_reset, connection {second})" in world.done()[2]
 
 
 def test_other_ends_begin_nothing(capturing: Callable[..., Capturing]) -> None:

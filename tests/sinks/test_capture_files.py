@@ -311,6 +311,21 @@ def _fill(make_disk: Callable[..., Disk], monkeypatch: pytest.MonkeyPatch) -> No
     assert disk.state() == "writing"
 
 
+def test_it_is_known_for_how_long_a_disk_hangs(
+    make_disk: Callable[..., Disk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = HangingDisk(monkeypatch)
+    disk = make_disk()
+    assert disk.files.stuck_seconds == 0
+    disk.capture.put(began())
+    assert hanging.is_reached.wait(WAIT_SECONDS)
+    disk.now += 7
+    assert disk.files.stuck_seconds == 7
+    hanging.gate.set()
+    disk.flush()
+    assert disk.files.stuck_seconds == 0
+
+
 def test_a_folder_that_is_gone_is_made_again(make_disk: Callable[..., Disk]) -> None:
     disk = make_disk(rotate_size=1)
     disk.capture.put(began())
@@ -327,10 +342,12 @@ class HangingDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gate = threading.Event()
+        self.is_reached = threading.Event()
         self._write = os.write
         monkeypatch.setattr("os.write", self.write)
 
     def write(self, fd: int, content: Any) -> int:
+        self.is_reached.set()
         assert self.gate.wait(WAIT_SECONDS)
         return self._write(fd, content)
 
@@ -369,6 +386,8 @@ def test_a_connection_whose_beginning_was_dropped_begins_later(
     monkeypatch.setattr(capture_files, "QUEUED_BYTES", capture_files.EVENT_BYTES)
     disk = make_disk(rotate_size=1 << 20)
     disk.capture.put(began(1))
+    assert hanging.is_reached.wait(WAIT_SECONDS)
+    disk.capture.put(data(0))  # an empty queue takes whatever comes
     disk.capture.put(began(2))
     disk.capture.put(data(0, connection=2))
     monkeypatch.setattr(disk.files.queue, "_limit", 1 << 20)
@@ -376,8 +395,8 @@ def test_a_connection_whose_beginning_was_dropped_begins_later(
     disk.capture.put(ended(200, connection=2))
     hanging.gate.set()
     (events,) = disk.written()
-    assert [type(each) for each in events] == [Began, Began, Data, Ended]
-    again = events[1]
+    assert [type(each) for each in events] == [Began, Data, Began, Data, Ended]
+    again = events[2]
     assert isinstance(again, Began)
     assert (again.connection, again.up, again.at) == (2, 100, 2_000.0)
 

@@ -98,6 +98,9 @@ def _print(made: dict[str, Any], dry_run: bool) -> None:
         if made["live"] > 1:
             text = f"{made['live']} live connections of it go on, and are recorded at their end"
         print_line(f"  {text}: close first (monconn close client:{client}), and forget again")
+    if count := made.get("capture_files"):
+        files = "1 capture file" if count == 1 else f"{count:,} capture files"
+        print_line(f"  {files} may have bytes of it (monconn capture list)")
     if made["blocks"]:
         print_line(
             f"  it is blocked at {', '.join(made['blocks'])}, by an entry that names it:"

@@ -122,8 +122,8 @@ class Hello(_Command):
         # Whether every column's name is understood as sort, which ListHistory had not at all.
         (b"sorts", amp.Boolean(optional=True)),
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
-        (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
         (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
+        (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
     ]
 
 
@@ -352,17 +352,6 @@ class FlowEvents(amp.Command):
     requiresAnswer = False
 
 
-class ReadRecording(_Command):
-    """What is recorded of a connection, live or closed: an array of what
-    ``monconn.model.flow.to_json`` makes, in pages."""
-
-    arguments = [
-        (b"id", Integer()),
-        (b"uid", amp.Unicode(optional=True)),  # goes before the id
-        (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
-    ]
-
-
 class CaptureStart(_Command):
     """Write the bytes of connections to files in the server's folder from now on."""
 
@@ -389,4 +378,16 @@ class ListCaptures(_Command):
     """The captures that run, and those that have ended last."""
 
     arguments = _NOTHING
+    response = _ROWS
+
+
+class ReadRecording(_Command):
+    """What is recorded of a connection, live or closed: an array of what
+    ``monconn.model.flow.to_json`` makes, in pages."""
+
+    arguments = [
+        (b"id", Integer()),
+        (b"uid", amp.Unicode(optional=True)),  # goes before the id
+        (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
+    ]
     response = _ROWS

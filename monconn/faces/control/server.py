@@ -341,8 +341,8 @@ class ControlProtocol(amp.AMP):
             "filters": True,
             "sorts": True,
             "taps": True,
-            "recordings": True,
             "captures": True,
+            "recordings": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -520,13 +520,6 @@ class ControlProtocol(amp.AMP):
             sender.pause()
         return opened.addCallback(sender.start)
 
-    @commands.ReadRecording.responder
-    def read_recording(self, id: int, uid: str | None = None, how: str | None = None) -> Answer:
-        """What is recorded of one connection."""
-        wanted = id if uid is None else uid
-        events = self._operations.recording(self._actor(), wanted, how=how)
-        return self._pager.first(map(to_json, in_pieces(events)))
-
     @commands.CaptureStart.responder
     def capture_start(self, **arguments: Any) -> dict[str, Any]:
         """Write bytes of connections to files from now on."""
@@ -546,6 +539,13 @@ class ControlProtocol(amp.AMP):
     def list_captures(self) -> Answer:
         """The captures that run, and those that have ended last."""
         return self._rows(self._operations.captures.rows())
+
+    @commands.ReadRecording.responder
+    def read_recording(self, id: int, uid: str | None = None, how: str | None = None) -> Answer:
+        """What is recorded of one connection."""
+        wanted = id if uid is None else uid
+        events = self._operations.recording(self._actor(), wanted, how=how)
+        return self._pager.first(map(to_json, in_pieces(events)))
 
     def _close_tap(self) -> None:
         if self._tap is not None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
+from monconn.addresses import address_text
 from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
 from monconn.config.sections import ObserverConfig
@@ -236,6 +237,8 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, Keepalive):
         idle, interval = duration_text(value.idle), duration_text(value.interval)
         return f"{{idle: {idle}, interval: {interval}, count: {value.count}}}"
+    if key == "names" and value:
+        return f"{{{', '.join(f'{address_text(network)}: {name}' for network, name in value)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]" if value else "none"
     if isinstance(value, Mapping):

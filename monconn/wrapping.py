@@ -46,7 +46,7 @@ from monconn.model.reasons import (
     SideEnd,
 )
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
 from monconn.monitor.watchers import Watch, Watchers
@@ -73,7 +73,7 @@ _BYTES = (bytes, bytearray, memoryview)
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
-@implementer(IConnection, IWatchable, IAddressed)
+@implementer(IConnection, IDecoded, IWatchable, IAddressed)
 class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     """Counts the bytes of a wrapped protocol's connection, and records how it ends.
 
@@ -105,6 +105,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._outward: Direction = "up" if factory.is_client else "down"
         self._progress = SendProgress()
         self._watchers: Watchers | None = None
+        self.decoding = factory.monitor.decoding
         self._descriptor: Any = None
         self._socket: Any = None
         self._lose_transport: Any = None
@@ -234,6 +235,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if record.state == "closed":
             return  # the transport discards it
         record.count(direction, len(data), now)
+        if self.decoding is not None:
+            self._monitor.decode(self, direction, data)
         if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:

@@ -22,7 +22,7 @@ LOWEST_ROWS = (
     {"unixsocket"},
 )
 LOWEST = set[str]().union(*LOWEST_ROWS)
-CORE = LOWEST | {"model", "policy", "monitor"}
+CORE = LOWEST | {"model", "policy", "decode", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
 BELOW_OPS = CORE | {"config", "net", "net.tls", *SIDE_BY_SIDE}
 # What both ends of a connection need:
@@ -62,10 +62,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "model": LOWEST,
     "policy": LOWEST | {"model"},
+    "decode": LOWEST | {"model"},
     # What a configuration says of TLS is only known to be right once its files are read.
     "net.tls": LOWEST | {"policy"},
     "config": LOWEST | {"model", "policy", "net.tls"},
-    "monitor": LOWEST | {"model", "policy"},
+    "monitor": LOWEST | {"model", "policy", "decode"},
     "net": LOWEST | {"model"},
     "wrapping": CORE | {"net", "net.tls"},
     "monconn": CORE | {"wrapping"},

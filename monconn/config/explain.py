@@ -41,6 +41,7 @@ SERVICE_KEYS = (
     "backend_tls",
     "print_bytes",
     "payload",
+    "decode",
 )
 """The order of the documentation; other keys come after these."""
 SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "devices")

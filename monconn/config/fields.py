@@ -231,6 +231,11 @@ def read_choice(kind: Kind) -> Reader:
     return read
 
 
+def read_decode(node: Node) -> Any:
+    """What is to be decoded; YAML 1.1 reads ``off`` as false."""
+    return "off" if scalar_value(node) is False else read_choice(kinds.DECODE)(node)
+
+
 def read_networks(node: Node) -> tuple[Network, ...]:
     """A list of addresses and networks, or a single one."""
     if isinstance(node, Scalar) and node.value is not None:
@@ -347,6 +352,7 @@ NODE_READERS: dict[Kind, Reader] = {
     kinds.FLAG: read_flag,
     kinds.WHEN_FULL: read_choice(kinds.WHEN_FULL),
     kinds.PAYLOAD: read_choice(kinds.PAYLOAD),
+    kinds.DECODE: read_decode,
     kinds.NETWORKS: read_networks,
     tls_settings.FILE: read_path,
     tls_settings.OPTIONAL_FILE: read_path,

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
+from monconn.decode import first_bytes
 from monconn.errors import SettingError, SettingTypeError, UnknownConnection, quoted
 from monconn.log import Logger
 from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
@@ -24,7 +25,7 @@ from monconn.model.reasons import Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.clients import ClientTotals
-from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IWatchable
 from monconn.monitor.liverules import LiveRules
 from monconn.monitor.observers import AnyObserver, Observers, Where, when_delivered
 from monconn.monitor.subscriptions import Cancel, Subscriptions
@@ -96,6 +97,8 @@ class Monitor:
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
         self.clients = ClientTotals()
         self.observers = Observers(name, self.clock)
+        self.decoding = first_bytes.decoding(policy.decode)
+        """What new connections are decoded by; None if nothing is."""
         self._blocks = Blocks(policy.rules.bans)
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
@@ -124,6 +127,7 @@ class Monitor:
         :raises SettingError: it is no policy; then nothing is changed.
         """
         before, self.policy = self.policy, _as_policy(policy)
+        self.decoding = first_bytes.decoding(policy.decode)
         if policy.rules.bans != before.rules.bans:
             self._end_blocked(self._blocks.configure(policy.rules.bans))
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
@@ -283,6 +287,25 @@ class Monitor:
         if self.observers.by_hook["opened"]:
             self.observers.notify("opened", record)
 
+    def decode(self, connection: IDecoded, direction: Direction, data: bytes) -> None:
+        """Have a chunk decoded, and notify observers if it has told something.
+
+        Data paths ask whether there is a ``decoding`` first, as there is none after the first
+        chunks.
+
+        :param data: was counted, and is not passed on yet.
+        """
+        record = connection.record
+        facts = record.unchanging_facts
+        try:
+            assert connection.decoding is not None
+            connection.decoding = connection.decoding.chunk(record, direction, data)
+        except Exception:  # the bytes are passed on, whatever they are
+            connection.decoding = None
+            self._log.failure("{service}: failed to decode", service=self.name)
+        if self.observers.by_hook["identified"] and record.unchanging_facts is not facts:
+            self.observers.notify("identified", record)
+
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Notify the observers that watch payload of a chunk."""
         self.observers.notify("data", record, direction, data)
@@ -317,6 +340,8 @@ class Monitor:
         record = connection.record
         if self._live.pop(record.id, None) is None:
             return
+        if getattr(connection, "decoding", None) is not None:
+            self._end_decoding(cast(IDecoded, connection))
         self._to_end.pop(record.id, None)
         self._leave_ip(record.client_ip)
         record.state = "closed"
@@ -331,6 +356,14 @@ class Monitor:
             call()
         if self._when_empty and not self._live:
             self._notify_empty()
+
+    def _end_decoding(self, connection: IDecoded) -> None:
+        decoding, connection.decoding = connection.decoding, None
+        assert decoding is not None
+        try:
+            decoding.ended(connection.record)
+        except Exception:  # it ends, whatever its bytes were
+            self._log.failure("{service}: failed to decode", service=self.name)
 
     def _leave_ip(self, client_ip: str) -> None:
         left = self._live_by_ip[client_ip] - 1

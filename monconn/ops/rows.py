@@ -86,12 +86,27 @@ def _state(connection: Mapping[str, Any]) -> Any:
     return unreachable_text(connection) or connection.get("state")
 
 
+def _protocol(connection: Mapping[str, Any]) -> Any:
+    return (connection.get("facts") or {}).get("protocol")
+
+
+_PROTOCOL = Column(
+    "protocol",
+    "PROTOCOL",
+    importance=10,
+    width=8,
+    value=_protocol,
+    help="What its first bytes have told.",
+)
+
+
 @attrs.frozen(slots=False)
 class ConnectionRow(Row):
     """One connection; the table is that of live ones."""
 
     TABLE: ClassVar[TableOf] = (
         *("id", "client", "service"),
+        _PROTOCOL,
         Column("state", "STATE", importance=0, width=11, value=_state, help=_STATE_HELP),
         *("up", "down", "up_rate", "down_rate", "age_seconds", "idle_seconds"),
         ("client_last_heard_seconds", "HEARD"),

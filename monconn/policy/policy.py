@@ -10,7 +10,7 @@ import attrs
 
 from monconn.errors import SettingError
 from monconn.policy.devices import DeviceRules
-from monconn.policy.kinds import Flag, Payload, Seconds
+from monconn.policy.kinds import Decode, Flag, Payload, Seconds
 from monconn.policy.rules import Rules
 from monconn.policy.settings import FORWARDING_ONLY, Setting, settings_of, validated
 from monconn.policy.sides import KeepaliveOfSides, check_keepalive
@@ -43,6 +43,9 @@ class Policy:
     """Whether each chunk is printed as a hex dump."""
     payload: Payload = "allowed"
     """Whether bytes may be shown or stored at all: by taps, captures and recordings."""
+    decode: Decode = "auto"
+    """What is decoded into facts: the first bytes of each connection (``auto``), nothing
+    (``off``), or MQTT's packets to the end (``mqtt``)."""
 
     first_check_seconds: float = attrs.field(init=False, repr=False, eq=False)
     """How long after its opening a connection must be checked for the first time.

@@ -138,6 +138,7 @@ def test_native_defaults() -> None:
             ("unreachable_timeout", Sides(0.0, 0.0)),
             ("print_bytes", False),
             ("payload", "allowed"),
+            ("decode", "auto"),
             # None: as devices: of the file says.
             ("prefix_v4", None),
             ("prefix_v6", None),
@@ -481,6 +482,9 @@ WRONG_RULES = [
     ('keepalive: "yes"', "without quotes"),
     ("payload: sometimes", 'must be allowed or never, not "sometimes"'),
     ("payload: no", "must be allowed or never"),
+    ("decode: on", 'must be auto, off or mqtt, not "on"'),
+    ("decode: http", 'must be auto, off or mqtt, not "http"'),
+    ("decode: []", "must be auto, off or mqtt, not a list"),
     ("print_bytes:", "true or false, without quotes, not nothing"),
     ("ip_blacklist: {}", "a list such as"),
     ("ip_blacklist:", "a list such as"),

@@ -63,10 +63,13 @@ NGINX_CONFIG = (
 )
 MOSQUITTO_CONFIG = """
 {user}
-listener {port} 127.0.0.1
-allow_anonymous true
+per_listener_settings true
 persistence false
 log_dest stderr
+listener {port} 127.0.0.1
+allow_anonymous true
+listener {closed_port} 127.0.0.1
+allow_anonymous false
 """
 
 
@@ -262,31 +265,42 @@ def test_a_unix_backend_and_an_ipv6_listener(
 # -- mosquitto
 
 
+@attrs.frozen
+class Mosquitto:
+    """A broker of the test's own."""
+
+    port: int
+    closed_port: int
+    """Where it lets nobody in."""
+
+
 @pytest.fixture(scope="module")
-def mosquitto_port(program: FindProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def mosquitto(
+    program: FindProgram, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mosquitto]:
     path = program("mosquitto")
     for name in "mosquitto_pub", "mosquitto_sub":
         program(name)
-    port = free_port()
+    ports = Mosquitto(free_port(), free_port())
     config = tmp_path_factory.mktemp("mosquitto") / "mosquitto.conf"
-    config.write_text(MOSQUITTO_CONFIG.format(port=port, user=user_line("user root")))
+    config.write_text(MOSQUITTO_CONFIG.format(**attrs.asdict(ports), user=user_line("user root")))
     server = Program([path, "-c", config])
     try:
-        until(lambda: accepts(port) or server.process.poll() is not None, "mosquitto")
+        until(lambda: accepts(ports.closed_port) or server.process.poll() is not None, "mosquitto")
         assert server.process.poll() is None, str(server.err)
-        yield port
+        yield ports
     finally:
         server.close()
 
 
 def test_mosquitto(
     forward: Forward,
-    mosquitto_port: int,
+    mosquitto: Mosquitto,
     program: FindProgram,
     start: Callable[..., Program],
     request: pytest.FixtureRequest,
 ) -> None:
-    monconn = forward(f"127.0.0.1:{mosquitto_port}")
+    monconn = forward(f"127.0.0.1:{mosquitto.port}")
     topic = f"test/{request.node.name}"
     where = ["-h", "127.0.0.1", "-p", str(monconn.port()), "-t", topic, "-q", "1"]
     run(program("mosquitto_pub"), *where, "-r", "-m", "retained")
@@ -302,3 +316,42 @@ def test_mosquitto(
     subscriber.send(signal.SIGKILL)
     until(lambda: len(ends()) == 3, "the end of the subscriber")
     assert ends()[-1] == "client_closed"  # its kernel has closed the connection in order
+
+
+def test_mosquitto_is_followed_to_the_end(
+    launch: Callable[..., Monconn],
+    mosquitto: Mosquitto,
+    program: FindProgram,
+    start: Callable[..., Program],
+    tmp_path: Path,
+) -> None:
+    ports = {"open": mosquitto.port, "shut": mosquitto.closed_port}
+    services = {
+        name: {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{port}", "decode": "mqtt"}
+        for name, port in ports.items()
+    }
+    monconn = launch("monconn", "-c", write_config(tmp_path, **services))
+    publish = [program("mosquitto_pub"), "-h", "127.0.0.1", "-t", "t", "-m", "hello", "-p"]
+    for version in "mqttv31", "mqttv311", "mqttv5":
+        run(*publish, str(monconn.port("open")), "-V", version, "-i", "pump-3")
+    goodbye = r"open: .* client_closed after .* \(device said goodbye\)$"
+    until(lambda: len(re.findall(goodbye, str(monconn.log), re.MULTILINE)) == 3, "three goodbyes")
+
+    for version in "mqttv311", "mqttv5":
+        denied = [*publish, str(monconn.port("shut")), "-V", version]
+        assert subprocess.run(denied, capture_output=True, timeout=HANG_SECONDS).returncode
+    refused = r"shut: .* after .* \(broker said not authorised\)$"
+    until(lambda: len(re.findall(refused, str(monconn.log), re.MULTILINE)) == 2, "two refusals")
+
+    will = ["--will-topic", "gone", "--will-payload", "pump-3"]
+    where = ["-h", "127.0.0.1", "-p", str(monconn.port("open")), "-t", "news"]
+    subscriber = start(program("mosquitto_sub"), *where, *will)
+    witness = start(program("mosquitto_sub"), *where, "-t", "gone")
+    run(*publish, str(monconn.port("open")), "-t", "news", "-r")
+    for each in subscriber, witness:
+        each.out.wait_for("^hello$")
+    subscriber.send(signal.SIGKILL)
+    monconn.log.wait_for(
+        r"client_closed .* \(device closed without DISCONNECT, so its will is due\)$"
+    )
+    witness.out.wait_for("^pump-3$")

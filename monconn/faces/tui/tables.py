@@ -31,7 +31,7 @@ _SHORTEST = 4
 """The narrowest column: the title, and no value that is cut beyond recognition."""
 _MOST_WHOLE = 47  # an IPv6 address in brackets, and its port
 _MOST_NAME = 14  # of a service, beside who and why in 80 columns
-_ONLY_IF_ANY = ("facts", "detail")
+_ONLY_IF_ANY = ("protocol", "facts", "detail")
 """Columns that most rows have nothing for: without any value they are left out."""
 _NOTHING = len("-")
 

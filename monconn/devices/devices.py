@@ -361,12 +361,12 @@ class Devices(Observer):
         if device.rivals is not None:
             rival = device.rivals.note_closed(record)
             if rival is not None and not device.is_duplicate and not self._monitor.stopping:
+                ousted = device.rivals.ousted
                 self._begin_duplicate(
                     device,
-                    f"{len(device.rivals.ousted)} connections within"
-                    f" {format_duration(device.rivals.ousted[-1] - device.rivals.ousted[0])} were"
-                    f" ended by the backend as another one came with the same client id, and their"
-                    f" clients were still there: last that of {record.client}, by {rival}",
+                    f"{len(ousted)} connections within {format_duration(ousted[-1] - ousted[0])}"
+                    " were taken over while their client was still there: the last one from"
+                    f" {record.client}, by {rival}",
                 )
         if device.live is not None:
             self._connected.move_to_end(device.name)
@@ -576,7 +576,7 @@ class Devices(Observer):
         if device.silent_due() <= now:
             if self._monitor.stopping:
                 return  # no client can come back, and all are being disconnected
-            if self._is_blocked(device):
+            if self._is_blocked(device) or self._is_unrecognizable(device):
                 device.restored = now  # it cannot come back; once it may, it is given its time
             else:
                 self._begin_silence(device, now)
@@ -589,6 +589,11 @@ class Devices(Observer):
         addresses = device.last_addresses() if device.fact else (device.name.partition("/")[0],)
         # Of one with a name of its own, by which another address may have come, all must be.
         return bool(addresses) and all(map(self._monitor.is_blocked, addresses))
+
+    def _is_unrecognizable(self, device: Device) -> bool:
+        """Whether a device could not be recognized if it came back, as nobody asks for its name."""
+        is_off = self._monitor.policy.decode == "off"
+        return device.live is None and device.fact == CLIENT_ID and is_off
 
     def _check_alarms(self, device: Device) -> None:
         """End the alarms for which there is no reason any more, though the device did nothing."""

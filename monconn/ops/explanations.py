@@ -711,7 +711,8 @@ _ALARMS = (
         "silent",
         "alarm",
         "a device breaks its own rhythm: it has sent nothing, or stays away, for too long",
-        "It sent messages regularly, for at least five minutes and twenty intervals, and its"
+        "It has declared a keepalive (MQTT), and has sent nothing for 1.5 times as long. Or it has"
+        " not, and sent messages regularly, for at least five minutes and twenty intervals, and its"
         " silence is now longer than silent_heartbeats times (3, unless set) the median of its"
         " last intervals, and at least 5 s; or it used to come back by the clock, and has not come"
         " for so long. The alarm's detail has the figures. It is a device that behaves otherwise"
@@ -753,6 +754,28 @@ _ALARMS = (
             Step("storm_connections: 100 for many behind one address, 0 raises none."),
         ),
         see="devices.md#reconnect_storm",
+    ),
+    Explanation(
+        "duplicate",
+        "alarm",
+        "two devices use one MQTT client id at the same time",
+        "A broker that gets a second connection with a client id ends the first one. Three times"
+        " within five minutes it ended one so whose client was still there and answered; or two"
+        " were live together for 10 s at least, and both have sent something since the second one"
+        " came. The alarm's detail has the addresses of both. A device that reconnects because its"
+        " network was away is none: nobody answers on the connection that it left.",
+        (
+            "A copied image or configuration: two devices with the same client id.",
+            "A replaced device that still runs, or a test program with a device's id.",
+            "One program that connects again before it has ended its connection.",
+            "Somebody who pretends to be the device: a client id is a claim.",
+        ),
+        (
+            Step("Its addresses and its last ends, on one screen", "monconn device NAME"),
+            Step("Which connections are live?", "monconn list mqtt_client_id:=NAME"),
+            Step("Give each device a client id of its own."),
+        ),
+        see="devices.md#duplicate",
     ),
 )
 

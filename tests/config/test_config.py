@@ -147,6 +147,8 @@ def test_native_defaults() -> None:
             ("silent_heartbeats", None),
             ("storm_connections", None),
             ("storm_within", None),
+            ("identity", None),
+            ("names", None),
         ]
     )
 
@@ -171,6 +173,12 @@ def test_devices_of_a_service() -> None:
         ("{silent: 0}", "services.web.devices.silent: is not a known key: did you mean silent_h"),
         ("{prefix_v4: 33}", "services.web.devices.prefix_v4: must be from 1 to 32"),
         ("{kept: 0}", "services.web.devices.kept: must be from 1 to"),
+        ("{identity: []}", "services.web.devices.identity: must not be empty"),
+        ("{identity: [address, x]}", "services.web.devices.identity: must have address last"),
+        ("{identity: [A]}", "services.web.devices.identity: must be a list of names of facts"),
+        ("{names: {x: y}}", 'services.web.devices.names.x: "x" is neither an IP address nor'),
+        ('{names: {10.0.0.5: ""}}', 'services.web.devices.names["10.0.0.5"]: must have names of 1'),
+        ("{names: [x]}", "services.web.devices.names: must be a mapping such as"),
         ("{storm_within: 0}", "services.web.devices.storm_within: must be more than 0"),
         ("5", "services.web.devices: must be a mapping such as {silent_heartbeats: 0}"),
     ],

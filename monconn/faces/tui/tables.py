@@ -177,9 +177,9 @@ def service_table() -> Table:
 
 def device_table() -> Table:
     """The table of devices, whose alarms come second."""
-    alarms = DeviceRow.columns("alarms")
-    others = [each for each in DeviceRow.columns() if each.name not in ("device", "alarms")]
-    return Table("devices", [*DeviceRow.columns("device"), *alarms, *others])
+    device, *others = DeviceRow.columns()
+    alarms = [each for each in others if each.name == "alarms"]
+    return Table("devices", [device, *alarms, *(each for each in others if each not in alarms)])
 
 
 def _weighted(columns: Sequence[Column], **importances: int) -> tuple[Column, ...]:

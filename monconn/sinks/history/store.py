@@ -136,13 +136,12 @@ def _event(item: Item) -> Event:
     if isinstance(item, Event):
         return item
     if isinstance(item, Alarm):
-        device = item.device
         return Event(
             item.at,
             "alarm",
             item.service,
-            device,
-            device,
+            item.device,
+            next(iter(item.addresses), item.device),
             item.kind,
             item.is_over,
             1,

@@ -27,6 +27,8 @@ _MOST_RECORDS = 64
 """
 _SERVER_NAME, _PROTOCOLS = 0, 16
 _HOST_NAME = 0
+_NO_PROTOCOLS = frozenset(bytes((each, each)) for each in range(0x0A, 0x100, 0x10))
+"""Offered to find servers that fail at names that they do not know (RFC 8701)."""
 _TLS = Outcome({"protocol": "tls"}, is_done=False)
 
 
@@ -104,7 +106,6 @@ def _protocols(value: bytes) -> bytes:
         begin = at + 1
         at = begin + value[at]
         name = value[begin:at]
-        # Names such as 0A0A are there to find servers that fail at unknown ones (RFC 8701).
-        if name and at <= len(value) and not (len(name) == 2 and name[0] == name[1]):
+        if name and at <= len(value) and name not in _NO_PROTOCOLS:
             names.append(name)
     return b",".join(names)

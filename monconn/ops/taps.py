@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -165,7 +164,7 @@ class Tap:
         self._flows[record.id] = added
         self._held.add(record.id)
         if monitor not in self._policies:
-            self._policies[monitor] = monitor.when_applied(partial(self._applied, monitor))
+            self._policies[monitor] = monitor.when_applied(lambda: self._applied(monitor))
         if is_amid_chunk:
             self._taps._clock.callLater(0, added.begin)
         else:

@@ -214,7 +214,7 @@ def test_a_reload_that_forbids_it_ends_what_is_seen() -> None:
     tap = opened(world).tap
     live.data("up", b"seen")
     monitor = world.registry.get("mqtt")
-    monitor.apply(attrs.evolve(monitor.policy, print_bytes=True))
+    monitor.apply(attrs.evolve(monitor.policy, wait_timeout=1.0))
     assert live.is_watched
     forbid(monitor)
     assert not live.is_watched

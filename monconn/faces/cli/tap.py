@@ -121,6 +121,8 @@ def _say_what_is_left_out(answer: dict[str, str]) -> None:
 
 
 def _beginning(count: int, follow: bool) -> str:
+    if not count:
+        return "waiting for connections that match: Ctrl-C ends it"
     connections = f"{count} connection{'' if count == 1 else 's'}"
     return f"tapping {connections}{' and those to come' if follow else ''}: Ctrl-C ends it"
 

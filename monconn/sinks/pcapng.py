@@ -365,7 +365,10 @@ class _Flow:
 
     def under_way(self, at: float) -> list[FlowEvent]:
         up, down = self._client.offset, self._server.offset
-        return [attrs.evolve(self._began, at=at, up=up, down=down), *self._ends]
+        ends = self._ends
+        if self._held is not None:  # it is in no file yet
+            ends = [*ends[:-1], attrs.evolve(ends[-1], at=at)]
+        return [attrs.evolve(self._began, at=at, up=up, down=down), *ends]
 
     def _reset(self) -> Iterator[bytes]:
         """The reset that was held, if there is one."""

@@ -338,6 +338,14 @@ def test_a_reset_is_in_the_file_in_which_it_was() -> None:
     assert "ended: client_reset" in second.packets[0].comments[0]
 
 
+def test_a_reset_that_is_in_no_file_yet_is_in_the_next_one() -> None:
+    old = PcapngEncoder()
+    for event in (began(), up(0, b"x"), side_ended("client", "reset")):
+        old.encode(event)
+    second = encoded([*old.under_way(T + 3), ended(1, 0, "client_reset", at=T + 4)])
+    assert lines(second) == ["> RST ACK 2/1"]
+
+
 def test_nothing_is_left_of_a_connection_that_has_ended() -> None:
     encoder = PcapngEncoder()
     for number in range(50):

@@ -99,8 +99,12 @@ def tap(
     if pcap is not None:
         from monconn.sinks.pcapng import PcapngEncoder  # only here: other verbs start sooner
 
+        packets = PcapngEncoder()
         with _opened(pcap) as write:
-            _show(server, PcapngEncoder(), write)
+            try:
+                _show(server, packets, write)
+            finally:  # after Ctrl-C, connections go on: what was seen of them is acknowledged
+                write(packets.finish(time.time()))
     elif raw is not None:
         _show(server, RawEncoder(raw, print_note), _write_bytes)
     else:

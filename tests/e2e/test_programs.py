@@ -268,51 +268,6 @@ def test_a_unix_backend_and_an_ipv6_listener(
     monconn.log.wait_for(r": \[::1\]:\d+ client_closed after \S+, up \d+ B, down \d+ B$")
 
 
-# -- mosquitto
-
-
-@pytest.fixture(scope="module")
-def mosquitto_port(program: FindProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    path = program("mosquitto")
-    for name in "mosquitto_pub", "mosquitto_sub":
-        program(name)
-    port = free_port()
-    config = tmp_path_factory.mktemp("mosquitto") / "mosquitto.conf"
-    config.write_text(MOSQUITTO_CONFIG.format(port=port, user=user_line("user root")))
-    server = Program([path, "-c", config])
-    try:
-        until(lambda: accepts(port) or server.process.poll() is not None, "mosquitto")
-        assert server.process.poll() is None, str(server.err)
-        yield port
-    finally:
-        server.close()
-
-
-def test_mosquitto(
-    forward: Forward,
-    mosquitto_port: int,
-    program: FindProgram,
-    start: Callable[..., Program],
-    request: pytest.FixtureRequest,
-) -> None:
-    monconn = forward(f"127.0.0.1:{mosquitto_port}")
-    topic = f"test/{request.node.name}"
-    where = ["-h", "127.0.0.1", "-p", str(monconn.port()), "-t", topic, "-q", "1"]
-    run(program("mosquitto_pub"), *where, "-r", "-m", "retained")
-    subscriber = start(program("mosquitto_sub"), *where)
-    subscriber.out.wait_for("^retained$")
-    run(program("mosquitto_pub"), *where, "-m", "and another")
-    subscriber.out.wait_for("^and another$")
-
-    def ends() -> list[str]:
-        return re.findall(r"(\w+) after \S+, up \d+ B, down \d+ B$", str(monconn.log), re.MULTILINE)
-
-    until(lambda: len(ends()) == 2, "the ends of both publishers")
-    subscriber.send(signal.SIGKILL)
-    until(lambda: len(ends()) == 3, "the end of the subscriber")
-    assert ends()[-1] == "client_closed"  # its kernel has closed the connection in order
-
-
 # -- taps on them
 
 
@@ -357,3 +312,48 @@ control: {{listen: "{control}"}}
     assert mqtt.status() == 130
     monconn.log.wait_for(r"began to tap service:=web \(raw, following\) at web for uid \d+")
     monconn.log.wait_for(r"began to tap service:=mqtt \(text, following\) at mqtt for uid \d+")
+
+
+# -- mosquitto
+
+
+@pytest.fixture(scope="module")
+def mosquitto_port(program: FindProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    path = program("mosquitto")
+    for name in "mosquitto_pub", "mosquitto_sub":
+        program(name)
+    port = free_port()
+    config = tmp_path_factory.mktemp("mosquitto") / "mosquitto.conf"
+    config.write_text(MOSQUITTO_CONFIG.format(port=port, user=user_line("user root")))
+    server = Program([path, "-c", config])
+    try:
+        until(lambda: accepts(port) or server.process.poll() is not None, "mosquitto")
+        assert server.process.poll() is None, str(server.err)
+        yield port
+    finally:
+        server.close()
+
+
+def test_mosquitto(
+    forward: Forward,
+    mosquitto_port: int,
+    program: FindProgram,
+    start: Callable[..., Program],
+    request: pytest.FixtureRequest,
+) -> None:
+    monconn = forward(f"127.0.0.1:{mosquitto_port}")
+    topic = f"test/{request.node.name}"
+    where = ["-h", "127.0.0.1", "-p", str(monconn.port()), "-t", topic, "-q", "1"]
+    run(program("mosquitto_pub"), *where, "-r", "-m", "retained")
+    subscriber = start(program("mosquitto_sub"), *where)
+    subscriber.out.wait_for("^retained$")
+    run(program("mosquitto_pub"), *where, "-m", "and another")
+    subscriber.out.wait_for("^and another$")
+
+    def ends() -> list[str]:
+        return re.findall(r"(\w+) after \S+, up \d+ B, down \d+ B$", str(monconn.log), re.MULTILINE)
+
+    until(lambda: len(ends()) == 2, "the ends of both publishers")
+    subscriber.send(signal.SIGKILL)
+    until(lambda: len(ends()) == 3, "the end of the subscriber")
+    assert ends()[-1] == "client_closed"  # its kernel has closed the connection in order

@@ -14,13 +14,11 @@ from monconn.model.flow import Data, FlowEvent, to_json
 from monconn.ops.taps import Tap, TapResult
 from monconn.turns import TurnQueue
 
-PIECE_BYTES = 44_000
-"""The most bytes of a connection in one event: base64 makes them a third longer."""
-
-
 BOXES_A_TURN = 4
 """The most boxes that one client is sent in a turn; each takes a tenth of a millisecond to make. A
 transport that holds 64 KiB stops it before, so that it is one or two where the kernel is slow."""
+PIECE_BYTES = 44_000
+"""The most bytes of a connection in one event: base64 makes them a third longer."""
 
 
 class TapSender:

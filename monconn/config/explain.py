@@ -13,6 +13,7 @@ from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_de
 from monconn.config.sections import ObserverConfig
 from monconn.config.yaml import Path
 from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.recorder import RecorderSettings
 from monconn.policy.sides import Keepalive, Sides
 from monconn.policy.timeouts import BACKEND_ENDED_SECONDS
 from monconn.units import duration_text, size_text
@@ -40,6 +41,7 @@ SERVICE_KEYS = (
     "backend_tls",
     "print_bytes",
     "payload",
+    "recorder",
 )
 """The order of the documentation; other keys come after these."""
 SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "devices")
@@ -232,10 +234,13 @@ def _setting(file: ConfigFile, key: str, value: str, path: Path) -> Setting:
 def _text(key: str, value: Any) -> str:
     """A value as it may be written in a file: every float is one of seconds."""
     if value is None:
-        return _UNSET.get(key, "false" if key == "keepalive" else "none")
+        return _UNSET.get(key, "false" if key in ("keepalive", "recorder") else "none")
     if isinstance(value, Keepalive):
         idle, interval = duration_text(value.idle), duration_text(value.interval)
         return f"{{idle: {idle}, interval: {interval}, count: {value.count}}}"
+    if isinstance(value, RecorderSettings):
+        sizes = f"first: {size_text(value.first)}, last: {size_text(value.last)}"
+        return f"{{{sizes}, keep: {value.keep}, keep_for: {duration_text(value.keep_for)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]" if value else "none"
     if isinstance(value, Mapping):

@@ -10,7 +10,7 @@ import attrs
 from monconn.config.sections import DevicesConfig
 from monconn.model.alarms import ALARM_KINDS, Alarm, AlarmKind
 from monconn.model.devices import StoredAlarm, StoredDevice
-from monconn.model.reasons import Reason, Refusal
+from monconn.model.reasons import ORDERLY_REASONS, Reason, Refusal
 from monconn.model.record import ConnectionRecord, iso_time
 
 INFINITE = float("inf")
@@ -107,9 +107,7 @@ RECONNECTS = Rhythm(shortest=0.8, longest=1.25, needed=8, seconds=900.0, interva
 that, too, so more is asked for: ten minutes of curl in a loop are no rhythm yet. Eight that are so
 regular are no chance, however long each is."""
 
-ORDERLY: frozenset[Reason | None] = frozenset(
-    ("client_closed", "backend_closed", "operator", "blocked", "stopping", "lifetime")
-)
+ORDERLY = ORDERLY_REASONS
 """Reasons after which only a device that usually reconnects is expected back."""
 FORCED: frozenset[Reason | None] = frozenset(("operator", "blocked", "stopping"))
 """Reasons after which no device is expected back: we disconnected it."""

@@ -24,9 +24,10 @@ from monconn.model.reasons import Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.clients import ClientTotals
-from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IRecordable, IWatchable
 from monconn.monitor.liverules import LiveRules
 from monconn.monitor.observers import AnyObserver, Observers, Where, when_delivered
+from monconn.monitor.recorder import Recorder
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
 from monconn.policy.blocks import Blocks, BlockSource
@@ -96,6 +97,9 @@ class Monitor:
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
         self.clients = ClientTotals()
         self.observers = Observers(name, self.clock)
+        self.recorder = Recorder(self.clock)
+        """The first and last bytes of its connections, if the policy has them recorded."""
+        self.recorder.configure(policy.recorder)
         self._blocks = Blocks(policy.rules.bans)
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
@@ -124,6 +128,7 @@ class Monitor:
         :raises SettingError: it is no policy; then nothing is changed.
         """
         before, self.policy = self.policy, _as_policy(policy)
+        self.recorder.configure(policy.recorder)
         if policy.rules.bans != before.rules.bans:
             self._end_blocked(self._blocks.configure(policy.rules.bans))
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
@@ -280,8 +285,16 @@ class Monitor:
         self._live_by_ip[record.client_ip] = self._live_by_ip.get(record.client_ip, 0) + 1
         self._ended.opened += 1
         self.clients.opened(record)
+        if self.policy.recorder is not None:
+            self._record(connection)
         if self.observers.by_hook["opened"]:
             self.observers.notify("opened", record)
+
+    def _record(self, connection: IConnection) -> None:
+        if IRecordable.providedBy(connection):
+            recording = self.recorder.begin(connection.record)
+            if recording is not None:
+                IRecordable(connection).record_payload(recording)
 
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Notify the observers that watch payload of a chunk."""
@@ -325,6 +338,8 @@ class Monitor:
         self._ended.down += record.down
         self.clients.closed(record)
         self.closed_records.append(record)
+        if self.recorder.live:
+            self.recorder.closed(record)
         self.observers.notify("closed", record)
         # As notify_room does, whose call each connection would pay for.
         for call in self._room.calls:
@@ -480,6 +495,12 @@ class Monitor:
         return self._figures(totals + Totals(up=up, down=down))
 
     def _figures(self, totals: Totals) -> dict[str, Any]:
+        of_recorder = {}
+        if self.policy.recorder is not None:
+            of_recorder = {
+                "recordings": len(self.recorder),
+                "recordings_dropped": self.recorder.dropped["room"],
+            }
         return {
             "sid": self.name,
             "listen": self.listen,
@@ -493,6 +514,7 @@ class Monitor:
             "refused_by": dict(totals.refused),
             "up": totals.up,
             "down": totals.down,
+            **of_recorder,
         }
 
     def describe(self) -> str:
@@ -618,11 +640,10 @@ class Monitor:
         :param dry_run: only count.
         :returns: how many closed connections and how many IPs there were.
         """
-        is_within, is_mentioned = matcher([network]), mentions(network)
+        is_within, concerns = matcher([network]), _concerning(network)
         found: set[int] = set()
         for record in tuple(self.closed_records):
-            facts = map(str, record.facts.values()) if record.has_facts else ()
-            if is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts))):
+            if concerns(record):
                 found.add(record.id)
             yield
         if found and not dry_run:
@@ -635,6 +656,16 @@ class Monitor:
                 ips += 1
             yield
         return len(found), ips
+
+    def forget_recordings(
+        self, network: Network, *, dry_run: bool = False
+    ) -> Generator[None, None, int]:
+        """Drop what is recorded of a network's clients; those that are live are recorded no more.
+
+        :param dry_run: only count.
+        :returns: how many recordings there were.
+        """
+        return self.recorder.forget_in_steps(_concerning(network), dry_run=dry_run)
 
     def subtract(self, up: int, down: int, *, actor: Actor | None = OWN_CODE) -> None:
         """Subtract bytes from the totals, once they are stored elsewhere.
@@ -759,6 +790,17 @@ def _as_policy(policy: Policy) -> Policy:
     if not isinstance(policy, Policy):
         raise SettingTypeError(f"Monitor(policy={policy!r}): must be Policy(...)")
     return policy
+
+
+def _concerning(network: Network) -> Callable[[ConnectionRecord], bool]:
+    """Whether a connection is one of a network's clients, or mentions one."""
+    is_within, is_mentioned = matcher([network]), mentions(network)
+
+    def concerns(record: ConnectionRecord) -> bool:
+        facts = map(str, record.facts.values()) if record.has_facts else ()
+        return is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts)))
+
+    return concerns
 
 
 def _network(network: str | Network) -> Network:

@@ -35,7 +35,7 @@ class Watchers:
         return len(self._calls)
 
     def add(self, call: Watch) -> Callable[[], None]:
-        """Call a watcher with every chunk from now on, and with the one that is being shown, if any.
+        """Call a watcher with every chunk from now on, the one that is being shown included.
 
         :returns: cancels that; harmless the second time.
         """

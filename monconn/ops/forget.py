@@ -26,8 +26,9 @@ class ForgetResult:
     """What was removed of a client, or of a dry run, what would be.
 
     :param removed: how much, by what it is: ``closed`` connections and ``ips`` in memory,
-        ``devices``; and of the history, if there is one, ``history_connections``,
-        ``history_events``, ``history_hourly_sums`` and ``history_devices``.
+        ``devices``; if a service has a recorder, ``recordings`` of bytes; and of the history, if
+        there is one, ``history_connections``, ``history_events``, ``history_hourly_sums`` and
+        ``history_devices``.
     :param live: connections of the client that are live: they stay, and are recorded as they end.
     :param blocks: the services that block it by an entry of its own, which stays.
     :param problem: why bytes may be left in the history's file; empty if there are none.
@@ -57,6 +58,7 @@ _LABELS = {
     "closed": ("closed connection in memory", "closed connections in memory"),
     "ips": ("IP's totals in memory", "IPs' totals in memory"),
     "devices": ("device in memory", "devices in memory"),
+    "recordings": ("recording of bytes", "recordings of bytes"),
     "history_connections": ("connection in the history", "connections in the history"),
     "history_events": ("event in the history", "events in the history"),
     "history_hourly_sums": ("hourly sum in the history", "hourly sums in the history"),
@@ -93,6 +95,9 @@ def memory_steps(
         closed, ips = yield from monitor.forget_in_steps(network, dry_run=dry_run)
         removed["closed"] += closed
         removed["ips"] += ips
+        recordings = yield from monitor.forget_recordings(network, dry_run=dry_run)
+        if monitor.policy.recorder is not None:
+            removed["recordings"] = removed.get("recordings", 0) + recordings
         for record in monitor.iter_connections():
             live += is_within(record.client_ip)
             yield

@@ -24,6 +24,7 @@ from monconn.devices.devices import DevicesService
 from monconn.devices.diagnosis import diagnose
 from monconn.errors import FileError, NotConfigured, QuestionError, UnknownConnection, quoted
 from monconn.model.actions import Action, ActionKind, Actor
+from monconn.model.flow import FlowEvent
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord, known_fact_names
 from monconn.monitor.monitor import Monitor
@@ -314,11 +315,14 @@ class Operations:
                 now,
                 ConnectionRow if record.closed is None else ClosedConnectionRow,
             )
+            found = (monitor.recorder.find(connection_id) for monitor in self.registry)
+            recording = next(filter(None, found), None)
             return attrs.evolve(
                 row,
                 diagnosis=diagnose(record, now),
                 community_id=record.community_id,
                 backend_community_id=record.backend_community_id,
+                recorded=None if recording is None else recording.byte_count(),
             )
 
         return self._rates_known().addCallback(make)
@@ -844,6 +848,37 @@ class Operations:
             return TapResult(tap, unknown, forbidden)
 
         return Deferred.fromCoroutine(run())
+
+    def recording(
+        self, actor: Actor, connection_id: int | str, *, how: str | None = None
+    ) -> list[FlowEvent]:
+        """What is recorded of a connection, live or closed: its first and its last bytes.
+
+        :param connection_id: its id, or its uid.
+        :param how: what is done with the bytes, for the log.
+        :raises UnknownConnection: there is no connection with this id, or no recording of it, or
+            not any more.
+        :raises NotConfigured: its service has no recorder.
+        :raises Forbidden: its service has ``payload: never``.
+        """
+        if isinstance(connection_id, str):
+            connection_id = self.registry.id_of(connection_id)
+        for monitor in self.registry:
+            events = monitor.recorder.events(connection_id)
+            if events is not None:
+                target = f"connection {connection_id}" + (f" ({how})" if how else "")
+                self._report("read_recording", actor, [monitor], monitor.name, target)
+                return events
+        for monitor in self.registry:
+            if monitor.recorder.has_dropped(connection_id):
+                break
+        else:
+            monitor = self.registry.get(self.registry.record(connection_id).service)
+        if monitor.policy.payload == "never":
+            raise payload_forbidden([monitor.name])
+        why = monitor.recorder.why_not(connection_id)
+        error = NotConfigured if monitor.policy.recorder is None else UnknownConnection
+        raise error(f"connection {connection_id} is not recorded: {why}")
 
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.

@@ -58,6 +58,20 @@ class ServiceRow(Row):
     ip_count: int | None = field(
         "IPS", "count", optional=True, importance=6, help="How many IPs have live connections."
     )
+    recordings: int | None = field(
+        "RECORDINGS",
+        "count",
+        optional=True,
+        importance=13,
+        help="Connections with a recording, live and closed ones.",
+    )
+    recordings_dropped: int | None = field(
+        "DROPPED",
+        "count",
+        optional=True,
+        importance=13,
+        help="Recordings dropped as there was no room for all.",
+    )
 
 
 def unreachable_text(connection: Mapping[str, Any]) -> str:
@@ -97,7 +111,7 @@ class ConnectionRow(Row):
     )
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
-        {"diagnosis", "community_id", "backend_community_id"}
+        {"diagnosis", "community_id", "backend_community_id", "recorded"}
     )
 
     id: int = field(
@@ -241,6 +255,13 @@ class ConnectionRow(Row):
         importance=13,
         width=30,
         help="Its Community ID, of the backend's side.",
+    )
+    recorded: int | None = field(
+        "RECORDED",
+        "bytes",
+        optional=True,
+        importance=13,
+        help="How many of its bytes monconn recording shows.",
     )
 
 

@@ -11,10 +11,13 @@ import attrs
 from monconn.errors import SettingError
 from monconn.policy.devices import DeviceRules
 from monconn.policy.kinds import Flag, Payload, Seconds
+from monconn.policy.recorder import OptionalRecorder
 from monconn.policy.rules import Rules
 from monconn.policy.settings import FORWARDING_ONLY, Setting, settings_of, validated
 from monconn.policy.sides import KeepaliveOfSides, check_keepalive
 from monconn.policy.timeouts import Timeouts
+
+NEVER_RECORDED = "payload: never forbids recordings: write recorder: false, or payload: allowed"
 
 
 @attrs.frozen(field_transformer=validated)
@@ -44,6 +47,12 @@ class Policy:
     payload: Payload = "allowed"
     """Whether bytes may be shown or stored at all: by taps, captures and recordings."""
 
+    recorder: OptionalRecorder = None
+    """How much of each connection's bytes is recorded; None for nothing.
+
+    Takes ``True``, ``False`` or a :class:`~monconn.policy.recorder.RecorderSettings`.
+    """
+
     first_check_seconds: float = attrs.field(init=False, repr=False, eq=False)
     """How long after its opening a connection must be checked for the first time.
 
@@ -56,6 +65,10 @@ class Policy:
     def _first_check_seconds(self) -> float:
         idle = [each.idle for each in (self.keepalive.client, self.keepalive.backend) if each]
         return min([self.timeouts.first_check_seconds, *idle])
+
+    def __attrs_post_init__(self) -> None:
+        if self.payload == "never" and self.recorder is not None:
+            raise SettingError(f"Policy(payload='never', recorder=...): {NEVER_RECORDED}")
 
     @classmethod
     def of(cls, **settings: Any) -> Policy:

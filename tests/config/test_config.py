@@ -138,6 +138,7 @@ def test_native_defaults() -> None:
             ("unreachable_timeout", Sides(0.0, 0.0)),
             ("print_bytes", False),
             ("payload", "allowed"),
+            ("recorder", None),
             # None: as devices: of the file says.
             ("prefix_v4", None),
             ("prefix_v6", None),

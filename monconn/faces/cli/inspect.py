@@ -28,6 +28,7 @@ from monconn.faces.cli.output import (
     terminal_width,
 )
 from monconn.faces.cli.ps import ps
+from monconn.faces.cli.recording import recording
 from monconn.faces.cli.tap import tap
 from monconn.faces.cli.verbs import (
     asks_server,
@@ -412,6 +413,7 @@ VERBS = (
     blocks,
     events,
     tap,
+    recording,
     devices,
     device,
     history,

@@ -120,6 +120,7 @@ class Hello(_Command):
         # Whether every column's name is understood as sort, which ListHistory had not at all.
         (b"sorts", amp.Boolean(optional=True)),
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
+        (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
     ]
 
 
@@ -346,3 +347,15 @@ class FlowEvents(amp.Command):
     ]
     response = _NOTHING
     requiresAnswer = False
+
+
+class ReadRecording(_Command):
+    """What is recorded of a connection, live or closed: an array of what
+    ``monconn.model.flow.to_json`` makes, in pages."""
+
+    arguments = [
+        (b"id", Integer()),
+        (b"uid", amp.Unicode(optional=True)),  # goes before the id
+        (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
+    ]
+    response = _ROWS

@@ -23,9 +23,10 @@ from monconn.errors import quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
 from monconn.faces.control.pages import PAGE_BYTES, HeldRows, Pager, encoded_row
-from monconn.faces.control.taps import TapSender
+from monconn.faces.control.taps import TapSender, in_pieces
 from monconn.log import Logger
 from monconn.model.actions import Actor
+from monconn.model.flow import to_json
 from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import CloseResult, Operations
@@ -340,6 +341,7 @@ class ControlProtocol(amp.AMP):
             "filters": True,
             "sorts": True,
             "taps": True,
+            "recordings": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -516,6 +518,13 @@ class ControlProtocol(amp.AMP):
         if self._is_slow:
             sender.pause()
         return opened.addCallback(sender.start)
+
+    @commands.ReadRecording.responder
+    def read_recording(self, id: int, uid: str | None = None, how: str | None = None) -> Answer:
+        """What is recorded of one connection."""
+        wanted = id if uid is None else uid
+        events = self._operations.recording(self._actor(), wanted, how=how)
+        return self._pager.first(map(to_json, in_pieces(events)))
 
     def _close_tap(self) -> None:
         if self._tap is not None:

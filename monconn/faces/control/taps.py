@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -19,6 +19,17 @@ BOXES_A_TURN = 4
 transport that holds 64 KiB stops it before, so that it is one or two where the kernel is slow."""
 PIECE_BYTES = 44_000
 """The most bytes of a connection in one event: base64 makes them a third longer."""
+
+
+def in_pieces(events: Iterable[FlowEvent]) -> Iterator[FlowEvent]:
+    """The same events, none of which has more than :data:`PIECE_BYTES`."""
+    for event in events:
+        if not isinstance(event, Data):
+            yield event
+            continue
+        for at in range(0, len(event.data), PIECE_BYTES):
+            data = event.data[at : at + PIECE_BYTES]
+            yield attrs.evolve(event, offset=event.offset + at, data=data)
 
 
 class TapSender:

@@ -14,7 +14,13 @@ import click
 
 from monconn.errors import FileError, os_error_text
 from monconn.faces.cli import completion
-from monconn.faces.cli.output import has_colours, print_error, print_note, print_text
+from monconn.faces.cli.output import (
+    has_colours,
+    print_error,
+    print_note,
+    print_text,
+    terminal_width,
+)
 from monconn.faces.cli.verbs import (
     asks_server,
     filter_argument,
@@ -80,8 +86,7 @@ def tap(
         raise click.UsageError("--text, --raw, --json and --pcap: one of them")
     if bool(terms or service) == is_all:
         raise click.UsageError("--all goes with no other choice" if is_all else _HOW_TO_CHOOSE)
-    is_binary = raw is not None or pcap == "-"
-    if is_binary and sys.stdout is not None and sys.stdout.isatty():
+    if (raw is not None or pcap == "-") and terminal_width() is not None:
         raise click.UsageError(
             "--raw and --pcap - write bytes, which are not for a terminal: redirect the output"
         )

@@ -17,17 +17,25 @@ from typing import Any
 from unittest.mock import patch
 
 import attrs
+import pytest
 import pytest_twisted
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.threads import deferToThread
 
 from monconn.faces.cli import tap as tap_verb
 from monconn.faces.cli.main import main
+from monconn.model import flow
 from monconn.monitor.monitor import Monitor
 from monconn.policy.policy import Policy
 from tests.faces.control.conftest import Port
+from tests.faces.hostile import HELLO, HostileServer, answer, box, hostile_server
 from tests.ops.tapping import WatchableConnection
+from tests.properties import examples
 from tests.relay.world import until
+
+from .test_hostile import run, values
 
 HOSTILE = b"\x1b]0;owned\x07\x1b[2J\xff\x00\r\n"
 
@@ -235,10 +243,11 @@ def test_ids_that_are_not_there_are_said(running: Running) -> None:
 @running
 def test_a_terminal_gets_text_in_colours_and_no_raw_bytes(running: Running) -> None:
     ours, theirs = os.openpty()
-    with running.start("--all", "--raw", "up", stdout=theirs) as process:
-        _, notes = process.communicate(timeout=30)
-        assert b"not for a terminal" in notes
-        assert process.returncode == 2
+    with patch.object(tap_verb, "terminal_width", lambda: 80):
+        for option in (["--raw", "up"], ["--pcap", "-"]):
+            refused = running.monconn("--all", *option)
+            assert (refused.exit_code, refused.stdout) == (2, "")
+            assert "not for a terminal" in refused.stderr
     with running.start("--all", stdout=theirs) as process:
         until(lambda: running.live.is_watched)
         running.talk()
@@ -251,3 +260,60 @@ def test_a_terminal_gets_text_in_colours_and_no_raw_bytes(running: Running) -> N
     assert "\x1b[36m" in shown
     assert "\x1b]0" not in shown
     assert "\x1b[2J" not in shown
+
+
+# -- servers that mean no good
+
+USUAL_EVENTS: tuple[flow.FlowEvent, ...] = (
+    flow.Began(7, 1.5, 1.0, "u-7", "mqtt", "10.0.0.1:50", None, "b:1883", 3, 4, {"a": "b"}),
+    flow.Data(7, 2.0, "up", 3, HOSTILE),
+    flow.SideEnded(7, 2.5, "client", "fin", 21),
+    flow.Ended(7, 3.0, 21, 4, "client_closed", "said goodbye"),
+)
+FORMATS: tuple[tuple[str, ...], ...] = ((), ("--text",), ("--json",), ("--raw", "up"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileServer]:
+    with hostile_server(tmp_path_factory.mktemp("server")) as made:
+        made.greeting = lambda request: iter([answer(request, {**HELLO, "taps": "True"})])
+        yield made
+
+
+def send_events(server: HostileServer, events: list[Any]) -> None:
+    head = {"connections": "1", "left_out": "0", "unknown": "[]", "services_left_out": "[]"}
+    values = {"dropped_bytes": "0", "left_out": "0", "is_over": "True"}
+    text = json.dumps(events)
+
+    def send(request: dict[str, str]) -> Iterator[bytes]:
+        yield answer(request, head)
+        yield box({"_command": "FlowEvents", "events": text, **values})
+
+    server.answers = send
+
+
+@pytest.mark.parametrize("options", FORMATS, ids=str)
+def test_usual_events_of_a_server(server: HostileServer, options: tuple[str, ...]) -> None:
+    send_events(server, list(map(flow.to_json, USUAL_EVENTS)))
+    status, output = run("tap", "--all", *options, where=server.where)
+    assert status == 0, output
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(
+    number=st.sampled_from(range(len(USUAL_EVENTS))),
+    field=st.integers(0, 12),
+    value=values,
+    options=st.sampled_from(FORMATS),
+)
+def test_events_of_any_form(
+    server: HostileServer, number: int, field: int, value: Any, options: tuple[str, ...]
+) -> None:
+    events = list(map(flow.to_json, USUAL_EVENTS))
+    names = list(events[number])
+    events[number][names[field % len(names)]] = value
+    send_events(server, events)
+    status, output = run("tap", "--all", *options, where=server.where)
+    assert status in (0, 1)
+    if "--raw" not in options:
+        assert output.replace("\n", "").isprintable()

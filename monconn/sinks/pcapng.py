@@ -354,10 +354,11 @@ class _Flow:
 
     def flush(self, at: float) -> Iterator[bytes]:
         """The packets that wait for a further event."""
-        yield from self._reset()
+        resetting, when = self._held or (None, _microseconds(at))
         for sender in (self._client, self._server):
-            if sender.owes:
-                yield self._packet(sender, _microseconds(at), _ACK)
+            if sender.owes and sender is not resetting:
+                yield self._packet(sender, when, _ACK)
+        yield from self._reset()
 
     def under_way(self, at: float) -> list[FlowEvent]:
         up, down = self._client.offset, self._server.offset

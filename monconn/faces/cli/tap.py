@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
-from monconn.errors import FileError
-from monconn.faces.cli.output import has_colours, print_error, print_note, print_text
+from monconn.errors import FileError, os_error_text
+from monconn.faces.cli import completion
+from monconn.faces.cli.output import (
+    has_colours,
+    print_error,
+    print_note,
+    print_text,
+    terminal_width,
+)
 from monconn.faces.cli.verbs import (
     asks_server,
     filter_argument,
@@ -25,6 +36,8 @@ from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.flow_text import HexEncoder, JsonEncoder, PlainTextEncoder, RawEncoder
 from monconn.units import format_bytes
 
+NOTE_SECONDS = 1.0
+"""How often it is said that bytes were lost."""
 _HOW_TO_CHOOSE = (
     "say which connections: by ids (monconn tap 42), by terms (monconn tap service:mqtt --follow),"
     " or --all of them"
@@ -44,6 +57,13 @@ _HOW_TO_CHOOSE = (
     help="Write the bytes of one connection as they are: those of its client, or its backend.",
 )
 @json_option
+@click.option(
+    "--pcap",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    shell_complete=completion.files,
+    help="Write a pcapng file, for Wireshark; - is the standard output.",
+)
 @asks_server
 def tap(
     server: Client,
@@ -54,6 +74,7 @@ def tap(
     as_text: bool,
     raw: Direction | None,
     as_json: bool,
+    pcap: str | None,
 ) -> None:
     """The bytes of live connections, as they come: a hex dump.
 
@@ -61,28 +82,16 @@ def tap(
     mqtt_client_id:pump-7 (docs/filters.md). It ends when they have ended, or with Ctrl-C. Bytes
     that come faster than they are read here are not shown, and it is said how many.
     """
-    if as_text + as_json + (raw is not None) > 1:
-        raise click.UsageError("--text, --raw and --json: one of them")
+    if as_text + as_json + (raw is not None) + (pcap is not None) > 1:
+        raise click.UsageError("--text, --raw, --json and --pcap: one of them")
     if bool(terms or service) == is_all:
         raise click.UsageError("--all goes with no other choice" if is_all else _HOW_TO_CHOOSE)
-    if raw is not None and sys.stdout is not None and sys.stdout.isatty():
+    if (raw is not None or pcap == "-") and terminal_width() is not None:
         raise click.UsageError(
-            "--raw writes bytes as they are, which a terminal may obey: redirect the output, or"
-            " use --text"
+            "--raw and --pcap - write bytes, which are not for a terminal: redirect the output"
         )
-    how = "raw" if raw else "json" if as_json else "text" if as_text else "hex"
+    how = "raw" if raw else "json" if as_json else "text" if as_text else "pcap" if pcap else "hex"
     answer = server.tap(filter=filter_text(terms), service=service, follow=follow or None, how=how)
-    encoder: FlowEncoder
-    write: Callable[[bytes], None] = _write_text
-    if raw is not None:
-        write = _write_bytes
-        encoder = RawEncoder(raw, print_note)
-    elif as_json:
-        encoder = JsonEncoder()
-    elif as_text:
-        encoder = PlainTextEncoder(coloured=has_colours())
-    else:
-        encoder = HexEncoder(coloured=has_colours())
     _say_what_is_left_out(answer)
     count = int(answer["connections"])
     if raw is not None and count > 1:
@@ -91,7 +100,22 @@ def tap(
         print_error("no live connection matches: --follow waits for those that come")
         raise click.exceptions.Exit(1)
     print_note(_beginning(count, follow))
-    _show(server, encoder, write)
+    encoder: FlowEncoder
+    if pcap is not None:
+        from monconn.sinks.pcapng import PcapngEncoder  # only here: other verbs start sooner
+
+        with _opened(pcap) as write:
+            _show(server, PcapngEncoder(), write)
+    elif raw is not None:
+        _show(server, RawEncoder(raw, print_note), _write_bytes)
+    else:
+        if as_json:
+            encoder = JsonEncoder()
+        elif as_text:
+            encoder = PlainTextEncoder(coloured=has_colours())
+        else:
+            encoder = HexEncoder(coloured=has_colours())
+        _show(server, encoder, _write_text)
 
 
 def _say_what_is_left_out(answer: dict[str, str]) -> None:
@@ -102,24 +126,52 @@ def _say_what_is_left_out(answer: dict[str, str]) -> None:
 
 
 def _beginning(count: int, follow: bool) -> str:
+    if not count:
+        return "waiting for connections that match: Ctrl-C ends it"
     connections = f"{count} connection{'' if count == 1 else 's'}"
     return f"tapping {connections}{' and those to come' if follow else ''}: Ctrl-C ends it"
 
 
 def _show(server: Client, encoder: FlowEncoder, write: Callable[[bytes], None]) -> None:
     """Write events as they come, until no more will."""
-    dropped = left_out = 0
+    losses = _Losses(server)
     write(encoder.start())
-    for events in server.flow_events():
-        write(b"".join(encoder.encode(event) for event in map(flow.from_json, events) if event))
-        if isinstance(encoder, RawEncoder) and encoder.has_ended:
-            break
-        if server.bytes_dropped > dropped:
-            more, dropped = server.bytes_dropped - dropped, server.bytes_dropped
-            print_note(f"{format_bytes(more)} not shown: they came faster than they were read here")
-        if server.connections_left_out > left_out:
-            more, left_out = server.connections_left_out - left_out, server.connections_left_out
-            print_note(f"{more} connections are left out: too many match")
+    try:
+        for events in server.flow_events():
+            write(b"".join(encoder.encode(event) for event in map(flow.from_json, events) if event))
+            losses.say()
+            if isinstance(encoder, RawEncoder) and encoder.has_ended:
+                break
+    finally:  # also after Ctrl-C
+        losses.say(is_last=True)
+
+
+class _Losses:
+    """Says on standard error what is not shown, once a second at most.
+
+    :param server: counts it.
+    """
+
+    def __init__(self, server: Client) -> None:
+        self._server = server
+        self._said_bytes = self._said_connections = 0
+        self._quiet_until = 0.0
+
+    def say(self, *, is_last: bool = False) -> None:
+        """Say what was lost since it was said last, if that is long enough ago."""
+        dropped, left_out = self._server.bytes_dropped, self._server.connections_left_out
+        if (dropped, left_out) == (self._said_bytes, self._said_connections):
+            return
+        now = time.monotonic()
+        if now < self._quiet_until and not is_last:
+            return
+        self._quiet_until = now + NOTE_SECONDS
+        if dropped > self._said_bytes:
+            size = format_bytes(dropped - self._said_bytes)
+            print_note(f"{size} not shown: they came faster than they were read here")
+        if left_out > self._said_connections:
+            print_note(f"{left_out - self._said_connections} connections left out: too many match")
+        self._said_bytes, self._said_connections = dropped, left_out
 
 
 def _write_text(data: bytes) -> None:
@@ -131,3 +183,37 @@ def _write_bytes(data: bytes) -> None:
         raise FileError("the standard output is closed")
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Callable[[bytes], None]]:
+    """A file that is written anew, and that nobody else may read; or the standard output.
+
+    :raises FileError: it cannot be written.
+    """
+    if path == "-":
+        yield _write_bytes
+        return
+    try:
+        # A pipe with a name is opened once somebody reads it.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: {os_error_text(error)}") from None
+    with open(fd, "wb", buffering=0) as file:
+
+        def write(data: bytes) -> None:
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[file.write(view) or 0 :]
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise FileError(f"{path}: {os_error_text(error)}") from None
+
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            try:
+                os.fchmod(fd, 0o600)  # it may have been there, open to others
+            except OSError as error:
+                raise FileError(f"{path}: {os_error_text(error)}") from None
+        yield write

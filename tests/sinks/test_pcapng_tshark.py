@@ -253,7 +253,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
 
 # No shrinking: it would call tshark for many minutes. What fails is a single conversation anyway.
 @settings(
-    max_examples=examples(4),
+    max_examples=examples(3),
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),

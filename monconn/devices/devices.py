@@ -52,6 +52,7 @@ BUCKET_SECONDS = 1.0
 MOST_MEASURED = 100
 """Connections of one device about which the kernel is asked: some microseconds each,
 and a network behind one address may have thousands."""
+MOST_USERS = 100
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
 ALARMS_RETAINED = 1_000
@@ -229,11 +230,14 @@ class Devices(Observer):
     def _count_identified(self, record: ConnectionRecord) -> None:
         """Count a live connection for the device that it is of, as far as is known by now."""
         device = self._device_of(record)
-        if device is None or device.live is None or record not in device.live:
-            return  # it has closed meanwhile
+        if device is None or device.is_forgotten or record not in (device.live or ()):
+            return  # it has closed meanwhile, or its device was dropped
         said = self._identity.said(record)
         if said is not None and said[0] != device.name:
-            self._move(record, device)
+            device = self._move(record, device)
+            if record.closed is not None and record not in self._closed:
+                # An observer of an alarm that has ended here has closed it.
+                self._count_closed(record, device)
         else:
             self._note_keepalive(record, device)
             self._unscheduled.add(device)
@@ -242,17 +246,20 @@ class Devices(Observer):
         """Count a connection for another device than before, which nothing is left of if it was
         there for this connection alone."""
         self._named.pop(record, None)
+        self._take_back(record, device)
+        return self._count_opened(record)
+
+    def _take_back(self, record: ConnectionRecord, device: Device) -> None:
         device.take_back(record)
         if device.live is None:
             del self._connected[device.name]
             if device.total:
                 self._away[device.name] = device
             else:
-                self._drop(device, "its only connection has told another name")
+                self._drop(device, "its only connection is another device's")
         self._unscheduled.add(device)
         if self._changed is not None and not device.is_forgotten:
             self._changed[device] = None
-        return self._count_opened(record)
 
     def _leave_address(self, record: ConnectionRecord, name: str) -> None:
         """Expect nothing of an address any more whose connections tell names by now.
@@ -277,25 +284,13 @@ class Devices(Observer):
         that has failed before its client could say anything is an attempt of the only device that
         is known at that address: else, while a broker is down, its devices would seem to be others.
         """
-        if device.fact or not self._identity.facts:
+        if device.fact or not self._identity.facts or record not in (device.live or ()):
             return device
         if record.has_facts and self._identity.said(record) is not None:
             return self._move(record, device)
         user = self._users.get(record.client_ip)
-        if (
-            isinstance(user, Device)
-            and not record.up
-            and record.reason not in GOOD_ENDS
-            and device.live is not None
-            and record in device.live
-        ):
-            device.take_back(record)
-            if device.live is None:
-                del self._connected[device.name]
-                if device.total:
-                    self._away[device.name] = device
-                else:
-                    self._drop(device, "its only connection was an attempt of another device")
+        if isinstance(user, Device) and not record.up and record.reason not in GOOD_ENDS:
+            self._take_back(record, device)
             return self._count_for(record, user.name, user.fact)
         return device
 
@@ -351,12 +346,12 @@ class Devices(Observer):
             self._begin_storm(device, record.refusal)
 
     def _count_closed(self, record: ConnectionRecord, device: Device) -> None:
+        self._named.pop(record, None)
         if device.is_forgotten or device.live is None or record not in device.live:
             # An observer of the alarm raised for its opening has closed so many connections that
             # catch_up() ran, and this one was counted there.
             return
         silence = device.note_message(record, self._config.silent_heartbeats)
-        self._named.pop(record, None)
         device.close(record, self._clock.seconds())
         if device.rivals is not None:
             rival = device.rivals.note_closed(record)
@@ -521,7 +516,8 @@ class Devices(Observer):
         """Follow a policy that was replaced; alarms that it switches off are ended by the poll."""
         before, self._rules = self._config, self._monitor.policy.devices
         self._config = config = attrs.evolve(self._usual, **self._rules.given())
-        self._names = AddressNames(config.names)
+        if config.names != before.names:
+            self._names = AddressNames(config.names)
         if (config.prefix_v4, config.prefix_v6) != (before.prefix_v4, before.prefix_v6):
             self.catch_up()  # by their names of before
             self._identity = DeviceIdentity(config)
@@ -814,11 +810,13 @@ class Devices(Observer):
         return device.snapshot(self._monitor.name, self._clock.seconds(), name)
 
     def users_of(self, address: str) -> list[str]:
-        """The devices with names of their own that have used an address lately, by name."""
+        """Devices with names of their own that have used an address lately, by name; not all of
+        more than a hundred."""
         users = self._users.get(address)
         if users is None:
             return []
-        return sorted(each.name for each in ({users} if isinstance(users, Device) else users))
+        several = {users} if isinstance(users, Device) else users
+        return sorted(each.name for each in islice(several, MOST_USERS))
 
     def called(self, text: str) -> list[str]:
         """The devices whose addresses the configuration gives a name."""

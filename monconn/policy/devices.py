@@ -16,7 +16,7 @@ from monconn.policy.settings import validated
 ADDRESS = "address"
 """In ``identity``, what a device is called by if its connections tell no name."""
 USUAL_IDENTITY = ("mqtt_client_id", ADDRESS)
-MOST_NAMES = 100_000
+MOST_NAMES = 10_000
 _MOST_FACTS = 8
 _FACT = re.compile("[a-z][a-z0-9_]{0,31}")
 

@@ -175,12 +175,14 @@ def alarm(at: str, alarm: Alarm) -> Document:
     made["monconn"] = {
         "alarm": alarm.kind,
         "device": alarm.device,
+        "name": alarm.name or alarm.device,
+        "addresses": list(alarm.addresses),
         "over": alarm.is_over,
         "detail": alarm.detail,
     }
     if alarm.goes_on:
         made["monconn"]["goes_on"] = True
-    if device := _device(alarm.device):
+    if device := _device(alarm.device) or _device(next(iter(alarm.addresses), "")):
         made["source"] = made["client"] = device
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import os
 import random
 import re
@@ -371,6 +372,30 @@ def test_mosquitto(
     subscriber.send(signal.SIGKILL)
     until(lambda: len(ends()) == 3, "the end of the subscriber")
     assert ends()[-1] == "client_closed"  # its kernel has closed the connection in order
+
+
+def test_devices_are_told_by_their_client_ids_and_two_with_one_are_told(
+    launch: Callable[..., Monconn],
+    mosquitto: Mosquitto,
+    program: FindProgram,
+    start: Callable[..., Program],
+    tmp_path: Path,
+) -> None:
+    control = f"unix:{tmp_path / 'control'}"
+    service = {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{mosquitto.port}"}
+    config = tmp_path / "monconn.yaml"
+    config.write_text(json.dumps({"services": {"mqtt": service}, "control": {"listen": control}}))
+    monconn = launch("monconn", "-c", config)
+    where = ["-h", "127.0.0.1", "-p", str(monconn.port()), "-t", "t", "-i"]
+    # All are behind one address; two fight for one client id, and each is back after a second.
+    for name in "pump-7", "pump-8", "pump-7":
+        start(program("mosquitto_sub"), *where, name)
+    monconn.log.wait_for(r"mqtt: pump-7 \(127.0.0.1\) duplicate alarm: 3 connections within ")
+    listed = run(SCRIPTS / "monconn", "devices", "--json", "--control", control)
+    devices = {row["device"]: row for row in json.loads(listed)}
+    assert devices.keys() == {"pump-7", "pump-8"}
+    assert devices["pump-7"]["alarms"] == ["duplicate"]
+    assert devices["pump-8"]["keepalive_seconds"] == 60
 
 
 def test_mosquitto_is_followed_to_the_end(

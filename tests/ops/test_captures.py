@@ -504,6 +504,22 @@ def test_totals(capturing: Callable[..., Capturing]) -> None:
     assert (totals.written, totals.lost, totals.files) == (10, 0, 1)
 
 
+def test_who_forgets_a_client_is_told_of_the_files(capturing: Callable[..., Capturing]) -> None:
+    world = capturing()
+    forget = world.operations.forget
+    assert world.result(forget(ACTOR, "192.0.2.1", dry_run=True)).capture_files == 0
+    live = world.open()
+    world.start()
+    live.data("up", b"secret")
+    world.operations.captures.stop(WAIT_SECONDS)
+    done = world.result(forget(ACTOR, "192.0.2.1"))
+    assert done.to_json()["capture_files"] == 1
+    assert "192.0.2.1" not in world.actions.all[-1].describe()
+    again = capturing()
+    again.start()
+    assert world.result(again.operations.forget(ACTOR, "192.0.2.1")).capture_files == 1
+
+
 def test_a_tap_that_is_refused_leaves_nothing(
     capturing: Callable[..., Capturing], monkeypatch: pytest.MonkeyPatch
 ) -> None:

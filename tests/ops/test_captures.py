@@ -356,6 +356,25 @@ def test_every_end_that_is_no_orderly_one(capturing: Callable[..., Capturing]) -
     assert f"192.0.2.3 (backend_reset, connection {second})" in world.done()[2]
 
 
+def test_a_client_is_known_by_its_name_where_many_have_one_address(
+    capturing: Callable[..., Capturing],
+) -> None:
+    world = armed(capturing, "client_lost", "alarm:reconnect_storm", next=2)
+    lost = world.open()
+    lost.tell(b"CONNECT", mqtt_client_id="pump-1")
+    lost.end("client_lost")
+    assert world.done()[1].startswith("began to capture the next 2 connections of pump-1 (")
+    other, again = world.open(), world.open("198.51.100.7")
+    assert not other.is_watched
+    other.tell(b"CONNECT other", mqtt_client_id="pump-2")
+    again.tell(b"CONNECT again", mqtt_client_id="pump-1")
+    assert (other.is_watched, again.is_watched) == (False, True)
+    pieces = [event.data for event in world.events if isinstance(event, Data)]
+    assert pieces == [b"last words", b"CONNECT again"]
+    world.registry.get("mqtt").alarm(alarm("pump-2"))
+    assert other.is_watched
+
+
 def test_other_ends_begin_nothing(capturing: Callable[..., Capturing]) -> None:
     world = armed(capturing, "client_lost")
     world.lose("192.0.2.1", "client_closed")

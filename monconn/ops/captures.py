@@ -29,7 +29,7 @@ from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.filter_keys import CONNECTION_KEYS
-from monconn.ops.filters import Context, Filter, parse
+from monconn.ops.filters import Context, Filter, FilterError, parse
 from monconn.ops.rows import CaptureRow
 from monconn.ops.taps import Tap, Taps, services_by_payload
 from monconn.policy.networks import matcher
@@ -49,6 +49,9 @@ CLIENTS_REMEMBERED = 10_000
 """Clients of which it is known that they began a capture lately."""
 SEEN_REMEMBERED = 1_000
 TRIGGERS_PER_SECOND = 5
+MOST_SECONDS = 7 * 86400.0
+"""How long a capture may be asked to last; without a time it has no end. A reactor cannot wait for
+more than 24 days."""
 STUCK_SECONDS = 5.0
 """A disk that has not taken a write for so long is said to be stuck."""
 NAMING_FACTS = ("mqtt_client_id",)
@@ -92,7 +95,18 @@ def parse_filter(text: str | None, services: Collection[str] = ()) -> Filter | N
     known: dict[str, Collection[str]] = {"service": services}
     if (facts := known_fact_names()) is not None:
         known["fact"] = facts  # a slip in the name of a key would capture nothing, and say nothing
-    return parse(text, CONNECTION_KEYS, "action", known)
+    wanted = parse(text, CONNECTION_KEYS, "action", known)
+    check_filter(wanted)
+    return wanted
+
+
+def check_filter(filter: Filter) -> None:
+    """Refuse what is never known of a connection as it opens.
+
+    :raises FilterError: it asks for rates.
+    """
+    if filter.uses("rate"):
+        raise FilterError("rate: chooses no connections to capture, as none has one as it opens")
 
 
 class Capture:
@@ -448,11 +462,15 @@ class Captures:
 
     def stop(self, wait_seconds: float = FLUSH_SECONDS) -> None:
         """End all captures, and write what is queued, waiting for no longer than that."""
+        self.end_all()
+        if self._files is not None:
+            self._files.stop(wait_seconds)
+
+    def end_all(self) -> None:
+        """End all captures; what is queued is written later."""
         self._stop_observing()
         for capture in tuple(self._running.values()):
             self._finish(capture)
-        if self._files is not None:
-            self._files.stop(wait_seconds)
 
     def _allowed(self) -> CaptureConfig:
         """The configuration.
@@ -531,13 +549,17 @@ class Captures:
         :raises NotConfigured: nothing may be captured.
         :raises FileError: the folder cannot be used.
         :raises QuestionError: there are too many captures already, or an amount makes no sense.
+        :raises FilterError: it asks for what no connection has as it opens.
         :raises Forbidden: all services that are meant have ``payload: never``.
         """
         config = self._allowed()
         if (first or 0) < 0 or (connections is not None and connections < 1):
             raise QuestionError("first must be 0 or more, and connections 1 or more")
-        if seconds is not None and seconds <= 0:
-            raise QuestionError("a capture must last more than 0 seconds")
+        if seconds is not None and not 0 < seconds <= MOST_SECONDS:
+            raise QuestionError(
+                "a capture lasts more than 0 s and at most a week, or until stopped"
+            )
+        check_filter(wanted)
         allowed, forbidden = services_by_payload(self._registry, wanted)
         if ids is not None:
             allowed = [each for each in allowed if any(number in each for number in ids)]

@@ -232,7 +232,8 @@ def test_payload_never_is_left_out_and_said(capturing: Callable[..., Capturing])
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"first": -1}, {"connections": 0}, {"seconds": 0.0}, {"seconds": -1.0}]
+    "arguments",
+    [{"first": -1}, {"connections": 0}, {"seconds": 0.0}, {"seconds": -1.0}, {"seconds": 1e300}],
 )
 def test_amounts_that_make_no_sense(
     capturing: Callable[..., Capturing], arguments: dict[str, Any]
@@ -296,9 +297,15 @@ def test_all_is_every_connection(capturing: Callable[..., Capturing]) -> None:
     assert world.open(service="web").is_watched
 
 
-def test_a_filter_that_is_none(capturing: Callable[..., Capturing]) -> None:
+@pytest.mark.parametrize("filter", ["nonsense", "servcie:mqtt", "rate:1KiB..", ""])
+def test_filters_that_are_wrong(capturing: Callable[..., Capturing], filter: str) -> None:
+    world = capturing(filter=filter, on=("client_lost",))
     with pytest.raises(FilterError):
-        capturing(filter="nonsense").operations.captures.start()
+        world.operations.captures.start()
+    assert world.rows == []
+    if filter:
+        with pytest.raises(FilterError):
+            world.start(filter)
 
 
 # -- triggers

@@ -109,6 +109,7 @@ class Monitor:
         self._ended = Totals()  # of connections that are over; ``opened`` of all
         self._subtracted = Totals()
         self._room = Subscriptions[[]]()
+        self._applied = Subscriptions[[]]()
         self._when_empty: list[Deferred[None]] = []
         self._stop_timers: list[IDelayedCall] = []
         for observer in observers:
@@ -140,6 +141,15 @@ class Monitor:
             ).addErrback(lambda failure: failure.trap(CancelledError) and None)
         if policy.rules != before.rules:
             self.notify_room()
+        for call in self._applied.calls:
+            call()
+
+    def when_applied(self, call: Callable[[], object]) -> Cancel:
+        """Call something each time another policy is in force.
+
+        :returns: cancels the subscription.
+        """
+        return self._applied.add(call)
 
     def _each(
         self,

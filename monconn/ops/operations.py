@@ -833,6 +833,7 @@ class Operations:
             allowed = list(dict.fromkeys(owners.values()))
             if names := [each.name for each in allowed if each.policy.payload == "never"]:
                 raise payload_forbidden(names)
+            forbidden = ()  # no other is meant
             target = f"connection{_ids_text(ids).removeprefix('id')}"
         details = [each for each in (how, "following" if follow else None) if each]
         if details:

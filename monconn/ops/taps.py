@@ -27,6 +27,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.monitor.subscriptions import Cancel
 from monconn.ops.filter_keys import BLOCK_KEYS, MEASURED_KEYS
 from monconn.ops.filters import Context, Filter
 from monconn.turns import in_turns
@@ -103,6 +104,8 @@ class Tap:
         self._queue: deque[FlowEvent] = deque()
         self._room = queue_bytes
         self._flows: dict[int, _Flow] = {}
+        self._policies: dict[Monitor, Cancel] = {}
+        """Subscriptions to those of the services of tapped connections."""
         self._held: set[int] = set()
         """The connections whose last event was not taken yet."""
         self._wake_is_due = True
@@ -153,6 +156,8 @@ class Tap:
         self.chosen.cancel()
         for each in self._flows.values():
             each.stop()
+        for cancel in self._policies.values():
+            cancel()
         self._flows.clear()
         self._queue.clear()
 
@@ -180,6 +185,8 @@ class Tap:
             return
         self._flows[record.id] = added
         self._held.add(record.id)
+        if monitor not in self._policies:
+            self._policies[monitor] = monitor.when_applied(lambda: self._applied(monitor))
         if is_amid_chunk:
             self._taps._clock.callLater(0, added.begin)
         else:
@@ -207,6 +214,16 @@ class Tap:
             ended.stop()
             ended.finish()
             self._wake_if_over()
+
+    def _end_all(self, monitor: Monitor) -> None:
+        for connection_id, each in tuple(self._flows.items()):
+            if each.belongs_to(monitor):
+                self._end(connection_id)
+
+    def _applied(self, monitor: Monitor) -> None:
+        """A service has another policy: that may forbid to see its bytes."""
+        if monitor.policy.payload == "never":
+            self._end_all(monitor)
 
     def _wake_if_over(self) -> None:
         if self.is_over and not self.is_closed:
@@ -273,9 +290,6 @@ class _Flow:
 
     def _see(self, direction: Direction, data: bytes) -> None:
         record, size = self._record, len(data)
-        if self._monitor.policy.payload == "never":  # since a reload
-            self._tap._end(record.id)
-            return
         if not self._has_begun:
             self.begin(direction, size)
         offset = (record.up if direction == "up" else record.down) - size
@@ -446,9 +460,8 @@ class Taps(Observer):
     def _deleted(self, monitor: Monitor) -> None:
         """A service is removed: what is left of its connections is seen no more."""
         for tap in tuple(self._taps):
-            for connection_id, each in tuple(tap._flows.items()):
-                if each.belongs_to(monitor):
-                    tap._end(connection_id)
+            tap._end_all(monitor)
+            tap._policies.pop(monitor, lambda: None)()
 
 
 def services_by_payload(

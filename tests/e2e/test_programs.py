@@ -15,7 +15,16 @@ from pathlib import Path
 import attrs
 import pytest
 
-from .programs import HANG_SECONDS, Monconn, Program, accepts, free_port, until, write_config
+from .programs import (
+    HANG_SECONDS,
+    SCRIPTS,
+    Monconn,
+    Program,
+    accepts,
+    free_port,
+    until,
+    write_config,
+)
 
 FindProgram = Callable[[str], str]
 Forward = Callable[..., Monconn]
@@ -257,6 +266,52 @@ def test_a_unix_backend_and_an_ipv6_listener(
     curl = [program("curl"), "-sS", "--fail", "-g"]
     assert run(*curl, f"http://[::1]:{monconn.port()}/small") == "a small page\n"
     monconn.log.wait_for(r": \[::1\]:\d+ client_closed after \S+, up \d+ B, down \d+ B$")
+
+
+# -- taps on them
+
+
+def test_a_tap_on_curl_and_one_on_mosquitto(
+    launch: Callable[..., Monconn],
+    nginx: Nginx,
+    mosquitto_port: int,
+    program: FindProgram,
+    start: Callable[..., Program],
+    tmp_path: Path,
+) -> None:
+    control = f"unix:{tmp_path / 'control'}"
+    (tmp_path / "monconn.yaml").write_text(
+        f"""\
+services:
+  web: {{listen: "127.0.0.1:0", backend: "{nginx.ipv4}"}}
+  mqtt: {{listen: "127.0.0.1:0", backend: "127.0.0.1:{mosquitto_port}"}}
+control: {{listen: "{control}"}}
+"""
+    )
+    monconn = launch("monconn", "-c", tmp_path / "monconn.yaml")
+    url, mqtt_port = f"http://127.0.0.1:{monconn.port('web')}/tapped", monconn.port("mqtt")
+    make_file(nginx.pages / "tapped", 3_000_000)  # however slow this machine is, it can wait
+    curl = [program("curl"), "-sS", "--fail", "-i"]
+    tap: list[str | Path] = [SCRIPTS / "monconn", "tap", "--control", control, "--follow"]
+    with (tmp_path / "answer").open("wb") as answer:
+        web = start(*tap, "service:web", "--raw", "down", stdout=answer.fileno())
+        mqtt = start(*tap, "service:mqtt", "--text")
+        for each in (web, mqtt):
+            each.err.wait_for("^waiting for connections that match")
+        run(*curl, "-o", tmp_path / "got", url)
+        assert web.status() == 0, str(web.err)
+    assert "not shown" not in str(web.err)
+    assert digest(tmp_path / "answer") == digest(tmp_path / "got")
+
+    where = ["-h", "127.0.0.1", "-p", str(mqtt_port), "-t", "test/tap"]
+    run(program("mosquitto_pub"), *where, "-i", "pump-7", "-m", "pressure 3.1 bar")
+    mqtt.out.wait_for("pump-7")
+    mqtt.out.wait_for("pressure 3.1 bar")
+    mqtt.out.wait_for(r"closed: client_closed \(up \d+ B, down \d+ B\)$")
+    mqtt.send(signal.SIGINT)
+    assert mqtt.status() == 130
+    monconn.log.wait_for(r"began to tap service:=web \(raw, following\) at web for uid \d+")
+    monconn.log.wait_for(r"began to tap service:=mqtt \(text, following\) at mqtt for uid \d+")
 
 
 # -- mosquitto

@@ -216,11 +216,14 @@ def test_a_reload_that_forbids_it_ends_what_is_seen() -> None:
     world, (live,) = world_with(1)
     tap = opened(world).tap
     live.data("up", b"seen")
-    forbid(world.registry.get("mqtt"))
-    live.data("up", b"secret")
-    assert plain(taken(tap))[1:] == [("up", 0, b"seen"), ("ended", 10, 0, None)]
-    assert tap.is_over
+    monitor = world.registry.get("mqtt")
+    monitor.apply(attrs.evolve(monitor.policy, wait_timeout=1.0))
+    assert live.is_watched
+    forbid(monitor)
     assert not live.is_watched
+    live.data("up", b"secret")
+    assert plain(taken(tap))[1:] == [("up", 0, b"seen"), ("ended", 4, 0, None)]
+    assert tap.is_over
 
 
 # -- its end

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,7 +14,13 @@ import click
 
 from monconn.errors import FileError, os_error_text
 from monconn.faces.cli import completion
-from monconn.faces.cli.output import has_colours, print_error, print_note, print_text
+from monconn.faces.cli.output import (
+    has_colours,
+    print_error,
+    print_note,
+    print_text,
+    terminal_width,
+)
 from monconn.faces.cli.verbs import (
     asks_server,
     filter_argument,
@@ -29,6 +36,8 @@ from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.flow_text import HexEncoder, JsonEncoder, PlainTextEncoder, RawEncoder
 from monconn.units import format_bytes
 
+NOTE_SECONDS = 1.0
+"""How often it is said that bytes were lost."""
 _HOW_TO_CHOOSE = (
     "say which connections: by ids (monconn tap 42), by terms (monconn tap service:mqtt --follow),"
     " or --all of them"
@@ -77,8 +86,7 @@ def tap(
         raise click.UsageError("--text, --raw, --json and --pcap: one of them")
     if bool(terms or service) == is_all:
         raise click.UsageError("--all goes with no other choice" if is_all else _HOW_TO_CHOOSE)
-    is_binary = raw is not None or pcap == "-"
-    if is_binary and sys.stdout is not None and sys.stdout.isatty():
+    if (raw is not None or pcap == "-") and terminal_width() is not None:
         raise click.UsageError(
             "--raw and --pcap - write bytes, which are not for a terminal: redirect the output"
         )
@@ -118,24 +126,52 @@ def _say_what_is_left_out(answer: dict[str, str]) -> None:
 
 
 def _beginning(count: int, follow: bool) -> str:
+    if not count:
+        return "waiting for connections that match: Ctrl-C ends it"
     connections = f"{count} connection{'' if count == 1 else 's'}"
     return f"tapping {connections}{' and those to come' if follow else ''}: Ctrl-C ends it"
 
 
 def _show(server: Client, encoder: FlowEncoder, write: Callable[[bytes], None]) -> None:
     """Write events as they come, until no more will."""
-    dropped = left_out = 0
+    losses = _Losses(server)
     write(encoder.start())
-    for events in server.flow_events():
-        write(b"".join(encoder.encode(event) for event in map(flow.from_json, events) if event))
-        if isinstance(encoder, RawEncoder) and encoder.has_ended:
-            break
-        if server.bytes_dropped > dropped:
-            more, dropped = server.bytes_dropped - dropped, server.bytes_dropped
-            print_note(f"{format_bytes(more)} not shown: they came faster than they were read here")
-        if server.connections_left_out > left_out:
-            more, left_out = server.connections_left_out - left_out, server.connections_left_out
-            print_note(f"{more} connections are left out: too many match")
+    try:
+        for events in server.flow_events():
+            write(b"".join(encoder.encode(event) for event in map(flow.from_json, events) if event))
+            losses.say()
+            if isinstance(encoder, RawEncoder) and encoder.has_ended:
+                break
+    finally:  # also after Ctrl-C
+        losses.say(is_last=True)
+
+
+class _Losses:
+    """Says on standard error what is not shown, once a second at most.
+
+    :param server: counts it.
+    """
+
+    def __init__(self, server: Client) -> None:
+        self._server = server
+        self._said_bytes = self._said_connections = 0
+        self._quiet_until = 0.0
+
+    def say(self, *, is_last: bool = False) -> None:
+        """Say what was lost since it was said last, if that is long enough ago."""
+        dropped, left_out = self._server.bytes_dropped, self._server.connections_left_out
+        if (dropped, left_out) == (self._said_bytes, self._said_connections):
+            return
+        now = time.monotonic()
+        if now < self._quiet_until and not is_last:
+            return
+        self._quiet_until = now + NOTE_SECONDS
+        if dropped > self._said_bytes:
+            size = format_bytes(dropped - self._said_bytes)
+            print_note(f"{size} not shown: they came faster than they were read here")
+        if left_out > self._said_connections:
+            print_note(f"{left_out - self._said_connections} connections left out: too many match")
+        self._said_bytes, self._said_connections = dropped, left_out
 
 
 def _write_text(data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,6 +14,9 @@ from monconn.model.flow import Data, FlowEvent, to_json
 from monconn.ops.taps import Tap, TapResult
 from monconn.turns import TurnQueue
 
+BOXES_A_TURN = 4
+"""The most boxes that one client is sent in a turn; each takes a tenth of a millisecond to make. A
+transport that holds 64 KiB stops it before, so that it is one or two where the kernel is slow."""
 PIECE_BYTES = 44_000
 """The most bytes of a connection in one event: base64 makes them a third longer."""
 
@@ -29,7 +33,7 @@ def in_pieces(events: Iterable[FlowEvent]) -> Iterator[FlowEvent]:
 
 
 class TapSender:
-    """Sends one tap's events: a box in a turn of the loop, and none while the client reads slowly.
+    """Sends one tap's events: a few boxes in a turn, and none while the client reads slowly.
 
     :param send: sends the values of a box.
     :param queue: the turns that all clients share.
@@ -90,13 +94,22 @@ class TapSender:
     def _queue_box(self) -> None:
         if not self._is_queued:
             self._is_queued = True
-            self._queue.add(self._send_box)
+            self._queue.add(self._send_boxes)
 
-    def _send_box(self) -> None:
+    def _send_boxes(self) -> None:
         self._is_queued = False
-        tap = self._tap
-        if tap is None or self._is_paused:
-            return
+        for _ in range(BOXES_A_TURN):
+            if self._tap is None or self._is_paused:
+                return
+            if not self._send_box(self._tap):
+                return
+        self._queue_box()
+
+    def _send_box(self, tap: Tap) -> bool:
+        """Send the next events that fit into one box.
+
+        :returns: whether there are more.
+        """
         events: list[bytes] = []
         size = 0
         while (encoded := self._left or self._next(tap)) is not None:
@@ -116,8 +129,7 @@ class TapSender:
             )
         if is_over:
             self.close()
-        elif encoded is not None:
-            self._queue_box()
+        return encoded is not None
 
     def _next(self, tap: Tap) -> bytes | None:
         """The next event, or a part of one with many bytes, as JSON; None if there is none."""
@@ -129,4 +141,7 @@ class TapSender:
         self._event, self._sent_bytes = (None, 0) if is_last else (event, ends)
         if at or not is_last:
             event = attrs.evolve(event, offset=event.offset + at, data=event.data[at:ends])
-        return json.dumps(to_json(event)).encode()
+        # json.dumps would search the text of 58 kB for what it has to escape: 0.2 ms of 0.3 ms.
+        head = json.dumps(to_json(attrs.evolve(event, data=b""))).encode()
+        assert head.endswith(b'"data": ""}')
+        return head.removesuffix(b'"}') + base64.b64encode(event.data) + b'"}'

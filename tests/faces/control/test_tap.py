@@ -15,15 +15,19 @@ import pytest
 from monconn.errors import ControlError
 from monconn.faces.control import client as client_module
 from monconn.faces.control.client import BadAnswer, Client, CommandFailed, NoServer
-from monconn.faces.control.taps import PIECE_BYTES
+from monconn.faces.control.pages import PAGE_BYTES
+from monconn.faces.control.taps import BOXES_A_TURN, PIECE_BYTES, TapSender
 from monconn.model import flow
 from monconn.model.flow import Began, Data, Ended, FlowEvent
 from monconn.model.record import FACT_CHARACTERS, FACTS
 from monconn.monitor.monitor import Monitor
-from monconn.ops.taps import QUEUE_BYTES, Taps
+from monconn.monitor.registry import Registry
+from monconn.ops.taps import QUEUE_BYTES, TapResult, Taps
 from monconn.policy.policy import Policy
+from monconn.turns import TurnQueue
 from tests.ops.tapping import WatchableConnection
 from tests.relay.world import until
+from tests.turning import TurnClock
 
 from .conftest import Port, with_port
 
@@ -200,6 +204,36 @@ def test_what_is_wrong_is_an_error(port: Port) -> None:
             client.call("Tap", **arguments)
         assert failed.value.code == code
     assert len(taps_of(port)) == 0
+
+
+def test_a_turn_sends_a_few_boxes_and_none_while_the_client_is_slow() -> None:
+    clock, sent = TurnClock(), []
+    registry = Registry()
+    live = WatchableConnection(registry.new("mqtt", clock=clock)).open()
+    sender = TapSender(lambda **values: sent.append(values), TurnQueue(clock))
+    tap = Taps(registry, clock).open(sender.ready)
+    for _ in range(30):
+        live.data("up", bytes(100_000))
+    clock.turn()
+    assert not sent, "the answer goes first"
+    sender.start(TapResult(tap, (), ()))
+    counts = []
+    for _ in range(3):
+        clock.turn()
+        counts.append(len(sent))
+    assert counts == [BOXES_A_TURN, 2 * BOXES_A_TURN, 3 * BOXES_A_TURN]
+    sender.pause()
+    clock.turn()
+    assert len(sent) == counts[-1]
+    sender.resume()
+    live.end("operator")
+    while not sent[-1]["is_over"]:
+        clock.turn()
+    events = [each for values in sent for each in json.loads(values["events"])]
+    assert max(len(values["events"]) for values in sent) <= PAGE_BYTES + 2
+    assert [each["offset"] for each in events[1:3]] == [0, PIECE_BYTES]
+    assert sum(len(each["data"]) * 3 // 4 for each in events[1:-1]) >= 3_000_000
+    assert not clock.calls
 
 
 # -- the other side is not what it should be

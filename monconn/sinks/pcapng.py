@@ -212,8 +212,8 @@ class _Sender:
         self.port, self.receiver_port = address.port, receiver.port
         self.flags_option = flags_option
         # RFC 1071: a sum of 16-bit words with end-around carry is a remainder by 0xFFFF; and a
-        # number of any length has the same remainder as the sum of its words. This is the part that
-        # all packets share.
+        # number of any length has the same remainder as the sum of its words, as 2^16 leaves 1.
+        # This is the part that all packets share.
         self.checksum = int.from_bytes(self.ips, "big") + _PROTOCOL_TCP + self.port
         self.checksum = (self.checksum + self.receiver_port) % 0xFFFF
         self.offset = offset
@@ -282,19 +282,22 @@ class _Flow:
             sender, receiver = receiver, sender
         at, data = _microseconds(event.at), event.data
         if event.offset < sender.offset:
-            data = data[sender.offset - event.offset :]  # nobody repeats bytes
+            data = data[sender.offset - event.offset :]  # repeated, which monconn never does
         if not data:
             return
         yield from self._reset()
         unacknowledged = (sender.sequence - receiver.acknowledged) & 0xFFFFFFFF
         if receiver.owes and unacknowledged >= UNACKNOWLEDGED_BYTES:
             yield self._packet(receiver, at, _ACK)
-        comment = self._skip_to(sender, event.offset)
+        gap = comment = self._skip_to(sender, event.offset)
         for start in range(0, len(data), SEGMENT_BYTES):
             piece = data[start : start + SEGMENT_BYTES]
             flags = _ACK | _PSH if start + SEGMENT_BYTES >= len(data) else _ACK
             yield self._packet(sender, at, flags, comment, piece)
             comment = ""
+        if gap:
+            # Wireshark's "follow" waits for what is missing until this is acknowledged.
+            yield self._packet(receiver, at, _ACK)
 
     def end_side(self, event: SideEnded) -> Iterator[bytes]:
         sender = self._client if event.side == "client" else self._server
@@ -362,7 +365,10 @@ class _Flow:
 
     def under_way(self, at: float) -> list[FlowEvent]:
         up, down = self._client.offset, self._server.offset
-        return [attrs.evolve(self._began, at=at, up=up, down=down), *self._ends]
+        ends = self._ends
+        if self._held is not None:  # it is in no file yet
+            ends = [*ends[:-1], attrs.evolve(ends[-1], at=at)]
+        return [attrs.evolve(self._began, at=at, up=up, down=down), *ends]
 
     def _reset(self) -> Iterator[bytes]:
         """The reset that was held, if there is one."""
@@ -562,7 +568,9 @@ def _block(kind: int, body: bytes) -> bytes:
 
 
 def _option(code: int, text: str) -> bytes:
-    value = text.encode("utf-8", "replace")[:_MOST_OPTION_BYTES]
+    value = text.encode("utf-8", "replace")
+    if len(value) > _MOST_OPTION_BYTES:  # without a part of a character
+        value = value[:_MOST_OPTION_BYTES].decode("utf-8", "ignore").encode()
     return _OPTION.pack(code, len(value)) + _padded(value)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 
 import click
 
-from monconn.errors import ControlError, FileError, os_error_text, printable, quoted
+from monconn.errors import ControlError, printable, quoted
 from monconn.faces.cli import completion
+from monconn.faces.cli.flows import opened
 from monconn.faces.cli.output import has_colours, print_note, print_text
 from monconn.faces.cli.verbs import asks_server, json_option
 from monconn.faces.control.client import BadAnswer, Client
@@ -88,19 +88,9 @@ def encoded(encoder: FlowEncoder, events: Iterable[FlowEvent]) -> bytes:
 
 
 def _write_pcap(path: str, events: list[FlowEvent]) -> None:
-    from monconn.sinks.pcapng import PcapngEncoder
+    from monconn.sinks.pcapng import PcapngEncoder  # only here: other verbs start sooner
 
-    data = encoded(PcapngEncoder(), events)
-    if path == "-":
-        if sys.stdout is None:
-            raise FileError("the standard output is closed")
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot write {path}: {os_error_text(error)}") from None
-    print_note(f"written: {path}")
+    with opened(path) as write:
+        write(encoded(PcapngEncoder(), events))
+    if path != "-":
+        print_note(f"written: {path}")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import click
 
-from monconn.errors import FileError, os_error_text
 from monconn.faces.cli import completion
+from monconn.faces.cli.flows import opened, write_bytes
 from monconn.faces.cli.output import (
     has_colours,
     print_error,
@@ -104,10 +100,14 @@ def tap(
     if pcap is not None:
         from monconn.sinks.pcapng import PcapngEncoder  # only here: other verbs start sooner
 
-        with _opened(pcap) as write:
-            _show(server, PcapngEncoder(), write)
+        packets = PcapngEncoder()
+        with opened(pcap) as write:
+            try:
+                _show(server, packets, write)
+            finally:  # after Ctrl-C, connections go on: what was seen of them is acknowledged
+                write(packets.finish(time.time()))
     elif raw is not None:
-        _show(server, RawEncoder(raw, print_note), _write_bytes)
+        _show(server, RawEncoder(raw, print_note), write_bytes)
     else:
         if as_json:
             encoder = JsonEncoder()
@@ -176,44 +176,3 @@ class _Losses:
 
 def _write_text(data: bytes) -> None:
     print_text(data.decode("utf-8", "backslashreplace"))
-
-
-def _write_bytes(data: bytes) -> None:
-    if sys.stdout is None:
-        raise FileError("the standard output is closed")
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Callable[[bytes], None]]:
-    """A file that is written anew, and that nobody else may read; or the standard output.
-
-    :raises FileError: it cannot be written.
-    """
-    if path == "-":
-        yield _write_bytes
-        return
-    try:
-        # A pipe with a name is opened once somebody reads it.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: {os_error_text(error)}") from None
-    with open(fd, "wb", buffering=0) as file:
-
-        def write(data: bytes) -> None:
-            view = memoryview(data)
-            try:
-                while view:
-                    view = view[file.write(view) or 0 :]
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                raise FileError(f"{path}: {os_error_text(error)}") from None
-
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            try:
-                os.fchmod(fd, 0o600)  # it may have been there, open to others
-            except OSError as error:
-                raise FileError(f"{path}: {os_error_text(error)}") from None
-        yield write

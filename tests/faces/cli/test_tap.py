@@ -270,7 +270,13 @@ USUAL_EVENTS: tuple[flow.FlowEvent, ...] = (
     flow.SideEnded(7, 2.5, "client", "fin", 21),
     flow.Ended(7, 3.0, 21, 4, "client_closed", "said goodbye"),
 )
-FORMATS: tuple[tuple[str, ...], ...] = ((), ("--text",), ("--json",), ("--raw", "up"))
+FORMATS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("--text",),
+    ("--json",),
+    ("--raw", "up"),
+    ("--pcap", "-"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -315,5 +321,5 @@ def test_events_of_any_form(
     send_events(server, events)
     status, output = run("tap", "--all", *options, where=server.where)
     assert status in (0, 1)
-    if "--raw" not in options:
+    if not {"--raw", "--pcap"} & set(options):
         assert output.replace("\n", "").isprintable()

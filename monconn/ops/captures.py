@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet.interfaces import IDelayedCall
 
-from monconn.addresses import Network, parse_network
+from monconn.addresses import parse_network
 from monconn.clock import Clock
 from monconn.config.sections import ABNORMAL, CaptureConfig
 from monconn.errors import AddressError, NotConfigured, QuestionError, UnknownCapture
@@ -29,7 +29,7 @@ from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.filter_keys import CONNECTION_KEYS
-from monconn.ops.filters import Context, Filter, parse
+from monconn.ops.filters import Context, Filter, FilterError, parse
 from monconn.ops.rows import CaptureRow
 from monconn.ops.taps import Tap, Taps, services_by_payload
 from monconn.policy.networks import matcher
@@ -49,8 +49,13 @@ CLIENTS_REMEMBERED = 10_000
 """Clients of which it is known that they began a capture lately."""
 SEEN_REMEMBERED = 1_000
 TRIGGERS_PER_SECOND = 5
+MOST_SECONDS = 7 * 86400.0
+"""How long a capture may be asked to last; without a time it has no end. A reactor cannot wait for
+more than 24 days."""
 STUCK_SECONDS = 5.0
 """A disk that has not taken a write for so long is said to be stuck."""
+NAMING_FACTS = ("mqtt_client_id",)
+"""The facts by which a client is told from others with its address."""
 ALL = "all"
 """In a configuration: a capture of every connection."""
 
@@ -90,7 +95,18 @@ def parse_filter(text: str | None, services: Collection[str] = ()) -> Filter | N
     known: dict[str, Collection[str]] = {"service": services}
     if (facts := known_fact_names()) is not None:
         known["fact"] = facts  # a slip in the name of a key would capture nothing, and say nothing
-    return parse(text, CONNECTION_KEYS, "action", known)
+    wanted = parse(text, CONNECTION_KEYS, "action", known)
+    check_filter(wanted)
+    return wanted
+
+
+def check_filter(filter: Filter) -> None:
+    """Refuse what is never known of a connection as it opens.
+
+    :raises FilterError: it asks for rates.
+    """
+    if filter.uses("rate"):
+        raise FilterError("rate: chooses no connections to capture, as none has one as it opens")
 
 
 class Capture:
@@ -195,15 +211,15 @@ class Occasion:
     """Something that begins a capture of a client.
 
     :param trigger: as the configuration names it.
-    :param client: the client's IP, or its device.
-    :param covers: whether an IP is the client's.
+    :param client: what the client calls itself, or its IP, or the device of an alarm.
+    :param covers: whether a connection is the client's.
     :param connection: the one that has ended; None if it is about no single one.
     :param reason: why that has ended.
     """
 
     trigger: str
     client: str
-    covers: Callable[[str], bool]
+    covers: Callable[[ConnectionRecord], bool]
     service: str
     connection: int | None = None
     reason: Reason | None = None
@@ -213,7 +229,7 @@ class Occasion:
 class _Client:
     """A client that something has happened to."""
 
-    covers: Callable[[str], bool]
+    covers: Callable[[ConnectionRecord], bool]
     until: float
     """Monotonic seconds."""
     left: int
@@ -269,9 +285,9 @@ class Triggers(Observer):
         if record.reason is None or (trigger := self._reasons.get(record.reason)) is None:
             return
         if self._wanted is None or self._wanted.matches(record, self._context()):
-            ip = record.client_ip
+            client, covers = _client_of(record)
             self._happened(
-                Occasion(trigger, ip, ip.__eq__, record.service, record.id, record.reason)
+                Occasion(trigger, client, covers, record.service, record.id, record.reason)
             )
 
     def alarmed(self, alarm: Alarm) -> None:
@@ -305,25 +321,25 @@ class Triggers(Observer):
 
     def covers(self, record: ConnectionRecord) -> bool:
         """Whether a connection is one of those that are to be captured."""
-        return self._name_of(record.client_ip) is not None
+        return self._owner_of(record) is not None
 
-    def count(self, client_ip: str) -> None:
+    def count(self, record: ConnectionRecord) -> None:
         """One of a client's connections is captured."""
-        client = self._name_of(client_ip)
+        client = self._owner_of(record)
         if client is not None:
             self._active[client].left -= 1
             if not self._active[client].left:
                 del self._active[client]
 
-    def _name_of(self, client_ip: str) -> str | None:
-        """The client with this IP whose connections are to be captured."""
+    def _owner_of(self, record: ConnectionRecord) -> str | None:
+        """The client whose connection it is, if its connections are to be captured."""
         if not self._active:
             return None
         now = self._clock.seconds()
         found = (
             client
             for client, each in self._active.items()
-            if each.until > now and each.covers(client_ip)
+            if each.until > now and each.covers(record)
         )
         return next(found, None)
 
@@ -340,15 +356,34 @@ class Triggers(Observer):
         self._skipped_log.flush()
 
 
-def _covers(alarm: Alarm) -> Callable[[str], bool]:
-    """Whether a client's IP is one of the device's that an alarm is about."""
-    networks: list[Network] = []
-    for each in getattr(alarm, "addresses", ()) or (alarm.device,):
-        try:
-            networks.append(parse_network(each))
-        except AddressError:  # unix, local
-            return alarm.device.__eq__
-    return matcher(networks)
+def _name_of(record: ConnectionRecord) -> str | None:
+    """What a connection's client calls itself: many may have one address."""
+    if not record.has_facts:
+        return None
+    names = (record.facts.get(fact) for fact in NAMING_FACTS)
+    return next((str(each) for each in names if each), None)
+
+
+def _client_of(record: ConnectionRecord) -> tuple[str, Callable[[ConnectionRecord], bool]]:
+    """Whose connection it is, and whether another one is the same client's.
+
+    One that is known by name has said it with its first bytes: so another one is known to be its
+    only then, and captured with these bytes.
+    """
+    if (name := _name_of(record)) is not None:
+        return name, lambda other: _name_of(other) == name
+    ip = record.client_ip
+    return ip, lambda other: other.client_ip == ip
+
+
+def _covers(alarm: Alarm) -> Callable[[ConnectionRecord], bool]:
+    """Whether a connection is one of the device's that an alarm is about."""
+    device = alarm.device
+    try:
+        is_within = matcher([parse_network(device)])
+    except AddressError:  # a name, or unix
+        return lambda record: device in (record.client_ip, _name_of(record))
+    return lambda record: is_within(record.client_ip)
 
 
 def _without(services: Sequence[str]) -> str:
@@ -427,11 +462,15 @@ class Captures:
 
     def stop(self, wait_seconds: float = FLUSH_SECONDS) -> None:
         """End all captures, and write what is queued, waiting for no longer than that."""
+        self.end_all()
+        if self._files is not None:
+            self._files.stop(wait_seconds)
+
+    def end_all(self) -> None:
+        """End all captures; what is queued is written later."""
         self._stop_observing()
         for capture in tuple(self._running.values()):
             self._finish(capture)
-        if self._files is not None:
-            self._files.stop(wait_seconds)
 
     def _allowed(self) -> CaptureConfig:
         """The configuration.
@@ -510,13 +549,17 @@ class Captures:
         :raises NotConfigured: nothing may be captured.
         :raises FileError: the folder cannot be used.
         :raises QuestionError: there are too many captures already, or an amount makes no sense.
+        :raises FilterError: it asks for what no connection has as it opens.
         :raises Forbidden: all services that are meant have ``payload: never``.
         """
         config = self._allowed()
         if (first or 0) < 0 or (connections is not None and connections < 1):
             raise QuestionError("first must be 0 or more, and connections 1 or more")
-        if seconds is not None and seconds <= 0:
-            raise QuestionError("a capture must last more than 0 seconds")
+        if seconds is not None and not 0 < seconds <= MOST_SECONDS:
+            raise QuestionError(
+                "a capture lasts more than 0 s and at most a week, or until stopped"
+            )
+        check_filter(wanted)
         allowed, forbidden = services_by_payload(self._registry, wanted)
         if ids is not None:
             allowed = [each for each in allowed if any(number in each for number in ids)]
@@ -624,7 +667,7 @@ class Captures:
     def _count(self, triggers: Triggers, connection: int) -> None:
         for monitor in self._registry:
             if connection in monitor:
-                triggers.count(monitor.connection(connection).client_ip)
+                triggers.count(monitor.connection(connection))
 
     def _end_if_over(self, capture: Capture, tap: Tap) -> None:
         if tap.is_over and capture.tap is not None:
@@ -688,7 +731,7 @@ class Captures:
                 capture.put(event)
 
     def _capture_device(
-        self, capture: Capture, monitor: Monitor, covers: Callable[[str], bool]
+        self, capture: Capture, monitor: Monitor, covers: Callable[[ConnectionRecord], bool]
     ) -> Iterator[None]:
         """Tap the live connections of a device; if there is none, store the recording of the last.
 
@@ -697,7 +740,7 @@ class Captures:
         is_live = False
         for record in monitor.iter_connections():
             yield
-            if record.id in monitor and covers(record.client_ip) and capture.tap is not None:
+            if record.id in monitor and covers(record) and capture.tap is not None:
                 is_live = True
                 self._taps.add(capture.tap, record)
         if is_live:
@@ -705,7 +748,7 @@ class Captures:
         latest = None
         for record in tuple(monitor.closed_records):
             yield
-            if covers(record.client_ip):
+            if covers(record):
                 latest = record.id
         if latest is not None:
             self._store_recording(capture, monitor, latest)

@@ -270,7 +270,9 @@ class CaptureFile:
         :raises OSError: it is not written, or no file can be made.
         """
         if self._fd >= 0 and (
-            self._size >= self._folder.rotate_size or not self._folder.has_room(about_bytes)
+            self._size >= self._folder.rotate_size
+            or not os.fstat(self._fd).st_nlink  # somebody has deleted it: nobody could read it
+            or not self._folder.has_room(about_bytes)
         ):
             self._close()
         try:

@@ -232,7 +232,8 @@ def test_payload_never_is_left_out_and_said(capturing: Callable[..., Capturing])
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"first": -1}, {"connections": 0}, {"seconds": 0.0}, {"seconds": -1.0}]
+    "arguments",
+    [{"first": -1}, {"connections": 0}, {"seconds": 0.0}, {"seconds": -1.0}, {"seconds": 1e300}],
 )
 def test_amounts_that_make_no_sense(
     capturing: Callable[..., Capturing], arguments: dict[str, Any]
@@ -296,9 +297,15 @@ def test_all_is_every_connection(capturing: Callable[..., Capturing]) -> None:
     assert world.open(service="web").is_watched
 
 
-def test_a_filter_that_is_none(capturing: Callable[..., Capturing]) -> None:
+@pytest.mark.parametrize("filter", ["nonsense", "servcie:mqtt", "rate:1KiB..", ""])
+def test_filters_that_are_wrong(capturing: Callable[..., Capturing], filter: str) -> None:
+    world = capturing(filter=filter, on=("client_lost",))
     with pytest.raises(FilterError):
-        capturing(filter="nonsense").operations.captures.start()
+        world.operations.captures.start()
+    assert world.rows == []
+    if filter:
+        with pytest.raises(FilterError):
+            world.start(filter)
 
 
 # -- triggers
@@ -354,6 +361,25 @@ def test_every_end_that_is_no_orderly_one(capturing: Callable[..., Capturing]) -
     assert world.captured() == [first, second]
     assert f"192.0.2.2 (abnormal: idle_timeout, connection {first})" in world.done()[1]
     assert f"192.0.2.3 (backend_reset, connection {second})" in world.done()[2]
+
+
+def test_a_client_is_known_by_its_name_where_many_have_one_address(
+    capturing: Callable[..., Capturing],
+) -> None:
+    world = armed(capturing, "client_lost", "alarm:reconnect_storm", next=2)
+    lost = world.open()
+    lost.tell(b"CONNECT", mqtt_client_id="pump-1")
+    lost.end("client_lost")
+    assert world.done()[1].startswith("began to capture the next 2 connections of pump-1 (")
+    other, again = world.open(), world.open("198.51.100.7")
+    assert not other.is_watched
+    other.tell(b"CONNECT other", mqtt_client_id="pump-2")
+    again.tell(b"CONNECT again", mqtt_client_id="pump-1")
+    assert (other.is_watched, again.is_watched) == (False, True)
+    pieces = [event.data for event in world.events if isinstance(event, Data)]
+    assert pieces == [b"last words", b"CONNECT again"]
+    world.registry.get("mqtt").alarm(alarm("pump-2"))
+    assert other.is_watched
 
 
 def test_other_ends_begin_nothing(capturing: Callable[..., Capturing]) -> None:
@@ -502,6 +528,22 @@ def test_totals(capturing: Callable[..., Capturing]) -> None:
     assert totals.begun == {"client_lost": 1, "backend_reset": 0}
     assert totals.skipped == {"client_lost": 0, "backend_reset": 1}
     assert (totals.written, totals.lost, totals.files) == (10, 0, 1)
+
+
+def test_who_forgets_a_client_is_told_of_the_files(capturing: Callable[..., Capturing]) -> None:
+    world = capturing()
+    forget = world.operations.forget
+    assert world.result(forget(ACTOR, "192.0.2.1", dry_run=True)).capture_files == 0
+    live = world.open()
+    world.start()
+    live.data("up", b"secret")
+    world.operations.captures.stop(WAIT_SECONDS)
+    done = world.result(forget(ACTOR, "192.0.2.1"))
+    assert done.to_json()["capture_files"] == 1
+    assert "192.0.2.1" not in world.actions.all[-1].describe()
+    again = capturing()
+    again.start()
+    assert world.result(again.operations.forget(ACTOR, "192.0.2.1")).capture_files == 1
 
 
 def test_a_tap_that_is_refused_leaves_nothing(

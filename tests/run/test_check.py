@@ -201,6 +201,15 @@ def test_what_starts_is_no_error(world: World, text: str) -> None:
     app.supervisor.stop()
 
 
+def test_captures_after_the_fact_want_a_recorder(world: World) -> None:
+    text = "capture: {folder: '{folder}/there', on: [client_lost]}\n"
+    (note,) = world.check(text)
+    assert (note.level, note.path) == ("note", ("capture", "on"))
+    assert note.message.startswith("no service has a recorder: ")
+    with_recorder = "services: {web: {listen: '127.0.0.1:0', backend: ':9', recorder: {}}}\n"
+    assert world.check(with_recorder + text) == []
+
+
 def test_a_listener_notices_nothing(world: World) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         path = world.folder / "quiet"

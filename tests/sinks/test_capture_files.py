@@ -189,6 +189,17 @@ def test_all_files_together_stay_below_max_total(make_disk: Callable[..., Disk])
     assert disk.capture.figures.lost == 0
 
 
+def test_a_file_that_somebody_deletes_is_followed_by_another(
+    make_disk: Callable[..., Disk],
+) -> None:
+    disk = make_disk()
+    disk.capture.put(began())
+    disk.flush()
+    (disk.folder / disk.capture.name).unlink()
+    disk.capture.put(data(0))
+    assert [type(each) for each in disk.written()[0]] == [Began, Data]
+
+
 def test_other_files_are_left_alone(make_disk: Callable[..., Disk], tmp_path: Path) -> None:
     folder = tmp_path / "captures"
     folder.mkdir()

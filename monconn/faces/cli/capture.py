@@ -66,7 +66,11 @@ def capture() -> None:
     help="So many bytes of each direction of a connection, as in 4KiB; or all.",
 )
 @click.option(
-    "--for", "seconds", metavar="TIME", callback=_seconds, help="End after this time, as in 10m."
+    "--for",
+    "seconds",
+    metavar="TIME",
+    callback=_seconds,
+    help="End after this time, as in 10m; at most a week.",
 )
 @click.option(
     "--connections",

@@ -61,6 +61,25 @@ def test_all_are_stopped_at_once(services: Services) -> None:
 
 
 @with_services
+def test_forget_says_how_many_files_there_are(services: Services) -> None:
+    folder = services.json("capture", "start", "--all")["folder"]
+    services.monconn("capture", "stop", "--all")
+    path = os.path.join(folder, "monconn-20200101T000000Z-000001.pcapng")
+    with open(path, "wb"):
+        pass
+    try:
+        operations = services.port.service._factory.operations  # type: ignore[union-attr]
+        operations.captures._is_open = False  # as after a restart
+        services.json("capture", "start", "--all")
+        result = services.monconn("forget", "192.0.2.1", "--dry-run")
+        assert "  1 capture file may have bytes of it (monconn capture list)\n" in result.stdout
+        (made,) = services.json("forget", "192.0.2.1", "--dry-run")
+        assert made["capture_files"] == 1
+    finally:
+        os.unlink(path)
+
+
+@with_services
 def test_mistakes_have_a_status(services: Services) -> None:
     services.web.policy = Policy(payload="never")
     for arguments, status, text in (

@@ -79,17 +79,7 @@ def command_page() -> str:
         "Show the options, also after a command, and exit.",
         ".SH COMMANDS",
     ]
-    for name in program.list_commands(context):
-        verb = program.get_command(context, name)
-        if verb is None or verb.hidden:
-            continue
-        of_verb = click.Context(verb, info_name=name, parent=context)
-        pieces = [f"\\fB{escape(name)}\\fR", *map(escape, verb.collect_usage_pieces(of_verb))]
-        lines += [
-            f".SS {' '.join(pieces)}",
-            *_help(inspect.cleandoc(verb.help or "")),
-            *_options(verb, of_verb),
-        ]
+    lines += _verbs(program, context)
     for title, entries in (
         ("EXIT STATUS", EXIT_STATUS),
         ("FILES", FILES),
@@ -101,6 +91,22 @@ def command_page() -> str:
     lines += [".SH SEE ALSO", "\\fBmonconn.yaml\\fR(5)", ".PP"]
     lines += escaped("monconn help lists the documentation's pages, monconn help TOPIC shows one.")
     return "\n".join(lines) + "\n"
+
+
+def _verbs(group: click.Group, context: click.Context, before: str = "") -> Iterator[str]:
+    """The verbs of a group, each followed by its own, if it is one."""
+    for name in group.list_commands(context):
+        verb = group.get_command(context, name)
+        if verb is None or verb.hidden:
+            continue
+        of_verb = click.Context(verb, info_name=name, parent=context)
+        whole = f"{before}{name}"
+        pieces = [f"\\fB{escape(whole)}\\fR", *map(escape, verb.collect_usage_pieces(of_verb))]
+        yield f".SS {' '.join(pieces)}"
+        yield from _help(inspect.cleandoc(verb.help or ""))
+        yield from _options(verb, of_verb)
+        if isinstance(verb, click.Group):
+            yield from _verbs(verb, of_verb, f"{whole} ")
 
 
 def _help(text: str) -> Iterator[str]:

@@ -111,6 +111,10 @@ class NotConfigured(MonconnError):
     """A query or an action needs a part that is not configured."""
 
 
+class Forbidden(MonconnError):
+    """The configuration forbids it, as ``payload: never`` does."""
+
+
 class ObserverError(MonconnError):
     """A custom observer that cannot be made."""
 
@@ -133,6 +137,10 @@ class UnknownConnection(MonconnError, KeyError):
 
 class UnknownDevice(MonconnError):
     """No device has this name, or more than one is meant."""
+
+
+class UnknownCapture(MonconnError):
+    """No capture of this number runs."""
 
 
 def os_error_text(error: BaseException | None) -> str:

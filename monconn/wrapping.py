@@ -46,9 +46,10 @@ from monconn.model.reasons import (
     SideEnd,
 )
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
+from monconn.monitor.recorder import Recording
 from monconn.monitor.watchers import Watch, Watchers
 from monconn.net.peers import RefusedProtocol, describe_peer
 from monconn.net.sockets import (
@@ -73,7 +74,7 @@ _BYTES = (bytes, bytearray, memoryview)
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
-@implementer(IConnection, IWatchable, IAddressed)
+@implementer(IConnection, IWatchable, IRecordable, IAddressed, IDecoded)
 class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     """Counts the bytes of a wrapped protocol's connection, and records how it ends.
 
@@ -105,6 +106,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._outward: Direction = "up" if factory.is_client else "down"
         self._progress = SendProgress()
         self._watchers: Watchers | None = None
+        self._recording: Recording | None = None
+        self.decoding = factory.monitor.decoding
         self._descriptor: Any = None
         self._socket: Any = None
         self._lose_transport: Any = None
@@ -234,6 +237,10 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if record.state == "closed":
             return  # the transport discards it
         record.count(direction, len(data), now)
+        if self._recording is not None:
+            (self._recording.up if direction == "up" else self._recording.down).add(data, now)
+        if self.decoding is not None:
+            self._monitor.decode(self, direction, data)
         if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
@@ -248,6 +255,10 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if self._watchers is None:  # made on demand: most connections are never watched
             self._watchers = Watchers()
         return self._watchers.add(call)
+
+    def record_payload(self, recording: Recording) -> None:
+        """Record every chunk from now on: as it is read, or as it is written."""
+        self._recording = recording
 
     # -- what the wrapped protocol does to its transport
 

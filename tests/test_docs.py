@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import pytest
 
 from monconn.faces.cli.main import main
@@ -80,8 +81,11 @@ def test_every_command_is_understood(page: Path) -> None:
         verb = main.commands.get(words[0])
         if verb is None:
             main.make_context("monconn", words).close()
-        else:
-            verb.make_context(words[0], words[1:]).close()
+            continue
+        while isinstance(verb, click.Group):
+            words = words[1:]
+            verb = verb.commands[words[0]]
+        verb.make_context(words[0], words[1:]).close()
 
 
 @pytest.mark.parametrize("page", run_pages.PAGES, ids=lambda page: str(page.relative_to(ROOT)))

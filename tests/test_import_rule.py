@@ -16,13 +16,13 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # folders below faces; in ops and faces.control, each module is one, and so is net.tls; "monconn" is
 # the package's __init__.
 LOWEST_ROWS = (
-    {"errors", "units", "files", "addresses", "_version", "_moved"},
+    {"errors", "units", "files", "addresses", "hexlines", "_version", "_moved"},
     {"clock", "ratelimit", "background", "log", "processes"},
     {"turns", "histogram", "steps", "places"},
     {"unixsocket"},
 )
 LOWEST = set[str]().union(*LOWEST_ROWS)
-CORE = LOWEST | {"model", "policy", "monitor"}
+CORE = LOWEST | {"model", "policy", "decode", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
 BELOW_OPS = CORE | {"config", "net", "net.tls", *SIDE_BY_SIDE}
 # What both ends of a connection need:
@@ -35,6 +35,7 @@ ROWS = {
     "ops.details",
     "ops.sorting",
     "ops.colours",
+    "ops.flow_text",
     "ops.explanations",
     "ops.account",
     "ops.explain_text",
@@ -45,8 +46,11 @@ OPS = ROWS | {
     "ops.record_keys",
     "ops.feed",
     "ops.forget",
+    "ops.taps",
+    "ops.captures",
     "ops.operations",
     "ops.device",
+    "ops.replay",
 }
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
@@ -62,10 +66,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "model": LOWEST,
     "policy": LOWEST | {"model"},
+    "decode": LOWEST | {"model"},
     # What a configuration says of TLS is only known to be right once its files are read.
     "net.tls": LOWEST | {"policy"},
     "config": LOWEST | {"model", "policy", "net.tls"},
-    "monitor": LOWEST | {"model", "policy"},
+    "monitor": LOWEST | {"model", "policy", "decode"},
     "net": LOWEST | {"model"},
     "wrapping": CORE | {"net", "net.tls"},
     "monconn": CORE | {"wrapping"},
@@ -79,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.details": LOWEST | {"ops.columns", "ops.rows", "ops.text_table"},
     "ops.sorting": LOWEST | {"ops.columns"},
     "ops.colours": LOWEST | {"model"},
+    "ops.flow_text": LOWEST | {"model", "ops.colours"},
     "ops.device_rows": LOWEST | {"ops.columns", "ops.explanations", "ops.text_table"},
     "ops.device": BELOW_OPS | ROWS,
     "ops.explanations": LOWEST,
@@ -90,9 +96,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.record_keys": LOWEST | {"model", "ops.rates", "ops.sorting"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
     "ops.forget": CORE | {"devices"},
+    "ops.replay": LOWEST | {"model"},
+    "ops.taps": CORE | ROWS,
+    "ops.captures": BELOW_OPS | ROWS | {"ops.taps"},
     "ops.operations": BELOW_OPS
     | ROWS
-    | {"ops.rates", "ops.record_keys", "ops.feed", "ops.forget", "ops.device"},
+    | {
+        "ops.rates",
+        "ops.record_keys",
+        "ops.feed",
+        "ops.forget",
+        "ops.device",
+        "ops.taps",
+        "ops.captures",
+    },
     "faces": set(),
     "faces.control": set(),
     "faces.control.place": LOWEST,
@@ -103,8 +120,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faces.control.peers": LOWEST | {"model", "net"},
     "faces.control.pages": LOWEST,
     "faces.control.boxes": LOWEST,
+    "faces.control.taps": LOWEST | {"model", "ops.taps", "faces.control.pages"},
     "faces.control.server": BELOW_FACES
-    | {f"faces.control.{each}" for each in ("boxes", "commands", "pages", "peers")},
+    | {f"faces.control.{each}" for each in ("boxes", "commands", "pages", "peers", "taps")},
     "faces.control.service": BELOW_FACES
     | {"faces.control.server", "faces.control.peers", "faces.control.place"},
     "faces.manhole": BELOW_FACES,

@@ -25,8 +25,10 @@ from monconn.config import yaml as yamlmap
 from monconn.config.fields import Wrong
 from monconn.config.listeners import clashes, cycles, taken_by_others
 from monconn.config.sections import (
+    USUAL_CAPTURE,
     USUAL_CONTROL,
     USUAL_DEVICES,
+    Capture,
     Control,
     Devices,
     History,
@@ -39,7 +41,7 @@ from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
 from monconn.files import path_fault, read_until_end
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
-from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.policy import SETTINGS, Policy, forbidden_payload
 from monconn.policy.tls import BackendTls, ListenTls
 from monconn.policy.tls_endpoints import tls_backend, tls_listener
 
@@ -114,7 +116,21 @@ def _read_services(node: Node, defaults: Policy = _NO_DEFAULTS) -> tuple[Service
 def _read_defaults(node: Node) -> Policy:
     mapping = fields.require_mapping(node, _DEFAULTS)
     values = _values(mapping, {**_OF_ONE_SERVICE, **_SETTING_READERS})
-    return Policy().changed(**_with_devices(values))
+    return _policy(mapping, Policy(), _with_devices(values))
+
+
+def _policy(node: Mapping, defaults: Policy, settings: dict[str, Any]) -> Policy:
+    """Defaults with some settings changed.
+
+    :param node: where the settings are written.
+    """
+    found: fields.Found = [
+        ((key if key in node.nodes else "payload",), message)
+        for key, message in forbidden_payload({**attrs.asdict(defaults, recurse=False), **settings})
+    ]
+    if found:
+        raise Wrong(*found)
+    return defaults.changed(**settings)
 
 
 def _only_of_a_service(node: Node) -> None:
@@ -172,6 +188,8 @@ class Config:
     """Metrics for Prometheus; None for none."""
     history: History = None
     """Past connections and events, in a file; None for none."""
+    capture: Capture = USUAL_CAPTURE
+    """Bytes of connections, in files; None if there may be none."""
     devices: Devices = USUAL_DEVICES
     """Settings of devices and their alarms."""
     observers: Observers = ()
@@ -410,7 +428,7 @@ def _native_service(name: str, node: Node, defaults: Policy) -> ServiceConfig:
     found += [((key,), message) for key, message in misfits]
     if found:
         raise Wrong(*found)
-    policy = defaults.changed(**_with_devices(values))
+    policy = _policy(mapping, defaults, _with_devices(values))
     return ServiceConfig(name, listen, backend, policy, tls, backend_tls)
 
 
@@ -482,7 +500,7 @@ def _go_service(name: str, node: Node) -> ServiceConfig:
     backend = TcpAddress(values.pop("backend_ip", "") or "127.0.0.1", values.pop("backend_port"))
     # In the Go tool's style, a duration of 0 means the default.
     settings = {key: value for key, value in values.items() if value or key not in _DURATIONS}
-    return ServiceConfig(name, listen, backend, _GO_DEFAULTS.changed(**settings))
+    return ServiceConfig(name, listen, backend, _policy(node, _GO_DEFAULTS, settings))
 
 
 def go_default(key: str, node: Node) -> bool:

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import attrs
 
+from monconn.addresses import address_text
 from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
 from monconn.config.sections import ObserverConfig
 from monconn.config.yaml import Path
 from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.recorder import RecorderSettings
 from monconn.policy.sides import Keepalive, Sides
 from monconn.policy.timeouts import BACKEND_ENDED_SECONDS
 from monconn.units import duration_text, size_text
@@ -40,9 +42,11 @@ SERVICE_KEYS = (
     "backend_tls",
     "print_bytes",
     "payload",
+    "recorder",
+    "decode",
 )
 """The order of the documentation; other keys come after these."""
-SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "devices")
+SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "capture", "devices")
 
 _ZERO = {
     "conn_limit": "no limit",
@@ -50,8 +54,10 @@ _ZERO = {
     "wait_timeout": "does not wait",
     "silent_heartbeats": "never",
     "storm_connections": "never",
+    "first": "all",
 }
 """What 0 means, where it is not "off"."""
+_SIZES = {"max_size", "max_total", "rotate_size", "first"}
 _UNSET = {
     "half_close_timeout": f"{duration_text(BACKEND_ENDED_SECONDS)} once the backend has ended"
 }
@@ -232,17 +238,22 @@ def _setting(file: ConfigFile, key: str, value: str, path: Path) -> Setting:
 def _text(key: str, value: Any) -> str:
     """A value as it may be written in a file: every float is one of seconds."""
     if value is None:
-        return _UNSET.get(key, "false" if key == "keepalive" else "none")
+        return _UNSET.get(key, "false" if key in ("keepalive", "recorder") else "none")
     if isinstance(value, Keepalive):
         idle, interval = duration_text(value.idle), duration_text(value.interval)
         return f"{{idle: {idle}, interval: {interval}, count: {value.count}}}"
+    if isinstance(value, RecorderSettings):
+        sizes = f"first: {size_text(value.first)}, last: {size_text(value.last)}"
+        return f"{{{sizes}, keep: {value.keep}, keep_for: {duration_text(value.keep_for)}}}"
+    if key == "names" and value:
+        return f"{{{', '.join(f'{address_text(network)}: {name}' for network, name in value)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]" if value else "none"
     if isinstance(value, Mapping):
         return "none"
     if value == 0 and not isinstance(value, bool):
         return f"0 ({_ZERO.get(key, 'off')})"
-    if key == "max_size":
+    if key in _SIZES:
         return size_text(value)
     return duration_text(value) if isinstance(value, float) else _plain(value)
 

@@ -22,9 +22,10 @@ from monconn.addresses import (
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import quoted
 from monconn.files import append_fault, path_fault, regular_fault
-from monconn.policy import devices, kinds, sides
+from monconn.policy import devices, kinds, recorder, sides
 from monconn.policy import tls as tls_settings
 from monconn.policy.kinds import MAX_COUNT, Kind
+from monconn.policy.recorder import RecorderSettings
 from monconn.policy.sides import Keepalive, Sides
 from monconn.units import parse_duration, parse_size
 
@@ -195,6 +196,29 @@ def _belongs_to_a_side(node: Node) -> None:
     raise Wrong.here("belongs to one side: write it in the mapping of client or backend")
 
 
+def read_recorder(node: Node) -> RecorderSettings | None:
+    """What is recorded of connections: true for what is usual, false for nothing."""
+    if isinstance(node, Mapping):
+        return structure(node, RecorderSettings)
+    if not isinstance(value := scalar_value(node), bool):
+        raise Wrong.here(
+            "must be true or false, without quotes, or a mapping such as"
+            f" {{first: 2KiB, last: 8KiB}}, not {_as_written(node)}"
+        )
+    return RecorderSettings() if value else None
+
+
+def read_recorded_bytes(node: Node) -> int:
+    """A number of bytes, 0 included, that may be recorded."""
+    value = scalar_value(node)
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise Wrong.here(f"must be a number of bytes or a text like 2KiB, not {_as_written(node)}")
+    if isinstance(value, int):
+        _check_decimal(node)
+    size: int = recorder.RECORDED_BYTES.check(value)
+    return size
+
+
 def read_seconds_of_sides(node: Node) -> Sides[float]:
     """A duration for both sides, or of each in a mapping with ``client`` and ``backend``."""
     return _read_sides(node, read_seconds, 0.0)
@@ -229,6 +253,11 @@ def read_choice(kind: Kind) -> Reader:
             raise Wrong.here(f"{error}, not {_as_written(node)}") from None
 
     return read
+
+
+def read_decode(node: Node) -> Any:
+    """What is to be decoded; YAML 1.1 reads ``off`` as false."""
+    return "off" if scalar_value(node) is False else read_choice(kinds.DECODE)(node)
 
 
 def read_networks(node: Node) -> tuple[Network, ...]:
@@ -316,6 +345,27 @@ def _read_certificates(node: Node) -> Any:
     return tls_settings.CERTIFICATES.check(certificates)
 
 
+def read_identity(node: Node) -> tuple[str, ...]:
+    """Names of facts, and ``address``: a list, or one of them."""
+    nodes = node.nodes if isinstance(node, Sequence) else [node]
+    identity: tuple[str, ...] = devices.IDENTITY.check(tuple(map(read_text, nodes)))
+    return identity
+
+
+def read_names(node: Node) -> devices.Names:
+    """Names by address or network."""
+    mapping = require_mapping(node, "a mapping such as {10.0.0.5: pump-7}")
+
+    def read(address: str, each: Node) -> tuple[Network, str]:
+        return parse_network(address), devices.check_name(read_text(each))
+
+    names, found = each_named(mapping, read)
+    if found:
+        raise Wrong(*found)
+    checked: devices.Names = devices.NAMES.check(tuple(names.values()))
+    return checked
+
+
 FilePath = Annotated[str, read_path]
 
 NODE_READERS: dict[Kind, Reader] = {
@@ -326,6 +376,7 @@ NODE_READERS: dict[Kind, Reader] = {
     kinds.FLAG: read_flag,
     kinds.WHEN_FULL: read_choice(kinds.WHEN_FULL),
     kinds.PAYLOAD: read_choice(kinds.PAYLOAD),
+    kinds.DECODE: read_decode,
     kinds.NETWORKS: read_networks,
     tls_settings.FILE: read_path,
     tls_settings.OPTIONAL_FILE: read_path,
@@ -339,6 +390,12 @@ NODE_READERS: dict[Kind, Reader] = {
     devices.KEPT: lambda node: devices.KEPT.check(read_count(node)),
     devices.TIMES: read_count,
     devices.WITHIN: read_positive_seconds,
+    recorder.RECORDER: read_recorder,
+    recorder.RECORDED_BYTES: read_recorded_bytes,
+    recorder.RECORDINGS_KEPT: lambda node: recorder.RECORDINGS_KEPT.check(read_count(node)),
+    recorder.KEPT_SECONDS: lambda node: recorder.KEPT_SECONDS.check(read_seconds(node)),
+    devices.IDENTITY: read_identity,
+    devices.NAMES: read_names,
     sides.KEEPALIVE: read_keepalive,
     sides.SECONDS_OF_SIDES: read_seconds_of_sides,
     sides.PROBE_SECONDS: lambda node: sides.PROBE_SECONDS.check(read_seconds(node)),

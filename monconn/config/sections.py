@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -14,8 +15,12 @@ from monconn.config import address_fields, fields
 from monconn.config.fields import Wrong
 from monconn.config.yaml import Node, Scalar, Sequence, plain
 from monconn.errors import quoted
+from monconn.model.alarms import ALARM_KINDS
+from monconn.model.reasons import REASONS
+from monconn.policy.devices import USUAL_IDENTITY, Names
 from monconn.policy.kinds import Count, Flag, PositiveSeconds, Seconds
 from monconn.policy.tls import BackendTls
+from monconn.units import size_text
 
 _AN_OBSERVER = "a mapping such as {use: package.module:Class}"
 
@@ -172,7 +177,7 @@ PositiveCount = Annotated[int, _read_positive_count]
 
 @attrs.frozen
 class DevicesConfig:
-    """Which client addresses count as one device, and when an alarm is raised."""
+    """Which connections are those of one device, and when an alarm is raised."""
 
     prefix_v4: Annotated[int, _read_prefix(32)] = 32
     prefix_v6: Annotated[int, _read_prefix(128)] = 64
@@ -183,6 +188,11 @@ class DevicesConfig:
     storm_connections: Count = 10
     """Connections of one device in ``storm_within`` that make a *reconnect storm*; 0 is never."""
     storm_within: PositiveSeconds = 60.0
+    identity: Annotated[tuple[str, ...], fields.read_identity] = USUAL_IDENTITY
+    """Facts about a connection that name its device, the first that is known; the last is
+    ``address``."""
+    names: Annotated[Names, fields.read_names] = ()
+    """Names of addresses and networks, for people."""
 
 
 USUAL_DEVICES = DevicesConfig()
@@ -286,11 +296,113 @@ def _read_observers(node: Node) -> tuple[ObserverConfig, ...]:
     return tuple(observers)
 
 
+_ALL_BYTES = "all"
+_LEAST_FILE = 1 << 16
+_ALARM_PREFIX = "alarm:"
+ABNORMAL = "abnormal"
+TRIGGERS: tuple[str, ...] = (
+    *REASONS,
+    ABNORMAL,
+    *(f"{_ALARM_PREFIX}{kind}" for kind in ALARM_KINDS),
+)
+"""What a capture may be begun by: the reason of a connection's end, any reason that is no orderly
+end, or an alarm."""
+
+
+def _read_first(node: Node) -> int:
+    is_number = isinstance(node, Scalar) and not isinstance(node.value, bool)
+    if is_number and fields.scalar_value(node) in (0, "0", _ALL_BYTES):
+        return 0
+    try:
+        return fields.read_size(node)
+    except ValueError as error:
+        raise Wrong.here(f"{error}; or all") from None
+
+
+def _read_file_size(node: Node) -> int:
+    size = fields.read_size(node)
+    if size < _LEAST_FILE:
+        raise Wrong.here("must be at least 64KiB")
+    return size
+
+
+def _read_triggers(node: Node) -> tuple[str, ...]:
+    nodes = node.nodes if isinstance(node, Sequence) else [node]
+    triggers: list[str] = []
+    found: fields.Found = []
+    for index, each in enumerate(nodes):
+        below = (index,) if isinstance(node, Sequence) else ()
+        try:
+            text = fields.read_text(each)
+        except Wrong as wrong:
+            found.append((below, str(wrong)))
+            continue
+        if text not in TRIGGERS:
+            alike = difflib.get_close_matches(text, [*TRIGGERS, *ALARM_KINDS], 1)
+            known = ", ".join(TRIGGERS[:3])
+            advice = f"a reason ({known}, ...), {ABNORMAL} or alarm:KIND"
+            if alike:
+                kind = alike[0]
+                advice = f"did you mean {_ALARM_PREFIX if kind in ALARM_KINDS else ''}{kind}?"
+            found.append((below, f"{quoted(text)} is nothing that a capture begins on: {advice}"))
+        triggers.append(text)
+    if found:
+        raise Wrong(*found)
+    return tuple(dict.fromkeys(triggers))
+
+
+@attrs.frozen
+class CaptureConfig:
+    """Bytes of connections, in files of the format pcapng."""
+
+    folder: Annotated[str | None, fields.read_path] = None
+    """Where the files are; made, for this user only, if it is missing. None for one in the user's
+    state folder."""
+    filter: Annotated[str | None, fields.read_text] = None
+    """The connections that are captured, in the filter language, or ``all``; None: none from the
+    start. With ``on``, those that may begin a capture."""
+    on: Annotated[tuple[str, ...], _read_triggers] = ()
+    """The ends and alarms that begin a capture of a client; see :data:`TRIGGERS`."""
+    next: PositiveCount = 3
+    """How many of the client's next connections are captured then."""
+    within: PositiveSeconds = 3600.0
+    """Seconds in which these must begin."""
+    first: Annotated[int, _read_first] = 1 << 16
+    """Bytes that are captured of each direction of a connection; 0 is all."""
+    rotate_size: Annotated[int, _read_file_size] = 1 << 26
+    """The size in bytes up to which a file is written; then a new one is begun."""
+    keep: PositiveCount = 100
+    """How many files there may be; beyond, the oldest is deleted."""
+    max_total: Annotated[int, _read_file_size] = 1 << 30
+    """Bytes of all files together; beyond, the oldest is deleted."""
+    lines: dict[str, int] = attrs.field(factory=dict, init=False, eq=False, repr=False)
+    """The lines of the file at which its keys are."""
+
+
+def _read_capture(node: Node) -> CaptureConfig | None:
+    if isinstance(node, Scalar) and node.value is False:
+        return None
+    mapping = fields.require_mapping(node, "false, or a mapping such as {filter: service:mqtt}")
+    capture = fields.structure(mapping, CaptureConfig)
+    if capture.max_total < 2 * capture.rotate_size:
+        raise Wrong(
+            (
+                ("max_total",),
+                f"of {size_text(capture.max_total)} must be at least twice the rotate_size of"
+                f" {size_text(capture.rotate_size)}: else the file that is written is deleted",
+            )
+        )
+    capture.lines.update(mapping.lines)
+    return capture
+
+
 USUAL_CONTROL = ControlConfig()
+USUAL_CAPTURE = CaptureConfig()
 Control = Annotated[ControlConfig | None, _read_control]
 Manhole = Annotated[ManholeConfig | None, _read_manhole]
 JsonLog = Annotated[JsonLogConfig | None, lambda node: fields.structure(node, JsonLogConfig)]
 Metrics = Annotated[MetricsConfig | None, lambda node: fields.structure(node, MetricsConfig)]
 History = Annotated[HistoryConfig | None, lambda node: fields.structure(node, HistoryConfig)]
+Capture = Annotated[CaptureConfig | None, _read_capture]
 Devices = Annotated[DevicesConfig, lambda node: fields.structure(node, DevicesConfig)]
 Observers = Annotated[tuple[ObserverConfig, ...], _read_observers]

@@ -12,7 +12,7 @@ import attrs
 from monconn.errors import printable
 from monconn.model.record import iso_time
 
-ActorKind = Literal["process", "certificate", "ssh", "signal", "code"]
+ActorKind = Literal["process", "certificate", "ssh", "signal", "code", "configuration"]
 ActionKind = Literal[
     "close",
     "reset",
@@ -78,13 +78,17 @@ class Actor:
             return f"uid {self.uid}{f' ({name})' if name else ''}, pid {self.pid}"
         if self.kind == "ssh":
             return f"ssh key {name} (user {user})"
-        return {"certificate": f"certificate {name}", "signal": f"signal {name}"}.get(
-            self.kind, "own code"
-        )
+        return {
+            "certificate": f"certificate {name}",
+            "signal": f"signal {name}",
+            "configuration": "the configuration",
+        }.get(self.kind, "own code")
 
 
 OWN_CODE = Actor("code")
 """The program that monconn runs in: code that calls :meth:`Monitor.close` and the like directly."""
+CONFIGURATION = Actor("configuration")
+"""Nobody at this moment: the configuration says so."""
 _code_runs_for: ContextVar[Actor] = ContextVar("code_runs_for", default=OWN_CODE)
 
 

@@ -71,6 +71,8 @@ class SideEnded:
     """One side has ended, and all that it has sent came before.
 
     :param how: in order (``fin``), by a reset, or vanished (``timeout``).
+    :param offset: how many bytes it has sent in all; None if that is not known yet. It tells what
+        is missing before the end of a side in time: :class:`Ended` may come much later.
     """
 
     kind: ClassVar[str] = "side_ended"
@@ -78,6 +80,7 @@ class SideEnded:
     at: float
     side: Side
     how: SideEnd
+    offset: int | None = None
 
 
 @attrs.frozen

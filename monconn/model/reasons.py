@@ -74,6 +74,11 @@ CLOSER_OF: dict[Reason, Closer] = {
 }
 """Who ended a connection, as far as the reason alone says: its first word, or else we did."""
 
+ORDERLY_REASONS: frozenset[Reason | None] = frozenset(
+    ("client_closed", "backend_closed", "operator", "blocked", "stopping", "lifetime")
+)
+"""Those of connections that ended in good order, or as we were told to end them."""
+
 LOST_REASONS: dict[Reason, Side] = {"client_lost": "client", "backend_lost": "backend"}
 """Which side was lost."""
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from zope.interface import Attribute, Interface, implementer
 
+from monconn.decode.interfaces import Decoding
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Reason, Side
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.recorder import Recording
 from monconn.monitor.watchers import Watch
 
 
@@ -44,6 +46,23 @@ class IWatchable(Interface):
         :param call: called with the direction and the bytes, as they are read from their sender.
         :returns: cancels that; harmless the second time.
         """
+
+
+class IRecordable(Interface):
+    """A connection whose first and last bytes can be recorded, at no cost to others."""
+
+    def record_payload(recording: Recording) -> None:
+        """Record every chunk from now on; called as it opens, before the first one."""
+
+
+class IDecoded(IConnection):
+    """A connection whose bytes are decoded into facts.
+
+    Its data path calls ``Monitor.decode`` with each chunk, before it is passed on, while there is
+    something to decode.
+    """
+
+    decoding: Decoding | None = Attribute("what decodes its next chunk; None if nothing does")
 
 
 class IAddressed(Interface):

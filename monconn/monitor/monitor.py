@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -16,7 +16,14 @@ from twisted.internet.interfaces import IDelayedCall
 
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
-from monconn.errors import SettingError, SettingTypeError, UnknownConnection, quoted
+from monconn.decode import first_bytes
+from monconn.errors import (
+    Forbidden,
+    SettingError,
+    SettingTypeError,
+    UnknownConnection,
+    quoted,
+)
 from monconn.log import Logger
 from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
@@ -24,9 +31,10 @@ from monconn.model.reasons import Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.clients import ClientTotals
-from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
 from monconn.monitor.liverules import LiveRules
 from monconn.monitor.observers import AnyObserver, Observers, Where, when_delivered
+from monconn.monitor.recorder import Recorder
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
 from monconn.policy.blocks import Blocks, BlockSource
@@ -96,6 +104,12 @@ class Monitor:
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
         self.clients = ClientTotals()
         self.observers = Observers(name, self.clock)
+        self.recorder = Recorder(self.clock)
+        """The first and last bytes of its connections, if the policy has them recorded."""
+        self.recorder.configure(policy.recorder)
+        self.observers.forbid_payload(policy.payload == "never")
+        self.decoding = first_bytes.decoding(policy.decode)
+        """What new connections are decoded by; None if nothing is."""
         self._blocks = Blocks(policy.rules.bans)
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
@@ -105,6 +119,7 @@ class Monitor:
         self._ended = Totals()  # of connections that are over; ``opened`` of all
         self._subtracted = Totals()
         self._room = Subscriptions[[]]()
+        self._applied = Subscriptions[[]]()
         self._when_empty: list[Deferred[None]] = []
         self._stop_timers: list[IDelayedCall] = []
         for observer in observers:
@@ -124,6 +139,9 @@ class Monitor:
         :raises SettingError: it is no policy; then nothing is changed.
         """
         before, self.policy = self.policy, _as_policy(policy)
+        self.recorder.configure(policy.recorder)
+        self.observers.forbid_payload(policy.payload == "never")
+        self.decoding = first_bytes.decoding(policy.decode)
         if policy.rules.bans != before.rules.bans:
             self._end_blocked(self._blocks.configure(policy.rules.bans))
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
@@ -135,6 +153,15 @@ class Monitor:
             ).addErrback(lambda failure: failure.trap(CancelledError) and None)
         if policy.rules != before.rules:
             self.notify_room()
+        for call in self._applied.calls:
+            call()
+
+    def when_applied(self, call: Callable[[], object]) -> Cancel:
+        """Call something each time another policy is in force.
+
+        :returns: cancels the subscription.
+        """
+        return self._applied.add(call)
 
     def _each(
         self,
@@ -183,7 +210,7 @@ class Monitor:
 
     @property
     def watched(self) -> bool:
-        """Whether any observer wants payload. Data paths ask :attr:`observers`, for each chunk."""
+        """Whether any observer is shown payload. Data paths ask :attr:`observers` each time."""
         return self.observers.watched
 
     def add_observer(self, observer: AnyObserver, *, where: Where | None = None) -> Cancel:
@@ -280,8 +307,35 @@ class Monitor:
         self._live_by_ip[record.client_ip] = self._live_by_ip.get(record.client_ip, 0) + 1
         self._ended.opened += 1
         self.clients.opened(record)
+        if self.policy.recorder is not None:
+            self._record(connection)
         if self.observers.by_hook["opened"]:
             self.observers.notify("opened", record)
+
+    def _record(self, connection: IConnection) -> None:
+        if IRecordable.providedBy(connection):
+            recording = self.recorder.begin(connection.record)
+            if recording is not None:
+                IRecordable(connection).record_payload(recording)
+
+    def decode(self, connection: IDecoded, direction: Direction, data: bytes) -> None:
+        """Have a chunk decoded, and notify observers if it has told something.
+
+        Data paths ask whether there is a ``decoding`` first, as there is none after the first
+        chunks.
+
+        :param data: was counted, and is not passed on yet.
+        """
+        record = connection.record
+        facts = record.unchanging_facts
+        try:
+            assert connection.decoding is not None
+            connection.decoding = connection.decoding.chunk(record, direction, data)
+        except Exception:  # the bytes are passed on, whatever they are
+            connection.decoding = None
+            self._log.failure("{service}: failed to decode", service=self.name)
+        if self.observers.by_hook["identified"] and record.unchanging_facts is not facts:
+            self.observers.notify("identified", record)
 
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Notify the observers that watch payload of a chunk."""
@@ -317,6 +371,8 @@ class Monitor:
         record = connection.record
         if self._live.pop(record.id, None) is None:
             return
+        if getattr(connection, "decoding", None) is not None:
+            self._end_decoding(cast(IDecoded, connection))
         self._to_end.pop(record.id, None)
         self._leave_ip(record.client_ip)
         record.state = "closed"
@@ -325,12 +381,22 @@ class Monitor:
         self._ended.down += record.down
         self.clients.closed(record)
         self.closed_records.append(record)
+        if self.recorder.live:
+            self.recorder.closed(record)
         self.observers.notify("closed", record)
         # As notify_room does, whose call each connection would pay for.
         for call in self._room.calls:
             call()
         if self._when_empty and not self._live:
             self._notify_empty()
+
+    def _end_decoding(self, connection: IDecoded) -> None:
+        decoding, connection.decoding = connection.decoding, None
+        assert decoding is not None
+        try:
+            decoding.ended(connection.record)
+        except Exception:  # it ends, whatever its bytes were
+            self._log.failure("{service}: failed to decode", service=self.name)
 
     def _leave_ip(self, client_ip: str) -> None:
         left = self._live_by_ip[client_ip] - 1
@@ -418,11 +484,19 @@ class Monitor:
         :param call: called with the direction and each chunk, as it is read from its sender.
         :returns: cancels that.
         :raises UnknownConnection: there is none with this id, or its payload cannot be watched.
+        :raises Forbidden: the policy has ``payload: never``; if it gets that later, the call comes
+            without bytes.
         """
         connection = self._connection(connection_id)
+        if self.policy.payload == "never":
+            raise Forbidden(f"{self.name}: payload: never forbids to watch bytes")
         if not IWatchable.providedBy(connection):
             raise UnknownConnection(f"the connection {connection_id} cannot be watched")
-        return IWatchable(connection).add_watcher(call)
+
+        def watch(direction: Direction, data: bytes) -> None:
+            call(direction, b"" if self.policy.payload == "never" else data)
+
+        return IWatchable(connection).add_watcher(watch)
 
     def _connection(self, connection_id: int) -> IConnection:
         try:
@@ -480,6 +554,12 @@ class Monitor:
         return self._figures(totals + Totals(up=up, down=down))
 
     def _figures(self, totals: Totals) -> dict[str, Any]:
+        of_recorder = {}
+        if self.policy.recorder is not None:
+            of_recorder = {
+                "recordings": len(self.recorder),
+                "recordings_dropped": self.recorder.dropped["room"],
+            }
         return {
             "sid": self.name,
             "listen": self.listen,
@@ -493,6 +573,7 @@ class Monitor:
             "refused_by": dict(totals.refused),
             "up": totals.up,
             "down": totals.down,
+            **of_recorder,
         }
 
     def describe(self) -> str:
@@ -618,11 +699,10 @@ class Monitor:
         :param dry_run: only count.
         :returns: how many closed connections and how many IPs there were.
         """
-        is_within, is_mentioned = matcher([network]), mentions(network)
+        is_within, concerns = matcher([network]), _concerning(network)
         found: set[int] = set()
         for record in tuple(self.closed_records):
-            facts = map(str, record.facts.values()) if record.has_facts else ()
-            if is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts))):
+            if concerns(record):
                 found.add(record.id)
             yield
         if found and not dry_run:
@@ -635,6 +715,16 @@ class Monitor:
                 ips += 1
             yield
         return len(found), ips
+
+    def forget_recordings(
+        self, network: Network, *, dry_run: bool = False
+    ) -> Generator[None, None, int]:
+        """Drop what is recorded of a network's clients; those that are live are recorded no more.
+
+        :param dry_run: only count.
+        :returns: how many recordings there were.
+        """
+        return self.recorder.forget_in_steps(_concerning(network), dry_run=dry_run)
 
     def subtract(self, up: int, down: int, *, actor: Actor | None = OWN_CODE) -> None:
         """Subtract bytes from the totals, once they are stored elsewhere.
@@ -759,6 +849,17 @@ def _as_policy(policy: Policy) -> Policy:
     if not isinstance(policy, Policy):
         raise SettingTypeError(f"Monitor(policy={policy!r}): must be Policy(...)")
     return policy
+
+
+def _concerning(network: Network) -> Callable[[ConnectionRecord], bool]:
+    """Whether a connection is one of a network's clients, or mentions one."""
+    is_within, is_mentioned = matcher([network]), mentions(network)
+
+    def concerns(record: ConnectionRecord) -> bool:
+        facts = map(str, record.facts.values()) if record.has_facts else ()
+        return is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts)))
+
+    return concerns
 
 
 def _network(network: str | Network) -> Network:

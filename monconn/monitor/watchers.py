@@ -8,7 +8,14 @@ from monconn.log import Logger
 from monconn.model.reasons import Direction
 
 Watch = Callable[[Direction, bytes], object]
-"""Called with each chunk, as it is read from its sender. It must return quickly."""
+"""Called with each chunk, as it is read from its sender. It must return quickly.
+
+The record has counted the chunk already: it begins at ``record.up - len(data)`` of its direction's
+bytes, or ``record.down - len(data)``.
+"""
+ADDED_AMID_CHUNK = 64
+"""Watchers added while a chunk is shown that are shown this very chunk; more get the next one. It
+bounds a watcher that adds another each time."""
 
 
 class Watchers:
@@ -28,7 +35,7 @@ class Watchers:
         return len(self._calls)
 
     def add(self, call: Watch) -> Callable[[], None]:
-        """Call a watcher with every chunk from now on.
+        """Call a watcher with every chunk from now on, the one that is being shown included.
 
         :returns: cancels that; harmless the second time.
         """
@@ -48,8 +55,14 @@ class Watchers:
                 self._changed(False)
 
     def show(self, direction: Direction, data: bytes) -> None:
-        """Call every watcher with a chunk."""
-        for watch in self._calls:
+        """Call every watcher with a chunk, those that are added meanwhile included.
+
+        What a watcher finds in a chunk may be why another one is added, which then gets that too.
+        """
+        calls = self._calls
+        due = list(calls)
+        most = len(due) + ADDED_AMID_CHUNK
+        for watch in due:  # which may grow
             if watch not in self._calls:
                 continue  # an earlier one has cancelled it
             try:
@@ -59,3 +72,6 @@ class Watchers:
             except BaseException:  # sys.exit() must not end the program either
                 self._remove(watch)
                 self._log.failure("a watcher of a connection failed and is removed")
+            if self._calls is not calls:
+                calls = self._calls
+                due += [each for each in calls if each not in due][: most - len(due)]

@@ -110,6 +110,9 @@ def _traffic(values: Mapping[str, Any]) -> _Lines:
             if values.get(f"{which}_{name}_seconds") is not None
         ]
         yield name, ", ".join((text, *moments))
+    if values.get("recorded") is not None:
+        recorded = format_bytes(int(values["recorded"]))
+        yield "recorded", f"{recorded}: monconn recording {values.get('id')}"
 
 
 def _sides(values: Mapping[str, Any]) -> _Lines:

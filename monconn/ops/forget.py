@@ -8,13 +8,14 @@ from typing import Any
 import attrs
 
 from monconn.addresses import Network
-from monconn.devices.devices import DevicesService
-from monconn.devices.identity import network_of
+from monconn.devices.devices import DevicesService, has_address
+from monconn.devices.identity import is_within
 from monconn.monitor.monitor import Monitor
 from monconn.policy.networks import matcher
 
 NOT_REMOVED = (
     "lines of logs (monconn's own, the JSON log, syslog and its servers)",
+    "capture files, out of which no client can be cut (monconn capture list says where they are)",
     "what other programs have stored (captures, webhooks, copies of the history)",
     "addresses in the configuration (ip_blacklist)",
 )
@@ -26,10 +27,12 @@ class ForgetResult:
     """What was removed of a client, or of a dry run, what would be.
 
     :param removed: how much, by what it is: ``closed`` connections and ``ips`` in memory,
-        ``devices``; and of the history, if there is one, ``history_connections``,
-        ``history_events``, ``history_hourly_sums`` and ``history_devices``.
+        ``devices``; if a service has a recorder, ``recordings`` of bytes; and of the history, if
+        there is one, ``history_connections``, ``history_events``, ``history_hourly_sums`` and
+        ``history_devices``.
     :param live: connections of the client that are live: they stay, and are recorded as they end.
     :param blocks: the services that block it by an entry of its own, which stays.
+    :param capture_files: how many files of captures there are, any of which may have bytes of it.
     :param problem: why bytes may be left in the history's file; empty if there are none.
     """
 
@@ -37,6 +40,7 @@ class ForgetResult:
     live: int
     blocks: tuple[str, ...]
     problem: str = ""
+    capture_files: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -45,6 +49,7 @@ class ForgetResult:
             "live": self.live,
             "blocks": list(self.blocks),
             "problem": self.problem,
+            "capture_files": self.capture_files,
             "not_removed": list(NOT_REMOVED),
         }
 
@@ -57,6 +62,7 @@ _LABELS = {
     "closed": ("closed connection in memory", "closed connections in memory"),
     "ips": ("IP's totals in memory", "IPs' totals in memory"),
     "devices": ("device in memory", "devices in memory"),
+    "recordings": ("recording of bytes", "recordings of bytes"),
     "history_connections": ("connection in the history", "connections in the history"),
     "history_events": ("event in the history", "events in the history"),
     "history_hourly_sums": ("hourly sum in the history", "hourly sums in the history"),
@@ -93,14 +99,16 @@ def memory_steps(
         closed, ips = yield from monitor.forget_in_steps(network, dry_run=dry_run)
         removed["closed"] += closed
         removed["ips"] += ips
+        recordings = yield from monitor.forget_recordings(network, dry_run=dry_run)
+        if monitor.policy.recorder is not None:
+            removed["recordings"] = removed.get("recordings", 0) + recordings
         for record in monitor.iter_connections():
             live += is_within(record.client_ip)
             yield
     if devices is not None and dry_run:
         for row in devices.rows_in_steps():
-            found = None if row is None else network_of(row["device"])
-            if found is not None and found.version == network.version:
-                removed["devices"] += found.overlaps(network)
+            if row is not None:
+                removed["devices"] += has_only(network, row)
             yield
     elif devices is not None:
         for count in devices.forget_in_steps(network):
@@ -115,6 +123,17 @@ def memory_steps(
                 break
             yield
     return ForgetResult(removed, live, tuple(blocks))
+
+
+def has_only(network: Network, row: Mapping[str, Any]) -> bool:
+    """Whether a device is forgotten with the addresses of a network.
+
+    :param row: as :meth:`~monconn.devices.devices.DevicesService.rows` gives it.
+    """
+    if row["identity"] == "address":
+        return has_address(network, row["device"])
+    addresses = row["addresses"]
+    return bool(addresses) and all(is_within(network, each) for each in addresses)
 
 
 def _is_within(one: Network, network: Network) -> bool:

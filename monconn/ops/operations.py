@@ -20,14 +20,17 @@ from twisted.python.failure import Failure
 
 from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
+from monconn.config.sections import USUAL_CAPTURE, CaptureConfig
 from monconn.devices.devices import DevicesService
 from monconn.devices.diagnosis import diagnose
-from monconn.errors import FileError, NotConfigured, QuestionError, quoted
+from monconn.errors import FileError, NotConfigured, QuestionError, UnknownConnection, quoted
 from monconn.model.actions import Action, ActionKind, Actor
+from monconn.model.flow import FlowEvent
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord, known_fact_names
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.ops.captures import CaptureResult, Captures
 from monconn.ops.columns import Row
 from monconn.ops.device import DeviceStory, tell_story
 from monconn.ops.feed import Feed, FeedEvent, Subscription, connection_row
@@ -58,6 +61,7 @@ from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS, Rates
 from monconn.ops.record_keys import MEASURED_FIELDS, record_key
 from monconn.ops.rows import (
     BlockRow,
+    CaptureRow,
     ClientRow,
     ClosedConnectionRow,
     ConnectionRow,
@@ -69,6 +73,7 @@ from monconn.ops.rows import (
     ServiceRow,
 )
 from monconn.ops.sorting import first_in_order, parse_sort
+from monconn.ops.taps import Tap, TapResult, Taps, payload_forbidden, services_by_payload
 from monconn.policy.blocks import network_order
 from monconn.policy.networks import ips_within
 from monconn.steps import RowSteps, sort_in_steps
@@ -144,6 +149,7 @@ class Operations:
     :param devices: knows the devices; None if there is none.
     :param history: stores what happened; None if there is none.
     :param manhole: says where the manhole is; None from it if there is none.
+    :param capture: what is captured to files, and where; None if nothing may be.
     """
 
     def __init__(
@@ -154,6 +160,7 @@ class Operations:
         devices: DevicesService | None = None,
         history: HistoryService | None = None,
         manhole: Callable[[], str | None] = lambda: None,
+        capture: CaptureConfig | None = USUAL_CAPTURE,
     ) -> None:
         self.registry = registry
         self.clock = clock
@@ -165,6 +172,8 @@ class Operations:
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
         self._room = DeferredSemaphore(QUERIES_AT_ONCE)
+        self.taps = Taps(registry, clock, self._context)
+        self.captures = Captures(registry, clock, self.taps, capture, self._context, self._report)
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.
@@ -312,11 +321,14 @@ class Operations:
                 now,
                 ConnectionRow if record.closed is None else ClosedConnectionRow,
             )
+            found = (monitor.recorder.find(connection_id) for monitor in self.registry)
+            recording = next(filter(None, found), None)
             return attrs.evolve(
                 row,
                 diagnosis=diagnose(record, now),
                 community_id=record.community_id,
                 backend_community_id=record.backend_community_id,
+                recorded=None if recording is None else recording.byte_count(),
             )
 
         return self._rates_known().addCallback(make)
@@ -763,6 +775,7 @@ class Operations:
             # First of all in memory: what ends alarms of its devices is stored by that.
             steps = memory_steps(monitors, self._devices, network, bool(dry_run))
             done = await self._in_line(steps)
+            done = attrs.evolve(done, capture_files=self.captures.file_count())
             kind = "a client" if network.num_addresses == 1 else "a network's clients"
             try:
                 if history is not None:
@@ -780,6 +793,150 @@ class Operations:
             return done
 
         return _uncancellable(Deferred.fromCoroutine(run()))
+
+    def tap(
+        self,
+        actor: Actor,
+        ready: Callable[[Tap], object],
+        *,
+        filter: Terms = None,
+        service: str | None = None,
+        follow: bool | None = None,
+        how: str | None = None,
+    ) -> Deferred[TapResult]:
+        """Have the bytes of live connections queued from now on, as :meth:`Taps.open` does.
+
+        Fires once the connections are tapped that are live now. To cancel it closes the tap.
+
+        :param filter: ids, or terms with keys; all connections if left out.
+        :param follow: tap connections that match later, too.
+        :param how: what is done with the bytes, for the log.
+        :raises QuestionError: there are too many taps already.
+        :raises FilterError: the filter cannot be understood.
+        :raises UnknownService: there is no such service.
+        :raises UnknownConnection: only ids are given, and no live connection has one of them.
+        :raises Forbidden: all services that are meant, or one of a connection that is given by its
+            id, have ``payload: never``.
+        """
+        monitors = self.monitors(service)
+        terms = self.filter(filter, mode="action").terms if filter else ()
+        wanted = Filter(tuple(map(self._by_id, terms)), CONNECTION_KEYS)
+        allowed, forbidden = services_by_payload(monitors, wanted)
+        ids, others = (None, wanted.terms) if follow else _split_ids(wanted.terms)
+        target = wanted.to_text() or "all connections"
+        unknown: tuple[int, ...] = ()
+        if ids is not None:
+            owners = {each: monitor for monitor in monitors for each in ids if each in monitor}
+            unknown = tuple(each for each in ids if each not in owners)
+            if len(unknown) == len(ids):
+                raise UnknownConnection(f"no live connection has the {_ids_text(ids)}")
+            allowed = list(dict.fromkeys(owners.values()))
+            if names := [each.name for each in allowed if each.policy.payload == "never"]:
+                raise payload_forbidden(names)
+            forbidden = ()  # no other is meant
+            target = f"connection{_ids_text(ids).removeprefix('id')}"
+        details = [each for each in (how, "following" if follow else None) if each]
+        if details:
+            target += f" ({', '.join(details)})"
+
+        async def run() -> TapResult:
+            if wanted.uses("rate"):
+                await self._rates_known()
+            tap = self.taps.open(
+                ready,
+                filter=Filter(others, CONNECTION_KEYS) if others else None,
+                ids=ids,
+                services=None if service is None else [service],
+                follow=bool(follow),
+            )
+            concerned = allowed[0].name if len(allowed) == 1 else service
+            self._report("tap", actor, allowed, concerned, target)
+            await tap.chosen
+            return TapResult(tap, unknown, forbidden)
+
+        return Deferred.fromCoroutine(run())
+
+    def capture_start(
+        self,
+        actor: Actor,
+        *,
+        filter: Terms = None,
+        first: int | None = None,
+        seconds: float | None = None,
+        connections: int | None = None,
+    ) -> CaptureResult:
+        """Write the bytes of connections to files from now on, as :meth:`Captures.begin` does.
+
+        :param filter: ids, or terms with keys: those that match later are captured, too; all
+            connections if left out.
+        :param first: bytes of each direction; 0 for all.
+        :param seconds: after which it ends by itself.
+        :param connections: after how many connections it does.
+        :raises QuestionError: there are too many captures already, or an amount makes no sense.
+        :raises FilterError: the filter cannot be understood.
+        :raises UnknownConnection: an id is given that no live connection has.
+        :raises Forbidden: all that is meant has ``payload: never``.
+        :raises NotConfigured: the configuration allows no captures.
+        :raises FileError: the folder for the files cannot be used.
+        """
+        terms = self.filter(filter, mode="action").terms if filter else ()
+        wanted = Filter(tuple(map(self._by_id, terms)), CONNECTION_KEYS)
+        ids, others = _split_ids(wanted.terms)
+        target = wanted.to_text() or "all"
+        if ids is not None:
+            target = f"connection{_ids_text(ids).removeprefix('id')}"
+            owners = {each: m for m in self.registry for each in ids if each in m}
+            if unknown := [each for each in ids if each not in owners]:
+                raise UnknownConnection(f"no live connection has the {_ids_text(unknown)}")
+            if never := [m.name for m in owners.values() if m.policy.payload == "never"]:
+                raise payload_forbidden(list(dict.fromkeys(never)))
+        return self.captures.begin(
+            actor,
+            target,
+            Filter(others, CONNECTION_KEYS),
+            ids,
+            first=first,
+            seconds=seconds,
+            connections=connections,
+        )
+
+    def capture_stop(self, actor: Actor, ids: Sequence[int] | None = None) -> list[CaptureRow]:
+        """Stop captures, by their numbers, or all of them.
+
+        :raises UnknownCapture: none of this number runs; then none is stopped.
+        """
+        return self.captures.end(actor, ids)
+
+    def recording(
+        self, actor: Actor, connection_id: int | str, *, how: str | None = None
+    ) -> list[FlowEvent]:
+        """What is recorded of a connection, live or closed: its first and its last bytes.
+
+        :param connection_id: its id, or its uid.
+        :param how: what is done with the bytes, for the log.
+        :raises UnknownConnection: there is no connection with this id, or no recording of it, or
+            not any more.
+        :raises NotConfigured: its service has no recorder.
+        :raises Forbidden: its service has ``payload: never``.
+        """
+        if isinstance(connection_id, str):
+            connection_id = self.registry.id_of(connection_id)
+        for monitor in self.registry:
+            events = monitor.recorder.events(connection_id)
+            if events is not None:
+                target = f"connection {connection_id}" + (f" ({how})" if how else "")
+                self._report("read_recording", actor, [monitor], monitor.name, target)
+                return events
+        for monitor in self.registry:
+            if monitor.recorder.has_dropped(connection_id):
+                break
+        else:
+            monitor = self.registry.get(self.registry.record(connection_id).service)
+        if monitor.policy.payload == "never":
+            raise payload_forbidden([monitor.name])
+        why = monitor.recorder.why_not(connection_id)
+        error = NotConfigured if monitor.policy.recorder is None else UnknownConnection
+        raise error(f"connection {connection_id} is not recorded: {why}")
 
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.

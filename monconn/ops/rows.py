@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import attrs
 
+from monconn.addresses import device_text
 from monconn.ops.columns import Column, Row, TableOf, field
 from monconn.units import format_duration
 
@@ -58,6 +59,20 @@ class ServiceRow(Row):
     ip_count: int | None = field(
         "IPS", "count", optional=True, importance=6, help="How many IPs have live connections."
     )
+    recordings: int | None = field(
+        "RECORDINGS",
+        "count",
+        optional=True,
+        importance=13,
+        help="Connections with a recording, live and closed ones.",
+    )
+    recordings_dropped: int | None = field(
+        "DROPPED",
+        "count",
+        optional=True,
+        importance=13,
+        help="Recordings dropped as there was no room for all.",
+    )
 
 
 def unreachable_text(connection: Mapping[str, Any]) -> str:
@@ -85,19 +100,35 @@ def _state(connection: Mapping[str, Any]) -> Any:
     return unreachable_text(connection) or connection.get("state")
 
 
+def _protocol(connection: Mapping[str, Any]) -> str | None:
+    protocol = (connection.get("facts") or {}).get("protocol")
+    return None if protocol is None else str(protocol)  # anyone may set facts, of other types
+
+
+_PROTOCOL = Column(
+    "protocol",
+    "PROTOCOL",
+    importance=10,
+    width=8,
+    value=_protocol,
+    help="What its first bytes have told.",
+)
+
+
 @attrs.frozen(slots=False)
 class ConnectionRow(Row):
     """One connection; the table is that of live ones."""
 
     TABLE: ClassVar[TableOf] = (
         *("id", "client", "service"),
+        _PROTOCOL,
         Column("state", "STATE", importance=0, width=11, value=_state, help=_STATE_HELP),
         *("up", "down", "up_rate", "down_rate", "age_seconds", "idle_seconds"),
         ("client_last_heard_seconds", "HEARD"),
     )
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
-        {"diagnosis", "community_id", "backend_community_id"}
+        {"diagnosis", "community_id", "backend_community_id", "recorded"}
     )
 
     id: int = field(
@@ -242,6 +273,13 @@ class ConnectionRow(Row):
         width=30,
         help="Its Community ID, of the backend's side.",
     )
+    recorded: int | None = field(
+        "RECORDED",
+        "bytes",
+        optional=True,
+        importance=13,
+        help="How many of its bytes monconn recording shows.",
+    )
 
 
 @attrs.frozen(slots=False)
@@ -257,7 +295,9 @@ class ClosedConnectionRow(ConnectionRow):
         *("reason", "code"),
         attrs.evolve(ConnectionRow.fields()["up"], importance=5),
         attrs.evolve(ConnectionRow.fields()["down"], importance=5),
-        *("duration_seconds", "closed_at", "detail"),
+        *("duration_seconds", "closed_at"),
+        attrs.evolve(_PROTOCOL, importance=11),
+        "detail",
     )
 
 
@@ -328,18 +368,55 @@ def _sum(row: ClientRow, other: ClientRow) -> ClientRow:
     )
 
 
+def _device(row: Mapping[str, Any]) -> Any:
+    device = row.get("device")
+    if device is None:
+        return None
+    return device_text(str(device), str(row.get("name") or ""), row.get("addresses") or ())
+
+
+_DEVICE = Column(
+    "device",
+    "DEVICE",
+    importance=0,
+    width=15,
+    max_width=43,
+    value=_device,
+    help="The best name that is known, and its last address.",
+)
+
+
 @attrs.frozen(slots=False)
 class DeviceRow(Row):
     """One device: how often it connects, how often it sends, and its alarms."""
 
     TABLE: ClassVar[TableOf] = (
-        *("device", "service", "connections", "total", "reconnect_seconds", "heartbeat_seconds"),
+        _DEVICE,
+        *("service", "connections", "total", "reconnect_seconds", "heartbeat_seconds"),
         *("silent_seconds", "last_heard_seconds", "up", "down", "last_seen", "last_reason"),
         "alarms",
     )
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset(
+        {"name", "identity", "addresses", "keepalive_seconds"}
+    )
 
     device: str = field(
-        importance=0, width=15, max_width=43, help="The client's IP, or its network."
+        importance=0, width=15, max_width=43, help="The name it tells, or its IP or network."
+    )
+    name: str | None = field(
+        optional=True, importance=13, width=15, max_width=43, help="The best name that is known."
+    )
+    identity: str | None = field(
+        optional=True, importance=13, width=14, help="The fact that is its name, or address."
+    )
+    addresses: list[str] | None = field(
+        "ADDRESSES",
+        "list",
+        optional=True,
+        importance=13,
+        width=15,
+        max_width=43,
+        help="Those that it used last, the last one first.",
     )
     service: str = field(importance=4, width=10, max_width=18, help="The service's name.")
     connections: int = field("NOW", "count", importance=1, help="Live connections.")
@@ -351,6 +428,9 @@ class DeviceRow(Row):
     )
     heartbeat_seconds: float | None = field(
         "SPEAKS EVERY", "seconds", nullable=True, importance=5, help="Median time between messages."
+    )
+    keepalive_seconds: float | None = field(
+        "KEEPALIVE", "seconds", optional=True, importance=13, help="What it has declared (MQTT)."
     )
     silent_seconds: float | None = field(
         "SILENT FOR", "seconds", nullable=True, importance=2, help="Since its last message."
@@ -472,7 +552,7 @@ class HistoryConnectionRow(Row):
 
 def _who(event: Mapping[str, Any]) -> Any:
     # Not who asked for an action: that may be the 70 characters of a key, and ends the detail.
-    return event.get("client") or event.get("device")
+    return event.get("client") or _device(event)
 
 
 def _what(event: Mapping[str, Any]) -> Any:
@@ -565,11 +645,18 @@ class HistoryEventRow(Row):
 class AlarmRow(Row):
     """An alarm of a device that begins or is over, as an event."""
 
-    TABLE: ClassVar[TableOf] = ("at", "service", "device", "alarm", "over", "detail")
+    TABLE: ClassVar[TableOf] = ("at", "service", _DEVICE, "alarm", "over", "detail")
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"name", "addresses"})
 
     alarm: str = field(importance=1, width=15)
     service: str = field(importance=3, width=10, max_width=18)
     device: str = field(importance=0, width=15, max_width=43)
+    name: str | None = field(
+        optional=True, importance=13, width=15, max_width=43, help="The best name that is known."
+    )
+    addresses: list[str] | None = field(
+        "ADDRESSES", "list", optional=True, importance=13, help="Those that it used last."
+    )
     at: str = field("AT", "time", importance=2)
     over: bool = field("OVER", "flag", importance=4)
     detail: str = field(importance=5, width=20, max_width=60)
@@ -618,3 +705,46 @@ class ReportRow(Row):
     busiest: list[Mapping[str, Any]] = field("BUSIEST", "list")
     duration_seconds: Mapping[str, float] | None = field("LASTED", "object", nullable=True)
     connect_seconds: Mapping[str, float] | None = field("CONNECTED IN", "object", nullable=True)
+
+
+@attrs.frozen(slots=False)
+class CaptureRow(Row):
+    """One capture to files."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("id", "filter", "state", "connections", "live", "bytes", "lost_bytes", "file"),
+        *("since", "until", "by"),
+    )
+
+    id: int = field("ID", "count", importance=0, width=4, help="Its number, as stop takes it.")
+    filter: str = field(importance=1, width=12, max_width=40, help="What is captured.")
+    state: str = field(
+        importance=0, width=7, help="waiting, writing, failing, stuck (the disk hangs) or done."
+    )
+    connections: int = field("CONNS", "count", importance=5, width=5, help="Captured so far.")
+    live: int = field("NOW", "count", importance=8, width=5, help="Captured connections that live.")
+    bytes: int = field("BYTES", "bytes", importance=3, help="Of connections, in its files.")
+    lost_bytes: int = field(
+        "LOST", "bytes", importance=4, help="Of connections, that the disk did not take in time."
+    )
+    file: str | None = field(
+        nullable=True, importance=2, width=38, max_width=44, help="What is, or was last, written."
+    )
+    since: str = field("SINCE", "time", importance=6, help="When it was started.")
+    until: str | None = field(
+        "UNTIL", "time", optional=True, importance=9, help="When it will end, or has ended."
+    )
+    by: str = field("BY", importance=7, width=20, max_width=40, help="Who has started it.")
+    folder: str = field(importance=13, width=20, help="Where its files are.")
+    files: int = field("FILES", "count", importance=12, help="How many it has begun.")
+    first: int = field("FIRST", "bytes", importance=12, help="Of each direction; 0 is all.")
+    left_out: int = field(
+        "LEFT OUT", "count", importance=11, help="Connections that were too many at once."
+    )
+    triggers: int | None = field(
+        "TRIGGERS", "count", optional=True, importance=9, help="How many began a capture."
+    )
+    skipped_triggers: int | None = field(
+        "SKIPPED", "count", optional=True, importance=10, help="How many came too soon or often."
+    )
+    problem: str | None = field(optional=True, importance=9, help="Why nothing can be written.")

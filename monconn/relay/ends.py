@@ -31,6 +31,7 @@ from typing import Literal, Protocol, get_args
 
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.recorder import Track
 from monconn.policy.sides import Keepalive
 from monconn.relay.stages import StageChain
 
@@ -64,6 +65,8 @@ class End(Protocol):
     """Set by the relay, and deleted with :attr:`peer` when both sides are closed."""
     peer: End
     """The relay's other End."""
+    track: Track | None
+    """Records the bytes that are read from the peer; set by the relay, None for most."""
     stages: StageChain | None
     """The stages in front of the send queue, if there are any."""
 

@@ -19,9 +19,10 @@ from monconn.model.reasons import (
 )
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
-from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
+from monconn.monitor.recorder import Recording
 from monconn.monitor.watchers import Watch, Watchers
 from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.relay.ends import HOLD_CONNECTING, HOLD_FULL, HOLD_STAGE, End
@@ -48,7 +49,7 @@ _DROPPED_EVENT: dict[Side, Event] = {"client": "client_dropped", "backend": "bac
 _LOST_REASON: dict[Side, Reason] = {side: reason for reason, side in LOST_REASONS.items()}
 
 
-@implementer(IConnection, IWatchable, IAddressed)
+@implementer(IConnection, IWatchable, IRecordable, IAddressed, IDecoded)
 class Relay:
     """Moves bytes between two Ends until the verdict table says how it ends.
 
@@ -70,6 +71,7 @@ class Relay:
         "backend",
         "bucket",
         "client",
+        "decoding",
         "record",
     )
 
@@ -95,14 +97,24 @@ class Relay:
         self._watchers: Watchers | None = None
         client.reports = backend.reports = self
         client.peer, backend.peer = backend, client
+        self.decoding = monitor.decoding
+        if self.decoding is not None:
+            client.is_watched = backend.is_watched = True
 
     # -- bytes
 
     def data(self, end: End, data: bytes) -> None:
         """Implements ``EndListener.data``."""
         record, direction = self.record, _DIRECTION[end.side]
-        record.count(direction, len(data), self._monitor.clock.seconds())
+        now = self._monitor.clock.seconds()
+        record.count(direction, len(data), now)
+        if end.track is not None:
+            end.track.add(data, now)
         was_ending = record.reason is not None
+        if self.decoding is not None:
+            self._monitor.decode(self, direction, data)
+            if self.decoding is None and not self._watchers:
+                self.client.is_watched = self.backend.is_watched = False
         if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
@@ -124,7 +136,12 @@ class Relay:
         return self._watchers.add(call)
 
     def _set_watched(self, is_watched: bool) -> None:
+        is_watched = is_watched or self.decoding is not None
         self.client.is_watched = self.backend.is_watched = is_watched
+
+    def record_payload(self, recording: Recording) -> None:
+        """Implements ``IRecordable.record_payload``; what is spliced goes on being spliced."""
+        self.client.track, self.backend.track = recording.up, recording.down
 
     def add_stage(self, direction: Direction, stage: Stage) -> Callable[[], None]:
         """Put a stage between a sender and the other side, behind those that are there.

@@ -24,6 +24,7 @@ from monconn.model.actions import Actor
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
+from monconn.run.captures import CaptureService
 from monconn.run.observers import CustomObservers
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
@@ -100,8 +101,10 @@ class Application(MultiService):
             devices=self._devices,
             history=self._history,
             manhole=lambda: getattr(self._manhole, "where", None),
+            capture=config.capture,
         )
         """All queries about, and actions on, the services."""
+        self._add(CaptureService(self.operations.captures))
         self._add_admin_interfaces(config)
 
     def _add(self, service: T) -> T:
@@ -131,7 +134,13 @@ class Application(MultiService):
             from monconn.sinks.metrics.service import MetricsService
 
             self._add(
-                MetricsService(config, *self._shared, self._dropped, self.supervisor.descriptors)
+                MetricsService(
+                    config,
+                    *self._shared,
+                    self._dropped,
+                    self.supervisor.descriptors,
+                    lambda: self.operations.captures.totals(),
+                )
             )
 
     def _dropped(self) -> dict[str, int]:

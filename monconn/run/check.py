@@ -29,6 +29,7 @@ from monconn.net.resolver import check_names
 from monconn.policy.policy import Policy
 from monconn.processes import Process, holder_of
 from monconn.run.ports import check_port
+from monconn.sinks.capture_files import check_folder
 from monconn.sinks.outputs import check_sink
 from monconn.units import duration_text
 
@@ -84,6 +85,10 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         yield ("history", "path"), lambda: check_history(history.path)
     if log := config.json_log:
         yield ("json_log", "path"), lambda: check_sink(log.path)
+    capture = config.capture
+    if capture is not None and (capture.folder or capture.filter or capture.on):
+        yield ("capture", "folder"), lambda: check_folder(capture)
+        yield ("capture", "on"), lambda: _without_recorder(config)
     if metrics := config.metrics:
         from monconn.sinks.metrics.service import check_metrics
 
@@ -96,6 +101,15 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         yield ("control", "listen"), lambda: check_control(control)
     for service in config.services:
         yield ("services", service.name, "listen"), lambda each=service: check_port(each)  # type: ignore[misc]
+
+
+def _without_recorder(config: Config) -> list[Remark]:
+    """What begins a capture finds no recording, if there is no recorder."""
+    capture = config.capture
+    if capture is None or not capture.on or any(e.policy.recorder for e in config.services):
+        return []
+    text = "no service has a recorder: only what comes after an end is captured, and not its bytes"
+    return [Remark(text, False)]
 
 
 def _remark(path: Path, remark: Remark) -> Finding:

@@ -286,7 +286,9 @@ class _ControlPorts:
         self._users[key] -= 1
         if not self._users[key]:
             del self._users[key]
-            self._services.pop(key).stopService()
+            service, operations = self._services.pop(key)
+            service.stopService()
+            operations.captures.end_all()  # nobody else could any more
             if not any(each is reactor for each, _ in self._services):
                 self._devices[reactor].stopService()
 
@@ -303,7 +305,7 @@ class _ControlPorts:
         service = ControlService(config, monconn.registry, reactor, clock, operations)
         service.startService()
         devices.startService()
-        return service
+        return service, operations
 
 
 # Global, as Twisted makes each endpoint from a string alone, and they have nothing else in common.

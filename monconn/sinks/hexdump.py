@@ -9,13 +9,13 @@ import attrs
 
 from monconn.background import BackgroundQueue
 from monconn.errors import printable
+from monconn.hexlines import dump
 from monconn.model.reasons import Direction
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.units import format_bytes
 
 QUEUED_BYTES = 4 * 1024 * 1024
-BYTES_A_LINE = 16
 _ARROW = {"up": "→", "down": "←"}
 
 
@@ -72,17 +72,3 @@ def _headline(chunk: _Chunk) -> str:
         f" {chunk.direction} {format_bytes(len(chunk.data))}"
     )
     return f"{printable(line)}\n"  # a path may hold anything
-
-
-def dump(data: bytes) -> str:
-    """Bytes as lines of offset, hex and ASCII, as ``hexdump -C`` lays them out."""
-    return "".join(
-        _line(offset, data[offset : offset + BYTES_A_LINE])
-        for offset in range(0, len(data), BYTES_A_LINE)
-    )
-
-
-def _line(offset: int, piece: bytes) -> str:
-    left, right = piece[:8].hex(" "), piece[8:].hex(" ")
-    text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in piece)
-    return f"{offset:08x}  {left:<23}  {right:<23}  |{text}|\n"

@@ -11,6 +11,7 @@ import pytest
 from monconn.addresses import TcpAddress, UnixAddress
 from monconn.config.config import Config, parse
 from monconn.config.sections import (
+    CaptureConfig,
     DevicesConfig,
     HistoryConfig,
     JsonLogConfig,
@@ -53,6 +54,66 @@ def test_everything_is_off_except_devices() -> None:
     assert (config.json_log, config.metrics, config.history) == (None, None, None)
     assert config.devices == DevicesConfig()
     assert config.observers == ()
+
+
+def test_captures() -> None:
+    assert read("").capture == CaptureConfig()
+    assert read("capture: {}\n").capture == CaptureConfig()
+    assert read("capture: false\n").capture is None
+    config = read(
+        """
+capture:
+  folder: /var/captures
+  filter: service:mqtt client:10.0.0.0/8
+  on: [client_lost, "alarm:silent", client_lost]
+  next: 5
+  within: 10m
+  first: all
+  rotate_size: 1MiB
+  keep: 3
+  max_total: 2MiB
+"""
+    )
+    assert config.capture == CaptureConfig(
+        "/var/captures",
+        "service:mqtt client:10.0.0.0/8",
+        ("client_lost", "alarm:silent"),
+        5,
+        600.0,
+        0,
+        1 << 20,
+        3,
+        1 << 21,
+    )
+    for text in ("0", "'0'", "all"):
+        assert read(f"capture: {{first: {text}}}\n").capture == CaptureConfig(first=0)
+    assert read("capture: {on: client_lost}\n").capture == CaptureConfig(on=("client_lost",))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("true", "capture: must be false, or a mapping such as {filter: service:mqtt}"),
+        ("{folder: ''}", "capture.folder: must be the path"),
+        ("{first: false}", "capture.first: must be a number of bytes"),
+        ("{first: some}", "or all"),
+        ("{rotate_size: 1}", "capture.rotate_size: must be at least 64KiB"),
+        ("{max_total: 1}", "capture.max_total: must be at least 64KiB"),
+        ("{max_total: 100MiB}", "capture.max_total: of 100MiB must be at least twice the"),
+        ("{keep: 0}", "capture.keep: must be more than 0"),
+        ("{next: 0}", "capture.next: must be more than 0"),
+        ("{within: 0}", "capture.within: must be more than 0"),
+        ("{on: [client_lots]}", 'capture.on[0]: "client_lots" is nothing that a capture begins on'),
+        ("{on: [client_lots]}", "did you mean client_lost?"),
+        ("{on: [silent]}", "did you mean alarm:silent?"),
+        ("{on: [5.5]}", "client_lost, ...), abnormal or alarm:KIND"),
+        ("{on: [[]]}", "capture.on[0]: must be a text"),
+        ("{files: 3}", "capture.files: is not a known key"),
+    ],
+)
+def test_captures_that_are_wrong(text: str, problem: str) -> None:
+    (found,) = problems(f"capture: {text}\n")
+    assert problem in found
 
 
 def test_every_section() -> None:

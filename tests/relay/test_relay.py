@@ -15,6 +15,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
+from monconn.monitor.recorder import Track
 from monconn.net.sockets import TCP_INFO_BYTES
 from monconn.policy.policy import Policy
 from monconn.policy.sides import Keepalive, Sides
@@ -57,6 +58,7 @@ class FakeEnd:
         self.phase: Phase = "open"
         self.holds = 0
         self.is_watched = False
+        self.track: Track | None = None
         self.stages: StageChain | None = None
         self.held = 0
         self.given = 0

@@ -10,8 +10,9 @@ from twisted.internet.threads import deferToThread
 from zope.interface.verify import verifyObject
 
 from monconn.model.reasons import Direction
-from monconn.monitor.interfaces import IConnection, IWatchable
-from monconn.monitor.watchers import Watchers
+from monconn.model.record import ConnectionRecord
+from monconn.monitor.interfaces import IConnection, IWatchable, Observer
+from monconn.monitor.watchers import ADDED_AMID_CHUNK, Watch, Watchers
 
 from .test_relay import Stage
 from .world import World, exactly, to_the_end, until
@@ -73,6 +74,63 @@ def test_watchers_do_not_disturb_each_other(
     assert (len(watchers), changes) == (2, [True])
     assert len(logged_failures) == 1
     logged_failures.clear()
+
+
+def test_a_watcher_that_is_added_while_a_chunk_is_shown_is_shown_it() -> None:
+    """It may have been added because of what is in it."""
+    seen: list[tuple[str, bytes]] = []
+    watchers = Watchers()
+
+    def note(name: str) -> Watch:
+        return lambda direction, data: seen.append((name, data))
+
+    def adds(direction: Direction, data: bytes) -> None:
+        if data == b"CONNECT":
+            watchers.add(note("added"))
+            watchers.add(note("cancelled"))()
+
+    watchers.add(adds)
+    watchers.add(note("second"))
+    for data in (b"CONNECT", b"x"):
+        watchers.show("up", data)
+    assert seen == [
+        *(("second", b"CONNECT"), ("added", b"CONNECT")),
+        *(("second", b"x"), ("added", b"x")),
+    ]
+
+
+def test_watchers_that_add_watchers_end() -> None:
+    calls: list[int] = []
+    watchers = Watchers()
+
+    def adds(direction: Direction, data: bytes) -> None:
+        calls.append(len(watchers))
+        watchers.add(adds)
+
+    watchers.add(adds)
+    watchers.show("up", b"x")
+    assert len(calls) == 1 + ADDED_AMID_CHUNK
+
+
+def test_what_observers_add_amid_a_chunk_is_shown_it() -> None:
+    """As ``identified`` does, or the hook for payload itself."""
+    stage = Stage().open()
+    seen: list[tuple[int, bytes]] = []
+
+    class Adds(Observer):
+        watches_payload = True
+
+        def data(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
+            if data == b"first":
+                stage.relay.add_watcher(see)
+
+    def see(direction: Direction, data: bytes) -> None:
+        seen.append((stage.relay.record.up - len(data), data))
+
+    stage.monitor.add_observer(Adds())
+    for data in (b"before", b"first", b"second"):
+        stage.relay.data(stage.client, data)
+    assert seen == [(6, b"first"), (11, b"second")]
 
 
 @pytest.mark.parametrize("pipe", ["stream", "splice", "nested"])

@@ -114,6 +114,8 @@ FAILS = {
     "metrics folder": ("metrics: {listen: 'unix:{folder}/no/x'}\n", "listen", "no folder"),
     "log": ("json_log: {path: '{folder}/No/log'}\n", "path", "there is no folder"),
     "history": ("history: {path: '{folder}/No/db'}\n", "path", "there is no folder"),
+    "captures": ("capture: {folder: '{folder}/No/captures'}\n", "folder", "there is no folder"),
+    "captures in a file": ("capture: {folder: '{folder}/a-file'}\n", "folder", "it is a file"),
     "no history": ("history: {path: '{folder}/a-file'}\n", "path", "file is not a database"),
     "manhole": (
         MANHOLE % ("127.0.0.1:{port}", "{folder}/keys", "{folder}/host_key"),
@@ -175,6 +177,8 @@ def test_check_finds_what_a_start_fails_with(world: World, text: str, key: str, 
         SERVICE % "unix:{folder}/stale",
         "json_log: {path: '{folder}/there/log'}\n",
         "history: {path: '{folder}/there/db'}\n",
+        "capture: {folder: '{folder}/there/captures', filter: all}\n",
+        "capture: {on: [client_lost, 'alarm:silent']}\n",
         "metrics: {listen: '127.0.0.1:0'}\n",
         "control: {listen: 'unix:{folder}/there/c'}\n",
         "control: true\n",
@@ -195,6 +199,15 @@ def test_what_starts_is_no_error(world: World, text: str) -> None:
     for service in app:
         service.stopService()
     app.supervisor.stop()
+
+
+def test_captures_after_the_fact_want_a_recorder(world: World) -> None:
+    text = "capture: {folder: '{folder}/there', on: [client_lost]}\n"
+    (note,) = world.check(text)
+    assert (note.level, note.path) == ("note", ("capture", "on"))
+    assert note.message.startswith("no service has a recorder: ")
+    with_recorder = "services: {web: {listen: '127.0.0.1:0', backend: ':9', recorder: {}}}\n"
+    assert world.check(with_recorder + text) == []
 
 
 def test_a_listener_notices_nothing(world: World) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
+from monconn.hexlines import dump
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IObserver
-from monconn.sinks.hexdump import HexDump, dump
+from monconn.sinks.hexdump import HexDump
 from tests.properties import examples
 
 WAIT_SECONDS = 10.0

@@ -46,6 +46,7 @@ from monconn.policy.policy import SETTINGS, Policy
 from monconn.policy.rules import Rules
 from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
+from monconn.sinks.capture_files import CaptureTotals
 from monconn.sinks.metrics import http as metrics_http
 from monconn.sinks.metrics.families import Families, _time_limits, encoder_for
 from monconn.sinks.metrics.figures import DECODED_AT_ONCE, ServiceFigures
@@ -108,10 +109,16 @@ class Program:
         for name in services:
             self.registry.new(name, clock=self.clock)
         self.drops: dict[str, int] = {}
+        self.captures: CaptureTotals | None = None
         config = MetricsConfig(FREE_PORT)
         reactor = object() if turns is None else SimpleNamespace(turn_meter=turns)
         self.service = MetricsService(
-            config, self.registry, reactor, self.clock, lambda: self.drops
+            config,
+            self.registry,
+            reactor,
+            self.clock,
+            lambda: self.drops,
+            captures=lambda: self.captures,
         )
 
     def text(self, accept: str = "") -> str:
@@ -297,6 +304,19 @@ def test_what_observers_dropped() -> None:
     values = program.values()
     assert values['monconn_observer_dropped_total{observer="json_log"}'] == 7
     assert values['monconn_observer_dropped_total{observer="history"}'] == 0
+
+
+def test_captures() -> None:
+    program = Program("web")
+    assert "capture" not in program.text()
+    program.captures = CaptureTotals(2, 1000, 30, 4, {"client_lost": 5}, {"client_lost": 60})
+    values = program.values()
+    assert values["monconn_captures"] == 2
+    assert values['monconn_capture_bytes_total{result="written"}'] == 1000
+    assert values['monconn_capture_bytes_total{result="lost"}'] == 30
+    assert values["monconn_capture_files_total"] == 4
+    trigger = 'monconn_capture_triggers_total{result="%s",trigger="client_lost"}'
+    assert (values[trigger % "begun"], values[trigger % "skipped"]) == (5, 60)
 
 
 def test_the_program_itself() -> None:

@@ -16,6 +16,7 @@ from monconn.faces.cli.completion import files
 from monconn.faces.cli.output import print_json, print_line, print_text, terminal_width
 from monconn.faces.control.place import FIRST_NAME, control_folder
 from monconn.ops.text_table import wrapped
+from monconn.sinks.capture_files import default_folder
 
 if TYPE_CHECKING:
     from monconn.run.check import Finding
@@ -145,7 +146,10 @@ def _origin(setting: Setting, is_go_style: bool) -> str:
 
 def _usual(config: Config) -> dict[str, str]:
     """What is chosen at the start."""
-    usual = {"control.listen": f"unix:{control_folder() / FIRST_NAME}"}
+    usual = {
+        "control.listen": f"unix:{control_folder() / FIRST_NAME}",
+        "capture.folder": default_folder(),
+    }
     if config.manhole is not None:
         try:
             from monconn.faces.manhole.keys import default_host_key
@@ -160,7 +164,7 @@ def _usual(config: Config) -> dict[str, str]:
 
 
 def load(file: str) -> ConfigFile:
-    """A configuration file, with its observers checked.
+    """A configuration file, with its observers and captures checked.
 
     :raises ConfigError: with all problems.
     """
@@ -169,6 +173,11 @@ def load(file: str) -> ConfigFile:
         from monconn.run.observers import check_observers
 
         check_observers(loaded.config, file)
+    capture = loaded.config.capture
+    if capture is not None and (capture.filter or capture.on):
+        from monconn.run.captures import check_captures
+
+        check_captures(loaded.config, file)
     return loaded
 
 

@@ -115,6 +115,16 @@ def blocked(context: click.Context, parameter: click.Parameter, incomplete: str)
     return _matching((str(row.get("network")) for row in rows), incomplete)
 
 
+def captures(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    """The captures that run, and what they are of."""
+    found = {
+        str(row.get("id")): str(row.get("filter"))
+        for row in _rows(context, "ListCaptures")
+        if row.get("state") != "done"
+    }
+    return _matching(found, incomplete)
+
+
 def connection_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
     """The ids of live connections, and then of those closed lately, with their clients."""
     return _matching(_ids(context, incomplete), incomplete)
@@ -189,7 +199,11 @@ def _devices(context: click.Context, typed: str = "") -> dict[str, str]:
     found = {}
     for row in _rows(context, "ListDevices"):
         alarms = row.get("alarms") or ()
-        found[str(row.get("device"))] = " ".join(map(str, (row.get("service"), *alarms)))
+        about = " ".join(map(str, (row.get("service"), *alarms)))
+        found[str(row.get("device"))] = about
+        for other in (row.get("name"), *(row.get("addresses") or ())):
+            if other:
+                found.setdefault(str(other), f"{row.get('device')}, {about}")
     return found
 
 

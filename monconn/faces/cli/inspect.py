@@ -13,6 +13,7 @@ import click
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli import completion
+from monconn.faces.cli.capture import capture
 from monconn.faces.cli.device import device, with_hint
 from monconn.faces.cli.explain import explain
 from monconn.faces.cli.forget import forget
@@ -28,6 +29,9 @@ from monconn.faces.cli.output import (
     terminal_width,
 )
 from monconn.faces.cli.ps import ps
+from monconn.faces.cli.recording import recording
+from monconn.faces.cli.replay import replay_command
+from monconn.faces.cli.tap import tap
 from monconn.faces.cli.verbs import (
     asks_server,
     client_option,
@@ -410,12 +414,16 @@ VERBS = (
     unblock,
     blocks,
     events,
+    tap,
+    recording,
     devices,
     device,
     history,
     report,
     explain,
     forget,
+    replay_command,
+    capture,
     top,
     shell,
     ps,

@@ -120,6 +120,11 @@ class Client:
         self._asked = 0
         self.events_dropped = 0
         """Events that the server has dropped so far, as this client reads too slowly."""
+        self.bytes_dropped = 0
+        """Bytes of tapped connections that the server has dropped, as this client reads too
+        slowly."""
+        self.connections_left_out = 0
+        """Connections that a tap should show, and does not, as there are too many."""
         self.hello: dict[str, str] = {}
         try:
             self.hello = self._greet()
@@ -224,6 +229,46 @@ class Client:
                 raise BadAnswer(f"{self.where} sends something that is no event")
             self.events_dropped = dropped
             yield event
+
+    def tap(self, **arguments: Any) -> dict[str, str]:
+        """Have the bytes of live connections sent from now on: :meth:`flow_events` takes them.
+
+        Nothing else can be asked for on this connection, which has to be closed to end it.
+
+        :param arguments: ``service``, ``filter``, ``follow`` and ``how``.
+        :returns: the answer.
+        :raises ControlError: the server is too old.
+        """
+        if "taps" not in self.hello:
+            server = printable(self.hello.get("server"))
+            raise ControlError(f"{server} runs, which is too old for tap: restart it")
+        return self.call("Tap", **arguments)
+
+    def flow_events(self) -> Iterator[list[dict[str, Any]]]:
+        """Wait for events of tapped connections, as :func:`monconn.model.flow.to_json` makes them.
+
+        It ends when no more will come.
+
+        :raises NoServer: the server has closed the connection.
+        :raises BadAnswer: what it sends are no such events.
+        """
+        is_over = False
+        while not is_over:
+            try:
+                box = self._next_event()
+            except OSError as error:
+                raise NoServer(
+                    f"{self.where} sends no more bytes: {os_error_text(error)}"
+                ) from None
+            try:
+                events, is_over = json.loads(box["events"]), box["is_over"] == "True"
+                self.bytes_dropped = int(box["dropped_bytes"])
+                self.connections_left_out = int(box["left_out"])
+            except (KeyError, ValueError, RecursionError):
+                events = None
+            if not isinstance(events, list) or not all(isinstance(each, dict) for each in events):
+                raise BadAnswer(f"{self.where} sends something that are no bytes of connections")
+            yield events
 
     def _next_event(self) -> dict[str, str]:
         self._deadline = None  # until the next event begins; then it must come whole in time

@@ -18,9 +18,11 @@ from twisted.protocols import amp
 from monconn.errors import (
     AddressError,
     FileError,
+    Forbidden,
     MonconnError,
     NotConfigured,
     QuestionError,
+    UnknownCapture,
     UnknownConnection,
     UnknownDevice,
     UnknownService,
@@ -45,12 +47,14 @@ class UnknownPage(MonconnError):
 
 _ERRORS: dict[type[Exception], bytes] = {
     Denied: b"DENIED",
+    Forbidden: b"DENIED",
     BadRequest: b"BAD_REQUEST",
     AddressError: b"BAD_REQUEST",
     QuestionError: b"BAD_REQUEST",
     UnknownConnection: b"UNKNOWN_CONNECTION",
     UnknownService: b"UNKNOWN_SERVICE",
     UnknownDevice: b"UNKNOWN_DEVICE",
+    UnknownCapture: b"UNKNOWN_CAPTURE",
     UnknownPage: b"UNKNOWN_PAGE",
     NotConfigured: b"NOT_KEPT",
     FilterError: b"BAD_FILTER",
@@ -117,6 +121,9 @@ class Hello(_Command):
         (b"filters", amp.Boolean(optional=True)),  # whether filter and dry_run are understood
         # Whether every column's name is understood as sort, which ListHistory had not at all.
         (b"sorts", amp.Boolean(optional=True)),
+        (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
+        (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
+        (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
     ]
 
 
@@ -310,3 +317,77 @@ class Event(amp.Command):
     ]
     response = _NOTHING
     requiresAnswer = False
+
+
+class Tap(_Command):
+    """Push the bytes of live connections from now on, in :class:`FlowEvents`.
+
+    A second one replaces the first; the end of the client's connection ends it.
+    """
+
+    arguments = [
+        _SERVICE,
+        _FILTER,  # terms with keys, and ids; everything, if left out
+        (b"follow", amp.Boolean(optional=True)),  # connections that match later, too
+        (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
+    ]
+    response = [
+        (b"connections", Integer()),  # how many are tapped now
+        (b"left_out", Integer()),  # how many more match, beyond the limit
+        (b"unknown", amp.String()),  # a JSON array of the ids that no live connection has
+        (b"services_left_out", amp.String()),  # a JSON array: those with payload: never
+    ]
+
+
+class FlowEvents(amp.Command):
+    """Server to client: what has happened on tapped connections, in order."""
+
+    arguments = [
+        (b"events", amp.String()),  # a JSON array of what monconn.model.flow.to_json makes
+        (b"dropped_bytes", Integer()),  # bytes that this client was too slow for, so far
+        (b"left_out", Integer()),  # connections that matched, beyond the limit, so far
+        (b"is_over", amp.Boolean()),  # whether there will be no more
+    ]
+    response = _NOTHING
+    requiresAnswer = False
+
+
+class CaptureStart(_Command):
+    """Write the bytes of connections to files in the server's folder from now on."""
+
+    arguments = [
+        _FILTER,  # terms with keys, or ids; everything, if left out
+        (b"first", Integer(optional=True)),  # bytes of each direction, 0 for all
+        (b"seconds", Number(optional=True)),  # after which it ends
+        (b"connections", Integer(optional=True)),  # after how many it ends
+    ]
+    response = [
+        (b"capture", amp.String()),  # a JSON object, as in ListCaptures
+        (b"services_left_out", amp.String()),  # a JSON array: those with payload: never
+    ]
+
+
+class CaptureStop(_Command):
+    """End captures."""
+
+    arguments = [(b"ids", amp.String(optional=True))]  # a JSON array of integers; all, if left out
+    response = _ROWS  # those that were ended
+
+
+class ListCaptures(_Command):
+    """The captures that run, and those that have ended last."""
+
+    arguments = _NOTHING
+    response = _ROWS
+
+
+class ReadRecording(_Command):
+    """What is recorded of a connection, live or closed: an array of what
+    ``monconn.model.flow.to_json`` makes, in pages."""
+
+    arguments = [
+        (b"id", Integer()),
+        (b"uid", amp.Unicode(optional=True)),  # goes before the id
+        (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
+    ]
+    response = _ROWS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_network
 from operator import attrgetter
 from typing import Any
@@ -22,8 +23,10 @@ from monconn.errors import quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
 from monconn.faces.control.pages import PAGE_BYTES, HeldRows, Pager, encoded_row
+from monconn.faces.control.taps import TapSender, in_pieces
 from monconn.log import Logger
 from monconn.model.actions import Actor
+from monconn.model.flow import to_json
 from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import CloseResult, Operations
@@ -139,6 +142,7 @@ class ControlProtocol(amp.AMP):
         self._is_slow = False
         self._is_reading = True
         self._subscription: Subscription | None = None
+        self._tap: TapSender | None = None
 
     # -- authentication, and limits on what a client may use
 
@@ -186,6 +190,7 @@ class ControlProtocol(amp.AMP):
         self._factory.silent.leave(self)
         self._stop_timer()
         self.unsubscribe()
+        self._close_tap()
         self._pager.drop()
         if self._under_way is not None:
             self._under_way.cancel()
@@ -301,6 +306,8 @@ class ControlProtocol(amp.AMP):
         self._is_slow = True
         if self._subscription is not None:
             self._subscription.pause()
+        if self._tap is not None:
+            self._tap.pause()
         self._pause_or_resume()
 
     def resumeProducing(self) -> None:
@@ -308,6 +315,8 @@ class ControlProtocol(amp.AMP):
         self._is_slow = False
         if self._subscription is not None:
             self._subscription.resume()
+        if self._tap is not None:
+            self._tap.resume()
         self._begin_next()
 
     def stopProducing(self) -> None:
@@ -331,6 +340,9 @@ class ControlProtocol(amp.AMP):
             "manhole": self._operations.manhole(),
             "filters": True,
             "sorts": True,
+            "taps": True,
+            "captures": True,
+            "recordings": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -494,6 +506,51 @@ class ControlProtocol(amp.AMP):
             if len(encoded) > PAGE_BYTES:
                 encoded = encoded_row(event.to_json())
             self.callRemote(commands.Event, event=encoded, dropped=self._subscription.dropped)
+
+    # -- bytes
+
+    @commands.Tap.responder
+    def tap(self, **arguments: Any) -> Answer:
+        """Push the bytes of connections from now on; instead of those of an earlier tap."""
+        sender = TapSender(partial(self.callRemote, commands.FlowEvents), self._factory.queue)
+        opened = self._operations.tap(self._actor(), sender.ready, **arguments)
+        self._close_tap()
+        self._tap = sender
+        if self._is_slow:
+            sender.pause()
+        return opened.addCallback(sender.start)
+
+    @commands.CaptureStart.responder
+    def capture_start(self, **arguments: Any) -> dict[str, Any]:
+        """Write bytes of connections to files from now on."""
+        done = self._operations.capture_start(self._actor(), **arguments)
+        return {
+            "capture": encoded_row(done.row.to_json()),
+            "services_left_out": _json(done.services_left_out),
+        }
+
+    @commands.CaptureStop.responder
+    def capture_stop(self, ids: bytes | None = None) -> Answer:
+        """End captures."""
+        wanted = None if ids is None else _ids(ids)
+        return self._rows(iter(self._operations.capture_stop(self._actor(), wanted)))
+
+    @commands.ListCaptures.responder
+    def list_captures(self) -> Answer:
+        """The captures that run, and those that have ended last."""
+        return self._rows(self._operations.captures.rows())
+
+    @commands.ReadRecording.responder
+    def read_recording(self, id: int, uid: str | None = None, how: str | None = None) -> Answer:
+        """What is recorded of one connection."""
+        wanted = id if uid is None else uid
+        events = self._operations.recording(self._actor(), wanted, how=how)
+        return self._pager.first(map(to_json, in_pieces(events)))
+
+    def _close_tap(self) -> None:
+        if self._tap is not None:
+            self._tap.close()
+            self._tap = None
 
 
 _COMMANDS = frozenset(

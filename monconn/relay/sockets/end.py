@@ -14,6 +14,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.model.tcpinfo import NOT_SENT, UNACKED
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
+from monconn.monitor.recorder import Track
 from monconn.net.loops import Loops
 from monconn.net.sockets import (
     end_by_errno,
@@ -128,6 +129,7 @@ class SocketEnd:
         "side",
         "sink",
         "stages",
+        "track",
     )
 
     def __init__(
@@ -146,6 +148,7 @@ class SocketEnd:
         self.peer: End
         self.send_queue = SendQueue(self, shared.pipes)
         self.sink: ByteSink = self.send_queue
+        self.track: Track | None = None
         self.stages: StageChain | None = None
         self.bucket: int | None = None
         self._shared = shared
@@ -336,6 +339,8 @@ class SocketEnd:
             self.reports.data(self, bytes(read_buffer[:count]))
         else:  # what the relay would do, without its call
             self.record.count(self._direction, count, self._loop.now)
+            if self.track is not None:
+                self.track.add(read_buffer[:count], self._loop.now)
             self.peer.sink.send(read_buffer[:count])
         # A full read of a side with little room is bulk as well, whose reads are measured.
         self._is_bulk = count >= CHUNK_BYTES or count == wanted
@@ -357,6 +362,8 @@ class SocketEnd:
         self._is_bulk = count >= SPLICE_FROM_BYTES
         self.record.pipe = "splice"
         pipe.held = count
+        if self.track is not None:
+            pipe.tail = self.track.tail_of(count, self._loop.now)
         sink.splice(pipe)
         return 0 if self.holds or self.phase != "open" else count
 

@@ -7,23 +7,44 @@ import os
 import time
 
 from monconn.log import Logger
+from monconn.monitor.recorder import Tail
 from monconn.net.descriptors import PIPES
 
 PIPE_BYTES = 1 << 20
 """The most that an unprivileged user may ask for (``/proc/sys/fs/pipe-max-size``)."""
 SHORTAGE_SECONDS = 1.0
 """How long bytes are copied after a pipe could not be made, before the next attempt."""
+_DROPPED_AT_ONCE = 1 << 18
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # in Python since 3.10, on Linux
 
 
 class Pipe:
     """A pipe and how many bytes are in it."""
 
-    __slots__ = ("held", "reader", "writer")
+    __slots__ = ("held", "reader", "tail", "writer")
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
+        self.tail: Tail | None = None
+        """Which of them, the last ones, are recorded: these are to be read, and not spliced."""
+
+    def read_tail(self) -> bytes:
+        """Read the bytes that are recorded; those before them are dropped, if any are left.
+
+        A pipe is read from its beginning: there is no way to them before.
+        """
+        tail, self.tail = self.tail, None
+        assert tail is not None
+        while self.held > tail.count:
+            dropped = os.read(self.reader, min(self.held - tail.count, _DROPPED_AT_ONCE))
+            self.held -= len(dropped)
+        data = os.read(self.reader, self.held)
+        while len(data) < self.held:  # never so far, but bytes must not be lost
+            data += os.read(self.reader, self.held - len(data))
+        self.held = 0
+        tail.record(data)
+        return data
 
     def close(self) -> None:
         """Close both ends."""
@@ -87,8 +108,11 @@ class PipePool:
             self._log.warn("no pipe to splice with ({error}): copying instead", error=str(error))
 
     def give_back(self, pipe: Pipe) -> None:
-        """Return a pipe. One that still holds bytes is closed, and they are dropped."""
+        """Return a pipe. One that still holds bytes is closed, and they are dropped, but for what
+        is recorded of them."""
         self._may_lend += 1
+        if pipe.tail is not None:  # its receiver has failed, or was closed
+            pipe.read_tail()
         if pipe.held or len(self._free) >= self._retained:
             pipe.close()
         else:

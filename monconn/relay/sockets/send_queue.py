@@ -95,14 +95,18 @@ class SendQueue:
             self._owner.filled()
 
     def splice(self, pipe: Pipe) -> None:
-        """Give a pipe's bytes to the kernel, and retain the pipe while it holds any."""
+        """Give a pipe's bytes to the kernel, and retain the pipe while it holds any.
+
+        If the last ones are recorded, those are read, once all before them have left the pipe.
+        """
         if self.error is not None:
             self._pipes.give_back(pipe)
             return
         is_partial = False
+        recorded = 0 if pipe.tail is None else pipe.tail.count
         try:
-            while pipe.held:
-                sent = os.splice(pipe.reader, self._fd, pipe.held, flags=SPLICE_FLAGS)
+            while pipe.held > recorded:
+                sent = os.splice(pipe.reader, self._fd, pipe.held - recorded, flags=SPLICE_FLAGS)
                 pipe.held -= sent
                 self.sent += sent
                 is_partial = True
@@ -121,16 +125,19 @@ class SendQueue:
                 error = OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             self._fail(error)
             return
+        tail = pipe.read_tail() if recorded else b""
         self._pipes.give_back(pipe)
+        if tail:
+            self.send(tail)
 
     def flush(self) -> None:
         """Give what is queued to the kernel, which may take some again."""
         self.blocked = False
         pipe, self._pipe = self._pipe, None
+        pending, self._pending = self._pending, None
         if pipe is not None:
             self.splice(pipe)
-        if self._pending is not None and not self.blocked:
-            pending, self._pending = self._pending, None
+        if pending is not None:  # it follows whatever is left of the pipe's bytes
             SendQueue.send(self, memoryview(pending))  # and not a subclass's: it has been there
         if not self.blocked and self._owner is not None:
             self._owner.flushed()

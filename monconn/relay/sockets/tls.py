@@ -348,6 +348,8 @@ class TlsEnd(SocketEnd):
                 self.reports.data(self, bytes(read_buffer[:count]))
             else:
                 self.record.count(self._direction, count, self._loop.now)
+                if self.track is not None:
+                    self.track.add(read_buffer[:count], self._loop.now)
                 self.peer.sink.send(read_buffer[:count])
             if self.phase != "open":
                 return 0

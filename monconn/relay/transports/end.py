@@ -25,6 +25,7 @@ from zope.interface import alsoProvides, implementer
 from monconn.clock import Clock
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.monitor.deadlines import Deadlines
+from monconn.monitor.recorder import Track
 from monconn.net.loops import Loops, Target, end_loop, is_own_address, loop_of, target_of_name
 from monconn.net.sockets import (
     RESET_ERRNOS,
@@ -115,6 +116,7 @@ class TransportEnd(Protocol):
         self.is_watched = False
         self.reports: EndListener
         self.peer: End
+        self.track: Track | None = None
         self.stages: StageChain | None = None
         self.bucket: int | None = None
         self._dial = dial

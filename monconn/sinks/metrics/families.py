@@ -30,6 +30,7 @@ from monconn.histogram import Histogram
 from monconn.model.reasons import REFUSALS
 from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
+from monconn.sinks.capture_files import CaptureTotals
 from monconn.sinks.metrics.figures import Sample, ServiceFigures, TcpFigures
 from monconn.turns import TurnFigures
 
@@ -50,6 +51,8 @@ class Families(Collector):
         yield from self._histograms()
         yield from self._alarms()
         yield from self._program()
+        if self.sample.captures is not None:
+            yield from self._captures(self.sample.captures)
         if self.sample.turns is not None:
             yield from self._turns(self.sample.turns)
         yield from _PROCESS.collect()
@@ -70,6 +73,16 @@ class Families(Collector):
                 ([each.name, reason], count)
                 for each in services
                 for reason, count in each.figures.closed_by_reason.items()
+            ),
+        )
+        yield _counter(
+            "monconn_protocol_connections_total",
+            "Connections that have closed, by the protocol that their first bytes have told.",
+            ["service", "protocol"],
+            (
+                ([each.name, protocol], count)
+                for each in services
+                for protocol, count in each.figures.closed_by_protocol.items()
             ),
         )
         yield _counter(
@@ -255,6 +268,29 @@ class Families(Collector):
                 "python": platform.python_version(),
                 "twisted": twisted.__version__,
             },
+        )
+
+    def _captures(self, captures: CaptureTotals) -> Iterator[Metric]:
+        yield GaugeMetricFamily("monconn_captures", "Captures to files that run.", captures.running)
+        yield _counter(
+            "monconn_capture_bytes_total",
+            "Bytes of connections that are in capture files, or lost, as the disk did not take"
+            " them.",
+            ["result"],
+            ((["written"], captures.written), (["lost"], captures.lost)),
+        )
+        yield CounterMetricFamily(
+            "monconn_capture_files_total", "Capture files that were begun.", captures.files
+        )
+        yield _counter(
+            "monconn_capture_triggers_total",
+            "What the configuration has captures begin on, by whether it began one.",
+            ["trigger", "result"],
+            (
+                ([trigger, result], count)
+                for result, counts in (("begun", captures.begun), ("skipped", captures.skipped))
+                for trigger, count in counts.items()
+            ),
         )
 
     def _turns(self, turns: TurnFigures) -> Iterator[Metric]:

@@ -14,10 +14,11 @@ from monconn.histogram import Histogram
 from monconn.model import tcpinfo
 from monconn.model.alarms import ALARM_KINDS, Alarm, AlarmKind
 from monconn.model.reasons import REASONS, Reason, Side
-from monconn.model.record import ConnectionRecord
+from monconn.model.record import PROTOCOLS, ConnectionRecord
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import Observer
 from monconn.policy.policy import Policy
+from monconn.sinks.capture_files import CaptureTotals
 from monconn.turns import TurnFigures
 
 DURATION_BOUNDS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
@@ -74,6 +75,8 @@ class ServiceFigures(Observer):
 
     def __init__(self) -> None:
         self.closed_by_reason: dict[Reason, int] = dict.fromkeys(REASONS, 0)
+        self.closed_by_protocol: dict[str, int] = dict.fromkeys(PROTOCOLS, 0)
+        """Of those whose protocol is known, or found to be unknown; others are in none."""
         self.duration = Histogram(DURATION_BOUNDS)
         self.connect = Histogram(LATENCY_BOUNDS)
         self.first_byte = Histogram(LATENCY_BOUNDS)
@@ -88,6 +91,11 @@ class ServiceFigures(Observer):
         """Count a connection that has closed."""
         if record.reason is not None:
             self.closed_by_reason[record.reason] += 1
+        # Anyone may set facts: a protocol that is not listed makes no label of its own.
+        protocol = record.unchanging_facts.get("protocol")
+        if protocol is not None:
+            listed = protocol if protocol in self.closed_by_protocol else "unknown"
+            self.closed_by_protocol[listed] += 1
         if record.closed is not None:
             self.duration.observe(record.closed - record.opened)
         connected = record.connected
@@ -119,6 +127,7 @@ class ServiceFigures(Observer):
         self._decode()
         copied = ServiceFigures()
         copied.closed_by_reason = self.closed_by_reason.copy()
+        copied.closed_by_protocol = self.closed_by_protocol.copy()
         copied.duration = self.duration.copy()
         copied.connect = self.connect.copy()
         copied.first_byte = self.first_byte.copy()
@@ -197,3 +206,5 @@ class Sample:
     connections_possible: int = 0
     """How many connections the limit on descriptors has room for; 0 if that is not known."""
     descriptor_waits: int = 0
+    captures: CaptureTotals | None = None
+    """None if nothing may be captured."""

@@ -28,6 +28,7 @@ from monconn.net.listen import (
     wait_while_full,
 )
 from monconn.policy.sides import Keepalive
+from monconn.sinks.capture_files import CaptureTotals
 from monconn.sinks.metrics.figures import LagMeter, Sample, ServiceFigures, ServiceSample
 from monconn.turns import TurnMeter
 
@@ -74,6 +75,7 @@ class MetricsService(Service):
     :param clock: monotonic time and timers.
     :param drops: returns how much each observer has dropped, by its name.
     :param descriptors: those of the services.
+    :param captures: returns what was captured so far.
     """
 
     _log = Logger()
@@ -86,7 +88,9 @@ class MetricsService(Service):
         clock: Clock,
         drops: Callable[[], Mapping[str, int]],
         descriptors: Descriptors | None = None,
+        captures: Callable[[], CaptureTotals | None] = lambda: None,
     ) -> None:
+        self._captures = captures
         self._descriptors = descriptors
         self._config = config
         self._registry = registry
@@ -165,6 +169,7 @@ class MetricsService(Service):
             turns=None if self._turns is None else self._turns.figures(),
             started_at=self._started_at,
             files_lost=dict(files.lost),
+            captures=self._captures(),
         )
 
     def _service_sample(self, monitor: Monitor) -> ServiceSample:

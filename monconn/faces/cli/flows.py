@@ -1,0 +1,56 @@
+"""Where verbs write the bytes of connections: a file that only its owner may read, or a pipe."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from monconn.errors import FileError, os_error_text
+
+
+def write_bytes(data: bytes) -> None:
+    """Write to the standard output, at once.
+
+    :raises FileError: it is closed.
+    """
+    if sys.stdout is None:
+        raise FileError("the standard output is closed")
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Callable[[bytes], None]]:
+    """A file that is written anew, and that nobody else may read; or the standard output.
+
+    :raises FileError: it cannot be written.
+    """
+    if path == "-":
+        yield write_bytes
+        return
+    try:
+        # A pipe with a name is opened once somebody reads it.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot write {path}: {os_error_text(error)}") from None
+    with open(fd, "wb", buffering=0) as file:
+
+        def write(data: bytes) -> None:
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[file.write(view) or 0 :]
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise FileError(f"cannot write {path}: {os_error_text(error)}") from None
+
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            try:
+                os.fchmod(fd, 0o600)  # it may have been there, open to others
+            except OSError as error:
+                raise FileError(f"cannot write {path}: {os_error_text(error)}") from None
+        yield write

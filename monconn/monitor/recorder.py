@@ -1,0 +1,512 @@
+"""The flight recorder: the first and the last bytes of each direction of a service's connections.
+
+All recordings of the process share one bounded amount of memory, the :class:`Arena`. When that is
+used up, the recordings of connections that ended in good order are dropped first, then those of
+others, and those of live connections last; the oldest first each time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
+from operator import attrgetter
+from typing import Literal
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall
+
+from monconn.clock import Clock
+from monconn.model.flow import Data, FlowEvent, SideEnded, began, ended
+from monconn.model.reasons import ORDERLY_REASONS, Direction, Side
+from monconn.model.record import ConnectionRecord
+from monconn.policy.recorder import RecorderSettings
+
+ARENA_BYTES = 64 << 20
+"""The most that all recordings of the process may take, their overhead included."""
+CHUNK_OVERHEAD = 128
+"""What Python needs for a chunk beside its bytes: a tuple, a float, a bytes object and a place in a
+list are 137 to 152 bytes, and most chunks share their float with others."""
+RECORDING_OVERHEAD = 2_048
+"""What Python needs for a recording without any chunk: some 500 bytes of its own, and as much again
+for its places in four dictionaries; the rest is the record, which lives on with it."""
+MOST_CHUNKS = 64
+"""Chunks of either end of a direction. When there are more, neighbours among the older ones are
+joined: ten thousand single bytes are not ten thousand objects."""
+TIDIED_AT_ONCE = 256
+"""Recordings that are dropped in one turn of the loop, once they are too old or too many."""
+_REMEMBERED = 1_000
+
+Cause = Literal["room", "keep", "keep_for", "forgotten", "off"]
+"""Why a recording was dropped: no room in the arena, what ``keep`` and ``keep_for`` say, its client
+was forgotten, or the recorder was switched off."""
+_CAUSES: dict[Cause, str] = {
+    "room": f"there was no room left in the {ARENA_BYTES >> 20} MiB of all recordings",
+    "keep": "later ones have taken its place (recorder: {keep: …})",
+    "keep_for": "it was too old (recorder: {keep_for: …})",
+    "forgotten": "its client was forgotten",
+    "off": "the recorder was switched off",
+}
+Kind = Literal["orderly", "abnormal", "live"]
+KINDS: tuple[Kind, ...] = ("orderly", "abnormal", "live")
+"""Kinds of recordings, in the order in which they are dropped."""
+_Chunk = tuple[float, bytes]
+_by_time: Callable[[FlowEvent], float] = attrgetter("at")
+
+
+class Track:
+    """The first and the last bytes of one direction.
+
+    :param settings: how many.
+    :param arena: is told how much memory it takes.
+    """
+
+    __slots__ = ("_arena", "_first", "_held", "_last", "_most_first", "_most_last", "count", "size")
+
+    def __init__(self, settings: RecorderSettings, arena: Arena) -> None:
+        self._arena = arena
+        self._most_first = settings.first
+        self._most_last = settings.last
+        self._first: list[_Chunk] = []
+        self._last: list[_Chunk] = []  # without gaps, up to count
+        self._held = 0  # bytes in _last; it may be some more than are wanted
+        self.count = 0
+        """How many bytes of the direction have come by."""
+        self.size = 0
+        """Memory, in bytes."""
+
+    def add(self, data: bytes | memoryview, now: float) -> None:
+        """Record a chunk. Nothing is concatenated for it, as a chunk may be a single byte.
+
+        :param now: monotonic seconds.
+        """
+        before, size, begin = self.size, self.size, self.count
+        self.count = begin + len(data)
+        if begin < self._most_first:
+            head = bytes(data[: self._most_first - begin])
+            self._first.append((now, head))
+            size += len(head) + CHUNK_OVERHEAD
+            if len(self._first) > MOST_CHUNKS:
+                size -= CHUNK_OVERHEAD * _join(self._first, self._most_first)
+            data = data[len(head) :]
+        most = self._most_last
+        if most and len(data):
+            last = self._last
+            if len(data) >= most:
+                size -= self._clear_last()
+                data = data[-most:]
+            piece = bytes(data)
+            last.append((now, piece))
+            self._held += len(piece)
+            size += len(piece) + CHUNK_OVERHEAD
+            while self._held - len(last[0][1]) >= most:
+                oldest = len(last.pop(0)[1])
+                self._held -= oldest
+                size -= oldest + CHUNK_OVERHEAD
+            if len(last) > MOST_CHUNKS:
+                size -= CHUNK_OVERHEAD * _join(last, most)
+        if size != before:
+            self.size = size
+            self._arena.charge(size - before)
+
+    def tail_of(self, count: int, now: float) -> Tail | None:
+        """A chunk has come that is about to be spliced: which part of it must be read.
+
+        :param count: its size.
+        :param now: monotonic seconds.
+        :returns: its last bytes; None if none are recorded, and it is counted already.
+        """
+        if self._most_last:
+            return Tail(self, min(count, self._most_last), count, now)
+        self.count += count
+        return None
+
+    def skip(self, count: int) -> None:
+        """Bytes have come by that are not recorded."""
+        if not count:
+            return
+        self.count += count
+        # The first bytes are complete: before 64 KiB have come, nothing is spliced.
+        self._most_first = 0
+        size = self._clear_last()
+        self.size -= size
+        self._arena.charge(-size)
+
+    def _clear_last(self) -> int:
+        size = self._held + len(self._last) * CHUNK_OVERHEAD
+        self._last.clear()
+        self._held = 0
+        return size
+
+    def drop(self) -> None:
+        """Forget all of it, and record no more."""
+        self._most_first = self._most_last = self._held = self.size = 0
+        self._first, self._last = [], []
+
+    def chunks(self) -> Iterator[tuple[float, int, bytes]]:
+        """What is recorded: each chunk's time, its offset and its bytes."""
+        at = 0
+        for time, data in self._first:
+            yield time, at, data
+            at += len(data)
+        at = self.count - self._held
+        surplus = self._held - self._most_last
+        for time, data in self._last:
+            if surplus > 0:
+                data, surplus, at = data[surplus:], 0, at + surplus
+            yield time, at, data
+            at += len(data)
+
+
+def _join(chunks: list[_Chunk], most: int) -> int:
+    """Join neighbours in the older half of a list; each has the time of the first of them.
+
+    :param most: the bytes that the whole list may have: a sixteenth of them is the size up to which
+        chunks are joined.
+    :returns: how many chunks there are less.
+    """
+    half, limit = len(chunks) // 2, most // 16 + 1
+    joined: list[tuple[float, list[bytes]]] = []
+    size = 0
+    for now, data in chunks[:half]:
+        if joined and size + len(data) <= limit:
+            joined[-1][1].append(data)
+            size += len(data)
+        else:
+            joined.append((now, [data]))
+            size = len(data)
+    chunks[:half] = [(now, b"".join(pieces)) for now, pieces in joined]
+    return half - len(joined)
+
+
+@attrs.define(eq=False)
+class Tail:
+    """The last bytes of a chunk, which are recorded while the others are spliced.
+
+    :param count: how many they are.
+    """
+
+    _track: Track
+    count: int
+    _chunk_bytes: int
+    _at: float
+
+    def record(self, data: bytes) -> None:
+        """They are read now; called once."""
+        self._track.skip(self._chunk_bytes - len(data))
+        self._track.add(data, self._at)
+
+
+class Recording:
+    """What is recorded of one connection.
+
+    :param record: the connection's.
+    :param settings: how much of each direction.
+    :param recorder: the service's.
+    """
+
+    __slots__ = ("_recorder", "down", "kind", "record", "up")
+
+    def __init__(
+        self, record: ConnectionRecord, settings: RecorderSettings, recorder: Recorder
+    ) -> None:
+        self.record = record
+        self.kind: Kind = "live"
+        self.up = Track(settings, recorder.arena)
+        self.down = Track(settings, recorder.arena)
+        self._recorder = recorder
+
+    def size(self) -> int:
+        """Memory, in bytes."""
+        return self.up.size + self.down.size + RECORDING_OVERHEAD
+
+    def byte_count(self) -> int:
+        """How many bytes are recorded."""
+        tracks = (self.up, self.down)
+        return sum(len(data) for track in tracks for _, _, data in track.chunks())
+
+    def drop(self, cause: Cause) -> None:
+        """Remove it from its recorder."""
+        self._recorder.drop(self, cause)
+
+    def events(self, now: float) -> list[FlowEvent]:
+        """All of it as events, in the order of their times.
+
+        Between the first and the last bytes of a direction there may be a gap, as offsets tell. So
+        may there be at its end, if the connection lives: what the other side does not take is
+        recorded once it goes on. Of chunks that were joined the time is that of the first.
+
+        :param now: monotonic seconds, for the end of those that are live.
+        """
+        record = self.record
+        wall = record.opened_at - record.opened
+        of_bytes: list[FlowEvent] = []
+        latest = {"client": record.opened, "backend": record.opened}
+        sides: tuple[tuple[Side, Direction, Track], ...] = (
+            ("client", "up", self.up),
+            ("backend", "down", self.down),
+        )
+        for side, direction, track in sides:
+            sent = record.up if direction == "up" else record.down
+            for at, offset, data in track.chunks():
+                latest[side] = at
+                of_bytes.append(Data(record.id, wall + at, direction, offset, data))
+            how = record.end_of(side)
+            if how != "none":
+                known = _end_time(record, side)
+                at = max(latest[side], now if known is None else known)
+                of_bytes.append(SideEnded(record.id, wall + at, side, how, sent))
+        until = now if record.closed is None else record.closed
+        first = attrs.evolve(began(record, record.opened_at), up=0, down=0)
+        return [first, *sorted(of_bytes, key=_by_time), ended(record, wall + until)]
+
+
+def _end_time(record: ConnectionRecord, side: Side) -> float | None:
+    """When a side has ended, as well as the record knows: of a side that ended in order after the
+    other, and of one that failed, it is when the reason was decided."""
+    if record.end_of(side) == "fin":
+        if record.first_end == side:
+            return record.half_closed
+        if side == "backend" and record.backend_ended is not None:
+            return record.backend_ended
+    return record.closed if record.ending is None else record.ending
+
+
+class Shelves:
+    """Recordings by kind, the oldest of each first."""
+
+    def __init__(self) -> None:
+        self.by_kind: dict[Kind, OrderedDict[int, Recording]] = {
+            kind: OrderedDict() for kind in KINDS
+        }
+
+    def put(self, recording: Recording) -> None:
+        """Add a recording, as the latest of its kind."""
+        self.by_kind[recording.kind][recording.record.id] = recording
+
+    def take(self, recording: Recording) -> None:
+        """Remove a recording."""
+        del self.by_kind[recording.kind][recording.record.id]
+
+    def find(self, connection_id: int) -> Recording | None:
+        """A connection's recording."""
+        for recordings in self.by_kind.values():
+            if (found := recordings.get(connection_id)) is not None:
+                return found
+        return None
+
+    def oldest(self, kind: Kind) -> Recording | None:
+        """The oldest of a kind."""
+        return next(iter(self.by_kind[kind].values()), None)
+
+    def count(self, kind: Kind) -> int:
+        """How many there are of a kind."""
+        return len(self.by_kind[kind])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_kind.values()))
+
+    def ended(self) -> int:
+        """How many there are of connections that have ended."""
+        return self.count("orderly") + self.count("abnormal")
+
+    def all(self) -> list[Recording]:
+        """All that are there now."""
+        return [each for recordings in self.by_kind.values() for each in recordings.values()]
+
+
+class Arena:
+    """The memory of all recordings of the process.
+
+    :param limit: in bytes.
+    """
+
+    def __init__(self, limit: int = ARENA_BYTES) -> None:
+        self.limit = limit
+        self.used = 0
+        self.shelves = Shelves()
+
+    def charge(self, size: int) -> None:
+        """A recording takes more memory, or less; others are dropped if there is no room.
+
+        It may be the very one that has grown.
+        """
+        self.used += size
+        if self.used > self.limit:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        for kind in KINDS:
+            while self.used > self.limit and (oldest := self.shelves.oldest(kind)) is not None:
+                oldest.drop("room")
+
+
+_arena = Arena()
+
+
+class Recorder:
+    """The recordings of one service's connections.
+
+    :param clock: gives monotonic time and timers.
+    :param arena: the process's, if left out.
+    """
+
+    def __init__(self, clock: Clock, arena: Arena | None = None) -> None:
+        self.arena = _arena if arena is None else arena
+        self.dropped: dict[Cause, int] = dict.fromkeys(_CAUSES, 0)
+        """How many recordings were dropped, by cause."""
+        self._clock = clock
+        self._settings: RecorderSettings | None = None
+        self._shelves = Shelves()
+        self.live = self._shelves.by_kind["live"]
+        """The recordings of live connections, by their ids."""
+        self._causes: OrderedDict[int, Cause] = OrderedDict()  # of those dropped last
+        self._timer: IDelayedCall | None = None
+
+    def configure(self, settings: RecorderSettings | None) -> None:
+        """Record new connections by other settings.
+
+        Those that are recorded already go on as they are; ``keep`` and ``keep_for`` hold for all.
+
+        :param settings: None to record nothing, and drop what there is.
+        """
+        if settings != self._settings:
+            self._settings = settings
+            if len(self._shelves):
+                self._tidy_in(0.0)
+
+    def begin(self, record: ConnectionRecord) -> Recording | None:
+        """Begin a recording of a connection that opens; None if nothing is recorded."""
+        if self._settings is None:
+            return None
+        recording = Recording(record, self._settings, self)
+        self._shelves.put(recording)
+        self.arena.shelves.put(recording)
+        self.arena.charge(RECORDING_OVERHEAD)
+        return recording
+
+    def closed(self, record: ConnectionRecord) -> None:
+        """A connection has ended; harmless if it is not recorded."""
+        recording = self._shelves.find(record.id)
+        if recording is None:
+            return
+        for shelves in (self._shelves, self.arena.shelves):
+            shelves.take(recording)
+        recording.kind = "orderly" if record.reason in ORDERLY_REASONS else "abnormal"
+        for shelves in (self._shelves, self.arena.shelves):
+            shelves.put(recording)
+        for _ in range(2):  # one more than there is to come, should ``keep`` have become less
+            if (surplus := self._surplus()) is not None:
+                surplus[0].drop(surplus[1])
+        if self._timer is None:
+            self._tidy_in_time()
+
+    def events(self, connection_id: int) -> list[FlowEvent] | None:
+        """What is recorded of a connection of this service, live or closed.
+
+        In an observer's ``closed`` it is complete. See :meth:`Recording.events` for what is in it.
+
+        :returns: None if there is no recording, or not any more; :meth:`why_not` says why.
+        """
+        recording = self.find(connection_id)
+        return None if recording is None else recording.events(self._clock.seconds())
+
+    def find(self, connection_id: int) -> Recording | None:
+        """A connection's recording; None if there is none, or not any more."""
+        return None if self._settings is None else self._shelves.find(connection_id)
+
+    def why_not(self, connection_id: int) -> str:
+        """Why there is no recording of a connection of this service, in words."""
+        if self._settings is None:
+            return "its service has no recorder (recorder: true)"
+        cause = self._causes.get(connection_id)
+        if cause is not None:
+            return f"its recording was dropped: {_CAUSES[cause]}"
+        return "it opened before its service had a recorder, or its recording was dropped long ago"
+
+    def has_dropped(self, connection_id: int) -> bool:
+        """Whether a connection of this service had a recording, as far as that is remembered."""
+        return connection_id in self._causes
+
+    def __len__(self) -> int:
+        """How many recordings there are, of live connections and of others."""
+        return len(self._shelves)
+
+    def __bool__(self) -> bool:
+        return True
+
+    # -- dropping
+
+    def drop(self, recording: Recording, cause: Cause) -> None:
+        """Drop one of this recorder's recordings."""
+        for shelves in (self._shelves, self.arena.shelves):
+            shelves.take(recording)
+        self.arena.used -= recording.size()
+        recording.up.drop()
+        recording.down.drop()
+        self.dropped[cause] += 1
+        self._causes[recording.record.id] = cause
+        if len(self._causes) > _REMEMBERED:
+            self._causes.popitem(last=False)
+
+    def forget_in_steps(
+        self, concerns: Callable[[ConnectionRecord], bool], *, dry_run: bool = False
+    ) -> Generator[None, None, int]:
+        """Drop the recordings of some connections, live ones included, which are recorded no more.
+
+        :param concerns: which ones.
+        :param dry_run: only count.
+        :returns: how many there were.
+        """
+        count = 0
+        for recording in self._shelves.all():
+            if self._shelves.find(recording.record.id) is recording and concerns(recording.record):
+                count += 1
+                if not dry_run:
+                    recording.drop("forgotten")
+            yield
+        return count
+
+    def _surplus(self) -> tuple[Recording, Cause] | None:
+        """A recording that must not be there any more, and why; None if all may stay."""
+        settings = self._settings
+        if settings is None:
+            for kind in KINDS:
+                if (oldest := self._shelves.oldest(kind)) is not None:
+                    return oldest, "off"
+            return None
+        orderly, abnormal = self._shelves.oldest("orderly"), self._shelves.oldest("abnormal")
+        too_old = self._clock.seconds() - settings.keep_for
+        for each in (orderly, abnormal):
+            if each is not None and (each.record.closed or 0.0) <= too_old:
+                return each, "keep_for"
+        if self._shelves.ended() > settings.keep and (oldest := orderly or abnormal):
+            return oldest, "keep"
+        return None
+
+    def _tidy(self) -> None:
+        self._timer = None
+        for _ in range(TIDIED_AT_ONCE):
+            surplus = self._surplus()
+            if surplus is None:
+                self._tidy_in_time()
+                return
+            surplus[0].drop(surplus[1])
+        self._tidy_in(0.0)
+
+    def _tidy_in_time(self) -> None:
+        """Tidy up when the next recording is too old."""
+        settings = self._settings
+        if settings is None:
+            return
+        ended = [
+            each.record.closed
+            for kind in KINDS
+            if (each := self._shelves.oldest(kind)) is not None and each.record.closed is not None
+        ]
+        if ended:
+            self._tidy_in(max(0.0, min(ended) + settings.keep_for - self._clock.seconds()))
+
+    def _tidy_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.callLater(seconds, self._tidy)

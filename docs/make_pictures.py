@@ -67,6 +67,7 @@ _COMMANDS: tuple[tuple[str, Sequence[str]], ...] = (
     ("list", ("list",)),
     ("list-closed", ("list", "--closed", "--limit", "14")),
     ("devices", ("devices",)),
+    ("recording", ("recording", "3", "--text")),
 )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Sequence
 
 import attrs
 
-from monconn.errors import AddressError, quoted
+from monconn.errors import AddressError, printable, quoted
 from monconn.files import path_fault
 
 
@@ -253,6 +254,13 @@ def parse_port(text: str, lowest: int) -> int:
     )
 
 
+NAME_CHARACTERS = 128
+"""The most of a device's name: an MQTT client id has 23, as every server must take them (MQTT
+3.1.1, 3.1.3.1), and many take 128."""
+_NO_NAMES = ("unix", "local")
+"""What ``client_ip`` says of those that have no IP."""
+
+
 def parse_network(text: str) -> Network:
     """Parse an IP address or a network such as 10.0.0.0/8; IPv4-mapped IPv6 becomes IPv4.
 
@@ -274,6 +282,39 @@ def parse_network(text: str) -> Network:
     if mapped is None or network.prefixlen < 96:
         return network
     return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+
+
+def address_text(network: Network) -> str:
+    """A network as text; of a single address without its prefix."""
+    return str(network.network_address if network.num_addresses == 1 else network)
+
+
+def name_of_text(text: str) -> str:
+    """The name of a device as its client says it; empty if it is none."""
+    name = printable(text.strip())[:NAME_CHARACTERS]
+    if not name or name in _NO_NAMES or network_of(name) is not None:
+        return ""
+    return name
+
+
+def network_of(device: str) -> Network | None:
+    """The addresses of a device, by its name; None of one that has none, such as ``unix``."""
+    try:
+        return ipaddress.ip_network(device.partition("%")[0], strict=False)
+    except ValueError:
+        return None
+
+
+def device_text(device: str, name: str, addresses: Sequence[str]) -> str:
+    """A device for people: its best name, and the address that it has used last, if that is
+    another one.
+
+    :param name: may be empty, or the device itself.
+    """
+    address = device if name and name != device else next(iter(addresses), "")
+    name = name or device
+    # The device is a network, or an address: it says as much.
+    return f"{name} ({address})" if address and address != name and "/" not in name else name
 
 
 def is_loopback(host: str) -> bool:

@@ -46,7 +46,7 @@ from monconn.model.reasons import (
     SideEnd,
 )
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IAddressed, IConnection, IRecordable, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
 from monconn.monitor.recorder import Recording
@@ -74,7 +74,7 @@ _BYTES = (bytes, bytearray, memoryview)
 _FORWARDED = (IHalfCloseableProtocol, IHandshakeListener, IFileDescriptorReceiver)
 
 
-@implementer(IConnection, IWatchable, IRecordable, IAddressed)
+@implementer(IConnection, IWatchable, IRecordable, IAddressed, IDecoded)
 class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
     """Counts the bytes of a wrapped protocol's connection, and records how it ends.
 
@@ -107,6 +107,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         self._progress = SendProgress()
         self._watchers: Watchers | None = None
         self._recording: Recording | None = None
+        self.decoding = factory.monitor.decoding
         self._descriptor: Any = None
         self._socket: Any = None
         self._lose_transport: Any = None
@@ -238,6 +239,8 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         record.count(direction, len(data), now)
         if self._recording is not None:
             (self._recording.up if direction == "up" else self._recording.down).add(data, now)
+        if self.decoding is not None:
+            self._monitor.decode(self, direction, data)
         if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:

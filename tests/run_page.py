@@ -51,12 +51,16 @@ NOT_RUN = {
     r"^(sudo )?systemctl (?!kill)|^journalctl": "no systemd runs; the unit itself is verified",
     r"^adduser|^install -d": "makes a user; the machine of a page has it",
     r"^man ": "tests/test_packaging.py reads the manual pages",
+    r"\| wireshark ": "needs a screen; tests/sinks/test_pcapng.py has tshark read the same",
 }
 # What runs until it is interrupted. Those that serve end with the page, or with the next one.
 SERVES = re.compile(
     r"(^|&& |\w=\S+ )(\S*/)?(monconn (-p|-c|-D|demo)|twistd|twist|python3 \w+\.py)\b"
 )
-FOLLOWS = re.compile(r"^(monconn (events|top)|tail -F)")
+FOLLOWS = re.compile(r"^(monconn (events|top|tap)|tail -F)")
+TAPS = re.compile(r"^monconn tap ")
+TAP_SECONDS = 7
+"""For a sample of what a tap shows: as long as a device of the demo stays away."""
 # What asks on the terminal before it does it; the answer is yes.
 ASKS = re.compile(r"monconn forget (?!.*--(yes|dry-run|file))")
 CHECKS = re.compile(r"monconn check")
@@ -324,6 +328,10 @@ class Machine:
             else:
                 self._need_server()
             text = LASTING_ID.sub(lambda found: self._lasting_id(), command.text)
+            if TAPS.match(text) and self.is_for_page:
+                shown = self._shell(f"timeout --foreground -s INT {TAP_SECONDS} {text} || true")
+                self.printed.append((command, shown))
+                return
             if FOLLOWS.match(text):
                 self._follow(text)
                 return
@@ -341,7 +349,7 @@ class Machine:
             return str(json.loads(control.call("ShowConnection", id=SHOWN_ID)["connection"])["uid"])
 
     def _shell(self, text: str) -> str:
-        if self.is_for_page and text.startswith("monconn "):
+        if self.is_for_page and text.startswith(("monconn ", "timeout ")):
             # As a terminal of 80 columns has it, without its colours.
             line = f"stty cols {COLUMNS}; export NO_COLOR=1; {text}"
             text = (

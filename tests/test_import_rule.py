@@ -22,7 +22,7 @@ LOWEST_ROWS = (
     {"unixsocket"},
 )
 LOWEST = set[str]().union(*LOWEST_ROWS)
-CORE = LOWEST | {"model", "policy", "monitor"}
+CORE = LOWEST | {"model", "policy", "decode", "monitor"}
 SIDE_BY_SIDE = {"relay", "sinks", "devices"}  # none imports another
 BELOW_OPS = CORE | {"config", "net", "net.tls", *SIDE_BY_SIDE}
 # What both ends of a connection need:
@@ -50,6 +50,7 @@ OPS = ROWS | {
     "ops.captures",
     "ops.operations",
     "ops.device",
+    "ops.replay",
 }
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
@@ -65,10 +66,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "model": LOWEST,
     "policy": LOWEST | {"model"},
+    "decode": LOWEST | {"model"},
     # What a configuration says of TLS is only known to be right once its files are read.
     "net.tls": LOWEST | {"policy"},
     "config": LOWEST | {"model", "policy", "net.tls"},
-    "monitor": LOWEST | {"model", "policy"},
+    "monitor": LOWEST | {"model", "policy", "decode"},
     "net": LOWEST | {"model"},
     "wrapping": CORE | {"net", "net.tls"},
     "monconn": CORE | {"wrapping"},
@@ -94,6 +96,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.record_keys": LOWEST | {"model", "ops.rates", "ops.sorting"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
     "ops.forget": CORE | {"devices"},
+    "ops.replay": LOWEST | {"model"},
     "ops.taps": CORE | ROWS,
     "ops.captures": BELOW_OPS | ROWS | {"ops.taps"},
     "ops.operations": BELOW_OPS

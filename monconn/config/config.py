@@ -41,7 +41,7 @@ from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
 from monconn.files import path_fault, read_until_end
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
-from monconn.policy.policy import NEVER_RECORDED, SETTINGS, Policy
+from monconn.policy.policy import SETTINGS, Policy, forbidden_payload
 from monconn.policy.tls import BackendTls, ListenTls
 from monconn.policy.tls_endpoints import tls_backend, tls_listener
 
@@ -124,9 +124,12 @@ def _policy(node: Mapping, defaults: Policy, settings: dict[str, Any]) -> Policy
 
     :param node: where the settings are written.
     """
-    payload = settings.get("payload", defaults.payload)
-    if payload == "never" and settings.get("recorder", defaults.recorder) is not None:
-        raise Wrong((("recorder" if "recorder" in node.nodes else "payload",), NEVER_RECORDED))
+    found: fields.Found = [
+        ((key if key in node.nodes else "payload",), message)
+        for key, message in forbidden_payload({**attrs.asdict(defaults, recurse=False), **settings})
+    ]
+    if found:
+        raise Wrong(*found)
     return defaults.changed(**settings)
 
 

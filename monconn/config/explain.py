@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
+from monconn.addresses import address_text
 from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
 from monconn.config.sections import ObserverConfig
@@ -42,6 +43,7 @@ SERVICE_KEYS = (
     "print_bytes",
     "payload",
     "recorder",
+    "decode",
 )
 """The order of the documentation; other keys come after these."""
 SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "capture", "devices")
@@ -243,6 +245,8 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, RecorderSettings):
         sizes = f"first: {size_text(value.first)}, last: {size_text(value.last)}"
         return f"{{{sizes}, keep: {value.keep}, keep_for: {duration_text(value.keep_for)}}}"
+    if key == "names" and value:
+        return f"{{{', '.join(f'{address_text(network)}: {name}' for network, name in value)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]" if value else "none"
     if isinstance(value, Mapping):

@@ -255,6 +255,11 @@ def read_choice(kind: Kind) -> Reader:
     return read
 
 
+def read_decode(node: Node) -> Any:
+    """What is to be decoded; YAML 1.1 reads ``off`` as false."""
+    return "off" if scalar_value(node) is False else read_choice(kinds.DECODE)(node)
+
+
 def read_networks(node: Node) -> tuple[Network, ...]:
     """A list of addresses and networks, or a single one."""
     if isinstance(node, Scalar) and node.value is not None:
@@ -340,6 +345,27 @@ def _read_certificates(node: Node) -> Any:
     return tls_settings.CERTIFICATES.check(certificates)
 
 
+def read_identity(node: Node) -> tuple[str, ...]:
+    """Names of facts, and ``address``: a list, or one of them."""
+    nodes = node.nodes if isinstance(node, Sequence) else [node]
+    identity: tuple[str, ...] = devices.IDENTITY.check(tuple(map(read_text, nodes)))
+    return identity
+
+
+def read_names(node: Node) -> devices.Names:
+    """Names by address or network."""
+    mapping = require_mapping(node, "a mapping such as {10.0.0.5: pump-7}")
+
+    def read(address: str, each: Node) -> tuple[Network, str]:
+        return parse_network(address), devices.check_name(read_text(each))
+
+    names, found = each_named(mapping, read)
+    if found:
+        raise Wrong(*found)
+    checked: devices.Names = devices.NAMES.check(tuple(names.values()))
+    return checked
+
+
 FilePath = Annotated[str, read_path]
 
 NODE_READERS: dict[Kind, Reader] = {
@@ -350,6 +376,7 @@ NODE_READERS: dict[Kind, Reader] = {
     kinds.FLAG: read_flag,
     kinds.WHEN_FULL: read_choice(kinds.WHEN_FULL),
     kinds.PAYLOAD: read_choice(kinds.PAYLOAD),
+    kinds.DECODE: read_decode,
     kinds.NETWORKS: read_networks,
     tls_settings.FILE: read_path,
     tls_settings.OPTIONAL_FILE: read_path,
@@ -367,6 +394,8 @@ NODE_READERS: dict[Kind, Reader] = {
     recorder.RECORDED_BYTES: read_recorded_bytes,
     recorder.RECORDINGS_KEPT: lambda node: recorder.RECORDINGS_KEPT.check(read_count(node)),
     recorder.KEPT_SECONDS: lambda node: recorder.KEPT_SECONDS.check(read_seconds(node)),
+    devices.IDENTITY: read_identity,
+    devices.NAMES: read_names,
     sides.KEEPALIVE: read_keepalive,
     sides.SECONDS_OF_SIDES: read_seconds_of_sides,
     sides.PROBE_SECONDS: lambda node: sides.PROBE_SECONDS.check(read_seconds(node)),

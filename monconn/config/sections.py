@@ -17,6 +17,7 @@ from monconn.config.yaml import Node, Scalar, Sequence, plain
 from monconn.errors import quoted
 from monconn.model.alarms import ALARM_KINDS
 from monconn.model.reasons import REASONS
+from monconn.policy.devices import USUAL_IDENTITY, Names
 from monconn.policy.kinds import Count, Flag, PositiveSeconds, Seconds
 from monconn.policy.tls import BackendTls
 from monconn.units import size_text
@@ -176,7 +177,7 @@ PositiveCount = Annotated[int, _read_positive_count]
 
 @attrs.frozen
 class DevicesConfig:
-    """Which client addresses count as one device, and when an alarm is raised."""
+    """Which connections are those of one device, and when an alarm is raised."""
 
     prefix_v4: Annotated[int, _read_prefix(32)] = 32
     prefix_v6: Annotated[int, _read_prefix(128)] = 64
@@ -187,6 +188,11 @@ class DevicesConfig:
     storm_connections: Count = 10
     """Connections of one device in ``storm_within`` that make a *reconnect storm*; 0 is never."""
     storm_within: PositiveSeconds = 60.0
+    identity: Annotated[tuple[str, ...], fields.read_identity] = USUAL_IDENTITY
+    """Facts about a connection that name its device, the first that is known; the last is
+    ``address``."""
+    names: Annotated[Names, fields.read_names] = ()
+    """Names of addresses and networks, for people."""
 
 
 USUAL_DEVICES = DevicesConfig()

@@ -12,12 +12,25 @@ import attrs
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
-from monconn.addresses import Network
+from monconn.addresses import Network, address_text, network_of
 from monconn.clock import Clock
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import AlarmLog
-from monconn.devices.heartbeat import INFINITE, NO_ATTEMPTS, Device, typical_seconds
-from monconn.devices.identity import DeviceIdentity, network_of
+from monconn.devices.heartbeat import (
+    ADDRESSES_RETAINED,
+    CLIENT_ID,
+    DUPLICATE_SECONDS,
+    GOOD_ENDS,
+    INFINITE,
+    KEEPALIVE,
+    NEVER,
+    NO_ATTEMPTS,
+    Device,
+    Rivals,
+    two_at_once,
+    typical_seconds,
+)
+from monconn.devices.identity import AddressNames, DeviceIdentity, is_within
 from monconn.model.alarms import Alarm, AlarmKind
 from monconn.model.devices import StoredDevice
 from monconn.model.record import ConnectionRecord
@@ -39,6 +52,7 @@ BUCKET_SECONDS = 1.0
 MOST_MEASURED = 100
 """Connections of one device about which the kernel is asked: some microseconds each,
 and a network behind one address may have thousands."""
+MOST_USERS = 100
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
 ALARMS_RETAINED = 1_000
@@ -66,9 +80,15 @@ class Devices(Observer):
         self._monitor = monitor
         self._clock = clock
         self._identity = DeviceIdentity(self._config)
+        self._names = AddressNames(self._config.names)
         self._deadlines: DeadlineWheel[Device] = DeadlineWheel(BUCKET_SECONDS)
         self._opened: OrderedDict[ConnectionRecord, None] = OrderedDict()
         self._closed: deque[ConnectionRecord] = deque()  # of those counted as opened
+        self._identified: dict[ConnectionRecord, None] = {}  # of those counted as opened
+        # The devices of live connections that have told its name; others are by their address.
+        self._named: dict[ConnectionRecord, Device] = {}
+        # By address, which devices with such a name have used it last: the only one, or several.
+        self._users: dict[str, Device | set[Device]] = {}
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
@@ -99,6 +119,13 @@ class Devices(Observer):
         if len(self._opened) > MOST_PENDING:
             self.catch_up()
 
+    def identified(self, record: ConnectionRecord) -> None:
+        """Queue a connection of which more is known: perhaps the name of its device."""
+        if record not in self._opened:  # else it is counted by that name at once
+            self._identified[record] = None
+            if len(self._identified) > MOST_PENDING:
+                self.catch_up()
+
     def closed(self, record: ConnectionRecord) -> None:
         """Queue the end of a connection to be counted."""
         if record not in self._opened:  # else it is found closed when it is counted
@@ -122,15 +149,22 @@ class Devices(Observer):
             record, _ = self._opened.popitem(last=False)
             device = self._count_opened(record)
             if record.closed is not None:
-                self._count_closed(record, device)
+                self._count_closed(record, self._last_chance(record, device))
+            if len(self._unscheduled) >= MOST_UNSCHEDULED:
+                self._schedule_counted()
+            yield
+        while self._identified and not self._opened:
+            record = next(iter(self._identified))
+            del self._identified[record]
+            self._count_identified(record)
             if len(self._unscheduled) >= MOST_UNSCHEDULED:
                 self._schedule_counted()
             yield
         while self._closed and not self._opened:
             record = self._closed.popleft()
-            known = self._connected.get(self._identity.of(record.client_ip))
+            known = self._device_of(record)
             if known is not None:
-                self._count_closed(record, known)
+                self._count_closed(record, self._last_chance(record, known))
             if len(self._unscheduled) >= MOST_UNSCHEDULED:
                 self._schedule_counted()
             yield
@@ -145,16 +179,42 @@ class Devices(Observer):
             if not device.is_forgotten:
                 self._schedule(device)
 
+    def _device_of(self, record: ConnectionRecord) -> Device | None:
+        """The device for which a live connection is counted."""
+        return self._named.get(record) or self._connected.get(self._identity.of(record.client_ip))
+
     def _count_opened(self, record: ConnectionRecord) -> Device:
-        name = self._identity.of(record.client_ip)
+        said = self._identity.said(record) if record.has_facts else None
+        if said is not None:
+            name, fact = said
+            users = self._users.get(record.client_ip)
+            if (
+                not isinstance(users, set)
+                or len(users) < self._config.kept // 2
+                or self.get(name) is not None
+            ):
+                return self._count_for(record, name, fact)
+        return self._count_for(record, self._identity.of(record.client_ip), "")
+
+    def _count_for(self, record: ConnectionRecord, name: str, fact: str) -> Device:
         device = self._connected.get(name)
         if device is None:
-            device = self._away.pop(name, None) or Device(name, record.opened_at)
+            device = self._away.pop(name, None) or Device(name, record.opened_at, fact)
             self._connected[name] = device
         else:
             self._connected.move_to_end(name)
+            if fact == CLIENT_ID:
+                rivals = device.rivals = device.rivals or Rivals()
+                rivals.arrivals.append((record.opened, record.client))
+        if fact:
+            self._named[record] = device
+            self._leave_address(record, name)
+        if record.client_ip != name:
+            self._note_address(device, record.client_ip)
         word = device.failed
         storm_begins = device.open(record, self._config)
+        if record.has_facts:
+            self._note_keepalive(record, device)
         self._unscheduled.add(device)
         if self._changed is not None:
             self._changed[device] = None
@@ -167,24 +227,142 @@ class Devices(Observer):
             self._drop_oldest()
         return device
 
+    def _count_identified(self, record: ConnectionRecord) -> None:
+        """Count a live connection for the device that it is of, as far as is known by now."""
+        device = self._device_of(record)
+        if device is None or device.is_forgotten or record not in (device.live or ()):
+            return  # it has closed meanwhile, or its device was dropped
+        said = self._identity.said(record)
+        if said is not None and said[0] != device.name:
+            device = self._move(record, device)
+            if record.closed is not None and record not in self._closed:
+                # An observer of an alarm that has ended here has closed it.
+                self._count_closed(record, device)
+        else:
+            self._note_keepalive(record, device)
+            self._unscheduled.add(device)
+
+    def _move(self, record: ConnectionRecord, device: Device) -> Device:
+        """Count a connection for another device than before, which nothing is left of if it was
+        there for this connection alone."""
+        self._named.pop(record, None)
+        self._take_back(record, device)
+        return self._count_opened(record)
+
+    def _take_back(self, record: ConnectionRecord, device: Device) -> None:
+        device.take_back(record)
+        if device.live is None:
+            del self._connected[device.name]
+            if device.total:
+                self._away[device.name] = device
+            else:
+                self._drop(device, "its only connection is another device's")
+        self._unscheduled.add(device)
+        if self._changed is not None and not device.is_forgotten:
+            self._changed[device] = None
+
+    def _leave_address(self, record: ConnectionRecord, name: str) -> None:
+        """Expect nothing of an address any more whose connections tell names by now.
+
+        Else a device that was known by its address, as before names were told, would seem silent.
+        """
+        device = self._away.get(self._identity.of(record.client_ip))
+        if device is None or device.fact:
+            return
+        if device.expect_nothing() and self._changed is not None:
+            self._changed[device] = None
+        self._deadlines.cancel(device)
+        if device.is_silent:
+            self._end_silence(device, f"is back, and calls itself {name}")
+        if device.is_storm:
+            self._end_storm(device, f"is back, and calls itself {name}")
+
+    def _last_chance(self, record: ConnectionRecord, device: Device) -> Device:
+        """Find the device of a connection that has closed and is counted for its address so far.
+
+        Somebody may have set the fact with its name without a word (:meth:`identified`). And one
+        that has failed before its client could say anything is an attempt of the only device that
+        is known at that address: else, while a broker is down, its devices would seem to be others.
+        """
+        if device.fact or not self._identity.facts or record not in (device.live or ()):
+            return device
+        if record.has_facts and self._identity.said(record) is not None:
+            return self._move(record, device)
+        user = self._users.get(record.client_ip)
+        if isinstance(user, Device) and not record.up and record.reason not in GOOD_ENDS:
+            self._take_back(record, device)
+            return self._count_for(record, user.name, user.fact)
+        return device
+
+    def _note_keepalive(self, record: ConnectionRecord, device: Device) -> None:
+        declared = record.facts.get(KEEPALIVE)
+        if isinstance(declared, int | float) and not isinstance(declared, bool) and declared >= 0:
+            device.declare(float(declared), self._config.silent_heartbeats)
+
+    def _note_address(self, device: Device, address: str) -> None:
+        addresses = device.addresses
+        if addresses is None:
+            addresses = device.addresses = []
+        elif addresses[-1:] == [address]:
+            return
+        if address in addresses:
+            addresses.remove(address)
+        elif device.fact:
+            self._add_user(device, address)
+        addresses.append(address)
+        if len(addresses) > ADDRESSES_RETAINED:
+            self._remove_user(device, addresses.pop(0))
+
+    def _add_user(self, device: Device, address: str) -> None:
+        users = self._users.get(address)
+        if users is None:
+            self._users[address] = device
+        elif isinstance(users, set):
+            users.add(device)
+        elif users is not device:
+            self._users[address] = {users, device}
+
+    def _remove_user(self, device: Device, address: str) -> None:
+        users = self._users.get(address)
+        if isinstance(users, set):
+            users.discard(device)
+            if len(users) == 1:
+                self._users[address] = users.pop()
+        elif users is device:
+            del self._users[address]
+
     def _count_refused(self, record: ConnectionRecord) -> None:
         """Count an attempt of a device that has had a connection; no stranger becomes a device."""
         name = self._identity.of(record.client_ip)
         device = self.get(name)
         if device is None:
-            return
+            user = self._users.get(record.client_ip)
+            if not isinstance(user, Device):
+                return
+            device = user
         storm_begins = device.failed is not None and device.attempt(record.opened, self._config)
         device.failed = record.refusal
         if storm_begins:
             self._begin_storm(device, record.refusal)
 
     def _count_closed(self, record: ConnectionRecord, device: Device) -> None:
+        self._named.pop(record, None)
         if device.is_forgotten or device.live is None or record not in device.live:
             # An observer of the alarm raised for its opening has closed so many connections that
             # catch_up() ran, and this one was counted there.
             return
         silence = device.note_message(record, self._config.silent_heartbeats)
         device.close(record, self._clock.seconds())
+        if device.rivals is not None:
+            rival = device.rivals.note_closed(record)
+            if rival is not None and not device.is_duplicate and not self._monitor.stopping:
+                ousted = device.rivals.ousted
+                self._begin_duplicate(
+                    device,
+                    f"{len(ousted)} connections within {format_duration(ousted[-1] - ousted[0])}"
+                    " were taken over while their client was still there: the last one from"
+                    f" {record.client}, by {rival}",
+                )
         if device.live is not None:
             self._connected.move_to_end(device.name)
         else:
@@ -209,6 +387,9 @@ class Devices(Observer):
         """End the alarms of a device that is no longer among those that are known."""
         device.is_forgotten = True
         self._deadlines.cancel(device)
+        if device.fact:
+            for address in device.addresses or ():
+                self._remove_user(device, address)
         if self._changed is not None:
             self._changed.pop(device, None)
             if device.is_stored:
@@ -218,11 +399,14 @@ class Devices(Observer):
             self._end_silence(device, why)
         if device.is_storm:
             self._end_storm(device, why)
+        if device.is_duplicate:
+            self._end_duplicate(device, why)
 
     def forget(self, network: Network) -> int:
         """Forget every device that has an address in a network, and what is usual for it.
 
-        One that has live connections is a new device from now on.
+        One that has live connections is a new device from now on. Of a device with a name of its
+        own, which has used other addresses as well, only those in the network are forgotten.
 
         :param network: an IP or a network; a device that is a larger network, as IPv6 clients are,
             is forgotten for one address of it.
@@ -233,15 +417,11 @@ class Devices(Observer):
     def forget_in_steps(self, network: Network) -> Iterator[int]:
         """The same in steps, each of which yields how many were forgotten so far."""
 
-        def has_address(name: str) -> bool:
-            found = network_of(name)
-            return found is not None and (
-                found.version == network.version and found.overlaps(network)
-            )
-
         count = 0
         for device in self.all():
-            if not device.is_forgotten and has_address(device.name):
+            if device.is_forgotten:
+                continue
+            if has_address(network, device.name) or self._forget_addresses(device, network):
                 self._forget_one(device, "forgotten by the operator")
                 count += 1
                 # Its live connections now, and in steps: with those of many devices, whatever
@@ -253,17 +433,44 @@ class Devices(Observer):
         # in one step: others are raised meanwhile.
         gone = set()
         for alarm in tuple(self.alarms):
-            if has_address(alarm.device):
+            if has_address(network, alarm.device) or any(
+                is_within(network, address) for address in alarm.addresses
+            ):
                 gone.add(id(alarm))
             yield count
         kept = [alarm for alarm in self.alarms if id(alarm) not in gone]
         self.alarms.clear()
         self.alarms += kept
 
+    def _forget_addresses(self, device: Device, network: Network) -> bool:
+        """Forget the addresses of a device that are in a network.
+
+        :returns: whether it has had no others, and has a name of its own.
+        """
+        found = [each for each in device.addresses or () if is_within(network, each)]
+        if not found or device.addresses is None or not device.fact:
+            return False  # of a device that is a network, the network itself was asked about
+        if len(found) == len(device.addresses):
+            return True
+        for address in found:
+            device.addresses.remove(address)
+            self._remove_user(device, address)
+        device.rivals = None
+        if device.is_duplicate:
+            self._end_duplicate(device, "forgotten by the operator")
+        for kind, alarm in (device.alarms or {}).items():
+            left = tuple(each for each in alarm.addresses if each not in found)
+            device.alarms[kind] = attrs.evolve(alarm, addresses=left)  # type: ignore[index]
+        if self._changed is not None:
+            self._changed[device] = None
+        return False
+
     def _forget_one(self, device: Device, why: str) -> None:
         """Forget a device; its live connections are those of a new one."""
         (self._away if device.live is None else self._connected).pop(device.name)
-        self._opened.update(dict.fromkeys(device.live or ()))
+        for record in device.live or ():
+            self._named.pop(record, None)
+            self._opened[record] = None
         self._drop(device, why)
 
     def _schedule(self, device: Device) -> None:
@@ -295,6 +502,8 @@ class Devices(Observer):
                 if record.last_up is not None and record.last_up > device.last_message:
                     self._note_message(record, device)
                 yield
+            if device.rivals is not None:
+                self._check_rivals(device, now)
         self.catch_up()  # no device is checked that has connected meanwhile
         for device in self._deadlines.take_due(now):
             self._check(device, now)
@@ -307,12 +516,21 @@ class Devices(Observer):
         """Follow a policy that was replaced; alarms that it switches off are ended by the poll."""
         before, self._rules = self._config, self._monitor.policy.devices
         self._config = config = attrs.evolve(self._usual, **self._rules.given())
+        if config.names != before.names:
+            self._names = AddressNames(config.names)
         if (config.prefix_v4, config.prefix_v6) != (before.prefix_v4, before.prefix_v6):
             self.catch_up()  # by their names of before
             self._identity = DeviceIdentity(config)
             for device in self.all():
                 if not device.is_forgotten:
                     self._forget_one(device, "forgotten, as another prefix makes a device now")
+                yield
+        elif config.identity != before.identity:
+            self.catch_up()
+            self._identity = DeviceIdentity(config)
+            for device in self.all():
+                if not device.is_forgotten:
+                    yield from self._apply_identity(device)
                 yield
         elif config.silent_heartbeats != before.silent_heartbeats:
             for device in self.all():
@@ -322,6 +540,17 @@ class Devices(Observer):
                 yield
         while len(self._connected) + len(self._away) > config.kept:
             self._drop_oldest()
+            yield
+
+    def _apply_identity(self, device: Device) -> Iterator[None]:
+        """Follow another identity: devices of names that it does not have are forgotten, and live
+        connections are counted for the device that they are of now."""
+        if device.fact and device.fact not in self._identity.facts:
+            self._forget_one(device, "forgotten, as another identity makes a device now")
+            return
+        for record in tuple(device.live or ()):
+            if record.has_facts:
+                self._identified[record] = None
             yield
 
     def _note_message(self, record: ConnectionRecord, device: Device) -> None:
@@ -343,7 +572,7 @@ class Devices(Observer):
         if device.silent_due() <= now:
             if self._monitor.stopping:
                 return  # no client can come back, and all are being disconnected
-            if self._is_blocked(device):
+            if self._is_blocked(device) or self._is_unrecognizable(device):
                 device.restored = now  # it cannot come back; once it may, it is given its time
             else:
                 self._begin_silence(device, now)
@@ -351,7 +580,16 @@ class Devices(Observer):
             self._schedule(device)
 
     def _is_blocked(self, device: Device) -> bool:
-        return device.live is None and self._monitor.is_blocked(device.name.partition("/")[0])
+        if device.live is not None:
+            return False
+        addresses = device.last_addresses() if device.fact else (device.name.partition("/")[0],)
+        # Of one with a name of its own, by which another address may have come, all must be.
+        return bool(addresses) and all(map(self._monitor.is_blocked, addresses))
+
+    def _is_unrecognizable(self, device: Device) -> bool:
+        """Whether a device could not be recognized if it came back, as nobody asks for its name."""
+        is_off = self._monitor.policy.decode == "off"
+        return device.live is None and device.fact == CLIENT_ID and is_off
 
     def _check_alarms(self, device: Device) -> None:
         """End the alarms for which there is no reason any more, though the device did nothing."""
@@ -360,6 +598,26 @@ class Devices(Observer):
             self._end_silence(device, why or "silent_heartbeats is 0 now")
         if device.is_storm and (why or not self._config.storm_connections):
             self._end_storm(device, why or "storm_connections is 0 now")
+        if device.is_duplicate:
+            seen_at = NEVER if device.rivals is None else device.rivals.seen_at
+            calm = self._clock.seconds() - seen_at
+            if why or calm > DUPLICATE_SECONDS:
+                text = f"no sign of a second device for {format_duration(DUPLICATE_SECONDS)}"
+                self._end_duplicate(device, why or text)
+
+    def _check_rivals(self, device: Device, now: float) -> None:
+        """Check whether two connections of a device are there at once, with clients behind both."""
+        if device.rivals is None or device.live is None or len(device.live) < 2:
+            return
+        both = two_at_once(device.live, now)
+        if both is None or self._monitor.stopping:
+            return
+        device.rivals.seen_at = self._clock.seconds()
+        if not device.is_duplicate:
+            older, newer = both
+            together = format_duration(now - newer.opened)
+            detail = f"connected from {older.client} and {newer.client} at once, for {together}"
+            self._begin_duplicate(device, f"{detail}; both have sent something since")
 
     # -- alarms
 
@@ -374,8 +632,11 @@ class Devices(Observer):
         else:
             gaps, what, usual = device.message_gaps, "said nothing", "says something"
             since = device.quiet_since
-        typical = format_duration(typical_seconds(gaps) or 0.0)
-        detail = f"{what} for {format_duration(now - since)}, usually {usual} every {typical}"
+        detail = f"{what} for {format_duration(now - since)}"
+        if device.declared_limit is not None and not device.is_away_too_long:
+            detail += f", declared keepalive {device.keepalive:g} s"
+        else:
+            detail += f", usually {usual} every {format_duration(typical_seconds(gaps) or 0.0)}"
         if device.restored > since:
             detail += f"; monconn was restarted {format_duration(now - device.restored)} ago"
         self._notify("silent", device, False, detail)
@@ -399,6 +660,16 @@ class Devices(Observer):
         device.is_storm = False
         self._notify("reconnect_storm", device, True, detail)
 
+    def _begin_duplicate(self, device: Device, detail: str) -> None:
+        if device.is_forgotten:
+            return
+        device.is_duplicate = True
+        self._notify("duplicate", device, False, detail)
+
+    def _end_duplicate(self, device: Device, detail: str) -> None:
+        device.is_duplicate = False
+        self._notify("duplicate", device, True, detail)
+
     def end_alarms(self, why: str) -> None:
         """End every alarm that is active.
 
@@ -409,6 +680,8 @@ class Devices(Observer):
                 self._end_silence(device, why)
             if device.is_storm:
                 self._end_storm(device, why)
+            if device.is_duplicate:
+                self._end_duplicate(device, why)
 
     def _notify(
         self,
@@ -420,7 +693,17 @@ class Devices(Observer):
     ) -> None:
         at = time.time() if goes_on_from is None else goes_on_from
         goes_on = goes_on_from is not None
-        alarm = Alarm(kind, self._monitor.name, device.name, at, is_over, detail, goes_on)
+        alarm = Alarm(
+            kind,
+            self._monitor.name,
+            device.name,
+            at,
+            is_over,
+            detail,
+            goes_on,
+            name=self.given_name(device) or "",
+            addresses=device.last_addresses(),
+        )
         active = device.alarms = device.alarms or {}
         if is_over:
             active.pop(kind, None)
@@ -473,21 +756,21 @@ class Devices(Observer):
         They must come in the order in which they were seen, the last one first.
         """
         name = stored.device
+        if stored.fact and stored.fact not in self._identity.facts:
+            self._discard(stored, "forgotten, as another identity makes a device now")
+            return
         device = self.get(name)
         if device is None:
             if len(self._connected) + len(self._away) >= self._config.kept:
-                self._deleted[name] = None
-                device = Device(name, stored.first_seen_at)
-                device.is_forgotten = True
-                for alarm in stored.alarms:
-                    self._notify(alarm.kind, device, True, _FORGOTTEN)
+                self._discard(stored, _FORGOTTEN)
                 return
-            device = self._away[name] = Device(name, stored.first_seen_at)
+            device = self._away[name] = Device(name, stored.first_seen_at, stored.fact)
             self._away.move_to_end(name, last=False)
         times = self._config.silent_heartbeats
         was_seen = bool(device.total)
         device.restore(stored, self._clock.seconds(), time.time(), times)
         device.is_stored = True
+        self._restore_addresses(device, stored.addresses)
         for alarm in stored.alarms:
             if alarm.kind == "silent" and not was_seen:
                 device.is_silent, device.is_away_too_long = True, alarm.is_away
@@ -498,7 +781,52 @@ class Devices(Observer):
                 self._notify(alarm.kind, device, True, "monconn was restarted")
         self._schedule(device)
 
+    def _discard(self, stored: StoredDevice, why: str) -> None:
+        """Have a stored device deleted, and its alarms ended."""
+        self._deleted[stored.device] = None
+        device = Device(stored.device, stored.first_seen_at, stored.fact)
+        device.is_forgotten = True
+        for alarm in stored.alarms:
+            self._notify(alarm.kind, device, True, why)
+
+    def _restore_addresses(self, device: Device, addresses: Iterable[str]) -> None:
+        """Have a device know addresses that it has used in an earlier run."""
+        for address in addresses:  # the last one first
+            known = device.addresses = [] if device.addresses is None else device.addresses
+            if address not in known and len(known) < ADDRESSES_RETAINED:
+                known.insert(0, address)
+                if device.fact:
+                    self._add_user(device, address)
+
     # -- queries
+
+    def given_name(self, device: Device) -> str | None:
+        """The name that the configuration gives to a device that has none of its own."""
+        return None if device.fact else self._names.of(device.name)
+
+    def snapshot(self, device: Device) -> dict[str, Any]:
+        """The row of a device as plain values for JSON."""
+        name = self.given_name(device)
+        return device.snapshot(self._monitor.name, self._clock.seconds(), name)
+
+    def users_of(self, address: str) -> list[str]:
+        """Devices with names of their own that have used an address lately, by name; not all of
+        more than a hundred."""
+        users = self._users.get(address)
+        if users is None:
+            return []
+        several = {users} if isinstance(users, Device) else users
+        return sorted(each.name for each in islice(several, MOST_USERS))
+
+    def called(self, text: str) -> list[str]:
+        """The devices whose addresses the configuration gives a name."""
+        given = (address_text(network) for network, name in self._config.names if name == text)
+        return [name for name in given if self.get(name) is not None]
+
+    def device_of(self, record: ConnectionRecord) -> str:
+        """The name of the device that a connection is of, known or not."""
+        said = self._identity.said(record) if record.has_facts else None
+        return self._identity.of(record.client_ip) if said is None else said[0]
 
     def measure(self, name: str) -> float | None:
         """Ask the kernel about a device's connections, and return for how long it was not heard.
@@ -589,17 +917,17 @@ class DevicesService(Service):
         Each row is made when it is iterated to: a caller that pages pays for one page.
         """
         chosen = list(self._registry) if service is None else [self._registry.get(service)]
-        return self._make_rows([(each.name, self._followed[each]) for each in chosen])
+        return self._make_rows([self._followed[each] for each in chosen])
 
-    def _make_rows(self, followed: Iterable[tuple[str, Devices]]) -> RowSteps[dict[str, Any]]:
-        keyed: list[tuple[float, tuple[Device, str]]] = []
-        for name, devices in followed:
+    def _make_rows(self, followed: Iterable[Devices]) -> RowSteps[dict[str, Any]]:
+        keyed: list[tuple[float, tuple[Device, Devices]]] = []
+        for devices in followed:
             for device in devices.all():
-                keyed.append((device.last_seen_at, (device, name)))
+                keyed.append((device.last_seen_at, (device, devices)))
                 yield None
         ordered = yield from sort_in_steps(keyed, reverse=True)
-        for _, (device, name) in ordered:
-            yield device.snapshot(name, self._clock.seconds())
+        for _, (device, of_service) in ordered:
+            yield of_service.snapshot(device)
 
     # -- from one run to the next: what a history asks for
 
@@ -736,6 +1064,12 @@ def last_of(counts: Iterable[int]) -> int:
     for count in counts:  # noqa: B007
         pass
     return count
+
+
+def has_address(network: Network, device: str) -> bool:
+    """Whether a device has an address in a network, by its name."""
+    found = network_of(device)
+    return found is not None and found.version == network.version and found.overlaps(network)
 
 
 _FORGOTTEN = "forgotten, as others were seen later"

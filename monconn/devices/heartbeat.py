@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
+from itertools import islice, pairwise
 from typing import Any
 
 import attrs
@@ -29,6 +31,13 @@ ONE_ARRIVAL_SECONDS = 1.0
 RETURN_SECONDS = 120.0
 """How long devices may take at least to come back after monconn was restarted: many wait longer
 after each attempt that failed, and their attempts failed while it did not run."""
+KEEPALIVE_TIMES = 1.5
+"""How many times the keepalive that it has declared a connected device may say nothing: after that,
+an MQTT server must close its connection (MQTT 3.1.1, 3.1.2.10)."""
+ADDRESSES_RETAINED = 8
+"""The addresses of a device that are remembered: those that it has used last."""
+CLIENT_ID = "mqtt_client_id"
+KEEPALIVE = "mqtt_keepalive_seconds"
 _SHORT_SECONDS = 2.0
 """Intervals below are equal: polls once a second see 1.4 s, then 0.7 s, of messages every 0.7 s."""
 
@@ -135,6 +144,92 @@ def typical_seconds(gaps: array[float] | None) -> float | None:
     return sorted(gaps)[len(gaps) // 2]
 
 
+TOGETHER_SECONDS = 10.0
+"""How long two connections with one client id must have been there together: a server that gets the
+second CONNECT closes the first one at once (MQTT 3.1.1, 3.1.4-2), or as soon as it can."""
+TAKE_OVER_SECONDS = 10.0
+"""How long after another connection's opening its CONNECT may come, and have the server close the
+one that is there."""
+TAKE_OVERS = 3
+"""How many connections of clients that were there must have been taken over in
+:data:`DUPLICATE_SECONDS`. One is what a device does that changes from one network to another; of
+two that fight for one client id, each comes back after some seconds, or a minute."""
+DUPLICATE_SECONDS = 300.0
+"""After so long without a sign of a second device, there is none any more."""
+_MOST_COMPARED = 100
+
+
+class Rivals:
+    """The signs that two devices have one client id.
+
+    In MQTT, a server that gets a CONNECT with the client id of a connection closes that one. So two
+    live ones are there for a moment only, unless the server is lax: as a rule each device throws
+    the other out, comes back, and is thrown out itself. A device that reconnects because its
+    network was away leaves a connection behind that is taken over as well, but behind which nobody
+    answers the server's end any more: that is no sign.
+    """
+
+    __slots__ = ("arrivals", "ousted", "seen_at")
+
+    def __init__(self) -> None:
+        self.arrivals: deque[tuple[float, str]] = deque(maxlen=4)
+        """When connections came while another one was there, and from where."""
+        self.ousted: deque[float] = deque(maxlen=TAKE_OVERS)
+        """When connections were taken over whose clients were there."""
+        self.seen_at = NEVER
+        """When there were two devices last."""
+
+    def note_closed(self, record: ConnectionRecord) -> str | None:
+        """Count a connection that has closed.
+
+        :returns: who took it over, if that makes it clear that there are two.
+        """
+        if record.reason != "backend_closed" or record.client_end != "fin":
+            return None
+        ended = record.backend_ended or record.ending or 0.0
+        by = [client for at, client in self.arrivals if _is_taken_over(record, at, ended)]
+        if not by:
+            return None
+        self.ousted.append(ended)
+        if len(self.ousted) < TAKE_OVERS or ended - self.ousted[0] > DUPLICATE_SECONDS:
+            return None
+        self.seen_at = ended
+        return by[-1]
+
+
+def _is_taken_over(record: ConnectionRecord, arrived: float, ended: float) -> bool:
+    return record.opened < arrived <= ended <= arrived + TAKE_OVER_SECONDS
+
+
+def two_at_once(
+    live: set[ConnectionRecord], now: float
+) -> tuple[ConnectionRecord, ConnectionRecord] | None:
+    """Two connections that are there at the same time, both with a client behind them.
+
+    The older one must have said something since the other is there: else it may be one that the
+    device has left behind, of which the server does not know yet either.
+
+    :param live: those of one device.
+    :param now: monotonic seconds.
+    """
+    there = [record for record in islice(live, _MOST_COMPARED) if _is_there(record)]
+    there.sort(key=lambda record: record.opened)
+    for older, newer in pairwise(there):
+        spoke = older.last_up is not None and older.last_up > newer.opened + ONE_ARRIVAL_SECONDS
+        if spoke and now - newer.opened >= TOGETHER_SECONDS:
+            return older, newer
+    return None
+
+
+def _is_there(record: ConnectionRecord) -> bool:
+    return (
+        record.reason is None
+        and record.backend_ended is None
+        and record.client_end == "none"
+        and record.client_unreachable is None
+    )
+
+
 class Device:
     """One device of one service.
 
@@ -147,17 +242,23 @@ class Device:
     """
 
     __slots__ = (
+        "addresses",
         "alarms",
         "bucket",
+        "declared_away_limit",
+        "declared_limit",
         "down",
+        "fact",
         "failed",
         "first_seen_at",
         "is_away_too_long",
+        "is_duplicate",
         "is_expected",
         "is_forgotten",
         "is_silent",
         "is_stored",
         "is_storm",
+        "keepalive",
         "last_message",
         "last_reason",
         "last_seen_at",
@@ -174,12 +275,17 @@ class Device:
         "reconnect_limit",
         "reconnects_since",
         "restored",
+        "rivals",
         "total",
         "up",
     )
 
-    def __init__(self, name: str, first_seen_at: float) -> None:
+    def __init__(self, name: str, first_seen_at: float, fact: str = "") -> None:
         self.name = name
+        self.fact = fact
+        """The fact about its connections that is its name; empty if its name is an address."""
+        self.addresses: list[str] | None = None
+        """Those that it has used last, the last one at the end; None if its name is its address."""
         self.first_seen_at = self.last_seen_at = first_seen_at
         self.live: set[ConnectionRecord] | None = None
         """Its live connections; None if there are none."""
@@ -194,6 +300,14 @@ class Device:
         """Since when its messages have been regular; None if they are not."""
         self.reconnects_since: float | None = None
         self.message_limit = self.reconnect_limit = INFINITE
+        self.keepalive: float | None = None
+        """The keepalive that it has declared, in seconds; None if it has not."""
+        self.declared_limit: float | None = None
+        """The silence that is too long by that, while it is connected; None if it has not."""
+        self.declared_away_limit: float | None = None
+        """The same once its connection has failed."""
+        self.rivals: Rivals | None = None
+        """None unless there were two connections at once where there should be one."""
         self.failed: Reason | Refusal | None = None
         """How its last connection or attempt failed, if it has not connected since then."""
         self.openings: array[float] | None = None
@@ -208,7 +322,7 @@ class Device:
         """Whether it was connected when that run ended, so that it should come back."""
         self.is_stored = False
         """Whether the history has it."""
-        self.is_silent = self.is_storm = self.is_forgotten = False
+        self.is_silent = self.is_storm = self.is_duplicate = self.is_forgotten = False
         self.is_away_too_long = False
         """Whether it is silent because it did not reconnect; else, its connection is silent."""
 
@@ -234,6 +348,67 @@ class Device:
         self.opened = at
         self.last_seen_at = record.opened_at
         return storms
+
+    def take_back(self, record: ConnectionRecord) -> None:
+        """One of its live connections is another device's, as that one's name has become known.
+
+        What its opening has changed is undone, as far as it was the last to open.
+        """
+        if self.live is not None:
+            self.live.discard(record)
+            if not self.live:
+                self.live = None
+        self.total -= 1
+        if self.opened != record.opened:
+            return
+        if self.openings is not None and self.openings[-1] == record.opened:
+            del self.openings[-1]
+            if not self.openings:
+                self.openings = None
+        gaps = self.reconnect_gaps
+        if gaps and self.opened > self.restored:
+            self.opened -= gaps.pop()  # most often; else, it is the opening before that is off
+
+    def expect_nothing(self) -> bool:
+        """Forget what is usual for it, as its connections have names of their own by now.
+
+        :returns: whether there was anything to forget.
+        """
+        had = self.is_expected or self.message_gaps is not None or self.reconnect_gaps is not None
+        self.is_expected = False
+        self.message_gaps = self.reconnect_gaps = None
+        self.messages_since = self.reconnects_since = None
+        self.message_limit = self.reconnect_limit = INFINITE
+        self.keepalive = self.declared_limit = self.declared_away_limit = None
+        self.failed = None
+        return had
+
+    def declare(self, keepalive: float, silent_times: int) -> None:
+        """Note the keepalive that a connection of it has declared: within so many seconds it sends
+        something, if only a PINGREQ.
+
+        :param keepalive: of several that are connected, the longest one counts; 0 is none.
+        :param silent_times: how many intervals are too long once it is disconnected; 0 for never.
+        """
+        if self.keepalive is not None and self.live is not None and len(self.live) > 1:
+            keepalive = max(keepalive, self.keepalive)
+        self.keepalive = keepalive or None
+        self._limit_by_keepalive(silent_times)
+
+    def _limit_by_keepalive(self, silent_times: int) -> None:
+        keepalive = self.keepalive
+        if keepalive is None or not silent_times:
+            self.declared_limit = self.declared_away_limit = None
+        else:
+            self.declared_limit = max(KEEPALIVE_TIMES * keepalive, LEAST_SILENT_SECONDS)
+            self.declared_away_limit = max(silent_times * keepalive, self.declared_limit)
+
+    @property
+    def silence_limit(self) -> float:
+        """The silence that is too long, as it is now: by what it has declared, or else by what is
+        usual; infinite for none."""
+        declared = self.declared_away_limit if self.live is None else self.declared_limit
+        return self.message_limit if declared is None else declared
 
     def _count_reconnect(self, at: float, silent_times: int) -> None:
         gaps = self.reconnect_gaps = with_gap(self.reconnect_gaps, at - self.opened)
@@ -317,9 +492,10 @@ class Device:
         """When the silent alarm is to be raised; infinite for never."""
         if self.is_silent:
             return INFINITE
-        message_due = self.quiet_since + self.message_limit
+        limit = self.message_limit if self.declared_limit is None else self.silence_limit
+        message_due = self.quiet_since + limit
         if self.restored > self.quiet_since:
-            message_due = self.restored + max(self.message_limit, RETURN_SECONDS)
+            message_due = self.restored + max(limit, RETURN_SECONDS)
         if self.live is not None:
             return message_due
         if not self.is_expected:
@@ -359,14 +535,18 @@ class Device:
         heard = max((each for each in times if each is not None), default=None)
         return None if heard is None else _rounded(max(0.0, now - heard))
 
-    def snapshot(self, service: str, now: float) -> dict[str, Any]:
+    def snapshot(self, service: str, now: float, name: str | None = None) -> dict[str, Any]:
         """Its row as plain values for JSON.
 
         :param now: monotonic seconds.
+        :param name: the name that its address was given; None if there is none.
         """
         live = self.live or ()
-        return {
+        values = {
             "device": self.name,
+            "name": name or self.name,
+            "identity": self.fact or "address",
+            "addresses": list(self.last_addresses()),
             "service": service,
             "connections": len(live),
             "total": self.total,
@@ -383,9 +563,19 @@ class Device:
             "last_reason": self.last_reason,
             "alarms": sorted(self.alarms or (), key=ALARM_KINDS.index),
         }
+        if self.keepalive is not None:
+            values["keepalive_seconds"] = self.keepalive
+        return values
+
+    def last_addresses(self) -> tuple[str, ...]:
+        """Those that it has used last, the last one first."""
+        if self.addresses is None:
+            return () if self.fact or "/" in self.name else (self.name,)
+        return tuple(reversed(self.addresses))
 
     def apply(self, silent_times: int) -> None:
         """Replace the number of typical intervals that are too long."""
+        self._limit_by_keepalive(silent_times)
         self.message_limit = self.reconnect_limit = INFINITE
         gaps, since = self.message_gaps, self.messages_since
         if gaps and MESSAGES.is_known(gaps, _seconds_since(since, self.last_message)):
@@ -423,6 +613,9 @@ class Device:
                 StoredAlarm(kind, alarm.at, alarm.detail, self.is_away_too_long)
                 for kind, alarm in (self.alarms or {}).items()
             ),
+            fact=self.fact,
+            addresses=() if self.addresses is None else self.last_addresses(),
+            keepalive_seconds=self.keepalive,
         )
 
     def restore(self, stored: StoredDevice, now: float, wall_now: float, silent_times: int) -> None:
@@ -452,6 +645,8 @@ class Device:
                 self.message_limit = MESSAGES.limit_seconds(gaps, silent_times)
         if not is_new:
             return
+        self.keepalive = stored.keepalive_seconds
+        self._limit_by_keepalive(silent_times)
         self.restored = now
         self.last_seen_at = stored.last_seen_at
         self.last_reason = stored.last_reason

@@ -6,9 +6,10 @@ from typing import Any, Literal, get_args
 
 import attrs
 
+from monconn.addresses import device_text
 from monconn.model.record import iso_time
 
-AlarmKind = Literal["silent", "reconnect_storm"]
+AlarmKind = Literal["silent", "reconnect_storm", "duplicate"]
 ALARM_KINDS: tuple[AlarmKind, ...] = get_args(AlarmKind)
 
 
@@ -19,7 +20,8 @@ class Alarm:
     kind: AlarmKind
     service: str
     device: str
-    """The client's IP, or the network that counts as one device."""
+    """Which device: the name that its connections tell, such as an MQTT client id, or the client's
+    IP, or the network that counts as one device."""
     at: float
     """Wall clock, in seconds."""
     is_over: bool
@@ -27,6 +29,10 @@ class Alarm:
     """The figures for which it was raised or ended, as text."""
     goes_on: bool = False
     """Whether it began in an earlier run of monconn, and is active still: it is no new one."""
+    name: str = ""
+    """The best name of the device that is known; empty if ``device`` is."""
+    addresses: tuple[str, ...] = ()
+    """The addresses that the device has used last, the last one first."""
 
     def snapshot(self) -> dict[str, Any]:
         """All of it as plain values for JSON."""
@@ -34,6 +40,8 @@ class Alarm:
             "alarm": self.kind,
             "service": self.service,
             "device": self.device,
+            "name": self.name or self.device,
+            "addresses": list(self.addresses),
             "at": iso_time(self.at),
             "over": self.is_over,
             "detail": self.detail,
@@ -45,4 +53,5 @@ class Alarm:
     def describe(self) -> str:
         """One line for people."""
         word = "is over" if self.is_over else "alarm goes on" if self.goes_on else "alarm"
-        return f"{self.device} {self.kind} {word}: {self.detail}"
+        device = device_text(self.device, self.name, self.addresses)
+        return f"{device} {self.kind} {word}: {self.detail}"

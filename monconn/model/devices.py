@@ -42,3 +42,9 @@ class StoredDevice:
     reconnect_gaps: tuple[float, ...] = ()
     reconnect_gaps_for: float | None = None
     alarms: tuple[StoredAlarm, ...] = ()
+    fact: str = ""
+    """The fact about its connections that is its name; empty if its name is an address."""
+    addresses: tuple[str, ...] = ()
+    """Those that it has used last, the last one first, where its name is none."""
+    keepalive_seconds: float | None = None
+    """The keepalive that it has declared; None if it has not."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import datetime, timezone
 from functools import lru_cache
-from typing import Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -35,7 +36,15 @@ FACTS = 16
 FACT_CHARACTERS = 256
 FACT_NAME_CHARACTERS = 32
 MOST_FACT_NAMES = 1_000
-_fact_names = {"tls_version", "tls_server_name", "alpn"}  # those that monconn itself sets
+_fact_names = {  # those that monconn itself sets
+    *("tls_version", "tls_server_name", "alpn", "tls_alpn_offered"),
+    *("protocol", "http_method", "http_path", "http_host", "ssh_client", "ssh_server"),
+    *("mqtt_client_id", "mqtt_user", "mqtt_version", "mqtt_keepalive_seconds"),
+    *("mqtt_clean_start", "mqtt_connack", "mqtt_disconnect", "mqtt_disconnect_by"),
+    *("postgresql_user", "postgresql_database"),
+}
+PROTOCOLS = ("tls", "http", "ssh", "mqtt", "postgresql", "unknown")
+"""The values of the fact ``protocol``, unless it is set by code that knows others."""
 _FACT_NAME = re.compile(f"[a-z][a-z0-9_]{{0,{FACT_NAME_CHARACTERS - 1}}}")
 
 
@@ -81,7 +90,7 @@ class Facts(MutableMapping[str, Fact]):
         return repr(self._record._facts)
 
 
-_NO_FACTS: dict[str, Fact] = {}  # never changed: set_fact makes another one
+_NO_FACTS: Mapping[str, Fact] = {}  # never changed: set_fact makes another one
 
 
 @attrs.define(eq=False)
@@ -177,7 +186,7 @@ class ConnectionRecord:
     """Whether it ended because we had no descriptor, port or memory left."""
     came_through: ConnectionRecord | None = attrs.field(default=None, repr=False)
     """The connection of ours, through another service of this program, that its client is."""
-    _facts: dict[str, Fact] = attrs.field(default=_NO_FACTS, init=False)
+    _facts: Mapping[str, Fact] = attrs.field(default=_NO_FACTS, init=False)
 
     def count(self, direction: Direction, count: int, now: float) -> None:
         """Count bytes that were read from their sender.
@@ -221,6 +230,20 @@ class ConnectionRecord:
         """Whether there are any :attr:`facts`, without making the view."""
         return bool(self._facts)
 
+    if TYPE_CHECKING:
+        unchanging_facts: Mapping[str, Fact]
+        """The facts as they are now: with one more there is another mapping."""
+    else:
+        # Asked for each chunk that is decoded: attrgetter spares a Python call each time.
+        unchanging_facts = property(attrgetter("_facts"))
+
+    @property
+    def protocol(self) -> str | None:
+        """The fact ``protocol``: one of :data:`PROTOCOLS`, unless code that knows others set it;
+        None if it is not known yet, or nothing is decoded."""
+        protocol = self._facts.get("protocol")
+        return None if protocol is None else str(protocol)
+
     @property
     def facts(self) -> Facts:
         """Further facts about the connection, beyond its bytes and times: its protocol, a name that
@@ -260,6 +283,23 @@ class ConnectionRecord:
             _fact_names.add(name)
         # A new dict: most connections share the empty one, and readers may iterate over the old.
         self._facts = {**self._facts, name: value}
+
+    def add_facts(self, facts: Mapping[str, Fact]) -> None:
+        """Add what a peer's bytes have told, but replace nothing, and leave out what is too much.
+
+        So facts that were set before, by a handshake or by the program's own code, stay, and there
+        is nothing to be caught in the data path.
+
+        :param facts: which never change any more: by names that are well-formed and known; texts
+            without surrogates and of :data:`FACT_CHARACTERS` at most, and numbers within 64 bits.
+        """
+        if not self._facts and len(facts) <= FACTS:
+            self._facts = facts  # not one by one, nor copied: every connection has some
+            return
+        room = FACTS - len(self._facts)
+        added = [each for each in facts.items() if each[0] not in self._facts][:room]
+        if added:
+            self._facts = {**self._facts, **dict(added)}
 
     def end(self, reason: Reason, now: float, detail: str = "") -> bool:
         """Record why the connection ends; the first reason counts.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from zope.interface import Attribute, Interface, implementer
 
+from monconn.decode.interfaces import Decoding
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Reason, Side
@@ -52,6 +53,16 @@ class IRecordable(Interface):
 
     def record_payload(recording: Recording) -> None:
         """Record every chunk from now on; called as it opens, before the first one."""
+
+
+class IDecoded(IConnection):
+    """A connection whose bytes are decoded into facts.
+
+    Its data path calls ``Monitor.decode`` with each chunk, before it is passed on, while there is
+    something to decode.
+    """
+
+    decoding: Decoding | None = Attribute("what decodes its next chunk; None if nothing does")
 
 
 class IAddressed(Interface):

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -16,7 +16,14 @@ from twisted.internet.interfaces import IDelayedCall
 
 from monconn.addresses import Network, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
-from monconn.errors import SettingError, SettingTypeError, UnknownConnection, quoted
+from monconn.decode import first_bytes
+from monconn.errors import (
+    Forbidden,
+    SettingError,
+    SettingTypeError,
+    UnknownConnection,
+    quoted,
+)
 from monconn.log import Logger
 from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
@@ -24,7 +31,7 @@ from monconn.model.reasons import Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.clients import ClientTotals
-from monconn.monitor.interfaces import IAddressed, IConnection, IRecordable, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
 from monconn.monitor.liverules import LiveRules
 from monconn.monitor.observers import AnyObserver, Observers, Where, when_delivered
 from monconn.monitor.recorder import Recorder
@@ -100,6 +107,9 @@ class Monitor:
         self.recorder = Recorder(self.clock)
         """The first and last bytes of its connections, if the policy has them recorded."""
         self.recorder.configure(policy.recorder)
+        self.observers.forbid_payload(policy.payload == "never")
+        self.decoding = first_bytes.decoding(policy.decode)
+        """What new connections are decoded by; None if nothing is."""
         self._blocks = Blocks(policy.rules.bans)
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
@@ -130,6 +140,8 @@ class Monitor:
         """
         before, self.policy = self.policy, _as_policy(policy)
         self.recorder.configure(policy.recorder)
+        self.observers.forbid_payload(policy.payload == "never")
+        self.decoding = first_bytes.decoding(policy.decode)
         if policy.rules.bans != before.rules.bans:
             self._end_blocked(self._blocks.configure(policy.rules.bans))
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
@@ -198,7 +210,7 @@ class Monitor:
 
     @property
     def watched(self) -> bool:
-        """Whether any observer wants payload. Data paths ask :attr:`observers`, for each chunk."""
+        """Whether any observer is shown payload. Data paths ask :attr:`observers` each time."""
         return self.observers.watched
 
     def add_observer(self, observer: AnyObserver, *, where: Where | None = None) -> Cancel:
@@ -306,6 +318,25 @@ class Monitor:
             if recording is not None:
                 IRecordable(connection).record_payload(recording)
 
+    def decode(self, connection: IDecoded, direction: Direction, data: bytes) -> None:
+        """Have a chunk decoded, and notify observers if it has told something.
+
+        Data paths ask whether there is a ``decoding`` first, as there is none after the first
+        chunks.
+
+        :param data: was counted, and is not passed on yet.
+        """
+        record = connection.record
+        facts = record.unchanging_facts
+        try:
+            assert connection.decoding is not None
+            connection.decoding = connection.decoding.chunk(record, direction, data)
+        except Exception:  # the bytes are passed on, whatever they are
+            connection.decoding = None
+            self._log.failure("{service}: failed to decode", service=self.name)
+        if self.observers.by_hook["identified"] and record.unchanging_facts is not facts:
+            self.observers.notify("identified", record)
+
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
         """Notify the observers that watch payload of a chunk."""
         self.observers.notify("data", record, direction, data)
@@ -340,6 +371,8 @@ class Monitor:
         record = connection.record
         if self._live.pop(record.id, None) is None:
             return
+        if getattr(connection, "decoding", None) is not None:
+            self._end_decoding(cast(IDecoded, connection))
         self._to_end.pop(record.id, None)
         self._leave_ip(record.client_ip)
         record.state = "closed"
@@ -356,6 +389,14 @@ class Monitor:
             call()
         if self._when_empty and not self._live:
             self._notify_empty()
+
+    def _end_decoding(self, connection: IDecoded) -> None:
+        decoding, connection.decoding = connection.decoding, None
+        assert decoding is not None
+        try:
+            decoding.ended(connection.record)
+        except Exception:  # it ends, whatever its bytes were
+            self._log.failure("{service}: failed to decode", service=self.name)
 
     def _leave_ip(self, client_ip: str) -> None:
         left = self._live_by_ip[client_ip] - 1
@@ -443,11 +484,19 @@ class Monitor:
         :param call: called with the direction and each chunk, as it is read from its sender.
         :returns: cancels that.
         :raises UnknownConnection: there is none with this id, or its payload cannot be watched.
+        :raises Forbidden: the policy has ``payload: never``; if it gets that later, the call comes
+            without bytes.
         """
         connection = self._connection(connection_id)
+        if self.policy.payload == "never":
+            raise Forbidden(f"{self.name}: payload: never forbids to watch bytes")
         if not IWatchable.providedBy(connection):
             raise UnknownConnection(f"the connection {connection_id} cannot be watched")
-        return IWatchable(connection).add_watcher(call)
+
+        def watch(direction: Direction, data: bytes) -> None:
+            call(direction, b"" if self.policy.payload == "never" else data)
+
+        return IWatchable(connection).add_watcher(watch)
 
     def _connection(self, connection_id: int) -> IConnection:
         try:

@@ -99,7 +99,8 @@ class Observers:
         self.flush_log = self._own_code_log.flush
         """Write the summary of the actions that were not logged one by one, if there are any."""
         self.watched = False
-        """Whether any wants payload: checked before bytes are copied out of the kernel."""
+        """Whether any is shown payload: checked before bytes are copied out of the kernel."""
+        self._is_payload_forbidden = False
         self.wants_addresses = False
         """Whether any wants the addresses of the sockets in each record."""
         self._wanting_addresses: tuple[AnyObserver, ...] = ()
@@ -123,7 +124,9 @@ class Observers:
                 calls[hook] = _only(calls[hook], where)
         for hook, call in calls.items():
             self.by_hook[hook] += ((observer, call),)
-        self.watched = bool(self.by_hook["data"])
+        self._set_watched()
+        if "data" in calls and self._is_payload_forbidden:
+            self._log_forbidden(observer)
         if getattr(observer, "wants_addresses", False):
             self._wanting_addresses += (observer,)
             self.wants_addresses = True
@@ -132,11 +135,29 @@ class Observers:
         """Notify an observer no more; harmless for one that is not subscribed."""
         for hook, subscribed in self.by_hook.items():
             self.by_hook[hook] = tuple(each for each in subscribed if each[0] is not observer)
-        self.watched = bool(self.by_hook["data"])
+        self._set_watched()
         self._wanting_addresses = tuple(
             each for each in self._wanting_addresses if each is not observer
         )
         self.wants_addresses = bool(self._wanting_addresses)
+
+    def forbid_payload(self, is_forbidden: bool) -> None:
+        """Show payload to no observer, whatever it wants; or to those that want it again."""
+        if is_forbidden and not self._is_payload_forbidden:
+            for observer, _ in self.by_hook["data"]:
+                self._log_forbidden(observer)
+        self._is_payload_forbidden = is_forbidden
+        self._set_watched()
+
+    def _set_watched(self) -> None:
+        self.watched = bool(self.by_hook["data"]) and not self._is_payload_forbidden
+
+    def _log_forbidden(self, observer: AnyObserver) -> None:
+        self._log.warn(
+            "{service}: payload: never keeps bytes from observer {observer}",
+            service=self._service,
+            observer=type(observer).__name__,
+        )
 
     def notify(self, hook: str, subject: object, *more: object) -> None:
         """Call a hook of each observer that overrides it; within a hook, after that one's event.

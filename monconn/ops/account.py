@@ -10,7 +10,7 @@ import attrs
 
 from monconn.errors import printable
 from monconn.ops.columns import Row
-from monconn.ops.explanations import Explanation, Step, errors_in, in_brief, of_kind
+from monconn.ops.explanations import Explanation, Step, explained_in, in_brief, of_kind
 from monconn.units import format_bytes, format_duration, local_time
 
 Values = Mapping[str, Any]
@@ -48,7 +48,7 @@ class Account:
 
     :param sentences: what its record shows.
     :param unknown: what it does not show.
-    :param explanations: what its reason, its refusal and the errors of its detail mean; the
+    :param explanations: what its reason, its refusal and its detail mean; the
         commands of their steps name this connection.
     """
 
@@ -69,7 +69,7 @@ def account_of(connection: Row | Values) -> Account:
     ]
     if not any(found):
         found = [of_kind(str(values.get("state")), "state")]
-    explanations = [each for each in (*found, *errors_in(_text(values, "detail"))) if each]
+    explanations = [each for each in (*found, *explained_in(_text(values, "detail"))) if each]
     return Account(
         tuple(map(printable, _sentences(values))),
         tuple(map(printable, _unknown(values))),
@@ -111,6 +111,7 @@ def _sentences(values: Values) -> Iterator[str]:
         )
     if values.get("detail"):
         yield f"Detail: {values['detail']}."
+    yield from _mqtt(values)
     if values.get("connect_seconds") is not None:
         yield (
             f"The backend {_text(values, 'backend')} was connected after"
@@ -179,6 +180,41 @@ def _what_was_sent(values: Values) -> Iterator[str]:
         parts.append(part)
     text = "; ".join(parts)
     yield f"{text[0].upper()}{text[1:]}."
+
+
+def _mqtt(values: Values) -> Iterator[str]:
+    facts = values.get("facts") or {}
+    if facts.get("protocol") != "mqtt":
+        return
+    has_ended = values.get("reason") is not None
+    text = f"It {'spoke' if has_ended else 'speaks'} MQTT"
+    if facts.get("mqtt_version"):
+        text += f" {facts['mqtt_version']}"
+    if facts.get("mqtt_client_id"):
+        text += f" as {facts['mqtt_client_id']}"
+    if facts.get("mqtt_user"):
+        text += f", user {facts['mqtt_user']}"
+    keepalive = facts.get("mqtt_keepalive_seconds")
+    if keepalive is not None:
+        text += f", with a keepalive of {keepalive} s" if keepalive else ", without a keepalive"
+    answer = facts.get("mqtt_connack")
+    if answer == "accepted":
+        text += "; the broker let it in"
+    elif answer:
+        text += f"; the broker refused it: {str(answer).replace('_', ' ')}"
+    yield f"{text}."
+
+
+def _has_said_why(values: Values) -> bool:
+    """Whether MQTT's packets tell why one side closed in good order."""
+    facts = values.get("facts") or {}
+    if values.get("reason") == "client_closed":
+        return facts.get("mqtt_disconnect_by") == "client"
+    return (
+        facts.get("mqtt_connack") not in (None, "accepted")
+        or "mqtt_disconnect" in facts
+        or any(each.word == "keepalive_missed" for each in explained_in(_text(values, "detail")))
+    )
 
 
 def _ends(values: Values) -> Iterator[str]:
@@ -260,8 +296,9 @@ def _unknown(values: Values) -> Iterator[str]:
     if values.get("refusal"):
         return
     if values.get("reason") in ("client_closed", "backend_closed"):
-        side = values["reason"].partition("_")[0]
-        yield f"Not known: why the {side}'s program closed; TCP does not tell."
+        if not _has_said_why(values):
+            side = values["reason"].partition("_")[0]
+            yield f"Not known: why the {side}'s program closed; TCP does not tell."
     elif values.get("reason") in ("client_reset", "backend_reset"):
         yield "Not known: whether the peer itself reset it, or something on the way."
     elif values.get("reason") in _LOST:

@@ -69,7 +69,11 @@ class _Memory:
     closed: list[ConnectionRecord] = attrs.Factory(list)
     alarms: list[dict[str, Any]] = attrs.Factory(list)
     active: list[dict[str, Any]] = attrs.Factory(list)
-    addresses: dict[str, str] = attrs.Factory(dict)
+    addresses: dict[str, str | None] = attrs.Factory(dict)
+    """When each was seen last; None if no connection that is known of has come from there."""
+    name: str = ""
+    """The best that is known; empty for the device's own."""
+    identity: str = "address"
     is_blocked: bool = False
 
 
@@ -108,7 +112,10 @@ async def tell_story(
 
         names = [monitor.name for monitor in monitors]
         try:
-            past = await run_in_history(lambda db: past_of(db, device, names, since, most_ends))
+            told = _told(device, followed)
+            past = await run_in_history(
+                lambda db: past_of(db, device, names, since, most_ends, told)
+            )
             connections, events = past.connections, past.events
         except FileError as error:
             problem = str(error)
@@ -165,11 +172,12 @@ class _Story:
         timeline.sort(key=lambda row: (row.at, _ORDER.get(row.what, 0)), reverse=True)
         for connection in (*live, *ended):
             address = connection["client_ip"]
-            memory.addresses.setdefault(
-                address, connection.get("closed_at") or iso_time(time.time())
-            )
+            if memory.addresses.get(address) is None:
+                memory.addresses[address] = connection.get("closed_at") or iso_time(time.time())
         head = {
             "device": self.device,
+            "name": memory.name or self.device,
+            "identity": memory.identity,
             "services": memory.services,
             "connections": [_live_values(each) for each in live],
             "connections_total": memory.live_total,
@@ -190,8 +198,28 @@ class _Story:
 Followed = list[tuple[Monitor, Devices]]
 
 
+def _told(device: str, followed: Followed) -> Any:
+    """What a history must know of a device whose name is a fact; None of another one."""
+    from monconn.sinks.history.past import Told
+
+    fact = ""
+    addresses: dict[str, bool] = {}
+    for _, devices in followed:
+        found = devices.get(device)
+        if found is not None and found.fact:
+            fact = found.fact
+            for address in found.last_addresses():
+                is_own = devices.users_of(address) == [device]
+                addresses[address] = is_own and addresses.get(address, True)
+    own = [address for address, is_own in addresses.items() if is_own]
+    return Told(fact, list(addresses), own) if fact else None
+
+
 def _find(name: str, followed: Followed) -> Generator[None, None, tuple[str | None, bool]]:
     """The name of the device that is meant, and whether it is known.
+
+    A device's own name comes first, then its address, then devices that have used that address,
+    then names that the configuration gives, and facts at last.
 
     :raises UnknownDevice: several are meant.
     """
@@ -209,6 +237,15 @@ def _find(name: str, followed: Followed) -> Generator[None, None, tuple[str | No
             if devices.get(own) is not None:
                 return own, True
             possible = possible or own
+    found: dict[str, None] = {}
+    for _, devices in followed:
+        found.update(dict.fromkeys(devices.users_of(name if "%" in name else ip or name)))
+    if found:
+        return _only_one(name, found, "an address of"), True
+    for _, devices in followed:
+        found.update(dict.fromkeys(devices.called(name)))
+    if found:
+        return _only_one(name, found, "the name of"), True
     if possible is not None:
         return possible, False
     try:
@@ -216,22 +253,28 @@ def _find(name: str, followed: Followed) -> Generator[None, None, tuple[str | No
     except ValueError:
         pass
     wanted = name.casefold()
-    found: dict[str, None] = {}
     for monitor, devices in followed:
         for records in (monitor.iter_connections(), reversed(tuple(monitor.closed_records))):
             for record in records:
                 if record.has_facts and wanted in (
                     str(value).casefold() for value in record.facts.values()
                 ):
-                    found[devices.name_of(record.client_ip)] = None
+                    found[devices.device_of(record)] = None
                 yield
-    if len(found) > 1:
-        names = ", ".join(islice(found, _MOST_SIMILAR))
-        more = f" and {len(found) - _MOST_SIMILAR} more" if len(found) > _MOST_SIMILAR else ""
-        raise UnknownDevice(f"{quoted(name)} is said of several devices: {names}{more}; name one")
-    for device in found:
-        return device, True
-    return None, False
+    return (_only_one(name, found, "said of"), True) if found else (None, False)
+
+
+def _only_one(name: str, found: Mapping[str, None], what: str) -> str:
+    """The only device that was found.
+
+    :param what: what the name is to each, for a message.
+    :raises UnknownDevice: there are several.
+    """
+    if len(found) == 1:
+        return next(iter(found))
+    names = ", ".join(islice(found, _MOST_SIMILAR))
+    more = f" and {len(found) - _MOST_SIMILAR} more" if len(found) > _MOST_SIMILAR else ""
+    raise UnknownDevice(f"{quoted(name)} is {what} several devices: {names}{more}; name one")
 
 
 def _similar(name: str, followed: Followed) -> Generator[None, None, list[str]]:
@@ -269,10 +312,16 @@ def _remember(
     memory = _Memory()
     for monitor, devices in followed:
         devices.catch_up()
-        is_blocked = monitor.is_blocked(name.partition("/")[0])
-        memory.is_blocked = memory.is_blocked or is_blocked
         device = devices.get(name)
+        address = name.partition("/")[0]
+        if device is not None and device.fact:
+            address = next(iter(device.last_addresses()), "")
+            for each in device.last_addresses():
+                memory.addresses.setdefault(each, None)
+        memory.is_blocked = memory.is_blocked or monitor.is_blocked(address)
         if device is not None:
+            memory.identity = device.fact or memory.identity
+            memory.name = devices.given_name(device) or memory.name
             memory.services.append(_service_values(device, monitor, service))
             memory.live_total += len(device.live or ())
             live = device.live or ()
@@ -290,7 +339,8 @@ def _remember(
             ]
             yield
         for record in tuple(monitor.closed_records):
-            if devices.name_of(record.client_ip) == name:
+            # The story of an address is that of all who have come from there.
+            if name in (devices.device_of(record), devices.name_of(record.client_ip)):
                 memory.closed.append(record)
             yield
         for alarm in tuple(devices.alarms):
@@ -303,10 +353,10 @@ def _remember(
 
 
 def _service_values(device: Device, monitor: Monitor, service: DevicesService) -> dict[str, Any]:
-    row = service.measured(device.snapshot(monitor.name, monitor.clock.seconds()))
+    row = service.measured(service.of(monitor.name).snapshot(device))
     values = DeviceRow(**row).to_json()
     for key, limit in (
-        ("silent_after_seconds", device.message_limit),
+        ("silent_after_seconds", device.silence_limit),
         ("away_after_seconds", device.reconnect_limit),
     ):
         values[key] = None if limit == INFINITE else round(limit, 3)

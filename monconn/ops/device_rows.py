@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from monconn.addresses import device_text
 from monconn.errors import printable
 from monconn.ops.columns import Row, TableOf, field
 from monconn.ops.explanations import in_brief
@@ -153,7 +154,7 @@ def _named(name: str, text: str, width: int) -> list[str]:
 
 def _who(head: Json) -> str:
     services = [each["service"] for each in head["services"]]
-    text = str(head["device"])
+    text = device_text(str(head["device"]), str(head.get("name") or ""), ())
     if services:
         text += f" at {', '.join(services)}"
     else:
@@ -177,8 +178,12 @@ def _heard(row: Json) -> str:
 
 def _rhythm(row: Json) -> str:
     parts = []
+    limit = row.get("silent_after_seconds")
+    if row.get("keepalive_seconds") is not None:
+        text = f"declared keepalive {row['keepalive_seconds']:g} s"
+        parts.append(text + (f" (alarm after {format_duration(limit)})" if limit else ""))
+        limit = None
     if row.get("heartbeat_seconds") is not None:
-        limit = row.get("silent_after_seconds")
         text = f"says something every {format_duration(row['heartbeat_seconds'])}"
         parts.append(text + (f" (alarm after {format_duration(limit)})" if limit else ""))
     if row.get("reconnect_seconds") is not None:

@@ -28,6 +28,7 @@ _KINDS: dict[Kind, str] = {
     "alarm": "alarms about devices",
     "event": "events of the feed and of the history",
     "pipe": "pipes: how bytes are moved",
+    "mqtt": "MQTT: what devices and brokers say, in facts and details",
     "error": "errors of the operating system, as details show them",
 }
 _MOST_CHARACTERS = 100

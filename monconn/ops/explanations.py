@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import attrs
 
-Kind = Literal["reason", "refusal", "state", "end", "alarm", "event", "pipe", "error"]
+Kind = Literal["reason", "refusal", "state", "end", "alarm", "event", "pipe", "mqtt", "error"]
 
 _MOST_CHARACTERS = 80
 """The longest text that is compared with the known words."""
@@ -711,7 +711,8 @@ _ALARMS = (
         "silent",
         "alarm",
         "a device breaks its own rhythm: it has sent nothing, or stays away, for too long",
-        "It sent messages regularly, for at least five minutes and twenty intervals, and its"
+        "It has declared a keepalive (MQTT), and has sent nothing for 1.5 times as long. Or it has"
+        " not, and sent messages regularly, for at least five minutes and twenty intervals, and its"
         " silence is now longer than silent_heartbeats times (3, unless set) the median of its"
         " last intervals, and at least 5 s; or it used to come back by the clock, and has not come"
         " for so long. The alarm's detail has the figures. It is a device that behaves otherwise"
@@ -754,6 +755,28 @@ _ALARMS = (
         ),
         see="devices.md#reconnect_storm",
     ),
+    Explanation(
+        "duplicate",
+        "alarm",
+        "two devices use one MQTT client id at the same time",
+        "A broker that gets a second connection with a client id ends the first one. Three times"
+        " within five minutes it ended one so whose client was still there and answered; or two"
+        " were live together for 10 s at least, and both have sent something since the second one"
+        " came. The alarm's detail has the addresses of both. A device that reconnects because its"
+        " network was away is none: nobody answers on the connection that it left.",
+        (
+            "A copied image or configuration: two devices with the same client id.",
+            "A replaced device that still runs, or a test program with a device's id.",
+            "One program that connects again before it has ended its connection.",
+            "Somebody who pretends to be the device: a client id is a claim.",
+        ),
+        (
+            Step("Its addresses and its last ends, on one screen", "monconn device NAME"),
+            Step("Which connections are live?", "monconn list mqtt_client_id:=NAME"),
+            Step("Give each device a client id of its own."),
+        ),
+        see="devices.md#duplicate",
+    ),
 )
 
 _EVENTS = (
@@ -795,6 +818,171 @@ _PIPES = (
     Explanation("tls", "pipe", "bytes are decrypted or encrypted by monconn"),
     Explanation("stream", "pipe", "bytes go through Twisted's transports"),
 )
+
+_MQTT_SEE = "reasons.md#what-mqtt-says"
+
+
+def _mqtt(
+    word: str,
+    short: str,
+    meaning: str = "",
+    causes: tuple[str, ...] = (),
+    next: tuple[Step, ...] = (),
+) -> Explanation:
+    return Explanation(word, "mqtt", short, meaning, causes, next, see=_MQTT_SEE)
+
+
+_MQTT = (
+    _mqtt(
+        "keepalive_missed",
+        "the device was silent for longer than its MQTT keepalive allows",
+        "With its CONNECT a device promises to send a packet, if only a ping, at least once in its"
+        " keepalive (the broker may have set another one). After 1.5 times that the broker must"
+        " close the connection as if its network had failed, and send the device's will (MQTT"
+        " 3.1.1 and 5.0, 3.1.2.10). What counts is when whole packets were read from the device;"
+        " time in which monconn did not read, as the broker took nothing, is left out.",
+        (
+            "The device lost its network or its power, and nothing has told the broker's side.",
+            "Its program hung, or slept for longer than its keepalive.",
+            "A NAT or firewall on the way had forgotten the connection.",
+        ),
+        (
+            Step("Did its kernel still answer? The line client side.", "monconn show ID"),
+            Step("Is it a habit of this device's?", "monconn device IP"),
+            Step(
+                "A keepalive below the idle time-out of what is on the way; one that covers sleep."
+            ),
+        ),
+    ),
+    _mqtt(
+        "no_disconnect",
+        "the device, or an MQTT 5 broker, closed without DISCONNECT",
+        "To MQTT that is a failure: the broker sends the device's will, if it has left one. Brokers"
+        " may close without a word even in 5.0; mosquitto does.",
+        (
+            "Of a device: its program crashed or was killed, or does not call disconnect().",
+            "Of a broker: it stopped, or another connection has the same client id.",
+        ),
+        (Step("Who else has this client id", "monconn list --closed client:IP"),),
+    ),
+    _mqtt(
+        "no_connack",
+        "the broker did not answer the device's CONNECT",
+        "",
+        (
+            "The broker refused it without a word, as older ones do with what they cannot read.",
+            "The broker hung, or was still starting.",
+            "The backend is no MQTT broker, or expects TLS or WebSocket.",
+        ),
+    ),
+    _mqtt(
+        "ping_not_answered",
+        "a ping of the device's had no answer when the connection ended",
+        "Most devices take a connection for dead if their PINGREQ is not answered in time, and"
+        " connect anew.",
+        ("The broker hung or was overloaded, or the answer was lost on the way.",),
+        (Step("Did the broker answer others?", "monconn list service:SERVICE"),),
+    ),
+    _mqtt(
+        "too_many_packets",
+        "so many packets came at once that they were not followed any further",
+        "Thousands in a chunk, almost all of them empty. Nothing is said of what came after.",
+    ),
+    _mqtt("packet_not_whole", "the device's last MQTT packet had begun, and did not come whole"),
+    _mqtt(
+        "no_mqtt",
+        "from there on the bytes are no MQTT packets",
+        "Of a device, a broker closes the connection for it. Nothing is said of what came after.",
+    ),
+    _mqtt("accepted", "the broker let the device in"),
+    _mqtt("normal", "a DISCONNECT: one side said goodbye, and no will is sent"),
+    _mqtt("with_will", "the device said goodbye, and wants its will to be sent (MQTT 5.0)"),
+    _mqtt(
+        "not_authorised",
+        "the broker: this client may not connect, or may not do that",
+        "Mosquitto says so of a wrong password, too.",
+        (
+            "A wrong user name or password.",
+            "A rule of the broker's (ACL) keeps this user, client id or address out.",
+        ),
+        (Step("The broker's log, and its password file and rules."),),
+    ),
+    _mqtt(
+        "bad_user_name_or_password",
+        "the broker: the user name or the password is wrong",
+        next=(Step("What it called itself: mqtt_user and mqtt_client_id", "monconn show ID"),),
+    ),
+    _mqtt(
+        "session_taken_over",
+        "the broker: another connection has come with the same client id",
+        "A client id is connected once: the broker closes the older connection. Brokers before"
+        " 5.0 do so without a word.",
+        (
+            "The device connected anew before its old connection was noticed to be dead.",
+            "Two devices have the same client id, and throw each other out by turns.",
+        ),
+        (Step("The connections of this address", "monconn list --closed client:IP"),),
+    ),
+    _mqtt(
+        "keep_alive_timeout",
+        "the broker: the device was silent for more than 1.5 times its keepalive",
+        next=(Step("What that means", "monconn explain keepalive_missed"),),
+    ),
+    _mqtt("unspecified_error", "the broker does not say why, or the device does not"),
+    _mqtt("malformed_packet", "a packet could not be read by the other side"),
+    _mqtt("protocol_error", "the other side sent what the protocol forbids"),
+    _mqtt("implementation_specific_error", "a packet is valid, but this broker cannot take it"),
+    _mqtt("unsupported_protocol_version", "the broker does not speak the device's version of MQTT"),
+    _mqtt("client_identifier_not_valid", "the broker does not accept the client id"),
+    _mqtt("server_unavailable", "the broker is there, and does not serve now"),
+    _mqtt("server_busy", "the broker is busy: try again later"),
+    _mqtt("server_shutting_down", "the broker is being stopped"),
+    _mqtt("banned", "the broker has banned this client"),
+    _mqtt("bad_authentication_method", "the way of authentication is not supported"),
+    _mqtt("topic_filter_invalid", "a subscription's filter is not accepted"),
+    _mqtt("topic_name_invalid", "the topic of a message, or of the will, is not accepted"),
+    _mqtt("receive_maximum_exceeded", "too many messages were under way at once"),
+    _mqtt("topic_alias_invalid", "a topic's alias is 0, or above the agreed most"),
+    _mqtt("packet_too_large", "a packet was larger than the other side accepts"),
+    _mqtt("message_rate_too_high", "messages come too fast"),
+    _mqtt("quota_exceeded", "a quota of the broker's is used up"),
+    _mqtt("administrative_action", "somebody at the broker has ended the connection"),
+    _mqtt("payload_format_invalid", "a payload is not what it is said to be"),
+    _mqtt("retain_not_supported", "the broker stores no messages"),
+    _mqtt("qos_not_supported", "the broker does not offer this quality of service"),
+    _mqtt("use_another_server", "the broker asks the device to use another one for now"),
+    _mqtt("server_moved", "the broker asks the device to use another one for good"),
+    _mqtt("shared_subscriptions_not_supported", "the broker has no shared subscriptions"),
+    _mqtt("connection_rate_exceeded", "connections come too fast"),
+    _mqtt("maximum_connect_time", "the broker allows no longer connections"),
+    _mqtt("subscription_identifiers_not_supported", "the broker has no subscription identifiers"),
+    _mqtt("wildcard_subscriptions_not_supported", "the broker has no subscriptions with wildcards"),
+)
+_MQTT_DETAILS = (
+    (
+        re.compile("device (missed|was silent)|no packet from the device"),
+        "keepalive_missed",
+    ),
+    (re.compile("(device|broker) .*without DISCONNECT"), "no_disconnect"),
+    (re.compile("broker did not answer the CONNECT"), "no_connack"),
+    (re.compile("device's ping had no answer"), "ping_not_answered"),
+    (re.compile("device's last packet .*is not whole"), "packet_not_whole"),
+    (re.compile("(device|broker)'s bytes are no MQTT"), "no_mqtt"),
+    (re.compile("(device|broker)'s packets were too many"), "too_many_packets"),
+    (re.compile("device said goodbye, and wants its will"), "with_will"),
+    (re.compile("(device|broker) said goodbye"), "normal"),
+)
+"""How the details of :mod:`monconn.decode.mqtt` begin, and which word explains them."""
+_MQTT_SAID = re.compile("(?:device|broker) said (.*)")
+
+
+def _mqtt_word(text: str) -> str:
+    """The word that explains such a detail; ``""`` for any other text."""
+    for pattern, word in _MQTT_DETAILS:
+        if pattern.match(text):
+            return word
+    said = _MQTT_SAID.match(text)
+    return said[1].replace(" ", "_") if said else ""
 
 
 def _error(
@@ -925,6 +1113,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     *_ALARMS,
     *_EVENTS,
     *_PIPES,
+    *_MQTT,
     *_ERRORS,
 )
 """Every word that is explained."""
@@ -1017,11 +1206,12 @@ def explain(word: str) -> list[Explanation]:
     """The explanations of a word; none if it is unknown.
 
     Besides the values of the lists it may be a setting that brings one about, or the text of an
-    error as a ``detail`` shows it, such as ``connection reset by peer``.
+    error as a ``detail`` shows it, such as ``connection reset by peer``, or what a ``detail`` says
+    of MQTT.
     """
     word = " ".join(word.split())[:_MOST_CHARACTERS]
     name = re.sub("[ -]", "_", word).casefold()
-    names = {name, *_SETTINGS.get(name, ()), *_error_names(word)}
+    names = {name, *_SETTINGS.get(name, ()), *_error_names(word), _mqtt_word(word)}
     return [each for each in EXPLANATIONS if each.word.casefold() in names]
 
 
@@ -1034,10 +1224,10 @@ def _error_names(text: str) -> list[str]:
     ]
 
 
-def errors_in(detail: str) -> list[Explanation]:
-    """The errors whose texts a detail is made of."""
+def explained_in(detail: str) -> list[Explanation]:
+    """The errors, and what was said in MQTT, whose texts a detail is made of."""
     parts = [each.strip() for each in detail.split(";")]
-    return [each for part in parts for each in explain(part) if each.kind == "error"]
+    return [each for part in parts for each in explain(part) if each.kind in ("error", "mqtt")]
 
 
 def close_codes(word: str) -> list[str]:

@@ -186,17 +186,38 @@ _COUNTS = (
 
 
 def _device_client(name: str, field: str) -> Key:
-    # A device may be a network: then its first address counts.
+    # A device may be a network: then its first address counts. Of one with a name of its own, it is
+    # the address that it has used last.
     return Key(
-        name, "network", _field(field), address=lambda row: str(row.get(field)).partition("/")[0]
+        name, "network", _field(field), address=lambda row: _address_of(row, str(row.get(field)))
     )
+
+
+def _address_of(row: Mapping[str, Any], device: str) -> str:
+    if row.get("identity", "address") == "address":
+        return device.partition("/")[0]
+    return next(iter(row.get("addresses") or ()), device)
+
+
+def _device_names(row: Mapping[str, Any], _: Context) -> tuple[Any, ...]:
+    return row.get("device"), row.get("name")
+
+
+_DEVICE = Key(
+    "device",
+    "network",
+    _device_names,
+    address=lambda row: _address_of(row, str(row.get("device"))),
+    is_many=True,
+)
 
 
 DEVICE_KEYS = Keys(
     _table(
         _SERVICE,
         _device_client("client", "device"),
-        _device_client("device", "device"),
+        _DEVICE,
+        Key("keepalive", "seconds", _field("keepalive_seconds")),
         *_COUNTS,
         *_TRAFFIC,
         Key("alarm", "choice", lambda row, _: row.get("alarms") or (), ALARM_KINDS, is_many=True),
@@ -206,7 +227,9 @@ DEVICE_KEYS = Keys(
         Key("heard", "seconds", _field("last_heard_seconds")),
     ),
     text=lambda row: _joined(
-        row.get("device"), row.get("service"), row.get("last_reason"), *(row.get("alarms") or ())
+        *(row.get(name) for name in ("device", "name", "service", "last_reason")),
+        *(row.get("addresses") or ()),
+        *(row.get("alarms") or ()),
     ),
 )
 """The keys of a device, as :meth:`monconn.devices.heartbeat.Device.snapshot` gives it."""
@@ -255,6 +278,8 @@ def _event_client(row: Mapping[str, Any], _: Context) -> str | None:
 def _event_ip(row: Mapping[str, Any]) -> str | None:
     """The client's IP; of an alarm, the device, or the first address of one that is a network."""
     ip = row.get("client_ip") or row.get("device")
+    if ip is not None and row.get("addresses") and "/" not in str(ip):
+        return str(row["addresses"][0])
     return None if ip is None else str(ip).partition("/")[0]
 
 
@@ -271,6 +296,7 @@ EVENT_KEYS = Keys(
         Key("uid", "text", _field("uid")),
         _SERVICE,
         Key("client", "network", _event_client, address=_event_ip),
+        _DEVICE,
         Key("state", "choice", _field("state"), STATES),
         Key("pipe", "choice", _field("pipe"), PIPES),
         Key("age", "seconds", _field("age_seconds")),
@@ -285,7 +311,8 @@ EVENT_KEYS = Keys(
         _DETAIL,
     ),
     text=lambda row: _joined(
-        *(row.get(name) for name in ("event", "client", "device", "service", "state", "backend")),
+        *(row.get(name) for name in ("event", "client", "device", "name", "service", "state")),
+        row.get("backend"),
         _event_reason(row, Context()),
         row.get("detail"),
     ),

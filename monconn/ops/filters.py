@@ -752,6 +752,11 @@ def _network_check(key: Key, values: Sequence[Value]) -> _Check:
     if not texts:
         return (lambda row, _: address(row)), covers
     get = key.get
+    if key.is_many:
+        return (
+            lambda row, context: (address(row), get(row, context)),
+            lambda pair: covers(pair[0]) or any(map(has_text, pair[1])),
+        )
     return (
         lambda row, context: (address(row), get(row, context)),
         lambda pair: covers(pair[0]) or has_text(pair[1]),

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 
 from monconn.addresses import Network
-from monconn.devices.devices import DevicesService
-from monconn.devices.identity import network_of
+from monconn.devices.devices import DevicesService, has_address
+from monconn.devices.identity import is_within
 from monconn.monitor.monitor import Monitor
 from monconn.policy.networks import matcher
 
@@ -107,9 +107,8 @@ def memory_steps(
             yield
     if devices is not None and dry_run:
         for row in devices.rows_in_steps():
-            found = None if row is None else network_of(row["device"])
-            if found is not None and found.version == network.version:
-                removed["devices"] += found.overlaps(network)
+            if row is not None:
+                removed["devices"] += has_only(network, row)
             yield
     elif devices is not None:
         for count in devices.forget_in_steps(network):
@@ -124,6 +123,17 @@ def memory_steps(
                 break
             yield
     return ForgetResult(removed, live, tuple(blocks))
+
+
+def has_only(network: Network, row: Mapping[str, Any]) -> bool:
+    """Whether a device is forgotten with the addresses of a network.
+
+    :param row: as :meth:`~monconn.devices.devices.DevicesService.rows` gives it.
+    """
+    if row["identity"] == "address":
+        return has_address(network, row["device"])
+    addresses = row["addresses"]
+    return bool(addresses) and all(is_within(network, each) for each in addresses)
 
 
 def _is_within(one: Network, network: Network) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import attrs
 
+from monconn.addresses import device_text
 from monconn.ops.columns import Column, Row, TableOf, field
 from monconn.units import format_duration
 
@@ -99,12 +100,28 @@ def _state(connection: Mapping[str, Any]) -> Any:
     return unreachable_text(connection) or connection.get("state")
 
 
+def _protocol(connection: Mapping[str, Any]) -> str | None:
+    protocol = (connection.get("facts") or {}).get("protocol")
+    return None if protocol is None else str(protocol)  # anyone may set facts, of other types
+
+
+_PROTOCOL = Column(
+    "protocol",
+    "PROTOCOL",
+    importance=10,
+    width=8,
+    value=_protocol,
+    help="What its first bytes have told.",
+)
+
+
 @attrs.frozen(slots=False)
 class ConnectionRow(Row):
     """One connection; the table is that of live ones."""
 
     TABLE: ClassVar[TableOf] = (
         *("id", "client", "service"),
+        _PROTOCOL,
         Column("state", "STATE", importance=0, width=11, value=_state, help=_STATE_HELP),
         *("up", "down", "up_rate", "down_rate", "age_seconds", "idle_seconds"),
         ("client_last_heard_seconds", "HEARD"),
@@ -278,7 +295,9 @@ class ClosedConnectionRow(ConnectionRow):
         *("reason", "code"),
         attrs.evolve(ConnectionRow.fields()["up"], importance=5),
         attrs.evolve(ConnectionRow.fields()["down"], importance=5),
-        *("duration_seconds", "closed_at", "detail"),
+        *("duration_seconds", "closed_at"),
+        attrs.evolve(_PROTOCOL, importance=11),
+        "detail",
     )
 
 
@@ -349,18 +368,55 @@ def _sum(row: ClientRow, other: ClientRow) -> ClientRow:
     )
 
 
+def _device(row: Mapping[str, Any]) -> Any:
+    device = row.get("device")
+    if device is None:
+        return None
+    return device_text(str(device), str(row.get("name") or ""), row.get("addresses") or ())
+
+
+_DEVICE = Column(
+    "device",
+    "DEVICE",
+    importance=0,
+    width=15,
+    max_width=43,
+    value=_device,
+    help="The best name that is known, and its last address.",
+)
+
+
 @attrs.frozen(slots=False)
 class DeviceRow(Row):
     """One device: how often it connects, how often it sends, and its alarms."""
 
     TABLE: ClassVar[TableOf] = (
-        *("device", "service", "connections", "total", "reconnect_seconds", "heartbeat_seconds"),
+        _DEVICE,
+        *("service", "connections", "total", "reconnect_seconds", "heartbeat_seconds"),
         *("silent_seconds", "last_heard_seconds", "up", "down", "last_seen", "last_reason"),
         "alarms",
     )
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset(
+        {"name", "identity", "addresses", "keepalive_seconds"}
+    )
 
     device: str = field(
-        importance=0, width=15, max_width=43, help="The client's IP, or its network."
+        importance=0, width=15, max_width=43, help="The name it tells, or its IP or network."
+    )
+    name: str | None = field(
+        optional=True, importance=13, width=15, max_width=43, help="The best name that is known."
+    )
+    identity: str | None = field(
+        optional=True, importance=13, width=14, help="The fact that is its name, or address."
+    )
+    addresses: list[str] | None = field(
+        "ADDRESSES",
+        "list",
+        optional=True,
+        importance=13,
+        width=15,
+        max_width=43,
+        help="Those that it used last, the last one first.",
     )
     service: str = field(importance=4, width=10, max_width=18, help="The service's name.")
     connections: int = field("NOW", "count", importance=1, help="Live connections.")
@@ -372,6 +428,9 @@ class DeviceRow(Row):
     )
     heartbeat_seconds: float | None = field(
         "SPEAKS EVERY", "seconds", nullable=True, importance=5, help="Median time between messages."
+    )
+    keepalive_seconds: float | None = field(
+        "KEEPALIVE", "seconds", optional=True, importance=13, help="What it has declared (MQTT)."
     )
     silent_seconds: float | None = field(
         "SILENT FOR", "seconds", nullable=True, importance=2, help="Since its last message."
@@ -493,7 +552,7 @@ class HistoryConnectionRow(Row):
 
 def _who(event: Mapping[str, Any]) -> Any:
     # Not who asked for an action: that may be the 70 characters of a key, and ends the detail.
-    return event.get("client") or event.get("device")
+    return event.get("client") or _device(event)
 
 
 def _what(event: Mapping[str, Any]) -> Any:
@@ -586,11 +645,18 @@ class HistoryEventRow(Row):
 class AlarmRow(Row):
     """An alarm of a device that begins or is over, as an event."""
 
-    TABLE: ClassVar[TableOf] = ("at", "service", "device", "alarm", "over", "detail")
+    TABLE: ClassVar[TableOf] = ("at", "service", _DEVICE, "alarm", "over", "detail")
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"name", "addresses"})
 
     alarm: str = field(importance=1, width=15)
     service: str = field(importance=3, width=10, max_width=18)
     device: str = field(importance=0, width=15, max_width=43)
+    name: str | None = field(
+        optional=True, importance=13, width=15, max_width=43, help="The best name that is known."
+    )
+    addresses: list[str] | None = field(
+        "ADDRESSES", "list", optional=True, importance=13, help="Those that it used last."
+    )
     at: str = field("AT", "time", importance=2)
     over: bool = field("OVER", "flag", importance=4)
     detail: str = field(importance=5, width=20, max_width=60)

@@ -129,6 +129,7 @@ FLAG = Kind("flag", _check_flag, _parse_flag)
 NETWORKS = Kind("networks", _check_networks, _parse_networks)
 WHEN_FULL = choice("when full", "wait", "refuse")
 PAYLOAD = choice("payload", "allowed", "never")
+DECODE = choice("decode", "auto", "off", "mqtt")
 
 Seconds = Annotated[float, SECONDS]
 """A duration; 0 included."""
@@ -142,3 +143,4 @@ OptionalSeconds = Annotated[float | None, OPTIONAL_SECONDS]
 """A duration that may be unset."""
 WhenFull = Annotated[Literal["wait", "refuse"], WHEN_FULL]
 Payload = Annotated[Literal["allowed", "never"], PAYLOAD]
+Decode = Annotated[Literal["auto", "off", "mqtt"], DECODE]

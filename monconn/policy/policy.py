@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -10,14 +11,27 @@ import attrs
 
 from monconn.errors import SettingError
 from monconn.policy.devices import DeviceRules
-from monconn.policy.kinds import Flag, Payload, Seconds
+from monconn.policy.kinds import Decode, Flag, Payload, Seconds
 from monconn.policy.recorder import OptionalRecorder
 from monconn.policy.rules import Rules
 from monconn.policy.settings import FORWARDING_ONLY, Setting, settings_of, validated
 from monconn.policy.sides import KeepaliveOfSides, check_keepalive
 from monconn.policy.timeouts import Timeouts
 
-NEVER_RECORDED = "payload: never forbids recordings: write recorder: false, or payload: allowed"
+_FORBIDDEN = {"print_bytes": "to print bytes", "recorder": "recordings"}
+"""The settings that payload: never contradicts, and what it forbids."""
+
+
+def forbidden_payload(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each setting that contradicts ``payload: never`` among others, and a message.
+
+    :param settings: values by their keys.
+    """
+    if settings.get("payload") == "never":
+        for key, what in _FORBIDDEN.items():
+            if settings.get(key):
+                advice = f"write {key}: false, or payload: allowed"
+                yield key, f"payload: never forbids {what}: {advice}"
 
 
 @attrs.frozen(field_transformer=validated)
@@ -45,13 +59,16 @@ class Policy:
     print_bytes: Flag = attrs.field(default=False, metadata=FORWARDING_ONLY)
     """Whether each chunk is printed as a hex dump."""
     payload: Payload = "allowed"
-    """Whether bytes may be shown or stored at all: by taps, captures and recordings."""
+    """Whether bytes may be shown or stored at all: by taps, captures, recordings or observers."""
 
     recorder: OptionalRecorder = None
     """How much of each connection's bytes is recorded; None for nothing.
 
     Takes ``True``, ``False`` or a :class:`~monconn.policy.recorder.RecorderSettings`.
     """
+    decode: Decode = "auto"
+    """What is decoded into facts: the first bytes of each connection (``auto``), nothing
+    (``off``), or MQTT's packets to the end (``mqtt``)."""
 
     first_check_seconds: float = attrs.field(init=False, repr=False, eq=False)
     """How long after its opening a connection must be checked for the first time.
@@ -67,8 +84,8 @@ class Policy:
         return min([self.timeouts.first_check_seconds, *idle])
 
     def __attrs_post_init__(self) -> None:
-        if self.payload == "never" and self.recorder is not None:
-            raise SettingError(f"Policy(payload='never', recorder=...): {NEVER_RECORDED}")
+        for _, message in forbidden_payload(attrs.asdict(self, recurse=False)):
+            raise SettingError(message)
 
     @classmethod
     def of(cls, **settings: Any) -> Policy:

@@ -19,7 +19,7 @@ from monconn.model.reasons import (
 )
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
-from monconn.monitor.interfaces import IAddressed, IConnection, IRecordable, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
 from monconn.monitor.recorder import Recording
@@ -49,7 +49,7 @@ _DROPPED_EVENT: dict[Side, Event] = {"client": "client_dropped", "backend": "bac
 _LOST_REASON: dict[Side, Reason] = {side: reason for reason, side in LOST_REASONS.items()}
 
 
-@implementer(IConnection, IWatchable, IRecordable, IAddressed)
+@implementer(IConnection, IWatchable, IRecordable, IAddressed, IDecoded)
 class Relay:
     """Moves bytes between two Ends until the verdict table says how it ends.
 
@@ -71,6 +71,7 @@ class Relay:
         "backend",
         "bucket",
         "client",
+        "decoding",
         "record",
     )
 
@@ -96,6 +97,9 @@ class Relay:
         self._watchers: Watchers | None = None
         client.reports = backend.reports = self
         client.peer, backend.peer = backend, client
+        self.decoding = monitor.decoding
+        if self.decoding is not None:
+            client.is_watched = backend.is_watched = True
 
     # -- bytes
 
@@ -107,6 +111,10 @@ class Relay:
         if end.track is not None:
             end.track.add(data, now)
         was_ending = record.reason is not None
+        if self.decoding is not None:
+            self._monitor.decode(self, direction, data)
+            if self.decoding is None and not self._watchers:
+                self.client.is_watched = self.backend.is_watched = False
         if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
@@ -128,6 +136,7 @@ class Relay:
         return self._watchers.add(call)
 
     def _set_watched(self, is_watched: bool) -> None:
+        is_watched = is_watched or self.decoding is not None
         self.client.is_watched = self.backend.is_watched = is_watched
 
     def record_payload(self, recording: Recording) -> None:

@@ -137,13 +137,32 @@ def _add_facts(made: Document, facts: Mapping[str, Any]) -> None:
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in facts.items()
     }
+    tls: Document = {}
     if version := facts.get("tls_version"):
-        tls: Document = {"established": True, "version_protocol": "tls", "version": str(version)}
-        if name := facts.get("tls_server_name"):
-            tls["client"] = {"server_name": str(name)}
+        tls = {"established": True, "version_protocol": "tls", "version": str(version)}
         if protocol := facts.get("alpn"):
             tls["next_protocol"] = str(protocol)
+    if name := facts.get("tls_server_name"):
+        tls["client"] = {"server_name": str(name)}
+    if tls:
         made["tls"] = tls
+    protocol = facts.get("protocol")
+    if protocol and protocol != "unknown":
+        made["network"]["protocol"] = str(protocol)
+    if method := facts.get("http_method"):
+        made["http"] = {"request": {"method": str(method)}}
+    if host := facts.get("http_host"):
+        made["url"] = _url(str(host))
+    if path := facts.get("http_path"):
+        made.setdefault("url", {})["path"] = str(path)
+
+
+def _url(host: str) -> Document:
+    """The domain, and the port if there is one, of a Host header or an authority."""
+    name, _, port = host.rpartition(":")
+    if name and port.isdecimal() and port.isascii() and 0 < int(port[:6]) < 1 << 16:
+        return {"domain": name, "port": int(port[:6])}
+    return {"domain": host}
 
 
 def alarm(at: str, alarm: Alarm) -> Document:
@@ -156,12 +175,14 @@ def alarm(at: str, alarm: Alarm) -> Document:
     made["monconn"] = {
         "alarm": alarm.kind,
         "device": alarm.device,
+        "name": alarm.name or alarm.device,
+        "addresses": list(alarm.addresses),
         "over": alarm.is_over,
         "detail": alarm.detail,
     }
     if alarm.goes_on:
         made["monconn"]["goes_on"] = True
-    if device := _device(alarm.device):
+    if device := _device(alarm.device) or _device(next(iter(alarm.addresses), "")):
         made["source"] = made["client"] = device
     return made
 

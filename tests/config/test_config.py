@@ -139,6 +139,7 @@ def test_native_defaults() -> None:
             ("print_bytes", False),
             ("payload", "allowed"),
             ("recorder", None),
+            ("decode", "auto"),
             # None: as devices: of the file says.
             ("prefix_v4", None),
             ("prefix_v6", None),
@@ -146,6 +147,8 @@ def test_native_defaults() -> None:
             ("silent_heartbeats", None),
             ("storm_connections", None),
             ("storm_within", None),
+            ("identity", None),
+            ("names", None),
         ]
     )
 
@@ -170,6 +173,12 @@ def test_devices_of_a_service() -> None:
         ("{silent: 0}", "services.web.devices.silent: is not a known key: did you mean silent_h"),
         ("{prefix_v4: 33}", "services.web.devices.prefix_v4: must be from 1 to 32"),
         ("{kept: 0}", "services.web.devices.kept: must be from 1 to"),
+        ("{identity: []}", "services.web.devices.identity: must not be empty"),
+        ("{identity: [address, x]}", "services.web.devices.identity: must have address last"),
+        ("{identity: [A]}", "services.web.devices.identity: must be a list of names of facts"),
+        ("{names: {x: y}}", 'services.web.devices.names.x: "x" is neither an IP address nor'),
+        ('{names: {10.0.0.5: ""}}', 'services.web.devices.names["10.0.0.5"]: must have names of 1'),
+        ("{names: [x]}", "services.web.devices.names: must be a mapping such as"),
         ("{storm_within: 0}", "services.web.devices.storm_within: must be more than 0"),
         ("5", "services.web.devices: must be a mapping such as {silent_heartbeats: 0}"),
     ],
@@ -474,6 +483,9 @@ WRONG_RULES = [
     ('keepalive: "yes"', "without quotes"),
     ("payload: sometimes", 'must be allowed or never, not "sometimes"'),
     ("payload: no", "must be allowed or never"),
+    ("decode: on", 'must be auto, off or mqtt, not "on"'),
+    ("decode: http", 'must be auto, off or mqtt, not "http"'),
+    ("decode: []", "must be auto, off or mqtt, not a list"),
     ("print_bytes:", "true or false, without quotes, not nothing"),
     ("ip_blacklist: {}", "a list such as"),
     ("ip_blacklist:", "a list such as"),
@@ -495,6 +507,41 @@ def test_wrong_rules(rule: str, expected_text: str) -> None:
     assert expected_text in message
     # A tag is left out, and what remains is judged as well.
     assert bool(others) == ("!!" in rule)
+
+
+@pytest.mark.parametrize(
+    ("rules", "wrong"),
+    [
+        ("    payload: never\n    print_bytes: true\n", [(6, "services.web.print_bytes")]),
+        (
+            "    recorder: true\n    print_bytes: true\n    payload: never\n",
+            [(5, "services.web.recorder"), (6, "services.web.print_bytes")],
+        ),
+        ("    print_bytes: true\ndefaults: {payload: never}\n", [(5, "services.web.print_bytes")]),
+        ("    payload: never\ndefaults: {print_bytes: true}\n", [(5, "services.web.payload")]),
+        ("defaults:\n  recorder: true\n  payload: never\n", [(6, "defaults.recorder")]),
+    ],
+)
+def test_payload_never_contradicts_what_shows_or_stores_bytes(
+    rules: str, wrong: list[tuple[int, str]]
+) -> None:
+    text = f'services:\n  web:\n    listen: ":1"\n    backend: ":2"\n{rules}'
+    found = problems_of(text)
+    assert [(line, path) for line, path, _ in found] == wrong
+    assert all(
+        "payload: never forbids " in each and ": false, or payload:" in each for *_, each in found
+    )
+
+
+def test_payload_never_with_what_is_switched_off() -> None:
+    text = """
+defaults: {payload: never, print_bytes: false, recorder: false}
+services:
+  web: {listen: ":1", backend: ":2"}
+  open: {listen: ":3", backend: ":4", payload: allowed, print_bytes: true, recorder: true}
+"""
+    web, other = parse(text).services
+    assert (web.policy.payload, other.policy.payload) == ("never", "allowed")
 
 
 WRONG_LISTENERS = [

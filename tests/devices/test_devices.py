@@ -151,7 +151,7 @@ def number_ip(number: int) -> str:
         ({"prefix_v6": 1}, "2001:db8::1", "::/1"),
     ],
 )
-def test_name_of_a_device(config: dict[str, int], ip: str, device: str) -> None:
+def test_name_of_a_device(config: dict[str, Any], ip: str, device: str) -> None:
     assert DeviceIdentity(DevicesConfig(**config)).of(ip) == device
 
 
@@ -207,6 +207,9 @@ def test_row(world: World) -> None:
         )
     assert row == {
         "device": "10.0.0.1",
+        "name": "10.0.0.1",
+        "identity": "address",
+        "addresses": ["10.0.0.1"],
         "service": "web",
         "connections": 1,
         "total": 2,

@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 
 import monconn.faces.cli.demo as demo_module
+from monconn.faces.cli import demo_mqtt as mqtt
 
 from .programs import HANG_SECONDS, SCRIPTS, Program, connect
 
 DEVICES = [f"127.0.0.{number}" for number in range(11, 18)]
-HINTS = ("list", "list --closed", "devices", "device 127", "explain client_reset", "show 5", "top")
+HINTS = (
+    *("list", "list --closed", "devices", "device 127", "explain client_reset", "show 5"),
+    *("tap 1", "recording 3", "top"),
+)
 
 
 @pytest.fixture
@@ -38,10 +42,22 @@ def test_demo(start: Callable[..., Program]) -> None:
         client.shutdown(socket.SHUT_WR)
         assert client.recv(100) == b"goodbye\n"
     demo.out.wait_for(r"demo: 127\.0\.0\.1:\d+ client_closed after \S+, up 6 B, down 13 B$")
+    with connect(port) as client:
+        client.sendall(mqtt.connect("test", 60, "user"))
+        assert client.recv(100) == b"\x20\x02\0\0"  # CONNACK, accepted
+        client.sendall(mqtt.ping() + mqtt.disconnect())
+        assert client.recv(100) == mqtt.alive()
+        assert client.recv(100) == b""
+    with connect(port) as client:
+        client.sendall(mqtt.connect("test", 60, ""))
+        assert client.recv(100) == mqtt.accepted()
+        client.sendall(b"\xff" * 6)  # no MQTT
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
     introduction = str(demo.out)
     monconn = re.escape(str(SCRIPTS / "monconn"))
     for device in DEVICES:
-        assert re.search(rf"^  {re.escape(device)}  \w+", introduction, re.MULTILINE)
+        assert re.search(rf"^  {re.escape(device)}  \w+-\d +\w+", introduction, re.MULTILINE)
     for hint in HINTS:
         assert re.search(rf"^  ({monconn}|\S+bin/monconn|monconn) {hint}", introduction, re.M), hint
     listed = subprocess.run(
@@ -64,7 +80,8 @@ def test_demo(start: Callable[..., Program]) -> None:
         "warn: demo: 127.0.0.14 reconnect_storm alarm",
         "warn: demo: 127.0.0.13 silent alarm",
     }
-    assert max(len(line) for line in introduction.splitlines() if monconn not in line) <= 100
+    shown = introduction.partition("Ctrl-C ends it")[0]
+    assert max(len(line) for line in shown.splitlines() if monconn not in line) <= 100
 
 
 @pytest.mark.parametrize("may_drop", [True, False])
@@ -82,12 +99,31 @@ demo.run_demo()
 """
     demo = start(sys.executable, "-c", code)
     if may_drop:
-        demo.out.wait_for(r"^  127\.0\.0\.13  vanishes ")
-        demo.out.wait_for(r"127\.0\.0\.13:\d+ client_lost after .* \(unreachable_timeout\)")
+        demo.out.wait_for(r"^  127\.0\.0\.13  pump-3    vanishes ")
+        demo.out.wait_for(r"127\.0\.0\.13:\d+ client_lost after .* \(unreachable_timeout; device ")
     else:
-        demo.out.wait_for(r"^  127\.0\.0\.13  silent ")
+        demo.out.wait_for(r"^  127\.0\.0\.13  pump-3    silent ")
         demo.out.wait_for(r"127\.0\.0\.13:\d+ idle_timeout after ")
     assert "Traceback" not in str(demo.out)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_packets_are_whole_wherever_chunks_end(size: int) -> None:
+    sent = [
+        mqtt.connect("pump-3", 5, "demo"),
+        mqtt.publish("pump-3/alarm", bytes(300), packet_id=2),
+        mqtt.ping(),
+        mqtt.publish("pump-3/firmware", bytes(200_000)),
+    ]
+    data = b"".join(sent)
+    packets = mqtt.Packets()
+    chunks = (data[at : at + size] for at in range(0, len(data), size))
+    found = [packet for chunk in chunks for packet in packets.of(chunk)]
+    assert [kind for kind, _, _ in found] == [1, 3, 12, 3]
+    assert found[0][2][:6] == b"\0\4MQTT"
+    assert mqtt.published(*found[1][1:]) == ("pump-3/alarm", b"\0\2")
+    assert mqtt.published(*found[3][1:]) == ("pump-3/firmware", b"")
+    assert len(found[3][2]) == 200_017
 
 
 @pytest.mark.parametrize("module", ["monconn.faces.cli.demo", "monconn.run.application"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import os
 import random
 import re
@@ -72,10 +73,13 @@ NGINX_CONFIG = (
 )
 MOSQUITTO_CONFIG = """
 {user}
-listener {port} 127.0.0.1
-allow_anonymous true
+per_listener_settings true
 persistence false
 log_dest stderr
+listener {port} 127.0.0.1
+allow_anonymous true
+listener {closed_port} 127.0.0.1
+allow_anonymous false
 """
 
 
@@ -317,31 +321,42 @@ control: {{listen: "{control}"}}
 # -- mosquitto
 
 
+@attrs.frozen
+class Mosquitto:
+    """A broker of the test's own."""
+
+    port: int
+    closed_port: int
+    """Where it lets nobody in."""
+
+
 @pytest.fixture(scope="module")
-def mosquitto_port(program: FindProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def mosquitto(
+    program: FindProgram, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mosquitto]:
     path = program("mosquitto")
     for name in "mosquitto_pub", "mosquitto_sub":
         program(name)
-    port = free_port()
+    ports = Mosquitto(free_port(), free_port())
     config = tmp_path_factory.mktemp("mosquitto") / "mosquitto.conf"
-    config.write_text(MOSQUITTO_CONFIG.format(port=port, user=user_line("user root")))
+    config.write_text(MOSQUITTO_CONFIG.format(**attrs.asdict(ports), user=user_line("user root")))
     server = Program([path, "-c", config])
     try:
-        until(lambda: accepts(port) or server.process.poll() is not None, "mosquitto")
+        until(lambda: accepts(ports.closed_port) or server.process.poll() is not None, "mosquitto")
         assert server.process.poll() is None, str(server.err)
-        yield port
+        yield ports
     finally:
         server.close()
 
 
 def test_mosquitto(
     forward: Forward,
-    mosquitto_port: int,
+    mosquitto: Mosquitto,
     program: FindProgram,
     start: Callable[..., Program],
     request: pytest.FixtureRequest,
 ) -> None:
-    monconn = forward(f"127.0.0.1:{mosquitto_port}")
+    monconn = forward(f"127.0.0.1:{mosquitto.port}")
     topic = f"test/{request.node.name}"
     where = ["-h", "127.0.0.1", "-p", str(monconn.port()), "-t", topic, "-q", "1"]
     run(program("mosquitto_pub"), *where, "-r", "-m", "retained")
@@ -357,3 +372,66 @@ def test_mosquitto(
     subscriber.send(signal.SIGKILL)
     until(lambda: len(ends()) == 3, "the end of the subscriber")
     assert ends()[-1] == "client_closed"  # its kernel has closed the connection in order
+
+
+def test_devices_are_told_by_their_client_ids_and_two_with_one_are_told(
+    launch: Callable[..., Monconn],
+    mosquitto: Mosquitto,
+    program: FindProgram,
+    start: Callable[..., Program],
+    tmp_path: Path,
+) -> None:
+    control = f"unix:{tmp_path / 'control'}"
+    service = {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{mosquitto.port}"}
+    config = tmp_path / "monconn.yaml"
+    config.write_text(json.dumps({"services": {"mqtt": service}, "control": {"listen": control}}))
+    monconn = launch("monconn", "-c", config)
+    where = ["-h", "127.0.0.1", "-p", str(monconn.port()), "-t", "t", "-i"]
+    # All are behind one address; two fight for one client id, and each is back after a second.
+    for name in "pump-7", "pump-8", "pump-7":
+        start(program("mosquitto_sub"), *where, name)
+    monconn.log.wait_for(r"mqtt: pump-7 \(127.0.0.1\) duplicate alarm: 3 connections within ")
+    listed = run(SCRIPTS / "monconn", "devices", "--json", "--control", control)
+    devices = {row["device"]: row for row in json.loads(listed)}
+    assert devices.keys() == {"pump-7", "pump-8"}
+    assert devices["pump-7"]["alarms"] == ["duplicate"]
+    assert devices["pump-8"]["keepalive_seconds"] == 60
+
+
+def test_mosquitto_is_followed_to_the_end(
+    launch: Callable[..., Monconn],
+    mosquitto: Mosquitto,
+    program: FindProgram,
+    start: Callable[..., Program],
+    tmp_path: Path,
+) -> None:
+    ports = {"open": mosquitto.port, "shut": mosquitto.closed_port}
+    services = {
+        name: {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{port}", "decode": "mqtt"}
+        for name, port in ports.items()
+    }
+    monconn = launch("monconn", "-c", write_config(tmp_path, **services))
+    publish = [program("mosquitto_pub"), "-h", "127.0.0.1", "-t", "t", "-m", "hello", "-p"]
+    for version in "mqttv31", "mqttv311", "mqttv5":
+        run(*publish, str(monconn.port("open")), "-V", version, "-i", "pump-3")
+    goodbye = r"open: .* client_closed after .* \(device said goodbye\)$"
+    until(lambda: len(re.findall(goodbye, str(monconn.log), re.MULTILINE)) == 3, "three goodbyes")
+
+    for version in "mqttv311", "mqttv5":
+        denied = [*publish, str(monconn.port("shut")), "-V", version]
+        assert subprocess.run(denied, capture_output=True, timeout=HANG_SECONDS).returncode
+    refused = r"shut: .* after .* \(broker said not authorised\)$"
+    until(lambda: len(re.findall(refused, str(monconn.log), re.MULTILINE)) == 2, "two refusals")
+
+    will = ["--will-topic", "gone", "--will-payload", "pump-3"]
+    where = ["-h", "127.0.0.1", "-p", str(monconn.port("open")), "-t", "news"]
+    subscriber = start(program("mosquitto_sub"), *where, *will)
+    witness = start(program("mosquitto_sub"), *where, "-t", "gone")
+    run(*publish, str(monconn.port("open")), "-t", "news", "-r")
+    for each in subscriber, witness:
+        each.out.wait_for("^hello$")
+    subscriber.send(signal.SIGKILL)
+    monconn.log.wait_for(
+        r"client_closed .* \(device closed without DISCONNECT, so its will is due\)$"
+    )
+    witness.out.wait_for("^pump-3$")

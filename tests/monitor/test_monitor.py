@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from monconn.errors import AddressError, UnknownConnection
+from monconn.errors import AddressError, Forbidden, UnknownConnection
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection, IObserver, Observer
 from monconn.monitor.monitor import CLOSED_RETAINED, STOP_GRACE_SECONDS, Monitor
@@ -24,6 +24,7 @@ from monconn.policy.policy import Policy
 from monconn.policy.rules import Rules
 from monconn.testing import RecordingObserver
 from monconn.turns import WORK_SECONDS
+from tests.logged import logged_lines
 from tests.turning import TurnClock
 
 
@@ -472,6 +473,32 @@ def test_only_watchers_see_payload(monitor: Monitor) -> None:
     assert (len(blind.calls), len(watcher.calls)) == (1, 2)
     monitor.remove_observer(watcher)
     assert not monitor.watched
+
+
+def test_payload_never_keeps_bytes_from_observers() -> None:
+    """From those that were there before a policy forbade it as well; but nothing else."""
+    monitor = Monitor("web", policy=Policy(payload="never"), clock=Clock())
+    first = Recorder(watches_payload=True)
+    with logged_lines() as lines:
+        monitor.add_observer(first)
+        monitor.apply(Policy.of(payload="never", max_idle=5))
+    assert lines == ["web: payload: never keeps bytes from observer Recorder"]
+    assert not monitor.watched
+    connection = enter(monitor)
+    with pytest.raises(Forbidden, match="web: payload: never forbids to watch bytes"):
+        monitor.watch(connection.record.id, lambda *_: None)
+    monitor.apply(Policy())
+    assert monitor.watched
+    assert monitor.observers.watched
+    with logged_lines() as lines:
+        monitor.apply(Policy(payload="never"))
+    assert lines == ["web: payload: never keeps bytes from observer Recorder"]
+    assert not monitor.watched
+    monitor.remove_observer(first)
+    monitor.apply(Policy())
+    assert not monitor.watched
+    connection.end("client_closed")
+    assert [call[0] for call in first.calls] == ["opened"]
 
 
 def test_removed_observer_is_not_notified(monitor: Monitor) -> None:

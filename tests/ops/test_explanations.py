@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monconn.decode import mqtt
 from monconn.errors import QuestionError
 from monconn.faces.cli.main import main
 from monconn.model.alarms import ALARM_KINDS
@@ -338,3 +339,82 @@ def test_a_duration_has_the_time_in_it_that_the_peers_had_to_close(
     account = account_of({**values, "duration_seconds": duration_seconds})
     grace = f"up to {format_duration(GRACE_SECONDS)} in it"
     assert any(grace in each for each in account.sentences) == is_told
+
+
+# -- MQTT
+
+
+def mqtt_said(detail: str, **facts: Any) -> str:
+    reason = "backend_closed" if facts.pop("by", "backend") == "backend" else "client_closed"
+    facts = {"protocol": "mqtt", "mqtt_version": "3.1.1", **facts}
+    return told(reason=reason, code="--", detail=detail, facts=facts)
+
+
+def test_each_word_of_mqtt_is_explained_and_documented() -> None:
+    page = (ROOT / "docs/reasons.md").read_text(encoding="utf-8")
+    for word in mqtt.WORDS:
+        assert [each.kind for each in explain(word)] == ["mqtt"], word
+        assert f"`{word}`" in page
+
+
+@pytest.mark.parametrize(
+    ("detail", "word"),
+    [
+        ("broker said not authorised", "not_authorised"),
+        ("broker said session taken over", "session_taken_over"),
+        ("device said goodbye", "normal"),
+        ("broker said goodbye", "normal"),
+        ("device said goodbye, and wants its will to be sent", "with_will"),
+        ("device said packet too large", "packet_too_large"),
+        ("device missed its own MQTT keepalive of 60 s by 31.5 s", "keepalive_missed"),
+        (
+            "no packet from the device became whole for 9.0 s, with its own MQTT keepalive of 5 s",
+            "keepalive_missed",
+        ),
+        (
+            "device was silent for 7.2 s, longer than its own MQTT keepalive of 5 s",
+            "keepalive_missed",
+        ),
+        ("device closed without DISCONNECT, so its will is due", "no_disconnect"),
+        ("broker closed without DISCONNECT", "no_disconnect"),
+        ("broker did not answer the CONNECT", "no_connack"),
+        ("device's ping had no answer for 20.0 s", "ping_not_answered"),
+        ("device's last packet (PUBLISH) is not whole", "packet_not_whole"),
+        ("broker's bytes are no MQTT after 29 B", "no_mqtt"),
+        ("device's packets were too many to be followed after 1.0 KiB", "too_many_packets"),
+    ],
+)
+def test_each_detail_of_mqtt_is_explained(detail: str, word: str) -> None:
+    assert [each.word for each in explain(detail)] == [word]
+    account = account_of({"reason": "backend_closed", "detail": f"something else; {detail}"})
+    assert [each.word for each in account.explanations] == ["backend_closed", word]
+
+
+def test_a_broker_that_refuses_has_told_why() -> None:
+    text = mqtt_said(
+        "broker said not authorised",
+        mqtt_client_id="pump-3",
+        mqtt_user="ada",
+        mqtt_keepalive_seconds=60,
+        mqtt_connack="not_authorised",
+    )
+    assert "Detail: broker said not authorised." in text
+    assert (
+        "It spoke MQTT 3.1.1 as pump-3, user ada, with a keepalive of 60 s;"
+        " the broker refused it: not authorised."
+    ) in text
+    assert "Not known: why" not in text
+
+
+def test_what_mqtt_does_not_tell_stays_unknown() -> None:
+    text = mqtt_said("", mqtt_keepalive_seconds=0, mqtt_connack="accepted")
+    assert "It spoke MQTT 3.1.1, without a keepalive; the broker let it in." in text
+    assert "Not known: why the backend's program closed" in text
+    goodbye = {"mqtt_connack": "accepted", "mqtt_disconnect": "normal"}
+    said = {**goodbye, "mqtt_disconnect_by": "client"}
+    assert "Not known: why" not in mqtt_said("device said goodbye", **said)
+    assert "Not known: why" not in mqtt_said("device said goodbye", **said, by="client")
+    text = mqtt_said("device closed without DISCONNECT", mqtt_connack="accepted", by="client")
+    assert "Not known: why the client's program closed" in text
+    text = mqtt_said("device missed its own MQTT keepalive of 60 s by 31.0 s")
+    assert "Not known: why" not in text

@@ -212,6 +212,17 @@ def test_services_that_forbid_it() -> None:
     assert [action.service for action in world.actions.all] == ["mqtt", "mqtt"]
 
 
+def test_once_the_policy_forbids_it_a_watcher_is_given_no_bytes() -> None:
+    world, (live,) = world_with(1)
+    monitor = world.registry.get("mqtt")
+    seen: list[bytes] = []
+    monitor.watch(live.record.id, lambda _, data: seen.append(data))
+    live.data("up", b"seen")
+    forbid(monitor)
+    live.data("up", b"secret")
+    assert seen == [b"seen", b""]
+
+
 def test_a_reload_that_forbids_it_ends_what_is_seen() -> None:
     world, (live,) = world_with(1)
     tap = opened(world).tap

@@ -375,10 +375,22 @@ def test_an_alarm(device: str) -> None:
     assert alarm["monconn"] == {
         "alarm": "silent",
         "device": device,
+        "name": device,
+        "addresses": [],
         "over": False,
         "detail": "silent for 3m",
     }
     assert ("source" in alarm) == ("/" not in device)
+
+
+def test_an_alarm_of_a_device_with_a_name() -> None:
+    sink = MemorySink()
+    log = make_log(sink)
+    log.alarmed(Alarm("duplicate", "web", "pump-7", NOON, False, "twice", addresses=("192.0.2.1",)))
+    (alarm,) = lines_of(log, sink)
+    assert alarm["client"] == {"address": "192.0.2.1", "ip": "192.0.2.1"}
+    assert (alarm["monconn"]["device"], alarm["monconn"]["addresses"]) == ("pump-7", ["192.0.2.1"])
+    assert alarm["message"] == "pump-7 (192.0.2.1) duplicate alarm: twice"
 
 
 @pytest.mark.parametrize("goes_on", [False, True])

@@ -199,7 +199,11 @@ def _devices(context: click.Context, typed: str = "") -> dict[str, str]:
     found = {}
     for row in _rows(context, "ListDevices"):
         alarms = row.get("alarms") or ()
-        found[str(row.get("device"))] = " ".join(map(str, (row.get("service"), *alarms)))
+        about = " ".join(map(str, (row.get("service"), *alarms)))
+        found[str(row.get("device"))] = about
+        for other in (row.get("name"), *(row.get("addresses") or ())):
+            if other:
+                found.setdefault(str(other), f"{row.get('device')}, {about}")
     return found
 
 

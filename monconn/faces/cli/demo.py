@@ -1,4 +1,4 @@
-"""``monconn demo``: a backend, a few devices, and monconn between them.
+"""``monconn demo``: an MQTT broker, a few devices, and monconn between them.
 
 Each device does one thing that happens to real ones. That one vanishes, and one's network loses
 packets, is real as well where the kernel lets us: the device's own socket drops what comes in.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import json
 import os
 import random
 import shlex
@@ -15,7 +16,7 @@ import shutil
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -27,7 +28,8 @@ from zope.interface import implementer
 from monconn.addresses import TcpAddress
 from monconn.config.config import Config, ServiceConfig
 from monconn.config.sections import DevicesConfig
-from monconn.errors import ControlError
+from monconn.errors import ControlError, ListenError
+from monconn.faces.cli import demo_mqtt as mqtt
 from monconn.faces.cli.logs import TextLog
 from monconn.faces.cli.run import install_reactor, run
 from monconn.faces.control import instances
@@ -39,9 +41,11 @@ from monconn.run.application import Application
 
 _NAME = "demo"
 _WELCOME_SECONDS = 0.3
-_SLOW_DEVICE = "127.0.0.15"
+_STEADY_DEVICE, _SILENT_DEVICE, _SLOW_DEVICE = "127.0.0.11", "127.0.0.13", "127.0.0.15"
+_LISTEN_PORT, _BROKER_PORT = 1883, 11883
+"""Where these are free: the first is MQTT's own, by which Wireshark knows what it is shown."""
 _WELCOME = """
-monconn demo: {count} simulated devices, a backend, and monconn between them. Each
+monconn demo: {count} simulated devices, an MQTT broker, and monconn between them. Each
 line below is a connection that has ended, with the reason, or an alarm.
 
 {devices}
@@ -62,6 +66,8 @@ _COMMANDS = (
     ("device 127.0.0.14", "the story of one"),
     ("explain client_reset", "what a reason means"),
     ("show {slow_id}", "what is slow about 127.0.0.15"),
+    ("tap {steady_id}", "the bytes of pump-1, as they come"),
+    ("recording {silent_id}", "the bytes of pump-3, also when it has gone"),
     ("top", "all of it on the whole screen"),
 )
 _DEVICES_CONFIG = DevicesConfig(storm_connections=5, storm_within=30.0)
@@ -76,7 +82,10 @@ def run_demo(*, debug: bool = False) -> int:
     :returns: the exit status.
     """
     install_reactor()
-    backend = open_listener(TcpAddress("127.0.0.1", 0))
+    backend = _open(_BROKER_PORT)
+    listener = _open(_LISTEN_PORT)
+    port = listener.getsockname()[1]
+    listener.close()
     drops = _may_drop_packets()
     limits: dict[str, Any] = (
         {"unreachable_timeout": Sides(client=_UNREACHABLE_SECONDS, backend=0.0)}
@@ -85,15 +94,15 @@ def run_demo(*, debug: bool = False) -> int:
     )
     service = ServiceConfig(
         name=_NAME,
-        listen=TcpAddress("127.0.0.1", 0),
+        listen=TcpAddress("127.0.0.1", port),
         backend=TcpAddress("127.0.0.1", backend.getsockname()[1]),
         # wait_timeout is for the stop: most devices never end their connection.
-        policy=Policy.of(wait_timeout=0.5, **limits),
+        policy=Policy.of(wait_timeout=0.5, decode="mqtt", recorder=True, **limits),
     )
     kinds = _KINDS_THAT_DROP if drops else _KINDS
 
     def prepare(app: Application, reactor: Any, log: TextLog) -> None:
-        reactor.adoptStreamPort(backend.fileno(), backend.family, _BackendFactory(reactor))
+        reactor.adoptStreamPort(backend.fileno(), backend.family, _BrokerFactory(reactor))
         backend.close()
         monitor = app.registry.get(_NAME)
         host, _, port = monitor.listen.rpartition(":")
@@ -106,6 +115,14 @@ def run_demo(*, debug: bool = False) -> int:
     return run(config, debug=debug, prepare=prepare)
 
 
+def _open(port: int) -> socket.socket:
+    """A listener on a port, or on any if that is taken."""
+    try:
+        return open_listener(TcpAddress("127.0.0.1", port))
+    except ListenError:
+        return open_listener(TcpAddress("127.0.0.1", 0))
+
+
 def _address(number: int) -> str:
     return f"127.0.0.{11 + number}"
 
@@ -113,10 +130,16 @@ def _address(number: int) -> str:
 def _welcome(monitor: Monitor, kinds: Sequence[type[_DeviceProtocol]]) -> str:
     host, _, port = monitor.listen.rpartition(":")
     monconn = typed_command()
-    devices = [f"  {_address(n)}  {kind.does:9} {kind.how}" for n, kind in enumerate(kinds)]
-    ids = {each.client_ip: each.id for each in monitor.connections()}
-    slow_id = ids.get(_SLOW_DEVICE, "ID")
-    commands = [(f"{monconn} {what.format(slow_id=slow_id)}", why) for what, why in _COMMANDS]
+    devices = [
+        f"  {_address(n)}  {kind.name:8}  {kind.does:9} {kind.how}" for n, kind in enumerate(kinds)
+    ]
+    by_ip = {each.client_ip: each.id for each in monitor.connections()}
+    ids = {
+        "steady_id": by_ip.get(_STEADY_DEVICE, "ID"),
+        "silent_id": by_ip.get(_SILENT_DEVICE, "ID"),
+        "slow_id": by_ip.get(_SLOW_DEVICE, "ID"),
+    }
+    commands = [(f"{monconn} {what.format(**ids)}", why) for what, why in _COMMANDS]
     width = max(len(what) for what, _ in commands)
     return _WELCOME.format(
         count=len(devices),
@@ -192,9 +215,11 @@ def _may_drop_packets() -> bool:
 
 # -- devices
 
-_MUCH = b"much\n"
-_MUCH_BYTES = 256 * 1024
-_SLOW_QUESTION = b"think\n"
+_USER = "demo"
+_KEEPALIVE_SECONDS = 5
+_FIRMWARE_BYTES = 256 * 1024
+_ALARM, _FIRMWARE = "alarm", "firmware"
+"""The last levels of topics that the broker treats in a way of their own."""
 _ANSWER_SECONDS = 2.0
 
 
@@ -212,11 +237,13 @@ class _Device:
         self._pauses = kind.pauses()
         self._endpoint = TCP4ClientEndpoint(reactor, host, port, bindAddress=(address, 0))
         self._factory = _DeviceFactory(self)
+        self.connections = 0
 
     def connect(self) -> None:
         self._endpoint.connect(self._factory).addErrback(lambda failure: None)  # at a stop
 
     def made(self) -> _DeviceProtocol:
+        self.connections += 1
         return self._kind(self)
 
     def away(self) -> None:
@@ -237,12 +264,13 @@ class _DeviceFactory(Factory):
 
 
 class _DeviceProtocol(Protocol):
-    """A connection of a device: sends readings; the answers do not matter to it."""
+    """A connection of a device: once the broker has accepted it, it publishes readings."""
 
+    name: ClassVar[str]
+    """Its MQTT client id."""
     does: ClassVar[str]
     how: ClassVar[str]
     every = 1.0
-    size = 60
     stay: ClassVar[float | None] = None
 
     transport: Any
@@ -254,23 +282,51 @@ class _DeviceProtocol(Protocol):
 
     def __init__(self, device: _Device) -> None:
         self.device = device
-        self._readings = LoopingCall(self.send)
-        self._readings.clock = device.reactor
+        self._packets = mqtt.Packets()
+        self._repeated = []
+        for call in (self.send, self._ping):
+            looping = LoopingCall(call)
+            looping.clock = device.reactor
+            self._repeated.append(looping)
 
     def connectionMade(self) -> None:
-        self._readings.start(self.every)
+        self.transport.write(mqtt.connect(self.name, _KEEPALIVE_SECONDS, _USER))
+
+    def dataReceived(self, data: bytes) -> None:
+        for kind, _, _ in self._packets.of(data):
+            if kind == mqtt.CONNACK:
+                self.accepted()
+
+    def accepted(self) -> None:
+        self.transport.write(mqtt.subscribe(f"{self.name}/set"))
+        readings, pings = self._repeated
+        readings.start(self.every)
+        pings.start(_KEEPALIVE_SECONDS, now=False)
         if self.stay is not None:
             self.device.reactor.callLater(self.stay, self.leave)
 
     def send(self) -> None:
-        size = max(1, int(random.gauss(self.size, self.size / 4)))
-        self.transport.write(random.randbytes(size).hex()[: size - 1].encode() + b"\n")
+        self.publish("reading", self.reading())
+
+    def reading(self) -> dict[str, Any]:
+        return {"celsius": round(random.gauss(41, 1), 1), "rpm": round(random.gauss(1450, 20))}
+
+    def publish(self, level: str, values: dict[str, Any], packet_id: int | None = None) -> None:
+        payload = json.dumps(values).encode()
+        self.transport.write(mqtt.publish(f"{self.name}/{level}", payload, packet_id))
+
+    def _ping(self) -> None:
+        self.transport.write(mqtt.ping())
 
     def stop(self) -> None:
-        if self._readings.running:
-            self._readings.stop()
+        for each in self._repeated:
+            if each.running:
+                each.stop()
 
     def leave(self) -> None:
+        """Leave in good order."""
+        self.stop()
+        self.transport.write(mqtt.disconnect())
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Any = None) -> None:
@@ -279,16 +335,20 @@ class _DeviceProtocol(Protocol):
 
 
 class _Steady(_DeviceProtocol):
-    does, how = "steady", "a reading every second"
+    name, does, how = "pump-1", "steady", "a reading every second"
 
 
 class _Chatty(_DeviceProtocol):
-    does, how = "chatty", "bigger readings, three a second"
-    every, size = 0.33, 1500
+    name, does, how = "meter-2", "chatty", "bigger readings, three a second"
+    every = 0.33
+
+    def reading(self) -> dict[str, Any]:
+        return {"volts": [round(random.gauss(230, 1), 2) for _ in range(150)]}
 
 
 class _Vanishing(_DeviceProtocol):
-    does, how = "vanishes", "no end, no reset: from one moment on, it answers nothing"
+    name, does = "pump-3", "vanishes"
+    how = "no end, no reset: from one moment on, it answers nothing"
     stay = 6.0
 
     @staticmethod
@@ -298,7 +358,7 @@ class _Vanishing(_DeviceProtocol):
     def leave(self) -> None:
         """Say a last word, and be gone when the answer comes."""
         self.stop()
-        self.transport.write(_SLOW_QUESTION)
+        self.publish(_ALARM, {"bearing_celsius": 96.4, "text": "bearing too hot"}, packet_id=2)
         reactor = self.device.reactor
         reactor.callLater(_ANSWER_SECONDS / 2, self._vanish)
         # By then it is lost. Its socket has heard nothing of that: it is let go without a word.
@@ -310,7 +370,8 @@ class _Vanishing(_DeviceProtocol):
 
 
 class _FallingSilent(_DeviceProtocol):
-    does, how = "silent", "sends for a while, then nothing, and does not end"
+    name, does = "pump-3", "silent"
+    how = "sends for a while, then nothing, and does not end"
     stay = 6.0
 
     @staticmethod
@@ -322,19 +383,22 @@ class _FallingSilent(_DeviceProtocol):
 
 
 class _Crashing(_DeviceProtocol):
-    does, how = "crashes", "soon after it has connected, again and again"
+    name, does, how = "valve-4", "crashes", "soon after it has connected, again and again"
     stay = 0.5
 
     @staticmethod
     def pauses() -> Iterator[float]:
         return itertools.chain(itertools.repeat(0.5, 6), itertools.repeat(5.0))
 
+    def reading(self) -> dict[str, Any]:
+        return {"boot": self.device.connections, "cause": "watchdog"}
+
     def leave(self) -> None:
         self.transport.abortConnection()
 
 
 class _FarAway(_DeviceProtocol):
-    does, how = "far away", "its network loses one packet in five"
+    name, does, how = "buoy-5", "far away", "its network loses one packet in five"
     every = 0.33
 
     def connectionMade(self) -> None:
@@ -343,8 +407,7 @@ class _FarAway(_DeviceProtocol):
 
 
 class _ReadingSlowly(_DeviceProtocol):
-    does, how = "slow", "asks for much, and reads it slowly"
-    every = 1.0
+    name, does, how = "panel-5", "slow", "asks for its firmware, and reads it slowly"
 
     def connectionMade(self) -> None:
         self._left = 0
@@ -354,17 +417,19 @@ class _ReadingSlowly(_DeviceProtocol):
     def send(self) -> None:
         """Ask if there is nothing left to be read; read a little."""
         if self._left <= 0:
-            self._left = _MUCH_BYTES
-            self.transport.write(_MUCH)
+            self._left = _FIRMWARE_BYTES
+            self.publish(_FIRMWARE, {"version": "2.0.1"})
         self.transport.resumeProducing()
 
     def dataReceived(self, data: bytes) -> None:
-        self._left -= len(data)
-        self.transport.pauseProducing()
+        super().dataReceived(data)
+        if self._left > 0:
+            self._left -= len(data)
+            self.transport.pauseProducing()
 
 
 class _Asking(_DeviceProtocol):
-    does, how = "asks", "ends its side, then takes its answer (a half-close)"
+    name, does, how = "tag-6", "asks", "ends its side, then takes its answer (a half-close)"
     stay = 0.1
 
     @staticmethod
@@ -377,8 +442,8 @@ class _Asking(_DeviceProtocol):
 
 
 class _Visiting(_DeviceProtocol):
-    does, how = "visits", "for 3 s, every 9 s, and leaves in good order"
-    every, size, stay = 0.5, 200, 3.0
+    name, does, how = "logger-7", "visits", "for 3 s, every 9 s, and leaves in good order"
+    every, stay = 0.5, 3.0
 
     @staticmethod
     def pauses() -> Iterator[float]:
@@ -389,46 +454,79 @@ _KINDS_THAT_DROP = (_Steady, _Chatty, _Vanishing, _Crashing, _FarAway, _Asking, 
 _KINDS = (_Steady, _Chatty, _FallingSilent, _Crashing, _ReadingSlowly, _Asking, _Visiting)
 
 
-# -- the backend
+# -- the broker
 
 
 @implementer(IHalfCloseableProtocol)
-class _BackendProtocol(Protocol):
-    """The backend: answers each reading with its length, and two questions otherwise.
+class _BrokerProtocol(Protocol):
+    """The broker, for one connection: of a device, or of somebody who types.
 
-    It needs time for one of them, and to say goodbye to a client that ends its side.
+    It needs time to store an alarm, and to say goodbye to a client that ends its side.
     """
 
     transport: Any
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self._packets = mqtt.Packets()
+        self._understand: Callable[[bytes], None] | None = None
 
     def dataReceived(self, data: bytes) -> None:
-        if data.endswith(_MUCH):  # it may come with what was sent before it
-            self.transport.write(bytes(_MUCH_BYTES))
-        elif data.endswith(_SLOW_QUESTION):
-            self._reactor.callLater(_ANSWER_SECONDS, self.transport.write, b"done\n")
-        else:
-            self.transport.write(b"ok %d\n" % len(data))
+        if self._understand is None:
+            is_mqtt = data[0] >> 4 == mqtt.CONNECT
+            self._understand = self._understand_packets if is_mqtt else self._understand_text
+        self._understand(data)
+
+    def _understand_text(self, data: bytes) -> None:
+        self.transport.write(b"ok %d\n" % len(data))
+
+    def _understand_packets(self, data: bytes) -> None:
+        try:
+            for kind, flags, body in self._packets.of(data):
+                self._answer(kind, flags, body)
+        except ValueError:
+            self.transport.abortConnection()
+
+    def _answer(self, kind: int, flags: int, body: bytes) -> None:
+        if kind == mqtt.CONNECT:
+            self.transport.write(mqtt.accepted())
+        elif kind == mqtt.SUBSCRIBE:
+            settings = mqtt.publish(mqtt.subscribed_topic(body), b'{"interval_seconds": 1}')
+            self.transport.write(mqtt.subscribed(body) + settings)
+        elif kind == mqtt.PINGREQ:
+            self.transport.write(mqtt.alive())
+        elif kind == mqtt.DISCONNECT:
+            self.transport.loseConnection()
+        elif kind == mqtt.PUBLISH:
+            self._store(*mqtt.published(flags, body))
+
+    def _store(self, topic: str, packet_id: bytes) -> None:
+        level = topic.rpartition("/")[2]
+        if level == _FIRMWARE:
+            self.transport.write(mqtt.publish(topic, bytes(_FIRMWARE_BYTES)))
+        if packet_id:
+            seconds = _ANSWER_SECONDS if level == _ALARM else 0.0
+            self._reactor.callLater(seconds, self.transport.write, mqtt.acknowledged(packet_id))
 
     def readConnectionLost(self) -> None:
         """Implements ``IHalfCloseableProtocol.readConnectionLost``."""
         self._reactor.callLater(_ANSWER_SECONDS, self._say_goodbye)
 
     def _say_goodbye(self) -> None:
-        self.transport.write(b"goodbye\n")
+        is_text = self._understand == self._understand_text
+        goodbye = b"goodbye\n" if is_text else mqtt.publish("goodbye", b"{}")
+        self.transport.write(goodbye)
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """Implements ``IHalfCloseableProtocol.writeConnectionLost``: nothing follows."""
 
 
-class _BackendFactory(Factory):
+class _BrokerFactory(Factory):
     noisy = False
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
 
-    def buildProtocol(self, addr: object) -> _BackendProtocol:
-        return _BackendProtocol(self._reactor)
+    def buildProtocol(self, addr: object) -> _BrokerProtocol:
+        return _BrokerProtocol(self._reactor)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from monconn.addresses import parse_network
-from monconn.errors import FileError, QuestionError, os_error_text
+from monconn.errors import AddressError, FileError, QuestionError, os_error_text
 from monconn.faces.cli.output import print_error, print_json, print_line, understood
 from monconn.faces.cli.verbs import dry_run_option, json_option, reports_errors, server_option
 from monconn.faces.control.client import Client, find_server
@@ -74,7 +74,13 @@ def forget(
 
 def _text(client: str) -> str:
     """A client as it is written elsewhere: an IP without the length of its prefix."""
-    network = parse_network(client)
+    try:
+        network = parse_network(client)
+    except AddressError as error:
+        raise AddressError(
+            f"{error}; of a device with a name, forget each address that it has used:"
+            f" monconn device NAME shows them"
+        ) from None
     return str(network.network_address) if network.num_addresses == 1 else str(network)
 
 

@@ -30,6 +30,7 @@ from monconn.faces.cli.output import (
 )
 from monconn.faces.cli.ps import ps
 from monconn.faces.cli.recording import recording
+from monconn.faces.cli.replay import replay_command
 from monconn.faces.cli.tap import tap
 from monconn.faces.cli.verbs import (
     asks_server,
@@ -421,6 +422,7 @@ VERBS = (
     report,
     explain,
     forget,
+    replay_command,
     capture,
     top,
     shell,

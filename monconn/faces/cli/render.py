@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from monconn.addresses import device_text
 from monconn.errors import printable
 from monconn.ops.colours import colour_of
 from monconn.ops.columns import Column, Row
@@ -73,7 +74,10 @@ def _event_text(event: Json) -> tuple[str, str, str]:
     if kind == "alarm":
         verb = "is over" if event["over"] else "alarm"
         alarm = event["alarm"]
-        text = f"{event['service']}: {event['device']} {alarm} {verb}: {event['detail']}"
+        device = device_text(
+            str(event["device"]), str(event.get("name") or ""), event.get("addresses") or ()
+        )
+        text = f"{event['service']}: {device} {alarm} {verb}: {event['detail']}"
         return text, alarm, "" if event["over"] else "alarm"
     client = f"{event['service']}: {event.get('client')}"
     if kind == "half_closed":

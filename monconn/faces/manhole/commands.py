@@ -28,6 +28,7 @@ from monconn.ops.columns import Row
 from monconn.ops.details import detail_lines
 from monconn.ops.device_rows import story_lines
 from monconn.ops.filters import FilterError
+from monconn.ops.flow_text import HexEncoder
 from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ClosedConnectionRow, ConnectionRow
 from monconn.ops.text_table import text_table_steps
@@ -92,13 +93,14 @@ class Commands:
 
     def show(self, connection_id: int | str) -> Deferred[None]:
         """All that is known of a connection, live or closed lately: a line for each field."""
-        text = str(connection_id)
-        is_id = re.fullmatch(r"[0-9]{1,18}", text) is not None
-        if not is_id and parse_uid(text) is None:
-            raise QuestionError(f"{quoted(text)} is not the id of a connection")
-        return self._operations.connection(int(text) if is_id else text).addCallback(
+        return self._operations.connection(_id_or_uid(connection_id)).addCallback(
             lambda row: self._write_lines(detail_lines(row, self._width()))
         )
+
+    def recording(self, connection_id: int | str) -> None:
+        """What is recorded of a connection, live or closed: a hex dump."""
+        events = self._operations.recording(self._actor, _id_or_uid(connection_id), how="hex")
+        self._write(b"".join(map(HexEncoder().encode, events)).decode())
 
     def explain(self, word: int | str = "") -> Deferred[None]:
         """What a word of a log line, one of HAProxy's codes, or the end of a connection means."""
@@ -188,6 +190,15 @@ class Commands:
             self._write(text)
 
 
+def _id_or_uid(connection_id: int | str) -> int | str:
+    text = str(connection_id)
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return int(text)
+    if parse_uid(text) is None:
+        raise QuestionError(f"{quoted(text)} is not the id of a connection")
+    return text
+
+
 @attrs.frozen
 class Command:
     """A one-shot command.
@@ -238,6 +249,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ),
     ("stats [SERVICE]", "each service in figures", Commands.stats),
     ("show ID", "all that is known of a connection", Commands.show),
+    ("recording ID", "the first and last bytes of a connection", Commands.recording),
     ("explain [REASON|CODE|ID]", "what an end means, and what to look at next", Commands.explain),
     ("device IP|NAME", "one device: its rhythm, its alarms, its last connections", Commands.device),
     ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),

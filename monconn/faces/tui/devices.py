@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.screen import ModalScreen
@@ -18,6 +22,14 @@ _KEYS = (
     ("Enter", "its connections", "screen.filter"),
     ("↑↓", "select", ""),
 )
+
+
+def _connections_filter(row: Mapping[str, Any]) -> str:
+    """The filter that finds the connections of a device."""
+    device, identity = str(row["device"]), row.get("identity") or "address"
+    if identity == "address":
+        return f"client:{device}"
+    return shlex.quote(f"{identity}:={device}")
 
 
 class Devices(ModalScreen[str | None]):
@@ -128,7 +140,7 @@ class Devices(ModalScreen[str | None]):
         row = self._model.device_cursor.selected(self._model.devices)
         if row is None:
             return
-        terms = [f"client:{row['device']}"]
+        terms = [_connections_filter(row)]
         if row.get("service") and len(self._model.service_names) > 1:
             terms.append(f"service:={row['service']}")
         self.dismiss(" ".join(terms))

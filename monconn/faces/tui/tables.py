@@ -31,7 +31,7 @@ _SHORTEST = 4
 """The narrowest column: the title, and no value that is cut beyond recognition."""
 _MOST_WHOLE = 47  # an IPv6 address in brackets, and its port
 _MOST_NAME = 14  # of a service, beside who and why in 80 columns
-_ONLY_IF_ANY = ("facts", "detail")
+_ONLY_IF_ANY = ("protocol", "facts", "detail")
 """Columns that most rows have nothing for: without any value they are left out."""
 _NOTHING = len("-")
 
@@ -177,9 +177,9 @@ def service_table() -> Table:
 
 def device_table() -> Table:
     """The table of devices, whose alarms come second."""
-    alarms = DeviceRow.columns("alarms")
-    others = [each for each in DeviceRow.columns() if each.name not in ("device", "alarms")]
-    return Table("devices", [*DeviceRow.columns("device"), *alarms, *others])
+    device, *others = DeviceRow.columns()
+    alarms = [each for each in others if each.name == "alarms"]
+    return Table("devices", [device, *alarms, *(each for each in others if each not in alarms)])
 
 
 def _weighted(columns: Sequence[Column], **importances: int) -> tuple[Column, ...]:

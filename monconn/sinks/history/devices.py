@@ -26,6 +26,9 @@ from monconn.sinks.history.filters import rows
 PAGE_ROWS = 1_000
 _MOST_OPEN_ALARMS = 10_000
 _MOST_GAPS = 100
+_MOST_ADDRESSES = 100
+_MOST_CHARACTERS = 256
+_STEP_ROWS = 2_000
 _LATEST = 1e12
 
 
@@ -68,8 +71,8 @@ def delete(db: sqlite3.Connection, names: Sequence[tuple[str, str]]) -> None:
 
 
 def _row(device: StoredDevice) -> tuple[Any, ...]:
-    first, last = _addresses(device.device)
-    usual = {
+    first, last = (None, None) if device.fact else _addresses(device.device)
+    usual: dict[str, Any] = {
         "left_at": device.left_at,
         "last_message_at": device.last_message_at,
         "messages": [round(each, 3) for each in device.message_gaps],
@@ -77,6 +80,13 @@ def _row(device: StoredDevice) -> tuple[Any, ...]:
         "reconnects": [round(each, 3) for each in device.reconnect_gaps],
         "reconnects_for": device.reconnect_gaps_for,
     }
+    # Only where there is any: versions that do not know them read the row all the same.
+    if device.fact:
+        usual["fact"] = device.fact
+    if device.addresses:
+        usual["addresses"] = device.addresses
+    if device.keepalive_seconds is not None:
+        usual["keepalive"] = device.keepalive_seconds
     return (
         device.service,
         device.device,
@@ -180,7 +190,16 @@ def _device(row: dict[str, Any]) -> StoredDevice:
         reconnect_gaps=tuple(map(_number, usual["reconnects"][:_MOST_GAPS])),
         reconnect_gaps_for=_optional(usual["reconnects_for"]),
         alarms=tuple(_alarm(each) for each in alarms[: len(ALARM_KINDS)]),
+        fact=_printable(usual.get("fact", "")),
+        addresses=tuple(map(_printable, usual.get("addresses", [])[:_MOST_ADDRESSES])),
+        keepalive_seconds=_optional(usual.get("keepalive")),
     )
+
+
+def _printable(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > _MOST_CHARACTERS:
+        raise ValueError
+    return value
 
 
 def _alarm(values: dict[str, Any]) -> StoredAlarm:
@@ -255,3 +274,50 @@ def delete_devices(db: sqlite3.Connection, network: Network) -> int:
         {"length": len(first), "first": first, "last": last},
     )
     return deleted.rowcount
+
+
+def addresses_in(row: dict[str, Any], network: Network) -> tuple[list[str], list[str]]:
+    """The addresses that a device with a name of its own has used: those in a network, and the
+    others.
+
+    :param row: of the table.
+    """
+    try:
+        addresses = json.loads(row["usual"]).get("addresses", [])
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return [], []
+    within: list[str] = []
+    others: list[str] = []
+    for each in addresses if isinstance(addresses, list) else []:
+        try:
+            is_within = ipaddress.ip_address(str(each).partition("%")[0]) in network
+        except ValueError:
+            is_within = False
+        (within if is_within else others).append(str(each))
+    return within, others
+
+
+def named_devices(db: sqlite3.Connection) -> Iterator[list[dict[str, Any]]]:
+    """The rows of all devices that have no address for a name, some at a time."""
+    after = ("", "")
+    while True:
+        found = rows(
+            db,
+            "SELECT service, device, alarms, usual FROM devices WHERE first_address IS NULL"
+            " AND (service, device) > (:service, :device) ORDER BY service, device LIMIT :limit",
+            {"service": after[0], "device": after[1], "limit": _STEP_ROWS},
+        )
+        yield found
+        if len(found) < _STEP_ROWS:
+            return
+        after = (found[-1]["service"], found[-1]["device"])
+
+
+def forget_addresses(db: sqlite3.Connection, row: dict[str, Any], others: list[str]) -> None:
+    """Replace the addresses of a device, within a transaction; its alarms may tell them as well."""
+    usual = json.loads(row["usual"])
+    usual["addresses"] = others
+    db.execute(
+        "UPDATE devices SET usual = ?, alarms = '[]' WHERE service = ? AND device = ?",
+        (json.dumps(usual), row["service"], row["device"]),
+    )

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 
 from monconn.addresses import Network, parse_network
 from monconn.policy.mentions import mentions
-from monconn.sinks.history.devices import delete_devices
+from monconn.sinks.history.devices import (
+    addresses_in,
+    delete,
+    delete_devices,
+    forget_addresses,
+    named_devices,
+)
 
 STEP_ROWS = 2_000
 """Rows looked at in one transaction."""
@@ -25,7 +31,8 @@ class Removal:
 
     Rows go that are a client's own, by its address, and those that name it otherwise: actions with
     its address for their target, and connections with facts or a detail that have it. Alarms go
-    with the network that counts as its device, if the client is in it.
+    with the network that counts as its device, if the client is in it. A device with a name of its
+    own goes, with its alarms, if it has used no other address, and else only the address does.
 
     :param network: the client's IP, or a network of clients.
     :param dry_run: only count.
@@ -41,6 +48,7 @@ class Removal:
             "first": network.network_address.packed,
             "last": network.broadcast_address.packed,
         }
+        self._gone: set[tuple[str, str]] = set()  # devices with names of their own
         self._db: sqlite3.Connection
         self._steps = self._all_steps()
 
@@ -53,6 +61,7 @@ class Removal:
         self._db = db
         db.create_function("monconn_mentioned", 1, self._is_mentioned, deterministic=True)
         db.create_function("monconn_overlaps", 1, self._overlaps, deterministic=True)
+        db.create_function("monconn_gone", 2, self._is_gone, deterministic=True)
         if not self._dry_run:
             # Else the bytes of deleted rows stay in the file's pages until these are used again.
             db.execute("PRAGMA secure_delete = ON").fetchall()
@@ -69,7 +78,11 @@ class Removal:
             return False
         return found.version == self._network.version and found.overlaps(self._network)
 
+    def _is_gone(self, service: str | None, device: str | None) -> bool:
+        return (service, device) in self._gone
+
     def _all_steps(self) -> Iterator[None]:
+        yield from self._named_devices()
         yield from self._connections()
         yield from self._by_entry(
             "connections",
@@ -79,8 +92,8 @@ class Removal:
         )
         yield from self._by_entry(
             "events",
-            f"(coalesce({_WITHIN}, FALSE) OR monconn_mentioned(detail)"
-            " OR (event = 'alarm' AND monconn_overlaps(client)))",
+            f"(coalesce({_WITHIN}, FALSE) OR monconn_mentioned(detail) OR (event = 'alarm'"
+            " AND (monconn_overlaps(client) OR monconn_gone(service, client))))",
         )
         yield from self._hours()
         self._remove_devices()
@@ -122,10 +135,33 @@ class Removal:
             self._change("hours", f"hour = {int(hour)} AND {_WITHIN}", "hourly_sums")
             yield
 
-    def _remove_devices(self) -> None:
+    def _named_devices(self) -> Iterator[None]:
+        if not self._has_devices():
+            return
+        for found in named_devices(self._db):
+            for row in found:
+                within, others = addresses_in(row, self._network)
+                if not within:
+                    continue
+                if not others:
+                    self._gone.add((row["service"], row["device"]))
+                elif not self._dry_run:
+                    with self._db:
+                        forget_addresses(self._db, row, others)
+            yield
+        self.counts["devices"] += len(self._gone)
+        if not self._dry_run:
+            with self._db:
+                delete(self._db, list(self._gone))
+
+    def _has_devices(self) -> bool:
+        """Whether there is such a table: rows of a file of an older version are only counted."""
         tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'devices'"
-        if not self._db.execute(tables).fetchone()[0]:
-            return  # a file of an older version, of which rows are only counted
+        return bool(self._db.execute(tables).fetchone()[0])
+
+    def _remove_devices(self) -> None:
+        if not self._has_devices():
+            return
         if not self._dry_run:
             with self._db:
                 self.counts["devices"] += delete_devices(self._db, self._network)

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
+from monconn.addresses import name_of_text
 from monconn.sinks.history.filters import rows
 from monconn.sinks.history.query import checked, connection_dict, event_dict
+
+
+@attrs.frozen
+class Told:
+    """A device whose name is a fact about its connections.
+
+    :param fact: which fact.
+    :param addresses: those that its connections have come from.
+    :param own: those of them that no other device has used: refusals there are of this one.
+    """
+
+    fact: str
+    addresses: Sequence[str]
+    own: Sequence[str]
 
 
 @attrs.frozen
@@ -29,15 +45,29 @@ def past_of(
     services: Sequence[str],
     since: float,
     limit: int,
+    told: Told | None = None,
 ) -> Past:
     """The last connections of a device, and what happened in the time that they cover.
 
     :param device: its name: an IP, a network, or another one that clients' addresses have.
     :param services: only at these.
+    :param told: what there is to know of one whose name is no address.
     :param since: wall-clock seconds, before which nothing is looked for.
     :param limit: the most of connections, and of events.
     """
-    whose, values = _whose(device)
+    if told is None:
+        whose, values = _whose(device)
+        # That of an address tells only its own, and not those of devices that have used it.
+        values["device"] = device
+        whose_event = f"(event = 'refused' OR client = :device) AND {whose}"
+    else:
+        db.create_function("monconn_said", 1, _said(told.fact, device), deterministic=True)
+        values = {"device": device}
+        whose = f"{_from(told.addresses, 'address', values)} AND monconn_said(facts)"
+        refused = _from(told.own, "own", values)
+        whose_event = (
+            f"((event = 'alarm' AND client = :device) OR (event = 'refused' AND {refused}))"
+        )
     marks = ", ".join(f":service{number}" for number in range(len(services)))
     values |= {f"service{number}": name for number, name in enumerate(services)}
     values |= {"since": since, "limit": limit}
@@ -53,7 +83,7 @@ def past_of(
     happened = rows(
         db,
         "SELECT * FROM events WHERE at >= :since AND (event IN ('started', 'stopped')"
-        f" OR (event IN ('alarm', 'refused') AND {whose} AND service IN ({marks})))"
+        f" OR (event IN ('alarm', 'refused') AND {whose_event} AND service IN ({marks})))"
         " ORDER BY at DESC, entry DESC LIMIT :limit",
         values,
     )
@@ -61,6 +91,38 @@ def past_of(
         [connection_dict(row) for row in checked("connections", found)],
         [event_dict(row) for row in checked("events", happened)],
     )
+
+
+def _from(addresses: Sequence[str], tag: str, values: dict[str, Any]) -> str:
+    """An SQL condition for the rows of clients with some addresses, to whose values it adds."""
+    packed = []
+    others = []
+    for number, each in enumerate(addresses):
+        try:
+            values[f"{tag}{number}"] = ipaddress.ip_address(each).packed
+            packed.append(f":{tag}{number}")
+        except ValueError:  # with a zone, or "unix"
+            values[f"{tag}{number}"] = each
+            others.append(f":{tag}{number}")
+    return (
+        f"(client_address IN ({', '.join(packed)})"
+        f" OR (client_address IS NULL AND client_ip IN ({', '.join(others)})))"
+        if others
+        else f"client_address IN ({', '.join(packed)})"
+    )
+
+
+def _said(fact: str, device: str) -> Callable[[str | None], bool]:
+    """A function that says whether the facts of a connection have a device's name."""
+
+    def is_said(facts: str | None) -> bool:
+        try:
+            told = json.loads(facts or "{}").get(fact)
+        except (ValueError, AttributeError, RecursionError):
+            return False
+        return told is not None and name_of_text(str(told)) == device
+
+    return is_said
 
 
 def _whose(device: str) -> tuple[str, dict[str, Any]]:

@@ -26,6 +26,9 @@ from monconn.sinks.history.file_time import Stretch
 T = TypeVar("T")
 
 HOUR_SECONDS = 3600
+# Made once: json.dumps makes an encoder for each call that has settings of its own, and nearly
+# every connection has facts.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @attrs.frozen
@@ -133,13 +136,12 @@ def _event(item: Item) -> Event:
     if isinstance(item, Event):
         return item
     if isinstance(item, Alarm):
-        device = item.device
         return Event(
             item.at,
             "alarm",
             item.service,
-            device,
-            device,
+            item.device,
+            next(iter(item.addresses), item.device),
             item.kind,
             item.is_over,
             1,
@@ -204,7 +206,7 @@ def _connection_row(record: ConnectionRecord, run_started_at: float) -> tuple[An
         backend_rtt,
         backend_retransmits,
         _plain(record.detail),
-        facts_text(record.facts) if record.has_facts else None,
+        facts_text(record.unchanging_facts) if record.has_facts else None,
         record.pipe,
         None if client_heard is None else round(max(0.0, closed - client_heard) * 1e3) / 1e3,
         None if backend_heard is None else round(max(0.0, closed - backend_heard) * 1e3) / 1e3,
@@ -216,7 +218,7 @@ def facts_text(facts: Mapping[str, Any]) -> str | None:
     """Facts as the JSON object that the file contains; None if there are none."""
     if not facts:
         return None
-    return _plain(json.dumps(dict(facts), ensure_ascii=False, separators=(",", ":")))
+    return _plain(_encode(dict(facts)))
 
 
 def _tcp_figures(raw: bytes | None) -> tuple[float | None, int | None]:

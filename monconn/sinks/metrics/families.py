@@ -76,6 +76,16 @@ class Families(Collector):
             ),
         )
         yield _counter(
+            "monconn_protocol_connections_total",
+            "Connections that have closed, by the protocol that their first bytes have told.",
+            ["service", "protocol"],
+            (
+                ([each.name, protocol], count)
+                for each in services
+                for protocol, count in each.figures.closed_by_protocol.items()
+            ),
+        )
+        yield _counter(
             "monconn_connections_refused_total",
             "Clients that were refused, by the reason why.",
             ["service", "reason"],

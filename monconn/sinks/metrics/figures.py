@@ -14,7 +14,7 @@ from monconn.histogram import Histogram
 from monconn.model import tcpinfo
 from monconn.model.alarms import ALARM_KINDS, Alarm, AlarmKind
 from monconn.model.reasons import REASONS, Reason, Side
-from monconn.model.record import ConnectionRecord
+from monconn.model.record import PROTOCOLS, ConnectionRecord
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import Observer
 from monconn.policy.policy import Policy
@@ -75,6 +75,8 @@ class ServiceFigures(Observer):
 
     def __init__(self) -> None:
         self.closed_by_reason: dict[Reason, int] = dict.fromkeys(REASONS, 0)
+        self.closed_by_protocol: dict[str, int] = dict.fromkeys(PROTOCOLS, 0)
+        """Of those whose protocol is known, or found to be unknown; others are in none."""
         self.duration = Histogram(DURATION_BOUNDS)
         self.connect = Histogram(LATENCY_BOUNDS)
         self.first_byte = Histogram(LATENCY_BOUNDS)
@@ -89,6 +91,11 @@ class ServiceFigures(Observer):
         """Count a connection that has closed."""
         if record.reason is not None:
             self.closed_by_reason[record.reason] += 1
+        # Anyone may set facts: a protocol that is not listed makes no label of its own.
+        protocol = record.unchanging_facts.get("protocol")
+        if protocol is not None:
+            listed = protocol if protocol in self.closed_by_protocol else "unknown"
+            self.closed_by_protocol[listed] += 1
         if record.closed is not None:
             self.duration.observe(record.closed - record.opened)
         connected = record.connected
@@ -120,6 +127,7 @@ class ServiceFigures(Observer):
         self._decode()
         copied = ServiceFigures()
         copied.closed_by_reason = self.closed_by_reason.copy()
+        copied.closed_by_protocol = self.closed_by_protocol.copy()
         copied.duration = self.duration.copy()
         copied.connect = self.connect.copy()
         copied.first_byte = self.first_byte.copy()

@@ -33,7 +33,7 @@ from monconn.ops.filters import Context, Filter, FilterError, parse
 from monconn.ops.rows import CaptureRow
 from monconn.ops.taps import Tap, Taps, services_by_payload
 from monconn.policy.networks import matcher
-from monconn.ratelimit import RateLimitedLog, RateLimiter
+from monconn.ratelimit import RateLimiter
 from monconn.sinks.capture_files import FLUSH_SECONDS, CaptureFile, CaptureFiles, CaptureTotals
 from monconn.turns import in_turns
 from monconn.units import format_bytes
@@ -45,6 +45,8 @@ ENDED_RETAINED = 20
 MOST_CLIENTS = 16
 """Clients whose next connections are captured at the same time; what happens to others begins
 nothing, and is counted."""
+PLACE_SECONDS = 60.0
+"""How long a client that does not come again keeps its place among them, if others want it."""
 CLIENTS_REMEMBERED = 10_000
 """Clients of which it is known that they began a capture lately."""
 SEEN_REMEMBERED = 1_000
@@ -59,7 +61,8 @@ NAMING_FACTS = ("mqtt_client_id",)
 ALL = "all"
 """In a configuration: a capture of every connection."""
 
-_SUMMARY_LINES_PER_SECOND = 1
+SKIPPED_LINE_SECONDS = 60.0
+"""The time between two lines that say how often nothing was begun."""
 
 Report = Callable[..., object]
 """Writes the log line of an action: as :meth:`Operations._report`."""
@@ -230,8 +233,9 @@ class _Client:
     """A client that something has happened to."""
 
     covers: Callable[[ConnectionRecord], bool]
+    since: float
+    """Monotonic seconds, as is:"""
     until: float
-    """Monotonic seconds."""
     left: int
     """How many of its next connections are to be captured."""
 
@@ -271,7 +275,7 @@ class Triggers(Observer):
         self._context = context
         self._begin = begin
         self._room = RateLimiter(clock, TRIGGERS_PER_SECOND)
-        self._skipped_log = RateLimitedLog(clock, _SUMMARY_LINES_PER_SECOND, self._write_skipped)
+        self._next_line = float("-inf")
         # In the order in which they are forgotten, as all are remembered for equally long.
         self._remembered: OrderedDict[str, float] = OrderedDict()
         self._active: dict[str, _Client] = {}
@@ -299,12 +303,15 @@ class Triggers(Observer):
     def _happened(self, occasion: Occasion) -> None:
         now, client = self._clock.seconds(), occasion.client
         self._forget(now)
-        if client in self._remembered or len(self._active) >= MOST_CLIENTS or not self._room.take():
+        if client in self._remembered:
             self.skipped[occasion.trigger] += 1
-            self._skipped_log.add(occasion.trigger)
+            return
+        if not (self._has_place(now) and self._room.take()):
+            self.skipped[occasion.trigger] += 1
+            self._say_too_many(now)
             return
         self._remembered[client] = now + self._within
-        self._active[client] = _Client(occasion.covers, now + self._within, self._next)
+        self._active[client] = _Client(occasion.covers, now, now + self._within, self._next)
         self.begun[occasion.trigger] += 1
         self._begin(occasion)
 
@@ -318,6 +325,17 @@ class Triggers(Observer):
         for client, each in tuple(self._active.items()):
             if each.until <= now:
                 del self._active[client]
+
+    def _has_place(self, now: float) -> bool:
+        """Whether one more client can be waited for; perhaps instead of one that does not come:
+        strangers with ever new names would keep all places else."""
+        if len(self._active) < MOST_CLIENTS:
+            return True
+        oldest = next(iter(self._active))
+        if self._active[oldest].since + PLACE_SECONDS > now:
+            return False
+        del self._active[oldest]
+        return True
 
     def covers(self, record: ConnectionRecord) -> bool:
         """Whether a connection is one of those that are to be captured."""
@@ -343,17 +361,14 @@ class Triggers(Observer):
         )
         return next(found, None)
 
-    def _write_skipped(self, count: int, kinds: str) -> None:
-        self._log.info(
-            "capture: {count} times nothing was begun, as the same clients had lately begun one, or"
-            " too many at once: {kinds}",
-            count=count,
-            kinds=kinds,
-        )
-
-    def stop(self) -> None:
-        """Write what is still to be said."""
-        self._skipped_log.flush()
+    def _say_too_many(self, now: float) -> None:
+        if now >= self._next_line:
+            self._next_line = now + SKIPPED_LINE_SECONDS
+            self._log.warn(
+                "capture: too much happens at once: not all of it begins a capture; skipped so far:"
+                " {skipped}",
+                skipped=sum(self.skipped.values()),
+            )
 
 
 def _name_of(record: ConnectionRecord) -> str | None:
@@ -682,7 +697,6 @@ class Captures:
             capture.timer.cancel()
         if capture.triggers is not None:
             self._stop_observing()
-            capture.triggers.stop()
         tap, capture.tap = capture.tap, None
         if tap is not None:
             tap.close()

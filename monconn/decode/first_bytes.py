@@ -47,7 +47,18 @@ class FirstBytes:
                 return Mqtt(record, self._follows_mqtt).chunk(record, direction, data)
             record.add_facts(UNKNOWN)
             return None
-        return _Undecided(decoders).chunk(record, direction, data)
+        first = data[:MOST_BYTES]
+        for decoder in decoders:
+            outcome = (
+                decoder(first, b"", False) if direction == "up" else decoder(b"", first, False)
+            )
+            if outcome is not None:
+                if outcome.is_done:
+                    record.add_facts(outcome.facts)
+                    return None
+                return _Undecided(decoders).chunk(record, direction, data)
+        record.add_facts(UNKNOWN)
+        return None
 
     def ended(self, record: ConnectionRecord) -> None:
         """Implements ``Decoding.ended``: nobody has said anything."""

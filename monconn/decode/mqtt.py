@@ -585,10 +585,9 @@ class Mqtt:
             yield "broker did not answer the CONNECT"
         if self._connack not in ("", ACCEPTED):
             yield f"broker said {as_words(self._connack)}"
-        if self._disconnect_by == "backend":
-            yield f"broker said {as_words(self._disconnect)}"
-        elif self._disconnect_by == "client":
-            yield _GOODBYES.get(self._disconnect) or f"device said {as_words(self._disconnect)}"
+        if self._disconnect:
+            who = "device" if self._disconnect_by == "client" else "broker"
+            yield f"{who} said {_GOODBYES.get(self._disconnect) or as_words(self._disconnect)}"
         if self._up.wrong_at is None:
             yield from self._silence_details()
             yield from self._end_details()
@@ -649,8 +648,8 @@ class Mqtt:
 
 
 _GOODBYES = {
-    NORMAL: "device said goodbye",
-    WITH_WILL: "device said goodbye, and wants its will to be sent",
+    NORMAL: "goodbye",
+    WITH_WILL: "goodbye, and wants its will to be sent",
 }
 
 

@@ -238,6 +238,13 @@ class ConnectionRecord:
         unchanging_facts = property(attrgetter("_facts"))
 
     @property
+    def protocol(self) -> str | None:
+        """The fact ``protocol``: one of :data:`PROTOCOLS`, unless code that knows others set it;
+        None if it is not known yet, or nothing is decoded."""
+        protocol = self._facts.get("protocol")
+        return None if protocol is None else str(protocol)
+
+    @property
     def facts(self) -> Facts:
         """Further facts about the connection, beyond its bytes and times: its protocol, a name that
         the client gave, tags. ``record.facts["user"] = "ada"`` is :meth:`set_fact`."""

@@ -970,7 +970,7 @@ _MQTT_DETAILS = (
     (re.compile("(device|broker)'s bytes are no MQTT"), "no_mqtt"),
     (re.compile("(device|broker)'s packets were too many"), "too_many_packets"),
     (re.compile("device said goodbye, and wants its will"), "with_will"),
-    (re.compile("device said goodbye"), "normal"),
+    (re.compile("(device|broker) said goodbye"), "normal"),
 )
 """How the details of :mod:`monconn.decode.mqtt` begin, and which word explains them."""
 _MQTT_SAID = re.compile("(?:device|broker) said (.*)")

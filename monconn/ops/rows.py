@@ -86,8 +86,9 @@ def _state(connection: Mapping[str, Any]) -> Any:
     return unreachable_text(connection) or connection.get("state")
 
 
-def _protocol(connection: Mapping[str, Any]) -> Any:
-    return (connection.get("facts") or {}).get("protocol")
+def _protocol(connection: Mapping[str, Any]) -> str | None:
+    protocol = (connection.get("facts") or {}).get("protocol")
+    return None if protocol is None else str(protocol)  # anyone may set facts, of other types
 
 
 _PROTOCOL = Column(
@@ -273,7 +274,9 @@ class ClosedConnectionRow(ConnectionRow):
         *("reason", "code"),
         attrs.evolve(ConnectionRow.fields()["up"], importance=5),
         attrs.evolve(ConnectionRow.fields()["down"], importance=5),
-        *("duration_seconds", "closed_at", "detail"),
+        *("duration_seconds", "closed_at"),
+        attrs.evolve(_PROTOCOL, importance=11),
+        "detail",
     )
 
 

@@ -53,6 +53,13 @@ def test_no_secret_is_told(request_bytes: bytes) -> None:
     assert "secret" not in str(facts)
 
 
+@pytest.mark.parametrize("blanks", [b" ", b"\t", b" \t", b"\n", b"a:\n", b"\r", b"Host:"])
+def test_no_request_takes_more_than_linear_time(blanks: bytes) -> None:
+    # Cubic, as a pattern with two runs of blanks would be, it would take a minute.
+    for line in (b"", b"GET / HTTP/1.1\r\nHost:", b"GET / HTTP/1.1\r\nHost", b"GET / HTTP/1.1\r\n"):
+        assert decoded(("up", line + blanks * (4000 // len(blanks)) + b"x"))
+
+
 def test_http_2_is_told_by_its_preface() -> None:
     assert decoded(("up", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")) == {"protocol": "http"}
 

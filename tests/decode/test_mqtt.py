@@ -405,6 +405,15 @@ def test_a_broker_says_why() -> None:
     assert connection.facts["mqtt_disconnect_by"] == "backend"
 
 
+def test_a_broker_says_goodbye() -> None:
+    connection = Connection()
+    connection.open(connect(level=5), ACCEPTED_5)
+    connection.chunk("down", GOODBYE)
+    connection.fin("backend")
+
+    assert connection.end("backend_closed") == "broker said goodbye"
+
+
 def test_the_first_goodbye_counts() -> None:
     connection = Connection()
     connection.open(connect(level=5), ACCEPTED_5)

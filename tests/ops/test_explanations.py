@@ -363,6 +363,7 @@ def test_each_word_of_mqtt_is_explained_and_documented() -> None:
         ("broker said not authorised", "not_authorised"),
         ("broker said session taken over", "session_taken_over"),
         ("device said goodbye", "normal"),
+        ("broker said goodbye", "normal"),
         ("device said goodbye, and wants its will to be sent", "with_will"),
         ("device said packet too large", "packet_too_large"),
         ("device missed its own MQTT keepalive of 60 s by 31.5 s", "keepalive_missed"),

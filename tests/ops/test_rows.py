@@ -231,7 +231,19 @@ def test_a_table_is_made_of_rows_or_of_their_json() -> None:
     row = connection_row(full_record(), Rates(), 110.0, rows.ClosedConnectionRow)
     columns = rows.ClosedConnectionRow.columns()
     assert [column.title for column in columns] == [
-        *("ID", "CLIENT", "SERVICE", "REASON", "CODE", "UP", "DOWN", "LASTED", "CLOSED", "DETAIL"),
+        *(
+            "ID",
+            "CLIENT",
+            "SERVICE",
+            "REASON",
+            "CODE",
+            "UP",
+            "DOWN",
+            "LASTED",
+            "CLOSED",
+            "PROTOCOL",
+        ),
+        "DETAIL",
     ]
     assert [column.align for column in columns[:6]] == ["right", *["left"] * 4, "right"]
     cells = [column.text(row) for column in columns]

@@ -106,6 +106,8 @@ def test_a_server_sorts_records_as_a_client_sorts_their_rows(name: str) -> None:
         record.client_heard = None if number == 2 else record.opened + number * 4 % 5
         record.last_up = None if number == 1 else record.opened + number % 3
         record.backend_end = "fin" if number == 3 else "none"
+        if number != 1:
+            record.set_fact("protocol", ("tls", 7, "http")[number % 3])
     for text in (name, f"-{name}"):
         found = list(world.result(world.operations.connections(sort=text)).rows)
         again = sorted_rows(

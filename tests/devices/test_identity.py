@@ -256,6 +256,15 @@ def test_given_names_are_shown_with_the_address() -> None:
     assert world.named("2001:db8::/64")["addresses"] == ["2001:db8::7"]
 
 
+def test_a_device_by_address_is_shown_by_the_only_client_id_that_it_tells() -> None:
+    world = Brokers(identity=("address",))
+    world.enter_as(PUMP).end()
+    world.enter_as(PUMP)
+    assert (world.row()["device"], world.row()["name"]) == ("10.0.0.1", PUMP)
+    world.enter_as("pump-8")
+    assert world.row()["name"] == "10.0.0.1"
+
+
 # -- declared keepalive
 
 

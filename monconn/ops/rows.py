@@ -121,10 +121,10 @@ class ConnectionRow(Row):
 
     TABLE: ClassVar[TableOf] = (
         *("id", "client", "service"),
-        _PROTOCOL,
         Column("state", "STATE", importance=0, width=11, value=_state, help=_STATE_HELP),
         *("up", "down", "up_rate", "down_rate", "age_seconds", "idle_seconds"),
         ("client_last_heard_seconds", "HEARD"),
+        _PROTOCOL,
     )
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(

@@ -6,6 +6,7 @@ all else keeps the name that it has in our own format, as a field of ``monconn``
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -64,6 +65,7 @@ _MAPPED = frozenset(
     }
 )
 _SECOND = 1_000_000_000
+_PORT = re.compile("[0-9]{1,5}")
 
 
 def connection(
@@ -160,8 +162,8 @@ def _add_facts(made: Document, facts: Mapping[str, Any]) -> None:
 def _url(host: str) -> Document:
     """The domain, and the port if there is one, of a Host header or an authority."""
     name, _, port = host.rpartition(":")
-    if name and port.isdecimal() and port.isascii() and 0 < int(port[:6]) < 1 << 16:
-        return {"domain": name, "port": int(port[:6])}
+    if name and _PORT.fullmatch(port) and int(port) < 1 << 16:
+        return {"domain": name, "port": int(port)}
     return {"domain": host}
 
 

@@ -99,8 +99,8 @@ STRAYS = 20
 
 PYTHON_CALLS_PER_CONNECTION = 101
 """Four of them find out its protocol from its first chunk, which goes by way of the relay for that
-(1 µs of 92 in all; the decoders of HTTP and TLS take 2.5 and 4.5 µs more). Those that come after it
-have none of it: see the calls of a message."""
+(3 µs of 130; the decoders of HTTP and TLS, whose calls are not among these, take 10 to 13 µs more).
+Later chunks have none of it: see the calls of a message."""
 PYTHON_CALLS_OF_JSON_LOG = 4
 """More for each connection with the JSON log on: its end is queued, its updates begin and end. What
 the thread does that encodes the lines is counted in tests/sinks."""

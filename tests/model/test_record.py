@@ -461,6 +461,29 @@ def test_a_fact_is_set_as_an_item_and_taken_back() -> None:
     assert other.facts == {}, "no connection has another one's facts"
 
 
+def test_facts_that_are_added_replace_none_and_never_raise() -> None:
+    record = make_record()
+    told = {"protocol": "http", "http_host": "theirs"}
+    record.add_facts(told)
+    record.add_facts({"protocol": "tls", "http_path": "/"})
+    assert record.facts == {"protocol": "http", "http_host": "theirs", "http_path": "/"}
+    assert told == {"protocol": "http", "http_host": "theirs"}
+    record.facts.update({f"tag_{number}": number for number in range(FACTS - 4)})
+    record.add_facts({"one": 1, "two": 2})
+    assert len(record.facts) == FACTS
+    assert "two" not in record.facts
+    other = make_record()
+    other.add_facts({f"tag_{number}": number for number in range(FACTS + 9)})
+    assert len(other.facts) == FACTS
+
+
+def test_a_protocol_is_a_text_whoever_has_set_it() -> None:
+    record = make_record()
+    assert record.protocol is None
+    record.facts["protocol"] = 7
+    assert record.protocol == "7"
+
+
 def test_a_fact_can_always_be_encoded() -> None:
     record = make_record()
     record.facts["user"] = b"caf\xe9 \xf0\x9f\x98\x80".decode("utf-8", "surrogateescape")

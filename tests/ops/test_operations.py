@@ -56,6 +56,18 @@ def test_connections_are_filtered_sorted_and_counted() -> None:
     assert ([row.id for row in listing.rows], listing.total) == ([all_ids[1]], 3)
 
 
+def test_facts_from_the_bytes_are_keys_before_any_connection_has_them() -> None:
+    world = World("web")
+    made = world.connect("web", "192.0.2.1", "192.0.2.2")[0]
+    made.record.add_facts({"protocol": "tls", "tls_server_name": "a.example"})
+    assert world.ids("protocol:tls tls_server_name:example") == [made.record.id]
+    assert world.ids("not:protocol:tls") != [made.record.id]
+    for name in ("http_host", "http_method", "http_path", "ssh_client", "ssh_server"):
+        assert not world.ids(f"{name}:x")
+    for name in ("tls_alpn_offered", "postgresql_user", "postgresql_database", "mqtt_client_id"):
+        assert not world.ids(f"{name}:x")
+
+
 def test_a_key_that_no_connection_has_ever_had_as_a_fact_is_an_error() -> None:
     world = World("web")
     (made,) = world.connect("web", "10.0.0.1")

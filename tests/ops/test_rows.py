@@ -211,7 +211,7 @@ def test_a_side_that_is_unreachable_is_in_the_state(
     assert row.state == row.to_json()["state"] == "half_closed"
     titles, line = text_table(rows.ConnectionRow.columns(), [row.to_json()])
     assert line[titles.index("STATE") :].startswith(text or "half_closed")
-    assert (titles.split()[-1], line.split()[-1]) == ("HEARD", "20.0s")
+    assert (titles.split()[-2:], line.split()[-2:]) == (["HEARD", "PROTOCOL"], ["20.0s", "-"])
     details = dict(connection_details(row))
     assert details["state"] == f"half_closed, {text}".removesuffix(", ")
     narrow = text_table(rows.ConnectionRow.columns(), [row.to_json()], 80)

@@ -49,11 +49,13 @@ TYPES = {
             ("bytes", "long"),
         )
     },
+    "http.request.method": "keyword",
     "labels": "object",
     "message": "text",
     "network.bytes": "long",
     "network.community_id": "keyword",
     "network.direction": "keyword",
+    "network.protocol": "keyword",
     "network.transport": "keyword",
     "network.type": "keyword",
     "observer.hostname": "keyword",
@@ -67,6 +69,9 @@ TYPES = {
     "tls.next_protocol": "keyword",
     "tls.version": "keyword",
     "tls.version_protocol": "keyword",
+    "url.domain": "keyword",
+    "url.path": "wildcard",
+    "url.port": "long",
     "user.id": "keyword",
     "user.name": "keyword",
 }
@@ -329,6 +334,44 @@ def test_facts_are_labels_and_those_of_tls_have_their_fields() -> None:
     }
     assert made["labels"]["retries"] == "3"
     assert made["labels"]["is_test"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("www.example.org", {"domain": "www.example.org"}),
+        ("www.example.org:8080", {"domain": "www.example.org", "port": 8080}),
+        ("[2001:db8::1]:80", {"domain": "[2001:db8::1]", "port": 80}),
+        ("www.example.org:", {"domain": "www.example.org:"}),
+        ("a:99999", {"domain": "a:99999"}),
+        ("a:" + "9" * 250, {"domain": "a:" + "9" * 250}),
+        (":80", {"domain": ":80"}),
+    ],
+)
+def test_what_a_request_has_told_has_its_fields(host: str, url: dict[str, Any]) -> None:
+    record = make_record()
+    record.add_facts(
+        {"protocol": "http", "http_method": "GET", "http_path": "/pumps", "http_host": host}
+    )
+    close(record)
+    made = ended(record)
+    assert made["network"]["protocol"] == "http"
+    assert made["http"] == {"request": {"method": "GET"}}
+    assert made["url"] == {**url, "path": "/pumps"}
+
+
+def test_tls_that_passes_through_has_its_server_name_only() -> None:
+    record = make_record()
+    record.add_facts({"protocol": "tls", "tls_server_name": "web.example"})
+    close(record)
+    assert ended(record)["tls"] == {"client": {"server_name": "web.example"}}
+
+
+def test_an_unknown_protocol_is_none() -> None:
+    record = make_record()
+    record.add_facts({"protocol": "unknown"})
+    close(record)
+    assert "protocol" not in ended(record)["network"]
 
 
 def lines_of(log: JsonLog, sink: MemorySink) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ from monconn.histogram import Histogram
 from monconn.model import tcpinfo
 from monconn.model.alarms import ALARM_KINDS, Alarm
 from monconn.model.reasons import REASONS, REFUSALS, Reason
-from monconn.model.record import ConnectionRecord
+from monconn.model.record import PROTOCOLS, ConnectionRecord
 from monconn.monitor.interfaces import IConnection
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
@@ -228,6 +228,23 @@ def test_an_end_counts_under_its_reason_only() -> None:
     assert {key: count for key, count in closed.items() if count} == {
         'monconn_connections_closed_total{reason="client_reset",service="web"}': 2,
         'monconn_connections_closed_total{reason="idle_timeout",service="web"}': 1,
+    }
+
+
+def test_a_connection_counts_under_its_protocol_once_it_has_closed() -> None:
+    program = Program("web", "ssh")
+    # Anyone may set facts: what is not listed makes no label of its own.
+    for protocol in ("tls", "tls", "unknown", "coap", 7, None):
+        connection = Connection(program.registry.get("web"), "10.0.0.1")
+        if protocol is not None:
+            connection.record.set_fact("protocol", protocol)
+        connection.end("client_closed")
+    name = "monconn_protocol_connections_total"
+    found = {key: count for key, count in program.values().items() if key.startswith(name)}
+    assert len(found) == 2 * len(PROTOCOLS)
+    assert {key: count for key, count in found.items() if count} == {
+        f'{name}{{protocol="tls",service="web"}}': 2,
+        f'{name}{{protocol="unknown",service="web"}}': 3,
     }
 
 

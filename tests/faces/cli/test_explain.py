@@ -89,7 +89,9 @@ def test_an_unknown_word(word: str, hint: str) -> None:
 def test_the_shell_completes_words() -> None:
     completed = ShellComplete(main, {}, "monconn", "_MONCONN_COMPLETE")
     found = completed.get_completions(["explain"], "client_")
-    assert [each.value for each in found] == ["client_closed", "client_reset", "client_lost"]
+    assert [each.value for each in found] == [
+        *("client_closed", "client_reset", "client_lost", "client_identifier_not_valid"),
+    ]
     words = [each.value for each in completed.get_completions(["explain"], "")]
     assert words.index("client_reset") < words.index("half_closed") < words.index("ECONNRESET")
     assert len(words) == len(set(words))

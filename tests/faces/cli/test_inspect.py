@@ -89,6 +89,7 @@ def test_list_is_a_table(services: Services) -> None:
         "AGE",
         "IDLE",
         "HEARD",
+        "PROTOCOL",
     ]
     first = services.connections[0].record
     assert rows[0][:7] == [str(first.id), "192.0.2.1:1024", "web", "open", "5.6", "KiB", "0"]
@@ -216,7 +217,7 @@ def test_closed_connections_have_a_reason(services: Services) -> None:
     services.port.on_reactor(services.connections[0].end, "operator")
     head, row = services.lines("list", "--closed")
     assert head[:4] == ["ID", "CLIENT", "SERVICE", "REASON"]
-    assert head[4:] == ["CODE", "UP", "DOWN", "LASTED", "CLOSED", "DETAIL"]
+    assert head[4:] == ["CODE", "UP", "DOWN", "LASTED", "CLOSED", "PROTOCOL", "DETAIL"]
     assert row[:5] == [str(record.id), "192.0.2.1:1024", "web", "operator", "KD"]
     (printed,) = services.json("list", "--closed")
     assert printed["reason"] == "operator"

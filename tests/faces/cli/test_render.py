@@ -151,15 +151,15 @@ def test_where_not_even_client_and_reason_fit_each_row_is_a_block(coloured: bool
     plain = re.sub(r"\x1b\[\d*m", "", text)
     assert (plain != text) == coloured
     block = [
-        "ID       123456",
-        f"CLIENT   {LONG_CLIENT}",
-        f"SERVICE  {LONG_NAME}",
-        "REASON   handshake_timeout",
-        "CODE     CD",
-        "UP       5.0 GiB",
-        "DOWN     7.0 MiB",
-        "LASTED   1d02h",
-        "CLOSED   2020-01-01 00:00:00",
+        "ID        123456",
+        f"CLIENT    {LONG_CLIENT}",
+        f"SERVICE   {LONG_NAME}",
+        "REASON    handshake_timeout",
+        "CODE      CD",
+        "UP        5.0 GiB",
+        "DOWN      7.0 MiB",
+        "LASTED    1d02h",
+        "CLOSED    2020-01-01 00:00:00",
     ]
     assert [each for each in plain.splitlines() if not each.startswith("CLOSED")] == [
         *(block[:-1]),

@@ -259,6 +259,7 @@ class _Flow:
         :raises UnknownConnection: it has ended, or is one that cannot be watched.
         """
         self._cancel = self._monitor.watch(self._record.id, self._see)
+        self._monitor.ask_addresses(self._record.id)  # for whoever makes packets of it
 
     def stop(self) -> None:
         """Watch it no more: it is spliced again, if nobody else watches it."""

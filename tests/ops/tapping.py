@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from monconn.model.flow import FlowEvent
 from monconn.model.reasons import Direction
-from monconn.monitor.interfaces import IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.watchers import Watch, Watchers
 from monconn.ops.taps import Tap
@@ -16,7 +16,7 @@ from monconn.ops.taps import Tap
 from .world import FakeConnection
 
 
-@implementer(IConnection, IWatchable)
+@implementer(IConnection, IWatchable, IAddressed)
 class WatchableConnection(FakeConnection):
     """A connection that says what a relay would: bytes, half a close, and the end."""
 
@@ -35,6 +35,9 @@ class WatchableConnection(FakeConnection):
 
     def add_watcher(self, call: Watch) -> Callable[[], None]:
         return self.watchers.add(call)
+
+    def ask_addresses(self) -> None:
+        self.record.client_local = "192.0.2.99:1883"
 
     @property
     def is_watched(self) -> bool:

@@ -90,6 +90,13 @@ def test_a_side_that_ended_before_is_said_at_the_beginning() -> None:
     assert plain(taken(tap)) == [("began", half.record.id, 3, 0), ("client", "fin", 3)]
 
 
+def test_the_address_that_the_client_has_connected_to_is_asked_for() -> None:
+    world, _ = world_with(1)
+    (began,) = taken(opened(world).tap)
+    assert isinstance(began, Began)
+    assert began.client_local == "192.0.2.99:1883"
+
+
 def test_without_follow_only_those_that_match_now() -> None:
     world, (first, second) = world_with(2)
     tap = opened(world, "client:192.0.2.1").tap

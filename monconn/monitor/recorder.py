@@ -394,9 +394,11 @@ class Recorder:
         recording.kind = "orderly" if record.reason in ORDERLY_REASONS else "abnormal"
         for shelves in (self._shelves, self.arena.shelves):
             shelves.put(recording)
-        for _ in range(2):  # one more than there is to come, should ``keep`` have become less
-            if (surplus := self._surplus()) is not None:
-                surplus[0].drop(surplus[1])
+        for _ in range(2):  # one more than has come, should ``keep`` have become less
+            surplus = self._surplus()
+            if surplus is None:
+                break
+            surplus[0].drop(surplus[1])
         if self._timer is None:
             self._tidy_in_time()
 

@@ -50,6 +50,7 @@ class Registry:
         if monitor.name in self._monitors:
             raise DuplicateService(f"a service named {monitor.name!r} exists already")
         self._monitors[monitor.name] = monitor
+        monitor.recorder.configure(monitor.policy.recorder)  # it may have been deleted before
         for call in self._when_added.calls:
             call(monitor)
 
@@ -118,10 +119,13 @@ class Registry:
     def delete(self, name: str) -> Monitor:
         """Remove a monitor, which goes on watching its connections.
 
+        What is recorded of them is dropped, as it can be neither read nor forgotten any more.
+
         :raises UnknownService: there is none with this name.
         """
         monitor = self.get(name)
         del self._monitors[name]
+        monitor.recorder.configure(None)
         for call in self._when_deleted.calls:
             call(monitor)
         return monitor

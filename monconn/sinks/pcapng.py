@@ -8,7 +8,6 @@ who read such files what in these packets is real.
 
 from __future__ import annotations
 
-import math
 import platform
 import re
 import struct
@@ -501,9 +500,10 @@ def _port_of(backend: str) -> int:
 
 
 def _microseconds(at: float) -> int:
-    if not math.isfinite(at):
+    try:
+        return min(max(0, round(at * 1_000_000)), (1 << 64) - 1)
+    except (OverflowError, ValueError):  # infinite, or not a number
         return 0
-    return min(max(0, round(at * 1_000_000)), (1 << 64) - 1)
 
 
 # -- texts

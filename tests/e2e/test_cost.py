@@ -348,6 +348,25 @@ def test_system_calls_of_bulk(
     )
 
 
+def test_system_calls_of_bulk_that_is_recorded(
+    launch: Callable[..., Monconn],
+    serve: Callable[..., Backend],
+    system_calls: SystemCalls,
+    tmp_path: Path,
+) -> None:
+    """The last bytes of each splice are read and sent: two calls more, and nothing else."""
+    service = {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{serve(sink).port}"}
+    config = {"services": {"web": {**service, "recorder": True}}, "control": False}
+    (tmp_path / "monconn.yaml").write_text(json.dumps(config))
+    monconn = launch("monconn", "-c", tmp_path / "monconn.yaml")
+    port = monconn.port()
+    send_bulk(port, 4)
+    calls = system_calls(monconn.program, lambda: send_bulk(port, MEBIBYTES))
+    assert calls["splice"] >= MEBIBYTES, "it is not spliced"
+    limits = CALLS_PER_SPLICE | {"read": 0.6, "sendto": CALLS_PER_SPLICE["sendto"] + 0.6}
+    assert not too_many(calls, limits, calls["splice"])
+
+
 def test_system_calls_of_bulk_beside_a_connection_that_is_watched(
     start: Callable[..., Program], serve: Callable[..., Backend], system_calls: SystemCalls
 ) -> None:

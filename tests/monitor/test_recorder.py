@@ -30,6 +30,7 @@ from monconn.monitor.recorder import (
     Recording,
     Track,
 )
+from monconn.monitor.registry import Registry
 from monconn.policy.policy import Policy
 from monconn.policy.recorder import RecorderSettings
 from tests.properties import examples
@@ -403,6 +404,21 @@ def test_a_recorder_that_is_switched_off_drops_all_in_turns() -> None:
     assert world.arena.used == 0
     world.send(live, b"not recorded")
     assert world.arena.used == 0
+
+
+def test_a_service_that_is_deleted_has_no_recordings() -> None:
+    """Nobody could read them, nor have a client forgotten."""
+    world = World()
+    registry = Registry()
+    registry.add(world.monitor)
+    closed = world.close(world.open())
+    registry.delete("web")
+    world.clock.advance(0)
+    assert world.arena.used == 0
+    assert world.open().recording is None
+    registry.add(world.monitor)
+    assert world.there(closed) == []
+    assert world.open().recording is not None
 
 
 # -- its settings

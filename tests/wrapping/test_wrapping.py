@@ -40,12 +40,14 @@ from zope.interface.verify import verifyObject
 
 from monconn.errors import SettingTypeError
 from monconn.model import tcpinfo
+from monconn.model.flow import Data
 from monconn.model.reasons import Side
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.interfaces import IConnection, IWatchable, Observer
+from monconn.monitor.interfaces import IConnection, IRecordable, IWatchable, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.net.sockets import TCP_INFO_BYTES, ErrorTrackingSocket
 from monconn.policy.policy import Policy
+from monconn.policy.recorder import RecorderSettings
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import GRACE_SECONDS, Timeouts
 from monconn.testing import MemoryTransport, RecordingObserver, connect, make_monitor
@@ -1619,6 +1621,24 @@ def test_one_connection_can_be_watched_alone() -> None:
     world.wrapper.write(b"unseen")
     assert len(seen) == 4
     assert verifyObject(IWatchable, other)
+
+
+def test_first_and_last_bytes_are_recorded_as_a_service_has_it() -> None:
+    world = World(timeouts=NO_LIMITS)
+    assert world.monitor.recorder.events(world.record.id) is None
+    world.monitor.apply(Policy.of(recorder=RecorderSettings(first=2, last=3)))
+    wrapper, transport = connect(world.factory)
+    transport.peer_sends(b"question")
+    wrapper.writeSequence(iter([b"a", b"nswer"]))
+    assert verifyObject(IRecordable, wrapper)
+    events = world.monitor.recorder.events(wrapper.record.id)
+    assert events is not None
+    assert [
+        (each.direction, each.offset, each.data) for each in events if isinstance(each, Data)
+    ] == [
+        *(("up", 0, b"qu"), ("up", 5, b"ion")),
+        *(("down", 0, b"a"), ("down", 1, b"n"), ("down", 3, b"wer")),
+    ]
 
 
 # -- peers that vanish

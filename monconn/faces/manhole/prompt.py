@@ -41,6 +41,7 @@ monitor("web")                the same; Tab completes names
 connections("web idle:5m..")  the live connections that a filter finds, or all; takes
                               sort="idle", limit=10 and closed=True for those that ended last
 show(42)                      all that is known of a connection
+recording(42)                 the first and last bytes of a connection
 explain("client_reset")       what an end means; explain(42): that of a connection
 device("192.0.2.7")           one device: its rhythm, its alarms, and what happened to it
 close(42, reset=False)        end a connection, or those that a filter finds
@@ -124,6 +125,7 @@ class Interpreter(ManholeInterpreter):
                 "monitor": operations.registry.get,
                 "connections": self._awaited(commands.connections),
                 "show": self._awaited(commands.show),
+                "recording": commands.recording,
                 "explain": self._awaited(commands.explain),
                 "device": self._awaited(commands.device),
                 "close": self._awaited(commands.close),

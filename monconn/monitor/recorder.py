@@ -27,8 +27,8 @@ CHUNK_OVERHEAD = 128
 """What Python needs for a chunk beside its bytes: a tuple, a float, a bytes object and a place in a
 list are 137 to 152 bytes, and most chunks share their float with others."""
 RECORDING_OVERHEAD = 2_048
-"""What Python needs for a recording without any chunk: some 500 bytes of its own, and as much again
-for its places in four dictionaries; the rest is the record, which lives on with it."""
+"""What Python needs for a recording without any chunk: 650 bytes of its own, and 700 of the record,
+which lives on with it; the rest is for texts of the record, and its two ``tcp_info``."""
 MOST_CHUNKS = 64
 """Chunks of either end of a direction. When there are more, neighbours among the older ones are
 joined: ten thousand single bytes are not ten thousand objects."""

@@ -177,7 +177,7 @@ def test_devices_of_a_service() -> None:
         ("{identity: [address, x]}", "services.web.devices.identity: must have address last"),
         ("{identity: [A]}", "services.web.devices.identity: must be a list of names of facts"),
         ("{names: {x: y}}", 'services.web.devices.names.x: "x" is neither an IP address nor'),
-        ('{names: {10.0.0.5: ""}}', 'services.web.devices.names["10.0.0.5"]: must have names of 1'),
+        ('{names: {10.0.0.5: ""}}', "services.web.devices.names.10.0.0.5: must have names of 1"),
         ("{names: [x]}", "services.web.devices.names: must be a mapping such as"),
         ("{storm_within: 0}", "services.web.devices.storm_within: must be more than 0"),
         ("5", "services.web.devices: must be a mapping such as {silent_heartbeats: 0}"),

@@ -19,6 +19,7 @@ from monconn.ops.device import MOST_ROWS, DeviceStory
 from monconn.ops.device_rows import story_lines
 from monconn.ops.operations import Operations
 from monconn.ops.text_table import cell_width
+from monconn.policy.policy import Policy
 from monconn.sinks.history.service import HistoryService
 
 from .world import World
@@ -283,3 +284,47 @@ def test_the_age_of_a_live_connection_is_not_that_of_its_state(world: DeviceWorl
     world.clock.advance(3600)
     lines = story_lines(world.story("10.0.0.7").head, [], 120, 22)
     assert any(", 1h00m old, idle " in line for line in lines)
+
+
+def test_a_device_is_found_by_its_name_and_by_its_addresses(world: DeviceWorld) -> None:
+    one, other, third = world.connect("mqtt", "10.0.0.7", "10.0.0.8", "10.0.0.8")
+    for connection, name in ((one, "pump-7"), (other, "pump-7"), (third, "pump-8")):
+        connection.record.facts["mqtt_client_id"] = name
+    one.end("client_reset")
+    for name in ("pump-7", "PUMP-7", "10.0.0.7"):
+        head = world.story(name).head
+        assert (head["device"], head["identity"], head["connections_total"]) == (
+            "pump-7",
+            "mqtt_client_id",
+            1,
+        )
+        assert {each["address"] for each in head["addresses"]} == {"10.0.0.7", "10.0.0.8"}
+    assert sorted(whats(world.story("pump-7"))) == ["ended", "open"]
+    assert whats(world.story("pump-8")) == ["open"]
+    with pytest.raises(UnknownDevice, match="is an address of several devices: pump-7"):
+        world.story("10.0.0.8")
+
+
+def test_a_device_is_found_by_a_name_that_the_configuration_gives(world: DeviceWorld) -> None:
+    world.registry.get("web").apply(Policy.of(names={"10.0.0.7": "pump house"}))
+    world.connect("web", "10.0.0.7")
+    for _ in world.devices.of("web").poll(0.0):
+        pass
+    story = world.story("pump house")
+    assert (story.head["device"], story.head["name"]) == ("10.0.0.7", "pump house")
+    lines = story_lines(story.head, [row.to_json() for row in story.rows], 80, None)
+    assert lines[0] == "device     pump house (10.0.0.7) at web"
+
+
+def test_the_devices_that_a_filter_means_by_name_or_address(world: DeviceWorld) -> None:
+    for connection in world.connect("mqtt", "10.0.0.7", "10.0.1.8"):
+        connection.record.facts["mqtt_client_id"] = f"pump-{connection.record.client_ip[-1]}"
+    world.connect("mqtt", "10.0.0.9")
+
+    def found(*terms: str) -> set[str]:
+        return {row.device for row in world.operations.devices(filter=list(terms)) if row}
+
+    assert found("device:=pump-7") == {"pump-7"}
+    assert found("device:pump") == {"pump-7", "pump-8"}
+    assert found("device:10.0.0.0/24") == found("client:10.0.0.0/24") == {"pump-7", "10.0.0.9"}
+    assert found("10.0.1.8") == {"pump-8"}

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from hypothesis import given, settings
@@ -18,9 +19,11 @@ from monconn.addresses import parse_network
 from monconn.errors import FileError
 from monconn.model.actions import Action, Actor
 from monconn.model.alarms import Alarm
+from monconn.model.devices import StoredDevice
 from monconn.policy.mentions import mentions
-from monconn.sinks.history import forget, schema
+from monconn.sinks.history import devices, forget, schema
 from monconn.sinks.history.forget import Removal, empty_log, overwrite
+from monconn.sinks.history.past import Told, past_of
 from monconn.sinks.history.query import HistoryFilter, connections, events
 from tests.properties import examples
 
@@ -247,3 +250,55 @@ async def test_a_stop_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         found = connections(db, HistoryFilter(client=parse_network("192.0.2.9")))
         assert [row["client_ip"] for row in found] == ["192.0.2.9"]
         assert next(row["event"] for row in events(db, HistoryFilter())) == "stopped"
+
+
+def device(name: str, *addresses: str) -> StoredDevice:
+    return StoredDevice(
+        *("web", name, NOON, NOON, 1, 0, 0, None, None, None),
+        fact="mqtt_client_id",
+        addresses=addresses,
+    )
+
+
+def test_a_device_with_a_name_loses_the_address_or_goes_with_its_only_one(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    alarms = [
+        Alarm("silent", "web", name, NOON, False, "said nothing", addresses=addresses)
+        for name, addresses in (("pump-7", ("192.0.2.1",)), ("pump-8", ()))
+    ]
+    with closing(history(path, alarms)) as db:
+        with db:
+            devices.save(
+                db,
+                [
+                    device("pump-7", "192.0.2.1", CLIENT),
+                    device("pump-8", CLIENT),
+                    device("pump-9", "192.0.2.1"),
+                ],
+            )
+        assert run(db, CLIENT, dry_run=True) == run(db, CLIENT)
+        left = {each.device: each.addresses for each in devices.load(db, "web").devices}
+        assert left == {"pump-7": ("192.0.2.1",), "pump-9": ("192.0.2.1",)}
+        found = events(db, HistoryFilter())
+        assert [each["device"] for each in found if each["event"] == "alarm"] == ["pump-7"]
+        overwrite(db)
+        empty_log(db)
+    assert traces(path, CLIENT) == []
+
+
+def test_the_past_of_a_device_with_a_name(tmp_path: Path) -> None:
+    mine, another, unnamed = (closed(NOON, CLIENT, id=number) for number in range(3))
+    mine.facts["mqtt_client_id"] = "pump-7"
+    another.facts["mqtt_client_id"] = "pump-8"
+    alarm = Alarm("silent", "web", "pump-7", NOON, False, "said nothing", addresses=(CLIENT,))
+    items = [mine, another, unnamed, alarm, refused(NOON, CLIENT)]
+    with closing(history(tmp_path / "h", items)) as db:
+        told = Told("mqtt_client_id", [CLIENT, "unix"], [])
+        past = past_of(db, "pump-7", ["web"], 0.0, 10, told)
+        assert [each["id"] for each in past.connections] == [0]
+        assert [each["event"] for each in past.events] == ["alarm"]
+        own = past_of(db, "pump-7", ["web"], 0.0, 10, attrs.evolve(told, own=[CLIENT]))
+        assert {each["event"] for each in own.events} == {"alarm", "refused"}
+        by_address = past_of(db, CLIENT, ["web"], 0.0, 10)
+        assert len(by_address.connections) == 3
+        assert [each["event"] for each in by_address.events] == ["refused"]

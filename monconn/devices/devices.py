@@ -866,6 +866,8 @@ class DevicesService(Service):
 
     def __init__(self, config: DevicesConfig, registry: Registry, clock: Clock) -> None:
         self._config = config
+        self.identity = DeviceIdentity(config)
+        """Tells devices apart where a service's own settings do not matter."""
         self._registry = registry
         self._clock = clock
         self._log = AlarmLog(clock)

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet.interfaces import IDelayedCall
 
-from monconn.addresses import parse_network
 from monconn.clock import Clock
-from monconn.config.sections import ABNORMAL, CaptureConfig
-from monconn.errors import AddressError, NotConfigured, QuestionError, UnknownCapture
+from monconn.config.sections import ABNORMAL, USUAL_DEVICES, CaptureConfig
+from monconn.devices.identity import DeviceIdentity
+from monconn.errors import NotConfigured, QuestionError, UnknownCapture
 from monconn.log import Logger
 from monconn.model.actions import CONFIGURATION, Actor
 from monconn.model.alarms import Alarm
@@ -32,8 +32,7 @@ from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.filters import Context, Filter, FilterError, parse
 from monconn.ops.rows import CaptureRow
 from monconn.ops.taps import Tap, Taps, services_by_payload
-from monconn.policy.networks import matcher
-from monconn.ratelimit import RateLimitedLog, RateLimiter
+from monconn.ratelimit import RateLimiter
 from monconn.sinks.capture_files import FLUSH_SECONDS, CaptureFile, CaptureFiles, CaptureTotals
 from monconn.turns import in_turns
 from monconn.units import format_bytes
@@ -45,6 +44,8 @@ ENDED_RETAINED = 20
 MOST_CLIENTS = 16
 """Clients whose next connections are captured at the same time; what happens to others begins
 nothing, and is counted."""
+PLACE_SECONDS = 60.0
+"""How long a client that does not come again keeps its place among them, if others want it."""
 CLIENTS_REMEMBERED = 10_000
 """Clients of which it is known that they began a capture lately."""
 SEEN_REMEMBERED = 1_000
@@ -54,12 +55,11 @@ MOST_SECONDS = 7 * 86400.0
 more than 24 days."""
 STUCK_SECONDS = 5.0
 """A disk that has not taken a write for so long is said to be stuck."""
-NAMING_FACTS = ("mqtt_client_id",)
-"""The facts by which a client is told from others with its address."""
 ALL = "all"
 """In a configuration: a capture of every connection."""
 
-_SUMMARY_LINES_PER_SECOND = 1
+SKIPPED_LINE_SECONDS = 60.0
+"""The time between two lines that say how often nothing was begun."""
 
 Report = Callable[..., object]
 """Writes the log line of an action: as :meth:`Operations._report`."""
@@ -211,15 +211,13 @@ class Occasion:
     """Something that begins a capture of a client.
 
     :param trigger: as the configuration names it.
-    :param client: what the client calls itself, or its IP, or the device of an alarm.
-    :param covers: whether a connection is the client's.
+    :param device: whose next connections are captured.
     :param connection: the one that has ended; None if it is about no single one.
     :param reason: why that has ended.
     """
 
     trigger: str
-    client: str
-    covers: Callable[[ConnectionRecord], bool]
+    device: str
     service: str
     connection: int | None = None
     reason: Reason | None = None
@@ -229,9 +227,9 @@ class Occasion:
 class _Client:
     """A client that something has happened to."""
 
-    covers: Callable[[ConnectionRecord], bool]
+    since: float
+    """Monotonic seconds, as is:"""
     until: float
-    """Monotonic seconds."""
     left: int
     """How many of its next connections are to be captured."""
 
@@ -243,6 +241,7 @@ class Triggers(Observer):
     :param clock: monotonic time.
     :param wanted: the connections that may begin one, and are captured.
     :param context: what a filter needs beside a record.
+    :param identity: tells devices apart.
     :param begin: called with each that begins a capture.
     """
 
@@ -254,8 +253,10 @@ class Triggers(Observer):
         clock: Clock,
         wanted: Filter | None,
         context: Callable[[], Context],
+        identity: DeviceIdentity,
         begin: Callable[[Occasion], object],
     ) -> None:
+        self._identity = identity
         self._alarms = frozenset(config.on)
         self._reasons: dict[Reason, str] = {}
         """What each reason is named by in the configuration."""
@@ -271,7 +272,7 @@ class Triggers(Observer):
         self._context = context
         self._begin = begin
         self._room = RateLimiter(clock, TRIGGERS_PER_SECOND)
-        self._skipped_log = RateLimitedLog(clock, _SUMMARY_LINES_PER_SECOND, self._write_skipped)
+        self._next_line = float("-inf")
         # In the order in which they are forgotten, as all are remembered for equally long.
         self._remembered: OrderedDict[str, float] = OrderedDict()
         self._active: dict[str, _Client] = {}
@@ -285,26 +286,27 @@ class Triggers(Observer):
         if record.reason is None or (trigger := self._reasons.get(record.reason)) is None:
             return
         if self._wanted is None or self._wanted.matches(record, self._context()):
-            client, covers = _client_of(record)
-            self._happened(
-                Occasion(trigger, client, covers, record.service, record.id, record.reason)
-            )
+            device = self.device_of(record)
+            self._happened(Occasion(trigger, device, record.service, record.id, record.reason))
 
     def alarmed(self, alarm: Alarm) -> None:
         """Implements ``IObserver.alarmed``."""
         trigger = f"alarm:{alarm.kind}"
         if not (alarm.is_over or alarm.goes_on) and trigger in self._alarms:
-            self._happened(Occasion(trigger, alarm.device, _covers(alarm), alarm.service))
+            self._happened(Occasion(trigger, alarm.device, alarm.service))
 
     def _happened(self, occasion: Occasion) -> None:
-        now, client = self._clock.seconds(), occasion.client
+        now, device = self._clock.seconds(), occasion.device
         self._forget(now)
-        if client in self._remembered or len(self._active) >= MOST_CLIENTS or not self._room.take():
+        if device in self._remembered:
             self.skipped[occasion.trigger] += 1
-            self._skipped_log.add(occasion.trigger)
             return
-        self._remembered[client] = now + self._within
-        self._active[client] = _Client(occasion.covers, now + self._within, self._next)
+        if not (self._has_place(now) and self._room.take()):
+            self.skipped[occasion.trigger] += 1
+            self._say_too_many(now)
+            return
+        self._remembered[device] = now + self._within
+        self._active[device] = _Client(now, now + self._within, self._next)
         self.begun[occasion.trigger] += 1
         self._begin(occasion)
 
@@ -319,71 +321,50 @@ class Triggers(Observer):
             if each.until <= now:
                 del self._active[client]
 
+    def _has_place(self, now: float) -> bool:
+        """Whether one more client can be waited for; perhaps instead of one that does not come:
+        strangers with ever new names would keep all places else."""
+        if len(self._active) < MOST_CLIENTS:
+            return True
+        oldest = next(iter(self._active))
+        if self._active[oldest].since + PLACE_SECONDS > now:
+            return False
+        del self._active[oldest]
+        return True
+
     def covers(self, record: ConnectionRecord) -> bool:
-        """Whether a connection is one of those that are to be captured."""
-        return self._owner_of(record) is not None
+        """Whether a connection is one of those that are to be captured.
+
+        One whose device is known by name tells it with its first bytes: so it is tried again then,
+        and captured with these bytes.
+        """
+        if not self._active:
+            return False
+        client = self._active.get(self.device_of(record))
+        return client is not None and client.until > self._clock.seconds()
 
     def count(self, record: ConnectionRecord) -> None:
-        """One of a client's connections is captured."""
-        client = self._owner_of(record)
+        """One of a device's connections is captured."""
+        device = self.device_of(record)
+        client = self._active.get(device)
         if client is not None:
-            self._active[client].left -= 1
-            if not self._active[client].left:
-                del self._active[client]
+            client.left -= 1
+            if not client.left:
+                del self._active[device]
 
-    def _owner_of(self, record: ConnectionRecord) -> str | None:
-        """The client whose connection it is, if its connections are to be captured."""
-        if not self._active:
-            return None
-        now = self._clock.seconds()
-        found = (
-            client
-            for client, each in self._active.items()
-            if each.until > now and each.covers(record)
-        )
-        return next(found, None)
+    def device_of(self, record: ConnectionRecord) -> str:
+        """The name of a connection's device, as far as is known by now."""
+        said = self._identity.said(record) if record.has_facts else None
+        return self._identity.of(record.client_ip) if said is None else said[0]
 
-    def _write_skipped(self, count: int, kinds: str) -> None:
-        self._log.info(
-            "capture: {count} times nothing was begun, as the same clients had lately begun one, or"
-            " too many at once: {kinds}",
-            count=count,
-            kinds=kinds,
-        )
-
-    def stop(self) -> None:
-        """Write what is still to be said."""
-        self._skipped_log.flush()
-
-
-def _name_of(record: ConnectionRecord) -> str | None:
-    """What a connection's client calls itself: many may have one address."""
-    if not record.has_facts:
-        return None
-    names = (record.facts.get(fact) for fact in NAMING_FACTS)
-    return next((str(each) for each in names if each), None)
-
-
-def _client_of(record: ConnectionRecord) -> tuple[str, Callable[[ConnectionRecord], bool]]:
-    """Whose connection it is, and whether another one is the same client's.
-
-    One that is known by name has said it with its first bytes: so another one is known to be its
-    only then, and captured with these bytes.
-    """
-    if (name := _name_of(record)) is not None:
-        return name, lambda other: _name_of(other) == name
-    ip = record.client_ip
-    return ip, lambda other: other.client_ip == ip
-
-
-def _covers(alarm: Alarm) -> Callable[[ConnectionRecord], bool]:
-    """Whether a connection is one of the device's that an alarm is about."""
-    device = alarm.device
-    try:
-        is_within = matcher([parse_network(device)])
-    except AddressError:  # a name, or unix
-        return lambda record: device in (record.client_ip, _name_of(record))
-    return lambda record: is_within(record.client_ip)
+    def _say_too_many(self, now: float) -> None:
+        if now >= self._next_line:
+            self._next_line = now + SKIPPED_LINE_SECONDS
+            self._log.warn(
+                "capture: too much happens at once: not all of it begins a capture; skipped so far:"
+                " {skipped}",
+                skipped=sum(self.skipped.values()),
+            )
 
 
 def _without(services: Sequence[str]) -> str:
@@ -400,6 +381,7 @@ class Captures:
     :param config: the folder, and what is captured from the start; None if nothing may be.
     :param context: what filters need beside a record.
     :param report: writes an action into the log, and notifies observers.
+    :param identity: tells devices apart; by the usual settings if left out.
     """
 
     _log = Logger()
@@ -412,7 +394,9 @@ class Captures:
         config: CaptureConfig | None,
         context: Callable[[], Context],
         report: Report,
+        identity: DeviceIdentity | None = None,
     ) -> None:
+        self._identity = DeviceIdentity(USUAL_DEVICES) if identity is None else identity
         self._registry = registry
         self._clock = clock
         self._taps = taps
@@ -449,7 +433,9 @@ class Captures:
         triggers = None
         if config.on:
             target = " ".join([f"on {', '.join(config.on)}", *([] if wanted is None else [target])])
-            triggers = Triggers(config, self._clock, wanted, self._context, self._triggered)
+            triggers = Triggers(
+                config, self._clock, wanted, self._context, self._identity, self._triggered
+            )
         meant = wanted or Filter((), CONNECTION_KEYS)
         allowed, forbidden = services_by_payload(self._registry, meant)
         capture = self._add(files, target, CONFIGURATION, config.first, wanted, triggers=triggers)
@@ -682,7 +668,6 @@ class Captures:
             capture.timer.cancel()
         if capture.triggers is not None:
             self._stop_observing()
-            capture.triggers.stop()
         tap, capture.tap = capture.tap, None
         if tap is not None:
             tap.close()
@@ -718,29 +703,28 @@ class Captures:
             what += f": {occasion.reason}"
         if occasion.connection is not None:
             what += f", connection {occasion.connection}"
-        target = f"the next {self._config.next} connections of {occasion.client} ({what})"
+        target = f"the next {self._config.next} connections of {occasion.device} ({what})"
         self._report("capture_start", CONFIGURATION, [monitor], monitor.name, target)
         if occasion.connection is not None:
             self._store_recording(capture, monitor, occasion.connection)
         else:
-            in_turns(self._clock, self._capture_device(capture, monitor, occasion.covers))
+            in_turns(self._clock, self._capture_device(capture, monitor, occasion.device))
 
     def _store_recording(self, capture: Capture, monitor: Monitor, connection: int) -> None:
         if connection not in capture.seen and capture.tap is not None:
             for event in monitor.recorder.events(connection) or ():
                 capture.put(event)
 
-    def _capture_device(
-        self, capture: Capture, monitor: Monitor, covers: Callable[[ConnectionRecord], bool]
-    ) -> Iterator[None]:
+    def _capture_device(self, capture: Capture, monitor: Monitor, device: str) -> Iterator[None]:
         """Tap the live connections of a device; if there is none, store the recording of the last.
 
         One a step, as there may be many.
         """
-        is_live = False
+        assert capture.triggers is not None
+        device_of, is_live = capture.triggers.device_of, False
         for record in monitor.iter_connections():
             yield
-            if record.id in monitor and covers(record) and capture.tap is not None:
+            if record.id in monitor and device_of(record) == device and capture.tap is not None:
                 is_live = True
                 self._taps.add(capture.tap, record)
         if is_live:
@@ -748,7 +732,7 @@ class Captures:
         latest = None
         for record in tuple(monitor.closed_records):
             yield
-            if covers(record):
+            if device_of(record) == device:
                 latest = record.id
         if latest is not None:
             self._store_recording(capture, monitor, latest)

@@ -173,7 +173,15 @@ class Operations:
         self._forget_timer: IDelayedCall | None = None
         self._room = DeferredSemaphore(QUERIES_AT_ONCE)
         self.taps = Taps(registry, clock, self._context)
-        self.captures = Captures(registry, clock, self.taps, capture, self._context, self._report)
+        self.captures = Captures(
+            registry,
+            clock,
+            self.taps,
+            capture,
+            self._context,
+            self._report,
+            None if devices is None else devices.identity,
+        )
 
     def monitors(self, service: str | None = None) -> list[Monitor]:
         """One service's monitor, or all of them.

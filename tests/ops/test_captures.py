@@ -23,13 +23,14 @@ from monconn.model.alarms import Alarm
 from monconn.model.flow import Began, Data, Ended, FlowEvent
 from monconn.model.reasons import Reason
 from monconn.ops import captures
-from monconn.ops.captures import MOST_CAPTURES, MOST_CLIENTS, TRIGGERS_PER_SECOND
+from monconn.ops.captures import MOST_CAPTURES, MOST_CLIENTS, PLACE_SECONDS, TRIGGERS_PER_SECOND
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import Operations
 from monconn.ops.rows import CaptureRow
 from monconn.ops.taps import Tap
 from monconn.policy.policy import Policy
 from monconn.sinks.capture_files import CaptureFile
+from tests.logged import logged_lines
 
 from .tapping import WatchableConnection
 from .world import World
@@ -432,18 +433,40 @@ def test_what_does_not_come_in_time_is_not_captured(capturing: Callable[..., Cap
 
 def test_a_storm_of_ends_begins_few_captures(capturing: Callable[..., Capturing]) -> None:
     world = armed(capturing, "client_lost")
-    for number in range(100):
-        world.lose(f"10.0.0.{number}")
-    assert len(world.captured()) == TRIGGERS_PER_SECOND
-    for second in range(20):
-        world.clock.advance(1)
+    with logged_lines("monconn.ops.captures") as lines:
         for number in range(100):
-            world.lose(f"10.0.{second + 1}.{number}")
+            world.lose(f"10.0.0.{number}")
+        assert len(world.captured()) == TRIGGERS_PER_SECOND
+        for second in range(20):
+            world.clock.advance(1)
+            for number in range(100):
+                world.lose(f"10.0.{second + 1}.{number}")
+    assert lines == [
+        "capture: too much happens at once: not all of it begins a capture; skipped so far: 1"
+    ]
     assert len(world.captured()) == MOST_CLIENTS
     (row,) = world.rows
     assert row.triggers == MOST_CLIENTS
     assert row.skipped_triggers == 2_100 - MOST_CLIENTS
     assert len(world.done()) == 1 + MOST_CLIENTS
+
+
+def test_clients_that_do_not_come_again_make_place_for_others(
+    capturing: Callable[..., Capturing],
+) -> None:
+    world = armed(capturing, "client_lost")
+    for number in range(MOST_CLIENTS):
+        world.lose(f"10.0.0.{number}")
+        world.clock.advance(1)
+    world.lose("192.0.2.1")
+    assert not world.open().is_watched
+    world.clock.advance(PLACE_SECONDS - MOST_CLIENTS + 0.5)
+    world.lose("192.0.2.1")
+    world.lose("192.0.2.2")
+    assert world.open().is_watched, "the first one's time is over"
+    assert not world.open("192.0.2.2").is_watched
+    assert not world.open("10.0.0.0").is_watched
+    assert world.open("10.0.0.1").is_watched
 
 
 def test_the_clients_that_are_remembered_are_bounded(

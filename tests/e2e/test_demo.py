@@ -20,7 +20,7 @@ from .programs import HANG_SECONDS, SCRIPTS, Program, connect
 
 DEVICES = [f"127.0.0.{number}" for number in range(11, 18)]
 HINTS = (
-    *("list", "list --closed", "devices", "device 127", "explain client_reset", "show 5"),
+    *("list", "list --closed", "devices", "device valve-4", "explain client_reset", "show 5"),
     *("tap 1", "recording 3", "top"),
 )
 

@@ -68,7 +68,7 @@ _COMMANDS: tuple[tuple[str, Sequence[str]], ...] = (
     ("list-closed", ("list", "--closed", "--limit", "14")),
     ("devices", ("devices",)),
     ("recording", ("recording", "3", "--text")),
-    ("tap", ("tap", "1", "3")),
+    ("tap", ("tap", "1")),
 )
 
 

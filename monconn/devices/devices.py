@@ -12,7 +12,7 @@ import attrs
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
 
-from monconn.addresses import Network, address_text, network_of
+from monconn.addresses import Network, address_text, name_of_text, network_of
 from monconn.clock import Clock
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import AlarmLog
@@ -214,7 +214,7 @@ class Devices(Observer):
         word = device.failed
         storm_begins = device.open(record, self._config)
         if record.has_facts:
-            self._note_keepalive(record, device)
+            self._note_facts(record, device)
         self._unscheduled.add(device)
         if self._changed is not None:
             self._changed[device] = None
@@ -239,7 +239,7 @@ class Devices(Observer):
                 # An observer of an alarm that has ended here has closed it.
                 self._count_closed(record, device)
         else:
-            self._note_keepalive(record, device)
+            self._note_facts(record, device)
             self._unscheduled.add(device)
 
     def _move(self, record: ConnectionRecord, device: Device) -> Device:
@@ -294,7 +294,10 @@ class Devices(Observer):
             return self._count_for(record, user.name, user.fact)
         return device
 
-    def _note_keepalive(self, record: ConnectionRecord, device: Device) -> None:
+    def _note_facts(self, record: ConnectionRecord, device: Device) -> None:
+        """Note what a connection tells of its device, beside its name."""
+        if not device.fact and (name := name_of_text(str(record.facts.get(CLIENT_ID, "")))):
+            device.called = name if device.called in (None, name) else ""
         declared = record.facts.get(KEEPALIVE)
         if isinstance(declared, int | float) and not isinstance(declared, bool) and declared >= 0:
             device.declare(float(declared), self._config.silent_heartbeats)
@@ -801,8 +804,9 @@ class Devices(Observer):
     # -- queries
 
     def given_name(self, device: Device) -> str | None:
-        """The name that the configuration gives to a device that has none of its own."""
-        return None if device.fact else self._names.of(device.name)
+        """The best name of a device whose own is its address: the client id that all its
+        connections tell, or the one that the configuration gives."""
+        return None if device.fact else device.called or self._names.of(device.name)
 
     def snapshot(self, device: Device) -> dict[str, Any]:
         """The row of a device as plain values for JSON."""

@@ -245,6 +245,7 @@ class Device:
         "addresses",
         "alarms",
         "bucket",
+        "called",
         "declared_away_limit",
         "declared_limit",
         "down",
@@ -284,6 +285,9 @@ class Device:
         self.name = name
         self.fact = fact
         """The fact about its connections that is its name; empty if its name is an address."""
+        self.called: str | None = None
+        """The client id that its connections tell, though its name is its address; empty if they
+        tell several."""
         self.addresses: list[str] | None = None
         """Those that it has used last, the last one at the end; None if its name is its address."""
         self.first_seen_at = self.last_seen_at = first_seen_at

@@ -58,7 +58,9 @@ def _check_identity(value: Any) -> tuple[str, ...] | None:
     if len(set(value)) < len(value):
         raise ValueError("must not name the same twice")
     if ADDRESS in value[:-1]:
-        raise ValueError("must have address last: each connection has one, so that nothing follows")
+        raise ValueError(
+            "must have address last: each connection has one, and what follows would never count"
+        )
     facts = [each for each in value if each != ADDRESS]
     if len(facts) > _MOST_FACTS:
         raise ValueError(f"must name at most {_MOST_FACTS} facts")

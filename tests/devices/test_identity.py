@@ -7,15 +7,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from monconn.addresses import name_of_text
+from monconn.addresses import name_of_text, parse_network
 from monconn.errors import SettingError, SettingTypeError
 from monconn.model.devices import StoredDevice
 from monconn.model.record import iso_time
 from monconn.policy.devices import DeviceRules
 from monconn.policy.policy import Policy
+from tests.properties import examples
 
 from .test_devices import Connection, World
 from .test_restart import Run
@@ -252,6 +256,15 @@ def test_given_names_are_shown_with_the_address() -> None:
     assert world.named("2001:db8::/64")["addresses"] == ["2001:db8::7"]
 
 
+def test_a_device_by_address_is_shown_by_the_only_client_id_that_it_tells() -> None:
+    world = Brokers(identity=("address",))
+    world.enter_as(PUMP).end()
+    world.enter_as(PUMP)
+    assert (world.row()["device"], world.row()["name"]) == ("10.0.0.1", PUMP)
+    world.enter_as("pump-8")
+    assert world.row()["name"] == "10.0.0.1"
+
+
 # -- declared keepalive
 
 
@@ -478,3 +491,76 @@ def test_a_row_of_an_earlier_version_is_one_by_address() -> None:
     world.devices.of("web").restore(stored)
     assert world.named("10.0.0.1")["identity"] == "address"
     assert world.named("10.0.0.1")["first_seen"] == iso_time(1.0)
+
+
+# -- whatever happens
+
+
+_IPS = ("10.0.0.1", "10.0.0.2", "2001:db8::1", "unix")
+_NAMES = (None, "a", "b", "10.0.0.1", "\x1b")
+_IDENTITIES = (("mqtt_client_id", "address"), ("address",), ("asset", "address"))
+_ENDS = ("client_reset", "backend_closed", "backend_refused")
+_STEPS = st.one_of(
+    st.tuples(st.just("enter"), st.sampled_from(_IPS), st.sampled_from(_NAMES)),
+    st.tuples(st.just("say"), st.integers(0, 9), st.sampled_from(_NAMES)),
+    st.tuples(st.just("end"), st.integers(0, 9), st.sampled_from(_ENDS)),
+    st.tuples(st.just("silently"), st.integers(0, 9), st.sampled_from(_NAMES)),
+    st.tuples(st.just("wait"), st.sampled_from((0.3, 1.0, 12.0, 150.0)), st.none()),
+    st.tuples(st.just("forget"), st.sampled_from(_IPS[:3]), st.none()),
+    st.tuples(st.just("identity"), st.sampled_from(_IDENTITIES), st.none()),
+    st.tuples(st.just("refuse"), st.sampled_from(_IPS), st.none()),
+)
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(st.lists(_STEPS, max_size=40))
+def test_each_live_connection_is_one_of_one_device(steps: list[tuple[str, Any, Any]]) -> None:
+    world = Brokers(kept=3, storm_connections=2)
+    devices = world.devices.of("web")
+    live: list[Connection] = []
+    for what, which, value in steps:
+        if what == "enter":
+            live.append(world.enter_as(value, which, keepalive=10))
+        elif what == "wait":
+            world.wait(which)
+        elif what == "forget":
+            world.devices.forget(parse_network(which))
+        elif what == "identity":
+            world.monitor.apply(Policy(devices=DeviceRules(identity=which)))
+        elif what == "refuse":
+            live.append(world.enter(which))
+            devices.refused(attrs.evolve(live[-1].record, refusal="conn_limit"))
+        elif live:
+            connection = live[which % len(live)]
+            if what == "say":
+                world.say(connection, value)
+            elif what == "silently" and value:
+                connection.record.set_fact("mqtt_client_id", value)
+            elif what == "end":
+                live.remove(connection)
+                connection.end(value)
+    world.wait(2)
+    rows = world.devices.rows()
+    records = [record for device in devices.all() for record in device.live or ()]
+    assert len(records) == len(set(records))  # of no two devices
+    assert set(records) <= set(world.monitor.connections())
+    assert sum(row["connections"] for row in rows) == len(records)
+    if devices.forgotten == 0:  # else some are those of devices that were dropped
+        assert len(records) == len(world.monitor)
+    # Nothing is left of connections that have ended, nor of devices that are gone.
+    assert devices._named.keys() <= set(world.monitor.connections())
+    named = [device for device in devices.all() if device.fact]
+    used = {(device.name, address) for device in named for address in device.addresses or ()}
+    assert used == {
+        (device.name, address)
+        for address, users in devices._users.items()
+        for device in (users if isinstance(users, set) else {users})
+    }
+    assert all(row["total"] >= row["connections"] for row in rows)
+    for connection in live:
+        connection.end()
+    world.wait(2)
+    assert not devices._named
+    assert all(row["connections"] == 0 for row in world.devices.rows())
+    for queue in (devices._opened, devices._closed, devices._identified):
+        assert not queue

@@ -11,7 +11,7 @@ import click
 
 from monconn.errors import ControlError, UnitError, printable
 from monconn.faces.cli import completion
-from monconn.faces.cli.listings import Asked, listing_options
+from monconn.faces.cli.listings import Asked, doubt_services, listing_options
 from monconn.faces.cli.output import print_json, print_line, print_note, print_rows
 from monconn.faces.cli.verbs import asks_server, filter_argument, filter_text, json_option
 from monconn.faces.control.client import Client
@@ -113,6 +113,7 @@ def start(
         what = f"the first {format_bytes(size)} of each direction" if size else "all bytes"
         print_line(f"capture {number} of {made['filter']}: {what}, to files in {made['folder']}")
         print_line(f"monconn capture stop {number} ends it, monconn capture list shows it")
+    doubt_services(server, terms, CONNECTION_KEYS)
     if left_out:
         print_note(f"without {', '.join(left_out)}: payload: never in the configuration")
 

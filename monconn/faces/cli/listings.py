@@ -83,7 +83,7 @@ def listing(
             if not is_arranged:
                 rows = asked.arranged(rows)
             if not print_rows(asked.row_class, rows, look=asked.look):
-                _doubt_services(server, terms, keys)
+                doubt_services(server, terms, keys)
 
         verb: Callable[..., Any] = listing_options(row_class)(asks_server(run))
         for option in reversed((filter_argument(keys), service_option, *options)):
@@ -232,7 +232,7 @@ def _complete_columns(
 # -- filters
 
 
-def _doubt_services(server: Client, terms: Sequence[str], keys: Keys) -> None:
+def doubt_services(server: Client, terms: Sequence[str], keys: Keys) -> None:
     """Say which terms match the name of no service that runs: nothing matches a slip, either."""
     try:
         wanted = [each for each in parse(terms, keys).terms if each.key == "service"]

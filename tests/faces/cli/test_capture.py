@@ -51,6 +51,17 @@ def test_a_capture_is_started_listed_and_stopped(services: Services) -> None:
 
 
 @with_services
+def test_a_service_that_there_is_not_is_doubted(services: Services) -> None:
+    result = services.monconn("capture", "start", "service:mqtt")
+    assert (result.exit_code, result.stdout.split()[:4]) == (
+        0,
+        ["capture", "1", "of", "service:mqtt:"],
+    )
+    assert result.stderr == 'monconn: no service\'s name has "mqtt" in it: web, ssh\n'
+    assert services.monconn("capture", "start", "service:web").stderr == ""
+
+
+@with_services
 def test_all_are_stopped_at_once(services: Services) -> None:
     assert services.monconn("capture", "stop", "--all").stdout == "no capture runs\n"
     for first in ("all", "0", "1KiB"):

@@ -227,7 +227,8 @@ def _head(title: str, section: int, name: str, summary: str) -> list[str]:
 def escape(text: str) -> str:
     """Text as it is: man(7) reads backslashes, minus signs and leading dots otherwise."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...").replace("\t", "    ")
-    text = text.replace("→", "\\(->").replace("–", "\\(en").replace("×", "\\(mu").replace("µ", "\\(mc")
+    text = text.replace("→", "\\(->").replace("–", "\\(en").replace("×", "\\(mu")
+    text = text.replace("µ", "\\(mc")
     return f"\\&{text}" if text.startswith((".", "'")) else text
 
 

@@ -68,6 +68,7 @@ _COMMANDS: tuple[tuple[str, Sequence[str]], ...] = (
     ("list-closed", ("list", "--closed", "--limit", "14")),
     ("devices", ("devices",)),
     ("recording", ("recording", "3", "--text")),
+    ("tap", ("tap", "1")),
 )
 
 
@@ -98,7 +99,10 @@ def _make_all() -> dict[Path, str]:
     with _demo() as (where, output):
         made = asyncio.run(_top_pictures(where))
         for name, arguments in _COMMANDS:
-            text = _run_in_terminal([os.fspath(MONCONN), *arguments])
+            command = [os.fspath(MONCONN), *arguments]
+            if name == "tap":  # which goes on until it is interrupted
+                command = ["sh", "-c", f"timeout --foreground -s INT 4 {' '.join(command)} || true"]
+            text = _run_in_terminal(command)
             if text.count("\n") < 3:
                 raise PictureError(f"monconn {' '.join(arguments)} lists nothing: {text!r}")
             made[PICTURES / f"{name}.svg"] = _terminal(text, f"$ monconn {' '.join(arguments)}")

@@ -228,6 +228,7 @@ def escape(text: str) -> str:
     """Text as it is: man(7) reads backslashes, minus signs and leading dots otherwise."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...").replace("\t", "    ")
     text = text.replace("→", "\\(->").replace("–", "\\(en").replace("×", "\\(mu")
+    text = text.replace("µ", "\\(mc")
     return f"\\&{text}" if text.startswith((".", "'")) else text
 
 

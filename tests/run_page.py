@@ -340,7 +340,7 @@ class Machine:
             output = self._shell(text)
             if not self.is_for_page:
                 self._compare(command, output)
-            self.printed.append((command, output))
+            self.printed.append((command, output.replace(str(self.home), "~")))
             self.clients.stay()
 
     @staticmethod

@@ -31,5 +31,5 @@ def test_every_picture_of_the_script_is_there() -> None:
         *re.findall(r'picture\("([\w-]+)"', script),
         *re.findall(r'^    \("([\w-]+)", \(', script, re.M),
     }
-    assert len(names) == 10
+    assert len(names) == 11
     assert {f"{name}.svg" for name in names} <= {path.name for path in SVGS}

@@ -20,7 +20,7 @@ from .programs import HANG_SECONDS, SCRIPTS, Program, connect
 
 DEVICES = [f"127.0.0.{number}" for number in range(11, 18)]
 HINTS = (
-    *("list", "list --closed", "devices", "device 127", "explain client_reset", "show 5"),
+    *("list", "list --closed", "devices", "device valve-4", "explain client_reset", "show 5"),
     *("tap 1", "recording 3", "top"),
 )
 
@@ -68,7 +68,7 @@ def test_demo(start: Callable[..., Program]) -> None:
     assert [row["id"] for row in json.loads(listed.stdout)] == [5]
     demo.out.wait_for(r"demo: 127\.0\.0\.17:\d+ client_closed after ")  # the visitor
     demo.out.wait_for(r"demo: 127\.0\.0\.14:\d+ client_reset after ")  # that crashes
-    demo.out.wait_for(r"warn: demo: 127\.0\.0\.14 reconnect_storm alarm")
+    demo.out.wait_for(r"warn: demo: valve-4 \(127\.0\.0\.14\) reconnect_storm alarm")
     demo.send(signal.SIGINT)
     assert demo.status() == 0
     for device in DEVICES[:3]:  # those that would stay longer
@@ -77,8 +77,8 @@ def test_demo(start: Callable[..., Program]) -> None:
     text = str(demo.out)
     assert not re.search("Traceback|error", text)
     assert set(re.findall("warn: .* alarm", text)) <= {
-        "warn: demo: 127.0.0.14 reconnect_storm alarm",
-        "warn: demo: 127.0.0.13 silent alarm",
+        "warn: demo: valve-4 (127.0.0.14) reconnect_storm alarm",
+        "warn: demo: pump-3 (127.0.0.13) silent alarm",
     }
     shown = introduction.partition("Ctrl-C ends it")[0]
     assert max(len(line) for line in shown.splitlines() if monconn not in line) <= 100

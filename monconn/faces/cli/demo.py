@@ -63,7 +63,7 @@ _COMMANDS = (
     ("list", "who is connected"),
     ("list --closed", "who was, and why each ended"),
     ("devices", "how often each sends, and its alarms"),
-    ("device 127.0.0.14", "the story of one"),
+    ("device valve-4", "the story of one"),
     ("explain client_reset", "what a reason means"),
     ("show {slow_id}", "what is slow about 127.0.0.15"),
     ("tap {steady_id}", "the bytes of pump-1, as they come"),

@@ -100,6 +100,9 @@ def _printable_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
+        # The help of a group, whose lines are our own; click has this since 8.2.
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
         text = error.message
         if len(text) > _MESSAGE_CHARACTERS:
             text = text[: _MESSAGE_CHARACTERS - 1] + "…"

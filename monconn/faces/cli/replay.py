@@ -101,8 +101,9 @@ def replay_command(
     try:
         conversation = _recorded(what, control)
         _check_whole(conversation, partial)
-        _announce(conversation, where, at_once)
-        done = replay(conversation, where, at_once, patience)
+        done = replay(
+            conversation, where, at_once, patience, lambda: _announce(conversation, at_once)
+        )
     except NoServer:
         raise
     except MonconnError as error:  # 1 is for an answer that differs
@@ -170,7 +171,7 @@ def _check_whole(conversation: Conversation, partial: bool) -> None:
     )
 
 
-def _announce(conversation: Conversation, where: Address, at_once: bool) -> None:
+def _announce(conversation: Conversation, at_once: bool) -> None:
     if not at_once and conversation.sending_seconds > _LONG_SECONDS:
         print_note(
             f"takes {format_duration(conversation.sending_seconds)}, as the client did;"

@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -35,20 +36,27 @@ class Replayed:
 
 
 def replay(
-    conversation: Conversation, where: Address, at_once: bool, patience_seconds: float
+    conversation: Conversation,
+    where: Address,
+    at_once: bool,
+    patience_seconds: float,
+    connected: Callable[[], object],
 ) -> Replayed:
     """Send to a backend what a client had sent, and take its answer.
 
     Each chunk is sent as long after what came before it as it was recorded: after the client's
     chunk before it, and after the answer that the client had got by then. So a backend that is
-    slower than the recorded one is not overrun.
+    slower than the recorded one is not overrun. Once the backend has ended its side, the rest is
+    sent at once.
 
     :param at_once: all chunks without a pause; the client's end still comes after the answer.
     :param patience_seconds: how much longer than recorded the backend may take for each answer,
         and how long it may refuse to take what is sent.
+    :param connected: is called once there is a connection.
     :raises ControlError: there is no connection.
     """
     with _connected(where, patience_seconds) as link:
+        connected()
         return _Exchange(conversation, link, at_once, patience_seconds).run()
 
 
@@ -112,7 +120,7 @@ class _Exchange:
                 " recorded one: the rest was sent without waiting for more"
             )
             self._waits = False
-        if self._at_once:
+        if self._at_once or self._answer.ended is not None:  # nobody is there for a pause
             return self._stepped_at
         if self._waits:
             return max(self._stepped_at, self._received_at) + step.since_event

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monconn.faces.cli import output
+from monconn.faces.cli.main import main
 from monconn.faces.cli.output import csv_cell, print_csv, print_json, print_rows
 from monconn.ops.rows import ServiceRow
 from tests.faces.hostile import HostileServer, answer, hostile_server
@@ -235,3 +237,10 @@ def test_csv_can_be_read_again(values: list[Any]) -> None:
     if names:
         assert rows[1] == ["" if each is None else str(csv_cell(each)) for each in values]
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_the_help_of_a_group_has_its_lines() -> None:
+    result = CliRunner().invoke(main, ["capture"])
+    shown = result.stdout + result.stderr
+    assert "\\n" not in shown
+    assert "Commands:\n" in shown

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from monconn.faces.cli import replaying
 from monconn.faces.cli.main import main
 from monconn.model.flow import Began, Data, Ended, FlowEvent, SideEnded, to_json
 from monconn.ops.flow_text import JsonEncoder
@@ -293,6 +292,15 @@ def test_what_cannot_be_tried(replay: Callable[..., Result], to: str, error: str
     assert error in result.stderr
 
 
+def test_how_long_it_takes_is_said_once_it_begins(
+    serve: Serve, replay: Callable[..., Result]
+) -> None:
+    long = [BEGAN, up(0, b"?", at=100.0 + 3600), BACKEND_ENDS]
+    assert "takes" not in replay(long, "127.0.0.1:1").stderr
+    result = replay(long, serve(lambda client: None))  # which ends at once
+    assert result.stderr == "takes 1h00m, as the client did; --at-once does not\n"
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -357,19 +365,16 @@ def test_a_backend_with_tls(replay: Callable[..., Result], serve: Serve, tmp_pat
     assert (result.exit_code, seen) == (0, [b"?", b""]), result.output
 
 
-def test_a_backend_that_ends_early_is_not_asked_again_and_again(
-    serve: Serve, replay: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+def test_a_backend_that_ends_early_is_sent_the_rest_at_once(
+    serve: Serve, replay: Callable[..., Result]
 ) -> None:
-    """The rest is sent when it was sent, and waiting for that takes no turn of a loop."""
-    waits: list[float] = []
-    wait = replaying._Link.wait
+    seen: list[bytes] = []
 
-    def counted(link: replaying._Link, seconds: float, reads: bool) -> bool:
-        waits.append(seconds)
-        return wait(link, seconds, reads)
+    def talk(client: socket.socket) -> None:
+        seen.append(received(client, 1))
+        client.shutdown(socket.SHUT_WR)
+        seen.append(received(client, 1))
 
-    monkeypatch.setattr(replaying._Link, "wait", counted)
-    events = [BEGAN, up(0, b"1"), up(1, b"2", at=100.3), BACKEND_ENDS]
-    result = replay(events, serve(lambda client: received(client, 1)))
-    assert result.exit_code == 0, result.output
-    assert len(waits) < 10
+    events = [BEGAN, up(0, b"1"), up(1, b"2", at=3700.0), BACKEND_ENDS]
+    result = replay(events, serve(talk))
+    assert (result.exit_code, seen) == (0, [b"1", b"2"]), result.output

@@ -70,7 +70,9 @@ def commands(page: Path) -> Iterator[list[str]]:
                 words = shlex.split(line.removeprefix("$ "), comments=True)
                 while "monconn" in words:
                     words = words[words.index("monconn") + 1 :]
-                    ends = [at for at, word in enumerate(words) if word in ("&&", "||", "|", ">", "&")]
+                    ends = [
+                        at for at, word in enumerate(words) if word in ("&&", "||", "|", ">", "&")
+                    ]
                     yield words[: min(ends, default=len(words))]
 
 

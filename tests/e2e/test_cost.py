@@ -97,10 +97,9 @@ CALLS_PER_SPLICE: dict[str, float] = {
 STRAYS = 20
 """Calls of each kind that are not due to what is measured: memory, timers and checks, the log."""
 
-PYTHON_CALLS_PER_CONNECTION = 103
+PYTHON_CALLS_PER_CONNECTION = 101
 """Four of them find out its protocol from its first chunk, which goes by way of the relay for that
-(3 µs of 130; the decoders of HTTP and TLS, whose calls are not among these, take 10 to 13 µs more),
-and two let devices check whether that names the device.
+(3 µs of 130; the decoders of HTTP and TLS, whose calls are not among these, take 10 to 13 µs more).
 Later chunks have none of it: see the calls of a message."""
 PYTHON_CALLS_OF_JSON_LOG = 4
 """More for each connection with the JSON log on: its end is queued, its updates begin and end. What

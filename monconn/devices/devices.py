@@ -84,7 +84,10 @@ class Devices(Observer):
         self._deadlines: DeadlineWheel[Device] = DeadlineWheel(BUCKET_SECONDS)
         self._opened: OrderedDict[ConnectionRecord, None] = OrderedDict()
         self._closed: deque[ConnectionRecord] = deque()  # of those counted as opened
-        self._identified: dict[ConnectionRecord, None] = {}  # of those counted as opened
+        # Filled by the monitor: a hook would cost each connection two calls.
+        self._identified: deque[ConnectionRecord] = deque()
+        monitor.newly_identified = self._identified
+        self._told: dict[ConnectionRecord, None] = {}  # those of them that are counted as opened
         # The devices of live connections that have told its name; others are by their address.
         self._named: dict[ConnectionRecord, Device] = {}
         # By address, which devices with such a name have used it last: the only one, or several.
@@ -119,13 +122,6 @@ class Devices(Observer):
         if len(self._opened) > MOST_PENDING:
             self.catch_up()
 
-    def identified(self, record: ConnectionRecord) -> None:
-        """Queue a connection of which more is known: perhaps the name of its device."""
-        if record not in self._opened:  # else it is counted by that name at once
-            self._identified[record] = None
-            if len(self._identified) > MOST_PENDING:
-                self.catch_up()
-
     def closed(self, record: ConnectionRecord) -> None:
         """Queue the end of a connection to be counted."""
         if record not in self._opened:  # else it is found closed when it is counted
@@ -145,6 +141,11 @@ class Devices(Observer):
 
     def _count_queued(self) -> Iterator[None]:
         """Count, yielding after each connection."""
+        # Those that are still to be counted as opened are counted by their names at once.
+        while self._identified:
+            record = self._identified.popleft()
+            if record not in self._opened:
+                self._told[record] = None
         while self._opened:
             record, _ = self._opened.popitem(last=False)
             device = self._count_opened(record)
@@ -153,9 +154,8 @@ class Devices(Observer):
             if len(self._unscheduled) >= MOST_UNSCHEDULED:
                 self._schedule_counted()
             yield
-        while self._identified and not self._opened:
-            record = next(iter(self._identified))
-            del self._identified[record]
+        while self._told and not self._opened:
+            record, _ = self._told.popitem()
             self._count_identified(record)
             if len(self._unscheduled) >= MOST_UNSCHEDULED:
                 self._schedule_counted()
@@ -553,7 +553,7 @@ class Devices(Observer):
             return
         for record in tuple(device.live or ()):
             if record.has_facts:
-                self._identified[record] = None
+                self._identified.append(record)
             yield
 
     def _note_message(self, record: ConnectionRecord, device: Device) -> None:

@@ -108,6 +108,9 @@ class Monitor:
         """The first and last bytes of its connections, if the policy has them recorded."""
         self.recorder.configure(policy.recorder)
         self.observers.forbid_payload(policy.payload == "never")
+        self.newly_identified: deque[ConnectionRecord] | None = None
+        """Where records are put whose facts bytes have changed, if somebody reads them there later:
+        the hook ``identified`` costs each connection two calls."""
         self.decoding = first_bytes.decoding(policy.decode)
         """What new connections are decoded by; None if nothing is."""
         self._blocks = Blocks(policy.rules.bans)
@@ -334,7 +337,11 @@ class Monitor:
         except Exception:  # the bytes are passed on, whatever they are
             connection.decoding = None
             self._log.failure("{service}: failed to decode", service=self.name)
-        if self.observers.by_hook["identified"] and record.unchanging_facts is not facts:
+        if record.unchanging_facts is facts:
+            return
+        if self.newly_identified is not None:
+            self.newly_identified.append(record)
+        if self.observers.by_hook["identified"]:
             self.observers.notify("identified", record)
 
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
@@ -360,6 +367,8 @@ class Monitor:
 
         :param record: whose facts have changed.
         """
+        if self.newly_identified is not None:
+            self.newly_identified.append(record)
         self.observers.notify("identified", record)
 
     def alarm(self, alarm: Alarm) -> None:

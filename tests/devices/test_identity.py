@@ -562,5 +562,5 @@ def test_each_live_connection_is_one_of_one_device(steps: list[tuple[str, Any, A
     world.wait(2)
     assert not devices._named
     assert all(row["connections"] == 0 for row in world.devices.rows())
-    for queue in (devices._opened, devices._closed, devices._identified):
+    for queue in (devices._opened, devices._closed, devices._identified, devices._told):
         assert not queue

@@ -54,9 +54,12 @@ def _address(context: click.Context, option: click.Parameter, text: str) -> Addr
 
 def _patience(context: click.Context, option: click.Parameter, text: str) -> float:
     try:
-        return parse_duration(text)
+        seconds = parse_duration(text)
     except UnitError as error:
         raise click.BadParameter(str(error)) from None
+    if not seconds:
+        raise click.BadParameter("must be more than 0")
+    return seconds
 
 
 @click.command("replay")

@@ -20,6 +20,7 @@ from monconn.policy.tls import BackendTls
 from monconn.policy.tls_endpoints import tls_backend
 
 _READ_BYTES = 64 * 1024
+_LONGEST_WAIT_SECONDS = 3600.0  # poll(2) takes milliseconds in an int
 _MORE_SECONDS = 0.3
 """How long to look for more than the recorded answer, where its end is not recorded."""
 
@@ -226,7 +227,7 @@ class _Link:
             (select.POLLIN if reads else 0) | (select.POLLOUT if self._pending else 0),
         )
         # In whole milliseconds: rounded down, it would turn in circles until the time has come.
-        events = poll.poll(int(seconds * 1000) + 1)
+        events = poll.poll(int(min(seconds, _LONGEST_WAIT_SECONDS) * 1000) + 1)
         if not events:
             return False
         if self._pending:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from monconn.faces.cli import replaying
 from monconn.faces.cli.main import main
 from monconn.model.flow import Began, Data, Ended, FlowEvent, SideEnded, to_json
 from monconn.ops.flow_text import JsonEncoder
@@ -21,7 +22,6 @@ from monconn.ops.flow_text import JsonEncoder
 BEGAN = Began(7, 100.0, 100.0, "0-7", "mqtt", "192.0.2.7:5", None, "127.0.0.1:1883")
 CLIENT_ENDS = SideEnded(7, 100.0, "client", "fin")
 BACKEND_ENDS = SideEnded(7, 100.0, "backend", "fin")
-Serve = Callable[[Callable[[socket.socket], object]], str]
 
 
 def up(offset: int, data: bytes, at: float = 100.0) -> Data:
@@ -32,35 +32,39 @@ def down(offset: int, data: bytes, at: float = 100.0) -> Data:
     return Data(7, at, "down", offset, data)
 
 
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Have a function talk to the one client that comes."""
-    threads = []
-    listeners = []
+class Serve:
+    """Has functions talk to the one client that comes to each."""
 
-    def start(talk: Callable[[socket.socket], object]) -> str:
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+
+    def __call__(self, talk: Callable[[socket.socket], object]) -> str:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.settimeout(20.0)
 
         def run() -> None:
-            with suppress(OSError):
+            with listener, suppress(OSError):
                 client, _ = listener.accept()
                 with client:
                     client.settimeout(20.0)
                     talk(client)
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        threads.append(thread)
-        listeners.append(listener)
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
-    yield start
-    for thread in threads:
-        thread.join(20.0)
-    for each in listeners:
-        each.close()
-    assert not any(thread.is_alive() for thread in threads)
+    def join(self) -> None:
+        """Wait until all have talked."""
+        for thread in self._threads:
+            thread.join(20.0)
+        assert not any(thread.is_alive() for thread in self._threads)
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    serving = Serve()
+    yield serving
+    serving.join()
 
 
 @pytest.fixture
@@ -97,6 +101,7 @@ def test_the_same_answer(serve: Serve, replay: Callable[..., Result]) -> None:
         [BEGAN, up(0, b"hello"), down(0, b"hi\n"), CLIENT_ENDS, BACKEND_ENDS], serve(talk)
     )
     assert result.exit_code == 0, result.output
+    serve.join()
     assert seen == [b"hello", b""]
     assert "connection 7 of 192.0.2.7:5 at mqtt\n" in result.stdout
     assert "sent       5 B in 1 chunk, and an end, within " in result.stdout
@@ -145,6 +150,7 @@ def test_each_chunk_waits_for_the_answer_that_had_come_before_it(
 
     events = [BEGAN, up(0, b"1"), down(0, b"AB"), up(1, b"2"), down(2, b"C"), BACKEND_ENDS]
     result = replay(events, serve(talk))
+    serve.join()
     assert (result.exit_code, seen) == (0, [b"1", b"2"]), result.output
 
 
@@ -158,6 +164,7 @@ def test_at_once(serve: Serve, replay: Callable[..., Result]) -> None:
 
     hour = [BEGAN, up(0, b"1"), down(0, b"AB", 3700.0), up(1, b"2", 3800.0), down(2, b"C", 3800.0)]
     result = replay([*hour, SideEnded(7, 3800.0, "client", "fin")], serve(talk), "--at-once")
+    serve.join()
     assert (result.exit_code, seen) == (0, [b"12", b""]), result.output
     assert result.stderr == ""
 
@@ -171,6 +178,7 @@ def test_a_shorter_answer_does_not_stop_it(serve: Serve, replay: Callable[..., R
 
     events = [BEGAN, up(0, b"1"), down(0, b"ABC"), up(1, b"2"), up(2, b"3")]
     result = replay(events, serve(talk), "--timeout", "0.1")
+    serve.join()
     assert (result.exit_code, seen) == (1, [b"123"])
     assert "the answer stayed 2 bytes short of the recorded one" in result.stdout
     assert "differs at byte 1: recorded 3 bytes, came 1\n" in result.stdout
@@ -189,6 +197,7 @@ def test_a_reset_is_sent_as_one(serve: Serve, replay: Callable[..., Result]) -> 
 
     events = [BEGAN, up(0, b"1"), down(0, b"A"), SideEnded(7, 100.0, "client", "reset")]
     result = replay(events, serve(talk))
+    serve.join()
     assert (result.exit_code, seen) == (0, [b"1", "reset"]), result.output
 
 
@@ -242,6 +251,7 @@ def test_what_is_not_whole_wants_partial(serve: Serve, replay: Callable[..., Res
         " With --partial, what is there is sent and compared\n"
     )
     result = replay(events, serve(talk), "--partial")
+    serve.join()
     assert (result.exit_code, seen) == (0, [b"12"]), result.output
     assert "missing    2,048 bytes of the client's, from byte 1 on\n" in result.stdout
 
@@ -290,6 +300,19 @@ def test_what_cannot_be_tried(replay: Callable[..., Result], to: str, error: str
     result = replay([BEGAN, up(0, b"?")], to)
     assert (result.exit_code, result.stdout) == (2, "")
     assert error in result.stderr
+
+
+def test_a_timeout_of_nothing(replay: Callable[..., Result]) -> None:
+    result = replay([BEGAN, up(0, b"?")], "127.0.0.1:1", "--timeout", "0")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "must be more than 0" in result.stderr
+
+
+def test_a_pause_of_ages_can_be_waited_for() -> None:
+    ours, its = socket.socketpair()
+    with its, replaying._Link(ours) as link:
+        its.sendall(b"x")
+        assert link.wait(1e15, reads=True)
 
 
 def test_how_long_it_takes_is_said_once_it_begins(
@@ -362,6 +385,7 @@ def test_a_backend_with_tls(replay: Callable[..., Result], serve: Serve, tmp_pat
     where = serve(talk).replace("127.0.0.1", "tls:localhost") + f":trustRoots={made.certificate}"
     events = [BEGAN, up(0, b"?"), down(0, b"yes"), CLIENT_ENDS, BACKEND_ENDS]
     result = replay(events, where)
+    serve.join()
     assert (result.exit_code, seen) == (0, [b"?", b""]), result.output
 
 
@@ -377,4 +401,5 @@ def test_a_backend_that_ends_early_is_sent_the_rest_at_once(
 
     events = [BEGAN, up(0, b"1"), up(1, b"2", at=3700.0), BACKEND_ENDS]
     result = replay(events, serve(talk))
+    serve.join()
     assert (result.exit_code, seen) == (0, [b"1", b"2"]), result.output

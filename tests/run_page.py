@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -80,6 +81,7 @@ HOSTS = "\n127.0.0.1 localhost\n10.0.0.5 broker.example.org www.example.org exam
 FOLDERS = ("/etc/monconn", "/var/lib/monconn", "/var/log/monconn", "/run/monconn", "/run/user")
 HISTORY = "/var/lib/monconn/history.db"
 PATIENCE_SECONDS = 30.0
+ANSWER_SECONDS = 0.2
 COLUMNS = 80  # of the samples
 SHOWN_ID = 42
 """Of the connection that the pages show, close and explain."""
@@ -221,6 +223,7 @@ class Clients:
                 for number in range(SHOWN_ID + len(CLIENTS)):
                     self._connect(number)
                 _wait_for(lambda: self._have_come(control))
+                self._await_answers()
 
     @staticmethod
     def _have_come(control: Client) -> bool:
@@ -237,6 +240,15 @@ class Clients:
         for sock in self._open:
             with suppress(OSError):
                 sock.send(b"reading\n")
+        self._await_answers()
+
+    def _await_answers(self) -> None:
+        """Read what the backends answer, if they do: what is recorded is then whole."""
+        until = time.monotonic() + ANSWER_SECONDS
+        for sock in self._open:
+            if select.select([sock], [], [], max(0.0, until - time.monotonic()))[0]:
+                with suppress(OSError):
+                    sock.recv(65536)
 
     def go(self) -> None:
         """Leave, so that a server that ends has nobody to wait for."""

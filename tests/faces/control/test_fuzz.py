@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.protocols import amp
 
+from monconn.addresses import Network
 from monconn.config.sections import DevicesConfig
 from monconn.devices.devices import DevicesService
 from monconn.faces.control import commands
@@ -24,6 +25,7 @@ from monconn.model.actions import OWN_CODE
 from monconn.ops.operations import Operations
 from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS
 from monconn.sinks.history import schema
+from monconn.sinks.history.service import Forgotten
 from tests.ops.world import FakeConnection
 from tests.properties import examples
 
@@ -54,6 +56,9 @@ class Program:
         class History:
             def run(self, query: Callable[[Any], Any]) -> Deferred[Any]:
                 return execute(query, db)
+
+            def forget(self, network: Network, *, dry_run: bool = False) -> Deferred[Forgotten]:
+                return succeed(Forgotten({}))
 
         self.server.operations = Operations(
             registry,
@@ -219,6 +224,7 @@ def requests(draw: st.DrawFn) -> dict[bytes, bytes]:
 @example([{b"_command": b"Report", b"_ask": b"7", b"service": b"\\" * 60_000}])
 @example([{b"_command": b"Report", b"_ask": b"7", b"since": b"-1e300"}])
 @example([{b"_command": b"Report", b"_ask": b"7", b"until": b"1e300"}])
+@example([{b"_command": b"Forget", b"_ask": b"7", b"client": b"192.0.2.1"}])
 @example([{b"_command": b"Hello", b"_ask": b"7" * 65_535, b"version": b"1"}])
 def test_every_request_has_one_answer(program: Program, sent: list[dict[bytes, bytes]]) -> None:
     client = program.server.greeted()

@@ -161,8 +161,12 @@ class EndListener(Protocol):
     def connect_failed(self, end: End, reason: Reason, detail: str) -> None:
         """The backend cannot be connected to; its End is closed."""
 
-    def data(self, end: End, data: bytes) -> None:
-        """Bytes were read from the peer: count them, show them to watchers, pass them on."""
+    def data(self, end: End, data: bytes, now: float) -> None:
+        """Bytes were read from the peer: count them, show them to watchers, pass them on.
+
+        :param now: monotonic seconds, of the clock by which this End counts those that it does not
+            report: by another one, bytes that came first could be the later ones.
+        """
 
     def filled(self, end: End) -> None:
         """Enough bytes are queued for the peer."""

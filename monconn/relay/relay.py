@@ -103,10 +103,9 @@ class Relay:
 
     # -- bytes
 
-    def data(self, end: End, data: bytes) -> None:
+    def data(self, end: End, data: bytes, now: float) -> None:
         """Implements ``EndListener.data``."""
         record, direction = self.record, _DIRECTION[end.side]
-        now = self._monitor.clock.seconds()
         record.count(direction, len(data), now)
         if end.track is not None:
             end.track.add(data, now)

@@ -278,7 +278,7 @@ def test_a_unix_backend_and_an_ipv6_listener(
 def test_a_tap_on_curl_and_one_on_mosquitto(
     launch: Callable[..., Monconn],
     nginx: Nginx,
-    mosquitto_port: int,
+    mosquitto: Mosquitto,
     program: FindProgram,
     start: Callable[..., Program],
     tmp_path: Path,
@@ -288,7 +288,7 @@ def test_a_tap_on_curl_and_one_on_mosquitto(
         f"""\
 services:
   web: {{listen: "127.0.0.1:0", backend: "{nginx.ipv4}"}}
-  mqtt: {{listen: "127.0.0.1:0", backend: "127.0.0.1:{mosquitto_port}"}}
+  mqtt: {{listen: "127.0.0.1:0", backend: "127.0.0.1:{mosquitto.port}"}}
 control: {{listen: "{control}"}}
 """
     )

@@ -59,7 +59,7 @@ def test_facts_are_known_before_the_chunk_is_shown_and_passed_on() -> None:
     stage, listener = Stage().open(), Listener()
     stage.monitor.add_observer(listener)
     assert verifyObject(IDecoded, stage.relay)
-    stage.relay.data(stage.client, REQUEST)
+    stage.data(stage.client, REQUEST)
     assert listener.seen == [("identified", FACTS), ("up", FACTS)]
     assert stage.asked() == [f"send backend {REQUEST!r}"]
 
@@ -67,11 +67,11 @@ def test_facts_are_known_before_the_chunk_is_shown_and_passed_on() -> None:
 def test_a_connection_is_copied_only_until_it_is_decided() -> None:
     stage = Stage().open()
     assert is_watched(stage) == (True, True)
-    stage.relay.data(stage.client, REQUEST[:10])
+    stage.data(stage.client, REQUEST[:10])
     assert is_watched(stage) == (True, True)
-    stage.relay.data(stage.client, REQUEST[10:])
+    stage.data(stage.client, REQUEST[10:])
     assert is_watched(stage) == (False, False)
-    stage.relay.data(stage.client, REQUEST.replace(b"GET", b"PUT"))
+    stage.data(stage.client, REQUEST.replace(b"GET", b"PUT"))
     assert stage.record.facts == FACTS
 
 
@@ -82,7 +82,7 @@ def test_a_watcher_and_the_decoder_do_not_end_each_other(cancels_first: bool) ->
     if cancels_first:
         cancel()
         assert is_watched(stage) == (True, True)
-    stage.relay.data(stage.client, REQUEST)
+    stage.data(stage.client, REQUEST)
     assert is_watched(stage) == ((False, False) if cancels_first else (True, True))
     cancel()
     assert is_watched(stage) == (False, False)
@@ -97,9 +97,9 @@ def test_who_is_identified_may_be_watched_from_that_chunk_on() -> None:
 
     stage = Stage().open()
     stage.monitor.add_observer(Tap())
-    stage.relay.data(stage.client, REQUEST)
+    stage.data(stage.client, REQUEST)
     assert is_watched(stage) == (True, True)
-    stage.relay.data(stage.backend, b"HTTP/1.1 200 OK\r\n")
+    stage.data(stage.backend, b"HTTP/1.1 200 OK\r\n")
     assert chunks == [REQUEST, b"HTTP/1.1 200 OK\r\n"]
 
 
@@ -110,13 +110,13 @@ def test_who_is_identified_may_be_ended_before_the_chunk_is_passed_on() -> None:
 
     stage = Stage().open()
     stage.monitor.add_observer(Guard())
-    stage.relay.data(stage.client, REQUEST)
+    stage.data(stage.client, REQUEST)
     assert stage.asked() == ["abort client", "abort backend"]
 
 
 def test_what_was_said_is_known_at_the_end_of_a_connection_that_said_too_little() -> None:
     stage, listener = Stage().open(), Listener()
-    stage.relay.data(stage.client, b"GET /half")
+    stage.data(stage.client, b"GET /half")
     stage.monitor.add_observer(listener)
     stage.relay.end("operator", True)
     stage.relay.gone(stage.client)
@@ -135,7 +135,7 @@ def test_a_decoder_that_fails_keeps_no_byte(
     monkeypatch.setattr(FirstBytes, failing, fail)
     stage = Stage().open()
     if failing == "chunk":
-        stage.relay.data(stage.client, REQUEST)
+        stage.data(stage.client, REQUEST)
         assert stage.asked() == [f"send backend {REQUEST!r}"]
         assert is_watched(stage) == (False, False)
     stage.relay.end("operator", True)

@@ -32,10 +32,10 @@ class MqttStage(Stage):
         self.open()
 
     def up(self, data: bytes) -> None:
-        self.relay.data(self.client, data)
+        self.data(self.client, data)
 
     def down(self, data: bytes) -> None:
-        self.relay.data(self.backend, data)
+        self.data(self.backend, data)
 
     def fin(self, side: Side) -> None:
         self.relay.eof(self.end_of(side))

@@ -50,8 +50,8 @@ def test_a_chunk_for_which_an_observer_ends_the_connection_is_not_sent(reset: bo
     stage = Stage().open()
     stage.monitor.add_observer(ClosesInData(stage, reset))
     stage.monitor.add_observer(other := RecordingObserver())
-    stage.relay.data(stage.client, b"good")
-    stage.relay.data(stage.client, b"bad")
+    stage.data(stage.client, b"good")
+    stage.data(stage.client, b"bad")
     sends = [call for call in stage.asked() if call.startswith("send")]
     assert sends == ["send backend b'good'"]
     assert hooks(other) == ["data", "data"]
@@ -74,7 +74,7 @@ def test_a_connection_that_ends_already_may_be_reset_because_of_a_chunk() -> Non
     stage.monitor.add_observer(other := RecordingObserver())
     stage.relay.end("operator")
     stage.asked()
-    stage.relay.data(client, b"bad")
+    stage.data(client, b"bad")
     assert stage.asked() == ["abort client", "abort backend"]
     assert hooks(other) == ["data", "closed"]
 
@@ -92,7 +92,7 @@ def test_the_first_end_in_order_is_a_half_close(first: Side) -> None:
     stage.monitor.add_observer(States())
     other = "backend" if first == "client" else "client"
     stage.relay.eof(stage.end_of(first))
-    stage.relay.data(stage.end_of(other), b"late")
+    stage.data(stage.end_of(other), b"late")
     stage.relay.eof(stage.end_of(other))
     stage.relay.gone(stage.client)
     stage.relay.gone(stage.backend)

@@ -181,6 +181,9 @@ class Stage:
     def end_of(self, side: str) -> FakeEnd:
         return self.client if side == "client" else self.backend
 
+    def data(self, end: FakeEnd, data: bytes) -> None:
+        self.relay.data(end, data, self.clock.seconds())
+
     def asked(self) -> list[str]:
         """The calls of the Ends since the last time."""
         asked = list(self.calls)
@@ -232,7 +235,7 @@ def test_open_once_the_backend_is_connected() -> None:
 def test_early_bytes_are_passed_on_at_once() -> None:
     stage = Stage()
     stage.relay.connected(stage.client)
-    stage.relay.data(stage.client, b"GET")
+    stage.data(stage.client, b"GET")
     assert stage.asked() == ["dial backend", "send backend b'GET'"]
 
 
@@ -254,9 +257,9 @@ def test_an_unreachable_backend(reason: Any) -> None:
 
 def test_bytes_are_counted_and_passed_on(stage: Stage) -> None:
     stage.clock.advance(1)
-    stage.relay.data(stage.client, b"ping")
+    stage.data(stage.client, b"ping")
     stage.clock.advance(1)
-    stage.relay.data(stage.backend, b"pong!")
+    stage.data(stage.backend, b"pong!")
     assert stage.asked() == ["send backend b'ping'", "send client b'pong!'"]
     assert (stage.record.up, stage.record.down) == (4, 5)
     assert (stage.record.last_up, stage.record.last_down) == (1001, 1002)
@@ -267,8 +270,8 @@ def test_observers_see_everything_in_order() -> None:
     stage, watcher = Stage(), Watcher()
     stage.monitor.add_observer(watcher)
     stage.open()
-    stage.relay.data(stage.client, b"ping")
-    stage.relay.data(stage.backend, b"pong")
+    stage.data(stage.client, b"ping")
+    stage.data(stage.backend, b"pong")
     close_in_order(stage)
     assert watcher.seen == [
         ("opened", stage.record.id),
@@ -316,7 +319,7 @@ def test_both_sides_end(stage: Stage, first: str, second: str) -> None:
     assert stage.asked() == [f"end_writing {second}"]
     assert (stage.record.state, stage.record.half_closed) == ("half_closed", 1003)
     stage.clock.advance(1)
-    stage.relay.data(stage.end_of(second), b"late")
+    stage.data(stage.end_of(second), b"late")
     assert stage.asked() == [f"send {first} b'late'"]
     stage.relay.eof(stage.end_of(second))
     assert stage.asked() == ["close client", "close backend"]
@@ -332,13 +335,13 @@ def test_both_sides_end(stage: Stage, first: str, second: str) -> None:
 def test_a_client_that_ends_before_the_backend_is_connected() -> None:
     stage = Stage()
     stage.relay.connected(stage.client)
-    stage.relay.data(stage.client, b"all")
+    stage.data(stage.client, b"all")
     stage.relay.eof(stage.client)
     assert stage.asked() == ["dial backend", "send backend b'all'", "end_writing backend"]
     assert stage.record.state == "connecting"
     stage.relay.connected(stage.backend)
     assert (stage.record.state, stage.record.reason) == ("half_closed", None)
-    stage.relay.data(stage.backend, b"answer")
+    stage.data(stage.backend, b"answer")
     assert stage.asked() == ["send client b'answer'"]
 
 
@@ -543,7 +546,7 @@ def test_bytes_either_way_restart_idle_timeout(side: str) -> None:
     stage = Stage(max_idle=10).open()
     for _ in range(3):
         stage.pass_seconds(8)
-        stage.relay.data(stage.end_of(side), b"x")
+        stage.data(stage.end_of(side), b"x")
     assert stage.ends_in(10)
     assert stage.record.reason == "idle_timeout"
 
@@ -551,9 +554,9 @@ def test_bytes_either_way_restart_idle_timeout(side: str) -> None:
 def test_read_timeout_depends_on_the_clients_bytes_only() -> None:
     stage = Stage(read_timeout=10).open()
     stage.pass_seconds(8)
-    stage.relay.data(stage.client, b"x")
+    stage.data(stage.client, b"x")
     stage.pass_seconds(8)
-    stage.relay.data(stage.backend, b"y")
+    stage.data(stage.backend, b"y")
     stage.asked()
     assert stage.ends_in(2)
     assert stage.asked() == ["close client", "close backend"]
@@ -572,7 +575,7 @@ def test_no_read_timeout_while_the_client_is_held_back() -> None:
     stage.pass_seconds(60)
     assert stage.record.reason is None
     stage.relay.drained(stage.backend)
-    stage.relay.data(stage.backend, b"has nothing to do with it")
+    stage.data(stage.backend, b"has nothing to do with it")
     assert stage.ends_in(10)
     assert stage.record.reason == "read_timeout"
 
@@ -657,7 +660,7 @@ def test_bytes_restart_half_close_timeout() -> None:
     stage.relay.eof(stage.client)
     for _ in range(3):
         stage.pass_seconds(8)
-        stage.relay.data(stage.backend, b"still here")
+        stage.data(stage.backend, b"still here")
     assert stage.ends_in(10)
     assert stage.record.reason == "half_close_timeout"
 
@@ -666,8 +669,8 @@ def test_lifetime_does_not_depend_on_bytes() -> None:
     stage = Stage(max_lifetime=10).open()
     for _ in range(9):
         stage.pass_seconds(1)
-        stage.relay.data(stage.client, b"x")
-        stage.relay.data(stage.backend, b"y")
+        stage.data(stage.client, b"x")
+        stage.data(stage.backend, b"y")
     stage.asked()
     assert stage.ends_in(1)
     assert stage.asked() == ["close client", "close backend"]
@@ -971,7 +974,7 @@ class Course:
     def _data(self, end: ActingEnd) -> None:
         if end.is_connected and not (end.has_ended or end.is_leaving):
             self.sent[end.side] += 3
-            self.relay.data(end, b"abc")
+            self.relay.data(end, b"abc", self.stage.clock.seconds())
 
     def _filled(self, end: ActingEnd) -> None:
         self.relay.filled(end)

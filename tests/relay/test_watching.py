@@ -31,20 +31,20 @@ def test_a_watcher_sees_its_connection_only_until_it_is_cancelled() -> None:
     watched, other = Stage().open(), Stage().open()
     cancel = watched.relay.add_watcher(lambda direction, data: chunks.append((direction, data)))
     assert (watched.client.is_watched, watched.backend.is_watched) == (True, True)
-    other.relay.data(other.client, b"not seen")
-    watched.relay.data(watched.client, b"up")
-    watched.relay.data(watched.backend, b"down")
+    other.data(other.client, b"not seen")
+    watched.data(watched.client, b"up")
+    watched.data(watched.backend, b"down")
     for _ in range(2):
         cancel()
     assert (watched.client.is_watched, watched.backend.is_watched) == (False, False)
-    watched.relay.data(watched.client, b"too late")
+    watched.data(watched.client, b"too late")
     assert chunks == [("up", b"up"), ("down", b"down")]
 
 
 def test_a_watcher_may_end_the_connection_before_the_chunk_is_passed_on() -> None:
     stage = Stage().open()
     stage.relay.add_watcher(lambda direction, data: stage.relay.end("operator", True))
-    stage.relay.data(stage.client, b"forbidden")
+    stage.data(stage.client, b"forbidden")
     assert stage.asked() == ["abort client", "abort backend"]
 
 
@@ -129,7 +129,7 @@ def test_what_observers_add_amid_a_chunk_is_shown_it() -> None:
 
     stage.monitor.add_observer(Adds())
     for data in (b"before", b"first", b"second"):
-        stage.relay.data(stage.client, data)
+        stage.data(stage.client, data)
     assert seen == [(6, b"first"), (11, b"second")]
 
 

@@ -336,7 +336,7 @@ class SocketEnd:
         if not count:
             return self._handle_end_of_input()
         if self.is_watched or self._observers.watched:
-            self.reports.data(self, bytes(read_buffer[:count]))
+            self.reports.data(self, bytes(read_buffer[:count]), self._loop.now)
         else:  # what the relay would do, without its call
             self.record.count(self._direction, count, self._loop.now)
             if self.track is not None:

@@ -345,7 +345,7 @@ class TlsEnd(SocketEnd):
         self._shared.records.count(taken + reads * _RECORD_COST_BYTES)
         if count:
             if self.is_watched or self._observers.watched:
-                self.reports.data(self, bytes(read_buffer[:count]))
+                self.reports.data(self, bytes(read_buffer[:count]), self._loop.now)
             else:
                 self.record.count(self._direction, count, self._loop.now)
                 if self.track is not None:

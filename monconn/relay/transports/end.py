@@ -514,7 +514,7 @@ class TransportEnd(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Bytes have come."""
         if self.phase == "open":
-            self.reports.data(self, data)
+            self.reports.data(self, data, self._shared.clock.seconds())
 
     def pauseProducing(self) -> None:
         """The transport holds enough bytes (``IPushProducer``)."""

@@ -76,6 +76,8 @@ def test_forget_says_how_many_files_there_are(services: Services) -> None:
     folder = services.json("capture", "start", "--all")["folder"]
     services.monconn("capture", "stop", "--all")
     path = os.path.join(folder, "monconn-20200101T000000Z-000001.pcapng")
+    for name in os.listdir(folder):  # of other tests
+        os.unlink(os.path.join(folder, name))
     with open(path, "wb"):
         pass
     try:

@@ -82,7 +82,7 @@ class Connection:
             opened=0.0,
             state="open",
         )
-        self.record.reading_since = 0.0
+        self.record.reading_since = self.record.backend_reading_since = 0.0
         self.now = 0.0
         self.decoding: Decoding | None = decoding(setting)
 
@@ -594,6 +594,29 @@ def test_a_ping_without_an_answer_is_told() -> None:
     assert connection.end("client_closed") == (
         "device's ping had no answer for 20.0 s; device closed without DISCONNECT"
     )
+
+
+def test_what_the_device_does_not_take_has_no_answer_missing() -> None:
+    connection = Connection()
+    connection.open()
+    connection.chunk("up", PINGREQ, 10.0)
+    connection.record.backend_reading_since = None  # held, as the device takes nothing
+    connection.fin("client", 30.0)
+    assert connection.end("client_closed") == "device closed without DISCONNECT"
+
+    connection = Connection()
+    connection.open()
+    connection.chunk("up", PINGREQ, 10.0)
+    connection.record.backend_reading_since = 29.5  # and read from again
+    connection.fin("client", 30.0)
+    assert connection.end("client_closed") == "device closed without DISCONNECT"
+
+
+def test_a_device_that_waits_for_its_connack_misses_no_keepalive() -> None:
+    connection = Connection()
+    connection.chunk("up", connect(keepalive=10))
+    connection.fin("client", 60.0)
+    assert connection.end("client_closed") == ("broker did not answer the CONNECT")
 
 
 # -- any bytes, in any pieces

@@ -964,7 +964,11 @@ class Operations:
         count: int = 0,
         changed: bool = True,
     ) -> None:
-        """Write the one log line and the one event of an action."""
+        """Write the one log line and the one event of an action.
+
+        :param monitors: those concerned; all if it concerns none yet, as a tap of services to come.
+        """
+        monitors = monitors or list(self.registry)
         if len(target) > _MAX_TARGET_CHARACTERS:
             target = target[: _MAX_TARGET_CHARACTERS - 1] + "…"
         if monitors:

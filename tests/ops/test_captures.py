@@ -200,6 +200,14 @@ def test_each_is_an_action_of_whoever_asks(capturing: Callable[..., Capturing]) 
     ]
 
 
+def test_one_of_services_to_come_is_an_action_too(capturing: Callable[..., Capturing]) -> None:
+    world = capturing()
+    world.start("service:later")
+    assert world.done() == [
+        "began to capture service:later (capture 1) at all services for uid 1000 (ada), pid 7"
+    ]
+
+
 def test_there_are_not_too_many(capturing: Callable[..., Capturing]) -> None:
     world = capturing()
     for _ in range(MOST_CAPTURES):

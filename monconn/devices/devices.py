@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
@@ -92,6 +92,8 @@ class Devices(Observer):
         self._named: dict[ConnectionRecord, Device] = {}
         # By address, which devices with such a name have used it last: the only one, or several.
         self._users: dict[str, Device | set[Device]] = {}
+        # By IP or network, how many devices with such a name were known from there first.
+        self._introduced: Counter[str] = Counter()
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
@@ -187,19 +189,22 @@ class Devices(Observer):
         said = self._identity.said(record) if record.has_facts else None
         if said is not None:
             name, fact = said
-            users = self._users.get(record.client_ip)
-            if (
-                not isinstance(users, set)
-                or len(users) < self._config.kept // 2
-                or self.get(name) is not None
-            ):
+            # One host with ever new names must not have all others forgotten; over IPv6, it has as
+            # many addresses as it likes.
+            origin = self._identity.of(record.client_ip)
+            most = max(1, self._config.kept // 2)
+            if self._introduced[origin] < most or self.get(name) is not None:
                 return self._count_for(record, name, fact)
         return self._count_for(record, self._identity.of(record.client_ip), "")
 
     def _count_for(self, record: ConnectionRecord, name: str, fact: str) -> Device:
         device = self._connected.get(name)
         if device is None:
-            device = self._away.pop(name, None) or Device(name, record.opened_at, fact)
+            device = self._away.pop(name, None)
+            if device is None:
+                device = Device(name, record.opened_at, fact)
+                if fact:
+                    self._introduce(device, record.client_ip)
             self._connected[name] = device
         else:
             self._connected.move_to_end(name)
@@ -226,6 +231,10 @@ class Devices(Observer):
         if len(self._connected) + len(self._away) > self._config.kept:
             self._drop_oldest()
         return device
+
+    def _introduce(self, device: Device, address: str) -> None:
+        device.origin = self._identity.of(address)
+        self._introduced[device.origin] += 1
 
     def _count_identified(self, record: ConnectionRecord) -> None:
         """Count a live connection for the device that it is of, as far as is known by now."""
@@ -390,6 +399,10 @@ class Devices(Observer):
         """End the alarms of a device that is no longer among those that are known."""
         device.is_forgotten = True
         self._deadlines.cancel(device)
+        if device.origin is not None:
+            self._introduced[device.origin] -= 1
+            if not self._introduced[device.origin]:
+                del self._introduced[device.origin]
         if device.fact:
             for address in device.addresses or ():
                 self._remove_user(device, address)
@@ -769,6 +782,8 @@ class Devices(Observer):
                 return
             device = self._away[name] = Device(name, stored.first_seen_at, stored.fact)
             self._away.move_to_end(name, last=False)
+            if stored.fact and stored.addresses:
+                self._introduce(device, stored.addresses[0])
         times = self._config.silent_heartbeats
         was_seen = bool(device.total)
         device.restore(stored, self._clock.seconds(), time.time(), times)

@@ -271,6 +271,7 @@ class Device:
         "name",
         "opened",
         "openings",
+        "origin",
         "quiet_since",
         "reconnect_gaps",
         "reconnect_limit",
@@ -285,6 +286,8 @@ class Device:
         self.name = name
         self.fact = fact
         """The fact about its connections that is its name; empty if its name is an address."""
+        self.origin: str | None = None
+        """The IP or network that it was known from first; None if its name is an address."""
         self.called: str | None = None
         """The client id that its connections tell, though its name is its address; empty if they
         tell several."""

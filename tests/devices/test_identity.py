@@ -195,6 +195,27 @@ def test_one_address_cannot_push_out_all_others() -> None:
     assert "10.9.9.9" in names
 
 
+def test_nor_can_one_host_with_many_addresses() -> None:
+    world = Brokers(kept=10)
+    for number in range(4):
+        world.enter_as(f"mine-{number}", f"10.0.1.{number}").end()
+    for number in range(100):
+        world.enter_as(f"x{number}", f"2001:db8::{number:x}").end()
+    names = world.names()
+    assert [each for each in names if each.startswith("mine")] == [f"mine-{n}" for n in range(4)]
+    assert len(names) == 10
+    assert "2001:db8::/64" in names
+
+
+def test_names_that_were_forgotten_give_their_places_back() -> None:
+    world = Brokers(kept=4)
+    for number in range(10):
+        world.enter_as(f"x{number}", "10.9.9.9").end()
+    world.devices.forget(parse_network("10.9.9.9"))
+    world.enter_as("y", "10.9.9.9").end()
+    assert world.names() == ["y"]
+
+
 def test_another_identity_by_a_library_user() -> None:
     world = Brokers(identity=("asset", "mqtt_client_id", "address"))
     connection = world.enter_as(PUMP)

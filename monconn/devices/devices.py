@@ -590,6 +590,8 @@ class Devices(Observer):
                 return  # no client can come back, and all are being disconnected
             if self._is_blocked(device) or self._is_unrecognizable(device):
                 device.restored = now  # it cannot come back; once it may, it is given its time
+            elif device.is_unread(now):
+                device.quiet_since = now  # as far as is known; it is given its time anew
             else:
                 self._begin_silence(device, now)
         if not device.is_forgotten:

@@ -489,6 +489,20 @@ class Device:
         if record.closed_at is not None:
             self.last_seen_at = record.closed_at
 
+    def is_unread(self, now: float) -> bool:
+        """Whether what it has said lately may be in the kernel's queue still, as the backend does
+        not take what came before.
+
+        :param now: monotonic seconds.
+        """
+        for record in islice(self.live or (), _MOST_COMPARED):
+            since = record.reading_since
+            if record.client_end != "none" or record.backend_reading_since is None:
+                continue  # nothing will come; or we are the client, or are not connected yet
+            if since is None or now - since < LEAST_SILENT_SECONDS:
+                return True
+        return False
+
     def signed_off(self) -> bool:
         """Whether it has no connection, and the last one ended in an orderly way or by us."""
         return self.live is None and self.last_reason in ORDERLY

@@ -306,6 +306,19 @@ def test_a_declared_keepalive_counts_from_the_first_message() -> None:
     assert world.named(PUMP)["keepalive_seconds"] == 60
 
 
+def test_a_device_that_is_not_read_from_is_not_silent() -> None:
+    world = Brokers()
+    record = world.enter_as(PUMP, keepalive=20).record
+    record.reading_since, record.backend_reading_since = None, 1000.0  # the broker takes nothing
+    world.wait(100)
+    assert world.alarms() == []
+    record.reading_since = world.clock.seconds()
+    world.wait(20)
+    assert world.alarms() == []
+    world.wait(40)
+    assert world.kinds() == ["silent"]
+
+
 def test_a_keepalive_of_none_leaves_it_to_the_rhythm() -> None:
     world = Brokers()
     connection = world.enter_as(PUMP, keepalive=0)

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monconn.addresses import name_of_text, parse_network
+from monconn.devices.devices import COUNTED_AT_ONCE, MOST_PENDING
+from monconn.devices.heartbeat import Device
 from monconn.errors import SettingError, SettingTypeError
 from monconn.model.devices import StoredDevice
-from monconn.model.record import iso_time
+from monconn.model.record import ConnectionRecord, iso_time
 from monconn.policy.devices import DeviceRules
 from monconn.policy.policy import Policy
 from tests.properties import examples
@@ -205,6 +207,26 @@ def test_nor_can_one_host_with_many_addresses() -> None:
     assert [each for each in names if each.startswith("mine")] == [f"mine-{n}" for n in range(4)]
     assert len(names) == 10
     assert "2001:db8::/64" in names
+
+
+def test_a_flood_of_names_is_counted_little_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Brokers()
+    devices = world.devices.of("web")
+    counted: list[int] = []
+    count = devices._count_opened
+
+    def count_opened(record: ConnectionRecord) -> Device:
+        counted[-1] += 1
+        return count(record)
+
+    monkeypatch.setattr(devices, "_count_opened", count_opened)
+    for number in range(3 * MOST_PENDING):
+        counted.append(0)
+        world.enter_as(f"x{number}", f"10.9.{number >> 8}.{number & 255}").end()
+        assert len(devices._opened) <= MOST_PENDING
+    assert 0 < max(counted) <= COUNTED_AT_ONCE
+    counted.append(0)
+    assert len(devices) == 3 * MOST_PENDING
 
 
 def test_names_that_were_forgotten_give_their_places_back() -> None:

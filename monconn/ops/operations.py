@@ -783,6 +783,8 @@ class Operations:
             # First of all in memory: what ends alarms of its devices is stored by that.
             steps = memory_steps(monitors, self._devices, network, bool(dry_run))
             done = await self._in_line(steps)
+            if not dry_run:
+                await self._in_line(self.captures.forget_in_steps(network))
             done = attrs.evolve(done, capture_files=self.captures.file_count())
             kind = "a client" if network.num_addresses == 1 else "a network's clients"
             try:

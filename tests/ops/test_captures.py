@@ -577,6 +577,18 @@ def test_who_forgets_a_client_is_told_of_the_files(capturing: Callable[..., Capt
     assert world.result(again.operations.forget(ACTOR, "192.0.2.1")).capture_files == 1
 
 
+def test_who_is_forgotten_is_not_captured_any_more(capturing: Callable[..., Capturing]) -> None:
+    world = armed(capturing, "client_lost")
+    for ip in ("192.0.2.1", "192.0.2.2"):
+        world.lose(ip)
+    world.result(world.operations.forget(ACTOR, "192.0.2.1", dry_run=True))
+    world.result(world.operations.forget(ACTOR, "192.0.2.2"))
+    world.events.clear()
+    live = world.open("192.0.2.1")
+    world.open("192.0.2.2")
+    assert world.captured() == [live.record.id]
+
+
 def test_a_tap_that_is_refused_leaves_nothing(
     capturing: Callable[..., Capturing], monkeypatch: pytest.MonkeyPatch
 ) -> None:

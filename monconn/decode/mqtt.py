@@ -475,6 +475,8 @@ class Mqtt:
         if first == _PINGREQ:
             if self._ping_at is None:
                 self._ping_at = self._record.last_up
+        elif first == _DISCONNECT and body and self._version not in ("", "5.0"):
+            self._up.wrong_at = self._up.at  # it has no reason code (3.1.1, 3.14)
         elif first == _DISCONNECT:
             self._up.has_ended = True
             self._note_disconnect("client", body)

@@ -596,6 +596,16 @@ def test_a_ping_without_an_answer_is_told() -> None:
     )
 
 
+@pytest.mark.parametrize("level", [3, 4])
+def test_before_5_a_disconnect_has_no_reason_code(level: int) -> None:
+    connection = Connection()
+    connection.open(connect(level=level, name="MQIsdp" if level == 3 else "MQTT"))
+    connection.chunk("up", b"\xe0\x01\x91", 1.0)
+    connection.fin("client", 1.0)
+    assert connection.end("client_closed").startswith("device's bytes are no MQTT after 2")
+    assert "mqtt_disconnect" not in connection.facts
+
+
 def test_what_the_device_does_not_take_has_no_answer_missing() -> None:
     connection = Connection()
     connection.open()

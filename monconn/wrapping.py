@@ -136,7 +136,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         record.state = "open"
         record.connected = record.opened
         if self._remote == "client":
-            record.reading_since = record.opened
+            record.reading_since = record.backend_reading_since = record.opened
         self._schedule_check()
         if self._monitor.observers.wants_addresses:
             self.ask_addresses()

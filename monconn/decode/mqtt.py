@@ -465,6 +465,8 @@ class Mqtt:
         since, reading_since = self._packet_at, self._record.reading_since
         if since is None or reading_since is None:
             return 0.0
+        if not self._connack and self._down.wrong_at is None:
+            return 0.0  # most clients ping no broker that has not answered yet
         return until - max(since, reading_since)
 
     # -- packets
@@ -473,6 +475,8 @@ class Mqtt:
         if first == _PINGREQ:
             if self._ping_at is None:
                 self._ping_at = self._record.last_up
+        elif first == _DISCONNECT and body and self._version not in ("", "5.0"):
+            self._up.wrong_at = self._up.at  # it has no reason code (3.1.1, 3.14)
         elif first == _DISCONNECT:
             self._up.has_ended = True
             self._note_disconnect("client", body)
@@ -617,9 +621,11 @@ class Mqtt:
                     f"device was silent for {silence:.1f} s, longer than {whose} MQTT keepalive"
                     f" of {keepalive} s"
                 )
-        if self._ping_at is not None and self._down.wrong_at is None:
+        # An answer may be in the kernel's queue while the device does not take what came before it.
+        reading_since = record.backend_reading_since
+        if self._ping_at is not None and self._down.wrong_at is None and reading_since is not None:
             waited = until - self._ping_at
-            if waited >= PING_SECONDS:
+            if until - max(self._ping_at, reading_since) >= PING_SECONDS:
                 yield f"device's ping had no answer for {waited:.1f} s"
 
     def _end_details(self) -> Iterator[str]:

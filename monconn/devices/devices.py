@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
@@ -55,6 +55,8 @@ and a network behind one address may have thousands."""
 MOST_USERS = 100
 MOST_PENDING = 1_000
 """Connections that may wait to be counted."""
+COUNTED_AT_ONCE = 200
+"""How many are counted when there are more, as everybody else waits meanwhile: 3 ms."""
 ALARMS_RETAINED = 1_000
 """Alarms of one service that are remembered after they are over."""
 MOST_UNSCHEDULED = 100
@@ -92,6 +94,8 @@ class Devices(Observer):
         self._named: dict[ConnectionRecord, Device] = {}
         # By address, which devices with such a name have used it last: the only one, or several.
         self._users: dict[str, Device | set[Device]] = {}
+        # By IP or network, how many devices with such a name were known from there first.
+        self._introduced: Counter[str] = Counter()
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
@@ -120,19 +124,27 @@ class Devices(Observer):
         """Queue a connection to be counted."""
         self._opened[record] = None
         if len(self._opened) > MOST_PENDING:
-            self.catch_up()
+            self._count_some()
 
     def closed(self, record: ConnectionRecord) -> None:
         """Queue the end of a connection to be counted."""
         if record not in self._opened:  # else it is found closed when it is counted
             self._closed.append(record)
             if len(self._closed) > MOST_PENDING:
-                self.catch_up()
+                self._count_some()
 
     def refused(self, record: ConnectionRecord) -> None:
         """Queue an attempt that was refused: of many, the last ones."""
         if record.refusal not in NO_ATTEMPTS:
             self._refused.append(record)
+
+    def _count_some(self) -> None:
+        if len(self._told) > MOST_PENDING:  # these are counted last, and must not pile up either
+            self.catch_up()
+            return
+        for _ in islice(self._count_queued(), COUNTED_AT_ONCE):
+            pass
+        self._schedule_counted()
 
     def catch_up(self) -> None:
         """Count all connections that are queued."""
@@ -187,19 +199,22 @@ class Devices(Observer):
         said = self._identity.said(record) if record.has_facts else None
         if said is not None:
             name, fact = said
-            users = self._users.get(record.client_ip)
-            if (
-                not isinstance(users, set)
-                or len(users) < self._config.kept // 2
-                or self.get(name) is not None
-            ):
+            # One host with ever new names must not have all others forgotten; over IPv6, it has as
+            # many addresses as it likes.
+            origin = self._identity.of(record.client_ip)
+            most = max(1, self._config.kept // 2)
+            if self._introduced[origin] < most or self.get(name) is not None:
                 return self._count_for(record, name, fact)
         return self._count_for(record, self._identity.of(record.client_ip), "")
 
     def _count_for(self, record: ConnectionRecord, name: str, fact: str) -> Device:
         device = self._connected.get(name)
         if device is None:
-            device = self._away.pop(name, None) or Device(name, record.opened_at, fact)
+            device = self._away.pop(name, None)
+            if device is None:
+                device = Device(name, record.opened_at, fact)
+                if fact:
+                    self._introduce(device, record.client_ip)
             self._connected[name] = device
         else:
             self._connected.move_to_end(name)
@@ -226,6 +241,10 @@ class Devices(Observer):
         if len(self._connected) + len(self._away) > self._config.kept:
             self._drop_oldest()
         return device
+
+    def _introduce(self, device: Device, address: str) -> None:
+        device.origin = self._identity.of(address)
+        self._introduced[device.origin] += 1
 
     def _count_identified(self, record: ConnectionRecord) -> None:
         """Count a live connection for the device that it is of, as far as is known by now."""
@@ -390,6 +409,10 @@ class Devices(Observer):
         """End the alarms of a device that is no longer among those that are known."""
         device.is_forgotten = True
         self._deadlines.cancel(device)
+        if device.origin is not None:
+            self._introduced[device.origin] -= 1
+            if not self._introduced[device.origin]:
+                del self._introduced[device.origin]
         if device.fact:
             for address in device.addresses or ():
                 self._remove_user(device, address)
@@ -577,6 +600,8 @@ class Devices(Observer):
                 return  # no client can come back, and all are being disconnected
             if self._is_blocked(device) or self._is_unrecognizable(device):
                 device.restored = now  # it cannot come back; once it may, it is given its time
+            elif device.is_unread(now):
+                device.quiet_since = now  # as far as is known; it is given its time anew
             else:
                 self._begin_silence(device, now)
         if not device.is_forgotten:
@@ -769,6 +794,8 @@ class Devices(Observer):
                 return
             device = self._away[name] = Device(name, stored.first_seen_at, stored.fact)
             self._away.move_to_end(name, last=False)
+            if stored.fact and stored.addresses:
+                self._introduce(device, stored.addresses[0])
         times = self._config.silent_heartbeats
         was_seen = bool(device.total)
         device.restore(stored, self._clock.seconds(), time.time(), times)

@@ -271,6 +271,7 @@ class Device:
         "name",
         "opened",
         "openings",
+        "origin",
         "quiet_since",
         "reconnect_gaps",
         "reconnect_limit",
@@ -285,6 +286,8 @@ class Device:
         self.name = name
         self.fact = fact
         """The fact about its connections that is its name; empty if its name is an address."""
+        self.origin: str | None = None
+        """The IP or network that it was known from first; None if its name is an address."""
         self.called: str | None = None
         """The client id that its connections tell, though its name is its address; empty if they
         tell several."""
@@ -485,6 +488,20 @@ class Device:
         self.left = now if record.closed is None else record.closed
         if record.closed_at is not None:
             self.last_seen_at = record.closed_at
+
+    def is_unread(self, now: float) -> bool:
+        """Whether what it has said lately may be in the kernel's queue still, as the backend does
+        not take what came before.
+
+        :param now: monotonic seconds.
+        """
+        for record in islice(self.live or (), _MOST_COMPARED):
+            since = record.reading_since
+            if record.client_end != "none" or record.backend_reading_since is None:
+                continue  # nothing will come; or we are the client, or are not connected yet
+            if since is None or now - since < LEAST_SILENT_SECONDS:
+                return True
+        return False
 
     def signed_off(self) -> bool:
         """Whether it has no connection, and the last one ended in an orderly way or by us."""

@@ -128,6 +128,8 @@ class ConnectionRecord:
     """Lower bound of when bytes that were pending for a side were last acknowledged."""
     reading_since: float | None = None
     """When we last began to read from the client; None while we do not read from it."""
+    backend_reading_since: float | None = None
+    """The same of the backend; None also before it is connected."""
     half_closed: float | None = None
     """When the first of the two sides sent its end (FIN)."""
     first_end: Side | None = None

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall
 
+from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.config.sections import ABNORMAL, USUAL_DEVICES, CaptureConfig
+from monconn.devices.devices import has_address
 from monconn.devices.identity import DeviceIdentity
 from monconn.errors import NotConfigured, QuestionError, UnknownCapture
 from monconn.log import Logger
@@ -321,6 +323,17 @@ class Triggers(Observer):
             if each.until <= now:
                 del self._active[client]
 
+    def forget_in_steps(self, network: Network) -> Generator[None, None, None]:
+        """Forget that clients of a network have begun captures, and capture no more of them.
+
+        Those that are known by names of their own are forgotten after ``within``, as all are.
+        """
+        for device in tuple(self._remembered):
+            if has_address(network, device):
+                self._remembered.pop(device, None)
+                self._active.pop(device, None)
+            yield
+
     def _has_place(self, now: float) -> bool:
         """Whether one more client can be waited for; perhaps instead of one that does not come:
         strangers with ever new names would keep all places else."""
@@ -510,6 +523,11 @@ class Captures:
             both = [*self._running.values(), *self._ended]
             for each in sorted(both, key=lambda capture: capture.number):
                 yield each.row(self._files)
+
+    def forget_in_steps(self, network: Network) -> Generator[None, None, None]:
+        """Forget what is remembered of a network's clients; files stay as they are."""
+        if self._triggers is not None:
+            yield from self._triggers.forget_in_steps(network)
 
     # -- actions
 

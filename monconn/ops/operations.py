@@ -783,6 +783,8 @@ class Operations:
             # First of all in memory: what ends alarms of its devices is stored by that.
             steps = memory_steps(monitors, self._devices, network, bool(dry_run))
             done = await self._in_line(steps)
+            if not dry_run:
+                await self._in_line(self.captures.forget_in_steps(network))
             done = attrs.evolve(done, capture_files=self.captures.file_count())
             kind = "a client" if network.num_addresses == 1 else "a network's clients"
             try:
@@ -964,7 +966,11 @@ class Operations:
         count: int = 0,
         changed: bool = True,
     ) -> None:
-        """Write the one log line and the one event of an action."""
+        """Write the one log line and the one event of an action.
+
+        :param monitors: those concerned; all if it concerns none yet, as a tap of services to come.
+        """
+        monitors = monitors or list(self.registry)
         if len(target) > _MAX_TARGET_CHARACTERS:
             target = target[: _MAX_TARGET_CHARACTERS - 1] + "…"
         if monitors:

@@ -127,6 +127,8 @@ class _Reader:
         return at
 
     def _add(self, event: Data, now: float) -> None:
+        if type(event.offset) is not int:  # JSON may have 3.0, which cuts nothing
+            raise ValueError("an offset is no whole number")
         if event.offset < self._seen[event.direction]:
             raise ValueError(f"byte {event.offset} comes twice")
         self._note_missing(event.direction, event.offset)

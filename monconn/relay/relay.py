@@ -193,14 +193,19 @@ class Relay:
     def _hold(self, end: End, hold: int) -> None:
         if end.side == "client":
             self.record.reading_since = None
+        else:
+            self.record.backend_reading_since = None
         end.hold(hold)
 
     def _release(self, end: End, hold: int) -> None:
         if len(self._gone) == 2:
             return
-        if end.side == "client" and not end.holds & ~hold:
-            self.record.reading_since = self._monitor.clock.seconds()
-            self._reschedule_check()
+        if not end.holds & ~hold:
+            if end.side == "client":
+                self.record.reading_since = self._monitor.clock.seconds()
+                self._reschedule_check()
+            else:
+                self.record.backend_reading_since = self._monitor.clock.seconds()
         end.release(hold)
 
     def filled(self, end: End) -> None:
@@ -222,6 +227,8 @@ class Relay:
             self._begin()
         else:
             self.record.connected = self._monitor.clock.seconds()
+            if not end.holds:
+                self.record.backend_reading_since = self.record.connected
             self._handle("connected")
             self._release(self.client, HOLD_CONNECTING)
             # It may have ended by now, by what was held for the backend.

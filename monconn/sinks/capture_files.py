@@ -37,7 +37,8 @@ FLUSH_SECONDS = 1.0
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 
-_OURS = re.compile(r"monconn-(\d{8}T\d{6}Z)-(\d{1,9})\.pcapng")
+# Numbers go on from the highest that is there, however high that is.
+_OURS = re.compile(r"monconn-([0-9]{8}T[0-9]{6}Z)-([0-9]+)\.pcapng")
 _NAME_TRIES = 1_000
 
 State = Literal["waiting", "writing", "failing", "done"]

@@ -82,7 +82,7 @@ class Connection:
             opened=0.0,
             state="open",
         )
-        self.record.reading_since = 0.0
+        self.record.reading_since = self.record.backend_reading_since = 0.0
         self.now = 0.0
         self.decoding: Decoding | None = decoding(setting)
 
@@ -594,6 +594,39 @@ def test_a_ping_without_an_answer_is_told() -> None:
     assert connection.end("client_closed") == (
         "device's ping had no answer for 20.0 s; device closed without DISCONNECT"
     )
+
+
+@pytest.mark.parametrize("level", [3, 4])
+def test_before_5_a_disconnect_has_no_reason_code(level: int) -> None:
+    connection = Connection()
+    connection.open(connect(level=level, name="MQIsdp" if level == 3 else "MQTT"))
+    connection.chunk("up", b"\xe0\x01\x91", 1.0)
+    connection.fin("client", 1.0)
+    assert connection.end("client_closed").startswith("device's bytes are no MQTT after 2")
+    assert "mqtt_disconnect" not in connection.facts
+
+
+def test_what_the_device_does_not_take_has_no_answer_missing() -> None:
+    connection = Connection()
+    connection.open()
+    connection.chunk("up", PINGREQ, 10.0)
+    connection.record.backend_reading_since = None  # held, as the device takes nothing
+    connection.fin("client", 30.0)
+    assert connection.end("client_closed") == "device closed without DISCONNECT"
+
+    connection = Connection()
+    connection.open()
+    connection.chunk("up", PINGREQ, 10.0)
+    connection.record.backend_reading_since = 29.5  # and read from again
+    connection.fin("client", 30.0)
+    assert connection.end("client_closed") == "device closed without DISCONNECT"
+
+
+def test_a_device_that_waits_for_its_connack_misses_no_keepalive() -> None:
+    connection = Connection()
+    connection.chunk("up", connect(keepalive=10))
+    connection.fin("client", 60.0)
+    assert connection.end("client_closed") == ("broker did not answer the CONNECT")
 
 
 # -- any bytes, in any pieces

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monconn.addresses import name_of_text, parse_network
+from monconn.devices.devices import COUNTED_AT_ONCE, MOST_PENDING
+from monconn.devices.heartbeat import Device
 from monconn.errors import SettingError, SettingTypeError
 from monconn.model.devices import StoredDevice
-from monconn.model.record import iso_time
+from monconn.model.record import ConnectionRecord, iso_time
 from monconn.policy.devices import DeviceRules
 from monconn.policy.policy import Policy
 from tests.properties import examples
@@ -195,6 +197,47 @@ def test_one_address_cannot_push_out_all_others() -> None:
     assert "10.9.9.9" in names
 
 
+def test_nor_can_one_host_with_many_addresses() -> None:
+    world = Brokers(kept=10)
+    for number in range(4):
+        world.enter_as(f"mine-{number}", f"10.0.1.{number}").end()
+    for number in range(100):
+        world.enter_as(f"x{number}", f"2001:db8::{number:x}").end()
+    names = world.names()
+    assert [each for each in names if each.startswith("mine")] == [f"mine-{n}" for n in range(4)]
+    assert len(names) == 10
+    assert "2001:db8::/64" in names
+
+
+def test_a_flood_of_names_is_counted_little_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Brokers()
+    devices = world.devices.of("web")
+    counted: list[int] = []
+    count = devices._count_opened
+
+    def count_opened(record: ConnectionRecord) -> Device:
+        counted[-1] += 1
+        return count(record)
+
+    monkeypatch.setattr(devices, "_count_opened", count_opened)
+    for number in range(3 * MOST_PENDING):
+        counted.append(0)
+        world.enter_as(f"x{number}", f"10.9.{number >> 8}.{number & 255}").end()
+        assert len(devices._opened) <= MOST_PENDING
+    assert 0 < max(counted) <= COUNTED_AT_ONCE
+    counted.append(0)
+    assert len(devices) == 3 * MOST_PENDING
+
+
+def test_names_that_were_forgotten_give_their_places_back() -> None:
+    world = Brokers(kept=4)
+    for number in range(10):
+        world.enter_as(f"x{number}", "10.9.9.9").end()
+    world.devices.forget(parse_network("10.9.9.9"))
+    world.enter_as("y", "10.9.9.9").end()
+    assert world.names() == ["y"]
+
+
 def test_another_identity_by_a_library_user() -> None:
     world = Brokers(identity=("asset", "mqtt_client_id", "address"))
     connection = world.enter_as(PUMP)
@@ -283,6 +326,19 @@ def test_a_declared_keepalive_counts_from_the_first_message() -> None:
     world.wait(2)
     assert world.kinds() == ["-silent"]
     assert world.named(PUMP)["keepalive_seconds"] == 60
+
+
+def test_a_device_that_is_not_read_from_is_not_silent() -> None:
+    world = Brokers()
+    record = world.enter_as(PUMP, keepalive=20).record
+    record.reading_since, record.backend_reading_since = None, 1000.0  # the broker takes nothing
+    world.wait(100)
+    assert world.alarms() == []
+    record.reading_since = world.clock.seconds()
+    world.wait(20)
+    assert world.alarms() == []
+    world.wait(40)
+    assert world.kinds() == ["silent"]
 
 
 def test_a_keepalive_of_none_leaves_it_to_the_rhythm() -> None:

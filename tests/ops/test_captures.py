@@ -200,6 +200,14 @@ def test_each_is_an_action_of_whoever_asks(capturing: Callable[..., Capturing]) 
     ]
 
 
+def test_one_of_services_to_come_is_an_action_too(capturing: Callable[..., Capturing]) -> None:
+    world = capturing()
+    world.start("service:later")
+    assert world.done() == [
+        "began to capture service:later (capture 1) at all services for uid 1000 (ada), pid 7"
+    ]
+
+
 def test_there_are_not_too_many(capturing: Callable[..., Capturing]) -> None:
     world = capturing()
     for _ in range(MOST_CAPTURES):
@@ -567,6 +575,18 @@ def test_who_forgets_a_client_is_told_of_the_files(capturing: Callable[..., Capt
     again = capturing()
     again.start()
     assert world.result(again.operations.forget(ACTOR, "192.0.2.1")).capture_files == 1
+
+
+def test_who_is_forgotten_is_not_captured_any_more(capturing: Callable[..., Capturing]) -> None:
+    world = armed(capturing, "client_lost")
+    for ip in ("192.0.2.1", "192.0.2.2"):
+        world.lose(ip)
+    world.result(world.operations.forget(ACTOR, "192.0.2.1", dry_run=True))
+    world.result(world.operations.forget(ACTOR, "192.0.2.2"))
+    world.events.clear()
+    live = world.open("192.0.2.1")
+    world.open("192.0.2.2")
+    assert world.captured() == [live.record.id]
 
 
 def test_a_tap_that_is_refused_leaves_nothing(

@@ -374,3 +374,11 @@ def test_each_tap_is_an_action() -> None:
         " uid 1000 (ada), pid 7",
         "began to tap all connections at all services for uid 1000 (ada), pid 7",
     ]
+
+
+def test_a_tap_of_services_to_come_is_an_action_too() -> None:
+    world, _ = world_with(1)
+    opened(world, "not:service:mqtt", follow=True)
+    assert [action.describe() for action in world.actions.all] == [
+        "began to tap not:service:=mqtt (following) at all services for uid 1000 (ada), pid 7"
+    ]

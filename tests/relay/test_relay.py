@@ -302,6 +302,14 @@ def test_reading_since_is_none_while_the_client_is_on_hold(stage: Stage) -> None
     assert stage.record.reading_since == 1007
 
 
+def test_backend_reading_since_is_none_while_the_backend_is_on_hold(stage: Stage) -> None:
+    stage.relay.filled(stage.client)
+    assert stage.record.backend_reading_since is None
+    stage.clock.advance(7)
+    stage.relay.drained(stage.client)
+    assert stage.record.backend_reading_since == 1007
+
+
 # -- ends in order
 
 

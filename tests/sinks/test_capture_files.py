@@ -239,6 +239,16 @@ def test_a_restart_counts_on_and_deletes_earlier_files(make_disk: Callable[..., 
     assert not set(before) & set(after[-2:])
 
 
+def test_a_file_of_a_high_number_does_not_end_the_counting(make_disk: Callable[..., Disk]) -> None:
+    disk = make_disk(keep=4)
+    (disk.folder / "monconn-20200101T000000Z-999999999.pcapng").touch()
+    disk.capture.put(began())
+    for offset in range(0, 10_000, 100):
+        disk.capture.put(data(offset))
+    disk.flush()
+    assert len(disk.names()) == 4
+
+
 def test_what_another_monconn_writes_is_not_deleted(make_disk: Callable[..., Disk]) -> None:
     other = make_disk()
     other.capture.put(began())

@@ -144,13 +144,16 @@ class _Exchange:
         until = self._stepped_at + self._conversation.waiting_seconds + self._patience
         is_whole = self._answer.received >= self._conversation.answered
         if is_whole and self._conversation.backend_end is None:
-            until = max(self._stepped_at, self._received_at) + _MORE_SECONDS
+            until = min(until, max(self._stepped_at, self._received_at) + _MORE_SECONDS)
         return until if until > now else None
 
     def _receive(self) -> None:
         data, ended = self._link.receive()
         if data:
-            self._received_at = time.monotonic()
+            # More than the client had got before its next step delays that no further: a broker
+            # that goes on publishing would have it wait for ever.
+            if not self._steps or self._answer.received < self._steps[-1].answered:
+                self._received_at = time.monotonic()
             self._answer.add(data)
         self._answer.ended = ended
 

@@ -403,3 +403,54 @@ def test_a_backend_that_ends_early_is_sent_the_rest_at_once(
     result = replay(events, serve(talk))
     serve.join()
     assert (result.exit_code, seen) == (0, [b"1", b"2"]), result.output
+
+
+def test_a_backend_that_goes_on_sending_delays_no_step(
+    serve: Serve, replay: Callable[..., Result]
+) -> None:
+    seen: list[bytes] = []
+
+    def talk(client: socket.socket) -> None:
+        client.settimeout(0.02)
+        for _ in range(500):  # more often than the pause that the client made
+            client.sendall(b"!")
+            with suppress(TimeoutError):
+                if not (data := client.recv(10)):
+                    return
+                seen.append(data)
+            if b"".join(seen) == b"?again":
+                return
+
+    events = [BEGAN, down(0, b"!"), up(0, b"?"), up(1, b"again", 100.2), BACKEND_ENDS]
+    result = replay(events, serve(talk), "--timeout", "200ms")
+    serve.join()
+    assert b"".join(seen) == b"?again", result.output
+
+
+def test_a_backend_that_goes_on_sending_is_not_awaited_for_ever(
+    serve: Serve, replay: Callable[..., Result]
+) -> None:
+    is_left: list[bool] = []
+
+    def talk(client: socket.socket) -> None:
+        client.settimeout(0.05)
+        for _ in range(100):
+            client.sendall(b"!")
+            with suppress(TimeoutError):
+                if not client.recv(10):
+                    is_left.append(True)
+                    return
+
+    result = replay([BEGAN, down(0, b"!"), up(0, b"?")], serve(talk), "--timeout", "300ms")
+    serve.join()
+    assert is_left, result.output
+
+
+@pytest.mark.parametrize("offset", ["3.0", "NaN", "true"])
+def test_offsets_that_are_no_numbers_of_bytes(tmp_path: Path, offset: str) -> None:
+    file = tmp_path / "events.jsonl"
+    lines = [json.dumps(to_json(each)) for each in (BEGAN, up(0, b"?"), down(3, b"abc"))]
+    file.write_text("\n".join(lines).replace('"offset": 3', f'"offset": {offset}'))
+    result = CliRunner().invoke(main, ["replay", str(file), "--to", "127.0.0.1:1", "--partial"])
+    assert result.exit_code == 2
+    assert "an offset is no whole number" in result.stderr

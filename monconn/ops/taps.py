@@ -209,10 +209,13 @@ class Tap:
 
     def _end(self, connection_id: int) -> None:
         """A connection is closed, or must not be seen any more: its last events."""
-        ended = self._flows.pop(connection_id, None)
+        ended = self._flows.get(connection_id)
         if ended is not None:
             ended.stop()
+            # Before it is removed: whoever takes one of its last events must not find the tap over,
+            # and leave the others.
             ended.finish()
+            self._flows.pop(connection_id, None)
             self._wake_if_over()
 
     def _end_all(self, monitor: Monitor) -> None:

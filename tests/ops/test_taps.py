@@ -358,6 +358,25 @@ def test_ready_is_called_once_until_all_is_taken() -> None:
     assert calls == [tap, tap]
 
 
+def test_it_is_over_only_with_its_very_last_event() -> None:
+    """Also to whoever takes each event as it comes."""
+    world, (live,) = world_with(1)
+    kinds: list[str] = []
+    over_after: list[int] = []
+
+    def take(tap: Tap) -> None:
+        kinds.extend(event.kind for event in taken(tap))
+        if tap.is_over:
+            over_after.append(len(kinds))
+
+    world.operations.taps.open(take)
+    live.record.note_end("client", "fin")
+    live.record.note_end("backend", "reset")
+    live.end("backend_reset")
+    assert kinds == ["began", "side_ended", "side_ended", "ended"]
+    assert set(over_after) == {4}
+
+
 # -- who has done it
 
 

@@ -159,6 +159,7 @@ class Tap:
         for cancel in self._policies.values():
             cancel()
         self._flows.clear()
+        self._policies.clear()
         self._queue.clear()
 
     # -- called by Taps
@@ -238,6 +239,10 @@ class Tap:
             self._ready(self)
 
 
+def _nothing() -> None:
+    """Cancels what was cancelled."""
+
+
 class _Flow:
     """One connection of one tap."""
 
@@ -254,7 +259,7 @@ class _Flow:
         )
         self._has_begun = False
         self._seen_ends: dict[Side, SideEnd] = {}
-        self._cancel: Callable[[], None] = lambda: None
+        self._cancel: Callable[[], None] = _nothing
 
     def start(self) -> None:
         """Watch the connection's payload.
@@ -266,7 +271,9 @@ class _Flow:
 
     def stop(self) -> None:
         """Watch it no more: it is spliced again, if nobody else watches it."""
-        self._cancel()
+        # It leads back to here: no cycle is left to be collected; a tap may have thousands of them.
+        cancel, self._cancel = self._cancel, _nothing
+        cancel()
 
     def belongs_to(self, monitor: Monitor) -> bool:
         """Whether it is a connection of this monitor's."""
@@ -301,7 +308,7 @@ class _Flow:
             data = data[: self._left[direction]]
             self._left[direction] -= len(data)
             if not any(self._left.values()):
-                self._cancel()
+                self.stop()
         if data:
             self._tap._put_data(Data(record.id, time.time(), direction, offset, data))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -375,6 +377,25 @@ def test_it_is_over_only_with_its_very_last_event() -> None:
     live.end("backend_reset")
     assert kinds == ["began", "side_ended", "side_ended", "ended"]
     assert set(over_after) == {4}
+
+
+def test_taps_leave_no_cycles_to_be_collected() -> None:
+    world, connections = world_with(4)
+    gc.disable()
+    try:
+        tap = opened(world).tap
+        limited = world.operations.taps.open(ready, first=1)
+        for each in connections[:3]:
+            each.data("up", b"bytes")
+            each.data("down", b"bytes")
+        connections[0].end("operator")
+        left = [weakref.ref(each) for each in (tap, limited)]
+        tap.close()
+        limited.close()
+        del tap, limited
+        assert [each() for each in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 # -- who has done it

@@ -37,6 +37,9 @@ MOST_TAPS = 32
 MOST_CONNECTIONS = 1_000
 """Connections of one tap at the same time; others are left out, and counted. One counts until its
 last event is taken."""
+MOST_LEFT_OUT = 10 * MOST_CONNECTIONS
+"""Live connections of which a tap remembers that they are left out, so that each is counted once:
+they are tried again when they are identified."""
 QUEUE_BYTES = 4 * 1024 * 1024
 """The most that the events of one tap may hold; so a reader may be late by that much."""
 EVENT_BYTES = 256
@@ -108,6 +111,8 @@ class Tap:
         """Subscriptions to those of the services of tapped connections."""
         self._held: set[int] = set()
         """The connections whose last event was not taken yet."""
+        self._left_out: set[int] = set()
+        """Live connections that are counted as left out."""
         self._wake_is_due = True
         self.follows = follows
         """Whether connections that are opened, or match, later are tapped as well."""
@@ -160,6 +165,7 @@ class Tap:
             cancel()
         self._flows.clear()
         self._policies.clear()
+        self._left_out.clear()
         self._queue.clear()
 
     # -- called by Taps
@@ -177,7 +183,7 @@ class Tap:
         if record.id in self._flows or self.is_closed or monitor.policy.payload == "never":
             return
         if len(self._held) >= MOST_CONNECTIONS:
-            self.left_out += 1
+            self._leave_out(record.id)
             return
         added = _Flow(self, monitor, record, self._first)
         try:
@@ -192,6 +198,12 @@ class Tap:
             self._taps._clock.callLater(0, added.begin)
         else:
             added.begin()
+
+    def _leave_out(self, connection_id: int) -> None:
+        if connection_id not in self._left_out:
+            self.left_out += 1
+            if len(self._left_out) < MOST_LEFT_OUT:
+                self._left_out.add(connection_id)
 
     def _put(self, event: FlowEvent) -> None:
         """Queue an event that is never dropped; there are four of each connection at most."""
@@ -210,6 +222,7 @@ class Tap:
 
     def _end(self, connection_id: int) -> None:
         """A connection is closed, or must not be seen any more: its last events."""
+        self._left_out.discard(connection_id)
         ended = self._flows.get(connection_id)
         if ended is not None:
             ended.stop()

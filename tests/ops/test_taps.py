@@ -332,6 +332,18 @@ def test_connections_beyond_the_limit_are_left_out(monkeypatch: pytest.MonkeyPat
     assert tap.left_out == 2
 
 
+def test_what_is_left_out_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is tried again, as its bytes tell more of it."""
+    monkeypatch.setattr(taps, "MOST_CONNECTIONS", 1)
+    world, _ = world_with(1)
+    tap = opened(world, follow=True).tap
+    later = WatchableConnection(world.registry.get("mqtt")).open()
+    later.tell(b"CONNECT", mqtt_client_id="pump-7")
+    assert (len(tap), tap.left_out) == (1, 1)
+    later.end("operator")
+    assert not tap._left_out, "it is forgotten"
+
+
 def test_taps_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taps, "MOST_TAPS", 2)
     world, _ = world_with(1)

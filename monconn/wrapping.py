@@ -234,11 +234,12 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
 
     def _count(self, direction: Direction, data: bytes) -> None:
         record, now = self.record, self._monitor.clock.seconds()
-        if record.state == "closed":
-            return  # the transport discards it
+        if record.state == "closed" or not data:
+            return  # the transport discards it; and many protocols write nothing now and then
         record.count(direction, len(data), now)
         if self._recording is not None:
             (self._recording.up if direction == "up" else self._recording.down).add(data, now)
+        data = bytes(data)  # no copy, unless it is a bytearray, which its owner may go on to change
         if self.decoding is not None:
             self._monitor.decode(self, direction, data)
         if self._monitor.observers.watched:

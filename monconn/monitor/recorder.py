@@ -248,7 +248,9 @@ class Recording:
         for side, direction, track in sides:
             sent = record.up if direction == "up" else record.down
             for at, offset, data in track.chunks():
-                latest[side] = at
+                # A chunk that is passed on within Python has the time of now, and one that follows
+                # it in the same turn has that of the turn: bytes never come before earlier ones.
+                latest[side] = at = max(at, latest[side])
                 of_bytes.append(Data(record.id, wall + at, direction, offset, data))
             how = record.end_of(side)
             if how != "none":

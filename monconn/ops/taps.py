@@ -37,6 +37,9 @@ MOST_TAPS = 32
 MOST_CONNECTIONS = 1_000
 """Connections of one tap at the same time; others are left out, and counted. One counts until its
 last event is taken."""
+MOST_LEFT_OUT = 10 * MOST_CONNECTIONS
+"""Live connections of which a tap remembers that they are left out, so that each is counted once:
+they are tried again when they are identified."""
 QUEUE_BYTES = 4 * 1024 * 1024
 """The most that the events of one tap may hold; so a reader may be late by that much."""
 EVENT_BYTES = 256
@@ -108,6 +111,8 @@ class Tap:
         """Subscriptions to those of the services of tapped connections."""
         self._held: set[int] = set()
         """The connections whose last event was not taken yet."""
+        self._left_out: set[int] = set()
+        """Live connections that are counted as left out."""
         self._wake_is_due = True
         self.follows = follows
         """Whether connections that are opened, or match, later are tapped as well."""
@@ -159,6 +164,8 @@ class Tap:
         for cancel in self._policies.values():
             cancel()
         self._flows.clear()
+        self._policies.clear()
+        self._left_out.clear()
         self._queue.clear()
 
     # -- called by Taps
@@ -176,7 +183,7 @@ class Tap:
         if record.id in self._flows or self.is_closed or monitor.policy.payload == "never":
             return
         if len(self._held) >= MOST_CONNECTIONS:
-            self.left_out += 1
+            self._leave_out(record.id)
             return
         added = _Flow(self, monitor, record, self._first)
         try:
@@ -191,6 +198,12 @@ class Tap:
             self._taps._clock.callLater(0, added.begin)
         else:
             added.begin()
+
+    def _leave_out(self, connection_id: int) -> None:
+        if connection_id not in self._left_out:
+            self.left_out += 1
+            if len(self._left_out) < MOST_LEFT_OUT:
+                self._left_out.add(connection_id)
 
     def _put(self, event: FlowEvent) -> None:
         """Queue an event that is never dropped; there are four of each connection at most."""
@@ -209,10 +222,14 @@ class Tap:
 
     def _end(self, connection_id: int) -> None:
         """A connection is closed, or must not be seen any more: its last events."""
-        ended = self._flows.pop(connection_id, None)
+        self._left_out.discard(connection_id)
+        ended = self._flows.get(connection_id)
         if ended is not None:
             ended.stop()
+            # Before it is removed: whoever takes one of its last events must not find the tap over,
+            # and leave the others.
             ended.finish()
+            self._flows.pop(connection_id, None)
             self._wake_if_over()
 
     def _end_all(self, monitor: Monitor) -> None:
@@ -235,6 +252,10 @@ class Tap:
             self._ready(self)
 
 
+def _nothing() -> None:
+    """Cancels what was cancelled."""
+
+
 class _Flow:
     """One connection of one tap."""
 
@@ -251,7 +272,7 @@ class _Flow:
         )
         self._has_begun = False
         self._seen_ends: dict[Side, SideEnd] = {}
-        self._cancel: Callable[[], None] = lambda: None
+        self._cancel: Callable[[], None] = _nothing
 
     def start(self) -> None:
         """Watch the connection's payload.
@@ -263,7 +284,9 @@ class _Flow:
 
     def stop(self) -> None:
         """Watch it no more: it is spliced again, if nobody else watches it."""
-        self._cancel()
+        # It leads back to here: no cycle is left to be collected; a tap may have thousands of them.
+        cancel, self._cancel = self._cancel, _nothing
+        cancel()
 
     def belongs_to(self, monitor: Monitor) -> bool:
         """Whether it is a connection of this monitor's."""
@@ -298,7 +321,7 @@ class _Flow:
             data = data[: self._left[direction]]
             self._left[direction] -= len(data)
             if not any(self._left.values()):
-                self._cancel()
+                self.stop()
         if data:
             self._tap._put_data(Data(record.id, time.time(), direction, offset, data))
 

@@ -235,6 +235,25 @@ def test_a_recording_is_a_flow_of_events() -> None:
     )
 
 
+def test_bytes_come_in_their_order_whatever_their_times() -> None:
+    """Those that are passed on within Python have a later time than the turn they are in."""
+    world = World(first=4, last=4)
+    connection = world.open()
+    recording = connection.recording
+    assert recording is not None
+    now = world.clock.seconds()
+    for data, at in ((b"first", now + 0.002), (b"second", now), (b"third", now - 0.001)):
+        connection.record.count("up", len(data), at)
+        recording.up.add(data, at)
+    world.clock.advance(1)
+    world.close(connection)
+    events = world.recorder.events(connection.record.id)
+    assert events is not None
+    pieces = [(event.offset, event.data) for event in events if isinstance(event, Data)]
+    assert pieces == [(0, b"firs"), (12, b"hird")]
+    assert [event.at for event in events] == sorted(event.at for event in events)
+
+
 def rounded(events: Sequence[FlowEvent]) -> list[FlowEvent]:
     return [attrs.evolve(event, at=round(event.at, 3)) for event in events]
 

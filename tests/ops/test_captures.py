@@ -130,6 +130,20 @@ def test_ids_are_of_live_connections_and_the_capture_ends_with_them(
         world.start("9999")
 
 
+def test_a_capture_that_ends_with_its_connection_has_the_reason(
+    capturing: Callable[..., Capturing],
+) -> None:
+    world = capturing()
+    live = world.open()
+    world.start(str(live.record.id))
+    live.data("up", b"bye")
+    live.record.note_end("client", "reset")
+    live.end("client_reset")
+    assert [event.kind for event in world.events] == ["began", "data", "side_ended", "ended"]
+    assert isinstance(world.events[-1], Ended)
+    assert world.events[-1].reason == "client_reset"
+
+
 def test_only_the_first_bytes_are_captured(capturing: Callable[..., Capturing]) -> None:
     world = capturing(first=4)
     live = world.open()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -330,6 +332,18 @@ def test_connections_beyond_the_limit_are_left_out(monkeypatch: pytest.MonkeyPat
     assert tap.left_out == 2
 
 
+def test_what_is_left_out_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is tried again, as its bytes tell more of it."""
+    monkeypatch.setattr(taps, "MOST_CONNECTIONS", 1)
+    world, _ = world_with(1)
+    tap = opened(world, follow=True).tap
+    later = WatchableConnection(world.registry.get("mqtt")).open()
+    later.tell(b"CONNECT", mqtt_client_id="pump-7")
+    assert (len(tap), tap.left_out) == (1, 1)
+    later.end("operator")
+    assert not tap._left_out, "it is forgotten"
+
+
 def test_taps_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taps, "MOST_TAPS", 2)
     world, _ = world_with(1)
@@ -356,6 +370,44 @@ def test_ready_is_called_once_until_all_is_taken() -> None:
     assert len(taken(tap)) == 3
     live.data("up", b"3")
     assert calls == [tap, tap]
+
+
+def test_it_is_over_only_with_its_very_last_event() -> None:
+    """Also to whoever takes each event as it comes."""
+    world, (live,) = world_with(1)
+    kinds: list[str] = []
+    over_after: list[int] = []
+
+    def take(tap: Tap) -> None:
+        kinds.extend(event.kind for event in taken(tap))
+        if tap.is_over:
+            over_after.append(len(kinds))
+
+    world.operations.taps.open(take)
+    live.record.note_end("client", "fin")
+    live.record.note_end("backend", "reset")
+    live.end("backend_reset")
+    assert kinds == ["began", "side_ended", "side_ended", "ended"]
+    assert set(over_after) == {4}
+
+
+def test_taps_leave_no_cycles_to_be_collected() -> None:
+    world, connections = world_with(4)
+    gc.disable()
+    try:
+        tap = opened(world).tap
+        limited = world.operations.taps.open(ready, first=1)
+        for each in connections[:3]:
+            each.data("up", b"bytes")
+            each.data("down", b"bytes")
+        connections[0].end("operator")
+        left = [weakref.ref(each) for each in (tap, limited)]
+        tap.close()
+        limited.close()
+        del tap, limited
+        assert [each() for each in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 # -- who has done it

@@ -11,6 +11,8 @@ from zope.interface import implementer
 
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
+from monconn.policy.policy import Policy
+from monconn.policy.recorder import RecorderSettings
 from monconn.testing import MemoryTransport, RecordingObserver, connect, make_monitor
 from monconn.wrapping import MonitoringFactory
 
@@ -96,3 +98,37 @@ def test_an_observer_may_write_to_another_connection() -> None:
         ("data", chat.wrapper.record),
     ]
     assert chat.transport.written == b"a new one: %d" % newcomer.record.id
+
+
+def test_a_write_of_no_bytes_is_none(logged_failures: list[Any]) -> None:
+    """Some protocols write them, and decoders expect a first byte."""
+    monitor = make_monitor()
+    monitor.apply(Policy.of(recorder=RecorderSettings()))
+    made: tuple[Any, MemoryTransport] = connect(
+        MonitoringFactory(monitor, Factory.forProtocol(Protocol))
+    )
+    wrapper, transport = made
+    wrapper.write(b"")
+    wrapper.writeSequence([b"", b""])
+    transport.peer_sends(b"GET / HTTP/1.1\r\nHost: example.net\r\n\r\n")
+    assert logged_failures == []
+    assert wrapper.record.facts["http_host"] == "example.net"
+    events = monitor.recorder.events(wrapper.record.id)
+    assert events is not None
+    assert [event.kind for event in events] == ["began", "data", "ended"]
+
+
+def test_a_watcher_is_shown_bytes_whatever_was_written() -> None:
+    """It may store them, and the protocol may go on to change what it has written."""
+    monitor = make_monitor()
+    made: tuple[Any, Any] = connect(MonitoringFactory(monitor, Factory.forProtocol(Protocol)))
+    wrapper, transport = made
+    transport.write = lambda data: None  # as Twisted's sockets do, it takes bytearrays too
+    seen: list[bytes] = []
+    monitor.watch(wrapper.record.id, lambda direction, data: seen.append(data))
+    buffer = bytearray(b"first")
+    wrapper.write(buffer)
+    buffer[:] = b"later"
+    wrapper.write(memoryview(b"second"))
+    assert seen == [b"first", b"second"]
+    assert [type(each) for each in seen] == [bytes, bytes]

@@ -262,6 +262,20 @@ def test_a_story_of_very_many_services() -> None:
     assert sum("client_closed" in line for line in lines) > 5
 
 
+def test_a_detail_goes_before_what_its_reason_means(world: DeviceWorld) -> None:
+    for detail in ("device said goodbye", "device missed its own MQTT keepalive of 60 s by 31.5 s"):
+        (connection,) = world.connect("web", "10.0.0.7")
+        connection.record.detail = detail
+        world.clock.advance(6)
+        connection.end("backend_closed")
+    rows = [row.to_json() for row in world.story("10.0.0.7").rows]
+    head = world.story("10.0.0.7").head
+    timeline = "\n".join(story_lines(head, rows, 80, 22))
+    assert "backend_closed: device said goodbye\n" in timeline
+    assert "backend_closed: device missed its own MQTT" in timeline
+    assert "the backend closed its side" in " ".join(story_lines(head, rows, 80, None))
+
+
 def test_neither_alarm_nor_reason_is_cut() -> None:
     long, wide = "n" * 200, "\u6f22" * 60
     world = DeviceWorld(long, wide)

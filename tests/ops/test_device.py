@@ -70,6 +70,17 @@ def test_story(world: DeviceWorld) -> None:
     assert world.story("SENSOR.example").head["device"] == "10.0.0.7"
 
 
+def test_facts_of_two_connections_are_not_mixed(world: DeviceWorld) -> None:
+    (first,) = world.connect("web", "10.0.0.7")
+    first.record.facts.update({"protocol": "mqtt", "mqtt_disconnect": "normal", "asset": "A7"})
+    world.clock.advance(5)
+    first.end("client_closed")
+    (second,) = world.connect("web", "10.0.0.7")
+    second.record.facts.update({"protocol": "mqtt", "mqtt_user": "ada"})
+    facts = world.story("10.0.0.7").head["facts"]
+    assert facts == {"protocol": "mqtt", "mqtt_user": "ada", "asset": "A7"}
+
+
 def test_a_device_that_is_a_network_is_found_by_any_address(world: DeviceWorld) -> None:
     world.connect("web", "2001:db8::1", "2001:db8::2")
     for name in ("2001:db8::1", "2001:db8:0::ffff", "2001:db8::/64"):

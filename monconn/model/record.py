@@ -36,13 +36,15 @@ FACTS = 16
 FACT_CHARACTERS = 256
 FACT_NAME_CHARACTERS = 32
 MOST_FACT_NAMES = 1_000
-_fact_names = {  # those that monconn itself sets
+OWN_FACTS = (
     *("tls_version", "tls_server_name", "alpn", "tls_alpn_offered"),
     *("protocol", "http_method", "http_path", "http_host", "ssh_client", "ssh_server"),
     *("mqtt_client_id", "mqtt_user", "mqtt_version", "mqtt_keepalive_seconds"),
     *("mqtt_clean_start", "mqtt_connack", "mqtt_disconnect", "mqtt_disconnect_by"),
     *("postgresql_user", "postgresql_database"),
-}
+)
+"""The names of the facts that monconn itself sets."""
+_fact_names = set(OWN_FACTS)
 PROTOCOLS = ("tls", "http", "ssh", "mqtt", "postgresql", "unknown")
 """The values of the fact ``protocol``, unless it is set by code that knows others."""
 _FACT_NAME = re.compile(f"[a-z][a-z0-9_]{{0,{FACT_NAME_CHARACTERS - 1}}}")

@@ -39,7 +39,7 @@ _DECIDED_BY_US = frozenset(
     )
 )
 """Reasons of ends in good order that monconn begins, and whose peers may take their time."""
-_PLACEHOLDER = re.compile(r"\b(IP|ID|SERVICE)\b")
+_PLACEHOLDER = re.compile(r"\b(IP|ID|NAME|CLIENT_ID|SERVICE)\b")
 
 
 @attrs.frozen
@@ -78,16 +78,22 @@ def account_of(connection: Row | Values) -> Account:
 
 
 def _about(explanation: Explanation, values: Values) -> Explanation:
-    """An explanation whose steps name the connection instead of ``IP``, ``ID`` and ``SERVICE``."""
+    """An explanation whose steps name the connection instead of ``IP``, ``ID``, ``NAME`` and so on.
+
+    ``NAME`` is that of its device: the client id that it has told, or else its address.
+    """
     words = {
         "IP": _text(values, "client_ip"),
         "ID": _text(values, "id"),
         "SERVICE": _text(values, "service"),
+        "CLIENT_ID": _text(values.get("facts") or {}, "mqtt_client_id"),
     }
-    # What a shell would take for something else stays a placeholder.
-    words = {name: word for name, word in words.items() if re.fullmatch(r"[\w.:-]+", word)}
+    # What a shell or a verb would take for something else, as an option, stays a placeholder.
+    words = {name: word for name, word in words.items() if re.fullmatch(r"[\w.:][\w.:-]*", word)}
     if not re.fullmatch(r"[0-9a-fA-F.:]+", words.get("IP", "")):
         words.pop("IP", None)  # "unix" and "local" are no addresses
+    if name := words.get("CLIENT_ID") or words.get("IP"):
+        words["NAME"] = name
 
     def fill(step: Step) -> Step:
         command = _PLACEHOLDER.sub(lambda found: words.get(found[0], found[0]), step.command)

@@ -18,7 +18,7 @@ from monconn.devices.devices import Devices, DevicesService
 from monconn.devices.diagnosis import MOST_ENDS, DeviceEnd, device_pattern
 from monconn.devices.heartbeat import INFINITE, Device
 from monconn.errors import FileError, UnknownDevice, quoted
-from monconn.model.record import ConnectionRecord, iso_time
+from monconn.model.record import OWN_FACTS, ConnectionRecord, iso_time
 from monconn.monitor.monitor import Monitor
 from monconn.ops.device_rows import TimelineRow
 from monconn.ops.rows import DeviceRow
@@ -505,11 +505,16 @@ def _ends(ended: Sequence[Mapping[str, Any]], live: Sequence[Mapping[str, Any]])
 
 
 def _facts(connections: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The facts about a device's connections, the latest value of each."""
+    """The facts about a device's connections, the latest value of each.
+
+    Those that monconn itself sets are of one connection, the latest that has any: how an earlier
+    one has said goodbye is not true of one that is live.
+    """
     facts: dict[str, Any] = {}
     for each in connections:
+        is_latest = not any(name in OWN_FACTS for name in facts)
         for name, value in (each.get("facts") or {}).items():
-            if name in facts or len(facts) < _MOST_FACTS:
+            if (is_latest or name not in OWN_FACTS) and (name in facts or len(facts) < _MOST_FACTS):
                 facts.setdefault(name, value)
     return facts
 

@@ -80,13 +80,17 @@ def story_lines(
     widths = [max(cell_width(row[n]) for row in (titles, *cells)) for n in range(len(titles))]
     room = max(width - sum(widths) - 2 * len(widths), 20)
     timeline: list[list[str]] = []
-    for *fixed, what in ([*titles, "WHAT (newest first)"], *cells):
+    for row, (*fixed, what) in zip(
+        (None, *rows), ([*titles, "WHAT (newest first)"], *cells), strict=True
+    ):
         first = "  ".join(
             f"{text:<{widths[n]}}" if n == 0 else f"{text:>{widths[n]}}"
             for n, text in enumerate(fixed)
         )
         parts = wrapped(printable(what), room)
         if most_lines is not None and " ALARM " not in f" {what}":
+            if len(parts) > 1 and row is not None:  # the detail goes before the reason's meaning
+                what = _cells(row, has_services, is_brief=True)[-1]
             parts = [shortened(printable(what), room)]  # the reason comes first
         indent = " " * (sum(widths) + 2 * len(widths))
         timeline.append([f"{first}  {parts[0]}", *(indent + part for part in parts[1:])])
@@ -210,9 +214,9 @@ def _live_text(connection: Json) -> str:
     )
 
 
-def _cells(row: Json, has_services: bool) -> tuple[str, ...]:
+def _cells(row: Json, has_services: bool, is_brief: bool = False) -> tuple[str, ...]:
     duration = row.get("duration_seconds")
-    what = _what(row)
+    what = _what(row, is_brief)
     if has_services and row.get("service"):
         what = f"{shortened(printable(str(row['service'])), _SERVICE_WIDTH)}: {what}"
     return (
@@ -224,11 +228,17 @@ def _cells(row: Json, has_services: bool) -> tuple[str, ...]:
     )
 
 
-def _what(row: Json) -> str:
+def _what(row: Json, is_brief: bool) -> str:
+    """What happened, in one line.
+
+    :param is_brief: without what a reason means, if there is a detail that says more.
+    """
     kind, detail = row["what"], row.get("detail")
     more = f" ({detail})" if detail else ""
     if kind == "ended":
         reason = str(row.get("reason"))
+        if is_brief and detail:
+            return f"{reason}: {detail}"
         return f"{reason}: {in_brief(reason) or 'it ended'}{more}"
     if kind == "open":
         return f"open since then, id {row.get('id')}"

@@ -167,7 +167,7 @@ _REASONS = (
         ),
         (
             Step("When was it last heard, and how bad was the network before?", "monconn show ID"),
-            Step("Does it come back, how often, after which silence?", "monconn device IP"),
+            Step("Does it come back, how often, after which silence?", "monconn device NAME"),
             Step(
                 "Has it happened before, and to others at the same time?",
                 "monconn history reason:client_lost --since 1d",
@@ -367,7 +367,7 @@ _REASONS = (
             Step("Had it sent anything, and who was to speak next?", "monconn show ID"),
             Step(
                 "Its usual interval between messages: read_timeout must be longer.",
-                "monconn device IP",
+                "monconn device NAME",
             ),
             Step("read_timeout: 0 switches it off; max_idle counts both directions."),
         ),
@@ -415,7 +415,7 @@ _REASONS = (
             Step("Who spoke last, and when?", "monconn show ID"),
             Step(
                 "How long its pauses usually are",
-                "monconn device IP",
+                "monconn device NAME",
             ),
             Step(
                 "max_idle: 8h for services that may be silent, or a keepalive in the protocol"
@@ -726,7 +726,9 @@ _ALARMS = (
             "It cannot reach us: expired certificate, changed address, a firewall.",
         ),
         (
-            Step("Its rhythm, its silences and its last ends, on one screen", "monconn device IP"),
+            Step(
+                "Its rhythm, its silences and its last ends, on one screen", "monconn device NAME"
+            ),
             Step("Is its kernel still heard (HEARD), is it unreachable?", "monconn list client:IP"),
             Step("silent_heartbeats: 5 is more patient, 0 raises none; also for one service."),
         ),
@@ -749,7 +751,7 @@ _ALARMS = (
             "Many clients behind one address (NAT), whose failures add up.",
         ),
         (
-            Step("Which failures, after how long?", "monconn device IP"),
+            Step("Which failures, after how long?", "monconn device NAME"),
             Step("Its last ends", "monconn list --closed client:IP"),
             Step("storm_connections: 100 for many behind one address, 0 raises none."),
         ),
@@ -772,7 +774,7 @@ _ALARMS = (
         ),
         (
             Step("Its addresses and its last ends, on one screen", "monconn device NAME"),
-            Step("Which connections are live?", "monconn list mqtt_client_id:=NAME"),
+            Step("Which connections are live?", "monconn list mqtt_client_id:=CLIENT_ID"),
             Step("Give each device a client id of its own."),
         ),
         see="devices.md#duplicate",
@@ -848,7 +850,7 @@ _MQTT = (
         ),
         (
             Step("Did its kernel still answer? The line client side.", "monconn show ID"),
-            Step("Is it a habit of this device's?", "monconn device IP"),
+            Step("Is it a habit of this device's?", "monconn device NAME"),
             Step(
                 "A keepalive below the idle time-out of what is on the way; one that covers sleep."
             ),
@@ -863,7 +865,12 @@ _MQTT = (
             "Of a device: its program crashed or was killed, or does not call disconnect().",
             "Of a broker: it stopped, or another connection has the same client id.",
         ),
-        (Step("Who else has this client id", "monconn list --closed client:IP"),),
+        (
+            Step(
+                "Who else has this client id?",
+                "monconn list --closed mqtt_client_id:=CLIENT_ID",
+            ),
+        ),
     ),
     _mqtt(
         "no_connack",
@@ -921,7 +928,12 @@ _MQTT = (
             "The device connected anew before its old connection was noticed to be dead.",
             "Two devices have the same client id, and throw each other out by turns.",
         ),
-        (Step("The connections of this address", "monconn list --closed client:IP"),),
+        (
+            Step(
+                "The connections with this client id",
+                "monconn list --closed mqtt_client_id:=CLIENT_ID",
+            ),
+        ),
     ),
     _mqtt(
         "keep_alive_timeout",

@@ -198,6 +198,11 @@ class PlainTextEncoder(_TextEncoder):
         self._sent_at = 0.0
         self._is_amid_line = False
 
+    def finish(self) -> bytes:
+        """The end of the last line, if there is none yet."""
+        is_amid_line, self._is_amid_line = self._is_amid_line, False
+        return b"\n" if is_amid_line else b""
+
     def _data_text(self, event: Data) -> str:
         sender = event.connection, event.direction
         head = ""

@@ -839,7 +839,9 @@ class Operations:
             owners = {each: monitor for monitor in monitors for each in ids if each in monitor}
             unknown = tuple(each for each in ids if each not in owners)
             if len(unknown) == len(ids):
-                raise UnknownConnection(f"no live connection has the {_ids_text(ids)}")
+                recorded = [each for each in ids if any(m.recorder.find(each) for m in monitors)]
+                hint = f": monconn recording {recorded[0]} has what was said" if recorded else ""
+                raise UnknownConnection(f"no live connection has the {_ids_text(ids)}{hint}")
             allowed = list(dict.fromkeys(owners.values()))
             if names := [each.name for each in allowed if each.policy.payload == "never"]:
                 raise payload_forbidden(names)

@@ -129,7 +129,9 @@ def _encode_line(line: _Line) -> bytes:
         values = subject.to_dict()
     else:
         values = {"count": subject}
-    return _with_head(line.event, iso_time(line.at), values)
+    # Not twice: what reads the line may refuse it then (RFC 8259, 4).
+    at = values.pop("at", None) or iso_time(line.at)
+    return _with_head(line.event, at, values)
 
 
 NATIVE = Format(_encode_ended, _encode_line)

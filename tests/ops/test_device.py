@@ -70,6 +70,17 @@ def test_story(world: DeviceWorld) -> None:
     assert world.story("SENSOR.example").head["device"] == "10.0.0.7"
 
 
+def test_facts_of_two_connections_are_not_mixed(world: DeviceWorld) -> None:
+    (first,) = world.connect("web", "10.0.0.7")
+    first.record.facts.update({"protocol": "mqtt", "mqtt_disconnect": "normal", "asset": "A7"})
+    world.clock.advance(5)
+    first.end("client_closed")
+    (second,) = world.connect("web", "10.0.0.7")
+    second.record.facts.update({"protocol": "mqtt", "mqtt_user": "ada"})
+    facts = world.story("10.0.0.7").head["facts"]
+    assert facts == {"protocol": "mqtt", "mqtt_user": "ada", "asset": "A7"}
+
+
 def test_a_device_that_is_a_network_is_found_by_any_address(world: DeviceWorld) -> None:
     world.connect("web", "2001:db8::1", "2001:db8::2")
     for name in ("2001:db8::1", "2001:db8:0::ffff", "2001:db8::/64"):
@@ -260,6 +271,20 @@ def test_a_story_of_very_many_services() -> None:
     assert len(lines) <= 24
     assert any("30 services: 30 connections since " in line for line in lines)
     assert sum("client_closed" in line for line in lines) > 5
+
+
+def test_a_detail_goes_before_what_its_reason_means(world: DeviceWorld) -> None:
+    for detail in ("device said goodbye", "device missed its own MQTT keepalive of 60 s by 31.5 s"):
+        (connection,) = world.connect("web", "10.0.0.7")
+        connection.record.detail = detail
+        world.clock.advance(6)
+        connection.end("backend_closed")
+    rows = [row.to_json() for row in world.story("10.0.0.7").rows]
+    head = world.story("10.0.0.7").head
+    timeline = "\n".join(story_lines(head, rows, 80, 22))
+    assert "backend_closed: device said goodbye\n" in timeline
+    assert "backend_closed: device missed its own MQTT" in timeline
+    assert "the backend closed its side" in " ".join(story_lines(head, rows, 80, None))
 
 
 def test_neither_alarm_nor_reason_is_cut() -> None:

@@ -145,7 +145,9 @@ def steps() -> list[tuple[str, str]]:
     ("word", "command"), [each for each in steps() if each[1][:7] == "monconn"]
 )
 def test_each_command_is_understood(word: str, command: str) -> None:
-    command = command.replace("IP", "192.0.2.7").replace("ID", "42").replace("SERVICE", "mqtt")
+    values = {"CLIENT_ID": "a", "NAME": "a", "IP": "192.0.2.7", "ID": "42", "SERVICE": "mqtt"}
+    for placeholder, value in values.items():
+        command = command.replace(placeholder, value)
     verb, *arguments = shlex.split(command)[1:]
     context = main.commands[verb].make_context(verb, [*arguments])
     keys = {
@@ -302,6 +304,23 @@ def test_the_next_steps_name_the_connection() -> None:
     commands = [step.command for step in account.explanations[0].next]
     assert "monconn show 1" in commands
     assert "monconn history client:192.0.2.1 reason:client_reset --since 1d" in commands
+
+
+@pytest.mark.parametrize(
+    ("client_id", "device", "filter"),
+    [
+        ("pump-7", "monconn device pump-7", "mqtt_client_id:=pump-7"),
+        (None, "monconn device 192.0.2.1", "mqtt_client_id:=CLIENT_ID"),
+        ("--all", "monconn device 192.0.2.1", "mqtt_client_id:=CLIENT_ID"),  # no option
+    ],
+)
+def test_the_next_steps_name_the_device(client_id: str | None, device: str, filter: str) -> None:
+    record = closed(reason="client_lost", detail="device closed without DISCONNECT")
+    facts = {} if client_id is None else {"mqtt_client_id": client_id}
+    account = account_of({**record.snapshot(102.0), "facts": facts})
+    commands = [step.command for each in account.explanations for step in each.next]
+    assert device in commands
+    assert f"monconn list --closed {filter}" in commands
 
 
 def test_a_name_that_a_shell_would_run_stays_a_placeholder() -> None:

@@ -177,7 +177,13 @@ def wait_until(is_so: Callable[[], object]) -> None:
 
 def lines_of(data: bytes) -> list[dict[str, Any]]:
     assert data.endswith(b"\n") or not data
-    return [json.loads(line) for line in data.splitlines()]
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        assert len(values) == len(pairs), "a name comes twice"
+        return values
+
+    return [json.loads(line, object_pairs_hook=once) for line in data.splitlines()]
 
 
 def events_of(data: bytes) -> list[str]:

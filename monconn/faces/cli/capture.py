@@ -13,7 +13,13 @@ from monconn.errors import ControlError, UnitError, printable
 from monconn.faces.cli import completion
 from monconn.faces.cli.listings import Asked, doubt_services, listing_options
 from monconn.faces.cli.output import print_json, print_line, print_note, print_rows
-from monconn.faces.cli.verbs import asks_server, filter_argument, filter_text, json_option
+from monconn.faces.cli.verbs import (
+    asks_server,
+    filter_argument,
+    filter_text,
+    json_option,
+    service_option,
+)
 from monconn.faces.control.client import Client
 from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.rows import CaptureRow
@@ -58,6 +64,7 @@ def capture() -> None:
 
 @capture.command()
 @filter_argument(CONNECTION_KEYS, "[ID|TERM]...", or_else="ids")
+@service_option
 @click.option("--all", "is_all", is_flag=True, help="All connections.")
 @click.option(
     "--first",
@@ -83,6 +90,7 @@ def capture() -> None:
 def start(
     server: Client,
     terms: Sequence[str],
+    service: str | None,
     is_all: bool,
     first: int | None,
     seconds: float | None,
@@ -95,6 +103,12 @@ def start(
     client:10.0.0.0/8 (docs/filters.md), now and later. It goes on until it is stopped, or monconn
     ends.
     """
+    if service is not None:
+        if any(
+            term.lower().startswith("service:") for term in terms
+        ):  # would mean one or the other
+            raise click.UsageError("--service or a term service:, not both")
+        terms = [*terms, f"service:={service}"]
     if bool(terms) == is_all:
         raise click.UsageError("--all goes with no other choice" if is_all else _HOW_TO_CHOOSE)
     _require(server)
@@ -114,8 +128,8 @@ def start(
         print_line(f"capture {number} of {made['filter']}: {what}, to files in {made['folder']}")
         print_line(f"monconn capture stop {number} ends it, monconn capture list shows it")
     doubt_services(server, terms, CONNECTION_KEYS)
-    if left_out:
-        print_note(f"without {', '.join(left_out)}: payload: never in the configuration")
+    for name in left_out:
+        print_note(f"service {name} is left out: it has payload: never")
 
 
 @capture.command()

@@ -29,6 +29,7 @@ from click.shell_completion import (
 from monconn.errors import printable
 from monconn.faces.cli.output import print_text
 from monconn.faces.control.client import Client, find_server
+from monconn.model.record import OWN_FACTS, PROTOCOLS
 from monconn.ops.filters import Keys, complete
 
 MOST_VALUES = 100
@@ -151,9 +152,11 @@ def terms(keys: Keys, or_else: Literal["", "ids", "services"] = "") -> Complete:
 
 
 def _known_values(context: click.Context, incomplete: str) -> dict[str, Collection[str]]:
-    """The values of the key that is typed, if the running monconn knows any."""
+    """The names of facts, or the values of the key that is typed, as far as they are known."""
     key, colon, value = incomplete.lower().removeprefix("not:").partition(":")
-    known = _VALUES.get(key) if colon else None
+    if not colon:
+        return {"fact": OWN_FACTS}
+    known = _VALUES.get(key)
     return {} if known is None else {key: list(known(context, value))}
 
 
@@ -212,6 +215,7 @@ _VALUES: Mapping[str, Callable[[click.Context, str], Mapping[str, str]]] = {
     "client": _client_ips,
     "device": _devices,
     "id": lambda context, typed: _ids(context, typed),
+    "protocol": lambda context, typed: dict.fromkeys(PROTOCOLS, ""),
 }
 
 

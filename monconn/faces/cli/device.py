@@ -31,11 +31,13 @@ def with_hint(rows: Iterable[Any]) -> Iterator[Any]:
     context = click.get_current_context()
     is_table = not (context.params.get("as_json") or context.params.get("as_csv"))
     if count and is_table and terminal_width() is not None:
-        context.call_on_close(lambda: print_text("\nmonconn device IP tells more of one of them\n"))
+        context.call_on_close(
+            lambda: print_text("\nmonconn device NAME tells more of one of them\n")
+        )
 
 
 @click.command()
-@click.argument("name", metavar="IP|NAME")
+@click.argument("name", metavar="NAME|IP")
 @service_option
 @click.option(
     "--since",
@@ -62,7 +64,7 @@ def device(
 ) -> None:
     """One device: who it is, its rhythm and alarms, and what happened, newest first.
 
-    IP|NAME is as monconn devices lists it, or any address of it, or a fact about one of its
+    NAME|IP is as monconn devices lists it, or any address of it, or a fact about one of its
     connections, such as a TLS server name.
     """
     rows = limit or (_MOST_ROWS if shows_all else _USUAL_ROWS)

@@ -8,7 +8,29 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import click
+
 from monconn.errors import FileError, os_error_text
+from monconn.faces.cli import completion
+from monconn.faces.cli.output import print_note, terminal_width
+
+pcap_option = click.option(
+    "--pcap",
+    metavar="FILE|-",
+    shell_complete=completion.files,
+    help="Write a pcapng file, for Wireshark; - is the standard output.",
+)
+
+
+def check_no_terminal() -> None:
+    """Let nobody's terminal obey the bytes of a peer.
+
+    :raises click.UsageError: the standard output is a terminal.
+    """
+    if terminal_width() is not None:
+        raise click.UsageError(
+            "--raw and --pcap - write bytes, which are not for a terminal: redirect the output"
+        )
 
 
 def write_bytes(data: bytes) -> None:
@@ -25,6 +47,8 @@ def write_bytes(data: bytes) -> None:
 @contextmanager
 def opened(path: str) -> Iterator[Callable[[bytes], None]]:
     """A file that is written anew, and that nobody else may read; or the standard output.
+
+    Says at the end, also after Ctrl-C, that the file is written.
 
     :raises FileError: it cannot be written.
     """
@@ -53,4 +77,9 @@ def opened(path: str) -> Iterator[Callable[[bytes], None]]:
                 os.fchmod(fd, 0o600)  # it may have been there, open to others
             except OSError as error:
                 raise FileError(f"cannot write {path}: {os_error_text(error)}") from None
-        yield write
+        try:
+            yield write
+        except KeyboardInterrupt:
+            print_note(f"written: {path}")
+            raise
+    print_note(f"written: {path}")

@@ -18,6 +18,7 @@ from monconn.errors import QuestionError, quoted
 from monconn.faces.cli.output import Look, print_error, print_line, print_rows, terminal_width
 from monconn.faces.cli.verbs import asks_server, filter_argument, filter_text, service_option
 from monconn.faces.control.client import Client
+from monconn.model.record import OWN_FACTS
 from monconn.ops.columns import Column, Row
 from monconn.ops.filters import Exact, FilterError, Keys, Part, parse
 from monconn.ops.sorting import parse_sort, sort_names, sorted_rows
@@ -173,10 +174,20 @@ def _chosen(row_class: RowClass, arguments: dict[str, Any]) -> type[Row]:
 # -- columns
 
 
+def _fact_column(name: str, row_class: type[Row]) -> Column | None:
+    """The column of one of monconn's own facts, in rows that have facts."""
+    name = name.strip().lower()
+    if name not in OWN_FACTS or row_class.find_column("facts") is None:
+        return None
+    return Column(
+        name, name.upper(), value=lambda row: (row.get("facts") or {}).get(name), nullable=True
+    )
+
+
 def _columns(text: str, row_class: type[Row]) -> tuple[Column, ...]:
     """The columns with these names, which are separated by commas."""
     names = [each for each in text.split(",") if each.strip()]
-    found = [row_class.find_column(each) for each in names]
+    found = [row_class.find_column(each) or _fact_column(each, row_class) for each in names]
     unknown = [name for name, column in zip(names, found, strict=True) if column is None]
     if unknown or not names:
         what = f"{quoted(unknown[0])} is no column" if unknown else "no column is named"

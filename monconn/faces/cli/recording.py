@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 
 import click
 
 from monconn.errors import ControlError, printable, quoted
 from monconn.faces.cli import completion
-from monconn.faces.cli.flows import opened
-from monconn.faces.cli.output import has_colours, print_note, print_text
+from monconn.faces.cli.flows import check_no_terminal, opened, pcap_option
+from monconn.faces.cli.output import has_colours, print_text
 from monconn.faces.cli.verbs import asks_server, json_option
 from monconn.faces.control.client import BadAnswer, Client
 from monconn.model import flow
@@ -23,13 +22,7 @@ from monconn.ops.flow_text import HexEncoder, JsonEncoder, PlainTextEncoder
 @click.argument("what", metavar="ID|UID", shell_complete=completion.connection_ids)
 @click.option("--text", "as_text", is_flag=True, help="Print text, and no hex dump.")
 @json_option
-@click.option(
-    "--pcap",
-    "pcap",
-    metavar="FILE|-",
-    shell_complete=completion.files,
-    help="Write a pcapng file, for Wireshark; - is the standard output.",
-)
+@pcap_option
 @asks_server
 def recording(server: Client, what: str, as_text: bool, as_json: bool, pcap: str | None) -> None:
     """The first and last bytes of one connection, live or closed: a hex dump.
@@ -38,8 +31,8 @@ def recording(server: Client, what: str, as_text: bool, as_json: bool, pcap: str
     """
     if as_text + as_json + (pcap is not None) > 1:
         raise click.UsageError("--text, --json and --pcap: one of them")
-    if pcap == "-" and sys.stdout is not None and sys.stdout.isatty():
-        raise click.UsageError("--pcap - writes no text: redirect the output, or give a file")
+    if pcap == "-":
+        check_no_terminal()
     how = "pcap" if pcap else "json" if as_json else "text" if as_text else "hex"
     events = recorded_events(server, what, how)
     if pcap is not None:
@@ -92,5 +85,3 @@ def _write_pcap(path: str, events: list[FlowEvent]) -> None:
 
     with opened(path) as write:
         write(encoded(PcapngEncoder(), events))
-    if path != "-":
-        print_note(f"written: {path}")

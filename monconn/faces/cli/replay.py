@@ -203,7 +203,8 @@ def _lines(conversation: Conversation, done: Replayed) -> Iterator[str]:
     at = answer.differs_at
     if answer.is_endless:
         yield f"cut        after {format_bytes(got)}: more than was recorded, and no end"
-    if answer.ends_otherwise:
+    was_cut = at is not None and answer.ended is not None and conversation.backend_end is None
+    if answer.ends_otherwise or was_cut:  # what was not recorded is no difference, but explains one
         ends = f"{_ENDS[answer.ended]}; recorded: {_ENDS[conversation.backend_end]}"
         yield f"end        {ends}"
     if at is None:

@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from monconn.faces.cli import completion
-from monconn.faces.cli.flows import opened, write_bytes
+from monconn.faces.cli.flows import check_no_terminal, opened, pcap_option, write_bytes
 from monconn.faces.cli.output import (
     has_colours,
     print_error,
     print_note,
     print_text,
-    terminal_width,
 )
 from monconn.faces.cli.verbs import (
     asks_server,
@@ -53,13 +51,7 @@ _HOW_TO_CHOOSE = (
     help="Write the bytes of one connection as they are: those of its client, or its backend.",
 )
 @json_option
-@click.option(
-    "--pcap",
-    metavar="FILE",
-    type=click.Path(allow_dash=True),
-    shell_complete=completion.files,
-    help="Write a pcapng file, for Wireshark; - is the standard output.",
-)
+@pcap_option
 @asks_server
 def tap(
     server: Client,
@@ -82,10 +74,8 @@ def tap(
         raise click.UsageError("--text, --raw, --json and --pcap: one of them")
     if bool(terms or service) == is_all:
         raise click.UsageError("--all goes with no other choice" if is_all else _HOW_TO_CHOOSE)
-    if (raw is not None or pcap == "-") and terminal_width() is not None:
-        raise click.UsageError(
-            "--raw and --pcap - write bytes, which are not for a terminal: redirect the output"
-        )
+    if raw is not None or pcap == "-":
+        check_no_terminal()
     how = "raw" if raw else "json" if as_json else "text" if as_text else "pcap" if pcap else "hex"
     answer = server.tap(filter=filter_text(terms), service=service, follow=follow or None, how=how)
     _say_what_is_left_out(answer)
@@ -115,7 +105,11 @@ def tap(
             encoder = PlainTextEncoder(coloured=has_colours())
         else:
             encoder = HexEncoder(coloured=has_colours())
-        _show(server, encoder, _write_text)
+        try:
+            _show(server, encoder, _write_text)
+        finally:  # after Ctrl-C, the prompt is on a line of its own
+            if isinstance(encoder, PlainTextEncoder):
+                _write_text(encoder.finish())
 
 
 def _say_what_is_left_out(answer: dict[str, str]) -> None:

@@ -251,7 +251,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("show ID", "all that is known of a connection", Commands.show),
     ("recording ID", "the first and last bytes of a connection", Commands.recording),
     ("explain [REASON|CODE|ID]", "what an end means, and what to look at next", Commands.explain),
-    ("device IP|NAME", "one device: its rhythm, its alarms, its last connections", Commands.device),
+    ("device NAME|IP", "one device: its rhythm, its alarms, its last connections", Commands.device),
     ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),
     ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
     ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),

@@ -51,6 +51,16 @@ def test_a_capture_is_started_listed_and_stopped(services: Services) -> None:
 
 
 @with_services
+def test_a_service_is_chosen_as_with_other_verbs(services: Services) -> None:
+    services.monconn("capture", "start", "--service", "web", "--json")
+    services.monconn("capture", "start", "--service", "web", "client:10.0.0.0/8")
+    assert [row["filter"] for row in services.json("capture", "list")] == [
+        "service:=web",
+        "client:10.0.0.0/8 service:=web",
+    ]
+
+
+@with_services
 def test_a_service_that_there_is_not_is_doubted(services: Services) -> None:
     result = services.monconn("capture", "start", "service:mqtt")
     assert (result.exit_code, result.stdout.split()[:4]) == (
@@ -101,6 +111,8 @@ def test_mistakes_have_a_status(services: Services) -> None:
         (["start", "service:web"], 1, "service web has payload: never"),
         (["start"], 2, "say which connections"),
         (["start", "--all", "service:web"], 2, "--all goes with no other choice"),
+        (["start", "service:web", "--service", "ssh"], 2, "--service or a term service:"),
+        (["start", "--all", "--service", "web"], 2, "--all goes with no other choice"),
         (["stop"], 2, "give the IDs of captures, or --all"),
         (["stop", "--all", "1"], 2, "give the IDs of captures, or --all"),
         (["stop", "7"], 1, "no capture 7 runs"),
@@ -110,7 +122,7 @@ def test_mistakes_have_a_status(services: Services) -> None:
         assert text in result.stderr
     result = services.monconn("capture", "start", "--all")
     assert result.exit_code == 0
-    assert "without web: payload: never in the configuration" in result.stderr
+    assert "service web is left out: it has payload: never" in result.stderr
 
 
 @pytest.mark.parametrize(

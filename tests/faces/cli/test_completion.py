@@ -80,6 +80,10 @@ def test_completion_knows_the_verbs() -> None:
         ("close up:1.. not:reason:client_l", ["client_lost"]),
         ("history rea", ["reason:"]),
         ("list not:cli", ["client:"]),
+        ("tap mqtt_c", ["mqtt_client_id:", "mqtt_clean_start:", "mqtt_connack:"]),
+        ("list not:http_h", ["http_host:"]),
+        ("history protocol:p", ["postgresql"]),
+        ("blocks mqtt_c", []),  # have no facts
         ("list --state half", ["half_closed"]),
         ("history --reason client_l", ["client_lost"]),
         ("show ", []),  # nobody can be asked

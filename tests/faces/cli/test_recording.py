@@ -50,6 +50,19 @@ def test_a_recording_is_a_hex_dump(services: Services) -> None:
 
 
 @with_services
+def test_who_taps_too_late_is_told_where_the_bytes_are(services: Services) -> None:
+    connection = recorded(services)
+    services.port.on_reactor(connection.end, "client_reset")
+    number = connection.record.id
+    result = services.monconn("tap", str(number))
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"monconn: no live connection has the id {number}:"
+        f" monconn recording {number} has what was said\n",
+    )
+
+
+@with_services
 def test_nothing_that_a_terminal_obeys_is_printed(services: Services) -> None:
     connection = recorded(services)
     for option in ("--text", "--json"):

@@ -184,6 +184,18 @@ def test_a_shorter_answer_does_not_stop_it(serve: Serve, replay: Callable[..., R
     assert "differs at byte 1: recorded 3 bytes, came 1\n" in result.stdout
 
 
+def test_an_end_that_was_not_recorded_is_told_where_the_answer_differs(
+    serve: Serve, replay: Callable[..., Result]
+) -> None:
+    events = [BEGAN, up(0, b"?"), down(0, b"ABC"), up(1, b"2")]
+    result = replay(events, serve(lambda client: answer(client, b"A")))
+    assert result.exit_code == 1
+    assert "end        an end in order; recorded: no end\n" in result.stdout
+    serve.join()
+    result = replay(events[:-1], serve(lambda client: answer(client, b"ABC")))
+    assert (result.exit_code, "recorded: no end" in result.stdout) == (0, False)
+
+
 def test_a_reset_is_sent_as_one(serve: Serve, replay: Callable[..., Result]) -> None:
     seen: list[object] = []
 

@@ -148,7 +148,9 @@ def test_pcap_to_a_file_that_only_its_owner_reads(running: Running) -> None:
     file = running.folder / "x.pcapng"
     file.write_bytes(b"old" * 10_000)
     file.chmod(0o644)
-    assert running.during(running.talk, "--all", "--pcap", str(file)).stdout == ""
+    result = running.during(running.talk, "--all", "--pcap", str(file))
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[1:] == [f"written: {file}"]
     assert file.read_bytes()[:4] == bytes.fromhex("0a0d0d0a")
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
     assert "grüße\n".encode() in file.read_bytes()
@@ -188,6 +190,15 @@ def test_ctrl_c_and_a_reader_that_leaves_end_it_quietly(running: Running) -> Non
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=30)[1] == b""
         assert process.returncode == 130
+    until(lambda: not running.live.is_watched)
+    with running.process("--all", "--text") as process:
+        assert process.stdout is not None
+        running.port.on_reactor(running.live.data, "up", b"amid a line")
+        seen = b""
+        while b"line" not in seen:
+            seen += os.read(process.stdout.fileno(), 65536)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == (b"\n", b"")  # the prompt is not amid it
     until(lambda: not running.live.is_watched)
     with running.process("--all", "--follow") as process:
         assert process.stdout is not None
@@ -243,7 +254,7 @@ def test_ids_that_are_not_there_are_said(running: Running) -> None:
 @running
 def test_a_terminal_gets_text_in_colours_and_no_raw_bytes(running: Running) -> None:
     ours, theirs = os.openpty()
-    with patch.object(tap_verb, "terminal_width", lambda: 80):
+    with patch("monconn.faces.cli.flows.terminal_width", lambda: 80):
         for option in (["--raw", "up"], ["--pcap", "-"]):
             refused = running.monconn("--all", *option)
             assert (refused.exit_code, refused.stdout) == (2, "")

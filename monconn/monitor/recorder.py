@@ -248,8 +248,7 @@ class Recording:
         for side, direction, track in sides:
             sent = record.up if direction == "up" else record.down
             for at, offset, data in track.chunks():
-                # A chunk that is passed on within Python has the time of now, and one that follows
-                # it in the same turn has that of the turn: bytes never come before earlier ones.
+                # Bytes never come before earlier ones, whatever their times.
                 latest[side] = at = max(at, latest[side])
                 of_bytes.append(Data(record.id, wall + at, direction, offset, data))
             how = record.end_of(side)

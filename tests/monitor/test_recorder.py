@@ -236,7 +236,6 @@ def test_a_recording_is_a_flow_of_events() -> None:
 
 
 def test_bytes_come_in_their_order_whatever_their_times() -> None:
-    """Those that are passed on within Python have a later time than the turn they are in."""
     world = World(first=4, last=4)
     connection = world.open()
     recording = connection.recording

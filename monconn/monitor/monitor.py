@@ -319,7 +319,7 @@ class Monitor:
         if IRecordable.providedBy(connection):
             recording = self.recorder.begin(connection.record)
             if recording is not None:
-                IRecordable(connection).record_payload(recording)
+                cast(IRecordable, connection).record_payload(recording)
 
     def decode(self, connection: IDecoded, direction: Direction, data: bytes) -> None:
         """Have a chunk decoded, and notify observers if it has told something.

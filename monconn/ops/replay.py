@@ -9,6 +9,7 @@ from typing import get_args
 import attrs
 
 from monconn.errors import QuestionError
+from monconn.hexlines import BYTES_A_LINE
 from monconn.model.flow import Began, Data, Ended, FlowEvent, SideEnded
 from monconn.model.reasons import Direction, SideEnd
 
@@ -255,7 +256,7 @@ class Answer:
         return self.differs_at is None and not self.ends_otherwise
 
     def lines(self) -> Iterator[tuple[int, bytes, bytes]]:
-        """The answer in lines of 16 bytes: offset, what was recorded, what came."""
+        """The answer in lines of a hex dump: offset, what was recorded, what came."""
         pieces = [
             (offset, recorded, bytes(piece))
             for (offset, recorded), piece in zip(self.conversation.answer, self.pieces, strict=True)
@@ -268,9 +269,6 @@ class Answer:
             pieces.append((end, b"", bytes(self.extra)))
         for offset, recorded, came in pieces:
             size = max(len(recorded), len(came))
-            for at in range(-(offset % _LINE_BYTES), size, _LINE_BYTES):
-                low, high = max(at, 0), at + _LINE_BYTES
+            for at in range(-(offset % BYTES_A_LINE), size, BYTES_A_LINE):
+                low, high = max(at, 0), at + BYTES_A_LINE
                 yield offset + low, recorded[low:high], came[low:high]
-
-
-_LINE_BYTES = 16

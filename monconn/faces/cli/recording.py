@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 
 import click
 
 from monconn.errors import ControlError, printable, quoted
 from monconn.faces.cli import completion
-from monconn.faces.cli.flows import opened
-from monconn.faces.cli.output import has_colours, print_note, print_text
+from monconn.faces.cli.flows import encoder_of, opened, write_text
+from monconn.faces.cli.output import print_note, terminal_width
 from monconn.faces.cli.verbs import asks_server, json_option
 from monconn.faces.control.client import BadAnswer, Client
 from monconn.model import flow
 from monconn.model.flow import Ended, FlowEncoder, FlowEvent
 from monconn.model.uid import parse_uid
-from monconn.ops.flow_text import HexEncoder, JsonEncoder, PlainTextEncoder
 
 
 @click.command()
@@ -38,21 +36,14 @@ def recording(server: Client, what: str, as_text: bool, as_json: bool, pcap: str
     """
     if as_text + as_json + (pcap is not None) > 1:
         raise click.UsageError("--text, --json and --pcap: one of them")
-    if pcap == "-" and sys.stdout is not None and sys.stdout.isatty():
+    if pcap == "-" and terminal_width() is not None:
         raise click.UsageError("--pcap - writes no text: redirect the output, or give a file")
     how = "pcap" if pcap else "json" if as_json else "text" if as_text else "hex"
     events = recorded_events(server, what, how)
     if pcap is not None:
         _write_pcap(pcap, events)
         return
-    encoder: FlowEncoder
-    if as_json:
-        encoder = JsonEncoder()
-    elif as_text:
-        encoder = PlainTextEncoder(coloured=has_colours())
-    else:
-        encoder = HexEncoder(coloured=has_colours())
-    print_text(encoded(encoder, events).decode("utf-8", "backslashreplace"))
+    write_text(encoded(encoder_of(as_text=as_text, as_json=as_json), events))
 
 
 def recorded_events(server: Client, what: str, how: str | None = None) -> list[FlowEvent]:

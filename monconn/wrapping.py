@@ -237,6 +237,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if record.state == "closed":
             return  # the transport discards it
         record.count(direction, len(data), now)
+        # In the order of Relay.data.
         if self._recording is not None:
             (self._recording.up if direction == "up" else self._recording.down).add(data, now)
         if self.decoding is not None:

@@ -11,7 +11,7 @@ import attrs
 from monconn.errors import QuestionError
 from monconn.hexlines import BYTES_A_LINE
 from monconn.model.flow import Began, Data, Ended, FlowEvent, SideEnded
-from monconn.model.reasons import Direction, SideEnd
+from monconn.model.reasons import DIRECTION_OF, Direction, SideEnd
 
 EXTRA_BYTES = 64 * 1024
 """How much more than was recorded an answer may have before its rest is not awaited."""
@@ -152,7 +152,7 @@ class _Reader:
             raise ValueError("a side has ended in no way that is known")
         self._ends[event.side] = event.how
         if event.offset is not None:
-            self._end_at("up" if event.side == "client" else "down", event.offset)
+            self._end_at(DIRECTION_OF[event.side], event.offset)
         if event.side == "client" and event.how in ("fin", "reset"):
             self._add_step(b"", now)
 

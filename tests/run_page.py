@@ -82,6 +82,7 @@ HISTORY = "/var/lib/monconn/history.db"
 PATIENCE_SECONDS = 30.0
 COLUMNS = 80  # of the samples
 SHOWN_ID = 42
+ANSWER_SECONDS = 0.5
 """Of the connection that the pages show, close and explain."""
 CONTROL = "MONCONN_CONTROL"
 LASTING_ID = re.compile(rf"\b[0-9a-z]{{12}}-{SHOWN_ID}\b")
@@ -235,8 +236,18 @@ class Clients:
             for row in control.rows("ListBlocks"):
                 control.call("Unblock", network=row["network"])
         for sock in self._open:
+            sock.setblocking(False)
+            with suppress(OSError):
+                while sock.recv(65536):  # what was answered before
+                    pass
             with suppress(OSError):
                 sock.send(b"reading\n")
+        # A recording that lacks the answer to this would not be what a backend answers next time.
+        until = time.monotonic() + ANSWER_SECONDS
+        for sock in self._open:
+            sock.settimeout(max(0.001, until - time.monotonic()))
+            with suppress(OSError):
+                sock.recv(65536)
 
     def go(self) -> None:
         """Leave, so that a server that ends has nobody to wait for."""

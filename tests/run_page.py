@@ -81,8 +81,8 @@ FOLDERS = ("/etc/monconn", "/var/lib/monconn", "/var/log/monconn", "/run/monconn
 HISTORY = "/var/lib/monconn/history.db"
 PATIENCE_SECONDS = 30.0
 COLUMNS = 80  # of the samples
-SHOWN_ID = 42
 ANSWER_SECONDS = 0.5
+SHOWN_ID = 42
 """Of the connection that the pages show, close and explain."""
 CONTROL = "MONCONN_CONTROL"
 LASTING_ID = re.compile(rf"\b[0-9a-z]{{12}}-{SHOWN_ID}\b")

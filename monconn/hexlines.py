@@ -11,11 +11,16 @@ def dump(data: bytes, offset: int = 0) -> str:
     :param offset: of the first byte.
     """
     return "".join(
-        _line(offset + at, data[at : at + BYTES_A_LINE]) for at in range(0, len(data), BYTES_A_LINE)
+        f"{line(offset + at, data[at : at + BYTES_A_LINE])}\n"
+        for at in range(0, len(data), BYTES_A_LINE)
     )
 
 
-def _line(offset: int, piece: bytes) -> str:
+def line(offset: int, piece: bytes) -> str:
+    """One of these lines, without its end.
+
+    :param piece: :data:`BYTES_A_LINE` at most.
+    """
     left, right = piece[:8].hex(" "), piece[8:].hex(" ")
     text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in piece)
-    return f"{offset:08x}  {left:<23}  {right:<23}  |{text}|\n"
+    return f"{offset:08x}  {left:<23}  {right:<23}  |{text}|"

@@ -237,6 +237,7 @@ class MonitoringProtocol(ProtocolWrapper, TimeoutMixin):
         if record.state == "closed" or not data:
             return  # the transport discards it; and many protocols write nothing now and then
         record.count(direction, len(data), now)
+        # In the order of Relay.data.
         if self._recording is not None:
             (self._recording.up if direction == "up" else self._recording.down).add(data, now)
         data = bytes(data)  # no copy, unless it is a bytearray, which its owner may go on to change

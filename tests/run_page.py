@@ -81,8 +81,8 @@ HOSTS = "\n127.0.0.1 localhost\n10.0.0.5 broker.example.org www.example.org exam
 FOLDERS = ("/etc/monconn", "/var/lib/monconn", "/var/log/monconn", "/run/monconn", "/run/user")
 HISTORY = "/var/lib/monconn/history.db"
 PATIENCE_SECONDS = 30.0
-ANSWER_SECONDS = 0.2
 COLUMNS = 80  # of the samples
+ANSWER_SECONDS = 0.5
 SHOWN_ID = 42
 """Of the connection that the pages show, close and explain."""
 CONTROL = "MONCONN_CONTROL"
@@ -238,6 +238,10 @@ class Clients:
             for row in control.rows("ListBlocks"):
                 control.call("Unblock", network=row["network"])
         for sock in self._open:
+            sock.setblocking(False)
+            with suppress(OSError):
+                while sock.recv(65536):  # what was answered before
+                    pass
             with suppress(OSError):
                 sock.send(b"reading\n")
         self._await_answers()

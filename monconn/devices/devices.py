@@ -86,9 +86,9 @@ class Devices(Observer):
         self._deadlines: DeadlineWheel[Device] = DeadlineWheel(BUCKET_SECONDS)
         self._opened: OrderedDict[ConnectionRecord, None] = OrderedDict()
         self._closed: deque[ConnectionRecord] = deque()  # of those counted as opened
-        # Filled by the monitor: a hook would cost each connection two calls.
         self._identified: deque[ConnectionRecord] = deque()
-        monitor.newly_identified = self._identified
+        # The hook, without a call in Python: nearly every connection tells something.
+        self.identified = self._identified.append  # type: ignore[assignment]
         self._told: dict[ConnectionRecord, None] = {}  # those of them that are counted as opened
         # The devices of live connections that have told its name; others are by their address.
         self._named: dict[ConnectionRecord, Device] = {}

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 Side = Literal["client", "backend"]
 Direction = Literal["up", "down"]
+DIRECTION_OF: dict[Side, Direction] = {"client": "up", "backend": "down"}
+"""Of what a side sends."""
 State = Literal["connecting", "open", "half_closed", "closing", "closed"]
 SideEnd = Literal["fin", "reset", "timeout", "none"]
 Pipe = Literal["splice", "copy", "tls", "stream"]

@@ -108,9 +108,6 @@ class Monitor:
         """The first and last bytes of its connections, if the policy has them recorded."""
         self.recorder.configure(policy.recorder)
         self.observers.forbid_payload(policy.payload == "never")
-        self.newly_identified: deque[ConnectionRecord] | None = None
-        """Where records are put whose facts bytes have changed, if somebody reads them there later:
-        the hook ``identified`` costs each connection two calls."""
         self.decoding = first_bytes.decoding(policy.decode)
         """What new connections are decoded by; None if nothing is."""
         self._blocks = Blocks(policy.rules.bans)
@@ -319,7 +316,7 @@ class Monitor:
         if IRecordable.providedBy(connection):
             recording = self.recorder.begin(connection.record)
             if recording is not None:
-                IRecordable(connection).record_payload(recording)
+                cast(IRecordable, connection).record_payload(recording)
 
     def decode(self, connection: IDecoded, direction: Direction, data: bytes) -> None:
         """Have a chunk decoded, and notify observers if it has told something.
@@ -337,11 +334,7 @@ class Monitor:
         except Exception:  # the bytes are passed on, whatever they are
             connection.decoding = None
             self._log.failure("{service}: failed to decode", service=self.name)
-        if record.unchanging_facts is facts:
-            return
-        if self.newly_identified is not None:
-            self.newly_identified.append(record)
-        if self.observers.by_hook["identified"]:
+        if record.unchanging_facts is not facts and self.observers.by_hook["identified"]:
             self.observers.notify("identified", record)
 
     def saw(self, record: ConnectionRecord, direction: Direction, data: bytes) -> None:
@@ -367,8 +360,6 @@ class Monitor:
 
         :param record: whose facts have changed.
         """
-        if self.newly_identified is not None:
-            self.newly_identified.append(record)
         self.observers.notify("identified", record)
 
     def alarm(self, alarm: Alarm) -> None:
@@ -383,7 +374,11 @@ class Monitor:
         if getattr(connection, "decoding", None) is not None:
             self._end_decoding(cast(IDecoded, connection))
         self._to_end.pop(record.id, None)
-        self._leave_ip(record.client_ip)
+        left = self._live_by_ip[record.client_ip] - 1
+        if left:
+            self._live_by_ip[record.client_ip] = left
+        else:
+            del self._live_by_ip[record.client_ip]
         record.state = "closed"
         record.closed, record.closed_at = self.clock.seconds(), time.time()
         self._ended.up += record.up
@@ -406,13 +401,6 @@ class Monitor:
             decoding.ended(connection.record)
         except Exception:  # it ends, whatever its bytes were
             self._log.failure("{service}: failed to decode", service=self.name)
-
-    def _leave_ip(self, client_ip: str) -> None:
-        left = self._live_by_ip[client_ip] - 1
-        if left:
-            self._live_by_ip[client_ip] = left
-        else:
-            del self._live_by_ip[client_ip]
 
     def _notify_empty(self) -> None:
         waiting, self._when_empty = self._when_empty, []

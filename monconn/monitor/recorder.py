@@ -79,34 +79,35 @@ class Track:
 
         :param now: monotonic seconds.
         """
-        before, size, begin = self.size, self.size, self.count
-        self.count = begin + len(data)
+        begin, count, more = self.count, len(data), 0
+        self.count = begin + count
         if begin < self._most_first:
             head = bytes(data[: self._most_first - begin])
             self._first.append((now, head))
-            size += len(head) + CHUNK_OVERHEAD
+            more = len(head) + CHUNK_OVERHEAD
             if len(self._first) > MOST_CHUNKS:
-                size -= CHUNK_OVERHEAD * _join(self._first, self._most_first)
+                more -= CHUNK_OVERHEAD * _join(self._first, self._most_first)
             data = data[len(head) :]
+            count -= len(head)
         most = self._most_last
-        if most and len(data):
+        if count and most:
             last = self._last
-            if len(data) >= most:
-                size -= self._clear_last()
-                data = data[-most:]
-            piece = bytes(data)
-            last.append((now, piece))
-            self._held += len(piece)
-            size += len(piece) + CHUNK_OVERHEAD
-            while self._held - len(last[0][1]) >= most:
-                oldest = len(last.pop(0)[1])
-                self._held -= oldest
-                size -= oldest + CHUNK_OVERHEAD
+            if count >= most:
+                more -= self._clear_last()
+                data, count = data[-most:], most
+            last.append((now, bytes(data)))
+            held = self._held + count
+            more += count + CHUNK_OVERHEAD
+            while held - (oldest := len(last[0][1])) >= most:
+                del last[0]
+                held -= oldest
+                more -= oldest + CHUNK_OVERHEAD
+            self._held = held
             if len(last) > MOST_CHUNKS:
-                size -= CHUNK_OVERHEAD * _join(last, most)
-        if size != before:
-            self.size = size
-            self._arena.charge(size - before)
+                more -= CHUNK_OVERHEAD * _join(last, most)
+        if more:
+            self.size += more
+            self._arena.charge(more)
 
     def tail_of(self, count: int, now: float) -> Tail | None:
         """A chunk has come that is about to be spliced: which part of it must be read.
@@ -280,14 +281,6 @@ class Shelves:
             kind: OrderedDict() for kind in KINDS
         }
 
-    def put(self, recording: Recording) -> None:
-        """Add a recording, as the latest of its kind."""
-        self.by_kind[recording.kind][recording.record.id] = recording
-
-    def take(self, recording: Recording) -> None:
-        """Remove a recording."""
-        del self.by_kind[recording.kind][recording.record.id]
-
     def find(self, connection_id: int) -> Recording | None:
         """A connection's recording."""
         for recordings in self.by_kind.values():
@@ -299,16 +292,12 @@ class Shelves:
         """The oldest of a kind."""
         return next(iter(self.by_kind[kind].values()), None)
 
-    def count(self, kind: Kind) -> int:
-        """How many there are of a kind."""
-        return len(self.by_kind[kind])
-
     def __len__(self) -> int:
         return sum(map(len, self.by_kind.values()))
 
     def ended(self) -> int:
         """How many there are of connections that have ended."""
-        return self.count("orderly") + self.count("abnormal")
+        return len(self.by_kind["orderly"]) + len(self.by_kind["abnormal"])
 
     def all(self) -> list[Recording]:
         """All that are there now."""
@@ -380,26 +369,21 @@ class Recorder:
         if self._settings is None:
             return None
         recording = Recording(record, self._settings, self)
-        self._shelves.put(recording)
-        self.arena.shelves.put(recording)
+        self._put(recording)
         self.arena.charge(RECORDING_OVERHEAD)
         return recording
 
     def closed(self, record: ConnectionRecord) -> None:
         """A connection has ended; harmless if it is not recorded."""
-        recording = self._shelves.find(record.id)
+        recording = self.live.get(record.id)
         if recording is None:
             return
-        for shelves in (self._shelves, self.arena.shelves):
-            shelves.take(recording)
+        self._take(recording)
         recording.kind = "orderly" if record.reason in ORDERLY_REASONS else "abnormal"
-        for shelves in (self._shelves, self.arena.shelves):
-            shelves.put(recording)
-        for _ in range(2):  # one more than has come, should ``keep`` have become less
-            surplus = self._surplus()
-            if surplus is None:
-                break
-            surplus[0].drop(surplus[1])
+        self._put(recording)
+        surplus = self._surplus()
+        if surplus is not None:  # one, as one has come; if ``keep`` has become less, _tidy runs
+            self.drop(*surplus)
         if self._timer is None:
             self._tidy_in_time()
 
@@ -441,8 +425,7 @@ class Recorder:
 
     def drop(self, recording: Recording, cause: Cause) -> None:
         """Drop one of this recorder's recordings."""
-        for shelves in (self._shelves, self.arena.shelves):
-            shelves.take(recording)
+        self._take(recording)
         self.arena.used -= recording.size()
         recording.up.drop()
         recording.down.drop()
@@ -450,6 +433,16 @@ class Recorder:
         self._causes[recording.record.id] = cause
         if len(self._causes) > _REMEMBERED:
             self._causes.popitem(last=False)
+
+    def _put(self, recording: Recording) -> None:
+        """Add a recording, as the latest of its kind, of this service and of all."""
+        kind, number = recording.kind, recording.record.id
+        self._shelves.by_kind[kind][number] = recording
+        self.arena.shelves.by_kind[kind][number] = recording
+
+    def _take(self, recording: Recording) -> None:
+        kind, number = recording.kind, recording.record.id
+        del self._shelves.by_kind[kind][number], self.arena.shelves.by_kind[kind][number]
 
     def forget_in_steps(
         self, concerns: Callable[[ConnectionRecord], bool], *, dry_run: bool = False
@@ -493,7 +486,7 @@ class Recorder:
             if surplus is None:
                 self._tidy_in_time()
                 return
-            surplus[0].drop(surplus[1])
+            self.drop(*surplus)
         self._tidy_in(0.0)
 
     def _tidy_in_time(self) -> None:

@@ -18,7 +18,7 @@ import attrs
 from monconn.errors import printable
 from monconn.hexlines import dump
 from monconn.model.flow import Began, Data, Ended, FlowEvent, SideEnded, to_json
-from monconn.model.reasons import Direction, Side, SideEnd
+from monconn.model.reasons import DIRECTION_OF, Direction, SideEnd
 from monconn.ops.colours import colour_of
 from monconn.units import format_bytes
 
@@ -30,7 +30,6 @@ _ENDS: dict[SideEnd, str] = {
     "reset": "reset the connection",
     "timeout": "vanished",
 }
-_DIRECTION_OF: dict[Side, Direction] = {"client": "up", "backend": "down"}
 _COLOURS = {
     "": "",
     "up": "\x1b[36m",
@@ -79,7 +78,7 @@ class Gaps:
         elif isinstance(event, SideEnded):
             if event.offset is not None:
                 expected = self._expected.setdefault(connection, {})
-                direction = _DIRECTION_OF[event.side]
+                direction = DIRECTION_OF[event.side]
                 yield from self._missing(event, direction, event.offset, expected)
                 expected[direction] = event.offset
         elif isinstance(event, Ended):
@@ -237,7 +236,7 @@ class PlainTextEncoder(_TextEncoder):
         if not isinstance(event, Data):
             sides: tuple[Direction, ...] = ("up", "down")
             for each in sides:
-                ended_side = _DIRECTION_OF[event.side] if isinstance(event, SideEnded) else None
+                ended_side = DIRECTION_OF[event.side] if isinstance(event, SideEnded) else None
                 is_over = isinstance(event, Ended) or each in (direction, ended_side)
                 decoder = self._decoders.pop((event.connection, each), None) if is_over else None
                 rest = decoder.decode(b"", final=True) if decoder is not None else ""

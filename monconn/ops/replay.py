@@ -9,8 +9,9 @@ from typing import get_args
 import attrs
 
 from monconn.errors import QuestionError
+from monconn.hexlines import BYTES_A_LINE
 from monconn.model.flow import Began, Data, Ended, FlowEvent, SideEnded
-from monconn.model.reasons import Direction, SideEnd
+from monconn.model.reasons import DIRECTION_OF, Direction, SideEnd
 
 EXTRA_BYTES = 64 * 1024
 """How much more than was recorded an answer may have before its rest is not awaited."""
@@ -153,7 +154,7 @@ class _Reader:
             raise ValueError("a side has ended in no way that is known")
         self._ends[event.side] = event.how
         if event.offset is not None:
-            self._end_at("up" if event.side == "client" else "down", event.offset)
+            self._end_at(DIRECTION_OF[event.side], event.offset)
         if event.side == "client" and event.how in ("fin", "reset"):
             self._add_step(b"", now)
 
@@ -257,7 +258,7 @@ class Answer:
         return self.differs_at is None and not self.ends_otherwise
 
     def lines(self) -> Iterator[tuple[int, bytes, bytes]]:
-        """The answer in lines of 16 bytes: offset, what was recorded, what came."""
+        """The answer in lines of a hex dump: offset, what was recorded, what came."""
         pieces = [
             (offset, recorded, bytes(piece))
             for (offset, recorded), piece in zip(self.conversation.answer, self.pieces, strict=True)
@@ -270,9 +271,6 @@ class Answer:
             pieces.append((end, b"", bytes(self.extra)))
         for offset, recorded, came in pieces:
             size = max(len(recorded), len(came))
-            for at in range(-(offset % _LINE_BYTES), size, _LINE_BYTES):
-                low, high = max(at, 0), at + _LINE_BYTES
+            for at in range(-(offset % BYTES_A_LINE), size, BYTES_A_LINE):
+                low, high = max(at, 0), at + BYTES_A_LINE
                 yield offset + low, recorded[low:high], came[low:high]
-
-
-_LINE_BYTES = 16

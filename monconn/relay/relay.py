@@ -10,6 +10,7 @@ from zope.interface import implementer
 from monconn.model.reasons import (
     BROKEN_REASONS,
     CLOSED_REASONS,
+    DIRECTION_OF,
     LOST_REASONS,
     Direction,
     Reason,
@@ -41,7 +42,6 @@ _RECORD_STATE: dict[RelayState, State] = {
     "draining": "half_closed",
     "closing": "closing",
 }
-_DIRECTION: dict[Side, Direction] = {"client": "up", "backend": "down"}
 _EOF_EVENT: dict[Side, Event] = {"client": "client_eof", "backend": "backend_eof"}
 _GONE_EVENT: dict[Side, Event] = {"client": "client_gone", "backend": "backend_gone"}
 _BROKEN_EVENT: dict[Side, Event] = {"client": "client_broken", "backend": "backend_broken"}
@@ -105,8 +105,10 @@ class Relay:
 
     def data(self, end: End, data: bytes, now: float) -> None:
         """Implements ``EndListener.data``."""
-        record, direction = self.record, _DIRECTION[end.side]
+        record, direction = self.record, DIRECTION_OF[end.side]
         record.count(direction, len(data), now)
+        # Recorded first: whoever is called below may ask for the recording. Decoded before it is
+        # shown: who begins to watch because of a fact is shown the chunk that has told it.
         if end.track is not None:
             end.track.add(data, now)
         was_ending = record.reason is not None

@@ -14,8 +14,10 @@ from monconn.decode import mqtt
 from monconn.decode.first_bytes import decoding
 from monconn.decode.interfaces import MOST_CHUNKS, Decoding
 from monconn.model.reasons import Direction, Reason, Side
-from monconn.model.record import ConnectionRecord, Fact
+from monconn.model.record import Fact
 from tests.properties import examples
+
+from .world import a_record
 
 PINGREQ, PINGRESP, GOODBYE = b"\xc0\x00", b"\xd0\x00", b"\xe0\x00"
 ACCEPTED, ACCEPTED_5 = b"\x20\x02\x00\x00", b"\x20\x03\x00\x00\x00"
@@ -71,17 +73,8 @@ class Connection:
     """A connection whose bytes are decoded, under a clock of its own."""
 
     def __init__(self, setting: str = "mqtt") -> None:
-        self.record = ConnectionRecord(
-            id=1,
-            service="mqtt",
-            client="192.0.2.1:40000",
-            client_ip="192.0.2.1",
-            listener="127.0.0.1:1883",
-            backend="127.0.0.1:1884",
-            opened_at=1e9,
-            opened=0.0,
-            state="open",
-        )
+        self.record = a_record()
+        self.record.state = "open"
         self.record.reading_since = self.record.backend_reading_since = 0.0
         self.now = 0.0
         self.decoding: Decoding | None = decoding(setting)

@@ -99,7 +99,7 @@ STRAYS = 20
 
 PYTHON_CALLS_PER_CONNECTION = 101
 """Four of them find out its protocol from its first chunk, which goes by way of the relay for that
-(3 µs of 130; the decoders of HTTP and TLS, whose calls are not among these, take 10 to 13 µs more).
+(1 to 6 µs of 100; with the decoders of HTTP and TLS, whose calls are not among these, 6 to 13).
 Later chunks have none of it: see the calls of a message."""
 PYTHON_CALLS_OF_JSON_LOG = 4
 """More for each connection with the JSON log on: its end is queued, its updates begin and end. What

@@ -1,4 +1,4 @@
-"""Connections without sockets whose payload can be watched."""
+"""Connections without sockets whose payload can be watched and recorded."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from zope.interface import implementer
 
 from monconn.model.flow import FlowEvent
 from monconn.model.reasons import Direction
-from monconn.monitor.interfaces import IAddressed, IConnection, IWatchable
+from monconn.monitor.interfaces import IAddressed, IConnection, IRecordable, IWatchable
 from monconn.monitor.monitor import Monitor
+from monconn.monitor.recorder import Recording
 from monconn.monitor.watchers import Watch, Watchers
 from monconn.ops.taps import Tap
 
 from .world import FakeConnection
 
 
-@implementer(IConnection, IWatchable, IAddressed)
+@implementer(IConnection, IWatchable, IRecordable, IAddressed)
 class WatchableConnection(FakeConnection):
     """A connection that says what a relay would: bytes, half a close, and the end."""
 
@@ -27,6 +28,7 @@ class WatchableConnection(FakeConnection):
         super().__init__(monitor, record)
         self._watched = monitor
         self.watchers = Watchers()
+        self._recording: Recording | None = None
 
     def open(self) -> WatchableConnection:
         """Be live from now on."""
@@ -35,6 +37,9 @@ class WatchableConnection(FakeConnection):
 
     def add_watcher(self, call: Watch) -> Callable[[], None]:
         return self.watchers.add(call)
+
+    def record_payload(self, recording: Recording) -> None:
+        self._recording = recording
 
     def ask_addresses(self) -> None:
         self.record.client_local = "192.0.2.99:1883"
@@ -46,7 +51,10 @@ class WatchableConnection(FakeConnection):
 
     def data(self, direction: Direction, data: bytes) -> None:
         """Bytes were read."""
-        self.record.count(direction, len(data), self._watched.clock.seconds())
+        now = self._watched.clock.seconds()
+        self.record.count(direction, len(data), now)
+        if self._recording is not None:
+            (self._recording.up if direction == "up" else self._recording.down).add(data, now)
         self.watchers.show(direction, data)
 
     def tell(self, data: bytes, **facts: str) -> None:

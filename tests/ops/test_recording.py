@@ -11,7 +11,7 @@ from monconn.model.flow import Data, Ended
 from monconn.policy.policy import Policy
 from monconn.policy.recorder import RecorderSettings
 
-from .recording import RecordedConnection
+from .tapping import WatchableConnection
 from .world import World
 
 ACTOR = Actor.process(1000, 42, "ada")
@@ -26,7 +26,7 @@ def world_with(**settings: object) -> World:
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_a_recording_is_read_and_that_is_an_action(is_closed: bool) -> None:
     world = world_with(recorder=True)
-    connection = RecordedConnection(world.registry.get("web"))
+    connection = WatchableConnection(world.registry.get("web")).open()
     connection.data("up", b"ping")
     if is_closed:
         connection.end("client_lost")
@@ -56,13 +56,13 @@ def problem(world: World, connection_id: int | str, kind: type[MonconnError]) ->
 def test_why_there_is_none() -> None:
     world = world_with()
     web = world.registry.get("web")
-    before = RecordedConnection(web).record.id
+    before = WatchableConnection(web).open().record.id
     assert "no recorder (recorder: true)" in problem(world, before, NotConfigured)
     web.apply(Policy.of(recorder=RecorderSettings(keep=1)))
     assert "before its service had a recorder" in problem(world, before, UnknownConnection)
     ids = []
     for _ in range(2):
-        connection = RecordedConnection(web)
+        connection = WatchableConnection(web).open()
         ids.append(connection.record.id)
         connection.end("client_closed")
     assert "keep: …" in problem(world, ids[0], UnknownConnection)
@@ -73,7 +73,7 @@ def test_why_there_is_none() -> None:
 
 def test_show_says_that_there_is_one() -> None:
     world = world_with(recorder=RecorderSettings(first=3, last=4))
-    connection = RecordedConnection(world.registry.get("web"))
+    connection = WatchableConnection(world.registry.get("web")).open()
     connection.data("up", bytes(100))
     connection.data("down", bytes(2))
     for _ in range(2):
@@ -87,9 +87,9 @@ def test_show_says_that_there_is_one() -> None:
 def test_recordings_are_forgotten_with_their_client() -> None:
     world = world_with(recorder=True)
     web = world.registry.get("web")
-    RecordedConnection(web).end("client_closed")
-    live = RecordedConnection(web)
-    other = RecordedConnection(web, "192.0.2.2")
+    WatchableConnection(web).open().end("client_closed")
+    live = WatchableConnection(web).open()
+    other = WatchableConnection(web, "192.0.2.2").open()
     done = world.result(world.operations.forget(ACTOR, "192.0.2.1"))
     assert done.removed["recordings"] == 2
     assert "recordings of bytes 2" in done.summary()

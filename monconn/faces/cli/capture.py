@@ -18,12 +18,13 @@ from monconn.faces.cli.verbs import (
     filter_argument,
     filter_text,
     json_option,
+    positive_seconds,
     service_option,
 )
 from monconn.faces.control.client import Client
 from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.rows import CaptureRow
-from monconn.units import format_bytes, parse_duration, parse_size
+from monconn.units import format_bytes, parse_size
 
 _ALL_BYTES = "all"
 _HOW_TO_CHOOSE = (
@@ -39,18 +40,6 @@ def _size(context: click.Context, option: click.Parameter, text: str | None) -> 
         return 0 if text == _ALL_BYTES else parse_size(text)
     except UnitError as error:
         raise click.BadParameter(f"{error}, or {_ALL_BYTES}") from None
-
-
-def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        seconds = parse_duration(text)
-    except UnitError as error:
-        raise click.BadParameter(str(error)) from None
-    if not seconds:
-        raise click.BadParameter("must be more than 0")
-    return seconds
 
 
 @click.group()
@@ -76,7 +65,7 @@ def capture() -> None:
     "--for",
     "seconds",
     metavar="TIME",
-    callback=_seconds,
+    callback=positive_seconds,
     help="End after this time, as in 10m; at most a week.",
 )
 @click.option(

@@ -1,4 +1,4 @@
-"""Where verbs write the bytes of connections: a file that only its owner may read, or a pipe."""
+"""How verbs show the bytes of connections, and where they write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import click
 
 from monconn.errors import FileError, os_error_text
 from monconn.faces.cli import completion
-from monconn.faces.cli.output import print_note, terminal_width
+from monconn.faces.cli.output import has_colours, print_note, print_text, terminal_width
+from monconn.model.flow import FlowEncoder
+from monconn.ops.flow_text import HexEncoder, JsonEncoder, PlainTextEncoder
 
 pcap_option = click.option(
     "--pcap",
@@ -31,6 +33,19 @@ def check_no_terminal() -> None:
         raise click.UsageError(
             "--raw and --pcap - write bytes, which are not for a terminal: redirect the output"
         )
+
+
+def encoder_of(*, as_text: bool, as_json: bool) -> FlowEncoder:
+    """What shows bytes on the standard output: a hex dump, if nothing else is asked for."""
+    if as_json:
+        return JsonEncoder()
+    encoder = PlainTextEncoder if as_text else HexEncoder
+    return encoder(coloured=has_colours())
+
+
+def write_text(data: bytes) -> None:
+    """Print what such an encoder has made."""
+    print_text(data.decode("utf-8", "backslashreplace"))
 
 
 def write_bytes(data: bytes) -> None:

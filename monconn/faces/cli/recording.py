@@ -8,14 +8,18 @@ import click
 
 from monconn.errors import ControlError, printable, quoted
 from monconn.faces.cli import completion
-from monconn.faces.cli.flows import check_no_terminal, opened, pcap_option
-from monconn.faces.cli.output import has_colours, print_text
+from monconn.faces.cli.flows import (
+    check_no_terminal,
+    encoder_of,
+    opened,
+    pcap_option,
+    write_text,
+)
 from monconn.faces.cli.verbs import asks_server, json_option
 from monconn.faces.control.client import BadAnswer, Client
 from monconn.model import flow
 from monconn.model.flow import Ended, FlowEncoder, FlowEvent
 from monconn.model.uid import parse_uid
-from monconn.ops.flow_text import HexEncoder, JsonEncoder, PlainTextEncoder
 
 
 @click.command()
@@ -38,14 +42,7 @@ def recording(server: Client, what: str, as_text: bool, as_json: bool, pcap: str
     if pcap is not None:
         _write_pcap(pcap, events)
         return
-    encoder: FlowEncoder
-    if as_json:
-        encoder = JsonEncoder()
-    elif as_text:
-        encoder = PlainTextEncoder(coloured=has_colours())
-    else:
-        encoder = HexEncoder(coloured=has_colours())
-    print_text(encoded(encoder, events).decode("utf-8", "backslashreplace"))
+    write_text(encoded(encoder_of(as_text=as_text, as_json=as_json), events))
 
 
 def recorded_events(server: Client, what: str, how: str | None = None) -> list[FlowEvent]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
+from monconn import hexlines
 from monconn.addresses import Address, parse_backend
-from monconn.errors import MonconnError, QuestionError, UnitError, os_error_text, printable
+from monconn.errors import MonconnError, QuestionError, os_error_text, printable
 from monconn.faces.cli import completion
 from monconn.faces.cli.output import (
     has_colours,
@@ -24,14 +25,14 @@ from monconn.faces.cli.output import (
 )
 from monconn.faces.cli.recording import recorded_events
 from monconn.faces.cli.replaying import Replayed, replay
-from monconn.faces.cli.verbs import json_option, reports_errors, server_option
+from monconn.faces.cli.verbs import json_option, positive_seconds, reports_errors, server_option
 from monconn.faces.control.client import Client, NoServer, find_server
 from monconn.files import read_until_end
 from monconn.model.flow import FlowEvent, from_json
 from monconn.model.reasons import SideEnd
 from monconn.model.uid import parse_uid
 from monconn.ops.replay import Conversation, conversation_of
-from monconn.units import format_bytes, format_duration, parse_duration
+from monconn.units import format_bytes, format_duration
 
 _MOST_FILE_BYTES = 64 * 1024 * 1024
 _SHOWN_LINES = 16
@@ -52,16 +53,6 @@ def _address(context: click.Context, option: click.Parameter, text: str) -> Addr
         raise click.BadParameter(str(error)) from None
 
 
-def _patience(context: click.Context, option: click.Parameter, text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except UnitError as error:
-        raise click.BadParameter(str(error)) from None
-    if not seconds:
-        raise click.BadParameter("must be more than 0")
-    return seconds
-
-
 @click.command("replay")
 @click.argument("what", metavar="ID|UID|FILE", shell_complete=completion.connection_ids)
 @click.option(
@@ -80,7 +71,7 @@ def _patience(context: click.Context, option: click.Parameter, text: str) -> flo
     metavar="TIME",
     default="10s",
     show_default=True,
-    callback=_patience,
+    callback=positive_seconds,
     help="How much longer than recorded an answer may take.",
 )
 @json_option
@@ -228,21 +219,15 @@ def _difference(lines: Iterable[tuple[int, bytes, bytes]]) -> Iterator[str]:
             more += 1
             continue
         if before is not None:
-            yield f"  {_hex_line(*before)}"
+            yield f"  {hexlines.line(*before)}"
             before = None
         if recorded:
-            yield _painted("31", f"- {_hex_line(offset, recorded)}")
+            yield _painted("31", f"- {hexlines.line(offset, recorded)}")
         if came:
-            yield _painted("32", f"+ {_hex_line(offset, came)}")
+            yield _painted("32", f"+ {hexlines.line(offset, came)}")
         shown += 1
     if more:
         yield f"and {more:,} more line{'' if more == 1 else 's'} (--json has all)"
-
-
-def _hex_line(offset: int, piece: bytes) -> str:
-    left, right = piece[:8].hex(" "), piece[8:].hex(" ")
-    text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in piece)
-    return f"{offset:08x}  {left:<23}  {right:<23}  |{text}|"
 
 
 def _painted(colour: str, line: str) -> str:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from monconn.faces.cli.flows import check_no_terminal, opened, pcap_option, write_bytes
-from monconn.faces.cli.output import (
-    has_colours,
-    print_error,
-    print_note,
-    print_text,
+from monconn.faces.cli.flows import (
+    check_no_terminal,
+    encoder_of,
+    opened,
+    pcap_option,
+    write_bytes,
+    write_text,
 )
+from monconn.faces.cli.output import print_error, print_note
 from monconn.faces.cli.verbs import (
     asks_server,
     filter_argument,
@@ -27,7 +29,7 @@ from monconn.model import flow
 from monconn.model.flow import FlowEncoder
 from monconn.model.reasons import Direction
 from monconn.ops.filter_keys import CONNECTION_KEYS
-from monconn.ops.flow_text import HexEncoder, JsonEncoder, PlainTextEncoder, RawEncoder
+from monconn.ops.flow_text import PlainTextEncoder, RawEncoder
 from monconn.units import format_bytes
 
 NOTE_SECONDS = 1.0
@@ -86,7 +88,6 @@ def tap(
         print_error("no live connection matches: --follow waits for those that come")
         raise click.exceptions.Exit(1)
     print_note(_beginning(count, follow))
-    encoder: FlowEncoder
     if pcap is not None:
         from monconn.sinks.pcapng import PcapngEncoder  # only here: other verbs start sooner
 
@@ -99,17 +100,12 @@ def tap(
     elif raw is not None:
         _show(server, RawEncoder(raw, print_note), write_bytes)
     else:
-        if as_json:
-            encoder = JsonEncoder()
-        elif as_text:
-            encoder = PlainTextEncoder(coloured=has_colours())
-        else:
-            encoder = HexEncoder(coloured=has_colours())
+        encoder = encoder_of(as_text=as_text, as_json=as_json)
         try:
-            _show(server, encoder, _write_text)
+            _show(server, encoder, write_text)
         finally:  # after Ctrl-C, the prompt is on a line of its own
             if isinstance(encoder, PlainTextEncoder):
-                _write_text(encoder.finish())
+                write_text(encoder.finish())
 
 
 def _say_what_is_left_out(answer: dict[str, str]) -> None:
@@ -166,7 +162,3 @@ class _Losses:
         if left_out > self._said_connections:
             print_note(f"{left_out - self._said_connections} connections left out: too many match")
         self._said_bytes, self._said_connections = dropped, left_out
-
-
-def _write_text(data: bytes) -> None:
-    print_text(data.decode("utf-8", "backslashreplace"))

@@ -10,11 +10,12 @@ from typing import Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
-from monconn.errors import AddressError, MonconnError, QuestionError
+from monconn.errors import AddressError, MonconnError, QuestionError, UnitError
 from monconn.faces.cli import completion
 from monconn.faces.cli.output import print_error, understood
 from monconn.faces.control.client import BadAddress, Client, NoServer, SeveralServers, find_server
 from monconn.ops.filters import FilterError, Keys
+from monconn.units import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -126,6 +127,21 @@ def asks_server(function: F) -> F:
 
 
 # -- filters
+
+
+def positive_seconds(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> float | None:
+    """The callback of an option that is a duration, and not 0."""
+    if text is None:
+        return None
+    try:
+        seconds = parse_duration(text)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
+    if not seconds:
+        raise click.BadParameter("must be more than 0")
+    return seconds
 
 
 def filter_argument(

@@ -339,9 +339,10 @@ class SocketEnd:
             self.reports.data(self, bytes(read_buffer[:count]), self._loop.now)
         else:  # what the relay would do, without its call
             self.record.count(self._direction, count, self._loop.now)
+            chunk = read_buffer[:count]
             if self.track is not None:
-                self.track.add(read_buffer[:count], self._loop.now)
-            self.peer.sink.send(read_buffer[:count])
+                self.track.add(chunk, self._loop.now)
+            self.peer.sink.send(chunk)
         # A full read of a side with little room is bulk as well, whose reads are measured.
         self._is_bulk = count >= CHUNK_BYTES or count == wanted
         may_be_more = count == wanted or self._seen

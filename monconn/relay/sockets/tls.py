@@ -348,9 +348,10 @@ class TlsEnd(SocketEnd):
                 self.reports.data(self, bytes(read_buffer[:count]), self._loop.now)
             else:
                 self.record.count(self._direction, count, self._loop.now)
+                chunk = read_buffer[:count]
                 if self.track is not None:
-                    self.track.add(read_buffer[:count], self._loop.now)
-                self.peer.sink.send(read_buffer[:count])
+                    self.track.add(chunk, self._loop.now)
+                self.peer.sink.send(chunk)
             if self.phase != "open":
                 return 0
         elif self._may_answer and not self._output_ended:

@@ -15,19 +15,19 @@ from monconn.faces.control.client import Client
 from monconn.faces.control.taps import PIECE_BYTES
 from monconn.policy.policy import Policy
 from monconn.policy.recorder import MOST_RECORDED_BYTES, RecorderSettings
-from tests.ops.recording import RecordedConnection
+from tests.ops.tapping import WatchableConnection
 
 from .test_inspect import Services, with_services
 
 BULK = random.Random(7).randbytes(3 * MOST_RECORDED_BYTES)
 
 
-def recorded(services: Services, **settings: int) -> RecordedConnection:
+def recorded(services: Services, **settings: int) -> WatchableConnection:
     """A connection that has said something."""
 
-    def make() -> RecordedConnection:
+    def make() -> WatchableConnection:
         services.web.apply(Policy.of(recorder=RecorderSettings(**settings)))
-        connection = RecordedConnection(services.web)
+        connection = WatchableConnection(services.web).open()
         connection.data("up", b"hello \x1b[31m\xc3\xa4\n")
         connection.data("down", b"\x00\x01")
         return connection

@@ -505,10 +505,19 @@ def _ends(ended: Sequence[Mapping[str, Any]], live: Sequence[Mapping[str, Any]])
 
 
 def _facts(connections: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The facts about a device's connections, the latest value of each."""
+    """The facts about a device's connections, the latest value of each.
+
+    Those of one protocol, the latest: an address may speak several, and what it has said in one of
+    them is not true of the others.
+    """
     facts: dict[str, Any] = {}
     for each in connections:
-        for name, value in (each.get("facts") or {}).items():
+        told = each.get("facts") or {}
+        if told.get("protocol", facts.get("protocol")) != facts.get(
+            "protocol", told.get("protocol")
+        ):
+            continue
+        for name, value in told.items():
             if name in facts or len(facts) < _MOST_FACTS:
                 facts.setdefault(name, value)
     return facts

@@ -27,7 +27,8 @@ class Step:
     """One thing to look at next.
 
     :param text: what it tells, or the setting to change.
-    :param command: what to type, with ``IP``, ``ID`` and ``SERVICE`` for those of the connection.
+    :param command: what to type, with ``IP``, ``BACKEND-IP``, ``ID``, ``CLIENT-ID`` and ``SERVICE``
+        for those of the connection.
     """
 
     text: str
@@ -863,7 +864,7 @@ _MQTT = (
             "Of a device: its program crashed or was killed, or does not call disconnect().",
             "Of a broker: it stopped, or another connection has the same client id.",
         ),
-        (Step("Who else has this client id", "monconn list --closed client:IP"),),
+        (Step("Who else has this client id", "monconn list mqtt_client_id:CLIENT-ID"),),
     ),
     _mqtt(
         "no_connack",

@@ -70,6 +70,14 @@ def test_story(world: DeviceWorld) -> None:
     assert world.story("SENSOR.example").head["device"] == "10.0.0.7"
 
 
+def test_facts_are_those_of_one_protocol(world: DeviceWorld) -> None:
+    first, second = world.connect("web", "10.0.0.7", "10.0.0.7")
+    first.record.facts.update(protocol="http", http_path="/a", tag="one")
+    first.end("client_closed")
+    second.record.facts.update(protocol="ssh", ssh_client="OpenSSH_9.2")
+    assert world.story("10.0.0.7").head["facts"] == {"protocol": "ssh", "ssh_client": "OpenSSH_9.2"}
+
+
 def test_a_device_that_is_a_network_is_found_by_any_address(world: DeviceWorld) -> None:
     world.connect("web", "2001:db8::1", "2001:db8::2")
     for name in ("2001:db8::1", "2001:db8:0::ffff", "2001:db8::/64"):

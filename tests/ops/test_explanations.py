@@ -145,6 +145,7 @@ def steps() -> list[tuple[str, str]]:
     ("word", "command"), [each for each in steps() if each[1][:7] == "monconn"]
 )
 def test_each_command_is_understood(word: str, command: str) -> None:
+    command = command.replace("CLIENT-ID", "pump-3")
     command = command.replace("IP", "192.0.2.7").replace("ID", "42").replace("SERVICE", "mqtt")
     verb, *arguments = shlex.split(command)[1:]
     context = main.commands[verb].make_context(verb, [*arguments])
@@ -302,6 +303,31 @@ def test_the_next_steps_name_the_connection() -> None:
     commands = [step.command for step in account.explanations[0].next]
     assert "monconn show 1" in commands
     assert "monconn history client:192.0.2.1 reason:client_reset --since 1d" in commands
+
+
+def test_the_first_step_is_to_the_recording_if_there_is_one() -> None:
+    values = {"reason": "client_lost", "id": 3, "recorded": 503}
+    first, *_ = account_of(values).explanations[0].next
+    assert first.command == "monconn recording 3 --text"
+    for nothing in ({}, {"recorded": None}, {"recorded": 0}):
+        steps_there = account_of({"reason": "client_lost", "id": 3, **nothing}).explanations[0].next
+        assert not any("recording" in step.command for step in steps_there)
+
+
+def test_the_next_steps_name_the_device_and_the_backend() -> None:
+    facts = {"mqtt_client_id": "pump-3"}
+    closed_silently = {"reason": "client_closed", "detail": "device closed without DISCONNECT"}
+    assert "monconn list mqtt_client_id:pump-3" in commands_of({**closed_silently, "facts": facts})
+    odd = {"mqtt_client_id": "$(reboot)"}
+    assert "monconn list mqtt_client_id:CLIENT-ID" in commands_of({**closed_silently, "facts": odd})
+    lost = {"reason": "backend_unreachable", "client_ip": "192.0.2.7"}
+    assert "ip route get 192.0.2.9" in commands_of({**lost, "backend": "192.0.2.9:1883"})
+    assert "ip route get 2001:db8::9" in commands_of({**lost, "backend": "[2001:db8::9]:1883"})
+    assert "ip route get BACKEND-IP" in commands_of({**lost, "backend": "unix:/run/broker.sock"})
+
+
+def commands_of(values: dict[str, Any]) -> list[str]:
+    return [step.command for each in account_of(values).explanations for step in each.next]
 
 
 def test_a_name_that_a_shell_would_run_stays_a_placeholder() -> None:

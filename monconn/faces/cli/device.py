@@ -31,7 +31,9 @@ def with_hint(rows: Iterable[Any]) -> Iterator[Any]:
     context = click.get_current_context()
     is_table = not (context.params.get("as_json") or context.params.get("as_csv"))
     if count and is_table and terminal_width() is not None:
-        context.call_on_close(lambda: print_text("\nmonconn device IP tells more of one of them\n"))
+        context.call_on_close(
+            lambda: print_text("\nmonconn device NAME tells more of one of them\n")
+        )
 
 
 @click.command()

@@ -128,7 +128,7 @@ def list_connections(
 def devices(server: Client, alarms: bool, **arguments: Any) -> Iterable[Any]:
     """Devices: how often each connects and sends, and its alarms.
 
-    monconn device IP tells more of one of them.
+    monconn device NAME tells more of one of them.
     """
     rows = server.rows("ListDevices", **arguments)
     return with_hint((row for row in rows if row["alarms"]) if alarms else rows)

@@ -66,7 +66,10 @@ def recorded_events(server: Client, what: str, how: str | None = None) -> list[F
     """
     parsed = parse_uid(what)
     if parsed is None and not (what.isascii() and what.isdigit() and len(what) <= 18):
-        raise click.BadParameter(f"{quoted(what)} is no id, and no uid of a connection")
+        raise click.BadParameter(
+            f"{quoted(what)} is no id, and no uid of a connection: monconn list, and monconn list"
+            " --closed, have them"
+        )
     if "recordings" not in server.hello:
         name = printable(server.hello.get("server"))
         raise ControlError(f"{name} runs, which is too old for recordings: restart it")

@@ -55,7 +55,7 @@ _HOW_TO_CHOOSE = (
 @json_option
 @click.option(
     "--pcap",
-    metavar="FILE",
+    metavar="FILE|-",
     type=click.Path(allow_dash=True),
     shell_complete=completion.files,
     help="Write a pcapng file, for Wireshark; - is the standard output.",

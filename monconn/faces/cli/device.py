@@ -22,8 +22,11 @@ _PIPE_WIDTH = 100
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 
 
-def with_hint(rows: Iterable[Any]) -> Iterator[Any]:
-    """The rows of a table of devices, below which a terminal shows what to type next."""
+def with_hint(rows: Iterable[Any], hint: str) -> Iterator[Any]:
+    """The rows of a table, below which a terminal shows what to type next.
+
+    :param hint: a line.
+    """
     count = 0
     for row in rows:
         yield row
@@ -31,9 +34,7 @@ def with_hint(rows: Iterable[Any]) -> Iterator[Any]:
     context = click.get_current_context()
     is_table = not (context.params.get("as_json") or context.params.get("as_csv"))
     if count and is_table and terminal_width() is not None:
-        context.call_on_close(
-            lambda: print_text("\nmonconn device NAME tells more of one of them\n")
-        )
+        context.call_on_close(lambda: print_text(f"\n{hint}\n"))
 
 
 @click.command()

@@ -19,6 +19,7 @@ import pytest_twisted
 from click.testing import CliRunner, Result
 from twisted.internet.threads import deferToThread
 
+from monconn.faces.cli import device as device_verb
 from monconn.faces.cli.main import main
 from monconn.monitor.monitor import Monitor
 from monconn.ops.operations import Operations
@@ -222,6 +223,11 @@ def test_closed_connections_have_a_reason(services: Services) -> None:
     assert row[:6] == [str(record.id), "192.0.2.1:1024", "-", "web", "operator", "KD"]
     (printed,) = services.json("list", "--closed")
     assert printed["reason"] == "operator"
+    with patch.object(device_verb, "terminal_width", lambda: 80):
+        *_, hint = services.monconn("list", "--closed").stdout.splitlines()
+        assert hint.startswith("monconn explain ID")
+        for quiet in (["--closed", "--json"], ["--closed", "reason:client_lost"], []):
+            assert "explain" not in services.monconn("list", *quiet).stdout
 
 
 @with_services

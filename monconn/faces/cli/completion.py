@@ -29,6 +29,7 @@ from click.shell_completion import (
 from monconn.errors import printable
 from monconn.faces.cli.output import print_text
 from monconn.faces.control.client import Client, find_server
+from monconn.model.record import PROTOCOLS, known_fact_names
 from monconn.ops.filters import Keys, complete
 
 MOST_VALUES = 100
@@ -153,7 +154,9 @@ def terms(keys: Keys, or_else: Literal["", "ids", "services"] = "") -> Complete:
 def _known_values(context: click.Context, incomplete: str) -> dict[str, Collection[str]]:
     """The values of the key that is typed, if the running monconn knows any."""
     key, colon, value = incomplete.lower().removeprefix("not:").partition(":")
-    known = _VALUES.get(key) if colon else None
+    if not colon:
+        return {"fact": sorted(known_fact_names() or ())}  # those that monconn itself sets
+    known = _VALUES.get(key)
     return {} if known is None else {key: list(known(context, value))}
 
 
@@ -207,10 +210,28 @@ def _devices(context: click.Context, typed: str = "") -> dict[str, str]:
     return found
 
 
+def _mqtt_client_ids(context: click.Context, typed: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for closed in (None, True):
+        for row in _rows(
+            context,
+            "ListConnections",
+            limit=10 * MOST_VALUES,
+            closed=closed,
+            filter="protocol:mqtt",
+        ):
+            name = (row.get("facts") or {}).get("mqtt_client_id")
+            if name:
+                found.setdefault(str(name), str(row.get("client_ip")))
+    return found
+
+
 _VALUES: Mapping[str, Callable[[click.Context, str], Mapping[str, str]]] = {
     "service": _services,
     "client": _client_ips,
     "device": _devices,
+    "mqtt_client_id": _mqtt_client_ids,
+    "protocol": lambda context, typed: dict.fromkeys(PROTOCOLS, ""),
     "id": lambda context, typed: _ids(context, typed),
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from monconn.errors import printable
+from monconn.faces.cli import completion
 from monconn.faces.cli.history import parse_moment
 from monconn.faces.cli.output import has_colours, print_json, print_text, terminal_width
 from monconn.faces.cli.verbs import asks_server, json_option, service_option
@@ -38,7 +39,7 @@ def with_hint(rows: Iterable[Any], hint: str) -> Iterator[Any]:
 
 
 @click.command()
-@click.argument("name", metavar="IP|NAME")
+@click.argument("name", metavar="IP|NAME", shell_complete=completion.devices)
 @service_option
 @click.option(
     "--since",

@@ -119,7 +119,9 @@ def _sentences(values: Values) -> Iterator[str]:
     if values.get("detail"):
         yield f"Detail: {values['detail']}."
     yield from _mqtt(values)
-    if values.get("connect_seconds") is not None:
+    if not values.get("backend"):
+        pass  # a wrapped factory's: it is the backend
+    elif values.get("connect_seconds") is not None:
         yield (
             f"The backend {_text(values, 'backend')} was connected after"
             f" {format_duration(values['connect_seconds'])}."

@@ -260,6 +260,7 @@ def test_only_what_the_figures_prove_is_said() -> None:
         reason="backend_refused", phase="connecting", connect_seconds=None
     )
     # A wrapped factory has no backend to connect to.
+    assert "connected" not in told(reason="client_closed", backend="", connect_seconds=0.0)
     assert "connected" not in told(reason="client_closed", connect_seconds=None)
 
 

@@ -20,7 +20,7 @@ _NAME_WIDTH = 11
 _LEAST_ROWS = 5
 _MOST_SERVICES = 4
 """If there are more, those where the device is gone and that know no rhythm have no lines."""
-_SERVICE_WIDTH = 24
+_SERVICE_WIDTH = 16
 """Of a service's name in the timeline, in characters: the reason after it must be seen."""
 
 
@@ -73,10 +73,15 @@ def story_lines(
     """
     lines = [printable(line) for line in _head_lines(head, width)]
     has_services = len({row["service"] for row in rows if row.get("service")}) > 1
-    cells = [_cells(row, has_services) for row in rows]
+    cells = []
+    is_this_run = True
+    for row in rows:
+        # Ids begin anew with each run: what explain and recording would show is another connection.
+        is_this_run = is_this_run and row["what"] != "started"
+        cells.append(_cells(row, has_services, has_id=is_this_run))
     if not cells:
         return [*lines, "", "nothing is known of its connections"]
-    titles = ("WHEN", "LASTED", "UP", "DOWN")
+    titles = ("WHEN", "ID", "LASTED", "UP", "DOWN")
     widths = [max(cell_width(row[n]) for row in (titles, *cells)) for n in range(len(titles))]
     room = max(width - sum(widths) - 2 * len(widths), 20)
     timeline: list[list[str]] = []
@@ -210,13 +215,14 @@ def _live_text(connection: Json) -> str:
     )
 
 
-def _cells(row: Json, has_services: bool) -> tuple[str, ...]:
+def _cells(row: Json, has_services: bool, *, has_id: bool) -> tuple[str, ...]:
     duration = row.get("duration_seconds")
     what = _what(row)
     if has_services and row.get("service"):
         what = f"{shortened(printable(str(row['service'])), _SERVICE_WIDTH)}: {what}"
     return (
         local_time(row["at"]),
+        str(row["id"]) if has_id and row.get("id") is not None else "",
         "" if duration is None else format_duration(duration),
         "" if row.get("up") is None else format_bytes(row["up"]),
         "" if row.get("down") is None else format_bytes(row["down"]),

@@ -266,7 +266,8 @@ def _end_time(record: ConnectionRecord, side: Side) -> float | None:
     """When a side has ended, as well as the record knows: of a side that ended in order after the
     other, and of one that failed, it is when the reason was decided."""
     if record.end_of(side) == "fin":
-        if record.first_end == side:
+        # A wrapped protocol that is told of no half-close ends with its client: none is noted.
+        if record.first_end == side and record.half_closed is not None:
             return record.half_closed
         if side == "backend" and record.backend_ended is not None:
             return record.backend_ended

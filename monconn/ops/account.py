@@ -39,7 +39,8 @@ _DECIDED_BY_US = frozenset(
     )
 )
 """Reasons of ends in good order that monconn begins, and whose peers may take their time."""
-_PLACEHOLDER = re.compile(r"\b(IP|ID|NAME|CLIENT_ID|SERVICE)\b")
+_SEE_RECORDING = Step("What was said, and what was the last of it?", "monconn recording ID --text")
+_PLACEHOLDER = re.compile(r"\b(BACKEND-IP|IP|CLIENT-ID|ID|DEVICE|SERVICE)\b")
 
 
 @attrs.frozen
@@ -70,6 +71,9 @@ def account_of(connection: Row | Values) -> Account:
     if not any(found):
         found = [of_kind(str(values.get("state")), "state")]
     explanations = [each for each in (*found, *explained_in(_text(values, "detail"))) if each]
+    if explanations and values.get("recorded"):
+        first = explanations[0]
+        explanations[0] = attrs.evolve(first, next=(_SEE_RECORDING, *first.next))
     return Account(
         tuple(map(printable, _sentences(values))),
         tuple(map(printable, _unknown(values))),
@@ -78,22 +82,25 @@ def account_of(connection: Row | Values) -> Account:
 
 
 def _about(explanation: Explanation, values: Values) -> Explanation:
-    """An explanation whose steps name the connection instead of ``IP``, ``ID``, ``NAME`` and so on.
+    """An explanation whose steps name the connection instead of ``IP``, ``ID``, ``DEVICE`` and
+    others.
 
-    ``NAME`` is that of its device: the client id that it has told, or else its address.
+    ``DEVICE`` is the client id that it has told, or else its address.
     """
     words = {
         "IP": _text(values, "client_ip"),
         "ID": _text(values, "id"),
         "SERVICE": _text(values, "service"),
-        "CLIENT_ID": _text(values.get("facts") or {}, "mqtt_client_id"),
+        "BACKEND-IP": re.sub(r"^\[?(.+?)\]?:\d+$", r"\1", _text(values, "backend")),
+        "CLIENT-ID": _text(values.get("facts") or {}, "mqtt_client_id"),
     }
     # What a shell or a verb would take for something else, as an option, stays a placeholder.
     words = {name: word for name, word in words.items() if re.fullmatch(r"[\w.:][\w.:-]*", word)}
-    if not re.fullmatch(r"[0-9a-fA-F.:]+", words.get("IP", "")):
-        words.pop("IP", None)  # "unix" and "local" are no addresses
-    if name := words.get("CLIENT_ID") or words.get("IP"):
-        words["NAME"] = name
+    for name in ("IP", "BACKEND-IP"):
+        if not re.fullmatch(r"[0-9a-fA-F.:]+", words.get(name, "")):
+            words.pop(name, None)  # "unix" and "local" are no addresses
+    if device := words.get("CLIENT-ID") or words.get("IP"):
+        words["DEVICE"] = device
 
     def fill(step: Step) -> Step:
         command = _PLACEHOLDER.sub(lambda found: words.get(found[0], found[0]), step.command)
@@ -118,7 +125,9 @@ def _sentences(values: Values) -> Iterator[str]:
     if values.get("detail"):
         yield f"Detail: {values['detail']}."
     yield from _mqtt(values)
-    if values.get("connect_seconds") is not None:
+    if not values.get("backend"):
+        pass  # a wrapped factory's: it is the backend
+    elif values.get("connect_seconds") is not None:
         yield (
             f"The backend {_text(values, 'backend')} was connected after"
             f" {format_duration(values['connect_seconds'])}."

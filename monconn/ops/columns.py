@@ -67,6 +67,7 @@ class Column:
     :param help: what the field means, in one sentence.
     :param nullable: whether the value may be None.
     :param value: takes the value from a row's JSON, where it is not the field alone.
+    :param is_for_some: on a terminal, it leaves a usual table in which no row has a value.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Column:
     help: str = ""
     nullable: bool = False
     value: Callable[[Mapping[str, Any]], Any] | None = None
+    is_for_some: bool = False
 
     @property
     def align(self) -> Align:

@@ -20,7 +20,7 @@ _NAME_WIDTH = 11
 _LEAST_ROWS = 5
 _MOST_SERVICES = 4
 """If there are more, those where the device is gone and that know no rhythm have no lines."""
-_SERVICE_WIDTH = 24
+_SERVICE_WIDTH = 16
 """Of a service's name in the timeline, in characters: the reason after it must be seen."""
 
 
@@ -73,14 +73,19 @@ def story_lines(
     """
     lines = [printable(line) for line in _head_lines(head, width)]
     has_services = len({row["service"] for row in rows if row.get("service")}) > 1
-    cells = [_cells(row, has_services) for row in rows]
+    cells = []
+    is_this_run = True
+    for row in rows:
+        # Ids begin anew with each run: what explain and recording would show is another connection.
+        is_this_run = is_this_run and row["what"] != "started"
+        cells.append(_cells(row, has_services, has_id=is_this_run))
     if not cells:
         return [*lines, "", "nothing is known of its connections"]
-    titles = ("WHEN", "LASTED", "UP", "DOWN")
+    titles = ("WHEN", "ID", "LASTED", "UP", "DOWN")
     widths = [max(cell_width(row[n]) for row in (titles, *cells)) for n in range(len(titles))]
     room = max(width - sum(widths) - 2 * len(widths), 20)
     timeline: list[list[str]] = []
-    for row, (*fixed, what) in zip(
+    for event, (*fixed, what) in zip(
         (None, *rows), ([*titles, "WHAT (newest first)"], *cells), strict=True
     ):
         first = "  ".join(
@@ -89,8 +94,8 @@ def story_lines(
         )
         parts = wrapped(printable(what), room)
         if most_lines is not None and " ALARM " not in f" {what}":
-            if len(parts) > 1 and row is not None:  # the detail goes before the reason's meaning
-                what = _cells(row, has_services, is_brief=True)[-1]
+            if len(parts) > 1 and event is not None:  # the detail goes before the reason's meaning
+                what = _cells(event, has_services, is_brief=True, has_id=False)[-1]
             parts = [shortened(printable(what), room)]  # the reason comes first
         indent = " " * (sum(widths) + 2 * len(widths))
         timeline.append([f"{first}  {parts[0]}", *(indent + part for part in parts[1:])])
@@ -214,13 +219,16 @@ def _live_text(connection: Json) -> str:
     )
 
 
-def _cells(row: Json, has_services: bool, is_brief: bool = False) -> tuple[str, ...]:
+def _cells(
+    row: Json, has_services: bool, is_brief: bool = False, *, has_id: bool
+) -> tuple[str, ...]:
     duration = row.get("duration_seconds")
     what = _what(row, is_brief)
     if has_services and row.get("service"):
         what = f"{shortened(printable(str(row['service'])), _SERVICE_WIDTH)}: {what}"
     return (
         local_time(row["at"]),
+        str(row["id"]) if has_id and row.get("id") is not None else "",
         "" if duration is None else format_duration(duration),
         "" if row.get("up") is None else format_bytes(row["up"]),
         "" if row.get("down") is None else format_bytes(row["down"]),

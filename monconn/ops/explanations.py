@@ -27,7 +27,8 @@ class Step:
     """One thing to look at next.
 
     :param text: what it tells, or the setting to change.
-    :param command: what to type, with ``IP``, ``ID`` and ``SERVICE`` for those of the connection.
+    :param command: what to type, with ``IP``, ``BACKEND-IP``, ``ID``, ``CLIENT-ID``, ``DEVICE`` and
+        ``SERVICE`` for those of the connection.
     """
 
     text: str
@@ -167,7 +168,7 @@ _REASONS = (
         ),
         (
             Step("When was it last heard, and how bad was the network before?", "monconn show ID"),
-            Step("Does it come back, how often, after which silence?", "monconn device NAME"),
+            Step("Does it come back, how often, after which silence?", "monconn device DEVICE"),
             Step(
                 "Has it happened before, and to others at the same time?",
                 "monconn history reason:client_lost --since 1d",
@@ -367,7 +368,7 @@ _REASONS = (
             Step("Had it sent anything, and who was to speak next?", "monconn show ID"),
             Step(
                 "Its usual interval between messages: read_timeout must be longer.",
-                "monconn device NAME",
+                "monconn device DEVICE",
             ),
             Step("read_timeout: 0 switches it off; max_idle counts both directions."),
         ),
@@ -415,7 +416,7 @@ _REASONS = (
             Step("Who spoke last, and when?", "monconn show ID"),
             Step(
                 "How long its pauses usually are",
-                "monconn device NAME",
+                "monconn device DEVICE",
             ),
             Step(
                 "max_idle: 8h for services that may be silent, or a keepalive in the protocol"
@@ -727,7 +728,7 @@ _ALARMS = (
         ),
         (
             Step(
-                "Its rhythm, its silences and its last ends, on one screen", "monconn device NAME"
+                "Its rhythm, its silences and its last ends, on one screen", "monconn device DEVICE"
             ),
             Step("Is its kernel still heard (HEARD), is it unreachable?", "monconn list client:IP"),
             Step("silent_heartbeats: 5 is more patient, 0 raises none; also for one service."),
@@ -751,7 +752,7 @@ _ALARMS = (
             "Many clients behind one address (NAT), whose failures add up.",
         ),
         (
-            Step("Which failures, after how long?", "monconn device NAME"),
+            Step("Which failures, after how long?", "monconn device DEVICE"),
             Step("Its last ends", "monconn list --closed client:IP"),
             Step("storm_connections: 100 for many behind one address, 0 raises none."),
         ),
@@ -773,8 +774,8 @@ _ALARMS = (
             "Somebody who pretends to be the device: a client id is a claim.",
         ),
         (
-            Step("Its addresses and its last ends, on one screen", "monconn device NAME"),
-            Step("Which connections are live?", "monconn list mqtt_client_id:=CLIENT_ID"),
+            Step("Its addresses and its last ends, on one screen", "monconn device DEVICE"),
+            Step("Which connections are live?", "monconn list mqtt_client_id:=CLIENT-ID"),
             Step("Give each device a client id of its own."),
         ),
         see="devices.md#duplicate",
@@ -850,7 +851,7 @@ _MQTT = (
         ),
         (
             Step("Did its kernel still answer? The line client side.", "monconn show ID"),
-            Step("Is it a habit of this device's?", "monconn device NAME"),
+            Step("Is it a habit of this device's?", "monconn device DEVICE"),
             Step(
                 "A keepalive below the idle time-out of what is on the way; one that covers sleep."
             ),
@@ -868,7 +869,7 @@ _MQTT = (
         (
             Step(
                 "Who else has this client id?",
-                "monconn list --closed mqtt_client_id:=CLIENT_ID",
+                "monconn list --closed mqtt_client_id:=CLIENT-ID",
             ),
         ),
     ),
@@ -931,7 +932,7 @@ _MQTT = (
         (
             Step(
                 "The connections with this client id",
-                "monconn list --closed mqtt_client_id:=CLIENT_ID",
+                "monconn list --closed mqtt_client_id:=CLIENT-ID",
             ),
         ),
     ),

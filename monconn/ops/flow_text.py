@@ -22,7 +22,7 @@ from monconn.model.reasons import DIRECTION_OF, Direction, SideEnd
 from monconn.ops.colours import colour_of
 from monconn.units import format_bytes
 
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 0.2
 """After a pause as long as this, text of the same sender gets its time once more."""
 _ARROWS: dict[Direction, str] = {"up": "→", "down": "←"}
 _ENDS: dict[SideEnd, str] = {
@@ -141,7 +141,7 @@ class _TextEncoder:
     def _ended_text(self, event: Ended) -> str:
         sent = f"up {format_bytes(event.up)}, down {format_bytes(event.down)}"
         if event.reason is None:
-            return self._line(event, f"seen no more, and lives on ({sent})", colour="bold")
+            return self._line(event, f"still open; seen until here ({sent})", colour="bold")
         colour = colour_of("reason", event.reason) or "bold"
         detail = f": {event.detail}" if event.detail else ""
         return self._line(event, f"closed: {event.reason}{detail} ({sent})", colour=colour)
@@ -163,7 +163,7 @@ class _TextEncoder:
             words = [f"+{_after(event.at - began.opened_at)}", *words, began.service, began.client]
         if direction is not None:
             words += [_ARROWS[direction], direction]
-        line = printable(" ".join([*words, text]))
+        line = printable(" ".join([*words, text] if text else words))
         return f"{self._paint(colour or direction or '', line)}\n"
 
     def _paint(self, colour: str, text: str) -> str:
@@ -186,7 +186,8 @@ class PlainTextEncoder(_TextEncoder):
     """UTF-8 as it is, across the borders of chunks; all that is not printable is an escape.
 
     A line feed begins a new line; a carriage return before it is shown. Bytes of one sender follow
-    each other without a line of ours, until the other has sent something, or after a pause.
+    each other without a line of ours, until the other has sent something, or after a pause. So that
+    line has no size: it would be that of the first chunk, and more may follow.
     """
 
     def __init__(self, *, coloured: bool = False) -> None:
@@ -206,7 +207,7 @@ class PlainTextEncoder(_TextEncoder):
         sender = event.connection, event.direction
         head = ""
         if sender != self._sender or event.at - self._sent_at >= PAUSE_SECONDS:
-            head = self._line(event, format_bytes(len(event.data)), event.direction)
+            head = self._line(event, "", event.direction)
         self._sender, self._sent_at = sender, event.at
         if sender not in self._decoders:
             make = codecs.getincrementaldecoder("utf-8")

@@ -49,6 +49,9 @@ def record_key(sort: Sort, rates: Rates, now: float) -> Callable[[ConnectionReco
         "idle_seconds": lambda record: record.idle_seconds(now),
         "up_rate": lambda record: rates.of(record, now)[0],
         "down_rate": lambda record: rates.of(record, now)[1],
+        "mqtt_client_id": lambda record: sort_key(
+            str(record.facts.get("mqtt_client_id") or "") or None if record.has_facts else None
+        ),
     }
     if name in keys:
         return keys[name]

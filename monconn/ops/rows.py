@@ -105,6 +105,22 @@ def _protocol(connection: Mapping[str, Any]) -> str | None:
     return None if protocol is None else str(protocol)  # anyone may set facts, of other types
 
 
+def _name(connection: Mapping[str, Any]) -> str | None:
+    name = (connection.get("facts") or {}).get("mqtt_client_id")
+    return str(name) if name else None  # anyone may set facts, and a client id may be empty
+
+
+_NAME = Column(
+    "mqtt_client_id",
+    "NAME",
+    importance=5,
+    width=8,
+    max_width=23,
+    wanted_width=12,
+    value=_name,
+    help="What the client calls itself: its MQTT client id.",
+    is_for_some=True,
+)
 _PROTOCOL = Column(
     "protocol",
     "PROTOCOL",
@@ -120,7 +136,9 @@ class ConnectionRow(Row):
     """One connection; the table is that of live ones."""
 
     TABLE: ClassVar[TableOf] = (
-        *("id", "client", "service"),
+        *("id", "client"),
+        _NAME,
+        "service",
         Column("state", "STATE", importance=0, width=11, value=_state, help=_STATE_HELP),
         *("up", "down", "up_rate", "down_rate", "age_seconds", "idle_seconds"),
         ("client_last_heard_seconds", "HEARD"),
@@ -291,6 +309,7 @@ class ClosedConnectionRow(ConnectionRow):
         # for: both are worth more than the service and the amounts.
         attrs.evolve(ConnectionRow.fields()["id"], importance=3),
         "client",
+        attrs.evolve(_NAME, importance=4),
         attrs.evolve(ConnectionRow.fields()["service"], importance=6),
         *("reason", "code"),
         attrs.evolve(ConnectionRow.fields()["up"], importance=5),

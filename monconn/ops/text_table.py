@@ -10,7 +10,7 @@ from typing import Any
 from monconn.errors import printable
 from monconn.ops.columns import Column, Row
 
-_FREE_TEXT = frozenset({"detail", "target"})
+_FREE_TEXT = frozenset({"detail", "mqtt_client_id", "target"})
 """Fields whose cells may be cut: the start of a sentence is useful, half an address is not."""
 _GAPS = (2, 1)
 """Spaces between two columns: one where a column that is worth it would have to leave otherwise."""
@@ -75,6 +75,17 @@ def text_table_steps(
                 widths[index] = max(widths[index], cell_width(text))
         if not count % _ROWS_PER_STEP:
             yield
+    there = [
+        index
+        for index, column in enumerate(columns)
+        # What never leaves was asked for; and what reads a pipe relies on its columns.
+        if not (column.is_for_some and column.importance)
+        or width is None
+        or set(texts[index][1:]) - {"-"}
+    ]
+    columns = [columns[index] for index in there]
+    texts = [texts[index] for index in there]
+    widths = [widths[index] for index in there]
     fitted = _fit(columns, widths, width)
     row_count = len(texts[0]) if texts else 0
     if fitted is None and row_count > 1:

@@ -253,6 +253,20 @@ def test_bytes_come_in_their_order_whatever_their_times() -> None:
     assert [event.at for event in events] == sorted(event.at for event in events)
 
 
+def test_an_end_has_its_own_time_whoever_asks_and_when() -> None:
+    world = World()
+    connection = world.open()
+    world.clock.advance(1)
+    connection.record.note_end("client", "fin")  # of a wrapped protocol without a half-close
+    world.close(connection, "client_closed")
+    world.clock.advance(10)
+    events = world.recorder.events(connection.record.id)
+    assert events is not None
+    *_, side_ended, last = rounded(events)
+    assert isinstance(side_ended, SideEnded)
+    assert side_ended.at == last.at == round(connection.record.opened_at + 1, 3)
+
+
 def rounded(events: Sequence[FlowEvent]) -> list[FlowEvent]:
     return [attrs.evolve(event, at=round(event.at, 3)) for event in events]
 

@@ -304,6 +304,22 @@ def test_neither_alarm_nor_reason_is_cut() -> None:
     assert max(map(cell_width, timeline)) <= 80
 
 
+def test_a_timeline_has_ids_of_this_run_only(world: DeviceWorld) -> None:
+    (connection,) = world.connect("web", "10.0.0.7")
+    connection.end("client_reset")
+    story = world.story("10.0.0.7")
+    ended = {**story.rows[0].to_json(), "id": 4711}
+    started = {"at": ended["at"], "what": "started"}
+    before = {**ended, "id": 4712}
+    head = {**story.head, "timeline_total": 3}
+    lines = story_lines(head, [ended, started, before], 80, None)
+    titles, latest, *_, oldest = lines[lines.index("") + 1 :]
+    assert titles.split()[:3] == ["WHEN", "ID", "LASTED"]
+    assert "4711" in latest
+    assert "client_reset" in oldest
+    assert "4712" not in oldest
+
+
 def test_the_age_of_a_live_connection_is_not_that_of_its_state(world: DeviceWorld) -> None:
     world.connect("web", "10.0.0.7")
     world.clock.advance(3600)

@@ -145,7 +145,7 @@ def steps() -> list[tuple[str, str]]:
     ("word", "command"), [each for each in steps() if each[1][:7] == "monconn"]
 )
 def test_each_command_is_understood(word: str, command: str) -> None:
-    values = {"CLIENT_ID": "a", "NAME": "a", "IP": "192.0.2.7", "ID": "42", "SERVICE": "mqtt"}
+    values = {"CLIENT-ID": "a", "DEVICE": "a", "IP": "192.0.2.7", "ID": "42", "SERVICE": "mqtt"}
     for placeholder, value in values.items():
         command = command.replace(placeholder, value)
     verb, *arguments = shlex.split(command)[1:]
@@ -261,6 +261,7 @@ def test_only_what_the_figures_prove_is_said() -> None:
         reason="backend_refused", phase="connecting", connect_seconds=None
     )
     # A wrapped factory has no backend to connect to.
+    assert "connected" not in told(reason="client_closed", backend="", connect_seconds=0.0)
     assert "connected" not in told(reason="client_closed", connect_seconds=None)
 
 
@@ -310,8 +311,8 @@ def test_the_next_steps_name_the_connection() -> None:
     ("client_id", "device", "filter"),
     [
         ("pump-7", "monconn device pump-7", "mqtt_client_id:=pump-7"),
-        (None, "monconn device 192.0.2.1", "mqtt_client_id:=CLIENT_ID"),
-        ("--all", "monconn device 192.0.2.1", "mqtt_client_id:=CLIENT_ID"),  # no option
+        (None, "monconn device 192.0.2.1", "mqtt_client_id:=CLIENT-ID"),
+        ("--all", "monconn device 192.0.2.1", "mqtt_client_id:=CLIENT-ID"),  # no option
     ],
 )
 def test_the_next_steps_name_the_device(client_id: str | None, device: str, filter: str) -> None:
@@ -321,6 +322,32 @@ def test_the_next_steps_name_the_device(client_id: str | None, device: str, filt
     commands = [step.command for each in account.explanations for step in each.next]
     assert device in commands
     assert f"monconn list --closed {filter}" in commands
+
+
+def test_the_first_step_is_to_the_recording_if_there_is_one() -> None:
+    values = {"reason": "client_lost", "id": 3, "recorded": 503}
+    first, *_ = account_of(values).explanations[0].next
+    assert first.command == "monconn recording 3 --text"
+    for nothing in ({}, {"recorded": None}, {"recorded": 0}):
+        steps_there = account_of({"reason": "client_lost", "id": 3, **nothing}).explanations[0].next
+        assert not any("recording" in step.command for step in steps_there)
+
+
+def test_the_next_steps_name_the_device_and_the_backend() -> None:
+    facts = {"mqtt_client_id": "pump-3"}
+    closed_silently = {"reason": "client_closed", "detail": "device closed without DISCONNECT"}
+    asked = "monconn list --closed mqtt_client_id:="
+    assert f"{asked}pump-3" in commands_of({**closed_silently, "facts": facts})
+    odd = {"mqtt_client_id": "$(reboot)"}
+    assert f"{asked}CLIENT-ID" in commands_of({**closed_silently, "facts": odd})
+    lost = {"reason": "backend_unreachable", "client_ip": "192.0.2.7"}
+    assert "ip route get 192.0.2.9" in commands_of({**lost, "backend": "192.0.2.9:1883"})
+    assert "ip route get 2001:db8::9" in commands_of({**lost, "backend": "[2001:db8::9]:1883"})
+    assert "ip route get BACKEND-IP" in commands_of({**lost, "backend": "unix:/run/broker.sock"})
+
+
+def commands_of(values: dict[str, Any]) -> list[str]:
+    return [step.command for each in account_of(values).explanations for step in each.next]
 
 
 def test_a_name_that_a_shell_would_run_stays_a_placeholder() -> None:

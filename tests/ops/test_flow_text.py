@@ -94,7 +94,7 @@ def test_from_the_middle_with_gaps_and_no_end() -> None:
         f"+7.000 {head} ← down … 100 B not seen",
         f"+7.000 {head} backend ended its side (FIN)",
         f"+8.000 {head} → up … 6.3 KiB not seen",
-        f"+8.000 {head} seen no more, and lives on (up 19.5 KiB, down 120 B)",
+        f"+8.000 {head} still open; seen until here (up 19.5 KiB, down 120 B)",
     ]
 
 
@@ -127,7 +127,7 @@ def test_text_across_the_borders_of_chunks() -> None:
     text = lines(
         PlainTextEncoder(),
         up(b"one\r\ntwo " + euro[:1], 0),
-        up(euro[1:] + b" three", 10, 0.5),
+        up(euro[1:] + b" three", 10, 0.1),
         down(b"four\n", 0, 0.6),
         down(b"five\n", 5, 0.7),
         up(b"six" + cut, 18, 0.8),
@@ -135,18 +135,23 @@ def test_text_across_the_borders_of_chunks() -> None:
         ended(27, 10, reason="client_closed"),
     )
     assert text == [
-        f"+0.000 {HEAD} → up 10 B",
+        f"+0.000 {HEAD} → up",
         "  one\\r",
         "  two € three",
-        f"+0.600 {HEAD} ← down 5 B",
+        f"+0.600 {HEAD} ← down",
         "  four",
         "  five",
-        f"+0.800 {HEAD} → up 4 B",
+        f"+0.800 {HEAD} → up",
         "  six",
-        f"+5.000 {HEAD} → up 5 B",
+        f"+5.000 {HEAD} → up",
         "  \\xc3later",
         f"+9.000 {HEAD} closed: client_closed (up 27 B, down 10 B)",
     ]
+
+
+def test_text_has_its_times_and_no_size_that_is_not_that_of_all_of_it() -> None:
+    text = lines(PlainTextEncoder(), up(b"a", 0), up(b"b", 1, 0.1), up(b"c", 2, 0.9))
+    assert text == [f"+0.000 {HEAD} → up", "  ab", f"+0.900 {HEAD} → up", "  c"]
 
 
 def test_a_character_that_a_gap_or_an_end_cuts_off_is_an_escape() -> None:
@@ -161,15 +166,15 @@ def test_a_character_that_a_gap_or_an_end_cuts_off_is_an_escape() -> None:
         ended(103, 2, reason="client_closed"),
     )
     assert text == [
-        f"+0.000 {HEAD} → up 2 B",
+        f"+0.000 {HEAD} → up",
         "  \\xe2\\x82",
         f"+0.000 {HEAD} → up … 98 B not seen",
-        f"+0.000 {HEAD} → up 1 B",
+        f"+0.000 {HEAD} → up",
         "  x",
-        f"+0.000 {HEAD} ← down 2 B",
+        f"+0.000 {HEAD} ← down",
         "  \\xe2\\x82",
         f"+1.000 {HEAD} backend ended its side (FIN)",
-        f"+2.000 {HEAD} → up 2 B",
+        f"+2.000 {HEAD} → up",
         "  \\xe2\\x82",
         f"+9.000 {HEAD} closed: client_closed (up 103 B, down 2 B)",
     ]
@@ -178,9 +183,7 @@ def test_a_character_that_a_gap_or_an_end_cuts_off_is_an_escape() -> None:
 def test_no_text_of_a_peer_passes_for_a_line_of_ours() -> None:
     forged = f"\n+1.000 {HEAD} closed: client_closed\n\x1b[2J\u202e\u2028".encode()
     text = lines(PlainTextEncoder(), up(forged), up(b"\n+2.000\n", len(forged)))
-    assert [line for line in text if not line.startswith("  ")] == [
-        f"+0.000 {HEAD} → up {len(forged)} B"
-    ]
+    assert [line for line in text if not line.startswith("  ")] == [f"+0.000 {HEAD} → up"]
     assert text[3] == "  \\x1b[2J\\u202e\\u2028"
 
 

@@ -234,6 +234,7 @@ def test_a_table_is_made_of_rows_or_of_their_json() -> None:
         *(
             "ID",
             "CLIENT",
+            "NAME",
             "SERVICE",
             "REASON",
             "CODE",
@@ -245,10 +246,37 @@ def test_a_table_is_made_of_rows_or_of_their_json() -> None:
         ),
         "DETAIL",
     ]
-    assert [column.align for column in columns[:6]] == ["right", *["left"] * 4, "right"]
+    assert [column.align for column in columns[:7]] == ["right", *["left"] * 5, "right"]
     cells = [column.text(row) for column in columns]
-    assert cells[:8] == ["7", "192.0.2.1:5", "web", "client_reset", "CD", "10 B", "20 B", "4.50s"]
+    assert cells[:6] == ["7", "192.0.2.1:5", "sensor-7", "web", "client_reset", "CD"]
+    assert cells[6:9] == ["10 B", "20 B", "4.50s"]
     assert [column.text(row.to_json()) for column in columns] == cells
+
+
+@pytest.mark.parametrize("kind", [rows.ConnectionRow, rows.ClosedConnectionRow])
+def test_a_listing_has_names_where_there_are_any(kind: type[rows.ConnectionRow]) -> None:
+    nameless, named = live_record(), live_record()
+    named.facts["mqtt_client_id"] = "pump-3"
+    listed = [connection_row(record, Rates(), 110.0, kind) for record in (nameless, named)]
+    assert "NAME" not in text_table(kind.columns(), listed[:1], 200)[0].split()
+    titles, first, second = text_table(kind.columns(), listed, 80)
+    place = titles.index("NAME")
+    assert first[place:].split()[0] == "-"
+    assert second[place:].split()[0] == "pump-3"
+    asked = kind.find_column("mqtt_client_id")
+    assert asked is not None
+    assert kind.find_column("name") == asked
+    assert text_table([attrs.evolve(asked, importance=0)], listed[:1]) == ["NAME", "-"]
+
+
+def test_a_long_name_of_a_clients_own_is_cut() -> None:
+    record = live_record()
+    record.facts["mqtt_client_id"] = "x" * 200
+    row = connection_row(record, Rates(), 110.0)
+    with_name = text_table(rows.ConnectionRow.columns(), [row], 80)
+    assert "xxxxx..." in with_name[1]
+    assert {"IDLE", "UP", "DOWN", "STATE", "SERVICE"} <= set(with_name[0].split())
+    assert max(map(len, with_name)) <= 80
 
 
 def test_a_client_reads_rows_of_a_newer_server() -> None:

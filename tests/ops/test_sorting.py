@@ -108,6 +108,7 @@ def test_a_server_sorts_records_as_a_client_sorts_their_rows(name: str) -> None:
         record.backend_end = "fin" if number == 3 else "none"
         if number != 1:
             record.set_fact("protocol", ("tls", 7, "http")[number % 3])
+            record.set_fact("mqtt_client_id", ("pump-10", 7, "pump-9", "")[number % 4])
     for text in (name, f"-{name}"):
         found = list(world.result(world.operations.connections(sort=text)).rows)
         again = sorted_rows(

@@ -169,6 +169,8 @@ def test_columns_leave_by_importance(data: st.DataObject, row_class: type[Row], 
     stays: set[int] = set()
     gone: set[int] = set()
     for column in columns:
+        if column.is_for_some and {column.text(row) for row in found} <= {"-"}:
+            continue
         is_there = re.search(rf"(?<!\S){re.escape(column.title)}(?!\S)", lines[0])
         (stays if is_there else gone).add(column.importance)
     if gone:

@@ -44,7 +44,7 @@ def _size(context: click.Context, option: click.Parameter, text: str | None) -> 
 
 @click.group()
 def capture() -> None:
-    """Write the bytes of connections to files, which Wireshark opens.
+    """Write bytes of connections to files, which Wireshark opens.
 
     The files are in the server's folder (docs/configuration.md#captures), and only its user may
     read them.

@@ -210,12 +210,29 @@ def _devices(context: click.Context, typed: str = "") -> dict[str, str]:
     return found
 
 
+def _mqtt_client_ids(context: click.Context, typed: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for closed in (None, True):
+        for row in _rows(
+            context,
+            "ListConnections",
+            limit=10 * MOST_VALUES,
+            closed=closed,
+            filter="protocol:mqtt",
+        ):
+            name = (row.get("facts") or {}).get("mqtt_client_id")
+            if name:
+                found.setdefault(str(name), str(row.get("client_ip")))
+    return found
+
+
 _VALUES: Mapping[str, Callable[[click.Context, str], Mapping[str, str]]] = {
     "service": _services,
     "client": _client_ips,
     "device": _devices,
-    "id": lambda context, typed: _ids(context, typed),
+    "mqtt_client_id": _mqtt_client_ids,
     "protocol": lambda context, typed: dict.fromkeys(PROTOCOLS, ""),
+    "id": lambda context, typed: _ids(context, typed),
 }
 
 

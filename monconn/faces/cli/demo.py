@@ -343,7 +343,7 @@ class _Chatty(_DeviceProtocol):
     every = 0.33
 
     def reading(self) -> dict[str, Any]:
-        return {"volts": [round(random.gauss(230, 1), 2) for _ in range(150)]}
+        return {"volts": [round(random.gauss(230, 1), 1) for _ in range(12)]}
 
 
 class _Vanishing(_DeviceProtocol):

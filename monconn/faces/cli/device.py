@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from monconn.errors import printable
+from monconn.faces.cli import completion
 from monconn.faces.cli.history import parse_moment
 from monconn.faces.cli.output import has_colours, print_json, print_text, terminal_width
 from monconn.faces.cli.verbs import asks_server, json_option, service_option
@@ -22,8 +23,11 @@ _PIPE_WIDTH = 100
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 
 
-def with_hint(rows: Iterable[Any]) -> Iterator[Any]:
-    """The rows of a table of devices, below which a terminal shows what to type next."""
+def with_hint(rows: Iterable[Any], hint: str) -> Iterator[Any]:
+    """The rows of a table, below which a terminal shows what to type next.
+
+    :param hint: a line.
+    """
     count = 0
     for row in rows:
         yield row
@@ -31,13 +35,11 @@ def with_hint(rows: Iterable[Any]) -> Iterator[Any]:
     context = click.get_current_context()
     is_table = not (context.params.get("as_json") or context.params.get("as_csv"))
     if count and is_table and terminal_width() is not None:
-        context.call_on_close(
-            lambda: print_text("\nmonconn device NAME tells more of one of them\n")
-        )
+        context.call_on_close(lambda: print_text(f"\n{hint}\n"))
 
 
 @click.command()
-@click.argument("name", metavar="NAME|IP")
+@click.argument("name", metavar="NAME|IP", shell_complete=completion.devices)
 @service_option
 @click.option(
     "--since",

@@ -67,6 +67,7 @@ from monconn.ops.rows import (
 )
 from monconn.units import parse_duration
 
+_HOW_TO_ASK_WHY = "monconn explain ID tells why one has ended, and what to type next"
 _IDS_AT_ONCE = 1_000
 """A value on the wire has room for some 6,000, and an action takes 2,000."""
 
@@ -116,7 +117,8 @@ def list_connections(
     if closed:
         arguments |= {"closed": True}
         sort = sort or "closed"
-    return server.rows("ListConnections", sort=sort, **arguments)
+    rows = server.rows("ListConnections", sort=sort, **arguments)
+    return with_hint(rows, _HOW_TO_ASK_WHY) if closed else rows
 
 
 @listing(
@@ -131,7 +133,8 @@ def devices(server: Client, alarms: bool, **arguments: Any) -> Iterable[Any]:
     monconn device NAME tells more of one of them.
     """
     rows = server.rows("ListDevices", **arguments)
-    return with_hint((row for row in rows if row["alarms"]) if alarms else rows)
+    chosen = (row for row in rows if row["alarms"]) if alarms else rows
+    return with_hint(chosen, "monconn device NAME tells more of one of them")
 
 
 @listing("ip", IP_KEYS, ClientRow)

@@ -29,9 +29,10 @@ from monconn.model.uid import parse_uid
 @pcap_option
 @asks_server
 def recording(server: Client, what: str, as_text: bool, as_json: bool, pcap: str | None) -> None:
-    """The first and last bytes of one connection, live or closed: a hex dump.
+    """The first and last bytes of a connection, live or closed.
 
-    They are there if its service has a recorder (recorder: true in the configuration).
+    As a hex dump. They are there if its service has a recorder (recorder: true in the
+    configuration).
     """
     if as_text + as_json + (pcap is not None) > 1:
         raise click.UsageError("--text, --json and --pcap: one of them")
@@ -56,7 +57,10 @@ def recorded_events(server: Client, what: str, how: str | None = None) -> list[F
     """
     parsed = parse_uid(what)
     if parsed is None and not (what.isascii() and what.isdigit() and len(what) <= 18):
-        raise click.BadParameter(f"{quoted(what)} is no id, and no uid of a connection")
+        raise click.BadParameter(
+            f"{quoted(what)} is no id, and no uid of a connection: monconn list, and monconn list"
+            " --closed, have them"
+        )
     if "recordings" not in server.hello:
         name = printable(server.hello.get("server"))
         raise ControlError(f"{name} runs, which is too old for recordings: restart it")

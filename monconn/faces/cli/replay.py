@@ -86,7 +86,7 @@ def replay_command(
     as_json: bool,
     control: str | None,
 ) -> None:
-    """Send to a backend what a client had sent, and compare its answer with the recorded one.
+    """Send to a backend what a client had sent; compare the answers.
 
     ID or UID is a connection that is recorded (docs/bytes.md); FILE has what monconn recording
     --json or monconn tap --json printed, and - is the standard input. Exit status: 0 if the

@@ -145,7 +145,15 @@ def live_table(trends: Trends) -> Table:
         _TREND, order="rate", value=lambda row: trend(trends.of(row["id"]), _MAX_TREND)
     )
     # A screen that changes every second is watched for rates rather than for totals.
-    importances = {"state": 2, "service": 3, "down_rate": 4, "up_rate": 5, "up": 9, "down": 9}
+    importances = {
+        "state": 2,
+        "service": 3,
+        "down_rate": 4,
+        "up_rate": 5,
+        "up": 9,
+        "down": 9,
+        "mqtt_client_id": 10,
+    }
     usual = _weighted(ConnectionRow.columns(), **importances)
     columns = _insert(usual, "service", *ConnectionRow.columns("backend"))
     columns = _insert(columns, "down_rate", last_rates)
@@ -155,7 +163,13 @@ def live_table(trends: Trends) -> Table:
 def closed_table() -> Table:
     """The table of the connections that were closed last."""
     usual = _weighted(
-        ClosedConnectionRow.columns(), id=1, service=5, up=6, down=6, duration_seconds=5
+        ClosedConnectionRow.columns(),
+        id=1,
+        service=5,
+        up=6,
+        down=6,
+        duration_seconds=5,
+        mqtt_client_id=10,
     )
     columns = _insert(usual, "service", *ClosedConnectionRow.columns("backend"))
     columns = _insert(columns, "code", *ClosedConnectionRow.columns("closed_by"))

@@ -83,6 +83,7 @@ def test_completion_knows_the_verbs() -> None:
         ("tap mqtt_c", ["mqtt_client_id:", "mqtt_clean_start:", "mqtt_connack:"]),
         ("list not:http_h", ["http_host:"]),
         ("history protocol:p", ["postgresql"]),
+        ("tap not:protocol:m", ["mqtt"]),
         ("blocks mqtt_c", []),  # have no facts
         ("list --state half", ["half_closed"]),
         ("history --reason client_l", ["client_lost"]),
@@ -121,6 +122,11 @@ def test_values_of_the_running_one_are_completed(services: Services) -> None:
     assert in_bash(f"monconn list id:{web}", where)[0] == web
     assert in_bash("monconn list client:2001:", where) == ["db8::1"]
     assert in_bash("monconn block 192", where) == ["192.0.2.1"]
+    web_record, _, ssh_record = (each.record for each in services.connections)
+    for record, name in ((web_record, "pump-3"), (ssh_record, "valve-4")):
+        record.set_fact("protocol", "mqtt")
+        record.set_fact("mqtt_client_id", name)
+    assert in_bash("monconn tap mqtt_client_id:pu", where) == ["pump-3"]
     services.lines("block", "10.0.0.0/8")
     assert in_bash("monconn unblock ", where) == ["10.0.0.0/8"]
     services.port.on_reactor(services.connections[0].end, "operator")

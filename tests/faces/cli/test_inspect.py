@@ -19,6 +19,7 @@ import pytest_twisted
 from click.testing import CliRunner, Result
 from twisted.internet.threads import deferToThread
 
+from monconn.faces.cli import device as device_verb
 from monconn.faces.cli.main import main
 from monconn.monitor.monitor import Monitor
 from monconn.ops.operations import Operations
@@ -80,6 +81,7 @@ def test_list_is_a_table(services: Services) -> None:
     assert head == [
         "ID",
         "CLIENT",
+        "NAME",
         "SERVICE",
         "STATE",
         "UP",
@@ -92,7 +94,7 @@ def test_list_is_a_table(services: Services) -> None:
         "PROTOCOL",
     ]
     first = services.connections[0].record
-    assert rows[0][:7] == [str(first.id), "192.0.2.1:1024", "web", "open", "5.6", "KiB", "0"]
+    assert rows[0][:8] == [str(first.id), "192.0.2.1:1024", "-", "web", "open", "5.6", "KiB", "0"]
     assert rows[1][1] == "[2001:db8::1]:1025"  # brackets are no mark-up
     assert len(rows) == 3
 
@@ -227,11 +229,16 @@ def test_closed_connections_have_a_reason(services: Services) -> None:
     record = services.connections[0].record
     services.port.on_reactor(services.connections[0].end, "operator")
     head, row = services.lines("list", "--closed")
-    assert head[:4] == ["ID", "CLIENT", "SERVICE", "REASON"]
-    assert head[4:] == ["CODE", "UP", "DOWN", "LASTED", "CLOSED", "PROTOCOL", "DETAIL"]
-    assert row[:5] == [str(record.id), "192.0.2.1:1024", "web", "operator", "KD"]
+    assert head[:5] == ["ID", "CLIENT", "NAME", "SERVICE", "REASON"]
+    assert head[5:] == ["CODE", "UP", "DOWN", "LASTED", "CLOSED", "PROTOCOL", "DETAIL"]
+    assert row[:6] == [str(record.id), "192.0.2.1:1024", "-", "web", "operator", "KD"]
     (printed,) = services.json("list", "--closed")
     assert printed["reason"] == "operator"
+    with patch.object(device_verb, "terminal_width", lambda: 80):
+        *_, hint = services.monconn("list", "--closed").stdout.splitlines()
+        assert hint.startswith("monconn explain ID")
+        for quiet in (["--closed", "--json"], ["--closed", "reason:client_lost"], []):
+            assert "explain" not in services.monconn("list", *quiet).stdout
 
 
 @with_services
@@ -316,7 +323,7 @@ def test_control_characters_do_not_reach_the_terminal(services: Services) -> Non
 @with_services
 def test_an_empty_table_has_its_titles(services: Services) -> None:
     result = services.monconn("list", "--closed")
-    assert result.stdout.split()[:4] == ["ID", "CLIENT", "SERVICE", "REASON"]
+    assert result.stdout.split()[:5] == ["ID", "CLIENT", "NAME", "SERVICE", "REASON"]
     assert result.stdout.count("\n") == 1
     assert result.stderr == ""
     assert services.json("list", "--closed") == []

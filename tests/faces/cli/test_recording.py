@@ -44,7 +44,7 @@ def test_a_recording_is_a_hex_dump(services: Services) -> None:
     assert "opened, to 10.0.0.5:80" in opened
     assert "→ up 14 B" in head
     assert dump.startswith("00000000  68 65 6c 6c 6f 20 1b 5b")
-    assert "lives on" in end
+    assert "still open" in end
     by_uid = services.monconn("recording", connection.record.uid).stdout.splitlines()
     assert by_uid[:-1] == result.stdout.splitlines()[:-1]  # the last one has the time
 

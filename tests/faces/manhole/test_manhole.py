@@ -503,7 +503,7 @@ async def test_list_and_show(world: World) -> None:
     first.record.up = 2048
     ran = await world.ssh("list")
     heading, *rows = ran.out.splitlines()
-    assert heading.split()[:3] == ["ID", "CLIENT", "SERVICE"]
+    assert heading.split()[:4] == ["ID", "CLIENT", "NAME", "SERVICE"]
     assert [row.split()[0] for row in rows] == [str(first.record.id), str(second.record.id)]
     assert "10.1.2.3:4567" in rows[0]
     assert "2.0 KiB" in rows[0]

@@ -245,7 +245,7 @@ def test_narrow_screens_show_the_most_important_columns(model: Model) -> None:
     assert titles(80) == ["ID", "CLIENT", "SERVICE", "STATE", "UP/S", "DOWN/S", "IDLE"]
     assert titles(80, "service")[:4] == ["ID", "CLIENT", "STATE", "UP/S"]
     assert titles(97)[-3:] == ["TREND", "AGE", "IDLE"]
-    assert titles(200)[2:4] == ["SERVICE", "BACKEND"]
+    assert titles(200)[2:5] == ["NAME", "SERVICE", "BACKEND"]
 
 
 @pytest.mark.parametrize("width", [80, 200])

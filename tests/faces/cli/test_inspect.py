@@ -150,7 +150,7 @@ def test_a_fact_is_a_column_by_its_name(services: Services) -> None:
     services.connections[0].record.facts.update({"mqtt_client_id": "pump-7", "mqtt_user": True})
     columns = ("--columns", "id,mqtt_client_id,MQTT_USER")
     head, *rows = services.lines("list", *columns)
-    assert head == ["ID", "MQTT_CLIENT_ID", "MQTT_USER"]
+    assert head == ["ID", "NAME", "MQTT_USER"]
     assert [row[1:] for row in rows] == [["pump-7", "True"], ["-", "-"], ["-", "-"]]
     assert services.json("list", *columns)[0]["mqtt_client_id"] == "pump-7"
     assert services.monconn("ip", "--columns", "mqtt_user").exit_code == 2  # has no facts

@@ -290,8 +290,10 @@ def parse_file(text: str, source: str) -> ConfigFile:
     return ConfigFile(config, source, root)
 
 
-def from_pairs(pairs: Iterable[str]) -> Config:
+def from_pairs(pairs: Iterable[str], *, record: bool = False) -> Config:
     """Services from ``LISTEN=BACKEND`` pairs, each named by its LISTEN as written.
+
+    :param record: whether each has a recorder.
 
     :raises ConfigError: with all problems.
     """
@@ -317,7 +319,9 @@ def from_pairs(pairs: Iterable[str]) -> Config:
         messages.append("no services: write LISTEN=BACKEND, such as :80=10.0.0.5:80")
     if messages:
         raise ConfigError([Problem(_SOURCE_OF_PAIRS, None, "", message) for message in messages])
-    return Config(tuple(services.values()))
+    if not record:
+        return Config(tuple(services.values()))
+    return Config(tuple(each.changed(recorder=True) for each in services.values()))
 
 
 def _one_problem(source: str, message: str, line: int | None = None) -> ConfigError:

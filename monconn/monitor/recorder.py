@@ -405,7 +405,7 @@ class Recorder:
     def why_not(self, connection_id: int) -> str:
         """Why there is no recording of a connection of this service, in words."""
         if self._settings is None:
-            return "its service has no recorder (recorder: true)"
+            return "its service has no recorder (recorder: true in a file, --record beside -p)"
         cause = self._causes.get(connection_id)
         if cause is not None:
             return f"its recording was dropped: {_CAUSES[cause]}"

@@ -34,7 +34,10 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = "Watch the TCP connections of a service, by forwarding them."
     optParameters = [["config", "c", None, "configuration file (YAML)"]]
-    optFlags = [["debug", "D", "log what happens to each connection"]]
+    optFlags = [
+        ["record", None, "with -p: record the first and the last bytes of each connection"],
+        ["debug", "D", "log what happens to each connection"],
+    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,10 +62,11 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the configuration."""
         launcher = os.path.basename(sys.argv[0])
-        if problem := fault(self["config"], self["pairs"], f"{launcher} monconn"):
+        pairs, record = self["pairs"], bool(self["record"])
+        if problem := fault(self["config"], pairs, record, f"{launcher} monconn"):
             raise usage.UsageError(problem)
         try:
-            self["loaded"] = from_pairs(self["pairs"]) if self["pairs"] else load(self["config"])
+            self["loaded"] = from_pairs(pairs, record=record) if pairs else load(self["config"])
         except ConfigError as error:  # UsageError would print the whole usage before it
             raise SystemExit(str(error)) from error
 

@@ -6,14 +6,17 @@ from __future__ import annotations
 _EXAMPLE_PAIR = ":2222=127.0.0.1:22"
 
 
-def fault(file: str | None, pairs: object, command: str) -> str | None:
+def fault(file: str | None, pairs: object, record: bool, command: str) -> str | None:
     """What is wrong with the options ``-c FILE`` and ``-p LISTEN=BACKEND``, one of which is needed.
 
     :param pairs: those of ``-p``; empty for none.
+    :param record: whether ``--record`` is given, which is for pairs.
     :param command: how the program is called, for the example.
     """
     if pairs and file is not None:
         return "-c and -p do not go together: put the services into the file"
+    if record and file is not None:
+        return "--record is for -p: write recorder: true into the file, at a service or in defaults"
     if not pairs and file is None:
         return f"nothing to do: give -p or -c, as in {command} -p {_EXAMPLE_PAIR}"
     return None

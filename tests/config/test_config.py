@@ -26,6 +26,7 @@ from monconn.config import yaml as yamlmap
 from monconn.errors import ConfigError, Problem
 from monconn.policy.devices import DeviceRules
 from monconn.policy.policy import Policy
+from monconn.policy.recorder import RecorderSettings
 from monconn.policy.sides import Keepalive, Sides
 from tests.properties import examples
 
@@ -411,6 +412,13 @@ def test_pairs() -> None:
     one, two = config.from_pairs([":80=10.0.0.5:8080", "[::1]:22 = unix:/run/ssh"]).services
     assert one == config.ServiceConfig(":80", TcpAddress("", 80), TcpAddress("10.0.0.5", 8080))
     assert two == config.ServiceConfig("[::1]:22", TcpAddress("::1", 22), UnixAddress("/run/ssh"))
+
+
+def test_pairs_are_recorded_if_asked_for() -> None:
+    pairs = [":80=10.0.0.5:8080", ":22=10.0.0.5:22"]
+    assert all(s.policy.recorder is None for s in config.from_pairs(pairs).services)
+    recorded = config.from_pairs(pairs, record=True).services
+    assert [s.policy.recorder for s in recorded] == [RecorderSettings()] * 2
 
 
 @pytest.mark.parametrize(

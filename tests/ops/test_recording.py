@@ -57,7 +57,8 @@ def test_why_there_is_none() -> None:
     world = world_with()
     web = world.registry.get("web")
     before = WatchableConnection(web).open().record.id
-    assert "no recorder (recorder: true)" in problem(world, before, NotConfigured)
+    why = problem(world, before, NotConfigured)
+    assert "no recorder (recorder: true in a file, --record beside -p)" in why
     web.apply(Policy.of(recorder=RecorderSettings(keep=1)))
     assert "before its service had a recorder" in problem(world, before, UnknownConnection)
     ids = []

@@ -54,6 +54,12 @@ def test_it_leaves_the_reactor_to_the_launcher() -> None:
 def test_pairs() -> None:
     parsed = options("-p", ":2222=127.0.0.1:22", "--pair", ":80=10.0.0.5:80")
     assert names(parsed["loaded"]) == [":2222", ":80"]
+    assert [each.policy.recorder for each in parsed["loaded"].services] == [None, None]
+
+
+def test_pairs_with_a_recorder() -> None:
+    (service,) = options("-p", ":2222=127.0.0.1:22", "--record")["loaded"].services
+    assert service.policy.recorder is not None
 
 
 def test_a_file(file: Path) -> None:
@@ -66,6 +72,7 @@ def test_a_file(file: Path) -> None:
     [
         ([], r"nothing to do: give -p or -c, as in \S+ monconn -p :2222=127\.0\.0\.1:22"),
         (["-c", "x.yaml", "-p", ":1=:2"], "-c and -p do not go together: put the services into"),
+        (["-c", "x.yaml", "--record"], "--record is for -p: write recorder: true into the file"),
         (["x.yaml"], r'unexpected "x\.yaml": a file is given by -c FILE'),
     ],
 )

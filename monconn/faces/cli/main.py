@@ -36,25 +36,34 @@ from monconn.run.sources import fault
     shell_complete=files,
     help="Run the services of a YAML file.",
 )
+@click.option(
+    "--record",
+    is_flag=True,
+    help="With -p: record the first and the last bytes of each connection (monconn recording).",
+)
 @click.option("-D", "--debug", is_flag=True, help="Log all that happens to each connection.")
 @click.version_option(__version__, prog_name="monconn")
 @click.pass_context
-def main(context: click.Context, pairs: tuple[str, ...], file: str | None, debug: bool) -> None:
+def main(
+    context: click.Context, pairs: tuple[str, ...], file: str | None, record: bool, debug: bool
+) -> None:
     """See what happens on the TCP connections of a service."""
     if context.invoked_subcommand is not None:
-        if pairs or file is not None:
-            raise click.UsageError("-p and -c do not go with a command")
+        if pairs or file is not None or record:
+            raise click.UsageError("-p, -c and --record do not go with a command")
         # The signals' handlers of monconn_command are for what runs services.
         if context.obj is not None and context.invoked_subcommand != demo.name:
             context.obj()
         context.obj = {"debug": debug}
         return
-    if problem := fault(file, pairs, "monconn"):
+    if problem := fault(file, pairs, record, "monconn"):
         raise click.UsageError(problem)
     from monconn.faces.cli.run import install_reactor, run  # Twisted and all: not needed for --help
 
     install_reactor()  # before endpoints are parsed: Twisted would install its default reactor
-    config = configuration(lambda: from_pairs(pairs) if file is None else load(file).config)
+    config = configuration(
+        lambda: from_pairs(pairs, record=record) if file is None else load(file).config
+    )
     context.exit(run(config, debug=debug))
 
 

@@ -31,8 +31,8 @@ from monconn.model.uid import parse_uid
 def recording(server: Client, what: str, as_text: bool, as_json: bool, pcap: str | None) -> None:
     """The first and last bytes of a connection, live or closed.
 
-    As a hex dump. They are there if its service has a recorder (recorder: true in the
-    configuration).
+    As a hex dump. They are there if its service has a recorder: recorder: true in the
+    configuration, or --record beside -p.
     """
     if as_text + as_json + (pcap is not None) > 1:
         raise click.UsageError("--text, --json and --pcap: one of them")

@@ -55,6 +55,12 @@ def test_pairs_are_run_and_named_by_their_listener(run: Mock) -> None:
     assert run.call_args.kwargs == {"debug": False}
 
 
+def test_pairs_with_a_recorder(run: Mock) -> None:
+    assert monconn("-p", ":2222=127.0.0.1:22", "--record").exit_code == 0
+    (service,) = run.call_args.args[0].services
+    assert service.policy.recorder is not None
+
+
 def test_a_file_is_run(run: Mock, file: Path) -> None:
     file.write_text(RIGHT)
     assert monconn("-D", "-c", file).exit_code == 0
@@ -73,8 +79,11 @@ def test_the_status_is_that_of_the_run(run: Mock) -> None:
         ([], "nothing to do: give -p or -c, as in monconn -p :2222=127.0.0.1:22"),
         (["-c", "x.yaml", "-p", ":1=:2"], "-c and -p do not go together"),
         (["-c", "", "-p", ":1=:2"], "-c and -p do not go together"),
-        (["-p", ":1=:2", "check", "x.yaml"], "-p and -c do not go with a command"),
-        (["-c", "x.yaml", "demo"], "-p and -c do not go with a command"),
+        (["-c", "x.yaml", "--record"], "--record is for -p: write recorder: true into the file"),
+        (["--record"], "nothing to do: give -p or -c, as in monconn -p :2222=127.0.0.1:22"),
+        (["-p", ":1=:2", "check", "x.yaml"], "-p, -c and --record do not go with a command"),
+        (["-c", "x.yaml", "demo"], "-p, -c and --record do not go with a command"),
+        (["--record", "demo"], "-p, -c and --record do not go with a command"),
         (["check"], "Missing argument 'FILE'"),
         (["nosuch"], "No such command 'nosuch'"),
     ],

@@ -33,7 +33,7 @@ from monconn.monitor.registry import Registry
 from monconn.ops.filter_keys import CONNECTION_KEYS
 from monconn.ops.filters import Context, Filter, FilterError, parse
 from monconn.ops.rows import CaptureRow
-from monconn.ops.taps import Tap, Taps, services_by_payload
+from monconn.ops.taps import Tap, Taps, service_concerned, services_by_payload
 from monconn.ratelimit import RateLimiter
 from monconn.sinks.capture_files import FLUSH_SECONDS, CaptureFile, CaptureFiles, CaptureTotals
 from monconn.turns import in_turns
@@ -457,6 +457,7 @@ class Captures:
             self._triggers = triggers
             self._stop_observing = self._registry.observe(triggers)
         details = f"capture {capture.number}{_without(forbidden)}"
+        capture.service = service_concerned(allowed, meant, follows=True)
         self._report_start(CONFIGURATION, capture, allowed, details)
 
     def stop(self, wait_seconds: float = FLUSH_SECONDS) -> None:
@@ -582,6 +583,7 @@ class Captures:
             capture.until = capture.since + seconds
             capture.timer = self._clock.callLater(seconds, self._finish, capture)
         details = f"capture {capture.number}{_without(forbidden)}"
+        capture.service = service_concerned(allowed, wanted, follows=ids is None)
         self._report_start(actor, capture, allowed, details)
         return CaptureResult(capture.row(files), forbidden)
 
@@ -611,8 +613,6 @@ class Captures:
     def _report_start(
         self, actor: Actor, capture: Capture, services: Sequence[Monitor], details: str
     ) -> None:
-        if len(services) == 1:
-            capture.service = services[0].name
         target = f"{capture.target} ({details})"
         self._report("capture_start", actor, services, capture.service, target)
 

@@ -73,7 +73,14 @@ from monconn.ops.rows import (
     ServiceRow,
 )
 from monconn.ops.sorting import first_in_order, parse_sort
-from monconn.ops.taps import Tap, TapResult, Taps, payload_forbidden, services_by_payload
+from monconn.ops.taps import (
+    Tap,
+    TapResult,
+    Taps,
+    payload_forbidden,
+    service_concerned,
+    services_by_payload,
+)
 from monconn.policy.blocks import network_order
 from monconn.policy.networks import ips_within
 from monconn.steps import RowSteps, sort_in_steps
@@ -813,6 +820,7 @@ class Operations:
         service: str | None = None,
         follow: bool | None = None,
         how: str | None = None,
+        replaced: Tap | None = None,
     ) -> Deferred[TapResult]:
         """Have the bytes of live connections queued from now on, as :meth:`Taps.open` does.
 
@@ -821,6 +829,7 @@ class Operations:
         :param filter: ids, or terms with keys; all connections if left out.
         :param follow: tap connections that match later, too.
         :param how: what is done with the bytes, for the log.
+        :param replaced: see :meth:`Taps.open`.
         :raises QuestionError: there are too many taps already.
         :raises FilterError: the filter cannot be understood.
         :raises UnknownService: there is no such service.
@@ -860,8 +869,9 @@ class Operations:
                 ids=ids,
                 services=None if service is None else [service],
                 follow=bool(follow),
+                replaced=replaced,
             )
-            concerned = allowed[0].name if len(allowed) == 1 else service
+            concerned = service or service_concerned(allowed, wanted, follows=bool(follow))
             self._report("tap", actor, allowed, concerned, target)
             await tap.chosen
             return TapResult(tap, unknown, forbidden)

@@ -29,7 +29,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.monitor.subscriptions import Cancel
 from monconn.ops.filter_keys import BLOCK_KEYS, MEASURED_KEYS
-from monconn.ops.filters import Context, Filter
+from monconn.ops.filters import Context, Exact, Filter
 from monconn.turns import in_turns
 
 MOST_TAPS = 32
@@ -113,6 +113,8 @@ class Tap:
         """The connections whose last event was not taken yet."""
         self._left_out: set[int] = set()
         """Live connections that are counted as left out."""
+        self._forbidden: set[Monitor] = set()
+        """Services of which nothing may be seen any more, and whose connections are being ended."""
         self._wake_is_due = True
         self.follows = follows
         """Whether connections that are opened, or match, later are tapped as well."""
@@ -180,7 +182,9 @@ class Tap:
 
         :param is_amid_chunk: the first chunk that is seen may be one that is counted already.
         """
-        if record.id in self._flows or self.is_closed or monitor.policy.payload == "never":
+        if record.id in self._flows or self.is_closed:
+            return
+        if monitor.policy.payload == "never" or monitor in self._forbidden:
             return
         if len(self._held) >= MOST_CONNECTIONS:
             self._leave_out(record.id)
@@ -233,9 +237,24 @@ class Tap:
             self._wake_if_over()
 
     def _end_all(self, monitor: Monitor) -> None:
+        """Show no byte of a service from now on, and end its connections, in turns.
+
+        Those of all taps may be tens of thousands, at 5 µs each.
+        """
+        if monitor not in self._forbidden:
+            self._forbidden.add(monitor)
+            in_turns(self._taps._clock, self._ending(monitor)).addErrback(self._failed_to_end)
+
+    def _ending(self, monitor: Monitor) -> Iterator[None]:
         for connection_id, each in tuple(self._flows.items()):
             if each.belongs_to(monitor):
                 self._end(connection_id)
+                yield
+        self._forbidden.discard(monitor)
+
+    def _failed_to_end(self, failure: Failure) -> None:
+        self._taps._log.failure("a tap failed to end its connections, and is closed", failure)
+        self.close()
 
     def _applied(self, monitor: Monitor) -> None:
         """A service has another policy: that may forbid to see its bytes."""
@@ -313,6 +332,8 @@ class _Flow:
             self.note_end(record.first_end, "fin")
 
     def _see(self, direction: Direction, data: bytes) -> None:
+        if self._monitor in self._tap._forbidden:
+            return
         record, size = self._record, len(data)
         if not self._has_begun:
             self.begin(direction, size)
@@ -378,6 +399,7 @@ class Taps(Observer):
         follow: bool = False,
         first: int | None = None,
         queue_bytes: int = QUEUE_BYTES,
+        replaced: Tap | None = None,
     ) -> Tap:
         """Tap live connections from now on.
 
@@ -394,9 +416,10 @@ class Taps(Observer):
         :param first: how many bytes of each direction are seen; after both, the connection is
             spliced again, and of what follows only its end is seen.
         :param queue_bytes: how much may wait until it is taken.
+        :param replaced: is closed next by whoever calls this, so it does not count.
         :raises QuestionError: there are too many taps already.
         """
-        if len(self._taps) >= MOST_TAPS:
+        if len(self._taps) - (replaced in self._taps) >= MOST_TAPS:
             raise QuestionError(f"{MOST_TAPS} taps and captures are open already: end one first")
         chosen_services = None if services is None else frozenset(services)
         tap = Tap(self, ready, filter, chosen_services, follow, first, queue_bytes)
@@ -511,6 +534,21 @@ def services_meant(services: Iterable[N], filter: Filter) -> list[N]:
     """
     names = Filter(tuple(term for term in filter.terms if term.key == "service"), BLOCK_KEYS)
     return [each for each in services if names.matches({"service": each.name}, Context())]
+
+
+def service_concerned(services: Sequence[N], filter: Filter, *, follows: bool) -> str | None:
+    """The service that a tap is of, for the log; None for all of them.
+
+    :param services: those that are tapped now.
+    :param filter: over connections.
+    :param follows: those of services to come are tapped as well, unless the filter names one.
+    """
+    if len(services) != 1:
+        return None
+    names = [t for t in filter.terms if t.key == "service" and not t.is_negated]
+    if follows and not (names and all(isinstance(each.value, Exact) for each in names)):
+        return None
+    return services[0].name
 
 
 def payload_forbidden(services: Sequence[str]) -> Forbidden:

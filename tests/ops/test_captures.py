@@ -214,6 +214,20 @@ def test_each_is_an_action_of_whoever_asks(capturing: Callable[..., Capturing]) 
     ]
 
 
+def test_the_only_service_is_named_if_no_other_can_come(
+    capturing: Callable[..., Capturing],
+) -> None:
+    world = capturing("mqtt")
+    world.start()
+    world.start("service:mqtt")
+    world.start(str(world.open().record.id))
+    assert [each.split(") at ")[1].split(" for ")[0] for each in world.done()] == [
+        "all services",
+        "mqtt",
+        "mqtt",
+    ]
+
+
 def test_one_of_services_to_come_is_an_action_too(capturing: Callable[..., Capturing]) -> None:
     world = capturing()
     world.start("service:later")
@@ -246,7 +260,7 @@ def test_payload_never_is_left_out_and_said(capturing: Callable[..., Capturing])
     done = world.operations.capture_start(ACTOR)
     assert done.services_left_out == ("secret",)
     assert (live.is_watched, secret.is_watched) == (True, False)
-    assert "(capture 1; without secret: payload: never) at mqtt" in world.done()[0]
+    assert "(capture 1; without secret: payload: never) at all services" in world.done()[0]
     with pytest.raises(Forbidden, match="service secret has payload: never"):
         world.start("service:secret")
     with pytest.raises(Forbidden, match="service secret has payload: never"):

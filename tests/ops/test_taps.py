@@ -218,7 +218,7 @@ def test_services_that_forbid_it() -> None:
     WatchableConnection(secret).open()
     assert (len(done.tap), hidden.is_watched) == (1, False)
     assert opened(world, "service:mqtt").services_left_out == ()
-    assert [action.service for action in world.actions.all] == ["mqtt", "mqtt"]
+    assert [action.service for action in world.actions.all] == [None, "mqtt"]
 
 
 def test_once_the_policy_forbids_it_a_watcher_is_given_no_bytes() -> None:
@@ -244,6 +244,34 @@ def test_a_reload_that_forbids_it_ends_what_is_seen() -> None:
     live.data("up", b"secret")
     assert plain(taken(tap))[1:] == [("up", 0, b"seen"), ("ended", 4, 0, None)]
     assert tap.is_over
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_connections_that_may_not_be_seen_any_more_are_ended_in_turns(is_removed: bool) -> None:
+    world, connections = world_with(3)
+    monitor = world.registry.get("mqtt")
+    tap = opened(world, follow=True).tap
+    taken(tap)
+
+    def takes_long() -> Iterator[None]:
+        world.clock.work(1)
+        yield
+
+    in_turns(world.clock, takes_long())  # the share of this turn is used up
+    if is_removed:
+        world.registry.delete("mqtt")
+    else:
+        forbid(monitor)
+        monitor.apply(attrs.evolve(monitor.policy, payload="allowed"))
+    assert all(each.is_watched for each in connections)
+    for each in connections:
+        each.data("up", b"secret")
+    assert taken(tap) == []
+    world.clock.advance(1)
+    assert not any(each.is_watched for each in connections)
+    assert plain(taken(tap)) == [("ended", 6, 0, None)] * 3
+    later = WatchableConnection(monitor).open()
+    assert later.is_watched != is_removed
 
 
 # -- its end
@@ -426,6 +454,24 @@ def test_each_tap_is_an_action() -> None:
         " uid 1000 (ada), pid 7",
         "began to tap all connections at all services for uid 1000 (ada), pid 7",
     ]
+
+
+@pytest.mark.parametrize(
+    ("terms", "follow", "where"),
+    [
+        ((), False, "mqtt"),
+        ((), True, "all services"),
+        (("client:192.0.2.0/24",), True, "all services"),
+        (("service:mq",), True, "all services"),  # one to come may have it in its name
+        (("service:mqtt",), True, "mqtt"),
+    ],
+)
+def test_the_only_service_is_named_if_no_other_can_come(
+    terms: tuple[str, ...], follow: bool, where: str
+) -> None:
+    world, _ = world_with(1)
+    opened(world, *terms, follow=follow)
+    assert f" at {where} for uid 1000" in world.actions.all[0].describe()
 
 
 def test_a_tap_of_services_to_come_is_an_action_too() -> None:

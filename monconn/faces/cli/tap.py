@@ -80,7 +80,11 @@ def tap(
         check_no_terminal()
     how = "raw" if raw else "json" if as_json else "text" if as_text else "pcap" if pcap else "hex"
     answer = server.tap(filter=filter_text(terms), service=service, follow=follow or None, how=how)
-    _say_what_is_left_out(answer)
+    unknown = json.loads(answer["unknown"])
+    for each in unknown:
+        print_error(f"no live connection has the id {each}")
+    for name in json.loads(answer["services_left_out"]):
+        print_note(f"service {name} is left out: it has payload: never")
     count = int(answer["connections"])
     if raw is not None and count > 1:
         raise click.UsageError(f"{count} connections match, and --raw is for one: give its id")
@@ -106,13 +110,8 @@ def tap(
         finally:  # after Ctrl-C, the prompt is on a line of its own
             if isinstance(encoder, PlainTextEncoder):
                 write_text(encoder.finish())
-
-
-def _say_what_is_left_out(answer: dict[str, str]) -> None:
-    for each in json.loads(answer["unknown"]):
-        print_error(f"no live connection has the id {each}")
-    for name in json.loads(answer["services_left_out"]):
-        print_note(f"service {name} is left out: it has payload: never")
+    if unknown:  # as close does
+        raise click.exceptions.Exit(1)
 
 
 def _beginning(count: int, follow: bool) -> str:

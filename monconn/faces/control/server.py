@@ -513,7 +513,8 @@ class ControlProtocol(amp.AMP):
     def tap(self, **arguments: Any) -> Answer:
         """Push the bytes of connections from now on; instead of those of an earlier tap."""
         sender = TapSender(partial(self.callRemote, commands.FlowEvents), self._factory.queue)
-        opened = self._operations.tap(self._actor(), sender.ready, **arguments)
+        replaced = None if self._tap is None else self._tap.tap
+        opened = self._operations.tap(self._actor(), sender.ready, replaced=replaced, **arguments)
         self._close_tap()
         self._tap = sender
         if self._is_slow:

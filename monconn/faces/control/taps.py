@@ -42,7 +42,8 @@ class TapSender:
     def __init__(self, send: Callable[..., object], queue: TurnQueue) -> None:
         self._send = send
         self._queue = queue
-        self._tap: Tap | None = None
+        self.tap: Tap | None = None
+        """What is sent from; None before the start, and after the end."""
         self._event: FlowEvent | None = None
         """The event that was taken, and is not sent to its end."""
         self._sent_bytes = 0  # of it
@@ -54,7 +55,7 @@ class TapSender:
 
     def ready(self, tap: Tap) -> None:
         """There are events; nothing is sent before :meth:`start`, as the answer goes before."""
-        if self._tap is not None:
+        if self.tap is not None:
             self._queue_box()
 
     def start(self, done: TapResult) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class TapSender:
         if self._is_closed:
             tap.close()
         else:
-            self._tap = tap
+            self.tap = tap
             self._queue_box()
         return {
             "connections": len(tap),
@@ -87,9 +88,9 @@ class TapSender:
     def close(self) -> None:
         """Close the tap, and send nothing more; harmless the second time."""
         self._is_closed = True
-        if self._tap is not None:
-            self._tap.close()
-            self._tap = None
+        if self.tap is not None:
+            self.tap.close()
+            self.tap = None
 
     def _queue_box(self) -> None:
         if not self._is_queued:
@@ -99,9 +100,9 @@ class TapSender:
     def _send_boxes(self) -> None:
         self._is_queued = False
         for _ in range(BOXES_A_TURN):
-            if self._tap is None or self._is_paused:
+            if self.tap is None or self._is_paused:
                 return
-            if not self._send_box(self._tap):
+            if not self._send_box(self.tap):
                 return
         self._queue_box()
 

@@ -69,7 +69,7 @@ class Running:
             finally:
                 process.kill()
 
-    def during(self, play: Callable[[], None], *arguments: str) -> Result:
+    def during(self, play: Callable[[], None], *arguments: str, status: int = 0) -> Result:
         """What the verb writes while things happen, until the connection has ended."""
 
         def play_and_end() -> None:
@@ -81,7 +81,7 @@ class Running:
         playing.start()
         result = self.monconn(*arguments)
         playing.join()
-        assert result.exit_code == 0, result.output
+        assert result.exit_code == status, result.output
         return result
 
     def talk(self) -> None:
@@ -247,8 +247,9 @@ def test_what_is_left_out_is_said(running: Running) -> None:
 def test_ids_that_are_not_there_are_said(running: Running) -> None:
     running.port.monitor("secret", policy=Policy(payload="never"))
     end = "tapping 1 connection: Ctrl-C ends it\n"
-    result = running.during(running.talk, "999999", str(running.live.record.id))
+    result = running.during(running.talk, "999999", str(running.live.record.id), status=1)
     assert result.stderr == f"monconn: no live connection has the id 999999\n{end}"
+    assert "closed: client_closed" in result.stdout
 
 
 @running

@@ -108,6 +108,22 @@ def test_a_second_tap_replaces_the_first(port: Port) -> None:
 
 
 @with_port
+def test_a_tap_may_be_replaced_though_there_are_as_many_as_may_be(port: Port) -> None:
+    mqtt = port.monitor("mqtt")
+    first, second = open_one(port, mqtt), open_one(port, mqtt, "192.0.2.2")
+    with patch("monconn.ops.taps.MOST_TAPS", 1):
+        client = port.client()
+        client.tap(filter=str(first.record.id))
+        next(client.flow_events())
+        client.tap(filter=str(second.record.id))
+        assert (first.is_watched, second.is_watched) == (False, True)
+        assert len(taps_of(port)) == 1
+        with pytest.raises(CommandFailed, match="1 taps and captures are open already"):
+            port.client().tap()
+        assert second.is_watched
+
+
+@with_port
 def test_a_client_that_leaves_gives_the_connection_back(port: Port) -> None:
     live = open_one(port, port.monitor("mqtt"))
     client = port.client()

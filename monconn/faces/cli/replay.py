@@ -61,7 +61,8 @@ def _address(context: click.Context, option: click.Parameter, text: str) -> Addr
     metavar="ADDRESS",
     required=True,
     callback=_address,
-    help="The backend: HOST:PORT, unix:PATH or tls:HOST:PORT.",
+    help="The backend: HOST:PORT, unix:PATH or tls:HOST:PORT; or tls:HOST:PORT:trustRoots=FILE,"
+    " with the certificate of an authority of your own.",
 )
 @click.option("--at-once", is_flag=True, help="Without the pauses that the client made.")
 @click.option("--partial", is_flag=True, help="Even if not all of it is recorded.")

@@ -377,7 +377,15 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "is no id and no uid of a connection, and no file that can be read" in result.stderr
 
 
-def test_a_backend_with_tls(replay: Callable[..., Result], serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_backend_with_tls(
+    replay: Callable[..., Result],
+    serve: Serve,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_named: bool,
+) -> None:
+    """An authority of one's own is trusted if the address, or else OpenSSL's variable names it."""
     import ssl
 
     from tests.certificates import make_certificate
@@ -394,7 +402,11 @@ def test_a_backend_with_tls(replay: Callable[..., Result], serve: Serve, tmp_pat
             seen.append(tls.recv(10))
             tls.unwrap()
 
-    where = serve(talk).replace("127.0.0.1", "tls:localhost") + f":trustRoots={made.certificate}"
+    where = serve(talk).replace("127.0.0.1", "tls:localhost")
+    if is_named:
+        where += f":trustRoots={made.certificate}"
+    else:
+        monkeypatch.setenv("SSL_CERT_FILE", str(made.certificate))
     events = [BEGAN, up(0, b"?"), down(0, b"yes"), CLIENT_ENDS, BACKEND_ENDS]
     result = replay(events, where)
     serve.join()

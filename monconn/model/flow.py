@@ -70,6 +70,8 @@ class Data:
 class SideEnded:
     """One side has ended, and all that it has sent came before.
 
+    :param at: when; earlier than the time of :class:`Began`, which comes before it all the same, if
+        that was before the connection's bytes were seen.
     :param how: in order (``fin``), by a reset, or vanished (``timeout``).
     :param offset: how many bytes it has sent in all; None if that is not known yet. It tells what
         is missing before the end of a side in time: :class:`Ended` may come much later.

@@ -156,7 +156,8 @@ class _Reader:
         if event.offset is not None:
             self._end_at(DIRECTION_OF[event.side], event.offset)
         if event.side == "client" and event.how in ("fin", "reset"):
-            self._add_step(b"", now)
+            assert self._began is not None
+            self._add_step(b"", max(now, self._began.at))  # it may have been before that
 
     def _note_missing(self, direction: Direction, offset: int) -> None:
         seen = self._seen[direction]

@@ -329,7 +329,10 @@ class _Flow:
         began = flow.began(record, time.time())
         self._tap._put(attrs.evolve(began, up=up, down=down))
         if record.first_end is not None:
-            self.note_end(record.first_end, "fin")
+            at = began.at
+            if record.half_closed is not None:  # not after that, though the wall clock was set back
+                at = min(at, record.opened_at + (record.half_closed - record.opened))
+            self.note_end(record.first_end, "fin", at)
 
     def _see(self, direction: Direction, data: bytes) -> None:
         if self._monitor in self._tap._forbidden:
@@ -346,13 +349,16 @@ class _Flow:
         if data:
             self._tap._put_data(Data(record.id, time.time(), direction, offset, data))
 
-    def note_end(self, side: Side, how: SideEnd) -> None:
-        """Say that a side has ended, if that was not said."""
+    def note_end(self, side: Side, how: SideEnd, at: float | None = None) -> None:
+        """Say that a side has ended, if that was not said.
+
+        :param at: when, in wall-clock seconds; now if left out.
+        """
         if self._seen_ends.get(side) != how:
             self._seen_ends[side] = how
             record = self._record
             sent = record.up if side == "client" else record.down
-            self._tap._put(SideEnded(record.id, time.time(), side, how, sent))
+            self._tap._put(SideEnded(record.id, at or time.time(), side, how, sent))
 
     def finish(self) -> None:
         """Say how it has ended, as far as that is known by now."""

@@ -23,7 +23,7 @@ from monconn.config.sections import CaptureConfig
 from monconn.errors import FileError, Remark, os_error_text
 from monconn.files import explained, file_name, kind_of_file, making_fault, path_fault
 from monconn.log import Logger
-from monconn.model.flow import Began, Data, Ended, FlowEncoder, FlowEvent
+from monconn.model.flow import Began, Data, Ended, FlowEncoder, FlowEvent, SideEnded
 from monconn.sinks.pcapng import PcapngEncoder
 
 QUEUED_BYTES = 8 << 20
@@ -184,6 +184,7 @@ class CaptureFile:
         self._flows: dict[int, _Flow] = {}
         self._is_closed = False
         self._fd = -1
+        self._at = 0.0  # the latest event's time
         self._size = 0
         self._open_name = ""
         self._error = OSError(errno.EIO, "")
@@ -276,9 +277,11 @@ class CaptureFile:
             or not self._folder.has_room(about_bytes)
         ):
             self._close()
+        # A side may have ended before its connection was seen, and the file does not begin then.
+        self._at = max(event.at, self._at) if isinstance(event, SideEnded) else event.at
         try:
             if self._fd < 0:
-                self._open(event.at, about_bytes)
+                self._open(self._at, about_bytes)
         except OSError:
             self._encoder.encode(event)  # it has to know which connections are under way
             raise

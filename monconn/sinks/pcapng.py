@@ -301,7 +301,10 @@ class _Flow:
     def end_side(self, event: SideEnded) -> Iterator[bytes]:
         sender = self._client if event.side == "client" else self._server
         at = _microseconds(event.at)
-        is_told_before = bool(self._comment) and event.at < self._began.at  # in another file
+        is_told_before = (  # in another file: see under_way
+            bool(self._comment) and event.at < self._began.at and event.offset is None
+        )
+        at = max(at, _microseconds(self._began.at))
         yield from self._reset()
         if event.how == "fin" and not sender.has_ended:
             self._ends.append(event)
@@ -364,9 +367,9 @@ class _Flow:
 
     def under_way(self, at: float) -> list[FlowEvent]:
         up, down = self._client.offset, self._server.offset
-        ends = self._ends
+        ends = [attrs.evolve(each, offset=None) for each in self._ends]
         if self._held is not None:  # it is in no file yet
-            ends = [*ends[:-1], attrs.evolve(ends[-1], at=at)]
+            ends[-1] = attrs.evolve(self._ends[-1], at=at)
         return [attrs.evolve(self._began, at=at, up=up, down=down), *ends]
 
     def _reset(self) -> Iterator[bytes]:

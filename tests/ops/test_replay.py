@@ -64,6 +64,14 @@ def test_a_clock_that_was_set_back_makes_no_pause() -> None:
     assert [each.since_step for each in made.steps] == [1.0, 0.0]
 
 
+def test_an_end_before_the_beginning_makes_no_pause() -> None:
+    """A tap begins after one side has ended."""
+    ends, over = SideEnded(7, 40.0, "client", "fin", 1), Ended(7, 103.0, 1, 0)
+    made = conversation_of([BEGAN, up(100.0, 0, b"a"), ends, over])
+    assert made.steps[-1].data == b""
+    assert made.waiting_seconds == 3.0
+
+
 def test_what_is_missing_is_known() -> None:
     made = conversation(
         up(101, 10, b"abc"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -90,6 +91,18 @@ def test_a_side_that_ended_before_is_said_at_the_beginning() -> None:
     half.record.note_end("client", "fin")
     tap = opened(world, str(half.record.id)).tap
     assert plain(taken(tap)) == [("began", half.record.id, 3, 0), ("client", "fin", 3)]
+
+
+@pytest.mark.parametrize("set_back", [0, 3600])
+def test_a_side_that_ended_before_has_its_own_time(set_back: float) -> None:
+    world, (half,) = world_with(1)
+    record = half.record
+    record.opened_at = time.time() - 60 + set_back
+    record.note_end("client", "fin")
+    record.half_closed = record.opened + 20
+    began, ended = taken(opened(world, str(record.id)).tap)
+    expected = began.at if set_back else record.opened_at + 20
+    assert ended.at == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_address_that_the_client_has_connected_to_is_asked_for() -> None:

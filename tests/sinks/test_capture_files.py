@@ -145,6 +145,24 @@ def test_a_new_file_is_begun_from_the_size_on(make_disk: Callable[..., Disk]) ->
     assert all(2_000 <= size < 2_500 for size in sizes)
 
 
+def test_no_file_begins_before_what_is_in_it(
+    make_disk: Callable[..., Disk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A side's end may be older than the tap that tells it."""
+    begun: list[float] = []
+
+    def under_way(_: Lines, at: float) -> list[FlowEvent]:
+        begun.append(at)
+        return []
+
+    monkeypatch.setattr(Lines, "under_way", under_way)
+    disk = make_disk(rotate_size=1)
+    for event in (began(), SideEnded(1, 10.0, "client", "fin", 0), data(0), ended(100)):
+        disk.capture.put(event)
+    disk.flush()
+    assert begun == [1_001.0, 1_001.0, 2_000.0, 3_000.0]
+
+
 def test_folder_and_files_are_the_users_only(make_disk: Callable[..., Disk]) -> None:
     before = os.umask(0)
     try:

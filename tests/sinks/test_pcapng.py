@@ -328,6 +328,16 @@ def test_a_file_ends_in_mid_connection_and_another_one_goes_on() -> None:
     assert "seen from its middle: 5 bytes up and 1 bytes down" in second.packets[0].comments[0]
 
 
+def test_a_side_that_ended_before_it_was_seen_is_told_at_the_beginning_and_once() -> None:
+    old = PcapngEncoder()
+    events: list[FlowEvent] = [began(up=5), side_ended("client", at=T - 60, offset=5)]
+    first = read(old.start() + b"".join(map(old.encode, events)) + old.finish(T + 3))
+    assert lines(first) == ["> FIN ACK 6/1", "< ACK 1/7"]
+    assert first.packets[0].microseconds == T * 1e6
+    second = encoded([*old.under_way(T + 3), down(0, b"a", at=T + 4)])
+    assert lines(second) == ["< PSH ACK 1/7 1B"]
+
+
 def test_a_reset_is_in_the_file_in_which_it_was() -> None:
     old = PcapngEncoder()
     events: list[FlowEvent] = [began(), up(0, b"x"), side_ended("client", "reset")]

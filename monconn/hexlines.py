@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 BYTES_A_LINE = 16
+ARROWS = {"up": "→", "down": "←"}
+"""The sign of each direction, in the headline of a dump."""
 
 
 def dump(data: bytes, offset: int = 0) -> str:

@@ -48,6 +48,7 @@ OPS = ROWS | {
     "ops.forget",
     "ops.taps",
     "ops.captures",
+    "ops.triggers",
     "ops.operations",
     "ops.device",
     "ops.replay",
@@ -98,7 +99,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.forget": CORE | {"devices"},
     "ops.replay": LOWEST | {"model"},
     "ops.taps": CORE | ROWS,
-    "ops.captures": BELOW_OPS | ROWS | {"ops.taps"},
+    "ops.triggers": BELOW_OPS | ROWS,
+    "ops.captures": BELOW_OPS | ROWS | {"ops.taps", "ops.triggers"},
     "ops.operations": BELOW_OPS
     | ROWS
     | {

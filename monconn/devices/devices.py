@@ -139,12 +139,17 @@ class Devices(Observer):
             self._refused.append(record)
 
     def _count_some(self) -> None:
-        if len(self._told) > MOST_PENDING:  # these are counted last, and must not pile up either
-            self.catch_up()
-            return
-        for _ in islice(self._count_queued(), COUNTED_AT_ONCE):
+        # Those that have told names are counted last, and must not pile up either.
+        is_pile = len(self._told) > MOST_PENDING
+        queued = self._count_told() if is_pile else self._count_queued()
+        for _ in islice(queued, COUNTED_AT_ONCE):
             pass
         self._schedule_counted()
+
+    def _queued(self) -> int:
+        """How much is queued, some of it perhaps twice."""
+        of_live = len(self._opened) + len(self._identified) + len(self._told)
+        return of_live + len(self._closed) + len(self._refused)
 
     def catch_up(self) -> None:
         """Count all connections that are queued."""
@@ -166,12 +171,10 @@ class Devices(Observer):
             if len(self._unscheduled) >= MOST_UNSCHEDULED:
                 self._schedule_counted()
             yield
-        while self._told and not self._opened:
-            record, _ = self._told.popitem()
-            self._count_identified(record)
-            if len(self._unscheduled) >= MOST_UNSCHEDULED:
-                self._schedule_counted()
+        for _ in self._count_told():
             yield
+            if self._opened:
+                break
         while self._closed and not self._opened:
             record = self._closed.popleft()
             known = self._device_of(record)
@@ -184,6 +187,14 @@ class Devices(Observer):
             self._count_refused(self._refused.popleft())
             yield
         self._schedule_counted()
+
+    def _count_told(self) -> Iterator[None]:
+        while self._told:
+            record, _ = self._told.popitem()
+            self._count_identified(record)
+            if len(self._unscheduled) >= MOST_UNSCHEDULED:
+                self._schedule_counted()
+            yield
 
     def _schedule_counted(self) -> None:
         while self._unscheduled:
@@ -530,7 +541,10 @@ class Devices(Observer):
                 yield
             if device.rivals is not None:
                 self._check_rivals(device, now)
-        self.catch_up()  # no device is checked that has connected meanwhile
+        # No device is checked that has connected meanwhile.
+        while self._queued() > COUNTED_AT_ONCE:
+            yield from self._count_queued()
+        self.catch_up()
         for device in self._deadlines.take_due(now):
             self._check(device, now)
             yield

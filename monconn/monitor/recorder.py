@@ -8,7 +8,7 @@ others, and those of live connections last; the oldest first each time.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from operator import attrgetter
 from typing import Literal
 
@@ -19,19 +19,14 @@ from monconn.clock import Clock
 from monconn.model.flow import Data, FlowEvent, SideEnded, began, ended
 from monconn.model.reasons import ORDERLY_REASONS, Direction, Side
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.tracks import Track
 from monconn.policy.recorder import RecorderSettings
 
 ARENA_BYTES = 64 << 20
 """The most that all recordings of the process may take, their overhead included."""
-CHUNK_OVERHEAD = 128
-"""What Python needs for a chunk beside its bytes: a tuple, a float, a bytes object and a place in a
-list are 137 to 152 bytes, and most chunks share their float with others."""
 RECORDING_OVERHEAD = 2_048
 """What Python needs for a recording without any chunk: 650 bytes of its own, and 700 of the record,
 which lives on with it; the rest is for texts of the record, and its two ``tcp_info``."""
-MOST_CHUNKS = 64
-"""Chunks of either end of a direction. When there are more, neighbours among the older ones are
-joined: ten thousand single bytes are not ten thousand objects."""
 TIDIED_AT_ONCE = 256
 """Recordings that are dropped in one turn of the loop, once they are too old or too many."""
 _REMEMBERED = 1_000
@@ -49,152 +44,7 @@ _CAUSES: dict[Cause, str] = {
 Kind = Literal["orderly", "abnormal", "live"]
 KINDS: tuple[Kind, ...] = ("orderly", "abnormal", "live")
 """Kinds of recordings, in the order in which they are dropped."""
-_Chunk = tuple[float, bytes]
 _by_time: Callable[[FlowEvent], float] = attrgetter("at")
-
-
-class Track:
-    """The first and the last bytes of one direction.
-
-    :param settings: how many.
-    :param arena: is told how much memory it takes.
-    """
-
-    __slots__ = ("_arena", "_first", "_held", "_last", "_most_first", "_most_last", "count", "size")
-
-    def __init__(self, settings: RecorderSettings, arena: Arena) -> None:
-        self._arena = arena
-        self._most_first = settings.first
-        self._most_last = settings.last
-        self._first: list[_Chunk] = []
-        self._last: list[_Chunk] = []  # without gaps, up to count
-        self._held = 0  # bytes in _last; it may be some more than are wanted
-        self.count = 0
-        """How many bytes of the direction have come by."""
-        self.size = 0
-        """Memory, in bytes."""
-
-    def add(self, data: bytes | memoryview, now: float) -> None:
-        """Record a chunk. Nothing is concatenated for it, as a chunk may be a single byte.
-
-        :param now: monotonic seconds.
-        """
-        begin, count, more = self.count, len(data), 0
-        self.count = begin + count
-        if begin < self._most_first:
-            head = bytes(data[: self._most_first - begin])
-            self._first.append((now, head))
-            more = len(head) + CHUNK_OVERHEAD
-            if len(self._first) > MOST_CHUNKS:
-                more -= CHUNK_OVERHEAD * _join(self._first, self._most_first)
-            data = data[len(head) :]
-            count -= len(head)
-        most = self._most_last
-        if count and most:
-            last = self._last
-            if count >= most:
-                more -= self._clear_last()
-                data, count = data[-most:], most
-            last.append((now, bytes(data)))
-            held = self._held + count
-            more += count + CHUNK_OVERHEAD
-            while held - (oldest := len(last[0][1])) >= most:
-                del last[0]
-                held -= oldest
-                more -= oldest + CHUNK_OVERHEAD
-            self._held = held
-            if len(last) > MOST_CHUNKS:
-                more -= CHUNK_OVERHEAD * _join(last, most)
-        if more:
-            self.size += more
-            self._arena.charge(more)
-
-    def tail_of(self, count: int, now: float) -> Tail | None:
-        """A chunk has come that is about to be spliced: which part of it must be read.
-
-        :param count: its size.
-        :param now: monotonic seconds.
-        :returns: its last bytes; None if none are recorded, and it is counted already.
-        """
-        if self._most_last:
-            return Tail(self, min(count, self._most_last), count, now)
-        self.count += count
-        return None
-
-    def skip(self, count: int) -> None:
-        """Bytes have come by that are not recorded."""
-        if not count:
-            return
-        self.count += count
-        # The first bytes are complete: before 64 KiB have come, nothing is spliced.
-        self._most_first = 0
-        size = self._clear_last()
-        self.size -= size
-        self._arena.charge(-size)
-
-    def _clear_last(self) -> int:
-        size = self._held + len(self._last) * CHUNK_OVERHEAD
-        self._last.clear()
-        self._held = 0
-        return size
-
-    def drop(self) -> None:
-        """Forget all of it, and record no more."""
-        self._most_first = self._most_last = self._held = self.size = 0
-        self._first, self._last = [], []
-
-    def chunks(self) -> Iterator[tuple[float, int, bytes]]:
-        """What is recorded: each chunk's time, its offset and its bytes."""
-        at = 0
-        for time, data in self._first:
-            yield time, at, data
-            at += len(data)
-        at = self.count - self._held
-        surplus = self._held - self._most_last
-        for time, data in self._last:
-            if surplus > 0:
-                data, surplus, at = data[surplus:], 0, at + surplus
-            yield time, at, data
-            at += len(data)
-
-
-def _join(chunks: list[_Chunk], most: int) -> int:
-    """Join neighbours in the older half of a list; each has the time of the first of them.
-
-    :param most: the bytes that the whole list may have: a sixteenth of them is the size up to which
-        chunks are joined.
-    :returns: how many chunks there are less.
-    """
-    half, limit = len(chunks) // 2, most // 16 + 1
-    joined: list[tuple[float, list[bytes]]] = []
-    size = 0
-    for now, data in chunks[:half]:
-        if joined and size + len(data) <= limit:
-            joined[-1][1].append(data)
-            size += len(data)
-        else:
-            joined.append((now, [data]))
-            size = len(data)
-    chunks[:half] = [(now, b"".join(pieces)) for now, pieces in joined]
-    return half - len(joined)
-
-
-@attrs.define(eq=False)
-class Tail:
-    """The last bytes of a chunk, which are recorded while the others are spliced.
-
-    :param count: how many they are.
-    """
-
-    _track: Track
-    count: int
-    _chunk_bytes: int
-    _at: float
-
-    def record(self, data: bytes) -> None:
-        """They are read now; called once."""
-        self._track.skip(self._chunk_bytes - len(data))
-        self._track.add(data, self._at)
 
 
 class Recording:
@@ -212,8 +62,9 @@ class Recording:
     ) -> None:
         self.record = record
         self.kind: Kind = "live"
-        self.up = Track(settings, recorder.arena)
-        self.down = Track(settings, recorder.arena)
+        charge = recorder.arena.charge
+        self.up = Track(settings, charge)
+        self.down = Track(settings, charge)
         self._recorder = recorder
 
     def size(self) -> int:

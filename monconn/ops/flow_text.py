@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from monconn.errors import printable
-from monconn.hexlines import dump
+from monconn.hexlines import ARROWS, dump
 from monconn.model.flow import Began, Data, Ended, FlowEvent, SideEnded, to_json
 from monconn.model.reasons import DIRECTION_OF, Direction, SideEnd
 from monconn.ops.colours import colour_of
@@ -24,7 +24,6 @@ from monconn.units import format_bytes
 
 PAUSE_SECONDS = 0.2
 """After a pause as long as this, text of the same sender gets its time once more."""
-_ARROWS: dict[Direction, str] = {"up": "→", "down": "←"}
 _ENDS: dict[SideEnd, str] = {
     "fin": "ended its side (FIN)",
     "reset": "reset the connection",
@@ -162,7 +161,7 @@ class _TextEncoder:
         if began is not None:
             words = [f"+{_after(event.at - began.opened_at)}", *words, began.service, began.client]
         if direction is not None:
-            words += [_ARROWS[direction], direction]
+            words += [ARROWS[direction], direction]
         line = printable(" ".join([*words, text] if text else words))
         return f"{self._paint(colour or direction or '', line)}\n"
 

@@ -31,7 +31,7 @@ from typing import Literal, Protocol, get_args
 
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.recorder import Track
+from monconn.monitor.tracks import Track
 from monconn.policy.sides import Keepalive
 from monconn.relay.stages import StageChain
 

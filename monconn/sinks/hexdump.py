@@ -9,14 +9,13 @@ import attrs
 
 from monconn.background import BackgroundQueue
 from monconn.errors import printable
-from monconn.hexlines import dump
+from monconn.hexlines import ARROWS, dump
 from monconn.model.reasons import Direction
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.units import format_bytes
 
 QUEUED_BYTES = 4 * 1024 * 1024
-_ARROW = {"up": "→", "down": "←"}
 
 
 @attrs.frozen
@@ -66,7 +65,7 @@ class HexDump(Observer):
 
 def _headline(chunk: _Chunk) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(chunk.at)) + f".{int(chunk.at % 1 * 1000):03d}"
-    arrow = _ARROW[chunk.direction]
+    arrow = ARROWS[chunk.direction]
     line = (
         f"{at} {chunk.service} {chunk.client} {arrow} {chunk.backend}"
         f" {chunk.direction} {format_bytes(len(chunk.data))}"

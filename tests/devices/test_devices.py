@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_network
 from typing import Any
 
@@ -16,7 +16,13 @@ from zope.interface import implementer
 
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import LINES_A_SECOND
-from monconn.devices.devices import MOST_MEASURED, MOST_PENDING, DevicesService
+from monconn.devices.devices import (
+    COUNTED_AT_ONCE,
+    MOST_MEASURED,
+    MOST_PENDING,
+    Devices,
+    DevicesService,
+)
 from monconn.devices.identity import DeviceIdentity
 from monconn.errors import UnknownService
 from monconn.model.alarms import Alarm
@@ -814,6 +820,46 @@ def test_more_live_devices_than_are_retained() -> None:
     row, *_ = world.devices.rows()
     assert (row["device"], row["connections"], row["total"]) == (number_ip(1), 1, 1)
     again.end("client_closed")
+
+
+def counts_of(devices: Devices, monkeypatch: pytest.MonkeyPatch, *methods: str) -> list[int]:
+    """A list whose last number is how often these methods were called since it was appended."""
+    counts = [0]
+
+    def counting(method: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*args: Any) -> Any:
+            counts[-1] += 1
+            return method(*args)
+
+        return count
+
+    for name in methods:
+        monkeypatch.setattr(devices, name, counting(getattr(devices, name)))
+    return counts
+
+
+def test_those_that_connect_during_a_poll_are_counted_little_by_little_before_checks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    world.visit_every(60.0, 12)
+    world.devices.stopService()
+    devices = world.devices.of("web")
+    assert world.alarms() == []
+    world.clock.advance(3600.0)
+    world.enter("10.0.0.2")
+    steps = devices.poll(world.clock.seconds())
+    next(steps)  # it is counted
+    next(steps)  # and looked at
+    for number in range(4 * COUNTED_AT_ONCE):
+        world.enter(number_ip(1000 + number))
+    world.enter()
+    counts = counts_of(devices, monkeypatch, "_count_opened")
+    for _ in steps:
+        counts.append(0)
+    assert sum(counts) == 4 * COUNTED_AT_ONCE + 1
+    assert max(counts) <= COUNTED_AT_ONCE
+    assert world.alarms() == []
 
 
 class Cutter(Observer):

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 
 from monconn.addresses import name_of_text, parse_network
 from monconn.devices.devices import COUNTED_AT_ONCE, MOST_PENDING
-from monconn.devices.heartbeat import Device
 from monconn.errors import SettingError, SettingTypeError
 from monconn.model.devices import StoredDevice
-from monconn.model.record import ConnectionRecord, iso_time
+from monconn.model.record import iso_time
 from monconn.policy.devices import DeviceRules
 from monconn.policy.policy import Policy
 from tests.properties import examples
 
-from .test_devices import Connection, World
+from .test_devices import Connection, World, counts_of, number_ip
 from .test_restart import Run
 
 PUMP = "pump-7"
@@ -212,14 +211,7 @@ def test_nor_can_one_host_with_many_addresses() -> None:
 def test_a_flood_of_names_is_counted_little_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
     world = Brokers()
     devices = world.devices.of("web")
-    counted: list[int] = []
-    count = devices._count_opened
-
-    def count_opened(record: ConnectionRecord) -> Device:
-        counted[-1] += 1
-        return count(record)
-
-    monkeypatch.setattr(devices, "_count_opened", count_opened)
+    counted = counts_of(devices, monkeypatch, "_count_opened")
     for number in range(3 * MOST_PENDING):
         counted.append(0)
         world.enter_as(f"x{number}", f"10.9.{number >> 8}.{number & 255}").end()
@@ -227,6 +219,27 @@ def test_a_flood_of_names_is_counted_little_by_little(monkeypatch: pytest.Monkey
     assert 0 < max(counted) <= COUNTED_AT_ONCE
     counted.append(0)
     assert len(devices) == 3 * MOST_PENDING
+
+
+def test_names_that_are_told_during_a_flood_are_counted_little_by_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Brokers()
+    devices = world.devices.of("web")
+    many = 3 * MOST_PENDING
+    connections = [world.enter(number_ip(number)) for number in range(many)]
+    assert len(devices) == many
+    for number, connection in enumerate(connections):
+        world.say(connection, f"x{number}")
+    counted = counts_of(devices, monkeypatch, "_count_opened")  # as are those that move
+    for number in range(many, 2 * many):
+        counted.append(0)
+        world.enter(number_ip(number))
+    assert 0 < max(counted) <= COUNTED_AT_ONCE
+    assert len(devices._told) <= MOST_PENDING
+    counted.append(0)
+    assert len(devices) == 2 * many
+    assert world.named("x0")["connections"] == 1
 
 
 def test_names_that_were_forgotten_give_their_places_back() -> None:

@@ -6,8 +6,8 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -18,6 +18,17 @@ from tests.certificates import make_certificate
 from .programs import HANG_SECONDS, Backend, Monconn, until
 
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
+ANSWERS = {
+    "http": (PAGE,),
+    "https": (b"",),
+    "https_here": (PAGE,),
+    "mqtts": (b"",),
+    "ssh": (b"SSH-2.0-pump_1.0 beta\r\n",),
+    "postgresql": (b"N", b""),
+}
+"""What the backend of each service answers."""
+
+FactsOf = Callable[..., dict[str, Any]]
 
 
 def answers(*answers: bytes) -> Callable[[socket.socket], None]:
@@ -31,51 +42,57 @@ def answers(*answers: bytes) -> Callable[[socket.socket], None]:
     return serve
 
 
-@pytest.fixture
-def facts_of(
-    launch: Callable[..., Monconn], serve: Callable[..., Backend], tmp_path: Path
-) -> Callable[..., dict[str, Any]]:
-    """Runs a program against a service whose backend gives these answers, and returns the facts in
-    the log; what the program thinks of it does not matter."""
-
-    def find(*argv: str, answer: tuple[bytes, ...] = (b"",), **service: object) -> dict[str, Any]:
-        log = tmp_path / "log.json"
-        backend = serve(answers(*answer))
-        services = {
-            "one": {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{backend.port}", **service}
-        }
+@pytest.fixture(scope="module")
+def facts_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FactsOf]:
+    """Runs a program against one of the services, and returns the facts in the log; what the
+    program thinks of it does not matter."""
+    folder = tmp_path_factory.mktemp("decoding")
+    log = folder / "log.json"
+    with ExitStack() as running:
+        services: dict[str, dict[str, object]] = {}
+        for name, given in ANSWERS.items():
+            backend = Backend(answers(*given))
+            running.callback(backend.close)
+            services[name] = {"listen": "127.0.0.1:0", "backend": f"127.0.0.1:{backend.port}"}
+        if HAS_EPOLL:
+            ours = make_certificate(folder / "ours")
+            tls = {"certificate": str(ours.certificate), "key": str(ours.key)}
+            services["https_here"]["tls"] = tls
         config = {"services": services, "json_log": {"path": str(log)}, "control": False}
-        (tmp_path / "monconn.yaml").write_text(json.dumps(config))
-        port = launch("monconn", "-c", tmp_path / "monconn.yaml").port("one")
-        subprocess.run(
-            [each.replace("PORT", str(port)) for each in argv],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=HANG_SECONDS,
-            cwd=tmp_path,
-        )
+        (folder / "monconn.yaml").write_text(json.dumps(config))
+        monconn = Monconn("monconn", ("-c", folder / "monconn.yaml"), folder)
+        running.callback(monconn.close)
 
-        def closed() -> Any:
-            lines = log.read_text().splitlines() if log.exists() else []
-            events = [json.loads(each) for each in lines]
-            return [each for each in events if each["event"] == "closed"]
+        def find(service: str, *argv: str) -> dict[str, Any]:
+            port = str(monconn.port(service))
+            subprocess.run(
+                [each.replace("PORT", port) for each in argv],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=HANG_SECONDS,
+                cwd=folder,
+            )
 
-        facts: dict[str, Any] = until(closed)[0]["facts"]
-        return facts
+            def closed() -> Any:
+                lines = log.read_text().splitlines() if log.exists() else []
+                events = [json.loads(each) for each in lines]
+                return [
+                    each
+                    for each in events
+                    if (each["event"], each["service"]) == ("closed", service)
+                ]
 
-    return find
+            facts: dict[str, Any] = until(closed)[0]["facts"]
+            return facts
 
-
-FactsOf = Callable[..., dict[str, Any]]
+        yield find
 
 
 def test_curl(program: Callable[[str], str], facts_of: FactsOf) -> None:
     curl = program("curl")
     url = "http://www.example.org:PORT/things/7?token=secret"
     resolve = "www.example.org:PORT:127.0.0.1"
-    facts = facts_of(
-        curl, "--noproxy", "*", "-u", "ada:pw", "--resolve", resolve, url, answer=(PAGE,)
-    )
+    facts = facts_of("http", curl, "--noproxy", "*", "-u", "ada:pw", "--resolve", resolve, url)
     assert facts.pop("http_host").startswith("www.example.org:")
     assert facts == {"protocol": "http", "http_method": "GET", "http_path": "/things/7"}
 
@@ -85,7 +102,9 @@ def test_curl_over_tls_that_passes_through(
 ) -> None:
     resolve = "www.example.org:PORT:127.0.0.1"
     url = "https://www.example.org:PORT/"
-    assert facts_of(program("curl"), "--noproxy", "*", "-k", "--resolve", resolve, url) == {
+    assert facts_of(
+        "https", program("curl"), "--noproxy", "*", "-k", "--resolve", resolve, url
+    ) == {
         "protocol": "tls",
         "tls_server_name": "www.example.org",
         "tls_alpn_offered": "h2,http/1.1",
@@ -93,17 +112,9 @@ def test_curl_over_tls_that_passes_through(
 
 
 @pytest.mark.skipif(not HAS_EPOLL, reason="TLS of our own needs epoll")
-def test_curl_over_tls_that_ends_here(
-    program: Callable[[str], str], facts_of: FactsOf, tmp_path: Path
-) -> None:
-    ours = make_certificate(tmp_path / "ours")
-    tls = {"certificate": str(ours.certificate), "key": str(ours.key)}
-    facts = facts_of(
-        *(program("curl"), "--noproxy", "*", "-k"),
-        "https://localhost:PORT/x",
-        answer=(PAGE,),
-        tls=tls,
-    )
+def test_curl_over_tls_that_ends_here(program: Callable[[str], str], facts_of: FactsOf) -> None:
+    url = "https://localhost:PORT/x"
+    facts = facts_of("https_here", program("curl"), "--noproxy", "*", "-k", url)
     assert facts["protocol"] == "http"
     assert facts["http_path"] == "/x"
     assert facts["tls_server_name"] == "localhost"
@@ -112,7 +123,7 @@ def test_curl_over_tls_that_ends_here(
 
 def test_openssl(program: Callable[[str], str], facts_of: FactsOf) -> None:
     names = ("-servername", "broker.example.org", "-alpn", "mqtt,x-amzn-mqtt-ca")
-    facts = facts_of(program("openssl"), "s_client", "-connect", "127.0.0.1:PORT", *names)
+    facts = facts_of("mqtts", program("openssl"), "s_client", "-connect", "127.0.0.1:PORT", *names)
     assert facts == {
         "protocol": "tls",
         "tls_server_name": "broker.example.org",
@@ -122,7 +133,7 @@ def test_openssl(program: Callable[[str], str], facts_of: FactsOf) -> None:
 
 def test_ssh(program: Callable[[str], str], facts_of: FactsOf) -> None:
     options = ("-F", "none", "-o", "BatchMode=yes", "-p", "PORT", "ada@127.0.0.1")
-    facts = facts_of(program("ssh"), *options, answer=(b"SSH-2.0-pump_1.0 beta\r\n",))
+    facts = facts_of("ssh", program("ssh"), *options)
     assert facts.pop("ssh_client").startswith("SSH-2.0-OpenSSH")
     assert facts == {"protocol": "ssh", "ssh_server": "SSH-2.0-pump_1.0 beta"}
 
@@ -132,7 +143,7 @@ def test_psql(facts_of: FactsOf) -> None:
     if psql is None:
         pytest.skip("psql is not installed: its start-up is also written by hand")
     wanted = "host=127.0.0.1 port=PORT user=ada dbname=sales sslmode=prefer gssencmode=disable"
-    facts = facts_of(psql, "-w", wanted, answer=(b"N", b""))
+    facts = facts_of("postgresql", psql, "-w", wanted)
     assert facts == {
         "protocol": "postgresql",
         "postgresql_user": "ada",

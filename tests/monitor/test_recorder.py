@@ -21,16 +21,14 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IConnection, IRecordable, Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.recorder import (
-    CHUNK_OVERHEAD,
-    MOST_CHUNKS,
     RECORDING_OVERHEAD,
     TIDIED_AT_ONCE,
     Arena,
     Recorder,
     Recording,
-    Track,
 )
 from monconn.monitor.registry import Registry
+from monconn.monitor.tracks import CHUNK_OVERHEAD, MOST_CHUNKS, Track
 from monconn.policy.policy import Policy
 from monconn.policy.recorder import RecorderSettings
 from tests.properties import examples
@@ -78,7 +76,7 @@ def test_a_track_has_the_first_and_the_last_bytes(
     first: int, last: int, runs: list[tuple[int, int]], spliced: list[tuple[int, int]]
 ) -> None:
     arena = Arena()
-    track = Track(RecorderSettings(first=first, last=last), arena)
+    track = Track(RecorderSettings(first=first, last=last), arena.charge)
     chunks = [(size, False) for size, count in runs for _ in range(count)]
     if spliced:
         # Nothing is spliced before a big chunk was copied.
@@ -106,7 +104,7 @@ def test_a_track_has_the_first_and_the_last_bytes(
 
 
 def test_single_bytes_are_joined_and_the_latest_keep_their_times() -> None:
-    track = Track(RecorderSettings(), Arena())
+    track = Track(RecorderSettings(), Arena().charge)
     for number in range(50_000):
         track.add(STREAM[number : number + 1], float(number))
     last = [chunk for chunk in track.chunks() if chunk[1] >= 2048]

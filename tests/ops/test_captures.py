@@ -22,12 +22,13 @@ from monconn.model.actions import Actor
 from monconn.model.alarms import Alarm
 from monconn.model.flow import Began, Data, Ended, FlowEvent
 from monconn.model.reasons import Reason
-from monconn.ops import captures
-from monconn.ops.captures import MOST_CAPTURES, MOST_CLIENTS, PLACE_SECONDS, TRIGGERS_PER_SECOND
+from monconn.ops import triggers
+from monconn.ops.captures import MOST_CAPTURES
 from monconn.ops.filters import FilterError
 from monconn.ops.operations import Operations
 from monconn.ops.rows import CaptureRow
 from monconn.ops.taps import Tap
+from monconn.ops.triggers import MOST_CLIENTS, PLACE_SECONDS, TRIGGERS_PER_SECOND
 from monconn.policy.policy import Policy
 from monconn.sinks.capture_files import CaptureFile
 from tests.logged import logged_lines
@@ -469,7 +470,7 @@ def test_what_does_not_come_in_time_is_not_captured(capturing: Callable[..., Cap
 
 def test_a_storm_of_ends_begins_few_captures(capturing: Callable[..., Capturing]) -> None:
     world = armed(capturing, "client_lost")
-    with logged_lines("monconn.ops.captures") as lines:
+    with logged_lines("monconn.ops.triggers") as lines:
         for number in range(100):
             world.lose(f"10.0.0.{number}")
         assert len(world.captured()) == TRIGGERS_PER_SECOND
@@ -508,7 +509,7 @@ def test_clients_that_do_not_come_again_make_place_for_others(
 def test_the_clients_that_are_remembered_are_bounded(
     capturing: Callable[..., Capturing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captures, "CLIENTS_REMEMBERED", 3)
+    monkeypatch.setattr(triggers, "CLIENTS_REMEMBERED", 3)
     world = armed(capturing, "client_lost", next=1)
     for number in range(20):
         world.lose(f"10.0.0.{number}")

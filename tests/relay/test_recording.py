@@ -13,7 +13,8 @@ from twisted.internet.threads import deferToThread
 
 from monconn.model.flow import Data, Ended, FlowEvent, SideEnded
 from monconn.model.reasons import Direction
-from monconn.monitor.recorder import Arena, Track
+from monconn.monitor.recorder import Arena
+from monconn.monitor.tracks import Track
 from monconn.policy.policy import Policy
 from monconn.policy.recorder import RecorderSettings
 from monconn.relay.sockets.loop import HAS_EPOLL
@@ -199,7 +200,7 @@ def full_queue(sender: socket.socket, pipes: PipePool) -> SendQueue:
 def test_the_tail_of_a_pipe_stays_between_what_comes_before_and_after() -> None:
     """However often the kernel takes no more."""
     sender, receiver = socket.socketpair()
-    pipes, track = PipePool(), Track(RecorderSettings(last=LAST), Arena())
+    pipes, track = PipePool(), Track(RecorderSettings(last=LAST), Arena().charge)
     with sender, receiver:
         receiver.setblocking(False)
         sender.setblocking(False)
@@ -234,7 +235,7 @@ def test_the_tail_of_a_pipe_stays_between_what_comes_before_and_after() -> None:
 @pytest.mark.parametrize("after", ["close", "failure"])
 def test_what_a_pipe_holds_at_the_end_is_recorded(size: int, after: str) -> None:
     sender, receiver = socket.socketpair()
-    pipes, track = PipePool(), Track(RecorderSettings(first=0, last=LAST), Arena())
+    pipes, track = PipePool(), Track(RecorderSettings(first=0, last=LAST), Arena().charge)
     with sender, receiver:
         queue = full_queue(sender, pipes)
         if after == "failure":

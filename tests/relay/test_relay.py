@@ -15,7 +15,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
-from monconn.monitor.recorder import Track
+from monconn.monitor.tracks import Track
 from monconn.net.sockets import TCP_INFO_BYTES
 from monconn.policy.policy import Policy
 from monconn.policy.sides import Keepalive, Sides

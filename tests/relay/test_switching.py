@@ -38,8 +38,10 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 KIB = 1 << 10
 MOST_WRITES = 10
 FIRST, LAST = 2000, 8000
-SMALL_BUFFER = 16 * KIB
-"""Buffer size of the outer sockets: small, so that monconn must queue for a paused reader."""
+SMALL_BUFFER = 32 * KIB
+"""Size of the buffers between monconn and a reader: small, so that monconn must queue while it is
+paused. The kernel doubles it: that is a segment of loopback's. If less than one fitted in, each
+window that is full would be followed by a zero-window probe's 200 ms."""
 
 # Bytes that are nowhere alike, so that any that are lost, repeated or swapped show.
 STREAMS: dict[Direction, bytes] = {
@@ -246,6 +248,18 @@ def play_both(world: World, up: Plan, down: Plan, scope: str) -> None:
         check_recorded(events, {"up": up.count(), "down": down.count()})
 
 
+@pytest.fixture
+def small_send_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have monconn queue what a reader does not take: else the kernel takes some megabytes."""
+    start_writing = SendQueue.connect_succeeded
+
+    def connect_succeeded(self: SendQueue, sock: socket.SocketType, fd: int) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
+        start_writing(self, sock, fd)
+
+    monkeypatch.setattr(SendQueue, "connect_succeeded", connect_succeeded)
+
+
 def check_recorded(events: Sequence[FlowEvent], counts: dict[Direction, int]) -> None:
     """Check that the first and the last bytes are there, and no others."""
     for direction, count in counts.items():
@@ -275,6 +289,7 @@ def check_recorded(events: Sequence[FlowEvent], counts: dict[Direction, int]) ->
         ("plain_to_tls", "stage", 2),
     ],
 )
+@pytest.mark.usefixtures("small_send_buffers")
 @pytest_twisted.ensureDeferred
 async def test_a_watcher_comes_and_goes_in_mid_stream(
     tmp_path: Path, pipe: str, scope: str, count: int

@@ -14,7 +14,7 @@ from monconn.model.record import ConnectionRecord
 from monconn.model.tcpinfo import NOT_SENT, UNACKED
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
-from monconn.monitor.recorder import Track
+from monconn.monitor.tracks import Track
 from monconn.net.loops import Loops
 from monconn.net.sockets import (
     end_by_errno,

@@ -7,7 +7,7 @@ import os
 import time
 
 from monconn.log import Logger
-from monconn.monitor.recorder import Tail
+from monconn.monitor.tracks import Tail
 from monconn.net.descriptors import PIPES
 
 PIPE_BYTES = 1 << 20

@@ -25,7 +25,7 @@ from zope.interface import alsoProvides, implementer
 from monconn.clock import Clock
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.monitor.deadlines import Deadlines
-from monconn.monitor.recorder import Track
+from monconn.monitor.tracks import Track
 from monconn.net.loops import Loops, Target, end_loop, is_own_address, loop_of, target_of_name
 from monconn.net.sockets import (
     RESET_ERRNOS,

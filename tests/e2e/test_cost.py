@@ -317,20 +317,26 @@ def test_system_calls_of_a_message(
     assert not too_many(calls, CALLS_PER_MESSAGE, MESSAGES)
 
 
-def too_many_for_bulk(count: Callable[[], dict[str, int]]) -> list[str]:
+def too_many_for_bulk(
+    count: Callable[[], dict[str, int]], more_per_splice: dict[str, float] | None = None
+) -> list[str]:
     """Which calls are more than they may be, in the best of some rounds.
 
     How often the receiver has no room just as more has come, so that a little is copied, is up to
     the scheduler: between 2 and 60 times in 64 MiB on a busy machine. A longer way of ours shows in
     every round.
     """
+    per_mebibyte, per_splice = dict(CALLS_PER_MEBIBYTE), dict(CALLS_PER_SPLICE)
+    for name, more in (more_per_splice or {}).items():
+        per_mebibyte[name] = per_mebibyte.get(name, 0) + more * per_mebibyte["splice"]
+        per_splice[name] = per_splice.get(name, 0) + more
     problems: list[str] = []
     for _ in range(ROUNDS):
         calls = count()
         assert calls["splice"] >= 2 * MEBIBYTES, "not all were counted"
         problems = [
-            *too_many(calls, CALLS_PER_MEBIBYTE, MEBIBYTES),
-            *too_many(calls, CALLS_PER_SPLICE, calls["splice"]),
+            *too_many(calls, per_mebibyte, MEBIBYTES),
+            *too_many(calls, per_splice, calls["splice"]),
         ]
         if not problems:
             break
@@ -361,10 +367,11 @@ def test_system_calls_of_bulk_that_is_recorded(
     monconn = launch("monconn", "-c", tmp_path / "monconn.yaml")
     port = monconn.port()
     send_bulk(port, 4)
-    calls = system_calls(monconn.program, lambda: send_bulk(port, MEBIBYTES))
-    assert calls["splice"] >= MEBIBYTES, "it is not spliced"
-    limits = CALLS_PER_SPLICE | {"read": 0.6, "sendto": CALLS_PER_SPLICE["sendto"] + 0.6}
-    assert not too_many(calls, limits, calls["splice"])
+    # Two splices, into the pipe and out of it, have one tail.
+    assert not too_many_for_bulk(
+        lambda: system_calls(monconn.program, lambda: send_bulk(port, MEBIBYTES)),
+        {"read": 0.6, "sendto": 0.6},
+    )
 
 
 def test_system_calls_of_bulk_beside_a_connection_that_is_watched(

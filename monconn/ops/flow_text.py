@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -93,7 +94,7 @@ class Gaps:
             yield Gap(event.connection, event.at, direction, before, now - before)
 
 
-class _TextEncoder:
+class _TextEncoder(ABC):
     """What the two formats for people have in common: lines about what is no data.
 
     :param coloured: for a terminal that has colours.
@@ -124,8 +125,9 @@ class _TextEncoder:
             text += self._line(event, f"{event.side} {_ENDS[event.how]}", colour="bold")
         return text.encode("utf-8", "backslashreplace")
 
+    @abstractmethod
     def _data_text(self, event: Data) -> str:
-        raise NotImplementedError
+        """The bytes, below a line that says whose they are."""
 
     def _gap_text(self, gap: Gap) -> str:
         return self._line(gap, f"… {format_bytes(gap.size)} not seen", gap.direction, "yellow")

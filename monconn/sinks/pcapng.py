@@ -116,7 +116,7 @@ class PcapngEncoder:
     aside for documentation: the client of connection 42 is ``2001:db8::42``, and the server
     ``2001:db8:ffff::N`` (``192.0.2.N`` for an IPv4 client), N being the number of the service in
     this file, from 1; its port is the backend's. The port of a protocol over TLS is shown as that
-    of the same protocol without it, where TLS was taken off: 8883 as 1883.
+    of the same protocol without it, where TLS was terminated: 8883 as 1883.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class PcapngEncoder:
             + _option(_SHB_USERAPPL, f"monconn {__version__}")
             + _option(
                 _OPT_COMMENT,
-                "What monconn has read from each side, after TLS was taken off. The bytes, their"
+                "What monconn has read from each side, decrypted from TLS. The bytes, their"
                 " times, the ends and, unless a comment says otherwise, the addresses are real;"
                 " segments, handshakes and acknowledgements are made up around them.",
             )
@@ -528,7 +528,7 @@ def _first_comment(began: Began, client: _Address, server: _Address) -> str:
         lines.append(f"the server's address is made up, it is {_text(began.client_local)}")
     real = _parse(began.client_local)
     if real is not None and real.port != server.port:
-        lines.append(f"TLS was taken off: port {real.port} is shown as {server.port}")
+        lines.append(f"TLS was terminated: port {real.port} is shown as {server.port}")
     return "\n".join([*lines, *_fact_lines(began.facts, server.port)])
 
 

@@ -396,7 +396,7 @@ def test_events_of_unknown_connections_add_nothing() -> None:
             "2001:db8:ffff::1 1883",
         ),
         ({"client": "nonsense", "client_local": ""}, "2001:db8::42 49152", "2001:db8:ffff::1 1883"),
-        # TLS was taken off.
+        # TLS was terminated.
         (
             {"client_local": "10.0.0.1:8883", "facts": {"tls_version": "1.3"}},
             "192.168.1.7 51312",
@@ -417,7 +417,7 @@ def test_addresses(fields: dict[str, Any], client: str, server: str) -> None:
     (comment,) = first.comments
     is_made_up = "2001:db8:" in client + server or "192.0.2." in server
     assert ("made up" in comment) == is_made_up
-    assert ("TLS was taken off: port 8883 is shown as 1883" in comment) == (
+    assert ("TLS was terminated: port 8883 is shown as 1883" in comment) == (
         "8883" in str(fields) and "1883" in server
     )
 

@@ -41,7 +41,7 @@ from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
 from monconn.files import path_fault, read_until_end
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
-from monconn.policy.policy import SETTINGS, Policy, forbidden_payload
+from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy, forbidden_payload
 from monconn.policy.tls import BackendTls, ListenTls
 from monconn.policy.tls_endpoints import tls_backend, tls_listener
 
@@ -128,6 +128,11 @@ def _policy(node: Mapping, defaults: Policy, settings: dict[str, Any]) -> Policy
         ((key if key in node.nodes else "payload",), message)
         for key, message in forbidden_payload({**attrs.asdict(defaults, recurse=False), **settings})
     ]
+    found += [
+        ((older,), f"is an older name of {key}: write one of them")
+        for older, key in OLDER_NAMES.items()
+        if older in settings and key in settings
+    ]
     if found:
         raise Wrong(*found)
     return defaults.changed(**settings)
@@ -158,6 +163,7 @@ _DEVICE_READERS = {
 }
 _SETTING_READERS = {
     **{key: read for key, read in _ALL_READERS.items() if key not in _DEVICE_READERS},
+    **{older: _ALL_READERS[key] for older, key in OLDER_NAMES.items()},
     "devices": _read_devices,
 }
 _OF_ONE_SERVICE = dict.fromkeys(("listen", "backend", "tls", "backend_tls"), _only_of_a_service)

@@ -13,7 +13,7 @@ from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
 from monconn.config.sections import ObserverConfig
 from monconn.config.yaml import Path
-from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy
 from monconn.policy.recorder import RecorderSettings
 from monconn.policy.sides import Keepalive, Sides
 from monconn.policy.timeouts import BACKEND_ENDED_SECONDS
@@ -35,7 +35,14 @@ SERVICE_KEYS = (
     "conn_limit",
     "when_full",
     "ip_limit",
-    "ip_blacklist",
+    "per_ip_limit",
+    "rate",
+    "per_ip_rate",
+    "block",
+    "allow",
+    "bandwidth",
+    "per_connection_bandwidth",
+    "dry_run",
     "keepalive",
     "unreachable_timeout",
     "tls",
@@ -51,6 +58,7 @@ SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "capture", "
 _ZERO = {
     "conn_limit": "no limit",
     "ip_limit": "no limit",
+    "per_ip_limit": "no limit",
     "wait_timeout": "does not wait",
     "silent_heartbeats": "never",
     "storm_connections": "never",
@@ -156,6 +164,11 @@ def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[
     written = (*below, key)
     here: Path = (*path, *written)
     node = file.node_at(here)
+    for older, newer in OLDER_NAMES.items():
+        if newer == key and node is None:
+            names = [(*path, older), ("defaults", older)]
+            here = next((each for each in names if file.node_at(each) is not None), here)
+            node = file.node_at(here)
     if file.is_go_style:
         if node is not None and go_default(key, node):
             here, node = (), None

@@ -22,7 +22,7 @@ from monconn.addresses import (
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import quoted
 from monconn.files import append_fault, path_fault, regular_fault
-from monconn.policy import devices, kinds, recorder, sides
+from monconn.policy import devices, kinds, quantities, recorder, rules, sides
 from monconn.policy import tls as tls_settings
 from monconn.policy.kinds import MAX_COUNT, Kind
 from monconn.policy.recorder import RecorderSettings
@@ -260,6 +260,33 @@ def read_decode(node: Node) -> Any:
     return "off" if scalar_value(node) is False else read_choice(kinds.DECODE)(node)
 
 
+def read_rate(node: Node) -> Any:
+    """How many in a time, such as 20/s."""
+    return quantities.parse_rate(read_text(node))
+
+
+def read_bandwidth(node: Node) -> Any:
+    """Bytes in a second: for both directions, or a mapping with ``up`` and ``down``."""
+    if not isinstance(node, Mapping):
+        return quantities.parse_bandwidth(read_text(node))
+    readers: dict[str, Reader] = dict.fromkeys(("up", "down"), read_bytes_per_second)
+    values, found = read_keys(node, readers)
+    if found:
+        raise Wrong(*found)
+    return quantities.Bandwidth(**values)
+
+
+def read_bytes_per_second(node: Node) -> int:
+    """Bytes in a second, such as 1MiB/s."""
+    return quantities.parse_bytes_per_second(read_text(node))
+
+
+def _read_rule_names(node: Node) -> Any:
+    """Names of rules: a list, or one of them."""
+    nodes = node.nodes if isinstance(node, Sequence) else [node]
+    return rules.RULE_NAMES.check([read_text(each) for each in nodes])
+
+
 def read_networks(node: Node) -> tuple[Network, ...]:
     """A list of addresses and networks, or a single one."""
     if isinstance(node, Scalar) and node.value is not None:
@@ -378,6 +405,9 @@ NODE_READERS: dict[Kind, Reader] = {
     kinds.PAYLOAD: read_choice(kinds.PAYLOAD),
     kinds.DECODE: read_decode,
     kinds.NETWORKS: read_networks,
+    quantities.RATE: read_rate,
+    quantities.BANDWIDTH: read_bandwidth,
+    rules.RULE_NAMES: _read_rule_names,
     tls_settings.FILE: read_path,
     tls_settings.OPTIONAL_FILE: read_path,
     tls_settings.TLS_VERSION: lambda node: tls_settings.TLS_VERSION.check(read_text(node)),

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from ipaddress import ip_address
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from monconn.addresses import Network, name_of_text, network_of
 from monconn.config.sections import DevicesConfig
 from monconn.model.record import ConnectionRecord
 from monconn.policy.devices import ADDRESS, Names
-
-CACHED_NAMES = 4_096
+from monconn.policy.prefixes import ClientPrefixes
 
 
 class DeviceIdentity:
@@ -24,11 +21,8 @@ class DeviceIdentity:
     def __init__(self, config: DevicesConfig) -> None:
         self.facts = tuple(each for each in config.identity if each != ADDRESS)
         """The facts that name a device, the first that is known."""
-        self._prefix_v4, self._prefix_v6 = config.prefix_v4, config.prefix_v6
-        self._mask_v4 = _mask(config.prefix_v4, 32)
-        self._mask_v6 = _mask(config.prefix_v6, 128)
-        # The same address is looked up again when its connection closes, often soon.
-        self._cached_v6 = lru_cache(CACHED_NAMES)(self._network_v6)
+        self.of = ClientPrefixes(config.prefix_v4, config.prefix_v6).client_of
+        """The device of an IP that has told no name: the IP or its network."""
 
     def said(self, record: ConnectionRecord) -> tuple[str, str] | None:
         """The name that a connection has told, and the fact that it is; None if it has told none.
@@ -42,28 +36,6 @@ class DeviceIdentity:
             if value is not None and (name := name_of_text(str(value))):
                 return name, fact
         return None
-
-    def of(self, client_ip: str) -> str:
-        """The IP or its network; anything else (``unix``, an IP with a zone) as it is."""
-        if ":" not in client_ip:
-            return client_ip if self._prefix_v4 == 32 else self._network_v4(client_ip)
-        return client_ip if self._prefix_v6 == 128 else self._cached_v6(client_ip)
-
-    def _network_v6(self, client_ip: str) -> str:
-        try:
-            packed = inet_pton(AF_INET6, client_ip)
-        except OSError:
-            return client_ip
-        packed = (int.from_bytes(packed, "big") & self._mask_v6).to_bytes(16, "big")
-        return f"{inet_ntop(AF_INET6, packed)}/{self._prefix_v6}"
-
-    def _network_v4(self, client_ip: str) -> str:
-        try:
-            packed = inet_pton(AF_INET, client_ip)
-        except OSError:
-            return client_ip
-        packed = (int.from_bytes(packed, "big") & self._mask_v4).to_bytes(4, "big")
-        return f"{inet_ntop(AF_INET, packed)}/{self._prefix_v4}"
 
 
 class AddressNames:
@@ -101,7 +73,3 @@ def is_within(network: Network, ip: str) -> bool:
     except ValueError:
         return False
     return address in network
-
-
-def _mask(prefix: int, longest: int) -> int:
-    return (1 << longest) - (1 << (longest - prefix))

@@ -36,10 +36,13 @@ Reason = Literal[
 ]
 Refusal = Literal[
     "blocked",
+    "not_allowed",
     "conn_limit",
     "ip_limit",
     "per_ip_limit",
     "rate",
+    "per_ip_rate",
+    "draining",
     "handshake_failed",
     "handshake_timeout",
     "stopping",

@@ -161,6 +161,8 @@ class ConnectionRecord:
     backend_end: SideEnd = "none"
     reason: Reason | None = None
     refusal: Refusal | None = None
+    would_refuse: tuple[Refusal, ...] = ()
+    """Why rules in ``dry_run`` would have refused it."""
     phase: State | None = None
     """The state in which the reason was decided."""
     ending: float | None = None

@@ -17,6 +17,8 @@ class Totals:
     up: int = 0
     down: int = 0
     refused: Counter[Refusal] = attrs.field(factory=Counter)
+    would_refuse: Counter[Refusal] = attrs.field(factory=Counter)
+    """Clients let in that rules in ``dry_run`` would have refused."""
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(
@@ -24,6 +26,7 @@ class Totals:
             self.up + other.up,
             self.down + other.down,
             self.refused + other.refused,
+            self.would_refuse + other.would_refuse,
         )
 
     def __sub__(self, other: Totals) -> Totals:
@@ -32,4 +35,5 @@ class Totals:
             self.up - other.up,
             self.down - other.down,
             self.refused - other.refused,
+            self.would_refuse - other.would_refuse,
         )

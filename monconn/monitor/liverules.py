@@ -28,14 +28,14 @@ class LiveRules:
         object.__setattr__(self, "_monitor", monitor)
 
     @property
-    def bans(self) -> LiveBlocks:
+    def block(self) -> LiveBlocks:
         """The blocked networks, of the configuration and of the operator."""
         return LiveBlocks(self._monitor)
 
     if TYPE_CHECKING:  # __setattr__ does it
 
-        @bans.setter
-        def bans(self, networks: Iterable[Network]) -> None: ...
+        @block.setter
+        def block(self, networks: Iterable[Network]) -> None: ...
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._monitor.policy.rules, name)
@@ -59,7 +59,7 @@ class LiveRules:
 
 
 class LiveBlocks:
-    """``monitor.rules.bans``: like a :class:`NetworkSet`, through the monitor's own operations.
+    """``monitor.rules.block``: like a :class:`NetworkSet`, through the monitor's own operations.
 
     :param monitor: the monitor that the blocks belong to.
     """

@@ -30,6 +30,7 @@ from monconn.model.alarms import Alarm
 from monconn.model.reasons import Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
+from monconn.monitor.admission import ADMITTED, Admission, Verdict
 from monconn.monitor.clients import ClientTotals
 from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
 from monconn.monitor.liverules import LiveRules
@@ -41,12 +42,14 @@ from monconn.policy.blocks import Blocks, BlockSource
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
 from monconn.policy.policy import Policy
+from monconn.policy.prefixes import ClientPrefixes
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
 from monconn.turns import in_turns
 from monconn.units import format_bytes, format_duration
 
 CLOSED_RETAINED = 1_000
+USUAL_PREFIXES = ClientPrefixes()
 STOP_GRACE_SECONDS = 1.0
 """How long peers may take to end their side once we have ended ours because we stop."""
 
@@ -110,7 +113,11 @@ class Monitor:
         self.observers.forbid_payload(policy.payload == "never")
         self.decoding = first_bytes.decoding(policy.decode)
         """What new connections are decoded by; None if nothing is."""
-        self._blocks = Blocks(policy.rules.bans)
+        self._blocks = Blocks(policy.rules.block)
+        self.admission = Admission(policy.rules, self._blocks, _prefixes(policy, USUAL_PREFIXES))
+        """Judges who may enter."""
+        self._usual_prefixes = USUAL_PREFIXES
+        self._rate_timer: IDelayedCall | None = None
         self._booted = self.clock.seconds()
         self._live: dict[int, IConnection] = {}
         self._live_by_ip: dict[str, int] = {}
@@ -142,8 +149,10 @@ class Monitor:
         self.recorder.configure(policy.recorder)
         self.observers.forbid_payload(policy.payload == "never")
         self.decoding = first_bytes.decoding(policy.decode)
-        if policy.rules.bans != before.rules.bans:
-            self._end_blocked(self._blocks.configure(policy.rules.bans))
+        if policy.rules.block != before.rules.block:
+            self._end_blocked(self._blocks.configure(policy.rules.block))
+        if policy.rules != before.rules or policy.devices != before.devices:
+            self._configure_admission()
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
             self._rescheduling.cancel()  # what follows does all of it
             live = tuple(self._live.values())
@@ -155,6 +164,17 @@ class Monitor:
             self.notify_room()
         for call in self._applied.calls:
             call()
+
+    def _configure_admission(self) -> None:
+        prefixes = _prefixes(self.policy, self._usual_prefixes)
+        now = self.clock.seconds()
+        self.admission.configure(self.policy.rules, prefixes, self._live_by_ip, now)
+
+    def use_prefixes(self, v4: int, v6: int) -> None:
+        """Have addresses with so many leading bits in common be one client, unless the policy says
+        otherwise."""
+        self._usual_prefixes = ClientPrefixes(v4, v6)
+        self._configure_admission()
 
     def when_applied(self, call: Callable[[], object]) -> Cancel:
         """Call something each time another policy is in force.
@@ -255,6 +275,7 @@ class Monitor:
         """
         if ":" in client_ip:  # else it is in its only notation
             client_ip = plain_ip(client_ip)
+        is_known = record is not None
         if record is None:
             record = ConnectionRecord(
                 id=next(_ids),
@@ -270,21 +291,25 @@ class Monitor:
         else:
             record.opened_at, record.opened = time.time(), self.clock.seconds()
         self.accessed_at = record.opened_at
-        refusal = (
-            "stopping"
-            if self.stopping
-            else self.policy.rules.refusal(
-                client_ip,
-                len(self._live),
-                self._live_by_ip,
-                is_blocked=self._blocks.covers(client_ip),
+        refusal: Refusal | None = "stopping"
+        if not self.stopping:
+            verdict = self.admission.judge(
+                client_ip, len(self._live), record.opened, takes_tokens=not is_known
             )
-        )
+            refusal = verdict.refusal
+            if verdict is not ADMITTED:
+                self._note_dry_run(record, verdict)
         if refusal is None:
             return record
         record.closed, record.closed_at = record.opened, record.opened_at
         self.refuse(record, refusal)
         return None
+
+    def _note_dry_run(self, record: ConnectionRecord, verdict: Verdict) -> None:
+        """Count what rules in ``dry_run`` would have refused, once for each client."""
+        new = tuple(each for each in verdict.would_refuse if each not in record.would_refuse)
+        record.would_refuse += new
+        self._ended.would_refuse.update(new)
 
     def refuse(self, record: ConnectionRecord, refusal: Refusal, detail: str = "") -> None:
         """Count a client as refused, and notify observers; it must not have been opened.
@@ -305,6 +330,7 @@ class Monitor:
         record = connection.record
         self._live[record.id] = connection
         self._live_by_ip[record.client_ip] = self._live_by_ip.get(record.client_ip, 0) + 1
+        self.admission.opened(record.client_ip)
         self._ended.opened += 1
         self.clients.opened(record)
         if self.policy.recorder is not None:
@@ -379,6 +405,7 @@ class Monitor:
             self._live_by_ip[record.client_ip] = left
         else:
             del self._live_by_ip[record.client_ip]
+        self.admission.closed(record.client_ip)
         record.state = "closed"
         record.closed, record.closed_at = self.clock.seconds(), time.time()
         self._ended.up += record.up
@@ -413,9 +440,27 @@ class Monitor:
             when_delivered(partial(deferred.callback, None))
 
     def must_wait(self) -> bool:
-        """Whether the next client is to be left in the accept queue."""
-        rules = self.policy.rules
-        return rules.conn_limit > 0 and rules.must_wait(len(self._live))
+        """Whether the next client is to be left in the accept queue.
+
+        Those who were told so are called (:meth:`when_room`) when that is over.
+        """
+        if self.is_full():
+            return True
+        until = self.admission.waits_until(self.clock.seconds())
+        if until is None:
+            return False
+        if self._rate_timer is None:
+            delay = max(0.0, until - self.clock.seconds())
+            self._rate_timer = self.clock.callLater(delay, self._rate_allows)
+        return True
+
+    def is_full(self) -> bool:
+        """Whether the next client is to wait until a connection ends."""
+        return self.admission.is_full(len(self._live))
+
+    def _rate_allows(self) -> None:
+        self._rate_timer = None
+        self.notify_room()
 
     def when_room(self, call: Callable[[], object]) -> Cancel:
         """Call something each time there may be room: a connection has left, or rules changed.
@@ -840,6 +885,11 @@ class Monitor:
 
 def _apply_limits(connection: IConnection) -> None:
     connection.policy_changed()
+
+
+def _prefixes(policy: Policy, usual: ClientPrefixes) -> ClientPrefixes:
+    v4, v6 = policy.devices.prefix_v4, policy.devices.prefix_v6
+    return ClientPrefixes(usual.v4 if v4 is None else v4, usual.v6 if v6 is None else v6)
 
 
 def _as_policy(policy: Policy) -> Policy:

@@ -487,7 +487,7 @@ _REASONS = (
         "reason",
         "the client was blocked while it was connected",
         "Its IP is in a network that was blocked while it was connected, by an operator or by a"
-        " changed configuration (ip_blacklist).",
+        " changed configuration (block).",
         ("monconn block.", "A configuration that was applied anew."),
         (
             Step("What is blocked", "monconn blocks"),
@@ -549,13 +549,22 @@ _REFUSALS = (
         "blocked",
         "refusal",
         "its IP is in a blocked network",
-        "The client was not let in: its IP is in ip_blacklist, or an operator has blocked it.",
-        ("monconn block.", "ip_blacklist in the configuration."),
+        "The client was not let in: its IP is in block, or an operator has blocked it.",
+        ("monconn block.", "block in the configuration."),
         (
             Step("What is blocked", "monconn blocks"),
             Step("Let it in again, if it is exactly this IP", "monconn unblock IP"),
         ),
         see="configuration.md#blocks-of-the-file-and-of-the-operator",
+    ),
+    Explanation(
+        "not_allowed",
+        "refusal",
+        "its IP is in no network of allow",
+        "The service lets in only clients of the networks in allow, and this one is of none.",
+        ("allow in the configuration.",),
+        (Step("What would happen to it now, and why?", "monconn why IP"),),
+        see="configuration.md#keys-of-a-service",
     ),
     Explanation(
         "conn_limit",
@@ -587,14 +596,49 @@ _REFUSALS = (
     Explanation(
         "per_ip_limit",
         "refusal",
-        "reserved: no setting refuses so yet",
-        "This version never refuses with it.",
+        "this client has per_ip_limit connections already",
+        "A client may have so many connections at once at this service, and has them. A client is"
+        " an IPv4 address or an IPv6 network of 64 bits, unless devices: says otherwise.",
+        (
+            "A program that opens connections and does not close them.",
+            "Many devices behind one address (NAT).",
+        ),
+        (
+            Step("Which connections has it?", "monconn list client:IP"),
+            Step("What would happen to it now, and why?", "monconn why IP"),
+        ),
+        see="configuration.md#keys-of-a-service",
     ),
     Explanation(
         "rate",
         "refusal",
-        "reserved: no setting refuses so yet",
-        "This version never refuses with it.",
+        "the service lets in no more clients a second (rate)",
+        "More clients have come than rate lets in. With when_full: wait they wait in the kernel's"
+        " accept queue instead, and are let in at that pace.",
+        ("A herd that comes back after an outage.", "A flood."),
+        (Step("What has been used up?", "monconn why IP"), Step("when_full: wait.")),
+        see="configuration.md#keys-of-a-service",
+    ),
+    Explanation(
+        "per_ip_rate",
+        "refusal",
+        "this client connects more often than per_ip_rate",
+        "The client was not let in as it comes too often; it may again once it has waited.",
+        ("A device that reconnects without a pause.", "Many devices behind one address (NAT)."),
+        (
+            Step("Why do its connections end?", "monconn device IP"),
+            Step("What would happen to it now, and why?", "monconn why IP"),
+        ),
+        see="configuration.md#keys-of-a-service",
+    ),
+    Explanation(
+        "draining",
+        "refusal",
+        "its service lets nobody in any more (monconn drain)",
+        "An operator has the service drained: those who are connected stay, and no others come.",
+        ("monconn drain.",),
+        (Step("Let clients in again", "monconn resume SERVICE"),),
+        see="control.md",
     ),
     Explanation(
         "handshake_failed",
@@ -1137,7 +1181,9 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "wait_timeout": ("stopping",),
     "unreachable_timeout": ("client_lost", "backend_lost"),
     "keepalive": ("client_lost", "backend_lost"),
+    "block": ("blocked",),
     "ip_blacklist": ("blocked",),
+    "allow": ("not_allowed",),
     "silent_heartbeats": ("silent",),
     "storm_connections": ("reconnect_storm",),
     "storm_within": ("reconnect_storm",),

@@ -18,6 +18,9 @@ from monconn.policy.settings import FORWARDING_ONLY, Setting, settings_of, valid
 from monconn.policy.sides import KeepaliveOfSides, check_keepalive
 from monconn.policy.timeouts import Timeouts
 
+OLDER_NAMES = {"ip_blacklist": "block"}
+"""Settings by the names that they had before, which the Go tool's files have: still understood."""
+
 _FORBIDDEN = {"print_bytes": "to print bytes", "recorder": "recordings"}
 """The settings that payload: never contradicts, and what it forbids."""
 
@@ -101,6 +104,11 @@ class Policy:
         :raises SettingError: a key is not known, or a value not valid.
         """
         parts: dict[str, dict[str, Any]] = {}
+        for older, key in OLDER_NAMES.items():
+            if older in settings:
+                if key in settings:
+                    raise SettingError(f"{older} is an older name of {key}: give one of them")
+                settings[key] = settings.pop(older)
         for key, value in settings.items():
             if key not in SETTINGS:
                 similar = difflib.get_close_matches(key, SETTINGS, 1)

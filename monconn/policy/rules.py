@@ -1,67 +1,86 @@
-"""The conditions under which a service admits a client."""
+"""The conditions under which a service admits a client, and how fast its bytes may pass."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 import attrs
 
+from monconn.errors import quoted
 from monconn.model.reasons import Refusal
-from monconn.policy.kinds import Count, Networks, WhenFull
+from monconn.policy.kinds import Count, Kind, Networks, WhenFull
+from monconn.policy.quantities import OptionalBandwidth, OptionalRate
 from monconn.policy.settings import FORWARDING_ONLY, validated
+
+Rule = Literal["block", "allow", "per_ip_limit", "per_ip_rate", "conn_limit", "ip_limit", "rate"]
+"""What refuses clients; by the names of the settings, in the order in which they are asked."""
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+REFUSAL_OF: dict[Rule, Refusal] = {
+    "block": "blocked",
+    "allow": "not_allowed",
+    "per_ip_limit": "per_ip_limit",
+    "per_ip_rate": "per_ip_rate",
+    "conn_limit": "conn_limit",
+    "ip_limit": "ip_limit",
+    "rate": "rate",
+}
+
+
+def _check_rules(value: Any) -> tuple[Rule, ...]:
+    if isinstance(value, str) or not isinstance(value, list | tuple | set | frozenset):
+        raise TypeError("must be a list of rules, such as [per_ip_limit, rate]")
+    for each in value:
+        if each not in RULES:
+            raise ValueError(
+                f"must be rules, of {', '.join(RULES)}, and {quoted(str(each))} is none"
+            )
+    return tuple(each for each in RULES if each in value)
+
+
+RULE_NAMES = Kind("rules", _check_rules, lambda text: _check_rules(text.split(",")))
 
 
 @attrs.frozen(field_transformer=validated)
 class Rules:
-    """Limits and blocked networks of one service, judged against counts that others hold.
+    """Limits and blocked networks of one service.
 
-    Holds no count of its own: the slot that a connection takes is its place among the
-    live connections, so it cannot be given back twice or forgotten.
+    A *client* here is what ``devices:`` says is one: an IPv4 address, and an IPv6 network of 64
+    bits, unless it says otherwise. Who is judged against which counts, and when, is
+    :class:`~monconn.monitor.admission.Admission`'s.
 
     :raises SettingError: a value is not valid.
     """
 
+    block: Networks = ()
+    """Networks whose clients are refused: those of the configuration.
+
+    What is blocked while the service runs is apart, in
+    :class:`~monconn.policy.blocks.Blocks`. Takes any iterable of networks or texts.
+    """
+    allow: Networks = ()
+    """The only networks whose clients may enter; all if it is empty."""
     conn_limit: Count = 0
     """Connections at once; 0 = no limit."""
-    ip_limit: Count = 0
-    """Distinct client IPs at once; 0 = no limit."""
     when_full: WhenFull = attrs.field(default="wait", metadata=FORWARDING_ONLY)
-    """Whether a full service leaves further clients in its accept queue, or refuses them.
+    """Whether a service that is full (``conn_limit``), or has let in as many as its ``rate``
+    allows, leaves further clients in its accept queue, or refuses them.
 
     Only a listener of our own can leave them there.
     """
-    bans: Networks = attrs.field(default=(), metadata={"key": "ip_blacklist"})
-    """Networks whose clients are refused: those of the configuration.
-
-    What the operator blocks while the service runs is apart, in
-    :class:`~monconn.policy.blocks.Blocks`. Takes any iterable of networks or texts.
-    """
-
-    def refusal(
-        self,
-        client_ip: str,
-        connections: int,
-        connections_by_ip: Mapping[str, int],
-        *,
-        is_blocked: bool = False,
-    ) -> Refusal | None:
-        """Why a client is refused now, or None if it may connect.
-
-        The refusal that does not end by itself comes first.
-
-        :param connections: how many are live.
-        :param connections_by_ip: the same, by client IP; only IPs that have any.
-        :param is_blocked: whether a block covers the client's IP.
-        """
-        if is_blocked:
-            return "blocked"
-        if self.conn_limit and connections >= self.conn_limit:
-            return "conn_limit"
-        if self.ip_limit and len(connections_by_ip) >= self.ip_limit:
-            return None if client_ip in connections_by_ip else "ip_limit"
-        return None
-
-    def must_wait(self, connections: int) -> bool:
-        """Whether the next client is to be left in the accept queue."""
-        is_full = self.conn_limit and connections >= self.conn_limit
-        return bool(is_full) and self.when_full == "wait"
+    ip_limit: Count = 0
+    """Distinct clients at once; 0 = no limit."""
+    per_ip_limit: Count = 0
+    """Connections at once of each client; 0 = no limit."""
+    rate: OptionalRate = None
+    """How many connections may be opened in a time; takes a text such as ``20/s burst 50``."""
+    per_ip_rate: OptionalRate = None
+    """The same for each client."""
+    bandwidth: OptionalBandwidth = attrs.field(default=None, metadata=FORWARDING_ONLY)
+    """Bytes in a second of all connections together; takes a text such as ``1MiB/s``."""
+    per_connection_bandwidth: OptionalBandwidth = attrs.field(
+        default=None, metadata=FORWARDING_ONLY
+    )
+    """Bytes in a second of each connection."""
+    dry_run: Annotated[tuple[Rule, ...], RULE_NAMES] = ()
+    """The rules that refuse nobody: what they would refuse is counted and logged, and let in."""

@@ -30,7 +30,7 @@ from monconn.clock import MonotonicClock
 from monconn.config.sections import USUAL_DEVICES, ControlConfig
 from monconn.errors import AddressError, DuplicateService, MonconnError, quoted
 from monconn.monitor.monitor import Monitor
-from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy
 from monconn.wrapping import MonitoringFactory
 
 _OURS = "mon."
@@ -76,6 +76,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "control": _control,
     **{key: each.kind.parse for key, each in SETTINGS.items() if not each.forwarding_only},
 }
+_READERS |= {older: _READERS[key] for older, key in OLDER_NAMES.items()}
 
 
 def _settings(ours: dict[str, str]) -> dict[str, Any]:

@@ -73,10 +73,13 @@ def test_reasons_are_those_of_the_design() -> None:
 def test_refusals_are_those_of_the_design() -> None:
     assert REFUSALS == (
         "blocked",
+        "not_allowed",
         "conn_limit",
         "ip_limit",
         "per_ip_limit",
         "rate",
+        "per_ip_rate",
+        "draining",
         "handshake_failed",
         "handshake_timeout",
         "stopping",

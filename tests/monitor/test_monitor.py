@@ -181,7 +181,7 @@ def test_monitor_without_connections_is_still_true(monitor: Monitor) -> None:
         (Rules(conn_limit=2), ["10.0.0.1", "10.0.0.2", "10.0.0.1"], {"conn_limit": 1}),
         (Rules(ip_limit=1), ["10.0.0.1", "10.0.0.2", "10.0.0.1"], {"ip_limit": 1}),
         (
-            Rules(bans=(ipaddress.ip_network("10.0.0.0/31"),)),
+            Rules(block=(ipaddress.ip_network("10.0.0.0/31"),)),
             ["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.0"],
             {"blocked": 2},
         ),
@@ -804,7 +804,7 @@ def turns_until(clock: TurnClock, count: Callable[[], int], end: int) -> list[in
         lambda monitor: monitor.block("10.0.0.0/8"),
         lambda monitor: monitor.stop_now(),
         lambda monitor: monitor.apply(
-            Policy(rules=Rules(bans=(ipaddress.ip_network("10.0.0.0/8"),)))
+            Policy(rules=Rules(block=(ipaddress.ip_network("10.0.0.0/8"),)))
         ),
     ],
     ids=["close", "reset", "block", "stop_now", "apply"],

@@ -202,12 +202,12 @@ def test_the_operator_may_block_again_what_was_unblocked(monitor: Monitor) -> No
 def test_bans_of_live_rules(monitor: Monitor) -> None:
     """As it was documented: through the monitor's own operations now."""
     network = ipaddress.ip_network("10.0.0.0/8")
-    bans = monitor.rules.bans
+    bans = monitor.rules.block
     assert bans.add(network)
     assert bans.covers("10.1.2.3")
     assert (list(bans), len(bans), monitor.blocks("operator")) == ([network], 1, [network])
     assert bans.remove(network)
-    monitor.rules.bans = [network]
+    monitor.rules.block = [network]
     assert blocked(monitor) == {"configuration": ["10.0.0.0/8"], "operator": []}
 
 

@@ -791,7 +791,7 @@ async def test_blocked_clients_are_refused_at_accept(tmp_path: Path) -> None:
 
 
 def blocked_clients_are_refused_at_accept(tmp_path: Path) -> None:
-    rules = Rules(bans=(parse_network("127.0.0.1"), parse_network("127.1.0.0/16")))
+    rules = Rules(block=(parse_network("127.0.0.1"), parse_network("127.1.0.0/16")))
     with World(tmp_path, rules=rules, front=TcpAddress("", 0)) as world:
         most = Most(world)
         for ip in ("127.0.0.1", "127.1.2.3"):

@@ -33,7 +33,7 @@ def test_every_field_is_a_setting() -> None:
 def test_of_and_changed_take_the_keys_of_configurations() -> None:
     policy = Policy.of(max_idle=5, ip_blacklist=["10.0.0.0/8"], keepalive=False)
     assert policy == Policy(
-        Rules(bans=(ipaddress.ip_network("10.0.0.0/8"),)), Timeouts(max_idle=5), keepalive=False
+        Rules(block=(ipaddress.ip_network("10.0.0.0/8"),)), Timeouts(max_idle=5), keepalive=False
     )
     changed = policy.changed(conn_limit=3, max_idle=0)
     assert changed.rules == attrs.evolve(policy.rules, conn_limit=3)
@@ -56,7 +56,7 @@ def test_an_unknown_key() -> None:
         (Rules, "conn_limit", -1, r"^Rules\(conn_limit=-1\): must be from 0 to 1000000000$"),
         (Rules, "ip_limit", 10**10, "must be from 0 to"),
         (Rules, "when_full", "drop", r"^Rules\(when_full='drop'\): must be wait or refuse$"),
-        (Rules, "bans", ["10.0.0.256"], "neither an IP address nor a network"),
+        (Rules, "block", ["10.0.0.256"], "neither an IP address nor a network"),
         (Timeouts, "unreachable_timeout", -1, "must be 0 or more seconds"),
         (Keepalive, "idle", 0, r"^Keepalive\(idle=0\): must be from 1 to 32767 seconds"),
         (Keepalive, "interval", 32768, "must be from 1 to 32767 seconds"),
@@ -82,9 +82,9 @@ def test_a_wrong_value(cls: Any, key: str, value: Any, message: str) -> None:
         (Timeouts, "connect_timeout", None, "must be a number of seconds"),
         (Rules, "conn_limit", True, r"^Rules\(conn_limit=True\): must be a whole number$"),
         (Rules, "conn_limit", 5.0, "must be a whole number"),
-        (Rules, "bans", "10.0.0.0/8", "must be a list of networks"),
-        (Rules, "bans", [5], "must be a list of networks, and 5 is none"),
-        (Rules, "bans", None, "must be a list of networks"),
+        (Rules, "block", "10.0.0.0/8", "must be a list of networks"),
+        (Rules, "block", [5], "must be a list of networks, and 5 is none"),
+        (Rules, "block", None, "must be a list of networks"),
         (Policy, "keepalive", 1, r"^Policy\(keepalive=1\): must be True or False, Keepalive"),
         (Policy, "keepalive", Sides(True, "on"), "must be True or False, Keepalive"),
         (Policy, "keepalive", {"idle": 5}, "must be True or False, Keepalive"),
@@ -117,8 +117,8 @@ def test_what_is_stored() -> None:
     assert Timeouts(max_idle=Fraction(1, 2)).max_idle == 0.5  # type: ignore[arg-type]
     networks = ["::ffff:192.0.2.0/120", ipaddress.ip_network("10.0.0.0/8")]
     expected = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("10.0.0.0/8"))
-    assert Rules(bans=networks).bans == expected  # type: ignore[arg-type]
-    assert Rules(bans=NetworkSet(expected[:1])).bans == expected[:1]  # type: ignore[arg-type]
+    assert Rules(block=networks).block == expected  # type: ignore[arg-type]
+    assert Rules(block=NetworkSet(expected[:1])).block == expected[:1]  # type: ignore[arg-type]
 
 
 def test_keepalive_and_unreachable_timeout_of_both_sides_or_of_each() -> None:

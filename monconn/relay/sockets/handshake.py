@@ -425,7 +425,7 @@ class HandshakeRoom:
 
     def _is_full(self) -> bool:
         """Whether to wait for a slot; there will be none if the service is being stopped."""
-        return self._monitor.must_wait() and not self._monitor.stopping
+        return self._monitor.is_full() and not self._monitor.stopping
 
     def _admit_waiting(self) -> None:
         if self._is_admitting:  # one that was admitted has ended at once: the loop below goes on

@@ -1,0 +1,177 @@
+"""Who may enter a service now: its rules, judged against what its clients have used up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from monconn.model.reasons import Refusal
+from monconn.policy.blocks import Blocks
+from monconn.policy.buckets import ClientBuckets, TokenBucket
+from monconn.policy.networks import NetworkSet
+from monconn.policy.prefixes import ClientPrefixes
+from monconn.policy.rules import REFUSAL_OF, Rule, Rules
+
+
+@attrs.frozen
+class Verdict:
+    """What becomes of a client."""
+
+    refusal: Refusal | None = None
+    """Why it is refused; None if it may enter."""
+    would_refuse: tuple[Refusal, ...] = ()
+    """Why it would be refused by rules that are in ``dry_run``."""
+
+
+ADMITTED = Verdict()
+
+
+class Admission:
+    """Judges the clients of one service; all times are monotonic seconds.
+
+    It counts the connections of each client only while a rule asks for that: they are those that
+    the monitor has, by client instead of by IP.
+
+    :param rules: the rules in force.
+    :param blocks: the blocked networks.
+    :param prefixes: which addresses are one client.
+    """
+
+    def __init__(self, rules: Rules, blocks: Blocks, prefixes: ClientPrefixes) -> None:
+        self.rules = rules
+        self.prefixes = prefixes
+        self._blocks = blocks
+        self._allowed: NetworkSet | None = None
+        self._by_client: dict[str, int] | None = None
+        self._bucket: TokenBucket | None = None
+        self._buckets: ClientBuckets | None = None
+        self._has_rules = False
+        self.configure(rules, prefixes, {}, 0.0)
+
+    def configure(
+        self,
+        rules: Rules,
+        prefixes: ClientPrefixes,
+        connections_by_ip: Mapping[str, int],
+        now: float,
+    ) -> None:
+        """Put other rules in force; what clients have used up of a limit stays used up.
+
+        :param connections_by_ip: the live connections.
+        """
+        before, same_clients = self.rules, self.prefixes == prefixes
+        self.rules, self.prefixes = rules, prefixes
+        self._allowed = NetworkSet(rules.allow) if rules.allow else None
+        if rules.rate is None:
+            self._bucket = None
+        elif self._bucket is None:
+            self._bucket = TokenBucket(rules.rate)
+        elif rules.rate != before.rate:
+            self._bucket = self._bucket.with_rate(rules.rate, now)
+        if rules.per_ip_rate is None:
+            self._buckets = None
+        elif self._buckets is None or not same_clients:
+            self._buckets = ClientBuckets(rules.per_ip_rate)
+        elif rules.per_ip_rate != before.per_ip_rate:
+            self._buckets = self._buckets.with_rate(rules.per_ip_rate, now)
+        if not (rules.ip_limit or rules.per_ip_limit):
+            self._by_client = None
+        elif self._by_client is None or not same_clients:
+            self._by_client = {}
+            for ip, count in connections_by_ip.items():
+                client = prefixes.client_of(ip)
+                self._by_client[client] = self._by_client.get(client, 0) + count
+        self._has_rules = any(
+            (
+                rules.allow,
+                rules.conn_limit,
+                rules.ip_limit,
+                rules.per_ip_limit,
+                rules.rate,
+                rules.per_ip_rate,
+            )
+        )
+
+    # -- clients that come and go
+
+    def judge(self, ip: str, connections: int, now: float, *, takes_tokens: bool = True) -> Verdict:
+        """Decide whether a client may enter; it takes a token of each rate if it may.
+
+        :param ip: as :func:`~monconn.addresses.plain_ip` gives it.
+        :param connections: how many are live.
+        :param takes_tokens: False to ask again about one that has taken them.
+        """
+        if not self._has_rules and not self._blocks.covers(ip):
+            return ADMITTED
+        would_refuse: tuple[Refusal, ...] = ()
+        for rule in self._refusing(ip, connections, now, takes_tokens):
+            if rule not in self.rules.dry_run:
+                return Verdict(REFUSAL_OF[rule], would_refuse)
+            would_refuse += (REFUSAL_OF[rule],)
+        if takes_tokens:
+            if self._bucket is not None and self._bucket.has(now):
+                self._bucket.take(now)
+            if self._buckets is not None:
+                client = self.prefixes.client_of(ip)
+                if self._buckets.has(client, now):
+                    self._buckets.take(client, now)
+        return Verdict(None, would_refuse) if would_refuse else ADMITTED
+
+    def _refusing(self, ip: str, connections: int, now: float, asks_rates: bool) -> Iterator[Rule]:
+        """The rules that refuse a client, in the order of :data:`~monconn.policy.rules.RULES`: that
+        which does not end by itself first, then those of the client alone, then the service's."""
+        rules = self.rules
+        if self._blocks.covers(ip):
+            yield "block"
+        if self._allowed is not None and not self._allowed.covers(ip):
+            yield "allow"
+        own = 0
+        if self._by_client is not None or self._buckets is not None:
+            client = self.prefixes.client_of(ip)
+            own = 0 if self._by_client is None else self._by_client.get(client, 0)
+            if rules.per_ip_limit and own >= rules.per_ip_limit:
+                yield "per_ip_limit"
+            if asks_rates and self._buckets is not None and not self._buckets.has(client, now):
+                yield "per_ip_rate"
+        if rules.conn_limit and connections >= rules.conn_limit:
+            yield "conn_limit"
+        if rules.ip_limit and not own and len(self._by_client or ()) >= rules.ip_limit:
+            yield "ip_limit"
+        if asks_rates and self._bucket is not None and not self._bucket.has(now):
+            yield "rate"
+
+    def opened(self, ip: str) -> None:
+        """A connection of an IP has taken its place."""
+        if self._by_client is not None:
+            client = self.prefixes.client_of(ip)
+            self._by_client[client] = self._by_client.get(client, 0) + 1
+
+    def closed(self, ip: str) -> None:
+        """A connection of an IP has left its place."""
+        if self._by_client is not None:
+            client = self.prefixes.client_of(ip)
+            left = self._by_client[client] - 1
+            if left:
+                self._by_client[client] = left
+            else:
+                del self._by_client[client]
+
+    # -- clients that wait
+
+    def is_full(self, connections: int) -> bool:
+        """Whether further clients are to wait until a connection ends."""
+        rules = self.rules
+        return bool(
+            rules.conn_limit
+            and connections >= rules.conn_limit
+            and rules.when_full == "wait"
+            and "conn_limit" not in rules.dry_run
+        )
+
+    def waits_until(self, now: float) -> float | None:
+        """Until when further clients are to wait because of the rate; None if they need not."""
+        rules = self.rules
+        if self._bucket is None or rules.when_full != "wait" or "rate" in rules.dry_run:
+            return None
+        return None if self._bucket.has(now) else self._bucket.next_at(now)

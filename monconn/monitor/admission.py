@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from monconn.addresses import Network
 from monconn.model.reasons import Refusal
 from monconn.policy.blocks import Blocks
 from monconn.policy.buckets import ClientBuckets, TokenBucket
@@ -44,6 +45,8 @@ class RuleState:
     """The limit: the setting, or the burst of a rate; None of networks."""
     rate: Rate | None = None
     """The setting, if it is a rate."""
+    network: Network | None = None
+    """Of ``allow``, the network that has the client."""
     wait_seconds: float | None = None
     """For how long a rate lets nobody in; None of other rules."""
 
@@ -177,7 +180,7 @@ class Admission:
         if "block" in refusing or rules.block:
             figures["block"] = {}
         if self._allowed is not None:
-            figures["allow"] = {}
+            figures["allow"] = {"network": self._allowed.find(ip)}
         if rules.per_ip_limit:
             figures["per_ip_limit"] = {"used": by_client.get(client, 0)}
         if self._buckets is not None:

@@ -68,8 +68,8 @@ def _address_of(
 ) -> Generator[None, None, tuple[str, str | None]]:
     try:
         return parse_client_ip(text), None
-    except AddressError as error:
-        problem = error
+    except AddressError:
+        pass
     if text.isascii() and text.isdigit() and len(text) <= _ID_DIGITS:
         return registry.record(int(text)).client_ip, None
     if parse_uid(text) is not None:
@@ -79,7 +79,11 @@ def _address_of(
         name, _ = yield from find_device(text, followed)
         if name is not None:
             return _last_address(name, text, [each for _, each in followed]), name
-    raise problem
+    if "/" in text:
+        advice = "is not one address: write one of its addresses, such as 10.1.2.3"
+    else:
+        advice = "is no address, no id of a connection that is known, and no known device"
+    raise AddressError(f"{quoted(text)} {advice}")
 
 
 def _last_address(name: str, text: str, followed: Sequence[Any]) -> str:

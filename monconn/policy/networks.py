@@ -58,10 +58,11 @@ class NetworkSet:
         except OSError:
             return None
         for (each, length), networks in self._by_prefix.items():
-            if each == version:
-                found = networks.get(number >> (bits - length) << (bits - length))
-                if found is not None:
-                    return found
+            if (
+                each == version
+                and (key := number >> (bits - length) << (bits - length)) in networks
+            ):
+                return networks[key]
         return None
 
     def __contains__(self, network: object) -> bool:

@@ -12,9 +12,10 @@ from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.errors import SettingError, quoted
 from monconn.model.actions import Actor
+from monconn.model.reasons import BlockSource
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.subscriptions import Subscriptions
-from monconn.policy.blocks import Block, BlockChange, Blocks, BlockSource
+from monconn.policy.blocks import Block, BlockChange, Blocks
 from monconn.units import format_duration
 
 MAX_REASON_CHARACTERS = 200

@@ -27,7 +27,7 @@ from monconn.errors import (
 from monconn.log import Logger
 from monconn.model.actions import NOBODY, OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import Direction, Reason, Refusal, Side
+from monconn.model.reasons import BlockSource, Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.admission import ADMITTED, Admission, Verdict
@@ -39,7 +39,7 @@ from monconn.monitor.observers import AnyObserver, Observers, Where, when_delive
 from monconn.monitor.recorder import Recorder
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
-from monconn.policy.blocks import Block, BlockChange, Blocks, BlockSource, network_order
+from monconn.policy.blocks import Block, BlockChange, Blocks, network_order
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
 from monconn.policy.policy import Policy

@@ -11,6 +11,7 @@ import attrs
 from monconn.model.actions import ACTION_KINDS
 from monconn.model.alarms import ALARM_KINDS
 from monconn.model.reasons import (
+    BLOCK_SOURCES,
     CLOSERS,
     EVENT_KINDS,
     HISTORY_EVENT_KINDS,
@@ -21,7 +22,6 @@ from monconn.model.reasons import (
 )
 from monconn.model.record import ConnectionRecord
 from monconn.ops.filters import Context, FilterError, Key, Keys, parse, port_of
-from monconn.policy.blocks import BLOCK_SOURCES
 
 
 def _table(*keys: Key) -> dict[str, Key]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import Literal, get_args
 
 import attrs
 
 from monconn.addresses import Network
+from monconn.model.reasons import BlockSource
 
-BlockSource = Literal["configuration", "file", "operator", "auto"]
-BLOCK_SOURCES: tuple[BlockSource, ...] = get_args(BlockSource)
-"""Who blocks: ``block`` of the configuration, its ``block_files``, a person, and ``auto_block``."""
 _CONFIGURED: tuple[BlockSource, ...] = ("configuration", "file")
 _RUN_TIME: tuple[BlockSource, ...] = ("operator", "auto")
 # Of several blocks of a network without an end, the first of these sources is shown.

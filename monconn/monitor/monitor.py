@@ -32,7 +32,8 @@ from monconn.model.reasons import BlockSource, Direction, Reason, Refusal, Servi
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.admission import ADMITTED, Admission, Verdict
-from monconn.monitor.blocking import Blocking
+from monconn.monitor.auto_block import AutoBlocker
+from monconn.monitor.blocking import Blocking, block_detail
 from monconn.monitor.clients import ClientTotals
 from monconn.monitor.interfaces import (
     IAddressed,
@@ -140,6 +141,7 @@ class Monitor:
         self._blocks.configure(policy.rules.block, since_at=self.booted_at)
         self.blocking = Blocking(self._blocks, self.clock, self._block_ended)
         """What is blocked at this service alone."""
+        self._auto_block: AutoBlocker | None = None
         self.admission = Admission(policy.rules, self._blocks, _prefixes(policy, USUAL_PREFIXES))
         """Judges who may enter."""
         self._usual_prefixes = USUAL_PREFIXES
@@ -160,6 +162,7 @@ class Monitor:
         self._applied = Subscriptions[[]]()
         self._when_empty: list[Deferred[None]] = []
         self._stop_timers: list[IDelayedCall] = []
+        self._configure_auto_block()
         for observer in observers:
             self.add_observer(observer)
 
@@ -188,6 +191,8 @@ class Monitor:
             )
         if policy.rules != before.rules or policy.devices != before.devices:
             self._configure_admission()
+        if policy.rules.auto_block != before.rules.auto_block:
+            self._configure_auto_block()
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
             self._rescheduling.cancel()  # what follows does all of it
             live = tuple(self._live.values())
@@ -204,6 +209,15 @@ class Monitor:
         prefixes = _prefixes(self.policy, self._usual_prefixes)
         now = self.clock.seconds()
         self.admission.configure(self.policy.rules, prefixes, self._live_by_ip, now)
+
+    def _configure_auto_block(self) -> None:
+        settings = self.policy.rules.auto_block
+        if settings is None:
+            self._auto_block = None
+        elif self._auto_block is None:
+            self._auto_block = AutoBlocker(self, settings)
+        else:
+            self._auto_block.configure(settings)
 
     def use_prefixes(self, v4: int, v6: int) -> None:
         """Have addresses with so many leading bits in common be one client, unless the policy says
@@ -359,6 +373,8 @@ class Monitor:
             record.closed, record.closed_at = self.clock.seconds(), time.time()
         self._ended.refused[refusal] += 1
         self.observers.notify("refused", record)
+        if self._auto_block is not None:
+            self._auto_block.refused(record.client_ip, refusal)
 
     def opened(self, connection: IConnection) -> None:
         """A connection whose record :meth:`admit` has made is live from now on."""
@@ -450,6 +466,8 @@ class Monitor:
         if self.recorder.live:
             self.recorder.closed(record)
         self.observers.notify("closed", record)
+        if self._auto_block is not None:
+            self._auto_block.closed(record.client_ip, record.reason)
         # As notify_room does, whose call each connection would pay for.
         for call in self._room.calls:
             call()
@@ -777,7 +795,7 @@ class Monitor:
 
         :returns: how many were ended; those that were ending already are not counted.
         """
-        if not networks or not self._live:
+        if not networks or not self._live or "block" in self.policy.rules.dry_run:
             return 0
         ips = ips_within(networks, self._live_by_ip)
         return self._end_all("blocked", ips) if ips else 0
@@ -1242,14 +1260,6 @@ def _concerning(network: Network) -> Callable[[ConnectionRecord], bool]:
         return is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts)))
 
     return concerns
-
-
-def block_detail(for_seconds: float | None, reason: str) -> str:
-    """How long something is blocked, and why, for the audit trail; empty for neither."""
-    parts = [] if for_seconds is None else [f"for {format_duration(for_seconds)}"]
-    if reason:
-        parts.append(f"because: {reason}")
-    return ", ".join(parts)
 
 
 def _network(network: str | Network) -> Network:

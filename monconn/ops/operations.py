@@ -28,7 +28,8 @@ from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.flow import FlowEvent
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord, known_fact_names
-from monconn.monitor.monitor import Monitor, block_detail
+from monconn.monitor.blocking import block_detail
+from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.blocks import (
     BlockResult,

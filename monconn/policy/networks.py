@@ -112,6 +112,21 @@ def matcher(networks: Collection[Network]) -> Callable[[str | None], bool]:
     return matches
 
 
+def overlapping(networks: Collection[Network]) -> Callable[[Network], bool]:
+    """A function that says whether a network has an address in common with one of some networks."""
+    ranges = {
+        version: _disjoint_ranges(each for each in networks if each.version == version)
+        for version in (4, 6)
+    }
+
+    def overlaps(network: Network) -> bool:
+        firsts, lasts = ranges[network.version]
+        index = bisect_right(firsts, network.broadcast_address.packed) - 1
+        return index >= 0 and lasts[index] >= network.network_address.packed
+
+    return overlaps
+
+
 def _disjoint_ranges(networks: Iterable[Network]) -> tuple[list[bytes], list[bytes]]:
     """The first and the last addresses, packed and in order, of networks without overlaps."""
     firsts: list[bytes] = []

@@ -100,6 +100,7 @@ def test_the_last_of_so_many_blocks_the_client_for_a_time() -> None:
     assert world.connect("10.0.0.1") is None
     world.clock.advance(1)
     assert world.connect("10.0.0.1") is not None
+    world.clock.advance(0.2)
     assert len(world.actions("block_ended")) == 1
 
 

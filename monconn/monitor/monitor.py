@@ -38,6 +38,7 @@ from monconn.monitor.observers import AnyObserver, Observers, Where, when_delive
 from monconn.monitor.recorder import Recorder
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
+from monconn.policy.block_files import with_newer
 from monconn.policy.blocks import Blocks, BlockSource
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
@@ -145,7 +146,12 @@ class Monitor:
 
         :raises SettingError: it is no policy; then nothing is changed.
         """
-        before, self.policy = self.policy, _as_policy(policy)
+        before, policy = self.policy, _as_policy(policy)
+        rules = policy.rules
+        newer = with_newer(rules.block_files, before.rules.block_files)
+        if newer != rules.block_files:  # they were read again since this policy was made
+            policy = attrs.evolve(policy, rules=attrs.evolve(rules, block_files=newer))
+        self.policy = policy
         self.recorder.configure(policy.recorder)
         self.observers.forbid_payload(policy.payload == "never")
         self.decoding = first_bytes.decoding(policy.decode)
@@ -161,6 +167,7 @@ class Monitor:
                 self._each(live, _apply_limits, "failed to change the time limits of"),
             ).addErrback(lambda failure: failure.trap(CancelledError) and None)
         if policy.rules != before.rules:
+            self._stop_rate_timer()  # its time is that of the rate before; who waits asks again
             self.notify_room()
         for call in self._applied.calls:
             call()
@@ -446,12 +453,12 @@ class Monitor:
         """
         if self.is_full():
             return True
-        until = self.admission.waits_until(self.clock.seconds())
+        now = self.clock.seconds()
+        until = None if self.stopping else self.admission.waits_until(now)
         if until is None:
             return False
-        if self._rate_timer is None:
-            delay = max(0.0, until - self.clock.seconds())
-            self._rate_timer = self.clock.callLater(delay, self._rate_allows)
+        if self._rate_timer is None:  # one for all who ask
+            self._rate_timer = self.clock.callLater(until - now, self._rate_allows)
         return True
 
     def is_full(self) -> bool:
@@ -461,6 +468,11 @@ class Monitor:
     def _rate_allows(self) -> None:
         self._rate_timer = None
         self.notify_room()
+
+    def _stop_rate_timer(self) -> None:
+        if self._rate_timer is not None:
+            self._rate_timer.cancel()
+            self._rate_timer = None
 
     def when_room(self, call: Callable[[], object]) -> Cancel:
         """Call something each time there may be room: a connection has left, or rules changed.
@@ -824,6 +836,7 @@ class Monitor:
         """
         self.stopping = True
         self.observers.flush_log()  # no timer may fire any more to do it
+        self._stop_rate_timer()
         done: Deferred[None] = Deferred()
         self._when_empty.append(done)
         if not self._live:

@@ -39,8 +39,8 @@ from monconn.monitor.observers import AnyObserver, Observers, Where, when_delive
 from monconn.monitor.recorder import Recorder
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
-from monconn.policy.block_files import with_newer
-from monconn.policy.blocks import Block, BlockChange, Blocks, network_order
+from monconn.policy.block_files import BlockFile, with_newer
+from monconn.policy.blocks import CONFIGURED, Block, BlockChange, Blocks, network_order
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
 from monconn.policy.policy import Policy
@@ -117,6 +117,10 @@ class Monitor:
         """What new connections are decoded by; None if nothing is."""
         self._blocks = Blocks()
         self._blocks.configure(policy.rules.block, since_at=self.booted_at)
+        self._filed: dict[str, BlockFile] = {}  # what of block_files is in force
+        self._filing: Deferred[None] = succeed(None)
+        for _ in self._put_files_in_force(policy.rules.block_files):
+            pass  # at once, before the first client comes
         self.blocking = Blocking(self._blocks, self.clock, self._block_ended)
         """What is blocked at this service alone."""
         self.admission = Admission(policy.rules, self._blocks, _prefixes(policy, USUAL_PREFIXES))
@@ -159,14 +163,10 @@ class Monitor:
         self.recorder.configure(policy.recorder)
         self.observers.forbid_payload(policy.payload == "never")
         self.decoding = first_bytes.decoding(policy.decode)
-        if policy.rules.block != before.rules.block:
-            self.end_blocked(
-                self._blocks.configure(
-                    policy.rules.block, since_at=time.time(), now=self.clock.seconds()
-                )
-            )
         if policy.rules != before.rules or policy.devices != before.devices:
             self._configure_admission()
+        if policy.rules != before.rules:
+            self._configure_blocks(before.rules)
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
             self._rescheduling.cancel()  # what follows does all of it
             live = tuple(self._live.values())
@@ -179,6 +179,53 @@ class Monitor:
             self.notify_room()
         for call in self._applied.calls:
             call()
+
+    def _configure_blocks(self, before: Rules) -> None:
+        rules = self.policy.rules
+        is_dry_run = "block" in rules.dry_run
+        if rules.block != before.block:
+            now, since_at = self.clock.seconds(), time.time()
+            new = self._blocks.configure(rules.block, since_at=since_at, now=now)
+            if not is_dry_run:
+                self.end_blocked(new)
+        is_real_now = "block" in before.dry_run and not is_dry_run
+        if rules.block_files != before.block_files or is_real_now:
+
+            def configure() -> Iterator[None]:
+                yield from self._put_files_in_force(rules.block_files)
+                yield from self._end_configured()
+
+            self._filing.cancel()  # what follows does all of it
+            self._filing = in_turns(self.clock, configure())
+            self._filing.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def _put_files_in_force(self, files: Collection[BlockFile]) -> Iterator[None]:
+        named = {each.path: each for each in files}
+        for path in {*self._filed, *named}:
+            file = named.get(path)
+            if file is not None and self._filed.get(path) == file:
+                continue
+            # Until it is done, it is neither what it was nor what it is to be.
+            self._filed[path] = attrs.evolve(self._filed.get(path) or named[path], digest=b"")
+            origins = {} if file is None else file.origins
+            yield from self._blocks.configure_file(
+                path, origins, since_at=time.time(), now=self.clock.seconds()
+            )
+            if file is None:
+                del self._filed[path]
+            else:
+                self._filed[path] = file
+
+    def _end_configured(self) -> Iterator[None]:
+        """End the live connections whose clients the configuration blocks, in steps."""
+        now, ips = self.clock.seconds(), set()
+        for ip in tuple(self._live_by_ip):
+            block = self.admission.find_block(ip, now)
+            if block is not None and block.source in CONFIGURED:
+                ips.add(ip)
+            yield
+        if ips and "block" not in self.policy.rules.dry_run:
+            self._end_all("blocked", ips)
 
     def _configure_admission(self) -> None:
         prefixes = _prefixes(self.policy, self._usual_prefixes)
@@ -784,21 +831,6 @@ class Monitor:
         now = self.clock.seconds()
         found = [each for each in self._blocks.in_force() if not each.is_over(now)]
         return sorted(found, key=lambda each: network_order(each.network))
-
-    def configure_block_file(
-        self, path: str, origins: Mapping[Network, str]
-    ) -> Generator[None, None, int]:
-        """Put in place what a file of ``block_files`` blocks, in steps for
-        :func:`~monconn.turns.in_turns`; connections of newly blocked networks end.
-
-        :param origins: its networks, and where each stands, as ``FILE:LINE``; empty for a file
-            that is not configured any more.
-        :returns: how many connections were ended.
-        """
-        added = yield from self._blocks.configure_file(
-            path, origins, since_at=time.time(), now=self.clock.seconds()
-        )
-        return self.end_blocked(added)
 
     def iter_blocks(self) -> Iterator[Block]:
         """The same in no order, for work in steps; some may have ended by the time they come."""

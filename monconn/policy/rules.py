@@ -90,4 +90,8 @@ class Rules:
     )
     """Bytes in a second of each connection."""
     dry_run: Annotated[tuple[Rule, ...], RULE_NAMES] = ()
-    """The rules that refuse nobody: what they would refuse is counted and logged, and let in."""
+    """The rules that refuse nobody: what they would refuse is counted and logged, and let in.
+
+    ``block`` stands for ``block`` and ``block_files``; what is blocked while the service runs is
+    refused all the same.
+    """

@@ -66,9 +66,7 @@ class ReloadResult:
 
     def __bool__(self) -> bool:
         """Whether anything is different now."""
-        return bool(
-            self.added or self.removed or len(self.changes) > len(self.needs_restart)
-        )
+        return bool(self.added or self.removed or len(self.changes) > len(self.needs_restart))
 
     def to_json(self) -> dict[str, Any]:
         """All but the changes, for programs."""

@@ -228,6 +228,11 @@ class ConfigFile:
             return self.source, None
         return yamlmap.place_of(self.root, path)
 
+    @property
+    def sources(self) -> list[str]:
+        """The names of the files that sections and services are from, the main one first."""
+        return _sources(self.root, self.source)
+
     def node_at(self, path: Path) -> Node | None:
         """What is written at a path; None if nothing is."""
         node: Node = self.root

@@ -302,6 +302,7 @@ class Supervisor:
                 try:
                     check_listening(config)
                 except ListenError as error:
+                    error.service = config.name
                     is_ours = any(_may_clash(each.bound(), config) for each in leaving)
                     if not (is_ours and is_in_use(error)):
                         raise
@@ -391,7 +392,7 @@ class Supervisor:
                 raise DuplicateService(f"a service named {config.name!r} exists already")
             after[config.name] = config
         for name, message in clashes(new):
-            raise ListenError(f"{name}: {message}")
+            raise ListenError(f"{name}: {message}", service=name)
         others = [
             each.bound()
             for name, each in self._running.items()
@@ -441,6 +442,7 @@ class Supervisor:
         """
         ports: dict[str, Port] = {}
         released: list[_Service] = []
+        name = ""
         try:
             for name, config in configs.items():
                 holders = [
@@ -462,7 +464,9 @@ class Supervisor:
                     ports[name] = await self._open(
                         config, monitors[name], PAUSES_SECONDS, files[name]
                     )
-        except Exception:
+        except Exception as failure:
+            if isinstance(failure, ListenError):
+                failure.service = name
             for port in ports.values():
                 await port.close()
             for service in released:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from monconn.config.config import GO_ADDRESSES, Config, ConfigFile, load_file
+from monconn.config.config import GO_ADDRESSES, Config, ConfigFile
 from monconn.config.explain import Section, Setting
 from monconn.config.explain import explain as explain_file
 from monconn.config.yaml import Path, format_path
@@ -16,6 +16,7 @@ from monconn.faces.cli.completion import files
 from monconn.faces.cli.output import print_json, print_line, print_text, terminal_width
 from monconn.faces.control.place import FIRST_NAME, control_folder
 from monconn.ops.text_table import wrapped
+from monconn.run.sources import load
 from monconn.sinks.capture_files import default_folder
 
 if TYPE_CHECKING:
@@ -166,24 +167,6 @@ def _usual(config: Config) -> dict[str, str]:
 
 
 # -- files
-
-
-def load(file: str) -> ConfigFile:
-    """A configuration file, with its observers and captures checked.
-
-    :raises ConfigError: with all problems.
-    """
-    loaded = load_file(file)
-    if loaded.config.observers:
-        from monconn.run.observers import check_observers
-
-        check_observers(loaded.config, file)
-    capture = loaded.config.capture
-    if capture is not None and (capture.filter or capture.on):
-        from monconn.run.captures import check_captures
-
-        check_captures(loaded.config, file)
-    return loaded
 
 
 def configuration(read: Callable[[], T]) -> T:

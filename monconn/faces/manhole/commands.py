@@ -164,6 +164,11 @@ class Commands:
         """The blocked networks of each service."""
         return self._write_table(BlockRow, self._operations.blocks(), "nothing is blocked")
 
+    def reload(self, *, dry_run: bool = False) -> Deferred[None]:
+        """Read the configuration's file again, and apply what is different."""
+        reloading = self._operations.reload(self._actor, dry_run=dry_run)
+        return reloading.addCallback(lambda result: self._write_lines(result.lines()))
+
     def help(self) -> None:
         """The one-shot commands."""
         width = max(len(each.usage) for each in COMMANDS.values())
@@ -256,6 +261,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
     ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),
     ("blocks", "what is blocked", Commands.blocks),
+    ("reload [--dry-run]", "read the configuration's file again", Commands.reload),
     ("help", "this list", Commands.help),
 )
 COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}

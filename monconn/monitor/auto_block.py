@@ -85,7 +85,7 @@ class AutoBlocker:
         self._event_count += 1
         if len(events) >= self.settings.after:
             self._event_count -= len(events)
-            self._block(client, Counter(each for _, each in events))
+            self._block(ip, client, Counter(each for _, each in events))
             return
         self._events[client] = events
         while len(self._events) > MOST_CLIENTS or self._event_count > MOST_COUNTED:
@@ -104,13 +104,12 @@ class AutoBlocker:
             self._events.popitem(last=False)
             self._event_count -= len(oldest)
 
-    def _block(self, client: str, counts: Counter[Counted]) -> None:
+    def _block(self, ip: str, client: str, counts: Counter[Counted]) -> None:
         network = network_of(client)
         if network is None:  # a client on a UNIX socket
             return
         monitor, settings = self._monitor, self.settings
         now = monitor.clock.seconds()
-        ip = str(network.network_address)
         before = monitor.admission.find_block(ip, now)
         if before is not None and monitor.admission.is_dry_run("block", ip, now):
             before = None

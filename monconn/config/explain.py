@@ -85,7 +85,7 @@ class Setting:
     line: int | None
     """Of the file, unless it is built in."""
     written_as: str = ""
-    """Its name in a file of the Go tool's style, if that is another one."""
+    """Its name in the file, if that is another one: an older name, or one of the Go tool's."""
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -162,19 +162,13 @@ def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[
     # Those of devices are written below that key, and what is unset is as the section says.
     below = ("devices",) if SETTINGS[key].path[0] == "devices" else ()
     written = (*below, key)
-    here: Path = (*path, *written)
+    names = (key, *(older for older, newer in OLDER_NAMES.items() if newer == key))
+    starts = (path,) if file.is_go_style else (path, ("defaults",))
+    places: list[Path] = [(*start, *below, name) for start in starts for name in names]
+    here = next((each for each in places if file.node_at(each) is not None), places[-1])
     node = file.node_at(here)
-    for older, newer in OLDER_NAMES.items():
-        if newer == key and node is None:
-            names = [(*path, older), ("defaults", older)]
-            here = next((each for each in names if file.node_at(each) is not None), here)
-            node = file.node_at(here)
-    if file.is_go_style:
-        if node is not None and go_default(key, node):
-            here, node = (), None
-    elif node is None:
-        here = ("defaults", *written)
-        node = file.node_at(here)
+    if file.is_go_style and node is not None and go_default(key, node):
+        here, node = (), None
     name = ".".join(written)
     if below and value is None:
         found = _setting(file, name, _text(key, getattr(file.config.devices, key)), written)
@@ -182,7 +176,8 @@ def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[
         return
     if not isinstance(value, Sides) or value.client == value.backend:
         one = value.client if isinstance(value, Sides) else value
-        yield _setting(file, name, _text(key, one), here)
+        found = _setting(file, name, _text(key, one), here)
+        yield attrs.evolve(found, written_as="" if here[-1:] in ((), (key,)) else str(here[-1]))
         return
     for side in ("client", "backend"):
         of_side = (*here, side) if isinstance(node, yamlmap.Mapping) else here

@@ -587,16 +587,18 @@ _REFUSALS = (
     Explanation(
         "ip_limit",
         "refusal",
-        "clients of ip_limit different IPs are connected already",
-        "A client of one more IP was not let in; those whose IP is connected already may enter.",
+        "ip_limit different clients are connected already",
+        "One more client was not let in; those that are connected already may open more"
+        " connections. A client is an IPv4 address or an IPv6 network of 64 bits, unless devices:"
+        " says otherwise.",
         ("More sites or devices than planned.", "Clients whose addresses change often."),
-        (Step("Which IPs are there?", "monconn ip"), Step("ip_limit: 0 = no limit.")),
+        (Step("Which clients are there?", "monconn ip"), Step("ip_limit: 0 = no limit.")),
         see="configuration.md#keys-of-a-service",
     ),
     Explanation(
         "per_ip_limit",
         "refusal",
-        "this client has per_ip_limit connections already",
+        "this client has as many connections as it may (per_ip_limit)",
         "A client may have so many connections at once at this service, and has them. A client is"
         " an IPv4 address or an IPv6 network of 64 bits, unless devices: says otherwise.",
         (
@@ -612,9 +614,9 @@ _REFUSALS = (
     Explanation(
         "rate",
         "refusal",
-        "the service lets in no more clients a second (rate)",
-        "More clients have come than rate lets in. With when_full: wait they wait in the kernel's"
-        " accept queue instead, and are let in at that pace.",
+        "more clients have come than rate lets in",
+        "The service has let in as many clients as its rate allows for now. With when_full: wait"
+        " clients wait in the kernel's accept queue instead, and are let in at that pace.",
         ("A herd that comes back after an outage.", "A flood."),
         (Step("What has been used up?", "monconn why IP"), Step("when_full: wait.")),
         see="configuration.md#keys-of-a-service",
@@ -622,7 +624,7 @@ _REFUSALS = (
     Explanation(
         "per_ip_rate",
         "refusal",
-        "this client connects more often than per_ip_rate",
+        "this client comes more often than per_ip_rate lets it in",
         "The client was not let in as it comes too often; it may again once it has waited.",
         ("A device that reconnects without a pause.", "Many devices behind one address (NAT)."),
         (
@@ -634,7 +636,7 @@ _REFUSALS = (
     Explanation(
         "draining",
         "refusal",
-        "its service lets nobody in any more (monconn drain)",
+        "an operator has the service drained",
         "An operator has the service drained: those who are connected stay, and no others come.",
         ("monconn drain.",),
         (Step("Let clients in again", "monconn resume SERVICE"),),

@@ -94,7 +94,7 @@ def _settings(ours: dict[str, str]) -> dict[str, Any]:
 def _unknown(key: str) -> str:
     similar = difflib.get_close_matches(key, _READERS, 1)
     advice = f"did you mean {_OURS}{similar[0]}? " if similar else ""
-    known = ", ".join(f"{_OURS}{each}" for each in _READERS)
+    known = ", ".join(f"{_OURS}{each}" for each in _READERS if each not in OLDER_NAMES)
     return f"monconn: {quoted(_OURS + key)} is not a known key: {advice}Known are {known}"
 
 

@@ -66,7 +66,7 @@ def test_each_setting_has_its_origin() -> None:
         ("max_idle", "1h30m", "file", 9),
         ("conn_limit", "2000", "file", 10),
         ("ip_limit", "0 (no limit)", "built_in", None),
-        ("ip_blacklist", "[192.0.2.0/24]", "defaults", 3),
+        ("block", "[192.0.2.0/24]", "defaults", 3),
         ("connect_timeout", "10s", "built_in", None),
         ("half_close_timeout", "1m once the backend has ended", "built_in", None),
         ("keepalive.client", "{idle: 1h, interval: 30s, count: 9}", "defaults", 4),
@@ -89,6 +89,13 @@ def test_each_setting_has_its_origin() -> None:
         ("resume_counters", "true", "built_in", None),
     ]
     assert {row[2] for row in found["devices"]} == {"built_in"}
+
+
+def test_an_older_name_is_told_beside_the_line() -> None:
+    (web, *_) = explain(parse_file(NATIVE, "f"))
+    (block,) = (each for each in web.settings if each.key == "block")
+    assert (block.line, block.written_as) == (3, "ip_blacklist")
+    assert not [each for each in web.settings if each.written_as and each is not block]
 
 
 def test_what_is_secret_is_not_shown() -> None:

@@ -179,7 +179,7 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
             "tcp:80:mon.nmae=x",
             '"mon.nmae" is not a known key: did you mean mon.name? Known are mon',
         ),
-        ("tcp:80:mon.x=x", '"mon.x" is not a known key: Known are mon.name, mon.control, mon.con'),
+        ("tcp:80:mon.x=x", '"mon.x" is not a known key: Known are mon.name, mon.control, mon.blo'),
         ("tcp:80:mon.name=", "mon.name: must not be empty"),
         (
             "tcp:80:mon.keepalive=no",

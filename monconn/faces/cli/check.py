@@ -139,9 +139,9 @@ def _origin(setting: Setting, is_go_style: bool) -> str:
     if setting.origin == "built_in":
         return "built in"
     where = f"line {setting.line}"
-    if setting.written_as:
-        return f"{where} ({setting.written_as})"
-    return where if setting.origin == "file" else f"{setting.origin}, {where}"
+    if setting.origin != "file":
+        where = f"{setting.origin}, {where}"
+    return f"{where} ({setting.written_as})" if setting.written_as else where
 
 
 def _usual(config: Config) -> dict[str, str]:

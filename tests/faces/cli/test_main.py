@@ -241,7 +241,7 @@ def test_settings_are_as_wide_as_the_terminal_and_never_cut(file: Path, width: i
     networks = [f"192.0.2.{number}" for number in range(40)]
     path = "/" + "x" * 90
     file.write_text(
-        f"services: {{web: {{listen: 'unix:{path}', backend: ':1', ip_blacklist:"
+        f"services: {{web: {{listen: 'unix:{path}', backend: ':1', block:"
         f" [{', '.join(networks)}], keepalive: {{client: false}},"
         " unreachable_timeout: {client: 5s}}}\n"
     )

@@ -19,6 +19,7 @@ from monconn.addresses import (
     TcpAddress,
     UnixAddress,
     endpoint_fields,
+    in_folder,
     parse_backend,
     parse_host,
     parse_listen,
@@ -163,7 +164,7 @@ def _port_text(node: Node) -> str:
 def _read_address(node: Node, parse: Callable[[str], Address]) -> Address:
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         raise Wrong.here(_address_advice(node, parse))
-    return parse(node.value)
+    return in_folder(parse(node.value), node.source.folder, listens=parse is parse_listen)
 
 
 def _address_advice(node: Node, parse: Callable[[str], Address]) -> str:

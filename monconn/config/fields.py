@@ -8,6 +8,7 @@ class with such fields; its keys, and what is wrong with their values, follow fr
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, TypeVar
 
@@ -314,13 +315,16 @@ def read_network(node: Node) -> Network:
 
 
 def read_path(node: Node) -> str:
-    """The path of a file or a folder."""
+    """The path of a file or a folder; a relative one begins in the folder of the file that has it.
+
+    One that begins with ``~`` is left to whoever opens it, as always.
+    """
     path = read_text(node)
     if not path.strip():
         raise Wrong.here("must be the path of a file, not an empty text")
     if fault := path_fault(path):
         raise Wrong.here(f"{quoted(path)} cannot be a path: {fault}")
-    return path
+    return path if path.startswith("~") else os.path.join(node.source.folder, path)
 
 
 def read_file_path(node: Node) -> str:
@@ -333,19 +337,21 @@ def read_file_path(node: Node) -> str:
 
 def read_database_path(node: Node) -> str:
     """The path of an SQLite file."""
-    path = read_file_path(node)
+    path = read_text(node)
     if path.startswith(":memory:"):
         raise Wrong.here(
             f"{quoted(path)} means a database in memory to SQLite: give the path of a file"
         )
     if path.startswith("file:"):
         raise Wrong.here(f"{quoted(path)} is a URI: give the path of the file, without options")
-    return path
+    return read_file_path(node)
 
 
 def read_log_path(node: Node) -> str:
     """The path of a file to which lines can be appended, or another output by its name."""
     path = read_path(node)
+    if read_text(node) in OUTPUTS:
+        path = read_text(node)
     if fault := append_fault(path):
         raise Wrong.here(f"no lines can be appended to {quoted(path)}: {fault}")
     return path
@@ -394,6 +400,8 @@ def read_names(node: Node) -> devices.Names:
 
 
 FilePath = Annotated[str, read_path]
+OUTPUTS = ("stdout", "syslog")
+"""Where a log may go that is no file."""
 
 NODE_READERS: dict[Kind, Reader] = {
     kinds.SECONDS: read_seconds,

@@ -11,19 +11,20 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from monconn.clock import MonotonicClock
-from monconn.config.config import Config
+from monconn.config.config import Config, ConfigFile
 from monconn.config.sections import (
     HistoryConfig,
     JsonLogConfig,
     MetricsConfig,
 )
 from monconn.devices.devices import DevicesService
-from monconn.errors import ListenError, MonconnError
+from monconn.errors import ListenError, MonconnError, NotConfigured
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
+from monconn.ops.reload import ReloadResult
 from monconn.run.captures import CaptureService
 from monconn.run.observers import CustomObservers
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
@@ -52,6 +53,8 @@ class Application(MultiService):
     :param show: takes the text of hex dumps; called in a thread.
     :param failed: called with the error of a listener that failed only once the reactor ran.
     :param debug: log what happens to each connection.
+    :param file: where the configuration is from, so that it can be read again; None if it is from
+        no file.
     """
 
     _log = Logger()
@@ -62,6 +65,7 @@ class Application(MultiService):
         reactor: Any,
         registry: Registry | None = None,
         *,
+        file: ConfigFile | None = None,
         show: Callable[[str], object] | None = None,
         failed: Callable[[ListenError], object] | None = None,
         debug: bool = False,
@@ -73,6 +77,8 @@ class Application(MultiService):
         self._hex_dump = HexDump(show or write_to_stdout)
         self._failed: Callable[[Any], object] = failed or log_failure
         self.config = config
+        """What runs; what a reload has read and needs a restart is not in it."""
+        self._file = file
         self.supervisor = Supervisor(
             reactor,
             self.registry,
@@ -232,6 +238,16 @@ class Application(MultiService):
         await DeferredList([maybeDeferred(each.stopService) for each in self])
         if self._turn_watch is not None:
             self._turn_watch.stop()
+
+    def reload(self, actor: Actor, *, dry_run: bool = False) -> Deferred[ReloadResult]:
+        """Read the configuration's file again, and apply what is different: all of it, or nothing.
+
+        :param actor: who asks for it.
+        :param dry_run: only say what would be done.
+        :returns: fires with what has changed, or fails, and then nothing has: with a
+            :class:`ConfigError` if the file has problems, or another :class:`MonconnError`.
+        """
+        raise NotConfigured("the configuration is from no file: there is nothing to read again")
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
-from monconn.addresses import address_text
+from monconn.addresses import Network, address_text
 from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
 from monconn.config.sections import ObserverConfig
@@ -162,13 +162,8 @@ def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[
     # Those of devices are written below that key, and what is unset is as the section says.
     below = ("devices",) if SETTINGS[key].path[0] == "devices" else ()
     written = (*below, key)
-    names = (key, *(older for older, newer in OLDER_NAMES.items() if newer == key))
-    starts = (path,) if file.is_go_style else (path, ("defaults",))
-    places: list[Path] = [(*start, *below, name) for start in starts for name in names]
-    here = next((each for each in places if file.node_at(each) is not None), places[-1])
+    here = _written_at(file, path, key)
     node = file.node_at(here)
-    if file.is_go_style and node is not None and go_default(key, node):
-        here, node = (), None
     name = ".".join(written)
     if below and value is None:
         found = _setting(file, name, _text(key, getattr(file.config.devices, key)), written)
@@ -182,6 +177,61 @@ def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[
     for side in ("client", "backend"):
         of_side = (*here, side) if isinstance(node, yamlmap.Mapping) else here
         yield _setting(file, f"{name}.{side}", _text(key, getattr(value, side)), of_side)
+
+
+def _written_at(file: ConfigFile, path: Path, key: str) -> Path:
+    """Where a setting of a service's policy is written, perhaps by an older name; empty if a file
+    of the Go tool's style says there that it is as usual.
+
+    :param path: of the service.
+    """
+    below = ("devices",) if SETTINGS[key].path[0] == "devices" else ()
+    names = (key, *(older for older, newer in OLDER_NAMES.items() if newer == key))
+    starts = (path,) if file.is_go_style else (path, ("defaults",))
+    places: list[Path] = [(*start, *below, name) for start in starts for name in names]
+    here = next((each for each in places if file.node_at(each) is not None), places[-1])
+    node = file.node_at(here)
+    return () if file.is_go_style and node is not None and go_default(key, node) else here
+
+
+@attrs.frozen
+class Origin:
+    """Where a setting of a service is written."""
+
+    place: str
+    """``FILE:LINE``."""
+    is_default: bool = False
+    """Whether it is in ``defaults:``."""
+
+
+def origin_of(
+    file: ConfigFile, service: str, key: str, value: Any, network: Network | None = None
+) -> Origin | None:
+    """Where a setting of a running service is written.
+
+    :param value: what is in force.
+    :param network: of a list of networks, the one that is meant.
+    :returns: None if the file says something else, or nothing: it was set while the service runs.
+    """
+    named = (each for each in file.config.services if each.name == service)
+    config = next(named, None)
+    if config is None or config.policy.settings()[key] != value:
+        return None
+    path = _written_at(file, file.path_of_service(service), key)
+    node = file.node_at(path)
+    if node is None:
+        return None
+    here = path
+    if network is not None and isinstance(node, yamlmap.Sequence):
+        # As texts: to parse each of 10,000 takes 50 ms. Of one that is written otherwise it is the
+        # line of the list.
+        texts = (str(network), address_text(network))
+        items = (getattr(each, "text", "").strip() for each in node.nodes)
+        found = next((index for index, text in enumerate(items) if text in texts), None)
+        here = path if found is None else (*path, found)
+    source, line = yamlmap.place_of(file.root, here)
+    is_default = not file.is_go_style and path[0] == "defaults"
+    return Origin(f"{source or file.source}:{line}", is_default)
 
 
 def _fields(

@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 
-from monconn.addresses import Network, parse_network, plain_ip
+from monconn.addresses import Network, parse_client_ip, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
 from monconn.decode import first_bytes
 from monconn.errors import (
@@ -38,6 +38,7 @@ from monconn.monitor.observers import AnyObserver, Observers, Where, when_delive
 from monconn.monitor.recorder import Recorder
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
+from monconn.monitor.why import Why, why_in_steps
 from monconn.policy.blocks import Blocks, BlockSource
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
@@ -45,6 +46,7 @@ from monconn.policy.policy import Policy
 from monconn.policy.prefixes import ClientPrefixes
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
+from monconn.steps import at_once
 from monconn.turns import in_turns
 from monconn.units import format_bytes, format_duration
 
@@ -730,6 +732,20 @@ class Monitor:
     def is_blocked(self, ip: str) -> bool:
         """Whether a client's IP is in a blocked network."""
         return self._blocks.covers(plain_ip(ip))
+
+    def why(self, ip: str) -> Why:
+        """What would happen to a client now, by which rule, and what it has used up of each limit.
+
+        :param ip: in any notation, perhaps with a port; or ``unix``.
+        :raises AddressError: it is none.
+        """
+        return at_once(why_in_steps(self, parse_client_ip(ip)))
+
+    @property
+    def holds_clients(self) -> bool:
+        """Whether there is a listener that leaves clients in its accept queue when they are to
+        wait: only those of our own do, and subscribe to room."""
+        return len(self._room) > 0
 
     def forget_in_steps(
         self, network: Network, *, dry_run: bool = False

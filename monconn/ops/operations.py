@@ -81,6 +81,8 @@ from monconn.ops.taps import (
     service_concerned,
     services_by_payload,
 )
+from monconn.ops.why import FindOrigin, why_rows
+from monconn.ops.why_rows import WhyRow
 from monconn.policy.blocks import network_order
 from monconn.policy.networks import ips_within
 from monconn.steps import RowSteps, sort_in_steps
@@ -157,6 +159,7 @@ class Operations:
     :param history: stores what happened; None if there is none.
     :param manhole: says where the manhole is; None from it if there is none.
     :param capture: what is captured to files, and where; None if nothing may be.
+    :param origin_of: says where a service's setting is written.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class Operations:
         history: HistoryService | None = None,
         manhole: Callable[[], str | None] = lambda: None,
         capture: CaptureConfig | None = USUAL_CAPTURE,
+        origin_of: FindOrigin = lambda *_: None,
     ) -> None:
         self.registry = registry
         self.clock = clock
@@ -175,6 +179,7 @@ class Operations:
         self.feed = Feed(registry, clock)
         self._devices = devices
         self._history = history
+        self._origin_of = origin_of
         self._rates = Rates()
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
@@ -967,6 +972,20 @@ class Operations:
         """
         live = sum(map(len, self.registry))
         self._report("stop_now" if at_once else "stop", actor, list(self.registry), None, "", live)
+
+    def why(self, client: str, *, service: str | None = None) -> Deferred[list[WhyRow]]:
+        """What would happen to a client now at each service, as :meth:`Monitor.why` says.
+
+        :param client: an address; the id or the uid of a connection, or the name of a device, for
+            its address.
+        :raises UnknownService: there is no such service.
+        :raises AddressError: in the Deferred, as are the others: it is none of these.
+        :raises UnknownConnection: no connection has this id.
+        :raises UnknownDevice: several devices are meant.
+        """
+        monitors = self.monitors(service)
+        steps = why_rows(client, monitors, self.registry, self._devices, self._origin_of)
+        return self._in_line(steps)
 
     def _report(
         self,

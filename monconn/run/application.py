@@ -10,8 +10,10 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+from monconn.addresses import Network
 from monconn.clock import MonotonicClock
 from monconn.config.config import Config, ConfigFile
+from monconn.config.explain import Origin, origin_of
 from monconn.config.sections import (
     HistoryConfig,
     JsonLogConfig,
@@ -108,6 +110,7 @@ class Application(MultiService):
             history=self._history,
             manhole=lambda: getattr(self._manhole, "where", None),
             capture=config.capture,
+            origin_of=self._origin_of,
         )
         """All queries about, and actions on, the services."""
         self._add(CaptureService(self.operations.captures))
@@ -248,6 +251,14 @@ class Application(MultiService):
             :class:`ConfigError` if the file has problems, or another :class:`MonconnError`.
         """
         raise NotConfigured("the configuration is from no file: there is nothing to read again")
+
+    def _origin_of(
+        self, service: str, key: str, value: Any, network: Network | None
+    ) -> Origin | None:
+        """Where a service's setting is written; None if it is not in the file as it is in force."""
+        if self._file is None:
+            return None
+        return origin_of(self._file, service, key, value, network)
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

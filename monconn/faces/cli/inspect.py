@@ -41,6 +41,7 @@ from monconn.faces.cli.verbs import (
     json_option,
     service_option,
 )
+from monconn.faces.cli.why import why
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
 from monconn.faces.tui.terminal import check_terminal
 from monconn.model.reasons import STATES
@@ -424,6 +425,7 @@ VERBS = (
     history,
     report,
     explain,
+    why,
     forget,
     replay_command,
     capture,

@@ -124,6 +124,7 @@ class Hello(_Command):
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
         (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
         (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
+        (b"why", amp.Boolean(optional=True)),  # whether there is Why
     ]
 
 
@@ -237,6 +238,16 @@ class ShowDevice(_Command):
         (b"limit", Integer(optional=True)),
     ]
     response = [(b"device", amp.String()), *_ROWS]  # a JSON object, and the timeline
+
+
+class Why(_Command):
+    """What would happen to a client now at each service, by which rule, and what it has used up."""
+
+    arguments = [
+        (b"client", amp.Unicode()),  # an IP; or an id or uid of a connection, or a device's name
+        _SERVICE,
+    ]
+    response = _ROWS
 
 
 class CloseConnections(_Command):

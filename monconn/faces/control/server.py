@@ -343,6 +343,7 @@ class ControlProtocol(amp.AMP):
             "taps": True,
             "captures": True,
             "recordings": True,
+            "why": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -408,6 +409,13 @@ class ControlProtocol(amp.AMP):
             lambda story: self._rows(
                 iter(story.rows), {"device": encoded_row(story.head)}, held=len(story.rows)
             )
+        )
+
+    @commands.Why.responder
+    def why(self, client: str, service: str | None = None) -> Answer:
+        """What would happen to a client."""
+        return self._operations.why(client, service=service).addCallback(
+            lambda rows: self._rows(iter(rows), held=len(rows))
         )
 
     @commands.NextPage.responder

@@ -32,6 +32,7 @@ from monconn.ops.flow_text import HexEncoder
 from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ClosedConnectionRow, ConnectionRow
 from monconn.ops.text_table import text_table_steps
+from monconn.ops.why_rows import why_lines
 from monconn.turns import in_turns
 
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -164,6 +165,14 @@ class Commands:
         """The blocked networks of each service."""
         return self._write_table(BlockRow, self._operations.blocks(), "nothing is blocked")
 
+    def why(self, client: str, *, service: str | None = None) -> Deferred[None]:
+        """What would happen to a client now at each service, and by which rule."""
+        return self._operations.why(str(client), service=service).addCallback(
+            lambda rows: self._write_lines(
+                why_lines([row.to_json() for row in rows], self._width())
+            )
+        )
+
     def help(self) -> None:
         """The one-shot commands."""
         width = max(len(each.usage) for each in COMMANDS.values())
@@ -256,6 +265,11 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
     ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),
     ("blocks", "what is blocked", Commands.blocks),
+    (
+        "why IP|NAME|ID [--service=NAME]",
+        "what would happen to a client now, and by which rule",
+        Commands.why,
+    ),
     ("help", "this list", Commands.help),
 )
 COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}

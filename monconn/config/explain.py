@@ -42,6 +42,7 @@ SERVICE_KEYS = (
     "allow",
     "bandwidth",
     "per_connection_bandwidth",
+    "auto_block",
     "dry_run",
     "keepalive",
     "unreachable_timeout",
@@ -296,7 +297,9 @@ def _setting(file: ConfigFile, key: str, value: str, path: Path) -> Setting:
 def _text(key: str, value: Any) -> str:
     """A value as it may be written in a file: every float is one of seconds."""
     if value is None:
-        return _UNSET.get(key, "false" if key in ("keepalive", "recorder") else "none")
+        return _UNSET.get(
+            key, "false" if key in ("keepalive", "recorder", "auto_block") else "none"
+        )
     if isinstance(value, Keepalive):
         idle, interval = duration_text(value.idle), duration_text(value.interval)
         return f"{{idle: {idle}, interval: {interval}, count: {value.count}}}"

@@ -110,3 +110,8 @@ WHO_LETTERS: dict[Reason, str] = {
     "stopping": "K",
     "error": "I",
 }
+
+BlockSource = Literal["configuration", "file", "operator", "auto"]
+BLOCK_SOURCES: tuple[BlockSource, ...] = get_args(BlockSource)
+"""Who blocks a network: ``block`` of the configuration, its ``block_files``, a person, and
+``auto_block``."""

@@ -9,7 +9,7 @@ import attrs
 
 from monconn.addresses import Network
 from monconn.model.reasons import Refusal
-from monconn.policy.blocks import Blocks
+from monconn.policy.blocks import Block, Blocks
 from monconn.policy.buckets import ClientBuckets, TokenBucket
 from monconn.policy.networks import NetworkSet
 from monconn.policy.prefixes import ClientPrefixes
@@ -47,6 +47,8 @@ class RuleState:
     """The setting, if it is a rate."""
     network: Network | None = None
     """Of ``allow``, the network that has the client."""
+    block: Block | None = None
+    """Of ``block``, the block that the client meets."""
     wait_seconds: float | None = None
     """For how long a rate lets nobody in; None of other rules."""
 
@@ -58,7 +60,7 @@ class Admission:
     the monitor has, by client instead of by IP.
 
     :param rules: the rules in force.
-    :param blocks: the blocked networks.
+    :param blocks: the blocked networks of this service.
     :param prefixes: which addresses are one client.
     """
 
@@ -66,6 +68,8 @@ class Admission:
         self.rules = rules
         self.prefixes = prefixes
         self._blocks = blocks
+        self.shared_blocks = Blocks()
+        """Those of all services; the registry that the monitor is in sets it."""
         self._allowed: NetworkSet | None = None
         self._by_client: dict[str, int] | None = None
         self._bucket: TokenBucket | None = None
@@ -126,10 +130,12 @@ class Admission:
         :param connections: how many are live.
         :param takes_tokens: False to ask again about one that has taken them.
         """
-        if not self._has_rules and not self._blocks.covers(ip):
+        if not (self._has_rules or self._blocks.tables or self.shared_blocks.tables):
             return ADMITTED
         would_refuse: tuple[Refusal, ...] = ()
         for rule in self._refusing(ip, connections, now, takes_tokens):
+            if rule == "block" and takes_tokens:  # else it was counted when it was asked first
+                self._count_hit(ip, now)
             if rule not in self.rules.dry_run:
                 return Verdict(REFUSAL_OF[rule], would_refuse)
             would_refuse += (REFUSAL_OF[rule],)
@@ -146,7 +152,7 @@ class Admission:
         """The rules that refuse a client, in the order of :data:`~monconn.policy.rules.RULES`: that
         which does not end by itself first, then those of the client alone, then the service's."""
         rules = self.rules
-        if self._blocks.covers(ip):
+        if self.find_block(ip, now) is not None:
             yield "block"
         if self._allowed is not None and not self._allowed.covers(ip):
             yield "allow"
@@ -177,8 +183,8 @@ class Admission:
         refusing = frozenset(self._refusing(ip, connections, now, asks_rates=True))
         by_client = self._by_client or {}
         figures: dict[Rule, dict[str, Any]] = {}
-        if "block" in refusing or rules.block:
-            figures["block"] = {}
+        if self._blocks.tables or self.shared_blocks.tables:
+            figures["block"] = {"block": self.find_block(ip, now)}
         if self._allowed is not None:
             figures["allow"] = {"network": self._allowed.find(ip)}
         if rules.per_ip_limit:
@@ -209,6 +215,15 @@ class Admission:
             is_dry_run = rule in rules.dry_run
             states.append(RuleState(rule, rule in refusing, is_dry_run, **figures[rule]))
         return states
+
+    def _count_hit(self, ip: str, now: float) -> None:
+        block = self.find_block(ip, now)
+        if block is not None:
+            block.hits += 1
+
+    def find_block(self, ip: str, now: float) -> Block | None:
+        """The block that an IP meets: one of this service's, or else one of all services'."""
+        return self._blocks.find(ip, now) or self.shared_blocks.find(ip, now)
 
     def opened(self, ip: str) -> None:
         """A connection of an IP has taken its place."""

@@ -26,12 +26,14 @@ from monconn.errors import (
     quoted,
 )
 from monconn.log import Logger
-from monconn.model.actions import OWN_CODE, Action, ActionKind, Actor, whose_code
+from monconn.model.actions import NOBODY, OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import Direction, Reason, Refusal, ServiceState, Side
+from monconn.model.reasons import BlockSource, Direction, Reason, Refusal, ServiceState, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.admission import ADMITTED, Admission, Verdict
+from monconn.monitor.auto_block import AutoBlocker
+from monconn.monitor.blocking import Blocking, block_detail
 from monconn.monitor.clients import ClientTotals
 from monconn.monitor.interfaces import (
     IAddressed,
@@ -48,7 +50,7 @@ from monconn.monitor.spread import MOST_SPREADS, Spread
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
 from monconn.monitor.why import Why, why_in_steps
-from monconn.policy.blocks import Blocks, BlockSource
+from monconn.policy.blocks import Block, BlockChange, Blocks, network_order
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
 from monconn.policy.pauses import Pauses
@@ -135,7 +137,11 @@ class Monitor:
         self.observers.forbid_payload(policy.payload == "never")
         self.decoding = first_bytes.decoding(policy.decode)
         """What new connections are decoded by; None if nothing is."""
-        self._blocks = Blocks(policy.rules.block)
+        self._blocks = Blocks()
+        self._blocks.configure(policy.rules.block, since_at=self.booted_at)
+        self.blocking = Blocking(self._blocks, self.clock, self._block_ended)
+        """What is blocked at this service alone."""
+        self._auto_block: AutoBlocker | None = None
         self.admission = Admission(policy.rules, self._blocks, _prefixes(policy, USUAL_PREFIXES))
         """Judges who may enter."""
         self._usual_prefixes = USUAL_PREFIXES
@@ -156,6 +162,7 @@ class Monitor:
         self._applied = Subscriptions[[]]()
         self._when_empty: list[Deferred[None]] = []
         self._stop_timers: list[IDelayedCall] = []
+        self._configure_auto_block()
         for observer in observers:
             self.add_observer(observer)
 
@@ -177,9 +184,15 @@ class Monitor:
         self.observers.forbid_payload(policy.payload == "never")
         self.decoding = first_bytes.decoding(policy.decode)
         if policy.rules.block != before.rules.block:
-            self._end_blocked(self._blocks.configure(policy.rules.block))
+            self.end_blocked(
+                self._blocks.configure(
+                    policy.rules.block, since_at=time.time(), now=self.clock.seconds()
+                )
+            )
         if policy.rules != before.rules or policy.devices != before.devices:
             self._configure_admission()
+        if policy.rules.auto_block != before.rules.auto_block:
+            self._configure_auto_block()
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
             self._rescheduling.cancel()  # what follows does all of it
             live = tuple(self._live.values())
@@ -196,6 +209,15 @@ class Monitor:
         prefixes = _prefixes(self.policy, self._usual_prefixes)
         now = self.clock.seconds()
         self.admission.configure(self.policy.rules, prefixes, self._live_by_ip, now)
+
+    def _configure_auto_block(self) -> None:
+        settings = self.policy.rules.auto_block
+        if settings is None:
+            self._auto_block = None
+        elif self._auto_block is None:
+            self._auto_block = AutoBlocker(self, settings)
+        else:
+            self._auto_block.configure(settings)
 
     def use_prefixes(self, v4: int, v6: int) -> None:
         """Have addresses with so many leading bits in common be one client, unless the policy says
@@ -351,6 +373,8 @@ class Monitor:
             record.closed, record.closed_at = self.clock.seconds(), time.time()
         self._ended.refused[refusal] += 1
         self.observers.notify("refused", record)
+        if self._auto_block is not None:
+            self._auto_block.refused(record.client_ip, refusal)
 
     def opened(self, connection: IConnection) -> None:
         """A connection whose record :meth:`admit` has made is live from now on."""
@@ -442,6 +466,8 @@ class Monitor:
         if self.recorder.live:
             self.recorder.closed(record)
         self.observers.notify("closed", record)
+        if self._auto_block is not None:
+            self._auto_block.closed(record.client_ip, record.reason)
         # As notify_room does, whose call each connection would pay for.
         for call in self._room.calls:
             call()
@@ -706,36 +732,70 @@ class Monitor:
         self._acted(actor, "reset" if reset else "close", target, count)
         return count
 
-    def block(self, network: str | Network, *, actor: Actor | None = OWN_CODE) -> bool:
+    def block(
+        self,
+        network: str | Network,
+        *,
+        for_seconds: float | None = None,
+        reason: str = "",
+        keep_open: bool = False,
+        actor: Actor | None = OWN_CODE,
+    ) -> bool:
         """Refuse clients of an IP or a network, and end those that are connected.
 
-        This is the operator's block: it holds until it is lifted or the program ends, whatever
-        the configuration blocks.
+        This is the operator's block: it holds until it ends or is lifted, whatever the
+        configuration blocks. To block a network again changes its end and its reason.
 
+        :param for_seconds: how long it lasts, by the monotonic clock; for ever if left out.
+        :param reason: why, for people; if left out, one that there is already stays.
+        :param keep_open: leave those alone that are connected.
         :returns: False if it was blocked already.
         :raises AddressError: it is no network.
+        :raises SettingError: it cannot last so long, or the reason is too long.
         """
         network = _network(network)
-        is_new, count = self.block_and_count(network)
-        self._acted(actor, "block", str(network), count, is_new)
-        return is_new
+        actor = whose_code() if actor is OWN_CODE else actor
+        change, count = self.block_and_count(
+            network, for_seconds=for_seconds, reason=reason, keep_open=keep_open, actor=actor
+        )
+        changed = change.is_new or change.is_changed
+        self._acted(actor, "block", str(network), count, changed, block_detail(for_seconds, reason))
+        return change.is_new
 
-    def block_and_count(self, network: Network) -> tuple[bool, int]:
+    def block_and_count(
+        self,
+        network: Network,
+        *,
+        for_seconds: float | None = None,
+        reason: str = "",
+        keep_open: bool = False,
+        source: BlockSource = "operator",
+        actor: Actor | None = None,
+    ) -> tuple[BlockChange, int]:
         """Do what :meth:`block` does, without a report.
 
-        :returns: whether it was not blocked already, and how many connections were ended.
+        :param source: ``auto`` for what no person has blocked.
+        :returns: what has changed, and how many connections were ended.
         """
-        return self._blocks.block(network), self._end_blocked([network])
+        change = self.blocking.block(
+            network,
+            for_seconds=for_seconds,
+            reason=reason,
+            keep_open=keep_open,
+            source=source,
+            actor=actor,
+        )
+        return change, 0 if keep_open else self.end_blocked([network])
 
-    def _end_blocked(self, networks: Collection[Network]) -> int:
-        """End the live connections from some networks.
+    def end_blocked(self, networks: Collection[Network]) -> int:
+        """End the live connections from some networks, which are blocked now.
 
         Each client's IP is checked, and only against these networks: a block costs the same
         however many there are already.
 
         :returns: how many were ended; those that were ending already are not counted.
         """
-        if not networks or not self._live:
+        if not networks or not self._live or "block" in self.policy.rules.dry_run:
             return 0
         ips = ips_within(networks, self._live_by_ip)
         return self._end_all("blocked", ips) if ips else 0
@@ -746,33 +806,64 @@ class Monitor:
 
         A network of the configuration's stays unblocked until the program ends, or until the
         operator blocks it again; a changed configuration that goes on naming it changes nothing.
+        What is blocked at all services (:meth:`Registry.block`) is not this one's to unblock.
 
         :returns: False if it was not blocked.
         :raises AddressError: it is no network.
         """
         network = _network(network)
-        was_there = self._blocks.unblock(network)
+        was_there = self.blocking.unblock(network)
         self._acted(actor, "unblock", str(network), 0, was_there)
         return was_there
 
+    def _block_ended(self, block: Block) -> None:
+        self._acted(NOBODY, "block_ended", str(block.network))
+
     def blocks(self, source: BlockSource | None = None) -> list[Network]:
-        """The blocked networks, in order.
+        """The networks that are blocked at this service, in order; those at all services are in
+        :attr:`Registry.blocks`.
 
-        :param source: only those that the ``operator`` or the ``configuration`` has blocked.
+        :param source: only those that the ``operator``, the ``configuration``, a ``file`` of
+            ``block_files``, or ``auto`` (``auto_block``) has blocked.
         """
-        return self._blocks.networks(source)
+        return self._blocks.networks(source, now=self.clock.seconds())
 
-    def iter_blocks(self) -> Iterator[Network]:
-        """The networks that are blocked now, in no order."""
-        return iter(tuple(self._blocks))
+    def block_entries(self) -> list[Block]:
+        """The same with who has blocked each, until when and why, and how many clients it met."""
+        now = self.clock.seconds()
+        found = [each for each in self._blocks.in_force() if not each.is_over(now)]
+        return sorted(found, key=lambda each: network_order(each.network))
 
-    def has_block(self, network: Network) -> bool:
-        """Whether exactly this network is blocked."""
-        return network in self._blocks
+    def configure_block_file(
+        self, path: str, origins: Mapping[Network, str]
+    ) -> Generator[None, None, int]:
+        """Put in place what a file of ``block_files`` blocks, in steps for
+        :func:`~monconn.turns.in_turns`; connections of newly blocked networks end.
+
+        :param origins: its networks, and where each stands, as ``FILE:LINE``; empty for a file
+            that is not configured any more.
+        :returns: how many connections were ended.
+        """
+        added = yield from self._blocks.configure_file(
+            path, origins, since_at=time.time(), now=self.clock.seconds()
+        )
+        return self.end_blocked(added)
+
+    def iter_blocks(self) -> Iterator[Block]:
+        """The same in no order, for work in steps; some may have ended by the time they come."""
+        return self._blocks.in_force()
+
+    def get_block(self, network: Network) -> Block | None:
+        """The block of exactly this network at this service alone."""
+        return self._blocks.get(network, self.clock.seconds())
+
+    def find_block(self, ip: str) -> Block | None:
+        """The block that a client's IP meets: of this service, or of all services."""
+        return self.admission.find_block(plain_ip(ip), self.clock.seconds())
 
     def is_blocked(self, ip: str) -> bool:
         """Whether a client's IP is in a blocked network."""
-        return self._blocks.covers(plain_ip(ip))
+        return self.find_block(ip) is not None
 
     def why(self, ip: str) -> Why:
         """What would happen to a client now, by which rule, and what it has used up of each limit.
@@ -865,11 +956,12 @@ class Monitor:
         target: str = "",
         count: int = 0,
         changed: bool = True,
+        detail: str = "",
     ) -> None:
         if actor is not None:
             if actor is OWN_CODE:
                 actor = whose_code()
-            self.report(Action(kind, actor, time.time(), self.name, target, count, changed))
+            self.report(Action(kind, actor, time.time(), self.name, target, count, changed, detail))
 
     # -- pause, drain and stop
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from monconn.model.reasons import Refusal
+from monconn.model.reasons import Refusal, ServiceState
 from monconn.monitor.admission import RuleState
 from monconn.policy.rules import REFUSAL_OF, Rule
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Outcome = Literal["enters", "waits", "refused"]
 Cause = Rule | Literal["paused", "draining", "stopping"]
-ServiceState = Literal["running", "paused", "draining", "stopping"]
 _MOST_IDS = 10
 
 
@@ -63,7 +62,7 @@ def why_in_steps(monitor: Monitor, ip: str) -> Generator[None, None, Why]:
     own = [record for record in own if record.id in monitor]
     now = monitor.clock.seconds()
     rules = tuple(monitor.admission.explain(ip, len(monitor), now))
-    state = _state(monitor)
+    state = monitor.state
     waits = _waits_for(monitor, state, now)
     # Whoever may wait does so until these let it in: then it is asked about the others.
     waitable = ("conn_limit", "rate") if _may_wait(monitor) else ()
@@ -98,20 +97,16 @@ def why_in_steps(monitor: Monitor, ip: str) -> Generator[None, None, Why]:
     )
 
 
-def _state(monitor: Monitor) -> ServiceState:
-    return "stopping" if monitor.stopping else "running"
-
-
 def _may_wait(monitor: Monitor) -> bool:
     return monitor.holds_clients and monitor.rules.when_full == "wait"
 
 
 def _waits_for(monitor: Monitor, state: ServiceState, now: float) -> Cause | None:
     """What a client would wait for in the accept queue, before any rule is asked."""
-    if not monitor.holds_clients:
-        return None
     if state == "paused":
         return "paused"
+    if not monitor.holds_clients:
+        return None
     if monitor.is_full():
         return "conn_limit"
     return None if monitor.admission.waits_until(now) is None else "rate"

@@ -11,6 +11,7 @@ import attrs
 from monconn.model.actions import ACTION_KINDS
 from monconn.model.alarms import ALARM_KINDS
 from monconn.model.reasons import (
+    BLOCK_SOURCES,
     CLOSERS,
     EVENT_KINDS,
     HISTORY_EVENT_KINDS,
@@ -257,10 +258,27 @@ IP_KEYS = Keys(
 )
 """The keys of a client IP, as :meth:`monconn.monitor.clients.ClientTotals.snapshot` gives it."""
 
+
+def _places(row: Mapping[str, Any], _: Context) -> Sequence[str]:
+    # Those of what is blocked at all services are told beside the row, whose service is none.
+    places: Sequence[str] = row.get("at") or (row["service"],)
+    return places
+
+
 BLOCK_KEYS = Keys(
-    _table(_SERVICE, _device_client("client", "network")), text=_row_text("network", "service")
+    _table(
+        # What is blocked at all services is blocked at each.
+        Key("service", "text", _places, is_many=True),
+        _device_client("client", "network"),
+        Key("source", "choice", _field("source"), BLOCK_SOURCES),
+        Key("by", "text", _field("by")),
+        Key("left", "seconds", _field("left_seconds")),
+        Key("hits", "count", _field("hits")),
+        Key("reason", "text", _field("reason")),
+    ),
+    text=_row_text("network", "service", "source", "by", "reason", "origin"),
 )
-"""The keys of a blocked network; ``client:`` finds those whose first address is in a network."""
+"""The keys of a block; ``client:`` finds those whose first address is in a network."""
 
 
 def _event_reason(row: Mapping[str, Any], _: Context) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
@@ -28,8 +28,16 @@ from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.flow import FlowEvent
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord, known_fact_names
+from monconn.monitor.blocking import block_detail
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.ops.blocks import (
+    BlockResult,
+    block_network,
+    block_rows,
+    check_block_network,
+    unblock_network,
+)
 from monconn.ops.captures import CaptureResult, Captures
 from monconn.ops.columns import Row
 from monconn.ops.device import DeviceStory, tell_story
@@ -83,8 +91,6 @@ from monconn.ops.taps import (
 )
 from monconn.ops.why import FindOrigin, why_rows
 from monconn.ops.why_rows import WhyRow
-from monconn.policy.blocks import network_order
-from monconn.policy.networks import ips_within
 from monconn.steps import RowSteps, sort_in_steps
 from monconn.turns import in_turns, result_of
 
@@ -176,6 +182,8 @@ class Operations:
         self.registry = registry
         self.clock = clock
         self.manhole = manhole
+        self.keeps_blocks = False
+        """Whether what operators block outlasts the program, in a file of its state."""
         self.feed = Feed(registry, clock)
         self._devices = devices
         self._history = history
@@ -466,23 +474,15 @@ class Operations:
         return Deferred.fromCoroutine(telling)
 
     def blocks(self, service: str | None = None, filter: Terms = None) -> RowSteps[BlockRow]:
-        """The blocked networks of each service.
+        """The blocked networks: a row for each network and place, that is one service or all.
 
+        :param service: what holds at this service, be it blocked there or at all services.
         :raises UnknownService: there is none with this name.
         :raises FilterError: the filter cannot be understood.
         """
-        return self._block_rows(self.monitors(service), self.filter(filter, BLOCK_KEYS))
-
-    def _block_rows(self, monitors: Iterable[Monitor], wanted: Filter) -> RowSteps[BlockRow]:
-        for monitor in monitors:
-            keyed: list[tuple[tuple[int, int, int], Network]] = []
-            for network in monitor.iter_blocks():
-                keyed.append((network_order(network), network))
-                yield None
-            ordered = yield from sort_in_steps(keyed)
-            rows = ({"service": monitor.name, "network": str(each)} for _, each in ordered)
-            for row in wanted.sift(rows, self._context()):
-                yield row and BlockRow(**row)
+        monitors = self.monitors(service)
+        wanted = self.filter(filter, BLOCK_KEYS)
+        return block_rows(self.registry, monitors, wanted, self._context())
 
     def _context(self) -> Context:
         return Context(self.clock.seconds(), self._rates)
@@ -696,14 +696,45 @@ class Operations:
         network: str | Network,
         *,
         service: str | None = None,
+        for_seconds: float | None = None,
+        reason: str | None = None,
+        keep_open: bool | None = None,
         dry_run: bool | None = None,
-    ) -> ChangeResult:
+    ) -> BlockResult:
         """Refuse clients of an IP or a network, and end those that are connected.
 
+        At all services, those that are added later included, unless one is named. To block a
+        network again changes its end and its reason.
+
+        :param for_seconds: how long; for ever if left out.
+        :param reason: why, for people.
+        :param keep_open: leave those alone that are connected.
         :raises AddressError: it is no network.
         :raises UnknownService: there is no such service.
+        :raises QuestionError: it cannot last so long, or the reason is too long.
         """
-        return self._change_block("block", actor, network, service, dry_run)
+        parsed = parse_network(str(network))
+        reason = " ".join((reason or "").split())
+        how: dict[str, Any] = {
+            "for_seconds": for_seconds,
+            "reason": reason,
+            "keep_open": bool(keep_open),
+        }
+        if dry_run:
+            result = check_block_network(self.registry, parsed, service, **how)
+        else:
+            result = block_network(self.registry, parsed, service, actor=actor, **how)
+            self._report(
+                "block",
+                actor,
+                self.monitors(service),
+                service,
+                str(parsed),
+                result.count,
+                result.changed,
+                block_detail(for_seconds, reason),
+            )
+        return attrs.evolve(result, is_kept=self.keeps_blocks)
 
     def unblock(
         self,
@@ -712,35 +743,19 @@ class Operations:
         *,
         service: str | None = None,
         dry_run: bool | None = None,
-    ) -> ChangeResult:
-        """Let the clients of exactly this IP or network in again.
+    ) -> BlockResult:
+        """Let the clients of exactly this IP or network in again, whoever has blocked it.
 
         :raises AddressError: it is no network.
         :raises UnknownService: there is no such service.
+        :raises QuestionError: it is blocked at all services, and is to be unblocked at one.
         """
-        return self._change_block("unblock", actor, network, service, dry_run)
-
-    def _change_block(
-        self,
-        kind: Literal["block", "unblock"],
-        actor: Actor,
-        network: str | Network,
-        service: str | None,
-        dry_run: bool | None,
-    ) -> ChangeResult:
         parsed = parse_network(str(network))
-        monitors = self.monitors(service)
-        change: Callable[[Monitor, Network], tuple[bool, int]]
-        if kind == "block":
-            change = _check_block if dry_run else Monitor.block_and_count
-        else:
-            change = _check_unblock if dry_run else _unblock
-        results = [change(monitor, parsed) for monitor in monitors]
-        changed = any(is_changed for is_changed, _ in results)
-        count = sum(count for _, count in results)
+        result = unblock_network(self.registry, parsed, service, dry_run=bool(dry_run))
         if not dry_run:
-            self._report(kind, actor, monitors, service, str(parsed), count, changed)
-        return _change(changed, monitors, count)
+            monitors = self.monitors(service)
+            self._report("unblock", actor, monitors, service, str(parsed), 0, result.changed)
+        return attrs.evolve(result, is_kept=self.keeps_blocks)
 
     def reset_stats(
         self, actor: Actor, *, service: str | None = None, dry_run: bool | None = None
@@ -793,7 +808,7 @@ class Operations:
 
         async def run() -> ForgetResult:
             # First of all in memory: what ends alarms of its devices is stored by that.
-            steps = memory_steps(monitors, self._devices, network, bool(dry_run))
+            steps = memory_steps(self.registry, monitors, self._devices, network, bool(dry_run))
             done = await self._in_line(steps)
             if not dry_run:
                 await self._in_line(self.captures.forget_in_steps(network))
@@ -996,6 +1011,7 @@ class Operations:
         target: str = "",
         count: int = 0,
         changed: bool = True,
+        detail: str = "",
     ) -> None:
         """Write the one log line and the one event of an action.
 
@@ -1006,7 +1022,8 @@ class Operations:
             target = target[: _MAX_TARGET_CHARACTERS - 1] + "…"
         if monitors:
             first, *others = monitors
-            first.report(Action(kind, actor, time.time(), service, target, count, changed), others)
+            action = Action(kind, actor, time.time(), service, target, count, changed, detail)
+            first.report(action, others)
 
 
 def _history_order(text: str, row_class: type[Row]) -> HistoryOrder:
@@ -1018,24 +1035,6 @@ def _history_order(text: str, row_class: type[Row]) -> HistoryOrder:
 
 def _change(changed: bool, monitors: Iterable[Monitor], count: int = 0) -> ChangeResult:
     return ChangeResult(changed, count, tuple(monitor.name for monitor in monitors))
-
-
-def _check_block(monitor: Monitor, network: Network) -> tuple[bool, int]:
-    """What :meth:`Monitor.block_and_count` would return."""
-    ips = ips_within([network], monitor.connections_by_ip())
-    # Without those that are ending already.
-    ended = sum(
-        record.client_ip in ips and record.reason is None for record in monitor.iter_connections()
-    )
-    return not monitor.has_block(network), ended
-
-
-def _unblock(monitor: Monitor, network: Network) -> tuple[bool, int]:
-    return monitor.unblock(network, actor=None), 0
-
-
-def _check_unblock(monitor: Monitor, network: Network) -> tuple[bool, int]:
-    return monitor.has_block(network), 0
 
 
 def _short_forms(

@@ -469,12 +469,49 @@ class DeviceRow(Row):
 
 @attrs.frozen(slots=False)
 class BlockRow(Row):
-    """One blocked network of one service."""
+    """One blocked network, at one service or at all."""
 
-    TABLE: ClassVar[TableOf] = ("network", "service")
+    TABLE: ClassVar[TableOf] = (
+        *("network", "service", "source", "left_seconds", "hits", "reason", "by", "since_at"),
+        *("until_at", "origin"),
+    )
 
-    service: str = field(importance=1, width=10, max_width=18, help="The service's name.")
+    service: str | None = field(
+        nullable=True,
+        importance=1,
+        width=10,
+        max_width=18,
+        help="The service's name; without one, all services.",
+    )
     network: str = field(importance=0, width=18, max_width=43, help="The IP or the network.")
+    source: str = field(
+        importance=2,
+        width=8,
+        max_width=13,
+        help="Who blocks it, such as operator or configuration.",
+    )
+    by: str | None = field(
+        nullable=True, importance=6, width=16, max_width=40, help="Who has asked for it."
+    )
+    since_at: str | None = field(
+        "SINCE", "time", nullable=True, importance=8, help="When it began."
+    )
+    until_at: str | None = field(
+        "UNTIL", "time", nullable=True, importance=7, help="When it ends, if it does."
+    )
+    left_seconds: float | None = field(
+        "LEFT", "seconds", nullable=True, importance=1, help="The time to its end, if it has one."
+    )
+    hits: int = field("HITS", "count", importance=3, help="Clients that it has met.")
+    reason: str | None = field(
+        nullable=True, importance=4, width=12, max_width=60, help="Why, as who asked for it said."
+    )
+    keep_open: bool = field(
+        "KEPT OPEN", "flag", importance=13, help="Whether live connections were left open."
+    )
+    origin: str | None = field(
+        nullable=True, importance=9, width=16, max_width=60, help="FILE:LINE of what is configured."
+    )
 
 
 @attrs.frozen(slots=False)
@@ -698,6 +735,9 @@ class ActionRow(Row):
     count: int = field("COUNT", "count", importance=5, help="Connections ended by it.")
     changed: bool = field("CHANGED", "flag", importance=6)
     text: str = field(importance=13, help="The line of the log.")
+    detail: str | None = field(
+        optional=True, importance=13, help="Of a block, for how long, and why."
+    )
 
 
 @attrs.frozen(slots=False)

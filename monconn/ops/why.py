@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from monconn.monitor.registry import Registry
 from monconn.monitor.why import why_in_steps
 from monconn.ops.device import find_device
 from monconn.ops.why_rows import WhyRow
+from monconn.policy.blocks import Block
 
 FindOrigin = Callable[[str, str, Any, Network | None], Origin | None]
 """Where a service's setting is written, by its key and the value in force; of a list of networks,
@@ -68,8 +70,8 @@ def _address_of(
 ) -> Generator[None, None, tuple[str, str | None]]:
     try:
         return parse_client_ip(text), None
-    except AddressError as error:
-        problem = error
+    except AddressError:
+        pass
     if text.isascii() and text.isdigit() and len(text) <= _ID_DIGITS:
         return registry.record(int(text)).client_ip, None
     if parse_uid(text) is not None:
@@ -79,7 +81,11 @@ def _address_of(
         name, _ = yield from find_device(text, followed)
         if name is not None:
             return _last_address(name, text, [each for _, each in followed]), name
-    raise problem
+    if "/" in text:
+        advice = "is not one address: write one of its addresses, such as 10.1.2.3"
+    else:
+        advice = "is no address, no id of a connection that is known, and no known device"
+    raise AddressError(f"{quoted(text)} {advice}")
 
 
 def _last_address(name: str, text: str, followed: Sequence[Any]) -> str:
@@ -96,9 +102,14 @@ def _last_address(name: str, text: str, followed: Sequence[Any]) -> str:
 
 def _rule(monitor: Monitor, state: RuleState, origin_of: FindOrigin) -> dict[str, Any]:
     """The JSON of one rule."""
-    key = state.rule
-    value = getattr(monitor.policy.rules, key)
-    origin = origin_of(monitor.name, key, value, state.network)
+    key, block = state.rule, state.block
+    if block is None:
+        value = getattr(monitor.policy.rules, key)
+        origin = origin_of(monitor.name, key, value, state.network)
+    elif block.origin:
+        origin = Origin(block.origin)
+    else:
+        origin = origin_of(monitor.name, key, monitor.policy.rules.block, block.network)
     return {
         "rule": key,
         "refuses": state.refuses,
@@ -109,9 +120,24 @@ def _rule(monitor: Monitor, state: RuleState, origin_of: FindOrigin) -> dict[str
             rate=None if state.rate is None else str(state.rate),
             wait_seconds=None if state.wait_seconds is None else round(state.wait_seconds, 3),
             network=None if state.network is None else str(state.network),
+            block=None if block is None else _block(block, monitor),
         ),
         "origin": None if origin is None else origin.place,
         "is_default": origin is not None and origin.is_default,
+    }
+
+
+def _block(block: Block, monitor: Monitor) -> dict[str, Any]:
+    left = block.left_seconds(monitor.clock.seconds())
+    return {
+        "network": str(block.network),
+        "source": block.source,
+        "by": block.by,
+        "since": iso_time(block.since_at) if block.since_at else None,
+        "until": None if left is None else iso_time(time.time() + left),
+        "left_seconds": None if left is None else round(left, 3),
+        "reason": block.reason,
+        "hits": block.hits,
     }
 
 

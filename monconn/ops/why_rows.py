@@ -70,7 +70,7 @@ def why_lines(rows: Iterable[Json], width: int | None) -> Iterator[str]:
 
 def _of_service(row: Json, width: int | None) -> Iterator[str]:
     yield from beside("", 0, f"{row['service']}: {_who(row)} {_outcome(row)}", width)
-    pairs = [*_of_client(row), *((each["rule"], _rule(each)) for each in row["rules"])]
+    pairs = [*_of_client(row), *((each["rule"], _rule(each, row)) for each in row["rules"])]
     if not row["rules"]:
         pairs.append(("rules", "none is set"))
     for name, text in pairs:
@@ -110,26 +110,26 @@ def _of_client(row: Json) -> Iterator[tuple[str, str]]:
         yield "dry run", f"would refuse it: {', '.join(row['would_refuse'])}"
 
 
-def _rule(rule: Json) -> str:
-    parts = [*_figures(rule)]
+def _rule(rule: Json, row: Json) -> str:
+    text = ", ".join(_figures(rule))
+    if rule["rule"] == "ip_limit" and row["connections"]:
+        text += ", of which it is one"
     if rule["refuses"]:
-        parts.append("would refuse (dry run)" if rule["dry_run"] else "refuses")
+        text = f"{'would refuse (dry run)' if rule['dry_run'] else 'refuses'}: {text}"
     elif rule["dry_run"]:
-        parts.append("dry run")
+        text += " (dry run)"
     origin = rule.get("origin")
     if origin:
-        parts.append(f"{origin} (defaults)" if rule.get("is_default") else origin)
-    elif not rule.get("block"):
-        parts.append("set while it runs")
-    return ", ".join(parts)
+        return f"{text} [{origin}, defaults]" if rule.get("is_default") else f"{text} [{origin}]"
+    return text if rule.get("block") else f"{text} [set while it runs]"
 
 
 def _figures(rule: Json) -> Iterator[str]:
     name = rule["rule"]
     if name == "block":
-        yield _block(rule["block"]) if rule.get("block") else "no network that has it"
+        yield _block(rule["block"]) if rule.get("block") else "no network has it"
     elif name == "allow":
-        yield f"{rule['network']}" if rule.get("network") else "no network that has it"
+        yield f"{rule['network']}" if rule.get("network") else "no network has it"
     elif rule.get("rate") is not None:
         tokens = f"{round(rule['used'], 1):g} of {rule['limit']} {_UNITS[name]} tokens used"
         yield f"{tokens} ({rule['rate']})"

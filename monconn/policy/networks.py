@@ -58,10 +58,11 @@ class NetworkSet:
         except OSError:
             return None
         for (each, length), networks in self._by_prefix.items():
-            if each == version:
-                found = networks.get(number >> (bits - length) << (bits - length))
-                if found is not None:
-                    return found
+            if (
+                each == version
+                and (key := number >> (bits - length) << (bits - length)) in networks
+            ):
+                return networks[key]
         return None
 
     def __contains__(self, network: object) -> bool:
@@ -109,6 +110,21 @@ def matcher(networks: Collection[Network]) -> Callable[[str | None], bool]:
         return index >= 0 and packed <= lasts[index]
 
     return matches
+
+
+def overlapping(networks: Collection[Network]) -> Callable[[Network], bool]:
+    """A function that says whether a network has an address in common with one of some networks."""
+    ranges = {
+        version: _disjoint_ranges(each for each in networks if each.version == version)
+        for version in (4, 6)
+    }
+
+    def overlaps(network: Network) -> bool:
+        firsts, lasts = ranges[network.version]
+        index = bisect_right(firsts, network.broadcast_address.packed) - 1
+        return index >= 0 and lasts[index] >= network.network_address.packed
+
+    return overlaps
 
 
 def _disjoint_ranges(networks: Iterable[Network]) -> tuple[list[bytes], list[bytes]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 
-from monconn.addresses import Network
 from monconn.errors import UnknownService
 from monconn.log import Logger
 from monconn.model.reasons import Reason, Side
@@ -15,8 +13,6 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.units import format_duration
 
-MOST_SEARCHED_BLOCKS = 1_000
-"""Of more blocks it is not said which one covers a client: this is looked for one by one."""
 _LIMIT_OF: dict[Reason, str] = {
     "connect_timeout": "connect_timeout",
     "read_timeout": "read_timeout",
@@ -118,18 +114,6 @@ def _compared(record: ConnectionRecord, monitor: Monitor) -> str:
     if record.refusal == "ip_limit":
         return f"{monitor.client_ips()} IPs are connected, of {rules.ip_limit} that may be"
     if record.refusal == "blocked":
-        covering = _covering_block(record.client_ip, monitor)
-        return "" if covering is None else f"{record.client_ip} is in {covering}"
+        block = monitor.find_block(record.client_ip)
+        return "" if block is None else f"{record.client_ip} is in {block.network}"
     return ""
-
-
-def _covering_block(client_ip: str, monitor: Monitor) -> Network | None:
-    """The first block that covers a client's IP."""
-    blocks = monitor.blocks()
-    try:
-        ip = ip_address(client_ip.partition("%")[0])
-    except ValueError:  # of a UNIX socket
-        return None
-    if len(blocks) > MOST_SEARCHED_BLOCKS:
-        return None
-    return next((each for each in blocks if ip in each), None)

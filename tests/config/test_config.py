@@ -136,6 +136,7 @@ def test_native_defaults() -> None:
             ("ip_limit", 0),
             ("block", ()),
             ("allow", ()),
+            ("auto_block", None),
             ("per_ip_limit", 0),
             ("rate", None),
             ("per_ip_rate", None),

@@ -15,6 +15,7 @@ from monconn.errors import AddressError
 from monconn.model.reasons import Refusal
 from monconn.monitor.admission import ADMITTED, Admission, Verdict
 from monconn.monitor.monitor import Monitor
+from monconn.monitor.registry import Registry
 from monconn.policy.blocks import Blocks
 from monconn.policy.policy import Policy
 from monconn.policy.prefixes import ClientPrefixes
@@ -158,3 +159,37 @@ def test_any_text_is_an_address_or_an_error(text: str) -> None:
     except AddressError:
         return
     assert parse_client_ip(ip) == ip
+
+
+def test_a_service_that_is_paused_or_drains() -> None:
+    monitor = monitor_with(Clock(), block=["10.0.0.3"])
+    monitor.pause()
+    why = monitor.why("10.0.0.1")
+    assert (why.state, why.outcome, why.by, why.refusal) == ("paused", "waits", "paused", None)
+    why = monitor.why("10.0.0.3")
+    assert (why.outcome, why.by, why.refusal) == ("waits", "paused", "blocked")
+    monitor.resume()
+    monitor.drain()
+    why = monitor.why("10.0.0.3")
+    assert (why.state, why.outcome, why.by, why.refusal) == (
+        *("draining", "refused", "draining"),
+        "draining",
+    )
+
+
+def test_the_block_of_a_client_is_told() -> None:
+    clock = Clock()
+    registry = Registry()
+    monitor = monitor_with(clock, block=["10.0.0.0/8"])
+    registry.add(monitor)
+    registry.block("10.0.0.1", for_seconds=60, reason="scans")
+    assert monitor.why("10.0.0.9").rules[0].block is monitor.find_block("10.0.0.9")
+    monitor.block("192.0.2.7", for_seconds=60, reason="scans")
+    (state,) = monitor.why("192.0.2.7").rules
+    assert state.refuses
+    assert state.block is not None
+    assert (state.block.source, state.block.reason) == ("operator", "scans")
+    clock.advance(60)
+    (state,) = monitor.why("192.0.2.7").rules
+    assert not state.refuses
+    assert state.block is None

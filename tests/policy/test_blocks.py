@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from monconn.policy.blocks import Blocks
 from monconn.policy.networks import ips_within
 
 A, B = ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")
+NOW = 1000.0
 INSIDE = {A: "10.1.2.3", B: "2001:db8::1"}
 DO = st.one_of(
     st.tuples(st.just("block"), st.sampled_from([A, B])),
@@ -26,7 +28,13 @@ def test_what_is_in_force(configured: set[object], steps: list[tuple[str, object
     by_file, by_operator, lifted = set(configured), set[object](), set[object]()
     for do, what in steps:
         before = (by_file - lifted) | by_operator
-        result = getattr(blocks, do)(what)
+        result: Any
+        if do == "configure":
+            result = blocks.configure(what, now=NOW)  # type: ignore[arg-type]
+        elif do == "block":
+            result = blocks.block(what, NOW).is_new  # type: ignore[arg-type]
+        else:
+            result = blocks.unblock(what, NOW)  # type: ignore[arg-type]
         if do == "block":
             by_operator.add(what)
             lifted.discard(what)
@@ -42,10 +50,10 @@ def test_what_is_in_force(configured: set[object], steps: list[tuple[str, object
         now = (by_file - lifted) | by_operator
         if do == "configure":
             assert set(result) == now - before
-        assert set(blocks.networks()) == now
-        assert set(blocks.networks("operator")) == by_operator
-        assert set(blocks.networks("configuration")) == by_file - lifted
-        assert {network for network, ip in INSIDE.items() if blocks.covers(ip)} == now
+        assert set(blocks.networks(now=NOW)) == now
+        assert set(blocks.networks("operator", now=NOW)) == by_operator
+        assert set(blocks.networks("configuration", now=NOW)) == by_file - lifted
+        assert {network for network, ip in INSIDE.items() if blocks.covers(ip, NOW)} == now
 
 
 def test_ips_within() -> None:

@@ -125,6 +125,7 @@ class Hello(_Command):
         (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
         (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
         (b"why", amp.Boolean(optional=True)),  # whether there is Why
+        (b"blocks", amp.Boolean(optional=True)),  # whether Block knows for_seconds and the like
     ]
 
 
@@ -204,7 +205,7 @@ class Report(_Command):
 
 
 class ListBlocks(_Command):
-    """The blocked networks of each service."""
+    """The blocked networks: a row for each network and place, be it one service or all."""
 
     arguments = [_SERVICE, _FILTER]
     response = _ROWS
@@ -272,15 +273,32 @@ class CloseConnections(_Command):
 class Block(_Command):
     """Refuse the clients of an IP or a network, and end those that are connected."""
 
-    arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
-    response = [(b"changed", amp.Boolean()), (b"closed", Integer(optional=True))]
+    arguments = [
+        (b"network", amp.Unicode()),
+        _SERVICE,
+        _DRY_RUN,
+        # A server without ``blocks`` in its Hello ignores these: it would block for ever.
+        (b"for_seconds", Number(optional=True)),  # after which it ends
+        (b"reason", amp.Unicode(optional=True)),
+        (b"keep_open", amp.Boolean(optional=True)),  # leave those that are connected alone
+    ]
+    response = [
+        (b"changed", amp.Boolean()),
+        (b"closed", Integer(optional=True)),
+        (b"updated", amp.Boolean(optional=True)),  # it was blocked, until another time or so
+        (b"until", amp.Unicode(optional=True)),  # ISO 8601; none if it has no end
+        (b"kept", amp.Boolean(optional=True)),  # whether it outlasts the program
+    ]
 
 
 class Unblock(_Command):
     """Admit the clients of exactly this IP or network again."""
 
     arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
-    response = [(b"changed", amp.Boolean())]
+    response = [
+        (b"changed", amp.Boolean()),
+        (b"still_blocked_by", amp.Unicode(optional=True)),  # a wider network
+    ]
 
 
 class ResetStats(_Command):

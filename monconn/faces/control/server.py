@@ -27,6 +27,7 @@ from monconn.faces.control.taps import TapSender, in_pieces
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.model.flow import to_json
+from monconn.model.record import iso_time
 from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import CloseResult, Operations
@@ -344,6 +345,7 @@ class ControlProtocol(amp.AMP):
             "captures": True,
             "recordings": True,
             "why": True,
+            "blocks": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -457,12 +459,21 @@ class ControlProtocol(amp.AMP):
     def block(self, **arguments: Any) -> dict[str, Any]:
         """Refuse a network's clients."""
         done = self._operations.block(self._actor(), **arguments)
-        return {"changed": done.changed, "closed": done.count}
+        until = {} if done.until_at is None else {"until": iso_time(done.until_at)}
+        return {
+            "changed": done.changed,
+            "closed": done.count,
+            "updated": done.is_update,
+            "kept": done.is_kept,
+            **until,
+        }
 
     @commands.Unblock.responder
     def unblock(self, **arguments: Any) -> dict[str, Any]:
         """Admit a network's clients again."""
-        return {"changed": self._operations.unblock(self._actor(), **arguments).changed}
+        done = self._operations.unblock(self._actor(), **arguments)
+        wider = done.still_blocked_by
+        return {"changed": done.changed, **({"still_blocked_by": wider} if wider else {})}
 
     @commands.ResetStats.responder
     def reset_stats(self, **arguments: Any) -> dict[str, Any]:

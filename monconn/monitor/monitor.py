@@ -31,6 +31,7 @@ from monconn.model.reasons import Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.admission import ADMITTED, Admission, Verdict
+from monconn.monitor.bandwidth import BandwidthLimits
 from monconn.monitor.clients import ClientTotals
 from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
 from monconn.monitor.liverules import LiveRules
@@ -50,6 +51,7 @@ from monconn.units import format_bytes, format_duration
 
 CLOSED_RETAINED = 1_000
 USUAL_PREFIXES = ClientPrefixes()
+_NO_RULES = Rules()
 STOP_GRACE_SECONDS = 1.0
 """How long peers may take to end their side once we have ended ours because we stop."""
 
@@ -113,6 +115,9 @@ class Monitor:
         self.observers.forbid_payload(policy.payload == "never")
         self.decoding = first_bytes.decoding(policy.decode)
         """What new connections are decoded by; None if nothing is."""
+        self.bandwidth: BandwidthLimits | None = None
+        """How fast bytes may pass; None if that was never limited."""
+        self._configure_bandwidth(policy.rules)
         self._blocks = Blocks(policy.rules.block)
         self.admission = Admission(policy.rules, self._blocks, _prefixes(policy, USUAL_PREFIXES))
         """Judges who may enter."""
@@ -140,8 +145,9 @@ class Monitor:
         Thousands of connections learn of it within some turns of the loop.
 
         Connections of newly blocked networks end with the reason ``blocked``; time limits that
-        were switched on, shortened or prolonged hold for those that live; clients that waited for
-        a higher ``conn_limit`` are let in. Lower limits on connections end none.
+        were switched on, shortened or prolonged hold for those that live, and so do bandwidths;
+        clients that waited for a higher ``conn_limit`` are let in. Lower limits on connections end
+        none.
 
         :raises SettingError: it is no policy; then nothing is changed.
         """
@@ -153,7 +159,12 @@ class Monitor:
             self._end_blocked(self._blocks.configure(policy.rules.block))
         if policy.rules != before.rules or policy.devices != before.devices:
             self._configure_admission()
-        if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
+        is_limited_otherwise = self._configure_bandwidth(policy.rules, before.rules)
+        if (
+            is_limited_otherwise
+            or policy.timeouts != before.timeouts
+            or policy.keepalive != before.keepalive
+        ):
             self._rescheduling.cancel()  # what follows does all of it
             live = tuple(self._live.values())
             self._rescheduling = in_turns(
@@ -169,6 +180,21 @@ class Monitor:
         prefixes = _prefixes(self.policy, self._usual_prefixes)
         now = self.clock.seconds()
         self.admission.configure(self.policy.rules, prefixes, self._live_by_ip, now)
+
+    def _configure_bandwidth(self, rules: Rules, before: Rules = _NO_RULES) -> bool:
+        """Limit what passes as other rules say.
+
+        :returns: whether live connections are to learn of it.
+        """
+        if (rules.bandwidth, rules.per_connection_bandwidth) == (
+            before.bandwidth,
+            before.per_connection_bandwidth,
+        ):
+            return False
+        if self.bandwidth is None:
+            self.bandwidth = BandwidthLimits(self.clock)
+        self.bandwidth.configure(rules)
+        return True
 
     def use_prefixes(self, v4: int, v6: int) -> None:
         """Have addresses with so many leading bits in common be one client, unless the policy says

@@ -25,8 +25,16 @@ from typing import Any
 SECONDS = 10.0
 CASES = (
     # bytes a second, of what, direction, connections
-    *[(rate, "connection", way, 1) for rate in (1 << 16, 1 << 20, 100 << 20) for way in ("up", "down")],
-    *[(rate, "service", way, 50) for rate in (1 << 16, 1 << 20, 100 << 20) for way in ("up", "down")],
+    *[
+        (rate, "connection", way, 1)
+        for rate in (1 << 16, 1 << 20, 100 << 20)
+        for way in ("up", "down")
+    ],
+    *[
+        (rate, "service", way, 50)
+        for rate in (1 << 16, 1 << 20, 100 << 20)
+        for way in ("up", "down")
+    ],
     (400 << 20, "service", "down", 50),
     (1 << 20, "connection", "down", 50),
 )
@@ -53,14 +61,15 @@ def monconn(services: dict[str, Any]) -> Iterator[int]:
         config = Path(folder) / "monconn.yaml"
         config.write_text(json.dumps({"services": services, "control": False}))
         program = Path(sys.executable).with_name("monconn")
-        process = subprocess.Popen([str(program), "-c", str(config)], stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        started = 0
-        while started < len(services):
-            line = process.stderr.readline()
-            assert line, "monconn has ended"
-            started += b"listening on" in line
+        output = Path(folder) / "output"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [str(program), "-c", str(config)], stdout=file, stderr=subprocess.STDOUT
+            )
         try:
+            while output.read_text().count("listening on") < len(services):
+                assert process.poll() is None, output.read_text()
+                time.sleep(0.01)
             yield process.pid
         finally:
             process.kill()
@@ -87,15 +96,15 @@ def move(senders: list[socket.socket], receivers: list[socket.socket]) -> list[i
         data = bytes(1 << 18)
         while ends is None or time.monotonic() < ends:
             for key, events in selector.select(0.05):
-                sock: Any = key.fileobj
+                ready: Any = key.fileobj
                 if events & selectors.EVENT_WRITE:
-                    sock.send(data)
+                    ready.send(data)
                 else:
-                    count = sock.recv_into(BUFFER)
+                    count = ready.recv_into(BUFFER)
                     if ends is None:
                         ends = time.monotonic() + SECONDS
                     if time.monotonic() < ends:
-                        counts[sock] += count
+                        counts[ready] += count
     return list(counts.values())
 
 

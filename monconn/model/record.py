@@ -134,6 +134,12 @@ class ConnectionRecord:
     """The same of the backend; None also before it is connected."""
     is_paused: bool = False
     """Whether neither side is read from, as the service is paused."""
+    limited_since: float | None = None
+    """Since when a direction is not read from because the bandwidth is used up; None if none is."""
+    limited_until: float | None = None
+    """When that was over last."""
+    limited_seconds: float = 0.0
+    """For how long it was so, up to then."""
     half_closed: float | None = None
     """When the first of the two sides sent its end (FIN)."""
     first_end: Side | None = None

@@ -33,6 +33,7 @@ from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.admission import ADMITTED, Admission, Verdict
 from monconn.monitor.auto_block import AutoBlocker
+from monconn.monitor.bandwidth import BandwidthLimits
 from monconn.monitor.blocking import Blocking, block_detail
 from monconn.monitor.clients import ClientTotals
 from monconn.monitor.interfaces import (
@@ -64,6 +65,7 @@ from monconn.units import format_bytes, format_duration
 
 CLOSED_RETAINED = 1_000
 USUAL_PREFIXES = ClientPrefixes()
+_NO_RULES = Rules()
 STOP_GRACE_SECONDS = 1.0
 """How long peers may take to end their side once we have ended ours because we stop."""
 
@@ -142,6 +144,9 @@ class Monitor:
         self.blocking = Blocking(self._blocks, self.clock, self._block_ended)
         """What is blocked at this service alone."""
         self._auto_block: AutoBlocker | None = None
+        self.bandwidth: BandwidthLimits | None = None
+        """How fast bytes may pass; None if that was never limited."""
+        self._configure_bandwidth(policy.rules)
         self.admission = Admission(policy.rules, self._blocks, _prefixes(policy, USUAL_PREFIXES))
         """Judges who may enter."""
         self._usual_prefixes = USUAL_PREFIXES
@@ -174,8 +179,9 @@ class Monitor:
         Thousands of connections learn of it within some turns of the loop.
 
         Connections of newly blocked networks end with the reason ``blocked``; time limits that
-        were switched on, shortened or prolonged hold for those that live; clients that waited for
-        a higher ``conn_limit`` are let in. Lower limits on connections end none.
+        were switched on, shortened or prolonged hold for those that live, and so do bandwidths;
+        clients that waited for a higher ``conn_limit`` are let in. Lower limits on connections end
+        none.
 
         :raises SettingError: it is no policy; then nothing is changed.
         """
@@ -193,7 +199,12 @@ class Monitor:
             self._configure_admission()
         if policy.rules.auto_block != before.rules.auto_block:
             self._configure_auto_block()
-        if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
+        is_limited_otherwise = self._configure_bandwidth(policy.rules, before.rules)
+        if (
+            is_limited_otherwise
+            or policy.timeouts != before.timeouts
+            or policy.keepalive != before.keepalive
+        ):
             self._rescheduling.cancel()  # what follows does all of it
             live = tuple(self._live.values())
             self._rescheduling = in_turns(
@@ -218,6 +229,20 @@ class Monitor:
             self._auto_block = AutoBlocker(self, settings)
         else:
             self._auto_block.configure(settings)
+    def _configure_bandwidth(self, rules: Rules, before: Rules = _NO_RULES) -> bool:
+        """Limit what passes as other rules say.
+
+        :returns: whether live connections are to learn of it.
+        """
+        if (rules.bandwidth, rules.per_connection_bandwidth) == (
+            before.bandwidth,
+            before.per_connection_bandwidth,
+        ):
+            return False
+        if self.bandwidth is None:
+            self.bandwidth = BandwidthLimits(self.clock)
+        self.bandwidth.configure(rules)
+        return True
 
     def use_prefixes(self, v4: int, v6: int) -> None:
         """Have addresses with so many leading bits in common be one client, unless the policy says

@@ -26,6 +26,7 @@ from monconn.config.fields import Wrong
 from monconn.config.include import KEY as INCLUDE
 from monconn.config.include import is_included, read_tree
 from monconn.config.listeners import clashes, cycles, taken_by_others
+from monconn.config.notify import Notify
 from monconn.config.sections import (
     USUAL_CAPTURE,
     USUAL_CONTROL,
@@ -199,6 +200,8 @@ class Config:
     """Bytes of connections, in files; None if there may be none."""
     devices: Devices = USUAL_DEVICES
     """Settings of devices and their alarms."""
+    notify: Notify = ()
+    """Who is told of events; none."""
     observers: Observers = ()
     """Custom observers."""
 

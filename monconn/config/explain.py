@@ -11,6 +11,7 @@ import attrs
 from monconn.addresses import Network, address_text
 from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
+from monconn.config.notify import NotifyUrl, Secret
 from monconn.config.sections import ObserverConfig
 from monconn.config.yaml import Path
 from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy
@@ -63,6 +64,7 @@ _ZERO = {
     "wait_timeout": "does not wait",
     "silent_heartbeats": "never",
     "storm_connections": "never",
+    "outage_devices": "never",
     "first": "all",
 }
 """What 0 means, where it is not "off"."""
@@ -120,6 +122,10 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
         else:
             settings = list(_fields(file, section, (name,), "", usual))
         sections.append(Section(name, line, settings))
+    for index, output in enumerate(file.config.notify):
+        section_path = ("notify", index)
+        settings = list(_fields(file, output, section_path, "", usual))
+        sections.append(Section(f"notify[{index}]", file.line_of(section_path), settings))
     for index, observer in enumerate(file.config.observers):
         path = ("observers", index)
         sections.append(
@@ -257,7 +263,10 @@ def _fields(
 
 def _is_plain(value: Any) -> bool:
     """Whether an attrs class is written as one value, such as an address."""
-    return isinstance(value, Keepalive) or type(value).__module__ == "monconn.addresses"
+    return (
+        isinstance(value, Keepalive | NotifyUrl | Secret)
+        or type(value).__module__ == "monconn.addresses"
+    )
 
 
 def _observer(observer: ObserverConfig) -> Iterator[Setting]:

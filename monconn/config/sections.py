@@ -15,7 +15,7 @@ from monconn.config import address_fields, fields
 from monconn.config.fields import Wrong
 from monconn.config.yaml import Node, Scalar, Sequence, plain
 from monconn.errors import quoted
-from monconn.model.alarms import ALARM_KINDS
+from monconn.model.alarms import DEVICE_ALARM_KINDS
 from monconn.model.reasons import REASONS
 from monconn.policy.devices import USUAL_IDENTITY, Names
 from monconn.policy.kinds import Count, Flag, PositiveSeconds, Seconds
@@ -172,6 +172,13 @@ def _read_positive_count(node: Node) -> int:
     return count
 
 
+def _read_percent(node: Node) -> int:
+    count = fields.read_count(node)
+    if not 1 <= count <= 100:
+        raise Wrong.here("must be from 1 to 100")
+    return count
+
+
 PositiveCount = Annotated[int, _read_positive_count]
 
 
@@ -188,6 +195,10 @@ class DevicesConfig:
     storm_connections: Count = 10
     """Connections of one device in ``storm_within`` that make a *reconnect storm*; 0 is never."""
     storm_within: PositiveSeconds = 60.0
+    outage_devices: Count = 10
+    """Devices that are missing together, from which on that is one *outage*; 0 is never."""
+    outage_percent: Annotated[int, _read_percent] = 10
+    """And how many percent they must be of the service's devices, or of a network's."""
     identity: Annotated[tuple[str, ...], fields.read_identity] = USUAL_IDENTITY
     """Facts about a connection that name its device, the first that is known; the last is
     ``address``."""
@@ -303,7 +314,7 @@ ABNORMAL = "abnormal"
 TRIGGERS: tuple[str, ...] = (
     *REASONS,
     ABNORMAL,
-    *(f"{_ALARM_PREFIX}{kind}" for kind in ALARM_KINDS),
+    *(f"{_ALARM_PREFIX}{kind}" for kind in DEVICE_ALARM_KINDS),
 )
 """What a capture may be begun by: the reason of a connection's end, any reason that is no orderly
 end, or an alarm."""
@@ -338,12 +349,14 @@ def _read_triggers(node: Node) -> tuple[str, ...]:
             found.append((below, str(wrong)))
             continue
         if text not in TRIGGERS:
-            alike = difflib.get_close_matches(text, [*TRIGGERS, *ALARM_KINDS], 1)
+            alike = difflib.get_close_matches(text, [*TRIGGERS, *DEVICE_ALARM_KINDS], 1)
             known = ", ".join(TRIGGERS[:3])
             advice = f"a reason ({known}, ...), {ABNORMAL} or alarm:KIND"
             if alike:
                 kind = alike[0]
-                advice = f"did you mean {_ALARM_PREFIX if kind in ALARM_KINDS else ''}{kind}?"
+                advice = (
+                    f"did you mean {_ALARM_PREFIX if kind in DEVICE_ALARM_KINDS else ''}{kind}?"
+                )
             found.append((below, f"{quoted(text)} is nothing that a capture begins on: {advice}"))
         triggers.append(text)
     if found:

@@ -27,11 +27,20 @@ from monconn.errors import (
 )
 from monconn.log import Logger
 from monconn.model.actions import NOBODY, OWN_CODE, Action, ActionKind, Actor, whose_code
-from monconn.model.alarms import Alarm
-from monconn.model.reasons import BlockSource, Direction, Reason, Refusal, ServiceState, Side
+from monconn.model.alarms import Alarm, AlarmKind
+from monconn.model.reasons import (
+    CONNECT_FAILURES,
+    BlockSource,
+    Direction,
+    Reason,
+    Refusal,
+    ServiceState,
+    Side,
+)
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.admission import ADMITTED, Admission, Verdict
+from monconn.monitor.attempts import BackendAttempts
 from monconn.monitor.auto_block import AutoBlocker
 from monconn.monitor.bandwidth import BandwidthLimits
 from monconn.monitor.blocking import Blocking, block_detail
@@ -137,6 +146,10 @@ class Monitor:
         """The first and last bytes of its connections, if the policy has them recorded."""
         self.recorder.configure(policy.recorder)
         self.observers.forbid_payload(policy.payload == "never")
+        self.attempts = BackendAttempts()
+        """Those to connect to the backend."""
+        self.alarms: dict[AlarmKind, Alarm] = {}
+        """The alarms about the service itself that are active, as they began."""
         self.decoding = first_bytes.decoding(policy.decode)
         """What new connections are decoded by; None if nothing is."""
         self._blocks = Blocks()
@@ -229,6 +242,7 @@ class Monitor:
             self._auto_block = AutoBlocker(self, settings)
         else:
             self._auto_block.configure(settings)
+
     def _configure_bandwidth(self, rules: Rules, before: Rules = _NO_RULES) -> bool:
         """Limit what passes as other rules say.
 
@@ -465,7 +479,12 @@ class Monitor:
         self.observers.notify("identified", record)
 
     def alarm(self, alarm: Alarm) -> None:
-        """Notify observers that a device behaves abnormally, or does so no longer."""
+        """Notify observers that a device, or the service, is in trouble, or no longer is."""
+        if not alarm.device:
+            if alarm.is_over:
+                self.alarms.pop(alarm.kind, None)
+            else:
+                self.alarms[alarm.kind] = alarm
         self.observers.notify("alarmed", alarm)
 
     def closed(self, connection: IConnection) -> None:
@@ -488,6 +507,8 @@ class Monitor:
         self._ended.down += record.down
         self.clients.closed(record)
         self.closed_records.append(record)
+        if record.reason in CONNECT_FAILURES:
+            self.attempts.count_failure(record)
         if self.recorder.live:
             self.recorder.closed(record)
         self.observers.notify("closed", record)
@@ -709,6 +730,7 @@ class Monitor:
             "up": totals.up,
             "down": totals.down,
             **of_recorder,
+            "alarms": list(self.alarms),
         }
 
     def describe(self) -> str:

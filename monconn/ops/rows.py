@@ -33,7 +33,7 @@ class ServiceRow(Row):
 
     TABLE: ClassVar[TableOf] = (
         *("sid", "listen", "backend", "connections", "ip_count", "total", "refused", "up"),
-        *("down", "uptime"),
+        *("down", "uptime", "alarms"),
     )
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips"})  # a list of its own
 
@@ -72,6 +72,14 @@ class ServiceRow(Row):
         optional=True,
         importance=13,
         help="Recordings dropped as there was no room for all.",
+    )
+    alarms: list[str] | None = field(
+        "ALARMS",
+        "list",
+        optional=True,
+        importance=7,
+        width=12,
+        help="What is wrong with it now, beside alarms of single devices.",
     )
 
 
@@ -711,7 +719,10 @@ class AlarmRow(Row):
     """An alarm of a device that begins or is over, as an event."""
 
     TABLE: ClassVar[TableOf] = ("at", "service", _DEVICE, "alarm", "over", "detail")
-    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"name", "addresses"})
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset(
+        {"name", "addresses", "subject", "since", "attempts", "backend", "network"}
+        | {"devices", "devices_of"}
+    )
 
     alarm: str = field(importance=1, width=15)
     service: str = field(importance=3, width=10, max_width=18)
@@ -727,6 +738,35 @@ class AlarmRow(Row):
     detail: str = field(importance=5, width=20, max_width=60)
     goes_on: bool | None = field(
         "GOES ON", "flag", optional=True, importance=13, help="Begun before monconn was restarted."
+    )
+    subject: str | None = field(
+        optional=True,
+        importance=13,
+        width=15,
+        max_width=43,
+        help="What it is about: the device, the backend, the network or the service.",
+    )
+    since: str | None = field(
+        "SINCE", "time", optional=True, importance=13, help="When what it is about began."
+    )
+    attempts: int | None = field(
+        "ATTEMPTS",
+        "count",
+        optional=True,
+        importance=13,
+        help="Of backend_down: how many have failed.",
+    )
+    backend: str | None = field(
+        optional=True, importance=13, width=15, max_width=40, help="The backend in common."
+    )
+    network: str | None = field(
+        optional=True, importance=13, width=18, help="Of outage: the network in common."
+    )
+    devices: int | None = field(
+        "DEVICES", "count", optional=True, importance=13, help="Of outage: how many are missing."
+    )
+    devices_of: int | None = field(
+        "OF", "count", optional=True, importance=13, help="Of outage: how many there were."
     )
 
 

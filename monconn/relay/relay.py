@@ -333,6 +333,7 @@ class Relay:
             self._begin()
         else:
             self.record.connected = self._monitor.clock.seconds()
+            self._monitor.attempts.failed = 0
             if not end.holds:
                 self.record.backend_reading_since = self.record.connected
             self._handle("connected")

@@ -156,6 +156,8 @@ def test_native_defaults() -> None:
             ("silent_heartbeats", None),
             ("storm_connections", None),
             ("storm_within", None),
+            ("outage_devices", None),
+            ("outage_percent", None),
             ("identity", None),
             ("names", None),
         ]

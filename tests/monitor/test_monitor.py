@@ -308,6 +308,7 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
         "refused_by": {"blocked": 1},
         "up": 3,
         "down": 4,
+        "alarms": [],
     }
 
 

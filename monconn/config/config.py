@@ -24,7 +24,7 @@ from monconn.config import address_fields, fields
 from monconn.config import yaml as yamlmap
 from monconn.config.fields import Wrong
 from monconn.config.include import KEY as INCLUDE
-from monconn.config.include import is_included, read_tree
+from monconn.config.include import Stamp, is_included, read_tree
 from monconn.config.listeners import clashes, cycles, taken_by_others
 from monconn.config.notify import Notify
 from monconn.config.sections import (
@@ -215,8 +215,9 @@ class ConfigFile:
     """The file's name."""
     root: Node
     """What is written in it and in those that it includes, with their names and lines."""
-    paths: tuple[str, ...] = ()
-    """The absolute paths of all files, the main one first; none if it is a text."""
+    stamps: dict[str, Stamp | None] = attrs.field(factory=dict, repr=False)
+    """The absolute paths of all files, the main one first, and how each was before it was read;
+    none if it is a text."""
 
     def line_of(self, path: Path) -> int | None:
         """The line of a key, or of the deepest part of its path that the file has; None if it has
@@ -231,13 +232,27 @@ class ConfigFile:
             return self.source, None
         return yamlmap.place_of(self.root, path)
 
+    @property
+    def path(self) -> str:
+        """The main file's absolute path; empty for a text."""
+        return next(iter(self.stamps), "")
+
+    @property
+    def sources(self) -> list[str]:
+        """The names of the files that sections and services are from, the main one first."""
+        return _sources(self.root, self.source)
+
     def node_at(self, path: Path) -> Node | None:
         """What is written at a path; None if nothing is."""
         node: Node = self.root
         for part in path:
             if isinstance(node, Mapping) and part in node.nodes:
                 node = node.nodes[str(part)]
-            elif isinstance(node, yamlmap.Sequence) and isinstance(part, int):
+            elif (
+                isinstance(node, yamlmap.Sequence)
+                and isinstance(part, int)
+                and part < len(node.nodes)
+            ):
                 node = node.nodes[part]
             else:
                 return None
@@ -269,7 +284,7 @@ def load_file(path: str | os.PathLike[str]) -> ConfigFile:
     :raises ConfigError: with all problems, in the order of their files and lines.
     """
     tree = read_tree(path)
-    return _configured(tree.root, os.fspath(path), tree.problems, tuple(tree.paths))
+    return _configured(tree.root, os.fspath(path), tree.problems, tree.stamps)
 
 
 def parse(text: str, source: str) -> Config:
@@ -292,7 +307,10 @@ def parse_file(text: str, source: str) -> ConfigFile:
 
 
 def _configured(
-    root: Node | None, source: str, problems: list[Problem], paths: tuple[str, ...] = ()
+    root: Node | None,
+    source: str,
+    problems: list[Problem],
+    stamps: dict[str, Stamp | None] | None = None,
 ) -> ConfigFile:
     if root is None:
         raise ConfigError(problems or [Problem(source, None, "", _NO_SERVICES)])
@@ -311,7 +329,7 @@ def _configured(
                 problems, key=lambda each: (order.get(each.source, 0), each.line or 0, each.path)
             )
         )
-    return ConfigFile(config, source, root, paths)
+    return ConfigFile(config, source, root, stamps or {})
 
 
 def _sources(root: Node, source: str) -> list[str]:

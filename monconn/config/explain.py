@@ -89,10 +89,18 @@ class Setting:
     """Of the file, unless it is built in."""
     written_as: str = ""
     """Its name in the file, if that is another one: an older name, or one of the Go tool's."""
+    file: str | None = None
+    """The file of the line."""
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
-        return {"key": self.key, "value": self.value, "from": self.origin, "line": self.line}
+        return {
+            "key": self.key,
+            "value": self.value,
+            "from": self.origin,
+            "line": self.line,
+            "file": self.file,
+        }
 
 
 @attrs.frozen
@@ -118,7 +126,8 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
         line = None if file.is_go_style else file.line_of((name,))
         if section is None:
             origin: From = "built_in" if line is None else "file"
-            settings = [Setting(name, "off", origin, line)]
+            source = None if line is None else file.place_of((name,))[0]
+            settings = [Setting(name, "off", origin, line, file=source)]
         else:
             settings = list(_fields(file, section, (name,), "", usual))
         sections.append(Section(name, line, settings))
@@ -128,9 +137,9 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
         sections.append(Section(f"notify[{index}]", file.line_of(section_path), settings))
     for index, observer in enumerate(file.config.observers):
         path = ("observers", index)
-        sections.append(
-            Section(f"observers[{index}]", file.line_of(path), list(_observer(observer)))
-        )
+        source, line = file.place_of(path)
+        settings = list(_observer(observer, source))
+        sections.append(Section(f"observers[{index}]", line, settings))
     return sections
 
 
@@ -160,7 +169,8 @@ def _addresses(file: ConfigFile, service: ServiceConfig, path: Path) -> Iterator
             yield _setting(file, key, value, (*path, key))
             continue
         names = [each for each in GO_ADDRESSES[key] if file.node_at((*path, each)) is not None]
-        yield Setting(key, value, "file", file.line_of((*path, names[-1])), ", ".join(names))
+        source, line = file.place_of((*path, names[-1]))
+        yield Setting(key, value, "file", line, ", ".join(names), source)
 
 
 def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[Setting]:
@@ -269,10 +279,12 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _observer(observer: ObserverConfig) -> Iterator[Setting]:
+def _observer(observer: ObserverConfig, source: str) -> Iterator[Setting]:
     def setting(key: str, value: str) -> Setting:
         line = observer.lines.get(key)
-        return Setting(key, value, "built_in" if line is None else "file", line)
+        if line is None:
+            return Setting(key, value, "built_in", None)
+        return Setting(key, value, "file", line, file=source)
 
     yield setting("use", observer.use)
     for key, value in observer.options.items():
@@ -300,7 +312,8 @@ def _setting(file: ConfigFile, key: str, value: str, path: Path) -> Setting:
     origin: From = "file"
     if not file.is_go_style and path[0] == "defaults":
         origin = "defaults"
-    return Setting(key, value, origin, file.line_of(path))
+    source, line = file.place_of(path)
+    return Setting(key, value, origin, line, file=source)
 
 
 def _text(key: str, value: Any) -> str:

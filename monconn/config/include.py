@@ -26,18 +26,32 @@ _SUFFIX = ".yaml"
 _AN_INCLUDE = "must be the path of a file or of a folder, or a list of them"
 
 
+Stamp = tuple[int, int, int]
+"""Which file it is, and how: its inode, its size, and when it was written, in nanoseconds."""
+
+
+def stamp(path: str) -> Stamp | None:
+    """How a file is now, by which it is known again as unchanged; None if it cannot be asked."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @attrs.define
 class Tree:
     """What was read.
 
     :param root: None if the main file is empty, or cannot be read.
     :param problems: those with the files and their YAML.
-    :param paths: the absolute paths of all files, in the order in which they were read.
+    :param stamps: the absolute paths of all files, in the order in which they were read, and how
+        each was before.
     """
 
     root: Node | None = None
     problems: list[Problem] = attrs.field(factory=list)
-    paths: list[str] = attrs.field(factory=list)
+    stamps: dict[str, Stamp | None] = attrs.field(factory=dict)
 
 
 def read_tree(path: str | os.PathLike[str]) -> Tree:
@@ -68,6 +82,7 @@ class _Reading:
         """Read the main file, which may also be a pipe."""
         # Absolute: a daemon changes its directory, and the file is read again.
         source = Source(path, os.path.dirname(os.path.abspath(path)))
+        self._tree.stamps[os.path.abspath(path)] = stamp(path)
         try:
             content = read_until_end(path, yamlmap.MAX_CHARACTERS)
         except OSError as error:
@@ -78,7 +93,6 @@ class _Reading:
             return self._tree
         if not os.path.isfile(path):  # a pipe is in no folder
             source = attrs.evolve(source, folder=os.getcwd())
-        self._tree.paths.append(os.path.abspath(path))
         real = os.path.realpath(path)
         self._places[real] = path
         root = self._parsed(content, source)
@@ -188,6 +202,7 @@ class _Reading:
         content = b""
         if message is None:
             self._places[real] = f"{node.source.name}:{node.line}"
+            self._tree.stamps[path] = stamp(path)
             try:
                 content = read_file(path, yamlmap.MAX_CHARACTERS)
             except FileError as error:
@@ -197,7 +212,6 @@ class _Reading:
         if message is not None:
             self._problem(node.source, node.line, message, (KEY,))
             return None
-        self._tree.paths.append(path)
         source = Source(name, os.path.dirname(os.path.abspath(path)))
         root = self._parsed(content, source)
         if root is None:

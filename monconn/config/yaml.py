@@ -116,7 +116,7 @@ def place_of(root: Node, path: Path) -> tuple[str, int]:
     for part in path:
         if isinstance(node, Mapping) and part in node.nodes:
             line, node = node.lines[str(part)], node.nodes[str(part)]
-        elif isinstance(node, Sequence) and isinstance(part, int):
+        elif isinstance(node, Sequence) and isinstance(part, int) and part < len(node.nodes):
             node = node.nodes[part]
             line = node.line
     return node.source.name, line

@@ -67,6 +67,7 @@ from monconn.ops.filters import (
 from monconn.ops.forget import ForgetResult, memory_steps
 from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS, Rates
 from monconn.ops.record_keys import MEASURED_FIELDS, record_key
+from monconn.ops.reload import ReloadResult
 from monconn.ops.rows import (
     BlockRow,
     CaptureRow,
@@ -185,6 +186,8 @@ class Operations:
         self.keeps_blocks = False
         """Whether what operators block outlasts the program, in a file of its state."""
         self.feed = Feed(registry, clock)
+        self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
+        """Reads the configuration again; whoever runs one puts it here."""
         self._devices = devices
         self._history = history
         self._origin_of = origin_of
@@ -1001,6 +1004,24 @@ class Operations:
         monitors = self.monitors(service)
         steps = why_rows(client, monitors, self.registry, self._devices, self._origin_of)
         return self._in_line(steps)
+
+    def reload(self, actor: Actor, *, dry_run: bool = False) -> Deferred[ReloadResult]:
+        """Read the configuration's file again, and apply what is different.
+
+        :returns: fails with a :class:`ConfigError` if the file has problems, or another
+            :class:`MonconnError`; then nothing has changed.
+        :raises NotConfigured: this program runs no configuration.
+        """
+        if self.reloader is None:
+            raise NotConfigured("this program runs no configuration: there is nothing to reload")
+        return self.reloader(actor, dry_run=dry_run)
+
+    def report_reload(self, actor: Actor, what: str, changed: bool) -> None:
+        """Report that the configuration was read again.
+
+        :param what: what is different now.
+        """
+        self._report("reload", actor, list(self.registry), None, what, changed=changed)
 
     def _report(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import attrs
@@ -37,6 +38,20 @@ class Change:
         """For programs."""
         return attrs.asdict(self)
 
+    def describe(self) -> str:
+        """One line for people."""
+        return f"{self.name}: {self.old} -> {self.new} ({self.holds})"
+
+    @property
+    def name(self) -> str:
+        """The key with its section."""
+        return self.section if self.key == self.section else f"{self.section}.{self.key}"
+
+    def text(self) -> str:
+        """The same, under the title of its kind, with its place."""
+        place = f" ({self.place})" if self.place else ""
+        return f"{self.name}: {self.old} -> {self.new}{place}"
+
 
 @attrs.frozen
 class ReloadResult:
@@ -68,6 +83,32 @@ class ReloadResult:
         """Whether anything is different now."""
         return bool(self.added or self.removed or len(self.changes) > len(self.needs_restart))
 
+    def describe(self) -> str:
+        """What is different now, in one line for logs."""
+        restart = self.needs_restart
+        count = len(self.changes) - len(restart)
+        parts = []
+        if self.added:
+            parts.append(f"added {_names(self.added)}")
+        if self.removed:
+            parts.append(f"removed {_names(self.removed)}")
+        if self.changed:
+            parts.append(f"changed {_names(self.changed)}")
+        others = {
+            each.section
+            for each in self.changes
+            if each.service is None and each.holds != "restart"
+        }
+        if others:
+            parts.append(f"changed {_names(sorted(others))}")
+        if count:
+            parts.append(f"{count} setting{'' if count == 1 else 's'}")
+        text = ", ".join(parts) or "nothing is different"
+        if restart:
+            keys = _names([each.name for each in restart])
+            text += f"; a restart is needed for {keys}"
+        return text
+
     def to_json(self) -> dict[str, Any]:
         """All but the changes, for programs."""
         return {
@@ -78,3 +119,47 @@ class ReloadResult:
             "changed": list(self.changed),
             "notes": list(self.notes),
         }
+
+    def lines(self) -> list[str]:
+        """All of it, for people."""
+        would = "would be " if self.dry_run else ""
+        lines: list[str] = []
+        for holds, title in _TITLES.items():
+            of_them = [each for each in self.changes if each.holds == holds]
+            if of_them:
+                lines.append(title.format(would=would))
+                lines += [f"  {each.text()}" for each in of_them]
+        if self.added:
+            lines.append(f"{would}added: {', '.join(self.added)}")
+        if self.removed:
+            text = "take no more clients; live connections have their wait_timeout"
+            lines.append(f"{would}removed: {', '.join(self.removed)} ({text})")
+        lines += [f"note: {each}" for each in self.notes]
+        if not self:
+            other = "nothing else is" if self.changes else "nothing is"
+            lines.append(f"{self.file}: {other} different from what runs")
+        return lines
+
+    @classmethod
+    def from_json(cls, head: dict[str, Any], changes: Iterable[dict[str, Any]]) -> ReloadResult:
+        """The result that a server has sent; what it has of other versions is left out.
+
+        :raises KeyError, TypeError: it cannot be understood.
+        """
+        keys = [each.name for each in attrs.fields(Change)]
+        made = tuple(Change(**{key: each[key] for key in keys}) for each in changes)
+        names = {key: tuple(head[key]) for key in ("added", "removed", "changed", "notes")}
+        return cls(head["file"], made, **names, dry_run=bool(head["dry_run"]))
+
+
+_TITLES: dict[Holds, str] = {
+    "at once": "{would}changed at once",
+    "new connections": "{would}changed for new connections",
+    "restart": "needs a restart, and is not changed",
+}
+_NAMED = 5
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.task import LoopingCall
@@ -15,20 +16,23 @@ from monconn.clock import MonotonicClock
 from monconn.config.config import Config, ConfigFile
 from monconn.config.explain import Origin, origin_of
 from monconn.config.sections import (
+    DevicesConfig,
     HistoryConfig,
     JsonLogConfig,
     MetricsConfig,
 )
 from monconn.devices.devices import DevicesService
-from monconn.errors import ListenError, MonconnError, NotConfigured
+from monconn.errors import ListenError, MonconnError
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.ops.captures import FOLLOWED as CAPTURE_KEYS
 from monconn.ops.operations import Operations
 from monconn.ops.reload import ReloadResult
 from monconn.run.captures import CaptureService
 from monconn.run.observers import CustomObservers
+from monconn.run.reload import LiveSection, Reloader
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.debuglog import DebugLog
@@ -38,6 +42,8 @@ from monconn.units import format_duration
 
 T = TypeVar("T", bound=Service)
 
+HISTORY_FOLLOWED = frozenset({"keep", "max_size"})
+"""The keys of the history that hold at once; here, as its module needs SQLite."""
 PROGRESS_SECONDS = 30.0
 """How often a stop that waits for live connections says so."""
 _FLUSH_SECONDS = 1.0
@@ -114,6 +120,18 @@ class Application(MultiService):
         )
         """All queries about, and actions on, the services."""
         self._add(CaptureService(self.operations.captures))
+        self._reloader = Reloader(
+            file,
+            config,
+            self.supervisor,
+            self._sections(config),
+            applied=self._reload_applied,
+            report=self.operations.report_reload,
+            is_stopping=lambda: not self.running,
+            reactor=reactor,
+            clock=self._clock,
+        )
+        self.operations.reloader = self._reloader.reload
         self._add_admin_interfaces(config)
 
     def _add(self, service: T) -> T:
@@ -245,12 +263,40 @@ class Application(MultiService):
     def reload(self, actor: Actor, *, dry_run: bool = False) -> Deferred[ReloadResult]:
         """Read the configuration's file again, and apply what is different: all of it, or nothing.
 
+        No connection ends because of it but those of newly blocked networks. What is read only at
+        the start is not touched, and is among the changes each time until there is one.
+
         :param actor: who asks for it.
-        :param dry_run: only say what would be done.
+        :param dry_run: only find what would be done.
         :returns: fires with what has changed, or fails, and then nothing has: with a
             :class:`ConfigError` if the file has problems, or another :class:`MonconnError`.
         """
-        raise NotConfigured("the configuration is from no file: there is nothing to read again")
+        return self._reloader.reload(actor, dry_run=dry_run)
+
+    def reload_for_signal(self, name: str) -> None:
+        """Reload as a signal asks for it; the log has what comes of it."""
+        self.reload(Actor.signal(name)).addErrback(self._not_reloaded, name)
+
+    def _not_reloaded(self, failure: Failure, name: str) -> None:
+        failure.trap(MonconnError)
+        if self._file is None:  # else it is in the log already
+            self._log.warn("{name}: {problem}", name=name, problem=str(failure.value))
+
+    def _reload_applied(self, config: Config) -> None:
+        self.config = config
+
+    def _sections(self, config: Config) -> dict[str, LiveSection]:
+        """The sections that can follow another configuration while everything runs."""
+        devices = frozenset(each.name for each in attrs.fields(DevicesConfig))
+        sections = {"devices": LiveSection(devices, self._devices.apply_config)}
+        if config.capture is not None:
+            captures = self.operations.captures
+            sections["capture"] = LiveSection(
+                CAPTURE_KEYS, captures.apply_config, captures.check_config
+            )
+        if self._history is not None:
+            sections["history"] = LiveSection(HISTORY_FOLLOWED, self._history.apply_config)
+        return sections
 
     def _origin_of(
         self, service: str, key: str, value: Any, network: Network | None

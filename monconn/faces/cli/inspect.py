@@ -31,6 +31,7 @@ from monconn.faces.cli.output import (
 )
 from monconn.faces.cli.ps import ps
 from monconn.faces.cli.recording import recording
+from monconn.faces.cli.reload import reload
 from monconn.faces.cli.replay import replay_command
 from monconn.faces.cli.tap import tap
 from monconn.faces.cli.verbs import (
@@ -356,6 +357,7 @@ VERBS = (
     explain,
     why,
     forget,
+    reload,
     replay_command,
     capture,
     top,

@@ -22,6 +22,7 @@ from monconn.errors import (
     MonconnError,
     NotConfigured,
     QuestionError,
+    ReloadError,
     UnknownCapture,
     UnknownConnection,
     UnknownDevice,
@@ -59,6 +60,7 @@ _ERRORS: dict[type[Exception], bytes] = {
     NotConfigured: b"NOT_KEPT",
     FilterError: b"BAD_FILTER",
     FileError: b"CANNOT_READ",
+    ReloadError: b"NOT_RELOADED",
 }
 
 
@@ -420,3 +422,15 @@ class ReadRecording(_Command):
         (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
     ]
     response = _ROWS
+
+
+class Reload(_Command):
+    """Read the configuration's file again, and apply what is different: all of it, or nothing.
+
+    A file with problems changes nothing: then ``result`` has their number as ``problems``, and the
+    rows are the problems, each with ``source``, ``line``, ``path`` and ``message``.
+    """
+
+    arguments = [_DRY_RUN]
+    # result: a JSON object: file, dry_run, added, removed, changed, notes; the rows are the changes
+    response = [(b"result", amp.String()), *_ROWS]

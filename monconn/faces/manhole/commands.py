@@ -212,6 +212,11 @@ class Commands:
             )
         )
 
+    def reload(self, *, dry_run: bool = False) -> Deferred[None]:
+        """Read the configuration's file again, and apply what is different."""
+        reloading = self._operations.reload(self._actor, dry_run=dry_run)
+        return reloading.addCallback(lambda result: self._write_lines(result.lines()))
+
     def help(self) -> None:
         """The one-shot commands."""
         width = max(len(each.usage) for each in COMMANDS.values())
@@ -318,6 +323,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
         "what would happen to a client now, and by which rule",
         Commands.why,
     ),
+    ("reload [--dry-run]", "read the configuration's file again", Commands.reload),
     ("help", "this list", Commands.help),
 )
 COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}

@@ -133,6 +133,7 @@ class Interpreter(ManholeInterpreter):
                 "block": commands.block,
                 "unblock": commands.unblock,
                 "blocks": self._awaited(commands.blocks),
+                "reload": self._awaited(commands.reload),
                 "help": lambda: print(_HELP),
                 "exit": shell.leave,  # Python's own would close this process's standard input
                 "quit": shell.leave,

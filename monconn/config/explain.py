@@ -40,6 +40,7 @@ SERVICE_KEYS = (
     "rate",
     "per_ip_rate",
     "block",
+    "block_files",
     "allow",
     "bandwidth",
     "per_connection_bandwidth",

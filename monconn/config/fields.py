@@ -21,9 +21,18 @@ from monconn.addresses import (
     parse_network,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
-from monconn.errors import quoted
+from monconn.errors import FileError, quoted
 from monconn.files import append_fault, path_fault, regular_fault
-from monconn.policy import auto_block, devices, kinds, quantities, recorder, rules, sides
+from monconn.policy import (
+    auto_block,
+    block_files,
+    devices,
+    kinds,
+    quantities,
+    recorder,
+    rules,
+    sides,
+)
 from monconn.policy import tls as tls_settings
 from monconn.policy.auto_block import AutoBlock
 from monconn.policy.kinds import MAX_COUNT, Kind
@@ -308,6 +317,25 @@ def read_networks(node: Node) -> tuple[Network, ...]:
     return tuple(networks)
 
 
+def read_block_files(node: Node) -> Any:
+    """A list of paths of files that list networks, or a single one; they are read."""
+    is_list = isinstance(node, Sequence)
+    files: list[block_files.BlockFile] = []
+    found: Found = []
+    for index, item in enumerate(node.nodes if isinstance(node, Sequence) else [node]):
+        here: Path = (index,) if is_list else ()
+        try:
+            file = block_files.read_block_file(read_path(item))
+        except (ValueError, FileError) as error:
+            found.append((here, str(error)))
+        else:
+            files.append(file)
+            found += [(here, fault) for fault in file.faults]
+    if found:
+        raise Wrong(*found)
+    return block_files.BLOCK_FILES.check(files)
+
+
 def read_network(node: Node) -> Network:
     """One address or network."""
     value = scalar_value(node)
@@ -437,6 +465,7 @@ NODE_READERS: dict[Kind, Reader] = {
     kinds.PAYLOAD: read_choice(kinds.PAYLOAD),
     kinds.DECODE: read_decode,
     kinds.NETWORKS: read_networks,
+    block_files.BLOCK_FILES: read_block_files,
     quantities.RATE: read_rate,
     quantities.BANDWIDTH: read_bandwidth,
     rules.RULE_NAMES: _read_rule_names,

@@ -9,7 +9,7 @@ import attrs
 
 from monconn.addresses import Network
 from monconn.model.reasons import Refusal
-from monconn.policy.blocks import Block, Blocks
+from monconn.policy.blocks import CONFIGURED, Block, Blocks
 from monconn.policy.buckets import ClientBuckets, TokenBucket
 from monconn.policy.networks import NetworkSet
 from monconn.policy.prefixes import ClientPrefixes
@@ -136,7 +136,7 @@ class Admission:
         for rule in self._refusing(ip, connections, now, takes_tokens):
             if rule == "block" and takes_tokens:  # else it was counted when it was asked first
                 self._count_hit(ip, now)
-            if rule not in self.rules.dry_run:
+            if not self.is_dry_run(rule, ip, now):
                 return Verdict(REFUSAL_OF[rule], would_refuse)
             would_refuse += (REFUSAL_OF[rule],)
         if takes_tokens:
@@ -222,8 +222,27 @@ class Admission:
             block.hits += 1
 
     def find_block(self, ip: str, now: float) -> Block | None:
-        """The block that an IP meets: one of this service's, or else one of all services'."""
-        return self._blocks.find(ip, now) or self.shared_blocks.find(ip, now)
+        """The block that an IP meets: one of this service's, or else one of all services'.
+
+        If ``block`` is in ``dry_run``, one that was made at run time goes before those that are
+        configured, as it refuses all the same.
+        """
+        block = self._blocks.find(ip, now)
+        if block is not None and block.source in CONFIGURED and "block" in self.rules.dry_run:
+            real = self._blocks.find_run_time(ip, now) or self.shared_blocks.find(ip, now)
+            return real or block
+        return block or self.shared_blocks.find(ip, now)
+
+    def is_dry_run(self, rule: Rule, ip: str, now: float) -> bool:
+        """Whether a rule that refuses a client only counts it.
+
+        Of blocks that holds for those of the configuration: one that an operator or ``auto_block``
+        has made is meant.
+        """
+        if rule not in self.rules.dry_run:
+            return False
+        block = self.find_block(ip, now) if rule == "block" else None
+        return block is None or block.source in CONFIGURED
 
     def opened(self, ip: str) -> None:
         """A connection of an IP has taken its place."""

@@ -60,7 +60,8 @@ from monconn.monitor.spread import MOST_SPREADS, Spread
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
 from monconn.monitor.why import Why, why_in_steps
-from monconn.policy.blocks import Block, BlockChange, Blocks, network_order
+from monconn.policy.block_files import BlockFile, with_newer
+from monconn.policy.blocks import CONFIGURED, Block, BlockChange, Blocks, network_order
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
 from monconn.policy.pauses import Pauses
@@ -154,6 +155,10 @@ class Monitor:
         """What new connections are decoded by; None if nothing is."""
         self._blocks = Blocks()
         self._blocks.configure(policy.rules.block, since_at=self.booted_at)
+        self._filed: dict[str, BlockFile] = {}  # what of block_files is in force
+        self._filing: Deferred[None] = succeed(None)
+        for _ in self._put_files_in_force(policy.rules.block_files):
+            pass  # at once, before the first client comes
         self.blocking = Blocking(self._blocks, self.clock, self._block_ended)
         """What is blocked at this service alone."""
         self._auto_block: AutoBlocker | None = None
@@ -198,18 +203,19 @@ class Monitor:
 
         :raises SettingError: it is no policy; then nothing is changed.
         """
-        before, self.policy = self.policy, _as_policy(policy)
+        before, policy = self.policy, _as_policy(policy)
+        rules = policy.rules
+        newer = with_newer(rules.block_files, before.rules.block_files)
+        if newer != rules.block_files:  # they were read again since this policy was made
+            policy = attrs.evolve(policy, rules=attrs.evolve(rules, block_files=newer))
+        self.policy = policy
         self.recorder.configure(policy.recorder)
         self.observers.forbid_payload(policy.payload == "never")
         self.decoding = first_bytes.decoding(policy.decode)
-        if policy.rules.block != before.rules.block:
-            self.end_blocked(
-                self._blocks.configure(
-                    policy.rules.block, since_at=time.time(), now=self.clock.seconds()
-                )
-            )
         if policy.rules != before.rules or policy.devices != before.devices:
             self._configure_admission()
+        if policy.rules != before.rules:
+            self._configure_blocks(before.rules)
         if policy.rules.auto_block != before.rules.auto_block:
             self._configure_auto_block()
         is_limited_otherwise = self._configure_bandwidth(policy.rules, before.rules)
@@ -225,9 +231,57 @@ class Monitor:
                 self._each(live, _apply_limits, "failed to change the time limits of"),
             ).addErrback(lambda failure: failure.trap(CancelledError) and None)
         if policy.rules != before.rules:
+            self._stop_rate_timer()  # its time is that of the rate before; who waits asks again
             self.notify_room()
         for call in self._applied.calls:
             call()
+
+    def _configure_blocks(self, before: Rules) -> None:
+        rules = self.policy.rules
+        is_dry_run = "block" in rules.dry_run
+        if rules.block != before.block:
+            now, since_at = self.clock.seconds(), time.time()
+            new = self._blocks.configure(rules.block, since_at=since_at, now=now)
+            if not is_dry_run:
+                self.end_blocked(new)
+        is_real_now = "block" in before.dry_run and not is_dry_run
+        if rules.block_files != before.block_files or is_real_now:
+
+            def configure() -> Iterator[None]:
+                yield from self._put_files_in_force(rules.block_files)
+                yield from self._end_configured()
+
+            self._filing.cancel()  # what follows does all of it
+            self._filing = in_turns(self.clock, configure())
+            self._filing.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def _put_files_in_force(self, files: Collection[BlockFile]) -> Iterator[None]:
+        named = {each.path: each for each in files}
+        for path in {*self._filed, *named}:
+            file = named.get(path)
+            if file is not None and self._filed.get(path) == file:
+                continue
+            # Until it is done, it is neither what it was nor what it is to be.
+            self._filed[path] = attrs.evolve(self._filed.get(path) or named[path], digest=b"")
+            origins = {} if file is None else file.origins
+            yield from self._blocks.configure_file(
+                path, origins, since_at=time.time(), now=self.clock.seconds()
+            )
+            if file is None:
+                del self._filed[path]
+            else:
+                self._filed[path] = file
+
+    def _end_configured(self) -> Iterator[None]:
+        """End the live connections whose clients the configuration blocks, in steps."""
+        now, ips = self.clock.seconds(), set()
+        for ip in tuple(self._live_by_ip):
+            block = self.admission.find_block(ip, now)
+            if block is not None and block.source in CONFIGURED:
+                ips.add(ip)
+            yield
+        if ips and "block" not in self.policy.rules.dry_run:
+            self._end_all("blocked", ips)
 
     def _configure_admission(self) -> None:
         prefixes = _prefixes(self.policy, self._usual_prefixes)
@@ -551,12 +605,12 @@ class Monitor:
             return False  # it is refused: a place would not be for it
         if self.is_full():
             return True
-        until = self.admission.waits_until(self.clock.seconds())
+        now = self.clock.seconds()
+        until = None if self.stopping else self.admission.waits_until(now)
         if until is None:
             return False
-        if self._rate_timer is None:
-            delay = max(0.0, until - self.clock.seconds())
-            self._rate_timer = self.clock.callLater(delay, self._rate_allows)
+        if self._rate_timer is None:  # one for all who ask
+            self._rate_timer = self.clock.callLater(until - now, self._rate_allows)
         return True
 
     def must_hold(self) -> bool:
@@ -573,6 +627,11 @@ class Monitor:
     def _rate_allows(self) -> None:
         self._rate_timer = None
         self.notify_room()
+
+    def _stop_rate_timer(self) -> None:
+        if self._rate_timer is not None:
+            self._rate_timer.cancel()
+            self._rate_timer = None
 
     def when_room(self, call: Callable[[], object]) -> Cancel:
         """Call something each time there may be room: a connection has left, or rules changed.
@@ -881,21 +940,6 @@ class Monitor:
         found = [each for each in self._blocks.in_force() if not each.is_over(now)]
         return sorted(found, key=lambda each: network_order(each.network))
 
-    def configure_block_file(
-        self, path: str, origins: Mapping[Network, str]
-    ) -> Generator[None, None, int]:
-        """Put in place what a file of ``block_files`` blocks, in steps for
-        :func:`~monconn.turns.in_turns`; connections of newly blocked networks end.
-
-        :param origins: its networks, and where each stands, as ``FILE:LINE``; empty for a file
-            that is not configured any more.
-        :returns: how many connections were ended.
-        """
-        added = yield from self._blocks.configure_file(
-            path, origins, since_at=time.time(), now=self.clock.seconds()
-        )
-        return self.end_blocked(added)
-
     def iter_blocks(self) -> Iterator[Block]:
         """The same in no order, for work in steps; some may have ended by the time they come."""
         return self._blocks.in_force()
@@ -1198,6 +1242,7 @@ class Monitor:
         self.stopping, self.draining = True, False
         self._end_pause()
         self.observers.flush_log()  # no timer may fire any more to do it
+        self._stop_rate_timer()
         done: Deferred[None] = Deferred()
         self._when_empty.append(done)
         if not self._live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from ipaddress import ip_address, ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 
 import attrs
@@ -10,7 +11,7 @@ import attrs
 from monconn.addresses import Network
 from monconn.model.reasons import BlockSource
 
-_CONFIGURED: tuple[BlockSource, ...] = ("configuration", "file")
+CONFIGURED: tuple[BlockSource, ...] = ("configuration", "file")
 _RUN_TIME: tuple[BlockSource, ...] = ("operator", "auto")
 # Of several blocks of a network without an end, the first of these sources is shown.
 _RANK = {"operator": 3, "auto": 2, "configuration": 1, "file": 0}
@@ -125,6 +126,24 @@ class Blocks:
                 return block
         return None
 
+    def find_run_time(self, ip: str, now: float) -> Block | None:
+        """The block of an operator or of ``auto_block`` that an IP meets, whatever is configured.
+
+        It takes longer than :meth:`find`: ask that first.
+        """
+        if not any(self._by_source.get(source) for source in _RUN_TIME):
+            return None
+        try:
+            address = ip_address(ip.partition("%")[0])
+        except ValueError:
+            return None
+        for length in self.tables.get(address.version, ()):
+            network = ip_network((int(address), length), strict=False)
+            for block in self.of_network(network):
+                if not block.is_over(now):
+                    return block
+        return None
+
     def covers(self, ip: str, now: float) -> bool:
         """Whether a blocked network has an IP."""
         return self.find(ip, now) is not None
@@ -179,7 +198,7 @@ class Blocks:
                 for each in blocks.values()
                 if not each.is_over(now)
             }
-            if source in _CONFIGURED:
+            if source in CONFIGURED:
                 found -= set(self._lifted)
         return sorted(found, key=network_order)
 
@@ -348,7 +367,7 @@ class Blocks:
     def _configured_source(self, network: Network) -> BlockSource | None:
         for key, blocks in self._by_source.items():
             if network in blocks:
-                for source in _CONFIGURED:
+                for source in CONFIGURED:
                     if _is_of(key, source):
                         return source
         return None
@@ -360,7 +379,7 @@ class Blocks:
             block
             for blocks in self._by_source.values()
             if (block := blocks.get(network)) is not None
-            and not (is_lifted and block.source in _CONFIGURED)
+            and not (is_lifted and block.source in CONFIGURED)
         ]
         bits = network.max_prefixlen
         key = int(network.network_address) >> (bits - network.prefixlen)

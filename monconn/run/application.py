@@ -30,6 +30,7 @@ from monconn.monitor.registry import Registry
 from monconn.ops.captures import FOLLOWED as CAPTURE_KEYS
 from monconn.ops.operations import Operations
 from monconn.ops.reload import ReloadResult
+from monconn.run.block_files import BlockFileWatch
 from monconn.run.captures import CaptureService
 from monconn.run.observers import CustomObservers
 from monconn.run.reload import LiveSection, Reloader
@@ -100,6 +101,8 @@ class Application(MultiService):
         # Sinks start before the first client can connect, and stop after the last connection.
         self._observers = CustomObservers(config, self.registry, self._clock)
         self._devices = self._add(DevicesService(config.devices, self.registry, self._clock))
+        self.registry.when_added(self._count_by_device)
+        self.count_by_device()
         self._history = self._add_history(config.history)
         self._json_log = self._add_json_log(config.json_log)
         if debug:
@@ -132,11 +135,22 @@ class Application(MultiService):
             clock=self._clock,
         )
         self.operations.reloader = self._reloader.reload
+        self._add(BlockFileWatch(self.registry, reactor, self._clock))
         self._add_admin_interfaces(config)
 
     def _add(self, service: T) -> T:
         service.setServiceParent(self)
         return service
+
+    def count_by_device(self) -> None:
+        """Have the rules of all services take for one client what ``devices:`` says is one device
+        by its address; again once that is changed."""
+        for monitor in self.registry:
+            self._count_by_device(monitor)
+
+    def _count_by_device(self, monitor: Monitor) -> None:
+        devices = self.config.devices
+        monitor.use_prefixes(devices.prefix_v4, devices.prefix_v6)
 
     # Each imports what it needs only if it is configured.
 

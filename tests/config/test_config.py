@@ -135,6 +135,7 @@ def test_native_defaults() -> None:
             ("when_full", "wait"),
             ("ip_limit", 0),
             ("block", ()),
+            ("block_files", ()),
             ("allow", ()),
             ("auto_block", None),
             ("per_ip_limit", 0),
@@ -1161,3 +1162,30 @@ def test_a_log_that_is_the_history(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r":2: json_log.path: .* is the history's"):
         config.parse(text, "f")
     config.parse(text.replace("/link/file", "/link/other"), "f")
+
+
+# -- files of networks
+
+
+def test_files_of_networks_are_read_with_the_configuration(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("10.0.0.1\n")
+    two.write_text("10.0.0.2\n")
+    text = 'services: {{web: {{listen: ":80", backend: ":81", block_files: {}}}}}'
+    for written, count in (
+        (f"[{one}, {two}]", 2),
+        (str(one), 1),
+        ("[]", 0),
+        (f"[{one}, {one}]", 1),
+    ):
+        assert len(parse_one(text.format(written)).policy.rules.block_files) == count
+    two.write_text("# fine\nweb\n10.0.0.2\nx/y\n")
+    found = problems_of(text.format(f"[{one}, {two}, /no/such, {{}}]"))
+    assert [path for _, path, _ in found] == [
+        f"services.web.block_files[{index}]" for index in (1, 1, 2, 3)
+    ]
+    messages = [message for _, _, message in found]
+    assert messages[0].startswith(f'{two}:2: "web" is neither an IP address')
+    assert messages[1].startswith(f'{two}:4: "x/y" is neither')
+    assert messages[2].startswith('"/no/such" cannot be read: No such file or directory')
+    assert messages[3].startswith("must be a text, not a mapping")

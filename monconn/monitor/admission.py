@@ -212,7 +212,7 @@ class Admission:
                 figures[rule] |= {"rate": setting, "limit": setting.burst}
             elif isinstance(setting, int):
                 figures[rule]["limit"] = setting
-            is_dry_run = rule in rules.dry_run
+            is_dry_run = self.is_dry_run(rule, ip, now)
             states.append(RuleState(rule, rule in refusing, is_dry_run, **figures[rule]))
         return states
 

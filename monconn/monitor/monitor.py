@@ -901,7 +901,7 @@ class Monitor:
 
         :returns: how many were ended; those that were ending already are not counted.
         """
-        if not networks or not self._live or "block" in self.policy.rules.dry_run:
+        if not networks or not self._live:
             return 0
         ips = ips_within(networks, self._live_by_ip)
         return self._end_all("blocked", ips) if ips else 0

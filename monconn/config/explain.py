@@ -247,9 +247,9 @@ def origin_of(
         items = (getattr(each, "text", "").strip() for each in node.nodes)
         found = next((index for index, text in enumerate(items) if text in texts), None)
         here = path if found is None else (*path, found)
-    source, line = yamlmap.place_of(file.root, here)
+    source, line = file.place_of(here)
     is_default = not file.is_go_style and path[0] == "defaults"
-    return Origin(f"{source or file.source}:{line}", is_default)
+    return Origin(f"{source}:{line}", is_default)
 
 
 def _fields(

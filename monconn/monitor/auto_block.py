@@ -110,7 +110,10 @@ class AutoBlocker:
             return
         monitor, settings = self._monitor, self.settings
         now = monitor.clock.seconds()
-        before = monitor.admission.find_block(str(network.network_address), now)
+        ip = str(network.network_address)
+        before = monitor.admission.find_block(ip, now)
+        if before is not None and monitor.admission.is_dry_run("block", ip, now):
+            before = None
         if before is not None and (before.source != "auto" or "blocked" not in self._counted):
             return  # it ends, or does not, as whoever has begun it has said
         what = ", ".join(f"{count} × {each}" for each, count in counts.most_common())

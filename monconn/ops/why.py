@@ -106,8 +106,8 @@ def _rule(monitor: Monitor, state: RuleState, origin_of: FindOrigin) -> dict[str
     if block is None:
         value = getattr(monitor.policy.rules, key)
         origin = origin_of(monitor.name, key, value, state.network)
-    elif block.origin:
-        origin = Origin(block.origin)
+    elif block.origin or block.source != "configuration":
+        origin = Origin(block.origin) if block.origin else None
     else:
         origin = origin_of(monitor.name, key, monitor.policy.rules.block, block.network)
     return {

@@ -121,7 +121,7 @@ def _rule(rule: Json, row: Json) -> str:
     origin = rule.get("origin")
     if origin:
         return f"{text} [{origin}, defaults]" if rule.get("is_default") else f"{text} [{origin}]"
-    return text if rule.get("block") else f"{text} [set while it runs]"
+    return f"{text} [set while it runs]"
 
 
 def _figures(rule: Json) -> Iterator[str]:

@@ -123,6 +123,7 @@ class Application(MultiService):
         )
         """All queries about, and actions on, the services."""
         self._add(CaptureService(self.operations.captures))
+        self._add(BlockFileWatch(self.registry, reactor, self._clock))
         self._reloader = Reloader(
             file,
             config,
@@ -135,7 +136,6 @@ class Application(MultiService):
             clock=self._clock,
         )
         self.operations.reloader = self._reloader.reload
-        self._add(BlockFileWatch(self.registry, reactor, self._clock))
         self._add_admin_interfaces(config)
 
     def _add(self, service: T) -> T:
@@ -316,9 +316,9 @@ class Application(MultiService):
         self, service: str, key: str, value: Any, network: Network | None
     ) -> Origin | None:
         """Where a service's setting is written; None if it is not in the file as it is in force."""
-        if self._file is None:
+        if self._reloader.file is None:
             return None
-        return origin_of(self._file, service, key, value, network)
+        return origin_of(self._reloader.file, service, key, value, network)
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

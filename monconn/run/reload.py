@@ -120,6 +120,8 @@ class Reloader:
         clock: Clock,
     ) -> None:
         self._file = file
+        self.file = file
+        """What runs, and where it is written, as it was read last; None if it is from no file."""
         self._running = running
         self._settings = {} if file is None else _settings(file)
         self._supervisor = supervisor
@@ -226,7 +228,8 @@ class Reloader:
                 except Exception:
                     self._log.failure(f"{name}: the changed configuration could not be applied")
         # What waits for a restart is told each time, until there is one.
-        self._settings = _settings(attrs.evolve(read.file, config=config))
+        self.file = attrs.evolve(read.file, config=config)
+        self._settings = _settings(self.file)
 
     # -- reading, in a thread
 

@@ -246,6 +246,7 @@ class ShowDevice(_Command):
 class Why(_Command):
     """What would happen to a client now at each service, by which rule, and what it has used up."""
 
+    role = "view"
     arguments = [
         (b"client", amp.Unicode()),  # an IP; or an id or uid of a connection, or a device's name
         _SERVICE,

@@ -39,6 +39,8 @@ from monconn.config.sections import (
     Manhole,
     Metrics,
     Observers,
+    State,
+    StateConfig,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
@@ -196,6 +198,9 @@ class Config:
     """Metrics for Prometheus; None for none."""
     history: History = None
     """Past connections and events, in a file; None for none."""
+    state: State = None
+    """The file of what outlasts the program; None for none. A file's configuration has one in the
+    state folder unless it says otherwise."""
     capture: Capture = USUAL_CAPTURE
     """Bytes of connections, in files; None if there may be none."""
     devices: Devices = USUAL_DEVICES
@@ -283,8 +288,15 @@ def load_file(path: str | os.PathLike[str]) -> ConfigFile:
 
     :raises ConfigError: with all problems, in the order of their files and lines.
     """
+    source = os.fspath(path)
     tree = read_tree(path)
-    return _configured(tree.root, os.fspath(path), tree.problems, tree.stamps)
+    file = _configured(tree.root, source, tree.problems, tree.stamps)
+    says_nothing = file.is_go_style or file.node_at(("state",)) is None
+    # What comes through a pipe has no lasting name by which its state could be found again.
+    if says_nothing and os.path.isfile(source):
+        state = StateConfig(None, os.path.abspath(source))
+        file = attrs.evolve(file, config=attrs.evolve(file.config, state=state))
+    return file
 
 
 def parse(text: str, source: str) -> Config:

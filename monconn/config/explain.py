@@ -12,7 +12,7 @@ from monconn.addresses import Network, address_text
 from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
 from monconn.config.notify import NotifyUrl, Secret
-from monconn.config.sections import ObserverConfig
+from monconn.config.sections import ObserverConfig, StateConfig
 from monconn.config.yaml import Path
 from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy
 from monconn.policy.recorder import RecorderSettings
@@ -56,7 +56,7 @@ SERVICE_KEYS = (
     "decode",
 )
 """The order of the documentation; other keys come after these."""
-SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "capture", "devices")
+SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "state", "capture", "devices")
 
 _ZERO = {
     "conn_limit": "no limit",
@@ -129,6 +129,11 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
             origin: From = "built_in" if line is None else "file"
             source = None if line is None else file.place_of((name,))[0]
             settings = [Setting(name, "off", origin, line, file=source)]
+        elif isinstance(section, StateConfig):  # a path, and no mapping
+            origin = "built_in" if line is None else "file"
+            source = None if line is None else file.place_of((name,))[0]
+            place = section.path or usual.get(name, "in the state folder")
+            settings = [Setting(name, place, origin, line, file=source)]
         else:
             settings = list(_fields(file, section, (name,), "", usual))
         sections.append(Section(name, line, settings))

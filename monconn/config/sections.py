@@ -415,6 +415,24 @@ def _read_capture(node: Node) -> CaptureConfig | None:
     return capture
 
 
+@attrs.frozen
+class StateConfig:
+    """What outlasts the program: the blocks of operators and of ``auto_block``, in a file."""
+
+    path: str | None = None
+    """The file; None for one in the state folder, by the configuration's path."""
+    config_path: str = ""
+    """The configuration's file."""
+
+
+def _read_state(node: Node) -> StateConfig | None:
+    if isinstance(node, Scalar) and node.value is False:
+        return None
+    if isinstance(node, Scalar) and node.value is True:
+        raise Wrong.here("must be the path of a file, or false for none")
+    return StateConfig(fields.read_file_path(node))
+
+
 USUAL_CONTROL = ControlConfig()
 USUAL_CAPTURE = CaptureConfig()
 Control = Annotated[ControlConfig | None, _read_control]
@@ -423,5 +441,6 @@ JsonLog = Annotated[JsonLogConfig | None, lambda node: fields.structure(node, Js
 Metrics = Annotated[MetricsConfig | None, lambda node: fields.structure(node, MetricsConfig)]
 History = Annotated[HistoryConfig | None, lambda node: fields.structure(node, HistoryConfig)]
 Capture = Annotated[CaptureConfig | None, _read_capture]
+State = Annotated[StateConfig | None, _read_state]
 Devices = Annotated[DevicesConfig, lambda node: fields.structure(node, DevicesConfig)]
 Observers = Annotated[tuple[ObserverConfig, ...], _read_observers]

@@ -165,6 +165,7 @@ class Operations:
     :param devices: knows the devices; None if there is none.
     :param history: stores what happened; None if there is none.
     :param manhole: says where the manhole is; None from it if there is none.
+    :param keeps_blocks: says whether what operators block outlasts the program.
     :param capture: what is captured to files, and where; None if nothing may be.
     :param origin_of: says where a service's setting is written.
     """
@@ -177,14 +178,14 @@ class Operations:
         devices: DevicesService | None = None,
         history: HistoryService | None = None,
         manhole: Callable[[], str | None] = lambda: None,
+        keeps_blocks: Callable[[], bool] = lambda: False,
         capture: CaptureConfig | None = USUAL_CAPTURE,
         origin_of: FindOrigin = lambda *_: None,
     ) -> None:
         self.registry = registry
         self.clock = clock
         self.manhole = manhole
-        self.keeps_blocks = False
-        """Whether what operators block outlasts the program, in a file of its state."""
+        self._keeps_blocks = keeps_blocks
         self.feed = Feed(registry, clock)
         self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
         """Reads the configuration again; whoever runs one puts it here."""
@@ -737,7 +738,7 @@ class Operations:
                 result.changed,
                 block_detail(for_seconds, reason),
             )
-        return attrs.evolve(result, is_kept=self.keeps_blocks)
+        return attrs.evolve(result, is_kept=self._keeps_blocks())
 
     def unblock(
         self,
@@ -758,7 +759,7 @@ class Operations:
         if not dry_run:
             monitors = self.monitors(service)
             self._report("unblock", actor, monitors, service, str(parsed), 0, result.changed)
-        return attrs.evolve(result, is_kept=self.keeps_blocks)
+        return attrs.evolve(result, is_kept=self._keeps_blocks())
 
     def reset_stats(
         self, actor: Actor, *, service: str | None = None, dry_run: bool | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -34,6 +35,7 @@ from monconn.run.block_files import BlockFileWatch
 from monconn.run.captures import CaptureService
 from monconn.run.observers import CustomObservers
 from monconn.run.reload import LiveSection, Reloader
+from monconn.run.state import StateService, in_thread
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.debuglog import DebugLog
@@ -80,8 +82,8 @@ class Application(MultiService):
         debug: bool = False,
     ) -> None:
         super().__init__()
-        self.registry = Registry() if registry is None else registry
         self._clock = MonotonicClock(reactor)
+        self.registry = Registry(self._clock) if registry is None else registry
         self._close_log = CloseLog(self._clock)
         self._hex_dump = HexDump(show or write_to_stdout)
         self._failed: Callable[[Any], object] = failed or log_failure
@@ -100,6 +102,11 @@ class Application(MultiService):
         self._shared = (self.registry, reactor, self._clock)
         # Sinks start before the first client can connect, and stop after the last connection.
         self._observers = CustomObservers(config, self.registry, self._clock)
+        self._state: StateService | None = None
+        if config.state is not None:
+            run = partial(in_thread, reactor)
+            state = StateService(config.state, self.registry, self._clock, run)
+            self._state = self._add(state)
         self._devices = self._add(DevicesService(config.devices, self.registry, self._clock))
         self.registry.when_added(self._count_by_device)
         self.count_by_device()
@@ -118,6 +125,7 @@ class Application(MultiService):
             devices=self._devices,
             history=self._history,
             manhole=lambda: getattr(self._manhole, "where", None),
+            keeps_blocks=lambda: self._state is not None and self._state.is_kept,
             capture=config.capture,
             origin_of=self._origin_of,
         )
@@ -192,6 +200,8 @@ class Application(MultiService):
             "history": self._history,
         }
         own = {name: each.dropped for name, each in observers.items() if each is not None}
+        if self._state is not None:
+            own["state"] = self._state.failures
         return own | self._observers.dropped()
 
     def _add_admin_interfaces(self, config: Config) -> None:

@@ -52,6 +52,10 @@ def _read_tls(node: Node) -> TlsConfig:
     return tls
 
 
+Role = Literal["view", "operate"]
+"""What the clients of a control port may do: look at what is known, or everything."""
+
+
 @attrs.frozen
 class ControlConfig:
     """The control port."""

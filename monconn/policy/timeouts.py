@@ -119,9 +119,7 @@ class Timeouts:
                 if stalled is not None:
                     yield stalled + self.write_timeout + delay_of(stalled), "write_timeout"
 
-    def next_check(
-        self, record: ConnectionRecord, now: float, pauses: Pauses = NO_PAUSES
-    ) -> float:
+    def next_check(self, record: ConnectionRecord, now: float, pauses: Pauses = NO_PAUSES) -> float:
         """When to check the connection again, in monotonic seconds.
 
         Bytes that wait in the kernel's send queue and then move cause no event, so a

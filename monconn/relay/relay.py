@@ -450,9 +450,7 @@ class Relay:
         self._check_progress(now)
         self.measure()  # also to note since when a side does not answer
         if not self._has_lost(now):
-            when, reason = self._monitor.timeouts.next_deadline(
-                self.record, self._monitor.pauses
-            )
+            when, reason = self._monitor.timeouts.next_deadline(self.record, self._monitor.pauses)
             if reason is not None and when <= now:
                 self._time_out(reason)
         if self.record.ending is not None or len(self._gone) == 2:

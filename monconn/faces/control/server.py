@@ -29,7 +29,7 @@ from monconn.model.actions import Actor
 from monconn.model.flow import to_json
 from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
-from monconn.ops.operations import CloseResult, Operations
+from monconn.ops.operations import ChangeResult, CloseResult, Operations
 from monconn.places import Places
 from monconn.steps import RowSteps
 from monconn.turns import TurnQueue
@@ -343,6 +343,7 @@ class ControlProtocol(amp.AMP):
             "taps": True,
             "captures": True,
             "recordings": True,
+            "pauses": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -548,6 +549,23 @@ class ControlProtocol(amp.AMP):
         events = self._operations.recording(self._actor(), wanted, how=how)
         return self._pager.first(map(to_json, in_pieces(events)))
 
+    # -- pause, drain
+
+    @commands.Pause.responder
+    def pause(self, **arguments: Any) -> dict[str, Any]:
+        """Have a service stand still."""
+        return _changed(self._operations.pause(self._actor(), **arguments))
+
+    @commands.Resume.responder
+    def resume(self, **arguments: Any) -> dict[str, Any]:
+        """Have a service go on."""
+        return _changed(self._operations.resume(self._actor(), **arguments))
+
+    @commands.Drain.responder
+    def drain(self, **arguments: Any) -> dict[str, Any]:
+        """Have a service refuse its clients."""
+        return _changed(self._operations.drain(self._actor(), **arguments))
+
     def _close_tap(self) -> None:
         if self._tap is not None:
             self._tap.close()
@@ -569,6 +587,10 @@ def _origin(ip: str) -> str:
     if ":" not in ip:
         return ip
     return str(ip_network((ip.partition("%")[0], 64), strict=False))
+
+
+def _changed(done: ChangeResult) -> dict[str, Any]:
+    return {"changed": done.changed, "connections": done.count}
 
 
 def _deny(box: amp.AmpBox) -> Any:

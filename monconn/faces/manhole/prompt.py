@@ -132,6 +132,9 @@ class Interpreter(ManholeInterpreter):
                 "block": commands.block,
                 "unblock": commands.unblock,
                 "blocks": self._awaited(commands.blocks),
+                "pause": commands.pause,
+                "resume": commands.resume,
+                "drain": commands.drain,
                 "help": lambda: print(_HELP),
                 "exit": shell.leave,  # Python's own would close this process's standard input
                 "quit": shell.leave,

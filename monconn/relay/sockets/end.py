@@ -256,9 +256,7 @@ class SocketEnd:
             self._has_unread = True
             if not events & BROKEN:
                 return
-            if (
-                self.record.connected is None or self.holds & HOLD_PAUSE
-            ) and not self._has_input():
+            if (self.record.connected is None or self.holds & HOLD_PAUSE) and not self._has_input():
                 self._copy()  # which meets the end, if one came before the reset, or the error
             else:
                 self._break_later()

@@ -48,7 +48,7 @@ def pause(server: Client, names: Sequence[str], seconds: float | None, as_json: 
     def text(name: str, changed: bool, count: int) -> str:
         if changed:
             return f"{name} is paused{until}: {_connections(count)} held, clients wait in its queue"
-        return f"{name} was paused already{until and f', and goes on to be{until} from now'}"
+        return f"{name} was paused already; it is{until or ', until it is resumed'} from now on"
 
     _change(server, "Pause", names, text, as_json, seconds=seconds)
 

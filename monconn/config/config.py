@@ -41,6 +41,7 @@ from monconn.config.sections import (
     Observers,
     State,
     StateConfig,
+    as_controls,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
@@ -188,8 +189,8 @@ class Config:
     """The services, in the order of the file."""
     defaults: Annotated[Policy, _read_defaults] = attrs.field(default=Policy())
     """Defaults of the services' settings; applied to them already."""
-    control: Control = USUAL_CONTROL
-    """The control port; None for none."""
+    control: Control = attrs.field(default=USUAL_CONTROL, converter=as_controls)
+    """The addresses of the control port; it takes one as well, or None for none."""
     manhole: Manhole = None
     """The manhole; None for none."""
     json_log: JsonLog = None

@@ -122,7 +122,8 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
     """
     usual = usual or {}
     sections = [_service(file, each) for each in file.config.services]
-    for name in SECTIONS:
+    sections += _controls(file, usual)
+    for name in SECTIONS[1:]:
         section = getattr(file.config, name)
         line = None if file.is_go_style else file.line_of((name,))
         if section is None:
@@ -146,6 +147,25 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
         source, line = file.place_of(path)
         settings = list(_observer(observer, source))
         sections.append(Section(f"observers[{index}]", line, settings))
+    return sections
+
+
+def _controls(file: ConfigFile, usual: Mapping[str, str]) -> list[Section]:
+    """The control port: one section, or one for each of a list."""
+    controls, path = file.config.control, (SECTIONS[0],)
+    line = None if file.is_go_style else file.line_of(path)
+    if not controls:
+        origin: From = "built_in" if line is None else "file"
+        return [Section(path[0], line, [Setting(path[0], "off", origin, line)])]
+    if not isinstance(file.node_at(path), yamlmap.Sequence):
+        return [Section(path[0], line, list(_fields(file, controls[0], path, "", usual)))]
+    sections = []
+    for index, control in enumerate(controls):
+        here: Path = (*path, index)
+        name = yamlmap.format_path(here)
+        texts = {f"{name}.listen": usual.get(f"{path[0]}.listen", "")}
+        settings = list(_fields(file, control, here, "", texts))
+        sections.append(Section(name, file.line_of(here), settings))
     return sections
 
 

@@ -25,7 +25,8 @@ from monconn.units import size_text
 _AN_OBSERVER = "a mapping such as {use: package.module:Class}"
 
 _NOT_WITHOUT_TLS = (
-    "whoever can connect to the control port can do anything, and TCP does not say who it is:"
+    "whoever can connect to the control port can do all that its role allows, and TCP does not say"
+    " who it is:"
     " it needs tls: {certificate: FILE, key: FILE, client_authority: FILE}, or use unix:PATH"
 )
 
@@ -52,19 +53,53 @@ def _read_tls(node: Node) -> TlsConfig:
     return tls
 
 
+Role = Literal["view", "operate"]
+"""What the clients of a control port may do: look at what is known, or everything."""
+
+
+def _read_role(node: Node) -> Role:
+    value = fields.read_text(node)
+    if value == "view" or value == "operate":
+        return "view" if value == "view" else "operate"
+    raise Wrong.here(f"must be view or operate, not {quoted(value)}")
+
+
 @attrs.frozen
 class ControlConfig:
-    """The control port."""
+    """One address of the control port."""
 
     listen: Annotated[TcpAddress | UnixAddress | None, address_fields.read_plain_listen] = None
     """The address; None for the UNIX socket that the command line connects to by default."""
     tls: Annotated[TlsConfig | None, _read_tls] = None
+    role: Annotated[Role, _read_role] = "operate"
+    """What its clients may do."""
 
 
-def _read_control(node: Node) -> ControlConfig | None:
+_A_CONTROL = "a mapping such as {listen: unix:PATH, role: view}"
+
+
+def _read_control(node: Node) -> tuple[ControlConfig, ...]:
     if isinstance(node, Scalar) and isinstance(node.value, bool):
-        return ControlConfig() if node.value else None
-    mapping = fields.require_mapping(node, "false, or a mapping such as {listen: unix:PATH}")
+        return (ControlConfig(),) if node.value else ()
+    if not isinstance(node, Sequence):
+        return (_read_one_control(node, f"false, {_A_CONTROL}, or a list of them"),)
+    controls: list[ControlConfig] = []
+    found: fields.Found = []
+    for index, each in enumerate(node.nodes):
+        try:
+            control = _read_one_control(each, _A_CONTROL)
+            if control.listen is None and any(one.listen is None for one in controls):
+                raise Wrong((("listen",), "is missing: only one can be at the usual place"))
+            controls.append(control)
+        except Wrong as wrong:
+            found += [((index, *path), message) for path, message in wrong.found]
+    if found:
+        raise Wrong(*found)
+    return tuple(controls)
+
+
+def _read_one_control(node: Node, example: str) -> ControlConfig:
+    mapping = fields.require_mapping(node, example)
     control = fields.structure(mapping, ControlConfig)
     if isinstance(control.listen, TcpAddress):
         if control.tls is None:
@@ -433,9 +468,9 @@ def _read_state(node: Node) -> StateConfig | None:
     return StateConfig(fields.read_file_path(node))
 
 
-USUAL_CONTROL = ControlConfig()
+USUAL_CONTROL = (ControlConfig(),)
 USUAL_CAPTURE = CaptureConfig()
-Control = Annotated[ControlConfig | None, _read_control]
+Control = Annotated[tuple[ControlConfig, ...], _read_control]
 Manhole = Annotated[ManholeConfig | None, _read_manhole]
 JsonLog = Annotated[JsonLogConfig | None, lambda node: fields.structure(node, JsonLogConfig)]
 Metrics = Annotated[MetricsConfig | None, lambda node: fields.structure(node, MetricsConfig)]
@@ -444,3 +479,12 @@ Capture = Annotated[CaptureConfig | None, _read_capture]
 State = Annotated[StateConfig | None, _read_state]
 Devices = Annotated[DevicesConfig, lambda node: fields.structure(node, DevicesConfig)]
 Observers = Annotated[tuple[ObserverConfig, ...], _read_observers]
+
+
+def as_controls(
+    control: ControlConfig | tuple[ControlConfig, ...] | None,
+) -> tuple[ControlConfig, ...]:
+    """One address, or none, as a tuple: what a program may write that makes a configuration."""
+    if control is None:
+        return ()
+    return (control,) if isinstance(control, ControlConfig) else tuple(control)

@@ -1092,6 +1092,7 @@ class Monitor:
         if self.stopping or self.draining:
             advice = "" if self.stopping else f": resume {self.name} first"
             raise QuestionError(f"{self.name} is {self.state}, and cannot be paused{advice}")
+        had_end = self.paused_until is not None
         self._end_pause_timer()
         if seconds is not None:
             self.paused_until = self.clock.seconds() + seconds
@@ -1101,7 +1102,7 @@ class Monitor:
         if is_new:
             self._set_paused(True)
         target = "" if seconds is None else f"for {format_duration(seconds)}"
-        self._acted(actor, "pause", target, changed=is_new)
+        self._acted(actor, "pause", target, changed=is_new or had_end or seconds is not None)
         return is_new
 
     def _end_pause_timer(self) -> None:

@@ -18,6 +18,7 @@ from monconn.model.reasons import (
     PIPES,
     REASONS,
     REFUSALS,
+    SERVICE_STATES,
     STATES,
 )
 from monconn.model.record import ConnectionRecord
@@ -244,6 +245,7 @@ DEVICE_KEYS = Keys(
 SERVICE_KEYS = Keys(
     _table(
         Key("service", "text", _field("sid")),
+        Key("state", "choice", _field("state"), SERVICE_STATES),
         Key("connections", "count", _field("connections")),
         Key("ips", "count", _field("ip_count")),
         Key("total", "count", _field("total")),

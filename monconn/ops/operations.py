@@ -94,6 +94,7 @@ from monconn.ops.why import FindOrigin, why_rows
 from monconn.ops.why_rows import WhyRow
 from monconn.steps import RowSteps, sort_in_steps
 from monconn.turns import in_turns, result_of
+from monconn.units import format_duration
 
 if TYPE_CHECKING:
     from monconn.sinks.history.query import Order as HistoryOrder
@@ -103,6 +104,7 @@ QUERIES_AT_ONCE = 4
 """Queries over live connections that are worked on at the same time; the others wait for them.
 Each makes lists of all connections, 100 bytes for each of them."""
 _MOST_ROWS = 10**9  # more than there are, and what islice() takes
+MOST_SECONDS_ASKED = 1e9
 _LISTED_IDS = 10
 """Ids that a line of the log names."""
 _MAX_TARGET_CHARACTERS = 500
@@ -600,6 +602,7 @@ class Operations:
         service: str | None = None,
         client: str | None = None,
         reset: bool | None = None,
+        spread: float | None = None,
         dry_run: bool | None = None,
     ) -> Deferred[CloseResult]:
         """End live connections, with the reason ``operator``: those for which all that is given
@@ -615,7 +618,8 @@ class Operations:
         :param filter: terms with keys, or ids.
         :param service: short form of a term, as ``client``.
         :param reset: at once, dropping what is under way; else what is held is delivered first.
-        :raises QuestionError: nothing, or too many ids are given.
+        :param spread: seconds over which they are ended evenly, in random order; now if left out.
+        :raises QuestionError: nothing, or too many ids are given, or a time makes no sense.
         :raises FilterError: the filter cannot be understood.
         :raises UnknownConnection: it has the uid of another run of the program.
         :raises UnknownService: there is no such service.
@@ -626,6 +630,7 @@ class Operations:
             raise QuestionError("say which: by ids, by client, by service or by a filter")
         if ids is not None and len(ids) > MAX_IDS:
             raise QuestionError(f"no more than {MAX_IDS} ids at once")
+        seconds = _checked_seconds(spread)
         terms = self.filter(filter, mode="action").terms if filter else ()
         terms = tuple(map(self._by_id, terms))
         if ids is None:
@@ -635,6 +640,7 @@ class Operations:
             "" if service is None else f"service:{service}",
             *(each.to_text() for each in wanted),
             "" if ids is None else _ids_text(ids),
+            f"spread over {format_duration(seconds)}" if seconds else "",
         )
 
         def choose() -> Generator[None, None, CloseResult | Deferred[CloseResult]]:
@@ -667,7 +673,14 @@ class Operations:
         def end(
             chosen: list[tuple[Monitor, ConnectionRecord]], done: CloseResult
         ) -> Generator[None, None, CloseResult]:
-            for monitor, record in chosen:
+            if seconds:
+                by_monitor: dict[Monitor, list[int]] = {}
+                for monitor, record in chosen:
+                    by_monitor.setdefault(monitor, []).append(record.id)
+                    yield
+                for monitor, chosen_ids in by_monitor.items():
+                    monitor.close_spread(chosen_ids, seconds, reset=bool(reset))
+            for monitor, record in () if seconds else chosen:
                 if record.id in monitor:  # to end another may have ended this one
                     monitor.close(record.id, reset=bool(reset), actor=None)
                 yield
@@ -984,6 +997,44 @@ class Operations:
         error = NotConfigured if monitor.policy.recorder is None else UnknownConnection
         raise error(f"connection {connection_id} is not recorded: {why}")
 
+    # -- pause, drain
+
+    def pause(self, actor: Actor, service: str, *, seconds: float | None = None) -> ChangeResult:
+        """Read nothing from a service's connections, and accept nobody; see :meth:`Monitor.pause`.
+
+        :param seconds: after which it ends by itself.
+        :returns: with how many connections are live.
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: it cannot be paused now, or the time makes no sense.
+        """
+        monitor = self.registry.get(service)
+        changed = monitor.pause(_checked_seconds(seconds) or None, actor=actor)
+        return _change(changed, [monitor], len(monitor))
+
+    def resume(self, actor: Actor, service: str) -> ChangeResult:
+        """End a service's pause, its draining, and what ends its connections evenly over a time.
+
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: it is stopping, which nobody takes back.
+        """
+        monitor = self.registry.get(service)
+        if monitor.stopping:
+            raise QuestionError(f"{monitor.name} is stopping, and cannot be resumed")
+        return _change(monitor.resume(actor=actor), [monitor], len(monitor))
+
+    def drain(self, actor: Actor, service: str, *, spread: float | None = None) -> ChangeResult:
+        """Refuse a service's clients, and let its connections go on; see :meth:`Monitor.drain`.
+
+        :param spread: seconds over which they are ended evenly; not at all if left out.
+        :returns: with how many connections are live.
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: it is stopping, or the time makes no sense.
+        """
+        monitor = self.registry.get(service)
+        count = len(monitor)
+        changed = monitor.drain(_checked_seconds(spread), actor=actor)
+        return _change(changed, [monitor], count)
+
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.
 
@@ -1057,6 +1108,16 @@ def _history_order(text: str, row_class: type[Row]) -> HistoryOrder:
 
 def _change(changed: bool, monitors: Iterable[Monitor], count: int = 0) -> ChangeResult:
     return ChangeResult(changed, count, tuple(monitor.name for monitor in monitors))
+
+
+def _checked_seconds(seconds: float | None) -> float:
+    """A time that was asked for; 0 if none was.
+
+    :raises QuestionError: it is negative, or longer than thirty years.
+    """
+    if seconds is not None and not 0 < seconds <= MOST_SECONDS_ASKED:
+        raise QuestionError(f"a time of {seconds:g} s: must be more than 0, and below 30 years")
+    return seconds or 0.0
 
 
 def _short_forms(

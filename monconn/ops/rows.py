@@ -7,6 +7,7 @@ and titles. A key that a snapshot gains must be added here: the tests compare th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
@@ -27,17 +28,50 @@ def _seconds(title: str, help: str) -> Any:
     return field(title, "seconds", nullable=True, importance=13, help=help)
 
 
+def service_state_text(service: Mapping[str, Any]) -> str:
+    """What a service does, and for how long it is still paused.
+
+    :param service: the JSON of a row; of an older server it says nothing.
+    """
+    state = str(service.get("state") or "")
+    until = service.get("paused_until")
+    if state != "paused" or not isinstance(until, str):
+        return state
+    try:
+        seconds = (datetime.fromisoformat(until) - datetime.now(timezone.utc)).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return state
+    return f"{state} {format_duration(max(0, round(seconds)))}"
+
+
 @attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
 
     TABLE: ClassVar[TableOf] = (
-        *("sid", "listen", "backend", "connections", "ip_count", "total", "refused", "up"),
+        "sid",
+        Column("state", "STATE", importance=3, width=8, max_width=16, value=service_state_text),
+        *("listen", "backend", "connections", "ip_count", "total", "refused", "up"),
         *("down", "uptime", "alarms"),
     )
-    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips"})  # a list of its own
+    # The IPs are a list of their own.
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips", "state", "paused_until"})
 
     sid: str = field("SERVICE", importance=0, width=14, max_width=30, help="The service's name.")
+    state: str | None = field(
+        "STATE",
+        optional=True,
+        importance=3,
+        help="running, paused, draining or stopping; tables add when a pause ends.",
+    )
+    paused_until: str | None = field(
+        "UNTIL",
+        "time",
+        nullable=True,
+        optional=True,
+        importance=13,
+        help="When a pause ends by itself.",
+    )
     listen: str = field(importance=9, width=15, max_width=40, help="Where it listens.")
     backend: str = field(importance=8, width=15, max_width=40, help="Whom it forwards to.")
     booted_at: str = field("STARTED", "time", importance=12, help="When counting began.")

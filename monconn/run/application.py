@@ -212,10 +212,10 @@ class Application(MultiService):
             self._manhole = self._add(
                 ManholeService(config.manhole, *self._shared, self.operations)
             )
-        if config.control is not None:
+        for control in config.control:
             from monconn.faces.control.service import ControlService
 
-            self._add(ControlService(config.control, *self._shared, self.operations))
+            self._add(ControlService(control, *self._shared, self.operations))
 
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.

@@ -100,8 +100,9 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         from monconn.faces.manhole.service import check_manhole
 
         yield ("manhole", "listen"), lambda: check_manhole(manhole)
-    if control := config.control:
-        yield ("control", "listen"), lambda: check_control(control)
+    for index, control in enumerate(config.control):
+        above: Path = ("control",) if len(config.control) == 1 else ("control", index)
+        yield (*above, "listen"), lambda each=control: check_control(each)  # type: ignore[misc]
     for service in config.services:
         yield ("services", service.name, "listen"), lambda each=service: check_port(each)  # type: ignore[misc]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from hypothesis import given, settings
@@ -59,7 +60,7 @@ def test_many_end_in_few_steps() -> None:
 
 def test_the_pace_is_that_of_those_who_are_left() -> None:
     world = World(100, 100.0)
-    gone = set()
+    gone: set[int] = set()
     for _ in range(10):
         world.clock.advance(1)
     for each in range(100):
@@ -70,7 +71,7 @@ def test_the_pace_is_that_of_those_who_are_left() -> None:
         world.clock.advance(0.125)
     assert len(world.ended) == 55
     times = [when for when, _ in world.ended[10:]]
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     assert all(1.8 <= gap <= 2.2 for gap in gaps), gaps
     assert abs(times[-1] - 100) < 1e-6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 from unittest.mock import patch
 
 from hypothesis import given, settings
@@ -48,7 +49,7 @@ def test_each_second_of_a_pause_counts_once(steps: list[int], when: int) -> None
 @given(STEPS.filter(lambda steps: len(steps) % 2 == 0))
 @settings(max_examples=examples(50))
 def test_old_pauses_are_joined_and_none_of_their_time_is_lost(steps: list[int]) -> None:
-    made, spans, now = paused(steps)
+    made, spans, _now = paused(steps)
     with patch.object(pauses, "MOST_PAUSES", 2):
         joined, _, _ = paused(steps)
     assert len(joined._began) <= 2
@@ -61,7 +62,7 @@ def test_old_pauses_are_joined_and_none_of_their_time_is_lost(steps: list[int]) 
 def test_limits_on_silence_stand_still_and_others_go_on() -> None:
     made = Pauses()
     made.begin(110)
-    cases = {
+    cases: dict[str, tuple[dict[str, float], str]] = {
         "max_idle": ({}, "idle_timeout"),
         "half_close_timeout": ({"half_closed": 100.0}, "half_close_timeout"),
         "write_timeout": ({"client_stalled": 100.0}, "write_timeout"),
@@ -78,13 +79,14 @@ def test_limits_on_silence_stand_still_and_others_go_on() -> None:
         later = make_record(**fields, last_up=155.0, last_delivered=155.0)
         if key != "write_timeout":
             assert timeouts.next_deadline(later, after) == (175, reason)
-    unset = Timeouts(**OFF | {"half_close_timeout": None})
+    unset = Timeouts(**OFF | dict[str, Any](half_close_timeout=None))
     record = make_record(backend_ended=100.0)
     assert unset.next_deadline(record, after) == (200, "half_close_timeout")
-    for key, fields, deadline in (
+    others: tuple[tuple[str, dict[str, Any], tuple[float, str]], ...] = (
         ("max_lifetime", {}, (120, "lifetime")),
         ("connect_timeout", {"state": "connecting"}, (120, "connect_timeout")),
-    ):
+    )
+    for key, more, deadline in others:
         timeouts = Timeouts(**OFF | {key: 20.0})
         for each in (made, after):
-            assert timeouts.next_deadline(make_record(**fields), each) == deadline
+            assert timeouts.next_deadline(make_record(**more), each) == deadline

@@ -6,10 +6,12 @@ import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
 from OpenSSL import SSL
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from monconn.policy.rules import Rules
@@ -24,9 +26,9 @@ from .world import PIPES, World, exactly, reset, to_the_end, until, until_settle
 Scenario = Callable[[World], None]
 
 
-def run(folder: Path, pipe: str, scenario: Scenario, **options: object) -> object:
+def run(folder: Path, pipe: str, scenario: Scenario, **options: Any) -> Deferred[None]:
     def play() -> None:
-        with World(folder, "ipv4", pipe, **options) as world:  # type: ignore[arg-type]
+        with World(folder, "ipv4", pipe, **options) as world:
             scenario(world)
 
     return deferToThread(play)

@@ -260,7 +260,7 @@ def _instances() -> list[Any]:
     from monconn.faces.control import instances
 
     try:
-        return instances.ask(instances.running())
+        return instances.ask_each(instances.running())
     except Exception:
         return []
 

@@ -27,7 +27,7 @@ from prometheus_client.utils import floatToGoString
 
 from monconn._version import __version__
 from monconn.histogram import Histogram
-from monconn.model.reasons import REFUSALS
+from monconn.model.reasons import REFUSALS, SERVICE_STATES
 from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
 from monconn.sinks.capture_files import CaptureTotals
@@ -100,6 +100,16 @@ class Families(Collector):
             "Live connections.",
             ["service"],
             (([each.name], each.connections) for each in services),
+        )
+        yield _gauge(
+            "monconn_service_state",
+            "What a service does: 1 for the state that it is in, and 0 for the others.",
+            ["service", "state"],
+            (
+                ([each.name, state], float(each.state == state))
+                for each in services
+                for state in SERVICE_STATES
+            ),
         )
         yield _gauge(
             "monconn_client_ips",

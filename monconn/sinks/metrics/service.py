@@ -180,4 +180,5 @@ class MetricsService(Service):
             totals=monitor.counted(),
             figures=self._figures[monitor].copy(),
             policy=monitor.policy,
+            held_seconds={} if monitor.bandwidth is None else monitor.bandwidth.held_seconds(),
         )

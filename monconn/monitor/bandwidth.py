@@ -51,20 +51,32 @@ class Throttle:
     :param limits: the service's, of this direction.
     """
 
-    __slots__ = ("_connection", "_direction", "_has_turn", "_limits", "_own", "bucket", "is_held")
+    __slots__ = (
+        "_connection",
+        "_direction",
+        "_has_turn",
+        "_held_since",
+        "_limits",
+        "_own",
+        "bucket",
+    )
     _log = Logger()
 
     def __init__(
         self, connection: Throttled, direction: Direction, limits: DirectionLimits
     ) -> None:
         self.bucket: int | None = None
-        self.is_held = False
-        """Whether the direction is on hold because of us."""
         self._connection = connection
         self._direction: Direction = direction
         self._limits = limits
         self._own = ByteBucket(limits.each) if limits.each else None
         self._has_turn = False  # to read a quantum before those who wait
+        self._held_since: float | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the direction is on hold because of us."""
+        return self._held_since is not None
 
     def allowance(self, now: float) -> int:
         """How many bytes may be read at once; 0 if the direction is, or was now put, on hold.
@@ -97,8 +109,8 @@ class Throttle:
             limits.enter(self, self._has_turn, now)
         else:
             return False
-        if not self.is_held:
-            self.is_held = True
+        if self._held_since is None:
+            self._held_since = now
             self._connection.hold_for_bandwidth(self._direction)
         return True
 
@@ -120,9 +132,10 @@ class Throttle:
 
         :returns: whether what there is will be read later.
         """
-        if not self.is_held or self._must_wait(now):
+        if self._held_since is None or self._must_wait(now):
             return False
-        self.is_held = False
+        self._limits.held_seconds += now - self._held_since
+        self._held_since = None
         try:
             return self._connection.resume_after_bandwidth(self._direction)
         except Exception:  # as in SocketLoop.serve: amid reading, bytes may have been lost
@@ -149,7 +162,9 @@ class Throttle:
         """Nothing is limited any more, or the connection is over; nobody is resumed by this."""
         self._limits.timers.cancel(self)
         self._limits.leave(self)
-        self.is_held = False
+        if self._held_since is not None:
+            self._limits.held_seconds += self._limits.clock.seconds() - self._held_since
+            self._held_since = None
 
 
 class DirectionLimits:
@@ -164,10 +179,13 @@ class DirectionLimits:
         """Bytes in a second of each connection; 0 = no limit."""
         self.shared: ByteBucket | None = None
         """For the bytes of all connections together; None without a limit."""
+        self.held_seconds = 0.0
+        """For how long directions of connections were on hold, all together, up to their last
+        resuming."""
         self.timers = timers
         """Wakes those who wait, within a hundredth of a second."""
         self.bucket: int | None = None
-        self._clock = clock
+        self.clock = clock
         self._waiting: OrderedDict[Throttle, None] = OrderedDict()
         self._is_taking_turns = False
 
@@ -181,7 +199,7 @@ class DirectionLimits:
 
     def configure(self, shared: int, each: int) -> None:
         """Set the bandwidths; 0 is no limit. :meth:`Throttle.configured` is for each throttle."""
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         self.each = each
         if not shared:
             self.shared = None
@@ -234,14 +252,14 @@ class DirectionLimits:
         """The bucket is paid; see :class:`~monconn.monitor.deadlines.Checked`."""
         if not self._is_taking_turns:
             self._is_taking_turns = True
-            turns = in_turns(self._clock, self._take_turns())
+            turns = in_turns(self.clock, self._take_turns())
             turns.addBoth(lambda _: self._turns_taken())
         return None
 
     def _take_turns(self) -> Iterator[None]:
         reading_later = 0  # what those will read who could not at once
         while self._waiting:
-            now, shared = self._clock.seconds(), self.shared
+            now, shared = self.clock.seconds(), self.shared
             if shared is not None and shared.is_in_debt(now - reading_later / shared.per_second):
                 return
             quantum = 0 if shared is None else shared.quantum(1 + len(self._waiting))
@@ -253,7 +271,7 @@ class DirectionLimits:
     def _turns_taken(self) -> None:
         self._is_taking_turns = False
         if self._waiting:
-            now = self._clock.seconds()
+            now = self.clock.seconds()
             self.timers.schedule(self, now if self.shared is None else self.shared.next_at(now))
 
 
@@ -279,3 +297,7 @@ class BandwidthLimits:
         shared, each = rules.bandwidth, rules.per_connection_bandwidth
         self.up.configure(shared.up if shared else 0, each.up if each else 0)
         self.down.configure(shared.down if shared else 0, each.down if each else 0)
+
+    def held_seconds(self) -> dict[Direction, float]:
+        """For how long connections were on hold, all together."""
+        return {"up": self.up.held_seconds, "down": self.down.held_seconds}

@@ -135,11 +135,14 @@ def unreachable_text(connection: Mapping[str, Any]) -> str:
     return f"{who} unreachable for {format_duration(max(seconds.values()))}"
 
 
-_STATE_HELP = "How far it is, and which side is unreachable."
+_STATE_HELP = "How far it is; unreachable; limited by bandwidth."
 
 
 def _state(connection: Mapping[str, Any]) -> Any:
-    return unreachable_text(connection) or connection.get("state")
+    state = connection.get("state")
+    if state == "open" and connection.get("is_limited"):
+        state = "limited"
+    return unreachable_text(connection) or state
 
 
 def _protocol(connection: Mapping[str, Any]) -> str | None:
@@ -339,6 +342,16 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         help="How many of its bytes monconn recording shows.",
+    )
+    limited_seconds: float | None = field(
+        "LIMITED",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="How long it was held as bandwidth was used up.",
+    )
+    is_limited: bool | None = field(
+        "LIMITED NOW", "flag", optional=True, importance=13, help="Whether that is so now."
     )
 
 

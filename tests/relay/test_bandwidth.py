@@ -10,9 +10,13 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
+from monconn.devices.diagnosis import diagnose
 from monconn.model.reasons import Direction
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
+from monconn.ops.details import connection_details
+from monconn.ops.feed import connection_row
+from monconn.ops.rates import Rates
 from monconn.policy.buckets import MOST_QUANTUM
 from monconn.policy.policy import Policy
 from monconn.policy.quantities import Bandwidth, parse_bandwidth
@@ -136,9 +140,9 @@ def test_nothing_is_queued_and_what_is_held_is_not_waited_for_at_a_close(
 
 @throttled()
 def test_the_reset_of_a_held_side_is_passed_on(world: World, direction: Direction) -> None:
-    limit(world, Rules(per_connection_bandwidth=parse_bandwidth("64KiB/s")))
+    limit(world, Rules(per_connection_bandwidth=parse_bandwidth("512KiB/s")))
     sender, receiver = sides(world, direction)
-    sender.sendall(DATA[:MOST_QUANTUM])
+    sender.sendall(DATA[: 2 * MOST_QUANTUM])
     until(lambda: counted(world, direction) and is_held(world, direction))
     assert is_tcp(sender)
     reset(sender)
@@ -202,6 +206,29 @@ def test_time_on_hold_counts_for_no_limit(limit: str) -> None:
     assert held.record.limited_seconds == pytest.approx(100, abs=0.2)
     held.pass_seconds(20)  # counted from when it was read from again
     assert held.record.reason == ("idle_timeout" if limit == "max_idle" else limit)
+
+
+def test_people_see_that_bandwidth_limits_a_connection() -> None:
+    held = Held()
+    held.pass_seconds(30)
+    row = connection_row(held.record, Rates(), held.clock.seconds())
+    assert row.limited_seconds == pytest.approx(30, abs=0.1)
+    assert row.is_limited
+    assert row.state == "open"
+    state = row.find_column("state")
+    assert state is not None
+    assert state.text(row) == "limited"
+    details = dict(filter(None, connection_details(row.to_json())))
+    assert details["state"] == "open, limited by bandwidth"
+    assert details["limited"] == "not read from for 30s, as its bandwidth was used up"
+    diagnosis = diagnose(held.record, held.clock.seconds())
+    assert diagnosis["looks_like"] == "limited by bandwidth"
+    held.pass_seconds(72)
+    row = connection_row(held.record, Rates(), held.clock.seconds())
+    assert row.limited_seconds == pytest.approx(100, abs=0.1)
+    assert row.is_limited is False
+    assert held.monitor.bandwidth is not None
+    assert held.monitor.bandwidth.held_seconds() == {"up": pytest.approx(100, abs=0.1), "down": 0}
 
 
 def test_an_end_has_a_throttle_only_for_a_direction_that_is_limited() -> None:

@@ -127,6 +127,16 @@ class Families(Collector):
                 for direction, count in (("up", each.totals.up), ("down", each.totals.down))
             ),
         )
+        yield _counter(
+            "monconn_bandwidth_held_seconds_total",
+            "How long connections were not read from, as the bandwidth was used up, together.",
+            ["service", "direction"],
+            (
+                ([each.name, direction], seconds)
+                for each in services
+                for direction, seconds in each.held_seconds.items()
+            ),
+        )
 
     def _limits(self) -> Iterator[Metric]:
         """The limits that are configured; one that is off is absent, and matches no expression."""

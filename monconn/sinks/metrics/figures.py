@@ -13,7 +13,7 @@ from monconn.clock import Clock
 from monconn.histogram import Histogram
 from monconn.model import tcpinfo
 from monconn.model.alarms import ALARM_KINDS, Alarm, AlarmKind
-from monconn.model.reasons import REASONS, Reason, ServiceState, Side
+from monconn.model.reasons import REASONS, Direction, Reason, ServiceState, Side
 from monconn.model.record import PROTOCOLS, ConnectionRecord
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import Observer
@@ -187,6 +187,8 @@ class ServiceSample:
     figures: ServiceFigures
     policy: Policy
     state: ServiceState = "running"
+    held_seconds: Mapping[Direction, float] = attrs.field(factory=dict)
+    """For how long connections were on hold because of bandwidth; empty if there never was one."""
 
 
 @attrs.frozen

@@ -181,4 +181,5 @@ class MetricsService(Service):
             figures=self._figures[monitor].copy(),
             policy=monitor.policy,
             state=monitor.state,
+            held_seconds={} if monitor.bandwidth is None else monitor.bandwidth.held_seconds(),
         )

@@ -69,6 +69,8 @@ from monconn.ops.rows import (
     HistoryConnectionRow,
     HistoryEventRow,
     IpRow,
+    NotifyRow,
+    NotifyTestRow,
     ReportRow,
     ServiceRow,
 )
@@ -89,6 +91,7 @@ from monconn.turns import in_turns, result_of
 if TYPE_CHECKING:
     from monconn.sinks.history.query import Order as HistoryOrder
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
+    from monconn.sinks.notify.service import NotifyService
 
 QUERIES_AT_ONCE = 4
 """Queries over live connections that are worked on at the same time; the others wait for them.
@@ -157,6 +160,7 @@ class Operations:
     :param history: stores what happened; None if there is none.
     :param manhole: says where the manhole is; None from it if there is none.
     :param capture: what is captured to files, and where; None if nothing may be.
+    :param notify: sends events to outputs; None if there are none.
     """
 
     def __init__(
@@ -168,6 +172,7 @@ class Operations:
         history: HistoryService | None = None,
         manhole: Callable[[], str | None] = lambda: None,
         capture: CaptureConfig | None = USUAL_CAPTURE,
+        notify: NotifyService | None = None,
     ) -> None:
         self.registry = registry
         self.clock = clock
@@ -175,6 +180,7 @@ class Operations:
         self.feed = Feed(registry, clock)
         self._devices = devices
         self._history = history
+        self._notify = notify
         self._rates = Rates()
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
@@ -967,6 +973,27 @@ class Operations:
         """
         live = sum(map(len, self.registry))
         self._report("stop_now" if at_once else "stop", actor, list(self.registry), None, "", live)
+
+    def outputs(self) -> list[NotifyRow]:
+        """Who is told of events, and how that goes."""
+        return [] if self._notify is None else [NotifyRow(**each) for each in self._notify.rows()]
+
+    def notify_test(self, actor: Actor, number: int | None = None) -> Deferred[list[NotifyTestRow]]:
+        """Send a test to one output or to all; those that do not answer are given up in time.
+
+        :raises QuestionError: there is no such output, or none at all.
+        """
+        if self._notify is None:
+            raise QuestionError("there is no output: the configuration has no notify:")
+        sent = self._notify.test(number)
+        target = "all outputs" if number is None else f"output {number}"
+        self._report("notify_test", actor, (), None, target)
+        return sent.addCallback(
+            lambda results: [
+                NotifyTestRow(number=each.number, url=each.url, ok=each.is_ok, answer=each.answer)
+                for each in results
+            ]
+        )
 
     def _report(
         self,

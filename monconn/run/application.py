@@ -25,6 +25,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.operations import Operations
 from monconn.run.captures import CaptureService
+from monconn.run.notify import make_notify
 from monconn.run.observers import CustomObservers
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
@@ -88,6 +89,8 @@ class Application(MultiService):
         self._devices = self._add(DevicesService(config.devices, self.registry, self._clock))
         self._history = self._add_history(config.history)
         self._json_log = self._add_json_log(config.json_log)
+        self.notify = self._add(make_notify(config, *self._shared))
+        """Sends events to outputs; a changed section is put in force by ``apply_config``."""
         if debug:
             self.registry.observe(DebugLog(self.registry))
         self.registry.observe(self._close_log)
@@ -102,6 +105,7 @@ class Application(MultiService):
             history=self._history,
             manhole=lambda: getattr(self._manhole, "where", None),
             capture=config.capture,
+            notify=self.notify,
         )
         """All queries about, and actions on, the services."""
         self._add(CaptureService(self.operations.captures))
@@ -140,6 +144,7 @@ class Application(MultiService):
                     self._dropped,
                     self.supervisor.descriptors,
                     lambda: self.operations.captures.totals(),
+                    self.notify.totals,
                 )
             )
 

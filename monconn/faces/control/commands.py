@@ -123,6 +123,7 @@ class Hello(_Command):
         (b"sorts", amp.Boolean(optional=True)),
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
         (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
+        (b"outputs", amp.Boolean(optional=True)),  # whether there are ListOutputs and NotifyTest
         (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
     ]
 
@@ -378,6 +379,20 @@ class ListCaptures(_Command):
     """The captures that run, and those that have ended last."""
 
     arguments = _NOTHING
+    response = _ROWS
+
+
+class ListOutputs(_Command):
+    """Who is told of events, and how that goes."""
+
+    arguments = _NOTHING
+    response = _ROWS
+
+
+class NotifyTest(_Command):
+    """Send a test to one output or to all; answered once each has said something, or in time."""
+
+    arguments = [(b"number", Integer(optional=True))]  # of ListOutputs; all, if left out
     response = _ROWS
 
 

@@ -30,7 +30,13 @@ from monconn.ops.device_rows import story_lines
 from monconn.ops.filters import FilterError
 from monconn.ops.flow_text import HexEncoder
 from monconn.ops.operations import CloseResult, Operations, Terms
-from monconn.ops.rows import BlockRow, ClosedConnectionRow, ConnectionRow
+from monconn.ops.rows import (
+    BlockRow,
+    ClosedConnectionRow,
+    ConnectionRow,
+    NotifyRow,
+    NotifyTestRow,
+)
 from monconn.ops.text_table import text_table_steps
 from monconn.turns import in_turns
 
@@ -164,6 +170,24 @@ class Commands:
         """The blocked networks of each service."""
         return self._write_table(BlockRow, self._operations.blocks(), "nothing is blocked")
 
+    def notify(self, what: str = "", number: int | str | None = None) -> Deferred[None]:
+        """Who is told of events; or, after ``test``, what each says to a test."""
+        if what == "":
+            return self._write_table(NotifyRow, self._operations.outputs(), "there is no output")
+        if what != "test" or not re.fullmatch("[0-9]{1,9}", str(number or 0)):
+            raise QuestionError(f"{quoted(str(what))} is not test, or what follows is no number")
+        wanted = None if number is None else int(number)
+
+        def write(rows: list[NotifyTestRow]) -> None:
+            self._write_lines(
+                f"{each.number} {each.url}: {'ok' if each.ok else 'FAILED'}, {each.answer}"
+                for each in rows
+            )
+            if failed := sum(not each.ok for each in rows):
+                raise MonconnError(f"{failed} of {len(rows)} outputs failed")
+
+        return self._operations.notify_test(self._actor, wanted).addCallback(write)
+
     def help(self) -> None:
         """The one-shot commands."""
         width = max(len(each.usage) for each in COMMANDS.values())
@@ -256,6 +280,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
     ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),
     ("blocks", "what is blocked", Commands.blocks),
+    ("notify [test] [NUMBER]", "who is told of events, or a test of it", Commands.notify),
     ("help", "this list", Commands.help),
 )
 COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}

@@ -78,6 +78,8 @@ from monconn.ops.rows import (
     HistoryConnectionRow,
     HistoryEventRow,
     IpRow,
+    NotifyRow,
+    NotifyTestRow,
     ReportRow,
     ServiceRow,
 )
@@ -99,6 +101,7 @@ from monconn.units import format_duration
 if TYPE_CHECKING:
     from monconn.sinks.history.query import Order as HistoryOrder
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
+    from monconn.sinks.notify.service import NotifyService
 
 QUERIES_AT_ONCE = 4
 """Queries over live connections that are worked on at the same time; the others wait for them.
@@ -170,6 +173,7 @@ class Operations:
     :param keeps_blocks: says whether what operators block outlasts the program.
     :param capture: what is captured to files, and where; None if nothing may be.
     :param origin_of: says where a service's setting is written.
+    :param notify: sends events to outputs; None if there are none.
     """
 
     def __init__(
@@ -183,6 +187,7 @@ class Operations:
         keeps_blocks: Callable[[], bool] = lambda: False,
         capture: CaptureConfig | None = USUAL_CAPTURE,
         origin_of: FindOrigin = lambda *_: None,
+        notify: NotifyService | None = None,
     ) -> None:
         self.registry = registry
         self.clock = clock
@@ -194,6 +199,7 @@ class Operations:
         self._devices = devices
         self._history = history
         self._origin_of = origin_of
+        self._notify = notify
         self._rates = Rates()
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
@@ -1074,6 +1080,27 @@ class Operations:
         :param what: what is different now.
         """
         self._report("reload", actor, list(self.registry), None, what, changed=changed)
+
+    def outputs(self) -> list[NotifyRow]:
+        """Who is told of events, and how that goes."""
+        return [] if self._notify is None else [NotifyRow(**each) for each in self._notify.rows()]
+
+    def notify_test(self, actor: Actor, number: int | None = None) -> Deferred[list[NotifyTestRow]]:
+        """Send a test to one output or to all; those that do not answer are given up in time.
+
+        :raises QuestionError: there is no such output, or none at all.
+        """
+        if self._notify is None:
+            raise QuestionError("there is no output: the configuration has no notify:")
+        sent = self._notify.test(number)
+        target = "all outputs" if number is None else f"output {number}"
+        self._report("notify_test", actor, (), None, target)
+        return sent.addCallback(
+            lambda results: [
+                NotifyTestRow(number=each.number, url=each.url, ok=each.is_ok, answer=each.answer)
+                for each in results
+            ]
+        )
 
     def _report(
         self,

@@ -863,6 +863,57 @@ class ReportRow(Row):
 
 
 @attrs.frozen(slots=False)
+class NotifyRow(Row):
+    """One output of notifications."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("number", "url", "on", "filter", "state", "queued", "sent", "failed", "dropped"),
+        *("last_sent", "last_error"),
+    )
+
+    number: int = field("NR", "count", importance=0, width=3, help="As notify test takes it.")
+    url: str = field(
+        "URL", importance=1, width=20, max_width=40, help="Where to, without what may be secret."
+    )
+    on: list[str] = field("ON", "list", importance=4, width=12, help="The events it is told of.")
+    filter: str | None = field(
+        nullable=True, importance=8, width=12, max_width=40, help="Of these, those that match."
+    )
+    state: str = field(importance=0, width=7, help="ready, sending or failing.")
+    queued: int = field("QUEUED", "count", importance=2, help="Messages that wait.")
+    sent: int = field("SENT", "count", importance=3, help="Messages that were delivered.")
+    failed: int = field(
+        "FAILED", "count", importance=3, help="Given up: refused, or not delivered in time."
+    )
+    dropped: int = field("DROPPED", "count", importance=3, help="As too many waited.")
+    last_sent: str | None = field(
+        "LAST SENT", "time", nullable=True, importance=6, help="When the last one was delivered."
+    )
+    last_error: str | None = field(
+        "LAST ERROR",
+        nullable=True,
+        importance=5,
+        width=20,
+        max_width=60,
+        help="Why the last attempt failed that did.",
+    )
+
+
+@attrs.frozen(slots=False)
+class NotifyTestRow(Row):
+    """What one output said to a test."""
+
+    TABLE: ClassVar[TableOf] = ("number", "url", "ok", "answer")
+
+    number: int = field("NR", "count", importance=0, width=3, help="Of the output.")
+    url: str = field(
+        "URL", importance=2, width=20, max_width=40, help="Where to, without what may be secret."
+    )
+    ok: bool = field("OK", "flag", importance=0, help="Whether it was delivered.")
+    answer: str = field(importance=1, width=20, max_width=70, help="What it said.")
+
+
+@attrs.frozen(slots=False)
 class CaptureRow(Row):
     """One capture to files."""
 

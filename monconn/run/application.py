@@ -33,6 +33,7 @@ from monconn.ops.operations import Operations
 from monconn.ops.reload import ReloadResult
 from monconn.run.block_files import BlockFileWatch
 from monconn.run.captures import CaptureService
+from monconn.run.notify import make_notify
 from monconn.run.observers import CustomObservers
 from monconn.run.reload import LiveSection, Reloader
 from monconn.run.state import StateService, in_thread
@@ -112,6 +113,8 @@ class Application(MultiService):
         self.count_by_device()
         self._history = self._add_history(config.history)
         self._json_log = self._add_json_log(config.json_log)
+        self.notify = self._add(make_notify(config, *self._shared))
+        """Sends events to outputs; a changed section is put in force by ``apply_config``."""
         if debug:
             self.registry.observe(DebugLog(self.registry))
         self.registry.observe(self._close_log)
@@ -128,6 +131,7 @@ class Application(MultiService):
             keeps_blocks=lambda: self._state is not None and self._state.is_kept,
             capture=config.capture,
             origin_of=self._origin_of,
+            notify=self.notify,
         )
         """All queries about, and actions on, the services."""
         self._add(CaptureService(self.operations.captures))
@@ -189,6 +193,7 @@ class Application(MultiService):
                     self._dropped,
                     self.supervisor.descriptors,
                     lambda: self.operations.captures.totals(),
+                    self.notify.totals,
                 )
             )
 

@@ -20,6 +20,7 @@ from monconn.faces.cli.explain import explain
 from monconn.faces.cli.forget import forget
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.listings import Asked, listing, listing_options
+from monconn.faces.cli.notify import notify
 from monconn.faces.cli.output import (
     has_colours,
     print_error,
@@ -373,6 +374,7 @@ VERBS = (
     reload,
     replay_command,
     capture,
+    notify,
     top,
     shell,
     ps,

@@ -131,6 +131,7 @@ class Hello(_Command):
         (b"sorts", amp.Boolean(optional=True)),
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
         (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
+        (b"outputs", amp.Boolean(optional=True)),  # whether there are ListOutputs and NotifyTest
         (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
         (b"why", amp.Boolean(optional=True)),  # whether there is Why
         (b"blocks", amp.Boolean(optional=True)),  # whether Block knows for_seconds and the like
@@ -441,6 +442,20 @@ class ListCaptures(_Command):
 
     role = "view"
     arguments = _NOTHING
+    response = _ROWS
+
+
+class ListOutputs(_Command):
+    """Who is told of events, and how that goes."""
+
+    arguments = _NOTHING
+    response = _ROWS
+
+
+class NotifyTest(_Command):
+    """Send a test to one output or to all; answered once each has said something, or in time."""
+
+    arguments = [(b"number", Integer(optional=True))]  # of ListOutputs; all, if left out
     response = _ROWS
 
 

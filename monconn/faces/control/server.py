@@ -355,6 +355,7 @@ class ControlProtocol(amp.AMP):
             "sorts": True,
             "taps": True,
             "captures": True,
+            "outputs": True,
             "recordings": True,
             "why": True,
             "blocks": True,
@@ -595,6 +596,17 @@ class ControlProtocol(amp.AMP):
     def list_captures(self) -> Answer:
         """The captures that run, and those that have ended last."""
         return self._rows(self._operations.captures.rows())
+
+    @commands.ListOutputs.responder
+    def list_outputs(self) -> Answer:
+        """Who is told of events."""
+        return self._rows(iter(self._operations.outputs()))
+
+    @commands.NotifyTest.responder
+    def notify_test(self, number: int | None = None) -> Answer:
+        """Send a test."""
+        testing = self._operations.notify_test(self._actor(), number)
+        return testing.addCallback(lambda rows: self._rows(iter(rows)))
 
     @commands.ReadRecording.responder
     def read_recording(self, id: int, uid: str | None = None, how: str | None = None) -> Answer:

@@ -33,7 +33,13 @@ from monconn.ops.device_rows import story_lines
 from monconn.ops.filters import FilterError
 from monconn.ops.flow_text import HexEncoder
 from monconn.ops.operations import CloseResult, Operations, Terms
-from monconn.ops.rows import BlockRow, ClosedConnectionRow, ConnectionRow
+from monconn.ops.rows import (
+    BlockRow,
+    ClosedConnectionRow,
+    ConnectionRow,
+    NotifyRow,
+    NotifyTestRow,
+)
 from monconn.ops.text_table import text_table_steps
 from monconn.ops.why_rows import why_lines
 from monconn.turns import in_turns
@@ -240,6 +246,24 @@ class Commands:
         done = "refuses clients" if result.changed else "refused clients already"
         self._write_lines([f"{service} {done}, connections: {result.count}"])
 
+    def notify(self, what: str = "", number: int | str | None = None) -> Deferred[None]:
+        """Who is told of events; or, after ``test``, what each says to a test."""
+        if what == "":
+            return self._write_table(NotifyRow, self._operations.outputs(), "there is no output")
+        if what != "test" or not re.fullmatch("[0-9]{1,9}", str(number or 0)):
+            raise QuestionError(f"{quoted(str(what))} is not test, or what follows is no number")
+        wanted = None if number is None else int(number)
+
+        def write(rows: list[NotifyTestRow]) -> None:
+            self._write_lines(
+                f"{each.number} {each.url}: {'ok' if each.ok else 'FAILED'}, {each.answer}"
+                for each in rows
+            )
+            if failed := sum(not each.ok for each in rows):
+                raise MonconnError(f"{failed} of {len(rows)} outputs failed")
+
+        return self._operations.notify_test(self._actor, wanted).addCallback(write)
+
     def help(self) -> None:
         """The one-shot commands."""
         width = max(len(each.usage) for each in COMMANDS.values())
@@ -361,6 +385,7 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("pause SERVICE [--for=TIME]", "read nothing, and accept nobody", Commands.pause),
     ("resume SERVICE", "go on after a pause, or after draining", Commands.resume),
     ("drain SERVICE [--spread=TIME]", "let nobody in any more", Commands.drain),
+    ("notify [test] [NUMBER]", "who is told of events, or a test of it", Commands.notify),
     ("help", "this list", Commands.help),
 )
 COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}

@@ -7,7 +7,7 @@ https://github.com/prometheus/OpenMetrics.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -32,6 +32,7 @@ from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
 from monconn.sinks.capture_files import CaptureTotals
 from monconn.sinks.metrics.figures import Sample, ServiceFigures, TcpFigures
+from monconn.sinks.notify.output import OutputTotals
 from monconn.turns import TurnFigures
 
 _PROCESS = ProcessCollector(registry=None)  # type: ignore[no-untyped-call, unused-ignore]
@@ -53,6 +54,8 @@ class Families(Collector):
         yield from self._program()
         if self.sample.captures is not None:
             yield from self._captures(self.sample.captures)
+        if self.sample.outputs:
+            yield from self._notifications(self.sample.outputs)
         if self.sample.turns is not None:
             yield from self._turns(self.sample.turns)
         yield from _PROCESS.collect()
@@ -311,6 +314,29 @@ class Families(Collector):
                 for result, counts in (("begun", captures.begun), ("skipped", captures.skipped))
                 for trigger, count in counts.items()
             ),
+        )
+
+    def _notifications(self, outputs: Mapping[int, OutputTotals]) -> Iterator[Metric]:
+        yield _counter(
+            "monconn_notify_messages_total",
+            "Notifications, by output: sent; failed, as they could not be delivered in time; or"
+            " dropped, as too many waited.",
+            ["output", "result"],
+            (
+                ([str(number), result], count)
+                for number, each in outputs.items()
+                for result, count in (
+                    ("sent", each.sent),
+                    ("failed", each.failed),
+                    ("dropped", each.dropped),
+                )
+            ),
+        )
+        yield _gauge(
+            "monconn_notify_queued",
+            "Notifications that wait for their output.",
+            ["output"],
+            (([str(number)], each.queued) for number, each in outputs.items()),
         )
 
     def _turns(self, turns: TurnFigures) -> Iterator[Metric]:

@@ -19,6 +19,7 @@ from monconn.model.totals import Totals
 from monconn.monitor.interfaces import Observer
 from monconn.policy.policy import Policy
 from monconn.sinks.capture_files import CaptureTotals
+from monconn.sinks.notify.output import OutputTotals
 from monconn.turns import TurnFigures
 
 DURATION_BOUNDS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
@@ -211,3 +212,5 @@ class Sample:
     descriptor_waits: int = 0
     captures: CaptureTotals | None = None
     """None if nothing may be captured."""
+    outputs: Mapping[int, OutputTotals] = attrs.field(factory=dict)
+    """What has become of the notifications for each output, by its number."""

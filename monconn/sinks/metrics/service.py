@@ -30,6 +30,7 @@ from monconn.net.listen import (
 from monconn.policy.sides import Keepalive
 from monconn.sinks.capture_files import CaptureTotals
 from monconn.sinks.metrics.figures import LagMeter, Sample, ServiceFigures, ServiceSample
+from monconn.sinks.notify.output import OutputTotals
 from monconn.turns import TurnMeter
 
 if TYPE_CHECKING:  # needs prometheus-client
@@ -76,6 +77,7 @@ class MetricsService(Service):
     :param drops: returns how much each observer has dropped, by its name.
     :param descriptors: those of the services.
     :param captures: returns what was captured so far.
+    :param outputs: returns what has become of each output's notifications.
     """
 
     _log = Logger()
@@ -89,7 +91,9 @@ class MetricsService(Service):
         drops: Callable[[], Mapping[str, int]],
         descriptors: Descriptors | None = None,
         captures: Callable[[], CaptureTotals | None] = lambda: None,
+        outputs: Callable[[], Mapping[int, OutputTotals]] = dict,
     ) -> None:
+        self._outputs = outputs
         self._captures = captures
         self._descriptors = descriptors
         self._config = config
@@ -170,6 +174,7 @@ class MetricsService(Service):
             started_at=self._started_at,
             files_lost=dict(files.lost),
             captures=self._captures(),
+            outputs=dict(self._outputs()),
         )
 
     def _service_sample(self, monitor: Monitor) -> ServiceSample:

@@ -611,6 +611,8 @@ class ConnectionRecord:
         if self.refusal is not None:
             values["refusal"] = self.refusal
             values["code"] = self.code
+        if self.would_refuse:
+            values["would_refuse"] = list(self.would_refuse)
         if self.reason is not None:
             values["reason"] = self.reason
             values["phase"] = self.phase

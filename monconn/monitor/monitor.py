@@ -452,6 +452,8 @@ class Monitor:
         new = tuple(each for each in verdict.would_refuse if each not in record.would_refuse)
         record.would_refuse += new
         self._ended.would_refuse.update(new)
+        if new and self.observers.by_hook["would_refuse"]:
+            self.observers.notify("would_refuse", record, new)
 
     def refuse(self, record: ConnectionRecord, refusal: Refusal, detail: str = "") -> None:
         """Count a client as refused, and notify observers; it must not have been opened.
@@ -773,6 +775,9 @@ class Monitor:
                 "recordings": len(self.recorder),
                 "recordings_dropped": self.recorder.dropped["room"],
             }
+        of_dry_run = {}
+        if self.policy.rules.dry_run or totals.would_refuse:
+            of_dry_run = {"would_refuse": dict(totals.would_refuse)}
         return {
             "sid": self.name,
             "state": self.state,
@@ -788,6 +793,7 @@ class Monitor:
             "refused_by": dict(totals.refused),
             "up": totals.up,
             "down": totals.down,
+            **of_dry_run,
             **of_recorder,
             "alarms": list(self.alarms),
         }

@@ -68,6 +68,8 @@ def _end(values: Mapping[str, Any]) -> _Lines:
     for name in ("refusal", "reason"):
         if values.get(name) is not None:
             yield name, str(values[name])
+    if values.get("would_refuse"):
+        yield "would refuse it", format_value(values["would_refuse"], "list")
     if values.get("code") is not None:
         yield "code", str(values["code"])
     if values.get("closed_by") is not None:

@@ -88,6 +88,13 @@ class ServiceRow(Row):
     refused_by: Mapping[str, int] = field(
         "REFUSED BY", "object", importance=13, help="How many by which rule."
     )
+    would_refuse: Mapping[str, int] | None = field(
+        "WOULD REFUSE",
+        "object",
+        optional=True,
+        importance=13,
+        help="How many, by which rule in dry_run.",
+    )
     up: int = field("UP", "bytes", importance=2, help="Bytes from clients to the backend.")
     down: int = field("DOWN", "bytes", importance=2, help="Bytes from the backend to clients.")
     ip_count: int | None = field(
@@ -189,6 +196,7 @@ class ConnectionRow(Row):
         ("client_last_heard_seconds", "HEARD"),
         _PROTOCOL,
     )
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"would_refuse"})
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
         {"diagnosis", "community_id", "backend_community_id", "recorded"}
@@ -286,6 +294,13 @@ class ConnectionRow(Row):
     )
     phase: str | None = field(
         optional=True, importance=13, help="The state in which that was decided."
+    )
+    would_refuse: list[str] | None = field(
+        "WOULD REFUSE",
+        "list",
+        optional=True,
+        importance=13,
+        help="Why rules in dry_run would have refused it.",
     )
     code: str | None = field(
         optional=True, importance=9, width=4, help="The reason in HAProxy's two letters."

@@ -28,6 +28,7 @@ from prometheus_client.utils import floatToGoString
 from monconn._version import __version__
 from monconn.histogram import Histogram
 from monconn.model.reasons import REFUSALS, SERVICE_STATES
+from monconn.policy.rules import REFUSAL_OF
 from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
 from monconn.sinks.capture_files import CaptureTotals
@@ -98,6 +99,17 @@ class Families(Collector):
                 for refusal in REFUSALS
             ),
         )
+        yield _counter(
+            "monconn_would_refuse_total",
+            "Clients that rules in dry_run would have refused, by the reason why.",
+            ["service", "reason"],
+            (
+                ([each.name, refusal], each.totals.would_refuse[refusal])
+                for each in services
+                for rule, refusal in REFUSAL_OF.items()
+                if rule in each.policy.rules.dry_run or each.totals.would_refuse[refusal]
+            ),
+        )
         yield _gauge(
             "monconn_connections",
             "Live connections.",
@@ -119,6 +131,13 @@ class Families(Collector):
             "Distinct client IPs that have a live connection.",
             ["service"],
             (([each.name], each.client_ips) for each in services),
+        )
+        yield _gauge(
+            "monconn_clients",
+            "Distinct clients that have a live connection, as ip_limit counts them; absent if"
+            " neither that nor per_ip_limit is set.",
+            ["service"],
+            (([each.name], each.clients) for each in services if each.clients is not None),
         )
         yield _counter(
             "monconn_bytes_total",
@@ -156,12 +175,35 @@ class Families(Collector):
         )
         yield _gauge(
             "monconn_client_ips_limit",
-            "How many client IPs may have connections at once (ip_limit), if there is a limit.",
+            "How many clients may have connections at once (ip_limit), if there is a limit.",
             ["service"],
             (
                 ([each.name], each.policy.rules.ip_limit)
                 for each in services
                 if each.policy.rules.ip_limit
+            ),
+        )
+        yield _gauge(
+            "monconn_connections_per_client_limit",
+            "How many connections each client may have at once (per_ip_limit), if there is a"
+            " limit.",
+            ["service"],
+            (
+                ([each.name], each.policy.rules.per_ip_limit)
+                for each in services
+                if each.policy.rules.per_ip_limit
+            ),
+        )
+        yield _gauge(
+            "monconn_opening_limit_per_second",
+            "How many connections may be opened in a second, in the long run: by all clients"
+            " (rate), and by each (per_ip_rate), as far as there is a limit.",
+            ["service", "limit"],
+            (
+                ([each.name, key], rate.per_second)
+                for each in services
+                for key in ("rate", "per_ip_rate")
+                if (rate := getattr(each.policy.rules, key)) is not None
             ),
         )
         yield _gauge(
@@ -257,6 +299,13 @@ class Families(Collector):
             "How often a file was moved, removed or replaced by others, and made anew.",
             ["file"],
             (([name], count) for name, count in self.sample.files_lost.items()),
+        )
+        yield _gauge(
+            "monconn_unreadable_block_files",
+            "Files of blocked networks (block_files) that cannot be read now: what they listed"
+            " before is in force.",
+            [],
+            [([], self.sample.unreadable_block_files)],
         )
         yield GaugeMetricFamily(
             "monconn_reactor_lag_seconds",

@@ -184,6 +184,8 @@ class ServiceSample:
     name: str
     connections: int
     client_ips: int
+    clients: int | None
+    """As rules count them; None if none does."""
     totals: Totals
     figures: ServiceFigures
     policy: Policy
@@ -207,6 +209,8 @@ class Sample:
     """Wall-clock seconds since the epoch."""
     files_lost: Mapping[str, int] = attrs.field(factory=dict)
     """As :data:`monconn.files.lost`."""
+    unreadable_block_files: int = 0
+    """How many files of ``block_files`` cannot be read now."""
     connections_possible: int = 0
     """How many connections the limit on descriptors has room for; 0 if that is not known."""
     descriptor_waits: int = 0

@@ -317,7 +317,10 @@ class Application(MultiService):
     def _sections(self, config: Config) -> dict[str, LiveSection]:
         """The sections that can follow another configuration while everything runs."""
         devices = frozenset(each.name for each in attrs.fields(DevicesConfig))
-        sections = {"devices": LiveSection(devices, self._devices.apply_config)}
+        sections = {
+            "devices": LiveSection(devices, self._devices.apply_config),
+            "notify": LiveSection(frozenset({"notify"}), self.notify.apply_config),
+        }
         if config.capture is not None:
             captures = self.operations.captures
             sections["capture"] = LiveSection(

@@ -244,6 +244,11 @@ class Admission:
         block = self.find_block(ip, now) if rule == "block" else None
         return block is None or block.source in CONFIGURED
 
+    @property
+    def clients(self) -> int | None:
+        """How many clients have a live connection; None if no rule asks for that."""
+        return None if self._by_client is None else len(self._by_client)
+
     def opened(self, ip: str) -> None:
         """A connection of an IP has taken its place."""
         if self._by_client is not None:

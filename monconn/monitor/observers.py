@@ -36,10 +36,11 @@ _OF_CONNECTIONS = (
     "data",
     "half_closed",
     "identified",
+    "would_refuse",
     "closed",
 )
 _HOOKS = (*_OF_CONNECTIONS, "alarmed", "acted")
-_OPTIONAL = ("backend_connected", "half_closed", "identified", "acted")
+_OPTIONAL = ("backend_connected", "half_closed", "identified", "would_refuse", "acted")
 """Hooks that are in interfaces of their own: observers were there before them."""
 
 

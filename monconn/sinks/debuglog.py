@@ -100,19 +100,27 @@ class DebugLog(Observer):
         rules = monitor.policy.rules
         if rules.conn_limit:
             yield f"connection {len(monitor)} of {rules.conn_limit} (conn_limit)"
-            if monitor.must_wait():
+            if monitor.is_full():
                 yield "further ones wait in the accept queue"
         if rules.ip_limit:
-            yield f"IP {monitor.client_ips()} of {rules.ip_limit} (ip_limit)"
+            yield f"client {monitor.admission.clients} of {rules.ip_limit} (ip_limit)"
 
 
 def _compared(record: ConnectionRecord, monitor: Monitor) -> str:
     """What the rule that has refused a client has compared with its setting."""
-    rules = monitor.policy.rules
+    rules, admission = monitor.policy.rules, monitor.admission
     if record.refusal == "conn_limit":
         return f"{len(monitor)} connections are live, of {rules.conn_limit} that may be"
     if record.refusal == "ip_limit":
-        return f"{monitor.client_ips()} IPs are connected, of {rules.ip_limit} that may be"
+        return f"{admission.clients} clients are connected, of {rules.ip_limit} that may be"
+    if record.refusal == "per_ip_limit":
+        client = admission.prefixes.client_of(record.client_ip)
+        return f"{client} has {rules.per_ip_limit} connections or more (per_ip_limit)"
+    if record.refusal == "per_ip_rate":
+        client = admission.prefixes.client_of(record.client_ip)
+        return f"{client} may open {rules.per_ip_rate}"
+    if record.refusal == "rate":
+        return f"{rules.rate} may be opened"
     if record.refusal == "blocked":
         block = monitor.find_block(record.client_ip)
         return "" if block is None else f"{record.client_ip} is in {block.network}"

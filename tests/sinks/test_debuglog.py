@@ -96,7 +96,7 @@ def test_limits_and_what_they_were_compared_with(lines: list[str]) -> None:
         "admitted, connection 2 of 2 (conn_limit), dialling 10.0.0.5:80",
         "refused by conn_limit: 2 connections are live, of 2 that may be",
         "refused by blocked: 192.0.2.9 is in 192.0.2.0/24",
-        "refused by ip_limit: 1 IPs are connected, of 1 that may be",
+        "refused by ip_limit: 1 clients are connected, of 1 that may be",
     ]
 
 
@@ -105,7 +105,7 @@ def test_a_full_service_whose_clients_wait(lines: list[str]) -> None:
     service.enter("10.0.0.1")
     assert (
         "connection 1 of 1 (conn_limit), further ones wait in the accept queue,"
-        " IP 1 of 5 (ip_limit)"
+        " client 1 of 5 (ip_limit)"
     ) in lines[0]
 
 

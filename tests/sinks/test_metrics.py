@@ -461,6 +461,40 @@ def tcp_info(rtt_microseconds: int, retransmits: int) -> bytes:
     return bytes(raw)
 
 
+def test_rules_of_clients_and_rates_are_gauges_if_they_are_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = Program("web")
+    web = program.registry.get("web")
+    assert not [name for name in program.values() if "opening" in name or "_clients" in name]
+    web.apply(Policy.of(per_ip_limit=5, rate="100/m", per_ip_rate="1/s burst 9"))
+    for ip in ("2001:db8::1", "2001:db8::2", "10.0.0.1"):
+        Connection(web, ip)
+    monkeypatch.setattr("monconn.policy.block_files.faults", {"/a": "gone"})
+    values = program.values()
+    assert values['monconn_connections_per_client_limit{service="web"}'] == 5
+    opening = 'monconn_opening_limit_per_second{limit="%s",service="web"}'
+    assert values[opening % "rate"] == pytest.approx(100 / 60)
+    assert values[opening % "per_ip_rate"] == 1
+    assert values['monconn_clients{service="web"}'] == 2  # the same IPv6 network is one
+    assert values['monconn_client_ips{service="web"}'] == 3
+    assert values["monconn_unreadable_block_files"] == 1
+
+
+def test_what_rules_would_have_refused_is_counted() -> None:
+    program = Program("web")
+    web = program.registry.get("web")
+    name = 'monconn_would_refuse_total{reason="%s",service="web"}'
+    web.apply(Policy.of(per_ip_limit=1, dry_run=["per_ip_limit", "rate"]))
+    Connection(web, "10.0.0.1")
+    Connection(web, "10.0.0.1")
+    values = program.values()
+    assert (values[name % "per_ip_limit"], values[name % "rate"]) == (1, 0)
+    assert name % "ip_limit" not in values
+    web.apply(Policy())
+    assert program.values()[name % "per_ip_limit"] == 1
+
+
 def test_limits_are_gauges_if_they_are_on() -> None:
     program = Program("web")
     web = program.registry.get("web")
@@ -920,7 +954,7 @@ ALERTS: dict[str, list[tuple[str, str, str]]] = {
     "MonconnNearLimit": [
         ("monconn_connections{%s}", "95x60", "80x60"),
         ("monconn_connections_limit{%s}", "100x60", "100x60"),
-        ("monconn_client_ips{%s}", "5x60", "5x60"),
+        ("monconn_clients{%s}", "5x60", "5x60"),
     ],
     "MonconnSegmentsLost": [
         (
@@ -999,9 +1033,12 @@ def expressions() -> dict[str, str]:
     return found
 
 
+_WITH_LIMITS = Policy.of(conn_limit=9, ip_limit=9, rate="9/s", dry_run=["rate"])
+
+
 def test_the_examples_use_only_existing_metrics() -> None:
     ours = Program("web", turns=TurnMeter())
-    ours.registry.get("web").apply(Policy.of(conn_limit=9, ip_limit=9))
+    ours.registry.get("web").apply(_WITH_LIMITS)
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()} | {"up"}
     reasons = {*REASONS, *REFUSALS}
@@ -1017,7 +1054,7 @@ def test_the_examples_use_only_existing_metrics() -> None:
 
 def test_every_metric_of_ours_is_on_the_dashboard() -> None:
     ours = Program("web")
-    ours.registry.get("web").apply(Policy.of(conn_limit=9, ip_limit=9))
+    ours.registry.get("web").apply(_WITH_LIMITS)
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()}
     ours_alone = {re.sub("_(sum|count)$", "_bucket", n) for n in names if n.startswith("monconn_")}
@@ -1053,7 +1090,7 @@ def test_no_panel_overlaps_another() -> None:
 def test_the_page_documents_every_metric() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     ours = Program("web")
-    ours.registry.get("web").apply(Policy.of(conn_limit=9, ip_limit=9))
+    ours.registry.get("web").apply(_WITH_LIMITS.changed(per_ip_limit=9))
     ours.drops = {"json_log": 0}
     names = {re.split("[{ ]", name)[0] for name in ours.values()}
     ours_alone = {re.sub("_(sum|count|bucket)$", "", n) for n in names if n.startswith("monconn_")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from monconn.addresses import Network, address_text, network_of
@@ -85,7 +86,7 @@ class AutoBlocker:
         self._event_count += 1
         if len(events) >= self.settings.after:
             self._event_count -= len(events)
-            self._block(client, Counter(each for _, each in events))
+            self._block(ip, client, Counter(each for _, each in events))
             return
         self._events[client] = events
         while len(self._events) > MOST_CLIENTS or self._event_count > MOST_COUNTED:
@@ -104,13 +105,12 @@ class AutoBlocker:
             self._events.popitem(last=False)
             self._event_count -= len(oldest)
 
-    def _block(self, client: str, counts: Counter[Counted]) -> None:
+    def _block(self, ip: str, client: str, counts: Counter[Counted]) -> None:
         network = network_of(client)
         if network is None:  # a client on a UNIX socket
             return
         monitor, settings = self._monitor, self.settings
         now = monitor.clock.seconds()
-        ip = str(network.network_address)
         before = monitor.admission.find_block(ip, now)
         if before is not None and monitor.admission.is_dry_run("block", ip, now):
             before = None
@@ -138,6 +138,15 @@ class AutoBlocker:
         if not self._to_end:
             monitor.clock.callLater(0, self._end_blocked)
         self._to_end[client] = network, reason
+
+    def forget_in_steps(self, is_within: Callable[[str | None], bool]) -> Iterator[None]:
+        """Drop what was counted of clients with certain addresses."""
+        for client in tuple(self._events):
+            network = network_of(client)
+            if network is not None and is_within(str(network.network_address)):
+                self._event_count -= len(self._events.pop(client, ()))
+                self._told.discard(client)
+            yield
 
     def _tell(self, network: Network, reason: str, why_not: str) -> None:
         self._log.warn(

@@ -979,7 +979,8 @@ class Monitor:
     def forget_in_steps(
         self, network: Network, *, dry_run: bool = False
     ) -> Generator[None, None, tuple[int, int]]:
-        """Drop what is remembered of a network's clients: closed connections, and IPs' totals.
+        """Drop what is remembered of a network's clients: closed connections, IPs' totals, and what
+        ``auto_block`` has counted.
 
         Live connections, and the service's totals, stay as they are.
 
@@ -1001,6 +1002,8 @@ class Monitor:
             if is_within(ip) and (dry_run or self.clients.forget(ip)):
                 ips += 1
             yield
+        if self._auto_block is not None and not dry_run:
+            yield from self._auto_block.forget_in_steps(is_within)
         return len(found), ips
 
     def forget_recordings(

@@ -515,8 +515,8 @@ class StateService(Service):
         blocks, lifted = self._absent.pop(monitor.name, ([], []))
         for each in blocks:
             _restore_block(monitor.blocking, each, time.time())
-        for each in lifted:
-            monitor.blocking.blocks.restore_lifted(parse_network(each.network), each.source)
+        for one in lifted:
+            monitor.blocking.blocks.restore_lifted(parse_network(one.network), one.source)
         self._of_monitors[monitor] = monitor.blocking.changes.add(self._changed)
         self._changed()
 

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -131,8 +132,8 @@ def test_all_of_it_outlasts_a_restart(path: Path) -> None:
     second.clock.advance(3600)
     assert web.admit("10.1.2.3:1", "10.1.2.3") is not None
     second.stop()
-    assert [each.network for each in stored(path).blocks] == ["2001:db8::/32"]
-    assert [each.network for each in stored(path).unblocked] == ["192.0.2.0/24"]
+    assert [str(each.network) for each in stored(path).blocks] == ["2001:db8::/32"]
+    assert [str(each.network) for each in stored(path).unblocked] == ["192.0.2.0/24"]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_services_that_are_not_there_keep_what_is_theirs(path: Path) -> None:
     assert (list(map(str, web.blocks())), ssh.blocks()) == ([NET], [])
     third.registry.delete("web")
     third.go()
-    assert [(each.service, each.network) for each in stored(path).blocks] == [("web", NET)]
+    assert [(each.service, str(each.network)) for each in stored(path).blocks] == [("web", NET)]
     assert list(map(str, third.add("web").blocks())) == [NET]
 
 
@@ -213,7 +214,7 @@ def test_a_failure_is_told_and_tried_again(path: Path, caplog: pytest.LogCapture
         run.go(RETRY_SECONDS + 1)
     assert run.service.failures == 2
     run.go(RETRY_SECONDS + 1)
-    assert [each.network for each in stored(path).blocks] == [NET]
+    assert [str(each.network) for each in stored(path).blocks] == [NET]
     assert run.service.failures == 2
 
 
@@ -230,7 +231,7 @@ def test_a_disk_that_hangs_delays_the_end_no_longer_than_a_while(path: Path) -> 
     assert stopped == [None]
     for work in run.waiting:  # it goes on after all
         work()
-    assert [each.network for each in stored(path).blocks] == [NET]
+    assert [str(each.network) for each in stored(path).blocks] == [NET]
 
 
 def test_what_changes_while_it_is_written_is_written_after_it(path: Path) -> None:
@@ -250,7 +251,7 @@ def test_what_changes_while_it_is_written_is_written_after_it(path: Path) -> Non
 def test_a_write_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
     state_module.write_state(str(path), State(WALL))
     before = path.read_bytes()
-    blocks = (StoredBlock(None, NET, "operator", "", 0.0, None, "", False, 0),)
+    blocks = (StoredBlock(None, ip_network(NET), "operator", "", 0.0, None, "", False, 0),)
     failing = patch("os.rename", side_effect=OSError(5, "Input/output error"))
     with failing, pytest.raises(OSError, match="Input"):
         state_module.write_state(str(path), State(WALL, blocks))
@@ -347,7 +348,7 @@ def test_whatever_is_in_a_file_it_is_a_state_or_damaged(data: bytes) -> None:
 
 texts = st.text(max_size=20)
 times = st.floats(-1e10, 1e10)
-networks = st.ip_addresses().map(lambda ip: f"{ip}/{ip.max_prefixlen}")
+networks = st.ip_addresses().map(ip_network)
 
 
 @settings(max_examples=examples(50))

@@ -143,6 +143,11 @@ def test_one_that_is_asked_about_again_counts_once() -> None:
     record = monitor.admit("10.1.2.3:1", "10.1.2.3")
     assert monitor.admit("10.1.2.3:1", "10.1.2.3", record=record) is record  # after its handshake
     assert [each.hits for each in monitor.block_entries()] == [1]
+    monitor.apply(policy.changed(dry_run=[], block=[]))
+    record = monitor.admit("10.1.2.3:1", "10.1.2.3")
+    monitor.block(NET)  # amid its handshake
+    assert monitor.admit("10.1.2.3:1", "10.1.2.3", record=record) is None
+    assert [each.hits for each in monitor.block_entries()] == [1]
 
 
 def test_services_to_come_have_what_is_blocked_at_all(world: World) -> None:

@@ -537,6 +537,14 @@ async def test_block_and_unblock(world: World) -> None:
     assert [line.split()[:3] for line in blocks[1:]] == [["10.1.0.0/16", "all", "operator"]]
     assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 unblocked\n"
     assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 was not blocked\n"
+    timed = await world.ssh("block", "10.1.0.0/16", "--for=1h", "--service=web", "--reason=scan")
+    assert re.fullmatch(r"10\.1\.0\.0/16 blocked at web until [-0-9: ]+\n", timed.out)
+    again = await world.ssh("block", "10.1.0.0/16", "--service=web", "--keep-open")
+    assert again.out.startswith("10.1.0.0/16 blocked at web, and was so before until another time")
+    inside = await world.ssh("unblock", "10.1.2.3")
+    assert inside.out == "10.1.2.3/32 was not blocked; 10.1.0.0/16 is blocked, which it is in\n"
+    assert (await world.ssh("block", "10.1.0.0/16", "--for=soon")).status == 2
+    assert (await world.ssh("unblock", "10.1.0.0/16", "--service=web")).status == 0
 
 
 @pytest.mark.parametrize(

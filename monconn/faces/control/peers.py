@@ -19,8 +19,9 @@ from monconn.model.actions import Actor
 from monconn.net.sockets import peer_credentials
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h, since Linux 4.13; the socket module does not name it
-_MOST_GROUPS = 65_536  # NGROUPS_MAX of Linux
 _GROUP = struct.Struct("I")
+_GROUPS_BYTES = 1024
+"""The most that Python's ``getsockopt`` takes: 256 groups. A peer with more has none here."""
 
 
 @attrs.frozen
@@ -77,7 +78,7 @@ def is_authorized(transport: Any, access: FileAccess = OWN_USER) -> bool:
 def _groups(sock: socket.SocketType) -> tuple[int, ...]:
     """The supplementary groups of the process at the other end; none if they are not known."""
     try:
-        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS * _GROUP.size)
+        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError:
         return ()
     return tuple(group for (group,) in _GROUP.iter_unpack(found))

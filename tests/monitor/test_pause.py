@@ -105,7 +105,7 @@ def test_thousands_are_held_in_turns_and_what_is_said_last_counts() -> None:
             return next(ticks) * WORK_SECONDS / 50
 
     slow = Slow()
-    world.monitor.clock = slow  # type: ignore[assignment]
+    world.monitor.clock = slow
     world.monitor.pause()
     assert 0 < world.held() < 500
     world.monitor.resume()

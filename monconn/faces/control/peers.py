@@ -17,6 +17,7 @@ from twisted.internet.interfaces import ISSLTransport
 
 from monconn.model.actions import Actor
 from monconn.net.sockets import peer_credentials
+from monconn.unixsocket import SocketFile
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h, since Linux 4.13; the socket module does not name it
 _GROUP = struct.Struct("I")
@@ -39,12 +40,14 @@ class FileAccess:
     group: int | None = None
 
     @classmethod
-    def of(cls, path: str, mode: int) -> FileAccess:
-        """What a file was made with."""
+    def of(cls, file: SocketFile, mode: int) -> FileAccess:
+        """What a file was made with; without its group if it is another one by now."""
         try:
-            return cls(mode, os.lstat(path).st_gid)
+            found = os.lstat(file.path)
         except OSError:
             return cls(mode)
+        is_ours = (found.st_dev, found.st_ino) == file.inode
+        return cls(mode, found.st_gid if is_ours else None)
 
     def allows(self, uid: int, groups: Callable[[], Collection[int]]) -> bool:
         """Whether a user may connect.

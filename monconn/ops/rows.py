@@ -55,7 +55,7 @@ class ServiceRow(Row):
             importance=3,
             width=8,
             max_width=16,
-            help="running, paused (and for how long), draining or stopping.",
+            help="running, paused (how long), draining or stopping.",
             value=service_state_text,
         ),
         *("listen", "backend", "connections", "ip_count", "total", "refused", "up"),

@@ -19,7 +19,6 @@ from zope.interface import implementer
 
 from monconn._version import __version__
 from monconn.clock import Clock
-from monconn.config.sections import Role
 from monconn.errors import quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
@@ -32,6 +31,7 @@ from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import ChangeResult, CloseResult, Operations
 from monconn.places import Places
+from monconn.roles import Role
 from monconn.steps import RowSteps
 from monconn.turns import TurnQueue
 
@@ -355,6 +355,7 @@ class ControlProtocol(amp.AMP):
             "recordings": True,
             "pauses": True,
             "role": self._factory.role,
+            "served": self._operations.token,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.

@@ -16,7 +16,7 @@ from twisted.protocols import amp
 
 from monconn.addresses import UnixAddress
 from monconn.faces.control import commands, instances, peers
-from monconn.faces.control.client import Client
+from monconn.faces.control.client import Client, SeveralServers
 from monconn.faces.control.peers import FileAccess
 from monconn.net.sockets import PeerCredentials
 
@@ -196,17 +196,25 @@ async def test_a_process_of_the_group_is_let_in() -> None:
 def test_of_several_sockets_of_a_process_the_one_that_allows_most_is_taken() -> None:
     view = instances.Instance("/run/a", 7, ("monconn",))
     operate = instances.Instance("/run/b", 7, ("monconn",))
-    silent = instances.Instance("/run/c", 7, ("monconn",))
+    other = instances.Instance("/run/c", 7, ("monconn",))
     answers = {
-        "/run/a": instances.Answer("monconn", ["web"], "view"),
-        "/run/b": instances.Answer("monconn", ["web"], "operate"),
-        "/run/c": instances.Answer(),
+        "/run/a": instances.Answer("monconn", ["web"], "view", "x"),
+        "/run/b": instances.Answer("monconn", ["web"], "operate", "x"),
+        "/run/c": instances.Answer("monconn", ["web"], "operate", "y"),
     }
     with (
         patch.object(instances, "_ask", lambda instance: answers[instance.where]),
-        patch.object(instances, "running", return_value=[silent, view, operate]),
+        patch.object(instances, "running", return_value=[view, operate]),
     ):
         assert instances.choose("") == "/run/b"
         assert instances.choose("pid:7") == "/run/b"
         assert instances.choose("name:web") == "/run/b"
-        assert [each.where for each, _ in instances.ask_each([view, silent])] == ["/run/a"]
+        # One of another program's part in the same process is another one.
+        asked = instances.ask_each([view, other, operate])
+        assert [each.where for each, _ in asked] == ["/run/b", "/run/c"]
+    with (
+        patch.object(instances, "_ask", lambda instance: answers[instance.where]),
+        patch.object(instances, "running", return_value=[view, other]),
+        pytest.raises(SeveralServers, match="--control /run/c"),
+    ):
+        instances.choose("pid:7")

@@ -781,7 +781,7 @@ class Monitor:
         return {
             "sid": self.name,
             "state": self.state,
-            "paused_until": self._paused_until_text(),
+            **self._paused_until_text(),
             "listen": self.listen,
             "backend": self.backend,
             "booted_at": iso_time(self.booted_at),
@@ -1074,10 +1074,10 @@ class Monitor:
             return "paused"
         return "draining" if self.draining else "running"
 
-    def _paused_until_text(self) -> str | None:
+    def _paused_until_text(self) -> dict[str, str | None]:
         if self.paused_until is None:
-            return None
-        return iso_time(time.time() + self.paused_until - self.clock.seconds())
+            return {}
+        return {"paused_until": iso_time(time.time() + self.paused_until - self.clock.seconds())}
 
     def pause(self, seconds: float | None = None, *, actor: Actor | None = OWN_CODE) -> bool:
         """Read nothing, and accept nobody: clients wait in the kernel's queue.

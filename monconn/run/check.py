@@ -73,7 +73,11 @@ def check_start(config: Config, source: str) -> list[Finding]:
         path = ("services", service.name)
         found += [
             Finding("warning", (*path, key), message)
-            for key, message in (*_contradictions(service.policy), *_too_many(service.policy))
+            for key, message in (
+                *_contradictions(service.policy),
+                *_too_many(service.policy),
+                *_too_wide(service.policy),
+            )
         ]
     return found
 
@@ -105,6 +109,15 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         yield (*above, "listen"), lambda each=control: check_control(each)  # type: ignore[misc]
     for service in config.services:
         yield ("services", service.name, "listen"), lambda each=service: check_port(each)  # type: ignore[misc]
+
+
+def _too_wide(policy: Policy) -> Iterator[tuple[str, str]]:
+    """A spread of which a part does not count."""
+    if policy.spread > policy.wait_timeout:
+        wait = duration_text(policy.wait_timeout)
+        end = f"end evenly over {wait}" if policy.wait_timeout else "all end at once"
+        spread = duration_text(policy.spread)
+        yield "spread", f"{spread} is longer than the wait_timeout of {wait}: connections {end}"
 
 
 def _without_recorder(config: Config) -> list[Remark]:

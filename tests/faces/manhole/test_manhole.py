@@ -556,7 +556,11 @@ async def test_block_and_unblock(world: World) -> None:
         ("list --closed=yes", 2, f'"--closed=yes" is not --closed; usage: {LIST_USAGE}\n'),
         ("stats nobody", 1, 'there is no service named "nobody"\n'),
         ("show x", 2, '"x" is not the id of a connection; usage: show ID\n'),
-        ("close", 2, "missing operand; usage: close ID|TERM... [--reset] [--dry-run]\n"),
+        (
+            "close",
+            2,
+            "missing operand; usage: close ID|TERM... [--reset] [--spread=TIME] [--dry-run]\n",
+        ),
         ("blocks now", 2, 'unexpected operand "now"; usage: blocks\n'),
         ("__import__('os')", 2, 'there is no command "__import__(os)"; try: help\n'),
         ("'", 2, '"\'": no closing quotation\n'),
@@ -587,7 +591,7 @@ async def test_help_and_a_bad_network(world: World) -> None:
     world.open()
     ran = await world.ssh("help")
     assert ran.out.startswith("list [FILTER...] ")
-    assert "close ID|TERM... [--reset] [--dry-run] " in ran.out
+    assert "close ID|TERM... [--reset] [--spread=TIME] [--dry-run] " in ran.out
     ran = await world.ssh("block", "nonsense")
     assert ran.status == 2
     assert ran.err.endswith("[--keep-open] [--dry-run]\n")

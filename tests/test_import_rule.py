@@ -52,6 +52,7 @@ OPS = ROWS | {
     "ops.operations",
     "ops.device",
     "ops.replay",
+    "ops.reload",
 }
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
@@ -98,6 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.feed": CORE | ROWS | {"ops.rates"},
     "ops.forget": CORE | {"devices"},
     "ops.replay": LOWEST | {"model"},
+    "ops.reload": LOWEST,
     "ops.taps": CORE | ROWS,
     "ops.triggers": BELOW_OPS | ROWS,
     "ops.captures": BELOW_OPS | ROWS | {"ops.taps", "ops.triggers"},
@@ -111,6 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ops.device",
         "ops.taps",
         "ops.captures",
+        "ops.reload",
     },
     "faces": set(),
     "faces.control": set(),

@@ -515,7 +515,7 @@ class JsonLogService(Service):
             self._cancel_updates = self._registry.observe(self._updates)
 
     def apply_config(self, config: JsonLogConfig) -> None:
-        """Follow another configuration, but for the ``path``; lines that wait have the new format."""
+        """Follow another configuration, but for the ``path``; lines that wait have the new one."""
         self._cancel_lines()
         self._lines.configure(
             at_open=config.at_open,

@@ -74,9 +74,9 @@ class World:
         self.actions = Actions()
         self.apps: list[Application] = []
         self.clients: list[Client] = []
-        self._ports = [
-            reactor.listenTCP(0, Factory.forProtocol(Echo), interface="127.0.0.1")  # type: ignore[attr-defined]
-            for _ in range(2)
+        echo: Any = Factory.forProtocol(Echo)
+        self._ports: list[Any] = [
+            self.reactor.listenTCP(0, echo, interface="127.0.0.1") for _ in range(2)
         ]
         self.a, self.b = (f"127.0.0.1:{port.getHost().port}" for port in self._ports)
 

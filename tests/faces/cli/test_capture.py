@@ -9,7 +9,6 @@ from click.testing import CliRunner, Result
 
 from monconn.config.config import load_file
 from monconn.errors import ConfigError
-
 from monconn.faces.cli.main import main
 from monconn.policy.policy import Policy
 from monconn.run.sources import load

@@ -55,6 +55,7 @@ OPS = ROWS | {
     "ops.device",
     "ops.replay",
     "ops.why",
+    "ops.reload",
 }
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
@@ -104,6 +105,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.forget": CORE | {"devices"},
     "ops.blocks": CORE | ROWS,
     "ops.replay": LOWEST | {"model"},
+    "ops.reload": LOWEST,
     "ops.taps": CORE | ROWS,
     "ops.triggers": BELOW_OPS | ROWS,
     "ops.captures": BELOW_OPS | ROWS | {"ops.taps", "ops.triggers"},
@@ -119,6 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ops.taps",
         "ops.captures",
         "ops.why",
+        "ops.reload",
     },
     "faces": set(),
     "faces.control": set(),

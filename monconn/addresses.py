@@ -195,6 +195,52 @@ def socket_address(address: Address, *, listens: bool) -> TcpAddress | UnixAddre
     )
 
 
+_PATHS = frozenset(
+    {
+        *("privateKey", "certKey", "extraCertChain", "dhParameters"),
+        *("certificate", "trustRoots", "caCertsDir"),
+    }
+)
+"""The options of endpoint strings that are paths."""
+_RAW_FIELD = re.compile(r"(?:\\.|[^:\\])*", re.DOTALL)
+
+
+def in_folder(address: Address, folder: str, *, listens: bool) -> Address:
+    """An address whose relative paths begin in a folder.
+
+    :param folder: an absolute path; or empty, and then nothing is changed.
+    :param listens: whether it is one to listen on, or one to connect to.
+    :raises AddressError: the path of a UNIX socket is too long then.
+    """
+    if not folder or isinstance(address, TcpAddress):
+        return address
+    if isinstance(address, UnixAddress):
+        path = address.path if address.path.startswith("\0") else os.path.join(folder, address.path)
+        return attrs.evolve(address, path=_unix_path(path))
+    raw = _raw_fields(address.description)
+    kind, *fields = endpoint_fields(address.description)
+    # unix:PATH, and of a server's tls:FOLDER the first is a path, whether it is named or not.
+    first = kind[0].lower() == "unix" or (listens and kind[0].lower() == "tls")
+    for number, (key, equals, value) in enumerate(fields, start=1):
+        is_first = number == 1 and first
+        if is_first or (equals and key in _PATHS):
+            path = value if equals else key
+            if path and not os.path.isabs(path):
+                absolute = re.sub(r"([\\:=])", r"\\\1", os.path.join(folder, path))
+                raw[number] = f"{key}={absolute}" if equals else absolute
+    return EndpointAddress(":".join(raw))
+
+
+def _raw_fields(description: str) -> list[str]:
+    """The parts of an endpoint string between its colons, as they are written."""
+    raw, position = [], 0
+    while (field := _RAW_FIELD.match(description, position)) is not None:
+        raw.append(field[0])
+        if (position := field.end() + 1) > len(description):
+            break
+    return raw
+
+
 def _inner_fields(description: str) -> list[tuple[str, str, str]]:
     """The fields of an endpoint string, of the one inside if it is ``monconn:`` around another."""
     fields = endpoint_fields(description)
@@ -282,6 +328,33 @@ def parse_network(text: str) -> Network:
     if mapped is None or network.prefixlen < 96:
         return network
     return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+
+
+_CLIENT = re.compile(
+    r"\[([0-9A-Fa-f:.]+(?:%[^\]\s]+)?)\](?::\d{1,5})?|(\d+\.\d+\.\d+\.\d+):\d{1,5}"
+)
+
+
+def parse_client_ip(text: str) -> str:
+    """Parse the IP of a client, as its connections have it; a port after it is left out.
+
+    IPv6 becomes its shortest form, and IPv4-mapped IPv6 becomes IPv4. The zone of a link-local
+    address stays. Clients on UNIX sockets are ``unix``, as connections say.
+
+    :raises AddressError: for anything else.
+    """
+    text = text.strip()
+    if text in _NO_NAMES:
+        return text
+    with_port = _CLIENT.fullmatch(text)
+    ip = next(filter(None, with_port.groups())) if with_port else text
+    try:
+        parsed = ipaddress.ip_address(ip)
+    except ValueError:
+        raise AddressError(
+            f"{quoted(text)} is no address of a client: write 10.1.2.3, 2001:db8::1 or unix"
+        ) from None
+    return plain_ip(str(parsed))
 
 
 def address_text(network: Network) -> str:

@@ -92,11 +92,13 @@ class ListenError(MonconnError):
     """A listener that could not be opened.
 
     :param key: the key of its section in a configuration that it is about.
+    :param service: the service that it is of, if that is known.
     """
 
-    def __init__(self, message: str, key: str = "listen") -> None:
+    def __init__(self, message: str, key: str = "listen", service: str = "") -> None:
         super().__init__(message)
         self.key = key
+        self.service = service
 
 
 class FileError(MonconnError):
@@ -113,6 +115,10 @@ class NotConfigured(MonconnError):
 
 class Forbidden(MonconnError):
     """The configuration forbids it, as ``payload: never`` does."""
+
+
+class ReloadError(MonconnError):
+    """A configuration that cannot be applied at this moment, though the file is a valid one."""
 
 
 class ObserverError(MonconnError):

@@ -40,6 +40,7 @@ ROWS = {
     "ops.account",
     "ops.explain_text",
     "ops.device_rows",
+    "ops.why_rows",
 }
 OPS = ROWS | {
     "ops.rates",
@@ -53,6 +54,7 @@ OPS = ROWS | {
     "ops.operations",
     "ops.device",
     "ops.replay",
+    "ops.why",
 }
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
@@ -88,7 +90,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.colours": LOWEST | {"model"},
     "ops.flow_text": LOWEST | {"model", "ops.colours"},
     "ops.device_rows": LOWEST | {"ops.columns", "ops.explanations", "ops.text_table"},
+    "ops.why_rows": LOWEST | {"ops.columns", "ops.text_table"},
     "ops.device": BELOW_OPS | ROWS,
+    "ops.why": BELOW_OPS | ROWS | {"ops.device"},
     "ops.explanations": LOWEST,
     "ops.account": LOWEST | {"ops.columns", "ops.explanations"},
     "ops.explain_text": LOWEST | {"ops.account", "ops.explanations", "ops.text_table"},
@@ -114,6 +118,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ops.device",
         "ops.taps",
         "ops.captures",
+        "ops.why",
     },
     "faces": set(),
     "faces.control": set(),

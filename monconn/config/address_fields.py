@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Sequence_
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import attrs
@@ -19,6 +22,7 @@ from monconn.addresses import (
     TcpAddress,
     UnixAddress,
     endpoint_fields,
+    in_folder,
     parse_backend,
     parse_host,
     parse_listen,
@@ -42,6 +46,21 @@ from monconn.policy.tls import BackendTls, ListenTls
 from monconn.policy.tls_endpoints import tls_backend, tls_listener
 
 Tls = TypeVar("Tls", bound=ListenTls | BackendTls)
+
+_in_use: ContextVar[Sequence_[Address | ListenTls | BackendTls]] = ContextVar("in_use", default=())
+
+
+@contextmanager
+def in_use(settings: Sequence_[Address | ListenTls | BackendTls]) -> Iterator[None]:
+    """Have it be no problem in this block that the files of some settings may not be read.
+
+    A program that has given up its privileges goes on with what it has read before.
+    """
+    token = _in_use.set(settings)
+    try:
+        yield
+    finally:
+        _in_use.reset(token)
 
 
 def read_listen(node: Node) -> Address:
@@ -115,7 +134,8 @@ def tls_faults(settings: ListenTls | BackendTls) -> list[tuple[tuple[str, ...], 
 
     :returns: the path of the key that each fault belongs to, and a message.
     """
-    from monconn.net.tls import ClientTls, ServerTls  # and OpenSSL, only if it is wanted
+    # And OpenSSL, only if it is wanted.
+    from monconn.net.tls import ClientTls, ServerTls, unreadable_files
     from monconn.net.tls_faults import TlsError
 
     try:
@@ -124,7 +144,7 @@ def tls_faults(settings: ListenTls | BackendTls) -> list[tuple[tuple[str, ...], 
         else:
             ClientTls(settings, "localhost")
     except TlsError as error:
-        return error.found
+        return [] if settings in _in_use.get() and unreadable_files(settings) else error.found
     return []
 
 
@@ -163,7 +183,7 @@ def _port_text(node: Node) -> str:
 def _read_address(node: Node, parse: Callable[[str], Address]) -> Address:
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         raise Wrong.here(_address_advice(node, parse))
-    return parse(node.value)
+    return in_folder(parse(node.value), node.source.folder, listens=parse is parse_listen)
 
 
 def _address_advice(node: Node, parse: Callable[[str], Address]) -> str:
@@ -195,6 +215,8 @@ def _check_endpoint(
         faults = tls_faults(own_tls[1])
         if faults:
             raise Wrong(*(((), message) for _, message in faults))
+        return
+    if address in _in_use.get():  # it has been made, perhaps with files that only root may read
         return
     for key, _, value in endpoint_fields(address.description):
         if key in _FILES_OF_TWISTED:  # which it would read without end, or for ever

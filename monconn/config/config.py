@@ -23,6 +23,8 @@ from monconn.addresses import (
 from monconn.config import address_fields, fields
 from monconn.config import yaml as yamlmap
 from monconn.config.fields import Wrong
+from monconn.config.include import KEY as INCLUDE
+from monconn.config.include import Stamp, is_included, read_tree
 from monconn.config.listeners import clashes, cycles, taken_by_others
 from monconn.config.sections import (
     USUAL_CAPTURE,
@@ -39,7 +41,6 @@ from monconn.config.sections import (
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
-from monconn.files import path_fault, read_until_end
 from monconn.policy.kinds import OPTIONAL_SECONDS, POSITIVE_SECONDS, SECONDS
 from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy, forbidden_payload
 from monconn.policy.tls import BackendTls, ListenTls
@@ -210,7 +211,10 @@ class ConfigFile:
     source: str
     """The file's name."""
     root: Node
-    """What is written in it, with lines."""
+    """What is written in it and in those that it includes, with their names and lines."""
+    stamps: dict[str, Stamp | None] = attrs.field(factory=dict, repr=False)
+    """The absolute paths of all files, the main one first, and how each was before it was read;
+    none if it is a text."""
 
     def line_of(self, path: Path) -> int | None:
         """The line of a key, or of the deepest part of its path that the file has; None if it has
@@ -219,13 +223,33 @@ class ConfigFile:
             return None
         return yamlmap.line_of(self.root, path)
 
+    def place_of(self, path: Path) -> tuple[str, int | None]:
+        """The file and the line of a key, as :meth:`line_of`; without one, the main file."""
+        if self.line_of(path) is None:
+            return self.source, None
+        return yamlmap.place_of(self.root, path)
+
+    @property
+    def path(self) -> str:
+        """The main file's absolute path; empty for a text."""
+        return next(iter(self.stamps), "")
+
+    @property
+    def sources(self) -> list[str]:
+        """The names of the files that sections and services are from, the main one first."""
+        return _sources(self.root, self.source)
+
     def node_at(self, path: Path) -> Node | None:
         """What is written at a path; None if nothing is."""
         node: Node = self.root
         for part in path:
             if isinstance(node, Mapping) and part in node.nodes:
                 node = node.nodes[str(part)]
-            elif isinstance(node, yamlmap.Sequence) and isinstance(part, int):
+            elif (
+                isinstance(node, yamlmap.Sequence)
+                and isinstance(part, int)
+                and part < len(node.nodes)
+            ):
                 node = node.nodes[part]
             else:
                 return None
@@ -250,24 +274,14 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 
 def load_file(path: str | os.PathLike[str]) -> ConfigFile:
-    """The configuration in a file, and where in the file it says what.
+    """The configuration in a file, and where in the file, or those that it includes, it says what.
 
-    :raises ConfigError: with all problems, in the order of their lines.
+    Relative paths begin in the folder of the file that has them.
+
+    :raises ConfigError: with all problems, in the order of their files and lines.
     """
-    source = os.fspath(path)
-    try:
-        content = read_until_end(path, yamlmap.MAX_CHARACTERS)
-    except OSError as error:
-        raise _one_problem(source, f"cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise _one_problem(source, f"cannot be read: {path_fault(source)}") from None
-    if len(content) > yamlmap.MAX_CHARACTERS:
-        raise _one_problem(source, yamlmap.TOO_BIG)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _one_problem(source, "is not a text in UTF-8", _line_at(error)) from None
-    return parse_file(text, source)
+    tree = read_tree(path)
+    return _configured(tree.root, os.fspath(path), tree.problems, tree.stamps)
 
 
 def parse(text: str, source: str) -> Config:
@@ -282,18 +296,48 @@ def parse(text: str, source: str) -> Config:
 def parse_file(text: str, source: str) -> ConfigFile:
     """The same as :func:`parse`, with its lines."""
     root, problems = yamlmap.read(text, source)
+    if root is not None and is_included(root):
+        assert isinstance(root, Mapping)
+        line = root.lines[INCLUDE]
+        problems.append(Problem(source, line, INCLUDE, "is for a file: a text is in no folder"))
+    return _configured(root, source, problems)
+
+
+def _configured(
+    root: Node | None,
+    source: str,
+    problems: list[Problem],
+    stamps: dict[str, Stamp | None] | None = None,
+) -> ConfigFile:
     if root is None:
         raise ConfigError(problems or [Problem(source, None, "", _NO_SERVICES)])
     try:
         config = _config_of(root)
     except Wrong as wrong:
+        places = [(*yamlmap.place_of(root, path), path, text) for path, text in wrong.found]
         problems += [
-            Problem(source, yamlmap.line_of(root, path), yamlmap.format_path(path), message)
-            for path, message in wrong.found
+            Problem(name, line, yamlmap.format_path(path), text)
+            for name, line, path, text in places
         ]
     if problems:
-        raise ConfigError(sorted(problems, key=lambda problem: (problem.line or 0, problem.path)))
-    return ConfigFile(config, source, root)
+        order = {name: number for number, name in enumerate(_sources(root, source))}
+        raise ConfigError(
+            sorted(
+                problems, key=lambda each: (order.get(each.source, 0), each.line or 0, each.path)
+            )
+        )
+    return ConfigFile(config, source, root, stamps or {})
+
+
+def _sources(root: Node, source: str) -> list[str]:
+    """The names of the files that sections and services are from, the main one first."""
+    names = [source]
+    if isinstance(root, Mapping):
+        for node in root.nodes.values():
+            names.append(node.source.name)
+            if isinstance(node, Mapping):
+                names += [each.source.name for each in node.nodes.values()]
+    return list(dict.fromkeys(names))
 
 
 def from_pairs(pairs: Iterable[str], *, record: bool = False) -> Config:
@@ -328,14 +372,6 @@ def from_pairs(pairs: Iterable[str], *, record: bool = False) -> Config:
     if not record:
         return Config(tuple(services.values()))
     return Config(tuple(each.changed(recorder=True) for each in services.values()))
-
-
-def _one_problem(source: str, message: str, line: int | None = None) -> ConfigError:
-    return ConfigError([Problem(source, line, "", message)])
-
-
-def _line_at(error: UnicodeDecodeError) -> int:
-    return error.object.count(b"\n", 0, error.start) + 1
 
 
 def _is_go_style(root: Node) -> bool:

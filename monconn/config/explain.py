@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
-from monconn.addresses import address_text
+from monconn.addresses import Network, address_text
 from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
 from monconn.config.sections import ObserverConfig
@@ -43,6 +43,7 @@ SERVICE_KEYS = (
     "allow",
     "bandwidth",
     "per_connection_bandwidth",
+    "auto_block",
     "dry_run",
     "keepalive",
     "unreachable_timeout",
@@ -87,10 +88,18 @@ class Setting:
     """Of the file, unless it is built in."""
     written_as: str = ""
     """Its name in the file, if that is another one: an older name, or one of the Go tool's."""
+    file: str | None = None
+    """The file of the line."""
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
-        return {"key": self.key, "value": self.value, "from": self.origin, "line": self.line}
+        return {
+            "key": self.key,
+            "value": self.value,
+            "from": self.origin,
+            "line": self.line,
+            "file": self.file,
+        }
 
 
 @attrs.frozen
@@ -116,15 +125,16 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
         line = None if file.is_go_style else file.line_of((name,))
         if section is None:
             origin: From = "built_in" if line is None else "file"
-            settings = [Setting(name, "off", origin, line)]
+            source = None if line is None else file.place_of((name,))[0]
+            settings = [Setting(name, "off", origin, line, file=source)]
         else:
             settings = list(_fields(file, section, (name,), "", usual))
         sections.append(Section(name, line, settings))
     for index, observer in enumerate(file.config.observers):
         path = ("observers", index)
-        sections.append(
-            Section(f"observers[{index}]", file.line_of(path), list(_observer(observer)))
-        )
+        source, line = file.place_of(path)
+        settings = list(_observer(observer, source))
+        sections.append(Section(f"observers[{index}]", line, settings))
     return sections
 
 
@@ -154,7 +164,8 @@ def _addresses(file: ConfigFile, service: ServiceConfig, path: Path) -> Iterator
             yield _setting(file, key, value, (*path, key))
             continue
         names = [each for each in GO_ADDRESSES[key] if file.node_at((*path, each)) is not None]
-        yield Setting(key, value, "file", file.line_of((*path, names[-1])), ", ".join(names))
+        source, line = file.place_of((*path, names[-1]))
+        yield Setting(key, value, "file", line, ", ".join(names), source)
 
 
 def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[Setting]:
@@ -163,13 +174,8 @@ def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[
     # Those of devices are written below that key, and what is unset is as the section says.
     below = ("devices",) if SETTINGS[key].path[0] == "devices" else ()
     written = (*below, key)
-    names = (key, *(older for older, newer in OLDER_NAMES.items() if newer == key))
-    starts = (path,) if file.is_go_style else (path, ("defaults",))
-    places: list[Path] = [(*start, *below, name) for start in starts for name in names]
-    here = next((each for each in places if file.node_at(each) is not None), places[-1])
+    here = _written_at(file, path, key)
     node = file.node_at(here)
-    if file.is_go_style and node is not None and go_default(key, node):
-        here, node = (), None
     name = ".".join(written)
     if below and value is None:
         found = _setting(file, name, _text(key, getattr(file.config.devices, key)), written)
@@ -183,6 +189,61 @@ def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[
     for side in ("client", "backend"):
         of_side = (*here, side) if isinstance(node, yamlmap.Mapping) else here
         yield _setting(file, f"{name}.{side}", _text(key, getattr(value, side)), of_side)
+
+
+def _written_at(file: ConfigFile, path: Path, key: str) -> Path:
+    """Where a setting of a service's policy is written, perhaps by an older name; empty if a file
+    of the Go tool's style says there that it is as usual.
+
+    :param path: of the service.
+    """
+    below = ("devices",) if SETTINGS[key].path[0] == "devices" else ()
+    names = (key, *(older for older, newer in OLDER_NAMES.items() if newer == key))
+    starts = (path,) if file.is_go_style else (path, ("defaults",))
+    places: list[Path] = [(*start, *below, name) for start in starts for name in names]
+    here = next((each for each in places if file.node_at(each) is not None), places[-1])
+    node = file.node_at(here)
+    return () if file.is_go_style and node is not None and go_default(key, node) else here
+
+
+@attrs.frozen
+class Origin:
+    """Where a setting of a service is written."""
+
+    place: str
+    """``FILE:LINE``."""
+    is_default: bool = False
+    """Whether it is in ``defaults:``."""
+
+
+def origin_of(
+    file: ConfigFile, service: str, key: str, value: Any, network: Network | None = None
+) -> Origin | None:
+    """Where a setting of a running service is written.
+
+    :param value: what is in force.
+    :param network: of a list of networks, the one that is meant.
+    :returns: None if the file says something else, or nothing: it was set while the service runs.
+    """
+    named = (each for each in file.config.services if each.name == service)
+    config = next(named, None)
+    if config is None or config.policy.settings()[key] != value:
+        return None
+    path = _written_at(file, file.path_of_service(service), key)
+    node = file.node_at(path)
+    if node is None:
+        return None
+    here = path
+    if network is not None and isinstance(node, yamlmap.Sequence):
+        # As texts: to parse each of 10,000 takes 50 ms. Of one that is written otherwise it is the
+        # line of the list.
+        texts = (str(network), address_text(network))
+        items = (getattr(each, "text", "").strip() for each in node.nodes)
+        found = next((index for index, text in enumerate(items) if text in texts), None)
+        here = path if found is None else (*path, found)
+    source, line = file.place_of(here)
+    is_default = not file.is_go_style and path[0] == "defaults"
+    return Origin(f"{source}:{line}", is_default)
 
 
 def _fields(
@@ -210,10 +271,12 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, Keepalive) or type(value).__module__ == "monconn.addresses"
 
 
-def _observer(observer: ObserverConfig) -> Iterator[Setting]:
+def _observer(observer: ObserverConfig, source: str) -> Iterator[Setting]:
     def setting(key: str, value: str) -> Setting:
         line = observer.lines.get(key)
-        return Setting(key, value, "built_in" if line is None else "file", line)
+        if line is None:
+            return Setting(key, value, "built_in", None)
+        return Setting(key, value, "file", line, file=source)
 
     yield setting("use", observer.use)
     for key, value in observer.options.items():
@@ -241,13 +304,16 @@ def _setting(file: ConfigFile, key: str, value: str, path: Path) -> Setting:
     origin: From = "file"
     if not file.is_go_style and path[0] == "defaults":
         origin = "defaults"
-    return Setting(key, value, origin, file.line_of(path))
+    source, line = file.place_of(path)
+    return Setting(key, value, origin, line, file=source)
 
 
 def _text(key: str, value: Any) -> str:
     """A value as it may be written in a file: every float is one of seconds."""
     if value is None:
-        return _UNSET.get(key, "false" if key in ("keepalive", "recorder") else "none")
+        return _UNSET.get(
+            key, "false" if key in ("keepalive", "recorder", "auto_block") else "none"
+        )
     if isinstance(value, Keepalive):
         idle, interval = duration_text(value.idle), duration_text(value.interval)
         return f"{{idle: {idle}, interval: {interval}, count: {value.count}}}"

@@ -8,12 +8,13 @@ class with such fields; its keys, and what is wrong with their values, follow fr
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, TypeVar
 
 import attrs
 from cattrs import BaseValidationError, Converter, ForbiddenExtraKeysError
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, override
 
 from monconn.addresses import (
     Network,
@@ -22,10 +23,21 @@ from monconn.addresses import (
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
 from monconn.errors import FileError, quoted
 from monconn.files import append_fault, path_fault, regular_fault
-from monconn.policy import block_files, devices, kinds, quantities, recorder, rules, sides
+from monconn.policy import (
+    auto_block,
+    block_files,
+    devices,
+    kinds,
+    quantities,
+    recorder,
+    rules,
+    sides,
+)
 from monconn.policy import tls as tls_settings
+from monconn.policy.auto_block import AutoBlock
 from monconn.policy.kinds import MAX_COUNT, Kind
 from monconn.policy.recorder import RecorderSettings
+from monconn.policy.settings import key_of
 from monconn.policy.sides import Keepalive, Sides
 from monconn.units import parse_duration, parse_size
 
@@ -333,13 +345,16 @@ def read_network(node: Node) -> Network:
 
 
 def read_path(node: Node) -> str:
-    """The path of a file or a folder."""
+    """The path of a file or a folder; a relative one begins in the folder of the file that has it.
+
+    One that begins with ``~`` is left to whoever opens it, as always.
+    """
     path = read_text(node)
     if not path.strip():
         raise Wrong.here("must be the path of a file, not an empty text")
     if fault := path_fault(path):
         raise Wrong.here(f"{quoted(path)} cannot be a path: {fault}")
-    return path
+    return path if path.startswith("~") else os.path.join(node.source.folder, path)
 
 
 def read_file_path(node: Node) -> str:
@@ -352,19 +367,21 @@ def read_file_path(node: Node) -> str:
 
 def read_database_path(node: Node) -> str:
     """The path of an SQLite file."""
-    path = read_file_path(node)
+    path = read_text(node)
     if path.startswith(":memory:"):
         raise Wrong.here(
             f"{quoted(path)} means a database in memory to SQLite: give the path of a file"
         )
     if path.startswith("file:"):
         raise Wrong.here(f"{quoted(path)} is a URI: give the path of the file, without options")
-    return path
+    return read_file_path(node)
 
 
 def read_log_path(node: Node) -> str:
     """The path of a file to which lines can be appended, or another output by its name."""
     path = read_path(node)
+    if read_text(node) in OUTPUTS:
+        path = read_text(node)
     if fault := append_fault(path):
         raise Wrong.here(f"no lines can be appended to {quoted(path)}: {fault}")
     return path
@@ -413,6 +430,30 @@ def read_names(node: Node) -> devices.Names:
 
 
 FilePath = Annotated[str, read_path]
+OUTPUTS = ("stdout", "syslog")
+"""Where a log may go that is no file."""
+
+
+def _read_auto_block(node: Node) -> AutoBlock | None:
+    """When clients are blocked by themselves; false for never, as where ``defaults:`` say else."""
+    if isinstance(node, Mapping):
+        return structure(node, AutoBlock)
+    if scalar_value(node) is False:
+        return None
+    raise Wrong.here(
+        "must be a mapping such as {after: 20, of: [rate, client_reset], within: 1m, for: 10m},"
+        f" or false, not {_as_written(node)}"
+    )
+
+
+def _read_counted(node: Node) -> tuple[auto_block.Counted, ...]:
+    """Refusals and reasons: a list, or one of them."""
+    nodes = node.nodes if isinstance(node, Sequence) else [node]
+    counted: tuple[auto_block.Counted, ...] = auto_block.COUNTED_NAMES.check(
+        [read_text(each) for each in nodes]
+    )
+    return counted
+
 
 NODE_READERS: dict[Kind, Reader] = {
     kinds.SECONDS: read_seconds,
@@ -428,6 +469,11 @@ NODE_READERS: dict[Kind, Reader] = {
     quantities.RATE: read_rate,
     quantities.BANDWIDTH: read_bandwidth,
     rules.RULE_NAMES: _read_rule_names,
+    auto_block.AUTO_BLOCK: _read_auto_block,
+    auto_block.COUNTED_NAMES: _read_counted,
+    auto_block.AFTER: lambda node: auto_block.AFTER.check(read_count(node)),
+    auto_block.AT_MOST: lambda node: auto_block.AT_MOST.check(read_count(node)),
+    auto_block.SECONDS_NOT_0: lambda node: auto_block.SECONDS_NOT_0.check(read_seconds(node)),
     tls_settings.FILE: read_path,
     tls_settings.OPTIONAL_FILE: read_path,
     tls_settings.TLS_VERSION: lambda node: tls_settings.TLS_VERSION.check(read_text(node)),
@@ -492,7 +538,7 @@ def _found_in(error: BaseException) -> Iterator[tuple[Path, str]]:
 def _noted_path(error: BaseException) -> Path:
     """The attribute that cattrs has noted for an error (PEP 678)."""
     notes = getattr(error, "__notes__", ())
-    return tuple(note.name for note in notes if hasattr(note, "name"))
+    return tuple(note.name.removesuffix("_") for note in notes if hasattr(note, "name"))
 
 
 def unknown_key(key: str, known: list[str]) -> str:
@@ -503,12 +549,15 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 
 def _names_of(cls: type) -> list[str]:
-    return [field.name for field in attrs.fields(cls)]
+    return [key_of(field) for field in attrs.fields(cls)]
 
 
 def _class_reader(cls: type) -> Callable[[Any, Any], Any]:
+    renamed: dict[str, Any] = {
+        each.name: override(rename=key_of(each)) for each in attrs.fields(cls)
+    }
     read: Callable[[Any, Any], Any] = make_dict_structure_fn(
-        cls, _converter, _cattrs_forbid_extra_keys=True
+        cls, _converter, _cattrs_forbid_extra_keys=True, **renamed
     )
 
     def read_mapping(node: Node, _: Any) -> Any:

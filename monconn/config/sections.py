@@ -214,6 +214,8 @@ class ObserverConfig:
     """The connections that it observes, in the filter language; None for all."""
     lines: dict[str, int] = attrs.field(factory=dict, eq=False, repr=False)
     """The lines of the file at which its keys are."""
+    source: str = attrs.field(default="", eq=False, repr=False)
+    """The file."""
 
 
 def _read_observer(node: Node) -> ObserverConfig:
@@ -255,6 +257,7 @@ def _read_observer(node: Node) -> ObserverConfig:
         services=chosen.get("services"),
         filter=chosen.get("filter"),
         lines=mapping.lines,
+        source=mapping.source.name,
     )
 
 
@@ -377,6 +380,8 @@ class CaptureConfig:
     """Bytes of all files together; beyond, the oldest is deleted."""
     lines: dict[str, int] = attrs.field(factory=dict, init=False, eq=False, repr=False)
     """The lines of the file at which its keys are."""
+    source: str = attrs.field(default="", init=False, eq=False, repr=False)
+    """The file."""
 
 
 def _read_capture(node: Node) -> CaptureConfig | None:
@@ -393,6 +398,7 @@ def _read_capture(node: Node) -> CaptureConfig | None:
             )
         )
     capture.lines.update(mapping.lines)
+    object.__setattr__(capture, "source", mapping.source.name)  # it is frozen for all others
     return capture
 
 

@@ -26,6 +26,21 @@ TOO_BIG = f"the file is too big: at most {MAX_CHARACTERS // 1024} KiB are read"
 Path = tuple[str | int, ...]
 
 
+@attrs.frozen
+class Source:
+    """A file, as its nodes know it.
+
+    :param name: for people, as it was given.
+    :param folder: where its relative paths begin; empty for the working directory.
+    """
+
+    name: str
+    folder: str = ""
+
+
+_NO_FILE = Source("")
+
+
 @attrs.frozen(eq=False)
 class Scalar:
     """One plain value, and the text that it was written as."""
@@ -33,6 +48,7 @@ class Scalar:
     line: int
     value: str | int | float | bool | None
     text: str
+    source: Source = _NO_FILE
 
 
 @attrs.frozen(eq=False)
@@ -41,6 +57,7 @@ class Sequence:
 
     line: int
     nodes: list[Node]
+    source: Source = _NO_FILE
 
 
 @attrs.frozen(eq=False)
@@ -52,15 +69,18 @@ class Mapping:
     lines: dict[str, int] = attrs.field(factory=dict)
     is_whole: bool = True
     """False if some of its keys could not be read, for which a problem is reported already."""
+    source: Source = _NO_FILE
+    """Where it is written; of keys from several files, each value knows its own."""
 
 
 Node = Scalar | Sequence | Mapping
 
 
-def read(text: str, source: str) -> tuple[Node | None, list[Problem]]:
+def read(text: str, source: str, folder: str = "") -> tuple[Node | None, list[Problem]]:
     """Read one YAML document.
 
     :param source: the file's name, for the problems.
+    :param folder: where relative paths in it begin.
     :returns: the root node, None if the text is empty or cannot be read; and all problems.
     """
     if len(text) > MAX_CHARACTERS:
@@ -71,7 +91,7 @@ def read(text: str, source: str) -> tuple[Node | None, list[Problem]]:
         return None, [Problem(source, error.line, "", str(error))]
     if root is None:
         return None, []
-    walk = _Walk(source)
+    walk = _Walk(Source(source, folder))
     node = walk.node(root)
     return None if isinstance(node, Scalar) and node.value is None else node, walk.problems
 
@@ -87,14 +107,19 @@ def plain(node: Node) -> Any:
 
 def line_of(root: Node, path: Path) -> int:
     """The line of a path, or of the deepest part of it that exists."""
+    return place_of(root, path)[1]
+
+
+def place_of(root: Node, path: Path) -> tuple[str, int]:
+    """The file and the line of a path, or of the deepest part of it that exists."""
     node, line = root, root.line
     for part in path:
         if isinstance(node, Mapping) and part in node.nodes:
             line, node = node.lines[str(part)], node.nodes[str(part)]
-        elif isinstance(node, Sequence) and isinstance(part, int):
+        elif isinstance(node, Sequence) and isinstance(part, int) and part < len(node.nodes):
             node = node.nodes[part]
             line = node.line
-    return line
+    return node.source.name, line
 
 
 def format_path(path: Path) -> str:
@@ -238,7 +263,7 @@ def _advice(text: str, line: int, message: str) -> str:
 class _Walk:
     """Makes our nodes of PyYAML's, and collects what is wrong with them."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: Source) -> None:
         self.problems: list[Problem] = []
         self._source = source
         self._path: list[str | int] = []
@@ -250,10 +275,10 @@ class _Walk:
         if made is None:
             self._check_tag(node)
             if isinstance(node, yaml.ScalarNode):
-                made = Scalar(_line(node), _value(node), node.value)
+                made = Scalar(_line(node), _value(node), node.value, self._source)
             elif isinstance(node, yaml.SequenceNode):
                 items = [self._below(index, item) for index, item in enumerate(node.value)]
-                made = Sequence(_line(node), items)
+                made = Sequence(_line(node), items, self._source)
             else:
                 made = self._mapping(node)
             self._made[id(node)] = made
@@ -266,7 +291,7 @@ class _Walk:
         return made
 
     def _mapping(self, node: Any) -> Mapping:
-        mapping, is_whole = Mapping(_line(node)), True
+        mapping, is_whole = Mapping(_line(node), source=self._source), True
         merged: list[tuple[Any, Node]] = []
         for key_node, value_node in node.value:
             is_merge = key_node.tag == _MERGE_TAG and not key_node.explicit_tag
@@ -321,7 +346,7 @@ class _Walk:
 
     def _problem(self, node: Any, below: Path, message: str) -> None:
         path = format_path((*self._path, *below))
-        self.problems.append(Problem(self._source, _line(node), path, message))
+        self.problems.append(Problem(self._source.name, _line(node), path, message))
 
 
 _CONSTRUCTOR: Any = yaml.SafeLoader("")

@@ -77,6 +77,7 @@ class Devices(Observer):
 
     def __init__(self, config: DevicesConfig, monitor: Monitor, clock: Clock) -> None:
         self._usual = config
+        self._is_configured = False  # anew; the next poll follows
         self._rules = monitor.policy.devices
         self._config = attrs.evolve(config, **self._rules.given())
         self._monitor = monitor
@@ -113,6 +114,11 @@ class Devices(Observer):
         self.forgotten = 0
         """How many devices were dropped to make room for others."""
         self._opened.update(dict.fromkeys(monitor.connections()))
+
+    def apply_config(self, config: DevicesConfig) -> None:
+        """Follow another section ``devices``: with the next poll, in steps."""
+        self._usual = config
+        self._is_configured = True
 
     def __len__(self) -> int:
         self.catch_up()
@@ -530,7 +536,7 @@ class Devices(Observer):
 
         :param now: the time as of which devices are checked; monotonic seconds.
         """
-        if self._monitor.policy.devices is not self._rules:
+        if self._monitor.policy.devices is not self._rules or self._is_configured:
             yield from self._apply()
         yield from self._count_queued()
         for device in tuple(self._connected.values()):
@@ -554,6 +560,7 @@ class Devices(Observer):
 
     def _apply(self) -> Iterator[None]:
         """Follow a policy that was replaced; alarms that it switches off are ended by the poll."""
+        self._is_configured = False
         before, self._rules = self._config, self._monitor.policy.devices
         self._config = config = attrs.evolve(self._usual, **self._rules.given())
         if config.names != before.names:
@@ -926,6 +933,14 @@ class DevicesService(Service):
         for monitor in registry:
             self._follow(monitor)
         registry.when_added(self._follow)
+
+    def apply_config(self, config: DevicesConfig) -> None:
+        """Follow another configuration; what is known of devices goes on, as far as they are the
+        same ones."""
+        self._config = config
+        self.identity.apply_config(config)
+        for devices in self._followed.values():
+            devices.apply_config(config)
 
     def _follow(self, monitor: Monitor) -> None:
         devices = Devices(self._config, monitor, self._clock)

@@ -12,7 +12,9 @@ import attrs
 from monconn.errors import printable
 from monconn.model.record import iso_time
 
-ActorKind = Literal["process", "certificate", "ssh", "signal", "code", "configuration", "nobody"]
+ActorKind = Literal[
+    "process", "certificate", "ssh", "signal", "code", "configuration", "nobody", "auto_block"
+]
 ActionKind = Literal[
     "close",
     "reset",
@@ -89,6 +91,7 @@ class Actor:
             "signal": f"signal {name}",
             "configuration": "the configuration",
             "nobody": "nobody",
+            "auto_block": "auto_block",
         }.get(self.kind, "own code")
 
 
@@ -98,6 +101,8 @@ CONFIGURATION = Actor("configuration")
 """Nobody at this moment: the configuration says so."""
 NOBODY = Actor("nobody")
 """What happens by time alone, such as the end of a block."""
+AUTO_BLOCK = Actor("auto_block")
+"""Nobody either: what the configuration has clients blocked for has happened."""
 _code_runs_for: ContextVar[Actor] = ContextVar("code_runs_for", default=OWN_CODE)
 
 
@@ -171,7 +176,7 @@ class Action:
             "unblock": f"unblocked {target} at {where}",
             "block_ended": f"the block of {target} at {where} has ended",
             "pause": f"paused {where}{f' ({target})' if target else ''}",
-            "resume": f"resumed {where}",
+            "resume": f"resumed {where}{f': {target}' if target else ''}",
             "drain": f"began to drain {where}{f' ({target})' if target else ''}, {ended} live",
             "reload": f"reloaded the configuration: {target}",
             "notify_test": f"sent a test to {target}",

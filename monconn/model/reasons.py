@@ -53,8 +53,12 @@ EventKind = Literal["opened", "refused", "half_closed", "closed", "alarm", "acti
 """What is an event as it happens."""
 HistoryEventKind = Literal["refused", "alarm", "started", "stopped", "lost", "action", "clock"]
 """What is an event in a history; connections that have ended are rows of their own."""
+ServiceState = Literal["running", "paused", "draining", "stopping"]
+"""What a service does: it admits clients; it neither reads nor accepts; it refuses clients and goes
+on with the others; it waits for its connections, for good."""
 PIPES: tuple[Pipe, ...] = get_args(Pipe)
 STATES: tuple[State, ...] = get_args(State)
+SERVICE_STATES: tuple[ServiceState, ...] = get_args(ServiceState)
 REASONS: tuple[Reason, ...] = get_args(Reason)
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 CLOSERS: tuple[Closer, ...] = get_args(Closer)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import attrs
 
+from monconn.addresses import Network
 from monconn.model.reasons import Refusal
 from monconn.policy.blocks import CONFIGURED, Block, Blocks
 from monconn.policy.buckets import ClientBuckets, TokenBucket
 from monconn.policy.networks import NetworkSet
 from monconn.policy.prefixes import ClientPrefixes
-from monconn.policy.rules import REFUSAL_OF, Rule, Rules
+from monconn.policy.quantities import Rate
+from monconn.policy.rules import REFUSAL_OF, RULES, Rule, Rules
 
 
 @attrs.frozen
@@ -25,6 +28,29 @@ class Verdict:
 
 
 ADMITTED = Verdict()
+
+
+@attrs.frozen
+class RuleState:
+    """How a rule stands towards one client, were it to come now."""
+
+    rule: Rule
+    refuses: bool
+    """Whether it would refuse the client, or would if it were not in ``dry_run``."""
+    is_dry_run: bool = False
+    """Whether the rule refuses nobody, and only counts."""
+    used: float | None = None
+    """How much of the limit is used up: connections, clients, or tokens; None if there is none."""
+    limit: int | None = None
+    """The limit: the setting, or the burst of a rate; None of networks."""
+    rate: Rate | None = None
+    """The setting, if it is a rate."""
+    network: Network | None = None
+    """Of ``allow``, the network that has the client."""
+    block: Block | None = None
+    """Of ``block``, the block that the client meets."""
+    wait_seconds: float | None = None
+    """For how long a rate lets nobody in; None of other rules."""
 
 
 class Admission:
@@ -147,6 +173,51 @@ class Admission:
             yield "ip_limit"
         if asks_rates and self._bucket is not None and not self._bucket.has(now):
             yield "rate"
+
+    def explain(self, ip: str, connections: int, now: float) -> list[RuleState]:
+        """Every rule that is set, in the order in which :meth:`judge` asks; it changes nothing.
+
+        A client is refused by the first that :attr:`~RuleState.refuses` and is no dry run.
+
+        :param ip: as :func:`~monconn.addresses.plain_ip` gives it.
+        :param connections: how many are live.
+        """
+        rules, client = self.rules, self.prefixes.client_of(ip)
+        refusing = frozenset(self._refusing(ip, connections, now, asks_rates=True))
+        by_client = self._by_client or {}
+        figures: dict[Rule, dict[str, Any]] = {}
+        if self._blocks.tables or self.shared_blocks.tables:
+            figures["block"] = {"block": self.find_block(ip, now)}
+        if self._allowed is not None:
+            figures["allow"] = {"network": self._allowed.find(ip)}
+        if rules.per_ip_limit:
+            figures["per_ip_limit"] = {"used": by_client.get(client, 0)}
+        if self._buckets is not None:
+            figures["per_ip_rate"] = {
+                "used": self._buckets.used(client, now),
+                "wait_seconds": self._buckets.next_at(client, now) - now,
+            }
+        if rules.conn_limit:
+            figures["conn_limit"] = {"used": connections}
+        if rules.ip_limit:
+            figures["ip_limit"] = {"used": len(by_client)}
+        if self._bucket is not None:
+            figures["rate"] = {
+                "used": self._bucket.used(now),
+                "wait_seconds": self._bucket.next_at(now) - now,
+            }
+        states = []
+        for rule in RULES:
+            if rule not in figures:
+                continue
+            setting = getattr(rules, rule)
+            if isinstance(setting, Rate):
+                figures[rule] |= {"rate": setting, "limit": setting.burst}
+            elif isinstance(setting, int):
+                figures[rule]["limit"] = setting
+            is_dry_run = self.is_dry_run(rule, ip, now)
+            states.append(RuleState(rule, rule in refusing, is_dry_run, **figures[rule]))
+        return states
 
     def _count_hit(self, ip: str, now: float) -> None:
         block = self.find_block(ip, now)

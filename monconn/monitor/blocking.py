@@ -135,3 +135,11 @@ def check_block(for_seconds: float | None, reason: str) -> None:
         raise SettingError(
             f"the reason {quoted(reason)} is too long: {MAX_REASON_CHARACTERS} characters at most"
         )
+
+
+def block_detail(for_seconds: float | None, reason: str) -> str:
+    """How long something is blocked, and why, for the audit trail; empty for neither."""
+    parts = [] if for_seconds is None else [f"for {format_duration(for_seconds)}"]
+    if reason:
+        parts.append(f"because: {reason}")
+    return ", ".join(parts)

@@ -48,6 +48,16 @@ class IWatchable(Interface):
         """
 
 
+class IPausable(Interface):
+    """A connection that can be held: nothing is read from either side."""
+
+    def pause() -> None:
+        """Read nothing any more; harmless the second time."""
+
+    def unpause() -> None:
+        """Read again what nothing else keeps from being read; harmless the second time."""
+
+
 class IRecordable(Interface):
     """A connection whose first and last bytes can be recorded, at no cost to others."""
 

@@ -14,11 +14,12 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 
-from monconn.addresses import Network, parse_network, plain_ip
+from monconn.addresses import Network, parse_client_ip, parse_network, plain_ip
 from monconn.clock import Clock, MonotonicClock
 from monconn.decode import first_bytes
 from monconn.errors import (
     Forbidden,
+    QuestionError,
     SettingError,
     SettingTypeError,
     UnknownConnection,
@@ -27,26 +28,38 @@ from monconn.errors import (
 from monconn.log import Logger
 from monconn.model.actions import NOBODY, OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import BlockSource, Direction, Reason, Refusal, Side
+from monconn.model.reasons import BlockSource, Direction, Reason, Refusal, ServiceState, Side
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.admission import ADMITTED, Admission, Verdict
-from monconn.monitor.blocking import Blocking
+from monconn.monitor.auto_block import AutoBlocker
+from monconn.monitor.blocking import Blocking, block_detail
 from monconn.monitor.clients import ClientTotals
-from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
+from monconn.monitor.interfaces import (
+    IAddressed,
+    IConnection,
+    IDecoded,
+    IPausable,
+    IRecordable,
+    IWatchable,
+)
 from monconn.monitor.liverules import LiveRules
 from monconn.monitor.observers import AnyObserver, Observers, Where, when_delivered
 from monconn.monitor.recorder import Recorder
+from monconn.monitor.spread import MOST_SPREADS, Spread
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
+from monconn.monitor.why import Why, why_in_steps
 from monconn.policy.block_files import BlockFile, with_newer
 from monconn.policy.blocks import CONFIGURED, Block, BlockChange, Blocks, network_order
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
+from monconn.policy.pauses import Pauses
 from monconn.policy.policy import Policy
 from monconn.policy.prefixes import ClientPrefixes
 from monconn.policy.rules import Rules
 from monconn.policy.timeouts import Timeouts
+from monconn.steps import at_once
 from monconn.turns import in_turns
 from monconn.units import format_bytes, format_duration
 
@@ -106,6 +119,16 @@ class Monitor:
         self.booted_at = time.time()
         self.accessed_at: float | None = None
         self.stopping = False
+        self.draining = False
+        """Whether clients are refused while the live connections go on."""
+        self.is_paused = False
+        """Whether nothing is read and nobody is accepted."""
+        self.can_pause = True
+        """False of a wrapped factory: the program that it is a part of reads, and not we."""
+        self.pauses = Pauses()
+        """When it stood still: time that counts for no limit on silence."""
+        self.paused_until: float | None = None
+        """When a pause ends by itself, in monotonic seconds."""
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
         self.clients = ClientTotals()
         self.observers = Observers(name, self.clock)
@@ -123,6 +146,7 @@ class Monitor:
             pass  # at once, before the first client comes
         self.blocking = Blocking(self._blocks, self.clock, self._block_ended)
         """What is blocked at this service alone."""
+        self._auto_block: AutoBlocker | None = None
         self.admission = Admission(policy.rules, self._blocks, _prefixes(policy, USUAL_PREFIXES))
         """Judges who may enter."""
         self._usual_prefixes = USUAL_PREFIXES
@@ -132,12 +156,18 @@ class Monitor:
         self._live_by_ip: dict[str, int] = {}
         self._to_end: dict[int, tuple[Reason, bool]] = {}  # and whether by a reset
         self._rescheduling: Deferred[None] = succeed(None)
+        self._holding: Deferred[None] = succeed(None)
+        self._pause_timer: IDelayedCall | None = None
+        self._when_paused = Subscriptions[[bool]]()
+        self._spreads: list[Spread] = []
+        self._drain_spread: Spread | None = None
         self._ended = Totals()  # of connections that are over; ``opened`` of all
         self._subtracted = Totals()
         self._room = Subscriptions[[]]()
         self._applied = Subscriptions[[]]()
         self._when_empty: list[Deferred[None]] = []
         self._stop_timers: list[IDelayedCall] = []
+        self._configure_auto_block()
         for observer in observers:
             self.add_observer(observer)
 
@@ -167,6 +197,8 @@ class Monitor:
             self._configure_admission()
         if policy.rules != before.rules:
             self._configure_blocks(before.rules)
+        if policy.rules.auto_block != before.rules.auto_block:
+            self._configure_auto_block()
         if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
             self._rescheduling.cancel()  # what follows does all of it
             live = tuple(self._live.values())
@@ -231,6 +263,15 @@ class Monitor:
         prefixes = _prefixes(self.policy, self._usual_prefixes)
         now = self.clock.seconds()
         self.admission.configure(self.policy.rules, prefixes, self._live_by_ip, now)
+
+    def _configure_auto_block(self) -> None:
+        settings = self.policy.rules.auto_block
+        if settings is None:
+            self._auto_block = None
+        elif self._auto_block is None:
+            self._auto_block = AutoBlocker(self, settings)
+        else:
+            self._auto_block.configure(settings)
 
     def use_prefixes(self, v4: int, v6: int) -> None:
         """Have addresses with so many leading bits in common be one client, unless the policy says
@@ -353,8 +394,8 @@ class Monitor:
         else:
             record.opened_at, record.opened = time.time(), self.clock.seconds()
         self.accessed_at = record.opened_at
-        refusal: Refusal | None = "stopping"
-        if not self.stopping:
+        refusal: Refusal | None = "stopping" if self.stopping else "draining"
+        if not (self.stopping or self.draining):
             verdict = self.admission.judge(
                 client_ip, len(self._live), record.opened, takes_tokens=not is_known
             )
@@ -388,6 +429,8 @@ class Monitor:
             record.closed, record.closed_at = self.clock.seconds(), time.time()
         self._ended.refused[refusal] += 1
         self.observers.notify("refused", record)
+        if self._auto_block is not None:
+            self._auto_block.refused(record.client_ip, refusal)
 
     def opened(self, connection: IConnection) -> None:
         """A connection whose record :meth:`admit` has made is live from now on."""
@@ -479,9 +522,13 @@ class Monitor:
         if self.recorder.live:
             self.recorder.closed(record)
         self.observers.notify("closed", record)
+        if self._auto_block is not None:
+            self._auto_block.closed(record.client_ip, record.reason)
         # As notify_room does, whose call each connection would pay for.
         for call in self._room.calls:
             call()
+        for spread in self._spreads:
+            spread.left(record.id)
         if self._when_empty and not self._live:
             self._notify_empty()
 
@@ -508,6 +555,10 @@ class Monitor:
 
         Those who were told so are called (:meth:`when_room`) when that is over.
         """
+        if self.is_paused:
+            return True
+        if self.draining:
+            return False  # it is refused: a place would not be for it
         if self.is_full():
             return True
         now = self.clock.seconds()
@@ -517,6 +568,13 @@ class Monitor:
         if self._rate_timer is None:  # one for all who ask
             self._rate_timer = self.clock.callLater(until - now, self._rate_allows)
         return True
+
+    def must_hold(self) -> bool:
+        """Whether a client that we have accepted, and know enough of, is to wait with us.
+
+        As a TLS client whose handshake is complete; see :meth:`when_room`.
+        """
+        return self.is_paused or (self.is_full() and not (self.stopping or self.draining))
 
     def is_full(self) -> bool:
         """Whether the next client is to wait until a connection ends."""
@@ -676,6 +734,8 @@ class Monitor:
             of_dry_run = {"would_refuse": dict(totals.would_refuse)}
         return {
             "sid": self.name,
+            "state": self.state,
+            "paused_until": self._paused_until_text(),
             "listen": self.listen,
             "backend": self.backend,
             "booted_at": iso_time(self.booted_at),
@@ -695,7 +755,8 @@ class Monitor:
         """The service's figures in one line for people."""
         stats = self._figures(self.totals())
         return (
-            f"{self.name}: connections {len(self)}, ips {self.client_ips()},"
+            f"{self.name}: {'' if self.state == 'running' else f'{self.state}, '}"
+            f"connections {len(self)}, ips {self.client_ips()},"
             f" total {stats['total']}, refused {stats['refused']},"
             f" up {format_bytes(stats['up'])}, down {format_bytes(stats['down'])},"
             f" uptime {format_duration(self.uptime_seconds())}"
@@ -854,6 +915,20 @@ class Monitor:
         """Whether a client's IP is in a blocked network."""
         return self.find_block(ip) is not None
 
+    def why(self, ip: str) -> Why:
+        """What would happen to a client now, by which rule, and what it has used up of each limit.
+
+        :param ip: in any notation, perhaps with a port; or ``unix``.
+        :raises AddressError: it is none.
+        """
+        return at_once(why_in_steps(self, parse_client_ip(ip)))
+
+    @property
+    def holds_clients(self) -> bool:
+        """Whether there is a listener that leaves clients in its accept queue when they are to
+        wait: only those of our own do, and subscribe to room."""
+        return len(self._room) > 0
+
     def forget_in_steps(
         self, network: Network, *, dry_run: bool = False
     ) -> Generator[None, None, tuple[int, int]]:
@@ -938,15 +1013,193 @@ class Monitor:
                 actor = whose_code()
             self.report(Action(kind, actor, time.time(), self.name, target, count, changed, detail))
 
+    # -- pause, drain and stop
+
+    @property
+    def state(self) -> ServiceState:
+        """What the service does."""
+        if self.stopping:
+            return "stopping"
+        if self.is_paused:
+            return "paused"
+        return "draining" if self.draining else "running"
+
+    def _paused_until_text(self) -> str | None:
+        if self.paused_until is None:
+            return None
+        return iso_time(time.time() + self.paused_until - self.clock.seconds())
+
+    def pause(self, seconds: float | None = None, *, actor: Actor | None = OWN_CODE) -> bool:
+        """Read nothing, and accept nobody: clients wait in the kernel's queue.
+
+        Nothing is refused or ended because of it. Limits on silence and on progress stand still;
+        ``connect_timeout``, ``max_lifetime`` and the limits of handshakes go on. Thousands of
+        connections are held within some turns of the loop; one that opens meanwhile begins held.
+
+        :param seconds: after which it ends by itself; None for never. Of a service that is paused
+            already, this is what is changed.
+        :returns: False if it was paused already.
+        :raises QuestionError: it is draining or stopping, or is a wrapped factory's.
+        :raises SettingError: the time is not more than 0.
+        """
+        if seconds is not None and not 0 < seconds <= 1e9:
+            raise SettingError(f"a pause of {seconds:g} s: must be more than 0")
+        if not self.can_pause:
+            raise QuestionError(
+                f"{self.name} cannot be paused: it is a part of a program, which reads by itself"
+            )
+        if self.stopping or self.draining:
+            advice = "" if self.stopping else f": resume {self.name} first"
+            raise QuestionError(f"{self.name} is {self.state}, and cannot be paused{advice}")
+        self._end_pause_timer()
+        if seconds is not None:
+            self.paused_until = self.clock.seconds() + seconds
+            by = whose_code() if actor is None or actor is OWN_CODE else actor
+            self._pause_timer = self.clock.callLater(seconds, self._pause_is_over, by)
+        is_new = not self.is_paused
+        if is_new:
+            self._set_paused(True)
+        target = "" if seconds is None else f"for {format_duration(seconds)}"
+        self._acted(actor, "pause", target, changed=is_new)
+        return is_new
+
+    def _end_pause_timer(self) -> None:
+        self.paused_until = None
+        if self._pause_timer is not None:
+            self._pause_timer.cancel()
+            self._pause_timer = None
+
+    def _pause_is_over(self, by: Actor) -> None:
+        self._pause_timer = None
+        self._end_pause()
+        self._acted(by, "resume", "the time of the pause is over")
+
+    def _end_pause(self) -> None:
+        self._end_pause_timer()
+        if self.is_paused:
+            self._set_paused(False)
+            self.notify_room()
+
+    def _set_paused(self, is_paused: bool) -> None:
+        self.is_paused = is_paused
+        now = self.clock.seconds()
+        if is_paused:
+            self.pauses.begin(now)
+        else:
+            self.pauses.end(now)
+        for call in self._when_paused.calls:
+            call(is_paused)
+        self._holding.cancel()  # what follows does all of it
+        live = tuple(self._live.values())
+        change = _pause if is_paused else _unpause
+        self._holding = in_turns(
+            self.clock, self._each(live, change, "failed to pause")
+        ).addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def when_paused(self, call: Callable[[bool], object]) -> Cancel:
+        """Call something with True when the service is paused, and with False when that is over.
+
+        :returns: cancels the subscription.
+        """
+        return self._when_paused.add(call)
+
+    def drain(self, spread_seconds: float = 0.0, *, actor: Actor | None = OWN_CODE) -> bool:
+        """Refuse clients from now on (``draining``), and let the live connections go on.
+
+        It ends a pause. It goes on until :meth:`resume`, also once no connection is left.
+
+        :param spread_seconds: end the connections, with the reason ``operator``, evenly over this
+            time; 0 leaves them alone. Draining again takes the place of that which was said before.
+        :returns: False if it was draining already.
+        :raises QuestionError: it is stopping.
+        """
+        if self.stopping:
+            raise QuestionError(f"{self.name} is stopping, and refuses clients already")
+        is_new, self.draining = not self.draining, True
+        self._end_pause()
+        if self._drain_spread is not None:
+            self._drain_spread.cancel()
+            self._drain_spread = None
+        count = len(self._live)
+        if spread_seconds:
+            self._drain_spread = self._spread("operator", self._not_ending(), spread_seconds)
+        self.notify_room()  # who waits is refused
+        target = f"spread over {format_duration(spread_seconds)}" if spread_seconds else ""
+        self._acted(actor, "drain", target, count, is_new)
+        return is_new
+
+    def close_spread(
+        self, connection_ids: Iterable[int], seconds: float, *, reset: bool = False
+    ) -> int:
+        """End connections with the reason ``operator``, in random order, evenly over a time.
+
+        :meth:`resume` ends that. It is not reported as an action.
+
+        :returns: how many will be ended.
+        :raises QuestionError: there are too many such orders already.
+        """
+        if len(self._spreads) >= MOST_SPREADS:
+            raise QuestionError(
+                f"{self.name} ends connections by {MOST_SPREADS} orders already: wait for one of"
+                f" them, or resume {self.name}, which ends them"
+            )
+        chosen = [each for each in connection_ids if each in self._live]
+        self._spread("operator", chosen, seconds, reset=reset)
+        return len(chosen)
+
+    def _not_ending(self) -> list[int]:
+        return [
+            connection_id
+            for connection_id, connection in self._live.items()
+            if connection.record.reason is None
+        ]
+
+    def _spread(
+        self, reason: Reason, connection_ids: list[int], seconds: float, *, reset: bool = False
+    ) -> Spread:
+        def end(chosen: list[int]) -> None:
+            connections = []
+            for connection_id in chosen:
+                connection = self._live.get(connection_id)
+                if connection is None or connection_id in self._to_end:
+                    continue
+                if reset or connection.record.reason is None:
+                    self._to_end[connection_id] = reason, reset
+                    connections.append(connection)
+            in_turns(self.clock, self._each(connections, self._end_chosen, "failed to end"))
+
+        spread = Spread(self.clock, connection_ids, seconds, end, self._spread_is_over)
+        self._spreads.append(spread)
+        spread.start()
+        return spread
+
+    def _spread_is_over(self, spread: Spread) -> None:
+        # Replaced, and not changed: closed() goes through it.
+        self._spreads = [each for each in self._spreads if each is not spread]
+
+    def _cancel_spreads(self) -> bool:
+        """End no more connections by any spread.
+
+        :returns: whether there was one.
+        """
+        spreads = self._spreads
+        for spread in spreads:
+            spread.cancel()
+        self._drain_spread = None
+        return bool(spreads)
+
     def stop(self, wait_seconds: float) -> Deferred[None]:
         """Refuse new clients, and wait for the live connections.
 
         Those that still live after ``wait_seconds`` are ended with the reason
-        ``stopping``; a moment later what is left of them is reset.
+        ``stopping``; a moment later what is left of them is reset. If the policy has a ``spread``,
+        they are ended evenly over that time, or over ``wait_seconds`` if that is less. A pause is
+        over: what was sent meanwhile is delivered.
 
         :returns: fires when the last connection has ended, or with :meth:`resume`.
         """
-        self.stopping = True
+        self.stopping, self.draining = True, False
+        self._end_pause()
         self.observers.flush_log()  # no timer may fire any more to do it
         self._stop_rate_timer()
         done: Deferred[None] = Deferred()
@@ -959,20 +1212,36 @@ class Monitor:
             self.clock.callLater(wait_seconds, self._end_all, "stopping"),
             self.clock.callLater(wait_seconds + STOP_GRACE_SECONDS, self.stop_now),
         ]
+        if seconds := min(self.policy.spread, wait_seconds):
+            self._cancel_spreads()
+            self._spread("stopping", self._not_ending(), seconds)
         return done
 
-    def resume(self) -> None:
-        """Admit clients again after :meth:`stop`; connections that it was to end stay open."""
-        self.stopping = False
+    def resume(self, *, actor: Actor | None = OWN_CODE) -> bool:
+        """Go on after :meth:`pause`, :meth:`drain` or :meth:`stop`.
+
+        Connections that were still to be ended by a stop, or evenly over a time, stay open.
+
+        :returns: False if there was nothing to end.
+        """
+        was_stopping, was_held = self.stopping, self.is_paused or self.draining
+        self.stopping = self.draining = False
+        had_spreads = self._cancel_spreads()
+        self._end_pause()
+        if actor is not None and (was_held or had_spreads) and not was_stopping:
+            self._acted(actor, "resume")
         for connection_id, (reason, _) in tuple(self._to_end.items()):
             if reason == "stopping":
                 del self._to_end[connection_id]
         self._notify_empty()
         self.notify_room()
+        return was_stopping or was_held or had_spreads
 
     def stop_now(self) -> None:
         """End every connection with a reset, within as many turns of the loop as that takes."""
-        self.stopping = True
+        self.stopping, self.draining = True, False
+        self._cancel_spreads()
+        self._end_pause()
         self._end_all("stopping", reset=True)
 
     def _end_all(
@@ -1008,6 +1277,16 @@ class Monitor:
             connection.end(*chosen)
 
 
+def _pause(connection: IConnection) -> None:
+    if IPausable.providedBy(connection):
+        cast(IPausable, connection).pause()
+
+
+def _unpause(connection: IConnection) -> None:
+    if IPausable.providedBy(connection):
+        cast(IPausable, connection).unpause()
+
+
 def _apply_limits(connection: IConnection) -> None:
     connection.policy_changed()
 
@@ -1032,14 +1311,6 @@ def _concerning(network: Network) -> Callable[[ConnectionRecord], bool]:
         return is_within(record.client_ip) or any(map(is_mentioned, (record.detail, *facts)))
 
     return concerns
-
-
-def block_detail(for_seconds: float | None, reason: str) -> str:
-    """How long something is blocked, and why, for the audit trail; empty for neither."""
-    parts = [] if for_seconds is None else [f"for {format_duration(for_seconds)}"]
-    if reason:
-        parts.append(f"because: {reason}")
-    return ", ".join(parts)
 
 
 def _network(network: str | Network) -> Network:

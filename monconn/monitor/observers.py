@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 from monconn.clock import Clock
 from monconn.errors import ObserverError
 from monconn.log import Logger
-from monconn.model.actions import NOBODY, OWN_CODE, Action
+from monconn.model.actions import AUTO_BLOCK, NOBODY, OWN_CODE, Action
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.async_observer import AsyncObserver, queue_calls
 from monconn.monitor.interfaces import IObserver, Observer
@@ -196,13 +196,13 @@ class Observers:
         """Write an action into the log, and notify every observer of it, each once.
 
         Of the actions of the program's own code, which may be a loop over thousands of
-        connections, and of what ends by time, the log has :data:`OWN_CODE_LINES_PER_SECOND` and
-        sums up the others; an operator's are all there.
+        connections, of ``auto_block``, and of what ends by time, the log has
+        :data:`OWN_CODE_LINES_PER_SECOND` and sums up the others; an operator's are all there.
 
         :param others: those of the other services that it concerned.
         :raises KeyboardInterrupt: the user has interrupted the program while an observer ran.
         """
-        if action.actor not in (OWN_CODE, NOBODY) or self._own_code_log.has_room():
+        if action.actor not in (OWN_CODE, NOBODY, AUTO_BLOCK) or self._own_code_log.has_room():
             self._log.info("{action}", action=action.describe())
         else:
             self._own_code_log.add(action.kind)

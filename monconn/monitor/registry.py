@@ -23,8 +23,8 @@ from monconn.model import uid
 from monconn.model.actions import NOBODY, OWN_CODE, Action, ActionKind, Actor, whose_code
 from monconn.model.reasons import BlockSource
 from monconn.model.record import ConnectionRecord
-from monconn.monitor.blocking import Blocking
-from monconn.monitor.monitor import Monitor, block_detail
+from monconn.monitor.blocking import Blocking, block_detail
+from monconn.monitor.monitor import Monitor
 from monconn.monitor.observers import AnyObserver, Where, hooks_of
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.policy.blocks import Block, BlockChange, Blocks

@@ -7,6 +7,7 @@ OpenSSL takes a client's bare FIN for a fatal error, and writes nothing of the a
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
@@ -116,7 +117,7 @@ def _read(path: str) -> bytes:
     try:
         return read_file(path, _MAX_FILE_BYTES)
     except FileError as error:
-        raise _fault(str(error)) from None
+        raise _fault(str(error)) from error
 
 
 def _fault(message: str) -> TlsError:
@@ -303,8 +304,8 @@ def _readable_in(file: Path) -> list[x509.Certificate]:
         return []
 
 
-def files_digest(settings: ListenTls | BackendTls) -> bytes:
-    """A digest of the content of all files that settings name; those not readable count, too."""
+def _files_of(settings: ListenTls | BackendTls) -> list[Path]:
+    """All files that settings name."""
     identities = [settings.identity]
     if isinstance(settings, ListenTls):
         identities += settings.certificates.values()
@@ -313,8 +314,26 @@ def files_digest(settings: ListenTls | BackendTls) -> bytes:
         if each is not None:
             named = (each.certificate, each.key, each.passphrase_file, each.chain)
             files += [Path(name) for name in named if name is not None]
+    return files
+
+
+def unreadable_files(settings: ListenTls | BackendTls) -> list[str]:
+    """The files that settings name and that this user may not read."""
+    refused = []
+    for file in _files_of(settings):
+        try:
+            _read(str(file))
+        except TlsError as error:
+            cause = getattr(error.__cause__, "__cause__", None)
+            if isinstance(cause, PermissionError):
+                refused.append(str(file))
+    return refused
+
+
+def files_digest(settings: ListenTls | BackendTls) -> bytes:
+    """A digest of the content of all files that settings name; those not readable count, too."""
     digest = hashlib.sha256()
-    for file in files:
+    for file in _files_of(settings):
         try:
             content = _read(str(file))
         except TlsError:
@@ -417,11 +436,21 @@ class ClientTls:
 
     def __init__(self, settings: BackendTls, host: str) -> None:
         self.settings = settings
+        self._context = _client_context(settings)
+        self._use_host(host)
+
+    def _use_host(self, host: str) -> None:
+        settings = self.settings
         # Certificates have names without the dot of the root, and SNI has none (RFC 6066, 3).
         self._host = (settings.server_name or host).removesuffix(".").partition("%")[0]
         sends_name = settings.server_name != "" and ip_of(self._host) is None
         self._server_name = self._host.encode("ascii") if sends_name else None
-        self._context = _client_context(settings)
+
+    def for_host(self, host: str) -> ClientTls:
+        """The same for another host, from the files as they were read."""
+        other = copy.copy(self)
+        other._use_host(host)
+        return other
 
     @property
     def remarks(self) -> list[Remark]:

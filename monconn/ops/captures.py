@@ -19,7 +19,7 @@ from monconn.addresses import Network
 from monconn.clock import Clock
 from monconn.config.sections import USUAL_DEVICES, CaptureConfig
 from monconn.devices.identity import DeviceIdentity
-from monconn.errors import NotConfigured, QuestionError, UnknownCapture
+from monconn.errors import MonconnError, NotConfigured, QuestionError, UnknownCapture
 from monconn.log import Logger
 from monconn.model.actions import CONFIGURATION, Actor
 from monconn.model.flow import Began, Ended, FlowEvent
@@ -31,10 +31,21 @@ from monconn.ops.filters import Context, Filter, FilterError, parse
 from monconn.ops.rows import CaptureRow
 from monconn.ops.taps import Tap, Taps, service_concerned, services_by_payload
 from monconn.ops.triggers import Occasion, Triggers
-from monconn.sinks.capture_files import FLUSH_SECONDS, CaptureFile, CaptureFiles, CaptureTotals
+from monconn.sinks.capture_files import (
+    FLUSH_SECONDS,
+    CaptureFile,
+    CaptureFiles,
+    CaptureTotals,
+    check_folder,
+)
 from monconn.turns import in_turns
 from monconn.units import format_bytes
 
+FOLLOWED = frozenset(
+    {"filter", "on", "next", "within", "first", "rotate_size", "keep", "max_total"}
+)
+"""The keys of the configuration that hold at once when it is changed."""
+_OF_FILES = frozenset({"rotate_size", "keep", "max_total"})
 MOST_CAPTURES = 8
 """Captures at the same time, the configuration's among them; one more is refused."""
 ENDED_RETAINED = 20
@@ -118,6 +129,8 @@ class Capture:
         triggers: Triggers | None = None,
     ) -> None:
         self.number = number
+        self.is_configured = False
+        """Whether the configuration has begun it."""
         self.service: str | None = None
         """The one that it is limited to, as far as is known; None for all."""
         self.target = target
@@ -265,6 +278,7 @@ class Captures:
         meant = wanted or Filter((), CONNECTION_KEYS)
         allowed, forbidden = services_by_payload(self._registry, meant)
         capture = self._add(files, target, CONFIGURATION, config.first, wanted, triggers=triggers)
+        capture.is_configured = True
         self._open_tap(capture, follow=True)
         if triggers is not None:
             self._triggers = triggers
@@ -272,6 +286,35 @@ class Captures:
         details = f"capture {capture.number}{_without(forbidden)}"
         capture.service = service_concerned(allowed, meant, follows=True)
         self._report_start(CONFIGURATION, capture, allowed, details)
+
+    def check_config(self, config: CaptureConfig | None) -> None:
+        """Find what :meth:`apply_config` would fail with; called in a thread.
+
+        :raises FileError: the folder cannot be used.
+        """
+        if config is not None and self._config is not None and (config.filter or config.on):
+            check_folder(attrs.evolve(config, folder=self._config.folder))
+
+    def apply_config(self, config: CaptureConfig) -> None:
+        """Follow another configuration: the captures that operators have begun go on.
+
+        The configuration's own one ends, and begins anew, if anything about it is different.
+        """
+        before, self._config = self._config, config
+        if before is None or self._files is None:
+            return
+        self._files.apply_config(config)
+        fields = [each.name for each in attrs.fields(CaptureConfig) if each.eq]
+        different = {each for each in fields if getattr(before, each) != getattr(config, each)}
+        if not different - _OF_FILES:
+            return
+        for capture in tuple(self._running.values()):
+            if capture.is_configured:
+                self._finish(capture)
+        try:
+            self.start()
+        except MonconnError as error:  # the folder has gone since it was checked
+            self._log.error("capture: {problem}", problem=str(error))
 
     def stop(self, wait_seconds: float = FLUSH_SECONDS) -> None:
         """End all captures, and write what is queued, waiting for no longer than that."""

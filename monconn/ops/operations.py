@@ -28,7 +28,8 @@ from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.flow import FlowEvent
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord, known_fact_names
-from monconn.monitor.monitor import Monitor, block_detail
+from monconn.monitor.blocking import block_detail
+from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.ops.blocks import (
     BlockResult,
@@ -66,6 +67,7 @@ from monconn.ops.filters import (
 from monconn.ops.forget import ForgetResult, memory_steps
 from monconn.ops.rates import LEAST_SECONDS, MOST_SECONDS, Rates
 from monconn.ops.record_keys import MEASURED_FIELDS, record_key
+from monconn.ops.reload import ReloadResult
 from monconn.ops.rows import (
     BlockRow,
     CaptureRow,
@@ -88,6 +90,8 @@ from monconn.ops.taps import (
     service_concerned,
     services_by_payload,
 )
+from monconn.ops.why import FindOrigin, why_rows
+from monconn.ops.why_rows import WhyRow
 from monconn.steps import RowSteps, sort_in_steps
 from monconn.turns import in_turns, result_of
 
@@ -162,6 +166,7 @@ class Operations:
     :param history: stores what happened; None if there is none.
     :param manhole: says where the manhole is; None from it if there is none.
     :param capture: what is captured to files, and where; None if nothing may be.
+    :param origin_of: says where a service's setting is written.
     """
 
     def __init__(
@@ -173,6 +178,7 @@ class Operations:
         history: HistoryService | None = None,
         manhole: Callable[[], str | None] = lambda: None,
         capture: CaptureConfig | None = USUAL_CAPTURE,
+        origin_of: FindOrigin = lambda *_: None,
     ) -> None:
         self.registry = registry
         self.clock = clock
@@ -180,8 +186,11 @@ class Operations:
         self.keeps_blocks = False
         """Whether what operators block outlasts the program, in a file of its state."""
         self.feed = Feed(registry, clock)
+        self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
+        """Reads the configuration again; whoever runs one puts it here."""
         self._devices = devices
         self._history = history
+        self._origin_of = origin_of
         self._rates = Rates()
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
@@ -981,6 +990,38 @@ class Operations:
         """
         live = sum(map(len, self.registry))
         self._report("stop_now" if at_once else "stop", actor, list(self.registry), None, "", live)
+
+    def why(self, client: str, *, service: str | None = None) -> Deferred[list[WhyRow]]:
+        """What would happen to a client now at each service, as :meth:`Monitor.why` says.
+
+        :param client: an address; the id or the uid of a connection, or the name of a device, for
+            its address.
+        :raises UnknownService: there is no such service.
+        :raises AddressError: in the Deferred, as are the others: it is none of these.
+        :raises UnknownConnection: no connection has this id.
+        :raises UnknownDevice: several devices are meant.
+        """
+        monitors = self.monitors(service)
+        steps = why_rows(client, monitors, self.registry, self._devices, self._origin_of)
+        return self._in_line(steps)
+
+    def reload(self, actor: Actor, *, dry_run: bool = False) -> Deferred[ReloadResult]:
+        """Read the configuration's file again, and apply what is different.
+
+        :returns: fails with a :class:`ConfigError` if the file has problems, or another
+            :class:`MonconnError`; then nothing has changed.
+        :raises NotConfigured: this program runs no configuration.
+        """
+        if self.reloader is None:
+            raise NotConfigured("this program runs no configuration: there is nothing to reload")
+        return self.reloader(actor, dry_run=dry_run)
+
+    def report_reload(self, actor: Actor, what: str, changed: bool) -> None:
+        """Report that the configuration was read again.
+
+        :param what: what is different now.
+        """
+        self._report("reload", actor, list(self.registry), None, what, changed=changed)
 
     def _report(
         self,

@@ -487,8 +487,17 @@ class BlockRow(Row):
     """One blocked network, at one service or at all."""
 
     TABLE: ClassVar[TableOf] = (
-        *("network", "service", "source", "left_seconds", "hits", "reason", "by", "since_at"),
-        *("until_at", "origin"),
+        "network",
+        Column(
+            *("service", "SERVICE"),
+            importance=1,
+            width=10,
+            max_width=18,
+            help="The service's name, or all.",
+            nullable=True,
+            value=lambda row: row.get("service") or "all",
+        ),
+        *("source", "left_seconds", "hits", "reason", "by", "since_at", "until_at", "origin"),
     )
 
     service: str | None = field(

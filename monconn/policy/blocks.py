@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from socket import AF_INET, AF_INET6, inet_pton
 
 import attrs
@@ -137,8 +137,9 @@ class Blocks:
             address = ip_address(ip.partition("%")[0])
         except ValueError:
             return None
+        of_version = IPv4Network if address.version == 4 else IPv6Network  # ::1 would be IPv4
         for length in self.tables.get(address.version, ()):
-            network = ip_network((int(address), length), strict=False)
+            network = of_version((int(address), length), strict=False)
             for block in self.of_network(network):
                 if not block.is_over(now):
                     return block

@@ -95,6 +95,11 @@ class ClientBuckets:
                 return
             del self._buckets[oldest]
 
+    def next_at(self, client: str, now: float) -> float:
+        """When a client has a token (monotonic seconds); ``now`` if it has one."""
+        bucket = self._buckets.get(client)
+        return now if bucket is None else bucket.next_at(now)
+
     def used(self, client: str, now: float) -> float:
         """How many of a client's tokens are missing."""
         bucket = self._buckets.get(client)

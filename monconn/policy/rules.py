@@ -8,6 +8,7 @@ import attrs
 
 from monconn.errors import quoted
 from monconn.model.reasons import Refusal
+from monconn.policy.auto_block import OptionalAutoBlock
 from monconn.policy.block_files import BlockFiles
 from monconn.policy.kinds import Count, Kind, Networks, WhenFull
 from monconn.policy.quantities import OptionalBandwidth, OptionalRate
@@ -89,6 +90,8 @@ class Rules:
         default=None, metadata=FORWARDING_ONLY
     )
     """Bytes in a second of each connection."""
+    auto_block: OptionalAutoBlock = None
+    """When clients are blocked without anybody's doing; None for never."""
     dry_run: Annotated[tuple[Rule, ...], RULE_NAMES] = ()
     """The rules that refuse nobody: what they would refuse is counted and logged, and let in.
 

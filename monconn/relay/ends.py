@@ -46,7 +46,7 @@ HOLD_FULL = 2
 HOLD_STAGE = 4
 """The stages on the way to the other side (a throttle, a delay) hold enough bytes."""
 HOLD_PAUSE = 8
-"""This direction was paused on request."""
+"""The service is paused: nothing is read from either side."""
 
 
 class End(Protocol):

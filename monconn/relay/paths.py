@@ -273,14 +273,14 @@ class DataPaths:
         backend: Address | ChooseBackend,
         *,
         tls: ServerTls | None = None,
-        backend_tls: BackendTls | None = None,
+        backend_tls: BackendTls | ClientTls | None = None,
     ) -> SocketPath | TransportPath:
         """The best path for clients accepted from one of our listening sockets.
 
         :param backend: where to forward to, or what chooses that for each connection.
         :param tls: makes the clients' TLS connections, if they speak TLS.
         :param backend_tls: how to speak TLS with a backend whose address is a string
-            ``tls:HOST:PORT``, if not as its options say.
+            ``tls:HOST:PORT``, if not as its options say; or what does that already.
         :raises TlsError: a file that ``backend_tls`` names cannot be used.
         """
         if not HAS_EPOLL:
@@ -300,7 +300,7 @@ class DataPaths:
         monitor: Monitor,
         backend: Address | ChooseBackend,
         *,
-        backend_tls: BackendTls | None = None,
+        backend_tls: BackendTls | ClientTls | None = None,
     ) -> TransportPath:
         """The best path for clients that come on Twisted's transports; see :meth:`between`."""
         make_backend = self._make_backend(monitor, backend, backend_tls)
@@ -313,7 +313,7 @@ class DataPaths:
         )
 
     def _make_backend(
-        self, monitor: Monitor, backend: Address | ChooseBackend, tls: BackendTls | None
+        self, monitor: Monitor, backend: Address | ChooseBackend, tls: BackendTls | ClientTls | None
     ) -> MakeBackend:
         # One maker for each address: it caches resolved names, and queues attempts that wait.
         makers: dict[Address, Callable[[ConnectionRecord], End]] = {}
@@ -362,7 +362,7 @@ class DataPaths:
         return cancel
 
     def _backend_maker(
-        self, monitor: Monitor, address: Address, tls: BackendTls | None
+        self, monitor: Monitor, address: Address, tls: BackendTls | ClientTls | None
     ) -> Callable[[ConnectionRecord], End]:
         own = tls_backend(address) if HAS_EPOLL else None
         where = address if own is None else own[0]
@@ -372,7 +372,9 @@ class DataPaths:
             connector = Connector(resolver, shared.loop, self._clock, self.loops, self.descriptors)
             if own is None:
                 return lambda record: SocketEnd("backend", record, shared, connector)
-            client_tls = ClientTls(tls or own[1], own[0].host)
+            client_tls = (
+                tls if isinstance(tls, ClientTls) else ClientTls(tls or own[1], own[0].host)
+            )
 
             def tls_end(record: ConnectionRecord) -> TlsEnd:
                 record.pipe = "tls"

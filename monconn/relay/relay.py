@@ -20,13 +20,20 @@ from monconn.model.reasons import (
 )
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.deadlines import Deadlines
-from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
+from monconn.monitor.interfaces import (
+    IAddressed,
+    IConnection,
+    IDecoded,
+    IPausable,
+    IRecordable,
+    IWatchable,
+)
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
 from monconn.monitor.recorder import Recording
 from monconn.monitor.watchers import Watch, Watchers
 from monconn.policy.timeouts import GRACE_SECONDS
-from monconn.relay.ends import HOLD_CONNECTING, HOLD_FULL, HOLD_STAGE, End
+from monconn.relay.ends import HOLD_CONNECTING, HOLD_FULL, HOLD_PAUSE, HOLD_STAGE, End
 from monconn.relay.stages import Stage, StageChain
 from monconn.relay.verdict import TABLE, Action, Event, RelayState
 
@@ -49,7 +56,7 @@ _DROPPED_EVENT: dict[Side, Event] = {"client": "client_dropped", "backend": "bac
 _LOST_REASON: dict[Side, Reason] = {side: reason for reason, side in LOST_REASONS.items()}
 
 
-@implementer(IConnection, IWatchable, IRecordable, IAddressed, IDecoded)
+@implementer(IConnection, IWatchable, IRecordable, IAddressed, IDecoded, IPausable)
 class Relay:
     """Moves bytes between two Ends until the verdict table says how it ends.
 
@@ -66,6 +73,7 @@ class Relay:
         "_lost_detail",
         "_monitor",
         "_progress",
+        "_silent_before_pause",
         "_state",
         "_watchers",
         "backend",
@@ -95,6 +103,8 @@ class Relay:
         # Made on demand: most connections end before the first check, and unwatched.
         self._progress: tuple[SendProgress, SendProgress] | None = None
         self._watchers: Watchers | None = None
+        # For how many seconds each side had been read from in vain when the service was paused.
+        self._silent_before_pause = (0.0, 0.0)
         client.reports = backend.reports = self
         client.peer, backend.peer = backend, client
         self.decoding = monitor.decoding
@@ -219,6 +229,40 @@ class Relay:
         if end.peer.holds & HOLD_FULL:
             self._release(end.peer, HOLD_FULL)
 
+    def pause(self) -> None:
+        """Implements ``IPausable.pause``; a connection that is ending goes on."""
+        record = self.record
+        if record.is_paused or record.ending is not None or len(self._gone) == 2:
+            return
+        now = self._monitor.clock.seconds()
+        record.is_paused = True
+        self._silent_before_pause = (
+            _silence(self.client, record.reading_since, record.last_up, now),
+            _silence(self.backend, record.backend_reading_since, record.last_down, now),
+        )
+        self._hold(self.client, HOLD_PAUSE)
+        self._hold(self.backend, HOLD_PAUSE)
+
+    def unpause(self) -> None:
+        """Implements ``IPausable.unpause``; what was left of time limits is left."""
+        record = self.record
+        if not record.is_paused:
+            return
+        record.is_paused = False
+        if len(self._gone) == 2:
+            return
+        now = self._monitor.clock.seconds()
+        client_seconds, backend_seconds = self._silent_before_pause
+        if not self.client.holds & ~HOLD_PAUSE:
+            record.reading_since = now - client_seconds
+        if record.connected is not None and not self.backend.holds & ~HOLD_PAUSE:
+            record.backend_reading_since = now - backend_seconds
+        if record.ending is None:
+            when = self._monitor.timeouts.next_check(record, now, self._monitor.pauses)
+            self._deadlines.schedule(self, max(now, when))
+        self.client.release(HOLD_PAUSE)
+        self.backend.release(HOLD_PAUSE)
+
     # -- events
 
     def connected(self, end: End) -> None:
@@ -242,6 +286,8 @@ class Relay:
         first_check = self.record.opened + self._monitor.policy.first_check_seconds
         self._deadlines.schedule(self, first_check)
         self._monitor.opened(self)
+        if self._monitor.is_paused:
+            self.pause()
         if self.record.reason is None:  # else an observer has ended it already
             self.backend.dial()
 
@@ -393,7 +439,7 @@ class Relay:
         if self.record.ending is None and len(self._gone) < 2:
             self._set_keepalive()
             now = self._monitor.clock.seconds()
-            when = self._monitor.timeouts.next_check(self.record, now)
+            when = self._monitor.timeouts.next_check(self.record, now, self._monitor.pauses)
             self._deadlines.schedule(self, max(now, when))
 
     def check(self, now: float) -> float | None:
@@ -404,12 +450,12 @@ class Relay:
         self._check_progress(now)
         self.measure()  # also to note since when a side does not answer
         if not self._has_lost(now):
-            when, reason = self._monitor.timeouts.next_deadline(self.record)
+            when, reason = self._monitor.timeouts.next_deadline(self.record, self._monitor.pauses)
             if reason is not None and when <= now:
                 self._time_out(reason)
         if self.record.ending is not None or len(self._gone) == 2:
             return None  # the change of state has scheduled the next check
-        return self._monitor.timeouts.next_check(self.record, now)
+        return self._monitor.timeouts.next_check(self.record, now, self._monitor.pauses)
 
     def _set_keepalive(self) -> None:
         keepalive = self._monitor.policy.keepalive
@@ -499,10 +545,15 @@ class Relay:
             self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
         elif timeouts.follow_changes:
             now = self._monitor.clock.seconds()
-            when = timeouts.next_check(self.record, now)
+            when = timeouts.next_check(self.record, now, self._monitor.pauses)
             first = self.record.opened + self._monitor.policy.first_check_seconds
             # The first check is not only for limits: it sets keepalive.
             self._deadlines.schedule(self, min(when, first) if now < first else when)
+
+
+def _silence(end: End, since: float | None, last: float | None, now: float) -> float:
+    """For how many seconds a side has been read from, and has sent nothing."""
+    return 0.0 if end.holds or since is None else now - max(since, last or 0.0)
 
 
 _Method = Callable[[Relay], Callable[[], None]]

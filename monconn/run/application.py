@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+from monconn.addresses import Network
 from monconn.clock import MonotonicClock
-from monconn.config.config import Config
+from monconn.config.config import Config, ConfigFile
+from monconn.config.explain import Origin, origin_of
 from monconn.config.sections import (
+    DevicesConfig,
     HistoryConfig,
     JsonLogConfig,
     MetricsConfig,
@@ -23,10 +27,13 @@ from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.ops.captures import FOLLOWED as CAPTURE_KEYS
 from monconn.ops.operations import Operations
+from monconn.ops.reload import ReloadResult
 from monconn.run.block_files import BlockFileWatch
 from monconn.run.captures import CaptureService
 from monconn.run.observers import CustomObservers
+from monconn.run.reload import LiveSection, Reloader
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.debuglog import DebugLog
@@ -36,6 +43,8 @@ from monconn.units import format_duration
 
 T = TypeVar("T", bound=Service)
 
+HISTORY_FOLLOWED = frozenset({"keep", "max_size"})
+"""The keys of the history that hold at once; here, as its module needs SQLite."""
 PROGRESS_SECONDS = 30.0
 """How often a stop that waits for live connections says so."""
 _FLUSH_SECONDS = 1.0
@@ -53,6 +62,8 @@ class Application(MultiService):
     :param show: takes the text of hex dumps; called in a thread.
     :param failed: called with the error of a listener that failed only once the reactor ran.
     :param debug: log what happens to each connection.
+    :param file: where the configuration is from, so that it can be read again; None if it is from
+        no file.
     """
 
     _log = Logger()
@@ -63,6 +74,7 @@ class Application(MultiService):
         reactor: Any,
         registry: Registry | None = None,
         *,
+        file: ConfigFile | None = None,
         show: Callable[[str], object] | None = None,
         failed: Callable[[ListenError], object] | None = None,
         debug: bool = False,
@@ -74,6 +86,8 @@ class Application(MultiService):
         self._hex_dump = HexDump(show or write_to_stdout)
         self._failed: Callable[[Any], object] = failed or log_failure
         self.config = config
+        """What runs; what a reload has read and needs a restart is not in it."""
+        self._file = file
         self.supervisor = Supervisor(
             reactor,
             self.registry,
@@ -105,10 +119,23 @@ class Application(MultiService):
             history=self._history,
             manhole=lambda: getattr(self._manhole, "where", None),
             capture=config.capture,
+            origin_of=self._origin_of,
         )
         """All queries about, and actions on, the services."""
         self._add(CaptureService(self.operations.captures))
         self._add(BlockFileWatch(self.registry, reactor, self._clock))
+        self._reloader = Reloader(
+            file,
+            config,
+            self.supervisor,
+            self._sections(config),
+            applied=self._reload_applied,
+            report=self.operations.report_reload,
+            is_stopping=lambda: not self.running,
+            reactor=reactor,
+            clock=self._clock,
+        )
+        self.operations.reloader = self._reloader.reload
         self._add_admin_interfaces(config)
 
     def _add(self, service: T) -> T:
@@ -246,6 +273,52 @@ class Application(MultiService):
         await DeferredList([maybeDeferred(each.stopService) for each in self])
         if self._turn_watch is not None:
             self._turn_watch.stop()
+
+    def reload(self, actor: Actor, *, dry_run: bool = False) -> Deferred[ReloadResult]:
+        """Read the configuration's file again, and apply what is different: all of it, or nothing.
+
+        No connection ends because of it but those of newly blocked networks. What is read only at
+        the start is not touched, and is among the changes each time until there is one.
+
+        :param actor: who asks for it.
+        :param dry_run: only find what would be done.
+        :returns: fires with what has changed, or fails, and then nothing has: with a
+            :class:`ConfigError` if the file has problems, or another :class:`MonconnError`.
+        """
+        return self._reloader.reload(actor, dry_run=dry_run)
+
+    def reload_for_signal(self, name: str) -> None:
+        """Reload as a signal asks for it; the log has what comes of it."""
+        self.reload(Actor.signal(name)).addErrback(self._not_reloaded, name)
+
+    def _not_reloaded(self, failure: Failure, name: str) -> None:
+        failure.trap(MonconnError)
+        if self._file is None:  # else it is in the log already
+            self._log.warn("{name}: {problem}", name=name, problem=str(failure.value))
+
+    def _reload_applied(self, config: Config) -> None:
+        self.config = config
+
+    def _sections(self, config: Config) -> dict[str, LiveSection]:
+        """The sections that can follow another configuration while everything runs."""
+        devices = frozenset(each.name for each in attrs.fields(DevicesConfig))
+        sections = {"devices": LiveSection(devices, self._devices.apply_config)}
+        if config.capture is not None:
+            captures = self.operations.captures
+            sections["capture"] = LiveSection(
+                CAPTURE_KEYS, captures.apply_config, captures.check_config
+            )
+        if self._history is not None:
+            sections["history"] = LiveSection(HISTORY_FOLLOWED, self._history.apply_config)
+        return sections
+
+    def _origin_of(
+        self, service: str, key: str, value: Any, network: Network | None
+    ) -> Origin | None:
+        """Where a service's setting is written; None if it is not in the file as it is in force."""
+        if self._reloader.file is None:
+            return None
+        return origin_of(self._reloader.file, service, key, value, network)
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

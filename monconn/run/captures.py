@@ -61,4 +61,5 @@ def check_captures(config: Config, source: str) -> Config:
 def _problem(config: Config, source: str, key: str, message: str) -> ConfigError:
     assert config.capture is not None
     line = config.capture.lines.get(key)
+    source = config.capture.source or source
     return ConfigError([Problem(source, line, f"capture.{key}", message)])

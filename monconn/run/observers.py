@@ -75,7 +75,8 @@ def check_observers(config: Config, source: str) -> Config:
                 check()
             except (FilterError, ObserverError) as error:
                 line = each.lines.get(key)
-                problems.append(Problem(source, line, f"observers[{index}].{key}", str(error)))
+                place = (each.source or source, line, f"observers[{index}].{key}")
+                problems.append(Problem(*place, str(error)))
     if problems:
         raise ConfigError(problems)
     return config

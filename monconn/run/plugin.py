@@ -16,13 +16,13 @@ from twisted.python import usage
 
 from monconn._version import __version__
 from monconn.clock import make_steady
-from monconn.config.config import Config, from_pairs, load
+from monconn.config.config import Config, ConfigFile, from_pairs
 from monconn.errors import ConfigError, ListenError, MonconnError, quoted
 from monconn.log import Logger
 from monconn.net.descriptors import raise_limit
 from monconn.run.application import Application
 from monconn.run.signals import StopSignals, abandon_pool_threads, end_hurried, end_soon
-from monconn.run.sources import fault
+from monconn.run.sources import fault, load
 
 CONFIG_VARIABLE = "MONCONN_CONFIG"
 DEFAULT_CONFIG = "monconn.yaml"
@@ -66,26 +66,31 @@ class Options(usage.Options):
         if problem := fault(self["config"], pairs, record, f"{launcher} monconn"):
             raise usage.UsageError(problem)
         try:
-            self["loaded"] = from_pairs(pairs, record=record) if pairs else load(self["config"])
+            file = None if pairs else load(self["config"])
+            config = from_pairs(pairs, record=record) if file is None else file.config
+            self["loaded"], self["file"] = config, file
         except ConfigError as error:  # UsageError would print the whole usage before it
             raise SystemExit(str(error)) from error
 
 
 def makeService(options: Options) -> IService:
     """The service for ``twistd`` and ``twist``."""
-    return make_service(options["loaded"], debug=bool(options["debug"]))
+    return make_service(options["loaded"], options["file"], debug=bool(options["debug"]))
 
 
-def make_service(config: Config, *, debug: bool = False) -> IService:
-    """The service of a configuration, with the signals that stop it.
+def make_service(
+    config: Config, file: ConfigFile | None = None, *, debug: bool = False
+) -> IService:
+    """The service of a configuration, with the signals that stop it, or have it read again.
 
+    :param file: where it is from, if it is from a file.
     :param debug: log what happens to each connection.
     """
     from twisted.internet import reactor
 
     make_steady(reactor)
     try:
-        return _TwistdApp(config, reactor, debug)
+        return _TwistdApp(config, file, reactor, debug)
     except MonconnError as error:
         raise SystemExit(f"monconn: {error}") from None
 
@@ -93,7 +98,8 @@ def make_service(config: Config, *, debug: bool = False) -> IService:
 def service_from_environment() -> IService:
     """The service of the file that ``MONCONN_CONFIG`` names; for ``monconn.tac``."""
     try:
-        return make_service(load(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG)))
+        file = load(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+        return make_service(file.config, file)
     except ConfigError as error:
         raise SystemExit(str(error)) from error
 
@@ -115,12 +121,14 @@ class _TwistdApp(Application):
 
     _log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, debug: bool) -> None:
+    def __init__(self, config: Config, file: ConfigFile | None, reactor: Any, debug: bool) -> None:
         self._descriptors_before = raise_limit(reactor)
-        super().__init__(config, reactor, failed=self._fail, debug=debug)
+        super().__init__(config, reactor, file=file, failed=self._fail, debug=debug)
         self._reactor = reactor
         self._status = 0
-        self._signals = StopSignals(reactor, self.stop_now, self.signal_received, end_hurried)
+        self._signals = StopSignals(
+            reactor, self.stop_now, self.signal_received, end_hurried, self.reload_for_signal
+        )
 
     def privilegedStartService(self) -> None:
         self.take_process()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -39,7 +39,7 @@ from monconn.net.listen import (
 )
 from monconn.net.loops import Target, target_of_name
 from monconn.net.sockets import local_address, set_keepalive
-from monconn.net.tls import ClientTls, ServerTls, files_digest
+from monconn.net.tls import ClientTls, ServerTls, files_digest, unreadable_files
 from monconn.net.tls_faults import TlsError
 from monconn.policy.tls import ListenTls
 from monconn.relay.forwarder import Forwarder, ForwardingFactory
@@ -47,6 +47,70 @@ from monconn.relay.paths import DataPath, DataPaths, TransportPath
 from monconn.relay.sockets.loop import HAS_EPOLL
 
 _PORT_0 = re.compile(r"(?<!\\):(port=)?0(?=:|$)")
+
+
+@attrs.frozen
+class TlsFiles:
+    """What the files had that a service's TLS names, and what makes its connections.
+
+    Made by :meth:`read`, which may be called in any thread.
+    """
+
+    server: ServerTls | None = None
+    client: ClientTls | None = None
+    digests: Mapping[str, bytes] = attrs.field(factory=dict)
+    """By the key that names the files."""
+    unreadable: tuple[tuple[str, str], ...] = ()
+    """Files that this user may not read any more, and whose content stays in use as it was read:
+    the key and the path of each."""
+
+    @classmethod
+    def read(cls, config: ServiceConfig, running: TlsFiles | None = None) -> TlsFiles:
+        """Read what a configuration names.
+
+        :param running: what is in use: it is kept where files are the same, and where they cannot
+            be read since the program has given up its privileges.
+        :raises ListenError: a file that ``tls`` names cannot be used.
+        :raises AddressError: one that is for the backend cannot be used.
+        """
+        running = running or cls()
+        listen, backend = listening(config)[1], config.forwarding()
+        settings = {"tls": listen, "backend_tls": backend[1]}
+        digests: dict[str, bytes] = {}
+        unreadable: list[tuple[str, str]] = []
+        in_use: dict[str, ServerTls | ClientTls] = {}
+        for key, each in settings.items():
+            used = running.server if key == "tls" else running.client
+            if each is None:
+                continue
+            is_same = used is not None and used.settings == each
+            paths = unreadable_files(each) if is_same else []
+            digests[key] = running.digests[key] if paths else files_digest(each)
+            unreadable += [(key, path) for path in paths]
+            if is_same and used is not None and digests[key] == running.digests[key]:
+                in_use[key] = used
+        server, client = in_use.get("tls"), in_use.get("backend_tls")
+        if listen is not None and server is None:
+            try:
+                server = ServerTls(listen)
+            except TlsError as error:
+                raise ListenError(f"cannot listen on {config.listen}: {error}", "tls") from error
+        if backend[1] is not None:
+            assert isinstance(backend[0], TcpAddress)
+            if isinstance(client, ClientTls):
+                client = client.for_host(backend[0].host)
+            else:
+                with _backend_errors(config):
+                    client = ClientTls(backend[1], backend[0].host)
+        assert server is None or isinstance(server, ServerTls)
+        assert client is None or isinstance(client, ClientTls)
+        return cls(server, client, digests, tuple(unreadable))
+
+    def changed_from(self, before: TlsFiles) -> tuple[str, ...]:
+        """The keys whose files have another content than before."""
+        return tuple(
+            key for key, digest in before.digests.items() if self.digests.get(key, digest) != digest
+        )
 
 
 class Port(Protocol):
@@ -58,12 +122,16 @@ class Port(Protocol):
     def start(self) -> None:
         """Accept clients; until then they wait in the kernel's queue, if they can."""
 
-    def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:
+    files: TlsFiles
+    """What the files of its TLS had when they were read."""
+
+    def changed_files(self, files: TlsFiles) -> tuple[str, ...]:
         """The keys of a configuration that name files whose content is another one by now."""
 
-    def prepare(self, config: ServiceConfig) -> Callable[[], None]:
+    def prepare(self, config: ServiceConfig, files: TlsFiles) -> Callable[[], None]:
         """Make a data path to the backend of a configuration, without using it yet.
 
+        :param files: those of the configuration.
         :returns: has clients that come from then on relayed over it.
         :raises AddressError: Twisted cannot use the backend's endpoint string, or a file that it or
             ``backend_tls`` names cannot be used.
@@ -87,6 +155,7 @@ class SocketPort:
     :param monitor: the service's monitor.
     :param paths: makes the data paths to the backend.
     :param reactor: clients are accepted in its thread.
+    :param files: those of its TLS, if they were read already.
     :param ip: the address of the host to listen on, if that was looked up already.
     :raises ListenError: the address cannot be listened on; tried once.
     """
@@ -99,6 +168,7 @@ class SocketPort:
         monitor: Monitor,
         paths: DataPaths,
         reactor: ListenReactor,
+        files: TlsFiles | None = None,
         ip: str = "",
     ) -> None:
         address = listening(config)[0]
@@ -108,8 +178,8 @@ class SocketPort:
             address = attrs.evolve(address, host=ip)
         self._monitor = monitor
         self._paths = paths
-        self._digests = _digests(config)
-        path = self._path(config)
+        self.files = TlsFiles.read(config) if files is None else files
+        path = self._path(config, self.files)
         self._sock = open_listener(address, keepalive=config.policy.keepalive.client)
         self._forwarder = Forwarder(monitor, path, local=local_address(self._sock))
         self.listen = _bound_address(config.listen, self._sock)
@@ -130,32 +200,29 @@ class SocketPort:
             self._paths.descriptors.has_room()  # counts what is open before there are connections
         self._listener.resume()
 
-    def _path(self, config: ServiceConfig) -> DataPath:
-        address, server_tls = _listening_tls(config)
-        for warning in () if server_tls is None else server_tls.warnings:
+    def _path(self, config: ServiceConfig, files: TlsFiles) -> DataPath:
+        for warning in () if files.server is None else files.server.warnings:
             self._log.warn("{service}: {warning}", service=config.name, warning=warning)
         with _backend_errors(config):
             return self._paths.between(
                 self._monitor,
-                address,
+                listening(config)[0],
                 config.backend,
-                tls=server_tls,
-                backend_tls=config.backend_tls,
+                tls=files.server,
+                backend_tls=files.client or config.backend_tls,
             )
 
-    def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:
+    def changed_files(self, files: TlsFiles) -> tuple[str, ...]:
         """Those of certificates, keys and authorities."""
-        new = _digests(config)
-        return tuple(key for key, digest in self._digests.items() if new[key] != digest)
+        return files.changed_from(self.files)
 
-    def prepare(self, config: ServiceConfig) -> Callable[[], None]:
+    def prepare(self, config: ServiceConfig, files: TlsFiles) -> Callable[[], None]:
         """Make a data path as configured, with the certificates that are in their files now."""
-        digests = _digests(config)
-        path, keepalive = self._path(config), config.policy.keepalive.client
+        path, keepalive = self._path(config, files), config.policy.keepalive.client
 
         def use() -> None:
             set_keepalive(self._sock, keepalive)  # accepted sockets inherit it from the listener
-            self._digests = digests
+            self.files = files
             self._forwarder.use(path)
             self._listener.must_wait = self._forwarder.must_wait
 
@@ -187,21 +254,29 @@ class EndpointPort:
         host's name.
     """
 
+    _log = Logger()
+
     def __init__(
-        self, config: ServiceConfig, monitor: Monitor, paths: DataPaths, reactor: Any
+        self,
+        config: ServiceConfig,
+        monitor: Monitor,
+        paths: DataPaths,
+        reactor: Any,
+        files: TlsFiles | None = None,
     ) -> None:
         assert isinstance(config.listen, EndpointAddress)
         refuse_proxy_headers(config.listen.description)
         refuse_local_names(config.listen, listens=True)
         self.listen = ""
-        self._digests = _digests(config)
+        self.files = TlsFiles.read(config) if files is None else files
         self._address = config.listen
         self._monitor = monitor
         self._paths = paths
         self._reactor = reactor
-        self._factory = ForwardingFactory(monitor, self._path(config))
+        self._factory = ForwardingFactory(monitor, self._path(config, self.files))
         self._port: Any = None
         self._closed = False
+        self._cancel: Cancel = _nothing
         self._forget: Callable[[], object] = _nothing
 
     def open(self) -> Deferred[EndpointPort]:
@@ -221,9 +296,29 @@ class EndpointPort:
         self._port = port
         self._forget = self._paths.loops.listens(_target_of_endpoint(port.getHost()))
         self.listen = _bound_description(self._address.description, port.getHost())
+        self._cancel = self._monitor.when_paused(self._set_paused)
+        if self._monitor.is_paused:
+            self._set_paused(True)
         if self._closed:  # while it was about to listen
             self.close()
         return self
+
+    def _set_paused(self, is_paused: bool) -> None:
+        """Leave clients in the kernel's queue, or accept them again.
+
+        Of Twisted's ports, those that are sockets (``FileDescriptor``) can do so. Of others the
+        clients come on: their connections begin held.
+        """
+        change = "pauseProducing" if is_paused else "resumeProducing"
+        call = getattr(self._port, change, None)
+        if call is not None:
+            call()
+        elif is_paused:
+            self._log.warn(
+                "{service}: {listen} cannot stop accepting: clients are accepted, and held",
+                service=self._monitor.name,
+                listen=self.listen,
+            )
 
     def _failed(self, failure: Failure) -> Any:
         raised: Any = failure.value
@@ -237,23 +332,22 @@ class EndpointPort:
     def start(self) -> None:
         """Does nothing: Twisted accepts clients as soon as it listens."""
 
-    def _path(self, config: ServiceConfig) -> TransportPath:
+    def _path(self, config: ServiceConfig, files: TlsFiles) -> TransportPath:
         with _backend_errors(config):
             return self._paths.from_endpoint(
-                self._monitor, config.backend, backend_tls=config.backend_tls
+                self._monitor, config.backend, backend_tls=files.client or config.backend_tls
             )
 
-    def changed_files(self, config: ServiceConfig) -> tuple[str, ...]:
+    def changed_files(self, files: TlsFiles) -> tuple[str, ...]:
         """Those of the backend's TLS; Twisted has read the listener's for good."""
-        changed = _digests(config)["backend_tls"] != self._digests["backend_tls"]
-        return ("backend_tls",) if changed else ()
+        return tuple(each for each in files.changed_from(self.files) if each == "backend_tls")
 
-    def prepare(self, config: ServiceConfig) -> Callable[[], None]:
+    def prepare(self, config: ServiceConfig, files: TlsFiles) -> Callable[[], None]:
         """Make a data path to the backend of a configuration."""
-        digests, path = _digests(config), self._path(config)
+        path = self._path(config, files)
 
         def use() -> None:
-            self._digests = digests
+            self.files = files
             self._factory.use(path)
 
         return use
@@ -264,6 +358,7 @@ class EndpointPort:
     def close(self) -> Deferred[Any]:
         """Have Twisted close the port."""
         self._closed = True
+        self._cancel()
         self._forget()
         self._forget = _nothing
         port, self._port = self._port, None
@@ -276,19 +371,22 @@ def open_port(
     paths: DataPaths,
     reactor: Any,
     opened_late: Callable[[Deferred[EndpointPort]], object] | None = None,
+    files: TlsFiles | None = None,
 ) -> Deferred[Any]:
     """Open a service's listener, without accepting clients if that can be helped.
 
+    :param files: those of its TLS, if they were read already.
     :param opened_late: given the Deferred of an endpoint that does not listen at once, whose port
         is returned nevertheless; left out, it is waited for.
     :returns: fires with the :class:`Port`, or fails with a :class:`ListenError`.
     """
     address = listening(config)[0]
     if isinstance(address, TcpAddress) and reactor.running and is_name(address):
-        return Deferred.fromCoroutine(_open_name(config, address, monitor, paths, reactor))
+        opening_name = _open_name(config, address, monitor, paths, reactor, files)
+        return Deferred.fromCoroutine(opening_name)
     if not isinstance(address, EndpointAddress):
-        return maybeDeferred(SocketPort, config, monitor, paths, reactor)
-    port = EndpointPort(config, monitor, paths, reactor)
+        return maybeDeferred(SocketPort, config, monitor, paths, reactor, files)
+    port = EndpointPort(config, monitor, paths, reactor, files)
     opening = port.open()
     if opened_late is not None and not opening.called:
         opened_late(opening)
@@ -297,7 +395,12 @@ def open_port(
 
 
 async def _open_name(
-    config: ServiceConfig, address: TcpAddress, monitor: Monitor, paths: DataPaths, reactor: Any
+    config: ServiceConfig,
+    address: TcpAddress,
+    monitor: Monitor,
+    paths: DataPaths,
+    reactor: Any,
+    files: TlsFiles | None,
 ) -> SocketPort:
     try:
         _, where = await paths.address_of(monitor, address)
@@ -305,7 +408,7 @@ async def _open_name(
         raise ListenError(f"cannot listen on {address}: {os_error_text(error)}") from error
     # Of a link-local address, the zone is the fourth part.
     ip = f"{where[0]}%{where[3]}" if len(where) > 3 and where[3] else where[0]
-    return SocketPort(config, monitor, paths, reactor, ip)
+    return SocketPort(config, monitor, paths, reactor, files, ip)
 
 
 def check_port(config: ServiceConfig) -> list[Remark]:
@@ -317,7 +420,7 @@ def check_port(config: ServiceConfig) -> list[Remark]:
     :raises ListenError: the service cannot be started.
     :raises AddressError: its backend cannot be used.
     """
-    address, server_tls = _listening_tls(config)
+    server_tls = _listening_tls(config)[1]
     remarks: list[Remark] = []
     if server_tls is not None:
         key = "listen" if config.tls is None else "tls"  # an endpoint string says it by itself
@@ -330,10 +433,18 @@ def check_port(config: ServiceConfig) -> list[Remark]:
             found = ClientTls(backend_tls, backend.host).remarks
         key = "backend" if config.backend_tls is None else "backend_tls"
         remarks += [attrs.evolve(each, key=key) for each in found]
+    return [*remarks, *check_listening(config)]
+
+
+def check_listening(config: ServiceConfig) -> list[Remark]:
+    """Find whether a service's address can be listened on, as :func:`check_port` does.
+
+    :returns: what is worth knowing of the socket.
+    :raises ListenError: it cannot.
+    """
+    address = listening(config)[0]
     where = socket_address(address, listens=True)
-    if where is not None:
-        remarks += check_listener(where, address)
-    return remarks
+    return [] if where is None else check_listener(where, address)
 
 
 def _listening_tls(config: ServiceConfig) -> tuple[Address, ServerTls | None]:
@@ -363,12 +474,6 @@ def listening(config: ServiceConfig) -> tuple[Address, ListenTls | None]:
             " have: listen on ssl:PORT:privateKey=FILE:certKey=FILE"
         )
     return config.listen, None
-
-
-def _digests(config: ServiceConfig) -> dict[str, bytes]:
-    """Digests of the files that a configuration names, by the key that does so."""
-    settings = {"tls": config.listening()[1], "backend_tls": config.forwarding()[1]}
-    return {key: b"" if each is None else files_digest(each) for key, each in settings.items()}
 
 
 def may_pass(error: ListenError) -> bool:

@@ -1,7 +1,8 @@
 """What signals do, alike under ``monconn``, ``twistd`` and ``twist``; and an end that is certain.
 
 SIGTERM, SIGINT (Ctrl-C) and SIGQUIT stop the program, and so does SIGHUP if there is a controlling
-terminal, which is gone then. No other signal that an administrator may send ends it.
+terminal, which is gone then. Without one, SIGHUP has the configuration read again. No other signal
+that an administrator may send ends it.
 
 SIGUSR1 reopens the JSON log. Its handler is in :class:`monconn.sinks.jsonlog.JsonLogService`, as
 that also runs in programs of others that handle their signals themselves; it calls the handler that
@@ -63,6 +64,7 @@ class StopSignals:
         takes effect.
     :param hurry: called with the number of the second signal, in its handler: unlike the others
         also if the reactor's thread hangs.
+    :param hung_up: called with ``SIGHUP``, where that stops nothing.
     """
 
     def __init__(
@@ -71,11 +73,13 @@ class StopSignals:
         stop_now: Callable[[], object],
         received: Callable[[str, bool], object] = lambda name, again: None,
         hurry: Callable[[int], object] = lambda number: None,
+        hung_up: Callable[[str], object] = lambda name: None,
     ) -> None:
         self._reactor = reactor
         self._stop_now = stop_now
         self._received_call = received
         self._hurry = hurry
+        self._hung_up_call = hung_up
         self._numbers: tuple[signal.Signals, ...] = STOP_SIGNALS
         self._early: int | None = None
         self._count = 0
@@ -126,13 +130,8 @@ class StopSignals:
         self._reactor.callFromThread(partial(self._act_on, number))
 
     def _hung_up(self, number: int, frame: Any) -> None:
-        # In the reactor's thread, and not in the handler: that may have interrupted the log.
-        self._reactor.callFromThread(
-            partial(
-                _log.warn,
-                "SIGHUP: reload by a signal is not built yet: restart to apply a changed file",
-            )
-        )
+        # In the reactor's thread, and not in the handler: that may have interrupted anything.
+        self._reactor.callFromThread(partial(self._hung_up_call, signal.Signals(number).name))
 
     def _act_on(self, number: int) -> None:
         self._received_call(signal.Signals(number).name, self._stopping)

@@ -3,6 +3,8 @@ under each launcher. Nothing here imports Twisted: ``monconn --help`` needs none
 
 from __future__ import annotations
 
+from monconn.config.config import ConfigFile, load_file
+
 _EXAMPLE_PAIR = ":2222=127.0.0.1:22"
 
 
@@ -20,3 +22,21 @@ def fault(file: str | None, pairs: object, record: bool, command: str) -> str | 
     if not pairs and file is None:
         return f"nothing to do: give -p or -c, as in {command} -p {_EXAMPLE_PAIR}"
     return None
+
+
+def load(file: str) -> ConfigFile:
+    """A configuration file, with its observers and captures checked.
+
+    :raises ConfigError: with all problems.
+    """
+    loaded = load_file(file)
+    if loaded.config.observers:
+        from monconn.run.observers import check_observers
+
+        check_observers(loaded.config, file)
+    capture = loaded.config.capture
+    if capture is not None and (capture.filter or capture.on):
+        from monconn.run.captures import check_captures
+
+        check_captures(loaded.config, file)
+    return loaded

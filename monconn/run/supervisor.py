@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -21,11 +22,23 @@ from monconn.monitor.registry import Registry
 from monconn.net.descriptors import Descriptors
 from monconn.policy.policy import Policy
 from monconn.relay.paths import DataPaths
-from monconn.run.ports import Port, is_in_use, listening, may_pass, open_port
+from monconn.run.ports import (
+    Port,
+    TlsFiles,
+    check_listening,
+    is_in_use,
+    listening,
+    may_pass,
+    open_port,
+)
 from monconn.sinks.hexdump import HexDump
 
 PAUSES_SECONDS = (0.5, 1.0)
 """Between the attempts to listen: the program that used the address may be about to end."""
+
+MOST_DRAINED = 1000
+"""Monitors of services that are gone that are kept, as a later configuration may have their names
+again: their counters, and what was blocked by hand, go on then."""
 
 _OF_THE_PATH = {"backend", "backend_tls", "tls", "keepalive"}
 """The keys that a data path is made from."""
@@ -76,13 +89,13 @@ class _Service:
             return self.config
         return attrs.evolve(self.config, listen=parse_listen(self.port.listen))
 
-    def changed_keys(self, new: ServiceConfig) -> tuple[str, ...]:
+    def changed_keys(self, new: ServiceConfig, files: TlsFiles) -> tuple[str, ...]:
         """The keys that will be different with another configuration.
 
         Those whose files have another content by now are among them, such as a renewed certificate.
         """
         before, after = _settings(self.config), _settings(new)
-        changed_files = self.port.changed_files(new)
+        changed_files = self.port.changed_files(files)
         return tuple(
             key
             for key in after
@@ -90,6 +103,39 @@ class _Service:
             or key in changed_files
             or (key == "listen" and self.has_lost_address)
         )
+
+
+@attrs.frozen
+class _Difference:
+    """What is to be done to come from some services to others.
+
+    :param after: the services to come, by their names.
+    :param files: those of their TLS.
+    :param gone: the names of those that are not among them.
+    :param fresh: those that do not run.
+    :param changed: the keys that are different, of those that go on.
+    :param moved: those of them that will listen elsewhere.
+    """
+
+    after: dict[str, ServiceConfig]
+    files: dict[str, TlsFiles]
+    gone: list[str]
+    fresh: dict[str, ServiceConfig]
+    changed: dict[str, tuple[str, ...]]
+    moved: dict[str, ServiceConfig]
+
+    @property
+    def prepared_names(self) -> list[str]:
+        """The names of those that stay where they listen, and need another data path."""
+        return [
+            name
+            for name, keys in self.changed.items()
+            if name not in self.moved and not _OF_THE_PATH.isdisjoint(keys)
+        ]
+
+    def changes(self) -> Changes:
+        """The same for others."""
+        return Changes(tuple(self.fresh), self.changed, tuple(self.gone))
 
 
 class Supervisor:
@@ -125,6 +171,7 @@ class Supervisor:
         self._paths = DataPaths(reactor, self._clock)
         self._running: dict[str, _Service] = {}
         self._retired: dict[str, Monitor] = {}  # stopped; in the registry until it is drained
+        self._drained: OrderedDict[str, Monitor] = OrderedDict()  # so that counters may go on
         self._when_drained: list[Deferred[None]] = []
         self._stopping = False
         self._stops = 0  # those that are not done yet
@@ -140,8 +187,16 @@ class Supervisor:
         """The configurations of the services that run."""
         return tuple(service.config for service in self._running.values())
 
+    def files_of(self, name: str) -> TlsFiles | None:
+        """What the files of a service's TLS had; None if no such service runs."""
+        service = self._running.get(name)
+        return None if service is None else service.port.files
+
     def apply(
-        self, old: Iterable[ServiceConfig], new: Iterable[ServiceConfig]
+        self,
+        old: Iterable[ServiceConfig],
+        new: Iterable[ServiceConfig],
+        files: Mapping[str, TlsFiles] | None = None,
     ) -> Deferred[Changes]:
         """Bring services from one configuration to another: all of it, or nothing.
 
@@ -157,7 +212,8 @@ class Supervisor:
 
         A service that is gone closes its listener, waits for its connections as long as its
         ``wait_timeout`` and then ends them with the reason ``stopping``; after that its monitor
-        leaves the registry. If its name comes back before, monitor and connections go on.
+        leaves the registry. If its name comes back, so does its monitor, and connections that are
+        still there go on.
 
         While the reactor runs nothing here sleeps: an address in use is tried again by timers, and
         a host to listen on that is a name is looked up in a thread of its own.
@@ -166,6 +222,8 @@ class Supervisor:
         :param old: the services that are to become ``new``; services applied by other
             code are left alone.
         :param new: the services to run.
+        :param files: those of the new services' TLS, by the services' names; what is not there is
+            read here, in the reactor's thread.
         :returns: fires when the new configuration is in force, with what was changed; or fails
             with a :class:`MonconnError`, and then nothing has changed. To cancel it does not stop
             the change. See :meth:`drained` for
@@ -176,7 +234,7 @@ class Supervisor:
         async def apply_next() -> Changes:
             if self._stops and after:
                 raise ListenError("the services are stopping: none is started any more")
-            return await self._apply(before, after)
+            return await self._apply(before, after, files or {})
 
         async def apply() -> Changes:
             try:
@@ -199,7 +257,7 @@ class Supervisor:
         async def apply_nothing() -> None:
             self._stopping = True
             try:
-                await self._apply(self.services, ())
+                await self._apply(self.services, (), {})
             finally:
                 self._stopping = False
 
@@ -222,27 +280,82 @@ class Supervisor:
 
     # -- applying
 
-    async def _apply(
-        self, old: tuple[ServiceConfig, ...], new: tuple[ServiceConfig, ...]
-    ) -> Changes:
+    def preview(
+        self,
+        old: Iterable[ServiceConfig],
+        new: Iterable[ServiceConfig],
+        files: Mapping[str, TlsFiles],
+    ) -> tuple[Changes, Callable[[], None]]:
+        """Find what :meth:`apply` would change, without changing anything.
+
+        :returns: the changes; and what checks that the new listeners can be opened, which may be
+            called in any thread, and raises a :class:`ListenError` if not.
+        :raises MonconnError: as :meth:`apply` would fail, before it opens anything.
+        """
+        difference = self._difference(tuple(old), tuple(new), files)
+        for name in difference.prepared_names:
+            self._running[name].port.prepare(difference.after[name], difference.files[name])
+        leaving = [self._running[name] for name in [*difference.gone, *difference.moved]]
+
+        def check() -> None:
+            for config in (difference.fresh | difference.moved).values():
+                try:
+                    check_listening(config)
+                except ListenError as error:
+                    error.service = config.name
+                    is_ours = any(_may_clash(each.bound(), config) for each in leaving)
+                    if not (is_ours and is_in_use(error)):
+                        raise
+
+        return difference.changes(), check
+
+    def _difference(
+        self,
+        old: tuple[ServiceConfig, ...],
+        new: tuple[ServiceConfig, ...],
+        files: Mapping[str, TlsFiles],
+    ) -> _Difference:
+        """What is to be done, without doing it.
+
+        :raises MonconnError: two services do not go together, or a file cannot be used.
+        """
         after = self._checked(old, new)
-        gone = [each.name for each in old if each.name not in after]
-        fresh = {name: each for name, each in after.items() if name not in self._running}
+        read = {
+            name: files[name] if name in files else TlsFiles.read(each, self.files_of(name))
+            for name, each in after.items()
+        }
         changed = {
             name: keys
             for name, each in after.items()
-            if name in self._running and (keys := self._running[name].changed_keys(each))
+            if name in self._running
+            and (keys := self._running[name].changed_keys(each, read[name]))
         }
-        moved = {name: after[name] for name, keys in changed.items() if "listen" in keys}
+        return _Difference(
+            after,
+            read,
+            gone=[each.name for each in old if each.name not in after],
+            fresh={name: each for name, each in after.items() if name not in self._running},
+            changed=changed,
+            moved={name: after[name] for name, keys in changed.items() if "listen" in keys},
+        )
+
+    async def _apply(
+        self,
+        old: tuple[ServiceConfig, ...],
+        new: tuple[ServiceConfig, ...],
+        files: Mapping[str, TlsFiles],
+    ) -> Changes:
+        difference = self._difference(old, new, files)
+        after, files = difference.after, difference.files
+        gone, fresh, changed = difference.gone, difference.fresh, difference.changed
+        moved = difference.moved
         prepared = {
-            name: self._running[name].port.prepare(after[name])
-            for name, keys in changed.items()
-            if name not in moved and not _OF_THE_PATH.isdisjoint(keys)
+            name: self._running[name].port.prepare(after[name], files[name])
+            for name in difference.prepared_names
         }
         monitors = {name: self._monitor_of(each) for name, each in (fresh | moved).items()}
-        ports = await self._open_all(
-            {**moved, **fresh}, monitors, [self._running[name] for name in [*gone, *moved]]
-        )
+        leaving = [self._running[name] for name in [*gone, *moved]]
+        ports = await self._open_all({**moved, **fresh}, monitors, leaving, files)
         # From here on nothing can fail.
         closing = [self._retire(name) for name in gone]
         for name in changed:
@@ -250,7 +363,7 @@ class Supervisor:
         for name, config in fresh.items():
             self._start(config, monitors[name], ports[name])
         await gatherResults(closing)
-        changes = Changes(tuple(fresh), changed, tuple(gone))
+        changes = difference.changes()
         if changed or (gone and after):
             self._log.info("services: {changes}", changes=changes.describe())
         return changes
@@ -279,7 +392,7 @@ class Supervisor:
                 raise DuplicateService(f"a service named {config.name!r} exists already")
             after[config.name] = config
         for name, message in clashes(new):
-            raise ListenError(f"{name}: {message}")
+            raise ListenError(f"{name}: {message}", service=name)
         others = [
             each.bound()
             for name, each in self._running.items()
@@ -300,7 +413,7 @@ class Supervisor:
         """The monitor of a service that runs here, or that still waits for its connections."""
         if name in self._running:
             return self._running[name].monitor
-        return self._retired.get(name)
+        return self._retired.get(name) or self._drained.get(name)
 
     def _monitor_of(self, config: ServiceConfig) -> Monitor:
         """The service's monitor, if it has or had one, so that its counters go on; or a new one."""
@@ -317,6 +430,7 @@ class Supervisor:
         configs: Mapping[str, ServiceConfig],
         monitors: Mapping[str, Monitor],
         leaving: list[_Service],
+        files: Mapping[str, TlsFiles],
     ) -> dict[str, Port]:
         """Open listeners, or none of them.
 
@@ -328,6 +442,7 @@ class Supervisor:
         """
         ports: dict[str, Port] = {}
         released: list[_Service] = []
+        name = ""
         try:
             for name, config in configs.items():
                 holders = [
@@ -338,7 +453,7 @@ class Supervisor:
                 try:
                     # The holder will not release the address, however long we wait.
                     pauses = () if holders else PAUSES_SECONDS
-                    ports[name] = await self._open(config, monitors[name], pauses)
+                    ports[name] = await self._open(config, monitors[name], pauses, files[name])
                 except ListenError as error:
                     if not (holders and is_in_use(error)):
                         raise
@@ -346,8 +461,12 @@ class Supervisor:
                         released.append(service)
                         service.port.accept_queued()
                         await service.port.close()
-                    ports[name] = await self._open(config, monitors[name], PAUSES_SECONDS)
-        except Exception:
+                    ports[name] = await self._open(
+                        config, monitors[name], PAUSES_SECONDS, files[name]
+                    )
+        except Exception as failure:
+            if isinstance(failure, ListenError):
+                failure.service = name
             for port in ports.values():
                 await port.close()
             for service in released:
@@ -356,7 +475,11 @@ class Supervisor:
         return ports
 
     async def _open(
-        self, config: ServiceConfig, monitor: Monitor, pauses_seconds: Iterable[float]
+        self,
+        config: ServiceConfig,
+        monitor: Monitor,
+        pauses_seconds: Iterable[float],
+        files: TlsFiles,
     ) -> Port:
         """Open a listener, trying again after each pause.
 
@@ -375,6 +498,7 @@ class Supervisor:
                     self._paths,
                     self._reactor,
                     None if is_running else opened_late,
+                    files,
                 )
                 return port
             except ListenError as error:
@@ -394,7 +518,9 @@ class Supervisor:
     async def _reopen(self, service: _Service) -> None:
         """Open a listener again that was closed for others, where it has been."""
         try:
-            service.port = await self._open(service.bound(), service.monitor, PAUSES_SECONDS)
+            service.port = await self._open(
+                service.bound(), service.monitor, PAUSES_SECONDS, service.port.files
+            )
         except ListenError as error:
             # Its connections and the other services go on; whatever is applied next tries again.
             service.has_lost_address = True
@@ -409,6 +535,7 @@ class Supervisor:
         service = self._running[config.name] = _Service(config, monitor, port)
         monitor.listen, monitor.backend = port.listen or str(config.listen), str(config.backend)
         self._retired.pop(config.name, None)
+        self._drained.pop(config.name, None)
         if config.name not in self.registry.names():
             self.registry.add(monitor)
         self._show_bytes(service)
@@ -453,6 +580,10 @@ class Supervisor:
         service = self._running.pop(name)
         monitor, forget = service.monitor, not self._stopping
         self._retired[name] = monitor
+        if monitor.is_paused:
+            # Those who wait in the accept queue because of that would be reset.
+            monitor.resume(actor=None)
+            service.port.accept_queued()
         closed = service.port.close()
         ended = monitor.stop(service.config.policy.wait_timeout)
         ended.addCallback(lambda _: self._ended(monitor, forget))
@@ -464,6 +595,9 @@ class Supervisor:
                 del self._retired[monitor.name]
                 if any(each is monitor for each in self.registry):
                     self.registry.delete(monitor.name)
+                self._drained[monitor.name] = monitor
+                if len(self._drained) > MOST_DRAINED:
+                    self._drained.popitem(last=False)
             self._check_drained()
 
     def _check_drained(self) -> None:

@@ -383,6 +383,11 @@ class CaptureFiles:
         self._is_failing = False
         self._busy_since: float | None = None
 
+    def apply_config(self, config: CaptureConfig) -> None:
+        """Have other limits; they hold from the next file, or from the next bytes, on."""
+        self._config = attrs.evolve(config, folder=self._config.folder)
+        self.rotate_size = config.rotate_size
+
     def open(self) -> None:
         """Make the folder if it is missing, and look whether files can be made in it.
 

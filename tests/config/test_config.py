@@ -137,6 +137,7 @@ def test_native_defaults() -> None:
             ("block", ()),
             ("block_files", ()),
             ("allow", ()),
+            ("auto_block", None),
             ("per_ip_limit", 0),
             ("rate", None),
             ("per_ip_rate", None),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from monconn.config.config import GO_ADDRESSES, Config, ConfigFile, load_file
+from monconn.config.config import GO_ADDRESSES, Config, ConfigFile
 from monconn.config.explain import Section, Setting
 from monconn.config.explain import explain as explain_file
 from monconn.config.yaml import Path, format_path
@@ -16,6 +16,7 @@ from monconn.faces.cli.completion import files
 from monconn.faces.cli.output import print_json, print_line, print_text, terminal_width
 from monconn.faces.control.place import FIRST_NAME, control_folder
 from monconn.ops.text_table import wrapped
+from monconn.run.sources import load
 from monconn.sinks.capture_files import default_folder
 
 if TYPE_CHECKING:
@@ -66,8 +67,10 @@ def _lines(loaded: ConfigFile, found: Iterable[Finding]) -> list[str]:
         path = _written_path(loaded, each.path)
         level = "" if each.level == "error" else f"{each.level}: "
         text = f"{level}{each.message}"
-        problems.append(Problem(loaded.source, loaded.line_of(path), format_path(path), text))
-    return [str(each) for each in sorted(problems, key=lambda each: each.line or 0)]
+        problems.append(Problem(*loaded.place_of(path), format_path(path), text))
+    order = {name: number for number, name in enumerate(loaded.sources)}
+    problems.sort(key=lambda each: (order.get(each.source, 0), each.line or 0))
+    return [str(each) for each in problems]
 
 
 def _written_path(loaded: ConfigFile, path: Path) -> Path:
@@ -95,17 +98,18 @@ def _print_settings(loaded: ConfigFile, as_json: bool) -> None:
             ]
         )
         return
-    print_text(_settings_text(sections, loaded.is_go_style, terminal_width() or _PIPE_COLUMNS))
+    width = terminal_width() or _PIPE_COLUMNS
+    print_text(_settings_text(sections, len(loaded.sources) > 1, width))
 
 
 _PIPE_COLUMNS = 200
 _LEAST_VALUE_COLUMNS = 20
 
 
-def _settings_text(sections: list[Section], is_go_style: bool, width: int) -> str:
+def _settings_text(sections: list[Section], with_files: bool, width: int) -> str:
     """Three columns: what does not fit into the second goes on in the next line."""
     rows = [
-        (printable(each.key), printable(each.value), _origin(each, is_go_style))
+        (printable(each.key), printable(each.value), _origin(each, with_files))
         for section in sections
         for each in section.settings
     ]
@@ -120,7 +124,7 @@ def _settings_text(sections: list[Section], is_go_style: bool, width: int) -> st
             lines.append("")
         title = printable(section.path)
         if is_off:
-            origin = _origin(section.settings[0], is_go_style)
+            origin = _origin(section.settings[0], with_files)
             lines.append(f"{title:{keys + 2}}  {'off':{values}}  {origin}")
             continue
         lines.append(title)
@@ -130,15 +134,17 @@ def _settings_text(sections: list[Section], is_go_style: bool, width: int) -> st
             if len(key) > keys:
                 lines.append(f"  {key}")
                 key = ""
-            lines.append(f"  {key:{keys}}  {first:{values}}  {_origin(each, is_go_style)}")
+            lines.append(f"  {key:{keys}}  {first:{values}}  {_origin(each, with_files)}")
             lines += [f"  {'':{keys}}  {piece}" for piece in rest]
     return "\n".join(line.rstrip() for line in lines[1:]) + "\n"
 
 
-def _origin(setting: Setting, is_go_style: bool) -> str:
+def _origin(setting: Setting, with_files: bool) -> str:
     if setting.origin == "built_in":
         return "built in"
     where = f"line {setting.line}"
+    if with_files:
+        where = printable(f"{setting.file}:{setting.line}")
     if setting.origin != "file":
         where = f"{setting.origin}, {where}"
     return f"{where} ({setting.written_as})" if setting.written_as else where
@@ -161,24 +167,6 @@ def _usual(config: Config) -> dict[str, str]:
 
 
 # -- files
-
-
-def load(file: str) -> ConfigFile:
-    """A configuration file, with its observers and captures checked.
-
-    :raises ConfigError: with all problems.
-    """
-    loaded = load_file(file)
-    if loaded.config.observers:
-        from monconn.run.observers import check_observers
-
-        check_observers(loaded.config, file)
-    capture = loaded.config.capture
-    if capture is not None and (capture.filter or capture.on):
-        from monconn.run.captures import check_captures
-
-        check_captures(loaded.config, file)
-    return loaded
 
 
 def configuration(read: Callable[[], T]) -> T:

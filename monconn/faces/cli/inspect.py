@@ -13,6 +13,7 @@ import click
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli import completion
+from monconn.faces.cli.blocks import block, blocks, unblock
 from monconn.faces.cli.capture import capture
 from monconn.faces.cli.device import device, with_hint
 from monconn.faces.cli.explain import explain
@@ -30,6 +31,7 @@ from monconn.faces.cli.output import (
 )
 from monconn.faces.cli.ps import ps
 from monconn.faces.cli.recording import recording
+from monconn.faces.cli.reload import reload
 from monconn.faces.cli.replay import replay_command
 from monconn.faces.cli.tap import tap
 from monconn.faces.cli.verbs import (
@@ -41,6 +43,7 @@ from monconn.faces.cli.verbs import (
     json_option,
     service_option,
 )
+from monconn.faces.cli.why import why
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
 from monconn.faces.tui.terminal import check_terminal
 from monconn.model.reasons import STATES
@@ -48,7 +51,6 @@ from monconn.model.uid import parse_uid
 from monconn.ops.columns import Row
 from monconn.ops.details import detail_lines
 from monconn.ops.filter_keys import (
-    BLOCK_KEYS,
     CONNECTION_KEYS,
     DEVICE_KEYS,
     EVENT_KEYS,
@@ -57,7 +59,6 @@ from monconn.ops.filter_keys import (
 )
 from monconn.ops.filters import Context, parse
 from monconn.ops.rows import (
-    BlockRow,
     ClientRow,
     ClosedConnectionRow,
     ConnectionRow,
@@ -145,12 +146,6 @@ def clients(server: Client, **arguments: Any) -> Iterable[Any]:
     """
     rows = server.rows("ListClients", **arguments)
     return sum_by_ip(map(ClientRow.of, rows))
-
-
-@listing("blocks", BLOCK_KEYS, BlockRow)
-def blocks(server: Client, **arguments: Any) -> Iterable[Any]:
-    """The blocked networks."""
-    return server.rows("ListBlocks", **arguments)
 
 
 @click.command()
@@ -314,70 +309,6 @@ def close(
         raise click.exceptions.Exit(1)
 
 
-@click.command()
-@click.argument(
-    "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.clients
-)
-@service_option
-@dry_run_option
-@json_option
-@asks_server
-def block(server: Client, **arguments: Any) -> None:
-    """Refuse clients of an IP or a network, and end those that are connected."""
-    _change(server, "Block", **arguments)
-
-
-@click.command()
-@click.argument(
-    "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.blocked
-)
-@service_option
-@dry_run_option
-@json_option
-@asks_server
-def unblock(server: Client, **arguments: Any) -> None:
-    """Let clients of exactly this IP or network in again."""
-    _change(server, "Unblock", **arguments)
-
-
-_RESULTS = {
-    ("Block", False): ("is blocked", "was blocked already"),
-    ("Block", True): ("would be blocked", "is blocked already"),
-    ("Unblock", False): ("is let in again", "was not blocked"),
-    ("Unblock", True): ("would be let in again", "is not blocked"),
-}
-"""By command and dry run: the message for a network that is changed, and for one that is not."""
-
-
-def _change(
-    server: Client,
-    command: str,
-    networks: Sequence[str],
-    service: str | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    changed_text, unchanged_text = _RESULTS[command, dry_run]
-    rows: list[dict[str, Any]] = []
-    for network in networks:
-        answer = server.call(command, network=network, service=service, dry_run=dry_run or None)
-        changed = answer["changed"] == "True"
-        row: dict[str, Any] = {"network": network, "changed": changed}
-        text = f"{network} {changed_text if changed else unchanged_text}"
-        if service is not None:
-            text += f" at {service}"
-        count = int(answer.get("closed", 0))
-        if dry_run:
-            row |= {"dry_run": True, "closed": count}
-        if count:
-            text += f", {_connections(count)} {'would be ' if dry_run else ''}closed"
-        rows.append(row)
-        if not as_json:
-            print_line(text)
-    if as_json:
-        print_json(rows)
-
-
 def _connections(count: int) -> str:
     return f"{count} connection{'' if count == 1 else 's'}"
 
@@ -424,7 +355,9 @@ VERBS = (
     history,
     report,
     explain,
+    why,
     forget,
+    reload,
     replay_command,
     capture,
     top,

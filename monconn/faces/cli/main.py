@@ -6,12 +6,12 @@ import click
 
 from monconn._version import __version__
 from monconn.config.config import from_pairs
-from monconn.faces.cli.check import check, configuration, load
+from monconn.faces.cli.check import check, configuration
 from monconn.faces.cli.completion import files
 from monconn.faces.cli.help import help_command
 from monconn.faces.cli.inspect import VERBS
 from monconn.faces.cli.output import Program
-from monconn.run.sources import fault
+from monconn.run.sources import fault, load
 
 
 @click.group(
@@ -61,10 +61,11 @@ def main(
     from monconn.faces.cli.run import install_reactor, run  # Twisted and all: not needed for --help
 
     install_reactor()  # before endpoints are parsed: Twisted would install its default reactor
-    config = configuration(
-        lambda: from_pairs(pairs, record=record) if file is None else load(file).config
-    )
-    context.exit(run(config, debug=debug))
+    if file is None:
+        config = configuration(lambda: from_pairs(pairs, record=record))
+        context.exit(run(config, debug=debug))
+    loaded = configuration(lambda: load(file))
+    context.exit(run(loaded.config, file=loaded, debug=debug))
 
 
 @main.command()

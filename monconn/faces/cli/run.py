@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from monconn.clock import make_steady
-from monconn.config.config import Config
+from monconn.config.config import Config, ConfigFile
 from monconn.errors import ListenError, MonconnError
 from monconn.faces.cli.logs import Output, TextLog, begin_logging
 from monconn.net.descriptors import raise_limit
@@ -32,11 +32,13 @@ _SWITCH_INTERVAL_SECONDS = 0.0005
 def run(
     config: Config,
     *,
+    file: ConfigFile | None = None,
     debug: bool = False,
     prepare: Callable[[Application, Any, TextLog], object] | None = None,
 ) -> int:
     """Run services until a signal stops them, on the reactor that is installed.
 
+    :param file: where the configuration is from, if it is from a file.
     :param prepare: called with the running application, the reactor and the log, before
         the reactor runs.
     :returns: the exit status.
@@ -55,8 +57,12 @@ def run(
 
     try:
         abandon_pool_threads(reactor)
-        app = Application(config, reactor, show=output.write, failed=stop_after, debug=debug)
-        signals = StopSignals(reactor, app.stop_now, app.signal_received, end_hurried)
+        app = Application(
+            config, reactor, file=file, show=output.write, failed=stop_after, debug=debug
+        )
+        signals = StopSignals(
+            reactor, app.stop_now, app.signal_received, end_hurried, app.reload_for_signal
+        )
         signals.install()
         app.privilegedStartService()
         app.startService()

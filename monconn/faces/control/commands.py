@@ -22,6 +22,7 @@ from monconn.errors import (
     MonconnError,
     NotConfigured,
     QuestionError,
+    ReloadError,
     UnknownCapture,
     UnknownConnection,
     UnknownDevice,
@@ -59,6 +60,7 @@ _ERRORS: dict[type[Exception], bytes] = {
     NotConfigured: b"NOT_KEPT",
     FilterError: b"BAD_FILTER",
     FileError: b"CANNOT_READ",
+    ReloadError: b"NOT_RELOADED",
 }
 
 
@@ -124,6 +126,8 @@ class Hello(_Command):
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
         (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
         (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
+        (b"why", amp.Boolean(optional=True)),  # whether there is Why
+        (b"blocks", amp.Boolean(optional=True)),  # whether Block knows for_seconds and the like
     ]
 
 
@@ -203,7 +207,7 @@ class Report(_Command):
 
 
 class ListBlocks(_Command):
-    """The blocked networks of each service."""
+    """The blocked networks: a row for each network and place, be it one service or all."""
 
     arguments = [_SERVICE, _FILTER]
     response = _ROWS
@@ -239,6 +243,17 @@ class ShowDevice(_Command):
     response = [(b"device", amp.String()), *_ROWS]  # a JSON object, and the timeline
 
 
+class Why(_Command):
+    """What would happen to a client now at each service, by which rule, and what it has used up."""
+
+    role = "view"
+    arguments = [
+        (b"client", amp.Unicode()),  # an IP; or an id or uid of a connection, or a device's name
+        _SERVICE,
+    ]
+    response = _ROWS
+
+
 class CloseConnections(_Command):
     """End connections: those for which all that is given is true; something must be given."""
 
@@ -261,15 +276,32 @@ class CloseConnections(_Command):
 class Block(_Command):
     """Refuse the clients of an IP or a network, and end those that are connected."""
 
-    arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
-    response = [(b"changed", amp.Boolean()), (b"closed", Integer(optional=True))]
+    arguments = [
+        (b"network", amp.Unicode()),
+        _SERVICE,
+        _DRY_RUN,
+        # A server without ``blocks`` in its Hello ignores these: it would block for ever.
+        (b"for_seconds", Number(optional=True)),  # after which it ends
+        (b"reason", amp.Unicode(optional=True)),
+        (b"keep_open", amp.Boolean(optional=True)),  # leave those that are connected alone
+    ]
+    response = [
+        (b"changed", amp.Boolean()),
+        (b"closed", Integer(optional=True)),
+        (b"updated", amp.Boolean(optional=True)),  # it was blocked, until another time or so
+        (b"until", amp.Unicode(optional=True)),  # ISO 8601; none if it has no end
+        (b"kept", amp.Boolean(optional=True)),  # whether it outlasts the program
+    ]
 
 
 class Unblock(_Command):
     """Admit the clients of exactly this IP or network again."""
 
     arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
-    response = [(b"changed", amp.Boolean())]
+    response = [
+        (b"changed", amp.Boolean()),
+        (b"still_blocked_by", amp.Unicode(optional=True)),  # a wider network
+    ]
 
 
 class ResetStats(_Command):
@@ -391,3 +423,15 @@ class ReadRecording(_Command):
         (b"how", amp.Unicode(optional=True)),  # what is done with the bytes, for the log
     ]
     response = _ROWS
+
+
+class Reload(_Command):
+    """Read the configuration's file again, and apply what is different: all of it, or nothing.
+
+    A file with problems changes nothing: then ``result`` has their number as ``problems``, and the
+    rows are the problems, each with ``source``, ``line``, ``path`` and ``message``.
+    """
+
+    arguments = [_DRY_RUN]
+    # result: a JSON object: file, dry_run, added, removed, changed, notes; the rows are the changes
+    response = [(b"result", amp.String()), *_ROWS]

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 from operator import attrgetter
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Factory, connectionDone
@@ -19,7 +20,7 @@ from zope.interface import implementer
 
 from monconn._version import __version__
 from monconn.clock import Clock
-from monconn.errors import quoted
+from monconn.errors import ConfigError, quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
 from monconn.faces.control.pages import PAGE_BYTES, HeldRows, Pager, encoded_row
@@ -27,9 +28,11 @@ from monconn.faces.control.taps import TapSender, in_pieces
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.model.flow import to_json
+from monconn.model.record import iso_time
 from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import CloseResult, Operations
+from monconn.ops.reload import ReloadResult
 from monconn.places import Places
 from monconn.steps import RowSteps
 from monconn.turns import TurnQueue
@@ -343,6 +346,8 @@ class ControlProtocol(amp.AMP):
             "taps": True,
             "captures": True,
             "recordings": True,
+            "why": True,
+            "blocks": True,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -410,6 +415,13 @@ class ControlProtocol(amp.AMP):
             )
         )
 
+    @commands.Why.responder
+    def why(self, client: str, service: str | None = None) -> Answer:
+        """What would happen to a client."""
+        return self._operations.why(client, service=service).addCallback(
+            lambda rows: self._rows(iter(rows), held=len(rows))
+        )
+
     @commands.NextPage.responder
     def next_page(self, next: int) -> Answer:
         """More of the list that was requested last."""
@@ -449,12 +461,21 @@ class ControlProtocol(amp.AMP):
     def block(self, **arguments: Any) -> dict[str, Any]:
         """Refuse a network's clients."""
         done = self._operations.block(self._actor(), **arguments)
-        return {"changed": done.changed, "closed": done.count}
+        until = {} if done.until_at is None else {"until": iso_time(done.until_at)}
+        return {
+            "changed": done.changed,
+            "closed": done.count,
+            "updated": done.is_update,
+            "kept": done.is_kept,
+            **until,
+        }
 
     @commands.Unblock.responder
     def unblock(self, **arguments: Any) -> dict[str, Any]:
         """Admit a network's clients again."""
-        return {"changed": self._operations.unblock(self._actor(), **arguments).changed}
+        done = self._operations.unblock(self._actor(), **arguments)
+        wider = done.still_blocked_by
+        return {"changed": done.changed, **({"still_blocked_by": wider} if wider else {})}
 
     @commands.ResetStats.responder
     def reset_stats(self, **arguments: Any) -> dict[str, Any]:
@@ -473,6 +494,28 @@ class ControlProtocol(amp.AMP):
         """Remove what is stored of a network's clients."""
         done = self._operations.forget(self._actor(), network, dry_run=dry_run)
         return done.addCallback(lambda result: {"forgotten": _json(result.to_json())})
+
+    @commands.Reload.responder
+    def reload(self, dry_run: bool | None = None) -> Answer:
+        """Read the configuration's file again."""
+
+        def answer(result: ReloadResult) -> Answer:
+            rows = [each.to_json() for each in result.changes]
+            return self._reloaded(result.to_json(), rows)
+
+        def answer_problems(failure: Failure) -> Answer:
+            failure.trap(ConfigError)
+            assert isinstance(failure.value, ConfigError)
+            rows = [attrs.asdict(each) for each in failure.value.problems]
+            head = {"file": "", "dry_run": bool(dry_run), "problems": len(rows)}
+            return self._reloaded(head, rows)
+
+        reloading = self._operations.reload(self._actor(), dry_run=bool(dry_run))
+        return reloading.addCallbacks(answer, answer_problems)
+
+    def _reloaded(self, head: dict[str, Any], rows: list[dict[str, Any]]) -> Answer:
+        values = {"result": encoded_row(head)}
+        return self._pager.first(rows, len(rows)).addCallback(lambda page: page | values)
 
     def _actor(self) -> Actor:
         actor = peers.actor(self.transport)

@@ -4,6 +4,7 @@ functions of the prompt, both in lines of text over :class:`~monconn.ops.operati
 
 from __future__ import annotations
 
+import keyword
 import re
 import shlex
 from collections.abc import Callable, Iterable
@@ -16,11 +17,13 @@ from monconn.errors import (
     AddressError,
     MonconnError,
     QuestionError,
+    UnitError,
     UnknownConnection,
     printable,
     quoted,
 )
 from monconn.model.actions import Actor
+from monconn.model.record import iso_time
 from monconn.model.uid import parse_uid
 from monconn.ops import explain_text
 from monconn.ops.account import account_of
@@ -32,7 +35,9 @@ from monconn.ops.flow_text import HexEncoder
 from monconn.ops.operations import CloseResult, Operations, Terms
 from monconn.ops.rows import BlockRow, ClosedConnectionRow, ConnectionRow
 from monconn.ops.text_table import text_table_steps
+from monconn.ops.why_rows import why_lines
 from monconn.turns import in_turns
+from monconn.units import local_time, parse_duration
 
 DONE, FAILED, MISUSED = 0, 1, 2
 """Exit statuses."""
@@ -146,23 +151,71 @@ class Commands:
             self._actor, filter=wanted, reset=reset, dry_run=dry_run
         ).addCallback(write)
 
-    def block(self, network: str, *, dry_run: bool = False) -> None:
-        """Refuse a network's clients at every service, and end those that are connected."""
+    def block(
+        self,
+        network: str,
+        *,
+        service: str | None = None,
+        for_: float | str | None = None,
+        reason: str | None = None,
+        keep_open: bool = False,
+        dry_run: bool = False,
+    ) -> None:
+        """Refuse a network's clients, at every service or at one, and end those that are connected.
+
+        :param for_: how long, as ``"1h"`` or in seconds; for ever if left out.
+        :param keep_open: leave those alone that are connected.
+        """
         parsed = parse_network(str(network))
-        result = self._operations.block(self._actor, parsed, dry_run=dry_run)
-        done = f"would be blocked, connections ended: {result.count}" if dry_run else "blocked"
+        try:
+            for_seconds = parse_duration(for_) if isinstance(for_, str) else for_
+        except UnitError as error:
+            raise QuestionError(f"for: {error}") from None
+        result = self._operations.block(
+            self._actor,
+            parsed,
+            service=service,
+            for_seconds=for_seconds,
+            reason=reason,
+            keep_open=keep_open,
+            dry_run=dry_run,
+        )
+        at = "" if service is None else f" at {service}"
+        done = f"would be blocked{at}, connections ended: {result.count}"
+        if not dry_run:
+            done = f"blocked{at}"
+            if result.until_at is not None:
+                done += f" until {local_time(iso_time(result.until_at))}"
+            if result.is_update:
+                done += ", and was so before until another time or for another reason"
         self._write_lines([f"{parsed} {done if result.changed else 'was blocked already'}"])
 
-    def unblock(self, network: str, *, dry_run: bool = False) -> None:
+    def unblock(self, network: str, *, service: str | None = None, dry_run: bool = False) -> None:
         """Admit the clients of exactly this network again."""
         parsed = parse_network(str(network))
-        result = self._operations.unblock(self._actor, parsed, dry_run=dry_run)
+        result = self._operations.unblock(self._actor, parsed, service=service, dry_run=dry_run)
         done = "would be unblocked" if dry_run else "unblocked"
-        self._write_lines([f"{parsed} {done if result.changed else 'was not blocked'}"])
+        text = f"{parsed} {done if result.changed else 'was not blocked'}"
+        if result.still_blocked_by:
+            text += f"; {result.still_blocked_by} is blocked, which it is in"
+        self._write_lines([text])
 
     def blocks(self) -> Deferred[None]:
-        """The blocked networks of each service."""
+        """The blocked networks; one without a service is blocked at all of them."""
         return self._write_table(BlockRow, self._operations.blocks(), "nothing is blocked")
+
+    def why(self, client: str, *, service: str | None = None) -> Deferred[None]:
+        """What would happen to a client now at each service, and by which rule."""
+        return self._operations.why(str(client), service=service).addCallback(
+            lambda rows: self._write_lines(
+                why_lines([row.to_json() for row in rows], self._width())
+            )
+        )
+
+    def reload(self, *, dry_run: bool = False) -> Deferred[None]:
+        """Read the configuration's file again, and apply what is different."""
+        reloading = self._operations.reload(self._actor, dry_run=dry_run)
+        return reloading.addCallback(lambda result: self._write_lines(result.lines()))
 
     def help(self) -> None:
         """The one-shot commands."""
@@ -233,7 +286,8 @@ class Command:
             if takes_value[name] != bool(value) or bool(equals) != bool(value):
                 form_of_it = next(each for each in options if each.partition("=")[0] == name)
                 raise QuestionError(f"{quoted(word)} is not {form_of_it}")
-            by_keyword[name[2:].replace("-", "_")] = value or True
+            argument = name[2:].replace("-", "_")
+            by_keyword[f"{argument}_" if keyword.iskeyword(argument) else argument] = value or True
         if len(arguments) < sum(not each.startswith("[") for each in operands):
             raise QuestionError("missing operand")
         if len(arguments) > len(operands) and not takes_several:
@@ -253,9 +307,23 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("explain [REASON|CODE|ID]", "what an end means, and what to look at next", Commands.explain),
     ("device NAME|IP", "one device: its rhythm, its alarms, its last connections", Commands.device),
     ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),
-    ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
-    ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),
+    (
+        "block NET [--for=TIME] [--service=NAME] [--reason=TEXT] [--keep-open] [--dry-run]",
+        "refuse an IP or a network, and end its connections",
+        Commands.block,
+    ),
+    (
+        "unblock NET [--service=NAME] [--dry-run]",
+        "let exactly this IP or network in again",
+        Commands.unblock,
+    ),
     ("blocks", "what is blocked", Commands.blocks),
+    (
+        "why IP|NAME|ID [--service=NAME]",
+        "what would happen to a client now, and by which rule",
+        Commands.why,
+    ),
+    ("reload [--dry-run]", "read the configuration's file again", Commands.reload),
     ("help", "this list", Commands.help),
 )
 COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}

@@ -179,6 +179,10 @@ class Poller:
             client = self._connected()
             if int(client.hello.get("pid", 0)) != pid:
                 return ActionResult(f"not done: {action.text}: monconn was restarted", failed=True)
+            # An older server would ignore it, and block for ever.
+            if "for_seconds" in action.arguments and "blocks" not in client.hello:
+                text = f"not done: {action.text}: monconn is too old for that: restart it"
+                return ActionResult(text, failed=True)
             answer = client.call(action.command, **action.arguments)
         except CommandFailed as error:
             return ActionResult(f"not done: {action.text}: {error}", failed=True)

@@ -28,7 +28,7 @@ from monconn.net.sockets import (
 from monconn.policy.sides import Keepalive
 from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.relay.delivery import DeliveryWatch
-from monconn.relay.ends import HOLD_CONNECTING, ByteSink, End, EndListener, Phase
+from monconn.relay.ends import HOLD_CONNECTING, HOLD_PAUSE, ByteSink, End, EndListener, Phase
 from monconn.relay.sockets.connect import ConnectAttempt, Connector
 from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, READ_ON, SocketLoop, TurnShare
 from monconn.relay.sockets.pipes import Pipe, PipePool
@@ -256,7 +256,7 @@ class SocketEnd:
             self._has_unread = True
             if not events & BROKEN:
                 return
-            if self.record.connected is None and not self._has_input():
+            if (self.record.connected is None or self.holds & HOLD_PAUSE) and not self._has_input():
                 self._copy()  # which meets the end, if one came before the reset, or the error
             else:
                 self._break_later()
@@ -288,6 +288,8 @@ class SocketEnd:
     def check(self, now: float) -> float | None:
         """The connection failed some time ago, and what the peer sent before was not delivered."""
         if self.phase == "open":
+            if self.holds & HOLD_PAUSE:  # nobody could have taken it
+                return now + GRACE_SECONDS
             self._break(self.send_queue.error or self._socket_error())
         return None
 
@@ -419,6 +421,9 @@ class SocketEnd:
         if not self.holds & hold:
             return
         self.holds &= ~hold
+        if hold == HOLD_PAUSE and self.bucket is not None:  # it has failed meanwhile
+            when = self._monitor.clock.seconds() + GRACE_SECONDS
+            self._shared.deadlines.schedule(self, when)
         if self.holds or self._input_ended or self.phase != "open":
             return
         if self._has_unread or self._seen:

@@ -93,15 +93,21 @@ def dialler(address: Address, reactor: EndpointReactor, tls: ClientTls | None = 
     return dial
 
 
-def backend_tls(address: Address, settings: BackendTls | None = None) -> ClientTls | None:
+def backend_tls(
+    address: Address, settings: BackendTls | ClientTls | None = None
+) -> ClientTls | None:
     """What makes the TLS connections to a backend with an endpoint string.
 
-    :param settings: take the place of the string's options.
+    :param settings: take the place of the string's options; or what makes them already.
     :returns: None if there is no TLS, or only Twisted knows what the string's options mean.
     :raises TlsError: a file that is named cannot be used.
     """
     parts = tls_backend_parts(address)
-    return None if parts is None else ClientTls(settings or parts[1], parts[0].host)
+    if parts is None:
+        return None
+    if isinstance(settings, ClientTls):
+        return settings
+    return ClientTls(settings or parts[1], parts[0].host)
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -40,12 +40,13 @@ from monconn.net.sockets import (
     set_keepalive,
     track_errors,
     unacknowledged_bytes,
+    unread_bytes,
 )
 from monconn.net.tls import ClientTls, fault_text
 from monconn.net.tls_faults import UNFINISHED, TlsError, cut_text, error_text, is_alert
 from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
-from monconn.relay.ends import ByteSink, End, EndListener, Phase
+from monconn.relay.ends import HOLD_PAUSE, ByteSink, End, EndListener, Phase
 from monconn.relay.stages import StageChain
 from monconn.relay.transports.dial import Dial, LoopOfServices, NoBackend
 from monconn.relay.transports.names import NotResolved
@@ -313,9 +314,10 @@ class TransportEnd(Protocol):
             return self._check_finishing(self._finishing, now)
         if self.phase != "open" or not (self.holds or self._input_ended) or self._socket is None:
             return None
-        self._has_reset = has_failed(self._socket)
-        if not self._has_reset:
+        is_paused = self.holds & HOLD_PAUSE and not self._input_ended
+        if not has_failed(self._socket) or (is_paused and unread_bytes(self._socket)):
             return now + RESET_POLL_SECONDS
+        self._has_reset = True
         if self._input_ended:
             self._descriptor.connectionLost(Failure(error.ConnectionLost()))
         else:

@@ -147,6 +147,11 @@ class HistoryService(Service):
         self._devices = source
         source.store_changes()
 
+    def apply_config(self, config: HistoryConfig) -> None:
+        """Have other limits on what is retained; they hold from the next removal of old rows on."""
+        self._config = attrs.evolve(config, path=self._config.path)
+        self._next_prune = self._clock.seconds()
+
     @property
     def dropped(self) -> int:
         """How many items are not in the file because they could not be written."""

@@ -9,9 +9,9 @@ from click.testing import CliRunner, Result
 
 from monconn.config.config import load_file
 from monconn.errors import ConfigError
-from monconn.faces.cli import check
 from monconn.faces.cli.main import main
 from monconn.policy.policy import Policy
+from monconn.run.sources import load
 from tests.faces.cli.test_inspect import Services, with_services
 
 HEADS = ["ID", "FILTER", "STATE", "CONNS", "NOW", "BYTES", "LOST", "FILE", "SINCE", "UNTIL", "BY"]
@@ -162,5 +162,5 @@ def test_a_file_is_checked_with_its_lines(
         )
     assert load_file(file).config.capture is not None
     with pytest.raises(ConfigError) as caught:
-        check.load(file)
+        load(file)
     assert problem in str(caught.value)

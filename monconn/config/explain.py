@@ -11,7 +11,8 @@ import attrs
 from monconn.addresses import Network, address_text
 from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
-from monconn.config.sections import ObserverConfig
+from monconn.config.notify import NotifyUrl, Secret
+from monconn.config.sections import ObserverConfig, StateConfig
 from monconn.config.yaml import Path
 from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy
 from monconn.policy.recorder import RecorderSettings
@@ -55,7 +56,7 @@ SERVICE_KEYS = (
     "decode",
 )
 """The order of the documentation; other keys come after these."""
-SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "capture", "devices")
+SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "state", "capture", "devices")
 
 _ZERO = {
     "conn_limit": "no limit",
@@ -64,6 +65,7 @@ _ZERO = {
     "wait_timeout": "does not wait",
     "silent_heartbeats": "never",
     "storm_connections": "never",
+    "outage_devices": "never",
     "first": "all",
 }
 """What 0 means, where it is not "off"."""
@@ -120,21 +122,50 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
     """
     usual = usual or {}
     sections = [_service(file, each) for each in file.config.services]
-    for name in SECTIONS:
+    sections += _controls(file, usual)
+    for name in SECTIONS[1:]:
         section = getattr(file.config, name)
         line = None if file.is_go_style else file.line_of((name,))
         if section is None:
             origin: From = "built_in" if line is None else "file"
             source = None if line is None else file.place_of((name,))[0]
             settings = [Setting(name, "off", origin, line, file=source)]
+        elif isinstance(section, StateConfig):  # a path, and no mapping
+            origin = "built_in" if line is None else "file"
+            source = None if line is None else file.place_of((name,))[0]
+            place = section.path or usual.get(name, "in the state folder")
+            settings = [Setting(name, place, origin, line, file=source)]
         else:
             settings = list(_fields(file, section, (name,), "", usual))
         sections.append(Section(name, line, settings))
+    for index, output in enumerate(file.config.notify):
+        section_path = ("notify", index)
+        settings = list(_fields(file, output, section_path, "", usual))
+        sections.append(Section(f"notify[{index}]", file.line_of(section_path), settings))
     for index, observer in enumerate(file.config.observers):
         path = ("observers", index)
         source, line = file.place_of(path)
         settings = list(_observer(observer, source))
         sections.append(Section(f"observers[{index}]", line, settings))
+    return sections
+
+
+def _controls(file: ConfigFile, usual: Mapping[str, str]) -> list[Section]:
+    """The control port: one section, or one for each of a list."""
+    controls, path = file.config.control, (SECTIONS[0],)
+    line = None if file.is_go_style else file.line_of(path)
+    if not controls:
+        origin: From = "built_in" if line is None else "file"
+        return [Section(path[0], line, [Setting(path[0], "off", origin, line)])]
+    if not isinstance(file.node_at(path), yamlmap.Sequence):
+        return [Section(path[0], line, list(_fields(file, controls[0], path, "", usual)))]
+    sections = []
+    for index, control in enumerate(controls):
+        here: Path = (*path, index)
+        name = yamlmap.format_path(here)
+        texts = {f"{name}.listen": usual.get(f"{path[0]}.listen", "")}
+        settings = list(_fields(file, control, here, "", texts))
+        sections.append(Section(name, file.line_of(here), settings))
     return sections
 
 
@@ -268,7 +299,10 @@ def _fields(
 
 def _is_plain(value: Any) -> bool:
     """Whether an attrs class is written as one value, such as an address."""
-    return isinstance(value, Keepalive) or type(value).__module__ == "monconn.addresses"
+    return (
+        isinstance(value, Keepalive | NotifyUrl | Secret)
+        or type(value).__module__ == "monconn.addresses"
+    )
 
 
 def _observer(observer: ObserverConfig, source: str) -> Iterator[Setting]:

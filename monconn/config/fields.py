@@ -485,6 +485,7 @@ NODE_READERS: dict[Kind, Reader] = {
     devices.PREFIX_V6: lambda node: devices.PREFIX_V6.check(read_count(node)),
     devices.KEPT: lambda node: devices.KEPT.check(read_count(node)),
     devices.TIMES: read_count,
+    devices.PERCENT: lambda node: devices.PERCENT.check(read_count(node)),
     devices.WITHIN: read_positive_seconds,
     recorder.RECORDER: read_recorder,
     recorder.RECORDED_BYTES: read_recorded_bytes,

@@ -88,6 +88,11 @@ ORDERLY_REASONS: frozenset[Reason | None] = frozenset(
 )
 """Those of connections that ended in good order, or as we were told to end them."""
 
+CONNECT_FAILURES: frozenset[Reason | None] = frozenset(
+    ("backend_refused", "backend_unreachable", "connect_timeout")
+)
+"""Those of connections whose backend could not be connected to, by a fault that is not ours."""
+
 LOST_REASONS: dict[Reason, Side] = {"client_lost": "client", "backend_lost": "backend"}
 """Which side was lost."""
 

@@ -31,7 +31,7 @@ class IConnection(Interface):
         """Update the record from what the kernel knows of the sockets (``TCP_INFO``)."""
 
     def policy_changed() -> None:
-        """The monitor's policy was replaced: reschedule the next check of the time limits.
+        """The monitor's time limits, keepalive or bandwidths were replaced: apply them.
 
         Called for each live connection; must not end the connection before it returns.
         """

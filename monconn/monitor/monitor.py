@@ -27,12 +27,22 @@ from monconn.errors import (
 )
 from monconn.log import Logger
 from monconn.model.actions import NOBODY, OWN_CODE, Action, ActionKind, Actor, whose_code
-from monconn.model.alarms import Alarm
-from monconn.model.reasons import BlockSource, Direction, Reason, Refusal, ServiceState, Side
+from monconn.model.alarms import Alarm, AlarmKind
+from monconn.model.reasons import (
+    CONNECT_FAILURES,
+    BlockSource,
+    Direction,
+    Reason,
+    Refusal,
+    ServiceState,
+    Side,
+)
 from monconn.model.record import ConnectionRecord, iso_time
 from monconn.model.totals import Totals
 from monconn.monitor.admission import ADMITTED, Admission, Verdict
+from monconn.monitor.attempts import BackendAttempts
 from monconn.monitor.auto_block import AutoBlocker
+from monconn.monitor.bandwidth import BandwidthLimits
 from monconn.monitor.blocking import Blocking, block_detail
 from monconn.monitor.clients import ClientTotals
 from monconn.monitor.interfaces import (
@@ -65,6 +75,7 @@ from monconn.units import format_bytes, format_duration
 
 CLOSED_RETAINED = 1_000
 USUAL_PREFIXES = ClientPrefixes()
+_NO_RULES = Rules()
 STOP_GRACE_SECONDS = 1.0
 """How long peers may take to end their side once we have ended ours because we stop."""
 
@@ -136,6 +147,10 @@ class Monitor:
         """The first and last bytes of its connections, if the policy has them recorded."""
         self.recorder.configure(policy.recorder)
         self.observers.forbid_payload(policy.payload == "never")
+        self.attempts = BackendAttempts()
+        """Those to connect to the backend."""
+        self.alarms: dict[AlarmKind, Alarm] = {}
+        """The alarms about the service itself that are active, as they began."""
         self.decoding = first_bytes.decoding(policy.decode)
         """What new connections are decoded by; None if nothing is."""
         self._blocks = Blocks()
@@ -147,6 +162,9 @@ class Monitor:
         self.blocking = Blocking(self._blocks, self.clock, self._block_ended)
         """What is blocked at this service alone."""
         self._auto_block: AutoBlocker | None = None
+        self.bandwidth: BandwidthLimits | None = None
+        """How fast bytes may pass; None if that was never limited."""
+        self._configure_bandwidth(policy.rules)
         self.admission = Admission(policy.rules, self._blocks, _prefixes(policy, USUAL_PREFIXES))
         """Judges who may enter."""
         self._usual_prefixes = USUAL_PREFIXES
@@ -179,8 +197,9 @@ class Monitor:
         Thousands of connections learn of it within some turns of the loop.
 
         Connections of newly blocked networks end with the reason ``blocked``; time limits that
-        were switched on, shortened or prolonged hold for those that live; clients that waited for
-        a higher ``conn_limit`` are let in. Lower limits on connections end none.
+        were switched on, shortened or prolonged hold for those that live, and so do bandwidths;
+        clients that waited for a higher ``conn_limit`` are let in. Lower limits on connections end
+        none.
 
         :raises SettingError: it is no policy; then nothing is changed.
         """
@@ -199,7 +218,12 @@ class Monitor:
             self._configure_blocks(before.rules)
         if policy.rules.auto_block != before.rules.auto_block:
             self._configure_auto_block()
-        if policy.timeouts != before.timeouts or policy.keepalive != before.keepalive:
+        is_limited_otherwise = self._configure_bandwidth(policy.rules, before.rules)
+        if (
+            is_limited_otherwise
+            or policy.timeouts != before.timeouts
+            or policy.keepalive != before.keepalive
+        ):
             self._rescheduling.cancel()  # what follows does all of it
             live = tuple(self._live.values())
             self._rescheduling = in_turns(
@@ -272,6 +296,21 @@ class Monitor:
             self._auto_block = AutoBlocker(self, settings)
         else:
             self._auto_block.configure(settings)
+
+    def _configure_bandwidth(self, rules: Rules, before: Rules = _NO_RULES) -> bool:
+        """Limit what passes as other rules say.
+
+        :returns: whether live connections are to learn of it.
+        """
+        if (rules.bandwidth, rules.per_connection_bandwidth) == (
+            before.bandwidth,
+            before.per_connection_bandwidth,
+        ):
+            return False
+        if self.bandwidth is None:
+            self.bandwidth = BandwidthLimits(self.clock)
+        self.bandwidth.configure(rules)
+        return True
 
     def use_prefixes(self, v4: int, v6: int) -> None:
         """Have addresses with so many leading bits in common be one client, unless the policy says
@@ -498,7 +537,12 @@ class Monitor:
         self.observers.notify("identified", record)
 
     def alarm(self, alarm: Alarm) -> None:
-        """Notify observers that a device behaves abnormally, or does so no longer."""
+        """Notify observers that a device, or the service, is in trouble, or no longer is."""
+        if not alarm.device:
+            if alarm.is_over:
+                self.alarms.pop(alarm.kind, None)
+            else:
+                self.alarms[alarm.kind] = alarm
         self.observers.notify("alarmed", alarm)
 
     def closed(self, connection: IConnection) -> None:
@@ -521,6 +565,8 @@ class Monitor:
         self._ended.down += record.down
         self.clients.closed(record)
         self.closed_records.append(record)
+        if record.reason in CONNECT_FAILURES:
+            self.attempts.count_failure(record)
         if self.recorder.live:
             self.recorder.closed(record)
         self.observers.notify("closed", record)
@@ -751,6 +797,7 @@ class Monitor:
             "down": totals.down,
             **of_dry_run,
             **of_recorder,
+            "alarms": list(self.alarms),
         }
 
     def describe(self) -> str:
@@ -1053,6 +1100,7 @@ class Monitor:
         if self.stopping or self.draining:
             advice = "" if self.stopping else f": resume {self.name} first"
             raise QuestionError(f"{self.name} is {self.state}, and cannot be paused{advice}")
+        had_end = self.paused_until is not None
         self._end_pause_timer()
         if seconds is not None:
             self.paused_until = self.clock.seconds() + seconds
@@ -1062,7 +1110,7 @@ class Monitor:
         if is_new:
             self._set_paused(True)
         target = "" if seconds is None else f"for {format_duration(seconds)}"
-        self._acted(actor, "pause", target, changed=is_new)
+        self._acted(actor, "pause", target, changed=is_new or had_end or seconds is not None)
         return is_new
 
     def _end_pause_timer(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from monconn.model.actions import ACTION_KINDS
-from monconn.model.alarms import ALARM_KINDS
+from monconn.model.alarms import ALARM_KINDS, DEVICE_ALARM_KINDS, SERVICE_ALARM_KINDS
 from monconn.model.reasons import (
     BLOCK_SOURCES,
     CLOSERS,
@@ -18,6 +18,7 @@ from monconn.model.reasons import (
     PIPES,
     REASONS,
     REFUSALS,
+    SERVICE_STATES,
     STATES,
 )
 from monconn.model.record import ConnectionRecord
@@ -221,7 +222,13 @@ DEVICE_KEYS = Keys(
         Key("keepalive", "seconds", _field("keepalive_seconds")),
         *_COUNTS,
         *_TRAFFIC,
-        Key("alarm", "choice", lambda row, _: row.get("alarms") or (), ALARM_KINDS, is_many=True),
+        Key(
+            "alarm",
+            "choice",
+            lambda row, _: row.get("alarms") or (),
+            DEVICE_ALARM_KINDS,
+            is_many=True,
+        ),
         Key("reconnect", "seconds", _field("reconnect_seconds")),
         Key("heartbeat", "seconds", _field("heartbeat_seconds")),
         Key("silent", "seconds", _field("silent_seconds")),
@@ -238,6 +245,7 @@ DEVICE_KEYS = Keys(
 SERVICE_KEYS = Keys(
     _table(
         Key("service", "text", _field("sid")),
+        Key("state", "choice", _field("state"), SERVICE_STATES),
         Key("connections", "count", _field("connections")),
         Key("ips", "count", _field("ip_count")),
         Key("total", "count", _field("total")),
@@ -245,6 +253,13 @@ SERVICE_KEYS = Keys(
         *_TRAFFIC,
         Key("backend", "text", _field("backend")),
         Key("port", "port", _row_ports("listen", "backend"), is_many=True),
+        Key(
+            "alarm",
+            "choice",
+            lambda row, _: row.get("alarms") or (),
+            SERVICE_ALARM_KINDS,
+            is_many=True,
+        ),
     ),
     text=_row_text("sid", "listen", "backend"),
 )
@@ -330,6 +345,7 @@ EVENT_KEYS = Keys(
     ),
     text=lambda row: _joined(
         *(row.get(name) for name in ("event", "client", "device", "name", "service", "state")),
+        row.get("subject"),
         row.get("backend"),
         _event_reason(row, Context()),
         row.get("detail"),

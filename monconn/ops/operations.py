@@ -78,6 +78,8 @@ from monconn.ops.rows import (
     HistoryConnectionRow,
     HistoryEventRow,
     IpRow,
+    NotifyRow,
+    NotifyTestRow,
     ReportRow,
     ServiceRow,
 )
@@ -94,15 +96,18 @@ from monconn.ops.why import FindOrigin, why_rows
 from monconn.ops.why_rows import WhyRow
 from monconn.steps import RowSteps, sort_in_steps
 from monconn.turns import in_turns, result_of
+from monconn.units import format_duration
 
 if TYPE_CHECKING:
     from monconn.sinks.history.query import Order as HistoryOrder
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
+    from monconn.sinks.notify.service import NotifyService
 
 QUERIES_AT_ONCE = 4
 """Queries over live connections that are worked on at the same time; the others wait for them.
 Each makes lists of all connections, 100 bytes for each of them."""
 _MOST_ROWS = 10**9  # more than there are, and what islice() takes
+MOST_SECONDS_ASKED = 1e9
 _LISTED_IDS = 10
 """Ids that a line of the log names."""
 _MAX_TARGET_CHARACTERS = 500
@@ -165,8 +170,10 @@ class Operations:
     :param devices: knows the devices; None if there is none.
     :param history: stores what happened; None if there is none.
     :param manhole: says where the manhole is; None from it if there is none.
+    :param keeps_blocks: says whether what operators block outlasts the program.
     :param capture: what is captured to files, and where; None if nothing may be.
     :param origin_of: says where a service's setting is written.
+    :param notify: sends events to outputs; None if there are none.
     """
 
     def __init__(
@@ -177,20 +184,22 @@ class Operations:
         devices: DevicesService | None = None,
         history: HistoryService | None = None,
         manhole: Callable[[], str | None] = lambda: None,
+        keeps_blocks: Callable[[], bool] = lambda: False,
         capture: CaptureConfig | None = USUAL_CAPTURE,
         origin_of: FindOrigin = lambda *_: None,
+        notify: NotifyService | None = None,
     ) -> None:
         self.registry = registry
         self.clock = clock
         self.manhole = manhole
-        self.keeps_blocks = False
-        """Whether what operators block outlasts the program, in a file of its state."""
+        self._keeps_blocks = keeps_blocks
         self.feed = Feed(registry, clock)
         self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
         """Reads the configuration again; whoever runs one puts it here."""
         self._devices = devices
         self._history = history
         self._origin_of = origin_of
+        self._notify = notify
         self._rates = Rates()
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
@@ -599,6 +608,7 @@ class Operations:
         service: str | None = None,
         client: str | None = None,
         reset: bool | None = None,
+        spread: float | None = None,
         dry_run: bool | None = None,
     ) -> Deferred[CloseResult]:
         """End live connections, with the reason ``operator``: those for which all that is given
@@ -614,7 +624,8 @@ class Operations:
         :param filter: terms with keys, or ids.
         :param service: short form of a term, as ``client``.
         :param reset: at once, dropping what is under way; else what is held is delivered first.
-        :raises QuestionError: nothing, or too many ids are given.
+        :param spread: seconds over which they are ended evenly, in random order; now if left out.
+        :raises QuestionError: nothing, or too many ids are given, or a time makes no sense.
         :raises FilterError: the filter cannot be understood.
         :raises UnknownConnection: it has the uid of another run of the program.
         :raises UnknownService: there is no such service.
@@ -625,6 +636,7 @@ class Operations:
             raise QuestionError("say which: by ids, by client, by service or by a filter")
         if ids is not None and len(ids) > MAX_IDS:
             raise QuestionError(f"no more than {MAX_IDS} ids at once")
+        seconds = _checked_seconds(spread)
         terms = self.filter(filter, mode="action").terms if filter else ()
         terms = tuple(map(self._by_id, terms))
         if ids is None:
@@ -634,6 +646,7 @@ class Operations:
             "" if service is None else f"service:{service}",
             *(each.to_text() for each in wanted),
             "" if ids is None else _ids_text(ids),
+            f"spread over {format_duration(seconds)}" if seconds else "",
         )
 
         def choose() -> Generator[None, None, CloseResult | Deferred[CloseResult]]:
@@ -666,7 +679,14 @@ class Operations:
         def end(
             chosen: list[tuple[Monitor, ConnectionRecord]], done: CloseResult
         ) -> Generator[None, None, CloseResult]:
-            for monitor, record in chosen:
+            if seconds:
+                by_monitor: dict[Monitor, list[int]] = {}
+                for monitor, record in chosen:
+                    by_monitor.setdefault(monitor, []).append(record.id)
+                    yield
+                for monitor, chosen_ids in by_monitor.items():
+                    monitor.close_spread(chosen_ids, seconds, reset=bool(reset))
+            for monitor, record in () if seconds else chosen:
                 if record.id in monitor:  # to end another may have ended this one
                     monitor.close(record.id, reset=bool(reset), actor=None)
                 yield
@@ -737,7 +757,7 @@ class Operations:
                 result.changed,
                 block_detail(for_seconds, reason),
             )
-        return attrs.evolve(result, is_kept=self.keeps_blocks)
+        return attrs.evolve(result, is_kept=self._keeps_blocks())
 
     def unblock(
         self,
@@ -758,7 +778,7 @@ class Operations:
         if not dry_run:
             monitors = self.monitors(service)
             self._report("unblock", actor, monitors, service, str(parsed), 0, result.changed)
-        return attrs.evolve(result, is_kept=self.keeps_blocks)
+        return attrs.evolve(result, is_kept=self._keeps_blocks())
 
     def reset_stats(
         self, actor: Actor, *, service: str | None = None, dry_run: bool | None = None
@@ -983,6 +1003,44 @@ class Operations:
         error = NotConfigured if monitor.policy.recorder is None else UnknownConnection
         raise error(f"connection {connection_id} is not recorded: {why}")
 
+    # -- pause, drain
+
+    def pause(self, actor: Actor, service: str, *, seconds: float | None = None) -> ChangeResult:
+        """Read nothing from a service's connections, and accept nobody; see :meth:`Monitor.pause`.
+
+        :param seconds: after which it ends by itself.
+        :returns: with how many connections are live.
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: it cannot be paused now, or the time makes no sense.
+        """
+        monitor = self.registry.get(service)
+        changed = monitor.pause(_checked_seconds(seconds) or None, actor=actor)
+        return _change(changed, [monitor], len(monitor))
+
+    def resume(self, actor: Actor, service: str) -> ChangeResult:
+        """End a service's pause, its draining, and what ends its connections evenly over a time.
+
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: it is stopping, which nobody takes back.
+        """
+        monitor = self.registry.get(service)
+        if monitor.stopping:
+            raise QuestionError(f"{monitor.name} is stopping, and cannot be resumed")
+        return _change(monitor.resume(actor=actor), [monitor], len(monitor))
+
+    def drain(self, actor: Actor, service: str, *, spread: float | None = None) -> ChangeResult:
+        """Refuse a service's clients, and let its connections go on; see :meth:`Monitor.drain`.
+
+        :param spread: seconds over which they are ended evenly; not at all if left out.
+        :returns: with how many connections are live.
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: it is stopping, or the time makes no sense.
+        """
+        monitor = self.registry.get(service)
+        count = len(monitor)
+        changed = monitor.drain(_checked_seconds(spread), actor=actor)
+        return _change(changed, [monitor], count)
+
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.
 
@@ -1023,6 +1081,27 @@ class Operations:
         """
         self._report("reload", actor, list(self.registry), None, what, changed=changed)
 
+    def outputs(self) -> list[NotifyRow]:
+        """Who is told of events, and how that goes."""
+        return [] if self._notify is None else [NotifyRow(**each) for each in self._notify.rows()]
+
+    def notify_test(self, actor: Actor, number: int | None = None) -> Deferred[list[NotifyTestRow]]:
+        """Send a test to one output or to all; those that do not answer are given up in time.
+
+        :raises QuestionError: there is no such output, or none at all.
+        """
+        if self._notify is None:
+            raise QuestionError("there is no output: the configuration has no notify:")
+        sent = self._notify.test(number)
+        target = "all outputs" if number is None else f"output {number}"
+        self._report("notify_test", actor, (), None, target)
+        return sent.addCallback(
+            lambda results: [
+                NotifyTestRow(number=each.number, url=each.url, ok=each.is_ok, answer=each.answer)
+                for each in results
+            ]
+        )
+
     def _report(
         self,
         kind: ActionKind,
@@ -1056,6 +1135,16 @@ def _history_order(text: str, row_class: type[Row]) -> HistoryOrder:
 
 def _change(changed: bool, monitors: Iterable[Monitor], count: int = 0) -> ChangeResult:
     return ChangeResult(changed, count, tuple(monitor.name for monitor in monitors))
+
+
+def _checked_seconds(seconds: float | None) -> float:
+    """A time that was asked for; 0 if none was.
+
+    :raises QuestionError: it is negative, or longer than thirty years.
+    """
+    if seconds is not None and not 0 < seconds <= MOST_SECONDS_ASKED:
+        raise QuestionError(f"a time of {seconds:g} s: must be more than 0, and below 30 years")
+    return seconds or 0.0
 
 
 def _short_forms(

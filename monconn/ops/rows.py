@@ -7,6 +7,7 @@ and titles. A key that a snapshot gains must be added here: the tests compare th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
@@ -27,17 +28,50 @@ def _seconds(title: str, help: str) -> Any:
     return field(title, "seconds", nullable=True, importance=13, help=help)
 
 
+def service_state_text(service: Mapping[str, Any]) -> str:
+    """What a service does, and for how long it is still paused.
+
+    :param service: the JSON of a row; of an older server it says nothing.
+    """
+    state = str(service.get("state") or "")
+    until = service.get("paused_until")
+    if state != "paused" or not isinstance(until, str):
+        return state
+    try:
+        seconds = (datetime.fromisoformat(until) - datetime.now(timezone.utc)).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return state
+    return f"{state} {format_duration(max(0, round(seconds)))}"
+
+
 @attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
 
     TABLE: ClassVar[TableOf] = (
-        *("sid", "listen", "backend", "connections", "ip_count", "total", "refused", "up"),
-        *("down", "uptime"),
+        "sid",
+        Column("state", "STATE", importance=3, width=8, max_width=16, value=service_state_text),
+        *("listen", "backend", "connections", "ip_count", "total", "refused", "up"),
+        *("down", "uptime", "alarms"),
     )
-    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips"})  # a list of its own
+    # The IPs are a list of their own.
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips", "state", "paused_until"})
 
     sid: str = field("SERVICE", importance=0, width=14, max_width=30, help="The service's name.")
+    state: str | None = field(
+        "STATE",
+        optional=True,
+        importance=3,
+        help="running, paused, draining or stopping; tables add when a pause ends.",
+    )
+    paused_until: str | None = field(
+        "UNTIL",
+        "time",
+        nullable=True,
+        optional=True,
+        importance=13,
+        help="When a pause ends by itself.",
+    )
     listen: str = field(importance=9, width=15, max_width=40, help="Where it listens.")
     backend: str = field(importance=8, width=15, max_width=40, help="Whom it forwards to.")
     booted_at: str = field("STARTED", "time", importance=12, help="When counting began.")
@@ -80,6 +114,14 @@ class ServiceRow(Row):
         importance=13,
         help="Recordings dropped as there was no room for all.",
     )
+    alarms: list[str] | None = field(
+        "ALARMS",
+        "list",
+        optional=True,
+        importance=7,
+        width=12,
+        help="What is wrong with it now, beside alarms of single devices.",
+    )
 
 
 def unreachable_text(connection: Mapping[str, Any]) -> str:
@@ -100,11 +142,14 @@ def unreachable_text(connection: Mapping[str, Any]) -> str:
     return f"{who} unreachable for {format_duration(max(seconds.values()))}"
 
 
-_STATE_HELP = "How far it is, and which side is unreachable."
+_STATE_HELP = "How far it is; unreachable; limited by bandwidth."
 
 
 def _state(connection: Mapping[str, Any]) -> Any:
-    return unreachable_text(connection) or connection.get("state")
+    state = connection.get("state")
+    if state == "open" and connection.get("is_limited"):
+        state = "limited"
+    return unreachable_text(connection) or state
 
 
 def _protocol(connection: Mapping[str, Any]) -> str | None:
@@ -312,6 +357,16 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         help="How many of its bytes monconn recording shows.",
+    )
+    limited_seconds: float | None = field(
+        "LIMITED",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="How long it was held as bandwidth was used up.",
+    )
+    is_limited: bool | None = field(
+        "LIMITED NOW", "flag", optional=True, importance=13, help="Whether that is so now."
     )
 
 
@@ -726,7 +781,10 @@ class AlarmRow(Row):
     """An alarm of a device that begins or is over, as an event."""
 
     TABLE: ClassVar[TableOf] = ("at", "service", _DEVICE, "alarm", "over", "detail")
-    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"name", "addresses"})
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset(
+        {"name", "addresses", "subject", "since", "attempts", "backend", "network"}
+        | {"devices", "devices_of"}
+    )
 
     alarm: str = field(importance=1, width=15)
     service: str = field(importance=3, width=10, max_width=18)
@@ -742,6 +800,35 @@ class AlarmRow(Row):
     detail: str = field(importance=5, width=20, max_width=60)
     goes_on: bool | None = field(
         "GOES ON", "flag", optional=True, importance=13, help="Begun before monconn was restarted."
+    )
+    subject: str | None = field(
+        optional=True,
+        importance=13,
+        width=15,
+        max_width=43,
+        help="What it is about: the device, the backend, the network or the service.",
+    )
+    since: str | None = field(
+        "SINCE", "time", optional=True, importance=13, help="When what it is about began."
+    )
+    attempts: int | None = field(
+        "ATTEMPTS",
+        "count",
+        optional=True,
+        importance=13,
+        help="Of backend_down: how many have failed.",
+    )
+    backend: str | None = field(
+        optional=True, importance=13, width=15, max_width=40, help="The backend in common."
+    )
+    network: str | None = field(
+        optional=True, importance=13, width=18, help="Of outage: the network in common."
+    )
+    devices: int | None = field(
+        "DEVICES", "count", optional=True, importance=13, help="Of outage: how many are missing."
+    )
+    devices_of: int | None = field(
+        "OF", "count", optional=True, importance=13, help="Of outage: how many there were."
     )
 
 
@@ -788,6 +875,57 @@ class ReportRow(Row):
     busiest: list[Mapping[str, Any]] = field("BUSIEST", "list")
     duration_seconds: Mapping[str, float] | None = field("LASTED", "object", nullable=True)
     connect_seconds: Mapping[str, float] | None = field("CONNECTED IN", "object", nullable=True)
+
+
+@attrs.frozen(slots=False)
+class NotifyRow(Row):
+    """One output of notifications."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("number", "url", "on", "filter", "state", "queued", "sent", "failed", "dropped"),
+        *("last_sent", "last_error"),
+    )
+
+    number: int = field("NR", "count", importance=0, width=3, help="As notify test takes it.")
+    url: str = field(
+        "URL", importance=1, width=20, max_width=40, help="Where to, without what may be secret."
+    )
+    on: list[str] = field("ON", "list", importance=4, width=12, help="The events it is told of.")
+    filter: str | None = field(
+        nullable=True, importance=8, width=12, max_width=40, help="Of these, those that match."
+    )
+    state: str = field(importance=0, width=7, help="ready, sending or failing.")
+    queued: int = field("QUEUED", "count", importance=2, help="Messages that wait.")
+    sent: int = field("SENT", "count", importance=3, help="Messages that were delivered.")
+    failed: int = field(
+        "FAILED", "count", importance=3, help="Given up: refused, or not delivered in time."
+    )
+    dropped: int = field("DROPPED", "count", importance=3, help="As too many waited.")
+    last_sent: str | None = field(
+        "LAST SENT", "time", nullable=True, importance=6, help="When the last one was delivered."
+    )
+    last_error: str | None = field(
+        "LAST ERROR",
+        nullable=True,
+        importance=5,
+        width=20,
+        max_width=60,
+        help="Why the last attempt failed that did.",
+    )
+
+
+@attrs.frozen(slots=False)
+class NotifyTestRow(Row):
+    """What one output said to a test."""
+
+    TABLE: ClassVar[TableOf] = ("number", "url", "ok", "answer")
+
+    number: int = field("NR", "count", importance=0, width=3, help="Of the output.")
+    url: str = field(
+        "URL", importance=2, width=20, max_width=40, help="Where to, without what may be secret."
+    )
+    ok: bool = field("OK", "flag", importance=0, help="Whether it was delivered.")
+    answer: str = field(importance=1, width=20, max_width=70, help="What it said.")
 
 
 @attrs.frozen(slots=False)

@@ -111,3 +111,67 @@ class ClientBuckets:
         for client, bucket in self._buckets.items():
             other._buckets[client] = bucket.with_rate(rate, now)
         return other
+
+
+BURST_SECONDS = 0.1
+"""How much may pass at once after a pause: what passes in so many seconds. A timer that is late by
+less than this costs no bandwidth, and ten seconds are exact within a hundredth."""
+QUANTUM_SECONDS = 0.05
+LEAST_QUANTUM = 1 << 10
+MOST_QUANTUM = 1 << 16
+"""How much is read at once: what passes in :data:`QUANTUM_SECONDS`, within these bounds. Smaller
+pieces would cost more for each byte, and larger ones take longer to be made up for."""
+MOST_DEBT_SECONDS = 1.0
+"""For how long many reads together may be made up for: what a reset leaves to be read at once is
+not to keep others from reading for minutes. It is always enough for one read."""
+
+
+class ByteBucket:
+    """Lets so many bytes pass in a second. It may go into debt, which is made up for.
+
+    How much a read returns is known only after it: so one may begin while the bucket is not in
+    debt, and all that it returned is taken. In the long run exactly ``per_second`` bytes pass in a
+    second. One number is all that it stores, as in :class:`TokenBucket`: when the debt is paid, or
+    was.
+
+    :param per_second: bytes a second.
+    """
+
+    __slots__ = ("_paid_at", "per_second")
+
+    def __init__(self, per_second: int) -> None:
+        self.per_second = per_second
+        self._paid_at = float("-inf")
+
+    def is_in_debt(self, now: float) -> bool:
+        """Whether nothing may pass now.
+
+        :param now: monotonic seconds.
+        """
+        return self._paid_at > now
+
+    def take(self, count: int, now: float) -> None:
+        """Some bytes pass, or have passed."""
+        seconds = count / self.per_second
+        paid_at = max(self._paid_at, now - BURST_SECONDS) + seconds
+        self._paid_at = min(paid_at, now + max(seconds, MOST_DEBT_SECONDS))
+
+    def next_at(self, now: float) -> float:
+        """When it is not in debt (monotonic seconds); ``now`` if it is not now."""
+        return max(now, self._paid_at)
+
+    def quantum(self, sharers: int = 1) -> int:
+        """How many bytes to read at once.
+
+        :param sharers: how many take turns at it: each is to have its turn soon.
+        """
+        most = int(self.per_second * QUANTUM_SECONDS / sharers)
+        return max(LEAST_QUANTUM, min(most, MOST_QUANTUM))
+
+    def with_rate(self, per_second: int, now: float) -> ByteBucket:
+        """A bucket of another bandwidth with the same debt, but paid no later than it would be."""
+        other = ByteBucket(per_second)
+        if self._paid_at > now:
+            seconds = self._paid_at - now
+            other._paid_at = now + seconds * min(1.0, self.per_second / per_second)
+        return other

@@ -99,17 +99,9 @@ class Timeouts:
             yield record.opened + self.connect_timeout, "connect_timeout"
         if self.max_lifetime:
             yield record.opened + self.max_lifetime, "lifetime"
-        if self.max_idle:
-            since = record.last_activity
-            yield since + self.max_idle + delay_of(since), "idle_timeout"
-        if self.half_close_timeout is None:
-            # A client that reads slowly is not one that forgot to end: write_timeout is for it.
-            if record.backend_ended is not None and record.client_stalled is None:
-                since = max(record.backend_ended, record.last_activity)
-                yield since + BACKEND_ENDED_SECONDS + delay_of(since), "half_close_timeout"
-        elif self.half_close_timeout and record.half_closed is not None:
-            since = max(record.half_closed, record.last_activity)
-            yield since + self.half_close_timeout + delay_of(since), "half_close_timeout"
+        # A side that waits for bandwidth is silent because of us.
+        if record.limited_since is None:
+            yield from self._idle_deadlines(record, pauses)
         if self.read_timeout and record.reading_since is not None and record.client_end == "none":
             # It is None during a pause, and set so that what was used up before it is so after it.
             since = max(record.reading_since, record.last_up or 0.0)
@@ -118,6 +110,22 @@ class Timeouts:
             for stalled in (record.client_stalled, record.backend_stalled):
                 if stalled is not None:
                     yield stalled + self.write_timeout + delay_of(stalled), "write_timeout"
+
+    def _idle_deadlines(
+        self, record: ConnectionRecord, pauses: Pauses
+    ) -> Iterator[tuple[float, Reason]]:
+        delay_of = pauses.delay_of
+        active = max(record.last_activity, record.limited_until or 0.0)
+        if self.max_idle:
+            yield active + self.max_idle + delay_of(active), "idle_timeout"
+        if self.half_close_timeout is None:
+            # A client that reads slowly is not one that forgot to end: write_timeout is for it.
+            if record.backend_ended is not None and record.client_stalled is None:
+                since = max(record.backend_ended, active)
+                yield since + BACKEND_ENDED_SECONDS + delay_of(since), "half_close_timeout"
+        elif self.half_close_timeout and record.half_closed is not None:
+            since = max(record.half_closed, active)
+            yield since + self.half_close_timeout + delay_of(since), "half_close_timeout"
 
     def next_check(self, record: ConnectionRecord, now: float, pauses: Pauses = NO_PAUSES) -> float:
         """When to check the connection again, in monotonic seconds.

@@ -19,6 +19,7 @@ from monconn.model.reasons import (
     State,
 )
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.bandwidth import DirectionLimits, Throttle
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import (
     IAddressed,
@@ -33,7 +34,14 @@ from monconn.monitor.progress import SendProgress
 from monconn.monitor.recorder import Recording
 from monconn.monitor.watchers import Watch, Watchers
 from monconn.policy.timeouts import GRACE_SECONDS
-from monconn.relay.ends import HOLD_CONNECTING, HOLD_FULL, HOLD_PAUSE, HOLD_STAGE, End
+from monconn.relay.ends import (
+    HOLD_CONNECTING,
+    HOLD_FULL,
+    HOLD_PAUSE,
+    HOLD_RATE,
+    HOLD_STAGE,
+    End,
+)
 from monconn.relay.stages import Stage, StageChain
 from monconn.relay.verdict import TABLE, Action, Event, RelayState
 
@@ -110,6 +118,8 @@ class Relay:
         self.decoding = monitor.decoding
         if self.decoding is not None:
             client.is_watched = backend.is_watched = True
+        if monitor.bandwidth is not None:
+            self._set_throttles()
 
     # -- bytes
 
@@ -117,6 +127,8 @@ class Relay:
         """Implements ``EndListener.data``."""
         record, direction = self.record, DIRECTION_OF[end.side]
         record.count(direction, len(data), now)
+        if end.throttle is not None:
+            end.throttle.charge(len(data), now)
         # Recorded first: whoever is called below may ask for the recording. Decoded before it is
         # shown: who begins to watch because of a fact is shown the chunk that has told it.
         if end.track is not None:
@@ -125,7 +137,8 @@ class Relay:
         if self.decoding is not None:
             self._monitor.decode(self, direction, data)
             if self.decoding is None and not self._watchers:
-                self.client.is_watched = self.backend.is_watched = False
+                self.client.is_watched = self.client.throttle is not None
+                self.backend.is_watched = self.backend.throttle is not None
         if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
@@ -148,7 +161,8 @@ class Relay:
 
     def _set_watched(self, is_watched: bool) -> None:
         is_watched = is_watched or self.decoding is not None
-        self.client.is_watched = self.backend.is_watched = is_watched
+        for end in (self.client, self.backend):
+            end.is_watched = is_watched or end.throttle is not None
 
     def record_payload(self, recording: Recording) -> None:
         """Implements ``IRecordable.record_payload``; what is spliced goes on being spliced."""
@@ -195,6 +209,52 @@ class Relay:
     def release(self, direction: Direction, hold: int) -> None:
         """Take back what :meth:`hold` did; reading resumes if no other hold is left."""
         self._release(self._ends(direction)[0], hold)
+
+    # -- bandwidth
+
+    def _set_throttles(self) -> None:
+        """Limit what the service's bandwidths limit now."""
+        bandwidth = self._monitor.bandwidth
+        assert bandwidth is not None
+        self._set_throttle(self.client, "up", bandwidth.up)
+        self._set_throttle(self.backend, "down", bandwidth.down)
+        self._set_watched(bool(self._watchers))
+
+    def _set_throttle(self, end: End, direction: Direction, limits: DirectionLimits) -> None:
+        throttle = end.throttle
+        if limits:
+            if throttle is None:
+                end.set_throttle(Throttle(self, direction, limits))
+            else:
+                throttle.configured(self._monitor.clock.seconds())
+        elif throttle is not None:
+            was_held = throttle.is_held
+            throttle.close()
+            end.set_throttle(None)
+            if was_held:
+                self.resume_after_bandwidth(direction)
+
+    def hold_for_bandwidth(self, direction: Direction) -> None:
+        """Implements ``Throttled.hold_for_bandwidth``."""
+        record = self.record
+        if record.limited_since is None:
+            record.limited_since = self._monitor.clock.seconds()
+        self.hold(direction, HOLD_RATE)
+
+    def resume_after_bandwidth(self, direction: Direction) -> bool:
+        """Implements ``Throttled.resume_after_bandwidth``."""
+        sender, receiver = self._ends(direction)
+        record = self.record
+        if record.limited_since is not None and not receiver.holds & HOLD_RATE:
+            record.limited_until = self._monitor.clock.seconds()
+            record.limited_seconds += record.limited_until - record.limited_since
+            record.limited_since = None
+        self._release(sender, HOLD_RATE)
+        return not sender.reads_at_once
+
+    def throttle_failed(self) -> None:
+        """Implements ``Throttled.throttle_failed``."""
+        self.end("error", reset=True)
 
     def _ends(self, direction: Direction) -> tuple[End, End]:
         """The sender and the receiver."""
@@ -273,6 +333,7 @@ class Relay:
             self._begin()
         else:
             self.record.connected = self._monitor.clock.seconds()
+            self._monitor.attempts.failed = 0
             if not end.holds:
                 self.record.backend_reading_since = self.record.connected
             self._handle("connected")
@@ -425,6 +486,9 @@ class Relay:
                 self._set_reason(CLOSED_REASONS[record.first_end or side])
         self._deadlines.cancel(self)
         for end in (self.client, self.backend):
+            if end.throttle is not None:
+                end.throttle.close()
+                end.set_throttle(None)
             del end.reports, end.peer  # no cycle is left to be collected
         self._watchers = None
         self._monitor.closed(self)
@@ -432,7 +496,7 @@ class Relay:
     # -- time limits
 
     def policy_changed(self) -> None:
-        """Apply the monitor's keepalive and time limits as they are now.
+        """Apply the monitor's keepalive, time limits and bandwidths as they are now.
 
         Whatever was scheduled before: a limit may have been switched on, or shortened.
         """
@@ -441,6 +505,8 @@ class Relay:
             now = self._monitor.clock.seconds()
             when = self._monitor.timeouts.next_check(self.record, now, self._monitor.pauses)
             self._deadlines.schedule(self, max(now, when))
+            if self._monitor.bandwidth is not None:
+                self._set_throttles()
 
     def check(self, now: float) -> float | None:
         """Act on the time limits; see :class:`~monconn.monitor.deadlines.Checked`."""

@@ -29,6 +29,7 @@ from monconn.policy.contradictions import contradictions
 from monconn.policy.policy import Policy
 from monconn.processes import Process, holder_of
 from monconn.run.ports import check_port
+from monconn.run.state import check_state
 from monconn.sinks.capture_files import check_folder
 from monconn.sinks.outputs import check_sink
 
@@ -81,6 +82,8 @@ def check_start(config: Config, source: str) -> list[Finding]:
 
 def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark]]]]:
     """The checks of what a start opens, in its order, and the key that each is about."""
+    if state := config.state:
+        yield ("state",), lambda: check_state(state)
     if history := config.history:
         from monconn.sinks.history.schema import check_start as check_history
 
@@ -99,8 +102,9 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         from monconn.faces.manhole.service import check_manhole
 
         yield ("manhole", "listen"), lambda: check_manhole(manhole)
-    if control := config.control:
-        yield ("control", "listen"), lambda: check_control(control)
+    for index, control in enumerate(config.control):
+        above: Path = ("control",) if len(config.control) == 1 else ("control", index)
+        yield (*above, "listen"), lambda each=control: check_control(each)  # type: ignore[misc]
     for service in config.services:
         yield ("services", service.name, "listen"), lambda each=service: check_port(each)  # type: ignore[misc]
 

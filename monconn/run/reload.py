@@ -241,10 +241,10 @@ class Reloader:
             files[service.name] = self._supervisor.files_of(service.name)
             running += [service.listen, service.backend]
             running += [service.listening()[1], service.forwarding()[1]]
-        tls = None if self._running.control is None else getattr(self._running.control, "tls", None)
-        if tls is not None:
-            ca = tls.client_authority
-            running.append(BackendTls(ca=ca, certificate=tls.certificate, key=tls.key))
+        for control in self._running.control:
+            if (tls := control.tls) is not None:
+                ca = tls.client_authority
+                running.append(BackendTls(ca=ca, certificate=tls.certificate, key=tls.key))
         in_force, sections = self._running, self._sections
 
         def read() -> _Read:

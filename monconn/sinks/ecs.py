@@ -47,6 +47,12 @@ _CLASS_OF_ACTION: dict[ActionKind, tuple[list[str], list[str]]] = {
     "reset": (["network"], ["connection", "info"]),
     "block": (["configuration"], ["change"]),
     "unblock": (["configuration"], ["change"]),
+    "block_ended": (["configuration"], ["change"]),
+    "pause": (["configuration"], ["change"]),
+    "resume": (["configuration"], ["change"]),
+    "drain": (["configuration"], ["change"]),
+    "reload": (["configuration"], ["change"]),
+    "notify_test": (["configuration"], ["info"]),
     "reset_stats": (["configuration"], ["change"]),
     "subtract_stats": (["configuration"], ["change"]),
     "forget": (["database"], ["change"]),
@@ -184,6 +190,9 @@ def alarm(at: str, alarm: Alarm) -> Document:
     }
     if alarm.goes_on:
         made["monconn"]["goes_on"] = True
+    if not alarm.device:
+        made["monconn"] |= {"subject": alarm.subject, **alarm.figures}
+        return made
     if device := _device(alarm.device) or _device(next(iter(alarm.addresses), "")):
         made["source"] = made["client"] = device
     return made

@@ -23,6 +23,7 @@ from monconn.addresses import (
 )
 from monconn.config import config, listeners
 from monconn.config import yaml as yamlmap
+from monconn.config.sections import StateConfig
 from monconn.errors import ConfigError, Problem
 from monconn.policy.devices import DeviceRules
 from monconn.policy.policy import Policy
@@ -157,6 +158,8 @@ def test_native_defaults() -> None:
             ("silent_heartbeats", None),
             ("storm_connections", None),
             ("storm_within", None),
+            ("outage_devices", None),
+            ("outage_percent", None),
             ("identity", None),
             ("names", None),
         ]
@@ -229,7 +232,8 @@ def test_anchors_aliases_and_merge_keys() -> None:
 def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "monconn.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + NATIVE.encode())
-    assert config.load(path) == config.load(str(path)) == parse(NATIVE)
+    state = StateConfig(None, str(path))
+    assert config.load(path) == config.load(str(path)) == attrs.evolve(parse(NATIVE), state=state)
 
 
 # -- defaults for all services

@@ -295,6 +295,8 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
     for key in ("booted_at", "accessed"):
         assert datetime.fromisoformat(stats.pop(key)).tzinfo is not None
     assert stats == {
+        "state": "running",
+        "paused_until": None,
         "sid": "web",
         "listen": "127.0.0.1:80",
         "backend": "10.9.9.9:80",
@@ -306,6 +308,7 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
         "refused_by": {"blocked": 1},
         "up": 3,
         "down": 4,
+        "alarms": [],
     }
 
 

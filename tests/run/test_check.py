@@ -73,7 +73,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         socket.socket(socket.AF_UNIX) as unix,
         socket.socket(socket.AF_UNIX) as stale,
         patch("monconn.run.supervisor.PAUSES_SECONDS", ()),
-        patch("monconn.sinks.history.schema._LOCK_PAUSES_SECONDS", ()),
+        patch("monconn.processes._LOCK_PAUSES_SECONDS", ()),
     ):
         unix.bind(str(tmp_path / "live"))
         unix.listen()

@@ -126,6 +126,12 @@ def captures(context: click.Context, parameter: click.Parameter, incomplete: str
     return _matching(found, incomplete)
 
 
+def outputs(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    """The outputs of notifications, and where they go."""
+    found = {str(row.get("number")): str(row.get("url")) for row in _rows(context, "ListOutputs")}
+    return _matching(found, incomplete)
+
+
 def connection_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
     """The ids of live connections, and then of those closed lately, with their clients."""
     return _matching(_ids(context, incomplete), incomplete)
@@ -260,7 +266,7 @@ def _instances() -> list[Any]:
     from monconn.faces.control import instances
 
     try:
-        return instances.ask(instances.running())
+        return instances.ask_each(instances.running())
     except Exception:
         return []
 

@@ -20,6 +20,7 @@ from monconn.faces.cli.explain import explain
 from monconn.faces.cli.forget import forget
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.listings import Asked, listing, listing_options
+from monconn.faces.cli.notify import notify
 from monconn.faces.cli.output import (
     has_colours,
     print_error,
@@ -29,6 +30,7 @@ from monconn.faces.cli.output import (
     print_text,
     terminal_width,
 )
+from monconn.faces.cli.pausing import drain, pause, resume, spread_option
 from monconn.faces.cli.ps import ps
 from monconn.faces.cli.recording import recording
 from monconn.faces.cli.reload import reload
@@ -66,7 +68,7 @@ from monconn.ops.rows import (
     ServiceRow,
     sum_by_ip,
 )
-from monconn.units import parse_duration
+from monconn.units import format_duration, parse_duration
 
 _HOW_TO_ASK_WHY = "monconn explain ID tells why one has ended, and what to type next"
 _IDS_AT_ONCE = 1_000
@@ -258,6 +260,7 @@ def events(
 )
 @service_option
 @click.option("--reset", is_flag=True, help="At once, by a reset; else what is held is delivered.")
+@spread_option
 @dry_run_option
 @json_option
 @asks_server
@@ -267,6 +270,7 @@ def close(
     client: str | None,
     service: str | None,
     reset: bool,
+    spread: float | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -288,7 +292,12 @@ def close(
     rows: list[Any] = []
     for choice in choices:
         answer = server.call(
-            "CloseConnections", **wanted, **choice, reset=reset, dry_run=dry_run or None
+            "CloseConnections",
+            **wanted,
+            **choice,
+            reset=reset,
+            spread=spread,
+            dry_run=dry_run or None,
         )
         count += int(answer["closed"])
         unknown += json.loads(answer["unknown"])
@@ -302,7 +311,9 @@ def close(
             print_rows(ConnectionRow, rows)
         would_be = " would be" if dry_run else ""
         if count or not unknown:
-            print_line(f"{_connections(count)}{would_be} closed")
+            over = f" within {format_duration(spread)}, evenly" if spread else ""
+            is_over = "will be closed" if spread and not dry_run else f"{would_be.strip()} closed"
+            print_line(f"{_connections(count)} {is_over.strip()}{over}")
         for each in unknown:
             print_error(f"no live connection has the id {each}")
     if unknown and not dry_run:
@@ -347,6 +358,9 @@ VERBS = (
     block,
     unblock,
     blocks,
+    pause,
+    resume,
+    drain,
     events,
     tap,
     recording,
@@ -360,6 +374,7 @@ VERBS = (
     reload,
     replay_command,
     capture,
+    notify,
     top,
     shell,
     ps,

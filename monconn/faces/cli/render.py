@@ -74,10 +74,11 @@ def _event_text(event: Json) -> tuple[str, str, str]:
     if kind == "alarm":
         verb = "is over" if event["over"] else "alarm"
         alarm = event["alarm"]
-        device = device_text(
-            str(event["device"]), str(event.get("name") or ""), event.get("addresses") or ()
-        )
-        text = f"{event['service']}: {device} {alarm} {verb}: {event['detail']}"
+        who = ""
+        if event["device"]:
+            name, addresses = str(event.get("name") or ""), event.get("addresses") or ()
+            who = f"{device_text(str(event['device']), name, addresses)} "
+        text = f"{event['service']}: {who}{alarm} {verb}: {event['detail']}"
         return text, alarm, "" if event["over"] else "alarm"
     client = f"{event['service']}: {event.get('client')}"
     if kind == "half_closed":

@@ -11,10 +11,11 @@ A list comes in pages, as a value holds 65,535 bytes at most: while an answer ha
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.protocols import amp
 
+from monconn.config.sections import Role
 from monconn.errors import (
     AddressError,
     FileError,
@@ -89,6 +90,7 @@ _SERVICE = (b"service", amp.Unicode(optional=True))  # all of them, if left out
 # Terms of the filter language in one line, split as a shell does. docs/filters.md is its reference.
 _FILTER = (b"filter", amp.Unicode(optional=True))
 _DRY_RUN = (b"dry_run", amp.Boolean(optional=True))  # only answer what would be done
+_SPREAD = (b"spread", Number(optional=True))  # seconds over which connections are ended evenly
 _NOTHING: list[tuple[bytes, amp.Argument]] = []
 _ROWS = [
     (b"rows", amp.String()),  # a JSON array of objects
@@ -98,6 +100,9 @@ _ROWS = [
 
 class _Command(amp.Command):
     errors = _ERRORS
+    role: ClassVar[Role]
+    """What a client must be allowed that sends it: to look at what is known (``view``); or all
+    (``operate``), which includes whatever changes something, and bytes of connections."""
 
     @classmethod
     def parseArguments(cls, box: Any, protocol: Any) -> dict[str, Any]:
@@ -113,6 +118,7 @@ class _Command(amp.Command):
 class Hello(_Command):
     """Must be sent first; answered with the version that is spoken from then on."""
 
+    role = "view"
     arguments = [(b"version", Integer())]
     response = [
         (b"version", Integer()),
@@ -125,15 +131,19 @@ class Hello(_Command):
         (b"sorts", amp.Boolean(optional=True)),
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
         (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
+        (b"outputs", amp.Boolean(optional=True)),  # whether there are ListOutputs and NotifyTest
         (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
         (b"why", amp.Boolean(optional=True)),  # whether there is Why
         (b"blocks", amp.Boolean(optional=True)),  # whether Block knows for_seconds and the like
+        (b"pauses", amp.Boolean(optional=True)),  # whether there is Pause, and spread is understood
+        (b"role", amp.Unicode(optional=True)),  # view or operate; operate, if left out
     ]
 
 
 class ListServices(_Command):
     """Each service's figures, but for its ``ips``."""
 
+    role = "view"
     arguments = [_SERVICE]
     response = _ROWS
 
@@ -141,6 +151,7 @@ class ListServices(_Command):
 class ListConnections(_Command):
     """Live connections, or those that were closed last."""
 
+    role = "view"
     arguments = [
         _SERVICE,
         (b"client", amp.Unicode(optional=True)),  # an IP or a network
@@ -159,6 +170,7 @@ class ListConnections(_Command):
 class ListIps(_Command):
     """The IPs that have live connections; an array of strings."""
 
+    role = "view"
     arguments = [(b"service", amp.Unicode()), _FILTER]
     response = _ROWS
 
@@ -166,6 +178,7 @@ class ListIps(_Command):
 class ListClients(_Command):
     """The totals of each client IP, for the IPs seen last."""
 
+    role = "view"
     arguments = [_SERVICE, _FILTER]
     response = _ROWS
 
@@ -173,6 +186,7 @@ class ListClients(_Command):
 class ListDevices(_Command):
     """Each device that was seen: how often it connects, how often it sends, and its alarms."""
 
+    role = "view"
     arguments = [_SERVICE, _FILTER]
     response = _ROWS
 
@@ -180,6 +194,7 @@ class ListDevices(_Command):
 class ListHistory(_Command):
     """Connections that are over, or events, from the history; the latest first."""
 
+    role = "view"
     arguments = [
         _SERVICE,
         (b"client", amp.Unicode(optional=True)),  # an IP or a network
@@ -197,6 +212,7 @@ class ListHistory(_Command):
 class Report(_Command):
     """A period summed up from the history."""
 
+    role = "view"
     arguments = [
         _SERVICE,
         (b"client", amp.Unicode(optional=True)),
@@ -209,6 +225,7 @@ class Report(_Command):
 class ListBlocks(_Command):
     """The blocked networks: a row for each network and place, be it one service or all."""
 
+    role = "view"
     arguments = [_SERVICE, _FILTER]
     response = _ROWS
 
@@ -216,6 +233,7 @@ class ListBlocks(_Command):
 class NextPage(_Command):
     """More of the list that was requested last on this connection."""
 
+    role = "view"
     arguments = [(b"next", Integer())]
     response = _ROWS
 
@@ -223,6 +241,7 @@ class NextPage(_Command):
 class ShowConnection(_Command):
     """One connection, live or closed lately, whole: with its ``diagnosis``, and what TCP knows."""
 
+    role = "view"
     arguments = [
         (b"id", Integer()),
         # Goes before the id, which is there for servers that know no uids: their answer has none.
@@ -234,6 +253,7 @@ class ShowConnection(_Command):
 class ShowDevice(_Command):
     """One device: who it is, what is usual for it, its alarms; and its timeline, newest first."""
 
+    role = "view"
     arguments = [
         (b"device", amp.Unicode()),  # its name, an IP, or a fact about a connection of it
         _SERVICE,
@@ -257,6 +277,7 @@ class Why(_Command):
 class CloseConnections(_Command):
     """End connections: those for which all that is given is true; something must be given."""
 
+    role = "operate"
     arguments = [
         (b"ids", amp.String(optional=True)),  # a JSON array of integers
         (b"client", amp.Unicode(optional=True)),
@@ -264,6 +285,7 @@ class CloseConnections(_Command):
         (b"reset", amp.Boolean(optional=True)),  # else what is held is delivered first
         _FILTER,
         _DRY_RUN,
+        _SPREAD,
     ]
     response = [
         (b"closed", Integer()),
@@ -276,6 +298,7 @@ class CloseConnections(_Command):
 class Block(_Command):
     """Refuse the clients of an IP or a network, and end those that are connected."""
 
+    role = "operate"
     arguments = [
         (b"network", amp.Unicode()),
         _SERVICE,
@@ -297,6 +320,7 @@ class Block(_Command):
 class Unblock(_Command):
     """Admit the clients of exactly this IP or network again."""
 
+    role = "operate"
     arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
     response = [
         (b"changed", amp.Boolean()),
@@ -307,6 +331,7 @@ class Unblock(_Command):
 class ResetStats(_Command):
     """Set the totals to zero."""
 
+    role = "operate"
     arguments = [_SERVICE, _DRY_RUN]
     response = _NOTHING
 
@@ -314,6 +339,7 @@ class ResetStats(_Command):
 class SubtractStats(_Command):
     """Subtract bytes from a service's totals, once they are stored elsewhere."""
 
+    role = "operate"
     arguments = [
         (b"service", amp.Unicode()),
         (b"up", Integer()),
@@ -329,6 +355,7 @@ class Forget(_Command):
     The answer comes when that is done, which takes as long as the history's file is large.
     """
 
+    role = "operate"
     arguments = [(b"network", amp.Unicode()), _DRY_RUN]
     response = [(b"forgotten", amp.String())]  # a JSON object: removed, live, blocks, problem, ...
 
@@ -336,6 +363,7 @@ class Forget(_Command):
 class Subscribe(_Command):
     """Push each :class:`Event` from now on; a second subscription replaces the first."""
 
+    role = "view"
     arguments = [_SERVICE, _FILTER]
     response = _NOTHING
 
@@ -357,6 +385,7 @@ class Tap(_Command):
     A second one replaces the first; the end of the client's connection ends it.
     """
 
+    role = "operate"
     arguments = [
         _SERVICE,
         _FILTER,  # terms with keys, and ids; everything, if left out
@@ -387,6 +416,7 @@ class FlowEvents(amp.Command):
 class CaptureStart(_Command):
     """Write the bytes of connections to files in the server's folder from now on."""
 
+    role = "operate"
     arguments = [
         _FILTER,  # terms with keys, or ids; everything, if left out
         (b"first", Integer(optional=True)),  # bytes of each direction, 0 for all
@@ -402,6 +432,7 @@ class CaptureStart(_Command):
 class CaptureStop(_Command):
     """End captures."""
 
+    role = "operate"
     arguments = [(b"ids", amp.String(optional=True))]  # a JSON array of integers; all, if left out
     response = _ROWS  # those that were ended
 
@@ -409,7 +440,22 @@ class CaptureStop(_Command):
 class ListCaptures(_Command):
     """The captures that run, and those that have ended last."""
 
+    role = "view"
     arguments = _NOTHING
+    response = _ROWS
+
+
+class ListOutputs(_Command):
+    """Who is told of events, and how that goes."""
+
+    arguments = _NOTHING
+    response = _ROWS
+
+
+class NotifyTest(_Command):
+    """Send a test to one output or to all; answered once each has said something, or in time."""
+
+    arguments = [(b"number", Integer(optional=True))]  # of ListOutputs; all, if left out
     response = _ROWS
 
 
@@ -417,6 +463,7 @@ class ReadRecording(_Command):
     """What is recorded of a connection, live or closed: an array of what
     ``monconn.model.flow.to_json`` makes, in pages."""
 
+    role = "operate"
     arguments = [
         (b"id", Integer()),
         (b"uid", amp.Unicode(optional=True)),  # goes before the id
@@ -432,6 +479,40 @@ class Reload(_Command):
     rows are the problems, each with ``source``, ``line``, ``path`` and ``message``.
     """
 
+    role = "operate"
     arguments = [_DRY_RUN]
     # result: a JSON object: file, dry_run, added, removed, changed, notes; the rows are the changes
     response = [(b"result", amp.String()), *_ROWS]
+
+
+_SERVICE_CHANGED: list[tuple[bytes, amp.Argument]] = [
+    (b"changed", amp.Boolean()),  # False if it was so already
+    (b"connections", Integer()),  # how many are live
+]
+
+
+class Pause(_Command):
+    """Read nothing from a service's connections, and accept nobody, until it is resumed."""
+
+    role = "operate"
+    arguments = [
+        (b"service", amp.Unicode()),
+        (b"seconds", Number(optional=True)),  # after which it ends by itself
+    ]
+    response = _SERVICE_CHANGED
+
+
+class Resume(_Command):
+    """End a service's pause, its draining, and what ends its connections evenly over a time."""
+
+    role = "operate"
+    arguments = [(b"service", amp.Unicode())]
+    response = _SERVICE_CHANGED
+
+
+class Drain(_Command):
+    """Refuse a service's clients, and let its connections go on, until it is resumed."""
+
+    role = "operate"
+    arguments = [(b"service", amp.Unicode()), _SPREAD]  # not ended, if that is left out
+    response = _SERVICE_CHANGED

@@ -29,6 +29,7 @@ _LISTED = 20
 _SERVICES_CHARACTERS = 28
 _LINE_CHARACTERS = 79
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user, group
+_ROLES = (None, "view", "operate")
 HOW_TO_START = "monconn -p LISTEN=BACKEND, monconn -c FILE, or monconn demo"
 
 
@@ -82,10 +83,12 @@ class Answer:
 
     :param server: its name and version; None if it does not answer.
     :param services: the names of its services; None if it does not answer.
+    :param role: what this socket allows: ``view`` or ``operate``; None if it does not answer.
     """
 
     server: str | None = None
     services: list[str] | None = None
+    role: str | None = None
 
     def services_text(self) -> str:
         """The names, as many as there is room for, and how many more there are."""
@@ -131,6 +134,16 @@ def ask(instances: Iterable[Instance]) -> list[tuple[Instance, Answer]]:
         return list(zip(asked, pool.map(_ask, asked), strict=True))
 
 
+def ask_each(instances: Iterable[Instance]) -> list[tuple[Instance, Answer]]:
+    """The same with one entry for each process: of several sockets, the one that allows most."""
+    best: dict[object, tuple[Instance, Answer]] = {}
+    for instance, said in ask(instances):
+        key = instance.pid or instance.where
+        if key not in best or _ROLES.index(said.role) > _ROLES.index(best[key][1].role):
+            best[key] = instance, said
+    return list(best.values())
+
+
 def none_running() -> NoServer:
     """The error that there is no instance, with how to start one."""
     folder = control_folder()
@@ -162,9 +175,15 @@ def choose(where: str) -> str:
         if kind == "name" and len(found) > MOST_ASKED:
             what += f", of {MOST_ASKED} that were asked for their services, of {len(found)}"
         raise NoSuchServer(_lines(f"no running monconn {printable(what)}; there are:", found))
+    if len({each.pid or each.where for each in meant}) == 1 < len(meant):
+        meant = [each for each, _ in ask_each(meant)]
     if len(meant) > 1:
-        raise SeveralServers(_lines(f"{len(meant)} monconns are running; say which:", meant))
+        raise SeveralServers(_lines(f"{_count(meant)} monconns are running; say which:", meant))
     return meant[0].where
+
+
+def _count(instances: Sequence[Instance]) -> int:
+    return len({each.pid or each.where for each in instances})
 
 
 def _named(instances: Sequence[Instance], name: str) -> list[Instance]:
@@ -175,11 +194,9 @@ def _named(instances: Sequence[Instance], name: str) -> list[Instance]:
 
 def _lines(head: str, instances: Sequence[Instance]) -> str:
     """A line for each instance, with the option that chooses it."""
-    pids = [each.pid for each in instances]
     rows = []
-    for each, said in ask(instances[:_LISTED]):
-        is_unique = each.pid and pids.count(each.pid) == 1
-        option = f"--pid {each.pid}" if is_unique else f"--control {printable(each.where)}"
+    for each, said in ask_each(instances[:_LISTED]):
+        option = f"--pid {each.pid}" if each.pid else f"--control {printable(each.where)}"
         rows.append((option, said.services_text(), each.short_command))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [head]
@@ -199,7 +216,9 @@ def _ask(instance: Instance) -> Answer:
         with Client(instance.where, ASK_SECONDS) as client:
             rows = json.loads(client.call("ListServices")["rows"])  # of many, the first page
             server = client.hello.get("server")
-            return Answer(server, [str(row["sid"]) for row in rows])
+            role = client.hello.get("role", "operate")
+            names = [str(row["sid"]) for row in rows]
+            return Answer(server, names, "view" if role == "view" else "operate")
     except (ControlError, LookupError, TypeError, ValueError, RecursionError):
         return Answer()
 

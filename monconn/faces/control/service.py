@@ -19,6 +19,7 @@ from monconn.addresses import TcpAddress, UnixAddress
 from monconn.clock import Clock, retry_pauses
 from monconn.config.sections import ControlConfig
 from monconn.errors import ControlError, ListenError, Remark, os_error_text
+from monconn.faces.control import peers
 from monconn.faces.control.peers import user_name
 from monconn.faces.control.place import (
     FIRST_NAME,
@@ -50,7 +51,7 @@ _MAX_FILE_BYTES = 16 << 20  # as of the services' certificates
 
 
 class ControlService(Service):
-    """The control port of a program.
+    """One address of a program's control port, and what its clients may do.
 
     :param config: where to listen.
     :param registry: the monitors to serve.
@@ -72,7 +73,7 @@ class ControlService(Service):
     ) -> None:
         self._config = config
         self._reactor = reactor
-        self._factory = ControlFactory(operations or Operations(registry, clock))
+        self._factory = ControlFactory(operations or Operations(registry, clock), config.role)
         self._listener: Listener | None = None
         self.where: str | None = None
         """How a client names it; None while there is none."""
@@ -129,6 +130,8 @@ class ControlService(Service):
         options = _tls_options(self._config, address)
         factory = self._factory if options is None else TlsFactory(options, self._factory)
         sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
+        if isinstance(address, UnixAddress) and address.mode is not None:
+            self._factory.access = peers.FileAccess.of(address.path, address.mode)
         self.where = client_address(address, sock)
         self._listener = serve_factory(sock, self._reactor, factory, CLIENTS_PER_TURN)
 

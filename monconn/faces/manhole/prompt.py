@@ -134,6 +134,9 @@ class Interpreter(ManholeInterpreter):
                 "unblock": commands.unblock,
                 "blocks": self._awaited(commands.blocks),
                 "reload": self._awaited(commands.reload),
+                "pause": commands.pause,
+                "resume": commands.resume,
+                "drain": commands.drain,
                 "help": lambda: print(_HELP),
                 "exit": shell.leave,  # Python's own would close this process's standard input
                 "quit": shell.leave,

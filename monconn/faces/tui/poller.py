@@ -201,10 +201,12 @@ class Poller:
             details = _details(client, query.details)
             return Snapshot(query, time.monotonic(), details=details)
         server, pid = client.hello.get("server", ""), int(client.hello.get("pid", 0))
+        role = client.hello.get("role", "operate")
         if query.devices:
             devices = self._devices(client)
             at = time.monotonic()
-            return Snapshot(query, at, server, pid, devices=devices, alarms=self._alarms)
+            alarms = self._alarms
+            return Snapshot(query, at, server, pid, devices=devices, alarms=alarms, role=role)
         services, _ = _list(client, ServiceRow, "sid", "ListServices")
         rows, total, is_sorted = self._live(client, query)
         closed: list[Row] = []
@@ -236,6 +238,7 @@ class Poller:
             closed_total,
             alarms=self._alarms,
             is_sorted=is_sorted,
+            role=role,
         )
 
     def _live(self, client: Caller, query: Query) -> tuple[list[Row], int, bool]:

@@ -24,6 +24,7 @@ from zope.interface import alsoProvides, implementer
 
 from monconn.clock import Clock
 from monconn.model.reasons import Reason, Side, SideEnd
+from monconn.monitor.bandwidth import Throttle
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.tracks import Track
 from monconn.net.loops import Loops, Target, end_loop, is_own_address, loop_of, target_of_name
@@ -61,6 +62,7 @@ otherwise: the listener's event comes before that of the socket at the other end
 client would be dialled for before it is known which connection it is."""
 # EAGAIN of a UNIX socket is a full queue: the backend's.
 _SHORTAGES = SHORTAGES - {errno.EAGAIN}
+_ANY_BYTES = 1 << 30
 RESET_POLL_SECONDS = 0.5
 """How often a side that we do not read from is checked for a reset."""
 FINISH_POLL_SECONDS = 0.1
@@ -101,6 +103,7 @@ class TransportEnd(Protocol):
 
     transport: Any  # of any kind, and None after the end
     accepts_pipes = False
+    reads_at_once = False
 
     def __init__(
         self,
@@ -119,6 +122,7 @@ class TransportEnd(Protocol):
         self.peer: End
         self.track: Track | None = None
         self.stages: StageChain | None = None
+        self.throttle: Throttle | None = None
         self.bucket: int | None = None
         self._dial = dial
         self._target = target
@@ -199,6 +203,8 @@ class TransportEnd(Protocol):
             return
         if self._socket is not None:
             self._socket.keep_unread = not self._is_tls
+            if self.throttle is not None:
+                self._socket.allowance = self._allowance
         self._writer = writer_to(self.transport, self._descriptor, self._socket)
         if self._is_tcp():
             self.transport.setTcpNoDelay(True)
@@ -301,6 +307,19 @@ class TransportEnd(Protocol):
         # To resume after the end of input would have Twisted report that end again.
         if not self.holds and self.phase == "open" and not self._input_ended:
             self.transport.resumeProducing()
+
+    def set_throttle(self, throttle: Throttle | None) -> None:
+        """Implements ``End.set_throttle``; without a socket, reads are as long as they are."""
+        self.throttle = throttle
+        if self._socket is not None:
+            self._socket.allowance = None if throttle is None else self._allowance
+
+    def _allowance(self) -> int:
+        """How many bytes the socket may give at once; 0 if we are on hold now."""
+        # What is read at an end is discarded, or came before a reset.
+        if self.phase != "open" or self._has_reset or self.throttle is None:
+            return _ANY_BYTES
+        return self.throttle.allowance(self._shared.clock.seconds())
 
     def _check_for_reset_later(self) -> None:
         # A reactor reports a reset only of a descriptor that it reads from or writes to.

@@ -31,6 +31,7 @@ from monconn.policy import block_files
 from monconn.policy.sides import Keepalive
 from monconn.sinks.capture_files import CaptureTotals
 from monconn.sinks.metrics.figures import LagMeter, Sample, ServiceFigures, ServiceSample
+from monconn.sinks.notify.output import OutputTotals
 from monconn.turns import TurnMeter
 
 if TYPE_CHECKING:  # needs prometheus-client
@@ -77,6 +78,7 @@ class MetricsService(Service):
     :param drops: returns how much each observer has dropped, by its name.
     :param descriptors: those of the services.
     :param captures: returns what was captured so far.
+    :param outputs: returns what has become of each output's notifications.
     """
 
     _log = Logger()
@@ -90,7 +92,9 @@ class MetricsService(Service):
         drops: Callable[[], Mapping[str, int]],
         descriptors: Descriptors | None = None,
         captures: Callable[[], CaptureTotals | None] = lambda: None,
+        outputs: Callable[[], Mapping[int, OutputTotals]] = dict,
     ) -> None:
+        self._outputs = outputs
         self._captures = captures
         self._descriptors = descriptors
         self._config = config
@@ -172,6 +176,7 @@ class MetricsService(Service):
             files_lost=dict(files.lost),
             unreadable_block_files=len(block_files.faults),
             captures=self._captures(),
+            outputs=dict(self._outputs()),
         )
 
     def _service_sample(self, monitor: Monitor) -> ServiceSample:
@@ -183,4 +188,6 @@ class MetricsService(Service):
             totals=monitor.counted(),
             figures=self._figures[monitor].copy(),
             policy=monitor.policy,
+            state=monitor.state,
+            held_seconds={} if monitor.bandwidth is None else monitor.bandwidth.held_seconds(),
         )

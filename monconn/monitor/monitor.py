@@ -315,8 +315,10 @@ class Monitor:
     def use_prefixes(self, v4: int, v6: int) -> None:
         """Have addresses with so many leading bits in common be one client, unless the policy says
         otherwise."""
-        self._usual_prefixes = ClientPrefixes(v4, v6)
-        self._configure_admission()
+        prefixes = ClientPrefixes(v4, v6)
+        if prefixes != self._usual_prefixes:
+            self._usual_prefixes = prefixes
+            self._configure_admission()
 
     def when_applied(self, call: Callable[[], object]) -> Cancel:
         """Call something each time another policy is in force.

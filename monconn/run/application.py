@@ -311,6 +311,7 @@ class Application(MultiService):
 
     def _reload_applied(self, config: Config) -> None:
         self.config = config
+        self.count_by_device()
 
     def _sections(self, config: Config) -> dict[str, LiveSection]:
         """The sections that can follow another configuration while everything runs."""

@@ -340,7 +340,7 @@ class Program(RuleBasedStateMachine):
     @rule(
         number=st.integers(0, 7),
         spellings=st.lists(st.sampled_from(list(SPELLINGS)), min_size=1, max_size=6),
-        way=st.sampled_from(["listener", "listener", "direct", "tls"]),
+        way=st.sampled_from(["listener", "direct", "tls"]),
     )
     def come(self, number: int, spellings: list[str], way: str) -> None:
         for spelling in spellings:

@@ -134,7 +134,7 @@ class Admission:
             return ADMITTED
         would_refuse: tuple[Refusal, ...] = ()
         for rule in self._refusing(ip, connections, now, takes_tokens):
-            if rule == "block" and takes_tokens:  # else it was counted when it was asked first
+            if rule == "block" and (takes_tokens or rule not in self.rules.dry_run):
                 self._count_hit(ip, now)
             if not self.is_dry_run(rule, ip, now):
                 return Verdict(REFUSAL_OF[rule], would_refuse)
@@ -154,10 +154,12 @@ class Admission:
         rules = self.rules
         if self.find_block(ip, now) is not None:
             yield "block"
-        if self._allowed is not None and not self._allowed.covers(ip):
+        # A wrapped factory's outgoing connections have no client: only we ourselves.
+        has_client = ip != "local"
+        if self._allowed is not None and has_client and not self._allowed.covers(ip):
             yield "allow"
         own = 0
-        if self._by_client is not None or self._buckets is not None:
+        if has_client and (self._by_client is not None or self._buckets is not None):
             client = self.prefixes.client_of(ip)
             own = 0 if self._by_client is None else self._by_client.get(client, 0)
             if rules.per_ip_limit and own >= rules.per_ip_limit:
@@ -166,7 +168,8 @@ class Admission:
                 yield "per_ip_rate"
         if rules.conn_limit and connections >= rules.conn_limit:
             yield "conn_limit"
-        if rules.ip_limit and not own and len(self._by_client or ()) >= rules.ip_limit:
+        is_new = has_client and not own
+        if rules.ip_limit and is_new and len(self._by_client or ()) >= rules.ip_limit:
             yield "ip_limit"
         if asks_rates and self._bucket is not None and not self._bucket.has(now):
             yield "rate"
@@ -217,6 +220,8 @@ class Admission:
         return states
 
     def _count_hit(self, ip: str, now: float) -> None:
+        # A client is asked about twice around its TLS handshake; one that a rule in dry_run has let
+        # in was counted the first time, and one that is refused now was not.
         block = self.find_block(ip, now)
         if block is not None:
             block.hits += 1

@@ -315,8 +315,10 @@ class Monitor:
     def use_prefixes(self, v4: int, v6: int) -> None:
         """Have addresses with so many leading bits in common be one client, unless the policy says
         otherwise."""
-        self._usual_prefixes = ClientPrefixes(v4, v6)
-        self._configure_admission()
+        prefixes = ClientPrefixes(v4, v6)
+        if prefixes != self._usual_prefixes:
+            self._usual_prefixes = prefixes
+            self._configure_admission()
 
     def when_applied(self, call: Callable[[], object]) -> Cancel:
         """Call something each time another policy is in force.
@@ -781,7 +783,7 @@ class Monitor:
         return {
             "sid": self.name,
             "state": self.state,
-            "paused_until": self._paused_until_text(),
+            **self._paused_until_text(),
             "listen": self.listen,
             "backend": self.backend,
             "booted_at": iso_time(self.booted_at),
@@ -1074,10 +1076,10 @@ class Monitor:
             return "paused"
         return "draining" if self.draining else "running"
 
-    def _paused_until_text(self) -> str | None:
+    def _paused_until_text(self) -> dict[str, str | None]:
         if self.paused_until is None:
-            return None
-        return iso_time(time.time() + self.paused_until - self.clock.seconds())
+            return {}
+        return {"paused_until": iso_time(time.time() + self.paused_until - self.clock.seconds())}
 
     def pause(self, seconds: float | None = None, *, actor: Actor | None = OWN_CODE) -> bool:
         """Read nothing, and accept nobody: clients wait in the kernel's queue.

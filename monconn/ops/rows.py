@@ -50,7 +50,14 @@ class ServiceRow(Row):
 
     TABLE: ClassVar[TableOf] = (
         "sid",
-        Column("state", "STATE", importance=3, width=8, max_width=16, value=service_state_text),
+        Column(
+            *("state", "STATE"),
+            importance=3,
+            width=8,
+            max_width=16,
+            help="running, paused (how long), draining or stopping.",
+            value=service_state_text,
+        ),
         *("listen", "backend", "connections", "ip_count", "total", "refused", "up"),
         *("down", "uptime", "alarms"),
     )
@@ -62,12 +69,11 @@ class ServiceRow(Row):
         "STATE",
         optional=True,
         importance=3,
-        help="running, paused, draining or stopping; tables add when a pause ends.",
+        help="running, paused, draining or stopping.",
     )
     paused_until: str | None = field(
         "UNTIL",
         "time",
-        nullable=True,
         optional=True,
         importance=13,
         help="When a pause ends by itself.",

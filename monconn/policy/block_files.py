@@ -17,7 +17,7 @@ from monconn.files import file_name, path_fault, read_file
 from monconn.policy.kinds import Kind
 
 MOST_NETWORKS = 100_000
-"""How many networks a file may list. Each takes about 600 bytes at every service that names it."""
+"""How many networks a file may list."""
 MOST_BYTES = 1 << 23
 SETTLED_SECONDS = 2.0
 """What was written a shorter time ago may be written again without a change of its times: the
@@ -63,10 +63,13 @@ def signature_of(path: str) -> Signature:
 def read_block_file(path: str) -> BlockFile:
     """Read a file; what is wrong with single lines is in its ``faults``.
 
+    One that begins with ``~`` is below a home directory.
+
     It blocks as long as the disk does.
 
     :raises FileError: it cannot be read, or lists too many networks.
     """
+    path = os.path.expanduser(path)
     signature: Signature | None = None
     try:
         signature = signature_of(path)  # before it is read: what is changed meanwhile is noticed

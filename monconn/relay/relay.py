@@ -355,8 +355,10 @@ class Relay:
     def connect_failed(self, end: End, reason: Reason, detail: str) -> None:
         """Implements ``EndListener.connect_failed``."""
         self._set_reason(reason, detail)
-        self._handle("connect_failed")
-        self._leave(end.side)
+        try:
+            self._handle("connect_failed")
+        finally:  # the End is closed, and reports nothing again
+            self._leave(end.side)
 
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
@@ -389,13 +391,21 @@ class Relay:
     def gone(self, end: End) -> None:
         """Implements ``EndListener.gone``."""
         side = end.side
-        if self._state in _HEEDS_GONE:  # few do, and it happens twice to each connection
-            self._handle(_GONE_EVENT[side])
-        self._leave(side)
+        try:
+            if self._state in _HEEDS_GONE:  # few do, and it happens twice to each connection
+                self._handle(_GONE_EVENT[side])
+        finally:
+            self._leave(side)
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
         """Implements ``EndListener.broken``."""
-        record, side = self.record, end.side
+        try:
+            self._side_broke(end.side, how, detail)
+        finally:
+            self._leave(end.side)
+
+    def _side_broke(self, side: Side, how: SideEnd, detail: str) -> None:
+        record = self.record
         if how == "reset":
             record.note_answer(side)
         if record.reason is None and record.end_of(side) == "fin":
@@ -403,7 +413,6 @@ class Relay:
             if how == "timeout":
                 self._note_lost(side, detail)
             self._handle(_DROPPED_EVENT[side])
-            self._leave(side)
             return
         lost = side
         if record.reason is None and how != "timeout":
@@ -417,7 +426,6 @@ class Relay:
             self._set_reason(_LOST_REASON[lost], detail)
         has_early_bytes = side == "client" and record.connected is None and record.up
         self._handle("client_broken_early" if has_early_bytes else _BROKEN_EVENT[side])
-        self._leave(side)
 
     def _note_lost(self, side: Side, detail: str) -> None:
         """A side has vanished that had ended in order.
@@ -464,12 +472,13 @@ class Relay:
         if outcome is None or len(self._gone) == 2:
             return
         self._state, self.record.state, methods = outcome
+        # First: should an End raise, the relay still has its deadline, and is cut by it.
+        if self._state != before and (
+            self.record.ending is not None or self._monitor.timeouts.follow_changes
+        ):
+            self._reschedule_check()
         for method in methods:
             method(self)()
-        if self._state == before or len(self._gone) == 2:
-            return
-        if self.record.ending is not None or self._monitor.timeouts.follow_changes:
-            self._reschedule_check()
 
     def _leave(self, side: Side) -> None:
         if side not in self._gone:
@@ -532,6 +541,9 @@ class Relay:
         if now < ending + GRACE_SECONDS:
             return ending + GRACE_SECONDS
         self._handle("cut_hard")
+        for end in (self.client, self.backend):
+            if end.phase == "closed" and len(self._gone) < 2:
+                self._leave(end.side)  # it could not report it: something has raised as it closed
         return None
 
     def _check_progress(self, now: float) -> None:

@@ -180,7 +180,7 @@ class BlockFileWatch(Service):
                 monitor.apply(attrs.evolve(monitor.policy, rules=changed))
         if is_other:
             self._log.info(
-                "{path} has changed: it lists {count} networks to block",
+                "{path} has changed: networks that it lists to block: {count}",
                 path=file_name(file.path),
                 count=len(file.origins),
             )

@@ -95,7 +95,7 @@ def test_a_changed_file_is_read_once_it_is_quiet(world: World) -> None:
         world.look(2)
         assert networks(monitor) == ["10.0.0.2/32", "10.0.0.3/32"]
         world.look(5)
-    assert lines == [f'"{world.file}" has changed: it lists 2 networks to block']
+    assert lines == [f'"{world.file}" has changed: networks that it lists to block: 2']
     assert not applied
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_is_lost_keeps_what_it_listed(world: World) -> None:
         world.look()
     assert lines[1:] == [
         f'"{world.file}" can be read again',
-        f'"{world.file}" has changed: it lists 2 networks to block',
+        f'"{world.file}" has changed: networks that it lists to block: 2',
     ]
     assert not block_files.faults
     assert networks(monitor) == ["10.0.0.1/32", "10.0.0.2/32"]
@@ -147,7 +147,7 @@ def test_a_rename_in_its_place_loses_nothing(world: World, tmp_path: Path) -> No
         world.look(1)  # in between
         world.write("10.0.0.9\n")
         world.look(2)
-    assert lines == [f'"{world.file}" has changed: it lists 1 networks to block']
+    assert lines == [f'"{world.file}" has changed: networks that it lists to block: 1']
     assert networks(monitor) == ["10.0.0.9/32"]
 
 
@@ -180,7 +180,7 @@ def test_bad_lines_are_told_and_cost_no_other(world: World) -> None:
     world.write("10.0.0.1\nweb\n10.0.0.2\n")
     with logged_lines("monconn.run.block_files") as lines:
         world.look(20)
-    assert lines[0] == f'"{world.file}" has changed: it lists 2 networks to block'
+    assert lines[0] == f'"{world.file}" has changed: networks that it lists to block: 2'
     assert lines[1].startswith(f'{world.file}:2: "web" is neither')
     assert len(lines) == 2
     assert networks(monitor) == ["10.0.0.1/32", "10.0.0.2/32"]

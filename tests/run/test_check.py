@@ -371,6 +371,19 @@ def test_limits_that_do_not_go_together(world: World) -> None:
     }
 
 
+def test_rules_that_do_not_go_together(world: World) -> None:
+    found = world.check(
+        "services:\n"
+        "  web: {listen: ':0', backend: ':9', allow: [10.0.0.0/8], block: [10.0.0.0/8]}\n"
+        f"  path: {{listen: 'unix:{world.folder}/s', backend: ':9', allow: [10.0.0.0/8]}}\n"
+    )
+    assert {each.path: each.message for each in found} == {
+        ("services", "web", "allow"): "lets nobody in: all of it is blocked, and block goes before"
+        " it",
+        ("services", "path", "allow"): "lets nobody in: clients of a UNIX socket have no address",
+    }
+
+
 def test_more_connections_than_descriptors(world: World) -> None:
     text = "services: {web: {listen: ':0', backend: ':9', conn_limit: 1000000}}\n"
     with patch("monconn.run.check.limit_of_start", return_value=(1024, 368)):

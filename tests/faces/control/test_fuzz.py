@@ -79,6 +79,8 @@ class Program:
 
     def check(self, client: ControlProtocol) -> None:
         """The client is gone: nothing of it is left, and others are served."""
+        for monitor in self.server.operations.registry:
+            monitor.resume(actor=None)  # it may have paused or drained it, for some time
         client.connectionLost()
         client.transport.clear()
         self.good.dataReceived(LIST)

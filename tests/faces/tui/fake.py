@@ -211,7 +211,9 @@ class FakeClient:
         found = [self._server.live.pop(each, None) for each in json.loads(ids)]
         return {"closed": str(len([each for each in found if each])), "unknown": "[]"}
 
-    def _block(self, network: str, service: str | None = None) -> dict[str, str]:
+    def _block(
+        self, network: str, service: str | None = None, for_seconds: int = 0
+    ) -> dict[str, str]:
         return {"changed": "True", "closed": "0"}
 
     def _unblock(self, network: str, service: str | None = None) -> dict[str, str]:

@@ -32,6 +32,7 @@ from monconn.run.ports import check_port
 from monconn.run.state import check_state
 from monconn.sinks.capture_files import check_folder
 from monconn.sinks.outputs import check_sink
+from monconn.units import duration_text
 
 NAME_SECONDS = 5.0
 """How long all names together may take to be resolved."""

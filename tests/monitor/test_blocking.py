@@ -17,6 +17,7 @@ from monconn.monitor.blocking import MAX_REASON_CHARACTERS
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.policy.block_files import BlockFile
 from monconn.policy.policy import Policy
 from tests.monitor.test_monitor import Connection, try_to_connect
 
@@ -198,21 +199,19 @@ def test_a_configured_block_outlasts_one_with_an_end(world: World) -> None:
 def test_files_of_networks(world: World) -> None:
     connection = world.connect("10.1.2.3")
 
-    def configure(path: str, **networks: str) -> int:
-        named = {ip_network(net): origin for origin, net in networks.items()}
-        steps = world.web.configure_block_file(path, named)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                result: int = stop.value
-                return result
+    files: dict[str, BlockFile] = {}
 
-    assert configure("bad", line_1=NET, line_2="2001:db8::/32") == 1
+    def configure(path: str, **networks: str) -> None:
+        named = {ip_network(net): origin for origin, net in networks.items()}
+        files[path] = BlockFile(path, repr(named).encode(), named)
+        world.web.apply(world.web.policy.changed(block_files=list(files.values())))
+        world.clock.advance(0)
+
+    configure("bad", line_1=NET, line_2="2001:db8::/32")
     assert connection.record.reason == "blocked"
-    assert configure("worse", line_7=NET) == 0
+    configure("worse", line_7=NET)
     assert not world.enters("10.1.2.3")
-    assert configure("bad") == 0
+    configure("bad")
     assert not world.enters("10.1.2.3")
     (entry,) = world.web.block_entries()
     assert (entry.source, entry.origin) == ("file", "line_7")

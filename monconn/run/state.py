@@ -442,6 +442,7 @@ class StateService(Service):
         registry = self._registry
         self._cancels = [
             registry.blocking.changes.add(self._changed),
+            registry.unblocked.add(self._unblocked),
             registry.when_added(self._follow),
             registry.when_deleted(self._unfollow),
         ]
@@ -530,6 +531,12 @@ class StateService(Service):
             for each in monitor.blocking.blocks.run_time():
                 blocks.append(_stored(each, monitor.name, now, wall))
             lifted += _lifted(monitor)
+
+    def _unblocked(self, network: Network) -> None:
+        """Services that are not there have it unblocked, too."""
+        for blocks, _ in self._absent.values():
+            blocks[:] = (each for each in blocks if each.network != network)
+        self._changed()
 
     # -- to the file
 

@@ -205,6 +205,9 @@ def test_services_that_are_not_there_keep_what_is_theirs(path: Path) -> None:
     third.go()
     assert [(each.service, str(each.network)) for each in stored(path).blocks] == [("web", NET)]
     assert list(map(str, third.add("web").blocks())) == [NET]
+    third.registry.delete("web")
+    third.registry.unblock(NET)
+    assert third.add("web").blocks() == []
 
 
 def test_a_failure_is_told_and_tried_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -132,8 +132,6 @@ class ConnectionRecord:
     """When we last began to read from the client; None while we do not read from it."""
     backend_reading_since: float | None = None
     """The same of the backend; None also before it is connected."""
-    is_paused: bool = False
-    """Whether neither side is read from, as the service is paused."""
     half_closed: float | None = None
     """When the first of the two sides sent its end (FIN)."""
     first_end: Side | None = None

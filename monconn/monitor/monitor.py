@@ -138,6 +138,8 @@ class Monitor:
         """False of a wrapped factory: the program that it is a part of reads, and not we."""
         self.pauses = Pauses()
         """When it stood still: time that counts for no limit on silence."""
+        self.resumed = 0.0
+        """When a pause or the draining ended last, in monotonic seconds; 0 for never."""
         self.paused_until: float | None = None
         """When a pause ends by itself, in monotonic seconds."""
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
@@ -1131,6 +1133,7 @@ class Monitor:
         self._end_pause_timer()
         if self.is_paused:
             self._set_paused(False)
+            self.resumed = self.clock.seconds()
             self.notify_room()
 
     def _set_paused(self, is_paused: bool) -> None:
@@ -1278,6 +1281,8 @@ class Monitor:
         :returns: False if there was nothing to end.
         """
         was_stopping, was_held = self.stopping, self.is_paused or self.draining
+        if self.draining:
+            self.resumed = self.clock.seconds()
         self.stopping = self.draining = False
         had_spreads = self._cancel_spreads()
         self._end_pause()

@@ -111,8 +111,8 @@ class Relay:
         # Made on demand: most connections end before the first check, and unwatched.
         self._progress: tuple[SendProgress, SendProgress] | None = None
         self._watchers: Watchers | None = None
-        # For how many seconds each side had been read from in vain when the service was paused.
-        self._silent_before_pause = (0.0, 0.0)
+        # In a pause: for how many seconds each side had been read from in vain when it began.
+        self._silent_before_pause: tuple[float, float] | None = None
         client.reports = backend.reports = self
         client.peer, backend.peer = backend, client
         self.decoding = monitor.decoding
@@ -292,10 +292,10 @@ class Relay:
     def pause(self) -> None:
         """Implements ``IPausable.pause``; a connection that is ending goes on."""
         record = self.record
-        if record.is_paused or record.ending is not None or len(self._gone) == 2:
+        is_paused = self._silent_before_pause is not None
+        if is_paused or record.ending is not None or len(self._gone) == 2:
             return
         now = self._monitor.clock.seconds()
-        record.is_paused = True
         self._silent_before_pause = (
             _silence(self.client, record.reading_since, record.last_up, now),
             _silence(self.backend, record.backend_reading_since, record.last_down, now),
@@ -305,14 +305,12 @@ class Relay:
 
     def unpause(self) -> None:
         """Implements ``IPausable.unpause``; what was left of time limits is left."""
-        record = self.record
-        if not record.is_paused:
-            return
-        record.is_paused = False
-        if len(self._gone) == 2:
+        record, silent = self.record, self._silent_before_pause
+        self._silent_before_pause = None
+        if silent is None or len(self._gone) == 2:
             return
         now = self._monitor.clock.seconds()
-        client_seconds, backend_seconds = self._silent_before_pause
+        client_seconds, backend_seconds = silent
         if not self.client.holds & ~HOLD_PAUSE:
             record.reading_since = now - client_seconds
         if record.connected is not None and not self.backend.holds & ~HOLD_PAUSE:

@@ -32,7 +32,14 @@ from tests.properties import examples
 from .seats import HELLO, LIST, Server, count, patch_peers
 
 CODES = {
-    *("DENIED", "BAD_REQUEST", "BAD_FILTER", "UNKNOWN_CONNECTION", "UNKNOWN_SERVICE"),
+    *(
+        "DENIED",
+        "BAD_REQUEST",
+        "BAD_FILTER",
+        "UNKNOWN_CAPTURE",
+        "UNKNOWN_CONNECTION",
+        "UNKNOWN_SERVICE",
+    ),
     *("UNKNOWN_PAGE", "UNKNOWN_DEVICE", "NOT_KEPT", "CANNOT_READ", "UNHANDLED"),
 }
 COMMANDS = [

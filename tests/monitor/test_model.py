@@ -13,7 +13,8 @@ from typing import Any
 from unittest.mock import patch
 
 import attrs
-from hypothesis import settings
+import pytest
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,6 +22,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -705,8 +707,21 @@ class Program(RuleBasedStateMachine):
                 assert monitor.must_wait() == service.must_wait()
 
 
-# At some 48 steps each: 110,000 of them in `make full`.
-Program.TestCase.settings = settings(
-    max_examples=examples(40, in_full=2_300), stateful_step_count=50, deadline=None
-)
-TestProgram = Program.TestCase
+# At some 47 steps each: 110,000 steps in `make full`, of which no part takes long.
+PARTS = examples(1, in_full=8)
+
+
+@pytest.mark.hypothesis
+@pytest.mark.parametrize("part", range(PARTS))
+def test_everything_is_as_the_model_says(part: int, pytestconfig: pytest.Config) -> None:
+    given = pytestconfig.getoption("hypothesis_seed")
+    machine: Any = seed(f"{given} {part}")(type("Program", (Program,), {}))
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples(30, in_full=300),
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

@@ -134,6 +134,7 @@ class Throttle:
         """
         if self._held_since is None or self._must_wait(now):
             return False
+        self._limits.leave(self)  # it waits there if the bucket has been taken away
         self._limits.held_seconds += now - self._held_since
         self._held_since = None
         try:

@@ -43,6 +43,7 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.net.sockets import TCP_INFO_BYTES
 from monconn.policy.policy import SETTINGS, Policy
+from monconn.policy.quantities import Bandwidth
 from monconn.policy.rules import Rules
 from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
@@ -170,6 +171,18 @@ def test_a_service_without_clients_has_every_figure_at_0() -> None:
         "monconn_reactor_lag_max_seconds",
     ]
     assert {name: values.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
+
+
+def test_time_on_hold_for_bandwidth_is_there_once_there_was_a_bandwidth() -> None:
+    program = Program("web")
+    name = 'monconn_bandwidth_held_seconds_total{direction="down",service="web"}'
+    assert name not in program.values()
+    monitor = program.registry.get("web")
+    monitor.rules = Rules(bandwidth=Bandwidth(down=5000))
+    assert program.values()[name] == 0
+    assert monitor.bandwidth is not None
+    monitor.bandwidth.down.held_seconds = 2.5
+    assert program.values()[name] == 2.5
 
 
 def test_files_that_were_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,25 +128,6 @@ async def test_events_are_written_a_second_later(path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_alarms_of_services_that_the_last_run_has_left_open_are_over(path: Path) -> None:
-    """Nobody knows any more whether the backend is down: it may raise another one."""
-    world = World(path)
-    world.history.startService()
-    down = Alarm("backend_down", "web", "", 1.0, False, "gone")
-    outage = Alarm("outage", "web", "", 1.0, False, "many")
-    world.notify("alarmed", down, outage, Alarm("outage", "web", "", 2.0, True, "back"))
-    await world.until(lambda: world.rows("events") == 4)
-    await world.stop()
-    world = World(path)
-    world.history.startService()
-    await world.until(lambda: world.rows("events") == 7)
-    found = await world.history.run(lambda db: events(db, HistoryFilter()))
-    over = {each["alarm"]: each["detail"] for each in found if each.get("over")}
-    assert over == {"backend_down": "monconn was restarted", "outage": "back"}
-    await world.stop()
-
-
-@pytest_twisted.ensureDeferred
 async def test_each_history_has_one_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)

@@ -371,7 +371,7 @@ async def test_alarms_of_services_that_the_last_run_has_left_open_are_over(path:
     run = Run(path)
     await run.restored()
     for kind, is_over in (("backend_down", False), ("outage", False), ("outage", True)):
-        run.monitor.alarm(Alarm(kind, "web", "", 1.0, is_over, "so"))  # type: ignore[arg-type]
+        run.monitor.alarm(Alarm(kind, "web", "", time.time(), is_over, "so"))  # type: ignore[arg-type]
     await run.saved()
     await run.kill()
     after = Run(path, start=5000.0)

@@ -27,13 +27,26 @@ def _seconds(title: str, help: str) -> Any:
     return field(title, "seconds", nullable=True, importance=13, help=help)
 
 
+_SERVICE_ALARMS = Column(
+    "alarms",
+    "ALARMS",
+    "list",
+    importance=1,
+    width=12,
+    max_width=20,
+    help="What is wrong with it: backend_down, outage.",
+    is_for_some=True,
+)
+
+
 @attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
 
     TABLE: ClassVar[TableOf] = (
         *("sid", "listen", "backend", "connections", "ip_count", "total", "refused", "up"),
-        *("down", "uptime", "alarms"),
+        *("down", "uptime"),
+        _SERVICE_ALARMS,
     )
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips"})  # a list of its own
 
@@ -79,7 +92,7 @@ class ServiceRow(Row):
         optional=True,
         importance=7,
         width=12,
-        help="What is wrong with it now, beside alarms of single devices.",
+        help="What is wrong with it: backend_down, outage.",
     )
 
 

@@ -332,7 +332,7 @@ class _Outage:
         ]
         text = f"{count} of {self._of} devices are missing: {', '.join(parts)}"
         if self._since > NEVER:
-            text += f", since {format_duration(max(0.0, now - self._since))} ago"
+            text += f", for {format_duration(max(0.0, now - self._since))}"
         if self.network:
             text += f"; in common: network {self.network}"
         if self.backend:

@@ -60,7 +60,7 @@ from monconn.monitor.spread import MOST_SPREADS, Spread
 from monconn.monitor.subscriptions import Cancel, Subscriptions
 from monconn.monitor.watchers import Watch
 from monconn.monitor.why import Why, why_in_steps
-from monconn.policy.block_files import BlockFile, with_newer
+from monconn.policy.block_files import BlockFile, faults, with_newer
 from monconn.policy.blocks import CONFIGURED, Block, BlockChange, Blocks, network_order
 from monconn.policy.mentions import mentions
 from monconn.policy.networks import ips_within, matcher
@@ -947,6 +947,11 @@ class Monitor:
         now = self.clock.seconds()
         found = [each for each in self._blocks.in_force() if not each.is_over(now)]
         return sorted(found, key=lambda each: network_order(each.network))
+
+    def unreadable_files(self) -> list[str]:
+        """Why files of ``block_files`` cannot be read now; what they listed before is in force."""
+        files = self.policy.rules.block_files
+        return [faults[each.path] for each in files if each.path in faults]
 
     def iter_blocks(self) -> Iterator[Block]:
         """The same in no order, for work in steps; some may have ended by the time they come."""

@@ -478,7 +478,8 @@ class Monitor:
         record = connection.record
         self._live[record.id] = connection
         self._live_by_ip[record.client_ip] = self._live_by_ip.get(record.client_ip, 0) + 1
-        self.admission.opened(record.client_ip)
+        if self.admission.counts_clients:
+            self.admission.opened(record.client_ip)
         self._ended.opened += 1
         self.clients.opened(record)
         if self.policy.recorder is not None:
@@ -558,7 +559,8 @@ class Monitor:
             self._live_by_ip[record.client_ip] = left
         else:
             del self._live_by_ip[record.client_ip]
-        self.admission.closed(record.client_ip)
+        if self.admission.counts_clients:
+            self.admission.closed(record.client_ip)
         record.state = "closed"
         record.closed, record.closed_at = self.clock.seconds(), time.time()
         self._ended.up += record.up
@@ -607,6 +609,8 @@ class Monitor:
             return True
         if self.draining:
             return False  # it is refused: a place would not be for it
+        if not self.admission.may_wait:  # asked twice for each client
+            return False
         if self.is_full():
             return True
         now = self.clock.seconds()

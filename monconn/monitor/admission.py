@@ -107,7 +107,7 @@ class Admission:
         elif self._buckets is None or not same_clients:
             self._buckets = ClientBuckets(rules.per_ip_rate)
         elif rules.per_ip_rate != before.per_ip_rate:
-            self._buckets = self._buckets.with_rate(rules.per_ip_rate, now)
+            self._buckets.set_rate(rules.per_ip_rate, now)
         if not (rules.ip_limit or rules.per_ip_limit):
             self._by_client = None
         elif self._by_client is None or not same_clients:

@@ -351,11 +351,12 @@ class Blocks:
             work += 1
             if work % _STEP == 0:
                 yield
-        for network in [each for each in own if each not in origins]:
-            del own[network]
-            if self._configured_source(network) is None:
-                self._lifted.pop(network, None)
-            self._update(network)
+        for network in tuple(own):
+            if network not in origins:
+                del own[network]
+                if self._configured_source(network) is None:
+                    self._lifted.pop(network, None)
+                self._update(network)
             work += 1
             if work % _STEP == 0:
                 yield

@@ -330,6 +330,33 @@ def parse_network(text: str) -> Network:
     return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
 
 
+_CLIENT = re.compile(
+    r"\[([0-9A-Fa-f:.]+(?:%[^\]\s]+)?)\](?::\d{1,5})?|(\d+\.\d+\.\d+\.\d+):\d{1,5}"
+)
+
+
+def parse_client_ip(text: str) -> str:
+    """Parse the IP of a client, as its connections have it; a port after it is left out.
+
+    IPv6 becomes its shortest form, and IPv4-mapped IPv6 becomes IPv4. The zone of a link-local
+    address stays. Clients on UNIX sockets are ``unix``, as connections say.
+
+    :raises AddressError: for anything else.
+    """
+    text = text.strip()
+    if text in _NO_NAMES:
+        return text
+    with_port = _CLIENT.fullmatch(text)
+    ip = next(filter(None, with_port.groups())) if with_port else text
+    try:
+        parsed = ipaddress.ip_address(ip)
+    except ValueError:
+        raise AddressError(
+            f"{quoted(text)} is no address of a client: write 10.1.2.3, 2001:db8::1 or unix"
+        ) from None
+    return plain_ip(str(parsed))
+
+
 def address_text(network: Network) -> str:
     """A network as text; of a single address without its prefix."""
     return str(network.network_address if network.num_addresses == 1 else network)

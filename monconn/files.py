@@ -30,6 +30,16 @@ _KINDS = (
 )
 
 
+def state_folder() -> str:
+    """The folder of what outlasts the program, for this user; it may not exist.
+
+    By https://specifications.freedesktop.org/basedir-spec: relative paths there are ignored.
+    """
+    state = os.environ.get("XDG_STATE_HOME", "")
+    state = state if os.path.isabs(state) else os.path.join("~", ".local", "state")
+    return os.path.join(os.path.expanduser(state), "monconn")
+
+
 def read_file(path: str, limit: int) -> bytes:
     """The content of a regular file.
 

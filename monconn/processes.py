@@ -7,6 +7,7 @@ user are known so, and to root those of all users.
 from __future__ import annotations
 
 import errno
+import fcntl
 import ipaddress
 import os
 import re
@@ -16,8 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
+from monconn.clock import retry_pauses
 from monconn.errors import printable
 
+_LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _LISTENING = "0A"  # TCP_LISTEN of the kernel's tcp_states.h
 _ACCEPTING = 1 << 16  # __SO_ACCEPTCON of the kernel's net.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -131,6 +134,32 @@ def unix_holder(path: str) -> Process | None:
         return os.path.realpath(process.path(by_inode[inode])) == os.path.realpath(path)
 
     return _owner(by_inode, is_it)
+
+
+def take_flock(path: str) -> int:
+    """Lock a file by flock(2), which is made if there is none, for as long as this process lives.
+
+    :returns: a descriptor, whose closing releases the lock.
+    :raises InUse: another process has it.
+    :raises OSError: the file cannot be opened.
+    """
+    # The program before, which holds it, may be about to end.
+    for pause in (*retry_pauses(_LOCK_PAUSES_SECONDS), None):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        except OSError:  # ENOLCK, EOPNOTSUPP: a file system without locks
+            return descriptor
+        else:
+            # Whoever had it may have removed the file: then others would lock another one.
+            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)
+        if pause is not None:
+            time.sleep(pause)
+    raise InUse("another process has locked it", flock_holder(path))
 
 
 def flock_holder(path: str) -> Process | None:

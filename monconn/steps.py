@@ -21,6 +21,16 @@ SORTED_AT_ONCE = 1_000
 """Elements sorted in one step: less than half a millisecond."""
 
 
+def at_once(steps: Generator[None, None, T]) -> T:
+    """The result of work in steps, which is done without letting others run in between."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
 def sort_in_steps(
     keyed: list[tuple[K, T]], *, reverse: bool = False
 ) -> Generator[None, None, Iterator[tuple[K, T]]]:

@@ -630,6 +630,7 @@ class MonitoringFactory(WrappingFactory):
             )
         super().__init__(wrapped)
         self.monitor = monitor
+        monitor.can_pause = False
         self.is_client = _is_client(wrapped) if is_client is None else is_client
         if keepalive is not None:
             try:

@@ -65,6 +65,8 @@ TAP_SECONDS = 7
 # What asks on the terminal before it does it; the answer is yes.
 ASKS = re.compile(r"monconn forget (?!.*--(yes|dry-run|file))")
 CHECKS = re.compile(r"monconn check")
+# What is about blocks finds those that stand above it; for everything else they are lifted.
+BLOCKS = re.compile(r"monconn (block|unblock|blocks|why|reload)\b")
 # Neither a shell nor a new Python would add anything to these but their time.
 IN_PROCESS = re.compile(r"monconn (?!shell)[^|&;<>()$`'\"\\*?\[\]{}!~\n#]*(#.*)?$")
 MAKE = re.compile(r"^make\b")
@@ -228,15 +230,20 @@ class Clients:
     @staticmethod
     def _have_come(control: Client) -> bool:
         rows = control.rows("ListServices")
-        return sum(row["total"] for row in rows) > SHOWN_ID or not any(
+        return sum(row["total"] + row["refused"] for row in rows) > SHOWN_ID or not any(
             row["connections"] for row in rows
         )
 
-    def stay(self) -> None:
-        """Let in again whom a command has blocked, and talk."""
+    @staticmethod
+    def unblock() -> None:
+        """Let in again whom a command has blocked."""
         with suppress(MonconnError), Client(find_server(os.environ.get(CONTROL))) as control:
             for row in control.rows("ListBlocks"):
-                control.call("Unblock", network=row["network"])
+                if row["source"] == "operator":
+                    control.call("Unblock", network=row["network"])
+
+    def stay(self) -> None:
+        """Talk."""
         for sock in self._open:
             sock.setblocking(False)
             with suppress(OSError):
@@ -343,6 +350,8 @@ class Machine:
                 self.close()  # it has the ports that the file wants
             else:
                 self._need_server()
+            if not BLOCKS.match(command.text):
+                self.clients.unblock()
             text = LASTING_ID.sub(lambda found: self._lasting_id(), command.text)
             if TAPS.match(text) and self.is_for_page:
                 shown = self._shell(f"timeout --foreground -s INT {TAP_SECONDS} {text} || true")

@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # folders below faces; in ops and faces.control, each module is one, and so is net.tls; "monconn" is
 # the package's __init__.
 LOWEST_ROWS = (
-    {"errors", "units", "files", "addresses", "hexlines", "_version", "_moved"},
+    {"errors", "units", "files", "addresses", "hexlines", "roles", "_version", "_moved"},
     {"clock", "ratelimit", "background", "log", "processes"},
     {"turns", "histogram", "steps", "places"},
     {"unixsocket"},
@@ -40,18 +40,21 @@ ROWS = {
     "ops.account",
     "ops.explain_text",
     "ops.device_rows",
+    "ops.why_rows",
 }
 OPS = ROWS | {
     "ops.rates",
     "ops.record_keys",
     "ops.feed",
     "ops.forget",
+    "ops.blocks",
     "ops.taps",
     "ops.captures",
     "ops.triggers",
     "ops.operations",
     "ops.device",
     "ops.replay",
+    "ops.why",
     "ops.reload",
 }
 BELOW_FACES = BELOW_OPS | OPS
@@ -88,7 +91,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.colours": LOWEST | {"model"},
     "ops.flow_text": LOWEST | {"model", "ops.colours"},
     "ops.device_rows": LOWEST | {"ops.columns", "ops.explanations", "ops.text_table"},
+    "ops.why_rows": LOWEST | {"ops.columns", "ops.text_table"},
     "ops.device": BELOW_OPS | ROWS,
+    "ops.why": BELOW_OPS | ROWS | {"ops.device"},
     "ops.explanations": LOWEST,
     "ops.account": LOWEST | {"ops.columns", "ops.explanations"},
     "ops.explain_text": LOWEST | {"ops.account", "ops.explanations", "ops.text_table"},
@@ -98,6 +103,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.record_keys": LOWEST | {"model", "ops.rates", "ops.sorting"},
     "ops.feed": CORE | ROWS | {"ops.rates"},
     "ops.forget": CORE | {"devices"},
+    "ops.blocks": CORE | ROWS,
     "ops.replay": LOWEST | {"model"},
     "ops.reload": LOWEST,
     "ops.taps": CORE | ROWS,
@@ -110,9 +116,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ops.record_keys",
         "ops.feed",
         "ops.forget",
+        "ops.blocks",
         "ops.device",
         "ops.taps",
         "ops.captures",
+        "ops.why",
         "ops.reload",
     },
     "faces": set(),

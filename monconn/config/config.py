@@ -26,6 +26,7 @@ from monconn.config.fields import Wrong
 from monconn.config.include import KEY as INCLUDE
 from monconn.config.include import Stamp, is_included, read_tree
 from monconn.config.listeners import clashes, cycles, taken_by_others
+from monconn.config.notify import Notify
 from monconn.config.sections import (
     USUAL_CAPTURE,
     USUAL_CONTROL,
@@ -38,6 +39,9 @@ from monconn.config.sections import (
     Manhole,
     Metrics,
     Observers,
+    State,
+    StateConfig,
+    as_controls,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar
 from monconn.errors import AddressError, ConfigError, Problem, SettingError, quoted
@@ -185,8 +189,8 @@ class Config:
     """The services, in the order of the file."""
     defaults: Annotated[Policy, _read_defaults] = attrs.field(default=Policy())
     """Defaults of the services' settings; applied to them already."""
-    control: Control = USUAL_CONTROL
-    """The control port; None for none."""
+    control: Control = attrs.field(default=USUAL_CONTROL, converter=as_controls)
+    """The addresses of the control port; it takes one as well, or None for none."""
     manhole: Manhole = None
     """The manhole; None for none."""
     json_log: JsonLog = None
@@ -195,10 +199,15 @@ class Config:
     """Metrics for Prometheus; None for none."""
     history: History = None
     """Past connections and events, in a file; None for none."""
+    state: State = None
+    """The file of what outlasts the program; None for none. A file's configuration has one in the
+    state folder unless it says otherwise."""
     capture: Capture = USUAL_CAPTURE
     """Bytes of connections, in files; None if there may be none."""
     devices: Devices = USUAL_DEVICES
     """Settings of devices and their alarms."""
+    notify: Notify = ()
+    """Who is told of events; none."""
     observers: Observers = ()
     """Custom observers."""
 
@@ -277,8 +286,15 @@ def load_file(path: str | os.PathLike[str]) -> ConfigFile:
 
     :raises ConfigError: with all problems, in the order of their files and lines.
     """
+    source = os.fspath(path)
     tree = read_tree(path)
-    return _configured(tree.root, tree.sources, tree.problems, tree.stamps)
+    file = _configured(tree.root, tree.sources, tree.problems, tree.stamps)
+    says_nothing = file.is_go_style or file.node_at(("state",)) is None
+    # What comes through a pipe has no lasting name by which its state could be found again.
+    if says_nothing and os.path.isfile(source):
+        state = StateConfig(None, os.path.abspath(source))
+        file = attrs.evolve(file, config=attrs.evolve(file.config, state=state))
+    return file
 
 
 def parse(text: str, source: str) -> Config:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import attrs
 
-from monconn.addresses import address_text
+from monconn.addresses import Network, address_text
 from monconn.config import yaml as yamlmap
 from monconn.config.config import GO_ADDRESSES, ConfigFile, ServiceConfig, go_default
-from monconn.config.sections import ObserverConfig
+from monconn.config.notify import NotifyUrl, Secret
+from monconn.config.sections import ObserverConfig, StateConfig
 from monconn.config.yaml import Path
 from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy
 from monconn.policy.recorder import RecorderSettings
@@ -32,6 +33,7 @@ SERVICE_KEYS = (
     "half_close_timeout",
     "max_lifetime",
     "wait_timeout",
+    "spread",
     "conn_limit",
     "when_full",
     "ip_limit",
@@ -39,9 +41,11 @@ SERVICE_KEYS = (
     "rate",
     "per_ip_rate",
     "block",
+    "block_files",
     "allow",
     "bandwidth",
     "per_connection_bandwidth",
+    "auto_block",
     "dry_run",
     "keepalive",
     "unreachable_timeout",
@@ -53,15 +57,17 @@ SERVICE_KEYS = (
     "decode",
 )
 """The order of the documentation; other keys come after these."""
-SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "capture", "devices")
+SECTIONS = ("control", "manhole", "json_log", "metrics", "history", "state", "capture", "devices")
 
 _ZERO = {
     "conn_limit": "no limit",
     "ip_limit": "no limit",
     "per_ip_limit": "no limit",
     "wait_timeout": "does not wait",
+    "spread": "all at once",
     "silent_heartbeats": "never",
     "storm_connections": "never",
+    "outage_devices": "never",
     "first": "all",
 }
 """What 0 means, where it is not "off"."""
@@ -118,21 +124,50 @@ def explain(file: ConfigFile, usual: Mapping[str, str] | None = None) -> list[Se
     """
     usual = usual or {}
     sections = [_service(file, each) for each in file.config.services]
-    for name in SECTIONS:
+    sections += _controls(file, usual)
+    for name in SECTIONS[1:]:
         section = getattr(file.config, name)
         line = None if file.is_go_style else file.line_of((name,))
         if section is None:
             origin: From = "built_in" if line is None else "file"
             source = None if line is None else file.place_of((name,))[0]
             settings = [Setting(name, "off", origin, line, file=source)]
+        elif isinstance(section, StateConfig):  # a path, and no mapping
+            origin = "built_in" if line is None else "file"
+            source = None if line is None else file.place_of((name,))[0]
+            place = section.path or usual.get(name, "in the state folder")
+            settings = [Setting(name, place, origin, line, file=source)]
         else:
             settings = list(_fields(file, section, (name,), "", usual))
         sections.append(Section(name, line, settings))
+    for index, output in enumerate(file.config.notify):
+        section_path = ("notify", index)
+        settings = list(_fields(file, output, section_path, "", usual))
+        sections.append(Section(f"notify[{index}]", file.line_of(section_path), settings))
     for index, observer in enumerate(file.config.observers):
         path = ("observers", index)
         source, line = file.place_of(path)
         settings = list(_observer(observer, source))
         sections.append(Section(f"observers[{index}]", line, settings))
+    return sections
+
+
+def _controls(file: ConfigFile, usual: Mapping[str, str]) -> list[Section]:
+    """The control port: one section, or one for each of a list."""
+    controls, path = file.config.control, (SECTIONS[0],)
+    line = None if file.is_go_style else file.line_of(path)
+    if not controls:
+        origin: From = "built_in" if line is None else "file"
+        return [Section(path[0], line, [Setting(path[0], "off", origin, line)])]
+    if not isinstance(file.node_at(path), yamlmap.Sequence):
+        return [Section(path[0], line, list(_fields(file, controls[0], path, "", usual)))]
+    sections = []
+    for index, control in enumerate(controls):
+        here: Path = (*path, index)
+        name = yamlmap.format_path(here)
+        texts = {f"{name}.listen": usual.get(f"{path[0]}.listen", "")}
+        settings = list(_fields(file, control, here, "", texts))
+        sections.append(Section(name, file.line_of(here), settings))
     return sections
 
 
@@ -172,13 +207,8 @@ def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[
     # Those of devices are written below that key, and what is unset is as the section says.
     below = ("devices",) if SETTINGS[key].path[0] == "devices" else ()
     written = (*below, key)
-    names = (key, *(older for older, newer in OLDER_NAMES.items() if newer == key))
-    starts = (path,) if file.is_go_style else (path, ("defaults",))
-    places: list[Path] = [(*start, *below, name) for start in starts for name in names]
-    here = next((each for each in places if file.node_at(each) is not None), places[-1])
+    here = _written_at(file, path, key)
     node = file.node_at(here)
-    if file.is_go_style and node is not None and go_default(key, node):
-        here, node = (), None
     name = ".".join(written)
     if below and value is None:
         found = _setting(file, name, _text(key, getattr(file.config.devices, key)), written)
@@ -192,6 +222,61 @@ def _policy(file: ConfigFile, policy: Policy, path: Path, key: str) -> Iterator[
     for side in ("client", "backend"):
         of_side = (*here, side) if isinstance(node, yamlmap.Mapping) else here
         yield _setting(file, f"{name}.{side}", _text(key, getattr(value, side)), of_side)
+
+
+def _written_at(file: ConfigFile, path: Path, key: str) -> Path:
+    """Where a setting of a service's policy is written, perhaps by an older name; empty if a file
+    of the Go tool's style says there that it is as usual.
+
+    :param path: of the service.
+    """
+    below = ("devices",) if SETTINGS[key].path[0] == "devices" else ()
+    names = (key, *(older for older, newer in OLDER_NAMES.items() if newer == key))
+    starts = (path,) if file.is_go_style else (path, ("defaults",))
+    places: list[Path] = [(*start, *below, name) for start in starts for name in names]
+    here = next((each for each in places if file.node_at(each) is not None), places[-1])
+    node = file.node_at(here)
+    return () if file.is_go_style and node is not None and go_default(key, node) else here
+
+
+@attrs.frozen
+class Origin:
+    """Where a setting of a service is written."""
+
+    place: str
+    """``FILE:LINE``."""
+    is_default: bool = False
+    """Whether it is in ``defaults:``."""
+
+
+def origin_of(
+    file: ConfigFile, service: str, key: str, value: Any, network: Network | None = None
+) -> Origin | None:
+    """Where a setting of a running service is written.
+
+    :param value: what is in force.
+    :param network: of a list of networks, the one that is meant.
+    :returns: None if the file says something else, or nothing: it was set while the service runs.
+    """
+    named = (each for each in file.config.services if each.name == service)
+    config = next(named, None)
+    if config is None or config.policy.settings()[key] != value:
+        return None
+    path = _written_at(file, file.path_of_service(service), key)
+    node = file.node_at(path)
+    if node is None:
+        return None
+    here = path
+    if network is not None and isinstance(node, yamlmap.Sequence):
+        # As texts: to parse each of 10,000 takes 50 ms. Of one that is written otherwise it is the
+        # line of the list.
+        texts = (str(network), address_text(network))
+        items = (getattr(each, "text", "").strip() for each in node.nodes)
+        found = next((index for index, text in enumerate(items) if text in texts), None)
+        here = path if found is None else (*path, found)
+    source, line = file.place_of(here)
+    is_default = not file.is_go_style and path[0] == "defaults"
+    return Origin(f"{source}:{line}", is_default)
 
 
 def _fields(
@@ -216,7 +301,10 @@ def _fields(
 
 def _is_plain(value: Any) -> bool:
     """Whether an attrs class is written as one value, such as an address."""
-    return isinstance(value, Keepalive) or type(value).__module__ == "monconn.addresses"
+    return (
+        isinstance(value, Keepalive | NotifyUrl | Secret)
+        or type(value).__module__ == "monconn.addresses"
+    )
 
 
 def _observer(observer: ObserverConfig, source: str) -> Iterator[Setting]:
@@ -259,7 +347,9 @@ def _setting(file: ConfigFile, key: str, value: str, path: Path) -> Setting:
 def _text(key: str, value: Any) -> str:
     """A value as it may be written in a file: every float is one of seconds."""
     if value is None:
-        return _UNSET.get(key, "false" if key in ("keepalive", "recorder") else "none")
+        return _UNSET.get(
+            key, "false" if key in ("keepalive", "recorder", "auto_block") else "none"
+        )
     if isinstance(value, Keepalive):
         idle, interval = duration_text(value.idle), duration_text(value.interval)
         return f"{{idle: {idle}, interval: {interval}, count: {value.count}}}"

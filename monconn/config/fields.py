@@ -14,19 +14,30 @@ from typing import Annotated, Any, TypeVar
 
 import attrs
 from cattrs import BaseValidationError, Converter, ForbiddenExtraKeysError
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, override
 
 from monconn.addresses import (
     Network,
     parse_network,
 )
 from monconn.config.yaml import Mapping, Node, Path, Scalar, Sequence
-from monconn.errors import quoted
+from monconn.errors import FileError, quoted
 from monconn.files import append_fault, path_fault, regular_fault
-from monconn.policy import devices, kinds, quantities, recorder, rules, sides
+from monconn.policy import (
+    auto_block,
+    block_files,
+    devices,
+    kinds,
+    quantities,
+    recorder,
+    rules,
+    sides,
+)
 from monconn.policy import tls as tls_settings
+from monconn.policy.auto_block import AutoBlock
 from monconn.policy.kinds import MAX_COUNT, Kind
 from monconn.policy.recorder import RecorderSettings
+from monconn.policy.settings import key_of
 from monconn.policy.sides import Keepalive, Sides
 from monconn.units import parse_duration, parse_size
 
@@ -306,6 +317,25 @@ def read_networks(node: Node) -> tuple[Network, ...]:
     return tuple(networks)
 
 
+def read_block_files(node: Node) -> Any:
+    """A list of paths of files that list networks, or a single one; they are read."""
+    is_list = isinstance(node, Sequence)
+    files: list[block_files.BlockFile] = []
+    found: Found = []
+    for index, item in enumerate(node.nodes if isinstance(node, Sequence) else [node]):
+        here: Path = (index,) if is_list else ()
+        try:
+            file = block_files.read_block_file(read_path(item))
+        except (ValueError, FileError) as error:
+            found.append((here, str(error)))
+        else:
+            files.append(file)
+            found += [(here, fault) for fault in file.faults]
+    if found:
+        raise Wrong(*found)
+    return block_files.BLOCK_FILES.check(files)
+
+
 def read_network(node: Node) -> Network:
     """One address or network."""
     value = scalar_value(node)
@@ -403,6 +433,28 @@ FilePath = Annotated[str, read_path]
 OUTPUTS = ("stdout", "syslog")
 """Where a log may go that is no file."""
 
+
+def _read_auto_block(node: Node) -> AutoBlock | None:
+    """When clients are blocked by themselves; false for never, as where ``defaults:`` say else."""
+    if isinstance(node, Mapping):
+        return structure(node, AutoBlock)
+    if scalar_value(node) is False:
+        return None
+    raise Wrong.here(
+        "must be a mapping such as {after: 20, of: [rate, client_reset], within: 1m, for: 10m},"
+        f" or false, not {_as_written(node)}"
+    )
+
+
+def _read_counted(node: Node) -> tuple[auto_block.Counted, ...]:
+    """Refusals and reasons: a list, or one of them."""
+    nodes = node.nodes if isinstance(node, Sequence) else [node]
+    counted: tuple[auto_block.Counted, ...] = auto_block.COUNTED_NAMES.check(
+        [read_text(each) for each in nodes]
+    )
+    return counted
+
+
 NODE_READERS: dict[Kind, Reader] = {
     kinds.SECONDS: read_seconds,
     kinds.OPTIONAL_SECONDS: read_seconds,
@@ -413,9 +465,15 @@ NODE_READERS: dict[Kind, Reader] = {
     kinds.PAYLOAD: read_choice(kinds.PAYLOAD),
     kinds.DECODE: read_decode,
     kinds.NETWORKS: read_networks,
+    block_files.BLOCK_FILES: read_block_files,
     quantities.RATE: read_rate,
     quantities.BANDWIDTH: read_bandwidth,
     rules.RULE_NAMES: _read_rule_names,
+    auto_block.AUTO_BLOCK: _read_auto_block,
+    auto_block.COUNTED_NAMES: _read_counted,
+    auto_block.AFTER: lambda node: auto_block.AFTER.check(read_count(node)),
+    auto_block.AT_MOST: lambda node: auto_block.AT_MOST.check(read_count(node)),
+    auto_block.SECONDS_NOT_0: lambda node: auto_block.SECONDS_NOT_0.check(read_seconds(node)),
     tls_settings.FILE: read_path,
     tls_settings.OPTIONAL_FILE: read_path,
     tls_settings.TLS_VERSION: lambda node: tls_settings.TLS_VERSION.check(read_text(node)),
@@ -427,6 +485,7 @@ NODE_READERS: dict[Kind, Reader] = {
     devices.PREFIX_V6: lambda node: devices.PREFIX_V6.check(read_count(node)),
     devices.KEPT: lambda node: devices.KEPT.check(read_count(node)),
     devices.TIMES: read_count,
+    devices.PERCENT: lambda node: devices.PERCENT.check(read_count(node)),
     devices.WITHIN: read_positive_seconds,
     recorder.RECORDER: read_recorder,
     recorder.RECORDED_BYTES: read_recorded_bytes,
@@ -480,7 +539,7 @@ def _found_in(error: BaseException) -> Iterator[tuple[Path, str]]:
 def _noted_path(error: BaseException) -> Path:
     """The attribute that cattrs has noted for an error (PEP 678)."""
     notes = getattr(error, "__notes__", ())
-    return tuple(note.name for note in notes if hasattr(note, "name"))
+    return tuple(note.name.removesuffix("_") for note in notes if hasattr(note, "name"))
 
 
 def unknown_key(key: str, known: list[str]) -> str:
@@ -491,12 +550,15 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 
 def _names_of(cls: type) -> list[str]:
-    return [field.name for field in attrs.fields(cls)]
+    return [key_of(field) for field in attrs.fields(cls)]
 
 
 def _class_reader(cls: type) -> Callable[[Any, Any], Any]:
+    renamed: dict[str, Any] = {
+        each.name: override(rename=key_of(each)) for each in attrs.fields(cls)
+    }
     read: Callable[[Any, Any], Any] = make_dict_structure_fn(
-        cls, _converter, _cattrs_forbid_extra_keys=True
+        cls, _converter, _cattrs_forbid_extra_keys=True, **renamed
     )
 
     def read_mapping(node: Node, _: Any) -> Any:

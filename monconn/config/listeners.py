@@ -60,7 +60,10 @@ def taken_by_others(config: Config, services: tuple[ServiceConfig, ...]) -> Foun
     listeners: list[tuple[str, Path, Address | None]] = [
         (f"the service {quoted(each.name)}", (), each.listening()[0]) for each in services
     ]
-    for key in ("control", "manhole", "metrics"):
+    for index, control in enumerate(config.control):
+        above: Path = ("control", index) if len(config.control) > 1 else ("control",)
+        listeners.append(("control", (*above, "listen"), control.listen))
+    for key in ("manhole", "metrics"):
         address = getattr(getattr(config, key), "listen", None)
         listeners.append((key, (key, "listen"), address))
     found: Found = []

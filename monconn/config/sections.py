@@ -15,17 +15,19 @@ from monconn.config import address_fields, fields
 from monconn.config.fields import Wrong
 from monconn.config.yaml import Node, Scalar, Sequence, plain
 from monconn.errors import quoted
-from monconn.model.alarms import ALARM_KINDS
+from monconn.model.alarms import DEVICE_ALARM_KINDS
 from monconn.model.reasons import REASONS
 from monconn.policy.devices import USUAL_IDENTITY, Names
 from monconn.policy.kinds import Count, Flag, PositiveSeconds, Seconds
 from monconn.policy.tls import BackendTls
+from monconn.roles import Role
 from monconn.units import size_text
 
 _AN_OBSERVER = "a mapping such as {use: package.module:Class}"
 
 _NOT_WITHOUT_TLS = (
-    "whoever can connect to the control port can do anything, and TCP does not say who it is:"
+    "whoever can connect to the control port can do all that its role allows, and TCP does not say"
+    " who it is:"
     " it needs tls: {certificate: FILE, key: FILE, client_authority: FILE}, or use unix:PATH"
 )
 
@@ -52,19 +54,49 @@ def _read_tls(node: Node) -> TlsConfig:
     return tls
 
 
+def _read_role(node: Node) -> Role:
+    value = fields.read_text(node)
+    if value == "view" or value == "operate":
+        return "view" if value == "view" else "operate"
+    raise Wrong.here(f"must be view or operate, not {quoted(value)}")
+
+
 @attrs.frozen
 class ControlConfig:
-    """The control port."""
+    """One address of the control port."""
 
     listen: Annotated[TcpAddress | UnixAddress | None, address_fields.read_plain_listen] = None
     """The address; None for the UNIX socket that the command line connects to by default."""
     tls: Annotated[TlsConfig | None, _read_tls] = None
+    role: Annotated[Role, _read_role] = "operate"
+    """What its clients may do."""
 
 
-def _read_control(node: Node) -> ControlConfig | None:
+_A_CONTROL = "a mapping such as {listen: unix:PATH, role: view}"
+
+
+def _read_control(node: Node) -> tuple[ControlConfig, ...]:
     if isinstance(node, Scalar) and isinstance(node.value, bool):
-        return ControlConfig() if node.value else None
-    mapping = fields.require_mapping(node, "false, or a mapping such as {listen: unix:PATH}")
+        return (ControlConfig(),) if node.value else ()
+    if not isinstance(node, Sequence):
+        return (_read_one_control(node, f"false, {_A_CONTROL}, or a list of them"),)
+    controls: list[ControlConfig] = []
+    found: fields.Found = []
+    for index, each in enumerate(node.nodes):
+        try:
+            control = _read_one_control(each, _A_CONTROL)
+            if control.listen is None and any(one.listen is None for one in controls):
+                raise Wrong((("listen",), "is missing: only one can be at the usual place"))
+            controls.append(control)
+        except Wrong as wrong:
+            found += [((index, *path), message) for path, message in wrong.found]
+    if found:
+        raise Wrong(*found)
+    return tuple(controls)
+
+
+def _read_one_control(node: Node, example: str) -> ControlConfig:
+    mapping = fields.require_mapping(node, example)
     control = fields.structure(mapping, ControlConfig)
     if isinstance(control.listen, TcpAddress):
         if control.tls is None:
@@ -172,6 +204,13 @@ def _read_positive_count(node: Node) -> int:
     return count
 
 
+def _read_percent(node: Node) -> int:
+    count = fields.read_count(node)
+    if not 1 <= count <= 100:
+        raise Wrong.here("must be from 1 to 100")
+    return count
+
+
 PositiveCount = Annotated[int, _read_positive_count]
 
 
@@ -188,6 +227,10 @@ class DevicesConfig:
     storm_connections: Count = 10
     """Connections of one device in ``storm_within`` that make a *reconnect storm*; 0 is never."""
     storm_within: PositiveSeconds = 60.0
+    outage_devices: Count = 10
+    """Devices that are missing together, from which on that is one *outage*; 0 is never."""
+    outage_percent: Annotated[int, _read_percent] = 10
+    """And how many percent they must be of the service's devices, or of a network's."""
     identity: Annotated[tuple[str, ...], fields.read_identity] = USUAL_IDENTITY
     """Facts about a connection that name its device, the first that is known; the last is
     ``address``."""
@@ -306,7 +349,7 @@ ABNORMAL = "abnormal"
 TRIGGERS: tuple[str, ...] = (
     *REASONS,
     ABNORMAL,
-    *(f"{_ALARM_PREFIX}{kind}" for kind in ALARM_KINDS),
+    *(f"{_ALARM_PREFIX}{kind}" for kind in DEVICE_ALARM_KINDS),
 )
 """What a capture may be begun by: the reason of a connection's end, any reason that is no orderly
 end, or an alarm."""
@@ -341,12 +384,14 @@ def _read_triggers(node: Node) -> tuple[str, ...]:
             found.append((below, str(wrong)))
             continue
         if text not in TRIGGERS:
-            alike = difflib.get_close_matches(text, [*TRIGGERS, *ALARM_KINDS], 1)
+            alike = difflib.get_close_matches(text, [*TRIGGERS, *DEVICE_ALARM_KINDS], 1)
             known = ", ".join(TRIGGERS[:3])
             advice = f"a reason ({known}, ...), {ABNORMAL} or alarm:KIND"
             if alike:
                 kind = alike[0]
-                advice = f"did you mean {_ALARM_PREFIX if kind in ALARM_KINDS else ''}{kind}?"
+                advice = (
+                    f"did you mean {_ALARM_PREFIX if kind in DEVICE_ALARM_KINDS else ''}{kind}?"
+                )
             found.append((below, f"{quoted(text)} is nothing that a capture begins on: {advice}"))
         triggers.append(text)
     if found:
@@ -402,13 +447,41 @@ def _read_capture(node: Node) -> CaptureConfig | None:
     return capture
 
 
-USUAL_CONTROL = ControlConfig()
+@attrs.frozen
+class StateConfig:
+    """What outlasts the program: the blocks of operators and of ``auto_block``, in a file."""
+
+    path: str | None = None
+    """The file; None for one in the state folder, by the configuration's path."""
+    config_path: str = ""
+    """The configuration's file."""
+
+
+def _read_state(node: Node) -> StateConfig | None:
+    if isinstance(node, Scalar) and node.value is False:
+        return None
+    if isinstance(node, Scalar) and node.value is True:
+        raise Wrong.here("must be the path of a file, or false for none")
+    return StateConfig(fields.read_file_path(node))
+
+
+USUAL_CONTROL = (ControlConfig(),)
 USUAL_CAPTURE = CaptureConfig()
-Control = Annotated[ControlConfig | None, _read_control]
+Control = Annotated[tuple[ControlConfig, ...], _read_control]
 Manhole = Annotated[ManholeConfig | None, _read_manhole]
 JsonLog = Annotated[JsonLogConfig | None, lambda node: fields.structure(node, JsonLogConfig)]
 Metrics = Annotated[MetricsConfig | None, lambda node: fields.structure(node, MetricsConfig)]
 History = Annotated[HistoryConfig | None, lambda node: fields.structure(node, HistoryConfig)]
 Capture = Annotated[CaptureConfig | None, _read_capture]
+State = Annotated[StateConfig | None, _read_state]
 Devices = Annotated[DevicesConfig, lambda node: fields.structure(node, DevicesConfig)]
 Observers = Annotated[tuple[ObserverConfig, ...], _read_observers]
+
+
+def as_controls(
+    control: ControlConfig | tuple[ControlConfig, ...] | None,
+) -> tuple[ControlConfig, ...]:
+    """One address, or none, as a tuple: what a program may write that makes a configuration."""
+    if control is None:
+        return ()
+    return (control,) if isinstance(control, ControlConfig) else tuple(control)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -16,6 +16,7 @@ from monconn.addresses import Network, address_text, name_of_text, network_of
 from monconn.clock import Clock
 from monconn.config.sections import DevicesConfig
 from monconn.devices.alarmlog import AlarmLog
+from monconn.devices.backends import BackendWatch
 from monconn.devices.heartbeat import (
     ADDRESSES_RETAINED,
     CLIENT_ID,
@@ -31,6 +32,7 @@ from monconn.devices.heartbeat import (
     typical_seconds,
 )
 from monconn.devices.identity import AddressNames, DeviceIdentity, is_within
+from monconn.devices.outages import Outages
 from monconn.model.alarms import Alarm, AlarmKind
 from monconn.model.devices import StoredDevice
 from monconn.model.record import ConnectionRecord
@@ -100,6 +102,9 @@ class Devices(Observer):
         # By name, the one seen longest ago first.
         self._connected: OrderedDict[str, Device] = OrderedDict()
         self._away: OrderedDict[str, Device] = OrderedDict()
+        self._outages = Outages(monitor, clock, _Values(self._connected))
+        self._backend = BackendWatch(monitor)
+        self._configure_outages()
         self._unscheduled: set[Device] = set()  # of those counted: each once, however often
         self._refused: deque[ConnectionRecord] = deque(maxlen=MOST_PENDING)
         self._alarmed: dict[Device, None] = {}  # those with an alarm that is active
@@ -114,6 +119,10 @@ class Devices(Observer):
         self.forgotten = 0
         """How many devices were dropped to make room for others."""
         self._opened.update(dict.fromkeys(monitor.connections()))
+
+    def _configure_outages(self) -> None:
+        self._outages.least = self._config.outage_devices
+        self._outages.percent = self._config.outage_percent
 
     def apply_config(self, config: DevicesConfig) -> None:
         """Follow another section ``devices``: with the next poll, in steps."""
@@ -161,6 +170,9 @@ class Devices(Observer):
         """Count all connections that are queued."""
         for _ in self._count_queued():
             pass
+        while self._outages.notify_few():
+            for _ in self._count_queued():
+                pass
 
     def _count_queued(self) -> Iterator[None]:
         """Count, yielding after each connection."""
@@ -407,6 +419,7 @@ class Devices(Observer):
         else:
             del self._connected[device.name]
             self._away[device.name] = device
+            self._outages.note_closed(device, record)
         self._unscheduled.add(device)
         if self._changed is not None:
             self._changed[device] = None
@@ -557,12 +570,15 @@ class Devices(Observer):
         for device in tuple(self._alarmed):
             self._check_alarms(device)
             yield
+        self._backend.poll()
+        yield from self._outages.decide(now, self._backend.is_down)
 
     def _apply(self) -> Iterator[None]:
         """Follow a policy that was replaced; alarms that it switches off are ended by the poll."""
         self._is_configured = False
         before, self._rules = self._config, self._monitor.policy.devices
         self._config = config = attrs.evolve(self._usual, **self._rules.given())
+        self._configure_outages()
         if config.names != before.names:
             self._names = AddressNames(config.names)
         if (config.prefix_v4, config.prefix_v6) != (before.prefix_v4, before.prefix_v6):
@@ -619,14 +635,22 @@ class Devices(Observer):
         if device.silent_due() <= now:
             if self._monitor.stopping:
                 return  # no client can come back, and all are being disconnected
-            if self._is_blocked(device) or self._is_unrecognizable(device):
+            if self._is_kept_out(device) or self._is_unrecognizable(device):
                 device.restored = now  # it cannot come back; once it may, it is given its time
+            elif self._monitor.resumed > max(device.restored, device.quiet_since):
+                device.restored = self._monitor.resumed
             elif device.is_unread(now):
                 device.quiet_since = now  # as far as is known; it is given its time anew
             else:
                 self._begin_silence(device, now)
         if not device.is_forgotten:
             self._schedule(device)
+
+    def _is_kept_out(self, device: Device) -> bool:
+        """Whether nothing can be heard of a device, or it cannot come back, because of us."""
+        if self._monitor.is_paused or (self._monitor.draining and device.live is None):
+            return True
+        return self._is_blocked(device)
 
     def _is_blocked(self, device: Device) -> bool:
         if device.live is not None:
@@ -719,6 +743,11 @@ class Devices(Observer):
         device.is_duplicate = False
         self._notify("duplicate", device, True, detail)
 
+    def stop(self) -> None:
+        """Count what is queued, and keep for the next run what is not decided."""
+        self.catch_up()
+        self._outages.stop()
+
     def end_alarms(self, why: str) -> None:
         """End every alarm that is active.
 
@@ -731,6 +760,8 @@ class Devices(Observer):
                 self._end_storm(device, why)
             if device.is_duplicate:
                 self._end_duplicate(device, why)
+        self._outages.end(why)
+        self._backend.end(why)
 
     def _notify(
         self,
@@ -739,9 +770,10 @@ class Devices(Observer):
         is_over: bool,
         detail: str,
         goes_on_from: float | None = None,
+        is_new: bool = False,
     ) -> None:
         at = time.time() if goes_on_from is None else goes_on_from
-        goes_on = goes_on_from is not None
+        goes_on = goes_on_from is not None and not is_new
         alarm = Alarm(
             kind,
             self._monitor.name,
@@ -768,7 +800,7 @@ class Devices(Observer):
             self._changed.pop(device, None)
             self._changed[device] = None
             self.has_urgent = True
-        self._monitor.alarm(alarm)
+        self._outages.notify(device, alarm)
 
     # -- from one run to the next
 
@@ -825,7 +857,10 @@ class Devices(Observer):
         for alarm in stored.alarms:
             if alarm.kind == "silent" and not was_seen:
                 device.is_silent, device.is_away_too_long = True, alarm.is_away
-                self._notify("silent", device, False, alarm.detail, alarm.at)
+                # What was part of an outage is part of another one, or is notified now.
+                self._notify("silent", device, False, alarm.detail, alarm.at, alarm.is_folded)
+            elif alarm.is_folded:
+                continue
             elif alarm.kind == "silent":
                 self._notify("silent", device, True, "came back while monconn was restarted")
             else:
@@ -838,7 +873,8 @@ class Devices(Observer):
         device = Device(stored.device, stored.first_seen_at, stored.fact)
         device.is_forgotten = True
         for alarm in stored.alarms:
-            self._notify(alarm.kind, device, True, why)
+            if not alarm.is_folded:
+                self._notify(alarm.kind, device, True, why)
 
     def _restore_addresses(self, device: Device, addresses: Iterable[str]) -> None:
         """Have a device know addresses that it has used in an earlier run."""
@@ -906,6 +942,22 @@ class Devices(Observer):
         self.catch_up()
         # An OrderedDict's own values() take ten times as long: 20 ms for a hundred thousand.
         return [*dict.values(self._connected), *dict.values(self._away)]
+
+
+class _Values(Collection[Device]):
+    """The values of a dictionary, as they are at any time."""
+
+    def __init__(self, of: OrderedDict[str, Device]) -> None:
+        self._of = of
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(tuple(dict.values(self._of)))
+
+    def __contains__(self, device: object) -> bool:
+        return isinstance(device, Device) and self._of.get(device.name) is device
 
 
 class DevicesService(Service):
@@ -1094,7 +1146,7 @@ class DevicesService(Service):
             self._timer.cancel()
             self._timer = None
         for devices in self._followed.values():
-            devices.catch_up()
+            devices.stop()
         self._log.flush()
 
     def _turn(self) -> None:

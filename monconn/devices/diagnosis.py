@@ -16,6 +16,7 @@ from monconn.units import format_duration
 
 SLOW_ROUND_TRIP_SECONDS = 0.1
 SLOW_ANSWER_SECONDS = 0.2
+LONG_LIMITED_SECONDS = 0.5
 MANY_RETRANSMITS = 0.02
 """The share of segments with data that is called a loss."""
 _FEWEST_RETRANSMITS = 3
@@ -47,8 +48,9 @@ def diagnose(record: ConnectionRecord, now: float) -> dict[str, Any]:
     :param record: of a connection that is closed, or whose ``tcp_info`` was just read.
     :param now: monotonic seconds.
     :returns: ``looks_like``: ``slow network to the client``, ``slow network to the backend``,
-        ``slow client``, ``slow backend``, ``slow to connect``, ``nothing slow`` or
-        ``unknown``; before all of these, ``client unreachable`` or ``backend unreachable``;
+        ``slow client``, ``slow backend``, ``slow to connect``, ``limited by bandwidth``,
+        ``nothing slow`` or ``unknown``; before all of these, ``client unreachable`` or
+        ``backend unreachable``;
         ``because``: the figures as text, those of the cause first.
     """
     suspects = sorted(_suspects(record, now), key=lambda each: each.seconds, reverse=True)
@@ -75,6 +77,10 @@ def _suspects(record: ConnectionRecord, now: float) -> Iterator[_Suspect]:
         yield from _network_suspect(side, info)
         if side == "client" or may_answer:
             yield from _reader_suspect(side, info)
+    limited = record.all_limited_seconds(now)
+    if limited >= LONG_LIMITED_SECONDS:
+        text = f"a side was not read from for {format_duration(limited)}: its bandwidth was used up"
+        yield _Suspect("limited by bandwidth", limited, text)
     answer = _answer_seconds(record, now)
     if may_answer and answer is not None and answer - backend_rtt >= SLOW_ANSWER_SECONDS:
         yield _Suspect("slow backend", answer - backend_rtt, _answer_text(record, answer))

@@ -123,7 +123,9 @@ FORCED: frozenset[Reason | None] = frozenset(("operator", "blocked", "stopping")
 GOOD_ENDS: frozenset[Reason | None] = ORDERLY | {"idle_timeout", "read_timeout", None}
 """Ends after which a connection is no part of a storm: in good order, or by a limit on silence, to
 which pools of connections leave those that they do not need."""
-NO_ATTEMPTS: frozenset[Refusal | None] = frozenset(("blocked", "stopping"))
+NO_ATTEMPTS: frozenset[Refusal | None] = frozenset(
+    ("blocked", "not_allowed", "draining", "stopping")
+)
 """Refusals that are meant: clients that go on trying are no storm."""
 
 
@@ -252,6 +254,7 @@ class Device:
         "fact",
         "failed",
         "first_seen_at",
+        "folded",
         "is_away_too_long",
         "is_duplicate",
         "is_expected",
@@ -323,6 +326,8 @@ class Device:
         """The wheel's, which bucket it is in (:class:`monconn.monitor.deadlines.Scheduled`)."""
         self.alarms: dict[AlarmKind, Alarm] | None = None
         """Those that are active, as they began."""
+        self.folded: set[AlarmKind] | None = None
+        """Those of them that are a part of a bigger one, and were not notified."""
         self.restored = NEVER
         """When it was restored from an earlier run; what was before is no interval."""
         self.is_expected = False
@@ -631,7 +636,13 @@ class Device:
             reconnect_gaps=tuple(self.reconnect_gaps or ()),
             reconnect_gaps_for=_seconds_since(self.reconnects_since, self.opened),
             alarms=tuple(
-                StoredAlarm(kind, alarm.at, alarm.detail, self.is_away_too_long)
+                StoredAlarm(
+                    kind,
+                    alarm.at,
+                    alarm.detail,
+                    self.is_away_too_long,
+                    is_folded=kind in (self.folded or ()),
+                )
                 for kind, alarm in (self.alarms or {}).items()
             ),
             fact=self.fact,

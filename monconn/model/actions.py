@@ -12,7 +12,9 @@ import attrs
 from monconn.errors import printable
 from monconn.model.record import iso_time
 
-ActorKind = Literal["process", "certificate", "ssh", "signal", "code", "configuration"]
+ActorKind = Literal[
+    "process", "certificate", "ssh", "signal", "code", "configuration", "nobody", "auto_block"
+]
 ActionKind = Literal[
     "close",
     "reset",
@@ -88,6 +90,8 @@ class Actor:
             "certificate": f"certificate {name}",
             "signal": f"signal {name}",
             "configuration": "the configuration",
+            "nobody": "nobody",
+            "auto_block": "auto_block",
         }.get(self.kind, "own code")
 
 
@@ -95,6 +99,10 @@ OWN_CODE = Actor("code")
 """The program that monconn runs in: code that calls :meth:`Monitor.close` and the like directly."""
 CONFIGURATION = Actor("configuration")
 """Nobody at this moment: the configuration says so."""
+NOBODY = Actor("nobody")
+"""What happens by time alone, such as the end of a block."""
+AUTO_BLOCK = Actor("auto_block")
+"""Nobody either: what the configuration has clients blocked for has happened."""
 _code_runs_for: ContextVar[Actor] = ContextVar("code_runs_for", default=OWN_CODE)
 
 
@@ -129,6 +137,7 @@ class Action:
         ``forget``, only how much was removed: the client's address would be stored with it.
     :param count: how many connections were ended by it.
     :param changed: False where the state was the requested one already (blocked, not blocked).
+    :param detail: how it was done, for people: for how long something is blocked, and why.
     """
 
     kind: ActionKind
@@ -138,6 +147,7 @@ class Action:
     target: str = ""
     count: int = 0
     changed: bool = True
+    detail: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values for JSON."""
@@ -150,6 +160,7 @@ class Action:
             "count": self.count,
             "changed": self.changed,
             "text": self.describe(),
+            **({"detail": self.detail} if self.detail else {}),
         }
 
     def describe(self) -> str:
@@ -157,14 +168,15 @@ class Action:
         where = "all services" if self.service is None else self.service
         ended = f"{self.count} connection{'' if self.count == 1 else 's'}"
         target = printable(self.target)
+        detail = f" ({printable(self.detail)})" if self.detail else ""
         text = {
             "close": f"closed {ended} ({target})",
             "reset": f"reset {ended} ({target})",
-            "block": f"blocked {target} at {where}, ended {ended}",
+            "block": f"blocked {target} at {where}{detail}, ended {ended}",
             "unblock": f"unblocked {target} at {where}",
             "block_ended": f"the block of {target} at {where} has ended",
             "pause": f"paused {where}{f' ({target})' if target else ''}",
-            "resume": f"resumed {where}",
+            "resume": f"resumed {where}{f': {target}' if target else ''}",
             "drain": f"began to drain {where}{f' ({target})' if target else ''}, {ended} live",
             "reload": f"reloaded the configuration: {target}",
             "notify_test": f"sent a test to {target}",
@@ -179,4 +191,5 @@ class Action:
             "stop_now": f"stopping at once ({ended} live)",
         }[self.kind]
         unchanged = "" if self.changed else " (no change)"
-        return f"{text}{unchanged} for {self.actor.describe()}"
+        whom = "" if self.actor.kind == "nobody" else f" for {self.actor.describe()}"
+        return f"{text}{unchanged}{whom}"

@@ -18,6 +18,8 @@ class StoredAlarm:
     detail: str
     is_away: bool = False
     """Whether a silent device had stayed away; else, its connection was silent."""
+    is_folded: bool = False
+    """Whether it was a part of an outage, so that no event tells of it."""
 
 
 @attrs.frozen

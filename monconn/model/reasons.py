@@ -53,8 +53,12 @@ EventKind = Literal["opened", "refused", "half_closed", "closed", "alarm", "acti
 """What is an event as it happens."""
 HistoryEventKind = Literal["refused", "alarm", "started", "stopped", "lost", "action", "clock"]
 """What is an event in a history; connections that have ended are rows of their own."""
+ServiceState = Literal["running", "paused", "draining", "stopping"]
+"""What a service does: it admits clients; it neither reads nor accepts; it refuses clients and goes
+on with the others; it waits for its connections, for good."""
 PIPES: tuple[Pipe, ...] = get_args(Pipe)
 STATES: tuple[State, ...] = get_args(State)
+SERVICE_STATES: tuple[ServiceState, ...] = get_args(ServiceState)
 REASONS: tuple[Reason, ...] = get_args(Reason)
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 CLOSERS: tuple[Closer, ...] = get_args(Closer)
@@ -84,6 +88,11 @@ ORDERLY_REASONS: frozenset[Reason | None] = frozenset(
 )
 """Those of connections that ended in good order, or as we were told to end them."""
 
+CONNECT_FAILURES: frozenset[Reason | None] = frozenset(
+    ("backend_refused", "backend_unreachable", "connect_timeout")
+)
+"""Those of connections whose backend could not be connected to, by a fault that is not ours."""
+
 LOST_REASONS: dict[Reason, Side] = {"client_lost": "client", "backend_lost": "backend"}
 """Which side was lost."""
 
@@ -106,3 +115,8 @@ WHO_LETTERS: dict[Reason, str] = {
     "stopping": "K",
     "error": "I",
 }
+
+BlockSource = Literal["configuration", "file", "operator", "auto"]
+BLOCK_SOURCES: tuple[BlockSource, ...] = get_args(BlockSource)
+"""Who blocks a network: ``block`` of the configuration, its ``block_files``, a person, and
+``auto_block``."""

@@ -92,6 +92,7 @@ class Facts(MutableMapping[str, Fact]):
         return repr(self._record._facts)
 
 
+_MOMENT = 1.0
 _NO_FACTS: Mapping[str, Fact] = {}  # never changed: set_fact makes another one
 
 
@@ -132,6 +133,12 @@ class ConnectionRecord:
     """When we last began to read from the client; None while we do not read from it."""
     backend_reading_since: float | None = None
     """The same of the backend; None also before it is connected."""
+    limited_since: float | None = None
+    """Since when a direction is not read from because the bandwidth is used up; None if none is."""
+    limited_until: float | None = None
+    """When that was over last."""
+    limited_seconds: float = 0.0
+    """For how long it was so, up to then."""
     half_closed: float | None = None
     """When the first of the two sides sent its end (FIN)."""
     first_end: Side | None = None
@@ -488,6 +495,25 @@ class ConnectionRecord:
         return (now if self.closed is None else self.closed) - self.last_activity
 
     @property
+    def was_limited(self) -> bool:
+        """Whether a direction was ever not read from because the bandwidth was used up."""
+        return self.limited_since is not None or self.limited_until is not None
+
+    def all_limited_seconds(self, now: float) -> float:
+        """For how long a direction was not read from because the bandwidth was used up."""
+        if self.limited_since is None:
+            return self.limited_seconds
+        until = now if self.closed is None else self.closed
+        return self.limited_seconds + until - self.limited_since
+
+    def is_limited(self, now: float) -> bool:
+        """Whether that is so now, or was a moment ago: there are pauses and reads in turn."""
+        if self.closed is not None:
+            return False
+        until = self.limited_until
+        return self.limited_since is not None or (until is not None and now - until < _MOMENT)
+
+    @property
     def connect_seconds(self) -> float | None:
         """Seconds until the backend was connected; None if it never was."""
         return None if self.connected is None else self.connected - self.opened
@@ -574,12 +600,17 @@ class ConnectionRecord:
             values["client_unreachable_seconds"] = _since(self.client_unreachable, until)
         if self.backend_unreachable is not None:
             values["backend_unreachable_seconds"] = _since(self.backend_unreachable, until)
+        if self.limited_since is not None or self.limited_until is not None:
+            values["limited_seconds"] = round(self.all_limited_seconds(now), 3)
+            values["is_limited"] = self.is_limited(now)
         if self.closed_at is not None:
             values["closed_at"] = iso_time(self.closed_at)
             values["duration_seconds"] = age_seconds
         if self.refusal is not None:
             values["refusal"] = self.refusal
             values["code"] = self.code
+        if self.would_refuse:
+            values["would_refuse"] = list(self.would_refuse)
         if self.reason is not None:
             values["reason"] = self.reason
             values["phase"] = self.phase

@@ -9,7 +9,7 @@ from zope.interface import Attribute, Interface, implementer
 from monconn.decode.interfaces import Decoding
 from monconn.model.actions import Action
 from monconn.model.alarms import Alarm
-from monconn.model.reasons import Direction, Reason, Side
+from monconn.model.reasons import Direction, Reason, Refusal, Side
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.recorder import Recording
 from monconn.monitor.watchers import Watch
@@ -31,7 +31,7 @@ class IConnection(Interface):
         """Update the record from what the kernel knows of the sockets (``TCP_INFO``)."""
 
     def policy_changed() -> None:
-        """The monitor's policy was replaced: reschedule the next check of the time limits.
+        """The monitor's time limits, keepalive or bandwidths were replaced: apply them.
 
         Called for each live connection; must not end the connection before it returns.
         """
@@ -46,6 +46,16 @@ class IWatchable(Interface):
         :param call: called with the direction and the bytes, as they are read from their sender.
         :returns: cancels that; harmless the second time.
         """
+
+
+class IPausable(Interface):
+    """A connection that can be held: nothing is read from either side."""
+
+    def pause() -> None:
+        """Read nothing any more; harmless the second time."""
+
+    def unpause() -> None:
+        """Read again what nothing else keeps from being read; harmless the second time."""
 
 
 class IRecordable(Interface):
@@ -147,6 +157,19 @@ class IIdentifiedObserver(Interface):
         """
 
 
+class IDryRunObserver(Interface):
+    """An optional hook of observers, besides the methods of :class:`IObserver`."""
+
+    def would_refuse(record: ConnectionRecord, refusals: tuple[Refusal, ...]) -> None:
+        """Rules in ``dry_run`` would have refused a client.
+
+        Called before ``opened``, or ``refused`` if another rule refuses it; after a TLS handshake
+        once more, if other rules would refuse it by then.
+
+        :param refusals: why; ``record.would_refuse`` has all so far.
+        """
+
+
 class IAddressObserver(Interface):
     """An optional attribute of observers, besides those of :class:`IObserver`."""
 
@@ -162,6 +185,7 @@ class IAddressObserver(Interface):
     IBackendConnectedObserver,
     IHalfCloseObserver,
     IIdentifiedObserver,
+    IDryRunObserver,
     IAddressObserver,
 )
 class Observer:
@@ -189,6 +213,9 @@ class Observer:
         """Does nothing."""
 
     def identified(self, record: ConnectionRecord) -> None:
+        """Does nothing."""
+
+    def would_refuse(self, record: ConnectionRecord, refusals: tuple[Refusal, ...]) -> None:
         """Does nothing."""
 
     def closed(self, record: ConnectionRecord) -> None:

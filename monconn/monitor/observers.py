@@ -7,12 +7,13 @@ import inspect
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from monconn.clock import Clock
 from monconn.errors import ObserverError
 from monconn.log import Logger
-from monconn.model.actions import OWN_CODE, Action
+from monconn.model.actions import AUTO_BLOCK, NOBODY, OWN_CODE, Action, Actor
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.async_observer import AsyncObserver, queue_calls
 from monconn.monitor.interfaces import IObserver, Observer
@@ -36,10 +37,11 @@ _OF_CONNECTIONS = (
     "data",
     "half_closed",
     "identified",
+    "would_refuse",
     "closed",
 )
 _HOOKS = (*_OF_CONNECTIONS, "alarmed", "acted")
-_OPTIONAL = ("backend_connected", "half_closed", "identified", "acted")
+_OPTIONAL = ("backend_connected", "half_closed", "identified", "would_refuse", "acted")
 """Hooks that are in interfaces of their own: observers were there before them."""
 
 
@@ -95,9 +97,12 @@ class Observers:
     def __init__(self, service: str, clock: Clock) -> None:
         self._service = service
         self._clock = clock
-        self._own_code_log = RateLimitedLog(clock, OWN_CODE_LINES_PER_SECOND, self._write_summary)
-        self.flush_log = self._own_code_log.flush
-        """Write the summary of the actions that were not logged one by one, if there are any."""
+        self._log_by_actor = {
+            actor: RateLimitedLog(
+                clock, OWN_CODE_LINES_PER_SECOND, partial(self._write_summary, actor)
+            )
+            for actor in (OWN_CODE, NOBODY, AUTO_BLOCK)
+        }
         self.watched = False
         """Whether any is shown payload: checked before bytes are copied out of the kernel."""
         self._is_payload_forbidden = False
@@ -195,16 +200,17 @@ class Observers:
         """Write an action into the log, and notify every observer of it, each once.
 
         Of the actions of the program's own code, which may be a loop over thousands of
-        connections, the log has :data:`OWN_CODE_LINES_PER_SECOND` and sums up the others; an
-        operator's are all there.
+        connections, of ``auto_block``, and of what ends by time, the log has
+        :data:`OWN_CODE_LINES_PER_SECOND` and sums up the others; an operator's are all there.
 
         :param others: those of the other services that it concerned.
         :raises KeyboardInterrupt: the user has interrupted the program while an observer ran.
         """
-        if action.actor != OWN_CODE or self._own_code_log.has_room():
+        log = self._log_by_actor.get(action.actor)
+        if log is None or log.has_room():
             self._log.info("{action}", action=action.describe())
         else:
-            self._own_code_log.add(action.kind)
+            log.add(action.kind)
         notified: dict[int, tuple[Observers, _Entry]] = {}
         for observers in (self, *others):
             for each in observers.by_hook["acted"]:
@@ -219,12 +225,17 @@ class Observers:
         _delivery.waiting.append(event)
         _delivery.added += 1
 
-    def _write_summary(self, count: int, kinds: str) -> None:
+    def flush_log(self) -> None:
+        """Write the summaries of the actions that were not logged one by one, if there are any."""
+        for log in self._log_by_actor.values():
+            log.flush()
+
+    def _write_summary(self, actor: Actor, count: int, kinds: str) -> None:
         self._log.info(
             "{service}: {count} more actions for {actor}: {kinds}",
             service=self._service,
             count=count,
-            actor=OWN_CODE.describe(),
+            actor=actor.describe(),
             kinds=kinds,
         )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, gatherResults
 
+from monconn.addresses import Network, parse_network
+from monconn.clock import Clock, MonotonicClock
 from monconn.errors import (
     DuplicateService,
     SettingTypeError,
@@ -15,19 +18,36 @@ from monconn.errors import (
     UnknownService,
     quoted,
 )
+from monconn.log import Logger
 from monconn.model import uid
+from monconn.model.actions import NOBODY, OWN_CODE, Action, ActionKind, Actor, whose_code
+from monconn.model.reasons import BlockSource
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.blocking import Blocking, block_detail
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.observers import AnyObserver, Where, hooks_of
 from monconn.monitor.subscriptions import Cancel, Subscriptions
+from monconn.policy.blocks import Block, BlockChange, Blocks
 
 WAIT_SECONDS = 60.0
 
 
 class Registry:
-    """Monitors by the names of their services."""
+    """Monitors by the names of their services, and what is blocked at all of them.
 
-    def __init__(self) -> None:
+    :param clock: monotonic time and timers for blocks; if left out, the clock of the first
+        monitor that there is when something is blocked.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.blocks = Blocks()
+        """What is blocked at all services, also at those that are added later."""
+        self.unblocked = Subscriptions[[Network]]()
+        """Called with each network that was unblocked everywhere."""
+        self._clock = clock
+        self._blocking: Blocking | None = None
         self._monitors: dict[str, Monitor] = {}
         self._when_added = Subscriptions[[Monitor]]()
         self._when_deleted = Subscriptions[[Monitor]]()
@@ -50,6 +70,9 @@ class Registry:
         if monitor.name in self._monitors:
             raise DuplicateService(f"a service named {monitor.name!r} exists already")
         self._monitors[monitor.name] = monitor
+        monitor.admission.shared_blocks = self.blocks
+        if len(monitor):
+            monitor.end_blocked([e.network for e in self.blocks.in_force() if not e.keep_open])
         monitor.recorder.configure(monitor.policy.recorder)  # it may have been deleted before
         for call in self._when_added.calls:
             call(monitor)
@@ -129,6 +152,110 @@ class Registry:
         for call in self._when_deleted.calls:
             call(monitor)
         return monitor
+
+    # -- what is blocked at all services
+
+    @property
+    def blocking(self) -> Blocking:
+        """What is blocked at all services, with its ends."""
+        if self._blocking is None:
+            if self._clock is None:
+                monitor = next(iter(self), None)
+                self._clock = MonotonicClock() if monitor is None else monitor.clock
+            self._blocking = Blocking(self.blocks, self._clock, self._block_ended)
+        return self._blocking
+
+    def block(
+        self,
+        network: str | Network,
+        *,
+        for_seconds: float | None = None,
+        reason: str = "",
+        keep_open: bool = False,
+        actor: Actor = OWN_CODE,
+    ) -> bool:
+        """Block an IP or a network at every service, also at those that are added later.
+
+        Arguments, result and errors are those of :meth:`Monitor.block`.
+        """
+        network = parse_network(str(network))
+        actor = whose_code() if actor is OWN_CODE else actor
+        change, count = self.block_and_count(
+            network, for_seconds=for_seconds, reason=reason, keep_open=keep_open, actor=actor
+        )
+        changed = change.is_new or change.is_changed
+        detail = block_detail(for_seconds, reason)
+        self._report("block", actor, network, count, changed, detail)
+        return change.is_new
+
+    def block_and_count(
+        self,
+        network: Network,
+        *,
+        for_seconds: float | None = None,
+        reason: str = "",
+        keep_open: bool = False,
+        source: BlockSource = "operator",
+        actor: Actor | None = None,
+    ) -> tuple[BlockChange, int]:
+        """Do what :meth:`block` does, without a report.
+
+        :returns: what has changed, and how many connections were ended.
+        """
+        change = self.blocking.block(
+            network,
+            for_seconds=for_seconds,
+            reason=reason,
+            keep_open=keep_open,
+            source=source,
+            actor=actor,
+        )
+        ended = 0 if keep_open else sum(each.end_blocked([network]) for each in self)
+        return change, ended
+
+    def unblock(self, network: str | Network, *, actor: Actor = OWN_CODE) -> bool:
+        """Unblock exactly this IP or network at every service, whoever has blocked it, and whether
+        at one service or at all.
+
+        :returns: False if it was blocked nowhere.
+        :raises AddressError: it is no network.
+        """
+        network = parse_network(str(network))
+        was_there = self.unblock_everywhere(network)
+        actor = whose_code() if actor is OWN_CODE else actor
+        self._report("unblock", actor, network, 0, was_there)
+        return was_there
+
+    def unblock_everywhere(self, network: Network) -> bool:
+        """Do what :meth:`unblock` does, without a report."""
+        found = [self.blocking.unblock(network)]
+        found += [each.unblock(network, actor=None) for each in self]
+        for call in self.unblocked.calls:
+            call(network)
+        return any(found)
+
+    def get_block(self, network: Network) -> Block | None:
+        """The block of exactly this network at all services."""
+        return self.blocks.get(network, self.blocking.seconds())
+
+    def _block_ended(self, block: Block) -> None:
+        self._report("block_ended", NOBODY, block.network)
+
+    def _report(
+        self,
+        kind: ActionKind,
+        actor: Actor,
+        network: Network,
+        count: int = 0,
+        changed: bool = True,
+        detail: str = "",
+    ) -> None:
+        action = Action(kind, actor, time.time(), None, str(network), count, changed, detail)
+        monitors = list(self)
+        if monitors:
+            monitors[0].report(action, monitors[1:])
+        else:
+            self._log.info("{action}", action=action.describe())
 
     def record(self, connection_id: int) -> ConnectionRecord:
         """A connection of any service, live or closed recently.

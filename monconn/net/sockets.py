@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import termios
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 from weakref import ref
@@ -71,7 +72,14 @@ class ErrorTrackingSocket(socket.socket):
     the socket at once, with everything unread that the peer sent before: it is read here first.
     """
 
-    __slots__ = ("_tcp_info", "error_number", "has_ended", "keep_unread", "unread_data")
+    __slots__ = (
+        "_tcp_info",
+        "allowance",
+        "error_number",
+        "has_ended",
+        "keep_unread",
+        "unread_data",
+    )
 
     error_number: int
     """The first error; 0 for none. It is ``EPIPE`` if the peer had ended in order before."""
@@ -81,11 +89,16 @@ class ErrorTrackingSocket(socket.socket):
     """Whether ``close`` reads what is left into :attr:`unread_data`."""
     unread_data: bytes
     """The bytes that were unread when the socket was closed."""
+    allowance: Callable[[], int] | None
+    """Called before each read: how many bytes it may return at most. With 0 the socket seems to
+    have none, though it is still readable: so that is for somebody whose transport pauses now."""
 
-    def recv(self, *args: Any) -> bytes:
+    def recv(self, size: int, *args: Any) -> bytes:
         """Receive; an error is remembered."""
+        if self.allowance is not None:
+            size = self._bounded(size)
         try:
-            data = super().recv(*args)
+            data = super().recv(size, *args)
         except OSError as error:
             self._note(error)
             raise
@@ -93,16 +106,25 @@ class ErrorTrackingSocket(socket.socket):
             self._note_end()
         return data
 
-    def recvmsg(self, *args: Any) -> Any:
+    def recvmsg(self, size: int, *args: Any) -> Any:
         """Receive, as Twisted does on UNIX sockets; an error is remembered."""
+        if self.allowance is not None:
+            size = self._bounded(size)
         try:
-            received = super().recvmsg(*args)
+            received = super().recvmsg(size, *args)
         except OSError as error:
             self._note(error)
             raise
         if not received[0]:
             self._note_end()
         return received
+
+    def _bounded(self, size: int) -> int:
+        assert self.allowance is not None
+        allowed = self.allowance()
+        if not allowed:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return min(size, allowed)
 
     def send(self, data: Any, *flags: int) -> int:
         """Send; an error is remembered."""
@@ -178,6 +200,7 @@ def track_errors(descriptor: Any) -> ErrorTrackingSocket | None:
     bare: Any = super(socket.socket, plain)
     noting = ErrorTrackingSocket(bare.family, bare.type, bare.proto, fileno=plain.detach())
     noting.error_number = 0
+    noting.allowance = None
     noting.has_ended = False
     noting.keep_unread = False
     noting.unread_data = b""

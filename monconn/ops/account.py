@@ -137,6 +137,11 @@ def _sentences(values: Values) -> Iterator[str]:
     elif values.get("state") == "connecting":
         yield f"The backend {_text(values, 'backend')} is not connected yet."
     yield from _what_was_sent(values)
+    if values.get("limited_seconds"):
+        yield (
+            f"For {format_duration(values['limited_seconds'])} in all, monconn did not read a side"
+            " as its bandwidth was used up (bandwidth, per_connection_bandwidth)."
+        )
     yield from _ends(values)
     for side in _SIDES:
         yield from _network(values, side)

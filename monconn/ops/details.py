@@ -62,10 +62,14 @@ def _who(values: Mapping[str, Any]) -> _Lines:
 
 def _end(values: Mapping[str, Any]) -> _Lines:
     if values.get("state") is not None:
-        yield "state", ", ".join(filter(None, (values["state"], unreachable_text(values))))
+        limited = "limited by bandwidth" if values.get("is_limited") else ""
+        texts = values["state"], limited, unreachable_text(values)
+        yield "state", ", ".join(filter(None, texts))
     for name in ("refusal", "reason"):
         if values.get(name) is not None:
             yield name, str(values[name])
+    if values.get("would_refuse"):
+        yield "would refuse it", format_value(values["would_refuse"], "list")
     if values.get("code") is not None:
         yield "code", str(values["code"])
     if values.get("closed_by") is not None:
@@ -92,6 +96,9 @@ def _times(values: Mapping[str, Any]) -> _Lines:
         yield "idle", f"{idle} before the end" if is_closed else idle
     if values.get("connect_seconds") is not None:
         yield "connected in", format_duration(values["connect_seconds"])
+    if values.get("limited_seconds"):
+        limited = format_duration(values["limited_seconds"])
+        yield "limited", f"not read from for {limited}, as its bandwidth was used up"
 
 
 def _traffic(values: Mapping[str, Any]) -> _Lines:

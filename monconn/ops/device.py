@@ -99,7 +99,7 @@ async def tell_story(
     most_ends = max(limit, MOST_ENDS)  # a pattern is that of its ends, however few are shown
     since = time.time() - USUAL_SECONDS if since is None else since
     followed = [(monitor, devices.of(monitor.name)) for monitor in monitors]
-    device, is_known = await result_of(clock, _find(name, followed))
+    device, is_known = await result_of(clock, find_device(name, followed))
     if device is None:
         similar = await result_of(clock, _similar(name, followed))
         raise UnknownDevice(_unknown_text(name, similar))
@@ -215,7 +215,7 @@ def _told(device: str, followed: Followed) -> Any:
     return Told(fact, list(addresses), own) if fact else None
 
 
-def _find(name: str, followed: Followed) -> Generator[None, None, tuple[str | None, bool]]:
+def find_device(name: str, followed: Followed) -> Generator[None, None, tuple[str | None, bool]]:
     """The name of the device that is meant, and whether it is known.
 
     A device's own name comes first, then its address, then devices that have used that address,

@@ -826,6 +826,53 @@ _ALARMS = (
         ),
         see="devices.md#duplicate",
     ),
+    Explanation(
+        "backend_down",
+        "alarm",
+        "no attempt to connect to a service's backend succeeds any more",
+        "The last three attempts at least, over a second at least, ended with backend_refused,"
+        " backend_unreachable or connect_timeout, and none has succeeded since. monconn makes no"
+        " attempts of its own: the facts are those of the clients that came. The alarm's detail has"
+        " how many have failed, since when, and how the last one did. It is over with the first"
+        " attempt that succeeds (backend_up, as notify: calls that). Meanwhile alarms that the"
+        " service's devices are silent or reconnect are not notified one by one.",
+        (
+            "The backend's program has stopped, or is being restarted.",
+            "Its host is off, or a network or a firewall lies between.",
+            "It has another address or port by now than the configuration says.",
+            "It is overloaded: its accept queue is full (connect_timeout).",
+        ),
+        (
+            Step("Which errors, since when?", "monconn list --closed service:SERVICE"),
+            Step("Does it answer from this host?", "nc -vz BACKEND-HOST PORT"),
+            Step("Is the address right?", "monconn check FILE"),
+        ),
+        see="devices.md#backend_down",
+    ),
+    Explanation(
+        "outage",
+        "alarm",
+        "many devices of a service are missing together",
+        "At least outage_devices devices (10, unless set), and outage_percent of the service's (10"
+        " percent) or of one network's, fell silent or lost their connection within two minutes:"
+        " that is one event, and is one alarm. Its detail says how many of how many, since when,"
+        " and what they have in common: the backend, or a network. Alarms of these devices are not"
+        " notified one by one; they are shown at each device. It is over when four of five are"
+        " back.",
+        (
+            "A network that they share is down: a mobile operator, a VPN, a router, a site's line.",
+            "Power is out at a site.",
+            "The backend is there but does not answer, or has thrown all of them out.",
+            "A firewall or an address translation has forgotten their connections.",
+        ),
+        (
+            Step("Which devices are missing?", "monconn devices --alarms"),
+            Step("Those of the network", "monconn devices client:NETWORK"),
+            Step("How did their connections end?", "monconn list --closed service:SERVICE"),
+            Step("outage_devices: 50 for a bigger fleet, 0 raises none."),
+        ),
+        see="devices.md#outage",
+    ),
 )
 
 _EVENTS = (
@@ -833,7 +880,7 @@ _EVENTS = (
     Explanation("refused", "event", "a client was not let in; its refusal says why"),
     Explanation("half_closed", "event", "the first of the two sides has ended in good order"),
     Explanation("closed", "event", "a connection is over; its reason says why"),
-    Explanation("alarm", "event", "an alarm about a device begins, or is over"),
+    Explanation("alarm", "event", "an alarm about a device or a service begins, or is over"),
     Explanation("action", "event", "somebody closed, blocked, stopped or changed something"),
     Explanation("started", "event", "monconn began to write this history"),
     Explanation("stopped", "event", "monconn was stopped in good order"),

@@ -9,14 +9,16 @@ from typing import Any
 import attrs
 
 from monconn.model.actions import ACTION_KINDS
-from monconn.model.alarms import ALARM_KINDS
+from monconn.model.alarms import ALARM_KINDS, DEVICE_ALARM_KINDS, SERVICE_ALARM_KINDS
 from monconn.model.reasons import (
+    BLOCK_SOURCES,
     CLOSERS,
     EVENT_KINDS,
     HISTORY_EVENT_KINDS,
     PIPES,
     REASONS,
     REFUSALS,
+    SERVICE_STATES,
     STATES,
 )
 from monconn.model.record import ConnectionRecord
@@ -220,7 +222,13 @@ DEVICE_KEYS = Keys(
         Key("keepalive", "seconds", _field("keepalive_seconds")),
         *_COUNTS,
         *_TRAFFIC,
-        Key("alarm", "choice", lambda row, _: row.get("alarms") or (), ALARM_KINDS, is_many=True),
+        Key(
+            "alarm",
+            "choice",
+            lambda row, _: row.get("alarms") or (),
+            DEVICE_ALARM_KINDS,
+            is_many=True,
+        ),
         Key("reconnect", "seconds", _field("reconnect_seconds")),
         Key("heartbeat", "seconds", _field("heartbeat_seconds")),
         Key("silent", "seconds", _field("silent_seconds")),
@@ -237,6 +245,7 @@ DEVICE_KEYS = Keys(
 SERVICE_KEYS = Keys(
     _table(
         Key("service", "text", _field("sid")),
+        Key("state", "choice", _field("state"), SERVICE_STATES),
         Key("connections", "count", _field("connections")),
         Key("ips", "count", _field("ip_count")),
         Key("total", "count", _field("total")),
@@ -244,6 +253,13 @@ SERVICE_KEYS = Keys(
         *_TRAFFIC,
         Key("backend", "text", _field("backend")),
         Key("port", "port", _row_ports("listen", "backend"), is_many=True),
+        Key(
+            "alarm",
+            "choice",
+            lambda row, _: row.get("alarms") or (),
+            SERVICE_ALARM_KINDS,
+            is_many=True,
+        ),
     ),
     text=_row_text("sid", "listen", "backend"),
 )
@@ -257,10 +273,27 @@ IP_KEYS = Keys(
 )
 """The keys of a client IP, as :meth:`monconn.monitor.clients.ClientTotals.snapshot` gives it."""
 
+
+def _places(row: Mapping[str, Any], _: Context) -> Sequence[str]:
+    # Those of what is blocked at all services are told beside the row, whose service is none.
+    places: Sequence[str] = row.get("at") or (row["service"],)
+    return places
+
+
 BLOCK_KEYS = Keys(
-    _table(_SERVICE, _device_client("client", "network")), text=_row_text("network", "service")
+    _table(
+        # What is blocked at all services is blocked at each.
+        Key("service", "text", _places, is_many=True),
+        _device_client("client", "network"),
+        Key("source", "choice", _field("source"), BLOCK_SOURCES),
+        Key("by", "text", _field("by")),
+        Key("left", "seconds", _field("left_seconds")),
+        Key("hits", "count", _field("hits")),
+        Key("reason", "text", _field("reason")),
+    ),
+    text=_row_text("network", "service", "source", "by", "reason", "origin"),
 )
-"""The keys of a blocked network; ``client:`` finds those whose first address is in a network."""
+"""The keys of a block; ``client:`` finds those whose first address is in a network."""
 
 
 def _event_reason(row: Mapping[str, Any], _: Context) -> str | None:
@@ -312,6 +345,7 @@ EVENT_KEYS = Keys(
     ),
     text=lambda row: _joined(
         *(row.get(name) for name in ("event", "client", "device", "name", "service", "state")),
+        row.get("subject"),
         row.get("backend"),
         _event_reason(row, Context()),
         row.get("detail"),

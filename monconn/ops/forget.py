@@ -11,15 +11,19 @@ from monconn.addresses import Network
 from monconn.devices.devices import DevicesService, has_address
 from monconn.devices.identity import is_within
 from monconn.monitor.monitor import Monitor
+from monconn.monitor.registry import Registry
 from monconn.policy.networks import matcher
 
 NOT_REMOVED = (
     "lines of logs (monconn's own, the JSON log, syslog and its servers)",
     "capture files, out of which no client can be cut (monconn capture list says where they are)",
     "what other programs have stored (captures, webhooks, copies of the history)",
-    "addresses in the configuration (ip_blacklist)",
+    "addresses in the configuration (block, allow) and in block_files",
 )
 """What monconn cannot remove, as it is not there or not its own any more."""
+
+
+AT_ALL_SERVICES = "all services"
 
 
 @attrs.frozen
@@ -31,7 +35,8 @@ class ForgetResult:
         there is one, ``history_connections``, ``history_events``, ``history_hourly_sums`` and
         ``history_devices``.
     :param live: connections of the client that are live: they stay, and are recorded as they end.
-    :param blocks: the services that block it by an entry of its own, which stays.
+    :param blocks: the services that block it by an entry of its own, which stays; or
+        :data:`AT_ALL_SERVICES`.
     :param capture_files: how many files of captures there are, any of which may have bytes of it.
     :param problem: why bytes may be left in the history's file; empty if there are none.
     """
@@ -83,6 +88,7 @@ def amounts(removed: Mapping[str, int]) -> str:
 
 
 def memory_steps(
+    registry: Registry,
     monitors: Sequence[Monitor],
     devices: DevicesService | None,
     network: Network,
@@ -115,11 +121,12 @@ def memory_steps(
             removed["devices"] = count
             yield
     blocks = []
-    for monitor in monitors:
-        for block in monitor.iter_blocks():
+    every = [(monitor.name, monitor.iter_blocks()) for monitor in monitors]
+    for name, found in [(AT_ALL_SERVICES, registry.blocks.in_force()), *every]:
+        for block in found:
             # One that is wider names others, too.
-            if block.version == network.version and _is_within(block, network):
-                blocks.append(monitor.name)
+            if block.network.version == network.version and _is_within(block.network, network):
+                blocks.append(name)
                 break
             yield
     return ForgetResult(removed, live, tuple(blocks))

@@ -8,10 +8,11 @@ event for observers, unless it is a dry run.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
@@ -28,8 +29,16 @@ from monconn.model.actions import Action, ActionKind, Actor
 from monconn.model.flow import FlowEvent
 from monconn.model.reasons import STATES
 from monconn.model.record import ConnectionRecord, known_fact_names
+from monconn.monitor.blocking import block_detail
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
+from monconn.ops.blocks import (
+    BlockResult,
+    block_network,
+    block_rows,
+    check_block_network,
+    unblock_network,
+)
 from monconn.ops.captures import CaptureResult, Captures
 from monconn.ops.columns import Row
 from monconn.ops.device import DeviceStory, tell_story
@@ -70,6 +79,8 @@ from monconn.ops.rows import (
     HistoryConnectionRow,
     HistoryEventRow,
     IpRow,
+    NotifyRow,
+    NotifyTestRow,
     ReportRow,
     ServiceRow,
 )
@@ -82,19 +93,22 @@ from monconn.ops.taps import (
     service_concerned,
     services_by_payload,
 )
-from monconn.policy.blocks import network_order
-from monconn.policy.networks import ips_within
+from monconn.ops.why import FindOrigin, why_rows
+from monconn.ops.why_rows import WhyRow
 from monconn.steps import RowSteps, sort_in_steps
 from monconn.turns import in_turns, result_of
+from monconn.units import format_duration
 
 if TYPE_CHECKING:
     from monconn.sinks.history.query import Order as HistoryOrder
     from monconn.sinks.history.service import HistoryService  # SQLite and all: only if it is wanted
+    from monconn.sinks.notify.service import NotifyService
 
 QUERIES_AT_ONCE = 4
 """Queries over live connections that are worked on at the same time; the others wait for them.
 Each makes lists of all connections, 100 bytes for each of them."""
 _MOST_ROWS = 10**9  # more than there are, and what islice() takes
+MOST_SECONDS_ASKED = 1e9
 _LISTED_IDS = 10
 """Ids that a line of the log names."""
 _MAX_TARGET_CHARACTERS = 500
@@ -157,7 +171,10 @@ class Operations:
     :param devices: knows the devices; None if there is none.
     :param history: stores what happened; None if there is none.
     :param manhole: says where the manhole is; None from it if there is none.
+    :param keeps_blocks: says whether what operators block outlasts the program.
     :param capture: what is captured to files, and where; None if nothing may be.
+    :param origin_of: says where a service's setting is written.
+    :param notify: sends events to outputs; None if there are none.
     """
 
     def __init__(
@@ -168,16 +185,24 @@ class Operations:
         devices: DevicesService | None = None,
         history: HistoryService | None = None,
         manhole: Callable[[], str | None] = lambda: None,
+        keeps_blocks: Callable[[], bool] = lambda: False,
         capture: CaptureConfig | None = USUAL_CAPTURE,
+        origin_of: FindOrigin = lambda *_: None,
+        notify: NotifyService | None = None,
     ) -> None:
         self.registry = registry
         self.clock = clock
+        self.token = secrets.token_hex(8)
+        """Tells it from others: who is asked about it at several addresses asks one."""
         self.manhole = manhole
+        self._keeps_blocks = keeps_blocks
         self.feed = Feed(registry, clock)
         self.reloader: Callable[..., Deferred[ReloadResult]] | None = None
         """Reads the configuration again; whoever runs one puts it here."""
         self._devices = devices
         self._history = history
+        self._origin_of = origin_of
+        self._notify = notify
         self._rates = Rates()
         self._waiting_for_rates: list[Deferred[None]] = []
         self._forget_timer: IDelayedCall | None = None
@@ -464,23 +489,15 @@ class Operations:
         return Deferred.fromCoroutine(telling)
 
     def blocks(self, service: str | None = None, filter: Terms = None) -> RowSteps[BlockRow]:
-        """The blocked networks of each service.
+        """The blocked networks: a row for each network and place, that is one service or all.
 
+        :param service: what holds at this service, be it blocked there or at all services.
         :raises UnknownService: there is none with this name.
         :raises FilterError: the filter cannot be understood.
         """
-        return self._block_rows(self.monitors(service), self.filter(filter, BLOCK_KEYS))
-
-    def _block_rows(self, monitors: Iterable[Monitor], wanted: Filter) -> RowSteps[BlockRow]:
-        for monitor in monitors:
-            keyed: list[tuple[tuple[int, int, int], Network]] = []
-            for network in monitor.iter_blocks():
-                keyed.append((network_order(network), network))
-                yield None
-            ordered = yield from sort_in_steps(keyed)
-            rows = ({"service": monitor.name, "network": str(each)} for _, each in ordered)
-            for row in wanted.sift(rows, self._context()):
-                yield row and BlockRow(**row)
+        monitors = self.monitors(service)
+        wanted = self.filter(filter, BLOCK_KEYS)
+        return block_rows(self.registry, monitors, wanted, self._context())
 
     def _context(self) -> Context:
         return Context(self.clock.seconds(), self._rates)
@@ -594,6 +611,7 @@ class Operations:
         service: str | None = None,
         client: str | None = None,
         reset: bool | None = None,
+        spread: float | None = None,
         dry_run: bool | None = None,
     ) -> Deferred[CloseResult]:
         """End live connections, with the reason ``operator``: those for which all that is given
@@ -609,7 +627,8 @@ class Operations:
         :param filter: terms with keys, or ids.
         :param service: short form of a term, as ``client``.
         :param reset: at once, dropping what is under way; else what is held is delivered first.
-        :raises QuestionError: nothing, or too many ids are given.
+        :param spread: seconds over which they are ended evenly, in random order; now if left out.
+        :raises QuestionError: nothing, or too many ids are given, or a time makes no sense.
         :raises FilterError: the filter cannot be understood.
         :raises UnknownConnection: it has the uid of another run of the program.
         :raises UnknownService: there is no such service.
@@ -620,6 +639,7 @@ class Operations:
             raise QuestionError("say which: by ids, by client, by service or by a filter")
         if ids is not None and len(ids) > MAX_IDS:
             raise QuestionError(f"no more than {MAX_IDS} ids at once")
+        seconds = _checked_seconds(spread)
         terms = self.filter(filter, mode="action").terms if filter else ()
         terms = tuple(map(self._by_id, terms))
         if ids is None:
@@ -629,6 +649,7 @@ class Operations:
             "" if service is None else f"service:{service}",
             *(each.to_text() for each in wanted),
             "" if ids is None else _ids_text(ids),
+            f"spread over {format_duration(seconds)}" if seconds else "",
         )
 
         def choose() -> Generator[None, None, CloseResult | Deferred[CloseResult]]:
@@ -661,7 +682,14 @@ class Operations:
         def end(
             chosen: list[tuple[Monitor, ConnectionRecord]], done: CloseResult
         ) -> Generator[None, None, CloseResult]:
-            for monitor, record in chosen:
+            if seconds:
+                by_monitor: dict[Monitor, list[int]] = {}
+                for monitor, record in chosen:
+                    by_monitor.setdefault(monitor, []).append(record.id)
+                    yield
+                for monitor, chosen_ids in by_monitor.items():
+                    monitor.close_spread(chosen_ids, seconds, reset=bool(reset))
+            for monitor, record in () if seconds else chosen:
                 if record.id in monitor:  # to end another may have ended this one
                     monitor.close(record.id, reset=bool(reset), actor=None)
                 yield
@@ -694,14 +722,45 @@ class Operations:
         network: str | Network,
         *,
         service: str | None = None,
+        for_seconds: float | None = None,
+        reason: str | None = None,
+        keep_open: bool | None = None,
         dry_run: bool | None = None,
-    ) -> ChangeResult:
+    ) -> BlockResult:
         """Refuse clients of an IP or a network, and end those that are connected.
 
+        At all services, those that are added later included, unless one is named. To block a
+        network again changes its end and its reason.
+
+        :param for_seconds: how long; for ever if left out.
+        :param reason: why, for people.
+        :param keep_open: leave those alone that are connected.
         :raises AddressError: it is no network.
         :raises UnknownService: there is no such service.
+        :raises QuestionError: it cannot last so long, or the reason is too long.
         """
-        return self._change_block("block", actor, network, service, dry_run)
+        parsed = parse_network(str(network))
+        reason = " ".join((reason or "").split())
+        how: dict[str, Any] = {
+            "for_seconds": for_seconds,
+            "reason": reason,
+            "keep_open": bool(keep_open),
+        }
+        if dry_run:
+            result = check_block_network(self.registry, parsed, service, **how)
+        else:
+            result = block_network(self.registry, parsed, service, actor=actor, **how)
+            self._report(
+                "block",
+                actor,
+                self.monitors(service),
+                service,
+                str(parsed),
+                result.count,
+                result.changed,
+                block_detail(for_seconds, reason),
+            )
+        return attrs.evolve(result, is_kept=self._keeps_blocks())
 
     def unblock(
         self,
@@ -710,35 +769,19 @@ class Operations:
         *,
         service: str | None = None,
         dry_run: bool | None = None,
-    ) -> ChangeResult:
-        """Let the clients of exactly this IP or network in again.
+    ) -> BlockResult:
+        """Let the clients of exactly this IP or network in again, whoever has blocked it.
 
         :raises AddressError: it is no network.
         :raises UnknownService: there is no such service.
+        :raises QuestionError: it is blocked at all services, and is to be unblocked at one.
         """
-        return self._change_block("unblock", actor, network, service, dry_run)
-
-    def _change_block(
-        self,
-        kind: Literal["block", "unblock"],
-        actor: Actor,
-        network: str | Network,
-        service: str | None,
-        dry_run: bool | None,
-    ) -> ChangeResult:
         parsed = parse_network(str(network))
-        monitors = self.monitors(service)
-        change: Callable[[Monitor, Network], tuple[bool, int]]
-        if kind == "block":
-            change = _check_block if dry_run else Monitor.block_and_count
-        else:
-            change = _check_unblock if dry_run else _unblock
-        results = [change(monitor, parsed) for monitor in monitors]
-        changed = any(is_changed for is_changed, _ in results)
-        count = sum(count for _, count in results)
+        result = unblock_network(self.registry, parsed, service, dry_run=bool(dry_run))
         if not dry_run:
-            self._report(kind, actor, monitors, service, str(parsed), count, changed)
-        return _change(changed, monitors, count)
+            monitors = self.monitors(service)
+            self._report("unblock", actor, monitors, service, str(parsed), 0, result.changed)
+        return attrs.evolve(result, is_kept=self._keeps_blocks())
 
     def reset_stats(
         self, actor: Actor, *, service: str | None = None, dry_run: bool | None = None
@@ -791,7 +834,7 @@ class Operations:
 
         async def run() -> ForgetResult:
             # First of all in memory: what ends alarms of its devices is stored by that.
-            steps = memory_steps(monitors, self._devices, network, bool(dry_run))
+            steps = memory_steps(self.registry, monitors, self._devices, network, bool(dry_run))
             done = await self._in_line(steps)
             if not dry_run:
                 await self._in_line(self.captures.forget_in_steps(network))
@@ -963,6 +1006,44 @@ class Operations:
         error = NotConfigured if monitor.policy.recorder is None else UnknownConnection
         raise error(f"connection {connection_id} is not recorded: {why}")
 
+    # -- pause, drain
+
+    def pause(self, actor: Actor, service: str, *, seconds: float | None = None) -> ChangeResult:
+        """Read nothing from a service's connections, and accept nobody; see :meth:`Monitor.pause`.
+
+        :param seconds: after which it ends by itself.
+        :returns: with how many connections are live.
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: it cannot be paused now, or the time makes no sense.
+        """
+        monitor = self.registry.get(service)
+        changed = monitor.pause(_checked_seconds(seconds) or None, actor=actor)
+        return _change(changed, [monitor], len(monitor))
+
+    def resume(self, actor: Actor, service: str) -> ChangeResult:
+        """End a service's pause, its draining, and what ends its connections evenly over a time.
+
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: it is stopping, which nobody takes back.
+        """
+        monitor = self.registry.get(service)
+        if monitor.stopping:
+            raise QuestionError(f"{monitor.name} is stopping, and cannot be resumed")
+        return _change(monitor.resume(actor=actor), [monitor], len(monitor))
+
+    def drain(self, actor: Actor, service: str, *, spread: float | None = None) -> ChangeResult:
+        """Refuse a service's clients, and let its connections go on; see :meth:`Monitor.drain`.
+
+        :param spread: seconds over which they are ended evenly; not at all if left out.
+        :returns: with how many connections are live.
+        :raises UnknownService: there is no such service.
+        :raises QuestionError: it is stopping, or the time makes no sense.
+        """
+        monitor = self.registry.get(service)
+        count = len(monitor)
+        changed = monitor.drain(_checked_seconds(spread), actor=actor)
+        return _change(changed, [monitor], count)
+
     def report_stop(self, actor: Actor, *, at_once: bool = False) -> None:
         """Report that the whole program stops; whoever calls this stops it.
 
@@ -970,6 +1051,20 @@ class Operations:
         """
         live = sum(map(len, self.registry))
         self._report("stop_now" if at_once else "stop", actor, list(self.registry), None, "", live)
+
+    def why(self, client: str, *, service: str | None = None) -> Deferred[list[WhyRow]]:
+        """What would happen to a client now at each service, as :meth:`Monitor.why` says.
+
+        :param client: an address; the id or the uid of a connection, or the name of a device, for
+            its address.
+        :raises UnknownService: there is no such service.
+        :raises AddressError: in the Deferred, as are the others: it is none of these.
+        :raises UnknownConnection: no connection has this id.
+        :raises UnknownDevice: several devices are meant.
+        """
+        monitors = self.monitors(service)
+        steps = why_rows(client, monitors, self.registry, self._devices, self._origin_of)
+        return self._in_line(steps)
 
     def reload(self, actor: Actor, *, dry_run: bool = False) -> Deferred[ReloadResult]:
         """Read the configuration's file again, and apply what is different.
@@ -989,6 +1084,27 @@ class Operations:
         """
         self._report("reload", actor, list(self.registry), None, what, changed=changed)
 
+    def outputs(self) -> list[NotifyRow]:
+        """Who is told of events, and how that goes."""
+        return [] if self._notify is None else [NotifyRow(**each) for each in self._notify.rows()]
+
+    def notify_test(self, actor: Actor, number: int | None = None) -> Deferred[list[NotifyTestRow]]:
+        """Send a test to one output or to all; those that do not answer are given up in time.
+
+        :raises QuestionError: there is no such output, or none at all.
+        """
+        if self._notify is None:
+            raise QuestionError("there is no output: the configuration has no notify:")
+        sent = self._notify.test(number)
+        target = "all outputs" if number is None else f"output {number}"
+        self._report("notify_test", actor, (), None, target)
+        return sent.addCallback(
+            lambda results: [
+                NotifyTestRow(number=each.number, url=each.url, ok=each.is_ok, answer=each.answer)
+                for each in results
+            ]
+        )
+
     def _report(
         self,
         kind: ActionKind,
@@ -998,6 +1114,7 @@ class Operations:
         target: str = "",
         count: int = 0,
         changed: bool = True,
+        detail: str = "",
     ) -> None:
         """Write the one log line and the one event of an action.
 
@@ -1008,7 +1125,8 @@ class Operations:
             target = target[: _MAX_TARGET_CHARACTERS - 1] + "…"
         if monitors:
             first, *others = monitors
-            first.report(Action(kind, actor, time.time(), service, target, count, changed), others)
+            action = Action(kind, actor, time.time(), service, target, count, changed, detail)
+            first.report(action, others)
 
 
 def _history_order(text: str, row_class: type[Row]) -> HistoryOrder:
@@ -1022,22 +1140,14 @@ def _change(changed: bool, monitors: Iterable[Monitor], count: int = 0) -> Chang
     return ChangeResult(changed, count, tuple(monitor.name for monitor in monitors))
 
 
-def _check_block(monitor: Monitor, network: Network) -> tuple[bool, int]:
-    """What :meth:`Monitor.block_and_count` would return."""
-    ips = ips_within([network], monitor.connections_by_ip())
-    # Without those that are ending already.
-    ended = sum(
-        record.client_ip in ips and record.reason is None for record in monitor.iter_connections()
-    )
-    return not monitor.has_block(network), ended
+def _checked_seconds(seconds: float | None) -> float:
+    """A time that was asked for; 0 if none was.
 
-
-def _unblock(monitor: Monitor, network: Network) -> tuple[bool, int]:
-    return monitor.unblock(network, actor=None), 0
-
-
-def _check_unblock(monitor: Monitor, network: Network) -> tuple[bool, int]:
-    return monitor.has_block(network), 0
+    :raises QuestionError: it is negative, or longer than thirty years.
+    """
+    if seconds is not None and not 0 < seconds <= MOST_SECONDS_ASKED:
+        raise QuestionError(f"a time of {seconds:g} s: must be more than 0, and below 30 years")
+    return seconds or 0.0
 
 
 def _short_forms(

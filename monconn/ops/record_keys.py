@@ -47,6 +47,10 @@ def record_key(sort: Sort, rates: Rates, now: float) -> Callable[[ConnectionReco
             None if record.closed is None else record.age_seconds(now)
         ),
         "idle_seconds": lambda record: record.idle_seconds(now),
+        "limited_seconds": lambda record: (
+            record.all_limited_seconds(now) if record.was_limited else None
+        ),
+        "is_limited": lambda record: record.is_limited(now) if record.was_limited else None,
         "up_rate": lambda record: rates.of(record, now)[0],
         "down_rate": lambda record: rates.of(record, now)[1],
         "mqtt_client_id": lambda record: sort_key(

@@ -7,6 +7,7 @@ and titles. A key that a snapshot gains must be added here: the tests compare th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
@@ -27,17 +28,69 @@ def _seconds(title: str, help: str) -> Any:
     return field(title, "seconds", nullable=True, importance=13, help=help)
 
 
+def service_state_text(service: Mapping[str, Any]) -> str:
+    """What a service does, and for how long it is still paused.
+
+    :param service: the JSON of a row; of an older server it says nothing.
+    """
+    state = str(service.get("state") or "")
+    until = service.get("paused_until")
+    if state != "paused" or not isinstance(until, str):
+        return state
+    try:
+        seconds = (datetime.fromisoformat(until) - datetime.now(timezone.utc)).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return state
+    return f"{state} {format_duration(max(0, round(seconds)))}"
+
+
+_SERVICE_ALARMS = Column(
+    "alarms",
+    "ALARMS",
+    "list",
+    importance=1,
+    width=12,
+    max_width=20,
+    help="What is wrong with it: backend_down, outage.",
+    is_for_some=True,
+)
+
+
 @attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
 
     TABLE: ClassVar[TableOf] = (
-        *("sid", "listen", "backend", "connections", "ip_count", "total", "refused", "up"),
+        "sid",
+        Column(
+            *("state", "STATE"),
+            importance=3,
+            width=8,
+            max_width=16,
+            help="running, paused (how long), draining or stopping.",
+            value=service_state_text,
+        ),
+        *("listen", "backend", "connections", "ip_count", "total", "refused", "up"),
         *("down", "uptime"),
+        _SERVICE_ALARMS,
     )
-    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips"})  # a list of its own
+    # The IPs are a list of their own.
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips", "state", "paused_until"})
 
     sid: str = field("SERVICE", importance=0, width=14, max_width=30, help="The service's name.")
+    state: str | None = field(
+        "STATE",
+        optional=True,
+        importance=3,
+        help="running, paused, draining or stopping.",
+    )
+    paused_until: str | None = field(
+        "UNTIL",
+        "time",
+        optional=True,
+        importance=13,
+        help="When a pause ends by itself.",
+    )
     listen: str = field(importance=9, width=15, max_width=40, help="Where it listens.")
     backend: str = field(importance=8, width=15, max_width=40, help="Whom it forwards to.")
     booted_at: str = field("STARTED", "time", importance=12, help="When counting began.")
@@ -53,6 +106,13 @@ class ServiceRow(Row):
     refused: int = field("REFUSED", "count", importance=4, help="Clients not let in.")
     refused_by: Mapping[str, int] = field(
         "REFUSED BY", "object", importance=13, help="How many by which rule."
+    )
+    would_refuse: Mapping[str, int] | None = field(
+        "WOULD REFUSE",
+        "object",
+        optional=True,
+        importance=13,
+        help="How many, by which rule in dry_run.",
     )
     up: int = field("UP", "bytes", importance=2, help="Bytes from clients to the backend.")
     down: int = field("DOWN", "bytes", importance=2, help="Bytes from the backend to clients.")
@@ -72,6 +132,14 @@ class ServiceRow(Row):
         optional=True,
         importance=13,
         help="Recordings dropped as there was no room for all.",
+    )
+    alarms: list[str] | None = field(
+        "ALARMS",
+        "list",
+        optional=True,
+        importance=7,
+        width=12,
+        help="What is wrong with it: backend_down, outage.",
     )
 
 
@@ -93,11 +161,14 @@ def unreachable_text(connection: Mapping[str, Any]) -> str:
     return f"{who} unreachable for {format_duration(max(seconds.values()))}"
 
 
-_STATE_HELP = "How far it is, and which side is unreachable."
+_STATE_HELP = "How far it is; unreachable; limited by bandwidth."
 
 
 def _state(connection: Mapping[str, Any]) -> Any:
-    return unreachable_text(connection) or connection.get("state")
+    state = connection.get("state")
+    if state == "open" and connection.get("is_limited"):
+        state = "limited"
+    return unreachable_text(connection) or state
 
 
 def _protocol(connection: Mapping[str, Any]) -> str | None:
@@ -144,6 +215,7 @@ class ConnectionRow(Row):
         ("client_last_heard_seconds", "HEARD"),
         _PROTOCOL,
     )
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"would_refuse"})
     # Made for show alone: calculated from the kernel's figures, or with addresses that it asks for.
     NOT_LISTED: ClassVar[frozenset[str]] = frozenset(
         {"diagnosis", "community_id", "backend_community_id", "recorded"}
@@ -242,6 +314,13 @@ class ConnectionRow(Row):
     phase: str | None = field(
         optional=True, importance=13, help="The state in which that was decided."
     )
+    would_refuse: list[str] | None = field(
+        "WOULD REFUSE",
+        "list",
+        optional=True,
+        importance=13,
+        help="Why rules in dry_run would have refused it.",
+    )
     code: str | None = field(
         optional=True, importance=9, width=4, help="The reason in HAProxy's two letters."
     )
@@ -297,6 +376,16 @@ class ConnectionRow(Row):
         optional=True,
         importance=13,
         help="How many of its bytes monconn recording shows.",
+    )
+    limited_seconds: float | None = field(
+        "LIMITED",
+        "seconds",
+        optional=True,
+        importance=13,
+        help="How long it was held as bandwidth was used up.",
+    )
+    is_limited: bool | None = field(
+        "LIMITED NOW", "flag", optional=True, importance=13, help="Whether that is so now."
     )
 
 
@@ -469,12 +558,58 @@ class DeviceRow(Row):
 
 @attrs.frozen(slots=False)
 class BlockRow(Row):
-    """One blocked network of one service."""
+    """One blocked network, at one service or at all."""
 
-    TABLE: ClassVar[TableOf] = ("network", "service")
+    TABLE: ClassVar[TableOf] = (
+        "network",
+        Column(
+            *("service", "SERVICE"),
+            importance=1,
+            width=10,
+            max_width=18,
+            help="The service's name, or all.",
+            nullable=True,
+            value=lambda row: row.get("service") or "all",
+        ),
+        *("source", "left_seconds", "hits", "reason", "by", "since_at", "until_at", "origin"),
+    )
 
-    service: str = field(importance=1, width=10, max_width=18, help="The service's name.")
+    service: str | None = field(
+        nullable=True,
+        importance=1,
+        width=10,
+        max_width=18,
+        help="The service's name; without one, all services.",
+    )
     network: str = field(importance=0, width=18, max_width=43, help="The IP or the network.")
+    source: str = field(
+        importance=2,
+        width=8,
+        max_width=13,
+        help="Who blocks it, such as operator or configuration.",
+    )
+    by: str | None = field(
+        nullable=True, importance=6, width=16, max_width=40, help="Who has asked for it."
+    )
+    since_at: str | None = field(
+        "SINCE", "time", nullable=True, importance=8, help="When it began."
+    )
+    until_at: str | None = field(
+        "UNTIL", "time", nullable=True, importance=7, help="When it ends, if it does."
+    )
+    left_seconds: float | None = field(
+        "LEFT", "seconds", nullable=True, importance=1, help="The time to its end, if it has one."
+    )
+    hits: int = field("HITS", "count", importance=3, help="Clients that it has met.")
+    reason: str | None = field(
+        nullable=True, importance=4, width=12, max_width=60, help="Why, as who asked for it said."
+    )
+    keep_open: bool = field(
+        "KEPT OPEN", "flag", importance=13, help="Whether live connections were left open."
+    )
+    origin: str | None = field(
+        nullable=True, importance=9, width=16, max_width=60, help="FILE:LINE of what is configured."
+    )
 
 
 @attrs.frozen(slots=False)
@@ -665,7 +800,10 @@ class AlarmRow(Row):
     """An alarm of a device that begins or is over, as an event."""
 
     TABLE: ClassVar[TableOf] = ("at", "service", _DEVICE, "alarm", "over", "detail")
-    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"name", "addresses"})
+    NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset(
+        {"name", "addresses", "subject", "since", "attempts", "backend", "network"}
+        | {"devices", "devices_of"}
+    )
 
     alarm: str = field(importance=1, width=15)
     service: str = field(importance=3, width=10, max_width=18)
@@ -681,6 +819,35 @@ class AlarmRow(Row):
     detail: str = field(importance=5, width=20, max_width=60)
     goes_on: bool | None = field(
         "GOES ON", "flag", optional=True, importance=13, help="Begun before monconn was restarted."
+    )
+    subject: str | None = field(
+        optional=True,
+        importance=13,
+        width=15,
+        max_width=43,
+        help="What it is about: the device, the backend, the network or the service.",
+    )
+    since: str | None = field(
+        "SINCE", "time", optional=True, importance=13, help="When what it is about began."
+    )
+    attempts: int | None = field(
+        "ATTEMPTS",
+        "count",
+        optional=True,
+        importance=13,
+        help="Of backend_down: how many have failed.",
+    )
+    backend: str | None = field(
+        optional=True, importance=13, width=15, max_width=40, help="The backend in common."
+    )
+    network: str | None = field(
+        optional=True, importance=13, width=18, help="Of outage: the network in common."
+    )
+    devices: int | None = field(
+        "DEVICES", "count", optional=True, importance=13, help="Of outage: how many are missing."
+    )
+    devices_of: int | None = field(
+        "OF", "count", optional=True, importance=13, help="Of outage: how many there were."
     )
 
 
@@ -698,6 +865,9 @@ class ActionRow(Row):
     count: int = field("COUNT", "count", importance=5, help="Connections ended by it.")
     changed: bool = field("CHANGED", "flag", importance=6)
     text: str = field(importance=13, help="The line of the log.")
+    detail: str | None = field(
+        optional=True, importance=13, help="Of a block, for how long, and why."
+    )
 
 
 @attrs.frozen(slots=False)
@@ -724,6 +894,57 @@ class ReportRow(Row):
     busiest: list[Mapping[str, Any]] = field("BUSIEST", "list")
     duration_seconds: Mapping[str, float] | None = field("LASTED", "object", nullable=True)
     connect_seconds: Mapping[str, float] | None = field("CONNECTED IN", "object", nullable=True)
+
+
+@attrs.frozen(slots=False)
+class NotifyRow(Row):
+    """One output of notifications."""
+
+    TABLE: ClassVar[TableOf] = (
+        *("number", "url", "on", "filter", "state", "queued", "sent", "failed", "dropped"),
+        *("last_sent", "last_error"),
+    )
+
+    number: int = field("NR", "count", importance=0, width=3, help="As notify test takes it.")
+    url: str = field(
+        "URL", importance=1, width=20, max_width=40, help="Where to, without what may be secret."
+    )
+    on: list[str] = field("ON", "list", importance=4, width=12, help="The events it is told of.")
+    filter: str | None = field(
+        nullable=True, importance=8, width=12, max_width=40, help="Of these, those that match."
+    )
+    state: str = field(importance=0, width=7, help="ready, sending or failing.")
+    queued: int = field("QUEUED", "count", importance=2, help="Messages that wait.")
+    sent: int = field("SENT", "count", importance=3, help="Messages that were delivered.")
+    failed: int = field(
+        "FAILED", "count", importance=3, help="Given up: refused, or not delivered in time."
+    )
+    dropped: int = field("DROPPED", "count", importance=3, help="As too many waited.")
+    last_sent: str | None = field(
+        "LAST SENT", "time", nullable=True, importance=6, help="When the last one was delivered."
+    )
+    last_error: str | None = field(
+        "LAST ERROR",
+        nullable=True,
+        importance=5,
+        width=20,
+        max_width=60,
+        help="Why the last attempt failed that did.",
+    )
+
+
+@attrs.frozen(slots=False)
+class NotifyTestRow(Row):
+    """What one output said to a test."""
+
+    TABLE: ClassVar[TableOf] = ("number", "url", "ok", "answer")
+
+    number: int = field("NR", "count", importance=0, width=3, help="Of the output.")
+    url: str = field(
+        "URL", importance=2, width=20, max_width=40, help="Where to, without what may be secret."
+    )
+    ok: bool = field("OK", "flag", importance=0, help="Whether it was delivered.")
+    answer: str = field(importance=1, width=20, max_width=70, help="What it said.")
 
 
 @attrs.frozen(slots=False)

@@ -116,7 +116,7 @@ IDENTITY = Kind(
 )
 NAMES = Kind("names by address or network, or unset", _check_names, _parse_names)
 PREFIX_V4, PREFIX_V6 = _from_to(1, 32), _from_to(1, 128)
-KEPT, TIMES = _from_to(1, MAX_COUNT), _from_to(0, MAX_COUNT)
+KEPT, TIMES, PERCENT = _from_to(1, MAX_COUNT), _from_to(0, MAX_COUNT), _from_to(1, 100)
 WITHIN = Kind(
     "seconds but not 0, or unset",
     _check_positive_seconds,
@@ -144,6 +144,10 @@ class DeviceRules:
     """Reconnects after failures in ``storm_within`` that make a *reconnect storm*; 0 is never."""
     storm_within: Annotated[float | None, WITHIN] = None
     """Seconds."""
+    outage_devices: Annotated[int | None, TIMES] = None
+    """Devices that are missing together, from which on that is one *outage*; 0 is never."""
+    outage_percent: Annotated[int | None, PERCENT] = None
+    """And how many percent they must be of the service's devices, or of a network's."""
     identity: Annotated[tuple[str, ...] | None, IDENTITY] = None
     """Facts about a connection that name its device, the first that is known; the last is
     ``address``."""

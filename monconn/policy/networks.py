@@ -42,23 +42,28 @@ class NetworkSet:
         return was_in_set
 
     def covers(self, ip: str) -> bool:
-        """Whether a network of the set has this IP.
+        """Whether a network of the set has this IP; see :meth:`find`."""
+        return bool(self._by_prefix) and self.find(ip) is not None
+
+    def find(self, ip: str) -> Network | None:
+        """A network of the set that has this IP; None if there is none.
 
         :param ip: as :func:`~monconn.addresses.plain_ip` gives it; a client on a UNIX socket has
             none, and is in no network.
         """
-        if not self._by_prefix:
-            return False
         # inet_pton takes a quarter of the time of ipaddress, which matters for each client.
         family, version, bits = (AF_INET6, 6, 128) if ":" in ip else (AF_INET, 4, 32)
         try:
             number = int.from_bytes(inet_pton(family, ip.partition("%")[0]), "big")
         except OSError:
-            return False
-        return any(
-            each == version and (number >> (bits - length) << (bits - length)) in networks
-            for (each, length), networks in self._by_prefix.items()
-        )
+            return None
+        for (each, length), networks in self._by_prefix.items():
+            if (
+                each == version
+                and (key := number >> (bits - length) << (bits - length)) in networks
+            ):
+                return networks[key]
+        return None
 
     def __contains__(self, network: object) -> bool:
         """Whether exactly this network is in the set."""
@@ -105,6 +110,21 @@ def matcher(networks: Collection[Network]) -> Callable[[str | None], bool]:
         return index >= 0 and packed <= lasts[index]
 
     return matches
+
+
+def overlapping(networks: Collection[Network]) -> Callable[[Network], bool]:
+    """A function that says whether a network has an address in common with one of some networks."""
+    ranges = {
+        version: _disjoint_ranges(each for each in networks if each.version == version)
+        for version in (4, 6)
+    }
+
+    def overlaps(network: Network) -> bool:
+        firsts, lasts = ranges[network.version]
+        index = bisect_right(firsts, network.broadcast_address.packed) - 1
+        return index >= 0 and lasts[index] >= network.network_address.packed
+
+    return overlaps
 
 
 def _disjoint_ranges(networks: Iterable[Network]) -> tuple[list[bytes], list[bytes]]:

@@ -53,6 +53,11 @@ class Policy:
     devices: DeviceRules = attrs.field(default=DeviceRules())
     wait_timeout: Seconds = attrs.field(default=60.0, metadata=FORWARDING_ONLY)
     """Seconds that a stopping service waits for its connections; 0 = not at all."""
+    spread: Seconds = attrs.field(default=0.0, metadata=FORWARDING_ONLY)
+    """Seconds over which a stopping service ends its connections evenly, in random order.
+
+    No more than ``wait_timeout`` of it counts. 0 = it waits for them, and then ends them at once.
+    """
     keepalive: KeepaliveOfSides = attrs.field(default=True, converter=check_keepalive)
     """How the kernel probes each side's peer while it is silent, so that a vanished one is noticed.
 

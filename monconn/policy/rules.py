@@ -8,6 +8,8 @@ import attrs
 
 from monconn.errors import quoted
 from monconn.model.reasons import Refusal
+from monconn.policy.auto_block import OptionalAutoBlock
+from monconn.policy.block_files import BlockFiles
 from monconn.policy.kinds import Count, Kind, Networks, WhenFull
 from monconn.policy.quantities import OptionalBandwidth, OptionalRate
 from monconn.policy.settings import FORWARDING_ONLY, validated
@@ -58,6 +60,12 @@ class Rules:
     What is blocked while the service runs is apart, in
     :class:`~monconn.policy.blocks.Blocks`. Takes any iterable of networks or texts.
     """
+    block_files: BlockFiles = ()
+    """Files that list more of them, one a line.
+
+    Takes their paths, and reads them: what is in them then is in force, until what watches them
+    (:class:`~monconn.run.block_files.BlockFileWatch`) puts something else in its place.
+    """
     allow: Networks = ()
     """The only networks whose clients may enter; all if it is empty."""
     conn_limit: Count = 0
@@ -82,5 +90,11 @@ class Rules:
         default=None, metadata=FORWARDING_ONLY
     )
     """Bytes in a second of each connection."""
+    auto_block: OptionalAutoBlock = None
+    """When clients are blocked without anybody's doing; None for never."""
     dry_run: Annotated[tuple[Rule, ...], RULE_NAMES] = ()
-    """The rules that refuse nobody: what they would refuse is counted and logged, and let in."""
+    """The rules that refuse nobody: what they would refuse is counted and logged, and let in.
+
+    ``block`` stands for ``block`` and ``block_files``; what is blocked while the service runs is
+    refused all the same.
+    """

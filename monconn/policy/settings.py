@@ -21,7 +21,7 @@ def validated(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attri
     """A field transformer of ``attrs.frozen``: validate each field that has a kind.
 
     A field whose type is another attrs class must be an instance of that. Metadata of a field:
-    ``key``, the setting's name in configurations if it is not the field's; ``FORWARDING_ONLY``.
+    ``FORWARDING_ONLY``.
 
     :returns: fields whose converters raise :class:`~monconn.errors.SettingError`.
     """
@@ -46,6 +46,12 @@ def kind_of(hint: Any) -> Kind | None:
         if isinstance(each, Kind):
             return each
     return None
+
+
+def key_of(field: attrs.Attribute[Any]) -> str:
+    """The name of a field in configurations: one that is a keyword of Python's, such as ``for``,
+    has an underscore after it in Python code (PEP 8)."""
+    return field.name.removesuffix("_")
 
 
 def _instance_of(cls: type) -> Callable[[Any], Any]:
@@ -92,7 +98,7 @@ def settings_of(cls: type, path: tuple[str, ...] = ()) -> Iterator[Setting]:
         here = (*path, field.name)
         if kind := field.metadata.get("kind"):
             yield Setting(
-                field.metadata.get("key", field.name),
+                key_of(field),
                 here,
                 kind,
                 field.default,

@@ -9,6 +9,7 @@ import attrs
 from monconn.model.reasons import Reason, Side
 from monconn.model.record import ConnectionRecord
 from monconn.policy.kinds import OptionalSeconds, PositiveSeconds, Seconds
+from monconn.policy.pauses import NO_PAUSES, Pauses
 from monconn.policy.settings import FORWARDING_ONLY, validated
 from monconn.policy.sides import SecondsOfSides, check_seconds
 
@@ -78,44 +79,61 @@ class Timeouts:
     def _follow_changes(self) -> bool:
         return bool(self.half_close_timeout or self.read_timeout)
 
-    def next_deadline(self, record: ConnectionRecord) -> tuple[float, Reason | None]:
+    def next_deadline(
+        self, record: ConnectionRecord, pauses: Pauses = NO_PAUSES
+    ) -> tuple[float, Reason | None]:
         """When the connection is to end if nothing more happens, and with which reason.
 
+        :param pauses: of its service. Limits on silence and on progress stand still meanwhile; a
+            connect, and the whole lifetime, go on.
         :returns: monotonic seconds and the reason; infinity and None without any limit.
         """
         never: tuple[float, Reason | None] = (_NEVER, None)
-        return min(self._deadlines(record), key=lambda deadline: deadline[0], default=never)
+        return min(self._deadlines(record, pauses), key=lambda deadline: deadline[0], default=never)
 
-    def _deadlines(self, record: ConnectionRecord) -> Iterator[tuple[float, Reason]]:
+    def _deadlines(
+        self, record: ConnectionRecord, pauses: Pauses
+    ) -> Iterator[tuple[float, Reason]]:
+        delay_of = pauses.delay_of
         if self.connect_timeout and record.state == "connecting":
             yield record.opened + self.connect_timeout, "connect_timeout"
         if self.max_lifetime:
             yield record.opened + self.max_lifetime, "lifetime"
-        if self.max_idle:
-            yield record.last_activity + self.max_idle, "idle_timeout"
-        if self.half_close_timeout is None:
-            # A client that reads slowly is not one that forgot to end: write_timeout is for it.
-            if record.backend_ended is not None and record.client_stalled is None:
-                since = max(record.backend_ended, record.last_activity)
-                yield since + BACKEND_ENDED_SECONDS, "half_close_timeout"
-        elif self.half_close_timeout and record.half_closed is not None:
-            since = max(record.half_closed, record.last_activity)
-            yield since + self.half_close_timeout, "half_close_timeout"
+        # A side that waits for bandwidth is silent because of us.
+        if record.limited_since is None:
+            yield from self._idle_deadlines(record, pauses)
         if self.read_timeout and record.reading_since is not None and record.client_end == "none":
+            # It is None during a pause, and set so that what was used up before it is so after it.
             since = max(record.reading_since, record.last_up or 0.0)
             yield since + self.read_timeout, "read_timeout"
         if self.write_timeout:
             for stalled in (record.client_stalled, record.backend_stalled):
                 if stalled is not None:
-                    yield stalled + self.write_timeout, "write_timeout"
+                    yield stalled + self.write_timeout + delay_of(stalled), "write_timeout"
 
-    def next_check(self, record: ConnectionRecord, now: float) -> float:
+    def _idle_deadlines(
+        self, record: ConnectionRecord, pauses: Pauses
+    ) -> Iterator[tuple[float, Reason]]:
+        delay_of = pauses.delay_of
+        active = max(record.last_activity, record.limited_until or 0.0)
+        if self.max_idle:
+            yield active + self.max_idle + delay_of(active), "idle_timeout"
+        if self.half_close_timeout is None:
+            # A client that reads slowly is not one that forgot to end: write_timeout is for it.
+            if record.backend_ended is not None and record.client_stalled is None:
+                since = max(record.backend_ended, active)
+                yield since + BACKEND_ENDED_SECONDS + delay_of(since), "half_close_timeout"
+        elif self.half_close_timeout and record.half_closed is not None:
+            since = max(record.half_closed, active)
+            yield since + self.half_close_timeout + delay_of(since), "half_close_timeout"
+
+    def next_check(self, record: ConnectionRecord, now: float, pauses: Pauses = NO_PAUSES) -> float:
         """When to check the connection again, in monotonic seconds.
 
         Bytes that wait in the kernel's send queue and then move cause no event, so a
         connection is checked four times within each limit that such progress counts for.
         """
-        when = self.next_deadline(record)[0]
+        when = self.next_deadline(record, pauses)[0]
         for limit in (self.write_timeout, self.max_idle, self._half_close_limit(record)):
             if limit:
                 when = min(when, now + limit / _CHECKS_A_LIMIT)

@@ -31,6 +31,7 @@ from typing import Literal, Protocol, get_args
 
 from monconn.model.reasons import Reason, Side, SideEnd
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.bandwidth import Throttle
 from monconn.monitor.tracks import Track
 from monconn.policy.sides import Keepalive
 from monconn.relay.stages import StageChain
@@ -44,9 +45,11 @@ HOLD_CONNECTING = 1
 HOLD_FULL = 2
 """Back-pressure: enough bytes are queued for the other side."""
 HOLD_STAGE = 4
-"""The stages on the way to the other side (a throttle, a delay) hold enough bytes."""
+"""The stages on the way to the other side (a fault, a delay) hold enough bytes."""
 HOLD_PAUSE = 8
-"""This direction was paused on request."""
+"""The service is paused: nothing is read from either side."""
+HOLD_RATE = 16
+"""As many bytes have passed as the bandwidth allows."""
 
 
 class End(Protocol):
@@ -70,9 +73,18 @@ class End(Protocol):
     stages: StageChain | None
     """The stages in front of the send queue, if there are any."""
 
+    throttle: Throttle | None
+    """Says how much may be read from the peer; None, for most, if nothing bounds that. An End with
+    a throttle is always watched: the relay charges for what it is given."""
+    reads_at_once: bool
+    """Whether ``release`` has read before it returns."""
+
     @property
     def sink(self) -> ByteSink:
         """Takes the bytes for this side: its send queue, or the stages in front of that."""
+
+    def set_throttle(self, throttle: Throttle | None) -> None:
+        """Read no more at once than a throttle allows from now on, or as much as there is."""
 
     def set_stages(self, stages: StageChain | None) -> None:
         """Put stages in front of the send queue, or take them away."""

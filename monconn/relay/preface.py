@@ -5,9 +5,10 @@ server name) or its protocol. Then admission and dialling go on as usual, and th
 byte that the preface did not consume, once. A service without a preface does not use this module.
 
 While they wait, clients take no slot of the service, as the address that is to be limited is not
-known yet. Their number, bytes and time are bounded separately. A client that never completes its
-preface is admitted or refused by its socket's address, so that it is counted and logged; such a
-connection ends at once:
+known yet. Their number, bytes and time are bounded separately. Once its preface is complete, a
+client is judged: it has been accepted, so one that finds ``conn_limit`` or ``rate`` used up by then
+is refused, whatever ``when_full`` says. A client that never completes its preface is admitted or
+refused by its socket's address, so that it is counted and logged; such a connection ends at once:
 
 - ``read_timeout``: it sent too little within the preface's time, or had to make room for others,
 - ``client_closed``, ``client_reset``, ``client_lost``: it ended before it had sent enough,
@@ -17,7 +18,7 @@ connection ends at once:
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from typing import Protocol as TypingProtocol
 
@@ -36,6 +37,7 @@ from monconn.model.record import ConnectionRecord, Fact
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import IConnection
 from monconn.monitor.monitor import Monitor
+from monconn.monitor.subscriptions import Cancel
 from monconn.net.sockets import (
     ErrorTrackingSocket,
     descriptor_of,
@@ -43,6 +45,7 @@ from monconn.net.sockets import (
     track_errors,
 )
 from monconn.relay.sockets.loop import HUP, RDHUP, SocketLoop
+from monconn.turns import in_turns
 
 MOST_WAITING = 1000
 """How many clients of a service may wait at the same time. Beyond it, the one that has waited
@@ -102,6 +105,9 @@ class WaitingClient(TypingProtocol):
     def admitted(self, record: ConnectionRecord, decision: Decision) -> None:
         """It is admitted."""
 
+    def hold(self) -> None:
+        """Read nothing more, as the service is paused; :meth:`admitted` follows, or its end."""
+
     def drop(self) -> None:
         """Close the connection."""
 
@@ -121,10 +127,13 @@ class PrefaceRoom:
         self._monitor = monitor
         self._deadlines = deadlines
         self._waiting: dict[WaitingClient, None] = {}
+        # Those whose preface is complete, while the service is paused: no backend is dialled then.
+        self._decided: dict[WaitingClient, Decision] = {}
+        self._cancel: Cancel | None = None
 
     def __len__(self) -> int:
         """How many clients wait."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._decided)
 
     def enter(self, client: WaitingClient) -> None:
         """Have a client wait."""
@@ -139,6 +148,8 @@ class PrefaceRoom:
 
         :param data: everything that it has sent.
         """
+        if client in self._decided:
+            return  # what has come since is read once it is admitted
         try:
             decision = self.preface.read(data, ended) if data else None
         except PrefaceError as error:
@@ -147,12 +158,39 @@ class PrefaceRoom:
             self._log.failure("a preface failed")
             self.give_up(client, "error", "none", "the preface failed")
         else:
-            if decision is not None:
+            if decision is not None and self._monitor.is_paused:
+                self._hold(client, decision)
+            elif decision is not None:
                 self._admit(client, decision)
             elif ended:
                 self.end_early(client, client.how_it_ended())
             elif len(data) >= self.preface.max_bytes:
                 self.give_up(client, "error", "none", f"no preface in {len(data)} bytes")
+
+    def _hold(self, client: WaitingClient, decision: Decision) -> None:
+        self._leave(client)
+        if len(self._decided) >= MOST_WAITING:
+            self.time_out(client, "too many clients wait")
+            return
+        self._decided[client] = decision
+        client.hold()
+        if self._cancel is None:
+            self._cancel = self._monitor.when_room(self._admit_decided)
+
+    def _admit_decided(self) -> None:
+        if self._cancel is None or self._monitor.is_paused:
+            return
+        self._cancel()
+        self._cancel = None
+        in_turns(self._monitor.clock, self._admitting())
+
+    def _admitting(self) -> Iterator[None]:
+        while self._decided and not self._monitor.is_paused:
+            client = next(iter(self._decided))
+            self._admit(client, self._decided.pop(client))
+            yield
+        if self._decided and self._cancel is None:  # paused again meanwhile
+            self._cancel = self._monitor.when_room(self._admit_decided)
 
     def _admit(self, client: WaitingClient, decision: Decision) -> None:
         self._leave(client)
@@ -175,7 +213,9 @@ class PrefaceRoom:
     def end_early(self, client: WaitingClient, how: SideEnd) -> None:
         """A client has ended, or failed, before it sent enough."""
         if how == "fin":
-            self.give_up(client, "client_closed", how, "it ended before its preface did")
+            is_complete = client in self._decided
+            detail = "" if is_complete else "it ended before its preface did"
+            self.give_up(client, "client_closed", how, detail)
         else:
             self.give_up(client, BROKEN_REASONS["client", how], how, "")
 
@@ -211,11 +251,12 @@ class PrefaceRoom:
 
     def _leave(self, client: WaitingClient) -> None:
         self._waiting.pop(client, None)
+        self._decided.pop(client, None)
         self._deadlines.cancel(client)
 
     def close(self) -> None:
         """Drop all clients that wait: the service stops."""
-        for client in tuple(self._waiting):
+        for client in (*self._waiting, *self._decided):
             self._leave(client)
             client.drop()
 
@@ -283,6 +324,9 @@ class WaitingSocket:
             return
         self._room.consider(self, data, self._has_ended or not data)
 
+    def hold(self) -> None:
+        """Implements ``WaitingClient.hold``: bytes are only peeked at, and stay in the kernel."""
+
     def failed(self) -> None:
         """Implements ``SocketHandler.failed``."""
         self._room.give_up(self, "error", "none", "")
@@ -338,6 +382,7 @@ class WaitingProtocol(Protocol):
         self._data = b""
         self._is_over = False
         self._has_ended = False
+        self._is_held = False
 
     def connectionMade(self) -> None:
         """The client is connected."""
@@ -374,6 +419,13 @@ class WaitingProtocol(Protocol):
         self._room.time_out(self, "it sent no preface in time")
         return None
 
+    def hold(self) -> None:
+        """Implements ``WaitingClient.hold``."""
+        pause = getattr(self.transport, "pauseProducing", None)
+        if pause is not None:
+            self._is_held = True
+            pause()
+
     def how_it_ended(self) -> SideEnd:
         """In order: a transport reports a failure by ``connectionLost``."""
         return "fin"
@@ -392,6 +444,8 @@ class WaitingProtocol(Protocol):
             setattr(self, name, getattr(end, name))
         data, self._data = self._data, b""
         assert self.transport is not None
+        if self._is_held and not self._has_ended:
+            self.transport.resumeProducing()  # type: ignore[attr-defined]
         end.makeConnection(self.transport)
         if len(data) > decision.consumed:
             end.dataReceived(data[decision.consumed :])

@@ -19,14 +19,29 @@ from monconn.model.reasons import (
     State,
 )
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.bandwidth import DirectionLimits, Throttle
 from monconn.monitor.deadlines import Deadlines
-from monconn.monitor.interfaces import IAddressed, IConnection, IDecoded, IRecordable, IWatchable
+from monconn.monitor.interfaces import (
+    IAddressed,
+    IConnection,
+    IDecoded,
+    IPausable,
+    IRecordable,
+    IWatchable,
+)
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.progress import SendProgress
 from monconn.monitor.recorder import Recording
 from monconn.monitor.watchers import Watch, Watchers
 from monconn.policy.timeouts import GRACE_SECONDS
-from monconn.relay.ends import HOLD_CONNECTING, HOLD_FULL, HOLD_STAGE, End
+from monconn.relay.ends import (
+    HOLD_CONNECTING,
+    HOLD_FULL,
+    HOLD_PAUSE,
+    HOLD_RATE,
+    HOLD_STAGE,
+    End,
+)
 from monconn.relay.stages import Stage, StageChain
 from monconn.relay.verdict import TABLE, Action, Event, RelayState
 
@@ -49,7 +64,7 @@ _DROPPED_EVENT: dict[Side, Event] = {"client": "client_dropped", "backend": "bac
 _LOST_REASON: dict[Side, Reason] = {side: reason for reason, side in LOST_REASONS.items()}
 
 
-@implementer(IConnection, IWatchable, IRecordable, IAddressed, IDecoded)
+@implementer(IConnection, IWatchable, IRecordable, IAddressed, IDecoded, IPausable)
 class Relay:
     """Moves bytes between two Ends until the verdict table says how it ends.
 
@@ -66,6 +81,7 @@ class Relay:
         "_lost_detail",
         "_monitor",
         "_progress",
+        "_silent_before_pause",
         "_state",
         "_watchers",
         "backend",
@@ -95,11 +111,15 @@ class Relay:
         # Made on demand: most connections end before the first check, and unwatched.
         self._progress: tuple[SendProgress, SendProgress] | None = None
         self._watchers: Watchers | None = None
+        # In a pause: for how many seconds each side had been read from in vain when it began.
+        self._silent_before_pause: tuple[float, float] | None = None
         client.reports = backend.reports = self
         client.peer, backend.peer = backend, client
         self.decoding = monitor.decoding
         if self.decoding is not None:
             client.is_watched = backend.is_watched = True
+        if monitor.bandwidth is not None:
+            self._set_throttles()
 
     # -- bytes
 
@@ -107,6 +127,8 @@ class Relay:
         """Implements ``EndListener.data``."""
         record, direction = self.record, DIRECTION_OF[end.side]
         record.count(direction, len(data), now)
+        if end.throttle is not None:
+            end.throttle.charge(len(data), now)
         # Recorded first: whoever is called below may ask for the recording. Decoded before it is
         # shown: who begins to watch because of a fact is shown the chunk that has told it.
         if end.track is not None:
@@ -115,7 +137,8 @@ class Relay:
         if self.decoding is not None:
             self._monitor.decode(self, direction, data)
             if self.decoding is None and not self._watchers:
-                self.client.is_watched = self.backend.is_watched = False
+                self.client.is_watched = self.client.throttle is not None
+                self.backend.is_watched = self.backend.throttle is not None
         if self._monitor.observers.watched:
             self._monitor.saw(record, direction, data)
         if self._watchers is not None:
@@ -138,7 +161,8 @@ class Relay:
 
     def _set_watched(self, is_watched: bool) -> None:
         is_watched = is_watched or self.decoding is not None
-        self.client.is_watched = self.backend.is_watched = is_watched
+        for end in (self.client, self.backend):
+            end.is_watched = is_watched or end.throttle is not None
 
     def record_payload(self, recording: Recording) -> None:
         """Implements ``IRecordable.record_payload``; what is spliced goes on being spliced."""
@@ -186,6 +210,52 @@ class Relay:
         """Take back what :meth:`hold` did; reading resumes if no other hold is left."""
         self._release(self._ends(direction)[0], hold)
 
+    # -- bandwidth
+
+    def _set_throttles(self) -> None:
+        """Limit what the service's bandwidths limit now."""
+        bandwidth = self._monitor.bandwidth
+        assert bandwidth is not None
+        self._set_throttle(self.client, "up", bandwidth.up)
+        self._set_throttle(self.backend, "down", bandwidth.down)
+        self._set_watched(bool(self._watchers))
+
+    def _set_throttle(self, end: End, direction: Direction, limits: DirectionLimits) -> None:
+        throttle = end.throttle
+        if limits:
+            if throttle is None:
+                end.set_throttle(Throttle(self, direction, limits))
+            else:
+                throttle.configured(self._monitor.clock.seconds())
+        elif throttle is not None:
+            was_held = throttle.is_held
+            throttle.close()
+            end.set_throttle(None)
+            if was_held:
+                self.resume_after_bandwidth(direction)
+
+    def hold_for_bandwidth(self, direction: Direction) -> None:
+        """Implements ``Throttled.hold_for_bandwidth``."""
+        record = self.record
+        if record.limited_since is None:
+            record.limited_since = self._monitor.clock.seconds()
+        self.hold(direction, HOLD_RATE)
+
+    def resume_after_bandwidth(self, direction: Direction) -> bool:
+        """Implements ``Throttled.resume_after_bandwidth``."""
+        sender, receiver = self._ends(direction)
+        record = self.record
+        if record.limited_since is not None and not receiver.holds & HOLD_RATE:
+            record.limited_until = self._monitor.clock.seconds()
+            record.limited_seconds += record.limited_until - record.limited_since
+            record.limited_since = None
+        self._release(sender, HOLD_RATE)
+        return not sender.reads_at_once
+
+    def throttle_failed(self) -> None:
+        """Implements ``Throttled.throttle_failed``."""
+        self.end("error", reset=True)
+
     def _ends(self, direction: Direction) -> tuple[End, End]:
         """The sender and the receiver."""
         if direction == "up":
@@ -219,6 +289,38 @@ class Relay:
         if end.peer.holds & HOLD_FULL:
             self._release(end.peer, HOLD_FULL)
 
+    def pause(self) -> None:
+        """Implements ``IPausable.pause``; a connection that is ending goes on."""
+        record = self.record
+        is_paused = self._silent_before_pause is not None
+        if is_paused or record.ending is not None or len(self._gone) == 2:
+            return
+        now = self._monitor.clock.seconds()
+        self._silent_before_pause = (
+            _silence(self.client, record.reading_since, record.last_up, now),
+            _silence(self.backend, record.backend_reading_since, record.last_down, now),
+        )
+        self._hold(self.client, HOLD_PAUSE)
+        self._hold(self.backend, HOLD_PAUSE)
+
+    def unpause(self) -> None:
+        """Implements ``IPausable.unpause``; what was left of time limits is left."""
+        record, silent = self.record, self._silent_before_pause
+        self._silent_before_pause = None
+        if silent is None or len(self._gone) == 2:
+            return
+        now = self._monitor.clock.seconds()
+        client_seconds, backend_seconds = silent
+        if not self.client.holds & ~HOLD_PAUSE:
+            record.reading_since = now - client_seconds
+        if record.connected is not None and not self.backend.holds & ~HOLD_PAUSE:
+            record.backend_reading_since = now - backend_seconds
+        if record.ending is None:
+            when = self._monitor.timeouts.next_check(record, now, self._monitor.pauses)
+            self._deadlines.schedule(self, max(now, when))
+        self.client.release(HOLD_PAUSE)
+        self.backend.release(HOLD_PAUSE)
+
     # -- events
 
     def connected(self, end: End) -> None:
@@ -229,6 +331,7 @@ class Relay:
             self._begin()
         else:
             self.record.connected = self._monitor.clock.seconds()
+            self._monitor.attempts.failed = 0
             if not end.holds:
                 self.record.backend_reading_since = self.record.connected
             self._handle("connected")
@@ -242,14 +345,18 @@ class Relay:
         first_check = self.record.opened + self._monitor.policy.first_check_seconds
         self._deadlines.schedule(self, first_check)
         self._monitor.opened(self)
+        if self._monitor.is_paused:
+            self.pause()
         if self.record.reason is None:  # else an observer has ended it already
             self.backend.dial()
 
     def connect_failed(self, end: End, reason: Reason, detail: str) -> None:
         """Implements ``EndListener.connect_failed``."""
         self._set_reason(reason, detail)
-        self._handle("connect_failed")
-        self._leave(end.side)
+        try:
+            self._handle("connect_failed")
+        finally:  # the End is closed, and reports nothing again
+            self._leave(end.side)
 
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
@@ -282,13 +389,21 @@ class Relay:
     def gone(self, end: End) -> None:
         """Implements ``EndListener.gone``."""
         side = end.side
-        if self._state in _HEEDS_GONE:  # few do, and it happens twice to each connection
-            self._handle(_GONE_EVENT[side])
-        self._leave(side)
+        try:
+            if self._state in _HEEDS_GONE:  # few do, and it happens twice to each connection
+                self._handle(_GONE_EVENT[side])
+        finally:
+            self._leave(side)
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
         """Implements ``EndListener.broken``."""
-        record, side = self.record, end.side
+        try:
+            self._side_broke(end.side, how, detail)
+        finally:
+            self._leave(end.side)
+
+    def _side_broke(self, side: Side, how: SideEnd, detail: str) -> None:
+        record = self.record
         if how == "reset":
             record.note_answer(side)
         if record.reason is None and record.end_of(side) == "fin":
@@ -296,7 +411,6 @@ class Relay:
             if how == "timeout":
                 self._note_lost(side, detail)
             self._handle(_DROPPED_EVENT[side])
-            self._leave(side)
             return
         lost = side
         if record.reason is None and how != "timeout":
@@ -310,7 +424,6 @@ class Relay:
             self._set_reason(_LOST_REASON[lost], detail)
         has_early_bytes = side == "client" and record.connected is None and record.up
         self._handle("client_broken_early" if has_early_bytes else _BROKEN_EVENT[side])
-        self._leave(side)
 
     def _note_lost(self, side: Side, detail: str) -> None:
         """A side has vanished that had ended in order.
@@ -357,12 +470,13 @@ class Relay:
         if outcome is None or len(self._gone) == 2:
             return
         self._state, self.record.state, methods = outcome
+        # First: should an End raise, the relay still has its deadline, and is cut by it.
+        if self._state != before and (
+            self.record.ending is not None or self._monitor.timeouts.follow_changes
+        ):
+            self._reschedule_check()
         for method in methods:
             method(self)()
-        if self._state == before or len(self._gone) == 2:
-            return
-        if self.record.ending is not None or self._monitor.timeouts.follow_changes:
-            self._reschedule_check()
 
     def _leave(self, side: Side) -> None:
         if side not in self._gone:
@@ -379,6 +493,9 @@ class Relay:
                 self._set_reason(CLOSED_REASONS[record.first_end or side])
         self._deadlines.cancel(self)
         for end in (self.client, self.backend):
+            if end.throttle is not None:
+                end.throttle.close()
+                end.set_throttle(None)
             del end.reports, end.peer  # no cycle is left to be collected
         self._watchers = None
         self._monitor.closed(self)
@@ -386,15 +503,17 @@ class Relay:
     # -- time limits
 
     def policy_changed(self) -> None:
-        """Apply the monitor's keepalive and time limits as they are now.
+        """Apply the monitor's keepalive, time limits and bandwidths as they are now.
 
         Whatever was scheduled before: a limit may have been switched on, or shortened.
         """
         if self.record.ending is None and len(self._gone) < 2:
             self._set_keepalive()
             now = self._monitor.clock.seconds()
-            when = self._monitor.timeouts.next_check(self.record, now)
+            when = self._monitor.timeouts.next_check(self.record, now, self._monitor.pauses)
             self._deadlines.schedule(self, max(now, when))
+            if self._monitor.bandwidth is not None:
+                self._set_throttles()
 
     def check(self, now: float) -> float | None:
         """Act on the time limits; see :class:`~monconn.monitor.deadlines.Checked`."""
@@ -404,12 +523,12 @@ class Relay:
         self._check_progress(now)
         self.measure()  # also to note since when a side does not answer
         if not self._has_lost(now):
-            when, reason = self._monitor.timeouts.next_deadline(self.record)
+            when, reason = self._monitor.timeouts.next_deadline(self.record, self._monitor.pauses)
             if reason is not None and when <= now:
                 self._time_out(reason)
         if self.record.ending is not None or len(self._gone) == 2:
             return None  # the change of state has scheduled the next check
-        return self._monitor.timeouts.next_check(self.record, now)
+        return self._monitor.timeouts.next_check(self.record, now, self._monitor.pauses)
 
     def _set_keepalive(self) -> None:
         keepalive = self._monitor.policy.keepalive
@@ -420,6 +539,9 @@ class Relay:
         if now < ending + GRACE_SECONDS:
             return ending + GRACE_SECONDS
         self._handle("cut_hard")
+        for end in (self.client, self.backend):
+            if end.phase == "closed" and len(self._gone) < 2:
+                self._leave(end.side)  # it could not report it: something has raised as it closed
         return None
 
     def _check_progress(self, now: float) -> None:
@@ -499,10 +621,15 @@ class Relay:
             self._deadlines.schedule(self, self.record.ending + GRACE_SECONDS)
         elif timeouts.follow_changes:
             now = self._monitor.clock.seconds()
-            when = timeouts.next_check(self.record, now)
+            when = timeouts.next_check(self.record, now, self._monitor.pauses)
             first = self.record.opened + self._monitor.policy.first_check_seconds
             # The first check is not only for limits: it sets keepalive.
             self._deadlines.schedule(self, min(when, first) if now < first else when)
+
+
+def _silence(end: End, since: float | None, last: float | None, now: float) -> float:
+    """For how many seconds a side has been read from, and has sent nothing."""
+    return 0.0 if end.holds or since is None else now - max(since, last or 0.0)
 
 
 _Method = Callable[[Relay], Callable[[], None]]

@@ -1,6 +1,6 @@
 """Stages: what may lie between an End and its peer's send queue, in one direction.
 
-A stage delays, holds or alters bytes: a throttle, an injected fault, a PROXY header in front. An
+A stage delays, holds or alters bytes: an injected fault, a PROXY header in front. An
 End gives the bytes that it has read to its peer's ``sink``; without stages that is the send queue
 itself, so that stages cost nothing while there are none. With stages, bytes are copied and not
 spliced.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -11,8 +12,10 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+from monconn.addresses import Network
 from monconn.clock import MonotonicClock
 from monconn.config.config import Config, ConfigFile
+from monconn.config.explain import Origin, origin_of
 from monconn.config.sections import (
     DevicesConfig,
     HistoryConfig,
@@ -28,9 +31,12 @@ from monconn.monitor.registry import Registry
 from monconn.ops.captures import FOLLOWED as CAPTURE_KEYS
 from monconn.ops.operations import Operations
 from monconn.ops.reload import ReloadResult
+from monconn.run.block_files import BlockFileWatch
 from monconn.run.captures import CaptureService
+from monconn.run.notify import make_notify
 from monconn.run.observers import CustomObservers
 from monconn.run.reload import LiveSection, Reloader
+from monconn.run.state import StateService, in_thread
 from monconn.run.supervisor import Supervisor, log_failure, write_to_stdout
 from monconn.sinks.closelog import CloseLog
 from monconn.sinks.debuglog import DebugLog
@@ -75,8 +81,8 @@ class Application(MultiService):
         debug: bool = False,
     ) -> None:
         super().__init__()
-        self.registry = Registry() if registry is None else registry
         self._clock = MonotonicClock(reactor)
+        self.registry = Registry(self._clock) if registry is None else registry
         self._close_log = CloseLog(self._clock)
         self._hex_dump = HexDump(show or write_to_stdout)
         self._failed: Callable[[Any], object] = failed or log_failure
@@ -95,9 +101,18 @@ class Application(MultiService):
         self._shared = (self.registry, reactor, self._clock)
         # Sinks start before the first client can connect, and stop after the last connection.
         self._observers = CustomObservers(config, self.registry, self._clock)
+        self._state: StateService | None = None
+        if config.state is not None:
+            run = partial(in_thread, reactor)
+            state = StateService(config.state, self.registry, self._clock, run)
+            self._state = self._add(state)
         self._devices = self._add(DevicesService(config.devices, self.registry, self._clock))
+        self.registry.when_added(self._count_by_device)
+        self.count_by_device()
         self._history = self._add_history(config.history)
         self._json_log = self._add_json_log(config.json_log)
+        self.notify = self._add(make_notify(config, *self._shared))
+        """Sends events to outputs; a changed section is put in force by ``apply_config``."""
         if debug:
             self.registry.observe(DebugLog(self.registry))
         self.registry.observe(self._close_log)
@@ -111,10 +126,14 @@ class Application(MultiService):
             devices=self._devices,
             history=self._history,
             manhole=lambda: getattr(self._manhole, "where", None),
+            keeps_blocks=lambda: self._state is not None and self._state.is_kept,
             capture=config.capture,
+            origin_of=self._origin_of,
+            notify=self.notify,
         )
         """All queries about, and actions on, the services."""
         self._add(CaptureService(self.operations.captures))
+        self._add(BlockFileWatch(self.registry, reactor, self._clock))
         self._reloader = Reloader(
             file,
             config,
@@ -132,6 +151,16 @@ class Application(MultiService):
     def _add(self, service: T) -> T:
         service.setServiceParent(self)
         return service
+
+    def count_by_device(self) -> None:
+        """Have the rules of all services take for one client what ``devices:`` says is one device
+        by its address; again once that is changed."""
+        for monitor in self.registry:
+            self._count_by_device(monitor)
+
+    def _count_by_device(self, monitor: Monitor) -> None:
+        devices = self.config.devices
+        monitor.use_prefixes(devices.prefix_v4, devices.prefix_v6)
 
     # Each imports what it needs only if it is configured.
 
@@ -162,6 +191,7 @@ class Application(MultiService):
                     self._dropped,
                     self.supervisor.descriptors,
                     lambda: self.operations.captures.totals(),
+                    self.notify.totals,
                 )
             )
 
@@ -173,6 +203,8 @@ class Application(MultiService):
             "history": self._history,
         }
         own = {name: each.dropped for name, each in observers.items() if each is not None}
+        if self._state is not None:
+            own["state"] = self._state.failures
         return own | self._observers.dropped()
 
     def _add_admin_interfaces(self, config: Config) -> None:
@@ -183,10 +215,10 @@ class Application(MultiService):
             self._manhole = self._add(
                 ManholeService(config.manhole, *self._shared, self.operations)
             )
-        if config.control is not None:
+        for control in config.control:
             from monconn.faces.control.service import ControlService
 
-            self._add(ControlService(config.control, *self._shared, self.operations))
+            self._add(ControlService(control, *self._shared, self.operations))
 
     def privilegedStartService(self) -> None:
         """Open every listener, or none, before ``twistd`` drops privileges.
@@ -279,11 +311,15 @@ class Application(MultiService):
 
     def _reload_applied(self, config: Config) -> None:
         self.config = config
+        self.count_by_device()
 
     def _sections(self, config: Config) -> dict[str, LiveSection]:
         """The sections that can follow another configuration while everything runs."""
         devices = frozenset(each.name for each in attrs.fields(DevicesConfig))
-        sections = {"devices": LiveSection(devices, self._devices.apply_config)}
+        sections = {
+            "devices": LiveSection(devices, self._devices.apply_config),
+            "notify": LiveSection(frozenset({"notify"}), self.notify.apply_config),
+        }
         if config.capture is not None:
             captures = self.operations.captures
             sections["capture"] = LiveSection(
@@ -298,6 +334,14 @@ class Application(MultiService):
 
             sections["json_log"] = LiveSection(jsonlog.FOLLOWED, self._json_log.apply_config)
         return sections
+
+    def _origin_of(
+        self, service: str, key: str, value: Any, network: Network | None
+    ) -> Origin | None:
+        """Where a service's setting is written; None if it is not in the file as it is in force."""
+        if self._reloader.file is None:
+            return None
+        return origin_of(self._reloader.file, service, key, value, network)
 
     def log_descriptors(self, before: int) -> None:
         """Say how many connections there may be.

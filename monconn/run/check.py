@@ -15,20 +15,21 @@ from typing import Literal
 
 import attrs
 
-from monconn.addresses import TcpAddress, socket_address
+from monconn.addresses import TcpAddress, UnixAddress, socket_address
 from monconn.config.config import Config, ServiceConfig
 from monconn.config.listeners import cycles
 from monconn.config.yaml import Path
 from monconn.errors import ListenError, MonconnError, Remark, os_error_text, quoted
 from monconn.faces.control.service import check_control
-from monconn.model.reasons import Side
 from monconn.net.descriptors import limit_of_start
 from monconn.net.listen import is_name
 from monconn.net.loops import is_own_host
 from monconn.net.resolver import check_names
+from monconn.policy.contradictions import contradictions
 from monconn.policy.policy import Policy
 from monconn.processes import Process, holder_of
 from monconn.run.ports import check_port
+from monconn.run.state import check_state
 from monconn.sinks.capture_files import check_folder
 from monconn.sinks.outputs import check_sink
 from monconn.units import duration_text
@@ -70,15 +71,24 @@ def check_start(config: Config, source: str) -> list[Finding]:
     found += _names_and_loops(config.services)
     for service in config.services:
         path = ("services", service.name)
+        where = socket_address(service.listen, listens=True)
+        have_addresses = not isinstance(where, UnixAddress)
+        unused = contradictions(service.policy, have_addresses=have_addresses)
         found += [
             Finding("warning", (*path, key), message)
-            for key, message in (*_contradictions(service.policy), *_too_many(service.policy))
+            for key, message in (
+                *unused,
+                *_too_many(service.policy),
+                *_too_wide(service.policy),
+            )
         ]
     return found
 
 
 def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark]]]]:
     """The checks of what a start opens, in its order, and the key that each is about."""
+    if state := config.state:
+        yield ("state",), lambda: check_state(state)
     if history := config.history:
         from monconn.sinks.history.schema import check_start as check_history
 
@@ -97,10 +107,20 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         from monconn.faces.manhole.service import check_manhole
 
         yield ("manhole", "listen"), lambda: check_manhole(manhole)
-    if control := config.control:
-        yield ("control", "listen"), lambda: check_control(control)
+    for index, control in enumerate(config.control):
+        above: Path = ("control",) if len(config.control) == 1 else ("control", index)
+        yield (*above, "listen"), lambda each=control: check_control(each)  # type: ignore[misc]
     for service in config.services:
         yield ("services", service.name, "listen"), lambda each=service: check_port(each)  # type: ignore[misc]
+
+
+def _too_wide(policy: Policy) -> Iterator[tuple[str, str]]:
+    """A spread of which a part does not count."""
+    if policy.spread > policy.wait_timeout:
+        wait = duration_text(policy.wait_timeout)
+        end = f"end evenly over {wait}" if policy.wait_timeout else "all end at once"
+        spread = duration_text(policy.spread)
+        yield "spread", f"{spread} is longer than the wait_timeout of {wait}: connections {end}"
 
 
 def _without_recorder(config: Config) -> list[Remark]:
@@ -186,35 +206,6 @@ def _is_own(host: str) -> bool:
 
 
 # -- limits
-
-
-def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Settings that another one leaves without effect: each key, and a message."""
-    rules, timeouts = policy.rules, policy.timeouts
-    if 0 < rules.conn_limit < rules.ip_limit:
-        text = f"is never reached: conn_limit is {rules.conn_limit}"
-        yield "ip_limit", text
-    if timeouts.max_idle:
-        for key in ("read_timeout", "half_close_timeout"):
-            limit = getattr(timeouts, key)
-            if limit and limit > timeouts.max_idle:
-                yield (
-                    key,
-                    f"of {duration_text(limit)} never strikes: max_idle of"
-                    f" {duration_text(timeouts.max_idle)} comes first",
-                )
-    sides: tuple[Side, ...] = ("client", "backend")
-    unasked = [
-        side
-        for side in sides
-        if timeouts.unreachable_timeout.of(side) and policy.keepalive.of(side) is None
-    ]
-    if unasked:
-        yield (
-            "unreachable_timeout",
-            f"finds no {' or '.join(unasked)} that is silent: with keepalive off nobody asks"
-            " whether it is there",
-        )
 
 
 def _too_many(policy: Policy) -> Iterator[tuple[str, str]]:

@@ -31,6 +31,7 @@ from monconn.config.sections import USUAL_DEVICES, ControlConfig
 from monconn.errors import AddressError, DuplicateService, MonconnError, quoted
 from monconn.monitor.monitor import Monitor
 from monconn.policy.policy import OLDER_NAMES, SETTINGS, Policy
+from monconn.run.block_files import BlockFileWatch
 from monconn.wrapping import MonitoringFactory
 
 _OURS = "mon."
@@ -208,6 +209,7 @@ class MonitoredEndpoint:
     def _begin(self) -> None:
         if not self._ports:
             monconn.registry.add(self.monitor)
+            _watches.acquire(self._reactor)
         try:
             if self._control is not None:
                 _controls.acquire(self._control, self._reactor)
@@ -226,6 +228,7 @@ class MonitoredEndpoint:
         is_known = any(each is self.monitor for each in monconn.registry)
         if not self._ports and is_known:
             monconn.registry.delete(self.monitor.name)
+            _watches.release(self._reactor)
 
 
 def _failed(failure: Failure, factory: _EndpointFactory) -> Failure:
@@ -257,6 +260,36 @@ class _EndpointFactory(MonitoringFactory):
         if self._ended is not None:
             ended, self._ended = self._ended, None
             ended()
+
+
+# -- files of blocked networks
+
+
+class _Watches:
+    """What watches the files of blocked networks, for each reactor, while an endpoint listens."""
+
+    def __init__(self) -> None:
+        self._watches: dict[Any, BlockFileWatch] = {}
+        self._users: Counter[Any] = Counter()
+
+    def acquire(self, reactor: Any) -> None:
+        """Watch, unless that is done already; without any file it costs nothing."""
+        if not self._users[reactor]:
+            watch = BlockFileWatch(monconn.registry, reactor, MonotonicClock(reactor))
+            self._watches[reactor] = watch
+            watch.startService()
+        self._users[reactor] += 1
+
+    def release(self, reactor: Any) -> None:
+        """Watch no more, if this was the last that listens."""
+        self._users[reactor] -= 1
+        if not self._users[reactor]:
+            del self._users[reactor]
+            self._watches.pop(reactor).stopService()
+
+
+# Global for the same reason as the control ports.
+_watches = _Watches()
 
 
 # -- the control ports

@@ -254,6 +254,8 @@ class EndpointPort:
         host's name.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
         config: ServiceConfig,
@@ -274,6 +276,7 @@ class EndpointPort:
         self._factory = ForwardingFactory(monitor, self._path(config, self.files))
         self._port: Any = None
         self._closed = False
+        self._cancel: Cancel = _nothing
         self._forget: Callable[[], object] = _nothing
 
     def open(self) -> Deferred[EndpointPort]:
@@ -293,9 +296,29 @@ class EndpointPort:
         self._port = port
         self._forget = self._paths.loops.listens(_target_of_endpoint(port.getHost()))
         self.listen = _bound_description(self._address.description, port.getHost())
+        self._cancel = self._monitor.when_paused(self._set_paused)
+        if self._monitor.is_paused:
+            self._set_paused(True)
         if self._closed:  # while it was about to listen
             self.close()
         return self
+
+    def _set_paused(self, is_paused: bool) -> None:
+        """Leave clients in the kernel's queue, or accept them again.
+
+        Of Twisted's ports, those that are sockets (``FileDescriptor``) can do so. Of others the
+        clients come on: their connections begin held.
+        """
+        change = "pauseProducing" if is_paused else "resumeProducing"
+        call = getattr(self._port, change, None)
+        if call is not None:
+            call()
+        elif is_paused:
+            self._log.warn(
+                "{service}: {listen} cannot stop accepting: clients are accepted, and held",
+                service=self._monitor.name,
+                listen=self.listen,
+            )
 
     def _failed(self, failure: Failure) -> Any:
         raised: Any = failure.value
@@ -335,6 +358,7 @@ class EndpointPort:
     def close(self) -> Deferred[Any]:
         """Have Twisted close the port."""
         self._closed = True
+        self._cancel()
         self._forget()
         self._forget = _nothing
         port, self._port = self._port, None

@@ -120,6 +120,8 @@ class Reloader:
         clock: Clock,
     ) -> None:
         self._file = file
+        self.file = file
+        """What runs, and where it is written, as it was read last; None if it is from no file."""
         self._running = running
         self._settings = {} if file is None else _settings(file)
         self._supervisor = supervisor
@@ -226,7 +228,8 @@ class Reloader:
                 except Exception:
                     self._log.failure(f"{name}: the changed configuration could not be applied")
         # What waits for a restart is told each time, until there is one.
-        self._settings = _settings(attrs.evolve(read.file, config=config))
+        self.file = attrs.evolve(read.file, config=config)
+        self._settings = _settings(self.file)
 
     # -- reading, in a thread
 
@@ -238,10 +241,10 @@ class Reloader:
             files[service.name] = self._supervisor.files_of(service.name)
             running += [service.listen, service.backend]
             running += [service.listening()[1], service.forwarding()[1]]
-        tls = None if self._running.control is None else getattr(self._running.control, "tls", None)
-        if tls is not None:
-            ca = tls.client_authority
-            running.append(BackendTls(ca=ca, certificate=tls.certificate, key=tls.key))
+        for control in self._running.control:
+            if (tls := control.tls) is not None:
+                ca = tls.client_authority
+                running.append(BackendTls(ca=ca, certificate=tls.certificate, key=tls.key))
         in_force, sections = self._running, self._sections
 
         def read() -> _Read:

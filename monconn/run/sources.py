@@ -25,7 +25,7 @@ def fault(file: str | None, pairs: object, record: bool, command: str) -> str | 
 
 
 def load(file: str) -> ConfigFile:
-    """A configuration file, with its observers and captures checked.
+    """A configuration file, with its observers, outputs and captures checked.
 
     :raises ConfigError: with all problems.
     """
@@ -34,6 +34,10 @@ def load(file: str) -> ConfigFile:
         from monconn.run.observers import check_observers
 
         check_observers(loaded.config, file)
+    if loaded.config.notify:
+        from monconn.run.notify import check_notify
+
+        check_notify(loaded.config, file)
     capture = loaded.config.capture
     if capture is not None and (capture.filter or capture.on):
         from monconn.run.captures import check_captures

@@ -580,6 +580,10 @@ class Supervisor:
         service = self._running.pop(name)
         monitor, forget = service.monitor, not self._stopping
         self._retired[name] = monitor
+        if monitor.is_paused:
+            # Those who wait in the accept queue because of that would be reset.
+            monitor.resume(actor=None)
+            service.port.accept_queued()
         closed = service.port.close()
         ended = monitor.stop(service.config.policy.wait_timeout)
         ended.addCallback(lambda _: self._ended(monitor, forget))

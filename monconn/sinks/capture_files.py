@@ -21,7 +21,7 @@ import attrs
 from monconn.background import BackgroundQueue
 from monconn.config.sections import CaptureConfig
 from monconn.errors import FileError, Remark, os_error_text
-from monconn.files import explained, file_name, kind_of_file, making_fault, path_fault
+from monconn.files import explained, file_name, kind_of_file, making_fault, path_fault, state_folder
 from monconn.log import Logger
 from monconn.model.flow import Began, Data, Ended, FlowEncoder, FlowEvent, SideEnded
 from monconn.sinks.pcapng import PcapngEncoder
@@ -57,9 +57,7 @@ class CaptureEncoder(FlowEncoder, Protocol):
 
 def default_folder() -> str:
     """The folder if none is configured: in the user's state folder."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    state = state if os.path.isabs(state) else os.path.join("~", ".local", "state")
-    return os.path.join(os.path.expanduser(state), "monconn", "captures")
+    return os.path.join(state_folder(), "captures")
 
 
 def _expanded(folder: str) -> str:

@@ -1,9 +1,10 @@
-"""One readable log line for each connection that closes or is refused."""
+"""One readable log line for each connection that closes or is refused, or would have been."""
 
 from __future__ import annotations
 
 from monconn.clock import Clock
 from monconn.log import Logger
+from monconn.model.reasons import Refusal
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import Observer
 from monconn.ratelimit import RateLimitedLog
@@ -24,8 +25,13 @@ class CloseLog(Observer):
         self._clock = clock
         self._limited = RateLimitedLog(clock, LINES_A_SECOND, self._write_summary)
         self._summary_up = self._summary_down = 0
-        self.flush = self._limited.flush
-        """Write the summary now, if there is anything to summarize."""
+        # Of their own: what is let in must not take the places of those that end.
+        self._limited_dry_run = RateLimitedLog(clock, LINES_A_SECOND, self._write_dry_run_summary)
+
+    def flush(self) -> None:
+        """Write the summaries now, if there is anything to summarize."""
+        self._limited.flush()
+        self._limited_dry_run.flush()
 
     def closed(self, record: ConnectionRecord) -> None:
         """Log a connection that has closed, or a client that was refused."""
@@ -39,6 +45,22 @@ class CloseLog(Observer):
             self._limited.add(f"refused: {record.refusal}" if is_refused else str(record.reason))
 
     refused = closed
+
+    def would_refuse(self, record: ConnectionRecord, refusals: tuple[Refusal, ...]) -> None:
+        """Log that rules in ``dry_run`` would have refused a client."""
+        if self._limited_dry_run.has_room():
+            self._log.info(
+                "{service}: {client} would be refused: {refusals} (dry_run)",
+                service=record.service,
+                client=record.client,
+                refusals=", ".join(refusals),
+            )
+        else:
+            for each in refusals:
+                self._limited_dry_run.add(each)
+
+    def _write_dry_run_summary(self, count: int, refusals: str) -> None:
+        self._log.info("more clients would be refused (dry_run): {refusals}", refusals=refusals)
 
     def _write_summary(self, count: int, reasons: str) -> None:
         self._log.info(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 
-from monconn.addresses import Network
 from monconn.errors import UnknownService
 from monconn.log import Logger
 from monconn.model.reasons import Reason, Side
@@ -15,8 +13,6 @@ from monconn.monitor.monitor import Monitor
 from monconn.monitor.registry import Registry
 from monconn.units import format_duration
 
-MOST_SEARCHED_BLOCKS = 1_000
-"""Of more blocks it is not said which one covers a client: this is looked for one by one."""
 _LIMIT_OF: dict[Reason, str] = {
     "connect_timeout": "connect_timeout",
     "read_timeout": "read_timeout",
@@ -104,32 +100,28 @@ class DebugLog(Observer):
         rules = monitor.policy.rules
         if rules.conn_limit:
             yield f"connection {len(monitor)} of {rules.conn_limit} (conn_limit)"
-            if monitor.must_wait():
+            if monitor.is_full():
                 yield "further ones wait in the accept queue"
         if rules.ip_limit:
-            yield f"IP {monitor.client_ips()} of {rules.ip_limit} (ip_limit)"
+            yield f"client {monitor.admission.clients} of {rules.ip_limit} (ip_limit)"
 
 
 def _compared(record: ConnectionRecord, monitor: Monitor) -> str:
     """What the rule that has refused a client has compared with its setting."""
-    rules = monitor.policy.rules
+    rules, admission = monitor.policy.rules, monitor.admission
     if record.refusal == "conn_limit":
         return f"{len(monitor)} connections are live, of {rules.conn_limit} that may be"
     if record.refusal == "ip_limit":
-        return f"{monitor.client_ips()} IPs are connected, of {rules.ip_limit} that may be"
+        return f"{admission.clients} clients are connected, of {rules.ip_limit} that may be"
+    if record.refusal == "per_ip_limit":
+        client = admission.prefixes.client_of(record.client_ip)
+        return f"{client} has {rules.per_ip_limit} connections or more (per_ip_limit)"
+    if record.refusal == "per_ip_rate":
+        client = admission.prefixes.client_of(record.client_ip)
+        return f"{client} may open {rules.per_ip_rate}"
+    if record.refusal == "rate":
+        return f"{rules.rate} may be opened"
     if record.refusal == "blocked":
-        covering = _covering_block(record.client_ip, monitor)
-        return "" if covering is None else f"{record.client_ip} is in {covering}"
+        block = monitor.find_block(record.client_ip)
+        return "" if block is None else f"{record.client_ip} is in {block.network}"
     return ""
-
-
-def _covering_block(client_ip: str, monitor: Monitor) -> Network | None:
-    """The first block that covers a client's IP."""
-    blocks = monitor.blocks()
-    try:
-        ip = ip_address(client_ip.partition("%")[0])
-    except ValueError:  # of a UNIX socket
-        return None
-    if len(blocks) > MOST_SEARCHED_BLOCKS:
-        return None
-    return next((each for each in blocks if ip in each), None)

@@ -190,6 +190,9 @@ def alarm(at: str, alarm: Alarm) -> Document:
     }
     if alarm.goes_on:
         made["monconn"]["goes_on"] = True
+    if not alarm.device:
+        made["monconn"] |= {"subject": alarm.subject, **alarm.figures}
+        return made
     if device := _device(alarm.device) or _device(next(iter(alarm.addresses), "")):
         made["source"] = made["client"] = device
     return made

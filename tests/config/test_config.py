@@ -23,6 +23,7 @@ from monconn.addresses import (
 )
 from monconn.config import config, listeners
 from monconn.config import yaml as yamlmap
+from monconn.config.sections import StateConfig
 from monconn.errors import ConfigError, Problem
 from monconn.policy.devices import DeviceRules
 from monconn.policy.policy import Policy
@@ -131,11 +132,14 @@ def test_native_defaults() -> None:
             ("half_close_timeout", None),
             ("max_lifetime", 0.0),
             ("wait_timeout", 60.0),
+            ("spread", 0.0),
             ("conn_limit", 0),
             ("when_full", "wait"),
             ("ip_limit", 0),
             ("block", ()),
+            ("block_files", ()),
             ("allow", ()),
+            ("auto_block", None),
             ("per_ip_limit", 0),
             ("rate", None),
             ("per_ip_rate", None),
@@ -155,6 +159,8 @@ def test_native_defaults() -> None:
             ("silent_heartbeats", None),
             ("storm_connections", None),
             ("storm_within", None),
+            ("outage_devices", None),
+            ("outage_percent", None),
             ("identity", None),
             ("names", None),
         ]
@@ -227,7 +233,8 @@ def test_anchors_aliases_and_merge_keys() -> None:
 def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "monconn.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + NATIVE.encode())
-    assert config.load(path) == config.load(str(path)) == parse(NATIVE)
+    state = StateConfig(None, str(path))
+    assert config.load(path) == config.load(str(path)) == attrs.evolve(parse(NATIVE), state=state)
 
 
 # -- defaults for all services
@@ -1158,3 +1165,30 @@ def test_a_log_that_is_the_history(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r":2: json_log.path: .* is the history's"):
         config.parse(text, "f")
     config.parse(text.replace("/link/file", "/link/other"), "f")
+
+
+# -- files of networks
+
+
+def test_files_of_networks_are_read_with_the_configuration(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("10.0.0.1\n")
+    two.write_text("10.0.0.2\n")
+    text = 'services: {{web: {{listen: ":80", backend: ":81", block_files: {}}}}}'
+    for written, count in (
+        (f"[{one}, {two}]", 2),
+        (str(one), 1),
+        ("[]", 0),
+        (f"[{one}, {one}]", 1),
+    ):
+        assert len(parse_one(text.format(written)).policy.rules.block_files) == count
+    two.write_text("# fine\nweb\n10.0.0.2\nx/y\n")
+    found = problems_of(text.format(f"[{one}, {two}, /no/such, {{}}]"))
+    assert [path for _, path, _ in found] == [
+        f"services.web.block_files[{index}]" for index in (1, 1, 2, 3)
+    ]
+    messages = [message for _, _, message in found]
+    assert messages[0].startswith(f'{two}:2: "web" is neither an IP address')
+    assert messages[1].startswith(f'{two}:4: "x/y" is neither')
+    assert messages[2].startswith('"/no/such" cannot be read: No such file or directory')
+    assert messages[3].startswith("must be a text, not a mapping")

@@ -105,11 +105,11 @@ class World:
             self.clock.advance(seconds - whole)
 
     def alarms(self) -> list[tuple[str, str, bool]]:
-        """The alarms since the last call: the kind, the device, whether it is over."""
+        """The devices' alarms since the last call: the kind, the device, whether it is over."""
         self.devices.rows()  # counts all that is queued
         alarms = [event[1] for event in self.observer.events if event[0] == "alarmed"]
         self.observer.events.clear()
-        return [(alarm.kind, alarm.device, alarm.is_over) for alarm in alarms]
+        return [(alarm.kind, alarm.device, alarm.is_over) for alarm in alarms if alarm.device]
 
     def kinds(self) -> list[str]:
         """The same for a single device: ``silent``, and ``-silent`` when that is over."""
@@ -434,6 +434,36 @@ def test_silent_while_connected(world: World) -> None:
     assert world.kinds() == ["silent"]  # and again
 
 
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_paused_service_has_no_silent_devices(world: World, is_connected: bool) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 60.0, 21)
+    world.monitor.pause()
+    if not is_connected:
+        connection.end("client_reset")
+    world.wait(3600.0)
+    assert world.kinds() == []
+    world.monitor.resume()
+    world.wait(100.0)
+    assert world.kinds() == []
+    world.wait(200.0)
+    assert world.kinds() == ["silent"]
+
+
+def test_a_device_that_a_draining_service_keeps_out_is_not_silent(world: World) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 60.0, 21)
+    world.monitor.drain()
+    connection.end("client_reset")
+    world.wait(3600.0)
+    assert world.kinds() == []
+    world.monitor.resume()
+    world.wait(300.0)
+    assert world.kinds() == ["silent"]
+
+
 def test_three_intervals_make_a_typical_one(world: World) -> None:
     connection = world.enter()
     connection.speak()
@@ -638,6 +668,15 @@ def test_a_device_that_is_refused_again_and_again_is_a_storm(world: World) -> No
     assert alarm.detail == "11 connections within 20.0s, each after a failure (conn_limit)"
     assert world.kinds() == ["reconnect_storm"]
     connection.end()
+
+
+def test_a_device_that_tries_although_it_is_not_allowed_is_no_storm(world: World) -> None:
+    world.enter().end("client_reset")
+    world.monitor.apply(Policy.of(allow=["192.0.2.0/24"]))
+    for _ in range(50):
+        assert world.monitor.admit("10.0.0.1:1", "10.0.0.1") is None
+        world.wait(1.0)
+    assert world.kinds() == []
 
 
 def test_a_device_that_tries_although_it_is_blocked_is_no_storm(world: World) -> None:
@@ -980,7 +1019,8 @@ def test_lines_of_an_alarm(world: World, events: Sequence[LogEvent]) -> None:
     ]
 
 
-def test_many_alarms_are_summed_up(world: World, events: Sequence[LogEvent]) -> None:
+def test_many_alarms_are_summed_up(events: Sequence[LogEvent]) -> None:
+    world = World(outage_devices=0)
     for number in range(LINES_A_SECOND + 5):
         for _ in range(11):
             world.enter(number_ip(number)).end("client_reset")
@@ -998,7 +1038,8 @@ def test_many_alarms_are_summed_up(world: World, events: Sequence[LogEvent]) -> 
     assert len(world.alarms()) == LINES_A_SECOND + 5
 
 
-def test_stop_and_start_again(world: World, events: Sequence[LogEvent]) -> None:
+def test_stop_and_start_again(events: Sequence[LogEvent]) -> None:
+    world = World(outage_devices=0)
     connection = world.enter()
     for number in range(LINES_A_SECOND + 1):
         for _ in range(11):

@@ -14,7 +14,7 @@ from typing import Any
 Box = Mapping[str, str | bytes]
 Answer = Callable[[dict[str, str]], Iterator[bytes]]
 """Takes a request, and makes the bytes that are sent for it."""
-HELLO = {"version": "1", "server": "monconn 9", "pid": "1", "filters": "True"}
+HELLO = {"version": "1", "server": "monconn 9", "pid": "1", "filters": "True", "why": "True"}
 
 
 def box(values: Box) -> bytes:

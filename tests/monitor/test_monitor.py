@@ -295,6 +295,7 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
     for key in ("booted_at", "accessed"):
         assert datetime.fromisoformat(stats.pop(key)).tzinfo is not None
     assert stats == {
+        "state": "running",
         "sid": "web",
         "listen": "127.0.0.1:80",
         "backend": "10.9.9.9:80",
@@ -306,6 +307,7 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
         "refused_by": {"blocked": 1},
         "up": 3,
         "down": 4,
+        "alarms": [],
     }
 
 
@@ -824,7 +826,8 @@ def test_how_many_are_closed_is_known_at_once_and_each_counts_once(busy: Busy) -
     live = len(monitor)
     assert monitor.close_all() == live
     assert monitor.close_all() == 0
-    assert monitor.block_and_count(ipaddress.ip_network("10.0.0.0/8")) == (True, 0)
+    change, ended = monitor.block_and_count(ipaddress.ip_network("10.0.0.0/8"))
+    assert (change.is_new, ended) == (True, 0)
     turns_until(clock, lambda: len(monitor), 0)
     assert {record.reason for record in monitor.closed_records} == {"operator"}
 

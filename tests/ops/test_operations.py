@@ -263,7 +263,7 @@ def test_ips_clients_and_blocks_are_filtered() -> None:
     operations.block(OWN_CODE, "203.0.113.0/24")
     operations.block(OWN_CODE, "2001:db8::/32", service="ssh")
     blocks = [(row.service, row.network) for row in rows(operations.blocks(filter="service:ssh"))]
-    assert blocks == [("ssh", "203.0.113.0/24"), ("ssh", "2001:db8::/32")]
+    assert blocks == [(None, "203.0.113.0/24"), ("ssh", "2001:db8::/32")]
     assert [row.service for row in rows(operations.blocks(filter="client:2001:db8::/16"))] == [
         "ssh"
     ]

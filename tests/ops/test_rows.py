@@ -155,6 +155,7 @@ def test_details_say_all_that_a_row_knows() -> None:
             "text": "a sample",
             "time": "2020-01-01T00:00:00+00:00",
             "object": {"sample": 7},
+            "list": ["a sample"],
         }
         value = sample.get(column.unit, 7)
         if name.endswith("_tcp"):

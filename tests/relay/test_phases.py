@@ -17,6 +17,7 @@ from monconn.relay.ends import (
     HOLD_CONNECTING,
     HOLD_FULL,
     HOLD_PAUSE,
+    HOLD_RATE,
     HOLD_STAGE,
     PHASES,
     End,
@@ -27,7 +28,7 @@ from monconn.relay.relay import Relay
 from .test_relay import Stage
 from .world import PIPES, World, exactly, to_the_end, until, until_settled
 
-HOLDS = (HOLD_CONNECTING, HOLD_FULL, HOLD_STAGE, HOLD_PAUSE)
+HOLDS = (HOLD_CONNECTING, HOLD_FULL, HOLD_STAGE, HOLD_PAUSE, HOLD_RATE)
 VERBS = ("end_writing", "close", "reset", "abort", "set_keepalive", "hold", "release")
 
 
@@ -52,7 +53,7 @@ def relay_of(world: World) -> Relay:
 
 
 def test_each_hold_has_a_flag_of_its_own() -> None:
-    assert sum(HOLDS) == HOLDS[0] | HOLDS[1] | HOLDS[2] | HOLDS[3]
+    assert sum(HOLDS) == HOLDS[0] | HOLDS[1] | HOLDS[2] | HOLDS[3] | HOLDS[4]
 
 
 def test_the_client_is_read_from_again_once_no_hold_is_left() -> None:

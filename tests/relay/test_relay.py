@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from monconn.model.reasons import Direction, Side
 from monconn.model.record import ConnectionRecord
+from monconn.monitor.bandwidth import Throttle
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.interfaces import Observer
 from monconn.monitor.monitor import Monitor
@@ -50,6 +51,7 @@ class FakeEnd:
     """Records its calls in a list that both Ends share; has the methods of an End only."""
 
     accepts_pipes = False
+    reads_at_once = True
     reports: EndListener
     peer: End
 
@@ -60,6 +62,7 @@ class FakeEnd:
         self.is_watched = False
         self.track: Track | None = None
         self.stages: StageChain | None = None
+        self.throttle: Throttle | None = None
         self.held = 0
         self.given = 0
         self.keepalive: Keepalive | str | None = "unset"
@@ -75,6 +78,9 @@ class FakeEnd:
 
     def set_stages(self, stages: StageChain | None) -> None:
         self.stages = stages
+
+    def set_throttle(self, throttle: Throttle | None) -> None:
+        self.throttle = throttle
 
     def dial(self) -> None:
         self._note("dial")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, call, patch
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -21,8 +22,10 @@ from twisted.python.failure import Failure
 
 from monconn.addresses import EndpointAddress, TcpAddress, UnixAddress
 from monconn.config.config import Config, ServiceConfig
+from monconn.config.sections import DevicesConfig
 from monconn.errors import ListenError
 from monconn.monitor.registry import Registry
+from monconn.policy.prefixes import ClientPrefixes
 from monconn.policy.timeouts import Timeouts
 from monconn.run.application import Application
 from monconn.run.supervisor import PAUSES_SECONDS
@@ -96,6 +99,22 @@ def test_only_those_that_print_bytes_are_watched() -> Any:
     app.startService()
     assert app.registry.get("web").watched
     assert not app.registry.get("ssh").watched
+    yield app.stopService()
+
+
+@pytest_twisted.inlineCallbacks
+def test_rules_take_for_one_client_what_devices_say() -> Any:
+    from twisted.internet import reactor
+
+    services = (service("web"), service("own", prefix_v4=16))
+    config = Config(services=services, devices=DevicesConfig(prefix_v4=24), control=None)
+    app = Application(config, reactor)
+    app.startService()
+    web, own = (app.registry.get(name).admission for name in ("web", "own"))
+    assert (web.prefixes, own.prefixes) == (ClientPrefixes(24, 64), ClientPrefixes(16, 64))
+    app._reload_applied(attrs.evolve(config, devices=DevicesConfig(prefix_v6=56)))
+    assert (web.prefixes, own.prefixes) == (ClientPrefixes(32, 56), ClientPrefixes(16, 56))
+    assert app.registry.new("late").admission.prefixes == ClientPrefixes(32, 56)
     yield app.stopService()
 
 

@@ -73,7 +73,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         socket.socket(socket.AF_UNIX) as unix,
         socket.socket(socket.AF_UNIX) as stale,
         patch("monconn.run.supervisor.PAUSES_SECONDS", ()),
-        patch("monconn.sinks.history.schema._LOCK_PAUSES_SECONDS", ()),
+        patch("monconn.processes._LOCK_PAUSES_SECONDS", ()),
     ):
         unix.bind(str(tmp_path / "live"))
         unix.listen()
@@ -368,6 +368,19 @@ def test_limits_that_do_not_go_together(world: World) -> None:
         "half_close_timeout": "of 20m never strikes: max_idle of 15m comes first",
         "unreachable_timeout": "finds no client that is silent: with keepalive off nobody asks"
         " whether it is there",
+    }
+
+
+def test_rules_that_do_not_go_together(world: World) -> None:
+    found = world.check(
+        "services:\n"
+        "  web: {listen: ':0', backend: ':9', allow: [10.0.0.0/8], block: [10.0.0.0/8]}\n"
+        f"  path: {{listen: 'unix:{world.folder}/s', backend: ':9', allow: [10.0.0.0/8]}}\n"
+    )
+    assert {each.path: each.message for each in found} == {
+        ("services", "web", "allow"): "lets nobody in: all of it is blocked, and block goes before"
+        " it",
+        ("services", "path", "allow"): "lets nobody in: clients of a UNIX socket have no address",
     }
 
 

@@ -122,13 +122,52 @@ def test_rules_and_limits() -> None:
         "monconn:tcp:80:mon.conn_limit=10:mon.ip_limit=5:mon.max_idle=15m:mon.read_timeout=1.5"
         ":mon.write_timeout=0:mon.half_close_timeout=20:mon.max_lifetime=1h30m"
         r":mon.ip_blacklist=10.0.0.0/8,2001\:db8\:\:/32"
+        r":mon.auto_block=3 of client_reset within 10s for 1h never 2001\:db8\:\:1"
     )
     rules = made.monitor.rules
+    assert str(rules.auto_block) == (
+        "{after: 3, of: [client_reset], within: 10s, for: 1h, never: [2001:db8::1], at_most: 1000}"
+    )
     assert (rules.conn_limit, rules.ip_limit, rules.when_full) == (10, 5, "refuse")
     assert list(map(str, made.monitor.blocks())) == ["10.0.0.0/8", "2001:db8::/32"]
     assert made.monitor.timeouts == Timeouts(
         read_timeout=1.5, write_timeout=0, max_idle=900, half_close_timeout=20, max_lifetime=5400
     )
+
+
+def test_rules_of_clients_and_rates(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("192.0.2.1\n")
+    two.write_text("192.0.2.2\n")
+    rules = endpoint(
+        r"monconn:tcp:80:mon.allow=10.0.0.0/8,2001\:db8\:\:/32:mon.block=10.1.0.0/16"
+        f":mon.block_files={one},{two}:mon.per_ip_limit=3:mon.rate=20/s burst 50"
+        ":mon.per_ip_rate=100/m:mon.dry_run=rate,allow"
+    ).monitor.policy.rules
+    assert list(map(str, rules.allow)) == ["10.0.0.0/8", "2001:db8::/32"]
+    assert list(map(str, rules.block)) == ["10.1.0.0/16"]
+    assert list(map(str, rules.block_files)) == [str(one), str(two)]
+    assert (rules.per_ip_limit, str(rules.rate), str(rules.per_ip_rate)) == (
+        *(3, "20/s burst 50", "100/m"),
+    )
+    assert rules.dry_run == ("allow", "rate")
+
+
+def test_files_of_networks_are_watched_while_it_listens(
+    registry: monconn.Registry, tmp_path: Path
+) -> None:
+    file = tmp_path / "blocked"
+    file.write_text("192.0.2.1\n")
+    memory = MemoryReactorClock()
+    made = endpoint(f"monconn:tcp:8080:mon.name=web:mon.block_files={file}", memory)
+    assert [str(each) for each in made.monitor.blocks()] == ["192.0.2.1/32"]
+    assert not memory.getDelayedCalls()
+    now(made.listen(Factory.forProtocol(Protocol)))
+    assert len(memory.getDelayedCalls()) == 1
+    factory = memory.tcpServers[0][1]
+    factory.doStart()
+    factory.doStop()
+    assert not memory.getDelayedCalls()
 
 
 def test_defaults_are_the_librarys() -> None:
@@ -194,6 +233,9 @@ def test_places_of_the_control_port(place: str, config: ControlConfig) -> None:
         ),
         ("tcp:80:mon.max_idle=soon", "mon.max_idle: must be a number of seconds or a text like"),
         ("tcp:80:mon.ip_blacklist=10.0.0.0/33", "mon.ip_blacklist: "),
+        ("tcp:80:mon.rate=soon", "mon.rate: must be a number in a time, such as 20/s"),
+        ("tcp:80:mon.dry_run=max_idle", "mon.dry_run: must be rules, of block, allow"),
+        ("tcp:80:mon.block_files=/no/such", 'mon.block_files: must be files that list networks: "'),
         ("tcp:80:mon.control=", r"mon.control: must be default, a path or unix\:PATH"),
         ("tcp:80:mon.control=unix:/run/c", "mon.control: must be default, a path or "),
         ("tcp:80:mon.control=127.0.0.1:7000", "mon.control: must be default, a path or "),

@@ -40,6 +40,7 @@ TABLES = {
     ("json-log.md", "The JSON log"): "json_log",
     ("manhole.md", "Opening it"): "manhole",
     ("metrics.md", "Metrics for Prometheus"): "metrics",
+    ("notify.md", "All keys"): "notify",
     ("observers.md", "From the configuration"): "observers",
     ("tls.md", "Clients connect with TLS"): "tls",
     ("tls.md", "The backend is connected to with TLS"): "backend_tls",
@@ -107,17 +108,19 @@ def known_keys() -> set[str]:
             continue
         known.add(field.name)
         known |= {f"{field.name}.{key}" for key in fields(_class_of(field.name))}
-    return known - {"observers.make", "observers.options"}
+    # A state is written as a path alone, and of these nobody writes anything.
+    return known - {"observers.make", "observers.options", "state.path", "state.config_path"}
 
 
 def _class_of(section: str) -> type:
-    from monconn.config import sections
+    from monconn.config import notify, sections
 
     name = "".join(part.title() for part in section.removesuffix("s").split("_"))
-    for each in (f"{name}Config", f"{name}sConfig"):
-        if hasattr(sections, each):
-            cls: type = getattr(sections, each)
-            return cls
+    for module in (sections, notify):
+        for each in (f"{name}Config", f"{name}sConfig"):
+            if hasattr(module, each):
+                cls: type = getattr(module, each)
+                return cls
     raise AssertionError(f"which class is that of the section {section}?")
 
 
@@ -152,6 +155,8 @@ def values(key: str, world: World, certificates: tuple[Certificate, Certificate]
         "services.tls": (None, {"certificate": str(one.certificate), "key": str(one.key)}),
         "services.backend_tls": (None, {"verify": False}),
         "services.block": ([], ["192.0.2.0/24"]),
+        "services.block_files": ([], [f"{world.folder}/networks"]),
+        "services.auto_block": (False, {"of": ["rate"]}),
         "services.allow": (["127.0.0.0/8"], ["127.0.0.0/8", "192.0.2.0/24"]),
         "services.when_full": ("wait", "refuse"),
         "services.payload": ("allowed", "never"),
@@ -194,6 +199,16 @@ def values(key: str, world: World, certificates: tuple[Certificate, Certificate]
             }
             for each in certificates
         ),
+        "control.role": ("operate", "view"),
+        "state": (f"{world.folder}/state", f"{world.folder}/other-state"),
+        "notify": ([], [{"url": "http://127.0.0.1:9/"}]),
+        "notify.url": ("http://127.0.0.1:9/one", "http://127.0.0.1:9/other"),
+        "notify.on": (["alarm"], ["alarm", "blocked"]),
+        "notify.filter": ("service:web", "not:service:web"),
+        "notify.secret": ("of eight bytes", "of eight others"),
+        "notify.secret_file": (f"{world.folder}/secret", f"{world.folder}/other-secret"),
+        "notify.ca": (None, str(one.certificate)),
+        "notify.retry_for": ("15m", "5m"),
         "manhole.listen": ("127.0.0.1:0", f"unix:{world.folder}/manhole"),
         "manhole.authorized_keys": (f"{world.folder}/keys", f"{world.folder}/other-keys"),
         "manhole.host_key": (f"{world.folder}/host_key", f"{world.folder}/other-host_key"),
@@ -295,6 +310,9 @@ def document(
         made = world.config(observers=[entry])
         made["services"]["other"] = world.service()
         return made
+    if section == "notify":
+        scheme = "https" if name == "ca" else "http"
+        return world.config(notify=[{"url": f"{scheme}://127.0.0.1:9/"} | given])
     if key == "control.tls":
         given["listen"] = "127.0.0.1:0"
     return {**world.config(), section: USUAL[section] | given}
@@ -321,6 +339,9 @@ async def world(tmp_path: Path, certificates: tuple[Certificate, Certificate]) -
         (tmp_path / name).chmod(0o600)
     (tmp_path / "key-copy.pem").write_bytes(one.key.read_bytes())
     (tmp_path / "passphrase").write_text("of no use, as the key is not encrypted\n")
+    (tmp_path / "networks").write_text("192.0.2.0/24\n")
+    for name in ("secret", "other-secret"):
+        (tmp_path / name).write_text(f"eight bytes of a {name}\n")
     with patch.object(reload, "SETTLE_SECONDS", 0.0):
         made = World(tmp_path)
         yield made
@@ -443,10 +464,15 @@ async def json_log_follows(world: World, config: Any) -> None:
     await world.until(lambda: is_there in path.read_text())
 
 
+async def notify_follows(world: World, config: Any) -> None:
+    assert [row["url"] for row in world.app.notify.rows()] == [str(each.url) for each in config]
+
+
 FOLLOWED = {
     "devices": devices_follow,
     "capture": capture_follows,
     "history": history_follows,
     "json_log": json_log_follows,
+    "notify": notify_follows,
 }
 """What sees whether a section that can follow has done so."""

@@ -11,7 +11,11 @@ from zope.interface.verify import verifyObject
 
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.interfaces import IObserver
+from monconn.monitor.monitor import Monitor
+from monconn.policy.policy import Policy
 from monconn.sinks.closelog import LINES_A_SECOND, CloseLog
+
+DRY_RUN = Policy.of(block=["192.0.2.0/24"], allow=["10.0.0.0/8"], dry_run=["block", "allow"])
 
 
 @pytest.fixture
@@ -215,3 +219,30 @@ def test_summaries_start_again_after_a_flush(
         clock.advance(1.0)
     sums = [line for line in lines(events) if "more connections" in line]
     assert sums == ["2 more connections ended, up 2 B, down 0 B: 2 client_closed"] * 2
+
+
+# -- what rules in dry_run would have refused
+
+
+def test_a_client_that_would_be_refused_is_a_line(
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
+) -> None:
+    monitor = Monitor("web", policy=DRY_RUN, clock=clock, observers=[log])
+    for ip in ("10.0.0.1", "192.0.2.7"):
+        assert monitor.admit(f"{ip}:4711", ip) is not None
+    assert lines(events) == ["web: 192.0.2.7:4711 would be refused: blocked, not_allowed (dry_run)"]
+
+
+def test_of_many_that_would_be_refused_the_others_are_counted(
+    log: CloseLog, clock: Clock, events: Sequence[LogEvent]
+) -> None:
+    monitor = Monitor("web", policy=DRY_RUN, clock=clock, observers=[log])
+    for _ in range(LINES_A_SECOND + 3):
+        assert monitor.admit("192.0.2.7:4711", "192.0.2.7") is not None
+    log.closed(closed())  # has its line all the same
+    assert len(events) == LINES_A_SECOND + 1
+    clock.advance(1.0)
+    assert lines(events)[-1] == (
+        "more clients would be refused (dry_run): 3 blocked, 3 not_allowed"
+    )
+    assert not clock.getDelayedCalls()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import errno
 import io
+import ipaddress
 import json
 import os
 import resource
@@ -278,6 +279,18 @@ def test_a_refusal_is_a_line(start: Start, sink: MemorySink) -> None:
     assert line["event"] == "refused"
     assert line["refusal"] == "blocked"
     assert line["code"] == "PR"
+
+
+def test_what_rules_would_have_refused_is_told(start: Start, sink: MemorySink) -> None:
+    running = start(sink)
+    running.monitor.rules.allow = [ipaddress.ip_network("10.0.0.0/8")]
+    running.monitor.rules.dry_run = ["allow"]
+    for client in ("10.0.0.1:1", "192.0.2.9:1"):
+        running.open_and_close(client)
+    running.service.stopService()
+    first, second = lines_of(sink.data)
+    assert "would_refuse" not in first
+    assert second["would_refuse"] == ["not_allowed"]
 
 
 def test_an_action_is_a_line(start: Start, sink: MemorySink) -> None:

@@ -998,6 +998,25 @@ def full_of_others(monitor: Monitor) -> None:
     connect(MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)), "192.0.2.2")
 
 
+def not_allowed(monitor: Monitor) -> None:
+    monitor.rules.allow = ["10.0.0.0/8"]
+
+
+def full_of_its_own(monitor: Monitor) -> None:
+    monitor.rules.per_ip_limit = 1
+    connect(MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)), "192.0.2.1")
+
+
+def too_fast(monitor: Monitor) -> None:
+    monitor.rules.rate = "1/h"
+    connect(MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)), "192.0.2.2")
+
+
+def comes_too_often(monitor: Monitor) -> None:
+    monitor.rules.per_ip_rate = "1/h"
+    connect(MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol)), "192.0.2.1")
+
+
 def stopping(monitor: Monitor) -> None:
     monitor.stop(60)
 
@@ -1008,6 +1027,10 @@ def stopping(monitor: Monitor) -> None:
         (blocked, "blocked"),
         (full, "conn_limit"),
         (full_of_others, "ip_limit"),
+        (not_allowed, "not_allowed"),
+        (full_of_its_own, "per_ip_limit"),
+        (too_fast, "rate"),
+        (comes_too_often, "per_ip_rate"),
         (stopping, "stopping"),
     ],
 )
@@ -1049,6 +1072,22 @@ def test_a_limit_on_client_addresses_leaves_outgoing_connections_alone() -> None
     monitor = make_monitor(rules=Rules(ip_limit=1))
     factory = MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol), is_client=True)
     assert [connect(factory)[0] is not None for _ in range(3)] == [True] * 3
+
+
+def test_rules_of_clients_leave_outgoing_connections_alone() -> None:
+    policy = Policy.of(allow=["10.0.0.0/8"], per_ip_limit=1, per_ip_rate="1/h", ip_limit=1)
+    monitor = make_monitor(policy=policy)
+    factory = MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol), is_client=True)
+    assert [connect(factory)[0] is not None for _ in range(3)] == [True] * 3
+    monitor.rules.rate = "1/h"  # those of the service are about all
+    assert [connect(factory)[0] is not None for _ in range(2)] == [True, False]
+
+
+def test_a_dry_run_lets_clients_in_and_counts_them() -> None:
+    monitor = make_monitor(policy=Policy.of(allow=["10.0.0.0/8"], dry_run=["allow"]))
+    factory = MonitoringFactory(monitor, Factory.forProtocol(RecordingProtocol))
+    assert connect(factory, "192.0.2.1")[0] is not None
+    assert monitor.stats()["would_refuse"] == {"not_allowed": 1}
 
 
 def test_a_closed_connection_gives_its_slot_back_once() -> None:

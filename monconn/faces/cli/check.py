@@ -156,6 +156,10 @@ def _usual(config: Config) -> dict[str, str]:
         "control.listen": f"unix:{control_folder() / FIRST_NAME}",
         "capture.folder": default_folder(),
     }
+    if config.state is not None:
+        from monconn.run.state import path_of
+
+        usual["state"] = path_of(config.state)
     if config.manhole is not None:
         try:
             from monconn.faces.manhole.keys import default_host_key

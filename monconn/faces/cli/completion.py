@@ -112,8 +112,12 @@ def devices(context: click.Context, parameter: click.Parameter, incomplete: str)
 
 def blocked(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
     """The networks that are blocked."""
-    rows = _rows(context, "ListBlocks")
-    return _matching((str(row.get("network")) for row in rows), incomplete)
+    found = {
+        str(row.get("network")): f"by {row.get('source')}{': ' if row.get('reason') else ''}"
+        f"{row.get('reason') or ''}"
+        for row in _rows(context, "ListBlocks")
+    }
+    return _matching(found, incomplete)
 
 
 def captures(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
@@ -123,6 +127,12 @@ def captures(context: click.Context, parameter: click.Parameter, incomplete: str
         for row in _rows(context, "ListCaptures")
         if row.get("state") != "done"
     }
+    return _matching(found, incomplete)
+
+
+def outputs(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    """The outputs of notifications, and where they go."""
+    found = {str(row.get("number")): str(row.get("url")) for row in _rows(context, "ListOutputs")}
     return _matching(found, incomplete)
 
 
@@ -260,7 +270,7 @@ def _instances() -> list[Any]:
     from monconn.faces.control import instances
 
     try:
-        return instances.ask(instances.running())
+        return instances.ask_each(instances.running())
     except Exception:
         return []
 

@@ -13,12 +13,14 @@ import click
 
 from monconn.errors import ControlError, UnitError
 from monconn.faces.cli import completion
+from monconn.faces.cli.blocks import block, blocks, unblock
 from monconn.faces.cli.capture import capture
 from monconn.faces.cli.device import device, with_hint
 from monconn.faces.cli.explain import explain
 from monconn.faces.cli.forget import forget
 from monconn.faces.cli.history import history, report
 from monconn.faces.cli.listings import Asked, listing, listing_options
+from monconn.faces.cli.notify import notify
 from monconn.faces.cli.output import (
     has_colours,
     print_error,
@@ -28,6 +30,7 @@ from monconn.faces.cli.output import (
     print_text,
     terminal_width,
 )
+from monconn.faces.cli.pausing import drain, pause, resume, spread_option
 from monconn.faces.cli.ps import ps
 from monconn.faces.cli.recording import recording
 from monconn.faces.cli.reload import reload
@@ -42,6 +45,7 @@ from monconn.faces.cli.verbs import (
     json_option,
     service_option,
 )
+from monconn.faces.cli.why import why
 from monconn.faces.control.client import LIST_SECONDS, BadAnswer, Client
 from monconn.faces.tui.terminal import check_terminal
 from monconn.model.reasons import STATES
@@ -49,7 +53,6 @@ from monconn.model.uid import parse_uid
 from monconn.ops.columns import Row
 from monconn.ops.details import detail_lines
 from monconn.ops.filter_keys import (
-    BLOCK_KEYS,
     CONNECTION_KEYS,
     DEVICE_KEYS,
     EVENT_KEYS,
@@ -58,7 +61,6 @@ from monconn.ops.filter_keys import (
 )
 from monconn.ops.filters import Context, parse
 from monconn.ops.rows import (
-    BlockRow,
     ClientRow,
     ClosedConnectionRow,
     ConnectionRow,
@@ -66,7 +68,7 @@ from monconn.ops.rows import (
     ServiceRow,
     sum_by_ip,
 )
-from monconn.units import parse_duration
+from monconn.units import format_duration, parse_duration
 
 _HOW_TO_ASK_WHY = "monconn explain ID tells why one has ended, and what to type next"
 _IDS_AT_ONCE = 1_000
@@ -146,12 +148,6 @@ def clients(server: Client, **arguments: Any) -> Iterable[Any]:
     """
     rows = server.rows("ListClients", **arguments)
     return sum_by_ip(map(ClientRow.of, rows))
-
-
-@listing("blocks", BLOCK_KEYS, BlockRow)
-def blocks(server: Client, **arguments: Any) -> Iterable[Any]:
-    """The blocked networks."""
-    return server.rows("ListBlocks", **arguments)
 
 
 @click.command()
@@ -264,6 +260,7 @@ def events(
 )
 @service_option
 @click.option("--reset", is_flag=True, help="At once, by a reset; else what is held is delivered.")
+@spread_option
 @dry_run_option
 @json_option
 @asks_server
@@ -273,6 +270,7 @@ def close(
     client: str | None,
     service: str | None,
     reset: bool,
+    spread: float | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -294,7 +292,12 @@ def close(
     rows: list[Any] = []
     for choice in choices:
         answer = server.call(
-            "CloseConnections", **wanted, **choice, reset=reset, dry_run=dry_run or None
+            "CloseConnections",
+            **wanted,
+            **choice,
+            reset=reset,
+            spread=spread,
+            dry_run=dry_run or None,
         )
         count += int(answer["closed"])
         unknown += json.loads(answer["unknown"])
@@ -308,75 +311,13 @@ def close(
             print_rows(ConnectionRow, rows)
         would_be = " would be" if dry_run else ""
         if count or not unknown:
-            print_line(f"{_connections(count)}{would_be} closed")
+            over = f" within {format_duration(spread)}, evenly" if spread else ""
+            is_over = "will be closed" if spread and not dry_run else f"{would_be.strip()} closed"
+            print_line(f"{_connections(count)} {is_over.strip()}{over}")
         for each in unknown:
             print_error(f"no live connection has the id {each}")
     if unknown and not dry_run:
         raise click.exceptions.Exit(1)
-
-
-@click.command()
-@click.argument(
-    "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.clients
-)
-@service_option
-@dry_run_option
-@json_option
-@asks_server
-def block(server: Client, **arguments: Any) -> None:
-    """Refuse clients of an IP or a network, and end those that are connected."""
-    _change(server, "Block", **arguments)
-
-
-@click.command()
-@click.argument(
-    "networks", metavar="NET...", nargs=-1, required=True, shell_complete=completion.blocked
-)
-@service_option
-@dry_run_option
-@json_option
-@asks_server
-def unblock(server: Client, **arguments: Any) -> None:
-    """Let clients of exactly this IP or network in again."""
-    _change(server, "Unblock", **arguments)
-
-
-_RESULTS = {
-    ("Block", False): ("is blocked", "was blocked already"),
-    ("Block", True): ("would be blocked", "is blocked already"),
-    ("Unblock", False): ("is let in again", "was not blocked"),
-    ("Unblock", True): ("would be let in again", "is not blocked"),
-}
-"""By command and dry run: the message for a network that is changed, and for one that is not."""
-
-
-def _change(
-    server: Client,
-    command: str,
-    networks: Sequence[str],
-    service: str | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    changed_text, unchanged_text = _RESULTS[command, dry_run]
-    rows: list[dict[str, Any]] = []
-    for network in networks:
-        answer = server.call(command, network=network, service=service, dry_run=dry_run or None)
-        changed = answer["changed"] == "True"
-        row: dict[str, Any] = {"network": network, "changed": changed}
-        text = f"{network} {changed_text if changed else unchanged_text}"
-        if service is not None:
-            text += f" at {service}"
-        count = int(answer.get("closed", 0))
-        if dry_run:
-            row |= {"dry_run": True, "closed": count}
-        if count:
-            text += f", {_connections(count)} {'would be ' if dry_run else ''}closed"
-        rows.append(row)
-        if not as_json:
-            print_line(text)
-    if as_json:
-        print_json(rows)
 
 
 def _connections(count: int) -> str:
@@ -417,6 +358,9 @@ VERBS = (
     block,
     unblock,
     blocks,
+    pause,
+    resume,
+    drain,
     events,
     tap,
     recording,
@@ -425,10 +369,12 @@ VERBS = (
     history,
     report,
     explain,
+    why,
     forget,
     reload,
     replay_command,
     capture,
+    notify,
     top,
     shell,
     ps,

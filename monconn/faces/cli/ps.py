@@ -41,6 +41,9 @@ class InstanceRow(Row):
     command: str = field("COMMAND", importance=2, help="Without interpreter and path.")
     control: str = field("CONTROL", importance=4, width=20, max_width=60, help="Its socket.")
     server: str | None = field("VERSION", nullable=True, importance=5)
+    role: str | None = field(
+        "ROLE", nullable=True, importance=5, help="What that socket allows: view or operate."
+    )
     config: str | None = field("CONFIG", nullable=True, importance=5, help="The file of -c.")
     arguments: str = field("ARGUMENTS", importance=6, help="The whole command line.")
 
@@ -56,6 +59,7 @@ def _row(instance: instances.Instance, said: instances.Answer) -> InstanceRow:
         command=instance.short_command,
         control=instance.where,
         server=said.server,
+        role=said.role,
         config=instance.config_file,
         arguments=shlex.join(instance.command),
     )
@@ -67,14 +71,16 @@ def _row(instance: instances.Instance, said: instances.Answer) -> InstanceRow:
 def ps(as_json: bool) -> None:
     """The monconns that run, with their services.
 
-    Those of this user whose control port is where it usually is. One that is stopped or hangs is
-    listed as one that does not answer.
+    One line for each; of several sockets, the one that allows most. Those of this user whose
+    control port is where it usually is. One that is stopped or hangs is listed as one that does
+    not answer.
     """
     found = instances.running()
-    rows = [_row(*each) for each in instances.ask(found)]
+    asked = found[: instances.MOST_ASKED]
+    rows = [_row(*each) for each in instances.ask_each(asked)]
     if rows or as_json:
         print_rows(InstanceRow, rows, as_json)
-    if len(found) > len(rows):
-        print_error(f"{len(found) - len(rows)} more run: only the first {len(rows)} are asked")
+    if len(found) > len(asked):
+        print_error(f"{len(found) - len(asked)} more run: only the first {len(asked)} are asked")
     if not rows:
         raise instances.none_running()

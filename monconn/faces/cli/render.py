@@ -74,16 +74,19 @@ def _event_text(event: Json) -> tuple[str, str, str]:
     if kind == "alarm":
         verb = "is over" if event["over"] else "alarm"
         alarm = event["alarm"]
-        device = device_text(
-            str(event["device"]), str(event.get("name") or ""), event.get("addresses") or ()
-        )
-        text = f"{event['service']}: {device} {alarm} {verb}: {event['detail']}"
+        who = ""
+        if event["device"]:
+            name, addresses = str(event.get("name") or ""), event.get("addresses") or ()
+            who = f"{device_text(str(event['device']), name, addresses)} "
+        text = f"{event['service']}: {who}{alarm} {verb}: {event['detail']}"
         return text, alarm, "" if event["over"] else "alarm"
     client = f"{event['service']}: {event.get('client')}"
     if kind == "half_closed":
         return f"{client} half-closed by the {event['side']}, id {event['id']}", "", ""
     if kind == "opened":
-        return f"{client} opened, id {event['id']}", "", ""
+        would = event.get("would_refuse")
+        dry_run = f", would be refused: {', '.join(map(str, would))} (dry_run)" if would else ""
+        return f"{client} opened, id {event['id']}{dry_run}", "", ""
     detail = f" ({event['detail']})" if event.get("detail") else ""
     if kind == "refused":
         return f"{client} refused: {event['refusal']}{detail}", event["refusal"], "refusal"

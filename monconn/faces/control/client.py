@@ -163,7 +163,7 @@ class Client:
         :raises NoServer: the connection is lost, or there is no answer in time.
         :raises BadAnswer: the answer is none to this request, or malformed.
         :raises ControlError: an argument is too long, or the server too old for ``filter``,
-            ``dry_run`` and ``sort``.
+            ``dry_run``, ``sort`` and ``spread``.
         :raises QuestionError: an argument is not UTF-8.
         """
         # It would ignore them, and so list everything, or act where it should only answer.
@@ -173,6 +173,9 @@ class Client:
         # An older server knows some orders of connections, and says which.
         if command == "ListHistory" and arguments.get("sort") and "sorts" not in self.hello:
             needed.append("sort")
+        # It would end all of them at once.
+        if arguments.get("spread") and "pauses" not in self.hello:
+            needed.append("spread")
         if needed:
             server = printable(self.hello.get("server"))
             raise ControlError(f"{server} runs, which is too old for {needed[0]}: restart it")

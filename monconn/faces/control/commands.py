@@ -11,7 +11,7 @@ A list comes in pages, as a value holds 65,535 bytes at most: while an answer ha
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.protocols import amp
 
@@ -29,6 +29,7 @@ from monconn.errors import (
     UnknownService,
 )
 from monconn.ops.filters import FilterError
+from monconn.roles import Role
 
 VERSION = 1
 _MAX_CHARACTERS = 20  # of an integer: all of 64 bits, with a sign
@@ -89,6 +90,7 @@ _SERVICE = (b"service", amp.Unicode(optional=True))  # all of them, if left out
 # Terms of the filter language in one line, split as a shell does. docs/filters.md is its reference.
 _FILTER = (b"filter", amp.Unicode(optional=True))
 _DRY_RUN = (b"dry_run", amp.Boolean(optional=True))  # only answer what would be done
+_SPREAD = (b"spread", Number(optional=True))  # seconds over which connections are ended evenly
 _NOTHING: list[tuple[bytes, amp.Argument]] = []
 _ROWS = [
     (b"rows", amp.String()),  # a JSON array of objects
@@ -98,6 +100,9 @@ _ROWS = [
 
 class _Command(amp.Command):
     errors = _ERRORS
+    role: ClassVar[Role]
+    """What a client must be allowed that sends it: to look at what is known (``view``); or all
+    (``operate``), which includes whatever changes something, and bytes of connections."""
 
     @classmethod
     def parseArguments(cls, box: Any, protocol: Any) -> dict[str, Any]:
@@ -113,6 +118,7 @@ class _Command(amp.Command):
 class Hello(_Command):
     """Must be sent first; answered with the version that is spoken from then on."""
 
+    role = "view"
     arguments = [(b"version", Integer())]
     response = [
         (b"version", Integer()),
@@ -125,13 +131,20 @@ class Hello(_Command):
         (b"sorts", amp.Boolean(optional=True)),
         (b"taps", amp.Boolean(optional=True)),  # whether there is Tap
         (b"captures", amp.Boolean(optional=True)),  # whether there is CaptureStart
+        (b"outputs", amp.Boolean(optional=True)),  # whether there are ListOutputs and NotifyTest
         (b"recordings", amp.Boolean(optional=True)),  # whether there is ReadRecording
+        (b"why", amp.Boolean(optional=True)),  # whether there is Why
+        (b"blocks", amp.Boolean(optional=True)),  # whether Block knows for_seconds and the like
+        (b"pauses", amp.Boolean(optional=True)),  # whether there is Pause, and spread is understood
+        (b"role", amp.Unicode(optional=True)),  # view or operate; operate, if left out
+        (b"served", amp.Unicode(optional=True)),  # the same at all addresses of one control port
     ]
 
 
 class ListServices(_Command):
     """Each service's figures, but for its ``ips``."""
 
+    role = "view"
     arguments = [_SERVICE]
     response = _ROWS
 
@@ -139,6 +152,7 @@ class ListServices(_Command):
 class ListConnections(_Command):
     """Live connections, or those that were closed last."""
 
+    role = "view"
     arguments = [
         _SERVICE,
         (b"client", amp.Unicode(optional=True)),  # an IP or a network
@@ -157,6 +171,7 @@ class ListConnections(_Command):
 class ListIps(_Command):
     """The IPs that have live connections; an array of strings."""
 
+    role = "view"
     arguments = [(b"service", amp.Unicode()), _FILTER]
     response = _ROWS
 
@@ -164,6 +179,7 @@ class ListIps(_Command):
 class ListClients(_Command):
     """The totals of each client IP, for the IPs seen last."""
 
+    role = "view"
     arguments = [_SERVICE, _FILTER]
     response = _ROWS
 
@@ -171,6 +187,7 @@ class ListClients(_Command):
 class ListDevices(_Command):
     """Each device that was seen: how often it connects, how often it sends, and its alarms."""
 
+    role = "view"
     arguments = [_SERVICE, _FILTER]
     response = _ROWS
 
@@ -178,6 +195,7 @@ class ListDevices(_Command):
 class ListHistory(_Command):
     """Connections that are over, or events, from the history; the latest first."""
 
+    role = "view"
     arguments = [
         _SERVICE,
         (b"client", amp.Unicode(optional=True)),  # an IP or a network
@@ -195,6 +213,7 @@ class ListHistory(_Command):
 class Report(_Command):
     """A period summed up from the history."""
 
+    role = "view"
     arguments = [
         _SERVICE,
         (b"client", amp.Unicode(optional=True)),
@@ -205,8 +224,9 @@ class Report(_Command):
 
 
 class ListBlocks(_Command):
-    """The blocked networks of each service."""
+    """The blocked networks: a row for each network and place, be it one service or all."""
 
+    role = "view"
     arguments = [_SERVICE, _FILTER]
     response = _ROWS
 
@@ -214,6 +234,7 @@ class ListBlocks(_Command):
 class NextPage(_Command):
     """More of the list that was requested last on this connection."""
 
+    role = "view"
     arguments = [(b"next", Integer())]
     response = _ROWS
 
@@ -221,6 +242,7 @@ class NextPage(_Command):
 class ShowConnection(_Command):
     """One connection, live or closed lately, whole: with its ``diagnosis``, and what TCP knows."""
 
+    role = "view"
     arguments = [
         (b"id", Integer()),
         # Goes before the id, which is there for servers that know no uids: their answer has none.
@@ -232,6 +254,7 @@ class ShowConnection(_Command):
 class ShowDevice(_Command):
     """One device: who it is, what is usual for it, its alarms; and its timeline, newest first."""
 
+    role = "view"
     arguments = [
         (b"device", amp.Unicode()),  # its name, an IP, or a fact about a connection of it
         _SERVICE,
@@ -241,9 +264,21 @@ class ShowDevice(_Command):
     response = [(b"device", amp.String()), *_ROWS]  # a JSON object, and the timeline
 
 
+class Why(_Command):
+    """What would happen to a client now at each service, by which rule, and what it has used up."""
+
+    role = "view"
+    arguments = [
+        (b"client", amp.Unicode()),  # an IP; or an id or uid of a connection, or a device's name
+        _SERVICE,
+    ]
+    response = _ROWS
+
+
 class CloseConnections(_Command):
     """End connections: those for which all that is given is true; something must be given."""
 
+    role = "operate"
     arguments = [
         (b"ids", amp.String(optional=True)),  # a JSON array of integers
         (b"client", amp.Unicode(optional=True)),
@@ -251,6 +286,7 @@ class CloseConnections(_Command):
         (b"reset", amp.Boolean(optional=True)),  # else what is held is delivered first
         _FILTER,
         _DRY_RUN,
+        _SPREAD,
     ]
     response = [
         (b"closed", Integer()),
@@ -263,20 +299,40 @@ class CloseConnections(_Command):
 class Block(_Command):
     """Refuse the clients of an IP or a network, and end those that are connected."""
 
-    arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
-    response = [(b"changed", amp.Boolean()), (b"closed", Integer(optional=True))]
+    role = "operate"
+    arguments = [
+        (b"network", amp.Unicode()),
+        _SERVICE,
+        _DRY_RUN,
+        # A server without ``blocks`` in its Hello ignores these: it would block for ever.
+        (b"for_seconds", Number(optional=True)),  # after which it ends
+        (b"reason", amp.Unicode(optional=True)),
+        (b"keep_open", amp.Boolean(optional=True)),  # leave those that are connected alone
+    ]
+    response = [
+        (b"changed", amp.Boolean()),
+        (b"closed", Integer(optional=True)),
+        (b"updated", amp.Boolean(optional=True)),  # it was blocked, until another time or so
+        (b"until", amp.Unicode(optional=True)),  # ISO 8601; none if it has no end
+        (b"kept", amp.Boolean(optional=True)),  # whether it outlasts the program
+    ]
 
 
 class Unblock(_Command):
     """Admit the clients of exactly this IP or network again."""
 
+    role = "operate"
     arguments = [(b"network", amp.Unicode()), _SERVICE, _DRY_RUN]
-    response = [(b"changed", amp.Boolean())]
+    response = [
+        (b"changed", amp.Boolean()),
+        (b"still_blocked_by", amp.Unicode(optional=True)),  # a wider network
+    ]
 
 
 class ResetStats(_Command):
     """Set the totals to zero."""
 
+    role = "operate"
     arguments = [_SERVICE, _DRY_RUN]
     response = _NOTHING
 
@@ -284,6 +340,7 @@ class ResetStats(_Command):
 class SubtractStats(_Command):
     """Subtract bytes from a service's totals, once they are stored elsewhere."""
 
+    role = "operate"
     arguments = [
         (b"service", amp.Unicode()),
         (b"up", Integer()),
@@ -299,6 +356,7 @@ class Forget(_Command):
     The answer comes when that is done, which takes as long as the history's file is large.
     """
 
+    role = "operate"
     arguments = [(b"network", amp.Unicode()), _DRY_RUN]
     response = [(b"forgotten", amp.String())]  # a JSON object: removed, live, blocks, problem, ...
 
@@ -306,6 +364,7 @@ class Forget(_Command):
 class Subscribe(_Command):
     """Push each :class:`Event` from now on; a second subscription replaces the first."""
 
+    role = "view"
     arguments = [_SERVICE, _FILTER]
     response = _NOTHING
 
@@ -327,6 +386,7 @@ class Tap(_Command):
     A second one replaces the first; the end of the client's connection ends it.
     """
 
+    role = "operate"
     arguments = [
         _SERVICE,
         _FILTER,  # terms with keys, and ids; everything, if left out
@@ -357,6 +417,7 @@ class FlowEvents(amp.Command):
 class CaptureStart(_Command):
     """Write the bytes of connections to files in the server's folder from now on."""
 
+    role = "operate"
     arguments = [
         _FILTER,  # terms with keys, or ids; everything, if left out
         (b"first", Integer(optional=True)),  # bytes of each direction, 0 for all
@@ -372,6 +433,7 @@ class CaptureStart(_Command):
 class CaptureStop(_Command):
     """End captures."""
 
+    role = "operate"
     arguments = [(b"ids", amp.String(optional=True))]  # a JSON array of integers; all, if left out
     response = _ROWS  # those that were ended
 
@@ -379,7 +441,22 @@ class CaptureStop(_Command):
 class ListCaptures(_Command):
     """The captures that run, and those that have ended last."""
 
+    role = "view"
     arguments = _NOTHING
+    response = _ROWS
+
+
+class ListOutputs(_Command):
+    """Who is told of events, and how that goes."""
+
+    arguments = _NOTHING
+    response = _ROWS
+
+
+class NotifyTest(_Command):
+    """Send a test to one output or to all; answered once each has said something, or in time."""
+
+    arguments = [(b"number", Integer(optional=True))]  # of ListOutputs; all, if left out
     response = _ROWS
 
 
@@ -387,6 +464,7 @@ class ReadRecording(_Command):
     """What is recorded of a connection, live or closed: an array of what
     ``monconn.model.flow.to_json`` makes, in pages."""
 
+    role = "operate"
     arguments = [
         (b"id", Integer()),
         (b"uid", amp.Unicode(optional=True)),  # goes before the id
@@ -402,6 +480,40 @@ class Reload(_Command):
     rows are the problems, each with ``source``, ``line``, ``path`` and ``message``.
     """
 
+    role = "operate"
     arguments = [_DRY_RUN]
     # result: a JSON object: file, dry_run, added, removed, changed, notes; the rows are the changes
     response = [(b"result", amp.String()), *_ROWS]
+
+
+_SERVICE_CHANGED: list[tuple[bytes, amp.Argument]] = [
+    (b"changed", amp.Boolean()),  # False if it was so already
+    (b"connections", Integer()),  # how many are live
+]
+
+
+class Pause(_Command):
+    """Read nothing from a service's connections, and accept nobody, until it is resumed."""
+
+    role = "operate"
+    arguments = [
+        (b"service", amp.Unicode()),
+        (b"seconds", Number(optional=True)),  # after which it ends by itself
+    ]
+    response = _SERVICE_CHANGED
+
+
+class Resume(_Command):
+    """End a service's pause, its draining, and what ends its connections evenly over a time."""
+
+    role = "operate"
+    arguments = [(b"service", amp.Unicode())]
+    response = _SERVICE_CHANGED
+
+
+class Drain(_Command):
+    """Refuse a service's clients, and let its connections go on, until it is resumed."""
+
+    role = "operate"
+    arguments = [(b"service", amp.Unicode()), _SPREAD]  # not ended, if that is left out
+    response = _SERVICE_CHANGED

@@ -28,11 +28,13 @@ from monconn.faces.control.taps import TapSender, in_pieces
 from monconn.log import Logger
 from monconn.model.actions import Actor
 from monconn.model.flow import to_json
+from monconn.model.record import iso_time
 from monconn.ops.columns import Row
 from monconn.ops.feed import FeedEvent, Subscription
-from monconn.ops.operations import CloseResult, Operations
+from monconn.ops.operations import ChangeResult, CloseResult, Operations
 from monconn.ops.reload import ReloadResult
 from monconn.places import Places
+from monconn.roles import Role
 from monconn.steps import RowSteps
 from monconn.turns import TurnQueue
 
@@ -84,12 +86,16 @@ class ControlFactory(Factory):
     """Serves the control port's clients.
 
     :param operations: what they can ask for.
+    :param role: what they may do.
     """
 
     noisy = False
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, role: Role = "operate") -> None:
         self.operations = operations
+        self.role = role
+        self.access = peers.OWN_USER
+        """Whom the socket's file lets in."""
         self.queue = TurnQueue(operations.clock)
         """Requests and steps of TLS handshakes of all clients."""
         self.held_rows = HeldRows()
@@ -155,7 +161,7 @@ class ControlProtocol(amp.AMP):
     def connectionMade(self) -> None:
         """Abort the connection of a peer that may not use the control port."""
         super().connectionMade()
-        if not peers.is_authorized(self.transport):
+        if not peers.is_authorized(self.transport, self._factory.access):
             self.close()
             return
         self._factory.clients.add(self)
@@ -276,8 +282,13 @@ class ControlProtocol(amp.AMP):
         if self not in self._factory.greeted and name != commands.Hello.commandName:
             return _deny
         # Only the commands of this module: AMP itself would let the client switch to TLS.
-        found = amp.CommandLocator.locateResponder(self, name) if name in _COMMANDS else None
-        return found or _refuse
+        command = _COMMANDS.get(name)
+        if command is None:
+            return _refuse
+        # A command that says nothing of its role is for those who may do everything.
+        if self._factory.role != "operate" and getattr(command, "role", "operate") != "view":
+            return _needs_role
+        return amp.CommandLocator.locateResponder(self, name) or _refuse
 
     def sendBox(self, box: amp.AmpBox) -> None:
         """Send a box; too long a description is shortened, another value that is makes an error.
@@ -344,7 +355,13 @@ class ControlProtocol(amp.AMP):
             "sorts": True,
             "taps": True,
             "captures": True,
+            "outputs": True,
             "recordings": True,
+            "why": True,
+            "blocks": True,
+            "pauses": True,
+            "role": self._factory.role,
+            "served": self._operations.token,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.
@@ -412,6 +429,13 @@ class ControlProtocol(amp.AMP):
             )
         )
 
+    @commands.Why.responder
+    def why(self, client: str, service: str | None = None) -> Answer:
+        """What would happen to a client."""
+        return self._operations.why(client, service=service).addCallback(
+            lambda rows: self._rows(iter(rows), held=len(rows))
+        )
+
     @commands.NextPage.responder
     def next_page(self, next: int) -> Answer:
         """More of the list that was requested last."""
@@ -451,12 +475,21 @@ class ControlProtocol(amp.AMP):
     def block(self, **arguments: Any) -> dict[str, Any]:
         """Refuse a network's clients."""
         done = self._operations.block(self._actor(), **arguments)
-        return {"changed": done.changed, "closed": done.count}
+        until = {} if done.until_at is None else {"until": iso_time(done.until_at)}
+        return {
+            "changed": done.changed,
+            "closed": done.count,
+            "updated": done.is_update,
+            "kept": done.is_kept,
+            **until,
+        }
 
     @commands.Unblock.responder
     def unblock(self, **arguments: Any) -> dict[str, Any]:
         """Admit a network's clients again."""
-        return {"changed": self._operations.unblock(self._actor(), **arguments).changed}
+        done = self._operations.unblock(self._actor(), **arguments)
+        wider = done.still_blocked_by
+        return {"changed": done.changed, **({"still_blocked_by": wider} if wider else {})}
 
     @commands.ResetStats.responder
     def reset_stats(self, **arguments: Any) -> dict[str, Any]:
@@ -565,6 +598,17 @@ class ControlProtocol(amp.AMP):
         """The captures that run, and those that have ended last."""
         return self._rows(self._operations.captures.rows())
 
+    @commands.ListOutputs.responder
+    def list_outputs(self) -> Answer:
+        """Who is told of events."""
+        return self._rows(iter(self._operations.outputs()))
+
+    @commands.NotifyTest.responder
+    def notify_test(self, number: int | None = None) -> Answer:
+        """Send a test."""
+        testing = self._operations.notify_test(self._actor(), number)
+        return testing.addCallback(lambda rows: self._rows(iter(rows)))
+
     @commands.ReadRecording.responder
     def read_recording(self, id: int, uid: str | None = None, how: str | None = None) -> Answer:
         """What is recorded of one connection."""
@@ -572,17 +616,34 @@ class ControlProtocol(amp.AMP):
         events = self._operations.recording(self._actor(), wanted, how=how)
         return self._pager.first(map(to_json, in_pieces(events)))
 
+    # -- pause, drain
+
+    @commands.Pause.responder
+    def pause(self, **arguments: Any) -> dict[str, Any]:
+        """Have a service stand still."""
+        return _changed(self._operations.pause(self._actor(), **arguments))
+
+    @commands.Resume.responder
+    def resume(self, **arguments: Any) -> dict[str, Any]:
+        """Have a service go on."""
+        return _changed(self._operations.resume(self._actor(), **arguments))
+
+    @commands.Drain.responder
+    def drain(self, **arguments: Any) -> dict[str, Any]:
+        """Have a service refuse its clients."""
+        return _changed(self._operations.drain(self._actor(), **arguments))
+
     def _close_tap(self) -> None:
         if self._tap is not None:
             self._tap.close()
             self._tap = None
 
 
-_COMMANDS = frozenset(
-    each.commandName
+_COMMANDS: dict[bytes, type[amp.Command]] = {
+    each.commandName: each
     for each in vars(commands).values()
     if isinstance(each, type) and issubclass(each, amp.Command)
-)
+}
 
 
 _origin_of: Callable[[ControlProtocol], str] = attrgetter("origin")
@@ -595,8 +656,18 @@ def _origin(ip: str) -> str:
     return str(ip_network((ip.partition("%")[0], 64), strict=False))
 
 
+def _changed(done: ChangeResult) -> dict[str, Any]:
+    return {"changed": done.changed, "connections": done.count}
+
+
 def _deny(box: amp.AmpBox) -> Any:
     raise amp.RemoteAmpError(b"DENIED", "say Hello first")
+
+
+def _needs_role(box: amp.AmpBox) -> Any:
+    name = box[amp.COMMAND].decode()  # one that there is
+    problem = f"{name} needs the role operate; this control port gives view"
+    raise amp.RemoteAmpError(b"DENIED", problem)
 
 
 def _refuse(box: amp.AmpBox) -> Any:

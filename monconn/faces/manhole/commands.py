@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterable
+from keyword import iskeyword
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -16,11 +17,13 @@ from monconn.errors import (
     AddressError,
     MonconnError,
     QuestionError,
+    UnitError,
     UnknownConnection,
     printable,
     quoted,
 )
 from monconn.model.actions import Actor
+from monconn.model.record import iso_time
 from monconn.model.uid import parse_uid
 from monconn.ops import explain_text
 from monconn.ops.account import account_of
@@ -30,9 +33,17 @@ from monconn.ops.device_rows import story_lines
 from monconn.ops.filters import FilterError
 from monconn.ops.flow_text import HexEncoder
 from monconn.ops.operations import CloseResult, Operations, Terms
-from monconn.ops.rows import BlockRow, ClosedConnectionRow, ConnectionRow
+from monconn.ops.rows import (
+    BlockRow,
+    ClosedConnectionRow,
+    ConnectionRow,
+    NotifyRow,
+    NotifyTestRow,
+)
 from monconn.ops.text_table import text_table_steps
+from monconn.ops.why_rows import why_lines
 from monconn.turns import in_turns
+from monconn.units import local_time, parse_duration
 
 DONE, FAILED, MISUSED = 0, 1, 2
 """Exit statuses."""
@@ -128,11 +139,18 @@ class Commands:
         )
 
     def close(
-        self, connections: int | Terms, *, reset: bool = False, dry_run: bool = False
+        self,
+        connections: int | Terms,
+        *,
+        reset: bool = False,
+        spread: float | str | None = None,
+        dry_run: bool = False,
     ) -> Deferred[None]:
         """End connections: one by its id, or those that a filter of ids and terms finds."""
         wanted = str(connections) if isinstance(connections, int) else connections
-        done = f"{'would be ' if dry_run else ''}{'reset' if reset else 'closed'}"
+        seconds = _seconds(spread)
+        will_be = "would be " if dry_run else "will be " if seconds else ""
+        done = f"{will_be}{'reset' if reset else 'closed'}"
 
         def write(result: CloseResult) -> None:
             self._write_lines(f"connection {each} {done}" for each in result.ids)
@@ -143,31 +161,108 @@ class Commands:
                 self._write_lines(["no connections"])
 
         return self._operations.close(
-            self._actor, filter=wanted, reset=reset, dry_run=dry_run
+            self._actor, filter=wanted, reset=reset, spread=seconds, dry_run=dry_run
         ).addCallback(write)
 
-    def block(self, network: str, *, dry_run: bool = False) -> None:
-        """Refuse a network's clients at every service, and end those that are connected."""
+    def block(
+        self,
+        network: str,
+        *,
+        service: str | None = None,
+        for_: float | str | None = None,
+        reason: str | None = None,
+        keep_open: bool = False,
+        dry_run: bool = False,
+    ) -> None:
+        """Refuse a network's clients, at every service or at one, and end those that are connected.
+
+        :param for_: how long, as ``"1h"`` or in seconds; for ever if left out.
+        :param keep_open: leave those alone that are connected.
+        """
         parsed = parse_network(str(network))
-        result = self._operations.block(self._actor, parsed, dry_run=dry_run)
-        done = f"would be blocked, connections ended: {result.count}" if dry_run else "blocked"
+        try:
+            for_seconds = parse_duration(for_) if isinstance(for_, str) else for_
+        except UnitError as error:
+            raise QuestionError(f"for: {error}") from None
+        result = self._operations.block(
+            self._actor,
+            parsed,
+            service=service,
+            for_seconds=for_seconds,
+            reason=reason,
+            keep_open=keep_open,
+            dry_run=dry_run,
+        )
+        at = "" if service is None else f" at {service}"
+        done = f"would be blocked{at}, connections ended: {result.count}"
+        if not dry_run:
+            done = f"blocked{at}"
+            if result.until_at is not None:
+                done += f" until {local_time(iso_time(result.until_at))}"
+            if result.is_update:
+                done += ", and was so before until another time or for another reason"
         self._write_lines([f"{parsed} {done if result.changed else 'was blocked already'}"])
 
-    def unblock(self, network: str, *, dry_run: bool = False) -> None:
+    def unblock(self, network: str, *, service: str | None = None, dry_run: bool = False) -> None:
         """Admit the clients of exactly this network again."""
         parsed = parse_network(str(network))
-        result = self._operations.unblock(self._actor, parsed, dry_run=dry_run)
+        result = self._operations.unblock(self._actor, parsed, service=service, dry_run=dry_run)
         done = "would be unblocked" if dry_run else "unblocked"
-        self._write_lines([f"{parsed} {done if result.changed else 'was not blocked'}"])
+        text = f"{parsed} {done if result.changed else 'was not blocked'}"
+        if result.still_blocked_by:
+            text += f"; {result.still_blocked_by} is blocked, which it is in"
+        self._write_lines([text])
 
     def blocks(self) -> Deferred[None]:
-        """The blocked networks of each service."""
+        """The blocked networks; one without a service is blocked at all of them."""
         return self._write_table(BlockRow, self._operations.blocks(), "nothing is blocked")
+
+    def why(self, client: str, *, service: str | None = None) -> Deferred[None]:
+        """What would happen to a client now at each service, and by which rule."""
+        return self._operations.why(str(client), service=service).addCallback(
+            lambda rows: self._write_lines(
+                why_lines([row.to_json() for row in rows], self._width())
+            )
+        )
 
     def reload(self, *, dry_run: bool = False) -> Deferred[None]:
         """Read the configuration's file again, and apply what is different."""
         reloading = self._operations.reload(self._actor, dry_run=dry_run)
         return reloading.addCallback(lambda result: self._write_lines(result.lines()))
+
+    def pause(self, service: str, *, for_: float | str | None = None) -> None:
+        """Have a service stand still; after so many seconds, or a time such as 30s, it goes on."""
+        result = self._operations.pause(self._actor, str(service), seconds=_seconds(for_))
+        self._write_lines([f"{service} {'is paused' if result.changed else 'was paused already'}"])
+
+    def resume(self, service: str) -> None:
+        """Have a service go on that is paused, or drains."""
+        result = self._operations.resume(self._actor, str(service))
+        self._write_lines([f"{service} {'goes on' if result.changed else 'was running'}"])
+
+    def drain(self, service: str, *, spread: float | str | None = None) -> None:
+        """Let nobody in any more; end the connections evenly over a time, if one is given."""
+        result = self._operations.drain(self._actor, str(service), spread=_seconds(spread))
+        done = "refuses clients" if result.changed else "refused clients already"
+        self._write_lines([f"{service} {done}, connections: {result.count}"])
+
+    def notify(self, what: str = "", number: int | str | None = None) -> Deferred[None]:
+        """Who is told of events; or, after ``test``, what each says to a test."""
+        if what == "":
+            return self._write_table(NotifyRow, self._operations.outputs(), "there is no output")
+        if what != "test" or not re.fullmatch("[0-9]{1,9}", str(number or 0)):
+            raise QuestionError(f"{quoted(str(what))} is not test, or what follows is no number")
+        wanted = None if number is None else int(number)
+
+        def write(rows: list[NotifyTestRow]) -> None:
+            self._write_lines(
+                f"{each.number} {each.url}: {'ok' if each.ok else 'FAILED'}, {each.answer}"
+                for each in rows
+            )
+            if failed := sum(not each.ok for each in rows):
+                raise MonconnError(f"{failed} of {len(rows)} outputs failed")
+
+        return self._operations.notify_test(self._actor, wanted).addCallback(write)
 
     def help(self) -> None:
         """The one-shot commands."""
@@ -193,6 +288,13 @@ class Commands:
         text = "".join(f"{printable(line)}\n" for line in lines)
         if text:
             self._write(text)
+
+
+def _seconds(time: float | str | None) -> float | None:
+    try:
+        return parse_duration(time) if isinstance(time, str) else time
+    except UnitError as error:
+        raise QuestionError(str(error)) from None
 
 
 def _id_or_uid(connection_id: int | str) -> int | str:
@@ -238,7 +340,8 @@ class Command:
             if takes_value[name] != bool(value) or bool(equals) != bool(value):
                 form_of_it = next(each for each in options if each.partition("=")[0] == name)
                 raise QuestionError(f"{quoted(word)} is not {form_of_it}")
-            by_keyword[name[2:].replace("-", "_")] = value or True
+            keyword = name[2:].replace("-", "_")
+            by_keyword[f"{keyword}_" if iskeyword(keyword) else keyword] = value or True
         if len(arguments) < sum(not each.startswith("[") for each in operands):
             raise QuestionError("missing operand")
         if len(arguments) > len(operands) and not takes_several:
@@ -257,11 +360,32 @@ _USAGES: tuple[tuple[str, str, Callable[..., Deferred[None] | None]], ...] = (
     ("recording ID", "the first and last bytes of a connection", Commands.recording),
     ("explain [REASON|CODE|ID]", "what an end means, and what to look at next", Commands.explain),
     ("device NAME|IP", "one device: its rhythm, its alarms, its last connections", Commands.device),
-    ("close ID|TERM... [--reset] [--dry-run]", "end connections, or reset them", Commands.close),
-    ("block NET [--dry-run]", "refuse an IP or a network, and end its connections", Commands.block),
-    ("unblock NET [--dry-run]", "let exactly this IP or network in again", Commands.unblock),
+    (
+        "close ID|TERM... [--reset] [--spread=TIME] [--dry-run]",
+        "end connections, or reset them",
+        Commands.close,
+    ),
+    (
+        "block NET [--for=TIME] [--service=NAME] [--reason=TEXT] [--keep-open] [--dry-run]",
+        "refuse an IP or a network, and end its connections",
+        Commands.block,
+    ),
+    (
+        "unblock NET [--service=NAME] [--dry-run]",
+        "let exactly this IP or network in again",
+        Commands.unblock,
+    ),
     ("blocks", "what is blocked", Commands.blocks),
+    (
+        "why IP|NAME|ID [--service=NAME]",
+        "what would happen to a client now, and by which rule",
+        Commands.why,
+    ),
     ("reload [--dry-run]", "read the configuration's file again", Commands.reload),
+    ("pause SERVICE [--for=TIME]", "read nothing, and accept nobody", Commands.pause),
+    ("resume SERVICE", "go on after a pause, or after draining", Commands.resume),
+    ("drain SERVICE [--spread=TIME]", "let nobody in any more", Commands.drain),
+    ("notify [test] [NUMBER]", "who is told of events, or a test of it", Commands.notify),
     ("help", "this list", Commands.help),
 )
 COMMANDS = {usage.split()[0]: Command(usage, help, method) for usage, help, method in _USAGES}

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.conch.ssh.keys import FingerprintFormats, Key
 
 from monconn.errors import ListenError, MonconnError, os_error_text, quoted
-from monconn.files import making_fault
+from monconn.files import making_fault, state_folder
 from monconn.log import Logger
 
 MAX_FILE_BYTES = 1 << 20
@@ -165,9 +165,7 @@ def is_strong(key: Key) -> bool:
 
 def default_host_key() -> Path:
     """The path of the host key if none is configured: in the user's state folder."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-    return folder / "monconn" / "ssh_host_ed25519_key"
+    return Path(state_folder()) / "ssh_host_ed25519_key"
 
 
 def host_key(path: Path) -> Key:

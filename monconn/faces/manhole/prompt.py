@@ -45,7 +45,8 @@ recording(42)                 the first and last bytes of a connection
 explain("client_reset")       what an end means; explain(42): that of a connection
 device("192.0.2.7")           one device: its rhythm, its alarms, and what happened to it
 close(42, reset=False)        end a connection, or those that a filter finds
-block("10.0.0.0/8")           refuse a network at every service, and end its connections
+block("10.0.0.0/8")           refuse a network at every service, and end its connections;
+                              for_="1h", service="web", reason="...", keep_open=True
 unblock("10.0.0.0/8")         let it in again
 blocks()                      what is blocked
 operations                    everything that can be asked or done; actions take an actor
@@ -133,6 +134,9 @@ class Interpreter(ManholeInterpreter):
                 "unblock": commands.unblock,
                 "blocks": self._awaited(commands.blocks),
                 "reload": self._awaited(commands.reload),
+                "pause": commands.pause,
+                "resume": commands.resume,
+                "drain": commands.drain,
                 "help": lambda: print(_HELP),
                 "exit": shell.leave,  # Python's own would close this process's standard input
                 "quit": shell.leave,

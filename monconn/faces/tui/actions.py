@@ -68,12 +68,14 @@ def _plan_block(row: Row, *, is_block: bool) -> Plan | str:
     at_service = ActionRequest(
         command, {"network": ip, "service": service}, f"{text} at {printable(service)}"
     )
-    return Plan(
-        f"{text}?".capitalize(),
-        [*_context(row), effect],
-        [("y", "yes, at all services"), ("s", f"yes, at {printable(service)} only")],
-        {"y": everywhere, "s": at_service},
-    )
+    answers = [("y", "yes, at all services"), ("s", f"yes, at {printable(service)} only")]
+    requests = {"y": everywhere, "s": at_service}
+    if is_block:
+        answers.append(("h", "yes, at all services, for 1 hour"))
+        requests["h"] = ActionRequest(
+            command, {"network": ip, "for_seconds": 3600}, f"{text} at all services for 1 hour"
+        )
+    return Plan(f"{text}?".capitalize(), [*_context(row), effect], answers, requests)
 
 
 def _context(row: Row) -> list[str]:

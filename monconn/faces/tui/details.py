@@ -106,7 +106,7 @@ class Details(ModalScreen[None]):
         keys = [each for each in _KEYS if not is_closed or each[1] not in ("close", "reset")]
         if len(lines) > scroll.size.height:
             keys.insert(1, ("↑↓", "scroll", ""))
-        self.query_one("#keys", Lines).set_lines([key_line(keys, width)])
+        self.query_one("#keys", Lines).set_lines([key_line(keys, width, may_act=model.may_act)])
         self.query_one("#keys", Lines).display = not message
 
     def _title(self) -> Text:

@@ -30,6 +30,7 @@ def status_line(model: Model, width: int) -> Text:
     line.append(f"  {model.live_count:,} live", "strong")
     for shown, text, style in (
         (model.paused, " PAUSED ", "badge"),
+        (not model.may_act, " VIEW ONLY ", "badge"),
         (model.lost, " NO SERVER, OLD DATA ", "alarm"),
     ):
         if shown:

@@ -14,10 +14,18 @@ KeyHint = tuple[str, str, str]
 _GAP = 2
 
 
-def key_line(keys: Sequence[KeyHint], width: int) -> Text:
-    """The keys that work here, as many as there is room for; the first ones before the others."""
+_ACTS = "app.act("
+
+
+def key_line(keys: Sequence[KeyHint], width: int, *, may_act: bool = True) -> Text:
+    """The keys that work here, as many as there is room for; the first ones before the others.
+
+    :param may_act: False leaves out those that end or block something.
+    """
     line = Text()
     for key, meaning, what in keys:
+        if what.startswith(_ACTS) and not may_act:
+            continue
         gap = _GAP if line else 0
         if line.cell_len + cell_len(key) + cell_len(meaning) + 1 + gap > width:
             continue

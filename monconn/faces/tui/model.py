@@ -65,6 +65,7 @@ class Snapshot:
     :param details: None also if the server no longer knows the connection.
     :param devices: the first devices, those with alarms before the others.
     :param alarms: how many devices have alarms; None if the server does not say.
+    :param role: what the control port allows: ``view`` or ``operate``; empty if it is not known.
     :param is_sorted: whether the live connections are in a new order: see
         :data:`~monconn.faces.tui.ordering.SORT_SECONDS`.
     """
@@ -82,6 +83,7 @@ class Snapshot:
     devices: Sequence[Row] = ()
     alarms: int | None = None
     is_sorted: bool = True
+    role: str = ""
 
 
 class Model:
@@ -98,6 +100,8 @@ class Model:
         self.filter_error: FilterError | None = None
         """Why the text cannot be understood; None if it can."""
         self.paused = False
+        self.may_act = True
+        """Whether the control port allows more than to look."""
         self.details: int | None = None
         self.shows_devices = False
         self.cursors = {"live": Cursor(), "closed": Cursor(), "services": Cursor(key="sid")}
@@ -275,6 +279,8 @@ class Model:
     def update(self, snapshot: Snapshot) -> None:
         """Take over what the server answered, unless the query has changed since."""
         self.lost = ""
+        if snapshot.role:
+            self.may_act = snapshot.role != "view"
         if snapshot.query.details is not None:
             self._update_details(snapshot)
             return

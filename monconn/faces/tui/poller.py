@@ -179,6 +179,10 @@ class Poller:
             client = self._connected()
             if int(client.hello.get("pid", 0)) != pid:
                 return ActionResult(f"not done: {action.text}: monconn was restarted", failed=True)
+            # An older server would ignore it, and block for ever.
+            if "for_seconds" in action.arguments and "blocks" not in client.hello:
+                text = f"not done: {action.text}: monconn is too old for that: restart it"
+                return ActionResult(text, failed=True)
             answer = client.call(action.command, **action.arguments)
         except CommandFailed as error:
             return ActionResult(f"not done: {action.text}: {error}", failed=True)
@@ -197,10 +201,12 @@ class Poller:
             details = _details(client, query.details)
             return Snapshot(query, time.monotonic(), details=details)
         server, pid = client.hello.get("server", ""), int(client.hello.get("pid", 0))
+        role = client.hello.get("role", "operate")
         if query.devices:
             devices = self._devices(client)
             at = time.monotonic()
-            return Snapshot(query, at, server, pid, devices=devices, alarms=self._alarms)
+            alarms = self._alarms
+            return Snapshot(query, at, server, pid, devices=devices, alarms=alarms, role=role)
         services, _ = _list(client, ServiceRow, "sid", "ListServices")
         rows, total, is_sorted = self._live(client, query)
         closed: list[Row] = []
@@ -232,6 +238,7 @@ class Poller:
             closed_total,
             alarms=self._alarms,
             is_sorted=is_sorted,
+            role=role,
         )
 
     def _live(self, client: Caller, query: Query) -> tuple[list[Row], int, bool]:

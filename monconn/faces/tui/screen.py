@@ -60,6 +60,7 @@ _FILTER_KEYS = (
     ("Enter", "keep the filter", ""),
     ("Esc", "remove it", "app.no_filter"),
 )
+_ONLY_VIEW = "this control port gives the role view: it needs operate"
 _TITLES: dict[Focus, str] = {"services": "services", "live": "live", "closed": "closed"}
 
 
@@ -364,7 +365,8 @@ class TopApp(App[int]):
             # Without the term, which the user has just typed: there must be room for the advice.
             advice = ": ".join(filter(None, (error.problem, error.suggestion)))
             return Text(f" {printable(advice)}", "warning")
-        return key_line(_FILTER_KEYS if self._filter_box().display else _KEYS, width)
+        keys = _FILTER_KEYS if self._filter_box().display else _KEYS
+        return key_line(keys, width, may_act=self.model.may_act)
 
     def _say(self, text: str, style: str = "") -> None:
         self._message, self._message_at = Text(f" {text}", style), time.monotonic()
@@ -498,7 +500,7 @@ class TopApp(App[int]):
         row = self.model.selected
         if row is None:
             return
-        planned = plan(key, row)
+        planned = plan(key, row) if self.model.may_act else _ONLY_VIEW
         if isinstance(planned, str):
             self._say(planned)
             self.draw()

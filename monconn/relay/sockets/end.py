@@ -12,6 +12,7 @@ import attrs
 from monconn.model.reasons import Direction, Reason, Side
 from monconn.model.record import ConnectionRecord
 from monconn.model.tcpinfo import NOT_SENT, UNACKED
+from monconn.monitor.bandwidth import Throttle
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.monitor import Monitor
 from monconn.monitor.tracks import Track
@@ -28,7 +29,7 @@ from monconn.net.sockets import (
 from monconn.policy.sides import Keepalive
 from monconn.policy.timeouts import GRACE_SECONDS
 from monconn.relay.delivery import DeliveryWatch
-from monconn.relay.ends import HOLD_CONNECTING, ByteSink, End, EndListener, Phase
+from monconn.relay.ends import HOLD_CONNECTING, HOLD_PAUSE, ByteSink, End, EndListener, Phase
 from monconn.relay.sockets.connect import ConnectAttempt, Connector
 from monconn.relay.sockets.loop import ERR, HUP, OUT, PRI, RDHUP, READ_ON, SocketLoop, TurnShare
 from monconn.relay.sockets.pipes import Pipe, PipePool
@@ -129,8 +130,11 @@ class SocketEnd:
         "side",
         "sink",
         "stages",
+        "throttle",
         "track",
     )
+
+    reads_at_once = True
 
     def __init__(
         self,
@@ -150,6 +154,7 @@ class SocketEnd:
         self.sink: ByteSink = self.send_queue
         self.track: Track | None = None
         self.stages: StageChain | None = None
+        self.throttle: Throttle | None = None
         self.bucket: int | None = None
         self._shared = shared
         self._connector = connector
@@ -169,7 +174,8 @@ class SocketEnd:
         self._fd = -1
         self._has_unread = False  # there may be input whose event has come already
         self._seen = 0  # bits of READ_ON that were reported, and _PARTED
-        self._is_bulk = False  # the last chunk was a big one
+        # The last chunk was a big one, or how much may be read is to be asked for each.
+        self._is_bulk = False
         self._keepalive: Keepalive | Literal["inherited"] | None = "inherited"
         self._input_ended = False
         self._output_ended = False
@@ -256,7 +262,7 @@ class SocketEnd:
             self._has_unread = True
             if not events & BROKEN:
                 return
-            if self.record.connected is None and not self._has_input():
+            if (self.record.connected is None or self.holds & HOLD_PAUSE) and not self._has_input():
                 self._copy()  # which meets the end, if one came before the reset, or the error
             else:
                 self._break_later()
@@ -288,6 +294,8 @@ class SocketEnd:
     def check(self, now: float) -> float | None:
         """The connection failed some time ago, and what the peer sent before was not delivered."""
         if self.phase == "open":
+            if self.holds & HOLD_PAUSE:  # nobody could have taken it
+                return now + GRACE_SECONDS
             self._break(self.send_queue.error or self._socket_error())
         return None
 
@@ -302,7 +310,11 @@ class SocketEnd:
         """Pass on what the peer has sent, but no more than is fair to others."""
         left = self._loop.socket_bytes
         while left > 0:
-            count = self._read_bulk() if self._is_bulk else self._copy()
+            if self.throttle is not None:
+                allowed = self.throttle.allowance(self._loop.now)
+                count = self._copy(allowed) if allowed else 0  # else it has put us on hold
+            else:
+                count = self._read_bulk() if self._is_bulk else self._copy()
             if not count:
                 return
             left -= count
@@ -344,7 +356,7 @@ class SocketEnd:
                 self.track.add(chunk, self._loop.now)
             self.peer.sink.send(chunk)
         # A full read of a side with little room is bulk as well, whose reads are measured.
-        self._is_bulk = count >= CHUNK_BYTES or count == wanted
+        self._is_bulk = count >= CHUNK_BYTES or count == wanted or self.throttle is not None
         may_be_more = count == wanted or self._seen
         return count if may_be_more and not self.holds and self.phase == "open" else 0
 
@@ -419,11 +431,19 @@ class SocketEnd:
         if not self.holds & hold:
             return
         self.holds &= ~hold
+        if hold == HOLD_PAUSE and self.bucket is not None:  # it has failed meanwhile
+            when = self._monitor.clock.seconds() + GRACE_SECONDS
+            self._shared.deadlines.schedule(self, when)
         if self.holds or self._input_ended or self.phase != "open":
             return
         if self._has_unread or self._seen:
             self._loop.refresh()
             self._read()
+
+    def set_throttle(self, throttle: Throttle | None) -> None:
+        """Implements ``End.set_throttle``."""
+        self.throttle = throttle
+        self._is_bulk = True
 
     # -- writing, and reports of the send queue and the stages
 

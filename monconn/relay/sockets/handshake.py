@@ -414,18 +414,17 @@ class HandshakeRoom:
             self.refuse(client, "handshake_failed", os_error_text(error))
 
     def done(self, client: _Client) -> None:
-        """A client's handshake is complete: admit it, or have it wait for a slot."""
+        """A client's handshake is complete: admit it, or have it wait for a slot.
+
+        While the service is paused it waits as well, without a limit: no backend is dialled then.
+        """
         self._deadlines.cancel(client)
-        if self._waiting or self._is_full():
+        if self._waiting or self._monitor.must_hold():
             self._waiting.append(client)
             if self._cancel is None:
                 self._cancel = self._monitor.when_room(self._admit_waiting)
         else:
             self._admit(client)
-
-    def _is_full(self) -> bool:
-        """Whether to wait for a slot; there will be none if the service is being stopped."""
-        return self._monitor.is_full() and not self._monitor.stopping
 
     def _admit_waiting(self) -> None:
         if self._is_admitting:  # one that was admitted has ended at once: the loop below goes on
@@ -433,7 +432,7 @@ class HandshakeRoom:
         self._is_admitting = True
         try:
             for _ in range(BATCH):
-                if not self._waiting or self._is_full():
+                if not self._waiting or self._monitor.must_hold():
                     break
                 self._admit(self._waiting.popleft())
             else:

@@ -295,7 +295,11 @@ class TlsEnd(SocketEnd):
         self._loop.refresh()
         if self.holds:
             self._has_unread = True
-        elif self._copy_records(self._most_bytes):
+            return
+        wanted = self._most_bytes
+        if self.throttle is not None:
+            wanted = min(wanted, self.throttle.allowance(self._loop.now))
+        if wanted and self._copy_records(wanted):
             self._read()
 
     def _copy_records(self, wanted: int) -> int:
@@ -369,7 +373,7 @@ class TlsEnd(SocketEnd):
             return 0
         if was_fresh:
             return 1  # the socket was not read from yet
-        self._is_bulk = taken >= CHUNK_BYTES or taken == wanted
+        self._is_bulk = taken >= CHUNK_BYTES or taken == wanted or self.throttle is not None
         if reads * _SHORT_RECORD_BYTES < taken:
             self._most_bytes = min(2 * self._most_bytes, CHUNK_BYTES)
         elif reads > _MANY_RECORDS:

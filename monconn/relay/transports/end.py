@@ -24,6 +24,7 @@ from zope.interface import alsoProvides, implementer
 
 from monconn.clock import Clock
 from monconn.model.reasons import Reason, Side, SideEnd
+from monconn.monitor.bandwidth import Throttle
 from monconn.monitor.deadlines import Deadlines
 from monconn.monitor.tracks import Track
 from monconn.net.loops import Loops, Target, end_loop, is_own_address, loop_of, target_of_name
@@ -40,12 +41,13 @@ from monconn.net.sockets import (
     set_keepalive,
     track_errors,
     unacknowledged_bytes,
+    unread_bytes,
 )
 from monconn.net.tls import ClientTls, fault_text
 from monconn.net.tls_faults import UNFINISHED, TlsError, cut_text, error_text, is_alert
 from monconn.policy.sides import Keepalive
 from monconn.relay.delivery import DeliveryWatch
-from monconn.relay.ends import ByteSink, End, EndListener, Phase
+from monconn.relay.ends import HOLD_PAUSE, ByteSink, End, EndListener, Phase
 from monconn.relay.stages import StageChain
 from monconn.relay.transports.dial import Dial, LoopOfServices, NoBackend
 from monconn.relay.transports.names import NotResolved
@@ -60,6 +62,7 @@ otherwise: the listener's event comes before that of the socket at the other end
 client would be dialled for before it is known which connection it is."""
 # EAGAIN of a UNIX socket is a full queue: the backend's.
 _SHORTAGES = SHORTAGES - {errno.EAGAIN}
+_ANY_BYTES = 1 << 30
 RESET_POLL_SECONDS = 0.5
 """How often a side that we do not read from is checked for a reset."""
 FINISH_POLL_SECONDS = 0.1
@@ -100,6 +103,7 @@ class TransportEnd(Protocol):
 
     transport: Any  # of any kind, and None after the end
     accepts_pipes = False
+    reads_at_once = False
 
     def __init__(
         self,
@@ -118,6 +122,7 @@ class TransportEnd(Protocol):
         self.peer: End
         self.track: Track | None = None
         self.stages: StageChain | None = None
+        self.throttle: Throttle | None = None
         self.bucket: int | None = None
         self._dial = dial
         self._target = target
@@ -198,6 +203,8 @@ class TransportEnd(Protocol):
             return
         if self._socket is not None:
             self._socket.keep_unread = not self._is_tls
+            if self.throttle is not None:
+                self._socket.allowance = self._allowance
         self._writer = writer_to(self.transport, self._descriptor, self._socket)
         if self._is_tcp():
             self.transport.setTcpNoDelay(True)
@@ -301,6 +308,19 @@ class TransportEnd(Protocol):
         if not self.holds and self.phase == "open" and not self._input_ended:
             self.transport.resumeProducing()
 
+    def set_throttle(self, throttle: Throttle | None) -> None:
+        """Implements ``End.set_throttle``; without a socket, reads are as long as they are."""
+        self.throttle = throttle
+        if self._socket is not None:
+            self._socket.allowance = None if throttle is None else self._allowance
+
+    def _allowance(self) -> int:
+        """How many bytes the socket may give at once; 0 if we are on hold now."""
+        # What is read at an end is discarded, or came before a reset.
+        if self.phase != "open" or self._has_reset or self.throttle is None:
+            return _ANY_BYTES
+        return self.throttle.allowance(self._shared.clock.seconds())
+
     def _check_for_reset_later(self) -> None:
         # A reactor reports a reset only of a descriptor that it reads from or writes to.
         if self.phase == "open" and self.bucket is None and self._socket is not None:
@@ -313,9 +333,10 @@ class TransportEnd(Protocol):
             return self._check_finishing(self._finishing, now)
         if self.phase != "open" or not (self.holds or self._input_ended) or self._socket is None:
             return None
-        self._has_reset = has_failed(self._socket)
-        if not self._has_reset:
+        is_paused = self.holds & HOLD_PAUSE and not self._input_ended
+        if not has_failed(self._socket) or (is_paused and unread_bytes(self._socket)):
             return now + RESET_POLL_SECONDS
+        self._has_reset = True
         if self._input_ended:
             self._descriptor.connectionLost(Failure(error.ConnectionLost()))
         else:

@@ -18,13 +18,15 @@ from typing import Any, Protocol
 import attrs
 
 from monconn.addresses import Network
-from monconn.model.alarms import ALARM_KINDS
+from monconn.model.alarms import ALARM_KINDS, SERVICE_ALARM_KINDS
 from monconn.model.devices import StoredAlarm, StoredDevice
 from monconn.model.reasons import REASONS
 from monconn.sinks.history.filters import rows
 
 PAGE_ROWS = 1_000
 _MOST_OPEN_ALARMS = 10_000
+_RECENT_EVENTS = 100_000
+"""The last entries that are searched at the start: there is no index by the kind of event."""
 _MOST_GAPS = 100
 _MOST_ADDRESSES = 100
 _MOST_CHARACTERS = 256
@@ -207,7 +209,11 @@ def _alarm(values: dict[str, Any]) -> StoredAlarm:
         raise ValueError
     values["detail"].encode()  # JSON may have halves of surrogate pairs, which nothing else takes
     return StoredAlarm(
-        values["kind"], _number(values["at"]), values["detail"], bool(values["is_away"])
+        values["kind"],
+        _number(values["at"]),
+        values["detail"],
+        bool(values["is_away"]),
+        bool(values.get("is_folded")),  # versions before there were outages have none
     )
 
 
@@ -243,7 +249,8 @@ def end_alarms_elsewhere(db: sqlite3.Connection, services: Sequence[str]) -> lis
     ended: list[OpenAlarm] = []
     for service, device, text in found:
         try:
-            ended += [(service, device, _alarm(each).kind) for each in json.loads(text)]
+            alarms = map(_alarm, json.loads(text))
+            ended += [(service, device, each.kind) for each in alarms if not each.is_folded]
         except (TypeError, ValueError, KeyError, RecursionError):
             continue
     return ended
@@ -256,10 +263,22 @@ def open_alarms(db: sqlite3.Connection) -> list[OpenAlarm]:
     # SQLite takes bare columns from the row with the maximum.
     found = db.execute(
         "SELECT service, client, word, over, max(entry) FROM events WHERE event = 'alarm'"
-        " AND service IS NOT NULL AND client IS NOT NULL AND word IS NOT NULL"
+        " AND service IS NOT NULL AND client != '' AND word IS NOT NULL"
         f" GROUP BY service, client, word LIMIT {_MOST_OPEN_ALARMS}"
     )
     return [(service, client, word) for service, client, word, over, _ in found if not over]
+
+
+def open_service_alarms(db: sqlite3.Connection) -> list[OpenAlarm]:
+    """The alarms about services that the last run has left open: of those nothing goes on."""
+    kinds = ", ".join(f"'{each}'" for each in SERVICE_ALARM_KINDS)
+    found = db.execute(
+        "SELECT service, word, over, max(entry) FROM events WHERE event = 'alarm'"
+        f" AND entry > (SELECT max(entry) FROM events) - {_RECENT_EVENTS}"
+        f" AND service IS NOT NULL AND word IN ({kinds})"
+        f" GROUP BY service, word LIMIT {_MOST_OPEN_ALARMS}"
+    )
+    return [(service, "", word) for service, word, over, _ in found if not over]
 
 
 def delete_devices(db: sqlite3.Connection, network: Network) -> int:

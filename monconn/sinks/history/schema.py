@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import sqlite3
 import stat
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import attrs
 
-from monconn.clock import retry_pauses
 from monconn.errors import FileError, Remark, os_error_text, printable, quoted
 from monconn.files import (
     explained,
@@ -26,7 +24,7 @@ from monconn.files import (
     regular_fault,
     writing_fault,
 )
-from monconn.processes import InUse, Process, flock_holder
+from monconn.processes import InUse, Process, flock_holder, take_flock
 
 SCHEMA_VERSION = 4
 """Older versions lack some of the columns in :data:`_ADDED_COLUMNS`."""
@@ -41,7 +39,6 @@ _LONGEST_VALUE_BYTES = 1 << 20
 _LIMIT_LENGTH = 0
 """``SQLITE_LIMIT_LENGTH``, which Python has since 3.11."""
 _HEADER_BYTES = 100
-_LOCK_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8)
 _LOG_BYTES = 4 << 20
 _PAGE_BYTES = 4096
 _ADDED_COLUMNS = (
@@ -254,21 +251,11 @@ def lock(path: str) -> int:
     file = lock_file(path)
     try:
         check_path(path)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return take_flock(file)
+    except InUse as error:
+        raise _locked_by(path, error.holder) from None
     except OSError as error:
         raise no_history(path, os_error_text(explained(error, file))) from None
-    # The program before, which holds it, may be about to end.
-    for pause in (*retry_pauses(_LOCK_PAUSES_SECONDS), None):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if pause is not None:
-                time.sleep(pause)
-        except OSError:  # ENOLCK, EOPNOTSUPP: a file system without locks
-            return descriptor
-    os.close(descriptor)
-    raise _locked_by(path, flock_holder(file))
 
 
 def _locked_by(path: str, holder: Process | None) -> FileError:

@@ -302,6 +302,7 @@ class HistoryService(Service):
             self._queue.add(Event(now, "alarm", service, device, device, kind, True, 1, why))
 
     async def _begin_with_devices(self) -> None:
+        await self._end_alarms(lambda: self.run(devices.open_service_alarms), _RESTARTED)
         await self._end_alarms(lambda: self.run(devices.open_alarms), _RESTARTED)
         await self._restore_devices()
 

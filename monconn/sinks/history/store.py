@@ -312,6 +312,7 @@ def hour_of(wall_seconds: float) -> int:
 # -- counters
 
 _REFUSED = "refused."
+_WOULD_REFUSE = "would_refuse."
 
 
 def _save(db: sqlite3.Connection, totals: Mapping[str, Totals]) -> None:
@@ -319,6 +320,7 @@ def _save(db: sqlite3.Connection, totals: Mapping[str, Totals]) -> None:
         db.execute("DELETE FROM counters WHERE service = ?", (service,))
         values = {"opened": total.opened, "up": total.up, "down": total.down}
         values.update({_REFUSED + word: count for word, count in total.refused.items()})
+        values.update({_WOULD_REFUSE + word: count for word, count in total.would_refuse.items()})
         db.executemany(
             "INSERT INTO counters VALUES (?, ?, ?)",
             [(service, name, value) for name, value in values.items()],
@@ -340,4 +342,6 @@ def load_totals(db: sqlite3.Connection) -> dict[str, Totals]:
         for word in REFUSALS:
             if name == _REFUSED + word:
                 total.refused[word] = value
+            elif name == _WOULD_REFUSE + word:
+                total.would_refuse[word] = value
     return totals

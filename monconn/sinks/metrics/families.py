@@ -7,7 +7,7 @@ https://github.com/prometheus/OpenMetrics.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -27,11 +27,13 @@ from prometheus_client.utils import floatToGoString
 
 from monconn._version import __version__
 from monconn.histogram import Histogram
-from monconn.model.reasons import REFUSALS
+from monconn.model.reasons import REFUSALS, SERVICE_STATES
+from monconn.policy.rules import REFUSAL_OF
 from monconn.policy.sides import Sides
 from monconn.policy.timeouts import Timeouts
 from monconn.sinks.capture_files import CaptureTotals
 from monconn.sinks.metrics.figures import Sample, ServiceFigures, TcpFigures
+from monconn.sinks.notify.output import OutputTotals
 from monconn.turns import TurnFigures
 
 _PROCESS = ProcessCollector(registry=None)  # type: ignore[no-untyped-call, unused-ignore]
@@ -53,6 +55,8 @@ class Families(Collector):
         yield from self._program()
         if self.sample.captures is not None:
             yield from self._captures(self.sample.captures)
+        if self.sample.outputs:
+            yield from self._notifications(self.sample.outputs)
         if self.sample.turns is not None:
             yield from self._turns(self.sample.turns)
         yield from _PROCESS.collect()
@@ -95,6 +99,17 @@ class Families(Collector):
                 for refusal in REFUSALS
             ),
         )
+        yield _counter(
+            "monconn_would_refuse_total",
+            "Clients that rules in dry_run would have refused, by the reason why.",
+            ["service", "reason"],
+            (
+                ([each.name, refusal], each.totals.would_refuse[refusal])
+                for each in services
+                for rule, refusal in REFUSAL_OF.items()
+                if rule in each.policy.rules.dry_run or each.totals.would_refuse[refusal]
+            ),
+        )
         yield _gauge(
             "monconn_connections",
             "Live connections.",
@@ -102,10 +117,27 @@ class Families(Collector):
             (([each.name], each.connections) for each in services),
         )
         yield _gauge(
+            "monconn_service_state",
+            "What a service does: 1 for the state that it is in, and 0 for the others.",
+            ["service", "state"],
+            (
+                ([each.name, state], float(each.state == state))
+                for each in services
+                for state in SERVICE_STATES
+            ),
+        )
+        yield _gauge(
             "monconn_client_ips",
             "Distinct client IPs that have a live connection.",
             ["service"],
             (([each.name], each.client_ips) for each in services),
+        )
+        yield _gauge(
+            "monconn_clients",
+            "Distinct clients that have a live connection, as ip_limit counts them; absent if"
+            " neither that nor per_ip_limit is set.",
+            ["service"],
+            (([each.name], each.clients) for each in services if each.clients is not None),
         )
         yield _counter(
             "monconn_bytes_total",
@@ -115,6 +147,16 @@ class Families(Collector):
                 ([each.name, direction], count)
                 for each in services
                 for direction, count in (("up", each.totals.up), ("down", each.totals.down))
+            ),
+        )
+        yield _counter(
+            "monconn_bandwidth_held_seconds_total",
+            "How long connections were not read from, as the bandwidth was used up, together.",
+            ["service", "direction"],
+            (
+                ([each.name, direction], seconds)
+                for each in services
+                for direction, seconds in each.held_seconds.items()
             ),
         )
 
@@ -133,12 +175,35 @@ class Families(Collector):
         )
         yield _gauge(
             "monconn_client_ips_limit",
-            "How many client IPs may have connections at once (ip_limit), if there is a limit.",
+            "How many clients may have connections at once (ip_limit), if there is a limit.",
             ["service"],
             (
                 ([each.name], each.policy.rules.ip_limit)
                 for each in services
                 if each.policy.rules.ip_limit
+            ),
+        )
+        yield _gauge(
+            "monconn_connections_per_client_limit",
+            "How many connections each client may have at once (per_ip_limit), if there is a"
+            " limit.",
+            ["service"],
+            (
+                ([each.name], each.policy.rules.per_ip_limit)
+                for each in services
+                if each.policy.rules.per_ip_limit
+            ),
+        )
+        yield _gauge(
+            "monconn_opening_limit_per_second",
+            "How many connections may be opened in a second, in the long run: by all clients"
+            " (rate), and by each (per_ip_rate), as far as there is a limit.",
+            ["service", "limit"],
+            (
+                ([each.name, key], rate.per_second)
+                for each in services
+                for key in ("rate", "per_ip_rate")
+                if (rate := getattr(each.policy.rules, key)) is not None
             ),
         )
         yield _gauge(
@@ -235,6 +300,13 @@ class Families(Collector):
             ["file"],
             (([name], count) for name, count in self.sample.files_lost.items()),
         )
+        yield _gauge(
+            "monconn_unreadable_block_files",
+            "Files of blocked networks (block_files) that cannot be read now: what they listed"
+            " before is in force.",
+            [],
+            [([], self.sample.unreadable_block_files)],
+        )
         yield GaugeMetricFamily(
             "monconn_reactor_lag_seconds",
             "How late the reactor's last one-second timer was.",
@@ -291,6 +363,29 @@ class Families(Collector):
                 for result, counts in (("begun", captures.begun), ("skipped", captures.skipped))
                 for trigger, count in counts.items()
             ),
+        )
+
+    def _notifications(self, outputs: Mapping[int, OutputTotals]) -> Iterator[Metric]:
+        yield _counter(
+            "monconn_notify_messages_total",
+            "Notifications, by output: sent; failed, as they could not be delivered in time; or"
+            " dropped, as too many waited.",
+            ["output", "result"],
+            (
+                ([str(number), result], count)
+                for number, each in outputs.items()
+                for result, count in (
+                    ("sent", each.sent),
+                    ("failed", each.failed),
+                    ("dropped", each.dropped),
+                )
+            ),
+        )
+        yield _gauge(
+            "monconn_notify_queued",
+            "Notifications that wait for their output.",
+            ["output"],
+            (([str(number)], each.queued) for number, each in outputs.items()),
         )
 
     def _turns(self, turns: TurnFigures) -> Iterator[Metric]:

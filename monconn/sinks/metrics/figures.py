@@ -13,12 +13,13 @@ from monconn.clock import Clock
 from monconn.histogram import Histogram
 from monconn.model import tcpinfo
 from monconn.model.alarms import ALARM_KINDS, Alarm, AlarmKind
-from monconn.model.reasons import REASONS, Reason, Side
+from monconn.model.reasons import REASONS, Direction, Reason, ServiceState, Side
 from monconn.model.record import PROTOCOLS, ConnectionRecord
 from monconn.model.totals import Totals
 from monconn.monitor.interfaces import Observer
 from monconn.policy.policy import Policy
 from monconn.sinks.capture_files import CaptureTotals
+from monconn.sinks.notify.output import OutputTotals
 from monconn.turns import TurnFigures
 
 DURATION_BOUNDS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86400)
@@ -183,9 +184,14 @@ class ServiceSample:
     name: str
     connections: int
     client_ips: int
+    clients: int | None
+    """As rules count them; None if none does."""
     totals: Totals
     figures: ServiceFigures
     policy: Policy
+    state: ServiceState = "running"
+    held_seconds: Mapping[Direction, float] = attrs.field(factory=dict)
+    """For how long connections were on hold because of bandwidth; empty if there never was one."""
 
 
 @attrs.frozen
@@ -203,8 +209,12 @@ class Sample:
     """Wall-clock seconds since the epoch."""
     files_lost: Mapping[str, int] = attrs.field(factory=dict)
     """As :data:`monconn.files.lost`."""
+    unreadable_block_files: int = 0
+    """How many files of ``block_files`` cannot be read now."""
     connections_possible: int = 0
     """How many connections the limit on descriptors has room for; 0 if that is not known."""
     descriptor_waits: int = 0
     captures: CaptureTotals | None = None
     """None if nothing may be captured."""
+    outputs: Mapping[int, OutputTotals] = attrs.field(factory=dict)
+    """What has become of the notifications for each output, by its number."""

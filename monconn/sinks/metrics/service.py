@@ -27,9 +27,11 @@ from monconn.net.listen import (
     serve_factory,
     wait_while_full,
 )
+from monconn.policy import block_files
 from monconn.policy.sides import Keepalive
 from monconn.sinks.capture_files import CaptureTotals
 from monconn.sinks.metrics.figures import LagMeter, Sample, ServiceFigures, ServiceSample
+from monconn.sinks.notify.output import OutputTotals
 from monconn.turns import TurnMeter
 
 if TYPE_CHECKING:  # needs prometheus-client
@@ -76,6 +78,7 @@ class MetricsService(Service):
     :param drops: returns how much each observer has dropped, by its name.
     :param descriptors: those of the services.
     :param captures: returns what was captured so far.
+    :param outputs: returns what has become of each output's notifications.
     """
 
     _log = Logger()
@@ -89,7 +92,9 @@ class MetricsService(Service):
         drops: Callable[[], Mapping[str, int]],
         descriptors: Descriptors | None = None,
         captures: Callable[[], CaptureTotals | None] = lambda: None,
+        outputs: Callable[[], Mapping[int, OutputTotals]] = dict,
     ) -> None:
+        self._outputs = outputs
         self._captures = captures
         self._descriptors = descriptors
         self._config = config
@@ -169,7 +174,9 @@ class MetricsService(Service):
             turns=None if self._turns is None else self._turns.figures(),
             started_at=self._started_at,
             files_lost=dict(files.lost),
+            unreadable_block_files=len(block_files.faults),
             captures=self._captures(),
+            outputs=dict(self._outputs()),
         )
 
     def _service_sample(self, monitor: Monitor) -> ServiceSample:
@@ -177,7 +184,10 @@ class MetricsService(Service):
             name=monitor.name,
             connections=len(monitor),
             client_ips=monitor.client_ips(),
+            clients=monitor.admission.clients,
             totals=monitor.counted(),
             figures=self._figures[monitor].copy(),
             policy=monitor.policy,
+            state=monitor.state,
+            held_seconds={} if monitor.bandwidth is None else monitor.bandwidth.held_seconds(),
         )

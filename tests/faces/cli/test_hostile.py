@@ -25,6 +25,7 @@ from monconn.ops.rows import (
     ReportRow,
     ServiceRow,
 )
+from monconn.ops.why_rows import WhyRow
 from tests.faces.hostile import HostileServer, answer, box, hostile_server
 from tests.properties import examples
 
@@ -39,6 +40,7 @@ VERBS: dict[tuple[str, ...], type[Row]] = {
     ("ip",): ClientRow,
     ("devices",): DeviceRow,
     ("blocks",): BlockRow,
+    ("why", "192.0.2.1"): WhyRow,
     ("events",): ConnectionRow,
     ("events", "--json"): ConnectionRow,
     ("history",): HistoryConnectionRow,
@@ -86,6 +88,9 @@ def usual(row_class: type[Row]) -> dict[str, Any]:
     extra: dict[str, Any] = {"event": "closed", "side": "client", "sid": "web", "at": USUAL["time"]}
     if row_class is ConnectionRow:
         extra |= {"client_tcp": None, "backend_tcp": None, "diagnosis": None}
+    if row_class is WhyRow:
+        rule = {"rule": "conn_limit", "refuses": True, "dry_run": False, "used": 3, "limit": 3}
+        row["rules"] = [rule]
     if row_class is ReportRow:
         extra |= {"duration_seconds": None, "connect_seconds": None}
     return row | extra
@@ -227,6 +232,7 @@ def test_a_server_that_goes_away_between_pages(
         ["ip", "ODD"],
         ["devices", "ODD"],
         ["blocks", "ODD"],
+        ["why", "ODD"],
         ["close", "ODD"],
         ["close", "--client", "ODD"],
         ["block", "ODD"],

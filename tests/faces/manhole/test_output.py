@@ -220,7 +220,11 @@ class _AnyChannel(dict):  # type: ignore[type-arg]
 
 
 def test_a_table_in_steps_is_the_table() -> None:
-    rows = [BlockRow(network=f"10.0.{each}.0/24", service="web" * (each % 3)) for each in range(95)]
+    usual: dict[str, Any] = dict.fromkeys(column.name for column in BlockRow.csv_columns())
+    rows = [
+        BlockRow(**usual | {"network": f"10.0.{each}.0/24", "service": "web" * (each % 3)})
+        for each in range(95)
+    ]
     for width in (None, 20):
         lines: list[str] = []
         most = before = 0

@@ -320,8 +320,11 @@ def test_counters(path: Path) -> None:
     db = history(path)
     totals = {"web": Totals(3, 1, 2, Counter({"blocked": 4, "rate": 1})), "mqtt": Totals(1)}
     write(db, [], totals, RUN)
-    write(db, [], {"web": Totals(5, 6, 7, Counter({"rate": 2}))}, RUN)
-    assert load_totals(db) == {"web": Totals(5, 6, 7, Counter({"rate": 2})), "mqtt": Totals(1)}
+    write(db, [], {"web": Totals(5, 6, 7, Counter({"rate": 2}), Counter({"per_ip_rate": 3}))}, RUN)
+    assert load_totals(db) == {
+        "web": Totals(5, 6, 7, Counter({"rate": 2}), Counter({"per_ip_rate": 3})),
+        "mqtt": Totals(1),
+    }
     db.close()
 
 

@@ -1,0 +1,115 @@
+"""The verbs ``pause``, ``resume`` and ``drain``: what becomes of a service as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from monconn.errors import ControlError, printable
+from monconn.faces.cli import completion
+from monconn.faces.cli.output import print_json, print_line
+from monconn.faces.cli.verbs import asks_server, json_option, positive_seconds
+from monconn.faces.control.client import Client
+from monconn.units import format_duration
+
+_services = click.argument(
+    "names", metavar="SERVICE...", nargs=-1, required=True, shell_complete=completion.services
+)
+spread_option = click.option(
+    "--spread",
+    metavar="TIME",
+    callback=positive_seconds,
+    help="End the connections evenly over this time, in random order.",
+)
+_Text = Callable[[str, bool, int], str]
+
+
+@click.command()
+@_services
+@click.option(
+    "--for",
+    "seconds",
+    metavar="TIME",
+    callback=positive_seconds,
+    help="End the pause by itself after this time, as in 30s.",
+)
+@json_option
+@asks_server
+def pause(server: Client, names: Sequence[str], seconds: float | None, as_json: bool) -> None:
+    """Have a SERVICE stand still: nothing is read, and nobody accepted.
+
+    Clients wait in the kernel's queue, up to its length; nothing is refused or ended because of it,
+    and idle and read limits stand still. monconn resume SERVICE ends it.
+    """
+    until = f" for {format_duration(seconds)}" if seconds else ""
+
+    def text(name: str, changed: bool, count: int) -> str:
+        if changed:
+            return f"{name} is paused{until}: {_connections(count)} held, clients wait in its queue"
+        return f"{name} was paused already; it is{until or ', until it is resumed'} from now on"
+
+    _change(server, "Pause", names, text, as_json, seconds=seconds)
+
+
+@click.command()
+@_services
+@json_option
+@asks_server
+def resume(server: Client, names: Sequence[str], as_json: bool) -> None:
+    """Have a SERVICE go on that is paused, or drains.
+
+    Connections that are still to be ended by --spread stay open.
+    """
+
+    def text(name: str, changed: bool, count: int) -> str:
+        return f"{name} goes on" if changed else f"{name} was running"
+
+    _change(server, "Resume", names, text, as_json)
+
+
+@click.command()
+@_services
+@spread_option
+@json_option
+@asks_server
+def drain(server: Client, names: Sequence[str], spread: float | None, as_json: bool) -> None:
+    """Let nobody in any more at a SERVICE; its connections go on in peace.
+
+    Those who come are refused (draining). monconn resume SERVICE ends it.
+    """
+
+    def text(name: str, changed: bool, count: int) -> str:
+        what = "refuses clients" if changed else "refused clients already"
+        if spread:
+            return f"{name} {what}: {_connections(count)} end within {format_duration(spread)}"
+        return f"{name} {what}: {_connections(count)} left"
+
+    _change(server, "Drain", names, text, as_json, spread=spread)
+
+
+def _change(
+    server: Client,
+    command: str,
+    names: Sequence[str],
+    text: _Text,
+    as_json: bool,
+    **arguments: Any,
+) -> None:
+    if "pauses" not in server.hello:
+        about = printable(server.hello.get("server"))
+        raise ControlError(f"{about} runs, which is too old for {command.lower()}: restart it")
+    rows = []
+    for name in dict.fromkeys(names):
+        answer = server.call(command, service=name, **arguments)
+        changed, count = answer["changed"] == "True", int(answer["connections"])
+        rows.append({"service": name, "changed": changed, "connections": count})
+        if not as_json:
+            print_line(text(name, changed, count))
+    if as_json:
+        print_json(rows)
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'' if count == 1 else 's'}"

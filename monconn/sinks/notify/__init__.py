@@ -1,0 +1,1 @@
+"""Notifications: events that are sent to webhooks, and by Apprise to mail, chats and the like."""

@@ -99,7 +99,7 @@ WRONG = {
         },
         [
             "monconn.yaml:2: metrics: must be a mapping of settings, not a number",
-            'a.yaml:2: services.web.max_idle: "soon" is no duration',
+            "a.yaml:2: services.web.max_idle: must be a number of seconds",
             "d/b.yaml:4: not valid YAML",
             "d/c.yaml:1: must be a mapping of sections, such as services:",
         ],

@@ -42,9 +42,11 @@ def readme() -> str:
 MANHOLE = ["Twisted[conch]>=24.11.0"]
 TUI = ["textual>=8.2.8", "rich>=14.2.0"]
 METRICS = ["prometheus-client>=0.20.0"]
+NOTIFY = ["apprise>=1.9.0"]
 TEST = [
     *MANHOLE,
     *METRICS,
+    *NOTIFY,
     "pytest>=8.2.0",
     "pytest-twisted>=1.14.3",
     "hypothesis>=6.100.0",
@@ -110,7 +112,8 @@ setup(
         "manhole": MANHOLE,
         "tui": TUI,
         "metrics": METRICS,
-        "all": [*MANHOLE, *TUI, *METRICS],
+        "notify": NOTIFY,
+        "all": [*MANHOLE, *TUI, *METRICS, *NOTIFY],
         "test": TEST,
         # Linters are pinned to a release line: a new rule is no reason for a red build.
         "dev": [

@@ -239,7 +239,8 @@ class Clients:
         """Let in again whom a command has blocked."""
         with suppress(MonconnError), Client(find_server(os.environ.get(CONTROL))) as control:
             for row in control.rows("ListBlocks"):
-                control.call("Unblock", network=row["network"])
+                if row["source"] == "operator":
+                    control.call("Unblock", network=row["network"])
 
     def stay(self) -> None:
         """Talk."""

@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "monconn").rglob("*.
 # folders below faces; in ops and faces.control, each module is one, and so is net.tls; "monconn" is
 # the package's __init__.
 LOWEST_ROWS = (
-    {"errors", "units", "files", "addresses", "hexlines", "_version", "_moved"},
+    {"errors", "units", "files", "addresses", "hexlines", "roles", "_version", "_moved"},
     {"clock", "ratelimit", "background", "log", "processes"},
     {"turns", "histogram", "steps", "places"},
     {"unixsocket"},
@@ -55,6 +55,7 @@ OPS = ROWS | {
     "ops.device",
     "ops.replay",
     "ops.why",
+    "ops.reload",
 }
 BELOW_FACES = BELOW_OPS | OPS
 # They know nothing of the server's side:
@@ -104,6 +105,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops.forget": CORE | {"devices"},
     "ops.blocks": CORE | ROWS,
     "ops.replay": LOWEST | {"model"},
+    "ops.reload": LOWEST,
     "ops.taps": CORE | ROWS,
     "ops.triggers": BELOW_OPS | ROWS,
     "ops.captures": BELOW_OPS | ROWS | {"ops.taps", "ops.triggers"},
@@ -119,6 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ops.taps",
         "ops.captures",
         "ops.why",
+        "ops.reload",
     },
     "faces": set(),
     "faces.control": set(),

@@ -20,6 +20,7 @@ from monconn.model.reasons import REASONS
 from monconn.policy.devices import USUAL_IDENTITY, Names
 from monconn.policy.kinds import Count, Flag, PositiveSeconds, Seconds
 from monconn.policy.tls import BackendTls
+from monconn.roles import Role
 from monconn.units import size_text
 
 _AN_OBSERVER = "a mapping such as {use: package.module:Class}"
@@ -51,10 +52,6 @@ def _read_tls(node: Node) -> TlsConfig:
         names = {"ca": "client_authority"}
         raise Wrong(*((tuple(names.get(key, key) for key in path), text) for path, text in faults))
     return tls
-
-
-Role = Literal["view", "operate"]
-"""What the clients of a control port may do: look at what is known, or everything."""
 
 
 def _read_role(node: Node) -> Role:

@@ -635,14 +635,22 @@ class Devices(Observer):
         if device.silent_due() <= now:
             if self._monitor.stopping:
                 return  # no client can come back, and all are being disconnected
-            if self._is_blocked(device) or self._is_unrecognizable(device):
+            if self._is_kept_out(device) or self._is_unrecognizable(device):
                 device.restored = now  # it cannot come back; once it may, it is given its time
+            elif self._monitor.resumed > max(device.restored, device.quiet_since):
+                device.restored = self._monitor.resumed
             elif device.is_unread(now):
                 device.quiet_since = now  # as far as is known; it is given its time anew
             else:
                 self._begin_silence(device, now)
         if not device.is_forgotten:
             self._schedule(device)
+
+    def _is_kept_out(self, device: Device) -> bool:
+        """Whether nothing can be heard of a device, or it cannot come back, because of us."""
+        if self._monitor.is_paused or (self._monitor.draining and device.live is None):
+            return True
+        return self._is_blocked(device)
 
     def _is_blocked(self, device: Device) -> bool:
         if device.live is not None:

@@ -77,13 +77,13 @@ def _suspects(record: ConnectionRecord, now: float) -> Iterator[_Suspect]:
         yield from _network_suspect(side, info)
         if side == "client" or may_answer:
             yield from _reader_suspect(side, info)
-    answer = _answer_seconds(record, now)
-    if may_answer and answer is not None and answer - backend_rtt >= SLOW_ANSWER_SECONDS:
-        yield _Suspect("slow backend", answer - backend_rtt, _answer_text(record, answer))
     limited = record.all_limited_seconds(now)
     if limited >= LONG_LIMITED_SECONDS:
         text = f"a side was not read from for {format_duration(limited)}: its bandwidth was used up"
         yield _Suspect("limited by bandwidth", limited, text)
+    answer = _answer_seconds(record, now)
+    if may_answer and answer is not None and answer - backend_rtt >= SLOW_ANSWER_SECONDS:
+        yield _Suspect("slow backend", answer - backend_rtt, _answer_text(record, answer))
     connecting = _connect_seconds(record, now)
     if connecting - backend_rtt >= SLOW_ANSWER_SECONDS and not _has_failed_to_connect(record):
         yield _Suspect("slow to connect", connecting, _connect_text(record, connecting))

@@ -502,8 +502,6 @@ class Device:
         """
         for record in islice(self.live or (), _MOST_COMPARED):
             since = record.reading_since
-            if record.is_paused:
-                return True
             if record.client_end != "none" or record.backend_reading_since is None:
                 continue  # nothing will come; or we are the client, or are not connected yet
             if since is None or now - since < LEAST_SILENT_SECONDS:

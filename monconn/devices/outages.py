@@ -24,9 +24,9 @@ SETTLE_SECONDS = 5.0
 there are, and a backend that has thrown all out and takes them back at once is none."""
 MOST_SETTLE_SECONDS = 30.0
 """After which it is raised, though there are still more."""
-RETURN_SECONDS = 60.0
+RETURN_SECONDS = 90.0
 """How long devices may take to come back once their backend is there again: many wait longer after
-each attempt that failed."""
+each attempt that failed, and a reconnect storm is over after a minute."""
 NETWORKS_SECONDS = 10.0
 """How often all devices are counted by network, at most: 0.2 s of work for a hundred thousand."""
 BACK_OF = (4, 5)
@@ -143,20 +143,22 @@ class Outages:
         yield from self._drop_those_back(now)
         if is_backend_down:
             self._return_at = now + RETURN_SECONDS
-            if self.least and len(self._missing) >= self.least:
-                yield from self._fold()
             if self._outage is not None and not self._outage.is_notified:
                 self._outage = None
         elif self._return_at is not None and now >= self._return_at:
             self._return_at = None
             yield from self._release()
+        count = len(self._missing) + (0 if self._return_at is None else len(self._folded))
+        many = self.least and count >= self.least
+        if many and self._return_at is not None:
+            yield from self._fold()
         outage = self._outage
         if not self.least:
             if outage is not None:
                 yield from self._end("outage_devices is 0 now")
         elif outage is not None:
             yield from self._go_on(outage, now)
-        elif len(self._missing) >= self.least and not is_backend_down:
+        elif many and self._return_at is None:
             of = len(self._connected) + sum(each.live is None for each in self._missing)
             if len(self._missing) * 100 >= self.percent * of or (yield from self._is_network(now)):
                 self._outage = _Outage(now, of)
@@ -330,7 +332,7 @@ class _Outage:
         ]
         text = f"{count} of {self._of} devices are missing: {', '.join(parts)}"
         if self._since > NEVER:
-            text += f", since {format_duration(max(0.0, now - self._since))} ago"
+            text += f", for {format_duration(max(0.0, now - self._since))}"
         if self.network:
             text += f"; in common: network {self.network}"
         if self.backend:

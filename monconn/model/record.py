@@ -133,8 +133,6 @@ class ConnectionRecord:
     """When we last began to read from the client; None while we do not read from it."""
     backend_reading_since: float | None = None
     """The same of the backend; None also before it is connected."""
-    is_paused: bool = False
-    """Whether neither side is read from, as the service is paused."""
     limited_since: float | None = None
     """Since when a direction is not read from because the bandwidth is used up; None if none is."""
     limited_until: float | None = None

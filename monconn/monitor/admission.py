@@ -142,7 +142,7 @@ class Admission:
             return ADMITTED
         would_refuse: tuple[Refusal, ...] = ()
         for rule in self._refusing(ip, connections, now, takes_tokens):
-            if rule == "block" and takes_tokens:  # else it was counted when it was asked first
+            if rule == "block" and (takes_tokens or rule not in self.rules.dry_run):
                 self._count_hit(ip, now)
             if not self.is_dry_run(rule, ip, now):
                 return Verdict(REFUSAL_OF[rule], would_refuse)
@@ -228,6 +228,8 @@ class Admission:
         return states
 
     def _count_hit(self, ip: str, now: float) -> None:
+        # A client is asked about twice around its TLS handshake; one that a rule in dry_run has let
+        # in was counted the first time, and one that is refused now was not.
         block = self.find_block(ip, now)
         if block is not None:
             block.hits += 1

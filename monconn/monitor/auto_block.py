@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from monconn.addresses import Network, address_text, network_of
@@ -137,6 +138,15 @@ class AutoBlocker:
         if not self._to_end:
             monitor.clock.callLater(0, self._end_blocked)
         self._to_end[client] = network, reason
+
+    def forget_in_steps(self, is_within: Callable[[str | None], bool]) -> Iterator[None]:
+        """Drop what was counted of clients with certain addresses."""
+        for client in tuple(self._events):
+            network = network_of(client)
+            if network is not None and is_within(str(network.network_address)):
+                self._event_count -= len(self._events.pop(client, ()))
+                self._told.discard(client)
+            yield
 
     def _tell(self, network: Network, reason: str, why_not: str) -> None:
         self._log.warn(

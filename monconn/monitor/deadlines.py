@@ -14,6 +14,8 @@ from monconn.turns import in_turns
 
 _NEVER = float("inf")
 _LEAST_DROPPED_KEYS = 64
+FAILED_AGAIN_SECONDS = 60.0
+"""When an item is checked again whose check has raised."""
 
 
 class Scheduled(Protocol):
@@ -150,6 +152,8 @@ class Deadlines(DeadlineWheel[Checked]):
                     self.schedule(item, max(again, now))
             except Exception:
                 self._log.failure("the deadlines of {item} could not be checked", item=str(item))
+                if item.bucket is None:  # or it would never end by itself
+                    self.schedule(item, now + FAILED_AGAIN_SECONDS)
             yield
 
     def _checked(self) -> None:

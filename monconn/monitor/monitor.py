@@ -138,6 +138,8 @@ class Monitor:
         """False of a wrapped factory: the program that it is a part of reads, and not we."""
         self.pauses = Pauses()
         """When it stood still: time that counts for no limit on silence."""
+        self.resumed = 0.0
+        """When a pause or the draining ended last, in monotonic seconds; 0 for never."""
         self.paused_until: float | None = None
         """When a pause ends by itself, in monotonic seconds."""
         self.closed_records: deque[ConnectionRecord] = deque(maxlen=CLOSED_RETAINED)
@@ -787,7 +789,7 @@ class Monitor:
         return {
             "sid": self.name,
             "state": self.state,
-            "paused_until": self._paused_until_text(),
+            **self._paused_until_text(),
             "listen": self.listen,
             "backend": self.backend,
             "booted_at": iso_time(self.booted_at),
@@ -990,7 +992,8 @@ class Monitor:
     def forget_in_steps(
         self, network: Network, *, dry_run: bool = False
     ) -> Generator[None, None, tuple[int, int]]:
-        """Drop what is remembered of a network's clients: closed connections, and IPs' totals.
+        """Drop what is remembered of a network's clients: closed connections, IPs' totals, and what
+        ``auto_block`` has counted.
 
         Live connections, and the service's totals, stay as they are.
 
@@ -1012,6 +1015,8 @@ class Monitor:
             if is_within(ip) and (dry_run or self.clients.forget(ip)):
                 ips += 1
             yield
+        if self._auto_block is not None and not dry_run:
+            yield from self._auto_block.forget_in_steps(is_within)
         return len(found), ips
 
     def forget_recordings(
@@ -1082,10 +1087,10 @@ class Monitor:
             return "paused"
         return "draining" if self.draining else "running"
 
-    def _paused_until_text(self) -> str | None:
+    def _paused_until_text(self) -> dict[str, str | None]:
         if self.paused_until is None:
-            return None
-        return iso_time(time.time() + self.paused_until - self.clock.seconds())
+            return {}
+        return {"paused_until": iso_time(time.time() + self.paused_until - self.clock.seconds())}
 
     def pause(self, seconds: float | None = None, *, actor: Actor | None = OWN_CODE) -> bool:
         """Read nothing, and accept nobody: clients wait in the kernel's queue.
@@ -1137,6 +1142,7 @@ class Monitor:
         self._end_pause_timer()
         if self.is_paused:
             self._set_paused(False)
+            self.resumed = self.clock.seconds()
             self.notify_room()
 
     def _set_paused(self, is_paused: bool) -> None:
@@ -1284,6 +1290,8 @@ class Monitor:
         :returns: False if there was nothing to end.
         """
         was_stopping, was_held = self.stopping, self.is_paused or self.draining
+        if self.draining:
+            self.resumed = self.clock.seconds()
         self.stopping = self.draining = False
         had_spreads = self._cancel_spreads()
         self._end_pause()

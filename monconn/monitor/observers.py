@@ -7,12 +7,13 @@ import inspect
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from monconn.clock import Clock
 from monconn.errors import ObserverError
 from monconn.log import Logger
-from monconn.model.actions import AUTO_BLOCK, NOBODY, OWN_CODE, Action
+from monconn.model.actions import AUTO_BLOCK, NOBODY, OWN_CODE, Action, Actor
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.async_observer import AsyncObserver, queue_calls
 from monconn.monitor.interfaces import IObserver, Observer
@@ -96,9 +97,12 @@ class Observers:
     def __init__(self, service: str, clock: Clock) -> None:
         self._service = service
         self._clock = clock
-        self._own_code_log = RateLimitedLog(clock, OWN_CODE_LINES_PER_SECOND, self._write_summary)
-        self.flush_log = self._own_code_log.flush
-        """Write the summary of the actions that were not logged one by one, if there are any."""
+        self._log_by_actor = {
+            actor: RateLimitedLog(
+                clock, OWN_CODE_LINES_PER_SECOND, partial(self._write_summary, actor)
+            )
+            for actor in (OWN_CODE, NOBODY, AUTO_BLOCK)
+        }
         self.watched = False
         """Whether any is shown payload: checked before bytes are copied out of the kernel."""
         self._is_payload_forbidden = False
@@ -202,10 +206,11 @@ class Observers:
         :param others: those of the other services that it concerned.
         :raises KeyboardInterrupt: the user has interrupted the program while an observer ran.
         """
-        if action.actor not in (OWN_CODE, NOBODY, AUTO_BLOCK) or self._own_code_log.has_room():
+        log = self._log_by_actor.get(action.actor)
+        if log is None or log.has_room():
             self._log.info("{action}", action=action.describe())
         else:
-            self._own_code_log.add(action.kind)
+            log.add(action.kind)
         notified: dict[int, tuple[Observers, _Entry]] = {}
         for observers in (self, *others):
             for each in observers.by_hook["acted"]:
@@ -220,12 +225,17 @@ class Observers:
         _delivery.waiting.append(event)
         _delivery.added += 1
 
-    def _write_summary(self, count: int, kinds: str) -> None:
+    def flush_log(self) -> None:
+        """Write the summaries of the actions that were not logged one by one, if there are any."""
+        for log in self._log_by_actor.values():
+            log.flush()
+
+    def _write_summary(self, actor: Actor, count: int, kinds: str) -> None:
         self._log.info(
             "{service}: {count} more actions for {actor}: {kinds}",
             service=self._service,
             count=count,
-            actor=OWN_CODE.describe(),
+            actor=actor.describe(),
             kinds=kinds,
         )
 

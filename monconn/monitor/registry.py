@@ -44,6 +44,8 @@ class Registry:
     def __init__(self, clock: Clock | None = None) -> None:
         self.blocks = Blocks()
         """What is blocked at all services, also at those that are added later."""
+        self.unblocked = Subscriptions[[Network]]()
+        """Called with each network that was unblocked everywhere."""
         self._clock = clock
         self._blocking: Blocking | None = None
         self._monitors: dict[str, Monitor] = {}
@@ -227,7 +229,10 @@ class Registry:
     def unblock_everywhere(self, network: Network) -> bool:
         """Do what :meth:`unblock` does, without a report."""
         found = [self.blocking.unblock(network)]
-        return any(found + [each.unblock(network, actor=None) for each in self])
+        found += [each.unblock(network, actor=None) for each in self]
+        for call in self.unblocked.calls:
+            call(network)
+        return any(found)
 
     def get_block(self, network: Network) -> Block | None:
         """The block of exactly this network at all services."""

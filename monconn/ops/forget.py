@@ -19,7 +19,6 @@ NOT_REMOVED = (
     "capture files, out of which no client can be cut (monconn capture list says where they are)",
     "what other programs have stored (captures, webhooks, copies of the history)",
     "addresses in the configuration (block, allow) and in block_files",
-    "blocks (monconn unblock), also in the file that monconn keeps them in",
 )
 """What monconn cannot remove, as it is not there or not its own any more."""
 

@@ -8,6 +8,7 @@ event for observers, unless it is a dry run.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -191,6 +192,8 @@ class Operations:
     ) -> None:
         self.registry = registry
         self.clock = clock
+        self.token = secrets.token_hex(8)
+        """Tells it from others: who is asked about it at several addresses asks one."""
         self.manhole = manhole
         self._keeps_blocks = keeps_blocks
         self.feed = Feed(registry, clock)

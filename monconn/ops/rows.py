@@ -44,15 +44,35 @@ def service_state_text(service: Mapping[str, Any]) -> str:
     return f"{state} {format_duration(max(0, round(seconds)))}"
 
 
+_SERVICE_ALARMS = Column(
+    "alarms",
+    "ALARMS",
+    "list",
+    importance=1,
+    width=12,
+    max_width=20,
+    help="What is wrong with it: backend_down, outage.",
+    is_for_some=True,
+)
+
+
 @attrs.frozen(slots=False)
 class ServiceRow(Row):
     """One service in figures."""
 
     TABLE: ClassVar[TableOf] = (
         "sid",
-        Column("state", "STATE", importance=3, width=8, max_width=16, value=service_state_text),
+        Column(
+            *("state", "STATE"),
+            importance=3,
+            width=8,
+            max_width=16,
+            help="running, paused (how long), draining or stopping.",
+            value=service_state_text,
+        ),
         *("listen", "backend", "connections", "ip_count", "total", "refused", "up"),
-        *("down", "uptime", "alarms"),
+        *("down", "uptime"),
+        _SERVICE_ALARMS,
     )
     # The IPs are a list of their own.
     NOT_IN_CSV: ClassVar[frozenset[str]] = frozenset({"ips", "state", "paused_until"})
@@ -62,12 +82,11 @@ class ServiceRow(Row):
         "STATE",
         optional=True,
         importance=3,
-        help="running, paused, draining or stopping; tables add when a pause ends.",
+        help="running, paused, draining or stopping.",
     )
     paused_until: str | None = field(
         "UNTIL",
         "time",
-        nullable=True,
         optional=True,
         importance=13,
         help="When a pause ends by itself.",
@@ -120,7 +139,7 @@ class ServiceRow(Row):
         optional=True,
         importance=7,
         width=12,
-        help="What is wrong with it now, beside alarms of single devices.",
+        help="What is wrong with it: backend_down, outage.",
     )
 
 

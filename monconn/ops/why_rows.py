@@ -23,6 +23,7 @@ _UNITS = {
 }
 """What the figures of a rule count; of rates, whose tokens."""
 _MARGIN = 14
+_NO_LINE = "[set while it runs]"
 
 
 @attrs.frozen(slots=False)
@@ -128,7 +129,7 @@ def _rule(rule: Json, row: Json) -> str:
     origin = rule.get("origin")
     if origin:
         return f"{text} [{origin}, defaults]" if rule.get("is_default") else f"{text} [{origin}]"
-    return f"{text} [set while it runs]"
+    return text if rule["rule"] == "block" and not rule.get("block") else f"{text} {_NO_LINE}"
 
 
 def _figures(rule: Json) -> Iterator[str]:
@@ -154,4 +155,4 @@ def _block(block: Json) -> str:
         text += f" since {local_time(block['since'])}"
     if block.get("until"):
         text += f" until {local_time(block['until'])}"
-    return text + (f": {block['reason']}" if block.get("reason") else "")
+    return text + (f" ({block['reason']})" if block.get("reason") else "")

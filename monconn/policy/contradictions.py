@@ -9,7 +9,7 @@ import attrs
 from monconn.addresses import Network, address_text
 from monconn.model.reasons import Side
 from monconn.policy.policy import Policy
-from monconn.policy.rules import Rules
+from monconn.policy.rules import REFUSAL_OF, Rules
 from monconn.policy.timeouts import Timeouts
 from monconn.units import duration_text
 
@@ -29,6 +29,7 @@ def contradictions(policy: Policy, *, have_addresses: bool = True) -> Iterator[t
     real = attrs.evolve(rules, **dry) if dry else rules
     yield from _of_networks(real, have_addresses)
     yield from _of_limits(real)
+    yield from _of_auto_block(real, have_addresses)
     if not have_addresses:
         for key in ("ip_limit", "per_ip_limit", "per_ip_rate"):
             if getattr(rules, key):
@@ -114,6 +115,30 @@ def _of_limits(rules: Rules) -> Iterator[tuple[str, str]]:
         yield "per_ip_rate", f"of {own} never refuses anybody: rate is {rate} for all"
     if rules.when_full == "refuse" and not rules.conn_limit and rate is None:
         yield "when_full", "is without effect: neither conn_limit nor rate is set"
+
+
+def _of_auto_block(rules: Rules, have_addresses: bool) -> Iterator[tuple[str, str]]:
+    """What is counted, and never comes.
+
+    :param rules: those that are in no dry run.
+    """
+    if rules.auto_block is None:
+        return
+    if not have_addresses:
+        yield "auto_block", "blocks nobody: clients of a UNIX socket have no address"
+        return
+    waits = {"conn_limit", "rate"} if rules.when_full == "wait" else set()
+    never = [
+        refusal
+        for rule, refusal in REFUSAL_OF.items()
+        if rule != "block"
+        and refusal in rules.auto_block.of
+        and (rule in waits or not getattr(rules, rule))
+    ]
+    if len(never) == len(rules.auto_block.of):  # in defaults: some may be for other services
+        refuse = "refuses" if len(never) == 1 else "refuse"
+        why = "not set, in dry_run, or such that clients wait (when_full)"
+        yield "auto_block", f"blocks nobody, as {', '.join(never)} {refuse} nobody: {why}"
 
 
 def _of_timeouts(timeouts: Timeouts) -> Iterator[tuple[str, str]]:

@@ -111,8 +111,8 @@ class Relay:
         # Made on demand: most connections end before the first check, and unwatched.
         self._progress: tuple[SendProgress, SendProgress] | None = None
         self._watchers: Watchers | None = None
-        # For how many seconds each side had been read from in vain when the service was paused.
-        self._silent_before_pause = (0.0, 0.0)
+        # In a pause: for how many seconds each side had been read from in vain when it began.
+        self._silent_before_pause: tuple[float, float] | None = None
         client.reports = backend.reports = self
         client.peer, backend.peer = backend, client
         self.decoding = monitor.decoding
@@ -292,10 +292,10 @@ class Relay:
     def pause(self) -> None:
         """Implements ``IPausable.pause``; a connection that is ending goes on."""
         record = self.record
-        if record.is_paused or record.ending is not None or len(self._gone) == 2:
+        is_paused = self._silent_before_pause is not None
+        if is_paused or record.ending is not None or len(self._gone) == 2:
             return
         now = self._monitor.clock.seconds()
-        record.is_paused = True
         self._silent_before_pause = (
             _silence(self.client, record.reading_since, record.last_up, now),
             _silence(self.backend, record.backend_reading_since, record.last_down, now),
@@ -305,14 +305,12 @@ class Relay:
 
     def unpause(self) -> None:
         """Implements ``IPausable.unpause``; what was left of time limits is left."""
-        record = self.record
-        if not record.is_paused:
-            return
-        record.is_paused = False
-        if len(self._gone) == 2:
+        record, silent = self.record, self._silent_before_pause
+        self._silent_before_pause = None
+        if silent is None or len(self._gone) == 2:
             return
         now = self._monitor.clock.seconds()
-        client_seconds, backend_seconds = self._silent_before_pause
+        client_seconds, backend_seconds = silent
         if not self.client.holds & ~HOLD_PAUSE:
             record.reading_since = now - client_seconds
         if record.connected is not None and not self.backend.holds & ~HOLD_PAUSE:
@@ -355,8 +353,10 @@ class Relay:
     def connect_failed(self, end: End, reason: Reason, detail: str) -> None:
         """Implements ``EndListener.connect_failed``."""
         self._set_reason(reason, detail)
-        self._handle("connect_failed")
-        self._leave(end.side)
+        try:
+            self._handle("connect_failed")
+        finally:  # the End is closed, and reports nothing again
+            self._leave(end.side)
 
     def eof(self, end: End) -> None:
         """Implements ``EndListener.eof``."""
@@ -389,13 +389,21 @@ class Relay:
     def gone(self, end: End) -> None:
         """Implements ``EndListener.gone``."""
         side = end.side
-        if self._state in _HEEDS_GONE:  # few do, and it happens twice to each connection
-            self._handle(_GONE_EVENT[side])
-        self._leave(side)
+        try:
+            if self._state in _HEEDS_GONE:  # few do, and it happens twice to each connection
+                self._handle(_GONE_EVENT[side])
+        finally:
+            self._leave(side)
 
     def broken(self, end: End, how: SideEnd, detail: str) -> None:
         """Implements ``EndListener.broken``."""
-        record, side = self.record, end.side
+        try:
+            self._side_broke(end.side, how, detail)
+        finally:
+            self._leave(end.side)
+
+    def _side_broke(self, side: Side, how: SideEnd, detail: str) -> None:
+        record = self.record
         if how == "reset":
             record.note_answer(side)
         if record.reason is None and record.end_of(side) == "fin":
@@ -403,7 +411,6 @@ class Relay:
             if how == "timeout":
                 self._note_lost(side, detail)
             self._handle(_DROPPED_EVENT[side])
-            self._leave(side)
             return
         lost = side
         if record.reason is None and how != "timeout":
@@ -417,7 +424,6 @@ class Relay:
             self._set_reason(_LOST_REASON[lost], detail)
         has_early_bytes = side == "client" and record.connected is None and record.up
         self._handle("client_broken_early" if has_early_bytes else _BROKEN_EVENT[side])
-        self._leave(side)
 
     def _note_lost(self, side: Side, detail: str) -> None:
         """A side has vanished that had ended in order.
@@ -464,12 +470,13 @@ class Relay:
         if outcome is None or len(self._gone) == 2:
             return
         self._state, self.record.state, methods = outcome
+        # First: should an End raise, the relay still has its deadline, and is cut by it.
+        if self._state != before and (
+            self.record.ending is not None or self._monitor.timeouts.follow_changes
+        ):
+            self._reschedule_check()
         for method in methods:
             method(self)()
-        if self._state == before or len(self._gone) == 2:
-            return
-        if self.record.ending is not None or self._monitor.timeouts.follow_changes:
-            self._reschedule_check()
 
     def _leave(self, side: Side) -> None:
         if side not in self._gone:
@@ -532,6 +539,9 @@ class Relay:
         if now < ending + GRACE_SECONDS:
             return ending + GRACE_SECONDS
         self._handle("cut_hard")
+        for end in (self.client, self.backend):
+            if end.phase == "closed" and len(self._gone) < 2:
+                self._leave(end.side)  # it could not report it: something has raised as it closed
         return None
 
     def _check_progress(self, now: float) -> None:

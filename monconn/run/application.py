@@ -46,8 +46,6 @@ from monconn.units import format_duration
 
 T = TypeVar("T", bound=Service)
 
-HISTORY_FOLLOWED = frozenset({"keep", "max_size"})
-"""The keys of the history that hold at once; here, as its module needs SQLite."""
 PROGRESS_SECONDS = 30.0
 """How often a stop that waits for live connections says so."""
 _FLUSH_SECONDS = 1.0
@@ -328,7 +326,13 @@ class Application(MultiService):
                 CAPTURE_KEYS, captures.apply_config, captures.check_config
             )
         if self._history is not None:
-            sections["history"] = LiveSection(HISTORY_FOLLOWED, self._history.apply_config)
+            from monconn.sinks.history import service as history
+
+            sections["history"] = LiveSection(history.FOLLOWED, self._history.apply_config)
+        if self._json_log is not None:
+            from monconn.sinks import jsonlog
+
+            sections["json_log"] = LiveSection(jsonlog.FOLLOWED, self._json_log.apply_config)
         return sections
 
     def _origin_of(

@@ -32,6 +32,7 @@ from monconn.run.ports import check_port
 from monconn.run.state import check_state
 from monconn.sinks.capture_files import check_folder
 from monconn.sinks.outputs import check_sink
+from monconn.units import duration_text
 
 NAME_SECONDS = 5.0
 """How long all names together may take to be resolved."""
@@ -75,7 +76,11 @@ def check_start(config: Config, source: str) -> list[Finding]:
         unused = contradictions(service.policy, have_addresses=have_addresses)
         found += [
             Finding("warning", (*path, key), message)
-            for key, message in (*unused, *_too_many(service.policy))
+            for key, message in (
+                *unused,
+                *_too_many(service.policy),
+                *_too_wide(service.policy),
+            )
         ]
     return found
 
@@ -107,6 +112,15 @@ def _checks(config: Config) -> Iterator[tuple[Path, Callable[[], Iterable[Remark
         yield (*above, "listen"), lambda each=control: check_control(each)  # type: ignore[misc]
     for service in config.services:
         yield ("services", service.name, "listen"), lambda each=service: check_port(each)  # type: ignore[misc]
+
+
+def _too_wide(policy: Policy) -> Iterator[tuple[str, str]]:
+    """A spread of which a part does not count."""
+    if policy.spread > policy.wait_timeout:
+        wait = duration_text(policy.wait_timeout)
+        end = f"end evenly over {wait}" if policy.wait_timeout else "all end at once"
+        spread = duration_text(policy.spread)
+        yield "spread", f"{spread} is longer than the wait_timeout of {wait}: connections {end}"
 
 
 def _without_recorder(config: Config) -> list[Remark]:

@@ -50,7 +50,7 @@ SETTLE_TRIES = 20
 _LINES_LOGGED = 20
 _TEXT_CHARACTERS = 200
 
-NEW_CONNECTIONS = frozenset({"listen", "backend", "tls", "backend_tls", "decode", "recorder"})
+NEW_CONNECTIONS = frozenset({"listen", "backend", "tls", "backend_tls", "decode"})
 """The keys of a service whose change live connections do not feel."""
 _CONTENT = "its files as they were", "its files as they are now"
 _HIDDEN = "(not shown)"
@@ -312,9 +312,11 @@ class Reloader:
     def _difference(self, read: _Read, services: Changes) -> tuple[Config, list[Change]]:
         """The configuration as it is to run, and all changes."""
         changes: list[Change] = []
+        running = {each.name: each for each in self._running.services}
         for service in read.file.config.services:
             keys = services.changed.get(service.name, ())
-            changes += self._of_service(read, service, keys)
+            if keys:
+                changes += self._of_service(read, running[service.name], service, keys)
         config = read.file.config
         for name in [each.name for each in attrs.fields(Config)]:
             if name in ("services", "defaults"):
@@ -325,12 +327,12 @@ class Reloader:
         return config, changes
 
     def _of_service(
-        self, read: _Read, service: ServiceConfig, keys: Sequence[str]
+        self, read: _Read, old: ServiceConfig, service: ServiceConfig, keys: Sequence[str]
     ) -> Iterator[Change]:
         path = _path_of(service.name)
         before, after = self._settings.get(path, {}), read.settings[path]
         for key in keys:
-            holds: Holds = "new connections" if key in NEW_CONNECTIONS else "at once"
+            holds = _holds(key, old, service)
             different = [
                 each
                 for each in dict.fromkeys([*after, *before])
@@ -451,6 +453,17 @@ def _settings(file: ConfigFile) -> dict[str, dict[str, Setting]]:
     return {
         section.path: {each.key: each for each in section.settings} for section in explain(file)
     }
+
+
+def _holds(key: str, old: ServiceConfig, new: ServiceConfig) -> Holds:
+    """For whom another value of a service's key holds."""
+    if key == "recorder":
+        before, after = old.policy.recorder, new.policy.recorder
+        if before is None or after is None:
+            return "at once" if after is None else "new connections"
+        is_same = (before.first, before.last) == (after.first, after.last)
+        return "at once" if is_same else "new connections"
+    return "new connections" if key in NEW_CONNECTIONS else "at once"
 
 
 def _path_of(service: str) -> str:

@@ -25,7 +25,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 
-from monconn.addresses import parse_network
+from monconn.addresses import Network, parse_network
 from monconn.clock import Clock
 from monconn.config.sections import StateConfig
 from monconn.errors import AddressError, FileError, MonconnError, Remark, os_error_text
@@ -149,7 +149,7 @@ class StoredBlock:
     """One block, with its end in wall-clock seconds."""
 
     service: str | None
-    network: str
+    network: Network
     source: BlockSource
     by: str
     since_at: float
@@ -164,7 +164,7 @@ class StoredUnblock:
     """A configured network that an operator has unblocked at a service."""
 
     service: str
-    network: str
+    network: Network
     source: BlockSource
 
 
@@ -201,6 +201,7 @@ def _lines(entries: Iterable[Any]) -> Iterator[bytes]:
     separator = b"\n"
     for each in entries:
         values = {name: getattr(each, name) for name in _names(type(each))}
+        values["network"] = str(values["network"])
         yield separator + json.dumps(values).encode()
         separator = b",\n"
 
@@ -275,9 +276,9 @@ def _time(entry: dict[str, Any], key: str) -> float:
     return float(moment)  # type: ignore[arg-type]
 
 
-def _network(entry: dict[str, Any]) -> str:
+def _network(entry: dict[str, Any]) -> Network:
     try:
-        return str(parse_network(_text(entry, "network")))
+        return parse_network(_text(entry, "network"))
     except AddressError as error:
         raise Damaged(str(error)) from None
 
@@ -441,6 +442,7 @@ class StateService(Service):
         registry = self._registry
         self._cancels = [
             registry.blocking.changes.add(self._changed),
+            registry.unblocked.add(self._unblocked),
             registry.when_added(self._follow),
             registry.when_deleted(self._unfollow),
         ]
@@ -515,8 +517,8 @@ class StateService(Service):
         blocks, lifted = self._absent.pop(monitor.name, ([], []))
         for each in blocks:
             _restore_block(monitor.blocking, each, time.time())
-        for each in lifted:
-            monitor.blocking.blocks.restore_lifted(parse_network(each.network), each.source)
+        for one in lifted:
+            monitor.blocking.blocks.restore_lifted(one.network, one.source)
         self._of_monitors[monitor] = monitor.blocking.changes.add(self._changed)
         self._changed()
 
@@ -529,6 +531,12 @@ class StateService(Service):
             for each in monitor.blocking.blocks.run_time():
                 blocks.append(_stored(each, monitor.name, now, wall))
             lifted += _lifted(monitor)
+
+    def _unblocked(self, network: Network) -> None:
+        """Services that are not there have it unblocked, too."""
+        for blocks, _ in self._absent.values():
+            blocks[:] = (each for each in blocks if each.network != network)
+        self._changed()
 
     # -- to the file
 
@@ -615,7 +623,7 @@ class StateService(Service):
 def _stored(block: Block, service: str | None, now: float, wall: float) -> StoredBlock:
     return StoredBlock(
         service=service,
-        network=str(block.network),
+        network=block.network,
         source=block.source,
         by=block.by,
         since_at=block.since_at,
@@ -628,7 +636,7 @@ def _stored(block: Block, service: str | None, now: float, wall: float) -> Store
 
 def _lifted(monitor: Monitor) -> list[StoredUnblock]:
     lifted = monitor.blocking.blocks.lifted()
-    return [StoredUnblock(monitor.name, str(each), source) for each, source in lifted.items()]
+    return [StoredUnblock(monitor.name, each, source) for each, source in lifted.items()]
 
 
 def _as_of_now(stored: StoredBlock, saved_at: float) -> StoredBlock:
@@ -644,7 +652,7 @@ def _restore_block(blocking: Blocking, stored: StoredBlock, saved_at: float) -> 
     until_at = _as_of_now(stored, saved_at).until_at
     blocking.blocks.restore(
         Block(
-            parse_network(stored.network),
+            stored.network,
             stored.source,
             by=stored.by,
             since_at=stored.since_at,

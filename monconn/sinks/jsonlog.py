@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import attrs
@@ -28,6 +28,7 @@ from monconn.monitor.interfaces import Observer
 from monconn.monitor.registry import Registry
 from monconn.sinks import ecs
 from monconn.sinks.outputs import Sink, WriteFailed, sink_for
+from monconn.turns import in_turns
 
 SCHEMA = 2
 """Raised when a key is removed or changes its meaning; not when one is added.
@@ -45,6 +46,8 @@ TURN_SECONDS = 0.01
 """The pause between two such turns while more updates are due."""
 DROPPED_LINE_SECONDS = 60.0
 """The time between two lines that say how many lines were dropped."""
+FOLLOWED = frozenset({"at_open", "at_half_close", "every", "format", "community_id"})
+"""The keys of the configuration that hold at once when it is changed."""
 POLL_SECONDS = 1.0
 """How often due updates are polled for."""
 FLUSH_SECONDS = 1.0
@@ -204,7 +207,8 @@ class _Writer:
 
     def __init__(self, sink: Sink, format: Format = NATIVE) -> None:
         self._sink = sink
-        self._format = format
+        self.format = format
+        """Another one may take its place at any time."""
         self._unreported = 0
         self._is_failing = self._has_failed_to_encode = False
         self.lost = 0
@@ -229,9 +233,9 @@ class _Writer:
         for line in lines:
             try:
                 if isinstance(line, ConnectionRecord):
-                    encoded.append(self._format.encode_ended(line))
+                    encoded.append(self.format.encode_ended(line))
                 else:
-                    encoded.append(self._format.encode(line))
+                    encoded.append(self.format.encode(line))
             except Exception:
                 if not self._has_failed_to_encode:
                     self._has_failed_to_encode = True
@@ -241,7 +245,7 @@ class _Writer:
     def _notice(self) -> bytes:
         if not self._unreported:
             return b""
-        return self._format.encode(_Line("dropped", time.time(), self._unreported))
+        return self.format.encode(_Line("dropped", time.time(), self._unreported))
 
     def _unwritten(self, data: bytes) -> bytes:
         """Write, and return what could not be written."""
@@ -285,7 +289,6 @@ class JsonLog(Observer):
         at_half_close: bool = False,
         format: Format = NATIVE,
     ) -> None:
-        self.wants_addresses = format.wants_addresses
         self._clock = clock
         self._writer = _Writer(sink, format)
         self._queue: BackgroundQueue[_Batch] = BackgroundQueue(
@@ -298,12 +301,18 @@ class JsonLog(Observer):
         self._dropped = 0
         self._dropped_since = 0
         self._next_dropped_line = clock.seconds()
+        self.configure(at_open=at_open, at_half_close=at_half_close, format=format)
+
+    def configure(self, *, at_open: bool, at_half_close: bool, format: Format) -> None:
+        """Write other lines from now on; whoever has it observe must have it observe anew."""
+        self.wants_addresses = format.wants_addresses
+        self._writer.format = format
         # An observer is not called through the methods of its base class: what is not wanted costs
         # a connection nothing.
-        if not at_open:
-            self.opened = super().opened  # type: ignore[method-assign]
-        if not at_half_close:
-            self.half_closed = super().half_closed  # type: ignore[method-assign]
+        for hook, is_wanted in (("opened", at_open), ("half_closed", at_half_close)):
+            self.__dict__.pop(hook, None)
+            if not is_wanted:
+                setattr(self, hook, getattr(super(), hook))
 
     @property
     def dropped(self) -> int:
@@ -404,6 +413,14 @@ class Updates(Observer):
         """Cancel a connection's updates."""
         self._due.pop(record.id, None)
 
+    def follow_live(self) -> Iterator[None]:
+        """Schedule the updates of connections that live already, one a step."""
+        for monitor in tuple(self._registry):
+            for record in tuple(monitor.iter_connections()):
+                if record.closed is None and record.id not in self._due:
+                    self._due[record.id] = (self._clock.seconds() + self._every, record)
+                yield
+
     def start(self) -> None:
         """Start to write updates."""
         self._timer = self._clock.callLater(POLL_SECONDS, self._poll)
@@ -480,13 +497,40 @@ class JsonLogService(Service):
             at_half_close=config.at_half_close,
             format=format_of(config),
         )
+        self._registry = registry
+        self._clock = clock
+        self._every = config.every
         self._updates: Updates | None = None
         self._previous_handler: Any = None
         self._has_handler = False
-        registry.observe(self._lines)
-        if config.every:
-            self._updates = Updates(self._lines, registry, clock, config.every)
-            registry.observe(self._updates)
+        self._cancel_lines = registry.observe(self._lines)
+        self._cancel_updates: Callable[[], object] = lambda: None
+        self._make_updates()
+
+    def _make_updates(self) -> None:
+        self._cancel_updates()
+        self._updates = None
+        if self._every:
+            self._updates = Updates(self._lines, self._registry, self._clock, self._every)
+            self._cancel_updates = self._registry.observe(self._updates)
+
+    def apply_config(self, config: JsonLogConfig) -> None:
+        """Follow another configuration, but for the ``path``; lines that wait have the new one."""
+        self._cancel_lines()
+        self._lines.configure(
+            at_open=config.at_open,
+            at_half_close=config.at_half_close,
+            format=format_of(config),
+        )
+        self._cancel_lines = self._registry.observe(self._lines)
+        if config.every != self._every:
+            self._every = config.every
+            if self._updates is not None:
+                self._updates.stop()
+            self._make_updates()
+            if self._updates is not None:
+                in_turns(self._clock, self._updates.follow_live())
+                self._updates.start()
 
     @property
     def dropped(self) -> int:

@@ -132,6 +132,7 @@ def test_native_defaults() -> None:
             ("half_close_timeout", None),
             ("max_lifetime", 0.0),
             ("wait_timeout", 60.0),
+            ("spread", 0.0),
             ("conn_limit", 0),
             ("when_full", "wait"),
             ("ip_limit", 0),

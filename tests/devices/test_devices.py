@@ -434,6 +434,36 @@ def test_silent_while_connected(world: World) -> None:
     assert world.kinds() == ["silent"]  # and again
 
 
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_paused_service_has_no_silent_devices(world: World, is_connected: bool) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 60.0, 21)
+    world.monitor.pause()
+    if not is_connected:
+        connection.end("client_reset")
+    world.wait(3600.0)
+    assert world.kinds() == []
+    world.monitor.resume()
+    world.wait(100.0)
+    assert world.kinds() == []
+    world.wait(200.0)
+    assert world.kinds() == ["silent"]
+
+
+def test_a_device_that_a_draining_service_keeps_out_is_not_silent(world: World) -> None:
+    connection = world.enter()
+    connection.speak()
+    world.speak_every(connection, 60.0, 21)
+    world.monitor.drain()
+    connection.end("client_reset")
+    world.wait(3600.0)
+    assert world.kinds() == []
+    world.monitor.resume()
+    world.wait(300.0)
+    assert world.kinds() == ["silent"]
+
+
 def test_three_intervals_make_a_typical_one(world: World) -> None:
     connection = world.enter()
     connection.speak()

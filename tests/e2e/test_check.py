@@ -47,6 +47,7 @@ def test_what_a_monconn_with_this_file_has_is_no_error(
     taken = f"note: taken by monconn (process {pid}), which runs this file already"
     assert (done.returncode, done.stdout) == (0, f"{file} is valid: 2 services\n")
     assert done.stderr.splitlines() == [
+        f"{file}: state: {taken}",
         f"{file}:3: services.web.listen: {taken}",
         f"{file}:6: services.unix.listen: {taken}",
         f"{file}:9: history.path: {taken}",

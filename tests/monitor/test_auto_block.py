@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -233,6 +234,17 @@ def test_it_is_no_dry_run_of_what_the_configuration_blocks() -> None:
     world = World(THREE_RESETS, dry_run=["block"], block=["10.0.0.0/24"])
     world.reset("10.0.0.1", 3)
     assert world.connect("10.0.0.1") is None
+
+
+def test_a_client_that_is_forgotten_begins_anew() -> None:
+    world = World(THREE_RESETS)
+    world.reset("10.0.0.1", 2)
+    world.reset("10.0.0.2", 2)
+    for _ in world.monitor.forget_in_steps(ip_network("10.0.0.1")):
+        pass
+    world.reset("10.0.0.1", 2)
+    world.reset("10.0.0.2")
+    assert world.blocked == ["10.0.0.2/32"]
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

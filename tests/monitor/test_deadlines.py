@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from monconn.monitor.deadlines import Deadlines
+from monconn.monitor.deadlines import FAILED_AGAIN_SECONDS, Deadlines
 from monconn.turns import WORK_SECONDS
 from tests.turning import TurnClock
 
@@ -188,6 +188,23 @@ def test_check_may_schedule_the_past() -> None:
     advance(clock, 3.0)
     assert 1 <= len(other.checks) <= 2
     assert (len(deadlines), keys_held(deadlines)) == (0, 0)
+
+
+def test_item_that_raises_is_checked_again(logged_failures: list[Failure]) -> None:
+    """Else a relay would never end by itself any more."""
+    clock = Clock()
+    deadlines = Deadlines(clock)
+
+    def raises_once(now: float) -> None:
+        if len(item.checks) == 1:
+            raise ZeroDivisionError
+
+    item = Item(raises_once)
+    deadlines.schedule(item, 1)
+    advance(clock, FAILED_AGAIN_SECONDS + 2)
+    assert len(item.checks) == 2
+    assert len(deadlines) == 0
+    logged_failures.clear()
 
 
 def test_item_that_raises_stops_no_other(logged_failures: list[Failure]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from unittest.mock import patch
 
 import attrs
-from hypothesis import settings
+import pytest
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,9 +22,14 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 
+from monconn.addresses import TcpAddress
+from monconn.config.config import ServiceConfig
 from monconn.errors import QuestionError
 from monconn.model.record import ConnectionRecord
 from monconn.monitor.monitor import Monitor
@@ -32,6 +38,7 @@ from monconn.policy.auto_block import AutoBlock
 from monconn.policy.policy import Policy
 from monconn.policy.quantities import Rate
 from monconn.policy.rules import RULES
+from monconn.run import supervisor
 from tests.monitor.test_invariant import Connection
 from tests.properties import examples
 
@@ -98,12 +105,42 @@ policies = st.fixed_dictionaries(_SETTINGS)
 KEYS = list(_SETTINGS)
 
 
+class FakePort:
+    """A listener whose clients come by the rules of the machine."""
+
+    def __init__(self, config: ServiceConfig, monitor: Monitor, files: Any) -> None:
+        self.listen = str(config.listen)
+        self.files = files
+        self._monitor = monitor
+        self._cancel: Any = None
+
+    def start(self) -> None:
+        self._cancel = self._cancel or self._monitor.when_room(lambda: None)
+
+    def changed_files(self, files: Any) -> tuple[str, ...]:
+        return ()
+
+    def accept_queued(self) -> None:
+        """Nobody waits."""
+
+    def close(self) -> Deferred[None]:
+        if self._cancel is not None:
+            self._cancel()
+        return succeed(None)
+
+
+async def open_fake_port(
+    config: ServiceConfig, monitor: Monitor, paths: Any, reactor: Any, late: Any, files: Any
+) -> FakePort:
+    return FakePort(config, monitor, files)
+
+
 def as_policy(settings: dict[str, Any]) -> Policy:
     given = {key: value for key, value in settings.items() if key != "prefixes"}
     if given["auto_block"] is not None:
         given["auto_block"] = AutoBlock(**given["auto_block"])
     v4, v6 = settings["prefixes"]
-    return Policy.of(**given, prefix_v4=v4, prefix_v6=v6)
+    return Policy.of(**given, prefix_v4=v4, prefix_v6=v6, wait_timeout=WAIT_SECONDS)
 
 
 @attrs.define
@@ -167,6 +204,10 @@ class Service:
         if self.settings["rate"] is not None:
             self.tokens = Tokens(self.settings["rate"])
 
+    @property
+    def is_registered(self) -> bool:
+        return self.state != "stopping" or bool(self.live)
+
     def client(self, ip: str) -> str:
         return CLIENTS[self.settings["prefixes"]][ip]
 
@@ -204,9 +245,12 @@ class Service:
     # -- who may enter
 
     def judge(
-        self, ip: str, now: float, *, asks_rates: bool = True
+        self, ip: str, now: float, *, asks_rates: bool = True, has_waited: bool = False
     ) -> tuple[str | None, tuple[str, ...]]:
-        """Why it is refused, and what dry runs would say."""
+        """Why it is refused, and what dry runs would say.
+
+        :param has_waited: until there is room, and a token.
+        """
         settings, own, tokens = self.settings, self.own(ip), self.own_tokens(ip)
         if self.state in ("draining", "stopping"):
             return self.state, ()
@@ -224,6 +268,8 @@ class Service:
             "ip_limit": not own and 0 < settings["ip_limit"] <= len(clients),
             "rate": asks_rates and self.tokens is not None and not self.tokens.has_one,
         }
+        if has_waited and settings["when_full"] == "wait":
+            refusing |= {"conn_limit": False, "rate": False}
         would_refuse: tuple[str, ...] = ()
         for key, (refusal, refuses) in zip(RULES, refusing.items(), strict=True):
             if refuses and (
@@ -304,17 +350,25 @@ class Program(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.wall = 1_800_000_000.0
-        self._patch = patch.object(time, "time", lambda: self.wall)
-        self._patch.start()
+        self._patches: list[Any] = [
+            patch.object(time, "time", lambda: self.wall),
+            patch.object(supervisor, "open_port", open_fake_port),
+        ]
+        for each in self._patches:
+            each.start()
         self.clock = Clock()
         self.clock.advance(1024)
         self.registry = Registry(clock=self.clock)
-        self.services: dict[str, Service] = {}
-        self.deleted: list[Service] = []
+        self.supervisor = supervisor.Supervisor(
+            MemoryReactorClock(), self.registry, clock=self.clock
+        )
+        self.all_services: dict[str, Service] = {}
+        """Those that have been removed among them: a later configuration may have them again."""
         self.everywhere: dict[str, float | None] = {}
 
     def teardown(self) -> None:
-        self._patch.stop()
+        for each in self._patches:
+            each.stop()
 
     @property
     def now(self) -> float:
@@ -322,7 +376,16 @@ class Program(RuleBasedStateMachine):
 
     @property
     def all(self) -> list[Service]:
-        return [*self.services.values(), *self.deleted]
+        return list(self.all_services.values())
+
+    @property
+    def services(self) -> dict[str, Service]:
+        """Those that run."""
+        return {name: each for name, each in self.all_services.items() if each.state != "stopping"}
+
+    @property
+    def registered(self) -> list[Service]:
+        return [each for each in self.all if each.is_registered]
 
     @initialize(first=policies, second=policies)
     def boot(self, first: dict[str, Any], second: dict[str, Any]) -> None:
@@ -332,15 +395,16 @@ class Program(RuleBasedStateMachine):
 
     def chosen(self, number: int) -> Service:
         """A service that runs, or once in a while one that has been removed."""
-        if self.deleted and (number == 7 or not self.services):
-            return self.deleted[-1]
+        removed = [each for each in self.all if each.state == "stopping"]
+        if removed and (number == 7 or not self.services):
+            return removed[-1]
         return list(self.services.values())[number % len(self.services)]
 
     @precondition(lambda self: self.all)
     @rule(
         number=st.integers(0, 7),
         spellings=st.lists(st.sampled_from(list(SPELLINGS)), min_size=1, max_size=6),
-        way=st.sampled_from(["listener", "listener", "direct", "tls"]),
+        way=st.sampled_from(["listener", "direct", "tls"]),
     )
     def come(self, number: int, spellings: list[str], way: str) -> None:
         for spelling in spellings:
@@ -388,8 +452,9 @@ class Program(RuleBasedStateMachine):
         why = service.monitor.why(spelling)
         assert why.state == service.state
         assert why.connections == len(service.own(SPELLINGS[spelling]))
-        if service.state == "paused":
+        if service.state in ("running", "paused") and service.must_wait():
             assert why.outcome == "waits"
+            refusal, _ = service.judge(SPELLINGS[spelling], self.now, has_waited=True)
         else:
             assert why.outcome == ("enters" if refusal is None else "refused")
         assert why.refusal == refusal
@@ -484,7 +549,7 @@ class Program(RuleBasedStateMachine):
     )
     def block(self, name: str, number: int, seconds: float | None, keep_open: bool) -> None:
         until = None if seconds is None else self.now + seconds
-        chosen = list(self.services.values())
+        chosen = self.registered
         where: Any = self.registry
         if number < len(chosen):
             where, chosen = chosen[number].monitor, [chosen[number]]
@@ -498,7 +563,7 @@ class Program(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMED), number=st.integers(0, 2))
     def unblock(self, name: str, number: int) -> None:
-        chosen = list(self.services.values())
+        chosen = self.registered
         where: Any = self.registry
         is_there = False
         if number < len(chosen):
@@ -564,21 +629,31 @@ class Program(RuleBasedStateMachine):
 
     def reload(self, configured: dict[str, Any]) -> None:
         """Bring the services to another configuration: some are new, some go on, some end."""
+        configs = [
+            ServiceConfig(
+                name, TcpAddress("127.0.0.1", port), TcpAddress("10.0.0.5", 80), as_policy(settings)
+            )
+            for port, name in enumerate(SERVICES, 1024)
+            if (settings := configured.get(name)) is not None
+        ]
+        applied: list[Any] = []
+        self.supervisor.apply(self.supervisor.services, configs).addBoth(applied.append)
+        assert isinstance(applied[0], supervisor.Changes)
         for name in SERVICES:
-            settings, service = configured.get(name), self.services.get(name)
+            settings, service = configured.get(name), self.all_services.get(name)
             if service is None and settings is not None:
-                monitor = self.registry.new(name, policy=as_policy(settings), clock=self.clock)
-                self.services[name] = Service(monitor, settings, self.everywhere)
-            elif service is not None and settings is None:
-                self.registry.delete(name).stop(WAIT_SECONDS)
-                service.state, service.stops_at = "stopping", self.now + WAIT_SECONDS
-                self.deleted.append(self.services.pop(name))
+                monitor = self.registry.get(name)
+                self.all_services[name] = Service(monitor, settings, self.everywhere)
             elif service is not None and settings is not None:
+                if service.state == "stopping":  # it has come back: what has not ended goes on
+                    assert self.registry.get(name) is service.monitor
+                    service.state, service.stops_at = "running", None
                 self.apply(service, settings)
+            elif service is not None and service.state != "stopping":
+                service.state, service.stops_at = "stopping", self.now + WAIT_SECONDS
 
     def apply(self, service: Service, settings: dict[str, Any]) -> None:
         before, now = service.settings, self.now
-        service.monitor.apply(as_policy(settings))
         blocked_before = service.run_time_networks(now, everywhere=False)
         blocked_before |= service.configured_networks()
         service.settings = settings
@@ -609,6 +684,8 @@ class Program(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_as_the_model_says(self) -> None:
+        names = {each.monitor.name for each in self.registered}
+        assert set(self.registry.names()) == names
         for service in self.all:
             monitor = service.monitor
             assert monitor.state == service.state
@@ -630,8 +707,21 @@ class Program(RuleBasedStateMachine):
                 assert monitor.must_wait() == service.must_wait()
 
 
-# At some 48 steps each: 110,000 of them in `make full`.
-Program.TestCase.settings = settings(
-    max_examples=examples(40, in_full=2_300), stateful_step_count=50, deadline=None
-)
-TestProgram = Program.TestCase
+# At some 47 steps each: 110,000 steps in `make full`, of which no part takes long.
+PARTS = examples(1, in_full=8)
+
+
+@pytest.mark.hypothesis
+@pytest.mark.parametrize("part", range(PARTS))
+def test_everything_is_as_the_model_says(part: int, pytestconfig: pytest.Config) -> None:
+    given = pytestconfig.getoption("hypothesis_seed")
+    machine: Any = seed(f"{given} {part}")(type("Program", (Program,), {}))
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples(30, in_full=300),
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

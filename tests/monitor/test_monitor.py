@@ -296,7 +296,6 @@ def test_stats(monitor: Monitor, clock: Clock) -> None:
         assert datetime.fromisoformat(stats.pop(key)).tzinfo is not None
     assert stats == {
         "state": "running",
-        "paused_until": None,
         "sid": "web",
         "listen": "127.0.0.1:80",
         "backend": "10.9.9.9:80",

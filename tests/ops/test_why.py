@@ -93,7 +93,11 @@ def test_what_was_set_while_it_runs_has_no_line(configured: World) -> None:
     text = "\n".join(why_lines([row.to_json()], None))
     assert "conn_limit    0 of 7 connections [set while it runs]" in text
     assert "refuses: 10.0.0.1/32 is blocked by own code since" in text
-    assert ": scans" in text
+    assert " (scans) [set while it runs]" in text
+    text = "\n".join(
+        why_lines([row.to_json() for row in rows_of(configured, "10.0.0.2", "mqtt")], 80)
+    )
+    assert "  block         no network has it [m.yaml:14]\n" in text
 
 
 def test_an_id_or_a_device_stands_for_its_address() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from monconn.policy.auto_block import AutoBlock
 from monconn.policy.contradictions import contradictions
 from monconn.policy.policy import Policy
 
@@ -56,6 +57,16 @@ from monconn.policy.policy import Policy
             {"when_full": "is without effect: neither conn_limit nor rate is set"},
         ),
         ({"when_full": "refuse", "rate": "5/s"}, {}),
+        ({"auto_block": AutoBlock(of=("blocked", "client_reset"))}, {}),
+        ({"auto_block": AutoBlock(of=("rate", "client_reset"))}, {}),
+        ({"auto_block": AutoBlock(of=("rate",)), "rate": "5/s", "when_full": "refuse"}, {}),
+        (
+            {"auto_block": AutoBlock(of=("rate", "per_ip_limit")), "rate": "5/s"},
+            {
+                "auto_block": "blocks nobody, as per_ip_limit, rate refuse nobody: not set, in"
+                " dry_run, or such that clients wait (when_full)"
+            },
+        ),
         ({"dry_run": ["rate"]}, {"dry_run": "has rate, which is not set"}),
         ({"dry_run": ["rate", "block"]}, {"dry_run": "has block, rate, which are not set"}),
     ],

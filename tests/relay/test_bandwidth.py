@@ -220,7 +220,7 @@ def test_people_see_that_bandwidth_limits_a_connection() -> None:
     assert state.text(row) == "limited"
     details = dict(filter(None, connection_details(row.to_json())))
     assert details["state"] == "open, limited by bandwidth"
-    assert details["limited"] == "not read from for 30s, as its bandwidth was used up"
+    assert details["limited"] == "not read from for 30.0s, as its bandwidth was used up"
     diagnosis = diagnose(held.record, held.clock.seconds())
     assert diagnosis["looks_like"] == "limited by bandwidth"
     held.pass_seconds(72)

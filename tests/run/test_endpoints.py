@@ -122,8 +122,12 @@ def test_rules_and_limits() -> None:
         "monconn:tcp:80:mon.conn_limit=10:mon.ip_limit=5:mon.max_idle=15m:mon.read_timeout=1.5"
         ":mon.write_timeout=0:mon.half_close_timeout=20:mon.max_lifetime=1h30m"
         r":mon.ip_blacklist=10.0.0.0/8,2001\:db8\:\:/32"
+        r":mon.auto_block=3 of client_reset within 10s for 1h never 2001\:db8\:\:1"
     )
     rules = made.monitor.rules
+    assert str(rules.auto_block) == (
+        "{after: 3, of: [client_reset], within: 10s, for: 1h, never: [2001:db8::1], at_most: 1000}"
+    )
     assert (rules.conn_limit, rules.ip_limit, rules.when_full) == (10, 5, "refuse")
     assert list(map(str, made.monitor.blocks())) == ["10.0.0.0/8", "2001:db8::/32"]
     assert made.monitor.timeouts == Timeouts(

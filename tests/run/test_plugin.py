@@ -136,4 +136,4 @@ def test_debugging_is_off_unless_asked_for(arguments: list[str]) -> None:
     made = options(*arguments, "-p", ":2222=127.0.0.1:22")
     with patch("monconn.run.plugin.make_service") as make_service:
         plugin.makeService(made)
-    make_service.assert_called_once_with(made["loaded"], debug=bool(arguments))
+    make_service.assert_called_once_with(made["loaded"], None, debug=bool(arguments))

@@ -74,7 +74,8 @@ class World:
         return self.registry.get(name)
 
     def port(self, name: str = "web") -> int:
-        return int(self.monitor(name).listen.rpartition(":")[2])
+        listen = self.monitor(name).listen.removeprefix("tcp:").removesuffix(":backlog=9")
+        return int(listen.removesuffix(":interface=127.0.0.1").rpartition(":")[2])
 
     async def connect(self, name: str = "web", backend: bytes = b"A") -> socket.socket:
         """A client that has got the backend's name."""
@@ -171,6 +172,53 @@ async def test_what_is_not_drained_in_time_is_ended(world: World) -> None:
     await world.supervisor.apply([service], ())
     await world.supervisor.drained()
     assert monitor.closed_records[0].reason == "stopping"
+
+
+@pytest.mark.parametrize("listen", [ANY, EndpointAddress("tcp:0:interface=127.0.0.1")])
+@pytest_twisted.ensureDeferred
+async def test_clients_of_a_paused_service_wait_in_the_queue(world: World, listen: Any) -> None:
+    await world.supervisor.apply((), [world.service(listen=listen)])
+    await world.connect()
+    monitor = world.monitor()
+    monitor.pause()
+    waiting = socket.create_connection(("127.0.0.1", world.port()), HANG_SECONDS)
+    world.sockets.append(waiting)
+    await deferLater(world.reactor, 0.1)
+    assert (monitor.totals().opened, len(monitor)) == (1, 1)
+    monitor.resume()
+    await deferToThread(world.backends[b"A"].serve)
+    assert await deferToThread(waiting.recv, 1) == b"A"
+
+
+@pytest_twisted.ensureDeferred
+async def test_those_who_wait_at_a_paused_service_are_served_by_its_stop(world: World) -> None:
+    service = world.service(wait_timeout=HANG_SECONDS)
+    await world.supervisor.apply((), [service])
+    monitor = world.monitor()
+    monitor.pause()
+    waiting = socket.create_connection(("127.0.0.1", world.port()), HANG_SECONDS)
+    world.sockets.append(waiting)
+    await world.supervisor.apply([service], ())
+    assert (monitor.state, len(monitor)) == ("stopping", 1)
+    await deferToThread(world.backends[b"A"].serve)
+    assert await deferToThread(waiting.recv, 1) == b"A"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_paused_service_that_is_changed_stays_paused(world: World) -> None:
+    service = world.service()
+    await world.supervisor.apply((), [service])
+    monitor = world.monitor()
+    monitor.pause()
+    other = world.service(listen=EndpointAddress("tcp:0:interface=127.0.0.1:backlog=9"))
+    await world.supervisor.apply([service], [other])
+    waiting = socket.create_connection(("127.0.0.1", world.port()), HANG_SECONDS)
+    world.sockets.append(waiting)
+    await deferLater(world.reactor, 0.1)
+    assert (monitor.state, len(monitor)) == ("paused", 0)
+    monitor.resume()
+    await deferToThread(world.backends[b"A"].serve)
+    assert await deferToThread(waiting.recv, 1) == b"A"
 
 
 @pytest_twisted.ensureDeferred

@@ -112,8 +112,12 @@ def devices(context: click.Context, parameter: click.Parameter, incomplete: str)
 
 def blocked(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
     """The networks that are blocked."""
-    rows = _rows(context, "ListBlocks")
-    return _matching((str(row.get("network")) for row in rows), incomplete)
+    found = {
+        str(row.get("network")): f"by {row.get('source')}{': ' if row.get('reason') else ''}"
+        f"{row.get('reason') or ''}"
+        for row in _rows(context, "ListBlocks")
+    }
+    return _matching(found, incomplete)
 
 
 def captures(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:

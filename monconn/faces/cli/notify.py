@@ -15,11 +15,21 @@ from monconn.faces.control.client import Client
 from monconn.ops.rows import NotifyRow
 
 
-@click.group()
+class _OrList(click.Group):
+    """Lists, if no other verb is given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_OrList)
 def notify() -> None:
     """Who is told of events, and whether that works.
 
-    Outputs are in the section notify: of the configuration (docs/notify.md).
+    Outputs are in the section notify: of the configuration (docs/notify.md). Without a verb they
+    are listed.
     """
 
 
@@ -49,9 +59,8 @@ def test(server: Client, number: int | None, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     for row in () if as_json else rows:
-        print_line(
-            f"{row['number']} {row['url']}: {'ok' if row['ok'] else 'FAILED'}, {row['answer']}"
-        )
+        word = "ok" if row["ok"] else "FAILED"
+        print_line(f"{row['number']} {row['url']}: {word}, {row['answer']}")
     if not all(row["ok"] for row in rows):
         raise click.exceptions.Exit(1)
 

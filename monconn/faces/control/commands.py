@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 from twisted.protocols import amp
 
-from monconn.config.sections import Role
 from monconn.errors import (
     AddressError,
     FileError,
@@ -30,6 +29,7 @@ from monconn.errors import (
     UnknownService,
 )
 from monconn.ops.filters import FilterError
+from monconn.roles import Role
 
 VERSION = 1
 _MAX_CHARACTERS = 20  # of an integer: all of 64 bits, with a sign
@@ -137,6 +137,7 @@ class Hello(_Command):
         (b"blocks", amp.Boolean(optional=True)),  # whether Block knows for_seconds and the like
         (b"pauses", amp.Boolean(optional=True)),  # whether there is Pause, and spread is understood
         (b"role", amp.Unicode(optional=True)),  # view or operate; operate, if left out
+        (b"served", amp.Unicode(optional=True)),  # the same at all addresses of one control port
     ]
 
 

@@ -84,11 +84,13 @@ class Answer:
     :param server: its name and version; None if it does not answer.
     :param services: the names of its services; None if it does not answer.
     :param role: what this socket allows: ``view`` or ``operate``; None if it does not answer.
+    :param served: the same for all sockets of one program's control port; None if it says nothing.
     """
 
     server: str | None = None
     services: list[str] | None = None
     role: str | None = None
+    served: str | None = None
 
     def services_text(self) -> str:
         """The names, as many as there is room for, and how many more there are."""
@@ -135,10 +137,10 @@ def ask(instances: Iterable[Instance]) -> list[tuple[Instance, Answer]]:
 
 
 def ask_each(instances: Iterable[Instance]) -> list[tuple[Instance, Answer]]:
-    """The same with one entry for each process: of several sockets, the one that allows most."""
+    """The same with one entry for each program: of several sockets, the one that allows most."""
     best: dict[object, tuple[Instance, Answer]] = {}
-    for instance, said in ask(instances):
-        key = instance.pid or instance.where
+    for number, (instance, said) in enumerate(ask(instances)):
+        key = (instance.pid, said.served) if said.served else number
         if key not in best or _ROLES.index(said.role) > _ROLES.index(best[key][1].role):
             best[key] = instance, said
     return list(best.values())
@@ -174,16 +176,18 @@ def choose(where: str) -> str:
         what = f"has the pid {value}" if kind == "pid" else f"has a service or a file {value}"
         if kind == "name" and len(found) > MOST_ASKED:
             what += f", of {MOST_ASKED} that were asked for their services, of {len(found)}"
-        raise NoSuchServer(_lines(f"no running monconn {printable(what)}; there are:", found))
-    if len({each.pid or each.where for each in meant}) == 1 < len(meant):
-        meant = [each for each, _ in ask_each(meant)]
-    if len(meant) > 1:
-        raise SeveralServers(_lines(f"{_count(meant)} monconns are running; say which:", meant))
-    return meant[0].where
-
-
-def _count(instances: Sequence[Instance]) -> int:
-    return len({each.pid or each.where for each in instances})
+        head = f"no running monconn {printable(what)}; there are:"
+        raise NoSuchServer(_lines(head, ask_each(found[:_LISTED]), len(found[_LISTED:])))
+    if len(meant) == 1:
+        return meant[0].where
+    asked = ask_each(meant[:_LISTED])
+    more = len(meant[_LISTED:])
+    if kind == "pid" and not any(said.server for _, said in asked):
+        return meant[0].where  # it hangs, whichever of its sockets is asked
+    if len(asked) + more > 1:
+        head = f"{len(asked) + more} monconns are running; say which:"
+        raise SeveralServers(_lines(head, asked, more))
+    return asked[0][0].where
 
 
 def _named(instances: Sequence[Instance], name: str) -> list[Instance]:
@@ -192,11 +196,16 @@ def _named(instances: Sequence[Instance], name: str) -> list[Instance]:
     return with_service or [each for each in instances if each.runs_file(name)]
 
 
-def _lines(head: str, instances: Sequence[Instance]) -> str:
-    """A line for each instance, with the option that chooses it."""
+def _lines(head: str, asked: Sequence[tuple[Instance, Answer]], more: int) -> str:
+    """A line for each instance, with the option that chooses it.
+
+    :param more: how many there are besides.
+    """
+    pids = [each.pid for each, _ in asked]
     rows = []
-    for each, said in ask_each(instances[:_LISTED]):
-        option = f"--pid {each.pid}" if each.pid else f"--control {printable(each.where)}"
+    for each, said in asked:
+        is_unique = each.pid and pids.count(each.pid) == 1
+        option = f"--pid {each.pid}" if is_unique else f"--control {printable(each.where)}"
         rows.append((option, said.services_text(), each.short_command))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [head]
@@ -206,8 +215,8 @@ def _lines(head: str, instances: Sequence[Instance]) -> str:
         if len(command) > room:
             command = f"{command[: room - 1]}…" if room > 1 else ""
         lines.append(f"{line}  {command}".rstrip())
-    if len(instances) > _LISTED:
-        lines.append(f"  and {len(instances) - _LISTED} more: monconn ps")
+    if more:
+        lines.append(f"  and {more} more: monconn ps")
     return "\n".join(lines)
 
 
@@ -218,7 +227,8 @@ def _ask(instance: Instance) -> Answer:
             server = client.hello.get("server")
             role = client.hello.get("role", "operate")
             names = [str(row["sid"]) for row in rows]
-            return Answer(server, names, "view" if role == "view" else "operate")
+            role = "view" if role == "view" else "operate"
+            return Answer(server, names, role, client.hello.get("served"))
     except (ControlError, LookupError, TypeError, ValueError, RecursionError):
         return Answer()
 

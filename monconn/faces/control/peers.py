@@ -17,10 +17,12 @@ from twisted.internet.interfaces import ISSLTransport
 
 from monconn.model.actions import Actor
 from monconn.net.sockets import peer_credentials
+from monconn.unixsocket import SocketFile
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h, since Linux 4.13; the socket module does not name it
-_MOST_GROUPS = 65_536  # NGROUPS_MAX of Linux
 _GROUP = struct.Struct("I")
+_GROUPS_BYTES = 1024
+"""The most that Python's ``getsockopt`` takes: 256 groups. A peer with more has none here."""
 
 
 @attrs.frozen
@@ -38,12 +40,14 @@ class FileAccess:
     group: int | None = None
 
     @classmethod
-    def of(cls, path: str, mode: int) -> FileAccess:
-        """What a file was made with."""
+    def of(cls, file: SocketFile, mode: int) -> FileAccess:
+        """What a file was made with; without its group if it is another one by now."""
         try:
-            return cls(mode, os.lstat(path).st_gid)
+            found = os.lstat(file.path)
         except OSError:
             return cls(mode)
+        is_ours = (found.st_dev, found.st_ino) == file.inode
+        return cls(mode, found.st_gid if is_ours else None)
 
     def allows(self, uid: int, groups: Callable[[], Collection[int]]) -> bool:
         """Whether a user may connect.
@@ -77,7 +81,7 @@ def is_authorized(transport: Any, access: FileAccess = OWN_USER) -> bool:
 def _groups(sock: socket.SocketType) -> tuple[int, ...]:
     """The supplementary groups of the process at the other end; none if they are not known."""
     try:
-        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS * _GROUP.size)
+        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError:
         return ()
     return tuple(group for (group,) in _GROUP.iter_unpack(found))

@@ -20,7 +20,6 @@ from zope.interface import implementer
 
 from monconn._version import __version__
 from monconn.clock import Clock
-from monconn.config.sections import Role
 from monconn.errors import ConfigError, quoted
 from monconn.faces.control import commands, peers
 from monconn.faces.control.boxes import BoxReader, MalformedBox
@@ -35,6 +34,7 @@ from monconn.ops.feed import FeedEvent, Subscription
 from monconn.ops.operations import ChangeResult, CloseResult, Operations
 from monconn.ops.reload import ReloadResult
 from monconn.places import Places
+from monconn.roles import Role
 from monconn.steps import RowSteps
 from monconn.turns import TurnQueue
 
@@ -361,6 +361,7 @@ class ControlProtocol(amp.AMP):
             "blocks": True,
             "pauses": True,
             "role": self._factory.role,
+            "served": self._operations.token,
         }
 
     # -- queries. Each hands its arguments, which AMP has parsed, to the operation of its name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ from monconn.net.tls import ClientTls
 from monconn.ops.operations import Operations
 from monconn.policy.sides import Keepalive
 from monconn.policy.tls import BackendTls
+from monconn.unixsocket import ListeningSocket
 
 CLIENTS_PER_TURN = 4
 """Clients accepted in one turn of the reactor; the others stay in the kernel's queue."""
@@ -130,8 +132,9 @@ class ControlService(Service):
         options = _tls_options(self._config, address)
         factory = self._factory if options is None else TlsFactory(options, self._factory)
         sock = open_listener(address, keepalive=Keepalive(), default_mode=0o600)
-        if isinstance(address, UnixAddress) and address.mode is not None:
-            self._factory.access = peers.FileAccess.of(address.path, address.mode)
+        mode = address.mode if isinstance(address, UnixAddress) else None
+        if isinstance(sock, ListeningSocket) and mode is not None:
+            self._factory.access = peers.FileAccess.of(sock.file, mode)
         self.where = client_address(address, sock)
         self._listener = serve_factory(sock, self._reactor, factory, CLIENTS_PER_TURN)
 
@@ -150,6 +153,13 @@ def check_control(config: ControlConfig) -> list[Remark]:
             remarks = [
                 attrs.evolve(each, key="tls") for each in ClientTls(peers, "localhost").remarks
             ]
+        if _lets_all_operate(config):
+            assert isinstance(config.listen, UnixAddress)
+            text = (
+                f"mode={config.listen.mode:03o} lets every user of this machine do everything:"
+                " add role: view, or take the mode back"
+            )
+            remarks.append(Remark(text))
         return [*remarks, *check_listener(config.listen)]
     folder = control_folder()
     try:
@@ -164,6 +174,11 @@ def check_control(config: ControlConfig) -> list[Remark]:
     except (ControlError, OSError) as error:
         return [Remark(f"no control port: {error}")]
     return []
+
+
+def _lets_all_operate(config: ControlConfig) -> bool:
+    mode = config.listen.mode if isinstance(config.listen, UnixAddress) else None
+    return config.role == "operate" and bool((mode or 0) & stat.S_IWOTH)
 
 
 def _tls_options(

@@ -48,6 +48,8 @@ T = TypeVar("T")
 _RESTARTED = "monconn was restarted"
 _LOAD_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 
+FOLLOWED = frozenset({"keep", "max_size"})
+"""The keys of the configuration that hold at once when it is changed."""
 WRITE_SECONDS = 1.0
 QUERY_SECONDS = 10.0
 STOP_SECONDS = 2.0

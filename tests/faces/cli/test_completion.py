@@ -113,7 +113,7 @@ def test_values_of_the_running_one_are_completed(services: Services) -> None:
     assert in_bash("monconn list service:w", where) == ["web"]
     assert in_bash("monconn list service:w", f"{where}.gone") == []
     assert in_bash("monconn list --service ", where) == ["web", "ssh"]
-    assert in_bash("monconn stats s", where) == ["ssh", "service:"]
+    assert in_bash("monconn stats s", where) == ["ssh", "service:", "state:"]
     assert in_bash("monconn show ", where) == [web, web6, ssh]
     assert in_bash("monconn explain ", where)[-3:] == [web, web6, ssh]
     assert in_bash(f"monconn explain {web6}", where) == [web6]

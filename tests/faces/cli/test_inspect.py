@@ -264,7 +264,7 @@ def test_show(services: Services) -> None:
 @with_services
 def test_stats(services: Services) -> None:
     _, web, ssh = services.lines("stats")
-    assert web[:6] == ["web", ":80", "10.0.0.5:80", "2", "2", "2"]
+    assert web[:7] == ["web", "running", ":80", "10.0.0.5:80", "2", "2", "2"]
     assert ssh[0] == "ssh"
     assert [row["sid"] for row in services.json("stats")] == ["web", "ssh"]
     printed = services.json("stats", "web")

@@ -279,6 +279,12 @@ CLOSED_EVENT = {
             "mqtt: 192.0.2.7 silent is over: spoke after 31.0s",
             "",
         ),
+        (
+            Alarm("outage", "mqtt", "", 0.0, False, "20 of 40 devices are missing").snapshot()
+            | {"event": "alarm"},
+            "mqtt: outage alarm: 20 of 40 devices are missing",
+            "\x1b[31moutage\x1b[0m alarm",
+        ),
     ],
 )
 def test_events_are_lines_in_the_words_of_the_log(

@@ -91,7 +91,7 @@ class Server:
 
 def patch_peers(patch: pytest.MonkeyPatch) -> None:
     """Have clients that have no socket take part."""
-    patch.setattr(peers, "is_authorized", lambda transport: True)
+    patch.setattr(peers, "is_authorized", lambda transport, access: True)
     patch.setattr(peers, "has_hung_up", lambda transport: transport.has_hung_up)
 
 

@@ -32,7 +32,14 @@ from tests.properties import examples
 from .seats import HELLO, LIST, Server, count, patch_peers
 
 CODES = {
-    *("DENIED", "BAD_REQUEST", "BAD_FILTER", "UNKNOWN_CONNECTION", "UNKNOWN_SERVICE"),
+    *(
+        "DENIED",
+        "BAD_REQUEST",
+        "BAD_FILTER",
+        "UNKNOWN_CAPTURE",
+        "UNKNOWN_CONNECTION",
+        "UNKNOWN_SERVICE",
+    ),
     *("UNKNOWN_PAGE", "UNKNOWN_DEVICE", "NOT_KEPT", "CANNOT_READ", "UNHANDLED"),
 }
 COMMANDS = [
@@ -79,6 +86,8 @@ class Program:
 
     def check(self, client: ControlProtocol) -> None:
         """The client is gone: nothing of it is left, and others are served."""
+        for monitor in self.server.operations.registry:
+            monitor.resume(actor=None)  # it may have paused or drained it, for some time
         client.connectionLost()
         client.transport.clear()
         self.good.dataReceived(LIST)

@@ -195,7 +195,7 @@ class Seat:
     """One client's side in the server, without a network."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool = True) -> None:
-        monkeypatch.setattr(peers, "is_authorized", lambda transport: allowed)
+        monkeypatch.setattr(peers, "is_authorized", lambda transport, access: allowed)
         monkeypatch.setattr(peers, "has_hung_up", lambda transport: False)
         self.clock = Clock()
         self.registry = Registry()

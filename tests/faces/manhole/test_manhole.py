@@ -537,6 +537,14 @@ async def test_block_and_unblock(world: World) -> None:
     assert [line.split()[:3] for line in blocks[1:]] == [["10.1.0.0/16", "all", "operator"]]
     assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 unblocked\n"
     assert (await world.ssh("unblock", "10.1.0.0/16")).out == "10.1.0.0/16 was not blocked\n"
+    timed = await world.ssh("block", "10.1.0.0/16", "--for=1h", "--service=web", "--reason=scan")
+    assert re.fullmatch(r"10\.1\.0\.0/16 blocked at web until [-0-9: ]+\n", timed.out)
+    again = await world.ssh("block", "10.1.0.0/16", "--service=web", "--keep-open")
+    assert again.out.startswith("10.1.0.0/16 blocked at web, and was so before until another time")
+    inside = await world.ssh("unblock", "10.1.2.3")
+    assert inside.out == "10.1.2.3/32 was not blocked; 10.1.0.0/16 is blocked, which it is in\n"
+    assert (await world.ssh("block", "10.1.0.0/16", "--for=soon")).status == 2
+    assert (await world.ssh("unblock", "10.1.0.0/16", "--service=web")).status == 0
 
 
 @pytest.mark.parametrize(
@@ -548,7 +556,11 @@ async def test_block_and_unblock(world: World) -> None:
         ("list --closed=yes", 2, f'"--closed=yes" is not --closed; usage: {LIST_USAGE}\n'),
         ("stats nobody", 1, 'there is no service named "nobody"\n'),
         ("show x", 2, '"x" is not the id of a connection; usage: show ID\n'),
-        ("close", 2, "missing operand; usage: close ID|TERM... [--reset] [--dry-run]\n"),
+        (
+            "close",
+            2,
+            "missing operand; usage: close ID|TERM... [--reset] [--spread=TIME] [--dry-run]\n",
+        ),
         ("blocks now", 2, 'unexpected operand "now"; usage: blocks\n'),
         ("__import__('os')", 2, 'there is no command "__import__(os)"; try: help\n'),
         ("'", 2, '"\'": no closing quotation\n'),
@@ -579,7 +591,7 @@ async def test_help_and_a_bad_network(world: World) -> None:
     world.open()
     ran = await world.ssh("help")
     assert ran.out.startswith("list [FILTER...] ")
-    assert "close ID|TERM... [--reset] [--dry-run] " in ran.out
+    assert "close ID|TERM... [--reset] [--spread=TIME] [--dry-run] " in ran.out
     ran = await world.ssh("block", "nonsense")
     assert ran.status == 2
     assert ran.err.endswith("[--keep-open] [--dry-run]\n")

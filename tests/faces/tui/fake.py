@@ -100,6 +100,9 @@ class FakeServer:
         self.closed = {number: closed(number, services) for number in range(9001, 9031)}
         self.devices = [device(1), device(2, "silent"), device(3)]
         self.is_before_filters = False
+        self.role = "operate"
+        self.states: dict[str, str] = {}
+        """What services do, by their names."""
         self.too_old_for: set[str] = set()
         """Commands that this server does not have."""
         self.gone = False
@@ -130,7 +133,7 @@ class FakeClient:
         self._rest: list[str] = []
         self.hello = {"version": "1", "server": "monconn 0.1", "pid": str(server.pid)}
         if not server.is_before_filters:
-            self.hello["filters"] = "True"
+            self.hello |= {"filters": "True", "role": server.role}
 
     def close(self) -> None:
         """Close the connection."""
@@ -163,6 +166,7 @@ class FakeClient:
             rows.append(
                 {
                     "sid": name,
+                    "state": self._server.states.get(name, "running"),
                     "listen": ":8080",
                     "backend": "127.0.0.1:80",
                     "connections": len(live),
@@ -211,7 +215,9 @@ class FakeClient:
         found = [self._server.live.pop(each, None) for each in json.loads(ids)]
         return {"closed": str(len([each for each in found if each])), "unknown": "[]"}
 
-    def _block(self, network: str, service: str | None = None) -> dict[str, str]:
+    def _block(
+        self, network: str, service: str | None = None, for_seconds: int = 0
+    ) -> dict[str, str]:
         return {"changed": "True", "closed": "0"}
 
     def _unblock(self, network: str, service: str | None = None) -> dict[str, str]:

@@ -384,3 +384,4 @@ def test_a_block_holds_on_every_interface() -> None:
     planned = plan("b", connection(7, client_ip="fe80::1%eth0"))
     assert isinstance(planned, Plan)
     assert planned.requests["y"].arguments == {"network": "fe80::1"}
+    assert planned.requests["h"].arguments == {"network": "fe80::1", "for_seconds": 3600}

@@ -82,6 +82,15 @@ def test_errors_become_updates() -> None:
     poller.set_query(Query(filter=parse("web", CONNECTION_KEYS), limit=1))
     poller.poll()
     assert updates.pop() == Refused("no")
+    for_an_hour = ActionRequest("Block", {"network": "10.0.0.1", "for_seconds": 3600}, "block")
+    poller.request(for_an_hour, server.pid)
+    poller.poll()
+    assert any(
+        isinstance(each, ActionResult) and each.failed and "too old" in each.message
+        for each in updates
+    )
+    assert server.asked("Block") == []  # it would block for ever
+    updates.clear()
     poller.request(ActionRequest("Blok", {}, "block"), server.pid)
     poller.set_query(None)
     poller.poll()

@@ -342,6 +342,35 @@ def test_an_action_for_another_process_is_not_carried_out() -> None:
     assert server.asked("CloseConnections") == []
 
 
+def test_who_may_only_look_is_offered_no_action() -> None:
+    server = FakeServer()
+    server.role = "view"
+
+    async def steps(screen: Screen) -> None:
+        assert "VIEW ONLY" in screen.lines("status")[0]
+        (keys,) = screen.lines("keys")
+        assert "filter" in keys
+        assert not {"close", "reset", "block"} & set(keys.split())
+        await screen.press("c")
+        assert "needs operate" in screen.lines("message")[0]
+        await screen.press("enter")
+        assert "close" not in screen.lines("keys")[0].split()
+
+    play(server, steps, (80, 24))
+    assert server.asked("CloseConnections") == []
+
+
+def test_services_say_what_they_do() -> None:
+    server = FakeServer()
+    server.states = {"web": "paused", "ssh": "draining"}
+
+    async def steps(screen: Screen) -> None:
+        lines = screen.lines("services")
+        assert [line.split()[1] for line in lines] == ["STATE", "draining", "paused"]
+
+    play(server, steps, (80, 24))
+
+
 def is_all_seen(lines: Lines) -> bool:
     return len(lines.plain) <= max(lines.size.height, 1)
 

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from zope.interface.verify import verifyObject
 
-from monconn import files
+from monconn import files, processes
 from monconn.config.sections import HistoryConfig
 from monconn.errors import FileError
 from monconn.model.actions import OWN_CODE, Action
@@ -144,7 +144,7 @@ async def test_each_history_has_one_writer(path: Path, monkeypatch: pytest.Monke
 def test_before_the_reactor_runs_a_writer_may_wait_for_the_one_before(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "retry_pauses", lambda pauses: pauses)
+    monkeypatch.setattr(processes, "retry_pauses", lambda pauses: pauses)
     before = schema.lock(str(path))
     slept: list[float] = []
 
